@@ -1,0 +1,77 @@
+"""The assignment M: int8 [B, N, K], this rank's images against all captions in gather order.
+
++1 the caption is a positive of the image, -1 a negative, 0 ignored: it takes no part in the loss. Padding is always 0.
+A bool tensor is accepted wherever an assignment is, True as +1 and False as -1.
+"""
+
+import torch
+from torch import Tensor
+
+POSITIVE, NEGATIVE, IGNORED = 1, -1, 0
+
+
+def own_pairs(row_ids: Tensor, column_ids: Tensor) -> Tensor:
+    """Which images are the same image, by sample id and never by position.
+
+    This one rule covers K captions, the same image twice in a batch, and the offsets of ranks.
+
+    Args:
+        row_ids: int64 [B].
+        column_ids: int64 [N].
+
+    Returns:
+        bool [B, N].
+    """
+    return row_ids[:, None] == column_ids[None, :]
+
+
+def positions(size: int, rank: int, device: torch.device) -> Tensor:
+    """Ids for images that have none: the position in the global batch, int64 [size] of this rank."""
+    return torch.arange(size, device=device) + rank * size
+
+
+def known_ids(ids: Tensor, rank: int) -> Tensor:
+    """Replaces missing ids (negative) by ones that equal no other, so that such a row is only its own.
+
+    Args:
+        ids: int64 [B] of this rank.
+    """
+    return torch.where(ids < 0, -1 - positions(len(ids), rank, ids.device), ids)
+
+
+def as_labels(assignment: Tensor) -> Tensor:
+    """An assignment as int8: bool True becomes +1, False becomes -1.
+
+    Raises:
+        TypeError: if it is neither bool nor int8.
+    """
+    if assignment.dtype == torch.bool:
+        return assignment.to(torch.int8) * 2 - 1
+    if assignment.dtype != torch.int8:
+        raise TypeError(f"an assignment is int8 (+1, -1, 0) or bool, not {assignment.dtype}")
+    return assignment
+
+
+def own_assignment(row_ids: Tensor, column_ids: Tensor, column_valid: Tensor) -> Tensor:
+    """The assignment without mining: own captions are positives, everyone else's negatives, padding ignored.
+
+    Args:
+        row_ids: int64 [B].
+        column_ids: int64 [N].
+        column_valid: bool [N, K].
+
+    Returns:
+        int8 [B, N, K].
+    """
+    own = own_pairs(row_ids, column_ids)[:, :, None].expand(-1, -1, column_valid.shape[1])
+    return mask_padding(as_labels(own), column_valid)
+
+
+def mask_padding(labels: Tensor, column_valid: Tensor) -> Tensor:
+    """Sets the columns of padding to 0.
+
+    Args:
+        labels: int8 [B, N, K].
+        column_valid: bool [N, K].
+    """
+    return labels * column_valid.to(torch.int8)

@@ -1,0 +1,113 @@
+"""Eq. 1 of FFF (arXiv 2405.10286), dense and written as in the paper.
+
+    M = (S_it > p1)  or  (S_ii > p2)  or  ((S_tt > p3) and (S_it > p1'))
+
+with S_it, S_ii, S_tt the cosines image-text, image-image and text-text. Every faster path is tested against this file.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from open_clip_fff.settings.mining import MiningConfig
+
+
+class MiningFeatures(NamedTuple):
+    """What mining knows of some images: L2-normalised features, in float32 or float64.
+
+    Attributes:
+        image: [N, D].
+        text: [N, K, D].
+        valid: bool [N, K], False where a caption is padding.
+        ids: int64 [N].
+    """
+
+    image: Tensor
+    text: Tensor
+    valid: Tensor
+    ids: Tensor
+
+
+class Similarities(NamedTuple):
+    """Cosines of B row images with N column images and their K captions.
+
+    Attributes:
+        image_text: S_it [B, N, K].
+        image_image: S_ii [B, N, 1], the same for every caption of image j.
+        text_text: S_tt [B, N, K], or [B, N, 1] where pooled.
+    """
+
+    image_text: Tensor
+    image_image: Tensor
+    text_text: Tensor
+
+
+class Clauses(NamedTuple):
+    """The three clauses of Eq. 1, bool, broadcastable to [B, N, K]."""
+
+    image_text: Tensor
+    image_image: Tensor
+    text_text: Tensor
+
+    @property
+    def any(self) -> Tensor:
+        """M of Eq. 1, bool [B, N, K]."""
+        return self.image_text | self.image_image | self.text_text
+
+
+def pooled_text(text: Tensor, valid: Tensor) -> Tensor:
+    """The renormalised mean of each image's valid captions; zeros where it has none.
+
+    Args:
+        text: [N, K, D].
+        valid: bool [N, K].
+
+    Returns:
+        [N, D].
+    """
+    return F.normalize((text * valid[..., None]).sum(dim=1), dim=-1)
+
+
+def text_text_similarity(rows: MiningFeatures, columns: MiningFeatures, form: str) -> Tensor:
+    """S_tt in one of its three forms; a row without a valid caption is like no text (-1 under `max` and `mean`).
+
+    `pooled`: cosine of the two images' pooled captions. `max` and `mean`: over the row image's valid captions, of the
+    cosine with caption (j, k).
+
+    Returns:
+        [B, N, 1] for `pooled`, else [B, N, K].
+    """
+    if form == "pooled":
+        return (pooled_text(rows.text, rows.valid) @ pooled_text(columns.text, columns.valid).T)[..., None]
+    each = torch.einsum("bld,nkd->blnk", rows.text, columns.text)
+    row_valid = rows.valid[:, :, None, None]
+    if form == "max":
+        return each.masked_fill(~row_valid, -1.0).amax(dim=1)
+    count = row_valid.sum(dim=1)
+    mean = (each * row_valid).sum(dim=1) / count.clamp(min=1)
+    return torch.where(count > 0, mean, -1.0)
+
+
+def similarities(rows: MiningFeatures, columns: MiningFeatures, text_text: str) -> Similarities:
+    """S_it, S_ii and S_tt of B rows against N columns."""
+    return Similarities(
+        image_text=torch.einsum("bd,nkd->bnk", rows.image, columns.text),
+        image_image=(rows.image @ columns.image.T)[..., None],
+        text_text=text_text_similarity(rows, columns, text_text),
+    )
+
+
+def clauses(similarity: Similarities, config: MiningConfig) -> Clauses:
+    """Each clause of Eq. 1; one whose threshold is off holds nowhere, and p1' off filters nothing."""
+
+    def above(cosine: Tensor, threshold: float | None, when_off: bool = False) -> Tensor:
+        return cosine > threshold if threshold is not None else torch.full_like(cosine, when_off, dtype=torch.bool)
+
+    s = similarity
+    return Clauses(
+        image_text=above(s.image_text, config.p1),
+        image_image=above(s.image_image, config.p2),
+        text_text=above(s.text_text, config.p3) & above(s.image_text, config.p1_prime, when_off=True),
+    )

@@ -1,0 +1,1 @@
+"""Captions: where they are, K of them, masks, ids, tokens."""

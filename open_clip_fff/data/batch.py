@@ -1,0 +1,57 @@
+"""A batch of images and captions, from the loader to the loss."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+
+class CaptionBatch(NamedTuple):
+    """The captions of B images. (One row, without the B, is what the tokenizer makes and `collate` stacks.)
+
+    OpenCLIP's loop only calls `.to()` on the text of a batch and hands it to the model, which is how ids and masks
+    travel. A NamedTuple, because torch's collate, pinning and DDP all know how to handle one.
+
+    Attributes:
+        tokens: int64 [B, K, L]; padding is the tokenised empty string.
+        valid: bool [B, K], False where a caption is padding.
+        ids: int64 [B], the images' ids; negative where there is none.
+        extras: more tensors [B, ...] by name; those that are left after the hooks reach the loss by keyword.
+    """
+
+    tokens: Tensor
+    valid: Tensor
+    ids: Tensor
+    extras: dict[str, Tensor]
+
+    def to(self, device: torch.device | str | None = None, non_blocking: bool = False) -> "CaptionBatch":
+        """The same on `device`."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device=device, non_blocking=non_blocking)
+
+        return CaptionBatch(
+            move(self.tokens), move(self.valid), move(self.ids), {name: move(x) for name, x in self.extras.items()}
+        )
+
+
+class Batch(NamedTuple):
+    """What a batch hook gets and returns.
+
+    Attributes:
+        images: [B, 3, H, W], as the loader made them, on the training device.
+        captions: of the same B images.
+    """
+
+    images: Tensor
+    captions: CaptionBatch
+
+    def adding(self, **extras: Tensor) -> "Batch":
+        """The same batch with more tensors [B, ...] for the loss."""
+        return self._replace(captions=self.captions._replace(extras={**self.captions.extras, **extras}))
+
+
+def collate(samples: list) -> list:
+    """Stacks (image, captions) rows in the loader's worker; thousands of small tensors would not travel well."""
+    return default_collate(samples)

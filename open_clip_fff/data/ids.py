@@ -1,0 +1,25 @@
+"""Who an image is. Keys repeat across shards, so a key alone is no identity."""
+
+import hashlib
+
+NO_ID = -1  # rows whose origin is unknown (OpenCLIP's synthetic data): never equal to another row
+
+
+def _hash63(text: str) -> int:
+    """The first 63 bits of blake2b, so that it fits a non-negative int64."""
+    return int.from_bytes(hashlib.blake2b(text.encode()).digest()[:8], "big") >> 1
+
+
+def sample_id(url: str | None, key: str) -> int:
+    """The identity of an image: int64, from its shard's base name and its key.
+
+    Args:
+        url: the shard, as a path or URL; None for data without shards (a CSV, say).
+        key: the sample's key in the shard; the image path for data without shards.
+    """
+    return _hash63(key if url is None else f"{url.rstrip('/').rsplit('/', 1)[-1]}/{key}")
+
+
+def caption_id(image_id: int, caption: str) -> tuple[int, int]:
+    """The identity of a caption: its image's and its text's."""
+    return image_id, _hash63(caption)

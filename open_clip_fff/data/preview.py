@@ -1,0 +1,164 @@
+"""A look at the first shard before training: coverage of each caption source, and rows as strings."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from open_clip_fff.data.sources import CorruptSample, captions_by_source, cell_text
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings.captions import CaptionSettings
+
+ROW_LIMIT = 10_000
+IMAGES = ("jpg", "png", "jpeg", "webp")
+SHOWN = 3
+
+
+@dataclass
+class Preview:
+    """What the first rows of a data set hold.
+
+    Attributes:
+        name: the shard or file.
+        rows: how many rows were looked at.
+        rows_with: by source, how many of them have text there.
+        captions: by source, how many captions they have there.
+        longest: the most captions that one row has, all sources together.
+        used: captions that training will use, K at most per row.
+        empty: rows without any caption, which training skips.
+        repeated: captions that equal an earlier one of the same row.
+        shown: the first rows' keys and captions.
+        members: what the rows hold besides, for error lines.
+    """
+
+    name: str
+    rows: int = 0
+    rows_with: dict[str, int] = field(default_factory=dict)
+    captions: dict[str, int] = field(default_factory=dict)
+    longest: int = 0
+    used: int = 0
+    empty: int = 0
+    repeated: int = 0
+    images: int = 0
+    shown: list[tuple[str, list[str]]] = field(default_factory=list)
+    members: set[str] = field(default_factory=set)
+
+    def add(self, key: str, found: Mapping[str, list[str]], per_image: int) -> None:
+        """Counts one row, given its captions by source."""
+        self.rows += 1
+        for source, texts in found.items():
+            self.rows_with[source] = self.rows_with.get(source, 0) + bool(texts)
+            self.captions[source] = self.captions.get(source, 0) + len(texts)
+        texts = [text for texts in found.values() for text in texts]
+        self.longest = max(self.longest, len(texts))
+        self.used += min(len(texts), per_image)
+        self.empty += not texts
+        self.repeated += len(texts) - len(set(texts))
+        if len(self.shown) < SHOWN:
+            self.shown.append((key, texts))
+
+
+def preview_shard(url: str, captions: CaptionSettings, limit: int = ROW_LIMIT) -> Preview:
+    """Reads up to `limit` rows of a shard.
+
+    Raises:
+        UsageError: if the shard cannot be read.
+    """
+    preview = Preview(name=url.rsplit("/", 1)[-1])
+    try:
+        for sample in _first(_samples(url), limit):
+            preview.members.update(name for name in sample if not name.startswith("__"))
+            preview.images += any(name in sample for name in IMAGES)
+            try:
+                found = captions_by_source(sample, captions)
+            except CorruptSample:
+                found = {source: [] for source in captions.sources}
+            preview.add(str(sample["__key__"]), found, captions.per_image)
+    except Exception as error:
+        reason = str(error.args[0] if error.args else error) or type(error).__name__
+        raise UsageError(f"--train-data: {url} cannot be read as a tar ({reason})") from error
+    return preview
+
+
+def preview_csv(path: str, separator: str, image_column: str, columns: tuple[str, ...], per_image: int) -> Preview:
+    """Reads a CSV's caption columns whole.
+
+    Raises:
+        UsageError: if the file cannot be read or lacks a column.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, sep=separator)
+    except Exception as error:
+        raise UsageError(f"--train-data: {path} cannot be read as a table ({error})") from error
+    for flag, column in [("--csv-img-key", image_column), *(("--csv-caption-key", column) for column in columns)]:
+        if column not in table:
+            raise UsageError(
+                f"{flag} {column}: {path} has no such column; it has {', '.join(map(str, table.columns))} "
+                f"(read with --csv-separator {separator!r})"
+            )
+    preview = Preview(name=Path(path).name, images=len(table))
+    for key, *texts in table[[image_column, *columns]].itertuples(index=False):
+        found = {column: cell_text(text) for column, text in zip(columns, texts, strict=True)}
+        preview.add(str(key), found, per_image)
+    return preview
+
+
+def check(preview: Preview, captions: CaptionSettings) -> None:
+    """Refuses what cannot be meant.
+
+    Raises:
+        UsageError: no rows, no images, a source without any text, or K larger than any row.
+    """
+    if not preview.rows:
+        raise UsageError(f"--train-data: {preview.name} holds no sample")
+    if not preview.images:
+        raise UsageError(f"--train-data: no row of {preview.name} has an image ({', '.join(IMAGES)})")
+    has = f"its rows hold {', '.join(sorted(preview.members))}" if preview.members else "all rows are empty there"
+    for source in captions.sources:
+        if not preview.rows_with.get(source):
+            flag, key = ("--json-text-key", source[5:]) if source.startswith("json:") else ("--text-key", source)
+            raise UsageError(f"{flag} {key}: no row of {preview.name} has text there; {has}")
+    if captions.policy != "first" and captions.per_image > preview.longest:
+        raise UsageError(
+            f"--captions-per-image {captions.per_image}: no row of {preview.name} has more than {preview.longest} "
+            f"caption(s); lower it, or name more sources with --text-key and --json-text-key"
+        )
+
+
+def preview_lines(preview: Preview, captions: CaptionSettings) -> list[str]:
+    """The preview for a terminal: a coverage table, then rows with each caption quoted on a line of its own."""
+    width = max(len(source) for source in captions.sources)
+    lines = [f"Captions in {preview.name}, {preview.rows:,} rows:"]
+    for source in captions.sources:
+        share, count = preview.rows_with[source] / preview.rows, preview.captions[source] / preview.rows
+        lines.append(f"  {source:<{width}}  text in {share:7.2%} of rows, {count:.2f} captions per row")
+    lines.append(
+        f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}; "
+        f"the longest row has {preview.longest}"
+    )
+    if preview.empty:
+        lines.append(f"  {preview.empty:,} rows have no caption and are skipped")
+    if preview.repeated:
+        lines.append(
+            f"  {preview.repeated:,} captions repeat an earlier one of their row: is the same text in two sources?"
+        )
+    for key, texts in preview.shown:
+        lines.append(f"  {key}")
+        lines += [f"    {number} {text!r}" for number, text in enumerate(texts[: captions.per_image], 1)]
+        if len(texts) > captions.per_image:
+            lines.append(f"    and {len(texts) - captions.per_image} more, beyond K")
+    return lines
+
+
+def _samples(url: str) -> Iterator[dict]:
+    import webdataset as wds
+
+    return iter(wds.tarfile_to_samples()(iter([{"url": url}])))
+
+
+def _first(samples: Iterable[dict], limit: int) -> Iterator[dict]:
+    for count, sample in enumerate(samples, 1):
+        yield sample
+        if count == limit:
+            return

@@ -1,0 +1,32 @@
+"""One row's captions as text, and the envelope in which they cross OpenCLIP's pipeline.
+
+OpenCLIP's pipeline carries one string per image. The sample's `txt` is replaced by one JSON envelope with the id and
+all captions, which our tokenizer opens.
+"""
+
+import json
+from typing import NamedTuple
+
+from open_clip_fff.data.ids import NO_ID
+
+_MARK = '{"open_clip_fff": 1, '
+
+
+class Row(NamedTuple):
+    """An image's id and its captions, none empty, in the order of the sources."""
+
+    id: int
+    captions: list[str]
+
+
+def seal(row: Row) -> str:
+    """The envelope of a row."""
+    return _MARK + json.dumps({"id": row.id, "captions": row.captions}, ensure_ascii=False)[1:]
+
+
+def unseal(text: str) -> Row:
+    """Opens an envelope; any other string is the single caption of a row without an id."""
+    if not text.startswith(_MARK):
+        return Row(NO_ID, [text])
+    content = json.loads(text)
+    return Row(content["id"], content["captions"])

@@ -1,0 +1,8 @@
+"""The one exception that a person at a terminal is meant to read."""
+
+
+class UsageError(Exception):
+    """What is wrong, in one line that names the flag or file and how to mend it.
+
+    The doors (`train.main`, `export.main`) print it without a traceback and leave with exit code 2.
+    """

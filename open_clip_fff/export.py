@@ -1,0 +1,85 @@
+"""`python -m open_clip_fff.export`: a trained run as a folder that stock OpenCLIP loads.
+
+    python -m open_clip_fff.export logs/my-run --out my-model
+    # anywhere: open_clip.create_model_and_transforms("local-dir:my-model")
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.towers.description import CONFIG_NAME
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exports as the command line says.
+
+    Returns:
+        0, or 2 for a mistake that the user can mend, which is printed in one line.
+    """
+    parser = argparse.ArgumentParser(prog="python -m open_clip_fff.export", description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="a run folder (its last checkpoint), or a checkpoint in RUN/checkpoints")
+    parser.add_argument("--out", type=Path, required=True, help="the folder to make; it must not hold anything yet")
+    arguments = parser.parse_args(argv)
+    try:
+        checkpoint = find_checkpoint(arguments.run)
+        export(checkpoint, arguments.out)
+    except UsageError as error:
+        print(f"open_clip_fff.export: error: {error}", file=sys.stderr, flush=True)
+        return 2
+    print(f"{checkpoint} exported to {arguments.out}")
+    print(f'load it with open_clip.create_model_and_transforms("local-dir:{arguments.out}")')
+    return 0
+
+
+def find_checkpoint(run: Path) -> Path:
+    """The checkpoint itself, or the one of the highest epoch in a run folder.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if run.is_file():
+        return run
+    numbered = {
+        int(match[1]): path
+        for path in (run / "checkpoints").glob("epoch_*.pt")
+        if (match := re.fullmatch(r"epoch_(\d+)\.pt", path.name))
+    }
+    if numbered:
+        return numbered[max(numbered)]
+    latest = run / "checkpoints" / "epoch_latest.pt"
+    if latest.is_file():
+        return latest
+    raise UsageError(f"{run}: neither a checkpoint nor a run folder with checkpoints/epoch_N.pt")
+
+
+def export(checkpoint: Path, out: Path) -> None:
+    """Writes `out` from a training checkpoint and the description that the run left beside it.
+
+    Raises:
+        UsageError: if either cannot be read, or `out` holds anything.
+    """
+    from open_clip.factory import load_state_dict
+
+    from open_clip_fff.towers.hub_folder import write_hub_folder
+
+    description = checkpoint.resolve().parent.parent / CONFIG_NAME
+    if not description.is_file():
+        raise UsageError(
+            f"{checkpoint}: no {CONFIG_NAME} in its run folder ({description.parent}), where open_clip_fff.train puts "
+            f"one; runs of stock OpenCLIP cannot be exported yet"
+        )
+    try:
+        weights = load_state_dict(str(checkpoint))
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"{checkpoint}: cannot be read as a checkpoint ({reason})") from error
+    write_hub_folder(json.loads(description.read_text()), weights, out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

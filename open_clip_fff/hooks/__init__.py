@@ -1,0 +1,1 @@
+"""What may happen to a batch between the loader and the towers; each hook is one file."""

@@ -1,0 +1,34 @@
+"""The features that mine: a frozen OpenCLIP model looks at the same crop and the same captions."""
+
+from collections.abc import Mapping
+
+from open_clip_fff.data.batch import Batch
+from open_clip_fff.data.tokens import Tokenizer
+from open_clip_fff.hooks.registry import HookContext, register_batch_hook
+from open_clip_fff.towers.frozen import FrozenTowers, same_tokens
+
+TOKENS = "mining_tokens"
+
+
+@register_batch_hook("frozen-features")
+class FrozenFeatures:
+    """Adds `mining_image_features` [B, D'] and `mining_text_features` [B, K, D'], L2-normalised float32.
+
+    Its tokens are made in the workers, and only where its tokenizer differs from the trained model's.
+    """
+
+    def __init__(self, context: HookContext) -> None:
+        assert context.plan.miner is not None
+        self.towers = FrozenTowers(
+            context.plan.miner, context.device, context.image_mean, context.image_std, context.cache_dir
+        )
+        shared = same_tokens(self.towers.tokenizer, context.tokenizer)
+        self.tokenizers: Mapping[str, Tokenizer] = {} if shared else {TOKENS: self.towers.tokenizer}
+
+    def __call__(self, batch: Batch) -> Batch:
+        extras = dict(batch.captions.extras)
+        tokens = extras.pop(TOKENS, batch.captions.tokens)
+        batch = batch._replace(captions=batch.captions._replace(extras=extras))
+        return batch.adding(
+            mining_image_features=self.towers.images(batch.images), mining_text_features=self.towers.texts(tokens)
+        )

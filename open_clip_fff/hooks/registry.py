@@ -1,0 +1,61 @@
+"""Batch hooks by name. Yours joins with `@register_batch_hook("name")` in a module that `--plugin` imports."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from open_clip_fff.data.batch import Batch
+from open_clip_fff.data.tokens import Tokenizer
+from open_clip_fff.registry import Registry
+from open_clip_fff.settings.plan import Plan
+
+
+@dataclass(frozen=True)
+class HookContext:
+    """What a hook may know when it is built.
+
+    Attributes:
+        plan: everything the run was told.
+        device: where batches are when hooks see them.
+        image_mean, image_std: the normalisation of the images in a batch, per channel.
+        tokenizer: the trained model's.
+        cache_dir: OpenCLIP's --cache-dir.
+    """
+
+    plan: Plan
+    device: torch.device
+    image_mean: tuple[float, ...]
+    image_std: tuple[float, ...]
+    tokenizer: Tokenizer
+    cache_dir: str | None = None
+
+
+class BatchHook(Protocol):
+    """Called once per (micro-)batch, on the training device, before the towers.
+
+    It returns a batch with the same number of images: with other images or captions, or with more tensors
+    (`batch.adding(name=...)`), each with leading dimension B, which reach the loss by keyword.
+    """
+
+    def __call__(self, batch: Batch) -> Batch: ...
+
+
+@runtime_checkable
+class NeedsTokens(Protocol):
+    """A hook that wants the captions tokenised its own way, in the loader's workers.
+
+    Attributes:
+        tokenizers: by the name under which int64 [B, K, L'] will be in the batch's `extras`.
+    """
+
+    tokenizers: Mapping[str, Tokenizer]
+
+
+BATCH_HOOKS: Registry[Callable[[HookContext], BatchHook]] = Registry("batch hook", "--batch-hooks")
+
+
+def register_batch_hook(name: str) -> Callable:
+    """Registers a hook class or factory that takes a `HookContext`. Raises ValueError if the name is taken."""
+    return BATCH_HOOKS.registering(name)

@@ -1,0 +1,63 @@
+"""One command line for OpenCLIP and us: who parses what, one help, one line per error."""
+
+import argparse
+import difflib
+import io
+import re
+from contextlib import redirect_stderr, redirect_stdout
+
+from open_clip_train.params import parse_args as open_clip_parse_args
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings.flags import flag_parser
+
+
+def split(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our flags as typed, and everything else, which is OpenCLIP's.
+
+    Raises:
+        UsageError: for a value that a flag of ours does not take.
+    """
+    if argv[:1] == ["--"]:  # torchrun takes --logs as its own unless a -- stands before it
+        argv = argv[1:]
+    return flag_parser().parse_known_args(argv)
+
+
+def parse_open_clip(argv: list[str]) -> argparse.Namespace:
+    """OpenCLIP's namespace, by its own parser.
+
+    Raises:
+        UsageError: with its error line, not its hundred lines of usage.
+    """
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            return open_clip_parse_args(argv)
+    except SystemExit:
+        line = printed.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
+        raise UsageError(line + _suggestion(line)) from None
+
+
+def help_text() -> str:
+    """OpenCLIP's help and ours, ours last, where a terminal shows it."""
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            open_clip_parse_args(["--help"])
+    except SystemExit:
+        pass
+    upstream = printed.getvalue().split("options:", 1)[-1]
+    parser = flag_parser()
+    return (
+        "usage: python -m open_clip_fff.train [OpenCLIP's flags] [open_clip_fff's flags]\n\n"
+        f"OpenCLIP's flags, all as they were:{upstream}\n"
+        "open_clip_fff's flags (none typed: training is OpenCLIP's own):\n"
+        + parser.format_help().split("\n\n", 1)[-1]
+    )
+
+
+def _suggestion(line: str) -> str:
+    known = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", help_text())))
+    unknown = re.findall(r"--[\w-]+", line) if "unrecognized" in line else []
+    close = [match for flag in unknown for match in difflib.get_close_matches(flag, known, n=1)]
+    return f" (did you mean {', '.join(close)}?)" if close else ""

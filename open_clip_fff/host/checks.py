@@ -1,0 +1,111 @@
+"""What can be known to fail is refused before anything is written or trained, in one line with its mend."""
+
+import argparse
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+from open_clip_train.data import expand_urls, get_dataset_size
+
+from open_clip_fff.data.preview import Preview, check, preview_csv, preview_shard
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.data import csv_columns
+from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.plan import Plan
+
+
+def check_host(args: argparse.Namespace, plan: Plan | None) -> None:
+    """Flags of OpenCLIP's and ours against each other and against the disk.
+
+    Raises:
+        UsageError: for the first thing that cannot work.
+    """
+    _check_folder(args)
+    for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
+        if value:
+            _check_files(flag, value)
+    if args.train_data and dataset_kind(args) == "webdataset":
+        _check_shards(args)
+    if args.resume and args.resume != "latest" and "://" not in args.resume and not Path(args.resume).is_file():
+        raise UsageError(f"--resume {args.resume}: there is no such file")
+    if plan is not None:
+        _check_loss(args, plan)
+
+
+def dataset_kind(args: argparse.Namespace) -> str:
+    """`webdataset`, `csv` or `synthetic`, as OpenCLIP will decide."""
+    if args.dataset_type != "auto":
+        return args.dataset_type
+    extension = args.train_data.split(".")[-1]
+    if extension not in ("csv", "tsv", "tar"):
+        raise UsageError(f"--train-data {args.train_data}: say what it is with --dataset-type webdataset or csv")
+    return "webdataset" if extension == "tar" else "csv"
+
+
+def preview_training_data(args: argparse.Namespace, captions: CaptionSettings) -> tuple[Preview, CaptionSettings] | None:
+    """Looks at the training data's first rows and checks them; None where there are none to look at.
+
+    Returns:
+        The preview, and the caption settings with the sources it was made by (a CSV's are its columns).
+    """
+    if not args.train_data or dataset_kind(args) == "synthetic":
+        return None
+    if dataset_kind(args) == "csv":
+        captions = dataclasses.replace(captions, text_keys=csv_columns(args), json_keys=())
+        preview = preview_csv(
+            args.train_data, args.csv_separator, args.csv_img_key, captions.text_keys, captions.per_image
+        )
+    else:
+        preview = preview_shard(expand_urls(args.train_data)[0][0], captions)
+    check(preview, captions)
+    return preview, captions
+
+
+def _check_folder(args: argparse.Namespace) -> None:
+    if args.name is not None and args.resume != "latest":
+        log = Path(args.logs) / args.name / "out.log"
+        if log.exists():
+            raise UsageError(f"--name {args.name}: {log} exists; choose another name, or go on with --resume latest")
+
+
+def _check_files(flag: str, value: str) -> None:
+    paths = [url for url in expand_urls(value)[0] if not re.match(r"^[\w+.-]+:", url)]  # pipe:, s3://, https://
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
+        raise UsageError(f"{flag}: {missing[0]} does not exist{also}; check the path and the braces")
+
+
+def _check_shards(args: argparse.Namespace) -> None:
+    size, shards = get_dataset_size(args.train_data)
+    if not size and args.train_num_samples is None:
+        raise UsageError("--train-num-samples: say how many images the shards hold (or put a sizes.json beside them)")
+    workers = args.workers * int(os.environ.get("WORLD_SIZE", "1"))
+    if shards < workers and not args.dataset_resampled:
+        raise UsageError(
+            f"--workers {args.workers}: {workers} loader workers over all ranks, but only {shards} shard(s); "
+            f"lower it, or use --dataset-resampled"
+        )
+
+
+def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
+    name = plan.loss.name
+    if args.siglip and name not in (None, "siglip"):
+        raise UsageError(f"--siglip: contradicts --loss {name}; drop one of them")
+    if "text_key" in plan.typed and args.train_data and dataset_kind(args) == "csv":
+        raise UsageError("--text-key: names members of tars; for a CSV use --csv-caption-key 'title;caption'")
+    if plan.loss.stock:
+        return
+    refused = {
+        "--distill-model": args.distill_model,
+        "--torchscript": args.torchscript,
+        "--trace": args.trace,
+        "--horovod": args.horovod,
+        "--use-bnb-linear": args.use_bnb_linear,
+    }
+    for flag, value in refused.items():
+        if value:
+            raise UsageError(f"{flag}: does not go with --loss {name}, which needs many captions per image; drop it")
+    if args.loss_dist_impl:
+        raise UsageError(f"--loss-dist-impl: chooses among OpenCLIP's SigLIP variants; --loss {name} always gathers")

@@ -1,0 +1,167 @@
+"""The seam where OpenCLIP makes its data sets: K captions in, batches through the hooks out."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import open_clip_train.data as oc_data
+import torch
+import webdataset as wds
+
+from open_clip_fff.data.batch import Batch, CaptionBatch, collate
+from open_clip_fff.data.ids import sample_id
+from open_clip_fff.data.preview import IMAGES
+from open_clip_fff.data.rows import Row, seal
+from open_clip_fff.data.sources import CorruptSample, cell_text, row_of
+from open_clip_fff.data.tally import Tally
+from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
+from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens
+from open_clip_fff.host.scope import View, replaced
+from open_clip_fff.host.state import RunState
+from open_clip_fff.settings.captions import CaptionSettings
+
+
+def csv_columns(args) -> tuple[str, ...]:
+    """The caption columns of a CSV: --csv-caption-key takes several, separated by semicolons."""
+    return tuple(column.strip() for column in args.csv_caption_key.split(";") if column.strip())
+
+
+def data_maker(state: RunState, get_data: Callable) -> Callable:
+    """OpenCLIP's `get_data`, whose data sets read captions as the plan says."""
+    if state.plan is None:
+        return get_data
+
+    def with_captions(args, preprocess, epoch=0, tokenizer=None):
+        if state.ours:
+            state.hooks = _build_hooks(state, tokenizer)
+        dataset_fn = partial(_dataset_fn, state, oc_data.get_dataset_fn)
+        with replaced(oc_data, get_dataset_fn=dataset_fn):
+            return get_data(args, preprocess, epoch=epoch, tokenizer=tokenizer)
+
+    return with_captions
+
+
+def _build_hooks(state: RunState, tokenizer: Tokenizer) -> list[BatchHook]:
+    plan, args = state.plan, state.args
+    names = (["frozen-features"] if plan.miner else []) + list(plan.batch_hooks)
+    visual = state.model.visual
+    context = HookContext(
+        plan, torch.device(args.device), tuple(visual.image_mean), tuple(visual.image_std), tokenizer, args.cache_dir
+    )
+    with torch.random.fork_rng():  # making a model draws numbers that training should not miss
+        return [BATCH_HOOKS[name](context) for name in names]
+
+
+def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Callable:
+    build = upstream(path, kind)
+
+    def with_captions(args, preprocess, is_train, epoch=0, tokenizer=None):
+        many = is_train and state.ours
+        captions = state.plan.captions
+        if many:
+            extra = {}
+            for hook in state.hooks:
+                extra.update(hook.tokenizers if isinstance(hook, NeedsTokens) else {})
+            wrapped = CaptionTokenizer(tokenizer, captions, extra)
+        else:
+            wrapped = OneCaptionTokenizer(tokenizer, captions.policy if is_train else "first")
+        sealing = partial(seal_samples, captions, state.tally)
+        view = View(
+            oc_data.wds,
+            tarfile_to_samples=lambda *a, **k: _Then(wds.tarfile_to_samples(*a, **k), sealing),
+            **({"batched": partial(wds.batched, collation_fn=collate)} if many else {}),
+        )
+        with replaced(
+            oc_data,
+            wds=view,
+            tarfile_to_samples_nothrow=_Then(oc_data.tarfile_to_samples_nothrow, sealing),
+            CsvDataset=partial(_csv_dataset, oc_data.CsvDataset, captions, csv_columns(args)),
+        ):
+            info = build(args, preprocess, is_train=is_train, epoch=epoch, tokenizer=wrapped)
+        if many:
+            info.dataloader = HookedLoader(info.dataloader, torch.device(args.device), state.hooks)
+        return info
+
+    return with_captions
+
+
+class _Then:
+    """One pipeline stage after another."""
+
+    def __init__(self, first: Callable, second: Callable) -> None:
+        self.first, self.second = first, second
+
+    def __call__(self, source: Iterator) -> Iterator:
+        return self.second(self.first(source))
+
+
+def seal_samples(captions: CaptionSettings, tally: Tally, samples: Iterator[dict]) -> Iterator[dict]:
+    """Replaces each sample's members by its image and the envelope of its captions, before anything filters it.
+
+    What OpenCLIP's pipeline does not need is not decoded. A row without captions is left without `txt`, which is what
+    OpenCLIP's filter looks for.
+    """
+    for sample in samples:
+        try:
+            row = row_of(sample, captions)
+        except CorruptSample:
+            tally.add("with unreadable json")
+            row = row_of({**sample, "json": None}, captions)
+        kept = {name: value for name, value in sample.items() if name.startswith("__") or name in IMAGES}
+        if row.captions:
+            kept["txt"] = seal(row).encode()
+        else:
+            tally.add("without a caption")
+        yield kept
+
+
+def _csv_dataset(
+    make: Callable, captions: CaptionSettings, columns: tuple[str, ...], filename: str, preprocess: Callable, **options
+):
+    """OpenCLIP's CSV data set with every caption column sealed in the place of the first.
+
+    Rows without any caption are left out, as they are from tars.
+    """
+    import pandas as pd
+
+    dataset = make(filename, preprocess, **{**options, "caption_key": columns[0]})
+    table = pd.read_csv(filename, sep=options["sep"], usecols=list(columns))[list(columns)]
+    rows = []
+    for path, texts in zip(dataset.images, table.itertuples(index=False), strict=True):
+        found = [text for cell in texts for text in cell_text(cell)]
+        rows.append(Row(sample_id(None, str(path)), found[: captions.per_image]))
+    kept = [(path, seal(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
+    dataset.images, dataset.captions = [path for path, _ in kept], [text for _, text in kept]
+    return dataset
+
+
+class HookedLoader:
+    """A loader whose batches have passed the hooks, on the training device, once each.
+
+    Here and not in the model's forward, which gradient accumulation runs twice per micro-batch and `torch.compile`
+    compiles.
+
+    Attributes:
+        after_batch: called with a batch's index once the loop asks for the next one, that is, after its step.
+    """
+
+    def __init__(self, loader, device: torch.device, hooks: list[BatchHook]) -> None:
+        self.loader, self.device, self.hooks = loader, device, hooks
+        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
+        self.after_batch: Callable[[int], None] = lambda index: None
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index, (images, captions) in enumerate(self.loader):
+            captions = CaptionBatch(*captions).to(self.device, non_blocking=True)
+            batch = Batch(images.to(self.device, non_blocking=True), captions)
+            for hook in self.hooks:
+                batch = _checked(hook(batch), len(images), hook)
+            yield batch
+            self.after_batch(index)
+
+
+def _checked(batch: Batch, size: int, hook: BatchHook) -> Batch:
+    tensors = {"images": batch.images, "tokens": batch.captions.tokens, **batch.captions.extras}
+    for name, tensor in tensors.items():
+        if len(tensor) != size:
+            raise ValueError(f"{type(hook).__name__} gave {name} {list(tensor.shape)}: dimension 0 must stay B = {size}")
+    return batch

@@ -1,0 +1,116 @@
+"""What breaks in OpenCLIP 3.3 with today's libraries, each mended for the length of a run, each with its reason."""
+
+import logging
+import os
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import open_clip_train.data as oc_data
+import open_clip_train.main as oc_main
+import torch
+import webdataset as wds
+from torch.nn.parallel import DistributedDataParallel
+
+from open_clip_fff.data.tally import Tally
+from open_clip_fff.host.scope import View, replaced
+
+
+@contextmanager
+def fixes(tally: Tally, seed: int) -> Iterator[None]:
+    """All mends below. None changes a run that works without it, but for the order of shuffled tars."""
+    parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
+    handler = partial(count_and_continue, tally, oc_data.log_and_continue)
+    with ExitStack() as stack:
+        stack.enter_context(
+            replaced(
+                oc_main,
+                torch=View(torch, nn=View(torch.nn, parallel=parallel), save=save_whole),
+            )
+        )
+        stack.enter_context(
+            replaced(
+                oc_data,
+                # webdataset >= 0.2.90 ends each shard with an empty sample: KeyError 'fname' in OpenCLIP's grouping.
+                tar_file_expander=partial(oc_data.tar_file_expander, eof_value=None),
+                log_and_continue=handler,
+                tarfile_to_samples_nothrow=partial(oc_data.tarfile_to_samples_nothrow, handler=handler),
+                CsvDataset=partial(ForgivingCsvDataset, tally),
+                SharedEpoch=_LatestEpoch,
+                wds=View(wds, shuffle=partial(SeededShuffle, seed)),
+            )
+        )
+        yield
+
+
+class AnyDeviceDDP(DistributedDataParallel):
+    """DDP that also trains on CPU: OpenCLIP passes device_ids=[cpu], a ValueError; gloo on CPU wants none."""
+
+    def __init__(self, module: torch.nn.Module, device_ids: list | None = None, **kwargs: object) -> None:
+        if device_ids and torch.device(device_ids[0]).type == "cpu":
+            device_ids = None
+        super().__init__(module, device_ids=device_ids, **kwargs)
+
+
+def save_whole(checkpoint: object, path: str) -> None:
+    """torch.save that leaves a whole file or none: OpenCLIP writes epoch_N.pt in place, and a kill leaves half of it.
+
+    The unfinished file does not end in .pt, so that `--resume latest` never picks it.
+    """
+    unfinished = f"{path}.unfinished"
+    try:
+        torch.save(checkpoint, unfinished)
+        os.replace(unfinished, path)
+    except BaseException:
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
+        raise
+
+
+def count_and_continue(tally: Tally, upstream: object, error: Exception) -> bool:
+    """OpenCLIP's handler, which warns and goes on, with a count for the epoch's end."""
+    tally.add("with an unreadable member or image")
+    return upstream(error)  # type: ignore[operator]
+
+
+class ForgivingCsvDataset(oc_data.CsvDataset):
+    """A CSV data set that survives an image that cannot be read: the next row stands in, warned of and counted."""
+
+    def __init__(self, tally: Tally, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.tally = tally
+
+    def __getitem__(self, index: int) -> tuple:
+        for offset in range(len(self)):
+            row = (index + offset) % len(self)
+            try:
+                return super().__getitem__(row)
+            except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for a file that is no whole image
+                self.tally.add("with an unreadable member or image")
+                logging.warning(f"{self.images[row]} cannot be read ({error}). Using the next row.")
+        raise OSError("no image of this CSV can be read")
+
+
+class _LatestEpoch(oc_data.SharedEpoch):
+    """OpenCLIP's shared epoch counter, findable by the shuffle that is made right after it."""
+
+    latest: "_LatestEpoch | None" = None
+
+    def __init__(self, epoch: int = 0) -> None:
+        super().__init__(epoch)
+        _LatestEpoch.latest = self
+
+
+class SeededShuffle(wds.PipelineStage):
+    """webdataset's shuffle seeded by (seed, epoch, rank, worker): upstream's is by pid and time, never the same twice."""
+
+    def __init__(self, seed: int, bufsize: int, initial: int) -> None:
+        self.seed, self.bufsize, self.initial = seed, bufsize, initial
+        self.epoch = _LatestEpoch.latest
+
+    def run(self, source: Iterator) -> Iterator:
+        rank, _, worker, _ = wds.utils.pytorch_worker_info()
+        epoch = self.epoch.get_value() if self.epoch is not None else 0
+        generator = random.Random(f"{self.seed}/{epoch}/{rank}/{worker}")
+        return wds.filters._shuffle(source, self.bufsize, self.initial, generator)

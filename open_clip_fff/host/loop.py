@@ -1,0 +1,102 @@
+"""The seams round OpenCLIP's epoch: our loss, the bias before the first step, and what the log shows."""
+
+import logging
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from open_clip_fff.assignment.counts import rates
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.start import measure_bias
+from open_clip_fff.host.state import RunState
+from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.losses.registry import LOSSES, LossContext
+from open_clip_fff.report.step_log import Pace, StepReport
+
+
+def loss_maker(state: RunState, create_loss: Callable) -> Callable:
+    """OpenCLIP's `create_loss`, or ours."""
+
+    def make(args):
+        if not state.ours:
+            return create_loss(args)
+        plan = state.plan
+        if args.world_size > 1 and not (args.local_loss and args.gather_with_grad):
+            logging.info(f"Loss {plan.loss.name} gathers with gradient, whatever --gather-with-grad says.")
+        loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, plan.loss))
+        state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq)
+        return state.criterion
+
+    return make
+
+
+def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
+    """OpenCLIP's `train_one_epoch`, with our numbers beside its own."""
+    reporter: Reporter | None = None
+
+    def run(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None):
+        nonlocal reporter
+        if state.ours:
+            loader = data["train"].dataloader
+            if reporter is None:
+                reporter = Reporter(state, loader.num_batches // args.accum_freq, first_epoch=epoch)
+            if state.measure_bias and args.resume is None:
+                data["train"].set_epoch(epoch)
+                measure_bias(state, loader)
+            reporter.epoch, reporter.tb_writer = epoch, tb_writer
+            loader.after_batch = reporter.after_batch
+        train_one_epoch(
+            model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
+        )
+        news = ", ".join(f"{count:,} {kind}" for kind, count in state.tally.news().items())
+        if news:
+            logging.warning(f"Rows skipped or damaged in epoch {epoch} (rank {args.rank}): {news}")
+
+    return run
+
+
+class Reporter:
+    """Shows a `StepReport` at OpenCLIP's log steps; between them it asks the device nothing."""
+
+    def __init__(self, state: RunState, steps_per_epoch: int, first_epoch: int) -> None:
+        self.state, self.steps_per_epoch = state, steps_per_epoch
+        self.epoch, self.tb_writer = first_epoch, None
+        self.pace = Pace(steps_per_epoch * (state.args.epochs - first_epoch))
+        if steps_per_epoch < 1:
+            raise UsageError("--accum-freq: an epoch holds fewer batches than one step accumulates")
+
+    def after_batch(self, index: int) -> None:
+        """Called after each micro-batch; the last of a step's ends the step."""
+        args = self.state.args
+        step, rest = divmod(index + 1, args.accum_freq)
+        if rest:
+            return
+        self.pace.step()
+        if (step - 1) % args.log_every_n_steps == 0 or step == self.steps_per_epoch:
+            self._show(step - 1)
+
+    def _show(self, step_in_epoch: int) -> None:
+        args, model = self.state.args, self.state.model
+        sums = self.state.criterion.counts.take(torch.device(args.device))
+        if args.world_size > 1:
+            dist.all_reduce(sums)
+        if not self.state.master:
+            return
+        report = StepReport(
+            epoch=self.epoch,
+            step=self.epoch * self.steps_per_epoch + step_in_epoch,
+            rates=rates(sums),
+            scale=model.logit_scale.exp().item(),
+            bias=None if model.logit_bias is None else model.logit_bias.item(),
+            eta=self.pace.eta,
+        )
+        logging.info(report.line())
+        scalars = report.scalars()
+        if self.tb_writer is not None:
+            for name, value in scalars.items():
+                self.tb_writer.add_scalar(name, value, report.step)
+        if args.wandb:
+            import wandb
+
+            wandb.log({**scalars, "step": report.step}, step=report.step)

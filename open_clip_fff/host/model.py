@@ -1,0 +1,69 @@
+"""The seam where OpenCLIP makes its model: the scalars' start, K captions, and a description for the export."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from open_clip_fff.host.state import RunState
+from open_clip_fff.losses.registry import LOSSES
+from open_clip_fff.towers.description import describe, write_description
+from open_clip_fff.towers.multi_caption import take_many_captions
+
+SIGLIP_BIAS = -10.0  # stands until the bias is measured, and where it cannot be
+
+
+def model_factory(state: RunState, create: Callable) -> Callable:
+    """OpenCLIP's `create_model_and_transforms`, with our changes to the first model made, the trained one.
+
+    A distillation teacher, made second, goes through untouched.
+    """
+
+    def create_model_and_transforms(model_name: str, pretrained: str | None = None, **options):
+        if state.model is not None:
+            return create(model_name, pretrained, **options)
+        options.update(_scalar_options(state))
+        model, preprocess_train, preprocess_val = create(model_name, pretrained, **options)
+        state.model = model
+        _start_scalars(state, has_weights=bool(pretrained) or ":" in model_name)
+        if state.master and not state.args.torchscript:
+            folder = Path(state.args.logs) / state.args.name
+            write_description(describe(model_name, model, options), folder)
+        if state.ours:
+            take_many_captions(model)
+        return model, preprocess_train, preprocess_val
+
+    return create_model_and_transforms
+
+
+def _scalar_options(state: RunState) -> dict[str, float]:
+    """What the model is built with; weights that are loaded afterwards win."""
+    if state.plan is None:
+        return {}
+    logits, options = state.plan.logits, {}
+    if logits.scale_init is not None:
+        options["init_logit_scale"] = math.log(logits.scale_init)
+    if state.ours and LOSSES[state.plan.loss.name].bias:
+        options["init_logit_bias"] = SIGLIP_BIAS
+    return options
+
+
+def _start_scalars(state: RunState, has_weights: bool) -> None:
+    """Typed starts win over loaded weights; loaded weights win over a method's starts; else the bias is measured."""
+    if state.plan is None:
+        return
+    model, logits, typed = state.model, state.plan.logits, state.plan.typed
+    with torch.no_grad():
+        if logits.scale_init is not None and "logit_scale_init" in typed:
+            model.logit_scale.fill_(math.log(logits.scale_init))
+        if model.logit_bias is None:
+            return
+        # OpenCLIP fills the bias with 0 where the weights it loads have none
+        loaded_bias = has_weights and bool((model.logit_bias != 0).all())
+        if loaded_bias and "logit_bias_init" not in typed:
+            return
+        if isinstance(logits.bias_init, float):
+            model.logit_bias.fill_(logits.bias_init)
+        elif state.ours:
+            state.measure_bias = True

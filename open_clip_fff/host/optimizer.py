@@ -1,0 +1,74 @@
+"""The seams that give scale and bias a learning rate of their own, in every scheduler."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import open_clip_train.main as oc_main
+import timm.optim
+import torch
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.scope import View, replaced
+from open_clip_fff.host.state import RunState
+
+SCALARS = ("logit_scale", "logit_bias")
+
+
+@contextmanager
+def logit_learning_rate(state: RunState) -> Iterator[None]:
+    """Splits the two scalars into a parameter group of their own, and keeps its rate at a multiple of the others'.
+
+    Only where the multiple is not 1: otherwise the optimizer's state stays the one stock OpenCLIP can resume.
+    """
+    multiple = state.plan.logits.lr_mult if state.plan is not None else 1.0
+    if multiple == 1.0:
+        yield
+        return
+
+    def splitting(make: Callable) -> Callable:
+        return lambda *args, **options: _split(make(*args, **options), state, multiple)
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced(oc_main, optim=View(torch.optim, AdamW=splitting(torch.optim.AdamW))))
+        # OpenCLIP imports this one inside its main
+        stack.enter_context(replaced(timm.optim, create_optimizer_v2=splitting(timm.optim.create_optimizer_v2)))
+        makers = ("cosine_lr", "const_lr", "const_lr_cooldown")
+        schedulers = {name: _multiplied(getattr(oc_main, name), multiple) for name in makers}
+        stack.enter_context(replaced(oc_main, **schedulers))
+        yield
+
+
+def _split(optimizer: torch.optim.Optimizer, state: RunState, multiple: float) -> torch.optim.Optimizer:
+    scalars = [p for name, p in state.model.named_parameters() if name in SCALARS and p.requires_grad]
+    moved = {id(p) for p in scalars}
+    for group in optimizer.param_groups:
+        group["params"] = [p for p in group["params"] if id(p) not in moved]
+    lr = optimizer.param_groups[0]["lr"]
+    optimizer.add_param_group({"params": scalars, "weight_decay": 0.0, "lr": lr * multiple})
+    groups = len(optimizer.param_groups)
+
+    def check(_: torch.optim.Optimizer, saved: dict) -> None:
+        if len(saved["param_groups"]) != groups:
+            raise UsageError(
+                "--resume: the checkpoint was trained with another --logit-lr-mult (or by stock OpenCLIP), and its "
+                "optimizer state does not fit; resume with the flags it was trained with"
+            )
+
+    optimizer.register_load_state_dict_pre_hook(check)
+    return optimizer
+
+
+def _multiplied(make: Callable, multiple: float) -> Callable:
+    """A scheduler maker of OpenCLIP's, which sets one rate for all groups, then ours to its multiple."""
+
+    def scheduler(optimizer: torch.optim.Optimizer, *args: object) -> Callable[[int], float]:
+        adjust = make(optimizer, *args)
+
+        def step(number: int) -> float:
+            lr = adjust(number)
+            optimizer.param_groups[-1]["lr"] = lr * multiple
+            return lr
+
+        return step
+
+    return scheduler

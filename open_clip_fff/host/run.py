@@ -1,0 +1,135 @@
+"""One run: the flags understood, the seams in place, OpenCLIP's main, and everything put back."""
+
+import importlib
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import open_clip
+import open_clip_train.main as oc_main
+import torch.distributed as dist
+
+import open_clip_fff
+from open_clip_fff.data.preview import preview_lines
+from open_clip_fff.errors import UsageError
+from open_clip_fff.hooks import frozen_features  # noqa: F401  registers itself
+from open_clip_fff.hooks.registry import BATCH_HOOKS
+from open_clip_fff.host.arguments import help_text, parse_open_clip, split
+from open_clip_fff.host.checks import check_host, preview_training_data
+from open_clip_fff.host.data import data_maker
+from open_clip_fff.host.fixes import fixes
+from open_clip_fff.host.loop import epoch_runner, loss_maker
+from open_clip_fff.host.model import model_factory
+from open_clip_fff.host.optimizer import logit_learning_rate
+from open_clip_fff.host.scope import replaced
+from open_clip_fff.host.state import RunState
+from open_clip_fff.losses.registry import LOSSES
+from open_clip_fff.report.plan_text import plan_lines
+from open_clip_fff.settings.plan import Plan, make_plan
+
+
+def run(argv: list[str]) -> None:
+    """Trains as `argv` says.
+
+    Raises:
+        UsageError: for whatever the user can mend, before training starts where that can be known.
+    """
+    if hasattr(open_clip, "create_task"):
+        raise UsageError(f"OpenCLIP {open_clip.__version__} is installed; this release drives 3.3: install open_clip_torch==3.3.0")
+    if "-h" in argv or "--help" in argv:
+        print(help_text())
+        return
+    typed, rest = split(argv)
+    args = parse_open_clip(rest)
+    plan = make_plan(typed)
+    if plan is not None:
+        _bring_parts(plan)
+        _fill(args, plan)
+    check_host(args, plan)
+    if plan is not None:
+        _introduce(args, plan)
+    with _seams(RunState(args, plan)):
+        if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
+            raise UsageError("OpenCLIP stopped before training; its own line above says why")
+
+
+def _bring_parts(plan: Plan) -> None:
+    """Imports plugins, registers architectures, and looks up every name that the plan uses."""
+    for module in plan.values["plugin"]:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UsageError(f"--plugin {module}: cannot be imported ({error}); is it on PYTHONPATH?") from error
+    for path in plan.values["model_config"]:
+        if not os.path.exists(path):
+            raise UsageError(f"--model-config {path}: there is no such file or folder")
+        before = set(open_clip.list_models())
+        open_clip.add_model_config(path)
+        if before == set(open_clip.list_models()) and not _names_models(path, before):
+            raise UsageError(f"--model-config {path}: no architecture there (json with embed_dim, vision_cfg, text_cfg)")
+    if not plan.loss.stock:
+        LOSSES[plan.loss.name]
+    for name in plan.batch_hooks:
+        BATCH_HOOKS[name]
+
+
+def _names_models(path: str, known: set[str]) -> bool:
+    """Whether the architectures at `path` were registered before, by an earlier run of the same process."""
+    files = [path] if os.path.isfile(path) else os.listdir(path)
+    return any(os.path.splitext(os.path.basename(file))[0] in known for file in files)
+
+
+def _fill(args, plan: Plan) -> None:
+    """Puts our values where OpenCLIP writes params.txt from, and sets the flag of its that a method stands for."""
+    for name, value in {"method": plan.method, **plan.values}.items():
+        setattr(args, name, value)
+    if plan.loss.name == "siglip":
+        args.siglip = True
+
+
+def _introduce(args, plan: Plan) -> None:
+    """Prints what was understood: the plan, the captions' coverage, three rows. On rank 0; every rank checks."""
+    seen = preview_training_data(args, plan.captions)
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
+    print(f"open_clip_fff {open_clip_fff.__version__} on OpenCLIP {open_clip.__version__}")
+    print("\n".join(plan_lines(plan)))
+    if seen is not None:
+        print("\n".join(preview_lines(*seen)))
+    print(flush=True)
+
+
+def _logger_levels() -> dict[logging.Logger, int]:
+    named = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    return {logger: logger.level for logger in [logging.root, *named]}
+
+
+@contextmanager
+def _seams(state: RunState) -> Iterator[None]:
+    """Every name that OpenCLIP's main looks up and we answer, for the length of one run."""
+    handlers, levels = list(logging.root.handlers), _logger_levels()
+    had_group = dist.is_available() and dist.is_initialized()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(fixes(state.tally, state.args.seed))
+            stack.enter_context(logit_learning_rate(state))
+            stack.enter_context(
+                replaced(
+                    oc_main,
+                    parse_args=lambda _: state.args,
+                    create_model_and_transforms=model_factory(state, oc_main.create_model_and_transforms),
+                    get_data=data_maker(state, oc_main.get_data),
+                    create_loss=loss_maker(state, oc_main.create_loss),
+                    train_one_epoch=epoch_runner(state, oc_main.train_one_epoch),
+                )
+            )
+            yield
+    finally:
+        for handler in [h for h in logging.root.handlers if h not in handlers]:
+            logging.root.removeHandler(handler)
+            handler.close()
+        for logger, level in levels.items():  # OpenCLIP sets INFO everywhere, and torch then talks until it exits
+            logger.setLevel(level)
+        if dist.is_available() and dist.is_initialized() and not had_group:
+            dist.destroy_process_group()

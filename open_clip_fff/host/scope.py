@@ -1,0 +1,33 @@
+"""Replacing names of a module for as long as a run lasts, and for one importer only."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+
+class View:
+    """A module as one importer sees it: some names replaced, all others the module's own."""
+
+    def __init__(self, module: object, **replaced: object) -> None:
+        self._module = module
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._module, name)
+
+
+@contextmanager
+def replaced(module: ModuleType, **names: object) -> Iterator[None]:
+    """Sets names of `module`, and puts back what was there, also after an error.
+
+    Raises:
+        AttributeError: if a name is not there, which means that another version of OpenCLIP is installed.
+    """
+    before = {name: getattr(module, name) for name in names}
+    for name, value in names.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)

@@ -1,0 +1,43 @@
+"""What the seams of one run share."""
+
+import argparse
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from open_clip_fff.data.tally import Tally
+from open_clip_fff.hooks.registry import BatchHook
+from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.settings.plan import Plan
+
+
+@dataclass
+class RunState:
+    """One run, from its arguments to its parts as OpenCLIP makes them.
+
+    Attributes:
+        args: OpenCLIP's namespace, which its main fills further (rank, world_size, device, name).
+        plan: what the run does beyond OpenCLIP; None where no flag of ours was typed.
+        tally: rows that the loader skipped.
+        model: the trained model, once made (not wrapped by DDP).
+        hooks: what each batch passes before the towers.
+        criterion: our loss with its assignment; None where OpenCLIP computes the loss.
+        measure_bias: whether the bias is still to be measured before the first step.
+    """
+
+    args: argparse.Namespace
+    plan: Plan | None
+    tally: Tally = field(default_factory=Tally)
+    model: nn.Module | None = None
+    hooks: list[BatchHook] = field(default_factory=list)
+    criterion: Criterion | None = None
+    measure_bias: bool = False
+
+    @property
+    def ours(self) -> bool:
+        """True where our losses, with many captions and hooks, are in charge."""
+        return self.plan is not None and not self.plan.loss.stock
+
+    @property
+    def master(self) -> bool:
+        return self.args.rank == 0

@@ -1,0 +1,68 @@
+"""The global batch as a loss sees it: this rank's rows against everyone's columns."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.assignment.labels import as_labels, mask_padding, own_assignment, positions
+from open_clip_fff.losses.gather import gather_constant, gather_features
+from open_clip_fff.numerics import full_precision
+
+
+class GlobalBatch(NamedTuple):
+    """Features of this rank and of all ranks, and this rank's assignment.
+
+    Attributes:
+        image: [B, D], this rank's.
+        text: [B, K, D], this rank's.
+        all_image: [N, D], in gather order (rank, then micro-batch), with gradient.
+        all_text: [N, K, D], likewise.
+        valid: bool [B, K], this rank's.
+        assignment: int8 [B, N, K]; padding is 0.
+    """
+
+    image: Tensor
+    text: Tensor
+    all_image: Tensor
+    all_text: Tensor
+    valid: Tensor
+    assignment: Tensor
+
+
+def global_batch(
+    image_features: Tensor,
+    text_features: Tensor,
+    text_valid: Tensor | None,
+    image_ids: Tensor | None,
+    assignment: Tensor | None,
+    rank: int,
+    world_size: int,
+) -> GlobalBatch:
+    """Gathers, and makes the assignment by identity where none is given.
+
+    Raises:
+        ValueError: if a shape does not fit [B, D], [B, K, D], [B, K], [B] or [B, N, K].
+    """
+    if text_features.ndim == 2:
+        text_features = text_features[:, None]
+    size, k = text_features.shape[:2]
+    if image_features.ndim != 2 or len(image_features) != size:
+        raise ValueError(f"images {list(image_features.shape)} do not go with texts {list(text_features.shape)}")
+    image, text = full_precision(image_features), full_precision(text_features)
+    device = image.device
+    valid = torch.ones((size, k), dtype=torch.bool, device=device) if text_valid is None else text_valid
+    if valid.shape != (size, k):
+        raise ValueError(f"text_valid is {list(valid.shape)}, not [B, K] = [{size}, {k}]")
+
+    all_image, all_text = gather_features(image, text, rank, world_size)
+    all_valid = gather_constant(valid, world_size)
+    if assignment is None:
+        ids = positions(size, rank, device) if image_ids is None else image_ids
+        labels = own_assignment(ids, gather_constant(ids, world_size), all_valid)
+    else:
+        expected = (size, len(all_image), k)
+        if assignment.shape != expected:
+            raise ValueError(f"assignment is {list(assignment.shape)}, not [B, N, K] = {list(expected)}")
+        labels = mask_padding(as_labels(assignment), all_valid)
+    return GlobalBatch(image, text, all_image, all_text, valid, labels)

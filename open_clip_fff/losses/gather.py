@@ -1,0 +1,56 @@
+"""Bringing together what the ranks hold. With gradient it is OpenCLIP's own gather; without, plain torch."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def gather_features(image: Tensor, text: Tensor, rank: int, world_size: int) -> tuple[Tensor, Tensor]:
+    """All ranks' features, with gradient to the rank that made them.
+
+    OpenCLIP's default gather (no --gather-with-grad) gives the towers 1/world_size of the true gradient; ours is
+    always the exact one, whatever that flag says.
+
+    Args:
+        image: [B, D].
+        text: [B, K, D].
+
+    Returns:
+        [N, D] and [N, K, D] in rank order.
+    """
+    if world_size == 1:
+        return image, text
+    from open_clip.loss import gather_features as open_clip_gather
+
+    return open_clip_gather(image, text, gather_with_grad=True, rank=rank, world_size=world_size)
+
+
+def gather_constant(tensor: Tensor, world_size: int) -> Tensor:
+    """All ranks' [B, ...] as [N, ...] in rank order, without gradient."""
+    tensor = tensor.detach().contiguous()
+    if world_size == 1:
+        return tensor
+    # gloo gathers no bool, and a view of bytes costs nothing
+    wire = tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
+    parts = [torch.empty_like(wire) for _ in range(world_size)]
+    dist.all_gather(parts, wire)
+    return torch.cat(parts).view(tensor.dtype)
+
+
+def mean_over_ranks(value: Tensor, world_size: int) -> Tensor:
+    """`value` with its gradient, but its number replaced by the mean over ranks.
+
+    Every rank's loss covers its own rows; DDP averages their gradients. The number that is logged and compared should
+    be the loss of the whole batch, on every rank.
+    """
+    if world_size == 1:
+        return value
+    return value + (sum_over_ranks(value, world_size) / world_size - value.detach())
+
+
+def sum_over_ranks(value: Tensor, world_size: int) -> Tensor:
+    """The sum of `value` over ranks, without gradient."""
+    total = value.detach().clone()
+    if world_size > 1:
+        dist.all_reduce(total)
+    return total

@@ -1,0 +1,51 @@
+"""The losses, dense and written as in the papers. Every faster path is tested against this file.
+
+Shapes: B images of this rank, N of the global batch, K captions each, D wide. An assignment is int8 [B, N, K]: +1
+positive, -1 negative, 0 ignored (assignment/labels.py).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def logits(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """s * cos + b: [B, D] and [N, K, D] to [B, N, K]."""
+    x = scale * torch.einsum("bd,nkd->bnk", image, text)
+    return x if bias is None else x + bias
+
+
+def sigmoid_sum(logits: Tensor, assignment: Tensor) -> Tensor:
+    """The double sum of FFF's Eq. 2 (arXiv 2405.10286), before its norm, over pairs that are not ignored.
+
+        sum_i sum_j softplus( -m_ij * (s * cos_ij + b) )
+
+    Args:
+        logits: [B, N, K].
+        assignment: int8 [B, N, K].
+
+    Returns:
+        Scalar.
+    """
+    m = assignment.to(logits.dtype)
+    return (F.softplus(-m * logits) * m.abs()).sum()
+
+
+def row_cross_entropy(logits: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each row's softmax with its positives, each an equal share of the target.
+
+        H_i = log sum_{j not ignored} exp(x_ij)  -  mean_{j positive} x_ij
+
+    Args:
+        logits: [R, C].
+        assignment: int8 [R, C].
+
+    Returns:
+        H [R], zero where a row has no positive, and bool [R], whether it has one.
+    """
+    positive = assignment > 0
+    counts = positive.any(dim=1)
+    ignored = (assignment == 0) & counts[:, None]  # a row without positives keeps a finite, unused normaliser
+    normaliser = torch.logsumexp(logits.masked_fill(ignored, -torch.inf), dim=1)
+    mean_positive = (logits * positive).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
+    return torch.where(counts, normaliser - mean_positive, 0.0), counts

@@ -1,0 +1,69 @@
+"""FFF's multi-positive sigmoid loss."""
+
+import torch
+from torch import Tensor, nn
+
+from open_clip_fff.losses.batch import global_batch
+from open_clip_fff.losses.gather import mean_over_ranks, sum_over_ranks
+from open_clip_fff.losses.reference import logits, sigmoid_sum
+from open_clip_fff.numerics import no_autocast
+from open_clip_fff.settings.objective import REDUCTIONS
+
+
+class FFFLoss(nn.Module):
+    """Eq. 2 of FFF (arXiv 2405.10286): a sigmoid loss over any number of positives per image.
+
+        L = (1/N) sum_i sum_j softplus( -m_ij * (s * cos_ij + b) )
+
+    `b` is minus the paper's β. With K = 1 and no assignment it equals OpenCLIP's `SigLipLoss`. Computed in float32
+    (float64 inputs stay) whatever the autocast.
+
+    Args:
+        rank: this process's rank.
+        world_size: number of ranks; features are gathered over all of them, with gradient.
+        reduction: `images` divides by N (Eq. 2, SigLIP); `pairs` divides by the number of pairs not ignored.
+    """
+
+    def __init__(self, rank: int = 0, world_size: int = 1, reduction: str = "images") -> None:
+        super().__init__()
+        if reduction not in REDUCTIONS:
+            raise ValueError(f"reduction is {reduction!r}: choose from {', '.join(REDUCTIONS)}")
+        self.rank, self.world_size, self.reduction = rank, world_size, reduction
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        logit_bias: Tensor | None = None,
+        text_valid: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        assignment: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of the global batch; its gradient is this rank's share, which DDP averages.
+
+        Args:
+            image_features: [B, D], L2-normalised, this rank's.
+            text_features: [B, K, D] (or [B, D] for K = 1), L2-normalised, this rank's.
+            logit_scale: s > 0, scalar or [1] (already exponentiated, as OpenCLIP hands it over).
+            logit_bias: b, scalar or [1]; None is 0.
+            text_valid: bool [B, K], False where a caption is padding. Default: all valid.
+            image_ids: int64 [B]; equal ids are the same image. Default: all different.
+            assignment: int8 or bool [B, N, K] (assignment/labels.py). Default: own captions by id.
+
+        Returns:
+            Scalar, float32 (float64 for float64 features), the same number on every rank.
+        """
+        with no_autocast(image_features.device):
+            batch = global_batch(
+                image_features, text_features, text_valid, image_ids, assignment, self.rank, self.world_size
+            )
+            x = logits(batch.image, batch.all_text, logit_scale, logit_bias)
+            total = sigmoid_sum(x, batch.assignment)
+            return mean_over_ranks(total / self._norm(batch.assignment, len(batch.image)), self.world_size)
+
+    def _norm(self, assignment: Tensor, rows: int) -> Tensor | int:
+        """What this rank's sum is divided by, so that the mean over ranks is the loss of the global batch."""
+        if self.reduction == "images":
+            return rows
+        return sum_over_ranks(torch.count_nonzero(assignment), self.world_size).clamp(min=1) / self.world_size

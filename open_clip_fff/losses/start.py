@@ -1,0 +1,47 @@
+"""Where the bias starts: high enough that the first steps need not pull every cosine up or down."""
+
+import math
+
+from torch import Tensor
+
+from open_clip_fff.assignment.labels import POSITIVE
+from open_clip_fff.losses.gather import gather_constant, sum_over_ranks
+from open_clip_fff.numerics import full_precision
+
+
+def start_bias(positive_share: float, scale: float, mean_cosine: float) -> float:
+    """The bias at which the mean logit predicts the share of positives: b0 = ln(P / (1-P)) - s0 * c0.
+
+    In the FFF paper β is estimated before training; this closed form is ours.
+
+    Args:
+        positive_share: P, 0 < P < 1, measured with K captions and mining.
+        scale: s0.
+        mean_cosine: c0, over the pairs of the untrained model.
+
+    Raises:
+        ValueError: if there is no positive or no negative.
+    """
+    if not 0.0 < positive_share < 1.0:
+        raise ValueError(f"the share of positives is {positive_share}: a bias needs both positives and negatives")
+    return math.log(positive_share / (1.0 - positive_share)) - scale * mean_cosine
+
+
+def cosine_sums(image: Tensor, text: Tensor, labels: Tensor, world_size: int) -> Tensor:
+    """Positives, pairs that are not ignored, and the sum of their cosines, over all ranks.
+
+    Args:
+        image: [B, D], this rank's.
+        text: [B, K, D], this rank's.
+        labels: the assignment, int8 [B, N, K].
+
+    Returns:
+        float64 [3].
+    """
+    everyone = gather_constant(full_precision(text), world_size)
+    # The sum over pairs is linear in the texts: weigh them first, and no [B, N, K] of cosines is needed.
+    counted = labels.abs().to(everyone.dtype).flatten(1)
+    cosines = (full_precision(image) * (counted @ everyone.flatten(0, 1))).sum()
+    sums = image.new_empty(3).double()
+    sums[0], sums[1], sums[2] = (labels == POSITIVE).sum(), counted.count_nonzero(), cosines
+    return sum_over_ranks(sums, world_size)

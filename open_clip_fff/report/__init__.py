@@ -1,0 +1,1 @@
+"""What a person sees of a run: the plan and the data before it, the rates during it."""

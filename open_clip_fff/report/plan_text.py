@@ -1,0 +1,55 @@
+"""The plan in words, before training starts."""
+
+from open_clip_fff.settings.plan import Plan
+
+_POLICY = {"all": "all in the same batch", "sample": "one of them drawn at each visit", "first": "the first one used"}
+_MINED_AS = {"positive": "mined pairs become positives", "ignore": "mined pairs leave the loss"}
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What the run will do, one topic a line."""
+    typed = " ".join("--" + name.replace("_", "-") for name in sorted(plan.typed))
+    return [
+        f"  method    {plan.method or 'none'} (typed: {typed})",
+        f"  loss      {_loss(plan)}",
+        f"  captions  {_captions(plan)}",
+        f"  mining    {_mining(plan)}",
+        f"  logits    {_logits(plan)}",
+        *([f"  hooks     {', '.join(plan.batch_hooks)}"] if plan.batch_hooks else []),
+    ]
+
+
+def _loss(plan: Plan) -> str:
+    if plan.loss.name is None:
+        return "OpenCLIP's, by its own flags"
+    by = "OpenCLIP's own" if plan.loss.stock else f"norm by {plan.loss.reduction}" if plan.loss.name == "fff" else "ours"
+    return f"{plan.loss.name} ({by})"
+
+
+def _captions(plan: Plan) -> str:
+    captions = plan.captions
+    return f"up to {captions.per_image} per image, {_POLICY[captions.policy]}"
+
+
+def _mining(plan: Plan) -> str:
+    config, miner = plan.mining, plan.miner
+    if config is None or miner is None:
+        return "off: only an image's own captions are its positives"
+
+    def bar(value: float | None) -> str:
+        return "off" if value is None else f"{value:g}"
+
+    cap = "no cap" if config.cap is None else f"at most {config.cap} per image"
+    return (
+        f"frozen {miner.model}{f' ({miner.pretrained})' if miner.pretrained else ''}; "
+        f"image-text > p1 {bar(config.p1)}, image-image > p2 {bar(config.p2)}, "
+        f"text-text > p3 {bar(config.p3)} ({config.text_text}) with image-text > p1' {bar(config.p1_prime)}; "
+        f"{cap}; {_MINED_AS[config.mined_as]}"
+    )
+
+
+def _logits(plan: Plan) -> str:
+    logits = plan.logits
+    scale = "the model's own" if logits.scale_init is None else f"{logits.scale_init:g}"
+    bias = {None: "the model's own", "auto": "measured before the first step"}.get(logits.bias_init)  # type: ignore[arg-type]
+    return f"scale starts at {scale}, bias {bias or f'{logits.bias_init:g}'}, their learning rate x{logits.lr_mult:g}"

@@ -1,0 +1,75 @@
+"""The line beside OpenCLIP's at every log step, and the same numbers for TensorBoard and wandb."""
+
+import time
+from dataclasses import dataclass
+
+from open_clip_fff.assignment.counts import Rates
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one log step shows.
+
+    Attributes:
+        epoch: as OpenCLIP counts, from 0.
+        step: optimizer steps since the start of the run, from 0, as OpenCLIP's TensorBoard axis.
+        rates: since the last log step, over all ranks; None where nothing counts.
+        scale: exp(logit_scale), after the step.
+        bias: logit_bias, after the step; None where the model has none.
+        eta: seconds left in the run, from the mean of all steps so far.
+    """
+
+    epoch: int
+    step: int
+    rates: Rates
+    scale: float
+    bias: float | None
+    eta: float
+
+    def line(self) -> str:
+        """One line for the log."""
+        r = self.rates
+        bias = "" if self.bias is None else f" Bias: {self.bias:.3f}"
+        return (
+            f"FFF Epoch: {self.epoch} Step: {self.step} "
+            f"Mined/image: {r.mined:.3f} (image-text {r.image_text:.3f}, image-image {r.image_image:.3f}, "
+            f"text-text {r.text_text:.3f}) Positives: {r.positive_share:.3%} "
+            f"Scale: {self.scale:.3f}{bias} ETA: {duration(self.eta)}"
+        )
+
+    def scalars(self) -> dict[str, float]:
+        """By the tag under which trackers show it."""
+        r = self.rates
+        values = {
+            "mined_per_image": r.mined,
+            "mined_image_text": r.image_text,
+            "mined_image_image": r.image_image,
+            "mined_text_text": r.text_text,
+            "positive_share": r.positive_share,
+            "logit_scale": self.scale,
+        }
+        if self.bias is not None:
+            values["logit_bias"] = self.bias
+        return {f"train/{name}": value for name, value in values.items()}
+
+
+def duration(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+class Pace:
+    """Time left, from the mean of the steps so far."""
+
+    def __init__(self, steps: int) -> None:
+        self.left, self.done, self.started = steps, 0, time.monotonic()
+
+    def step(self) -> None:
+        """One step is done."""
+        self.left, self.done = self.left - 1, self.done + 1
+
+    @property
+    def eta(self) -> float:
+        """Seconds left."""
+        return (time.monotonic() - self.started) / max(self.done, 1) * self.left

@@ -1,0 +1,19 @@
+"""Every choice a run makes, as frozen dataclasses; the table of methods; the flags that fill them."""
+
+from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.methods import DEFAULTS, METHODS
+from open_clip_fff.settings.mining import FrozenSource, MiningConfig
+from open_clip_fff.settings.objective import LogitSettings, LossSettings
+from open_clip_fff.settings.plan import Plan, make_plan
+
+__all__ = [
+    "DEFAULTS",
+    "METHODS",
+    "CaptionSettings",
+    "FrozenSource",
+    "LogitSettings",
+    "LossSettings",
+    "MiningConfig",
+    "Plan",
+    "make_plan",
+]

@@ -1,0 +1,122 @@
+"""Our flags, and nothing else: they fill a namespace with what the user typed."""
+
+import argparse
+from typing import NoReturn
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings.captions import POLICIES
+from open_clip_fff.settings.methods import METHODS
+from open_clip_fff.settings.mining import MINED_AS, TEXT_TEXT, threshold
+from open_clip_fff.settings.objective import REDUCTIONS
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """`a;b` (or `a,b`) as ("a", "b"); an empty string as ()."""
+    return tuple(name.strip() for name in text.replace(",", ";").split(";") if name.strip())
+
+
+def _threshold(text: str) -> float | None:
+    try:
+        return threshold(text, "the value")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _bias(text: str) -> float | str:
+    return "auto" if text == "auto" else float(text)
+
+
+_bias.__name__ = "'auto' or a number"  # argparse prints it in "invalid ... value"
+
+
+def flag_parser() -> argparse.ArgumentParser:
+    """The parser of our flags; it holds no defaults, so that what was typed can be told from what was not."""
+    parser = _Parser(prog="open_clip_fff.train", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+
+    method = parser.add_argument_group("method")
+    method.add_argument(
+        "--method", choices=tuple(METHODS), help="a preset of the flags below; flags you type win (default: OpenCLIP's)"
+    )
+    method.add_argument(
+        "--loss",
+        metavar="NAME",
+        help="clip or siglip (OpenCLIP's own), fff (multi-positive sigmoid, FFF Eq. 2), softmax (multi-positive "
+        "softmax over the same assignment), or one of your --plugin (default: what OpenCLIP's flags say)",
+    )
+    method.add_argument(
+        "--loss-reduction",
+        choices=REDUCTIONS,
+        help="norm of the sigmoid loss: per image, as Eq. 2 and SigLIP, or per counted pair (default: images)",
+    )
+
+    captions = parser.add_argument_group("captions")
+    captions.add_argument(
+        "--captions-per-image", type=int, metavar="K", help="K, the most captions of one image (default: 1)"
+    )
+    captions.add_argument(
+        "--caption-policy",
+        choices=POLICIES,
+        help="all K in the batch, sample one of K at each visit, or the first non-empty one "
+        "(default: all for our losses, first for OpenCLIP's)",
+    )
+    captions.add_argument(
+        "--text-key", type=_names, metavar="'A;B'", help="tar members with a caption, in order (default: txt)"
+    )
+    captions.add_argument(
+        "--json-text-key",
+        type=_names,
+        metavar="'A;B'",
+        help="fields of the member json with a caption or a list of them; they follow the text keys (default: none)",
+    )
+
+    mining = parser.add_argument_group("mining of false negatives (FFF Eq. 1)")
+    mining.add_argument(
+        "--mining-features", choices=("off", "frozen"), help="features that mine: a frozen model's, or none (default: off)"
+    )
+    mining.add_argument(
+        "--mining-model", metavar="NAME|DIR", help="the frozen model: OpenCLIP name, hf-hub:ORG/NAME, or hub-format folder"
+    )
+    mining.add_argument("--mining-pretrained", metavar="TAG|FILE", help="its weights, for an OpenCLIP name")
+    for flag, symbol, meaning, default in (
+        ("--p1", "p1", "image-text cosine above which a pair is mined", 0.27),
+        ("--p2", "p2", "image-image cosine above which a pair is mined", 0.92),
+        ("--p3", "p3", "text-text cosine above which a pair is mined if it also passes p1'", 0.99),
+        ("--p1-prime", "p1'", "lower image-text bar for text-text positives", 0.24),
+    ):
+        mining.add_argument(
+            flag, type=_threshold, metavar="COS|off", help=f"{symbol} of Eq. 1: {meaning} (default: {default})"
+        )
+    mining.add_argument(
+        "--text-text", choices=TEXT_TEXT, help="S_tt with K captions: see README (default: pooled)"
+    )
+    mining.add_argument(
+        "--mined-cap", type=int, metavar="N", help="at most N mined captions per image, best image-text first (default: none)"
+    )
+    mining.add_argument(
+        "--mined-as", choices=MINED_AS, help="a mined pair becomes a positive, or leaves the loss (default: positive)"
+    )
+
+    logits = parser.add_argument_group("logit scale and bias")
+    logits.add_argument(
+        "--logit-scale-init", type=float, metavar="S", help="starting scale exp(logit_scale) (default: the model's own)"
+    )
+    logits.add_argument(
+        "--logit-bias-init",
+        type=_bias,
+        metavar="auto|B",
+        help="starting bias b = -β; auto: ln(P/(1-P)) - s·c from the first batches (default: auto for sigmoid losses)",
+    )
+    logits.add_argument(
+        "--logit-lr-mult", type=float, metavar="X", help="learning rate of scale and bias over the towers' (default: 1)"
+    )
+
+    extend = parser.add_argument_group("your own parts")
+    extend.add_argument("--model-config", action="append", metavar="FILE|DIR", help="registers architecture(s), OpenCLIP json")
+    extend.add_argument("--batch-hooks", type=_names, metavar="'A;B'", help="hooks on each batch before the towers, in order")
+    extend.add_argument("--plugin", action="append", metavar="MODULE", help="imports your module, which registers its parts")
+    return parser

@@ -1,0 +1,69 @@
+"""The table of methods: what `--method NAME` stands for. Flags that the user types win over it."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+Preset = Mapping[str, object]
+
+# Keys are the flags' names with underscores; settings/flags.py documents each.
+_ONE_CAPTION = {"captions_per_image": 1, "caption_policy": "first", "mining_features": "off"}
+_FFF = {
+    "captions_per_image": 5,
+    "caption_policy": "all",
+    "mining_features": "frozen",
+    # The paper's analysis figures use a frozen CLIP ViT-L/14; which features mine in its training is not established.
+    "mining_model": "ViT-L-14-quickgelu",
+    "mining_pretrained": "openai",
+    # Starting values for CLIP features, not known to be the paper's.
+    "p1": 0.27,
+    "p2": 0.92,
+    "p3": 0.99,
+    "p1_prime": 0.24,
+}
+
+METHODS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "clip": MappingProxyType({"loss": "clip", **_ONE_CAPTION}),
+        "siglip": MappingProxyType({"loss": "siglip", **_ONE_CAPTION}),
+        "fff": MappingProxyType(
+            {
+                "loss": "fff",
+                **_FFF,
+                # Small-scale probes of ours: SigLIP's -10 is a bad start at small batch, 25 is a worse scale than 10,
+                # and both scalars want a faster rate than the towers.
+                "logit_scale_init": 10.0,
+                "logit_bias_init": "auto",
+                "logit_lr_mult": 20.0,
+            }
+        ),
+        "fff-softmax": MappingProxyType({"loss": "softmax", **_FFF}),
+    }
+)
+
+# What a flag means where neither the user nor a method says anything.
+DEFAULTS: Preset = MappingProxyType(
+    {
+        "loss": None,
+        "loss_reduction": "images",
+        "captions_per_image": 1,
+        "caption_policy": None,
+        "text_key": ("txt",),
+        "json_text_key": (),
+        "mining_features": "off",
+        "mining_model": None,
+        "mining_pretrained": None,
+        "p1": 0.27,
+        "p2": 0.92,
+        "p3": 0.99,
+        "p1_prime": 0.24,
+        "text_text": "pooled",
+        "mined_cap": None,
+        "mined_as": "positive",
+        "logit_scale_init": None,
+        "logit_bias_init": None,
+        "logit_lr_mult": 1.0,
+        "model_config": (),
+        "batch_hooks": (),
+        "plugin": (),
+    }
+)

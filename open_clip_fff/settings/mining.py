@@ -1,0 +1,72 @@
+"""How false negatives are found: Eq. 1 of FFF, and where its features come from."""
+
+from dataclasses import dataclass
+
+TEXT_TEXT = ("pooled", "max", "mean")
+MINED_AS = ("positive", "ignore")
+
+
+def threshold(value: float | str | None, name: str = "threshold") -> float | None:
+    """A cosine threshold: a number in [-1, 1], or `off` / None, which switches its clause off.
+
+    Raises:
+        ValueError: for anything else, in one line that says what is accepted.
+    """
+    if value is None or (isinstance(value, str) and value.strip().lower() == "off"):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not -1.0 <= number <= 1.0:
+        raise ValueError(f"{name} is {value}: a cosine threshold is a number from -1 to 1, or 'off'")
+    return number
+
+
+@dataclass(frozen=True)
+class MiningConfig:
+    """The thresholds of Eq. 1 (FFF, arXiv 2405.10286) and what becomes of a mined pair.
+
+    The defaults are starting values for CLIP-like features (matched pairs near cosine 0.3). They are *not* known to
+    be the paper's and do not transfer to another feature extractor.
+
+    Attributes:
+        p1: image-text cosine above which a pair is mined.
+        p2: image-image cosine above which all captions of the other image are mined.
+        p3: text-text cosine above which a pair is mined, if its image-text cosine also passes `p1_prime`.
+        p1_prime: the paper's p1', the lower image-text bar for text-text positives only.
+        text_text: `pooled` (cosine of the two images' mean captions), or `max` / `mean` over the row image's captions.
+        cap: at most this many mined captions per image, best image-text cosine first; None for no cap.
+        mined_as: `positive`, or `ignore` (the pair leaves the loss altogether).
+    """
+
+    p1: float | None = 0.27
+    p2: float | None = 0.92
+    p3: float | None = 0.99
+    p1_prime: float | None = 0.24
+    text_text: str = "pooled"
+    cap: int | None = None
+    mined_as: str = "positive"
+
+    def __post_init__(self) -> None:
+        for name in ("p1", "p2", "p3", "p1_prime"):
+            object.__setattr__(self, name, threshold(getattr(self, name), name))
+        if self.text_text not in TEXT_TEXT:
+            raise ValueError(f"text_text is {self.text_text!r}: choose from {', '.join(TEXT_TEXT)}")
+        if self.mined_as not in MINED_AS:
+            raise ValueError(f"mined_as is {self.mined_as!r}: choose from {', '.join(MINED_AS)}")
+        if self.cap is not None and self.cap < 1:
+            raise ValueError(f"cap is {self.cap}: a cap is at least 1, or None for no cap")
+
+
+@dataclass(frozen=True)
+class FrozenSource:
+    """The frozen OpenCLIP model whose features mine.
+
+    Attributes:
+        model: an OpenCLIP architecture name, `hf-hub:ORG/NAME`, or a local hub-format folder.
+        pretrained: tag or checkpoint file, for an architecture name; None for the other two.
+    """
+
+    model: str
+    pretrained: str | None = None

@@ -1,0 +1,112 @@
+"""One frozen object that says what a run does, made from the method's table and the flags that were typed."""
+
+import argparse
+from dataclasses import dataclass, fields
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.methods import DEFAULTS, METHODS
+from open_clip_fff.settings.mining import FrozenSource, MiningConfig
+from open_clip_fff.settings.objective import LogitSettings, LossSettings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does beyond OpenCLIP.
+
+    Attributes:
+        method: the preset's name, None where no --method was typed.
+        mining: Eq. 1's settings, None where nothing is mined.
+        miner: the frozen model whose features mine, None where nothing is mined.
+        typed: the flags (with underscores) that the user typed.
+        values: every flag's final value, for params.txt and the printed plan.
+    """
+
+    method: str | None
+    loss: LossSettings
+    captions: CaptionSettings
+    mining: MiningConfig | None
+    miner: FrozenSource | None
+    logits: LogitSettings
+    batch_hooks: tuple[str, ...]
+    typed: frozenset[str]
+    values: dict[str, object]
+
+
+def make_plan(typed: argparse.Namespace) -> Plan | None:
+    """The plan of what was typed; None where no flag of ours was, which leaves training to OpenCLIP alone.
+
+    Raises:
+        UsageError: for a value out of range or two flags that contradict each other.
+    """
+    given = vars(typed)
+    if not given:
+        return None
+    method = given.get("method")
+    values = _expand(method, given)
+    try:
+        plan = _build(method, values, frozenset(given))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    _check(plan)
+    return plan
+
+
+def _expand(method: str | None, given: dict) -> dict[str, object]:
+    preset = dict(METHODS[method]) if method else {}
+    if "mining_model" in given:
+        preset.pop("mining_pretrained", None)  # a preset's weights belong to the preset's model
+    values = {**DEFAULTS, **preset, **given}
+    for name in ("model_config", "plugin"):
+        values[name] = tuple(values[name])
+    stock = LossSettings(values["loss"]).stock
+    if values["caption_policy"] is None:
+        values["caption_policy"] = "first" if stock else "all"
+    return values
+
+
+def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
+    mining = miner = None
+    if values["mining_features"] == "frozen":
+        thresholds = {name: values[name] for name in ("p1", "p2", "p3", "p1_prime", "text_text", "mined_as")}
+        mining = MiningConfig(**thresholds, cap=values["mined_cap"])
+        if values["mining_model"] is None:
+            raise ValueError("--mining-features frozen: name the model with --mining-model NAME|DIR")
+        miner = FrozenSource(values["mining_model"], values["mining_pretrained"])
+    return Plan(
+        method=method,
+        loss=LossSettings(values["loss"], values["loss_reduction"]),
+        captions=CaptionSettings(
+            values["captions_per_image"], values["caption_policy"], values["text_key"], values["json_text_key"]
+        ),
+        mining=mining,
+        miner=miner,
+        logits=LogitSettings(values["logit_scale_init"], values["logit_bias_init"], values["logit_lr_mult"]),
+        batch_hooks=values["batch_hooks"],
+        typed=typed,
+        values=values,
+    )
+
+
+def _check(plan: Plan) -> None:
+    """What no single setting can know."""
+    typed, loss = plan.typed, plan.loss.name or "OpenCLIP's loss"
+    if plan.loss.stock:
+        if plan.captions.policy == "all" and plan.captions.per_image > 1:
+            raise UsageError(
+                f"--caption-policy all: {loss} takes one caption per image; use --caption-policy sample or first, "
+                f"or --loss fff or softmax"
+            )
+        if plan.mining is not None:
+            raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss fff or softmax")
+        if plan.batch_hooks:
+            raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss fff or softmax")
+        if plan.logits.bias_init == "auto":
+            raise UsageError(f"--logit-bias-init auto: only our losses measure it; give {loss} a number")
+    if plan.mining is None:
+        eager = {f.name for f in fields(MiningConfig)} | {"mined_cap", "mining_model", "mining_pretrained"}
+        for name in sorted(eager & typed):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag} does nothing while mining is off: add --mining-features frozen, or drop {flag}")
+    elif plan.mining.p1 is plan.mining.p2 is plan.mining.p3 is None:
+        raise UsageError("--p1, --p2 and --p3 are all off: nothing can be mined; use --mining-features off")

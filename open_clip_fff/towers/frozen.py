@@ -1,0 +1,101 @@
+"""A frozen OpenCLIP model that gives features of a training batch."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from open_clip_fff.data.tokens import Tokenizer
+from open_clip_fff.errors import UsageError
+from open_clip_fff.numerics import no_autocast
+from open_clip_fff.settings.mining import FrozenSource
+
+_PROBES = ["a photo", "A man's 3 dogs, running; ünïcode!", ""]
+
+
+def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
+    """Whether two tokenizers agree (on a few strings), so that one of them is enough."""
+    ours, theirs = a(_PROBES), b(_PROBES)
+    return ours.shape == theirs.shape and bool((ours == theirs).all())
+
+
+class FrozenTowers:
+    """Features of images and captions, without gradient, in float32 whatever the autocast.
+
+    The images are the training crops: normalised back from the trained model's mean and std to the frozen model's
+    own, and resized on the device where its input size differs.
+
+    Args:
+        source: which model.
+        device: where it runs.
+        image_mean, image_std: how the batch's images are normalised.
+        cache_dir: where downloaded weights go.
+
+    Raises:
+        UsageError: if it cannot be loaded, or has random weights.
+    """
+
+    def __init__(
+        self,
+        source: FrozenSource,
+        device: torch.device,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        cache_dir: str | None = None,
+    ) -> None:
+        self.model, self.tokenizer = _load(source, device, cache_dir)
+        visual = self.model.visual
+        self.size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
+
+        def channels(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+        # (x * s0 + m0 - m1) / s1 in one multiplication and one addition
+        self.gain = channels(image_std) / channels(visual.image_std)
+        self.shift = (channels(image_mean) - channels(visual.image_mean)) / channels(visual.image_std)
+
+    @torch.no_grad()
+    def images(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] as the training loader normalised them, to features [B, D]."""
+        with no_autocast(images.device):
+            x = images.float() * self.gain + self.shift
+            if tuple(x.shape[-2:]) != tuple(self.size):
+                x = F.interpolate(x, self.size, mode="bicubic", antialias=True)
+            return F.normalize(self.model.encode_image(x).float(), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, tokens: Tensor) -> Tensor:
+        """int64 [B, K, L] of this model's tokenizer, to features [B, K, D]."""
+        with no_autocast(tokens.device):
+            features = self.model.encode_text(tokens.flatten(0, 1))
+            return F.normalize(features.float(), dim=-1).unflatten(0, tokens.shape[:2])
+
+
+def _load(source: FrozenSource, device: torch.device, cache_dir: str | None) -> tuple[torch.nn.Module, Tokenizer]:
+    import open_clip
+
+    name = source.model
+    if Path(name).is_dir():
+        name = f"local-dir:{name}"
+    schema, _ = open_clip.factory.parse_model_name(name)
+    called = f"--mining-model {source.model}" + (f" --mining-pretrained {source.pretrained}" if source.pretrained else "")
+    if schema is None and not source.pretrained:
+        raise UsageError(f"{called}: random weights mine nothing; add --mining-pretrained TAG|FILE")
+    try:
+        # no pretrained tower parts: all of its weights come from the source
+        model = open_clip.create_model(
+            name, source.pretrained, device=device, cache_dir=cache_dir, require_pretrained=True, pretrained_text=False
+        )
+        tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
+    except Exception as error:  # whatever keeps it from loading, the person can only choose another
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UsageError(
+            f"{called}: cannot be loaded ({reason}); name another model, or train without mining by --mining-features off"
+        ) from error
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    logging.info(f"Mining with frozen {source.model} {source.pretrained or ''}".rstrip())
+    return model.eval(), tokenizer

@@ -1,0 +1,38 @@
+"""open_clip_fff: a plug-in for OpenCLIP's training. Tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+setup(
+    name="open_clip_fff",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "open_clip_fff" / "__init__.py").read_text()).group(1),
+    description="OpenCLIP with many captions per image, mined positives and multi-positive losses (FFF, MAFA, COSMO)",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["open_clip_fff", "open_clip_fff.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "open_clip_torch==3.3.*",  # the seams of open_clip_fff/host are those of 3.3
+        "torch>=2.6",
+        "torchvision",
+        "webdataset>=0.2.90",
+        "braceexpand",
+        "timm>=1.0.17",
+        "transformers[sentencepiece]",
+        "clip-benchmark>=1.6.2",
+        # What open_clip_train and clip-benchmark import and do not ask for themselves.
+        "pandas",
+        "fsspec",
+        "requests",
+        "safetensors",
+        "tensorboard",
+        # The quickstart's picture.
+        "matplotlib",
+    ],
+    extras_require={"test": ["pytest", "pytest-xdist"]},
+)
