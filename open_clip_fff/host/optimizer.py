@@ -20,31 +20,44 @@ def logit_learning_rate(state: RunState) -> Iterator[None]:
 
     Only where the multiple is not 1: otherwise the optimizer's state stays the one stock OpenCLIP can resume.
     """
-    multiple = state.plan.logits.lr_mult if state.plan is not None else 1.0
-    if multiple == 1.0:
+    if state.plan is None:
         yield
         return
+    multiple = state.plan.logits.lr_mult
 
     def splitting(make: Callable) -> Callable:
-        return lambda *args, **options: _split(make(*args, **options), state, multiple)
+        def made(*args: object, **options: object) -> torch.optim.Optimizer:
+            optimizer = make(*args, **options)
+            if multiple != 1.0:
+                _split(optimizer, state, multiple)
+            _check_on_resume(optimizer)
+            return optimizer
+
+        return made
 
     with ExitStack() as stack:
         stack.enter_context(replaced(oc_main, optim=View(torch.optim, AdamW=splitting(torch.optim.AdamW))))
         # OpenCLIP imports this one inside its main
         stack.enter_context(replaced(timm.optim, create_optimizer_v2=splitting(timm.optim.create_optimizer_v2)))
+        if multiple == 1.0:
+            yield
+            return
         makers = ("cosine_lr", "const_lr", "const_lr_cooldown")
         schedulers = {name: _multiplied(getattr(oc_main, name), multiple) for name in makers}
         stack.enter_context(replaced(oc_main, **schedulers))
         yield
 
 
-def _split(optimizer: torch.optim.Optimizer, state: RunState, multiple: float) -> torch.optim.Optimizer:
+def _split(optimizer: torch.optim.Optimizer, state: RunState, multiple: float) -> None:
     scalars = [p for name, p in state.model.named_parameters() if name in SCALARS and p.requires_grad]
     moved = {id(p) for p in scalars}
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in moved]
     lr = optimizer.param_groups[0]["lr"]
     optimizer.add_param_group({"params": scalars, "weight_decay": 0.0, "lr": lr * multiple})
+
+
+def _check_on_resume(optimizer: torch.optim.Optimizer) -> None:
     groups = len(optimizer.param_groups)
 
     def check(_: torch.optim.Optimizer, saved: dict) -> None:
@@ -55,7 +68,6 @@ def _split(optimizer: torch.optim.Optimizer, state: RunState, multiple: float) -
             )
 
     optimizer.register_load_state_dict_pre_hook(check)
-    return optimizer
 
 
 def _multiplied(make: Callable, multiple: float) -> Callable:

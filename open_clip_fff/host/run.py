@@ -129,7 +129,7 @@ def _seams(state: RunState) -> Iterator[None]:
         for handler in [h for h in logging.root.handlers if h not in handlers]:
             logging.root.removeHandler(handler)
             handler.close()
-        for logger, level in levels.items():  # OpenCLIP sets INFO everywhere, and torch then talks until it exits
-            logger.setLevel(level)
+        for logger in _logger_levels():  # OpenCLIP sets INFO everywhere, and torch then talks until it exits
+            logger.setLevel(levels.get(logger, logging.NOTSET))
         if dist.is_available() and dist.is_initialized() and not had_group:
             dist.destroy_process_group()

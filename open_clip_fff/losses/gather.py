@@ -22,7 +22,13 @@ def gather_features(image: Tensor, text: Tensor, rank: int, world_size: int) -> 
         return image, text
     from open_clip.loss import gather_features as open_clip_gather
 
-    return open_clip_gather(image, text, gather_with_grad=True, rank=rank, world_size=world_size)
+    gathered = open_clip_gather(image, text, gather_with_grad=True, rank=rank, world_size=world_size)
+    for tensor in gathered:
+        if tensor.requires_grad:
+            # torch's all_gather sends gradients back into buffers of *their* strides; a transposed gradient, which
+            # a matrix product may well give, comes back scrambled (torch 2.15, gloo).
+            tensor.register_hook(Tensor.contiguous)
+    return gathered
 
 
 def gather_constant(tensor: Tensor, world_size: int) -> Tensor:

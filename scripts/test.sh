@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The tests. `bash scripts/test.sh` runs all of them, `bash scripts/test.sh quick` those without whole programs;
+# further arguments go to pytest.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
+cd "$FFF_ROOT"
+
+MARK=()
+if [ "${1:-}" = quick ]; then
+  MARK=(-m "not slow")
+  shift
+fi
+# One thread per process: the tests run two at a time, and small tensors gain nothing from more.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+exec "$PYTHON" -m pytest -n 2 --dist worksteal "${MARK[@]}" "$@"

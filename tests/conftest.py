@@ -1,0 +1,153 @@
+"""Small real things: a tiny OpenCLIP architecture, real tars, a real CSV, and the trainer as a function."""
+
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "yellow": (230, 220, 40)}
+
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+
+
+def colour_image(colour: str, seed: int, size: int = 40) -> bytes:
+    """A noisy PNG of one colour."""
+    noise = np.random.default_rng(seed).integers(-25, 25, (size, size, 3))
+    pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def write_tar(path: Path, samples: dict[str, dict[str, bytes]]) -> Path:
+    """A webdataset shard of {key: {extension: bytes}}."""
+    with tarfile.open(path, "w") as tar:
+        for key, members in samples.items():
+            for extension, content in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def colour_sample(index: int) -> dict[str, bytes]:
+    """An image of one of four colours, a raw caption, and one to four pseudo-captions."""
+    colour = list(COLOURS)[index % 4]
+    pseudo = [f"a {colour} square", f"something {colour}", f"{colour} all over", f"picture {index} in {colour}"]
+    return {
+        "png": colour_image(colour, index),
+        "txt": f"img {index}".encode(),
+        "json": json.dumps({"captions": pseudo[: 1 + index % 4], "title": f"title {index}", "width": 40}).encode(),
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The json of the tiny architecture `tiny-clip`."""
+    path = tmp_path_factory.mktemp("architecture") / "tiny-clip.json"
+    path.write_text(json.dumps(TINY))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_name(tiny_config: Path) -> str:
+    """`tiny-clip`, registered in this process."""
+    import open_clip
+
+    if "tiny-clip" not in open_clip.list_models():
+        open_clip.add_model_config(tiny_config)
+    return "tiny-clip"
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 4 shards of 16 colour samples, keys repeating across shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    for shard in range(4):
+        samples = {f"{row:04d}": colour_sample(shard * 16 + row) for row in range(16)}
+        write_tar(folder / f"{shard:02d}.tar", samples)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tab-separated file of 32 images with a title and a second caption column."""
+    folder = tmp_path_factory.mktemp("csv")
+    lines = ["filepath\ttitle\tpseudo"]
+    for index in range(32):
+        colour = list(COLOURS)[index % 4]
+        path = folder / f"{index}.png"
+        path.write_bytes(colour_image(colour, index))
+        lines.append(f"{path}\timg {index}\ta {colour} square")
+    (folder / "train.csv").write_text("\n".join(lines) + "\n")
+    return folder / "train.csv"
+
+
+class Trainer:
+    """`open_clip_fff.train.main` with what every small run shares."""
+
+    def __init__(self, config: Path, shards: Path, csv: Path, logs: Path) -> None:
+        self.config, self.shards, self.csv, self.logs = config, shards, csv, logs
+
+    @property
+    def common(self) -> list[str]:
+        return [
+            *("--model", "tiny-clip", "--device", "cpu", "--precision", "fp32", "--workers", "0"),
+            *("--batch-size", "16", "--epochs", "1", "--warmup", "2", "--log-every-n-steps", "1"),
+            *("--logs", str(self.logs)),
+        ]
+
+    @property
+    def tars(self) -> list[str]:
+        return ["--train-data", str(self.shards / "{00..03}.tar"), "--train-num-samples", "64"]
+
+    @property
+    def table(self) -> list[str]:
+        return ["--train-data", str(self.csv), "--csv-img-key", "filepath", "--csv-caption-key", "title"]
+
+    def __call__(self, *argv: str, data: list[str] | None = None) -> int:
+        from open_clip_fff.train import main
+
+        config = ["--model-config", str(self.config)]
+        return main([*self.common, *config, *(self.tars if data is None else data), *argv])
+
+    def run(self, name: str) -> Path:
+        return self.logs / name
+
+    def log(self, name: str) -> str:
+        return (self.run(name) / "out.log").read_text()
+
+    def checkpoint(self, name: str, epoch: int = 1) -> dict:
+        path = self.run(name) / "checkpoints" / f"epoch_{epoch}.pt"
+        return torch.load(path, weights_only=True)
+
+
+@pytest.fixture
+def trainer(tiny_config: Path, tiny_name: str, shards: Path, csv: Path, tmp_path: Path) -> Trainer:
+    """The trainer, with a log folder of the test's own."""
+    return Trainer(tiny_config, shards, csv, tmp_path / "logs")
+
+
+@pytest.fixture(scope="session")
+def teacher(tiny_config: Path, tiny_name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny architecture, for mining."""
+    import open_clip
+
+    torch.manual_seed(7)
+    model = open_clip.create_model(tiny_name)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    torch.save({"epoch": 1, "state_dict": model.state_dict()}, path)
+    return path

@@ -1,0 +1,104 @@
+"""Run by torchrun: one global batch spread over the ranks, through a DDP tower, to losses, gradients and assignment.
+
+    torchrun --nproc-per-node R tests/distributed/parity_worker.py OUT.pt
+"""
+
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff.losses import Criterion, cosine_sums
+from open_clip_fff.losses.gather import gather_constant
+
+N, K, D = 8, 3, 6
+
+
+class Towers(nn.Module):
+    """Two linear towers and the two scalars; its output is an OpenCLIP output dict."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.visual, self.text = nn.Linear(D, D, dtype=dtype), nn.Linear(D, D, dtype=dtype)
+        self.logit_scale = nn.Parameter(torch.tensor(1.5, dtype=dtype))
+        self.logit_bias = nn.Parameter(torch.tensor(-2.0, dtype=dtype))
+
+    def forward(self, images: torch.Tensor, texts: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {
+            "image_features": F.normalize(self.visual(images), dim=-1),
+            "text_features": F.normalize(self.text(texts), dim=-1),
+            "logit_scale": self.logit_scale.exp(),
+            "logit_bias": self.logit_bias,
+        }
+
+
+def global_batch(dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The same on every rank: ragged K, one image twice, and an image without an id."""
+    g = torch.Generator().manual_seed(3)
+    draw = lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64).to(dtype)  # noqa: E731
+    valid = torch.rand(N, K, generator=g) > 0.35
+    valid[:, 0] = True
+    return {
+        "images": draw(N, D),
+        "texts": draw(N, K, D),
+        "text_valid": valid,
+        "image_ids": torch.tensor([11, 12, 13, 14, 11, 16, -1, 18]),
+        "mining_image_features": F.normalize(draw(N, D), dim=-1),
+        "mining_text_features": F.normalize(draw(N, K, D), dim=-1),
+    }
+
+
+def main(out: str) -> None:
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo")
+    share = slice(rank * N // world_size, (rank + 1) * N // world_size)
+    losses = {
+        "fff-images": FFFLoss(rank, world_size),
+        "fff-pairs": FFFLoss(rank, world_size, reduction="pairs"),
+        "softmax": MultiPositiveSoftmaxLoss(rank, world_size),
+    }
+    minings = {
+        "own": None,
+        "mined": MiningConfig(0.35, 0.4, 0.5, 0.1),
+        "capped": MiningConfig(0.2, 0.4, None, None, cap=2),
+        "ignored": MiningConfig(0.35, 0.4, 0.5, 0.1, text_text="max", mined_as="ignore"),
+    }
+    results = {}
+    for dtype in (torch.float32, torch.float64):
+        batch = {name: x[share] for name, x in global_batch(dtype).items()}
+        for loss_name, loss in losses.items():
+            for mining_name, mining in minings.items():
+                model = DistributedDataParallel(Towers(dtype))
+                output = model(batch["images"], batch["texts"])
+                rest = {name: x for name, x in batch.items() if name not in ("images", "texts")}
+                criterion = Criterion(loss, mining, rank, world_size)
+                value = criterion(**output, **rest)
+                value.backward()
+                features = output["image_features"].detach(), output["text_features"].detach()
+                labels, mined = criterion.assignment(output["text_features"], **rest)
+                across = 0
+                if mined is not None:
+                    across = int(mined.pairs.sum() - mined.pairs[:, share].sum())
+                results[f"{dtype} {loss_name} {mining_name}"] = {
+                    "loss": value.detach(),
+                    "gradients": {name: p.grad for name, p in model.module.named_parameters()},
+                    "assignment": gather_constant(labels, world_size),
+                    "start": cosine_sums(*features, labels, world_size),
+                    "mined_across_ranks": across,
+                }
+    every = [None] * world_size
+    dist.all_gather_object(every, {name: r["loss"].item() for name, r in results.items()})
+    assert all(losses == every[0] for losses in every), "the loss differs from rank to rank"
+    if rank == 0:
+        torch.save(results, out)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,45 @@
+"""One process equals two and four: loss, gradients and assignment, mined pairs across ranks included."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WORKER = Path(__file__).with_name("parity_worker.py")
+TOLERANCE = {"torch.float32": 1e-5, "torch.float64": 1e-10}
+
+pytestmark = pytest.mark.slow
+
+
+def torchrun(processes: int, *argv: str | Path) -> None:
+    """Runs a program on gloo ranks of this machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run([*command, *map(str, argv)], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
+    folder = tmp_path_factory.mktemp("parity")
+    for processes in (1, 2, 4):
+        torchrun(processes, WORKER, folder / f"{processes}.pt")
+    return {processes: torch.load(folder / f"{processes}.pt", weights_only=True) for processes in (1, 2, 4)}
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_one_process_equals_many(results, processes):
+    for name, one in results[1].items():
+        many, tolerance = results[processes][name], TOLERANCE[name.split()[0]]
+        assert torch.equal(one["assignment"], many["assignment"]), name
+        close = {"rtol": tolerance, "atol": tolerance, "msg": lambda m, name=name: f"{name}: {m}"}
+        torch.testing.assert_close(many["loss"], one["loss"], **close)
+        torch.testing.assert_close(many["start"], one["start"], **close)
+        for parameter, gradient in one["gradients"].items():
+            torch.testing.assert_close(many["gradients"][parameter], gradient, **close)
+
+
+def test_pairs_are_mined_across_ranks(results):
+    for processes in (2, 4):
+        assert all(r["mined_across_ranks"] > 0 for name, r in results[processes].items() if not name.endswith("own"))

@@ -1,0 +1,219 @@
+"""The trainer as a user runs it: stock runs bit for bit, every method on real tars and a real CSV, resume, hooks."""
+
+import re
+
+import pytest
+import torch
+
+FFF = ["--method", "fff", "--captions-per-image", "4", "--json-text-key", "captions"]
+
+
+def mining(teacher, *thresholds: str) -> list[str]:
+    values = dict(zip(("--p1", "--p2", "--p3", "--p1-prime"), thresholds, strict=True))
+    flags = [word for pair in values.items() for word in pair]
+    return ["--mining-model", "tiny-clip", "--mining-pretrained", str(teacher), *flags]
+
+
+def assert_equal_checkpoints(a: dict, b: dict) -> None:
+    assert a["state_dict"].keys() == b["state_dict"].keys()
+    for name, tensor in a["state_dict"].items():
+        assert torch.equal(tensor, b["state_dict"][name]), name
+    for number, state in a["optimizer"]["state"].items():
+        for name, value in state.items():
+            assert torch.equal(value, b["optimizer"]["state"][number][name])
+
+
+@pytest.mark.parametrize("kind", ["csv", "synthetic"])
+@pytest.mark.parametrize("siglip", [False, True])
+def test_with_none_of_our_flags_training_is_open_clips_own(trainer, kind, siglip):
+    from open_clip_train.main import main as open_clip_main
+
+    from open_clip_fff.train import main
+
+    data = trainer.table if kind == "csv" else ["--dataset-type", "synthetic", "--train-num-samples", "32"]
+    argv = [*trainer.common, *data, *(["--siglip"] if siglip else []), "--epochs", "2", "--seed", "3"]
+    open_clip_main([*argv, "--name", "theirs"])
+    assert main([*argv, "--name", "ours"]) == 0
+    assert_equal_checkpoints(trainer.checkpoint("theirs", 2), trainer.checkpoint("ours", 2))
+
+
+@pytest.mark.parametrize("method", ["clip", "siglip"])
+def test_a_stock_method_is_open_clips_own(trainer, method):
+    from open_clip_train.main import main as open_clip_main
+
+    stock = [*trainer.common, *trainer.table, "--name", "theirs"]
+    open_clip_main(stock + (["--siglip"] if method == "siglip" else []))
+    assert trainer("--method", method, "--name", "ours", data=trainer.table) == 0
+    assert_equal_checkpoints(trainer.checkpoint("theirs"), trainer.checkpoint("ours"))
+
+
+def test_fff_trains_on_tars_with_mining(trainer, teacher, capsys):
+    assert trainer(*FFF, *mining(teacher, "0.2", "0.97", "0.97", "0.0"), "--name", "fff") == 0
+    printed, log = capsys.readouterr().out, trainer.log("fff")
+    # the plan, the coverage, three rows as strings
+    assert re.search(r"method +fff \(typed: ", printed) and "p1 0.2" in printed
+    assert re.search(r"txt +text in 100.00% of rows, 1.00 captions per row", printed)
+    assert re.search(r"json:captions +text in 100.00% of rows, 2.50 captions per row", printed)
+    assert "1 'img 0'" in printed and "2 'a red square'" in printed
+    # every step shows what was mined, beside OpenCLIP's line
+    assert log.count("Train Epoch: 0") == log.count("FFF Epoch: 0") == 4
+    rates = [float(x) for x in re.findall(r"Mined/image: ([\d.]+)", log)]
+    assert all(rate > 0 for rate in rates)
+    assert "Logit bias starts at" in log
+    # what the method stood for is kept
+    params = (trainer.run("fff") / "params.txt").read_text()
+    assert "method: fff\n" in params and "p1: 0.2\n" in params and "caption_policy: all\n" in params
+
+
+def test_the_same_seed_gives_the_same_run(trainer, teacher):
+    for name in ("a", "b"):
+        argv = [*FFF, *mining(teacher, "0.2", "0.97", "0.97", "0.0"), "--seed", "5", "--workers", "1", "--name", name]
+        assert trainer(*argv) == 0
+    assert_equal_checkpoints(trainer.checkpoint("a"), trainer.checkpoint("b"))
+
+
+def test_softmax_trains_and_keeps_the_stock_optimizer(trainer, teacher):
+    argv = ["--method", "fff-softmax", *FFF[2:], *mining(teacher, "0.2", "off", "off", "off"), "--name", "softmax"]
+    assert trainer(*argv) == 0
+    checkpoint = trainer.checkpoint("softmax")
+    assert "logit_bias" not in checkpoint["state_dict"] and len(checkpoint["optimizer"]["param_groups"]) == 2
+
+
+def test_one_caption_drawn_per_visit_keeps_open_clips_loss(trainer):
+    argv = ["--method", "clip", "--captions-per-image", "4", "--caption-policy", "sample", "--json-text-key", "captions"]
+    assert trainer(*argv, "--name", "sample") == 0
+    assert "FFF Epoch" not in trainer.log("sample")
+
+
+def test_fff_trains_on_a_csv_with_two_columns(trainer):
+    data = [*trainer.table[:-1], "title;pseudo"]
+    argv = ["--loss", "fff", "--captions-per-image", "2", "--mining-features", "off", "--name", "csv"]
+    assert trainer(*argv, data=data) == 0
+    # own captions only: 2 positives of 32 captions per image
+    assert "Positives: 6.250%" in trainer.log("csv")
+
+
+def test_fff_trains_on_synthetic_data_where_no_image_has_an_id(trainer):
+    data = ["--dataset-type", "synthetic", "--train-num-samples", "32"]
+    assert trainer("--loss", "fff", "--name", "synthetic", data=data) == 0
+    assert "Positives: 6.250%" in trainer.log("synthetic")
+
+
+@pytest.mark.parametrize("loss", ["fff", "softmax"])
+def test_accumulation_equals_the_doubled_batch(trainer, teacher, loss):
+    """Two micro-batches of 8 train as one batch of 16: assignment, towers, scale and bias (contract 11)."""
+    shared = [
+        *("--loss", loss, "--captions-per-image", "2", "--opt", "timm/sgd", "--momentum", "0.9", "--lr", "0.1"),
+        *("--mining-features", "frozen", *mining(teacher, "0.2", "0.97", "0.97", "0.0")),
+        *("--logit-scale-init", "10"),
+    ]
+    data = [*trainer.table[:-1], "title;pseudo"]
+    assert trainer(*shared, "--batch-size", "16", "--name", "whole", data=data) == 0
+    assert trainer(*shared, "--batch-size", "8", "--accum-freq", "2", "--name", "halves", data=data) == 0
+    whole, halves = trainer.checkpoint("whole")["state_dict"], trainer.checkpoint("halves")["state_dict"]
+    for name, tensor in whole.items():
+        torch.testing.assert_close(halves[name], tensor, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+    mined = [re.findall(r"Mined/image: ([\d.]+)", trainer.log(name)) for name in ("whole", "halves")]
+    assert mined[0] == mined[1] and float(mined[0][0]) > 0
+
+
+@pytest.mark.parametrize("precision", ["amp_bf16", "pure_bf16"])
+def test_lower_precision(trainer, teacher, precision):
+    thresholds = mining(teacher, "0.2", "0.97", "0.97", "0.0")
+    assert trainer(*FFF, *thresholds, "--precision", precision, "--name", precision) == 0
+    assert trainer(*FFF, *thresholds, "--name", "fp32") == 0
+    first = [re.search(r"Mined/image: ([\d.]+)", trainer.log(name))[1] for name in (precision, "fp32")]
+    assert first[0] == first[1]  # what mines is float32 whatever the training is
+
+
+def test_resume_goes_on_as_if_never_stopped(trainer, teacher):
+    """Equal to the last bit, where nothing random is left but the order of the shards and rows, which is seeded."""
+    still = ["--aug-cfg", "scale=(1.0,1.0)"]
+    argv = [*FFF, *mining(teacher, "0.2", "0.97", "0.97", "0.0"), "--epochs", "2", *still]
+    assert trainer(*argv, "--name", "straight") == 0
+    assert trainer(*argv, "--name", "resumed", "--resume", str(trainer.run("straight") / "checkpoints/epoch_1.pt")) == 0
+    log = trainer.log("resumed")
+    assert "Logit bias starts at" not in log and "Start epoch 1" in log
+    assert_equal_checkpoints(trainer.checkpoint("straight", 2), trainer.checkpoint("resumed", 2))
+
+
+@pytest.mark.parametrize(("first", "second"), [("20", "1"), ("1", "20")])
+def test_resume_with_another_learning_rate_for_the_scalars_is_refused(trainer, capsys, first, second):
+    argv = [*FFF, "--mining-features", "off", "--epochs", "2"]
+    assert trainer(*argv, "--logit-lr-mult", first, "--name", "first") == 0
+    resume = ["--resume", str(trainer.run("first") / "checkpoints/epoch_1.pt")]
+    assert trainer(*argv, *resume, "--logit-lr-mult", second, "--name", "second") == 2
+    assert "--logit-lr-mult" in capsys.readouterr().err
+
+
+def test_scale_and_bias_have_a_learning_rate_of_their_own(trainer):
+    argv = ["--loss", "fff", "--opt", "timm/sgd", "--lr", "0.01", "--logit-bias-init", "-2"]
+    starts = {}
+    for multiple in ("1", "10"):
+        name = f"x{multiple}"
+        data = ["--dataset-type", "synthetic", "--train-num-samples", "16"]
+        assert trainer(*argv, "--logit-lr-mult", multiple, "--warmup", "0", "--name", name, data=data) == 0
+        starts[multiple] = trainer.checkpoint(name)["state_dict"]["logit_bias"].item() + 2
+    assert starts["10"] == pytest.approx(10 * starts["1"], rel=1e-3)
+    for scheduler in ("const", "const-cooldown"):
+        more = ["--lr-scheduler", scheduler, "--epochs-cooldown", "1", "--logit-lr-mult", "10", "--name", scheduler]
+        assert trainer(*argv, *more) == 0
+        groups = trainer.checkpoint(scheduler)["optimizer"]["param_groups"]
+        assert groups[-1]["lr"] == pytest.approx(10 * groups[0]["lr"]) and groups[-1]["weight_decay"] == 0
+        assert len(groups[-1]["params"]) == 2
+
+
+def test_pretrained_weights_keep_their_scale_and_get_a_measured_bias(trainer, tmp_path):
+    import open_clip
+
+    model = open_clip.create_model("tiny-clip")
+    with torch.no_grad():
+        model.logit_scale.fill_(3.0)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    argv = [*FFF, "--mining-features", "off", "--pretrained", str(tmp_path / "weights.pt"), "--lr", "1e-9"]
+    assert trainer(*argv, "--name", "kept") == 0
+    assert trainer.checkpoint("kept")["state_dict"]["logit_scale"].item() == pytest.approx(3.0, abs=1e-4)
+    assert "Logit bias starts at" in trainer.log("kept")
+    assert trainer(*argv, "--logit-scale-init", "5", "--logit-bias-init", "-3", "--name", "typed") == 0
+    state = trainer.checkpoint("typed")["state_dict"]
+    assert state["logit_scale"].exp().item() == pytest.approx(5.0, rel=1e-4)
+    assert state["logit_bias"].item() == pytest.approx(-3.0, abs=1e-4)
+    # a model trained with a bias keeps it
+    again = ["--pretrained", str(trainer.run("typed") / "checkpoints/epoch_1.pt")]
+    assert trainer(*argv[:-4], *again, "--lr", "1e-9", "--name", "again") == 0
+    assert trainer.checkpoint("again")["state_dict"]["logit_bias"].item() == pytest.approx(-3.0, abs=1e-4)
+
+
+def test_validation_reads_the_same_keys_and_the_first_caption(trainer, shards):
+    argv = [*FFF, "--mining-features", "off", "--text-key", "", "--val-data", str(shards / "00.tar")]
+    assert trainer(*argv, "--val-num-samples", "16", "--name", "val") == 0
+    assert "image_to_text_R@1" in trainer.log("val")
+
+
+def test_tensorboard_gets_what_the_log_shows(trainer, teacher):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    argv = [*FFF, *mining(teacher, "0.2", "0.97", "0.97", "0.0"), "--report-to", "tensorboard", "--name", "board"]
+    assert trainer(*argv) == 0
+    events = EventAccumulator(str(trainer.run("board") / "tensorboard")).Reload()
+    shown = [float(x) for x in re.findall(r"Mined/image: ([\d.]+)", trainer.log("board"))]
+    logged = [event.value for event in events.Scalars("train/mined_per_image")]
+    assert logged == pytest.approx(shown, abs=1e-3)
+    for tag in ("mined_image_text", "mined_image_image", "mined_text_text", "positive_share", "logit_scale", "logit_bias"):
+        assert len(events.Scalars(f"train/{tag}")) == 4
+
+
+def test_nothing_stays_patched_after_a_run(trainer):
+    import open_clip_train.data
+    import open_clip_train.main
+    import timm.optim
+    import webdataset
+
+    def names() -> list[int]:
+        modules = (open_clip_train.main, open_clip_train.data, timm.optim, webdataset)
+        return [id(value) for module in modules for value in vars(module).values()]
+
+    before = names()
+    assert trainer(*FFF, "--mining-features", "off", "--name", "scoped") == 0
+    assert trainer("--loss", "unknown", "--name", "failed") == 2
+    assert names() == before
