@@ -1,7 +1,7 @@
 """`python -m open_clip_fff.export`: a trained run as a folder that stock OpenCLIP loads.
 
-    python -m open_clip_fff.export logs/my-run --out my-model
-    # anywhere: open_clip.create_model_and_transforms("local-dir:my-model")
+python -m open_clip_fff.export logs/my-run --out my-model
+# anywhere: open_clip.create_model_and_transforms("local-dir:my-model")
 """
 
 import argparse

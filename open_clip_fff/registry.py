@@ -35,9 +35,9 @@ class Registry(Generic[T]):
 
         return decorate
 
-    def __getitem__(self, name: str) -> T:
+    def __getitem__(self, name: str | None) -> T:
         """Raises UsageError, with the names there are, for an unknown one."""
-        if name not in self._entries:
+        if name is None or name not in self._entries:
             raise UsageError(
                 f"{self.flag}: no {self.kind} is called {name!r}; there are: {', '.join(self)} "
                 f"(your own come with --plugin MODULE)"

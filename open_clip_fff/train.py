@@ -1,6 +1,6 @@
 """`python -m open_clip_fff.train`: OpenCLIP's training with every one of its flags, and ours.
 
-    python -m open_clip_fff.train --method fff --captions-per-image 5 --json-text-key captions ... (OpenCLIP's flags)
+python -m open_clip_fff.train --method fff --captions-per-image 5 --json-text-key captions ... (OpenCLIP's flags)
 """
 
 import os

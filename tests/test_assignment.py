@@ -73,7 +73,7 @@ def test_thresholds_are_strict():
 
 @pytest.mark.parametrize("value", [1.5, -1.01, "high", float("nan")])
 def test_a_threshold_out_of_range_is_refused(value):
-    with pytest.raises(ValueError, match="p1 .*from -1 to 1, or 'off'"):
+    with pytest.raises(ValueError, match=r"p1 .*from -1 to 1, or 'off'"):
         similarity_assignment(IMAGES, TEXTS, **{**OFF, "p1": value})
 
 
@@ -188,7 +188,9 @@ def test_the_cap_breaks_ties_by_id_wherever_the_image_stands():
 
 def test_own_captions_do_not_count_against_the_cap():
     image = torch.ones(3, 1)
-    features = MiningFeatures(image, image[:, None].expand(3, 4, 1), torch.ones(3, 4, dtype=torch.bool), torch.arange(3))
+    features = MiningFeatures(
+        image, image[:, None].expand(3, 4, 1), torch.ones(3, 4, dtype=torch.bool), torch.arange(3)
+    )
     labels = assign(features, features, mine(features, features, MiningConfig(0.5, None, None, None, cap=1)))
     assert (labels == 1).sum(dim=(1, 2)).tolist() == [5, 5, 5]
 

@@ -80,7 +80,16 @@ def test_softmax_trains_and_keeps_the_stock_optimizer(trainer, teacher):
 
 
 def test_one_caption_drawn_per_visit_keeps_open_clips_loss(trainer):
-    argv = ["--method", "clip", "--captions-per-image", "4", "--caption-policy", "sample", "--json-text-key", "captions"]
+    argv = [
+        "--method",
+        "clip",
+        "--captions-per-image",
+        "4",
+        "--caption-policy",
+        "sample",
+        "--json-text-key",
+        "captions",
+    ]
     assert trainer(*argv, "--name", "sample") == 0
     assert "FFF Epoch" not in trainer.log("sample")
 
@@ -199,7 +208,14 @@ def test_tensorboard_gets_what_the_log_shows(trainer, teacher):
     shown = [float(x) for x in re.findall(r"Mined/image: ([\d.]+)", trainer.log("board"))]
     logged = [event.value for event in events.Scalars("train/mined_per_image")]
     assert logged == pytest.approx(shown, abs=1e-3)
-    for tag in ("mined_image_text", "mined_image_image", "mined_text_text", "positive_share", "logit_scale", "logit_bias"):
+    for tag in (
+        "mined_image_text",
+        "mined_image_image",
+        "mined_text_text",
+        "positive_share",
+        "logit_scale",
+        "logit_bias",
+    ):
         assert len(events.Scalars(f"train/{tag}")) == 4
 
 

@@ -41,9 +41,7 @@ class MiningCounts:
         by_clause = [zero] * 4
         if mined is not None:
             by_clause = [(mined.pairs & clause).sum() for clause in mined.clauses] + [mined.pairs.sum()]
-        sums = torch.stack(
-            [zero + len(labels), *by_clause, (labels == POSITIVE).sum(), torch.count_nonzero(labels)]
-        )
+        sums = torch.stack([zero + len(labels), *by_clause, (labels == POSITIVE).sum(), torch.count_nonzero(labels)])
         self._sums = sums if self._sums is None else self._sums + sums
 
     def take(self, device: torch.device) -> Tensor:

@@ -108,7 +108,7 @@ def similarity_assignment(
     """
     if text_features.ndim != 3 or image_features.ndim != 2 or len(image_features) != len(text_features):
         raise ValueError(
-            f"expected images [N, D] and texts [N, K, D], got {list(image_features.shape)} and {list(text_features.shape)}"
+            f"images [N, D] and texts [N, K, D] expected, got {list(image_features.shape)}, {list(text_features.shape)}"
         )
     size, device = len(image_features), image_features.device
     config = MiningConfig(p1, p2, p3, p1_prime, text_text)  # type: ignore[arg-type]

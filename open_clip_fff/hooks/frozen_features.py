@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.tokens import Tokenizer
+from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import HookContext, register_batch_hook
 from open_clip_fff.towers.frozen import FrozenTowers, same_tokens
 
@@ -18,10 +19,9 @@ class FrozenFeatures:
     """
 
     def __init__(self, context: HookContext) -> None:
-        assert context.plan.miner is not None
-        self.towers = FrozenTowers(
-            context.plan.miner, context.device, context.image_mean, context.image_std, context.cache_dir
-        )
+        if context.frozen is None:
+            raise UsageError("--batch-hooks frozen-features: comes by itself with --mining-features frozen")
+        self.towers = FrozenTowers(context.frozen, context.device, context.image_mean, context.image_std)
         shared = same_tokens(self.towers.tokenizer, context.tokenizer)
         self.tokenizers: Mapping[str, Tokenizer] = {} if shared else {TOKENS: self.towers.tokenizer}
 

@@ -10,6 +10,7 @@ from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.registry import Registry
 from open_clip_fff.settings.plan import Plan
+from open_clip_fff.towers.frozen import FrozenModel
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class HookContext:
         device: where batches are when hooks see them.
         image_mean, image_std: the normalisation of the images in a batch, per channel.
         tokenizer: the trained model's.
-        cache_dir: OpenCLIP's --cache-dir.
+        frozen: the frozen model of --mining-model, loaded; None where nothing is mined.
     """
 
     plan: Plan
@@ -29,7 +30,7 @@ class HookContext:
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     tokenizer: Tokenizer
-    cache_dir: str | None = None
+    frozen: FrozenModel | None = None
 
 
 class BatchHook(Protocol):

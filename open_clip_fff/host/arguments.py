@@ -51,8 +51,7 @@ def help_text() -> str:
     return (
         "usage: python -m open_clip_fff.train [OpenCLIP's flags] [open_clip_fff's flags]\n\n"
         f"OpenCLIP's flags, all as they were:{upstream}\n"
-        "open_clip_fff's flags (none typed: training is OpenCLIP's own):\n"
-        + parser.format_help().split("\n\n", 1)[-1]
+        "open_clip_fff's flags (none typed: training is OpenCLIP's own):\n" + parser.format_help().split("\n\n", 1)[-1]
     )
 
 

@@ -2,10 +2,12 @@
 
 import argparse
 import dataclasses
+import difflib
 import os
 import re
 from pathlib import Path
 
+import open_clip
 from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_fff.data.preview import Preview, check, preview_csv, preview_shard
@@ -13,15 +15,17 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.host.data import csv_columns
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.plan import Plan
+from open_clip_fff.towers.description import CONFIG_NAME
 
 
-def check_host(args: argparse.Namespace, plan: Plan | None) -> None:
+def check_host(args: argparse.Namespace, plan: Plan) -> None:
     """Flags of OpenCLIP's and ours against each other and against the disk.
 
     Raises:
         UsageError: for the first thing that cannot work.
     """
     _check_folder(args)
+    _check_model(args, plan)
     for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
         if value:
             _check_files(flag, value)
@@ -29,7 +33,7 @@ def check_host(args: argparse.Namespace, plan: Plan | None) -> None:
         _check_shards(args)
     if args.resume and args.resume != "latest" and "://" not in args.resume and not Path(args.resume).is_file():
         raise UsageError(f"--resume {args.resume}: there is no such file")
-    if plan is not None:
+    if plan.typed:
         _check_loss(args, plan)
 
 
@@ -43,7 +47,9 @@ def dataset_kind(args: argparse.Namespace) -> str:
     return "webdataset" if extension == "tar" else "csv"
 
 
-def preview_training_data(args: argparse.Namespace, captions: CaptionSettings) -> tuple[Preview, CaptionSettings] | None:
+def preview_training_data(
+    args: argparse.Namespace, captions: CaptionSettings
+) -> tuple[Preview, CaptionSettings] | None:
     """Looks at the training data's first rows and checks them; None where there are none to look at.
 
     Returns:
@@ -67,6 +73,27 @@ def _check_folder(args: argparse.Namespace) -> None:
         log = Path(args.logs) / args.name / "out.log"
         if log.exists():
             raise UsageError(f"--name {args.name}: {log} exists; choose another name, or go on with --resume latest")
+
+
+def _check_model(args: argparse.Namespace, plan: Plan) -> None:
+    schema, name = open_clip.factory.parse_model_name(args.model)
+    if schema == "hf-hub":
+        return
+    if schema is None:
+        config = open_clip.get_model_config(name.replace("/", "-"))
+        if config is None:
+            close = difflib.get_close_matches(name, open_clip.list_models(), n=3)
+            hint = f"did you mean {', '.join(close)}" if close else "open_clip.list_models() names them"
+            raise UsageError(f"--model {name}: no such architecture ({hint}); your own comes with --model-config")
+    else:
+        if not (Path(name) / CONFIG_NAME).is_file():
+            raise UsageError(f"--model {args.model}: no {CONFIG_NAME} in {name}")
+        config = open_clip.get_model_config(args.model)
+    if not plan.loss.stock and "multimodal_cfg" in config:
+        raise UsageError(
+            f"--model {args.model}: CoCa also learns to write its caption, which needs one caption per image; "
+            f"use --method clip"
+        )
 
 
 def _check_files(flag: str, value: str) -> None:

@@ -27,7 +27,7 @@ def csv_columns(args) -> tuple[str, ...]:
 
 def data_maker(state: RunState, get_data: Callable) -> Callable:
     """OpenCLIP's `get_data`, whose data sets read captions as the plan says."""
-    if state.plan is None:
+    if not state.plan.typed:
         return get_data
 
     def with_captions(args, preprocess, epoch=0, tokenizer=None):
@@ -45,9 +45,9 @@ def _build_hooks(state: RunState, tokenizer: Tokenizer) -> list[BatchHook]:
     names = (["frozen-features"] if plan.miner else []) + list(plan.batch_hooks)
     visual = state.model.visual
     context = HookContext(
-        plan, torch.device(args.device), tuple(visual.image_mean), tuple(visual.image_std), tokenizer, args.cache_dir
+        plan, torch.device(args.device), tuple(visual.image_mean), tuple(visual.image_std), tokenizer, state.frozen
     )
-    with torch.random.fork_rng():  # making a model draws numbers that training should not miss
+    with torch.random.fork_rng():  # building a model draws numbers that training should not miss
         return [BATCH_HOOKS[name](context) for name in names]
 
 
@@ -163,5 +163,7 @@ def _checked(batch: Batch, size: int, hook: BatchHook) -> Batch:
     tensors = {"images": batch.images, "tokens": batch.captions.tokens, **batch.captions.extras}
     for name, tensor in tensors.items():
         if len(tensor) != size:
-            raise ValueError(f"{type(hook).__name__} gave {name} {list(tensor.shape)}: dimension 0 must stay B = {size}")
+            raise ValueError(
+                f"{type(hook).__name__} gave {name} {list(tensor.shape)}: dimension 0 must stay B = {size}"
+            )
     return batch

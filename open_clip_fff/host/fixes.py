@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import open_clip_train.data as oc_data
 import open_clip_train.main as oc_main
@@ -47,7 +48,7 @@ def fixes(tally: Tally, seed: int) -> Iterator[None]:
 class AnyDeviceDDP(DistributedDataParallel):
     """DDP that also trains on CPU: OpenCLIP passes device_ids=[cpu], a ValueError; gloo on CPU wants none."""
 
-    def __init__(self, module: torch.nn.Module, device_ids: list | None = None, **kwargs: object) -> None:
+    def __init__(self, module: torch.nn.Module, device_ids: list | None = None, **kwargs: Any) -> None:
         if device_ids and torch.device(device_ids[0]).type == "cpu":
             device_ids = None
         super().__init__(module, device_ids=device_ids, **kwargs)
@@ -103,7 +104,7 @@ class _LatestEpoch(oc_data.SharedEpoch):
 
 
 class SeededShuffle(wds.PipelineStage):
-    """webdataset's shuffle seeded by (seed, epoch, rank, worker): upstream's is by pid and time, never the same twice."""
+    """webdataset's shuffle, seeded by (seed, epoch, rank, worker); upstream's is seeded by pid and time."""
 
     def __init__(self, seed: int, bufsize: int, initial: int) -> None:
         self.seed, self.bufsize, self.initial = seed, bufsize, initial

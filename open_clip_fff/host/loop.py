@@ -40,15 +40,13 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
         if state.ours:
             loader = data["train"].dataloader
             if reporter is None:
-                reporter = Reporter(state, loader.num_batches // args.accum_freq, first_epoch=epoch)
+                reporter = Reporter(state, loss, loader.num_batches // args.accum_freq, first_epoch=epoch)
             if state.measure_bias and args.resume is None:
                 data["train"].set_epoch(epoch)
                 measure_bias(state, loader)
             reporter.epoch, reporter.tb_writer = epoch, tb_writer
             loader.after_batch = reporter.after_batch
-        train_one_epoch(
-            model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
-        )
+        train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer)
         news = ", ".join(f"{count:,} {kind}" for kind, count in state.tally.news().items())
         if news:
             logging.warning(f"Rows skipped or damaged in epoch {epoch} (rank {args.rank}): {news}")
@@ -59,8 +57,8 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
 class Reporter:
     """Shows a `StepReport` at OpenCLIP's log steps; between them it asks the device nothing."""
 
-    def __init__(self, state: RunState, steps_per_epoch: int, first_epoch: int) -> None:
-        self.state, self.steps_per_epoch = state, steps_per_epoch
+    def __init__(self, state: RunState, criterion: Criterion, steps_per_epoch: int, first_epoch: int) -> None:
+        self.state, self.criterion, self.steps_per_epoch = state, criterion, steps_per_epoch
         self.epoch, self.tb_writer = first_epoch, None
         self.pace = Pace(steps_per_epoch * (state.args.epochs - first_epoch))
         if steps_per_epoch < 1:
@@ -78,7 +76,7 @@ class Reporter:
 
     def _show(self, step_in_epoch: int) -> None:
         args, model = self.state.args, self.state.model
-        sums = self.state.criterion.counts.take(torch.device(args.device))
+        sums = self.criterion.counts.take(torch.device(args.device))
         if args.world_size > 1:
             dist.all_reduce(sums)
         if not self.state.master:

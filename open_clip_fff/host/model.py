@@ -39,8 +39,6 @@ def model_factory(state: RunState, create: Callable) -> Callable:
 
 def _scalar_options(state: RunState) -> dict[str, float]:
     """What the model is built with; weights that are loaded afterwards win."""
-    if state.plan is None:
-        return {}
     logits, options = state.plan.logits, {}
     if logits.scale_init is not None:
         options["init_logit_scale"] = math.log(logits.scale_init)
@@ -51,8 +49,6 @@ def _scalar_options(state: RunState) -> dict[str, float]:
 
 def _start_scalars(state: RunState, has_weights: bool) -> None:
     """Typed starts win over loaded weights; loaded weights win over a method's starts; else the bias is measured."""
-    if state.plan is None:
-        return
     model, logits, typed = state.model, state.plan.logits, state.plan.typed
     with torch.no_grad():
         if logits.scale_init is not None and "logit_scale_init" in typed:

@@ -20,7 +20,7 @@ def logit_learning_rate(state: RunState) -> Iterator[None]:
 
     Only where the multiple is not 1: otherwise the optimizer's state stays the one stock OpenCLIP can resume.
     """
-    if state.plan is None:
+    if not state.plan.typed:
         yield
         return
     multiple = state.plan.logits.lr_mult

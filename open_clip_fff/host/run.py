@@ -27,6 +27,7 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.report.plan_text import plan_lines
 from open_clip_fff.settings.plan import Plan, make_plan
+from open_clip_fff.towers.frozen import load_frozen
 
 
 def run(argv: list[str]) -> None:
@@ -36,20 +37,23 @@ def run(argv: list[str]) -> None:
         UsageError: for whatever the user can mend, before training starts where that can be known.
     """
     if hasattr(open_clip, "create_task"):
-        raise UsageError(f"OpenCLIP {open_clip.__version__} is installed; this release drives 3.3: install open_clip_torch==3.3.0")
+        raise UsageError(
+            f"OpenCLIP {open_clip.__version__} is installed; this release drives 3.3: install open_clip_torch==3.3.0"
+        )
     if "-h" in argv or "--help" in argv:
         print(help_text())
         return
     typed, rest = split(argv)
     args = parse_open_clip(rest)
     plan = make_plan(typed)
-    if plan is not None:
+    if plan.typed:
         _bring_parts(plan)
         _fill(args, plan)
     check_host(args, plan)
-    if plan is not None:
+    if plan.typed:
         _introduce(args, plan)
-    with _seams(RunState(args, plan)):
+    frozen = load_frozen(plan.miner, args.cache_dir) if plan.miner is not None else None
+    with _seams(RunState(args, plan, frozen)):
         if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
             raise UsageError("OpenCLIP stopped before training; its own line above says why")
 
@@ -67,7 +71,9 @@ def _bring_parts(plan: Plan) -> None:
         before = set(open_clip.list_models())
         open_clip.add_model_config(path)
         if before == set(open_clip.list_models()) and not _names_models(path, before):
-            raise UsageError(f"--model-config {path}: no architecture there (json with embed_dim, vision_cfg, text_cfg)")
+            raise UsageError(
+                f"--model-config {path}: no architecture there (json with embed_dim, vision_cfg, text_cfg)"
+            )
     if not plan.loss.stock:
         LOSSES[plan.loss.name]
     for name in plan.batch_hooks:

@@ -24,6 +24,7 @@ def measure_bias(state: RunState, loader) -> None:
     Leaves the random generators and the model's buffers as they were.
     """
     model, criterion, args = state.model, state.criterion, state.args
+    assert criterion is not None
     total = torch.zeros(3, dtype=torch.float64, device=args.device)
     with torch.no_grad(), _undisturbed(model):
         model.train()
@@ -38,6 +39,7 @@ def measure_bias(state: RunState, loader) -> None:
         bias = start_bias(positives / pairs, scale, cosines / pairs)
         model.logit_bias.fill_(bias)
     state.measure_bias = False
+    state.tally.news()  # the epoch will meet the same rows again
     logging.info(
         f"Logit bias starts at {bias:.3f}: share of positives {positives / pairs:.3%}, scale {scale:.3f}, "
         f"mean cosine {cosines / pairs:.4f}, over {pairs:,.0f} pairs"

@@ -2,13 +2,13 @@
 
 import argparse
 from dataclasses import dataclass, field
-
-from torch import nn
+from typing import Any
 
 from open_clip_fff.data.tally import Tally
 from open_clip_fff.hooks.registry import BatchHook
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.settings.plan import Plan
+from open_clip_fff.towers.frozen import FrozenModel
 
 
 @dataclass
@@ -17,7 +17,8 @@ class RunState:
 
     Attributes:
         args: OpenCLIP's namespace, which its main fills further (rank, world_size, device, name).
-        plan: what the run does beyond OpenCLIP; None where no flag of ours was typed.
+        plan: what the run does beyond OpenCLIP; nothing, where no flag of ours was typed.
+        frozen: the model that mines, loaded before anything else; None where nothing is mined.
         tally: rows that the loader skipped.
         model: the trained model, once made (not wrapped by DDP).
         hooks: what each batch passes before the towers.
@@ -26,9 +27,10 @@ class RunState:
     """
 
     args: argparse.Namespace
-    plan: Plan | None
+    plan: Plan
+    frozen: FrozenModel | None = None
     tally: Tally = field(default_factory=Tally)
-    model: nn.Module | None = None
+    model: Any = None
     hooks: list[BatchHook] = field(default_factory=list)
     criterion: Criterion | None = None
     measure_bias: bool = False
@@ -36,7 +38,7 @@ class RunState:
     @property
     def ours(self) -> bool:
         """True where our losses, with many captions and hooks, are in charge."""
-        return self.plan is not None and not self.plan.loss.stock
+        return not self.plan.loss.stock
 
     @property
     def master(self) -> bool:

@@ -22,7 +22,9 @@ def plan_lines(plan: Plan) -> list[str]:
 def _loss(plan: Plan) -> str:
     if plan.loss.name is None:
         return "OpenCLIP's, by its own flags"
-    by = "OpenCLIP's own" if plan.loss.stock else f"norm by {plan.loss.reduction}" if plan.loss.name == "fff" else "ours"
+    by = (
+        "OpenCLIP's own" if plan.loss.stock else f"norm by {plan.loss.reduction}" if plan.loss.name == "fff" else "ours"
+    )
     return f"{plan.loss.name} ({by})"
 
 

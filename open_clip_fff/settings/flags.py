@@ -76,10 +76,14 @@ def flag_parser() -> argparse.ArgumentParser:
 
     mining = parser.add_argument_group("mining of false negatives (FFF Eq. 1)")
     mining.add_argument(
-        "--mining-features", choices=("off", "frozen"), help="features that mine: a frozen model's, or none (default: off)"
+        "--mining-features",
+        choices=("off", "frozen"),
+        help="features that mine: a frozen model's, or none (default: off)",
     )
     mining.add_argument(
-        "--mining-model", metavar="NAME|DIR", help="the frozen model: OpenCLIP name, hf-hub:ORG/NAME, or hub-format folder"
+        "--mining-model",
+        metavar="NAME|DIR",
+        help="the frozen model: OpenCLIP name, hf-hub:ORG/NAME, or hub-format folder",
     )
     mining.add_argument("--mining-pretrained", metavar="TAG|FILE", help="its weights, for an OpenCLIP name")
     for flag, symbol, meaning, default in (
@@ -91,11 +95,12 @@ def flag_parser() -> argparse.ArgumentParser:
         mining.add_argument(
             flag, type=_threshold, metavar="COS|off", help=f"{symbol} of Eq. 1: {meaning} (default: {default})"
         )
+    mining.add_argument("--text-text", choices=TEXT_TEXT, help="S_tt with K captions: see README (default: pooled)")
     mining.add_argument(
-        "--text-text", choices=TEXT_TEXT, help="S_tt with K captions: see README (default: pooled)"
-    )
-    mining.add_argument(
-        "--mined-cap", type=int, metavar="N", help="at most N mined captions per image, best image-text first (default: none)"
+        "--mined-cap",
+        type=int,
+        metavar="N",
+        help="at most N mined captions per image, best image-text first (default: none)",
     )
     mining.add_argument(
         "--mined-as", choices=MINED_AS, help="a mined pair becomes a positive, or leaves the loss (default: positive)"
@@ -116,7 +121,13 @@ def flag_parser() -> argparse.ArgumentParser:
     )
 
     extend = parser.add_argument_group("your own parts")
-    extend.add_argument("--model-config", action="append", metavar="FILE|DIR", help="registers architecture(s), OpenCLIP json")
-    extend.add_argument("--batch-hooks", type=_names, metavar="'A;B'", help="hooks on each batch before the towers, in order")
-    extend.add_argument("--plugin", action="append", metavar="MODULE", help="imports your module, which registers its parts")
+    extend.add_argument(
+        "--model-config", action="append", metavar="FILE|DIR", help="registers architecture(s), OpenCLIP json"
+    )
+    extend.add_argument(
+        "--batch-hooks", type=_names, metavar="'A;B'", help="hooks on each batch before the towers, in order"
+    )
+    extend.add_argument(
+        "--plugin", action="append", metavar="MODULE", help="imports your module, which registers its parts"
+    )
     return parser

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass, fields
+from typing import Any
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
@@ -18,7 +19,7 @@ class Plan:
         method: the preset's name, None where no --method was typed.
         mining: Eq. 1's settings, None where nothing is mined.
         miner: the frozen model whose features mine, None where nothing is mined.
-        typed: the flags (with underscores) that the user typed.
+        typed: the flags (with underscores) that the user typed; empty leaves training to OpenCLIP alone.
         values: every flag's final value, for params.txt and the printed plan.
     """
 
@@ -30,18 +31,16 @@ class Plan:
     logits: LogitSettings
     batch_hooks: tuple[str, ...]
     typed: frozenset[str]
-    values: dict[str, object]
+    values: dict[str, Any]
 
 
-def make_plan(typed: argparse.Namespace) -> Plan | None:
-    """The plan of what was typed; None where no flag of ours was, which leaves training to OpenCLIP alone.
+def make_plan(typed: argparse.Namespace) -> Plan:
+    """The plan of what was typed; where no flag of ours was, it leaves training to OpenCLIP alone.
 
     Raises:
         UsageError: for a value out of range or two flags that contradict each other.
     """
     given = vars(typed)
-    if not given:
-        return None
     method = given.get("method")
     values = _expand(method, given)
     try:
@@ -52,8 +51,8 @@ def make_plan(typed: argparse.Namespace) -> Plan | None:
     return plan
 
 
-def _expand(method: str | None, given: dict) -> dict[str, object]:
-    preset = dict(METHODS[method]) if method else {}
+def _expand(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    preset: dict[str, Any] = dict(METHODS[method]) if method else {}
     if "mining_model" in given:
         preset.pop("mining_pretrained", None)  # a preset's weights belong to the preset's model
     values = {**DEFAULTS, **preset, **given}

@@ -4,13 +4,12 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 CONFIG_NAME = "open_clip_config.json"  # OpenCLIP's HF_CONFIG_NAME
 
 
-def describe(model_name: str, model: nn.Module, options: Mapping[str, object]) -> dict:
+def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
     """The configuration of a model that `open_clip.create_model_and_transforms(model_name, **options)` made.
 
     Args:
@@ -33,7 +32,7 @@ def describe(model_name: str, model: nn.Module, options: Mapping[str, object]) -
     if options.get("force_context_length") is not None:
         config["text_cfg"]["context_length"] = options["force_context_length"]
     if options.get("init_logit_scale") is not None:
-        config["init_logit_scale"] = float(options["init_logit_scale"])  # type: ignore[arg-type]
+        config["init_logit_scale"] = float(options["init_logit_scale"])
     # A checkpoint with a bias does not load into a model built without one.
     if getattr(model, "logit_bias", None) is not None:
         config["init_logit_bias"] = float(options.get("init_logit_bias", config.get("init_logit_bias", 0.0)))

@@ -1,8 +1,8 @@
 """A frozen OpenCLIP model that gives features of a training batch."""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,13 @@ def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
     return ours.shape == theirs.shape and bool((ours == theirs).all())
 
 
+class FrozenModel(NamedTuple):
+    """A loaded model in eval mode, without gradients, and its tokenizer."""
+
+    model: Any  # an OpenCLIP model
+    tokenizer: Tokenizer
+
+
 class FrozenTowers:
     """Features of images and captions, without gradient, in float32 whatever the autocast.
 
@@ -29,24 +36,19 @@ class FrozenTowers:
     own, and resized on the device where its input size differs.
 
     Args:
-        source: which model.
+        frozen: the model; it is moved to `device`.
         device: where it runs.
         image_mean, image_std: how the batch's images are normalised.
-        cache_dir: where downloaded weights go.
-
-    Raises:
-        UsageError: if it cannot be loaded, or has random weights.
     """
 
     def __init__(
         self,
-        source: FrozenSource,
+        frozen: FrozenModel,
         device: torch.device,
         image_mean: Sequence[float],
         image_std: Sequence[float],
-        cache_dir: str | None = None,
     ) -> None:
-        self.model, self.tokenizer = _load(source, device, cache_dir)
+        self.model, self.tokenizer = frozen.model.to(device), frozen.tokenizer
         visual = self.model.visual
         self.size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
 
@@ -74,28 +76,34 @@ class FrozenTowers:
             return F.normalize(features.float(), dim=-1).unflatten(0, tokens.shape[:2])
 
 
-def _load(source: FrozenSource, device: torch.device, cache_dir: str | None) -> tuple[torch.nn.Module, Tokenizer]:
+def load_frozen(source: FrozenSource, cache_dir: str | None = None) -> FrozenModel:
+    """Loads the model on the CPU.
+
+    Raises:
+        UsageError: if it cannot be loaded, or would have random weights.
+    """
     import open_clip
 
     name = source.model
     if Path(name).is_dir():
         name = f"local-dir:{name}"
     schema, _ = open_clip.factory.parse_model_name(name)
-    called = f"--mining-model {source.model}" + (f" --mining-pretrained {source.pretrained}" if source.pretrained else "")
+    called = f"--mining-model {source.model}" + (
+        f" --mining-pretrained {source.pretrained}" if source.pretrained else ""
+    )
     if schema is None and not source.pretrained:
         raise UsageError(f"{called}: random weights mine nothing; add --mining-pretrained TAG|FILE")
     try:
         # no pretrained tower parts: all of its weights come from the source
         model = open_clip.create_model(
-            name, source.pretrained, device=device, cache_dir=cache_dir, require_pretrained=True, pretrained_text=False
+            name, source.pretrained, cache_dir=cache_dir, require_pretrained=True, pretrained_text=False
         )
         tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
     except Exception as error:  # whatever keeps it from loading, the person can only choose another
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
-            f"{called}: cannot be loaded ({reason}); name another model, or train without mining by --mining-features off"
+            f"{called}: cannot be loaded ({reason}); name another model, or train without mining: --mining-features off"
         ) from error
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    logging.info(f"Mining with frozen {source.model} {source.pretrained or ''}".rstrip())
-    return model.eval(), tokenizer
+    return FrozenModel(model.eval(), tokenizer)

@@ -37,7 +37,8 @@ def write_hub_folder(description: Mapping, weights: Mapping[str, Tensor], out: P
     try:
         _write(description, weights, unfinished)
         _verify(weights, unfinished)
-        os.chmod(unfinished, 0o755)
+        unfinished.chmod(0o755)  # temporary folders, and safetensors' files, are their owner's alone
+        (unfinished / WEIGHTS_NAME).chmod(0o644)
         os.replace(unfinished, out)  # over an empty folder, too
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

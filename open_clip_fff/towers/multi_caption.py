@@ -15,9 +15,9 @@ class MultiCaption:
     def forward(self, image: Tensor | None = None, text: Tensor | CaptionBatch | None = None):
         """OpenCLIP's output dict, with `text_features` [B, K, D], `text_valid` [B, K], `image_ids` [B] and extras."""
         if not isinstance(text, CaptionBatch):
-            return super().forward(image, text)
+            return super().forward(image, text)  # type: ignore[misc]
         size, k = text.tokens.shape[:2]
-        output = dict(super().forward(image, text.tokens.flatten(0, 1)))
+        output = dict(super().forward(image, text.tokens.flatten(0, 1)))  # type: ignore[misc]
         output["text_features"] = output["text_features"].unflatten(0, (size, k))
         return {**output, "text_valid": text.valid, "image_ids": text.ids, **text.extras}
 
@@ -26,14 +26,9 @@ def take_many_captions(model: nn.Module) -> None:
     """Turns `model` into its own subclass that also takes a `CaptionBatch`; weights and their names stay.
 
     Raises:
-        UsageError: for a model whose forward needs more of the text than features (CoCa).
+        UsageError: for a model without named outputs.
     """
     cls = type(model)
-    if hasattr(model, "text_decoder"):
-        raise UsageError(
-            f"--model: {cls.__name__} also learns to write its caption, which needs one caption per image: "
-            f"use --method clip"
-        )
     if not hasattr(model, "output_dict"):
         raise UsageError(f"--model: {cls.__name__} gives no named outputs, which our losses need: use --method clip")
     model.__class__ = type(f"MultiCaption{cls.__name__}", (MultiCaption, cls), {})

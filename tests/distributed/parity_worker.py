@@ -1,6 +1,6 @@
 """Run by torchrun: one global batch spread over the ranks, through a DDP tower, to losses, gradients and assignment.
 
-    torchrun --nproc-per-node R tests/distributed/parity_worker.py OUT.pt
+torchrun --nproc-per-node R tests/distributed/parity_worker.py OUT.pt
 """
 
 import os

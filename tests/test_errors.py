@@ -1,0 +1,204 @@
+"""Mistakes a user can make: one clear line each, before training, exit code 2."""
+
+import io
+import json
+
+import pytest
+
+from tests.conftest import colour_sample, write_tar
+
+
+@pytest.fixture
+def refused(trainer, capsys):
+    """Runs the trainer, expects a refusal, and gives its one line."""
+
+    def run(*argv: str, data: list[str] | None = None) -> str:
+        assert trainer(*argv, data=data) == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("open_clip_fff.train: error: ") and len(error.splitlines()) == 1, error
+        assert not (trainer.logs / "x").exists()  # nothing was written
+        return error
+
+    return lambda *argv, data=None: run("--name", "x", *argv, data=data)
+
+
+FFF = ("--method", "fff", "--captions-per-image", "2", "--json-text-key", "captions", "--mining-features", "off")
+
+
+def test_an_unknown_flag_with_a_suggestion(refused):
+    line = refused("--caption-per-image", "5")
+    assert "--caption-per-image" in line and "did you mean --captions-per-image" in line
+    assert "did you mean --batch-size" in refused("--batchsize", "5")
+
+
+def test_a_value_that_a_flag_does_not_take(refused):
+    assert "--method: invalid choice: 'ffff'" in refused("--method", "ffff")
+    assert "--batch-size: invalid int value: 'many'" in refused("--batch-size", "many")
+    assert "--logit-bias-init: invalid 'auto' or a number value: 'high'" in refused("--logit-bias-init", "high")
+
+
+@pytest.mark.parametrize("flag", ["--p1", "--p2", "--p3", "--p1-prime"])
+def test_a_threshold_out_of_range(refused, flag):
+    line = refused(*FFF, flag, "1.2")
+    assert flag in line and "1.2" in line and "from -1 to 1, or 'off'" in line
+
+
+def test_k_larger_than_any_row(refused):
+    line = refused(*FFF, "--captions-per-image", "7")
+    assert "--captions-per-image 7" in line and "no row of 00.tar has more than 5" in line and "--json-text-key" in line
+
+
+def test_a_caption_field_that_does_not_exist(refused):
+    line = refused(*FFF, "--json-text-key", "captions;blip2")
+    assert "--json-text-key blip2: no row of 00.tar has text there" in line
+    assert "--text-key caption: no row of 00.tar" in refused(*FFF, "--text-key", "caption")
+    assert "json, png, txt" in refused(*FFF, "--text-key", "caption")
+    # a number is no caption
+    assert "--json-text-key width" in refused(*FFF, "--json-text-key", "width")
+
+
+def test_no_caption_source_at_all(refused):
+    assert "no caption source" in refused("--loss", "fff", "--text-key", "")
+
+
+def test_a_missing_shard(refused, shards):
+    data = ["--train-data", str(shards / "{00..05}.tar"), "--train-num-samples", "64"]
+    for flags in ((), FFF):
+        line = refused(*flags, data=data)
+        assert "04.tar does not exist (and 1 more of 6)" in line and "--train-data" in line
+    assert "--val-data" in refused("--val-data", str(shards / "99.tar"))
+
+
+def test_a_shard_that_is_no_tar(refused, tmp_path):
+    (tmp_path / "00.tar").write_bytes(b"not a tar at all" * 100)
+    data = ["--train-data", str(tmp_path / "00.tar"), "--train-num-samples", "64"]
+    assert "00.tar cannot be read as a tar" in refused(*FFF, data=data)
+
+
+def test_a_tar_without_images_or_samples(refused, tmp_path):
+    write_tar(tmp_path / "text.tar", {"a": {"txt": b"x", "json": b'{"captions": ["y"]}'}})
+    data = ["--train-data", str(tmp_path / "text.tar"), "--train-num-samples", "1"]
+    assert "no row of text.tar has an image" in refused(*FFF, data=data)
+    write_tar(tmp_path / "empty.tar", {})
+    assert "empty.tar holds no sample" in refused(*FFF, data=["--train-data", str(tmp_path / "empty.tar"), *data[2:]])
+
+
+def test_a_csv_without_the_column(refused, trainer):
+    data = [*trainer.table[:-1], "title;blip"]
+    line = refused("--loss", "fff", data=data)
+    assert "--csv-caption-key blip" in line and "it has filepath, title, pseudo" in line
+    data = [*trainer.table, "--csv-separator", ","]
+    assert "--csv-separator" in refused("--loss", "fff", data=data)
+    assert "--csv-caption-key" in refused("--loss", "fff", "--text-key", "title", data=trainer.table)
+
+
+def test_workers_without_shards_for_them(refused):
+    assert "--workers 9: 9 loader workers over all ranks, but only 4 shard(s)" in refused("--workers", "9")
+
+
+def test_the_number_of_samples_must_be_known(refused, trainer):
+    assert "--train-num-samples" in refused(*FFF, data=trainer.tars[:2])
+
+
+def test_losses_that_take_one_caption(refused):
+    many = ("--captions-per-image", "2", "--json-text-key", "captions")
+    assert "clip takes one caption" in refused("--method", "clip", "--caption-policy", "all", *many)
+    assert "--mining-features" in refused("--method", "siglip", "--mining-features", "frozen", "--mining-model", "x")
+    assert "--batch-hooks" in refused("--batch-hooks", "mine")
+    assert "--logit-bias-init auto" in refused("--method", "siglip", "--logit-bias-init", "auto")
+
+
+def test_flags_that_contradict_each_other(refused):
+    assert "--siglip: contradicts --loss fff" in refused(*FFF, "--siglip")
+    assert "--p1 does nothing while mining is off" in refused("--loss", "fff", "--p1", "0.3")
+    line = refused(*FFF[:-2], "--mining-model", "x", "--p1", "off", "--p2", "off", "--p3", "off")
+    assert "nothing can be mined" in line
+    assert "--mining-model" in refused("--loss", "fff", "--mining-features", "frozen")
+
+
+def test_open_clip_features_that_cannot_follow(refused):
+    teacher = ("--distill-model", "tiny-clip", "--distill-pretrained", "x")
+    assert "--distill-model" in refused(*FFF, *teacher)
+    assert "--torchscript" in refused(*FFF, "--torchscript")
+    assert "--loss-dist-impl" in refused(*FFF, "--loss-dist-impl", "reduce")
+
+
+def test_coca_keeps_its_own_loss(refused):
+    assert "use --method clip" in refused(*FFF, "--model", "coca_base")
+
+
+def test_a_mining_model_that_cannot_be_had(refused):
+    mines = FFF[:-2]
+    assert "random weights" in refused(*mines, "--mining-model", "tiny-clip")
+    line = refused(*mines, "--mining-model", "tiny-clip", "--mining-pretrained", "/nowhere.pt")
+    assert "/nowhere.pt" in line and "--mining-features off" in line
+    assert "no-such-model" in refused(*mines, "--mining-model", "no-such-model", "--mining-pretrained", "x")
+
+
+def test_plugins_and_configs_that_are_not_there(refused, tmp_path):
+    assert "--plugin no_such_module" in refused("--plugin", "no_such_module")
+    assert "--model-config" in refused("--model-config", str(tmp_path / "none.json"))
+    (tmp_path / "bad.json").write_text(json.dumps({"embed_dim": 3}))
+    assert "no architecture there" in refused("--model-config", str(tmp_path / "bad.json"))
+    line = refused("--loss", "no-such-loss")
+    assert "no loss is called 'no-such-loss'; there are: fff, softmax" in line
+
+
+def test_a_run_of_that_name(trainer, capsys):
+    assert trainer(*FFF, "--name", "once") == 0
+    assert trainer(*FFF, "--name", "once") == 2
+    assert "--resume latest" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_not_there(refused):
+    assert "--resume /nowhere.pt: there is no such file" in refused("--resume", "/nowhere.pt")
+
+
+def test_help_shows_both_groups(trainer, capsys):
+    assert trainer("--help") == 0
+    text = capsys.readouterr().out
+    assert "--train-data" in text and "--captions-per-image" in text and "p1' of Eq. 1" in text
+    assert text.index("--train-data") < text.index("--captions-per-image")
+
+
+# --- corrupt data during training: skipped, counted, reported --------------------------------------------------------
+
+
+def test_damaged_rows_are_skipped_and_counted(trainer, tmp_path):
+    samples = {f"{row:02d}": colour_sample(row) for row in range(16)}
+    samples["03"]["png"] = b"no image"
+    samples["05"]["json"] = b'{"captions": ['
+    samples["07"] = {"png": samples["07"]["png"], "json": b"{}"}
+    write_tar(tmp_path / "00.tar", samples)
+    data = ["--train-data", str(tmp_path / "00.tar"), "--train-num-samples", "12", "--batch-size", "6"]
+    assert trainer(*FFF, "--name", "damaged", data=data) == 0
+    log = trainer.log("damaged")
+    assert "Rows skipped or damaged in epoch 0 (rank 0)" in log
+    for news in ("1 without a caption", "1 with unreadable json", "1 with an unreadable member or image"):
+        assert news in log
+
+
+def test_a_csv_survives_a_corrupt_image(trainer, tmp_path, csv):
+    lines = csv.read_text().splitlines()
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    lines[3] = f"{tmp_path / 'bad.png'}\tbad\tbad"
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    data = ["--train-data", str(tmp_path / "train.csv"), *trainer.table[2:]]
+    for flags, name in (((), "stock"), (("--loss", "fff"), "ours")):
+        assert trainer(*flags, "--name", name, data=data) == 0
+        assert "1 with an unreadable member or image" in trainer.log(name)
+
+
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
+    from open_clip_fff.host.fixes import save_whole
+
+    class Unsaveable:
+        def __reduce__(self):
+            raise OSError("disk full")
+
+    path = tmp_path / "epoch_1.pt"
+    save_whole({"a": 1}, str(path))
+    before = path.read_bytes()
+    with pytest.raises(OSError, match="disk full"):
+        save_whole({"a": [io.BytesIO(), Unsaveable()]}, str(path))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,69 @@
+"""The house rules that a machine can see."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "open_clip_fff"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# Rooms from the ground up; a room imports from itself and from those below it. `data` and `towers` share a floor with
+# `assignment`; the exceptions name themselves.
+FLOORS = ["settings", "data", "towers", "assignment", "losses", "hooks", "report", "host"]
+ALLOWED = {
+    "settings": set(),
+    "data": {"settings"},
+    "towers": {"settings", "data"},
+    "assignment": {"settings"},
+    "losses": {"settings", "assignment"},
+    "hooks": {"settings", "data", "towers"},
+    "report": {"settings", "assignment"},
+    "host": set(FLOORS),
+}
+COMMON = {"errors", "registry", "numerics"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_what_it_may(path):
+    room = path.relative_to(PACKAGE).parts[0]
+    for module in imports(path):
+        if module.startswith("open_clip_train"):
+            assert room == "host", f"{path} knows OpenCLIP's loop"
+        parts = module.split(".")
+        if parts[0] == "open_clip_fff" and len(parts) > 1 and room in ALLOWED:
+            assert parts[1] in ALLOWED[room] | {room} | COMMON, f"{room} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_are_small(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_the_package_imports_neither_open_clip_nor_its_loop():
+    code = "import sys, open_clip_fff; sys.exit('open_clip' in sys.modules or 'open_clip_train' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_a_registry_refuses_duplicates():
+    from open_clip_fff import register_batch_hook, register_loss
+
+    with pytest.raises(ValueError, match="registered twice"):
+        register_loss("fff")(object)
+    with pytest.raises(ValueError, match="registered twice"):
+        register_batch_hook("frozen-features")(object)
+    with pytest.raises(ValueError, match="OpenCLIP's own"):
+        register_loss("clip")
