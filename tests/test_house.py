@@ -13,12 +13,13 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from the ground up; a room imports from itself and from those below it. `data` and `towers` share a floor with
 # `assignment`; the exceptions name themselves.
-FLOORS = ["settings", "data", "towers", "assignment", "losses", "hooks", "report", "host"]
+FLOORS = ["settings", "data", "towers", "assignment", "calibration", "losses", "hooks", "report", "host"]
 ALLOWED = {
     "settings": set(),
     "data": {"settings"},
     "towers": {"settings", "data"},
     "assignment": {"settings"},
+    "calibration": {"settings", "data", "towers", "assignment"},
     "losses": {"settings", "assignment"},
     "hooks": {"settings", "data", "towers"},
     "report": {"settings", "assignment"},

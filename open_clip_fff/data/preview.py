@@ -1,15 +1,15 @@
 """A look at the first shard before training: coverage of each caption source, and rows as strings."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from open_clip_fff.data.shards import IMAGES, image_bytes, read_samples
 from open_clip_fff.data.sources import CorruptSample, captions_by_source, cell_text
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
 
 ROW_LIMIT = 10_000
-IMAGES = ("jpg", "png", "jpeg", "webp")
 SHOWN = 3
 
 
@@ -65,9 +65,9 @@ def preview_shard(url: str, captions: CaptionSettings, limit: int = ROW_LIMIT) -
     """
     preview = Preview(name=url.rsplit("/", 1)[-1])
     try:
-        for sample in _first(_samples(url), limit):
+        for sample in read_samples([url], limit):
             preview.members.update(name for name in sample if not name.startswith("__"))
-            preview.images += any(name in sample for name in IMAGES)
+            preview.images += image_bytes(sample) is not None
             try:
                 found = captions_by_source(sample, captions)
             except CorruptSample:
@@ -149,16 +149,3 @@ def preview_lines(preview: Preview, captions: CaptionSettings) -> list[str]:
         if len(texts) > captions.per_image:
             lines.append(f"    and {len(texts) - captions.per_image} more, beyond K")
     return lines
-
-
-def _samples(url: str) -> Iterator[dict]:
-    import webdataset as wds
-
-    return iter(wds.tarfile_to_samples()(iter([{"url": url}])))
-
-
-def _first(samples: Iterable[dict], limit: int) -> Iterator[dict]:
-    for count, sample in enumerate(samples, 1):
-        yield sample
-        if count == limit:
-            return

@@ -9,8 +9,8 @@ import webdataset as wds
 
 from open_clip_fff.data.batch import Batch, CaptionBatch, collate
 from open_clip_fff.data.ids import sample_id
-from open_clip_fff.data.preview import IMAGES
 from open_clip_fff.data.rows import Row, seal
+from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.data.sources import CorruptSample, cell_text, row_of
 from open_clip_fff.data.tally import Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer

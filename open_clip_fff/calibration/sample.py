@@ -1,0 +1,64 @@
+"""Features of a sample of the training data, as a frozen model sees them."""
+
+import io
+from collections.abc import Iterable
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from open_clip_fff.assignment.reference import MiningFeatures
+from open_clip_fff.data.shards import image_bytes, read_samples
+from open_clip_fff.data.sources import row_of
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.towers.frozen import FrozenModel
+
+BATCH = 64
+
+
+@torch.no_grad()
+def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: FrozenModel, limit: int) -> MiningFeatures:
+    """Embeds the first `limit` images of some shards and their captions, without augmentation.
+
+    Args:
+        urls: the shards.
+        captions: where their captions are, and K.
+        frozen: the model.
+        limit: how many images; those without captions or with a broken image are passed over.
+
+    Returns:
+        Features of n <= limit images, float32, L2-normalised.
+
+    Raises:
+        UsageError: if no image with captions is found.
+    """
+    import open_clip
+
+    preprocess = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**frozen.model.visual.preprocess_cfg), is_train=False
+    )
+    images, rows = [], []
+    for sample in read_samples(urls, limit):
+        row, content = row_of(sample, captions), image_bytes(sample)
+        if not row.captions or content is None:
+            continue
+        try:
+            images.append(preprocess(Image.open(io.BytesIO(content)).convert("RGB")))
+        except (OSError, UnidentifiedImageError):
+            continue
+        rows.append(row)
+    if not rows:
+        raise UsageError("--train-data: no image with captions to take thresholds from")
+    k = captions.per_image
+    valid = torch.tensor([[i < len(row.captions) for i in range(k)] for row in rows])
+    padded = [text for row in rows for text in row.captions + [""] * (k - len(row.captions))]
+
+    def in_batches(encode, inputs: list) -> Tensor:
+        return torch.cat([encode(inputs[i : i + BATCH]) for i in range(0, len(inputs), BATCH)])
+
+    device = next(frozen.model.parameters()).device
+    image = in_batches(lambda x: frozen.model.encode_image(torch.stack(x).to(device), normalize=True), images)
+    text = in_batches(lambda x: frozen.model.encode_text(frozen.tokenizer(x).to(device), normalize=True), padded)
+    ids = torch.tensor([row.id for row in rows], device=device)
+    return MiningFeatures(image.float(), text.float().unflatten(0, (len(rows), k)), valid.to(device), ids)

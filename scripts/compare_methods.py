@@ -1,0 +1,159 @@
+"""Trains stock CLIP, one-of-K CLIP, FFF and its softmax on your own tars, equally long, and compares them.
+
+    python scripts/compare_methods.py --out comparison -- --train-data 'data/{00..05}.tar' --train-num-samples 6091 \
+        --val-data val.tar --val-num-samples 1000 --json-text-key captions --captions-per-image 5 \
+        --model ViT-B-32 --batch-size 256 --epochs 10
+
+What follows `--` goes to every run. The frozen model that mines is the one-of-K run, so its steps come on top of those
+of FFF; thresholds are quantiles on the first shards. Runs that are finished are not run again.
+
+Writes OUT/steps.csv (loss, rates and recall over steps), OUT/table.csv and OUT/comparison.png.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+METHODS = {
+    "clip": ("stock CLIP, first caption", ["--method", "clip", "--caption-policy", "first"]),
+    "one-of-k": ("CLIP, one of K drawn", ["--method", "clip", "--caption-policy", "sample"]),
+    "fff": ("FFF, sigmoid", ["--method", "fff"]),
+    "fff-softmax": ("FFF's pairs, softmax", ["--method", "fff-softmax"]),
+}
+TEACHER = "one-of-k"
+SAMPLE = 1024  # training images that the thresholds come from
+CURVES = {  # column: (TensorBoard tag, title)
+    "loss": ("train/loss", "training loss (each its own scale)"),
+    "mined_per_image": ("train/mined_per_image", "mined captions per image"),
+    "recall": ("val/image_to_text_R@5", "validation R@5, image to text"),
+}
+RECALLS = ("image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@1", "text_to_image_R@5")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and picture")
+    parser.add_argument("--mined-per-image", type=float, default=1.0, help="captions that each clause should mine")
+    parser.add_argument("--rate", nargs="*", default=[], metavar="METHOD=LR", help="a method's own learning rate")
+    arguments, shared = parser.parse_known_args()
+    shared = [flag for flag in shared if flag != "--"] + ["--report-to", "tensorboard"]
+    rates = dict(pair.split("=") for pair in arguments.rate)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+
+    curves, rows = [], []
+    for name, (label, flags) in METHODS.items():
+        if name.startswith("fff"):
+            flags = flags + mining_flags(arguments.out / TEACHER, shared, arguments.mined_per_image)
+        if name in rates:
+            flags = [*flags, "--lr", rates[name]]
+        seconds = train(arguments.out, name, shared + flags)
+        curve, recalls = read_curves(arguments.out / name)
+        curves.append(curve.assign(method=label))
+        rows.append(
+            {
+                "method": label,
+                "steps": int(curve["step"].max()) + 1,
+                "seconds": round(seconds),
+                "loss": curve["loss"].dropna().iloc[-1],
+                "mined/image": curve["mined_per_image"].mean() if "mined_per_image" in curve else 0.0,
+                **recalls,
+            }
+        )
+        table = pd.DataFrame(rows)
+        table.to_csv(arguments.out / "table.csv", index=False)
+        pd.concat(curves).to_csv(arguments.out / "steps.csv", index=False)
+        print(table.to_string(index=False, float_format="{:.3f}".format), flush=True)
+    draw(pd.concat(curves), arguments.out / "comparison.png")
+    print(f"Written: {arguments.out}/table.csv, steps.csv, comparison.png")
+
+
+def train(out: Path, name: str, flags: list[str]) -> float:
+    """One run in a process of its own, unless it is finished already; the seconds it took."""
+    finished, log = out / name / "seconds.json", out / f"{name}.log"
+    if not finished.exists():
+        command = ["-m", "open_clip_fff.train", *flags, "--logs", str(out), "--name", name]
+        print("\n$ python", shlex.join(command), flush=True)
+        started = time.monotonic()
+        with log.open("w") as file:
+            code = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT).returncode
+        if code:
+            sys.exit(f"{name} failed; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-5:]))
+        finished.write_text(json.dumps(time.monotonic() - started))
+    return json.loads(finished.read_text())
+
+
+def mining_flags(teacher: Path, shared: list[str], per_image: float) -> list[str]:
+    """Flags that mine with the last checkpoint of a run, thresholds from quantiles on the first training shards."""
+    import open_clip
+    from webdataset.shardlists import expand_urls
+
+    from open_clip_fff.calibration import quantile_thresholds, sample_features
+    from open_clip_fff.export import find_checkpoint
+    from open_clip_fff.host.arguments import parse_open_clip, split
+    from open_clip_fff.settings import FrozenSource, make_plan
+    from open_clip_fff.towers.frozen import load_frozen
+
+    typed, rest = split(shared)
+    args, captions = parse_open_clip(rest), make_plan(typed).captions
+    for path in vars(typed).get("model_config", []):
+        open_clip.add_model_config(path)
+    source = FrozenSource(args.model, str(find_checkpoint(teacher)))
+    features = sample_features(expand_urls(args.train_data), captions, load_frozen(source), SAMPLE)
+    config = quantile_thresholds(features, args.batch_size * args.accum_freq, per_image)
+    flags = ["--mining-model", args.model, "--mining-pretrained", source.pretrained]
+    for name in ("p1", "p2", "p3", "p1_prime"):
+        flags += ["--" + name.replace("_", "-"), f"{getattr(config, name):.4f}"]
+    return flags
+
+
+def read_curves(run: Path) -> tuple[pd.DataFrame, dict[str, float]]:
+    """What the run logged over its steps, and its last validation."""
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    tags = events.Tags()["scalars"]
+    columns = []
+    steps = [event.step for event in events.Scalars("train/loss")]
+    for column, (tag, _) in CURVES.items():
+        if tag not in tags:
+            continue
+        points = events.Scalars(tag)
+        if tag.startswith("val/"):  # OpenCLIP logs validation by epoch
+            per_epoch = (max(steps) + 1) // max(point.step for point in points)
+            columns.append(pd.Series({point.step * per_epoch - 1: point.value for point in points}, name=column))
+        else:
+            columns.append(pd.Series({point.step: point.value for point in points}, name=column))
+    recalls = {recall: events.Scalars(f"val/{recall}")[-1].value for recall in RECALLS if f"val/{recall}" in tags}
+    return pd.concat(columns, axis=1).rename_axis("step").reset_index(), recalls
+
+
+def draw(curves: pd.DataFrame, path: Path) -> None:
+    """One panel per curve, one line per method."""
+    shown = {column: title for column, (_, title) in CURVES.items() if column in curves}
+    figure, axes = plt.subplots(1, len(shown), figsize=(5 * len(shown), 3.8), layout="constrained")
+    for axis, (column, title) in zip(axes, shown.items(), strict=True):
+        for method, curve in curves.groupby("method", sort=False):
+            points = curve.dropna(subset=[column])
+            if len(points):
+                smooth = points[column] if column == "recall" else points[column].rolling(9, 1, center=True).mean()
+                scale = points[column].iloc[0] if column == "loss" else 1.0
+                axis.plot(points["step"] + 1, smooth / scale, label=method)
+        axis.set(title=title, xlabel="steps")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_title("training loss over its first value")
+    axes[-1].legend(frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
