@@ -10,6 +10,7 @@ from open_clip_fff.data.ids import caption_id, sample_id
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import HookContext, register_batch_hook
 from open_clip_fff.losses import FFFLoss, LossContext, MultiPositiveSoftmaxLoss, register_loss
+from open_clip_fff.losses.gather import gather_features
 from open_clip_fff.settings import MiningConfig
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "MultiPositiveSoftmaxLoss",
     "UsageError",
     "caption_id",
+    "gather_features",
     "register_batch_hook",
     "register_loss",
     "sample_id",

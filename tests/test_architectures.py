@@ -1,0 +1,94 @@
+"""Architectures beside the native ones: Hugging Face text towers under every method, CoCa under `clip`."""
+
+import json
+
+import open_clip
+import pytest
+import torch
+
+from open_clip_fff.export import main as export
+from tests.conftest import TINY
+
+CAPTIONS = ["--captions-per-image", "4", "--json-text-key", "captions"]
+WORDS = "a square something red green blue yellow all over picture in img title [PAD] [UNK] [CLS] [SEP] [MASK]".split()
+
+
+@pytest.fixture(scope="session")
+def bert_clip(tmp_path_factory):
+    """The json of `tiny-bert-clip`, whose text tower is a small random BERT with a tokenizer of its own."""
+    from transformers import BertConfig, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    (folder / "vocab.txt").write_text("\n".join(WORDS + [str(n) for n in range(10)]))
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertConfig(vocab_size=64, **size).save_pretrained(folder)
+    text = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "hf_proj_type": "mlp", "context_length": 16}
+    text |= {"hf_pooler_type": "mean_pooler", "hf_model_pretrained": False}
+    path = folder / "tiny-bert-clip.json"
+    path.write_text(json.dumps({**TINY, "text_cfg": text}))
+    return path
+
+
+@pytest.fixture
+def no_downloads(monkeypatch):
+    """OpenCLIP's training asks for a pretrained text tower unless CLIP weights are given; there is none offline."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.mark.parametrize("method", ["clip", "fff", "fff-softmax"])
+def test_a_hugging_face_text_tower(trainer, bert_clip, teacher, tmp_path, method, no_downloads):
+    open_clip.add_model_config(bert_clip)
+    torch.manual_seed(0)
+    weights = tmp_path / "start.pt"
+    start = open_clip.create_model("tiny-bert-clip", pretrained_text=False)
+    torch.save(start.state_dict(), weights)
+    argv = [
+        "--method",
+        method,
+        "--model-config",
+        str(bert_clip),
+        "--model",
+        "tiny-bert-clip",
+        "--pretrained",
+        str(weights),
+    ]
+    if method != "clip":  # mined by a model with another tokenizer, whose tokens the workers make too
+        argv += [*CAPTIONS, "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher), "--p1", "0.2"]
+    assert trainer(*argv, "--name", method) == 0
+    out = tmp_path / "model"
+    assert export([str(trainer.run(method)), "--out", str(out)]) == 0
+    assert (out / "tokenizer_config.json").exists()
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{out}", load_weights=True)
+    trained = trainer.checkpoint(method)["state_dict"]
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in model.state_dict().items())
+    texts = ["a red square", "blue all over"]
+    ours, theirs = open_clip.get_tokenizer(f"local-dir:{out}")(texts), open_clip.get_tokenizer("tiny-bert-clip")(texts)
+    assert torch.equal(ours, theirs)
+
+
+def test_coca_trains_under_clip_and_is_refused_by_fff(trainer, tmp_path, capsys):
+    config = {
+        "embed_dim": 32,
+        "vision_cfg": {**TINY["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+        "text_cfg": {**TINY["text_cfg"], "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+        "custom_text": True,
+    }
+    path = tmp_path / "tiny-coca.json"
+    path.write_text(json.dumps(config))
+    model = ["--model-config", str(path), "--model", "tiny-coca"]
+    argv = [
+        "--method",
+        "clip",
+        "--captions-per-image",
+        "4",
+        "--caption-policy",
+        "sample",
+        "--json-text-key",
+        "captions",
+    ]
+    assert trainer(*argv, *model, "--name", "coca") == 0
+    assert "Caption_loss" in trainer.log("coca")
+    assert trainer("--method", "fff", *CAPTIONS, "--mining-features", "off", *model, "--name", "refused") == 2
+    assert "use --method clip" in capsys.readouterr().err
