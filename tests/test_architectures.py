@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from open_clip_fff.export import main as export
-from tests.conftest import TINY
+from tests.conftest import COLOURS, TINY
 
 CAPTIONS = ["--captions-per-image", "4", "--json-text-key", "captions"]
-WORDS = "a square something red green blue yellow all over picture in img title [PAD] [UNK] [CLS] [SEP] [MASK]".split()
+MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [*COLOURS, *("a", "square", "something", "all", "over", "picture", "in", "img", "title"), *MARKS]
 
 
 @pytest.fixture(scope="session")
