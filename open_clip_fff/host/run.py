@@ -52,10 +52,11 @@ def run(argv: list[str]) -> None:
     check_host(args, plan)
     if plan.typed:
         _introduce(args, plan)
-    frozen = load_frozen(plan.miner, args.cache_dir) if plan.miner is not None else None
-    with _seams(RunState(args, plan, frozen)):
-        if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
-            raise UsageError("OpenCLIP stopped before training; its own line above says why")
+    with _logging_put_back():
+        frozen = load_frozen(plan.miner, args.cache_dir) if plan.miner is not None else None
+        with _seams(RunState(args, plan, frozen)):
+            if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
+                raise UsageError("OpenCLIP stopped before training; its own line above says why")
 
 
 def _bring_parts(plan: Plan) -> None:
@@ -112,9 +113,24 @@ def _logger_levels() -> dict[logging.Logger, int]:
 
 
 @contextmanager
+def _logging_put_back() -> Iterator[None]:
+    """Handlers and levels as they were, after OpenCLIP has set its own; and each line only once."""
+    handlers, levels = list(logging.root.handlers), _logger_levels()
+    # Without any handler, the first line logged gives the root one of its own beside OpenCLIP's.
+    logging.root.addHandler(logging.NullHandler())
+    try:
+        yield
+    finally:
+        for handler in [h for h in logging.root.handlers if h not in handlers]:
+            logging.root.removeHandler(handler)
+            handler.close()
+        for logger in _logger_levels():  # OpenCLIP sets INFO everywhere, and torch then talks until it exits
+            logger.setLevel(levels.get(logger, logging.NOTSET))
+
+
+@contextmanager
 def _seams(state: RunState) -> Iterator[None]:
     """Every name that OpenCLIP's main looks up and we answer, for the length of one run."""
-    handlers, levels = list(logging.root.handlers), _logger_levels()
     had_group = dist.is_available() and dist.is_initialized()
     try:
         with ExitStack() as stack:
@@ -132,10 +148,5 @@ def _seams(state: RunState) -> Iterator[None]:
             )
             yield
     finally:
-        for handler in [h for h in logging.root.handlers if h not in handlers]:
-            logging.root.removeHandler(handler)
-            handler.close()
-        for logger in _logger_levels():  # OpenCLIP sets INFO everywhere, and torch then talks until it exits
-            logger.setLevel(levels.get(logger, logging.NOTSET))
         if dist.is_available() and dist.is_initialized() and not had_group:
             dist.destroy_process_group()

@@ -13,11 +13,12 @@ TOLERANCE = {"torch.float32": 1e-5, "torch.float64": 1e-10}
 pytestmark = pytest.mark.slow
 
 
-def torchrun(processes: int, *argv: str | Path) -> None:
-    """Runs a program on gloo ranks of this machine."""
+def torchrun(processes: int, *argv: str | Path) -> str:
+    """Runs a program on gloo ranks of this machine, and gives what they printed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     done = subprocess.run([*command, *map(str, argv)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,10 @@ def test_two_ranks_train_with_mining(trainer, teacher, shards):
         *("--model-config", str(trainer.config), "--accum-freq", "2", "--name", "two", "--epochs", "2"),
         *("--val-data", str(shards / "00.tar"), "--val-num-samples", "16"),
     ]
-    torchrun(2, "-m", "open_clip_fff.train", "--", *trainer.common, *trainer.tars, *argv)
+    printed = torchrun(2, "-m", "open_clip_fff.train", "--", *trainer.common, *trainer.tars, *argv)
     log = trainer.log("two")
+    # one rank speaks, and says each thing once
+    assert printed.count("open_clip_fff 0") == 1 and printed.count("FFF Epoch") == log.count("FFF Epoch")
     assert log.count("FFF Epoch") == 2 * 2  # 64 images, 2 ranks of 8, 2 accumulated: 2 steps an epoch
     assert all(float(rate) > 0 for rate in re.findall(r"Mined/image: ([\d.]+)", log))
     assert "gathers with gradient" in log and "image_to_text_R@1" in log
