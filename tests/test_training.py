@@ -65,6 +65,17 @@ def test_fff_trains_on_tars_with_mining(trainer, teacher, capsys):
     assert "method: fff\n" in params and "p1: 0.2\n" in params and "caption_policy: all\n" in params
 
 
+def test_a_hub_format_folder_mines(trainer, tmp_path):
+    from open_clip_fff.export import main as export
+
+    assert trainer("--method", "clip", "--name", "clip") == 0
+    assert export([str(trainer.run("clip")), "--out", str(tmp_path / "miner")]) == 0
+    mines = ["--p1", "off", "--p3", "off", "--p2", "-1", "--mined-cap", "3", "--mined-as", "ignore"]
+    assert trainer(*FFF, "--mining-model", str(tmp_path / "miner"), *mines, "--name", "mined") == 0
+    # everything is alike enough, the cap leaves three captions, and ignored ones are not positives
+    assert re.findall(r"Mined/image: ([\d.]+)", trainer.log("mined")) == ["3.000"] * 4
+
+
 def test_the_same_seed_gives_the_same_run(trainer, teacher):
     for name in ("a", "b"):
         argv = [*FFF, *mining(teacher, "0.2", "0.97", "0.97", "0.0"), "--seed", "5", "--workers", "1", "--name", name]

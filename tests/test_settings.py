@@ -1,0 +1,93 @@
+"""Flags to plan: what a method stands for, what wins over it, and where each flag lands."""
+
+import dataclasses
+
+import pytest
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings import (
+    DEFAULTS,
+    METHODS,
+    CaptionSettings,
+    FrozenSource,
+    LogitSettings,
+    MiningConfig,
+    make_plan,
+)
+from open_clip_fff.settings.flags import flag_parser
+
+
+def plan(*argv: str):
+    return make_plan(flag_parser().parse_args(argv))
+
+
+def test_nothing_typed_is_nothing_done():
+    nothing = plan()
+    assert not nothing.typed and nothing.loss.stock and nothing.mining is None and nothing.captions == CaptionSettings()
+    assert nothing.logits == LogitSettings()
+
+
+def test_fff_and_its_softmax_differ_in_the_loss_and_its_scalars_alone():
+    fff, softmax = plan("--method", "fff"), plan("--method", "fff-softmax")
+    assert fff.captions == softmax.captions == CaptionSettings(5, "all")
+    assert fff.mining == softmax.mining == MiningConfig(0.27, 0.92, 0.99, 0.24)
+    assert fff.miner == softmax.miner == FrozenSource("ViT-L-14-quickgelu", "openai")
+    assert (fff.loss.name, softmax.loss.name) == ("fff", "softmax")
+    assert fff.logits == LogitSettings(10.0, "auto", 20.0) and softmax.logits == LogitSettings()
+
+
+def test_typed_flags_win_over_the_method():
+    changed = plan(
+        "--method", "fff", "--p1", "off", "--captions-per-image", "3", "--logit-bias-init", "-7", "--p2", "0.5"
+    )
+    assert changed.mining == MiningConfig(None, 0.5, 0.99, 0.24)
+    assert changed.captions.per_image == 3 and changed.logits.bias_init == -7.0
+    assert changed.typed == {"method", "p1", "p2", "captions_per_image", "logit_bias_init"}
+
+
+def test_a_methods_weights_do_not_go_to_another_model():
+    assert plan("--method", "fff", "--mining-model", "folder").miner == FrozenSource("folder", None)
+
+
+def test_every_mining_flag_lands():
+    argv = ["--loss", "softmax", "--mining-features", "frozen", "--mining-model", "m", "--mining-pretrained", "t"]
+    argv += ["--p1", "0.1", "--p2", "0.2", "--p3", "0.3", "--p1-prime", "0.05", "--text-text", "max"]
+    argv += ["--mined-cap", "4", "--mined-as", "ignore"]
+    mined = plan(*argv)
+    assert mined.mining == MiningConfig(0.1, 0.2, 0.3, 0.05, "max", 4, "ignore") and mined.miner == FrozenSource(
+        "m", "t"
+    )
+
+
+def test_sources_keep_their_order():
+    captions = plan("--text-key", "txt;caption", "--json-text-key", "b, a", "--loss", "fff").captions
+    assert captions.sources == ("txt", "caption", "json:b", "json:a")
+    assert captions.policy == "all" and plan("--loss", "clip").captions.policy == "first"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--captions-per-image", "0"),
+        ("--loss", "fff", "--logit-scale-init", "0"),
+        ("--loss", "fff", "--logit-scale-init", "101"),
+        ("--loss", "fff", "--logit-lr-mult", "0"),
+        ("--method", "fff", "--mined-cap", "0"),
+    ],
+)
+def test_numbers_out_of_range(argv):
+    with pytest.raises(UsageError, match=argv[-1]):
+        plan(*argv)
+
+
+def test_every_flag_has_a_default_or_is_the_method():
+    flags = {action.dest for action in flag_parser()._actions}
+    assert flags - {"method"} == set(DEFAULTS)
+    assert all(set(preset) <= set(DEFAULTS) for preset in METHODS.values())
+
+
+def test_settings_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plan("--method", "fff").mining.p1 = 0.1
+    with pytest.raises(TypeError):
+        METHODS["fff"]["p1"] = 0.1
