@@ -31,7 +31,8 @@ setup(
         "requests",
         "safetensors",
         "tensorboard",
-        # The quickstart's picture.
+        # The quickstart: its data and its picture. clip-benchmark brings the first.
+        "scikit-learn",
         "matplotlib",
     ],
     extras_require={"test": ["pytest", "pytest-xdist"]},

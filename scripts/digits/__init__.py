@@ -1,0 +1,1 @@
+"""What scripts/quickstart.py is made of; nothing here is part of the package."""

@@ -1,0 +1,121 @@
+"""Trainings as a person would start them: `python -m open_clip_fff.train`, two at a time, with a line of progress."""
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+AT_ONCE = 2
+SHOWN = 15  # last lines of the log of a run that failed
+
+
+class RunFailed(Exception):
+    """A training that did not end well; the message is for the person."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Attributes:
+        name: of its folder in logs/.
+        title: in the table and the picture.
+        flags: what it adds to the flags that all share.
+        teacher: the run whose frozen model mines for it, None where nothing is mined.
+    """
+
+    name: str
+    title: str
+    flags: tuple[str, ...]
+    teacher: str | None = None
+
+
+class Trainer:
+    """Starts trainings in the order in which they come, two at a time; leaving its context ends those still running.
+
+    Args:
+        shared: the flags of all runs, printed once as $SHARED.
+        logs: the folder for the runs, and for what each prints (NAME.txt).
+        epochs: how many a run has, for its progress.
+        clock: gives the time to show in front of a line.
+
+    Attributes:
+        seconds: by name, how long a finished command took.
+    """
+
+    def __init__(self, shared: Sequence[str], logs: Path, epochs: int, clock: Callable[[], str]) -> None:
+        self.shared, self.logs, self.epochs, self.clock = shared, logs, epochs, clock
+        self.seconds: dict[str, float] = {}
+        self._pool = ThreadPoolExecutor(AT_ONCE)
+        self._futures: dict[str, Future[None]] = {}
+        self._processes: dict[str, subprocess.Popen] = {}
+        self._shown: dict[str, int] = {}
+        logs.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> "Trainer":
+        print(f"  export OMP_NUM_THREADS=1\n  SHARED={shlex.quote(' '.join(self.shared))}", flush=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(self._processes.values()):
+            process.terminate()
+
+    def start(self, run: Run, more: Sequence[str] = ()) -> None:
+        """Puts a run in the queue, and prints its command."""
+        own = ["--name", run.name, *run.flags, *more]
+        print(f"  python -m open_clip_fff.train $SHARED {shlex.join(own)}", flush=True)
+        self._futures[run.name] = self._pool.submit(self._train, run.name, own)
+
+    def wait(self, run: Run) -> None:
+        """Returns once the run has ended, and shows how far each is until then.
+
+        Raises:
+            RunFailed: if any run failed.
+        """
+        while True:
+            for future in self._futures.values():
+                if future.done():
+                    future.result()
+            self._show()
+            if self._futures[run.name].done():
+                return
+            time.sleep(0.5)
+
+    def _train(self, name: str, own: Sequence[str]) -> None:
+        log, began = self.logs / f"{name}.txt", time.monotonic()
+        command = [sys.executable, "-m", "open_clip_fff.train", *self.shared, *own]
+        with log.open("w") as file:
+            self._processes[name] = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+            code = self._processes[name].wait()
+        self.seconds[name] = time.monotonic() - began
+        if code:
+            last = "\n".join(log.read_text().splitlines()[-SHOWN:])
+            raise RunFailed(f"{name}: training ended with exit status {code}; the last lines of {log}:\n{last}")
+
+    def _show(self) -> None:
+        """One line on a terminal, rewritten; in a file, a line at every half of a run."""
+        done = {name: self._percent(name) for name in self._futures}
+        text = "  ".join(f"{name} {percent} %" for name, percent in done.items())
+        if sys.stdout.isatty():
+            print(f"\r  [{self.clock()}] {text}", end="", flush=True)
+            return
+        halves = {name: percent // 50 for name, percent in done.items()}
+        if halves != self._shown:
+            print(f"  [{self.clock()}] {text}", flush=True)
+            self._shown = halves
+
+    def _percent(self, name: str) -> int:
+        if name in self.seconds:
+            return 100
+        log = self.logs / f"{name}.txt"
+        steps = re.findall(r"Train Epoch: (\d+) \[ *(\d+)/(\d+)", log.read_text()) if log.is_file() else []
+        if not steps:
+            return 0
+        epoch, seen, images = (int(number) for number in steps[-1])
+        return min(int(100 * (epoch + seen / images) / self.epochs), 99)

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# The whole job on real data, on two CPU cores: shards, five trainings, scores, a picture, and an exported model.
+#   bash scripts/quickstart.sh [--out DIR] [--fresh]
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec "$PYTHON" scripts/quickstart.py "$@"
