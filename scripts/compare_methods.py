@@ -25,6 +25,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from open_clip_fff.errors import UsageError
+
 METHODS = {
     "clip": ("stock CLIP, first caption", ["--method", "clip", "--caption-policy", "first"]),
     "one-of-k": ("CLIP, one of K drawn", ["--method", "clip", "--caption-policy", "sample"]),
@@ -104,7 +106,7 @@ def mining_flags(teacher: Path, shared: list[str], per_image: float) -> list[str
     from open_clip_fff.settings import FrozenSource, make_plan
     from open_clip_fff.towers.frozen import load_frozen
 
-    typed, rest = split(shared)
+    typed, rest = split([*shared, "--method", "fff", "--mining-features", "off"])  # for its reading of the captions
     args, captions = parse_open_clip(rest), make_plan(typed).captions
     for path in vars(typed).get("model_config", []):
         open_clip.add_model_config(path)
@@ -156,4 +158,7 @@ def draw(curves: pd.DataFrame, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(f"scripts/compare_methods.py: error: {error}")

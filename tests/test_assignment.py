@@ -10,7 +10,6 @@ from open_clip_fff import similarity_assignment
 from open_clip_fff.assignment import MiningFeatures, assign, mine, own_assignment
 from open_clip_fff.assignment.counts import MiningCounts, rates
 from open_clip_fff.assignment.labels import as_labels, known_ids
-from open_clip_fff.calibration.quantiles import quantile_thresholds
 from open_clip_fff.settings import MiningConfig
 
 OFF = {"p1": None, "p2": None, "p3": None, "p1_prime": None}
@@ -226,16 +225,3 @@ def test_counts_by_clause():
     assert (seen.image_text, seen.image_image, seen.text_text, seen.mined) == (0.25, 0.5, 0.25, 0.75)
     assert seen.positive_share == pytest.approx(7 / 16)
     assert counts.take(IMAGES.device).sum() == 0
-
-
-def test_quantile_thresholds_mine_what_was_asked():
-    f = random_features(200, 3, d=16)
-    batch, per_image = 50, 2.0
-    config = quantile_thresholds(f, batch, per_image)
-    for name in ("p1", "p2", "p3"):
-        alone = MiningConfig(**{**OFF, name: getattr(config, name)})
-        per_batch = mine(f, f, alone).pairs.sum().item() / 200 * (batch - 1) / 199
-        assert per_batch == pytest.approx(per_image, rel=0.05), name
-    assert config.p1_prime <= config.p1
-    with pytest.raises(ValueError, match="sample more images"):
-        quantile_thresholds(random_features(5, 1), 4096, 0.1)

@@ -7,8 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.loss import ClipLoss, SigLipLoss
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff.assignment.counts import rates
 from open_clip_fff.losses import Criterion, cosine_sums, start_bias
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -227,6 +229,30 @@ def test_mining_without_features_says_so():
     x = Inputs(4)
     with pytest.raises(ValueError, match="mining_image_features"):
         Criterion(FFFLoss(), MiningConfig())(x.image, x.text, x.scale, x.bias)
+
+
+class NothingAsked(TorchDispatchMode):
+    """Fails on any operation whose result the host would wait for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::equal"):
+            raise AssertionError(f"the host waits for the device: {func.name()}")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", [FFFLoss(), FFFLoss(reduction="pairs"), MultiPositiveSoftmaxLoss()])
+def test_a_step_does_not_wait_for_the_device(loss):
+    """Mining, cap, counting, loss and gradients, until the rates are read at a log step."""
+    x = Inputs(6, 2)
+    mining = MiningConfig(0.2, 0.3, 0.4, 0.1, text_text="max", cap=2)
+    criterion, ids = Criterion(loss, mining), torch.tensor([3, 1, -1, 3, 5, 9])
+    features = {"mining_image_features": x.image.detach(), "mining_text_features": x.text.detach()}
+    with NothingAsked():
+        criterion(x.image, x.text, x.scale, x.bias, text_valid=x.valid, image_ids=ids, **features).backward()
+        sums = criterion.counts.take(ids.device)
+        with pytest.raises(AssertionError, match="waits"):
+            sums[0].item()
+    assert rates(sums).mined > 0
 
 
 def test_accumulation_weighs_the_scalars_gradients_and_not_their_value():

@@ -4,12 +4,12 @@ import io
 from collections.abc import Iterable
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.data.shards import image_bytes, read_samples
-from open_clip_fff.data.sources import row_of
+from open_clip_fff.data.sources import CorruptSample, row_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.towers.frozen import FrozenModel
@@ -40,12 +40,13 @@ def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: Froz
     )
     images, rows = [], []
     for sample in read_samples(urls, limit):
-        row, content = row_of(sample, captions), image_bytes(sample)
-        if not row.captions or content is None:
-            continue
+        content = image_bytes(sample)
         try:
+            row = row_of(sample, captions)
+            if not row.captions or content is None:
+                continue
             images.append(preprocess(Image.open(io.BytesIO(content)).convert("RGB")))
-        except (OSError, UnidentifiedImageError):
+        except (CorruptSample, OSError):  # an image that PIL does not know is an OSError, too
             continue
         rows.append(row)
     if not rows:

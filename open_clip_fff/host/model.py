@@ -42,7 +42,7 @@ def _scalar_options(state: RunState) -> dict[str, float]:
     logits, options = state.plan.logits, {}
     if logits.scale_init is not None:
         options["init_logit_scale"] = math.log(logits.scale_init)
-    if state.ours and LOSSES[state.plan.loss.name].bias:
+    if _wants_bias(state):
         options["init_logit_bias"] = SIGLIP_BIAS
     return options
 
@@ -61,5 +61,9 @@ def _start_scalars(state: RunState, has_weights: bool) -> None:
             return
         if isinstance(logits.bias_init, float):
             model.logit_bias.fill_(logits.bias_init)
-        elif state.ours:
+        elif _wants_bias(state):
             state.measure_bias = True
+
+
+def _wants_bias(state: RunState) -> bool:
+    return state.ours and LOSSES[state.plan.loss.name].bias

@@ -102,6 +102,11 @@ def _check(plan: Plan) -> None:
             raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss fff or softmax")
         if plan.logits.bias_init == "auto":
             raise UsageError(f"--logit-bias-init auto: only our losses measure it; give {loss} a number")
+    if plan.captions.policy == "first" and plan.captions.per_image > 1 and "caption_policy" not in typed:
+        raise UsageError(
+            f"--captions-per-image {plan.captions.per_image}: {loss} would see the first caption only; add "
+            f"--method fff or fff-softmax for all of them in the batch, or --caption-policy sample to draw one"
+        )
     if plan.mining is None:
         eager = {f.name for f in fields(MiningConfig)} | {"mined_cap", "mining_model", "mining_pretrained"}
         for name in sorted(eager & typed):
