@@ -1,0 +1,47 @@
+"""Programs for people, run as they run them, on small data."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def script(*argv: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=900)
+
+
+@pytest.mark.slow
+def test_every_stage_of_the_quickstart(tmp_path):
+    out = tmp_path / "out"
+    command = ["scripts/quickstart.py", "--out", out, "--epochs", "2"]
+    done = script(*command)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "logits differ by" in done.stdout
+    table = pd.read_csv(out / "table.csv")
+    assert list(table["steps"]) == [22] * 5 and list(table["teacher_steps"]) == [0, 0, 0, 22, 22]
+    assert (table["zero_shot_top1"].between(0, 1)).all() and (table["mined_per_image"].dropna() > 0).all()
+    assert (out / "accuracy.png").stat().st_size > 10_000 and (out / "fff-model" / "open_clip_config.json").exists()
+    # a second start loses nothing
+    again = script(*command)
+    assert again.returncode != 0 and "--fresh" in again.stderr and (out / "table.csv").exists()
+
+
+@pytest.mark.slow
+def test_methods_are_compared_on_ones_own_tars(trainer, shards, tmp_path):
+    out = tmp_path / "comparison"
+    data = [*trainer.tars, "--val-data", shards / "00.tar", "--val-num-samples", "16", "--model-config", trainer.config]
+    common = trainer.common[: trainer.common.index("--logs")]
+    captions = ["--json-text-key", "captions", "--captions-per-image", "4"]
+    command = ["scripts/compare_methods.py", "--out", out, "--mined-per-image", "2", "--", *common, *data, *captions]
+    done = script(*command)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    table, steps = pd.read_csv(out / "table.csv"), pd.read_csv(out / "steps.csv")
+    assert list(table["steps"]) == [4] * 4 and list(table["mined/image"] > 0) == [False, False, True, True]
+    assert len(steps) == 16 and steps["recall"].notna().sum() == 4
+    assert (out / "comparison.png").stat().st_size > 10_000
+    # finished runs are not run again
+    assert "$ python" not in script(*command).stdout
