@@ -87,6 +87,11 @@ def test_a_csv_without_the_column(refused, trainer):
     data = [*trainer.table[:-1], "title;blip"]
     line = refused("--loss", "fff", data=data)
     assert "--csv-caption-key blip" in line and "it has filepath, title, pseudo" in line
+    line = refused("--loss", "fff", "--captions-per-image", "3", data=[*trainer.table[:-1], "title;pseudo"])
+    assert "no row of train.csv has more than 2" in line and "--csv-caption-key 'A;B'" in line
+    lost = trainer.csv.parent / "lost.csv"
+    lost.write_text("filepath\ttitle\n/nowhere/1.png\ta cat\n")
+    assert "/nowhere/1.png" in refused("--loss", "fff", data=["--train-data", str(lost), *trainer.table[2:]])
     data = [*trainer.table, "--csv-separator", ","]
     assert "--csv-separator" in refused("--loss", "fff", data=data)
     assert "--csv-caption-key" in refused("--loss", "fff", "--text-key", "title", data=trainer.table)

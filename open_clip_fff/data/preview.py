@@ -27,7 +27,9 @@ class Preview:
         empty: rows without any caption, which training skips.
         repeated: captions that equal an earlier one of the same row.
         shown: the first rows' keys and captions.
+        images: how many rows have an image.
         members: what the rows hold besides, for error lines.
+        flag: the flag that names sources without a prefix.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Preview:
     images: int = 0
     shown: list[tuple[str, list[str]]] = field(default_factory=list)
     members: set[str] = field(default_factory=set)
+    flag: str = "--text-key"
 
     def add(self, key: str, found: Mapping[str, list[str]], per_image: int) -> None:
         """Counts one row, given its captions by source."""
@@ -80,15 +83,15 @@ def preview_shard(url: str, captions: CaptionSettings, limit: int = ROW_LIMIT) -
 
 
 def preview_csv(path: str, separator: str, image_column: str, columns: tuple[str, ...], per_image: int) -> Preview:
-    """Reads a CSV's caption columns whole.
+    """Reads the first rows of a CSV.
 
     Raises:
-        UsageError: if the file cannot be read or lacks a column.
+        UsageError: if the file cannot be read, lacks a column, or names images that are not there.
     """
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, sep=separator)
+        table = pd.read_csv(path, sep=separator, nrows=ROW_LIMIT)
     except Exception as error:
         raise UsageError(f"--train-data: {path} cannot be read as a table ({error})") from error
     for flag, column in [("--csv-img-key", image_column), *(("--csv-caption-key", column) for column in columns)]:
@@ -97,7 +100,10 @@ def preview_csv(path: str, separator: str, image_column: str, columns: tuple[str
                 f"{flag} {column}: {path} has no such column; it has {', '.join(map(str, table.columns))} "
                 f"(read with --csv-separator {separator!r})"
             )
-    preview = Preview(name=Path(path).name, images=len(table))
+    first = [str(image) for image in table[image_column].head(SHOWN)]
+    if first and not any(Path(image).exists() for image in first):
+        raise UsageError(f"--csv-img-key {image_column}: {first[0]} of {path} does not exist, nor do the next")
+    preview = Preview(name=Path(path).name, images=len(table), flag="--csv-caption-key")
     for key, *texts in table[[image_column, *columns]].itertuples(index=False):
         found = {column: cell_text(text) for column, text in zip(columns, texts, strict=True)}
         preview.add(str(key), found, per_image)
@@ -117,12 +123,13 @@ def check(preview: Preview, captions: CaptionSettings) -> None:
     has = f"its rows hold {', '.join(sorted(preview.members))}" if preview.members else "all rows are empty there"
     for source in captions.sources:
         if not preview.rows_with.get(source):
-            flag, key = ("--json-text-key", source[5:]) if source.startswith("json:") else ("--text-key", source)
+            flag, key = ("--json-text-key", source[5:]) if source.startswith("json:") else (preview.flag, source)
             raise UsageError(f"{flag} {key}: no row of {preview.name} has text there; {has}")
     if captions.policy != "first" and captions.per_image > preview.longest:
         raise UsageError(
             f"--captions-per-image {captions.per_image}: no row of {preview.name} has more than {preview.longest} "
-            f"caption(s); lower it, or name more sources with --text-key and --json-text-key"
+            f"caption(s); lower it, or name more sources with {preview.flag} 'A;B'"
+            + (" and --json-text-key" if preview.flag == "--text-key" else "")
         )
 
 

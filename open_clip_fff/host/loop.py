@@ -58,11 +58,11 @@ class Reporter:
     """Shows a `StepReport` at OpenCLIP's log steps; between them it asks the device nothing."""
 
     def __init__(self, state: RunState, criterion: Criterion, steps_per_epoch: int, first_epoch: int) -> None:
+        if steps_per_epoch < 1:
+            raise UsageError("--accum-freq: an epoch holds fewer batches than one step accumulates")
         self.state, self.criterion, self.steps_per_epoch = state, criterion, steps_per_epoch
         self.epoch, self.tb_writer = first_epoch, None
         self.pace = Pace(steps_per_epoch * (state.args.epochs - first_epoch))
-        if steps_per_epoch < 1:
-            raise UsageError("--accum-freq: an epoch holds fewer batches than one step accumulates")
 
     def after_batch(self, index: int) -> None:
         """Called after each micro-batch; the last of a step's ends the step."""

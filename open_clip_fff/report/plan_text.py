@@ -22,10 +22,9 @@ def plan_lines(plan: Plan) -> list[str]:
 def _loss(plan: Plan) -> str:
     if plan.loss.name is None:
         return "OpenCLIP's, by its own flags"
-    by = (
-        "OpenCLIP's own" if plan.loss.stock else f"norm by {plan.loss.reduction}" if plan.loss.name == "fff" else "ours"
-    )
-    return f"{plan.loss.name} ({by})"
+    if plan.loss.stock:
+        return f"{plan.loss.name} (OpenCLIP's own)"
+    return f"{plan.loss.name}" + (f" (norm by {plan.loss.reduction})" if plan.loss.name == "fff" else "")
 
 
 def _captions(plan: Plan) -> str:
@@ -53,5 +52,8 @@ def _mining(plan: Plan) -> str:
 def _logits(plan: Plan) -> str:
     logits = plan.logits
     scale = "the model's own" if logits.scale_init is None else f"{logits.scale_init:g}"
-    bias = {None: "the model's own", "auto": "measured before the first step"}.get(logits.bias_init)  # type: ignore[arg-type]
-    return f"scale starts at {scale}, bias {bias or f'{logits.bias_init:g}'}, their learning rate x{logits.lr_mult:g}"
+    if isinstance(logits.bias_init, float):
+        bias = f"{logits.bias_init:g}"
+    else:
+        bias = "the model's own" if plan.loss.stock else "measured before the first step, if the loss has one"
+    return f"scale starts at {scale}, bias {bias}; their learning rate x{logits.lr_mult:g}"
