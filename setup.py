@@ -30,6 +30,8 @@ setup(
         "fsspec",
         "requests",
         "safetensors",
+        # Caption sidecars are parquet.
+        "pyarrow",
         "tensorboard",
         # The quickstart: its data and its picture. clip-benchmark brings the first.
         "scikit-learn",

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import tarfile
 from pathlib import Path
@@ -52,6 +53,16 @@ def colour_sample(index: int) -> dict[str, bytes]:
         "txt": f"img {index}".encode(),
         "json": json.dumps({"captions": pseudo[: 1 + index % 4], "title": f"title {index}", "width": 40}).encode(),
     }
+
+
+@pytest.fixture(autouse=True)
+def quiet_after_open_clip():
+    """OpenCLIP's own main, which some tests call beside ours, sets every logger to INFO; torch then talks for ever."""
+    yield
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.setLevel(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")

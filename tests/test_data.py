@@ -9,9 +9,10 @@ from open_clip_fff import CaptionBatch, caption_id, sample_id
 from open_clip_fff.data.batch import collate
 from open_clip_fff.data.preview import preview_lines, preview_shard
 from open_clip_fff.data.rows import Row, seal, unseal
-from open_clip_fff.data.sources import CorruptSample, captions_by_source, row_of
-from open_clip_fff.data.tally import KINDS, Tally
+from open_clip_fff.data.sources import CaptionReader, CorruptSample
+from open_clip_fff.data.tally import DAMAGE, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer
+from open_clip_fff.report.coverage import caption_line, too_little
 from open_clip_fff.settings import CaptionSettings
 
 ALL = CaptionSettings(3, "all", ("txt", "caption"), ("captions", "blip2"))
@@ -33,11 +34,10 @@ def test_ids_are_63_bits_of_blake2b_of_shard_and_key():
 
 
 def test_an_envelope_opens_to_what_was_sealed_and_plain_text_has_no_id():
-    row = Row(123, ["a “quoted” caption", '{"json": 1}', "ünïcode"])
+    row = Row(123, ["a “quoted” caption", '{"json": 1}', "ünïcode"], 2)
     assert unseal(seal(row)) == row
-    assert unseal('{"a": "plain caption that looks like json"}') == Row(
-        -1, ['{"a": "plain caption that looks like json"}']
-    )
+    plain = '{"a": "plain caption that looks like json"}'
+    assert unseal(plain) == Row(-1, [plain], 1)
 
 
 def sample(**members: bytes) -> dict:
@@ -46,30 +46,91 @@ def sample(**members: bytes) -> dict:
 
 def test_every_non_empty_value_joins_text_keys_first_up_to_k():
     tar = sample(txt=b" raw \n", json=b'{"captions": ["one", "", "  two "], "blip2": "three"}')
-    assert captions_by_source(tar, ALL) == {
+    assert CaptionReader(ALL).by_source(tar) == {
         "txt": ["raw"],
         "caption": [],
         "json:captions": ["one", "two"],
         "json:blip2": ["three"],
     }
-    assert row_of(tar, ALL) == Row(sample_id("x/00.tar", "7"), ["raw", "one", "two"])
+    assert CaptionReader(ALL).row(tar) == Row(sample_id("x/00.tar", "7"), ["raw", "one", "two"], 1)
 
 
 @pytest.mark.parametrize(
     "value", [b'{"captions": null}', b'{"captions": 3}', b'{"captions": {"a": "b"}}', b'{"x": ["y"]}', b"{}"]
 )
 def test_what_is_no_caption_joins_nothing(value):
-    assert row_of(sample(json=value), ALL).captions == []
+    assert CaptionReader(ALL).row(sample(json=value)).captions == []
 
 
 def test_a_string_is_one_caption_and_not_its_characters():
-    assert row_of(sample(json=b'{"captions": "a cat"}'), ALL).captions == ["a cat"]
+    assert CaptionReader(ALL).row(sample(json=b'{"captions": "a cat"}')).captions == ["a cat"]
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[1, 2]"])
 def test_json_that_is_none_names_the_sample(content):
     with pytest.raises(CorruptSample, match=r"00.tar: 7.json"):
-        row_of(sample(json=content), ALL)
+        CaptionReader(ALL).row(sample(json=content))
+
+
+def read(json: bytes, **settings) -> list[str]:
+    settings = {"text_keys": (), "json_keys": ("captions",), **settings}
+    return CaptionReader(CaptionSettings(9, "all", **settings)).row(sample(json=json)).captions
+
+
+def test_fields_by_path_and_by_pattern():
+    nested = (
+        b'{"meta": {"captions": ["a", "b"], "n": 3}, "c": [{"text": "x", "score": 1}, {"text": "y"}], "a.b": "dot"}'
+    )
+    assert read(nested, json_keys=("meta.captions",)) == ["a", "b"]
+    assert read(nested, json_keys=("c.text", "a.b")) == ["x", "y", "dot"]
+    assert read(nested, json_keys=("meta.other", "meta.n.deeper", "c.text.more")) == []
+    flair = b'{"raw_caption": "r", "shortIB_captions": "s1", "shortSV_captions": "s2", "longIB_captions": "l"}'
+    assert read(flair, json_keys=("re:short.*_captions",)) == ["s1", "s2"]
+    assert read(flair, json_keys=("re:.*",)) == ["r", "s1", "s2", "l"]
+    with pytest.raises(ValueError, match="no regular expression"):
+        CaptionSettings(json_keys=("re:(",))
+
+
+def test_long_captions_are_cut_into_sentences_and_raw_ones_are_not():
+    long = "A dog runs. It is 3.5 m long!  Is it brown? Yes"
+    content = b'{"captions": ["' + long.encode() + b'"]}'
+    cut = ["A dog runs.", "It is 3.5 m long!", "Is it brown?", "Yes"]
+    assert read(content) == [long] and read(content, split_sentences=True) == cut
+    settings = CaptionSettings(9, "all", json_keys=("captions",), split_sentences=True)
+    assert CaptionReader(settings).row(sample(txt=b"One. Two.", json=content)).captions == ["One. Two.", *cut]
+
+
+def test_captions_of_too_few_or_too_many_words_are_left_out():
+    content = b'{"captions": ["one", "one two", "one two three", "1 2 3 4 5"]}'
+    assert read(content, words=(2, 3)) == ["one two", "one two three"]
+    assert read(content, words=(3, None)) == ["one two three", "1 2 3 4 5"]
+    # after sentences are cut, and before K are taken
+    assert read(b'{"captions": "Hi. A longer one."}', split_sentences=True, words=(2, None)) == ["A longer one."]
+    with pytest.raises(ValueError, match="nothing fits"):
+        CaptionSettings(words=(5, 4))
+
+
+def write_sidecar(folder, stem: str, rows: dict) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(rows), folder / f"{stem}.parquet")
+
+
+def test_a_sidecar_joins_by_shard_and_key(tmp_path):
+    write_sidecar(tmp_path, "00", {"key": ["7", "8"], "captions": [["p", "", "q"], ["r"]], "one": ["s", None]})
+    write_sidecar(tmp_path, "01", {"key": ["7"], "captions": [["other"]], "one": ["t"]})
+    settings = CaptionSettings(9, "all", sidecar=str(tmp_path), sidecar_keys=("captions", "one"))
+    reader = CaptionReader(settings)
+    assert settings.sources == ("txt", "sidecar:captions", "sidecar:one")
+
+    def captions(url: str, key: str) -> list[str]:
+        return reader.row({**sample(txt=b"raw"), "__url__": url, "__key__": key}).captions
+
+    assert captions("s3://b/00.tar", "7") == ["raw", "p", "q", "s"]
+    assert captions("s3://b/00.tar", "8") == ["raw", "r"]
+    assert captions("s3://b/01.tar", "7") == ["raw", "other", "t"]  # the same key in another shard
+    assert captions("s3://b/00.tar", "nine") == captions("s3://b/02.tar", "7") == ["raw"]
 
 
 def test_ragged_rows_are_padded_with_the_empty_string_and_masked():
@@ -90,6 +151,13 @@ def test_policies():
         CaptionTokenizer(tokenizer, CaptionSettings(3, "sample"), {})(text)[0].tokens[0, 0].item() for _ in range(99)
     ]
     assert set(drawn) == {2, 3, 4} and min(map(drawn.count, (2, 3, 4))) > 20
+    weighed = seal(Row(5, ["abc", "de", "fghi"], raw=1))
+    rare = CaptionTokenizer(tokenizer, CaptionSettings(3, "sample", raw_weight=0.25), {})
+    drawn = [rare(weighed)[0].tokens[0, 0].item() for _ in range(999)]
+    assert drawn.count(3) / 999 == pytest.approx(0.25 / 2.25, abs=0.03) and drawn.count(2) > 390
+    never = OneCaptionTokenizer(tokenizer, "sample", raw_weight=0.0)
+    assert {never(weighed)[0, 0].item() for _ in range(99)} == {2, 4}
+    assert never(seal(Row(5, ["abc"], raw=1)))[0, 0] == 3  # nothing else is there
     plain = OneCaptionTokenizer(tokenizer, "sample")(text)
     assert plain.shape == (1, 3)
     assert OneCaptionTokenizer(tokenizer)(text)[0, 0] == 3
@@ -134,6 +202,21 @@ def test_the_preview_shows_repeats_and_empty_rows(tmp_path):
 
 
 def test_the_tally_reports_news_once():
-    tally = Tally()
-    tally.add(KINDS[0])
-    assert tally.news() == {KINDS[0]: 1} and tally.news() == {}
+    tally = Tally(["txt", "json:captions"])
+    tally.damaged(DAMAGE[0])
+    tally.read(Row(1, ["a b", "a b", "c"], raw=1), {"txt": ["a b"], "json:captions": ["a b", "c"]})
+    tally.read(Row(2, [], raw=0), {"txt": [], "json:captions": []})
+    news = tally.news()
+    assert news == {
+        **dict.fromkeys(DAMAGE, 0),
+        DAMAGE[0]: 1,
+        **{"rows": 2, "captions": 3, "raw": 1, "repeated": 1, "words": 5},
+        **{"source txt": 1, "source json:captions": 1},
+    }
+    settings = CaptionSettings(3, "all", json_keys=("captions",), min_coverage=0.6)
+    assert caption_line(news, settings) == (
+        "2 rows read, text in txt 50.00%, json:captions 50.00%; 1.50 captions per image, 33.3% of them raw, "
+        "33.3% repeated, 1.7 words"
+    )
+    assert too_little(news, settings) == "txt has text in 50.00% of 2 rows"
+    assert not any(tally.news().values()) and caption_line(tally.news(), settings) is None

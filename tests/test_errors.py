@@ -57,6 +57,42 @@ def test_a_caption_field_that_does_not_exist(refused):
     assert "--json-text-key width" in refused(*FFF, "--json-text-key", "width")
 
 
+def test_a_sidecar_that_cannot_serve(refused, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    beside = (*FFF, "--caption-sidecar", str(tmp_path))
+    assert "00.parquet does not exist" in refused(*beside)
+    (tmp_path / "00.parquet").write_bytes(b"half")
+    assert "00.parquet cannot be read as parquet" in refused(*beside)
+    pq.write_table(pa.table({"key": ["0001"], "blip": ["a"]}), tmp_path / "00.parquet")
+    assert "--sidecar-text-key" in refused(*beside) and "it has key, blip" in refused(*beside)
+    pq.write_table(pa.table({"key": ["none"], "captions": ["a"]}), tmp_path / "00.parquet")
+    assert "--sidecar-text-key captions: no row of 00.tar has text there" in refused(*beside)
+    assert "--sidecar-text-key does nothing" in refused(*FFF, "--sidecar-text-key", "x")
+
+
+def test_a_source_below_the_least_coverage(refused, trainer, tmp_path, capsys):
+    samples = {f"{row:02d}": colour_sample(row) for row in range(16)}
+    for row in range(4):
+        del samples[f"{row:02d}"]["txt"]
+    write_tar(tmp_path / "00.tar", samples)
+    write_tar(tmp_path / "01.tar", {key: {**sample, "txt": b""} for key, sample in samples.items()})
+    data = ["--train-data", str(tmp_path / "00.tar"), "--train-num-samples", "16"]
+    assert "--min-coverage 0.9: txt has text in 75.00%" in refused(*FFF, "--min-coverage", "0.9", data=data)
+    # a later shard is noticed at the epoch's end
+    data = ["--train-data", str(tmp_path / "{00..01}.tar"), "--train-num-samples", "32"]
+    assert trainer(*FFF, "--min-coverage", "0.7", "--name", "later", data=data) == 2
+    assert "--min-coverage 0.7: in epoch 0, txt has text in" in capsys.readouterr().err
+    assert "--raw-weight does nothing" in refused(*FFF, "--raw-weight", "2")
+
+
+def test_bounds_and_patterns_that_mean_nothing(refused):
+    assert "--caption-words: invalid MIN:MAX value: '3'" in refused(*FFF, "--caption-words", "3")
+    assert "nothing fits" in refused(*FFF, "--caption-words", "5:4")
+    assert "no regular expression" in refused(*FFF, "--json-text-key", "re:(")
+
+
 def test_no_caption_source_at_all(refused):
     assert "no caption source" in refused("--loss", "fff", "--text-key", "")
 
@@ -94,7 +130,8 @@ def test_a_csv_without_the_column(refused, trainer):
     assert "/nowhere/1.png" in refused("--loss", "fff", data=["--train-data", str(lost), *trainer.table[2:]])
     data = [*trainer.table, "--csv-separator", ","]
     assert "--csv-separator" in refused("--loss", "fff", data=data)
-    assert "--csv-caption-key" in refused("--loss", "fff", "--text-key", "title", data=trainer.table)
+    for flag in ("--text-key", "--json-text-key", "--caption-sidecar"):
+        assert "--csv-caption-key" in refused("--loss", "fff", flag, "title", data=trainer.table)
 
 
 def test_workers_without_shards_for_them(refused):
@@ -179,7 +216,7 @@ def test_damaged_rows_are_skipped_and_counted(trainer, tmp_path):
     data = ["--train-data", str(tmp_path / "00.tar"), "--train-num-samples", "12", "--batch-size", "6"]
     assert trainer(*FFF, "--name", "damaged", data=data) == 0
     log = trainer.log("damaged")
-    assert "Rows skipped or damaged in epoch 0 (rank 0)" in log
+    assert "Rows skipped or damaged in epoch 0: " in log
     for news in ("1 without a caption", "1 with unreadable json", "1 with an unreadable member or image"):
         assert news in log
 

@@ -60,7 +60,7 @@ def test_every_mining_flag_lands():
 
 
 def test_sources_keep_their_order():
-    captions = plan("--text-key", "txt;caption", "--json-text-key", "b, a", "--loss", "fff").captions
+    captions = plan("--text-key", "txt;caption", "--json-text-key", "b; a", "--loss", "fff").captions
     assert captions.sources == ("txt", "caption", "json:b", "json:a")
     assert captions.policy == "all" and plan("--loss", "clip").captions.policy == "first"
 

@@ -1,9 +1,14 @@
 """The trainer as a user runs it: stock runs bit for bit, every method on real tars and a real CSV, resume, hooks."""
 
+import json
 import re
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+
+from tests.conftest import colour_image, write_tar
 
 FFF = ["--method", "fff", "--captions-per-image", "4", "--json-text-key", "captions"]
 
@@ -76,11 +81,55 @@ def test_a_hub_format_folder_mines(trainer, tmp_path):
     assert re.findall(r"Mined/image: ([\d.]+)", trainer.log("mined")) == ["3.000"] * 4
 
 
-def test_the_same_seed_gives_the_same_run(trainer, teacher):
-    for name in ("a", "b"):
-        argv = [*FFF, *mining(teacher, "0.2", "0.97", "0.97", "0.0"), "--seed", "5", "--workers", "1", "--name", name]
-        assert trainer(*argv) == 0
-    assert_equal_checkpoints(trainer.checkpoint("a"), trainer.checkpoint("b"))
+@pytest.mark.parametrize("workers", ["0", "1", "3"])
+def test_the_same_seed_gives_the_same_run_on_tars(trainer, teacher, workers):
+    argv = [*FFF, *mining(teacher, "0.2", "0.97", "0.97", "0.0"), "--workers", workers, "--epochs", "2"]
+    for name, seed in (("a", "5"), ("b", "5"), ("other", "6")):
+        assert trainer(*argv, "--seed", seed, "--name", name) == 0
+    assert_equal_checkpoints(trainer.checkpoint("a", 2), trainer.checkpoint("b", 2))
+    with pytest.raises(AssertionError):
+        assert_equal_checkpoints(trainer.checkpoint("a", 2), trainer.checkpoint("other", 2))
+
+
+def test_equal_captions_from_any_source_train_equally(trainer, tmp_path):
+    """The same two captions as tar members, as json in three forms, and as a sidecar: the same batches, bit for bit."""
+    captions = {
+        f"{shard:02d}": {f"{row:04d}": [f"number {row}", f"shard {shard}, number {row}"] for row in range(16)}
+        for shard in range(2)
+    }
+
+    def members(form: str, first: str, second: str) -> dict[str, bytes]:
+        fields = {
+            "members": None,
+            "list": {"captions": [first, second]},
+            "nested": {"meta": {"generated": [{"text": first}, {"text": second}]}},
+            "pattern": {"short_caption": first, "other": "x", "long_caption": second},
+            "sidecar": None,
+        }[form]
+        texts = {"txt": first, "caption": second} if form == "members" else {}
+        encoded = {name: text.encode() for name, text in texts.items()}
+        return encoded | ({} if fields is None else {"json": json.dumps(fields).encode()})
+
+    flags = {
+        "members": ["--text-key", "txt;caption"],
+        "list": ["--text-key", "", "--json-text-key", "captions"],
+        "nested": ["--text-key", "", "--json-text-key", "meta.generated.text"],
+        "pattern": ["--text-key", "", "--json-text-key", "re:.*_caption"],
+        "sidecar": ["--text-key", "", "--caption-sidecar", str(tmp_path / "sidecar")],
+    }
+    for form, sources in flags.items():
+        (tmp_path / form).mkdir()
+        for shard, rows in captions.items():
+            tar = tmp_path / form / f"{shard}.tar"
+            images = {key: {"png": colour_image("red", int(shard + key))} for key in rows}
+            write_tar(tar, {key: {**images[key], **members(form, *texts)} for key, texts in rows.items()})
+            if form == "sidecar":
+                table = {"key": list(rows), "captions": list(rows.values())}
+                pq.write_table(pa.table(table), tar.with_suffix(".parquet"))
+        data = ["--train-data", str(tmp_path / form / "{00..01}.tar"), "--train-num-samples", "32"]
+        argv = ["--method", "fff", "--mining-features", "off", "--captions-per-image", "2", "--name", form]
+        assert trainer(*argv, *sources, data=data) == 0
+        assert_equal_checkpoints(trainer.checkpoint("members"), trainer.checkpoint(form))
 
 
 def test_softmax_trains_and_keeps_the_stock_optimizer(trainer, teacher):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.data.shards import image_bytes, read_samples
-from open_clip_fff.data.sources import CorruptSample, row_of
+from open_clip_fff.data.sources import CaptionReader, CorruptSample
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.towers.frozen import FrozenModel
@@ -38,11 +38,11 @@ def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: Froz
     preprocess = open_clip.transform.image_transform_v2(
         open_clip.transform.PreprocessCfg(**frozen.model.visual.preprocess_cfg), is_train=False
     )
-    images, rows = [], []
+    images, rows, reader = [], [], CaptionReader(captions)
     for sample in read_samples(urls, limit):
         content = image_bytes(sample)
         try:
-            row = row_of(sample, captions)
+            row = reader.row(sample)
             if not row.captions or content is None:
                 continue
             images.append(preprocess(Image.open(io.BytesIO(content)).convert("RGB")))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from open_clip_fff.data.shards import IMAGES, image_bytes, read_samples
-from open_clip_fff.data.sources import CorruptSample, captions_by_source, cell_text
+from open_clip_fff.data.sources import CaptionReader, CorruptSample, cell_text
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
 
@@ -66,13 +66,15 @@ def preview_shard(url: str, captions: CaptionSettings, limit: int = ROW_LIMIT) -
     Raises:
         UsageError: if the shard cannot be read.
     """
-    preview = Preview(name=url.rsplit("/", 1)[-1])
+    preview, reader = Preview(name=url.rsplit("/", 1)[-1]), CaptionReader(captions)
+    if reader.sidecar is not None:
+        reader.sidecar.check(url)
     try:
         for sample in read_samples([url], limit):
             preview.members.update(name for name in sample if not name.startswith("__"))
             preview.images += image_bytes(sample) is not None
             try:
-                found = captions_by_source(sample, captions)
+                found = reader.by_source(sample)
             except CorruptSample:
                 found = {source: [] for source in captions.sources}
             preview.add(str(sample["__key__"]), found, captions.per_image)
@@ -123,8 +125,15 @@ def check(preview: Preview, captions: CaptionSettings) -> None:
     has = f"its rows hold {', '.join(sorted(preview.members))}" if preview.members else "all rows are empty there"
     for source in captions.sources:
         if not preview.rows_with.get(source):
-            flag, key = ("--json-text-key", source[5:]) if source.startswith("json:") else (preview.flag, source)
+            prefix, _, name = source.partition(":")
+            flags = {"json": "--json-text-key", "sidecar": "--sidecar-text-key"}
+            flag, key = (flags[prefix], name) if prefix in flags else (preview.flag, source)
             raise UsageError(f"{flag} {key}: no row of {preview.name} has text there; {has}")
+        if preview.rows_with[source] < captions.min_coverage * preview.rows:
+            share = preview.rows_with[source] / preview.rows
+            raise UsageError(
+                f"--min-coverage {captions.min_coverage:g}: {source} has text in {share:.2%} of {preview.name}'s rows"
+            )
     if captions.policy != "first" and captions.per_image > preview.longest:
         raise UsageError(
             f"--captions-per-image {captions.per_image}: no row of {preview.name} has more than {preview.longest} "

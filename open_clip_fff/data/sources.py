@@ -1,15 +1,75 @@
 """Reading the captions of one sample from wherever the user says they are."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.rows import Row
+from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.settings.captions import CaptionSettings
+
+PATTERN = "re:"  # a json key that is a regular expression over field names
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 class CorruptSample(Exception):
     """A member that cannot be read; the sample goes on with the captions it has elsewhere."""
+
+
+class CaptionReader:
+    """Finds the captions of undecoded tar samples.
+
+    Args:
+        captions: where to look, and what to keep.
+    """
+
+    def __init__(self, captions: CaptionSettings) -> None:
+        self.captions = captions
+        self.sidecar = Sidecar(captions.sidecar, captions.sidecar_keys) if captions.sidecar else None
+
+    def by_source(self, sample: Mapping[str, object]) -> dict[str, list[str]]:
+        """The captions of a sample by source, in the order in which they join the row.
+
+        Args:
+            sample: members by extension, as bytes, with `__url__` and `__key__`.
+
+        Raises:
+            CorruptSample: if `json` is needed and is not JSON.
+        """
+        captions = self.captions
+        found = {key: texts_of(_text(sample.get(key))) for key in captions.text_keys}
+        if captions.json_keys:
+            fields = _fields(sample)
+            for key in captions.json_keys:
+                found[f"json:{key}"] = self._long(
+                    text for value in field_values(fields, key) for text in texts_of(value)
+                )
+        if self.sidecar is not None:
+            columns = self.sidecar.lookup(str(sample["__url__"]), str(sample["__key__"]))
+            for key in captions.sidecar_keys:
+                found[f"sidecar:{key}"] = self._long(texts_of(columns.get(key)))
+        return {source: [text for text in texts if self._fits(text)] for source, texts in found.items()}
+
+    def row(self, sample: Mapping[str, object]) -> Row:
+        """The id and the first K captions of a sample. Raises as `by_source`."""
+        return self.row_of(sample, self.by_source(sample))
+
+    def row_of(self, sample: Mapping[str, object], found: Mapping[str, list[str]]) -> Row:
+        """The same, given the captions by source."""
+        texts = [text for texts in found.values() for text in texts][: self.captions.per_image]
+        raw = sum(len(found[key]) for key in self.captions.text_keys)
+        return Row(sample_id(str(sample["__url__"]), str(sample["__key__"])), texts, min(raw, len(texts)))
+
+    def _long(self, texts: Iterable[str]) -> list[str]:
+        """Generated captions may be paragraphs; raw ones are left as they are."""
+        if not self.captions.split_sentences:
+            return list(texts)
+        return [sentence for text in texts for sentence in _SENTENCE_END.split(text)]
+
+    def _fits(self, text: str) -> bool:
+        least, most = self.captions.words
+        return least <= len(text.split()) <= (most if most is not None else len(text))
 
 
 def texts_of(value: object) -> list[str]:
@@ -23,27 +83,21 @@ def cell_text(value: object) -> list[str]:
     return [] if value is None or value != value else texts_of(str(value))
 
 
-def captions_by_source(sample: Mapping[str, object], captions: CaptionSettings) -> dict[str, list[str]]:
-    """The captions of one undecoded tar sample, by source, in the order in which they join the row.
+def field_values(fields: object, key: str) -> list[object]:
+    """What a json key names: a field, a path `meta.captions`, or the fields that `re:PATTERN` matches whole.
 
-    Args:
-        sample: members by extension, as bytes.
-        captions: where to look.
-
-    Raises:
-        CorruptSample: if `json` is needed and is not JSON.
+    A path goes through lists, too: `captions.text` is the `text` of each object in the list `captions`.
     """
-    found = {key: texts_of(_text(sample.get(key))) for key in captions.text_keys}
-    if captions.json_keys:
-        fields = _fields(sample)
-        found.update({f"json:{key}": texts_of(fields.get(key)) for key in captions.json_keys})
-    return found
-
-
-def row_of(sample: Mapping[str, object], captions: CaptionSettings) -> Row:
-    """The id and the first K captions of one undecoded tar sample."""
-    texts = [text for texts in captions_by_source(sample, captions).values() for text in texts]
-    return Row(sample_id(str(sample["__url__"]), str(sample["__key__"])), texts[: captions.per_image])
+    if isinstance(fields, list):
+        return [value for item in fields for value in field_values(item, key)]
+    if not isinstance(fields, dict):
+        return []
+    if key.startswith(PATTERN):
+        return [value for name, value in fields.items() if re.fullmatch(key.removeprefix(PATTERN), name)]
+    if key in fields:
+        return [fields[key]]
+    head, _, rest = key.partition(".")
+    return field_values(fields.get(head), rest) if rest else []
 
 
 def _text(member: object) -> str | None:

@@ -1,28 +1,57 @@
-"""Counting what the loader skips, across its worker processes."""
+"""Counting what the loader reads and skips, across its worker processes."""
 
-from multiprocessing import Value
+from collections.abc import Iterable, Mapping
+from multiprocessing import Array
 
-KINDS = ("without a caption", "with unreadable json", "with an unreadable member or image")
+from open_clip_fff.data.rows import Row
+
+NO_CAPTION, BAD_JSON, BAD_MEMBER = "without a caption", "with unreadable json", "with an unreadable member or image"
+DAMAGE = (NO_CAPTION, BAD_JSON, BAD_MEMBER)
+TOTALS = ("rows", "captions", "raw", "repeated", "words")
 
 
 class Tally:
-    """Shared counters of skipped or damaged rows, by kind.
+    """Shared counters of rows and captions that were read, and of rows that were skipped or damaged.
 
     The counters live in shared memory, so that a worker's count is seen by the process that reports it.
+
+    Args:
+        sources: the caption sources; rows with text in each are counted.
     """
 
-    def __init__(self) -> None:
-        self._counts = {kind: Value("q", 0) for kind in KINDS}
-        self._reported = dict.fromkeys(KINDS, 0)
+    def __init__(self, sources: Iterable[str] = ()) -> None:
+        self.sources = tuple(sources)
+        self._names = {name: i for i, name in enumerate((*DAMAGE, *TOTALS, *self._sources()))}
+        self._counts = Array("q", len(self._names))
+        self._reported = [0] * len(self._names)
 
-    def add(self, kind: str) -> None:
-        """Counts one row of `kind`, from any process."""
-        with self._counts[kind].get_lock():
-            self._counts[kind].value += 1
+    def _sources(self) -> tuple[str, ...]:
+        return tuple(f"source {source}" for source in self.sources)
+
+    def damaged(self, kind: str) -> None:
+        """Counts one row of a kind in `DAMAGE`, from any process."""
+        self._add({kind: 1})
+
+    def read(self, row: Row, found: Mapping[str, list[str]]) -> None:
+        """Counts one row, given its captions by source, from any process."""
+        counts = {
+            "rows": 1,
+            "captions": len(row.captions),
+            "raw": row.raw,
+            "repeated": len(row.captions) - len(set(row.captions)),
+            "words": sum(len(text.split()) for text in row.captions),
+        }
+        self._add({**counts, **{f"source {source}": 1 for source, texts in found.items() if texts}})
 
     def news(self) -> dict[str, int]:
-        """What was counted since the last call, kinds with none left out."""
-        now = {kind: counter.value for kind, counter in self._counts.items()}
-        fresh = {kind: now[kind] - self._reported[kind] for kind in KINDS}
+        """What was counted since the last call, by name; sources as `source NAME`."""
+        with self._counts.get_lock():
+            now = self._counts[:]
+        fresh = {name: now[i] - self._reported[i] for name, i in self._names.items()}
         self._reported = now
-        return {kind: count for kind, count in fresh.items() if count}
+        return fresh
+
+    def _add(self, counts: Mapping[str, int]) -> None:
+        with self._counts.get_lock():
+            for name, count in counts.items():
+                self._counts[self._names[name]] += count

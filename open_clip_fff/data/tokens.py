@@ -6,22 +6,26 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.data.batch import CaptionBatch
-from open_clip_fff.data.rows import unseal
+from open_clip_fff.data.rows import Row, unseal
 from open_clip_fff.settings.captions import CaptionSettings
 
 Tokenizer = Callable[[list[str]], Tensor]
 
 
-def _captions(texts: str | Sequence[str]) -> tuple[int, list[str]]:
+def _row(texts: str | Sequence[str]) -> Row:
     """OpenCLIP's pipelines hand over the string itself, its CSV data set a list of one."""
     return unseal(texts if isinstance(texts, str) else texts[0])
 
 
-def _one_of(captions: list[str], policy: str) -> list[str]:
+def _one_of(row: Row, policy: str, raw_weight: float) -> list[str]:
     """The caption that this visit uses; drawn with torch's generator, which loaders seed in every worker."""
-    if policy == "sample" and len(captions) > 1:
-        return [captions[int(torch.randint(len(captions), ()))]]
-    return captions[:1]
+    size, raw = len(row.captions), row.raw
+    if policy != "sample" or size < 2:
+        return row.captions[:1]
+    if raw_weight == 1.0 or raw in (0, size):
+        return [row.captions[int(torch.randint(size, ()))]]
+    weights = torch.tensor([raw_weight] * raw + [1.0] * (size - raw))
+    return [row.captions[int(torch.multinomial(weights, 1))]]
 
 
 class CaptionTokenizer:
@@ -39,17 +43,16 @@ class CaptionTokenizer:
         self.tokenizer, self.captions, self.extra = tokenizer, captions, dict(extra)
 
     def __call__(self, texts: str | Sequence[str]) -> list[CaptionBatch]:
-        row_id, captions = _captions(texts)
-        if self.captions.policy != "all":
-            captions = _one_of(captions, self.captions.policy)
-        columns = self.captions.columns
+        row, settings = _row(texts), self.captions
+        captions = row.captions if settings.policy == "all" else _one_of(row, settings.policy, settings.raw_weight)
+        columns = settings.columns
         captions = captions[:columns]
         padded = captions + [""] * (columns - len(captions))
         return [
             CaptionBatch(
                 tokens=self.tokenizer(padded),
                 valid=torch.arange(columns) < len(captions),
-                ids=torch.tensor(row_id),
+                ids=torch.tensor(row.id),
                 extras={name: tokenizer(padded) for name, tokenizer in self.extra.items()},
             )
         ]
@@ -58,8 +61,8 @@ class CaptionTokenizer:
 class OneCaptionTokenizer:
     """Makes plain tokens [1, L] of an envelope, for OpenCLIP's own losses and for validation."""
 
-    def __init__(self, tokenizer: Tokenizer, policy: str = "first") -> None:
-        self.tokenizer, self.policy = tokenizer, policy
+    def __init__(self, tokenizer: Tokenizer, policy: str = "first", raw_weight: float = 1.0) -> None:
+        self.tokenizer, self.policy, self.raw_weight = tokenizer, policy, raw_weight
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
-        return self.tokenizer(_one_of(_captions(texts)[1], self.policy))
+        return self.tokenizer(_one_of(_row(texts), self.policy, self.raw_weight))

@@ -58,7 +58,7 @@ def preview_training_data(
     if not args.train_data or dataset_kind(args) == "synthetic":
         return None
     if dataset_kind(args) == "csv":
-        captions = dataclasses.replace(captions, text_keys=csv_columns(args), json_keys=())
+        captions = dataclasses.replace(captions, text_keys=csv_columns(args), json_keys=(), sidecar=None)
         preview = preview_csv(
             args.train_data, args.csv_separator, args.csv_img_key, captions.text_keys, captions.per_image
         )
@@ -120,8 +120,10 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     name = plan.loss.name
     if args.siglip and name not in (None, "siglip"):
         raise UsageError(f"--siglip: contradicts --loss {name}; drop one of them")
-    if "text_key" in plan.typed and args.train_data and dataset_kind(args) == "csv":
-        raise UsageError("--text-key: names members of tars; for a CSV use --csv-caption-key 'title;caption'")
+    if args.train_data and dataset_kind(args) == "csv":
+        for name in sorted({"text_key", "json_text_key", "caption_sidecar"} & plan.typed):
+            flag = "--" + name.replace("_", "-")
+            raise UsageError(f"{flag}: is for tars; for a CSV use --csv-caption-key 'title;caption'")
     if plan.loss.stock:
         return
     refused = {

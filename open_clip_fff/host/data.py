@@ -11,8 +11,8 @@ from open_clip_fff.data.batch import Batch, CaptionBatch, collate
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.rows import Row, seal
 from open_clip_fff.data.shards import IMAGES
-from open_clip_fff.data.sources import CorruptSample, cell_text, row_of
-from open_clip_fff.data.tally import Tally
+from open_clip_fff.data.sources import CaptionReader, CorruptSample, cell_text
+from open_clip_fff.data.tally import BAD_JSON, NO_CAPTION, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens
 from open_clip_fff.host.scope import View, replaced
@@ -63,8 +63,8 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
                 extra.update(hook.tokenizers if isinstance(hook, NeedsTokens) else {})
             wrapped = CaptionTokenizer(tokenizer, captions, extra)
         else:
-            wrapped = OneCaptionTokenizer(tokenizer, captions.policy if is_train else "first")
-        sealing = partial(seal_samples, captions, state.tally)
+            wrapped = OneCaptionTokenizer(tokenizer, captions.policy if is_train else "first", captions.raw_weight)
+        sealing = partial(seal_samples, CaptionReader(captions), state.tally if is_train else Tally(captions.sources))
         view = View(
             oc_data.wds,
             tarfile_to_samples=lambda *a, **k: _Then(wds.tarfile_to_samples(*a, **k), sealing),
@@ -94,7 +94,7 @@ class _Then:
         return self.second(self.first(source))
 
 
-def seal_samples(captions: CaptionSettings, tally: Tally, samples: Iterator[dict]) -> Iterator[dict]:
+def seal_samples(reader: CaptionReader, tally: Tally, samples: Iterator[dict]) -> Iterator[dict]:
     """Replaces each sample's members by its image and the envelope of its captions, before anything filters it.
 
     What OpenCLIP's pipeline does not need is not decoded. A row without captions is left without `txt`, which is what
@@ -102,15 +102,17 @@ def seal_samples(captions: CaptionSettings, tally: Tally, samples: Iterator[dict
     """
     for sample in samples:
         try:
-            row = row_of(sample, captions)
+            found = reader.by_source(sample)
         except CorruptSample:
-            tally.add("with unreadable json")
-            row = row_of({**sample, "json": None}, captions)
+            tally.damaged(BAD_JSON)
+            found = reader.by_source({**sample, "json": None})
+        row = reader.row_of(sample, found)
+        tally.read(row, found)
         kept = {name: value for name, value in sample.items() if name.startswith("__") or name in IMAGES}
         if row.captions:
             kept["txt"] = seal(row).encode()
         else:
-            tally.add("without a caption")
+            tally.damaged(NO_CAPTION)
         yield kept
 
 
@@ -128,7 +130,8 @@ def _csv_dataset(
     rows = []
     for path, texts in zip(dataset.images, table.itertuples(index=False), strict=True):
         found = [text for cell in texts for text in cell_text(cell)]
-        rows.append(Row(sample_id(None, str(path)), found[: captions.per_image]))
+        # no column of a CSV is known to be generated
+        rows.append(Row(sample_id(None, str(path)), found[: captions.per_image], len(found[: captions.per_image])))
     kept = [(path, seal(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
     dataset.images, dataset.captions = [path for path, _ in kept], [text for _, text in kept]
     return dataset

@@ -14,7 +14,7 @@ import torch
 import webdataset as wds
 from torch.nn.parallel import DistributedDataParallel
 
-from open_clip_fff.data.tally import Tally
+from open_clip_fff.data.tally import BAD_MEMBER, Tally
 from open_clip_fff.host.scope import View, replaced
 
 
@@ -71,7 +71,7 @@ def save_whole(checkpoint: object, path: str) -> None:
 
 def count_and_continue(tally: Tally, upstream: object, error: Exception) -> bool:
     """OpenCLIP's handler, which warns and goes on, with a count for the epoch's end."""
-    tally.add("with an unreadable member or image")
+    tally.damaged(BAD_MEMBER)
     return upstream(error)  # type: ignore[operator]
 
 
@@ -88,7 +88,7 @@ class ForgivingCsvDataset(oc_data.CsvDataset):
             try:
                 return super().__getitem__(row)
             except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for a file that is no whole image
-                self.tally.add("with an unreadable member or image")
+                self.tally.damaged(BAD_MEMBER)
                 logging.warning(f"{self.images[row]} cannot be read ({error}). Using the next row.")
         raise OSError("no image of this CSV can be read")
 

@@ -7,11 +7,13 @@ import torch
 import torch.distributed as dist
 
 from open_clip_fff.assignment.counts import rates
+from open_clip_fff.data.tally import DAMAGE
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.start import measure_bias
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.registry import LOSSES, LossContext
+from open_clip_fff.report.coverage import caption_line, damage_line, too_little
 from open_clip_fff.report.step_log import Pace, StepReport
 
 
@@ -47,11 +49,33 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
             reporter.epoch, reporter.tb_writer = epoch, tb_writer
             loader.after_batch = reporter.after_batch
         train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer)
-        news = ", ".join(f"{count:,} {kind}" for kind, count in state.tally.news().items())
-        if news:
-            logging.warning(f"Rows skipped or damaged in epoch {epoch} (rank {args.rank}): {news}")
+        _tell_rows(state, epoch)
 
     return run
+
+
+def _tell_rows(state: RunState, epoch: int) -> None:
+    """What all ranks' loaders read in the epoch (they read ahead), and what was skipped.
+
+    Raises:
+        UsageError: on every rank, if a source fell below --min-coverage.
+    """
+    news, captions = _over_ranks(state.tally.news(), state.args.device), state.plan.captions
+    if state.master:
+        if read := caption_line(news, captions):
+            logging.info(f"Captions in epoch {epoch}: {read}")
+        if damage := damage_line(news, DAMAGE):
+            logging.warning(f"Rows skipped or damaged in epoch {epoch}: {damage}")
+    if short := too_little(news, captions):
+        raise UsageError(f"--min-coverage {captions.min_coverage:g}: in epoch {epoch}, {short}")
+
+
+def _over_ranks(counts: dict[str, int], device: str) -> dict[str, int]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return counts
+    sums = torch.tensor(list(counts.values()), device=device)
+    dist.all_reduce(sums)
+    return dict(zip(counts, sums.tolist(), strict=True))
 
 
 class Reporter:

@@ -19,7 +19,7 @@ class RunState:
         args: OpenCLIP's namespace, which its main fills further (rank, world_size, device, name).
         plan: what the run does beyond OpenCLIP; nothing, where no flag of ours was typed.
         frozen: the model that mines, loaded before anything else; None where nothing is mined.
-        tally: rows that the loader skipped.
+        tally: rows that the loader read, skipped or found damaged.
         model: the trained model, once made (not wrapped by DDP).
         hooks: what each batch passes before the towers.
         criterion: our loss with its assignment; None where OpenCLIP computes the loss.
@@ -29,11 +29,14 @@ class RunState:
     args: argparse.Namespace
     plan: Plan
     frozen: FrozenModel | None = None
-    tally: Tally = field(default_factory=Tally)
+    tally: Tally = field(init=False)
     model: Any = None
     hooks: list[BatchHook] = field(default_factory=list)
     criterion: Criterion | None = None
     measure_bias: bool = False
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(self.plan.captions.sources)
 
     @property
     def ours(self) -> bool:

@@ -1,5 +1,6 @@
 """Which captions an image has, and which of them reach the batch."""
 
+import re
 from dataclasses import dataclass
 
 POLICIES = ("all", "sample", "first")
@@ -13,21 +14,47 @@ class CaptionSettings:
         per_image: K, the most captions of one image that are used.
         policy: `all` K in the same batch, `sample` one of the K at each visit, or the `first` that is not empty.
         text_keys: tar members (or the CSV columns of --csv-caption-key) that hold one caption each.
-        json_keys: fields of the tar member `json` that hold a caption or a list of captions.
+        json_keys: fields of the tar member `json` that hold a caption or a list of captions: a name, a path
+            `meta.captions`, or `re:PATTERN` over field names.
+        sidecar: folder with a parquet per shard, of the same stem; None for none.
+        sidecar_keys: its columns that hold a caption or a list of captions.
+        split_sentences: whether captions from json and sidecar are cut into their sentences.
+        raw_weight: under `sample`, how likely a raw caption (from a text key) is drawn, over a generated one.
+        min_coverage: the least share of rows in which every source must have text, 0 to 1.
+        words: the fewest and the most words of a caption that is used; None for no upper bound.
     """
 
     per_image: int = 1
     policy: str = "first"
     text_keys: tuple[str, ...] = ("txt",)
     json_keys: tuple[str, ...] = ()
+    sidecar: str | None = None
+    sidecar_keys: tuple[str, ...] = ("captions",)
+    split_sentences: bool = False
+    words: tuple[int, int | None] = (0, None)
+    raw_weight: float = 1.0
+    min_coverage: float = 0.0
 
     def __post_init__(self) -> None:
         if self.per_image < 1:
             raise ValueError(f"captions per image is {self.per_image}: it is at least 1")
         if self.policy not in POLICIES:
             raise ValueError(f"caption policy is {self.policy!r}: choose from {', '.join(POLICIES)}")
-        if not self.text_keys and not self.json_keys:
-            raise ValueError("no caption source: name a tar member or a json field")
+        if not self.text_keys and not self.json_keys and self.sidecar is None:
+            raise ValueError("no caption source: name a tar member, a json field or a sidecar")
+        for key in self.json_keys:
+            if key.startswith("re:"):
+                try:
+                    re.compile(key[3:])
+                except re.error as error:
+                    raise ValueError(f"{key} is no regular expression ({error})") from None
+        if self.raw_weight < 0:
+            raise ValueError(f"raw weight is {self.raw_weight}: it is 0 or greater")
+        if not 0.0 <= self.min_coverage <= 1.0:
+            raise ValueError(f"least coverage is {self.min_coverage}: it is a share from 0 to 1")
+        least, most = self.words
+        if least < 0 or (most is not None and most < max(least, 1)):
+            raise ValueError(f"captions of {least} to {most} words: nothing fits")
 
     @property
     def columns(self) -> int:
@@ -37,4 +64,5 @@ class CaptionSettings:
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources as people name them, in the order in which they join the row."""
-        return (*self.text_keys, *(f"json:{key}" for key in self.json_keys))
+        beside = (f"sidecar:{key}" for key in self.sidecar_keys) if self.sidecar else ()
+        return (*self.text_keys, *(f"json:{key}" for key in self.json_keys), *beside)

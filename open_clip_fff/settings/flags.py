@@ -16,8 +16,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """`a;b` (or `a,b`) as ("a", "b"); an empty string as ()."""
-    return tuple(name.strip() for name in text.replace(",", ";").split(";") if name.strip())
+    """`a;b` as ("a", "b"); an empty string as ()."""
+    return tuple(name.strip() for name in text.split(";") if name.strip())
+
+
+def _bounds(text: str) -> tuple[int, int | None]:
+    """`3:50` as (3, 50), `3:` as (3, None), `:50` as (0, 50)."""
+    least, colon, most = text.partition(":")
+    if not colon:
+        raise ValueError
+    return int(least or 0), int(most) if most else None
 
 
 def _threshold(text: str) -> float | None:
@@ -31,6 +39,7 @@ def _bias(text: str) -> float | str:
     return "auto" if text == "auto" else float(text)
 
 
+_bounds.__name__ = "MIN:MAX"
 _bias.__name__ = "'auto' or a number"  # argparse prints it in "invalid ... value"
 
 
@@ -71,7 +80,44 @@ def flag_parser() -> argparse.ArgumentParser:
         "--json-text-key",
         type=_names,
         metavar="'A;B'",
-        help="fields of the member json with a caption or a list of them; they follow the text keys (default: none)",
+        help="fields of the member json with a caption or a list of them: a name, a path meta.captions, or re:PATTERN "
+        "over names; they follow the text keys (default: none)",
+    )
+
+    captions.add_argument(
+        "--caption-sidecar",
+        metavar="DIR",
+        help="folder with a parquet per shard, of the same stem, joined by its column key (default: none)",
+    )
+    captions.add_argument(
+        "--sidecar-text-key",
+        type=_names,
+        metavar="'A;B'",
+        help="its columns with a caption or a list of them (default: captions)",
+    )
+    captions.add_argument(
+        "--split-sentences",
+        action=argparse.BooleanOptionalAction,
+        help="cut captions from json and sidecar into sentences, a caption each (default: no)",
+    )
+    captions.add_argument(
+        "--caption-words",
+        type=_bounds,
+        metavar="MIN:MAX",
+        help="use captions of so many words, each bound may be left out (default: any)",
+    )
+
+    captions.add_argument(
+        "--raw-weight",
+        type=float,
+        metavar="W",
+        help="under sample: weight of a caption from a text key over a generated one, 0 for never (default: 1)",
+    )
+    captions.add_argument(
+        "--min-coverage",
+        type=float,
+        metavar="SHARE",
+        help="stop where a source has text in less than this share of rows, at the start and each epoch (default: 0)",
     )
 
     mining = parser.add_argument_group("mining of false negatives (FFF Eq. 1)")

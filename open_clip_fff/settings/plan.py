@@ -76,7 +76,16 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
         method=method,
         loss=LossSettings(values["loss"], values["loss_reduction"]),
         captions=CaptionSettings(
-            values["captions_per_image"], values["caption_policy"], values["text_key"], values["json_text_key"]
+            per_image=values["captions_per_image"],
+            policy=values["caption_policy"],
+            text_keys=values["text_key"],
+            json_keys=values["json_text_key"],
+            sidecar=values["caption_sidecar"],
+            sidecar_keys=values["sidecar_text_key"],
+            split_sentences=values["split_sentences"],
+            words=values["caption_words"],
+            raw_weight=values["raw_weight"],
+            min_coverage=values["min_coverage"],
         ),
         mining=mining,
         miner=miner,
@@ -107,6 +116,10 @@ def _check(plan: Plan) -> None:
             f"--captions-per-image {plan.captions.per_image}: {loss} would see the first caption only; add "
             f"--method fff or fff-softmax for all of them in the batch, or --caption-policy sample to draw one"
         )
+    if "raw_weight" in typed and plan.captions.policy != "sample":
+        raise UsageError("--raw-weight does nothing without --caption-policy sample")
+    if "sidecar_text_key" in typed and plan.captions.sidecar is None:
+        raise UsageError("--sidecar-text-key does nothing without --caption-sidecar DIR")
     if plan.mining is None:
         eager = {f.name for f in fields(MiningConfig)} | {"mined_cap", "mining_model", "mining_pretrained"}
         for name in sorted(eager & typed):
