@@ -204,6 +204,25 @@ def test_mined_pairs_may_be_ignored_instead():
     assert torch.equal(positive[~mined.pairs], ignored[~mined.pairs])
 
 
+def test_a_band_below_the_thresholds_is_ignored():
+    f = random_features(8, 3)
+    config = MiningConfig(0.5, 0.6, 0.7, 0.3, band=0.2)
+    mined = mine(f, f, config)
+    wide, narrow = (
+        mine(f, f, MiningConfig(0.3, 0.4, 0.5, 0.1)).pairs,
+        mine(f, f, MiningConfig(0.5, 0.6, 0.7, 0.3)).pairs,
+    )
+    assert torch.equal(mined.pairs, narrow) and torch.equal(mined.doubtful, wide & ~narrow) and mined.doubtful.any()
+    labels = assign(f, f, mined)
+    assert (labels[narrow] == 1).all() and (labels[mined.doubtful] == 0).all()
+    others = ~wide & f.valid & (f.ids[:, None] != f.ids)[..., None]
+    assert (labels[others] == -1).all()
+    # what the cap cut off is in doubt, too; a clause that is off stays off, and nothing goes below -1
+    capped = mine(f, f, MiningConfig(0.3, None, None, None, cap=1, band=0.01))
+    assert (capped.doubtful >= (mine(f, f, MiningConfig(0.3, None, None, None)).pairs & ~capped.pairs)).all()
+    assert MiningConfig(-0.95, None, 0.5, None, band=0.1).lowered == MiningConfig(-1.0, None, 0.4, None, band=0.1)
+
+
 def test_rows_without_an_id_are_only_their_own():
     ids = torch.tensor([-1, 4, -1])
     assert len(set(known_ids(ids, rank=0).tolist()) | set(known_ids(ids, rank=1).tolist())) == 5

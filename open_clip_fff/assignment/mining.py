@@ -17,10 +17,12 @@ class Mined(NamedTuple):
     Attributes:
         pairs: bool [B, N, K].
         clauses: Eq. 1's clauses before own captions, padding and cap are taken out.
+        doubtful: bool [B, N, K], pairs in the band below the thresholds, or cut off by the cap; None without a band.
     """
 
     pairs: Tensor
     clauses: Clauses
+    doubtful: Tensor | None = None
 
 
 def mine(rows: MiningFeatures, columns: MiningFeatures, config: MiningConfig) -> Mined:
@@ -33,10 +35,12 @@ def mine(rows: MiningFeatures, columns: MiningFeatures, config: MiningConfig) ->
     with torch.no_grad(), exact_float32(rows.image.device):
         similarity = similarities(rows, columns, config.text_text)
         found = clauses(similarity, config)
-        pairs = found.any & columns.valid & ~own_pairs(rows.ids, columns.ids)[..., None]
+        others = columns.valid & ~own_pairs(rows.ids, columns.ids)[..., None]
+        pairs = found.any & others
         if config.cap is not None:
             pairs = cap_per_row(pairs, similarity.image_text, columns.ids, config.cap)
-    return Mined(pairs, found)
+        doubtful = clauses(similarity, config.lowered).any & others & ~pairs if config.band else None
+    return Mined(pairs, found, doubtful)
 
 
 def _exact(features: MiningFeatures) -> MiningFeatures:
@@ -72,6 +76,8 @@ def assign(rows: MiningFeatures, columns: MiningFeatures, mined: Mined | None, m
     labels = own_assignment(rows.ids, columns.ids, columns.valid)
     if mined is None:
         return labels
+    if mined.doubtful is not None:
+        labels = labels.masked_fill(mined.doubtful, IGNORED)
     return labels.masked_fill(mined.pairs, POSITIVE if mined_as == "positive" else IGNORED)
 
 

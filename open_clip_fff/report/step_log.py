@@ -29,11 +29,12 @@ class StepReport:
     def line(self) -> str:
         """One line for the log."""
         r = self.rates
+        doubtful = f" In doubt: {r.doubtful:.3f}" if r.doubtful else ""
         bias = "" if self.bias is None else f" Bias: {self.bias:.3f}"
         return (
             f"FFF Epoch: {self.epoch} Step: {self.step} "
             f"Mined/image: {r.mined:.3f} (image-text {r.image_text:.3f}, image-image {r.image_image:.3f}, "
-            f"text-text {r.text_text:.3f}) Positives: {r.positive_share:.3%} "
+            f"text-text {r.text_text:.3f}){doubtful} Positives: {r.positive_share:.3%} "
             f"Scale: {self.scale:.3f}{bias} ETA: {duration(self.eta)}"
         )
 
@@ -45,6 +46,7 @@ class StepReport:
             "mined_image_text": r.image_text,
             "mined_image_image": r.image_image,
             "mined_text_text": r.text_text,
+            "doubtful_per_image": r.doubtful,
             "positive_share": r.positive_share,
             "logit_scale": self.scale,
         }

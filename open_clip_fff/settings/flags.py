@@ -151,6 +151,12 @@ def flag_parser() -> argparse.ArgumentParser:
     mining.add_argument(
         "--mined-as", choices=MINED_AS, help="a mined pair becomes a positive, or leaves the loss (default: positive)"
     )
+    mining.add_argument(
+        "--ignore-band",
+        type=float,
+        metavar="W",
+        help="pairs mined only with every threshold lowered by W are in doubt and leave the loss (default: 0)",
+    )
 
     logits = parser.add_argument_group("logit scale and bias")
     logits.add_argument(

@@ -65,6 +65,7 @@ DEFAULTS: Preset = MappingProxyType(
         "text_text": "pooled",
         "mined_cap": None,
         "mined_as": "positive",
+        "ignore_band": 0.0,
         "logit_scale_init": None,
         "logit_bias_init": None,
         "logit_lr_mult": 1.0,

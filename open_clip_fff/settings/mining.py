@@ -1,6 +1,6 @@
 """How false negatives are found: Eq. 1 of FFF, and where its features come from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TEXT_TEXT = ("pooled", "max", "mean")
 MINED_AS = ("positive", "ignore")
@@ -38,6 +38,8 @@ class MiningConfig:
         text_text: `pooled` (cosine of the two images' mean captions), or `max` / `mean` over the row image's captions.
         cap: at most this many mined captions per image, best image-text cosine first; None for no cap.
         mined_as: `positive`, or `ignore` (the pair leaves the loss altogether).
+        band: pairs that Eq. 1 would mine only with every threshold lowered by this much are in doubt and leave the
+            loss (as MAFA's ambiguous zone); so do those that the cap cut off. 0 for none.
     """
 
     p1: float | None = 0.27
@@ -47,6 +49,7 @@ class MiningConfig:
     text_text: str = "pooled"
     cap: int | None = None
     mined_as: str = "positive"
+    band: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("p1", "p2", "p3", "p1_prime"):
@@ -57,6 +60,17 @@ class MiningConfig:
             raise ValueError(f"mined_as is {self.mined_as!r}: choose from {', '.join(MINED_AS)}")
         if self.cap is not None and self.cap < 1:
             raise ValueError(f"cap is {self.cap}: a cap is at least 1, or None for no cap")
+        if not 0.0 <= self.band <= 2.0:
+            raise ValueError(f"band is {self.band}: the width of a band of cosines is from 0 to 2")
+
+    @property
+    def lowered(self) -> "MiningConfig":
+        """The same with every threshold lowered by the band."""
+
+        def lower(threshold: float | None) -> float | None:
+            return None if threshold is None else max(threshold - self.band, -1.0)
+
+        return replace(self, p1=lower(self.p1), p2=lower(self.p2), p3=lower(self.p3), p1_prime=lower(self.p1_prime))
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
     mining = miner = None
     if values["mining_features"] == "frozen":
         thresholds = {name: values[name] for name in ("p1", "p2", "p3", "p1_prime", "text_text", "mined_as")}
-        mining = MiningConfig(**thresholds, cap=values["mined_cap"])
+        mining = MiningConfig(**thresholds, cap=values["mined_cap"], band=values["ignore_band"])
         if values["mining_model"] is None:
             raise ValueError("--mining-features frozen: name the model with --mining-model NAME|DIR")
         miner = FrozenSource(values["mining_model"], values["mining_pretrained"])
@@ -121,7 +121,12 @@ def _check(plan: Plan) -> None:
     if "sidecar_text_key" in typed and plan.captions.sidecar is None:
         raise UsageError("--sidecar-text-key does nothing without --caption-sidecar DIR")
     if plan.mining is None:
-        eager = {f.name for f in fields(MiningConfig)} | {"mined_cap", "mining_model", "mining_pretrained"}
+        eager = {f.name for f in fields(MiningConfig)} | {
+            "mined_cap",
+            "ignore_band",
+            "mining_model",
+            "mining_pretrained",
+        }
         for name in sorted(eager & typed):
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag} does nothing while mining is off: add --mining-features frozen, or drop {flag}")

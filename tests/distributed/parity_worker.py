@@ -67,6 +67,7 @@ def main(out: str) -> None:
         "own": None,
         "mined": MiningConfig(0.35, 0.4, 0.5, 0.1),
         "capped": MiningConfig(0.2, 0.4, None, None, cap=2),
+        "banded": MiningConfig(0.45, 0.5, 0.6, 0.2, cap=3, band=0.15),
         "ignored": MiningConfig(0.35, 0.4, 0.5, 0.1, text_text="max", mined_as="ignore"),
     }
     results = {}
