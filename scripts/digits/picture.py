@@ -1,5 +1,6 @@
 """The table and the picture."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import matplotlib.pyplot as plt
 
 from digits.score import AT, Result
 
-WAYS = {"image-text": "image>text", "text-image": "text>image"}
+WAYS = {"image-text": "i>t", "text-image": "t>i"}
 
 
 def records(results: Sequence[Result]) -> pd.DataFrame:
@@ -52,13 +53,19 @@ def write_table(results: Sequence[Result], folder: Path) -> str:
     shown = for_reading(results, table)
     lines = [list(shown.columns), ["---"] + ["---:"] * (len(shown.columns) - 1), *shown.to_numpy().tolist()]
     (folder / "table.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
-    widths = [max(len(cell) for cell in (name, *shown[name])) for name in shown]
+    whole = aligned(shown)
+    if len(whole.splitlines()[0]) <= shutil.get_terminal_size((160, 24)).columns:
+        return whole
+    recalls = [column for column in shown if ">" in column]
+    return aligned(shown.drop(columns=recalls)) + "\n\n" + aligned(shown[["method", *recalls]])
 
-    def aligned(line: list[str]) -> str:
-        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=True)]
-        return "  ".join([line[0].ljust(widths[0]), *cells[1:]])
 
-    return "\n".join(aligned(line) for i, line in enumerate(lines) if i != 1)
+def aligned(table: pd.DataFrame) -> str:
+    """Text in columns: the first to the left, the others to the right."""
+    widths = [max(len(cell) for cell in (name, *table[name])) for name in table]
+    lines = [list(table.columns), *table.to_numpy().tolist()]
+    cells = [[cell.rjust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join("  ".join([line[0].ljust(widths[0]), *row[1:]]) for line, row in zip(lines, cells, strict=True))
 
 
 def draw(results: Sequence[Result], path: Path) -> None:

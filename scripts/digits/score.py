@@ -106,7 +106,8 @@ class Scorer:
             f"  mined/image   captions of other images that became an image's positives, per batch\n"
             f"  top-1         zero-shot accuracy, %; chance is 10; one seed, {size} digits, "
             f"standard error {error:.1%} at {best:.0%}\n"
-            f"  class, exact  recall@1/@5, %: a caption of the same digit counts, or only the image's own.\n"
+            f"  class, exact  recall@1/@5, %, image to text and text to image: a caption of the same digit\n"
+            f"                counts, or only the image's own.\n"
             f"                {size} images have {distinct} different captions: "
             f"exact recall@1 cannot pass {distinct / size:.0%}"
         )
