@@ -138,6 +138,7 @@ def test_ragged_rows_are_padded_with_the_empty_string_and_masked():
     (row,) = make(seal(Row(5, ["abc", "de"])))
     assert row.tokens[:, 0].tolist() == [3, 2, 0]
     assert row.valid.tolist() == [True, True, False] and row.ids.item() == 5
+    assert make(seal(Row(5, ["abc", "de"], raw=1)))[0].raw.tolist() == [True, False, False]
     (csv_row,) = make([seal(Row(5, ["abc", "de"]))])  # OpenCLIP's CSV data set hands over a list
     assert torch.equal(csv_row.tokens, row.tokens)
 
@@ -150,6 +151,9 @@ def test_policies():
     drawn = [
         CaptionTokenizer(tokenizer, CaptionSettings(3, "sample"), {})(text)[0].tokens[0, 0].item() for _ in range(99)
     ]
+    one = CaptionTokenizer(tokenizer, CaptionSettings(3, "sample"), {})
+    rows = [one(seal(Row(5, ["abc", "de"], raw=1)))[0] for _ in range(20)]
+    assert {(row.tokens[0, 0].item(), row.raw.item()) for row in rows} == {(3, True), (2, False)}
     assert set(drawn) == {2, 3, 4} and min(map(drawn.count, (2, 3, 4))) > 20
     weighed = seal(Row(5, ["abc", "de", "fghi"], raw=1))
     rare = CaptionTokenizer(tokenizer, CaptionSettings(3, "sample", raw_weight=0.25), {})
@@ -176,7 +180,7 @@ def test_rows_collate_to_a_batch_that_moves():
     assert images.shape == (4, 3, 2, 2) and isinstance(batch, CaptionBatch)
     assert batch.tokens.shape == (4, 3, 3) and batch.valid.shape == (4, 3) and batch.ids.tolist() == [0, 1, 2, 3]
     moved = batch.to(device="meta", non_blocking=True)
-    assert moved.tokens.is_meta and moved.valid.is_meta and moved.extras["more"].is_meta
+    assert moved.tokens.is_meta and moved.valid.is_meta and moved.raw.is_meta and moved.extras["more"].is_meta
 
 
 def test_the_preview_counts_and_shows(shards):

@@ -225,6 +225,23 @@ def test_the_criterion_mines_and_counts():
     assert criterion.counts.take(ids.device)[4] == mined.pairs.sum()
 
 
+def test_raw_captions_may_be_left_out_of_mining():
+    x = Inputs(6, 3)
+    raw = torch.zeros(6, 3, dtype=torch.bool)
+    raw[:, 0] = True
+    given = {"mining_image_features": x.image, "mining_text_features": x.text, "text_raw": raw}
+    everything = Criterion(FFFLoss(), MiningConfig(0.1, 0.2, 0.2, 0.0))
+    generated = Criterion(FFFLoss(), MiningConfig(0.1, 0.2, 0.2, 0.0, raw=False))
+    (_, all_mined), (labels, mined) = everything.assignment(x.text, **given), generated.assignment(x.text, **given)
+    assert all_mined.pairs[..., 0].any() and not mined.pairs[..., 0].any() and mined.pairs.any()
+    # they are own positives and others' negatives as ever
+    assert torch.equal(labels[..., 0] == 1, torch.eye(6, dtype=torch.bool)) and (labels[..., 0] != 0).all()
+    # S_tt pools the generated ones alone
+    given = {"mining_image_features": x.image, "mining_text_features": x.text[:, 1:]}
+    _, alone = everything.assignment(x.text[:, 1:], **given)
+    assert torch.equal(mined.pairs[..., 1:], alone.pairs)
+
+
 def test_mining_without_features_says_so():
     x = Inputs(4)
     with pytest.raises(ValueError, match="mining_image_features"):

@@ -52,11 +52,11 @@ def test_a_methods_weights_do_not_go_to_another_model():
 def test_every_mining_flag_lands():
     argv = ["--loss", "softmax", "--mining-features", "frozen", "--mining-model", "m", "--mining-pretrained", "t"]
     argv += ["--p1", "0.1", "--p2", "0.2", "--p3", "0.3", "--p1-prime", "0.05", "--text-text", "max"]
-    argv += ["--mined-cap", "4", "--mined-as", "ignore", "--ignore-band", "0.07"]
+    argv += ["--mined-cap", "4", "--mined-as", "ignore", "--ignore-band", "0.07", "--no-mine-raw"]
     mined = plan(*argv)
-    assert mined.mining == MiningConfig(0.1, 0.2, 0.3, 0.05, "max", 4, "ignore", 0.07) and mined.miner == FrozenSource(
-        "m", "t"
-    )
+    assert mined.mining == MiningConfig(
+        0.1, 0.2, 0.3, 0.05, "max", 4, "ignore", 0.07, False
+    ) and mined.miner == FrozenSource("m", "t")
 
 
 def test_sources_keep_their_order():

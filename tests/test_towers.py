@@ -23,7 +23,8 @@ CAPTIONS = [["a cat", "a small cat"], ["two dogs", ""], ["a red car on a road", 
 def caption_batch(tokenizer) -> CaptionBatch:
     tokens = torch.stack([tokenizer(row) for row in CAPTIONS])
     valid = torch.tensor([[bool(text) for text in row] for row in CAPTIONS])
-    return CaptionBatch(tokens, valid, torch.arange(3), {"more": torch.ones(3, 2)})
+    raw = torch.tensor([[True, False]] * 3)
+    return CaptionBatch(tokens, valid, raw, torch.arange(3), {"more": torch.ones(3, 2)})
 
 
 @pytest.fixture
@@ -44,6 +45,7 @@ def test_k_captions_give_what_each_gives_alone(model, tiny_name):
         torch.testing.assert_close(output["text_features"][:, k], alone[k]["text_features"])
         torch.testing.assert_close(output["image_features"], alone[k]["image_features"])
     assert output["text_valid"].tolist() == [[True, True], [True, False], [True, True]]
+    assert output["text_raw"].tolist() == [[True, False]] * 3
     assert output["image_ids"].tolist() == [0, 1, 2] and output["more"].shape == (3, 2)
     # validation hands over plain tokens
     plain = model(images, tokenizer([row[0] for row in CAPTIONS]))

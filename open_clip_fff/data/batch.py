@@ -16,12 +16,14 @@ class CaptionBatch(NamedTuple):
     Attributes:
         tokens: int64 [B, K, L]; padding is the tokenised empty string.
         valid: bool [B, K], False where a caption is padding.
+        raw: bool [B, K], True where a caption is raw (from a text key) and not generated.
         ids: int64 [B], the images' ids; negative where there is none.
         extras: more tensors [B, ...] by name; those that are left after the hooks reach the loss by keyword.
     """
 
     tokens: Tensor
     valid: Tensor
+    raw: Tensor
     ids: Tensor
     extras: dict[str, Tensor]
 
@@ -31,9 +33,8 @@ class CaptionBatch(NamedTuple):
         def move(x: Tensor) -> Tensor:
             return x.to(device=device, non_blocking=non_blocking)
 
-        return CaptionBatch(
-            move(self.tokens), move(self.valid), move(self.ids), {name: move(x) for name, x in self.extras.items()}
-        )
+        extras = {name: move(x) for name, x in self.extras.items()}
+        return CaptionBatch(move(self.tokens), move(self.valid), move(self.raw), move(self.ids), extras)
 
 
 class Batch(NamedTuple):

@@ -17,15 +17,17 @@ def _row(texts: str | Sequence[str]) -> Row:
     return unseal(texts if isinstance(texts, str) else texts[0])
 
 
-def _one_of(row: Row, policy: str, raw_weight: float) -> list[str]:
-    """The caption that this visit uses; drawn with torch's generator, which loaders seed in every worker."""
+def _chosen(row: Row, policy: str, raw_weight: float) -> list[int]:
+    """Positions of the captions that this visit uses; drawn with torch's generator, which loaders seed per worker."""
     size, raw = len(row.captions), row.raw
-    if policy != "sample" or size < 2:
-        return row.captions[:1]
+    if policy == "all":
+        return list(range(size))
+    if policy == "first" or size < 2:
+        return [0]
     if raw_weight == 1.0 or raw in (0, size):
-        return [row.captions[int(torch.randint(size, ()))]]
+        return [int(torch.randint(size, ()))]
     weights = torch.tensor([raw_weight] * raw + [1.0] * (size - raw))
-    return [row.captions[int(torch.multinomial(weights, 1))]]
+    return [int(torch.multinomial(weights, 1))]
 
 
 class CaptionTokenizer:
@@ -44,14 +46,15 @@ class CaptionTokenizer:
 
     def __call__(self, texts: str | Sequence[str]) -> list[CaptionBatch]:
         row, settings = _row(texts), self.captions
-        captions = row.captions if settings.policy == "all" else _one_of(row, settings.policy, settings.raw_weight)
         columns = settings.columns
-        captions = captions[:columns]
-        padded = captions + [""] * (columns - len(captions))
+        chosen = _chosen(row, settings.policy, settings.raw_weight)[:columns]
+        padded = [row.captions[i] for i in chosen] + [""] * (columns - len(chosen))
+        raw = [i < row.raw for i in chosen] + [False] * (columns - len(chosen))
         return [
             CaptionBatch(
                 tokens=self.tokenizer(padded),
-                valid=torch.arange(columns) < len(captions),
+                valid=torch.arange(columns) < len(chosen),
+                raw=torch.tensor(raw),
                 ids=torch.tensor(row.id),
                 extras={name: tokenizer(padded) for name, tokenizer in self.extra.items()},
             )
@@ -65,4 +68,5 @@ class OneCaptionTokenizer:
         self.tokenizer, self.policy, self.raw_weight = tokenizer, policy, raw_weight
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
-        return self.tokenizer(_one_of(_row(texts), self.policy, self.raw_weight))
+        row = _row(texts)
+        return self.tokenizer([row.captions[i] for i in _chosen(row, self.policy, self.raw_weight)])

@@ -53,8 +53,9 @@ class Criterion(nn.Module):
         """The loss of the global batch.
 
         Args:
-            extras: what batch hooks added, [B, ...] each: `mining_image_features` [B, D'] and `mining_text_features`
-                [B, K, D'] where pairs are mined, and whatever the loss names in its own signature.
+            extras: `text_raw` bool [B, K], which captions are raw; what batch hooks added, [B, ...] each:
+                `mining_image_features` [B, D'] and `mining_text_features` [B, K, D'] where pairs are mined, and
+                whatever the loss names in its own signature.
         """
         labels, mined = self.assignment(text_features, text_valid, image_ids, **extras)
         self.counts.add(labels, mined)
@@ -76,6 +77,7 @@ class Criterion(nn.Module):
         text_features: Tensor,
         text_valid: Tensor | None = None,
         image_ids: Tensor | None = None,
+        text_raw: Tensor | None = None,
         mining_image_features: Tensor | None = None,
         mining_text_features: Tensor | None = None,
         **_: Tensor,
@@ -96,8 +98,16 @@ class Criterion(nn.Module):
             all_valid,
             all_ids,
         )
-        mined = mine(rows, columns, self.mining)
+        mined = self._mine(rows, columns, text_raw)
         return assign(rows, columns, mined, self.mining.mined_as), mined
+
+    def _mine(self, rows: MiningFeatures, columns: MiningFeatures, text_raw: Tensor | None) -> Mined:
+        """Eq. 1, over generated captions alone where the settings leave raw ones out."""
+        assert self.mining is not None
+        if text_raw is not None and not self.mining.raw:
+            rows = rows._replace(valid=rows.valid & ~text_raw)
+            columns = columns._replace(valid=columns.valid & ~gather_constant(text_raw, self.world_size))
+        return mine(rows, columns, self.mining)
 
     def _weighed(self, scalar: Tensor | None) -> Tensor | None:
         """The same number, its gradient divided by the accumulation."""

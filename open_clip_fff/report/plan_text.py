@@ -41,12 +41,13 @@ def _mining(plan: Plan) -> str:
         return "off" if value is None else f"{value:g}"
 
     band = f"; a band of {config.band:g} below is ignored" if config.band else ""
+    raw = "" if config.raw else "; raw captions take no part"
     cap = "no cap" if config.cap is None else f"at most {config.cap} per image"
     return (
         f"frozen {miner.model}{f' ({miner.pretrained})' if miner.pretrained else ''}; "
         f"image-text > p1 {bar(config.p1)}, image-image > p2 {bar(config.p2)}, "
         f"text-text > p3 {bar(config.p3)} ({config.text_text}) with image-text > p1' {bar(config.p1_prime)}; "
-        f"{cap}; {_MINED_AS[config.mined_as]}{band}"
+        f"{cap}; {_MINED_AS[config.mined_as]}{band}{raw}"
     )
 
 

@@ -157,6 +157,11 @@ def flag_parser() -> argparse.ArgumentParser:
         metavar="W",
         help="pairs mined only with every threshold lowered by W are in doubt and leave the loss (default: 0)",
     )
+    mining.add_argument(
+        "--mine-raw",
+        action=argparse.BooleanOptionalAction,
+        help="whether captions from text keys are mined and count in S_tt, or generated ones alone (default: yes)",
+    )
 
     logits = parser.add_argument_group("logit scale and bias")
     logits.add_argument(

@@ -66,6 +66,7 @@ DEFAULTS: Preset = MappingProxyType(
         "mined_cap": None,
         "mined_as": "positive",
         "ignore_band": 0.0,
+        "mine_raw": True,
         "logit_scale_init": None,
         "logit_bias_init": None,
         "logit_lr_mult": 1.0,

@@ -40,6 +40,7 @@ class MiningConfig:
         mined_as: `positive`, or `ignore` (the pair leaves the loss altogether).
         band: pairs that Eq. 1 would mine only with every threshold lowered by this much are in doubt and leave the
             loss (as MAFA's ambiguous zone); so do those that the cap cut off. 0 for none.
+        raw: whether raw captions take part in mining: are mined, and count in S_tt.
     """
 
     p1: float | None = 0.27
@@ -50,6 +51,7 @@ class MiningConfig:
     cap: int | None = None
     mined_as: str = "positive"
     band: float = 0.0
+    raw: bool = True
 
     def __post_init__(self) -> None:
         for name in ("p1", "p2", "p3", "p1_prime"):

@@ -1,7 +1,7 @@
 """One frozen object that says what a run does, made from the method's table and the flags that were typed."""
 
 import argparse
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from open_clip_fff.errors import UsageError
@@ -9,6 +9,9 @@ from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.methods import DEFAULTS, METHODS
 from open_clip_fff.settings.mining import FrozenSource, MiningConfig
 from open_clip_fff.settings.objective import LogitSettings, LossSettings
+
+_THRESHOLDS = ("p1", "p2", "p3", "p1_prime", "text_text", "mined_as")
+_MINING_FLAGS = {*_THRESHOLDS, "mined_cap", "ignore_band", "mine_raw", "mining_model", "mining_pretrained"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,8 @@ def _expand(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
 def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
     mining = miner = None
     if values["mining_features"] == "frozen":
-        thresholds = {name: values[name] for name in ("p1", "p2", "p3", "p1_prime", "text_text", "mined_as")}
-        mining = MiningConfig(**thresholds, cap=values["mined_cap"], band=values["ignore_band"])
+        thresholds = {name: values[name] for name in _THRESHOLDS}
+        mining = MiningConfig(**thresholds, cap=values["mined_cap"], band=values["ignore_band"], raw=values["mine_raw"])
         if values["mining_model"] is None:
             raise ValueError("--mining-features frozen: name the model with --mining-model NAME|DIR")
         miner = FrozenSource(values["mining_model"], values["mining_pretrained"])
@@ -98,37 +101,45 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
 
 def _check(plan: Plan) -> None:
     """What no single setting can know."""
-    typed, loss = plan.typed, plan.loss.name or "OpenCLIP's loss"
+    loss = plan.loss.name or "OpenCLIP's loss"
     if plan.loss.stock:
-        if plan.captions.policy == "all" and plan.captions.per_image > 1:
-            raise UsageError(
-                f"--caption-policy all: {loss} takes one caption per image; use --caption-policy sample or first, "
-                f"or --loss fff or softmax"
-            )
-        if plan.mining is not None:
-            raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss fff or softmax")
-        if plan.batch_hooks:
-            raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss fff or softmax")
-        if plan.logits.bias_init == "auto":
-            raise UsageError(f"--logit-bias-init auto: only our losses measure it; give {loss} a number")
-    if plan.captions.policy == "first" and plan.captions.per_image > 1 and "caption_policy" not in typed:
+        _check_stock(plan, loss)
+    _check_captions(plan, loss)
+    _check_mining(plan)
+
+
+def _check_stock(plan: Plan, loss: str) -> None:
+    if plan.captions.policy == "all" and plan.captions.per_image > 1:
         raise UsageError(
-            f"--captions-per-image {plan.captions.per_image}: {loss} would see the first caption only; add "
+            f"--caption-policy all: {loss} takes one caption per image; use --caption-policy sample or first, "
+            f"or --loss fff or softmax"
+        )
+    if plan.mining is not None:
+        raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss fff or softmax")
+    if plan.batch_hooks:
+        raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss fff or softmax")
+    if plan.logits.bias_init == "auto":
+        raise UsageError(f"--logit-bias-init auto: only our losses measure it; give {loss} a number")
+
+
+def _check_captions(plan: Plan, loss: str) -> None:
+    captions, typed = plan.captions, plan.typed
+    if captions.policy == "first" and captions.per_image > 1 and "caption_policy" not in typed:
+        raise UsageError(
+            f"--captions-per-image {captions.per_image}: {loss} would see the first caption only; add "
             f"--method fff or fff-softmax for all of them in the batch, or --caption-policy sample to draw one"
         )
-    if "raw_weight" in typed and plan.captions.policy != "sample":
+    if "raw_weight" in typed and captions.policy != "sample":
         raise UsageError("--raw-weight does nothing without --caption-policy sample")
-    if "sidecar_text_key" in typed and plan.captions.sidecar is None:
+    if "sidecar_text_key" in typed and captions.sidecar is None:
         raise UsageError("--sidecar-text-key does nothing without --caption-sidecar DIR")
-    if plan.mining is None:
-        eager = {f.name for f in fields(MiningConfig)} | {
-            "mined_cap",
-            "ignore_band",
-            "mining_model",
-            "mining_pretrained",
-        }
-        for name in sorted(eager & typed):
+
+
+def _check_mining(plan: Plan) -> None:
+    config = plan.mining
+    if config is None:
+        for name in sorted(_MINING_FLAGS & plan.typed):
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag} does nothing while mining is off: add --mining-features frozen, or drop {flag}")
-    elif plan.mining.p1 is plan.mining.p2 is plan.mining.p3 is None:
+    elif config.p1 is None and config.p2 is None and config.p3 is None:
         raise UsageError("--p1, --p2 and --p3 are all off: nothing can be mined; use --mining-features off")

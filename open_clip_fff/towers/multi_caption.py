@@ -13,13 +13,16 @@ class MultiCaption:
     """
 
     def forward(self, image: Tensor | None = None, text: Tensor | CaptionBatch | None = None):
-        """OpenCLIP's output dict, with `text_features` [B, K, D], `text_valid` [B, K], `image_ids` [B] and extras."""
+        """OpenCLIP's output dict with `text_features` [B, K, D], and what rides with the captions beside it.
+
+        That is `text_valid` and `text_raw`, bool [B, K], `image_ids`, int64 [B], and the extras.
+        """
         if not isinstance(text, CaptionBatch):
             return super().forward(image, text)  # type: ignore[misc]
         size, k = text.tokens.shape[:2]
         output = dict(super().forward(image, text.tokens.flatten(0, 1)))  # type: ignore[misc]
         output["text_features"] = output["text_features"].unflatten(0, (size, k))
-        return {**output, "text_valid": text.valid, "image_ids": text.ids, **text.extras}
+        return {**output, "text_valid": text.valid, "text_raw": text.raw, "image_ids": text.ids, **text.extras}
 
 
 def take_many_captions(model: nn.Module) -> None:

@@ -48,6 +48,7 @@ def global_batch(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         "images": draw(N, D),
         "texts": draw(N, K, D),
         "text_valid": valid,
+        "text_raw": (torch.arange(K) == 0).expand(N, K),
         "image_ids": torch.tensor([11, 12, 13, 14, 11, 16, -1, 18]),
         "mining_image_features": F.normalize(draw(N, D), dim=-1),
         "mining_text_features": F.normalize(draw(N, K, D), dim=-1),
@@ -68,6 +69,7 @@ def main(out: str) -> None:
         "mined": MiningConfig(0.35, 0.4, 0.5, 0.1),
         "capped": MiningConfig(0.2, 0.4, None, None, cap=2),
         "banded": MiningConfig(0.45, 0.5, 0.6, 0.2, cap=3, band=0.15),
+        "generated": MiningConfig(0.35, 0.4, 0.5, 0.1, raw=False),
         "ignored": MiningConfig(0.35, 0.4, 0.5, 0.1, text_text="max", mined_as="ignore"),
     }
     results = {}
