@@ -56,7 +56,7 @@ def main() -> None:
     curves, rows = [], []
     for name, (label, flags) in METHODS.items():
         if name.startswith("fff"):
-            flags = flags + mining_flags(arguments.out / TEACHER, shared, arguments.mined_per_image)
+            flags = flags + teachers_flags(arguments.out / TEACHER, shared, arguments.mined_per_image)
         if name in rates:
             flags = [*flags, "--lr", rates[name]]
         seconds = train(arguments.out, name, shared + flags)
@@ -95,12 +95,12 @@ def train(out: Path, name: str, flags: list[str]) -> float:
     return json.loads(finished.read_text())
 
 
-def mining_flags(teacher: Path, shared: list[str], per_image: float) -> list[str]:
+def teachers_flags(teacher: Path, shared: list[str], per_image: float) -> list[str]:
     """Flags that mine with the last checkpoint of a run, thresholds from quantiles on the first training shards."""
     import open_clip
     from webdataset.shardlists import expand_urls
 
-    from open_clip_fff.calibration import quantile_thresholds, sample_features
+    from open_clip_fff.calibration import mining_flags, quantile_thresholds, sample_features
     from open_clip_fff.export import find_checkpoint
     from open_clip_fff.host.arguments import parse_open_clip, split
     from open_clip_fff.settings import FrozenSource, make_plan
@@ -112,11 +112,7 @@ def mining_flags(teacher: Path, shared: list[str], per_image: float) -> list[str
         open_clip.add_model_config(path)
     source = FrozenSource(args.model, str(find_checkpoint(teacher)))
     features = sample_features(expand_urls(args.train_data), captions, load_frozen(source), SAMPLE)
-    config = quantile_thresholds(features, args.batch_size * args.accum_freq, per_image)
-    flags = ["--mining-model", args.model, "--mining-pretrained", source.pretrained]
-    for name in ("p1", "p2", "p3", "p1_prime"):
-        flags += ["--" + name.replace("_", "-"), f"{getattr(config, name):.4f}"]
-    return flags
+    return mining_flags(source, quantile_thresholds(features, args.batch_size * args.accum_freq, per_image))
 
 
 def read_curves(run: Path) -> tuple[pd.DataFrame, dict[str, float]]:

@@ -50,11 +50,11 @@ def main() -> int:
         for run in (TEACHER, RAW, SIGLIP):
             trainer.start(run)
         from digits.score import Scorer  # torch and OpenCLIP, whose import takes a while
-        from digits.thresholds import mining_flags
+        from digits.thresholds import teachers_flags
 
         trainer.wait(TEACHER)
         frozen = logs / TEACHER.name / "checkpoints" / f"epoch_{epochs}.pt"
-        mining = mining_flags(MODEL, frozen, sorted(data.glob("train-*.tar")), BATCH, MINED)
+        mining = teachers_flags(MODEL, frozen, sorted(data.glob("train-*.tar")), BATCH, MINED)
         say(
             f"Mining: {TEACHER.name} is the frozen model. p1, p2, p3 are quantiles of its cosines on training data,\n"
             f"  such that each clause of Eq. 1 alone finds {MINED} captions per image; p1' is the own pairs' quartile."

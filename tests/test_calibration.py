@@ -9,8 +9,9 @@ from PIL import Image
 
 from open_clip_fff import UsageError, sample_id
 from open_clip_fff.assignment import mine
-from open_clip_fff.calibration import quantile_thresholds, sample_features
-from open_clip_fff.settings import CaptionSettings, FrozenSource, MiningConfig
+from open_clip_fff.calibration import mining_flags, quantile_thresholds, sample_features
+from open_clip_fff.settings import CaptionSettings, FrozenSource, MiningConfig, make_plan
+from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.towers.frozen import load_frozen
 from tests.conftest import colour_sample, write_tar
 from tests.test_assignment import OFF, random_features
@@ -29,6 +30,14 @@ def test_quantile_thresholds_mine_what_was_asked():
     assert config.p1_prime <= config.p1
     with pytest.raises(ValueError, match="sample more images"):
         quantile_thresholds(random_features(5, 1), 4096, 0.1)
+
+
+def test_flags_say_what_was_meant():
+    source, config = FrozenSource("m", "t"), MiningConfig(0.31234, None, 0.5, -0.25)
+    flags = mining_flags(source, config)
+    plan = make_plan(flag_parser().parse_args(["--loss", "fff", "--mining-features", "frozen", *flags]))
+    assert plan.miner == source and plan.mining == MiningConfig(0.3123, None, 0.5, -0.25)
+    assert "--mining-pretrained" not in mining_flags(FrozenSource("folder"), config)
 
 
 def test_the_sample_is_what_the_model_sees(shards, teacher, tiny_name):

@@ -1,1 +1,3 @@
-"""What may happen to a batch between the loader and the towers; each hook is one file."""
+"""What may happen to a batch between the loader and the towers; each hook is one file, which registers itself."""
+
+from open_clip_fff.hooks import frozen_features as frozen_features

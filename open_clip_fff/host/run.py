@@ -13,7 +13,6 @@ import torch.distributed as dist
 import open_clip_fff
 from open_clip_fff.data.preview import preview_lines
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hooks import frozen_features  # noqa: F401  registers itself
 from open_clip_fff.hooks.registry import BATCH_HOOKS
 from open_clip_fff.host.arguments import help_text, parse_open_clip, split
 from open_clip_fff.host.checks import check_host, preview_training_data

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import open_clip
 
-from open_clip_fff.calibration import quantile_thresholds, sample_features
+from open_clip_fff.calibration import mining_flags, quantile_thresholds, sample_features
 from open_clip_fff.settings import CaptionSettings, FrozenSource
 from open_clip_fff.towers.frozen import load_frozen
 
 SAMPLE = 1000  # training images
 
 
-def mining_flags(config: Path, checkpoint: Path, shards: list[Path], batch: int, per_image: float) -> list[str]:
+def teachers_flags(config: Path, checkpoint: Path, shards: list[Path], batch: int, per_image: float) -> list[str]:
     """Flags for `python -m open_clip_fff.train`.
 
     Args:
@@ -24,9 +24,6 @@ def mining_flags(config: Path, checkpoint: Path, shards: list[Path], batch: int,
     logging.getLogger().setLevel(logging.ERROR)
     open_clip.add_model_config(config)
     captions = CaptionSettings(per_image=5, policy="all", text_keys=("txt",), json_keys=("captions",))
-    frozen = load_frozen(FrozenSource(config.stem, str(checkpoint)))
-    features = sample_features([str(shard) for shard in shards], captions, frozen, SAMPLE)
-    bars = quantile_thresholds(features, batch, per_image)
-    cosines = {"--p1": bars.p1, "--p2": bars.p2, "--p3": bars.p3, "--p1-prime": bars.p1_prime}
-    flags = ["--mining-model", config.stem, "--mining-pretrained", str(checkpoint)]
-    return flags + [text for flag, cosine in cosines.items() for text in (flag, f"{cosine:.3f}")]
+    source = FrozenSource(config.stem, str(checkpoint))
+    features = sample_features([str(shard) for shard in shards], captions, load_frozen(source), SAMPLE)
+    return mining_flags(source, quantile_thresholds(features, batch, per_image))
