@@ -17,6 +17,9 @@ torch.set_num_threads(1)
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "yellow": (230, 220, 40)}
 
+# one of an image's captions at each visit, under OpenCLIP's own loss
+DRAWN = ["--method", "clip", "--captions-per-image", "4", "--caption-policy", "sample", "--json-text-key", "captions"]
+
 TINY = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from open_clip_fff.export import main as export
-from tests.conftest import COLOURS, TINY
+from tests.conftest import COLOURS, DRAWN, TINY
 
 CAPTIONS = ["--captions-per-image", "4", "--json-text-key", "captions"]
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -79,17 +79,7 @@ def test_coca_trains_under_clip_and_is_refused_by_fff(trainer, tmp_path, capsys)
     path = tmp_path / "tiny-coca.json"
     path.write_text(json.dumps(config))
     model = ["--model-config", str(path), "--model", "tiny-coca"]
-    argv = [
-        "--method",
-        "clip",
-        "--captions-per-image",
-        "4",
-        "--caption-policy",
-        "sample",
-        "--json-text-key",
-        "captions",
-    ]
-    assert trainer(*argv, *model, "--name", "coca") == 0
+    assert trainer(*DRAWN, *model, "--name", "coca") == 0
     assert "Caption_loss" in trainer.log("coca")
     assert trainer("--method", "fff", *CAPTIONS, "--mining-features", "off", *model, "--name", "refused") == 2
     assert "use --method clip" in capsys.readouterr().err

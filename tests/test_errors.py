@@ -87,6 +87,16 @@ def test_a_source_below_the_least_coverage(refused, trainer, tmp_path, capsys):
     assert "--raw-weight does nothing" in refused(*FFF, "--raw-weight", "2")
 
 
+def test_bounds_of_words_hold_for_a_csv_too(refused, trainer):
+    # titles have two words, pseudo-captions three
+    data = [*trainer.table[:-1], "title;pseudo"]
+    line = refused("--loss", "fff", "--caption-words", "3:", data=data)
+    assert "--csv-caption-key title: no row of train.csv has text there" in line
+    data[-1] = "pseudo"
+    assert trainer("--loss", "fff", "--caption-words", "3:", "--name", "three", data=data) == 0
+    assert "--csv-caption-key pseudo" in refused("--loss", "fff", "--caption-words", "4:", data=data)
+
+
 def test_bounds_and_patterns_that_mean_nothing(refused):
     assert "--caption-words: invalid MIN:MAX value: '3'" in refused(*FFF, "--caption-words", "3")
     assert "nothing fits" in refused(*FFF, "--caption-words", "5:4")
@@ -130,6 +140,7 @@ def test_a_csv_without_the_column(refused, trainer):
     assert "/nowhere/1.png" in refused("--loss", "fff", data=["--train-data", str(lost), *trainer.table[2:]])
     data = [*trainer.table, "--csv-separator", ","]
     assert "--csv-separator" in refused("--loss", "fff", data=data)
+    assert "--csv-caption-key" in refused("--loss", "fff", "--split-sentences", data=trainer.table)
     for flag in ("--text-key", "--json-text-key", "--caption-sidecar"):
         assert "--csv-caption-key" in refused("--loss", "fff", flag, "title", data=trainer.table)
 

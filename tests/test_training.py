@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.conftest import colour_image, write_tar
+from tests.conftest import DRAWN, colour_image, write_tar
 
 FFF = ["--method", "fff", "--captions-per-image", "4", "--json-text-key", "captions"]
 
@@ -144,17 +144,7 @@ def test_softmax_trains_and_keeps_the_stock_optimizer(trainer, teacher):
 
 
 def test_one_caption_drawn_per_visit_keeps_open_clips_loss(trainer):
-    argv = [
-        "--method",
-        "clip",
-        "--captions-per-image",
-        "4",
-        "--caption-policy",
-        "sample",
-        "--json-text-key",
-        "captions",
-    ]
-    assert trainer(*argv, "--name", "sample") == 0
+    assert trainer(*DRAWN, "--name", "sample") == 0
     assert "FFF Epoch" not in trainer.log("sample")
 
 

@@ -27,7 +27,8 @@ def quantile_thresholds(
     """
     k = features.valid.float().sum(dim=1).mean().item()
     quantile = 1.0 - per_image / ((batch - 1) * k)
-    others = ~own_pairs(features.ids, features.ids)[:, :, None] & features.valid[None]
+    same = own_pairs(features.ids, features.ids)[:, :, None]
+    own, others = same & features.valid, ~same & features.valid
     pairs = int(others.sum())
     if not 0.0 < quantile < 1.0 or pairs * (1.0 - quantile) < 10:
         raise ValueError(
@@ -38,6 +39,5 @@ def quantile_thresholds(
     p1, p2, p3 = (
         float(np.quantile(cosine.expand(others.shape)[others].double().cpu().numpy(), quantile)) for cosine in cosines
     )
-    own = own_pairs(features.ids, features.ids)[:, :, None] & features.valid[None]
     p1_prime = float(np.quantile(cosines.image_text[own].double().cpu().numpy(), 0.25))
     return MiningConfig(p1, p2, p3, min(p1_prime, p1), text_text)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from open_clip_fff.data.shards import IMAGES, image_bytes, read_samples
-from open_clip_fff.data.sources import CaptionReader, CorruptSample, cell_text
+from open_clip_fff.data.sources import CaptionReader, CorruptSample
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
 
@@ -84,8 +84,8 @@ def preview_shard(url: str, captions: CaptionSettings, limit: int = ROW_LIMIT) -
     return preview
 
 
-def preview_csv(path: str, separator: str, image_column: str, columns: tuple[str, ...], per_image: int) -> Preview:
-    """Reads the first rows of a CSV.
+def preview_csv(path: str, separator: str, image_column: str, captions: CaptionSettings) -> Preview:
+    """Reads the first rows of a CSV, whose caption columns are the text keys.
 
     Raises:
         UsageError: if the file cannot be read, lacks a column, or names images that are not there.
@@ -96,7 +96,7 @@ def preview_csv(path: str, separator: str, image_column: str, columns: tuple[str
         table = pd.read_csv(path, sep=separator, nrows=ROW_LIMIT)
     except Exception as error:
         raise UsageError(f"--train-data: {path} cannot be read as a table ({error})") from error
-    for flag, column in [("--csv-img-key", image_column), *(("--csv-caption-key", column) for column in columns)]:
+    for flag, column in [("--csv-img-key", image_column), *(("--csv-caption-key", key) for key in captions.text_keys)]:
         if column not in table:
             raise UsageError(
                 f"{flag} {column}: {path} has no such column; it has {', '.join(map(str, table.columns))} "
@@ -106,9 +106,9 @@ def preview_csv(path: str, separator: str, image_column: str, columns: tuple[str
     if first and not any(Path(image).exists() for image in first):
         raise UsageError(f"--csv-img-key {image_column}: {first[0]} of {path} does not exist, nor do the next")
     preview = Preview(name=Path(path).name, images=len(table), flag="--csv-caption-key")
-    for key, *texts in table[[image_column, *columns]].itertuples(index=False):
-        found = {column: cell_text(text) for column, text in zip(columns, texts, strict=True)}
-        preview.add(str(key), found, per_image)
+    reader = CaptionReader(captions)
+    for key, cells in zip(table[image_column], table[list(captions.text_keys)].to_dict("records"), strict=True):
+        preview.add(str(key), reader.by_column(cells), captions.per_image)
     return preview
 
 

@@ -1,15 +1,15 @@
 """Reading the captions of one sample from wherever the user says they are."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.rows import Row
 from open_clip_fff.data.sidecar import Sidecar
-from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.captions import PATTERN, CaptionSettings
 
-PATTERN = "re:"  # a json key that is a regular expression over field names
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
@@ -49,17 +49,21 @@ class CaptionReader:
             columns = self.sidecar.lookup(str(sample["__url__"]), str(sample["__key__"]))
             for key in captions.sidecar_keys:
                 found[f"sidecar:{key}"] = self._long(texts_of(columns.get(key)))
-        return {source: [text for text in texts if self._fits(text)] for source, texts in found.items()}
+        return self._fitting(found)
+
+    def by_column(self, cells: Mapping[str, object]) -> dict[str, list[str]]:
+        """The captions of a table's row by column, given its cells."""
+        return self._fitting({key: cell_text(cells[key]) for key in self.captions.text_keys})
 
     def row(self, sample: Mapping[str, object]) -> Row:
         """The id and the first K captions of a sample. Raises as `by_source`."""
-        return self.row_of(sample, self.by_source(sample))
+        return self.row_of(id_of(sample), self.by_source(sample))
 
-    def row_of(self, sample: Mapping[str, object], found: Mapping[str, list[str]]) -> Row:
-        """The same, given the captions by source."""
+    def row_of(self, image_id: int, found: Mapping[str, list[str]]) -> Row:
+        """The first K captions of an image, given its id and its captions by source."""
         texts = [text for texts in found.values() for text in texts][: self.captions.per_image]
         raw = sum(len(found[key]) for key in self.captions.text_keys)
-        return Row(sample_id(str(sample["__url__"]), str(sample["__key__"])), texts, min(raw, len(texts)))
+        return Row(image_id, texts, min(raw, len(texts)))
 
     def _long(self, texts: Iterable[str]) -> list[str]:
         """Generated captions may be paragraphs; raw ones are left as they are."""
@@ -67,9 +71,19 @@ class CaptionReader:
             return list(texts)
         return [sentence for text in texts for sentence in _SENTENCE_END.split(text)]
 
-    def _fits(self, text: str) -> bool:
+    def _fitting(self, found: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        """Captions within the bounds of words."""
         least, most = self.captions.words
-        return least <= len(text.split()) <= (most if most is not None else len(text))
+
+        def fits(text: str) -> bool:
+            return least <= len(text.split()) <= (math.inf if most is None else most)
+
+        return {source: [text for text in texts if fits(text)] for source, texts in found.items()}
+
+
+def id_of(sample: Mapping[str, object]) -> int:
+    """The image id of a tar sample."""
+    return sample_id(str(sample["__url__"]), str(sample["__key__"]))
 
 
 def texts_of(value: object) -> list[str]:

@@ -20,13 +20,10 @@ class Tally:
     """
 
     def __init__(self, sources: Iterable[str] = ()) -> None:
-        self.sources = tuple(sources)
-        self._names = {name: i for i, name in enumerate((*DAMAGE, *TOTALS, *self._sources()))}
+        names = (*DAMAGE, *TOTALS, *(f"source {source}" for source in sources))
+        self._names = {name: i for i, name in enumerate(names)}
         self._counts = Array("q", len(self._names))
         self._reported = [0] * len(self._names)
-
-    def _sources(self) -> tuple[str, ...]:
-        return tuple(f"source {source}" for source in self.sources)
 
     def damaged(self, kind: str) -> None:
         """Counts one row of a kind in `DAMAGE`, from any process."""

@@ -1,7 +1,6 @@
 """What can be known to fail is refused before anything is written or trained, in one line with its mend."""
 
 import argparse
-import dataclasses
 import difflib
 import os
 import re
@@ -12,7 +11,7 @@ from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_fff.data.preview import Preview, check, preview_csv, preview_shard
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.data import csv_columns
+from open_clip_fff.host.data import csv_captions
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.towers.description import CONFIG_NAME
@@ -58,10 +57,8 @@ def preview_training_data(
     if not args.train_data or dataset_kind(args) == "synthetic":
         return None
     if dataset_kind(args) == "csv":
-        captions = dataclasses.replace(captions, text_keys=csv_columns(args), json_keys=(), sidecar=None)
-        preview = preview_csv(
-            args.train_data, args.csv_separator, args.csv_img_key, captions.text_keys, captions.per_image
-        )
+        captions = csv_captions(args, captions)
+        preview = preview_csv(args.train_data, args.csv_separator, args.csv_img_key, captions)
     else:
         preview = preview_shard(expand_urls(args.train_data)[0][0], captions)
     check(preview, captions)
@@ -121,7 +118,7 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     if args.siglip and name not in (None, "siglip"):
         raise UsageError(f"--siglip: contradicts --loss {name}; drop one of them")
     if args.train_data and dataset_kind(args) == "csv":
-        for name in sorted({"text_key", "json_text_key", "caption_sidecar"} & plan.typed):
+        for name in sorted({"text_key", "json_text_key", "caption_sidecar", "split_sentences"} & plan.typed):
             flag = "--" + name.replace("_", "-")
             raise UsageError(f"{flag}: is for tars; for a CSV use --csv-caption-key 'title;caption'")
     if plan.loss.stock:

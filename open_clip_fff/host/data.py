@@ -1,5 +1,6 @@
 """The seam where OpenCLIP makes its data sets: K captions in, batches through the hooks out."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -9,9 +10,9 @@ import webdataset as wds
 
 from open_clip_fff.data.batch import Batch, CaptionBatch, collate
 from open_clip_fff.data.ids import sample_id
-from open_clip_fff.data.rows import Row, seal
+from open_clip_fff.data.rows import seal
 from open_clip_fff.data.shards import IMAGES
-from open_clip_fff.data.sources import CaptionReader, CorruptSample, cell_text
+from open_clip_fff.data.sources import CaptionReader, CorruptSample, id_of
 from open_clip_fff.data.tally import BAD_JSON, NO_CAPTION, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens
@@ -20,9 +21,13 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.settings.captions import CaptionSettings
 
 
-def csv_columns(args) -> tuple[str, ...]:
-    """The caption columns of a CSV: --csv-caption-key takes several, separated by semicolons."""
-    return tuple(column.strip() for column in args.csv_caption_key.split(";") if column.strip())
+def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
+    """The settings for a CSV: --csv-caption-key names its columns, several separated by semicolons.
+
+    No column of a CSV is known to be generated, so all are text keys, and so raw.
+    """
+    columns = tuple(column.strip() for column in args.csv_caption_key.split(";") if column.strip())
+    return dataclasses.replace(captions, text_keys=columns, json_keys=(), sidecar=None)
 
 
 def data_maker(state: RunState, get_data: Callable) -> Callable:
@@ -74,7 +79,7 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
             oc_data,
             wds=view,
             tarfile_to_samples_nothrow=_Then(oc_data.tarfile_to_samples_nothrow, sealing),
-            CsvDataset=partial(_csv_dataset, oc_data.CsvDataset, captions, csv_columns(args)),
+            CsvDataset=partial(_csv_dataset, oc_data.CsvDataset, csv_captions(args, captions)),
         ):
             info = build(args, preprocess, is_train=is_train, epoch=epoch, tokenizer=wrapped)
         if many:
@@ -106,7 +111,7 @@ def seal_samples(reader: CaptionReader, tally: Tally, samples: Iterator[dict]) -
         except CorruptSample:
             tally.damaged(BAD_JSON)
             found = reader.by_source({**sample, "json": None})
-        row = reader.row_of(sample, found)
+        row = reader.row_of(id_of(sample), found)
         tally.read(row, found)
         kept = {name: value for name, value in sample.items() if name.startswith("__") or name in IMAGES}
         if row.captions:
@@ -116,22 +121,18 @@ def seal_samples(reader: CaptionReader, tally: Tally, samples: Iterator[dict]) -
         yield kept
 
 
-def _csv_dataset(
-    make: Callable, captions: CaptionSettings, columns: tuple[str, ...], filename: str, preprocess: Callable, **options
-):
+def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, preprocess: Callable, **options):
     """OpenCLIP's CSV data set with every caption column sealed in the place of the first.
 
     Rows without any caption are left out, as they are from tars.
     """
     import pandas as pd
 
+    columns, reader = list(captions.text_keys), CaptionReader(captions)
     dataset = make(filename, preprocess, **{**options, "caption_key": columns[0]})
-    table = pd.read_csv(filename, sep=options["sep"], usecols=list(columns))[list(columns)]
-    rows = []
-    for path, texts in zip(dataset.images, table.itertuples(index=False), strict=True):
-        found = [text for cell in texts for text in cell_text(cell)]
-        # no column of a CSV is known to be generated
-        rows.append(Row(sample_id(None, str(path)), found[: captions.per_image], len(found[: captions.per_image])))
+    table = pd.read_csv(filename, sep=options["sep"], usecols=columns).to_dict("records")
+    ids = [sample_id(None, str(path)) for path in dataset.images]
+    rows = [reader.row_of(i, reader.by_column(cells)) for i, cells in zip(ids, table, strict=True)]
     kept = [(path, seal(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
     dataset.images, dataset.captions = [path for path, _ in kept], [text for _, text in kept]
     return dataset

@@ -39,10 +39,7 @@ def logit_learning_rate(state: RunState) -> Iterator[None]:
         stack.enter_context(replaced(oc_main, optim=View(torch.optim, AdamW=splitting(torch.optim.AdamW))))
         # OpenCLIP imports this one inside its main
         stack.enter_context(replaced(timm.optim, create_optimizer_v2=splitting(timm.optim.create_optimizer_v2)))
-        if multiple == 1.0:
-            yield
-            return
-        makers = ("cosine_lr", "const_lr", "const_lr_cooldown")
+        makers = ("cosine_lr", "const_lr", "const_lr_cooldown") if multiple != 1.0 else ()
         schedulers = {name: _multiplied(getattr(oc_main, name), multiple) for name in makers}
         stack.enter_context(replaced(oc_main, **schedulers))
         yield

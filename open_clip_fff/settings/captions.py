@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 POLICIES = ("all", "sample", "first")
+PATTERN = "re:"  # a json key that is a regular expression over field names
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class CaptionSettings:
         if not self.text_keys and not self.json_keys and self.sidecar is None:
             raise ValueError("no caption source: name a tar member, a json field or a sidecar")
         for key in self.json_keys:
-            if key.startswith("re:"):
+            if key.startswith(PATTERN):
                 try:
-                    re.compile(key[3:])
+                    re.compile(key.removeprefix(PATTERN))
                 except re.error as error:
                     raise ValueError(f"{key} is no regular expression ({error})") from None
         if self.raw_weight < 0:
