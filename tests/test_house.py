@@ -25,7 +25,7 @@ ALLOWED = {
     "report": {"settings", "assignment"},
     "host": set(FLOORS),
 }
-COMMON = {"errors", "registry", "numerics"}
+COMMON = {"errors", "registry", "numerics", "ranks"}
 
 
 def imports(path: Path) -> set[str]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.assignment.labels import as_labels, mask_padding, own_assignment, positions
-from open_clip_fff.losses.gather import gather_constant, gather_features
+from open_clip_fff.losses.gather import gather_features
 from open_clip_fff.numerics import full_precision
+from open_clip_fff.ranks import gather_constant
 
 
 class GlobalBatch(NamedTuple):

@@ -12,7 +12,7 @@ from open_clip_fff.assignment.counts import MiningCounts
 from open_clip_fff.assignment.labels import known_ids, own_assignment, positions
 from open_clip_fff.assignment.mining import Mined, assign, mine
 from open_clip_fff.assignment.reference import MiningFeatures
-from open_clip_fff.losses.gather import gather_constant
+from open_clip_fff.ranks import gather_constant
 from open_clip_fff.settings.mining import MiningConfig
 
 

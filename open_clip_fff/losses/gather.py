@@ -1,8 +1,8 @@
-"""Bringing together what the ranks hold. With gradient it is OpenCLIP's own gather; without, plain torch."""
+"""Bringing features together with their gradient, by OpenCLIP's own gather."""
 
-import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from open_clip_fff.ranks import sum_over_ranks
 
 
 def gather_features(image: Tensor, text: Tensor, rank: int, world_size: int) -> tuple[Tensor, Tensor]:
@@ -31,18 +31,6 @@ def gather_features(image: Tensor, text: Tensor, rank: int, world_size: int) -> 
     return gathered
 
 
-def gather_constant(tensor: Tensor, world_size: int) -> Tensor:
-    """All ranks' [B, ...] as [N, ...] in rank order, without gradient."""
-    tensor = tensor.detach().contiguous()
-    if world_size == 1:
-        return tensor
-    # gloo gathers no bool, and a view of bytes costs nothing
-    wire = tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
-    parts = [torch.empty_like(wire) for _ in range(world_size)]
-    dist.all_gather(parts, wire)
-    return torch.cat(parts).view(tensor.dtype)
-
-
 def mean_over_ranks(value: Tensor, world_size: int) -> Tensor:
     """`value` with its gradient, but its number replaced by the mean over ranks.
 
@@ -52,11 +40,3 @@ def mean_over_ranks(value: Tensor, world_size: int) -> Tensor:
     if world_size == 1:
         return value
     return value + (sum_over_ranks(value, world_size) / world_size - value.detach())
-
-
-def sum_over_ranks(value: Tensor, world_size: int) -> Tensor:
-    """The sum of `value` over ranks, without gradient."""
-    total = value.detach().clone()
-    if world_size > 1:
-        dist.all_reduce(total)
-    return total

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from open_clip_fff.losses.batch import global_batch
-from open_clip_fff.losses.gather import mean_over_ranks, sum_over_ranks
+from open_clip_fff.losses.gather import mean_over_ranks
 from open_clip_fff.losses.reference import logits, sigmoid_sum
 from open_clip_fff.numerics import no_autocast
+from open_clip_fff.ranks import sum_over_ranks
 from open_clip_fff.settings.objective import REDUCTIONS
 
 

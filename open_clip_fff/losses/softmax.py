@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 
 from open_clip_fff.losses.batch import GlobalBatch, global_batch
-from open_clip_fff.losses.gather import gather_constant, mean_over_ranks, sum_over_ranks
+from open_clip_fff.losses.gather import mean_over_ranks
 from open_clip_fff.losses.reference import logits, row_cross_entropy
 from open_clip_fff.numerics import no_autocast
+from open_clip_fff.ranks import gather_constant, sum_over_ranks
 
 
 class MultiPositiveSoftmaxLoss(nn.Module):

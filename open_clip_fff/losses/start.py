@@ -5,8 +5,8 @@ import math
 from torch import Tensor
 
 from open_clip_fff.assignment.labels import POSITIVE
-from open_clip_fff.losses.gather import gather_constant, sum_over_ranks
 from open_clip_fff.numerics import full_precision
+from open_clip_fff.ranks import gather_constant, sum_over_ranks
 
 
 def start_bias(positive_share: float, scale: float, mean_cosine: float) -> float:

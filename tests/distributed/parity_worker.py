@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
 from open_clip_fff.losses import Criterion, cosine_sums
-from open_clip_fff.losses.gather import gather_constant
+from open_clip_fff.ranks import gather_constant
 
 N, K, D = 8, 3, 6
 
