@@ -10,6 +10,7 @@ from open_clip_fff import similarity_assignment
 from open_clip_fff.assignment import MiningFeatures, assign, mine, own_assignment
 from open_clip_fff.assignment.counts import MiningCounts, rates
 from open_clip_fff.assignment.labels import as_labels, known_ids
+from open_clip_fff.assignment.reference import Thresholds
 from open_clip_fff.settings import MiningConfig
 
 OFF = {"p1": None, "p2": None, "p3": None, "p1_prime": None}
@@ -159,9 +160,9 @@ def test_thresholds_are_float32_under_autocast():
 def test_rows_of_one_rank_equal_rows_of_the_whole():
     f = random_features(8, 3)
     config = MiningConfig(0.3, 0.4, 0.5, 0.1, cap=2)
-    whole = assign(f, f, mine(f, f, config))
+    whole = assign(f.ids, f.ids, f.valid, mine(f, f, config))
     part = MiningFeatures(*(x[3:6] for x in f))
-    assert torch.equal(assign(part, f, mine(part, f, config)), whole[3:6])
+    assert torch.equal(assign(part.ids, f.ids, f.valid, mine(part, f, config)), whole[3:6])
 
 
 def test_the_cap_keeps_the_best_image_text_cosines():
@@ -191,14 +192,15 @@ def test_own_captions_do_not_count_against_the_cap():
     features = MiningFeatures(
         image, image[:, None].expand(3, 4, 1), torch.ones(3, 4, dtype=torch.bool), torch.arange(3)
     )
-    labels = assign(features, features, mine(features, features, MiningConfig(0.5, None, None, None, cap=1)))
+    mined = mine(features, features, MiningConfig(0.5, None, None, None, cap=1))
+    labels = assign(features.ids, features.ids, features.valid, mined)
     assert (labels == 1).sum(dim=(1, 2)).tolist() == [5, 5, 5]
 
 
 def test_mined_pairs_may_be_ignored_instead():
     f = random_features(6, 2)
     mined = mine(f, f, MiningConfig(0.2, None, None, None))
-    positive, ignored = assign(f, f, mined, "positive"), assign(f, f, mined, "ignore")
+    positive, ignored = (assign(f.ids, f.ids, f.valid, mined, name) for name in ("positive", "ignore"))
     assert mined.pairs.any()
     assert (positive[mined.pairs] == 1).all() and (ignored[mined.pairs] == 0).all()
     assert torch.equal(positive[~mined.pairs], ignored[~mined.pairs])
@@ -213,14 +215,14 @@ def test_a_band_below_the_thresholds_is_ignored():
         mine(f, f, MiningConfig(0.5, 0.6, 0.7, 0.3)).pairs,
     )
     assert torch.equal(mined.pairs, narrow) and torch.equal(mined.doubtful, wide & ~narrow) and mined.doubtful.any()
-    labels = assign(f, f, mined)
+    labels = assign(f.ids, f.ids, f.valid, mined)
     assert (labels[narrow] == 1).all() and (labels[mined.doubtful] == 0).all()
     others = ~wide & f.valid & (f.ids[:, None] != f.ids)[..., None]
     assert (labels[others] == -1).all()
-    # what the cap cut off is in doubt, too; a clause that is off stays off, and nothing goes below -1
+    # what the cap cut off is in doubt, too; a clause that is off stays off
     capped = mine(f, f, MiningConfig(0.3, None, None, None, cap=1, band=0.01))
     assert (capped.doubtful >= (mine(f, f, MiningConfig(0.3, None, None, None)).pairs & ~capped.pairs)).all()
-    assert MiningConfig(-0.95, None, 0.5, None, band=0.1).lowered == MiningConfig(-1.0, None, 0.4, None, band=0.1)
+    assert Thresholds(0.75, None, 0.5, None).lowered(0.25) == (0.5, None, 0.25, None)
 
 
 def test_rows_without_an_id_are_only_their_own():
@@ -239,7 +241,7 @@ def test_counts_by_clause():
     mined = mine(f, f, MiningConfig(0.94, 0.86, 0.99, 0.6))
     counts = MiningCounts()
     for _ in range(2):
-        counts.add(assign(f, f, mined), mined)
+        counts.add(assign(f.ids, f.ids, f.valid, mined), mined)
     seen = rates(counts.take(IMAGES.device))
     assert (seen.image_text, seen.image_image, seen.text_text, seen.mined) == (0.25, 0.5, 0.25, 0.75)
     assert seen.positive_share == pytest.approx(7 / 16)

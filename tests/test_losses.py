@@ -218,7 +218,7 @@ def test_the_criterion_mines_and_counts():
         **output, image_ids=ids, mining_image_features=x.image, mining_text_features=x.text, output_dict=True
     )
     labels, mined = criterion.assignment(
-        x.text, image_ids=ids, mining_image_features=x.image, mining_text_features=x.text
+        x.image, x.text, image_ids=ids, mining_image_features=x.image, mining_text_features=x.text
     )
     assert set(value) == {"contrastive_loss"} and mined.pairs.any()
     assert value["contrastive_loss"] == FFFLoss()(x.image, x.text, x.scale, x.bias, assignment=labels)
@@ -232,19 +232,19 @@ def test_raw_captions_may_be_left_out_of_mining():
     given = {"mining_image_features": x.image, "mining_text_features": x.text, "text_raw": raw}
     everything = Criterion(FFFLoss(), MiningConfig(0.1, 0.2, 0.2, 0.0))
     generated = Criterion(FFFLoss(), MiningConfig(0.1, 0.2, 0.2, 0.0, raw=False))
-    (_, all_mined), (labels, mined) = everything.assignment(x.text, **given), generated.assignment(x.text, **given)
+    (_, all_mined), (labels, mined) = (c.assignment(x.image, x.text, **given) for c in (everything, generated))
     assert all_mined.pairs[..., 0].any() and not mined.pairs[..., 0].any() and mined.pairs.any()
     # they are own positives and others' negatives as ever
     assert torch.equal(labels[..., 0] == 1, torch.eye(6, dtype=torch.bool)) and (labels[..., 0] != 0).all()
     # S_tt pools the generated ones alone
     given = {"mining_image_features": x.image, "mining_text_features": x.text[:, 1:]}
-    _, alone = everything.assignment(x.text[:, 1:], **given)
+    _, alone = everything.assignment(x.image, x.text[:, 1:], **given)
     assert torch.equal(mined.pairs[..., 1:], alone.pairs)
 
 
 def test_mining_without_features_says_so():
     x = Inputs(4)
-    with pytest.raises(ValueError, match="mining_image_features"):
+    with pytest.raises(ValueError, match="mining_text_features, which a batch hook adds"):
         Criterion(FFFLoss(), MiningConfig())(x.image, x.text, x.scale, x.bias)
 
 
@@ -259,13 +259,14 @@ class NothingAsked(TorchDispatchMode):
 
 @pytest.mark.parametrize("loss", [FFFLoss(), FFFLoss(reduction="pairs"), MultiPositiveSoftmaxLoss()])
 def test_a_step_does_not_wait_for_the_device(loss):
-    """Mining, cap, counting, loss and gradients, until the rates are read at a log step."""
+    """Mining, cap, rate, counting, loss, gradients and the step's end, until the rates are read at a log step."""
     x = Inputs(6, 2)
-    mining = MiningConfig(0.2, 0.3, 0.4, 0.1, text_text="max", cap=2)
+    mining = MiningConfig(0.2, 0.3, 0.4, 0.1, text_text="max", cap=2, per_image=3.0)
     criterion, ids = Criterion(loss, mining), torch.tensor([3, 1, -1, 3, 5, 9])
     features = {"mining_image_features": x.image.detach(), "mining_text_features": x.text.detach()}
     with NothingAsked():
         criterion(x.image, x.text, x.scale, x.bias, text_valid=x.valid, image_ids=ids, **features).backward()
+        criterion.after_step()
         sums = criterion.counts.take(ids.device)
         with pytest.raises(AssertionError, match="waits"):
             sums[0].item()

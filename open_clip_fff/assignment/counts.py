@@ -18,7 +18,9 @@ class Rates:
             cap; a pair may satisfy several).
         mined: mined captions per image by any clause.
         doubtful: captions per image that are in doubt and so ignored.
+        held: captions per image that the guard of self-mining held back.
         positive_share: positives among all pairs that are not ignored, 0 to 1.
+        right: of the mined pairs, the share of the row image's class; None where no class was known.
     """
 
     image_text: float
@@ -26,35 +28,47 @@ class Rates:
     text_text: float
     mined: float
     doubtful: float
+    held: float
     positive_share: float
+    right: float | None = None
 
 
 class MiningCounts:
     """Running integer sums on the device of the batches that `add` saw."""
 
-    _FIELDS = 8  # rows, image_text, image_image, text_text, mined, doubtful, positives, counted pairs
+    # rows; per row: image_text, image_image, text_text, mined, doubtful, held; judged, right; positives, counted pairs
+    _FIELDS = 11
 
     def __init__(self) -> None:
         self._sums: Tensor | None = None
 
-    def add(self, labels: Tensor, mined: Mined | None) -> None:
-        """Counts one assignment, int8 [B, N, K], and the pairs that were mined for it."""
+    def add(self, labels: Tensor, mined: Mined | None, agreement: Tensor | None = None) -> None:
+        """Counts one assignment, int8 [B, N, K], the pairs mined for it, and how many of them agree in class.
+
+        Args:
+            agreement: int8 [B, N]: +1 the same class, -1 another, 0 unknown.
+        """
         zero = torch.zeros((), dtype=torch.int64, device=labels.device)
-        by_clause = [zero] * 5
+        per_row, judged, right = [zero] * 6, zero, zero
         if mined is not None:
+            by_clause = [(mined.pairs & clause).sum() for clause in mined.clauses]
             doubtful = zero if mined.doubtful is None else mined.doubtful.sum()
-            by_clause = [(mined.pairs & clause).sum() for clause in mined.clauses] + [mined.pairs.sum(), doubtful]
-        sums = torch.stack([zero + len(labels), *by_clause, (labels == POSITIVE).sum(), torch.count_nonzero(labels)])
+            per_row = [*by_clause, mined.pairs.sum(), doubtful, zero if mined.held is None else mined.held]
+            if agreement is not None:
+                judged, right = ((mined.pairs & x[..., None]).sum() for x in (agreement != 0, agreement > 0))
+        positives, counted = (labels == POSITIVE).sum(), torch.count_nonzero(labels)
+        sums = torch.stack([zero + len(labels), *per_row, judged, right, positives, counted])
         self._sums = sums if self._sums is None else self._sums + sums
 
     def take(self, device: torch.device) -> Tensor:
-        """The sums since the last `take`, int64 [8], still on the device."""
+        """The sums since the last `take`, int64 [11], still on the device."""
         sums, self._sums = self._sums, None
         return torch.zeros(self._FIELDS, dtype=torch.int64, device=device) if sums is None else sums
 
 
 def rates(sums: Tensor) -> Rates:
     """Reads the sums (added over ranks, if there are several); this is where the host waits for the device."""
-    rows, *per_row, positives, pairs = sums.tolist()
-    image_text, image_image, text_text, mined, doubtful = (count / max(rows, 1) for count in per_row)
-    return Rates(image_text, image_image, text_text, mined, doubtful, positives / max(pairs, 1))
+    rows, *per_row, judged, right, positives, pairs = sums.tolist()
+    image_text, image_image, text_text, mined, doubtful, held = (count / max(rows, 1) for count in per_row)
+    share = right / judged if judged else None
+    return Rates(image_text, image_image, text_text, mined, doubtful, held, positives / max(pairs, 1), share)

@@ -6,76 +6,126 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.assignment.labels import IGNORED, POSITIVE, own_assignment, own_pairs
-from open_clip_fff.assignment.reference import Clauses, MiningFeatures, clauses, similarities
+from open_clip_fff.assignment.reference import (
+    Clauses,
+    MiningFeatures,
+    Similarities,
+    Thresholds,
+    clauses,
+    similarities,
+)
 from open_clip_fff.numerics import exact_float32, full_precision
 from open_clip_fff.settings.mining import MiningConfig
 
 
 class Mined(NamedTuple):
-    """The pairs that mining found: captions of *other* images, padding excluded, after the cap.
+    """The pairs that mining found: captions of *other* images, padding excluded, after cap and guard.
 
     Attributes:
         pairs: bool [B, N, K].
-        clauses: Eq. 1's clauses before own captions, padding and cap are taken out.
-        doubtful: bool [B, N, K], pairs in the band below the thresholds, or cut off by the cap; None without a band.
+        clauses: Eq. 1's clauses before own captions, padding, cap and guard are taken out.
+        doubtful: bool [B, N, K], pairs in the band below the thresholds, or cut off; None without a band.
+        held: how many pairs the guard cut off, int64 scalar; None without a guard.
     """
 
     pairs: Tensor
     clauses: Clauses
     doubtful: Tensor | None = None
+    held: Tensor | None = None
+
+
+class Candidates(NamedTuple):
+    """What mining chooses from.
+
+    Attributes:
+        similarity: of B row images with N column images and their K captions.
+        others: bool [B, N, K], captions of other images, padding excluded.
+        own: bool [B, N, K], captions of the row's own image.
+        ids: of the columns, int64 [N].
+    """
+
+    similarity: Similarities
+    others: Tensor
+    own: Tensor
+    ids: Tensor
+
+    @property
+    def score(self) -> Tensor:
+        """Which of two pairs is the better one: S_it, or S_tt without image features; [B, N, K]."""
+        s = self.similarity
+        return (s.text_text if s.image_text is None else s.image_text).expand(self.others.shape)
 
 
 def mine(rows: MiningFeatures, columns: MiningFeatures, config: MiningConfig) -> Mined:
-    """Applies Eq. 1 to B row images and the captions of N column images.
+    """Applies Eq. 1, with typed thresholds, to B row images and the captions of N column images.
 
     Cosines and thresholds are float32 (float64 features stay so), outside autocast and without TF32: the spacing of
     bfloat16 near 0.99 is 0.0039, so a threshold there would mean nothing.
     """
+    with torch.no_grad(), exact_float32(rows.text.device):
+        return select(candidates(rows, columns, config.text_text), Thresholds.of(config), config)
+
+
+def candidates(rows: MiningFeatures, columns: MiningFeatures, text_text: str) -> Candidates:
+    """The cosines of B row images with N column images, and whose captions are whose."""
     rows, columns = _exact(rows), _exact(columns)
-    with torch.no_grad(), exact_float32(rows.image.device):
-        similarity = similarities(rows, columns, config.text_text)
-        found = clauses(similarity, config)
-        others = columns.valid & ~own_pairs(rows.ids, columns.ids)[..., None]
-        pairs = found.any & others
-        if config.cap is not None:
-            pairs = cap_per_row(pairs, similarity.image_text, columns.ids, config.cap)
-        doubtful = clauses(similarity, config.lowered).any & others & ~pairs if config.band else None
-    return Mined(pairs, found, doubtful)
+    same = own_pairs(rows.ids, columns.ids)[..., None]
+    return Candidates(similarities(rows, columns, text_text), columns.valid & ~same, columns.valid & same, columns.ids)
+
+
+def select(found: Candidates, thresholds: Thresholds, config: MiningConfig) -> Mined:
+    """Those that pass the thresholds, cut to the cap; with a band, those just below."""
+    passed = clauses(found.similarity, thresholds)
+    pairs = passed.any & found.others
+    if config.cap is not None:
+        pairs = cap_per_row(pairs, found.score, found.ids, config.cap)
+    doubtful = None
+    if config.band:
+        doubtful = clauses(found.similarity, thresholds.lowered(config.band)).any & found.others & ~pairs
+    return Mined(pairs, passed, doubtful)
 
 
 def _exact(features: MiningFeatures) -> MiningFeatures:
-    return features._replace(image=full_precision(features.image), text=full_precision(features.text))
+    image = None if features.image is None else full_precision(features.image)
+    return features._replace(image=image, text=full_precision(features.text))
 
 
-def cap_per_row(pairs: Tensor, image_text: Tensor, column_ids: Tensor, cap: int) -> Tensor:
-    """Keeps each row's `cap` pairs of highest image-text cosine; ties go to the smaller id, then the earlier caption.
+def cap_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> Tensor:
+    """Keeps each row's `cap` pairs of highest score; ties go to the smaller id, then the earlier caption.
 
     Ids, not positions, break ties: the outcome must not depend on how images are spread over ranks.
 
     Args:
         pairs: bool [B, N, K].
-        image_text: S_it [B, N, K].
+        score: [B, N, K], `Candidates.score`.
         column_ids: int64 [N].
 
     Returns:
         bool [B, N, K].
     """
     by_id = torch.argsort(column_ids, stable=True)
-    score = image_text.masked_fill(~pairs, -torch.inf)[:, by_id].flatten(1)
-    best = torch.argsort(score, dim=1, descending=True, stable=True)[:, :cap]
-    kept = torch.zeros_like(score, dtype=torch.bool).scatter_(1, best, True).view(pairs.shape)
+    sorted_score = score.masked_fill(~pairs, -torch.inf)[:, by_id].flatten(1)
+    best = torch.argsort(sorted_score, dim=1, descending=True, stable=True)[:, :cap]
+    kept = torch.zeros_like(sorted_score, dtype=torch.bool).scatter_(1, best, True).view(pairs.shape)
     return pairs & kept[:, torch.argsort(by_id)]
 
 
-def assign(rows: MiningFeatures, columns: MiningFeatures, mined: Mined | None, mined_as: str = "positive") -> Tensor:
+def assign(
+    row_ids: Tensor, column_ids: Tensor, column_valid: Tensor, mined: Mined, mined_as: str = "positive"
+) -> Tensor:
     """The assignment: own captions positive, mined ones positive or ignored, the rest negative, padding ignored.
+
+    Args:
+        row_ids: int64 [B].
+        column_ids: int64 [N].
+        column_valid: bool [N, K].
+        mined: the pairs, of the same rows and columns.
+        mined_as: `positive` or `ignore`.
 
     Returns:
         int8 [B, N, K].
     """
-    labels = own_assignment(rows.ids, columns.ids, columns.valid)
-    if mined is None:
-        return labels
+    labels = own_assignment(row_ids, column_ids, column_valid)
     if mined.doubtful is not None:
         labels = labels.masked_fill(mined.doubtful, IGNORED)
     return labels.masked_fill(mined.pairs, POSITIVE if mined_as == "positive" else IGNORED)
@@ -118,10 +168,7 @@ def similarity_assignment(
         )
     size, device = len(image_features), image_features.device
     config = MiningConfig(p1, p2, p3, p1_prime, text_text)  # type: ignore[arg-type]
-    features = MiningFeatures(
-        image_features,
-        text_features,
-        torch.ones(text_features.shape[:2], dtype=torch.bool, device=device) if text_valid is None else text_valid,
-        torch.arange(size, device=device) if image_ids is None else image_ids,
-    )
-    return assign(features, features, mine(features, features, config)) == POSITIVE
+    valid = torch.ones(text_features.shape[:2], dtype=torch.bool, device=device) if text_valid is None else text_valid
+    ids = torch.arange(size, device=device) if image_ids is None else image_ids
+    features = MiningFeatures(image_features, text_features, valid, ids)
+    return assign(ids, ids, valid, mine(features, features, config)) == POSITIVE

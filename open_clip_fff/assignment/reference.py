@@ -18,29 +18,47 @@ class MiningFeatures(NamedTuple):
     """What mining knows of some images: L2-normalised features, in float32 or float64.
 
     Attributes:
-        image: [N, D].
+        image: [N, D]; None where only texts are known (a sentence-embedding model).
         text: [N, K, D].
         valid: bool [N, K], False where a caption is padding.
         ids: int64 [N].
     """
 
-    image: Tensor
+    image: Tensor | None
     text: Tensor
     valid: Tensor
     ids: Tensor
+
+
+class Thresholds(NamedTuple):
+    """The constants of Eq. 1, as numbers or tensors of no dimension; None switches a clause off (p1': its filter)."""
+
+    p1: float | Tensor | None
+    p2: float | Tensor | None
+    p3: float | Tensor | None
+    p1_prime: float | Tensor | None
+
+    @classmethod
+    def of(cls, config: MiningConfig) -> "Thresholds":
+        """Those that were typed."""
+        return cls(config.p1, config.p2, config.p3, config.p1_prime)
+
+    def lowered(self, band: float) -> "Thresholds":
+        """All of them less `band`."""
+        return Thresholds(*(None if threshold is None else threshold - band for threshold in self))
 
 
 class Similarities(NamedTuple):
     """Cosines of B row images with N column images and their K captions.
 
     Attributes:
-        image_text: S_it [B, N, K].
+        image_text: S_it [B, N, K]; None without image features, as the next.
         image_image: S_ii [B, N, 1], the same for every caption of image j.
         text_text: S_tt [B, N, K], or [B, N, 1] where pooled.
     """
 
-    image_text: Tensor
-    image_image: Tensor
+    image_text: Tensor | None
+    image_image: Tensor | None
     text_text: Tensor
 
 
@@ -92,22 +110,24 @@ def text_text_similarity(rows: MiningFeatures, columns: MiningFeatures, form: st
 
 def similarities(rows: MiningFeatures, columns: MiningFeatures, text_text: str) -> Similarities:
     """S_it, S_ii and S_tt of B rows against N columns."""
-    return Similarities(
-        image_text=torch.einsum("bd,nkd->bnk", rows.image, columns.text),
-        image_image=(rows.image @ columns.image.T)[..., None],
-        text_text=text_text_similarity(rows, columns, text_text),
-    )
+    image_text = image_image = None
+    if rows.image is not None and columns.image is not None:
+        image_text = torch.einsum("bd,nkd->bnk", rows.image, columns.text)
+        image_image = (rows.image @ columns.image.T)[..., None]
+    return Similarities(image_text, image_image, text_text_similarity(rows, columns, text_text))
 
 
-def clauses(similarity: Similarities, config: MiningConfig) -> Clauses:
+def clauses(similarity: Similarities, thresholds: Thresholds) -> Clauses:
     """Each clause of Eq. 1; one whose threshold is off holds nowhere, and p1' off filters nothing."""
+    s, p = similarity, thresholds
 
-    def above(cosine: Tensor, threshold: float | None, when_off: bool = False) -> Tensor:
-        return cosine > threshold if threshold is not None else torch.full_like(cosine, when_off, dtype=torch.bool)
+    def above(cosine: Tensor | None, threshold: float | Tensor | None, otherwise: bool = False) -> Tensor:
+        if cosine is None or threshold is None:
+            return s.text_text.new_full((1, 1, 1), otherwise, dtype=torch.bool)
+        return cosine > threshold
 
-    s = similarity
     return Clauses(
-        image_text=above(s.image_text, config.p1),
-        image_image=above(s.image_image, config.p2),
-        text_text=above(s.text_text, config.p3) & above(s.image_text, config.p1_prime, when_off=True),
+        image_text=above(s.image_text, p.p1),
+        image_image=above(s.image_image, p.p2),
+        text_text=above(s.text_text, p.p3) & above(s.image_text, p.p1_prime, otherwise=True),
     )

@@ -23,7 +23,7 @@ def quantile_thresholds(
         text_text: the form of S_tt.
 
     Raises:
-        ValueError: if the sample is too small for a quantile that high.
+        ValueError: if there are no image features, or the sample is too small for a quantile that high.
     """
     k = features.valid.float().sum(dim=1).mean().item()
     quantile = 1.0 - per_image / ((batch - 1) * k)
@@ -35,9 +35,14 @@ def quantile_thresholds(
             f"{per_image:g} mined captions per image in batches of {batch} is quantile {quantile:.6f} of {pairs:,} "
             f"pairs: sample more images, or mine more per image"
         )
+    if features.image is None:
+        raise ValueError("image features are needed for p1, p2 and p1'")
     cosines = similarities(features, features, text_text)
+    assert cosines.image_text is not None
     p1, p2, p3 = (
-        float(np.quantile(cosine.expand(others.shape)[others].double().cpu().numpy(), quantile)) for cosine in cosines
+        float(np.quantile(cosine.expand(others.shape)[others].double().cpu().numpy(), quantile))
+        for cosine in cosines
+        if cosine is not None
     )
     p1_prime = float(np.quantile(cosines.image_text[own].double().cpu().numpy(), 0.25))
     return MiningConfig(p1, p2, p3, min(p1_prime, p1), text_text)

@@ -9,8 +9,9 @@ import inspect
 from torch import Tensor, nn
 
 from open_clip_fff.assignment.counts import MiningCounts
-from open_clip_fff.assignment.labels import known_ids, own_assignment, positions
-from open_clip_fff.assignment.mining import Mined, assign, mine
+from open_clip_fff.assignment.labels import IGNORED, as_labels, known_ids, own_assignment, positions
+from open_clip_fff.assignment.miner import Miner
+from open_clip_fff.assignment.mining import Mined, assign
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.ranks import gather_constant
 from open_clip_fff.settings.mining import MiningConfig
@@ -26,14 +27,21 @@ class Criterion(nn.Module):
         world_size: number of ranks.
         accumulation: OpenCLIP's --accum-freq. The loop back-propagates the whole loss once per micro-batch, which
             makes the scalars' gradients that many times too large: they are weighed by its inverse.
+        online: whether the trained model's own features mine; else a batch hook adds those that do.
     """
 
     def __init__(
-        self, loss: nn.Module, mining: MiningConfig | None, rank: int = 0, world_size: int = 1, accumulation: int = 1
+        self,
+        loss: nn.Module,
+        mining: MiningConfig | None,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation: int = 1,
+        online: bool = False,
     ) -> None:
         super().__init__()
-        self.loss, self.mining, self.rank, self.world_size = loss, mining, rank, world_size
-        self.accumulation = accumulation
+        self.loss, self.rank, self.world_size, self.accumulation = loss, rank, world_size, accumulation
+        self.miner, self.online = None if mining is None else Miner(mining, world_size), online
         self.counts = MiningCounts()
         parameters = inspect.signature(loss.forward).parameters
         self._takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -53,12 +61,12 @@ class Criterion(nn.Module):
         """The loss of the global batch.
 
         Args:
-            extras: `text_raw` bool [B, K], which captions are raw; what batch hooks added, [B, ...] each:
-                `mining_image_features` [B, D'] and `mining_text_features` [B, K, D'] where pairs are mined, and
-                whatever the loss names in its own signature.
+            extras: `text_raw` bool [B, K], which captions are raw; `image_classes` int64 [B] (negative: unknown), by
+                which mined pairs are judged; what batch hooks added, [B, ...] each: `mining_image_features` [B, D']
+                and `mining_text_features` [B, K, D'], and whatever the loss names in its own signature.
         """
-        labels, mined = self.assignment(text_features, text_valid, image_ids, **extras)
-        self.counts.add(labels, mined)
+        labels, mined = self.assignment(image_features, text_features, text_valid, image_ids, **extras)
+        self.counts.add(labels, mined, self._agreement(extras.get("image_classes")))
         value = self.loss(
             image_features=image_features,
             text_features=text_features,
@@ -74,6 +82,7 @@ class Criterion(nn.Module):
 
     def assignment(
         self,
+        image_features: Tensor,
         text_features: Tensor,
         text_valid: Tensor | None = None,
         image_ids: Tensor | None = None,
@@ -86,28 +95,39 @@ class Criterion(nn.Module):
         size, k = text_features.shape[:2]
         valid = text_features.new_ones((size, k)).bool() if text_valid is None else text_valid
         ids = positions(size, self.rank, valid.device) if image_ids is None else known_ids(image_ids, self.rank)
+        mined = None
+        if self.miner is not None and self.miner.watching:
+            if self.online:
+                mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
+            if mining_text_features is None:
+                raise ValueError("mining needs mining_text_features, which a batch hook adds")
+            used = valid
+            if text_raw is not None and not self.miner.config.raw:
+                used = valid & ~text_raw  # Eq. 1 over generated captions alone
+            rows = MiningFeatures(mining_image_features, mining_text_features, used, ids)
+            mined = self.miner(rows, self._gathered(rows))
         all_ids, all_valid = gather_constant(ids, self.world_size), gather_constant(valid, self.world_size)
-        if self.mining is None:
+        if mined is None or self.miner is None:
             return own_assignment(ids, all_ids, all_valid), None
-        if mining_image_features is None or mining_text_features is None:
-            raise ValueError("mining needs mining_image_features and mining_text_features, which a batch hook adds")
-        rows = MiningFeatures(mining_image_features, mining_text_features, valid, ids)
-        columns = MiningFeatures(
-            gather_constant(mining_image_features, self.world_size),
-            gather_constant(mining_text_features, self.world_size),
-            all_valid,
-            all_ids,
-        )
-        mined = self._mine(rows, columns, text_raw)
-        return assign(rows, columns, mined, self.mining.mined_as), mined
+        return assign(ids, all_ids, all_valid, mined, self.miner.config.mined_as), mined
 
-    def _mine(self, rows: MiningFeatures, columns: MiningFeatures, text_raw: Tensor | None) -> Mined:
-        """Eq. 1, over generated captions alone where the settings leave raw ones out."""
-        assert self.mining is not None
-        if text_raw is not None and not self.mining.raw:
-            rows = rows._replace(valid=rows.valid & ~text_raw)
-            columns = columns._replace(valid=columns.valid & ~gather_constant(text_raw, self.world_size))
-        return mine(rows, columns, self.mining)
+    def after_step(self) -> None:
+        """The optimizer has stepped: called once per step, on every rank."""
+        if self.miner is not None:
+            self.miner.after_step()
+
+    def _gathered(self, rows: MiningFeatures) -> MiningFeatures:
+        """All ranks' features."""
+        image = None if rows.image is None else gather_constant(rows.image, self.world_size)
+        text, valid, ids = (gather_constant(x, self.world_size) for x in (rows.text, rows.valid, rows.ids))
+        return MiningFeatures(image, text, valid, ids)
+
+    def _agreement(self, classes: Tensor | None) -> Tensor | None:
+        """Which images have the same class, int8 [B, N]: +1 the same, -1 another, 0 unknown; None without classes."""
+        if classes is None:
+            return None
+        rows, columns = classes[:, None], gather_constant(classes, self.world_size)
+        return as_labels(rows == columns).masked_fill((rows < 0) | (columns < 0), IGNORED)
 
     def _weighed(self, scalar: Tensor | None) -> Tensor | None:
         """The same number, its gradient divided by the accumulation."""

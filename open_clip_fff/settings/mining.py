@@ -1,9 +1,12 @@
 """How false negatives are found: Eq. 1 of FFF, and where its features come from."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 TEXT_TEXT = ("pooled", "max", "mean")
 MINED_AS = ("positive", "ignore")
+FEATURES = ("off", "frozen", "precomputed", "text", "ema", "online")
+SELF = ("ema", "online")  # the trainee's own features: mining feeds back on itself
+WATCH = 20  # steps at the end of the warm-up in which mining is watched and not yet used
 
 
 def threshold(value: float | str | None, name: str = "threshold") -> float | None:
@@ -36,11 +39,17 @@ class MiningConfig:
         p3: text-text cosine above which a pair is mined, if its image-text cosine also passes `p1_prime`.
         p1_prime: the paper's p1', the lower image-text bar for text-text positives only.
         text_text: `pooled` (cosine of the two images' mean captions), or `max` / `mean` over the row image's captions.
-        cap: at most this many mined captions per image, best image-text cosine first; None for no cap.
+        cap: at most this many mined captions per image, best image-text cosine first (text-text without image
+            features); None for no cap.
         mined_as: `positive`, or `ignore` (the pair leaves the loss altogether).
         band: pairs that Eq. 1 would mine only with every threshold lowered by this much are in doubt and leave the
             loss (as MAFA's ambiguous zone); so do those that the cap cut off. 0 for none.
         raw: whether raw captions take part in mining: are mined, and count in S_tt.
+        per_image: mined captions per image, on average, that the thresholds are held at; p1, p2 and p3 then only say
+            whether their clause is on. None for thresholds by number.
+        warmup: optimizer steps before the first pair is mined.
+        guarded: whether mined captions per image may not exceed twice their number at the warm-up's end, which is for
+            the trainee's own features.
     """
 
     p1: float | None = 0.27
@@ -52,6 +61,9 @@ class MiningConfig:
     mined_as: str = "positive"
     band: float = 0.0
     raw: bool = True
+    per_image: float | None = None
+    warmup: int = 0
+    guarded: bool = False
 
     def __post_init__(self) -> None:
         for name in ("p1", "p2", "p3", "p1_prime"):
@@ -64,15 +76,16 @@ class MiningConfig:
             raise ValueError(f"cap is {self.cap}: a cap is at least 1, or None for no cap")
         if not 0.0 <= self.band <= 2.0:
             raise ValueError(f"band is {self.band}: the width of a band of cosines is from 0 to 2")
+        if self.per_image is not None and self.per_image <= 0:
+            raise ValueError(
+                f"mined captions per image are {self.per_image}: more than 0, or None for typed thresholds"
+            )
+        if self.warmup < (1 if self.guarded else 0):
+            raise ValueError(f"a mining warm-up of {self.warmup} steps: at least {int(self.guarded)}")
 
-    @property
-    def lowered(self) -> "MiningConfig":
-        """The same with every threshold lowered by the band."""
-
-        def lower(threshold: float | None) -> float | None:
-            return None if threshold is None else max(threshold - self.band, -1.0)
-
-        return replace(self, p1=lower(self.p1), p2=lower(self.p2), p3=lower(self.p3), p1_prime=lower(self.p1_prime))
+    def watches(self, step: int) -> bool:
+        """Whether optimizer step `step` (from 0) needs mining features, to mine or to watch."""
+        return step >= self.warmup - WATCH
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,13 @@ def global_batch(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     }
 
 
+def watch(criterion: Criterion, output: dict[str, torch.Tensor], rest: dict[str, torch.Tensor]) -> None:
+    """The one step of the warm-up, after which the guard allows half of what is mined."""
+    criterion.assignment(output["image_features"], output["text_features"], **rest)
+    criterion.after_step()
+    criterion.miner.reference /= 4
+
+
 def main(out: str) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo")
@@ -70,6 +77,8 @@ def main(out: str) -> None:
         "capped": MiningConfig(0.2, 0.4, None, None, cap=2),
         "banded": MiningConfig(0.45, 0.5, 0.6, 0.2, cap=3, band=0.15),
         "generated": MiningConfig(0.35, 0.4, 0.5, 0.1, raw=False),
+        "by rate": MiningConfig(per_image=2.0),
+        "guarded": MiningConfig(0.2, 0.4, None, None, warmup=1, guarded=True),
         "ignored": MiningConfig(0.35, 0.4, 0.5, 0.1, text_text="max", mined_as="ignore"),
     }
     results = {}
@@ -81,10 +90,12 @@ def main(out: str) -> None:
                 output = model(batch["images"], batch["texts"])
                 rest = {name: x for name, x in batch.items() if name not in ("images", "texts")}
                 criterion = Criterion(loss, mining, rank, world_size)
+                if mining is not None and mining.guarded:
+                    watch(criterion, output, rest)
                 value = criterion(**output, **rest)
                 value.backward()
                 features = output["image_features"].detach(), output["text_features"].detach()
-                labels, mined = criterion.assignment(output["text_features"], **rest)
+                labels, mined = criterion.assignment(*features, **rest)
                 across = 0
                 if mined is not None:
                     across = int(mined.pairs.sum() - mined.pairs[:, share].sum())

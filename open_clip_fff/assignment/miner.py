@@ -1,0 +1,115 @@
+"""Mining over the steps of a run: the warm-up, thresholds held by rate, and the guard of self-mining."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.assignment.guard import best_over_ranks
+from open_clip_fff.assignment.mining import Mined, candidates, select
+from open_clip_fff.assignment.rate import Counts, RateThresholds
+from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
+from open_clip_fff.numerics import exact_float32
+from open_clip_fff.ranks import sum_over_ranks
+from open_clip_fff.settings.mining import MiningConfig
+
+GROWTH = 2.0  # mined pairs per image may not exceed this many times their number at the warm-up's end
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What one step's mining saw, before the step is done."""
+
+    mined: Tensor  # pairs of this rank, int64 scalar
+    rows: int  # images of this rank
+    counts: Counts | None
+
+
+class Miner:
+    """Eq. 1 as a run goes on.
+
+    Called for each assignment; a step with gradient accumulation makes the same one several times. What it learnt
+    takes effect once, when `after_step` says that the step is done.
+
+    Args:
+        config: thresholds or rate, warm-up, guard.
+        world_size: number of ranks, which all see the same thresholds and the same limit.
+
+    Attributes:
+        step: optimizer steps that are done.
+        reference: mined captions per image at the warm-up's end, which the guard goes by; None before, or unguarded.
+    """
+
+    def __init__(self, config: MiningConfig, world_size: int = 1) -> None:
+        self.config, self.world_size = config, world_size
+        self.step, self.reference = 0, None
+        self._rate = None if config.per_image is None else RateThresholds(config, world_size)
+        self._watched = torch.zeros(2, dtype=torch.float64)  # mined pairs, images; all ranks, the warm-up's last steps
+        self._seen: _Seen | None = None
+
+    @property
+    def watching(self) -> bool:
+        """Whether the step needs mining features."""
+        return self.config.watches(self.step)
+
+    def __call__(self, rows: MiningFeatures, columns: MiningFeatures) -> Mined | None:
+        """The pairs of B row images among N column images; None in the warm-up.
+
+        Args:
+            rows: this rank's.
+            columns: all ranks', in gather order.
+        """
+        if not self.watching:
+            return None
+        config = self.config
+        with torch.no_grad(), exact_float32(rows.text.device):
+            found = candidates(rows, columns, config.text_text)
+            counts, thresholds = (None, Thresholds.of(config)) if self._rate is None else self._rate.observe(found)
+            mined = select(found, thresholds, config)
+            self._seen = _Seen(mined.pairs.sum(), len(rows.ids), counts)
+            if self.step < config.warmup:
+                return None
+            if self.reference is not None:
+                limit = int(GROWTH * self.reference * len(columns.ids))
+                kept = best_over_ranks(mined.pairs, found.score, limit, self.world_size)
+                cut = mined.pairs & ~kept
+                doubtful = None if mined.doubtful is None else mined.doubtful | cut
+                mined = mined._replace(pairs=kept, doubtful=doubtful, held=cut.sum())
+        return mined
+
+    def after_step(self) -> None:
+        """The step is done: what its last assignment saw takes effect. Called on every rank."""
+        if self._seen is not None:
+            if self._rate is not None and self._seen.counts is not None:
+                self._rate.keep(self._seen.counts)
+            if self.config.guarded and self.step < self.config.warmup:
+                pairs, images = self._seen.mined.double(), self._seen.mined.new_tensor(self._seen.rows).double()
+                self._watched = self._watched.to(pairs.device) + sum_over_ranks(
+                    torch.stack([pairs, images]), self.world_size
+                )
+            self._seen = None
+        self.step += 1
+        if self.config.guarded and self.step == self.config.warmup:
+            pairs, images = self._watched.tolist()
+            self.reference = pairs / max(images, 1.0)
+
+    def thresholds(self) -> Thresholds | None:
+        """Those that the rate holds now; None for typed ones, or before the first step."""
+        return None if self._rate is None else self._rate.thresholds()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: tensors and numbers."""
+        return {
+            "step": self.step,
+            "reference": self.reference,
+            "watched": self._watched.cpu(),
+            "rate": {} if self._rate is None else {name: x.cpu() for name, x in self._rate.state_dict().items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Goes on from `state_dict`."""
+        self.step, self.reference = state["step"], state["reference"]
+        self._watched = state["watched"].to(device)
+        if self._rate is not None:
+            self._rate.load_state_dict(state["rate"], device)

@@ -1,0 +1,156 @@
+"""Thresholds that are not typed but found, so that mining finds so many captions per image.
+
+A pair's *level* is the smallest share of other pairs, over Eq. 1's clauses, that are at least as alike as it is. All
+pairs up to one level are mined, and the level is the one at which they are `per_image` per image: every clause cuts
+its own cosines at the same quantile. Quantiles come from histograms, whose counts add up over ranks and over steps.
+The rule is ours; the paper's thresholds are numbers.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.assignment.mining import Candidates
+from open_clip_fff.assignment.reference import Thresholds
+from open_clip_fff.ranks import sum_over_ranks
+from open_clip_fff.settings.mining import MiningConfig
+
+BINS = 8192  # of cosines from -1 to 1: 0.00024 each
+LEVELS, OCTAVE = 4096, 128  # of levels from 2^-32 to 1: 0.5 % each
+HORIZON = 100  # steps over which old counts fade
+NEVER = 2.0  # the level of a pair that no clause may mine
+IMAGE_TEXT, IMAGE_IMAGE, TEXT_TEXT, OWN = range(4)
+
+
+class Counts(NamedTuple):
+    """Histograms of pairs, float64 so that old ones can fade.
+
+    Attributes:
+        cosines: [4, BINS]: S_it, S_ii and S_tt of other images, and S_it of own captions.
+        levels: [LEVELS], of other images' pairs.
+        rows: images, scalar.
+    """
+
+    cosines: Tensor
+    levels: Tensor
+    rows: Tensor
+
+
+class RateThresholds:
+    """Finds and holds the thresholds at which `config.per_image` captions per image are mined.
+
+    What `observe` saw takes part once `keep` is called; thresholds stay the same in between.
+
+    Args:
+        config: which clauses are on, and the rate.
+        world_size: number of ranks; all of them get the same thresholds.
+    """
+
+    def __init__(self, config: MiningConfig, world_size: int = 1) -> None:
+        assert config.per_image is not None
+        self.config, self.per_image, self.world_size = config, config.per_image, world_size
+        self._kept: Counts | None = None
+
+    def observe(self, found: Candidates) -> tuple[Counts, Thresholds]:
+        """This step's counts over all ranks, and the thresholds that it is mined with.
+
+        These come from earlier steps; the first step, which has none, is mined by its own.
+        """
+        rows = torch.full((), len(found.others), dtype=torch.int64, device=found.others.device)
+        seen = Counts(self._summed(self._cosines(found)), torch.empty(0), self._summed(rows))
+        known = seen if self._kept is None else self._kept
+        seen = seen._replace(levels=self._summed(self._levels(found, known)))
+        return seen, self._thresholds(seen if self._kept is None else self._kept)
+
+    def keep(self, seen: Counts) -> None:
+        """The step is done: its counts join the others, which fade."""
+        if self._kept is None:
+            self._kept = seen
+        else:
+            fade = 1.0 - 1.0 / HORIZON
+            self._kept = Counts(*(old * fade + new for old, new in zip(self._kept, seen, strict=True)))
+
+    def thresholds(self) -> Thresholds | None:
+        """Those that the next step is mined with; None before the first."""
+        return None if self._kept is None else self._thresholds(self._kept)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The counts that were kept."""
+        return {} if self._kept is None else self._kept._asdict()
+
+    def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
+        """Goes on from `state_dict`."""
+        self._kept = Counts(**{name: x.to(device) for name, x in state.items()}) if state else None
+
+    def _summed(self, counts: Tensor) -> Tensor:
+        return sum_over_ranks(counts, self.world_size).double()
+
+    def _cosines(self, found: Candidates) -> Tensor:
+        s, shape = found.similarity, found.others.shape
+        none = torch.zeros(BINS, dtype=torch.int64, device=found.others.device)
+        wanted = [(s.image_text, found.others), (s.image_image, found.others), (s.text_text, found.others)]
+        wanted.append((s.image_text, found.own))
+        counts = (none if x is None else _histogram(_bins(x).expand(shape), mask, BINS) for x, mask in wanted)
+        return torch.stack(list(counts))
+
+    def _levels(self, found: Candidates, known: Counts) -> Tensor:
+        """Histogram of the pairs' levels, by the shares that are known."""
+        s, config, shape = found.similarity, self.config, found.others.shape
+        above, p1_prime = _shares_above(known.cosines), self._p1_prime(known)
+        level = torch.full(shape, NEVER, dtype=torch.float64, device=found.others.device)
+        for row, cosine, on in (
+            (IMAGE_TEXT, s.image_text, config.p1),
+            (IMAGE_IMAGE, s.image_image, config.p2),
+            (TEXT_TEXT, s.text_text, config.p3),
+        ):
+            if cosine is None or on is None:
+                continue
+            share = above[row][_bins(cosine)].expand(shape)
+            if row == TEXT_TEXT and p1_prime is not None and s.image_text is not None:
+                share = torch.where(s.image_text > p1_prime, share, NEVER)
+            level = torch.minimum(level, share)
+        octaves = level.clamp(min=2.0**-40).log2() + LEVELS // OCTAVE
+        number = (octaves * OCTAVE).long().clamp(0, LEVELS - 1)
+        return _histogram(number, found.others & (level <= 1.0), LEVELS)
+
+    def _thresholds(self, known: Counts) -> Thresholds:
+        up_to = (known.levels.cumsum(0) <= self.per_image * known.rows).sum()
+        level, above = torch.exp2(up_to / OCTAVE - LEVELS // OCTAVE), _shares_above(known.cosines)
+        p1, p2, p3 = (
+            None if on is None else _cut(above[row], level)
+            for row, on in ((IMAGE_TEXT, self.config.p1), (IMAGE_IMAGE, self.config.p2), (TEXT_TEXT, self.config.p3))
+        )
+        return Thresholds(p1, p2, p3, self._p1_prime(known))
+
+    def _p1_prime(self, known: Counts) -> Tensor | None:
+        """The lower quartile of images' cosines with their own captions, but no higher than clause 1 alone would cut.
+
+        Above p1 it would make the text-text clause a part of the image-text clause.
+        """
+        if self.config.p1_prime is None:
+            return None
+        above, pairs = _shares_above(known.cosines), known.cosines[IMAGE_TEXT].sum()
+        alone = self.per_image * known.rows / pairs.clamp(min=1)
+        return torch.minimum(_cut(above[OWN], torch.full_like(alone, 0.75)), _cut(above[IMAGE_TEXT], alone))
+
+
+def _bins(cosine: Tensor) -> Tensor:
+    return ((cosine + 1.0) * (BINS / 2)).long().clamp(0, BINS - 1)
+
+
+def _histogram(number: Tensor, mask: Tensor, size: int) -> Tensor:
+    """How often each number occurs where the mask is True, int64 [size]; without waiting for the device."""
+    counts = torch.zeros(size, dtype=torch.int64, device=number.device)
+    return counts.scatter_add_(0, number.flatten(), mask.flatten().long())
+
+
+def _shares_above(counts: Tensor) -> Tensor:
+    """The share of pairs in each bin or a higher one, [..., BINS]; it falls from 1."""
+    return counts.flip(-1).cumsum(-1).flip(-1) / counts.sum(-1, keepdim=True).clamp(min=1)
+
+
+def _cut(above: Tensor, share: Tensor) -> Tensor:
+    """The lowest cosine with at most `share` of the pairs above it; beyond 1 where even the last bin has more."""
+    number = (above > share).sum()  # shares fall from bin to bin: as many bins are too low as hold too many
+    return number * (2.0 / BINS) - 1.0 + (number == BINS) * 1e-3

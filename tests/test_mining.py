@@ -1,0 +1,180 @@
+"""Mining over the steps of a run: thresholds held by rate, the warm-up, the guard of self-mining, text alone."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from open_clip_fff import MiningConfig
+from open_clip_fff.assignment import MiningFeatures, mine
+from open_clip_fff.assignment.guard import best_over_ranks
+from open_clip_fff.assignment.miner import Miner
+from open_clip_fff.assignment.mining import candidates
+from open_clip_fff.assignment.rate import RateThresholds
+from open_clip_fff.losses import Criterion, FFFLoss
+from open_clip_fff.settings.mining import WATCH
+
+N, K, CLASSES = 48, 3, 6
+CPU = torch.device("cpu")
+
+
+def features(seed: int, n: int = N, spread: float = 0.8) -> MiningFeatures:
+    """Images and texts round the centres of a few classes; ragged K."""
+    g = torch.Generator().manual_seed(seed)
+    centres = torch.randn(CLASSES, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    classes = torch.randint(CLASSES, (n,), generator=g)
+
+    def near(*shape: int) -> torch.Tensor:
+        noise = torch.randn(*shape, 16, generator=g, dtype=torch.float64)
+        return F.normalize(centres[classes].view(n, *[1] * (len(shape) - 1), 16) + spread * noise, dim=-1)
+
+    valid = torch.rand(n, K, generator=g) > 0.25
+    valid[:, 0] = True
+    return MiningFeatures(near(n), near(n, K), valid, torch.randperm(10 * n, generator=g)[:n])
+
+
+# --- thresholds by rate ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("per_image", [0.5, 2.0, 8.0])
+@pytest.mark.parametrize("on", [(0.1, 0.1, 0.1), (0.1, None, None), (None, 0.1, None), (None, None, 0.1)])
+def test_the_rate_is_held(per_image, on):
+    """Over many batches of other images, and by whatever clauses are on."""
+    miner, mined = Miner(MiningConfig(*on, None, per_image=per_image)), []
+    for seed in range(40):
+        f = features(seed)
+        mined.append(miner(f, f).pairs.sum().item() / N)
+        miner.after_step()
+    assert sum(mined[10:]) / 30 == pytest.approx(per_image, rel=0.15)  # 720 pairs at the lowest rate
+
+
+def test_every_clause_cuts_at_the_same_quantile_of_its_own_cosines():
+    f = features(1, n=200)
+    found, rate = candidates(f, f, "pooled"), RateThresholds(MiningConfig(per_image=4.0))
+    seen, thresholds = rate.observe(found)
+    rate.keep(seen)
+    assert rate.thresholds() == thresholds
+    others = found.others
+    shares = [
+        (cosine.expand(others.shape)[others] > bar).double().mean().item()
+        for cosine, bar in zip(found.similarity, thresholds[:3], strict=True)
+    ]
+    assert max(shares) == pytest.approx(min(shares), rel=0.1) and shares[0] > 0
+    # p1' is the lower quartile of own pairs, but never above p1
+    own, other = (found.similarity.image_text[mask] for mask in (found.own, others))
+    alone = other.quantile(1 - 4.0 * 200 / len(other))
+    assert thresholds.p1_prime == pytest.approx(min(own.quantile(0.25), alone).item(), abs=1e-3)
+    assert thresholds.p1_prime <= thresholds.p1
+    # and the thresholds are those of a dense Eq. 1
+    by_number = mine(f, f, MiningConfig(*(x.item() for x in thresholds)))
+    by_rate = Miner(MiningConfig(per_image=4.0))(f, f)
+    assert torch.equal(by_number.pairs, by_rate.pairs)
+    assert by_rate.pairs.sum().item() / 200 == pytest.approx(4.0, rel=0.02)
+
+
+def test_features_that_drift_keep_their_rate():
+    miner, mined = Miner(MiningConfig(per_image=3.0)), []
+    for seed in range(400):
+        f = features(seed, spread=1.5 - seed / 400)  # ever more alike
+        mined.append(miner(f, f).pairs.sum().item() / N)
+        miner.after_step()
+    assert sum(mined[-50:]) / 50 == pytest.approx(3.0, rel=0.25)
+
+
+def test_equal_features_are_not_mined_by_rate():
+    """Nothing tells them apart, so no threshold finds a few of them."""
+    image = torch.ones(6, 4) / 2
+    f = MiningFeatures(image, image[:, None], torch.ones(6, 1, dtype=torch.bool), torch.arange(6))
+    assert not Miner(MiningConfig(per_image=1.0))(f, f).pairs.any()
+
+
+def test_a_step_seen_twice_counts_once():
+    """Gradient accumulation makes the assignment several times; a step that is not done leaves no trace."""
+    once, twice = Miner(MiningConfig(per_image=2.0)), Miner(MiningConfig(per_image=2.0))
+    twice(features(99), features(99))
+    for seed in range(3):
+        f = features(seed)
+        once(f, f)
+        twice(f, f), twice(f, f)
+        once.after_step(), twice.after_step()
+    assert once.thresholds() == twice.thresholds() and once.step == twice.step == 3
+
+
+def test_a_miner_goes_on_from_its_state():
+    config = MiningConfig(per_image=2.0, warmup=3, guarded=True)
+    whole, first = Miner(config), Miner(config)
+    for seed in range(8):
+        f = features(seed)
+        if seed == 5:
+            second = Miner(config)
+            second.load_state_dict(first.state_dict(), CPU)
+            first = second
+        a, b = whole(f, f), first(f, f)
+        assert (a is None) == (b is None) == (seed < 3)
+        assert a is None or torch.equal(a.pairs, b.pairs)
+        whole.after_step(), first.after_step()
+    assert whole.reference == first.reference > 0
+
+
+# --- warm-up and guard -----------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_mined_nor_looked_at_before_its_time():
+    miner = Miner(MiningConfig(0.5, None, None, None, warmup=WATCH + 5))
+    f, seen = features(0), []
+    for _ in range(WATCH + 8):
+        seen.append((miner.watching, miner(f, f) is not None))
+        miner.after_step()
+    assert seen == [(False, False)] * 5 + [(True, False)] * WATCH + [(True, True)] * 3
+
+
+def test_the_guard_holds_mined_pairs_at_twice_their_number_and_keeps_the_best():
+    miner = Miner(MiningConfig(0.6, None, None, None, warmup=4, guarded=True))
+    apart, alike = features(0, spread=0.8), features(0, spread=0.3)
+    for _ in range(4):
+        assert miner(apart, apart) is None
+        miner.after_step()
+    before = mine(apart, apart, miner.config).pairs.sum().item()
+    assert miner.reference == before / N > 0
+    free, held = mine(alike, alike, miner.config).pairs, miner(alike, alike)
+    assert free.sum() > 2 * before  # it would have run away
+    assert held.pairs.sum() == 2 * before and held.held == free.sum() - 2 * before
+    cosine = torch.einsum("nd,mkd->nmk", alike.image, alike.text)
+    assert cosine[held.pairs].min() > cosine[free & ~held.pairs].max()
+    assert miner(apart, apart).pairs.sum() == before  # what is within the limit passes
+
+
+def test_the_guard_keeps_none_of_those_it_cannot_tell_apart():
+    pairs, score = torch.ones(4, 4, 2, dtype=torch.bool), torch.ones(4, 4, 2)
+    assert not best_over_ranks(pairs, score, 5, 1).any()
+    score[0, :3, 0] = 2.0
+    assert best_over_ranks(pairs, score, 5, 1).nonzero().tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0]]
+    assert best_over_ranks(pairs, score, 32, 1).all() and not best_over_ranks(pairs, score, 0, 1).any()
+
+
+def test_the_trainees_own_features_mine_without_gradient():
+    f = features(0)
+    image, text = f.image.clone().requires_grad_(), f.text.clone().requires_grad_()
+    scale = torch.tensor(10.0, dtype=torch.float64)
+    given = {"text_valid": f.valid, "image_ids": f.ids}
+    online = Criterion(FFFLoss(), MiningConfig(0.6, None, None, None), online=True)
+    frozen = Criterion(FFFLoss(), MiningConfig(0.6, None, None, None))
+    labels, mined = online.assignment(image, text, **given)
+    expected, _ = frozen.assignment(image, text, mining_image_features=f.image, mining_text_features=f.text, **given)
+    assert mined.pairs.any() and torch.equal(labels, expected) and not labels.requires_grad
+    online(image, text, scale, **given).backward()
+    assert image.grad.abs().sum() > 0
+
+
+# --- text alone ------------------------------------------------------------------------------------------------------
+
+
+def test_text_alone_mines_by_its_own_clause():
+    f = features(3)
+    alone = f._replace(image=None)
+    both = mine(f, f, MiningConfig(None, None, 0.7, None)).pairs
+    assert both.any() and torch.equal(mine(alone, alone, MiningConfig(None, None, 0.7, None)).pairs, both)
+    # the cap goes by the text-text cosine, since there is no other
+    capped = mine(alone, alone, MiningConfig(None, None, 0.7, None, text_text="max", cap=2)).pairs
+    assert capped.sum(dim=(1, 2)).max() == 2
+    rate = Miner(MiningConfig(None, None, 0.7, None, per_image=2.0))
+    assert rate(alone, alone).pairs.sum().item() / N == pytest.approx(2.0, rel=0.1)
