@@ -1,5 +1,6 @@
 """Settings of mining as the flags a person would type."""
 
+from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.mining import FrozenSource, MiningConfig
 
 
@@ -10,5 +11,5 @@ def mining_flags(source: FrozenSource, config: MiningConfig) -> list[str]:
         flags += ["--mining-pretrained", source.pretrained]
     for name in ("p1", "p2", "p3", "p1_prime"):
         value = getattr(config, name)
-        flags += ["--" + name.replace("_", "-"), "off" if value is None else f"{value:.4f}"]
+        flags += [as_flag(name), "off" if value is None else f"{value:.4f}"]
     return flags

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -11,6 +11,7 @@ from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.registry import Registry
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.towers.frozen import FrozenModel
+from open_clip_fff.towers.sentences import SentenceModel
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,10 @@ class HookContext:
         device: where batches are when hooks see them.
         image_mean, image_std: the normalisation of the images in a batch, per channel.
         tokenizer: the trained model's.
-        frozen: the frozen model of --mining-model, loaded; None where nothing is mined.
+        frozen: the frozen model of --mining-model, loaded; None where none mines.
+        sentences: the sentence-embedding model of --mining-model, loaded; None where none mines.
+        ema: the moving average of the trained model, which follows it; None where there is none.
+        step: tells how many optimizer steps are done.
     """
 
     plan: Plan
@@ -31,6 +35,9 @@ class HookContext:
     image_std: tuple[float, ...]
     tokenizer: Tokenizer
     frozen: FrozenModel | None = None
+    sentences: SentenceModel | None = None
+    ema: Any = None
+    step: Callable[[], int] = lambda: 0
 
 
 class BatchHook(Protocol):

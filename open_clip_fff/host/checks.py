@@ -13,6 +13,7 @@ from open_clip_fff.data.preview import Preview, check, preview_csv, preview_shar
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.data import csv_captions
 from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.towers.description import CONFIG_NAME
 
@@ -119,8 +120,7 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
         raise UsageError(f"--siglip: contradicts --loss {name}; drop one of them")
     if args.train_data and dataset_kind(args) == "csv":
         for name in sorted({"text_key", "json_text_key", "caption_sidecar", "split_sentences"} & plan.typed):
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag}: is for tars; for a CSV use --csv-caption-key 'title;caption'")
+            raise UsageError(f"{as_flag(name)}: is for tars; for a CSV use --csv-caption-key 'title;caption'")
     if plan.loss.stock:
         return
     refused = {

@@ -20,6 +20,8 @@ from open_clip_fff.host.scope import View, replaced
 from open_clip_fff.host.state import RunState
 from open_clip_fff.settings.captions import CaptionSettings
 
+_HOOKS = {"frozen": "frozen", "text": "sentence", "ema": "ema"}  # the hook that makes the features that mine
+
 
 def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
     """The settings for a CSV: --csv-caption-key names its columns, several separated by semicolons.
@@ -47,13 +49,21 @@ def data_maker(state: RunState, get_data: Callable) -> Callable:
 
 def _build_hooks(state: RunState, tokenizer: Tokenizer) -> list[BatchHook]:
     plan, args = state.plan, state.args
-    names = (["frozen-features"] if plan.miner else []) + list(plan.batch_hooks)
+    names = [f"{_HOOKS[plan.features]}-features"] if plan.features in _HOOKS else []
     visual = state.model.visual
     context = HookContext(
-        plan, torch.device(args.device), tuple(visual.image_mean), tuple(visual.image_std), tokenizer, state.frozen
+        plan=plan,
+        device=torch.device(args.device),
+        image_mean=tuple(visual.image_mean),
+        image_std=tuple(visual.image_std),
+        tokenizer=tokenizer,
+        frozen=state.frozen,
+        sentences=state.sentences,
+        ema=None if state.ema is None else state.ema.module,
+        step=lambda: state.steps,
     )
     with torch.random.fork_rng():  # building a model draws numbers that training should not miss
-        return [BATCH_HOOKS[name](context) for name in names]
+        return [BATCH_HOOKS[name](context) for name in (*names, *plan.batch_hooks)]
 
 
 def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Callable:

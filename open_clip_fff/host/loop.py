@@ -27,7 +27,10 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
         if args.world_size > 1 and not (args.local_loss and args.gather_with_grad):
             logging.info(f"Loss {plan.loss.name} gathers with gradient, whatever --gather-with-grad says.")
         loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, plan.loss))
-        state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq)
+        online = plan.features == "online"
+        state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online)
+        if state.extra is not None and state.criterion.miner is not None:
+            state.criterion.miner.load_state_dict(state.extra["miner"], torch.device(args.device))
         return state.criterion
 
     return make
@@ -36,9 +39,10 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
 def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
     """OpenCLIP's `train_one_epoch`, with our numbers beside its own."""
     reporter: Reporter | None = None
+    started = False
 
     def run(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None):
-        nonlocal reporter
+        nonlocal reporter, started
         if state.ours:
             loader = data["train"].dataloader
             if reporter is None:
@@ -48,6 +52,9 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
                 measure_bias(state, loader)
             reporter.epoch, reporter.tb_writer = epoch, tb_writer
             loader.after_batch = reporter.after_batch
+        if state.ema is not None and not started and state.extra is None:
+            state.ema.restart(state.model)
+        started = True
         train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer)
         _tell_rows(state, epoch)
 
@@ -85,7 +92,7 @@ class Reporter:
         if steps_per_epoch < 1:
             raise UsageError("--accum-freq: an epoch holds fewer batches than one step accumulates")
         self.state, self.criterion, self.steps_per_epoch = state, criterion, steps_per_epoch
-        self.epoch, self.tb_writer = first_epoch, None
+        self.epoch, self.tb_writer, self.warned = first_epoch, None, False
         self.pace = Pace(steps_per_epoch * (state.args.epochs - first_epoch))
 
     def after_batch(self, index: int) -> None:
@@ -105,10 +112,16 @@ class Reporter:
             dist.all_reduce(sums)
         if not self.state.master:
             return
+        seen = rates(sums)
+        miner = self.criterion.miner
+        if seen.held and miner is not None and not self.warned:
+            self.warned = True
+            logging.warning(_GUARDED.format(miner.reference, seen.held))
         report = StepReport(
             epoch=self.epoch,
             step=self.epoch * self.steps_per_epoch + step_in_epoch,
-            rates=rates(sums),
+            rates=seen,
+            thresholds=_numbers(self.criterion),
             scale=model.logit_scale.exp().item(),
             bias=None if model.logit_bias is None else model.logit_bias.item(),
             eta=self.pace.eta,
@@ -122,3 +135,15 @@ class Reporter:
             import wandb
 
             wandb.log({**scalars, "step": report.step}, step=report.step)
+
+
+_GUARDED = (
+    "Self-mining would exceed twice its {:.3f} captions per image at the warm-up's end: the guard holds back the worst "
+    "{:.3f} per image. Its own mistakes may be feeding it; raise the thresholds, or mine with a frozen model."
+)
+
+
+def _numbers(criterion: Criterion) -> dict[str, float]:
+    """The thresholds that a rate holds, by name; none for typed ones."""
+    thresholds = None if criterion.miner is None else criterion.miner.thresholds()
+    return {} if thresholds is None else {name: float(x) for name, x in thresholds._asdict().items() if x is not None}

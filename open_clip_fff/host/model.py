@@ -9,6 +9,7 @@ import torch
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.towers.description import describe, write_description
+from open_clip_fff.towers.ema import WeightsEma
 from open_clip_fff.towers.multi_caption import take_many_captions
 
 SIGLIP_BIAS = -10.0  # stands until the bias is measured, and where it cannot be
@@ -32,6 +33,8 @@ def model_factory(state: RunState, create: Callable) -> Callable:
             write_description(describe(model_name, model, options), folder)
         if state.ours:
             take_many_captions(model)
+        if state.plan.ema_decay is not None:
+            state.ema = WeightsEma(model, state.plan.ema_decay)
         return model, preprocess_train, preprocess_val
 
     return create_model_and_transforms

@@ -1,4 +1,4 @@
-"""The seams that give scale and bias a learning rate of their own, in every scheduler."""
+"""The seams round the optimizer: what follows its steps, and scale and bias with a learning rate of their own."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,10 +15,11 @@ SCALARS = ("logit_scale", "logit_bias")
 
 
 @contextmanager
-def logit_learning_rate(state: RunState) -> Iterator[None]:
-    """Splits the two scalars into a parameter group of their own, and keeps its rate at a multiple of the others'.
+def optimizer_seams(state: RunState) -> Iterator[None]:
+    """Calls `state.after_step` after each optimizer step (a step that GradScaler skips is none).
 
-    Only where the multiple is not 1: otherwise the optimizer's state stays the one stock OpenCLIP can resume.
+    Splits the two scalars into a parameter group of their own, and keeps its rate at a multiple of the others'; only
+    where the multiple is not 1: otherwise the optimizer's state stays the one stock OpenCLIP can resume.
     """
     if not state.plan.typed:
         yield
@@ -31,6 +32,7 @@ def logit_learning_rate(state: RunState) -> Iterator[None]:
             if multiple != 1.0:
                 _split(optimizer, state, multiple)
             _check_on_resume(optimizer)
+            optimizer.register_step_post_hook(lambda *_: state.after_step())
             return optimizer
 
         return made

@@ -17,16 +17,18 @@ from open_clip_fff.hooks.registry import BATCH_HOOKS
 from open_clip_fff.host.arguments import help_text, parse_open_clip, split
 from open_clip_fff.host.checks import check_host, preview_training_data
 from open_clip_fff.host.data import data_maker
+from open_clip_fff.host.extra_state import extra_state
 from open_clip_fff.host.fixes import fixes
 from open_clip_fff.host.loop import epoch_runner, loss_maker
 from open_clip_fff.host.model import model_factory
-from open_clip_fff.host.optimizer import logit_learning_rate
+from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.scope import replaced
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.report.plan_text import plan_lines
 from open_clip_fff.settings.plan import Plan, make_plan
 from open_clip_fff.towers.frozen import load_frozen
+from open_clip_fff.towers.sentences import load_sentences
 
 
 def run(argv: list[str]) -> None:
@@ -51,11 +53,19 @@ def run(argv: list[str]) -> None:
     check_host(args, plan)
     if plan.typed:
         _introduce(args, plan)
-    with _logging_put_back():
-        frozen = load_frozen(plan.miner, args.cache_dir) if plan.miner is not None else None
-        with _seams(RunState(args, plan, frozen)):
-            if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
-                raise UsageError("OpenCLIP stopped before training; its own line above says why")
+    with _logging_put_back(), _seams(_loaded(RunState(args, plan))):
+        if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
+            raise UsageError("OpenCLIP stopped before training; its own line above says why")
+
+
+def _loaded(state: RunState) -> RunState:
+    """The state with the model that mines, if one does: a name that is not there should fail before anything else."""
+    plan, cache = state.plan, state.args.cache_dir
+    if plan.features == "frozen" and plan.miner is not None:
+        state.frozen = load_frozen(plan.miner, cache)
+    if plan.features == "text" and plan.miner is not None:
+        state.sentences = load_sentences(plan.miner.model, cache)
+    return state
 
 
 def _bring_parts(plan: Plan) -> None:
@@ -134,7 +144,8 @@ def _seams(state: RunState) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             stack.enter_context(fixes(state.tally, state.args.seed))
-            stack.enter_context(logit_learning_rate(state))
+            stack.enter_context(optimizer_seams(state))
+            stack.enter_context(extra_state(state))
             stack.enter_context(
                 replaced(
                     oc_main,

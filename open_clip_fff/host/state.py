@@ -8,7 +8,9 @@ from open_clip_fff.data.tally import Tally
 from open_clip_fff.hooks.registry import BatchHook
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.settings.plan import Plan
+from open_clip_fff.towers.ema import WeightsEma
 from open_clip_fff.towers.frozen import FrozenModel
+from open_clip_fff.towers.sentences import SentenceModel
 
 
 @dataclass
@@ -18,22 +20,28 @@ class RunState:
     Attributes:
         args: OpenCLIP's namespace, which its main fills further (rank, world_size, device, name).
         plan: what the run does beyond OpenCLIP; nothing, where no flag of ours was typed.
-        frozen: the model that mines, loaded before anything else; None where nothing is mined.
+        frozen: the model that mines, loaded before anything else; None where none does.
+        sentences: the sentence-embedding model that mines, likewise.
         tally: rows that the loader read, skipped or found damaged.
         model: the trained model, once made (not wrapped by DDP).
         hooks: what each batch passes before the towers.
         criterion: our loss with its assignment; None where OpenCLIP computes the loss.
+        ema: the moving average of the model's weights; None where none is kept.
         measure_bias: whether the bias is still to be measured before the first step.
+        extra: what a resumed run's extra state said, until it is given out; None in a new run.
     """
 
     args: argparse.Namespace
     plan: Plan
     frozen: FrozenModel | None = None
+    sentences: SentenceModel | None = None
     tally: Tally = field(init=False)
     model: Any = None
     hooks: list[BatchHook] = field(default_factory=list)
     criterion: Criterion | None = None
+    ema: WeightsEma | None = None
     measure_bias: bool = False
+    extra: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.tally = Tally(self.plan.captions.sources)
@@ -46,3 +54,16 @@ class RunState:
     @property
     def master(self) -> bool:
         return self.args.rank == 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that mining counts as done."""
+        miner = None if self.criterion is None else self.criterion.miner
+        return 0 if miner is None else miner.step
+
+    def after_step(self) -> None:
+        """The optimizer has stepped."""
+        if self.criterion is not None:
+            self.criterion.after_step()
+        if self.ema is not None:
+            self.ema.update(self.model)

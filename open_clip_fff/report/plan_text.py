@@ -1,5 +1,7 @@
 """The plan in words, before training starts."""
 
+from open_clip_fff.settings.flags import as_flag
+from open_clip_fff.settings.mining import MiningConfig
 from open_clip_fff.settings.plan import Plan
 
 _POLICY = {"all": "all in the same batch", "sample": "one of them drawn at each visit", "first": "the first one used"}
@@ -8,13 +10,14 @@ _MINED_AS = {"positive": "mined pairs become positives", "ignore": "mined pairs 
 
 def plan_lines(plan: Plan) -> list[str]:
     """What the run will do, one topic a line."""
-    typed = " ".join("--" + name.replace("_", "-") for name in sorted(plan.typed))
+    typed = " ".join(as_flag(name) for name in sorted(plan.typed))
     return [
         f"  method    {plan.method or 'none'} (typed: {typed})",
         f"  loss      {_loss(plan)}",
         f"  captions  {_captions(plan)}",
         f"  mining    {_mining(plan)}",
         f"  logits    {_logits(plan)}",
+        *([f"  weights   moving average, decay {plan.ema_decay:g}"] if plan.ema_decay is not None else []),
         *([f"  hooks     {', '.join(plan.batch_hooks)}"] if plan.batch_hooks else []),
     ]
 
@@ -33,21 +36,43 @@ def _captions(plan: Plan) -> str:
 
 
 def _mining(plan: Plan) -> str:
-    config, miner = plan.mining, plan.miner
-    if config is None or miner is None:
+    config = plan.mining
+    if config is None:
         return "off: only an image's own captions are its positives"
+    parts = [_miner(plan), _clauses(config), "no cap" if config.cap is None else f"at most {config.cap} per image"]
+    parts.append(_MINED_AS[config.mined_as] + (f"; a band of {config.band:g} below is ignored" if config.band else ""))
+    if not config.raw:
+        parts.append("raw captions take no part")
+    if config.warmup:
+        parts.append(f"from step {config.warmup:,}")
+    if config.guarded:
+        parts.append("guarded: at most twice what is mined at the warm-up's end")
+    return "; ".join(parts)
 
+
+def _miner(plan: Plan) -> str:
+    if plan.features == "ema":
+        return "the moving average of the trained model"
+    if plan.features == "online":
+        return "the trained model itself"
+    kind = {"frozen": "frozen", "text": "sentence model", "precomputed": "precomputed features"}[plan.features]
+    miner = plan.miner
+    if miner is None:
+        return kind
+    return f"{kind} {miner.model}" + (f" ({miner.pretrained})" if miner.pretrained else "")
+
+
+def _clauses(config: MiningConfig) -> str:
     def bar(value: float | None) -> str:
         return "off" if value is None else f"{value:g}"
 
-    band = f"; a band of {config.band:g} below is ignored" if config.band else ""
-    raw = "" if config.raw else "; raw captions take no part"
-    cap = "no cap" if config.cap is None else f"at most {config.cap} per image"
+    if config.per_image is not None:
+        named = (("image-text", config.p1), ("image-image", config.p2), (f"text-text ({config.text_text})", config.p3))
+        on = ", ".join(name for name, threshold in named if threshold is not None)
+        return f"{config.per_image:g} captions per image by {on}, whose thresholds are found and held"
     return (
-        f"frozen {miner.model}{f' ({miner.pretrained})' if miner.pretrained else ''}; "
         f"image-text > p1 {bar(config.p1)}, image-image > p2 {bar(config.p2)}, "
-        f"text-text > p3 {bar(config.p3)} ({config.text_text}) with image-text > p1' {bar(config.p1_prime)}; "
-        f"{cap}; {_MINED_AS[config.mined_as]}{band}{raw}"
+        f"text-text > p3 {bar(config.p3)} ({config.text_text}) with image-text > p1' {bar(config.p1_prime)}"
     )
 
 

@@ -14,6 +14,7 @@ class StepReport:
         epoch: as OpenCLIP counts, from 0.
         step: optimizer steps since the start of the run, from 0, as OpenCLIP's TensorBoard axis.
         rates: since the last log step, over all ranks; None where nothing counts.
+        thresholds: those that a rate holds, by name; empty for typed ones.
         scale: exp(logit_scale), after the step.
         bias: logit_bias, after the step; None where the model has none.
         eta: seconds left in the run, from the mean of all steps so far.
@@ -22,6 +23,7 @@ class StepReport:
     epoch: int
     step: int
     rates: Rates
+    thresholds: dict[str, float]
     scale: float
     bias: float | None
     eta: float
@@ -29,12 +31,15 @@ class StepReport:
     def line(self) -> str:
         """One line for the log."""
         r = self.rates
-        doubtful = f" In doubt: {r.doubtful:.3f}" if r.doubtful else ""
+        more = "" if r.right is None else f" Right: {r.right:.1%}"
+        more += f" In doubt: {r.doubtful:.3f}" if r.doubtful else ""
+        more += f" Held back: {r.held:.3f}" if r.held else ""
+        more += "".join(f" {name} {x:.3f}" for name, x in self.thresholds.items()).replace("_prime", "'")
         bias = "" if self.bias is None else f" Bias: {self.bias:.3f}"
         return (
             f"FFF Epoch: {self.epoch} Step: {self.step} "
             f"Mined/image: {r.mined:.3f} (image-text {r.image_text:.3f}, image-image {r.image_image:.3f}, "
-            f"text-text {r.text_text:.3f}){doubtful} Positives: {r.positive_share:.3%} "
+            f"text-text {r.text_text:.3f}){more} Positives: {r.positive_share:.3%} "
             f"Scale: {self.scale:.3f}{bias} ETA: {duration(self.eta)}"
         )
 
@@ -47,11 +52,15 @@ class StepReport:
             "mined_image_image": r.image_image,
             "mined_text_text": r.text_text,
             "doubtful_per_image": r.doubtful,
+            "held_back_per_image": r.held,
             "positive_share": r.positive_share,
             "logit_scale": self.scale,
         }
         if self.bias is not None:
             values["logit_bias"] = self.bias
+        if r.right is not None:
+            values["mined_right"] = r.right
+        values.update({f"threshold_{name}": x for name, x in self.thresholds.items()})
         return {f"train/{name}": value for name, value in values.items()}
 
 

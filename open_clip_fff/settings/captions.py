@@ -23,6 +23,8 @@ class CaptionSettings:
         raw_weight: under `sample`, how likely a raw caption (from a text key) is drawn, over a generated one.
         min_coverage: the least share of rows in which every source must have text, 0 to 1.
         words: the fewest and the most words of a caption that is used; None for no upper bound.
+        class_key: tar member, json field or CSV column with the image's class, by which mined pairs are judged (and
+            nothing is trained); None for none.
     """
 
     per_image: int = 1
@@ -33,6 +35,7 @@ class CaptionSettings:
     sidecar_keys: tuple[str, ...] = ("captions",)
     split_sentences: bool = False
     words: tuple[int, int | None] = (0, None)
+    class_key: str | None = None
     raw_weight: float = 1.0
     min_coverage: float = 0.0
 

@@ -6,7 +6,7 @@ from typing import NoReturn
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import POLICIES
 from open_clip_fff.settings.methods import METHODS
-from open_clip_fff.settings.mining import MINED_AS, TEXT_TEXT, threshold
+from open_clip_fff.settings.mining import FEATURES, MINED_AS, TEXT_TEXT, threshold
 from open_clip_fff.settings.objective import REDUCTIONS
 
 
@@ -41,6 +41,11 @@ def _bias(text: str) -> float | str:
 
 _bounds.__name__ = "MIN:MAX"
 _bias.__name__ = "'auto' or a number"  # argparse prints it in "invalid ... value"
+
+
+def as_flag(name: str) -> str:
+    """A setting's name as its flag: `p1_prime` as `--p1-prime`."""
+    return "--" + name.replace("_", "-")
 
 
 def flag_parser() -> argparse.ArgumentParser:
@@ -123,15 +128,34 @@ def flag_parser() -> argparse.ArgumentParser:
     mining = parser.add_argument_group("mining of false negatives (FFF Eq. 1)")
     mining.add_argument(
         "--mining-features",
-        choices=("off", "frozen"),
-        help="features that mine: a frozen model's, or none (default: off)",
+        choices=FEATURES,
+        help="what mines: a frozen model, its precomputed features, a text model alone, the trainee's moving average "
+        "(ema), the trainee itself (online), or nothing (default: off)",
     )
     mining.add_argument(
         "--mining-model",
         metavar="NAME|DIR",
-        help="the frozen model: OpenCLIP name, hf-hub:ORG/NAME, or hub-format folder",
+        help="the frozen model: OpenCLIP name, hf-hub:ORG/NAME, or hub-format folder; for text, any sentence-embedding "
+        "model of transformers by hub name or folder",
     )
     mining.add_argument("--mining-pretrained", metavar="TAG|FILE", help="its weights, for an OpenCLIP name")
+    mining.add_argument(
+        "--feature-sidecar",
+        metavar="DIR",
+        help="precomputed features from a parquet per shard (default: from the tars' members KEY.feat.npz)",
+    )
+    mining.add_argument(
+        "--mining-warmup",
+        type=int,
+        metavar="STEPS",
+        help="optimizer steps before the first pair is mined (default: 0; ema and online ask for one)",
+    )
+    mining.add_argument(
+        "--mined-per-image",
+        type=float,
+        metavar="R",
+        help="find and hold the thresholds at which R captions per image are mined (default: thresholds by number)",
+    )
     for flag, symbol, meaning, default in (
         ("--p1", "p1", "image-text cosine above which a pair is mined", 0.27),
         ("--p2", "p2", "image-image cosine above which a pair is mined", 0.92),
@@ -161,6 +185,22 @@ def flag_parser() -> argparse.ArgumentParser:
         "--mine-raw",
         action=argparse.BooleanOptionalAction,
         help="whether captions from text keys are mined and count in S_tt, or generated ones alone (default: yes)",
+    )
+
+    mining.add_argument(
+        "--class-key",
+        metavar="NAME",
+        help="tar member, json field or CSV column with the image's class: the log tells how many mined pairs are "
+        "right; never trained on (default: none)",
+    )
+
+    weights = parser.add_argument_group("weights")
+    weights.add_argument(
+        "--ema-decay",
+        type=float,
+        metavar="D",
+        help="keep a moving average of the weights, min(D, steps / (10 + steps)) of the old ones each step: validated, "
+        "saved and exported beside them (default: none; 0.999 with --mining-features ema)",
     )
 
     logits = parser.add_argument_group("logit scale and bias")

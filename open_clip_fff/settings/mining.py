@@ -90,12 +90,18 @@ class MiningConfig:
 
 @dataclass(frozen=True)
 class FrozenSource:
-    """The frozen OpenCLIP model whose features mine.
+    """The frozen model whose features mine.
 
     Attributes:
-        model: an OpenCLIP architecture name, `hf-hub:ORG/NAME`, or a local hub-format folder.
-        pretrained: tag or checkpoint file, for an architecture name; None for the other two.
+        model: an OpenCLIP architecture name, `hf-hub:ORG/NAME`, or a local hub-format folder; for text alone, the hub
+            name or local folder of a sentence-embedding model.
+        pretrained: tag or checkpoint file, for an architecture name; None for the others.
     """
 
     model: str
     pretrained: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As stored features call it."""
+        return self.model if self.pretrained is None else f"{self.model}/{self.pretrained}"

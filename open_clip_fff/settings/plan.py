@@ -6,12 +6,12 @@ from typing import Any
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.consistency import MINING, check
 from open_clip_fff.settings.methods import DEFAULTS, METHODS
-from open_clip_fff.settings.mining import FrozenSource, MiningConfig
+from open_clip_fff.settings.mining import SELF, FrozenSource, MiningConfig
 from open_clip_fff.settings.objective import LogitSettings, LossSettings
 
-_THRESHOLDS = ("p1", "p2", "p3", "p1_prime", "text_text", "mined_as")
-_MINING_FLAGS = {*_THRESHOLDS, "mined_cap", "ignore_band", "mine_raw", "mining_model", "mining_pretrained"}
+EMA_DECAY = 0.999  # where the ema of the trainee mines and nothing else is typed
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,11 @@ class Plan:
 
     Attributes:
         method: the preset's name, None where no --method was typed.
+        features: what mines: `off`, `frozen`, `precomputed`, `text`, `ema` or `online`.
         mining: Eq. 1's settings, None where nothing is mined.
-        miner: the frozen model whose features mine, None where nothing is mined.
+        miner: the frozen model whose features mine, or made the stored ones; None where there is none.
+        feature_sidecar: folder of stored features; None where they are in the tars.
+        ema_decay: of the weights' moving average; None for none.
         typed: the flags (with underscores) that the user typed; empty leaves training to OpenCLIP alone.
         values: every flag's final value, for params.txt and the printed plan.
     """
@@ -29,8 +32,11 @@ class Plan:
     method: str | None
     loss: LossSettings
     captions: CaptionSettings
+    features: str
     mining: MiningConfig | None
     miner: FrozenSource | None
+    feature_sidecar: str | None
+    ema_decay: float | None
     logits: LogitSettings
     batch_hooks: tuple[str, ...]
     typed: frozenset[str]
@@ -50,7 +56,7 @@ def make_plan(typed: argparse.Namespace) -> Plan:
         plan = _build(method, values, frozenset(given))
     except ValueError as error:
         raise UsageError(str(error)) from None
-    _check(plan)
+    check(plan)
     return plan
 
 
@@ -64,16 +70,35 @@ def _expand(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
     stock = LossSettings(values["loss"]).stock
     if values["caption_policy"] is None:
         values["caption_policy"] = "first" if stock else "all"
+    return _expand_mining(values, given)
+
+
+def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What follows from the source of the features."""
+    features = values["mining_features"]
+    if features == "text":  # there are no images in its space
+        values.update({name: None for name in ("p1", "p2", "p1_prime") if name not in given})
+    if features == "text" and "mining_model" not in given:
+        values["mining_model"] = values["mining_pretrained"] = None  # a preset's model is no sentence model
+    if features == "ema" and values["ema_decay"] is None:
+        values["ema_decay"] = EMA_DECAY
+    if values["mining_warmup"] is None:
+        if features in SELF:
+            raise UsageError(
+                f"--mining-features {features}: the trainee's own features mean nothing at the start, and mining "
+                f"with them feeds back; say after how many steps it begins with --mining-warmup STEPS"
+            )
+        values["mining_warmup"] = 0
     return values
 
 
 def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
-    mining = miner = None
-    if values["mining_features"] == "frozen":
-        thresholds = {name: values[name] for name in _THRESHOLDS}
-        mining = MiningConfig(**thresholds, cap=values["mined_cap"], band=values["ignore_band"], raw=values["mine_raw"])
+    features, mining, miner = values["mining_features"], None, None
+    if features != "off":
+        mining = MiningConfig(**{name: values[flag] for name, flag in MINING.items()}, guarded=features in SELF)
+    if features in ("frozen", "text") or (features == "precomputed" and "mining_model" in typed):
         if values["mining_model"] is None:
-            raise ValueError("--mining-features frozen: name the model with --mining-model NAME|DIR")
+            raise ValueError(f"--mining-features {features}: name the model with --mining-model NAME|DIR")
         miner = FrozenSource(values["mining_model"], values["mining_pretrained"])
     return Plan(
         method=method,
@@ -89,57 +114,15 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
             words=values["caption_words"],
             raw_weight=values["raw_weight"],
             min_coverage=values["min_coverage"],
+            class_key=values["class_key"],
         ),
+        features=features,
         mining=mining,
         miner=miner,
+        feature_sidecar=values["feature_sidecar"],
+        ema_decay=values["ema_decay"],
         logits=LogitSettings(values["logit_scale_init"], values["logit_bias_init"], values["logit_lr_mult"]),
         batch_hooks=values["batch_hooks"],
         typed=typed,
         values=values,
     )
-
-
-def _check(plan: Plan) -> None:
-    """What no single setting can know."""
-    loss = plan.loss.name or "OpenCLIP's loss"
-    if plan.loss.stock:
-        _check_stock(plan, loss)
-    _check_captions(plan, loss)
-    _check_mining(plan)
-
-
-def _check_stock(plan: Plan, loss: str) -> None:
-    if plan.captions.policy == "all" and plan.captions.per_image > 1:
-        raise UsageError(
-            f"--caption-policy all: {loss} takes one caption per image; use --caption-policy sample or first, "
-            f"or --loss fff or softmax"
-        )
-    if plan.mining is not None:
-        raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss fff or softmax")
-    if plan.batch_hooks:
-        raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss fff or softmax")
-    if plan.logits.bias_init == "auto":
-        raise UsageError(f"--logit-bias-init auto: only our losses measure it; give {loss} a number")
-
-
-def _check_captions(plan: Plan, loss: str) -> None:
-    captions, typed = plan.captions, plan.typed
-    if captions.policy == "first" and captions.per_image > 1 and "caption_policy" not in typed:
-        raise UsageError(
-            f"--captions-per-image {captions.per_image}: {loss} would see the first caption only; add "
-            f"--method fff or fff-softmax for all of them in the batch, or --caption-policy sample to draw one"
-        )
-    if "raw_weight" in typed and captions.policy != "sample":
-        raise UsageError("--raw-weight does nothing without --caption-policy sample")
-    if "sidecar_text_key" in typed and captions.sidecar is None:
-        raise UsageError("--sidecar-text-key does nothing without --caption-sidecar DIR")
-
-
-def _check_mining(plan: Plan) -> None:
-    config = plan.mining
-    if config is None:
-        for name in sorted(_MINING_FLAGS & plan.typed):
-            flag = "--" + name.replace("_", "-")
-            raise UsageError(f"{flag} does nothing while mining is off: add --mining-features frozen, or drop {flag}")
-    elif config.p1 is None and config.p2 is None and config.p3 is None:
-        raise UsageError("--p1, --p2 and --p3 are all off: nothing can be mined; use --mining-features off")

@@ -50,6 +50,8 @@ class FrozenTowers:
     ) -> None:
         self.model, self.tokenizer = frozen.model.to(device), frozen.tokenizer
         visual = self.model.visual
+        # of the patches' or stem's convolution: low-precision models keep other weights in float32
+        self.dtype = next((p.dtype for p in visual.parameters() if p.ndim == 4), torch.float32)
         self.size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
 
         def channels(values: Sequence[float]) -> Tensor:
@@ -63,7 +65,7 @@ class FrozenTowers:
     def images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] as the training loader normalised them, to features [B, D]."""
         with no_autocast(images.device):
-            x = images.float() * self.gain + self.shift
+            x = (images.float() * self.gain + self.shift).to(self.dtype)
             if tuple(x.shape[-2:]) != tuple(self.size):
                 x = F.interpolate(x, self.size, mode="bicubic", antialias=True)
             return F.normalize(self.model.encode_image(x).float(), dim=-1)

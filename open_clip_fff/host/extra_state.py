@@ -1,0 +1,107 @@
+"""What a run knows beyond OpenCLIP's checkpoint: the weights' average, and where mining stands.
+
+It lives beside the checkpoint, as `epoch_N.extra`. The name holds the epoch and does not end in .pt, which is what
+`--resume latest` looks for. It is written first, so that no checkpoint is ever without it.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import open_clip_train.main as oc_main
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.fixes import save_whole
+from open_clip_fff.host.scope import View, replaced
+from open_clip_fff.host.state import RunState
+
+_NAME = re.compile(r"epoch_(\d+)\.extra")
+
+
+@contextmanager
+def extra_state(state: RunState) -> Iterator[None]:
+    """Saves and loads the extra state of runs that have one, with OpenCLIP's own checkpoints."""
+    if not _wanted(state):
+        yield
+        return
+    torch = View(oc_main.torch, save=_saver(state, oc_main.torch.save))
+    with replaced(oc_main, torch=torch, pt_load=_loader(state, oc_main.pt_load)):
+        yield
+
+
+def _wanted(state: RunState) -> bool:
+    plan = state.plan
+    return plan.ema_decay is not None or _mining_has_state(state)
+
+
+def _mining_has_state(state: RunState) -> bool:
+    mining = state.plan.mining
+    return mining is not None and (mining.per_image is not None or mining.warmup > 0)
+
+
+def _path(checkpoint: str, epoch: int) -> str:
+    return os.path.join(os.path.dirname(checkpoint), f"epoch_{epoch}.extra")
+
+
+def _saver(state: RunState, save: Callable) -> Callable:
+    def save_both(checkpoint: dict, path: str) -> None:
+        epoch = checkpoint["epoch"]
+        extra: dict[str, Any] = {"epoch": epoch}
+        if _mining_has_state(state):
+            assert state.criterion is not None and state.criterion.miner is not None
+            extra["miner"] = state.criterion.miner.state_dict()
+        if state.ema is not None:
+            extra["ema"] = state.ema.state_dict()
+        save_whole(extra, _path(path, epoch))
+        save(checkpoint, path)
+        _clean(os.path.dirname(path), epoch)
+
+    return save_both
+
+
+def _clean(folder: str, epoch: int) -> None:
+    """Removes the extra state of checkpoints that are no more; the last two stay for --save-most-recent.
+
+    OpenCLIP renames that checkpoint after it was saved, so until then the one before is still the latest.
+    """
+    for name in os.listdir(folder):
+        found = _NAME.fullmatch(name)
+        if found and int(found[1]) < epoch - 1 and not os.path.exists(os.path.join(folder, f"epoch_{found[1]}.pt")):
+            os.remove(os.path.join(folder, name))
+
+
+def _loader(state: RunState, load: Callable) -> Callable:
+    def load_both(path: str, map_location: Any = None) -> Any:
+        checkpoint = load(path, map_location=map_location)
+        if "epoch" in checkpoint:  # else weights alone, for a new run
+            state.extra = _checked(state, load, path, checkpoint["epoch"])
+            if state.ema is not None:
+                state.ema.load_state_dict(state.extra["ema"])
+        return checkpoint
+
+    return load_both
+
+
+def _checked(state: RunState, load: Callable, checkpoint: str, epoch: int) -> dict[str, Any]:
+    """The extra state of a checkpoint.
+
+    Raises:
+        UsageError: if there is none, or it is another epoch's, or another run's.
+    """
+    path = _path(checkpoint, epoch)
+    mend = "resume with the flags it was trained with, or start from its weights with --pretrained"
+    try:
+        extra = load(path, map_location="cpu")
+    except FileNotFoundError:
+        raise UsageError(f"--resume {checkpoint}: its extra state {path} is not there; {mend}") from None
+    except Exception as error:
+        raise UsageError(f"--resume {checkpoint}: its extra state {path} cannot be read ({error}); {mend}") from error
+    if extra.get("epoch") != epoch:
+        raise UsageError(f"--resume {checkpoint}: {path} is of epoch {extra.get('epoch')}, not {epoch}; {mend}")
+    for name, wanted in (("ema", state.ema is not None), ("miner", _mining_has_state(state))):
+        if wanted and name not in extra:
+            flag = {"ema": "--ema-decay", "miner": "--mined-per-image or --mining-warmup"}[name]
+            raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {mend}")
+    return extra

@@ -1,0 +1,98 @@
+"""Settings against each other: what no single one can know."""
+
+from typing import TYPE_CHECKING
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings.flags import as_flag
+from open_clip_fff.settings.mining import SELF, MiningConfig
+
+if TYPE_CHECKING:
+    from open_clip_fff.settings.plan import Plan
+
+THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
+# the names of settings in MiningConfig, and of their flags
+MINING = {
+    **{name: name for name in THRESHOLDS},
+    "text_text": "text_text",
+    "cap": "mined_cap",
+    "mined_as": "mined_as",
+    "band": "ignore_band",
+    "raw": "mine_raw",
+    "per_image": "mined_per_image",
+    "warmup": "mining_warmup",
+}
+MODEL = ("mining_model", "mining_pretrained")
+
+
+def check(plan: "Plan") -> None:
+    """What no single setting can know.
+
+    Raises:
+        UsageError: for flags that contradict each other, and for those that would do nothing.
+    """
+    loss = plan.loss.name or "OpenCLIP's loss"
+    if plan.loss.stock:
+        _check_stock(plan, loss)
+    _check_captions(plan, loss)
+    _check_mining(plan)
+
+
+def _check_stock(plan: "Plan", loss: str) -> None:
+    if plan.captions.policy == "all" and plan.captions.per_image > 1:
+        raise UsageError(
+            f"--caption-policy all: {loss} takes one caption per image; use --caption-policy sample or first, "
+            f"or --loss fff or softmax"
+        )
+    if plan.mining is not None:
+        raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss fff or softmax")
+    if plan.batch_hooks:
+        raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss fff or softmax")
+    if plan.logits.bias_init == "auto":
+        raise UsageError(f"--logit-bias-init auto: only our losses measure it; give {loss} a number")
+
+
+def _check_captions(plan: "Plan", loss: str) -> None:
+    captions, typed = plan.captions, plan.typed
+    if captions.policy == "first" and captions.per_image > 1 and "caption_policy" not in typed:
+        raise UsageError(
+            f"--captions-per-image {captions.per_image}: {loss} would see the first caption only; add "
+            f"--method fff or fff-softmax for all of them in the batch, or --caption-policy sample to draw one"
+        )
+    if "raw_weight" in typed and captions.policy != "sample":
+        raise UsageError("--raw-weight does nothing without --caption-policy sample")
+    if "sidecar_text_key" in typed and captions.sidecar is None:
+        raise UsageError("--sidecar-text-key does nothing without --caption-sidecar DIR")
+
+
+def _check_mining(plan: "Plan") -> None:
+    if plan.mining is None:
+        for name in sorted({*MINING.values(), *MODEL, "feature_sidecar", "class_key"} & plan.typed):
+            name = as_flag(name)
+            raise UsageError(f"{name} does nothing while mining is off: add --mining-features frozen, or drop {name}")
+        return
+    _check_features(plan, plan.mining)
+    _check_thresholds(plan, plan.mining)
+
+
+def _check_features(plan: "Plan", config: MiningConfig) -> None:
+    features, typed = plan.features, plan.typed
+    if features in SELF:
+        for name in sorted(set(MODEL) & typed):
+            raise UsageError(f"{as_flag(name)}: with --mining-features {features} the trained model mines; drop one")
+    if "feature_sidecar" in typed and features != "precomputed":
+        raise UsageError("--feature-sidecar does nothing without --mining-features precomputed")
+    if features == "text":
+        for name in ("p1", "p2", "p1_prime"):
+            if getattr(config, name) is not None:
+                raise UsageError(f"{as_flag(name)}: a sentence model knows no images; --mining-features text has --p3")
+        if "mining_pretrained" in typed:
+            raise UsageError("--mining-pretrained: a sentence model comes with its weights; drop it")
+
+
+def _check_thresholds(plan: "Plan", config: MiningConfig) -> None:
+    if config.p1 is None and config.p2 is None and config.p3 is None:
+        raise UsageError("--p1, --p2 and --p3 are all off: nothing can be mined; use --mining-features off")
+    if config.per_image is not None:
+        for name in THRESHOLDS:
+            if name in plan.typed and getattr(config, name) is not None:
+                raise UsageError(f"{as_flag(name)}: --mined-per-image finds the thresholds; drop it, or say off")

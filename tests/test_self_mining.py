@@ -1,0 +1,114 @@
+"""Training with its own features as the miner: ema and online, warm-up, guard, rate; and what resumes."""
+
+import re
+import shutil
+
+import pytest
+import torch
+
+from tests.conftest import DRAWN
+from tests.test_training import FFF, assert_equal_checkpoints
+
+STILL = ["--aug-cfg", "scale=(1.0,1.0)"]  # the same crop at each visit
+EMA = [*FFF, "--mining-features", "ema", "--ema-decay", "0.9", "--mining-warmup", "3"]
+RATE = ["--mined-per-image", "1.5"]
+
+
+def rates(log: str) -> list[float]:
+    return [float(x) for x in re.findall(r"Mined/image: ([\d.]+)", log)]
+
+
+def extra(trainer, name: str, epoch: int) -> dict:
+    return torch.load(trainer.run(name) / "checkpoints" / f"epoch_{epoch}.extra", weights_only=True)
+
+
+def equal(a: object, b: object) -> bool:
+    """To the last bit, whatever is nested in whatever."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[name], b[name]) for name in a)
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("features", ["ema", "online"])
+def test_the_trainee_mines_after_the_warm_up(trainer, features, capsys):
+    argv = [*FFF, "--mining-features", features, "--mining-warmup", "3", *RATE, "--epochs", "2", "--name", features]
+    assert trainer(*argv) == 0
+    assert "from step 3; guarded" in capsys.readouterr().out
+    mined = rates(trainer.log(features))
+    assert mined[:3] == [0.0] * 3 and all(rate > 0 for rate in mined[3:]) and len(mined) == 8
+    assert len(re.findall(r" p1 0\.\d+ p2 .* p1' ", trainer.log(features))) == 8  # found in the warm-up, and shown
+
+
+def test_resume_with_ema_rate_and_guard_goes_on_as_if_never_stopped(trainer):
+    argv = [*EMA, *RATE, "--epochs", "3", *STILL]
+    assert trainer(*argv, "--name", "straight") == 0
+    for epoch in (1, 2):  # in the warm-up's last steps, and after it
+        name, checkpoint = f"resumed-{epoch}", trainer.run("straight") / f"checkpoints/epoch_{epoch}.pt"
+        assert trainer(*argv, "--name", name, "--resume", str(checkpoint)) == 0
+        assert_equal_checkpoints(trainer.checkpoint("straight", 3), trainer.checkpoint(name, 3))
+        assert equal(extra(trainer, "straight", 3), extra(trainer, name, 3))
+    assert extra(trainer, "straight", 3)["miner"]["step"] == 12 == extra(trainer, "straight", 3)["ema"]["steps"]
+
+
+def test_the_average_follows_the_weights_and_changes_nothing(trainer):
+    """A low decay stays near the weights; training is what it is without the average."""
+    assert trainer(*DRAWN, "--name", "without") == 0
+    assert trainer(*DRAWN, "--ema-decay", "0.09", "--name", "with") == 0
+    assert_equal_checkpoints(trainer.checkpoint("without"), trainer.checkpoint("with"))
+    average, weights = extra(trainer, "with", 1)["ema"]["weights"], trainer.checkpoint("with")["state_dict"]
+    assert average.keys() == weights.keys()
+    far = max((average[name] - weights[name]).abs().max().item() for name in weights if weights[name].ndim)
+    assert 0 < far < 1e-2
+
+
+def test_accumulation_steps_once(trainer):
+    argv = [*EMA, *RATE, "--batch-size", "8", "--accum-freq", "2", "--epochs", "2", "--name", "accumulated"]
+    assert trainer(*argv) == 0
+    state = extra(trainer, "accumulated", 2)
+    assert state["miner"]["step"] == state["ema"]["steps"] == 8
+
+
+@pytest.fixture
+def resumable(trainer, capsys):
+    """A run of one epoch, and what resuming it with other flags or damage says."""
+    assert trainer(*EMA, *RATE, "--name", "first") == 0
+
+    def resume(*argv: str) -> str:
+        capsys.readouterr()
+        checkpoint = trainer.run("first") / "checkpoints/epoch_1.pt"
+        assert trainer(*argv, "--epochs", "2", "--resume", str(checkpoint), "--name", "second") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("open_clip_fff.train: error: --resume") and "--pretrained" in error
+        shutil.rmtree(trainer.run("second"))
+        return error
+
+    return resume, trainer.run("first") / "checkpoints/epoch_1.extra"
+
+
+def test_a_resume_checks_its_extra_state(resumable, trainer):
+    resume, path = resumable
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "epoch": 7}, path)
+    assert "is of epoch 7, not 1" in resume(*EMA, *RATE)
+    torch.save({name: x for name, x in state.items() if name != "ema"}, path)
+    assert "trained without --ema-decay" in resume(*EMA, *RATE)
+    path.write_bytes(path.read_bytes()[:100])
+    assert "cannot be read" in resume(*EMA, *RATE)
+    path.unlink()
+    assert "epoch_1.extra is not there" in resume(*EMA, *RATE)
+
+
+def test_extra_state_goes_with_its_checkpoint(trainer):
+    argv = [*DRAWN, "--ema-decay", "0.9", "--epochs", "4", "--delete-previous-checkpoint", "--name", "lean"]
+    assert trainer(*argv) == 0
+    names = {path.name for path in (trainer.run("lean") / "checkpoints").iterdir()}
+    assert names == {"epoch_4.pt", "epoch_3.extra", "epoch_4.extra"}
+    latest = [*DRAWN, "--ema-decay", "0.9", "--save-frequency", "0", "--save-most-recent", "--name", "latest"]
+    assert trainer(*latest, "--epochs", "2") == 0
+    assert trainer(*latest, "--epochs", "3", "--resume", "latest") == 0
+    assert extra(trainer, "latest", 3)["ema"]["steps"] == 12
+
+
+def test_a_run_without_extra_state_writes_none(trainer):
+    assert trainer(*DRAWN, "--name", "plain") == 0
+    assert [path.name for path in (trainer.run("plain") / "checkpoints").iterdir()] == ["epoch_1.pt"]
