@@ -62,7 +62,7 @@ class CaptionTokenizer:
 
 
 class OneCaptionTokenizer:
-    """Makes plain tokens [1, L] of an envelope, for OpenCLIP's own losses and for validation."""
+    """Makes plain tokens [1, L] of an envelope, for OpenCLIP's own losses."""
 
     def __init__(self, tokenizer: Tokenizer, policy: str = "first", raw_weight: float = 1.0) -> None:
         self.tokenizer, self.policy, self.raw_weight = tokenizer, policy, raw_weight

@@ -16,6 +16,7 @@ from open_clip_fff.data.sources import CaptionReader, CorruptSample, id_of
 from open_clip_fff.data.tally import BAD_JSON, NO_CAPTION, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens
+from open_clip_fff.host.fixes import counting_damage
 from open_clip_fff.host.scope import View, replaced
 from open_clip_fff.host.state import RunState
 from open_clip_fff.settings.captions import CaptionSettings
@@ -70,29 +71,37 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
     build = upstream(path, kind)
 
     def with_captions(args, preprocess, is_train, epoch=0, tokenizer=None):
-        many = is_train and state.ours
         captions = state.plan.captions
+        if not is_train:  # all captions whatever training takes; OpenCLIP's own evaluation gets a view of the first
+            captions = dataclasses.replace(captions, policy="all")
+        many = state.ours or not is_train
         if many:
             extra = {}
-            for hook in state.hooks:
+            for hook in state.hooks if is_train else []:
                 extra.update(hook.tokenizers if isinstance(hook, NeedsTokens) else {})
             wrapped = CaptionTokenizer(tokenizer, captions, extra)
         else:
-            wrapped = OneCaptionTokenizer(tokenizer, captions.policy if is_train else "first", captions.raw_weight)
-        sealing = partial(seal_samples, CaptionReader(captions), state.tally if is_train else Tally(captions.sources))
+            wrapped = OneCaptionTokenizer(tokenizer, captions.policy, captions.raw_weight)
+        tally = state.tally if is_train else Tally(captions.sources)
+        sealing = partial(seal_samples, CaptionReader(captions), tally)
         view = View(
             oc_data.wds,
             tarfile_to_samples=lambda *a, **k: _Then(wds.tarfile_to_samples(*a, **k), sealing),
             **({"batched": partial(wds.batched, collation_fn=collate)} if many else {}),
         )
-        with replaced(
-            oc_data,
-            wds=view,
-            tarfile_to_samples_nothrow=_Then(oc_data.tarfile_to_samples_nothrow, sealing),
-            CsvDataset=partial(_csv_dataset, oc_data.CsvDataset, csv_captions(args, captions)),
+        with (
+            counting_damage(tally),
+            replaced(
+                oc_data,
+                wds=view,
+                tarfile_to_samples_nothrow=_Then(oc_data.tarfile_to_samples_nothrow, sealing),
+                CsvDataset=partial(_csv_dataset, oc_data.CsvDataset, csv_captions(args, captions)),
+            ),
         ):
             info = build(args, preprocess, is_train=is_train, epoch=epoch, tokenizer=wrapped)
-        if many:
+        if not is_train:
+            info.dataloader = FirstCaptionLoader(info.dataloader)
+        elif many:
             info.dataloader = HookedLoader(info.dataloader, torch.device(args.device), state.hooks)
         return info
 
@@ -171,6 +180,22 @@ class HookedLoader:
                 batch = _checked(hook(batch), len(images), hook)
             yield batch
             self.after_batch(index)
+
+
+class FirstCaptionLoader:
+    """A validation loader as OpenCLIP's `evaluate` wants it: (images [B, 3, H, W], the first caption's tokens [B, L]).
+
+    Attributes:
+        loader: the one beneath, whose batches are (images, `CaptionBatch` of all captions).
+    """
+
+    def __init__(self, loader) -> None:
+        self.loader = loader
+        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for images, captions in self.loader:
+            yield images, CaptionBatch(*captions).tokens[:, 0].contiguous()
 
 
 def _checked(batch: Batch, size: int, hook: BatchHook) -> Batch:

@@ -4,7 +4,7 @@ import logging
 import os
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,12 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 from open_clip_fff.data.tally import BAD_MEMBER, Tally
 from open_clip_fff.host.scope import View, replaced
 
+# as OpenCLIP has them: `counting_damage` may stand inside another of its kind
+_nothrow, _log_and_continue = oc_data.tarfile_to_samples_nothrow, oc_data.log_and_continue
+
 
 @contextmanager
 def fixes(tally: Tally, seed: int) -> Iterator[None]:
     """All mends below. None changes a run that works without it, but for the order of shuffled tars."""
     parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
-    handler = partial(count_and_continue, tally, oc_data.log_and_continue)
     with ExitStack() as stack:
         stack.enter_context(
             replaced(
@@ -35,14 +37,23 @@ def fixes(tally: Tally, seed: int) -> Iterator[None]:
                 oc_data,
                 # webdataset >= 0.2.90 ends each shard with an empty sample: KeyError 'fname' in OpenCLIP's grouping.
                 tar_file_expander=partial(oc_data.tar_file_expander, eof_value=None),
-                log_and_continue=handler,
-                tarfile_to_samples_nothrow=partial(oc_data.tarfile_to_samples_nothrow, handler=handler),
-                CsvDataset=partial(ForgivingCsvDataset, tally),
                 SharedEpoch=_LatestEpoch,
                 wds=View(wds, shuffle=partial(SeededShuffle, seed)),
             )
         )
+        stack.enter_context(counting_damage(tally))
         yield
+
+
+def counting_damage(tally: Tally) -> AbstractContextManager[None]:
+    """Data sets made meanwhile count in `tally` what they skip; the innermost such tally is the one that counts."""
+    handler = partial(count_and_continue, tally, _log_and_continue)
+    return replaced(
+        oc_data,
+        log_and_continue=handler,
+        tarfile_to_samples_nothrow=partial(_nothrow, handler=handler),
+        CsvDataset=partial(ForgivingCsvDataset, tally),
+    )
 
 
 class AnyDeviceDDP(DistributedDataParallel):

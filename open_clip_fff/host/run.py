@@ -24,6 +24,7 @@ from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.scope import replaced
 from open_clip_fff.host.state import RunState
+from open_clip_fff.host.validation import evaluator
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.report.plan_text import plan_lines
 from open_clip_fff.settings.plan import Plan, make_plan
@@ -154,6 +155,7 @@ def _seams(state: RunState) -> Iterator[None]:
                     get_data=data_maker(state, oc_main.get_data),
                     create_loss=loss_maker(state, oc_main.create_loss),
                     train_one_epoch=epoch_runner(state, oc_main.train_one_epoch),
+                    evaluate=evaluator(state, oc_main.evaluate),
                 )
             )
             yield

@@ -1,17 +1,15 @@
 """Measuring the bias before the first step, on the model, data and assignment that training will see."""
 
 import logging
-import random
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 
-import numpy as np
 import torch
 from open_clip import get_input_dtype
 from open_clip_train.precision import get_autocast
 from torch import Tensor, nn
 
+from open_clip_fff.host.aside import undisturbed
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.start import cosine_sums, start_bias
 
@@ -26,7 +24,7 @@ def measure_bias(state: RunState, loader) -> None:
     model, criterion, args = state.model, state.criterion, state.args
     assert criterion is not None
     total = torch.zeros(3, dtype=torch.float64, device=args.device)
-    with torch.no_grad(), _undisturbed(model):
+    with torch.no_grad(), undisturbed(model):
         model.train()
         for output in islice(_outputs(model, loader, args), STEPS):
             labels, _ = criterion.assignment(**output)
@@ -57,16 +55,3 @@ def _outputs(model: nn.Module, loader, args) -> Iterator[dict[str, Tensor]]:
             outputs = [model(images.to(dtype=get_input_dtype(args.precision)), captions) for images, captions in micro]
         tensors = [{k: v for k, v in output.items() if k not in ("logit_scale", "logit_bias")} for output in outputs]
         yield {key: torch.cat([output[key] for output in tensors]) for key in tensors[0]}
-
-
-@contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Random generators and buffers (batch-norm statistics) as they were, afterwards."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)
-    for name, buffer in model.named_buffers():
-        buffer.copy_(buffers[name])

@@ -1,0 +1,133 @@
+"""The seam after OpenCLIP's evaluation: the same validation set once more, with all captions of each image."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from open_clip import get_input_dtype
+from open_clip_train.precision import get_autocast
+from torch import Tensor
+
+from open_clip_fff.assignment.labels import known_ids
+from open_clip_fff.data.batch import CaptionBatch
+from open_clip_fff.host.aside import undisturbed
+from open_clip_fff.host.state import RunState
+from open_clip_fff.losses.sigmoid import FFFLoss
+from open_clip_fff.numerics import exact_float32
+from open_clip_fff.report.recall import recall
+from open_clip_fff.report.validation_line import LOSS, RECALL, validation_line
+
+RESULTS = "fff_results.jsonl"  # beside OpenCLIP's results.jsonl, whose readers know its keys
+SIGN_OF_LIFE = 100  # batches
+
+
+def evaluator(state: RunState, evaluate: Callable) -> Callable:
+    """OpenCLIP's `evaluate`, its numbers as ever, followed by ours over all captions."""
+    if not state.plan.typed:
+        return evaluate
+
+    def run(model, data, epoch, args, tb_writer=None, tokenizer=None):
+        metrics = evaluate(model, data, epoch, args, tb_writer=tb_writer, tokenizer=tokenizer)
+        if "clip_val_loss" in metrics:  # on rank 0, in the epochs that --val-frequency names
+            # The model as it was made: neither DDP's wrapper, which would wait for other ranks, nor a compiled one,
+            # which would be compiled again for each shape.
+            values = validate(state.model, data["val"].dataloader.loader, state)
+            logging.info(validation_line(epoch, values))
+            _keep(values, epoch, data, args, tb_writer)
+        return metrics
+
+    return run
+
+
+def validate(model: Any, loader, state: RunState, prefix: str = "") -> dict[str, float]:
+    """Recall over all captions, and the sigmoid loss where the model has a bias.
+
+    The loss is `FFFLoss` with an image's own captions as its only positives, the mean over the images of all batches:
+    like any contrastive loss, comparable only at the same batch size.
+
+    Args:
+        model: an `nn.Module` with OpenCLIP's `encode_image`, `encode_text` and scalars, not wrapped by DDP; its mode
+            and everything random stay as they were.
+        loader: of (images [B, 3, H, W], captions), with `num_samples`, 0 where that is not known.
+        state: for the arguments: device and precision.
+        prefix: before each name, to tell one model's numbers from another's.
+
+    Returns:
+        `all_captions_image_to_text_R@1` and so on, `num_images`, `num_captions` and maybe `sigmoid_val_loss`.
+    """
+    bias = getattr(model, "logit_bias", None)
+    seen, loss = [], 0.0
+    with torch.no_grad(), undisturbed(model):
+        model.eval()
+        for index, encoded in enumerate(_encoded(model, loader, state.args), start=1):
+            if bias is not None:
+                loss += _sigmoid_loss(encoded, model.logit_scale.exp(), bias) * len(encoded.image)
+            seen.append(Encoded(*(x.cpu() for x in encoded)))
+            if index % SIGN_OF_LIFE == 0:
+                images, known = sum(len(batch.image) for batch in seen), loader.num_samples
+                logging.info(f"FFF Eval: all captions of [{images} / {known or 'unknown'}] images encoded")
+        image, text, valid, ids = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        ids = known_ids(ids, rank=0)
+        shares = recall(image, text, ids, ids.repeat_interleave(valid.sum(dim=1)))
+    values = {RECALL + name: share for name, share in shares.items()}
+    values |= {"num_images": len(image), "num_captions": len(text)}
+    values |= {} if bias is None else {LOSS: loss / len(image)}
+    return {prefix + name: value for name, value in values.items()}
+
+
+class Encoded(NamedTuple):
+    """A batch after the towers.
+
+    Attributes:
+        image: float32 [B, D].
+        text: float32 [V, D], the valid captions, image after image.
+        valid: bool [B, K], V of them True.
+        ids: int64 [B], as the loader gave them.
+    """
+
+    image: Tensor
+    text: Tensor
+    valid: Tensor
+    ids: Tensor
+
+
+def _encoded(model: Any, loader, args) -> Iterator[Encoded]:
+    """The features of each batch, on the device; padding never meets the text tower."""
+    device = torch.device(args.device)
+    autocast = get_autocast(args.precision, device_type=device.type)
+    for images, captions in loader:
+        captions = CaptionBatch(*captions).to(device, non_blocking=True)
+        images = images.to(device=device, dtype=get_input_dtype(args.precision), non_blocking=True)
+        with autocast():
+            image = model.encode_image(images, normalize=True)
+            text = model.encode_text(captions.tokens[captions.valid], normalize=True)
+        yield Encoded(image.float(), text.float(), captions.valid, captions.ids)
+
+
+def _sigmoid_loss(encoded: Encoded, scale: Tensor, bias: Tensor) -> float:
+    """Eq. 2 of one batch, without mined pairs, in float32."""
+    image, text, valid, ids = encoded
+    padded = text.new_zeros(*valid.shape, text.shape[1])
+    padded[valid] = text
+    with exact_float32(image.device):
+        loss = FFFLoss()(image, padded, scale.float(), bias.float(), valid, known_ids(ids, rank=0))
+    return loss.item()
+
+
+def _keep(values: dict[str, float], epoch: int, data: dict, args, tb_writer) -> None:
+    """The numbers where OpenCLIP keeps its own, under other names and in a file of their own."""
+    tagged = {f"val/{name}": value for name, value in values.items()}
+    if args.save_logs:
+        if tb_writer is not None:
+            for tag, value in tagged.items():
+                tb_writer.add_scalar(tag, value, epoch)
+        with (Path(args.checkpoint_path) / RESULTS).open("a") as file:
+            file.write(json.dumps({"epoch": epoch, **values}) + "\n")
+    if args.wandb:
+        import wandb
+
+        steps = data["train"].dataloader.num_batches // args.accum_freq if "train" in data else None
+        wandb.log({**tagged, "epoch": epoch}, step=None if steps is None else steps * epoch)
