@@ -6,3 +6,7 @@ class UsageError(Exception):
 
     The doors (`train.main`, `export.main`) print it without a traceback and leave with exit code 2.
     """
+
+
+class OneRankError(UsageError):
+    """The same, met by one of several processes alone (in its share of the data), which therefore prints it."""

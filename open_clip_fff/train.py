@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import OneRankError, UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         run(list(sys.argv[1:] if argv is None else argv))
     except UsageError as error:
-        if int(os.environ.get("RANK", "0")) == 0:
+        if isinstance(error, OneRankError) or int(os.environ.get("RANK", "0")) == 0:
             print(f"open_clip_fff.train: error: {error}", file=sys.stderr, flush=True)
         return 2
     return 0

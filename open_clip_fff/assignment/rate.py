@@ -6,6 +6,7 @@ its own cosines at the same quantile. Quantiles come from histograms, whose coun
 The rule is ours; the paper's thresholds are numbers.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from open_clip_fff.assignment.reference import Thresholds
 from open_clip_fff.ranks import sum_over_ranks
 from open_clip_fff.settings.mining import MiningConfig
 
-BINS = 8192  # of cosines from -1 to 1: 0.00024 each
+BINS = 8192  # of cosines, of equal angle: 0.0004 wide at 0 and 0.00005 at 0.99, where text models put their pairs
 LEVELS, OCTAVE = 4096, 128  # of levels from 2^-32 to 1: 0.5 % each
 HORIZON = 100  # steps over which old counts fade
 NEVER = 2.0  # the level of a pair that no clause may mine
@@ -116,7 +117,11 @@ class RateThresholds:
 
     def _thresholds(self, known: Counts) -> Thresholds:
         up_to = (known.levels.cumsum(0) <= self.per_image * known.rows).sum()
-        level, above = torch.exp2(up_to / OCTAVE - LEVELS // OCTAVE), _shares_above(known.cosines)
+        above = _shares_above(known.cosines)
+        # Any one clause at this level finds `per_image` alone, so that no higher one can be right; levels that were
+        # counted by older shares may say otherwise where many pairs tie.
+        alone = self.per_image * known.rows / known.cosines[:OWN].sum(dim=1).amax().clamp(min=1)
+        level = torch.minimum(torch.exp2(up_to / OCTAVE - LEVELS // OCTAVE), alone)
         p1, p2, p3 = (
             None if on is None else _cut(above[row], level)
             for row, on in ((IMAGE_TEXT, self.config.p1), (IMAGE_IMAGE, self.config.p2), (TEXT_TEXT, self.config.p3))
@@ -136,7 +141,8 @@ class RateThresholds:
 
 
 def _bins(cosine: Tensor) -> Tensor:
-    return ((cosine + 1.0) * (BINS / 2)).long().clamp(0, BINS - 1)
+    """The bin of each cosine, int64, rising with it."""
+    return ((1.0 - cosine.clamp(-1.0, 1.0).acos() / math.pi) * BINS).long().clamp(0, BINS - 1)
 
 
 def _histogram(number: Tensor, mask: Tensor, size: int) -> Tensor:
@@ -153,4 +159,4 @@ def _shares_above(counts: Tensor) -> Tensor:
 def _cut(above: Tensor, share: Tensor) -> Tensor:
     """The lowest cosine with at most `share` of the pairs above it; beyond 1 where even the last bin has more."""
     number = (above > share).sum()  # shares fall from bin to bin: as many bins are too low as hold too many
-    return number * (2.0 / BINS) - 1.0 + (number == BINS) * 1e-3
+    return (number == BINS) * 1e-3 - torch.cos(number.double() * (math.pi / BINS))

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.data.shards import image_bytes, read_samples
@@ -14,10 +13,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.towers.frozen import FrozenModel
 
-BATCH = 64
 
-
-@torch.no_grad()
 def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: FrozenModel, limit: int) -> MiningFeatures:
     """Embeds the first `limit` images of some shards and their captions, without augmentation.
 
@@ -33,11 +29,7 @@ def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: Froz
     Raises:
         UsageError: if no image with captions is found.
     """
-    import open_clip
-
-    preprocess = open_clip.transform.image_transform_v2(
-        open_clip.transform.PreprocessCfg(**frozen.model.visual.preprocess_cfg), is_train=False
-    )
+    preprocess = frozen.preprocess()
     images, rows, reader = [], [], CaptionReader(captions)
     for sample in read_samples(urls, limit):
         content = image_bytes(sample)
@@ -55,11 +47,6 @@ def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: Froz
     valid = torch.tensor([[i < len(row.captions) for i in range(k)] for row in rows])
     padded = [text for row in rows for text in row.captions + [""] * (k - len(row.captions))]
 
-    def in_batches(encode, inputs: list) -> Tensor:
-        return torch.cat([encode(inputs[i : i + BATCH]) for i in range(0, len(inputs), BATCH)])
-
-    device = next(frozen.model.parameters()).device
-    image = in_batches(lambda x: frozen.model.encode_image(torch.stack(x).to(device), normalize=True), images)
-    text = in_batches(lambda x: frozen.model.encode_text(frozen.tokenizer(x).to(device), normalize=True), padded)
-    ids = torch.tensor([row.id for row in rows], device=device)
-    return MiningFeatures(image.float(), text.float().unflatten(0, (len(rows), k)), valid.to(device), ids)
+    ids = torch.tensor([row.id for row in rows], device=frozen.device)
+    text = frozen.embed_texts(padded).unflatten(0, (len(rows), k))
+    return MiningFeatures(frozen.embed_images(images), text, valid.to(frozen.device), ids)

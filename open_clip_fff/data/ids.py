@@ -20,6 +20,21 @@ def sample_id(url: str | None, key: str) -> int:
     return _hash63(key if url is None else f"{url.rstrip('/').rsplit('/', 1)[-1]}/{key}")
 
 
+def caption_hash(caption: str) -> int:
+    """The identity of a text: int64."""
+    return _hash63(caption)
+
+
 def caption_id(image_id: int, caption: str) -> tuple[int, int]:
     """The identity of a caption: its image's and its text's."""
-    return image_id, _hash63(caption)
+    return image_id, caption_hash(caption)
+
+
+def class_id(name: object) -> int:
+    """The identity of an image's class, int64: a number as it is, text by its hash; NO_ID for what names no class."""
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", errors="replace")
+    if isinstance(name, str):
+        name = name.strip()
+        return int(name) if name.isdecimal() and len(name) < 19 else _hash63(name) if name else NO_ID
+    return int(name) if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < 2**63 else NO_ID

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from open_clip_fff.data.features import FeatureReader, NoFeatures
+from open_clip_fff.data.ids import NO_ID, class_id
 from open_clip_fff.data.shards import IMAGES, image_bytes, read_samples
 from open_clip_fff.data.sources import CaptionReader, CorruptSample
 from open_clip_fff.errors import UsageError
@@ -11,6 +13,7 @@ from open_clip_fff.settings.captions import CaptionSettings
 
 ROW_LIMIT = 10_000
 SHOWN = 3
+STORED_LIMIT = 100  # rows whose stored features are opened
 
 
 @dataclass
@@ -30,6 +33,8 @@ class Preview:
         images: how many rows have an image.
         members: what the rows hold besides, for error lines.
         flag: the flag that names sources without a prefix.
+        classes: how many rows have a class.
+        stored: how many of the first rows, that were looked at for it, have stored features, and of which model.
     """
 
     name: str
@@ -44,10 +49,13 @@ class Preview:
     shown: list[tuple[str, list[str]]] = field(default_factory=list)
     members: set[str] = field(default_factory=set)
     flag: str = "--text-key"
+    classes: int = 0
+    stored: tuple[int, int, str | None] | None = None
 
-    def add(self, key: str, found: Mapping[str, list[str]], per_image: int) -> None:
-        """Counts one row, given its captions by source."""
+    def add(self, key: str, found: Mapping[str, list[str]], per_image: int, label: int = NO_ID) -> None:
+        """Counts one row, given its captions by source and its class."""
         self.rows += 1
+        self.classes += label != NO_ID
         for source, texts in found.items():
             self.rows_with[source] = self.rows_with.get(source, 0) + bool(texts)
             self.captions[source] = self.captions.get(source, 0) + len(texts)
@@ -60,15 +68,24 @@ class Preview:
             self.shown.append((key, texts))
 
 
-def preview_shard(url: str, captions: CaptionSettings, limit: int = ROW_LIMIT) -> Preview:
+def preview_shard(
+    url: str, captions: CaptionSettings, features: FeatureReader | None = None, limit: int = ROW_LIMIT
+) -> Preview:
     """Reads up to `limit` rows of a shard.
 
+    Args:
+        url: the shard.
+        captions: where captions are.
+        features: finds stored features; None where none are asked for.
+        limit: how many rows.
+
     Raises:
-        UsageError: if the shard cannot be read.
+        UsageError: if the shard or a sidecar cannot be read, or stored features are not of these captions.
     """
     preview, reader = Preview(name=url.rsplit("/", 1)[-1]), CaptionReader(captions)
-    if reader.sidecar is not None:
-        reader.sidecar.check(url)
+    for sidecar in (reader.sidecar, None if features is None else features.sidecar):
+        if sidecar is not None:
+            sidecar.check(url)
     try:
         for sample in read_samples([url], limit):
             preview.members.update(name for name in sample if not name.startswith("__"))
@@ -77,11 +94,29 @@ def preview_shard(url: str, captions: CaptionSettings, limit: int = ROW_LIMIT) -
                 found = reader.by_source(sample)
             except CorruptSample:
                 found = {source: [] for source in captions.sources}
-            preview.add(str(sample["__key__"]), found, captions.per_image)
+            preview.add(str(sample["__key__"]), found, captions.per_image, reader.class_of(sample))
+            if features is not None and preview.rows <= STORED_LIMIT:
+                texts = [text for texts in found.values() for text in texts][: captions.per_image]
+                preview.stored = _stored(preview.stored, features, sample, texts)
+    except UsageError:
+        raise
     except Exception as error:
         reason = str(error.args[0] if error.args else error) or type(error).__name__
         raise UsageError(f"--train-data: {url} cannot be read as a tar ({reason})") from error
     return preview
+
+
+def _stored(
+    before: tuple[int, int, str | None] | None, features: FeatureReader, sample: dict, texts: list[str]
+) -> tuple[int, int, str | None]:
+    """One more row that was looked at, and whether it has features."""
+    looked, has, _ = before or (0, 0, None)
+    try:
+        features.read(sample, texts)
+        has += 1
+    except NoFeatures:
+        pass
+    return looked + 1, has, features.model
 
 
 def preview_csv(path: str, separator: str, image_column: str, captions: CaptionSettings) -> Preview:
@@ -96,7 +131,9 @@ def preview_csv(path: str, separator: str, image_column: str, captions: CaptionS
         table = pd.read_csv(path, sep=separator, nrows=ROW_LIMIT)
     except Exception as error:
         raise UsageError(f"--train-data: {path} cannot be read as a table ({error})") from error
-    for flag, column in [("--csv-img-key", image_column), *(("--csv-caption-key", key) for key in captions.text_keys)]:
+    named = [("--csv-img-key", image_column), *(("--csv-caption-key", key) for key in captions.text_keys)]
+    named += [] if captions.class_key is None else [("--class-key", captions.class_key)]
+    for flag, column in named:
         if column not in table:
             raise UsageError(
                 f"{flag} {column}: {path} has no such column; it has {', '.join(map(str, table.columns))} "
@@ -107,8 +144,9 @@ def preview_csv(path: str, separator: str, image_column: str, captions: CaptionS
         raise UsageError(f"--csv-img-key {image_column}: {first[0]} of {path} does not exist, nor do the next")
     preview = Preview(name=Path(path).name, images=len(table), flag="--csv-caption-key")
     reader = CaptionReader(captions)
-    for key, cells in zip(table[image_column], table[list(captions.text_keys)].to_dict("records"), strict=True):
-        preview.add(str(key), reader.by_column(cells), captions.per_image)
+    for cells in table[[column for _, column in named]].to_dict("records"):
+        label = NO_ID if captions.class_key is None else class_id(cells[captions.class_key])
+        preview.add(str(cells[image_column]), reader.by_column(cells), captions.per_image, label)
     return preview
 
 
@@ -134,6 +172,13 @@ def check(preview: Preview, captions: CaptionSettings) -> None:
             raise UsageError(
                 f"--min-coverage {captions.min_coverage:g}: {source} has text in {share:.2%} of {preview.name}'s rows"
             )
+    if captions.class_key is not None and not preview.classes:
+        raise UsageError(f"--class-key {captions.class_key}: no row of {preview.name} has a class there; {has}")
+    if preview.stored is not None and not preview.stored[1]:
+        raise UsageError(
+            f"--mining-features precomputed: none of the first {preview.stored[0]} rows of {preview.name} has any; "
+            f"make them with scripts/embed.py, and name their folder with --feature-sidecar"
+        )
     if captions.policy != "first" and captions.per_image > preview.longest:
         raise UsageError(
             f"--captions-per-image {captions.per_image}: no row of {preview.name} has more than {preview.longest} "
@@ -153,6 +198,9 @@ def preview_lines(preview: Preview, captions: CaptionSettings) -> list[str]:
         f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}; "
         f"the longest row has {preview.longest}"
     )
+    if preview.stored is not None:
+        looked, stored, model = preview.stored
+        lines.append(f"  features of {model} in {stored / looked:.2%} of the first {looked} rows")
     if preview.empty:
         lines.append(f"  {preview.empty:,} rows have no caption and are skipped")
     if preview.repeated:

@@ -4,8 +4,11 @@ OpenCLIP's pipeline carries one string per image. The sample's `txt` is replaced
 all captions, which our tokenizer opens.
 """
 
+import base64
 import json
 from typing import NamedTuple
+
+import numpy as np
 
 from open_clip_fff.data.ids import NO_ID
 
@@ -17,11 +20,26 @@ class Row(NamedTuple):
 
     Attributes:
         raw: how many of them, at the front, are raw (from a text key) and not generated.
+        label: the image's class (`ids.class_id`), negative where it is not known.
+        features: stored features of the image and its captions, base64 of float16 [1 + k, D]; None where not asked for.
     """
 
     id: int
     captions: list[str]
     raw: int = 0
+    label: int = NO_ID
+    features: str | None = None
+
+    def with_features(self, features: np.ndarray) -> "Row":
+        """The same with features, float16 [1 + k, D], the image first."""
+        return self._replace(features=base64.b64encode(features.tobytes()).decode())
+
+    def feature_array(self) -> np.ndarray | None:
+        """Its features, float16 [1 + k, D], or None."""
+        if self.features is None:
+            return None
+        flat = np.frombuffer(base64.b64decode(self.features), dtype=np.float16)
+        return flat.reshape(1 + len(self.captions), -1)
 
 
 def seal(row: Row) -> str:
@@ -34,4 +52,4 @@ def unseal(text: str) -> Row:
     if not text.startswith(_MARK):
         return Row(NO_ID, [text], 1)
     content = json.loads(text)
-    return Row(content["id"], content["captions"], content["raw"])
+    return Row(**{name: content[name] for name in Row._fields})

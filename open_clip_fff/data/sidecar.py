@@ -1,4 +1,4 @@
-"""Captions that live beside the shards: one parquet per shard, of the same stem, joined by key."""
+"""What lives beside the shards, captions or features: one parquet per shard, of the same stem, joined by key."""
 
 import logging
 from collections.abc import Mapping
@@ -10,18 +10,26 @@ KEY = "key"
 
 
 class Sidecar:
-    """Looks captions up by shard and key; holds one shard's table at a time.
+    """Looks rows up by shard and key; holds one shard's table at a time.
 
     One table per shard, because a global one in every loader worker does not survive tens of millions of rows, and
     because keys repeat across shards.
 
     Args:
         folder: where `STEM.parquet` is for each shard `STEM.tar`; it has a column `key` (strings).
-        columns: its columns with captions: strings or lists of strings.
+        columns: the columns that are looked up.
+        flag: the flag that named the folder, and
+        column_flag: the one that named the columns, for error lines.
     """
 
-    def __init__(self, folder: str, columns: tuple[str, ...]) -> None:
-        self.folder, self.columns = Path(folder), columns
+    def __init__(
+        self,
+        folder: str,
+        columns: tuple[str, ...],
+        flag: str = "--caption-sidecar",
+        column_flag: str = "--sidecar-text-key",
+    ) -> None:
+        self.folder, self.columns, self.flag, self.column_flag = Path(folder), columns, flag, column_flag
         self._url: str | None = None
         self._rows: Mapping[str, Mapping[str, object]] = {}
 
@@ -39,19 +47,17 @@ class Sidecar:
 
         path = self.path(url)
         if not path.exists():
-            raise UsageError(
-                f"--caption-sidecar: {path} does not exist; each shard has a parquet of its own stem there"
-            )
+            raise UsageError(f"{self.flag}: {path} does not exist; each shard has a parquet of its own stem there")
         try:
             has = pq.read_schema(path).names
         except (OSError, ValueError) as error:
-            raise UsageError(f"--caption-sidecar: {path} cannot be read as parquet ({error})") from error
-        for flag, column in [("--caption-sidecar", KEY), *(("--sidecar-text-key", column) for column in self.columns)]:
+            raise UsageError(f"{self.flag}: {path} cannot be read as parquet ({error})") from error
+        for flag, column in [(self.flag, KEY), *((self.column_flag, column) for column in self.columns)]:
             if column not in has:
                 raise UsageError(f"{flag}: {path} has no column {column!r}; it has {', '.join(has)}")
 
     def lookup(self, url: str, key: str) -> Mapping[str, object]:
-        """The caption columns of one sample; empty where its shard has no sidecar or the sidecar no such key."""
+        """The columns of one sample; empty where its shard has no sidecar or the sidecar no such key."""
         if url != self._url:
             self._url, self._rows = url, self._load(url)
         return self._rows.get(key, {})

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-from open_clip_fff.data.ids import sample_id
+from open_clip_fff.data.ids import NO_ID, class_id, sample_id
 from open_clip_fff.data.rows import Row
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.settings.captions import PATTERN, CaptionSettings
@@ -56,14 +56,26 @@ class CaptionReader:
         return self._fitting({key: cell_text(cells[key]) for key in self.captions.text_keys})
 
     def row(self, sample: Mapping[str, object]) -> Row:
-        """The id and the first K captions of a sample. Raises as `by_source`."""
-        return self.row_of(id_of(sample), self.by_source(sample))
+        """The id, the first K captions and the class of a sample. Raises as `by_source`."""
+        return self.row_of(id_of(sample), self.by_source(sample), self.class_of(sample))
 
-    def row_of(self, image_id: int, found: Mapping[str, list[str]]) -> Row:
-        """The first K captions of an image, given its id and its captions by source."""
+    def class_of(self, sample: Mapping[str, object]) -> int:
+        """The class of a sample, from the tar member or the json field that names it; negative where none does."""
+        key = self.captions.class_key
+        if key is None:
+            return NO_ID
+        if key in sample:
+            return class_id(sample[key])
+        try:
+            return next((class_id(value) for value in field_values(_fields(sample), key)), NO_ID)
+        except CorruptSample:
+            return NO_ID
+
+    def row_of(self, image_id: int, found: Mapping[str, list[str]], label: int = NO_ID) -> Row:
+        """The first K captions of an image, given its id, its captions by source and its class."""
         texts = [text for texts in found.values() for text in texts][: self.captions.per_image]
         raw = sum(len(found[key]) for key in self.captions.text_keys)
-        return Row(image_id, texts, min(raw, len(texts)))
+        return Row(image_id, texts, min(raw, len(texts)), label)
 
     def _long(self, texts: Iterable[str]) -> list[str]:
         """Generated captions may be paragraphs; raw ones are left as they are."""

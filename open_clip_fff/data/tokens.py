@@ -9,6 +9,8 @@ from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.rows import Row, unseal
 from open_clip_fff.settings.captions import CaptionSettings
 
+CLASSES = "image_classes"  # int64 [B], in a batch's extras where a class key is named
+STORED = "stored_features"  # float16 [B, 1 + K, D], the image first, likewise where features are precomputed
 Tokenizer = Callable[[list[str]], Tensor]
 
 
@@ -46,9 +48,14 @@ class CaptionTokenizer:
 
     def __call__(self, texts: str | Sequence[str]) -> list[CaptionBatch]:
         row, settings = _row(texts), self.captions
+        extras = {} if settings.class_key is None else {CLASSES: torch.tensor(row.label)}
         columns = settings.columns
         chosen = _chosen(row, settings.policy, settings.raw_weight)[:columns]
         padded = [row.captions[i] for i in chosen] + [""] * (columns - len(chosen))
+        features = row.feature_array()
+        if features is not None:
+            extras[STORED] = torch.zeros(1 + columns, features.shape[1], dtype=torch.float16)
+            extras[STORED][: 1 + len(chosen)] = torch.from_numpy(features[[0, *(1 + i for i in chosen)]])
         raw = [i < row.raw for i in chosen] + [False] * (columns - len(chosen))
         return [
             CaptionBatch(
@@ -56,7 +63,7 @@ class CaptionTokenizer:
                 valid=torch.arange(columns) < len(chosen),
                 raw=torch.tensor(raw),
                 ids=torch.tensor(row.id),
-                extras={name: tokenizer(padded) for name, tokenizer in self.extra.items()},
+                extras={**extras, **{name: tokenizer(padded) for name, tokenizer in self.extra.items()}},
             )
         ]
 

@@ -11,7 +11,7 @@ from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_fff.data.preview import Preview, check, preview_csv, preview_shard
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.data import csv_captions
+from open_clip_fff.host.data import csv_captions, feature_reader
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.plan import Plan
@@ -47,9 +47,7 @@ def dataset_kind(args: argparse.Namespace) -> str:
     return "webdataset" if extension == "tar" else "csv"
 
 
-def preview_training_data(
-    args: argparse.Namespace, captions: CaptionSettings
-) -> tuple[Preview, CaptionSettings] | None:
+def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Preview, CaptionSettings] | None:
     """Looks at the training data's first rows and checks them; None where there are none to look at.
 
     Returns:
@@ -57,11 +55,12 @@ def preview_training_data(
     """
     if not args.train_data or dataset_kind(args) == "synthetic":
         return None
+    captions = plan.captions
     if dataset_kind(args) == "csv":
         captions = csv_captions(args, captions)
         preview = preview_csv(args.train_data, args.csv_separator, args.csv_img_key, captions)
     else:
-        preview = preview_shard(expand_urls(args.train_data)[0][0], captions)
+        preview = preview_shard(expand_urls(args.train_data)[0][0], captions, feature_reader(plan))
     check(preview, captions)
     return preview, captions
 
@@ -121,6 +120,10 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     if args.train_data and dataset_kind(args) == "csv":
         for name in sorted({"text_key", "json_text_key", "caption_sidecar", "split_sentences"} & plan.typed):
             raise UsageError(f"{as_flag(name)}: is for tars; for a CSV use --csv-caption-key 'title;caption'")
+    if plan.features == "precomputed" and (not args.train_data or dataset_kind(args) != "webdataset"):
+        raise UsageError("--mining-features precomputed: stored features go with tars; use --mining-features frozen")
+    if plan.ema_decay is not None and (args.torchscript or args.use_bnb_linear):
+        raise UsageError("--ema-decay: does not go with --torchscript or --use-bnb-linear; drop one")
     if plan.loss.stock:
         return
     refused = {

@@ -9,19 +9,27 @@ import torch
 import webdataset as wds
 
 from open_clip_fff.data.batch import Batch, CaptionBatch, collate
-from open_clip_fff.data.ids import sample_id
+from open_clip_fff.data.features import FeatureReader
+from open_clip_fff.data.ids import NO_ID, class_id, sample_id
 from open_clip_fff.data.rows import seal
-from open_clip_fff.data.shards import IMAGES
-from open_clip_fff.data.sources import CaptionReader, CorruptSample, id_of
-from open_clip_fff.data.tally import BAD_JSON, NO_CAPTION, Tally
+from open_clip_fff.data.sealing import Sealer
+from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.tally import Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
+from open_clip_fff.errors import OneRankError
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens
 from open_clip_fff.host.fixes import counting_damage
 from open_clip_fff.host.scope import View, replaced
 from open_clip_fff.host.state import RunState
 from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.plan import Plan
 
-_HOOKS = {"frozen": "frozen", "text": "sentence", "ema": "ema"}  # the hook that makes the features that mine
+_HOOKS = {
+    "frozen": "frozen",
+    "precomputed": "stored",
+    "text": "sentence",
+    "ema": "ema",
+}  # the hook that makes the features that mine
 
 
 def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
@@ -31,6 +39,13 @@ def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
     """
     columns = tuple(column.strip() for column in args.csv_caption_key.split(";") if column.strip())
     return dataclasses.replace(captions, text_keys=columns, json_keys=(), sidecar=None)
+
+
+def feature_reader(plan: Plan) -> FeatureReader | None:
+    """The reader of stored features, where they mine."""
+    if plan.features != "precomputed":
+        return None
+    return FeatureReader(plan.feature_sidecar, None if plan.miner is None else plan.miner.name)
 
 
 def data_maker(state: RunState, get_data: Callable) -> Callable:
@@ -83,7 +98,7 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
         else:
             wrapped = OneCaptionTokenizer(tokenizer, captions.policy, captions.raw_weight)
         tally = state.tally if is_train else Tally(captions.sources)
-        sealing = partial(seal_samples, CaptionReader(captions), tally)
+        sealing = Sealer(CaptionReader(captions), tally, feature_reader(state.plan) if many and is_train else None)
         view = View(
             oc_data.wds,
             tarfile_to_samples=lambda *a, **k: _Then(wds.tarfile_to_samples(*a, **k), sealing),
@@ -118,28 +133,6 @@ class _Then:
         return self.second(self.first(source))
 
 
-def seal_samples(reader: CaptionReader, tally: Tally, samples: Iterator[dict]) -> Iterator[dict]:
-    """Replaces each sample's members by its image and the envelope of its captions, before anything filters it.
-
-    What OpenCLIP's pipeline does not need is not decoded. A row without captions is left without `txt`, which is what
-    OpenCLIP's filter looks for.
-    """
-    for sample in samples:
-        try:
-            found = reader.by_source(sample)
-        except CorruptSample:
-            tally.damaged(BAD_JSON)
-            found = reader.by_source({**sample, "json": None})
-        row = reader.row_of(id_of(sample), found)
-        tally.read(row, found)
-        kept = {name: value for name, value in sample.items() if name.startswith("__") or name in IMAGES}
-        if row.captions:
-            kept["txt"] = seal(row).encode()
-        else:
-            tally.damaged(NO_CAPTION)
-        yield kept
-
-
 def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, preprocess: Callable, **options):
     """OpenCLIP's CSV data set with every caption column sealed in the place of the first.
 
@@ -149,9 +142,12 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
 
     columns, reader = list(captions.text_keys), CaptionReader(captions)
     dataset = make(filename, preprocess, **{**options, "caption_key": columns[0]})
-    table = pd.read_csv(filename, sep=options["sep"], usecols=columns).to_dict("records")
-    ids = [sample_id(None, str(path)) for path in dataset.images]
-    rows = [reader.row_of(i, reader.by_column(cells)) for i, cells in zip(ids, table, strict=True)]
+    key = captions.class_key
+    table = pd.read_csv(filename, sep=options["sep"], usecols={*columns, *([key] if key else [])}).to_dict("records")
+    rows = [
+        reader.row_of(sample_id(None, str(path)), reader.by_column(cells), class_id(cells[key]) if key else NO_ID)
+        for path, cells in zip(dataset.images, table, strict=True)
+    ]
     kept = [(path, seal(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
     dataset.images, dataset.captions = [path for path, _ in kept], [text for _, text in kept]
     return dataset
@@ -173,7 +169,7 @@ class HookedLoader:
         self.after_batch: Callable[[int], None] = lambda index: None
 
     def __iter__(self) -> Iterator[Batch]:
-        for index, (images, captions) in enumerate(self.loader):
+        for index, (images, captions) in enumerate(_in_one_line(self.loader)):
             captions = CaptionBatch(*captions).to(self.device, non_blocking=True)
             batch = Batch(images.to(self.device, non_blocking=True), captions)
             for hook in self.hooks:
@@ -196,6 +192,14 @@ class FirstCaptionLoader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for images, captions in self.loader:
             yield images, CaptionBatch(*captions).tokens[:, 0].contiguous()
+
+
+def _in_one_line(loader) -> Iterator:
+    """The loader's batches; a worker's error without the worker's traceback, which torch writes into its message."""
+    try:
+        yield from loader
+    except OneRankError as error:
+        raise OneRankError(str(error).strip().splitlines()[-1].split(f"{OneRankError.__name__}: ")[-1]) from None
 
 
 def _checked(batch: Batch, size: int, hook: BatchHook) -> Batch:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from open_clip_fff.assignment.counts import rates
+from open_clip_fff.assignment.counts import Rates, rates
 from open_clip_fff.data.tally import DAMAGE
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.start import measure_bias
@@ -113,10 +113,7 @@ class Reporter:
         if not self.state.master:
             return
         seen = rates(sums)
-        miner = self.criterion.miner
-        if seen.held and miner is not None and not self.warned:
-            self.warned = True
-            logging.warning(_GUARDED.format(miner.reference, seen.held))
+        self._warn(seen)
         report = StepReport(
             epoch=self.epoch,
             step=self.epoch * self.steps_per_epoch + step_in_epoch,
@@ -136,10 +133,28 @@ class Reporter:
 
             wandb.log({**scalars, "step": report.step}, step=report.step)
 
+    def _warn(self, seen: Rates) -> None:
+        """Once in a run, where mining does not do what was asked for."""
+        miner = self.criterion.miner
+        if miner is None or self.warned:
+            return
+        rate = miner.config.per_image
+        if seen.held:
+            logging.warning(_GUARDED.format(miner.reference, seen.held))
+        elif rate is not None and not seen.mined and miner.step > miner.config.warmup:
+            logging.warning(_TIED.format(rate))
+        else:
+            return
+        self.warned = True
+
 
 _GUARDED = (
     "Self-mining would exceed twice its {:.3f} captions per image at the warm-up's end: the guard holds back the worst "
     "{:.3f} per image. Its own mistakes may be feeding it; raise the thresholds, or mine with a frozen model."
+)
+_TIED = (
+    "--mined-per-image {:g}: nothing is mined, since more pairs than that are equally alike (equal captions, or "
+    "features that have collapsed), and no threshold can tell them apart; ask for more, or mine with other features."
 )
 
 

@@ -107,7 +107,7 @@ def _fill(args, plan: Plan) -> None:
 
 def _introduce(args, plan: Plan) -> None:
     """Prints what was understood: the plan, the captions' coverage, three rows. On rank 0; every rank checks."""
-    seen = preview_training_data(args, plan.captions)
+    seen = preview_training_data(args, plan)
     if int(os.environ.get("RANK", "0")) != 0:
         return
     print(f"open_clip_fff {open_clip_fff.__version__} on OpenCLIP {open_clip.__version__}")

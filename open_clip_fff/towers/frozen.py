@@ -1,11 +1,12 @@
 """A frozen OpenCLIP model that gives features of a training batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from PIL.Image import Image
 from torch import Tensor
 
 from open_clip_fff.data.tokens import Tokenizer
@@ -13,6 +14,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.numerics import no_autocast
 from open_clip_fff.settings.mining import FrozenSource
 
+BATCH = 64  # images or texts that are embedded at a time
 _PROBES = ["a photo", "A man's 3 dogs, running; ünïcode!", ""]
 
 
@@ -27,6 +29,28 @@ class FrozenModel(NamedTuple):
 
     model: Any  # an OpenCLIP model
     tokenizer: Tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def preprocess(self) -> Callable[[Image], Tensor]:
+        """From a picture to what the model looks at, [3, H, W], without augmentation."""
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        return image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[Tensor]) -> Tensor:
+        """Preprocessed images to features [n, D], L2-normalised float32, on the model's device."""
+        parts = [torch.stack(list(images[i : i + BATCH])).to(self.device) for i in range(0, len(images), BATCH)]
+        return torch.cat([self.model.encode_image(part, normalize=True).float() for part in parts])
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts to features [n, D], L2-normalised float32, on the model's device."""
+        parts = [self.tokenizer(list(texts[i : i + BATCH])).to(self.device) for i in range(0, len(texts), BATCH)]
+        return torch.cat([self.model.encode_text(part, normalize=True).float() for part in parts])
 
 
 class FrozenTowers:

@@ -1,0 +1,52 @@
+"""From a sample as it lies in the tar to its image and the envelope of its captions."""
+
+from collections.abc import Iterator
+
+from open_clip_fff.data.features import FeatureReader, NoFeatures
+from open_clip_fff.data.rows import seal
+from open_clip_fff.data.shards import IMAGES
+from open_clip_fff.data.sources import CaptionReader, CorruptSample, id_of
+from open_clip_fff.data.tally import BAD_JSON, NO_CAPTION, NO_FEATURES, Tally
+
+
+class Sealer:
+    """A stage of OpenCLIP's pipeline, before anything filters or decodes.
+
+    Members that the pipeline does not need are dropped undecoded. A row without captions, or without the features
+    that are asked for, is left without `txt`, which is what OpenCLIP's filter looks for.
+
+    Args:
+        reader: finds the captions.
+        tally: counts what was read, skipped or damaged.
+        features: finds stored features; None where none are asked for.
+    """
+
+    def __init__(self, reader: CaptionReader, tally: Tally, features: FeatureReader | None = None) -> None:
+        self.reader, self.tally, self.features = reader, tally, features
+
+    def __call__(self, samples: Iterator[dict]) -> Iterator[dict]:
+        """Raises OneRankError for features that are another model's or other captions'."""
+        for sample in samples:
+            kept = {name: value for name, value in sample.items() if name.startswith("__") or name in IMAGES}
+            envelope = self._envelope(sample)
+            yield kept if envelope is None else {**kept, "txt": envelope.encode()}
+
+    def _envelope(self, sample: dict) -> str | None:
+        reader, tally = self.reader, self.tally
+        try:
+            found = reader.by_source(sample)
+        except CorruptSample:
+            tally.damaged(BAD_JSON)
+            found = reader.by_source({**sample, "json": None})
+        row = reader.row_of(id_of(sample), found, reader.class_of(sample))
+        tally.read(row, found)
+        if not row.captions:
+            tally.damaged(NO_CAPTION)
+            return None
+        if self.features is not None:
+            try:
+                row = row.with_features(self.features.read(sample, row.captions))
+            except NoFeatures:
+                tally.damaged(NO_FEATURES)
+                return None
+        return seal(row)

@@ -1,0 +1,132 @@
+"""Stores a frozen model's features of images and captions in a parquet per shard, so that mining needs no second tower.
+
+    python scripts/embed.py --out features -- --train-data 'data/{00000..00099}.tar' \\
+        --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai
+
+The flags behind `--` are those of training: the same captions are read. Then train with
+`--mining-features precomputed --feature-sidecar features`. Each shard is written whole or not at all; a second start
+does those that are missing.
+"""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import webdataset as wds
+from PIL import Image
+from tqdm import tqdm
+
+from open_clip_fff.data.features import COLUMN, pack
+from open_clip_fff.data.shards import image_bytes, read_samples
+from open_clip_fff.data.sidecar import KEY, Sidecar
+from open_clip_fff.data.sources import CaptionReader, CorruptSample
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings import CaptionSettings, FrozenSource, make_plan
+from open_clip_fff.settings.flags import flag_parser
+from open_clip_fff.towers.frozen import FrozenModel, load_frozen
+
+ROWS = 256  # images that are decoded and embedded at a time
+ALL = 10_000  # captions of an image: more than training may take
+
+
+def main(argv: list[str]) -> int:
+    """Shards in, parquets out."""
+    try:
+        args, captions, source = parse(argv)
+        shards = wds.shardlists.expand_urls(args.train_data)
+        frozen = load_frozen(source)
+        frozen.model.to(args.device)
+        args.out.mkdir(parents=True, exist_ok=True)
+        sidecar, skipped = Sidecar(str(args.out), (COLUMN,)), 0
+        missing = [url for url in shards if not sidecar.path(url).exists()]
+        print(f"{len(missing)} of {len(shards)} shards to embed with {source.name}, on {args.device}")
+        for url in tqdm(missing, unit="shard"):
+            skipped += embed_shard(url, sidecar.path(url), CaptionReader(captions), frozen, source.name)
+        print(f"{args.out} holds {len(shards)} parquets; {skipped} images without captions or unreadable were left out")
+    except UsageError as error:
+        print(f"embed.py: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, CaptionSettings, FrozenSource]:
+    """The command line; what stands behind `--` is read by training's own parser.
+
+    Raises:
+        UsageError: for a training flag that cannot work, or no model.
+    """
+    parser = argparse.ArgumentParser(prog="scripts/embed.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the parquets")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    here, there = argv, []
+    if "--" in argv:
+        here, there = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    args = parser.parse_args(here)
+    typed, rest = flag_parser().parse_known_args(there)
+    shards = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    shards.add_argument("--train-data")
+    args.train_data = shards.parse_known_args(rest)[0].train_data
+    if args.train_data is None:
+        raise UsageError("--train-data: name the shards, behind --")
+    vars(typed).update(loss="fff", mining_features="frozen", captions_per_image=ALL, caption_policy="all", method=None)
+    for training_alone in ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight"):
+        vars(typed).pop(training_alone, None)
+    plan = make_plan(typed)
+    assert plan.miner is not None
+    return args, plan.captions, plan.miner
+
+
+def embed_shard(url: str, out: Path, reader: CaptionReader, frozen: FrozenModel, model: str) -> int:
+    """Writes one shard's parquet; gives how many images were left out.
+
+    Raises:
+        UsageError: if the shard cannot be read.
+    """
+    keys, contents, skipped = [], [], 0
+    for keep, images, texts, left_out in chunks(url, reader, frozen):
+        skipped += left_out
+        if not keep:
+            continue
+        image = frozen.embed_images(images).cpu().numpy()
+        text = frozen.embed_texts([caption for row in texts for caption in row]).cpu().numpy()
+        for key, vector, captions in zip(keep, image, texts, strict=True):
+            keys.append(key)
+            contents.append(pack(vector, text[: len(captions)], captions, model))
+            text = text[len(captions) :]
+    unfinished = out.with_suffix(".unfinished")
+    pq.write_table(pa.table({KEY: keys, COLUMN: pa.array(contents, pa.binary())}), unfinished)
+    os.replace(unfinished, out)
+    return skipped
+
+
+def chunks(url: str, reader: CaptionReader, frozen: FrozenModel) -> Iterator[tuple[list, list, list, int]]:
+    """Keys, preprocessed images, captions and the number of images left out, for `ROWS` images at a time."""
+    preprocess, keys, images, texts, skipped = frozen.preprocess(), [], [], [], 0
+    try:
+        for sample in read_samples([url], sys.maxsize):
+            content = image_bytes(sample)
+            try:
+                row = reader.row(sample)
+                if not row.captions or content is None:
+                    raise CorruptSample("without an image or a caption")
+                images.append(preprocess(Image.open(io.BytesIO(content)).convert("RGB")))
+            except (CorruptSample, OSError):
+                skipped += 1
+                continue
+            keys.append(str(sample["__key__"]))
+            texts.append(row.captions)
+            if len(keys) == ROWS:
+                yield keys, images, texts, skipped
+                keys, images, texts, skipped = [], [], [], 0
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--train-data: {url} cannot be read as a tar ({error})") from error
+    yield keys, images, texts, skipped
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

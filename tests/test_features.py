@@ -1,0 +1,254 @@
+"""Features that are not made in the step: stored beside the image, and a sentence model's of captions alone."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from open_clip_fff.data.features import COLUMN, MEMBER, FeatureReader, NoFeatures, pack, unpack
+from open_clip_fff.data.shards import read_samples
+from open_clip_fff.errors import OneRankError
+from tests.conftest import write_tar
+from tests.test_training import FFF, mining
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+EVERYTHING = ["--p1", "0.2", "--p2", "0.9", "--p3", "0.9", "--p1-prime", "0.0"]
+STILL = ["--aug-cfg", "scale=(1.0,1.0)"]  # the model then sees in training nearly what was embedded
+
+
+def embed(*argv: str) -> int:
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        return runpy.run_path(str(SCRIPTS / "embed.py"))["main"](list(argv))
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+@pytest.fixture
+def stored(trainer, teacher, tmp_path) -> Path:
+    """Features of the colour shards, by the teacher."""
+    flags = ["--json-text-key", "captions", "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
+    flags += ["--model-config", str(trainer.config), "--batch-size", "4"]  # what training alone needs is passed over
+    assert embed("--out", str(tmp_path / "features"), "--", *trainer.tars, *flags) == 0
+    return tmp_path / "features"
+
+
+def members_of(shards: list[Path]) -> list[tuple[str, dict[str, bytes]]]:
+    """Key and members of each sample."""
+    samples = read_samples([str(path) for path in shards], 1000)
+    return [(x["__key__"], {name: y for name, y in x.items() if not name.startswith("__")}) for x in samples]
+
+
+def mined(log: str) -> list[str]:
+    return re.findall(r"Mined/image: ([\d.]+)", log)
+
+
+# --- precomputed -----------------------------------------------------------------------------------------------------
+
+
+def test_stored_features_mine_what_the_model_mines_in_the_step(trainer, teacher, stored, capsys):
+    """From a sidecar, and from members of the tars: the same pairs as the frozen model itself finds."""
+    assert trainer(*FFF, *mining(teacher, "0.2", "0.9", "0.9", "0.0"), *STILL, "--name", "frozen") == 0
+    sidecar = ["--mining-features", "precomputed", *EVERYTHING, *STILL]
+    assert trainer(*FFF, *sidecar, "--feature-sidecar", str(stored), "--name", "sidecar") == 0
+    assert re.search(r"features of tiny-clip/.*teacher.pt in 100.00% of the first 16 rows", capsys.readouterr().out)
+    tars = stored.parent / "tars"
+    tars.mkdir()
+    for shard in sorted(trainer.shards.glob("*.tar")):
+        table = pq.read_table(stored / f"{shard.stem}.parquet").to_pylist()
+        files = {row["key"]: row[COLUMN] for row in table}
+        rows = members_of([shard])
+        write_tar(tars / shard.name, {key: {**row, MEMBER: files[key]} for key, row in rows})
+    data = ["--train-data", str(tars / "{00..03}.tar"), "--train-num-samples", "64"]
+    assert trainer(*FFF, *sidecar, "--name", "tars", data=data) == 0
+    frozen, by_sidecar, by_tars = (np.array(mined(trainer.log(name)), float) for name in ("frozen", "sidecar", "tars"))
+    assert np.array_equal(by_sidecar, by_tars) and len(frozen) == 4
+    assert (frozen > 0).all() and by_sidecar == pytest.approx(frozen, rel=0.1)
+
+
+def test_embedding_does_what_is_missing(trainer, teacher, stored, capsys):
+    before = {path: path.read_bytes() for path in stored.iterdir()}
+    assert len(before) == 4
+    (stored / "02.parquet").unlink()
+    flags = ["--json-text-key", "captions", "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
+    assert embed("--out", str(stored), "--", *trainer.tars, *flags) == 0
+    assert "1 of 4 shards to embed" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in stored.iterdir()} == before
+
+
+def test_a_file_and_its_reading_back():
+    image, texts = np.eye(4, dtype=np.float32)[0], np.eye(4, dtype=np.float32)[1:3]
+    content = pack(image, texts, ["a dog", "a cat"], "some/model")
+    stored = unpack(content)
+    assert stored.model == "some/model" and np.array_equal(stored.texts, texts) and stored.image.dtype == np.float16
+    sample = {"__url__": "x/00.tar", "__key__": "k7", MEMBER: content}
+    # by the caption and not by its place; any number of them
+    assert np.array_equal(FeatureReader(None).read(sample, ["a cat"]), np.stack([image, texts[1]]))
+    with pytest.raises(OneRankError, match=r"x/00.tar: k7: no feature of its caption 'a cow'"):
+        FeatureReader(None).read(sample, ["a cat", "a cow"])
+    with pytest.raises(OneRankError, match=r"k7: its features are of some/model, not of another"):
+        FeatureReader(None, "another").read(sample, ["a cat"])
+    for damaged in (content[:40], b"", pack(image, texts[:, :2], ["a", "b"], "m")):
+        with pytest.raises(NoFeatures):
+            unpack(damaged)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_features_of_other_captions_stop_the_run_and_name_the_sample(trainer, stored, capsys, workers):
+    """In the first shard before training; in a later one when it comes, without a worker's traceback."""
+    argv = [*FFF, "--mining-features", "precomputed", "--feature-sidecar", str(stored), "--workers", workers]
+    for shard in ("00", "03"):
+        right = (stored / f"{shard}.parquet").read_bytes()
+        table = pq.read_table(stored / f"{shard}.parquet")
+        rows = table.to_pylist()
+        rows[5][COLUMN] = rows[6][COLUMN]
+        pq.write_table(table.from_pylist(rows), stored / f"{shard}.parquet")
+        capsys.readouterr()
+        assert trainer(*argv, "--name", f"wrong-{shard}") == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert re.search(rf"error: .*{shard}.tar: \w+: no feature of its caption '", last), last
+        (stored / f"{shard}.parquet").write_bytes(right)
+
+
+def test_rows_without_features_are_skipped_and_counted(trainer, stored):
+    table = pq.read_table(stored / "02.parquet")
+    rows = table.to_pylist()[:-3]
+    rows[0][COLUMN] = b"damaged"
+    pq.write_table(table.from_pylist(rows), stored / "02.parquet")
+    argv = [*FFF, "--mining-features", "precomputed", "--feature-sidecar", str(stored), "--workers", "1"]
+    assert trainer(*argv, "--name", "gaps") == 0
+    skipped = int(re.search(r"(\d+) without stored features that can be read", trainer.log("gaps"))[1])
+    assert skipped and skipped % 4 == 0  # the loader reads its shard again where an epoch wants more rows than it has
+
+
+def test_features_that_cannot_serve(trainer, stored, teacher, capsys):
+    def refused(*argv: str, data: list[str] | None = None) -> str:
+        capsys.readouterr()
+        keys = [] if data else FFF[-2:]
+        assert trainer(*FFF[:-2], *keys, "--mining-features", "precomputed", *argv, data=data) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "none of the first 16 rows of 00.tar has any; make them with scripts/embed.py" in refused()
+    other = ["--feature-sidecar", str(stored), "--mining-model", "other", "--mining-pretrained", "tag"]
+    assert re.search(r"00.tar: \w+: its features are of tiny-clip/.*, not of other/tag", refused(*other))
+    assert "does not exist" in refused("--feature-sidecar", str(stored / "nowhere"))
+    assert "go with tars" in refused(data=trainer.table)
+
+
+# --- the class of an image, by which mined pairs are judged ----------------------------------------------------------
+
+
+def test_classes_judge_what_was_mined(trainer, teacher, tmp_path, capsys):
+    """Each colour is a class; it changes nothing in training."""
+    for number, shard in enumerate(sorted(trainer.shards.glob("*.tar"))):
+        colours = {key: re.search(rb"red|green|blue|yellow|$", row["json"])[0] for key, row in members_of([shard])}
+        write_tar(tmp_path / f"{number}.tar", {key: {**row, "cls": colours[key]} for key, row in members_of([shard])})
+    data = ["--train-data", str(tmp_path / "{0..3}.tar"), "--train-num-samples", "64"]
+    flags = [*FFF, *mining(teacher, "off", "-1", "off", "off")]  # everything is mined
+    assert trainer(*flags, "--class-key", "cls", "--name", "judged", data=data) == 0
+    shares = [float(x) for x in re.findall(r"Right: ([\d.]+)%", trainer.log("judged"))]
+    assert len(shares) == 4 and all(10 < share < 40 for share in shares)  # chance is a quarter, less the image itself
+    assert trainer(*flags, "--name", "unjudged", data=data) == 0
+    a, b = (trainer.checkpoint(name)["state_dict"] for name in ("judged", "unjudged"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    capsys.readouterr()
+    assert trainer(*flags, "--class-key", "species", data=data) == 2
+    assert "--class-key species: no row of 0.tar has a class there" in capsys.readouterr().err
+
+
+# --- a sentence model ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sentence_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real BERT, small and random, that spells words by their letters."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = [*special, *letters, *(f"##{letter}" for letter in letters)]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    options = {"unk_token": "[UNK]", "pad_token": "[PAD]", "model_max_length": 32}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes)).save_pretrained(folder)
+    return folder
+
+
+def pooled_as(folder: Path, config: str) -> str:
+    from open_clip_fff.towers.sentences import load_sentences
+
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(config)
+    try:
+        return load_sentences(str(folder)).pooling
+    finally:
+        (folder / "1_Pooling" / "config.json").unlink()
+
+
+def test_a_sentence_model_embeds_as_transformers_does(sentence_model):
+    from transformers import AutoModel, AutoTokenizer
+
+    from open_clip_fff.errors import UsageError
+    from open_clip_fff.towers.sentences import SentenceTower, load_sentences
+
+    texts = ["a red square", "img 7", "", "a much longer caption of many words that is cut"]
+    sentences = load_sentences(str(sentence_model))
+    assert sentences.pooling == "mean"
+    found = SentenceTower(sentences, torch.device("cpu"))(sentences.tokenizer(texts)[None])[0]
+    model, tokenizer = (kind.from_pretrained(sentence_model) for kind in (AutoModel, AutoTokenizer))
+    for text, vector in zip(texts, found, strict=True):
+        with torch.no_grad():  # one by one, without padding
+            hidden = model.eval()(**tokenizer(text, truncation=True, return_tensors="pt")).last_hidden_state[0]
+        torch.testing.assert_close(vector, torch.nn.functional.normalize(hidden.mean(dim=0), dim=0), atol=1e-5, rtol=0)
+    cls = SentenceTower(sentences._replace(pooling="cls"), torch.device("cpu"))
+    last = SentenceTower(sentences._replace(pooling="last"), torch.device("cpu"))
+    tokens = sentences.tokenizer(texts)[None]
+    with torch.no_grad():
+        hidden = model(**tokenizer(texts[0], return_tensors="pt")).last_hidden_state[0]
+    for tower, place in ((cls, 0), (last, -1)):
+        expected = torch.nn.functional.normalize(hidden[place], dim=0)
+        torch.testing.assert_close(tower(tokens)[0, 0], expected, atol=1e-5, rtol=0)
+    # pooled as sentence-transformers' file says, in its older and newer form
+    assert pooled_as(sentence_model, '{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}') == "cls"
+    assert pooled_as(sentence_model, '{"pooling_mode": "mean"}') == "mean"
+    with pytest.raises(UsageError, match="pools its tokens by max; known are mean, cls, last"):
+        pooled_as(sentence_model, '{"pooling_mode": "max"}')
+
+
+def test_captions_alone_mine(trainer, sentence_model, capsys):
+    text = [*FFF, "--mining-features", "text", "--mining-model", str(sentence_model)]
+    assert trainer(*text, "--mined-per-image", "14", "--workers", "1", "--epochs", "2", "--name", "text") == 0
+    log = trainer.log("text")
+    by_clause = re.findall(
+        r"Mined/image: ([\d.]+) \(image-text ([\d.]+), image-image ([\d.]+), text-text ([\d.]+)", log
+    )
+    assert len(by_clause) == 8
+    for all_of_them, image_text, image_image, text_text in by_clause:
+        assert image_text == image_image == "0.000" and all_of_them == text_text
+    assert sum(float(rates[0]) for rates in by_clause) > 0
+    # images of one colour have the same first caption, about three of them per image: one cannot be told from the rest
+    first = ["--captions-per-image", "1", "--text-key", "", "--mined-per-image", "1"]
+    assert trainer(*text, *first, "--name", "few") == 0
+    assert set(re.findall(r"Mined/image: ([\d.]+)", trainer.log("few"))) == {"0.000"}
+    assert trainer.log("few").count("equally alike") == 1
+    capsys.readouterr()
+    assert trainer(*text, "--p1", "0.3", "--name", "no") == 2
+    assert "--p1: a sentence model knows no images" in capsys.readouterr().err
+    assert trainer(*FFF, "--mining-features", "text", "--name", "no") == 2
+    assert "name the model with --mining-model" in capsys.readouterr().err
+    assert trainer(*text[:-1], str(trainer.shards), "--name", "no") == 2
+    assert "cannot be loaded as a sentence model" in capsys.readouterr().err
