@@ -48,8 +48,16 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
                 measure_bias(state, loader)
             reporter.epoch, reporter.tb_writer = epoch, tb_writer
             loader.after_batch = reporter.after_batch
+        steps = []
+        counting = loss.register_forward_hook(lambda *_: steps.append(True))
         train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer)
+        counting.remove()
         _tell_rows(state, epoch)
+        if not steps:
+            raise UsageError(
+                f"--train-data: in epoch {epoch} the rows that can be read filled no step of --batch-size "
+                f"{args.batch_size} and --accum-freq {args.accum_freq}, so nothing was trained"
+            )
 
     return run
 
@@ -83,7 +91,7 @@ class Reporter:
 
     def __init__(self, state: RunState, criterion: Criterion, steps_per_epoch: int, first_epoch: int) -> None:
         if steps_per_epoch < 1:
-            raise UsageError("--accum-freq: an epoch holds fewer batches than one step accumulates")
+            raise UsageError("--batch-size and --accum-freq: an epoch holds fewer rows than one step takes; lower them")
         self.state, self.criterion, self.steps_per_epoch = state, criterion, steps_per_epoch
         self.epoch, self.tb_writer = first_epoch, None
         self.pace = Pace(steps_per_epoch * (state.args.epochs - first_epoch))
