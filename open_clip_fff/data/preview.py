@@ -1,16 +1,20 @@
 """A look at the first shard before training: coverage of each caption source, and rows as strings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from open_clip_fff.data.shards import IMAGES, image_bytes, read_samples
-from open_clip_fff.data.sources import CaptionReader, CorruptSample
+from open_clip_fff.data.ids import printable
+from open_clip_fff.data.shards import IMAGES, image_bytes, read_samples, why_unreadable
+from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.table import read_table
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
 
 ROW_LIMIT = 10_000
 SHOWN = 3
+TRIED = 16  # images, up to the first that can be read
+LONG = 1_000  # characters of a caption, then it is cut
 
 
 @dataclass
@@ -28,7 +32,9 @@ class Preview:
         repeated: captions that equal an earlier one of the same row.
         shown: the first rows' keys and captions.
         images: how many rows have an image.
-        members: what the rows hold besides, for error lines.
+        damaged: rows with captions that cannot be read.
+        damage: the first of them, in words.
+        members: what the rows hold besides, for error lines: how the first of each json starts, and names.
         flag: the flag that names sources without a prefix.
     """
 
@@ -41,8 +47,10 @@ class Preview:
     empty: int = 0
     repeated: int = 0
     images: int = 0
+    damaged: int = 0
+    damage: str = ""
     shown: list[tuple[str, list[str]]] = field(default_factory=list)
-    members: set[str] = field(default_factory=set)
+    members: dict[str, str] = field(default_factory=dict)
     flag: str = "--text-key"
 
     def add(self, key: str, found: Mapping[str, list[str]], per_image: int) -> None:
@@ -57,30 +65,39 @@ class Preview:
         self.empty += not texts
         self.repeated += len(texts) - len(set(texts))
         if len(self.shown) < SHOWN:
-            self.shown.append((key, texts))
+            self.shown.append((printable(key), texts))
 
 
 def preview_shard(url: str, captions: CaptionSettings, limit: int = ROW_LIMIT) -> Preview:
     """Reads up to `limit` rows of a shard.
 
     Raises:
-        UsageError: if the shard cannot be read.
+        UsageError: if the shard, its first images or its sidecar cannot be read.
     """
     preview, reader = Preview(name=url.rsplit("/", 1)[-1]), CaptionReader(captions)
+    keys: list[str] = []
+    images: list[bytes] = []
     if reader.sidecar is not None:
         reader.sidecar.check(url)
     try:
         for sample in read_samples([url], limit):
-            preview.members.update(name for name in sample if not name.startswith("__"))
-            preview.images += image_bytes(sample) is not None
-            try:
-                found = reader.by_source(sample)
-            except CorruptSample:
-                found = {source: [] for source in captions.sources}
-            preview.add(str(sample["__key__"]), found, captions.per_image)
+            for name, member in sample.items():
+                if not name.startswith("__"):
+                    preview.members.setdefault(name, _start(member) if name.endswith("json") else "")
+            if (image := image_bytes(sample)) is not None:
+                preview.images += 1
+                images += [image] if len(images) < TRIED else []
+            found, damage = reader.read(sample)
+            preview.damaged += bool(damage)
+            preview.damage = preview.damage or "".join(damage[:1])
+            keys.append(str(sample["__key__"]))
+            preview.add(keys[-1], found, captions.per_image)
     except Exception as error:
         reason = str(error.args[0] if error.args else error) or type(error).__name__
         raise UsageError(f"--train-data: {url} cannot be read as a tar ({reason})") from error
+    if reader.sidecar is not None and keys:
+        reader.sidecar.check_join(url, keys)
+    _check_images(f"--train-data: {url}", images)
     return preview
 
 
@@ -90,21 +107,14 @@ def preview_csv(path: str, separator: str, image_column: str, captions: CaptionS
     Raises:
         UsageError: if the file cannot be read, lacks a column, or names images that are not there.
     """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, sep=separator, nrows=ROW_LIMIT)
-    except Exception as error:
-        raise UsageError(f"--train-data: {path} cannot be read as a table ({error})") from error
+    table = read_table(path, separator, captions.text_keys, nrows=ROW_LIMIT)
     for flag, column in [("--csv-img-key", image_column), *(("--csv-caption-key", key) for key in captions.text_keys)]:
         if column not in table:
             raise UsageError(
-                f"{flag} {column}: {path} has no such column; it has {', '.join(map(str, table.columns))} "
+                f"{flag} {column}: {path} has no such column; it has {_start(', '.join(map(str, table.columns)))} "
                 f"(read with --csv-separator {separator!r})"
             )
-    first = [str(image) for image in table[image_column].head(SHOWN)]
-    if first and not any(Path(image).exists() for image in first):
-        raise UsageError(f"--csv-img-key {image_column}: {first[0]} of {path} does not exist, nor do the next")
+    _check_images(f"--csv-img-key {image_column}: {path}", [str(image) for image in table[image_column].head(TRIED)])
     preview = Preview(name=Path(path).name, images=len(table), flag="--csv-caption-key")
     reader = CaptionReader(captions)
     for key, cells in zip(table[image_column], table[list(captions.text_keys)].to_dict("records"), strict=True):
@@ -122,13 +132,11 @@ def check(preview: Preview, captions: CaptionSettings) -> None:
         raise UsageError(f"--train-data: {preview.name} holds no sample")
     if not preview.images:
         raise UsageError(f"--train-data: no row of {preview.name} has an image ({', '.join(IMAGES)})")
-    has = f"its rows hold {', '.join(sorted(preview.members))}" if preview.members else "all rows are empty there"
     for source in captions.sources:
         if not preview.rows_with.get(source):
-            prefix, _, name = source.partition(":")
-            flags = {"json": "--json-text-key", "sidecar": "--sidecar-text-key"}
-            flag, key = (flags[prefix], name) if prefix in flags else (preview.flag, source)
-            raise UsageError(f"{flag} {key}: no row of {preview.name} has text there; {has}")
+            raise UsageError(
+                f"{_typed(source, preview)}: no row of {preview.name} has text there; {_instead(source, preview)}"
+            )
         if preview.rows_with[source] < captions.min_coverage * preview.rows:
             share = preview.rows_with[source] / preview.rows
             raise UsageError(
@@ -153,6 +161,8 @@ def preview_lines(preview: Preview, captions: CaptionSettings) -> list[str]:
         f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}; "
         f"the longest row has {preview.longest}"
     )
+    if preview.damaged:
+        lines.append(f"  {preview.damaged:,} rows have captions that cannot be read, first {preview.damage}")
     if preview.empty:
         lines.append(f"  {preview.empty:,} rows have no caption and are skipped")
     if preview.repeated:
@@ -161,7 +171,44 @@ def preview_lines(preview: Preview, captions: CaptionSettings) -> list[str]:
         )
     for key, texts in preview.shown:
         lines.append(f"  {key}")
-        lines += [f"    {number} {text!r}" for number, text in enumerate(texts[: captions.per_image], 1)]
+        lines += [f"    {number} {_quoted(text)}" for number, text in enumerate(texts[: captions.per_image], 1)]
         if len(texts) > captions.per_image:
             lines.append(f"    and {len(texts) - captions.per_image} more, beyond K")
     return lines
+
+
+def _check_images(where: str, images: Sequence[bytes | str]) -> None:
+    """Refuses data whose first images all fail: another folder's paths, say, or saved error pages."""
+    if images and all(map(why_unreadable, images)):
+        here = "" if isinstance(images[0], bytes) or Path(images[0]).is_absolute() else f"; paths start at {Path.cwd()}"
+        raise UsageError(f"{where}: none of the first images can be read ({why_unreadable(images[0])}{here})")
+
+
+def _typed(source: str, preview: Preview) -> str:
+    """The flag and the key by which a person named a source."""
+    prefix, colon, name = source.partition(":")
+    if colon and prefix == "sidecar":
+        return f"--sidecar-text-key {name}"
+    if colon and prefix.endswith("json"):
+        return f"--json-text-key {source.removeprefix('json:')}"
+    return f"{preview.flag} {source}"
+
+
+def _instead(source: str, preview: Preview) -> str:
+    """What is there in place of text."""
+    member = source.partition(":")[0]
+    if preview.damaged == preview.rows:
+        return preview.damage
+    if start := preview.members.get(member):
+        return f"the first {member} is {start}"
+    return f"its rows hold {', '.join(sorted(preview.members))}" if preview.members else "all rows are empty there"
+
+
+def _start(text: bytes | str) -> str:
+    """How a member or a list begins, for an error line."""
+    start = text[:200].decode(errors="replace") if isinstance(text, bytes) else text[:200]
+    return start + ("…" if len(text) > 200 else "")
+
+
+def _quoted(text: str) -> str:
+    return repr(text) if len(text) <= LONG else f"{text[:LONG]!r}… ({len(text):,} characters)"

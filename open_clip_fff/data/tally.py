@@ -5,8 +5,9 @@ from multiprocessing import Array
 
 from open_clip_fff.data.rows import Row
 
-NO_CAPTION, BAD_JSON, BAD_MEMBER = "without a caption", "with unreadable json", "with an unreadable member or image"
-DAMAGE = (NO_CAPTION, BAD_JSON, BAD_MEMBER)
+NO_CAPTION, BAD_CAPTIONS = "without a caption", "with unreadable captions"
+BAD_MEMBER = "with an unreadable member or image"
+DAMAGE = (NO_CAPTION, BAD_CAPTIONS, BAD_MEMBER)
 TOTALS = ("rows", "captions", "raw", "repeated", "words")
 
 

@@ -1,6 +1,7 @@
 """The seam where OpenCLIP makes its data sets: K captions in, batches through the hooks out."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -12,9 +13,11 @@ from open_clip_fff.data.batch import Batch, CaptionBatch, collate
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.rows import seal
 from open_clip_fff.data.shards import IMAGES
-from open_clip_fff.data.sources import CaptionReader, CorruptSample, id_of
-from open_clip_fff.data.tally import BAD_JSON, NO_CAPTION, Tally
+from open_clip_fff.data.sources import CaptionReader, id_of
+from open_clip_fff.data.table import read_table
+from open_clip_fff.data.tally import BAD_CAPTIONS, NO_CAPTION, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
+from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens
 from open_clip_fff.host.scope import View, replaced
 from open_clip_fff.host.state import RunState
@@ -25,8 +28,13 @@ def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
     """The settings for a CSV: --csv-caption-key names its columns, several separated by semicolons.
 
     No column of a CSV is known to be generated, so all are text keys, and so raw.
+
+    Raises:
+        UsageError: if no column is named.
     """
     columns = tuple(column.strip() for column in args.csv_caption_key.split(";") if column.strip())
+    if not columns:
+        raise UsageError("--csv-caption-key: names no column")
     return dataclasses.replace(captions, text_keys=columns, json_keys=(), sidecar=None)
 
 
@@ -105,12 +113,14 @@ def seal_samples(reader: CaptionReader, tally: Tally, samples: Iterator[dict]) -
     What OpenCLIP's pipeline does not need is not decoded. A row without captions is left without `txt`, which is what
     OpenCLIP's filter looks for.
     """
+    told = ""
     for sample in samples:
-        try:
-            found = reader.by_source(sample)
-        except CorruptSample:
-            tally.damaged(BAD_JSON)
-            found = reader.by_source({**sample, "json": None})
+        found, damage = reader.read(sample)
+        if damage:
+            tally.damaged(BAD_CAPTIONS)
+            if damage[0] != told:  # a sidecar's damage is the same for a whole shard
+                told = damage[0]
+                logging.warning(f"{told}. Going on without it.")
         row = reader.row_of(id_of(sample), found)
         tally.read(row, found)
         kept = {name: value for name, value in sample.items() if name.startswith("__") or name in IMAGES}
@@ -124,16 +134,16 @@ def seal_samples(reader: CaptionReader, tally: Tally, samples: Iterator[dict]) -
 def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, preprocess: Callable, **options):
     """OpenCLIP's CSV data set with every caption column sealed in the place of the first.
 
-    Rows without any caption are left out, as they are from tars.
+    Rows without any caption are left out, as they are from tars, and told of once: they are never read again.
     """
-    import pandas as pd
-
     columns, reader = list(captions.text_keys), CaptionReader(captions)
+    table = read_table(filename, options["sep"], captions.text_keys, usecols=columns).to_dict("records")
     dataset = make(filename, preprocess, **{**options, "caption_key": columns[0]})
-    table = pd.read_csv(filename, sep=options["sep"], usecols=columns).to_dict("records")
     ids = [sample_id(None, str(path)) for path in dataset.images]
     rows = [reader.row_of(i, reader.by_column(cells)) for i, cells in zip(ids, table, strict=True)]
     kept = [(path, seal(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
+    if left_out := len(rows) - len(kept):
+        logging.warning(f"Rows left out of {filename}: {left_out:,} {NO_CAPTION}")
     dataset.images, dataset.captions = [path for path, _ in kept], [text for _, text in kept]
     return dataset
 
