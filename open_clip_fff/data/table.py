@@ -15,13 +15,16 @@ def read_table(path: str, separator: str, captions: tuple[str, ...], **options: 
         options: more of `pandas.read_csv`.
 
     Raises:
-        UsageError: if the file cannot be read.
+        UsageError: if the file cannot be read, or its header is too short.
     """
     import pandas as pd
 
     try:
-        return pd.read_csv(path, sep=separator, dtype=dict.fromkeys(captions, str), **options)
+        table = pd.read_csv(path, sep=separator, dtype=dict.fromkeys(captions, str), **options)
     except UnicodeDecodeError as error:
         raise UsageError(f"--train-data: {path} is not UTF-8 text ({error}); save it as UTF-8") from error
     except (OSError, ValueError) as error:
         raise UsageError(f"--train-data: {path} cannot be read as a table ({error})") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas then takes the first column for names, and shifts the rest
+        raise UsageError(f"--train-data: {path} has more cells per row than names in its header")
+    return table
