@@ -67,6 +67,15 @@ class Preview:
         if len(self.shown) < SHOWN:
             self.shown.append((printable(key), texts))
 
+    def add_members(self, sample: dict, damage: Sequence[str]) -> None:
+        """Notes the members of a tar's row, and the sentences about those that cannot be read."""
+        for name, member in sample.items():
+            if not name.startswith("__"):
+                self.members.setdefault(name, _start(member) if name.endswith("json") else "")
+        self.images += image_bytes(sample) is not None
+        self.damaged += bool(damage)
+        self.damage = self.damage or "".join(damage[:1])
+
 
 def preview_shard(url: str, captions: CaptionSettings, limit: int = ROW_LIMIT) -> Preview:
     """Reads up to `limit` rows of a shard.
@@ -81,17 +90,12 @@ def preview_shard(url: str, captions: CaptionSettings, limit: int = ROW_LIMIT) -
         reader.sidecar.check(url)
     try:
         for sample in read_samples([url], limit):
-            for name, member in sample.items():
-                if not name.startswith("__"):
-                    preview.members.setdefault(name, _start(member) if name.endswith("json") else "")
-            if (image := image_bytes(sample)) is not None:
-                preview.images += 1
-                images += [image] if len(images) < TRIED else []
             found, damage = reader.read(sample)
-            preview.damaged += bool(damage)
-            preview.damage = preview.damage or "".join(damage[:1])
             keys.append(str(sample["__key__"]))
             preview.add(keys[-1], found, captions.per_image)
+            preview.add_members(sample, damage)
+            if len(images) < TRIED and (image := image_bytes(sample)) is not None:
+                images.append(image)
     except Exception as error:
         reason = str(error.args[0] if error.args else error) or type(error).__name__
         raise UsageError(f"--train-data: {url} cannot be read as a tar ({reason})") from error

@@ -22,9 +22,9 @@ def read_table(path: str, separator: str, captions: tuple[str, ...], **options: 
     try:
         table = pd.read_csv(path, sep=separator, dtype=dict.fromkeys(captions, str), **options)
     except UnicodeDecodeError as error:
-        raise UsageError(f"--train-data: {path} is not UTF-8 text ({error}); save it as UTF-8") from error
+        raise UsageError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
     except (OSError, ValueError) as error:
-        raise UsageError(f"--train-data: {path} cannot be read as a table ({error})") from error
+        raise UsageError(f"{path} cannot be read as a table ({error})") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas then takes the first column for names, and shifts the rest
-        raise UsageError(f"--train-data: {path} has more cells per row than names in its header")
+        raise UsageError(f"{path} has more cells per row than names in its header")
     return table
