@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(list(sys.argv[1:] if argv is None else argv))
     except UsageError as error:
         if isinstance(error, OneRankError) or int(os.environ.get("RANK", "0")) == 0:
-            print(f"open_clip_fff.train: error: {error}", file=sys.stderr, flush=True)
+            line = " ".join(str(error).split())  # the libraries that it may quote write several
+            print(f"open_clip_fff.train: error: {line}", file=sys.stderr, flush=True)
         return 2
     return 0
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from open_clip_fff.data.features import COLUMN, pack
 from open_clip_fff.data.shards import image_bytes, read_samples
 from open_clip_fff.data.sidecar import KEY, Sidecar
-from open_clip_fff.data.sources import CaptionReader, CorruptSample
+from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings import CaptionSettings, FrozenSource, make_plan
 from open_clip_fff.settings.flags import flag_parser
@@ -113,9 +113,9 @@ def chunks(url: str, reader: CaptionReader, frozen: FrozenModel) -> Iterator[tup
             try:
                 row = reader.row(sample)
                 if not row.captions or content is None:
-                    raise CorruptSample("without an image or a caption")
+                    raise OSError("without an image or a caption")
                 images.append(preprocess(Image.open(io.BytesIO(content)).convert("RGB")))
-            except (CorruptSample, OSError):
+            except OSError:  # so is an image that PIL does not know
                 skipped += 1
                 continue
             keys.append(str(sample["__key__"]))

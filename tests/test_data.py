@@ -7,13 +7,15 @@ import torch
 
 from open_clip_fff import CaptionBatch, caption_id, sample_id
 from open_clip_fff.data.batch import collate
-from open_clip_fff.data.preview import preview_lines, preview_shard
+from open_clip_fff.data.preview import preview_shard
+from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.data.rows import Row, seal, unseal
-from open_clip_fff.data.sources import CaptionReader, CorruptSample
+from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tally import DAMAGE, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer
 from open_clip_fff.report.coverage import caption_line, too_little
 from open_clip_fff.settings import CaptionSettings
+from tests.conftest import colour_image, write_tar
 
 ALL = CaptionSettings(3, "all", ("txt", "caption"), ("captions", "blip2"))
 
@@ -46,7 +48,7 @@ def sample(**members: bytes) -> dict:
 
 def test_every_non_empty_value_joins_text_keys_first_up_to_k():
     tar = sample(txt=b" raw \n", json=b'{"captions": ["one", "", "  two "], "blip2": "three"}')
-    assert CaptionReader(ALL).by_source(tar) == {
+    assert CaptionReader(ALL).read(tar).found == {
         "txt": ["raw"],
         "caption": [],
         "json:captions": ["one", "two"],
@@ -66,10 +68,13 @@ def test_a_string_is_one_caption_and_not_its_characters():
     assert CaptionReader(ALL).row(sample(json=b'{"captions": "a cat"}')).captions == ["a cat"]
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[1, 2]"])
-def test_json_that_is_none_names_the_sample(content):
-    with pytest.raises(CorruptSample, match=r"00.tar: 7.json"):
-        CaptionReader(ALL).row(sample(json=content))
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2]", b'"a cat"', b"[" * 10**5])
+def test_json_that_is_none_names_the_sample_and_costs_its_own_captions_only(content):
+    settings = CaptionSettings(9, "all", json_keys=("captions", "syn.json:syn_text"))
+    members = {"txt": b"raw", "json": content, "syn.json": b'{"syn_text": ["one"]}'}
+    found, damage = CaptionReader(settings).read(sample(**members))
+    assert found == {"txt": ["raw"], "json:captions": [], "syn.json:syn_text": ["one"]}
+    assert len(damage) == 1 and damage[0].startswith("x/00.tar: 7.json cannot be read (")
 
 
 def read(json: bytes, **settings) -> list[str]:
@@ -87,8 +92,27 @@ def test_fields_by_path_and_by_pattern():
     flair = b'{"raw_caption": "r", "shortIB_captions": "s1", "shortSV_captions": "s2", "longIB_captions": "l"}'
     assert read(flair, json_keys=("re:short.*_captions",)) == ["s1", "s2"]
     assert read(flair, json_keys=("re:.*",)) == ["r", "s1", "s2", "l"]
-    with pytest.raises(ValueError, match="no regular expression"):
-        CaptionSettings(json_keys=("re:(",))
+    for key in ("re:(", "syn.json:re:("):
+        with pytest.raises(ValueError, match="no regular expression"):
+            CaptionSettings(json_keys=(key,))
+
+
+def test_a_field_may_be_of_another_json_member():
+    keys = ("syn.json:syn_text", "json:title", "dc:title", "re:(?:a|b)", "syn.json:re:s.*", "paug.json:param_aug")
+    settings = CaptionSettings(9, "all", text_keys=(), json_keys=keys)
+    tar = sample(
+        json=b'{"title": "t", "dc:title": "d", "b": "b", "syn_text": "not this"}',
+        **{"syn.json": b'{"syn_text": ["one", "two"], "title": "not this"}', "paug.json": b'{"param_aug": "[[0.5]]"}'},
+    )
+    assert CaptionReader(settings).read(tar).found == {
+        "syn.json:syn_text": ["one", "two"],
+        "json:title": ["t"],
+        "json:dc:title": ["d"],  # a colon of the field's own
+        "json:re:(?:a|b)": ["b"],
+        "syn.json:re:s.*": ["one", "two"],
+        "paug.json:param_aug": ["[[0.5]]"],
+    }
+    assert settings.sources == tuple(CaptionReader(settings).read(tar).found)
 
 
 def test_long_captions_are_cut_into_sentences_and_raw_ones_are_not():
@@ -196,9 +220,7 @@ def test_the_preview_counts_and_shows(shards):
 
 
 def test_the_preview_shows_repeats_and_empty_rows(tmp_path):
-    from tests.conftest import write_tar
-
-    same = {"png": b"x", "txt": b"same", "json": b'{"captions": ["same"]}'}
+    same = {"png": colour_image("red", 1), "txt": b"same", "json": b'{"captions": ["same"]}'}
     write_tar(tmp_path / "a.tar", {"1": same, "2": {"png": b"x", "json": b'{"captions": []}'}})
     settings = CaptionSettings(2, "all", ("txt",), ("captions",))
     lines = "\n".join(preview_lines(preview_shard(str(tmp_path / "a.tar"), settings), settings))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.data.shards import image_bytes, read_samples
-from open_clip_fff.data.sources import CaptionReader, CorruptSample
+from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.towers.frozen import FrozenModel
@@ -38,7 +38,7 @@ def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: Froz
             if not row.captions or content is None:
                 continue
             images.append(preprocess(Image.open(io.BytesIO(content)).convert("RGB")))
-        except (CorruptSample, OSError):  # an image that PIL does not know is an OSError, too
+        except OSError:  # so is an image that PIL does not know
             continue
         rows.append(row)
     if not rows:

@@ -96,7 +96,9 @@ class FeatureReader:
             OneRankError: if they are another model's, or not of these captions.
         """
         url, key = str(sample["__url__"]), str(sample["__key__"])
-        content = sample.get(MEMBER) if self.sidecar is None else self.sidecar.lookup(url, key).get(COLUMN)
+        content = sample.get(MEMBER)
+        if self.sidecar is not None:
+            content = next(iter(self.sidecar.lookup(url, key).get(COLUMN, [])), None)
         if not isinstance(content, bytes):
             raise NoFeatures(f"{key} has none")
         stored = unpack(content)

@@ -7,7 +7,13 @@ NO_ID = -1  # rows whose origin is unknown (OpenCLIP's synthetic data): never eq
 
 def _hash63(text: str) -> int:
     """The first 63 bits of blake2b, so that it fits a non-negative int64."""
-    return int.from_bytes(hashlib.blake2b(text.encode()).digest()[:8], "big") >> 1
+    content = text.encode(errors="surrogatepass")  # a tar's names may be bytes that are not UTF-8
+    return int.from_bytes(hashlib.blake2b(content).digest()[:8], "big") >> 1
+
+
+def printable(text: str) -> str:
+    """A name for a terminal or a log; bytes in it that are not UTF-8 are escaped."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def sample_id(url: str | None, key: str) -> int:

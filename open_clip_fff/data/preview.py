@@ -1,19 +1,21 @@
 """A look at the first shard before training: coverage of each caption source, and rows as strings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from open_clip_fff.data.features import FeatureReader, NoFeatures
-from open_clip_fff.data.ids import NO_ID, class_id
-from open_clip_fff.data.shards import IMAGES, image_bytes, read_samples
-from open_clip_fff.data.sources import CaptionReader, CorruptSample
+from open_clip_fff.data.ids import NO_ID, class_id, printable
+from open_clip_fff.data.shards import image_bytes, read_samples, why_unreadable
+from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.table import read_table
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
 
 ROW_LIMIT = 10_000
 SHOWN = 3
-STORED_LIMIT = 100  # rows whose stored features are opened
+OPENED = 100  # rows whose stored features are looked for
+TRIED = 16  # images, up to the first that can be read
 
 
 @dataclass
@@ -31,10 +33,14 @@ class Preview:
         repeated: captions that equal an earlier one of the same row.
         shown: the first rows' keys and captions.
         images: how many rows have an image.
-        members: what the rows hold besides, for error lines.
+        damaged: rows with captions that cannot be read.
+        damage: the first of them, in words.
+        members: what the rows hold besides, for error lines: how the first of each json starts, and names.
         flag: the flag that names sources without a prefix.
         classes: how many rows have a class.
-        stored: how many of the first rows, that were looked at for it, have stored features, and of which model.
+        looked: how many rows' stored features were opened; None where none are asked for.
+        stored: how many of them have some.
+        model: which model made the first.
     """
 
     name: str
@@ -46,11 +52,15 @@ class Preview:
     empty: int = 0
     repeated: int = 0
     images: int = 0
+    damaged: int = 0
+    damage: str = ""
     shown: list[tuple[str, list[str]]] = field(default_factory=list)
-    members: set[str] = field(default_factory=set)
+    members: dict[str, str] = field(default_factory=dict)
     flag: str = "--text-key"
     classes: int = 0
-    stored: tuple[int, int, str | None] | None = None
+    looked: int | None = None
+    stored: int = 0
+    model: str | None = None
 
     def add(self, key: str, found: Mapping[str, list[str]], per_image: int, label: int = NO_ID) -> None:
         """Counts one row, given its captions by source and its class."""
@@ -65,7 +75,26 @@ class Preview:
         self.empty += not texts
         self.repeated += len(texts) - len(set(texts))
         if len(self.shown) < SHOWN:
-            self.shown.append((key, texts))
+            self.shown.append((printable(key), texts))
+
+    def add_members(self, sample: dict, damage: Sequence[str]) -> None:
+        """Notes the members of a tar's row, and the sentences about those that cannot be read."""
+        for name, member in sample.items():
+            if not name.startswith("__"):
+                self.members.setdefault(name, _start(member) if name.endswith("json") else "")
+        self.images += image_bytes(sample) is not None
+        self.damaged += bool(damage)
+        self.damage = self.damage or "".join(damage[:1])
+
+    def look_for_features(self, features: FeatureReader, sample: dict, texts: Sequence[str]) -> None:
+        """Opens the stored features of one row, given the captions that it will use. Raises as `FeatureReader.read`."""
+        self.looked = (self.looked or 0) + 1
+        try:
+            features.read(sample, texts)
+            self.stored += 1
+        except NoFeatures:
+            pass
+        self.model = features.model
 
 
 def preview_shard(
@@ -80,43 +109,35 @@ def preview_shard(
         limit: how many rows.
 
     Raises:
-        UsageError: if the shard or a sidecar cannot be read, or stored features are not of these captions.
+        UsageError: if the shard, its first images or a sidecar cannot be read, or stored features are not of these
+            captions.
     """
     preview, reader = Preview(name=url.rsplit("/", 1)[-1]), CaptionReader(captions)
-    for sidecar in (reader.sidecar, None if features is None else features.sidecar):
-        if sidecar is not None:
-            sidecar.check(url)
+    keys: list[str] = []
+    images: list[bytes] = []
+    sidecars = [x for x in (reader.sidecar, None if features is None else features.sidecar) if x is not None]
+    for sidecar in sidecars:
+        sidecar.check(url)
     try:
         for sample in read_samples([url], limit):
-            preview.members.update(name for name in sample if not name.startswith("__"))
-            preview.images += image_bytes(sample) is not None
-            try:
-                found = reader.by_source(sample)
-            except CorruptSample:
-                found = {source: [] for source in captions.sources}
-            preview.add(str(sample["__key__"]), found, captions.per_image, reader.class_of(sample))
-            if features is not None and preview.rows <= STORED_LIMIT:
+            found, damage = reader.read(sample)
+            keys.append(str(sample["__key__"]))
+            preview.add(keys[-1], found, captions.per_image, reader.class_of(sample))
+            preview.add_members(sample, damage)
+            if features is not None and preview.rows <= OPENED:
                 texts = [text for texts in found.values() for text in texts][: captions.per_image]
-                preview.stored = _stored(preview.stored, features, sample, texts)
+                preview.look_for_features(features, sample, texts)
+            if len(images) < TRIED and (image := image_bytes(sample)) is not None:
+                images.append(image)
     except UsageError:
         raise
     except Exception as error:
         reason = str(error.args[0] if error.args else error) or type(error).__name__
         raise UsageError(f"--train-data: {url} cannot be read as a tar ({reason})") from error
+    for sidecar in sidecars if keys else []:
+        sidecar.check_join(url, keys)
+    _check_images(f"--train-data: {url}", images)
     return preview
-
-
-def _stored(
-    before: tuple[int, int, str | None] | None, features: FeatureReader, sample: dict, texts: list[str]
-) -> tuple[int, int, str | None]:
-    """One more row that was looked at, and whether it has features."""
-    looked, has, _ = before or (0, 0, None)
-    try:
-        features.read(sample, texts)
-        has += 1
-    except NoFeatures:
-        pass
-    return looked + 1, has, features.model
 
 
 def preview_csv(path: str, separator: str, image_column: str, captions: CaptionSettings) -> Preview:
@@ -125,23 +146,16 @@ def preview_csv(path: str, separator: str, image_column: str, captions: CaptionS
     Raises:
         UsageError: if the file cannot be read, lacks a column, or names images that are not there.
     """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, sep=separator, nrows=ROW_LIMIT)
-    except Exception as error:
-        raise UsageError(f"--train-data: {path} cannot be read as a table ({error})") from error
+    table = read_table(path, separator, captions.text_keys, nrows=ROW_LIMIT)
     named = [("--csv-img-key", image_column), *(("--csv-caption-key", key) for key in captions.text_keys)]
     named += [] if captions.class_key is None else [("--class-key", captions.class_key)]
     for flag, column in named:
         if column not in table:
             raise UsageError(
-                f"{flag} {column}: {path} has no such column; it has {', '.join(map(str, table.columns))} "
+                f"{flag} {column}: {path} has no such column; it has {_start(', '.join(map(str, table.columns)))} "
                 f"(read with --csv-separator {separator!r})"
             )
-    first = [str(image) for image in table[image_column].head(SHOWN)]
-    if first and not any(Path(image).exists() for image in first):
-        raise UsageError(f"--csv-img-key {image_column}: {first[0]} of {path} does not exist, nor do the next")
+    _check_images(f"--csv-img-key {image_column}: {path}", [str(image) for image in table[image_column].head(TRIED)])
     preview = Preview(name=Path(path).name, images=len(table), flag="--csv-caption-key")
     reader = CaptionReader(captions)
     for cells in table[[column for _, column in named]].to_dict("records"):
@@ -150,66 +164,14 @@ def preview_csv(path: str, separator: str, image_column: str, captions: CaptionS
     return preview
 
 
-def check(preview: Preview, captions: CaptionSettings) -> None:
-    """Refuses what cannot be meant.
-
-    Raises:
-        UsageError: no rows, no images, a source without any text, or K larger than any row.
-    """
-    if not preview.rows:
-        raise UsageError(f"--train-data: {preview.name} holds no sample")
-    if not preview.images:
-        raise UsageError(f"--train-data: no row of {preview.name} has an image ({', '.join(IMAGES)})")
-    has = f"its rows hold {', '.join(sorted(preview.members))}" if preview.members else "all rows are empty there"
-    for source in captions.sources:
-        if not preview.rows_with.get(source):
-            prefix, _, name = source.partition(":")
-            flags = {"json": "--json-text-key", "sidecar": "--sidecar-text-key"}
-            flag, key = (flags[prefix], name) if prefix in flags else (preview.flag, source)
-            raise UsageError(f"{flag} {key}: no row of {preview.name} has text there; {has}")
-        if preview.rows_with[source] < captions.min_coverage * preview.rows:
-            share = preview.rows_with[source] / preview.rows
-            raise UsageError(
-                f"--min-coverage {captions.min_coverage:g}: {source} has text in {share:.2%} of {preview.name}'s rows"
-            )
-    if captions.class_key is not None and not preview.classes:
-        raise UsageError(f"--class-key {captions.class_key}: no row of {preview.name} has a class there; {has}")
-    if preview.stored is not None and not preview.stored[1]:
-        raise UsageError(
-            f"--mining-features precomputed: none of the first {preview.stored[0]} rows of {preview.name} has any; "
-            f"make them with scripts/embed.py, and name their folder with --feature-sidecar"
-        )
-    if captions.policy != "first" and captions.per_image > preview.longest:
-        raise UsageError(
-            f"--captions-per-image {captions.per_image}: no row of {preview.name} has more than {preview.longest} "
-            f"caption(s); lower it, or name more sources with {preview.flag} 'A;B'"
-            + (" and --json-text-key" if preview.flag == "--text-key" else "")
-        )
+def _check_images(where: str, images: Sequence[bytes | str]) -> None:
+    """Refuses data whose first images all fail: another folder's paths, say, or saved error pages."""
+    if images and all(map(why_unreadable, images)):
+        here = "" if isinstance(images[0], bytes) or Path(images[0]).is_absolute() else f"; paths start at {Path.cwd()}"
+        raise UsageError(f"{where}: none of the first images can be read ({why_unreadable(images[0])}{here})")
 
 
-def preview_lines(preview: Preview, captions: CaptionSettings) -> list[str]:
-    """The preview for a terminal: a coverage table, then rows with each caption quoted on a line of its own."""
-    width = max(len(source) for source in captions.sources)
-    lines = [f"Captions in {preview.name}, {preview.rows:,} rows:"]
-    for source in captions.sources:
-        share, count = preview.rows_with[source] / preview.rows, preview.captions[source] / preview.rows
-        lines.append(f"  {source:<{width}}  text in {share:7.2%} of rows, {count:.2f} captions per row")
-    lines.append(
-        f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}; "
-        f"the longest row has {preview.longest}"
-    )
-    if preview.stored is not None:
-        looked, stored, model = preview.stored
-        lines.append(f"  features of {model} in {stored / looked:.2%} of the first {looked} rows")
-    if preview.empty:
-        lines.append(f"  {preview.empty:,} rows have no caption and are skipped")
-    if preview.repeated:
-        lines.append(
-            f"  {preview.repeated:,} captions repeat an earlier one of their row: is the same text in two sources?"
-        )
-    for key, texts in preview.shown:
-        lines.append(f"  {key}")
-        lines += [f"    {number} {text!r}" for number, text in enumerate(texts[: captions.per_image], 1)]
-        if len(texts) > captions.per_image:
-            lines.append(f"    and {len(texts) - captions.per_image} more, beyond K")
-    return lines
+def _start(text: bytes | str) -> str:
+    """How a member or a list begins, for an error line."""
+    start = text[:200].decode(errors="replace") if isinstance(text, bytes) else text[:200]
+    return start + ("…" if len(text) > 200 else "")

@@ -1,12 +1,13 @@
 """From a sample as it lies in the tar to its image and the envelope of its captions."""
 
+import logging
 from collections.abc import Iterator
 
 from open_clip_fff.data.features import FeatureReader, NoFeatures
 from open_clip_fff.data.rows import seal
 from open_clip_fff.data.shards import IMAGES
-from open_clip_fff.data.sources import CaptionReader, CorruptSample, id_of
-from open_clip_fff.data.tally import BAD_JSON, NO_CAPTION, NO_FEATURES, Tally
+from open_clip_fff.data.sources import CaptionReader, id_of
+from open_clip_fff.data.tally import BAD_CAPTIONS, NO_CAPTION, NO_FEATURES, Tally
 
 
 class Sealer:
@@ -23,6 +24,7 @@ class Sealer:
 
     def __init__(self, reader: CaptionReader, tally: Tally, features: FeatureReader | None = None) -> None:
         self.reader, self.tally, self.features = reader, tally, features
+        self._told = ""
 
     def __call__(self, samples: Iterator[dict]) -> Iterator[dict]:
         """Raises OneRankError for features that are another model's or other captions'."""
@@ -33,11 +35,12 @@ class Sealer:
 
     def _envelope(self, sample: dict) -> str | None:
         reader, tally = self.reader, self.tally
-        try:
-            found = reader.by_source(sample)
-        except CorruptSample:
-            tally.damaged(BAD_JSON)
-            found = reader.by_source({**sample, "json": None})
+        found, damage = reader.read(sample)
+        if damage:
+            tally.damaged(BAD_CAPTIONS)
+            if damage[0] != self._told:  # a sidecar's damage is the same for a whole shard
+                self._told = damage[0]
+                logging.warning(f"{self._told}. Going on without it.")
         row = reader.row_of(id_of(sample), found, reader.class_of(sample))
         tally.read(row, found)
         if not row.captions:

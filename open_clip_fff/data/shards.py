@@ -1,9 +1,13 @@
-"""Reading undecoded samples from tars, outside of training."""
+"""Reading undecoded samples from tars, outside of training, and images wherever they are."""
 
+import io
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from PIL import Image
+
 IMAGES = ("jpg", "png", "jpeg", "webp")
+NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for no whole image
 
 
 def read_samples(urls: Iterable[str], limit: int) -> Iterator[dict]:
@@ -23,3 +27,12 @@ def read_samples(urls: Iterable[str], limit: int) -> Iterator[dict]:
 def image_bytes(sample: dict) -> bytes | None:
     """The image of a sample, undecoded."""
     return next((sample[name] for name in IMAGES if name in sample), None)
+
+
+def why_unreadable(image: bytes | str) -> str | None:
+    """Why an image, undecoded or at a path, cannot be read; None where it can."""
+    try:
+        Image.open(io.BytesIO(image) if isinstance(image, bytes) else image).load()
+    except NO_IMAGE as error:
+        return str(error).partition(" <_io")[0] or type(error).__name__  # an address in memory helps no one
+    return None

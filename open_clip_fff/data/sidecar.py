@@ -1,12 +1,15 @@
 """What lives beside the shards, captions or features: one parquet per shard, of the same stem, joined by key."""
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from open_clip_fff.errors import UsageError
 
 KEY = "key"
+_TEXT = ("string", "large_string", "binary", "large_binary", "fixed_size_binary", "null")  # how arrow names them
+
+Rows = Mapping[str, Mapping[str, list]]
 
 
 class Sidecar:
@@ -17,9 +20,12 @@ class Sidecar:
 
     Args:
         folder: where `STEM.parquet` is for each shard `STEM.tar`; it has a column `key` (strings).
-        columns: the columns that are looked up.
-        flag: the flag that named the folder, and
-        column_flag: the one that named the columns, for error lines.
+        columns: the columns that are looked up: text, lists of it, or bytes.
+        flag: the flag that named the folder, for error lines.
+        column_flag: the flag that named the columns.
+
+    Attributes:
+        damage: why the sidecar of the shard that was looked up last cannot be read; None where it can.
     """
 
     def __init__(
@@ -30,8 +36,9 @@ class Sidecar:
         column_flag: str = "--sidecar-text-key",
     ) -> None:
         self.folder, self.columns, self.flag, self.column_flag = Path(folder), columns, flag, column_flag
+        self.damage: str | None = None
         self._url: str | None = None
-        self._rows: Mapping[str, Mapping[str, object]] = {}
+        self._rows: Rows = {}
 
     def path(self, url: str) -> Path:
         """The parquet of a shard."""
@@ -41,7 +48,7 @@ class Sidecar:
         """Refuses a sidecar that cannot serve its shard.
 
         Raises:
-            UsageError: if it is not there, cannot be read, or lacks a column.
+            UsageError: if it is not there, cannot be read, lacks a column, or has one that cannot hold text.
         """
         import pyarrow.parquet as pq
 
@@ -49,26 +56,71 @@ class Sidecar:
         if not path.exists():
             raise UsageError(f"{self.flag}: {path} does not exist; each shard has a parquet of its own stem there")
         try:
-            has = pq.read_schema(path).names
+            schema = pq.read_schema(path)
         except (OSError, ValueError) as error:
             raise UsageError(f"{self.flag}: {path} cannot be read as parquet ({error})") from error
         for flag, column in [(self.flag, KEY), *((self.column_flag, column) for column in self.columns)]:
-            if column not in has:
-                raise UsageError(f"{flag}: {path} has no column {column!r}; it has {', '.join(has)}")
+            if column not in schema.names:
+                raise UsageError(f"{flag}: {path} has no column {column!r}; it has {', '.join(schema.names)}")
+        for column in self.columns:
+            kind = schema.field(column).type
+            if not _holds_text(kind):
+                raise UsageError(
+                    f"{self.column_flag} {column}: {path} holds {kind} there; write strings or lists of them"
+                )
 
-    def lookup(self, url: str, key: str) -> Mapping[str, object]:
-        """The columns of one sample; empty where its shard has no sidecar or the sidecar no such key."""
+    def check_join(self, url: str, keys: Iterable[str]) -> None:
+        """Refuses a sidecar that knows none of a shard's keys.
+
+        Raises:
+            UsageError: if nothing joins, or the sidecar turns out to be damaged.
+        """
+        keys = list(keys)
+        if any(self.lookup(url, key) for key in keys):
+            return
+        if self.damage:
+            raise UsageError(f"{self.flag}: {self.damage}")
+        theirs = next(iter(self._rows), None)
+        raise UsageError(
+            f"{self.flag}: no key of the shard is in {self.path(url)}, "
+            + (
+                "which has no rows"
+                if theirs is None
+                else f"where the first is {theirs!r} and not {keys[0]!r} as in the tar"
+            )
+        )
+
+    def lookup(self, url: str, key: str) -> Mapping[str, list]:
+        """The columns of one sample, each with the values of all rows of that key, in their order.
+
+        Empty where the sidecar has no such key, or cannot be read: then `damage` says why.
+        """
         if url != self._url:
-            self._url, self._rows = url, self._load(url)
+            self._url, self._rows, self.damage = url, {}, None
+            try:
+                self._rows = self._load(url)
+            except (OSError, ValueError, KeyError) as error:  # missing, cut short, or without a column
+                self.damage = f"{self.path(url)} cannot be read ({error})"
         return self._rows.get(key, {})
 
-    def _load(self, url: str) -> Mapping[str, Mapping[str, object]]:
+    def _load(self, url: str) -> Rows:
         import pyarrow.parquet as pq
 
-        path = self.path(url)
-        try:
-            table = pq.read_table(path, columns=[KEY, *self.columns]).to_pylist()
-        except (OSError, ValueError, KeyError) as error:  # missing, cut short, or without a column
-            logging.warning(f"Sidecar {path} cannot be read ({error}). Its shard goes on without it.")
-            return {}
-        return {str(row[KEY]): row for row in table}
+        rows: dict[str, dict[str, list]] = {}
+        for row in pq.read_table(self.path(url), columns=[KEY, *self.columns]).to_pylist():
+            if row[KEY] is not None:
+                columns = rows.setdefault(_text(row[KEY]), {column: [] for column in self.columns})
+                for column, values in columns.items():
+                    values.append(row[column])
+        return rows
+
+
+def _text(key: object) -> str:
+    return key.decode() if isinstance(key, bytes) else str(key)
+
+
+def _holds_text(kind: Any) -> bool:
+    """Whether an arrow type is strings or lists of them, however they are stored."""
+    while hasattr(kind, "value_type"):  # of a list's or a dictionary's values
+        kind = kind.value_type
+    return str(kind).startswith(_TEXT)

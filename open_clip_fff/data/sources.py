@@ -3,18 +3,30 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
-from open_clip_fff.data.ids import NO_ID, class_id, sample_id
+from open_clip_fff.data.ids import NO_ID, class_id, printable, sample_id
 from open_clip_fff.data.rows import Row
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.settings.captions import PATTERN, CaptionSettings
 
+T = TypeVar("T")
+
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_UNSEEN = {0: None, 0xFEFF: None}  # the padding of fixed-width strings, and byte order marks
 
 
-class CorruptSample(Exception):
-    """A member that cannot be read; the sample goes on with the captions it has elsewhere."""
+class Reading(NamedTuple):
+    """What one sample says.
+
+    Attributes:
+        found: its captions by source, in the order in which they join the row.
+        damage: a sentence for each of its members that cannot be read; that member's sources hold no caption.
+    """
+
+    found: dict[str, list[str]]
+    damage: list[str]
 
 
 class CaptionReader:
@@ -28,36 +40,40 @@ class CaptionReader:
         self.captions = captions
         self.sidecar = Sidecar(captions.sidecar, captions.sidecar_keys) if captions.sidecar else None
 
-    def by_source(self, sample: Mapping[str, object]) -> dict[str, list[str]]:
-        """The captions of a sample by source, in the order in which they join the row.
+    def read(self, sample: Mapping[str, object]) -> Reading:
+        """The captions of a sample by source; a member that cannot be read costs its own sources only.
 
         Args:
             sample: members by extension, as bytes, with `__url__` and `__key__`.
-
-        Raises:
-            CorruptSample: if `json` is needed and is not JSON.
         """
-        captions = self.captions
-        found = {key: texts_of(_text(sample.get(key))) for key in captions.text_keys}
-        if captions.json_keys:
-            fields = _fields(sample)
-            for key in captions.json_keys:
-                found[f"json:{key}"] = self._long(
-                    text for value in field_values(fields, key) for text in texts_of(value)
-                )
+        captions, at, damage = self.captions, f"{sample['__url__']}: {sample['__key__']}", []
+
+        def attempt(where: str, parse: Callable[..., T], *given: object) -> T | None:
+            try:
+                return parse(*given)
+            except (ValueError, RecursionError) as error:
+                damage.append(printable(f"{where} cannot be read ({error})"))
+                return None
+
+        found = {key: attempt(f"{at}.{key}", texts_of, sample.get(key)) or [] for key in captions.text_keys}
+        members = {name: attempt(f"{at}.{name}", _parsed, sample.get(name)) for name in dict(captions.json_fields)}
+        for name, field in captions.json_fields:
+            found[f"{name}:{field}"] = self._long(attempt(f"{at}.{name}", _texts_at, members[name], field) or [])
         if self.sidecar is not None:
             columns = self.sidecar.lookup(str(sample["__url__"]), str(sample["__key__"]))
+            damage += [self.sidecar.damage] if self.sidecar.damage else []
             for key in captions.sidecar_keys:
-                found[f"sidecar:{key}"] = self._long(texts_of(columns.get(key)))
-        return self._fitting(found)
+                texts = attempt(f"{at}, {key} in its sidecar,", texts_of, columns.get(key))
+                found[f"sidecar:{key}"] = self._long(texts or [])
+        return Reading(self._fitting(found), damage)
 
     def by_column(self, cells: Mapping[str, object]) -> dict[str, list[str]]:
         """The captions of a table's row by column, given its cells."""
         return self._fitting({key: cell_text(cells[key]) for key in self.captions.text_keys})
 
     def row(self, sample: Mapping[str, object]) -> Row:
-        """The id, the first K captions and the class of a sample. Raises as `by_source`."""
-        return self.row_of(id_of(sample), self.by_source(sample), self.class_of(sample))
+        """The id, the first K captions and the class of a sample."""
+        return self.row_of(id_of(sample), self.read(sample).found, self.class_of(sample))
 
     def class_of(self, sample: Mapping[str, object]) -> int:
         """The class of a sample, from the tar member or the json field that names it; negative where none does."""
@@ -67,8 +83,8 @@ class CaptionReader:
         if key in sample:
             return class_id(sample[key])
         try:
-            return next((class_id(value) for value in field_values(_fields(sample), key)), NO_ID)
-        except CorruptSample:
+            return next((class_id(value) for value in field_values(_parsed(sample.get("json")), key)), NO_ID)
+        except (ValueError, RecursionError):
             return NO_ID
 
     def row_of(self, image_id: int, found: Mapping[str, list[str]], label: int = NO_ID) -> Row:
@@ -99,9 +115,20 @@ def id_of(sample: Mapping[str, object]) -> int:
 
 
 def texts_of(value: object) -> list[str]:
-    """The non-empty strings in a string or a list of strings; anything else holds none."""
-    values = value if isinstance(value, list) else [value]
-    return [text.strip() for text in values if isinstance(text, str) and text.strip()]
+    """The non-empty strings in a string or in lists of strings; anything else holds none.
+
+    Raises:
+        ValueError: for bytes that are not UTF-8.
+    """
+    if isinstance(value, list):
+        return [text for item in value for text in texts_of(item)]
+    if isinstance(value, bytes):
+        value = value.decode()
+    if not isinstance(value, str):
+        return []
+    text = value.encode(errors="ignore").decode()  # without halves of an emoji that was cut in two
+    text = text.translate(_UNSEEN).strip()
+    return [text] if text else []
 
 
 def cell_text(value: object) -> list[str]:
@@ -126,18 +153,14 @@ def field_values(fields: object, key: str) -> list[object]:
     return field_values(fields.get(head), rest) if rest else []
 
 
-def _text(member: object) -> str | None:
-    return member.decode("utf-8", errors="replace") if isinstance(member, bytes) else None
+def _texts_at(fields: object, key: str) -> list[str]:
+    return texts_of(field_values(fields, key))
 
 
-def _fields(sample: Mapping[str, object]) -> Mapping[str, object]:
-    member = sample.get("json")
+def _parsed(member: Any) -> dict | None:
     if member is None:
-        return {}
-    try:
-        fields = json.loads(member)  # type: ignore[arg-type]
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CorruptSample(f"{sample['__url__']}: {sample['__key__']}.json is not JSON ({error})") from None
+        return None
+    fields = json.loads(member)
     if not isinstance(fields, dict):
-        raise CorruptSample(f"{sample['__url__']}: {sample['__key__']}.json is no object with named fields")
+        raise ValueError("it is no object with named fields")
     return fields

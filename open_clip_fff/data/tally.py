@@ -5,9 +5,10 @@ from multiprocessing import Array
 
 from open_clip_fff.data.rows import Row
 
-NO_CAPTION, BAD_JSON, BAD_MEMBER = "without a caption", "with unreadable json", "with an unreadable member or image"
+NO_CAPTION, BAD_CAPTIONS = "without a caption", "with unreadable captions"
+BAD_MEMBER = "with an unreadable member or image"
 NO_FEATURES = "without stored features that can be read"
-DAMAGE = (NO_CAPTION, BAD_JSON, BAD_MEMBER, NO_FEATURES)
+DAMAGE = (NO_CAPTION, BAD_CAPTIONS, BAD_MEMBER, NO_FEATURES)
 TOTALS = ("rows", "captions", "raw", "repeated", "words")
 
 

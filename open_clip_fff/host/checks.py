@@ -9,7 +9,8 @@ from pathlib import Path
 import open_clip
 from open_clip_train.data import expand_urls, get_dataset_size
 
-from open_clip_fff.data.preview import Preview, check, preview_csv, preview_shard
+from open_clip_fff.data.preview import Preview, preview_csv, preview_shard
+from open_clip_fff.data.preview_text import check
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.data import csv_captions, feature_reader
 from open_clip_fff.settings.captions import CaptionSettings

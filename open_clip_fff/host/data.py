@@ -1,6 +1,7 @@
 """The seam where OpenCLIP makes its data sets: K captions in, batches through the hooks out."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -14,9 +15,10 @@ from open_clip_fff.data.ids import NO_ID, class_id, sample_id
 from open_clip_fff.data.rows import seal
 from open_clip_fff.data.sealing import Sealer
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.tally import Tally
+from open_clip_fff.data.table import read_table
+from open_clip_fff.data.tally import NO_CAPTION, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
-from open_clip_fff.errors import OneRankError
+from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens
 from open_clip_fff.host.fixes import counting_damage
 from open_clip_fff.host.scope import View, replaced
@@ -36,8 +38,13 @@ def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
     """The settings for a CSV: --csv-caption-key names its columns, several separated by semicolons.
 
     No column of a CSV is known to be generated, so all are text keys, and so raw.
+
+    Raises:
+        UsageError: if no column is named.
     """
     columns = tuple(column.strip() for column in args.csv_caption_key.split(";") if column.strip())
+    if not columns:
+        raise UsageError("--csv-caption-key: names no column")
     return dataclasses.replace(captions, text_keys=columns, json_keys=(), sidecar=None)
 
 
@@ -136,19 +143,19 @@ class _Then:
 def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, preprocess: Callable, **options):
     """OpenCLIP's CSV data set with every caption column sealed in the place of the first.
 
-    Rows without any caption are left out, as they are from tars.
+    Rows without any caption are left out, as they are from tars, and told of once: they are never read again.
     """
-    import pandas as pd
-
-    columns, reader = list(captions.text_keys), CaptionReader(captions)
+    columns, reader, key = list(captions.text_keys), CaptionReader(captions), captions.class_key
+    used = {*columns, *([key] if key else [])}
+    table = read_table(filename, options["sep"], captions.text_keys, usecols=used).to_dict("records")
     dataset = make(filename, preprocess, **{**options, "caption_key": columns[0]})
-    key = captions.class_key
-    table = pd.read_csv(filename, sep=options["sep"], usecols={*columns, *([key] if key else [])}).to_dict("records")
     rows = [
         reader.row_of(sample_id(None, str(path)), reader.by_column(cells), class_id(cells[key]) if key else NO_ID)
         for path, cells in zip(dataset.images, table, strict=True)
     ]
     kept = [(path, seal(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
+    if left_out := len(rows) - len(kept):
+        logging.warning(f"Rows left out of {filename}: {left_out:,} {NO_CAPTION}")
     dataset.images, dataset.captions = [path for path, _ in kept], [text for _, text in kept]
     return dataset
 

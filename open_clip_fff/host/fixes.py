@@ -14,6 +14,7 @@ import torch
 import webdataset as wds
 from torch.nn.parallel import DistributedDataParallel
 
+from open_clip_fff.data.shards import NO_IMAGE
 from open_clip_fff.data.tally import BAD_MEMBER, Tally
 from open_clip_fff.host.scope import View, replaced
 
@@ -98,7 +99,7 @@ class ForgivingCsvDataset(oc_data.CsvDataset):
             row = (index + offset) % len(self)
             try:
                 return super().__getitem__(row)
-            except (OSError, SyntaxError, ValueError) as error:  # what PIL raises for a file that is no whole image
+            except NO_IMAGE as error:
                 self.tally.damaged(BAD_MEMBER)
                 logging.warning(f"{self.images[row]} cannot be read ({error}). Using the next row.")
         raise OSError("no image of this CSV can be read")

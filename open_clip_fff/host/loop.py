@@ -55,8 +55,16 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
         if state.ema is not None and not started and state.extra is None:
             state.ema.restart(state.model)
         started = True
+        steps = []
+        counting = loss.register_forward_hook(lambda *_: steps.append(True))
         train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer)
+        counting.remove()
         _tell_rows(state, epoch)
+        if not steps:
+            raise UsageError(
+                f"--train-data: in epoch {epoch} the rows that can be read filled no step of --batch-size "
+                f"{args.batch_size} and --accum-freq {args.accum_freq}, so nothing was trained"
+            )
 
     return run
 
@@ -90,7 +98,7 @@ class Reporter:
 
     def __init__(self, state: RunState, criterion: Criterion, steps_per_epoch: int, first_epoch: int) -> None:
         if steps_per_epoch < 1:
-            raise UsageError("--accum-freq: an epoch holds fewer batches than one step accumulates")
+            raise UsageError("--batch-size and --accum-freq: an epoch holds fewer rows than one step takes; lower them")
         self.state, self.criterion, self.steps_per_epoch = state, criterion, steps_per_epoch
         self.epoch, self.tb_writer, self.warned = first_epoch, None, False
         self.pace = Pace(steps_per_epoch * (state.args.epochs - first_epoch))

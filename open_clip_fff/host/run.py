@@ -11,7 +11,7 @@ import open_clip_train.main as oc_main
 import torch.distributed as dist
 
 import open_clip_fff
-from open_clip_fff.data.preview import preview_lines
+from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS
 from open_clip_fff.host.arguments import help_text, parse_open_clip, split

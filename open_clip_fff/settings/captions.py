@@ -16,7 +16,7 @@ class CaptionSettings:
         policy: `all` K in the same batch, `sample` one of the K at each visit, or the `first` that is not empty.
         text_keys: tar members (or the CSV columns of --csv-caption-key) that hold one caption each.
         json_keys: fields of the tar member `json` that hold a caption or a list of captions: a name, a path
-            `meta.captions`, or `re:PATTERN` over field names.
+            `meta.captions`, or `re:PATTERN` over field names. `syn.json:NAME` is a field of the member `syn.json`.
         sidecar: folder with a parquet per shard, of the same stem; None for none.
         sidecar_keys: its columns that hold a caption or a list of captions.
         split_sentences: whether captions from json and sidecar are cut into their sentences.
@@ -46,12 +46,12 @@ class CaptionSettings:
             raise ValueError(f"caption policy is {self.policy!r}: choose from {', '.join(POLICIES)}")
         if not self.text_keys and not self.json_keys and self.sidecar is None:
             raise ValueError("no caption source: name a tar member, a json field or a sidecar")
-        for key in self.json_keys:
-            if key.startswith(PATTERN):
+        for _, field in self.json_fields:
+            if field.startswith(PATTERN):
                 try:
-                    re.compile(key.removeprefix(PATTERN))
+                    re.compile(field.removeprefix(PATTERN))
                 except re.error as error:
-                    raise ValueError(f"{key} is no regular expression ({error})") from None
+                    raise ValueError(f"{field} is no regular expression ({error})") from None
         if self.raw_weight < 0:
             raise ValueError(f"raw weight is {self.raw_weight}: it is 0 or greater")
         if not 0.0 <= self.min_coverage <= 1.0:
@@ -66,7 +66,18 @@ class CaptionSettings:
         return self.per_image if self.policy == "all" else 1
 
     @property
+    def json_fields(self) -> tuple[tuple[str, str], ...]:
+        """The tar member and the field of each json key."""
+        return tuple(map(_member_and_field, self.json_keys))
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """The sources as people name them, in the order in which they join the row."""
         beside = (f"sidecar:{key}" for key in self.sidecar_keys) if self.sidecar else ()
-        return (*self.text_keys, *(f"json:{key}" for key in self.json_keys), *beside)
+        return (*self.text_keys, *(f"{member}:{field}" for member, field in self.json_fields), *beside)
+
+
+def _member_and_field(key: str) -> tuple[str, str]:
+    """`syn.json:NAME` as ("syn.json", "NAME"). Other colons are the field's own, as in `dc:title` and `re:(?:a|b)`."""
+    member, colon, field = key.partition(":")
+    return (member, field) if colon and member.endswith("json") else ("json", key)

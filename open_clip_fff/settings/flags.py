@@ -86,7 +86,7 @@ def flag_parser() -> argparse.ArgumentParser:
         type=_names,
         metavar="'A;B'",
         help="fields of the member json with a caption or a list of them: a name, a path meta.captions, or re:PATTERN "
-        "over names; they follow the text keys (default: none)",
+        "over names; syn.json:NAME is a field of the member syn.json; they follow the text keys (default: none)",
     )
 
     captions.add_argument(

@@ -1,0 +1,100 @@
+"""What the preview says: refusals, and the table that a run starts with."""
+
+from open_clip_fff.data.preview import Preview
+from open_clip_fff.data.shards import IMAGES
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings.captions import CaptionSettings
+
+LONG = 1_000  # characters of a caption, then it is cut
+
+
+def check(preview: Preview, captions: CaptionSettings) -> None:
+    """Refuses what cannot be meant.
+
+    Raises:
+        UsageError: no rows, no images, a source without any text, or K larger than any row.
+    """
+    if not preview.rows:
+        raise UsageError(f"--train-data: {preview.name} holds no sample")
+    if not preview.images:
+        raise UsageError(f"--train-data: no row of {preview.name} has an image ({', '.join(IMAGES)})")
+    for source in captions.sources:
+        if not preview.rows_with.get(source):
+            raise UsageError(
+                f"{_typed(source, preview)}: no row of {preview.name} has text there; {_instead(source, preview)}"
+            )
+        if preview.rows_with[source] < captions.min_coverage * preview.rows:
+            share = preview.rows_with[source] / preview.rows
+            raise UsageError(
+                f"--min-coverage {captions.min_coverage:g}: {source} has text in {share:.2%} of {preview.name}'s rows"
+            )
+    if captions.class_key is not None and not preview.classes:
+        raise UsageError(
+            f"--class-key {captions.class_key}: no row of {preview.name} has a class there; its rows hold "
+            f"{', '.join(sorted(preview.members)) or 'none'}"
+        )
+    if preview.looked and not preview.stored:
+        raise UsageError(
+            f"--mining-features precomputed: none of the first {preview.looked} rows of {preview.name} has any; make "
+            f"them with scripts/embed.py, and name their folder with --feature-sidecar"
+        )
+    if captions.policy != "first" and captions.per_image > preview.longest:
+        raise UsageError(
+            f"--captions-per-image {captions.per_image}: no row of {preview.name} has more than {preview.longest} "
+            f"caption(s); lower it, or name more sources with {preview.flag} 'A;B'"
+            + (" and --json-text-key" if preview.flag == "--text-key" else "")
+        )
+
+
+def preview_lines(preview: Preview, captions: CaptionSettings) -> list[str]:
+    """The preview for a terminal: a coverage table, then rows with each caption quoted on a line of its own."""
+    width = max(len(source) for source in captions.sources)
+    lines = [f"Captions in {preview.name}, {preview.rows:,} rows:"]
+    for source in captions.sources:
+        share, count = preview.rows_with[source] / preview.rows, preview.captions[source] / preview.rows
+        lines.append(f"  {source:<{width}}  text in {share:7.2%} of rows, {count:.2f} captions per row")
+    lines.append(
+        f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}; "
+        f"the longest row has {preview.longest}"
+    )
+    if preview.looked:
+        share = preview.stored / preview.looked
+        lines.append(f"  features of {preview.model} in {share:.2%} of the first {preview.looked} rows")
+    if preview.damaged:
+        lines.append(f"  {preview.damaged:,} rows have captions that cannot be read, first {preview.damage}")
+    if preview.empty:
+        lines.append(f"  {preview.empty:,} rows have no caption and are skipped")
+    if preview.repeated:
+        lines.append(
+            f"  {preview.repeated:,} captions repeat an earlier one of their row: is the same text in two sources?"
+        )
+    for key, texts in preview.shown:
+        lines.append(f"  {key}")
+        lines += [f"    {number} {_quoted(text)}" for number, text in enumerate(texts[: captions.per_image], 1)]
+        if len(texts) > captions.per_image:
+            lines.append(f"    and {len(texts) - captions.per_image} more, beyond K")
+    return lines
+
+
+def _typed(source: str, preview: Preview) -> str:
+    """The flag and the key by which a person named a source."""
+    prefix, colon, name = source.partition(":")
+    if colon and prefix == "sidecar":
+        return f"--sidecar-text-key {name}"
+    if colon and prefix.endswith("json"):
+        return f"--json-text-key {source.removeprefix('json:')}"
+    return f"{preview.flag} {source}"
+
+
+def _instead(source: str, preview: Preview) -> str:
+    """What is there in place of text."""
+    member = source.partition(":")[0]
+    if preview.damaged == preview.rows:
+        return preview.damage
+    if start := preview.members.get(member):
+        return f"the first {member} is {start}"
+    return f"its rows hold {', '.join(sorted(preview.members))}" if preview.members else "all rows are empty there"
+
+
+def _quoted(text: str) -> str:
+    return repr(text) if len(text) <= LONG else f"{text[:LONG]!r}… ({len(text):,} characters)"

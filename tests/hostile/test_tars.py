@@ -1,0 +1,175 @@
+"""Hostile members of tars: json, text, images, names."""
+
+import io
+import json
+import tarfile
+
+import pytest
+
+from open_clip_fff import sample_id
+from open_clip_fff.data.rows import Row, seal, unseal
+from tests import recorder
+from tests.conftest import colour_image, colour_sample, write_tar
+from tests.hostile.conftest import FORGED, GOOD, SIZE, good_rows, hostile_images, train
+
+BROKEN = None  # the member cannot be read: named in a warning, and counted
+
+HOSTILE_JSON = {
+    "prose": (b"a cat on a mat", BROKEN),
+    "cut short": (b'{"captions": ["a cat", "a d', BROKEN),
+    "nothing": (b"", BROKEN),
+    "zeros": (b"\0" * 64, BROKEN),
+    "a top-level list": (b'["a cat", "a dog"]', BROKEN),
+    "a bare string": (b'"a cat"', BROKEN),
+    "latin-1": ('{"captions": ["café"]}'.encode("latin-1"), BROKEN),
+    "without an end": (b'{"captions": ' + b"[" * 100_000, BROKEN),
+    "900 lists deep": (b'{"captions": ' + b"[" * 900 + b'"x"' + b"]" * 900 + b"}", BROKEN),
+    "a number of 5,000 digits": (b'{"captions": ' + b"9" * 5_000 + b"}", BROKEN),
+    "null": (b'{"captions": null}', []),
+    "a number": (b'{"captions": 3.5}', []),
+    "a boolean": (b'{"captions": true}', []),
+    "NaN": (b'{"captions": NaN}', []),
+    "an object in place of a list": (b'{"captions": {"blip": "a cat"}}', []),
+    "an empty list": (b'{"captions": []}', []),
+    "blanks": (b'{"captions": ["", "  ", "\\t\\n", "\\u00a0", "\\ufeff", "\\u0000"]}', []),
+    "another field": (b'{"caption": "a cat"}', []),
+    "an empty object": (b"{}", []),
+    "a mixed list": (b'{"captions": [null, 3, "a cat", {"a": "b"}, true]}', ["a cat"]),
+    "a string, not its characters": (b'{"captions": "a cat"}', ["a cat"]),
+    "lists in a list": (b'{"captions": [["one", "two"], [["three"]]]}', ["one", "two", "three"]),
+    "the field twice": (b'{"captions": "first", "captions": "last"}', ["last"]),
+    "a byte order mark": (b'\xef\xbb\xbf{"captions": "a mark"}', ["a mark"]),
+    "UTF-16": ('{"captions": "wide"}'.encode("utf-16"), ["wide"]),
+    "NUL": (b'{"captions": "a dog\\u0000\\u0000"}', ["a dog"]),
+    "half an emoji": (b'{"captions": "happy \\ud83d"}', ["happy"]),
+    "emoji, and right to left": ('{"captions": "🐈 \u202eقطة"}'.encode(), ["🐈 \u202eقطة"]),
+    "1 MB": (json.dumps({"captions": "a cat sits " * 100_000}).encode(), ["a cat sits " * 100_000]),
+    "our own envelope": (json.dumps({"captions": FORGED}).encode(), [FORGED]),
+    "an envelope for the whole": (FORGED.encode(), ["forged"]),  # plain fields, as any other
+}
+
+
+def test_hostile_json_is_read_or_counted(trainer, tmp_path, capsys):
+    samples = {
+        f"good{i}": {"png": colour_image("red", i), "json": json.dumps({"captions": texts}).encode()}
+        for i, texts in enumerate(good_rows())
+    }
+    for name, (content, _) in HOSTILE_JSON.items():
+        samples[name] = {"png": colour_image("blue", len(samples)), "json": content}
+    write_tar(tmp_path / "00.tar", samples)
+    expected = [texts for _, texts in HOSTILE_JSON.values() if texts]
+    broken = [name for name, (_, texts) in HOSTILE_JSON.items() if texts is BROKEN]
+    without = len(HOSTILE_JSON) - len(expected)
+
+    flags = ["--text-key", "", "--json-text-key", "captions"]
+    rows, data = GOOD + len(expected), ["--train-data", str(tmp_path / "00.tar")]
+    log = train(trainer, data, rows, *flags, per_image=3)
+    assert recorder.rows() == recorder.rows_of(*good_rows(), *expected)
+    assert f"epoch 0: {len(samples)} rows read" in log
+    assert f"epoch 0: {without} without a caption, {len(broken)} with unreadable captions\n" in log
+    for name in broken:
+        assert f"00.tar: {name}.json cannot be read (" in log
+    printed = capsys.readouterr().out
+    assert f"{len(broken)} rows have captions that cannot be read, first {tmp_path}/00.tar: prose.json" in printed
+
+
+HOSTILE_TEXT = {
+    "nothing": (b"", []),
+    "blanks": (b" \r\n\t\0 ", []),
+    "latin-1": ("un café".encode("latin-1"), BROKEN),
+    "UTF-16": ("wide".encode("utf-16"), BROKEN),
+    "a png": (colour_image("red", 1), BROKEN),
+    "a byte order mark": (b"\xef\xbb\xbfa mark\r\n", ["a mark"]),
+    "lines": (b"one\ntwo", ["one\ntwo"]),
+    "our own envelope": (FORGED.encode(), [FORGED]),
+    "half an envelope": (FORGED[:30].encode(), [FORGED[:30]]),
+}
+
+
+def test_hostile_text_is_read_or_counted(trainer, tmp_path):
+    samples = {
+        f"good{i}": {"png": colour_image("red", i), "txt": text.encode()} for i, (text,) in enumerate(good_rows())
+    }
+    for name, (content, _) in HOSTILE_TEXT.items():
+        samples[name] = {"png": colour_image("blue", len(samples)), "txt": content}
+    write_tar(tmp_path / "00.tar", samples)
+    expected = [texts for _, texts in HOSTILE_TEXT.values() if texts]
+    log = train(trainer, ["--train-data", str(tmp_path / "00.tar")], GOOD + len(expected))
+    assert recorder.rows() == recorder.rows_of(*good_rows(), *expected)
+    assert "epoch 0: 5 without a caption, 3 with unreadable captions\n" in log
+    # no id comes from what a caption says
+    kept = [name for name in samples if HOSTILE_TEXT.get(name, (b"", ["good"]))[1]]
+    assert sorted(recorder.ids()) == sorted(sample_id("00.tar", name) for name in kept)
+
+
+def test_what_a_person_wrote_is_never_opened_as_an_envelope():
+    assert unseal(seal(Row(5, [FORGED], 1))) == Row(5, [FORGED], 1)
+    assert unseal(seal(Row(5, [seal(Row(6, ["inner"]))]))) == Row(5, [seal(Row(6, ["inner"]))])
+
+
+def test_images_that_are_none_in_tars(trainer, tmp_path):
+    samples = {f"good{i}": colour_sample(i) for i in range(GOOD)}
+    samples |= {name: {**colour_sample(9), "png": content} for name, content in hostile_images().items()}
+    samples["no image at all"] = {"txt": b"a cat"}
+    write_tar(tmp_path / "00.tar", samples)
+    log = train(trainer, ["--train-data", str(tmp_path / "00.tar"), "--epochs", "2"], GOOD)
+    assert "4 with an unreadable member or image" in log and log.count("Train Epoch: 1") == 1
+
+
+def test_file_names_that_are_not_utf_8(trainer, tmp_path, capsys):
+    with tarfile.open(tmp_path / "00.tar", "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
+        for row in range(GOOD):
+            for extension, content in (colour_sample(row) | {"json": b"{"}).items():
+                info = tarfile.TarInfo(f"café {row}.{extension}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    data = ["--train-data", str(tmp_path / "00.tar")]
+    assert "8 with unreadable captions" not in train(trainer, data, GOOD)  # nobody asked for json
+    assert len(set(recorder.ids())) == GOOD
+    assert r"  caf\udce9 0" in capsys.readouterr().out
+
+
+def test_tars_that_cannot_be_meant(refused, tmp_path):
+    def tar(name: str, **members: bytes) -> list[str]:
+        write_tar(tmp_path / name, {f"{row:02d}": {**colour_sample(row), **members} for row in range(GOOD)})
+        return ["--train-data", str(tmp_path / name), *SIZE]
+
+    fields = ("--json-text-key", "captions")
+    line = refused(*fields, data=tar("objects.tar", json=b'{"captions": {"blip": "a cat"}}'))
+    assert '--json-text-key captions: no row of objects.tar has text there; the first json is {"captions": {"b' in line
+    line = refused(*fields, data=tar("list.tar", json=b'["a cat"]'))
+    assert "--json-text-key captions: no row of list.tar has text there" in line and "no object with named" in line
+    line = refused(*fields, data=tar("cut.tar", json=b'{"captions": ["a c'))
+    assert "--json-text-key captions" in line and "cut.tar: 00.json cannot be read" in line
+    line = refused("--json-text-key", "syn.json:syn_text", data=tar("plain.tar"))
+    assert "--json-text-key syn.json:syn_text: no row of plain.tar" in line and "its rows hold json, png, txt" in line
+    line = refused("--json-text-key", "syn.json:syn_txt", data=tar("typo.tar", **{"syn.json": b'{"syn_text": "a"}'}))
+    assert 'the first syn.json is {"syn_text": "a"}' in line
+    line = refused(data=tar("latin.tar", txt="café".encode("latin-1")))
+    assert "--text-key txt" in line and "latin.tar: 00.txt cannot be read ('utf-8' codec" in line
+    line = refused(data=tar("pages.tar", png=b"<html>404</html>"))
+    assert "pages.tar: none of the first images can be read (cannot identify image file)" in line
+    tar("whole.tar")
+    (tmp_path / "half.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:9_000])
+    for name, content in {"half.tar": None, "empty.tar": b"", "page.tar": b"<html>" * 999}.items():
+        (tmp_path / name).write_bytes(content if content is not None else (tmp_path / name).read_bytes())
+        assert f"{name} cannot be read as a tar" in refused(data=["--train-data", str(tmp_path / name), *SIZE])
+
+
+def test_a_later_shard_that_is_cut_short_costs_its_own_rows(trainer, tmp_path):
+    for shard in range(2):
+        write_tar(tmp_path / f"{shard:02d}.tar", {f"{row}": colour_sample(row) for row in range(GOOD)})
+    (tmp_path / "01.tar").write_bytes((tmp_path / "01.tar").read_bytes()[:9_000])
+    log = train(trainer, ["--train-data", str(tmp_path / "{00..01}.tar")], GOOD)
+    assert "01.tar" in log and "with an unreadable member or image" in log
+
+
+@pytest.mark.parametrize("method", ["fff", "clip"])
+def test_an_epoch_that_trains_nothing_is_no_success(trainer, tmp_path, capsys, method):
+    write_tar(tmp_path / "00.tar", {f"{row}": colour_sample(row) for row in range(3)})
+    data = ["--train-data", str(tmp_path / "00.tar"), "--train-num-samples", "16"]
+    off = ["--mining-features", "off", "--logit-bias-init", "-10"] if method == "fff" else []
+    assert trainer("--method", method, *off, "--captions-per-image", "1", "--name", "x", data=data) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "in epoch 0 the rows that can be read filled no step of --batch-size 16" in line
+    assert not (trainer.run("x") / "checkpoints" / "epoch_1.pt").exists()
