@@ -11,6 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from open_clip_fff.errors import UsageError
 from open_clip_fff.towers.description import CONFIG_NAME
 
@@ -24,14 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m open_clip_fff.export", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run folder (its last checkpoint), or a checkpoint in RUN/checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="the folder to make; it must not hold anything yet")
+    parser.add_argument("--ema", action="store_true", help="the moving average of the weights (--ema-decay)")
     arguments = parser.parse_args(argv)
     try:
         checkpoint = find_checkpoint(arguments.run)
-        export(checkpoint, arguments.out)
+        export(checkpoint, arguments.out, arguments.ema)
     except UsageError as error:
         print(f"open_clip_fff.export: error: {error}", file=sys.stderr, flush=True)
         return 2
-    print(f"{checkpoint} exported to {arguments.out}")
+    print(f"{'the average of ' if arguments.ema else ''}{checkpoint} exported to {arguments.out}")
     print(f'load it with open_clip.create_model_and_transforms("local-dir:{arguments.out}")')
     return 0
 
@@ -57,8 +61,13 @@ def find_checkpoint(run: Path) -> Path:
     raise UsageError(f"{run}: neither a checkpoint nor a run folder with checkpoints/epoch_N.pt")
 
 
-def export(checkpoint: Path, out: Path) -> None:
+def export(checkpoint: Path, out: Path, ema: bool = False) -> None:
     """Writes `out` from a training checkpoint and the description that the run left beside it.
+
+    Args:
+        checkpoint: as training wrote it.
+        out: the folder to make.
+        ema: whether to take the moving average of the weights, from the extra state beside the checkpoint.
 
     Raises:
         UsageError: if either cannot be read, or `out` holds anything.
@@ -74,11 +83,27 @@ def export(checkpoint: Path, out: Path) -> None:
             f"one; runs of stock OpenCLIP cannot be exported yet"
         )
     try:
-        weights = load_state_dict(str(checkpoint))
+        weights = averaged_weights(checkpoint) if ema else load_state_dict(str(checkpoint))
+    except UsageError:
+        raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(f"{checkpoint}: cannot be read as a checkpoint ({reason})") from error
     write_hub_folder(json.loads(description.read_text()), weights, out)
+
+
+def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The moving average of the weights that training kept.
+
+    Raises:
+        UsageError: if it kept none.
+    """
+    epoch = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["epoch"]
+    extra = checkpoint.with_name(f"epoch_{epoch}.extra")
+    state = torch.load(extra, map_location="cpu", weights_only=True) if extra.is_file() else {}
+    if "ema" not in state:
+        raise UsageError(f"--ema: {checkpoint} has no moving average beside it ({extra.name}): train with --ema-decay")
+    return state["ema"]["weights"]
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def test_nothing_is_mined_nor_looked_at_before_its_time():
 
 
 def test_the_guard_holds_mined_pairs_at_twice_their_number_and_keeps_the_best():
-    miner = Miner(MiningConfig(0.6, None, None, None, warmup=4, guarded=True))
+    miner = Miner(MiningConfig(0.7, None, None, None, warmup=4, guarded=True))
     apart, alike = features(0, spread=0.8), features(0, spread=0.3)
     for _ in range(4):
         assert miner(apart, apart) is None
@@ -141,6 +141,16 @@ def test_the_guard_holds_mined_pairs_at_twice_their_number_and_keeps_the_best():
     cosine = torch.einsum("nd,mkd->nmk", alike.image, alike.text)
     assert cosine[held.pairs].min() > cosine[free & ~held.pairs].max()
     assert miner(apart, apart).pairs.sum() == before  # what is within the limit passes
+
+
+def test_the_guard_allows_no_more_than_a_tenth_of_all_captions():
+    """Features that find everything alike at the warm-up's end would leave twice as much without a limit."""
+    miner = Miner(MiningConfig(-0.5, None, None, None, warmup=1, guarded=True))
+    f = features(0)
+    miner(f, f)
+    miner.after_step()
+    assert miner.reference > 0.5 * N * K * 0.75
+    assert miner(f, f).pairs.sum().item() == pytest.approx(0.1 * N * K * N, abs=1)
 
 
 def test_the_guard_keeps_none_of_those_it_cannot_tell_apart():

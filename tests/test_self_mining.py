@@ -1,5 +1,6 @@
 """Training with its own features as the miner: ema and online, warm-up, guard, rate; and what resumes."""
 
+import json
 import re
 import shutil
 
@@ -112,3 +113,29 @@ def test_extra_state_goes_with_its_checkpoint(trainer):
 def test_a_run_without_extra_state_writes_none(trainer):
     assert trainer(*DRAWN, "--name", "plain") == 0
     assert [path.name for path in (trainer.run("plain") / "checkpoints").iterdir()] == ["epoch_1.pt"]
+
+
+def test_the_average_is_validated_and_exported(trainer, tmp_path, capsys):
+    """It is another model than the trained one, and the same one as in the extra state."""
+    import open_clip
+
+    from open_clip_fff.export import main as export
+
+    val = ["--val-data", str(trainer.shards / "00.tar"), "--val-num-samples", "16"]
+    assert trainer(*FFF, "--mining-features", "off", "--ema-decay", "0.99", *val, "--epochs", "2", "--name", "run") == 0
+    results = (trainer.run("run") / "checkpoints" / "fff_results.jsonl").read_text().splitlines()
+    assert len(results) == 2
+    last = json.loads(results[-1])
+    assert last["sigmoid_val_loss"] != last["ema_sigmoid_val_loss"] and "ema_all_captions_text_to_image_R@5" in last
+    assert trainer.log("run").count("FFF Eval Epoch: 2 ema all ") == 1
+    assert export([str(trainer.run("run")), "--ema", "--out", str(tmp_path / "averaged")]) == 0
+    assert "the average of" in capsys.readouterr().out
+    weights = open_clip.create_model(f"local-dir:{tmp_path / 'averaged'}").state_dict()
+    average = extra(trainer, "run", 2)["ema"]["weights"]
+    assert all(torch.equal(weights[name], average[name]) for name in average)
+    assert trainer(*DRAWN, "--name", "plain") == 0
+    capsys.readouterr()
+    assert export([str(trainer.run("plain")), "--ema", "--out", str(tmp_path / "none")]) == 2
+    assert "has no moving average beside it (epoch_1.extra): train with --ema-decay" in capsys.readouterr().err
+    assert trainer(*DRAWN, "--ema-decay", "0.9", "--precision", "fp16", "--name", "half") == 2
+    assert "too coarse to average" in capsys.readouterr().err

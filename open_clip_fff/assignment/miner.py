@@ -14,7 +14,8 @@ from open_clip_fff.numerics import exact_float32
 from open_clip_fff.ranks import sum_over_ranks
 from open_clip_fff.settings.mining import MiningConfig
 
-GROWTH = 2.0  # mined pairs per image may not exceed this many times their number at the warm-up's end
+GROWTH = 2.0  # the guard: mined pairs may not exceed this many times their number at the warm-up's end,
+CROWD = 0.1  # nor this share of all captions: features that find more at that end have nothing to say yet
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Miner:
             if self.step < config.warmup:
                 return None
             if self.reference is not None:
-                limit = int(GROWTH * self.reference * len(columns.ids))
+                per_image = min(GROWTH * self.reference, CROWD * columns.valid.numel())
+                limit = int(per_image * len(columns.ids))
                 kept = best_over_ranks(mined.pairs, found.score, limit, self.world_size)
                 cut = mined.pairs & ~kept
                 doubtful = None if mined.doubtful is None else mined.doubtful | cut

@@ -125,6 +125,8 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
         raise UsageError("--mining-features precomputed: stored features go with tars; use --mining-features frozen")
     if plan.ema_decay is not None and (args.torchscript or args.use_bnb_linear):
         raise UsageError("--ema-decay: does not go with --torchscript or --use-bnb-linear; drop one")
+    if plan.ema_decay is not None and args.precision in ("fp16", "pure_fp16"):
+        raise UsageError(f"--ema-decay: weights in {args.precision} are too coarse to average; use --precision amp")
     if plan.loss.stock:
         return
     refused = {

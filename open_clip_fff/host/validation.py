@@ -4,11 +4,13 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from open_clip import get_input_dtype
 from open_clip_train.precision import get_autocast
+from open_clip_train.zero_shot import zero_shot_eval
 from torch import Tensor
 
 from open_clip_fff.assignment.labels import known_ids
@@ -21,6 +23,7 @@ from open_clip_fff.report.recall import recall
 from open_clip_fff.report.validation_line import LOSS, RECALL, validation_line
 
 RESULTS = "fff_results.jsonl"  # beside OpenCLIP's results.jsonl, whose readers know its keys
+AVERAGE = "ema_"  # before the numbers of the weights' moving average
 SIGN_OF_LIFE = 100  # batches
 
 
@@ -31,15 +34,28 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
 
     def run(model, data, epoch, args, tb_writer=None, tokenizer=None):
         metrics = evaluate(model, data, epoch, args, tb_writer=tb_writer, tokenizer=tokenizer)
-        if "clip_val_loss" in metrics:  # on rank 0, in the epochs that --val-frequency names
-            # The model as it was made: neither DDP's wrapper, which would wait for other ranks, nor a compiled one,
-            # which would be compiled again for each shape.
-            values = validate(state.model, data["val"].dataloader.loader, state)
-            logging.info(validation_line(epoch, values))
+        # The model as it was made: neither DDP's wrapper, which would wait for other ranks, nor a compiled one, which
+        # would be compiled again for each shape.
+        models = {"": state.model} if state.ema is None else {"": state.model, AVERAGE: state.ema.module}
+        values = {}
+        for prefix, each in models.items():
+            if "clip_val_loss" in metrics:  # on rank 0, in the epochs that --val-frequency names
+                values |= validate(each, data["val"].dataloader.loader, state, prefix)
+                logging.info(validation_line(epoch, values, prefix))
+            if prefix and state.master:  # OpenCLIP has done this for the model itself
+                values |= _zero_shot(each, data, epoch, args, tokenizer, prefix)
+        if values:
             _keep(values, epoch, data, args, tb_writer)
         return metrics
 
     return run
+
+
+def _zero_shot(model: Any, data: dict, epoch: int, args, tokenizer, prefix: str) -> dict[str, float]:
+    """OpenCLIP's own zero-shot evaluation, where its flags ask for one."""
+    wrapped = SimpleNamespace(module=model) if args.distributed else model  # it takes DDP's wrapper off
+    found = zero_shot_eval(wrapped, data, epoch, args, tokenizer=tokenizer)
+    return {prefix + name: value for name, value in found.items()}
 
 
 def validate(model: Any, loader, state: RunState, prefix: str = "") -> dict[str, float]:

@@ -20,6 +20,7 @@ MINING = {
     "raw": "mine_raw",
     "per_image": "mined_per_image",
     "warmup": "mining_warmup",
+    "guarded": "mining_guard",
 }
 MODEL = ("mining_model", "mining_pretrained")
 
@@ -81,6 +82,8 @@ def _check_features(plan: "Plan", config: MiningConfig) -> None:
             raise UsageError(f"{as_flag(name)}: with --mining-features {features} the trained model mines; drop one")
     if "feature_sidecar" in typed and features != "precomputed":
         raise UsageError("--feature-sidecar does nothing without --mining-features precomputed")
+    if config.guarded and not config.warmup:
+        raise UsageError("--mining-guard goes by what is mined at the warm-up's end: add --mining-warmup STEPS")
     if features == "text":
         for name in ("p1", "p2", "p1_prime"):
             if getattr(config, name) is not None:

@@ -151,6 +151,11 @@ def flag_parser() -> argparse.ArgumentParser:
         help="optimizer steps before the first pair is mined (default: 0; ema and online ask for one)",
     )
     mining.add_argument(
+        "--mining-guard",
+        action=argparse.BooleanOptionalAction,
+        help="never mine more than twice what was mined at the warm-up's end (default: yes for ema and online)",
+    )
+    mining.add_argument(
         "--mined-per-image",
         type=float,
         metavar="R",

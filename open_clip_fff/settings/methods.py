@@ -61,6 +61,7 @@ DEFAULTS: Preset = MappingProxyType(
         "mining_pretrained": None,
         "feature_sidecar": None,
         "mining_warmup": None,
+        "mining_guard": None,
         "mined_per_image": None,
         "p1": 0.27,
         "p2": 0.92,

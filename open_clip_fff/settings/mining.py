@@ -48,8 +48,8 @@ class MiningConfig:
         per_image: mined captions per image, on average, that the thresholds are held at; p1, p2 and p3 then only say
             whether their clause is on. None for thresholds by number.
         warmup: optimizer steps before the first pair is mined.
-        guarded: whether mined captions per image may not exceed twice their number at the warm-up's end, which is for
-            the trainee's own features.
+        guarded: whether mined captions per image may not exceed twice their number at the warm-up's end; meant for the
+            trainee's own features.
     """
 
     p1: float | None = 0.27
@@ -80,8 +80,8 @@ class MiningConfig:
             raise ValueError(
                 f"mined captions per image are {self.per_image}: more than 0, or None for typed thresholds"
             )
-        if self.warmup < (1 if self.guarded else 0):
-            raise ValueError(f"a mining warm-up of {self.warmup} steps: at least {int(self.guarded)}")
+        if self.warmup < 0:
+            raise ValueError(f"a mining warm-up of {self.warmup} steps: it is 0 or more")
 
     def watches(self, step: int) -> bool:
         """Whether optimizer step `step` (from 0) needs mining features, to mine or to watch."""

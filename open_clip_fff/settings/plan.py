@@ -80,6 +80,8 @@ def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, A
         values.update({name: None for name in ("p1", "p2", "p1_prime") if name not in given})
     if features == "text" and "mining_model" not in given:
         values["mining_model"] = values["mining_pretrained"] = None  # a preset's model is no sentence model
+    if values["mining_guard"] is None:
+        values["mining_guard"] = features in SELF
     if features == "ema" and values["ema_decay"] is None:
         values["ema_decay"] = EMA_DECAY
     if values["mining_warmup"] is None:
@@ -95,7 +97,7 @@ def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, A
 def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
     features, mining, miner = values["mining_features"], None, None
     if features != "off":
-        mining = MiningConfig(**{name: values[flag] for name, flag in MINING.items()}, guarded=features in SELF)
+        mining = MiningConfig(**{name: values[flag] for name, flag in MINING.items()})
     if features in ("frozen", "text") or (features == "precomputed" and "mining_model" in typed):
         if values["mining_model"] is None:
             raise ValueError(f"--mining-features {features}: name the model with --mining-model NAME|DIR")

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import torch
 from torch import nn
 
 WARMUP = 10.0  # the average follows at steps / (10 + steps) until that reaches the decay
@@ -12,8 +11,8 @@ WARMUP = 10.0  # the average follows at steps / (10 + steps) until that reaches 
 class WeightsEma:
     """A copy of a model that follows it: `w <- d * w + (1 - d) * trained`, with d = min(decay, steps / (10 + steps)).
 
-    A plain decay of 0.999 would keep random weights for thousands of steps. In eval mode; float16 models get a
-    float32 copy, since float16 is too coarse for the small updates.
+    A plain decay of 0.999 would keep random weights for thousands of steps. In eval mode. (bfloat16 weights are rounded
+    stochastically, or the small updates would vanish; float16 ones would vanish, and are refused beforehand.)
 
     Args:
         model: the model, on its device.
@@ -27,15 +26,7 @@ class WeightsEma:
     def __init__(self, model: nn.Module, decay: float) -> None:
         from timm.utils import ModelEmaV3
 
-        half = next(model.parameters()).dtype == torch.float16
-        self._ema = ModelEmaV3(
-            model,
-            decay,
-            use_warmup=True,
-            warmup_gamma=WARMUP,
-            warmup_power=1.0,
-            dtype=torch.float32 if half else None,
-        )
+        self._ema = ModelEmaV3(model, decay, use_warmup=True, warmup_gamma=WARMUP, warmup_power=1.0)
         self._ema.requires_grad_(False)
         self.steps = 0
 

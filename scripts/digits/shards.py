@@ -24,12 +24,13 @@ SHARDS = 4
 SIDE = 32  # pixels; the scans are 8 x 8
 
 
-def write_shards(data: Path, seed: int) -> str:
+def write_shards(data: Path, seed: int, classes: bool = False) -> str:
     """Writes everything above.
 
     Args:
         data: the folder to fill.
         seed: of the split and of the raw captions.
+        classes: whether the training shards have a KEY.cls, too, for --class-key, which judges and does not train.
 
     Returns:
         A few lines that say what was written, with one image's captions.
@@ -43,7 +44,8 @@ def write_shards(data: Path, seed: int) -> str:
         target, key = int(targets[index]), f"{index:04d}"
         measured = {attribute: texts[index] for attribute, texts in words.items()}
         captions = clean_captions(NAMES[target], **measured)
-        label = {"cls": str(target)} if held_out else {"txt": raw_caption(target, key, draw)}
+        label = {"cls": str(target)} if held_out or classes else {}
+        label |= {} if held_out else {"txt": raw_caption(target, key, draw)}
         texts = {**label, "json": json.dumps({"captions": captions})}
         return {f"{key}.png": png(images[index])} | {f"{key}.{end}": text.encode() for end, text in texts.items()}
 

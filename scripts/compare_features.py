@@ -1,0 +1,249 @@
+"""Which features should mine, and which captions should be in the batch? Trains all combinations, and compares them.
+
+    python scripts/compare_features.py --out study                       # scikit-learn's scanned digits
+    python scripts/compare_features.py --out study -- --train-data ...   # your own, by the flags of training
+
+All runs have the same steps and mine the same number of captions per image, whatever the features (`--mined-per-image`
+finds the thresholds). The frozen model is CLIP trained on one of K captions. Runs that are finished are not run again.
+
+Writes OUT/runs.csv (a line per run), OUT/table.csv, OUT/table.md (mean and spread over seeds) and OUT/features.png.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core each
+
+import matplotlib
+import pandas as pd
+from digits.runs import Run, RunFailed, Trainer
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(os.path.relpath(Path(__file__).parent))
+DIGITS = HERE / "digits" / "digits-vit.json"
+TEACHER = "teacher"
+TEXT_ALONE = ("--p1", "off", "--p2", "off", "--p1-prime", "off")
+SELF = ("--mining-warmup", "{warmup}")
+FEATURES = {
+    "off": ("--mining-features", "off"),
+    "frozen": ("--mining-features", "frozen"),
+    "frozen, text alone": ("--mining-features", "frozen", *TEXT_ALONE),
+    "ema": ("--mining-features", "ema", "--ema-decay", "0.99", *SELF),
+    "online": ("--mining-features", "online", *SELF),
+    "online, unguarded": ("--mining-features", "online", "--no-mining-guard", *SELF),
+}
+POLICIES = ("all", "sample")
+CURVES = {"mined": "mined captions per image", "right": "% of them of the right class"}
+RECALL = "all_captions_{}_R@{}"
+DIRECTIONS = {"i>t": "image_to_text", "t>i": "text_to_image"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One combination; its runs differ in the seed."""
+
+    loss: str
+    features: str
+    policy: str
+
+    def run(self, seed: int, arguments: argparse.Namespace, teacher: list[str]) -> Run:
+        """Its training with one seed."""
+        flags = [word.format(warmup=arguments.warmup) for word in FEATURES[self.features]]
+        if self.features != "off":
+            # with one caption per image in the batch, there are K times fewer to find
+            rate = arguments.mined / (1 if self.policy == "all" else arguments.captions)
+            flags += ["--mined-per-image", f"{rate:g}"] + (["--class-key", "cls"] if arguments.digits else [])
+        if self.features.startswith("frozen"):
+            flags += teacher
+        name = re.sub(r"\W+", "-", f"{self.loss}-{self.features}-{self.policy}-{seed}")
+        flags += ["--method", self.loss, "--caption-policy", self.policy, "--seed", str(seed)]
+        return Run(name, f"{self.loss}, {self.features}, {self.policy}", tuple(flags))
+
+
+def main() -> None:
+    """The study, top to bottom."""
+    arguments, shared = parse()
+    out, logs = arguments.out, arguments.out / "logs"
+    if not shared:
+        shared = digits(out / "data", arguments)
+    shared += ["--logs", str(logs), "--epochs", str(arguments.epochs), "--save-frequency", str(arguments.epochs)]
+    shared += ["--captions-per-image", str(arguments.captions), "--val-frequency", str(arguments.epochs)]
+    rows = [Row(*key) for key in arguments.rows]
+    began, results = time.monotonic(), []
+    with Trainer(shared, logs, arguments.epochs, lambda: f"{(time.monotonic() - began) / 60:.0f} min") as trainer:
+        one_of_k = Run(TEACHER, "CLIP, one of K drawn", ("--method", "clip", "--caption-policy", "sample"))
+        if not checkpoint(logs / TEACHER, arguments.epochs).exists():
+            trainer.start(one_of_k)
+            trainer.wait(one_of_k)
+        teacher = ["--mining-model", value(shared, "--model")]
+        teacher += ["--mining-pretrained", str(checkpoint(logs / TEACHER, arguments.epochs))]
+        runs = {(row, seed): row.run(seed, arguments, teacher) for seed in range(arguments.seeds) for row in rows}
+        todo = [run for run in runs.values() if not checkpoint(logs / run.name, arguments.epochs).exists()]
+        for run in todo:
+            trainer.start(run)
+        for run in todo:
+            trainer.wait(run)
+    for (row, seed), run in runs.items():
+        curve = read_log(logs / run.name / "out.log")
+        results.append({**vars(row), "seed": seed, **scores(logs / run.name, arguments, out), **means(curve)})
+    report(pd.DataFrame(results), {row: read_log(logs / runs[row, 0].name / "out.log") for row in rows}, out)
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """The command line; what stands behind `--` goes to every run."""
+    parser = argparse.ArgumentParser(prog="compare_features.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and picture")
+    parser.add_argument("--seeds", type=int, default=1, help="runs per row (default: 1)")
+    parser.add_argument("--epochs", type=int, default=24, help="of each run (default: 24)")
+    parser.add_argument("--warmup", type=int, default=66, help="steps before ema and online mine (default: 66)")
+    parser.add_argument("--mined", type=float, default=20, help="captions per image to mine (default: 20)")
+    parser.add_argument("--captions", type=int, default=5, help="K (default: 5)")
+    parser.add_argument("--losses", nargs="+", default=["fff", "fff-softmax"], choices=["fff", "fff-softmax"])
+    parser.add_argument("--features", nargs="+", default=list(FEATURES), choices=list(FEATURES))
+    parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
+    argv = sys.argv[1:]
+    here, shared = argv, []
+    if "--" in argv:
+        here, shared = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    arguments = parser.parse_args(here)
+    arguments.digits = not shared
+    arguments.rows = [
+        (loss, features, policy)
+        for loss in arguments.losses
+        for policy in arguments.policies
+        for features in arguments.features
+    ]
+    return arguments, shared
+
+
+def digits(data: Path, arguments: argparse.Namespace) -> list[str]:
+    """Writes the digits, the class beside each image, and gives the flags that train on them."""
+    from digits.shards import SHARDS, TRAINING, write_shards
+
+    if not (data / "classnames.txt").exists():
+        print(write_shards(data, 0, classes=True))
+    flags = {
+        "--train-data": f"{data}/train-{{00000..{SHARDS - 1:05d}}}.tar",
+        "--train-num-samples": TRAINING,
+        "--val-data": f"{data}/test/0.tar",
+        "--val-num-samples": 389,
+        "--dataset-type": "webdataset",
+        "--json-text-key": "captions",
+        "--model-config": DIGITS,
+        "--model": DIGITS.stem,
+        "--batch-size": 128,
+        "--lr": 2e-3,
+        "--warmup": 22,
+        "--wd": 0.1,
+        "--device": "cpu",
+        "--precision": "fp32",
+        "--workers": 1,
+        "--log-every-n-steps": 11,
+    }
+    return [text for flag, value in flags.items() for text in (flag, str(value))]
+
+
+def checkpoint(run: Path, epoch: int) -> Path:
+    """The last checkpoint of a run."""
+    return run / "checkpoints" / f"epoch_{epoch}.pt"
+
+
+def value(flags: list[str], flag: str) -> str:
+    """What stands behind a flag."""
+    return flags[flags.index(flag) + 1]
+
+
+def read_log(log: Path) -> pd.DataFrame:
+    """Step, mined captions per image and, where the class is known, the share of right ones."""
+    line = r"FFF Epoch: \d+ Step: (\d+) Mined/image: ([\d.]+) \(.*?\)(?: Right: ([\d.]+)%)?"
+    found = re.findall(line, log.read_text())
+    return pd.DataFrame(
+        [(int(step), float(mined), float(right) if right else None) for step, mined, right in found],
+        columns=["step", "mined", "right"],
+    )
+
+
+def means(curve: pd.DataFrame) -> dict[str, float]:
+    """Mined per image, the mean over the run; right ones, of those mined in its last quarter."""
+    last = curve[curve["step"] >= 0.75 * curve["step"].max()].dropna()
+    right = (last["right"] * last["mined"]).sum() / last["mined"].sum() if last["mined"].sum() else None
+    return {"mined/image": curve["mined"].mean(), "right %": right}
+
+
+def scores(run: Path, arguments: argparse.Namespace, out: Path) -> dict[str, float]:
+    """Recall with all captions of an image, in percent; on the digits, zero-shot accuracy."""
+    last = json.loads((run / "checkpoints" / "fff_results.jsonl").read_text().splitlines()[-1])
+    found = {f"{short} R@{k}": 100 * last[RECALL.format(name, k)] for short, name in DIRECTIONS.items() for k in (1, 5)}
+    if arguments.digits:
+        found = {"top-1": 100 * accuracy(run, arguments, out), **found}
+    return found
+
+
+def accuracy(run: Path, arguments: argparse.Namespace, out: Path) -> float:
+    """Zero-shot top-1 of the last checkpoint on the held-out digits."""
+    import io
+
+    import torch
+    from digits.score import Scorer, load
+    from PIL import Image
+
+    model, prepare = load(DIGITS, checkpoint(run, arguments.epochs))
+    scorer = Scorer(DIGITS, out / "data")
+    images = torch.stack([prepare(Image.open(io.BytesIO(row["png"]))) for row in scorer.rows])
+    return (scorer.classify(model, images).argmax(dim=1) == scorer.labels).double().mean().item()
+
+
+def report(results: pd.DataFrame, curves: dict[Row, pd.DataFrame], out: Path) -> None:
+    """The tables and the picture."""
+    keys = ["loss", "policy", "features"]
+    results.to_csv(out / "runs.csv", index=False)
+    groups = results.drop(columns="seed").groupby(keys, sort=False)
+    mean, spread = groups.mean(), groups.std()
+    mean.to_csv(out / "table.csv")
+    shown = mean.copy().astype(object)
+    for column in mean:
+        shown[column] = [
+            "–" if pd.isna(m) else f"{m:.1f}" + ("" if pd.isna(s) else f" ± {s:.1f}")
+            for m, s in zip(mean[column], spread[column], strict=True)
+        ]
+    shown = shown.reset_index()
+    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.values.tolist()]
+    (out / "table.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    print(shown.to_string(index=False))
+    draw(curves, out / "features.png")
+    print(f"\n{results['seed'].nunique()} seed(s), mean ± standard deviation")
+    print(f"Written: {out}/runs.csv, table.csv, table.md, features.png")
+
+
+def draw(curves: dict[Row, pd.DataFrame], path: Path) -> None:
+    """Mined captions and the share of right ones over steps, a row of panels for each loss and policy."""
+    panels = list(dict.fromkeys((row.loss, row.policy) for row in curves))
+    figure, axes = plt.subplots(len(panels), 2, figsize=(10, 2.6 * len(panels)), layout="constrained", squeeze=False)
+    for line, panel in zip(axes, panels, strict=True):
+        for axis, column, title in zip(
+            line, ("mined", "right"), ("mined captions per image", "% of right class"), strict=True
+        ):
+            for number, features in enumerate(FEATURES):
+                curve = curves.get(Row(panel[0], features, panel[1]))
+                if curve is not None and features != "off" and curve[column].notna().any():
+                    axis.plot(curve["step"] + 1, curve[column], label=features, color=f"C{number}")
+            axis.set(title=f"{panel[0]}, {panel[1]}: {title}", xlabel="steps")
+            axis.grid(alpha=0.3)
+            axis.spines[["top", "right"]].set_visible(False)
+        line[0].legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except RunFailed as error:
+        sys.exit(f"compare_features.py: error: {error}")
