@@ -143,14 +143,26 @@ def test_the_guard_holds_mined_pairs_at_twice_their_number_and_keeps_the_best():
     assert miner(apart, apart).pairs.sum() == before  # what is within the limit passes
 
 
-def test_the_guard_allows_no_more_than_a_tenth_of_all_captions():
-    """Features that find everything alike at the warm-up's end would leave twice as much without a limit."""
-    miner = Miner(MiningConfig(-0.5, None, None, None, warmup=1, guarded=True))
-    f = features(0)
+def after_a_warm_up_of_one_step(threshold: float, f: MiningFeatures) -> Miner:
+    miner = Miner(MiningConfig(threshold, None, None, None, warmup=1, guarded=True))
     miner(f, f)
     miner.after_step()
-    assert miner.reference > 0.5 * N * K * 0.75
+    return miner
+
+
+def test_the_guard_allows_no_more_than_a_tenth_of_all_captions():
+    """Features that find much alike at the warm-up's end would leave twice as much without a limit."""
+    f = features(0)
+    miner = after_a_warm_up_of_one_step(0.2, f)
+    assert 0.1 * N * K < miner.reference < 0.5 * N * K
     assert miner(f, f).pairs.sum().item() == pytest.approx(0.1 * N * K * N, abs=1)
+
+
+def test_features_that_find_everything_alike_mine_nothing():
+    f = features(0)
+    miner = after_a_warm_up_of_one_step(-0.9, f)
+    mined = miner(f, f)
+    assert miner.blind(N * K) and not mined.pairs.any() and mined.held == mine(f, f, miner.config).pairs.sum()
 
 
 def test_the_guard_keeps_none_of_those_it_cannot_tell_apart():

@@ -14,8 +14,9 @@ from open_clip_fff.numerics import exact_float32
 from open_clip_fff.ranks import sum_over_ranks
 from open_clip_fff.settings.mining import MiningConfig
 
-GROWTH = 2.0  # the guard: mined pairs may not exceed this many times their number at the warm-up's end,
-CROWD = 0.1  # nor this share of all captions: features that find more at that end have nothing to say yet
+# The guard: mined pairs may not exceed GROWTH times their number at the warm-up's end, nor the share CROWD of all
+# captions. Features that find more than the share BLIND alike at that end tell nothing: nothing is mined at all.
+GROWTH, CROWD, BLIND = 2.0, 0.1, 0.5
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,23 @@ class Miner:
             if self.step < config.warmup:
                 return None
             if self.reference is not None:
-                per_image = min(GROWTH * self.reference, CROWD * columns.valid.numel())
-                limit = int(per_image * len(columns.ids))
+                limit = self._limit(len(columns.ids), columns.valid.numel())
                 kept = best_over_ranks(mined.pairs, found.score, limit, self.world_size)
                 cut = mined.pairs & ~kept
                 doubtful = None if mined.doubtful is None else mined.doubtful | cut
                 mined = mined._replace(pairs=kept, doubtful=doubtful, held=cut.sum())
         return mined
+
+    def blind(self, captions: int) -> bool:
+        """Whether the guard has switched mining off, in batches with so many captions."""
+        return self.reference is not None and self.reference > BLIND * captions
+
+    def _limit(self, images: int, captions: int) -> int:
+        """How many pairs a global batch of so many images and captions may mine."""
+        assert self.reference is not None
+        if self.blind(captions):
+            return 0
+        return int(min(GROWTH * self.reference, CROWD * captions) * images)
 
     def after_step(self) -> None:
         """The step is done: what its last assignment saw takes effect. Called on every rank."""

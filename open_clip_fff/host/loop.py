@@ -146,9 +146,11 @@ class Reporter:
         miner = self.criterion.miner
         if miner is None or self.warned:
             return
-        rate = miner.config.per_image
+        rate, args = miner.config.per_image, self.state.args
         if seen.held:
-            logging.warning(_GUARDED.format(miner.reference, seen.held))
+            every = args.batch_size * args.accum_freq * args.world_size * self.state.plan.captions.columns
+            text = _BLIND if miner.blind(every) else _GUARDED
+            logging.warning(text.format(miner.reference, seen.held, every))
         elif rate is not None and not seen.mined and miner.step > miner.config.warmup:
             logging.warning(_TIED.format(rate))
         else:
@@ -157,8 +159,13 @@ class Reporter:
 
 
 _GUARDED = (
-    "Self-mining would exceed twice its {:.3f} captions per image at the warm-up's end: the guard holds back the worst "
-    "{:.3f} per image. Its own mistakes may be feeding it; raise the thresholds, or mine with a frozen model."
+    "Self-mining passes what the guard allows, twice the {0:.3f} captions per image of the warm-up's end and at most a "
+    "tenth of the {2:,}: the worst {1:.3f} per image are held back. Its own mistakes may be feeding it; raise the "
+    "thresholds, or mine with a frozen model."
+)
+_BLIND = (
+    "Self-mining stays off: at the warm-up's end {0:.3f} of {2:,} captions per image passed the thresholds, so the "
+    "model's features tell nothing apart. Raise the thresholds, lengthen --mining-warmup, or mine with a frozen model."
 )
 _TIED = (
     "--mined-per-image {:g}: nothing is mined, since more pairs than that are equally alike (equal captions, or "
