@@ -4,8 +4,8 @@
     python scripts/compare_features.py --out study -- --train-data ...   # your own, by the flags of training
 
 All runs have the same steps. They mine the same number of captions per image, whatever the features, since
-`--mined-per-image` finds the thresholds; but for the two rows with loose thresholds by number, which show what the guard
-of self-mining is for. The frozen model is CLIP trained on one of K captions. Runs that are finished are not run again,
+`--mined-per-image` finds the thresholds; but for two rows with loose thresholds by number, which show what the guard of
+self-mining is for. The frozen model is CLIP trained on one of K captions. Runs that are finished are not run again,
 and the tables hold all that are there: more seeds for some rows come from a second start with fewer rows.
 
 Writes OUT/runs.csv (a line per run), OUT/table.csv, OUT/table.md (mean and spread over seeds) and OUT/features.png.
