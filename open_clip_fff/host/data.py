@@ -23,6 +23,7 @@ from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, Ne
 from open_clip_fff.host.fixes import counting_damage
 from open_clip_fff.host.scope import View, replaced
 from open_clip_fff.host.state import RunState
+from open_clip_fff.report.coverage import caption_line, too_little
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.plan import Plan
 
@@ -143,16 +144,24 @@ class _Then:
 def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, preprocess: Callable, **options):
     """OpenCLIP's CSV data set with every caption column sealed in the place of the first.
 
-    Rows without any caption are left out, as they are from tars, and told of once: they are never read again.
+    Its captions are all read here, and told of once; rows without any are left out, as they are from tars.
+
+    Raises:
+        UsageError: if a column has text in fewer rows than --min-coverage asks for.
     """
     columns, reader, key = list(captions.text_keys), CaptionReader(captions), captions.class_key
     used = {*columns, *([key] if key else [])}
     table = read_table(filename, options["sep"], captions.text_keys, usecols=used).to_dict("records")
     dataset = make(filename, preprocess, **{**options, "caption_key": columns[0]})
-    rows = [
-        reader.row_of(sample_id(None, str(path)), reader.by_column(cells), class_id(cells[key]) if key else NO_ID)
-        for path, cells in zip(dataset.images, table, strict=True)
-    ]
+    rows, tally = [], Tally(captions.sources)
+    for path, cells in zip(dataset.images, table, strict=True):
+        found = reader.by_column(cells)
+        rows.append(reader.row_of(sample_id(None, str(path)), found, class_id(cells[key]) if key else NO_ID))
+        tally.read(rows[-1], found)
+    news = tally.news()
+    logging.info(f"Captions in {filename}: {caption_line(news, captions)}")
+    if short := too_little(news, captions):
+        raise UsageError(f"--min-coverage {captions.min_coverage:g}: in {filename}, {short}")
     kept = [(path, seal(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
     if left_out := len(rows) - len(kept):
         logging.warning(f"Rows left out of {filename}: {left_out:,} {NO_CAPTION}")

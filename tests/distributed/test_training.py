@@ -5,6 +5,8 @@ import re
 import pytest
 
 from tests.distributed.test_parity import torchrun
+from tests.test_self_mining import equal, extra
+from tests.test_training import assert_equal_checkpoints
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +30,21 @@ def test_two_ranks_train_with_mining(trainer, teacher, shards):
     counted = [float(share) for share in re.findall(r"Positives: ([\d.]+)%", log)]
     assert all(share > 100 / 32 for share in counted)
     assert trainer.checkpoint("two", 2)["epoch"] == 2
+
+
+def test_two_ranks_resume_their_average_and_their_thresholds(trainer):
+    """Equal to a run that was never stopped; both ranks find the same thresholds, or their gathers would not fit."""
+    argv = [
+        *("--method", "fff-softmax", "--captions-per-image", "4", "--json-text-key", "captions", "--batch-size", "8"),
+        *("--mining-features", "ema", "--ema-decay", "0.9", "--mining-warmup", "3", "--mined-per-image", "2"),
+        *("--model-config", str(trainer.config), "--epochs", "2", "--aug-cfg", "scale=(1.0,1.0)"),
+    ]
+    run = [*("-m", "open_clip_fff.train", "--"), *trainer.common, *trainer.tars, *argv]
+    torchrun(2, *run, "--name", "straight")
+    torchrun(2, *run, "--name", "resumed", "--resume", str(trainer.run("straight") / "checkpoints" / "epoch_1.pt"))
+    assert_equal_checkpoints(trainer.checkpoint("straight", 2), trainer.checkpoint("resumed", 2))
+    straight, resumed = (extra(trainer, name, 2) for name in ("straight", "resumed"))
+    assert equal(straight, resumed) and straight["miner"]["step"] == 8 and straight["miner"]["reference"] > 0
 
 
 def test_stock_clip_trains_on_two_ranks(trainer):
