@@ -14,6 +14,7 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.registry import LOSSES, LossContext
 from open_clip_fff.report.coverage import caption_line, damage_line, too_little
+from open_clip_fff.report.mining_warning import mining_warning
 from open_clip_fff.report.step_log import Pace, StepReport
 
 
@@ -29,7 +30,7 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
         loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, plan.loss))
         online = plan.features == "online"
         state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online)
-        if state.extra is not None and state.criterion.miner is not None:
+        if state.extra is not None and state.criterion.miner is not None and "miner" in state.extra:
             state.criterion.miner.load_state_dict(state.extra["miner"], torch.device(args.device))
         return state.criterion
 
@@ -143,34 +144,13 @@ class Reporter:
 
     def _warn(self, seen: Rates) -> None:
         """Once in a run, where mining does not do what was asked for."""
-        miner = self.criterion.miner
+        args, miner = self.state.args, self.criterion.miner
         if miner is None or self.warned:
             return
-        rate, args = miner.config.per_image, self.state.args
-        if seen.held:
-            every = args.batch_size * args.accum_freq * args.world_size * self.state.plan.captions.columns
-            text = _BLIND if miner.blind(every) else _GUARDED
-            logging.warning(text.format(miner.reference, seen.held, every))
-        elif rate is not None and not seen.mined and miner.step > miner.config.warmup:
-            logging.warning(_TIED.format(rate))
-        else:
-            return
-        self.warned = True
-
-
-_GUARDED = (
-    "Self-mining passes what the guard allows, twice the {0:.3f} captions per image of the warm-up's end and at most a "
-    "tenth of the {2:,}: the worst {1:.3f} per image are held back. Its own mistakes may be feeding it; raise the "
-    "thresholds, or mine with a frozen model."
-)
-_BLIND = (
-    "Self-mining stays off: at the warm-up's end {0:.3f} of {2:,} captions per image passed the thresholds, so the "
-    "model's features tell nothing apart. Raise the thresholds, lengthen --mining-warmup, or mine with a frozen model."
-)
-_TIED = (
-    "--mined-per-image {:g}: nothing is mined, since more pairs than that are equally alike (equal captions, or "
-    "features that have collapsed), and no threshold can tell them apart; ask for more, or mine with other features."
-)
+        images = args.batch_size * args.accum_freq * args.world_size
+        if warning := mining_warning(seen, miner, images * self.state.plan.captions.columns):
+            self.warned = True
+            logging.warning(warning)
 
 
 def _numbers(criterion: Criterion) -> dict[str, float]:

@@ -101,9 +101,10 @@ class Trainer:
     def _show(self) -> None:
         """One line on a terminal, rewritten; in a file, a line at every half of a run."""
         done = {name: self._percent(name) for name in self._futures}
-        text = "  ".join(f"{name} {percent} %" for name, percent in done.items())
+        text = f"{sum(percent == 100 for percent in done.values())} of {len(done)} runs"
+        text += "".join(f"  {name} {percent} %" for name, percent in done.items() if 0 < percent < 100)
         if sys.stdout.isatty():
-            print(f"\r  [{self.clock()}] {text}", end="", flush=True)
+            print(f"\r\033[K  [{self.clock()}] {text}", end="", flush=True)
             return
         halves = {name: percent // 50 for name, percent in done.items()}
         if halves != self._shown:
