@@ -45,3 +45,24 @@ def test_methods_are_compared_on_ones_own_tars(trainer, shards, tmp_path):
     assert (out / "comparison.png").stat().st_size > 10_000
     # finished runs are not run again
     assert "$ python" not in script(*command).stdout
+
+
+@pytest.mark.slow
+def test_features_are_compared_on_ones_own_tars(trainer, shards, tmp_path):
+    out = tmp_path / "study"
+    data = [*trainer.tars, "--val-data", shards / "00.tar", "--val-num-samples", "16", "--model-config", trainer.config]
+    common = trainer.common[: trainer.common.index("--logs")]
+    choice = ["--losses", "fff-softmax", "--policies", "all", "--features", "off", "frozen", "online, loose"]
+    more = ["--epochs", "2", "--captions", "4", "--mined", "4", "--warmup", "4"]
+    flags = ["--", *common, *data, "--json-text-key", "captions"]
+    command = ["scripts/compare_features.py", "--out", out, *choice, *more]
+    done = script(*command, *flags)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    table = pd.read_csv(out / "table.csv")
+    assert list(table["features"]) == ["off", "frozen", "online, loose"] and table["i>t R@1"].notna().all()
+    assert table["mined/image"][0] == 0 and table["mined/image"][1] == pytest.approx(4, rel=0.5)
+    assert (out / "features.png").stat().st_size > 10_000
+    # finished runs are not run again, and a second seed joins them
+    again = script(*command[:3], *choice[:4], "--features", "off", "--seeds", "2", *more, *flags)
+    assert again.stdout.count("python -m open_clip_fff.train") == 1
+    assert len(pd.read_csv(out / "runs.csv")) == 2
