@@ -20,7 +20,7 @@ setup(
         "open_clip_torch==3.3.*",  # the seams of open_clip_fff/host are those of 3.3
         "torch>=2.6",
         "torchvision",
-        "webdataset>=0.2.90",
+        "webdataset>=0.2.86",  # what OpenCLIP's training extra pins
         "braceexpand",
         "timm>=1.0.17",
         "transformers[sentencepiece]",

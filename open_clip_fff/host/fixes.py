@@ -1,9 +1,10 @@
 """What breaks in OpenCLIP 3.3 with today's libraries, each mended for the length of a run, each with its reason."""
 
+import inspect
 import logging
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -36,8 +37,7 @@ def fixes(tally: Tally, seed: int) -> Iterator[None]:
         stack.enter_context(
             replaced(
                 oc_data,
-                # webdataset >= 0.2.90 ends each shard with an empty sample: KeyError 'fname' in OpenCLIP's grouping.
-                tar_file_expander=partial(oc_data.tar_file_expander, eof_value=None),
+                tar_file_expander=_without_sentinel(oc_data.tar_file_expander),
                 SharedEpoch=_LatestEpoch,
                 wds=View(wds, shuffle=partial(SeededShuffle, seed)),
             )
@@ -55,6 +55,14 @@ def counting_damage(tally: Tally) -> AbstractContextManager[None]:
         tarfile_to_samples_nothrow=partial(_nothrow, handler=handler),
         CsvDataset=partial(ForgivingCsvDataset, tally),
     )
+
+
+def _without_sentinel(expand: Callable) -> Callable:
+    """webdataset >= 0.2.90 ends each shard with an empty sample: KeyError 'fname' in OpenCLIP's grouping.
+
+    OpenCLIP's own `training` extra asks for 0.2.86, which has no such end.
+    """
+    return partial(expand, eof_value=None) if "eof_value" in inspect.signature(expand).parameters else expand
 
 
 class AnyDeviceDDP(DistributedDataParallel):
