@@ -71,6 +71,23 @@ def test_every_clause_cuts_at_the_same_quantile_of_its_own_cosines():
     assert by_rate.pairs.sum().item() / 200 == pytest.approx(4.0, rel=0.02)
 
 
+def test_of_a_large_batch_some_rows_are_counted_wherever_they_are():
+    f = features(0, n=770)  # 770 x 770 x 3 pairs: more than are counted
+    config = MiningConfig(per_image=3.0)
+    whole = candidates(f, f, "pooled")
+    seen, thresholds = RateThresholds(config).observe(whole)
+    assert seen.rows == 385
+    assert mine(f, f, MiningConfig(*(x.item() for x in thresholds))).pairs.sum().item() / 770 == pytest.approx(
+        3, rel=0.1
+    )
+    # two processes count the rows that one counts
+    halves = [MiningFeatures(*(x[385 * rank : 385 * (rank + 1)] for x in f)) for rank in (0, 1)]
+    counted = [
+        RateThresholds(config, rank)._sample(candidates(half, f, "pooled")).others for rank, half in enumerate(halves)
+    ]
+    assert torch.equal(torch.cat(counted), whole.others[::2])
+
+
 def test_features_that_drift_keep_their_rate():
     miner, mined = Miner(MiningConfig(per_image=3.0)), []
     for seed in range(400):

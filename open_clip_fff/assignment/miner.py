@@ -36,6 +36,7 @@ class Miner:
 
     Args:
         config: thresholds or rate, warm-up, guard.
+        rank: this process's rank.
         world_size: number of ranks, which all see the same thresholds and the same limit.
 
     Attributes:
@@ -43,10 +44,11 @@ class Miner:
         reference: mined captions per image at the warm-up's end, which the guard goes by; None before, or unguarded.
     """
 
-    def __init__(self, config: MiningConfig, world_size: int = 1) -> None:
+    def __init__(self, config: MiningConfig, rank: int = 0, world_size: int = 1) -> None:
         self.config, self.world_size = config, world_size
-        self.step, self.reference = 0, None
-        self._rate = None if config.per_image is None else RateThresholds(config, world_size)
+        self.step = 0
+        self.reference: float | None = None
+        self._rate = None if config.per_image is None else RateThresholds(config, rank, world_size)
         self._watched = torch.zeros(2, dtype=torch.float64)  # mined pairs, images; all ranks, the warm-up's last steps
         self._seen: _Seen | None = None
 

@@ -49,6 +49,12 @@ class Candidates(NamedTuple):
     own: Tensor
     ids: Tensor
 
+    def every(self, step: int, start: int) -> "Candidates":
+        """Those of every `step`-th row image, from `start` on."""
+        rows = slice(start, None, step)
+        some = (None if cosine is None else cosine[rows] for cosine in self.similarity)
+        return self._replace(similarity=Similarities(*some), others=self.others[rows], own=self.own[rows])  # type: ignore[arg-type]
+
     @property
     def score(self) -> Tensor:
         """Which of two pairs is the better one: S_it, or S_tt without image features; [B, N, K]."""

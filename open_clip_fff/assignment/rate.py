@@ -20,6 +20,7 @@ from open_clip_fff.settings.mining import MiningConfig
 BINS = 8192  # of cosines, of equal angle: 0.0004 wide at 0 and 0.00005 at 0.99, where text models put their pairs
 LEVELS, OCTAVE = 4096, 128  # of levels from 2^-32 to 1: 0.5 % each
 HORIZON = 100  # steps over which old counts fade
+SAMPLE = 2**20  # pairs that are counted at a step; of larger batches, every so many rows
 NEVER = 2.0  # the level of a pair that no clause may mine
 IMAGE_TEXT, IMAGE_IMAGE, TEXT_TEXT, OWN = range(4)
 
@@ -45,12 +46,13 @@ class RateThresholds:
 
     Args:
         config: which clauses are on, and the rate.
+        rank: this process's rank.
         world_size: number of ranks; all of them get the same thresholds.
     """
 
-    def __init__(self, config: MiningConfig, world_size: int = 1) -> None:
+    def __init__(self, config: MiningConfig, rank: int = 0, world_size: int = 1) -> None:
         assert config.per_image is not None
-        self.config, self.per_image, self.world_size = config, config.per_image, world_size
+        self.config, self.per_image, self.rank, self.world_size = config, config.per_image, rank, world_size
         self._kept: Counts | None = None
 
     def observe(self, found: Candidates) -> tuple[Counts, Thresholds]:
@@ -58,6 +60,7 @@ class RateThresholds:
 
         These come from earlier steps; the first step, which has none, is mined by its own.
         """
+        found = self._sample(found)
         rows = torch.full((), len(found.others), dtype=torch.int64, device=found.others.device)
         seen = Counts(self._summed(self._cosines(found)), torch.empty(0), self._summed(rows))
         known = seen if self._kept is None else self._kept
@@ -84,6 +87,12 @@ class RateThresholds:
         """Goes on from `state_dict`."""
         self._kept = Counts(**{name: x.to(device) for name, x in state.items()}) if state else None
 
+    def _sample(self, found: Candidates) -> Candidates:
+        """Every so many rows of the global batch, wherever they are: one process and many count the same ones."""
+        size, images, captions = found.others.shape
+        step = -(-images * images * captions // SAMPLE)
+        return found if step == 1 else found.every(step, -self.rank * size % step)
+
     def _summed(self, counts: Tensor) -> Tensor:
         return sum_over_ranks(counts, self.world_size).double()
 
@@ -99,7 +108,7 @@ class RateThresholds:
         """Histogram of the pairs' levels, by the shares that are known."""
         s, config, shape = found.similarity, self.config, found.others.shape
         above, p1_prime = _shares_above(known.cosines), self._p1_prime(known)
-        level = torch.full(shape, NEVER, dtype=torch.float64, device=found.others.device)
+        level = torch.full(shape, NEVER, dtype=torch.float32, device=found.others.device)
         for row, cosine, on in (
             (IMAGE_TEXT, s.image_text, config.p1),
             (IMAGE_IMAGE, s.image_image, config.p2),
@@ -107,7 +116,7 @@ class RateThresholds:
         ):
             if cosine is None or on is None:
                 continue
-            share = above[row][_bins(cosine)].expand(shape)
+            share = above[row].float()[_bins(cosine)].expand(shape)
             if row == TEXT_TEXT and p1_prime is not None and s.image_text is not None:
                 share = torch.where(s.image_text > p1_prime, share, NEVER)
             level = torch.minimum(level, share)

@@ -41,7 +41,7 @@ class Criterion(nn.Module):
     ) -> None:
         super().__init__()
         self.loss, self.rank, self.world_size, self.accumulation = loss, rank, world_size, accumulation
-        self.miner, self.online = None if mining is None else Miner(mining, world_size), online
+        self.miner, self.online = None if mining is None else Miner(mining, rank, world_size), online
         self.counts = MiningCounts()
         parameters = inspect.signature(loss.forward).parameters
         self._takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
