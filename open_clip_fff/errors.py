@@ -10,3 +10,9 @@ class UsageError(Exception):
 
 class OneRankError(UsageError):
     """The same, met by one of several processes alone (in its share of the data), which therefore prints it."""
+
+
+def reason(error: BaseException, length: int = 200) -> str:
+    """What a library's error says, in one short line: libraries may list every model they know."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= length else f"{text[:length]}…"

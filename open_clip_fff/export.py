@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.towers.description import CONFIG_NAME
 
 
@@ -87,8 +87,7 @@ def export(checkpoint: Path, out: Path, ema: bool = False) -> None:
     except UsageError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UsageError(f"{checkpoint}: cannot be read as a checkpoint ({reason})") from error
+        raise UsageError(f"{checkpoint}: cannot be read as a checkpoint ({reason(error)})") from error
     write_hub_folder(json.loads(description.read_text()), weights, out)
 
 

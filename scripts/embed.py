@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset as wds
@@ -77,6 +78,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, CaptionSettings, FrozenS
     for training_alone in ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight"):
         vars(typed).pop(training_alone, None)
     plan = make_plan(typed)
+    for path in plan.values["model_config"]:
+        open_clip.add_model_config(path)
     assert plan.miner is not None
     return args, plan.captions, plan.miner
 

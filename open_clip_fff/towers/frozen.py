@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from open_clip_fff.data.tokens import Tokenizer
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.numerics import no_autocast
 from open_clip_fff.settings.mining import FrozenSource
 
@@ -126,9 +126,9 @@ def load_frozen(source: FrozenSource, cache_dir: str | None = None) -> FrozenMod
         )
         tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
     except Exception as error:  # whatever keeps it from loading, the person can only choose another
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
-            f"{called}: cannot be loaded ({reason}); name another model, or train without mining: --mining-features off"
+            f"{called}: cannot be loaded ({reason(error)}); name another model, or train without mining: "
+            f"--mining-features off"
         ) from error
     for parameter in model.parameters():
         parameter.requires_grad_(False)

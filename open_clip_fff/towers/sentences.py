@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.numerics import no_autocast
 
 LENGTH = 128  # tokens; longer captions are cut
@@ -86,9 +86,9 @@ def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
         model = AutoModel.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
     except Exception as error:  # whatever keeps it from loading, the person can only choose another
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(
-            f"--mining-model {name}: cannot be loaded as a sentence model ({reason}); name another model or a folder"
+            f"--mining-model {name}: cannot be loaded as a sentence model ({reason(error)}); name another model, or a "
+            f"folder"
         ) from error
     if getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()
