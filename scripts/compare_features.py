@@ -44,7 +44,7 @@ FEATURES = {
     "online, loose": ("--mining-features", "online", *SELF, *LOOSE),
     "online, loose, no guard": ("--mining-features", "online", "--no-mining-guard", *SELF, *LOOSE),
 }
-POLICIES = ("all", "sample")
+POLICIES = ("all", "sample", "first")
 SEEDS = 10  # that are looked for
 CURVES = {"mined": "mined captions per image", "right": "% of them of the right class"}
 RECALL = "all_captions_{}_R@{}"

@@ -93,7 +93,7 @@ def test_features_that_drift_keep_their_rate():
         f = features(seed, spread=1.5 - seed / 400)  # ever more alike
         mined.append(miner(f, f).pairs.sum().item() / N)
         miner.after_step()
-    assert sum(mined[-50:]) / 50 == pytest.approx(3.0, rel=0.25)
+    assert sum(mined[-50:]) / 50 == pytest.approx(3.0, rel=0.1)
 
 
 def test_equal_features_are_not_mined_by_rate():

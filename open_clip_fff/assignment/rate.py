@@ -19,7 +19,7 @@ from open_clip_fff.settings.mining import MiningConfig
 
 BINS = 8192  # of cosines, of equal angle: 0.0004 wide at 0 and 0.00005 at 0.99, where text models put their pairs
 LEVELS, OCTAVE = 4096, 128  # of levels from 2^-32 to 1: 0.5 % each
-HORIZON = 100  # steps over which old counts fade
+HORIZON = 20  # steps over which old counts fade: the trainee's own features drift, and stale thresholds lose the rate
 SAMPLE = 2**20  # pairs that are counted at a step; of larger batches, every so many rows
 NEVER = 2.0  # the level of a pair that no clause may mine
 IMAGE_TEXT, IMAGE_IMAGE, TEXT_TEXT, OWN = range(4)
