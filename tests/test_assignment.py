@@ -245,4 +245,8 @@ def test_counts_by_clause():
     seen = rates(counts.take(IMAGES.device))
     assert (seen.image_text, seen.image_image, seen.text_text, seen.mined) == (0.25, 0.5, 0.25, 0.75)
     assert seen.positive_share == pytest.approx(7 / 16)
-    assert counts.take(IMAGES.device).sum() == 0
+    assert counts.take(IMAGES.device).sum() == 0 and seen.right is None
+    # mined are (0, 1), (1, 2), (2, 1): one agrees in class, one does not, of one that is not known
+    agreement = torch.tensor([[1, 1, -1, -1], [1, 1, -1, 0], [-1, 0, 1, 1], [-1, -1, 1, 1]], dtype=torch.int8)
+    counts.add(assign(f.ids, f.ids, f.valid, mined), mined, agreement)
+    assert rates(counts.take(IMAGES.device)).right == 0.5

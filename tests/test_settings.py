@@ -53,10 +53,46 @@ def test_every_mining_flag_lands():
     argv = ["--loss", "softmax", "--mining-features", "frozen", "--mining-model", "m", "--mining-pretrained", "t"]
     argv += ["--p1", "0.1", "--p2", "0.2", "--p3", "0.3", "--p1-prime", "0.05", "--text-text", "max"]
     argv += ["--mined-cap", "4", "--mined-as", "ignore", "--ignore-band", "0.07", "--no-mine-raw"]
+    argv += ["--mining-warmup", "9", "--mining-guard"]
     mined = plan(*argv)
+    assert mined.miner == FrozenSource("m", "t") and mined.features == "frozen"
     assert mined.mining == MiningConfig(
-        0.1, 0.2, 0.3, 0.05, "max", 4, "ignore", 0.07, False
-    ) and mined.miner == FrozenSource("m", "t")
+        0.1, 0.2, 0.3, 0.05, "max", 4, "ignore", 0.07, False, None, warmup=9, guarded=True
+    )
+
+
+def test_what_follows_from_the_source_of_the_features():
+    ema = plan("--method", "fff", "--mining-features", "ema", "--mining-warmup", "500")
+    assert ema.ema_decay == 0.999 and ema.miner is None and ema.mining.guarded and ema.mining.warmup == 500
+    online = plan("--method", "fff", "--mining-features", "online", "--mining-warmup", "5", "--no-mining-guard")
+    assert online.ema_decay is None and not online.mining.guarded
+    text = plan("--method", "fff", "--mining-features", "text", "--mining-model", "folder")
+    assert text.mining == MiningConfig(None, None, 0.99, None) and text.miner == FrozenSource("folder")
+    stored = plan("--method", "fff", "--mining-features", "precomputed", "--feature-sidecar", "d")
+    assert stored.miner is None and stored.feature_sidecar == "d" and not stored.mining.guarded
+    rate = plan("--method", "fff", "--mined-per-image", "2", "--p3", "off")
+    assert rate.mining.per_image == 2.0 and rate.mining.p3 is None and rate.mining.p1 is not None
+    assert plan("--method", "clip", "--ema-decay", "0.99").ema_decay == 0.99
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--mining-features", "online"], "--mining-warmup STEPS"),
+        (["--mining-features", "ema", "--mining-warmup", "9", "--mining-model", "m"], "the trained model mines"),
+        (["--mined-per-image", "1", "--p1", "0.3"], "--p1: --mined-per-image finds the thresholds"),
+        (["--mined-per-image", "0"], "more than 0"),
+        (["--mined-per-image", "1", "--p1", "off", "--p2", "off", "--p3", "off"], "nothing can be mined"),
+        (["--mining-guard"], "add --mining-warmup STEPS"),
+        (["--feature-sidecar", "d"], "does nothing without --mining-features precomputed"),
+        (["--mining-features", "off", "--class-key", "cls"], "does nothing while mining is off"),
+        (["--ema-decay", "1"], "0 < decay < 1"),
+        (["--mining-warmup", "-1"], "it is 0 or more"),
+    ],
+)
+def test_settings_that_contradict_each_other(argv, says):
+    with pytest.raises(UsageError, match=says.replace("(", r"\(")):
+        plan("--method", "fff", *argv)
 
 
 def test_sources_keep_their_order():

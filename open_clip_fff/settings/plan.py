@@ -98,6 +98,9 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
     features, mining, miner = values["mining_features"], None, None
     if features != "off":
         mining = MiningConfig(**{name: values[flag] for name, flag in MINING.items()})
+    decay = values["ema_decay"]
+    if decay is not None and not 0.0 < decay < 1.0:
+        raise ValueError(f"--ema-decay is {decay:g}: 0 < decay < 1")
     if features in ("frozen", "text") or (features == "precomputed" and "mining_model" in typed):
         if values["mining_model"] is None:
             raise ValueError(f"--mining-features {features}: name the model with --mining-model NAME|DIR")
@@ -122,7 +125,7 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
         mining=mining,
         miner=miner,
         feature_sidecar=values["feature_sidecar"],
-        ema_decay=values["ema_decay"],
+        ema_decay=decay,
         logits=LogitSettings(values["logit_scale_init"], values["logit_bias_init"], values["logit_lr_mult"]),
         batch_hooks=values["batch_hooks"],
         typed=typed,
