@@ -29,6 +29,7 @@ class Preview:
         captions: by source, how many captions they have there.
         longest: the most captions that one row has, all sources together.
         used: captions that training will use, K at most per row.
+        words: their words, all together.
         empty: rows without any caption, which training skips.
         repeated: captions that equal an earlier one of the same row.
         shown: the first rows' keys and captions.
@@ -49,6 +50,7 @@ class Preview:
     captions: dict[str, int] = field(default_factory=dict)
     longest: int = 0
     used: int = 0
+    words: int = 0
     empty: int = 0
     repeated: int = 0
     images: int = 0
@@ -72,6 +74,7 @@ class Preview:
         texts = [text for texts in found.values() for text in texts]
         self.longest = max(self.longest, len(texts))
         self.used += min(len(texts), per_image)
+        self.words += sum(len(text.split()) for text in texts[:per_image])
         self.empty += not texts
         self.repeated += len(texts) - len(set(texts))
         if len(self.shown) < SHOWN:

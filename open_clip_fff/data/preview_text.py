@@ -54,8 +54,8 @@ def preview_lines(preview: Preview, captions: CaptionSettings) -> list[str]:
         share, count = preview.rows_with[source] / preview.rows, preview.captions[source] / preview.rows
         lines.append(f"  {source:<{width}}  text in {share:7.2%} of rows, {count:.2f} captions per row")
     lines.append(
-        f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}; "
-        f"the longest row has {preview.longest}"
+        f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}, "
+        f"of {preview.words / max(preview.used, 1):.1f} words; the longest row has {preview.longest}"
     )
     if preview.looked:
         share = preview.stored / preview.looked
