@@ -1,11 +1,11 @@
-"""Trains stock CLIP, one-of-K CLIP, FFF and its softmax on your own tars, equally long, and compares them.
+"""Trains stock CLIP, one-of-K CLIP, K in the batch, FFF and its softmax on your own tars, and compares them.
 
     python scripts/compare_methods.py --out comparison -- --train-data 'data/{00..05}.tar' --train-num-samples 6091 \
         --val-data val.tar --val-num-samples 1000 --json-text-key captions --captions-per-image 5 \
         --model ViT-B-32 --batch-size 256 --epochs 10
 
-What follows `--` goes to every run. The frozen model that mines is the one-of-K run, so its steps come on top of those
-of FFF; thresholds are quantiles on the first shards. Runs that are finished are not run again.
+What follows `--` goes to every run; all have the same steps. The frozen model that mines is the one-of-K run, so its
+steps come on top of those of FFF; its thresholds are found and held. Runs that are finished are not run again.
 
 Writes OUT/steps.csv (loss, rates and recall over steps), OUT/table.csv and OUT/comparison.png.
 """
@@ -26,15 +26,16 @@ import matplotlib.pyplot as plt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.export import find_checkpoint
 
 METHODS = {
     "clip": ("stock CLIP, first caption", ["--method", "clip", "--caption-policy", "first"]),
     "one-of-k": ("CLIP, one of K drawn", ["--method", "clip", "--caption-policy", "sample"]),
+    "softmax": ("softmax, K in the batch, none mined", ["--method", "fff-softmax", "--mining-features", "off"]),
     "fff": ("FFF, sigmoid", ["--method", "fff"]),
     "fff-softmax": ("FFF's pairs, softmax", ["--method", "fff-softmax"]),
 }
 TEACHER = "one-of-k"
-SAMPLE = 1024  # training images that the thresholds come from
 CURVES = {  # column: (TensorBoard tag, title)
     "loss": ("train/loss", "training loss (each its own scale)"),
     "mined_per_image": ("train/mined_per_image", "mined captions per image"),
@@ -46,7 +47,7 @@ RECALLS = ("image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@1", "text_
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and picture")
-    parser.add_argument("--mined-per-image", type=float, default=1.0, help="captions that each clause should mine")
+    parser.add_argument("--mined-per-image", type=float, default=1.0, help="captions to mine for an image")
     parser.add_argument("--rate", nargs="*", default=[], metavar="METHOD=LR", help="a method's own learning rate")
     arguments, shared = parser.parse_known_args()
     shared = [flag for flag in shared if flag != "--"] + ["--report-to", "tensorboard"]
@@ -96,23 +97,10 @@ def train(out: Path, name: str, flags: list[str]) -> float:
 
 
 def teachers_flags(teacher: Path, shared: list[str], per_image: float) -> list[str]:
-    """Flags that mine with the last checkpoint of a run, thresholds from quantiles on the first training shards."""
-    import open_clip
-    from webdataset.shardlists import expand_urls
-
-    from open_clip_fff.calibration import mining_flags, quantile_thresholds, sample_features
-    from open_clip_fff.export import find_checkpoint
-    from open_clip_fff.host.arguments import parse_open_clip, split
-    from open_clip_fff.settings import FrozenSource, make_plan
-    from open_clip_fff.towers.frozen import load_frozen
-
-    typed, rest = split([*shared, "--method", "fff", "--mining-features", "off"])  # for its reading of the captions
-    args, captions = parse_open_clip(rest), make_plan(typed).captions
-    for path in vars(typed).get("model_config", []):
-        open_clip.add_model_config(path)
-    source = FrozenSource(args.model, str(find_checkpoint(teacher)))
-    features = sample_features(expand_urls(args.train_data), captions, load_frozen(source), SAMPLE)
-    return mining_flags(source, quantile_thresholds(features, args.batch_size * args.accum_freq, per_image))
+    """Flags that mine with the last checkpoint of a run."""
+    model = shared[shared.index("--model") + 1]
+    frozen = ["--mining-model", model, "--mining-pretrained", str(find_checkpoint(teacher))]
+    return [*frozen, "--mined-per-image", f"{per_image:g}"]
 
 
 def read_curves(run: Path) -> tuple[pd.DataFrame, dict[str, float]]:
