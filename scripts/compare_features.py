@@ -180,11 +180,12 @@ def read_log(log: Path) -> pd.DataFrame:
     )
 
 
-def means(curve: pd.DataFrame) -> dict[str, float]:
-    """Mined per image, the mean over the run; right ones, of those mined in its last quarter."""
+def means(curve: pd.DataFrame) -> dict[str, float | None]:
+    """Mined per image, the mean since the first was; right ones, of those mined in the last quarter of the run."""
+    since = curve[curve["step"] >= curve["step"].where(curve["mined"] > 0).min()]
     last = curve[curve["step"] >= 0.75 * curve["step"].max()].dropna()
     right = (last["right"] * last["mined"]).sum() / last["mined"].sum() if last["mined"].sum() else None
-    return {"mined/image": curve["mined"].mean(), "right %": right}
+    return {"mined/image": since["mined"].mean() if len(since) else 0.0, "right %": right}
 
 
 def scores(run: Path, arguments: argparse.Namespace, out: Path) -> dict[str, float]:
