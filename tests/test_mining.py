@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from open_clip_fff import MiningConfig
 from open_clip_fff.assignment import MiningFeatures, mine
-from open_clip_fff.assignment.guard import best_over_ranks
+from open_clip_fff.assignment.guard import best_over_ranks, own_recall
 from open_clip_fff.assignment.miner import Miner
 from open_clip_fff.assignment.mining import candidates
 from open_clip_fff.assignment.rate import RateThresholds
@@ -179,6 +179,32 @@ def test_features_that_find_everything_alike_mine_nothing():
     miner = after_a_warm_up_of_one_step(-0.9, f)
     mined = miner(f, f)
     assert miner.blind(N * K) and not mined.pairs.any() and mined.held == mine(f, f, miner.config).pairs.sum()
+
+
+def test_own_recall_by_definition():
+    """The share of own captions above as many of the others' as would be mined, by sorting."""
+    for seed, threshold in ((0, 0.6), (1, 0.3), (2, 0.99)):
+        f = features(seed)
+        found, pairs = candidates(f, f, "pooled"), mine(f, f, MiningConfig(threshold, None, None, None)).pairs
+        others, own = (found.similarity.image_text[mask] for mask in (found.others, found.own))
+        bar = others.sort(descending=True).values[max(int(pairs.sum()), N)]
+        expected = (own > bar).double().mean().item()
+        assert own_recall(found, pairs, 1).item() == pytest.approx(expected, abs=0.02)
+        assert 0 < expected < 1
+
+
+def test_features_that_do_not_find_their_own_captions_are_not_believed():
+    f = features(0)
+    strange = f._replace(text=features(5, spread=5.0).text)  # other images' captions, as an untrained model sees them
+    miner = Miner(MiningConfig(per_image=2.0, warmup=2, guarded=True))
+    for _ in range(3):
+        mined = miner(strange, strange)
+        miner.after_step()
+    assert miner.trust < 0.1 and not mined.pairs.any() and mined.held > 0
+    for _ in range(60):  # the model learns; mining begins by itself
+        mined = miner(f, f)
+        miner.after_step()
+    assert miner.trust > 0.1 and mined.pairs.any()
 
 
 def test_the_guard_keeps_none_of_those_it_cannot_tell_apart():

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_clip_fff.assignment.guard import best_over_ranks
+from open_clip_fff.assignment.guard import best_over_ranks, own_recall
 from open_clip_fff.assignment.mining import Mined, candidates, select
 from open_clip_fff.assignment.rate import Counts, RateThresholds
 from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
@@ -15,8 +15,11 @@ from open_clip_fff.ranks import sum_over_ranks
 from open_clip_fff.settings.mining import MiningConfig
 
 # The guard: mined pairs may not exceed GROWTH times their number at the warm-up's end, nor the share CROWD of all
-# captions. Features that find more than the share BLIND alike at that end tell nothing: nothing is mined at all.
-GROWTH, CROWD, BLIND = 2.0, 0.1, 0.5
+# captions. Features that find more than the share BLIND alike at that end tell nothing: nothing is mined at all. Nor
+# is anything while fewer than the share TRUST of own captions outscore what would be mined (guard.own_recall): on the
+# digits that was .005 to .07 in runs whose mined pairs were right by chance, and .2 and more where nearly all were.
+GROWTH, CROWD, BLIND, TRUST = 2.0, 0.1, 0.5, 0.1
+FADE = 0.95  # of the old trust, at each step
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class _Seen:
     mined: Tensor  # pairs of this rank, int64 scalar
     rows: int  # images of this rank
     counts: Counts | None
+    trust: Tensor | None  # of this step alone
 
 
 class Miner:
@@ -42,12 +46,14 @@ class Miner:
     Attributes:
         step: optimizer steps that are done.
         reference: mined captions per image at the warm-up's end, which the guard goes by; None before, or unguarded.
+        trust: the share of own captions that outscore what would be mined, over the last steps; None if unguarded.
     """
 
     def __init__(self, config: MiningConfig, rank: int = 0, world_size: int = 1) -> None:
         self.config, self.world_size = config, world_size
         self.step = 0
         self.reference: float | None = None
+        self.trust: Tensor | None = None
         self._rate = None if config.per_image is None else RateThresholds(config, rank, world_size)
         self._watched = torch.zeros(2, dtype=torch.float64)  # mined pairs, images; all ranks, the warm-up's last steps
         self._seen: _Seen | None = None
@@ -70,13 +76,16 @@ class Miner:
         with torch.no_grad(), exact_float32(rows.text.device):
             found = candidates(rows, columns, config.text_text)
             counts, thresholds = (None, Thresholds.of(config)) if self._rate is None else self._rate.observe(found)
-            mined = select(found, thresholds, config)
-            self._seen = _Seen(mined.pairs.sum(), len(rows.ids), counts)
+            mined, trust = select(found, thresholds, config), None
+            if config.guarded:
+                trust = own_recall(found, mined.pairs, self.world_size)
+                trust = trust if self.trust is None else FADE * self.trust + (1.0 - FADE) * trust
+            self._seen = _Seen(mined.pairs.sum(), len(rows.ids), counts, trust)
             if self.step < config.warmup:
                 return None
-            if self.reference is not None:
+            if trust is not None and self.reference is not None:
                 limit = self._limit(len(columns.ids), columns.valid.numel())
-                kept = best_over_ranks(mined.pairs, found.score, limit, self.world_size)
+                kept = best_over_ranks(mined.pairs, found.score, limit, self.world_size) & (trust >= TRUST)
                 cut = mined.pairs & ~kept
                 doubtful = None if mined.doubtful is None else mined.doubtful | cut
                 mined = mined._replace(pairs=kept, doubtful=doubtful, held=cut.sum())
@@ -98,6 +107,7 @@ class Miner:
         if self._seen is not None:
             if self._rate is not None and self._seen.counts is not None:
                 self._rate.keep(self._seen.counts)
+            self.trust = self._seen.trust
             if self.config.guarded and self.step < self.config.warmup:
                 pairs, images = self._seen.mined.double(), self._seen.mined.new_tensor(self._seen.rows).double()
                 self._watched = self._watched.to(pairs.device) + sum_over_ranks(
@@ -118,6 +128,7 @@ class Miner:
         return {
             "step": self.step,
             "reference": self.reference,
+            "trust": None if self.trust is None else self.trust.cpu(),
             "watched": self._watched.cpu(),
             "rate": {} if self._rate is None else {name: x.cpu() for name, x in self._rate.state_dict().items()},
         }
@@ -126,5 +137,6 @@ class Miner:
         """Goes on from `state_dict`."""
         self.step, self.reference = state["step"], state["reference"]
         self._watched = state["watched"].to(device)
+        self.trust = None if state["trust"] is None else state["trust"].to(device)
         if self._rate is not None:
             self._rate.load_state_dict(state["rate"], device)

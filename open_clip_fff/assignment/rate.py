@@ -6,18 +6,17 @@ its own cosines at the same quantile. Quantiles come from histograms, whose coun
 The rule is ours; the paper's thresholds are numbers.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from open_clip_fff.assignment.histograms import BINS, bins, edge, first_bin, histogram, shares_above
 from open_clip_fff.assignment.mining import Candidates
 from open_clip_fff.assignment.reference import Thresholds
 from open_clip_fff.ranks import sum_over_ranks
 from open_clip_fff.settings.mining import MiningConfig
 
-BINS = 8192  # of cosines, of equal angle: 0.0004 wide at 0 and 0.00005 at 0.99, where text models put their pairs
 LEVELS, OCTAVE = 4096, 128  # of levels from 2^-32 to 1: 0.5 % each
 HORIZON = 20  # steps over which old counts fade: the trainee's own features drift, and stale thresholds lose the rate
 SAMPLE = 2**20  # pairs that are counted at a step; of larger batches, every so many rows
@@ -101,13 +100,13 @@ class RateThresholds:
         none = torch.zeros(BINS, dtype=torch.int64, device=found.others.device)
         wanted = [(s.image_text, found.others), (s.image_image, found.others), (s.text_text, found.others)]
         wanted.append((s.image_text, found.own))
-        counts = (none if x is None else _histogram(_bins(x).expand(shape), mask, BINS) for x, mask in wanted)
+        counts = (none if x is None else histogram(bins(x).expand(shape), mask) for x, mask in wanted)
         return torch.stack(list(counts))
 
     def _levels(self, found: Candidates, known: Counts) -> Tensor:
         """Histogram of the pairs' levels, by the shares that are known."""
         s, config, shape = found.similarity, self.config, found.others.shape
-        above, p1_prime = _shares_above(known.cosines), self._p1_prime(known)
+        above, p1_prime = shares_above(known.cosines), self._p1_prime(known)
         level = torch.full(shape, NEVER, dtype=torch.float32, device=found.others.device)
         for row, cosine, on in (
             (IMAGE_TEXT, s.image_text, config.p1),
@@ -116,23 +115,23 @@ class RateThresholds:
         ):
             if cosine is None or on is None:
                 continue
-            share = above[row].float()[_bins(cosine)].expand(shape)
+            share = above[row].float()[bins(cosine)].expand(shape)
             if row == TEXT_TEXT and p1_prime is not None and s.image_text is not None:
                 share = torch.where(s.image_text > p1_prime, share, NEVER)
             level = torch.minimum(level, share)
         octaves = level.clamp(min=2.0**-40).log2() + LEVELS // OCTAVE
         number = (octaves * OCTAVE).long().clamp(0, LEVELS - 1)
-        return _histogram(number, found.others & (level <= 1.0), LEVELS)
+        return histogram(number, found.others & (level <= 1.0), LEVELS)
 
     def _thresholds(self, known: Counts) -> Thresholds:
         up_to = (known.levels.cumsum(0) <= self.per_image * known.rows).sum()
-        above = _shares_above(known.cosines)
+        above = shares_above(known.cosines)
         # Any one clause at this level finds `per_image` alone, so that no higher one can be right; levels that were
         # counted by older shares may say otherwise where many pairs tie.
         alone = self.per_image * known.rows / known.cosines[:OWN].sum(dim=1).amax().clamp(min=1)
         level = torch.minimum(torch.exp2(up_to / OCTAVE - LEVELS // OCTAVE), alone)
         p1, p2, p3 = (
-            None if on is None else _cut(above[row], level)
+            None if on is None else edge(first_bin(above[row], level))
             for row, on in ((IMAGE_TEXT, self.config.p1), (IMAGE_IMAGE, self.config.p2), (TEXT_TEXT, self.config.p3))
         )
         return Thresholds(p1, p2, p3, self._p1_prime(known))
@@ -144,28 +143,6 @@ class RateThresholds:
         """
         if self.config.p1_prime is None:
             return None
-        above, pairs = _shares_above(known.cosines), known.cosines[IMAGE_TEXT].sum()
+        above, pairs = shares_above(known.cosines), known.cosines[IMAGE_TEXT].sum()
         alone = self.per_image * known.rows / pairs.clamp(min=1)
-        return torch.minimum(_cut(above[OWN], torch.full_like(alone, 0.75)), _cut(above[IMAGE_TEXT], alone))
-
-
-def _bins(cosine: Tensor) -> Tensor:
-    """The bin of each cosine, int64, rising with it."""
-    return ((1.0 - cosine.clamp(-1.0, 1.0).acos() / math.pi) * BINS).long().clamp(0, BINS - 1)
-
-
-def _histogram(number: Tensor, mask: Tensor, size: int) -> Tensor:
-    """How often each number occurs where the mask is True, int64 [size]; without waiting for the device."""
-    counts = torch.zeros(size, dtype=torch.int64, device=number.device)
-    return counts.scatter_add_(0, number.flatten(), mask.flatten().long())
-
-
-def _shares_above(counts: Tensor) -> Tensor:
-    """The share of pairs in each bin or a higher one, [..., BINS]; it falls from 1."""
-    return counts.flip(-1).cumsum(-1).flip(-1) / counts.sum(-1, keepdim=True).clamp(min=1)
-
-
-def _cut(above: Tensor, share: Tensor) -> Tensor:
-    """The lowest cosine with at most `share` of the pairs above it; beyond 1 where even the last bin has more."""
-    number = (above > share).sum()  # shares fall from bin to bin: as many bins are too low as hold too many
-    return (number == BINS) * 1e-3 - torch.cos(number.double() * (math.pi / BINS))
+        return edge(torch.minimum(first_bin(above[OWN], 0.75), first_bin(above[IMAGE_TEXT], alone)))

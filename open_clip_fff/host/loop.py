@@ -101,7 +101,8 @@ class Reporter:
         if steps_per_epoch < 1:
             raise UsageError("--batch-size and --accum-freq: an epoch holds fewer rows than one step takes; lower them")
         self.state, self.criterion, self.steps_per_epoch = state, criterion, steps_per_epoch
-        self.epoch, self.tb_writer, self.warned = first_epoch, None, False
+        self.epoch, self.tb_writer = first_epoch, None
+        self.warned: list[list[str]] = []
         self.pace = Pace(steps_per_epoch * (state.args.epochs - first_epoch))
 
     def after_batch(self, index: int) -> None:
@@ -127,7 +128,7 @@ class Reporter:
             epoch=self.epoch,
             step=self.epoch * self.steps_per_epoch + step_in_epoch,
             rates=seen,
-            thresholds=_numbers(self.criterion),
+            found=_found(self.criterion),
             scale=model.logit_scale.exp().item(),
             bias=None if model.logit_bias is None else model.logit_bias.item(),
             eta=self.pace.eta,
@@ -143,17 +144,22 @@ class Reporter:
             wandb.log({**scalars, "step": report.step}, step=report.step)
 
     def _warn(self, seen: Rates) -> None:
-        """Once in a run, where mining does not do what was asked for."""
+        """Where mining does not do what was asked for: each kind once in a run."""
         args, miner = self.state.args, self.criterion.miner
-        if miner is None or self.warned:
+        if miner is None:
             return
         images = args.batch_size * args.accum_freq * args.world_size
-        if warning := mining_warning(seen, miner, images * self.state.plan.captions.columns):
-            self.warned = True
+        warning = mining_warning(seen, miner, images * self.state.plan.captions.columns)
+        if warning is not None and (kind := warning.split()[:2]) not in self.warned:
+            self.warned.append(kind)
             logging.warning(warning)
 
 
-def _numbers(criterion: Criterion) -> dict[str, float]:
-    """The thresholds that a rate holds, by name; none for typed ones."""
-    thresholds = None if criterion.miner is None else criterion.miner.thresholds()
-    return {} if thresholds is None else {name: float(x) for name, x in thresholds._asdict().items() if x is not None}
+def _found(criterion: Criterion) -> dict[str, float]:
+    """What mining found for itself, by name: the thresholds that a rate holds, and how far its features are trusted."""
+    miner = criterion.miner
+    if miner is None:
+        return {}
+    thresholds = miner.thresholds()
+    found = {} if thresholds is None else thresholds._asdict()
+    return {name: float(x) for name, x in {**found, "trust": miner.trust}.items() if x is not None}

@@ -1,7 +1,7 @@
 """What a person should hear when mining does not do what was asked for."""
 
 from open_clip_fff.assignment.counts import Rates
-from open_clip_fff.assignment.miner import CROWD, GROWTH, Miner
+from open_clip_fff.assignment.miner import CROWD, GROWTH, TRUST, Miner
 
 
 def mining_warning(seen: Rates, miner: Miner, captions: int) -> str | None:
@@ -19,6 +19,11 @@ def mining_warning(seen: Rates, miner: Miner, captions: int) -> str | None:
                 f"Self-mining stays off: at the warm-up's end {reference:.3f} of {captions:,} captions per image "
                 f"passed the thresholds, so the model's features tell nothing apart. Raise the thresholds, lengthen "
                 f"--mining-warmup, or mine with a frozen model."
+            )
+        if miner.trust is not None and miner.trust < TRUST:
+            return (
+                f"Self-mining waits: only {float(miner.trust):.1%} of own captions outscore what would be mined; below "
+                f"{TRUST:.0%} that would mostly be wrong. It begins by itself once the model knows more."
             )
         return (
             f"Self-mining passes what the guard allows, {GROWTH:g} times the {reference:.3f} captions per image of the "

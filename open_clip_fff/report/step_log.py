@@ -14,7 +14,7 @@ class StepReport:
         epoch: as OpenCLIP counts, from 0.
         step: optimizer steps since the start of the run, from 0, as OpenCLIP's TensorBoard axis.
         rates: since the last log step, over all ranks; None where nothing counts.
-        thresholds: those that a rate holds, by name; empty for typed ones.
+        found: what mining found for itself, by name: the thresholds that a rate holds, the trust in self-mining.
         scale: exp(logit_scale), after the step.
         bias: logit_bias, after the step; None where the model has none.
         eta: seconds left in the run, from the mean of all steps so far.
@@ -23,7 +23,7 @@ class StepReport:
     epoch: int
     step: int
     rates: Rates
-    thresholds: dict[str, float]
+    found: dict[str, float]
     scale: float
     bias: float | None
     eta: float
@@ -34,7 +34,7 @@ class StepReport:
         more = "" if r.right is None else f" Right: {r.right:.1%}"
         more += f" In doubt: {r.doubtful:.3f}" if r.doubtful else ""
         more += f" Held back: {r.held:.3f}" if r.held else ""
-        more += "".join(f" {name} {x:.3f}" for name, x in self.thresholds.items()).replace("_prime", "'")
+        more += "".join(f" {name} {x:.3f}" for name, x in self.found.items()).replace("_prime", "'")
         bias = "" if self.bias is None else f" Bias: {self.bias:.3f}"
         return (
             f"FFF Epoch: {self.epoch} Step: {self.step} "
@@ -60,7 +60,7 @@ class StepReport:
             values["logit_bias"] = self.bias
         if r.right is not None:
             values["mined_right"] = r.right
-        values.update({f"threshold_{name}": x for name, x in self.thresholds.items()})
+        values.update({f"mining_{name}": x for name, x in self.found.items()})
         return {f"train/{name}": value for name, value in values.items()}
 
 
