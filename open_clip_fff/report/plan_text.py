@@ -46,7 +46,7 @@ def _mining(plan: Plan) -> str:
     if config.warmup:
         parts.append(f"from step {config.warmup:,}")
     if config.guarded:
-        parts.append("guarded: at most twice what is mined at the warm-up's end")
+        parts.append("guarded: at most twice what the warm-up's end mines, and only while own captions are found")
     return "; ".join(parts)
 
 

@@ -48,8 +48,7 @@ class MiningConfig:
         per_image: mined captions per image, on average, that the thresholds are held at; p1, p2 and p3 then only say
             whether their clause is on. None for thresholds by number.
         warmup: optimizer steps before the first pair is mined.
-        guarded: whether mined captions per image may not exceed twice their number at the warm-up's end; meant for the
-            trainee's own features.
+        guarded: whether mining is kept from feeding on itself (assignment/miner.py); meant for the trainee's features.
     """
 
     p1: float | None = 0.27
