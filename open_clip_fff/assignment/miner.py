@@ -17,7 +17,7 @@ from open_clip_fff.settings.mining import MiningConfig
 # The guard: mined pairs may not exceed GROWTH times their number at the warm-up's end, nor the share CROWD of all
 # captions. Features that find more than the share BLIND alike at that end tell nothing: nothing is mined at all. Nor
 # is anything while fewer than the share TRUST of own captions outscore what would be mined (guard.own_recall): on the
-# digits that was .005 to .07 in runs whose mined pairs were right by chance, and .2 and more where nearly all were.
+# digits that was .005 to .07 while mined pairs were mostly wrong, and .12 to .35 while most were right.
 GROWTH, CROWD, BLIND, TRUST = 2.0, 0.1, 0.5, 0.1
 FADE = 0.95  # of the old trust, at each step
 
@@ -29,7 +29,7 @@ class _Seen:
     mined: Tensor  # pairs of this rank, int64 scalar
     rows: int  # images of this rank
     counts: Counts | None
-    trust: Tensor | None  # of this step alone
+    trust: Tensor | None  # faded with this step's
 
 
 class Miner:

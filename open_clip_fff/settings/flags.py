@@ -153,8 +153,8 @@ def flag_parser() -> argparse.ArgumentParser:
     mining.add_argument(
         "--mining-guard",
         action=argparse.BooleanOptionalAction,
-        help="mine no more than twice as much as at the warm-up's end, and nothing while the model does not find its own "
-        "captions (default: yes for ema and online)",
+        help="mine no more than twice as much as at the warm-up's end, and nothing while the model does not find its "
+        "own captions (default: yes for ema and online)",
     )
     mining.add_argument(
         "--mined-per-image",
