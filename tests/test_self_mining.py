@@ -32,16 +32,21 @@ def equal(a: object, b: object) -> bool:
 
 @pytest.mark.parametrize("features", ["ema", "online"])
 def test_the_trainee_mines_after_the_warm_up(trainer, features, capsys):
-    argv = [*FFF, "--mining-features", features, "--mining-warmup", "3", *RATE, "--epochs", "2", "--name", features]
-    assert trainer(*argv) == 0
-    assert "from step 3; guarded" in capsys.readouterr().out
+    argv = [*FFF, "--mining-features", features, "--mining-warmup", "3", *RATE, "--epochs", "2"]
+    assert trainer(*argv, "--no-mining-guard", "--name", features) == 0
+    assert "from step 3" in capsys.readouterr().out
     mined = rates(trainer.log(features))
     assert mined[:3] == [0.0] * 3 and all(rate > 0 for rate in mined[3:]) and len(mined) == 8
+    # a model that has learnt nothing yet is not believed
+    assert trainer(*argv, "--name", "guarded") == 0
+    assert "from step 3; guarded" in capsys.readouterr().out
+    assert rates(trainer.log("guarded")) == [0.0] * 8 and trainer.log("guarded").count("Self-mining waits: only") == 1
     assert len(re.findall(r" p1 0\.\d+ p2 .* p1' ", trainer.log(features))) == 8  # found in the warm-up, and shown
 
 
-def test_resume_with_ema_rate_and_guard_goes_on_as_if_never_stopped(trainer):
-    argv = [*EMA, *RATE, "--epochs", "3", *STILL]
+@pytest.mark.parametrize("guard", ["--mining-guard", "--no-mining-guard"])
+def test_resume_with_ema_rate_and_guard_goes_on_as_if_never_stopped(trainer, guard):
+    argv = [*EMA, *RATE, guard, "--epochs", "3", *STILL]
     assert trainer(*argv, "--name", "straight") == 0
     for epoch in (1, 2):  # in the warm-up's last steps, and after it
         name, checkpoint = f"resumed-{epoch}", trainer.run("straight") / f"checkpoints/epoch_{epoch}.pt"

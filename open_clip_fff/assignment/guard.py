@@ -35,7 +35,8 @@ def own_recall(found: Candidates, pairs: Tensor, world_size: int) -> Tensor:
 
     The m best-scored of other images' captions are set against own captions, m the number of mined pairs, but one per
     image at least. Where own captions, which are right, do not stand above that bar, others above it are no better
-    than chance. Scored by S_it, over the global batch.
+    than chance. It is about the share of mined pairs that are right where as many are mined as there are to find, and
+    less than that where there are more. Scored by S_it, over the global batch.
 
     Args:
         found: of this rank.

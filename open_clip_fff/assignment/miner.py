@@ -17,8 +17,8 @@ from open_clip_fff.settings.mining import MiningConfig
 # The guard: mined pairs may not exceed GROWTH times their number at the warm-up's end, nor the share CROWD of all
 # captions. Features that find more than the share BLIND alike at that end tell nothing: nothing is mined at all. Nor
 # is anything while fewer than the share TRUST of own captions outscore what would be mined (guard.own_recall): on the
-# digits that was .005 to .07 while mined pairs were mostly wrong, and .12 to .35 while most were right.
-GROWTH, CROWD, BLIND, TRUST = 2.0, 0.1, 0.5, 0.1
+# digits that was under .1 while mined pairs were mostly wrong, and above .2 while three quarters or more were right.
+GROWTH, CROWD, BLIND, TRUST = 2.0, 0.1, 0.5, 0.2
 FADE = 0.95  # of the old trust, at each step
 
 
