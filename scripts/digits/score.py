@@ -59,6 +59,7 @@ class Scorer:
         self.rows = read_tars([data / "test" / "0.tar"])
         self.labels = torch.tensor([int(row["cls"]) for row in self.rows])  # [N]
         self.captions = [json.loads(row["json"])["captions"][-1] for row in self.rows]
+        open_clip.add_model_config(config)
         self.tokenizer = open_clip.get_tokenizer(config.stem)
 
     def score(self, run: Run, folder: Path, steps_per_epoch: int, seconds: float) -> Result:
