@@ -37,7 +37,7 @@ def for_reading(results: Sequence[Result], table: pd.DataFrame) -> pd.DataFrame:
     shown = table[["method", "steps"]].astype(str)
     shown["teacher"] = [str(steps) if steps else "-" for steps in table["teacher_steps"]]
     shown["seconds"] = table["seconds"].astype(str)
-    shown["mined/image"] = ["-" if result.mined is None else f"{result.mined:.1f}" for result in results]
+    shown["mined/image"] = [f"{result.mined:.1f}" if result.mined else "-" for result in results]
     shown["top-1"] = [f"{100 * value:.1f}" for value in table["zero_shot_top1"]]
     for kind in ("class", "exact"):
         for way, arrow in WAYS.items():
