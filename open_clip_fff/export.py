@@ -16,6 +16,7 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.towers.description import CONFIG_NAME
+from open_clip_fff.towers.ema import extra_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +99,7 @@ def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
         UsageError: if it kept none.
     """
     epoch = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["epoch"]
-    extra = checkpoint.with_name(f"epoch_{epoch}.extra")
+    extra = Path(extra_path(str(checkpoint), epoch))
     state = torch.load(extra, map_location="cpu", weights_only=True) if extra.is_file() else {}
     if "ema" not in state:
         raise UsageError(f"--ema: {checkpoint} has no moving average beside it ({extra.name}): train with --ema-decay")

@@ -9,24 +9,23 @@ does those that are missing.
 """
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset as wds
-from PIL import Image
 from tqdm import tqdm
 
 from open_clip_fff.data.features import COLUMN, pack
-from open_clip_fff.data.shards import image_bytes, read_samples
+from open_clip_fff.data.pictures import Picture, read_pictures
 from open_clip_fff.data.sidecar import KEY, Sidecar
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.settings import CaptionSettings, FrozenSource, make_plan
 from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.towers.frozen import FrozenModel, load_frozen
@@ -91,14 +90,17 @@ def embed_shard(url: str, out: Path, reader: CaptionReader, frozen: FrozenModel,
         UsageError: if the shard cannot be read.
     """
     keys, contents, skipped = [], [], 0
-    for keep, images, texts, left_out in chunks(url, reader, frozen):
-        skipped += left_out
-        if not keep:
+    samples = in_one_line(read_pictures([url], sys.maxsize, reader, frozen.preprocess()), url)
+    while some := list(islice(samples, ROWS)):
+        pictures = [picture for picture in some if picture is not None]
+        skipped += len(some) - len(pictures)
+        if not pictures:
             continue
-        image = frozen.embed_images(images).cpu().numpy()
-        text = frozen.embed_texts([caption for row in texts for caption in row]).cpu().numpy()
-        for key, vector, captions in zip(keep, image, texts, strict=True):
-            keys.append(key)
+        image = frozen.embed_images([picture.image for picture in pictures]).cpu().numpy()
+        text = frozen.embed_texts([caption for picture in pictures for caption in picture.row.captions]).cpu().numpy()
+        for picture, vector in zip(pictures, image, strict=True):
+            captions = picture.row.captions
+            keys.append(picture.key)
             contents.append(pack(vector, text[: len(captions)], captions, model))
             text = text[len(captions) :]
     unfinished = out.with_suffix(".unfinished")
@@ -107,28 +109,12 @@ def embed_shard(url: str, out: Path, reader: CaptionReader, frozen: FrozenModel,
     return skipped
 
 
-def chunks(url: str, reader: CaptionReader, frozen: FrozenModel) -> Iterator[tuple[list, list, list, int]]:
-    """Keys, preprocessed images, captions and the number of images left out, for `ROWS` images at a time."""
-    preprocess, keys, images, texts, skipped = frozen.preprocess(), [], [], [], 0
+def in_one_line(samples: Iterator[Picture | None], url: str) -> Iterator[Picture | None]:
+    """The same samples; whatever webdataset raises for a shard that cannot be read becomes a UsageError."""
     try:
-        for sample in read_samples([url], sys.maxsize):
-            content = image_bytes(sample)
-            try:
-                row = reader.row(sample)
-                if not row.captions or content is None:
-                    raise OSError("without an image or a caption")
-                images.append(preprocess(Image.open(io.BytesIO(content)).convert("RGB")))
-            except OSError:  # so is an image that PIL does not know
-                skipped += 1
-                continue
-            keys.append(str(sample["__key__"]))
-            texts.append(row.captions)
-            if len(keys) == ROWS:
-                yield keys, images, texts, skipped
-                keys, images, texts, skipped = [], [], [], 0
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--train-data: {url} cannot be read as a tar ({error})") from error
-    yield keys, images, texts, skipped
+        yield from samples
+    except Exception as error:
+        raise UsageError(f"--train-data: {url} cannot be read as a tar ({reason(error)})") from error
 
 
 if __name__ == "__main__":

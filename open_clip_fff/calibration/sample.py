@@ -1,13 +1,11 @@
 """Features of a sample of the training data, as a frozen model sees them."""
 
-import io
 from collections.abc import Iterable
 
 import torch
-from PIL import Image
 
 from open_clip_fff.assignment.reference import MiningFeatures
-from open_clip_fff.data.shards import image_bytes, read_samples
+from open_clip_fff.data.pictures import read_pictures
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
@@ -29,18 +27,9 @@ def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: Froz
     Raises:
         UsageError: if no image with captions is found.
     """
-    preprocess = frozen.preprocess()
-    images, rows, reader = [], [], CaptionReader(captions)
-    for sample in read_samples(urls, limit):
-        content = image_bytes(sample)
-        try:
-            row = reader.row(sample)
-            if not row.captions or content is None:
-                continue
-            images.append(preprocess(Image.open(io.BytesIO(content)).convert("RGB")))
-        except OSError:  # so is an image that PIL does not know
-            continue
-        rows.append(row)
+    found = read_pictures(urls, limit, CaptionReader(captions), frozen.preprocess())
+    pictures = [picture for picture in found if picture is not None]
+    rows = [picture.row for picture in pictures]
     if not rows:
         raise UsageError("--train-data: no image with captions to take thresholds from")
     k = captions.per_image
@@ -49,4 +38,6 @@ def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: Froz
 
     ids = torch.tensor([row.id for row in rows], device=frozen.device)
     text = frozen.embed_texts(padded).unflatten(0, (len(rows), k))
-    return MiningFeatures(frozen.embed_images(images), text, valid.to(frozen.device), ids)
+    return MiningFeatures(
+        frozen.embed_images([picture.image for picture in pictures]), text, valid.to(frozen.device), ids
+    )

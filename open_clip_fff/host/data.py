@@ -27,12 +27,8 @@ from open_clip_fff.report.coverage import caption_line, too_little
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.plan import Plan
 
-_HOOKS = {
-    "frozen": "frozen",
-    "precomputed": "stored",
-    "text": "sentence",
-    "ema": "ema",
-}  # the hook that makes the features that mine
+# the hook that makes the features that mine; with `online`, the loss has them
+_HOOKS = {"frozen": "frozen", "precomputed": "stored", "text": "sentence", "ema": "ema"}
 
 
 def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:

@@ -16,6 +16,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.host.fixes import save_whole
 from open_clip_fff.host.scope import View, replaced
 from open_clip_fff.host.state import RunState
+from open_clip_fff.towers.ema import extra_path
 
 _NAME = re.compile(r"epoch_(\d+)\.extra")
 
@@ -41,10 +42,6 @@ def _mining_has_state(state: RunState) -> bool:
     return mining is not None and (mining.per_image is not None or mining.warmup > 0)
 
 
-def _path(checkpoint: str, epoch: int) -> str:
-    return os.path.join(os.path.dirname(checkpoint), f"epoch_{epoch}.extra")
-
-
 def _saver(state: RunState, save: Callable) -> Callable:
     def save_both(checkpoint: dict, path: str) -> None:
         epoch = checkpoint["epoch"]
@@ -54,7 +51,7 @@ def _saver(state: RunState, save: Callable) -> Callable:
             extra["miner"] = state.criterion.miner.state_dict()
         if state.ema is not None:
             extra["ema"] = state.ema.state_dict()
-        save_whole(extra, _path(path, epoch))
+        save_whole(extra, extra_path(path, epoch))
         save(checkpoint, path)
         _clean(os.path.dirname(path), epoch)
 
@@ -78,7 +75,7 @@ def _loader(state: RunState, load: Callable) -> Callable:
         if "epoch" in checkpoint:  # else weights alone, for a new run
             state.extra = _checked(state, load, path, checkpoint["epoch"])
             if state.ema is not None:
-                state.ema.load_state_dict(state.extra["ema"])
+                state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to
         return checkpoint
 
     return load_both
@@ -90,7 +87,7 @@ def _checked(state: RunState, load: Callable, checkpoint: str, epoch: int) -> di
     Raises:
         UsageError: if there is none, or it is another epoch's, or another run's.
     """
-    path = _path(checkpoint, epoch)
+    path = extra_path(checkpoint, epoch)
     mend = "resume with the flags it was trained with, or start from its weights with --pretrained"
     try:
         extra = load(path, map_location="cpu")

@@ -95,18 +95,23 @@ class Criterion(nn.Module):
         size, k = text_features.shape[:2]
         valid = text_features.new_ones((size, k)).bool() if text_valid is None else text_valid
         ids = positions(size, self.rank, valid.device) if image_ids is None else known_ids(image_ids, self.rank)
+        all_ids, all_valid = gather_constant(ids, self.world_size), gather_constant(valid, self.world_size)
         mined = None
         if self.miner is not None and self.miner.watching:
             if self.online:
                 mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
             if mining_text_features is None:
                 raise ValueError("mining needs mining_text_features, which a batch hook adds")
-            used = valid
-            if text_raw is not None and not self.miner.config.raw:
-                used = valid & ~text_raw  # Eq. 1 over generated captions alone
-            rows = MiningFeatures(mining_image_features, mining_text_features, used, ids)
-            mined = self.miner(rows, self._gathered(rows))
-        all_ids, all_valid = gather_constant(ids, self.world_size), gather_constant(valid, self.world_size)
+            used, all_used = valid, all_valid
+            if text_raw is not None and not self.miner.config.raw:  # Eq. 1 over generated captions alone
+                used = valid & ~text_raw
+                all_used = gather_constant(used, self.world_size)
+            image, text = mining_image_features, mining_text_features
+            all_image = None if image is None else gather_constant(image, self.world_size)
+            mined = self.miner(
+                MiningFeatures(image, text, used, ids),
+                MiningFeatures(all_image, gather_constant(text, self.world_size), all_used, all_ids),
+            )
         if mined is None or self.miner is None:
             return own_assignment(ids, all_ids, all_valid), None
         return assign(ids, all_ids, all_valid, mined, self.miner.config.mined_as), mined
@@ -115,12 +120,6 @@ class Criterion(nn.Module):
         """The optimizer has stepped: called once per step, on every rank."""
         if self.miner is not None:
             self.miner.after_step()
-
-    def _gathered(self, rows: MiningFeatures) -> MiningFeatures:
-        """All ranks' features."""
-        image = None if rows.image is None else gather_constant(rows.image, self.world_size)
-        text, valid, ids = (gather_constant(x, self.world_size) for x in (rows.text, rows.valid, rows.ids))
-        return MiningFeatures(image, text, valid, ids)
 
     def _agreement(self, classes: Tensor | None) -> Tensor | None:
         """Which images have the same class, int8 [B, N]: +1 the same, -1 another, 0 unknown; None without classes."""
