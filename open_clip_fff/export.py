@@ -5,18 +5,13 @@ python -m open_clip_fff.export logs/my-run --out my-model
 """
 
 import argparse
-import json
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.towers.description import CONFIG_NAME
-from open_clip_fff.towers.ema import extra_path
+from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.checkpoints import find_checkpoint, read_ema, read_weights
+from open_clip_fff.hub.description import read_description
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,27 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def find_checkpoint(run: Path) -> Path:
-    """The checkpoint itself, or the one of the highest epoch in a run folder.
-
-    Raises:
-        UsageError: if there is none.
-    """
-    if run.is_file():
-        return run
-    numbered = {
-        int(match[1]): path
-        for path in (run / "checkpoints").glob("epoch_*.pt")
-        if (match := re.fullmatch(r"epoch_(\d+)\.pt", path.name))
-    }
-    if numbered:
-        return numbered[max(numbered)]
-    latest = run / "checkpoints" / "epoch_latest.pt"
-    if latest.is_file():
-        return latest
-    raise UsageError(f"{run}: neither a checkpoint nor a run folder with checkpoints/epoch_N.pt")
-
-
 def export(checkpoint: Path, out: Path, ema: bool = False) -> None:
     """Writes `out` from a training checkpoint and the description that the run left beside it.
 
@@ -73,37 +47,10 @@ def export(checkpoint: Path, out: Path, ema: bool = False) -> None:
     Raises:
         UsageError: if either cannot be read, or `out` holds anything.
     """
-    from open_clip.factory import load_state_dict
+    from open_clip_fff.hub.folder import write_hub_folder
 
-    from open_clip_fff.towers.hub_folder import write_hub_folder
-
-    description = checkpoint.resolve().parent.parent / CONFIG_NAME
-    if not description.is_file():
-        raise UsageError(
-            f"{checkpoint}: no {CONFIG_NAME} in its run folder ({description.parent}), where open_clip_fff.train puts "
-            f"one; runs of stock OpenCLIP cannot be exported yet"
-        )
-    try:
-        weights = averaged_weights(checkpoint) if ema else load_state_dict(str(checkpoint))
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{checkpoint}: cannot be read as a checkpoint ({reason(error)})") from error
-    write_hub_folder(json.loads(description.read_text()), weights, out)
-
-
-def averaged_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The moving average of the weights that training kept.
-
-    Raises:
-        UsageError: if it kept none.
-    """
-    epoch = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["epoch"]
-    extra = Path(extra_path(str(checkpoint), epoch))
-    state = torch.load(extra, map_location="cpu", weights_only=True) if extra.is_file() else {}
-    if "ema" not in state:
-        raise UsageError(f"--ema: {checkpoint} has no moving average beside it ({extra.name}): train with --ema-decay")
-    return state["ema"]["weights"]
+    weights = read_ema(checkpoint) if ema else read_weights(checkpoint)
+    write_hub_folder(read_description(checkpoint, weights), weights, out)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,13 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from the ground up; a room imports from itself and from those below it. `data` and `towers` share a floor with
 # `assignment`; the exceptions name themselves.
-FLOORS = ["settings", "data", "towers", "assignment", "calibration", "losses", "hooks", "report", "host"]
+FLOORS = [
+    *("settings", "hub", "data", "towers", "assignment", "calibration", "losses", "hooks"),
+    *("report", "evaluation", "comparison", "host"),
+]
 ALLOWED = {
     "settings": set(),
+    "hub": {"settings"},
     "data": {"settings"},
     "towers": {"settings", "data"},
     "assignment": {"settings"},
@@ -23,9 +27,11 @@ ALLOWED = {
     "losses": {"settings", "assignment"},
     "hooks": {"settings", "data", "towers"},
     "report": {"settings", "assignment"},
-    "host": set(FLOORS),
+    "evaluation": {"settings", "hub"},
+    "comparison": {"settings", "hub", "evaluation"},
+    "host": set(FLOORS) - {"comparison"},
 }
-COMMON = {"errors", "registry", "numerics", "ranks"}
+COMMON = {"errors", "registry", "numerics", "ranks", "scope"}
 
 
 def imports(path: Path) -> set[str]:

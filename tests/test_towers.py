@@ -11,10 +11,10 @@ from PIL import Image
 from open_clip_fff import Batch, CaptionBatch, UsageError
 from open_clip_fff.hooks.frozen_features import FrozenFeatures
 from open_clip_fff.hooks.registry import HookContext
+from open_clip_fff.hub.description import describe
+from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.settings import FrozenSource
-from open_clip_fff.towers.description import describe
 from open_clip_fff.towers.frozen import FrozenTowers, load_frozen, same_tokens
-from open_clip_fff.towers.hub_folder import write_hub_folder
 from open_clip_fff.towers.multi_caption import take_many_captions
 
 CAPTIONS = [["a cat", "a small cat"], ["two dogs", ""], ["a red car on a road", "car"]]

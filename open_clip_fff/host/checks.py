@@ -13,10 +13,10 @@ from open_clip_fff.data.preview import Preview, preview_csv, preview_shard
 from open_clip_fff.data.preview_text import check
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.data import csv_captions, feature_reader
+from open_clip_fff.hub.description import CONFIG_NAME
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.plan import Plan
-from open_clip_fff.towers.description import CONFIG_NAME
 
 
 def check_host(args: argparse.Namespace, plan: Plan) -> None:

@@ -21,9 +21,9 @@ from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tok
 from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens
 from open_clip_fff.host.fixes import counting_damage
-from open_clip_fff.host.scope import View, replaced
 from open_clip_fff.host.state import RunState
 from open_clip_fff.report.coverage import caption_line, too_little
+from open_clip_fff.scope import View, replaced
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.plan import Plan
 

@@ -14,9 +14,9 @@ import open_clip_train.main as oc_main
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.fixes import save_whole
-from open_clip_fff.host.scope import View, replaced
 from open_clip_fff.host.state import RunState
-from open_clip_fff.towers.ema import extra_path
+from open_clip_fff.hub.checkpoints import extra_path
+from open_clip_fff.scope import View, replaced
 
 _NAME = re.compile(r"epoch_(\d+)\.extra")
 

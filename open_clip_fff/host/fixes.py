@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_fff.data.shards import NO_IMAGE
 from open_clip_fff.data.tally import BAD_MEMBER, Tally
-from open_clip_fff.host.scope import View, replaced
+from open_clip_fff.scope import View, replaced
 
 # as OpenCLIP has them: `counting_damage` may stand inside another of its kind
 _nothrow, _log_and_continue = oc_data.tarfile_to_samples_nothrow, oc_data.log_and_continue

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from open_clip_fff.host.state import RunState
+from open_clip_fff.hub.description import describe, write_description
 from open_clip_fff.losses.registry import LOSSES
-from open_clip_fff.towers.description import describe, write_description
 from open_clip_fff.towers.ema import WeightsEma
 from open_clip_fff.towers.multi_caption import take_many_captions
 

@@ -8,8 +8,8 @@ import timm.optim
 import torch
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.scope import View, replaced
 from open_clip_fff.host.state import RunState
+from open_clip_fff.scope import View, replaced
 
 SCALARS = ("logit_scale", "logit_bias")
 

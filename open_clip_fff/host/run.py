@@ -22,11 +22,11 @@ from open_clip_fff.host.fixes import fixes
 from open_clip_fff.host.loop import epoch_runner, loss_maker
 from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.optimizer import optimizer_seams
-from open_clip_fff.host.scope import replaced
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.validation import evaluator
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.report.plan_text import plan_lines
+from open_clip_fff.scope import replaced
 from open_clip_fff.settings.plan import Plan, make_plan
 from open_clip_fff.towers.frozen import load_frozen
 from open_clip_fff.towers.sentences import load_sentences

@@ -1,1 +1,1 @@
-"""Models: one that takes K captions, the frozen one that mines, and how a model is written down."""
+"""Models: one that takes K captions, and the frozen ones that mine."""

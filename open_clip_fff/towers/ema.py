@@ -1,17 +1,11 @@
 """A moving average of the trained model's weights, by timm's `ModelEmaV3`."""
 
 import math
-import os
 from typing import Any
 
 from torch import nn
 
 WARMUP = 10.0  # the average follows at steps / (10 + steps) until that reaches the decay
-
-
-def extra_path(checkpoint: str, epoch: int) -> str:
-    """Where training keeps the average, and what else it needs to go on, beside a checkpoint (a path or a URL)."""
-    return os.path.join(os.path.dirname(checkpoint), f"epoch_{epoch}.extra")
 
 
 class WeightsEma:

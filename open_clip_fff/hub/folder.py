@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.towers.description import CONFIG_NAME
+from open_clip_fff.hub.description import CONFIG_NAME
 
 WEIGHTS_NAME = "open_clip_model.safetensors"  # the first name that OpenCLIP looks for
 
@@ -44,19 +44,21 @@ def write_hub_folder(description: Mapping, weights: Mapping[str, Tensor], out: P
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _write(description: Mapping, weights: Mapping[str, Tensor], folder: Path) -> None:
+def write_config(description: Mapping, folder: Path) -> None:
+    """Writes the configuration and, where the text tower needs them, tokenizer files into `folder`."""
     from open_clip.tokenizer import HFTokenizer
-    from safetensors.torch import save_file
 
-    config = json.loads(json.dumps(description))
-    text = config["model_cfg"]["text_cfg"]
+    text = description["model_cfg"]["text_cfg"]
     if text.get("hf_tokenizer_name"):
         # OpenCLIP takes the tokenizer of a local folder from that folder
         HFTokenizer(text["hf_tokenizer_name"]).tokenizer.save_pretrained(folder)
-    if "logit_bias" in weights:
-        # a checkpoint with a bias does not load into a model that was built without one
-        config["model_cfg"].setdefault("init_logit_bias", 0.0)
-    (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG_NAME).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def _write(description: Mapping, weights: Mapping[str, Tensor], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    write_config(description, folder)
     # safetensors refuses tensors that share memory
     save_file({name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_NAME)
 

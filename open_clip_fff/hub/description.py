@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.hub.checkpoints import run_folder
+
 CONFIG_NAME = "open_clip_config.json"  # OpenCLIP's HF_CONFIG_NAME
 
 
@@ -51,3 +56,40 @@ def write_description(description: dict, folder: Path) -> None:
     unfinished = folder / f".{CONFIG_NAME}.unfinished"
     unfinished.write_text(json.dumps(description, indent=2) + "\n")
     os.replace(unfinished, folder / CONFIG_NAME)
+
+
+def read_description(checkpoint: Path, weights: Mapping[str, Tensor]) -> dict:
+    """The description that fits a training checkpoint, from its run folder.
+
+    Args:
+        checkpoint: RUN/checkpoints/epoch_N.pt.
+        weights: those in it.
+
+    Raises:
+        UsageError: if the run left none, or it cannot be read.
+    """
+    path = run_folder(checkpoint) / CONFIG_NAME
+    if not path.is_file():
+        raise UsageError(
+            f"{checkpoint}: no {CONFIG_NAME} in its run folder ({path.parent}), where open_clip_fff.train puts one"
+        )
+    try:
+        return _with_bias(json.loads(path.read_text()), weights)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: not a description of a model ({reason(error)})") from error
+
+
+def describe_named(model_name: str, weights: Mapping[str, Tensor]) -> dict:
+    """The description of one of OpenCLIP's architectures that these weights fit."""
+    import open_clip
+
+    bias = {"init_logit_bias": 0.0} if "logit_bias" in weights else {}
+    model = open_clip.create_model(model_name, pretrained_text=False, **bias)
+    return describe(model_name, model, bias)
+
+
+def _with_bias(description: dict, weights: Mapping[str, Tensor]) -> dict:
+    if "logit_bias" in weights:
+        # a checkpoint with a bias does not load into a model that was built without one
+        description["model_cfg"].setdefault("init_logit_bias", 0.0)
+    return description

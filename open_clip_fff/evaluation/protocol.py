@@ -1,0 +1,51 @@
+"""The FFF paper's comparisons: 11 zero-shot sets and 2 retrieval sets, by clip-benchmark's names."""
+
+from dataclasses import dataclass
+
+ZERO_SHOT, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"  # clip-benchmark's tasks
+RECALL_AT = (1, 5, 10)
+IMAGE_TO_TEXT, TEXT_TO_IMAGE = "text_retrieval_recall", "image_retrieval_recall"  # named after what is retrieved
+LINEAR_PROBE = "linear_probe"
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """A set, and how it is scored.
+
+    Attributes:
+        name: clip-benchmark's.
+        title: for tables and plots.
+        task: `ZERO_SHOT` or `RETRIEVAL`.
+        metric: the field of clip-benchmark's JSON that the paper averages; for retrieval, the first of its recalls.
+        note: what a reader of the figure must know, empty where there is nothing.
+    """
+
+    name: str
+    title: str
+    task: str = ZERO_SHOT
+    metric: str = "acc1"
+    note: str = ""
+
+
+_CALTECH = (
+    "in torchvision's layout all images are scored, BACKGROUND_Google as a 102nd class among them; in VTAB's "
+    "(wds_vtab-caltech101 on the hub) its test split"
+)
+ELEVEN = (
+    EvalSet("cifar10", "CIFAR-10"),
+    EvalSet("cifar100", "CIFAR-100"),
+    EvalSet("food101", "Food-101"),
+    EvalSet("pets", "Oxford Pets", metric="mean_per_class_recall"),
+    EvalSet("flowers", "Flowers-102", metric="mean_per_class_recall"),
+    EvalSet("sun397", "SUN397", note="all images: clip-benchmark knows no split"),
+    EvalSet("cars", "Stanford Cars"),
+    EvalSet("dtd", "DTD"),
+    EvalSet("caltech101", "Caltech-101", metric="mean_per_class_recall", note=_CALTECH),
+    EvalSet("fgvc_aircraft", "FGVC Aircraft", metric="mean_per_class_recall", note="the 100 variants"),
+    EvalSet("imagenet1k", "ImageNet"),
+)
+TWO = (
+    EvalSet("flickr30k", "Flickr30k", RETRIEVAL, f"{IMAGE_TO_TEXT}@1"),
+    EvalSet("mscoco_captions", "MSCOCO", RETRIEVAL, f"{IMAGE_TO_TEXT}@1"),
+)
+PROTOCOL = {each.name: each for each in (*ELEVEN, *TWO)}

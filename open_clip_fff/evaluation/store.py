@@ -1,0 +1,94 @@
+"""What is kept of a model's score on a set: one folder, written whole or not at all.
+
+STORE/MODEL/SET/result.json   as clip-benchmark writes it; `clip_benchmark build STORE/*/*/result.json` works
+                meta.json     what the figures depend on: model, data, precision, versions
+                samples.npz   each image's (and caption's) outcome, for paired intervals
+"""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from open_clip_fff.errors import UsageError, reason
+
+RESULT, META, SAMPLES = "result.json", "meta.json", "samples.npz"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One model on one set.
+
+    Attributes:
+        result: clip-benchmark's JSON: dataset, model, pretrained, task, metrics, language.
+        meta: `model` (given, name, weights, epoch, run, params), `set` (name, title, task, metric, location, layout,
+            split, images, captions, classes, templates), `precision`, `device`, `batch_size`, `workers`, `seconds`,
+            `versions`, `date`.
+        samples: classification: `target` and `predicted` int64 [images]. Retrieval: `image_of_text` int64 [captions]
+            and, per recall of `result` and under its name, bool [images] or [captions]: whether it was a hit.
+    """
+
+    result: dict[str, Any]
+    meta: dict[str, Any]
+    samples: dict[str, np.ndarray]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """By clip-benchmark's names; NaN where it has none, such as acc5 of fewer than 5 classes."""
+        return {name: float("nan") if value is None else value for name, value in self.result["metrics"].items()}
+
+
+def model_folder(store: Path, name: str, weights: str) -> Path:
+    """Where a model's scores are: its name for people, and its weights' fingerprint, so that no two share a folder."""
+    return store / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{weights[:8]}"
+
+
+def write_score(folder: Path, score: Score) -> None:
+    """Makes or replaces `folder`, STORE/MODEL/SET."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        result = {**score.result, "metrics": _strict(score.result["metrics"])}
+        (unfinished / RESULT).write_text(json.dumps(result, allow_nan=False) + "\n")
+        (unfinished / META).write_text(json.dumps(score.meta, indent=2, allow_nan=False) + "\n")
+        np.savez_compressed(unfinished / SAMPLES, **score.samples)  # type: ignore[arg-type]
+        unfinished.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def read_score(folder: Path) -> Score:
+    """What `write_score` wrote.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    try:
+        result, meta = (json.loads((folder / name).read_text()) for name in (RESULT, META))
+        with np.load(folder / SAMPLES, allow_pickle=False) as stored:
+            samples = dict(stored)
+        result["metrics"], meta["model"]["weights"], meta["set"]["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{folder}: cannot be read as a score ({reason(error)}); delete it and run eval/zero_shot.py again"
+        ) from error
+    return Score(result, meta, samples)
+
+
+def scores(folder: Path) -> dict[str, Score]:
+    """All scores of a model's folder, by the set's name."""
+    return {path.parent.name: read_score(path.parent) for path in sorted(folder.glob(f"*/{META}"))}
+
+
+def _strict(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """NaN is no JSON."""
+    return {name: None if value != value else value for name, value in metrics.items()}

@@ -1,0 +1,105 @@
+"""A run's checkpoints: which there are, the weights in them, and how two sets of weights are told apart."""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.errors import UsageError, reason
+
+
+def extra_path(checkpoint: str, epoch: int) -> str:
+    """Where training keeps the average, and what else it needs to go on, beside a checkpoint (a path or a URL)."""
+    return os.path.join(os.path.dirname(checkpoint), f"epoch_{epoch}.extra")
+
+
+def numbered_checkpoints(run: Path) -> dict[int, Path]:
+    """The checkpoints of a run folder by epoch, in order."""
+    found = {
+        int(match[1]): path
+        for path in (run / "checkpoints").glob("epoch_*.pt")
+        if (match := re.fullmatch(r"epoch_(\d+)\.pt", path.name))
+    }
+    return dict(sorted(found.items()))
+
+
+def find_checkpoint(run: Path) -> Path:
+    """The checkpoint itself, or the one of the highest epoch in a run folder.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if run.is_file():
+        return run
+    if numbered := numbered_checkpoints(run):
+        return numbered[max(numbered)]
+    latest = run / "checkpoints" / "epoch_latest.pt"
+    if latest.is_file():
+        return latest
+    raise UsageError(f"{run}: neither a checkpoint nor a run folder with checkpoints/epoch_N.pt")
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The run that a checkpoint belongs to, RUN/checkpoints/epoch_N.pt."""
+    return checkpoint.resolve().parent.parent
+
+
+def read_epoch(checkpoint: Path) -> int | None:
+    """The epochs trained, as the checkpoint says; None where it says nothing.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    if checkpoint.suffix == ".safetensors":
+        return None
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise _unreadable(checkpoint, error) from error
+    return stored.get("epoch") if isinstance(stored, dict) else None
+
+
+def read_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint, on the CPU, by the names that the model itself gives them.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    from open_clip.factory import load_state_dict
+
+    try:
+        weights = load_state_dict(str(checkpoint))
+        return {name.removeprefix("_orig_mod."): tensor for name, tensor in weights.items()}
+    except Exception as error:
+        raise _unreadable(checkpoint, error) from error
+
+
+def read_ema(checkpoint: Path) -> dict[str, Tensor]:
+    """The moving average of the weights that training kept beside a checkpoint.
+
+    Raises:
+        UsageError: if it kept none.
+    """
+    extra = Path(extra_path(str(checkpoint), read_epoch(checkpoint) or 0))
+    state = torch.load(extra, map_location="cpu", weights_only=True) if extra.is_file() else {}
+    if "ema" not in state:
+        raise UsageError(f"--ema: {checkpoint} has no moving average beside it ({extra.name}): train with --ema-decay")
+    return state["ema"]["weights"]
+
+
+def fingerprint(weights: Mapping[str, Tensor]) -> str:
+    """A hash of names, types, shapes and values, the same for a checkpoint and for its export."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _unreadable(checkpoint: Path, error: Exception) -> UsageError:
+    return UsageError(f"{checkpoint}: cannot be read as a checkpoint ({reason(error)})")
