@@ -1,8 +1,10 @@
 """A trained model by whatever name a person has for it: a run, a checkpoint, a hub folder, or OpenCLIP's own."""
 
 import json
+import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,19 @@ class LoadedModel:
     stripped: tuple[str, ...] = ()
 
 
+def check_given(given: str) -> None:
+    """Refuses, without loading anything, what cannot be one of `FORMS`.
+
+    Raises:
+        UsageError: if there is no such file or folder, and it is no name either.
+    """
+    path = Path(given.removeprefix("local-dir:"))
+    if not (path.exists() or given.startswith("hf-hub:") or "," in given):
+        raise UsageError(f"{given}: there is no such model; give {FORMS}")
+    if path.is_dir() and not (path / "checkpoints").is_dir() and not (path / CONFIG_NAME).is_file():
+        raise UsageError(f"{given}: neither checkpoints/ nor {CONFIG_NAME} in this folder; give {FORMS}")
+
+
 def load_model(given: str, device: torch.device | str = "cpu") -> LoadedModel:
     """Loads a model with OpenCLIP's own factory.
 
@@ -58,19 +73,16 @@ def load_model(given: str, device: torch.device | str = "cpu") -> LoadedModel:
     Raises:
         UsageError: if there is no such model, or it cannot be loaded, or would have random weights.
     """
+    check_given(given)
     path = Path(given.removeprefix("local-dir:"))
     if path.is_dir() and not (path / "checkpoints").is_dir():
-        if not (path / CONFIG_NAME).is_file():
-            raise UsageError(f"{given}: neither checkpoints/ nor {CONFIG_NAME} in this folder; give {FORMS}")
         loaded = _by_open_clip(given, path.resolve().name, f"local-dir:{path}")
     elif path.exists():
         loaded = _from_checkpoint(given, find_checkpoint(path))
     elif given.startswith("hf-hub:"):
         loaded = _by_open_clip(given, given.removeprefix("hf-hub:").replace("/", "-"), given)
-    elif "," in given:
-        loaded = _by_name(given)
     else:
-        raise UsageError(f"{given}: there is no such model; give {FORMS}")
+        loaded = _by_name(given)
     loaded.model.eval().to(device).requires_grad_(False)
     return loaded
 
@@ -130,13 +142,24 @@ def build(description: Mapping) -> tuple[Any, Callable[[Any], Tensor], Callable[
     with tempfile.TemporaryDirectory() as folder:
         try:
             write_config(description, Path(folder))
-            model, _, preprocess = open_clip.create_model_and_transforms(
-                f"local-dir:{folder}", load_weights=False, pretrained_text=False
-            )
+            with _without_warnings():  # of random weights, which the caller fills
+                model, _, preprocess = open_clip.create_model_and_transforms(
+                    f"local-dir:{folder}", load_weights=False, pretrained_text=False
+                )
             return model, preprocess, open_clip.get_tokenizer(f"local-dir:{folder}")
         except Exception as error:
             text = json.dumps(description["model_cfg"])[:200]
             raise UsageError(f"OpenCLIP cannot make this model: {reason(error)} ({text})") from error
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.root.setLevel(level)
 
 
 def fill(model: Any, weights: Mapping[str, Tensor], called: str) -> tuple[str, ...]:
@@ -155,3 +178,17 @@ def fill(model: Any, weights: Mapping[str, Tensor], called: str) -> tuple[str, .
             f"{called}: the weights do not fit the architecture: {len(missing)} are missing, {missing[0]} among them"
         )
     return tuple(unexpected)
+
+
+def add_architectures(paths: Sequence[str]) -> None:
+    """Registers OpenCLIP's json of architectures, files or folders.
+
+    Raises:
+        UsageError: if there is nothing.
+    """
+    import open_clip
+
+    for path in paths:
+        if not Path(path).exists():
+            raise UsageError(f"--model-config {path}: there is no such file or folder")
+        open_clip.add_model_config(path)

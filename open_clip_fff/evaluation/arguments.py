@@ -1,0 +1,146 @@
+"""What the programs in eval/ that score models have in common: their flags, and models x sets with progress."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.benchmark import EvalSettings
+from open_clip_fff.evaluation.layouts import FoundSet, download, find_sets, how_to_bring
+from open_clip_fff.evaluation.scoring import Evaluate, score_set
+from open_clip_fff.evaluation.store import Score
+from open_clip_fff.hub.loading import FORMS, add_architectures, check_given, load_model
+
+
+def eval_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """The flags of all."""
+    cuda = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("models", nargs="+", metavar="RUN_OR_MODEL", help=FORMS)
+    parser.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="the folder with the sets")
+    parser.add_argument(
+        "--datasets",
+        nargs="+",
+        default=["all"],
+        metavar="SET",
+        help="clip-benchmark's names, or those of folders in webdataset form in DIR; `all` are the paper's 13 and "
+        "whatever else is there (default: all)",
+    )
+    parser.add_argument(
+        "--download", action="store_true", help="fetch sets of the paper that are not there, from the hub"
+    )
+    parser.add_argument(
+        "--store", type=Path, default=Path("eval-results"), metavar="DIR", help="for scores (default: eval-results)"
+    )
+    parser.add_argument("--again", action="store_true", help="score what is in the store once more")
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "amp"),
+        default="amp" if cuda else "fp32",
+        help="clip-benchmark's --no_amp, or its default (default: fp32 on CPU, amp on CUDA)",
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images (default: 64, clip-benchmark's)")
+    parser.add_argument("--workers", type=int, default=4, help="that read images (default: 4, clip-benchmark's)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
+    parser.add_argument(
+        "--model-config", action="append", default=[], metavar="FILE|DIR", help="architectures of your own, as json"
+    )
+    return parser
+
+
+def eval_settings(arguments: argparse.Namespace) -> EvalSettings:
+    """The flags as settings."""
+    amp = arguments.precision == "amp"
+    return EvalSettings(arguments.device, amp, arguments.batch_size, arguments.workers)
+
+
+def prepare(arguments: argparse.Namespace) -> list[FoundSet]:
+    """The sets to score. Those that are missing are fetched where that was asked for, and named.
+
+    Raises:
+        UsageError: for a model or set that was named and is not there, and if there is no set at all.
+    """
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if (value := getattr(arguments, name)) < least:
+            raise UsageError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+    add_architectures(arguments.model_config)
+    for given in arguments.models:
+        check_given(given)
+    root = arguments.data_root
+    found, missing = find_sets(arguments.datasets, root)
+    if missing and arguments.download:
+        for name in missing:
+            print(f"fetching {name}", flush=True)
+            download(name, root)
+        found, missing = find_sets(arguments.datasets, root)
+    if missing:
+        print(how_to_bring(missing, root), flush=True)
+    if missing and arguments.datasets != ["all"]:
+        raise UsageError(f"--datasets {' '.join(missing)}: not there, see above")
+    if not found:
+        raise UsageError(f"--data-root {root}: none of the sets is there, see above")
+    return found
+
+
+def score_models(
+    arguments: argparse.Namespace,
+    sets: Sequence[FoundSet],
+    line: Callable[[Score], str],
+    total: Callable[[Sequence[Score]], str] | None = None,
+    evaluate: Callable[[FoundSet], Evaluate] | None = None,
+    task: str | None = None,
+) -> int:
+    """Scores every model on every set, tells each as it comes, and goes on after a failure.
+
+    Args:
+        arguments: of `eval_parser`.
+        sets: what `prepare` found.
+        line: a score as text.
+        total: a model's scores as one more line.
+        evaluate, task: from a set to what `score_set` takes, for other scores than zero-shot ones.
+
+    Returns:
+        How many models and sets failed.
+    """
+    settings, began = eval_settings(arguments), time.monotonic()
+    left, computed, failed = len(arguments.models) * len(sets), 0, 0
+    for given in arguments.models:
+        try:
+            loaded = load_model(given, settings.device)
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            failed, left = failed + 1, left - len(sets)
+            continue
+        print(f"\n{loaded.name}, weights {loaded.weights[:8]}", flush=True)
+        if loaded.stripped:
+            print(f"  without {len(loaded.stripped)} parameters that OpenCLIP does not have: {loaded.stripped[0]}, …")
+        scores = []
+        for at in sets:
+            left -= 1
+            try:
+                scorer = evaluate(at) if evaluate is not None else None
+                score, new = score_set(loaded, at, settings, arguments.store, arguments.again, scorer, task)
+            except UsageError as error:
+                print(f"  error: {error}", file=sys.stderr, flush=True)
+                failed += 1
+                continue
+            computed += new
+            scores.append(score)
+            pace = (time.monotonic() - began) / computed if computed else 0.0
+            print(f"  {line(score)}   {_told(score, new, pace * left)}", flush=True)
+        if total is not None:
+            print(f"  {total(scores)}", flush=True)
+    print(f"\nScores are in {arguments.store}; eval/compare.py sets models side by side.", flush=True)
+    return failed
+
+
+def _told(score: Score, new: bool, rest: float) -> str:
+    """Where a score comes from, and how long the rest will take."""
+    if not new:
+        return "(from the store)"
+    minutes, seconds = divmod(round(rest), 60)
+    return f"({score.meta['seconds']:.0f} s{f'; the rest in about {minutes}:{seconds:02d}' if rest else ''})"

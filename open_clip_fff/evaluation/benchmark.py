@@ -1,0 +1,185 @@
+"""clip-benchmark's data sets and evaluators, mended for the length of a call where they break with today's libraries.
+
+Its figures are not touched: the mends only let them be computed, and keep what each image came to.
+"""
+
+import tarfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import clip_benchmark.metrics.zeroshot_classification as classification
+import clip_benchmark.metrics.zeroshot_retrieval as retrieval
+import numpy as np
+import torch
+from clip_benchmark.datasets.builder import build_dataset, get_dataset_collate_fn
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from open_clip_fff.evaluation.layouts import SPLIT, FoundSet
+from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
+from open_clip_fff.scope import replaced
+
+
+@dataclass(frozen=True)
+class EvalSettings:
+    """How a set is read and scored.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        amp: clip-benchmark's: towers under autocast, in bfloat16 on CPU and float16 on CUDA; else in float32.
+        batch_size: images.
+        workers: of the loader, no more than a set has shards.
+        quiet: no bars.
+    """
+
+    device: str = "cpu"
+    amp: bool = False
+    batch_size: int = 64
+    workers: int = 4
+    quiet: bool = False
+
+
+class Outcome(NamedTuple):
+    """What came out.
+
+    Attributes:
+        metrics: clip-benchmark's, by its names.
+        samples: per image or caption (`store.Score`).
+        sizes: images, and captions or classes and templates.
+    """
+
+    metrics: dict[str, float]
+    samples: dict[str, np.ndarray]
+    sizes: dict[str, int]
+
+
+def evaluate(model: Any, preprocess: Callable, tokenizer: Callable, at: FoundSet, settings: EvalSettings) -> Outcome:
+    """Scores a model on a set by clip-benchmark's own evaluator.
+
+    Args:
+        model: an OpenCLIP model in eval mode, on the device.
+        preprocess: from a PIL image to [3, H, W].
+        tokenizer: from strings to int64 [n, L].
+        at: the set.
+        settings: how.
+
+    Raises:
+        Exception: whatever clip-benchmark, webdataset or PIL raise on data that cannot be read.
+    """
+    torch.manual_seed(0)  # as clip-benchmark's command line does
+    loader = make_loader(at, preprocess, settings)
+    if at.spec.task == RETRIEVAL:
+        return _retrieval(model, tokenizer, loader, at, settings)
+    return _classification(model, tokenizer, loader, at, settings)
+
+
+def _classification(model: Any, tokenizer: Callable, loader: Any, at: FoundSet, settings: EvalSettings) -> Outcome:
+    classes, templates = loader.dataset.classes, loader.dataset.templates
+    if not classes or not templates:
+        raise ValueError("no classnames.txt or zeroshot_classification_templates.txt beside the split's folder")
+    kept: dict[str, Tensor] = {}
+
+    def run(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        logits, target = original(*arguments, **options)
+        kept.update(logits=logits, target=target)
+        return logits, target
+
+    original = classification.run_classification
+    bars = _bars(at.spec.name, settings)
+    with replaced(classification, run_classification=run, accuracy=accuracy, tqdm=bars):
+        metrics = classification.evaluate(
+            model, loader, tokenizer, classes, templates, settings.device, amp=settings.amp
+        )
+    target, logits = kept["target"], kept["logits"]
+    samples = {"target": target.numpy(), "predicted": logits.argmax(dim=1).numpy()}
+    if target.ndim == 2:  # several labels an image
+        samples["predicted"] = (logits > 0).numpy()
+    return Outcome(metrics, samples, {"images": len(target), "classes": len(classes), "templates": len(templates)})
+
+
+def _retrieval(model: Any, tokenizer: Callable, loader: Any, at: FoundSet, settings: EvalSettings) -> Outcome:
+    samples: dict[str, np.ndarray] = {}
+
+    def batchify(func: Callable, scores: Tensor, positives: Tensor, *arguments: Any, k: int, **options: Any) -> Tensor:
+        # a set may have fewer images than k: all of them are then among the first k
+        shares = original(func, scores, positives, *arguments, k=min(k, scores.shape[1]), **options)
+        # clip-benchmark asks for text to image first, for each k
+        direction = IMAGE_TO_TEXT if f"{TEXT_TO_IMAGE}@{k}" in samples else TEXT_TO_IMAGE
+        samples[f"{direction}@{k}"] = (shares > 0).numpy()
+        if direction == TEXT_TO_IMAGE:
+            samples["image_of_text"] = positives.int().argmax(dim=1).numpy()
+        return shares
+
+    original = retrieval.batchify
+    with replaced(retrieval, batchify=batchify, tqdm=_bars(at.spec.name, settings)):
+        metrics = retrieval.evaluate(
+            model, loader, tokenizer, settings.device, amp=settings.amp, recall_k_list=list(RECALL_AT)
+        )
+    captions = len(samples["image_of_text"])
+    return Outcome(metrics, samples, {"images": len(samples[f"{IMAGE_TO_TEXT}@1"]), "captions": captions})
+
+
+def accuracy(output: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> list[float]:
+    """clip-benchmark's top-k accuracy, which fails with numpy >= 2.4.
+
+    Args:
+        output: logits [M, C].
+        target: int64 [M].
+        topk: the k.
+    """
+    found = output.topk(max(topk), 1, True, True)[1] == target[:, None]  # [M, k]
+    return [float(found[:, :k].float().sum()) / len(target) for k in topk]
+
+
+class _SizedLoader:
+    """A loader that knows its length, which one over tars does not, so that its bar tells when it will end."""
+
+    def __init__(self, loader: DataLoader, dataset: Any, batches: int) -> None:
+        self.loader, self.dataset, self.batches = loader, dataset, batches
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator:
+        return iter(self.loader)
+
+
+def build(at: FoundSet, preprocess: Callable, split: str = SPLIT) -> Any:
+    """clip-benchmark's data set, never downloading."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of webdataset's defaults, and of splits, which the sets' notes tell
+        return build_dataset(at.dataset, str(at.root), preprocess, split, download=False, task=at.spec.task)
+
+
+def make_loader(at: FoundSet, preprocess: Callable, settings: EvalSettings, split: str = SPLIT) -> Any:
+    """Batches of (images [B, 3, H, W], labels [B] or lists of captions) of a split, always in the same order."""
+    dataset = build(at, preprocess, split)
+    if not at.shards:
+        return DataLoader(
+            dataset,
+            settings.batch_size,
+            num_workers=settings.workers,
+            collate_fn=get_dataset_collate_fn(at.dataset),
+        )
+    workers = min(settings.workers, at.shards)  # a worker without a shard ends the run
+    loader = DataLoader(dataset.batched(settings.batch_size), batch_size=None, num_workers=workers)
+    images = count_images(at.root / split, at.shards)
+    return _SizedLoader(loader, dataset, -(-images // settings.batch_size))
+
+
+def count_images(split: Path, shards: int) -> int:
+    """Samples in the tars of a webdataset split, from their headers alone."""
+    keys = set()
+    for shard in range(shards):
+        with tarfile.open(split / f"{shard}.tar") as tar:
+            keys |= {(shard, name.rpartition("/")[2].partition(".")[0]) for name in tar.getnames()}
+    return len(keys)
+
+
+def _bars(name: str, settings: EvalSettings) -> Callable:
+    return partial(tqdm, desc=name, disable=settings.quiet or None, leave=False)

@@ -1,0 +1,174 @@
+"""Where a set lies on disk: clip-benchmark's webdataset form, or the form torchvision reads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, PROTOCOL, RETRIEVAL, ZERO_SHOT, EvalSet
+
+SPLIT = "test"  # clip-benchmark's name for what the sets themselves call test or val
+
+# What tells torchvision's form, below the root that its class is given: one of these groups, whole.
+NATIVE: dict[str, tuple[tuple[str, ...], ...]] = {
+    "cifar10": (("cifar-10-batches-py",),),
+    "cifar100": (("cifar-100-python",),),
+    "food101": (("food-101/images",),),
+    "pets": (("oxford-iiit-pet/images",),),
+    "flowers": (("flowers-102/jpg",),),
+    "sun397": (("SUN397",),),
+    "cars": (("stanford_cars/cars_test", "stanford_cars/cars_test_annos_withlabels.mat"),),
+    "dtd": (("dtd/dtd/images",),),
+    "caltech101": (("caltech101/101_ObjectCategories",),),
+    "fgvc_aircraft": (("fgvc-aircraft-2013b/data/images",),),
+    "imagenet1k": (("val", "meta.bin"), ("ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz")),
+    "flickr30k": (("flickr30k_test_karpathy.txt",),),
+    "mscoco_captions": (("val2014", "coco_test_karpathy.json"),),
+}
+HUB = "clip-benchmark"  # the organisation that has the sets in webdataset form
+VTAB = ("caltech101", "cifar10", "cifar100", "dtd", "flowers", "pets")  # there as wds_vtab-NAME
+
+
+class FoundSet(NamedTuple):
+    """A set on disk.
+
+    Attributes:
+        spec: what it is and how it is scored.
+        dataset: how clip-benchmark calls it: `wds/cifar10`, `cifar10`.
+        root: its `--dataset_root`.
+        shards: tars of the split; 0 for torchvision's form.
+    """
+
+    spec: EvalSet
+    dataset: str
+    root: Path
+    shards: int
+
+    @property
+    def layout(self) -> str:
+        return "webdataset" if self.shards else "torchvision"
+
+
+def find_sets(names: list[str], root: Path, split: str = SPLIT) -> tuple[list[FoundSet], list[str]]:
+    """The sets by name, or all: those of the paper, and whatever else lies below `root` in webdataset form.
+
+    Args:
+        names: of sets, or `["all"]`.
+        root: `--data-root`.
+        split: of webdataset sets.
+
+    Returns:
+        Those that are there, and the names of those that are not.
+
+    Raises:
+        UsageError: if a name is neither the paper's nor a folder there, or a set is there in part.
+    """
+    if not root.is_dir():
+        raise UsageError(f"--data-root {root}: there is no such folder")
+    others = [path.name for path in sorted(root.iterdir()) if _is_webdataset(path, split)]
+    if names == ["all"]:
+        taken = {path.name for name in PROTOCOL for path in _folders(name, root)}
+        names = [*PROTOCOL, *(name for name in others if name not in taken)]
+    found, missing = [], []
+    for name in names:
+        at = find_set(name, root, split)
+        if at is not None:
+            found.append(at)
+        elif name in PROTOCOL:
+            missing.append(name)
+        else:
+            here = f", nor a set in webdataset form in {root} (there: {', '.join(others) or 'none'})"
+            raise UsageError(f"--datasets {name}: not one of {', '.join(PROTOCOL)}{here}")
+    return found, missing
+
+
+def find_set(name: str, root: Path, split: str = SPLIT) -> FoundSet | None:
+    """One set below `root`, in webdataset form if it is there in both; None if in neither.
+
+    Raises:
+        UsageError: if its shards are not all there.
+    """
+    for folder in _folders(name, root):
+        if _is_webdataset(folder, split):
+            return FoundSet(_spec(name, folder), f"wds/{name}", folder, _shards(folder / split))
+    for folder in (root / name, root):
+        for group in NATIVE.get(name, ()):
+            if all((folder / path).exists() for path in group):
+                return FoundSet(PROTOCOL[name], name, folder, 0)
+    return None
+
+
+def other_split(at: FoundSet, split: str) -> FoundSet | None:
+    """Another split of a set in webdataset form; None where it is not there."""
+    return at._replace(shards=_shards(at.root / split)) if at.shards and _is_webdataset(at.root, split) else None
+
+
+def how_to_bring(names: Sequence[str], root: Path) -> str:
+    """Where sets of the paper come from, as a table."""
+    rows = [("not in " + str(root), "webdataset form, on the hub", "or torchvision's form, in DIR/SET or DIR")]
+    rows += [(name, _repositories(name)[0], " or ".join(map(" + ".join, NATIVE[name]))) for name in names]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"{name:<{widths[0]}}   {hub:<{widths[1]}}   {native}" for name, hub, native in rows]
+    return "\n".join([*lines, "--download fetches the webdataset form; a set's folder there may keep its hub name"])
+
+
+def download(name: str, root: Path) -> None:
+    """Fetches the test split of a set of the paper from the hub into `root`/`name`.
+
+    Raises:
+        UsageError: if it cannot be fetched.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    wanted = [f"{SPLIT}/*", "*.txt"]
+    for repository in _repositories(name):
+        try:
+            snapshot_download(repository, repo_type="dataset", local_dir=root / name, allow_patterns=wanted)
+            return
+        except RepositoryNotFoundError:
+            continue
+        except Exception as error:
+            raise UsageError(f"--download: {repository} cannot be fetched ({reason(error)})") from error
+    raise UsageError(f"--download: the hub has neither of {', '.join(_repositories(name))}")
+
+
+def _repositories(name: str) -> list[str]:
+    """Where the hub may have a set, the likelier first."""
+    names = [f"{HUB}/wds_{name}", f"{HUB}/wds_vtab-{name}"]
+    return names[::-1] if name in VTAB else names
+
+
+def _folders(name: str, root: Path) -> list[Path]:
+    """Where a set's webdataset form may be: under its name, the hub's names, or at `root` itself."""
+    names = (name, f"wds_{name}", f"wds_vtab-{name}")
+    return [root / each for each in names] + ([root] if root.resolve().name in names else [])
+
+
+def _is_webdataset(folder: Path, split: str) -> bool:
+    return (folder / split / "nshards.txt").is_file()
+
+
+def _spec(name: str, folder: Path) -> EvalSet:
+    if name in PROTOCOL:
+        return PROTOCOL[name]
+    kind = folder / "dataset_type.txt"
+    match kind.read_text().strip().lower() if kind.is_file() else "classification":
+        case "retrieval":
+            return EvalSet(name, name, RETRIEVAL, f"{IMAGE_TO_TEXT}@1")
+        case "multilabel":
+            return EvalSet(name, name, ZERO_SHOT, "mean_average_precision")
+        case _:
+            return EvalSet(name, name)
+
+
+def _shards(split: Path) -> int:
+    told = (split / "nshards.txt").read_text().strip()
+    if not told.isdigit() or int(told) < 1:
+        raise UsageError(f"{split / 'nshards.txt'}: not a number of tars: {told[:40]!r}")
+    for shard in range(int(told)):
+        if not (split / f"{shard}.tar").is_file():
+            raise UsageError(
+                f"{split / f'{shard}.tar'}: not there, though nshards.txt tells of {told}; delete the folder and bring it again"
+            )
+    return int(told)

@@ -1,0 +1,149 @@
+"""A linear probe: how well a logistic regression on frozen image features tells the classes apart.
+
+clip-benchmark's own probe asks for CUDA; scikit-learn's runs everywhere, on features of either device.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.benchmark import EvalSettings, Outcome, accuracy, make_loader
+from open_clip_fff.evaluation.layouts import SPLIT, FoundSet, other_split
+from open_clip_fff.evaluation.protocol import ZERO_SHOT
+
+# what torchvision's classes call the images to train on; the other two know no split
+TRAIN = {"pets": "trainval", "fgvc_aircraft": "trainval"}
+NO_SPLIT = ("sun397", "caltech101")
+STRENGTHS = tuple(float(c) for c in np.logspace(-2, 5, 8))  # scikit-learn's C, 1 / weight decay
+HELD_OUT = 0.1  # of the training images, to choose C with
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How the regression is fitted.
+
+    Attributes:
+        shots: training images per class, drawn once; -1 for all, as clip-benchmark has it.
+        seed: of that draw and of the images held out to choose C.
+        max_iter: of L-BFGS.
+    """
+
+    shots: int = -1
+    seed: int = 0
+    max_iter: int = 1000
+
+
+def probe(train: FoundSet, probing: ProbeSettings) -> Callable[..., Outcome]:
+    """What `scoring.score_set` takes to evaluate with: a regression fitted on `train`, scored on the set itself."""
+    return partial(_evaluate, train, probing)
+
+
+def training_split(at: FoundSet) -> FoundSet:
+    """The training images of a set.
+
+    Raises:
+        UsageError: if it has none.
+    """
+    name = at.spec.name
+    if at.spec.task != ZERO_SHOT or at.spec.metric == "mean_average_precision":
+        raise UsageError(f"{name}: a linear probe needs one class per image")
+    if at.shards:
+        train = other_split(at, "train")
+        if train is None:
+            raise UsageError(f"{name}: no train/nshards.txt in {at.root}, so there is nothing to fit a probe on")
+        return train
+    if name in NO_SPLIT:
+        raise UsageError(f"{name}: torchvision's form knows no split; bring clip-benchmark's webdataset form")
+    return at
+
+
+def _evaluate(
+    train: FoundSet,
+    probing: ProbeSettings,
+    model: Any,
+    preprocess: Callable,
+    tokenizer: Callable,
+    at: FoundSet,
+    settings: EvalSettings,
+) -> Outcome:
+    split = "train" if train.shards else TRAIN.get(train.spec.name, "train")
+    features, labels = encode(model, preprocess, train, settings, split)
+    held_features, target = encode(model, preprocess, at, settings, SPLIT)
+    if probing.shots > 0:
+        chosen = few(labels, probing.shots, probing.seed)
+        features, labels = features[chosen], labels[chosen]
+    strength = choose_strength(features, labels, probing)
+    fitted = _fit(features, labels, strength, probing)
+    classes = int(max(labels.max(), target.max())) + 1
+    logits = np.full((len(target), classes), -np.inf, dtype=np.float32)  # a class without training images never wins
+    logits[:, fitted.classes_] = fitted.predict_log_proba(held_features)
+    top1, top5 = (accuracy(torch.from_numpy(logits), torch.from_numpy(target), (min(k, classes),))[0] for k in (1, 5))
+    predicted = logits.argmax(axis=1)
+    metrics = {
+        "lp_acc1": top1,
+        "lp_acc5": top5 if classes >= 5 else float("nan"),
+        "lp_mean_per_class_recall": float(balanced_accuracy_score(target, predicted)),
+        "C": strength,
+        "fewshot_k": probing.shots,
+        "seed": probing.seed,
+    }
+    sizes = {"images": len(target), "classes": classes, "train_images": len(labels)}
+    return Outcome(metrics, {"target": target, "predicted": predicted}, sizes)
+
+
+@torch.no_grad()
+def encode(
+    model: Any, preprocess: Callable, at: FoundSet, settings: EvalSettings, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """L2-normalised image features float32 [M, D] and classes int64 [M] of a split."""
+    features, labels = [], []
+    loader = make_loader(at, preprocess, settings, split)
+    for images, target in tqdm(loader, desc=f"{at.spec.name} {split}", disable=settings.quiet or None, leave=False):
+        with torch.autocast(settings.device, enabled=settings.amp):
+            encoded = F.normalize(model.encode_image(images.to(settings.device)), dim=-1)
+        features.append(encoded.float().cpu())
+        labels.append(torch.as_tensor(target))
+    return torch.cat(features).numpy(), torch.cat(labels).long().numpy()
+
+
+def few(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+    """Rows with `shots` images of each class of `labels` [M], drawn with a seed.
+
+    Raises:
+        UsageError: if a class has fewer.
+    """
+    order = np.random.default_rng(seed).permutation(len(labels))
+    rows = []
+    for label in np.unique(labels):
+        of_label = order[labels[order] == label]
+        if len(of_label) < shots:
+            raise UsageError(f"--shots {shots}: class {label} has {len(of_label)} training images")
+        rows.append(of_label[:shots])
+    return np.sort(np.concatenate(rows))
+
+
+def choose_strength(features: np.ndarray, labels: np.ndarray, probing: ProbeSettings) -> float:
+    """The C of `STRENGTHS` that does best on a tenth of the training images, held out of each class alike."""
+    counts = np.unique(labels, return_counts=True)[1]
+    held = max(round(HELD_OUT * len(labels)), len(counts))
+    if counts.min() < 2 or len(labels) - held < len(counts):
+        return 1.0  # too few images to hold any out
+    fit_x, test_x, fit_y, test_y = train_test_split(
+        features, labels, test_size=held, stratify=labels, random_state=probing.seed
+    )
+    found = [_fit(fit_x, fit_y, strength, probing).score(test_x, test_y) for strength in STRENGTHS]
+    return STRENGTHS[int(np.argmax(found))]  # the strongest decay of equal ones
+
+
+def _fit(features: np.ndarray, labels: np.ndarray, strength: float, probing: ProbeSettings) -> LogisticRegression:
+    return LogisticRegression(C=strength, max_iter=probing.max_iter).fit(features, labels)
