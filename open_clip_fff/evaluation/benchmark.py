@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.layouts import SPLIT, FoundSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
 from open_clip_fff.scope import replaced
@@ -173,11 +174,20 @@ def make_loader(at: FoundSet, preprocess: Callable, settings: EvalSettings, spli
 
 
 def count_images(split: Path, shards: int) -> int:
-    """Samples in the tars of a webdataset split, from their headers alone."""
+    """Samples in the tars of a webdataset split, from their headers alone.
+
+    Raises:
+        UsageError: if a tar was cut, which webdataset takes for its end.
+    """
     keys = set()
-    for shard in range(shards):
-        with tarfile.open(split / f"{shard}.tar") as tar:
-            keys |= {(shard, name.rpartition("/")[2].partition(".")[0]) for name in tar.getnames()}
+    for path in (split / f"{shard}.tar" for shard in range(shards)):
+        with tarfile.open(path) as tar:
+            members = tar.getmembers()
+            end = tar.offset  # where the headers end
+        padded = [member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE for member in members]
+        if path.stat().st_size < max([end, *padded]) + tarfile.BLOCKSIZE:
+            raise UsageError(f"{path}: cut in the middle, after {len(members)} members; bring it again")
+        keys |= {(path.name, member.name.rpartition("/")[2].partition(".")[0]) for member in members}
     return len(keys)
 
 

@@ -168,7 +168,5 @@ def _shards(split: Path) -> int:
         raise UsageError(f"{split / 'nshards.txt'}: not a number of tars: {told[:40]!r}")
     for shard in range(int(told)):
         if not (split / f"{shard}.tar").is_file():
-            raise UsageError(
-                f"{split / f'{shard}.tar'}: not there, though nshards.txt tells of {told}; delete the folder and bring it again"
-            )
+            raise UsageError(f"{split / f'{shard}.tar'}: not there, but nshards.txt tells of {told}; bring them again")
     return int(told)
