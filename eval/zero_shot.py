@@ -8,10 +8,9 @@ from collections.abc import Sequence
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.arguments import eval_parser, prepare, score_models
-from open_clip_fff.evaluation.protocol import ELEVEN, IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
+from open_clip_fff.evaluation.protocol import ELEVEN
 from open_clip_fff.evaluation.store import Score
-
-WAYS = {"image to text": IMAGE_TO_TEXT, "text to image": TEXT_TO_IMAGE}
+from open_clip_fff.evaluation.words import in_words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,14 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def line(score: Score) -> str:
     """A score, in a line."""
-    about, metrics = score.meta["set"], score.metrics
-    if about["task"] == RETRIEVAL:
-        at = "/".join(map(str, RECALL_AT))
-        recalls = {way: [100 * metrics[f"{name}@{k}"] for k in RECALL_AT] for way, name in WAYS.items()}
-        shown = ", ".join(f"{way} R@{at} {'/'.join(f'{r:.1f}' for r in found)}" for way, found in recalls.items())
-    else:
-        shown = f"{about['metric']} {100 * metrics[about['metric']]:.2f} %"
-    return f"{about['name']:<16} {about['images']:>6,} images  {shown}"
+    about = score.meta["set"]
+    return f"{about['name']:<16} {about['images']:>6,} images  {in_words(score.metrics, about['metric'])}"
 
 
 def average(scores: Sequence[Score]) -> str:

@@ -11,6 +11,7 @@ from open_clip_fff.data.tally import DAMAGE
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.start import measure_bias
 from open_clip_fff.host.state import RunState
+from open_clip_fff.host.zero_shot import Watch
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.registry import LOSSES, LossContext
 from open_clip_fff.report.coverage import caption_line, damage_line, too_little
@@ -40,10 +41,11 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
 def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
     """OpenCLIP's `train_one_epoch`, with our numbers beside its own."""
     reporter: Reporter | None = None
+    watch: Watch | None = None
     started = False
 
     def run(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None):
-        nonlocal reporter, started
+        nonlocal reporter, watch, started
         if state.ours:
             loader = data["train"].dataloader
             if reporter is None:
@@ -66,6 +68,10 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
                 f"--train-data: in epoch {epoch} the rows that can be read filled no step of --batch-size "
                 f"{args.batch_size} and --accum-freq {args.accum_freq}, so nothing was trained"
             )
+        if state.watched and state.master:
+            watch = watch or Watch(state)
+            if watch.due(epoch + 1):
+                watch(epoch + 1, data, tb_writer)
 
     return run
 

@@ -26,7 +26,7 @@ def model_factory(state: RunState, create: Callable) -> Callable:
             return create(model_name, pretrained, **options)
         options.update(_scalar_options(state))
         model, preprocess_train, preprocess_val = create(model_name, pretrained, **options)
-        state.model = model
+        state.model, state.preprocess = model, preprocess_val
         _start_scalars(state, has_weights=bool(pretrained) or ":" in model_name)
         if state.master and not state.args.torchscript:
             folder = Path(state.args.logs) / state.args.name

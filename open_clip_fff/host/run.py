@@ -24,6 +24,7 @@ from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.validation import evaluator
+from open_clip_fff.host.zero_shot import sets_to_watch
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.report.plan_text import plan_lines
 from open_clip_fff.scope import replaced
@@ -60,12 +61,14 @@ def run(argv: list[str]) -> None:
 
 
 def _loaded(state: RunState) -> RunState:
-    """The state with the model that mines, if one does: a name that is not there should fail before anything else."""
+    """The state with the model that mines and the sets to score, if any: what is not there should fail first."""
     plan, cache = state.plan, state.args.cache_dir
     if plan.features == "frozen" and plan.miner is not None:
         state.frozen = load_frozen(plan.miner, cache)
     if plan.features == "text" and plan.miner is not None:
         state.sentences = load_sentences(plan.miner.model, cache)
+    if plan.zero_shot is not None:
+        state.watched = sets_to_watch(plan.zero_shot)
     return state
 
 

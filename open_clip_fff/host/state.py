@@ -1,10 +1,12 @@
 """What the seams of one run share."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from open_clip_fff.data.tally import Tally
+from open_clip_fff.evaluation.layouts import FoundSet
 from open_clip_fff.hooks.registry import BatchHook
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.settings.plan import Plan
@@ -27,6 +29,8 @@ class RunState:
         hooks: what each batch passes before the towers.
         criterion: our loss with its assignment; None where OpenCLIP computes the loss.
         ema: the moving average of the model's weights; None where none is kept.
+        preprocess: of images that are not trained on, once made.
+        watched: the sets that are scored every few epochs, found before training.
         measure_bias: whether the bias is still to be measured before the first step.
         extra: what a resumed run's extra state said, until it is given out; None in a new run.
     """
@@ -40,6 +44,8 @@ class RunState:
     hooks: list[BatchHook] = field(default_factory=list)
     criterion: Criterion | None = None
     ema: WeightsEma | None = None
+    preprocess: Callable | None = None
+    watched: list[FoundSet] = field(default_factory=list)
     measure_bias: bool = False
     extra: dict[str, Any] | None = None
 

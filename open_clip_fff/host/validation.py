@@ -1,9 +1,7 @@
 """The seam after OpenCLIP's evaluation: the same validation set once more, with all captions of each image."""
 
-import json
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -16,14 +14,13 @@ from torch import Tensor
 from open_clip_fff.assignment.labels import known_ids
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.host.aside import undisturbed
+from open_clip_fff.host.results import AVERAGE, keep
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.sigmoid import FFFLoss
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.report.recall import recall
 from open_clip_fff.report.validation_line import LOSS, RECALL, validation_line
 
-RESULTS = "fff_results.jsonl"  # beside OpenCLIP's results.jsonl, whose readers know its keys
-AVERAGE = "ema_"  # before the numbers of the weights' moving average
 SIGN_OF_LIFE = 100  # batches
 
 
@@ -45,7 +42,7 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
             if prefix and state.master:  # OpenCLIP has done this for the model itself
                 values |= _zero_shot(each, data, epoch, args, tokenizer, prefix)
         if values:
-            _keep(values, epoch, data, args, tb_writer)
+            keep(values, epoch, data, args, tb_writer)
         return metrics
 
     return run
@@ -131,19 +128,3 @@ def _sigmoid_loss(encoded: Encoded, scale: Tensor, bias: Tensor) -> float:
     with exact_float32(image.device):
         loss = FFFLoss()(image, padded, scale.float(), bias.float(), valid, known_ids(ids, rank=0))
     return loss.item()
-
-
-def _keep(values: dict[str, float], epoch: int, data: dict, args, tb_writer) -> None:
-    """The numbers where OpenCLIP keeps its own, under other names and in a file of their own."""
-    tagged = {f"val/{name}": value for name, value in values.items()}
-    if args.save_logs:
-        if tb_writer is not None:
-            for tag, value in tagged.items():
-                tb_writer.add_scalar(tag, value, epoch)
-        with (Path(args.checkpoint_path) / RESULTS).open("a") as file:
-            file.write(json.dumps({"epoch": epoch, **values}) + "\n")
-    if args.wandb:
-        import wandb
-
-        steps = data["train"].dataloader.num_batches // args.accum_freq if "train" in data else None
-        wandb.log({**tagged, "epoch": epoch}, step=None if steps is None else steps * epoch)

@@ -18,6 +18,7 @@ def plan_lines(plan: Plan) -> list[str]:
         f"  mining    {_mining(plan)}",
         f"  logits    {_logits(plan)}",
         *([f"  weights   moving average, decay {plan.ema_decay:g}"] if plan.ema_decay is not None else []),
+        *([f"  zero-shot {', '.join(plan.zero_shot.sets)} in {plan.zero_shot.root}"] if plan.zero_shot else []),
         *([f"  hooks     {', '.join(plan.batch_hooks)}"] if plan.batch_hooks else []),
     ]
 

@@ -36,6 +36,8 @@ def check(plan: "Plan") -> None:
         _check_stock(plan, loss)
     _check_captions(plan, loss)
     _check_mining(plan)
+    if "zeroshot_sets" in plan.typed and plan.zero_shot is None:
+        raise UsageError("--zeroshot-sets does nothing without --zeroshot-data DIR")
 
 
 def _check_stock(plan: "Plan", loss: str) -> None:

@@ -209,6 +209,20 @@ def flag_parser() -> argparse.ArgumentParser:
         "saved and exported beside them (default: none; 0.999 with --mining-features ema)",
     )
 
+    watching = parser.add_argument_group("evaluation during training")
+    watching.add_argument(
+        "--zeroshot-data",
+        metavar="DIR",
+        help="score the sets in DIR (eval/zero_shot.py's --data-root) every --zeroshot-frequency epochs and at the end "
+        "(default: none)",
+    )
+    watching.add_argument(
+        "--zeroshot-sets",
+        type=_names,
+        metavar="'A;B'",
+        help="which: clip-benchmark's names, or those of folders in DIR (default: all that are there)",
+    )
+
     logits = parser.add_argument_group("logit scale and bias")
     logits.add_argument(
         "--logit-scale-init", type=float, metavar="S", help="starting scale exp(logit_scale) (default: the model's own)"

@@ -76,6 +76,8 @@ DEFAULTS: Preset = MappingProxyType(
         "logit_bias_init": None,
         "logit_lr_mult": 1.0,
         "ema_decay": None,
+        "zeroshot_data": None,
+        "zeroshot_sets": ("all",),
         "model_config": (),
         "batch_hooks": (),
         "plugin": (),

@@ -10,6 +10,7 @@ from open_clip_fff.settings.consistency import MINING, check
 from open_clip_fff.settings.methods import DEFAULTS, METHODS
 from open_clip_fff.settings.mining import SELF, FrozenSource, MiningConfig
 from open_clip_fff.settings.objective import LogitSettings, LossSettings
+from open_clip_fff.settings.zero_shot import ZeroShotSettings
 
 EMA_DECAY = 0.999  # where the ema of the trainee mines and nothing else is typed
 
@@ -25,6 +26,7 @@ class Plan:
         miner: the frozen model whose features mine, or made the stored ones; None where there is none.
         feature_sidecar: folder of stored features; None where they are in the tars.
         ema_decay: of the weights' moving average; None for none.
+        zero_shot: what is scored every few epochs; None for nothing.
         typed: the flags (with underscores) that the user typed; empty leaves training to OpenCLIP alone.
         values: every flag's final value, for params.txt and the printed plan.
     """
@@ -37,6 +39,7 @@ class Plan:
     miner: FrozenSource | None
     feature_sidecar: str | None
     ema_decay: float | None
+    zero_shot: ZeroShotSettings | None
     logits: LogitSettings
     batch_hooks: tuple[str, ...]
     typed: frozenset[str]
@@ -98,7 +101,7 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
     features, mining, miner = values["mining_features"], None, None
     if features != "off":
         mining = MiningConfig(**{name: values[flag] for name, flag in MINING.items()})
-    decay = values["ema_decay"]
+    decay, root = values["ema_decay"], values["zeroshot_data"]
     if decay is not None and not 0.0 < decay < 1.0:
         raise ValueError(f"--ema-decay is {decay:g}: 0 < decay < 1")
     if features in ("frozen", "text") or (features == "precomputed" and "mining_model" in typed):
@@ -126,6 +129,7 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
         miner=miner,
         feature_sidecar=values["feature_sidecar"],
         ema_decay=decay,
+        zero_shot=None if root is None else ZeroShotSettings(root, values["zeroshot_sets"]),
         logits=LogitSettings(values["logit_scale_init"], values["logit_bias_init"], values["logit_lr_mult"]),
         batch_hooks=values["batch_hooks"],
         typed=typed,

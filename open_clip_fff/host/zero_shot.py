@@ -1,0 +1,94 @@
+"""Zero-shot scores while training goes on: --zeroshot-data."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip import get_input_dtype, get_tokenizer
+
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.evaluation.benchmark import EvalSettings, count_images, evaluate
+from open_clip_fff.evaluation.layouts import SPLIT, FoundSet, find_sets, how_to_bring
+from open_clip_fff.evaluation.words import in_words
+from open_clip_fff.host.aside import undisturbed
+from open_clip_fff.host.results import AVERAGE, keep
+from open_clip_fff.host.state import RunState
+from open_clip_fff.settings.zero_shot import ZeroShotSettings
+
+KEY = "zeroshot/{set}/{metric}"
+
+
+def sets_to_watch(settings: ZeroShotSettings) -> list[FoundSet]:
+    """The sets on disk, looked at before training.
+
+    Raises:
+        UsageError: if a set that was named is not there, or not whole, or there is none.
+    """
+    root = Path(settings.root)
+    try:
+        found, missing = find_sets(list(settings.sets), root)
+        if missing and settings.sets != ("all",):
+            raise UsageError(f"{missing[0]}: not there\n{how_to_bring(missing, root)}")
+        if not found:
+            raise UsageError(f"{root}: none of the paper's sets is there, nor another in webdataset form")
+        for at in found:
+            if at.shards:
+                count_images(at.root / SPLIT, at.shards)
+    except UsageError as error:
+        text = str(error).replace("--datasets", "--zeroshot-sets").replace("--data-root", "--zeroshot-data")
+        raise UsageError(text if text.startswith("--") else f"--zeroshot-data: {text}") from None
+    return found
+
+
+class Watch:
+    """Scores the trained model, and its moving average, after an epoch; on rank 0.
+
+    A set that cannot be scored costs a warning, not the run.
+
+    Args:
+        state: the run, whose model is made by now.
+    """
+
+    def __init__(self, state: RunState) -> None:
+        args, preprocess = state.args, state.preprocess
+        assert preprocess is not None
+        dtype = get_input_dtype(args.precision)
+        self.state = state
+        self.preprocess = preprocess if dtype is None else lambda image: preprocess(image).to(dtype)
+        self.tokenizer = get_tokenizer(args.model, context_length=args.force_context_length, cache_dir=args.cache_dir)
+        amp = args.precision.startswith("amp")
+        self.settings = EvalSettings(torch.device(args.device).type, amp, workers=args.workers, quiet=True)
+
+    def due(self, epoch: int) -> bool:
+        """Whether OpenCLIP's --zeroshot-frequency, or the end, asks for scores after so many epochs."""
+        args = self.state.args
+        return bool(args.zeroshot_frequency) and (epoch % args.zeroshot_frequency == 0 or epoch == args.epochs)
+
+    def __call__(self, epoch: int, data: dict, tb_writer: Any) -> None:
+        """Scores after `epoch` epochs, logs and keeps what comes out."""
+        state = self.state
+        models = {"": state.model} if state.ema is None else {"": state.model, AVERAGE: state.ema.module}
+        values: dict[str, float] = {}
+        for prefix, model in models.items():
+            for at in state.watched:
+                values |= self._score(model, at, epoch, prefix)
+        if values:
+            keep(values, epoch, data, state.args, tb_writer)
+
+    def _score(self, model: Any, at: FoundSet, epoch: int, prefix: str) -> dict[str, float]:
+        began = time.monotonic()
+        try:
+            with undisturbed(model):
+                model.eval()
+                found = evaluate(model, self.preprocess, self.tokenizer, at, self.settings)
+        except Exception as error:  # what is only for looking at must not end the training
+            logging.warning(f"FFF Zero-shot Epoch: {epoch} {at.spec.name} cannot be scored ({reason(error)})")
+            return {}
+        who = f"{prefix.rstrip('_')} " if prefix else ""
+        cost = f"{found.sizes['images']:,} images, {time.monotonic() - began:.0f} s"
+        scores = in_words(found.metrics, at.spec.metric)
+        logging.info(f"FFF Zero-shot Epoch: {epoch} {who}{at.spec.name} {scores} ({cost})")
+        named = {prefix + KEY.format(set=at.spec.name, metric=name): value for name, value in found.metrics.items()}
+        return {name: value for name, value in named.items() if value == value}  # no acc5 of fewer than 5 classes

@@ -1,0 +1,77 @@
+"""--zeroshot-data: scores while training goes on, which training does not notice."""
+
+import json
+
+import pytest
+import torch
+
+from open_clip_fff.evaluation.benchmark import EvalSettings
+from open_clip_fff.evaluation.layouts import find_set
+from open_clip_fff.evaluation.scoring import score_set
+from open_clip_fff.hub.loading import load_model
+from tests.eval_sets import webdataset
+
+FFF = ["--method", "fff", "--captions-per-image", "4", "--json-text-key", "captions", "--mining-features", "off"]
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """A folder with a set to classify and one to retrieve from."""
+    webdataset(tmp_path / "sets" / "cifar10", images=24)
+    webdataset(tmp_path / "sets" / "mine", images=24, retrieval=True)
+    return tmp_path / "sets"
+
+
+def rows(trainer, name: str) -> list[dict]:
+    path = trainer.run(name) / "checkpoints" / "fff_results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_logged_scores_are_those_of_the_checkpoint(trainer, sets, tmp_path):
+    flags = ["--zeroshot-data", str(sets), "--zeroshot-frequency", "2", "--epochs", "3", "--ema-decay", "0.5"]
+    assert trainer(*FFF, *flags, "--name", "run") == 0
+    found = rows(trainer, "run")
+    assert [row["epoch"] for row in found] == [2, 3]
+    assert trainer.log("run").count("FFF Zero-shot Epoch: 3") == 4  # two sets, for the model and for its average
+    loaded = load_model(str(trainer.run("run")))
+    settings = EvalSettings(workers=0, quiet=True)
+    for name in ("cifar10", "mine"):
+        score, _ = score_set(loaded, find_set(name, sets), settings, tmp_path / "store")
+        kept = {
+            metric: found[-1][f"zeroshot/{name}/{metric}"] for metric, value in score.metrics.items() if value == value
+        }
+        assert kept == {metric: value for metric, value in score.metrics.items() if value == value}
+    assert found[-1]["ema_zeroshot/cifar10/acc1"] >= 0.0 and "zeroshot/cifar10/acc5" not in found[-1]
+
+
+@pytest.mark.parametrize("method", [["--method", "clip"], FFF])
+def test_training_does_not_notice(trainer, sets, method):
+    common = [*method, "--epochs", "2", "--zeroshot-frequency", "1"]
+    assert trainer(*common, "--name", "plain") == 0
+    assert trainer(*common, "--zeroshot-data", str(sets), "--zeroshot-sets", "mine", "--name", "watched") == 0
+    plain, watched = (trainer.checkpoint(name, 2)["state_dict"] for name in ("plain", "watched"))
+    assert all(torch.equal(plain[name], watched[name]) for name in plain)
+    assert len(rows(trainer, "watched")) == 2
+
+
+def test_a_set_that_breaks_costs_a_warning_not_the_run(trainer, sets):
+    (sets / "cifar10" / "classnames.txt").unlink()
+    assert trainer(*FFF, "--zeroshot-data", str(sets), "--name", "run") == 0
+    assert "cifar10 cannot be scored (Classes not specified" in trainer.log("run")
+    assert "zeroshot/mine/text_retrieval_recall@5" in rows(trainer, "run")[0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--zeroshot-data", "nowhere"], "--zeroshot-data nowhere: there is no such folder"),
+        (["--zeroshot-data", "SETS", "--zeroshot-sets", "cifar11"], "--zeroshot-sets cifar11: not one of"),
+        (["--zeroshot-data", "SETS", "--zeroshot-sets", "pets"], "--zeroshot-data: pets: not there"),
+        (["--zeroshot-data", "SETS", "--zeroshot-sets", ""], "--zeroshot-sets names no set"),
+        (["--zeroshot-sets", "cifar10"], "does nothing without --zeroshot-data"),
+    ],
+)
+def test_mistakes_are_known_before_training(trainer, sets, flags, named, capsys):
+    flags = [str(sets) if flag == "SETS" else flag for flag in flags]
+    assert trainer(*FFF, *flags, "--name", "run") == 2
+    assert named in capsys.readouterr().err and not trainer.run("run").exists()
