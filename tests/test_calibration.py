@@ -1,7 +1,10 @@
 """Thresholds from data: quantiles that mine what was asked, and the sample they come from."""
 
+import importlib.util
 import io
+from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -10,12 +13,15 @@ from PIL import Image
 from open_clip_fff import UsageError, sample_id
 from open_clip_fff.assignment import mine
 from open_clip_fff.calibration import mining_flags, quantile_thresholds, sample_features
+from open_clip_fff.calibration.sample import Sample
+from open_clip_fff.calibration.sweep import cosines, false_negatives, sweep
 from open_clip_fff.settings import CaptionSettings, FrozenSource, MiningConfig, make_plan
 from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.towers.frozen import load_frozen
 from tests.conftest import colour_sample, write_tar
 from tests.test_assignment import OFF, random_features
 
+EVAL = Path(__file__).parent.parent / "eval"
 CAPTIONS = CaptionSettings(3, "all", ("txt",), ("captions",))
 
 
@@ -62,3 +68,62 @@ def test_rows_that_cannot_be_read_are_passed_over(tmp_path, teacher, tiny_name):
     assert len(sample_features([str(write_tar(tmp_path / "a.tar", samples))], CAPTIONS, frozen, 9).ids) == 2
     with pytest.raises(UsageError, match="no image with captions"):
         sample_features([str(write_tar(tmp_path / "b.tar", {"2": samples["2"]}))], CAPTIONS, frozen, 9)
+
+
+def labelled_sample(n: int = 60, k: int = 2) -> Sample:
+    f = random_features(n, k, d=6)
+    f.valid[3, 1] = False
+    return Sample(f, torch.arange(n) % 3)
+
+
+def test_a_sweep_is_what_mining_finds():
+    seen = labelled_sample()
+    features, labels, batch = seen.features, seen.labels, 16
+    found = cosines(seen)
+    assert len(found["image_text"].own) == features.valid.sum()
+    k = features.valid.float().sum(1).mean().item()
+    table = sweep(found, len(labels), k, batch)
+    alike = (labels[:, None] == labels[None])[..., None]
+    for clause, bar in (("image_text", "p1"), ("image_image", "p2"), ("text_text", "p3")):
+        rows = table[table["clause"] == clause]
+        row = rows.iloc[len(rows) // 2]
+        pairs = mine(features, features, MiningConfig(**{**OFF, bar: float(row["threshold"])})).pairs
+        expected = pairs.sum().item() / 60 * (batch - 1) / 59
+        assert row["mined_per_image"] == pytest.approx(expected, rel=0.02), clause
+        assert row["precision"] == pytest.approx((pairs & alike).sum().item() / pairs.sum().item(), rel=0.02)
+    assert sweep(found, 60, k, batch, labelled=False)["precision"].isna().all()
+
+
+def test_false_negatives_are_those_of_drawn_batches():
+    labels = np.repeat([0, 1, 2], [500, 300, 200])
+    table = false_negatives(labels, np.array([2, 8]))
+    random, met = np.random.default_rng(0), []
+    for _ in range(4000):
+        batch = random.choice(labels, 8)
+        met.append((batch[1:] == batch[0]).sum())
+    assert table["per_image"][1] == pytest.approx(np.mean(met), rel=0.05)
+    assert table["share"][1] == pytest.approx((np.array(met) > 0).mean(), rel=0.05)
+    assert table["share"][0] == pytest.approx(0.38)
+
+
+@pytest.mark.parametrize("classes", [["--class-key", "width"], []])
+def test_the_program_draws_what_there_is(shards, teacher, tiny_name, tmp_path, capsys, classes):
+    found = importlib.util.spec_from_file_location("similarities", EVAL / "similarities.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    common = [f"{tiny_name},{teacher}", str(shards / "{00..01}.tar"), "--json-text-key", "captions", *classes]
+    assert module.main([*common, "--out", str(tmp_path / "out")]) == 0
+    drawn = {path.name for path in (tmp_path / "out").iterdir()}
+    assert drawn - {"false-negatives.png"} == {"thresholds.csv", "similarities.png", "thresholds.png"}
+    assert ("false-negatives.png" in drawn) == bool(classes)
+    assert ("cannot be told" in capsys.readouterr().out) == (not classes)
+    for wrong, named in (
+        ([*common, "--imagess", "3"], "--imagess"),
+        ([common[0], str(tmp_path / "no.tar")], "no.tar"),
+        (["nothing", common[1]], "nothing"),
+        ([*common, "--images", "1"], "--images 1"),
+        ([*common[:4], "--class-key", "nope"], "--class-key nope"),
+    ):
+        assert module.main(wrong) == 2
+        error = capsys.readouterr().err.strip()
+        assert named in error and len(error.splitlines()) == 1

@@ -1,8 +1,10 @@
 """Features of a sample of the training data, as a frozen model sees them."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.data.pictures import read_pictures
@@ -12,7 +14,24 @@ from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.towers.frozen import FrozenModel
 
 
+class Sample(NamedTuple):
+    """Some of the data.
+
+    Attributes:
+        features: of n images, float32, L2-normalised.
+        labels: their classes (`ids.class_id`), int64 [n], negative where not known.
+    """
+
+    features: MiningFeatures
+    labels: Tensor
+
+
 def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: FrozenModel, limit: int) -> MiningFeatures:
+    """The features alone of `sample`."""
+    return sample(urls, captions, frozen, limit).features
+
+
+def sample(urls: Iterable[str], captions: CaptionSettings, frozen: FrozenModel, limit: int) -> Sample:
     """Embeds the first `limit` images of some shards and their captions, without augmentation.
 
     Args:
@@ -22,7 +41,7 @@ def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: Froz
         limit: how many images; those without captions or with a broken image are passed over.
 
     Returns:
-        Features of n <= limit images, float32, L2-normalised.
+        n <= limit images.
 
     Raises:
         UsageError: if no image with captions is found.
@@ -38,6 +57,6 @@ def sample_features(urls: Iterable[str], captions: CaptionSettings, frozen: Froz
 
     ids = torch.tensor([row.id for row in rows], device=frozen.device)
     text = frozen.embed_texts(padded).unflatten(0, (len(rows), k))
-    return MiningFeatures(
-        frozen.embed_images([picture.image for picture in pictures]), text, valid.to(frozen.device), ids
-    )
+    image = frozen.embed_images([picture.image for picture in pictures])
+    labels = torch.tensor([row.label for row in rows], device=frozen.device)
+    return Sample(MiningFeatures(image, text, valid.to(frozen.device), ids), labels)
