@@ -27,6 +27,7 @@ PAPER, OTHER, RECALL, PROBE = (
 )
 AVERAGE = "average"
 DIRECTIONS = {IMAGE_TO_TEXT: "image → text", TEXT_TO_IMAGE: "text → image"}
+DETAILS = {"acc1": "", "mean_per_class_recall": "per class"}
 OF_PROTOCOL = {each.name for each in ELEVEN}
 
 
@@ -78,7 +79,7 @@ def _columns(key: SetKey, score: Score) -> Iterable[Column]:
     task, name = key
     title = PROTOCOL[name].title if name in PROTOCOL else score.meta["set"].get("title") or name
     one = Column(PAPER, key, title, score.meta["set"]["metric"])
-    one = replace(one, detail="" if one.metric.endswith("acc1") else one.metric.replace("_", " "))
+    one = replace(one, detail=DETAILS.get(one.metric.removeprefix("lp_"), one.metric))
     if task == RETRIEVAL:
         recalls = [(f"{way}@{k}", f"{text} R@{k}") for way, text in DIRECTIONS.items() for k in RECALL_AT]
         found = [replace(one, group=RECALL, metric=metric, detail=detail) for metric, detail in recalls]

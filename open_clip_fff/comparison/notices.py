@@ -131,7 +131,11 @@ def unequal_evaluation(rows: Sequence[Row]) -> list[str]:
 
 
 def _of_set(name: str) -> Callable[[Score], Any]:
-    return lambda score: score.meta["set"].get(name)
+    def value(score: Score) -> str | int | None:
+        found = score.meta["set"].get(name)
+        return found if found is None or isinstance(found, str | int) else str(found)
+
+    return value
 
 
 def _version(name: str) -> Callable[[Score], Any]:
@@ -142,8 +146,8 @@ SCORED_WITH: dict[str, Callable[[Score], Any]] = {
     "precision": lambda score: score.meta.get("precision"),
     "data": _of_set("location"),
     "splits": _of_set("split"),
-    "class names": _of_set("classes"),
-    "templates": _of_set("templates"),
+    "numbers of classes": _of_set("classes"),
+    "numbers of templates": _of_set("templates"),
     "versions of clip-benchmark": _version("clip-benchmark"),
     "versions of torch": _version("torch"),
 }
