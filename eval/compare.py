@@ -3,8 +3,8 @@
     python eval/compare.py --baseline clip=logs/clip --baseline 'one of 5=logs/sample-0,logs/sample-1' \\
         'fff=logs/fff-?' ViT-B-32,openai
 
-Every model is [LABEL=]WHAT[,WHAT...]; several WHAT are seeds of one row. WHAT is what eval/zero_shot.py was given (a run
-folder, a checkpoint, a hub folder, NAME,TAG) or the model's folder in the store.
+Every model is [LABEL=]WHAT[,WHAT...]; several WHAT are seeds of one row. WHAT is what eval/zero_shot.py was given (a
+run folder, a checkpoint, a hub folder, NAME,TAG) or the model's folder in the store.
 
 Writes OUT/index.html, table.csv, table.md, comparison.json, change.png, and from the runs' own folders curves.png,
 scalars.png and mining.png.

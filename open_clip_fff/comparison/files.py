@@ -20,9 +20,7 @@ def check_out(out: Path, names: tuple[str, ...]) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file; give a folder")
     if foreign := sorted({name for name in names if (out / name).exists()} - _ours(out)):
-        raise UsageError(
-            f"--out {out}: holds {', '.join(foreign)}, not of an earlier comparison; give another folder"
-        )
+        raise UsageError(f"--out {out}: holds {', '.join(foreign)}, not of an earlier comparison; give another folder")
 
 
 def write_out(out: Path, index: Mapping, files: Mapping[str, bytes]) -> None:

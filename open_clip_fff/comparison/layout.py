@@ -10,7 +10,7 @@ from open_clip_fff.comparison.rows import Row
 from open_clip_fff.comparison.table import Cell, Change, Table
 
 NOTHING = "–"
-TELLING = "What is due to the method"
+TELLING = "Without the effect of more captions"
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,9 @@ def _without_interval(table: Table) -> list[str]:
 def _sets(table: Table) -> list[str]:
     """What the protocol, or how it was scored, says of a set."""
     names = dict.fromkeys(column.key[1] for column in table.columns if column.key[0] != RETRIEVAL)
-    return [f"{PROTOCOL[name].title}: {PROTOCOL[name].note}." for name in names if name in PROTOCOL and PROTOCOL[name].note]
+    return [
+        f"{PROTOCOL[name].title}: {PROTOCOL[name].note}." for name in names if name in PROTOCOL and PROTOCOL[name].note
+    ]
 
 
 def _pairs(pairs: list[tuple[Row, Row]]) -> str:

@@ -23,11 +23,14 @@ class Picture:
         title: above it.
         caption: beneath the title.
         png: the file.
+        widest, least: how wide the page shows it, in rem; narrower windows scroll.
     """
 
     title: str
     caption: str
     png: bytes
+    widest: int = 62
+    least: int = 40
 
     @property
     def data(self) -> str:

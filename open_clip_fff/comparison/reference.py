@@ -13,10 +13,6 @@ def figure(hits: np.ndarray, trials: np.ndarray, group: np.ndarray) -> float:
 def resample(outcomes: Outcomes, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """As `bootstrap.resample`, with the same draws: [resamples, M]."""
     images, models = outcomes.hits.shape
+    hits, trials = outcomes.hits.astype(np.float64), outcomes.trials.astype(np.float64)
     drawn = rng.integers(images, size=(resamples, images), dtype=np.int32)
-    return np.array(
-        [
-            [figure(outcomes.hits[n, model], outcomes.trials[n], outcomes.group[n]) for model in range(models)]
-            for n in drawn
-        ]
-    )
+    return np.array([[figure(hits[n, model], trials[n], outcomes.group[n]) for model in range(models)] for n in drawn])

@@ -105,7 +105,7 @@ def _common(names: Sequence[str]) -> str:
     unique = list(dict.fromkeys(names))
     if len(unique) == 1:
         return unique[0]
-    stem = os.path.commonprefix(unique)
+    stem = os.path.commonprefix(unique)  # noqa: RUF071 (characters are meant)
     if any(name[len(stem) :][:1].isdigit() for name in unique):  # seeds 10 and 12 have the 1 in common, too
         stem = stem.rstrip("0123456789")
     return re.sub(r"[-_. ]*(seed|s)?[-_. ]*$", "", stem) or ", ".join(unique)

@@ -89,9 +89,7 @@ def _index(table: Table) -> Mapping[str, object]:
 
 def _pictures(table: Table, training: Training) -> dict[str, Picture]:
     """Those for which there is something to draw."""
-    first = table.baselines[0].label
     drawn: dict[str, tuple[Figure | None, str, str]] = {
-        "change.png": (draw_change(table), f"Change against {first}", "Of retrieval, recall at 1."),
         "curves.png": (
             draw_curves(table, training),
             "During training",
@@ -104,9 +102,11 @@ def _pictures(table: Table, training: Training) -> dict[str, Picture]:
             "Captions of other images that were taken as positives; which are right is known with --class-key.",
         ),
     }
-    return {
-        name: Picture(title, caption, _png(figure)) for name, (figure, title, caption) in drawn.items() if figure
-    }
+    found = {name: Picture(title, caption, _png(figure)) for name, (figure, title, caption) in drawn.items() if figure}
+    if (change := draw_change(table)) is not None:
+        title = f"Change against {table.baselines[0].label}"
+        found = {"change.png": Picture(title, "Of retrieval, recall at 1.", _png(change), 46, 26), **found}
+    return found
 
 
 def _png(figure: Figure) -> bytes:

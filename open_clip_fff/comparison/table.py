@@ -132,9 +132,7 @@ def _changes(row: Row, rows: Sequence[Row], column: Column, estimates: Estimates
     return {
         other.label: _change(row, other, column, estimates)
         for other in rows
-        if other.baseline
-        and other is not row
-        and all((model, column) in estimates.found for model in other.models)
+        if other.baseline and other is not row and all((model, column) in estimates.found for model in other.models)
     }
 
 

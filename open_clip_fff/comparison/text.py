@@ -1,7 +1,7 @@
 """The comparison for a terminal, and as GitHub's markdown."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from open_clip_fff.comparison.layout import Block, Entry
 
@@ -31,10 +31,12 @@ def _because(block: Block) -> str:
     return f", {block.because}" if block.because else ""
 
 
-def _aligned(block: Block, heading: str, text, lines: Sequence[tuple[str, Sequence[Entry]]], width: int):
+def _aligned(
+    block: Block, heading: str, text: Callable[[Entry], str], lines: Sequence[tuple[str, Sequence[Entry]]], width: int
+) -> Iterator[str]:
     """Labels to the left, the others to the right, under headers of two lines."""
     columns = [
-        [column.title, column.detail, *(text(entries[place]) for _, entries in lines)]
+        [column.title, column.detail, *_by_point([text(entries[place]) for _, entries in lines])]
         for place, column in enumerate(block.columns)
     ]
     labels = ["", "", *(label for label, _ in lines)]
@@ -42,8 +44,14 @@ def _aligned(block: Block, heading: str, text, lines: Sequence[tuple[str, Sequen
     for some in _fitting(columns, width - longest):
         cells = [[cell.rjust(max(map(len, column)) + GAP) for cell in column] for column in some]
         printed = [label.ljust(longest) + "".join(row) for label, *row in zip(labels, *cells, strict=True)]
-        yield "\n".join(line.rstrip() for line in [heading, *printed] if line.strip())
+        yield "\n".join([_wrapped(heading, width), *(line.rstrip() for line in printed if line.strip())])
         heading += " (continued)" if not heading.endswith(" (continued)") else ""
+
+
+def _by_point(cells: list[str]) -> list[str]:
+    """A figure of one seed under those with a spread."""
+    spread = max((len(cell) - cell.index(" ±") for cell in cells if " ±" in cell), default=0)
+    return [cell if " ±" in cell or not cell[:1].isdigit() else cell + " " * spread for cell in cells]
 
 
 def _fitting(columns: list[list[str]], room: int) -> Iterator[list[list[str]]]:

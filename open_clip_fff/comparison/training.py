@@ -64,7 +64,9 @@ def _measures(scored: Sequence[set[str]]) -> tuple[dict[str, Sequence[str]], lis
             title = titles[0] if len(titles) == 1 else f"mean of {len(titles)} sets"
             found[f"Zero-shot accuracy, {title}"] = [by_set[0][name] for name in shared]
         if left := sorted({name for each in by_set for name in each} - set(shared)):
-            notes.append(f"Zero-shot accuracy during training: {', '.join(left)} not drawn, since not all runs have it.")
+            notes.append(
+                f"Zero-shot accuracy during training: {', '.join(left)} not drawn, since not all runs have it."
+            )
     for text, way in DIRECTIONS.items():
         if scored and all(ALL.format(way) in names for names in scored):
             found[f"Recall@5 {text}, all captions"] = [ALL.format(way)]
