@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("eval-results"), help="scores (default: eval-results)")
     parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write (default: comparison)")
     parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: 2000)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     wanted = Comparison(arguments.baseline, arguments.models, arguments.store, arguments.out, arguments.resamples)
     try:
         print(compare(wanted, min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)))

@@ -161,7 +161,7 @@ def test_the_average_is_over_the_sets_of_all_and_says_so(scores):
     groups = {column.key[1]: column.group for column in table.columns}
     assert "outside" in groups["mine"] and ("b", average) in table.cells
     told = " ".join(notices(table.rows, table.columns))
-    assert "Oxford Pets (not b)" in told and "Flickr30k (not a)" in told and "mine" not in told
+    assert "a lacks Flickr30k; b lacks Oxford Pets." in told and "mine" not in told
 
 
 def test_the_average_of_two_sets(scores):
@@ -258,7 +258,7 @@ def test_models_are_found_by_what_was_typed_for_them(scores, tmp_path, monkeypat
     assert found("./exported")[0][0].startswith("hub")
     both = found("x=ViT-B-32,openai,logs/run")
     assert [name.split("-")[0] for name in both[0]] == ["clip", "run"]
-    assert found(f"x={scores.folder}/run-*") == found("x=run-*")
+    assert found(f"x={scores.folder}/run-epoch_2-*") == found("x=run-epoch_2*") == [[last.name]]
     labels = [row.label for row in read_rows(["logs/run"], ["name=exported"], scores.folder)]
     assert labels == ["run", "name"]
 
@@ -277,10 +277,14 @@ def test_seeds_get_the_name_they_share(scores):
         (["logs/a", "x=logs/a"], "compared 2 times"),
         (["x=nothing-*"], "nothing-\\*: matches neither"),
         (["=logs/a"], "give LABEL=WHAT"),
+        (["logs/a,logs/none"], "logs/none: no scores"),
+        (["ViT-B-16,mine"], "ViT-B-16,mine: no scores"),
+        (["x=logs/e,e-epoch_1-*"], "x: 2 epochs of run are no seeds"),
         (["twice"], "may be .* or .*; give one of these"),
     ],
 )
 def test_mistakes_are_one_line(scores, words, told):
+    scores.model("e", epoch=1, run="run"), scores.model("e", run="run")
     scores.model("a"), scores.model("t", given="twice", epoch=None), scores.model("u", given="twice", epoch=None)
     with pytest.raises(UsageError, match=told) as error:
         read_rows(words[:1], words[1:], scores.folder)
@@ -317,7 +321,7 @@ def test_the_whole_program(scores, tmp_path):
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 120
     assert "NOTICE: fff <1> had 5 captions" in done.stdout and "2 of 11" in done.stdout
     page = (out / "index.html").read_text()
-    assert "fff &lt;1&gt;" in page and "clip (baseline)" in page and "--caption-policy sample" in page
+    assert "fff &lt;1&gt;" in page and "clip (baseline)" in page and "--caption-policy</code> sample" in page
     assert not re.search(r"(src|href)=(?!.data:)|https?://|url\(", page)
     markdown = (out / "table.md").read_text()
     assert "| CIFAR-10 |" in markdown and "**Notice.**" in markdown

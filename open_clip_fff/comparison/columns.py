@@ -52,9 +52,14 @@ class Column:
     sets: tuple[str, ...] = ()
 
     @property
+    def set_title(self) -> str:
+        """The set's title where the group is not to be seen."""
+        return f"{self.title} (linear probe)" if self.group == PROBE else self.title
+
+    @property
     def name(self) -> str:
-        """Title and detail in one line."""
-        return f"{self.title}, {self.detail}" if self.detail else self.title
+        """Set and detail in one line."""
+        return f"{self.set_title}, {self.detail}" if self.detail else self.set_title
 
 
 def columns_of(rows: Sequence[Row]) -> list[Column]:

@@ -59,8 +59,10 @@ class Store:
                 found += [self.find(each) for each in self._expand(piece)]
             elif not self._matches(piece) and pieces and self._matches(f"{piece},{pieces[0]}"):
                 found.append(self.find(f"{piece},{pieces.pop(0)}"))
-            else:
+            elif self._matches(piece) or not pieces or self._matches(pieces[0]):
                 found.append(self.find(piece))
+            else:  # neither is known, most likely a NAME,TAG that was not scored
+                found.append(self.find(f"{piece},{pieces.pop(0)}"))
         return found
 
     def find(self, what: str) -> Entry:

@@ -39,7 +39,8 @@ def _seeds(table: Table) -> list[str]:
         found.append(f"{text}. From so few, the interval is rather too narrow than too wide.")
     single = [row.label for row in table.rows if len(row.models) == 1]
     if single:
-        found.append(f"One seed ({', '.join(single)}): the interval knows nothing of training noise.")
+        who = "each" if len(single) == len(table.rows) else f"({', '.join(single)})"
+        found.append(f"One seed {who}: the interval knows nothing of training noise.")
     uneven = [(a, b) for a, b in pairs if len(a.models) != len(b.models) and min(len(a.models), len(b.models)) > 1]
     if uneven:
         found.append(
@@ -61,7 +62,7 @@ def _unpaired(table: Table) -> list[str]:
     found: dict[str, list[str]] = {}
     for (label, column), cell in table.cells.items():
         if column.metric != AVERAGE and any(not change.paired for change in cell.changes.values()):
-            found.setdefault(label, []).append(column.title)
+            found.setdefault(label, []).append(column.set_title)
     if not found:
         return []
     told = "; ".join(f"{label}: {', '.join(dict.fromkeys(titles))}" for label, titles in found.items())
@@ -73,7 +74,7 @@ def _unpaired(table: Table) -> list[str]:
 
 def _without_interval(table: Table) -> list[str]:
     titles = [
-        column.title
+        column.set_title
         for (_, column), cell in table.cells.items()
         if any(math.isnan(change.low) for change in cell.changes.values())
     ]

@@ -60,18 +60,20 @@ def _data(row: Row) -> str | None:
 
 def missing_sets(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     """Sets that only some rows were scored on."""
-    told = []
-    for key in dict.fromkeys(column.key for column in columns if column.key[1] != AVERAGE):
-        without = [f"{row.label}{_seeds_with(row, key)}" for row in rows if not row.has(key)]
-        if without:
-            title = next(column.title for column in columns if column.key == key)
-            told.append(f"{title} (not {_and(without)})")
-    return [f"Not all were scored on {_and(told)}: left out of averages."] if told else []
+    titles = {column.key: column.set_title for column in columns if column.metric != AVERAGE}
+    partial = {key: title for key, title in titles.items() if not all(row.has(key) for row in rows)}
+    lacking = []
+    for row in rows:
+        if without := [f"{title}{_seeds_with(row, key)}" for key, title in partial.items() if not row.has(key)]:
+            lacking.append(f"{row.label} lacks {_and(without)}")
+    return [f"Not all have the same sets, and averages leave out what not all have: {'; '.join(lacking)}."] * bool(
+        lacking
+    )
 
 
 def _seeds_with(row: Row, key: SetKey) -> str:
     have = sum(key in model.scores for model in row.models)
-    return f", of which {have} of {len(row.models)} seeds are" if have else ""
+    return f" (there for {have} of {len(row.models)} seeds)" if have else ""
 
 
 # --- training

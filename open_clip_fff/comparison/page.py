@@ -1,12 +1,13 @@
 """The comparison as one page that needs nothing but itself."""
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from open_clip_fff.comparison.layout import Block, name_of
 from open_clip_fff.comparison.plots import colours
@@ -54,12 +55,13 @@ def page(
     against = " and ".join(row.label for row in table.baselines)
     return environment.get_template(TEMPLATE).render(
         title=f"{', '.join(others)} against {against}" if others else against,
-        about=f"{len(table.rows)} models, {len({column.key for column in table.columns if not column.sets})} sets",
+        about=f"{len(table.rows)} models, {len({column.key[1] for column in table.columns if not column.sets})} sets",
         blocks=blocks,
         pictures=pictures,
         notices=notices,
         notes=notes,
         models=_models(table),
+        flags=_flags,
         swatch=lambda label: _swatch(by_name[label]),
     )
 
@@ -67,6 +69,11 @@ def page(
 def _swatch(colour: str) -> Markup:
     """A dot of the row's colour in the pictures."""
     return Markup('<span class="swatch" style="background:{}"></span>').format(colour)
+
+
+def _flags(text: str) -> Markup:
+    """No flag is broken at its hyphens."""
+    return Markup(re.sub(r"(--[a-z][a-z-]*)", r"<code>\1</code>", str(escape(text))))
 
 
 def _models(table: Table) -> list[Mapping[str, object]]:

@@ -32,7 +32,7 @@ def draw_change(table: Table) -> Figure | None:
     shown = [column for column in shown if any(table.change(row, column, baseline) for row in rows)]
     if not shown:
         return None
-    height = 0.22 + 0.12 * len(rows)
+    height = 0.22 + 0.09 * len(rows)
     figure = Figure(figsize=(7.5, 1.3 + height * len(shown)), layout="constrained")
     axes = figure.subplots()
     for position, column in enumerate(shown):
@@ -113,6 +113,7 @@ def _by_step(
     steps = {label: [each.steps for each in seeds] for label, seeds in runs.items()}
     has = {name for seeds in steps.values() for each in seeds for name in titles if each[name].notna().any()}
     shown = [name for name in titles if name in has]
+    smooth = smooth and any(len(each) >= 2 * SMOOTH for seeds in steps.values() for each in seeds)
     if not shown:
         return None
     figure = Figure(figsize=(5 * len(shown), 3.4), layout="constrained")

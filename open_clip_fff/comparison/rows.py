@@ -76,6 +76,10 @@ def read_rows(baselines: Sequence[str], others: Sequence[str], store: Path) -> t
     for folder, times in Counter(model.folder.resolve() for row in rows for model in row.models).items():
         if times > 1:
             raise UsageError(f"{folder}: is compared {times} times; name it once")
+    for row in rows:
+        for run, times in Counter(model.run for model in row.models).items():
+            if run is not None and times > 1:
+                raise UsageError(f"{row.label}: {times} epochs of {run} are no seeds; give one of them")
     return rows
 
 
