@@ -19,8 +19,10 @@ from open_clip_fff.comparison.notices import notices
 from open_clip_fff.comparison.rows import read_rows
 from open_clip_fff.comparison.run import Comparison, compare
 from open_clip_fff.comparison.table import make_table
+from open_clip_fff.comparison.training import read_training
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.store import Score, model_folder, write_score
+from tests.test_curves import STOCK, result
 
 ROOT = Path(__file__).parent.parent
 METRICS = {"cifar10": "acc1", "pets": "mean_per_class_recall", "mine": "acc1"}
@@ -334,6 +336,33 @@ def test_the_whole_program(scores, tmp_path):
     assert (out / "change.png").stat().st_size > 5_000 and not (out / "curves.png").exists()
     done = subprocess.run([*map(str, command), "logs/none"], capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "eval/zero_shot.py" in done.stderr
+
+
+def test_curves_are_drawn_by_what_all_runs_measured(scores, tmp_path):
+    recall, stock, ours = {"image_to_text_R@5": 0.2}, tmp_path / "stock", tmp_path / "ours"
+    for run in (stock, ours):
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "out.log").write_text(STOCK)
+        accuracy = {"imagenet-zeroshot-val-top1": 0.1} if run is stock else {}
+        (run / "checkpoints" / "results.jsonl").write_text(result(1, **recall, **accuracy))
+    more = {"zeroshot/imagenet1k/acc1": 0.2, "zeroshot/pets/mean_per_class_recall": 0.3, "zeroshot/pets/acc5": 0.4}
+    more |= {"all_captions_image_to_text_R@5": 0.3}
+    (ours / "checkpoints" / "fff_results.jsonl").write_text(result(1, **more))
+    scores.model("stock", run=stock, epoch=1), scores.model("ours", run=ours, epoch=1)
+    scores.model("gone", run=tmp_path / "gone", epoch=1)
+    training = read_training(read_rows(["logs/stock"], ["logs/ours", "logs/gone"], scores.folder))
+    assert training.measures == {
+        "Zero-shot accuracy, ImageNet": ["zeroshot/imagenet1k/acc1"],
+        "Recall@5 image → text, first captions": ["image_to_text_R@5"],
+    }
+    assert len(training.notes) == 2 and "gone: no out.log" in training.notes[0] and "pets" in training.notes[1]
+    alone = read_training(read_rows(["logs/ours"], [], scores.folder))
+    assert list(alone.measures) == ["Zero-shot accuracy, mean of 2 sets", "Recall@5 image → text, all captions"]
+    out = tmp_path / "out"
+    text = compare(Comparison(["logs/stock"], ["logs/ours", "logs/gone"], scores.folder, out, 200))
+    assert "No curves for gone" in text and not (out / "mining.png").exists()
+    assert all((out / name).stat().st_size > 5_000 for name in ("curves.png", "scalars.png"))
+    assert (out / "index.html").read_text().count("data:image/png;base64,") == 3
 
 
 def test_files_of_others_are_not_written_over(scores, tmp_path):

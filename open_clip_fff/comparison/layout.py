@@ -48,6 +48,11 @@ class Block:
     columns: tuple[Column, ...]
     lines: tuple[tuple[str, tuple[Entry, ...]], ...]
 
+    @property
+    def changed(self) -> list[tuple[str, tuple[Entry, ...]]]:
+        """The lines with a change in them."""
+        return [line for line in self.lines if any(entry.change for entry in line[1])]
+
 
 def blocks(table: Table) -> list[Block]:
     """A block per group of columns, then the changes against baselines that tell what a gain is due to."""

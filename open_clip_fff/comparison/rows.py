@@ -100,8 +100,16 @@ def _split(words: str) -> tuple[str, str]:
 
 
 def _read(entry: Entry) -> Model:
-    by_set = {(each.meta["set"]["task"], each.meta["set"]["name"]): each for each in scores(entry.folder).values()}
-    return Model(entry.folder, by_set)
+    found = {}
+    for place, each in scores(entry.folder).items():
+        about = each.meta["set"]
+        if lacking := [name for name in ("task", "metric", "images") if name not in about]:
+            raise UsageError(
+                f"{entry.folder / place}: its meta.json says no {lacking[0]} of the set; "
+                "delete it and run eval/zero_shot.py again"
+            )
+        found[about["task"], about["name"]] = each
+    return Model(entry.folder, found)
 
 
 def _common(names: Sequence[str]) -> str:

@@ -21,10 +21,11 @@ def _parts(block: Block, width: int) -> Iterator[str]:
     """Figures, then changes; in several parts of about equal width where one is too wide."""
     if not block.because:  # else the figures stand in a block before
         yield from _aligned(block, f"{block.title}, %", lambda entry: entry.value, block.lines, width)
-    changed = [line for line in block.lines if any(entry.change for entry in line[1])]
-    if changed:
+    if block.changed:
         heading = f"{block.title}: change against {block.against}{_because(block)}, points [95 % interval]"
-        yield from _aligned(block, heading, lambda entry: f"{entry.change} {entry.interval}".strip(), changed, width)
+        yield from _aligned(
+            block, heading, lambda entry: f"{entry.change} {entry.interval}".strip(), block.changed, width
+        )
 
 
 def _because(block: Block) -> str:
@@ -83,8 +84,9 @@ def markdown(blocks: Sequence[Block], notices: Sequence[str], notes: Sequence[st
 def _table(block: Block) -> str:
     header = ["", *(f"{column.title}<br>{column.detail}".removesuffix("<br>") for column in block.columns)]
     lines = [header, ["---", *["---:"] * len(block.columns)]]
-    lines += [[label, *map(_cell, entries)] for label, entries in block.lines]
-    title = f"**{block.title}**, %; beneath, the change against {block.against}{_because(block)}"
+    lines += [[_plain(label), *map(_cell, entries)] for label, entries in block.lines]
+    title = f"**{block.title}**, %"
+    title += f"; beneath, the change against {block.against}{_because(block)}" if block.changed else ""
     return "\n".join([_plain(title), "", *(f"| {' | '.join(map(_escaped, line))} |" for line in lines)])
 
 
@@ -98,5 +100,5 @@ def _escaped(cell: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Stars and angles of names are no markup."""
+    """The angles of a name are no HTML."""
     return text.replace("<", "&lt;")

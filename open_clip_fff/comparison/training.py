@@ -38,7 +38,8 @@ def read_training(rows: Sequence[Row]) -> Training:
                 notes.append(f"No curves for {row.label}: {model.about['given']} has no run folder.")
                 continue
             try:
-                curves.setdefault(row.label, []).append(read_curves(model.run, model.about["epoch"]))
+                found = read_curves(model.run, model.about["epoch"])
+                curves.setdefault(row.label, []).append(found)
             except (UsageError, OSError) as error:
                 notes.append(f"No curves for {row.label}: {error}.")
     scored = [set(each.epochs) for seeds in curves.values() for each in seeds if len(each.epochs)]
