@@ -62,7 +62,7 @@ def test_a_log_that_is_cut_off_gives_what_it_has(run):
     folder = run("\n".join(log[:-1]) + "\n" + log[-1][:60], result(1, x=0.1), result(2, x=0.2))
     curves = read_curves(folder)
     assert list(curves.steps["step"]) == [1, 64, 65] and list(curves.epochs["x"]) == [0.1]
-    assert list(read_curves(folder, epochs=1).steps["step"]) == [1, 64]
+    assert curves.finished == 1 and list(read_curves(folder, epochs=1).steps["step"]) == [1, 64]
 
 
 def test_a_log_that_begins_later_has_steps_but_no_time(run):

@@ -42,10 +42,12 @@ class Curves:
             image) and `right` (% of them).
         epochs: a row per evaluation: `epoch`, `step`, `minutes`, and its scores by the names in the results, from 0
             to 1.
+        finished: epochs that the log saw the end of, the earlier ones counted in.
     """
 
     steps: pd.DataFrame
     epochs: pd.DataFrame
+    finished: int
 
 
 def read_curves(run: Path, epochs: int | None = None) -> Curves:
@@ -65,7 +67,8 @@ def read_curves(run: Path, epochs: int | None = None) -> Curves:
     if not trained:
         raise UsageError(f"{log}: no line of training in it")
     steps, ends = _clock(trained)
-    return Curves(steps, _results(run / "checkpoints", ends, epochs))
+    finished = int(ends["epoch"].max()) if len(ends) else 0
+    return Curves(steps, _results(run / "checkpoints", ends, epochs), finished)
 
 
 # --- the log

@@ -86,6 +86,7 @@ def draw_curves(table: Table, training: Training) -> Figure | None:
         line[0].set_title(title, loc="left", fontsize="medium")
         for axes in line:
             _plain(axes, "both")
+            axes.set_xlim(left=0)
     panels[-1][0].set_xlabel("training steps")
     panels[-1][1].set_xlabel(f"{unit} of training")
     _legend(figure, *panels[0][0].get_legend_handles_labels())

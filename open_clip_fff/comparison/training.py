@@ -40,6 +40,8 @@ def read_training(rows: Sequence[Row]) -> Training:
             try:
                 found = read_curves(model.run, model.about["epoch"])
                 curves.setdefault(row.label, []).append(found)
+                if found.finished < (scored := model.about["epoch"] or 0):
+                    notes.append(f"The log of {model.run} ends in epoch {found.finished}, before the {scored} scored.")
             except (UsageError, OSError) as error:
                 notes.append(f"No curves for {row.label}: {error}.")
     scored = [set(each.epochs) for seeds in curves.values() for each in seeds if len(each.epochs)]
