@@ -15,6 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["open_clip_fff", "open_clip_fff.*"]),
+    package_data={"open_clip_fff.comparison": ["*.jinja"]},
     python_requires=">=3.11",
     install_requires=[
         "open_clip_torch==3.3.*",  # the seams of open_clip_fff/host are those of 3.3
@@ -36,6 +37,9 @@ setup(
         # The quickstart: its data and its picture. clip-benchmark brings the first.
         "scikit-learn",
         "matplotlib",
+        # The page of eval/compare.py, and the sparse sums of its bootstrap (which scikit-learn brings).
+        "jinja2",
+        "scipy",
     ],
     extras_require={"test": ["pytest", "pytest-xdist"]},
 )

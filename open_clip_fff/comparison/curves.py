@@ -1,0 +1,148 @@
+"""What a run folder tells of the training itself: steps and time from its log, scores from its results.
+
+OpenCLIP's runs and ours alike:
+
+    out.log                        2026-11-23,03:01:46 | INFO | Start epoch 3          (maybe "|  HOST | INFO |")
+                                   … Train Epoch: 3 [6144/6144 (100%)] … Logit Scale: 14.065 …
+                                   … FFF Epoch: 3 Step: 255 Mined/image: 0.62 (…) Right: 84.8% … Bias: -4.9 …
+    checkpoints/results.jsonl      OpenCLIP's evaluation, a line per epoch
+    checkpoints/fff_results.jsonl  ours
+
+A resumed run has an epoch twice, of which the last counts, as do results.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+
+from open_clip_fff.errors import UsageError
+
+STAMP = re.compile(r"(\d{4}-\d\d-\d\d,\d\d:\d\d:\d\d) \|.*\| (Start epoch|Train Epoch:|FFF Epoch:) (\d+)(.*)")
+RESULTS = ("results.jsonl", "fff_results.jsonl")
+SEEN = re.compile(r" \[\s*(\d+)/\d+ \((\d+)%\)\]")
+NUMBERS = {
+    "scale": re.compile(r"(?:Logit )?Scale: (\d[\d.]*)"),
+    "bias": re.compile(r"(?:Logit )?Bias: (-?\d[\d.]*)"),
+    "mined": re.compile(r"Mined/image: (\d[\d.]*)"),
+    "right": re.compile(r"Right: (\d[\d.]*)%"),
+}
+STOCK_NAMES = {"imagenet-zeroshot-val-top1": "zeroshot/imagenet1k/acc1"}  # OpenCLIP's --imagenet-val
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One run.
+
+    Attributes:
+        steps: a row per log line: `step`, `minutes`, and where the log has them `scale`, `bias`, `mined` (captions per
+            image) and `right` (% of them).
+        epochs: a row per evaluation: `epoch`, `step`, `minutes`, and its scores by the names in the results, from 0
+            to 1.
+        finished: epochs that the log saw the end of, the earlier ones counted in.
+    """
+
+    steps: pd.DataFrame
+    epochs: pd.DataFrame
+    finished: int
+
+
+def read_curves(run: Path, epochs: int | None = None) -> Curves:
+    """Steps are optimizer steps; minutes are those of training, without the pauses for evaluation.
+
+    Args:
+        run: the run folder.
+        epochs: read no further than that.
+
+    Raises:
+        UsageError: if there is no log with at least one line of training.
+    """
+    log = next((path for name in ("out.log", "out-0") if (path := run / name).is_file()), None)
+    if log is None:
+        raise UsageError(f"{run}: no out.log in this folder")
+    trained = [each for each in _read_log(log) if each.lines and (epochs is None or each.number < epochs)]
+    if not trained:
+        raise UsageError(f"{log}: no line of training in it")
+    steps, ends = _clock(trained)
+    finished = int(ends["epoch"].max()) if len(ends) else 0
+    return Curves(steps, _results(run / "checkpoints", ends, epochs), finished)
+
+
+# --- the log
+
+
+@dataclass
+class _Epoch:
+    """What the log says of one epoch; its lines are dicts with `time`, images `seen`, `percent` and NUMBERS."""
+
+    number: int
+    start: datetime
+    lines: list[dict] = field(default_factory=list)
+
+
+def _read_log(path: Path) -> list[_Epoch]:
+    epochs: dict[int, _Epoch] = {}
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for match in filter(None, map(STAMP.match, file)):
+            time, kind, number = datetime.strptime(match[1], "%Y-%m-%d,%H:%M:%S"), match[2], int(match[3])
+            if kind == "Start epoch":
+                # what a resumed run does again, and what came after it, is no part of its history
+                epochs = {each: epoch for each, epoch in epochs.items() if each < number}
+                epochs[number] = _Epoch(number, time)
+                continue
+            lines = epochs.setdefault(number, _Epoch(number, time)).lines
+            found = {name: float(hit[1]) for name, each in NUMBERS.items() if (hit := each.search(match[4]))}
+            if seen := SEEN.match(match[4]):
+                lines.append({"time": time, "seen": int(seen[1]), "percent": int(seen[2]), **found})
+            elif lines:  # our line follows OpenCLIP's
+                lines[-1] |= found
+    return [epochs[number] for number in sorted(epochs)]
+
+
+def _clock(epochs: list[_Epoch]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Log lines, and ends of epochs, by step and minutes."""
+    rows, ends, minutes = [], [], 0.0
+    batch = min(epoch.lines[0]["seen"] for epoch in epochs)  # an epoch's first line comes after its first step
+    length = max(line["seen"] for epoch in epochs for line in epoch.lines) // batch
+    if epochs[0].number > 0:
+        minutes = float("nan")  # the log begins later than the run
+    else:
+        ends.append({"epoch": 0, "step": 0, "minutes": 0.0})
+    for epoch in epochs:
+        for line in epoch.lines:
+            passed = max((line["time"] - epoch.start).total_seconds() / 60, 0.0)
+            numbers = {name: line[name] for name in NUMBERS if name in line}
+            step = epoch.number * length + line["seen"] // batch
+            rows.append({"step": step, "minutes": minutes + passed, **numbers})
+        minutes = rows[-1]["minutes"]
+        if epoch.lines[-1]["percent"] == 100:
+            ends.append({"epoch": epoch.number + 1, "step": rows[-1]["step"], "minutes": minutes})
+    columns = ["step", "minutes", *NUMBERS]
+    return pd.DataFrame(rows).reindex(columns=columns), pd.DataFrame(ends, columns=["epoch", "step", "minutes"])
+
+
+# --- the results
+
+
+def _results(folder: Path, ends: pd.DataFrame, epochs: int | None) -> pd.DataFrame:
+    """Evaluations with the step and time of the epoch that they came after."""
+    found: dict[int, dict] = {}
+    for name in RESULTS:
+        for line in (folder / name).read_text(errors="replace").splitlines() if (folder / name).is_file() else []:
+            try:
+                row = json.loads(line)
+                epoch = int(row["epoch"])
+            except (ValueError, KeyError, TypeError):
+                continue  # a line that was cut off
+            if epochs is None or epoch <= epochs:
+                found.setdefault(epoch, {}).update(_scores(row))
+    table = pd.DataFrame([{"epoch": epoch, **found[epoch]} for epoch in sorted(found)])
+    return ends.merge(table, on="epoch") if len(table) else ends.iloc[:0]
+
+
+def _scores(row: dict) -> dict[str, float]:
+    numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "epoch"}
+    return {STOCK_NAMES.get(name, name): float(value) for name, value in numbers.items()}

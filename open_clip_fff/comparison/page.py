@@ -1,0 +1,89 @@
+"""The comparison as one page that needs nothing but itself."""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from open_clip_fff.comparison.layout import Block, name_of
+from open_clip_fff.comparison.plots import colours
+from open_clip_fff.comparison.table import Table
+
+TEMPLATE = "page.html.jinja"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A plot.
+
+    Attributes:
+        title: above it.
+        caption: beneath the title.
+        png: the file.
+        widest, least: how wide the page shows it, in rem; narrower windows scroll.
+    """
+
+    title: str
+    caption: str
+    png: bytes
+    widest: int = 62
+    least: int = 40
+
+    @property
+    def data(self) -> str:
+        """As an address holds it."""
+        return base64.b64encode(self.png).decode()
+
+
+def page(
+    table: Table,
+    blocks: Sequence[Block],
+    pictures: Sequence[Picture],
+    notices: Sequence[str],
+    notes: Sequence[str],
+) -> str:
+    """HTML, with pictures and style in it."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, undefined=StrictUndefined
+    )
+    by_name = {name_of(row): colours(table)[row.label] for row in table.rows}
+    others = [row.label for row in table.rows if not row.baseline]
+    against = " and ".join(row.label for row in table.baselines)
+    return environment.get_template(TEMPLATE).render(
+        title=f"{', '.join(others)} against {against}" if others else against,
+        about=f"{len(table.rows)} models, {len({column.key[1] for column in table.columns if not column.sets})} sets",
+        blocks=blocks,
+        pictures=pictures,
+        notices=notices,
+        notes=notes,
+        models=_models(table),
+        flags=_flags,
+        swatch=lambda label: _swatch(by_name[label]),
+    )
+
+
+def _swatch(colour: str) -> Markup:
+    """A dot of the row's colour in the pictures."""
+    return Markup('<span class="swatch" style="background:{}"></span>').format(colour)
+
+
+def _flags(text: str) -> Markup:
+    """No flag is broken at its hyphens."""
+    return Markup(re.sub(r"(--[a-z][a-z-]*)", r"<code>\1</code>", str(escape(text))))
+
+
+def _models(table: Table) -> list[Mapping[str, object]]:
+    return [
+        {
+            "label": row.label if number == 0 else "",
+            "given": model.about["given"],
+            "epoch": "–" if model.about["epoch"] is None else model.about["epoch"],
+            "weights": model.about["weights"][:12],
+        }
+        for row in table.rows
+        for number, model in enumerate(row.models)
+    ]
