@@ -1,11 +1,13 @@
 """Small real things: a tiny OpenCLIP architecture, real tars, a real CSV, and the trainer as a function."""
 
+import importlib.util
 import io
 import json
 import logging
 import os
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -165,3 +167,28 @@ def teacher(tiny_config: Path, tiny_name: str, tmp_path_factory: pytest.TempPath
     path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
     torch.save({"epoch": 1, "state_dict": model.state_dict()}, path)
     return path
+
+
+class Done(NamedTuple):
+    """What a program printed."""
+
+    out: str
+    err: str
+
+
+@pytest.fixture
+def program(capsys):
+    """A program of eval/ by its `main`, in this process."""
+
+    def run(name: str, *arguments: object, expect: int = 0) -> Done:
+        path = Path(__file__).parent.parent / "eval" / f"{name}.py"
+        found = importlib.util.spec_from_file_location(name, path)
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        capsys.readouterr()
+        code = module.main([str(argument) for argument in arguments])
+        done = Done(*capsys.readouterr())
+        assert code == expect, done
+        return done
+
+    return run

@@ -1,8 +1,6 @@
 """Thresholds from data: quantiles that mine what was asked, and the sample they come from."""
 
-import importlib.util
 import io
-from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -21,7 +19,6 @@ from open_clip_fff.towers.frozen import load_frozen
 from tests.conftest import colour_sample, write_tar
 from tests.test_assignment import OFF, random_features
 
-EVAL = Path(__file__).parent.parent / "eval"
 CAPTIONS = CaptionSettings(3, "all", ("txt",), ("captions",))
 
 
@@ -107,16 +104,13 @@ def test_false_negatives_are_those_of_drawn_batches():
 
 
 @pytest.mark.parametrize("classes", [["--class-key", "width"], []])
-def test_the_program_draws_what_there_is(shards, teacher, tiny_name, tmp_path, capsys, classes):
-    found = importlib.util.spec_from_file_location("similarities", EVAL / "similarities.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
+def test_the_program_draws_what_there_is(program, shards, teacher, tiny_name, tmp_path, classes):
     common = [f"{tiny_name},{teacher}", str(shards / "{00..01}.tar"), "--json-text-key", "captions", *classes]
-    assert module.main([*common, "--out", str(tmp_path / "out")]) == 0
+    done = program("similarities", *common, "--out", tmp_path / "out")
     drawn = {path.name for path in (tmp_path / "out").iterdir()}
     assert drawn - {"false-negatives.png"} == {"thresholds.csv", "similarities.png", "thresholds.png"}
     assert ("false-negatives.png" in drawn) == bool(classes)
-    assert ("cannot be told" in capsys.readouterr().out) == (not classes)
+    assert ("cannot be told" in done.out) == (not classes)
     for wrong, named in (
         ([*common, "--imagess", "3"], "--imagess"),
         ([common[0], str(tmp_path / "no.tar")], "no.tar"),
@@ -124,6 +118,5 @@ def test_the_program_draws_what_there_is(shards, teacher, tiny_name, tmp_path, c
         ([*common, "--images", "1"], "--images 1"),
         ([*common[:4], "--class-key", "nope"], "--class-key nope"),
     ):
-        assert module.main(wrong) == 2
-        error = capsys.readouterr().err.strip()
+        error = program("similarities", *wrong, expect=2).err.strip()
         assert named in error and len(error.splitlines()) == 1

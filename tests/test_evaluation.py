@@ -1,12 +1,10 @@
 """Scores: the paper's 13 sets in both layouts, clip-benchmark's figures, the store, the linear probe."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import open_clip
@@ -27,30 +25,6 @@ from tests.eval_sets import IMAGES, TORCHVISION, webdataset
 
 EVAL = Path(__file__).parent.parent / "eval"
 QUICK = EvalSettings(batch_size=3, workers=0, quiet=True)
-
-
-class Done(NamedTuple):
-    """What a program printed."""
-
-    out: str
-    err: str
-
-
-@pytest.fixture
-def program(capsys):
-    """A program of eval/ by its `main`, in this process."""
-
-    def run(name: str, *arguments: object, expect: int = 0) -> Done:
-        found = importlib.util.spec_from_file_location(name, EVAL / f"{name}.py")
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
-        capsys.readouterr()
-        code = module.main([str(argument) for argument in arguments])
-        done = Done(*capsys.readouterr())
-        assert code == expect, done
-        return done
-
-    return run
 
 
 @pytest.fixture(scope="module")

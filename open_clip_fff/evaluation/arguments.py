@@ -132,8 +132,8 @@ def score_models(
             scores.append(score)
             pace = (time.monotonic() - began) / computed if computed else 0.0
             print(f"  {line(score)}   {_told(score, new, pace * left)}", flush=True)
-        if total is not None:
-            print(f"  {total(scores)}", flush=True)
+        if total is not None and (told := total(scores)):
+            print(f"  {told}", flush=True)
     print(f"\nScores are in {arguments.store}; eval/compare.py sets models side by side.", flush=True)
     return failed
 

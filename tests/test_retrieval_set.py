@@ -1,0 +1,46 @@
+"""eval/retrieval_set.py: shards as a retrieval set that clip-benchmark reads."""
+
+import tarfile
+
+from clip_benchmark.datasets.builder import build_dataset
+
+from open_clip_fff.evaluation.benchmark import count_images
+from tests.conftest import colour_sample, write_tar
+
+
+def test_the_set_has_the_captions_in_order(program, shards, tmp_path):
+    out = tmp_path / "sets" / "mine"
+    done = program("retrieval_set", shards / "{00..01}.tar", "--out", out, "--json-text-key", "captions")
+    assert "112 captions of 32 images" in done.out and f"--data-root {tmp_path / 'sets'} --datasets mine" in done.out
+    assert count_images(out / "test", 1) == 32
+    rows = list(build_dataset("wds/mine", str(out), lambda image: image.size, "test", task="zeroshot_retrieval"))
+    assert rows[5] == ((40, 40), ["img 5", "a green square", "something green"])
+    assert sum(len(captions) for _, captions in rows) == 112
+    few = tmp_path / "few"
+    program("retrieval_set", shards / "00.tar", "--out", few, "--json-text-key", "captions", "--captions", 1)
+    assert [captions for _, captions in build_dataset("wds/few", str(few), str, "test", task="zeroshot_retrieval")] == [
+        [f"img {row}"] for row in range(16)
+    ]
+
+
+def test_what_is_damaged_is_counted_and_mistakes_leave_nothing(program, shards, tmp_path):
+    samples = {f"{row}": colour_sample(row) for row in range(4)}
+    samples["1"]["png"], samples["2"] = b"no image", {"png": samples["2"]["png"]}
+    samples["3"]["txt"] = b"two\nlines"
+    tar = write_tar(tmp_path / "a.tar", samples)
+    out = tmp_path / "out"
+    assert (
+        "2 captions of 2 images; 2 without captions or a whole image" in program("retrieval_set", tar, "--out", out).out
+    )
+    with tarfile.open(out / "test" / "0.tar") as written:
+        assert [written.extractfile(m).read() for m in written if m.name.endswith("txt")] == [b"img 0", b"two lines"]
+    for arguments, named in (
+        ([tar, "--out", out], f"--out {out}: is there already"),
+        ([tar, "--out", tmp_path / "x", "--text-kay", "txt"], "--text-kay"),
+        ([tar, "--out", tmp_path / "x", "--text-key", "nope"], "no sample has captions"),
+        ([tmp_path / "no.tar", "--out", tmp_path / "x"], "no.tar"),
+        ([tar, "--out", tmp_path / "x", "--captions", "0"], "--captions 0"),
+    ):
+        error = program("retrieval_set", *arguments, expect=2).err.strip()
+        assert named in error and len(error.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "out"]
