@@ -346,18 +346,23 @@ def test_curves_are_drawn_by_what_all_runs_measured(scores, tmp_path):
         accuracy = {"imagenet-zeroshot-val-top1": 0.1} if run is stock else {}
         (run / "checkpoints" / "results.jsonl").write_text(result(1, **recall, **accuracy))
     more = {"zeroshot/imagenet1k/acc1": 0.2, "zeroshot/pets/mean_per_class_recall": 0.3, "zeroshot/pets/acc5": 0.4}
-    more |= {"all_captions_image_to_text_R@5": 0.3}
+    more |= {"all_captions_image_to_text_R@5": 0.3, "zeroshot/mine/text_retrieval_recall@5": 0.6}
     (ours / "checkpoints" / "fff_results.jsonl").write_text(result(1, **more))
     scores.model("stock", run=stock, epoch=1), scores.model("ours", run=ours, epoch=1)
     scores.model("gone", run=tmp_path / "gone", epoch=1)
     training = read_training(read_rows(["logs/stock"], ["logs/ours", "logs/gone"], scores.folder))
     assert training.measures == {
+        "Recall@5 image → text, mine": ["zeroshot/mine/text_retrieval_recall@5"],
         "Zero-shot accuracy, ImageNet": ["zeroshot/imagenet1k/acc1"],
-        "Recall@5 image → text, first captions": ["image_to_text_R@5"],
+        "Recall@5 image → text, validation, first captions": ["image_to_text_R@5"],
     }
     assert len(training.notes) == 2 and "gone: no out.log" in training.notes[0] and "pets" in training.notes[1]
     alone = read_training(read_rows(["logs/ours"], [], scores.folder))
-    assert list(alone.measures) == ["Zero-shot accuracy, mean of 2 sets", "Recall@5 image → text, all captions"]
+    assert alone.measures == {
+        "Zero-shot accuracy, mean of 2 sets": ["zeroshot/imagenet1k/acc1", "zeroshot/pets/mean_per_class_recall"],
+        "Recall@5 image → text, mine": ["zeroshot/mine/text_retrieval_recall@5"],
+        "Recall@5 image → text, validation, all captions": ["all_captions_image_to_text_R@5"],
+    }
     out = tmp_path / "out"
     text = compare(Comparison(["logs/stock"], ["logs/ours", "logs/gone"], scores.folder, out, 200))
     assert "No curves for gone" in text and not (out / "mining.png").exists()

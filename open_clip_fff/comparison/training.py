@@ -1,15 +1,17 @@
 """The curves of all rows by the same measures, so that one plot can hold them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from open_clip_fff.comparison.curves import Curves, read_curves
 from open_clip_fff.comparison.rows import Row
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.protocol import PROTOCOL
+from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, PROTOCOL, TEXT_TO_IMAGE
 
 ALL, FIRST = "all_captions_{}_R@5", "{}_R@5"  # our validation's names, and OpenCLIP's
 DIRECTIONS = {"image → text": "image_to_text", "text → image": "text_to_image"}
+WAYS = {"image → text": IMAGE_TO_TEXT, "text → image": TEXT_TO_IMAGE}
 CLASSIFICATION = ("mean_per_class_recall", "acc1")
 
 
@@ -62,20 +64,22 @@ def _measures(scored: Sequence[set[str]]) -> tuple[dict[str, Sequence[str]], lis
     by_set = [_accuracies(names) for names in scored]
     if by_set := [each for each in by_set if each]:
         shared = [name for name in by_set[0] if all(name in each for each in by_set)]
-        titles = [PROTOCOL[name].title if name in PROTOCOL else name for name in shared]
         if shared:
-            title = titles[0] if len(titles) == 1 else f"mean of {len(titles)} sets"
-            found[f"Zero-shot accuracy, {title}"] = [by_set[0][name] for name in shared]
+            found[f"Zero-shot accuracy, {_called(shared)}"] = [by_set[0][name] for name in shared]
         if left := sorted({name for each in by_set for name in each} - set(shared)):
             notes.append(
                 f"Zero-shot accuracy during training: {', '.join(left)} not drawn, since not all runs have it."
             )
+    for text, recall in WAYS.items():
+        by_set = [each for names in scored if (each := _recalls(names, recall))]
+        if by_set and (shared := [name for name in by_set[0] if all(name in each for each in by_set)]):
+            found[f"Recall@5 {text}, {_called(shared)}"] = [by_set[0][name] for name in shared]
     for text, way in DIRECTIONS.items():
         if scored and all(ALL.format(way) in names for names in scored):
-            found[f"Recall@5 {text}, all captions"] = [ALL.format(way)]
+            found[f"Recall@5 {text}, validation, all captions"] = [ALL.format(way)]
         elif any(FIRST.format(way) in names for names in scored):
             # our runs have both, so that this one compares them with stock ones
-            found[f"Recall@5 {text}, first captions"] = [FIRST.format(way)]
+            found[f"Recall@5 {text}, validation, first captions"] = [FIRST.format(way)]
     return found, notes
 
 
@@ -88,3 +92,13 @@ def _accuracies(names: set[str]) -> dict[str, str]:
         if metric in CLASSIFICATION and (name not in found or metric == wanted):
             found[name] = column
     return found
+
+
+def _recalls(names: set[str], recall: str) -> dict[str, str]:
+    """Columns of a retrieval set's recall@5, by set."""
+    return {name.split("/")[1]: name for name in sorted(names) if re.fullmatch(rf"zeroshot/[^/]+/{recall}@5", name)}
+
+
+def _called(sets: Sequence[str]) -> str:
+    titles = [PROTOCOL[name].title if name in PROTOCOL else name for name in sets]
+    return titles[0] if len(titles) == 1 else f"mean of {len(titles)} sets"
