@@ -5,18 +5,21 @@ import re
 import pytest
 
 from tests.distributed.test_parity import torchrun
+from tests.eval_sets import webdataset
 from tests.test_self_mining import equal, extra
 from tests.test_training import assert_equal_checkpoints
 
 pytestmark = pytest.mark.slow
 
 
-def test_two_ranks_train_with_mining(trainer, teacher, shards):
+def test_two_ranks_train_with_mining(trainer, teacher, shards, tmp_path):
+    webdataset(tmp_path / "sets" / "cifar10")
     argv = [
         *("--method", "fff", "--captions-per-image", "4", "--json-text-key", "captions", "--batch-size", "8"),
         *("--mining-model", "tiny-clip", "--mining-pretrained", str(teacher), "--p1", "0.2", "--p2", "0.97"),
         *("--model-config", str(trainer.config), "--accum-freq", "2", "--name", "two", "--epochs", "2"),
         *("--val-data", str(shards / "00.tar"), "--val-num-samples", "16"),
+        *("--zeroshot-data", str(tmp_path / "sets"), "--zeroshot-frequency", "1"),
     ]
     printed = torchrun(2, "-m", "open_clip_fff.train", "--", *trainer.common, *trainer.tars, *argv)
     log = trainer.log("two")
@@ -26,6 +29,7 @@ def test_two_ranks_train_with_mining(trainer, teacher, shards):
     assert all(float(rate) > 0 for rate in re.findall(r"Mined/image: ([\d.]+)", log))
     assert "gathers with gradient" in log and "image_to_text_R@1" in log
     assert printed.count("FFF Eval Epoch") == log.count("FFF Eval Epoch") == 2
+    assert printed.count("FFF Zero-shot Epoch") == log.count("FFF Zero-shot Epoch") == 2
     # the share of positives is counted over the global batch of 32 images
     counted = [float(share) for share in re.findall(r"Positives: ([\d.]+)%", log)]
     assert all(share > 100 / 32 for share in counted)
