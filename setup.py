@@ -15,6 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["open_clip_fff", "open_clip_fff.*"]),
+    package_data={"open_clip_fff.hub": ["*.jinja"]},
     python_requires=">=3.11",
     install_requires=[
         "open_clip_torch==3.3.*",  # the seams of open_clip_fff/host are those of 3.3
@@ -33,6 +34,9 @@ setup(
         # Caption sidecars are parquet.
         "pyarrow",
         "tensorboard",
+        # The model card is a template; the hub's client uploads it.
+        "jinja2",
+        "huggingface_hub",
         # The quickstart: its data and its picture. clip-benchmark brings the first.
         "scikit-learn",
         "matplotlib",
