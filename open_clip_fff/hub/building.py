@@ -57,6 +57,8 @@ def fill(model: Any, weights: Mapping[str, Tensor], called: str) -> tuple[str, .
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:  # shapes; the first line names only the class
         told = (str(error).splitlines()[1:2] or [str(error)])[0].strip()
+        if "visual.trunk.pos_embed" in told:
+            told += "; OpenCLIP builds a timm tower at its own image size, and the hub format can say no other"
         raise UsageError(f"{called}: the weights do not fit the architecture ({told})") from error
     if missing:
         raise UsageError(

@@ -12,7 +12,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.hub import words
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.measured import Measured
-from open_clip_fff.hub.run_log import found_thresholds
+from open_clip_fff.hub.run_log import Found, read_found
 from open_clip_fff.hub.source import Source
 
 
@@ -102,12 +102,12 @@ def _of_run(loaded: LoadedModel, params: Mapping[str, str]) -> dict[str, Any]:
     if not params:
         unknown = ("method", "mining", "thresholds", "threshold_source", "data", "captions", "epochs", "batch", "start")
         return {**dict.fromkeys(unknown), "sigmoid": False, "command": None, "ranks": 1, "settings": []}
-    found = found_thresholds(loaded.run, loaded.epoch) if loaded.run is not None else {}
+    found = read_found(loaded.run, loaded.epoch) if loaded.run is not None else Found()
     rows, source = words.thresholds(params, found)
     return {
         "method": words.method(params),
         "sigmoid": words.loss_name(params) in ("fff", "siglip"),
-        "mining": words.mining(params),
+        "mining": words.mining(params, found),
         "thresholds": rows,
         "threshold_source": source,
         "data": _data(params),

@@ -60,7 +60,8 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
         raise
     except Exception as error:  # no network, no token, no right to write
         raise UsageError(
-            f"--push {repository}: {reason(error)}; the model is in {folder}, for `hf upload {repository} {folder}`"
+            f"--push {repository}: the hub cannot be used ({reason(error)}); the model is in {folder}, for "
+            f"`hf upload {repository} {folder}`"
         ) from error
     return f"{api.endpoint}/{repository}"
 

@@ -49,8 +49,8 @@ class Source:
         if len(epochs) > 1:
             told = ", ".join(str(epoch or path.name) for epoch, path in zip(epochs, self.checkpoints, strict=True))
             return (
-                f"the mean of {len(epochs)} checkpoints' weights (after epochs {told}), summed in float64; statistics of batch "
-                f"norm, where there are any, are averaged too, not estimated anew"
+                f"the mean of {len(epochs)} checkpoints' weights (after epochs {told}), summed in float64; "
+                f"statistics of batch norm, where there are any, are averaged too, not estimated anew"
             )
         after = f"the weights after epoch {epochs[0]}" if epochs[0] else f"the weights of {self.checkpoints[0].name}"
         if not self.ema:

@@ -3,6 +3,8 @@
 import ast
 from collections.abc import Mapping
 
+from open_clip_fff.hub.run_log import Found
+
 Params = Mapping[str, str]
 
 PAPERS = {
@@ -44,13 +46,14 @@ def said(params: Params, name: str) -> str | None:
 
 def loss_name(params: Params) -> str:
     """The loss by our name for it."""
-    if loss := said(params, "loss"):
-        return loss
+    loss = said(params, "loss")
+    if loss not in (None, "clip"):  # under those two OpenCLIP goes by the model and its own flags
+        return str(loss)
     if said(params, "distill_model"):
         return "distill"
     if "coca" in params["model"].lower():
         return "coca"
-    return "siglip" if said(params, "siglip") else "clip"
+    return "siglip" if said(params, "siglip") and loss is None else "clip"
 
 
 def method(params: Params) -> str:
@@ -76,7 +79,7 @@ def captions(params: Params) -> str:
     return f"{how}, from {_sources(params)}"
 
 
-def mining(params: Params) -> str:
+def mining(params: Params, found: Found) -> str:
     """What found positives beyond an image's own captions."""
     features = said(params, "mining_features")
     if features is None:
@@ -97,15 +100,21 @@ def mining(params: Params) -> str:
         parts.append(f"from step {int(warmup):,}")
     if band := said(params, "ignore_band"):
         parts.append(f"pairs up to {band} below its thresholds left the loss")
-    return "; ".join(parts) + "."
+    if said(params, "mining_guard"):
+        parts.append(
+            "never more than twice what the warm-up's end mined, and none while the model failed to find an "
+            "image's own captions"
+        )
+    logged = f" At the last logged step, {found.mined} captions per image were mined." if found.mined else ""
+    return "; ".join(parts) + "." + logged
 
 
-def thresholds(params: Params, found: Mapping[str, str]) -> tuple[list[tuple[str, str, str]], str]:
+def thresholds(params: Params, found: Found) -> tuple[list[tuple[str, str, str]], str]:
     """Eq. 1's clauses with the thresholds they were cut at, and where those are from.
 
     Args:
         params: of the run.
-        found: those that the run held at its end (hub/run_log.py), where it held a rate.
+        found: those that it held at its end, where it held a rate.
 
     Returns:
         (clause, symbol, value) of each, none where nothing was mined, and a sentence.
@@ -122,7 +131,7 @@ def thresholds(params: Params, found: Mapping[str, str]) -> tuple[list[tuple[str
     rows = []
     for clause, symbol, name in clauses:
         typed = said(params, name)
-        value = typed if rate is None else found.get(symbol, "not in the log")
+        value = typed if rate is None else found.thresholds.get(symbol, "not in the log")
         rows.append((clause, symbol, value if typed is not None and value is not None else "off"))
     if rate is None:
         return rows, "They were set before training."
@@ -153,9 +162,12 @@ def batch(params: Params) -> str:
 
 def settings(params: Params) -> list[str]:
     """The settings that made the model, `name: value`, those that were off or without effect left out."""
-    idle: tuple[str, ...] = (
-        _THRESHOLDS if said(params, "mined_per_image") or not said(params, "mining_features") else ()
-    )
+    features = said(params, "mining_features")
+    idle: set[str] = set()
+    if features is None or said(params, "mined_per_image"):
+        idle.update(_THRESHOLDS)
+    if features not in ("frozen", "text", "precomputed"):
+        idle.update(("mining_model", "mining_pretrained"))
     return [f"{name}: {text}" for name in _SETTINGS if name not in idle and (text := said(params, name))]
 
 
