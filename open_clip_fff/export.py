@@ -14,7 +14,7 @@ from typing import NoReturn
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.card import Said, card
 from open_clip_fff.hub.checkpoints import read_epoch
-from open_clip_fff.hub.description import read_description
+from open_clip_fff.hub.description import local_tower, read_description
 from open_clip_fff.hub.folder import check_free, write_hub_folder
 from open_clip_fff.hub.fresh_process import check_alone
 from open_clip_fff.hub.loading import LoadedModel, add_architectures, assemble
@@ -99,7 +99,9 @@ def _tell(loaded: LoadedModel, said: Said, out: Path) -> None:
         print(f"left out {len(loaded.stripped)} parameters that OpenCLIP's architecture does not have: {names}")
     if said.discriminator:
         print("note: a discriminator fine-tuned on COCO makes COCO figures no longer zero-shot; the card says so")
-    print("stock OpenCLIP loads it in a process of its own: the same token ids, the same logits")
+    if loaded.description and (tower := local_tower(loaded.description)):
+        print(f"note: OpenCLIP reads the text tower's configuration (hf_model_name) from {tower}, here and elsewhere")
+    print("stock OpenCLIP, in a process of its own, loads it with the same token ids and, to float error, logits")
     print(f'load it with open_clip.create_model_and_transforms("local-dir:{out}"); read {out}/README.md')
 
 

@@ -1,14 +1,19 @@
 """The hub's own client against a small hub of our own: one commit, never over a model, one line where it cannot."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import open_clip
 import pytest
+import torch
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.description import describe_named
+from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.hub.push import check_name, check_portable
 from tests.hub_server import Repository, serving
 
@@ -109,3 +114,18 @@ def test_names_and_models_that_cannot_be_pushed(tmp_path):
     check_portable({"model_cfg": {"text_cfg": {"hf_model_name": "roberta-base"}}}, "us/model")
     with pytest.raises(UsageError, match="hf_model_name, which is a folder"):
         check_portable({"model_cfg": {"text_cfg": {"hf_model_name": str(tmp_path)}}}, "us/model")
+
+
+def test_a_pushed_tokenizer_is_taken_from_where_it_is_pushed(bert_clip, tmp_path):
+    """OpenCLIP takes a hub model's tokenizer from hf_tokenizer_name, and a folder's from the folder."""
+    open_clip.add_model_config(bert_clip)
+    torch.manual_seed(0)
+    model = open_clip.create_model("tiny-bert-clip", pretrained_text=False)
+    described = describe_named("tiny-bert-clip", model.state_dict())
+    write_hub_folder(described, model.state_dict(), tmp_path / "model", repository="us/model")
+    config = json.loads((tmp_path / "model" / "open_clip_config.json").read_text())
+    assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "us/model"
+    assert described["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == str(bert_clip.parent)
+    texts = ["a red square", "blue all over"]
+    ours, theirs = (open_clip.get_tokenizer(each)(texts) for each in (f"local-dir:{tmp_path}/model", "tiny-bert-clip"))
+    assert torch.equal(ours, theirs)

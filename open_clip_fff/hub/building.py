@@ -1,11 +1,9 @@
 """From a description and weights to a model, by OpenCLIP's own factory."""
 
 import json
-import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.folder import write_config
+from open_clip_fff.hub.quiet import without_warnings
 
 
 def build(description: Mapping) -> tuple[Any, Callable[[Any], Tensor], Callable[[Sequence[str]], Tensor]]:
@@ -26,7 +25,7 @@ def build(description: Mapping) -> tuple[Any, Callable[[Any], Tensor], Callable[
     with tempfile.TemporaryDirectory() as folder:
         try:
             write_config(description, Path(folder))
-            with _without_warnings():  # of random weights, which the caller fills
+            with without_warnings():
                 model, _, preprocess = open_clip.create_model_and_transforms(
                     f"local-dir:{folder}", load_weights=False, pretrained_text=False
                 )
@@ -34,16 +33,6 @@ def build(description: Mapping) -> tuple[Any, Callable[[Any], Tensor], Callable[
         except Exception as error:
             text = json.dumps(description["model_cfg"])[:200]
             raise UsageError(f"OpenCLIP cannot make this model: {reason(error)} ({text})") from error
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.root.setLevel(level)
 
 
 def fill(model: Any, weights: Mapping[str, Tensor], called: str) -> tuple[str, ...]:

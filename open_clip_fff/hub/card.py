@@ -10,6 +10,7 @@ from typing import Any
 import open_clip_fff
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub import words
+from open_clip_fff.hub.description import local_tower
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.measured import Measured
 from open_clip_fff.hub.run_log import Found, read_found
@@ -93,6 +94,7 @@ def _of_model(loaded: LoadedModel, name: str | None) -> dict[str, Any]:
         ),
         "bias": loaded.model.logit_bias is not None,
         "text_tower": config["text_cfg"].get("hf_model_name"),
+        "local_tower": local_tower(loaded.description) is not None,
         "stripped": loaded.stripped,
         "tags": ["clip", "open_clip"],
     }

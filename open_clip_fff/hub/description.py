@@ -11,6 +11,7 @@ from torch import Tensor
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.checkpoints import run_folder
 from open_clip_fff.hub.params import read_params
+from open_clip_fff.hub.quiet import without_warnings
 from open_clip_fff.hub.stock import stock_options
 
 CONFIG_NAME = "open_clip_config.json"  # OpenCLIP's HF_CONFIG_NAME
@@ -123,7 +124,8 @@ def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapp
             f"text_cfg the hf_tokenizer_name and tokenizer_kwargs of OpenCLIP's ViT-B-16-SigLIP"
         )
     try:
-        model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False, **options)
+        with without_warnings():
+            model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False, **options)
     except Exception as error:
         raise UsageError(f"OpenCLIP cannot make {model_name}: {reason(error)}") from error
     return describe(model_name, model, options)
@@ -132,6 +134,12 @@ def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapp
 def _registered(model_name: str) -> str:
     """As OpenCLIP looks it up: ViT-B/32 is ViT-B-32, and what follows a schema is left alone."""
     return model_name if ":" in model_name else model_name.replace("/", "-")
+
+
+def local_tower(description: Mapping) -> str | None:
+    """The folder of this machine from which OpenCLIP reads the text tower's configuration; None where it needs none."""
+    tower = description["model_cfg"]["text_cfg"].get("hf_model_name")
+    return tower if tower and Path(tower).exists() else None
 
 
 def _with_bias(description: dict, weights: Mapping[str, Tensor]) -> dict:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.hub.description import CONFIG_NAME
+from open_clip_fff.hub.description import CONFIG_NAME, local_tower
 
 _MODEL = re.compile(r".*\.(safetensors|bin|pt|pth)$|(.*/)?" + re.escape(CONFIG_NAME))
 
@@ -19,8 +19,7 @@ def check_name(repository: str) -> None:
 
 def check_portable(description: Mapping, repository: str) -> None:
     """Raises UsageError where the model leans on a folder of this machine."""
-    tower = description["model_cfg"]["text_cfg"].get("hf_model_name")
-    if tower and Path(tower).exists():
+    if tower := local_tower(description):
         raise UsageError(
             f"--push {repository}: OpenCLIP reads the text tower's configuration from hf_model_name, which is a folder "
             f"here, {tower}: push that to the hub and name it there, or export without --push"
