@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         add_architectures(arguments.model_config)
         source = choose(arguments.run, arguments.average, arguments.ema, arguments.model)
         loaded = export(source, arguments.out, said, arguments.comparison)
-        print(f"{arguments.out} holds {source.words()} ({source.called})")
+        print(f"{arguments.out} holds {source.words()}")
+        print(f"from {', '.join(map(str, source.checkpoints))}")
         _tell(loaded, said, arguments.out)
         if arguments.push:
             print(f"pushed to {push(arguments.out, arguments.push, arguments.private)}")
@@ -105,6 +106,12 @@ def _tell(loaded: LoadedModel, said: Said, out: Path) -> None:
     print(f'load it with open_clip.create_model_and_transforms("local-dir:{out}"); read {out}/README.md')
 
 
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no number; checkpoints stand before it")
+    return int(text)
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
@@ -120,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ema", action="store_true", help="the moving average of the weights (--ema-decay)")
     add(
         "--average",
-        type=int,
+        type=_number,
         nargs="?",
         const=0,
         metavar="N",

@@ -80,7 +80,7 @@ def test_of_a_stock_run(trainer, tmp_path, export_here):
     open_clip_main([*trainer.common, *trainer.table, "--siglip", "--name", "run"])
     export_here(trainer.run("run"), tmp_path / "model")
     text = card_of(tmp_path / "model")
-    assert "[SigLIP](https://arxiv.org/abs/2303.15343)" in text and "Only an image's own captions" in text
+    assert "[SigLIP](https://arxiv.org/abs/2303.15343)" in text and "Nothing was mined" in text
     assert "| Captions | one per image, from the CSV's `title` |" in text and "| Captioner | not said |" in text
     assert "The command was not kept." in text and "\nbatch_size: 16\n" in text and "\nlr: 0.0005\n" in text
     assert "FFF" not in text and "license" not in text

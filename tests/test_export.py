@@ -186,6 +186,11 @@ def test_a_lone_checkpoint_of_any_age(tiny_name, tmp_path, export_here):
     assert again.weights == load_model(str(tmp_path / "model")).weights and again.model.logit_bias == -3.5
     card = (tmp_path / "model" / "README.md").read_text()
     assert "came without the folder of its run" in card and "`tiny-clip`" in card
+    # the types of training are kept, and read back as they were
+    torch.save({"state_dict": {name: tensor.bfloat16() for name, tensor in weights.items()}}, path)
+    export_here(path, tmp_path / "half", model=tiny_name)
+    sizes = [(tmp_path / name / "open_clip_model.safetensors").stat().st_size for name in ("half", "model")]
+    assert 0.4 < sizes[0] / sizes[1] < 0.6
     # a text tower of its own, from the days when it was not
     custom = tmp_path / "tiny-custom.json"
     custom.write_text(json.dumps({**TINY, "custom_text": True}))
@@ -214,6 +219,15 @@ def test_every_kind_of_tower_answers_alike_in_a_stock_process(tower, tiny_name, 
     write(source, tmp_path / "model", check=lambda folder, loaded: told.append(check_alone(folder, loaded)))
     assert told == [0.0]
     assert (tmp_path / "model" / "tokenizer_config.json").exists() == (tower == "hugging-face")
+
+
+def test_open_clips_own_resnet(tmp_path, export_here):
+    config = {**TINY, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
+    (tmp_path / "tiny-rn.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "tiny-rn.json")
+    save_lone(tmp_path / "lone.pt", "tiny-rn")
+    export_here(tmp_path / "lone.pt", tmp_path / "model", model="tiny-rn")
+    assert "images of 32 × 32 pixels" in (tmp_path / "model" / "README.md").read_text()
 
 
 def test_a_timm_tower_at_another_size_is_beyond_the_hub_format(trainer, tmp_path, export_here):
@@ -275,6 +289,7 @@ def test_mistakes_get_one_line_and_lose_nothing(trainer, tmp_path, capsys, expor
         f"{run} --ema --out {x}": "has no moving average beside it",
         f"{run} --average 2 --out {x}": "has 1 numbered checkpoints",
         f"{run} --average --out {x}": "of how many?",
+        f"--average {lone} {lone} --out {x}": "lone.pt is no number; checkpoints stand before it",
         f"{lone} --average 2 --out {x}": "is one checkpoint; give its run's folder",
         f"{run} --ema --average 2 --out {x}": "give one of them",
         f"{run} {lone} --out {x}": "to export the mean of several, add --average",

@@ -1,6 +1,6 @@
 """What a model answers, computed alike in the process that exports and in one that has only stock OpenCLIP.
 
-That one runs this file by its path, `python -I alone.py FOLDER ANSWERS THREADS`, so nothing of ours is imported here.
+That one runs this file by its path, `python -E -P alone.py FOLDER ANSWERS THREADS`: nothing of ours is imported here.
 """
 
 import sys

@@ -84,7 +84,8 @@ def card(
 def _of_model(loaded: LoadedModel, name: str | None) -> dict[str, Any]:
     assert loaded.description is not None
     config = loaded.description["model_cfg"]
-    height, width = loaded.model.visual.image_size
+    size = loaded.model.visual.image_size  # OpenCLIP's own ResNets have one number
+    height, width = (size, size) if isinstance(size, int) else size
     count = sum(parameter.numel() for parameter in loaded.model.parameters()) / 1e6
     named = f"An OpenCLIP model, {_code(name)}" if name else "An OpenCLIP model"
     return {

@@ -38,8 +38,8 @@ def check_alone(folder: Path, loaded: LoadedModel) -> float:
 def _answers_alone(folder: Path, given: str) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as exchange:
         answered = Path(exchange) / "answers.pt"
-        # -I: neither PYTHONPATH nor the current folder
-        command = [sys.executable, "-I", alone.__file__, str(folder), str(answered), str(torch.get_num_threads())]
+        # -E -P: neither PYTHONPATH nor a folder of ours. -I would also hide what pip put into the user's own site
+        command = [sys.executable, "-E", "-P", alone.__file__, str(folder), str(answered), str(torch.get_num_threads())]
         ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if ended.returncode or not answered.is_file():
             told = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]

@@ -83,7 +83,7 @@ def mining(params: Params, found: Found) -> str:
     """What found positives beyond an image's own captions."""
     features = said(params, "mining_features")
     if features is None:
-        return "Only an image's own captions were its positives."
+        return "Nothing was mined: only an image's own captions were its positives."
     model = ", ".join(f"`{x}`" for key in ("mining_model", "mining_pretrained") if (x := said(params, key)))
     source = {
         "frozen": f"a frozen model ({model}), which saw the same crops and captions",
@@ -172,6 +172,8 @@ def settings(params: Params) -> list[str]:
 
 
 def _sources(params: Params) -> str:
+    if said(params, "dataset_type") == "synthetic":
+        return "OpenCLIP's synthetic data"
     if said(params, "dataset_type") == "csv" or params.get("train_data", "").endswith((".csv", ".tsv")):
         return f"the CSV's `{params.get('csv_caption_key', 'title')}`"
     members = _tuple(params, "text_key") if "text_key" in params else ("txt",)
