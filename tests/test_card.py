@@ -95,7 +95,7 @@ def test_with_a_comparison(trainer, tmp_path, export_here):
     (tmp_path / "comparison.json").write_text(json.dumps({"models": models}))
     export_here(trainer.run("run"), tmp_path / "second", comparison=tmp_path)
     text = card_of(tmp_path / "second")
-    assert f"This model is **ours** in:\n\n{table}\n" in text and "Nothing was measured" not in text
+    assert f"This model is one of the 2 of **ours** in:\n\n{table}\n" in text and "Nothing was measured" not in text
     models[1]["weights"].pop()
     (tmp_path / "comparison.json").write_text(json.dumps({"models": models}))
     with pytest.raises(UsageError, match=r"were not measured there, only those of theirs, ours; score them"):

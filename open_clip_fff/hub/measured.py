@@ -15,10 +15,12 @@ class Measured:
 
     Attributes:
         label: the model's row.
+        models: of the row, which are seeds of one training where there are several.
         table: markdown, with whatever it says about spread.
     """
 
     label: str
+    models: int
     table: str
 
 
@@ -35,13 +37,13 @@ def read_comparison(folder: Path, weights: str) -> Measured:
     try:
         models = json.loads((folder / MODELS_NAME).read_text(encoding="utf-8"))["models"]
         table = (folder / TABLE_NAME).read_text(encoding="utf-8").strip()
-        labels = [each["label"] for each in models if weights in each["weights"]]
+        rows = [(each["label"], len(each["weights"])) for each in models if weights in each["weights"]]
         known = ", ".join(each["label"] for each in models)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"--comparison {folder}: no comparison of eval/compare.py ({reason(error)})") from error
-    if not labels:
+    if not rows:
         raise UsageError(
             f"--comparison {folder}: these weights ({weights[:8]}) were not measured there, only those of {known}; "
             f"score them with eval/zero_shot.py and compare again"
         )
-    return Measured(labels[0], table)
+    return Measured(*rows[0], table)
