@@ -15,7 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["open_clip_fff", "open_clip_fff.*"]),
-    package_data={"open_clip_fff.comparison": ["*.jinja"]},
+    package_data={"open_clip_fff.comparison": ["*.jinja"], "open_clip_fff.hub": ["*.jinja"]},
     python_requires=">=3.11",
     install_requires=[
         "open_clip_torch==3.3.*",  # the seams of open_clip_fff/host are those of 3.3
@@ -34,11 +34,13 @@ setup(
         # Caption sidecars are parquet.
         "pyarrow",
         "tensorboard",
-        # The quickstart: its data and its picture. clip-benchmark brings the first.
+        # The model card and the page of eval/compare.py are templates; the hub's client uploads and fetches.
+        "jinja2",
+        "huggingface_hub",
+        # The quickstart's data and the linear probe (clip-benchmark brings it); plots.
         "scikit-learn",
         "matplotlib",
-        # The page of eval/compare.py, and the sparse sums of its bootstrap (which scikit-learn brings).
-        "jinja2",
+        # The sparse sums of eval/compare.py's bootstrap; scikit-learn brings it.
         "scipy",
     ],
     extras_require={"test": ["pytest", "pytest-xdist"]},

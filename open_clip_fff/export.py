@@ -1,4 +1,4 @@
-"""`python -m open_clip_fff.export`: a trained run as a folder that stock OpenCLIP loads.
+"""`python -m open_clip_fff.export`: a training checkpoint as a folder that stock OpenCLIP loads, with a model card.
 
 python -m open_clip_fff.export logs/my-run --out my-model
 # anywhere: open_clip.create_model_and_transforms("local-dir:my-model")
@@ -6,51 +6,147 @@ python -m open_clip_fff.export logs/my-run --out my-model
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.checkpoints import find_checkpoint, read_ema, read_weights
-from open_clip_fff.hub.description import read_description
+from open_clip_fff.hub.card import Said, card
+from open_clip_fff.hub.checkpoints import read_epoch
+from open_clip_fff.hub.description import local_tower, read_description
+from open_clip_fff.hub.folder import check_free, write_hub_folder
+from open_clip_fff.hub.fresh_process import check_alone
+from open_clip_fff.hub.loading import LoadedModel, add_architectures, assemble
+from open_clip_fff.hub.measured import read_comparison
+from open_clip_fff.hub.params import read_params
+from open_clip_fff.hub.push import check_name, check_portable, push
+from open_clip_fff.hub.source import Source, choose
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exports as the command line says.
+    """Exports, and pushes, as the command line says.
 
     Returns:
         0, or 2 for a mistake that the user can mend, which is printed in one line.
     """
-    parser = argparse.ArgumentParser(prog="python -m open_clip_fff.export", description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="a run folder (its last checkpoint), or a checkpoint in RUN/checkpoints")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to make; it must not hold anything yet")
-    parser.add_argument("--ema", action="store_true", help="the moving average of the weights (--ema-decay)")
-    arguments = parser.parse_args(argv)
     try:
-        checkpoint = find_checkpoint(arguments.run)
-        export(checkpoint, arguments.out, arguments.ema)
+        arguments = _parser().parse_args(argv)
+        said = Said(arguments.captioner, arguments.discriminator, arguments.license, arguments.push)
+        if arguments.push:
+            check_name(arguments.push)
+        elif arguments.private:
+            raise UsageError("--private: goes with --push ORG/NAME")
+        check_free(arguments.out)
+        add_architectures(arguments.model_config)
+        source = choose(arguments.run, arguments.average, arguments.ema, arguments.model)
+        loaded = export(source, arguments.out, said, arguments.comparison)
+        print(f"{arguments.out} holds {source.words()}")
+        print(f"from {', '.join(map(str, source.checkpoints))}")
+        _tell(loaded, said, arguments.out)
+        if arguments.push:
+            print(f"pushed to {push(arguments.out, arguments.push, arguments.private)}")
     except UsageError as error:
-        print(f"open_clip_fff.export: error: {error}", file=sys.stderr, flush=True)
+        print(f"open_clip_fff.export: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         return 2
-    print(f"{'the average of ' if arguments.ema else ''}{checkpoint} exported to {arguments.out}")
-    print(f'load it with open_clip.create_model_and_transforms("local-dir:{arguments.out}")')
     return 0
 
 
-def export(checkpoint: Path, out: Path, ema: bool = False) -> None:
-    """Writes `out` from a training checkpoint and the description that the run left beside it.
+def export(
+    source: Source,
+    out: Path,
+    said: Said | None = None,
+    comparison: Path | None = None,
+    check: Callable[[Path, LoadedModel], object] = check_alone,
+) -> LoadedModel:
+    """Writes `out`: configuration, weights, tokenizer files where the text tower needs them, and the model card.
 
     Args:
-        checkpoint: as training wrote it.
+        source: the weights.
         out: the folder to make.
-        ema: whether to take the moving average of the weights, from the extra state beside the checkpoint.
+        said: for the card.
+        comparison: a folder of eval/compare.py, for the card.
+        check: of the finished folder against the model, before it gets its name.
+
+    Returns:
+        The exported model.
 
     Raises:
-        UsageError: if either cannot be read, or `out` holds anything.
+        UsageError: if anything cannot be read, does not fit, or does not load back alike, or `out` holds anything.
     """
-    from open_clip_fff.hub.folder import write_hub_folder
+    said = said or Said()
+    weights, checkpoint = source.read(), source.checkpoints[-1]
+    description = read_description(checkpoint, weights, source.model)
+    if said.repository:
+        check_portable(description, said.repository)
+    loaded = assemble(source.called, checkpoint.stem, description, weights, source.called)
+    loaded = replace(loaded, epoch=read_epoch(checkpoint), run=source.run)
+    loaded.model.eval()
+    measured = read_comparison(comparison, loaded.weights) if comparison else None
+    params = read_params(source.run) if source.run else {}
+    text = card(loaded, source, params, said, out, measured)
+    # in the types that training kept them in, and by the names that OpenCLIP has for them today
+    kept = {
+        name: tensor.to(weights[name].dtype) if name in weights else tensor
+        for name, tensor in loaded.model.state_dict().items()
+    }
+    write_hub_folder(description, kept, out, text, lambda folder: check(folder, loaded), said.repository)
+    return loaded
 
-    weights = read_ema(checkpoint) if ema else read_weights(checkpoint)
-    write_hub_folder(read_description(checkpoint, weights), weights, out)
+
+def _tell(loaded: LoadedModel, said: Said, out: Path) -> None:
+    if loaded.stripped:
+        names = ", ".join(loaded.stripped[:5]) + (", …" if len(loaded.stripped) > 5 else "")
+        print(f"left out {len(loaded.stripped)} parameters that OpenCLIP's architecture does not have: {names}")
+    if said.discriminator:
+        print("note: a discriminator fine-tuned on COCO makes COCO figures no longer zero-shot; the card says so")
+    if loaded.description and (tower := local_tower(loaded.description)):
+        print(f"note: OpenCLIP reads the text tower's configuration (hf_model_name) from {tower}, here and elsewhere")
+    print("stock OpenCLIP, in a process of its own, loads it with the same token ids and, to float error, logits")
+    print(f'load it with open_clip.create_model_and_transforms("local-dir:{out}"); read {out}/README.md')
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no number; checkpoints stand before it")
+    return int(text)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m open_clip_fff.export", description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("run", type=Path, nargs="+", help="a run's folder (its last checkpoint), or a checkpoint, of OpenCLIP or ours")
+    add("--out", type=Path, required=True, help="the folder to make; it must not hold anything yet")
+    which = parser.add_argument_group("which weights")
+    add = which.add_argument
+    add("--ema", action="store_true", help="the moving average of the weights (--ema-decay)")
+    add(
+        "--average",
+        type=_number,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="the mean of the run's last N checkpoints; without N, of all checkpoints given (put it after them). "
+        "Statistics of batch norm are averaged, not estimated anew",
+    )
+    add("--model", metavar="NAME", help="the architecture, where the checkpoint is not in its run's folder")
+    add("--model-config", action="append", default=[], metavar="FILE|DIR", help="adds architectures of your own")
+    about = parser.add_argument_group("the model card")
+    add = about.add_argument
+    add("--captioner", metavar="TEXT", help="what wrote the captions")
+    add("--discriminator", metavar="TEXT", help="what judged false negatives, and what it was fine-tuned on")
+    add("--license", metavar="ID", help="the hub's identifier, such as mit")
+    add("--comparison", type=Path, metavar="DIR", help="a folder of eval/compare.py in which this model was measured")
+    hub = parser.add_argument_group("the hub")
+    add = hub.add_argument
+    add("--push", metavar="ORG/NAME", help="upload the finished folder, in one commit, where no model is yet")
+    add("--private", action="store_true", help="make the repository private")
+    return parser
 
 
 if __name__ == "__main__":

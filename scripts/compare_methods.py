@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.export import find_checkpoint
+from open_clip_fff.hub.checkpoints import find_checkpoint
 
 METHODS = {
     "clip": ("stock CLIP, first caption", ["--method", "clip", "--caption-policy", "first"]),

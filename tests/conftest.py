@@ -29,6 +29,10 @@ TINY = {
 }
 
 
+MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [*COLOURS, *("a", "square", "something", "all", "over", "picture", "in", "img", "title"), *MARKS]
+
+
 def colour_image(colour: str, seed: int, size: int = 40) -> bytes:
     """A noisy PNG of one colour."""
     noise = np.random.default_rng(seed).integers(-25, 25, (size, size, 3))
@@ -192,3 +196,43 @@ def program(capsys):
         return done
 
     return run
+
+
+@pytest.fixture(scope="session")
+def bert_clip(tmp_path_factory):
+    """The json of `tiny-bert-clip`, whose text tower is a small random BERT with a tokenizer of its own."""
+    from transformers import BertConfig, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    (folder / "vocab.txt").write_text("\n".join(WORDS + [str(n) for n in range(10)]))
+    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    BertConfig(vocab_size=64, **size).save_pretrained(folder)
+    text = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "hf_proj_type": "mlp", "context_length": 16}
+    text |= {"hf_pooler_type": "mean_pooler", "hf_model_pretrained": False}
+    path = folder / "tiny-bert-clip.json"
+    path.write_text(json.dumps({**TINY, "text_cfg": text}))
+    return path
+
+
+@pytest.fixture
+def export_here():
+    """The export of a run or checkpoint, checked in this process: a second one takes seconds to start."""
+    from open_clip_fff.export import export
+    from open_clip_fff.hub.source import choose
+
+    def check(folder: Path, loaded) -> None:
+        import open_clip
+
+        from open_clip_fff.hub.alone import answers
+
+        model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}", require_pretrained=True)
+        theirs = answers(model.eval(), preprocess, open_clip.get_tokenizer(f"local-dir:{folder}"))
+        for name, answer in answers(loaded.model, loaded.preprocess, loaded.tokenizer).items():
+            assert torch.equal(answer, theirs[name]), name
+
+    def export_to(given, out, average=None, ema=False, model=None, **more):
+        runs = given if isinstance(given, list) else [given]
+        return export(choose(runs, average, ema, model), out, check=check, **more)
+
+    return export_to

@@ -3,13 +3,22 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
+import open_clip
 import pytest
 import torch
 
+from open_clip_fff.errors import UsageError
+from open_clip_fff.export import export as write
 from open_clip_fff.export import main as export
-from tests.conftest import COLOURS, colour_image, write_tar
+from open_clip_fff.hub.alone import answers
+from open_clip_fff.hub.fresh_process import check_alone
+from open_clip_fff.hub.loading import load_model
+from open_clip_fff.hub.source import choose
+from tests.conftest import COLOURS, TINY, colour_image, write_tar
 
 FFF = ["--method", "fff", "--captions-per-image", "4", "--json-text-key", "captions", "--mining-features", "off"]
 
@@ -32,18 +41,12 @@ assert "open_clip_fff" not in sys.modules
 """
 
 
-@pytest.fixture
-def exported(trainer, tmp_path, capsys) -> Path:
-    assert trainer(*FFF, "--name", "run") == 0
-    assert export([str(trainer.run("run")), "--out", str(tmp_path / "model")]) == 0
-    assert "local-dir:" in capsys.readouterr().out
-    return tmp_path / "model"
-
-
 @pytest.mark.slow
-def test_stock_open_clip_gives_the_same_logits(trainer, exported, tmp_path):
-    import open_clip
-
+def test_stock_open_clip_gives_the_same_logits(trainer, tmp_path, capsys):
+    assert trainer(*FFF, "--name", "run") == 0
+    exported = tmp_path / "model"
+    assert export([str(trainer.run("run")), "--out", str(exported)]) == 0
+    assert "local-dir:" in capsys.readouterr().out
     subprocess.run([sys.executable, "-c", ALONE, exported, tmp_path / "logits.pt"], check=True, timeout=300)
     model = open_clip.create_model("tiny-clip", init_logit_bias=0.0)
     model.load_state_dict(trainer.checkpoint("run")["state_dict"])
@@ -55,7 +58,10 @@ def test_stock_open_clip_gives_the_same_logits(trainer, exported, tmp_path):
 
 
 @pytest.mark.slow
-def test_clip_benchmark_scores_it(exported, tmp_path):
+def test_clip_benchmark_scores_it(trainer, tmp_path, export_here):
+    assert trainer(*FFF, "--name", "run") == 0
+    exported = tmp_path / "model"
+    export_here(trainer.run("run"), exported)
     root = tmp_path / "colours"
     (root / "test").mkdir(parents=True)
     samples = {
@@ -82,28 +88,251 @@ def test_clip_benchmark_scores_it(exported, tmp_path):
     assert 0.0 <= json.loads(out.read_text())["metrics"]["acc1"] <= 1.0
 
 
-def test_a_single_checkpoint_of_a_run(trainer, exported, tmp_path):
-    checkpoint = trainer.run("run") / "checkpoints" / "epoch_1.pt"
-    assert export([str(checkpoint), "--out", str(tmp_path / "again")]) == 0
+def test_a_single_checkpoint_of_a_run_and_what_it_is_called(trainer, tmp_path, export_here):
+    assert trainer(*FFF, "--epochs", "2", "--name", "run") == 0
+    run = trainer.run("run")
+    export_here(run, tmp_path / "last")
+    loaded = export_here(run / "checkpoints" / "epoch_2.pt", tmp_path / "again")
     for name in ("open_clip_config.json", "open_clip_model.safetensors"):
-        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes()
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "last" / name).read_bytes()
+    # the same weights by every way there is to them, before and after the export
+    mine = {load_model(str(given)).weights for given in (run, tmp_path / "last", f"local-dir:{tmp_path / 'again'}")}
+    assert mine == {loaded.weights}
+    export_here(run / "checkpoints" / "epoch_1.pt", tmp_path / "first")
+    assert load_model(str(tmp_path / "first")).weights not in mine
+    assert {path.name for path in tmp_path.iterdir()} == {"logs", "last", "again", "first"}
 
 
-def test_mistakes_get_one_line_and_lose_nothing(trainer, exported, tmp_path, capsys):
-    before = (exported / "open_clip_model.safetensors").read_bytes()
-    assert export([str(trainer.run("run")), "--out", str(exported)]) == 2
-    assert export([str(tmp_path / "nothing"), "--out", str(tmp_path / "x")]) == 2
-    (trainer.run("run") / "checkpoints" / "epoch_2.pt").write_bytes(b"half a checkpoint")
-    assert export([str(trainer.run("run")), "--out", str(tmp_path / "x")]) == 2
-    lone = tmp_path / "lone" / "checkpoints" / "epoch_1.pt"
-    lone.parent.mkdir(parents=True)
-    lone.write_bytes((trainer.run("run") / "checkpoints" / "epoch_1.pt").read_bytes())
-    assert export([str(lone), "--out", str(tmp_path / "x")]) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert [line.split("error: ")[1].split(":")[0].split(" ")[0] for line in lines] == [
-        "--out",
-        str(tmp_path / "nothing"),
-        str(trainer.run("run") / "checkpoints" / "epoch_2.pt"),
-        str(lone),
-    ]
-    assert (exported / "open_clip_model.safetensors").read_bytes() == before and not (tmp_path / "x").exists()
+def test_extra_heads_are_left_out_and_other_depths_refused(trainer, tmp_path, export_here):
+    assert trainer("--method", "clip", "--name", "run") == 0
+    checkpoint = trainer.run("run") / "checkpoints" / "epoch_1.pt"
+    stored = trainer.checkpoint("run")
+    weights = dict(stored["state_dict"])
+    heads = {"head.0.weight": torch.ones(2, 2), "visual.extra.bias": torch.ones(3)}
+    torch.save({**stored, "state_dict": weights | heads}, checkpoint)
+    loaded = export_here(checkpoint, tmp_path / "model")
+    assert set(loaded.stripped) == set(heads)
+    assert "Left out: 2 parameters of training" in (tmp_path / "model" / "README.md").read_text()
+    assert set(open_clip.create_model(f"local-dir:{tmp_path / 'model'}").state_dict()) == set(weights)
+    torch.save(
+        {**stored, "state_dict": weights | {"visual.transformer.resblocks.1.ln_1.weight": torch.ones(32)}}, checkpoint
+    )
+    with pytest.raises(UsageError, match="not as deep"):
+        export_here(checkpoint, tmp_path / "deeper")
+    del weights["ln_final.bias"]
+    torch.save({**stored, "state_dict": weights}, checkpoint)
+    with pytest.raises(UsageError, match=r"1 are missing, ln_final.bias among them"):
+        export_here(checkpoint, tmp_path / "less")
+
+
+STOCK = {
+    "plain": [],
+    "siglip": ["--siglip"],
+    "forced": [
+        *("--force-image-size", "48", "--force-quick-gelu", "--force-context-length", "12"),
+        *("--image-mean", "0.1", "0.2", "0.3", "--image-interpolation", "bilinear", "--image-resize-mode", "squash"),
+    ],
+    "custom-text": ["--force-custom-text"],
+}
+
+
+@pytest.mark.parametrize("kind", STOCK)
+def test_a_run_of_open_clips_own_trainer(trainer, tmp_path, export_here, kind):
+    """Its folder holds params.txt and nothing of ours; what it says is what the model was made with."""
+    from open_clip_train.main import main as open_clip_main
+
+    synthetic = ["--dataset-type", "synthetic", "--train-num-samples", "16"]
+    open_clip_main([*trainer.common, *synthetic, *STOCK[kind], "--name", kind])
+    assert not (trainer.run(kind) / "open_clip_config.json").exists()
+    options = {
+        "siglip": {"init_logit_bias": -10.0},
+        "forced": {"force_image_size": 48, "force_quick_gelu": True, "force_context_length": 12},
+        "custom-text": {"force_custom_text": True},
+    }.get(kind, {})
+    images = {"image_mean": (0.1, 0.2, 0.3), "image_interpolation": "bilinear", "image_resize_mode": "squash"}
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        "tiny-clip", **options, **(images if kind == "forced" else {})
+    )
+    model.load_state_dict(trainer.checkpoint(kind)["state_dict"])
+    tokenizer = open_clip.get_tokenizer("tiny-clip", context_length=options.get("force_context_length"))
+    trained = answers(model.eval(), preprocess, tokenizer)
+    loaded = export_here(trainer.run(kind), tmp_path / "model")
+    for each in (loaded, load_model(str(tmp_path / "model")), load_model(str(trainer.run(kind)))):
+        given = answers(each.model, each.preprocess, each.tokenizer)
+        assert all(torch.equal(trained[name], given[name]) for name in trained)
+    config = json.loads((tmp_path / "model" / "open_clip_config.json").read_text())["model_cfg"]
+    assert config.get("init_logit_bias") == (-10.0 if kind == "siglip" else None)
+
+
+def save_lone(path: Path, name: str, **stored) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    weights = open_clip.create_model(name, pretrained_text=False).state_dict()
+    torch.save({"epoch": 3, "name": "x", "state_dict": weights, **stored}, path)
+    return weights
+
+
+def test_a_lone_checkpoint_of_any_age(tiny_name, tmp_path, export_here):
+    """DDP's and torch.compile's prefixes, a bias the name knows nothing of, scalars of shape [1], numpy's numbers."""
+    path = tmp_path / "lone.pt"
+    weights = save_lone(path, tiny_name)
+    with pytest.raises(UsageError, match=r"neither open_clip_config.json nor params.txt .*--model NAME"):
+        export_here(path, tmp_path / "x")
+    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in weights.items()}
+    wrapped["module._orig_mod.logit_bias"] = torch.tensor([-3.5])
+    wrapped["module._orig_mod.logit_scale"] = weights["logit_scale"].reshape(1)
+    torch.save({"epoch": 3, "state_dict": wrapped, "optimizer": {"lr": np.float64(1e-3)}}, path)
+    export_here(path, tmp_path / "model", model=tiny_name)
+    again = load_model(f"{tiny_name},{path}")
+    assert again.weights == load_model(str(tmp_path / "model")).weights and again.model.logit_bias == -3.5
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "came without the folder of its run" in card and "`tiny-clip`" in card
+    # the types of training are kept, and read back as they were
+    torch.save({"state_dict": {name: tensor.bfloat16() for name, tensor in weights.items()}}, path)
+    export_here(path, tmp_path / "half", model=tiny_name)
+    sizes = [(tmp_path / name / "open_clip_model.safetensors").stat().st_size for name in ("half", "model")]
+    assert 0.4 < sizes[0] / sizes[1] < 0.6
+    # a text tower of its own, from the days when it was not
+    custom = tmp_path / "tiny-custom.json"
+    custom.write_text(json.dumps({**TINY, "custom_text": True}))
+    open_clip.add_model_config(custom)
+    torch.save({"state_dict": weights}, path)
+    assert not export_here(path, tmp_path / "custom", model="tiny-custom").stripped
+
+
+TIMM = {
+    "embed_dim": 16,
+    "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160},
+    "text_cfg": TINY["text_cfg"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tower", ["native", "timm", "hugging-face"])
+def test_every_kind_of_tower_answers_alike_in_a_stock_process(tower, tiny_name, bert_clip, tmp_path):
+    (tmp_path / "tiny-timm.json").write_text(json.dumps(TIMM))
+    open_clip.add_model_config(tmp_path / "tiny-timm.json")
+    open_clip.add_model_config(bert_clip)
+    name = {"native": tiny_name, "timm": "tiny-timm", "hugging-face": "tiny-bert-clip"}[tower]
+    save_lone(tmp_path / "lone.pt", name)
+    told = []
+    source = choose([tmp_path / "lone.pt"], None, False, name)
+    write(source, tmp_path / "model", check=lambda folder, loaded: told.append(check_alone(folder, loaded)))
+    assert told == [0.0]
+    assert (tmp_path / "model" / "tokenizer_config.json").exists() == (tower == "hugging-face")
+
+
+def test_open_clips_own_resnet(tmp_path, export_here):
+    config = {**TINY, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}}
+    (tmp_path / "tiny-rn.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / "tiny-rn.json")
+    save_lone(tmp_path / "lone.pt", "tiny-rn")
+    export_here(tmp_path / "lone.pt", tmp_path / "model", model="tiny-rn")
+    assert "images of 32 × 32 pixels" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_a_timm_tower_at_another_size_is_beyond_the_hub_format(trainer, tmp_path, export_here):
+    """OpenCLIP gives timm no image size when it builds a tower, and weights are loaded before --force-image-size."""
+    config = tmp_path / "tiny-timm.json"
+    config.write_text(json.dumps(TIMM))
+    argv = ["--method", "clip", "--model-config", str(config), "--model", "tiny-timm", "--force-image-size", "32"]
+    assert trainer(*argv, "--name", "run") == 0
+    with pytest.raises(UsageError, match="a timm tower at its own image size"):
+        export_here(trainer.run("run"), tmp_path / "model")
+
+
+@pytest.mark.slow
+def test_a_folder_that_answers_otherwise_is_noticed(tiny_name, tmp_path, export_here):
+    save_lone(tmp_path / "lone.pt", tiny_name)
+    loaded = export_here(tmp_path / "lone.pt", tmp_path / "model", model=tiny_name)
+    config = tmp_path / "model" / "open_clip_config.json"
+    config.write_text(config.read_text().replace('"embed_dim"', '"quick_gelu": true, "embed_dim"'))
+    with pytest.raises(UsageError, match="the logits of what was written differ by"):
+        check_alone(tmp_path / "model", loaded)
+    (tmp_path / "model" / "open_clip_model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(UsageError, match="stock OpenCLIP does not load what was written"):
+        check_alone(tmp_path / "model", loaded)
+
+
+def test_a_model_that_diverged_is_not_exported(tiny_name, tmp_path, export_here):
+    weights = save_lone(tmp_path / "lone.pt", tiny_name)
+    torch.save({**weights, "visual.proj": torch.full((32, 32), float("nan"))}, tmp_path / "lone.pt")
+    with pytest.raises(UsageError, match="not finite, so the training diverged"):
+        write(choose([tmp_path / "lone.pt"], None, False, tiny_name), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_mistakes_get_one_line_and_lose_nothing(trainer, tmp_path, capsys, export_here):
+    assert trainer(*FFF, "--name", "run") == 0
+    run, checkpoints = trainer.run("run"), trainer.run("run") / "checkpoints"
+    export_here(run, tmp_path / "model")
+    before = (tmp_path / "model" / "open_clip_model.safetensors").read_bytes()
+    lone = tmp_path / "lone.pt"
+    lone.write_bytes((checkpoints / "epoch_1.pt").read_bytes())
+    (tmp_path / "half.pt").write_bytes(lone.read_bytes()[:5000])
+    torch.save({"epoch": 1, "state_dict": {"a": 1}}, tmp_path / "odd.pt")
+    (tmp_path / "half.json").write_text('{"embed_dim": ')
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    capsys.readouterr()
+    x = tmp_path / "x"
+    mistakes = {
+        f"{run} --out {tmp_path / 'model'}": "exists and is not empty",
+        f"{run}": "required: --out",
+        f"{tmp_path / 'nothing'} --out {x}": f"{tmp_path / 'nothing'}: neither a checkpoint nor a run",
+        f"{tmp_path / 'empty'} --out {x}": f"{tmp_path / 'empty'}: neither a checkpoint nor a run",
+        f"{tmp_path / 'half.pt'} --model tiny-clip --out {x}": "half.pt: cannot be read as a checkpoint",
+        f"{tmp_path / 'odd.pt'} --model tiny-clip --out {x}": f"{tmp_path / 'odd.pt'}: no weights of a model",
+        f"{lone} --out {x}": f"{lone}: neither open_clip_config.json nor params.txt",
+        f"{lone} --model ViT-B-32 --out {x}": f"{lone}: the weights do not fit the architecture (size mismatch",
+        f"{lone} --model tiny-clop --out {x}": "OpenCLIP has no model tiny-clop",
+        f"{lone} --model local-dir:{tmp_path / 'no'} --out {x}": "cannot be looked up",
+        f"{lone} --model a --model-config {tmp_path / 'no.json'} --out {x}": "no.json: there is no such file",
+        f"{run} --ema --out {x}": "has no moving average beside it",
+        f"{run} --average 2 --out {x}": "has 1 numbered checkpoints",
+        f"{run} --average --out {x}": "of how many?",
+        f"--average {lone} {lone} --out {x}": "lone.pt is no number; checkpoints stand before it",
+        f"{lone} --average 2 --out {x}": "is one checkpoint; give its run's folder",
+        f"{run} --ema --average 2 --out {x}": "give one of them",
+        f"{run} {lone} --out {x}": "to export the mean of several, add --average",
+        f"{run} --out {lone}/model": "cannot be made",
+        f"{run} --comparison {tmp_path} --out {x}": "no comparison of eval/compare.py",
+        f"{run} --license MIT! --out {x}": "the hub's identifier",
+        f"{run} --push model --out {x}": "write it as ORG/NAME",
+        f"{run} --private --out {x}": "goes with --push",
+    }
+    for argv, told in mistakes.items():
+        assert export(argv.split()) == 2, argv
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("open_clip_fff.export: error: ") and told in line, (argv, line)
+    assert (tmp_path / "model" / "open_clip_model.safetensors").read_bytes() == before
+    assert not x.exists() and not list(tmp_path.glob(".*"))
+    (run / "open_clip_config.json").write_text("{}")
+    assert export([str(run), "--out", str(x)]) == 2
+    assert "open_clip_config.json: not a description of a model" in capsys.readouterr().err
+    assert export([str(run), "--out", str(x), "--model-config", str(tmp_path / "half.json")]) == 2
+    assert "half.json: cannot be read" in capsys.readouterr().err
+    open_clip.factory._MODEL_CONFIG_PATHS.pop()  # it stays registered, and would break every test that adds another
+
+
+def test_a_half_written_folder_is_one_line(trainer, tmp_path, export_here):
+    assert trainer("--method", "clip", "--name", "run") == 0
+    model = tmp_path / "model"
+    export_here(trainer.run("run"), model)
+    weights = model / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        load_model(str(model))
+    (model / "open_clip_config.json").unlink()
+    with pytest.raises(UsageError, match=r"neither checkpoints/ nor open_clip_config\.json"):
+        load_model(str(model))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_leaves_nothing_at_out(tiny_name, tiny_config, tmp_path):
+    save_lone(tmp_path / "lone.pt", tiny_name)
+    argv = [tmp_path / "lone.pt", "--model", tiny_name, "--model-config", tiny_config, "--out", tmp_path / "model"]
+    with subprocess.Popen([sys.executable, "-m", "open_clip_fff.export", *argv]) as writing:
+        while not list(tmp_path.glob(".model.*/open_clip_model.safetensors")):
+            time.sleep(0.01)
+            assert writing.poll() is None
+        writing.kill()
+    assert not (tmp_path / "model").exists()

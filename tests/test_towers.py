@@ -19,6 +19,18 @@ from open_clip_fff.towers.multi_caption import take_many_captions
 
 CAPTIONS = [["a cat", "a small cat"], ["two dogs", ""], ["a red car on a road", "car"]]
 
+TIMM_RESNET = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "timm_model_name": "resnet10t",
+        "timm_model_pretrained": False,
+        "image_size": 32,
+        "timm_pool": "avg",
+    },
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    "custom_text": True,
+}
+
 
 def caption_batch(tokenizer) -> CaptionBatch:
     tokens = torch.stack([tokenizer(row) for row in CAPTIONS])
@@ -58,18 +70,7 @@ def test_a_model_without_named_outputs_is_refused():
 
 
 def test_a_timm_tower_takes_many_captions(tmp_path):
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {
-            "timm_model_name": "resnet10t",
-            "timm_model_pretrained": False,
-            "image_size": 32,
-            "timm_pool": "avg",
-        },
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-        "custom_text": True,
-    }
-    (tmp_path / "tiny-timm.json").write_text(json.dumps(config))
+    (tmp_path / "tiny-timm.json").write_text(json.dumps(TIMM_RESNET))
     open_clip.add_model_config(tmp_path / "tiny-timm.json")
     model = open_clip.create_model("tiny-timm", output_dict=True)
     take_many_captions(model)

@@ -70,11 +70,9 @@ def test_fff_trains_on_tars_with_mining(trainer, teacher, capsys):
     assert "method: fff\n" in params and "p1: 0.2\n" in params and "caption_policy: all\n" in params
 
 
-def test_a_hub_format_folder_mines(trainer, tmp_path):
-    from open_clip_fff.export import main as export
-
+def test_a_hub_format_folder_mines(trainer, tmp_path, export_here):
     assert trainer("--method", "clip", "--name", "clip") == 0
-    assert export([str(trainer.run("clip")), "--out", str(tmp_path / "miner")]) == 0
+    export_here(trainer.run("clip"), tmp_path / "miner")
     mines = ["--p1", "off", "--p3", "off", "--p2", "-1", "--mined-cap", "3", "--mined-as", "ignore"]
     assert trainer(*FFF, "--mining-model", str(tmp_path / "miner"), *mines, "--name", "mined") == 0
     assert (

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -49,6 +50,7 @@ def run(argv: list[str]) -> None:
     typed, rest = split(argv)
     args = parse_open_clip(rest)
     plan = make_plan(typed)
+    args.command = shlex.join(["python", "-m", "open_clip_fff.train", *argv])  # for params.txt
     if plan.typed:
         _bring_parts(plan)
         _fill(args, plan)

@@ -3,13 +3,18 @@
 import hashlib
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
+
+_WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")  # by DDP, by torch.compile, in either order
 
 
 def extra_path(checkpoint: str, epoch: int) -> str:
@@ -57,7 +62,8 @@ def read_epoch(checkpoint: Path) -> int | None:
     if checkpoint.suffix == ".safetensors":
         return None
     try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        with _numbers_allowed():
+            stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=_zipped(checkpoint))
     except Exception as error:
         raise _unreadable(checkpoint, error) from error
     return stored.get("epoch") if isinstance(stored, dict) else None
@@ -66,26 +72,36 @@ def read_epoch(checkpoint: Path) -> int | None:
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint, on the CPU, by the names that the model itself gives them.
 
+    What DDP and torch.compile put before a name is taken away.
+
     Raises:
-        UsageError: if it cannot be read.
+        UsageError: if it cannot be read, or holds no weights.
     """
     from open_clip.factory import load_state_dict
 
     try:
-        weights = load_state_dict(str(checkpoint))
-        return {name.removeprefix("_orig_mod."): tensor for name, tensor in weights.items()}
+        with _numbers_allowed():
+            weights = load_state_dict(str(checkpoint))
     except Exception as error:
         raise _unreadable(checkpoint, error) from error
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()):
+        other = next(name for name, tensor in weights.items() if not isinstance(tensor, Tensor))
+        raise UsageError(f"{checkpoint}: no weights of a model, which are tensors by name; {other!r} is none")
+    return {_WRAPPED.sub("", name): tensor for name, tensor in weights.items()}
 
 
 def read_ema(checkpoint: Path) -> dict[str, Tensor]:
     """The moving average of the weights that training kept beside a checkpoint.
 
     Raises:
-        UsageError: if it kept none.
+        UsageError: if it kept none, or it cannot be read.
     """
-    extra = Path(extra_path(str(checkpoint), read_epoch(checkpoint) or 0))
-    state = torch.load(extra, map_location="cpu", weights_only=True) if extra.is_file() else {}
+    epoch = read_epoch(checkpoint) or 0
+    extra = Path(extra_path(str(checkpoint), epoch))
+    try:
+        state = torch.load(extra, map_location="cpu", weights_only=True) if extra.is_file() else {}
+    except Exception as error:
+        raise _unreadable(extra, error) from error
     if "ema" not in state:
         raise UsageError(f"--ema: {checkpoint} has no moving average beside it ({extra.name}): train with --ema-decay")
     return state["ema"]["weights"]
@@ -99,6 +115,20 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _zipped(checkpoint: Path) -> bool:
+    """Whether it has the form of torch 1.6 and later, which can be read in part."""
+    return zipfile.is_zipfile(checkpoint)
+
+
+def _numbers_allowed() -> Any:
+    """Optimizers of older OpenCLIP hold numpy's numbers (a learning rate), which `weights_only` knows nothing of."""
+    scalar = np.float64(0).__reduce__()[0]
+    named: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]
+    return torch.serialization.safe_globals(
+        [*named, *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))]
+    )
 
 
 def _unreadable(checkpoint: Path, error: Exception) -> UsageError:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.checkpoints import run_folder
+from open_clip_fff.hub.params import read_params
+from open_clip_fff.hub.quiet import without_warnings
+from open_clip_fff.hub.stock import stock_options
 
 CONFIG_NAME = "open_clip_config.json"  # OpenCLIP's HF_CONFIG_NAME
 
@@ -27,8 +30,7 @@ def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
     """
     import open_clip
 
-    schema, _ = open_clip.factory.parse_model_name(model_name)
-    config = open_clip.get_model_config(model_name if schema else model_name.replace("/", "-"))
+    config = open_clip.get_model_config(_registered(model_name))
     for switch, key in (("force_quick_gelu", "quick_gelu"), ("force_custom_text", "custom_text")):
         if options.get(switch):
             config[key] = True
@@ -36,6 +38,8 @@ def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
         config["vision_cfg"]["image_size"] = options["force_image_size"]
     if options.get("force_context_length") is not None:
         config["text_cfg"]["context_length"] = options["force_context_length"]
+    if options.get("force_patch_dropout") is not None:
+        config["vision_cfg"]["patch_dropout"] = options["force_patch_dropout"]
     if options.get("init_logit_scale") is not None:
         config["init_logit_scale"] = float(options["init_logit_scale"])
     # A checkpoint with a bias does not load into a model built without one.
@@ -58,34 +62,84 @@ def write_description(description: dict, folder: Path) -> None:
     os.replace(unfinished, folder / CONFIG_NAME)
 
 
-def read_description(checkpoint: Path, weights: Mapping[str, Tensor]) -> dict:
+def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name: str | None = None) -> dict:
     """The description that fits a training checkpoint, from its run folder.
+
+    open_clip_fff.train writes one there; for a run of OpenCLIP's own trainer it is made from params.txt.
 
     Args:
         checkpoint: RUN/checkpoints/epoch_N.pt.
         weights: those in it.
+        model_name: the architecture, where a person says it; it wins over what the run says.
 
     Raises:
-        UsageError: if the run left none, or it cannot be read.
+        UsageError: if the run left neither, or what it left cannot be used.
     """
-    path = run_folder(checkpoint) / CONFIG_NAME
-    if not path.is_file():
+    run = run_folder(checkpoint)
+    path = run / CONFIG_NAME
+    if path.is_file() and model_name is None:
+        try:
+            return _with_bias(json.loads(path.read_text()), weights)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"{path}: not a description of a model ({reason(error)})") from error
+    params = read_params(run) if checkpoint.resolve().parent.name == "checkpoints" else {}
+    if model_name is not None:
+        params["model"] = model_name
+    if "model" not in params:
         raise UsageError(
-            f"{checkpoint}: no {CONFIG_NAME} in its run folder ({path.parent}), where open_clip_fff.train puts one"
+            f"{checkpoint}: neither {CONFIG_NAME} nor params.txt in {run}, so that its architecture is not known; "
+            f"name it (--model NAME in export, NAME,{checkpoint.name} elsewhere)"
         )
-    try:
-        return _with_bias(json.loads(path.read_text()), weights)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: not a description of a model ({reason(error)})") from error
+    name, options = stock_options(params, run / "params.txt")
+    return describe_named(name, weights, options)
 
 
-def describe_named(model_name: str, weights: Mapping[str, Tensor]) -> dict:
-    """The description of one of OpenCLIP's architectures that these weights fit."""
+def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any] | None = None) -> dict:
+    """The description of an architecture by its name, for these weights.
+
+    Args:
+        model_name: one of OpenCLIP's, an added one, or one with a schema.
+        weights: a bias among them is described, whatever the name says.
+        options: of `open_clip.create_model`.
+
+    Raises:
+        UsageError: if OpenCLIP knows no such model, cannot make it, or the hub format cannot hold it.
+    """
     import open_clip
 
-    bias = {"init_logit_bias": 0.0} if "logit_bias" in weights else {}
-    model = open_clip.create_model(model_name, pretrained_text=False, **bias)
-    return describe(model_name, model, bias)
+    options = dict(options or {})
+    if "logit_bias" in weights:
+        options.setdefault("init_logit_bias", 0.0)
+    try:
+        known = open_clip.get_model_config(_registered(model_name))
+    except Exception as error:  # a folder that is not there, a hub that is out of reach
+        raise UsageError(f"{model_name}: cannot be looked up ({reason(error)})") from error
+    if known is None:
+        raise UsageError(
+            f"OpenCLIP has no model {model_name} (it has {len(open_clip.list_models())}); --model-config adds one"
+        )
+    if "siglip" in model_name.lower() and ":" not in model_name and not known["text_cfg"].get("hf_tokenizer_name"):
+        raise UsageError(
+            f"{model_name}: for its name OpenCLIP takes SigLIP's tokenizer, which the hub format cannot say: give its "
+            f"text_cfg the hf_tokenizer_name and tokenizer_kwargs of OpenCLIP's ViT-B-16-SigLIP"
+        )
+    try:
+        with without_warnings():
+            model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False, **options)
+    except Exception as error:
+        raise UsageError(f"OpenCLIP cannot make {model_name}: {reason(error)}") from error
+    return describe(model_name, model, options)
+
+
+def _registered(model_name: str) -> str:
+    """As OpenCLIP looks it up: ViT-B/32 is ViT-B-32, and what follows a schema is left alone."""
+    return model_name if ":" in model_name else model_name.replace("/", "-")
+
+
+def local_tower(description: Mapping) -> str | None:
+    """The folder of this machine from which OpenCLIP reads the text tower's configuration; None where it needs none."""
+    tower = description["model_cfg"]["text_cfg"].get("hf_model_name")
+    return tower if tower and Path(tower).exists() else None
 
 
 def _with_bias(description: dict, weights: Mapping[str, Tensor]) -> dict:

@@ -1,69 +1,101 @@
 """Writing a folder in OpenCLIP's hub format, whole or not at all."""
 
+import copy
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.description import CONFIG_NAME
 
 WEIGHTS_NAME = "open_clip_model.safetensors"  # the first name that OpenCLIP looks for
+CARD_NAME = "README.md"
 
 
-def write_hub_folder(description: Mapping, weights: Mapping[str, Tensor], out: Path) -> None:
-    """Writes configuration, weights and, where the text tower needs them, tokenizer files to `out`.
-
-    The folder is finished beside its place, loaded with OpenCLIP and compared with `weights`, and only then moved
-    there.
-
-    Args:
-        description: `open_clip_config.json` (towers/description.py).
-        weights: the model's state dict.
-        out: a path that does not exist, or an empty folder.
-
-    Raises:
-        UsageError: if `out` holds anything, or what was written does not load back equal.
-    """
+def check_free(out: Path) -> None:
+    """Raises UsageError if `out` holds anything."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: exists and is not empty; nothing was written over")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+
+
+def write_hub_folder(
+    description: Mapping,
+    weights: Mapping[str, Tensor],
+    out: Path,
+    card: str | None = None,
+    check: Callable[[Path], object] | None = None,
+    repository: str | None = None,
+) -> None:
+    """Writes configuration, weights, model card and, where the text tower needs them, tokenizer files to `out`.
+
+    The folder is finished beside its place and checked, and only then moved there.
+
+    Args:
+        description: `open_clip_config.json` (hub/description.py).
+        weights: the model's state dict.
+        out: a path that does not exist, or an empty folder.
+        card: the text of README.md; None for none.
+        check: raises UsageError where the finished folder is not as it should be; None loads it with OpenCLIP, in this
+            process, and compares the weights.
+        repository: ORG/NAME of the hub where the folder will be: OpenCLIP takes a tokenizer that is written here from
+            there, and not from wherever training had it.
+
+    Raises:
+        UsageError: if `out` holds anything or cannot be written, or what was written does not load back equal.
+    """
+    from safetensors import SafetensorError
+
+    check_free(out)
+    out = out.resolve()
     try:
-        _write(description, weights, unfinished)
-        _verify(weights, unfinished)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be made ({reason(error)})") from error
+    try:
+        _write(description, weights, card, repository, unfinished)
+        _same_weights(weights, unfinished) if check is None else check(unfinished)
         unfinished.chmod(0o755)  # temporary folders, and safetensors' files, are their owner's alone
         (unfinished / WEIGHTS_NAME).chmod(0o644)
         os.replace(unfinished, out)  # over an empty folder, too
+    except (OSError, SafetensorError) as error:  # a full disk
+        raise UsageError(f"--out {out}: cannot be written ({reason(error)}); nothing was left there") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def write_config(description: Mapping, folder: Path) -> None:
+def write_config(description: Mapping, folder: Path, repository: str | None = None) -> None:
     """Writes the configuration and, where the text tower needs them, tokenizer files into `folder`."""
     from open_clip.tokenizer import HFTokenizer
 
+    description = copy.deepcopy(dict(description))
     text = description["model_cfg"]["text_cfg"]
     if text.get("hf_tokenizer_name"):
         # OpenCLIP takes the tokenizer of a local folder from that folder
         HFTokenizer(text["hf_tokenizer_name"]).tokenizer.save_pretrained(folder)
+        text["hf_tokenizer_name"] = repository or text["hf_tokenizer_name"]
     (folder / CONFIG_NAME).write_text(json.dumps(description, indent=2) + "\n")
 
 
-def _write(description: Mapping, weights: Mapping[str, Tensor], folder: Path) -> None:
+def _write(
+    description: Mapping, weights: Mapping[str, Tensor], card: str | None, repository: str | None, folder: Path
+) -> None:
     from safetensors.torch import save_file
 
-    write_config(description, folder)
+    write_config(description, folder, repository)
+    if card is not None:
+        (folder / CARD_NAME).write_text(card, encoding="utf-8")
     # safetensors refuses tensors that share memory
     save_file({name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_NAME)
 
 
-def _verify(weights: Mapping[str, Tensor], folder: Path) -> None:
+def _same_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
     import open_clip
 
     loaded = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).state_dict()

@@ -1,11 +1,7 @@
 """A trained model by whatever name a person has for it: a run, a checkpoint, a hub folder, or OpenCLIP's own."""
 
-import json
-import logging
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +9,9 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.hub.building import build, fill
 from open_clip_fff.hub.checkpoints import find_checkpoint, fingerprint, read_epoch, read_weights, run_folder
-from open_clip_fff.hub.description import CONFIG_NAME, read_description
-from open_clip_fff.hub.folder import write_config
+from open_clip_fff.hub.description import CONFIG_NAME, describe_named, read_description
 
 FORMS = (
     "a run folder, a checkpoint in RUN/checkpoints, a folder in OpenCLIP's hub format, hf-hub:ORG/NAME, or NAME,TAG of "
@@ -37,6 +33,7 @@ class LoadedModel:
         epoch: epochs trained, None where that is not known.
         run: its run folder, None where there is none.
         stripped: parameters of the checkpoint that OpenCLIP's architecture does not have.
+        description: its hub configuration, where it was made from one.
     """
 
     given: str
@@ -48,6 +45,7 @@ class LoadedModel:
     epoch: int | None = None
     run: Path | None = None
     stripped: tuple[str, ...] = ()
+    description: Mapping | None = None
 
 
 def check_given(given: str) -> None:
@@ -90,31 +88,43 @@ def load_model(given: str, device: torch.device | str = "cpu") -> LoadedModel:
 def _from_checkpoint(given: str, checkpoint: Path) -> LoadedModel:
     run, epoch = run_folder(checkpoint), read_epoch(checkpoint)
     weights = read_weights(checkpoint)
-    model, preprocess, tokenizer = build(read_description(checkpoint, weights))
-    stripped = fill(model, weights, str(checkpoint))
     name = run.name + (f"-epoch_{epoch}" if epoch is not None else f"-{checkpoint.stem}")
-    identity = fingerprint(model.state_dict())
-    return LoadedModel(given, name, model, preprocess, tokenizer, identity, epoch, run, stripped)
+    loaded = assemble(given, name, read_description(checkpoint, weights), weights, str(checkpoint))
+    return replace(loaded, epoch=epoch, run=run)
 
 
 def _by_name(given: str) -> LoadedModel:
     """NAME,TAG through OpenCLIP; NAME,FILE built to fit the file, which may hold a bias that NAME does not have."""
-    from open_clip.factory import get_model_config, list_models
-
-    from open_clip_fff.hub.description import describe_named
-
     name, _, tag = given.partition(",")
-    if get_model_config(name.replace("/", "-")) is None:
+    if Path(tag).is_file():
+        weights = read_weights(Path(tag))
+        return assemble(given, f"{name}-{Path(tag).stem}", describe_named(name, weights), weights, tag)
+    import open_clip
+
+    if open_clip.get_model_config(name.replace("/", "-")) is None:
         raise UsageError(
-            f"{given}: OpenCLIP has no model {name} (it has {len(list_models())}); --model-config adds one"
+            f"{given}: OpenCLIP has no model {name} (it has {len(open_clip.list_models())}); --model-config adds one"
         )
-    if not Path(tag).is_file():
-        return _by_open_clip(given, given.replace(",", "-").replace("/", "-"), name, tag)
-    weights = read_weights(Path(tag))
-    model, preprocess, tokenizer = build(describe_named(name, weights))
-    stripped = fill(model, weights, tag)
+    return _by_open_clip(given, given.replace(",", "-").replace("/", "-"), name, tag)
+
+
+def assemble(given: str, name: str, description: Mapping, weights: Mapping[str, Tensor], called: str) -> LoadedModel:
+    """The model of a description with weights of one's own, on the CPU.
+
+    Args:
+        given: what the person typed.
+        name: short, for tables and folders.
+        description: OpenCLIP's hub configuration.
+        weights: by name; those that the architecture does not have are left out.
+        called: where the weights are from, for error lines.
+
+    Raises:
+        UsageError: if OpenCLIP cannot make it, or the weights do not fit.
+    """
+    model, preprocess, tokenizer = build(description)
+    stripped = fill(model, weights, called)
     identity = fingerprint(model.state_dict())
-    return LoadedModel(given, f"{name}-{Path(tag).stem}", model, preprocess, tokenizer, identity, stripped=stripped)
+    return LoadedModel(given, name, model, preprocess, tokenizer, identity, stripped=stripped, description=description)
 
 
 def _by_open_clip(given: str, short: str, name: str, tag: str | None = None) -> LoadedModel:
@@ -131,64 +141,18 @@ def _by_open_clip(given: str, short: str, name: str, tag: str | None = None) -> 
     return LoadedModel(given, short, model, preprocess, tokenizer, fingerprint(model.state_dict()))
 
 
-def build(description: Mapping) -> tuple[Any, Callable[[Any], Tensor], Callable[[Sequence[str]], Tensor]]:
-    """The model of a hub configuration with random weights, its preprocessing and its tokenizer.
-
-    Raises:
-        UsageError: if OpenCLIP cannot make it.
-    """
-    import open_clip
-
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            write_config(description, Path(folder))
-            with _without_warnings():  # of random weights, which the caller fills
-                model, _, preprocess = open_clip.create_model_and_transforms(
-                    f"local-dir:{folder}", load_weights=False, pretrained_text=False
-                )
-            return model, preprocess, open_clip.get_tokenizer(f"local-dir:{folder}")
-        except Exception as error:
-            text = json.dumps(description["model_cfg"])[:200]
-            raise UsageError(f"OpenCLIP cannot make this model: {reason(error)} ({text})") from error
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.root.setLevel(level)
-
-
-def fill(model: Any, weights: Mapping[str, Tensor], called: str) -> tuple[str, ...]:
-    """Loads weights; returns the names that the architecture does not have, such as a method's extra heads.
-
-    Raises:
-        UsageError: if a parameter is missing or has another shape.
-    """
-    try:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # shapes; the first line names only the class
-        told = (str(error).splitlines()[1:2] or [str(error)])[0].strip()
-        raise UsageError(f"{called}: the weights do not fit the architecture ({told})") from error
-    if missing:
-        raise UsageError(
-            f"{called}: the weights do not fit the architecture: {len(missing)} are missing, {missing[0]} among them"
-        )
-    return tuple(unexpected)
-
-
 def add_architectures(paths: Sequence[str]) -> None:
     """Registers OpenCLIP's json of architectures, files or folders.
 
     Raises:
-        UsageError: if there is nothing.
+        UsageError: if there is nothing, or it is no json.
     """
     import open_clip
 
     for path in paths:
         if not Path(path).exists():
             raise UsageError(f"--model-config {path}: there is no such file or folder")
-        open_clip.add_model_config(path)
+        try:
+            open_clip.add_model_config(path)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--model-config {path}: cannot be read ({reason(error)})") from error

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def read_params(run: Path) -> dict[str, str]:
-    """The settings of a run by name, as text; empty where the run left none.
+    """The settings of a run by name, as text; empty where the run left none, `model` always among them else.
 
     A value that runs over several lines is kept whole.
     """
@@ -18,4 +18,4 @@ def read_params(run: Path) -> dict[str, str]:
             params[last] = match[2]
         elif last is not None:
             params[last] += "\n" + line
-    return params
+    return params if "model" in params else {}

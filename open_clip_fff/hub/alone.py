@@ -1,0 +1,56 @@
+"""What a model answers, computed alike in the process that exports and in one that has only stock OpenCLIP.
+
+That one runs this file by its path, `python -E -P alone.py FOLDER ANSWERS THREADS`: nothing of ours is imported here.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TEXTS = (
+    "a photo of a dog",
+    "Two people walk along a beach, one of them with a red umbrella.",
+    "ein Bär 熊 🐻, 3.14",
+    "word " * 200,  # longer than any context
+)
+
+
+def answers(model: Any, preprocess: Callable, tokenizer: Callable) -> dict[str, Tensor]:
+    """Pixels [3, 3, H, W], token ids [4, L] and logits [3, 4] for three made-up pictures and `TEXTS`."""
+    from PIL import Image
+
+    noise = torch.randint(0, 256, (3, 12, 16, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    pictures = [Image.fromarray(each.numpy()).resize((320, 240)) for each in noise]
+    pixels, tokens = torch.stack([preprocess(picture) for picture in pictures]), tokenizer(list(TEXTS))
+    with torch.no_grad():
+        images, texts = model.encode_image(pixels, normalize=True), model.encode_text(tokens, normalize=True)
+        logits = model.logit_scale.exp() * images @ texts.T
+        if model.logit_bias is not None:
+            logits = logits + model.logit_bias
+    return {"pixels": pixels, "tokens": tokens, "logits": logits}
+
+
+class _Refusal:
+    """Makes our package one that is not installed."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.split(".")[0] == "open_clip_fff":
+            raise ModuleNotFoundError(f"{name} is not for this process")
+
+
+def main(folder: str, answered: str, threads: str) -> None:
+    """Loads `folder` as anyone with stock OpenCLIP would, and saves its answers."""
+    sys.meta_path.insert(0, _Refusal())  # type: ignore[arg-type]
+    import open_clip
+
+    torch.set_num_threads(int(threads))  # sums depend on it
+    name = f"local-dir:{folder}"
+    model, _, preprocess = open_clip.create_model_and_transforms(name, require_pretrained=True)
+    torch.save(answers(model.eval(), preprocess, open_clip.get_tokenizer(name)), answered)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,49 @@
+"""What eval/compare.py measured, for the card of a model that was among the measured ones."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from open_clip_fff.errors import UsageError, reason
+
+TABLE_NAME, MODELS_NAME = "table.md", "comparison.json"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A comparison that a model took part in.
+
+    Attributes:
+        label: the model's row.
+        models: of the row, which are seeds of one training where there are several.
+        table: markdown, with whatever it says about spread.
+    """
+
+    label: str
+    models: int
+    table: str
+
+
+def read_comparison(folder: Path, weights: str) -> Measured:
+    """What a comparison says about the model of these weights.
+
+    Args:
+        folder: of eval/compare.py.
+        weights: `fingerprint` of the model's state dict.
+
+    Raises:
+        UsageError: if there is no comparison, or the model was not in it.
+    """
+    try:
+        models = json.loads((folder / MODELS_NAME).read_text(encoding="utf-8"))["models"]
+        table = (folder / TABLE_NAME).read_text(encoding="utf-8").strip()
+        rows = [(each["label"], len(each["weights"])) for each in models if weights in each["weights"]]
+        known = ", ".join(each["label"] for each in models)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--comparison {folder}: no comparison of eval/compare.py ({reason(error)})") from error
+    if not rows:
+        raise UsageError(
+            f"--comparison {folder}: these weights ({weights[:8]}) were not measured there, only those of {known}; "
+            f"score them with eval/zero_shot.py and compare again"
+        )
+    return Measured(*rows[0], table)

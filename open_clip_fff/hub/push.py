@@ -1,0 +1,76 @@
+"""Uploading a finished folder to the hub, never over another model."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.hub.description import CONFIG_NAME, local_tower
+
+_MODEL = re.compile(r".*\.(safetensors|bin|pt|pth)$|(.*/)?" + re.escape(CONFIG_NAME))
+
+
+def check_name(repository: str) -> None:
+    """Raises UsageError if `repository` is no ORG/NAME."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
+        raise UsageError(f"--push {repository}: write it as ORG/NAME")
+
+
+def check_portable(description: Mapping, repository: str) -> None:
+    """Raises UsageError where the model leans on a folder of this machine."""
+    if tower := local_tower(description):
+        raise UsageError(
+            f"--push {repository}: OpenCLIP reads the text tower's configuration from hf_model_name, which is a folder "
+            f"here, {tower}: push that to the hub and name it there, or export without --push"
+        )
+
+
+def push(folder: Path, repository: str, private: bool = False) -> str:
+    """Uploads `folder` in one commit to a repository that is new or holds no model yet.
+
+    Args:
+        folder: finished; it stays whatever happens.
+        repository: ORG/NAME.
+        private: whether a repository that is made shall be private.
+
+    Returns:
+        Its address.
+
+    Raises:
+        UsageError: if the repository holds a model, or is public where `private` was asked for, or the hub is out of
+            reach or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private or None, exist_ok=True)
+        there = api.model_info(repository)
+        _check_free(there, repository, private, folder)
+        # on top of what was looked at: a commit that came between is not written over
+        api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            parent_commit=there.sha,
+            commit_message="A model in OpenCLIP's hub format",
+        )
+    except UsageError:
+        raise
+    except Exception as error:  # no network, no token, no right to write
+        raise UsageError(
+            f"--push {repository}: the hub cannot be used ({reason(error)}); the model is in {folder}, for "
+            f"`hf upload {repository} {folder}`"
+        ) from error
+    return f"{api.endpoint}/{repository}"
+
+
+def _check_free(there: Any, repository: str, private: bool, folder: Path) -> None:
+    held = [file.rfilename for file in there.siblings or () if _MODEL.fullmatch(file.rfilename)]
+    if held:
+        raise UsageError(
+            f"--push {repository}: it already holds a model ({held[0]}); nothing was written over, and the model is "
+            f"in {folder}"
+        )
+    if private and not there.private:
+        raise UsageError(f"--push {repository} --private: it exists and is public; the model is in {folder}")

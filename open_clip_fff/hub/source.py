@@ -1,0 +1,88 @@
+"""Which weights of which training: one checkpoint's, the mean of several, or the moving average that training kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.average import average, last_checkpoints
+from open_clip_fff.hub.checkpoints import find_checkpoint, read_ema, read_epoch, read_weights, run_folder
+from open_clip_fff.hub.params import read_params
+
+
+@dataclass(frozen=True)
+class Source:
+    """The weights to export.
+
+    Attributes:
+        checkpoints: one, or those whose mean is exported; the last one says what the model is.
+        ema: the moving average that training kept beside it, instead.
+        model: the architecture's name; None leaves it to the run's folder.
+    """
+
+    checkpoints: tuple[Path, ...]
+    ema: bool = False
+    model: str | None = None
+
+    def read(self) -> dict[str, Tensor]:
+        """The weights by name."""
+        if self.ema:
+            return read_ema(self.checkpoints[-1])
+        return read_weights(self.checkpoints[-1]) if len(self.checkpoints) == 1 else average(self.checkpoints)
+
+    @property
+    def run(self) -> Path | None:
+        """The run's folder; None for a checkpoint that is in none."""
+        checkpoint = self.checkpoints[-1].resolve()
+        return run_folder(checkpoint) if checkpoint.parent.name == "checkpoints" else None
+
+    @property
+    def called(self) -> str:
+        """For error lines."""
+        return str(self.checkpoints[-1])
+
+    def words(self) -> str:
+        """Which weights they are, for people."""
+        epochs = [read_epoch(checkpoint) for checkpoint in self.checkpoints]
+        if len(epochs) > 1:
+            told = ", ".join(str(epoch or path.name) for epoch, path in zip(epochs, self.checkpoints, strict=True))
+            return (
+                f"the mean of {len(epochs)} checkpoints' weights (after epochs {told}), summed in float64; "
+                f"statistics of batch norm, where there are any, are averaged too, not estimated anew"
+            )
+        after = f"the weights after epoch {epochs[0]}" if epochs[0] else f"the weights of {self.checkpoints[0].name}"
+        if not self.ema:
+            return after
+        decay = read_params(run_folder(self.checkpoints[-1])).get("ema_decay")
+        return f"the moving average of {after}" + (f", with decay {decay}" if decay else "")
+
+
+def choose(given: Sequence[Path], averaged: int | None, ema: bool, model: str | None = None) -> Source:
+    """What the command line's words for weights stand for.
+
+    Args:
+        given: runs or checkpoints.
+        averaged: the number of a run's last checkpoints to average, 0 for all `given`, None for no average.
+        ema: the moving average of the weights.
+        model: the architecture's name, where the run's folder does not say it.
+
+    Raises:
+        UsageError: if they contradict each other, or something is not there.
+    """
+    if ema and averaged is not None:
+        raise UsageError("--ema with --average: the moving average is a mean over steps already; give one of them")
+    if averaged:
+        if len(given) > 1:
+            raise UsageError(
+                f"--average {averaged}: is of one run; give several checkpoints --average without a number"
+            )
+        if given[0].is_file():
+            raise UsageError(f"--average {averaged}: {given[0]} is one checkpoint; give its run's folder")
+        return Source(tuple(last_checkpoints(given[0], averaged)), ema, model)
+    if averaged is None and len(given) > 1:
+        raise UsageError(f"{given[1]}: a second one; to export the mean of several, add --average")
+    if averaged == 0 and len(given) == 1:
+        raise UsageError("--average: of how many? --average N takes the last N checkpoints of the run")
+    return Source(tuple(find_checkpoint(path) for path in given), ema, model)

@@ -1,0 +1,120 @@
+"""The model card says what was trained, and no number that nobody measured."""
+
+import json
+import re
+import shlex
+
+import pytest
+from huggingface_hub import ModelCard
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.card import Said
+from open_clip_fff.hub.params import read_params
+from tests.test_training import FFF, mining
+
+
+def card_of(out) -> str:
+    text = (out / "README.md").read_text()
+    assert "\n\n\n" not in text and "None" not in text and "{" not in text.replace("{00..03}", "")
+    return text
+
+
+def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here):
+    argv = [*FFF, *mining(teacher, "0.2", "0.97", "off", "0.0"), "--mined-cap", "3", "--name", "run"]
+    assert trainer(*argv) == 0
+    said = Said(captioner="BLIP-2\n| a captioner", license="apache-2.0")
+    loaded = export_here(trainer.run("run"), tmp_path / "model", said=said)
+    text = card_of(tmp_path / "model")
+    front = ModelCard(text).data
+    assert front.library_name == "open_clip" and front.pipeline_tag == "zero-shot-image-classification"
+    assert front.license == "apache-2.0" and front.tags == ["clip", "open_clip"]
+    assert text.count("# model\n") == 1 and 'name = "local-dir:model"' in text
+    assert "https://arxiv.org/abs/2405.10286" in text and "a sigmoid loss" in text and "logits.sigmoid()" in text
+    assert f"a frozen model (`tiny-clip`, `{teacher}`)" in text and "at most 3 per image" in text
+    mined = re.findall(r"Mined/image: ([\d.]+)", trainer.log("run"))[-1]
+    assert f"At the last logged step, {mined} captions per image were mined." in text
+    for row in ("image–text | p1 | 0.2 |", "image–image | p2 | 0.97 |", "p3 | off |", "p1' | 0.0 |"):
+        assert row in text, row
+    assert "They were set before training." in text
+    assert "| Captions | up to 4 of an image in the same batch, from `txt`, `json:captions` |" in text
+    assert (
+        "| Captioner | BLIP-2 \\| a captioner |" in text
+        and "| Epochs | 1 |" in text
+        and "| Batch | 16 images |" in text
+    )
+    # the command that was typed, as a shell takes it
+    command = re.search(r"```bash\n(.*)\n```", text)[1]
+    assert (
+        shlex.split(command)[:3] == ["python", "-m", "open_clip_fff.train"] and shlex.split(command)[-2:] == argv[-2:]
+    )
+    assert "Nothing was measured for this card." in text and "discriminator" not in text
+    # what it tells people to do works
+    code = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)[1].replace(
+        "local-dir:model", f"local-dir:{tmp_path}/model"
+    )
+    picture = trainer.csv.parent / "0.png"
+    exec(code.replace("picture.jpg", str(picture)), {})
+    assert loaded.run == trainer.run("run").resolve()
+
+
+def test_of_a_run_that_held_a_rate(trainer, teacher, tmp_path, export_here):
+    miner = ["--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
+    argv = [*FFF, *miner, "--mined-per-image", "3", "--epochs", "2"]
+    assert trainer(*argv, "--ema-decay", "0.9", "--name", "run") == 0
+    lines = [line for line in trainer.log("run").splitlines() if "FFF Epoch: " in line]
+    for epoch in (1, 2):
+        last = [line for line in lines if f"FFF Epoch: {epoch - 1} " in line][-1]
+        found = re.search(r" p1 (\S+) p2 (\S+) p3 (\S+) p1' (\S+) ", last).groups()
+        checkpoint = trainer.run("run") / "checkpoints" / f"epoch_{epoch}.pt"
+        export_here(checkpoint, tmp_path / str(epoch), ema=True)
+        text = card_of(tmp_path / str(epoch))
+        assert re.findall(r"^\| .* \| p\S+ \| (\S+) \|$", text, flags=re.MULTILINE) == list(found)
+        assert "the run found and held those at which 3.0 captions per image are mined" in text
+        assert f"the moving average of the weights after epoch {epoch}, with decay 0.9" in text
+    assert "| Epochs | 1 of 2 |" in card_of(tmp_path / "1")
+
+
+def test_of_a_stock_run(trainer, tmp_path, export_here):
+    from open_clip_train.main import main as open_clip_main
+
+    open_clip_main([*trainer.common, *trainer.table, "--siglip", "--name", "run"])
+    export_here(trainer.run("run"), tmp_path / "model")
+    text = card_of(tmp_path / "model")
+    assert "[SigLIP](https://arxiv.org/abs/2303.15343)" in text and "Nothing was mined" in text
+    assert "| Captions | one per image, from the CSV's `title` |" in text and "| Captioner | not said |" in text
+    assert "The command was not kept." in text and "\nbatch_size: 16\n" in text and "\nlr: 0.0005\n" in text
+    assert "FFF" not in text and "license" not in text
+
+
+def test_with_a_comparison(trainer, tmp_path, export_here):
+    assert trainer("--method", "clip", "--name", "run") == 0
+    weights = export_here(trainer.run("run"), tmp_path / "first").weights
+    table = "| model | CIFAR-10 |\n|---|---|\n| ours | 12.5 ± 0.4 |\n\nThree seeds; ± is a standard deviation."
+    (tmp_path / "table.md").write_text(table + "\n")
+    models = [{"label": "theirs", "weights": ["0" * 64]}, {"label": "ours", "weights": ["1" * 64, weights]}]
+    (tmp_path / "comparison.json").write_text(json.dumps({"models": models}))
+    export_here(trainer.run("run"), tmp_path / "second", comparison=tmp_path)
+    text = card_of(tmp_path / "second")
+    assert f"This model is one of the 2 of **ours** in:\n\n{table}\n" in text and "Nothing was measured" not in text
+    models[1]["weights"].pop()
+    (tmp_path / "comparison.json").write_text(json.dumps({"models": models}))
+    with pytest.raises(UsageError, match=r"were not measured there, only those of theirs, ours; score them"):
+        export_here(trainer.run("run"), tmp_path / "third", comparison=tmp_path)
+    assert not (tmp_path / "third").exists()
+
+
+def test_with_a_discriminator(trainer, tmp_path, export_here):
+    assert trainer("--method", "clip", "--name", "run") == 0
+    export_here(trainer.run("run"), tmp_path / "model", said=Said(discriminator="BLIP-ITM, fine-tuned on COCO."))
+    text = card_of(tmp_path / "model")
+    assert "judged by a discriminator: BLIP-ITM, fine-tuned on COCO.\n" in text
+    assert 'leaks COCO into what it judges: "zero-shot" COCO numbers' in text
+
+
+def test_the_command_is_kept_for_stock_training_too(trainer):
+    from open_clip_fff.train import main
+
+    argv = [*trainer.common, "--dataset-type", "synthetic", "--train-num-samples", "16", "--name", "a name"]
+    assert main(argv) == 0
+    kept = read_params(trainer.run("a name"))["command"]
+    assert shlex.split(kept) == ["python", "-m", "open_clip_fff.train", *argv]
