@@ -15,7 +15,7 @@ from open_clip_fff.comparison import bootstrap, reference
 from open_clip_fff.comparison.bootstrap import Outcomes
 from open_clip_fff.comparison.columns import AVERAGE
 from open_clip_fff.comparison.notes import notes
-from open_clip_fff.comparison.notices import notices
+from open_clip_fff.comparison.notices import notices, unequal_training
 from open_clip_fff.comparison.rows import read_rows
 from open_clip_fff.comparison.run import Comparison, compare
 from open_clip_fff.comparison.table import make_table
@@ -381,3 +381,11 @@ def test_files_of_others_are_not_written_over(scores, tmp_path):
     (out / "comparison.json").unlink()
     with pytest.raises(UsageError, match=r"index.html, table.csv, table.md, not of an earlier comparison"):
         compare(wanted)
+
+
+def test_the_training_of_a_frozen_miner_is_told(scores):
+    scores.model("plain", params=CLIP)
+    scores.model("mined", params=FFF | {"mining_features": "frozen", "mining_model": "ViT-L-14"})
+    text = " ".join(unequal_training(read_rows(["logs/plain"], ["logs/mined"], scores.folder)))
+    assert "its own training is not counted: for mined, ViT-L-14." in text
+    assert "not counted" not in " ".join(unequal_training(read_rows(["logs/plain"], [], scores.folder)))

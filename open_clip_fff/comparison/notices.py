@@ -98,7 +98,21 @@ def unequal_training(rows: Sequence[Row]) -> list[str]:
         values = {row.label: list(dict.fromkeys(map(aspect, row.models))) for row in known}
         if len({value for each in values.values() for value in each if value is not None}) > 1:
             found.append(f"Trained with different {name}: {_told(values)}.")
+    taught = {row.label: [_teacher(model) for model in row.models] for row in known}
+    if len(rows) > 1 and any(any(each) for each in taught.values()):
+        by = {label: list(dict.fromkeys(filter(None, each))) for label, each in taught.items()}
+        told = "; ".join(f"for {label}, {_and(each)}" for label, each in by.items() if each)
+        found.append(f"A frozen model mined false negatives, and its own training is not counted: {told}.")
     return found
+
+
+def _teacher(model: Model) -> str | None:
+    """The frozen model that mined for a run."""
+    params = model.params
+    if params.get("mining_features") not in ("frozen", "precomputed") or params.get("mining_model", "None") == "None":
+        return None
+    weights = params.get("mining_pretrained", "None")
+    return params["mining_model"] + ("" if weights == "None" else f" ({weights})")
 
 
 def batch_size(model: Model) -> int | None:

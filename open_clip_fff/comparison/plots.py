@@ -89,7 +89,11 @@ def draw_curves(table: Table, training: Training) -> Figure | None:
             axes.set_xlim(left=0)
     panels[-1][0].set_xlabel("training steps")
     panels[-1][1].set_xlabel(f"{unit} of training")
-    _legend(figure, *panels[0][0].get_legend_handles_labels())
+    labelled: dict[str, Any] = {}
+    for axes, _ in panels:
+        labelled |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    labels = [row.label for row in table.rows if row.label in labelled]  # a run may be in some of the panels only
+    _legend(figure, [labelled[label] for label in labels], labels)
     return figure
 
 
