@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
 from open_clip_fff.assignment.counts import rates
+from open_clip_fff.assignment.tiles import GivenLabels
 from open_clip_fff.losses import Criterion, cosine_sums, start_bias
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -200,12 +201,21 @@ def test_start_bias_predicts_the_share_of_positives():
 def test_cosine_sums_by_definition():
     x, labels = Inputs(5, 3), random_labels(5, 3)
     cosines = torch.einsum("nd,mkd->nmk", x.image, x.text)
-    positives, pairs, total = cosine_sums(x.image, x.text, labels, world_size=1).tolist()
+    positives, pairs, total = cosine_sums(
+        x.image, x.text, GivenLabels(labels, torch.ones(5, 3, dtype=torch.bool)), world_size=1
+    ).tolist()
     assert (positives, pairs) == ((labels == 1).sum(), (labels != 0).sum())
     assert total == pytest.approx(cosines[labels != 0].sum().item())
 
 
 # --- the criterion ---------------------------------------------------------------------------------------------------
+
+
+def asked(criterion, *arguments, **given):
+    """The whole assignment, int8 [B, N, K], and the pairs mined for it."""
+    shown = []
+    assignment = criterion.assignment(*arguments, watch=lambda *tile: shown.append(tile[-1]), **given)
+    return assignment.tile(), shown[-1]
 
 
 def test_the_criterion_mines_and_counts():
@@ -217,8 +227,8 @@ def test_the_criterion_mines_and_counts():
     value = criterion(
         **output, image_ids=ids, mining_image_features=x.image, mining_text_features=x.text, output_dict=True
     )
-    labels, mined = criterion.assignment(
-        x.image, x.text, image_ids=ids, mining_image_features=x.image, mining_text_features=x.text
+    labels, mined = asked(
+        criterion, x.image, x.text, image_ids=ids, mining_image_features=x.image, mining_text_features=x.text
     )
     assert set(value) == {"contrastive_loss"} and mined.pairs.any()
     assert value["contrastive_loss"] == FFFLoss()(x.image, x.text, x.scale, x.bias, assignment=labels)
@@ -232,13 +242,13 @@ def test_raw_captions_may_be_left_out_of_mining():
     given = {"mining_image_features": x.image, "mining_text_features": x.text, "text_raw": raw}
     everything = Criterion(FFFLoss(), MiningConfig(0.1, 0.2, 0.2, 0.0))
     generated = Criterion(FFFLoss(), MiningConfig(0.1, 0.2, 0.2, 0.0, raw=False))
-    (_, all_mined), (labels, mined) = (c.assignment(x.image, x.text, **given) for c in (everything, generated))
+    (_, all_mined), (labels, mined) = (asked(c, x.image, x.text, **given) for c in (everything, generated))
     assert all_mined.pairs[..., 0].any() and not mined.pairs[..., 0].any() and mined.pairs.any()
     # they are own positives and others' negatives as ever
     assert torch.equal(labels[..., 0] == 1, torch.eye(6, dtype=torch.bool)) and (labels[..., 0] != 0).all()
     # S_tt pools the generated ones alone
     given = {"mining_image_features": x.image, "mining_text_features": x.text[:, 1:]}
-    _, alone = everything.assignment(x.image, x.text[:, 1:], **given)
+    _, alone = asked(everything, x.image, x.text[:, 1:], **given)
     assert torch.equal(mined.pairs[..., 1:], alone.pairs)
 
 

@@ -12,6 +12,7 @@ from open_clip_fff.assignment.mining import candidates
 from open_clip_fff.assignment.rate import RateThresholds
 from open_clip_fff.losses import Criterion, FFFLoss
 from open_clip_fff.settings.mining import WATCH
+from tests.test_losses import asked
 
 N, K, CLASSES = 48, 3, 6
 CPU = torch.device("cpu")
@@ -75,14 +76,16 @@ def test_of_a_large_batch_some_rows_are_counted_wherever_they_are():
     f = features(0, n=770)  # 770 x 770 x 3 pairs: more than are counted
     config = MiningConfig(per_image=3.0)
     whole = candidates(f, f, "pooled")
-    seen, thresholds = RateThresholds(config).observe(whole)
+    rate = RateThresholds(config)
+    seen, thresholds = rate.observe(whole.some(rate.sampled(770, 770, K)))
     assert seen.rows == 385
     mined = mine(f, f, MiningConfig(*(x.item() for x in thresholds))).pairs
     assert mined.sum().item() / 770 == pytest.approx(3, rel=0.2)
     # two processes count the rows that one counts
-    halves = [MiningFeatures(*(x[385 * rank : 385 * (rank + 1)] for x in f)) for rank in (0, 1)]
+    halves = [f.some(slice(385 * rank, 385 * (rank + 1))) for rank in (0, 1)]
     counted = [
-        RateThresholds(config, rank)._sample(candidates(half, f, "pooled")).others for rank, half in enumerate(halves)
+        candidates(half, f, "pooled").some(RateThresholds(config, rank).sampled(385, 770, K)).others
+        for rank, half in enumerate(halves)
     ]
     assert torch.equal(torch.cat(counted), whole.others[::2])
 
@@ -223,8 +226,8 @@ def test_the_trainees_own_features_mine_without_gradient():
     given = {"text_valid": f.valid, "image_ids": f.ids}
     online = Criterion(FFFLoss(), MiningConfig(0.6, None, None, None), online=True)
     frozen = Criterion(FFFLoss(), MiningConfig(0.6, None, None, None))
-    labels, mined = online.assignment(image, text, **given)
-    expected, _ = frozen.assignment(image, text, mining_image_features=f.image, mining_text_features=f.text, **given)
+    labels, mined = asked(online, image, text, **given)
+    expected, _ = asked(frozen, image, text, mining_image_features=f.image, mining_text_features=f.text, **given)
     assert mined.pairs.any() and torch.equal(labels, expected) and not labels.requires_grad
     online(image, text, scale, **given).backward()
     assert image.grad.abs().sum() > 0

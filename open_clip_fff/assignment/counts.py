@@ -42,11 +42,14 @@ class MiningCounts:
     def __init__(self) -> None:
         self._sums: Tensor | None = None
 
-    def add(self, labels: Tensor, mined: Mined | None, agreement: Tensor | None = None) -> None:
+    def add(
+        self, labels: Tensor, mined: Mined | None, agreement: Tensor | None = None, rows: int | None = None
+    ) -> None:
         """Counts one assignment, int8 [B, N, K], the pairs mined for it, and how many of them agree in class.
 
         Args:
             agreement: int8 [B, N]: +1 the same class, -1 another, 0 unknown.
+            rows: images to count, where a tile is a part of theirs; B if not given.
         """
         zero = torch.zeros((), dtype=torch.int64, device=labels.device)
         per_row, judged, right = [zero] * 6, zero, zero
@@ -57,7 +60,9 @@ class MiningCounts:
             if agreement is not None:
                 judged, right = ((mined.pairs & x[..., None]).sum() for x in (agreement != 0, agreement > 0))
         positives, counted = (labels == POSITIVE).sum(), torch.count_nonzero(labels)
-        sums = torch.stack([zero + len(labels), *per_row, judged, right, positives, counted])
+        sums = torch.stack(
+            [zero + (len(labels) if rows is None else rows), *per_row, judged, right, positives, counted]
+        )
         self._sums = sums if self._sums is None else self._sums + sums
 
     def take(self, device: torch.device) -> Tensor:

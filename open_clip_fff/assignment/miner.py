@@ -10,6 +10,7 @@ from open_clip_fff.assignment.guard import best_over_ranks, own_recall
 from open_clip_fff.assignment.mining import Mined, candidates, select
 from open_clip_fff.assignment.rate import Counts, RateThresholds
 from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
+from open_clip_fff.assignment.tiles import Assignment, MinedPairs, OwnCaptions, Watch
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.ranks import sum_over_ranks
 from open_clip_fff.settings.mining import MiningConfig
@@ -75,7 +76,9 @@ class Miner:
         config = self.config
         with torch.no_grad(), exact_float32(rows.text.device):
             found = candidates(rows, columns, config.text_text)
-            counts, thresholds = (None, Thresholds.of(config)) if self._rate is None else self._rate.observe(found)
+            counts, thresholds = None, Thresholds.of(config)
+            if self._rate is not None:
+                counts, thresholds = self._rate.observe(found.some(self._rate.sampled(*found.others.shape)))
             mined, trust = select(found, thresholds, config), None
             if config.guarded:
                 trust = own_recall(found, mined.pairs, self.world_size)
@@ -90,6 +93,26 @@ class Miner:
                 doubtful = None if mined.doubtful is None else mined.doubtful | cut
                 mined = mined._replace(pairs=kept, doubtful=doubtful, held=cut.sum())
         return mined
+
+    def by_tiles(
+        self, own: OwnCaptions, rows: MiningFeatures, columns: MiningFeatures, watch: Watch | None = None
+    ) -> Assignment:
+        """The same as an assignment that is worked out tile by tile; unguarded miners only.
+
+        Args:
+            own: the assignment without mining, which is all there is in the warm-up.
+            rows, columns: as above.
+            watch: is shown each tile with its mined pairs.
+        """
+        config = self.config
+        assert self.watching and not config.guarded
+        counts, thresholds = None, Thresholds.of(config)
+        if self._rate is not None:
+            with torch.no_grad(), exact_float32(rows.text.device):
+                some = rows.some(self._rate.sampled(*own.shape))
+                counts, thresholds = self._rate.observe(candidates(some, columns, config.text_text))
+        self._seen = _Seen(torch.zeros((), dtype=torch.int64), len(rows.ids), counts, None)
+        return own if self.step < config.warmup else MinedPairs(own, rows, columns, thresholds, config, watch)
 
     def blind(self, captions: int) -> bool:
         """Whether the guard has switched mining off, in batches with so many captions."""

@@ -12,6 +12,7 @@ from open_clip_fff.assignment.reference import (
     Similarities,
     Thresholds,
     clauses,
+    pooled_text,
     similarities,
 )
 from open_clip_fff.numerics import exact_float32, full_precision
@@ -49,11 +50,10 @@ class Candidates(NamedTuple):
     own: Tensor
     ids: Tensor
 
-    def every(self, step: int, start: int) -> "Candidates":
-        """Those of every `step`-th row image, from `start` on."""
-        rows = slice(start, None, step)
-        some = (None if cosine is None else cosine[rows] for cosine in self.similarity)
-        return self._replace(similarity=Similarities(*some), others=self.others[rows], own=self.own[rows])  # type: ignore[arg-type]
+    def some(self, rows: slice) -> "Candidates":
+        """Those of some row images."""
+        similarity = Similarities(*(None if cosine is None else cosine[rows] for cosine in self.similarity))  # type: ignore[arg-type]
+        return self._replace(similarity=similarity, others=self.others[rows], own=self.own[rows])
 
     @property
     def score(self) -> Tensor:
@@ -79,16 +79,22 @@ def candidates(rows: MiningFeatures, columns: MiningFeatures, text_text: str) ->
     return Candidates(similarities(rows, columns, text_text), columns.valid & ~same, columns.valid & same, columns.ids)
 
 
-def select(found: Candidates, thresholds: Thresholds, config: MiningConfig) -> Mined:
-    """Those that pass the thresholds, cut to the cap; with a band, those just below."""
+def select(found: Candidates, thresholds: Thresholds, config: MiningConfig, cap: bool = True) -> Mined:
+    """Those that pass the thresholds, cut to the cap unless told not to; with a band, those just below."""
     passed = clauses(found.similarity, thresholds)
     pairs = passed.any & found.others
-    if config.cap is not None:
-        pairs = cap_per_row(pairs, found.score, found.ids, config.cap)
+    if cap and config.cap is not None:
+        pairs &= places_mask(best_per_row(pairs, found.score, found.ids, config.cap), slice(None), *pairs.shape[1:])
     doubtful = None
     if config.band:
         doubtful = clauses(found.similarity, thresholds.lowered(config.band)).any & found.others & ~pairs
     return Mined(pairs, passed, doubtful)
+
+
+def prepared(features: MiningFeatures, text_text: str) -> MiningFeatures:
+    """In the precision that mining computes in, and pooled once, for work on many tiles."""
+    exact = _exact(features)
+    return exact._replace(pooled=pooled_text(exact.text, exact.valid)) if text_text == "pooled" else exact
 
 
 def _exact(features: MiningFeatures) -> MiningFeatures:
@@ -96,8 +102,8 @@ def _exact(features: MiningFeatures) -> MiningFeatures:
     return features._replace(image=image, text=full_precision(features.text))
 
 
-def cap_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> Tensor:
-    """Keeps each row's `cap` pairs of highest score; ties go to the smaller id, then the earlier caption.
+def best_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> Tensor:
+    """Each row's `cap` pairs of highest score; ties go to the smaller id, then the earlier caption.
 
     Ids, not positions, break ties: the outcome must not depend on how images are spread over ranks.
 
@@ -107,13 +113,22 @@ def cap_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> T
         column_ids: int64 [N].
 
     Returns:
-        bool [B, N, K].
+        int64 [B, cap] (or [B, N * K] if that is less): their places, column * K + caption, -1 where a row has fewer.
     """
-    by_id = torch.argsort(column_ids, stable=True)
+    by_id, k = torch.argsort(column_ids, stable=True), pairs.shape[2]
     sorted_score = score.masked_fill(~pairs, -torch.inf)[:, by_id].flatten(1)
     best = torch.argsort(sorted_score, dim=1, descending=True, stable=True)[:, :cap]
-    kept = torch.zeros_like(sorted_score, dtype=torch.bool).scatter_(1, best, True).view(pairs.shape)
-    return pairs & kept[:, torch.argsort(by_id)]
+    places = by_id[best // k] * k + best % k
+    return places.masked_fill(sorted_score.gather(1, best) == -torch.inf, -1)
+
+
+def places_mask(places: Tensor, columns: slice, images: int, k: int) -> Tensor:
+    """Which pairs of some columns are among those of `best_per_row`, bool [B, n, K]."""
+    start, stop, _ = columns.indices(images)
+    width = (stop - start) * k
+    inside = (places >= start * k) & (places < stop * k)
+    mask = torch.zeros(len(places), width + 1, dtype=torch.bool, device=places.device)
+    return mask.scatter_(1, torch.where(inside, places - start * k, width), True)[:, :-1].unflatten(1, (-1, k))
 
 
 def assign(

@@ -54,12 +54,22 @@ class RateThresholds:
         self.config, self.per_image, self.rank, self.world_size = config, config.per_image, rank, world_size
         self._kept: Counts | None = None
 
+    def sampled(self, size: int, images: int, captions: int) -> slice:
+        """The rows of this rank that `observe` wants to see, of B = `size`, in a batch of N x K.
+
+        Every so many rows of the global batch, wherever they are: one process and many count the same ones.
+        """
+        step = -(-images * images * captions // SAMPLE)
+        return slice(-self.rank * size % step, None, step)
+
     def observe(self, found: Candidates) -> tuple[Counts, Thresholds]:
         """This step's counts over all ranks, and the thresholds that it is mined with.
 
         These come from earlier steps; the first step, which has none, is mined by its own.
+
+        Args:
+            found: of the rows that `sampled` names.
         """
-        found = self._sample(found)
         rows = torch.full((), len(found.others), dtype=torch.int64, device=found.others.device)
         seen = Counts(self._summed(self._cosines(found)), torch.empty(0), self._summed(rows))
         known = seen if self._kept is None else self._kept
@@ -85,12 +95,6 @@ class RateThresholds:
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
         """Goes on from `state_dict`."""
         self._kept = Counts(**{name: x.to(device) for name, x in state.items()}) if state else None
-
-    def _sample(self, found: Candidates) -> Candidates:
-        """Every so many rows of the global batch, wherever they are: one process and many count the same ones."""
-        size, images, captions = found.others.shape
-        step = -(-images * images * captions // SAMPLE)
-        return found if step == 1 else found.every(step, -self.rank * size % step)
 
     def _summed(self, counts: Tensor) -> Tensor:
         return sum_over_ranks(counts, self.world_size).double()

@@ -22,12 +22,18 @@ class MiningFeatures(NamedTuple):
         text: [N, K, D].
         valid: bool [N, K], False where a caption is padding.
         ids: int64 [N].
+        pooled: `pooled_text` [N, D], where it was made beforehand.
     """
 
     image: Tensor | None
     text: Tensor
     valid: Tensor
     ids: Tensor
+    pooled: Tensor | None = None
+
+    def some(self, images: slice | Tensor) -> "MiningFeatures":
+        """Those of some images, by a slice or by their numbers."""
+        return MiningFeatures(*(None if x is None else x[images] for x in self))  # type: ignore[arg-type]
 
 
 class Thresholds(NamedTuple):
@@ -98,7 +104,8 @@ def text_text_similarity(rows: MiningFeatures, columns: MiningFeatures, form: st
         [B, N, 1] for `pooled`, else [B, N, K].
     """
     if form == "pooled":
-        return (pooled_text(rows.text, rows.valid) @ pooled_text(columns.text, columns.valid).T)[..., None]
+        row, column = (pooled_text(x.text, x.valid) if x.pooled is None else x.pooled for x in (rows, columns))
+        return (row @ column.T)[..., None]
     each = torch.einsum("bld,nkd->blnk", rows.text, columns.text)
     row_valid = rows.valid[:, :, None, None]
     if form == "max":

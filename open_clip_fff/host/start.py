@@ -27,8 +27,9 @@ def measure_bias(state: RunState, loader) -> None:
     with torch.no_grad(), undisturbed(model):
         model.train()
         for output in islice(_outputs(model, loader, args), STEPS):
-            labels, _ = criterion.assignment(**output)
-            total += cosine_sums(output["image_features"], output["text_features"], labels, args.world_size)
+            image, text = output.pop("image_features"), output.pop("text_features")
+            assignment = criterion.assignment(image, text, watch=None, **output)
+            total += cosine_sums(image, text, assignment, args.world_size)
         positives, pairs, cosines = total.tolist()
         scale = model.logit_scale.exp().item()
         if not 0 < positives < pairs:

@@ -5,10 +5,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from open_clip_fff.assignment.labels import as_labels, mask_padding, own_assignment, positions
+from open_clip_fff.assignment.labels import as_labels, positions
+from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
+from open_clip_fff.assignment.tiles import Assignment, GivenLabels, MinedPairs, OwnCaptions
 from open_clip_fff.losses.gather import gather_features
 from open_clip_fff.numerics import full_precision
 from open_clip_fff.ranks import gather_constant
+from open_clip_fff.settings.mining import MiningConfig
 
 
 class GlobalBatch(NamedTuple):
@@ -20,7 +23,7 @@ class GlobalBatch(NamedTuple):
         all_image: [N, D], in gather order (rank, then micro-batch), with gradient.
         all_text: [N, K, D], likewise.
         valid: bool [B, K], this rank's.
-        assignment: int8 [B, N, K]; padding is 0.
+        assignment: of this rank's images; padding is 0.
     """
 
     image: Tensor
@@ -28,7 +31,31 @@ class GlobalBatch(NamedTuple):
     all_image: Tensor
     all_text: Tensor
     valid: Tensor
-    assignment: Tensor
+    assignment: Assignment
+
+    def mined(self, config: MiningConfig, image: Tensor | None, text: Tensor | None, world_size: int) -> "GlobalBatch":
+        """The same with Eq. 1's pairs as positives, where the assignment is that of own captions.
+
+        Args:
+            config: with typed thresholds.
+            image, text: this rank's mining features [B, D'] and [B, K, D']; the batch's own where None.
+            world_size: number of ranks.
+
+        Raises:
+            ValueError: if only one of the two is given.
+        """
+        own = self.assignment
+        assert isinstance(own, OwnCaptions)
+        if (image is None) != (text is None):
+            raise ValueError("mining_image_features and mining_text_features go together")
+        if image is None or text is None:
+            rows = MiningFeatures(self.image.detach(), self.text.detach(), self.valid, own.row_ids)
+            columns = MiningFeatures(self.all_image.detach(), self.all_text.detach(), own.column_valid, own.column_ids)
+        else:
+            rows = MiningFeatures(image, text, self.valid, own.row_ids)
+            all_image, all_text = gather_constant(image, world_size), gather_constant(text, world_size)
+            columns = MiningFeatures(all_image, all_text, own.column_valid, own.column_ids)
+        return self._replace(assignment=MinedPairs(own, rows, columns, Thresholds.of(config), config))
 
 
 def global_batch(
@@ -36,7 +63,7 @@ def global_batch(
     text_features: Tensor,
     text_valid: Tensor | None,
     image_ids: Tensor | None,
-    assignment: Tensor | None,
+    assignment: Tensor | Assignment | None,
     rank: int,
     world_size: int,
 ) -> GlobalBatch:
@@ -58,12 +85,13 @@ def global_batch(
 
     all_image, all_text = gather_features(image, text, rank, world_size)
     all_valid = gather_constant(valid, world_size)
+    expected = (size, len(all_image), k)
     if assignment is None:
         ids = positions(size, rank, device) if image_ids is None else image_ids
-        labels = own_assignment(ids, gather_constant(ids, world_size), all_valid)
-    else:
-        expected = (size, len(all_image), k)
-        if assignment.shape != expected:
-            raise ValueError(f"assignment is {list(assignment.shape)}, not [B, N, K] = {list(expected)}")
-        labels = mask_padding(as_labels(assignment), all_valid)
+        return GlobalBatch(
+            image, text, all_image, all_text, valid, OwnCaptions(ids, gather_constant(ids, world_size), all_valid)
+        )
+    if tuple(assignment.shape) != expected:
+        raise ValueError(f"assignment is {list(assignment.shape)}, not [B, N, K] = {list(expected)}")
+    labels = GivenLabels(as_labels(assignment), all_valid) if isinstance(assignment, Tensor) else assignment
     return GlobalBatch(image, text, all_image, all_text, valid, labels)

@@ -65,7 +65,7 @@ def register_loss(name: str, *, bias: bool = False) -> Callable:
 
 @register_loss("fff", bias=True)
 def _fff(context: LossContext) -> nn.Module:
-    return FFFLoss(context.rank, context.world_size, context.settings.reduction)
+    return FFFLoss(context.rank, context.world_size, context.settings.reduction, context.settings.impl)
 
 
 @register_loss("softmax")

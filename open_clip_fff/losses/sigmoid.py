@@ -3,12 +3,15 @@
 import torch
 from torch import Tensor, nn
 
-from open_clip_fff.losses.batch import global_batch
+from open_clip_fff.assignment.tiles import Assignment
+from open_clip_fff.losses.batch import GlobalBatch, global_batch
 from open_clip_fff.losses.gather import mean_over_ranks
 from open_clip_fff.losses.reference import logits, sigmoid_sum
+from open_clip_fff.losses.tiled import tiled_sigmoid_sum
 from open_clip_fff.numerics import no_autocast
 from open_clip_fff.ranks import sum_over_ranks
-from open_clip_fff.settings.objective import REDUCTIONS
+from open_clip_fff.settings.mining import MiningConfig
+from open_clip_fff.settings.objective import IMPLS, REDUCTIONS
 
 
 class FFFLoss(nn.Module):
@@ -23,13 +26,29 @@ class FFFLoss(nn.Module):
         rank: this process's rank.
         world_size: number of ranks; features are gathered over all of them, with gradient.
         reduction: `images` divides by N (Eq. 2, SigLIP); `pairs` divides by the number of pairs not ignored.
+        impl: `tiled` (losses/tiled.py), `dense` (losses/reference.py, which keeps several [B, N, K]), or `auto`, which
+            is `tiled`. They give the same loss, gradients and assignment; only the dense one can be differentiated
+            twice.
+        mining: Eq. 1's thresholds, for a loss that mines by itself, inside of the tiles.
     """
 
-    def __init__(self, rank: int = 0, world_size: int = 1, reduction: str = "images") -> None:
+    by_tiles = True  # takes an `Assignment` that was not made as a whole
+
+    def __init__(
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        reduction: str = "images",
+        impl: str = "auto",
+        mining: MiningConfig | None = None,
+    ) -> None:
         super().__init__()
+        if impl not in IMPLS:
+            raise ValueError(f"impl is {impl!r}: choose from {', '.join(IMPLS)}")
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction is {reduction!r}: choose from {', '.join(REDUCTIONS)}")
-        self.rank, self.world_size, self.reduction = rank, world_size, reduction
+        self.rank, self.world_size, self.reduction, self.impl = rank, world_size, reduction, impl
+        self.mining = mining
 
     def forward(
         self,
@@ -39,7 +58,9 @@ class FFFLoss(nn.Module):
         logit_bias: Tensor | None = None,
         text_valid: Tensor | None = None,
         image_ids: Tensor | None = None,
-        assignment: Tensor | None = None,
+        assignment: Tensor | Assignment | None = None,
+        mining_image_features: Tensor | None = None,
+        mining_text_features: Tensor | None = None,
     ) -> Tensor:
         """The loss of the global batch; its gradient is this rank's share, which DDP averages.
 
@@ -50,7 +71,10 @@ class FFFLoss(nn.Module):
             logit_bias: b, scalar or [1]; None is 0.
             text_valid: bool [B, K], False where a caption is padding. Default: all valid.
             image_ids: int64 [B]; equal ids are the same image. Default: all different.
-            assignment: int8 or bool [B, N, K] (assignment/labels.py). Default: own captions by id.
+            assignment: int8 or bool [B, N, K] (assignment/labels.py), or one by tiles (assignment/tiles.py). Default:
+                own captions by id, and with `mining` what Eq. 1 finds.
+            mining_image_features, mining_text_features: [B, D'] and [B, K, D'], L2-normalised, this rank's, for
+                `mining` to find pairs with. Default: the features themselves.
 
         Returns:
             Scalar, float32 (float64 for float64 features), the same number on every rank.
@@ -59,12 +83,20 @@ class FFFLoss(nn.Module):
             batch = global_batch(
                 image_features, text_features, text_valid, image_ids, assignment, self.rank, self.world_size
             )
-            x = logits(batch.image, batch.all_text, logit_scale, logit_bias)
-            total = sigmoid_sum(x, batch.assignment)
-            return mean_over_ranks(total / self._norm(batch.assignment, len(batch.image)), self.world_size)
+            if self.mining is not None and assignment is None:
+                batch = batch.mined(self.mining, mining_image_features, mining_text_features, self.world_size)
+            total, counted = self._sum(batch, logit_scale, logit_bias)
+            return mean_over_ranks(total / self._norm(counted, len(batch.image)), self.world_size)
 
-    def _norm(self, assignment: Tensor, rows: int) -> Tensor | int:
+    def _sum(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Eq. 2's double sum over this rank's images, and its number of terms."""
+        if self.impl == "dense":
+            labels = batch.assignment.tile()
+            return sigmoid_sum(logits(batch.image, batch.all_text, scale, bias), labels), torch.count_nonzero(labels)
+        return tiled_sigmoid_sum(batch.image, batch.all_text, scale, bias, batch.assignment)
+
+    def _norm(self, counted: Tensor, rows: int) -> Tensor | int:
         """What this rank's sum is divided by, so that the mean over ranks is the loss of the global batch."""
         if self.reduction == "images":
             return rows
-        return sum_over_ranks(torch.count_nonzero(assignment), self.world_size).clamp(min=1) / self.world_size
+        return sum_over_ranks(counted, self.world_size).clamp(min=1) / self.world_size

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from open_clip_fff.losses.batch import GlobalBatch, global_batch
+from open_clip_fff.losses.batch import global_batch
 from open_clip_fff.losses.gather import mean_over_ranks
 from open_clip_fff.losses.reference import logits, row_cross_entropy
 from open_clip_fff.numerics import no_autocast
@@ -46,10 +46,11 @@ class MultiPositiveSoftmaxLoss(nn.Module):
             batch = global_batch(
                 image_features, text_features, text_valid, image_ids, assignment, self.rank, self.world_size
             )
+            labels = batch.assignment.tile()
             rows = logits(batch.image, batch.all_text, logit_scale, logit_bias).flatten(1)
             columns = logits(batch.text.flatten(0, 1), batch.all_image[:, None], logit_scale, logit_bias).flatten(1)
-            per_image = self._mean(*row_cross_entropy(rows, batch.assignment.flatten(1)))
-            per_text = self._mean(*row_cross_entropy(columns, self._column_assignment(batch)))
+            per_image = self._mean(*row_cross_entropy(rows, labels.flatten(1)))
+            per_text = self._mean(*row_cross_entropy(columns, self._column_assignment(labels)))
             return mean_over_ranks((per_image + per_text) / 2, self.world_size)
 
     def _mean(self, entropy: Tensor, counts: Tensor) -> Tensor:
@@ -57,9 +58,9 @@ class MultiPositiveSoftmaxLoss(nn.Module):
         total = sum_over_ranks(counts.sum(), self.world_size).clamp(min=1)
         return entropy.sum() * self.world_size / total
 
-    def _column_assignment(self, batch: GlobalBatch) -> Tensor:
+    def _column_assignment(self, labels: Tensor) -> Tensor:
         """M of all images against this rank's captions, int8 [B*K, N]: gathered, because M is not symmetric."""
-        size = len(batch.image)
-        everyone = gather_constant(batch.assignment, self.world_size)  # [N, N, K]
+        size = len(labels)
+        everyone = gather_constant(labels, self.world_size)  # [N, N, K]
         own = everyone[:, self.rank * size : (self.rank + 1) * size]
         return own.permute(1, 2, 0).flatten(0, 1)

@@ -2,9 +2,11 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from open_clip_fff.assignment.labels import POSITIVE
+from open_clip_fff.assignment.tiles import AREA, Assignment, tiles
 from open_clip_fff.numerics import full_precision
 from open_clip_fff.ranks import gather_constant, sum_over_ranks
 
@@ -27,21 +29,24 @@ def start_bias(positive_share: float, scale: float, mean_cosine: float) -> float
     return math.log(positive_share / (1.0 - positive_share)) - scale * mean_cosine
 
 
-def cosine_sums(image: Tensor, text: Tensor, labels: Tensor, world_size: int) -> Tensor:
+def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment, world_size: int) -> Tensor:
     """Positives, pairs that are not ignored, and the sum of their cosines, over all ranks.
 
     Args:
         image: [B, D], this rank's.
         text: [B, K, D], this rank's.
-        labels: the assignment, int8 [B, N, K].
+        assignment: of this rank's images.
 
     Returns:
         float64 [3].
     """
-    everyone = gather_constant(full_precision(text), world_size)
-    # The sum over pairs is linear in the texts: weigh them first, and no [B, N, K] of cosines is needed.
-    counted = labels.abs().to(everyone.dtype).flatten(1)
-    cosines = (full_precision(image) * (counted @ everyone.flatten(0, 1))).sum()
-    sums = image.new_empty(3).double()
-    sums[0], sums[1], sums[2] = (labels == POSITIVE).sum(), counted.count_nonzero(), cosines
+    everyone, image = gather_constant(full_precision(text), world_size), full_precision(image)
+    sums = image.new_zeros(3, dtype=torch.float64)
+    size, images, k = assignment.shape
+    for rows in tiles(size, max(AREA // (images * k), 1)):
+        labels = assignment.tile(rows)
+        # The sum over pairs is linear in the texts: weigh them first, and no cosine of a pair is needed.
+        counted = labels.abs().to(everyone.dtype).flatten(1)
+        cosines = (image[rows] * (counted @ everyone.flatten(0, 1))).sum()
+        sums += torch.stack([(labels == POSITIVE).sum(), counted.count_nonzero(), cosines]).double()
     return sum_over_ranks(sums, world_size)

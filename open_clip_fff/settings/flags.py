@@ -7,7 +7,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import POLICIES
 from open_clip_fff.settings.methods import METHODS
 from open_clip_fff.settings.mining import FEATURES, MINED_AS, TEXT_TEXT, threshold
-from open_clip_fff.settings.objective import REDUCTIONS
+from open_clip_fff.settings.objective import IMPLS, REDUCTIONS
 
 
 class _Parser(argparse.ArgumentParser):
@@ -66,6 +66,12 @@ def flag_parser() -> argparse.ArgumentParser:
         "--loss-reduction",
         choices=REDUCTIONS,
         help="norm of the sigmoid loss: per image, as Eq. 2 and SigLIP, or per counted pair (default: images)",
+    )
+    method.add_argument(
+        "--loss-impl",
+        choices=IMPLS,
+        help="how --loss fff is computed: by tiles, whose memory is linear in the batch, or dense (default: auto, "
+        "which is by tiles)",
     )
 
     captions = parser.add_argument_group("captions")

@@ -45,6 +45,7 @@ DEFAULTS: Preset = MappingProxyType(
     {
         "loss": None,
         "loss_reduction": "images",
+        "loss_impl": "auto",
         "captions_per_image": 1,
         "caption_policy": None,
         "text_key": ("txt",),

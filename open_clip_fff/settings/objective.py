@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 REDUCTIONS = ("images", "pairs")
+IMPLS = ("auto", "dense", "tiled")
 STOCK_LOSSES = ("clip", "siglip")
 
 
@@ -15,12 +16,16 @@ class LossSettings:
             None leaves the choice to OpenCLIP's flags.
         reduction: the sigmoid's norm: `images` sums over texts and divides by images (as SigLIP), `pairs` divides
             by all counted pairs.
+        impl: how the sigmoid is computed: `tiled`, `dense`, or `auto`, which chooses.
     """
 
     name: str | None = None
     reduction: str = "images"
+    impl: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.impl not in IMPLS:
+            raise ValueError(f"impl is {self.impl!r}: choose from {', '.join(IMPLS)}")
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction is {self.reduction!r}: choose from {', '.join(REDUCTIONS)}")
 

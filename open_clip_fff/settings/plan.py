@@ -110,7 +110,7 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
         miner = FrozenSource(values["mining_model"], values["mining_pretrained"])
     return Plan(
         method=method,
-        loss=LossSettings(values["loss"], values["loss_reduction"]),
+        loss=LossSettings(values["loss"], values["loss_reduction"], values["loss_impl"]),
         captions=CaptionSettings(
             per_image=values["captions_per_image"],
             policy=values["caption_policy"],

@@ -68,6 +68,7 @@ def main(out: str) -> None:
     share = slice(rank * N // world_size, (rank + 1) * N // world_size)
     losses = {
         "fff-images": FFFLoss(rank, world_size),
+        "fff-dense": FFFLoss(rank, world_size, impl="dense"),
         "fff-pairs": FFFLoss(rank, world_size, reduction="pairs"),
         "softmax": MultiPositiveSoftmaxLoss(rank, world_size),
     }
@@ -95,7 +96,9 @@ def main(out: str) -> None:
                 value = criterion(**output, **rest)
                 value.backward()
                 features = output["image_features"].detach(), output["text_features"].detach()
-                labels, mined = criterion.assignment(*features, **rest)
+                shown = []
+                assignment = criterion.assignment(*features, watch=lambda *tile: shown.append(tile[-1]), **rest)  # noqa: B023
+                labels, mined = assignment.tile(), shown[-1]
                 across = 0
                 if mined is not None:
                     across = int(mined.pairs.sum() - mined.pairs[:, share].sum())
@@ -103,7 +106,7 @@ def main(out: str) -> None:
                     "loss": value.detach(),
                     "gradients": {name: p.grad for name, p in model.module.named_parameters()},
                     "assignment": gather_constant(labels, world_size),
-                    "start": cosine_sums(*features, labels, world_size),
+                    "start": cosine_sums(*features, assignment, world_size),
                     "mined_across_ranks": across,
                 }
     every = [None] * world_size

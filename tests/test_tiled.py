@@ -1,0 +1,185 @@
+"""The loss by tiles: dense value, gradients and assignment, in a small share of the memory."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from open_clip_fff import FFFLoss, MiningConfig
+from open_clip_fff.assignment.labels import own_assignment
+from open_clip_fff.assignment.mining import assign, mine
+from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
+from open_clip_fff.assignment.tiles import MinedPairs, OwnCaptions, tiles
+from open_clip_fff.losses import tiled
+
+SIZES = [(1, 1), (5, 3), (37, 2), (64, 5), (130, 1)]
+OPEN = {"p1": 0.25, "p2": 0.4, "p3": 0.5, "p1_prime": 0.0}
+
+
+@pytest.fixture(params=[(2**18, 1024), (96, 7)], ids=["one tile", "many tiles"])
+def small_tiles(request, monkeypatch):
+    """Tiles as they are, and so small that no size below is a multiple of theirs."""
+    area, width = request.param
+    monkeypatch.setitem(tiled.AREA, "cpu", area)
+    monkeypatch.setitem(tiled.WIDTH, "cpu", width)
+
+
+def features(n, k, d=16, dtype=torch.float64, seed=0):
+    """Image [n, d] and text [n, k, d] features, some images alike."""
+    g = torch.Generator().manual_seed(seed)
+    image = (
+        torch.randn(n, d, generator=g, dtype=dtype) + torch.randn(3, d, generator=g, dtype=dtype)[torch.arange(n) % 3]
+    )
+    text = image[:, None] + torch.randn(n, k, d, generator=g, dtype=dtype)
+    return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+
+
+def batch(n, k, dtype=torch.float64):
+    """Arguments of the loss: features, scalars, a ragged mask, ids with a repeated image."""
+    image, text = features(n, k, dtype=dtype)
+    g = torch.Generator().manual_seed(5)
+    valid = torch.rand(n, k, generator=g) > 0.3
+    ids = torch.randperm(10 * n, generator=g)[:n]
+    ids[-1] = ids[0]
+    leaves = [
+        x.requires_grad_() for x in (image, text, torch.tensor(6.0, dtype=dtype), torch.tensor([-2.5], dtype=dtype))
+    ]
+    return leaves, valid, ids
+
+
+def value_and_gradients(loss, leaves, valid, ids, assignment=None):
+    value = loss(*leaves, text_valid=valid, image_ids=ids, assignment=assignment)
+    return value, torch.autograd.grad(1.7 * value, leaves)
+
+
+@pytest.mark.parametrize("reduction", ["images", "pairs"])
+@pytest.mark.parametrize(("n", "k"), SIZES)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+)
+def test_tiles_give_the_dense_value_and_gradients(small_tiles, n, k, reduction, dtype, tolerance):
+    """Against float64, on the same (rounded) features."""
+    exact, valid, ids = batch(n, k)
+    exact = [x.detach().to(dtype).double().requires_grad_() for x in exact]
+    labels = torch.randint(-1, 2, (n, n, k), generator=torch.Generator().manual_seed(n)).to(torch.int8)
+    for assignment in (None, labels):
+        wanted = value_and_gradients(FFFLoss(reduction=reduction, impl="dense"), exact, valid, ids, assignment)
+        leaves = [x.detach().to(dtype).requires_grad_() for x in exact]
+        found = value_and_gradients(FFFLoss(reduction=reduction, impl="tiled"), leaves, valid, ids, assignment)
+        assert found[0].item() == pytest.approx(wanted[0].item(), rel=tolerance)
+        for ours, theirs in zip(found[1], wanted[1], strict=True):
+            apart = (ours.double() - theirs).norm() / theirs.norm().clamp(min=1e-9)
+            assert ours.dtype == dtype and apart <= tolerance
+
+
+@pytest.mark.parametrize("off", [(), ("p1",), ("p2", "p3"), ("p1_prime",)])
+@pytest.mark.parametrize(
+    "more", [{}, {"text_text": "max"}, {"cap": 2}, {"band": 0.05}, {"cap": 1, "band": 0.1, "mined_as": "ignore"}]
+)
+def test_mining_by_tiles_is_mining(small_tiles, off, more):
+    n, k = 37, 3
+    (image, text, *_), valid, ids = batch(n, k, torch.float32)
+    config = MiningConfig(**{**OPEN, **dict.fromkeys(off)}, **more)
+    seen = MiningFeatures(image.detach(), text.detach(), valid, ids)
+    wanted = assign(ids, ids, valid, mine(seen, seen, config), config.mined_as)
+    shown = torch.zeros(n, n, k, dtype=torch.bool)
+
+    def watch(rows, columns, labels, mined):
+        shown[rows, columns] |= mined.pairs
+
+    pairs = MinedPairs(OwnCaptions(ids, ids, valid), seen, seen, Thresholds.of(config), config, watch)
+    parts = [[pairs.tile(rows, columns) for columns in tiles(n, 5)] for rows in tiles(n, 8)]
+    assert torch.equal(torch.cat([torch.cat(row, dim=1) for row in parts]), wanted)
+    assert torch.equal(pairs.tile(), wanted)
+    assert torch.equal(shown, mine(seen, seen, config).pairs)
+    assert not torch.equal(wanted, own_assignment(ids, ids, valid))
+
+
+def test_gradients_numerically(small_tiles):
+    leaves, valid, ids = batch(6, 2)
+    loss = FFFLoss(impl="tiled")
+    assert torch.autograd.gradcheck(lambda *x: loss(*x, text_valid=valid, image_ids=ids), leaves)
+
+
+def test_without_gradients_none_are_made():
+    leaves, valid, ids = batch(8, 2)
+    with torch.no_grad():
+        assert not FFFLoss(impl="tiled")(*leaves, valid, ids).requires_grad
+    frozen = [leaves[0], leaves[1].detach(), *leaves[2:]]
+    value = FFFLoss(impl="tiled")(*frozen, valid, ids)
+    assert torch.autograd.grad(value, leaves[0])[0].isfinite().all()
+
+
+def test_the_loss_mines_by_itself(small_tiles):
+    leaves, valid, ids = batch(37, 3)
+    config = MiningConfig(**OPEN)
+    mining_image, mining_text = features(37, 3, seed=9)
+    seen = MiningFeatures(mining_image, mining_text, valid, ids)
+    labels = assign(ids, ids, valid, mine(seen, seen, config))
+    given = {"mining_image_features": mining_image, "mining_text_features": mining_text}
+    for impl in ("dense", "tiled"):
+        loss = FFFLoss(mining=config, impl=impl)
+        assert loss(*leaves, valid, ids, **given) == FFFLoss(impl=impl)(*leaves, valid, ids, labels)
+    own = MiningFeatures(leaves[0].detach(), leaves[1].detach(), valid, ids)
+    labels = assign(ids, ids, valid, mine(own, own, config))
+    assert FFFLoss(mining=config)(*leaves, valid, ids) == FFFLoss()(*leaves, valid, ids, labels)
+    with pytest.raises(ValueError, match="go together"):
+        FFFLoss(mining=config)(*leaves, valid, ids, mining_image_features=mining_image)
+
+
+class Bytes(TorchDispatchMode):
+    """Counts the bytes of storages that were made since it began and are alive, and their peak.
+
+    Args:
+        given: tensors that are not counted, nor their views.
+    """
+
+    def __init__(self, *given):
+        super().__init__()
+        self.given = {tensor.untyped_storage()._cdata for tensor in given}
+        self.alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata in self.given:
+                    continue
+                self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.peak = max(self.peak, self.now())
+        return out
+
+    def now(self) -> int:
+        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
+        return sum(size for _, size in self.alive.values())
+
+
+def taken(loss, n: int, k: int = 5, d: int = 512) -> tuple[int, int]:
+    """Bytes kept for backward and at the peak of a step's mining and loss, the inputs' gradients among them."""
+    image, text = (x.requires_grad_() for x in features(n, k, d, torch.float32))
+    scalars = torch.tensor(10.0, requires_grad=True), torch.tensor(-5.0, requires_grad=True)
+    with Bytes(image, text) as counted:
+        value = loss(image, text, *scalars)
+        kept = counted.now()
+        torch.autograd.grad(value, (image, text, *scalars))
+    return kept, counted.peak
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mining", [None, MiningConfig(0.9, 0.9, 0.9, 0.5)], ids=["own captions", "mining"])
+def test_bytes(mining):
+    """At most 5 % of the dense ones at N = 4096, and linear in N."""
+    dense = taken(FFFLoss(impl="dense", mining=mining), 4096)
+    sizes = {n: taken(FFFLoss(impl="tiled", mining=mining), n) for n in (1024, 2048, 4096)}
+    print(f"dense {dense}, tiled {sizes}")
+    assert dense[0] > 4096**2 * 5 * 4  # the count counts
+    gradients = 4096 * (1 + 5) * 512 * 4
+    for ours, theirs in zip(sizes[4096], dense, strict=True):
+        assert ours - gradients <= 0.05 * (theirs - gradients)
+    for at in (0, 1):
+        steps = [sizes[2 * n][at] - sizes[n][at] for n in (1024, 2048)]
+        assert steps[1] <= 2.2 * max(steps[0], 2**20)
