@@ -1,6 +1,7 @@
 """The assignment by tiles: asked for some rows and some columns at a time, so that M need never exist as a whole."""
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Protocol
 
 import torch
@@ -10,6 +11,7 @@ from open_clip_fff.assignment.labels import mask_padding, own_assignment
 from open_clip_fff.assignment.mining import Mined, assign, best_per_row, candidates, places_mask, prepared, select
 from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
 from open_clip_fff.numerics import exact_float32
+from open_clip_fff.ranks import gather_constant
 from open_clip_fff.settings.mining import MiningConfig
 
 ALL = slice(None)
@@ -31,6 +33,12 @@ class Assignment(Protocol):
     def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
         """int8 [b, n, K] of some of this rank's images and some of all ranks' (assignment/labels.py)."""
 
+    def unwatched(self) -> "Assignment":
+        """The same, shown to nobody: for a second look."""
+
+    def of_everyone(self, world_size: int) -> "Assignment":
+        """That of all ranks' images, in gather order, shown to nobody: M is not symmetric, and columns need it."""
+
 
 class GivenLabels:
     """An assignment that was made as a whole, int8 [B, N, K]; padding is 0."""
@@ -41,6 +49,12 @@ class GivenLabels:
 
     def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
         return mask_padding(self.labels[rows, columns], self.valid[columns])
+
+    def unwatched(self) -> Assignment:
+        return self
+
+    def of_everyone(self, world_size: int) -> Assignment:
+        return GivenLabels(gather_constant(self.labels, world_size), self.valid)
 
 
 class OwnCaptions:
@@ -62,6 +76,12 @@ class OwnCaptions:
         if self.watch is not None:
             self.watch(rows, columns, labels, None)
         return labels
+
+    def unwatched(self) -> "OwnCaptions":
+        return OwnCaptions(self.row_ids, self.column_ids, self.column_valid)
+
+    def of_everyone(self, world_size: int) -> "OwnCaptions":
+        return OwnCaptions(self.column_ids, self.column_ids, self.column_valid)
 
 
 class MinedPairs:
@@ -100,6 +120,18 @@ class MinedPairs:
         if self.watch is not None:
             self.watch(rows, columns, labels, mined)
         return labels
+
+    def unwatched(self) -> Assignment:
+        again = copy(self)
+        again.watch = None
+        return again
+
+    def of_everyone(self, world_size: int) -> Assignment:
+        everyone = copy(self)
+        everyone.watch, everyone.own, everyone.rows = None, self.own.of_everyone(world_size), self.columns
+        everyone.shape = everyone.own.shape
+        everyone._kept = None if self._kept is None else gather_constant(self._kept, world_size)
+        return everyone
 
     def _mined(self, rows: slice, columns: slice) -> Mined:
         config = self.config

@@ -70,4 +70,4 @@ def _fff(context: LossContext) -> nn.Module:
 
 @register_loss("softmax")
 def _softmax(context: LossContext) -> nn.Module:
-    return MultiPositiveSoftmaxLoss(context.rank, context.world_size)
+    return MultiPositiveSoftmaxLoss(context.rank, context.world_size, context.settings.impl)

@@ -36,8 +36,8 @@ def check(plan: "Plan") -> None:
         _check_stock(plan, loss)
     _check_captions(plan, loss)
     _check_mining(plan)
-    if "loss_impl" in plan.typed and plan.loss.name != "fff":
-        raise UsageError(f"--loss-impl: chooses how --loss fff is computed; {loss} has one way only")
+    if "loss_impl" in plan.typed and plan.loss.name not in ("fff", "softmax"):
+        raise UsageError(f"--loss-impl: chooses how --loss fff and softmax are computed; {loss} has one way only")
     if "zeroshot_sets" in plan.typed and plan.zero_shot is None:
         raise UsageError("--zeroshot-sets does nothing without --zeroshot-data DIR")
 

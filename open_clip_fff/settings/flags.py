@@ -70,8 +70,8 @@ def flag_parser() -> argparse.ArgumentParser:
     method.add_argument(
         "--loss-impl",
         choices=IMPLS,
-        help="how --loss fff is computed: by tiles, whose memory is linear in the batch, or dense (default: auto, "
-        "which is by tiles)",
+        help="how --loss fff and softmax are computed: by tiles, whose memory is linear in the batch, or dense "
+        "(default: auto, which is by tiles)",
     )
 
     captions = parser.add_argument_group("captions")

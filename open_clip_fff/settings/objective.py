@@ -16,7 +16,7 @@ class LossSettings:
             None leaves the choice to OpenCLIP's flags.
         reduction: the sigmoid's norm: `images` sums over texts and divides by images (as SigLIP), `pairs` divides
             by all counted pairs.
-        impl: how the sigmoid is computed: `tiled`, `dense`, or `auto`, which chooses.
+        impl: how `fff` and `softmax` are computed: `tiled`, `dense`, or `auto`, which chooses.
     """
 
     name: str | None = None

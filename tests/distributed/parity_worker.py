@@ -71,6 +71,7 @@ def main(out: str) -> None:
         "fff-dense": FFFLoss(rank, world_size, impl="dense"),
         "fff-pairs": FFFLoss(rank, world_size, reduction="pairs"),
         "softmax": MultiPositiveSoftmaxLoss(rank, world_size),
+        "softmax-dense": MultiPositiveSoftmaxLoss(rank, world_size, impl="dense"),
     }
     minings = {
         "own": None,

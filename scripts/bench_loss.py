@@ -1,0 +1,174 @@
+"""Time and memory of the loss, forward and backward: ours dense and by tiles beside OpenCLIP's, interleaved in one run.
+
+    python scripts/bench_loss.py --out bench-loss --images 512 1024 2048 4096 --captions 1 5
+
+Every figure is a median over rounds in which all candidates run once each, so that whatever else the machine does hits
+all alike; compare ratios, not seconds. Memory is what is alive beside the inputs and one set of their gradients at the
+peak: counted storages on the CPU, the allocator's on CUDA.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from open_clip.loss import ClipLoss, SigLipLoss
+from torch import Tensor
+from tqdm import tqdm
+
+from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff.report.memory import AliveBytes
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+MINING = MiningConfig(0.3, 0.9, 0.95, 0.2)
+Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def candidates(k: int) -> dict[str, Step]:
+    """What is measured at K captions, by name; OpenCLIP's losses take one."""
+    found: dict[str, Step] = {}
+    for impl in ("dense", "tiled"):
+        found[f"FFF {impl}"] = FFFLoss(impl=impl)
+        found[f"FFF {impl}, mining"] = FFFLoss(impl=impl, mining=MINING)
+        found[f"softmax {impl}"] = MultiPositiveSoftmaxLoss(impl=impl)
+    if k == 1:
+        found["OpenCLIP SigLipLoss"] = partial(_one_caption, SigLipLoss(), True)
+        found["OpenCLIP ClipLoss"] = partial(_one_caption, ClipLoss(), False)
+    return found
+
+
+def _one_caption(loss: Callable, bias: bool, image: Tensor, text: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    return loss(image, text[:, 0], scale, offset) if bias else loss(image, text[:, 0], scale)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures what the command line says."""
+    arguments = parse(argv)
+    device = torch.device(arguments.device)
+    rows = []
+    for k in arguments.captions:
+        for n in arguments.images:
+            rows += measure(n, k, arguments.width, device, arguments.rounds)
+            print(for_reading(pd.DataFrame(rows[-len(candidates(k)) :])), flush=True)
+    table = pd.DataFrame(rows)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    table.to_csv(arguments.out / "bench_loss.csv", index=False)
+    draw(table, arguments.out / "bench_loss.png")
+    print(f"{arguments.out}/ holds bench_loss.csv and bench_loss.png")
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="scripts/bench_loss.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("bench-loss"), help="folder (default: bench-loss)")
+    parser.add_argument("--images", type=int, nargs="+", default=[512, 1024, 2048], metavar="N", help="batch sizes")
+    parser.add_argument("--captions", type=int, nargs="+", default=[1, 5], metavar="K", help="captions per image")
+    parser.add_argument("--width", type=int, default=512, metavar="D", help="of the features (default: 512)")
+    parser.add_argument("--rounds", type=int, default=7, help="of which the median is taken (default: 7)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args(argv)
+
+
+def measure(n: int, k: int, width: int, device: torch.device, rounds: int) -> list[dict]:
+    """A row per candidate, its ratios against the dense one of its kind and against OpenCLIP's sigmoid."""
+    generator = torch.Generator().manual_seed(0)
+    image = F.normalize(torch.randn(n, width, generator=generator), dim=-1).to(device).requires_grad_()
+    text = F.normalize(torch.randn(n, k, width, generator=generator), dim=-1).to(device).requires_grad_()
+    scalars = [torch.tensor(value, device=device, requires_grad=True) for value in (10.0, -8.0)]
+    inputs, steps = (image, text, *scalars), candidates(k)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for round_ in tqdm(range(rounds + 1), desc=f"N={n} K={k}", leave=False, disable=None):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            _run(step, inputs)
+            if round_:  # the first warms up
+                seconds[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    memory = {name: extra_bytes(step, inputs) for name, step in steps.items()}
+    rows = []
+    for name in steps:
+        dense, stock = name.replace("tiled", "dense"), "OpenCLIP SigLipLoss"
+        ratios = [a / b for a, b in zip(seconds[name], seconds[dense], strict=True)]
+        rows.append(
+            {
+                "loss": name,
+                "images": n,
+                "captions": k,
+                "width": width,
+                "device": device.type,
+                "threads": torch.get_num_threads(),
+                "seconds": medians[name],
+                "extra_mib": memory[name] / 2**20,
+                "time_over_dense": statistics.median(ratios),
+                "memory_over_dense": memory[name] / memory[dense],
+                "time_over_siglip": medians[name] / medians[stock] if stock in medians else None,
+                "memory_over_siglip": memory[name] / memory[stock] if stock in memory else None,
+            }
+        )
+    return rows
+
+
+def _run(step: Step, inputs: Sequence[Tensor]) -> None:
+    value = step(*inputs)
+    torch.autograd.grad(value, inputs, allow_unused=True)
+    if inputs[0].is_cuda:
+        torch.cuda.synchronize()
+
+
+def extra_bytes(step: Step, inputs: Sequence[Tensor]) -> int:
+    """The peak of one step beside its inputs and one set of their gradients."""
+    gradients = sum(x.numel() * x.element_size() for x in inputs)
+    if inputs[0].is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        _run(step, inputs)
+        return max(torch.cuda.max_memory_allocated() - before - gradients, 1)
+    with AliveBytes(*inputs) as counted:
+        _run(step, inputs)
+    return max(counted.peak - gradients, 1)
+
+
+def for_reading(table: pd.DataFrame) -> str:
+    """Rows of one N and K as text."""
+    shown = table[["loss", "images", "captions", "seconds", "extra_mib", "time_over_dense", "memory_over_dense"]]
+    styles = {"seconds": "{:.3f}", "extra_mib": "{:,.1f}", "time_over_dense": "{:.2f}", "memory_over_dense": "{:.3f}"}
+    return shown.to_string(index=False, formatters={name: style.format for name, style in styles.items()}) + "\n"
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Time and memory against N, a column per K."""
+    numbers = sorted(table["captions"].unique())
+    figure, panels = plt.subplots(
+        2, len(numbers), figsize=(4.6 * len(numbers), 6.4), layout="constrained", squeeze=False, sharey="row"
+    )
+    for column, k in enumerate(numbers):
+        for line, (field, label) in enumerate((("seconds", "seconds"), ("extra_mib", "extra memory, MiB"))):
+            axes = panels[line][column]
+            for name, rows in table[table["captions"] == k].groupby("loss", sort=False):
+                axes.loglog(rows["images"], rows[field], marker="o", markersize=4, label=name, base=2)
+            axes.set_yscale("log", base=10)
+            axes.set(title=f"K = {k}" if line == 0 else None, xlabel="batch N" if line else None)
+            axes.grid(alpha=0.3)
+            if column == 0:
+                axes.set_ylabel(label)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize="small", frameon=False)
+    unfinished = path.with_name(f".{path.name}")
+    figure.savefig(unfinished, dpi=150, format="png")
+    os.replace(unfinished, path)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
