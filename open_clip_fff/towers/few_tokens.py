@@ -59,7 +59,7 @@ def shortened(model: nn.Module, length: int) -> Iterator[None]:
     """
     tower: Any = text_tower(model)
     positions, mask = tower._parameters.get("positional_embedding"), tower._buffers.get("attn_mask")
-    if positions is None or length == len(positions):
+    if positions is None or length >= tower.context_length:  # a class embedding has one position more
         yield
         return
     tower._parameters["positional_embedding"] = positions[:length]
