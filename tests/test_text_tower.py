@@ -6,6 +6,7 @@ import re
 from functools import partial
 
 import open_clip
+import pandas as pd
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from open_clip_fff.towers.multi_caption import take_many_captions, take_short_ca
 from open_clip_fff.towers.packing import PASS, pack, split
 from open_clip_fff.towers.text_design import TextDesign, design_of_config, design_of_model, has_dropout
 from tests.conftest import DRAWN, TINY
+from tests.test_scripts import script
 
 # three captions an image, ragged, with copies and padding
 CAPTIONS = [
@@ -333,3 +335,17 @@ def test_a_stock_loss_trims_when_asked(trainer, capsys):
     assert not re.search("^  text ", capsys.readouterr().out, flags=re.MULTILINE)
     assert trainer(*DRAWN, *STILL, "--trim-tokens", "--distinct-captions", "--name", "few") == 0
     assert_same_training(trainer, "few", "whole")
+
+
+@pytest.mark.slow
+def test_the_bench(shards, tmp_path):
+    """Fewer tokens in every variant after the first, on captions of each source."""
+    out = tmp_path / "text.csv"
+    sizes = ["--batch-sizes", "8", "--rounds", "1", "--width", "32", "--layers", "1", "--captions-per-image", "2"]
+    done = script("scripts/bench_text.py", "--out", out, "--captions-from", shards / "00.tar", *sizes)
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = pd.read_csv(out)
+    assert list(table["captions"].unique()) == ["8-14 words", "repeated", "00"] and len(table) == 12
+    for _, rows in table.groupby("captions"):
+        assert rows["tokens"].iloc[0] == 16 * 77 and rows["tokens"].is_monotonic_decreasing
+        assert (rows["tokens"].iloc[1:] <= 16 * 24).all() and (rows["speed-up"] > 0).all()

@@ -51,7 +51,8 @@ def _text(plan: Plan, full_length: str | None) -> str:
     else:
         together = f" in up to {text.groups} groups" if text.groups > 1 else ""
         length = f"trimmed to the longest caption{together} (a multiple of {text.multiple} tokens)"
-    return length + ("; equal captions encoded once" if text.distinct else "")
+    unless = "" if "distinct_captions" in plan.typed else ", unless the tower has dropout"
+    return length + (f"; equal captions encoded once{unless}" if text.distinct else "")
 
 
 def _mining(plan: Plan) -> str:

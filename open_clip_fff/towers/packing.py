@@ -8,8 +8,8 @@ from torch import Tensor
 from open_clip_fff.settings.text import TextSettings
 from open_clip_fff.towers.text_design import TextDesign
 
-# A group costs what its tokens cost, and this many tokens for another pass over the tower. Too small for a large GPU
-# would cost milliseconds, too large for a CPU a few percent; scripts/bench_text.py measures it.
+# Another group costs another pass over the tower's weights and kernels, as much as so many tokens: too little to see on
+# a CPU, a millisecond or two of launches on a GPU. A group that saves fewer tokens is not worth it on either.
 PASS = 512
 
 

@@ -24,17 +24,17 @@ BATCHES = {  # of each rank
 SETTINGS = {"few": TextSettings(multiple=1), "whole": TextSettings(trim=False, distinct=False)}
 
 
-def gradients(model: torch.nn.Module, batch: CaptionBatch) -> dict[str, torch.Tensor]:
+def gradients(model: DistributedDataParallel, batch: CaptionBatch) -> dict[str, torch.Tensor]:
     """Of a number that every valid caption and every image enters with a weight of its own."""
     model.zero_grad()
     output = model(torch.ones(2, 3, 32, 32).double(), batch)
     weights = torch.linspace(-1, 1, output["text_features"].numel()).double().view_as(output["text_features"])
     texts = output["text_features"] * weights * output["text_valid"][..., None]
     (output["logit_scale"] * (texts.sum() + output["image_features"].pow(3).sum())).backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters()}
+    return {name: p.grad.clone() for name, p in model.module.named_parameters()}
 
 
-def packed(batch: CaptionBatch, model) -> Packed:
+def packed(batch: CaptionBatch, model: DistributedDataParallel) -> Packed:
     few = model.module.few_tokens
     return pack(batch.tokens.flatten(0, 1), batch.valid.flatten(), few.design, few.settings)
 
