@@ -20,6 +20,16 @@ def no_autocast(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
+def half_on_cuda(device: torch.device) -> Iterator[None]:
+    """Autocast to float16 on CUDA (finer than bfloat16 by a factor of 8), and none elsewhere, whatever is on outside.
+
+    For inference alone: what a GPU computes several times faster in half costs cosines about a thousandth.
+    """
+    with torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda"):
+        yield
+
+
+@contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """float32 products in float32: autocast off and, on CUDA, TF32 off (OpenCLIP's training switches it on)."""
     tf32 = torch.backends.cuda.matmul.allow_tf32

@@ -37,6 +37,8 @@ def test_a_hugging_face_text_tower(trainer, bert_clip, teacher, tmp_path, method
     if method != "clip":  # mined by a model with another tokenizer, whose tokens the workers make too
         argv += [*CAPTIONS, "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher), "--p1", "0.2"]
     assert trainer(*argv, "--name", method) == 0
+    # copies of a caption keep a dropout of their own, unless told otherwise
+    assert ("Text tower: it has dropout" in trainer.log(method)) == (method != "clip")
     out = tmp_path / "model"
     export_here(trainer.run(method), out)
     assert (out / "tokenizer_config.json").exists()

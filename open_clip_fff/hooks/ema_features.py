@@ -18,12 +18,13 @@ class EmaFeatures:
             raise UsageError("--batch-hooks ema-features: comes by itself with --mining-features ema")
         self.mining, self.step = context.plan.mining, context.step
         model = FrozenModel(context.ema, context.tokenizer)
-        self.towers = FrozenTowers(model, context.device, context.image_mean, context.image_std)
+        text = context.plan.text
+        self.towers = FrozenTowers(model, context.device, context.image_mean, context.image_std, text)
 
     def __call__(self, batch: Batch) -> Batch:
         if not self.mining.watches(self.step()):
             return batch
         return batch.adding(
             mining_image_features=self.towers.images(batch.images),
-            mining_text_features=self.towers.texts(batch.captions.tokens),
+            mining_text_features=self.towers.texts(batch.captions.tokens, batch.captions.valid),
         )

@@ -21,7 +21,8 @@ class FrozenFeatures:
     def __init__(self, context: HookContext) -> None:
         if context.frozen is None:
             raise UsageError("--batch-hooks frozen-features: comes by itself with --mining-features frozen")
-        self.towers = FrozenTowers(context.frozen, context.device, context.image_mean, context.image_std)
+        text = context.plan.text
+        self.towers = FrozenTowers(context.frozen, context.device, context.image_mean, context.image_std, text)
         shared = same_tokens(self.towers.tokenizer, context.tokenizer)
         self.tokenizers: Mapping[str, Tokenizer] = {} if shared else {TOKENS: self.towers.tokenizer}
 
@@ -30,5 +31,6 @@ class FrozenFeatures:
         tokens = extras.pop(TOKENS, batch.captions.tokens)
         batch = batch._replace(captions=batch.captions._replace(extras=extras))
         return batch.adding(
-            mining_image_features=self.towers.images(batch.images), mining_text_features=self.towers.texts(tokens)
+            mining_image_features=self.towers.images(batch.images),
+            mining_text_features=self.towers.texts(tokens, batch.captions.valid),
         )

@@ -17,6 +17,7 @@ from open_clip_fff.hub.description import CONFIG_NAME
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.plan import Plan
+from open_clip_fff.towers.text_design import TextDesign, design_of_config
 
 
 def check_host(args: argparse.Namespace, plan: Plan) -> None:
@@ -73,10 +74,17 @@ def _check_folder(args: argparse.Namespace) -> None:
             raise UsageError(f"--name {args.name}: {log} exists; choose another name, or go on with --resume latest")
 
 
-def _check_model(args: argparse.Namespace, plan: Plan) -> None:
+def trimming_obstacle(args: argparse.Namespace) -> str | None:
+    """Why --model needs its captions at full length; None where it does not, or that shows once it is made."""
+    config = _model_config(args)
+    return None if config is None else design_of_config(config).obstacle
+
+
+def _model_config(args: argparse.Namespace) -> dict | None:
+    """The architecture of --model; None for one on the hub, which is looked up when the model is made."""
     schema, name = open_clip.factory.parse_model_name(args.model)
     if schema == "hf-hub":
-        return
+        return None
     if schema is None:
         config = open_clip.get_model_config(name.replace("/", "-"))
         if config is None:
@@ -87,11 +95,27 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> None:
         if not (Path(name) / CONFIG_NAME).is_file():
             raise UsageError(f"--model {args.model}: no {CONFIG_NAME} in {name}")
         config = open_clip.get_model_config(args.model)
+    return config
+
+
+def _check_model(args: argparse.Namespace, plan: Plan) -> None:
+    config = _model_config(args)
+    if config is None:
+        return
     if not plan.loss.stock and "multimodal_cfg" in config:
         raise UsageError(
             f"--model {args.model}: CoCa also learns to write its caption, which needs one caption per image; "
             f"use --method clip"
         )
+    check_text(args.model, plan, design_of_config(config))
+
+
+def check_text(model: str, plan: Plan, design: TextDesign) -> None:
+    """Raises UsageError if the user asked for what the text tower of `model` does not allow."""
+    if design.obstacle is not None and plan.text.trim and "trim_tokens" in plan.typed:
+        raise UsageError(f"--trim-tokens: would change the features of --model {model}: {design.obstacle}; drop it")
+    if design.writes and plan.text.distinct and "distinct_captions" in plan.typed:
+        raise UsageError(f"--distinct-captions: --model {model} needs each caption's tokens, to write it; drop it")
 
 
 def _check_files(flag: str, value: str) -> None:
@@ -128,6 +152,7 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     if plan.ema_decay is not None and args.precision in ("fp16", "pure_fp16"):
         raise UsageError(f"--ema-decay: weights in {args.precision} are too coarse to average; use --precision amp")
     if plan.loss.stock:
+        _check_stock_text(args, plan)
         return
     refused = {
         "--distill-model": args.distill_model,
@@ -141,3 +166,11 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
             raise UsageError(f"{flag}: does not go with --loss {name}, which needs many captions per image; drop it")
     if args.loss_dist_impl:
         raise UsageError(f"--loss-dist-impl: chooses among OpenCLIP's SigLIP variants; --loss {name} always gathers")
+
+
+def _check_stock_text(args: argparse.Namespace, plan: Plan) -> None:
+    """What of OpenCLIP's own runs has no room for a changed text tower."""
+    for flag, value in {"--torchscript": args.torchscript, "--trace": args.trace}.items():
+        if value and not plan.text.whole:
+            names = sorted({"trim_tokens", "distinct_captions"} & plan.typed)
+            raise UsageError(f"{flag}: does not go with {' and '.join(map(as_flag, names))}; drop one of them")

@@ -1,16 +1,20 @@
 """The seam where OpenCLIP makes its model: the scalars' start, K captions, and a description for the export."""
 
+import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from open_clip_fff.host.checks import check_text
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.description import describe, write_description
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.towers.ema import WeightsEma
-from open_clip_fff.towers.multi_caption import take_many_captions
+from open_clip_fff.towers.multi_caption import take_many_captions, take_short_captions
+from open_clip_fff.towers.text_design import design_of_model, has_dropout
 
 SIGLIP_BIAS = -10.0  # stands until the bias is measured, and where it cannot be
 
@@ -31,13 +35,28 @@ def model_factory(state: RunState, create: Callable) -> Callable:
         if state.master and not state.args.torchscript:
             folder = Path(state.args.logs) / state.args.name
             write_description(describe(model_name, model, options), folder)
-        if state.ours:
-            take_many_captions(model)
+        _save_text_work(state)
         if state.plan.ema_decay is not None:
             state.ema = WeightsEma(model, state.plan.ema_decay)
         return model, preprocess_train, preprocess_val
 
     return create_model_and_transforms
+
+
+def _save_text_work(state: RunState) -> None:
+    """Gives the model the text path that the plan asks for: many captions, fewer tokens, or OpenCLIP's own.
+
+    Raises:
+        UsageError: if --trim-tokens was typed for a tower that does not allow it.
+    """
+    model, text, typed = state.model, state.plan.text, state.plan.typed
+    if text.whole and not state.ours:
+        return
+    check_text(state.args.model, state.plan, design_of_model(model))
+    if text.distinct and "distinct_captions" not in typed and has_dropout(model):
+        logging.info("Text tower: it has dropout, which equal captions do not share, so each is encoded.")
+        text = dataclasses.replace(text, distinct=False)
+    (take_many_captions if state.ours else take_short_captions)(model, text)
 
 
 def _scalar_options(state: RunState) -> dict[str, float]:

@@ -16,7 +16,7 @@ from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS
 from open_clip_fff.host.arguments import help_text, parse_open_clip, split
-from open_clip_fff.host.checks import check_host, preview_training_data
+from open_clip_fff.host.checks import check_host, preview_training_data, trimming_obstacle
 from open_clip_fff.host.data import data_maker
 from open_clip_fff.host.extra_state import extra_state
 from open_clip_fff.host.fixes import fixes
@@ -116,7 +116,7 @@ def _introduce(args, plan: Plan) -> None:
     if int(os.environ.get("RANK", "0")) != 0:
         return
     print(f"open_clip_fff {open_clip_fff.__version__} on OpenCLIP {open_clip.__version__}")
-    print("\n".join(plan_lines(plan)))
+    print("\n".join(plan_lines(plan, trimming_obstacle(args))))
     if seen is not None:
         print("\n".join(preview_lines(*seen)))
     print(flush=True)

@@ -8,13 +8,19 @@ _POLICY = {"all": "all in the same batch", "sample": "one of them drawn at each 
 _MINED_AS = {"positive": "mined pairs become positives", "ignore": "mined pairs leave the loss"}
 
 
-def plan_lines(plan: Plan) -> list[str]:
-    """What the run will do, one topic a line."""
+def plan_lines(plan: Plan, full_length: str | None = None) -> list[str]:
+    """What the run will do, one topic a line.
+
+    Args:
+        plan: of the run.
+        full_length: why the text tower needs captions at full length; None where they may be trimmed.
+    """
     typed = " ".join(as_flag(name) for name in sorted(plan.typed))
     return [
         f"  method    {plan.method or 'none'} (typed: {typed})",
         f"  loss      {_loss(plan)}",
         f"  captions  {_captions(plan)}",
+        *([f"  text      {_text(plan, full_length)}"] if not plan.text.whole else []),
         f"  mining    {_mining(plan)}",
         f"  logits    {_logits(plan)}",
         *([f"  weights   moving average, decay {plan.ema_decay:g}"] if plan.ema_decay is not None else []),
@@ -34,6 +40,19 @@ def _loss(plan: Plan) -> str:
 def _captions(plan: Plan) -> str:
     captions = plan.captions
     return f"up to {captions.per_image} per image, {_POLICY[captions.policy]}"
+
+
+def _text(plan: Plan, full_length: str | None) -> str:
+    text = plan.text
+    if not text.trim:
+        length = "at full length"
+    elif full_length is not None:
+        length = f"at full length: {full_length}"
+    else:
+        together = f" in up to {text.groups} groups" if text.groups > 1 else ""
+        length = f"trimmed to the longest caption{together} (a multiple of {text.multiple} tokens)"
+    unless = "" if "distinct_captions" in plan.typed else ", unless the tower has dropout"
+    return length + (f"; equal captions encoded once{unless}" if text.distinct else "")
 
 
 def _mining(plan: Plan) -> str:

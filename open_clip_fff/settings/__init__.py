@@ -5,6 +5,7 @@ from open_clip_fff.settings.methods import DEFAULTS, METHODS
 from open_clip_fff.settings.mining import FrozenSource, MiningConfig
 from open_clip_fff.settings.objective import LogitSettings, LossSettings
 from open_clip_fff.settings.plan import Plan, make_plan
+from open_clip_fff.settings.text import TextSettings
 
 __all__ = [
     "DEFAULTS",
@@ -15,5 +16,6 @@ __all__ = [
     "LossSettings",
     "MiningConfig",
     "Plan",
+    "TextSettings",
     "make_plan",
 ]

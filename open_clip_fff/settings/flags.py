@@ -131,6 +131,29 @@ def flag_parser() -> argparse.ArgumentParser:
         help="stop where a source has text in less than this share of rows, at the start and each epoch (default: 0)",
     )
 
+    text = parser.add_argument_group("text tower")
+    text.add_argument(
+        "--trim-tokens",
+        action=argparse.BooleanOptionalAction,
+        help="cut captions behind their last token, where that changes no feature (default: yes there, for our losses; "
+        "no for OpenCLIP's)",
+    )
+    text.add_argument(
+        "--trim-multiple", type=int, metavar="N", help="round lengths up to a multiple of N tokens (default: 8)"
+    )
+    text.add_argument(
+        "--length-groups",
+        type=int,
+        metavar="N",
+        help="encode captions in up to N groups of like length, where that is less work (default: 3)",
+    )
+    text.add_argument(
+        "--distinct-captions",
+        action=argparse.BooleanOptionalAction,
+        help="encode captions that are equal once a batch (default: yes for our losses, unless the text tower has "
+        "dropout; no for OpenCLIP's)",
+    )
+
     mining = parser.add_argument_group("mining of false negatives (FFF Eq. 1)")
     mining.add_argument(
         "--mining-features",

@@ -10,6 +10,7 @@ from open_clip_fff.settings.consistency import MINING, check
 from open_clip_fff.settings.methods import DEFAULTS, METHODS
 from open_clip_fff.settings.mining import SELF, FrozenSource, MiningConfig
 from open_clip_fff.settings.objective import LogitSettings, LossSettings
+from open_clip_fff.settings.text import TextSettings
 from open_clip_fff.settings.zero_shot import ZeroShotSettings
 
 EMA_DECAY = 0.999  # where the ema of the trainee mines and nothing else is typed
@@ -21,6 +22,7 @@ class Plan:
 
     Attributes:
         method: the preset's name, None where no --method was typed.
+        text: how the text towers save work, where they can.
         features: what mines: `off`, `frozen`, `precomputed`, `text`, `ema` or `online`.
         mining: Eq. 1's settings, None where nothing is mined.
         miner: the frozen model whose features mine, or made the stored ones; None where there is none.
@@ -34,6 +36,7 @@ class Plan:
     method: str | None
     loss: LossSettings
     captions: CaptionSettings
+    text: TextSettings
     features: str
     mining: MiningConfig | None
     miner: FrozenSource | None
@@ -73,6 +76,9 @@ def _expand(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
     stock = LossSettings(values["loss"]).stock
     if values["caption_policy"] is None:
         values["caption_policy"] = "first" if stock else "all"
+    for name in ("trim_tokens", "distinct_captions"):  # to float error only, and a stock run is bit for bit OpenCLIP's
+        if values[name] is None:
+            values[name] = not stock
     return _expand_mining(values, given)
 
 
@@ -123,6 +129,12 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
             raw_weight=values["raw_weight"],
             min_coverage=values["min_coverage"],
             class_key=values["class_key"],
+        ),
+        text=TextSettings(
+            trim=values["trim_tokens"],
+            multiple=values["trim_multiple"],
+            groups=values["length_groups"],
+            distinct=values["distinct_captions"],
         ),
         features=features,
         mining=mining,

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.numerics import no_autocast
+from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.settings.mining import FrozenSource
+from open_clip_fff.settings.text import TextSettings
+from open_clip_fff.towers.few_tokens import FewTokens
 
 BATCH = 64  # images or texts that are embedded at a time
 _PROBES = ["a photo", "A man's 3 dogs, running; ünïcode!", ""]
@@ -54,7 +56,7 @@ class FrozenModel(NamedTuple):
 
 
 class FrozenTowers:
-    """Features of images and captions, without gradient, in float32 whatever the autocast.
+    """Features of images and captions, without gradient, computed in float32 whatever the autocast, on CUDA in half.
 
     The images are the training crops: normalised back from the trained model's mean and std to the frozen model's
     own, and resized on the device where its input size differs.
@@ -63,6 +65,7 @@ class FrozenTowers:
         frozen: the model; it is moved to `device`.
         device: where it runs.
         image_mean, image_std: how the batch's images are normalised.
+        text: how the text tower saves work, where it can; None for the defaults.
     """
 
     def __init__(
@@ -71,8 +74,10 @@ class FrozenTowers:
         device: torch.device,
         image_mean: Sequence[float],
         image_std: Sequence[float],
+        text: TextSettings | None = None,
     ) -> None:
         self.model, self.tokenizer = frozen.model.to(device), frozen.tokenizer
+        self.few_tokens = FewTokens(self.model, text or TextSettings())
         visual = self.model.visual
         # of the patches' or stem's convolution: low-precision models keep other weights in float32
         self.dtype = next((p.dtype for p in visual.parameters() if p.ndim == 4), torch.float32)
@@ -87,19 +92,24 @@ class FrozenTowers:
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] as the training loader normalised them, to features [B, D]."""
-        with no_autocast(images.device):
+        """[B, 3, H, W] as the training loader normalised them, to L2-normalised float32 features [B, D]."""
+        with half_on_cuda(images.device):
             x = (images.float() * self.gain + self.shift).to(self.dtype)
             if tuple(x.shape[-2:]) != tuple(self.size):
                 x = F.interpolate(x, self.size, mode="bicubic", antialias=True)
             return F.normalize(self.model.encode_image(x).float(), dim=-1)
 
     @torch.no_grad()
-    def texts(self, tokens: Tensor) -> Tensor:
-        """int64 [B, K, L] of this model's tokenizer, to features [B, K, D]."""
-        with no_autocast(tokens.device):
-            features = self.model.encode_text(tokens.flatten(0, 1))
-            return F.normalize(features.float(), dim=-1).unflatten(0, tokens.shape[:2])
+    def texts(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """int64 [B, K, L] of this model's tokenizer, to L2-normalised float32 features [B, K, D], zeros for padding.
+
+        Args:
+            tokens: of the captions.
+            valid: bool [B, K], False where a caption is padding.
+        """
+        with half_on_cuda(tokens.device):
+            features = self.few_tokens(self.model, self.model.encode_text, tokens.flatten(0, 1), valid.flatten())
+            return F.normalize(features.float(), dim=-1).unflatten(0, valid.shape)
 
 
 def load_frozen(source: FrozenSource, cache_dir: str | None = None) -> FrozenModel:

@@ -1,0 +1,111 @@
+"""Whether a text tower's features stay the same when the padding behind its captions is cut off."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_PADDED = "which sees padding"
+
+
+@dataclass(frozen=True)
+class TextDesign:
+    """What decides about trimming, of OpenCLIP's three text towers.
+
+    Attributes:
+        pool: where the caption's feature is taken: `argmax` (the largest token id), `eos`, or another of OpenCLIP's;
+            `masked` for a Hugging Face tower, whose attention and pooling leave padding out.
+        causal: whether a token sees only those before it.
+        embeds_class: whether a class embedding is appended behind the padding, as in CoCa.
+        writes: whether the tower's tokens are also decoded to captions, as in CoCa.
+        token: the end-of-text id for `eos`, the padding id for `masked`; -1 where it is not known or not needed.
+        known: whether the tower is one of OpenCLIP's at all.
+    """
+
+    pool: str
+    causal: bool = True
+    embeds_class: bool = False
+    writes: bool = False
+    token: int = -1
+    known: bool = True
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why a shorter caption would get another feature, in a clause; None where it is exact."""
+        if not self.known:
+            return "its text tower is none of OpenCLIP's"
+        if self.writes:
+            return "CoCa also learns to write its caption from the text tower's tokens"
+        if self.pool == "masked":
+            return None
+        if self.embeds_class:
+            return f"its class embedding stands at a fixed position behind the caption, {_PADDED}"
+        if not self.causal:
+            return f"every token of its text tower attends to all others, {_PADDED}"
+        if self.pool not in ("argmax", "eos"):
+            return f"its text feature is that of the {self.pool} position and not of the end of the text"
+        return None
+
+    def lengths(self, tokens: Tensor) -> Tensor:
+        """How many tokens of each row its feature depends on: int64 [n, L] to int64 [n], each from 1 to L.
+
+        For a causal tower those up to the pooled one, whatever stands behind; else those up to the last that is not
+        padding. (Where padding stands in front, that is all of them.)
+        """
+        if self.obstacle is not None:
+            return torch.full_like(tokens[:, 0], tokens.shape[1])
+        if self.pool == "argmax":
+            return tokens.argmax(dim=1) + 1
+        if self.pool == "eos":
+            return tokens.eq(self.token).int().argmax(dim=1) + 1
+        places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+        return (tokens.ne(self.token) * places).amax(dim=1).clamp(min=1)
+
+
+def design_of_config(config: dict[str, Any]) -> TextDesign:
+    """Of an architecture in OpenCLIP's json, before the model is made. A Hugging Face tower's padding is not known."""
+    text = config.get("text_cfg", {})
+    writes = "multimodal_cfg" in config
+    if text.get("hf_model_name"):
+        return TextDesign("masked", causal=False, writes=writes)
+    return TextDesign(
+        text.get("pool_type", "argmax"),
+        causal=not text.get("no_causal_mask", False),
+        embeds_class=text.get("embed_cls", False),
+        writes=writes,
+        token=text.get("eos_id", 2) if text.get("pool_type") == "eos" else -1,
+    )
+
+
+def design_of_model(model: nn.Module) -> TextDesign:
+    """Of a model."""
+    from open_clip import CLIP, CoCa, CustomTextCLIP
+    from open_clip.hf_model import HFTextEncoder
+    from open_clip.transformer import TextTransformer
+
+    writes = isinstance(model, CoCa)
+    if isinstance(model, CLIP):
+        return _native(model, model.text_pool_type, model.text_eos_id, embeds_class=False, writes=writes)
+    tower = model.text if isinstance(model, (CustomTextCLIP, CoCa)) else None
+    if isinstance(tower, TextTransformer):
+        return _native(tower, tower.pool_type, tower.eos_id, tower.cls_emb is not None, writes)
+    if isinstance(tower, HFTextEncoder) and tower.config.pad_token_id is not None:
+        return TextDesign("masked", causal=False, writes=writes, token=tower.config.pad_token_id)
+    return TextDesign("", known=False)
+
+
+def _native(tower: Any, pool: str, eos: int, embeds_class: bool, writes: bool) -> TextDesign:
+    causal = tower.attn_mask is not None
+    return TextDesign(pool, causal, embeds_class, writes, token=eos if pool == "eos" else -1)
+
+
+def text_tower(model: nn.Module) -> Any:
+    """The module that holds the text tower's positions: the model itself, where OpenCLIP's `CLIP` spreads it out."""
+    return getattr(model, "text", model)
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether equal captions get different features in training, since the text tower drops some of its values."""
+    tower = getattr(model, "text", None) or getattr(model, "transformer", None) or model
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in tower.modules())

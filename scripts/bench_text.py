@@ -1,0 +1,143 @@
+"""Times the text tower's forward and backward: full length, trimmed, equal captions once, in length groups.
+
+    python scripts/bench_text.py --out text.csv --captions-from data/train-00.tar
+
+Interleaved, so that what else the machine does meets all of them: each round times every variant once, and a speed-up
+is the median over rounds of full length's time over the variant's in the same round. Captions of 8 to 14 words are
+drawn by a seed; `repeated` are drawn from 100 different ones, as where a template names a class; those of a tar are its
+json field `captions`.
+
+Writes a CSV with a row for each source of captions, batch size and variant, and prints it.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import tarfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import torch
+from open_clip import CLIP, SimpleTokenizer
+from torch import Tensor
+
+from open_clip_fff.settings import TextSettings
+from open_clip_fff.towers.few_tokens import FewTokens
+from open_clip_fff.towers.packing import pack
+
+WORDS = ["a", "dog", "man", "red", "ball", "on", "in", "with", "runs", "green", "water", "near"]
+VARIANTS = {
+    "full length": TextSettings(trim=False, distinct=False),
+    "trimmed": TextSettings(groups=1, distinct=False),
+    "trimmed, distinct": TextSettings(groups=1),
+    "trimmed, distinct, groups": TextSettings(),
+}
+IMAGE = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}  # there must be one
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--out", type=Path, default=Path("bench-text.csv"), help="the CSV")
+    parser.add_argument("--captions-from", metavar="TAR", help="a shard with real captions (default: none)")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 256], metavar="B", help="images")
+    parser.add_argument("--captions-per-image", type=int, default=5, metavar="K")
+    parser.add_argument("--context", type=int, default=77, metavar="L")
+    parser.add_argument("--width", type=int, default=128, help="of the text tower")
+    parser.add_argument("--layers", type=int, default=2, help="of the text tower")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each is timed")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+
+    torch.manual_seed(0)
+    text = {"context_length": arguments.context, "width": arguments.width, "layers": arguments.layers}
+    model = CLIP(64, IMAGE, {**text, "heads": max(1, arguments.width // 64)}).to(arguments.device).train()
+    rows: list[dict] = []
+    for source, captions_of in sources(arguments).items():
+        for size in arguments.batch_sizes:
+            tokens = SimpleTokenizer(context_length=arguments.context)(captions_of(size)).to(arguments.device)
+            rows += [{"captions": source, "B": size, **row} for row in compare(model, tokens, arguments.rounds)]
+            table = pd.DataFrame(rows)
+            table.to_csv(arguments.out, index=False)
+    print(table.to_string(index=False, float_format="{:.3f}".format))
+
+
+def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], list[str]]]:
+    """Where captions come from: a function from B to B*K of them, image after image."""
+    draw, k = random.Random(0), arguments.captions_per_image
+
+    def caption() -> str:
+        return " ".join(draw.choices(WORDS, k=draw.randint(8, 14)))
+
+    repeated = [caption() for _ in range(100)]
+    found = {
+        "8-14 words": lambda size: [caption() for _ in range(size * k)],
+        "repeated": lambda size: draw.choices(repeated, k=size * k),
+    }
+    if arguments.captions_from:
+        real = read(arguments.captions_from, k)
+
+        def from_tar(size: int) -> list[str]:
+            images = draw.sample(real, size) if size <= len(real) else draw.choices(real, k=size)
+            return [text for captions in images for text in captions]
+
+        found[Path(arguments.captions_from).stem] = from_tar
+    return found
+
+
+def read(tar: str, k: int) -> list[list[str]]:
+    """K captions of each image that has as many."""
+    with tarfile.open(tar) as shard:
+        members = [shard.extractfile(member) for member in shard if member.name.endswith(".json")]
+        images = [json.load(member).get("captions", []) for member in members if member is not None]
+    return [captions[:k] for captions in images if len(captions) >= k]
+
+
+def compare(model: CLIP, tokens: Tensor, rounds: int) -> list[dict]:
+    """Every variant on the same captions; the first round warms up and is not counted."""
+    steps = {name: FewTokens(model, settings) for name, settings in VARIANTS.items()}
+    for few in steps.values():
+        timed(model, few, tokens)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, few in steps.items():
+            seconds[name].append(timed(model, few, tokens))
+    full = seconds["full length"]
+    return [
+        {
+            "variant": name,
+            **work(tokens, steps[name]),
+            "ms": 1000 * statistics.median(times),
+            "speed-up": statistics.median(a / b for a, b in zip(full, times, strict=True)),
+        }
+        for name, times in seconds.items()
+    ]
+
+
+def work(tokens: Tensor, few: FewTokens) -> dict[str, object]:
+    """Rows and lengths of the groups, and the tokens in all."""
+    if few.settings.whole:
+        groups = [tokens]
+    else:
+        groups = pack(tokens, torch.ones_like(tokens[:, 0], dtype=torch.bool), few.design, few.settings).groups
+    shapes = " + ".join(f"{len(group)}x{group.shape[1]}" for group in groups)
+    return {"rows x length": shapes, "tokens": sum(group.numel() for group in groups)}
+
+
+def timed(model: CLIP, few: FewTokens, tokens: Tensor) -> float:
+    """Seconds of one forward and backward."""
+    model.zero_grad()
+    start = time.perf_counter()
+    valid = torch.ones_like(tokens[:, 0], dtype=torch.bool)
+    features = few(model, partial(model.encode_text, normalize=True), tokens, valid)
+    (features * torch.linspace(-1, 1, features.shape[1], device=features.device)).sum().backward()
+    if tokens.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
