@@ -54,6 +54,7 @@ def test_the_last_ones_of_a_run(tmp_path):
             last_checkpoints(tmp_path, number)
 
 
+@pytest.mark.slow
 def test_a_run_is_averaged_and_exported(trainer, tmp_path, export_here):
     """By number or by name, with batch norm in the tower."""
     config = tmp_path / "tiny-resnet.json"

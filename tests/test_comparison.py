@@ -310,6 +310,7 @@ def test_scores_that_cannot_be_compared_are_refused(scores):
 # --- what is written
 
 
+@pytest.mark.slow
 def test_the_whole_program(scores, tmp_path):
     for name, rate, params in [("clip", 0.4, CLIP), ("fff <1>", 0.5, FFF)]:
         scores.model(name, rate, ["cifar10", "pets", "flickr30k"], params, run=tmp_path / "gone")

@@ -123,6 +123,7 @@ def test_our_accuracy_is_theirs():
     assert top5 == (ranks < 5).double().mean().item()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_its_run_and_its_export_share_their_scores(trainer, tmp_path, capsys):
     from open_clip_fff.export import main as export
 
