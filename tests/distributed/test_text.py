@@ -1,7 +1,6 @@
 """Fewer tokens on two ranks: each trims to its own longest caption, and the gradients are those at full length."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +9,11 @@ from tests.conftest import COLOURS, colour_image, write_tar
 from tests.distributed.test_parity import torchrun
 from tests.test_text_tower import STILL, assert_same_training
 
-WORKER = Path(__file__).with_name("text_worker.py")
-
 pytestmark = pytest.mark.slow
 
 
 def test_gradients_of_two_ranks_are_those_at_full_length(tmp_path):
-    torchrun(2, WORKER, tmp_path / "gradients.pt")
+    torchrun(2, "-m", "tests.distributed.text_worker", tmp_path / "gradients.pt")
     results = torch.load(tmp_path / "gradients.pt", weights_only=True)
     assert results["ragged, lengths"] == [4, 13] and results["none on rank 1, lengths"] == [13, 2]
     for batch in ("ragged", "none on rank 1"):
