@@ -1,13 +1,16 @@
-"""As much of the hub as its own client needs to make a repository, look into it, and commit a folder."""
+"""As much of the hub as its own client needs: to make a repository, look into it, commit a folder, fetch a data set."""
 
 import base64
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+
+SHA = "0" * 40  # the one revision of every data set
 
 
 @dataclass
@@ -20,12 +23,13 @@ class Repository:
 
 
 class Hub(ThreadingHTTPServer):
-    """Repositories by name; uploaded large files by hash."""
+    """Repositories by name; uploaded large files by hash; files of data sets by name and path."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, Repository] = {}
         self.large: dict[str, bytes] = {}
+        self.datasets: dict[str, dict[str, bytes]] = {}
 
     @property
     def address(self) -> str:
@@ -50,7 +54,38 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
+    def do_HEAD(self) -> None:
+        self._file(with_content=False)
+
+    def _file(self, with_content: bool) -> None:
+        """A file of a data set, /datasets/ORG/NAME/resolve/REVISION/PATH."""
+        match = re.match(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
+        content = self.server.datasets[match[1]][match[2]]
+        self.send_response(200)
+        for name, value in (
+            ("ETag", f'"{zlib.crc32(content)}"'),
+            ("X-Repo-Commit", SHA),
+            ("Content-Length", len(content)),
+        ):
+            self.send_header(name, str(value))
+        self.end_headers()
+        if with_content:
+            self.wfile.write(content)
+
     def do_GET(self) -> None:
+        if "/resolve/" in self.path:
+            self._file(with_content=True)
+            return
+        if match := re.match(r"/api/datasets/([^/?]+/[^/?]+)", self.path):
+            files = self.server.datasets.get(match[1])
+            if files is None:
+                self._answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
+                return
+            if "/tree/" in self.path:
+                self._answer([{"type": "file", "path": path, "size": len(x), "oid": SHA} for path, x in files.items()])
+                return
+            self._answer({"id": match[1], "sha": SHA, "siblings": [{"rfilename": path} for path in files]})
+            return
         match = re.match(r"/api/models/([^/?]+/[^/?]+)", self.path)
         repository = self.server.repositories.get(match[1]) if match else None
         if repository is None:
