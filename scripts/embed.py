@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-import open_clip
 import pyarrow as pa
 import pyarrow.parquet as pq
 import webdataset as wds
@@ -26,6 +25,7 @@ from open_clip_fff.data.pictures import Picture, read_pictures
 from open_clip_fff.data.sidecar import KEY, Sidecar
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.hub.loading import add_architectures
 from open_clip_fff.settings import CaptionSettings, FrozenSource, make_plan
 from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.towers.frozen import FrozenModel, load_frozen
@@ -77,8 +77,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, CaptionSettings, FrozenS
     for training_alone in ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight"):
         vars(typed).pop(training_alone, None)
     plan = make_plan(typed)
-    for path in plan.values["model_config"]:
-        open_clip.add_model_config(path)
+    add_architectures(plan.values["model_config"])
     assert plan.miner is not None
     return args, plan.captions, plan.miner
 

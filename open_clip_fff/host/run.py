@@ -26,6 +26,7 @@ from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.validation import evaluator
 from open_clip_fff.host.zero_shot import sets_to_watch
+from open_clip_fff.hub.loading import add_architectures
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.report.plan_text import plan_lines
 from open_clip_fff.scope import replaced
@@ -81,25 +82,11 @@ def _bring_parts(plan: Plan) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise UsageError(f"--plugin {module}: cannot be imported ({error}); is it on PYTHONPATH?") from error
-    for path in plan.values["model_config"]:
-        if not os.path.exists(path):
-            raise UsageError(f"--model-config {path}: there is no such file or folder")
-        before = set(open_clip.list_models())
-        open_clip.add_model_config(path)
-        if before == set(open_clip.list_models()) and not _names_models(path, before):
-            raise UsageError(
-                f"--model-config {path}: no architecture there (json with embed_dim, vision_cfg, text_cfg)"
-            )
+    add_architectures(plan.values["model_config"])
     if not plan.loss.stock:
         LOSSES[plan.loss.name]
     for name in plan.batch_hooks:
         BATCH_HOOKS[name]
-
-
-def _names_models(path: str, known: set[str]) -> bool:
-    """Whether the architectures at `path` were registered before, by an earlier run of the same process."""
-    files = [path] if os.path.isfile(path) else os.listdir(path)
-    return any(os.path.splitext(os.path.basename(file))[0] in known for file in files)
 
 
 def _fill(args, plan: Plan) -> None:

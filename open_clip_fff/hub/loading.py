@@ -145,14 +145,25 @@ def add_architectures(paths: Sequence[str]) -> None:
     """Registers OpenCLIP's json of architectures, files or folders.
 
     Raises:
-        UsageError: if there is nothing, or it is no json.
+        UsageError: if there is nothing, or it is no json, or names no architecture.
     """
     import open_clip
 
     for path in paths:
         if not Path(path).exists():
             raise UsageError(f"--model-config {path}: there is no such file or folder")
+        before = set(open_clip.list_models())
         try:
             open_clip.add_model_config(path)
         except (OSError, ValueError) as error:
             raise UsageError(f"--model-config {path}: cannot be read ({reason(error)})") from error
+        if before == set(open_clip.list_models()) and not _names_models(Path(path), before):
+            raise UsageError(
+                f"--model-config {path}: no architecture there (json with embed_dim, vision_cfg, text_cfg)"
+            )
+
+
+def _names_models(path: Path, known: set[str]) -> bool:
+    """Whether the architectures at `path` were registered before, by an earlier run of the same process."""
+    files = [path] if path.is_file() else list(path.iterdir())
+    return any(file.stem in known for file in files)
