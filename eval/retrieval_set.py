@@ -4,10 +4,7 @@ python eval/retrieval_set.py 'data/test-{000..004}.tar' --out sets/my-test --jso
 """
 
 import argparse
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.settings import make_plan
 from open_clip_fff.settings.flags import flag_parser
+from open_clip_fff.whole import whole_folder
 
 IMAGES_PER_TAR = 1_000
 
@@ -76,17 +74,11 @@ def write_set(shards: str, out: Path, most: int, captions: CaptionReader) -> tup
     if out.exists():
         raise UsageError(f"--out {out}: is there already; nothing was written over")
     urls = wds.shardlists.expand_urls(shards)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with whole_folder(out) as unfinished:
         counts = _write_tars(urls, unfinished / "test", most, captions)
         if not counts[0]:
             raise UsageError(f"{shards}: no sample has captions and a whole image; --text-key and --json-text-key?")
         (unfinished / "dataset_type.txt").write_text("retrieval\n")
-        unfinished.chmod(0o755)
-        os.replace(unfinished, out)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return counts
 
 

@@ -31,7 +31,7 @@ ALLOWED = {
     "comparison": {"settings", "hub", "evaluation"},
     "host": set(FLOORS) - {"comparison"},
 }
-COMMON = {"errors", "registry", "numerics", "ranks", "scope"}
+COMMON = {"errors", "registry", "numerics", "ranks", "scope", "whole"}
 
 
 def imports(path: Path) -> set[str]:

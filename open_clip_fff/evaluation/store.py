@@ -6,10 +6,8 @@ STORE/MODEL/SET/result.json   as clip-benchmark writes it; `clip_benchmark build
 """
 
 import json
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.whole import whole_folder
 
 RESULT, META, SAMPLES = "result.json", "meta.json", "samples.npz"
 
@@ -52,18 +51,12 @@ def model_folder(store: Path, name: str, weights: str) -> Path:
 
 def write_score(folder: Path, score: Score) -> None:
     """Makes or replaces `folder`, STORE/MODEL/SET."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with whole_folder(folder) as unfinished:
         result = {**score.result, "metrics": _strict(score.result["metrics"])}
         (unfinished / RESULT).write_text(json.dumps(result, allow_nan=False) + "\n")
         (unfinished / META).write_text(json.dumps(score.meta, indent=2, allow_nan=False) + "\n")
         np.savez_compressed(unfinished / SAMPLES, **score.samples)  # type: ignore[arg-type]
-        unfinished.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def read_score(folder: Path) -> Score:

@@ -2,9 +2,6 @@
 
 import copy
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +10,7 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.description import CONFIG_NAME
+from open_clip_fff.whole import whole_folder
 
 WEIGHTS_NAME = "open_clip_model.safetensors"  # the first name that OpenCLIP looks for
 CARD_NAME = "README.md"
@@ -53,21 +51,15 @@ def write_hub_folder(
 
     check_free(out)
     out = out.resolve()
+    failed = "made"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be made ({reason(error)})") from error
-    try:
-        _write(description, weights, card, repository, unfinished)
-        _same_weights(weights, unfinished) if check is None else check(unfinished)
-        unfinished.chmod(0o755)  # temporary folders, and safetensors' files, are their owner's alone
-        (unfinished / WEIGHTS_NAME).chmod(0o644)
-        os.replace(unfinished, out)  # over an empty folder, too
+        with whole_folder(out) as unfinished:  # over an empty folder, too
+            failed = "written"
+            _write(description, weights, card, repository, unfinished)
+            _same_weights(weights, unfinished) if check is None else check(unfinished)
+            (unfinished / WEIGHTS_NAME).chmod(0o644)  # safetensors' files are their owner's alone
     except (OSError, SafetensorError) as error:  # a full disk
-        raise UsageError(f"--out {out}: cannot be written ({reason(error)}); nothing was left there") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        raise UsageError(f"--out {out}: cannot be {failed} ({reason(error)}); nothing was left there") from error
 
 
 def write_config(description: Mapping, folder: Path, repository: str | None = None) -> None:
