@@ -44,6 +44,11 @@ class EvalSettings:
     workers: int = 4
     quiet: bool = False
 
+    @property
+    def precision(self) -> str:
+        """`amp` or `fp32`."""
+        return "amp" if self.amp else "fp32"
+
 
 class Outcome(NamedTuple):
     """What came out.

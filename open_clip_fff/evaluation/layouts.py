@@ -49,13 +49,15 @@ class FoundSet(NamedTuple):
         return "webdataset" if self.shards else "torchvision"
 
 
-def find_sets(names: list[str], root: Path, split: str = SPLIT) -> tuple[list[FoundSet], list[str]]:
+def find_sets(
+    names: list[str], root: Path, flags: tuple[str, str] = ("--datasets", "--data-root")
+) -> tuple[list[FoundSet], list[str]]:
     """The sets by name, or all: those of the paper, and whatever else lies below `root` in webdataset form.
 
     Args:
         names: of sets, or `["all"]`.
-        root: `--data-root`.
-        split: of webdataset sets.
+        root: the folder with the sets.
+        flags: what the person gave `names` and `root` by, for error lines.
 
     Returns:
         Those that are there, and the names of those that are not.
@@ -64,33 +66,33 @@ def find_sets(names: list[str], root: Path, split: str = SPLIT) -> tuple[list[Fo
         UsageError: if a name is neither the paper's nor a folder there, or a set is there in part.
     """
     if not root.is_dir():
-        raise UsageError(f"--data-root {root}: there is no such folder")
-    others = [path.name for path in sorted(root.iterdir()) if _is_webdataset(path, split)]
+        raise UsageError(f"{flags[1]} {root}: there is no such folder")
+    others = [path.name for path in sorted(root.iterdir()) if _is_webdataset(path, SPLIT)]
     if names == ["all"]:
         taken = {path.name for name in PROTOCOL for path in _folders(name, root)}
         names = [*PROTOCOL, *(name for name in others if name not in taken)]
     found, missing = [], []
     for name in names:
-        at = find_set(name, root, split)
+        at = find_set(name, root)
         if at is not None:
             found.append(at)
         elif name in PROTOCOL:
             missing.append(name)
         else:
             here = f", nor a set in webdataset form in {root} (there: {', '.join(others) or 'none'})"
-            raise UsageError(f"--datasets {name}: not one of {', '.join(PROTOCOL)}{here}")
+            raise UsageError(f"{flags[0]} {name}: not one of {', '.join(PROTOCOL)}{here}")
     return found, missing
 
 
-def find_set(name: str, root: Path, split: str = SPLIT) -> FoundSet | None:
+def find_set(name: str, root: Path) -> FoundSet | None:
     """One set below `root`, in webdataset form if it is there in both; None if in neither.
 
     Raises:
         UsageError: if its shards are not all there.
     """
     for folder in _folders(name, root):
-        if _is_webdataset(folder, split):
-            return FoundSet(_spec(name, folder), f"wds/{name}", folder, _shards(folder / split))
+        if _is_webdataset(folder, SPLIT):
+            return FoundSet(_spec(name, folder), f"wds/{name}", folder, _shards(folder / SPLIT))
     for folder in (root / name, root):
         for group in NATIVE.get(name, ()):
             if all((folder / path).exists() for path in group):

@@ -5,7 +5,6 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -111,18 +110,18 @@ def _set(at: FoundSet, name: str, task: str, outcome: Outcome) -> dict[str, Any]
 
 
 def _conditions(settings: EvalSettings) -> dict[str, Any]:
-    values = asdict(settings)
-    values.pop("quiet")
+    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
     return {
-        "precision": "amp" if values.pop("amp") else "fp32",
-        **values,
-        "versions": {name: importlib.metadata.version(name) for name in VERSIONS}
-        | {"python": platform.python_version()},
+        "precision": settings.precision,
+        "device": settings.device,
+        "batch_size": settings.batch_size,
+        "workers": settings.workers,
+        "versions": versions | {"python": platform.python_version()},
     }
 
 
 def _same(score: Score, at: FoundSet, settings: EvalSettings, folder: Path) -> None:
-    now = {"precision": _conditions(settings)["precision"], "data": str(at.root.resolve())}
+    now = {"precision": settings.precision, "data": str(at.root.resolve())}
     then = {"precision": score.meta["precision"], "data": score.meta["set"]["location"]}
     for name, value in now.items():
         if then[name] != value:

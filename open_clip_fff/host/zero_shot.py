@@ -27,18 +27,14 @@ def sets_to_watch(settings: ZeroShotSettings) -> list[FoundSet]:
         UsageError: if a set that was named is not there, or not whole, or there is none.
     """
     root = Path(settings.root)
-    try:
-        found, missing = find_sets(list(settings.sets), root)
-        if missing and settings.sets != ("all",):
-            raise UsageError(f"{missing[0]}: not there\n{how_to_bring(missing, root)}")
-        if not found:
-            raise UsageError(f"{root}: none of the paper's sets is there, nor another in webdataset form")
-        for at in found:
-            if at.shards:
-                count_images(at.root / SPLIT, at.shards)
-    except UsageError as error:
-        text = str(error).replace("--datasets", "--zeroshot-sets").replace("--data-root", "--zeroshot-data")
-        raise UsageError(text if text.startswith("--") else f"--zeroshot-data: {text}") from None
+    found, missing = find_sets(list(settings.sets), root, ("--zeroshot-sets", "--zeroshot-data"))
+    if missing and settings.sets != ("all",):
+        raise UsageError(f"--zeroshot-data: {missing[0]}: not there\n{how_to_bring(missing, root)}")
+    if not found:
+        raise UsageError(f"--zeroshot-data: {root}: none of the paper's sets is there, nor another in webdataset form")
+    for at in found:
+        if at.shards:
+            count_images(at.root / SPLIT, at.shards)
     return found
 
 
