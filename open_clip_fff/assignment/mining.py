@@ -41,19 +41,24 @@ class Candidates(NamedTuple):
     Attributes:
         similarity: of B row images with N column images and their K captions.
         others: bool [B, N, K], captions of other images, padding excluded.
-        own: bool [B, N, K], captions of the row's own image.
+        valid: bool [N, K], False where a caption is padding.
         ids: of the columns, int64 [N].
     """
 
     similarity: Similarities
     others: Tensor
-    own: Tensor
+    valid: Tensor
     ids: Tensor
+
+    @property
+    def own(self) -> Tensor:
+        """Captions of the row's own image, bool [B, N, K]: for rates and the guard, not for mining itself."""
+        return self.valid & ~self.others
 
     def some(self, rows: slice) -> "Candidates":
         """Those of some row images."""
         similarity = Similarities(*(None if cosine is None else cosine[rows] for cosine in self.similarity))  # type: ignore[arg-type]
-        return self._replace(similarity=similarity, others=self.others[rows], own=self.own[rows])
+        return self._replace(similarity=similarity, others=self.others[rows])
 
     @property
     def score(self) -> Tensor:
@@ -76,7 +81,7 @@ def candidates(rows: MiningFeatures, columns: MiningFeatures, text_text: str) ->
     """The cosines of B row images with N column images, and whose captions are whose."""
     rows, columns = _exact(rows), _exact(columns)
     same = own_pairs(rows.ids, columns.ids)[..., None]
-    return Candidates(similarities(rows, columns, text_text), columns.valid & ~same, columns.valid & same, columns.ids)
+    return Candidates(similarities(rows, columns, text_text), columns.valid & ~same, columns.valid, columns.ids)
 
 
 def select(found: Candidates, thresholds: Thresholds, config: MiningConfig, cap: bool = True) -> Mined:
