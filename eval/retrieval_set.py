@@ -5,15 +5,15 @@ python eval/retrieval_set.py 'data/test-{000..004}.tar' --out sets/my-test --jso
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import webdataset as wds
 from tqdm import tqdm
 
-from open_clip_fff.data.shards import IMAGES, read_samples, why_unreadable
+from open_clip_fff.data.shards import IMAGES, in_one_line, read_samples, why_unreadable
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError
 from open_clip_fff.settings import make_plan
 from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.whole import whole_folder
@@ -86,7 +86,9 @@ def _write_tars(urls: Sequence[str], folder: Path, most: int, captions: CaptionR
     folder.mkdir()
     images = texts = skipped = 0
     with wds.ShardWriter(str(folder / "%d.tar"), maxcount=IMAGES_PER_TAR, maxsize=2**40, verbose=0) as tars:
-        for sample in tqdm(_samples(urls), unit=" images", disable=None):
+        for sample in tqdm(
+            in_one_line(read_samples(urls, sys.maxsize), " ".join(urls[:3])), unit=" images", disable=None
+        ):
             lines = [" ".join(text.split()) for text in captions.row(sample).captions[:most]]
             kind = next((name for name in IMAGES if name in sample), None)
             if not lines or kind is None or why_unreadable(sample[kind]) is not None:
@@ -97,13 +99,6 @@ def _write_tars(urls: Sequence[str], folder: Path, most: int, captions: CaptionR
         shards = tars.shard
     (folder / "nshards.txt").write_text(f"{shards}\n")
     return images, texts, skipped
-
-
-def _samples(urls: Sequence[str]) -> Iterator[dict]:
-    try:
-        yield from read_samples(urls, sys.maxsize)
-    except Exception as error:
-        raise UsageError(f"{' '.join(urls[:3])}: cannot be read as tars ({reason(error)})") from error
 
 
 if __name__ == "__main__":

@@ -81,10 +81,7 @@ def look(arguments: argparse.Namespace, plan: Plan) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
     loaded = load_model(arguments.model, arguments.device)
     urls = wds.shardlists.expand_urls(arguments.shards)
-    try:
-        seen = sample(urls, plan.captions, FrozenModel(loaded.model, loaded.tokenizer), arguments.images)
-    except OSError as error:
-        raise UsageError(f"{arguments.shards}: cannot be read ({error})") from error
+    seen = sample(urls, plan.captions, FrozenModel(loaded.model, loaded.tokenizer), arguments.images)
     labels = seen.labels.cpu().numpy()
     labelled = bool((labels >= 0).any())
     if plan.captions.class_key is not None and not labelled:

@@ -11,7 +11,6 @@ does those that are missing.
 import argparse
 import os
 import sys
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -21,10 +20,11 @@ import webdataset as wds
 from tqdm import tqdm
 
 from open_clip_fff.data.features import COLUMN, pack
-from open_clip_fff.data.pictures import Picture, read_pictures
+from open_clip_fff.data.pictures import read_pictures
+from open_clip_fff.data.shards import in_one_line
 from open_clip_fff.data.sidecar import KEY, Sidecar
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.loading import add_architectures
 from open_clip_fff.settings import CaptionSettings, FrozenSource, make_plan
 from open_clip_fff.settings.flags import flag_parser
@@ -89,7 +89,8 @@ def embed_shard(url: str, out: Path, reader: CaptionReader, frozen: FrozenModel,
         UsageError: if the shard cannot be read.
     """
     keys, contents, skipped = [], [], 0
-    samples = in_one_line(read_pictures([url], sys.maxsize, reader, frozen.preprocess()), url)
+    found = read_pictures([url], sys.maxsize, reader, frozen.preprocess())
+    samples = in_one_line(found, f"--train-data: {url}")
     while some := list(islice(samples, ROWS)):
         pictures = [picture for picture in some if picture is not None]
         skipped += len(some) - len(pictures)
@@ -106,14 +107,6 @@ def embed_shard(url: str, out: Path, reader: CaptionReader, frozen: FrozenModel,
     pq.write_table(pa.table({KEY: keys, COLUMN: pa.array(contents, pa.binary())}), unfinished)
     os.replace(unfinished, out)
     return skipped
-
-
-def in_one_line(samples: Iterator[Picture | None], url: str) -> Iterator[Picture | None]:
-    """The same samples; whatever webdataset raises for a shard that cannot be read becomes a UsageError."""
-    try:
-        yield from samples
-    except Exception as error:
-        raise UsageError(f"--train-data: {url} cannot be read as a tar ({reason(error)})") from error
 
 
 if __name__ == "__main__":

@@ -114,6 +114,7 @@ def test_the_program_draws_what_there_is(program, shards, teacher, tiny_name, tm
     for wrong, named in (
         ([*common, "--imagess", "3"], "--imagess"),
         ([common[0], str(tmp_path / "no.tar")], "no.tar"),
+        ([common[0], __file__], "cannot be read as a tar"),
         (["nothing", common[1]], "nothing"),
         ([*common, "--images", "1"], "--images 1"),
         ([*common[:4], "--class-key", "nope"], "--class-key nope"),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.data.pictures import read_pictures
+from open_clip_fff.data.shards import in_one_line
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
@@ -44,9 +45,10 @@ def sample(urls: Iterable[str], captions: CaptionSettings, frozen: FrozenModel, 
         n <= limit images.
 
     Raises:
-        UsageError: if no image with captions is found.
+        UsageError: if a shard cannot be read, or no image with captions is found.
     """
-    found = read_pictures(urls, limit, CaptionReader(captions), frozen.preprocess())
+    urls = list(urls)
+    found = in_one_line(read_pictures(urls, limit, CaptionReader(captions), frozen.preprocess()), " ".join(urls[:3]))
     pictures = [picture for picture in found if picture is not None]
     rows = [picture.row for picture in pictures]
     if not rows:

@@ -3,8 +3,13 @@
 import io
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import TypeVar
 
 from PIL import Image
+
+from open_clip_fff.errors import UsageError, reason
+
+T = TypeVar("T")
 
 IMAGES = ("jpg", "png", "jpeg", "webp")
 NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for no whole image
@@ -22,6 +27,21 @@ def read_samples(urls: Iterable[str], limit: int) -> Iterator[dict]:
     import webdataset as wds
 
     return islice(wds.tarfile_to_samples()({"url": url} for url in urls), limit)
+
+
+def in_one_line(samples: Iterator[T], called: str) -> Iterator[T]:
+    """The same samples; whatever webdataset raises for a shard that cannot be read becomes a UsageError.
+
+    Args:
+        samples: made of `read_samples`.
+        called: the shard, for the error's line.
+    """
+    try:
+        yield from samples
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{called} cannot be read as a tar ({reason(error)})") from error
 
 
 def image_bytes(sample: dict) -> bytes | None:
