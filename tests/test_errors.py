@@ -174,7 +174,8 @@ def test_open_clip_features_that_cannot_follow(refused):
     teacher = ("--distill-model", "tiny-clip", "--distill-pretrained", "x")
     assert "--distill-model" in refused(*FFF, *teacher)
     assert "--torchscript" in refused(*FFF, "--torchscript")
-    assert "--loss-dist-impl" in refused(*FFF, "--loss-dist-impl", "reduce")
+    assert "--loss-dist-impl reduce" in refused(*FFF, "--loss-dist-impl", "reduce")
+    assert "goes by tiles" in refused(*FFF, "--loss-dist-impl", "ring", "--loss-impl", "dense")
 
 
 def test_coca_keeps_its_own_loss(refused):

@@ -1,6 +1,7 @@
 """What can be known to fail is refused before anything is written or trained, in one line with its mend."""
 
 import argparse
+import dataclasses
 import difflib
 import os
 import re
@@ -164,8 +165,18 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     for flag, value in refused.items():
         if value:
             raise UsageError(f"{flag}: does not go with --loss {name}, which needs many captions per image; drop it")
-    if args.loss_dist_impl:
-        raise UsageError(f"--loss-dist-impl: chooses among OpenCLIP's SigLIP variants; --loss {name} always gathers")
+    _check_dist_impl(args, plan)
+
+
+def _check_dist_impl(args: argparse.Namespace, plan: Plan) -> None:
+    if not args.loss_dist_impl:
+        return
+    if plan.loss.name not in ("fff", "softmax"):
+        raise UsageError(f"--loss-dist-impl: --loss {plan.loss.name} has one way only; drop it")
+    try:
+        dataclasses.replace(plan.loss, dist_impl=args.loss_dist_impl)
+    except ValueError as error:
+        raise UsageError(f"--loss-dist-impl {args.loss_dist_impl}: {error}") from None
 
 
 def _check_stock_text(args: argparse.Namespace, plan: Plan) -> None:

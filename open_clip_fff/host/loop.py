@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -26,9 +27,12 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
         if not state.ours:
             return create_loss(args)
         plan = state.plan
-        if args.world_size > 1 and not (args.local_loss and args.gather_with_grad):
+        if args.world_size > 1 and args.loss_dist_impl == "ring":
+            logging.info(f"Loss {plan.loss.name}: texts and what mines go round the ranks, with gradient.")
+        elif args.world_size > 1 and not (args.local_loss and args.gather_with_grad):
             logging.info(f"Loss {plan.loss.name} gathers with gradient, whatever --gather-with-grad says.")
-        loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, plan.loss))
+        settings = replace(plan.loss, dist_impl=args.loss_dist_impl or plan.loss.dist_impl)  # OpenCLIP's own flag
+        loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, settings))
         online = plan.features == "online"
         state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online)
         if state.extra is not None and state.criterion.miner is not None and "miner" in state.extra:

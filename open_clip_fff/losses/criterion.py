@@ -8,18 +8,18 @@ import inspect
 
 from torch import Tensor, nn
 
+from open_clip_fff.assignment.columns import Columns, Sweep
 from open_clip_fff.assignment.counts import MiningCounts
 from open_clip_fff.assignment.labels import IGNORED, as_labels, known_ids, positions
 from open_clip_fff.assignment.miner import Miner
-from open_clip_fff.assignment.mining import Mined, assign
+from open_clip_fff.assignment.mining import Mined
 from open_clip_fff.assignment.reference import MiningFeatures
-from open_clip_fff.assignment.tiles import ALL, Assignment, GivenLabels, OwnCaptions, Watch
-from open_clip_fff.ranks import gather_constant
+from open_clip_fff.assignment.tiles import Assignment, OwnCaptions, Watch
 from open_clip_fff.settings.mining import MiningConfig
 
 
 class Criterion(nn.Module):
-    """Gathers what mining needs, makes the assignment, calls the loss, counts.
+    """Brings together what mining needs, makes the assignment, calls the loss, counts.
 
     Args:
         loss: a module with the call of `FFFLoss`.
@@ -48,6 +48,7 @@ class Criterion(nn.Module):
         self._takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._takes = frozenset(parameters)
         self._by_tiles = getattr(loss, "by_tiles", False)  # else it wants int8 [B, N, K]
+        self._ring = getattr(loss, "dist_impl", "gather") == "ring"
 
     def forward(
         self,
@@ -76,7 +77,7 @@ class Criterion(nn.Module):
             logit_bias=self._weighed(logit_bias),
             text_valid=text_valid,
             image_ids=image_ids,
-            assignment=labels if self._by_tiles else labels.tile(),
+            assignment=labels if self._by_tiles else labels.whole(),
             **{name: x for name, x in extras.items() if self._takes_all or name in self._takes},
         )
         terms = value if isinstance(value, dict) else {"contrastive_loss": value}
@@ -89,6 +90,7 @@ class Criterion(nn.Module):
         text_valid: Tensor | None = None,
         image_ids: Tensor | None = None,
         text_raw: Tensor | None = None,
+        image_classes: Tensor | None = None,
         mining_image_features: Tensor | None = None,
         mining_text_features: Tensor | None = None,
         watch: Watch | None = None,
@@ -96,39 +98,27 @@ class Criterion(nn.Module):
     ) -> Assignment:
         """The assignment of this rank's images, worked out for each tile that is asked for.
 
-        A guarded miner must see all pairs before it can say which are the best, and makes the whole of it at once.
-
         Args:
             watch: is shown each part of it that is made.
         """
         size, k = text_features.shape[:2]
         valid = text_features.new_ones((size, k)).bool() if text_valid is None else text_valid
         ids = positions(size, self.rank, valid.device) if image_ids is None else known_ids(image_ids, self.rank)
-        all_ids, all_valid = gather_constant(ids, self.world_size), gather_constant(valid, self.world_size)
-        own = OwnCaptions(ids, all_ids, all_valid, watch)
+        own = Columns(self.rank * size, ids, valid, classes=image_classes)
         if self.miner is None or not self.miner.watching:
-            return own
+            return OwnCaptions(self._sweep(own), watch)
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
         if mining_text_features is None:
             raise ValueError("mining needs mining_text_features, which a batch hook adds")
-        used, all_used = valid, all_valid
+        used = valid
         if text_raw is not None and not self.miner.config.raw:  # Eq. 1 over generated captions alone
             used = valid & ~text_raw
-            all_used = gather_constant(used, self.world_size)
-        image, text = mining_image_features, mining_text_features
-        all_image = None if image is None else gather_constant(image, self.world_size)
-        rows = MiningFeatures(image, text, used, ids)
-        columns = MiningFeatures(all_image, gather_constant(text, self.world_size), all_used, all_ids)
-        if not self.miner.config.guarded:
-            return self.miner.by_tiles(own, rows, columns, watch)
-        mined = self.miner(rows, columns)
-        if mined is None:
-            return own
-        labels = assign(ids, all_ids, all_valid, mined, self.miner.config.mined_as)
-        if watch is not None:
-            watch(ALL, ALL, labels, mined)
-        return GivenLabels(labels, all_valid)
+        features = MiningFeatures(mining_image_features, mining_text_features, used, ids)
+        return self.miner(OwnCaptions(self._sweep(own._replace(features=features)), watch))
+
+    def _sweep(self, own: Columns) -> Sweep:
+        return Sweep(own, self.rank, self.world_size, self._ring)
 
     def after_step(self) -> None:
         """The optimizer has stepped: called once per step, on every rank."""
@@ -136,19 +126,18 @@ class Criterion(nn.Module):
             self.miner.after_step()
 
     def _counter(self, classes: Tensor | None) -> Watch:
-        """Counts each tile, or the whole: an image once, in its first columns.
+        """Counts each tile, and an image once, in its first columns.
 
         Args:
             classes: int64 [B], negative where not known; None where none are.
         """
-        all_classes = None if classes is None else gather_constant(classes, self.world_size)
 
-        def watch(rows: slice, columns: slice, labels: Tensor, mined: Mined | None) -> None:
+        def watch(rows: slice, columns: Columns, labels: Tensor, mined: Mined | None) -> None:
             agreement = None
-            if classes is not None and all_classes is not None:
-                ours, theirs = classes[rows][:, None], all_classes[columns]
+            if classes is not None and columns.classes is not None:
+                ours, theirs = classes[rows][:, None], columns.classes
                 agreement = as_labels(ours == theirs).masked_fill((ours < 0) | (theirs < 0), IGNORED)
-            self.counts.add(labels, mined, agreement, rows=0 if columns.start else len(labels))
+            self.counts.add(labels, mined, agreement, rows=0 if columns.place else len(labels))
 
         return watch
 

@@ -65,9 +65,11 @@ def register_loss(name: str, *, bias: bool = False) -> Callable:
 
 @register_loss("fff", bias=True)
 def _fff(context: LossContext) -> nn.Module:
-    return FFFLoss(context.rank, context.world_size, context.settings.reduction, context.settings.impl)
+    settings = context.settings
+    return FFFLoss(context.rank, context.world_size, settings.reduction, settings.impl, dist_impl=settings.dist_impl)
 
 
 @register_loss("softmax")
 def _softmax(context: LossContext) -> nn.Module:
-    return MultiPositiveSoftmaxLoss(context.rank, context.world_size, context.settings.impl)
+    settings = context.settings
+    return MultiPositiveSoftmaxLoss(context.rank, context.world_size, settings.impl, settings.dist_impl)

@@ -1,104 +1,131 @@
 """The multi-positive softmax by tiles: an online log-sum-exp, and nothing of size N x N*K is kept.
 
-A row's gradient needs its normaliser, so that logits are made twice: once for the normalisers, once for the gradients.
-Backward only scales what forward found.
+A gradient needs the normalisers of its row and of its column, so that logits are made twice: once for the normalisers,
+once for the gradients, of images and of captions in one go. Backward only scales what forward found.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from open_clip_fff.assignment.tiles import tiles
-from open_clip_fff.losses.tiled import AREA, WIDTH
+from open_clip_fff.assignment.tiles import Assignment
+from open_clip_fff.losses.tiled import texts_round
+from open_clip_fff.losses.walk import walk
+from open_clip_fff.ranks import highest_over_ranks, sum_over_ranks
 
-# labels int8 [r, c] of some rows and some columns, in units of images; and whether it is the first time of asking
-Ask = Callable[[slice, slice, bool], Tensor]
 
+def tiled_softmax_loss(
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, assignment: Assignment
+) -> Tensor:
+    """Half the mean cross-entropy of images (rows) and half that of captions (columns) that have a positive.
 
-def tiled_cross_entropy(
-    rows: Tensor, columns: Tensor, scale: Tensor, bias: Tensor | None, units: tuple[int, int], ask: Ask
-) -> tuple[Tensor, Tensor]:
-    """The sum of `losses.reference.row_cross_entropy` over rows, and how many rows have a positive.
+    The same as by `losses.reference.row_cross_entropy` of M and of M's columns, which are of all ranks' images.
 
     Args:
-        rows: [R, D], L2-normalised, float32 or float64.
-        columns: [C, D], likewise.
+        image: [B, D], L2-normalised.
+        text: [N, K, D], L2-normalised, of the same type, float32 or float64; or [B, K, D] in a ring, as for
+            `losses.tiled.tiled_sigmoid_sum`.
         scale: s, scalar or [1].
         bias: b, likewise; None is 0.
-        units: how many rows and columns an image has: 1, or K where they are captions.
-        ask: gives labels, of slices of images.
+        assignment: of B images and N * K captions; asked twice for every tile, shown to its watch once.
 
     Returns:
-        Scalar with gradients to the four, and int64 scalar.
+        This rank's share: a scalar whose mean over ranks is the loss, and its gradients' mean the loss's gradient.
     """
-    bias = rows.new_zeros(()) if bias is None else bias
-    return _TiledCrossEntropy.apply(rows, columns, scale, bias, units, ask)
+    bias = image.new_zeros(()) if bias is None else bias
+    return _TiledSoftmax.apply(image, text, scale, bias, assignment)
 
 
-class _TiledCrossEntropy(torch.autograd.Function):
+class _TiledSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rows, columns, scale, bias, units, ask):
-        wants = any(ctx.needs_input_grad)
-        kind, (by_row, by_column) = rows.device.type, units
-        scaled, total, counted = rows * scale, rows.new_zeros((), dtype=torch.float64), 0
-        gradients = (torch.zeros_like(rows), torch.zeros_like(columns))
-        across = max(WIDTH[kind] // by_column, 1)
-        for some in tiles(len(rows) // by_row, max(AREA[kind] // (across * by_column * by_row), 1)):
-            mine = _part(scaled, some, by_row)
-
-            def logits(others: slice, first: bool, some=some, mine=mine) -> tuple[Tensor, Tensor, Tensor]:
-                labels, theirs = ask(some, others, first), _part(columns, others, by_column)
-                return (mine @ theirs.T).add_(bias), labels, theirs
-
-            places = list(tiles(len(columns) // by_column, across))
-            normaliser, positives, of_positives = _normalise(logits, places, mine)
-            has = positives > 0
-            entropy = torch.where(has, normaliser - of_positives / positives.clamp(min=1), 0.0)
-            total += entropy.double().sum()
-            counted += has.sum()
-            if not wants:
-                continue
-            share = has / positives.clamp(min=1)
-            for others in places:
-                x, labels, theirs = logits(others, False)
-                x = x.sub_(normaliser[:, None]).exp_().masked_fill_((labels == 0) | ~has[:, None], 0.0)
-                gradient = x.sub_((labels > 0) * share[:, None])
-                _part(gradients[0], some, by_row).addmm_(gradient, theirs)
-                _part(gradients[1], others, by_column).addmm_(gradient.T, mine)
-        if wants:
-            by_scale = torch.linalg.vecdot(gradients[0], rows).double().sum()
-            ctx.save_for_backward(gradients[0].mul_(scale), gradients[1], by_scale, scale, bias)
-        ctx.mark_non_differentiable(counted)
-        return total.to(rows.dtype), counted
+    def forward(ctx, image, text, scale, bias, assignment):
+        sweep, scaled = assignment.sweep, image * scale
+        rows, columns = _normalise(scaled, text, bias, assignment)
+        own = columns if sweep.ring else columns.chunk(sweep.world_size, dim=1)[sweep.rank]
+        weights = [_weight(stats, sweep.world_size) for stats in (rows, own)]
+        total = sum(
+            weight * _entropies(stats).double().sum() for weight, stats in zip(weights, (rows, own), strict=True)
+        )
+        if any(ctx.needs_input_grad):
+            targets = (_targets(stats, weight) for stats, weight in zip((rows, columns), weights, strict=True))
+            by_image, by_text = _gradients(scaled, text, bias, assignment.unwatched(), *targets)
+            by_scale = torch.linalg.vecdot(by_image, image).double().sum()
+            ctx.save_for_backward(by_image.mul_(scale), by_text, by_scale, scale, bias)
+        return total.to(image.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient, _):
-        by_rows, by_columns, by_scale, scale, bias = ctx.saved_tensors
+    def backward(ctx, gradient):
+        by_image, by_text, by_scale, scale, bias = ctx.saved_tensors
         by_scale = (by_scale * gradient).to(scale.dtype).reshape(scale.shape)
         # a bias shifts all logits of a row alike, which a softmax does not see
-        return by_rows * gradient, by_columns * gradient, by_scale, torch.zeros_like(bias), None, None
+        return by_image * gradient, by_text * gradient, by_scale, torch.zeros_like(bias), None
 
 
-def _part(tensor: Tensor, images: slice, unit: int) -> Tensor:
-    return tensor[images.start * unit : images.stop * unit]
+def _normalise(scaled: Tensor, text: Tensor, bias: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor]:
+    """Four numbers [4, B] of each row and [4, n * K] of each column of `text`, over all rows of all ranks.
+
+    They are of the logits x that are not ignored: the highest; the sum of exp(x - highest); of those of positives, how
+    many and their sum.
+    """
+    start = scaled.new_tensor([-torch.inf, 0.0, 0.0, 0.0])[:, None]
+    rows, columns = start.repeat(1, len(scaled)), start.repeat(1, text.shape[0] * text.shape[1])
+    travel = texts_round([text], [columns], assignment)
+    for ((some, *_), carried), block in zip(travel, assignment.blocks(), strict=True):
+        for tile in walk(scaled, some, bias, block):
+            positive = tile.labels > 0
+            of_positives = tile.logits.where(positive, 0.0)
+            x = tile.logits.masked_fill_(tile.labels == 0, -torch.inf)
+            for seen, dim in ((rows[:, tile.rows], 1), (carried[0][:, tile.captions], 0)):
+                highest = torch.maximum(seen[0], x.amax(dim))
+                seen[1] = seen[1] * _difference(seen[0], highest).exp()
+                seen[1] += _difference(x, highest.unsqueeze(dim)).exp_().sum(dim)
+                seen[2] += positive.sum(dim)
+                seen[3] += of_positives.sum(dim)
+                seen[0] = highest
+    columns, sweep = travel.carried[0], assignment.sweep
+    if not sweep.ring:  # they are of this rank's rows alone
+        highest = highest_over_ranks(columns[0], sweep.world_size)
+        columns[1] *= _difference(columns[0], highest).exp()
+        columns = torch.cat([highest[None], sum_over_ranks(columns[1:], sweep.world_size)])
+    return rows, columns
 
 
-def _normalise(logits: Callable, places: list[slice], rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row: log of the sum of exp(x) over what is not ignored, the number of positives, and their x's sum."""
-    size = len(rows)
-    highest, sums = rows.new_full((size,), -torch.inf), rows.new_zeros(size)
-    positives, of_positives = rows.new_zeros(size), rows.new_zeros(size)
-    for others in places:
-        x, labels, _ = logits(others, True)
-        positive = labels > 0
-        positives += positive.sum(dim=1)
-        of_positives += (x * positive).sum(dim=1)
-        x = x.masked_fill_(labels == 0, -torch.inf)
-        now = torch.maximum(highest, x.amax(dim=1))
-        finite = now.masked_fill(now == -torch.inf, 0.0)  # of a row where all is ignored so far
-        sums = sums * (highest - finite).exp() + x.sub_(finite[:, None]).exp_().sum(dim=1)
-        highest = now
-    return highest + sums.log(), positives, of_positives
+def _gradients(
+    scaled: Tensor, text: Tensor, bias: Tensor, assignment: Assignment, rows: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """By s times the images [B, D] and by the texts [n, K, D], of this rank's rows; `rows`, `columns`: `_targets`."""
+    by_image = torch.zeros_like(scaled)
+    travel = texts_round([text, columns], [torch.zeros_like(text)], assignment)
+    for ((some, targets), carried), block in zip(travel, assignment.blocks(), strict=True):
+        for tile in walk(scaled, some, bias, block):
+            (row_shift, row_share), (shift, share) = rows[:, tile.rows, None], targets[:, None, tile.captions]
+            gradient = (tile.logits - row_shift).exp_().add_(tile.logits.sub_(shift).exp_())
+            gradient = gradient.masked_fill_(tile.labels == 0, 0.0)
+            gradient.sub_((row_share + share).masked_fill_(tile.labels <= 0, 0.0))
+            by_image[tile.rows].addmm_(gradient, tile.text)
+            carried[0].flatten(0, 1)[tile.captions].addmm_(gradient.T, scaled[tile.rows])
+    return by_image, travel.carried[0]
+
+
+def _difference(x: Tensor, highest: Tensor) -> Tensor:
+    """x - highest, where all may be -inf because all is ignored so far."""
+    return x - highest.masked_fill(highest == -torch.inf, 0.0)
+
+
+def _weight(stats: Tensor, world_size: int) -> Tensor:
+    """Of one row's cross-entropy in this rank's share of the loss: half of one over all that have a positive."""
+    return 0.5 * world_size / sum_over_ranks((stats[2] > 0).sum(), world_size).clamp(min=1).double()
+
+
+def _entropies(stats: Tensor) -> Tensor:
+    """Each row's cross-entropy with its positives, each an equal share of the target; 0 where it has none."""
+    highest, sums, positives, of_positives = stats
+    return torch.where(positives > 0, highest + sums.log() - of_positives / positives.clamp(min=1), 0.0)
+
+
+def _targets(stats: Tensor, weight: Tensor) -> Tensor:
+    """What a logit's gradient asks of its row, [2, R]: it is exp(x - shift), less `share` for a positive."""
+    highest, sums, positives, _ = stats
+    weights = torch.where(positives > 0, weight, 0.0).to(highest.dtype)
+    return torch.stack([highest + sums.log() - weights.log(), weights / positives.clamp(min=1)])

@@ -4,7 +4,22 @@ from dataclasses import dataclass
 
 REDUCTIONS = ("images", "pairs")
 IMPLS = ("auto", "dense", "tiled")
+DIST_IMPLS = ("gather", "ring")
 STOCK_LOSSES = ("clip", "siglip")
+
+
+def check_made(impl: str, dist_impl: str) -> None:
+    """How a loss is computed.
+
+    Raises:
+        ValueError: for what there is not, and for what does not go together.
+    """
+    if impl not in IMPLS:
+        raise ValueError(f"impl is {impl!r}: choose from {', '.join(IMPLS)}")
+    if dist_impl not in DIST_IMPLS:
+        raise ValueError(f"dist_impl is {dist_impl!r}: choose from {', '.join(DIST_IMPLS)}")
+    if dist_impl == "ring" and impl == "dense":
+        raise ValueError("dist_impl ring goes by tiles: impl dense needs all texts at once")
 
 
 @dataclass(frozen=True)
@@ -17,15 +32,16 @@ class LossSettings:
         reduction: the sigmoid's norm: `images` sums over texts and divides by images (as SigLIP), `pairs` divides
             by all counted pairs.
         impl: how `fff` and `softmax` are computed: `tiled`, `dense`, or `auto`, which chooses.
+        dist_impl: how they see all ranks' texts: `gather`, or `ring`.
     """
 
     name: str | None = None
     reduction: str = "images"
     impl: str = "auto"
+    dist_impl: str = "gather"
 
     def __post_init__(self) -> None:
-        if self.impl not in IMPLS:
-            raise ValueError(f"impl is {self.impl!r}: choose from {', '.join(IMPLS)}")
+        check_made(self.impl, self.dist_impl)
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction is {self.reduction!r}: choose from {', '.join(REDUCTIONS)}")
 

@@ -70,8 +70,11 @@ def main(out: str) -> None:
         "fff-images": FFFLoss(rank, world_size),
         "fff-dense": FFFLoss(rank, world_size, impl="dense"),
         "fff-pairs": FFFLoss(rank, world_size, reduction="pairs"),
+        "fff-ring": FFFLoss(rank, world_size, dist_impl="ring"),
+        "fff-pairs-ring": FFFLoss(rank, world_size, reduction="pairs", dist_impl="ring"),
         "softmax": MultiPositiveSoftmaxLoss(rank, world_size),
         "softmax-dense": MultiPositiveSoftmaxLoss(rank, world_size, impl="dense"),
+        "softmax-ring": MultiPositiveSoftmaxLoss(rank, world_size, dist_impl="ring"),
     }
     minings = {
         "own": None,
@@ -98,16 +101,19 @@ def main(out: str) -> None:
                 value.backward()
                 features = output["image_features"].detach(), output["text_features"].detach()
                 shown = []
-                assignment = criterion.assignment(*features, watch=lambda *tile: shown.append(tile[-1]), **rest)  # noqa: B023
-                labels, mined = assignment.tile(), shown[-1]
+                assignment = criterion.assignment(*features, watch=lambda *tile: shown.append(tile), **rest)  # noqa: B023
+                labels = assignment.whole()
                 across = 0
-                if mined is not None:
-                    across = int(mined.pairs.sum() - mined.pairs[:, share].sum())
+                for _, columns, _, mined in shown:
+                    if mined is not None:
+                        places = columns.place + torch.arange(len(columns.ids))
+                        elsewhere = (places < share.start) | (places >= share.stop)
+                        across += int(mined.pairs[:, elsewhere].sum())
                 results[f"{dtype} {loss_name} {mining_name}"] = {
                     "loss": value.detach(),
                     "gradients": {name: p.grad for name, p in model.module.named_parameters()},
                     "assignment": gather_constant(labels, world_size),
-                    "start": cosine_sums(*features, assignment, world_size),
+                    "start": cosine_sums(*features, assignment),
                     "mined_across_ranks": across,
                 }
     every = [None] * world_size

@@ -34,6 +34,15 @@ def test_two_ranks_train_with_mining(trainer, teacher, shards, tmp_path):
     counted = [float(share) for share in re.findall(r"Positives: ([\d.]+)%", log)]
     assert all(share > 100 / 32 for share in counted)
     assert trainer.checkpoint("two", 2)["epoch"] == 2
+    # and the same with texts and mining features going round
+    ring = [*argv, "--loss-dist-impl", "ring", "--name", "ring"]
+    torchrun(2, "-m", "open_clip_fff.train", "--", *trainer.common, *trainer.tars, *ring)
+    assert "go round the ranks" in trainer.log("ring")
+    gathered, passed_on = (
+        [[float(x) for x in found] for found in re.findall(r"loss: ([\d.]+) .*?Mined/image: ([\d.]+)", text, re.S)]
+        for text in (log, trainer.log("ring"))
+    )
+    assert len(gathered) == 4 and passed_on == [pytest.approx(pair, rel=1e-3) for pair in gathered]
 
 
 def test_two_ranks_resume_their_average_and_their_thresholds(trainer):
