@@ -110,7 +110,8 @@ class Miner:
         for columns in sweep:
             assert columns.features is not None
             with exact_float32(rows.text.device):
-                yield candidates(rows, columns.features, self.config.text_text)
+                found = candidates(rows, columns.features, self.config.text_text)
+            yield found
 
     def blind(self, captions: int) -> bool:
         """Whether the guard has switched mining off, in batches with so many captions."""
