@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import pytest
 
@@ -85,6 +86,18 @@ def test_a_source_below_the_least_coverage(refused, trainer, tmp_path, capsys):
     assert trainer(*FFF, "--min-coverage", "0.7", "--name", "later", data=data) == 2
     assert "--min-coverage 0.7: in epoch 0, txt has text in" in capsys.readouterr().err
     assert "--raw-weight does nothing" in refused(*FFF, "--raw-weight", "2")
+
+
+def test_a_kernel_without_its_gpu_or_without_triton(refused, monkeypatch):
+    kernel = pytest.importorskip("open_clip_fff.losses.sigmoid_triton", exc_type=ImportError)
+    monkeypatch.setattr(kernel, "INTERPRETED", False)
+    line = refused(*FFF, "--loss-impl", "triton")
+    assert line.endswith("--loss-impl triton: its kernel runs on cuda, not on cpu; use --loss-impl tiled")
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, kernel.__name__)
+    monkeypatch.delattr("open_clip_fff.losses.sigmoid_triton")
+    line = refused(*FFF, "--loss-impl", "triton")
+    assert line.endswith("--loss-impl triton: Triton is not installed; use --loss-impl tiled")
 
 
 def test_bounds_of_words_hold_for_a_csv_too(refused, trainer):

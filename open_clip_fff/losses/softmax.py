@@ -9,7 +9,7 @@ from open_clip_fff.losses.reference import logits, row_cross_entropy
 from open_clip_fff.losses.tiled_softmax import tiled_cross_entropy
 from open_clip_fff.numerics import no_autocast
 from open_clip_fff.ranks import gather_constant, sum_over_ranks
-from open_clip_fff.settings.objective import IMPLS
+from open_clip_fff.settings.objective import TORCH_IMPLS
 
 # of the images and of the captions: the sum of their cross-entropies, and how many have a positive
 Terms = tuple[tuple[Tensor, Tensor], ...]
@@ -27,15 +27,18 @@ class MultiPositiveSoftmaxLoss(nn.Module):
     Args:
         rank: this process's rank.
         world_size: number of ranks; features are gathered over all of them, with gradient.
-        impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`.
+        impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`. The
+            Triton kernel is the sigmoid's.
     """
 
     by_tiles = True  # takes an `Assignment` that was not made as a whole
 
     def __init__(self, rank: int = 0, world_size: int = 1, impl: str = "auto") -> None:
         super().__init__()
-        if impl not in IMPLS:
-            raise ValueError(f"impl is {impl!r}: choose from {', '.join(IMPLS)}")
+        if impl == "triton":
+            raise ValueError("impl is 'triton': the kernel is the sigmoid loss's; use 'tiled'")
+        if impl not in TORCH_IMPLS:
+            raise ValueError(f"impl is {impl!r}: choose from {', '.join(TORCH_IMPLS)}")
         self.rank, self.world_size, self.impl = rank, world_size, impl
 
     def forward(

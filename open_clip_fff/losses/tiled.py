@@ -12,13 +12,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from open_clip_fff.assignment.tiles import Assignment, tiles
+from open_clip_fff.losses.sigmoid_tile import Pointwise, sigmoid_tile
 
 AREA = {"cpu": 2**18, "cuda": 2**24}  # pairs in a tile: what fits a core's cache, or keeps a GPU busy
 WIDTH = {"cpu": 1024, "cuda": 2**14}  # captions in it
 
 
 def tiled_sigmoid_sum(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, assignment: Assignment
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    assignment: Assignment,
+    pointwise: Pointwise = sigmoid_tile,
 ) -> tuple[Tensor, Tensor]:
     """The double sum of Eq. 2, as `losses.reference.sigmoid_sum`, and over how many pairs it goes.
 
@@ -28,17 +34,18 @@ def tiled_sigmoid_sum(
         scale: s, scalar or [1].
         bias: b, likewise; None is 0.
         assignment: of B images and N * K captions; asked once for every tile.
+        pointwise: what computes a tile from its logits.
 
     Returns:
         Scalar with gradients to the four, and int64 scalar.
     """
     bias = image.new_zeros(()) if bias is None else bias
-    return _TiledSigmoid.apply(image, text, scale, bias, assignment)
+    return _TiledSigmoid.apply(image, text, scale, bias, assignment, pointwise)
 
 
 class _TiledSigmoid(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, image, text, scale, bias, assignment):
+    def forward(ctx, image, text, scale, bias, assignment, pointwise):
         size, (images, k) = len(image), text.shape[:2]
         wants = any(ctx.needs_input_grad)
         scaled, total, counted = image * scale, image.new_zeros((), dtype=torch.float64), 0
@@ -49,14 +56,10 @@ class _TiledSigmoid(torch.autograd.Function):
             some = text[columns].flatten(0, 1)
             for rows in tiles(size, max(AREA[image.device.type] // len(some), 1)):
                 labels = assignment.tile(rows, columns).flatten(1)
-                sign = labels.to(image.dtype).neg_()
-                y = scaled[rows] @ some.T
-                y = y.add_(bias).mul_(sign).masked_fill_(labels == 0, -torch.inf)
-                total += torch.nn.functional.softplus(y).sum()
-                counted += torch.count_nonzero(labels)
+                gradient = scaled[rows] @ some.T  # logits, until the next line
+                loss, of_bias, pairs = pointwise(gradient, labels, bias, wants)
+                total, by_bias, counted = total + loss, by_bias + of_bias, counted + pairs
                 if wants:
-                    gradient = y.sigmoid_().mul_(sign)
-                    by_bias += gradient.sum()
                     by_image[rows].addmm_(gradient, some)
                     by_text[columns].flatten(0, 1).addmm_(gradient.T, scaled[rows])
         if wants:
@@ -73,4 +76,4 @@ class _TiledSigmoid(torch.autograd.Function):
             (by_scale * gradient).to(scale.dtype).reshape(scale.shape),
             (by_bias * gradient).to(bias.dtype).reshape(bias.shape),
         )
-        return by_image * gradient, by_text * gradient, *scalars, None
+        return by_image * gradient, by_text * gradient, *scalars, None, None

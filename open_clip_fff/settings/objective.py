@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 REDUCTIONS = ("images", "pairs")
-IMPLS = ("auto", "dense", "tiled")
+TORCH_IMPLS = ("auto", "dense", "tiled")  # what both of our losses have
+IMPLS = (*TORCH_IMPLS, "triton")
 STOCK_LOSSES = ("clip", "siglip")
 
 
@@ -16,7 +17,8 @@ class LossSettings:
             None leaves the choice to OpenCLIP's flags.
         reduction: the sigmoid's norm: `images` sums over texts and divides by images (as SigLIP), `pairs` divides
             by all counted pairs.
-        impl: how `fff` and `softmax` are computed: `tiled`, `dense`, or `auto`, which chooses.
+        impl: how `fff` and `softmax` are computed: `tiled`, `dense`, `auto`, which chooses, or, for `fff` alone,
+            `triton`.
     """
 
     name: str | None = None
