@@ -122,6 +122,16 @@ def test_the_same_bits_twice(small_tiles, loss, mining, asked, request):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_do_not_depend_on_strides(small_tiles, loss):
+    (image, text, *scalars), valid, ids = batch(37, 3)
+    image, text = image.detach().T.contiguous().T, text.detach().transpose(0, 1).contiguous().transpose(0, 1)
+    leaves = [image.requires_grad_(), text.requires_grad_(), *scalars]
+    wanted, found = (value_and_gradients(LOSSES[loss](impl=impl), leaves, valid, ids)[1] for impl in ("dense", "tiled"))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_numerically(small_tiles, loss):
     leaves, valid, ids = batch(6, 2)
     loss = LOSSES[loss](impl="tiled")

@@ -50,7 +50,8 @@ class _TiledSigmoid(torch.autograd.Function):
         wants = any(ctx.needs_input_grad)
         scaled, total, counted = image * scale, image.new_zeros((), dtype=torch.float64), 0
         by_image = torch.zeros_like(image) if wants else None
-        by_text = torch.zeros_like(text) if wants else None
+        # contiguous whatever the strides of `text`: a tile of it, flattened below, has to be a view
+        by_text = torch.zeros_like(text, memory_format=torch.contiguous_format) if wants else None
         by_bias = total.clone()
         for columns in tiles(images, max(WIDTH[image.device.type] // k, 1)):
             some = text[columns].flatten(0, 1)
