@@ -109,6 +109,35 @@ def test_mining_by_tiles_is_mining(small_tiles, off, more):
     assert not torch.equal(wanted, own_assignment(ids, ids, valid))
 
 
+@pytest.mark.parametrize("asked", [False, True], ids=["", "use_deterministic_algorithms"])
+@pytest.mark.parametrize("mining", [None, MiningConfig(**OPEN, cap=3, band=0.05)], ids=["own", "mined"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_same_bits_twice(small_tiles, loss, mining, asked, request):
+    """A second time, and with everything that torch knows to vary forbidden."""
+    request.addfinalizer(partial(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()))
+    leaves, valid, ids = batch(130, 3, torch.float32)
+    given = {"text_valid": valid, "image_ids": ids}
+    given |= dict(zip(("mining_image_features", "mining_text_features"), features(130, 3, seed=9), strict=True))
+
+    def once() -> list[torch.Tensor]:
+        value = Criterion(LOSSES[loss](impl="tiled"), mining)(*leaves, **given)
+        return [value, *torch.autograd.grad(value, leaves)]
+
+    first = once()
+    torch.use_deterministic_algorithms(asked)
+    assert all(torch.equal(one, other) for one, other in zip(first, once(), strict=True))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_do_not_depend_on_strides(small_tiles, loss):
+    (image, text, *scalars), valid, ids = batch(37, 3)
+    image, text = image.detach().T.contiguous().T, text.detach().transpose(0, 1).contiguous().transpose(0, 1)
+    leaves = [image.requires_grad_(), text.requires_grad_(), *scalars]
+    wanted, found = (value_and_gradients(LOSSES[loss](impl=impl), leaves, valid, ids)[1] for impl in ("dense", "tiled"))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 def test_gradients_numerically(small_tiles, loss):
     leaves, valid, ids = batch(6, 2)

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import open_clip
+import torch
 from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_fff.data.preview import Preview, preview_csv, preview_shard
@@ -15,6 +16,7 @@ from open_clip_fff.data.preview_text import check
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.data import csv_captions, feature_reader
 from open_clip_fff.hub.description import CONFIG_NAME
+from open_clip_fff.losses.sigmoid_tile import triton_obstacle
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.plan import Plan
@@ -165,7 +167,19 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     for flag, value in refused.items():
         if value:
             raise UsageError(f"{flag}: does not go with --loss {name}, which needs many captions per image; drop it")
+    _check_impl(args, plan)
     _check_dist_impl(args, plan)
+
+
+def _check_impl(args: argparse.Namespace, plan: Plan) -> None:
+    if plan.loss.impl != "triton":
+        return
+    device = args.device.split(":")[0]
+    if device == "cuda" and not torch.cuda.is_available():
+        device = "cpu"  # as OpenCLIP does
+    obstacle = triton_obstacle(device)
+    if obstacle is not None:
+        raise UsageError(f"--loss-impl triton: {obstacle}; use --loss-impl tiled")
 
 
 def _check_dist_impl(args: argparse.Namespace, plan: Plan) -> None:

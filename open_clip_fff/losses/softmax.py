@@ -24,7 +24,8 @@ class MultiPositiveSoftmaxLoss(nn.Module):
     Args:
         rank: this process's rank.
         world_size: number of ranks; features are gathered over all of them, with gradient.
-        impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`.
+        impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`. The
+            Triton kernel is the sigmoid's.
         dist_impl: as `FFFLoss`.
     """
 
@@ -32,6 +33,8 @@ class MultiPositiveSoftmaxLoss(nn.Module):
 
     def __init__(self, rank: int = 0, world_size: int = 1, impl: str = "auto", dist_impl: str = "gather") -> None:
         super().__init__()
+        if impl == "triton":
+            raise ValueError("impl is 'triton': the kernel is the sigmoid loss's; use 'tiled'")
         check_made(impl, dist_impl)
         self.rank, self.world_size, self.impl, self.dist_impl = rank, world_size, impl, dist_impl
 

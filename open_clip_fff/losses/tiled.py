@@ -12,12 +12,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from open_clip_fff.assignment.tiles import Assignment
+from open_clip_fff.losses.sigmoid_tile import Pointwise, sigmoid_tile
 from open_clip_fff.losses.walk import walk
 from open_clip_fff.ranks import Round
 
 
 def tiled_sigmoid_sum(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, assignment: Assignment
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    assignment: Assignment,
+    pointwise: Pointwise = sigmoid_tile,
 ) -> tuple[Tensor, Tensor]:
     """The double sum of Eq. 2, as `losses.reference.sigmoid_sum`, and over how many pairs it goes.
 
@@ -29,30 +35,28 @@ def tiled_sigmoid_sum(
         scale: s, scalar or [1].
         bias: b, likewise; None is 0.
         assignment: of B images and N * K captions; asked once for every tile.
+        pointwise: what computes a tile from its logits.
 
     Returns:
         Scalar with gradients to the four, and int64 scalar.
     """
     bias = image.new_zeros(()) if bias is None else bias
-    return _TiledSigmoid.apply(image, text, scale, bias, assignment)
+    return _TiledSigmoid.apply(image, text, scale, bias, assignment, pointwise)
 
 
 class _TiledSigmoid(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, image, text, scale, bias, assignment):
+    def forward(ctx, image, text, scale, bias, assignment, pointwise):
         wants = any(ctx.needs_input_grad)
         scaled, total, counted = image * scale, image.new_zeros((), dtype=torch.float64), 0
-        by_image, by_bias = torch.zeros_like(image) if wants else None, total.clone()
+        by_image, by_bias = torch.zeros_like(image) if wants else None, total
         travel = texts_round([text], [torch.zeros_like(text)] if wants else [], assignment)
         for ((some, *_), gradients), block in zip(travel, assignment.blocks(), strict=True):
-            for tile in walk(scaled, some, bias, block):
-                sign = tile.labels.to(image.dtype).neg_()
-                y = tile.logits.mul_(sign).masked_fill_(tile.labels == 0, -torch.inf)
-                total += torch.nn.functional.softplus(y).sum()
-                counted += torch.count_nonzero(tile.labels)
+            for tile in walk(scaled, some, block):
+                gradient = tile.logits  # from the next line on
+                loss, of_bias, pairs = pointwise(tile.logits, tile.labels, bias, wants)
+                total, by_bias, counted = total + loss, by_bias + of_bias, counted + pairs
                 if wants:
-                    gradient = y.sigmoid_().mul_(sign)
-                    by_bias += gradient.sum()
                     by_image[tile.rows].addmm_(gradient, tile.text)
                     gradients[0].flatten(0, 1)[tile.captions].addmm_(gradient.T, scaled[tile.rows])
         if wants:
@@ -69,7 +73,7 @@ class _TiledSigmoid(torch.autograd.Function):
             (by_scale * gradient).to(scale.dtype).reshape(scale.shape),
             (by_bias * gradient).to(bias.dtype).reshape(bias.shape),
         )
-        return by_image * gradient, by_text * gradient, *scalars, None
+        return by_image * gradient, by_text * gradient, *scalars, None, None
 
 
 def texts_round(lent: list[Tensor], carried: list[Tensor], assignment: Assignment) -> Round:

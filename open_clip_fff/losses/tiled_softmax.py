@@ -26,7 +26,7 @@ def tiled_softmax_loss(
         text: [N, K, D], L2-normalised, of the same type, float32 or float64; or [B, K, D] in a ring, as for
             `losses.tiled.tiled_sigmoid_sum`.
         scale: s, scalar or [1].
-        bias: b, likewise; None is 0.
+        bias: b, likewise, which changes nothing; its gradient is 0.
         assignment: of B images and N * K captions; asked twice for every tile, shown to its watch once.
 
     Returns:
@@ -40,7 +40,7 @@ class _TiledSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, image, text, scale, bias, assignment):
         sweep, scaled = assignment.sweep, image * scale
-        rows, columns = _normalise(scaled, text, bias, assignment)
+        rows, columns = _normalise(scaled, text, assignment)
         own = columns if sweep.ring else columns.chunk(sweep.world_size, dim=1)[sweep.rank]
         weights = [_weight(stats, sweep.world_size) for stats in (rows, own)]
         total = sum(
@@ -48,7 +48,7 @@ class _TiledSoftmax(torch.autograd.Function):
         )
         if any(ctx.needs_input_grad):
             targets = (_targets(stats, weight) for stats, weight in zip((rows, columns), weights, strict=True))
-            by_image, by_text = _gradients(scaled, text, bias, assignment.unwatched(), *targets)
+            by_image, by_text = _gradients(scaled, text, assignment.unwatched(), *targets)
             by_scale = torch.linalg.vecdot(by_image, image).double().sum()
             ctx.save_for_backward(by_image.mul_(scale), by_text, by_scale, scale, bias)
         return total.to(image.dtype)
@@ -58,11 +58,11 @@ class _TiledSoftmax(torch.autograd.Function):
     def backward(ctx, gradient):
         by_image, by_text, by_scale, scale, bias = ctx.saved_tensors
         by_scale = (by_scale * gradient).to(scale.dtype).reshape(scale.shape)
-        # a bias shifts all logits of a row alike, which a softmax does not see
+        # a bias shifts all logits alike, which a softmax does not see
         return by_image * gradient, by_text * gradient, by_scale, torch.zeros_like(bias), None
 
 
-def _normalise(scaled: Tensor, text: Tensor, bias: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor]:
+def _normalise(scaled: Tensor, text: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor]:
     """Four numbers [4, B] of each row and [4, n * K] of each column of `text`, over all rows of all ranks.
 
     They are of the logits x that are not ignored: the highest; the sum of exp(x - highest); of those of positives, how
@@ -72,7 +72,7 @@ def _normalise(scaled: Tensor, text: Tensor, bias: Tensor, assignment: Assignmen
     rows, columns = start.repeat(1, len(scaled)), start.repeat(1, text.shape[0] * text.shape[1])
     travel = texts_round([text], [columns], assignment)
     for ((some, *_), carried), block in zip(travel, assignment.blocks(), strict=True):
-        for tile in walk(scaled, some, bias, block):
+        for tile in walk(scaled, some, block):
             positive = tile.labels > 0
             of_positives = tile.logits.where(positive, 0.0)
             x = tile.logits.masked_fill_(tile.labels == 0, -torch.inf)
@@ -92,13 +92,13 @@ def _normalise(scaled: Tensor, text: Tensor, bias: Tensor, assignment: Assignmen
 
 
 def _gradients(
-    scaled: Tensor, text: Tensor, bias: Tensor, assignment: Assignment, rows: Tensor, columns: Tensor
+    scaled: Tensor, text: Tensor, assignment: Assignment, rows: Tensor, columns: Tensor
 ) -> tuple[Tensor, Tensor]:
     """By s times the images [B, D] and by the texts [n, K, D], of this rank's rows; `rows`, `columns`: `_targets`."""
     by_image = torch.zeros_like(scaled)
     travel = texts_round([text, columns], [torch.zeros_like(text)], assignment)
     for ((some, targets), carried), block in zip(travel, assignment.blocks(), strict=True):
-        for tile in walk(scaled, some, bias, block):
+        for tile in walk(scaled, some, block):
             (row_shift, row_share), (shift, share) = rows[:, tile.rows, None], targets[:, None, tile.captions]
             gradient = (tile.logits - row_shift).exp_().add_(tile.logits.sub_(shift).exp_())
             gradient = gradient.masked_fill_(tile.labels == 0, 0.0)

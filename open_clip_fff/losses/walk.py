@@ -18,7 +18,7 @@ class Tile(NamedTuple):
         rows: the images.
         captions: the captions, among the block's n * K.
         text: [c, D], their features.
-        logits: [b, c], which may be written into.
+        logits: s * cos [b, c], without a bias, which may be written into.
         labels: int8 [b, c].
     """
 
@@ -29,13 +29,12 @@ class Tile(NamedTuple):
     labels: Tensor
 
 
-def walk(scaled: Tensor, text: Tensor, bias: Tensor, block: Block) -> Iterator[Tile]:
+def walk(scaled: Tensor, text: Tensor, block: Block) -> Iterator[Tile]:
     """All pairs of this rank's images and a block.
 
     Args:
         scaled: [B, D], image features times the scale.
         text: [n, K, D], the block's.
-        bias: scalar or [1].
         block: asked once for every tile.
     """
     kind, (images, k) = scaled.device.type, text.shape[:2]
@@ -44,4 +43,4 @@ def walk(scaled: Tensor, text: Tensor, bias: Tensor, block: Block) -> Iterator[T
         captions = slice(columns.start * k, columns.stop * k)
         for rows in tiles(len(scaled), max(AREA[kind] // len(some), 1)):
             labels = block.tile(rows, columns).flatten(1)
-            yield Tile(rows, captions, some, (scaled[rows] @ some.T).add_(bias), labels)
+            yield Tile(rows, captions, some, scaled[rows] @ some.T, labels)

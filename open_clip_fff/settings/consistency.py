@@ -38,6 +38,8 @@ def check(plan: "Plan") -> None:
     _check_mining(plan)
     if "loss_impl" in plan.typed and plan.loss.name not in ("fff", "softmax"):
         raise UsageError(f"--loss-impl: chooses how --loss fff and softmax are computed; {loss} has one way only")
+    if plan.loss.impl == "triton" and plan.loss.name == "softmax":
+        raise UsageError("--loss-impl triton: the kernel is that of --loss fff; for softmax use --loss-impl tiled")
     if "zeroshot_sets" in plan.typed and plan.zero_shot is None:
         raise UsageError("--zeroshot-sets does nothing without --zeroshot-data DIR")
 

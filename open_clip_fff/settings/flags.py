@@ -71,7 +71,7 @@ def flag_parser() -> argparse.ArgumentParser:
         "--loss-impl",
         choices=IMPLS,
         help="how --loss fff and softmax are computed: by tiles, whose memory is linear in the batch, or dense "
-        "(default: auto, which is by tiles)",
+        "(default: auto, which is by tiles); triton: by tiles with a fused kernel, for fff on a GPU, not timed yet",
     )
 
     captions = parser.add_argument_group("captions")

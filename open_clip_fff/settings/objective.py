@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 REDUCTIONS = ("images", "pairs")
-IMPLS = ("auto", "dense", "tiled")
+IMPLS = ("auto", "dense", "tiled", "triton")
 DIST_IMPLS = ("gather", "ring")
 STOCK_LOSSES = ("clip", "siglip")
 
@@ -31,7 +31,8 @@ class LossSettings:
             None leaves the choice to OpenCLIP's flags.
         reduction: the sigmoid's norm: `images` sums over texts and divides by images (as SigLIP), `pairs` divides
             by all counted pairs.
-        impl: how `fff` and `softmax` are computed: `tiled`, `dense`, or `auto`, which chooses.
+        impl: how `fff` and `softmax` are computed: `tiled`, `dense`, `auto`, which chooses, or, for `fff` alone,
+            `triton`.
         dist_impl: how they see all ranks' texts: `gather`, or `ring`.
     """
 
