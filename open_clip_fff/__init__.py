@@ -9,7 +9,7 @@ from open_clip_fff.data.batch import Batch, CaptionBatch
 from open_clip_fff.data.ids import caption_id, sample_id
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import HookContext, register_batch_hook
-from open_clip_fff.losses import FFFLoss, LossContext, MultiPositiveSoftmaxLoss, register_loss
+from open_clip_fff.losses import FFFLoss, LossContext, MultiPositiveSoftmaxLoss, SmoothedITCLoss, register_loss
 from open_clip_fff.losses.gather import gather_features
 from open_clip_fff.settings import MiningConfig
 
@@ -21,6 +21,7 @@ __all__ = [
     "LossContext",
     "MiningConfig",
     "MultiPositiveSoftmaxLoss",
+    "SmoothedITCLoss",
     "UsageError",
     "caption_id",
     "gather_features",

@@ -19,7 +19,7 @@ from open_clip_fff.assignment.mining import (
     select,
 )
 from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
-from open_clip_fff.assignment.tiles import Assignment, Block, OwnCaptions, squares
+from open_clip_fff.assignment.tiles import Assignment, Block, Labels, OwnCaptions, squares
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.settings.mining import MiningConfig
 
@@ -61,12 +61,12 @@ class MinedPairs(Assignment):
             yield Block(columns, self.labels)
 
     @torch.no_grad()
-    def labels(self, rows: slice, columns: Columns) -> Tensor:
+    def labels(self, rows: slice, columns: Columns) -> Labels:
         _, mined = self._look(rows, columns)
         labels = assign(self.sweep.own.ids[rows], columns.ids, columns.valid, mined, self.config.mined_as)
         if self.watch is not None:
             self.watch(rows, columns, labels, mined)
-        return labels
+        return Labels(labels, labels)
 
     def _columns(self) -> Iterator[Columns]:
         for columns in self.sweep:

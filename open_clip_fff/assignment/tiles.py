@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from copy import copy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from open_clip_fff.assignment.columns import Columns, Sweep
-from open_clip_fff.assignment.labels import mask_padding, own_assignment
+from open_clip_fff.assignment.labels import IGNORED, POSITIVE, mask_padding, own_assignment
 from open_clip_fff.assignment.mining import Mined
 
 ALL = slice(None)
@@ -23,15 +24,39 @@ class Block:
 
     Args:
         columns: n images.
-        make: int8 [b, n', K] of some rows and some of the columns.
+        make: labels of some rows and some of the columns, both ways.
     """
 
-    def __init__(self, columns: Columns, make: Callable[[slice, Columns], Tensor]) -> None:
+    def __init__(self, columns: Columns, make: Callable[[slice, Columns], "Labels"]) -> None:
         self.columns, self._make = columns, make
 
     def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
         """int8 [b, n', K] of some of the images and some of the block's (assignment/labels.py)."""
+        return self.both(rows, columns).merged()
+
+    def both(self, rows: slice = ALL, columns: slice = ALL) -> "Labels":
+        """The same, of each direction."""
         return self._make(rows, self.columns.some(columns))
+
+
+class Labels(NamedTuple):
+    """An assignment as each direction of a softmax sees it, int8 [b, n, K] each; one object where they agree.
+
+    Attributes:
+        by_image: which captions are positives, negatives or ignored for an image.
+        by_text: which images are for a caption.
+    """
+
+    by_image: Tensor
+    by_text: Tensor
+
+    def merged(self) -> Tensor:
+        """For a loss with one matrix: positive where either is, else ignored where either is."""
+        if self.by_text is self.by_image:
+            return self.by_image
+        labels = torch.minimum(self.by_image, self.by_text)
+        labels = labels.masked_fill((self.by_image == IGNORED) | (self.by_text == IGNORED), IGNORED)
+        return labels.masked_fill((self.by_image == POSITIVE) | (self.by_text == POSITIVE), POSITIVE)
 
 
 class Assignment(ABC):
@@ -49,7 +74,7 @@ class Assignment(ABC):
         self.sweep, self.watch, self.shape = sweep, watch, sweep.shape
 
     @abstractmethod
-    def labels(self, rows: slice, columns: Columns) -> Tensor:
+    def labels(self, rows: slice, columns: Columns) -> Labels:
         """int8 [b, n, K] of some of this rank's images and some columns."""
 
     def blocks(self) -> Iterator[Block]:
@@ -59,8 +84,15 @@ class Assignment(ABC):
 
     def whole(self) -> Tensor:
         """int8 [B, N, K]."""
-        blocks = sorted(((block.columns.place, block.tile()) for block in self.blocks()), key=lambda found: found[0])
-        return torch.cat([labels for _, labels in blocks], dim=1)
+        return self.whole_both().merged()
+
+    def whole_both(self) -> Labels:
+        """The same, of each direction."""
+        found = sorted(((block.columns.place, block.both()) for block in self.blocks()), key=lambda part: part[0])
+        by_image = torch.cat([labels.by_image for _, labels in found], dim=1)
+        if all(labels.by_text is labels.by_image for _, labels in found):
+            return Labels(by_image, by_image)
+        return Labels(by_image, torch.cat([labels.by_text for _, labels in found], dim=1))
 
     def unwatched(self) -> "Assignment":
         """The same, shown to nobody: for a second look."""
@@ -68,30 +100,39 @@ class Assignment(ABC):
         again.watch = None
         return again
 
-    def _shown(self, rows: slice, columns: Columns) -> Tensor:
+    def _shown(self, rows: slice, columns: Columns) -> Labels:
         labels = self.labels(rows, columns)
         if self.watch is not None:
-            self.watch(rows, columns, labels, None)
+            self.watch(rows, columns, labels.merged(), None)
         return labels
 
 
 class GivenLabels(Assignment):
-    """An assignment that was made as a whole, int8 [B, N, K]; padding is 0."""
+    """An assignment that was made as a whole, int8 [B, N, K]; padding is 0.
 
-    def __init__(self, given: Tensor, sweep: Sweep) -> None:
+    Args:
+        given: of images, and of captions too unless those have their own.
+        by_text: of captions.
+    """
+
+    def __init__(self, given: Tensor, sweep: Sweep, by_text: Tensor | None = None) -> None:
         super().__init__(sweep)
-        self.given = given
+        self.given, self.by_text = given, by_text
 
-    def labels(self, rows: slice, columns: Columns) -> Tensor:
-        stop = columns.place + len(columns.ids)
-        return mask_padding(self.given[rows, columns.place : stop], columns.valid)
+    def labels(self, rows: slice, columns: Columns) -> Labels:
+        by_image = self._part(self.given, rows, columns)
+        return Labels(by_image, by_image if self.by_text is None else self._part(self.by_text, rows, columns))
+
+    def _part(self, given: Tensor, rows: slice, columns: Columns) -> Tensor:
+        return mask_padding(given[rows, columns.place : columns.place + len(columns.ids)], columns.valid)
 
 
 class OwnCaptions(Assignment):
     """Own captions, by id, are positives, all others negatives."""
 
-    def labels(self, rows: slice, columns: Columns) -> Tensor:
-        return own_assignment(self.sweep.own.ids[rows], columns.ids, columns.valid)
+    def labels(self, rows: slice, columns: Columns) -> Labels:
+        labels = own_assignment(self.sweep.own.ids[rows], columns.ids, columns.valid)
+        return Labels(labels, labels)
 
 
 def tiles(length: int, size: int) -> Iterator[slice]:

@@ -46,12 +46,14 @@ def global_batch(
     mining: MiningConfig | None = None,
     mining_image: Tensor | None = None,
     mining_text: Tensor | None = None,
+    by_text: Tensor | None = None,
 ) -> GlobalBatch:
     """Gathers unless in a ring, and makes the assignment where none is given: by identity, and by Eq. 1 if told to.
 
     Args:
         mining: Eq. 1 with typed thresholds.
         mining_image, mining_text: this rank's [B, D'] and [B, K, D']; the features themselves where None.
+        by_text: the assignment as captions see it, beside one that was made as a whole.
 
     Raises:
         ValueError: if a shape does not fit [B, D], [B, K, D], [B, K], [B] or [B, N, K], if only one kind of mining
@@ -70,8 +72,11 @@ def global_batch(
     if mines and (mining_image is None) != (mining_text is None):
         raise ValueError("mining_image_features and mining_text_features go together")
     expected = (size, size * world_size, k)
-    if assignment is not None and tuple(assignment.shape) != expected:
-        raise ValueError(f"assignment is {list(assignment.shape)}, not [B, N, K] = {list(expected)}")
+    for given in (assignment, by_text):
+        if given is not None and tuple(given.shape) != expected:
+            raise ValueError(f"assignment is {list(given.shape)}, not [B, N, K] = {list(expected)}")
+    if by_text is not None and not isinstance(assignment, Tensor):
+        raise ValueError("text_assignment goes with an assignment that was made as a whole")
 
     if not isinstance(assignment, Assignment):
         ids = positions(size, rank, image.device) if image_ids is None else image_ids
@@ -82,7 +87,7 @@ def global_batch(
             columns = columns._replace(features=MiningFeatures(given, texts, valid, ids))
         sweep = Sweep(columns, rank, world_size, ring)
         if assignment is not None:
-            assignment = GivenLabels(as_labels(assignment), sweep)
+            assignment = GivenLabels(as_labels(assignment), sweep, None if by_text is None else as_labels(by_text))
         else:
             assignment = OwnCaptions(sweep)
             if mining is not None:

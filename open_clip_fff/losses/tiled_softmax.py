@@ -15,11 +15,18 @@ from open_clip_fff.ranks import highest_over_ranks, sum_over_ranks
 
 
 def tiled_softmax_loss(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, assignment: Assignment
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    assignment: Assignment,
+    alpha: float = 0.0,
+    group: int | None = None,
 ) -> Tensor:
     """Half the mean cross-entropy of images (rows) and half that of captions (columns) that have a positive.
 
-    The same as by `losses.reference.row_cross_entropy` of M and of M's columns, which are of all ranks' images.
+    The same as by `losses.reference.row_cross_entropy` of M and of M's columns, which are of all ranks' images; where
+    the assignment's directions differ, each has its own.
 
     Args:
         image: [B, D], L2-normalised.
@@ -28,27 +35,28 @@ def tiled_softmax_loss(
         scale: s, scalar or [1].
         bias: b, likewise, which changes nothing; its gradient is 0.
         assignment: of B images and N * K captions; asked twice for every tile, shown to its watch once.
+        alpha: of the smoothing, 0 to 1.
+        group: so many images that follow each other are a group, over which alpha is spread; None spreads it over all.
 
     Returns:
         This rank's share: a scalar whose mean over ranks is the loss, and its gradients' mean the loss's gradient.
     """
     bias = image.new_zeros(()) if bias is None else bias
-    return _TiledSoftmax.apply(image, text, scale, bias, assignment)
+    return _TiledSoftmax.apply(image, text, scale, bias, assignment, alpha, group if alpha else None)
 
 
 class _TiledSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, image, text, scale, bias, assignment):
+    def forward(ctx, image, text, scale, bias, assignment, alpha, group):
         sweep, scaled = assignment.sweep, image * scale
-        rows, columns = _normalise(scaled, text, assignment)
+        rows, columns = _normalise(scaled, text, assignment, alpha, group)
         own = columns if sweep.ring else columns.chunk(sweep.world_size, dim=1)[sweep.rank]
         weights = [_weight(stats, sweep.world_size) for stats in (rows, own)]
-        total = sum(
-            weight * _entropies(stats).double().sum() for weight, stats in zip(weights, (rows, own), strict=True)
-        )
+        terms = zip(weights, (rows, own), strict=True)
+        total = sum(weight * _entropies(stats, alpha).double().sum() for weight, stats in terms)
         if any(ctx.needs_input_grad):
-            targets = (_targets(stats, weight) for stats, weight in zip((rows, columns), weights, strict=True))
-            by_image, by_text = _gradients(scaled, text, assignment.unwatched(), *targets)
+            targets = [_targets(stats, weight, alpha) for stats, weight in zip((rows, columns), weights, strict=True)]
+            by_image, by_text = _gradients(scaled, text, assignment.unwatched(), *targets, alpha, group)
             by_scale = torch.linalg.vecdot(by_image, image).double().sum()
             ctx.save_for_backward(by_image.mul_(scale), by_text, by_scale, scale, bias)
         return total.to(image.dtype)
@@ -59,31 +67,26 @@ class _TiledSoftmax(torch.autograd.Function):
         by_image, by_text, by_scale, scale, bias = ctx.saved_tensors
         by_scale = (by_scale * gradient).to(scale.dtype).reshape(scale.shape)
         # a bias shifts all logits alike, which a softmax does not see
-        return by_image * gradient, by_text * gradient, by_scale, torch.zeros_like(bias), None
+        return by_image * gradient, by_text * gradient, by_scale, torch.zeros_like(bias), None, None, None
 
 
-def _normalise(scaled: Tensor, text: Tensor, assignment: Assignment) -> tuple[Tensor, Tensor]:
-    """Four numbers [4, B] of each row and [4, n * K] of each column of `text`, over all rows of all ranks.
+def _normalise(
+    scaled: Tensor, text: Tensor, assignment: Assignment, alpha: float, group: int | None
+) -> tuple[Tensor, Tensor]:
+    """Six numbers [6, B] of each row and [6, n * K] of each column of `text`, over all rows of all ranks.
 
     They are of the logits x that are not ignored: the highest; the sum of exp(x - highest); of those of positives, how
-    many and their sum.
+    many and their sum; of those that alpha is spread over, likewise.
     """
-    start = scaled.new_tensor([-torch.inf, 0.0, 0.0, 0.0])[:, None]
+    start = scaled.new_tensor([-torch.inf, *[0.0] * 5])[:, None]
     rows, columns = start.repeat(1, len(scaled)), start.repeat(1, text.shape[0] * text.shape[1])
+    sweep = assignment.sweep
     travel = texts_round([text], [columns], assignment)
     for ((some, *_), carried), block in zip(travel, assignment.blocks(), strict=True):
-        for tile in walk(scaled, some, block):
-            positive = tile.labels > 0
-            of_positives = tile.logits.where(positive, 0.0)
-            x = tile.logits.masked_fill_(tile.labels == 0, -torch.inf)
-            for seen, dim in ((rows[:, tile.rows], 1), (carried[0][:, tile.captions], 0)):
-                highest = torch.maximum(seen[0], x.amax(dim))
-                seen[1] = seen[1] * _difference(seen[0], highest).exp()
-                seen[1] += _difference(x, highest.unsqueeze(dim)).exp_().sum(dim)
-                seen[2] += positive.sum(dim)
-                seen[3] += of_positives.sum(dim)
-                seen[0] = highest
-    columns, sweep = travel.carried[0], assignment.sweep
+        for tile in walk(scaled, some, block, sweep.own.place, group):
+            _take_in(rows[:, tile.rows], tile.logits, tile.by_image, tile.near, 1, alpha)
+            _take_in(carried[0][:, tile.captions], tile.logits, tile.by_text, tile.near, 0, alpha)
+    columns = travel.carried[0]
     if not sweep.ring:  # they are of this rank's rows alone
         highest = highest_over_ranks(columns[0], sweep.world_size)
         columns[1] *= _difference(columns[0], highest).exp()
@@ -91,21 +94,44 @@ def _normalise(scaled: Tensor, text: Tensor, assignment: Assignment) -> tuple[Te
     return rows, columns
 
 
+def _take_in(seen: Tensor, x: Tensor, labels: Tensor, near: Tensor | None, dim: int, alpha: float) -> None:
+    """Adds a tile [b, c] to the six numbers of its rows (`dim` 1) or columns (0)."""
+    counted, positive = labels != 0, labels > 0
+    seen[2] += positive.sum(dim)
+    seen[3] += x.where(positive, 0.0).sum(dim)
+    if alpha:
+        spread = counted if near is None else counted & near
+        seen[4] += spread.sum(dim)
+        seen[5] += x.where(spread, 0.0).sum(dim)
+    x = x.where(counted, -torch.inf)
+    highest = torch.maximum(seen[0], x.amax(dim))
+    seen[1] = seen[1] * _difference(seen[0], highest).exp()
+    seen[1] += _difference(x, highest.unsqueeze(dim)).exp_().sum(dim)
+    seen[0] = highest
+
+
 def _gradients(
-    scaled: Tensor, text: Tensor, assignment: Assignment, rows: Tensor, columns: Tensor
+    scaled: Tensor, text: Tensor, assignment: Assignment, rows: Tensor, columns: Tensor, alpha: float, group: int | None
 ) -> tuple[Tensor, Tensor]:
     """By s times the images [B, D] and by the texts [n, K, D], of this rank's rows; `rows`, `columns`: `_targets`."""
     by_image = torch.zeros_like(scaled)
     travel = texts_round([text, columns], [torch.zeros_like(text)], assignment)
     for ((some, targets), carried), block in zip(travel, assignment.blocks(), strict=True):
-        for tile in walk(scaled, some, block):
-            (row_shift, row_share), (shift, share) = rows[:, tile.rows, None], targets[:, None, tile.captions]
-            gradient = (tile.logits - row_shift).exp_().add_(tile.logits.sub_(shift).exp_())
-            gradient = gradient.masked_fill_(tile.labels == 0, 0.0)
-            gradient.sub_((row_share + share).masked_fill_(tile.labels <= 0, 0.0))
+        for tile in walk(scaled, some, block, assignment.sweep.own.place, group):
+            gradient = _asked(rows[:, tile.rows, None], tile.logits, tile.by_image, tile.near, alpha)
+            gradient += _asked(targets[:, None, tile.captions], tile.logits, tile.by_text, tile.near, alpha)
             by_image[tile.rows].addmm_(gradient, tile.text)
             carried[0].flatten(0, 1)[tile.captions].addmm_(gradient.T, scaled[tile.rows])
     return by_image, travel.carried[0]
+
+
+def _asked(targets: Tensor, x: Tensor, labels: Tensor, near: Tensor | None, alpha: float) -> Tensor:
+    """dL/dx [b, c] of one direction."""
+    shift, share, even = targets
+    gradient = (x - shift).exp_()
+    if alpha:
+        gradient -= even if near is None else even * near
+    return gradient.masked_fill_(labels == 0, 0.0).sub_((labels > 0) * share)
 
 
 def _difference(x: Tensor, highest: Tensor) -> Tensor:
@@ -118,14 +144,21 @@ def _weight(stats: Tensor, world_size: int) -> Tensor:
     return 0.5 * world_size / sum_over_ranks((stats[2] > 0).sum(), world_size).clamp(min=1).double()
 
 
-def _entropies(stats: Tensor) -> Tensor:
-    """Each row's cross-entropy with its positives, each an equal share of the target; 0 where it has none."""
-    highest, sums, positives, of_positives = stats
-    return torch.where(positives > 0, highest + sums.log() - of_positives / positives.clamp(min=1), 0.0)
+def _entropies(stats: Tensor, alpha: float) -> Tensor:
+    """Each row's cross-entropy with its target; 0 where it has no positive."""
+    highest, sums, positives, of_positives, spread, of_spread = stats
+    share = alpha * (spread > 0).to(spread.dtype)
+    wanted = (1.0 - share) * of_positives / positives.clamp(min=1) + share * of_spread / spread.clamp(min=1)
+    return torch.where(positives > 0, highest + sums.log() - wanted, 0.0)
 
 
-def _targets(stats: Tensor, weight: Tensor) -> Tensor:
-    """What a logit's gradient asks of its row, [2, R]: it is exp(x - shift), less `share` for a positive."""
-    highest, sums, positives, _ = stats
+def _targets(stats: Tensor, weight: Tensor, alpha: float) -> Tensor:
+    """What a logit's gradient asks of its row, [3, R].
+
+    It is exp(x - shift), less `share` for a positive, less `even` for one that alpha is spread over.
+    """
+    highest, sums, positives, _, spread, _ = stats
     weights = torch.where(positives > 0, weight, 0.0).to(highest.dtype)
-    return torch.stack([highest + sums.log() - weights.log(), weights / positives.clamp(min=1)])
+    share = alpha * (spread > 0).to(spread.dtype)
+    shares = (1.0 - share) * weights / positives.clamp(min=1), share * weights / spread.clamp(min=1)
+    return torch.stack([highest + sums.log() - weights.log(), *shares])

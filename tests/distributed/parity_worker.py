@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss, SmoothedITCLoss
 from open_clip_fff.losses import Criterion, cosine_sums
 from open_clip_fff.ranks import gather_constant
 
@@ -74,6 +74,10 @@ def main(out: str) -> None:
         "fff-pairs-ring": FFFLoss(rank, world_size, reduction="pairs", dist_impl="ring"),
         "softmax": MultiPositiveSoftmaxLoss(rank, world_size),
         "softmax-dense": MultiPositiveSoftmaxLoss(rank, world_size, impl="dense"),
+        "s-itc": SmoothedITCLoss(0.5, rank, world_size, group=2),
+        "s-itc-dense": SmoothedITCLoss(0.5, rank, world_size, impl="dense", group=2),
+        "s-itc-ring": SmoothedITCLoss(0.5, rank, world_size, dist_impl="ring"),
+        "s-itc-grit": SmoothedITCLoss(0.5, rank, world_size, stop_gradient=True, consistency=0.2),
         "softmax-ring": MultiPositiveSoftmaxLoss(rank, world_size, dist_impl="ring"),
     }
     minings = {
