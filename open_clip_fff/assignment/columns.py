@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from open_clip_fff.assignment.hardest import Verdicts
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.ranks import Round, gather_constant
 
@@ -18,6 +19,7 @@ class Columns(NamedTuple):
         valid: bool [n, K], False where a caption is padding.
         features: what mining knows of them; None where nothing is mined.
         classes: int64 [n], negative where not known; None where none are.
+        verdicts: what a discriminator said of them; None where there is none.
     """
 
     place: int
@@ -25,13 +27,15 @@ class Columns(NamedTuple):
     valid: Tensor
     features: MiningFeatures | None = None
     classes: Tensor | None = None
+    verdicts: Verdicts | None = None
 
     def some(self, images: slice) -> "Columns":
         """Those of some images."""
         start, _, _ = images.indices(len(self.ids))
         features = None if self.features is None else self.features.some(images)
         classes = None if self.classes is None else self.classes[images]
-        return Columns(self.place + start, self.ids[images], self.valid[images], features, classes)
+        verdicts = None if self.verdicts is None else Verdicts(*(x[images] for x in self.verdicts))
+        return Columns(self.place + start, self.ids[images], self.valid[images], features, classes, verdicts)
 
 
 class Sweep:
@@ -64,7 +68,7 @@ class Sweep:
 
 
 def _tensors(columns: Columns) -> list[Tensor]:
-    parts = (columns.ids, columns.valid, columns.classes, *(columns.features or ()))
+    parts = (columns.ids, columns.valid, columns.classes, *(columns.features or ()), *(columns.verdicts or ()))
     return [x for x in parts if x is not None]
 
 
@@ -77,4 +81,5 @@ def _rebuilt(like: Columns, place: int, tensors: list[Tensor]) -> Columns:
 
     ids, valid, classes = next(left), next(left), maybe(like.classes)
     features = None if like.features is None else MiningFeatures(*map(maybe, like.features))  # type: ignore[arg-type]
-    return Columns(place, ids, valid, features, classes)
+    verdicts = None if like.verdicts is None else Verdicts(*map(maybe, like.verdicts))  # type: ignore[arg-type]
+    return Columns(place, ids, valid, features, classes, verdicts)
