@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import pairwise
 
+import pandas as pd
 import pytest
 import safetensors.torch
 import torch
@@ -15,6 +16,7 @@ from open_clip_fff import UsageError, alternating_walk
 from open_clip_fff.grouping import Bank, BankWriter, arrange, discard, grouped_order, mean_neighbour_similarity
 from open_clip_fff.grouping import reference as loops
 from open_clip_fff.settings import GroupingSettings
+from tests.test_scripts import script
 
 
 def pairs(size: int, dim: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
@@ -130,6 +132,18 @@ def test_a_walk_says_what_it_cannot_use(image, text, more, message):
     with pytest.raises(ValueError, match=message) as error:
         alternating_walk(image, text, **more)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_the_bench(tmp_path):
+    """Every variant at each size, the plain loop up to where it was asked for."""
+    out = tmp_path / "walk.csv"
+    command = ["scripts/bench_walk.py", "--out", out, "--sizes", "8", "16", "--dim", "4", "--rounds", "1"]
+    done = script(*command, "--loop-up-to", "8")
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = pd.read_csv(out)
+    assert list(table["variant"]) == ["nearest", "quantile 0.9", "plain loop", "nearest", "quantile 0.9"]
+    assert (table["s"] > 0).all() and table["x nearest"].iloc[[0, 3]].eq(1).all()
 
 
 # The order
