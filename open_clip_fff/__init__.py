@@ -8,6 +8,7 @@ from open_clip_fff.assignment import similarity_assignment
 from open_clip_fff.data.batch import Batch, CaptionBatch
 from open_clip_fff.data.ids import caption_id, sample_id
 from open_clip_fff.errors import UsageError
+from open_clip_fff.grouping import alternating_walk
 from open_clip_fff.hooks.registry import HookContext, register_batch_hook
 from open_clip_fff.losses import FFFLoss, LossContext, MultiPositiveSoftmaxLoss, SmoothedITCLoss, register_loss
 from open_clip_fff.losses.gather import gather_features
@@ -23,6 +24,7 @@ __all__ = [
     "MultiPositiveSoftmaxLoss",
     "SmoothedITCLoss",
     "UsageError",
+    "alternating_walk",
     "caption_id",
     "gather_features",
     "register_batch_hook",

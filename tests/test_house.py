@@ -11,16 +11,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "open_clip_fff"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# Rooms from the ground up; a room imports from itself and from those below it. `data` and `towers` share a floor with
-# `assignment`; the exceptions name themselves.
+# Rooms from the ground up; a room imports from itself and from those below it. `data`, `grouping` and `towers` share a
+# floor with `assignment`; the exceptions name themselves.
 FLOORS = [
-    *("settings", "hub", "data", "towers", "assignment", "calibration", "losses", "hooks"),
+    *("settings", "hub", "data", "grouping", "towers", "assignment", "calibration", "losses", "hooks"),
     *("report", "evaluation", "comparison", "host"),
 ]
 ALLOWED = {
     "settings": set(),
     "hub": {"settings"},
     "data": {"settings"},
+    "grouping": {"settings", "data"},
     "towers": {"settings", "data"},
     "assignment": {"settings"},
     "calibration": {"settings", "data", "towers", "assignment"},
