@@ -26,7 +26,7 @@ ALLOWED = {
     "assignment": {"settings"},
     "calibration": {"settings", "data", "towers", "assignment"},
     "losses": {"settings", "assignment"},
-    "hooks": {"settings", "data", "towers"},
+    "hooks": {"settings", "data", "towers", "grouping"},
     "report": {"settings", "assignment"},
     "evaluation": {"settings", "hub"},
     "comparison": {"settings", "hub", "evaluation"},

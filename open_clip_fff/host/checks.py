@@ -19,6 +19,7 @@ from open_clip_fff.hub.description import CONFIG_NAME
 from open_clip_fff.losses.sigmoid_tile import triton_obstacle
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.flags import as_flag
+from open_clip_fff.settings.objective import OURS
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.towers.text_design import TextDesign, design_of_config
 
@@ -36,6 +37,8 @@ def check_host(args: argparse.Namespace, plan: Plan) -> None:
             _check_files(flag, value)
     if args.train_data and dataset_kind(args) == "webdataset":
         _check_shards(args)
+    if args.train_data or args.dataset_type == "synthetic":
+        _check_grouping(args, plan)
     if args.resume and args.resume != "latest" and "://" not in args.resume and not Path(args.resume).is_file():
         raise UsageError(f"--resume {args.resume}: there is no such file")
     if plan.typed:
@@ -171,6 +174,25 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     _check_dist_impl(args, plan)
 
 
+def _check_grouping(args: argparse.Namespace, plan: Plan) -> None:
+    grouping, kind = plan.grouping, dataset_kind(args)
+    if grouping is None:
+        return
+    if kind == "synthetic":
+        raise UsageError("--batch-hooks grit: synthetic data has nothing alike; use a CSV or tars")
+    if grouping.search_space <= args.batch_size:
+        raise UsageError(
+            f"--group-search-space {grouping.search_space}: has to be larger than --batch-size {args.batch_size}, or "
+            f"there is nothing to choose from; the paper's is 15 times that"
+        )
+    if grouping.scope == "global" and kind != "csv":
+        raise UsageError(
+            "--group-scope global: ranks read disjoint shards; tars are grouped per rank, a CSV either way"
+        )
+    if grouping.source == "stored" and kind == "csv":
+        raise UsageError("--group-features stored: a CSV has no features beside its images; use tars, or bank")
+
+
 def _check_impl(args: argparse.Namespace, plan: Plan) -> None:
     if plan.loss.impl != "triton":
         return
@@ -185,7 +207,7 @@ def _check_impl(args: argparse.Namespace, plan: Plan) -> None:
 def _check_dist_impl(args: argparse.Namespace, plan: Plan) -> None:
     if not args.loss_dist_impl:
         return
-    if plan.loss.name not in ("fff", "softmax"):
+    if plan.loss.name not in OURS:
         raise UsageError(f"--loss-dist-impl: --loss {plan.loss.name} has one way only; drop it")
     try:
         dataclasses.replace(plan.loss, dist_impl=args.loss_dist_impl)

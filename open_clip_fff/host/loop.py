@@ -32,9 +32,10 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
         elif args.world_size > 1 and not (args.local_loss and args.gather_with_grad):
             logging.info(f"Loss {plan.loss.name} gathers with gradient, whatever --gather-with-grad says.")
         settings = replace(plan.loss, dist_impl=args.loss_dist_impl or plan.loss.dist_impl)  # OpenCLIP's own flag
-        loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, settings))
+        loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, settings, args.batch_size))
         online = plan.features == "online"
         state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online)
+        state.criterion.remembers = bool(state.watching)
         if state.extra is not None and state.criterion.miner is not None and "miner" in state.extra:
             state.criterion.miner.load_state_dict(state.extra["miner"], torch.device(args.device))
         return state.criterion
@@ -59,6 +60,9 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
                 measure_bias(state, loader)
             reporter.epoch, reporter.tb_writer = epoch, tb_writer
             loader.after_batch = reporter.after_batch
+            loss.set_epoch(epoch)
+            for hook in state.watching:
+                hook.before_epoch(epoch)
         if state.ema is not None and not started and state.extra is None:
             state.ema.restart(state.model)
         started = True
@@ -66,6 +70,8 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
         counting = loss.register_forward_hook(lambda *_: steps.append(True))
         train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer)
         counting.remove()
+        for hook in state.watching:
+            hook.after_epoch(epoch)
         _tell_rows(state, epoch)
         if not steps:
             raise UsageError(

@@ -5,6 +5,7 @@ because under gradient accumulation only the loss sees the whole batch.
 """
 
 import inspect
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -13,9 +14,16 @@ from open_clip_fff.assignment.counts import MiningCounts
 from open_clip_fff.assignment.labels import IGNORED, as_labels, known_ids, positions
 from open_clip_fff.assignment.miner import Miner
 from open_clip_fff.assignment.mining import Mined
-from open_clip_fff.assignment.reference import MiningFeatures
+from open_clip_fff.assignment.reference import MiningFeatures, pooled_text
 from open_clip_fff.assignment.tiles import Assignment, OwnCaptions, Watch
 from open_clip_fff.settings.mining import MiningConfig
+
+
+@runtime_checkable
+class ChangesByEpoch(Protocol):
+    """A loss that is told when an epoch begins."""
+
+    def set_epoch(self, epoch: int) -> None: ...
 
 
 class Criterion(nn.Module):
@@ -29,6 +37,10 @@ class Criterion(nn.Module):
         accumulation: OpenCLIP's --accum-freq. The loop back-propagates the whole loss once per micro-batch, which
             makes the scalars' gradients that many times too large: they are weighed by its inverse.
         online: whether the trained model's own features mine; else a batch hook adds those that do.
+
+    Attributes:
+        last: ids, image features and pooled text features of this rank's last batch, without gradient, where
+            `remembers` says that somebody wants them; None before the first.
     """
 
     def __init__(
@@ -44,6 +56,8 @@ class Criterion(nn.Module):
         self.loss, self.rank, self.world_size, self.accumulation = loss, rank, world_size, accumulation
         self.miner, self.online = None if mining is None else Miner(mining, rank, world_size), online
         self.counts = MiningCounts()
+        self.remembers = False
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None
         parameters = inspect.signature(loss.forward).parameters
         self._takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._takes = frozenset(parameters)
@@ -68,6 +82,9 @@ class Criterion(nn.Module):
                 which mined pairs are judged; what batch hooks added, [B, ...] each: `mining_image_features` [B, D']
                 and `mining_text_features` [B, K, D'], and whatever the loss names in its own signature.
         """
+        if self.remembers and image_ids is not None:
+            valid = text_features.new_ones(text_features.shape[:2]).bool() if text_valid is None else text_valid
+            self.last = image_ids, image_features.detach(), pooled_text(text_features.detach(), valid)
         watch = self._counter(extras.get("image_classes"))
         labels = self.assignment(image_features, text_features, text_valid, image_ids, watch=watch, **extras)
         value = self.loss(
@@ -119,6 +136,11 @@ class Criterion(nn.Module):
 
     def _sweep(self, own: Columns) -> Sweep:
         return Sweep(own, self.rank, self.world_size, self._ring)
+
+    def set_epoch(self, epoch: int) -> None:
+        """An epoch begins, from 0: for losses that change with it."""
+        if isinstance(self.loss, ChangesByEpoch):
+            self.loss.set_epoch(epoch)
 
     def after_step(self) -> None:
         """The optimizer has stepped: called once per step, on every rank."""

@@ -50,9 +50,8 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
         consistency: float = 0.0,
     ) -> None:
         self.settings = Smoothing(alpha, "all" if group is None else "group", start, stop_gradient, consistency)
+        self.settings.check_made(impl, dist_impl)
         whole = stop_gradient or consistency > 0
-        if whole and (impl == "tiled" or dist_impl == "ring"):
-            raise ValueError("stop_gradient and consistency need all logits at once: impl dense, dist_impl gather")
         super().__init__(rank, world_size, "dense" if whole and impl == "auto" else impl, dist_impl)
         self.group = group
         self.set_epoch(start)

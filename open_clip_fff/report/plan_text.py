@@ -1,7 +1,9 @@
 """The plan in words, before training starts."""
 
 from open_clip_fff.settings.flags import as_flag
+from open_clip_fff.settings.grouping import GroupingSettings
 from open_clip_fff.settings.mining import MiningConfig
+from open_clip_fff.settings.objective import Smoothing
 from open_clip_fff.settings.plan import Plan
 
 _POLICY = {"all": "all in the same batch", "sample": "one of them drawn at each visit", "first": "the first one used"}
@@ -24,6 +26,7 @@ def plan_lines(plan: Plan, full_length: str | None = None) -> list[str]:
         f"  mining    {_mining(plan)}",
         f"  logits    {_logits(plan)}",
         *([f"  weights   moving average, decay {plan.ema_decay:g}"] if plan.ema_decay is not None else []),
+        *([f"  grouping  {_grouping(plan.grouping)}"] if plan.grouping is not None else []),
         *([f"  zero-shot {', '.join(plan.zero_shot.sets)} in {plan.zero_shot.root}"] if plan.zero_shot else []),
         *([f"  hooks     {', '.join(plan.batch_hooks)}"] if plan.batch_hooks else []),
     ]
@@ -34,7 +37,27 @@ def _loss(plan: Plan) -> str:
         return "OpenCLIP's, by its own flags"
     if plan.loss.stock:
         return f"{plan.loss.name} (OpenCLIP's own)"
-    return f"{plan.loss.name}" + (f" (norm by {plan.loss.reduction})" if plan.loss.name == "fff" else "")
+    more = {"fff": f" (norm by {plan.loss.reduction})", "s-itc": f" ({_smoothing(plan.loss.smoothing)})"}
+    return plan.loss.name + more.get(plan.loss.name, "")
+
+
+def _smoothing(smoothing: Smoothing) -> str:
+    over = {"all": "all columns", "group": "the rank's mini-batch"}[smoothing.over]
+    parts = [f"{smoothing.alpha:g} of the target even over {over} from epoch {smoothing.start} on"]
+    parts += ["keys without gradient"] * smoothing.stop_gradient
+    parts += [f"consistency {smoothing.consistency:g}"] * (smoothing.consistency > 0)
+    return ", ".join(parts)
+
+
+def _grouping(grouping: GroupingSettings) -> str:
+    features = {"bank": "by the last epoch's features, the first at random", "stored": "by stored features"}
+    parts = [
+        f"mini-batches of alike samples, per {grouping.scope}, {features[grouping.source]}",
+        f"search spaces of {grouping.search_space:,}, queue {grouping.queue:,}",
+    ]
+    parts += [f"{grouping.share:.0%} of the mini-batches"] * (grouping.share < 1)
+    parts += [f"at quantile {grouping.quantile:g}"] * (grouping.quantile < 1)
+    return "; ".join(parts)
 
 
 def _captions(plan: Plan) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.mining import SELF, MiningConfig
+from open_clip_fff.settings.objective import OURS
 
 if TYPE_CHECKING:
     from open_clip_fff.settings.plan import Plan
@@ -22,6 +23,8 @@ MINING = {
     "warmup": "mining_warmup",
     "guarded": "mining_guard",
 }
+SMOOTHING = {"smoothing", "smoothing_over", "smoothing_start", "itc_stop_gradient", "itc_consistency"}
+GROUPING = {f"group_{name}" for name in ("search_space", "queue", "scope", "share", "quantile", "features")}
 MODEL = ("mining_model", "mining_pretrained")
 
 
@@ -36,8 +39,14 @@ def check(plan: "Plan") -> None:
         _check_stock(plan, loss)
     _check_captions(plan, loss)
     _check_mining(plan)
-    if "loss_impl" in plan.typed and plan.loss.name not in ("fff", "softmax"):
-        raise UsageError(f"--loss-impl: chooses how --loss fff and softmax are computed; {loss} has one way only")
+    if "loss_impl" in plan.typed and plan.loss.name not in OURS:
+        raise UsageError(f"--loss-impl: chooses how --loss {', '.join(OURS)} are computed; {loss} has one way only")
+    for name in sorted(SMOOTHING & plan.typed):
+        if plan.loss.name != "s-itc":
+            raise UsageError(f"{as_flag(name)} does nothing without --loss s-itc")
+    for name in sorted(GROUPING & plan.typed):
+        if plan.grouping is None:
+            raise UsageError(f"{as_flag(name)} does nothing without --batch-hooks grit")
     if plan.loss.impl == "triton" and plan.loss.name == "softmax":
         raise UsageError("--loss-impl triton: the kernel is that of --loss fff; for softmax use --loss-impl tiled")
     if "zeroshot_sets" in plan.typed and plan.zero_shot is None:

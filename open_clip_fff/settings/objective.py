@@ -6,6 +6,7 @@ REDUCTIONS = ("images", "pairs")
 IMPLS = ("auto", "dense", "tiled", "triton")
 DIST_IMPLS = ("gather", "ring")
 SPREADS = ("all", "group")
+OURS = ("fff", "softmax", "s-itc")
 STOCK_LOSSES = ("clip", "siglip")
 
 
@@ -53,6 +54,11 @@ class Smoothing:
         if self.consistency < 0:
             raise ValueError(f"the weight of consistency is {self.consistency:g}: it is 0 or more")
 
+    def check_made(self, impl: str, dist_impl: str) -> None:
+        """Raises ValueError where a loss that is computed like this has not all of it."""
+        if (self.stop_gradient or self.consistency) and (impl == "tiled" or dist_impl == "ring"):
+            raise ValueError("stop_gradient and consistency need all logits at once: impl dense, dist_impl gather")
+
 
 @dataclass(frozen=True)
 class LossSettings:
@@ -77,6 +83,7 @@ class LossSettings:
 
     def __post_init__(self) -> None:
         check_made(self.impl, self.dist_impl)
+        self.smoothing.check_made(self.impl, self.dist_impl)
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction is {self.reduction!r}: choose from {', '.join(REDUCTIONS)}")
 
