@@ -5,6 +5,7 @@ their own; importing this package imports torch, but neither OpenCLIP nor its tr
 """
 
 from open_clip_fff.assignment import similarity_assignment
+from open_clip_fff.connection import register_discriminator
 from open_clip_fff.data.batch import Batch, CaptionBatch
 from open_clip_fff.data.ids import caption_id, sample_id
 from open_clip_fff.errors import UsageError
@@ -28,6 +29,7 @@ __all__ = [
     "caption_id",
     "gather_features",
     "register_batch_hook",
+    "register_discriminator",
     "register_loss",
     "sample_id",
     "similarity_assignment",

@@ -1,6 +1,7 @@
 """Every choice a run makes, as frozen dataclasses; the table of methods; the flags that fill them."""
 
 from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.connection import ConnectionSettings
 from open_clip_fff.settings.grouping import GroupingSettings
 from open_clip_fff.settings.methods import DEFAULTS, METHODS
 from open_clip_fff.settings.mining import FrozenSource, MiningConfig
@@ -12,6 +13,7 @@ __all__ = [
     "DEFAULTS",
     "METHODS",
     "CaptionSettings",
+    "ConnectionSettings",
     "FrozenSource",
     "GroupingSettings",
     "LogitSettings",
