@@ -4,7 +4,7 @@ import torch
 
 from open_clip_fff.assignment.columns import Columns, Sweep
 from open_clip_fff.assignment.connected import ConnectedPairs
-from open_clip_fff.assignment.hardest import hardest_negatives, verdict, verdicts
+from open_clip_fff.assignment.hardest import hardest_negatives, verdicts
 from open_clip_fff.assignment.mined_pairs import MinedPairs
 from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
 from open_clip_fff.assignment.tiles import OwnCaptions, tiles
@@ -35,11 +35,6 @@ def test_a_batch_of_one_image_has_no_candidates():
     image, text = features(2, 1)
     found = hardest_negatives(image, text, torch.tensor([3, 3]), torch.ones(2, 1, dtype=torch.bool))
     assert (found.caption < 0).all() and (found.image < 0).all()
-
-
-def test_verdicts_by_threshold():
-    said = verdict(torch.tensor([0.9, 0.8, 0.65, 0.5, 0.49]), positive=0.8, negative=0.5)
-    assert said.tolist() == [1, 0, 0, 0, -1]
 
 
 def connected(base_of=OwnCaptions, by_image=(1, 0, -1, 1), by_text=(0, 1, 1, -1)):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from open_clip_fff.assignment.labels import IGNORED, NEGATIVE, POSITIVE, own_assignment
+from open_clip_fff.assignment.labels import NEGATIVE, own_assignment
 from open_clip_fff.numerics import full_precision
 
 ROWS = 2**19  # pairs at a time
@@ -53,6 +53,18 @@ def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor) -
     return Hardest(caption, by_text.unflatten(0, (size, k)))
 
 
+def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosines of the candidates by some other features: [B] and [B, K]; of no candidate, that of some pair.
+
+    Args:
+        image: [B, D'], L2-normalised.
+        text: [B, K, D'], likewise.
+    """
+    image, text = full_precision(image), full_precision(text)
+    of_images = (image * text.flatten(0, 1)[hardest.caption.clamp(min=0)]).sum(dim=-1)
+    return of_images, (text * image[hardest.image.clamp(min=0)]).sum(dim=-1)
+
+
 class Verdicts(NamedTuple):
     """What was said about a rank's own pairs, by ids, so that every rank can find them among its rows and columns.
 
@@ -69,12 +81,6 @@ class Verdicts(NamedTuple):
     by_image: Tensor
     image: Tensor
     by_text: Tensor
-
-
-def verdict(match: Tensor, positive: float, negative: float) -> Tensor:
-    """P(match) to a label, int8: above `positive` it is one, below `negative` a negative, and ignored between them."""
-    label = torch.full_like(match, IGNORED, dtype=torch.int8)
-    return label.masked_fill(match > positive, POSITIVE).masked_fill(match < negative, NEGATIVE)
 
 
 def verdicts(hardest: Hardest, ids: Tensor, by_image: Tensor, by_text: Tensor) -> Verdicts:

@@ -32,7 +32,9 @@ class HookContext:
         ema: the moving average of the trained model, which follows it; None where there is none.
         step: tells how many optimizer steps are done.
         batch_size: images per mini-batch on this rank.
+        accumulation: mini-batches of a step.
         rank, world_size, seed: of this process and run.
+        cache_dir: where the hub's files are kept; None for the hub's own choice.
         folder: where the run keeps its checkpoints; None where it keeps none.
         resumed: the same of the checkpoint that it goes on from, if it does.
     """
@@ -47,9 +49,11 @@ class HookContext:
     ema: Any = None
     step: Callable[[], int] = lambda: 0
     batch_size: int = 1
+    accumulation: int = 1
     rank: int = 0
     world_size: int = 1
     seed: int = 0
+    cache_dir: str | None = None
     folder: Path | None = None
     resumed: Path | None = None
 
@@ -82,6 +86,13 @@ class OrdersData(Protocol):
     def lookahead(self, epoch: Callable[[], int]) -> Lookahead: ...
 
     def sampler(self, dataset: Sized, ids: Tensor) -> Sampler: ...
+
+
+@runtime_checkable
+class Judges(Protocol):
+    """A hook that says which of a step's hardest negatives are none (hooks/connection.py says what it gets)."""
+
+    def judge(self, caption: Tensor, image: Tensor, worth: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]: ...
 
 
 @runtime_checkable

@@ -73,6 +73,7 @@ def data_maker(state: RunState, get_data: Callable) -> Callable:
 def _build_hooks(state: RunState, tokenizer: Tokenizer) -> list[BatchHook]:
     plan, args = state.plan, state.args
     names = [f"{_HOOKS[plan.features]}-features"] if plan.features in _HOOKS else []
+    names += ["connection"] if plan.connection is not None else []
     visual = state.model.visual
     context = HookContext(
         plan=plan,
@@ -85,6 +86,8 @@ def _build_hooks(state: RunState, tokenizer: Tokenizer) -> list[BatchHook]:
         ema=None if state.ema is None else state.ema.module,
         step=lambda: state.steps,
         batch_size=args.batch_size,
+        accumulation=args.accum_freq,
+        cache_dir=args.cache_dir,
         rank=args.rank,
         world_size=args.world_size,
         seed=args.seed,

@@ -7,9 +7,11 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
+from open_clip_fff.assignment.connection_counts import connection_rates
 from open_clip_fff.assignment.counts import Rates, rates
 from open_clip_fff.data.tally import DAMAGE
 from open_clip_fff.errors import UsageError
+from open_clip_fff.hooks.registry import Judges
 from open_clip_fff.host.start import measure_bias
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.zero_shot import Watch
@@ -36,6 +38,9 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
         online = plan.features == "online"
         state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online)
         state.criterion.remembers = bool(state.watching)
+        for judge in (hook for hook in state.hooks if isinstance(hook, Judges)):
+            state.criterion.judge = judge.judge
+            state.criterion.gate = None if plan.connection is None else plan.connection.gate
         if state.extra is not None and state.criterion.miner is not None and "miner" in state.extra:
             state.criterion.miner.load_state_dict(state.extra["miner"], torch.device(args.device))
         return state.criterion
@@ -61,6 +66,7 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
             reporter.epoch, reporter.tb_writer = epoch, tb_writer
             loader.after_batch = reporter.after_batch
             loss.set_epoch(epoch)
+            loss.judging = state.plan.connection is None or epoch >= state.plan.connection.start
             for hook in state.watching:
                 hook.before_epoch(epoch)
         if state.ema is not None and not started and state.extra is None:
@@ -133,9 +139,12 @@ class Reporter:
 
     def _show(self, step_in_epoch: int) -> None:
         args, model = self.state.args, self.state.model
-        sums = self.criterion.counts.take(torch.device(args.device))
+        device, judged = torch.device(args.device), self.criterion.judge is not None
+        sums, said = self.criterion.counts.take(device), self.criterion.connections.take(device)
         if args.world_size > 1:
             dist.all_reduce(sums)
+            if judged:
+                dist.all_reduce(said)
         if not self.state.master:
             return
         seen = rates(sums)
@@ -145,6 +154,7 @@ class Reporter:
             step=self.epoch * self.steps_per_epoch + step_in_epoch,
             rates=seen,
             found=_found(self.criterion),
+            connections=connection_rates(said) if judged else None,
             scale=model.logit_scale.exp().item(),
             bias=None if model.logit_bias is None else model.logit_bias.item(),
             eta=self.pace.eta,

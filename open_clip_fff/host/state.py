@@ -76,8 +76,8 @@ class RunState:
         """The optimizer has stepped."""
         if self.criterion is not None:
             self.criterion.after_step()
-            if self.criterion.last is not None:
+            if (last := self.criterion.last) is not None:
                 for hook in self.watching:
-                    hook.after_step(*self.criterion.last)
+                    hook.after_step(*last)
         if self.ema is not None:
             self.ema.update(self.model)

@@ -5,18 +5,25 @@ because under gradient accumulation only the loss sees the whole batch.
 """
 
 import inspect
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from open_clip_fff.assignment.columns import Columns, Sweep
+from open_clip_fff.assignment.connected import ConnectedPairs
+from open_clip_fff.assignment.connection_counts import ConnectionCounts
 from open_clip_fff.assignment.counts import MiningCounts
+from open_clip_fff.assignment.hardest import Verdicts, candidate_cosines, hardest_negatives, verdicts
 from open_clip_fff.assignment.labels import IGNORED, as_labels, known_ids, positions
 from open_clip_fff.assignment.miner import Miner
 from open_clip_fff.assignment.mining import Mined
 from open_clip_fff.assignment.reference import MiningFeatures, pooled_text
 from open_clip_fff.assignment.tiles import Assignment, OwnCaptions, Watch
 from open_clip_fff.settings.mining import MiningConfig
+
+# hardest caption int64 [B] and image int64 [B, K] by place, which are worth asking; to labels int8 [B] and [B, K]
+Judge = Callable[[Tensor, Tensor, tuple[Tensor, Tensor] | None], tuple[Tensor, Tensor]]
 
 
 @runtime_checkable
@@ -39,6 +46,9 @@ class Criterion(nn.Module):
         online: whether the trained model's own features mine; else a batch hook adds those that do.
 
     Attributes:
+        judge: says which of this rank's hardest negatives are matches; None where nobody does.
+        gate: the mining features' cosine below which it is not asked; None for no gate.
+        judging: whether it is asked in this epoch.
         last: ids, image features and pooled text features of this rank's last batch, without gradient, where
             `remembers` says that somebody wants them; None before the first.
     """
@@ -55,7 +65,10 @@ class Criterion(nn.Module):
         super().__init__()
         self.loss, self.rank, self.world_size, self.accumulation = loss, rank, world_size, accumulation
         self.miner, self.online = None if mining is None else Miner(mining, rank, world_size), online
-        self.counts = MiningCounts()
+        self.judge: Judge | None = None
+        self.gate: float | None = None
+        self.judging = True
+        self.counts, self.connections = MiningCounts(), ConnectionCounts()
         self.remembers = False
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
         parameters = inspect.signature(loss.forward).parameters
@@ -122,17 +135,40 @@ class Criterion(nn.Module):
         valid = text_features.new_ones((size, k)).bool() if text_valid is None else text_valid
         ids = positions(size, self.rank, valid.device) if image_ids is None else known_ids(image_ids, self.rank)
         own = Columns(self.rank * size, ids, valid, classes=image_classes)
-        if self.miner is None or not self.miner.watching:
-            return OwnCaptions(self._sweep(own), watch)
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
-        if mining_text_features is None:
+        if self.judge is not None and self.judging:
+            own = own._replace(
+                verdicts=self._judged(image_features, text_features, own, mining_image_features, mining_text_features)
+            )
+        found = self._mined(own, mining_image_features, mining_text_features, text_raw, watch)
+        return found if own.verdicts is None else ConnectedPairs(found)
+
+    def _mined(
+        self, own: Columns, image: Tensor | None, text: Tensor | None, raw: Tensor | None, watch: Watch | None
+    ) -> Assignment:
+        """Own captions, and what Eq. 1 finds where there is a miner."""
+        if self.miner is None or not self.miner.watching:
+            return OwnCaptions(self._sweep(own), watch)
+        if text is None:
             raise ValueError("mining needs mining_text_features, which a batch hook adds")
-        used = valid
-        if text_raw is not None and not self.miner.config.raw:  # Eq. 1 over generated captions alone
-            used = valid & ~text_raw
-        features = MiningFeatures(mining_image_features, mining_text_features, used, ids)
-        return self.miner(OwnCaptions(self._sweep(own._replace(features=features)), watch))
+        # Eq. 1 over generated captions alone, if told so
+        used = own.valid if raw is None or self.miner.config.raw else own.valid & ~raw
+        own = own._replace(features=MiningFeatures(image, text, used, own.ids))
+        return self.miner(OwnCaptions(self._sweep(own), watch))
+
+    def _judged(
+        self, image: Tensor, text: Tensor, own: Columns, gate_image: Tensor | None, gate_text: Tensor | None
+    ) -> Verdicts:
+        """What the judge says of this rank's hardest negatives."""
+        assert self.judge is not None
+        hardest, worth = hardest_negatives(image, text, own.ids, own.valid), None
+        if self.gate is not None and gate_image is not None and gate_text is not None:
+            of_images, of_texts = candidate_cosines(hardest, gate_image, gate_text)
+            worth = of_images > self.gate, of_texts > self.gate
+        said = self.judge(hardest.caption, hardest.image, worth)
+        self.connections.add(hardest, *said, own.classes)
+        return verdicts(hardest, own.ids, *said)
 
     def _sweep(self, own: Columns) -> Sweep:
         return Sweep(own, self.rank, self.world_size, self._ring)

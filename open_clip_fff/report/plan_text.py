@@ -1,11 +1,13 @@
 """The plan in words, before training starts."""
 
+from open_clip_fff.settings.connection import ConnectionSettings
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.grouping import GroupingSettings
 from open_clip_fff.settings.mining import MiningConfig
 from open_clip_fff.settings.objective import Smoothing
 from open_clip_fff.settings.plan import Plan
 
+_NAMES = {"cosmo": "cosmo (MAFA under the name of its first version)"}
 _POLICY = {"all": "all in the same batch", "sample": "one of them drawn at each visit", "first": "the first one used"}
 _MINED_AS = {"positive": "mined pairs become positives", "ignore": "mined pairs leave the loss"}
 
@@ -17,13 +19,15 @@ def plan_lines(plan: Plan, full_length: str | None = None) -> list[str]:
         plan: of the run.
         full_length: why the text tower needs captions at full length; None where they may be trimmed.
     """
-    typed = " ".join(as_flag(name) for name in sorted(plan.typed))
+    name = plan.method or "none"
+    typed = " ".join(as_flag(flag) for flag in sorted(plan.typed))
     return [
-        f"  method    {plan.method or 'none'} (typed: {typed})",
+        f"  method    {_NAMES.get(name, name)} (typed: {typed})",
         f"  loss      {_loss(plan)}",
         f"  captions  {_captions(plan)}",
         *([f"  text      {_text(plan, full_length)}"] if not plan.text.whole else []),
         f"  mining    {_mining(plan)}",
+        *([f"  judge     {_judge(plan.connection)}"] if plan.connection is not None else []),
         f"  logits    {_logits(plan)}",
         *([f"  weights   moving average, decay {plan.ema_decay:g}"] if plan.ema_decay is not None else []),
         *([f"  grouping  {_grouping(plan.grouping)}"] if plan.grouping is not None else []),
@@ -47,6 +51,18 @@ def _smoothing(smoothing: Smoothing) -> str:
     parts += ["keys without gradient"] * smoothing.stop_gradient
     parts += [f"consistency {smoothing.consistency:g}"] * (smoothing.consistency > 0)
     return ", ".join(parts)
+
+
+def _judge(connection: ConnectionSettings) -> str:
+    parts = [
+        f"{connection.discriminator} looks at each image's and each caption's hardest negative",
+        f"a positive above {connection.positive:g}, ignored down to {connection.negative:g}",
+    ]
+    if connection.gate is not None:
+        parts.append(f"asked above cosine {connection.gate:g}")
+    parts += [f"from epoch {connection.start} on"] * (connection.start > 0)
+    parts += [f"verdicts kept in {connection.cache}"] * (connection.cache is not None)
+    return "; ".join(parts)
 
 
 def _grouping(grouping: GroupingSettings) -> str:

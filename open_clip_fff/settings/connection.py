@@ -24,6 +24,7 @@ class ConnectionSettings:
         gate: the cosine of some cheaper features below which a pair is a true negative unasked; None for no gate.
         cache: folder in which verdicts are kept; None for none.
         batch: pairs that are judged at a time, which bounds the memory.
+        start: the epoch from which on it is asked, from 0; with GRIT, epoch 0's batches are random.
     """
 
     discriminator: str
@@ -32,6 +33,7 @@ class ConnectionSettings:
     gate: float | None = None
     cache: str | None = None
     batch: int = 64
+    start: int = 0
 
     def __post_init__(self) -> None:
         if not self.discriminator.strip():
@@ -47,6 +49,8 @@ class ConnectionSettings:
                 f"nothing there; give thresholds of your own (eval/similarities.py draws the cosines of your data)"
             )
         object.__setattr__(self, "gate", threshold(self.gate, "the gate"))
+        if self.start < 0:
+            raise ValueError(f"the discriminator is asked from epoch {self.start} on: it is 0 or later")
         if self.batch < 1:
             raise ValueError(f"the discriminator judges {self.batch} pairs at a time: it is at least 1")
 

@@ -40,6 +40,38 @@ def add_mafa_flags(parser: argparse.ArgumentParser) -> None:
         help="of the last epoch's steps (the first epoch is random), or stored beside the images (default: bank)",
     )
 
+    connection = parser.add_argument_group("connection mining by a discriminator (MAFA, COSMO)")
+    connection.add_argument(
+        "--discriminator",
+        metavar="KIND:NAME",
+        help="judges the hardest negatives of each step: blip:NAME|DIR, blip2:NAME|DIR, open_clip:MODEL/TAG|DIR by its "
+        "cosine, a folder or hub name of either BLIP, or one of your --plugin (default: none)",
+    )
+    connection.add_argument(
+        "--match-positive", type=float, metavar="Q", help="P(match) above which a negative is a positive (default: 0.8)"
+    )
+    connection.add_argument(
+        "--match-negative",
+        type=float,
+        metavar="Q",
+        help="P(match) below which it stays a negative; between the two it is ignored (default: 0.5)",
+    )
+    connection.add_argument(
+        "--match-gate",
+        type=float,
+        metavar="COS",
+        help="ask only about pairs whose mining features are more alike than this (default: ask about all)",
+    )
+    connection.add_argument(
+        "--discriminator-cache", metavar="DIR", help="keep verdicts there, by image and caption (default: nowhere)"
+    )
+    connection.add_argument(
+        "--discriminator-batch", type=int, metavar="N", help="pairs that it judges at a time (default: 64)"
+    )
+    connection.add_argument(
+        "--discriminator-start", type=int, metavar="EPOCH", help="from which epoch on, from 0 (default: 0)"
+    )
+
     itc = parser.add_argument_group("smoothed ITC: --loss s-itc, or --method mafa, cosmo")
     itc.add_argument(
         "--smoothing", type=float, metavar="ALPHA", help="share of the target that is spread evenly (default: 0.5)"

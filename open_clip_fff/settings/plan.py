@@ -6,6 +6,7 @@ from typing import Any
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.connection import ConnectionSettings
 from open_clip_fff.settings.consistency import MINING, check
 from open_clip_fff.settings.grouping import GroupingSettings
 from open_clip_fff.settings.methods import DEFAULTS, METHODS
@@ -30,6 +31,7 @@ class Plan:
         miner: the frozen model whose features mine, or made the stored ones; None where there is none.
         feature_sidecar: folder of stored features; None where they are in the tars.
         ema_decay: of the weights' moving average; None for none.
+        connection: who judges the hardest negatives; None where nobody does.
         grouping: of mini-batches; None where the loader's order is left alone.
         zero_shot: what is scored every few epochs; None for nothing.
         typed: the flags (with underscores) that the user typed; empty leaves training to OpenCLIP alone.
@@ -45,6 +47,7 @@ class Plan:
     miner: FrozenSource | None
     feature_sidecar: str | None
     ema_decay: float | None
+    connection: ConnectionSettings | None
     grouping: GroupingSettings | None
     zero_shot: ZeroShotSettings | None
     logits: LogitSettings
@@ -145,6 +148,7 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
         miner=miner,
         feature_sidecar=values["feature_sidecar"],
         ema_decay=decay,
+        connection=None if values["discriminator"] is None else _connection(values),
         grouping=_grouping(values) if GRIT in values["batch_hooks"] else None,
         zero_shot=None if root is None else ZeroShotSettings(root, values["zeroshot_sets"]),
         logits=LogitSettings(values["logit_scale_init"], values["logit_bias_init"], values["logit_lr_mult"]),
@@ -173,4 +177,16 @@ def _grouping(values: dict) -> GroupingSettings:
         values["group_share"],
         values["group_quantile"],
         values["group_features"],
+    )
+
+
+def _connection(values: dict) -> ConnectionSettings:
+    return ConnectionSettings(
+        values["discriminator"],
+        values["match_positive"],
+        values["match_negative"],
+        values["match_gate"],
+        values["discriminator_cache"],
+        values["discriminator_batch"],
+        values["discriminator_start"],
     )
