@@ -32,7 +32,7 @@ def load_matching(name: str, called: str, cache_dir: str | None = None, kind: st
 
     at = {"cache_dir": cache_dir, "trust_remote_code": False}
     try:
-        with _quiet():
+        with quiet():
             config = transformers.AutoConfig.from_pretrained(name, **at)
             known = KINDS.get(config.model_type)
             if known is None or kind not in (None, known[0].kind):
@@ -79,8 +79,8 @@ def _check(matching: MatchingModel, called: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps transformers from printing a table of what a folder lacks, which `load_matching` says in one line."""
+def quiet() -> Iterator[None]:
+    """Keeps transformers from printing bars, and a table of what a folder lacks, which here is said in one line."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
