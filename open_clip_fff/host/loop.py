@@ -60,13 +60,13 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
             loader = data["train"].dataloader
             if reporter is None:
                 reporter = Reporter(state, loss, loader.num_batches // args.accum_freq, first_epoch=epoch)
+            loss.set_epoch(epoch)
+            loss.judging = state.plan.connection is None or epoch >= state.plan.connection.start
             if state.measure_bias and args.resume is None:
                 data["train"].set_epoch(epoch)
                 measure_bias(state, loader)
             reporter.epoch, reporter.tb_writer = epoch, tb_writer
             loader.after_batch = reporter.after_batch
-            loss.set_epoch(epoch)
-            loss.judging = state.plan.connection is None or epoch >= state.plan.connection.start
             for hook in state.watching:
                 hook.before_epoch(epoch)
         if state.ema is not None and not started and state.extra is None:

@@ -138,9 +138,8 @@ class Criterion(nn.Module):
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
         if self.judge is not None and self.judging:
-            own = own._replace(
-                verdicts=self._judged(image_features, text_features, own, mining_image_features, mining_text_features)
-            )
+            gate = None if mining_image_features is None else (mining_image_features, mining_text_features)
+            own = own._replace(verdicts=self._judged(image_features, text_features, own, gate, watch is not None))
         found = self._mined(own, mining_image_features, mining_text_features, text_raw, watch)
         return found if own.verdicts is None else ConnectedPairs(found)
 
@@ -158,16 +157,17 @@ class Criterion(nn.Module):
         return self.miner(OwnCaptions(self._sweep(own), watch))
 
     def _judged(
-        self, image: Tensor, text: Tensor, own: Columns, gate_image: Tensor | None, gate_text: Tensor | None
+        self, image: Tensor, text: Tensor, own: Columns, gate: tuple[Tensor, Tensor | None] | None, counting: bool
     ) -> Verdicts:
-        """What the judge says of this rank's hardest negatives."""
+        """What the judge says of this rank's hardest negatives; `gate` are the features that a gate goes by."""
         assert self.judge is not None
         hardest, worth = hardest_negatives(image, text, own.ids, own.valid), None
-        if self.gate is not None and gate_image is not None and gate_text is not None:
-            of_images, of_texts = candidate_cosines(hardest, gate_image, gate_text)
+        if self.gate is not None and gate is not None and gate[1] is not None:
+            of_images, of_texts = candidate_cosines(hardest, gate[0], gate[1])
             worth = of_images > self.gate, of_texts > self.gate
         said = self.judge(hardest.caption, hardest.image, worth)
-        self.connections.add(hardest, *said, own.classes)
+        if counting:
+            self.connections.add(hardest, *said, own.classes)
         return verdicts(hardest, own.ids, *said)
 
     def _sweep(self, own: Columns) -> Sweep:
