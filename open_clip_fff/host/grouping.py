@@ -16,9 +16,11 @@ from open_clip_fff.host.fixes import LatestEpoch
 
 def stream_seams(orders: OrdersData) -> dict[str, Any]:
     """What OpenCLIP's tar pipeline should find in webdataset's place, so that one hook looks ahead in it."""
-    lookahead = orders.lookahead(_Epoch())
+    epoch = _Epoch()
+    lookahead = orders.lookahead(epoch)
 
     def select(predicate: Callable) -> Then:
+        epoch.shared = LatestEpoch.latest  # OpenCLIP has just made it; that of validation data comes later
         return Then(wds.select(predicate), lookahead)
 
     def to_tuple(*names: str) -> Then:
@@ -43,15 +45,12 @@ class EpochPipeline(wds.DataPipeline):
 
 
 class _Epoch:
-    """The epoch that OpenCLIP's loader is in, in a worker too."""
+    """The epoch that OpenCLIP's training data is in, in a worker too."""
 
-    def __init__(self) -> None:
-        self._shared: LatestEpoch | None = None
+    shared: LatestEpoch | None = None
 
     def __call__(self) -> int:
-        if self._shared is None:
-            self._shared = LatestEpoch.latest
-        return 0 if self._shared is None else self._shared.get_value()
+        return 0 if self.shared is None else self.shared.get_value()
 
 
 def order_table(info: Any, orders: OrdersData) -> None:
