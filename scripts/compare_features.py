@@ -12,7 +12,6 @@ Writes OUT/runs.csv (a line per run), OUT/table.csv, OUT/table.md (mean and spre
 """
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -25,12 +24,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core ea
 import matplotlib
 import pandas as pd
 from digits.runs import Run, RunFailed, Trainer
+from digits.study import checkpoint, digits, markdown, scores, value, with_spread
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-HERE = Path(os.path.relpath(Path(__file__).parent))
-DIGITS = HERE / "digits" / "digits-vit.json"
 TEACHER = "teacher"
 TEXT_ALONE = ("--p1", "off", "--p2", "off", "--p1-prime", "off")
 LOOSE = ("--p1", "0.6", "--p2", "0.85", "--p3", "0.95", "--p1-prime", "0.2")  # far too low for the digits' first steps
@@ -47,8 +45,6 @@ FEATURES = {
 POLICIES = ("all", "sample", "first")
 SEEDS = 10  # that are looked for
 CURVES = {"mined": "mined captions per image", "right": "% of them of the right class"}
-RECALL = "all_captions_{}_R@{}"
-DIRECTIONS = {"i>t": "image_to_text", "t>i": "text_to_image"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ def main() -> None:
     arguments, shared = parse()
     out, logs = arguments.out, arguments.out / "logs"
     if not shared:
-        shared = digits(out / "data", arguments)
+        shared = digits(out / "data")
     shared += ["--logs", str(logs), "--epochs", str(arguments.epochs), "--save-frequency", str(arguments.epochs)]
     shared += ["--captions-per-image", str(arguments.captions), "--val-frequency", str(arguments.epochs)]
     rows = [Row(*key) for key in arguments.rows]
@@ -97,12 +93,20 @@ def main() -> None:
             trainer.start(run)
         for run in todo:
             trainer.wait(run)
+    data = out / "data" if arguments.digits else None
     for row in rows:
         for seed in range(SEEDS):
             run = logs / row.run(seed, arguments, teacher).name
             if checkpoint(run, arguments.epochs).exists():
                 curve = read_log(run / "out.log")
-                results.append({**vars(row), "seed": seed, **scores(run, arguments, out), **means(curve)})
+                results.append(
+                    {
+                        **vars(row),
+                        "seed": seed,
+                        **scores(run, arguments.epochs, data),
+                        **means(curve),
+                    }
+                )
     report(pd.DataFrame(results), {row: read_log(logs / runs[row, 0].name / "out.log") for row in rows}, out)
 
 
@@ -133,43 +137,6 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     return arguments, shared
 
 
-def digits(data: Path, arguments: argparse.Namespace) -> list[str]:
-    """Writes the digits, the class beside each image, and gives the flags that train on them."""
-    from digits.shards import SHARDS, TRAINING, write_shards
-
-    if not (data / "classnames.txt").exists():
-        print(write_shards(data, 0, classes=True))
-    flags = {
-        "--train-data": f"{data}/train-{{00000..{SHARDS - 1:05d}}}.tar",
-        "--train-num-samples": TRAINING,
-        "--val-data": f"{data}/test/0.tar",
-        "--val-num-samples": 389,
-        "--dataset-type": "webdataset",
-        "--json-text-key": "captions",
-        "--model-config": DIGITS,
-        "--model": DIGITS.stem,
-        "--batch-size": 128,
-        "--lr": 2e-3,
-        "--warmup": 22,
-        "--wd": 0.1,
-        "--device": "cpu",
-        "--precision": "fp32",
-        "--workers": 1,
-        "--log-every-n-steps": 11,
-    }
-    return [text for flag, value in flags.items() for text in (flag, str(value))]
-
-
-def checkpoint(run: Path, epoch: int) -> Path:
-    """The last checkpoint of a run."""
-    return run / "checkpoints" / f"epoch_{epoch}.pt"
-
-
-def value(flags: list[str], flag: str) -> str:
-    """What stands behind a flag."""
-    return flags[flags.index(flag) + 1]
-
-
 def read_log(log: Path) -> pd.DataFrame:
     """Step, mined captions per image and, where the class is known, the share of right ones."""
     line = r"FFF Epoch: \d+ Step: (\d+) Mined/image: ([\d.]+) \(.*?\)(?: Right: ([\d.]+)%)?"
@@ -188,29 +155,6 @@ def means(curve: pd.DataFrame) -> dict[str, float | None]:
     return {"mined/image": since["mined"].mean() if len(since) else 0.0, "right %": right}
 
 
-def scores(run: Path, arguments: argparse.Namespace, out: Path) -> dict[str, float]:
-    """Recall with all captions of an image, in percent; on the digits, zero-shot accuracy."""
-    last = json.loads((run / "checkpoints" / "fff_results.jsonl").read_text().splitlines()[-1])
-    found = {f"{short} R@{k}": 100 * last[RECALL.format(name, k)] for short, name in DIRECTIONS.items() for k in (1, 5)}
-    if arguments.digits:
-        found = {"top-1": 100 * accuracy(run, arguments, out), **found}
-    return found
-
-
-def accuracy(run: Path, arguments: argparse.Namespace, out: Path) -> float:
-    """Zero-shot top-1 of the last checkpoint on the held-out digits."""
-    import io
-
-    import torch
-    from digits.score import Scorer, load
-    from PIL import Image
-
-    model, prepare = load(DIGITS, checkpoint(run, arguments.epochs))
-    scorer = Scorer(DIGITS, out / "data")
-    images = torch.stack([prepare(Image.open(io.BytesIO(row["png"]))) for row in scorer.rows])
-    return (scorer.classify(model, images).argmax(dim=1) == scorer.labels).double().mean().item()
-
-
 def report(results: pd.DataFrame, curves: dict[Row, pd.DataFrame], out: Path) -> None:
     """The tables and the picture."""
     keys = ["loss", "policy", "features"]
@@ -218,16 +162,8 @@ def report(results: pd.DataFrame, curves: dict[Row, pd.DataFrame], out: Path) ->
     groups = results.drop(columns="seed").groupby(keys, sort=False)
     mean, spread = groups.mean(), groups.std()
     mean.to_csv(out / "table.csv")
-    shown = mean.copy().astype(object)
-    for column in mean:
-        shown[column] = [
-            "–" if pd.isna(m) else f"{m:.1f}" + ("" if pd.isna(s) else f" ± {s:.1f}")
-            for m, s in zip(mean[column], spread[column], strict=True)
-        ]
-    shown.insert(0, "seeds", groups.size().astype(str))
-    shown = shown.reset_index()
-    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.values.tolist()]
-    (out / "table.md").write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+    shown = with_spread(mean, spread, groups.size())
+    (out / "table.md").write_text(markdown(shown))
     print(shown.to_string(index=False))
     draw(curves, out / "features.png")
     print(f"\nmean ± standard deviation over seeds. Written: {out}/runs.csv, table.csv, table.md, features.png")

@@ -46,6 +46,13 @@ def test_false_negatives_are_found_and_counted(trainer, classed, capsys, loss):
     assert max(colour_judge.ASKED) <= 16 + 32
 
 
+def test_without_a_judge_the_truth_is_told(trainer, classed):
+    argv = ["--method", "grit", "--group-search-space", "32", "--class-key", "cls", "--epochs", "2", "--name", "told"]
+    assert trainer(*argv, data=classed) == 0
+    shares = [float(x) for x in re.findall(r"Hardest of one class: ([\d.]+)%", trainer.log("told"))]
+    assert len(shares) == 8 and 0 < max(shares) <= 100
+
+
 def test_accumulation_asks_once(trainer, classed):
     argv = [*JUDGE, *MAFA, "--batch-size", "8", "--accum-freq", "2", "--epochs", "1", "--name", "accumulated"]
     assert trainer(*argv, data=classed) == 0

@@ -14,24 +14,25 @@ class ConnectionRates:
     """What happened since the last look, over rows and ranks; MAFA's false-negative rate (arXiv 2312.06112) and more.
 
     Attributes:
-        by_image, by_text: of the hardest negatives of images and of captions, the share that is a match, 0 to 1.
+        by_image, by_text: of the hardest negatives of images and of captions, the share that is a match, 0 to 1; None,
+            as the next, where nobody judged them.
         doubtful: of both, the share that was ambiguous, and so ignored.
         right: of the matches, the share whose two images are of one class; None where no class was known.
         missed: of pairs of one class that were asked about, the share that was called no match; None likewise.
         true: of all pairs that were asked about, the share that is of one class; None likewise.
     """
 
-    by_image: float
-    by_text: float
-    doubtful: float
+    by_image: float | None = None
+    by_text: float | None = None
+    doubtful: float | None = None
     right: float | None = None
     missed: float | None = None
     true: float | None = None
 
     @property
-    def false_negatives(self) -> float:
-        """The mean over the two directions."""
-        return (self.by_image + self.by_text) / 2
+    def rate(self) -> float | None:
+        """MAFA's false-negative rate: the mean over the two directions."""
+        return None if self.by_image is None or self.by_text is None else (self.by_image + self.by_text) / 2
 
 
 class ConnectionCounts:
@@ -72,20 +73,21 @@ def _sums(one: Tensor, other: Tensor, labels: Tensor, places: Tensor, classes: T
     return torch.stack([count.sum() for count in counts])
 
 
-def connection_rates(sums: Tensor) -> ConnectionRates:
+def connection_rates(sums: Tensor, judged: bool = True) -> ConnectionRates:
     """Reads the sums (added over ranks, if there are several); this is where the host waits for the device."""
     images, texts = sums.view(2, 7).tolist()
-    both = [a + b for a, b in zip(images, texts, strict=True)]
-    asked, _, doubtful, known, same, judged, right = both
+    asked, _, doubtful, known, same, seen, right = (a + b for a, b in zip(images, texts, strict=True))
 
     def share(part: int, whole: int) -> float | None:
         return part / whole if whole else None
 
+    if not judged:
+        return ConnectionRates(true=share(same, known))
     return ConnectionRates(
         images[1] / max(images[0], 1),
         texts[1] / max(texts[0], 1),
         doubtful / max(asked, 1),
-        right=share(right, judged),
+        right=share(right, seen),
         missed=share(same - right, same),
         true=share(same, known),
     )

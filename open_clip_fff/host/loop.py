@@ -38,6 +38,7 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
         online = plan.features == "online"
         state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online)
         state.criterion.remembers = bool(state.watching)
+        state.criterion.telling = plan.grouping is not None
         for judge in (hook for hook in state.hooks if isinstance(hook, Judges)):
             state.criterion.judge = judge.judge
             state.criterion.gate = None if plan.connection is None else plan.connection.gate
@@ -139,7 +140,7 @@ class Reporter:
 
     def _show(self, step_in_epoch: int) -> None:
         args, model = self.state.args, self.state.model
-        device, judged = torch.device(args.device), self.criterion.judge is not None
+        device, judged = torch.device(args.device), self.criterion.judge is not None or self.criterion.telling
         sums, said = self.criterion.counts.take(device), self.criterion.connections.take(device)
         if args.world_size > 1:
             dist.all_reduce(sums)
@@ -154,7 +155,7 @@ class Reporter:
             step=self.epoch * self.steps_per_epoch + step_in_epoch,
             rates=seen,
             found=_found(self.criterion),
-            connections=connection_rates(said) if judged else None,
+            connections=connection_rates(said, self.criterion.judge is not None) if judged else None,
             scale=model.logit_scale.exp().item(),
             bias=None if model.logit_bias is None else model.logit_bias.item(),
             eta=self.pace.eta,

@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from open_clip_fff.assignment.columns import Columns, Sweep
@@ -15,7 +16,7 @@ from open_clip_fff.assignment.connected import ConnectedPairs
 from open_clip_fff.assignment.connection_counts import ConnectionCounts
 from open_clip_fff.assignment.counts import MiningCounts
 from open_clip_fff.assignment.hardest import Verdicts, candidate_cosines, hardest_negatives, verdicts
-from open_clip_fff.assignment.labels import IGNORED, as_labels, known_ids, positions
+from open_clip_fff.assignment.labels import IGNORED, NEGATIVE, as_labels, known_ids, positions
 from open_clip_fff.assignment.miner import Miner
 from open_clip_fff.assignment.mining import Mined
 from open_clip_fff.assignment.reference import MiningFeatures, pooled_text
@@ -49,6 +50,7 @@ class Criterion(nn.Module):
         judge: says which of this rank's hardest negatives are matches; None where nobody does.
         gate: the mining features' cosine below which it is not asked; None for no gate.
         judging: whether it is asked in this epoch.
+        telling: whether hardest negatives are counted by their class where nobody judges them.
         last: ids, image features and pooled text features of this rank's last batch, without gradient, where
             `remembers` says that somebody wants them; None before the first.
     """
@@ -68,6 +70,7 @@ class Criterion(nn.Module):
         self.judge: Judge | None = None
         self.gate: float | None = None
         self.judging = True
+        self.telling = False
         self.counts, self.connections = MiningCounts(), ConnectionCounts()
         self.remembers = False
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
@@ -140,6 +143,10 @@ class Criterion(nn.Module):
         if self.judge is not None and self.judging:
             gate = None if mining_image_features is None else (mining_image_features, mining_text_features)
             own = own._replace(verdicts=self._judged(image_features, text_features, own, gate, watch is not None))
+        elif self.telling and watch is not None and image_classes is not None:
+            hardest = hardest_negatives(image_features, text_features, own.ids, own.valid)
+            none, nobody = (torch.full_like(x, NEGATIVE, dtype=torch.int8) for x in hardest)
+            self.connections.add(hardest, none, nobody, image_classes)
         found = self._mined(own, mining_image_features, mining_text_features, text_raw, watch)
         return found if own.verdicts is None else ConnectedPairs(found)
 

@@ -48,11 +48,14 @@ class StepReport:
         )
 
     def _said(self, c: ConnectionRates) -> str:
+        if c.rate is None:
+            return "" if c.true is None else f" Hardest of one class: {c.true:.1%}"
         true = "" if c.true is None else f", truly {c.true:.1%}"
-        right = "" if c.right is None else f", right {c.right:.1%}"
+        true += "" if c.right is None else f", right {c.right:.1%}"
+        true += "" if c.missed is None else f", missed {c.missed:.1%}"
         return (
-            f" False negatives: {c.false_negatives:.1%} (of images {c.by_image:.1%}, of captions {c.by_text:.1%}{true}"
-            f"{right}, ambiguous {c.doubtful:.1%})"
+            f" False negatives: {c.rate:.1%} (of images {c.by_image:.1%}, of captions {c.by_text:.1%}{true}, "
+            f"ambiguous {c.doubtful:.1%})"
         )
 
     def scalars(self) -> dict[str, float]:
@@ -73,7 +76,7 @@ class StepReport:
         if r.right is not None:
             values["mined_right"] = r.right
         if self.connections is not None:
-            said = {**vars(self.connections), "rate": self.connections.false_negatives}
+            said = {**vars(self.connections), "rate": self.connections.rate}
             values.update({f"false_negatives_{name}": x for name, x in said.items() if x is not None})
         values.update({f"mining_{name}": x for name, x in self.found.items()})
         return {f"train/{name}": value for name, value in values.items()}

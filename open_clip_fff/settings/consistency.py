@@ -105,7 +105,12 @@ def _check_captions(plan: "Plan", loss: str) -> None:
 
 def _check_mining(plan: "Plan") -> None:
     if plan.mining is None:
-        idle = {*MINING.values(), *MODEL, "feature_sidecar", *(() if plan.connection else ("class_key",))}
+        idle = {
+            *MINING.values(),
+            *MODEL,
+            "feature_sidecar",
+            *(() if plan.connection or plan.grouping else ("class_key",)),
+        }
         for name in sorted(idle & plan.typed):
             name = as_flag(name)
             raise UsageError(f"{name} does nothing while mining is off: add --mining-features frozen, or drop {name}")

@@ -1,0 +1,89 @@
+"""What studies on the scanned digits, or on one's own data, share: flags, scores, tables with a spread over seeds."""
+
+import io
+import json
+import os
+from pathlib import Path
+
+import pandas as pd
+
+DIGITS = Path(os.path.relpath(Path(__file__).parent)) / "digits-vit.json"
+RECALL = "all_captions_{}_R@{}"
+DIRECTIONS = {"i>t": "image_to_text", "t>i": "text_to_image"}
+
+
+def digits(data: Path) -> list[str]:
+    """Writes the digits, the class beside each image, and gives the flags that train on them."""
+    from digits.shards import SHARDS, TRAINING, write_shards
+
+    if not (data / "classnames.txt").exists():
+        print(write_shards(data, 0, classes=True))
+    flags = {
+        "--train-data": f"{data}/train-{{00000..{SHARDS - 1:05d}}}.tar",
+        "--train-num-samples": TRAINING,
+        "--val-data": f"{data}/test/0.tar",
+        "--val-num-samples": 389,
+        "--dataset-type": "webdataset",
+        "--json-text-key": "captions",
+        "--model-config": DIGITS,
+        "--model": DIGITS.stem,
+        "--batch-size": 128,
+        "--lr": 2e-3,
+        "--warmup": 22,
+        "--wd": 0.1,
+        "--device": "cpu",
+        "--precision": "fp32",
+        "--workers": 1,
+        "--log-every-n-steps": 11,
+    }
+    return [text for flag, value in flags.items() for text in (flag, str(value))]
+
+
+def checkpoint(run: Path, epoch: int) -> Path:
+    """The last checkpoint of a run."""
+    return run / "checkpoints" / f"epoch_{epoch}.pt"
+
+
+def value(flags: list[str], flag: str) -> str:
+    """What stands behind a flag."""
+    return flags[flags.index(flag) + 1]
+
+
+def scores(run: Path, epochs: int, data: Path | None) -> dict[str, float]:
+    """Recall with all captions of an image, in percent; on the digits in `data`, zero-shot accuracy."""
+    last = json.loads((run / "checkpoints" / "fff_results.jsonl").read_text().splitlines()[-1])
+    found = {f"{short} R@{k}": 100 * last[RECALL.format(name, k)] for short, name in DIRECTIONS.items() for k in (1, 5)}
+    if data is not None:
+        found = {"top-1": 100 * accuracy(run, epochs, data), **found}
+    return found
+
+
+def accuracy(run: Path, epochs: int, data: Path) -> float:
+    """Zero-shot top-1 of the last checkpoint on the held-out digits."""
+    import torch
+    from PIL import Image
+
+    from digits.score import Scorer, load
+
+    model, prepare = load(DIGITS, checkpoint(run, epochs))
+    scorer = Scorer(DIGITS, data)
+    images = torch.stack([prepare(Image.open(io.BytesIO(row["png"]))) for row in scorer.rows])
+    return (scorer.classify(model, images).argmax(dim=1) == scorer.labels).double().mean().item()
+
+
+def with_spread(mean: pd.DataFrame, spread: pd.DataFrame, seeds: pd.Series) -> pd.DataFrame:
+    """Means with their standard deviations as text, keys and the number of seeds in front."""
+    shown = mean.copy().astype(object)
+    for column in mean:
+        shown[column] = [
+            "–" if pd.isna(m) else f"{m:.1f}" + ("" if pd.isna(s) else f" ± {s:.1f}")
+            for m, s in zip(mean[column], spread[column], strict=True)
+        ]
+    shown.insert(0, "seeds", seeds.astype(str))
+    return shown.reset_index()
+
+
+def markdown(shown: pd.DataFrame) -> str:
+    """A table in Markdown."""
+    lines = [list(shown.columns), ["---"] * len(shown.columns), *shown.values.tolist()]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
