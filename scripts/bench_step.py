@@ -4,7 +4,8 @@
 
 A step is OpenCLIP's own loop over one prepared batch: towers, loss, backward, AdamW. Stock CLIP and SigLIP read each
 image's first caption at full length, as stock does; FFF reads K of them with the trainer's defaults, without mining,
-mining online (its own features), or with precomputed features, which lie in the batch. All train the same weights.
+mining online (its own features; at random weights the guard lets none of what it finds pass, at the same cost), or with
+precomputed features, which lie in the batch. All train the same weights.
 
 Interleaved: each round runs every candidate once, and a ratio is the median over rounds of the candidate's images per
 second over stock's in the same round. So compare ratios; what else the machine does hits all alike.
