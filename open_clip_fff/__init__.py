@@ -5,11 +5,13 @@ their own; importing this package imports torch, but neither OpenCLIP nor its tr
 """
 
 from open_clip_fff.assignment import similarity_assignment
+from open_clip_fff.connection import register_discriminator
 from open_clip_fff.data.batch import Batch, CaptionBatch
 from open_clip_fff.data.ids import caption_id, sample_id
 from open_clip_fff.errors import UsageError
+from open_clip_fff.grouping import alternating_walk
 from open_clip_fff.hooks.registry import HookContext, register_batch_hook
-from open_clip_fff.losses import FFFLoss, LossContext, MultiPositiveSoftmaxLoss, register_loss
+from open_clip_fff.losses import FFFLoss, LossContext, MultiPositiveSoftmaxLoss, SmoothedITCLoss, register_loss
 from open_clip_fff.losses.gather import gather_features
 from open_clip_fff.settings import MiningConfig
 
@@ -21,10 +23,13 @@ __all__ = [
     "LossContext",
     "MiningConfig",
     "MultiPositiveSoftmaxLoss",
+    "SmoothedITCLoss",
     "UsageError",
+    "alternating_walk",
     "caption_id",
     "gather_features",
     "register_batch_hook",
+    "register_discriminator",
     "register_loss",
     "sample_id",
     "similarity_assignment",

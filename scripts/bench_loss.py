@@ -27,6 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff.losses.sigmoid_tile import triton_obstacle
 from open_clip_fff.report.memory import AliveBytes
 
 matplotlib.use("agg")
@@ -34,6 +35,7 @@ import matplotlib.pyplot as plt
 
 MINING = MiningConfig(0.3, 0.9, 0.95, 0.2)
 CHUNK = 256  # images at a time, in OpenCLIP's chunked loss
+FUSED = {"FFF triton": None, "FFF triton, mining": MINING}  # on a GPU; elsewhere their rows are empty
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -57,6 +59,12 @@ def chunk_parameter(loss: Callable) -> str | None:
     return next((name for name in inspect.signature(loss).parameters if "chunk" in name), None)
 
 
+def fused(device: torch.device) -> tuple[dict[str, Step], str]:
+    """Those with the Triton kernel; or none of them, and why."""
+    note = triton_obstacle("cuda") if device.type == "cuda" else "no GPU here"
+    return {name: FFFLoss(impl="triton", mining=mining) for name, mining in FUSED.items() if not note}, note or ""
+
+
 def _one_caption(loss: Callable, bias: bool, image: Tensor, text: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     return loss(image, text[:, 0], scale, offset) if bias else loss(image, text[:, 0], scale)
 
@@ -68,8 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     for k in arguments.captions:
         for n in arguments.images:
-            rows += measure(n, k, arguments.width, device, arguments.rounds)
-            print(for_reading(pd.DataFrame(rows[-len(candidates(k)) :])), flush=True)
+            measured = measure(n, k, arguments.width, device, arguments.rounds)
+            print(for_reading(pd.DataFrame(measured)), flush=True)
+            rows += measured
     table = pd.DataFrame(rows)
     arguments.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(arguments.out / "bench_loss.csv", index=False)
@@ -98,7 +107,8 @@ def measure(n: int, k: int, width: int, device: torch.device, rounds: int) -> li
     image = F.normalize(torch.randn(n, width, generator=generator), dim=-1).to(device).requires_grad_()
     text = F.normalize(torch.randn(n, k, width, generator=generator), dim=-1).to(device).requires_grad_()
     scalars = [torch.tensor(value, device=device, requires_grad=True) for value in (10.0, -8.0)]
-    inputs, steps = (image, text, *scalars), candidates(k)
+    more, note = fused(device)
+    inputs, steps = (image, text, *scalars), candidates(k) | more
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in tqdm(range(rounds + 1), desc=f"N={n} K={k}", leave=False, disable=None):
         for name, step in steps.items():
@@ -108,9 +118,9 @@ def measure(n: int, k: int, width: int, device: torch.device, rounds: int) -> li
                 seconds[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     memory = {name: extra_bytes(step, inputs) for name, step in steps.items()}
-    rows = []
+    rows: list[dict] = []
     for name in steps:
-        dense, stock = name.replace("tiled", "dense"), "OpenCLIP SigLipLoss"
+        dense, stock = name.replace("tiled", "dense").replace("triton", "dense"), "OpenCLIP SigLipLoss"
         ratios = [a / b for a, b in zip(seconds[name], seconds[dense], strict=True)]
         rows.append(
             {
@@ -126,9 +136,11 @@ def measure(n: int, k: int, width: int, device: torch.device, rounds: int) -> li
                 "memory_over_dense": memory[name] / memory[dense],
                 "time_over_siglip": medians[name] / medians[stock] if stock in medians else None,
                 "memory_over_siglip": memory[name] / memory[stock] if stock in memory else None,
+                "note": "",
             }
         )
-    return rows
+    same = {name: rows[0][name] for name in ("images", "captions", "width", "device", "threads")}
+    return rows + [{"loss": name, **same, "note": note} for name in FUSED if name not in more]
 
 
 def _run(step: Step, inputs: Sequence[Tensor]) -> None:
@@ -153,9 +165,9 @@ def extra_bytes(step: Step, inputs: Sequence[Tensor]) -> int:
 
 def for_reading(table: pd.DataFrame) -> str:
     """Rows of one N and K as text."""
-    shown = table[["loss", "images", "captions", "seconds", "extra_mib", "time_over_dense", "memory_over_dense"]]
     styles = {"seconds": "{:.3f}", "extra_mib": "{:,.1f}", "time_over_dense": "{:.2f}", "memory_over_dense": "{:.3f}"}
-    return shown.to_string(index=False, formatters={name: style.format for name, style in styles.items()}) + "\n"
+    shown, formats = table[["loss", "images", "captions", *styles, "note"]], {k: v.format for k, v in styles.items()}
+    return shown.to_string(index=False, formatters=formats, na_rep="") + "\n"
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
@@ -167,7 +179,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     for column, k in enumerate(numbers):
         for line, (field, label) in enumerate((("seconds", "seconds"), ("extra_mib", "extra memory, MiB"))):
             axes = panels[line][column]
-            for name, rows in table[table["captions"] == k].groupby("loss", sort=False):
+            for name, rows in table[(table["captions"] == k) & table["seconds"].notna()].groupby("loss", sort=False):
                 axes.loglog(rows["images"], rows[field], marker="o", markersize=4, label=name, base=2)
             axes.set_yscale("log", base=10)
             axes.set(title=f"K = {k}" if line == 0 else None, xlabel="batch N" if line else None)

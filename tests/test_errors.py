@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+import sys
 
 import pytest
 
@@ -85,6 +87,18 @@ def test_a_source_below_the_least_coverage(refused, trainer, tmp_path, capsys):
     assert trainer(*FFF, "--min-coverage", "0.7", "--name", "later", data=data) == 2
     assert "--min-coverage 0.7: in epoch 0, txt has text in" in capsys.readouterr().err
     assert "--raw-weight does nothing" in refused(*FFF, "--raw-weight", "2")
+
+
+def test_a_kernel_without_its_gpu_or_without_triton(refused, monkeypatch):
+    kernel = pytest.importorskip("open_clip_fff.losses.sigmoid_triton", exc_type=ImportError)
+    monkeypatch.setattr(kernel, "INTERPRETED", False)
+    line = refused(*FFF, "--loss-impl", "triton")
+    assert line.endswith("--loss-impl triton: its kernel runs on cuda, not on cpu; use --loss-impl tiled")
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, kernel.__name__)
+    monkeypatch.delattr("open_clip_fff.losses.sigmoid_triton")
+    line = refused(*FFF, "--loss-impl", "triton")
+    assert line.endswith("--loss-impl triton: Triton is not installed; use --loss-impl tiled")
 
 
 def test_bounds_of_words_hold_for_a_csv_too(refused, trainer):
@@ -174,7 +188,8 @@ def test_open_clip_features_that_cannot_follow(refused):
     teacher = ("--distill-model", "tiny-clip", "--distill-pretrained", "x")
     assert "--distill-model" in refused(*FFF, *teacher)
     assert "--torchscript" in refused(*FFF, "--torchscript")
-    assert "--loss-dist-impl" in refused(*FFF, "--loss-dist-impl", "reduce")
+    assert "--loss-dist-impl reduce" in refused(*FFF, "--loss-dist-impl", "reduce")
+    assert "goes by tiles" in refused(*FFF, "--loss-dist-impl", "ring", "--loss-impl", "dense")
 
 
 def test_coca_keeps_its_own_loss(refused):
@@ -195,7 +210,7 @@ def test_plugins_and_configs_that_are_not_there(refused, tmp_path):
     (tmp_path / "bad.json").write_text(json.dumps({"embed_dim": 3}))
     assert "no architecture there" in refused("--model-config", str(tmp_path / "bad.json"))
     line = refused("--loss", "no-such-loss")
-    assert "no loss is called 'no-such-loss'; there are: fff, softmax" in line
+    assert re.search("no loss is called 'no-such-loss'; there are: .*fff, .*softmax", line)  # and other tests' own
 
 
 def test_a_run_of_that_name(trainer, capsys):

@@ -11,27 +11,29 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "open_clip_fff"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# Rooms from the ground up; a room imports from itself and from those below it. `data` and `towers` share a floor with
-# `assignment`; the exceptions name themselves.
+# Rooms from the ground up; a room imports from itself and from those below it. `data`, `grouping`, `towers` and
+# `connection` share a floor with `assignment`; the exceptions name themselves.
 FLOORS = [
-    *("settings", "hub", "data", "towers", "assignment", "calibration", "losses", "hooks"),
+    *("settings", "hub", "data", "grouping", "towers", "connection", "assignment", "calibration", "losses", "hooks"),
     *("report", "evaluation", "comparison", "host"),
 ]
 ALLOWED = {
     "settings": set(),
     "hub": {"settings"},
     "data": {"settings"},
+    "grouping": {"settings", "data"},
     "towers": {"settings", "data"},
+    "connection": {"settings", "data", "towers"},
     "assignment": {"settings"},
     "calibration": {"settings", "data", "towers", "assignment"},
     "losses": {"settings", "assignment"},
-    "hooks": {"settings", "data", "towers"},
+    "hooks": {"settings", "data", "towers", "grouping", "connection"},
     "report": {"settings", "assignment"},
     "evaluation": {"settings", "hub"},
     "comparison": {"settings", "hub", "evaluation"},
     "host": set(FLOORS) - {"comparison"},
 }
-COMMON = {"errors", "registry", "numerics", "ranks", "scope", "whole"}
+COMMON = {"errors", "fingerprint", "registry", "numerics", "ranks", "scope", "whole"}
 
 
 def imports(path: Path) -> set[str]:
@@ -60,17 +62,20 @@ def test_files_are_small(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
-def test_the_package_imports_neither_open_clip_nor_its_loop():
-    code = "import sys, open_clip_fff; sys.exit('open_clip' in sys.modules or 'open_clip_train' in sys.modules)"
+def test_the_package_imports_neither_open_clip_nor_its_loop_nor_transformers():
+    unwanted = {"open_clip", "open_clip_train", "transformers"}
+    code = f"import sys, open_clip_fff; sys.exit(bool({unwanted} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
 def test_a_registry_refuses_duplicates():
-    from open_clip_fff import register_batch_hook, register_loss
+    from open_clip_fff import register_batch_hook, register_discriminator, register_loss
 
     with pytest.raises(ValueError, match="registered twice"):
         register_loss("fff")(object)
     with pytest.raises(ValueError, match="registered twice"):
         register_batch_hook("frozen-features")(object)
+    with pytest.raises(ValueError, match="registered twice"):
+        register_discriminator("blip")(object)
     with pytest.raises(ValueError, match="OpenCLIP's own"):
         register_loss("clip")

@@ -10,6 +10,7 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff.assignment.columns import Columns, Sweep
 from open_clip_fff.assignment.counts import rates
 from open_clip_fff.assignment.tiles import GivenLabels
 from open_clip_fff.losses import Criterion, cosine_sums, start_bias
@@ -201,9 +202,8 @@ def test_start_bias_predicts_the_share_of_positives():
 def test_cosine_sums_by_definition():
     x, labels = Inputs(5, 3), random_labels(5, 3)
     cosines = torch.einsum("nd,mkd->nmk", x.image, x.text)
-    positives, pairs, total = cosine_sums(
-        x.image, x.text, GivenLabels(labels, torch.ones(5, 3, dtype=torch.bool)), world_size=1
-    ).tolist()
+    columns = Columns(0, torch.arange(5), torch.ones(5, 3, dtype=torch.bool))
+    positives, pairs, total = cosine_sums(x.image, x.text, GivenLabels(labels, Sweep(columns))).tolist()
     assert (positives, pairs) == ((labels == 1).sum(), (labels != 0).sum())
     assert total == pytest.approx(cosines[labels != 0].sum().item())
 
@@ -215,7 +215,7 @@ def asked(criterion, *arguments, **given):
     """The whole assignment, int8 [B, N, K], and the pairs mined for it."""
     shown = []
     assignment = criterion.assignment(*arguments, watch=lambda *tile: shown.append(tile[-1]), **given)
-    return assignment.tile(), shown[-1]
+    return assignment.whole(), shown[-1]
 
 
 def test_the_criterion_mines_and_counts():

@@ -6,10 +6,14 @@ import torch.nn.functional as F
 
 from open_clip_fff import MiningConfig
 from open_clip_fff.assignment import MiningFeatures, mine
-from open_clip_fff.assignment.guard import best_over_ranks, own_recall
+from open_clip_fff.assignment.columns import Columns, Sweep
+from open_clip_fff.assignment.guard import best_cut, own_recall
+from open_clip_fff.assignment.mined_pairs import MinedPairs
 from open_clip_fff.assignment.miner import Miner
-from open_clip_fff.assignment.mining import candidates
+from open_clip_fff.assignment.mining import Mined, candidates
 from open_clip_fff.assignment.rate import RateThresholds
+from open_clip_fff.assignment.reference import best_pairs
+from open_clip_fff.assignment.tiles import OwnCaptions, tiles
 from open_clip_fff.losses import Criterion, FFFLoss
 from open_clip_fff.settings.mining import WATCH
 from tests.test_losses import asked
@@ -33,6 +37,15 @@ def features(seed: int, n: int = N, spread: float = 0.8) -> MiningFeatures:
     return MiningFeatures(near(n), near(n, K), valid, torch.randperm(10 * n, generator=g)[:n])
 
 
+def pairs_of(miner: Miner, f: MiningFeatures) -> Mined | None:
+    """What a step mines, in one look; None where nothing may be mined yet."""
+    assignment = miner(OwnCaptions(Sweep(Columns(0, f.ids, f.valid, f))))
+    if not isinstance(assignment, MinedPairs):
+        return None
+    ((_, mined),) = assignment.looks()
+    return mined
+
+
 # --- thresholds by rate ----------------------------------------------------------------------------------------------
 
 
@@ -43,7 +56,7 @@ def test_the_rate_is_held(per_image, on):
     miner, mined = Miner(MiningConfig(*on, None, per_image=per_image)), []
     for seed in range(40):
         f = features(seed)
-        mined.append(miner(f, f).pairs.sum().item() / N)
+        mined.append(pairs_of(miner, f).pairs.sum().item() / N)
         miner.after_step()
     assert sum(mined[10:]) / 30 == pytest.approx(per_image, rel=0.15)  # 720 pairs at the lowest rate
 
@@ -51,7 +64,7 @@ def test_the_rate_is_held(per_image, on):
 def test_every_clause_cuts_at_the_same_quantile_of_its_own_cosines():
     f = features(1, n=200)
     found, rate = candidates(f, f, "pooled"), RateThresholds(MiningConfig(per_image=4.0))
-    seen, thresholds = rate.observe(found)
+    seen, thresholds = rate.observe(lambda: [found])
     rate.keep(seen)
     assert rate.thresholds() == thresholds
     others = found.others
@@ -67,7 +80,7 @@ def test_every_clause_cuts_at_the_same_quantile_of_its_own_cosines():
     assert thresholds.p1_prime <= thresholds.p1
     # and the thresholds are those of a dense Eq. 1
     by_number = mine(f, f, MiningConfig(*(x.item() for x in thresholds)))
-    by_rate = Miner(MiningConfig(per_image=4.0))(f, f)
+    by_rate = pairs_of(Miner(MiningConfig(per_image=4.0)), f)
     assert torch.equal(by_number.pairs, by_rate.pairs)
     assert by_rate.pairs.sum().item() / 200 == pytest.approx(4.0, rel=0.02)
 
@@ -77,7 +90,7 @@ def test_of_a_large_batch_some_rows_are_counted_wherever_they_are():
     config = MiningConfig(per_image=3.0)
     whole = candidates(f, f, "pooled")
     rate = RateThresholds(config)
-    seen, thresholds = rate.observe(whole.some(rate.sampled(770, 770, K)))
+    seen, thresholds = rate.observe(lambda: [whole.some(rate.sampled(770, 770, K))])
     assert seen.rows == 385
     mined = mine(f, f, MiningConfig(*(x.item() for x in thresholds))).pairs
     assert mined.sum().item() / 770 == pytest.approx(3, rel=0.2)
@@ -94,7 +107,7 @@ def test_features_that_drift_keep_their_rate():
     miner, mined = Miner(MiningConfig(per_image=3.0)), []
     for seed in range(400):
         f = features(seed, spread=1.5 - seed / 400)  # ever more alike
-        mined.append(miner(f, f).pairs.sum().item() / N)
+        mined.append(pairs_of(miner, f).pairs.sum().item() / N)
         miner.after_step()
     assert sum(mined[-50:]) / 50 == pytest.approx(3.0, rel=0.1)
 
@@ -103,17 +116,17 @@ def test_equal_features_are_not_mined_by_rate():
     """Nothing tells them apart, so no threshold finds a few of them."""
     image = torch.ones(6, 4) / 2
     f = MiningFeatures(image, image[:, None], torch.ones(6, 1, dtype=torch.bool), torch.arange(6))
-    assert not Miner(MiningConfig(per_image=1.0))(f, f).pairs.any()
+    assert not pairs_of(Miner(MiningConfig(per_image=1.0)), f).pairs.any()
 
 
 def test_a_step_seen_twice_counts_once():
     """Gradient accumulation makes the assignment several times; a step that is not done leaves no trace."""
     once, twice = Miner(MiningConfig(per_image=2.0)), Miner(MiningConfig(per_image=2.0))
-    twice(features(99), features(99))
+    pairs_of(twice, features(99))
     for seed in range(3):
         f = features(seed)
-        once(f, f)
-        twice(f, f), twice(f, f)
+        pairs_of(once, f)
+        pairs_of(twice, f), pairs_of(twice, f)
         once.after_step(), twice.after_step()
     assert once.thresholds() == twice.thresholds() and once.step == twice.step == 3
 
@@ -127,7 +140,7 @@ def test_a_miner_goes_on_from_its_state():
             second = Miner(config)
             second.load_state_dict(first.state_dict(), CPU)
             first = second
-        a, b = whole(f, f), first(f, f)
+        a, b = pairs_of(whole, f), pairs_of(first, f)
         assert (a is None) == (b is None) == (seed < 3)
         assert a is None or torch.equal(a.pairs, b.pairs)
         whole.after_step(), first.after_step()
@@ -141,7 +154,7 @@ def test_nothing_is_mined_nor_looked_at_before_its_time():
     miner = Miner(MiningConfig(0.5, None, None, None, warmup=WATCH + 5))
     f, seen = features(0), []
     for _ in range(WATCH + 8):
-        seen.append((miner.watching, miner(f, f) is not None))
+        seen.append((miner.watching, pairs_of(miner, f) is not None))
         miner.after_step()
     assert seen == [(False, False)] * 5 + [(True, False)] * WATCH + [(True, True)] * 3
 
@@ -150,21 +163,21 @@ def test_the_guard_holds_mined_pairs_at_twice_their_number_and_keeps_the_best():
     miner = Miner(MiningConfig(0.7, None, None, None, warmup=4, guarded=True))
     apart, alike = features(0, spread=0.8), features(0, spread=0.3)
     for _ in range(4):
-        assert miner(apart, apart) is None
+        assert pairs_of(miner, apart) is None
         miner.after_step()
     before = mine(apart, apart, miner.config).pairs.sum().item()
     assert miner.reference == before / N > 0
-    free, held = mine(alike, alike, miner.config).pairs, miner(alike, alike)
+    free, held = mine(alike, alike, miner.config).pairs, pairs_of(miner, alike)
     assert free.sum() > 2 * before  # it would have run away
     assert held.pairs.sum() == 2 * before and held.held == free.sum() - 2 * before
     cosine = torch.einsum("nd,mkd->nmk", alike.image, alike.text)
     assert cosine[held.pairs].min() > cosine[free & ~held.pairs].max()
-    assert miner(apart, apart).pairs.sum() == before  # what is within the limit passes
+    assert pairs_of(miner, apart).pairs.sum() == before  # what is within the limit passes
 
 
 def after_a_warm_up_of_one_step(threshold: float, f: MiningFeatures) -> Miner:
     miner = Miner(MiningConfig(threshold, None, None, None, warmup=1, guarded=True))
-    miner(f, f)
+    pairs_of(miner, f)
     miner.after_step()
     return miner
 
@@ -174,13 +187,13 @@ def test_the_guard_allows_no_more_than_a_tenth_of_all_captions():
     f = features(0)
     miner = after_a_warm_up_of_one_step(0.2, f)
     assert 0.1 * N * K < miner.reference < 0.5 * N * K
-    assert miner(f, f).pairs.sum().item() == pytest.approx(0.1 * N * K * N, abs=1)
+    assert pairs_of(miner, f).pairs.sum().item() == pytest.approx(0.1 * N * K * N, abs=1)
 
 
 def test_features_that_find_everything_alike_mine_nothing():
     f = features(0)
     miner = after_a_warm_up_of_one_step(-0.9, f)
-    mined = miner(f, f)
+    mined = pairs_of(miner, f)
     assert miner.blind(N * K) and not mined.pairs.any() and mined.held == mine(f, f, miner.config).pairs.sum()
 
 
@@ -192,7 +205,10 @@ def test_own_recall_by_definition():
         others, own = (found.similarity.image_text[mask] for mask in (found.others, found.own))
         bar = others.sort(descending=True).values[max(int(pairs.sum()), N)]
         expected = (own > bar).double().mean().item()
-        assert own_recall(found, pairs, 1).item() == pytest.approx(expected, abs=0.02)
+        recall, mined = own_recall([(found, pairs)], N, 1)
+        assert recall.item() == pytest.approx(expected, abs=0.02) and mined == pairs.sum()
+        parts = [(found.some(rows), pairs[rows]) for rows in tiles(N, 7)]
+        assert own_recall(parts, N, 1) == (recall, mined)
         assert 0 < expected < 1
 
 
@@ -201,22 +217,41 @@ def test_features_that_do_not_find_their_own_captions_are_not_believed():
     strange = f._replace(text=features(5, spread=5.0).text)  # other images' captions, as an untrained model sees them
     miner = Miner(MiningConfig(per_image=2.0, warmup=2, guarded=True))
     for _ in range(3):
-        mined = miner(strange, strange)
+        mined = pairs_of(miner, strange)
         miner.after_step()
     assert miner.trust < 0.2 and not mined.pairs.any() and mined.held > 0
     clear = f._replace(text=F.normalize(f.image[:, None] + 0.1 * strange.text, dim=-1))
     for _ in range(60):  # the model learns; mining begins by itself
-        mined = miner(clear, clear)
+        mined = pairs_of(miner, clear)
         miner.after_step()
     assert miner.trust > 0.2 and mined.pairs.any()
 
 
+def kept(pairs: torch.Tensor, score: torch.Tensor, limit: int) -> torch.Tensor:
+    """What is above the cut that was found by tiles."""
+    looks = lambda: [(score[rows], pairs[rows]) for rows in tiles(len(score), 3)]  # noqa: E731
+    return pairs & (score > best_cut(looks, limit, score.dtype, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_cut_by_digits_is_that_of_sorting(dtype):
+    g = torch.Generator().manual_seed(1)
+    score = torch.randn(20, 20, 3, generator=g, dtype=dtype)
+    score[5:9] = score[5:9].mul(3).round() / 3  # ties, zeros of both signs
+    score[3] *= 1e-20
+    pairs = torch.rand(score.shape, generator=g) > 0.4
+    for limit in (0, 1, 7, 100, 350, 400, int(pairs.sum()) - 1):
+        assert torch.equal(kept(pairs, score, limit), best_pairs(pairs, score, limit)), limit
+
+
 def test_the_guard_keeps_none_of_those_it_cannot_tell_apart():
     pairs, score = torch.ones(4, 4, 2, dtype=torch.bool), torch.ones(4, 4, 2)
-    assert not best_over_ranks(pairs, score, 5, 1).any()
-    score[0, :3, 0] = 2.0
-    assert best_over_ranks(pairs, score, 5, 1).nonzero().tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0]]
-    assert best_over_ranks(pairs, score, 32, 1).all() and not best_over_ranks(pairs, score, 0, 1).any()
+    for best in (kept, best_pairs):
+        score = torch.ones(4, 4, 2)
+        assert not best(pairs, score, 5).any() and not best(pairs, score, 0).any()
+        score[0, :3, 0] = 2.0
+        assert best(pairs, score, 5).nonzero().tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0]]
+    assert best_pairs(pairs, score, 32).all()
 
 
 def test_the_trainees_own_features_mine_without_gradient():
@@ -245,4 +280,4 @@ def test_text_alone_mines_by_its_own_clause():
     capped = mine(alone, alone, MiningConfig(None, None, 0.7, None, text_text="max", cap=2)).pairs
     assert capped.sum(dim=(1, 2)).max() == 2
     rate = Miner(MiningConfig(None, None, 0.7, None, per_image=2.0))
-    assert rate(alone, alone).pairs.sum().item() / N == pytest.approx(2.0, rel=0.1)
+    assert pairs_of(rate, alone).pairs.sum().item() / N == pytest.approx(2.0, rel=0.1)

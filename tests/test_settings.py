@@ -88,6 +88,8 @@ def test_what_follows_from_the_source_of_the_features():
         (["--mining-features", "off", "--class-key", "cls"], "does nothing while mining is off"),
         (["--ema-decay", "1"], "0 < decay < 1"),
         (["--mining-warmup", "-1"], "it is 0 or more"),
+        (["--loss", "softmax", "--loss-impl", "triton"], "--loss-impl triton: the kernel is that of --loss fff"),
+        (["--method", "siglip", "--loss-impl", "triton"], "has one way only"),
     ],
 )
 def test_settings_that_contradict_each_other(argv, says):

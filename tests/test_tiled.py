@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff.assignment import tiles as assignment_tiles
+from open_clip_fff.assignment.columns import Columns, Sweep
 from open_clip_fff.assignment.labels import own_assignment
+from open_clip_fff.assignment.mined_pairs import MinedPairs
 from open_clip_fff.assignment.mining import assign, mine
 from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
-from open_clip_fff.assignment.tiles import MinedPairs, OwnCaptions, tiles
-from open_clip_fff.losses import Criterion, tiled
+from open_clip_fff.assignment.tiles import OwnCaptions, tiles
+from open_clip_fff.losses import Criterion, walk
 from open_clip_fff.report.memory import AliveBytes
 
 SIZES = [(1, 1), (5, 3), (37, 2), (64, 5), (130, 1)]
@@ -27,8 +30,9 @@ OPEN = {"p1": 0.25, "p2": 0.4, "p3": 0.5, "p1_prime": 0.0}
 def small_tiles(request, monkeypatch):
     """Tiles as they are, and so small that no size below is a multiple of theirs."""
     area, width = request.param
-    monkeypatch.setitem(tiled.AREA, "cpu", area)
-    monkeypatch.setitem(tiled.WIDTH, "cpu", width)
+    monkeypatch.setitem(walk.AREA, "cpu", area)
+    monkeypatch.setitem(walk.WIDTH, "cpu", width)
+    monkeypatch.setattr(assignment_tiles, "AREA", min(2 * area, assignment_tiles.AREA))
 
 
 def features(n, k, d=16, dtype=torch.float64, seed=0):
@@ -75,7 +79,8 @@ def test_tiles_give_the_dense_value_and_gradients(small_tiles, n, k, loss, dtype
         found = value_and_gradients(LOSSES[loss](impl="tiled"), leaves, valid, ids, assignment)
         assert found[0].item() == pytest.approx(wanted[0].item(), rel=tolerance)
         for ours, theirs in zip(found[1], wanted[1], strict=True):
-            apart = (ours.double() - theirs).norm() / theirs.norm().clamp(min=1e-3)  # a softmax's bias has none
+            size = theirs.norm().clamp(min=1e-2)  # a softmax has no gradient by its bias, nor one of a single pair
+            apart = (ours.double() - theirs).norm() / size
             assert ours.dtype == dtype and apart <= tolerance
 
 
@@ -92,14 +97,45 @@ def test_mining_by_tiles_is_mining(small_tiles, off, more):
     shown = torch.zeros(n, n, k, dtype=torch.bool)
 
     def watch(rows, columns, labels, mined):
-        shown[rows, columns] |= mined.pairs
+        shown[rows, columns.place : columns.place + len(columns.ids)] |= mined.pairs
 
-    pairs = MinedPairs(OwnCaptions(ids, ids, valid), seen, seen, Thresholds.of(config), config, watch)
-    parts = [[pairs.tile(rows, columns) for columns in tiles(n, 5)] for rows in tiles(n, 8)]
+    own = OwnCaptions(Sweep(Columns(0, ids, valid, seen)), watch)
+    pairs = MinedPairs(own, Thresholds.of(config), config)
+    (block,) = pairs.blocks()
+    parts = [[block.tile(rows, columns) for columns in tiles(n, 5)] for rows in tiles(n, 8)]
     assert torch.equal(torch.cat([torch.cat(row, dim=1) for row in parts]), wanted)
-    assert torch.equal(pairs.tile(), wanted)
+    assert torch.equal(pairs.whole(), wanted)
     assert torch.equal(shown, mine(seen, seen, config).pairs)
     assert not torch.equal(wanted, own_assignment(ids, ids, valid))
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["", "use_deterministic_algorithms"])
+@pytest.mark.parametrize("mining", [None, MiningConfig(**OPEN, cap=3, band=0.05)], ids=["own", "mined"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_same_bits_twice(small_tiles, loss, mining, asked, request):
+    """A second time, and with everything that torch knows to vary forbidden."""
+    request.addfinalizer(partial(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()))
+    leaves, valid, ids = batch(130, 3, torch.float32)
+    given = {"text_valid": valid, "image_ids": ids}
+    given |= dict(zip(("mining_image_features", "mining_text_features"), features(130, 3, seed=9), strict=True))
+
+    def once() -> list[torch.Tensor]:
+        value = Criterion(LOSSES[loss](impl="tiled"), mining)(*leaves, **given)
+        return [value, *torch.autograd.grad(value, leaves)]
+
+    first = once()
+    torch.use_deterministic_algorithms(asked)
+    assert all(torch.equal(one, other) for one, other in zip(first, once(), strict=True))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_gradients_do_not_depend_on_strides(small_tiles, loss):
+    (image, text, *scalars), valid, ids = batch(37, 3)
+    image, text = image.detach().T.contiguous().T, text.detach().transpose(0, 1).contiguous().transpose(0, 1)
+    leaves = [image.requires_grad_(), text.requires_grad_(), *scalars]
+    wanted, found = (value_and_gradients(LOSSES[loss](impl=impl), leaves, valid, ids)[1] for impl in ("dense", "tiled"))
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -180,3 +216,17 @@ def test_bytes(loss):
     for at in (0, 1):
         steps = [sizes[2 * n][at] - sizes[n][at] for n in (1024, 2048)]
         assert steps[1] <= 2.2 * max(steps[0], 2**20)
+
+
+@pytest.mark.slow
+def test_a_guarded_miner_holds_less_than_a_byte_of_a_pair():
+    n, k = 4096, 5
+    image, text = features(n, k, 32, torch.float32)
+    criterion = Criterion(FFFLoss(), MiningConfig(0.5, None, None, None, warmup=1, guarded=True, cap=50), online=True)
+    criterion.assignment(image, text)
+    criterion.after_step()
+    criterion.miner.reference = 2.0
+    with AliveBytes(image, text) as counted:
+        criterion(image, text, torch.tensor(10.0), torch.tensor(-5.0))
+    assert 0 < criterion.counts.take(image.device)[4] <= 4 * n
+    assert counted.peak < n * n * k / 2

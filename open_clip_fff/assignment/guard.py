@@ -1,36 +1,60 @@
-"""Keeping self-mining from feeding on itself: a limit on how many pairs are mined, and whether to believe them."""
+"""Keeping self-mining from feeding on itself: a limit on how many pairs are mined, and whether to believe them.
+
+Both go over all pairs tile by tile; each tile's counts are kept, and no tile.
+"""
+
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from open_clip_fff.assignment.histograms import bins, first_bin, histogram, shares_above
 from open_clip_fff.assignment.mining import Candidates
-from open_clip_fff.ranks import gather_constant, sum_over_ranks
+from open_clip_fff.ranks import sum_over_ranks
+
+DIGIT = 16  # bits of a score that one pass settles
 
 
-def best_over_ranks(pairs: Tensor, score: Tensor, limit: int, world_size: int) -> Tensor:
-    """At most `limit` pairs of the global batch, those of highest score.
+def best_cut(
+    looks: Callable[[], Iterable[tuple[Tensor, Tensor]]], limit: int, dtype: torch.dtype, world_size: int
+) -> Tensor:
+    """The score above which there are at most `limit` pairs of the global batch, where there are more than that.
 
-    Pairs that tie where the limit cuts are all left out: once features collapse, scores tell nothing apart, and which
-    of them to keep would be chance, and another one for each number of ranks.
+    It is the score of the best pair that is left out. Pairs that tie with it are left out too: once features collapse,
+    scores tell nothing apart, and which of them to keep would be chance, and another one for each number of ranks.
+
+    Exact, digit by digit: one pass counts all pairs by their score's first digit, the next counts those by their second
+    that have the first digit in which the limit falls, and so on: two passes for float32, four for float64.
 
     Args:
-        pairs: bool [B, N, K], of this rank.
-        score: [B, N, K].
+        looks: a pass over this rank's tiles: scores and pairs, [b, n, K] each.
         limit: over all ranks.
+        dtype: of the scores, float32 or float64.
 
     Returns:
-        bool [B, N, K].
+        Scalar of that type.
     """
-    ranked = score.masked_fill(~pairs, -torch.inf).flatten()
-    best = ranked.topk(min(limit + 1, len(ranked))).values
-    everyone = gather_constant(best, world_size).sort(descending=True).values
-    if len(everyone) <= limit:
-        return pairs
-    return pairs & (score > everyone[limit])
+    bits = torch.finfo(dtype).bits
+    left: Tensor | int = limit
+    lowest: Tensor | int = -(2 ** (DIGIT - 1))  # what the digits of a pass are counted from
+    number = torch.zeros(())
+    for shift in range(bits - DIGIT, -1, -DIGIT):
+        counts: Tensor | int = 0
+        for score, pairs in looks():
+            digit = (_ordered(score) >> shift) - lowest
+            inside = pairs & (digit >= 0) & (digit < 2**DIGIT)
+            counts = counts + histogram(digit.clamp(0, 2**DIGIT - 1), inside, 2**DIGIT)
+        assert isinstance(counts, Tensor)
+        counts = sum_over_ranks(counts, world_size)
+        at_least = counts.flip(0).cumsum(0).flip(0)
+        digit = (at_least > left).sum() - 1
+        left = left - (at_least[digit] - counts[digit])
+        number = lowest + digit
+        lowest = number << DIGIT
+    return _score(number, dtype)
 
 
-def own_recall(found: Candidates, pairs: Tensor, world_size: int) -> Tensor:
+def own_recall(looks: Iterable[tuple[Candidates, Tensor]], rows: int, world_size: int) -> tuple[Tensor, Tensor]:
     """How well the features find what is known: the share of own captions that outscore what would be mined.
 
     The m best-scored of other images' captions are set against own captions, m the number of mined pairs, but one per
@@ -39,16 +63,35 @@ def own_recall(found: Candidates, pairs: Tensor, world_size: int) -> Tensor:
     less than that where there are more. Scored by S_it, over the global batch.
 
     Args:
-        found: of this rank.
-        pairs: bool [B, N, K], what the thresholds would mine.
+        looks: a pass over this rank's tiles: what there is, and what the thresholds would mine, bool [b, n, K].
+        rows: B.
 
     Returns:
-        float64 scalar from 0 to 1, the same on every rank.
+        float64 scalar from 0 to 1, the same on every rank; and m of the global batch, int64 scalar.
     """
-    number = bins(found.score)
-    counts = torch.stack([histogram(number, found.others), histogram(number, found.own)])
-    mined = torch.stack([pairs.sum(), pairs.new_full((), len(pairs), dtype=torch.int64)])
-    counts, mined = sum_over_ranks(counts, world_size).double(), sum_over_ranks(mined, world_size)
+    counts: Tensor | int = 0
+    pairs: Tensor | int = 0
+    for found, mined in looks:
+        number = bins(found.score)
+        counts = counts + torch.stack([histogram(number, found.others), histogram(number, found.own)])
+        pairs = pairs + mined.sum()
+    assert isinstance(counts, Tensor) and isinstance(pairs, Tensor)
+    seen = torch.stack([pairs, pairs.new_tensor(rows)])
+    counts, seen = sum_over_ranks(counts, world_size).double(), sum_over_ranks(seen, world_size)
     others, own = shares_above(counts)
-    bar = first_bin(others, mined.amax() / counts[0].sum().clamp(min=1))
-    return torch.cat([own, own.new_zeros(1)])[bar]
+    bar = first_bin(others, seen.amax() / counts[0].sum().clamp(min=1))
+    return torch.cat([own, own.new_zeros(1)])[bar], seen[0]
+
+
+def _ordered(score: Tensor) -> Tensor:
+    """int64 that rises with the score, which is bit for bit in it."""
+    kind = torch.int32 if score.dtype == torch.float32 else torch.int64
+    number = (score + 0.0).view(kind)  # -0 becomes 0
+    return torch.where(number < 0, number ^ torch.iinfo(kind).max, number).long()
+
+
+def _score(number: Tensor, dtype: torch.dtype) -> Tensor:
+    """The score that `_ordered` made a number of."""
+    kind = torch.int32 if dtype == torch.float32 else torch.int64
+    number = number.to(kind)
+    return torch.where(number < 0, number ^ torch.iinfo(kind).max, number).view(dtype)

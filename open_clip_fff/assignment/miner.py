@@ -1,18 +1,21 @@
 """Mining over the steps of a run: the warm-up, thresholds held by rate, and the guard of self-mining."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from open_clip_fff.assignment.guard import best_over_ranks, own_recall
-from open_clip_fff.assignment.mining import Mined, candidates, select
+from open_clip_fff.assignment.columns import Sweep
+from open_clip_fff.assignment.guard import best_cut, own_recall
+from open_clip_fff.assignment.mined_pairs import MinedPairs
+from open_clip_fff.assignment.mining import Candidates, candidates
 from open_clip_fff.assignment.rate import Counts, RateThresholds
-from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
-from open_clip_fff.assignment.tiles import Assignment, MinedPairs, OwnCaptions, Watch
+from open_clip_fff.assignment.reference import Thresholds
+from open_clip_fff.assignment.tiles import Assignment, OwnCaptions
 from open_clip_fff.numerics import exact_float32
-from open_clip_fff.ranks import sum_over_ranks
 from open_clip_fff.settings.mining import MiningConfig
 
 # The guard: mined pairs may not exceed GROWTH times their number at the warm-up's end, nor the share CROWD of all
@@ -27,8 +30,8 @@ FADE = 0.95  # of the old trust, at each step
 class _Seen:
     """What one step's mining saw, before the step is done."""
 
-    mined: Tensor  # pairs of this rank, int64 scalar
-    rows: int  # images of this rank
+    mined: Tensor | None  # pairs of all ranks, int64 scalar; None where nobody asks
+    images: int  # of all ranks
     counts: Counts | None
     trust: Tensor | None  # faded with this step's
 
@@ -64,63 +67,60 @@ class Miner:
         """Whether the step needs mining features."""
         return self.config.watches(self.step)
 
-    def __call__(self, rows: MiningFeatures, columns: MiningFeatures) -> Mined | None:
-        """The pairs of B row images among N column images; None in the warm-up.
+    @torch.no_grad()
+    def __call__(self, own: OwnCaptions) -> Assignment:
+        """The assignment with what is mined, tile by tile; without any before the warm-up's end.
 
         Args:
-            rows: this rank's.
-            columns: all ranks', in gather order.
+            own: the assignment without mining, whose columns have features.
         """
         if not self.watching:
-            return None
+            return own
         config = self.config
-        with torch.no_grad(), exact_float32(rows.text.device):
-            found = candidates(rows, columns, config.text_text)
-            counts, thresholds = None, Thresholds.of(config)
-            if self._rate is not None:
-                counts, thresholds = self._rate.observe(found.some(self._rate.sampled(*found.others.shape)))
-            mined, trust = select(found, thresholds, config), None
-            if config.guarded:
-                trust = own_recall(found, mined.pairs, self.world_size)
-                trust = trust if self.trust is None else FADE * self.trust + (1.0 - FADE) * trust
-            self._seen = _Seen(mined.pairs.sum(), len(rows.ids), counts, trust)
-            if self.step < config.warmup:
-                return None
-            if trust is not None and self.reference is not None:
-                limit = self._limit(len(columns.ids), columns.valid.numel())
-                kept = best_over_ranks(mined.pairs, found.score, limit, self.world_size) & (trust >= TRUST)
-                cut = mined.pairs & ~kept
-                doubtful = None if mined.doubtful is None else mined.doubtful | cut
-                mined = mined._replace(pairs=kept, doubtful=doubtful, held=cut.sum())
-        return mined
-
-    def by_tiles(
-        self, own: OwnCaptions, rows: MiningFeatures, columns: MiningFeatures, watch: Watch | None = None
-    ) -> Assignment:
-        """The same as an assignment that is worked out tile by tile; unguarded miners only.
-
-        Args:
-            own: the assignment without mining, which is all there is in the warm-up.
-            rows, columns: as above.
-            watch: is shown each tile with its mined pairs.
-        """
-        config = self.config
-        assert self.watching and not config.guarded
         counts, thresholds = None, Thresholds.of(config)
         if self._rate is not None:
-            with torch.no_grad(), exact_float32(rows.text.device):
-                some = rows.some(self._rate.sampled(*own.shape))
-                counts, thresholds = self._rate.observe(candidates(some, columns, config.text_text))
-        self._seen = _Seen(torch.zeros((), dtype=torch.int64), len(rows.ids), counts, None)
-        return own if self.step < config.warmup else MinedPairs(own, rows, columns, thresholds, config, watch)
+            counts, thresholds = self._rate.observe(partial(self._sampled, own.sweep, self._rate))
+        self._seen = _Seen(None, own.shape[1], counts, None)
+        if not config.guarded:
+            return own if self.step < config.warmup else MinedPairs(own, thresholds, config)
+
+        pairs = MinedPairs(own, thresholds, config)
+        looks = ((found, mined.pairs) for found, mined in pairs.looks())
+        trust, mined = own_recall(looks, own.shape[0], self.world_size)
+        trust = trust if self.trust is None else FADE * self.trust + (1.0 - FADE) * trust
+        self._seen = _Seen(mined, own.shape[1], counts, trust)
+        return own if self.step < config.warmup else self._held(pairs, mined, trust)
+
+    def _held(self, pairs: MinedPairs, mined: Tensor, trust: Tensor) -> MinedPairs:
+        """What the guard lets through."""
+        if self.reference is None:  # there was no warm-up
+            return pairs
+        limit, scores = self._limit(*pairs.shape[1:]), pairs.rows.text
+        lowest = scores.new_full((), -torch.inf)
+        if mined > limit:
+            looks = lambda: ((found.score, mined.pairs) for found, mined in pairs.looks())  # noqa: E731
+            lowest = best_cut(looks, limit, scores.dtype, self.world_size)
+        return pairs.above(torch.where(trust >= TRUST, lowest, torch.inf))
+
+    def _sampled(self, sweep: Sweep, rate: RateThresholds) -> Iterator[Candidates]:
+        """A pass over the rows that the rate counts."""
+        features = sweep.own.features
+        assert features is not None
+        rows = features.some(rate.sampled(*sweep.shape))
+        for columns in sweep:
+            assert columns.features is not None
+            with exact_float32(rows.text.device):
+                found = candidates(rows, columns.features, self.config.text_text)
+            yield found
 
     def blind(self, captions: int) -> bool:
         """Whether the guard has switched mining off, in batches with so many captions."""
         return self.reference is not None and self.reference > BLIND * captions
 
-    def _limit(self, images: int, captions: int) -> int:
-        """How many pairs a global batch of so many images and captions may mine."""
+    def _limit(self, images: int, k: int) -> int:
+        """How many pairs a global batch of so many images, with K captions each, may mine."""
         assert self.reference is not None
+        captions = images * k
         if self.blind(captions):
             return 0
         return int(min(GROWTH * self.reference, CROWD * captions) * images)
@@ -131,11 +131,10 @@ class Miner:
             if self._rate is not None and self._seen.counts is not None:
                 self._rate.keep(self._seen.counts)
             self.trust = self._seen.trust
-            if self.config.guarded and self.step < self.config.warmup:
-                pairs, images = self._seen.mined.double(), self._seen.mined.new_tensor(self._seen.rows).double()
-                self._watched = self._watched.to(pairs.device) + sum_over_ranks(
-                    torch.stack([pairs, images]), self.world_size
-                )
+            if self._seen.mined is not None and self.step < self.config.warmup:
+                pairs = self._seen.mined.double()
+                seen = torch.stack([pairs, pairs.new_tensor(self._seen.images)])
+                self._watched = self._watched.to(pairs.device) + seen
             self._seen = None
         self.step += 1
         if self.config.guarded and self.step == self.config.warmup:

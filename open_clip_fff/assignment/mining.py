@@ -34,6 +34,12 @@ class Mined(NamedTuple):
     doubtful: Tensor | None = None
     held: Tensor | None = None
 
+    def only(self, kept: Tensor) -> "Mined":
+        """Without the pairs that `kept`, bool [B, N, K], leaves out; these are in doubt, if any may be."""
+        pairs = self.pairs & kept
+        doubtful = None if self.doubtful is None else self.doubtful | (self.pairs & ~kept)
+        return self._replace(pairs=pairs, doubtful=doubtful)
+
 
 class Candidates(NamedTuple):
     """What mining chooses from.
@@ -89,7 +95,7 @@ def select(found: Candidates, thresholds: Thresholds, config: MiningConfig, cap:
     passed = clauses(found.similarity, thresholds)
     pairs = passed.any & found.others
     if cap and config.cap is not None:
-        pairs &= places_mask(best_per_row(pairs, found.score, found.ids, config.cap), slice(None), *pairs.shape[1:])
+        pairs &= places_mask(best_per_row(pairs, found.score, found.ids, config.cap), 0, *pairs.shape[1:])
     doubtful = None
     if config.band:
         doubtful = clauses(found.similarity, thresholds.lowered(config.band)).any & found.others & ~pairs
@@ -127,13 +133,12 @@ def best_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> 
     return places.masked_fill(sorted_score.gather(1, best) == -torch.inf, -1)
 
 
-def places_mask(places: Tensor, columns: slice, images: int, k: int) -> Tensor:
-    """Which pairs of some columns are among those of `best_per_row`, bool [B, n, K]."""
-    start, stop, _ = columns.indices(images)
-    width = (stop - start) * k
-    inside = (places >= start * k) & (places < stop * k)
+def places_mask(places: Tensor, place: int, images: int, k: int) -> Tensor:
+    """Which pairs of so many columns, from a place on, are among those of `best_per_row`, bool [B, images, K]."""
+    start, width = place * k, images * k
+    inside = (places >= start) & (places < start + width)
     mask = torch.zeros(len(places), width + 1, dtype=torch.bool, device=places.device)
-    return mask.scatter_(1, torch.where(inside, places - start * k, width), True)[:, :-1].unflatten(1, (-1, k))
+    return mask.scatter_(1, torch.where(inside, places - start, width), True)[:, :-1].unflatten(1, (-1, k))
 
 
 def assign(

@@ -6,6 +6,7 @@ its own cosines at the same quantile. Quantiles come from histograms, whose coun
 The rule is ours; the paper's thresholds are numbers.
 """
 
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
@@ -62,18 +63,30 @@ class RateThresholds:
         step = -(-images * images * captions // SAMPLE)
         return slice(-self.rank * size % step, None, step)
 
-    def observe(self, found: Candidates) -> tuple[Counts, Thresholds]:
+    def observe(self, looks: Callable[[], Iterable[Candidates]]) -> tuple[Counts, Thresholds]:
         """This step's counts over all ranks, and the thresholds that it is mined with.
 
         These come from earlier steps; the first step, which has none, is mined by its own.
 
         Args:
-            found: of the rows that `sampled` names.
+            looks: a pass over the rows that `sampled` names and all columns, in one or more parts.
         """
-        rows = torch.full((), len(found.others), dtype=torch.int64, device=found.others.device)
-        seen = Counts(self._summed(self._cosines(found)), torch.empty(0), self._summed(rows))
-        known = seen if self._kept is None else self._kept
-        seen = seen._replace(levels=self._summed(self._levels(found, known)))
+        levels: Tensor | int = 0
+        cosines: Tensor | int = 0
+        rows = 0
+        for found in looks():
+            rows = len(found.others)
+            cosines = cosines + self._cosines(found)
+            if self._kept is not None:
+                levels = levels + self._levels(found, self._kept)
+        assert isinstance(cosines, Tensor)
+        summed = self._summed(cosines), torch.empty(0), self._summed(torch.tensor(rows, device=cosines.device))
+        seen = Counts(*summed)
+        if self._kept is None:
+            for found in looks():
+                levels = levels + self._levels(found, seen)
+        assert isinstance(levels, Tensor)
+        seen = seen._replace(levels=self._summed(levels))
         return seen, self._thresholds(seen if self._kept is None else self._kept)
 
     def keep(self, seen: Counts) -> None:

@@ -1,4 +1,4 @@
-"""Eq. 1 of FFF (arXiv 2405.10286), dense and written as in the paper.
+"""Eq. 1 of FFF (arXiv 2405.10286), dense and written as in the paper; and the guard's choice, which is ours.
 
     M = (S_it > p1)  or  (S_ii > p2)  or  ((S_tt > p3) and (S_it > p1'))
 
@@ -91,7 +91,7 @@ def pooled_text(text: Tensor, valid: Tensor) -> Tensor:
     Returns:
         [N, D].
     """
-    return F.normalize((text * valid[..., None]).sum(dim=1), dim=-1)
+    return F.normalize((valid[:, None].to(text.dtype) @ text).squeeze(1), dim=-1)
 
 
 def text_text_similarity(rows: MiningFeatures, columns: MiningFeatures, form: str) -> Tensor:
@@ -138,3 +138,17 @@ def clauses(similarity: Similarities, thresholds: Thresholds) -> Clauses:
         image_image=above(s.image_image, p.p2),
         text_text=above(s.text_text, p.p3) & above(s.image_text, p.p1_prime, otherwise=True),
     )
+
+
+def best_pairs(pairs: Tensor, score: Tensor, limit: int) -> Tensor:
+    """The guard of self-mining (ours): at most `limit` pairs, the best; those that tie with the first left out are too.
+
+    Args:
+        pairs: bool [B, N, K].
+        score: [B, N, K].
+
+    Returns:
+        bool [B, N, K].
+    """
+    ranked = score[pairs].sort(descending=True).values
+    return pairs if len(ranked) <= limit else pairs & (score > ranked[limit])

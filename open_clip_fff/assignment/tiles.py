@@ -1,166 +1,150 @@
 """The assignment by tiles: asked for some rows and some columns at a time, so that M need never exist as a whole."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from copy import copy
-from typing import Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from open_clip_fff.assignment.labels import mask_padding, own_assignment
-from open_clip_fff.assignment.mining import Mined, assign, best_per_row, candidates, places_mask, prepared, select
-from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
-from open_clip_fff.numerics import exact_float32
-from open_clip_fff.ranks import gather_constant
-from open_clip_fff.settings.mining import MiningConfig
+from open_clip_fff.assignment.columns import Columns, Sweep
+from open_clip_fff.assignment.labels import IGNORED, POSITIVE, mask_padding, own_assignment
+from open_clip_fff.assignment.mining import Mined
 
 ALL = slice(None)
-AREA = 2**19  # pairs in a tile of the passes that are made here
+AREA = 2**19  # pairs in a tile of the passes that are made in this room
 
 # is shown each tile that is made: its rows and columns, labels, and the pairs mined for it
-Watch = Callable[[slice, slice, Tensor, Mined | None], None]
+Watch = Callable[[slice, Columns, Tensor, Mined | None], None]
 
 
-class Assignment(Protocol):
-    """Who is a positive for whom.
+class Block:
+    """The assignment of this rank's images against a block of columns.
+
+    Args:
+        columns: n images.
+        make: labels of some rows and some of the columns, both ways.
+    """
+
+    def __init__(self, columns: Columns, make: Callable[[slice, Columns], "Labels"]) -> None:
+        self.columns, self._make = columns, make
+
+    def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+        """int8 [b, n', K] of some of the images and some of the block's (assignment/labels.py)."""
+        return self.both(rows, columns).merged()
+
+    def both(self, rows: slice = ALL, columns: slice = ALL) -> "Labels":
+        """The same, of each direction."""
+        return self._make(rows, self.columns.some(columns))
+
+
+class Labels(NamedTuple):
+    """An assignment as each direction of a softmax sees it, int8 [b, n, K] each; one object where they agree.
+
+    Attributes:
+        by_image: which captions are positives, negatives or ignored for an image.
+        by_text: which images are for a caption.
+    """
+
+    by_image: Tensor
+    by_text: Tensor
+
+    def merged(self) -> Tensor:
+        """For a loss with one matrix: positive where either is, else ignored where either is."""
+        if self.by_text is self.by_image:
+            return self.by_image
+        labels = torch.minimum(self.by_image, self.by_text)
+        labels = labels.masked_fill((self.by_image == IGNORED) | (self.by_text == IGNORED), IGNORED)
+        return labels.masked_fill((self.by_image == POSITIVE) | (self.by_text == POSITIVE), POSITIVE)
+
+
+class Assignment(ABC):
+    """Who is a positive for whom, among this rank's images and all ranks' captions.
+
+    Args:
+        sweep: goes over the columns.
+        watch: sees what is made.
 
     Attributes:
         shape: (B, N, K).
     """
 
-    shape: tuple[int, int, int]
+    def __init__(self, sweep: Sweep, watch: Watch | None = None) -> None:
+        self.sweep, self.watch, self.shape = sweep, watch, sweep.shape
 
-    def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
-        """int8 [b, n, K] of some of this rank's images and some of all ranks' (assignment/labels.py)."""
+    @abstractmethod
+    def labels(self, rows: slice, columns: Columns) -> Labels:
+        """int8 [b, n, K] of some of this rank's images and some columns."""
+
+    def blocks(self) -> Iterator[Block]:
+        """All columns: in one block, or where they go round the ranks in one of each, this rank's first."""
+        for columns in self.sweep:
+            yield Block(columns, self._shown)
+
+    def whole(self) -> Tensor:
+        """int8 [B, N, K]."""
+        return self.whole_both().merged()
+
+    def whole_both(self) -> Labels:
+        """The same, of each direction."""
+        found = sorted(((block.columns.place, block.both()) for block in self.blocks()), key=lambda part: part[0])
+        by_image = torch.cat([labels.by_image for _, labels in found], dim=1)
+        if all(labels.by_text is labels.by_image for _, labels in found):
+            return Labels(by_image, by_image)
+        return Labels(by_image, torch.cat([labels.by_text for _, labels in found], dim=1))
 
     def unwatched(self) -> "Assignment":
         """The same, shown to nobody: for a second look."""
-
-    def of_everyone(self, world_size: int) -> "Assignment":
-        """That of all ranks' images, in gather order, shown to nobody: M is not symmetric, and columns need it."""
-
-
-class GivenLabels:
-    """An assignment that was made as a whole, int8 [B, N, K]; padding is 0."""
-
-    def __init__(self, labels: Tensor, column_valid: Tensor) -> None:
-        self.labels, self.valid = labels, column_valid
-        self.shape = (labels.shape[0], labels.shape[1], labels.shape[2])
-
-    def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
-        return mask_padding(self.labels[rows, columns], self.valid[columns])
-
-    def unwatched(self) -> Assignment:
-        return self
-
-    def of_everyone(self, world_size: int) -> Assignment:
-        return GivenLabels(gather_constant(self.labels, world_size), self.valid)
-
-
-class OwnCaptions:
-    """Own captions, by id, are positives, all others negatives.
-
-    Args:
-        row_ids: int64 [B].
-        column_ids: int64 [N].
-        column_valid: bool [N, K].
-        watch: sees what is made.
-    """
-
-    def __init__(self, row_ids: Tensor, column_ids: Tensor, column_valid: Tensor, watch: Watch | None = None) -> None:
-        self.row_ids, self.column_ids, self.column_valid, self.watch = row_ids, column_ids, column_valid, watch
-        self.shape = (len(row_ids), len(column_ids), column_valid.shape[1])
-
-    def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
-        labels = own_assignment(self.row_ids[rows], self.column_ids[columns], self.column_valid[columns])
-        if self.watch is not None:
-            self.watch(rows, columns, labels, None)
-        return labels
-
-    def unwatched(self) -> "OwnCaptions":
-        return OwnCaptions(self.row_ids, self.column_ids, self.column_valid)
-
-    def of_everyone(self, world_size: int) -> "OwnCaptions":
-        return OwnCaptions(self.column_ids, self.column_ids, self.column_valid)
-
-
-class MinedPairs:
-    """Eq. 1, worked out anew for each tile that is asked for.
-
-    Args:
-        own: the assignment without mining.
-        rows: mining features of this rank.
-        columns: of all ranks.
-        thresholds: of Eq. 1.
-        config: the form of S_tt, cap, band, what mined pairs become.
-        watch: sees what is made.
-    """
-
-    def __init__(
-        self,
-        own: OwnCaptions,
-        rows: MiningFeatures,
-        columns: MiningFeatures,
-        thresholds: Thresholds,
-        config: MiningConfig,
-        watch: Watch | None = None,
-    ) -> None:
-        self.own, self.thresholds, self.config, self.watch = own, thresholds, config, watch
-        with torch.no_grad(), exact_float32(rows.text.device):
-            self.rows, self.columns = (prepared(features, config.text_text) for features in (rows, columns))
-        self.shape = own.shape
-        self._kept = None if config.cap is None else self._best(config.cap)
-
-    @torch.no_grad()
-    def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
-        mined, own = self._mined(rows, columns), self.own
-        labels = assign(
-            own.row_ids[rows], own.column_ids[columns], own.column_valid[columns], mined, self.config.mined_as
-        )
-        if self.watch is not None:
-            self.watch(rows, columns, labels, mined)
-        return labels
-
-    def unwatched(self) -> Assignment:
         again = copy(self)
         again.watch = None
         return again
 
-    def of_everyone(self, world_size: int) -> Assignment:
-        everyone = copy(self)
-        everyone.watch, everyone.own, everyone.rows = None, self.own.of_everyone(world_size), self.columns
-        everyone.shape = everyone.own.shape
-        everyone._kept = None if self._kept is None else gather_constant(self._kept, world_size)
-        return everyone
+    def _shown(self, rows: slice, columns: Columns) -> Labels:
+        labels = self.labels(rows, columns)
+        if self.watch is not None:
+            self.watch(rows, columns, labels.merged(), None)
+        return labels
 
-    def _mined(self, rows: slice, columns: slice) -> Mined:
-        config = self.config
-        with exact_float32(self.rows.text.device):
-            found = candidates(self.rows.some(rows), self.columns.some(columns), config.text_text)
-            mined = select(found, self.thresholds, config, cap=False)
-        if self._kept is None:
-            return mined
-        kept = mined.pairs & places_mask(self._kept[rows], columns, *self.shape[1:])
-        cut = mined.pairs & ~kept
-        doubtful = None if mined.doubtful is None else mined.doubtful | cut
-        return mined._replace(pairs=kept, doubtful=doubtful)
 
-    def _best(self, cap: int) -> Tensor:
-        """Each row's pairs that a cap keeps, int64 [B, cap]: column * K + caption, or -1 where there are fewer.
+class GivenLabels(Assignment):
+    """An assignment that was made as a whole, int8 [B, N, K]; padding is 0.
 
-        By rows that are whole: a tile's cut is not the row's.
-        """
-        size, images, k = self.shape
-        parts = []
-        for rows in tiles(size, max(AREA // (images * k), 1)):
-            with torch.no_grad(), exact_float32(self.rows.text.device):
-                found = candidates(self.rows.some(rows), self.columns, self.config.text_text)
-                pairs = select(found, self.thresholds, self.config, cap=False).pairs
-                parts.append(best_per_row(pairs, found.score, found.ids, cap))
-        return torch.cat(parts)
+    Args:
+        given: of images, and of captions too unless those have their own.
+        by_text: of captions.
+    """
+
+    def __init__(self, given: Tensor, sweep: Sweep, by_text: Tensor | None = None) -> None:
+        super().__init__(sweep)
+        self.given, self.by_text = given, by_text
+
+    def labels(self, rows: slice, columns: Columns) -> Labels:
+        by_image = self._part(self.given, rows, columns)
+        return Labels(by_image, by_image if self.by_text is None else self._part(self.by_text, rows, columns))
+
+    def _part(self, given: Tensor, rows: slice, columns: Columns) -> Tensor:
+        return mask_padding(given[rows, columns.place : columns.place + len(columns.ids)], columns.valid)
+
+
+class OwnCaptions(Assignment):
+    """Own captions, by id, are positives, all others negatives."""
+
+    def labels(self, rows: slice, columns: Columns) -> Labels:
+        labels = own_assignment(self.sweep.own.ids[rows], columns.ids, columns.valid)
+        return Labels(labels, labels)
 
 
 def tiles(length: int, size: int) -> Iterator[slice]:
     """Slices of `size` that cover `length`; the last may be shorter."""
     for start in range(0, length, size):
         yield slice(start, min(start + size, length))
+
+
+def squares(rows: int, columns: Columns) -> Iterator[tuple[slice, Columns]]:
+    """Tiles of `AREA` pairs that cover so many rows and a block of columns."""
+    k = columns.valid.shape[1]
+    for some in tiles(len(columns.ids), max(AREA // k, 1)):
+        part = columns.some(some)
+        for few in tiles(rows, max(AREA // part.valid.numel(), 1)):
+            yield few, part

@@ -1,13 +1,17 @@
 """Batch hooks by name. Yours joins with `@register_batch_hook("name")` in a module that `--plugin` imports."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
+from torch.utils.data import Sampler
 
 from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.tokens import Tokenizer
+from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.registry import Registry
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.towers.frozen import FrozenModel
@@ -27,6 +31,12 @@ class HookContext:
         sentences: the sentence-embedding model of --mining-model, loaded; None where none mines.
         ema: the moving average of the trained model, which follows it; None where there is none.
         step: tells how many optimizer steps are done.
+        batch_size: images per mini-batch on this rank.
+        accumulation: mini-batches of a step.
+        rank, world_size, seed: of this process and run.
+        cache_dir: where the hub's files are kept; None for the hub's own choice.
+        folder: where the run keeps its checkpoints; None where it keeps none.
+        resumed: the same of the checkpoint that it goes on from, if it does.
     """
 
     plan: Plan
@@ -38,6 +48,14 @@ class HookContext:
     sentences: SentenceModel | None = None
     ema: Any = None
     step: Callable[[], int] = lambda: 0
+    batch_size: int = 1
+    accumulation: int = 1
+    rank: int = 0
+    world_size: int = 1
+    seed: int = 0
+    cache_dir: str | None = None
+    folder: Path | None = None
+    resumed: Path | None = None
 
 
 class BatchHook(Protocol):
@@ -59,6 +77,37 @@ class NeedsTokens(Protocol):
     """
 
     tokenizers: Mapping[str, Tokenizer]
+
+
+@runtime_checkable
+class OrdersData(Protocol):
+    """A hook that has a say in the order of the training data."""
+
+    def lookahead(self, epoch: Callable[[], int]) -> Lookahead: ...
+
+    def sampler(self, dataset: Sized, ids: Tensor) -> Sampler: ...
+
+
+@runtime_checkable
+class Judges(Protocol):
+    """A hook that says which of a step's hardest negatives are none (hooks/connection.py says what it gets)."""
+
+    def judge(self, caption: Tensor, image: Tensor, worth: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class SeesSteps(Protocol):
+    """A hook that is told, on every rank, of each epoch and of what each step's forward pass made.
+
+    `after_step` gets this rank's ids int64 [B], image features [B, D] and the pooled features of their captions [B, D],
+    without gradient, once an optimizer step, whatever the accumulation.
+    """
+
+    def before_epoch(self, epoch: int) -> None: ...
+
+    def after_step(self, ids: Tensor, image: Tensor, text: Tensor) -> None: ...
+
+    def after_epoch(self, epoch: int) -> None: ...
 
 
 BATCH_HOOKS: Registry[Callable[[HookContext], BatchHook]] = Registry("batch hook", "--batch-hooks")

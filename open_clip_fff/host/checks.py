@@ -1,12 +1,14 @@
 """What can be known to fail is refused before anything is written or trained, in one line with its mend."""
 
 import argparse
+import dataclasses
 import difflib
 import os
 import re
 from pathlib import Path
 
 import open_clip
+import torch
 from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_fff.data.preview import Preview, preview_csv, preview_shard
@@ -14,8 +16,10 @@ from open_clip_fff.data.preview_text import check
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.data import csv_captions, feature_reader
 from open_clip_fff.hub.description import CONFIG_NAME
+from open_clip_fff.losses.sigmoid_tile import triton_obstacle
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.flags import as_flag
+from open_clip_fff.settings.objective import OURS
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.towers.text_design import TextDesign, design_of_config
 
@@ -33,6 +37,8 @@ def check_host(args: argparse.Namespace, plan: Plan) -> None:
             _check_files(flag, value)
     if args.train_data and dataset_kind(args) == "webdataset":
         _check_shards(args)
+    if args.train_data or args.dataset_type == "synthetic":
+        _check_grouping(args, plan)
     if args.resume and args.resume != "latest" and "://" not in args.resume and not Path(args.resume).is_file():
         raise UsageError(f"--resume {args.resume}: there is no such file")
     if plan.typed:
@@ -164,8 +170,49 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     for flag, value in refused.items():
         if value:
             raise UsageError(f"{flag}: does not go with --loss {name}, which needs many captions per image; drop it")
-    if args.loss_dist_impl:
-        raise UsageError(f"--loss-dist-impl: chooses among OpenCLIP's SigLIP variants; --loss {name} always gathers")
+    _check_impl(args, plan)
+    _check_dist_impl(args, plan)
+
+
+def _check_grouping(args: argparse.Namespace, plan: Plan) -> None:
+    grouping, kind = plan.grouping, dataset_kind(args)
+    if grouping is None:
+        return
+    if kind == "synthetic":
+        raise UsageError("--batch-hooks grit: synthetic data has nothing alike; use a CSV or tars")
+    if grouping.search_space <= args.batch_size:
+        raise UsageError(
+            f"--group-search-space {grouping.search_space}: has to be larger than --batch-size {args.batch_size}, or "
+            f"there is nothing to choose from; the paper's is 15 times that"
+        )
+    if grouping.scope == "global" and kind != "csv":
+        raise UsageError(
+            "--group-scope global: ranks read disjoint shards; tars are grouped per rank, a CSV either way"
+        )
+    if grouping.source == "stored" and kind == "csv":
+        raise UsageError("--group-features stored: a CSV has no features beside its images; use tars, or bank")
+
+
+def _check_impl(args: argparse.Namespace, plan: Plan) -> None:
+    if plan.loss.impl != "triton":
+        return
+    device = args.device.split(":")[0]
+    if device == "cuda" and not torch.cuda.is_available():
+        device = "cpu"  # as OpenCLIP does
+    obstacle = triton_obstacle(device)
+    if obstacle is not None:
+        raise UsageError(f"--loss-impl triton: {obstacle}; use --loss-impl tiled")
+
+
+def _check_dist_impl(args: argparse.Namespace, plan: Plan) -> None:
+    if not args.loss_dist_impl:
+        return
+    if plan.loss.name not in OURS:
+        raise UsageError(f"--loss-dist-impl: --loss {plan.loss.name} has one way only; drop it")
+    try:
+        dataclasses.replace(plan.loss, dist_impl=args.loss_dist_impl)
+    except ValueError as error:
+        raise UsageError(f"--loss-dist-impl {args.loss_dist_impl}: {error}") from None
 
 
 def _check_stock_text(args: argparse.Namespace, plan: Plan) -> None:

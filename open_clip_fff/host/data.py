@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import open_clip_train.data as oc_data
 import torch
@@ -15,12 +16,14 @@ from open_clip_fff.data.ids import NO_ID, class_id, sample_id
 from open_clip_fff.data.rows import seal
 from open_clip_fff.data.sealing import Sealer
 from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.stages import Then
 from open_clip_fff.data.table import read_table
 from open_clip_fff.data.tally import NO_CAPTION, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
 from open_clip_fff.errors import OneRankError, UsageError
-from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens
+from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens, OrdersData
 from open_clip_fff.host.fixes import counting_damage
+from open_clip_fff.host.grouping import order_table, stream_seams
 from open_clip_fff.host.state import RunState
 from open_clip_fff.report.coverage import caption_line, too_little
 from open_clip_fff.scope import View, replaced
@@ -46,8 +49,8 @@ def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
 
 
 def feature_reader(plan: Plan) -> FeatureReader | None:
-    """The reader of stored features, where they mine."""
-    if plan.features != "precomputed":
+    """The reader of stored features, where they mine or group."""
+    if plan.features != "precomputed" and (plan.grouping is None or plan.grouping.source != "stored"):
         return None
     return FeatureReader(plan.feature_sidecar, None if plan.miner is None else plan.miner.name)
 
@@ -70,6 +73,7 @@ def data_maker(state: RunState, get_data: Callable) -> Callable:
 def _build_hooks(state: RunState, tokenizer: Tokenizer) -> list[BatchHook]:
     plan, args = state.plan, state.args
     names = [f"{_HOOKS[plan.features]}-features"] if plan.features in _HOOKS else []
+    names += ["connection"] if plan.connection is not None else []
     visual = state.model.visual
     context = HookContext(
         plan=plan,
@@ -81,6 +85,14 @@ def _build_hooks(state: RunState, tokenizer: Tokenizer) -> list[BatchHook]:
         sentences=state.sentences,
         ema=None if state.ema is None else state.ema.module,
         step=lambda: state.steps,
+        batch_size=args.batch_size,
+        accumulation=args.accum_freq,
+        cache_dir=args.cache_dir,
+        rank=args.rank,
+        world_size=args.world_size,
+        seed=args.seed,
+        folder=Path(args.checkpoint_path) if args.logs and args.logs.lower() != "none" else None,
+        resumed=Path(args.resume).parent if args.resume else None,
     )
     with torch.random.fork_rng():  # building a model draws numbers that training should not miss
         return [BATCH_HOOKS[name](context) for name in (*names, *plan.batch_hooks)]
@@ -103,21 +115,25 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
             wrapped = OneCaptionTokenizer(tokenizer, captions.policy, captions.raw_weight)
         tally = state.tally if is_train else Tally(captions.sources)
         sealing = Sealer(CaptionReader(captions), tally, feature_reader(state.plan) if many and is_train else None)
+        orders = [hook for hook in state.hooks if is_train and isinstance(hook, OrdersData)]
         view = View(
             oc_data.wds,
-            tarfile_to_samples=lambda *a, **k: _Then(wds.tarfile_to_samples(*a, **k), sealing),
+            tarfile_to_samples=lambda *a, **k: Then(wds.tarfile_to_samples(*a, **k), sealing),
             **({"batched": partial(wds.batched, collation_fn=collate)} if many else {}),
+            **(stream_seams(orders[0]) if orders else {}),
         )
         with (
             counting_damage(tally),
             replaced(
                 oc_data,
                 wds=view,
-                tarfile_to_samples_nothrow=_Then(oc_data.tarfile_to_samples_nothrow, sealing),
+                tarfile_to_samples_nothrow=Then(oc_data.tarfile_to_samples_nothrow, sealing),
                 CsvDataset=partial(_csv_dataset, oc_data.CsvDataset, csv_captions(args, captions)),
             ),
         ):
             info = build(args, preprocess, is_train=is_train, epoch=epoch, tokenizer=wrapped)
+        if orders and info.shared_epoch is None:  # no stream
+            order_table(info, orders[0])
         if not is_train:
             info.dataloader = FirstCaptionLoader(info.dataloader)
         elif many:
@@ -125,16 +141,6 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
         return info
 
     return with_captions
-
-
-class _Then:
-    """One pipeline stage after another."""
-
-    def __init__(self, first: Callable, second: Callable) -> None:
-        self.first, self.second = first, second
-
-    def __call__(self, source: Iterator) -> Iterator:
-        return self.second(self.first(source))
 
 
 def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, preprocess: Callable, **options):

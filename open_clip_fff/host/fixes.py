@@ -38,7 +38,7 @@ def fixes(tally: Tally, seed: int) -> Iterator[None]:
             replaced(
                 oc_data,
                 tar_file_expander=_without_sentinel(oc_data.tar_file_expander),
-                SharedEpoch=_LatestEpoch,
+                SharedEpoch=LatestEpoch,
                 wds=View(wds, shuffle=partial(SeededShuffle, seed)),
             )
         )
@@ -113,14 +113,14 @@ class ForgivingCsvDataset(oc_data.CsvDataset):
         raise OSError("no image of this CSV can be read")
 
 
-class _LatestEpoch(oc_data.SharedEpoch):
+class LatestEpoch(oc_data.SharedEpoch):
     """OpenCLIP's shared epoch counter, findable by the shuffle that is made right after it."""
 
-    latest: "_LatestEpoch | None" = None
+    latest: "LatestEpoch | None" = None
 
     def __init__(self, epoch: int = 0) -> None:
         super().__init__(epoch)
-        _LatestEpoch.latest = self
+        LatestEpoch.latest = self
 
 
 class SeededShuffle(wds.PipelineStage):
@@ -128,7 +128,7 @@ class SeededShuffle(wds.PipelineStage):
 
     def __init__(self, seed: int, bufsize: int, initial: int) -> None:
         self.seed, self.bufsize, self.initial = seed, bufsize, initial
-        self.epoch = _LatestEpoch.latest
+        self.epoch = LatestEpoch.latest
 
     def run(self, source: Iterator) -> Iterator:
         rank, _, worker, _ = wds.utils.pytorch_worker_info()

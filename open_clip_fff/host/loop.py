@@ -2,13 +2,16 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
+from open_clip_fff.assignment.connection_counts import connection_rates
 from open_clip_fff.assignment.counts import Rates, rates
 from open_clip_fff.data.tally import DAMAGE
 from open_clip_fff.errors import UsageError
+from open_clip_fff.hooks.registry import Judges
 from open_clip_fff.host.start import measure_bias
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.zero_shot import Watch
@@ -26,11 +29,18 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
         if not state.ours:
             return create_loss(args)
         plan = state.plan
-        if args.world_size > 1 and not (args.local_loss and args.gather_with_grad):
+        if args.world_size > 1 and args.loss_dist_impl == "ring":
+            logging.info(f"Loss {plan.loss.name}: texts and what mines go round the ranks, with gradient.")
+        elif args.world_size > 1 and not (args.local_loss and args.gather_with_grad):
             logging.info(f"Loss {plan.loss.name} gathers with gradient, whatever --gather-with-grad says.")
-        loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, plan.loss))
+        settings = replace(plan.loss, dist_impl=args.loss_dist_impl or plan.loss.dist_impl)  # OpenCLIP's own flag
+        loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, settings, args.batch_size))
         online = plan.features == "online"
         state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online)
+        state.criterion.remembers = bool(state.watching)
+        for judge in (hook for hook in state.hooks if isinstance(hook, Judges)):
+            state.criterion.judge = judge.judge
+            state.criterion.gate = None if plan.connection is None else plan.connection.gate
         if state.extra is not None and state.criterion.miner is not None and "miner" in state.extra:
             state.criterion.miner.load_state_dict(state.extra["miner"], torch.device(args.device))
         return state.criterion
@@ -50,11 +60,15 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
             loader = data["train"].dataloader
             if reporter is None:
                 reporter = Reporter(state, loss, loader.num_batches // args.accum_freq, first_epoch=epoch)
+            loss.set_epoch(epoch)
+            loss.judging = state.plan.connection is None or epoch >= state.plan.connection.start
             if state.measure_bias and args.resume is None:
                 data["train"].set_epoch(epoch)
                 measure_bias(state, loader)
             reporter.epoch, reporter.tb_writer = epoch, tb_writer
             loader.after_batch = reporter.after_batch
+            for hook in state.watching:
+                hook.before_epoch(epoch)
         if state.ema is not None and not started and state.extra is None:
             state.ema.restart(state.model)
         started = True
@@ -62,6 +76,8 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
         counting = loss.register_forward_hook(lambda *_: steps.append(True))
         train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer)
         counting.remove()
+        for hook in state.watching:
+            hook.after_epoch(epoch)
         _tell_rows(state, epoch)
         if not steps:
             raise UsageError(
@@ -123,9 +139,12 @@ class Reporter:
 
     def _show(self, step_in_epoch: int) -> None:
         args, model = self.state.args, self.state.model
-        sums = self.criterion.counts.take(torch.device(args.device))
+        device, judged = torch.device(args.device), self.criterion.judge is not None
+        sums, said = self.criterion.counts.take(device), self.criterion.connections.take(device)
         if args.world_size > 1:
             dist.all_reduce(sums)
+            if judged:
+                dist.all_reduce(said)
         if not self.state.master:
             return
         seen = rates(sums)
@@ -135,6 +154,7 @@ class Reporter:
             step=self.epoch * self.steps_per_epoch + step_in_epoch,
             rates=seen,
             found=_found(self.criterion),
+            connections=connection_rates(said) if judged else None,
             scale=model.logit_scale.exp().item(),
             bias=None if model.logit_bias is None else model.logit_bias.item(),
             eta=self.pace.eta,

@@ -29,7 +29,7 @@ def measure_bias(state: RunState, loader) -> None:
         for output in islice(_outputs(model, loader, args), STEPS):
             image, text = output.pop("image_features"), output.pop("text_features")
             assignment = criterion.assignment(image, text, watch=None, **output)
-            total += cosine_sums(image, text, assignment, args.world_size)
+            total += cosine_sums(image, text, assignment)
         positives, pairs, cosines = total.tolist()
         scale = model.logit_scale.exp().item()
         if not 0 < positives < pairs:

@@ -7,7 +7,7 @@ from typing import Any
 
 from open_clip_fff.data.tally import Tally
 from open_clip_fff.evaluation.layouts import FoundSet
-from open_clip_fff.hooks.registry import BatchHook
+from open_clip_fff.hooks.registry import BatchHook, SeesSteps
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.towers.ema import WeightsEma
@@ -62,6 +62,11 @@ class RunState:
         return self.args.rank == 0
 
     @property
+    def watching(self) -> list[SeesSteps]:
+        """The hooks that want to know of epochs and steps."""
+        return [hook for hook in self.hooks if isinstance(hook, SeesSteps)]
+
+    @property
     def steps(self) -> int:
         """Optimizer steps that mining counts as done."""
         miner = None if self.criterion is None else self.criterion.miner
@@ -71,5 +76,8 @@ class RunState:
         """The optimizer has stepped."""
         if self.criterion is not None:
             self.criterion.after_step()
+            if (last := self.criterion.last) is not None:
+                for hook in self.watching:
+                    hook.after_step(*last)
         if self.ema is not None:
             self.ema.update(self.model)

@@ -1,10 +1,8 @@
-"""A run's checkpoints: which there are, the weights in them, and how two sets of weights are told apart."""
+"""A run's checkpoints: which there are, and the weights in them."""
 
-import hashlib
 import os
 import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +103,6 @@ def read_ema(checkpoint: Path) -> dict[str, Tensor]:
     if "ema" not in state:
         raise UsageError(f"--ema: {checkpoint} has no moving average beside it ({extra.name}): train with --ema-decay")
     return state["ema"]["weights"]
-
-
-def fingerprint(weights: Mapping[str, Tensor]) -> str:
-    """A hash of names, types, shapes and values, the same for a checkpoint and for its export."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _zipped(checkpoint: Path) -> bool:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.fingerprint import fingerprint
 from open_clip_fff.hub.building import build, fill
-from open_clip_fff.hub.checkpoints import find_checkpoint, fingerprint, read_epoch, read_weights, run_folder
+from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_folder
 from open_clip_fff.hub.description import CONFIG_NAME, describe_named, read_description
 
 FORMS = (

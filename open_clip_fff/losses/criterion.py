@@ -5,21 +5,36 @@ because under gradient accumulation only the loss sees the whole batch.
 """
 
 import inspect
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from open_clip_fff.assignment.columns import Columns, Sweep
+from open_clip_fff.assignment.connected import ConnectedPairs
+from open_clip_fff.assignment.connection_counts import ConnectionCounts
 from open_clip_fff.assignment.counts import MiningCounts
+from open_clip_fff.assignment.hardest import Verdicts, candidate_cosines, hardest_negatives, verdicts
 from open_clip_fff.assignment.labels import IGNORED, as_labels, known_ids, positions
 from open_clip_fff.assignment.miner import Miner
-from open_clip_fff.assignment.mining import Mined, assign
-from open_clip_fff.assignment.reference import MiningFeatures
-from open_clip_fff.assignment.tiles import ALL, Assignment, GivenLabels, OwnCaptions, Watch
-from open_clip_fff.ranks import gather_constant
+from open_clip_fff.assignment.mining import Mined
+from open_clip_fff.assignment.reference import MiningFeatures, pooled_text
+from open_clip_fff.assignment.tiles import Assignment, OwnCaptions, Watch
 from open_clip_fff.settings.mining import MiningConfig
+
+# hardest caption int64 [B] and image int64 [B, K] by place, which are worth asking; to labels int8 [B] and [B, K]
+Judge = Callable[[Tensor, Tensor, tuple[Tensor, Tensor] | None], tuple[Tensor, Tensor]]
+
+
+@runtime_checkable
+class ChangesByEpoch(Protocol):
+    """A loss that is told when an epoch begins."""
+
+    def set_epoch(self, epoch: int) -> None: ...
 
 
 class Criterion(nn.Module):
-    """Gathers what mining needs, makes the assignment, calls the loss, counts.
+    """Brings together what mining needs, makes the assignment, calls the loss, counts.
 
     Args:
         loss: a module with the call of `FFFLoss`.
@@ -29,6 +44,13 @@ class Criterion(nn.Module):
         accumulation: OpenCLIP's --accum-freq. The loop back-propagates the whole loss once per micro-batch, which
             makes the scalars' gradients that many times too large: they are weighed by its inverse.
         online: whether the trained model's own features mine; else a batch hook adds those that do.
+
+    Attributes:
+        judge: says which of this rank's hardest negatives are matches; None where nobody does.
+        gate: the mining features' cosine below which it is not asked; None for no gate.
+        judging: whether it is asked in this epoch.
+        last: ids, image features and pooled text features of this rank's last batch, without gradient, where
+            `remembers` says that somebody wants them; None before the first.
     """
 
     def __init__(
@@ -43,11 +65,17 @@ class Criterion(nn.Module):
         super().__init__()
         self.loss, self.rank, self.world_size, self.accumulation = loss, rank, world_size, accumulation
         self.miner, self.online = None if mining is None else Miner(mining, rank, world_size), online
-        self.counts = MiningCounts()
+        self.judge: Judge | None = None
+        self.gate: float | None = None
+        self.judging = True
+        self.counts, self.connections = MiningCounts(), ConnectionCounts()
+        self.remembers = False
+        self.last: tuple[Tensor, Tensor, Tensor] | None = None
         parameters = inspect.signature(loss.forward).parameters
         self._takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._takes = frozenset(parameters)
         self._by_tiles = getattr(loss, "by_tiles", False)  # else it wants int8 [B, N, K]
+        self._ring = getattr(loss, "dist_impl", "gather") == "ring"
 
     def forward(
         self,
@@ -67,6 +95,9 @@ class Criterion(nn.Module):
                 which mined pairs are judged; what batch hooks added, [B, ...] each: `mining_image_features` [B, D']
                 and `mining_text_features` [B, K, D'], and whatever the loss names in its own signature.
         """
+        if self.remembers and image_ids is not None:
+            valid = text_features.new_ones(text_features.shape[:2]).bool() if text_valid is None else text_valid
+            self.last = image_ids, image_features.detach(), pooled_text(text_features.detach(), valid)
         watch = self._counter(extras.get("image_classes"))
         labels = self.assignment(image_features, text_features, text_valid, image_ids, watch=watch, **extras)
         value = self.loss(
@@ -76,7 +107,7 @@ class Criterion(nn.Module):
             logit_bias=self._weighed(logit_bias),
             text_valid=text_valid,
             image_ids=image_ids,
-            assignment=labels if self._by_tiles else labels.tile(),
+            assignment=labels if self._by_tiles else labels.whole(),
             **{name: x for name, x in extras.items() if self._takes_all or name in self._takes},
         )
         terms = value if isinstance(value, dict) else {"contrastive_loss": value}
@@ -89,6 +120,7 @@ class Criterion(nn.Module):
         text_valid: Tensor | None = None,
         image_ids: Tensor | None = None,
         text_raw: Tensor | None = None,
+        image_classes: Tensor | None = None,
         mining_image_features: Tensor | None = None,
         mining_text_features: Tensor | None = None,
         watch: Watch | None = None,
@@ -96,39 +128,55 @@ class Criterion(nn.Module):
     ) -> Assignment:
         """The assignment of this rank's images, worked out for each tile that is asked for.
 
-        A guarded miner must see all pairs before it can say which are the best, and makes the whole of it at once.
-
         Args:
             watch: is shown each part of it that is made.
         """
         size, k = text_features.shape[:2]
         valid = text_features.new_ones((size, k)).bool() if text_valid is None else text_valid
         ids = positions(size, self.rank, valid.device) if image_ids is None else known_ids(image_ids, self.rank)
-        all_ids, all_valid = gather_constant(ids, self.world_size), gather_constant(valid, self.world_size)
-        own = OwnCaptions(ids, all_ids, all_valid, watch)
-        if self.miner is None or not self.miner.watching:
-            return own
+        own = Columns(self.rank * size, ids, valid, classes=image_classes)
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
-        if mining_text_features is None:
+        if self.judge is not None and self.judging:
+            gate = None if mining_image_features is None else (mining_image_features, mining_text_features)
+            own = own._replace(verdicts=self._judged(image_features, text_features, own, gate, watch is not None))
+        found = self._mined(own, mining_image_features, mining_text_features, text_raw, watch)
+        return found if own.verdicts is None else ConnectedPairs(found)
+
+    def _mined(
+        self, own: Columns, image: Tensor | None, text: Tensor | None, raw: Tensor | None, watch: Watch | None
+    ) -> Assignment:
+        """Own captions, and what Eq. 1 finds where there is a miner."""
+        if self.miner is None or not self.miner.watching:
+            return OwnCaptions(self._sweep(own), watch)
+        if text is None:
             raise ValueError("mining needs mining_text_features, which a batch hook adds")
-        used, all_used = valid, all_valid
-        if text_raw is not None and not self.miner.config.raw:  # Eq. 1 over generated captions alone
-            used = valid & ~text_raw
-            all_used = gather_constant(used, self.world_size)
-        image, text = mining_image_features, mining_text_features
-        all_image = None if image is None else gather_constant(image, self.world_size)
-        rows = MiningFeatures(image, text, used, ids)
-        columns = MiningFeatures(all_image, gather_constant(text, self.world_size), all_used, all_ids)
-        if not self.miner.config.guarded:
-            return self.miner.by_tiles(own, rows, columns, watch)
-        mined = self.miner(rows, columns)
-        if mined is None:
-            return own
-        labels = assign(ids, all_ids, all_valid, mined, self.miner.config.mined_as)
-        if watch is not None:
-            watch(ALL, ALL, labels, mined)
-        return GivenLabels(labels, all_valid)
+        # Eq. 1 over generated captions alone, if told so
+        used = own.valid if raw is None or self.miner.config.raw else own.valid & ~raw
+        own = own._replace(features=MiningFeatures(image, text, used, own.ids))
+        return self.miner(OwnCaptions(self._sweep(own), watch))
+
+    def _judged(
+        self, image: Tensor, text: Tensor, own: Columns, gate: tuple[Tensor, Tensor | None] | None, counting: bool
+    ) -> Verdicts:
+        """What the judge says of this rank's hardest negatives; `gate` are the features that a gate goes by."""
+        assert self.judge is not None
+        hardest, worth = hardest_negatives(image, text, own.ids, own.valid), None
+        if self.gate is not None and gate is not None and gate[1] is not None:
+            of_images, of_texts = candidate_cosines(hardest, gate[0], gate[1])
+            worth = of_images > self.gate, of_texts > self.gate
+        said = self.judge(hardest.caption, hardest.image, worth)
+        if counting:
+            self.connections.add(hardest, *said, own.classes)
+        return verdicts(hardest, own.ids, *said)
+
+    def _sweep(self, own: Columns) -> Sweep:
+        return Sweep(own, self.rank, self.world_size, self._ring)
+
+    def set_epoch(self, epoch: int) -> None:
+        """An epoch begins, from 0: for losses that change with it."""
+        if isinstance(self.loss, ChangesByEpoch):
+            self.loss.set_epoch(epoch)
 
     def after_step(self) -> None:
         """The optimizer has stepped: called once per step, on every rank."""
@@ -136,19 +184,18 @@ class Criterion(nn.Module):
             self.miner.after_step()
 
     def _counter(self, classes: Tensor | None) -> Watch:
-        """Counts each tile, or the whole: an image once, in its first columns.
+        """Counts each tile, and an image once, in its first columns.
 
         Args:
             classes: int64 [B], negative where not known; None where none are.
         """
-        all_classes = None if classes is None else gather_constant(classes, self.world_size)
 
-        def watch(rows: slice, columns: slice, labels: Tensor, mined: Mined | None) -> None:
+        def watch(rows: slice, columns: Columns, labels: Tensor, mined: Mined | None) -> None:
             agreement = None
-            if classes is not None and all_classes is not None:
-                ours, theirs = classes[rows][:, None], all_classes[columns]
+            if classes is not None and columns.classes is not None:
+                ours, theirs = classes[rows][:, None], columns.classes
                 agreement = as_labels(ours == theirs).masked_fill((ours < 0) | (theirs < 0), IGNORED)
-            self.counts.add(labels, mined, agreement, rows=0 if columns.start else len(labels))
+            self.counts.add(labels, mined, agreement, rows=0 if columns.place else len(labels))
 
         return watch
 

@@ -31,14 +31,19 @@ def sigmoid_sum(logits: Tensor, assignment: Tensor) -> Tensor:
     return (F.softplus(-m * logits) * m.abs()).sum()
 
 
-def row_cross_entropy(logits: Tensor, assignment: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each row's softmax with its positives, each an equal share of the target.
+def row_cross_entropy(
+    logits: Tensor, assignment: Tensor, alpha: float = 0.0, near: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of each row's softmax with its target: its positives, equally, and a share of what is not ignored.
 
-        H_i = log sum_{j not ignored} exp(x_ij)  -  mean_{j positive} x_ij
+        H_i = log sum_{j not ignored} exp(x_ij)  -  (1 - alpha) mean_{j positive} x_ij  -  alpha mean_{j near} x_ij
 
     Args:
         logits: [R, C].
         assignment: int8 [R, C].
+        alpha: of MAFA's smoothing (arXiv 2312.06112), 0 to 1.
+        near: bool [R, C], over which columns alpha is spread, less those that are ignored; where that leaves none, it
+            stays with the positives. Default: all.
 
     Returns:
         H [R], zero where a row has no positive, and bool [R], whether it has one.
@@ -47,5 +52,11 @@ def row_cross_entropy(logits: Tensor, assignment: Tensor) -> tuple[Tensor, Tenso
     counts = positive.any(dim=1)
     ignored = (assignment == 0) & counts[:, None]  # a row without positives keeps a finite, unused normaliser
     normaliser = torch.logsumexp(logits.masked_fill(ignored, -torch.inf), dim=1)
-    mean_positive = (logits * positive).sum(dim=1) / positive.sum(dim=1).clamp(min=1)
-    return torch.where(counts, normaliser - mean_positive, 0.0), counts
+    spread = ~ignored if near is None else near & ~ignored
+    share = alpha * spread.any(dim=1).to(logits.dtype)
+    entropy = normaliser - (1.0 - share) * _mean(logits, positive) - share * _mean(logits, spread)
+    return torch.where(counts, entropy, 0.0), counts
+
+
+def _mean(logits: Tensor, mask: Tensor) -> Tensor:
+    return (logits * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from open_clip_fff.losses.sigmoid import FFFLoss
+from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
 from open_clip_fff.losses.softmax import MultiPositiveSoftmaxLoss
 from open_clip_fff.registry import Registry
 from open_clip_fff.settings.objective import STOCK_LOSSES, LossSettings
@@ -19,11 +20,13 @@ class LossContext:
         rank: this process's rank.
         world_size: number of ranks.
         settings: the loss's settings, as typed.
+        batch_size: images per mini-batch on a rank, which follow each other in the global batch.
     """
 
     rank: int
     world_size: int
     settings: LossSettings
+    batch_size: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,28 @@ def register_loss(name: str, *, bias: bool = False) -> Callable:
 
 @register_loss("fff", bias=True)
 def _fff(context: LossContext) -> nn.Module:
-    return FFFLoss(context.rank, context.world_size, context.settings.reduction, context.settings.impl)
+    settings = context.settings
+    return FFFLoss(context.rank, context.world_size, settings.reduction, settings.impl, dist_impl=settings.dist_impl)
 
 
 @register_loss("softmax")
 def _softmax(context: LossContext) -> nn.Module:
-    return MultiPositiveSoftmaxLoss(context.rank, context.world_size, context.settings.impl)
+    settings = context.settings
+    return MultiPositiveSoftmaxLoss(context.rank, context.world_size, settings.impl, settings.dist_impl)
+
+
+@register_loss("s-itc")
+def _s_itc(context: LossContext) -> nn.Module:
+    settings = context.settings
+    smoothing = settings.smoothing
+    return SmoothedITCLoss(
+        smoothing.alpha,
+        context.rank,
+        context.world_size,
+        settings.impl,
+        settings.dist_impl,
+        group=context.batch_size if smoothing.over == "group" else None,
+        start=smoothing.start,
+        stop_gradient=smoothing.stop_gradient,
+        consistency=smoothing.consistency,
+    )

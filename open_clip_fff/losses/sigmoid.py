@@ -7,11 +7,12 @@ from open_clip_fff.assignment.tiles import Assignment
 from open_clip_fff.losses.batch import GlobalBatch, global_batch
 from open_clip_fff.losses.gather import mean_over_ranks
 from open_clip_fff.losses.reference import logits, sigmoid_sum
+from open_clip_fff.losses.sigmoid_tile import pointwise
 from open_clip_fff.losses.tiled import tiled_sigmoid_sum
 from open_clip_fff.numerics import no_autocast
 from open_clip_fff.ranks import sum_over_ranks
 from open_clip_fff.settings.mining import MiningConfig
-from open_clip_fff.settings.objective import IMPLS, REDUCTIONS
+from open_clip_fff.settings.objective import REDUCTIONS, check_made
 
 
 class FFFLoss(nn.Module):
@@ -22,14 +23,26 @@ class FFFLoss(nn.Module):
     `b` is minus the paper's β. With K = 1 and no assignment it equals OpenCLIP's `SigLipLoss`. Computed in float32
     (float64 inputs stay) whatever the autocast.
 
+    There is no non-deterministic path: it draws nothing, adds no floats atomically, and takes tiles in one order, so
+    that the same input gives the same bits on the same machine. (Tested on the CPU. On CUDA, PyTorch promises that of
+    its matrix products where CUBLAS_WORKSPACE_CONFIG is set; sums over ranks are the back end's.)
+
     Args:
         rank: this process's rank.
         world_size: number of ranks; features are gathered over all of them, with gradient.
         reduction: `images` divides by N (Eq. 2, SigLIP); `pairs` divides by the number of pairs not ignored.
         impl: `tiled` (losses/tiled.py), `dense` (losses/reference.py, which keeps several [B, N, K]), or `auto`, which
             is `tiled`. They give the same loss, gradients and assignment; only the dense one can be differentiated
-            twice.
+            twice. `triton` is `tiled` with a fused kernel inside of each tile (losses/sigmoid_triton.py), for float32
+            on CUDA; it has been run through Triton's interpreter only, and so `auto` does not choose it.
+        dist_impl: `gather` brings all ranks' texts to each; in a `ring` they go round the ranks and no rank ever holds
+            more than two ranks' (mining features, ids and masks likewise), by `impl="tiled"` alone. The loss, its
+            gradients and the assignment are the same.
         mining: Eq. 1's thresholds, for a loss that mines by itself, inside of the tiles.
+
+    Raises:
+        ValueError: for an unknown `impl` or `reduction`, and for `triton` where that is not installed (in `forward`:
+            for float64 features, and for any that are not on CUDA).
     """
 
     by_tiles = True  # takes an `Assignment` that was not made as a whole
@@ -41,14 +54,15 @@ class FFFLoss(nn.Module):
         reduction: str = "images",
         impl: str = "auto",
         mining: MiningConfig | None = None,
+        dist_impl: str = "gather",
     ) -> None:
         super().__init__()
-        if impl not in IMPLS:
-            raise ValueError(f"impl is {impl!r}: choose from {', '.join(IMPLS)}")
+        check_made(impl, dist_impl)
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction is {reduction!r}: choose from {', '.join(REDUCTIONS)}")
-        self.rank, self.world_size, self.reduction, self.impl = rank, world_size, reduction, impl
-        self.mining = mining
+        pointwise(impl)  # what is not installed is said now, not in the first step
+        self.rank, self.world_size, self.reduction = rank, world_size, reduction
+        self.impl, self.dist_impl, self.mining = impl, dist_impl, mining
 
     def forward(
         self,
@@ -81,19 +95,28 @@ class FFFLoss(nn.Module):
         """
         with no_autocast(image_features.device):
             batch = global_batch(
-                image_features, text_features, text_valid, image_ids, assignment, self.rank, self.world_size
+                image_features,
+                text_features,
+                text_valid,
+                image_ids,
+                assignment,
+                self.rank,
+                self.world_size,
+                ring=self.dist_impl == "ring",
+                mining=self.mining,
+                mining_image=mining_image_features,
+                mining_text=mining_text_features,
             )
-            if self.mining is not None and assignment is None:
-                batch = batch.mined(self.mining, mining_image_features, mining_text_features, self.world_size)
             total, counted = self._sum(batch, logit_scale, logit_bias)
             return mean_over_ranks(total / self._norm(counted, len(batch.image)), self.world_size)
 
     def _sum(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Eq. 2's double sum over this rank's images, and its number of terms."""
         if self.impl == "dense":
-            labels = batch.assignment.tile()
-            return sigmoid_sum(logits(batch.image, batch.all_text, scale, bias), labels), torch.count_nonzero(labels)
-        return tiled_sigmoid_sum(batch.image, batch.all_text, scale, bias, batch.assignment)
+            labels = batch.assignment.whole()
+            return sigmoid_sum(logits(batch.image, batch.texts, scale, bias), labels), torch.count_nonzero(labels)
+        by_pair = pointwise(self.impl, batch.image.device)
+        return tiled_sigmoid_sum(batch.image, batch.texts, scale, bias, batch.assignment, by_pair)
 
     def _norm(self, counted: Tensor, rows: int) -> Tensor | int:
         """What this rank's sum is divided by, so that the mean over ranks is the loss of the global batch."""

@@ -1,18 +1,16 @@
 """The same assignment under a softmax."""
 
+import torch
 from torch import Tensor, nn
 
 from open_clip_fff.assignment.tiles import Assignment
 from open_clip_fff.losses.batch import GlobalBatch, global_batch
 from open_clip_fff.losses.gather import mean_over_ranks
 from open_clip_fff.losses.reference import logits, row_cross_entropy
-from open_clip_fff.losses.tiled_softmax import tiled_cross_entropy
+from open_clip_fff.losses.tiled_softmax import tiled_softmax_loss
 from open_clip_fff.numerics import no_autocast
 from open_clip_fff.ranks import gather_constant, sum_over_ranks
-from open_clip_fff.settings.objective import IMPLS
-
-# of the images and of the captions: the sum of their cross-entropies, and how many have a positive
-Terms = tuple[tuple[Tensor, Tensor], ...]
+from open_clip_fff.settings.objective import check_made
 
 
 class MultiPositiveSoftmaxLoss(nn.Module):
@@ -27,16 +25,21 @@ class MultiPositiveSoftmaxLoss(nn.Module):
     Args:
         rank: this process's rank.
         world_size: number of ranks; features are gathered over all of them, with gradient.
-        impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`.
+        impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`. The
+            Triton kernel is the sigmoid's.
+        dist_impl: as `FFFLoss`.
     """
 
     by_tiles = True  # takes an `Assignment` that was not made as a whole
 
-    def __init__(self, rank: int = 0, world_size: int = 1, impl: str = "auto") -> None:
+    def __init__(self, rank: int = 0, world_size: int = 1, impl: str = "auto", dist_impl: str = "gather") -> None:
         super().__init__()
-        if impl not in IMPLS:
-            raise ValueError(f"impl is {impl!r}: choose from {', '.join(IMPLS)}")
-        self.rank, self.world_size, self.impl = rank, world_size, impl
+        if impl == "triton":
+            raise ValueError("impl is 'triton': the kernel is the sigmoid loss's; use 'tiled'")
+        check_made(impl, dist_impl)
+        self.rank, self.world_size, self.impl, self.dist_impl = rank, world_size, impl, dist_impl
+        self.alpha: float = 0.0  # of smoothing, for those who have it
+        self.group: int | None = None
 
     def forward(
         self,
@@ -47,50 +50,62 @@ class MultiPositiveSoftmaxLoss(nn.Module):
         text_valid: Tensor | None = None,
         image_ids: Tensor | None = None,
         assignment: Tensor | Assignment | None = None,
+        text_assignment: Tensor | None = None,
     ) -> Tensor:
         """The loss of the global batch; arguments and result as `FFFLoss.forward`.
 
-        A bias shifts all logits alike and so changes nothing; it is added all the same, as OpenCLIP does, so that a
-        model that has one gets a gradient for it (DDP asks for one).
+        A bias shifts all logits alike and so changes nothing; it gets a gradient of 0 (DDP asks for one).
+
+        Args:
+            text_assignment: int8 or bool [B, N, K], as captions see it, where that differs from how images do.
         """
         with no_autocast(image_features.device):
             batch = global_batch(
-                image_features, text_features, text_valid, image_ids, assignment, self.rank, self.world_size
+                image_features,
+                text_features,
+                text_valid,
+                image_ids,
+                assignment,
+                self.rank,
+                self.world_size,
+                ring=self.dist_impl == "ring",
+                by_text=text_assignment,
             )
             made = self._dense if self.impl == "dense" else self._tiled
-            per_image, per_text = (self._mean(*term) for term in made(batch, logit_scale, logit_bias))
-            return mean_over_ranks((per_image + per_text) / 2, self.world_size)
+            return mean_over_ranks(made(batch, logit_scale, logit_bias), self.world_size)
 
-    def _dense(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Terms:
-        labels = batch.assignment.tile()
-        rows = logits(batch.image, batch.all_text, scale, bias).flatten(1)
-        columns = logits(batch.text.flatten(0, 1), batch.all_image[:, None], scale, bias).flatten(1)
-        found = row_cross_entropy(rows, labels.flatten(1)), row_cross_entropy(columns, self._column_assignment(labels))
-        return tuple((entropy.sum(), counts.sum()) for entropy, counts in found)
+    def _tiled(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
+        return tiled_softmax_loss(batch.image, batch.texts, scale, bias, batch.assignment, self.alpha, self.group)
 
-    def _tiled(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Terms:
-        k, first = batch.text.shape[1], self.rank * len(batch.image)
-        watched, again = batch.assignment, batch.assignment.unwatched()
-        everyone = batch.assignment.of_everyone(self.world_size)
+    def _dense(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
+        rows, columns = self._logits(batch, scale, bias)
+        labels, near = batch.assignment.whole_both(), self._near(batch)
+        by_text, k = self._columns(labels.by_text), batch.text.shape[1]
+        of_images, of_texts = (
+            (None, None) if near is None else (near.repeat_interleave(n, dim) for n, dim in ((k, 1), (k, 0)))
+        )
+        per_image = row_cross_entropy(rows, labels.by_image.flatten(1), self.alpha, of_images)
+        per_text = row_cross_entropy(columns, by_text, self.alpha, of_texts)
+        return (self._mean(*per_image) + self._mean(*per_text)) / 2
 
-        def of_images(rows: slice, columns: slice, at_first: bool) -> Tensor:
-            return (watched if at_first else again).tile(rows, columns).flatten(1)
-
-        def of_captions(rows: slice, columns: slice, _: bool) -> Tensor:
-            own = slice(first + rows.start, first + rows.stop)
-            return everyone.tile(columns, own).permute(1, 2, 0).flatten(0, 1)
-
-        images = tiled_cross_entropy(batch.image, batch.all_text.flatten(0, 1), scale, bias, (1, k), of_images)
-        captions = tiled_cross_entropy(batch.text.flatten(0, 1), batch.all_image, scale, bias, (k, 1), of_captions)
-        return images, captions
+    def _logits(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Of this rank's images with all captions [B, N*K], and of its captions with all images [B*K, N]."""
+        rows = logits(batch.image, batch.texts, scale, bias).flatten(1)
+        return rows, logits(batch.text.flatten(0, 1), batch.images[:, None], scale, bias).flatten(1)
 
     def _mean(self, entropy: Tensor, counted: Tensor) -> Tensor:
         """This rank's part, such that the mean over ranks is the mean over all rows that count."""
-        return entropy * self.world_size / sum_over_ranks(counted, self.world_size).clamp(min=1)
+        return entropy.sum() * self.world_size / sum_over_ranks(counted.sum(), self.world_size).clamp(min=1)
 
-    def _column_assignment(self, labels: Tensor) -> Tensor:
+    def _columns(self, labels: Tensor) -> Tensor:
         """M of all images against this rank's captions, int8 [B*K, N]: gathered, because M is not symmetric."""
-        size = len(labels)
         everyone = gather_constant(labels, self.world_size)  # [N, N, K]
-        own = everyone[:, self.rank * size : (self.rank + 1) * size]
+        own = everyone.chunk(self.world_size, dim=1)[self.rank]
         return own.permute(1, 2, 0).flatten(0, 1)
+
+    def _near(self, batch: GlobalBatch) -> Tensor | None:
+        """Which images are of which one's group, bool [B, N]."""
+        if not self.alpha or self.group is None:
+            return None
+        numbers = torch.arange(len(batch.images), device=batch.image.device) // self.group
+        return numbers.chunk(self.world_size)[self.rank][:, None] == numbers

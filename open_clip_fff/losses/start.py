@@ -7,6 +7,7 @@ from torch import Tensor
 
 from open_clip_fff.assignment.labels import POSITIVE
 from open_clip_fff.assignment.tiles import AREA, Assignment, tiles
+from open_clip_fff.losses.tiled import texts_round
 from open_clip_fff.numerics import full_precision
 from open_clip_fff.ranks import gather_constant, sum_over_ranks
 
@@ -29,7 +30,7 @@ def start_bias(positive_share: float, scale: float, mean_cosine: float) -> float
     return math.log(positive_share / (1.0 - positive_share)) - scale * mean_cosine
 
 
-def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment, world_size: int) -> Tensor:
+def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment) -> Tensor:
     """Positives, pairs that are not ignored, and the sum of their cosines, over all ranks.
 
     Args:
@@ -40,13 +41,15 @@ def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment, world_size:
     Returns:
         float64 [3].
     """
-    everyone, image = gather_constant(full_precision(text), world_size), full_precision(image)
+    sweep, image, text = assignment.sweep, full_precision(image), full_precision(text)
+    if not sweep.ring:
+        text = gather_constant(text, sweep.world_size)
     sums = image.new_zeros(3, dtype=torch.float64)
-    size, images, k = assignment.shape
-    for rows in tiles(size, max(AREA // (images * k), 1)):
-        labels = assignment.tile(rows)
-        # The sum over pairs is linear in the texts: weigh them first, and no cosine of a pair is needed.
-        counted = labels.abs().to(everyone.dtype).flatten(1)
-        cosines = (image[rows] * (counted @ everyone.flatten(0, 1))).sum()
-        sums += torch.stack([(labels == POSITIVE).sum(), counted.count_nonzero(), cosines]).double()
-    return sum_over_ranks(sums, world_size)
+    for ((some,), _), block in zip(texts_round([text], [], assignment), assignment.blocks(), strict=True):
+        for rows in tiles(len(image), max(AREA // some[..., 0].numel(), 1)):
+            labels = block.tile(rows)
+            # The sum over pairs is linear in the texts: weigh them first, and no cosine of a pair is needed.
+            counted = labels.abs().to(some.dtype).flatten(1)
+            cosines = (image[rows] * (counted @ some.flatten(0, 1))).sum()
+            sums += torch.stack([(labels == POSITIVE).sum(), counted.count_nonzero(), cosines]).double()
+    return sum_over_ranks(sums, sweep.world_size)

@@ -11,57 +11,57 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from open_clip_fff.assignment.tiles import Assignment, tiles
-
-AREA = {"cpu": 2**18, "cuda": 2**24}  # pairs in a tile: what fits a core's cache, or keeps a GPU busy
-WIDTH = {"cpu": 1024, "cuda": 2**14}  # captions in it
+from open_clip_fff.assignment.tiles import Assignment
+from open_clip_fff.losses.sigmoid_tile import Pointwise, sigmoid_tile
+from open_clip_fff.losses.walk import walk
+from open_clip_fff.ranks import Round
 
 
 def tiled_sigmoid_sum(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None, assignment: Assignment
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    assignment: Assignment,
+    pointwise: Pointwise = sigmoid_tile,
 ) -> tuple[Tensor, Tensor]:
     """The double sum of Eq. 2, as `losses.reference.sigmoid_sum`, and over how many pairs it goes.
 
     Args:
         image: [B, D], L2-normalised.
-        text: [N, K, D], L2-normalised, of the same type, float32 or float64.
+        text: [N, K, D], L2-normalised, of the same type, float32 or float64; where the assignment's columns go round
+            the ranks, [B, K, D], this rank's, and they and their gradient go round with them. (The gradient that comes
+            in is then taken to be the same on all ranks.)
         scale: s, scalar or [1].
         bias: b, likewise; None is 0.
         assignment: of B images and N * K captions; asked once for every tile.
+        pointwise: what computes a tile from its logits.
 
     Returns:
         Scalar with gradients to the four, and int64 scalar.
     """
     bias = image.new_zeros(()) if bias is None else bias
-    return _TiledSigmoid.apply(image, text, scale, bias, assignment)
+    return _TiledSigmoid.apply(image, text, scale, bias, assignment, pointwise)
 
 
 class _TiledSigmoid(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, image, text, scale, bias, assignment):
-        size, (images, k) = len(image), text.shape[:2]
+    def forward(ctx, image, text, scale, bias, assignment, pointwise):
         wants = any(ctx.needs_input_grad)
         scaled, total, counted = image * scale, image.new_zeros((), dtype=torch.float64), 0
-        by_image = torch.zeros_like(image) if wants else None
-        by_text = torch.zeros_like(text) if wants else None
-        by_bias = total.clone()
-        for columns in tiles(images, max(WIDTH[image.device.type] // k, 1)):
-            some = text[columns].flatten(0, 1)
-            for rows in tiles(size, max(AREA[image.device.type] // len(some), 1)):
-                labels = assignment.tile(rows, columns).flatten(1)
-                sign = labels.to(image.dtype).neg_()
-                y = scaled[rows] @ some.T
-                y = y.add_(bias).mul_(sign).masked_fill_(labels == 0, -torch.inf)
-                total += torch.nn.functional.softplus(y).sum()
-                counted += torch.count_nonzero(labels)
+        by_image, by_bias = torch.zeros_like(image) if wants else None, total
+        travel = texts_round([text], [torch.zeros_like(text)] if wants else [], assignment)
+        for ((some, *_), gradients), block in zip(travel, assignment.blocks(), strict=True):
+            for tile in walk(scaled, some, block):
+                gradient = tile.logits  # from the next line on
+                loss, of_bias, pairs = pointwise(tile.logits, tile.labels, bias, wants)
+                total, by_bias, counted = total + loss, by_bias + of_bias, counted + pairs
                 if wants:
-                    gradient = y.sigmoid_().mul_(sign)
-                    by_bias += gradient.sum()
-                    by_image[rows].addmm_(gradient, some)
-                    by_text[columns].flatten(0, 1).addmm_(gradient.T, scaled[rows])
+                    by_image[tile.rows].addmm_(gradient, tile.text)
+                    gradients[0].flatten(0, 1)[tile.captions].addmm_(gradient.T, scaled[tile.rows])
         if wants:
             by_scale = torch.linalg.vecdot(by_image, image).double().sum()
-            ctx.save_for_backward(by_image.mul_(scale), by_text, by_scale, by_bias, scale, bias)
+            ctx.save_for_backward(by_image.mul_(scale), travel.carried[0], by_scale, by_bias, scale, bias)
         ctx.mark_non_differentiable(counted)
         return total.to(image.dtype), counted
 
@@ -73,4 +73,10 @@ class _TiledSigmoid(torch.autograd.Function):
             (by_scale * gradient).to(scale.dtype).reshape(scale.shape),
             (by_bias * gradient).to(bias.dtype).reshape(bias.shape),
         )
-        return by_image * gradient, by_text * gradient, *scalars, None
+        return by_image * gradient, by_text * gradient, *scalars, None, None
+
+
+def texts_round(lent: list[Tensor], carried: list[Tensor], assignment: Assignment) -> Round:
+    """What belongs to the texts of each of the assignment's blocks; where there is one block, as it is."""
+    sweep = assignment.sweep
+    return Round(lent, carried, sweep.rank, sweep.world_size if sweep.ring else 1)

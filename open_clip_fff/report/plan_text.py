@@ -1,9 +1,13 @@
 """The plan in words, before training starts."""
 
+from open_clip_fff.settings.connection import ConnectionSettings
 from open_clip_fff.settings.flags import as_flag
+from open_clip_fff.settings.grouping import GroupingSettings
 from open_clip_fff.settings.mining import MiningConfig
+from open_clip_fff.settings.objective import Smoothing
 from open_clip_fff.settings.plan import Plan
 
+_NAMES = {"cosmo": "cosmo (MAFA under the name of its first version)"}
 _POLICY = {"all": "all in the same batch", "sample": "one of them drawn at each visit", "first": "the first one used"}
 _MINED_AS = {"positive": "mined pairs become positives", "ignore": "mined pairs leave the loss"}
 
@@ -15,15 +19,18 @@ def plan_lines(plan: Plan, full_length: str | None = None) -> list[str]:
         plan: of the run.
         full_length: why the text tower needs captions at full length; None where they may be trimmed.
     """
-    typed = " ".join(as_flag(name) for name in sorted(plan.typed))
+    name = plan.method or "none"
+    typed = " ".join(as_flag(flag) for flag in sorted(plan.typed))
     return [
-        f"  method    {plan.method or 'none'} (typed: {typed})",
+        f"  method    {_NAMES.get(name, name)} (typed: {typed})",
         f"  loss      {_loss(plan)}",
         f"  captions  {_captions(plan)}",
         *([f"  text      {_text(plan, full_length)}"] if not plan.text.whole else []),
         f"  mining    {_mining(plan)}",
+        *([f"  judge     {_judge(plan.connection)}"] if plan.connection is not None else []),
         f"  logits    {_logits(plan)}",
         *([f"  weights   moving average, decay {plan.ema_decay:g}"] if plan.ema_decay is not None else []),
+        *([f"  grouping  {_grouping(plan.grouping)}"] if plan.grouping is not None else []),
         *([f"  zero-shot {', '.join(plan.zero_shot.sets)} in {plan.zero_shot.root}"] if plan.zero_shot else []),
         *([f"  hooks     {', '.join(plan.batch_hooks)}"] if plan.batch_hooks else []),
     ]
@@ -34,7 +41,39 @@ def _loss(plan: Plan) -> str:
         return "OpenCLIP's, by its own flags"
     if plan.loss.stock:
         return f"{plan.loss.name} (OpenCLIP's own)"
-    return f"{plan.loss.name}" + (f" (norm by {plan.loss.reduction})" if plan.loss.name == "fff" else "")
+    more = {"fff": f" (norm by {plan.loss.reduction})", "s-itc": f" ({_smoothing(plan.loss.smoothing)})"}
+    return plan.loss.name + more.get(plan.loss.name, "")
+
+
+def _smoothing(smoothing: Smoothing) -> str:
+    over = {"all": "all columns", "group": "the rank's mini-batch"}[smoothing.over]
+    parts = [f"{smoothing.alpha:g} of the target even over {over} from epoch {smoothing.start} on"]
+    parts += ["keys without gradient"] * smoothing.stop_gradient
+    parts += [f"consistency {smoothing.consistency:g}"] * (smoothing.consistency > 0)
+    return ", ".join(parts)
+
+
+def _judge(connection: ConnectionSettings) -> str:
+    parts = [
+        f"{connection.discriminator} looks at each image's and each caption's hardest negative",
+        f"a positive above {connection.positive:g}, ignored down to {connection.negative:g}",
+    ]
+    if connection.gate is not None:
+        parts.append(f"asked above cosine {connection.gate:g}")
+    parts += [f"from epoch {connection.start} on"] * (connection.start > 0)
+    parts += [f"verdicts kept in {connection.cache}"] * (connection.cache is not None)
+    return "; ".join(parts)
+
+
+def _grouping(grouping: GroupingSettings) -> str:
+    features = {"bank": "by the last epoch's features, the first at random", "stored": "by stored features"}
+    parts = [
+        f"mini-batches of alike samples, per {grouping.scope}, {features[grouping.source]}",
+        f"search spaces of {grouping.search_space:,}, queue {grouping.queue:,}",
+    ]
+    parts += [f"{grouping.share:.0%} of the mini-batches"] * (grouping.share < 1)
+    parts += [f"at quantile {grouping.quantile:g}"] * (grouping.quantile < 1)
+    return "; ".join(parts)
 
 
 def _captions(plan: Plan) -> str:

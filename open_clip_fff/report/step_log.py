@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+from open_clip_fff.assignment.connection_counts import ConnectionRates
 from open_clip_fff.assignment.counts import Rates
 
 
@@ -15,6 +16,7 @@ class StepReport:
         step: optimizer steps since the start of the run, from 0, as OpenCLIP's TensorBoard axis.
         rates: since the last log step, over all ranks; None where nothing counts.
         found: what mining found for itself, by name: the thresholds that a rate holds, the trust in self-mining.
+        connections: what a discriminator said since the last log step; None where there is none.
         scale: exp(logit_scale), after the step.
         bias: logit_bias, after the step; None where the model has none.
         eta: seconds left in the run, from the mean of all steps so far.
@@ -27,6 +29,7 @@ class StepReport:
     scale: float
     bias: float | None
     eta: float
+    connections: ConnectionRates | None = None
 
     def line(self) -> str:
         """One line for the log."""
@@ -35,12 +38,21 @@ class StepReport:
         more += f" In doubt: {r.doubtful:.3f}" if r.doubtful else ""
         more += f" Held back: {r.held:.3f}" if r.held else ""
         more += "".join(f" {name} {x:.3f}" for name, x in self.found.items()).replace("_prime", "'")
+        more += "" if self.connections is None else self._said(self.connections)
         bias = "" if self.bias is None else f" Bias: {self.bias:.3f}"
         return (
             f"FFF Epoch: {self.epoch} Step: {self.step} "
             f"Mined/image: {r.mined:.3f} (image-text {r.image_text:.3f}, image-image {r.image_image:.3f}, "
             f"text-text {r.text_text:.3f}){more} Positives: {r.positive_share:.3%} "
             f"Scale: {self.scale:.3f}{bias} ETA: {duration(self.eta)}"
+        )
+
+    def _said(self, c: ConnectionRates) -> str:
+        true = "" if c.true is None else f", truly {c.true:.1%}"
+        right = "" if c.right is None else f", right {c.right:.1%}"
+        return (
+            f" False negatives: {c.false_negatives:.1%} (of images {c.by_image:.1%}, of captions {c.by_text:.1%}{true}"
+            f"{right}, ambiguous {c.doubtful:.1%})"
         )
 
     def scalars(self) -> dict[str, float]:
@@ -60,6 +72,9 @@ class StepReport:
             values["logit_bias"] = self.bias
         if r.right is not None:
             values["mined_right"] = r.right
+        if self.connections is not None:
+            said = {**vars(self.connections), "rate": self.connections.false_negatives}
+            values.update({f"false_negatives_{name}": x for name, x in said.items() if x is not None})
         values.update({f"mining_{name}": x for name, x in self.found.items()})
         return {f"train/{name}": value for name, value in values.items()}
 

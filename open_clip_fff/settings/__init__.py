@@ -1,6 +1,8 @@
 """Every choice a run makes, as frozen dataclasses; the table of methods; the flags that fill them."""
 
 from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.connection import ConnectionSettings
+from open_clip_fff.settings.grouping import GroupingSettings
 from open_clip_fff.settings.methods import DEFAULTS, METHODS
 from open_clip_fff.settings.mining import FrozenSource, MiningConfig
 from open_clip_fff.settings.objective import LogitSettings, LossSettings
@@ -11,7 +13,9 @@ __all__ = [
     "DEFAULTS",
     "METHODS",
     "CaptionSettings",
+    "ConnectionSettings",
     "FrozenSource",
+    "GroupingSettings",
     "LogitSettings",
     "LossSettings",
     "MiningConfig",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.mining import SELF, MiningConfig
+from open_clip_fff.settings.objective import OURS
 
 if TYPE_CHECKING:
     from open_clip_fff.settings.plan import Plan
@@ -22,6 +23,12 @@ MINING = {
     "warmup": "mining_warmup",
     "guarded": "mining_guard",
 }
+SMOOTHING = {"smoothing", "smoothing_over", "smoothing_start", "itc_stop_gradient", "itc_consistency"}
+CONNECTION = {
+    *("match_positive", "match_negative", "match_gate"),
+    *("discriminator_cache", "discriminator_batch", "discriminator_start"),
+}
+GROUPING = {f"group_{name}" for name in ("search_space", "queue", "scope", "share", "quantile", "features")}
 MODEL = ("mining_model", "mining_pretrained")
 
 
@@ -36,10 +43,32 @@ def check(plan: "Plan") -> None:
         _check_stock(plan, loss)
     _check_captions(plan, loss)
     _check_mining(plan)
-    if "loss_impl" in plan.typed and plan.loss.name not in ("fff", "softmax"):
-        raise UsageError(f"--loss-impl: chooses how --loss fff and softmax are computed; {loss} has one way only")
+    if "loss_impl" in plan.typed and plan.loss.name not in OURS:
+        raise UsageError(f"--loss-impl: chooses how --loss {', '.join(OURS)} are computed; {loss} has one way only")
+    for name in sorted(SMOOTHING & plan.typed):
+        if plan.loss.name != "s-itc":
+            raise UsageError(f"{as_flag(name)} does nothing without --loss s-itc")
+    _check_connection(plan)
+    for name in sorted(GROUPING & plan.typed):
+        if plan.grouping is None:
+            raise UsageError(f"{as_flag(name)} does nothing without --batch-hooks grit")
+    if plan.loss.impl == "triton" and plan.loss.name == "softmax":
+        raise UsageError("--loss-impl triton: the kernel is that of --loss fff; for softmax use --loss-impl tiled")
     if "zeroshot_sets" in plan.typed and plan.zero_shot is None:
         raise UsageError("--zeroshot-sets does nothing without --zeroshot-data DIR")
+
+
+def _check_connection(plan: "Plan") -> None:
+    if plan.connection is None:
+        for name in sorted(CONNECTION & plan.typed):
+            raise UsageError(f"{as_flag(name)} does nothing without --discriminator KIND:NAME")
+        if plan.method in ("mafa", "cosmo"):
+            raise UsageError(
+                f"--method {plan.method}: connection mining needs a judge: add --discriminator blip:NAME, or one of "
+                f"your own (scripts/train_discriminator.py)"
+            )
+    elif plan.connection.gate is not None and plan.features not in ("frozen", "precomputed"):
+        raise UsageError("--match-gate goes by a frozen model's features: add --mining-features frozen or precomputed")
 
 
 def _check_stock(plan: "Plan", loss: str) -> None:
@@ -50,6 +79,8 @@ def _check_stock(plan: "Plan", loss: str) -> None:
         )
     if plan.mining is not None:
         raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss fff or softmax")
+    if plan.connection is not None:
+        raise UsageError(f"--discriminator: {loss} takes no other positives; use --loss s-itc, softmax or fff")
     if plan.batch_hooks:
         raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss fff or softmax")
     if plan.logits.bias_init == "auto":
@@ -74,7 +105,8 @@ def _check_captions(plan: "Plan", loss: str) -> None:
 
 def _check_mining(plan: "Plan") -> None:
     if plan.mining is None:
-        for name in sorted({*MINING.values(), *MODEL, "feature_sidecar", "class_key"} & plan.typed):
+        idle = {*MINING.values(), *MODEL, "feature_sidecar", *(() if plan.connection else ("class_key",))}
+        for name in sorted(idle & plan.typed):
             name = as_flag(name)
             raise UsageError(f"{name} does nothing while mining is off: add --mining-features frozen, or drop {name}")
         return

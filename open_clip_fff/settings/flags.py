@@ -5,6 +5,7 @@ from typing import NoReturn
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import POLICIES
+from open_clip_fff.settings.mafa_flags import add_mafa_flags
 from open_clip_fff.settings.methods import METHODS
 from open_clip_fff.settings.mining import FEATURES, MINED_AS, TEXT_TEXT, threshold
 from open_clip_fff.settings.objective import IMPLS, REDUCTIONS
@@ -60,7 +61,8 @@ def flag_parser() -> argparse.ArgumentParser:
         "--loss",
         metavar="NAME",
         help="clip or siglip (OpenCLIP's own), fff (multi-positive sigmoid, FFF Eq. 2), softmax (multi-positive "
-        "softmax over the same assignment), or one of your --plugin (default: what OpenCLIP's flags say)",
+        "softmax over the same assignment), s-itc (that with smoothed targets), or one of your --plugin (default: "
+        "what OpenCLIP's flags say)",
     )
     method.add_argument(
         "--loss-reduction",
@@ -71,7 +73,7 @@ def flag_parser() -> argparse.ArgumentParser:
         "--loss-impl",
         choices=IMPLS,
         help="how --loss fff and softmax are computed: by tiles, whose memory is linear in the batch, or dense "
-        "(default: auto, which is by tiles)",
+        "(default: auto, which is by tiles); triton: by tiles with a fused kernel, for fff on a GPU, not timed yet",
     )
 
     captions = parser.add_argument_group("captions")
@@ -228,6 +230,8 @@ def flag_parser() -> argparse.ArgumentParser:
         help="tar member, json field or CSV column with the image's class: the log tells how many mined pairs are "
         "right; never trained on (default: none)",
     )
+
+    add_mafa_flags(parser)
 
     weights = parser.add_argument_group("weights")
     weights.add_argument(

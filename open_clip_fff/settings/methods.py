@@ -36,6 +36,11 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
                 "logit_lr_mult": 20.0,
             }
         ),
+        # COSMO is MAFA's first version: the same parts under another name, as far as what is public tells.
+        # Plain CLIP's loss: a softmax over one caption per image. Ours, because ids and features have to be seen.
+        "grit": MappingProxyType({"loss": "softmax", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
+        "mafa": MappingProxyType({"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
+        "cosmo": MappingProxyType({"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
         "fff-softmax": MappingProxyType({"loss": "softmax", **_FFF}),
     }
 )
@@ -77,6 +82,24 @@ DEFAULTS: Preset = MappingProxyType(
         "mined_as": "positive",
         "ignore_band": 0.0,
         "mine_raw": True,
+        "group_search_space": 1920,
+        "group_queue": 48000,
+        "group_scope": "rank",
+        "group_share": 1.0,
+        "group_quantile": 1.0,
+        "group_features": "bank",
+        "discriminator": None,
+        "match_positive": 0.8,
+        "match_negative": 0.5,
+        "match_gate": None,
+        "discriminator_cache": None,
+        "discriminator_batch": 64,
+        "discriminator_start": 0,
+        "smoothing": 0.5,
+        "smoothing_over": "all",
+        "smoothing_start": 1,
+        "itc_stop_gradient": False,
+        "itc_consistency": 0.0,
         "logit_scale_init": None,
         "logit_bias_init": None,
         "logit_lr_mult": 1.0,

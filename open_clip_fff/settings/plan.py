@@ -6,13 +6,16 @@ from typing import Any
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.connection import ConnectionSettings
 from open_clip_fff.settings.consistency import MINING, check
+from open_clip_fff.settings.grouping import GroupingSettings
 from open_clip_fff.settings.methods import DEFAULTS, METHODS
 from open_clip_fff.settings.mining import SELF, FrozenSource, MiningConfig
-from open_clip_fff.settings.objective import LogitSettings, LossSettings
+from open_clip_fff.settings.objective import LogitSettings, LossSettings, Smoothing
 from open_clip_fff.settings.text import TextSettings
 from open_clip_fff.settings.zero_shot import ZeroShotSettings
 
+GRIT = "grit"  # the batch hook that groups
 EMA_DECAY = 0.999  # where the ema of the trainee mines and nothing else is typed
 
 
@@ -28,6 +31,8 @@ class Plan:
         miner: the frozen model whose features mine, or made the stored ones; None where there is none.
         feature_sidecar: folder of stored features; None where they are in the tars.
         ema_decay: of the weights' moving average; None for none.
+        connection: who judges the hardest negatives; None where nobody does.
+        grouping: of mini-batches; None where the loader's order is left alone.
         zero_shot: what is scored every few epochs; None for nothing.
         typed: the flags (with underscores) that the user typed; empty leaves training to OpenCLIP alone.
         values: every flag's final value, for params.txt and the printed plan.
@@ -42,6 +47,8 @@ class Plan:
     miner: FrozenSource | None
     feature_sidecar: str | None
     ema_decay: float | None
+    connection: ConnectionSettings | None
+    grouping: GroupingSettings | None
     zero_shot: ZeroShotSettings | None
     logits: LogitSettings
     batch_hooks: tuple[str, ...]
@@ -116,7 +123,7 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
         miner = FrozenSource(values["mining_model"], values["mining_pretrained"])
     return Plan(
         method=method,
-        loss=LossSettings(values["loss"], values["loss_reduction"], values["loss_impl"]),
+        loss=_loss(values),
         captions=CaptionSettings(
             per_image=values["captions_per_image"],
             policy=values["caption_policy"],
@@ -141,9 +148,45 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
         miner=miner,
         feature_sidecar=values["feature_sidecar"],
         ema_decay=decay,
+        connection=None if values["discriminator"] is None else _connection(values),
+        grouping=_grouping(values) if GRIT in values["batch_hooks"] else None,
         zero_shot=None if root is None else ZeroShotSettings(root, values["zeroshot_sets"]),
         logits=LogitSettings(values["logit_scale_init"], values["logit_bias_init"], values["logit_lr_mult"]),
         batch_hooks=values["batch_hooks"],
         typed=typed,
         values=values,
+    )
+
+
+def _loss(values: dict) -> LossSettings:
+    smoothing = Smoothing(
+        values["smoothing"],
+        values["smoothing_over"],
+        values["smoothing_start"],
+        values["itc_stop_gradient"],
+        values["itc_consistency"],
+    )
+    return LossSettings(values["loss"], values["loss_reduction"], values["loss_impl"], smoothing=smoothing)
+
+
+def _grouping(values: dict) -> GroupingSettings:
+    return GroupingSettings(
+        values["group_search_space"],
+        values["group_queue"],
+        values["group_scope"],
+        values["group_share"],
+        values["group_quantile"],
+        values["group_features"],
+    )
+
+
+def _connection(values: dict) -> ConnectionSettings:
+    return ConnectionSettings(
+        values["discriminator"],
+        values["match_positive"],
+        values["match_negative"],
+        values["match_gate"],
+        values["discriminator_cache"],
+        values["discriminator_batch"],
+        values["discriminator_start"],
     )

@@ -14,8 +14,10 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.settings.mining import FrozenSource
 from open_clip_fff.settings.text import TextSettings
+from open_clip_fff.towers.crops import Crops
 from open_clip_fff.towers.few_tokens import FewTokens
 
+MEND = "name another model, or train without mining: --mining-features off"
 BATCH = 64  # images or texts that are embedded at a time
 _PROBES = ["a photo", "A man's 3 dogs, running; ünïcode!", ""]
 
@@ -58,8 +60,7 @@ class FrozenModel(NamedTuple):
 class FrozenTowers:
     """Features of images and captions, without gradient, computed in float32 whatever the autocast, on CUDA in half.
 
-    The images are the training crops: normalised back from the trained model's mean and std to the frozen model's
-    own, and resized on the device where its input size differs.
+    The images are the training crops, as `Crops` makes them of the batch's.
 
     Args:
         frozen: the model; it is moved to `device`.
@@ -81,23 +82,14 @@ class FrozenTowers:
         visual = self.model.visual
         # of the patches' or stem's convolution: low-precision models keep other weights in float32
         self.dtype = next((p.dtype for p in visual.parameters() if p.ndim == 4), torch.float32)
-        self.size = visual.image_size if isinstance(visual.image_size, tuple) else (visual.image_size,) * 2
-
-        def channels(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, device=device).view(1, -1, 1, 1)
-
-        # (x * s0 + m0 - m1) / s1 in one multiplication and one addition
-        self.gain = channels(image_std) / channels(visual.image_std)
-        self.shift = (channels(image_mean) - channels(visual.image_mean)) / channels(visual.image_std)
+        size = (visual.image_size,) * 2 if isinstance(visual.image_size, int) else tuple(visual.image_size)
+        self.crops = Crops(size, visual.image_mean, visual.image_std, device, image_mean, image_std)
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] as the training loader normalised them, to L2-normalised float32 features [B, D]."""
         with half_on_cuda(images.device):
-            x = (images.float() * self.gain + self.shift).to(self.dtype)
-            if tuple(x.shape[-2:]) != tuple(self.size):
-                x = F.interpolate(x, self.size, mode="bicubic", antialias=True)
-            return F.normalize(self.model.encode_image(x).float(), dim=-1)
+            return F.normalize(self.model.encode_image(self.crops(images).to(self.dtype)).float(), dim=-1)
 
     @torch.no_grad()
     def texts(self, tokens: Tensor, valid: Tensor) -> Tensor:
@@ -112,8 +104,16 @@ class FrozenTowers:
             return F.normalize(features.float(), dim=-1).unflatten(0, valid.shape)
 
 
-def load_frozen(source: FrozenSource, cache_dir: str | None = None) -> FrozenModel:
+def load_frozen(
+    source: FrozenSource, cache_dir: str | None = None, called: str | None = None, mend: str = MEND
+) -> FrozenModel:
     """Loads the model on the CPU.
+
+    Args:
+        source: which model.
+        cache_dir: where the hub's files are kept; None for the hub's own choice.
+        called: the flags that named it, for error lines; None for those of mining.
+        mend: what to do where it cannot be loaded.
 
     Raises:
         UsageError: if it cannot be loaded, or would have random weights.
@@ -124,7 +124,7 @@ def load_frozen(source: FrozenSource, cache_dir: str | None = None) -> FrozenMod
     if Path(name).is_dir():
         name = f"local-dir:{name}"
     schema, _ = open_clip.factory.parse_model_name(name)
-    called = f"--mining-model {source.model}" + (
+    called = called or f"--mining-model {source.model}" + (
         f" --mining-pretrained {source.pretrained}" if source.pretrained else ""
     )
     if schema is None and not source.pretrained:
@@ -136,10 +136,7 @@ def load_frozen(source: FrozenSource, cache_dir: str | None = None) -> FrozenMod
         )
         tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
     except Exception as error:  # whatever keeps it from loading, the person can only choose another
-        raise UsageError(
-            f"{called}: cannot be loaded ({reason(error)}); name another model, or train without mining: "
-            f"--mining-features off"
-        ) from error
+        raise UsageError(f"{called}: cannot be loaded ({reason(error)}); {mend}") from error
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return FrozenModel(model.eval(), tokenizer)

@@ -20,7 +20,8 @@ def twin(model: nn.Module) -> Any:
 
 def open_clip_args(model: str, device: str, precision: str) -> Namespace:
     """OpenCLIP's namespace of a run on one device."""
-    args = parse_open_clip(["--model", model, "--device", device, "--precision", precision, "--skip-scheduler"])
+    flags = ["--model", model, "--device", device, "--precision", precision, "--skip-scheduler", "--logs", "none"]
+    args = parse_open_clip(flags)
     args.distill = args.wandb = args.tensorboard = False  # as its main sets them, and rank and world size
     init_distributed_device(args)
     return args

@@ -88,7 +88,7 @@ class Bench:
     """
 
     def __init__(self, args: Namespace, model: Any, captions: list[list[str]], ks: list[int], mining: list[str]):
-        self.args, self.model, self.captions = args, model, captions
+        self.args, self.model, self.captions = Namespace(**{**vars(args), "batch_size": len(captions)}), model, captions
         self.device = torch.device(args.device)
         self.tokenizer = open_clip.get_tokenizer(args.model)
         generator = torch.Generator().manual_seed(0)

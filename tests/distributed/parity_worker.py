@@ -12,11 +12,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss, SmoothedITCLoss
+from open_clip_fff.assignment.columns import Columns, Sweep
+from open_clip_fff.assignment.connected import ConnectedPairs
+from open_clip_fff.assignment.hardest import Verdicts
+from open_clip_fff.assignment.tiles import OwnCaptions
 from open_clip_fff.losses import Criterion, cosine_sums
 from open_clip_fff.ranks import gather_constant
 
 N, K, D = 8, 3, 6
+IDS = [11, 12, 13, 14, 11, 16, -1, 18]
 
 
 class Towers(nn.Module):
@@ -49,7 +54,7 @@ def global_batch(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         "texts": draw(N, K, D),
         "text_valid": valid,
         "text_raw": (torch.arange(K) == 0).expand(N, K),
-        "image_ids": torch.tensor([11, 12, 13, 14, 11, 16, -1, 18]),
+        "image_ids": torch.tensor(IDS),
         "mining_image_features": F.normalize(draw(N, D), dim=-1),
         "mining_text_features": F.normalize(draw(N, K, D), dim=-1),
     }
@@ -62,6 +67,34 @@ def watch(criterion: Criterion, output: dict[str, torch.Tensor], rest: dict[str,
     criterion.miner.reference /= 4
 
 
+def said() -> Verdicts:
+    """What a discriminator may have said of the global batch, the same on every rank."""
+    g = torch.Generator().manual_seed(8)
+    ids = torch.tensor(IDS)
+    whose, image = ids[torch.randint(N, (N,), generator=g)], ids[torch.randint(N, (N, K), generator=g)]
+    labels = [torch.randint(-1, 2, shape, generator=g).to(torch.int8) for shape in ((N,), (N, K))]
+    return Verdicts(whose, torch.randint(K, (N,), generator=g), labels[0], image, labels[1])
+
+
+def connected(loss, batch: dict[str, torch.Tensor], share: slice, rank: int, world_size: int) -> dict:
+    """Loss, gradients and both directions of the assignment, with verdicts that went by id."""
+    model = DistributedDataParallel(Towers(batch["images"].dtype))
+    output = model(batch["images"], batch["texts"])
+    verdicts = Verdicts(*(x[share] for x in said()))
+    columns = Columns(share.start, batch["image_ids"], batch["text_valid"], verdicts=verdicts)
+    assignment = ConnectedPairs(OwnCaptions(Sweep(columns, rank, world_size, loss.dist_impl == "ring")))
+    value = loss(**output, assignment=assignment)
+    value.backward()
+    both = torch.stack(assignment.whole_both(), dim=1)
+    return {
+        "loss": value.detach(),
+        "gradients": {name: p.grad for name, p in model.module.named_parameters()},
+        "assignment": gather_constant(both, world_size),
+        "start": torch.zeros(3),
+        "mined_across_ranks": int((both[:, 0] != both[:, 1]).sum()),
+    }
+
+
 def main(out: str) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo")
@@ -70,8 +103,15 @@ def main(out: str) -> None:
         "fff-images": FFFLoss(rank, world_size),
         "fff-dense": FFFLoss(rank, world_size, impl="dense"),
         "fff-pairs": FFFLoss(rank, world_size, reduction="pairs"),
+        "fff-ring": FFFLoss(rank, world_size, dist_impl="ring"),
+        "fff-pairs-ring": FFFLoss(rank, world_size, reduction="pairs", dist_impl="ring"),
         "softmax": MultiPositiveSoftmaxLoss(rank, world_size),
         "softmax-dense": MultiPositiveSoftmaxLoss(rank, world_size, impl="dense"),
+        "s-itc": SmoothedITCLoss(0.5, rank, world_size, group=2),
+        "s-itc-dense": SmoothedITCLoss(0.5, rank, world_size, impl="dense", group=2),
+        "s-itc-ring": SmoothedITCLoss(0.5, rank, world_size, dist_impl="ring"),
+        "s-itc-grit": SmoothedITCLoss(0.5, rank, world_size, stop_gradient=True, consistency=0.2),
+        "softmax-ring": MultiPositiveSoftmaxLoss(rank, world_size, dist_impl="ring"),
     }
     minings = {
         "own": None,
@@ -98,18 +138,23 @@ def main(out: str) -> None:
                 value.backward()
                 features = output["image_features"].detach(), output["text_features"].detach()
                 shown = []
-                assignment = criterion.assignment(*features, watch=lambda *tile: shown.append(tile[-1]), **rest)  # noqa: B023
-                labels, mined = assignment.tile(), shown[-1]
+                assignment = criterion.assignment(*features, watch=lambda *tile: shown.append(tile), **rest)  # noqa: B023
+                labels = assignment.whole()
                 across = 0
-                if mined is not None:
-                    across = int(mined.pairs.sum() - mined.pairs[:, share].sum())
+                for _, columns, _, mined in shown:
+                    if mined is not None:
+                        places = columns.place + torch.arange(len(columns.ids))
+                        elsewhere = (places < share.start) | (places >= share.stop)
+                        across += int(mined.pairs[:, elsewhere].sum())
                 results[f"{dtype} {loss_name} {mining_name}"] = {
                     "loss": value.detach(),
                     "gradients": {name: p.grad for name, p in model.module.named_parameters()},
                     "assignment": gather_constant(labels, world_size),
-                    "start": cosine_sums(*features, assignment, world_size),
+                    "start": cosine_sums(*features, assignment),
                     "mined_across_ranks": across,
                 }
+        for loss_name, loss in losses.items():
+            results[f"{dtype} {loss_name} connected"] = connected(loss, batch, share, rank, world_size)
     every = [None] * world_size
     dist.all_gather_object(every, {name: r["loss"].item() for name, r in results.items()})
     assert all(losses == every[0] for losses in every), "the loss differs from rank to rank"

@@ -34,6 +34,15 @@ def test_two_ranks_train_with_mining(trainer, teacher, shards, tmp_path):
     counted = [float(share) for share in re.findall(r"Positives: ([\d.]+)%", log)]
     assert all(share > 100 / 32 for share in counted)
     assert trainer.checkpoint("two", 2)["epoch"] == 2
+    # and the same with texts and mining features going round
+    ring = [*argv, "--loss-dist-impl", "ring", "--name", "ring"]
+    torchrun(2, "-m", "open_clip_fff.train", "--", *trainer.common, *trainer.tars, *ring)
+    assert "go round the ranks" in trainer.log("ring")
+    gathered, passed_on = (
+        [[float(x) for x in found] for found in re.findall(r"loss: ([\d.]+) .*?Mined/image: ([\d.]+)", text, re.S)]
+        for text in (log, trainer.log("ring"))
+    )
+    assert len(gathered) == 4 and passed_on == [pytest.approx(pair, rel=1e-3) for pair in gathered]
 
 
 def test_two_ranks_resume_their_average_and_their_thresholds(trainer):
@@ -55,3 +64,35 @@ def test_stock_clip_trains_on_two_ranks(trainer):
     argv = ["--model-config", str(trainer.config), "--method", "clip", "--name", "clip"]
     torchrun(2, "-m", "open_clip_fff.train", "--", *trainer.common, *trainer.tars, *argv)
     assert trainer.checkpoint("clip")["epoch"] == 1
+
+
+def test_two_ranks_group_their_own_streams(trainer):
+    """What one rank's steps made is found by whichever rank gets the image next."""
+    argv = [
+        *(
+            "--method",
+            "grit",
+            "--batch-size",
+            "4",
+            "--group-search-space",
+            "12",
+            "--group-queue",
+            "16",
+            "--epochs",
+            "3",
+        ),
+        *("--loss", "s-itc", "--smoothing-over", "group", "--captions-per-image", "2", "--caption-policy", "all"),
+        *("--json-text-key", "captions", "--model-config", str(trainer.config), "--workers", "1"),
+        *("--aug-cfg", "scale=(1.0,1.0)"),
+    ]
+    common = [*trainer.common, *trainer.tars]
+    torchrun(2, "-m", "open_clip_fff.train", "--", *common, *argv, "--name", "two")
+    log = trainer.log("two")
+    assert log.count("FFF Epoch") == 3 * 8 and trainer.checkpoint("two", 3)["epoch"] == 3
+    bank = trainer.run("two") / "checkpoints" / "bank"
+    assert sorted(path.name.split(".")[0] for path in bank.iterdir()) == [
+        f"epoch_{epoch}_rank_{rank}" for epoch in (1, 2) for rank in (0, 1)
+    ]
+    checkpoint = trainer.run("two") / "checkpoints" / "epoch_2.pt"
+    torchrun(2, "-m", "open_clip_fff.train", "--", *common, *argv, "--name", "resumed", "--resume", str(checkpoint))
+    assert_equal_checkpoints(trainer.checkpoint("two", 3), trainer.checkpoint("resumed", 3))

@@ -1,0 +1,59 @@
+"""Connection mining (MAFA, arXiv 2312.06112): what a discriminator said about the hardest pairs becomes labels.
+
+A pair that it calls a match is a positive, one that it is not sure of is ignored, both only in the direction that
+asked: an image's row, or a caption's column.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.assignment.columns import Columns
+from open_clip_fff.assignment.labels import NEGATIVE
+from open_clip_fff.assignment.mining import Mined
+from open_clip_fff.assignment.tiles import Assignment, Block, Labels
+
+
+class ConnectedPairs(Assignment):
+    """An assignment with a discriminator's verdicts on its negatives.
+
+    Args:
+        base: the assignment without them; its columns have verdicts.
+    """
+
+    def __init__(self, base: Assignment) -> None:
+        super().__init__(base.sweep, base.watch)
+        self.base = base.unwatched()
+        self.base.watch = self._note
+        self._mined: Mined | None = None  # of the tile at hand
+
+    def blocks(self) -> Iterator[Block]:
+        for block in self.base.blocks():
+            yield Block(block.columns, self._shown)
+
+    def _note(self, rows: slice, columns: Columns, labels: Tensor, mined: Mined | None) -> None:
+        self._mined = mined
+
+    def _shown(self, rows: slice, columns: Columns) -> Labels:
+        labels = self.labels(rows, columns)
+        if self.watch is not None:
+            self.watch(rows, columns, labels.merged(), self._mined)
+        return labels
+
+    def labels(self, rows: slice, columns: Columns) -> Labels:
+        own, both = self.sweep.own, self.base.labels(rows, columns)
+        assert own.verdicts is not None and columns.verdicts is not None
+        ours, theirs, k = own.verdicts, columns.verdicts, columns.valid.shape[1]
+        mine = (columns.ids == ours.caption_of[rows, None])[..., None] & (
+            ours.caption[rows, None, None] == torch.arange(k, device=columns.ids.device)
+        )
+        asked = own.ids[rows, None, None] == theirs.image
+        return Labels(
+            _with(both.by_image, mine, ours.by_image[rows, None, None]), _with(both.by_text, asked, theirs.by_text)
+        )
+
+
+def _with(labels: Tensor, found: Tensor, said: Tensor) -> Tensor:
+    """`said` where a pair was found and is a negative so far."""
+    return torch.where(found & (labels == NEGATIVE), said, labels)

@@ -1,0 +1,91 @@
+"""Counting what a discriminator said, on the device: nothing here waits for the accelerator until `rates` is asked."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.assignment.hardest import Hardest
+from open_clip_fff.assignment.labels import IGNORED, POSITIVE
+
+
+@dataclass(frozen=True)
+class ConnectionRates:
+    """What happened since the last look, over rows and ranks; MAFA's false-negative rate (arXiv 2312.06112) and more.
+
+    Attributes:
+        by_image, by_text: of the hardest negatives of images and of captions, the share that is a match, 0 to 1.
+        doubtful: of both, the share that was ambiguous, and so ignored.
+        right: of the matches, the share whose two images are of one class; None where no class was known.
+        missed: of pairs of one class that were asked about, the share that was called no match; None likewise.
+        true: of all pairs that were asked about, the share that is of one class; None likewise.
+    """
+
+    by_image: float
+    by_text: float
+    doubtful: float
+    right: float | None = None
+    missed: float | None = None
+    true: float | None = None
+
+    @property
+    def false_negatives(self) -> float:
+        """The mean over the two directions."""
+        return (self.by_image + self.by_text) / 2
+
+
+class ConnectionCounts:
+    """Running integer sums on the device."""
+
+    # of images, then of captions: asked, matches, doubtful, of known class, of one class, matches of known, of one
+    _FIELDS = 14
+
+    def __init__(self) -> None:
+        self._sums: Tensor | None = None
+
+    def add(self, hardest: Hardest, by_image: Tensor, by_text: Tensor, classes: Tensor | None) -> None:
+        """Counts one batch: candidates, their labels int8 [B] and [B, K], and the images' classes int64 [B]."""
+        k = hardest.image.shape[1]
+        rows = torch.arange(len(by_image), device=by_image.device)
+        of_images = rows, hardest.caption // k, by_image, hardest.caption
+        of_texts = rows.repeat_interleave(k), hardest.image.flatten(), by_text.flatten(), hardest.image.flatten()
+        sums = torch.cat([_sums(*way, classes) for way in (of_images, of_texts)])
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def take(self, device: torch.device) -> Tensor:
+        """The sums since the last `take`, int64 [14], still on the device."""
+        sums, self._sums = self._sums, None
+        return torch.zeros(self._FIELDS, dtype=torch.int64, device=device) if sums is None else sums
+
+
+def _sums(one: Tensor, other: Tensor, labels: Tensor, places: Tensor, classes: Tensor | None) -> Tensor:
+    asked = places >= 0
+    match = asked & (labels == POSITIVE)
+    counts = [asked, match, asked & (labels == IGNORED)]
+    if classes is None:
+        counts += [torch.zeros_like(asked)] * 4
+    else:
+        ours, theirs = classes[one], classes[other.clamp(min=0)]
+        known = asked & (ours >= 0) & (theirs >= 0)
+        same = known & (ours == theirs)
+        counts += [known, same, match & known, match & same]
+    return torch.stack([count.sum() for count in counts])
+
+
+def connection_rates(sums: Tensor) -> ConnectionRates:
+    """Reads the sums (added over ranks, if there are several); this is where the host waits for the device."""
+    images, texts = sums.view(2, 7).tolist()
+    both = [a + b for a, b in zip(images, texts, strict=True)]
+    asked, _, doubtful, known, same, judged, right = both
+
+    def share(part: int, whole: int) -> float | None:
+        return part / whole if whole else None
+
+    return ConnectionRates(
+        images[1] / max(images[0], 1),
+        texts[1] / max(texts[0], 1),
+        doubtful / max(asked, 1),
+        right=share(right, judged),
+        missed=share(same - right, same),
+        true=share(same, known),
+    )

@@ -1,0 +1,94 @@
+"""Image-text matching models by hub name or folder; no code of their own is run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from open_clip_fff.connection.blip import Blip
+from open_clip_fff.connection.blip2 import Blip2
+from open_clip_fff.connection.matching import MatchingModel
+from open_clip_fff.errors import UsageError, reason
+
+# by what config.json calls itself: what wraps it, and transformers' class with a matching head
+KINDS: dict[str, tuple[type[MatchingModel], str]] = {
+    "blip": (Blip, "BlipForImageTextRetrieval"),
+    "blip-2": (Blip2, "Blip2ForImageTextRetrieval"),
+}
+MEND = "name a folder with its config, weights, tokenizer and preprocessor, or go online once"
+
+
+def load_matching(name: str, called: str, cache_dir: str | None = None, kind: str | None = None) -> MatchingModel:
+    """Loads the model in float32 on the CPU, in eval mode.
+
+    Args:
+        name: of the hub, or a folder.
+        called: the flag that named it, for error lines.
+        cache_dir: where the hub's files are kept; None for the hub's own choice.
+        kind: `blip` or `blip2` where the person said so; None for what its config.json says.
+
+    Raises:
+        UsageError: if it cannot be loaded, is of another kind, or has no image-text matching head.
+    """
+    import transformers
+
+    at = {"cache_dir": cache_dir, "trust_remote_code": False}
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(name, **at)
+            known = KINDS.get(config.model_type)
+            if known is None or kind not in (None, known[0].kind):
+                raise UsageError(f"{called}: its config.json says {config.model_type}, not {_wanted(kind)}")
+            wrapper, retrieval = known
+            model, found = getattr(transformers, retrieval).from_pretrained(
+                name, config=config, cache_dir=cache_dir, output_loading_info=True
+            )
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **at)
+            image_processor = transformers.AutoImageProcessor.from_pretrained(name, **at)
+    except UsageError:
+        raise
+    except Exception as error:  # whatever keeps it from loading, the person can only choose another
+        raise UsageError(f"{called}: cannot be loaded ({reason(error)}); {MEND}") from error
+    if absent := sorted(set(found["missing_keys"]) & {key for key, _ in model.named_parameters()}):
+        head = "no image-text matching head" if any(key.startswith("itm_head") for key in absent) else "weights missing"
+        raise UsageError(
+            f"{called}: {head} ({absent[0]} and {len(absent) - 1} more are not in it); name a model that was trained "
+            f"for retrieval, as Salesforce/blip-itm-base-coco was, or train one: scripts/train_discriminator.py"
+        )
+    matching = wrapper(model.float().eval(), tokenizer, image_processor)
+    _check(matching, called)
+    return matching
+
+
+def _wanted(kind: str | None) -> str:
+    return " or ".join(model_type for model_type, (wrapper, _) in KINDS.items() if kind in (None, wrapper.kind))
+
+
+def _check(matching: MatchingModel, called: str) -> None:
+    side = matching.model.config.vision_config.image_size
+    expected = (side, side) if isinstance(side, int) else tuple(side)
+    try:
+        size = matching.size
+    except (KeyError, TypeError):
+        raise UsageError(f"{called}: its preprocessor names no height and width of images") from None
+    if size != expected:
+        raise UsageError(
+            f"{called}: its preprocessor makes images of {size[0]} x {size[1]}, and its vision tower takes "
+            f"{expected[0]} x {expected[1]}; mend the size in its preprocessor's file"
+        )
+    if matching.tokenizer.pad_token_id is None:
+        raise UsageError(f"{called}: its tokenizer has no token for padding")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps transformers from printing bars, and a table of what a folder lacks, which here is said in one line."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,23 @@
+"""Caption strings as tensors, for hooks that read them: OpenCLIP's pipeline and loop carry nothing else."""
+
+import torch
+from torch import Tensor
+
+BYTES = "caption_bytes"  # in a batch's extras
+LENGTH = 512  # bytes of UTF-8; longer captions are cut
+
+
+class StringTokenizer:
+    """Strings to uint8 [n, LENGTH], padded with zeros."""
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        made = torch.zeros(len(texts), LENGTH, dtype=torch.uint8)
+        for row, text in zip(made, texts, strict=True):
+            content = text.encode()[:LENGTH]
+            row[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else 0
+        return made
+
+
+def strings(content: Tensor) -> list[str]:
+    """The strings of uint8 [n, LENGTH]; one that was cut within a character ends before it."""
+    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in content.cpu().numpy()]

@@ -1,0 +1,79 @@
+"""Where the features that group samples come from: the last epoch's steps, or beside the images."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from open_clip_fff.data.rows import unseal
+from open_clip_fff.grouping.bank import Bank
+
+
+class Finder(Protocol):
+    """Finds features of samples.
+
+    Args:
+        ids: int64 [n].
+        envelopes: their rows (data/rows.py), as bytes; empty where nobody has them.
+
+    Returns:
+        image [n, D] and text [n, D] on the CPU; and bool [n], which samples have some.
+    """
+
+    def __call__(self, ids: Tensor, envelopes: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+class LastEpoch:
+    """Opens, at an epoch's start, the bank that the epoch before it filled; None in the first one.
+
+    Args:
+        folders: where banks may be, the first that has one counts: the run's own, and that of the run that it resumes.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = [Path(folder) for folder in folders]
+
+    def __call__(self, epoch: int) -> Finder | None:
+        for folder in self.folders:
+            ranks = [path for path in folder.glob("epoch_*_rank_*") if _epoch_of(path.name) == epoch - 1]
+            if ranks:
+                return _FromBank(Bank(folder, epoch - 1, len(ranks)))
+        return None
+
+
+class BesideImages:
+    """Features that are stored beside the images, and so there from the first epoch on."""
+
+    def __call__(self, epoch: int) -> Finder | None:
+        return _stored
+
+
+class _FromBank:
+    def __init__(self, bank: Bank) -> None:
+        self.bank = bank
+
+    def __call__(self, ids: Tensor, envelopes: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]:
+        return self.bank.lookup(ids)
+
+
+def _stored(ids: Tensor, envelopes: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]:
+    """The image's own, and the mean over its captions."""
+    found = [unseal(envelope.decode()).feature_array() for envelope in envelopes]
+    dim = next((features.shape[1] for features in found if features is not None), 0)
+    known = torch.tensor([features is not None and len(features) > 1 for features in found], dtype=torch.bool)
+    pairs = np.zeros((2, len(found), dim), dtype=np.float32)
+    for place, features in enumerate(found):
+        if features is not None and len(features) > 1:
+            pairs[0, place], pairs[1, place] = features[0], features[1:].astype(np.float32).mean(axis=0)
+    image, text = (F.normalize(torch.from_numpy(x), dim=-1) for x in pairs)
+    return image, text, known
+
+
+def _epoch_of(name: str) -> int | None:
+    found = re.match(r"epoch_(\d+)_rank_\d+\.", name)
+    return int(found[1]) if found else None

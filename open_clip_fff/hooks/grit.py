@@ -1,0 +1,81 @@
+"""Grouped mini-batches (GRIT-VLP, arXiv 2208.04060): the loader hands out alike samples together."""
+
+from collections.abc import Callable, Sized
+from pathlib import Path
+
+import torch.distributed as dist
+from torch import Tensor
+
+from open_clip_fff.data.batch import Batch
+from open_clip_fff.data.tokens import STORED
+from open_clip_fff.errors import UsageError
+from open_clip_fff.grouping.bank import BankWriter
+from open_clip_fff.grouping.bank_file import discard
+from open_clip_fff.grouping.features import BesideImages, LastEpoch
+from open_clip_fff.grouping.lookahead import Lookahead
+from open_clip_fff.grouping.sampler import GroupedSampler
+from open_clip_fff.hooks.registry import HookContext, register_batch_hook
+
+
+@register_batch_hook("grit")
+class Grit:
+    """Orders the next epoch by the features that this one's steps made, or by those stored beside the images.
+
+    A bank of features is written as training goes, published when the epoch is over, and found again by a resumed run.
+    """
+
+    def __init__(self, context: HookContext) -> None:
+        if context.plan.grouping is None or context.folder is None:
+            raise UsageError("--batch-hooks grit: needs a run with a folder to keep features in; add --logs")
+        self.settings, self.context = context.plan.grouping, context
+        self.folder = context.folder / "bank"
+        folders = [self.folder, *([context.resumed / "bank"] if context.resumed is not None else [])]
+        self.features = BesideImages() if self.settings.source == "stored" else LastEpoch(folders)
+        self._writer: BankWriter | None = None
+        self._pops = context.plan.features != "precomputed"  # else another hook does
+
+    def __call__(self, batch: Batch) -> Batch:
+        if not self._pops or STORED not in batch.captions.extras:
+            return batch
+        extras = {name: x for name, x in batch.captions.extras.items() if name != STORED}
+        return batch._replace(captions=batch.captions._replace(extras=extras))
+
+    def lookahead(self, epoch: Callable[[], int]) -> Lookahead:
+        """Of a stream."""
+        context = self.context
+        return Lookahead(self.settings, context.batch_size, self.features, epoch, context.seed, context.rank)
+
+    def sampler(self, dataset: Sized, ids: Tensor) -> GroupedSampler:
+        """Of what can be indexed."""
+        context = self.context
+        return GroupedSampler(
+            dataset,
+            ids,
+            self.settings,
+            context.batch_size,
+            self.features,
+            context.rank,
+            context.world_size,
+            context.seed,
+        )
+
+    def before_epoch(self, epoch: int) -> None:
+        """Opens the bank that the epoch fills."""
+        if self.settings.source == "bank":
+            self._writer = BankWriter(self.folder, epoch, self.context.rank)
+
+    def after_step(self, ids: Tensor, image: Tensor, text: Tensor) -> None:
+        """Keeps a step's features: int64 [B], [B, D], [B, D]."""
+        if self._writer is not None:
+            self._writer.add(ids, image, text)
+
+    def after_epoch(self, epoch: int) -> None:
+        """The bank is whole on all ranks before the next epoch begins; the one before it stays, for a resume."""
+        if self._writer is None:
+            return
+        self._writer.publish()
+        self._writer = None
+        if self.context.world_size > 1:
+            dist.barrier()
+        if self.context.rank == 0:
+            discard(Path(self.folder), epoch - 1)

@@ -1,0 +1,45 @@
+"""The training batch's images as another model wants them."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Crops:
+    """Normalises back from the trained model's mean and std to the other's own, and resizes where the sizes differ.
+
+    The other model so sees the very crop that the trained one sees, on the device, without the picture being read
+    twice.
+
+    Args:
+        size: height and width that the other model takes.
+        mean, std: how the other model wants its images normalised, per channel.
+        device: where the images are.
+        image_mean, image_std: how the batch's images are normalised, per channel.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+    ) -> None:
+        def channels(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+        self.size = size
+        # (x * s0 + m0 - m1) / s1 in one multiplication and one addition
+        self.gain = channels(image_std) / channels(std)
+        self.shift = (channels(image_mean) - channels(mean)) / channels(std)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] as the training loader normalised them, to float32 [B, 3, *size]."""
+        x = images.float() * self.gain + self.shift
+        if tuple(x.shape[-2:]) != self.size:
+            x = F.interpolate(x, self.size, mode="bicubic", antialias=True)
+        return x

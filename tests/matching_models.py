@@ -1,0 +1,41 @@
+"""Small random BLIP and BLIP-2 of transformers, saved with a tokenizer of their own."""
+
+from pathlib import Path
+
+import torch
+
+from tests.conftest import WORDS
+
+LONGEST = 12
+VISION = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION |= {"image_size": 24, "patch_size": 8}
+TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+TEXT |= {"encoder_hidden_size": 16, "max_position_embeddings": LONGEST + 4}
+MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+
+
+def make(folder: Path, kind: str, cls: str | None = None) -> Path:
+    """A folder with a `blip` or `blip2`, of its retrieval class or of another."""
+    import transformers
+    from transformers import BertTokenizerFast, Blip2Config, BlipConfig, BlipImageProcessor
+
+    folder.mkdir(parents=True)
+    (folder / "vocab.txt").write_text("\n".join([*sorted(WORDS, key=lambda word: word != "[PAD]"), *"abcdefghijk"]))
+    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=LONGEST)
+    text = {**TEXT, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    torch.manual_seed(3)
+    if kind == "blip":
+        text |= {"bos_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
+        config = BlipConfig(vision_config=VISION, text_config=text, image_text_hidden_size=8)
+        model = getattr(transformers, cls or "BlipForImageTextRetrieval")(config)
+    else:
+        text |= {"use_qformer_text_input": True}
+        config = Blip2Config(vision_config=VISION, qformer_config=text, num_query_tokens=3, image_text_hidden_size=8)
+        model = getattr(transformers, cls or "Blip2ForImageTextRetrieval")(config)
+    for weights in model.parameters():
+        if weights.ndim > 1:  # transformers' own start is too near 0 for answers that differ
+            torch.nn.init.normal_(weights, std=0.3)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    BlipImageProcessor(size={"height": 24, "width": 24}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    return folder

@@ -1,0 +1,87 @@
+"""Connection mining: which pairs are asked about, and what the answers do to the assignment."""
+
+import torch
+
+from open_clip_fff.assignment.columns import Columns, Sweep
+from open_clip_fff.assignment.connected import ConnectedPairs
+from open_clip_fff.assignment.hardest import hardest_negatives, verdicts
+from open_clip_fff.assignment.mined_pairs import MinedPairs
+from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
+from open_clip_fff.assignment.tiles import OwnCaptions, tiles
+from open_clip_fff.losses import FFFLoss, SmoothedITCLoss
+from open_clip_fff.settings.mining import MiningConfig
+from tests.test_tiled import features
+
+IDS = torch.tensor([5, 6, 7, 5])  # the first and the last are the same image
+
+
+def test_the_hardest_by_loops(monkeypatch):
+    monkeypatch.setattr("open_clip_fff.assignment.hardest.ROWS", 40)
+    image, text = features(9, 3)
+    ids, valid = torch.arange(9) % 8, torch.rand(9, 3, generator=torch.Generator().manual_seed(1)) > 0.3
+    found, cosines = hardest_negatives(image, text, ids, valid), torch.einsum("nd,mkd->nmk", image, text)
+    for i in range(9):
+        others = [
+            (cosines[i, j, k].item(), 3 * j + k) for j in range(9) for k in range(3) if valid[j, k] and ids[j] != ids[i]
+        ]
+        assert found.caption[i] == max(others)[1]
+    for j in range(9):
+        for k in range(3):
+            others = [(cosines[i, j, k].item(), i) for i in range(9) if ids[i] != ids[j]]
+            assert found.image[j, k] == (max(others)[1] if valid[j, k] else -1)
+
+
+def test_a_batch_of_one_image_has_no_candidates():
+    image, text = features(2, 1)
+    found = hardest_negatives(image, text, torch.tensor([3, 3]), torch.ones(2, 1, dtype=torch.bool))
+    assert (found.caption < 0).all() and (found.image < 0).all()
+
+
+def connected(base_of=OwnCaptions, by_image=(1, 0, -1, 1), by_text=(0, 1, 1, -1)):
+    """Four images with one caption each; image 0 asked about caption 1, 1 about 2, 2 about 0, 3 about 2; and so on."""
+    valid = torch.ones(4, 1, dtype=torch.bool)
+    hardest = hardest_negatives(*features(4, 1), IDS, valid)
+    hardest = hardest._replace(caption=torch.tensor([1, 2, 0, 2]), image=torch.tensor([[2], [0], [1], [1]]))
+    said = verdicts(hardest, IDS, torch.tensor(by_image).to(torch.int8), torch.tensor(by_text)[:, None].to(torch.int8))
+    image, text = features(4, 1)
+    columns = Columns(0, IDS, valid, MiningFeatures(image, text, valid, IDS), verdicts=said)
+    return base_of(Sweep(columns))
+
+
+def test_answers_count_in_the_direction_that_asked():
+    own = OwnCaptions.whole(connected())
+    labels = ConnectedPairs(connected()).whole_both()
+    by_image, by_text = own.clone(), own.clone()
+    by_image[0, 1], by_image[1, 2], by_image[3, 2] = 1, 0, 1
+    # image 2 asked about caption 0, which is of the image with id 5, as caption 3 is: a negative stays one
+    by_text[2, 0], by_text[0, 1], by_text[3, 1], by_text[1, 2] = 0, 1, 1, 1  # images 0 and 3 are one
+    assert torch.equal(labels.by_image, by_image) and torch.equal(labels.by_text, by_text)
+    merged = labels.merged()
+    assert merged[1, 2] == 1 and merged[2, 0] == 0  # positive over ignored, ignored over negative
+    assert torch.equal(merged == 1, (by_image == 1) | (by_text == 1))
+
+
+def test_own_pairs_stay_positive_whatever_is_said():
+    labels = ConnectedPairs(connected(by_image=(-1,) * 4, by_text=(0,) * 4)).whole_both()
+    own = IDS[:, None] == IDS
+    assert (labels.by_image[own] == 1).all() and (labels.by_text[own] == 1).all()
+
+
+def test_it_goes_with_mined_pairs_and_any_loss_by_tiles():
+    config, shown = MiningConfig(0.0, None, None, None), []
+    base = MinedPairs(connected(), Thresholds.of(config), config)
+    base.watch = lambda *tile: shown.append(tile)
+    assignment = ConnectedPairs(base)
+    labels = assignment.whole_both()
+    assert (labels.by_image[base.whole() == 1] == 1).all() and shown[0][-1].pairs.any()
+    (block,) = assignment.blocks()
+    parts = [torch.cat([block.both(rows, columns).by_text for columns in tiles(4, 3)], dim=1) for rows in tiles(4, 2)]
+    assert torch.equal(torch.cat(parts), labels.by_text)
+    image, text = features(4, 1)
+    scale = torch.tensor(5.0)
+    assert FFFLoss()(image, text, scale, assignment=assignment) == FFFLoss()(
+        image, text, scale, assignment=labels.merged()
+    )
+    smoothed = SmoothedITCLoss(0.5)
+    given = {"assignment": labels.by_image, "text_assignment": labels.by_text}
+    assert smoothed(image, text, scale, assignment=assignment) == smoothed(image, text, scale, **given)

@@ -1,0 +1,336 @@
+"""The connection discriminator: what transformers itself would say, asked no more than is needed, and kept on disk."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from open_clip_fff.connection import DISCRIMINATORS, Judge, Judged, VerdictCache, make_discriminator
+from open_clip_fff.data.ids import NO_ID, caption_hash
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings import ConnectionSettings
+from tests.matching_models import make
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)  # of the trained model
+CAPTIONS = ["a red square", "something blue all over", "", "picture in green " * 9, "a yellow title"]
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("matching")
+    return {kind: make(root / kind, kind) for kind in ("blip", "blip2")}
+
+
+def judge_of(value, **options):
+    return make_discriminator(ConnectionSettings(str(value), **options), CPU, MEAN, STD)
+
+
+def crops(n: int, side: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Crops 0 to 1, and as the training loader normalises them, [n, 3, side, side]."""
+    raw = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return raw, (raw - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def theirs(kind: str, folder, raw: torch.Tensor, captions: list[str]) -> torch.Tensor:
+    """P(match) by transformers' own processor and forward, pair by pair."""
+    import transformers
+
+    name = {"blip": "BlipForImageTextRetrieval", "blip2": "Blip2ForImageTextRetrieval"}[kind]
+    model = getattr(transformers, name).from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    found = []
+    for image, caption in zip(raw, captions, strict=True):
+        pixels = processor(image, do_rescale=False, return_tensors="pt")["pixel_values"]
+        text = tokenizer(caption, truncation=True, return_token_type_ids=False, return_tensors="pt")
+        with torch.no_grad():
+            if kind == "blip":
+                logits = model(pixel_values=pixels, use_itm_head=True, **text).itm_score
+            else:
+                logits = model(pixel_values=pixels, use_image_text_matching_head=True, **text).logits_per_image
+        found.append(logits.softmax(dim=-1)[0, 1])
+    return torch.stack(found)
+
+
+# --- what it says ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [24, 32])
+@pytest.mark.parametrize("kind", ["blip", "blip2"])
+def test_q_is_what_transformers_own_forward_gives(folders, kind, side):
+    """On the same crop; by kind, and by what config.json says."""
+    raw, images = crops(len(CAPTIONS), side)
+    expected = theirs(kind, folders[kind], raw, CAPTIONS)
+    swapped = theirs(kind, folders[kind], raw.flip(0), CAPTIONS)
+    assert expected.std() > 0.05 and (expected - swapped).abs().max() > 0.05  # a random model, but no constant
+    for value in (f"{kind}:{folders[kind]}", folders[kind]):
+        q = judge_of(value)(images, CAPTIONS)
+        assert q.dtype == torch.float32 and not q.requires_grad
+        torch.testing.assert_close(q, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["blip", "blip2"])
+def test_neither_batches_nor_shared_images_change_it(folders, kind):
+    _, images = crops(3)
+    rows = torch.tensor([2, 0, 2, 1, 2, 0, 1])
+    captions = (CAPTIONS * 2)[: len(rows)]
+    expected = judge_of(folders[kind])(images[rows], captions)
+    for batch in (1, 2, 3, 64):
+        discriminator = judge_of(folders[kind], batch=batch)
+        encoded = []
+        encode = discriminator.matching.encode
+        discriminator.matching.encode = lambda x, into=encoded, encode=encode: into.append(len(x)) or encode(x)
+        torch.testing.assert_close(discriminator.pairs(images, rows, captions), expected, atol=1e-5, rtol=0)
+        assert max(encoded) <= batch and (batch < 64 or encoded == [3])
+    assert judge_of(folders[kind])(images[:0], []).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", ["blip", "blip2"])
+def test_its_cosines_are_transformers_contrastive_ones(folders, kind):
+    """What hard negatives are drawn by."""
+    from open_clip_fff.connection.loading import load_matching
+
+    matching = load_matching(str(folders[kind]), "--model")
+    pixels = torch.randn(4, 3, 24, 24)
+    ids, mask = matching.tokens(CAPTIONS)
+    flag = "use_itm_head" if kind == "blip" else "use_image_text_matching_head"
+    with torch.no_grad():
+        out = matching.model(pixel_values=pixels, input_ids=ids, attention_mask=mask, **{flag: False})
+        expected = out.itm_score if kind == "blip" else out.logits_per_image
+        torch.testing.assert_close(matching.align(matching.encode(pixels), ids, mask), expected, atol=1e-5, rtol=0)
+
+
+def test_tokens_that_the_text_tower_lacks_are_unknown_words(folders, tmp_path):
+    """BLIP-2's processor adds a token <image>."""
+    import shutil
+
+    from transformers import AutoTokenizer
+
+    shutil.copytree(folders["blip2"], tmp_path / "more")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "more")
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(tmp_path / "more")
+    _, images = crops(2)
+    q = judge_of(tmp_path / "more")(images, ["a <image> square", "a [UNK] square"])
+    assert q.isfinite().all()
+
+
+def test_a_frozen_open_clip_model_judges_by_its_cosine(tiny_name, teacher):
+    import open_clip
+
+    thresholds = {"positive": 0.3, "negative": 0.1}
+    with pytest.raises(ValueError, match="no probability"):
+        ConnectionSettings("open_clip:ViT-B-32/openai")
+    discriminator = judge_of(f"open_clip:{tiny_name}/{teacher}", batch=2, **thresholds)
+    raw, images = crops(3)
+    model = open_clip.create_model(tiny_name, str(teacher)).eval()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.visual.image_mean, model.visual.image_std))
+    rows = torch.tensor([0, 0, 2, 1, 1])
+    with torch.no_grad():
+        f = F.normalize(model.encode_image((raw - mean) / std), dim=-1)[rows]
+        g = F.normalize(model.encode_text(open_clip.get_tokenizer(tiny_name)(CAPTIONS)), dim=-1)
+    expected = (f * g).sum(dim=-1).clamp(min=0)
+    torch.testing.assert_close(discriminator.pairs(images, rows, CAPTIONS), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(discriminator(images[rows], CAPTIONS), expected, atol=1e-5, rtol=0)
+
+
+def test_thresholds_are_strict_and_doubt_is_ignored():
+    q = torch.tensor([0.0, 0.49, 0.5, 0.65, 0.8, 0.81, 1.0, torch.nan])
+    settings = ConnectionSettings("blip:x")
+    assert settings.verdict(q).tolist() == [-1, -1, 0, 0, 0, 1, 1, 0] and settings.verdict(q).dtype == torch.int8
+    assert ConnectionSettings("x", 1.0, 0.0, gate="off").gate is None
+    for wrong in ({"positive": 0.4}, {"negative": -0.1}, {"positive": 1.1}, {"gate": 2.0}, {"batch": 0}):
+        with pytest.raises(ValueError):
+            ConnectionSettings("x", **wrong)
+    with pytest.raises(ValueError):
+        ConnectionSettings(" ")
+
+
+# --- error lines -----------------------------------------------------------------------------------------------------
+
+
+def refused(value, **options) -> str:
+    with pytest.raises(UsageError) as error:
+        judge_of(value, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_cannot_judge_is_refused_in_one_line(folders, tmp_path, teacher, tiny_name):
+    captioner = make(tmp_path / "captioner", "blip", "BlipForConditionalGeneration")
+    line = refused(f"blip:{captioner}")
+    assert f"--discriminator blip:{captioner}: no image-text matching head" in line and "train_discriminator" in line
+    assert "its config.json says blip-2, not blip" in refused(f"blip:{folders['blip2']}")
+    assert "its config.json says blip, not blip-2" in refused(f"blip2:{folders['blip']}")
+    assert "cannot be loaded" in refused("blip:Salesforce/no-such-model") and "cannot be loaded" in refused("nowhere")
+    assert "name the model, blip:NAME" in refused("blip") and "name the model, blip2:NAME" in refused("blip2:")
+    assert "no discriminator is called 'bilp'; there are: blip, blip2, " in refused("bilp:x")  # and other tests'
+    cosines = {"positive": 0.3, "negative": 0.1}
+    assert "name its weights, too" in refused("open_clip:ViT-B-32", **cosines)
+    assert "--discriminator open_clip:tiny-clip/no.pt: cannot" in refused(f"open_clip:{tiny_name}/no.pt", **cosines)
+    (tmp_path / "empty").mkdir()
+    assert "cannot be loaded" in refused(tmp_path / "empty")
+
+
+def test_a_folder_whose_parts_do_not_fit_is_refused(folders, tmp_path):
+    import shutil
+
+    from transformers import BertConfig, BlipImageProcessor
+
+    shutil.copytree(folders["blip"], tmp_path / "size")
+    BlipImageProcessor(size={"height": 48, "width": 48}).save_pretrained(tmp_path / "size")
+    assert "images of 48 x 48, and its vision tower takes 24 x 24" in refused(tmp_path / "size")
+    BlipImageProcessor(size={"shortest_edge": 24}).save_pretrained(tmp_path / "size")
+    assert "no height and width" in refused(tmp_path / "size")
+    (tmp_path / "size" / "preprocessor_config.json").unlink()
+    assert "cannot be loaded" in refused(tmp_path / "size")
+    BertConfig().save_pretrained(tmp_path / "bert")
+    assert "its config.json says bert, not blip or blip-2" in refused(tmp_path / "bert")
+
+
+# --- a plugin's own --------------------------------------------------------------------------------------------------
+
+
+class Red:
+    """Whether the caption's first word is the name it was given and the image's first channel is above 0."""
+
+    def __init__(self, context):
+        self.context, self.calls = context, []
+
+    def __call__(self, images, captions):
+        self.calls.append((len(images), list(captions)))
+        named = torch.tensor([caption.startswith(self.context.name) for caption in captions])
+        return named.float() * (images[:, 0].mean(dim=(1, 2)) > 0)
+
+
+@pytest.fixture
+def red():
+    DISCRIMINATORS.add("test-red", Red)
+    yield "test-red"
+    del DISCRIMINATORS._entries["test-red"]
+
+
+def test_a_plugins_own_discriminator(red, tmp_path):
+    images = torch.stack([torch.ones(3, 4, 4), -torch.ones(3, 4, 4)])
+    assert judge_of(red)(images, ["red", "red"]).tolist() == [1, 0]
+    assert judge_of(f"{red}:blue")(images, ["red", "blue"]).tolist() == [0, 0]
+    with pytest.raises(UsageError, match="has no `identity`"):
+        Judge.keeping(judge_of(red), str(tmp_path))
+
+
+# --- asking no more than is needed -----------------------------------------------------------------------------------
+
+
+def test_own_pairs_are_never_sent_and_equal_ones_once(red):
+    """Trap 10: the same image may be in the batch twice, and its captions are its own wherever they stand."""
+    discriminator = judge_of(f"{red}:blue")
+    judge = Judge(discriminator)
+    ids, owners = torch.tensor([5, 5, 6, 6, NO_ID, NO_ID]), torch.tensor([5, 7, 7, 8, NO_ID, NO_ID])
+    captions = ["red a", "red b", "blue", "blue", "red c", "red c"]
+    asked = []
+
+    def images(which):
+        asked.append(which.tolist())
+        return torch.ones(len(which), 3, 4, 4)
+
+    assert judge(ids, captions, owners, images).tolist() == [1, 0, 1, 1, 0, 0]
+    # one crop for image 6, one for each unknown image; the pair (6, "blue") once
+    assert asked == [[1, 2, 4, 5]] and discriminator.calls == [(4, ["red b", "blue", "red c", "red c"])]
+    assert judge.last == Judged(own=1, cached=0, repeated=1, scored=4) and judge.last.asked == 5
+    assert judge(ids[:1], captions[:1], owners[:1], images).tolist() == [1] and len(asked) == 1
+    assert judge(ids[:0], [], owners[:0], images).shape == (0,)
+    assert judge.total == Judged(own=2, cached=0, repeated=1, scored=4)
+    with pytest.raises(ValueError, match=r"shape \(2,\) for 1 pairs"):
+        Judge(lambda images, captions: torch.zeros(2))(ids[2:3], captions[2:3], owners[2:3], torch.ones(1, 3, 4, 4))
+
+
+def test_what_is_known_is_not_asked_again(folders, tmp_path):
+    _, images = crops(4)
+    ids, owners = torch.tensor([1, 2, 3, 4]), torch.tensor([2, 1, 4, 3])
+    captions = ["a red square", "something blue", "title", "green"]
+    expected = judge_of(folders["blip"])(images, captions)
+    judge = Judge.keeping(judge_of(folders["blip"]), str(tmp_path / "kept"))
+    first = judge(ids[:2], captions[:2], owners[:2], images[:2])
+    both = judge(ids, captions, owners, images)
+    assert judge.last == Judged(cached=2, scored=2)
+    torch.testing.assert_close(both, expected, atol=1e-5, rtol=0)
+    assert torch.equal(both[:2], first)
+    # another start, another rank: nothing is asked, and the crops are not even made
+    judge.cache.close()
+    for rank in (0, 3):
+        again = Judge.keeping(judge_of(folders["blip"]), str(tmp_path / "kept"), rank)
+        assert torch.equal(again(ids, captions, owners, lambda which: pytest.fail("asked")), both)
+        assert again.last == Judged(cached=4)
+
+
+def test_another_discriminators_verdicts_are_left_alone(folders, tmp_path):
+    ours, theirs = (judge_of(folders[kind]) for kind in ("blip", "blip2"))
+    with torch.no_grad():
+        next(theirs.matching.model.parameters()).view(-1)[0] += 1
+    cache = VerdictCache(tmp_path, ours.identity)
+    cache.put_many([1], [2], torch.tensor([0.25]))
+    other = VerdictCache(tmp_path, theirs.identity)
+    assert not other.get_many([1], [2])[1].any() and cache.get_many([1], [2])[0].tolist() == [0.25]
+    assert "1 verdicts, and 0 files of other ranks; 1 files of other discriminators are left alone" in cache.notice()
+    # a file that was given another's name
+    cache.close()
+    cache.path.rename(tmp_path / VerdictCache(tmp_path / "else", "third").path.name)
+    with pytest.raises(UsageError, match="holds another discriminator's verdicts"):
+        VerdictCache(tmp_path, "third")
+
+
+def test_the_cache_keeps_what_was_put(tmp_path):
+    big = 2**63 - 1
+    cache = VerdictCache(tmp_path / "a" / "b", "x")
+    third = torch.tensor([1 / 3])
+    cache.put_many(torch.tensor([big, NO_ID, 5]), [0, 1, 2], torch.cat([third, third, torch.tensor([torch.nan])]))
+    q, known = cache.get_many([big, NO_ID, 5, 6], [0, 1, 2, 3])
+    assert known.tolist() == [True, False, False, False] and q[0] == third and q.dtype == torch.float32
+    cache.put_many([big], [0], torch.tensor([0.5]))
+    assert cache.get_many([big], [0])[0].tolist() == [0.5] and len(cache) == 1
+    assert cache.get_many([], [])[0].shape == (0,)
+    for path in (tmp_path / "file", tmp_path / "not-sqlite"):
+        path.write_text("x" * 4096)
+    with pytest.raises(UsageError, match="--discriminator-cache"):
+        VerdictCache(tmp_path / "file", "x")
+    damaged = VerdictCache(tmp_path / "damaged", "x")
+    damaged.close()
+    damaged.path.write_bytes(b"no database" * 999)
+    with pytest.raises(UsageError, match="cannot be used"):
+        VerdictCache(tmp_path / "damaged", "x")
+
+
+def test_what_was_put_survives_sigkill(tmp_path):
+    code = (
+        "import os, signal, sys, torch; from open_clip_fff.connection import VerdictCache\n"
+        "cache = VerdictCache(sys.argv[1], 'x', rank=1)\n"
+        "for step in range(50): cache.put_many([step], [caption := step * 7], torch.tensor([step / 50]))\n"
+        "cache._own.execute('BEGIN IMMEDIATE'); cache._own.execute('INSERT INTO verdicts VALUES (99, 99, 1)')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=120).returncode == -9
+    steps = list(range(50))
+    for rank in (1, 0):  # as the same rank, and as another that reads its file
+        cache = VerdictCache(tmp_path, "x", rank)
+        q, known = cache.get_many([*steps, 99], [*(step * 7 for step in steps), 99])
+        assert known.tolist() == [True] * 50 + [False]
+        torch.testing.assert_close(q[:50], torch.arange(50) / 50)
+
+
+def test_a_full_disk_ends_the_keeping_and_not_the_training(tmp_path, caplog):
+    cache = VerdictCache(tmp_path, "x")
+    cache.put_many([1], [1], torch.tensor([0.5]))
+    pages = cache._own.execute("PRAGMA page_count").fetchone()[0]
+    cache._own.execute(f"PRAGMA max_page_count={pages}")
+    many = list(range(5_000))
+    cache.put_many(many, many, torch.rand(5_000))
+    cache.put_many([2], [2], torch.tensor([0.5]))
+    assert caplog.text.count("verdicts are no longer kept") == 1
+    assert cache.get_many([1, 2], [1, 2])[1].tolist() == [True, False]
+
+
+def test_captions_are_known_by_their_text():
+    assert caption_hash("a dog") != caption_hash("a cat") and 0 <= caption_hash("a dog") < 2**63

@@ -1,0 +1,419 @@
+"""Mini-batches of alike samples: the walk is a permutation whatever the features, no order drops or repeats anything,
+and the bank gives back what was put in."""
+
+import pickle
+import subprocess
+import sys
+from itertools import pairwise
+
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+
+from open_clip_fff import UsageError, alternating_walk
+from open_clip_fff.grouping import Bank, BankWriter, arrange, discard, grouped_order, mean_neighbour_similarity
+from open_clip_fff.grouping import reference as loops
+from open_clip_fff.settings import GroupingSettings
+from tests.test_scripts import script
+
+
+def pairs(size: int, dim: int = 16, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    """Image and text features of matched pairs, of all lengths."""
+    draw = torch.Generator().manual_seed(seed)
+    image = torch.randn(size, dim, generator=draw, dtype=torch.float64)
+    text = image + torch.randn(size, dim, generator=draw, dtype=torch.float64)
+    return image.to(dtype), text.to(dtype)
+
+
+def one_hot(size: int, kinds: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines that are exactly 0 or 1, so that nearly all of them tie."""
+    draw = torch.Generator().manual_seed(seed)
+    image, text = (F.one_hot(torch.randint(kinds, (size,), generator=draw), kinds).float() for _ in range(2))
+    return image, text
+
+
+def is_permutation(order: torch.Tensor, size: int) -> bool:
+    return order.dtype == torch.int64 and order.shape == (size,) and order.sort().values.equal(torch.arange(size))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# The walk
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_walk_is_the_plain_loop(seed):
+    draw = torch.Generator().manual_seed(seed)
+    size, start = int(torch.randint(1, 40, (1,), generator=draw)), seed
+    quantile = (1.0, 0.9, 0.5, 0.013)[seed % 4]
+    for image, text in pairs(size, 8, seed, torch.float64), one_hot(size, 3, seed):
+        expected = loops.alternating_walk(image.tolist(), text.tolist(), start % size, quantile)
+        walk = alternating_walk(image, text, start=start % size, quantile=quantile)
+        assert walk.tolist() == expected and walk.dtype == torch.int64
+
+
+def test_a_walk_by_hand():
+    image = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [0.6, 0.8]])
+    text = torch.tensor([[0.0, 1.0], [0.6, 0.8], [1.0, 0.0], [0.8, 0.6]])
+    # image 0 -> text 2 (1.0); text 2 -> image 3 (0.6, before 1's 0); image 3 -> the only one left
+    assert alternating_walk(image, text).tolist() == [0, 2, 3, 1]
+    # from the far end: image 0 -> text 1 (0.6); text 1 -> image 2 (0.96) and image 3 (1.0)
+    assert alternating_walk(image, text, quantile=1e-12).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 1920, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("quantile", [1.0, 0.7])
+def test_the_walk_is_a_permutation_whatever_the_features(size, quantile):
+    image, text = pairs(size)
+    half = torch.arange(size) // 2
+    zeros = image * (torch.arange(size) % 3 > 0)[:, None]
+    kinds = {
+        "random": (image, text),
+        "half precision": (image.half(), text.half()),
+        "duplicates": (image[half], text[half]),
+        "all equal": (image[:1].expand(size, -1), text[:1].expand(size, -1)),
+        "opposite": (image[:1].expand(size, -1), -image[:1].expand(size, -1)),
+        "some zero": (zeros, text),
+        "all zero": (torch.zeros_like(image), torch.zeros_like(text)),
+        "huge and tiny": (image * 1e30, text * 1e-30),
+    }
+    for kind, (some_image, some_text) in kinds.items():
+        walk = alternating_walk(some_image, some_text, start=size // 2, quantile=quantile)
+        assert is_permutation(walk, size) and walk[0] == size // 2, kind
+
+
+def test_ties_go_to_the_lowest_index():
+    same = torch.eye(4)[torch.zeros(6, dtype=torch.long)]
+    assert alternating_walk(same, same, start=3).tolist() == [3, 0, 1, 2, 4, 5]
+    # number floor(0.5 * (left - 1)) of those left: 2 of 0 1 2 4 5, then 1 of 0 1 4 5, ...
+    assert alternating_walk(same, same, start=3, quantile=0.5).tolist() == [3, 2, 1, 4, 0, 5]
+
+
+def test_types_and_lengths_of_features_do_not_matter():
+    image, text = pairs(50, dtype=torch.float64)
+    walk = alternating_walk(image, text)
+    lengths = torch.rand(50, 1, generator=seeded()).double() + 0.1
+    assert alternating_walk(image * lengths, text / lengths).equal(walk)
+    assert alternating_walk(image.float(), text).equal(walk)
+    assert alternating_walk(image.float(), text.float().requires_grad_()).equal(walk)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert alternating_walk(image.float(), text.float()).equal(walk)
+
+
+def test_a_lower_quantile_makes_neighbours_less_alike():
+    image, text = pairs(300)
+    alike = [
+        mean_neighbour_similarity(image, text, alternating_walk(image, text, quantile=q), 300) for q in (1.0, 0.9, 0.5)
+    ]
+    assert alike[0] > alike[1] > alike[2]
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "more", "message"),
+    [
+        (torch.ones(3, 4), torch.ones(3, 5), {}, r"\(3, 4\) and \(3, 5\)"),
+        (torch.ones(3, 4), torch.ones(4, 4), {}, r"\(3, 4\) and \(4, 4\)"),
+        (torch.ones(3), torch.ones(3), {}, r"\[S, D\]"),
+        (torch.ones(0, 4), torch.ones(0, 4), {}, "at least one sample"),
+        (torch.ones(3, 4), torch.ones(3, 4).long(), {}, "floating point"),
+        (torch.ones(3, 4), torch.tensor([[1.0, 1, 1, float("nan")]] * 3), {}, "not finite"),
+        (torch.full((1, 4), float("inf")), torch.ones(1, 4), {}, "not finite"),
+        (torch.ones(3, 4), torch.ones(3, 4), {"start": 3}, "start is 3"),
+        (torch.ones(3, 4), torch.ones(3, 4), {"start": -1}, "start is -1"),
+        (torch.ones(3, 4), torch.ones(3, 4), {"quantile": 0.0}, "quantile is 0.0"),
+        (torch.ones(3, 4), torch.ones(3, 4), {"quantile": float("nan")}, "quantile is nan"),
+    ],
+)
+def test_a_walk_says_what_it_cannot_use(image, text, more, message):
+    with pytest.raises(ValueError, match=message) as error:
+        alternating_walk(image, text, **more)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_the_bench(tmp_path):
+    """Every variant at each size, the plain loop up to where it was asked for."""
+    out = tmp_path / "walk.csv"
+    command = ["scripts/bench_walk.py", "--out", out, "--sizes", "8", "16", "--dim", "4", "--rounds", "1"]
+    done = script(*command, "--loop-up-to", "8")
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = pd.read_csv(out)
+    assert list(table["variant"]) == ["nearest", "quantile 0.9", "plain loop", "nearest", "quantile 0.9"]
+    assert (table["s"] > 0).all() and table["x nearest"].iloc[[0, 3]].eq(1).all()
+
+
+# The order
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 64, 331])
+@pytest.mark.parametrize("batch", [1, 3, 8, 64, 400])
+@pytest.mark.parametrize("share", [1.0, 0.4])
+@pytest.mark.parametrize("unknown", [0.0, 0.3, 1.0])
+def test_an_order_is_a_permutation(size, batch, share, unknown):
+    image, text = pairs(size)
+    known = torch.rand(size, generator=seeded()) >= unknown
+    image[~known] = float("nan")  # never looked at
+    for space in (1, 13, 64):
+        settings = GroupingSettings(search_space=space, share=share, quantile=0.95)
+        order, grouped = arrange(image, text, batch, settings, seeded(size), known)
+        assert is_permutation(order, size)
+        assert grouped.shape == (-(-size // batch),) and grouped.dtype == torch.bool
+        whole = size // batch
+        assert grouped.sum() == min(int(share * whole + 0.5), int(known.sum()) // batch)
+        assert not grouped[whole:].any()
+        for one, alike in zip(order.split(batch), grouped, strict=False):  # an empty order splits in one
+            assert known[one].all() or not alike
+        again = grouped_order(image, text, batch, settings, seeded(size), known)
+        assert again.equal(order)
+
+
+def test_an_order_depends_on_its_generator():
+    image, text = pairs(128)
+    settings = GroupingSettings(search_space=64)
+    orders = [grouped_order(image, text, 8, settings, seeded(seed)) for seed in (1, 2)]
+    assert not orders[0].equal(orders[1])
+    one = seeded(1)
+    assert grouped_order(image, text, 8, settings, one).equal(orders[0])
+    assert not grouped_order(image, text, 8, settings, one).equal(orders[0])
+
+
+def test_neighbours_are_alike():
+    image, text = pairs(640, 8)
+    batch = 16
+
+    def alike(**more: float) -> float:
+        order = grouped_order(image, text, batch, GroupingSettings(search_space=160, **more), seeded())
+        return mean_neighbour_similarity(image, text, order, batch)
+
+    shuffled = mean_neighbour_similarity(image, text, torch.randperm(640, generator=seeded()), batch)
+    assert abs(shuffled) < 0.05
+    assert alike() > 0.3 and 0.1 < alike(share=0.5) < alike() - 0.1 and alike(quantile=0.8) < alike()
+    # one walk of everything cannot be outdone by walks of parts
+    whole = grouped_order(image, text, batch, GroupingSettings(search_space=640), seeded())
+    assert mean_neighbour_similarity(image, text, whole, batch) > alike()
+
+
+def test_the_similarity_of_neighbours_by_hand():
+    image, text = torch.eye(4), torch.eye(4)[[1, 0, 3, 3]]
+    order = torch.tensor([0, 1, 3, 2, 2])  # in pairs: image 0, text 1: 1; image 3, text 2: 1; and a single one
+    assert mean_neighbour_similarity(image, text, order, 2) == 1.0
+    assert mean_neighbour_similarity(image, text, order, 5) == pytest.approx(0.5)  # and 1 -> 3: 0; 2 -> 2: 0
+    assert torch.tensor(mean_neighbour_similarity(image, text, order, 1)).isnan()
+
+
+def test_mini_batches_of_one_walk_are_pieces_of_it():
+    image, text = pairs(60)
+    order, grouped = arrange(image, text, 6, GroupingSettings(search_space=60), seeded())
+    assert grouped.all()
+    following = {a: b for one in order.split(6) for a, b in pairwise(one.tolist())}
+    # one of the 60 walks there may be, which start differently, has all these neighbours
+    rows = torch.randperm(60, generator=seeded())  # what the order shuffles first
+    walks = [rows[alternating_walk(image[rows], text[rows], start=start)].tolist() for start in range(60)]
+    assert any(following.items() <= dict(pairwise(walk)).items() for walk in walks)
+
+
+def test_an_order_says_what_it_cannot_use():
+    image, text = pairs(6)
+    settings = GroupingSettings(search_space=3)
+    with pytest.raises(ValueError, match="batch is 0"):
+        grouped_order(image, text, 0, settings, seeded())
+    with pytest.raises(ValueError, match=r"known is bool \[6\]"):
+        grouped_order(image, text, 2, settings, seeded(), torch.ones(5, dtype=torch.bool))
+    with pytest.raises(ValueError, match="both"):
+        grouped_order(image, text[:5], 2, settings, seeded())
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"search_space": 0}, "search_space is 0"),
+        ({"queue": 2000.0}, "queue is 2000.0"),
+        ({"queue": True, "search_space": 1}, "queue is True"),
+        ({"queue": 100}, "queue is 100: it must hold a whole search_space, which is 1920"),
+        ({"scope": "node"}, "scope is 'node': choose from rank, global"),
+        ({"share": 0.0}, "share is 0.0"),
+        ({"share": 1.5}, "share is 1.5"),
+        ({"quantile": float("nan")}, "quantile is nan"),
+        ({"source": "disk"}, "source is 'disk': choose from bank, stored"),
+    ],
+)
+def test_settings_are_checked(choice, message):
+    with pytest.raises(ValueError, match=message) as error:
+        GroupingSettings(**choice)
+    assert "\n" not in str(error.value)
+
+
+# The bank
+
+
+def fill(folder, ids, *, rank=0, epoch=0, dim=4, seed=0, chunk=3):
+    """Writes random features, a few at a time, and returns them as float16 keeps them."""
+    ids = torch.as_tensor(ids, dtype=torch.int64)
+    image, text = (x.half().float() for x in pairs(len(ids), dim, seed))
+    writer = BankWriter(folder, epoch, rank)
+    for some in torch.arange(len(ids)).split(chunk) if len(ids) else ():
+        writer.add(ids[some], image[some], text[some].half())
+    return image, text, writer.publish()
+
+
+def test_the_bank_gives_back_what_was_put_in(tmp_path):
+    ids = [2**63 - 1, 5, 0, 2**24 + 1, 2**24, 17, 2**62]  # 2**24 and the next are one number in float32
+    image, text, path = fill(tmp_path, ids)
+    bank = Bank(tmp_path, 0, 1)
+    wanted = [4, 6, 3, 3, 0, 2]
+    found = bank.lookup(torch.tensor([ids[i] for i in wanted] + [6, -1, 1, -(2**63)]))
+    assert found[2].tolist() == [True] * 6 + [False] * 4
+    assert found[0][:6].equal(image[wanted]) and found[1][:6].equal(text[wanted])
+    assert not found[0][6:].any() and not found[1][6:].any() and found[0].dtype == torch.float32
+    assert bank.dim == 4 and [p.name for p in tmp_path.iterdir()] == ["epoch_0_rank_0.safetensors"] == [path.name]
+    elsewhere = pickle.loads(pickle.dumps(bank)).lookup(torch.tensor(ids))
+    assert elsewhere[0].equal(image) and elsewhere[1].equal(text) and elsewhere[2].all()
+    # any reader of safetensors opens it
+    assert safetensors.torch.load_file(path)["features"].float().equal(torch.stack([image, text], 1))
+    empty = bank.lookup(torch.empty(0, dtype=torch.int64))
+    assert [list(x.shape) for x in empty] == [[0, 4], [0, 4], [0]]
+
+
+def test_the_later_of_two_writes_counts(tmp_path):
+    ids = [7, 3, 7, 9, 3, 7]
+    image, text, _ = fill(tmp_path, ids)
+    found = Bank(tmp_path, 0, 1).lookup(torch.tensor([3, 7, 9]))
+    assert found[0].equal(image[[4, 5, 3]]) and found[1].equal(text[[4, 5, 3]]) and found[2].all()
+
+
+def test_what_is_no_sample_is_not_found(tmp_path):
+    writer = BankWriter(tmp_path, 0, 0)
+    image = torch.ones(4, 2)
+    text = torch.tensor([[1.0, 1.0], [1.0, float("nan")], [1e6, 0.0], [2.0, 2.0]])  # float16 ends at 65504
+    writer.add(torch.tensor([-1, 1, 2, 3]), image, text.requires_grad_())
+    writer.publish()
+    assert Bank(tmp_path, 0, 1).lookup(torch.tensor([-1, 1, 2, 3]))[2].tolist() == [False, False, False, True]
+
+
+def test_two_ranks_and_one_that_saw_nothing(tmp_path):
+    first = fill(tmp_path, [1, 2, 3], seed=1)
+    second = fill(tmp_path, [3, 4], seed=2, rank=1)
+    fill(tmp_path, [], rank=2)
+    image, text, known = Bank(tmp_path, 0, 3).lookup(torch.tensor([4, 3, 2, 1, 0]))
+    assert known.tolist() == [True, True, True, True, False]
+    assert image[:4].equal(torch.cat([second[0].flip(0), first[0][:2].flip(0)]))
+    assert text[:4].equal(torch.cat([second[1].flip(0), first[1][:2].flip(0)]))
+    fill(tmp_path, [], epoch=1)
+    nothing = Bank(tmp_path, 1, 1)
+    assert nothing.dim == 0 and [list(x.shape) for x in nothing.lookup(torch.tensor([1]))] == [[1, 0], [1, 0], [1]]
+
+
+def test_a_bank_goes_into_an_order(tmp_path):
+    fill(tmp_path, range(0, 60, 2), dim=8)
+    image, text, known = Bank(tmp_path, 0, 1).lookup(torch.arange(60))
+    order, grouped = arrange(image, text, 10, GroupingSettings(search_space=30), seeded(), known)
+    assert is_permutation(order, 60) and grouped.sum() == 3
+
+
+KILLED = """
+import os, signal, sys, torch
+from open_clip_fff.grouping import BankWriter
+writer = BankWriter(sys.argv[1], 0, 0)
+for _ in range(100):
+    writer.add(torch.arange(64), torch.ones(64, 64), torch.ones(64, 64))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_run_publishes_nothing_and_is_written_over(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path], timeout=120)
+    assert [path.name for path in tmp_path.iterdir()] == [".epoch_0_rank_0.safetensors"]
+    with pytest.raises(UsageError, match="does not exist"):
+        Bank(tmp_path, 0, 1)
+    image, _, path = fill(tmp_path, [1, 2])
+    assert list(tmp_path.iterdir()) == [path]
+    assert Bank(tmp_path, 0, 1).lookup(torch.tensor([2]))[0].equal(image[1:])
+
+
+def test_publishing_again_leaves_readers_alone(tmp_path):
+    image, _, _ = fill(tmp_path, [1, 2])
+    bank = Bank(tmp_path, 0, 1)
+    again, _, _ = fill(tmp_path, [2, 1], seed=5)
+    assert bank.lookup(torch.tensor([1, 2]))[0].equal(image)
+    assert Bank(tmp_path, 0, 1).lookup(torch.tensor([2, 1]))[0].equal(again)
+
+
+def test_old_banks_are_removed(tmp_path):
+    for epoch in (0, 1, 2, 10):
+        fill(tmp_path, [1], epoch=epoch, rank=epoch % 2)
+    BankWriter(tmp_path, 1, 3)  # and no more
+    (tmp_path / "model.safetensors").touch()
+    old = Bank(tmp_path / ".", 0, 1)
+    discard(tmp_path, 2)
+    left = ["epoch_10_rank_0.safetensors", "epoch_2_rank_0.safetensors", "model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == left
+    assert old.lookup(torch.tensor([1]))[2].all()
+    discard(tmp_path, 2)
+    discard(tmp_path / "nowhere", 2)
+
+
+def damaged(path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "a folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        header = b'{"features": 1}'.ljust(504)
+        broken = {
+            "empty": b"",
+            "cut in the header": content[:100],
+            "cut in the features": content[:600],
+            "cut by a byte": content[:-1],
+            "too long": content + b"\0",
+            "no header": bytes(512) + content[512:],
+            "another header": content[:8] + header + content[512:],
+            "another kind": safetensors.torch.save({"features": torch.ones(9, 2, 4), "ids": torch.arange(9)}),
+        }
+        path.write_bytes(broken[how])
+
+
+HOW = ["missing", "a folder", "empty", "cut in the header", "cut in the features", "cut by a byte", "too long"]
+
+
+@pytest.mark.parametrize("how", [*HOW, "no header", "another header", "another kind"])
+def test_a_damaged_bank_is_a_line(tmp_path, how):
+    fill(tmp_path, range(9))
+    damaged(fill(tmp_path, range(9), rank=1)[2], how)
+    with pytest.raises(UsageError) as error:
+        Bank(tmp_path, 0, 2)
+    line = str(error.value)
+    assert f"{tmp_path / 'epoch_0_rank_1.safetensors'} " in line and f"delete {tmp_path} " in line
+    assert "\n" not in line
+    assert Bank(tmp_path, 0, 1).lookup(torch.arange(9))[2].all()
+
+
+def test_features_of_two_models_do_not_mix(tmp_path):
+    fill(tmp_path, [1], dim=4)
+    fill(tmp_path, [2], dim=6, rank=1)
+    with pytest.raises(UsageError, match=r"epoch_0_rank_1.safetensors holds features of D = 6, .* of 4: .* delete "):
+        Bank(tmp_path, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("ids", "image", "text", "message"),
+    [
+        (torch.ones(2), torch.ones(2, 3), torch.ones(2, 3), "ids are int64"),
+        (torch.arange(2), torch.ones(2, 3), torch.ones(2, 4), r"\[2, 3\] and \[2, 4\]"),
+        (torch.arange(2), torch.ones(3, 3), torch.ones(3, 3), "of 2 ids are both"),
+        (torch.arange(2), torch.ones(2, 5), torch.ones(2, 5), "D = 5, those before had 3"),
+    ],
+)
+def test_the_bank_takes_only_features_with_ids(tmp_path, ids, image, text, message):
+    writer = BankWriter(tmp_path, 0, 0)
+    writer.add(torch.arange(2), torch.ones(2, 3), torch.ones(2, 3))
+    with pytest.raises(ValueError, match=message):
+        writer.add(ids, image, text)
+    writer.publish()
+    with pytest.raises(ValueError, match="ids are int64"):
+        Bank(tmp_path, 0, 1).lookup(torch.ones(2))

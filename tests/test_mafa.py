@@ -1,0 +1,103 @@
+"""MAFA in real runs: grouped batches, a judge of the hardest negatives, smoothed targets; each of them elsewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from open_clip_fff.data.strings import StringTokenizer, strings
+from tests import colour_judge
+from tests.conftest import colour_sample, write_tar
+from tests.matching_models import make
+
+JUDGE = ["--plugin", "tests.colour_judge", "--discriminator", "colours", "--json-text-key", "captions"]
+MAFA = ["--method", "mafa", "--group-search-space", "32", "--captions-per-image", "2", "--caption-policy", "all"]
+RATE = r"False negatives: ([\d.]+)% \(of images ([\d.]+)%, of captions ([\d.]+)%, truly ([\d.]+)%, right ([\d.]+)%"
+
+
+@pytest.fixture
+def classed(trainer, tmp_path) -> list[str]:
+    """The colour shards with the colour's number beside each image."""
+    for shard in range(4):
+        rows = {f"{row:04d}": {**colour_sample(shard * 16 + row), "cls": str(row % 4).encode()} for row in range(16)}
+        write_tar(tmp_path / f"{shard}.tar", rows)
+    return ["--train-data", str(tmp_path / "{0..3}.tar"), "--train-num-samples", "64"]
+
+
+def test_strings_travel_as_bytes():
+    texts = ["a dog", "", "été à Paris", "x" * 600, "é" * 300]
+    made = StringTokenizer()(texts)
+    assert made.dtype == torch.uint8 and strings(made) == ["a dog", "", "été à Paris", "x" * 512, "é" * 256]
+    assert strings(StringTokenizer()(["x" + "é" * 300])) == ["x" + "é" * 255]
+
+
+@pytest.mark.parametrize("loss", ["s-itc", "softmax", "fff"])
+def test_false_negatives_are_found_and_counted(trainer, classed, capsys, loss):
+    """The judge knows colours, a raw caption names none: what it finds is right, and it is asked about no own pair."""
+    argv = [*JUDGE, *MAFA, "--loss", loss, "--class-key", "cls", "--epochs", "2", "--name", loss]
+    assert trainer(*argv, "--log-every-n-steps", "1", data=classed) == 0
+    printed = capsys.readouterr().out
+    assert "colours looks at each image's and each caption's hardest negative; a positive above 0.8" in printed
+    found = [[float(x) for x in line] for line in re.findall(RATE, trainer.log(loss))]
+    assert len(found) == 8 and all(right == 100.0 for *_, right in found)
+    assert all(both == pytest.approx((a + b) / 2, abs=0.11) for both, a, b, *_ in found)
+    assert sum(both for both, *_ in found) > 0, found
+    assert max(colour_judge.ASKED) <= 16 + 32
+
+
+def test_accumulation_asks_once(trainer, classed):
+    argv = [*JUDGE, *MAFA, "--batch-size", "8", "--accum-freq", "2", "--epochs", "1", "--name", "accumulated"]
+    assert trainer(*argv, data=classed) == 0
+    assert len(colour_judge.ASKED) == 4  # steps
+
+
+def test_verdicts_are_kept(trainer, classed, tmp_path):
+    argv = [*JUDGE, *MAFA, "--discriminator-cache", str(tmp_path / "verdicts"), "--aug-cfg", "scale=(1.0,1.0)"]
+    assert trainer(*argv, "--name", "first", data=classed) == 0
+    asked = sum(colour_judge.ASKED)
+    assert trainer(*argv, "--name", "second", data=classed) == 0
+    assert asked > 0 and sum(colour_judge.ASKED) == 0
+    assert list((tmp_path / "verdicts").glob("*.sqlite"))
+
+
+def test_it_begins_at_its_epoch_and_goes_through_the_gate(trainer, classed, teacher):
+    argv = [*JUDGE, *MAFA, "--loss", "softmax", "--epochs", "2", "--class-key", "cls"]
+    assert trainer(*argv, "--discriminator-start", "1", "--name", "late", data=classed) == 0
+    rates = re.findall(r"False negatives: ([\d.]+)%", trainer.log("late"))
+    assert rates[:4] == ["0.0"] * 4 and all(float(rate) > 0 for rate in rates[4:])
+    mining = ["--mining-features", "frozen", "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
+    asked = {}
+    for gate in ("-1", "0.99"):
+        assert trainer(*argv, *mining, "--match-gate", gate, "--name", f"gate{gate}", data=classed) == 0
+        asked[gate] = sum(colour_judge.ASKED)
+    assert asked["-1"] > 0 == asked["0.99"]
+
+
+@pytest.mark.parametrize("kind", ["blip", "blip2"])
+def test_a_real_discriminator_of_transformers(trainer, classed, tmp_path, kind):
+    folder = make(tmp_path / kind, kind)
+    argv = [*MAFA, "--json-text-key", "captions", "--discriminator", f"{kind}:{folder}", "--match-positive", "0.6"]
+    assert trainer(*argv, "--match-negative", "0.4", "--name", kind, data=classed) == 0
+    assert trainer.log(kind).count("False negatives: ") == 4
+    assert trainer.checkpoint(kind)["epoch"] == 1
+
+
+def test_cosmo_says_what_it_is(trainer, classed, capsys):
+    assert trainer(*JUDGE, *MAFA, "--method", "cosmo", "--epochs", "1", "--name", "cosmo", data=classed) == 0
+    printed = capsys.readouterr().out
+    assert "cosmo (MAFA under the name of its first version)" in printed and "s-itc (0.5 of the target" in printed
+
+
+def test_what_does_not_go_is_said(trainer, capsys):
+    def refused(*argv: str) -> str:
+        assert trainer(*argv, "--name", "refused") == 2
+        return capsys.readouterr().err.splitlines()[-1]
+
+    assert "--method mafa: connection mining needs a judge" in refused("--method", "mafa")
+    assert "does nothing without --discriminator" in refused("--method", "grit", "--match-positive", "0.9")
+    assert "add --mining-features frozen" in refused(*JUDGE, "--method", "mafa", "--match-gate", "0.2")
+    assert "0 <= negative <= positive" in refused(*JUDGE, "--method", "mafa", "--match-negative", "0.9")
+    assert "takes no other positives" in refused("--method", "clip", "--discriminator", "blip:x")
+    missing = refused("--method", "mafa", "--group-search-space", "32", "--discriminator", "blip:no/such-model")
+    assert "--discriminator blip:no/such-model" in missing and not Path("no").exists()

@@ -1,0 +1,285 @@
+"""Training a discriminator on one's own pairs: what is drawn, what is measured, and the program from end to end."""
+
+import io
+import json
+import math
+import random
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from open_clip_fff.connection import make_discriminator, pairs
+from open_clip_fff.connection.measure import scores
+from open_clip_fff.connection.pairs import TrainingPairs, held_out, held_out_pairs
+from open_clip_fff.connection.training import alignment_loss, draw_negatives, losses, same_pair
+from open_clip_fff.data.shards import read_samples
+from open_clip_fff.data.sources import CaptionReader, id_of
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings import CaptionSettings, ConnectionSettings
+from tests.conftest import colour_sample, write_tar
+from tests.matching_models import make
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "initializer_range": 0.1}
+DIGITS = {
+    "model_type": "blip",
+    "image_text_hidden_size": 64,
+    "initializer_range": 0.1,
+    "vision_config": {**SMALL, "num_hidden_layers": 2, "image_size": 32, "patch_size": 8},
+    "text_config": {**SMALL, "num_hidden_layers": 1, "max_position_embeddings": 32, "vocab_size": 1000},
+}
+
+
+def program(*argv: object) -> int:
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        return runpy.run_path(str(SCRIPTS / "train_discriminator.py"))["main"]([str(argument) for argument in argv])
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+def reader() -> CaptionReader:
+    return CaptionReader(CaptionSettings(per_image=10, policy="all", text_keys=(), json_keys=("captions",)))
+
+
+# --- what is drawn ---------------------------------------------------------------------------------------------------
+
+
+def test_negatives_are_never_of_the_same_image_or_words():
+    torch.manual_seed(0)
+    ids, captions = torch.tensor([1, 1, 2, 3]), ["a", "b", "b", "c"]
+    same = same_pair(ids, captions)
+    assert same.int().tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 1]]
+    cosines = torch.tensor([[1.0, 1, 0, 0.4], [1, 1, 1, 0], [0.4, 1, 1, 0], [0.4, 0, 0, 1]])
+    counts = {share: torch.zeros(4, 4) for share in (0.0, 1.0)}
+    for share, count in counts.items():
+        for _ in range(500):
+            rows, columns = draw_negatives(cosines, same, share)
+            assert rows.tolist() == [0, 1, 2, 3] and not same[rows, columns].any()
+            count[rows, columns] += 1
+    assert counts[1.0][[0, 2, 3], [3, 0, 0]].min() > 480  # the most alike
+    assert (counts[0.0][3, :3] / 500 - 1 / 3).abs().max() < 0.1  # evenly
+    rows, columns = draw_negatives(cosines[:2, :2], same[:2, :2], 0.5)
+    assert len(rows) == len(columns) == 0
+
+
+def test_equal_pairs_share_the_target():
+    cosines = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    logits = cosines / 0.07
+    own = torch.arange(3)
+    expected = (torch.nn.functional.cross_entropy(x, own) for x in (logits, logits.T))
+    assert alignment_loss(cosines, torch.eye(3, dtype=torch.bool)).item() == pytest.approx(sum(expected).item() / 2)
+    same = same_pair(torch.tensor([4, 4, 5]), ["a", "b", "c"])
+    target = torch.tensor([[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]])
+    expected = sum(-(target * x.log_softmax(dim=1)).sum(dim=1).mean() for x in (logits, logits.T)) / 2
+    assert alignment_loss(cosines, same).item() == pytest.approx(expected.item())
+
+
+def test_losses_of_a_batch_without_negatives(tmp_path):
+    """An image twice and nothing else: there is nothing to deny."""
+    from open_clip_fff.connection.loading import load_matching
+
+    matching = load_matching(str(make(tmp_path / "blip", "blip")), "--model")
+    x = torch.randn(2, 3, 24, 24)
+    alignment, matched = losses(matching, x, ["a red square", "something red"], torch.tensor([7, 7]))
+    with torch.no_grad():
+        logits = matching.match(matching.encode(x), *matching.tokens(["a red square", "something red"]))
+    assert matched.item() == pytest.approx(-logits.log_softmax(dim=1)[:, 1].mean().item(), abs=1e-5)
+    (alignment + matched).backward()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 6])
+def test_a_pass_meets_each_image_once_and_none_that_is_held_out(shards, monkeypatch, workers):
+    """With fewer shards than workers, too; in another order at each pass."""
+    urls = sorted(map(str, shards.glob("*.tar")))
+    everything = {id_of(sample) for sample in read_samples(urls, 1000)}
+    kept = {image for image in everything if held_out(image, 0.25)}
+    assert 0 < len(kept) < len(everything) / 2
+    passes: list[list[int]] = [[], []]
+    for worker in range(workers):
+        info = type("Info", (), {"id": worker, "num_workers": workers})
+        monkeypatch.setattr(pairs, "get_worker_info", lambda info=info: info)
+        training = TrainingPairs(urls, reader(), lambda picture: torch.zeros(1), 0.25, seed=0)
+        for epoch, images in enumerate(passes):
+            images += [id_of(sample) for sample in training._samples(epoch, worker, workers)]
+    for images in passes:
+        assert sorted(images) == sorted(everything - kept)
+    assert passes[0] != passes[1]
+    found, others = held_out_pairs(urls, reader(), lambda picture: torch.zeros(1), 0.25, 1000)
+    assert {pair.id for pair in found} == kept and others == len(everything - kept)
+    assert len(held_out_pairs(urls, reader(), lambda picture: torch.zeros(1), 0.25, 3)[0]) == 3
+
+
+def test_captions_are_drawn_anew_and_damage_costs_its_own_rows(tmp_path, caplog):
+    good = write_tar(tmp_path / "00.tar", {f"{row}": colour_sample(row) for row in range(8)})
+    content = bytearray(write_tar(tmp_path / "01.tar", {f"{row}": colour_sample(row) for row in range(8)}).read_bytes())
+    (tmp_path / "01.tar").write_bytes(content[: len(content) // 2])
+    rows = {"bad": {**colour_sample(3), "png": b"no image"}, "none": {"png": colour_sample(0)["png"]}}
+    other = write_tar(tmp_path / "02.tar", {**rows, "fine": colour_sample(3)})
+    urls = [str(path) for path in (good, tmp_path / "01.tar", other)]
+    drawn: dict[int, set[str]] = {}
+    stream = iter(TrainingPairs(urls, reader(), lambda picture: torch.zeros(1), 1e-4, seed=0))
+    for _ in range(300):
+        pair = next(stream)
+        drawn.setdefault(pair.id, set()).add(pair.caption)
+    assert 9 < len(drawn) < 17 and max(map(len, drawn.values())) == 4
+    assert "01.tar cannot be read to its end" in caplog.text
+    nothing = TrainingPairs([str(tmp_path / "01.tar")][:0], reader(), lambda picture: torch.zeros(1), 0.1, seed=0)
+    with pytest.raises(UsageError, match="found no image with a caption"):
+        next(iter(nothing))
+
+
+def test_its_figures():
+    found = scores(torch.tensor([0.9, 0.85, 0.6, 0.1]), torch.tensor([0.95, 0.7, 0.2, 0.1]))
+    assert found["pairs"] == 4 and found["precision at 0.8"] == 2 / 3 and found["recall at 0.8"] == 0.5
+    assert found["precision at 0.5"] == 3 / 5 and found["recall at 0.5"] == 0.75
+    assert found["auc"] == pytest.approx((3 + 3 + 2 + 0.5) / 16)
+    assert scores(torch.tensor([0.1]), torch.tensor([0.2]))["precision at 0.8"] is None
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_on_the_digits_it_beats_chance_and_its_folder_judges(tmp_path, capsys):
+    """From random weights, in half a minute; chance is a precision of .5, and a digit in ten is right by chance."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        from digits.shards import write_shards
+
+        write_shards(tmp_path / "data", seed=0)
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    (tmp_path / "small.json").write_text(json.dumps(DIGITS))
+    data = [
+        "--train-data",
+        tmp_path / "data" / "train-{00000..00003}.tar",
+        "--text-key",
+        "",
+        "--json-text-key",
+        "captions",
+    ]
+    options = ["--steps", "250", "--batch-size", "48", "--lr", "3e-3", "--held-out", "0.15", "--workers", "0"]
+    options += ["--hard-negatives", "0"]  # whatever fits an image as well as its own caption is no negative to learn
+    assert program("--from-config", tmp_path / "small.json", "--out", tmp_path / "con-d", *data, *options) == 0
+    out = capsys.readouterr().out
+    assert f"--discriminator blip:{tmp_path / 'con-d'}" in out and "matched against" in out
+    told = json.loads((tmp_path / "con-d" / "discriminator.json").read_text())
+    before, after = (told["held_out"][when]["random"] for when in ("before", "after"))
+    assert after["pairs"] > 150 and abs(before["auc"] - 0.5) < 0.2
+    assert after["auc"] > 0.8 and after["precision at 0.5"] > 0.7 and after["recall at 0.5"] > 0.6, after
+    # the folder judges: the right digit's name is likelier than another one's
+    discriminator = make_discriminator(
+        ConnectionSettings(f"blip:{tmp_path / 'con-d'}"), torch.device("cpu"), (0.5,) * 3, (0.5,) * 3
+    )
+    names = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    samples = list(read_samples([str(tmp_path / "data" / "test" / "0.tar")], 100))
+    images = torch.stack([pixels(sample["png"]) for sample in samples]) * 2 - 1
+    labels = torch.tensor([int(sample["cls"]) for sample in samples])
+    rows = torch.arange(100).repeat_interleave(10)
+    q = discriminator.pairs(images, rows, [f"a handwritten {name}" for name in names] * 100).view(100, 10)
+    assert (q.argmax(dim=1) == labels).double().mean() > 0.4  # chance is a tenth
+
+
+def pixels(content: bytes) -> torch.Tensor:
+    from torchvision.transforms.functional import to_tensor
+
+    return to_tensor(Image.open(io.BytesIO(content)).convert("RGB"))
+
+
+@pytest.mark.parametrize("kind", ["blip", "blip2"])
+def test_a_folder_is_trained_on_and_gives_the_same_twice(shards, tmp_path, capsys, kind):
+    model = make(tmp_path / "start", kind)
+    data = ["--train-data", shards / "{00..03}.tar", "--json-text-key", "captions", "--held-out", "0.3"]
+    options = ["--steps", "3", "--batch-size", "8", "--lr", "1e-2"]
+    weights = []
+    capsys.readouterr()
+    for number, more in enumerate((["--workers", "0"], ["--workers", "0", "--freeze-vision"])):
+        for repeat in range(2 - number):
+            out = tmp_path / f"out-{number}-{repeat}"
+            assert program("--model", model, "--out", out, *data, *options, *more) == 0
+            judge = make_discriminator(ConnectionSettings(f"{kind}:{out}"), torch.device("cpu"), (0.5,) * 3, (0.5,) * 3)
+            weights.append(judge.matching.model.state_dict())
+            assert judge.matching.tokens(["a red square"])[0].shape == (1, 5)
+    start = make_discriminator(ConnectionSettings(str(model)), torch.device("cpu"), (0.5,) * 3, (0.5,) * 3)
+    begun = start.matching.model.state_dict()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in begun)
+    changed = {name for name in begun if not torch.equal(begun[name], weights[0][name])}
+    assert {"itm_head.weight"} < changed and any(name.startswith("vision_model") for name in changed)
+    frozen = [name for name in begun if name.startswith("vision_model")]
+    assert all(torch.equal(begun[name], weights[2][name]) for name in frozen)
+    assert "Writing" not in capsys.readouterr().err
+
+
+def test_blip2_starts_from_random_weights_too(shards, tmp_path):
+    config = {"model_type": "blip-2", "num_query_tokens": 2, "image_text_hidden_size": 8}
+    config |= {"vision_config": {**DIGITS["vision_config"], "num_hidden_layers": 1}}
+    config |= {"qformer_config": {**SMALL, "num_hidden_layers": 1, "max_position_embeddings": 16}}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    tokenizer = ["--tokenizer", make(tmp_path / "with-tokenizer", "blip")]
+    data = [
+        "--train-data",
+        shards / "{00..03}.tar",
+        "--json-text-key",
+        "captions",
+        "--held-out",
+        "0.3",
+        "--workers",
+        "1",
+    ]
+    for more in ([], tokenizer):
+        out = tmp_path / f"out-{len(more)}"
+        argv = ["--from-config", tmp_path / "c.json", "--out", out, *data, "--steps", "1", "--batch-size", "4", *more]
+        assert program(*argv) == 0
+        q = make_discriminator(ConnectionSettings(f"blip2:{out}"), torch.device("cpu"), (0.5,) * 3, (0.5,) * 3)(
+            torch.rand(1, 3, 32, 32), ["a red square"]
+        )
+        assert 0 < q.item() < 1 and math.isfinite(q.item())
+
+
+def test_what_cannot_work_is_refused_in_one_line(shards, tmp_path, capsys):
+    model = make(tmp_path / "blip", "blip")
+    data = ["--train-data", shards / "{00..03}.tar", "--json-text-key", "captions", "--held-out", "0.3"]
+    whole = ["--model", model, "--out", tmp_path / "out", *data, "--steps", "1", "--workers", "0"]
+
+    def refused(*argv: object) -> str:
+        capsys.readouterr()
+        assert program(*argv) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert len(error) == 1 and error[0].startswith("train_discriminator.py: error: "), error
+        return error[0]
+
+    assert "--steps 0: must be 1 or more" in refused(*whole, "--steps", "0")
+    assert "--held-out 0.9: a share" in refused(*whole, "--held-out", "0.9")
+    assert "--nonsense: neither a flag" in refused(*whole, "--nonsense", "x")
+    assert "--mining-model: neither a flag" in refused(*whole, "--mining-model", "x")
+    assert f"--out {tmp_path}: is there already" in refused(*whole, "--out", tmp_path)
+    assert "cannot be written" in refused(*whole, "--out", tmp_path / "blip" / "config.json" / "below")
+    assert "--tokenizer: goes with --from-config" in refused(*whole, "--tokenizer", "x")
+    assert "--device nothing: " in refused(*whole, "--device", "nothing")
+    assert "--model nowhere: cannot be loaded" in refused(*whole, "--model", "nowhere")
+    assert "no image with a caption in txt, json:nothing" in refused(
+        *whole, "--json-text-key", "nothing", "--caption-words", "99:"
+    )
+    assert "--held-out 0.0001: keeps 0 of 64 images" in refused(*whole, "--held-out", "0.0001")
+    assert "09.tar cannot be read as a tar" in refused(*whole, "--train-data", shards / "09.tar")
+    scratch = ["--out", tmp_path / "out", *data]
+    for content in ('{"model_type": "clip"}', "no json", '{"model_type": "blip", "text_config": {"hidden_size": "x"}}'):
+        (tmp_path / "c.json").write_text(content)
+        assert "no configuration of blip or blip-2 that" in refused("--from-config", tmp_path / "c.json", *scratch)
+    assert "no configuration" in refused("--from-config", tmp_path / "none.json", *scratch)
+    (tmp_path / "c.json").write_text(json.dumps(DIGITS))
+    line = refused("--from-config", tmp_path / "c.json", "--tokenizer", tmp_path / "nowhere", *scratch)
+    assert "--tokenizer" in line and "cannot be loaded" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_images_are_held_out_in_every_run():
+    draw = random.Random(0)
+    images = [draw.randrange(2**63) for _ in range(20_000)]
+    kept = {share: {image for image in images if held_out(image, share)} for share in (0.05, 0.2)}
+    assert kept[0.05] < kept[0.2] and abs(len(kept[0.05]) / 20_000 - 0.05) < 0.01
