@@ -8,6 +8,7 @@ peak: counted storages on the CPU, the allocator's on CUDA.
 """
 
 import argparse
+import inspect
 import os
 import statistics
 import sys
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import matplotlib
+import open_clip
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 MINING = MiningConfig(0.3, 0.9, 0.95, 0.2)
+CHUNK = 256  # images at a time, in OpenCLIP's chunked loss
 FUSED = {"FFF triton": None, "FFF triton, mining": MINING}  # on a GPU; elsewhere their rows are empty
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -46,7 +49,14 @@ def candidates(k: int) -> dict[str, Step]:
     if k == 1:
         found["OpenCLIP SigLipLoss"] = partial(_one_caption, SigLipLoss(), True)
         found["OpenCLIP ClipLoss"] = partial(_one_caption, ClipLoss(), False)
+        if chunk := chunk_parameter(SigLipLoss):
+            found["OpenCLIP SigLipLoss, chunked"] = partial(_one_caption, SigLipLoss(**{chunk: CHUNK}), True)
     return found
+
+
+def chunk_parameter(loss: Callable) -> str | None:
+    """What OpenCLIP's loss calls the size of its chunks; None before its releases that have them (4.x)."""
+    return next((name for name in inspect.signature(loss).parameters if "chunk" in name), None)
 
 
 def fused(device: torch.device) -> tuple[dict[str, Step], str]:
@@ -73,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(arguments.out / "bench_loss.csv", index=False)
     draw(table, arguments.out / "bench_loss.png")
+    if chunk_parameter(SigLipLoss) is None:
+        print(f"OpenCLIP SigLipLoss, chunked: not in open_clip {open_clip.__version__}")
     print(f"{arguments.out}/ holds bench_loss.csv and bench_loss.png")
     return 0
 

@@ -11,25 +11,23 @@ Writes a CSV with a row for each source of captions, batch size and variant, and
 """
 
 import argparse
-import json
 import random
 import statistics
-import tarfile
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
 import torch
+from bench.captions import drawn, encoded, of_images, read_captions
 from open_clip import CLIP, SimpleTokenizer
 from torch import Tensor
 
 from open_clip_fff.settings import TextSettings
 from open_clip_fff.towers.few_tokens import FewTokens
-from open_clip_fff.towers.packing import pack
 
-WORDS = ["a", "dog", "man", "red", "ball", "on", "in", "with", "runs", "green", "water", "near"]
 VARIANTS = {
     "full length": TextSettings(trim=False, distinct=False),
     "trimmed": TextSettings(groups=1, distinct=False),
@@ -42,7 +40,7 @@ IMAGE = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_si
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=Path("bench-text.csv"), help="the CSV")
-    parser.add_argument("--captions-from", metavar="TAR", help="a shard with real captions (default: none)")
+    parser.add_argument("--captions-from", metavar="TAR|JSON", help="real captions (default: none)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[64, 128, 256], metavar="B", help="images")
     parser.add_argument("--captions-per-image", type=int, default=5, metavar="K")
     parser.add_argument("--context", type=int, default=77, metavar="L")
@@ -68,32 +66,15 @@ def main() -> None:
 def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], list[str]]]:
     """Where captions come from: a function from B to B*K of them, image after image."""
     draw, k = random.Random(0), arguments.captions_per_image
-
-    def caption() -> str:
-        return " ".join(draw.choices(WORDS, k=draw.randint(8, 14)))
-
-    repeated = [caption() for _ in range(100)]
+    repeated = [drawn(draw) for _ in range(100)]
     found = {
-        "8-14 words": lambda size: [caption() for _ in range(size * k)],
+        "8-14 words": lambda size: [drawn(draw) for _ in range(size * k)],
         "repeated": lambda size: draw.choices(repeated, k=size * k),
     }
     if arguments.captions_from:
-        real = read(arguments.captions_from, k)
-
-        def from_tar(size: int) -> list[str]:
-            images = draw.sample(real, size) if size <= len(real) else draw.choices(real, k=size)
-            return [text for captions in images for text in captions]
-
-        found[Path(arguments.captions_from).stem] = from_tar
+        real = read_captions(arguments.captions_from, k)
+        found[Path(arguments.captions_from).stem] = lambda size: [*chain.from_iterable(of_images(real, size, draw))]
     return found
-
-
-def read(tar: str, k: int) -> list[list[str]]:
-    """K captions of each image that has as many."""
-    with tarfile.open(tar) as shard:
-        members = [shard.extractfile(member) for member in shard if member.name.endswith(".json")]
-        images = [json.load(member).get("captions", []) for member in members if member is not None]
-    return [captions[:k] for captions in images if len(captions) >= k]
 
 
 def compare(model: CLIP, tokens: Tensor, rounds: int) -> list[dict]:
@@ -119,10 +100,7 @@ def compare(model: CLIP, tokens: Tensor, rounds: int) -> list[dict]:
 
 def work(tokens: Tensor, few: FewTokens) -> dict[str, object]:
     """Rows and lengths of the groups, and the tokens in all."""
-    if few.settings.whole:
-        groups = [tokens]
-    else:
-        groups = pack(tokens, torch.ones_like(tokens[:, 0], dtype=torch.bool), few.design, few.settings).groups
+    groups = encoded(tokens, few)
     shapes = " + ".join(f"{len(group)}x{group.shape[1]}" for group in groups)
     return {"rows x length": shapes, "tokens": sum(group.numel() for group in groups)}
 

@@ -1,11 +1,18 @@
 """Programs for people, run as they run them, on small data."""
 
+import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import open_clip
 import pandas as pd
 import pytest
+import torch
+from open_clip.loss import SigLipLoss
+
+from open_clip_fff import FFFLoss
 
 ROOT = Path(__file__).parent.parent
 
@@ -67,3 +74,108 @@ def test_features_are_compared_on_ones_own_tars(trainer, shards, tmp_path):
     again = script(*command[:3], *choice[:4], "--features", "off", "--seeds", "2", *more, *flags)
     assert again.stdout.count("python -m open_clip_fff.train") == 1
     assert len(pd.read_csv(out / "runs.csv")) == 2
+
+
+@pytest.fixture
+def five_captions(tmp_path) -> Path:
+    """A json with five captions of each of 6 images."""
+    path = tmp_path / "mine.json"
+    colours = ["red", "green", "blue", "white", "brown", "black"]
+    path.write_text(json.dumps([{"captions": [f"a {c} dog {n} times" for n in range(5)]} for c in colours]))
+    return path
+
+
+@pytest.fixture
+def benches(monkeypatch):
+    """A module of scripts/ by its name."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    return importlib.import_module
+
+
+@pytest.mark.slow
+def test_steps_are_measured(tiny_config, five_captions, tmp_path):
+    out = tmp_path / "steps"
+    small = ["--model", tiny_config, "--batch-sizes", "4", "--rounds", "1", "--captions-from", five_captions]
+    done = script("scripts/bench_step.py", "--out", out, *small)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    table = pd.read_csv(out / "bench_step.csv")
+    empty = table[table["note"].notna()] if "note" in table else table[:0]
+    if not torch.cuda.is_available():
+        assert list(empty["model"]) == ["ViT-B-32", "ViT-B-16"] and list(empty["note"]) == ["no GPU here"] * 2
+        assert empty["images_per_second"].isna().all() and "ViT-B-16 on a GPU: no GPU here" in done.stdout
+    table = table.drop(empty.index)
+    assert len(table) == 2 * (2 + 3 * 3) and list(table["captions"].unique()) == ["8-14 words", "mine"]
+    figures = ["images_per_second", "rate_over_clip", "rate_over_siglip", "peak_mib", "peak_over_clip"]
+    assert (table[[*figures, "peak_over_siglip", "text_tokens", "loss", "threads"]] > 0).all(axis=None)
+    for _, rows in table.groupby("captions"):
+        rows = rows.set_index("candidate")
+        clip, siglip = rows.loc["stock CLIP"], rows.loc["stock SigLIP"]
+        assert clip["rate_over_clip"] == siglip["rate_over_siglip"] == siglip["peak_over_siglip"] == 1
+        assert (
+            clip["text_tokens"] == siglip["text_tokens"] == 4 * 16 > rows["text_tokens"]["FFF K=1, mining off"] / 1.01
+        )
+        # the same question on the same batch and weights
+        assert rows["loss"]["FFF K=1, mining off"] == pytest.approx(siglip["loss"], rel=1e-5) != clip["loss"]
+        mined = rows["mined_per_image"]
+        assert mined["FFF K=5, mining precomputed"] > 0 and pd.isna(mined["FFF K=5, mining off"])
+        assert rows["loss"]["FFF K=5, mining precomputed"] != rows["loss"]["FFF K=5, mining off"]
+    assert (out / "bench_step.png").stat().st_size > 10_000
+
+
+def test_a_measured_step_is_a_step_and_all_start_from_the_same_weights(benches, tiny_name, five_captions):
+    steps, models, captions = (benches(f"bench.{name}") for name in ("steps", "models", "captions"))
+    args = models.open_clip_args(tiny_name, "cpu", "fp32")
+    model = models.build(args)
+    rows = captions.read_captions(str(five_captions), 5)
+    bench = steps.Bench(args, model, rows, [5], ["off", "precomputed"])
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    stock, fff = bench.candidates[steps.CLIP], bench.candidates["FFF K=5, mining off"]
+    assert type(stock.model) is type(model) is open_clip.CLIP and stock.model.logit_bias is None
+    for candidate in bench.candidates.values():
+        bench.step(candidate)
+        gradients = [p.grad for p in candidate.model.parameters()]
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+        moments = [bench.optimizer.state[p]["exp_avg"] for p in candidate.model.parameters()]
+        assert sum(m.abs().sum() for m in moments) > 0
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    # K = 5: Eq. 2 on all captions at full length
+    with torch.no_grad():
+        tokens = bench.tokenizer([text for row in rows for text in row])
+        image = model.encode_image(bench.images, normalize=True)
+        text = model.encode_text(tokens, normalize=True).unflatten(0, (6, 5))
+        value = FFFLoss(impl="dense")(image, text, model.logit_scale.exp(), model.logit_bias)
+    assert bench.loss(fff) == pytest.approx(value.item(), rel=1e-5)
+
+
+def test_captions_to_measure_with(benches, shards, five_captions, tmp_path):
+    captions = benches("bench.captions")
+    assert len(captions.read_captions(str(shards / "00.tar"), 4)) == 4  # of 16, those with as many
+    assert captions.read_captions(str(five_captions), 2)[1] == ["a green dog 0 times", "a green dog 1 times"]
+    (tmp_path / "lists.json").write_text(json.dumps([["a", "b"], ["c"]]))
+    assert captions.read_captions(str(tmp_path / "lists.json"), 2) == [["a", "b"]]
+    with pytest.raises(SystemExit, match="no image with 6 captions"):
+        captions.read_captions(str(five_captions), 6)
+
+
+@pytest.mark.slow
+def test_losses_are_measured(tmp_path):
+    out = tmp_path / "losses"
+    done = script("scripts/bench_loss.py", "--out", out, "--images", "16", "--width", "8", "--rounds", "1")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    table = pd.read_csv(out / "bench_loss.csv")
+    assert set(table["captions"]) == {1, 5} and (table["extra_mib"].dropna() > 0).all()
+    chunked = "OpenCLIP SigLipLoss, chunked" in set(table["loss"])
+    assert chunked != (f"not in open_clip {open_clip.__version__}" in done.stdout)
+
+
+def test_open_clips_chunked_loss_is_found_by_its_parameter(benches, monkeypatch):
+    bench = benches("bench_loss")
+
+    class Chunked(SigLipLoss):
+        def __init__(self, rank: int = 0, chunk_size: int = 0) -> None:
+            super().__init__(rank=rank)
+            self.chunk_size = chunk_size
+
+    monkeypatch.setattr(bench, "SigLipLoss", Chunked)
+    assert bench.candidates(1)["OpenCLIP SigLipLoss, chunked"].args[0].chunk_size == bench.CHUNK
+    assert "OpenCLIP SigLipLoss, chunked" not in bench.candidates(5)

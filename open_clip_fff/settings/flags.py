@@ -141,13 +141,13 @@ def flag_parser() -> argparse.ArgumentParser:
         "no for OpenCLIP's)",
     )
     text.add_argument(
-        "--trim-multiple", type=int, metavar="N", help="round lengths up to a multiple of N tokens (default: 8)"
+        "--trim-multiple", type=int, metavar="N", help="round lengths up to a multiple of N tokens (default: 4)"
     )
     text.add_argument(
         "--length-groups",
         type=int,
         metavar="N",
-        help="encode captions in up to N groups of like length, where that is less work (default: 3)",
+        help="encode captions in up to N groups of like length, where that is less work (default: 6)",
     )
     text.add_argument(
         "--distinct-captions",

@@ -15,8 +15,8 @@ class TextSettings:
     """
 
     trim: bool = True
-    multiple: int = 8
-    groups: int = 3
+    multiple: int = 4
+    groups: int = 6
     distinct: bool = True
 
     def __post_init__(self) -> None:

@@ -8,9 +8,11 @@ from torch import Tensor
 from open_clip_fff.settings.text import TextSettings
 from open_clip_fff.towers.text_design import TextDesign
 
-# Another group costs another pass over the tower's weights and kernels, as much as so many tokens: too little to see on
-# a CPU, a millisecond or two of launches on a GPU. A group that saves fewer tokens is not worth it on either.
-PASS = 512
+# Another group costs another pass over the tower's weights and kernels, as much as so many tokens; one that saves fewer
+# is not worth it. On a CPU that is the weights' gradient once more, most of all the embedding's, as large as its
+# vocabulary; elsewhere a millisecond or two of launches (reckoned, not measured).
+PASS = {"cpu": 128}
+PASS_ELSEWHERE = 512
 
 
 class Packed(NamedTuple):
@@ -25,6 +27,7 @@ class Packed(NamedTuple):
     source: Tensor
 
 
+@torch.compiler.disable  # what it asks of the batch, a compiler can only break its graph at, anew for each shape
 def pack(tokens: Tensor, valid: Tensor, design: TextDesign, settings: TextSettings) -> Packed:
     """Leaves out padding rows, the copies of a caption, and what stands behind its last token that counts.
 
@@ -51,25 +54,29 @@ def pack(tokens: Tensor, valid: Tensor, design: TextDesign, settings: TextSettin
     lengths, order = lengths.sort(stable=True)
     source[places] = order.argsort()[copies]
     rows, groups, start = rows[order], [], 0
-    for size, length in split(lengths.tolist(), settings.groups):
+    cost = PASS.get(tokens.device.type, PASS_ELSEWHERE)
+    for size, length in split(lengths.tolist(), settings.groups, cost):
         groups.append(rows[start : start + size, :length].contiguous())
         start += size
     return Packed(groups, source)
 
 
+@torch.compiler.disable
 def unpack(features: list[Tensor], source: Tensor) -> Tensor:
     """The groups' features [n_g, D] back in the batch's order, [n, D]; zeros for padding."""
     nothing = features[0].new_zeros(1, features[0].shape[1])
     return torch.cat([*features, nothing])[source]  # -1 finds the last row, which is nothing
 
 
-def split(lengths: list[int], most: int) -> list[tuple[int, int]]:
+def split(lengths: list[int], most: int, another: int) -> list[tuple[int, int]]:
     """The cheapest cut of rows in at most `most` groups, as (rows, length) of each.
 
-    A group costs its rows times its longest, and `PASS`.
+    A group costs its rows times its longest, and `another`.
 
     Args:
         lengths: of the rows, ascending; there are few different ones.
+        most: groups.
+        another: what a group costs for being one, in tokens.
     """
     ends = [i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]] + [len(lengths)]
     # of the first so many rows in exactly 0, 1, 2, ... groups: the least cost, and the groups
@@ -78,7 +85,7 @@ def split(lengths: list[int], most: int) -> list[tuple[int, int]]:
     for _ in range(most):
         cheapest = {
             end: min(
-                (cost + (end - start) * lengths[end - 1] + PASS, [*groups, (end - start, lengths[end - 1])])
+                (cost + (end - start) * lengths[end - 1] + another, [*groups, (end - start, lengths[end - 1])])
                 for start, (cost, groups) in cheapest.items()
                 if start < end
             )

@@ -1,0 +1,1 @@
+"""What scripts/bench_*.py share; nothing here is part of the package."""

@@ -1,0 +1,54 @@
+"""OpenCLIP's model and optimizer as its main makes them, for one device and without a run."""
+
+import copy
+import math
+from argparse import Namespace
+from typing import Any
+
+import open_clip
+import torch
+from open_clip_train.distributed import init_distributed_device
+from torch import nn
+
+from open_clip_fff.host.arguments import parse_open_clip
+
+
+def twin(model: nn.Module) -> Any:
+    """Another model of the same parameters, not a copy of them."""
+    return copy.deepcopy(model, {id(x): x for x in [*model.parameters(), *model.buffers()]})
+
+
+def open_clip_args(model: str, device: str, precision: str) -> Namespace:
+    """OpenCLIP's namespace of a run on one device."""
+    flags = ["--model", model, "--device", device, "--precision", precision, "--skip-scheduler", "--logs", "none"]
+    args = parse_open_clip(flags)
+    args.distill = args.wandb = args.tensorboard = False  # as its main sets them, and rank and world size
+    init_distributed_device(args)
+    return args
+
+
+def build(args: Namespace) -> Any:
+    """The model with SigLIP's start of scale and bias, as OpenCLIP's main makes it, on its device."""
+    torch.manual_seed(0)
+    return open_clip.create_model(
+        args.model,
+        precision=args.precision,
+        device=args.device,
+        output_dict=True,
+        init_logit_scale=math.log(10),
+        init_logit_bias=-10.0,
+    )
+
+
+def adamw(model: nn.Module, args: Namespace) -> torch.optim.AdamW:
+    """OpenCLIP's optimizer: matrices decay, gains, biases and the scalars do not."""
+    plain = {
+        name
+        for name, x in model.named_parameters()
+        if x.ndim < 2 or any(part in name for part in ("bn", "ln", "bias", "logit_scale"))
+    }
+    groups = [
+        {"params": [x for name, x in model.named_parameters() if name in plain], "weight_decay": 0.0},
+        {"params": [x for name, x in model.named_parameters() if name not in plain], "weight_decay": args.wd},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(args.beta1, args.beta2), eps=args.eps)

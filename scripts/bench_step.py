@@ -1,0 +1,190 @@
+"""A whole training step, images per second and peak memory: FFF with K captions beside stock OpenCLIP with one.
+
+    python scripts/bench_step.py --out bench-step --captions-from data/train-00.tar
+
+A step is OpenCLIP's own loop over one prepared batch: towers, loss, backward, AdamW. Stock CLIP and SigLIP read each
+image's first caption at full length, as stock does; FFF reads K of them with the trainer's defaults, without mining,
+mining online (its own features; at random weights the guard lets none of what it finds pass, at the same cost), or with
+precomputed features, which lie in the batch. All train the same weights.
+
+Interleaved: each round runs every candidate once, and a ratio is the median over rounds of the candidate's images per
+second over stock's in the same round. So compare ratios; what else the machine does hits all alike.
+
+Memory comes from a step of its own: weights, AdamW's moments and the batch, and at the peak whatever is alive beside
+them, that is activations, gradients, the loss's and the optimizer's own. On CUDA it is the allocator's, on the CPU the
+bytes of storages.
+
+Writes OUT/bench_step.csv (a row per model, captions, batch size and candidate) and OUT/bench_step.png.
+"""
+
+import argparse
+import gc
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from bench.captions import sources
+from bench.figure import draw_steps
+from bench.models import build, open_clip_args
+from bench.peak import peak_bytes
+from bench.steps import CLIP, MINING, SIGLIP, Bench
+from tqdm import tqdm
+
+from open_clip_fff.hub.loading import add_architectures
+
+SMALL = Path(__file__).parent / "bench" / "ViT-S-32-text-384.json"
+LARGE = ["ViT-B-32", "ViT-B-16"]
+SHOWN = {
+    "candidate": "{}",
+    "images_per_second": "{:.1f}",
+    "rate_over_clip": "{:.3f}",
+    "rate_over_siglip": "{:.3f}",
+    "peak_mib": "{:,.0f}",
+    "peak_over_clip": "{:.3f}",
+    "peak_over_siglip": "{:.3f}",
+    "text_tokens": "{:,}",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures what the command line says."""
+    arguments = parse(argv)
+    logging.disable(logging.WARNING)  # a line a step; random weights, which are meant
+    add_architectures([str(SMALL), *(name for name in arguments.model if name.endswith(".json"))])
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict] = []
+    for name in arguments.model:
+        args = open_clip_args(name_of(name), arguments.device, arguments.precision)
+        model = build(args)
+        for source, captions_of in sources(arguments.captions_from, max(arguments.captions_per_image)).items():
+            for size in arguments.batch_sizes:
+                bench = Bench(args, model, captions_of(size), arguments.captions_per_image, arguments.mining)
+                rows += measure(bench, source, arguments.rounds)
+                table = pd.DataFrame(rows)
+                table.to_csv(arguments.out / "bench_step.csv", index=False)
+                print(for_reading(table[(table["model"] == args.model) & (table["captions"] == source)]), flush=True)
+                draw_steps(table, arguments.out / "bench_step.png")
+                del bench  # and its AdamW
+                gc.collect()
+    table = pd.DataFrame(rows + missing()).convert_dtypes()  # whole numbers stay whole beside empty ones
+    table.to_csv(arguments.out / "bench_step.csv", index=False)
+    for row in missing():
+        print(f"{row['model']} on a GPU: {row['note']}")
+    print(f"{arguments.out}/ holds bench_step.csv and bench_step.png")
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, with the device's defaults."""
+    parser = argparse.ArgumentParser(prog="bench_step.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("bench-step"), help="folder (default: bench-step)")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        metavar="NAME|JSON",
+        help=f"OpenCLIP's architectures (default: {SMALL.stem}, on CUDA {' and '.join(LARGE)})",
+    )
+    parser.add_argument("--captions-from", metavar="TAR|JSON", help="real captions, too (default: none)")
+    parser.add_argument(
+        "--batch-sizes", type=int, nargs="+", metavar="B", help="images (default: 64, on CUDA 256 and 1024)"
+    )
+    parser.add_argument("--captions-per-image", type=int, nargs="+", default=[1, 3, 5], metavar="K")
+    parser.add_argument("--mining", nargs="+", choices=MINING, default=list(MINING))
+    parser.add_argument("--rounds", type=int, default=7, help="of which the median is taken (default: 7)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", choices=("fp32", "amp", "amp_bf16"), help="default: fp32, on CUDA amp_bf16")
+    arguments = parser.parse_args(argv)
+    cuda = arguments.device.startswith("cuda")
+    arguments.model = arguments.model or (LARGE if cuda else [SMALL.stem])
+    arguments.batch_sizes = arguments.batch_sizes or ([256, 1024] if cuda else [64])
+    arguments.precision = arguments.precision or ("amp_bf16" if cuda else "fp32")
+    return arguments
+
+
+def name_of(model: str) -> str:
+    """An architecture's name, where its json is given."""
+    return Path(model).stem if model.endswith(".json") else model
+
+
+def measure(bench: Bench, source: str, rounds: int) -> list[dict]:
+    """A row per candidate."""
+    candidates = bench.candidates
+    bar = tqdm(total=(rounds + 3) * len(candidates), desc=f"{bench.args.model}, {source}", leave=False, disable=None)
+    losses = {}
+    for name, each in candidates.items():  # the first step warms up, and is the last of online mining's warm-up
+        bench.step(each)
+        losses[name] = bench.loss(each)
+        each.mined_per_image()  # from here on
+        bar.update(2)
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    names = list(candidates)
+    for round_ in range(rounds):
+        for place in range(len(names)):
+            name = names[(place + round_) % len(names)]  # nobody always runs first
+            began = time.perf_counter()
+            bench.step(candidates[name])
+            seconds[name].append(time.perf_counter() - began)
+            bar.update()
+    peaks = {}
+    for name, each in candidates.items():
+        peaks[name] = peak_bytes(bench, each)
+        bar.update()
+    bar.close()
+
+    def ratios(name: str, stock: str) -> list[float]:
+        return [theirs / ours for ours, theirs in zip(seconds[name], seconds[stock], strict=True)]
+
+    return [
+        {
+            "model": bench.args.model,
+            "captions": source,
+            "batch": len(bench.captions),
+            "candidate": name,
+            "k": each.k,
+            "mining": each.mining,
+            "images_per_second": len(bench.captions) / statistics.median(seconds[name]),
+            "rate_over_clip": statistics.median(ratios(name, CLIP)),
+            "rate_over_siglip": statistics.median(ratios(name, SIGLIP)),
+            "rate_low": min(ratios(name, SIGLIP)),
+            "rate_high": max(ratios(name, SIGLIP)),
+            "peak_mib": peaks[name] / 2**20,
+            "peak_over_clip": peaks[name] / peaks[CLIP],
+            "peak_over_siglip": peaks[name] / peaks[SIGLIP],
+            "text_tokens": each.text_tokens,
+            "loss": losses[name],
+            "mined_per_image": each.mined_per_image(),
+            "rounds": rounds,
+            "threads": torch.get_num_threads(),
+            "device": device_name(bench.device),
+            "precision": bench.args.precision,
+        }
+        for name, each in candidates.items()
+    ]
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def missing() -> list[dict]:
+    """Rows without figures, for what only a GPU could tell."""
+    if torch.cuda.is_available():
+        return []
+    return [{"model": name, "device": "cuda", "note": "no GPU here"} for name in LARGE]
+
+
+def for_reading(table: pd.DataFrame) -> str:
+    """Rows of one model and source as text."""
+    title = "{model}, captions of {captions}, {device}, {precision}".format(**table.iloc[-1])
+    shown = table[["batch", *SHOWN]].to_string(index=False, formatters={x: style.format for x, style in SHOWN.items()})
+    return f"\n{title}\n{shown}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
