@@ -1,5 +1,6 @@
 """The trainer under torchrun: two gloo ranks train FFF with mining, accumulate, validate and save."""
 
+import json
 import re
 
 import pytest
@@ -96,3 +97,22 @@ def test_two_ranks_group_their_own_streams(trainer):
     checkpoint = trainer.run("two") / "checkpoints" / "epoch_2.pt"
     torchrun(2, "-m", "open_clip_fff.train", "--", *common, *argv, "--name", "resumed", "--resume", str(checkpoint))
     assert_equal_checkpoints(trainer.checkpoint("two", 3), trainer.checkpoint("resumed", 3))
+
+
+def test_each_rank_groups_the_images_that_it_has_anyway(trainer, tmp_path, monkeypatch):
+    argv = [
+        *("--loss", "softmax", "--batch-size", "4", "--epochs", "2", "--plugin", "tests.id_writer"),
+        *("--model-config", str(trainer.config), "--group-search-space", "12", "--group-queue", "16"),
+    ]
+    seen = {}
+    for name, hooks in (("plain", "id-writer"), ("grouped", "grit;id-writer")):
+        monkeypatch.setenv("ID_WRITER", str(tmp_path / name))
+        flags = argv if name == "grouped" else argv[:-4]
+        run = [*trainer.common, *trainer.tars, *flags, "--batch-hooks", hooks, "--name", name]
+        torchrun(2, "-m", "open_clip_fff.train", "--", *run)
+        for rank in (0, 1):
+            seen[name, rank] = [json.loads(line) for line in (tmp_path / f"{name}.{rank}").read_text().splitlines()]
+    for rank in (0, 1):
+        plain, grouped = seen["plain", rank], seen["grouped", rank]
+        assert len(plain) == len(grouped) == 16 and plain[:8] == grouped[:8] and plain[8:] != grouped[8:]
+        assert sorted(i for batch in plain[8:] for i in batch) == sorted(i for batch in grouped[8:] for i in batch)
