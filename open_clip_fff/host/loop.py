@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from open_clip_fff.assignment.connection_counts import connection_rates
+from open_clip_fff.assignment.connection_miner import ConnectionMiner
 from open_clip_fff.assignment.counts import Rates, rates
 from open_clip_fff.data.tally import DAMAGE
 from open_clip_fff.errors import UsageError
@@ -38,15 +39,20 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
         online = plan.features == "online"
         state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online)
         state.criterion.remembers = bool(state.watching)
-        state.criterion.telling = plan.grouping is not None
-        for judge in (hook for hook in state.hooks if isinstance(hook, Judges)):
-            state.criterion.judge = judge.judge
-            state.criterion.gate = None if plan.connection is None else plan.connection.gate
+        state.criterion.connections = _connections(state)
         if state.extra is not None and state.criterion.miner is not None and "miner" in state.extra:
             state.criterion.miner.load_state_dict(state.extra["miner"], torch.device(args.device))
         return state.criterion
 
     return make
+
+
+def _connections(state: RunState) -> ConnectionMiner | None:
+    """Who judges hardest negatives; where mini-batches are grouped, somebody at least counts them by class."""
+    judges, settings = [hook for hook in state.hooks if isinstance(hook, Judges)], state.plan.connection
+    if judges and settings is not None:
+        return ConnectionMiner(judges[0].judge, settings.gate, settings.start)
+    return None if state.plan.grouping is None else ConnectionMiner(None)
 
 
 def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
@@ -62,7 +68,6 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
             if reporter is None:
                 reporter = Reporter(state, loss, loader.num_batches // args.accum_freq, first_epoch=epoch)
             loss.set_epoch(epoch)
-            loss.judging = state.plan.connection is None or epoch >= state.plan.connection.start
             if state.measure_bias and args.resume is None:
                 data["train"].set_epoch(epoch)
                 measure_bias(state, loader)
@@ -140,12 +145,12 @@ class Reporter:
 
     def _show(self, step_in_epoch: int) -> None:
         args, model = self.state.args, self.state.model
-        device, judged = torch.device(args.device), self.criterion.judge is not None or self.criterion.telling
-        sums, said = self.criterion.counts.take(device), self.criterion.connections.take(device)
+        device, connections = torch.device(args.device), self.criterion.connections
+        sums = self.criterion.counts.take(device)
+        said = sums.new_zeros(0) if connections is None else connections.counts.take(device)
         if args.world_size > 1:
             dist.all_reduce(sums)
-            if judged:
-                dist.all_reduce(said)
+            dist.all_reduce(said)
         if not self.state.master:
             return
         seen = rates(sums)
@@ -155,7 +160,7 @@ class Reporter:
             step=self.epoch * self.steps_per_epoch + step_in_epoch,
             rates=seen,
             found=_found(self.criterion),
-            connections=connection_rates(said, self.criterion.judge is not None) if judged else None,
+            connections=None if connections is None else connection_rates(said, connections.judge is not None),
             scale=model.logit_scale.exp().item(),
             bias=None if model.logit_bias is None else model.logit_bias.item(),
             eta=self.pace.eta,

@@ -5,26 +5,20 @@ because under gradient accumulation only the loss sees the whole batch.
 """
 
 import inspect
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-import torch
 from torch import Tensor, nn
 
 from open_clip_fff.assignment.columns import Columns, Sweep
 from open_clip_fff.assignment.connected import ConnectedPairs
-from open_clip_fff.assignment.connection_counts import ConnectionCounts
+from open_clip_fff.assignment.connection_miner import ConnectionMiner
 from open_clip_fff.assignment.counts import MiningCounts
-from open_clip_fff.assignment.hardest import Verdicts, candidate_cosines, hardest_negatives, verdicts
-from open_clip_fff.assignment.labels import IGNORED, NEGATIVE, as_labels, known_ids, positions
+from open_clip_fff.assignment.labels import IGNORED, as_labels, known_ids, positions
 from open_clip_fff.assignment.miner import Miner
 from open_clip_fff.assignment.mining import Mined
 from open_clip_fff.assignment.reference import MiningFeatures, pooled_text
 from open_clip_fff.assignment.tiles import Assignment, OwnCaptions, Watch
 from open_clip_fff.settings.mining import MiningConfig
-
-# hardest caption int64 [B] and image int64 [B, K] by place, which are worth asking; to labels int8 [B] and [B, K]
-Judge = Callable[[Tensor, Tensor, tuple[Tensor, Tensor] | None], tuple[Tensor, Tensor]]
 
 
 @runtime_checkable
@@ -47,10 +41,7 @@ class Criterion(nn.Module):
         online: whether the trained model's own features mine; else a batch hook adds those that do.
 
     Attributes:
-        judge: says which of this rank's hardest negatives are matches; None where nobody does.
-        gate: the mining features' cosine below which it is not asked; None for no gate.
-        judging: whether it is asked in this epoch.
-        telling: whether hardest negatives are counted by their class where nobody judges them.
+        connections: has hardest negatives judged; None where nobody asks for it.
         last: ids, image features and pooled text features of this rank's last batch, without gradient, where
             `remembers` says that somebody wants them; None before the first.
     """
@@ -67,11 +58,8 @@ class Criterion(nn.Module):
         super().__init__()
         self.loss, self.rank, self.world_size, self.accumulation = loss, rank, world_size, accumulation
         self.miner, self.online = None if mining is None else Miner(mining, rank, world_size), online
-        self.judge: Judge | None = None
-        self.gate: float | None = None
-        self.judging = True
-        self.telling = False
-        self.counts, self.connections = MiningCounts(), ConnectionCounts()
+        self.connections: ConnectionMiner | None = None
+        self.counts = MiningCounts()
         self.remembers = False
         self.last: tuple[Tensor, Tensor, Tensor] | None = None
         parameters = inspect.signature(loss.forward).parameters
@@ -140,13 +128,11 @@ class Criterion(nn.Module):
         own = Columns(self.rank * size, ids, valid, classes=image_classes)
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
-        if self.judge is not None and self.judging:
-            gate = None if mining_image_features is None else (mining_image_features, mining_text_features)
-            own = own._replace(verdicts=self._judged(image_features, text_features, own, gate, watch is not None))
-        elif self.telling and watch is not None and image_classes is not None:
-            hardest = hardest_negatives(image_features, text_features, own.ids, own.valid)
-            none, nobody = (torch.full_like(x, NEGATIVE, dtype=torch.int8) for x in hardest)
-            self.connections.add(hardest, none, nobody, image_classes)
+        if self.connections is not None:
+            gate = None
+            if mining_image_features is not None and mining_text_features is not None:
+                gate = mining_image_features, mining_text_features
+            own = self.connections(image_features, text_features, own, gate, counting=watch is not None)
         found = self._mined(own, mining_image_features, mining_text_features, text_raw, watch)
         return found if own.verdicts is None else ConnectedPairs(found)
 
@@ -163,25 +149,13 @@ class Criterion(nn.Module):
         own = own._replace(features=MiningFeatures(image, text, used, own.ids))
         return self.miner(OwnCaptions(self._sweep(own), watch))
 
-    def _judged(
-        self, image: Tensor, text: Tensor, own: Columns, gate: tuple[Tensor, Tensor | None] | None, counting: bool
-    ) -> Verdicts:
-        """What the judge says of this rank's hardest negatives; `gate` are the features that a gate goes by."""
-        assert self.judge is not None
-        hardest, worth = hardest_negatives(image, text, own.ids, own.valid), None
-        if self.gate is not None and gate is not None and gate[1] is not None:
-            of_images, of_texts = candidate_cosines(hardest, gate[0], gate[1])
-            worth = of_images > self.gate, of_texts > self.gate
-        said = self.judge(hardest.caption, hardest.image, worth)
-        if counting:
-            self.connections.add(hardest, *said, own.classes)
-        return verdicts(hardest, own.ids, *said)
-
     def _sweep(self, own: Columns) -> Sweep:
         return Sweep(own, self.rank, self.world_size, self._ring)
 
     def set_epoch(self, epoch: int) -> None:
-        """An epoch begins, from 0: for losses that change with it."""
+        """An epoch begins, from 0."""
+        if self.connections is not None:
+            self.connections.set_epoch(epoch)
         if isinstance(self.loss, ChangesByEpoch):
             self.loss.set_epoch(epoch)
 
