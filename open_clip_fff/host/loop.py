@@ -150,7 +150,8 @@ class Reporter:
         said = sums.new_zeros(0) if connections is None else connections.counts.take(device)
         if args.world_size > 1:
             dist.all_reduce(sums)
-            dist.all_reduce(said)
+            if connections is not None:
+                dist.all_reduce(said)
         if not self.state.master:
             return
         seen = rates(sums)
