@@ -15,7 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["open_clip_fff", "open_clip_fff.*"]),
-    package_data={"open_clip_fff.comparison": ["*.jinja"], "open_clip_fff.hub": ["*.jinja"]},
+    package_data={f"open_clip_fff.{room}": ["*.jinja"] for room in ("comparison", "gallery", "hub")},
     python_requires=">=3.11",
     install_requires=[
         "open_clip_torch==3.3.*",  # the seams of open_clip_fff/host are those of 3.3
@@ -34,7 +34,8 @@ setup(
         # Caption sidecars are parquet.
         "pyarrow",
         "tensorboard",
-        # The model card and the page of eval/compare.py are templates; the hub's client uploads and fetches.
+        # The model card and the pages of eval/compare.py and scripts/mined_gallery.py are templates; the hub's client
+        # uploads and fetches.
         "jinja2",
         "huggingface_hub",
         # The quickstart's data and the linear probe (clip-benchmark brings it); plots.

@@ -14,8 +14,7 @@ from tqdm import tqdm
 from open_clip_fff.data.shards import IMAGES, in_one_line, read_samples, why_unreadable
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings import make_plan
-from open_clip_fff.settings.flags import flag_parser
+from open_clip_fff.hub.borrowed import borrow, refuse
 from open_clip_fff.whole import whole_folder
 
 IMAGES_PER_TAR = 1_000
@@ -55,11 +54,10 @@ def reader(flags: Sequence[str], most: int) -> CaptionReader:
     Raises:
         UsageError: for a flag that cannot work or is none of them.
     """
-    typed, unknown = flag_parser().parse_known_args(list(flags))
-    if unknown:
-        raise UsageError(f"{unknown[0]}: not a flag of this program, nor one of training that says where captions are")
-    vars(typed).update(loss="fff", mining_features="off", captions_per_image=most, caption_policy="all", method=None)
-    return CaptionReader(make_plan(typed).captions)
+    said = {"loss": "fff", "caption_policy": "all", "mining_features": "off", "method": None}
+    plan, others = borrow(flags, said={**said, "captions_per_image": most})
+    refuse(others)
+    return CaptionReader(plan.captions)
 
 
 def write_set(shards: str, out: Path, most: int, captions: CaptionReader) -> tuple[int, int, int]:

@@ -16,9 +16,9 @@ from open_clip_fff.calibration.picture import draw_cosines, draw_false_negatives
 from open_clip_fff.calibration.sample import sample
 from open_clip_fff.calibration.sweep import cosines, false_negatives, sweep
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.loading import FORMS, add_architectures, load_model
-from open_clip_fff.settings import Plan, make_plan
-from open_clip_fff.settings.flags import flag_parser
+from open_clip_fff.hub.borrowed import borrow, refuse
+from open_clip_fff.hub.loading import FORMS, load_model
+from open_clip_fff.settings import Plan
 from open_clip_fff.towers.frozen import FrozenModel
 
 BATCHES = 2 ** np.arange(4, 17)
@@ -59,13 +59,9 @@ def plan_of(flags: Sequence[str]) -> Plan:
     Raises:
         UsageError: for a flag that cannot work, or is none.
     """
-    typed, unknown = flag_parser().parse_known_args(list(flags))
-    if unknown:
-        raise UsageError(f"{unknown[0]}: neither a flag of this program nor one of training's")
-    given = {"captions_per_image": 5, **vars(typed)}
-    vars(typed).update(given, loss="fff", caption_policy="all", mining_features="precomputed", method=None)
-    plan = make_plan(typed)
-    add_architectures(plan.values["model_config"])
+    said = {"loss": "fff", "caption_policy": "all", "mining_features": "precomputed", "method": None}
+    plan, others = borrow(flags, usual={"captions_per_image": 5}, said=said)
+    refuse(others)
     return plan
 
 

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.card import Said, card
@@ -22,6 +21,7 @@ from open_clip_fff.hub.measured import read_comparison
 from open_clip_fff.hub.params import read_params
 from open_clip_fff.hub.push import check_name, check_portable, push
 from open_clip_fff.hub.source import Source, choose
+from open_clip_fff.settings.flags import OneLineParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,13 +112,10 @@ def _number(text: str) -> int:
     return int(text)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m open_clip_fff.export", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = OneLineParser(
+        prog="python -m open_clip_fff.export", description=__doc__.splitlines()[0], allow_abbrev=False
+    )
     add = parser.add_argument
     add("run", type=Path, nargs="+", help="a run's folder (its last checkpoint), or a checkpoint, of OpenCLIP or ours")
     add("--out", type=Path, required=True, help="the folder to make; it must not hold anything yet")

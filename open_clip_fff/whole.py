@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import os
 import shutil
@@ -6,6 +6,26 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def write_whole(out: Path, content: str) -> None:
+    """Writes a text file beside `out`, and then gives it that name, over what was there; its parents are made.
+
+    Raises:
+        OSError: if it cannot be written; what was there then stays.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", prefix=f".{out.name}.", dir=out.parent, delete=False
+    ) as file:
+        unfinished = Path(file.name)
+        try:
+            file.write(content)
+            file.flush()
+            unfinished.chmod(0o644)  # temporary files are their owner's alone
+            os.replace(unfinished, out)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

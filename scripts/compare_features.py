@@ -26,6 +26,8 @@ import pandas as pd
 from digits.runs import Run, RunFailed, Trainer
 from digits.study import checkpoint, digits, markdown, scores, value, with_spread
 
+from open_clip_fff.hub.borrowed import split_at_dashes
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
@@ -122,10 +124,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--losses", nargs="+", default=["fff", "fff-softmax"], choices=["fff", "fff-softmax"])
     parser.add_argument("--features", nargs="+", default=list(FEATURES), choices=list(FEATURES))
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
-    argv = sys.argv[1:]
-    here, shared = argv, []
-    if "--" in argv:
-        here, shared = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    here, shared = split_at_dashes(sys.argv[1:])
     arguments = parser.parse_args(here)
     arguments.digits = not shared
     arguments.rows = [

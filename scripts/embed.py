@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import webdataset as wds
 from tqdm import tqdm
 
 from open_clip_fff.data.features import COLUMN, pack
@@ -25,29 +24,30 @@ from open_clip_fff.data.shards import in_one_line
 from open_clip_fff.data.sidecar import KEY, Sidecar
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.loading import add_architectures
-from open_clip_fff.settings import CaptionSettings, FrozenSource, make_plan
-from open_clip_fff.settings.flags import flag_parser
+from open_clip_fff.host.shards import training_shards
+from open_clip_fff.hub.borrowed import borrow, split_at_dashes
+from open_clip_fff.settings import CaptionSettings, FrozenSource
 from open_clip_fff.towers.frozen import FrozenModel, load_frozen
 
 ROWS = 256  # images that are decoded and embedded at a time
 ALL = 10_000  # captions of an image: more than training may take
+IDLE = ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight")  # only training needs them
 
 
 def main(argv: list[str]) -> int:
     """Shards in, parquets out."""
     try:
         args, captions, source = parse(argv)
-        shards = wds.shardlists.expand_urls(args.train_data)
         frozen = load_frozen(source)
         frozen.model.to(args.device)
         args.out.mkdir(parents=True, exist_ok=True)
         sidecar, skipped = Sidecar(str(args.out), (COLUMN,)), 0
-        missing = [url for url in shards if not sidecar.path(url).exists()]
-        print(f"{len(missing)} of {len(shards)} shards to embed with {source.name}, on {args.device}")
+        missing = [url for url in args.shards if not sidecar.path(url).exists()]
+        print(f"{len(missing)} of {len(args.shards)} shards to embed with {source.name}, on {args.device}")
         for url in tqdm(missing, unit="shard"):
             skipped += embed_shard(url, sidecar.path(url), CaptionReader(captions), frozen, source.name)
-        print(f"{args.out} holds {len(shards)} parquets; {skipped} images without captions or unreadable were left out")
+        held = f"{args.out} holds {len(args.shards)} parquets"
+        print(f"{held}; {skipped} images without captions or unreadable were left out")
     except UsageError as error:
         print(f"embed.py: error: {error}", file=sys.stderr)
         return 2
@@ -63,21 +63,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, CaptionSettings, FrozenS
     parser = argparse.ArgumentParser(prog="scripts/embed.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the parquets")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
-    here, there = argv, []
-    if "--" in argv:
-        here, there = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    here, there = split_at_dashes(argv)
     args = parser.parse_args(here)
-    typed, rest = flag_parser().parse_known_args(there)
-    shards = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    shards.add_argument("--train-data")
-    args.train_data = shards.parse_known_args(rest)[0].train_data
-    if args.train_data is None:
-        raise UsageError("--train-data: name the shards, behind --")
-    vars(typed).update(loss="fff", mining_features="frozen", captions_per_image=ALL, caption_policy="all", method=None)
-    for training_alone in ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight"):
-        vars(typed).pop(training_alone, None)
-    plan = make_plan(typed)
-    add_architectures(plan.values["model_config"])
+    said = {"loss": "fff", "mining_features": "frozen", "captions_per_image": ALL, "caption_policy": "all"}
+    plan, others = borrow(there, said={**said, "method": None}, idle=IDLE)
+    args.shards, _ = training_shards(others)
     assert plan.miner is not None
     return args, plan.captions, plan.miner
 

@@ -182,10 +182,10 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def program(capsys):
-    """A program of eval/ by its `main`, in this process."""
+    """A program of eval/, or of another folder, by its `main`, in this process."""
 
-    def run(name: str, *arguments: object, expect: int = 0) -> Done:
-        path = Path(__file__).parent.parent / "eval" / f"{name}.py"
+    def run(name: str, *arguments: object, expect: int = 0, folder: str = "eval") -> Done:
+        path = Path(__file__).parent.parent / folder / f"{name}.py"
         found = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(found)
         found.loader.exec_module(module)
@@ -236,3 +236,25 @@ def export_here():
         return export(choose(runs, average, ema, model), out, check=check, **more)
 
     return export_to
+
+
+@pytest.fixture(scope="session")
+def sentence_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real BERT, small and random, that spells words by their letters."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    words = [*special, *letters, *(f"##{letter}" for letter in letters)]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    options = {"unk_token": "[UNK]", "pad_token": "[PAD]", "model_max_length": 32}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes)).save_pretrained(folder)
+    return folder

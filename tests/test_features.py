@@ -166,28 +166,6 @@ def test_classes_judge_what_was_mined(trainer, teacher, tmp_path, capsys):
 # --- a sentence model ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def sentence_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real BERT, small and random, that spells words by their letters."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    folder = tmp_path_factory.mktemp("bert")
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    words = [*special, *letters, *(f"##{letter}" for letter in letters)]
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
-    ends = [("[CLS]", 2), ("[SEP]", 3)]
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    options = {"unk_token": "[UNK]", "pad_token": "[PAD]", "model_max_length": 32}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options).save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=32, **sizes)).save_pretrained(folder)
-    return folder
-
-
 def pooled_as(folder: Path, config: str) -> str:
     from open_clip_fff.towers.sentences import load_sentences
 

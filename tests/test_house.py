@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # `connection` share a floor with `assignment`; the exceptions name themselves.
 FLOORS = [
     *("settings", "hub", "data", "grouping", "towers", "connection", "assignment", "calibration", "losses", "hooks"),
-    *("report", "evaluation", "comparison", "host"),
+    *("gallery", "report", "evaluation", "comparison", "host"),
 ]
 ALLOWED = {
     "settings": set(),
@@ -26,12 +26,13 @@ ALLOWED = {
     "connection": {"settings", "data", "towers"},
     "assignment": {"settings"},
     "calibration": {"settings", "data", "towers", "assignment"},
+    "gallery": {"settings", "data", "connection", "assignment", "calibration"},
     "losses": {"settings", "assignment"},
     "hooks": {"settings", "data", "towers", "grouping", "connection"},
     "report": {"settings", "assignment"},
     "evaluation": {"settings", "hub"},
     "comparison": {"settings", "hub", "evaluation"},
-    "host": set(FLOORS) - {"comparison"},
+    "host": set(FLOORS) - {"comparison", "gallery"},
 }
 COMMON = {"errors", "fingerprint", "registry", "numerics", "ranks", "scope", "whole"}
 

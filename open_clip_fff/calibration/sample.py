@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.assignment.reference import MiningFeatures
+from open_clip_fff.calibration.eyes import FrozenEyes, mining_features
 from open_clip_fff.data.pictures import read_pictures
 from open_clip_fff.data.shards import in_one_line
 from open_clip_fff.data.sources import CaptionReader
@@ -47,18 +48,12 @@ def sample(urls: Iterable[str], captions: CaptionSettings, frozen: FrozenModel, 
     Raises:
         UsageError: if a shard cannot be read, or no image with captions is found.
     """
-    urls = list(urls)
-    found = in_one_line(read_pictures(urls, limit, CaptionReader(captions), frozen.preprocess()), " ".join(urls[:3]))
+    urls, eyes = list(urls), FrozenEyes(frozen)
+    found = in_one_line(read_pictures(urls, limit, CaptionReader(captions), eyes.view), " ".join(urls[:3]))
     pictures = [picture for picture in found if picture is not None]
     rows = [picture.row for picture in pictures]
     if not rows:
         raise UsageError("--train-data: no image with captions to take thresholds from")
-    k = captions.per_image
-    valid = torch.tensor([[i < len(row.captions) for i in range(k)] for row in rows])
-    padded = [text for row in rows for text in row.captions + [""] * (k - len(row.captions))]
-
-    ids = torch.tensor([row.id for row in rows], device=frozen.device)
-    text = frozen.embed_texts(padded).unflatten(0, (len(rows), k))
-    image = frozen.embed_images([picture.image for picture in pictures])
     labels = torch.tensor([row.label for row in rows], device=frozen.device)
-    return Sample(MiningFeatures(image, text, valid.to(frozen.device), ids), labels)
+    views = [picture.image for picture in pictures]
+    return Sample(mining_features(eyes, views, rows, captions.per_image), labels)

@@ -6,6 +6,7 @@ all captions, which our tokenizer opens.
 
 import base64
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,13 @@ class Row(NamedTuple):
     def with_features(self, features: np.ndarray) -> "Row":
         """The same with features, float16 [1 + k, D], the image first."""
         return self._replace(features=base64.b64encode(features.tobytes()).decode())
+
+    def only(self, places: Sequence[int]) -> "Row":
+        """The same with some of its captions, which stand in their order."""
+        features = self.feature_array()
+        raw = sum(place < self.raw for place in places)
+        row = self._replace(captions=[self.captions[place] for place in places], raw=raw)
+        return row if features is None else row.with_features(features[[0, *(1 + place for place in places)]])
 
     def feature_array(self) -> np.ndarray | None:
         """Its features, float16 [1 + k, D], or None."""

@@ -19,7 +19,7 @@ def _row(texts: str | Sequence[str]) -> Row:
     return unseal(texts if isinstance(texts, str) else texts[0])
 
 
-def _chosen(row: Row, policy: str, raw_weight: float) -> list[int]:
+def chosen(row: Row, policy: str, raw_weight: float) -> list[int]:
     """Positions of the captions that this visit uses; drawn with torch's generator, which loaders seed per worker."""
     size, raw = len(row.captions), row.raw
     if policy == "all":
@@ -50,17 +50,17 @@ class CaptionTokenizer:
         row, settings = _row(texts), self.captions
         extras = {} if settings.class_key is None else {CLASSES: torch.tensor(row.label)}
         columns = settings.columns
-        chosen = _chosen(row, settings.policy, settings.raw_weight)[:columns]
-        padded = [row.captions[i] for i in chosen] + [""] * (columns - len(chosen))
+        places = chosen(row, settings.policy, settings.raw_weight)[:columns]
+        padded = [row.captions[i] for i in places] + [""] * (columns - len(places))
         features = row.feature_array()
         if features is not None:
             extras[STORED] = torch.zeros(1 + columns, features.shape[1], dtype=torch.float16)
-            extras[STORED][: 1 + len(chosen)] = torch.from_numpy(features[[0, *(1 + i for i in chosen)]])
-        raw = [i < row.raw for i in chosen] + [False] * (columns - len(chosen))
+            extras[STORED][: 1 + len(places)] = torch.from_numpy(features[[0, *(1 + i for i in places)]])
+        raw = [i < row.raw for i in places] + [False] * (columns - len(places))
         return [
             CaptionBatch(
                 tokens=self.tokenizer(padded),
-                valid=torch.arange(columns) < len(chosen),
+                valid=torch.arange(columns) < len(places),
                 raw=torch.tensor(raw),
                 ids=torch.tensor(row.id),
                 extras={**extras, **{name: tokenizer(padded) for name, tokenizer in self.extra.items()}},
@@ -76,4 +76,4 @@ class OneCaptionTokenizer:
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         row = _row(texts)
-        return self.tokenizer([row.captions[i] for i in _chosen(row, self.policy, self.raw_weight)])
+        return self.tokenizer([row.captions[i] for i in chosen(row, self.policy, self.raw_weight)])

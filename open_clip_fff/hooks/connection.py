@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from open_clip_fff.connection.candidates import candidate_pairs
 from open_clip_fff.connection.choose import make_discriminator
 from open_clip_fff.connection.judge import Judge
 from open_clip_fff.data.batch import Batch
@@ -54,17 +55,11 @@ class Connection:
         """
         ids, texts = (torch.cat([part[place] for part in self._step]) for place in (0, 2))
         size, k = image.shape
-        rows = torch.arange(size, device=image.device)
-        pairs_image = torch.cat([rows, image.flatten()])
-        pairs_text = torch.cat([caption, torch.arange(size * k, device=image.device)])
-        pairs = torch.stack([pairs_image, pairs_text])
+        pairs, asked = candidate_pairs(caption, image, worth)
         if self._said is not None and torch.equal(self._said[0], pairs):  # accumulation asks once per mini-batch
             return self._said[1][:size], self._said[1][size:].view(size, k)
-        asked = (pairs_image >= 0) & (pairs_text >= 0)
-        if worth is not None:
-            asked &= torch.cat([part.flatten() for part in worth])
-        labels = torch.full_like(pairs_image, -1, dtype=torch.int8)
-        pairs_image, pairs_text = pairs_image[asked], pairs_text[asked]
+        labels = torch.full_like(pairs[0], -1, dtype=torch.int8)
+        pairs_image, pairs_text = pairs[:, asked]
         captions = strings(texts.flatten(0, 1)[pairs_text])
         q = self.ask(ids[pairs_image], captions, ids[pairs_text // k], lambda places: self._crops(pairs_image[places]))
         labels[asked] = self.settings.verdict(q)

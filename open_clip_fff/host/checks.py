@@ -34,7 +34,7 @@ def check_host(args: argparse.Namespace, plan: Plan) -> None:
     _check_model(args, plan)
     for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
         if value:
-            _check_files(flag, value)
+            check_files(flag, value)
     if args.train_data and dataset_kind(args) == "webdataset":
         _check_shards(args)
     if args.train_data or args.dataset_type == "synthetic":
@@ -124,7 +124,8 @@ def check_text(model: str, plan: Plan, design: TextDesign) -> None:
         raise UsageError(f"--distinct-captions: --model {model} needs each caption's tokens, to write it; drop it")
 
 
-def _check_files(flag: str, value: str) -> None:
+def check_files(flag: str, value: str) -> None:
+    """Raises UsageError if a file among the shards (or the table) that a flag names is not there."""
     paths = [url for url in expand_urls(value)[0] if not re.match(r"^[\w+.-]+:", url)]  # pipe:, s3://, https://
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:

@@ -1,6 +1,5 @@
 """One run: the flags understood, the seams in place, OpenCLIP's main, and everything put back."""
 
-import importlib
 import logging
 import os
 import shlex
@@ -26,7 +25,7 @@ from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.validation import evaluator
 from open_clip_fff.host.zero_shot import sets_to_watch
-from open_clip_fff.hub.loading import add_architectures
+from open_clip_fff.hub.borrowed import bring_parts
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.report.plan_text import plan_lines
 from open_clip_fff.scope import replaced
@@ -76,13 +75,8 @@ def _loaded(state: RunState) -> RunState:
 
 
 def _bring_parts(plan: Plan) -> None:
-    """Imports plugins, registers architectures, and looks up every name that the plan uses."""
-    for module in plan.values["plugin"]:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise UsageError(f"--plugin {module}: cannot be imported ({error}); is it on PYTHONPATH?") from error
-    add_architectures(plan.values["model_config"])
+    """Brings the user's own parts, and looks up every name that the plan uses."""
+    bring_parts(plan)
     if not plan.loss.stock:
         LOSSES[plan.loss.name]
     for name in plan.batch_hooks:

@@ -11,7 +11,9 @@ from open_clip_fff.settings.mining import FEATURES, MINED_AS, TEXT_TEXT, thresho
 from open_clip_fff.settings.objective import IMPLS, REDUCTIONS
 
 
-class _Parser(argparse.ArgumentParser):
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints are lines for a person, and not pages of usage."""
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
@@ -51,7 +53,9 @@ def as_flag(name: str) -> str:
 
 def flag_parser() -> argparse.ArgumentParser:
     """The parser of our flags; it holds no defaults, so that what was typed can be told from what was not."""
-    parser = _Parser(prog="open_clip_fff.train", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = OneLineParser(
+        prog="open_clip_fff.train", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
 
     method = parser.add_argument_group("method")
     method.add_argument(

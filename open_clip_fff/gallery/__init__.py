@@ -1,0 +1,1 @@
+"""What the miners find on one's own data, to look at: pairs in doubt first."""

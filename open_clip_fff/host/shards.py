@@ -1,0 +1,28 @@
+"""The shards of a training command, for programs that take one whole and do not train."""
+
+import argparse
+from collections.abc import Sequence
+
+from open_clip_train.data import expand_urls
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.host.checks import check_files, dataset_kind
+
+
+def training_shards(flags: Sequence[str]) -> tuple[list[str], argparse.Namespace]:
+    """The shards of --train-data, and all that OpenCLIP's flags say.
+
+    Args:
+        flags: OpenCLIP's, those that say how to train among them.
+
+    Raises:
+        UsageError: for what is no flag, and for data that is no tars or not there.
+    """
+    args = parse_open_clip(list(flags))
+    if not args.train_data:
+        raise UsageError("--train-data: name the shards, behind --")
+    if dataset_kind(args) != "webdataset":
+        raise UsageError(f"--train-data {args.train_data}: only tars are read here, with --dataset-type webdataset")
+    check_files("--train-data", args.train_data)
+    return expand_urls(args.train_data)[0], args

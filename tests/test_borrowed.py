@@ -1,0 +1,51 @@
+"""Training's flags in programs that do not train."""
+
+import pytest
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.shards import training_shards
+from open_clip_fff.hub.borrowed import borrow, refuse, split_at_dashes
+from tests.test_features import embed
+
+
+def test_what_is_usual_what_is_typed_and_what_the_program_says():
+    plan, others = borrow(
+        ["--p1", "0.3", "--mined-cap", "4", "--epochs", "3"],
+        usual={"captions_per_image": 5, "p1": 0.1},
+        said={"loss": "fff", "mining_features": "precomputed", "p2": None},
+        idle=("mined_cap",),
+    )
+    assert others == ["--epochs", "3"] and plan.captions.per_image == 5 and plan.captions.policy == "all"
+    assert (plan.mining.p1, plan.mining.p2, plan.mining.cap) == (0.3, None, None)
+    with pytest.raises(UsageError, match="--epochs: neither a flag of this program nor one of training's"):
+        refuse(others)
+    with pytest.raises(UsageError, match="--plugin no_such_module: cannot be imported"):
+        borrow(["--plugin", "no_such_module"])
+    with pytest.raises(UsageError, match=r"--model-config no\.json: there is no such file"):
+        borrow(["--model-config", "no.json"])
+
+
+def test_a_programs_own_flags_stand_before_the_dashes():
+    assert split_at_dashes(["--out", "x", "--", "--p1", "0"]) == (["--out", "x"], ["--p1", "0"])
+    assert split_at_dashes(["--out", "x"]) == (["--out", "x"], [])
+
+
+def test_the_shards_of_a_training_command(trainer):
+    urls, args = training_shards([*trainer.tars, "--batch-size", "8", "--lr", "1e-3"])
+    assert len(urls) == 4 and urls[1].endswith("01.tar") and args.batch_size == 8
+    for wrong, named in (
+        ([], "--train-data: name the shards"),
+        (["--train-data", str(trainer.csv)], "only tars are read"),
+        (["--train-data", str(trainer.shards / "{03..04}.tar")], "04.tar does not exist (1 of 2)"),
+        ([*trainer.tars, "--batchsize", "8"], "--batchsize 8 (did you mean --batch-size?)"),
+    ):
+        with pytest.raises(UsageError) as error:
+            training_shards(wrong)
+        assert named in str(error.value)
+
+
+def test_embedding_says_what_is_wrong_in_a_line(trainer, tmp_path, capsys):
+    for wrong in ([], ["--train-dta", "x.tar"]):
+        capsys.readouterr()
+        assert embed("--out", str(tmp_path / "x"), "--", *wrong, "--mining-model", "tiny-clip") == 2
+        assert capsys.readouterr().err.count("\n") == 1
