@@ -104,4 +104,5 @@ def test_what_does_not_go_is_said(trainer, capsys):
     assert "does nothing without --loss s-itc" in refused(*FFF, "--smoothing", "0.5")
     assert "share is 2.0" in refused("--method", "grit", "--group-share", "2")
     assert "--group-features stored" in refused("--method", "grit", "--group-features", "stored", data=trainer.table)
+    assert "the kernel is that of --loss fff" in refused("--loss", "s-itc", "--loss-impl", "triton")
     assert "impl dense" in refused("--loss", "s-itc", "--itc-stop-gradient", "--loss-dist-impl", "ring")

@@ -52,8 +52,8 @@ def check(plan: "Plan") -> None:
     for name in sorted(GROUPING & plan.typed):
         if plan.grouping is None:
             raise UsageError(f"{as_flag(name)} does nothing without --batch-hooks grit")
-    if plan.loss.impl == "triton" and plan.loss.name == "softmax":
-        raise UsageError("--loss-impl triton: the kernel is that of --loss fff; for softmax use --loss-impl tiled")
+    if plan.loss.impl == "triton" and plan.loss.name != "fff":
+        raise UsageError(f"--loss-impl triton: the kernel is that of --loss fff; for {loss} use --loss-impl tiled")
     if "zeroshot_sets" in plan.typed and plan.zero_shot is None:
         raise UsageError("--zeroshot-sets does nothing without --zeroshot-data DIR")
 
