@@ -40,7 +40,8 @@ def draw_steps(table: pd.DataFrame, path: Path) -> None:
             speed.set_title(f"{model}, batch {batch}\ncaptions: {source}", loc="left", fontsize="medium")
             speed.set_xlabel(f"images/s over stock SigLIP's (dashed: {FASTEST})", fontsize="small")
             memory.set_xlabel(f"peak memory over stock SigLIP's (dashed: {LEANEST})", fontsize="small")
-    seen = [how for how in COLOURS if how == "stock" or how in set(table["mining"])]
+    ours = set(table["mining"][~table["candidate"].str.startswith("stock")])
+    seen = [how for how in COLOURS if how == "stock" or how in ours]
     labels = ["stock, one caption" if how == "stock" else f"FFF, mining {how}" for how in seen]
     handles = [Patch(color=COLOURS[how]) for how in seen]
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
