@@ -24,7 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core ea
 import matplotlib
 import pandas as pd
 from digits.runs import Run, RunFailed, Trainer
-from digits.study import checkpoint, digits, markdown, scores, value, with_spread
+from digits.study import checkpoint, digits, scores, tables, train_all, value
 
 from open_clip_fff.hub.borrowed import split_at_dashes
 
@@ -84,17 +84,11 @@ def main() -> None:
     began, results = time.monotonic(), []
     with Trainer(shared, logs, arguments.epochs, lambda: f"{(time.monotonic() - began) / 60:.0f} min") as trainer:
         one_of_k = Run(TEACHER, "CLIP, one of K drawn", ("--method", "clip", "--caption-policy", "sample"))
-        if not checkpoint(logs / TEACHER, arguments.epochs).exists():
-            trainer.start(one_of_k)
-            trainer.wait(one_of_k)
+        train_all(trainer, [one_of_k], arguments.epochs)
         teacher = ["--mining-model", value(shared, "--model")]
         teacher += ["--mining-pretrained", str(checkpoint(logs / TEACHER, arguments.epochs))]
         runs = {(row, seed): row.run(seed, arguments, teacher) for seed in range(arguments.seeds) for row in rows}
-        todo = [run for run in runs.values() if not checkpoint(logs / run.name, arguments.epochs).exists()]
-        for run in todo:
-            trainer.start(run)
-        for run in todo:
-            trainer.wait(run)
+        train_all(trainer, runs.values(), arguments.epochs)
     data = out / "data" if arguments.digits else None
     for row in rows:
         for seed in range(SEEDS):
@@ -156,14 +150,7 @@ def means(curve: pd.DataFrame) -> dict[str, float | None]:
 
 def report(results: pd.DataFrame, curves: dict[Row, pd.DataFrame], out: Path) -> None:
     """The tables and the picture."""
-    keys = ["loss", "policy", "features"]
-    results.to_csv(out / "runs.csv", index=False)
-    groups = results.drop(columns="seed").groupby(keys, sort=False)
-    mean, spread = groups.mean(), groups.std()
-    mean.to_csv(out / "table.csv")
-    shown = with_spread(mean, spread, groups.size())
-    (out / "table.md").write_text(markdown(shown))
-    print(shown.to_string(index=False))
+    tables(results, ["loss", "policy", "features"], out)
     draw(curves, out / "features.png")
     print(f"\nmean ± standard deviation over seeds. Written: {out}/runs.csv, table.csv, table.md, features.png")
 

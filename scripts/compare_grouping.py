@@ -26,7 +26,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core ea
 import matplotlib
 import pandas as pd
 from digits.runs import Run, RunFailed, Trainer
-from digits.study import DIRECTIONS, checkpoint, digits, markdown, scores, value, with_spread
+from digits.study import DIRECTIONS, checkpoint, digits, scores, tables, train_all, value
+
+from open_clip_fff.hub.borrowed import split_at_dashes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -86,11 +88,7 @@ def main() -> None:
         runs = {(row, seed): row.run(seed, arguments, teacher) for seed in range(arguments.seeds) for row in rows}
         first = [Row("softmax", 0).run(0, arguments, teacher)] if "mined" in " ".join(arguments.methods) else []
         for todo in (first, runs.values()):
-            todo = [run for run in todo if not checkpoint(logs / run.name, arguments.epochs).exists()]
-            for run in todo:
-                trainer.start(run)
-            for run in todo:
-                trainer.wait(run)
+            train_all(trainer, todo, arguments.epochs)
     data = out / "data" if arguments.digits else None
     for (row, seed), run in runs.items():
         seen = said(logs / run.name / "out.log")
@@ -109,9 +107,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--discriminator", metavar="KIND:NAME", help="the judge (default: none, and no rows with one)")
     parser.add_argument("--spaces", type=int, nargs="+", default=[0, 256, 640, 1280], help="S; 0 for random batches")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    here, shared = sys.argv[1:], []
-    if "--" in here:
-        here, shared = here[: here.index("--")], here[here.index("--") + 1 :]
+    here, shared = split_at_dashes(sys.argv[1:])
     arguments = parser.parse_args(here)
     arguments.digits = not shared
     if arguments.discriminator is None and not arguments.digits:
@@ -140,13 +136,7 @@ def said(log: Path) -> dict[str, float]:
 
 def report(results: pd.DataFrame, out: Path) -> None:
     """The tables and the picture."""
-    results.to_csv(out / "runs.csv", index=False)
-    groups = results.drop(columns="seed").groupby(["method", "space"], sort=False)
-    mean, spread = groups.mean(), groups.std()
-    mean.to_csv(out / "table.csv")
-    shown = with_spread(mean, spread, groups.size())
-    (out / "table.md").write_text(markdown(shown))
-    print(shown.to_string(index=False))
+    mean, spread = tables(results, ["method", "space"], out)
     draw(mean.reset_index(), spread.reset_index(), out / "grouping.png")
     print(f"\nmean ± standard deviation over seeds. Written: {out}/runs.csv, table.csv, table.md, grouping.png")
 

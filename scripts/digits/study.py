@@ -3,9 +3,12 @@
 import io
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+
+from digits.runs import Run, Trainer
 
 DIGITS = Path(os.path.relpath(Path(__file__).parent)) / "digits-vit.json"
 RECALL = "all_captions_{}_R@{}"
@@ -49,6 +52,19 @@ def value(flags: list[str], flag: str) -> str:
     return flags[flags.index(flag) + 1]
 
 
+def train_all(trainer: Trainer, runs: Iterable[Run], epochs: int) -> None:
+    """Trains those that are not finished, and returns when all are.
+
+    Raises:
+        RunFailed: if any run failed.
+    """
+    todo = [run for run in runs if not checkpoint(trainer.logs / run.name, epochs).exists()]
+    for run in todo:
+        trainer.start(run)
+    for run in todo:
+        trainer.wait(run)
+
+
 def scores(run: Path, epochs: int, data: Path | None) -> dict[str, float]:
     """Recall with all captions of an image, in percent; on the digits in `data`, zero-shot accuracy."""
     last = json.loads((run / "checkpoints" / "fff_results.jsonl").read_text().splitlines()[-1])
@@ -69,6 +85,18 @@ def accuracy(run: Path, epochs: int, data: Path) -> float:
     scorer = Scorer(DIGITS, data)
     images = torch.stack([prepare(Image.open(io.BytesIO(row["png"]))) for row in scorer.rows])
     return (scorer.classify(model, images).argmax(dim=1) == scorer.labels).double().mean().item()
+
+
+def tables(results: pd.DataFrame, keys: list[str], out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Writes OUT/runs.csv, table.csv and table.md, and prints the last; mean and spread over seeds by `keys`."""
+    results.to_csv(out / "runs.csv", index=False)
+    groups = results.drop(columns="seed").groupby(keys, sort=False)
+    mean, spread = groups.mean(), groups.std()
+    mean.to_csv(out / "table.csv")
+    shown = with_spread(mean, spread, groups.size())
+    (out / "table.md").write_text(markdown(shown))
+    print(shown.to_string(index=False))
+    return mean, spread
 
 
 def with_spread(mean: pd.DataFrame, spread: pd.DataFrame, seeds: pd.Series) -> pd.DataFrame:
