@@ -12,7 +12,7 @@ from torch import Tensor
 from open_clip_fff.assignment.columns import Columns
 from open_clip_fff.assignment.labels import NEGATIVE
 from open_clip_fff.assignment.mining import Mined
-from open_clip_fff.assignment.tiles import Assignment, Block, Labels
+from open_clip_fff.assignment.tiles import Assignment, Labels
 
 
 class ConnectedPairs(Assignment):
@@ -24,34 +24,21 @@ class ConnectedPairs(Assignment):
 
     def __init__(self, base: Assignment) -> None:
         super().__init__(base.sweep, base.watch)
-        self.base = base.unwatched()
-        self.base.watch = self._note
-        self._mined: Mined | None = None  # of the tile at hand
+        self.base = base
 
-    def blocks(self) -> Iterator[Block]:
-        for block in self.base.blocks():
-            yield Block(block.columns, self._shown)
+    def columns(self) -> Iterator[Columns]:
+        yield from self.base.columns()
 
-    def _note(self, rows: slice, columns: Columns, labels: Tensor, mined: Mined | None) -> None:
-        self._mined = mined
-
-    def _shown(self, rows: slice, columns: Columns) -> Labels:
-        labels = self.labels(rows, columns)
-        if self.watch is not None:
-            self.watch(rows, columns, labels.merged(), self._mined)
-        return labels
-
-    def labels(self, rows: slice, columns: Columns) -> Labels:
-        own, both = self.sweep.own, self.base.labels(rows, columns)
+    def make(self, rows: slice, columns: Columns) -> tuple[Labels, Mined | None]:
+        own, (both, mined) = self.sweep.own, self.base.make(rows, columns)
         assert own.verdicts is not None and columns.verdicts is not None
         ours, theirs, k = own.verdicts, columns.verdicts, columns.valid.shape[1]
         mine = (columns.ids == ours.caption_of[rows, None])[..., None] & (
             ours.caption[rows, None, None] == torch.arange(k, device=columns.ids.device)
         )
         asked = own.ids[rows, None, None] == theirs.image
-        return Labels(
-            _with(both.by_image, mine, ours.by_image[rows, None, None]), _with(both.by_text, asked, theirs.by_text)
-        )
+        by_image = _with(both.by_image, mine, ours.by_image[rows, None, None])
+        return Labels(by_image, _with(both.by_text, asked, theirs.by_text)), mined
 
 
 def _with(labels: Tensor, found: Tensor, said: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from open_clip_fff.assignment.hardest import Hardest
 from open_clip_fff.assignment.labels import IGNORED, POSITIVE
+from open_clip_fff.assignment.sums import RunningSums
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,12 @@ class ConnectionRates:
         return None if self.by_image is None or self.by_text is None else (self.by_image + self.by_text) / 2
 
 
-class ConnectionCounts:
+class ConnectionCounts(RunningSums):
     """Running integer sums on the device."""
 
-    # of images, then of captions: asked, matches, doubtful, of known class, of one class, matches of known, of one
-    _FIELDS = 14
-
     def __init__(self) -> None:
-        self._sums: Tensor | None = None
+        # of images, then of captions: asked, matches, doubtful, of known class, of one class, matches of known, of one
+        super().__init__(14)
 
     def add(self, hardest: Hardest, by_image: Tensor, by_text: Tensor, classes: Tensor | None) -> None:
         """Counts one batch: candidates, their labels int8 [B] and [B, K], and the images' classes int64 [B]."""
@@ -51,12 +50,7 @@ class ConnectionCounts:
         of_images = rows, hardest.caption // k, by_image, hardest.caption
         of_texts = rows.repeat_interleave(k), hardest.image.flatten(), by_text.flatten(), hardest.image.flatten()
         sums = torch.cat([_sums(*way, classes) for way in (of_images, of_texts)])
-        self._sums = sums if self._sums is None else self._sums + sums
-
-    def take(self, device: torch.device) -> Tensor:
-        """The sums since the last `take`, int64 [14], still on the device."""
-        sums, self._sums = self._sums, None
-        return torch.zeros(self._FIELDS, dtype=torch.int64, device=device) if sums is None else sums
+        self.take_in(sums)
 
 
 def _sums(one: Tensor, other: Tensor, labels: Tensor, places: Tensor, classes: Tensor | None) -> Tensor:

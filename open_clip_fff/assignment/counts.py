@@ -7,6 +7,7 @@ from torch import Tensor
 
 from open_clip_fff.assignment.labels import POSITIVE
 from open_clip_fff.assignment.mining import Mined
+from open_clip_fff.assignment.sums import RunningSums
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,12 @@ class Rates:
     right: float | None = None
 
 
-class MiningCounts:
+class MiningCounts(RunningSums):
     """Running integer sums on the device of the batches that `add` saw."""
 
-    # rows; per row: image_text, image_image, text_text, mined, doubtful, held; judged, right; positives, counted pairs
-    _FIELDS = 11
-
     def __init__(self) -> None:
-        self._sums: Tensor | None = None
+        # rows; per row: image_text, image_image, text_text, mined, doubtful, held; judged, right; positives, pairs
+        super().__init__(11)
 
     def add(
         self, labels: Tensor, mined: Mined | None, agreement: Tensor | None = None, rows: int | None = None
@@ -63,12 +62,7 @@ class MiningCounts:
         sums = torch.stack(
             [zero + (len(labels) if rows is None else rows), *per_row, judged, right, positives, counted]
         )
-        self._sums = sums if self._sums is None else self._sums + sums
-
-    def take(self, device: torch.device) -> Tensor:
-        """The sums since the last `take`, int64 [11], still on the device."""
-        sums, self._sums = self._sums, None
-        return torch.zeros(self._FIELDS, dtype=torch.int64, device=device) if sums is None else sums
+        self.take_in(sums)
 
 
 def rates(sums: Tensor) -> Rates:

@@ -19,7 +19,7 @@ from open_clip_fff.assignment.mining import (
     select,
 )
 from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
-from open_clip_fff.assignment.tiles import Assignment, Block, Labels, OwnCaptions, squares
+from open_clip_fff.assignment.tiles import Assignment, Labels, OwnCaptions, squares
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.settings.mining import MiningConfig
 
@@ -52,23 +52,17 @@ class MinedPairs(Assignment):
 
     def looks(self) -> Iterator[tuple[Candidates, Mined]]:
         """All pairs, tile by tile, shown to nobody: one pass."""
-        for columns in self._columns():
+        for columns in self.columns():
             for rows, part in squares(self.shape[0], columns):
                 yield self._look(rows, part)
 
-    def blocks(self) -> Iterator[Block]:
-        for columns in self._columns():
-            yield Block(columns, self.labels)
-
     @torch.no_grad()
-    def labels(self, rows: slice, columns: Columns) -> Labels:
+    def make(self, rows: slice, columns: Columns) -> tuple[Labels, Mined]:
         _, mined = self._look(rows, columns)
         labels = assign(self.sweep.own.ids[rows], columns.ids, columns.valid, mined, self.config.mined_as)
-        if self.watch is not None:
-            self.watch(rows, columns, labels, mined)
-        return Labels(labels, labels)
+        return Labels(labels, labels), mined
 
-    def _columns(self) -> Iterator[Columns]:
+    def columns(self) -> Iterator[Columns]:
         for columns in self.sweep:
             assert columns.features is not None
             yield columns._replace(features=self._prepared(columns.features))
@@ -100,7 +94,7 @@ class MinedPairs(Assignment):
             torch.zeros((size, cap), device=device, dtype=torch.int64),
             torch.full((size, cap), -1, device=device, dtype=torch.int64),
         )
-        for columns in self._columns():
+        for columns in self.columns():
             for rows, part in squares(size, columns):
                 found, mined = self._look(rows, part)
                 places = best_per_row(mined.pairs, found.score, found.ids, cap)

@@ -74,12 +74,16 @@ class Assignment(ABC):
         self.sweep, self.watch, self.shape = sweep, watch, sweep.shape
 
     @abstractmethod
-    def labels(self, rows: slice, columns: Columns) -> Labels:
-        """int8 [b, n, K] of some of this rank's images and some columns."""
+    def make(self, rows: slice, columns: Columns) -> tuple[Labels, Mined | None]:
+        """int8 [b, n, K] of some of this rank's images and some columns, and the pairs mined for it."""
+
+    def columns(self) -> Iterator[Columns]:
+        """What `make` is asked about, a block at a time."""
+        yield from self.sweep
 
     def blocks(self) -> Iterator[Block]:
         """All columns: in one block, or where they go round the ranks in one of each, this rank's first."""
-        for columns in self.sweep:
+        for columns in self.columns():
             yield Block(columns, self._shown)
 
     def whole(self) -> Tensor:
@@ -101,9 +105,9 @@ class Assignment(ABC):
         return again
 
     def _shown(self, rows: slice, columns: Columns) -> Labels:
-        labels = self.labels(rows, columns)
+        labels, mined = self.make(rows, columns)
         if self.watch is not None:
-            self.watch(rows, columns, labels.merged(), None)
+            self.watch(rows, columns, labels.merged(), mined)
         return labels
 
 
@@ -119,9 +123,9 @@ class GivenLabels(Assignment):
         super().__init__(sweep)
         self.given, self.by_text = given, by_text
 
-    def labels(self, rows: slice, columns: Columns) -> Labels:
+    def make(self, rows: slice, columns: Columns) -> tuple[Labels, None]:
         by_image = self._part(self.given, rows, columns)
-        return Labels(by_image, by_image if self.by_text is None else self._part(self.by_text, rows, columns))
+        return Labels(by_image, by_image if self.by_text is None else self._part(self.by_text, rows, columns)), None
 
     def _part(self, given: Tensor, rows: slice, columns: Columns) -> Tensor:
         return mask_padding(given[rows, columns.place : columns.place + len(columns.ids)], columns.valid)
@@ -130,9 +134,9 @@ class GivenLabels(Assignment):
 class OwnCaptions(Assignment):
     """Own captions, by id, are positives, all others negatives."""
 
-    def labels(self, rows: slice, columns: Columns) -> Labels:
+    def make(self, rows: slice, columns: Columns) -> tuple[Labels, None]:
         labels = own_assignment(self.sweep.own.ids[rows], columns.ids, columns.valid)
-        return Labels(labels, labels)
+        return Labels(labels, labels), None
 
 
 def tiles(length: int, size: int) -> Iterator[slice]:

@@ -16,12 +16,18 @@ import numpy as np
 from open_clip_fff.errors import UsageError
 
 ROOM = 512  # bytes of the header, its length included: a fixed number, as it is written last; a multiple of 8
-_NAME = re.compile(r"\.?epoch_(\d+)_rank_\d+\.safetensors")
+_NAME = re.compile(r"(\.?)epoch_(\d+)_rank_\d+\.safetensors")
 
 
 def bank_path(folder: Path, epoch: int, rank: int) -> Path:
     """The file of one rank and epoch; until it is whole it has a dot before its name."""
     return folder / f"epoch_{epoch}_rank_{rank}.safetensors"
+
+
+def published_ranks(folder: Path, epoch: int) -> int:
+    """How many ranks' files of an epoch there are."""
+    names = (_NAME.fullmatch(path.name) for path in Path(folder).glob("*.safetensors"))
+    return sum(name is not None and not name[1] and int(name[2]) == epoch for name in names)
 
 
 def bank_header(n: int, dim: int, m: int) -> bytes:
@@ -42,7 +48,7 @@ def discard(folder: Path, before_epoch: int) -> None:
     """
     for path in Path(folder).glob("*.safetensors"):  # none where there is no folder
         name = _NAME.fullmatch(path.name)
-        if name and int(name[1]) < before_epoch:
+        if name and int(name[2]) < before_epoch:
             path.unlink(missing_ok=True)
 
 

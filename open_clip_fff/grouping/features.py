@@ -1,6 +1,5 @@
 """Where the features that group samples come from: the last epoch's steps, or beside the images."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from open_clip_fff.data.rows import unseal
 from open_clip_fff.grouping.bank import Bank
+from open_clip_fff.grouping.bank_file import published_ranks
 
 
 class Finder(Protocol):
@@ -40,9 +40,8 @@ class LastEpoch:
 
     def __call__(self, epoch: int) -> Finder | None:
         for folder in self.folders:
-            ranks = [path for path in folder.glob("epoch_*_rank_*") if _epoch_of(path.name) == epoch - 1]
-            if ranks:
-                return _FromBank(Bank(folder, epoch - 1, len(ranks)))
+            if ranks := published_ranks(folder, epoch - 1):
+                return _FromBank(Bank(folder, epoch - 1, ranks))
         return None
 
 
@@ -64,16 +63,11 @@ class _FromBank:
 def _stored(ids: Tensor, envelopes: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]:
     """The image's own, and the mean over its captions."""
     found = [unseal(envelope.decode()).feature_array() for envelope in envelopes]
-    dim = next((features.shape[1] for features in found if features is not None), 0)
-    known = torch.tensor([features is not None and len(features) > 1 for features in found], dtype=torch.bool)
+    there = {place: features for place, features in enumerate(found) if features is not None and len(features) > 1}
+    dim = next((features.shape[1] for features in there.values()), 0)
+    known = torch.tensor([place in there for place in range(len(found))], dtype=torch.bool)
     pairs = np.zeros((2, len(found), dim), dtype=np.float32)
-    for place, features in enumerate(found):
-        if features is not None and len(features) > 1:
-            pairs[0, place], pairs[1, place] = features[0], features[1:].astype(np.float32).mean(axis=0)
+    for place, features in there.items():
+        pairs[0, place], pairs[1, place] = features[0], features[1:].astype(np.float32).mean(axis=0)
     image, text = (F.normalize(torch.from_numpy(x), dim=-1) for x in pairs)
     return image, text, known
-
-
-def _epoch_of(name: str) -> int | None:
-    found = re.match(r"epoch_(\d+)_rank_\d+\.", name)
-    return int(found[1]) if found else None

@@ -68,7 +68,5 @@ class Connection:
 
     def _crops(self, places: Tensor) -> Tensor:
         """The images at some places of the step, [u, 3, H, W]."""
-        sizes = [len(images) for _, images, _ in self._step]
-        micro = torch.cat([torch.full((size,), number) for number, size in enumerate(sizes)])
-        starts = [sum(sizes[:number]) for number in range(len(sizes))]
-        return torch.stack([self._step[micro[place]][1][place - starts[micro[place]]] for place in places.tolist()])
+        every = [image for _, images, _ in self._step for image in images]  # views: the step's are not copied whole
+        return torch.stack([every[place] for place in places.tolist()])

@@ -42,8 +42,7 @@ class Criterion(nn.Module):
 
     Attributes:
         connections: has hardest negatives judged; None where nobody asks for it.
-        last: ids, image features and pooled text features of this rank's last batch, without gradient, where
-            `remembers` says that somebody wants them; None before the first.
+        remembers: whether somebody will ask for `last`.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Criterion(nn.Module):
         self.connections: ConnectionMiner | None = None
         self.counts = MiningCounts()
         self.remembers = False
-        self.last: tuple[Tensor, Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
         parameters = inspect.signature(loss.forward).parameters
         self._takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._takes = frozenset(parameters)
@@ -87,8 +86,7 @@ class Criterion(nn.Module):
                 and `mining_text_features` [B, K, D'], and whatever the loss names in its own signature.
         """
         if self.remembers and image_ids is not None:
-            valid = text_features.new_ones(text_features.shape[:2]).bool() if text_valid is None else text_valid
-            self.last = image_ids, image_features.detach(), pooled_text(text_features.detach(), valid)
+            self._last = image_ids, image_features.detach(), text_features.detach(), text_valid
         watch = self._counter(extras.get("image_classes"))
         labels = self.assignment(image_features, text_features, text_valid, image_ids, watch=watch, **extras)
         value = self.loss(
@@ -122,8 +120,7 @@ class Criterion(nn.Module):
         Args:
             watch: is shown each part of it that is made.
         """
-        size, k = text_features.shape[:2]
-        valid = text_features.new_ones((size, k)).bool() if text_valid is None else text_valid
+        size, valid = len(text_features), _valid(text_features, text_valid)
         ids = positions(size, self.rank, valid.device) if image_ids is None else known_ids(image_ids, self.rank)
         own = Columns(self.rank * size, ids, valid, classes=image_classes)
         if self.online:
@@ -151,6 +148,13 @@ class Criterion(nn.Module):
 
     def _sweep(self, own: Columns) -> Sweep:
         return Sweep(own, self.rank, self.world_size, self._ring)
+
+    def last(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Ids, image features and pooled text features of this rank's last batch, without gradient, if remembered."""
+        if self._last is None:
+            return None
+        ids, image, text, valid = self._last
+        return ids, image, pooled_text(text, _valid(text, valid))
 
     def set_epoch(self, epoch: int) -> None:
         """An epoch begins, from 0."""
@@ -187,3 +191,8 @@ class Criterion(nn.Module):
         copy = scalar.clone()
         copy.register_hook(lambda gradient: gradient / self.accumulation)
         return copy
+
+
+def _valid(text: Tensor, valid: Tensor | None) -> Tensor:
+    """bool [B, K]; all of text [B, K, D] where nothing else is said."""
+    return text.new_ones(text.shape[:2]).bool() if valid is None else valid

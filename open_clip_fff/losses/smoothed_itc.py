@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.losses.batch import GlobalBatch
-from open_clip_fff.losses.reference import logits
 from open_clip_fff.losses.softmax import MultiPositiveSoftmaxLoss
 from open_clip_fff.settings.objective import Smoothing
 
@@ -60,25 +59,23 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
         """An epoch begins: whether there is smoothing in it."""
         self.alpha = self.settings.alpha if epoch >= self.settings.start else 0.0
 
-    def _logits(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        if not self.settings.stop_gradient:
-            return super()._logits(batch, scale, bias)
-        rows = logits(batch.image, batch.texts.detach(), scale, bias).flatten(1)
-        return rows, logits(batch.text.flatten(0, 1), batch.images.detach()[:, None], scale, bias).flatten(1)
-
     def _dense(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
-        value = super()._dense(batch, scale, bias)
+        if self.settings.stop_gradient:
+            batch = batch._replace(images=batch.images.detach(), texts=batch.texts.detach())
+        return super()._dense(batch, scale, bias)
+
+    def _of_logits(self, batch: GlobalBatch, rows: Tensor, columns: Tensor) -> Tensor:
+        value = super()._of_logits(batch, rows, columns)
         if not self.settings.consistency:
             return value
-        return value + self.settings.consistency * self._consistency(batch, scale, bias)
+        return value + self.settings.consistency * self._consistency(batch, rows, columns)
 
-    def _consistency(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
+    def _consistency(self, batch: GlobalBatch, rows: Tensor, columns: Tensor) -> Tensor:
         """Half the mean of H(Q, P) and of H(P, Q), the targets without gradient, over images that have a caption.
 
         P [B, N] is how an image's softmax over texts is spread over the images that the texts are of, Q how the softmax
         over images of the image's own captions is.
         """
-        rows, columns = self._logits(batch, scale, bias)
         valid = torch.cat([columns.valid for columns in batch.assignment.sweep])  # [N, K]
         own, has = batch.assignment.sweep.own.valid, valid.any(dim=1)
         counted = own.any(dim=1)

@@ -78,20 +78,18 @@ class MultiPositiveSoftmaxLoss(nn.Module):
         return tiled_softmax_loss(batch.image, batch.texts, scale, bias, batch.assignment, self.alpha, self.group)
 
     def _dense(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
-        rows, columns = self._logits(batch, scale, bias)
-        labels, near = batch.assignment.whole_both(), self._near(batch)
-        by_text, k = self._columns(labels.by_text), batch.text.shape[1]
-        of_images, of_texts = (
-            (None, None) if near is None else (near.repeat_interleave(n, dim) for n, dim in ((k, 1), (k, 0)))
-        )
-        per_image = row_cross_entropy(rows, labels.by_image.flatten(1), self.alpha, of_images)
-        per_text = row_cross_entropy(columns, by_text, self.alpha, of_texts)
-        return (self._mean(*per_image) + self._mean(*per_text)) / 2
-
-    def _logits(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Of this rank's images with all captions [B, N*K], and of its captions with all images [B*K, N]."""
         rows = logits(batch.image, batch.texts, scale, bias).flatten(1)
-        return rows, logits(batch.text.flatten(0, 1), batch.images[:, None], scale, bias).flatten(1)
+        columns = logits(batch.text.flatten(0, 1), batch.images[:, None], scale, bias).flatten(1)
+        return self._of_logits(batch, rows, columns)
+
+    def _of_logits(self, batch: GlobalBatch, rows: Tensor, columns: Tensor) -> Tensor:
+        """From this rank's images with all captions [B, N*K], and its captions with all images [B*K, N]."""
+        labels, near, k = batch.assignment.whole_both(), self._near(batch), batch.text.shape[1]
+        of_images = None if near is None else near.repeat_interleave(k, dim=1)
+        of_texts = None if near is None else near.repeat_interleave(k, dim=0)
+        per_image = row_cross_entropy(rows, labels.by_image.flatten(1), self.alpha, of_images)
+        per_text = row_cross_entropy(columns, self._columns(labels.by_text), self.alpha, of_texts)
+        return (self._mean(*per_image) + self._mean(*per_text)) / 2
 
     def _mean(self, entropy: Tensor, counted: Tensor) -> Tensor:
         """This rank's part, such that the mean over ranks is the mean over all rows that count."""
