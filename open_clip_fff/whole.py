@@ -1,11 +1,13 @@
 """Files and folders that are written whole or not at all."""
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_whole(out: Path, content: str) -> None:
@@ -46,3 +48,31 @@ def whole_folder(out: Path) -> Iterator[Path]:
         os.replace(unfinished, out)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(out: Path) -> Iterator[BinaryIO]:
+    """A file beside `out`, open for writing, which gets its name once the block is through; if that raises, it goes.
+
+    What a killed process left there is written over. Its folder must exist.
+
+    Raises:
+        BlockingIOError: if another process is writing it.
+        OSError: if it cannot be written.
+    """
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    with os.fdopen(
+        os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644), "wb"
+    ) as file:  # and not emptied: it may be theirs
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not (unfinished.exists() and os.path.samestat(os.fstat(file.fileno()), unfinished.stat())):
+            raise BlockingIOError(f"{out} was finished by another process just now")
+        try:
+            file.truncate(0)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a name may survive a power cut, and its content not
+            os.replace(unfinished, out)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise

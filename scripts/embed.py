@@ -1,57 +1,50 @@
-"""Stores a frozen model's features of images and captions in a parquet per shard, so that mining needs no second tower.
+"""Stores a frozen model's features of images and captions beside the images, so that mining needs no second tower.
 
-    python scripts/embed.py --out features -- --train-data 'data/{00000..00099}.tar' \\
+    python scripts/embed.py --out features --device cuda -- --train-data 'data/{00000..00099}.tar' \\
         --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai
 
-The flags behind `--` are those of training: the same captions are read. Then train with
-`--mining-features precomputed --feature-sidecar features`. Each shard is written whole or not at all; a second start
-does those that are missing.
+The flags behind `--` are those of training: the same captions are read. Writes a parquet per shard, for
+`--mining-features precomputed --feature-sidecar features`, or with `--into tars` the shards again, each sample with its
+`feat.npz`. Each file is whole or not there; a second start does those that are missing. `torchrun --nproc-per-node 8
+scripts/embed.py ...` shares the shards out.
 """
 
 import argparse
-import os
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
-from open_clip_fff.data.features import COLUMN, pack
-from open_clip_fff.data.pictures import read_pictures
-from open_clip_fff.data.shards import in_one_line
-from open_clip_fff.data.sidecar import KEY, Sidecar
+from open_clip_fff.data.features import COLUMN, MEMBER, pack
+from open_clip_fff.data.pictures import Picture, read_pictures
+from open_clip_fff.data.shards import in_one_line, read_samples
+from open_clip_fff.data.sidecar import KEY
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import OneRankError, reason
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
+from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.settings import CaptionSettings, FrozenSource
+from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard
+from open_clip_fff.shardwise.flags import add_flags
+from open_clip_fff.shardwise.folder import by_stem
+from open_clip_fff.shardwise.run import as_program
+from open_clip_fff.shardwise.tars import members, tar_writer
 from open_clip_fff.towers.frozen import FrozenModel, load_frozen
 
-ROWS = 256  # images that are decoded and embedded at a time
 ALL = 10_000  # captions of an image: more than training may take
+WHOLE = sys.maxsize
 IDLE = ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight")  # only training needs them
+SUFFIX = {"sidecar": ".parquet", "tars": ".tar"}
 
 
 def main(argv: list[str]) -> int:
-    """Shards in, parquets out."""
-    try:
-        args, captions, source = parse(argv)
-        frozen = load_frozen(source)
-        frozen.model.to(args.device)
-        args.out.mkdir(parents=True, exist_ok=True)
-        sidecar, skipped = Sidecar(str(args.out), (COLUMN,)), 0
-        missing = [url for url in args.shards if not sidecar.path(url).exists()]
-        print(f"{len(missing)} of {len(args.shards)} shards to embed with {source.name}, on {args.device}")
-        for url in tqdm(missing, unit="shard"):
-            skipped += embed_shard(url, sidecar.path(url), CaptionReader(captions), frozen, source.name)
-        held = f"{args.out} holds {len(args.shards)} parquets"
-        print(f"{held}; {skipped} images without captions or unreadable were left out")
-    except UsageError as error:
-        print(f"embed.py: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    """Shards in, features out."""
+    return as_program("embed.py", lambda: run(*parse(argv)))
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, CaptionSettings, FrozenSource]:
@@ -61,8 +54,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, CaptionSettings, FrozenS
         UsageError: for a training flag that cannot work, or no model.
     """
     parser = argparse.ArgumentParser(prog="scripts/embed.py", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the parquets")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    add_flags(parser, "the features")
+    parser.add_argument("--into", choices=SUFFIX, default="sidecar", help="parquets, or new tars (default: sidecar)")
+    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
+    parser.add_argument("--workers", type=int, default=4, help="threads that decode (default: 4)")
     here, there = split_at_dashes(argv)
     args = parser.parse_args(here)
     said = {"loss": "fff", "mining_features": "frozen", "captions_per_image": ALL, "caption_policy": "all"}
@@ -72,31 +67,84 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, CaptionSettings, FrozenS
     return args, plan.captions, plan.miner
 
 
-def embed_shard(url: str, out: Path, reader: CaptionReader, frozen: FrozenModel, model: str) -> int:
-    """Writes one shard's parquet; gives how many images were left out.
+def run(args: argparse.Namespace, captions: CaptionSettings, source: FrozenSource) -> int:
+    """Embeds what is missing.
+
+    Raises:
+        UsageError: if the model cannot be loaded, or the folder not be used.
+    """
+    share, shards = Share.here(args.share), by_stem(args.shards)
+    settings = {"model": source.name, "captions": asdict(captions), "batch size": args.batch_size}
+    folder = OutFolder(args.out, SUFFIX[args.into], settings)
+    frozen, device = load_frozen(source), share.device(args.device)
+    try:
+        frozen.model.to(device)
+    except (RuntimeError, AssertionError) as error:  # no such device, or none that is free
+        raise OneRankError(f"--device {device}: {reason(error)}") from error
+    if share.index == 0:
+        print(f"features of {source.name}, on {device}")
+
+    def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> Record:
+        record = Record(url)
+        features = embedded(url, CaptionReader(captions), frozen, source.name, args, record, tick)
+        write = write_parquet if args.into == "sidecar" else write_tar
+        write(url, file, dict(features))
+        return record
+
+    return each_shard(shards, folder, share, work)
+
+
+def embedded(
+    url: str,
+    reader: CaptionReader,
+    frozen: FrozenModel,
+    model: str,
+    args: argparse.Namespace,
+    record: Record,
+    tick: Callable[[int], None],
+) -> Iterator[tuple[str, bytes]]:
+    """Key and packed features of the samples of a shard that have captions and a whole image.
 
     Raises:
         UsageError: if the shard cannot be read.
     """
-    keys, contents, skipped = [], [], 0
-    found = read_pictures([url], sys.maxsize, reader, frozen.preprocess())
-    samples = in_one_line(found, f"--train-data: {url}")
-    while some := list(islice(samples, ROWS)):
-        pictures = [picture for picture in some if picture is not None]
-        skipped += len(some) - len(pictures)
-        if not pictures:
-            continue
-        image = frozen.embed_images([picture.image for picture in pictures]).cpu().numpy()
-        text = frozen.embed_texts([caption for picture in pictures for caption in picture.row.captions]).cpu().numpy()
-        for picture, vector in zip(pictures, image, strict=True):
-            captions = picture.row.captions
-            keys.append(picture.key)
-            contents.append(pack(vector, text[: len(captions)], captions, model))
-            text = text[len(captions) :]
-    unfinished = out.with_suffix(".unfinished")
-    pq.write_table(pa.table({KEY: keys, COLUMN: pa.array(contents, pa.binary())}), unfinished)
-    os.replace(unfinished, out)
-    return skipped
+    found = read_pictures([url], WHOLE, reader, frozen.preprocess(), workers=args.workers)
+    samples = in_one_line(found, url)
+    while some := list(islice(samples, args.batch_size)):
+        pictures = [picture for picture in some if isinstance(picture, Picture)]
+        record.counts.update(images=len(pictures))
+        for other in some:
+            if not isinstance(other, Picture):
+                record.leave_out(*other)
+        if pictures:
+            with half_on_cuda(frozen.device):
+                image = frozen.embed_images([picture.image for picture in pictures]).cpu().numpy()
+                texts = [caption for picture in pictures for caption in picture.row.captions]
+                text = frozen.embed_texts(texts).cpu().numpy()
+            record.counts.update(captions=len(texts))
+            for picture, vector in zip(pictures, image, strict=True):
+                captions = picture.row.captions
+                yield picture.key, pack(vector, text[: len(captions)], captions, model)
+                text = text[len(captions) :]
+        tick(len(some))
+
+
+def write_parquet(url: str, file: BinaryIO, features: dict[str, bytes]) -> None:
+    """The columns `key` and `features`."""
+    contents = pa.array(features.values(), pa.binary())
+    pq.write_table(pa.table({KEY: pa.array(features, pa.string()), COLUMN: contents}), file)
+
+
+def write_tar(url: str, file: BinaryIO, features: dict[str, bytes]) -> None:
+    """All samples of the shard, those that have features with them.
+
+    Raises:
+        UsageError: if the shard cannot be read.
+    """
+    with tar_writer(file) as tar:
+        for sample in in_one_line(read_samples([url], WHOLE), url):
+            key = str(sample["__key__"])
+            tar.write({**members(sample), **({MEMBER: features[key]} if key in features else {})})
 
 
 if __name__ == "__main__":

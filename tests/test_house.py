@@ -14,25 +14,30 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Rooms from the ground up; a room imports from itself and from those below it. `data`, `grouping`, `towers` and
 # `connection` share a floor with `assignment`; the exceptions name themselves.
 FLOORS = [
-    *("settings", "hub", "data", "grouping", "towers", "connection", "assignment", "calibration", "losses", "hooks"),
-    *("gallery", "report", "evaluation", "comparison", "host"),
+    *("settings", "hub", "data", "shardwise", "packing", "grouping", "towers", "connection", "captioning"),
+    *("assignment", "calibration", "losses", "hooks", "gallery", "analysis", "report", "evaluation", "comparison"),
+    "host",
 ]
 ALLOWED = {
     "settings": set(),
     "hub": {"settings"},
     "data": {"settings"},
+    "shardwise": {"data"},
+    "packing": {"settings", "data", "shardwise"},
     "grouping": {"settings", "data"},
     "towers": {"settings", "data"},
     "connection": {"settings", "data", "towers"},
+    "captioning": {"settings", "data", "shardwise", "connection"},
     "assignment": {"settings"},
     "calibration": {"settings", "data", "towers", "assignment"},
     "gallery": {"settings", "data", "connection", "assignment", "calibration"},
+    "analysis": {"settings", "data", "towers", "calibration"},
     "losses": {"settings", "assignment"},
     "hooks": {"settings", "data", "towers", "grouping", "connection"},
     "report": {"settings", "assignment"},
     "evaluation": {"settings", "hub"},
     "comparison": {"settings", "hub", "evaluation"},
-    "host": set(FLOORS) - {"comparison", "gallery"},
+    "host": set(FLOORS) - {"comparison", "gallery", "packing", "captioning", "analysis"},
 }
 COMMON = {"errors", "fingerprint", "registry", "numerics", "ranks", "scope", "whole"}
 

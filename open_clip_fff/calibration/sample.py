@@ -8,7 +8,7 @@ from torch import Tensor
 
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.calibration.eyes import FrozenEyes, mining_features
-from open_clip_fff.data.pictures import read_pictures
+from open_clip_fff.data.pictures import Picture, read_pictures
 from open_clip_fff.data.shards import in_one_line
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
@@ -50,7 +50,7 @@ def sample(urls: Iterable[str], captions: CaptionSettings, frozen: FrozenModel, 
     """
     urls, eyes = list(urls), FrozenEyes(frozen)
     found = in_one_line(read_pictures(urls, limit, CaptionReader(captions), eyes.view), " ".join(urls[:3]))
-    pictures = [picture for picture in found if picture is not None]
+    pictures = [picture for picture in found if isinstance(picture, Picture)]
     rows = [picture.row for picture in pictures]
     if not rows:
         raise UsageError("--train-data: no image with captions to take thresholds from")

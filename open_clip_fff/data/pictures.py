@@ -6,12 +6,22 @@ from typing import Generic, NamedTuple, TypeVar
 
 from PIL import Image
 
+from open_clip_fff.data.ahead import ahead
 from open_clip_fff.data.features import FeatureReader, NoFeatures
 from open_clip_fff.data.rows import Row
 from open_clip_fff.data.shards import NO_IMAGE, image_bytes, read_samples
 from open_clip_fff.data.sources import CaptionReader
 
 T = TypeVar("T")
+
+UNREADABLE = "image cannot be read"
+
+
+class NoPicture(NamedTuple):
+    """A sample that has no captions or no whole image, and which of these, in a few words."""
+
+    key: str
+    why: str
 
 
 class Picture(NamedTuple, Generic[T]):
@@ -28,30 +38,41 @@ def read_pictures(
     reader: CaptionReader,
     preprocess: Callable[[Image.Image], T],
     features: FeatureReader | None = None,
-) -> Iterator[Picture[T] | None]:
-    """The first `limit` samples of some shards; None for one without captions, or without an image that can be read.
+    workers: int = 0,
+) -> Iterator[Picture[T] | NoPicture]:
+    """The first `limit` samples of some shards, decoded.
 
     Args:
         urls: the shards.
         limit: how many samples.
         reader: finds the captions.
         preprocess: from a picture to what is wanted of it, [3, H, W] for a model.
-        features: finds stored features, which the rows then have, and samples without any are None, too.
+        features: finds stored features, which the rows then have; a sample without any is no picture.
+        workers: threads that decode, ahead of who asks.
 
     Raises:
         OneRankError: for features that are another model's or other captions'.
         Exception: as `read_samples`, for a shard that cannot be read.
     """
-    for sample in read_samples(urls, limit):
-        row, content = reader.row(sample), image_bytes(sample)
-        if not row.captions or content is None:
-            yield None
-            continue
+
+    def named(sample: dict) -> tuple[dict, Row, str | None]:
+        """Sidecars are looked up here, in one thread."""
+        row = reader.row(sample)
+        if not row.captions:
+            return sample, row, "no caption"
         try:
-            if features is not None:
-                row = row.with_features(features.read(sample, row.captions))
-            image = preprocess(Image.open(io.BytesIO(content)).convert("RGB"))
-        except (NoFeatures, *NO_IMAGE):
-            yield None
-            continue
-        yield Picture(str(sample["__key__"]), row, image)
+            return sample, row if features is None else row.with_features(features.read(sample, row.captions)), None
+        except NoFeatures:
+            return sample, row, "no features"
+
+    def picture(found: tuple[dict, Row, str | None]) -> Picture[T] | NoPicture:
+        sample, row, missing = found
+        key, content = str(sample["__key__"]), image_bytes(sample)
+        if missing or content is None:
+            return NoPicture(key, missing or "no image")
+        try:
+            return Picture(key, row, preprocess(Image.open(io.BytesIO(content)).convert("RGB")))
+        except NO_IMAGE:
+            return NoPicture(key, UNREADABLE)
+
+    yield from ahead(picture, map(named, read_samples(urls, limit)), workers)

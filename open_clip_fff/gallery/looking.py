@@ -93,7 +93,7 @@ class Pictures:
     def __iter__(self) -> Iterator[Picture[View]]:
         """Raises UsageError if a shard cannot be read, or stored features do not fit."""
         for picture in self._found:
-            if picture is not None:
+            if isinstance(picture, Picture):
                 yield picture
             else:
                 self.left_out += 1

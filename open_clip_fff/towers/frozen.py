@@ -18,7 +18,7 @@ from open_clip_fff.towers.crops import Crops
 from open_clip_fff.towers.few_tokens import FewTokens
 
 MEND = "name another model, or train without mining: --mining-features off"
-BATCH = 64  # images or texts that are embedded at a time
+BATCH, TEXTS = 64, 512  # images and, without their padding, texts that are embedded at a time
 _PROBES = ["a photo", "A man's 3 dogs, running; ünïcode!", ""]
 
 
@@ -52,9 +52,13 @@ class FrozenModel(NamedTuple):
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts to features [n, D], L2-normalised float32, on the model's device."""
-        parts = [self.tokenizer(list(texts[i : i + BATCH])).to(self.device) for i in range(0, len(texts), BATCH)]
-        return torch.cat([self.model.encode_text(part, normalize=True).float() for part in parts])
+        """Texts to features [n, D], L2-normalised float32, on the model's device; equal ones are encoded once."""
+        few_tokens, features = FewTokens(self.model, TextSettings()), []
+        for i in range(0, len(texts), TEXTS):
+            part = self.tokenizer(list(texts[i : i + TEXTS])).to(self.device)
+            valid = torch.ones(len(part), dtype=torch.bool, device=self.device)
+            features.append(few_tokens(self.model, self.model.encode_text, part, valid).float())
+        return F.normalize(torch.cat(features), dim=-1)
 
 
 class FrozenTowers:

@@ -1,0 +1,240 @@
+"""Going through a data set shard by shard: whole files, shares, what is missing, what is wrong; scripts/embed.py."""
+
+import json
+import multiprocessing
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from open_clip_fff.data.ahead import ahead
+from open_clip_fff.data.features import COLUMN, MEMBER, unpack
+from open_clip_fff.data.shards import read_samples
+from open_clip_fff.errors import OneRankError, UsageError
+from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard
+from open_clip_fff.shardwise.folder import by_stem
+from open_clip_fff.shardwise.tars import count_samples, tar_writer
+from open_clip_fff.whole import whole_file
+from tests.conftest import colour_sample, write_tar
+from tests.killed import ROOT, contents, run
+
+EMBED = str(ROOT / "scripts" / "embed.py")
+
+
+def copy(source, file, tick):
+    """A shard's work: copies a text file, by lines."""
+    record = Record(source)
+    try:
+        lines = Path(source).read_text().splitlines(keepends=True)
+    except OSError as error:
+        raise UsageError(f"cannot be read ({error.strerror})") from error
+    for line in lines:
+        if line.startswith("#"):
+            record.leave_out(line.strip(), "a comment")
+            continue
+        file.write(line.encode())
+        record.counts.update(lines=1)
+    tick(len(lines))
+    return record
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """Four sources by stem."""
+    (tmp_path / "in").mkdir()
+    for number in range(4):
+        (tmp_path / "in" / f"{number}.txt").write_text(f"a{number}\n# no\nb\n")
+    return {str(number): str(tmp_path / "in" / f"{number}.txt") for number in range(4)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return OutFolder(tmp_path / "out", ".txt", {"words": "few"})
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    out = tmp_path / "x.bin"
+    with pytest.raises(ZeroDivisionError), whole_file(out) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".x.bin.unfinished").write_bytes(b"what a killed process left, which is longer")
+    with whole_file(out) as file:
+        file.write(b"all")
+        assert not out.exists()
+    assert contents(tmp_path) == {"x.bin": b"all"}
+
+
+def _hold(path, ready, go):
+    with whole_file(path) as file:
+        file.write(b"first")
+        ready.set()
+        go.wait(60)
+
+
+def test_two_processes_do_not_write_one_file(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    ready, go = fork.Event(), fork.Event()
+    other = fork.Process(target=_hold, args=(tmp_path / "x.bin", ready, go))
+    other.start()
+    assert ready.wait(60)
+    with pytest.raises(BlockingIOError), whole_file(tmp_path / "x.bin"):
+        pass
+    go.set()
+    other.join(60)
+    assert contents(tmp_path) == {"x.bin": b"first"}
+
+
+def test_tars_of_the_same_samples_are_the_same_bytes(tmp_path):
+    for name in "ab":
+        with open(tmp_path / name, "wb") as file, tar_writer(file) as tar:
+            for number in range(3):
+                tar.write({"__key__": f"{'long/' * 40}{number}", "txt": b"x", "jpg": b"y"})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    found = list(read_samples([str(tmp_path / "a")], 9))
+    assert [sample["__key__"] for sample in found] == [f"{'long/' * 40}{number}" for number in range(3)]
+    assert count_samples(str(tmp_path / "a")) == 3 and count_samples("pipe:cat x") == 0
+
+
+# --- shares ----------------------------------------------------------------------------------------------------------
+
+
+def test_shares_are_disjoint_and_whole(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    parts = [Share.here(f"{index}/3").of(range(10)) for index in range(3)]
+    assert sorted(x for part in parts for x in part) == list(range(10)) and max(map(len, parts)) == 4
+    assert Share.here().of(range(10)) == list(range(10))
+    for wrong in ("3/3", "1", "-1/2", "a/b", "1/"):
+        with pytest.raises(UsageError, match="write I/N"):
+            Share.here(wrong)
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert Share.here() == Share(1, 2, True, 1)
+    assert Share.here().device("cuda") == "cuda:1" and Share.here().device("cpu") == "cpu"
+    with pytest.raises(UsageError, match="torchrun shares out"):
+        Share.here("0/2")
+
+
+def test_ahead_keeps_the_order_and_raises_where_it_happens():
+    assert list(ahead(str, range(100), 3)) == list(map(str, range(100)))
+    found = ahead(lambda x: 1 // (5 - x), range(10), 2)
+    assert [next(found) for _ in range(5)] == [0, 0, 0, 0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(found)
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_start_does_what_is_missing(texts, folder, capsys):
+    assert each_shard(texts, folder, Share(1, 2), copy) == 0
+    assert "the others are other processes'" in capsys.readouterr().out
+    assert each_shard(texts, folder, Share(), copy) == 0
+    out = capsys.readouterr().out
+    assert "2 of 4 shards to do" in out and "holds 4 of 4 shards: 8 lines" in out and "left out: 4 a comment" in out
+    assert folder.record("2") == Record(texts["2"], Counter(lines=2), [("# no", "a comment")])
+    before = contents(folder.path)
+    assert each_shard(texts, folder, Share(), copy) == 0
+    assert contents(folder.path) == before and "0 of 4 shards to do" in capsys.readouterr().out
+
+
+def test_a_shard_that_cannot_be_read_costs_itself_only(texts, folder, capsys):
+    assert each_shard({**texts, "4": "nowhere.txt", "5": texts["0"]}, folder, Share(), copy) == 1
+    done = capsys.readouterr()
+    assert (
+        "nowhere.txt is left out: cannot be read" in done.err and "not done, since they cannot be read: 4" in done.out
+    )
+    assert sorted(path.name for path in folder.path.glob("*.txt")) == [f"{x}.txt" for x in (0, 1, 2, 3, 5)]
+    assert not list(folder.path.glob(".*"))
+
+
+def test_a_folder_of_other_settings_or_sources_is_refused(texts, folder):
+    each_shard(texts, folder, Share(), copy)
+    with pytest.raises(UsageError, match="was made with words 'few' and not 'many'; name another folder"):
+        OutFolder(folder.path, ".txt", {"words": "many"})
+    with pytest.raises(OneRankError, match=r"0.txt was made of .*0.txt and not of .*1.txt"):
+        each_shard({"0": texts["1"]}, folder, Share(), copy)
+    (folder.path / "settings.json").write_text("{")
+    with pytest.raises(UsageError, match="cannot be used"):
+        OutFolder(folder.path, ".txt", {})
+    with pytest.raises(UsageError, match="would share a name"):
+        by_stem(["a/0.tar", "b/0.tar"])
+    assert by_stem(["pipe:aws s3 cp s3://b/0.tar -", "c/1.tar"]) == {
+        "0": "pipe:aws s3 cp s3://b/0.tar -",
+        "1": "c/1.tar",
+    }
+
+
+# --- scripts/embed.py ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def flags(trainer, teacher):
+    """Training's, for embedding the colour shards."""
+    model = ["--mining-model", "tiny-clip", "--mining-pretrained", str(teacher), "--model-config", str(trainer.config)]
+    return [*trainer.tars, "--json-text-key", "captions", *model]
+
+
+@pytest.mark.slow
+def test_a_killed_run_that_is_started_again_gives_the_same_bytes(flags, tmp_path):
+    """Killed with a shard's features made but not named, between record and file, and between two shards."""
+    command = [EMBED, "--workers", "2", "--into", "tars", "--out"]
+    assert run([*command, str(tmp_path / "whole"), "--", *flags], tmp_path).returncode == 0
+    whole = contents(tmp_path / "whole")
+    assert len(whole) == 9
+    for point in (2, 3, 6):
+        out = tmp_path / str(point)
+        run([*command, str(out), "--", *flags], tmp_path, die_at=point)
+        left = contents(out)
+        assert left != whole and all(left[name] == whole[name] for name in left if "/." not in f"/{name}")
+        assert any(name.endswith(".unfinished") for name in left)
+        done = run([*command, str(out), "--", *flags], tmp_path)
+        assert done.returncode == 0 and f"{4 - (point - 2) // 2} of 4 shards to do" in done.stdout, done
+        left = contents(out)
+        assert {name: left[name] for name in left if not name.split("/")[-1].startswith(".")} == whole
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_as_one(flags, tmp_path):
+    command = [EMBED, "--out", str(tmp_path / "one"), "--", *flags]
+    assert run(command, tmp_path).returncode == 0
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = run([*torchrun, EMBED, "--out", str(tmp_path / "two"), "--", *flags], tmp_path)
+    assert done.returncode == 0 and "holds 4 of 4 shards: 64 images, 224 captions" in done.stdout, done
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+def test_features_beside_the_images_are_those_of_the_sidecar(program, flags, tmp_path):
+    program("embed", "--out", tmp_path / "side", "--", *flags, folder="scripts")
+    program("embed", "--out", tmp_path / "tars", "--into", "tars", "--", *flags, folder="scripts")
+    table = pq.read_table(tmp_path / "side" / "01.parquet").to_pylist()
+    samples = list(read_samples([str(tmp_path / "tars" / "01.tar")], 99))
+    assert [row["key"] for row in table] == [sample["__key__"] for sample in samples]
+    assert all(row[COLUMN] == sample[MEMBER] and {"png", "txt", "json"} < set(sample) for row, sample in
+               zip(table, samples, strict=True))  # fmt: skip
+    assert unpack(table[3][COLUMN]).texts.shape == (5, 32)
+
+
+def test_embedding_leaves_out_what_it_cannot_read_and_says_so(program, flags, tmp_path):
+    samples = {f"{row:02d}": colour_sample(row) for row in range(4)}
+    samples["00"].pop("txt"), samples["00"].pop("json")
+    samples["01"]["png"] = samples["01"]["png"][:60]
+    samples["02"].pop("png")
+    write_tar(tmp_path / "0.tar", samples)
+    whole = write_tar(tmp_path / "1.tar", {f"{row}": colour_sample(row) for row in range(9)}).read_bytes()
+    (tmp_path / "1.tar").write_bytes(whole[: len(whole) // 2])
+    data = ["--train-data", str(tmp_path / "{0..1}.tar"), *flags[4:]]
+    done = program("embed", "--out", tmp_path / "out", "--", *data, folder="scripts", expect=1)
+    assert "1 of 2 shards: 1 images, 5 captions" in done.out
+    assert "1 no caption, 1 image cannot be read, 1 no image" in done.out
+    assert "1.tar is left out: " in done.err and "cannot be read as a tar" in done.err
+    left_out = json.loads((tmp_path / "out" / "records" / "0.json").read_text())["left_out"]
+    assert [entry["key"] for entry in left_out] == ["00", "01", "02"]
+    for wrong, line in ((["--device", "cuda:9"], "--device cuda:9"), (["--share", "5"], "write I/N")):
+        done = program("embed", "--out", tmp_path / "o", *wrong, "--", *data, folder="scripts", expect=2)
+        assert line in done.err and len(done.err.splitlines()) == 1, done.err
