@@ -160,7 +160,7 @@ def test_fff_trains_on_synthetic_data_where_no_image_has_an_id(trainer):
     assert "Positives: 6.250%" in trainer.log("synthetic")
 
 
-@pytest.mark.parametrize("loss", ["fff", "softmax"])
+@pytest.mark.parametrize("loss", ["fff", "softmax", "s-itc"])
 def test_accumulation_equals_the_doubled_batch(trainer, teacher, loss):
     """Two micro-batches of 8 train as one batch of 16: assignment, towers, scale and bias (contract 11)."""
     shared = [
@@ -168,6 +168,8 @@ def test_accumulation_equals_the_doubled_batch(trainer, teacher, loss):
         *("--mining-features", "frozen", *mining(teacher, "0.2", "0.97", "0.97", "0.0")),
         *("--logit-scale-init", "10"),
     ]
+    if loss == "s-itc":  # with a judge of the whole accumulated batch's hardest pairs, and smoothed from the start
+        shared += ["--plugin", "tests.colour_judge", "--discriminator", "colours", "--smoothing-start", "0"]
     data = [*trainer.table[:-1], "title;pseudo"]
     assert trainer(*shared, "--batch-size", "16", "--name", "whole", data=data) == 0
     assert trainer(*shared, "--batch-size", "8", "--accum-freq", "2", "--name", "halves", data=data) == 0
@@ -176,6 +178,9 @@ def test_accumulation_equals_the_doubled_batch(trainer, teacher, loss):
         torch.testing.assert_close(halves[name], tensor, rtol=1e-5, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
     mined = [re.findall(r"Mined/image: ([\d.]+)", trainer.log(name)) for name in ("whole", "halves")]
     assert mined[0] == mined[1] and float(mined[0][0]) > 0
+    judged = [re.findall(r"False negatives: [^P]*", trainer.log(name)) for name in ("whole", "halves")]
+    assert judged[0] == judged[1] and len(judged[0]) == (2 if loss == "s-itc" else 0)
+    assert not any(line.startswith("False negatives: 0.0%") for line in judged[0])
 
 
 @pytest.mark.parametrize("precision", ["amp_bf16", "pure_bf16"])

@@ -1,6 +1,7 @@
 """A bar over samples whose number is known only shard by shard."""
 
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -16,6 +17,7 @@ class Progress:
 
     def __init__(self, shards: int, first: int, shown: bool) -> None:
         self._shards, self._seen, self._finished, self._here = shards, 0, 0, 0
+        self._began = time.monotonic()
         interval = 1 if sys.stderr.isatty() else 30
         total = first * shards or None
         self._bar = tqdm(total=total, unit=" images", mininterval=interval, disable=not shown, smoothing=0.05)
@@ -35,6 +37,11 @@ class Progress:
     def say(self, line: str) -> None:
         """A line above the bar."""
         self._bar.write(line, file=sys.stderr)
+
+    def speed(self) -> str:
+        """How many samples took how long, by this process."""
+        samples, seconds = self._seen + self._here, time.monotonic() - self._began
+        return f"{samples:,} images in {seconds:.0f} s: {samples / max(seconds, 1e-9):,.1f} a second"
 
     def close(self) -> None:
         self._bar.close()

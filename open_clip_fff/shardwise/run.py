@@ -55,6 +55,8 @@ def each_shard(
             progress.shard_done()
     finally:
         progress.close()
+    if shown:
+        print(progress.speed() + (", by this one of the processes" if share.count > 1 else ""), flush=True)
     everyone: list[str] = [stem for part in share.gather(failed) for stem in part]
     if share.index == 0 or not share.together:
         print(summary(folder, sources, everyone), flush=True)

@@ -39,7 +39,7 @@ class Trainer:
     """Starts trainings in the order in which they come, two at a time; leaving its context ends those still running.
 
     Args:
-        shared: the flags of all runs, printed once as $SHARED.
+        shared: the flags of all runs, printed once as the array SHARED.
         logs: the folder for the runs, and for what each prints (NAME.txt).
         epochs: how many a run has, for its progress.
         clock: gives the time to show in front of a line.
@@ -58,7 +58,7 @@ class Trainer:
         logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> "Trainer":
-        print(f"  export OMP_NUM_THREADS=1\n  SHARED={shlex.quote(' '.join(self.shared))}", flush=True)
+        print(f"  export OMP_NUM_THREADS=1\n  SHARED=({shlex.join(self.shared)})", flush=True)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,7 +69,7 @@ class Trainer:
     def start(self, run: Run, more: Sequence[str] = ()) -> None:
         """Puts a run in the queue, and prints its command."""
         own = ["--name", run.name, *run.flags, *more]
-        print(f"  python -m open_clip_fff.train $SHARED {shlex.join(own)}", flush=True)
+        print(f"  python -m open_clip_fff.train \"${{SHARED[@]}}\" {shlex.join(own)}", flush=True)
         self._futures[run.name] = self._pool.submit(self._train, run.name, own)
 
     def wait(self, run: Run) -> None:
