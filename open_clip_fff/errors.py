@@ -1,5 +1,7 @@
 """The one exception that a person at a terminal is meant to read."""
 
+import re
+
 
 class UsageError(Exception):
     """What is wrong, in one line that names the flag or file and how to mend it.
@@ -13,6 +15,7 @@ class OneRankError(UsageError):
 
 
 def reason(error: BaseException, length: int = 200) -> str:
-    """What a library's error says, in one short line: libraries may list every model they know."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What a library's error says, in one short line: libraries may list every model they know, and open files."""
+    said = error.args[0] if len(error.args) > 1 and isinstance(error.args[0], str) else error  # webdataset adds some
+    text = re.sub(r"( @)? <_io\..*", "", (str(said).strip() or type(error).__name__).splitlines()[0])
     return text if len(text) <= length else f"{text[:length]}…"

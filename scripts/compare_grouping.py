@@ -77,7 +77,8 @@ def main() -> None:
     out, logs = arguments.out, arguments.out / "logs"
     if not shared:
         shared = digits(out / "data")
-        arguments.discriminator = arguments.discriminator or digits_judge(out / "judge", shared)
+        if "judge" in " ".join(arguments.methods) and not arguments.discriminator:
+            arguments.discriminator = digits_judge(out / "judge", shared)
     shared += ["--logs", str(logs), "--epochs", str(arguments.epochs), "--save-frequency", str(arguments.epochs)]
     shared += ["--captions-per-image", str(arguments.captions), "--val-frequency", str(arguments.epochs)]
     rows = [Row(method, space) for method in arguments.methods for space in arguments.spaces]

@@ -54,5 +54,5 @@ def why_unreadable(image: bytes | str) -> str | None:
     try:
         Image.open(io.BytesIO(image) if isinstance(image, bytes) else image).load()
     except NO_IMAGE as error:
-        return str(error).partition(" <_io")[0] or type(error).__name__  # an address in memory helps no one
+        return reason(error)
     return None

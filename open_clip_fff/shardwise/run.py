@@ -29,7 +29,7 @@ def each_shard(
         folder: where to.
         share: this process's.
         work: makes one shard: gets its source, a file to write to, and a function to call with the number of samples
-            done; gives its record. Raises UsageError for a source that cannot be read.
+            done; gives its record. Raises UsageError, with the source's name, where that cannot be read.
         size: how many samples a source has, 0 where that is not known, for the bar.
 
     Returns:
@@ -51,7 +51,7 @@ def each_shard(
                 _one(stem, sources[stem], folder, work, progress.tick)
             except _Unreadable as error:
                 failed.append(stem)
-                progress.say(f"{sources[stem]} is left out: {error}")
+                progress.say(f"left out: {error}")
             progress.shard_done()
     finally:
         progress.close()

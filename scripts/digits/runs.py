@@ -69,7 +69,7 @@ class Trainer:
     def start(self, run: Run, more: Sequence[str] = ()) -> None:
         """Puts a run in the queue, and prints its command."""
         own = ["--name", run.name, *run.flags, *more]
-        print(f"  python -m open_clip_fff.train \"${{SHARED[@]}}\" {shlex.join(own)}", flush=True)
+        print(f'  python -m open_clip_fff.train "${{SHARED[@]}}" {shlex.join(own)}', flush=True)
         self._futures[run.name] = self._pool.submit(self._train, run.name, own)
 
     def wait(self, run: Run) -> None:
