@@ -25,11 +25,12 @@ class NoPicture(NamedTuple):
 
 
 class Picture(NamedTuple, Generic[T]):
-    """A sample that has captions and a whole image; of the image, what was made of it."""
+    """A sample that has captions and a whole image; of the image, what was made of it, and which shard it is from."""
 
     key: str
     row: Row
     image: T
+    url: str = ""
 
 
 def read_pictures(
@@ -54,6 +55,21 @@ def read_pictures(
         OneRankError: for features that are another model's or other captions'.
         Exception: as `read_samples`, for a shard that cannot be read.
     """
+    yield from pictures_of(read_samples(urls, limit), reader, preprocess, features, workers)
+
+
+def pictures_of(
+    samples: Iterable[dict],
+    reader: CaptionReader,
+    preprocess: Callable[[Image.Image], T],
+    features: FeatureReader | None = None,
+    workers: int = 0,
+) -> Iterator[Picture[T] | NoPicture]:
+    """The same of samples in whatever order, as `read_samples` makes them.
+
+    Raises:
+        OneRankError: for features that are another model's or other captions'.
+    """
 
     def named(sample: dict) -> tuple[dict, Row, str | None]:
         """Sidecars are looked up here, in one thread."""
@@ -71,8 +87,9 @@ def read_pictures(
         if missing or content is None:
             return NoPicture(key, missing or "no image")
         try:
-            return Picture(key, row, preprocess(Image.open(io.BytesIO(content)).convert("RGB")))
+            image = preprocess(Image.open(io.BytesIO(content)).convert("RGB"))
+            return Picture(key, row, image, str(sample["__url__"]))
         except NO_IMAGE:
             return NoPicture(key, UNREADABLE)
 
-    yield from ahead(picture, map(named, read_samples(urls, limit)), workers)
+    yield from ahead(picture, map(named, samples), workers)
