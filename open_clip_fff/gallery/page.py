@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from open_clip_fff.gallery.html import render
 from open_clip_fff.gallery.parts import Part
 
 TEMPLATE = "page.html.jinja"
@@ -40,14 +39,8 @@ def page(head: Head, parts: Sequence[Part], thumbnails: Sequence[bytes], keys: S
         thumbnails: JPEG of the sample's images.
         keys: their names.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template(TEMPLATE).render(
+    return render(
+        Path(__file__).parent / TEMPLATE,
         head=head,
         parts=parts,
         keys=keys,
