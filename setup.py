@@ -15,7 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["open_clip_fff", "open_clip_fff.*"]),
-    package_data={f"open_clip_fff.{room}": ["*.jinja"] for room in ("comparison", "gallery", "hub")},
+    package_data={f"open_clip_fff.{room}": ["*.jinja"] for room in ("analysis", "comparison", "gallery", "hub")},
     python_requires=">=3.11",
     install_requires=[
         "open_clip_torch==3.3.*",  # the seams of open_clip_fff/host are those of 3.3

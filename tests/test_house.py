@@ -31,7 +31,7 @@ ALLOWED = {
     "assignment": {"settings"},
     "calibration": {"settings", "data", "towers", "assignment"},
     "gallery": {"settings", "data", "connection", "assignment", "calibration"},
-    "analysis": {"settings", "data", "towers", "calibration"},
+    "analysis": {"settings", "data", "towers", "calibration", "gallery"},
     "losses": {"settings", "assignment"},
     "hooks": {"settings", "data", "towers", "grouping", "connection"},
     "report": {"settings", "assignment"},

@@ -1,0 +1,30 @@
+"""The numbers as CSV, for plots of one's own."""
+
+import pandas as pd
+
+from open_clip_fff.analysis.measure import Measured
+from open_clip_fff.analysis.sample import Missing, Sample
+from open_clip_fff.analysis.summary import Line, table
+from open_clip_fff.data.ids import printable
+
+CAPTIONS, IMAGES, FREQUENCIES, SUMMARY = "captions.csv", "images.csv", "frequencies.csv", "summary.csv"
+LEFT_OUT = "left-out.csv"
+NAMES = (CAPTIONS, IMAGES, FREQUENCIES, SUMMARY, LEFT_OUT)
+
+
+def tables(found: Measured, sample: Sample, lines: list[Line], missing: Missing) -> dict[str, str]:
+    """The contents of the files, by name.
+
+    captions.csv has the columns of `Measured.captions` without `normal`, with `shard` and `key` of the image in the
+    place of its number; images.csv those of `Measured.images`.
+    """
+    captions = found.captions.drop(columns=["image", "normal"])
+    names = found.images.loc[found.captions["image"], ["shard", "key"]].reset_index(drop=True)
+    frames = {
+        CAPTIONS: pd.concat([names, captions], axis=1),
+        IMAGES: found.images,
+        FREQUENCIES: found.frequent[["kind", "rank", "times", "share", "caption"]],
+        SUMMARY: table(lines),
+        LEFT_OUT: pd.DataFrame([(printable(key), why) for key, why in missing.samples], columns=["key", "reason"]),
+    }
+    return {name: frame.to_csv(index=False, float_format="%.6g") for name, frame in frames.items()}
