@@ -23,6 +23,7 @@ from tqdm import tqdm
 from open_clip_fff.analysis.run import PAGE, Analysis, Wanted, analyse
 from open_clip_fff.analysis.tables import LEFT_OUT, NAMES
 from open_clip_fff.calibration.eyes import eyes_of
+from open_clip_fff.data.ids import printable
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
@@ -35,7 +36,7 @@ from open_clip_fff.shardwise.run import as_program
 from open_clip_fff.whole import write_whole
 
 ALL = 10_000  # captions of an image: more than training may take
-IDLE = ("mined_per_image", "mining_warmup", "ema_decay", "raw_weight")  # only training needs them
+IDLE = ("mined_per_image", "ema_decay", "raw_weight")  # only training needs them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +54,7 @@ def run(argv: list[str]) -> int:
     wanted = Wanted(
         args.images, args.batch, args.show, eyes_of(plan, args.device), model_name(plan), args.device, args.workers
     )
-    command = shlex.join(["python", "scripts/analyze_captions.py", *argv])
+    command = printable(shlex.join(["python", "scripts/analyze_captions.py", *argv]))
     bar = partial(tqdm, mininterval=1 if sys.stderr.isatty() else 30)
     found = analyse(urls, plan.captions, wanted, topics(plan), command, bar)
     write(args.out, found)
@@ -87,7 +88,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
         if (value := getattr(args, name)) < least:
             raise UsageError(f"{as_flag(name)} {value}: must be {least} or more")
     usual = {"captions_per_image": ALL, "mining_features": "frozen"}
-    said = {"loss": "fff", "caption_policy": "all", "method": None}
+    # with a warm-up, so that the trainee's own features are refused below, in words that help
+    said = {"loss": "fff", "caption_policy": "all", "method": None, "mining_warmup": 1}
     plan, others = borrow(there, usual=usual, said=said, idle=IDLE)
     if plan.features in (*SELF, "off"):
         raise UsageError(

@@ -15,6 +15,7 @@ from open_clip_fff.analysis.kinds import GENERATED, RAW, Kind, kinds_of, shuffle
 from open_clip_fff.analysis.nearest import NEAREST, mean_of_nearest
 from open_clip_fff.analysis.ranks import outranked
 from open_clip_fff.analysis.sample import Progress, Sample
+from open_clip_fff.data.ids import printable
 
 ONE, MEAN = "one", "mean"  # the texts that stand for an image: a caption drawn from a kind, and the mean of them
 
@@ -37,7 +38,7 @@ class Measured:
         kinds: those that are there, raw first.
         texts: what stood for each image, float32 [n, D] by `outranked_…` column, in the order of `orders`.
         orders: by kind, the images in the order in which batches were cut, int64 [n].
-        pool: captions among which the nearest were looked for, by kind.
+        pool: captions of a kind among which the nearest were looked for.
         batch: images in a batch, by kind.
     """
 
@@ -47,13 +48,18 @@ class Measured:
     kinds: list[Kind]
     texts: dict[str, Tensor] = field(default_factory=dict)
     orders: dict[str, Tensor] = field(default_factory=dict)
-    pool: dict[str, int] = field(default_factory=dict)
+    pool: int = 0
     batch: dict[str, int] = field(default_factory=dict)
 
     @property
     def names(self) -> list[str]:
         """Of the kinds."""
         return [kind.name for kind in self.kinds]
+
+    @property
+    def nearest(self) -> int:
+        """Captions over which a mean cosine to the nearest ones is taken."""
+        return min(NEAREST, self.pool - 1)
 
     def of(self, kind: str) -> pd.DataFrame:
         """The captions of a kind."""
@@ -72,14 +78,13 @@ def measure(sample: Sample, batch: int, progress: Progress) -> Measured:
     images = _images(sample)
     found = Measured(pd.DataFrame(), images, pd.DataFrame(), kinds)
     captions, frequent = [], []
-    enough = [len(kind.one) for kind in kinds if len(kind.one) > NEAREST]
+    # equally many for both kinds: the more there are, the nearer the nearest
+    found.pool = min((len(kind.one) for kind in kinds), default=0)
     for kind in kinds:
         table = _captions(sample, kind)
         captions.append(table)
         frequent.append(most_frequent(list(table["normal"])).assign(kind=kind.name))
-        # equally many for both kinds: the more there are, the nearer the nearest
-        pool = shuffle(kind.one)[: min(enough, default=len(kind.one))]
-        found.pool[kind.name] = len(pool)
+        pool = shuffle(kind.one)[: found.pool]
         table["nearest"] = _numbers(
             mean_of_nearest(
                 sample.text[kind.places],
@@ -117,7 +122,8 @@ def _images(sample: Sample) -> pd.DataFrame:
         name: sample.owner[mask].bincount(minlength=len(sample.keys)).cpu().numpy()
         for name, mask in ((RAW, sample.raw), (GENERATED, ~sample.raw))
     }
-    return pd.DataFrame({"shard": sample.shards, "key": sample.keys, **counts})
+    names = {"shard": map(printable, sample.shards), "key": map(printable, sample.keys)}
+    return pd.DataFrame({**{name: list(each) for name, each in names.items()}, **counts})
 
 
 def _captions(sample: Sample, kind: Kind) -> pd.DataFrame:

@@ -6,7 +6,6 @@ from open_clip_fff.analysis.examples import Example, at_random, worst
 from open_clip_fff.analysis.frequencies import TOP
 from open_clip_fff.analysis.kinds import GENERATED, RAW
 from open_clip_fff.analysis.measure import MEAN, ONE, Measured
-from open_clip_fff.analysis.nearest import NEAREST
 from open_clip_fff.analysis.plots import Cosines, address, draw_cosines, draw_frequencies, draw_ranks
 from open_clip_fff.analysis.sample import Sample
 
@@ -74,22 +73,19 @@ def left_out(found: Measured, sample: Sample, model: str) -> list[str]:
         said.append(f"No image has two captions of a kind. Left out: {parts}.")
     elif len(several) < len(found.names):
         single = next(kind for kind in found.names if kind not in several)
-        other = next(kind for kind in several)
-        said.append(f"No image has two {single} captions: what compares captions of an image is about {other} ones.")
+        said.append(f"No image has two {single} captions: what compares an image's captions is of {several[0]} ones.")
     return said
 
 
 def _nearest(found: Measured) -> Section:
-    pools = sorted(set(found.pool.values()))
-    nearest = min(NEAREST, min(pools) - 1)
     panel = [Cosines(kind, found.of(kind)["nearest"].to_numpy(), kind) for kind in found.names]
     return Section(
         "nearest",
         "Do captions tell images apart?",
-        f"For each caption, the mean cosine to the {nearest} nearest captions of other images. The farther left, the "
-        f"more it says what others do not; captions that would fit anything crowd at the right. They are looked for "
-        f"among {' or '.join(f'{pool:,}' for pool in pools)} captions of the same kind, one of each image.",
-        address(draw_cosines([panel], f"mean cosine to the {nearest} nearest captions")),
+        f"For each caption, the mean cosine to the {found.nearest} nearest captions of other images. The farther "
+        f"left, the more it says what others do not; captions that would fit anything crowd at the right. They are "
+        f"looked for among {found.pool:,} captions of the same kind, one of each image.",
+        address(draw_cosines([panel], f"mean cosine to the {found.nearest} nearest captions")),
     )
 
 
@@ -139,7 +135,7 @@ def _among(found: Measured) -> Section | None:
         for kind in found.names
         if f"among_{kind}" in found.images
     ]
-    if "raw_to_generated" in found.images:
+    if {"raw_to_generated", "random_raw_to_generated"} <= set(found.images):
         pair = [
             Cosines("of different images", found.images["random_raw_to_generated"].to_numpy(), "random"),
             Cosines("raw with generated captions of an image", found.images["raw_to_generated"].to_numpy(), "between"),

@@ -6,7 +6,6 @@ import pandas as pd
 
 from open_clip_fff.analysis.frequencies import TOP
 from open_clip_fff.analysis.measure import MEAN, ONE, Measured
-from open_clip_fff.analysis.nearest import NEAREST
 
 BEATEN = (1, 10, 50)  # others at least
 APART = "captions of different images, mean cosine"
@@ -45,7 +44,7 @@ def summary(found: Measured) -> list[Line]:
     """The lines that these data have numbers for; those of a topic stand together."""
     lines = [
         *_counts(found),
-        _mean(found, "nearest", APART, f"a caption and its {NEAREST} nearest"),
+        _mean(found, "nearest", APART, f"a caption and its {found.nearest} nearest"),
         _mean(found, "random_caption", APART, "two drawn at random"),
         _mean(found, "fit", FIT, "its own image"),
         _mean(found, "random_image", FIT, "another image, drawn at random"),

@@ -1,0 +1,423 @@
+"""scripts/analyze_captions.py: each number against a loop, and the page and tables that hold them."""
+
+import base64
+import json
+import re
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+from open_clip_fff.analysis.agreement import among, between
+from open_clip_fff.analysis.examples import at_random, worst
+from open_clip_fff.analysis.fit import cosines, means
+from open_clip_fff.analysis.frequencies import most_frequent, normalised
+from open_clip_fff.analysis.kinds import kinds_of, one_of_each, strangers
+from open_clip_fff.analysis.measure import measure
+from open_clip_fff.analysis.nearest import mean_of_nearest
+from open_clip_fff.analysis.ranks import batches, outranked, rivals
+from open_clip_fff.analysis.sample import Sample
+from open_clip_fff.analysis.sections import left_out, sections
+from open_clip_fff.analysis.spread import spread
+from open_clip_fff.analysis.summary import summary
+from tests.conftest import colour_sample, write_tar
+from tests.test_features import embed
+from tests.test_gallery import Page
+
+COUNTS = [3, 1, 5, 2, 1, 4, 2, 2, 3, 1]  # captions of each image, ragged
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def owners(counts: list[int]) -> torch.Tensor:
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
+
+def dot(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float(a.double() @ b.double())
+
+
+def made_up(counts: list[int], raws: list[int], seed: int = 0, captions: list[str] | None = None) -> Sample:
+    """Images with so many captions, so many of them raw, at the front."""
+    owner = owners(counts)
+    raw = torch.cat([torch.arange(n) < r for n, r in zip(counts, raws, strict=True)])
+    texts = captions or [f"caption {place % 7}" for place in range(len(owner))]
+    keys = [f"{place:02d}" for place in range(len(counts))]
+    image, text = unit(len(counts), 8, seed=seed), unit(len(owner), 8, seed=seed + 1)
+    return Sample(["a.tar"] * len(keys), keys, [b"jpeg"] * len(keys), texts, owner, raw, image, text)
+
+
+def plain(items, **_):
+    return items
+
+
+# --- the parts, each against a loop ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("area", [1, 25, 10**6])
+@pytest.mark.parametrize("nearest", [1, 4, 100])
+def test_the_nearest_captions_of_other_images(area, nearest):
+    owner = owners(COUNTS)
+    text = unit(len(owner), 6)
+    text[7] = text[12] = text[0]  # ties, of the same image and of others
+    pool = one_of_each(owner)
+    found = mean_of_nearest(text, owner, text[pool], owner[pool], nearest, area=area)
+    for place in range(len(owner)):
+        others = [dot(text[place], text[other]) for other in pool.tolist() if owner[other] != owner[place]]
+        best = sorted(others, reverse=True)[: min(nearest, len(pool) - 1)]
+        assert found[place] == pytest.approx(sum(best) / len(best), abs=1e-6)
+
+
+def test_one_caption_of_each_image_and_captions_of_strangers():
+    owner = owners(COUNTS)
+    drawn = {tuple(one_of_each(owner, seed).tolist()) for seed in range(40)}
+    assert len(drawn) > 20 and all(owner[list(places)].tolist() == list(range(len(COUNTS))) for places in drawn)
+    assert {places[2] for places in drawn} == set((owner == 2).nonzero().flatten().tolist())
+    found = torch.stack([strangers(owner, seed) for seed in range(400)])
+    assert (owner[found] != owner).all()
+    counts = found[:, 0].bincount(minlength=len(owner))
+    assert (counts[owner != owner[0]] > 0).all() and counts.max() < 50  # each is as likely: about 19 of 400
+
+
+def test_kinds_are_told_by_who_is_raw():
+    sample = made_up([3, 1, 2, 2], [1, 1, 0, 2])
+    raw, generated = kinds_of(sample.owner, sample.raw)
+    assert raw.name == "raw" and raw.places.tolist() == [0, 3, 6, 7] and raw.images.tolist() == [0, 1, 3]
+    assert generated.places.tolist() == [1, 2, 4, 5] and generated.owner.tolist() == [0, 0, 2, 2]
+    assert set(raw.one.tolist()) <= set(raw.places.tolist())
+    alone = made_up([3, 1, 2, 2], [1, 0, 0, 0])  # a kind of one image has nothing to be compared with
+    assert [kind.name for kind in kinds_of(alone.owner, alone.raw)] == ["generated"]
+
+
+def test_how_alike_the_captions_of_an_image_are():
+    owner, raw = owners(COUNTS), torch.arange(sum(COUNTS)) % 3 == 0
+    text = unit(len(owner), 6)
+    within, across = among(text, owner, len(COUNTS)), between(text, owner, raw, len(COUNTS))
+    for image, count in enumerate(COUNTS):
+        places = (owner == image).nonzero().flatten().tolist()
+        pairs = [dot(text[a], text[b]) for a in places for b in places if a < b]
+        mixed = [dot(text[a], text[b]) for a in places for b in places if raw[a] and not raw[b]]
+        assert count > 1 or within[image].isnan()
+        assert not pairs or within[image] == pytest.approx(sum(pairs) / len(pairs), abs=1e-6)
+        assert bool(across[image].isnan()) != bool(mixed)
+        assert not mixed or across[image] == pytest.approx(sum(mixed) / len(mixed), abs=1e-6)
+    assert within.isnan().sum() == COUNTS.count(1) and 0 < across.isnan().sum() < len(COUNTS)
+
+
+def test_equal_captions_are_as_alike_as_can_be():
+    owner = owners([4, 2])
+    text = unit(1, 64).expand(6, -1).contiguous()
+    assert among(text, owner, 2).tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+
+
+def test_the_mean_feature_is_that_of_normalised_captions():
+    owner = owners(COUNTS)
+    text, image = unit(len(owner), 6), unit(len(COUNTS), 6, seed=5)
+    fits = cosines(image, means(text, owner, len(COUNTS)))
+    for place, count in enumerate(COUNTS):
+        mean = text[owner == place].double().mean(dim=0)
+        assert fits[place] == pytest.approx(dot(image[place], mean / mean.norm()), abs=1e-6)
+        assert count > 1 or fits[place] == pytest.approx(dot(image[place], text[owner == place][0]), abs=1e-6)
+    assert means(text, owner + 1, len(COUNTS) + 1)[0].tolist() == [0.0] * 6  # an image without captions
+
+
+def test_frequencies_count_texts_and_not_their_spelling():
+    captions = ["A dog.", "a  dog", "A DOG!", "a cat", "a cat", "it's a man-made lake", "…", "？", "Stra\u00dfe"]
+    normal = [normalised(text) for text in captions]
+    assert normal == ["a dog"] * 3 + ["a cat"] * 2 + ["it's a man-made lake", "...", "?", "strasse"]
+    table = most_frequent(normal, top=4)
+    assert list(table["caption"]) == ["a dog", "a cat", "...", "?"] and list(table["times"]) == [3, 2, 1, 1]
+    assert list(table["rank"]) == [1, 2, 3, 4] and table["share"].tolist() == pytest.approx(
+        [n / 9 for n in (3, 2, 1, 1)]
+    )
+    assert len(most_frequent([])) == 0
+
+
+@pytest.mark.parametrize(("images", "size"), [(10, 4), (10, 5), (10, 10), (3, 1000), (11, 2)])
+def test_batches_cover_all_images_and_are_of_one_size(images, size):
+    found = batches(images, size)
+    counted = [place for batch, done in found for place in range(batch.start + done, batch.stop)]
+    assert counted == list(range(images))
+    assert {batch.stop - batch.start for batch, _ in found} == {min(size, images)}
+
+
+@pytest.mark.parametrize("area", [1, 30, 10**6])
+@pytest.mark.parametrize("size", [4, 7, 20, 1000])
+def test_how_many_captions_outrank_an_images_own(area, size):
+    image, text = unit(20, 6), unit(20, 6, seed=3)
+    text[1] = text[0]  # a caption that two images have outranks both
+    text[5], image[5] = -image[6], image[6]
+    found = outranked(image, text, size, area=area)
+    for batch, done in batches(20, size):
+        for place in range(batch.start + done, batch.stop):
+            own = dot(image[place], text[place])
+            scores = {o: dot(image[place], text[o]) for o in range(batch.start, batch.stop) if o != place}
+            ahead = sorted((o for o in scores if scores[o] >= own - 1e-6), key=lambda o: -scores[o])
+            assert found[place] == len(ahead)
+            shown, values = rivals(image, text, size, place, 3)
+            assert sorted(shown) == sorted(ahead[:3]) and len(shown) == min(3, len(ahead))
+            assert values == pytest.approx([scores[o] for o in shown], abs=1e-6)
+    assert found[0] >= 1 and found[1] >= 1
+
+
+def test_a_collapsed_model_finds_nothing():
+    same = unit(1, 16).expand(9, -1).contiguous()
+    assert outranked(same, same, 9).tolist() == [8] * 9
+    image = unit(9, 16)
+    assert outranked(image, image, 9).tolist() == [0] * 9
+
+
+# --- together --------------------------------------------------------------------------------------------------------
+
+
+def test_the_tables_hold_what_loops_find():
+    sample = made_up(COUNTS * 3, [1, 1, 1, 0, 1, 2, 1, 2, 1, 1] * 3)
+    found = measure(sample, 8, plain)
+    assert found.names == ["raw", "generated"] and len(found.captions) == len(sample.captions)
+    raws = Counter(sample.owner[sample.raw].tolist())
+    assert found.images["raw"].tolist() == [raws[image] for image in range(30)]
+    for place, row in enumerate(found.of("generated").itertuples()):
+        caption = kinds_of(sample.owner, sample.raw)[1].places[place]
+        assert row.caption == sample.captions[caption] and row.image == sample.owner[caption]
+        assert row.fit == pytest.approx(dot(sample.image[row.image], sample.text[caption]), abs=1e-6)
+    for kind in found.kinds:
+        texts = [sample.captions[place] for place in kind.places.tolist()]
+        assert found.of(kind.name)["times"].tolist() == [texts.count(text) for text in texts]
+        drawn = dict(zip(kind.images.tolist(), kind.one.tolist(), strict=True))
+        order = found.orders[kind.name].tolist()
+        assert sorted(order) == kind.images.tolist() != order
+        for batch, done in batches(len(order), 8):
+            members = order[batch]
+            for image in members[done:]:
+                own = dot(sample.image[image], sample.text[drawn[image]])
+                others = [dot(sample.image[image], sample.text[drawn[o]]) for o in members if o != image]
+                assert found.images[f"outranked_one_{kind.name}"][image] == sum(x >= own - 1e-6 for x in others)
+                assert found.images[f"one_{kind.name}"][image] == pytest.approx(own, abs=1e-6)
+    without = found.images[found.images["raw"] == 0]
+    assert len(without) and without["one_raw"].isna().all() and without["outranked_mean_raw"].isna().all()
+
+
+def test_the_summary_says_the_tables_numbers():
+    sample = made_up(COUNTS * 3, [1] * 30)
+    found = measure(sample, 8, plain)
+    lines = {line.key: line for line in summary(found)}
+    counts = found.images["outranked_one_generated"].dropna()
+    assert lines["outranked_one_1"].values["generated"] == pytest.approx((counts >= 1).mean())
+    assert "outranked_one_10" not in lines  # seven others cannot be ten
+    assert "outranked_mean_1" in lines and "raw" not in lines["outranked_mean_1"].values
+    assert lines["among"].values == {"generated": pytest.approx(found.images["among_generated"].mean())}
+    several = found.images[found.images["generated"] > 1]
+    assert lines["fit_of_mean"].values["generated"] == pytest.approx(several["mean_generated"].mean())
+    assert lines["frequent"].values["raw"] == pytest.approx(1.0)  # seven texts
+    assert lines["fit"].said("raw").replace("−", "-") == f"{found.of('raw')['fit'].mean():.3f}"
+    assert lines["among"].said("raw") == "–"
+
+
+def test_both_kinds_are_looked_for_among_equally_many():
+    found = measure(made_up([2] * 15 + [1] * 100, [1] * 15 + [0] * 100), 50, plain)
+    assert found.pool == 15 and found.nearest == 14
+    lines = {line.key: line for line in summary(found)}
+    assert lines["nearest"].words == "a caption and its 14 nearest" and set(lines["nearest"].values) == set(found.names)
+
+
+@pytest.mark.parametrize("images", [True, False])
+@pytest.mark.parametrize(("counts", "raws"), [([2, 3, 1], [1, 1, 1]), ([1, 1, 1], [1, 1, 1]), ([2, 2, 1], [0, 0, 0]),
+                                              ([1, 1, 1, 1], [1, 0, 1, 0]), ([2, 1, 1], [1, 1, 0])])  # fmt: skip
+def test_parts_that_make_no_sense_are_left_out_and_said(counts, raws, images):
+    sample = made_up(counts, raws)
+    if not images:
+        sample = sample._replace(image=None)
+    found = measure(sample, 1000, plain)
+    keys = [part.key.split("-")[0] for part in sections(found, sample, 2)]
+    kinds = [name for name, has in (("raw", sum(raws) > 1), ("generated", sum(counts) - sum(raws) > 1)) if has]
+    assert found.names == kinds
+    several = [n for n, r in zip(counts, raws, strict=True) if max(r, n - r) > 1]
+    both = [n for n, r in zip(counts, raws, strict=True) if 0 < r < n]
+    assert ("among" in keys) == bool(several or len(both) > 1)
+    assert ("pooled" in keys) == bool(several and images)
+    assert {"fit", "ranks"} <= set(keys) if images else not {"fit", "ranks", "pooled", "random", "worst"} & set(keys)
+    said = " ".join(left_out(found, sample, "the model"))
+    assert ("reads captions alone" in said) != images
+    assert ("no generated captions" in said) == ("generated" not in kinds)
+    assert ("no raw captions" in said) == ("raw" not in kinds)
+    assert ("No image has two captions of a kind" in said) == (not several)
+
+
+def test_examples_are_images_with_what_outranks_them():
+    sample = made_up(COUNTS * 3, [1] * 30, captions=[f"text {place}" for place in range(75)][: 3 * sum(COUNTS)])
+    found = measure(sample, 12, plain)
+    kind = found.kinds[1]
+    shown = worst(found, sample, kind, 5)
+    counts = found.images["outranked_one_generated"]
+    assert [example.outranking for example in shown] == sorted(counts.dropna(), reverse=True)[:5]
+    for example in (*shown, *at_random(found, sample, kind, 5)):
+        assert example.outranking == counts[example.image] > 0
+        assert [c.text for c in example.own] == [
+            sample.captions[p] for p in kind.places.tolist() if sample.owner[p] == example.image
+        ]
+        own = next(caption.cosine for caption in example.own if caption.drawn)
+        assert len(example.rivals) == min(6, example.outranking)
+        for rival in example.rivals:
+            place = sample.captions.index(rival.text)
+            assert sample.owner[place] == rival.image != example.image and rival.cosine >= own - 1e-6
+            assert rival.cosine == pytest.approx(dot(sample.image[example.image], sample.text[place]), abs=1e-6)
+    assert {e.image for e in at_random(found, sample, kind, 99)} == set(np.flatnonzero(counts > 0))
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_samples_come_from_all_shards_in_turn(tmp_path):
+    for name, keys in (("a", "012345"), ("b", "01"), ("c", "012")):
+        write_tar(tmp_path / f"{name}.tar", {f"{name}{key}": {"txt": b"x"} for key in keys})
+    (tmp_path / "bad.tar").write_bytes(b"no tar at all" * 100)
+    urls = [str(tmp_path / f"{name}.tar") for name in ("a", "b", "bad", "c", "a")]
+    lost: list[str] = []
+    keys = [sample["__key__"] for sample in spread(urls, lost)]
+    assert keys == ["a0", "b0", "c0", "a1", "b1", "c1", "a2", "c2", "a3", "a4", "a5"]
+    assert len(lost) == 1 and "bad.tar" in lost[0]
+    few = [sample["__key__"] for sample in spread(urls, [], at_once=2)]
+    assert sorted(few) == sorted(keys) and few == [sample["__key__"] for sample in spread(urls, [], at_once=2)]
+    assert len({key[0] for key in few[:2]}) == 2
+
+
+# --- the program -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def training(trainer, teacher) -> list[str]:
+    """Training's flags, for looking at the colour shards with the tiny model."""
+    model = ["--mining-model", "tiny-clip", "--mining-pretrained", str(teacher), "--model-config", str(trainer.config)]
+    return [*trainer.tars, *model, "--json-text-key", "captions"]
+
+
+@pytest.fixture
+def analyse(program):
+    """The program, in this process."""
+
+    def run(*arguments: object, expect: int = 0):
+        return program("analyze_captions", *arguments, expect=expect, folder="scripts")
+
+    return run
+
+
+def test_a_page_and_tables_of_the_users_own_data(analyse, training, tmp_path):
+    out = tmp_path / "deep" / "analysis"
+    done = analyse("--out", out, "--images", "60", "--batch", "20", "--show", "2", "--", *training)
+    assert "60 images with 204 captions from 4 shards, as tiny-clip (teacher.pt) sees them." in done.out
+    text = (out / "analysis.html").read_text()
+    page = Page(text)
+    assert all(re.match(r"data:image/(jpeg|svg\+xml);base64,|#", address) for address in page.addresses)
+    assert not re.search(r"https?:|<script|<link|@import|url\(", text)
+    figures = [address for address in page.addresses if address.startswith("data:image/svg")]
+    assert len(figures) == 6 and all(b"</svg>" in base64.b64decode(each.partition(",")[2]) for each in figures)
+    anchors = {address[1:] for address in page.addresses if address.startswith("#")}
+    assert anchors == set(re.findall(r'<section id="([\w-]+)"', text)) - {"made"} and len(anchors) == 10
+    assert any("cosines of different models do not compare" in each for each in page.everything)
+    assert "a red square" in page.everything and "scripts/analyze_captions.py" in text
+
+    names = ["analysis.html", "captions.csv", "frequencies.csv", "images.csv", "left-out.csv", "summary.csv"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    captions, images = pd.read_csv(out / "captions.csv"), pd.read_csv(out / "images.csv")
+    columns = ["shard", "key", "kind", "caption", "words", "times", "random_caption", "fit", "random_image", "nearest"]
+    assert list(captions) == columns and len(captions) == 204
+    assert captions["kind"].value_counts().to_dict() == {"generated": 144, "raw": 60}
+    assert images.groupby("shard").size().to_dict() == {f"0{n}.tar": 15 for n in range(4)}  # spread over the shards
+    assert {"one_raw", "outranked_one_raw", "mean_generated", "outranked_mean_generated", "raw_to_generated",
+            "among_generated"} < set(images) and not {"among_raw", "mean_raw"} & set(images)  # fmt: skip
+    own = captions[(captions["shard"] == "02.tar") & (captions["key"] == 3)]
+    assert (
+        list(own["caption"])[:2] == ["img 35", "a yellow square"] and list(own["kind"]) == ["raw"] + ["generated"] * 4
+    )
+    frequencies, summed = pd.read_csv(out / "frequencies.csv"), pd.read_csv(out / "summary.csv")
+    assert frequencies.groupby("kind")["times"].max().to_dict() == {"generated": 16, "raw": 1}
+    assert list(frequencies) == ["kind", "rank", "times", "share", "caption"]
+    share = summed.set_index(["measure", "kind"])["value"]["outranked_one_1", "raw"]
+    assert share == pytest.approx((images["outranked_one_raw"] >= 1).mean(), abs=1e-6)
+    assert f"{share:.1%}".replace("%", " %") in page.texts["lead"][0]
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    analyse("--out", out, "--images", "60", "--batch", "20", "--show", "2", "--", *training)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_stored_features_and_those_of_texts(analyse, trainer, training, sentence_model, tmp_path):
+    assert embed("--out", str(tmp_path / "features"), "--", *training) == 0
+    analyse("--out", tmp_path / "frozen", "--", *training)
+    captions = [*trainer.tars, "--json-text-key", "captions"]
+    stored = [*captions, "--mining-features", "precomputed", "--feature-sidecar", str(tmp_path / "features")]
+    assert "as tiny-clip/" in analyse("--out", tmp_path / "stored", "--", *stored).out
+    ours, theirs = (pd.read_csv(tmp_path / name / "captions.csv") for name in ("frozen", "stored"))
+    assert list(ours["caption"]) == list(theirs["caption"])
+    for column in ("fit", "nearest", "random_caption"):
+        assert theirs[column].to_numpy() == pytest.approx(ours[column].to_numpy(), abs=2e-3)
+    text = [*captions, "--mining-features", "text", "--mining-model", str(sentence_model)]
+    done = analyse("--out", tmp_path / "text", "--", *text)
+    assert "outranked" not in done.out and "two drawn at random" in done.out
+    page = Page((tmp_path / "text" / "analysis.html").read_text())
+    assert any("reads captions alone. Left out" in each for each in page.everything) and "lead" not in page.texts
+    assert [each for each in page.addresses if each[0] == "#"] == ["#nearest", "#frequent", "#among"]
+    assert not {"fit", "random_image"} & set(pd.read_csv(tmp_path / "text" / "captions.csv"))
+
+
+def test_what_cannot_be_read_costs_itself_alone(analyse, training, tmp_path):
+    samples = {f"{row:02d}": colour_sample(row) for row in range(12)}
+    samples["03"]["png"] = b"no image"
+    samples["04"].pop("txt"), samples["04"].pop("json")
+    samples["05"]["json"] = json.dumps({"captions": ["<script>x</script>", "https://a.b/c"]}).encode()
+    write_tar(tmp_path / "a.tar", samples)
+    whole = write_tar(tmp_path / "b.tar", {f"b{row}": colour_sample(row) for row in range(9)}).read_bytes()
+    (tmp_path / "b.tar").write_bytes(whole[: len(whole) // 2])
+    data = ["--train-data", str(tmp_path / "{a,b}.tar"), *training[4:]]
+    done = analyse("--out", tmp_path / "out", "--", *data, expect=1)
+    assert "b.tar cannot be read as a tar" in done.err and "2 sample(s) are left out" in done.out
+    left = pd.read_csv(tmp_path / "out" / "left-out.csv", dtype=str)
+    assert left.to_numpy().tolist() == [["03", "image cannot be read"], ["04", "no caption"]]
+    text = (tmp_path / "out" / "analysis.html").read_text()
+    assert "Not read to the end" in text and "<script>" not in text
+    images = pd.read_csv(tmp_path / "out" / "images.csv", dtype={"key": str})
+    assert (images["shard"] == "a.tar").sum() == 10 and 0 < (images["shard"] == "b.tar").sum() < 9
+
+
+def test_only_generated_captions_stand_alone(analyse, training, tmp_path):
+    done = analyse("--out", tmp_path / "out", "--", *training, "--text-key", "", "--captions-per-image", "2")
+    header = done.out.splitlines()[1].split()
+    assert header == ["generated"] and "64 images with 112 captions" in done.out
+    text = (tmp_path / "out" / "analysis.html").read_text()
+    assert "have no raw captions (those from --text-key)" in text
+    assert set(pd.read_csv(tmp_path / "out" / "captions.csv")["kind"]) == {"generated"}
+
+
+def test_mistakes_are_a_line_and_leave_what_was_there(analyse, trainer, training, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "captions.csv").write_text("mine")
+    (tmp_path / "file").write_text("a file")
+    two = write_tar(tmp_path / "few.tar", {"0": colour_sample(3), "1": {**colour_sample(4), "png": b"no image"}})
+    for own, behind, named in (
+        ([], training[4:], "--train-data: name the shards, behind --"),
+        (["--images", "1"], training, "--images 1: must be 2 or more"),
+        (["--batch", "1"], training, "--batch 1: must be 2 or more"),
+        (["--show", "-1"], training, "--show -1: must be 0 or more"),
+        (["--device", "nowhere"], training, "--device nowhere"),
+        (["--image", "9"], training, "--image"),
+        (["--out", tmp_path / "mine"], training, "holds captions.csv, not of an earlier analysis"),
+        (["--out", tmp_path / "file"], training, "cannot be made"),
+        ([], [*trainer.tars, "--json-text-key", "captions"], "name the model with --mining-model"),
+        ([], [*training, "--json-text-key", "nope"], "--json-text-key nope: no row of 00.tar has text there"),
+        ([], [*training, "--text-key", "nope"], "--text-key nope: no row of 00.tar has text there"),
+        ([], [*training, "--text-key", "", "--json-text-key", ""], "no caption source"),
+        ([], [*training, "--mining-pretrained", "nowhere.pt"], "nowhere.pt: cannot be loaded"),
+        ([], [*training[:1], "nowhere.tar", *training[2:]], "nowhere.tar does not exist"),
+        ([], [*trainer.tars, "--mining-features", "ema"], "there is no model to look with"),
+        ([], [*trainer.tars, "--mining-features", "precomputed"], "make them with scripts/embed.py"),
+        ([], ["--train-data", str(two), *training[4:]], "1 image(s) with captions were read, and two are needed (1: "),
+    ):
+        given = own if "--out" in own else ["--out", tmp_path / "out", *own]
+        error = analyse(*given, "--", *behind, expect=2).err.strip().splitlines()[-1]
+        assert error.startswith("analyze_captions.py: error: ") and named in error, error
+    assert (tmp_path / "mine" / "captions.csv").read_text() == "mine"
+    assert not list((tmp_path / "out").iterdir())
