@@ -34,8 +34,8 @@ setup(
         # Caption sidecars are parquet.
         "pyarrow",
         "tensorboard",
-        # The model card and the pages of eval/compare.py and scripts/mined_gallery.py are templates; the hub's client
-        # uploads and fetches.
+        # The model card and the pages of eval/compare.py, scripts/mined_gallery.py and scripts/analyze_captions.py are
+        # templates; the hub's client uploads and fetches.
         "jinja2",
         "huggingface_hub",
         # The quickstart's data and the linear probe (clip-benchmark brings it); plots.

@@ -226,8 +226,17 @@ def test_both_kinds_are_looked_for_among_equally_many():
 
 
 @pytest.mark.parametrize("images", [True, False])
-@pytest.mark.parametrize(("counts", "raws"), [([2, 3, 1], [1, 1, 1]), ([1, 1, 1], [1, 1, 1]), ([2, 2, 1], [0, 0, 0]),
-                                              ([1, 1, 1, 1], [1, 0, 1, 0]), ([2, 1, 1], [1, 1, 0])])  # fmt: skip
+@pytest.mark.parametrize(
+    ("counts", "raws"),
+    [
+        ([2, 3, 1], [1, 1, 1]),
+        ([1, 1, 1], [1, 1, 1]),
+        ([2, 2, 1], [0, 0, 0]),
+        ([1, 1, 1, 1], [1, 0, 1, 0]),
+        ([2, 1, 1], [1, 1, 0]),
+        ([2, 2], [1, 1]),
+    ],
+)
 def test_parts_that_make_no_sense_are_left_out_and_said(counts, raws, images):
     sample = made_up(counts, raws)
     if not images:
@@ -246,6 +255,8 @@ def test_parts_that_make_no_sense_are_left_out_and_said(counts, raws, images):
     assert ("no generated captions" in said) == ("generated" not in kinds)
     assert ("no raw captions" in said) == ("raw" not in kinds)
     assert ("No image has two captions of a kind" in said) == (not several)
+    assert ("how alike an image's captions are" in said) == ("among" not in keys)
+    assert ("the mean of several" in said) == ("pooled" not in keys)
 
 
 def test_examples_are_images_with_what_outranks_them():
@@ -324,7 +335,7 @@ def test_a_page_and_tables_of_the_users_own_data(analyse, training, tmp_path):
     names = ["analysis.html", "captions.csv", "frequencies.csv", "images.csv", "left-out.csv", "summary.csv"]
     assert sorted(path.name for path in out.iterdir()) == names
     captions, images = pd.read_csv(out / "captions.csv"), pd.read_csv(out / "images.csv")
-    columns = ["shard", "key", "kind", "caption", "words", "times", "random_caption", "fit", "random_image", "nearest"]
+    columns = ["shard", "key", "kind", "caption", "words", "times", "nearest", "random_caption", "fit", "random_image"]
     assert list(captions) == columns and len(captions) == 204
     assert captions["kind"].value_counts().to_dict() == {"generated": 144, "raw": 60}
     assert images.groupby("shard").size().to_dict() == {f"0{n}.tar": 15 for n in range(4)}  # spread over the shards

@@ -51,7 +51,7 @@ def one_of_each(owner: Tensor, seed: int = SEED) -> Tensor:
         owner: int64 [T].
         seed: of the drawing.
     """
-    shuffled = shuffle(owner.new_tensor(range(len(owner))), seed)
+    shuffled = shuffle(torch.arange(len(owner), device=owner.device), seed)
     shuffled = shuffled[owner[shuffled].argsort(stable=True)]
     first = torch.ones_like(shuffled, dtype=torch.bool)
     first[1:] = owner[shuffled[1:]] != owner[shuffled[:-1]]

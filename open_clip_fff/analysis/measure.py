@@ -91,7 +91,7 @@ def measure(sample: Sample, batch: int, progress: Progress) -> Measured:
                 kind.owner,
                 sample.text[pool],
                 sample.owner[pool],
-                progress=partial(progress, desc=f"nearest captions, {kind.name}", leave=False),
+                progress=partial(progress, desc=f"nearest captions, {kind.name}", leave=False, delay=1),
             )
         )
         images[f"among_{kind.name}"] = _numbers(among(sample.text[kind.places], kind.owner, len(images)))
@@ -157,7 +157,7 @@ def _see(found: Measured, sample: Sample, image: Tensor, kind: Kind, batch: int,
             image[kind.images[order]],
             text[order],
             batch,
-            partial(progress, desc=f"batches, {label} {kind.name}", leave=False),
+            partial(progress, desc=f"batches, {label} {kind.name}", leave=False, delay=1),
         )
         found.images[f"outranked_{column}"] = _at(places[order.cpu().numpy()], len(found.images), counts)
 

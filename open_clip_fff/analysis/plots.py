@@ -69,6 +69,8 @@ def draw_frequencies(frequent: pd.DataFrame) -> Figure:
         figure, (axes,) = _axes(1)
         for kind, rows in frequent.groupby("kind", sort=False):
             axes.semilogy(rows["rank"], 100 * rows["share"], color=COLOURS[str(kind)], linewidth=1.8, label=kind)
+        low, high = 100 * frequent["share"].min(), 100 * frequent["share"].max()
+        axes.set_ylim(low / 1.4, max(1.4 * high, 8 * low))  # room for some ticks where all are as frequent
         axes.set_xlabel("rank of the caption")
         axes.set_ylabel("% of all captions")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

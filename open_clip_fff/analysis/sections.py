@@ -10,6 +10,7 @@ from open_clip_fff.analysis.plots import Cosines, address, draw_cosines, draw_fr
 from open_clip_fff.analysis.sample import Sample
 
 LISTED = 10  # of the most frequent captions
+ACROSS = {"raw_to_generated", "random_raw_to_generated"}  # columns of images that have both kinds
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ def left_out(found: Measured, sample: Sample, model: str) -> list[str]:
             )
     several = [kind for kind in found.names if (found.images[kind] > 1).any()]
     if not several:
-        parts = "how alike an image's captions are" + ("" if sample.image is None else ", and the mean of them")
-        said.append(f"No image has two captions of a kind. Left out: {parts}.")
+        parts = [] if set(found.images) >= ACROSS else ["how alike an image's captions are"]
+        parts += [] if sample.image is None else ["the mean of several"]
+        said.append(f"No image has two captions of a kind. Left out: {' and '.join(parts) or 'how alike these are'}.")
     elif len(several) < len(found.names):
         single = next(kind for kind in found.names if kind not in several)
         said.append(f"No image has two {single} captions: what compares an image's captions is of {several[0]} ones.")
@@ -135,7 +137,7 @@ def _among(found: Measured) -> Section | None:
         for kind in found.names
         if f"among_{kind}" in found.images
     ]
-    if {"raw_to_generated", "random_raw_to_generated"} <= set(found.images):
+    if set(found.images) >= ACROSS:
         pair = [
             Cosines("of different images", found.images["random_raw_to_generated"].to_numpy(), "random"),
             Cosines("raw with generated captions of an image", found.images["raw_to_generated"].to_numpy(), "between"),

@@ -9,16 +9,17 @@ from open_clip_fff.data.ids import printable
 
 CAPTIONS, IMAGES, FREQUENCIES, SUMMARY = "captions.csv", "images.csv", "frequencies.csv", "summary.csv"
 LEFT_OUT = "left-out.csv"
+COLUMNS = ["kind", "caption", "words", "times", "nearest", "random_caption", "fit", "random_image"]  # of captions.csv
 NAMES = (CAPTIONS, IMAGES, FREQUENCIES, SUMMARY, LEFT_OUT)
 
 
 def tables(found: Measured, sample: Sample, lines: list[Line], missing: Missing) -> dict[str, str]:
     """The contents of the files, by name.
 
-    captions.csv has the columns of `Measured.captions` without `normal`, with `shard` and `key` of the image in the
-    place of its number; images.csv those of `Measured.images`.
+    captions.csv has columns of `Measured.captions`, with `shard` and `key` of the image in the place of its number;
+    images.csv those of `Measured.images`.
     """
-    captions = found.captions.drop(columns=["image", "normal"])
+    captions = found.captions[[name for name in COLUMNS if name in found.captions]]
     names = found.images.loc[found.captions["image"], ["shard", "key"]].reset_index(drop=True)
     frames = {
         CAPTIONS: pd.concat([names, captions], axis=1),
