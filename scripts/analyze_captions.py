@@ -28,7 +28,6 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
-from open_clip_fff.report.plan_text import plan_lines
 from open_clip_fff.settings import Plan
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.settings.mining import SELF
@@ -161,9 +160,14 @@ def model_name(plan: Plan) -> str | None:
 
 
 def topics(plan: Plan) -> list[tuple[str, str]]:
-    """What the plan says of captions."""
-    lines = [line.strip().partition(" ") for line in plan_lines(plan)]
-    return [(topic, words.strip()) for topic, _, words in lines if topic == "captions"]
+    """Where captions are from and what looks at them, for the page's end."""
+    raw = len(plan.captions.text_keys)
+    sources = {"raw captions": plan.captions.sources[:raw], "generated captions": plan.captions.sources[raw:]}
+    said = [(topic, ", ".join(names) or "none") for topic, names in sources.items()]
+    if plan.captions.per_image < ALL:
+        said.append(("of an image", f"{plan.captions.per_image} captions at most"))
+    stored = f"stored in {plan.feature_sidecar or 'the shards'}" if plan.features == "precomputed" else plan.features
+    return [*said, ("features", stored if plan.miner is None else f"{stored}, of {plan.miner.name}")]
 
 
 if __name__ == "__main__":

@@ -330,6 +330,9 @@ def test_a_page_and_tables_of_the_users_own_data(analyse, training, tmp_path):
     anchors = {address[1:] for address in page.addresses if address.startswith("#")}
     assert anchors == set(re.findall(r'<section id="([\w-]+)"', text)) - {"made"} and len(anchors) == 10
     assert any("cosines of different models do not compare" in each for each in page.everything)
+    assert {"txt", "json:captions"} < set(page.everything) and any(
+        "frozen, of tiny-clip/" in x for x in page.everything
+    )
     assert "a red square" in page.everything and "scripts/analyze_captions.py" in text
 
     names = ["analysis.html", "captions.csv", "frequencies.csv", "images.csv", "left-out.csv", "summary.csv"]
