@@ -33,6 +33,17 @@ class Picture(NamedTuple, Generic[T]):
     url: str = ""
 
 
+def decoded(sample: dict, preprocess: Callable[[Image.Image], T]) -> T | NoPicture:
+    """What `preprocess` makes of a sample's image, in colours."""
+    key, content = str(sample["__key__"]), image_bytes(sample)
+    if content is None:
+        return NoPicture(key, "no image")
+    try:
+        return preprocess(Image.open(io.BytesIO(content)).convert("RGB"))
+    except NO_IMAGE:
+        return NoPicture(key, UNREADABLE)
+
+
 def read_pictures(
     urls: Iterable[str],
     limit: int,
@@ -83,13 +94,8 @@ def pictures_of(
 
     def picture(found: tuple[dict, Row, str | None]) -> Picture[T] | NoPicture:
         sample, row, missing = found
-        key, content = str(sample["__key__"]), image_bytes(sample)
-        if missing or content is None:
-            return NoPicture(key, missing or "no image")
-        try:
-            image = preprocess(Image.open(io.BytesIO(content)).convert("RGB"))
-            return Picture(key, row, image, str(sample["__url__"]))
-        except NO_IMAGE:
-            return NoPicture(key, UNREADABLE)
+        key = str(sample["__key__"])
+        image = NoPicture(key, missing) if missing else decoded(sample, preprocess)
+        return image if isinstance(image, NoPicture) else Picture(key, row, image, str(sample["__url__"]))
 
     yield from ahead(picture, map(named, samples), workers)
