@@ -1,7 +1,8 @@
 """Image-text matching models by hub name or folder; no code of their own is run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from open_clip_fff.connection.blip import Blip
 from open_clip_fff.connection.blip2 import Blip2
@@ -47,7 +48,7 @@ def load_matching(name: str, called: str, cache_dir: str | None = None, kind: st
         raise
     except Exception as error:  # whatever keeps it from loading, the person can only choose another
         raise UsageError(f"{called}: cannot be loaded ({reason(error)}); {MEND}") from error
-    if absent := sorted(set(found["missing_keys"]) & {key for key, _ in model.named_parameters()}):
+    if absent := absent_weights(model, found):
         head = "no image-text matching head" if any(key.startswith("itm_head") for key in absent) else "weights missing"
         raise UsageError(
             f"{called}: {head} ({absent[0]} and {len(absent) - 1} more are not in it); name a model that was trained "
@@ -56,6 +57,16 @@ def load_matching(name: str, called: str, cache_dir: str | None = None, kind: st
     matching = wrapper(model.float().eval(), tokenizer, image_processor)
     _check(matching, called)
     return matching
+
+
+def absent_weights(model: Any, found: Mapping[str, Any]) -> list[str]:
+    """The names of weights that a model of transformers was to load and did not find: they are random.
+
+    Args:
+        model: as `from_pretrained` gives it.
+        found: beside it, with `output_loading_info`.
+    """
+    return sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
 
 
 def _wanted(kind: str | None) -> str:
