@@ -10,7 +10,6 @@ all, and loads as `--discriminator blip:con-d`. One process, one device.
 
 import argparse
 import json
-import math
 import random
 import sys
 from collections.abc import Sequence
@@ -20,9 +19,8 @@ from typing import Any
 import torch
 import webdataset as wds
 from torch.utils.data import DataLoader
-from torchvision import transforms
-from tqdm import tqdm
 
+from open_clip_fff.connection.fitting import Fitting, Losses, fit, pictures
 from open_clip_fff.connection.loading import load_matching, quiet
 from open_clip_fff.connection.matching import MatchingModel
 from open_clip_fff.connection.measure import Table, in_words, measure
@@ -141,7 +139,7 @@ def run(args: argparse.Namespace, reader: CaptionReader) -> None:
         matching.model.to(args.device).eval()
     except (RuntimeError, AssertionError) as error:  # no such device, or none that is free
         raise UsageError(f"--device {args.device}: {reason(error)}") from error
-    crop, whole = pictures(matching, args.min_crop)
+    crop, whole = pictures(matching.size, matching.normalisation, args.min_crop)
     pairs = held_out_of(args, urls, reader, whole)
     print(f"{matching.kind}, {sum(x.numel() for x in matching.model.parameters()):,} weights, on {args.device}")
     before = report(f"before, on {len(pairs)} held-out pairs", matching, pairs)
@@ -159,46 +157,17 @@ def run(args: argparse.Namespace, reader: CaptionReader) -> None:
 
 
 def train(matching: MatchingModel, loader: DataLoader, args: argparse.Namespace) -> None:
-    """AdamW over the matching and the contrastive loss; a warm-up, then half a cosine down to 0."""
+    """Over the matching and the contrastive loss."""
     if args.freeze_vision:
         matching.model.vision_model.requires_grad_(False)
-    weights = [x for x in matching.model.parameters() if x.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [x for x in weights if x.ndim > 1], "weight_decay": args.wd},
-        {"params": [x for x in weights if x.ndim < 2], "weight_decay": 0.0},
-    ]
-    rate_at_most = args.lr if args.lr is not None else 1e-3 if args.from_config else 1e-5
-    optimizer = torch.optim.AdamW(groups, lr=rate_at_most)
-    warmup = max(args.steps // 10 if args.warmup is None else args.warmup, 1)
+    rate = args.lr if args.lr is not None else 1e-3 if args.from_config else 1e-5
 
-    def rate(step: int) -> float:
-        return min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / args.steps))
+    def both(batch: Any) -> Losses:
+        pixels, captions, ids = batch
+        alignment, matched = losses(matching, pixels.to(args.device), captions, ids, args.hard_negatives)
+        return {"matching": matched, "contrastive": alignment}
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    device = torch.device(args.device)
-    matching.model.train()
-    with tqdm(total=args.steps, unit="step", mininterval=1 if sys.stderr.isatty() else 30) as bar:
-        for _, (pixels, captions, ids) in zip(range(args.steps), loader, strict=False):
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                alignment, matched = losses(matching, pixels.to(device), captions, ids, args.hard_negatives)
-            optimizer.zero_grad(set_to_none=True)
-            (alignment + matched).backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimizer.step()
-            schedule.step()
-            bar.update()
-            if bar.n % 20 == 0 or bar.n == args.steps:  # a look at a loss waits for the device
-                bar.set_postfix(matching=f"{matched.item():.3f}", contrastive=f"{alignment.item():.3f}", refresh=False)
-    matching.model.eval()
-
-
-def pictures(matching: MatchingModel, least: float) -> tuple[Picture, Picture]:
-    """From a picture to [3, H, W], with random crops and without; nothing is mirrored, since captions say left."""
-    last = [transforms.ToTensor(), transforms.Normalize(*matching.normalisation)]
-    bicubic = transforms.InterpolationMode.BICUBIC
-    crop = transforms.RandomResizedCrop(matching.size, scale=(least, 1.0), interpolation=bicubic)
-    whole = transforms.Resize(matching.size, interpolation=bicubic)
-    return transforms.Compose([crop, *last]), transforms.Compose([whole, *last])
+    fit(matching.model, loader, both, Fitting(args.steps, rate, args.wd, args.warmup), args.device)
 
 
 def held_out_of(args: argparse.Namespace, urls: list[str], reader: CaptionReader, picture: Picture) -> list[Pair]:
