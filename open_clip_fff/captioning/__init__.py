@@ -1,0 +1,1 @@
+"""Pseudo-captions: what a captioner says of the images of a shard, cleaned, and where it is written."""
