@@ -125,11 +125,11 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
     settings |= {"dtype": dtype_of(args.dtype, config, device), "batch size": args.batch_size, "seed": args.seed}
     settings |= {**decoding.told(), "transformers": transformers.__version__, "into": args.into}
     settings |= {"field": args.field, "overwrite": args.overwrite} if args.into == "tars" else {}
-    folder = OutFolder(args.out, SUFFIX[args.into], settings)
     with quiet():
         try:
             captioner = load_captioner(args.model, config, args.prompt, settings["dtype"])
             placed(captioner, device).check(decoding, f"--model {args.model}")
+            folder = OutFolder(args.out, SUFFIX[args.into], settings)  # that of a model which works
             if share.index == 0:
                 print(f"captions of {args.model}, {decoding.how}, in {settings['dtype']} on {device}")
             code = each_shard(shards, folder, share, work_of(args, captioner, decoding, settings))
