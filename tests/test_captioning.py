@@ -396,7 +396,7 @@ def test_a_killed_run_that_is_started_again_gives_the_same_bytes(all_flags, tmp_
     command = [CAPTION, *all_flags, "--out"]
     assert run([*command, str(tmp_path / "whole")], tmp_path).returncode == 0
     whole = contents(tmp_path / "whole")
-    assert len(whole) == 9
+    assert len(whole) == 10 and whole["examples.png"][:4] == b"\x89PNG"
     for point in (2, 3, 6):
         out = tmp_path / str(point)
         run([*command, str(out)], tmp_path, die_at=point)
@@ -416,3 +416,43 @@ def test_two_processes_give_the_same_as_one(all_flags, tmp_path):
     assert done.returncode == 0 and done.stdout.count("holds 4 of 4 shards: 64 images") == 1, done
     assert done.stdout.count("to train with them") == 1
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+
+# --- training one ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_captioner_is_trained_on_ones_own_images_and_captions_them(program, shards, tmp_path):
+    """The colour of a picture, from random weights, in seconds; a colour in four is right by chance."""
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "initializer_range": 0.1}
+    config = {
+        "model_type": "blip",
+        "vision_config": {**small, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16},
+        "text_config": {**small, "num_hidden_layers": 1, "max_position_embeddings": 32, "vocab_size": 200},
+    }
+    (tmp_path / "small.json").write_text(json.dumps(config))
+    data = ["--", "--train-data", shards / "{00..03}.tar", "--text-key", "", "--json-text-key", "captions"]
+    options = ["--steps", "60", "--batch-size", "16", "--lr", "1e-2", "--held-out", "0.2", "--workers", "0"]
+    start = ["--from-config", tmp_path / "small.json", "--out", tmp_path / "mine"]
+    done = program("train_captioner", *start, *options, *data, folder="scripts")
+    told = json.loads((tmp_path / "mine" / "training.json").read_text())["held_out"]
+    assert told["after"] < told["before"] / 2 and f"--model {tmp_path / 'mine'}" in done.out
+    shown = ["--train-data", shards / "02.tar", "--out", tmp_path / "out", "--model", tmp_path / "mine"]
+    program("caption", *shown, "--decoding", "greedy", "--max-new-tokens", "8", folder="scripts")
+    captions = [row["captions"][0] for row in pq.read_table(tmp_path / "out" / "02.parquet").to_pylist()]
+    named = [next((x for x in ("red", "green", "blue", "yellow") if x in caption), None) for caption in captions]
+    right = [named[row] == ("red", "green", "blue", "yellow")[row % 4] for row in range(16)]
+    assert sum(right) > 12, captions
+    # it goes on from there, and what cannot work is a line
+    again = ["--model", tmp_path / "mine", "--steps", "1", "--batch-size", "2", "--workers", "0", "--held-out", "0.2"]
+    program("train_captioner", *again, "--out", tmp_path / "more", *data, folder="scripts")
+    for wrong, line in (
+        (["--out", tmp_path / "mine"], "is there already"),
+        (["--out", tmp_path / "x", "--steps", "0"], "--steps 0: must be 1"),
+        (["--out", tmp_path / "x", "--min-crop", "2"], "--min-crop 2: a share"),
+        (["--out", tmp_path / "x", "--held-out", "0.0001"], "keeps 0 of 64 images"),
+        (["--out", tmp_path / "x", "--device", "nothing"], "--device nothing"),
+        (["--out", tmp_path / "x", "--model", tmp_path / "small.json"], "cannot be loaded"),
+    ):
+        done = program("train_captioner", *again, *wrong, *data, folder="scripts", expect=2)
+        assert line in done.err and len(done.err.splitlines()) == 1, done.err

@@ -1,64 +1,62 @@
 """What a person sees when captions are there: how many, a few of them as training reads them, and how to train."""
 
-import sys
-from collections import Counter
 from collections.abc import Mapping
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from webdataset.shardlists import expand_urls
 
+from open_clip_fff.captioning.examples import RAW, draw, examples, in_words
 from open_clip_fff.captioning.writing import COLUMN
-from open_clip_fff.data.ids import printable
-from open_clip_fff.data.shards import read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.shardwise import OutFolder
 
-RAW = "txt"
-SHOWN = 3
+SHOWN, DRAWN = 3, 8
+PICTURE = "examples.png"
 
 
-def report(folder: OutFolder, sources: Mapping[str, str], asked: int, field: str | None, typed: str) -> str:
-    """Coverage, examples and flags of what a folder holds; empty where it holds nothing.
+def report(
+    folder: OutFolder, sources: Mapping[str, str], title: str, asked: int, field: str | None, typed: str
+) -> list[str]:
+    """Coverage, examples and flags of what a folder holds, in lines, and OUT/examples.png; none where it is empty.
 
     Args:
         folder: of captions.
         sources: the shards, by stem.
+        title: of the picture.
         asked: K, captions of an image.
         field: of the tars' json; None for sidecars.
         typed: --train-data as it was.
+
+    Raises:
+        UsageError: if a shard cannot be read any more.
     """
-    done = [stem for stem in sources if folder.file(stem).exists()]
-    counts: Counter[str] = Counter()
-    for stem in done:
-        if record := folder.record(stem):
-            counts.update(record.counts)
-    if not counts["captions"]:
-        return ""
+    records = {stem: folder.record(stem) for stem in sources if folder.file(stem).exists()}
+    counts = {stem: record.counts for stem, record in records.items() if record is not None}
+    first = next((stem for stem, count in counts.items() if count["captions"]), None)
+    if first is None:
+        return []
+    images, captions = (sum(count[name] for count in counts.values()) for name in ("images", "captions"))
     beside = {"sidecar": str(folder.path)} if field is None else {"json_keys": (field,)}
     reader = CaptionReader(CaptionSettings(text_keys=(RAW,), per_image=asked + 1, policy="all", **beside))
-    url = sources[done[0]] if field is None else str(folder.file(done[0]))
-    lines, raw = examples(url, reader)
-    flags = [f"--train-data '{typed}'", f"--caption-sidecar {folder.path} --sidecar-text-key {COLUMN}"]
-    if field is not None:
+    found = examples(sources[first] if field is None else str(folder.file(first)), reader, DRAWN)
+    lines = [f"{captions / images:.2f} captions an image, of {asked}", *in_words(found[:SHOWN])]
+    try:
+        draw(found, title, folder.path / PICTURE)
+        lines.append(f"{len(found)} images with their captions: {folder.path / PICTURE}")
+    except OSError:  # another process is drawing the same
+        pass
+    raw = any(example.raw for example in found)
+    return [*lines, f"to train with them: {_flags(folder, sources, asked + raw, field, typed, raw)}"]
+
+
+def _flags(folder: OutFolder, sources: Mapping[str, str], most: int, field: str | None, typed: str, raw: bool) -> str:
+    """Those of training."""
+    if field is None:
+        flags = [f"--train-data '{typed}'", f"--caption-sidecar {folder.path} --sidecar-text-key {COLUMN}"]
+    else:
         flags = [f"--train-data '{same_names(typed, folder, sources)}'", f"--json-text-key {field}"]
-    flags += [f"--captions-per-image {asked + raw}"] + ([] if raw else ["--text-key ''"])
-    mean = counts["captions"] / counts["images"]
-    return "\n".join([f"{mean:.2f} captions an image, of {asked}", *lines, f"to train with them: {' '.join(flags)}"])
-
-
-def examples(url: str, reader: CaptionReader) -> tuple[list[str], bool]:
-    """The first samples of a shard that have new captions, as lines, and whether any of them has a raw one."""
-    lines, some_raw = [], False
-    rows = ((str(sample["__key__"]), reader.read(sample).found) for sample in read_samples([url], sys.maxsize))
-    for key, found in islice((row for row in rows if any(row[1][name] for name in row[1] if name != RAW)), SHOWN):
-        raw = found.pop(RAW)
-        some_raw |= bool(raw)
-        lines += [printable(key), f"  raw  {', '.join(map(repr, raw)) or 'none'}"]
-        texts = [text for texts in found.values() for text in texts]
-        lines += [f"  {number:>3}  {text!r}" for number, text in enumerate(texts, 1)]
-    return lines, some_raw
+    return " ".join([*flags, f"--captions-per-image {most}", *([] if raw else ["--text-key ''"])])
 
 
 def same_names(typed: str, folder: OutFolder, sources: Mapping[str, str]) -> str:
