@@ -11,8 +11,7 @@ those that are missing. `torchrun --nproc-per-node 8 scripts/caption.py ...` sha
 import argparse
 import re
 import sys
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -155,14 +154,25 @@ def shards_of(args: argparse.Namespace) -> list[str]:
     local = [url for url in urls if not re.match(r"\w+:", url)]
     if not urls or (len(local) == len(urls) and not any(Path(url).exists() for url in urls)):
         raise UsageError(f"--train-data {args.train_data}: no such file; braces count, as in 'data/{{000..099}}.tar'")
-    for url in (url for url in local[:1] if args.into == "tars"):
-        try:
-            first: Sequence[dict] = list(islice(read_samples([url], 1), 1))
-        except Exception:  # that one will be left out; the others are looked at when their turn comes
-            continue
-        for sample in first:
-            refuse_taken(sample, args.field, args.overwrite)
+    if args.into == "tars":
+        if any(Path(url).resolve().parent == args.out.resolve() for url in local):
+            raise UsageError(f"--out {args.out}: the shards themselves are there; name another folder")
+        refuse_first(local[:1], args)
     return urls
+
+
+def refuse_first(urls: list[str], args: argparse.Namespace) -> None:
+    """Looks at the first sample, and leaves what cannot be read for later: it costs its own shard only.
+
+    Raises:
+        UsageError: if it has the field already.
+    """
+    try:
+        found = list(read_samples(urls, 1))
+    except Exception:  # whatever webdataset raises
+        return
+    for sample in found:
+        refuse_taken(sample, args.field, args.overwrite)
 
 
 def field_of(args: argparse.Namespace) -> str | None:

@@ -358,6 +358,7 @@ def test_what_cannot_work_is_refused_in_one_line(program, flags, models, shards,
     assert "--batch-size 0: must be 1" in refused("--batch-size", "0")
     assert "--workers -1: must be 0" in refused("--workers", "-1")
     assert "--field a;b: letters" in refused("--into", "tars", "--field", "a;b")
+    assert f"--out {shards}: the shards themselves are there" in refused("--into", "tars", "--out", str(shards))
     assert "--field, --overwrite: go with --into tars" in refused("--overwrite")
     assert "invalid choice" in refused("--dtype", "float8")
     assert "unrecognized arguments: --nonsense" in refused("--nonsense")
@@ -456,3 +457,15 @@ def test_a_captioner_is_trained_on_ones_own_images_and_captions_them(program, sh
     ):
         done = program("train_captioner", *again, *wrong, *data, folder="scripts", expect=2)
         assert line in done.err and len(done.err.splitlines()) == 1, done.err
+
+
+@pytest.mark.slow
+def test_the_digits_captioner_names_them(tmp_path):
+    """With a third of its steps; a digit in ten is right by chance."""
+    done = run(
+        [str(ROOT / "scripts" / "caption_digits.py"), "--out", str(tmp_path / "out"), "--steps", "200"], tmp_path
+    )
+    assert done.returncode == 0, done
+    rows = [line.strip("| ").split(" | ") for line in (tmp_path / "out" / "table.md").read_text().splitlines()[2:]]
+    assert [row[0] for row in rows] == ["nucleus", "nucleus, --top-p 0.5", "beam", "greedy"]
+    assert all(float(row[4]) > 60 for row in rows) and rows[2][1:3] == ["1,945", "5.00"], rows

@@ -79,6 +79,7 @@ def draw(found: Sequence[Example], title: str, path: Path) -> None:
             left, right = (figure.add_subplot(grid[line, 2 * column + side]) for side in (0, 1))
             left.imshow(Image.open(io.BytesIO(found[place].image)).convert("RGB"))
             right.text(0, 1, texts[place], va="top", fontsize=8, transform=right.transAxes, parse_math=False)
+            left.set_anchor("N")
             left.axis("off"), right.axis("off")
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=110)
