@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=fff-captions
+#SBATCH --array=0-63
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+# Captions and features as a Slurm array, a GPU per task; tasks that were stopped are started again and go on.
+#
+#   SHARDS='data/{00000..06999}.tar' OUT=/mnt/work sbatch --export=ALL scripts/recipes/slurm.sh
+#
+# A task embeds the shards that it captioned, so that tasks wait for no other. Keep the array's size when you start it
+# again while some of its tasks still run. The other variables are in steps.sh.
+set -euo pipefail
+# Slurm runs a copy of this file: RECIPES says where the others are
+source "${RECIPES:-${SLURM_SUBMIT_DIR:-.}/scripts/recipes}/steps.sh"
+SHARE=(--share "$((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN))/$SLURM_ARRAY_TASK_COUNT")
+caption "${PYTHON:-python}"
+embed "${PYTHON:-python}"
