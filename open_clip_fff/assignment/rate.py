@@ -39,6 +39,42 @@ class Counts(NamedTuple):
     rows: Tensor
 
 
+def clause_levels(
+    found: Candidates, above: Tensor, config: MiningConfig, p1_prime: Tensor | float | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The level at which each clause of Eq. 1 mines each pair, float32, broadcastable to [B, N, K].
+
+    Args:
+        found: the pairs.
+        above: of S_it, S_ii and S_tt of other images, the shares in each bin or a higher one, [>= 3, BINS].
+        config: says which clauses are on.
+        p1_prime: below it the third clause mines at no level, NEVER; None for no such bar.
+
+    Returns:
+        None for a clause that is off, or whose cosine there is not.
+    """
+    s = found.similarity
+
+    def share(row: int, cosine: Tensor | None, on: float | None) -> Tensor | None:
+        return None if cosine is None or on is None else above[row].float()[bins(cosine)]
+
+    third = share(TEXT_TEXT, s.text_text, config.p3)
+    if third is not None and p1_prime is not None and s.image_text is not None:
+        third = torch.where(s.image_text > p1_prime, third, NEVER)
+    return share(IMAGE_TEXT, s.image_text, config.p1), share(IMAGE_IMAGE, s.image_image, config.p2), third
+
+
+def level_number(level: Tensor) -> Tensor:
+    """The place of levels among LEVELS, int64 of the same shape."""
+    octaves = level.clamp(min=2.0**-40).log2() + LEVELS // OCTAVE
+    return (octaves * OCTAVE).long().clamp(0, LEVELS - 1)
+
+
+def level_at(number: Tensor) -> Tensor:
+    """The level at which a place among LEVELS begins."""
+    return torch.exp2(number / OCTAVE - LEVELS // OCTAVE)
+
+
 class RateThresholds:
     """Finds and holds the thresholds at which `config.per_image` captions per image are mined.
 
@@ -122,23 +158,11 @@ class RateThresholds:
 
     def _levels(self, found: Candidates, known: Counts) -> Tensor:
         """Histogram of the pairs' levels, by the shares that are known."""
-        s, config, shape = found.similarity, self.config, found.others.shape
-        above, p1_prime = shares_above(known.cosines), self._p1_prime(known)
-        level = torch.full(shape, NEVER, dtype=torch.float32, device=found.others.device)
-        for row, cosine, on in (
-            (IMAGE_TEXT, s.image_text, config.p1),
-            (IMAGE_IMAGE, s.image_image, config.p2),
-            (TEXT_TEXT, s.text_text, config.p3),
-        ):
-            if cosine is None or on is None:
-                continue
-            share = above[row].float()[bins(cosine)].expand(shape)
-            if row == TEXT_TEXT and p1_prime is not None and s.image_text is not None:
-                share = torch.where(s.image_text > p1_prime, share, NEVER)
-            level = torch.minimum(level, share)
-        octaves = level.clamp(min=2.0**-40).log2() + LEVELS // OCTAVE
-        number = (octaves * OCTAVE).long().clamp(0, LEVELS - 1)
-        return histogram(number, found.others & (level <= 1.0), LEVELS)
+        level = found.similarity.text_text.new_full(found.others.shape, NEVER, dtype=torch.float32)
+        for share in clause_levels(found, shares_above(known.cosines), self.config, self._p1_prime(known)):
+            if share is not None:
+                level = torch.minimum(level, share)
+        return histogram(level_number(level), found.others & (level <= 1.0), LEVELS)
 
     def _thresholds(self, known: Counts) -> Thresholds:
         up_to = (known.levels.cumsum(0) <= self.per_image * known.rows).sum()
@@ -146,7 +170,7 @@ class RateThresholds:
         # Any one clause at this level finds `per_image` alone, so that no higher one can be right; levels that were
         # counted by older shares may say otherwise where many pairs tie.
         alone = self.per_image * known.rows / known.cosines[:OWN].sum(dim=1).amax().clamp(min=1)
-        level = torch.minimum(torch.exp2(up_to / OCTAVE - LEVELS // OCTAVE), alone)
+        level = torch.minimum(level_at(up_to), alone)
         p1, p2, p3 = (
             None if on is None else edge(first_bin(above[row], level))
             for row, on in ((IMAGE_TEXT, self.config.p1), (IMAGE_IMAGE, self.config.p2), (TEXT_TEXT, self.config.p3))
