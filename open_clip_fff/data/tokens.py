@@ -32,6 +32,11 @@ def chosen(row: Row, policy: str, raw_weight: float) -> list[int]:
     return [int(torch.multinomial(weights, 1))]
 
 
+def as_in_a_batch(row: Row, settings: CaptionSettings) -> Row:
+    """The row with the captions that one visit brings into a batch, and no others."""
+    return row.only(chosen(row, settings.policy, settings.raw_weight)[: settings.columns])
+
+
 class CaptionTokenizer:
     """Makes one `CaptionBatch` row of an envelope, for the losses that take many captions.
 
