@@ -122,3 +122,9 @@ def mining_features(eyes: Eyes, views: Sequence[Tensor], rows: Sequence[Row], k:
     image, text = eyes(views, rows, k)
     valid, _ = valid_and_raw(rows, k, text.device)
     return MiningFeatures(image, text, valid, torch.tensor([row.id for row in rows], device=text.device))
+
+
+def together(parts: Sequence[MiningFeatures]) -> MiningFeatures:
+    """The features of several parts of a sample as one."""
+    columns = zip(*parts, strict=True)
+    return MiningFeatures(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from open_clip_fff.assignment.hardest import candidate_cosines, hardest_negative
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.connection.candidates import candidate_pairs
 from open_clip_fff.connection.judge import Judge
-from open_clip_fff.data.strings import StringTokenizer, strings
+from open_clip_fff.connection.outside import ask
 from open_clip_fff.settings.connection import ConnectionSettings
 
 PAIRS = 512  # whose images are held as floats at a time
@@ -59,7 +59,7 @@ def judge_batch(
     gate: MiningFeatures,
     captions: list[list[str]],
     crops: list[Tensor],
-    ask: Judge,
+    judge: Judge,
     settings: ConnectionSettings,
     start: int = 0,
 ) -> Verdicts:
@@ -70,7 +70,7 @@ def judge_batch(
         gate: by which they are worth asking about.
         captions: up to K of each image.
         crops: uint8 [3, H, W] of each.
-        ask: who is asked; its discriminator takes images in [0, 1].
+        judge: who is asked; its discriminator takes images in [0, 1].
         settings: thresholds and gate.
         start: place of the batch in the sample.
     """
@@ -88,9 +88,8 @@ def judge_batch(
         texts = [
             captions[owner][place] for owner, place in zip(owners[some].tolist(), places[some].tolist(), strict=True)
         ]
-        cut = strings(StringTokenizer()(texts))  # as in training, whose cached verdicts are by it
         ids = features.ids[images[some]], features.ids[owners[some]]
-        q[some.cpu()] = ask(ids[0], cut, ids[1], _Crops(crops, images[some])).cpu()
+        q[some.cpu()] = ask(judge, ids, texts, crops, images[some]).cpu()
     cosines = torch.cat([x.flatten() for x in candidate_cosines(hardest, features.image, features.text)])
     verdicts = settings.verdict(q)
     columns = (images + start, owners + start, places, cosines, q, verdicts)
@@ -101,17 +100,6 @@ def judge_batch(
     there = (images >= 0) & (pairs[1] >= 0)
     by_image, by_caption = ([pair for pair in part if pair] for part in (found[:size], found[size:]))
     return Verdicts(by_image, by_caption, int((there & ~asked).sum()))
-
-
-class _Crops:
-    """Images of some pairs when they are asked for, float32 in [0, 1]."""
-
-    def __init__(self, crops: list[Tensor], images: Tensor) -> None:
-        self.crops, self.images = crops, images
-
-    def __call__(self, places: Tensor) -> Tensor:
-        chosen = torch.stack([self.crops[image] for image in self.images[places].tolist()])
-        return chosen.to(places.device).float() / 255
 
 
 def doubt(pair: Judged, settings: ConnectionSettings) -> float:

@@ -5,23 +5,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from open_clip_fff.assignment.reference import MiningFeatures
-from open_clip_fff.calibration.eyes import Eyes, mining_features
+from open_clip_fff.calibration.eyes import Eyes, mining_features, together
+from open_clip_fff.connection.outside import middle
 from open_clip_fff.data.ids import printable
 from open_clip_fff.data.pictures import Picture, read_pictures
 from open_clip_fff.data.rows import Row
 from open_clip_fff.data.shards import in_one_line
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.tokens import chosen
+from open_clip_fff.data.tokens import as_in_a_batch
 from open_clip_fff.settings.captions import CaptionSettings
 
 CHUNK = 64  # images that are seen at a time
 THUMBNAIL, QUALITY = 176, 80  # pixels of the longer side, and of JPEG
-CROP = 224  # pixels, of what a discriminator gets: the middle of the image
 
 
 class View(NamedTuple):
@@ -81,7 +80,7 @@ class Pictures:
         progress: Callable[[Iterable], Iterable[Any]],
     ) -> None:
         self.captions, self.eyes, self.left_out = captions, eyes, 0
-        crop = _crop() if judged else lambda _: None
+        crop = middle() if judged else lambda _: None
 
         def view(picture: Image.Image) -> View:
             return View(thumbnail(picture), crop(picture), [each.view(picture) for each in eyes])
@@ -120,17 +119,8 @@ def thumbnail(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _crop() -> Callable[[Image.Image], Tensor]:
-    from torchvision import transforms
-
-    bicubic = transforms.InterpolationMode.BICUBIC
-    return transforms.Compose([transforms.Resize(CROP, bicubic), transforms.CenterCrop(CROP), transforms.PILToTensor()])
-
-
 def _seen(pictures: Sequence[Picture[View]], captions: CaptionSettings, eyes: Sequence[Eyes]) -> Looked:
-    rows, views = [], [picture.image for picture in pictures]
-    for picture in pictures:
-        rows.append(picture.row.only(chosen(picture.row, captions.policy, captions.raw_weight)[: captions.columns]))
+    rows, views = [as_in_a_batch(picture.row, captions) for picture in pictures], [x.image for x in pictures]
     features = [
         mining_features(each, [view.seen[place] for view in views], rows, captions.columns)
         for place, each in enumerate(eyes)
@@ -149,9 +139,3 @@ def _joined(first: Looked, second: Looked) -> Looked:
         first.crops + second.crops,
         features,
     )
-
-
-def together(parts: Sequence[MiningFeatures]) -> MiningFeatures:
-    """The features of several parts of the sample as one."""
-    columns = zip(*parts, strict=True)
-    return MiningFeatures(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]

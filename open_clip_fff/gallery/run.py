@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 
 from open_clip_fff.assignment.reference import MiningFeatures
-from open_clip_fff.calibration.eyes import Eyes, valid_and_raw
-from open_clip_fff.connection import Judge, make_discriminator
+from open_clip_fff.calibration.eyes import Eyes, together, valid_and_raw
+from open_clip_fff.connection.outside import CROP, judge_of
 from open_clip_fff.data.rows import Row
 from open_clip_fff.errors import UsageError
 from open_clip_fff.gallery.judged import Verdicts, judge_batch
-from open_clip_fff.gallery.looking import CROP, Pictures, look, together
+from open_clip_fff.gallery.looking import Pictures, look
 from open_clip_fff.gallery.mined import find, find_thresholds
 from open_clip_fff.gallery.page import Head, page
 from open_clip_fff.gallery.parts import Part, Words
@@ -91,9 +91,7 @@ def gather(plan: Plan, urls: Sequence[str], wanted: Wanted, progress: Progress) 
     eyes = [each for each in dict.fromkeys((wanted.mining, wanted.hardest)) if each is not None]
     judge = None
     if wanted.hardest is not None and plan.connection is not None:
-        # crops come as they are, from 0 to 1
-        discriminator = make_discriminator(plan.connection, wanted.device, (0.0,) * 3, (1.0,) * 3)
-        judge = Judge.keeping(discriminator, plan.connection.cache)
+        judge = judge_of(plan.connection, wanted.device)
     bar = lambda found: progress(found, total=wanted.samples, unit=" samples")  # noqa: E731
     whole = Pictures(urls, plan.captions, eyes, wanted.samples, judge is not None, bar)
     sample, parts = Gathered([], [], [], None, None, Verdicts([], []), 0), []
