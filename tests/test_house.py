@@ -29,7 +29,7 @@ ALLOWED = {
     "connection": {"settings", "data", "towers"},
     "captioning": {"settings", "data", "shardwise", "connection"},
     "assignment": {"settings"},
-    "calibration": {"settings", "data", "towers", "assignment"},
+    "calibration": {"settings", "data", "towers", "connection", "assignment"},
     "gallery": {"settings", "data", "connection", "assignment", "calibration"},
     "analysis": {"settings", "data", "towers", "calibration", "gallery"},
     "losses": {"settings", "assignment"},

@@ -2,14 +2,38 @@
 
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.mining import FrozenSource, MiningConfig
+from open_clip_fff.settings.plan import Plan
 
 
 def mining_flags(source: FrozenSource, config: MiningConfig) -> list[str]:
     """The flags of `python -m open_clip_fff.train` that mine with `source` at the thresholds of `config`."""
-    flags = ["--mining-model", source.model]
-    if source.pretrained is not None:
-        flags += ["--mining-pretrained", source.pretrained]
+    return [*model_flags(source), *threshold_flags(config)]
+
+
+def model_flags(source: FrozenSource) -> list[str]:
+    """What names a model."""
+    weights = [] if source.pretrained is None else ["--mining-pretrained", source.pretrained]
+    return ["--mining-model", source.model, *weights]
+
+
+def threshold_flags(config: MiningConfig) -> list[str]:
+    """Thresholds with up to eight digits: where text models put their pairs, fewer would move them."""
+    flags = []
     for name in ("p1", "p2", "p3", "p1_prime"):
         value = getattr(config, name)
-        flags += [as_flag(name), "off" if value is None else f"{value:.4f}"]
+        flags += [as_flag(name), "off" if value is None else f"{value:.8g}"]
     return flags
+
+
+def feature_flags(plan: Plan) -> list[str]:
+    """What mines in a plan, as flags."""
+    flags = ["--mining-features", plan.features]
+    if plan.miner is not None:
+        flags += model_flags(plan.miner)
+    if plan.feature_sidecar is not None:
+        flags += ["--feature-sidecar", plan.feature_sidecar]
+    for config in plan.values["model_config"]:
+        flags += ["--model-config", config]
+    if plan.mining is not None and plan.mining.text_text != MiningConfig.text_text:
+        flags += ["--text-text", plan.mining.text_text]
+    return flags + ([] if plan.mining is None or plan.mining.raw else ["--no-mine-raw"])

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 
 from open_clip_fff.assignment.reference import Thresholds
 from open_clip_fff.calibration.sweep import CLAUSES, Cosines
+from open_clip_fff.whole import whole_file
 
 TITLES = {"image_text": "image–text", "image_image": "image–image", "text_text": "text–text"}
 OWN, RIGHT, WRONG = "#2a9d4a", "#2166ac", "#999999"
@@ -18,7 +19,7 @@ OWN, RIGHT, WRONG = "#2a9d4a", "#2166ac", "#999999"
 
 def draw_cosines(found: dict[str, Cosines], thresholds: Thresholds, labelled: bool, path: Path) -> None:
     """Histograms of the three cosines, with the thresholds where they cut."""
-    figure, panels = _panels(len(found))
+    figure, panels = row_of_panels(len(found))
     names = ("own captions", "others of its class" if labelled else "other images", "others of another class")
     for panel, (clause, cosines) in zip(panels, found.items(), strict=True):
         everything = np.concatenate(cosines)
@@ -26,22 +27,27 @@ def draw_cosines(found: dict[str, Cosines], thresholds: Thresholds, labelled: bo
         for values, name, colour in zip(cosines, names, (OWN, RIGHT, WRONG), strict=True):
             if len(values):
                 panel.hist(values, edges, density=True, histtype="stepfilled", color=colour, alpha=0.45, label=name)
-        bars = {CLAUSES[clause]: "--"} | ({"p1_prime": ":"} if clause == "image_text" else {})
-        for bar, style in bars.items():
-            value = getattr(thresholds, bar)
-            if value is not None:
-                label = f"{bar.replace('_prime', '′')} = {value:g}"
-                panel.axvline(value, color="black", linestyle=style, linewidth=1, label=label)
+        draw_thresholds(panel, clause, thresholds)
         panel.set(title=TITLES[clause], xlabel="cosine", yticks=[])
         panel.legend(fontsize="x-small", frameon=False)
     panels[0].set_ylabel("density")
-    _save(figure, path)
+    save(figure, path)
+
+
+def draw_thresholds(panel: plt.Axes, clause: str, thresholds: Thresholds) -> None:
+    """Lines where Eq. 1 cuts a clause's cosines."""
+    bars = {CLAUSES[clause]: "--"} | ({"p1_prime": ":"} if clause == "image_text" else {})
+    for bar, style in bars.items():
+        value = getattr(thresholds, bar)
+        if value is not None:
+            label = f"{bar.replace('_prime', '′')} = {value:g}"
+            panel.axvline(value, color="black", linestyle=style, linewidth=1, label=label)
 
 
 def draw_sweep(table: pd.DataFrame, thresholds: Thresholds, batch: int, labelled: bool, path: Path) -> None:
     """Mined captions per image, and how many are right, against each clause's threshold."""
     clauses = list(table["clause"].unique())
-    figure, panels = _panels(len(clauses))
+    figure, panels = row_of_panels(len(clauses))
     for panel, clause in zip(panels, clauses, strict=True):
         rows = table[table["clause"] == clause]
         mined = rows["mined_per_image"].where(rows["mined_per_image"] > 0)
@@ -59,7 +65,7 @@ def draw_sweep(table: pd.DataFrame, thresholds: Thresholds, batch: int, labelled
             right.set_ylim(0, 102)
             right.set_ylabel("of the image's class, %", color=OWN)
     figure.suptitle(f"what each clause alone mines in batches of {batch:,}", fontsize="medium")
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_false_negatives(table: pd.DataFrame, path: Path) -> None:
@@ -73,14 +79,17 @@ def draw_false_negatives(table: pd.DataFrame, path: Path) -> None:
     right.loglog(table["batch"], table["per_image"], color=OWN, base=2)
     right.set_yscale("log", base=10)
     right.set_ylabel("false negatives per image", color=OWN)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _panels(count: int) -> tuple[plt.Figure, np.ndarray]:
+def row_of_panels(count: int) -> tuple[plt.Figure, np.ndarray]:
+    """A figure of so many panels beside each other."""
     figure, panels = plt.subplots(1, count, figsize=(4.2 * count, 3.4), layout="constrained", squeeze=False)
     return figure, panels[0]
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
-    figure.savefig(path, dpi=150)
+def save(figure: plt.Figure, path: Path) -> None:
+    """As a png, whole or not at all."""
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=150, format="png")
     plt.close(figure)

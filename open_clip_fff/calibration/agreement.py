@@ -1,0 +1,120 @@
+"""What a discriminator says of pairs near the thresholds."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.calibration.strata import ABOVE, Drawn
+from open_clip_fff.connection.judge import Judge
+from open_clip_fff.connection.outside import ask, middle
+from open_clip_fff.data.pictures import Picture, decoded
+from open_clip_fff.data.rows import Row
+from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.connection import ConnectionSettings
+
+HALF = 0.5
+
+
+class Said(NamedTuple):
+    """Shares of some pairs that are called a match, ambiguous, and no match; NaN each where none were asked about."""
+
+    match: float
+    ambiguous: float
+    no: float
+    asked: int
+
+
+class Agreement(NamedTuple):
+    """What was said of one clause.
+
+    Attributes:
+        clause: 0, 1 or 2: S_it, S_ii or S_tt.
+        above: of the pairs that it mines.
+        below: of as many just below its threshold.
+        half: the cosine at which half of the pairs are matches; None where that is beyond what was asked about.
+        outside: in which direction: `above` even the best are no matches, `below` even the worst are.
+    """
+
+    clause: int
+    above: Said
+    below: Said
+    half: float | None
+    outside: str = ""
+
+
+def verdicts(
+    drawn: Sequence[Drawn],
+    rows: Sequence[Row],
+    samples: Iterable[dict],
+    captions: CaptionSettings,
+    judge: Judge,
+    device: torch.device,
+) -> list[Tensor]:
+    """q of the pairs of each stratum, float32 [m] each; the images are read again, only those that are asked about.
+
+    Args:
+        drawn: the pairs.
+        rows: of the sample's images.
+        samples: those that the sample was made of, undecoded.
+        captions: where captions are.
+        judge: who is asked.
+        device: where it runs.
+    """
+    pairs = torch.cat([some.pairs for some in drawn])
+    images, others, places = pairs.unbind(dim=1)
+    wanted = {rows[image].id: image for image in images.tolist()}
+    reader, crop = CaptionReader(captions), middle()
+    crops: dict[int, Tensor] = {}
+    for picture in decoded((x for x in samples if reader.row(x).id in wanted), reader, crop):
+        if isinstance(picture, Picture):
+            crops[picture.row.id] = picture.image
+    known = torch.tensor([row.id for row in rows])
+    texts = [rows[other].captions[place] for other, place in zip(others.tolist(), places.tolist(), strict=True)]
+    ids = known[images].to(device), known[others].to(device)
+    q = ask(judge, ids, texts, crops, ids[0].cpu()).cpu()
+    return list(q.split([len(some.pairs) for some in drawn]))
+
+
+def agreement(drawn: Sequence[Drawn], q: Sequence[Tensor], settings: ConnectionSettings) -> list[Agreement]:
+    """By clause; shares over several strata are weighted by how many pairs of the sample each stands for."""
+    found = []
+    for clause in sorted({some.clause for some in drawn}):
+        own = [(some, settings.verdict(x)) for some, x in zip(drawn, q, strict=True) if some.clause == clause]
+        above = [part for part in own if part[0].stratum < ABOVE]
+        below = [part for part in own if part[0].stratum == ABOVE]
+        matches = [(float(some.cosines.mean()), float((said > 0).double().mean())) for some, said in own]
+        found.append(Agreement(clause, _said(above), _said(below), *half_way(matches)))
+    return found
+
+
+def half_way(matches: Sequence[tuple[float, float]]) -> tuple[float | None, str]:
+    """The cosine at which half of the pairs are matches.
+
+    Args:
+        matches: cosine, and the share of matches about there, from the highest cosine down.
+
+    Returns:
+        The cosine of the first fall below a half, on a line between its neighbours, and ""; or None and where it must
+        be: `above` or `below` all of them.
+    """
+    for place, (cosine, share) in enumerate(matches):
+        if share < HALF:
+            if not place:
+                return None, "above"
+            higher, most = matches[place - 1]
+            return cosine + (higher - cosine) * (HALF - share) / (most - share), ""
+    return None, "below"
+
+
+def _said(parts: Sequence[tuple[Drawn, Tensor]]) -> Said:
+    total = sum(some.population for some, _ in parts)
+
+    def share(verdict: int) -> float:
+        if not total:
+            return float("nan")
+        return sum(some.population * float((said == verdict).double().mean()) for some, said in parts) / total
+
+    return Said(share(1), share(0), share(-1), sum(len(said) for _, said in parts))

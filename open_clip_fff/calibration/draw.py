@@ -1,0 +1,68 @@
+"""An even draw from many shards: of each as many samples as its size calls for, from anywhere in it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+
+from open_clip_fff.data.shards import read_samples
+from open_clip_fff.errors import reason
+
+SHARDS = 64  # that are read at most, drawn themselves: a sample of thousands needs no more
+EVERYTHING = 10**12
+
+
+class Draw:
+    """Samples of some shards, undecoded; the same ones at each pass and for the same seed.
+
+    Args:
+        urls: the shards.
+        images: samples to draw; all of them where there are fewer.
+        seed: of the draw.
+        size: tells how many samples a shard has, 0 where that is not known: such a shard is read once to count them.
+
+    Attributes:
+        places: of the samples in their shards, rising, by the shard's url.
+        unreadable: why a shard could not be read to its end, by its url.
+    """
+
+    def __init__(self, urls: Sequence[str], images: int, seed: int, size: Callable[[str], int]) -> None:
+        random, all_urls = np.random.default_rng(seed), list(dict.fromkeys(urls))
+        chosen = random.choice(len(all_urls), min(SHARDS, len(all_urls)), replace=False)
+        some = [all_urls[place] for place in sorted(chosen)]
+        self.unreadable: dict[str, str] = {}
+        sizes = [size(url) or sum(1 for _ in self._read(url, EVERYTHING)) for url in some]
+        shares = quotas(sizes, images)
+        self.places = {
+            url: sorted(random.choice(count, share, replace=False).tolist())
+            for url, count, share in zip(some, sizes, shares, strict=True)
+            if share
+        }
+
+    def __len__(self) -> int:
+        """How many samples were drawn."""
+        return sum(map(len, self.places.values()))
+
+    def __iter__(self) -> Iterator[dict]:
+        for url, places in self.places.items():
+            wanted = set(places)
+            yield from (x for number, x in enumerate(self._read(url, places[-1] + 1)) if number in wanted)
+
+    def _read(self, url: str, limit: int) -> Iterator[dict]:
+        """The samples up to where the shard breaks off."""
+        try:
+            yield from islice(read_samples([url], limit), limit)
+        except Exception as error:  # whatever webdataset and tarfile raise
+            self.unreadable[url] = reason(error)
+
+
+def quotas(sizes: Sequence[int], images: int) -> list[int]:
+    """Shares out so many images in proportion to sizes, none more than its size; remainders go to the largest."""
+    total = sum(sizes)
+    wanted = min(images, total)
+    exact = [wanted * size / max(total, 1) for size in sizes]
+    shares = [int(share) for share in exact]
+    by_remainder = sorted(range(len(sizes)), key=lambda place: shares[place] - exact[place])
+    for place in by_remainder[: wanted - sum(shares)]:
+        shares[place] += 1
+    return shares

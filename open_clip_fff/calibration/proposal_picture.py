@@ -1,0 +1,93 @@
+"""Pictures of what is proposed: where the thresholds cut, and what other quantiles and batch sizes would mine."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from torch import Tensor
+
+from open_clip_fff.assignment.histograms import BINS
+from open_clip_fff.assignment.reference import Thresholds
+from open_clip_fff.calibration.curves import TOGETHER, Curves
+from open_clip_fff.calibration.picture import OWN, RIGHT, TITLES, WRONG, draw_thresholds, row_of_panels, save
+from open_clip_fff.calibration.proposal import Proposal
+from open_clip_fff.calibration.spread import Spread
+
+BARS = 90  # of a histogram, about
+TEXTS = "#b5651d"
+COLOURS = ("#2166ac", "#8c510a", "#7b3294", "black")
+TIMES = (1 / 16, 1 / 4, 1, 4, 16)  # N, whose curves are drawn
+LEAST = 1e-3  # captions per image, below which nobody looks
+
+
+def draw_spread(spread: Spread, proposal: Proposal, path: Path) -> None:
+    """Histograms of the three cosines, their heights logarithmic since what is mined is a thin tail."""
+    labelled = len(spread.others) > 1
+    clauses = [(name, i) for i, name in enumerate(TITLES) if spread.others[0, i].any()]
+    figure, panels = row_of_panels(len(clauses))
+    for panel, (clause, number) in zip(panels, clauses, strict=True):
+        others = spread.others[:, number].cpu()
+        kinds = {"other images": (others[0], WRONG)}
+        if labelled:
+            kinds = {"of another class": (others[1] - others[2], WRONG), "others of its class": (others[2], RIGHT)}
+        if clause == "image_text":
+            kinds["own captions"] = (spread.own.cpu(), OWN)
+        if clause == "text_text":
+            kinds["captions of one image"] = (spread.texts.cpu(), TEXTS)
+        _histograms(panel, {name: kind for name, kind in kinds.items() if kind[0].any()})
+        draw_thresholds(panel, clause, Thresholds.of(proposal.config))
+        panel.set(title=TITLES[clause], xlabel="cosine", yscale="log")
+        panel.margins(y=0.35)
+        panel.legend(fontsize="x-small", frameon=False, loc="upper left", ncols=2)
+    panels[0].set_ylabel("density")
+    save(figure, path)
+
+
+def _histograms(panel: plt.Axes, kinds: dict[str, tuple[Tensor, str]]) -> None:
+    """Densities over bars of equal angle, as the bins that they are made of."""
+    places = np.flatnonzero(np.sum([counts.numpy() for counts, _ in kinds.values()], axis=0))
+    step = max((places[-1] + 1 - places[0]) // BARS, 1)
+    starts = np.arange(places[0], places[-1] + 1, step)
+    edges = -np.cos(np.pi * np.append(starts, min(starts[-1] + step, BINS)) / BINS)
+    for name, (counts, colour) in kinds.items():
+        heights = np.add.reduceat(counts.numpy(), starts) / counts.sum().item() / np.diff(edges)
+        lowest = heights[heights > 0].min() / 2
+        heights = np.maximum(heights, lowest)
+        panel.stairs(heights, edges, baseline=lowest, fill=True, color=colour, alpha=0.4, label=name)
+
+
+def draw_curves(curves: Curves, proposal: Proposal, batch: int, per_image: float, path: Path) -> None:
+    """Expected captions per image against the quantile: by clause at N, together at other batch sizes."""
+    figure, (by_clause, by_batch) = row_of_panels(2)
+    share, mined = curves.levels.numpy(), curves.mined(batch).numpy()
+    names = [*(f"{title} alone" for title in TITLES.values()), "all together"]
+    for number, (name, colour) in enumerate(zip(names, COLOURS, strict=True)):
+        if mined[number].any():
+            _curve(by_clause, share, mined[number], color=colour, label=name, lw=2 if number == TOGETHER else 1.2)
+    shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, len(TIMES)))
+    for times, shade in zip(TIMES, shades, strict=True):
+        if (size := round(batch * times)) >= 2:
+            _curve(by_batch, share, curves.mined(size)[TOGETHER].numpy(), color=shade, label=f"N = {size:,}")
+    seen = mined[TOGETHER] >= LEAST
+    least = share[seen][0] / 2 if seen.any() else share[0]
+    for panel, title in ((by_clause, f"by clause, in batches of {batch:,}"), (by_batch, "all together")):
+        panel.axvline(proposal.level, color="black", linestyle="--", linewidth=1)
+        panel.axhline(per_image, color="black", linestyle=":", linewidth=1)
+        panel.set(xscale="log", yscale="log", title=title, xlabel="share of others above each threshold")
+        panel.set_xlim(max(least, proposal.level / 100), min(proposal.level * 100, 1))
+        panel.set_ylim(max(per_image / 100, LEAST / 10), per_image * 100)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize="x-small", frameon=False, loc="upper left")
+    by_clause.set_ylabel("mined captions per image")
+    if len(curves.counts) > 1:
+        right = by_clause.twinx()
+        right.plot(share, 100 * curves.right()[TOGETHER].numpy(), color=OWN, linewidth=1.2)
+        right.set_ylim(0, 102)
+        right.set_ylabel("of the image's class, %", color=OWN)
+    save(figure, path)
+
+
+def _curve(panel: plt.Axes, share: np.ndarray, mined: np.ndarray, **look: Any) -> None:
+    some = mined > 0
+    panel.plot(share[some], mined[some], **look)
