@@ -39,7 +39,7 @@ def test_flags_say_what_was_meant():
     source, config = FrozenSource("m", "t"), MiningConfig(0.31234, None, 0.5, -0.25)
     flags = mining_flags(source, config)
     plan = make_plan(flag_parser().parse_args(["--loss", "fff", "--mining-features", "frozen", *flags]))
-    assert plan.miner == source and plan.mining == MiningConfig(0.3123, None, 0.5, -0.25)
+    assert plan.miner == source and plan.mining == MiningConfig(0.31234, None, 0.5, -0.25)
     assert "--mining-pretrained" not in mining_flags(FrozenSource("folder"), config)
 
 

@@ -34,15 +34,15 @@ class Agreement(NamedTuple):
         clause: 0, 1 or 2: S_it, S_ii or S_tt.
         above: of the pairs that it mines.
         below: of as many just below its threshold.
-        half: the cosine at which half of the pairs are matches; None where that is beyond what was asked about.
-        outside: in which direction: `above` even the best are no matches, `below` even the worst are.
+        half: the cosine at which half of the pairs are matches, or the end of what was asked about.
+        side: `at` that cosine; `above`, where even the best are not half matches; `below`, where even the worst are.
     """
 
     clause: int
     above: Said
     below: Said
-    half: float | None
-    outside: str = ""
+    half: float
+    side: str
 
 
 def verdicts(
@@ -90,23 +90,23 @@ def agreement(drawn: Sequence[Drawn], q: Sequence[Tensor], settings: ConnectionS
     return found
 
 
-def half_way(matches: Sequence[tuple[float, float]]) -> tuple[float | None, str]:
+def half_way(matches: Sequence[tuple[float, float]]) -> tuple[float, str]:
     """The cosine at which half of the pairs are matches.
 
     Args:
         matches: cosine, and the share of matches about there, from the highest cosine down.
 
     Returns:
-        The cosine of the first fall below a half, on a line between its neighbours, and ""; or None and where it must
-        be: `above` or `below` all of them.
+        The cosine of the first fall below a half, on a line between its neighbours, and `at`; or the highest and
+        `above`, or the lowest and `below`.
     """
     for place, (cosine, share) in enumerate(matches):
         if share < HALF:
             if not place:
-                return None, "above"
+                return cosine, "above"
             higher, most = matches[place - 1]
-            return cosine + (higher - cosine) * (HALF - share) / (most - share), ""
-    return None, "below"
+            return cosine + (higher - cosine) * (HALF - share) / (most - share), "at"
+    return matches[-1][0], "below"
 
 
 def _said(parts: Sequence[tuple[Drawn, Tensor]]) -> Said:

@@ -8,6 +8,7 @@ from open_clip_fff.settings.mining import MiningConfig
 
 FEW = 100  # pairs of the sample above the thresholds; with fewer, chance decides a tenth of them
 OFF_BY = 0.1  # of the rate
+SURE = 0.9  # of what is mined is of the image's class
 NAMES = ("p1", "p2", "p3")
 WHY = (
     "images look alike to the model, or are",
@@ -34,10 +35,12 @@ def notices(wanted: MiningConfig, proposal: Proposal, found: Counted, batch: int
             f"only {target:.0f} pairs of this sample are above the thresholds, so chance has a say in them: "
             f"--images {images_for(FEW, batch, per_image):,} would have {FEW}"
         )
-    if config.p1 is not None and found.own and found.own_above < found.own / 2:
+    right = found.right()
+    sure = right is not None and right[TOGETHER] > SURE
+    if config.p1 is not None and found.own_above < found.own / 2 and not sure:
         said.append(
-            f"only {found.own_above / found.own:.0%} of images' own captions outscore p1: what mines does not know "
-            f"this data well, and much of what it mines may be wrong"
+            f"only {found.own_above / found.own:.0%} of images' own captions outscore p1: unless many captions fit an "
+            f"image as well as its own, what mines does not know this data; look at it with scripts/mined_gallery.py"
         )
     equal = float(found.per_image(found.equal, batch))
     if config.p3 is not None and equal >= 0.01:

@@ -86,7 +86,7 @@ def check_size(images: int, batch: int, per_image: float) -> None:
 
 def images_for(pairs: int, batch: int, per_image: float) -> int:
     """How large a sample must be to have so many pairs above the thresholds."""
-    return math.ceil(math.sqrt(pairs * (batch - 1) / per_image) + 1)
+    return math.ceil(0.5 + math.sqrt(0.25 + pairs * (batch - 1) / per_image))
 
 
 def readable(number: int) -> float | None:

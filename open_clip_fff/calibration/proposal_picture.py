@@ -15,9 +15,12 @@ from open_clip_fff.calibration.proposal import Proposal
 from open_clip_fff.calibration.spread import Spread
 
 BARS = 90  # of a histogram, about
+ABOVE = 100  # times the highest bar, for the legend
 TEXTS = "#b5651d"
 COLOURS = ("#2166ac", "#8c510a", "#7b3294", "black")
-TIMES = (1 / 16, 1 / 4, 1, 4, 16)  # N, whose curves are drawn
+TIMES = (1 / 4, 1, 4, 16)  # N, whose curves are drawn
+# the first two lie on each other, as both are cut at the same quantile
+LOOKS: tuple[dict[str, Any], ...] = ({"lw": 3, "alpha": 0.4}, {"lw": 1, "ls": "--"}, {"lw": 1.2}, {"lw": 2})
 LEAST = 1e-3  # captions per image, below which nobody looks
 
 
@@ -37,8 +40,7 @@ def draw_spread(spread: Spread, proposal: Proposal, path: Path) -> None:
             kinds["captions of one image"] = (spread.texts.cpu(), TEXTS)
         _histograms(panel, {name: kind for name, kind in kinds.items() if kind[0].any()})
         draw_thresholds(panel, clause, Thresholds.of(proposal.config))
-        panel.set(title=TITLES[clause], xlabel="cosine", yscale="log")
-        panel.margins(y=0.35)
+        panel.set(title=TITLES[clause], xlabel="cosine")
         panel.legend(fontsize="x-small", frameon=False, loc="upper left", ncols=2)
     panels[0].set_ylabel("density")
     save(figure, path)
@@ -50,11 +52,17 @@ def _histograms(panel: plt.Axes, kinds: dict[str, tuple[Tensor, str]]) -> None:
     step = max((places[-1] + 1 - places[0]) // BARS, 1)
     starts = np.arange(places[0], places[-1] + 1, step)
     edges = -np.cos(np.pi * np.append(starts, min(starts[-1] + step, BINS)) / BINS)
-    for name, (counts, colour) in kinds.items():
-        heights = np.add.reduceat(counts.numpy(), starts) / counts.sum().item() / np.diff(edges)
-        lowest = heights[heights > 0].min() / 2
-        heights = np.maximum(heights, lowest)
-        panel.stairs(heights, edges, baseline=lowest, fill=True, color=colour, alpha=0.4, label=name)
+    widths = np.diff(edges)
+    heights = {
+        name: np.add.reduceat(counts.numpy(), starts) / counts.sum().item() / widths
+        for name, (counts, _) in kinds.items()
+    }
+    lowest = min(height[height > 0].min() for height in heights.values()) / 2
+    for name, (_, colour) in kinds.items():
+        bars = np.maximum(heights[name], lowest)
+        panel.stairs(bars, edges, baseline=lowest, fill=True, color=colour, alpha=0.4, label=name)
+    panel.set_yscale("log")
+    panel.set_ylim(lowest, max(height.max() for height in heights.values()) * ABOVE)
 
 
 def draw_curves(curves: Curves, proposal: Proposal, batch: int, per_image: float, path: Path) -> None:
@@ -64,7 +72,7 @@ def draw_curves(curves: Curves, proposal: Proposal, batch: int, per_image: float
     names = [*(f"{title} alone" for title in TITLES.values()), "all together"]
     for number, (name, colour) in enumerate(zip(names, COLOURS, strict=True)):
         if mined[number].any():
-            _curve(by_clause, share, mined[number], color=colour, label=name, lw=2 if number == TOGETHER else 1.2)
+            _curve(by_clause, share, mined[number], color=colour, label=name, **LOOKS[number])
     shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, len(TIMES)))
     for times, shade in zip(TIMES, shades, strict=True):
         if (size := round(batch * times)) >= 2:
@@ -72,8 +80,8 @@ def draw_curves(curves: Curves, proposal: Proposal, batch: int, per_image: float
     seen = mined[TOGETHER] >= LEAST
     least = share[seen][0] / 2 if seen.any() else share[0]
     for panel, title in ((by_clause, f"by clause, in batches of {batch:,}"), (by_batch, "all together")):
-        panel.axvline(proposal.level, color="black", linestyle="--", linewidth=1)
-        panel.axhline(per_image, color="black", linestyle=":", linewidth=1)
+        panel.axvline(proposal.level, color="black", linestyle="--", linewidth=1, label="proposed")
+        panel.axhline(per_image, color="black", linestyle=":", linewidth=1, label=f"{per_image:g} asked for")
         panel.set(xscale="log", yscale="log", title=title, xlabel="share of others above each threshold")
         panel.set_xlim(max(least, proposal.level / 100), min(proposal.level * 100, 1))
         panel.set_ylim(max(per_image / 100, LEAST / 10), per_image * 100)

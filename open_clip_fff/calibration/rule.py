@@ -74,9 +74,7 @@ class Counter:
         return Counted(self._pairs.cpu(), self._alone.cpu(), equal, own, above, self._images)
 
     def _own_above(self, found: Candidates) -> Tensor:
-        cosine = found.similarity.image_text
-        return (
-            torch.zeros((), device=found.others.device)
-            if cosine is None or self._config.p1 is None
-            else ((cosine > self._config.p1) & found.own).sum()
-        )
+        cosine, p1 = found.similarity.image_text, self._config.p1
+        if cosine is None or p1 is None:
+            return torch.zeros((), dtype=torch.int64, device=found.others.device)
+        return ((cosine > p1) & found.own).sum()

@@ -18,9 +18,9 @@ def thresholds_table(proposal: Proposal, found: Counted, said: list[Agreement], 
 
     Returns:
         `clause`; `name` and `threshold`, and `p1_prime` beside p3; `quantile` of its cosines; `mined_per_image` in
-        batches of N = `batch`, for which the clause holds, and `only_by_it`; `right`, the share of the image's class
-        where classes are known; `match_above`, `ambiguous_above`, `no_above` and the same `_below`, `half_match` where
-        a judge was asked.
+        batches of N = `batch`, for which the clause holds, and `only_by_it`; `right`, the share of the image's class,
+        where classes are known. Where a judge was asked: `match_above`, `ambiguous_above`, `no_above`, the same
+        `_below`, and `half_match` with `half_match_is`, on which side of it half are matches.
     """
     config, right = proposal.config, found.right()
     mined, alone = (found.per_image(pairs, batch).tolist() for pairs in (found.pairs[0], found.alone))
@@ -54,7 +54,8 @@ def in_words(table: pd.DataFrame, batch: int) -> str:
     lines = [f"in batches of {batch:,}:", _lines(shown)]
     if "match_above" in table:
         judged = table[table["asked"].notna()]
-        said = pd.DataFrame({"the judge, of": judged["clause"].map(_CLAUSES)})
+        said = pd.DataFrame({"the judge of": judged["clause"].map(_CLAUSES)})
+        said["pairs"] = judged["asked"].astype(int)
         for part in ("above", "below"):
             for verdict in ("match", "ambiguous", "no"):
                 title = f"{_PARTS[part]}: {verdict}" if verdict == "match" else verdict
@@ -81,7 +82,7 @@ def _judged(said: Agreement) -> dict[str, object]:
     for part, shares in (("above", said.above), ("below", said.below)):
         row |= {f"match_{part}": shares.match, f"ambiguous_{part}": shares.ambiguous, f"no_{part}": shares.no}
     asked = said.above.asked + said.below.asked
-    return row | {"half_match": said.half, "half_match_is": said.outside, "asked": asked}
+    return row | {"half_match": said.half, "half_match_is": said.side, "asked": asked}
 
 
 def _bar(row: pd.Series) -> str:
@@ -92,9 +93,8 @@ def _bar(row: pd.Series) -> str:
 
 
 def _half(row: pd.Series) -> str:
-    if not _missing(row["half_match"]):
-        return f"{row['half_match']:.4f}"
-    return {"above": "nowhere", "below": "lower still"}[row["half_match_is"]]
+    side = {"at": "", "above": "> ", "below": "< "}[row["half_match_is"]]
+    return f"{side}{row['half_match']:.4f}"
 
 
 def _number(value: object, form: str) -> str:
@@ -107,7 +107,7 @@ def _missing(value: object) -> bool:
 
 def _lines(table: pd.DataFrame) -> str:
     """Text to the left, numbers to the right."""
-    left = [name for name in table if name in ("clause", "threshold", "the judge, of")]
+    left = [name for name in table if name in ("clause", "threshold", "the judge of")]
     for name in left:
         width = max(table[name].str.len().max(), len(name))
         table = table.assign(**{name: table[name].str.ljust(width)}).rename(columns={name: name.ljust(width)})

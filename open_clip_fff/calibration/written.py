@@ -40,7 +40,7 @@ def flags_to_paste(findings: Findings, plan: Plan, wanted: Wanted) -> str:
         [
             "# by number",
             shlex.join([*features, *threshold_flags(findings.proposal.config)]),
-            "# or found and held in training, whatever the batch size and however features drift",
+            "# or found in training: this many per image at whatever batch size, with thresholds that follow the data",
             shlex.join(on_the_fly),
         ]
     )
