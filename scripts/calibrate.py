@@ -47,10 +47,11 @@ def run(args: argparse.Namespace, plan: Plan, urls: list[str]) -> int:
     wanted = Wanted(args.global_batch, args.mined_per_image, args.judge_pairs, args.seed, args.workers, device)
     eyes = eyes_of(plan, device)
     judge = None if plan.connection is None else judge_of(plan.connection, device)
-    draw = Draw(urls, args.images, args.seed, count_samples)
+    progress = partial(tqdm, disable=None, leave=False)
+    draw = Draw(urls, args.images, args.seed, count_samples, progress)
     print(f"{len(draw):,} samples of {len(draw.places)} of {len(urls)} shards; batches of {wanted.batch:,} {args.why}")
     try:
-        findings = calibrate(plan, draw, eyes, judge, wanted, partial(tqdm, disable=None, leave=False))
+        findings = calibrate(plan, draw, eyes, judge, wanted, progress)
     finally:
         for url, why in draw.unreadable.items():
             print(f"{url} is left out from where it breaks off: {why}", file=sys.stderr)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_fff.assignment import mine
-from open_clip_fff.assignment.histograms import BINS, bins, edge
+from open_clip_fff.assignment.histograms import BINS, bins, edge, first_bin, shares_above
 from open_clip_fff.assignment.reference import MiningFeatures, similarities
 from open_clip_fff.calibration import quantile_thresholds, sample_features
 from open_clip_fff.calibration.agreement import agreement, half_way
@@ -24,7 +24,7 @@ from open_clip_fff.calibration.notices import notices
 from open_clip_fff.calibration.proposal import Proposal, images_for, propose, readable
 from open_clip_fff.calibration.rule import Counted, Counter
 from open_clip_fff.calibration.sample import Sample
-from open_clip_fff.calibration.spread import Spread, quantile, spread
+from open_clip_fff.calibration.spread import Spread, spread
 from open_clip_fff.calibration.strata import ABOVE, STRATA, Strata
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.borrowed import borrow
@@ -98,7 +98,7 @@ def test_a_draw_is_even_over_shards_and_within_them(tmp_path):
         urls.append(str(write_tar(tmp_path / f"{number}.tar", samples)))
 
     def keys(images: int, seed: int = 0, size=count_samples) -> list[str]:
-        return [x["__key__"] for x in Draw(urls, images, seed, size)]
+        return [x["__key__"] for x in Draw(urls, images, seed, size, plain)]
 
     found = keys(50)
     assert [sum(key.startswith(f"{n}-") for key in found) for n in range(5)] == [20, 5, 15, 0, 10]
@@ -116,7 +116,7 @@ def test_a_draw_is_even_over_shards_and_within_them(tmp_path):
 def test_a_draw_reads_some_of_many_shards(tmp_path):
     url = str(write_tar(tmp_path / "0.tar", {"a": {"txt": b"x"}}))
     many = [f"{url}?{n}" for n in range(3 * SHARDS)]
-    draw = Draw(many, 10_000, 0, lambda _: 5)
+    draw = Draw(many, 10_000, 0, lambda _: 5, plain)
     assert len(draw.places) == SHARDS and len(draw) == 5 * SHARDS
     assert {int(url.split("?")[1]) // SHARDS for url in draw.places} == {0, 1, 2}
 
@@ -124,7 +124,7 @@ def test_a_draw_reads_some_of_many_shards(tmp_path):
 def test_a_shard_that_breaks_off_costs_itself(tmp_path, shards):
     broken = tmp_path / "broken.tar"
     broken.write_bytes((shards / "01.tar").read_bytes()[:20_000])
-    draw = Draw([str(shards / "00.tar"), str(broken), str(tmp_path / "no.tar")], 64, 0, count_samples)
+    draw = Draw([str(shards / "00.tar"), str(broken), str(tmp_path / "no.tar")], 64, 0, count_samples, plain)
     found = [x["__url__"] for x in draw]
     assert found.count(str(shards / "00.tar")) == 16 and 0 < found.count(str(broken)) < 16
     assert set(draw.unreadable) == {str(tmp_path / "no.tar")}
@@ -165,7 +165,7 @@ def test_quantiles_by_tiles_are_the_dense_ones_to_a_bin(monkeypatch):
     wide = math.pi / BINS  # a bin at cosine 0, where it is widest
     # neighbours of the quantile in the sample may be farther apart than a bin: the dense one lies between them
     for name, counts, cosine in zip(BARS, seen.others[0], similarities(f, f, "pooled"), strict=True):
-        found = quantile(counts, share)
+        found = edge(first_bin(shares_above(counts), share)).item()
         others = (f.ids[:, None] != f.ids)[..., None] & f.valid
         among = cosine.expand(others.shape)[others]
         below, above = (np.quantile(among, 1 - share, method=method) for method in ("lower", "higher"))

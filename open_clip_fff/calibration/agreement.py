@@ -6,16 +6,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from open_clip_fff.calibration.all_pairs import Progress
 from open_clip_fff.calibration.strata import ABOVE, Drawn
 from open_clip_fff.connection.judge import Judge
 from open_clip_fff.connection.outside import ask, middle
 from open_clip_fff.data.pictures import Picture, decoded
 from open_clip_fff.data.rows import Row
-from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.sources import CaptionReader, id_of
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.connection import ConnectionSettings
 
 HALF = 0.5
+AT_A_TIME = 32  # pairs
 
 
 class Said(NamedTuple):
@@ -52,6 +54,7 @@ def verdicts(
     captions: CaptionSettings,
     judge: Judge,
     device: torch.device,
+    progress: Progress,
 ) -> list[Tensor]:
     """q of the pairs of each stratum, float32 [m] each; the images are read again, only those that are asked about.
 
@@ -62,20 +65,22 @@ def verdicts(
         captions: where captions are.
         judge: who is asked.
         device: where it runs.
+        progress: is handed the pairs, some at a time, a bar, say.
     """
-    pairs = torch.cat([some.pairs for some in drawn])
-    images, others, places = pairs.unbind(dim=1)
-    wanted = {rows[image].id: image for image in images.tolist()}
-    reader, crop = CaptionReader(captions), middle()
+    pairs, place = torch.cat([some.pairs for some in drawn]).unique(dim=0, return_inverse=True)  # sorted by image
+    known = torch.tensor([row.id for row in rows])
+    wanted = set(known[pairs[:, 0]].tolist())
     crops: dict[int, Tensor] = {}
-    for picture in decoded((x for x in samples if reader.row(x).id in wanted), reader, crop):
+    for picture in decoded((x for x in samples if id_of(x) in wanted), CaptionReader(captions), middle()):
         if isinstance(picture, Picture):
             crops[picture.row.id] = picture.image
-    known = torch.tensor([row.id for row in rows])
-    texts = [rows[other].captions[place] for other, place in zip(others.tolist(), places.tolist(), strict=True)]
-    ids = known[images].to(device), known[others].to(device)
-    q = ask(judge, ids, texts, crops, ids[0].cpu()).cpu()
-    return list(q.split([len(some.pairs) for some in drawn]))
+    found = []
+    for some in progress(pairs.split(AT_A_TIME), desc="judging"):
+        images, others, captions_of = some.unbind(dim=1)
+        texts = [rows[j].captions[k] for j, k in zip(others.tolist(), captions_of.tolist(), strict=True)]
+        ids = known[images].to(device), known[others].to(device)
+        found.append(ask(judge, ids, texts, crops, ids[0]).cpu())
+    return list(torch.cat(found)[place].split([len(some.pairs) for some in drawn]))
 
 
 def agreement(drawn: Sequence[Drawn], q: Sequence[Tensor], settings: ConnectionSettings) -> list[Agreement]:

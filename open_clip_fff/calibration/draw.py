@@ -5,6 +5,7 @@ from itertools import islice
 
 import numpy as np
 
+from open_clip_fff.calibration.all_pairs import Progress
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import reason
 
@@ -20,18 +21,22 @@ class Draw:
         images: samples to draw; all of them where there are fewer.
         seed: of the draw.
         size: tells how many samples a shard has, 0 where that is not known: such a shard is read once to count them.
+        progress: is handed the shards while they are counted, a bar, say.
 
     Attributes:
         places: of the samples in their shards, rising, by the shard's url.
         unreadable: why a shard could not be read to its end, by its url.
     """
 
-    def __init__(self, urls: Sequence[str], images: int, seed: int, size: Callable[[str], int]) -> None:
+    def __init__(
+        self, urls: Sequence[str], images: int, seed: int, size: Callable[[str], int], progress: Progress
+    ) -> None:
         random, all_urls = np.random.default_rng(seed), list(dict.fromkeys(urls))
         chosen = random.choice(len(all_urls), min(SHARDS, len(all_urls)), replace=False)
         some = [all_urls[place] for place in sorted(chosen)]
         self.unreadable: dict[str, str] = {}
-        sizes = [size(url) or sum(1 for _ in self._read(url, EVERYTHING)) for url in some]
+        counting = progress(some, desc="counting samples", unit=" shards")
+        sizes = [size(url) or sum(1 for _ in self._read(url, EVERYTHING)) for url in counting]
         shares = quotas(sizes, images)
         self.places = {
             url: sorted(random.choice(count, share, replace=False).tolist())

@@ -97,7 +97,7 @@ def calibrate(plan: Plan, draw: Draw, eyes: Eyes, judge: Judge | None, wanted: W
         if strata is not None:
             strata.add(tile)
     counted = counter.counted()
-    said = [] if strata is None or judge is None else _asked(strata, seen, draw, plan, judge, wanted.device)
+    said = [] if strata is None or judge is None else _asked(strata, seen, draw, plan, judge, wanted.device, progress)
     return Findings(
         images=len(seen.rows),
         captions=int(seen.sample.features.valid.sum()),
@@ -126,10 +126,12 @@ def check(seen: Seen, plan: Plan, wanted: Wanted) -> None:
         raise UsageError(f"--class-key {key}: no image has it; name a tar member or a json field")
 
 
-def _asked(strata: Strata, seen: Seen, draw: Draw, plan: Plan, judge: Judge, device: torch.device) -> list[Agreement]:
+def _asked(
+    strata: Strata, seen: Seen, draw: Draw, plan: Plan, judge: Judge, device: torch.device, progress: Progress
+) -> list[Agreement]:
     assert plan.connection is not None
     drawn = strata.drawn()
     if not drawn:
         return []
-    q = verdicts(drawn, seen.rows, draw, plan.captions, judge, device)
+    q = verdicts(drawn, seen.rows, draw, plan.captions, judge, device, progress)
     return agreement(drawn, q, plan.connection)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from open_clip_fff.assignment.histograms import BINS, bins, edge, first_bin, histogram, shares_above
+from open_clip_fff.assignment.histograms import BINS, bins, first_bin, histogram, shares_above
 from open_clip_fff.calibration.all_pairs import AllPairs, counted
 
 CHUNK = 1024  # images whose own captions are compared at a time
@@ -51,11 +51,6 @@ def spread(pairs: AllPairs) -> Spread:
             if clause == 0 and bool((mask := tile.found.own).any()):
                 own += histogram(number, mask)
     return Spread(others, own, _texts(pairs))
-
-
-def quantile(counts: Tensor, share: float) -> float:
-    """The cosine, to a bin's width, above which at most `share` of what was counted, int64 [BINS], is."""
-    return float(edge(first_bin(shares_above(counts), share)))
 
 
 @torch.no_grad()
