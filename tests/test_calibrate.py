@@ -336,6 +336,10 @@ def test_what_cannot_be_told_is_refused():
     with pytest.raises(UsageError, match=r"an image meets 1\.5 captions of others; mine fewer"):
         one = f._replace(valid=torch.tensor([[True, False], [True, True]] * 15))
         proposed(one, MiningConfig(), 2, 2.0)
+    same = random_features(60, 2)
+    same.image[:], same.text[:] = same.image[0], same.image[0]
+    with pytest.raises(UsageError, match=r"so many pairs a cosine of 1 that 1\.5 per image cannot be told"):
+        proposed(same, MiningConfig())
 
 
 # --- the judge -------------------------------------------------------------------------------------------------------

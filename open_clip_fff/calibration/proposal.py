@@ -47,7 +47,7 @@ def propose(spread: Spread, curves: Curves, wanted: MiningConfig, batch: int, pe
         per_image: captions that an image shall mine there.
 
     Raises:
-        UsageError: if the sample is too small to tell, or the rate more than there is to mine.
+        UsageError: if the sample is too small to tell, the rate more than there is to mine, or no clause can be cut.
     """
     images, pairs = curves.images, spread.others[0].sum(dim=-1).tolist()
     target = per_image / in_batches(images, batch)  # pairs of the sample
@@ -65,6 +65,11 @@ def propose(spread: Spread, curves: Curves, wanted: MiningConfig, batch: int, pe
     shares = [float(row[number]) if number < BINS else 0.0 for row, number in zip(above, numbers, strict=True)]
     on = (wanted.p1, wanted.p2, wanted.p3)
     p1, p2, p3 = (None if bar is None else readable(number) for bar, number in zip(on, numbers, strict=True))
+    if p1 is p2 is p3 is None:
+        raise UsageError(
+            f"--mining-features: what mines gives so many pairs a cosine of 1 that {per_image:g} per image cannot be "
+            f"told from the others; name other features, or more --mined-per-image"
+        )
     bar = None if wanted.p1_prime is None else readable(min(int(spread.quartile), numbers[0]))
     config = replace(wanted, p1=p1, p2=p2, p3=p3, p1_prime=bar, per_image=None, cap=None, band=0.0)
     return Proposal(config, level, (shares[0], shares[1], shares[2]))
