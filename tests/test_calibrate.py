@@ -225,6 +225,20 @@ def test_all_clauses_together_mine_what_was_asked(wanted, monkeypatch):
         assert config.p1_prime == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize("p1", [None, 0.1])
+def test_the_lower_bar_is_at_most_p1_where_that_is_on(p1):
+    """Own pairs are above nearly all others here, and so is their quartile."""
+    f = random_features(120, 2, d=8)
+    f = f._replace(text=F.normalize(f.image[:, None] + 0.4 * f.text, dim=-1))
+    proposal, counted, _, _ = proposed(f, MiningConfig(p1, None, 0.1, 0.1))
+    quartile = similarities(f, f, "pooled").image_text[np.arange(120), np.arange(120)][f.valid].quantile(0.25).item()
+    assert proposal.config.p1_prime == pytest.approx(quartile if p1 is None else proposal.config.p1, abs=0.002)
+    assert proposal.config.p1_prime <= quartile + 0.001 and (p1 is None or proposal.config.p1 < quartile)
+    assert counted.pairs[0].tolist() == by_hand(f, proposal.config).tolist()
+    mined = counted.pairs[0, TOGETHER].item() * in_batches(120, BATCH)
+    assert mined == pytest.approx(RATE, rel=0.08) if p1 else 0 < mined <= RATE
+
+
 @pytest.mark.parametrize("form", ["max", "mean"])
 def test_other_forms_and_texts_alone(form):
     f = random_features(100, 3, d=8)

@@ -70,7 +70,8 @@ def propose(spread: Spread, curves: Curves, wanted: MiningConfig, batch: int, pe
             f"--mining-features: what mines gives so many pairs a cosine of 1 that {per_image:g} per image cannot be "
             f"told from the others; name other features, or more --mined-per-image"
         )
-    bar = None if wanted.p1_prime is None else readable(min(int(spread.quartile), numbers[0]))
+    most = BINS if wanted.p1 is None else numbers[0]
+    bar = None if wanted.p1_prime is None else readable(min(int(spread.quartile), most))
     config = replace(wanted, p1=p1, p2=p2, p3=p3, p1_prime=bar, per_image=None, cap=None, band=0.0)
     return Proposal(config, level, (shares[0], shares[1], shares[2]))
 
