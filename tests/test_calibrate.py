@@ -471,6 +471,7 @@ def test_training_mines_what_was_expected(calibrated, trainer, training, teacher
         assert np.mean(mined) == pytest.approx(table["mined_per_image"].iloc[-1], rel=0.2), name
 
 
+@pytest.mark.slow
 def test_stored_features_give_the_same(calibrated, training, tmp_path):
     assert embed("--out", str(tmp_path / "features"), "--", *training[:-2]) == 0
     by_model, _, _ = calibrated("--", *training)
