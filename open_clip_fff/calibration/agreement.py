@@ -10,7 +10,7 @@ from open_clip_fff.calibration.all_pairs import Progress
 from open_clip_fff.calibration.strata import ABOVE, Drawn
 from open_clip_fff.connection.judge import Judge
 from open_clip_fff.connection.outside import ask, middle
-from open_clip_fff.data.pictures import Picture, decoded
+from open_clip_fff.data.pictures import Picture, pictures_of
 from open_clip_fff.data.rows import Row
 from open_clip_fff.data.sources import CaptionReader, id_of
 from open_clip_fff.settings.captions import CaptionSettings
@@ -71,7 +71,7 @@ def verdicts(
     known = torch.tensor([row.id for row in rows])
     wanted = set(known[pairs[:, 0]].tolist())
     crops: dict[int, Tensor] = {}
-    for picture in decoded((x for x in samples if id_of(x) in wanted), CaptionReader(captions), middle()):
+    for picture in pictures_of((x for x in samples if id_of(x) in wanted), CaptionReader(captions), middle()):
         if isinstance(picture, Picture):
             crops[picture.row.id] = picture.image
     found = []

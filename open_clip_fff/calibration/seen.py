@@ -10,7 +10,7 @@ import torch
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.calibration.eyes import Eyes, mining_features, together, valid_and_raw
 from open_clip_fff.calibration.sample import Sample
-from open_clip_fff.data.pictures import NoPicture, Picture, decoded
+from open_clip_fff.data.pictures import NoPicture, Picture, pictures_of
 from open_clip_fff.data.rows import Row
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tokens import as_in_a_batch
@@ -66,7 +66,7 @@ def see(
     left_out: Counter[str] = Counter()
     rows: list[Row] = []
     parts: list[MiningFeatures] = []
-    found = progress(decoded(samples, CaptionReader(captions), eyes.view, eyes.stored, workers))
+    found = progress(pictures_of(samples, CaptionReader(captions), eyes.view, eyes.stored, workers))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for pictures in _chunks(found, left_out):

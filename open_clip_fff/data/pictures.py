@@ -52,21 +52,11 @@ def read_pictures(
     features: FeatureReader | None = None,
     workers: int = 0,
 ) -> Iterator[Picture[T] | NoPicture]:
-    """The first `limit` samples of some shards, decoded: `decoded` of `read_samples`."""
-    yield from decoded(read_samples(urls, limit), reader, preprocess, features, workers)
-
-
-def decoded(
-    samples: Iterable[dict],
-    reader: CaptionReader,
-    preprocess: Callable[[Image.Image], T],
-    features: FeatureReader | None = None,
-    workers: int = 0,
-) -> Iterator[Picture[T] | NoPicture]:
-    """Samples of shards, decoded.
+    """The first `limit` samples of some shards, decoded.
 
     Args:
-        samples: as `read_samples` gives them.
+        urls: the shards.
+        limit: how many samples.
         reader: finds the captions.
         preprocess: from a picture to what is wanted of it, [3, H, W] for a model.
         features: finds stored features, which the rows then have; a sample without any is no picture.
