@@ -1,0 +1,73 @@
+"""Pictures below a folder, with what lies beside each."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from open_clip_fff.data.ids import sample_id
+from open_clip_fff.data.sources import field_values, texts_of
+from open_clip_fff.packing.items import Item, LeaveOut, members_of
+from open_clip_fff.packing.rows import Row
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+_NOT_IN_KEYS = re.compile(r"[^\w-]+")  # a key ends at the first dot of a member's name
+
+
+def folder_rows(folder: Path, class_from_folder: bool) -> Iterator[Row]:
+    """A row per picture, folder by folder in the order of names.
+
+    Two paths may give one key, `a/b.jpg` and `a_b.png`; then their identities are the same.
+
+    Args:
+        folder: it is gone through with all that is below it, but for hidden files.
+        class_from_folder: whether the folder right below it is the class.
+    """
+    for path in _below(folder, ()):
+        place = path.relative_to(folder)
+        key = _NOT_IN_KEYS.sub("_", str(place.with_suffix("")))
+        label = place.parts[0] if class_from_folder and len(place.parts) > 1 else None
+        name = label and label.encode(errors="replace").decode()
+        yield Row(sample_id(None, key), key, os.fsencode(place), label=name)
+
+
+def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -> Item:
+    """The picture of a row with `NAME.txt`, a caption a line, and `NAME.json` beside it.
+
+    Args:
+        row: as taken from a file of rows.
+        folder: that rows' paths start at.
+        json_keys: fields of the json that hold captions; all its fields are kept.
+
+    Raises:
+        LeaveOut: if one of the two cannot be read.
+    """
+    image = folder / os.fsdecode(row["image"])
+    try:
+        lines = _beside(image, ".txt").decode().splitlines()
+        fields = json.loads(_beside(image, ".json") or b"{}")
+        found = [texts_of(lines), *(texts_of(field_values(fields, key)) for key in json_keys)]
+        return Item(row["key"], image, *members_of(found, dict(fields), row["label"]))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise LeaveOut("txt or json beside it cannot be read") from error
+
+
+def _beside(image: Path, suffix: str) -> bytes:
+    path = image.with_suffix(suffix)
+    return path.read_bytes() if path.exists() else b""
+
+
+def _below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    """Pictures in a folder and below; a link that leads back up is not followed."""
+    here = folder.stat()
+    if (here.st_dev, here.st_ino) in above:
+        return
+    with os.scandir(folder) as entries:
+        found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    for name, is_folder in found:
+        if is_folder:
+            yield from _below(folder / name, (*above, (here.st_dev, here.st_ino)))
+        elif os.path.splitext(name)[1].lower() in PICTURES:
+            yield folder / name

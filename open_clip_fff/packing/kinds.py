@@ -1,0 +1,85 @@
+"""What a source is: a table, a folder of pictures, or shards."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.packing.settings import PackSettings
+
+TABLES = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+ELSEWHERE = re.compile(r"^[\w+.-]+:")  # pipe:, s3://, https://
+
+
+class Kind(NamedTuple):
+    """`table`, `folder` or `shards`, and the files (or urls) that it is; those of a folder are not looked for yet."""
+
+    name: str
+    files: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all local files together."""
+        return sum(Path(file).stat().st_size for file in self.files if not ELSEWHERE.match(file))
+
+
+def kind_of(source: str, flag: str = "SOURCE") -> Kind:
+    """Looks at a source.
+
+    A folder is shards where it holds tars, else a table where it holds parquets, else pictures.
+
+    Raises:
+        UsageError: if it is not there, or nothing of these.
+    """
+    import webdataset as wds
+
+    path = Path(source)
+    if path.is_dir():
+        for name, suffix in (("shards", ".tar"), ("table", ".parquet")):
+            if files := sorted(str(file) for file in path.glob(f"*{suffix}")):
+                return Kind(name, tuple(files))
+        return Kind("folder", ())
+    if form(source) and path.is_file():
+        return Kind("table", (source,))
+    files = wds.shardlists.expand_urls(source)
+    missing = [file for file in files if not ELSEWHERE.match(file) and not Path(file).is_file()]
+    if missing:
+        more = f" (and {len(missing) - 1} more of {len(files)})" if len(missing) > 1 else ""
+        raise UsageError(f"{flag}: {missing[0]} does not exist{more}; check the path and the braces")
+    if not all(".tar" in file for file in files):
+        known = ", ".join(sorted({*TABLES, ".tar"}))
+        raise UsageError(f"{flag} {source}: neither a folder nor one of {known}")
+    return Kind("shards", tuple(files))
+
+
+def form(file: str) -> str | None:
+    """`csv`, `parquet` or `jsonl`, by a file's name; None for what is no table."""
+    return TABLES.get(Path(file).suffix.lower())
+
+
+def check_flags(kind: Kind, settings: PackSettings) -> None:
+    """Refuses flags that mean nothing for a kind.
+
+    Raises:
+        UsageError: for the first of them.
+    """
+    columns = settings.columns
+    typed = {
+        "--image-key": (columns.image, "table"),
+        "--keep-columns": (columns.keep, "table"),
+        "--class-key": (columns.label, "table"),
+        "--csv-separator": (settings.separator, "table shards"),
+        "--image-root": (settings.image_root, "table"),
+        "--group": (settings.group, "table"),
+        "--class-from-folder": (settings.class_from_folder, "folder"),
+        "--shuffle": (settings.seed is not None, "table folder"),
+        "--captions": (settings.captions, "shards"),
+        "--caption-key": (columns.captions, "table" if settings.captions is None else "shards"),
+        "--url-key": (columns.url, "table" if settings.captions is None else "shards"),
+    }
+    for flag, (value, kinds) in typed.items():
+        if value and kind.name not in kinds.split():
+            mend = "; it names columns of --captions" if kind.name == "shards" and "key" in flag else ""
+            raise UsageError(
+                f"{flag}: goes with a {kinds.replace(' ', ' or ')}, and {settings.source} is {kind.name}{mend}"
+            )

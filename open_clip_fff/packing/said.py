@@ -1,0 +1,65 @@
+"""What a person reads at the end: what joined, and how to train on it."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from itertools import groupby
+
+from open_clip_fff.packing.source import Shards, Source
+from open_clip_fff.packing.writing import IMAGES, JOINED, MORE, RAW, ROWS
+from open_clip_fff.shardwise import OutFolder
+
+
+def ending(folder: OutFolder, source: Source, json_keys: tuple[str, ...]) -> list[str]:
+    """Lines for the end, of the shards that are there."""
+    done = [stem for stem in source.shards if folder.file(stem).exists()]
+    counts: Counter[str] = Counter()
+    for stem in done:
+        if record := folder.record(stem):
+            counts.update(record.counts)
+    lines: list[str] = []
+    if isinstance(source, Shards) and source.join is not None:
+        lines += join_lines(
+            counts, source.join.total([source.shards[stem] for stem in done]), len(done) < len(source.shards)
+        )
+    if not counts[IMAGES]:
+        return lines
+    if not counts[RAW] + counts[MORE]:
+        return [*lines, "no sample has a caption: training needs some, from scripts/caption.py or --captions"]
+    flags = f"--train-data '{'::'.join(f'{folder.path}/{name}.tar' for name in braces(done))}'"
+    flags += f" --train-num-samples {counts[IMAGES]}"
+    if counts[MORE]:
+        flags += (
+            f" --json-text-key '{';'.join(json_keys)}'" if len(json_keys) > 1 else f" --json-text-key {json_keys[0]}"
+        )
+    missing = len(source.shards) - len(done)
+    return [*lines, "to train on them" + (f" ({missing} shards are missing):" if missing else ":"), f"  {flags}"]
+
+
+def join_lines(counts: Counter[str], total: int, partly: bool) -> list[str]:
+    """How many samples found captions, and how many rows no sample."""
+    samples, rows = counts[IMAGES], counts[ROWS]
+    lines = [f"captions joined {counts[JOINED] / max(samples, 1):.2%} of {samples:,} samples"]
+    if partly:
+        return lines
+    left = total - rows
+    if left < 0:
+        return [*lines, f"{total:,} rows of captions joined {rows:,} times: some are for several samples"]
+    return [*lines, f"{left:,} of {total:,} rows of captions found no sample"]
+
+
+def braces(stems: Iterable[str]) -> list[str]:
+    """Names with runs of numbers in braces: 00000, 00001 as {00000..00001}."""
+    split = [re.fullmatch(r"(.*?)(\d*)", stem, re.DOTALL) for stem in stems]
+    parts = [(found[1], found[2]) for found in split if found]
+
+    def run(place: tuple[int, tuple[str, str]]) -> tuple[str, int, int]:
+        number, (start, digits) = place
+        return start, len(digits), int(digits) - number if digits else -1
+
+    found = []
+    for (start, width, _), members in groupby(enumerate(parts), run):
+        numbers = [digits for _, (_, digits) in members]
+        long = width and len(numbers) > 1
+        found += [f"{start}{{{numbers[0]}..{numbers[-1]}}}"] if long else [start + digits for digits in numbers]
+    return found

@@ -1,0 +1,147 @@
+"""What is packed, shard by shard: rows of a list, or the samples of other shards."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from open_clip_fff.data.shards import image_bytes, in_one_line, read_samples
+from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.packing.items import Item, LeaveOut
+from open_clip_fff.packing.join import WHOLE, Join, Joined
+from open_clip_fff.packing.rows import RowFile
+from open_clip_fff.settings import CaptionSettings
+from open_clip_fff.shardwise.folder import by_stem
+from open_clip_fff.shardwise.tars import count_samples, members
+
+T = TypeVar("T")
+
+
+class Source(Protocol, Generic[T]):
+    """Samples by shard."""
+
+    @property
+    def shards(self) -> Mapping[str, str]:
+        """What each is made of, by the stem of the file that is written."""
+
+    def size(self, shard: str) -> int:
+        """How many samples one has, by what it is made of; 0 where that is not known."""
+
+    def samples(self, shard: str) -> Iterator[tuple[str, T]]:
+        """Key and makings of each sample, in order. Raises UsageError for a shard that cannot be read."""
+
+    def look(self, count: int) -> Iterator[tuple[str, T]]:
+        """Some samples, for who wants to know what all are like."""
+
+    def total(self) -> int:
+        """How many samples there are in all; 0 where that is not known."""
+
+    def item(self, makings: T) -> Item:
+        """The sample; may be called from several threads. Raises LeaveOut for one that cannot be packed."""
+
+
+class Listed:
+    """Rows of a list, so many a shard.
+
+    Args:
+        rows: arranged.
+        name: of the table or folder.
+        per_shard: how many.
+        item: makes a sample of a row.
+        repeats: what is said of `{rows}` rows that are about `{images}` images.
+    """
+
+    def __init__(
+        self, rows: RowFile, name: str, per_shard: int, item: Callable[[dict[str, Any]], Item], repeats: str
+    ) -> None:
+        self.rows, self.item, self._repeats = rows, item, repeats
+        starts = range(0, len(rows), per_shard)
+        width = max(5, len(str(len(starts) - 1)))
+        self._parts = [range(start, min(start + per_shard, len(rows))) for start in starts]
+        self.shards: Mapping[str, str] = {
+            f"{number:0{width}}": f"samples {part.start} to {part.stop - 1} of {name}"
+            for number, part in enumerate(self._parts)
+        }
+        self._part_of = dict(zip(self.shards.values(), self._parts, strict=True))
+
+    def size(self, shard: str) -> int:
+        return len(self._part_of[shard])
+
+    def samples(self, shard: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        return self._at(np.arange(self._part_of[shard].start, self._part_of[shard].stop))
+
+    def look(self, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """They are spread evenly over all."""
+        return self._at(np.unique(np.linspace(0, len(self.rows) - 1, count).astype(np.int64)))
+
+    def total(self) -> int:
+        return len(self.rows)
+
+    def repeats(self) -> list[str]:
+        """A line on rows of one image, where they are samples of their own."""
+        images, rows = (int(self.rows.schema.metadata[name]) for name in (b"images", b"rows"))
+        return [] if images == rows else [self._repeats.format(images=images, rows=rows)]
+
+    def _at(self, numbers: NDArray[np.int64]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for row in self.rows.take(numbers).to_pylist():
+            yield row["key"], row
+
+
+class Shards:
+    """Samples of other shards, and captions that join them.
+
+    Args:
+        urls: the shards; each makes one of the same name.
+        json_keys: fields of the json that hold captions, which are counted.
+        join: finds captions; None for none.
+    """
+
+    def __init__(self, urls: tuple[str, ...], json_keys: tuple[str, ...], join: Join | None) -> None:
+        self.join = join
+        self.shards: Mapping[str, str] = by_stem(urls, "SOURCE")
+        self.reader = CaptionReader(CaptionSettings(json_keys=json_keys))
+
+    def size(self, shard: str) -> int:
+        return count_samples(shard)
+
+    def samples(self, shard: str) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
+        if self.join is not None:
+            self.join.check(shard)
+        for sample in in_one_line(read_samples([shard], WHOLE), shard):
+            yield str(sample["__key__"]), (sample, self.join.find(sample) if self.join is not None else None)
+
+    def look(self, count: int) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
+        """The first of the first shard."""
+        return islice(self.samples(next(iter(self.shards.values()))), count)
+
+    def total(self) -> int:
+        """Those of the first shard times the shards, about."""
+        return count_samples(next(iter(self.shards.values()))) * len(self.shards)
+
+    def item(self, makings: tuple[dict[str, Any], Joined | None]) -> Item:
+        sample, joined = makings
+        image = image_bytes(sample)
+        if image is None:
+            raise LeaveOut("no image")
+        name = next(name for name, member in sample.items() if member is image)
+        beside = {name: bytes(member) for name, member in members(sample).items() if isinstance(member, bytes)}
+        del beside[name]
+        if joined is not None and joined.captions:
+            beside |= joined.into(beside)
+        found, damage = self.reader.read({**sample, **beside})
+        if damage:
+            raise LeaveOut("captions cannot be read")
+        raw = len(found["txt"])
+        return Item(
+            *(str(sample["__key__"]), image, beside, raw, sum(map(len, found.values())) - raw),
+            joined=joined.rows if joined is not None else 0,
+            name=name,
+        )
+
+
+def same_place(out: "os.PathLike[str]", urls: tuple[str, ...]) -> bool:
+    """Whether shards would be written among those that are read."""
+    return any(os.path.realpath(os.path.dirname(url) or ".") == os.path.realpath(out) for url in urls)
