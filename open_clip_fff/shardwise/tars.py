@@ -29,9 +29,14 @@ def members(sample: Mapping[str, object]) -> dict[str, object]:
 
 def count_samples(url: str) -> int:
     """The samples of a local tar, by its headers; 0 for one that is not local, or cannot be read."""
+    return len(keys_of(url))
+
+
+def keys_of(url: str) -> set[str]:
+    """The keys in a local tar, by its headers; none for one that is not local, those before the damage in a cut one."""
+    keys: set[str] = set()
     if not Path(url).is_file():
-        return 0
-    keys = set()
+        return keys
     try:
         with tarfile.open(url) as tar:
             for member in tar:
@@ -39,5 +44,5 @@ def count_samples(url: str) -> int:
                     folder, slash, name = member.name.rpartition("/")
                     keys.add(f"{folder}{slash}{name.partition('.')[0]}")
     except (OSError, tarfile.TarError):
-        return len(keys)
-    return len(keys)
+        return keys
+    return keys
