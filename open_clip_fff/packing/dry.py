@@ -41,7 +41,7 @@ def _counts(source: Source[Any]) -> list[str]:
         return []
     rows = source.rows
     lines = [
-        f"  {name}: text in {having / len(rows):.2%} of {len(rows):,} samples, {count / len(rows):.2f} captions a sample"
+        f"  {name}: text in {having / len(rows):.2%} of {len(rows):,} samples, {count / len(rows):.2f} captions each"
         for name, having, count in rows.coverage()
     ]
     return [*lines, *source.repeats()]

@@ -16,6 +16,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.arrange import MERGED
 from open_clip_fff.packing.items import as_json
 from open_clip_fff.packing.rows import RowFile, captions_of
+from open_clip_fff.shardwise.tars import keys_of
 
 WHOLE = 2**62  # samples: all of a shard
 
@@ -97,17 +98,17 @@ class OneTable:
     """
 
     def __init__(self, rows: RowFile, name: str, field: str | None) -> None:
-        self.rows, self.name, self._field = rows, name, field
+        self.rows, self.name, self.field = rows, name, field
 
     def check(self, shard: str) -> None:
         """There is nothing of its own."""
 
     def value(self, sample: Mapping[str, Any]) -> str | None:
         """What a sample is joined by; None if it has no such thing."""
-        if self._field is None:
+        if self.field is None:
             return str(sample["__key__"])
         try:
-            value = json.loads(sample.get("json", b"{}"))[self._field]
+            value = json.loads(sample.get("json", b"{}"))[self.field]
         except (ValueError, KeyError, TypeError, RecursionError):
             return None
         return value if isinstance(value, str) else None
@@ -121,10 +122,10 @@ class OneTable:
         if any(self.find(sample) for sample in samples):
             return
         ours, theirs = self.value(samples[0]), self.rows.take(np.zeros(1, np.int64)).to_pylist()[0]["key"]
-        what = repr(ours) if ours is not None else f"no {self._field!r} in its json"
+        what = repr(ours) if ours is not None else f"no {self.field!r} in its json"
         raise UsageError(
             f"--captions: no sample of {shard} is in {self.name}, where one row is for {theirs!r}; the shard's first "
-            f"sample has {what} (joined by {self._field or 'key'}: --join and --url-key say by what)"
+            f"sample has {what} (joined by {self.field or 'key'}: --join and --url-key say by what)"
         )
 
     def total(self, shards: Sequence[str]) -> int:
@@ -134,10 +135,19 @@ class OneTable:
 def check_join(join: Join, shards: Sequence[str]) -> None:
     """Refuses captions none of which is for any sample of the first shard that can be read.
 
+    One table by key is refused, too, where the first two shards have a key in common: it cannot tell their samples
+    apart, and each would get the captions of both.
+
     Raises:
         UsageError: with one key of each side.
     """
     join.check(shards[0])
+    both = keys_of(shards[0]) & keys_of(shards[1]) if len(shards) > 1 else set()
+    if both and isinstance(join, OneTable) and join.field is None:
+        raise UsageError(
+            f"--captions: {join.name} joins by key, and {min(both)!r} is a key of {shards[0]} and of {shards[1]}; "
+            "give a parquet per shard, or --join url"
+        )
     for shard in shards:
         with suppress(UsageError):
             samples = [_light(sample) for sample in in_one_line(read_samples([shard], WHOLE), shard)]

@@ -70,7 +70,9 @@ def _write(
     shown: bool,
 ) -> None:
     with tempfile.TemporaryFile(dir=folder) as first:  # it has no name, and goes with this process
-        with tqdm(rows, unit=" rows", desc="listing", disable=not shown, mininterval=1, leave=False) as counted:
+        with tqdm(
+            rows, unit=" rows", desc="listing", disable=not shown, mininterval=1, delay=1, leave=False
+        ) as counted:
             write_rows(counted, columns, first)
         first.flush()
         arrange(RowFile(first), file, repeats, order)

@@ -75,7 +75,9 @@ def _folder(settings: PackSettings, kind: Kind) -> Opening:
         found = folder_rows(folder, settings.class_from_folder)
         rows = listed(place / ROWS, found, (), "rename", settings.seed, share)
         item = partial(folder_item, folder=folder, json_keys=settings.json_keys)
-        said = "{rows:,} pictures have {images:,} names as keys; the others' got a hash of their path"
+        said = (
+            "{rows:,} pictures have {images:,} different keys; those that clash have a hash of their path behind them"
+        )
         return Listed(rows, str(folder), settings.per_shard, item, said)
 
     fields = ", ".join(settings.json_keys)

@@ -52,11 +52,11 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
         print("\n".join([f"{len(source.rows):,} samples", *source.repeats()]), flush=True)
 
     def work(shard: str, file: BinaryIO, tick: Callable[[int], None]) -> Record:
-        return write_shard(shard, file, source, settings.pictures, settings.json_keys, workers, tick)
+        return write_shard(shard, file, source, settings.pictures, workers, tick)
 
     code = each_shard(source.shards, folder, share, work, source.size)
     if share.index == 0 or not share.together:
-        print("\n".join(ending(folder, source, settings.json_keys)), flush=True)
+        print("\n".join(ending(folder, source)), flush=True)
     return code
 
 

@@ -4,13 +4,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
+from typing import Any
 
+from open_clip_fff.packing.join import OneTable
 from open_clip_fff.packing.source import Shards, Source
 from open_clip_fff.packing.writing import IMAGES, JOINED, MORE, RAW, ROWS
 from open_clip_fff.shardwise import OutFolder
 
 
-def ending(folder: OutFolder, source: Source, json_keys: tuple[str, ...]) -> list[str]:
+def ending(folder: OutFolder, source: Source[Any]) -> list[str]:
     """Lines for the end, of the shards that are there."""
     done = [stem for stem in source.shards if folder.file(stem).exists()]
     counts: Counter[str] = Counter()
@@ -19,33 +21,33 @@ def ending(folder: OutFolder, source: Source, json_keys: tuple[str, ...]) -> lis
             counts.update(record.counts)
     lines: list[str] = []
     if isinstance(source, Shards) and source.join is not None:
-        lines += join_lines(
-            counts, source.join.total([source.shards[stem] for stem in done]), len(done) < len(source.shards)
-        )
+        total, partly = source.join.total([source.shards[stem] for stem in done]), len(done) < len(source.shards)
+        lines += join_lines(counts, total, partly, isinstance(source.join, OneTable) and source.join.field is not None)
     if not counts[IMAGES]:
         return lines
     if not counts[RAW] + counts[MORE]:
         return [*lines, "no sample has a caption: training needs some, from scripts/caption.py or --captions"]
     flags = f"--train-data '{'::'.join(f'{folder.path}/{name}.tar' for name in braces(done))}'"
     flags += f" --train-num-samples {counts[IMAGES]}"
+    if not counts[RAW]:
+        flags += " --text-key ''"
     if counts[MORE]:
-        flags += (
-            f" --json-text-key '{';'.join(json_keys)}'" if len(json_keys) > 1 else f" --json-text-key {json_keys[0]}"
-        )
+        keys = ";".join(source.json_keys)
+        flags += f" --json-text-key {keys}" if keys.isalnum() else f" --json-text-key '{keys}'"
     missing = len(source.shards) - len(done)
     return [*lines, "to train on them" + (f" ({missing} shards are missing):" if missing else ":"), f"  {flags}"]
 
 
-def join_lines(counts: Counter[str], total: int, partly: bool) -> list[str]:
+def join_lines(counts: Counter[str], total: int, partly: bool, by_url: bool) -> list[str]:
     """How many samples found captions, and how many rows no sample."""
     samples, rows = counts[IMAGES], counts[ROWS]
     lines = [f"captions joined {counts[JOINED] / max(samples, 1):.2%} of {samples:,} samples"]
     if partly:
         return lines
-    left = total - rows
-    if left < 0:
+    if rows > total:
         return [*lines, f"{total:,} rows of captions joined {rows:,} times: some are for several samples"]
-    return [*lines, f"{left:,} of {total:,} rows of captions found no sample"]
+    # a url may be that of several samples, and a row that joined twice counts twice
+    return [*lines, f"{'at least ' * by_url}{total - rows:,} of {total:,} rows of captions found no sample"]
 
 
 def braces(stems: Iterable[str]) -> list[str]:

@@ -27,6 +27,10 @@ class Source(Protocol, Generic[T]):
     def shards(self) -> Mapping[str, str]:
         """What each is made of, by the stem of the file that is written."""
 
+    @property
+    def json_keys(self) -> tuple[str, ...]:
+        """Fields of the json that hold captions, in what is written."""
+
     def size(self, shard: str) -> int:
         """How many samples one has, by what it is made of; 0 where that is not known."""
 
@@ -53,6 +57,8 @@ class Listed:
         item: makes a sample of a row.
         repeats: what is said of `{rows}` rows that are about `{images}` images.
     """
+
+    json_keys: tuple[str, ...] = ("captions",)
 
     def __init__(
         self, rows: RowFile, name: str, per_shard: int, item: Callable[[dict[str, Any]], Item], repeats: str
@@ -102,7 +108,9 @@ class Shards:
     def __init__(self, urls: tuple[str, ...], json_keys: tuple[str, ...], join: Join | None) -> None:
         self.join = join
         self.shards: Mapping[str, str] = by_stem(urls, "SOURCE")
-        self.reader = CaptionReader(CaptionSettings(json_keys=json_keys))
+        joined = () if join is None or "captions" in json_keys else ("captions",)
+        self.json_keys: tuple[str, ...] = (*json_keys, *joined)
+        self._reader = CaptionReader(CaptionSettings(json_keys=self.json_keys))
 
     def size(self, shard: str) -> int:
         return count_samples(shard)
@@ -131,7 +139,7 @@ class Shards:
         del beside[name]
         if joined is not None and joined.captions:
             beside |= joined.into(beside)
-        found, damage = self.reader.read({**sample, **beside})
+        found, damage = self._reader.read({**sample, **beside})
         if damage:
             raise LeaveOut("captions cannot be read")
         raw = len(found["txt"])

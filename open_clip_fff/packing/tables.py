@@ -82,8 +82,8 @@ class Table:
     def _csv(self, file: str, columns: list[str]) -> Iterator[Cells]:
         import pandas as pd
 
-        options = {"sep": self.separator, "dtype": str, "usecols": columns, "chunksize": PIECE}
-        with pd.read_csv(file, on_bad_lines="warn", **options) as pieces:
+        # `usecols` would cut a caption with a comma and no quotes at the comma, where such a line is no row
+        with pd.read_csv(file, sep=self.separator, dtype=str, chunksize=PIECE, on_bad_lines="warn") as pieces:
             while True:
                 with warnings.catch_warnings(record=True) as said:  # of lines with more cells than the first
                     warnings.simplefilter("always")
@@ -91,7 +91,7 @@ class Table:
                 self.skipped += [f"{file}: {line}" for x in said for line in str(x.message).strip().splitlines()]
                 if piece is None:
                     return
-                yield piece.to_dict("records")
+                yield piece[columns].to_dict("records")
 
     def _jsonl(self, file: str, columns: list[str]) -> Iterator[Cells]:
         with open(file, encoding="utf-8") as lines:

@@ -55,7 +55,6 @@ def write_shard(
     file: BinaryIO,
     source: Source[T],
     pictures: PictureSettings,
-    json_keys: tuple[str, ...],
     workers: int,
     tick: Callable[[int], None],
 ) -> Record:
@@ -66,7 +65,6 @@ def write_shard(
         file: open for reading, too.
         source: of samples.
         pictures: what is done to images.
-        json_keys: fields of the json that hold captions.
         workers: threads that read and decode.
         tick: called with the number of samples that are through.
 
@@ -84,7 +82,7 @@ def write_shard(
             went.add(made.key, made.members, made.counts[RAW] + made.counts[MORE])
             record.counts.update(made.counts)
     record.counts = Counter({name: number for name, number in record.counts.items() if number or name == IMAGES})
-    check_written(file, went, json_keys)
+    check_written(file, went, source.json_keys)
     return record
 
 
