@@ -538,6 +538,8 @@ def test_tables_that_cannot_be_meant(refused, tokens, tmp_path):
     assert "--image-root: none of the first 16 images" in line and "elsewhere/pics/0.png" in line
     line = refused(csv(tmp_path / "urls.csv", [("image", "caption"), ("https://x/y.jpg", "a")]))
     assert "holds urls there, such as 'https://x/y.jpg'" in line and "img2dataset" in line
+    pq.write_table(pa.table({"image": [{"bytes": b"x", "path": "a.jpg"}]}), tmp_path / "held.parquet")
+    assert "held.parquet holds dict there, and not paths" in refused(tmp_path / "held.parquet")
     assert "are empty there" in refused(csv(tmp_path / "e.csv", [("image", "caption"), ("", "a")]))
 
 
@@ -562,7 +564,7 @@ def test_a_folder_of_other_input_or_settings_is_refused(pack, tokens, tars, tmp_
     assert "bytes of SOURCE" in pack(tokens, "--out", out, "--images-per-shard", 9, expect=2).err
     assert contents(out) == before
     done = pack(tars, "--out", tmp_path / "in", expect=2)
-    assert "the shards that are read lie there" in done.err
+    assert "what is read lies there" in done.err
     assert pack(tars, "--out", tmp_path / "x", "--captions", tmp_path / "nowhere", expect=2).err.count("\n") == 1
 
 

@@ -60,8 +60,10 @@ def _estimate(source: Source[Any], whole: list[Packed], looked: int) -> list[str
     each = sum(sum(BLOCK + -(-len(x) // BLOCK) * BLOCK for x in made.members.values()) for made in whole)
     samples, about = source.total(), "" if isinstance(source, Listed) else "about "
     size = each / max(looked, 1) * samples
-    said = f", some {size / 2**20:,.1f} MiB" if samples else ""
-    return [f"{about}{samples:,} samples would make {len(source.shards):,} shards{said}, such as"]
+    shards = f"{len(source.shards):,} shards"
+    if not samples:  # what is not local is not counted
+        return [f"there would be {shards}, with samples such as"]
+    return [f"{about}{samples:,} samples would make {shards}, some {size / 2**20:,.1f} MiB, such as"]
 
 
 def _shown(made: Packed) -> list[str]:

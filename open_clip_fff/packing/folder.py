@@ -9,6 +9,7 @@ from typing import Any
 
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.sources import field_values, texts_of
+from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.items import Item, LeaveOut, members_of
 from open_clip_fff.packing.rows import Row
 
@@ -24,6 +25,9 @@ def folder_rows(folder: Path, class_from_folder: bool) -> Iterator[Row]:
     Args:
         folder: it is gone through with all that is below it, but for hidden files.
         class_from_folder: whether the folder right below it is the class.
+
+    Raises:
+        UsageError: if a folder cannot be read.
     """
     for path in _below(folder, ()):
         place = path.relative_to(folder)
@@ -61,11 +65,14 @@ def _beside(image: Path, suffix: str) -> bytes:
 
 def _below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
     """Pictures in a folder and below; a link that leads back up is not followed."""
-    here = folder.stat()
+    try:
+        here = folder.stat()
+        with os.scandir(folder) as entries:
+            found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read ({error})") from error
     if (here.st_dev, here.st_ino) in above:
         return
-    with os.scandir(folder) as entries:
-        found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
     for name, is_folder in found:
         if is_folder:
             yield from _below(folder / name, (*above, (here.st_dev, here.st_ino)))

@@ -1,8 +1,10 @@
-"""Opens a source: the list that a table or folder becomes, once for all processes."""
+"""The list that a table or folder becomes, once for all processes."""
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -14,43 +16,53 @@ from open_clip_fff.packing.rows import Row, RowFile, write_rows
 from open_clip_fff.shardwise import Share
 from open_clip_fff.whole import whole_file
 
+WAIT = 0.2  # seconds between looks for what another process writes
 
-def listed(
-    path: Path,
-    rows: Iterator[Row],
-    columns: Sequence[str],
-    repeats: Repeats,
-    order: Literal["identity"] | int | None,
-    share: Share,
-    said: Callable[[], list[str]] = list,
-) -> RowFile:
+
+@dataclass(frozen=True)
+class Listing:
+    """What a list is made of.
+
+    Attributes:
+        rows: as they come from the source; gone through once at most.
+        columns: names of the caption columns.
+        repeats: what becomes of rows of one identity.
+        order: of the list, as in `arrange`.
+        about: how many rows there are, more or less; 0 where that is not known.
+        said: what is to be told once all rows have come.
+    """
+
+    rows: Iterator[Row]
+    columns: Sequence[str]
+    repeats: Repeats
+    order: Literal["identity"] | int | None
+    about: int = 0
+    said: Callable[[], list[str]] = list
+
+
+def listed(path: Path, listing: Listing, share: Share) -> RowFile:
     """The rows of a source in the order in which they are packed; written where they are not there yet.
 
     One process writes them, torchrun's first one, and the others wait.
 
     Args:
         path: of the list.
-        rows: as they come from the source.
-        columns: names of its caption columns.
-        repeats: what becomes of rows of one identity.
-        order: of the rows.
+        listing: what it is made of.
         share: this process's.
-        said: what is to be told once all rows have come.
 
     Raises:
         UsageError: if the source cannot be read, or the list cannot be written.
     """
     while not path.exists():
         if share.together and share.index:
-            time.sleep(0.2)
+            time.sleep(WAIT)
             continue
         try:
             with whole_file(path) as file:
-                _write(file, path.parent, rows, columns, repeats, order, shown=share.index == 0)
-            for line in said():
-                print(line, flush=True)
+                _write(file, path.parent, listing, shown=share.index == 0)
+            print("".join(f"{line}\n" for line in listing.said()), end="", flush=True)
         except BlockingIOError:
-            time.sleep(0.2)  # another process is at it
+            time.sleep(WAIT)
         except OSError as error:
             raise UsageError(f"--out {path}: cannot be written ({error})") from error
     try:
@@ -60,19 +72,19 @@ def listed(
         raise UsageError(f"{path} cannot be read ({error}); remove it, and it is made again") from error
 
 
-def _write(
-    file: BinaryIO,
-    folder: Path,
-    rows: Iterator[Row],
-    columns: Sequence[str],
-    repeats: Repeats,
-    order: Literal["identity"] | int | None,
-    shown: bool,
-) -> None:
-    with tempfile.TemporaryFile(dir=folder) as first:  # it has no name, and goes with this process
-        with tqdm(
-            rows, unit=" rows", desc="listing", disable=not shown, mininterval=1, delay=1, leave=False
-        ) as counted:
-            write_rows(counted, columns, first)
+def _write(file: BinaryIO, folder: Path, listing: Listing, shown: bool) -> None:
+    interval = 1 if sys.stderr.isatty() else 30
+    bar = tqdm(
+        listing.rows,
+        "listing",
+        listing.about or None,
+        False,
+        unit=" rows",
+        disable=not shown,
+        mininterval=interval,
+        delay=2,
+    )
+    with tempfile.TemporaryFile(dir=folder) as first, bar:  # it has no name, and goes with this process
+        write_rows(bar, listing.columns, first)
         first.flush()
-        arrange(RowFile(first), file, repeats, order)
+        arrange(RowFile(first), file, listing.repeats, listing.order)

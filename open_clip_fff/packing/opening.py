@@ -12,7 +12,7 @@ from open_clip_fff.packing.columns import check_column, chosen, column_names, co
 from open_clip_fff.packing.folder import PICTURES, folder_item, folder_rows
 from open_clip_fff.packing.join import Join, OneTable, PerShard, check_join
 from open_clip_fff.packing.kinds import ELSEWHERE, Kind, kind_of
-from open_clip_fff.packing.listing import listed
+from open_clip_fff.packing.listing import Listing, listed
 from open_clip_fff.packing.rows import Row
 from open_clip_fff.packing.settings import PackSettings
 from open_clip_fff.packing.source import Listed, Shards, Source
@@ -51,9 +51,9 @@ def _table(settings: PackSettings, kind: Kind) -> Opening:
 
     def open_at(place: Path, share: Share) -> Source[Any]:
         repeats: Repeats = "join" if settings.group else "keep"
-        rows = listed(
-            place / ROWS, table_rows(table, columns), columns.captions, repeats, settings.seed, share, table.said
-        )
+        found = table_rows(table, columns)
+        listing = Listing(found, columns.captions, repeats, settings.seed, table.about(), table.said)
+        rows = listed(place / ROWS, listing, share)
         said = "{rows:,} rows are about {images:,} images" + (
             ", each one sample"
             if settings.group
@@ -73,7 +73,7 @@ def _folder(settings: PackSettings, kind: Kind) -> Opening:
 
     def open_at(place: Path, share: Share) -> Source[Any]:
         found = folder_rows(folder, settings.class_from_folder)
-        rows = listed(place / ROWS, found, (), "rename", settings.seed, share)
+        rows = listed(place / ROWS, Listing(found, (), "rename", settings.seed), share)
         item = partial(folder_item, folder=folder, json_keys=settings.json_keys)
         said = (
             "{rows:,} pictures have {images:,} different keys; those that clash have a hash of their path behind them"
@@ -124,7 +124,8 @@ def _join(settings: PackSettings, kind: Kind) -> tuple[list[str], Callable[[Path
 
     def open_at(place_: Path, share: Share) -> Join:
         found = joined_rows(table, names, by)
-        rows = listed(place_ / CAPTIONS, found, names.captions, "join", "identity", share, table.said)
+        listing = Listing(found, names.captions, "join", "identity", table.about(), table.said)
+        rows = listed(place_ / CAPTIONS, listing, share)
         return OneTable(rows, table.name, by if settings.join == "url" else None)
 
     return [f"{columns_line(table, typed, names)}; joined by `{by}`"], open_at

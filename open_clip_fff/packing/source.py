@@ -1,6 +1,5 @@
 """What is packed, shard by shard: rows of a list, or the samples of other shards."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Generic, Protocol, TypeVar
@@ -148,8 +147,3 @@ class Shards:
             joined=joined.rows if joined is not None else 0,
             name=name,
         )
-
-
-def same_place(out: "os.PathLike[str]", urls: tuple[str, ...]) -> bool:
-    """Whether shards would be written among those that are read."""
-    return any(os.path.realpath(os.path.dirname(url) or ".") == os.path.realpath(out) for url in urls)

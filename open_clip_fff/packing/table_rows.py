@@ -8,6 +8,7 @@ from typing import Any
 
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.sources import cell_text, texts_of
+from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.items import Item, LeaveOut, as_json, members_of
 from open_clip_fff.packing.rows import Row, captions_of
 from open_clip_fff.packing.settings import Columns
@@ -18,12 +19,12 @@ def table_rows(table: Table, columns: Columns) -> Iterator[Row]:
     """A row per row; its key is its number, from 0.
 
     Raises:
-        UsageError: if the table cannot be read.
+        UsageError: if the table cannot be read, or holds images where paths should be.
     """
     kept = [*columns.keep, *((columns.url,) if columns.url else ())]
     wanted = [columns.image or "", *columns.captions, *kept, *((columns.label,) if columns.label else ())]
     for number, cells in enumerate(table.rows(wanted)):
-        image = "".join(cell_text(cells[columns.image or ""]))
+        image = "".join(cell_text(_path(cells[columns.image or ""], table, columns.image)))
         fields = {name: cells[name] for name in columns.keep if cell_text(cells[name])}
         if columns.url and (url := cell_text(cells[columns.url])):
             fields["url"] = url[0]
@@ -63,6 +64,15 @@ def table_item(row: dict[str, Any], root: Path) -> Item:
     fields = json.loads(row["fields"]) if row["fields"] else {}
     members = members_of(captions_of(row), fields, row["label"])
     return Item(row["key"], root / os.fsdecode(row["image"]), *members)
+
+
+def _path(cell: object, table: Table, column: str | None) -> object:
+    if isinstance(cell, bytes | dict | list):
+        raise UsageError(
+            f"--image-key {column}: {table.name} holds {type(cell).__name__} there, and not paths; images that lie in a "
+            "table itself are not read, write them to files first"
+        )
+    return cell
 
 
 def caption_texts(cell: object) -> list[str]:

@@ -48,6 +48,17 @@ class Table:
             return []
         return [f"{len(self.skipped):,} lines are no rows and are left out, the first: {self.skipped[0]}"]
 
+    def about(self) -> int:
+        """How many rows there are: counted for parquet, else as if all lines were as long as the first ones."""
+        if self.form == "parquet":
+            import pyarrow.parquet as pq
+
+            return sum(pq.read_metadata(file).num_rows for file in self.files)
+        with open(self.files[0], "rb") as lines:
+            first = [len(line) for line in islice(lines, LOOK)]
+        size = sum(Path(file).stat().st_size for file in self.files)
+        return max(round(size / (sum(first) / len(first))) - 1, 0) if first else 0
+
     def rows(self, columns: Sequence[str]) -> Iterator[dict[str, object]]:
         """All rows in order, as the cells of some columns.
 
@@ -71,7 +82,7 @@ class Table:
                 import pyarrow.parquet as pq
 
                 return list(pq.read_schema(file).names)
-            with open(file, encoding="utf-8") as lines:
+            with open(file, encoding="utf-8-sig") as lines:
                 found = [row for row in map(_row, islice(lines, LOOK)) if row]
         except (OSError, ValueError) as error:
             raise UsageError(f"{file} cannot be read as {self.form} ({reason(error)})") from error
@@ -94,7 +105,7 @@ class Table:
                 yield piece[columns].to_dict("records")
 
     def _jsonl(self, file: str, columns: list[str]) -> Iterator[Cells]:
-        with open(file, encoding="utf-8") as lines:
+        with open(file, encoding="utf-8-sig") as lines:
             numbered = enumerate(lines, 1)
             while some := list(islice(numbered, PIECE)):
                 rows: Cells = []
