@@ -170,6 +170,12 @@ def test_a_seed_fixes_the_order(pack, tokens, tmp_path):
     assert (tmp_path / "a" / "00000.tar").read_bytes() == (tmp_path / "b" / "00000.tar").read_bytes()
 
 
+def test_where_there_is_no_raw_caption_training_is_not_told_to_read_one(pack, pictures, tmp_path):
+    table = csv(tmp_path / "t.csv", [("image", "title", "blip"), ("pics/0.png", "", "a"), ("pics/1.png", " ", "b")])
+    done = pack(table, "--out", tmp_path / "out", "--caption-key", "title;blip")
+    assert done.out.rstrip().endswith("--train-num-samples 2 --text-key '' --json-text-key captions")
+
+
 def test_lines_that_are_no_rows_are_told(pack, pictures, tmp_path):
     (tmp_path / "t.csv").write_text("image,caption\npics/0.png,a\npics/1.png,b,c,d\npics/2.png,e\n")
     done = pack(tmp_path / "t.csv", "--out", tmp_path / "csv")

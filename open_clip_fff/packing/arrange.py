@@ -17,7 +17,7 @@ Repeats = Literal["join", "rename", "keep"]
 def arrange(rows: RowFile, file: BinaryIO, repeats: Repeats, order: Literal["identity"] | int | None = None) -> None:
     """Writes rows again, as they are packed.
 
-    Holds some 40 bytes a row besides one batch, whatever a row holds. Rows need not be sorted or adjacent.
+    Holds some 50 bytes a row besides one batch, whatever a row holds. Rows need not be sorted or adjacent.
 
     Args:
         rows: as they came.

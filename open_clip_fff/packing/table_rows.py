@@ -69,8 +69,8 @@ def table_item(row: dict[str, Any], root: Path) -> Item:
 def _path(cell: object, table: Table, column: str | None) -> object:
     if isinstance(cell, bytes | dict | list):
         raise UsageError(
-            f"--image-key {column}: {table.name} holds {type(cell).__name__} there, and not paths; images that lie in a "
-            "table itself are not read, write them to files first"
+            f"--image-key {column}: {table.name} holds {type(cell).__name__} there, and not paths; images in a "
+            "table itself are not read: write them to files first"
         )
     return cell
 
