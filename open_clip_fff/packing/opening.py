@@ -121,6 +121,9 @@ def _join(settings: PackSettings, kind: Kind) -> tuple[list[str], Callable[[Path
         raise UsageError(
             f"--caption-key: say which columns of {table.name} hold captions; it has {column_names(table)}"
         )
+    if next(joined_rows(table, names, by), None) is None:
+        raise UsageError(f"--captions: {table.name} holds no row")
+    table.skipped.clear()
 
     def open_at(place_: Path, share: Share) -> Join:
         found = joined_rows(table, names, by)

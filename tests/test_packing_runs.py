@@ -1,0 +1,207 @@
+"""scripts/pack.py: what is killed, damaged, shared out, only looked at, or refused."""
+# ruff: noqa: F811
+
+import io
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.packing.said import braces
+from open_clip_fff.packing.settings import PictureSettings
+from open_clip_fff.packing.source import Shards
+from open_clip_fff.packing.writing import write_shard
+from tests.conftest import colour_sample, write_tar
+from tests.killed import ROOT, contents, run
+from tests.packing_sets import csv, pack, pictures, refused, tars, tokens  # noqa: F401
+
+PACK = str(ROOT / "scripts" / "pack.py")
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+class Failing(io.FileIO):
+    """A disk that loses or changes what is written to it."""
+
+    def __init__(self, path: Path, at: int, lose: bool) -> None:
+        super().__init__(path, "w+")
+        self.at, self.lose, self.calls = at, lose, 0
+
+    def write(self, content) -> int:
+        self.calls += 1
+        given = bytes(content)
+        if self.calls == self.at and self.lose:
+            return len(given)
+        if self.calls == self.at:
+            given = given[:5] + bytes([given[5] ^ 1]) + given[6:]
+        super().write(given)
+        return len(given)
+
+
+@pytest.mark.parametrize("lose", [False, True])
+def test_damage_is_found_before_a_shard_gets_its_name(tmp_path, lose):
+    """Whichever of the blocks that a tar is written in is lost or changed."""
+    write_tar(tmp_path / "a.tar", {str(row): colour_sample(row) for row in range(4)})
+    given = (Shards((str(tmp_path / "a.tar"),), ("captions",), None), PictureSettings(), 0, lambda n: None)
+    with Failing(tmp_path / "whole", -1, lose) as file:
+        assert write_shard(str(tmp_path / "a.tar"), file, *given).counts["images"] == 4
+        blocks = file.calls
+    for at in range(1, blocks):  # the last one is padding
+        with Failing(tmp_path / "b", at, lose) as file, pytest.raises(UsageError, match="what was written"):
+            write_shard(str(tmp_path / "a.tar"), file, *given)
+
+
+def test_a_dry_run_writes_nothing(pack, tokens, tars, pictures, tmp_path):
+    before = contents(tmp_path)
+    done = pack(tokens, "--out", tmp_path / "out", "--dry-run", "--group", "--images-per-shard", 3)
+    assert (
+        "caption: text in 100.00% of 8 samples, 3.00 captions each" in done.out and "8 samples would make 3" in done.out
+    )
+    assert done.out.count("caption 0 of") == 3 and '"caption 1 of 0"' in done.out
+    done = pack(pictures, "--out", tmp_path / "out", "--dry-run", "--min-size", 50)
+    assert "none can be packed" in done.out and "left out: 8 smaller than 50 pixels" in done.out
+    csv(tmp_path / "new.csv", [("key", "text"), ("0001", "new")])
+    before["new.csv"] = (tmp_path / "new.csv").read_bytes()
+    done = pack(tars, "--out", tmp_path / "out", "--dry-run", "--captions", tmp_path / "new.csv")
+    assert "1 with captions joined" in done.out and "about 12 samples would make 2 shards" in done.out
+    assert contents(tmp_path) == before
+
+
+def test_the_estimate_is_the_size(pack, pictures, tmp_path):
+    done = pack(pictures, "--out", tmp_path / "out", "--dry-run")
+    pack(pictures, "--out", tmp_path / "out")
+    size = (tmp_path / "out" / "00000.tar").stat().st_size
+    said = float(done.out.partition("some ")[2].partition(" MiB")[0])
+    assert abs(said - size / 2**20) < 0.06  # it is told to a tenth, and a tar is filled up to 10 KiB
+
+
+def test_names_in_braces():
+    assert braces(["00000"]) == ["00000"]
+    assert braces(["00008", "00009", "00010", "00012"]) == ["{00008..00010}", "00012"]
+    assert braces(["train-0", "train-1", "val", "9", "10"]) == ["train-{0..1}", "val", "9", "10"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_that_is_started_again_gives_the_same_bytes(tokens, tmp_path):
+    """Killed as the list, a record and a shard would get their names."""
+    command = [PACK, str(tokens), "--group", "--shuffle", "1", "--resize", "20", "--images-per-shard", "3", "--out"]
+    assert run([*command, str(tmp_path / "whole")], tmp_path).returncode == 0
+    whole = contents(tmp_path / "whole")
+    assert len(whole) == 8  # settings, list, three shards with their records
+    for point, missing in ((2, 3), (4, 3), (5, 2)):
+        out = tmp_path / str(point)
+        run([*command, str(out)], tmp_path, die_at=point)
+        left = contents(out)
+        assert left != whole and all(left[name] == whole[name] for name in left if "/." not in f"/{name}")
+        done = run([*command, str(out)], tmp_path)
+        assert done.returncode == 0 and f"{missing} of 3 shards to do" in done.stdout, done
+        assert {name: x for name, x in contents(out).items() if "/." not in f"/{name}"} == whole
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_as_one(tokens, tmp_path):
+    command = [PACK, str(tokens), "--images-per-shard", "5", "--out"]
+    assert run([*command, str(tmp_path / "one")], tmp_path).returncode == 0
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = run([*torchrun, *command, str(tmp_path / "two")], tmp_path)
+    assert done.returncode == 0 and done.stdout.count("to train on them") == 1, done
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    for share in (1, 0):
+        done = run([*command, str(tmp_path / "three"), "--share", f"{share}/2"], tmp_path)
+        assert done.returncode == 0, done
+    assert contents(tmp_path / "one") == contents(tmp_path / "three")
+
+
+@pytest.mark.slow
+def test_training_reads_what_was_packed(pack, trainer, tokens, tmp_path):
+    done = pack(tokens, "--out", tmp_path / "out", "--group", "--images-per-shard", 4)
+    flags = done.out.splitlines()[-1].replace("'", "").split()
+    fff = ["--method", "fff", "--captions-per-image", "3", "--mining-features", "off", "--batch-size", "4"]
+    assert trainer("--name", "x", *fff, data=flags) == 0
+    assert "3.00 captions" in trainer.log("x") and "skipped" not in trainer.log("x")
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_there(refused, tmp_path):
+    assert "nowhere.csv does not exist; check the path" in refused(tmp_path / "nowhere.csv")
+    assert "00.tar does not exist (and 2 more of 3)" in refused(tmp_path / "{00..02}.tar")
+    (tmp_path / "a.doc").write_text("x")
+    assert "neither a folder nor one of .csv" in refused(tmp_path / "a.doc")
+    (tmp_path / "empty").mkdir()
+    assert "no picture in it or below" in refused(tmp_path / "empty")
+
+
+def test_columns_that_are_not_there(refused, tokens):
+    line = refused(tokens, "--image-key", "imag")
+    assert "--image-key imag: " in line and "(did you mean image?); it has image, caption" in line
+    assert "--caption-key blip: " in refused(tokens, "--caption-key", "caption;blip")
+    assert "--class-key x: " in refused(tokens, "--class-key", "x")
+    assert "read with --csv-separator ';'" in refused(tokens, "--csv-separator", ";", "--image-key", "image")
+    csv(tokens.parent / "other.csv", [("a", "b"), ("c", "d")])
+    assert "--image-key: say which column of" in refused(tokens.parent / "other.csv")
+
+
+def test_tables_that_cannot_be_meant(refused, tokens, tmp_path):
+    assert "holds no row" in refused(csv(tmp_path / "none.csv", [("image", "caption")]))
+    (tmp_path / "void.jsonl").write_text("\n")
+    assert "holds no row" in refused(tmp_path / "void.jsonl")
+    (tmp_path / "no.parquet").write_bytes(b"PAR1 not")
+    assert "no.parquet cannot be read as parquet" in refused(tmp_path / "no.parquet")
+    line = refused(tokens, "--image-root", tmp_path / "elsewhere")
+    assert "--image-root: none of the first 16 images" in line and "elsewhere/pics/0.png" in line
+    line = refused(csv(tmp_path / "urls.csv", [("image", "caption"), ("https://x/y.jpg", "a")]))
+    assert "holds urls there, such as 'https://x/y.jpg'" in line and "img2dataset" in line
+    pq.write_table(pa.table({"image": [{"bytes": b"x", "path": "a.jpg"}]}), tmp_path / "held.parquet")
+    assert "held.parquet holds dict there, and not paths" in refused(tmp_path / "held.parquet")
+    assert "are empty there" in refused(csv(tmp_path / "e.csv", [("image", "caption"), ("", "a")]))
+
+
+def test_flags_that_cannot_work(refused, tokens, pictures, tars, tmp_path):
+    assert "--group: goes with a table" in refused(pictures, "--group")
+    assert "--shuffle: goes with a table or folder" in refused(tars, "--shuffle", "0")
+    assert "--captions: goes with" in refused(tokens, "--captions", tmp_path)
+    assert "--class-from-folder: goes with a folder" in refused(tokens, "--class-from-folder")
+    for flag, value in (("--resize", "0"), ("--quality", "101"), ("--images-per-shard", "0"), ("--workers", "-1")):
+        assert f"{flag} {value}: " in refused(tokens, flag, value)
+    assert "--keep-columns captions: " in refused(tokens, "--keep-columns", "captions")
+
+
+def test_a_folder_of_other_input_or_settings_is_refused(pack, tokens, tars, tmp_path):
+    out = tmp_path / "out"
+    pack(tokens, "--out", out, "--images-per-shard", 9)
+    before = contents(out)
+    done = pack(tokens, "--out", out, "--images-per-shard", 9, "--resize", 9, expect=2)
+    assert "was made with --resize None and not 9; name another folder" in done.err
+    with tokens.open("a") as table:
+        table.write('"pics/0.png","one more"\n')
+    assert "bytes of SOURCE" in pack(tokens, "--out", out, "--images-per-shard", 9, expect=2).err
+    assert contents(out) == before
+    done = pack(tars, "--out", tmp_path / "in", expect=2)
+    assert "what is read lies there" in done.err
+    assert pack(tars, "--out", tmp_path / "x", "--captions", tmp_path / "nowhere", expect=2).err.count("\n") == 1
+
+
+def test_captions_that_join_nothing_show_a_key_of_each_side(pack, refused, tars, tmp_path):
+    table = csv(tmp_path / "new.csv", [("key", "url", "text"), ("000", "http://y/0", "a"), ("001", "http://y/1", "b")])
+    line = refused(tars, "--captions", table)
+    assert "new.csv" in line and ("'000'" in line or "'001'" in line) and "'0000'" in line
+    line = refused(tars, "--captions", table, "--join", "url")
+    assert "'http://y/" in line and "'http://x/0'" in line
+    assert "none.csv holds no row" in refused(tars, "--captions", csv(tmp_path / "none.csv", [("key", "text")]))
+    pack(tars, "--out", tmp_path / "refused", "--resize", 9)  # what was refused left no settings behind
+    (tmp_path / "side").mkdir()
+    pq.write_table(pa.table({"key": ["000"], "captions": [["a"]]}), tmp_path / "side" / "00.parquet")
+    done = pack(tars, "--out", tmp_path / "y", "--captions", tmp_path / "side", expect=2)
+    assert "where the first is '000' and not '0000'" in done.err
+    done = pack(tars, "--out", tmp_path / "y", "--captions", tmp_path / "side", "--caption-key", "blip", expect=2)
+    assert "--caption-key: " in done.err and "has no column 'blip'" in done.err
+
+
+def test_one_table_by_key_is_refused_where_keys_repeat(refused, shards, tmp_path):
+    table = csv(tmp_path / "new.csv", [("key", "text"), ("0000", "a")])
+    line = refused(shards / "{00..03}.tar", "--captions", table)
+    assert "'0000' is a key of" in line and "a parquet per shard, or --join url" in line
