@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from open_clip_fff.errors import UsageError
+
 
 def write_whole(out: Path, content: str) -> None:
     """Writes a text file beside `out`, and then gives it that name, over what was there; its parents are made.
@@ -28,6 +30,20 @@ def write_whole(out: Path, content: str) -> None:
             os.replace(unfinished, out)
         finally:
             unfinished.unlink(missing_ok=True)
+
+
+def check_free(out: Path) -> None:
+    """For a folder that will be written whole, hours before it is.
+
+    Raises:
+        UsageError: if something is there, or it cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out}: is there already; name another folder, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error})") from error
 
 
 @contextmanager

@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from open_clip_fff.analysis.run import PAGE, Analysis, Wanted, analyse
 from open_clip_fff.analysis.tables import LEFT_OUT, NAMES
 from open_clip_fff.calibration.eyes import eyes_of
 from open_clip_fff.data.ids import printable
+from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
@@ -96,10 +96,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
         )
     urls, open_clip = training_shards(others)
     check_out(args.out)
-    try:
-        args.device = torch.empty(0, device=args.device).device
-    except (RuntimeError, AssertionError) as error:  # no such device, or none that is free
-        raise UsageError(f"--device {args.device}: {reason(error)}") from error
+    args.device = usable(args.device)
     one = dataclasses.replace(plan.captions, per_image=1)  # that no image has so many as ALL is no mistake
     preview_training_data(open_clip, dataclasses.replace(plan, captions=one))
     return args, plan, urls

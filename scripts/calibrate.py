@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from open_clip_fff.calibration.draw import Draw
@@ -23,6 +22,7 @@ from open_clip_fff.calibration.proposal import check_size
 from open_clip_fff.calibration.run import Wanted, calibrate
 from open_clip_fff.calibration.written import FILES, summary, write
 from open_clip_fff.connection.outside import judge_of
+from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
@@ -131,18 +131,6 @@ def check(args: argparse.Namespace, plan: Plan) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {args.out}: cannot be written ({reason(error)})") from error
-
-
-def usable(named: str) -> torch.device:
-    """A device.
-
-    Raises:
-        UsageError: if there is none of that name, or none that is free.
-    """
-    try:
-        return torch.empty(0, device=named).device
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {named}: {reason(error)}") from error
 
 
 if __name__ == "__main__":

@@ -26,11 +26,12 @@ from open_clip_fff.captioning.shard import ShardCaptioner
 from open_clip_fff.captioning.writing import refuse_taken, write_sidecar, write_tar
 from open_clip_fff.connection.loading import quiet
 from open_clip_fff.data.shards import read_samples
-from open_clip_fff.errors import OneRankError, UsageError, reason
+from open_clip_fff.devices import usable
+from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard
 from open_clip_fff.shardwise.flags import add_flags
-from open_clip_fff.shardwise.folder import by_stem
+from open_clip_fff.shardwise.folder import by_stem, refuse_place
 from open_clip_fff.shardwise.run import as_program
 
 FIELD = "generated_captions"
@@ -155,8 +156,7 @@ def shards_of(args: argparse.Namespace) -> list[str]:
     if not urls or (len(local) == len(urls) and not any(Path(url).exists() for url in urls)):
         raise UsageError(f"--train-data {args.train_data}: no such file; braces count, as in 'data/{{000..099}}.tar'")
     if args.into == "tars":
-        if any(Path(url).resolve().parent == args.out.resolve() for url in local):
-            raise UsageError(f"--out {args.out}: the shards themselves are there; name another folder")
+        refuse_place(args.out, local)
         refuse_first(local[:1], args)
     return urls
 
@@ -184,14 +184,12 @@ def placed(captioner: Captioner, device: str) -> Captioner:
     """The captioner, on its device.
 
     Raises:
-        OneRankError: if there is no such device, or none that is free.
+        OneRankError: if there is no such device, none that is free, or one that is too small.
     """
     try:
-        captioner.model.to(device)
+        captioner.model.to(usable(device))
     except torch.OutOfMemoryError as error:
         raise OneRankError(f"--device {device}: too small for the model; --dtype float16 halves it") from error
-    except (RuntimeError, AssertionError) as error:
-        raise OneRankError(f"--device {device}: {reason(error)}") from error
     return captioner
 
 

@@ -24,14 +24,14 @@ from open_clip_fff.data.pictures import Picture, read_pictures
 from open_clip_fff.data.shards import in_one_line, read_samples
 from open_clip_fff.data.sidecar import KEY
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.errors import OneRankError, reason
+from open_clip_fff.devices import usable
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.settings import CaptionSettings, FrozenSource
 from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard
 from open_clip_fff.shardwise.flags import add_flags
-from open_clip_fff.shardwise.folder import by_stem
+from open_clip_fff.shardwise.folder import by_stem, refuse_place
 from open_clip_fff.shardwise.run import as_program
 from open_clip_fff.shardwise.tars import members, tar_writer
 from open_clip_fff.towers.frozen import FrozenModel, load_frozen
@@ -75,12 +75,11 @@ def run(args: argparse.Namespace, captions: CaptionSettings, source: FrozenSourc
     """
     share, shards = Share.here(args.share), by_stem(args.shards)
     settings = {"model": source.name, "captions": asdict(captions), "batch size": args.batch_size}
+    if args.into == "tars":
+        refuse_place(args.out, args.shards)
     folder = OutFolder(args.out, SUFFIX[args.into], settings)
-    frozen, device = load_frozen(source), share.device(args.device)
-    try:
-        frozen.model.to(device)
-    except (RuntimeError, AssertionError) as error:  # no such device, or none that is free
-        raise OneRankError(f"--device {device}: {reason(error)}") from error
+    frozen, device = load_frozen(source), usable(share.device(args.device))
+    frozen.model.to(device)
     if share.index == 0:
         print(f"features of {source.name}, on {device}")
 

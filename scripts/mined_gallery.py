@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from open_clip_fff.calibration.eyes import Eyes, FrozenEyes, eyes_of
+from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.gallery.run import Wanted, gallery
 from open_clip_fff.host.checks import preview_training_data
@@ -94,10 +94,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
         args.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {args.out}: cannot be written ({reason(error)})") from error
-    try:
-        args.device = torch.empty(0, device=args.device).device
-    except (RuntimeError, AssertionError) as error:  # no such device, or none that is free
-        raise UsageError(f"--device {args.device}: {reason(error)}") from error
+    args.device = usable(args.device)
     preview_training_data(open_clip, plan)
     return args, plan, urls
 

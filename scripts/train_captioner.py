@@ -25,12 +25,13 @@ from open_clip_fff.connection.loading import quiet
 from open_clip_fff.connection.pairs import Pair, TrainingPairs, held_out_pairs
 from open_clip_fff.data.shards import in_one_line, read_samples
 from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.shardwise.run import as_program
-from open_clip_fff.whole import whole_folder
+from open_clip_fff.whole import check_free, whole_folder
 
 ALL = 10_000  # captions of an image: more than training may take
 WORDS_OF = 20_000  # samples whose captions a tokenizer is learned from
@@ -87,12 +88,7 @@ def check(args: argparse.Namespace) -> None:
     for name, most in (("held_out", 0.5), ("min_crop", 1.0)):
         if not 1e-4 <= (share := getattr(args, name)) <= most:
             raise UsageError(f"{as_flag(name)} {share:g}: a share from 0.0001 to {most:g}")
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UsageError(f"--out {args.out}: is there already; name another folder, or remove it")
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # hours before it would be written
-        raise UsageError(f"--out {args.out}: cannot be written ({error})") from error
+    check_free(args.out)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -105,10 +101,7 @@ def run(args: argparse.Namespace) -> int:
     torch.manual_seed(args.seed)
     captioner = from_name(args.model) if args.model else from_config(args.from_config, words(args))
     model, images = captioner.model, captioner.image_processor
-    try:
-        model.to(args.device).eval()
-    except (RuntimeError, AssertionError) as error:  # no such device, or none that is free
-        raise UsageError(f"--device {args.device}: {reason(error)}") from error
+    model.to(usable(args.device)).eval()
     size = (images.size["height"], images.size["width"])
     crop, whole = pictures(size, (tuple(images.image_mean), tuple(images.image_std)), args.min_crop)
     pairs, others = held_out_pairs(args.shards, args.reader, whole, args.held_out, args.held_out_images)

@@ -29,10 +29,11 @@ from open_clip_fff.connection.scratch import from_config
 from open_clip_fff.connection.training import HARD, losses, same_pair
 from open_clip_fff.data.shards import in_one_line, read_samples
 from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.settings import CaptionSettings, make_plan
 from open_clip_fff.settings.flags import as_flag, flag_parser
-from open_clip_fff.whole import whole_folder
+from open_clip_fff.whole import check_free, whole_folder
 
 ALL = 10_000  # captions of an image: more than training may take
 CAPTIONS = ("text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences", "caption_words")
@@ -112,12 +113,7 @@ def check(args: argparse.Namespace) -> None:
     for name, least_share, most in (("held_out", 1e-4, 0.5), ("min_crop", 1e-4, 1.0), ("hard_negatives", 0.0, 1.0)):
         if not least_share <= (share := getattr(args, name)) <= most:
             raise UsageError(f"{as_flag(name)} {share:g}: a share from {least_share:g} to {most:g}")
-    if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
-        raise UsageError(f"--out {args.out}: is there already; name another folder, or remove it")
-    try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:  # hours before it would be written
-        raise UsageError(f"--out {args.out}: cannot be written ({error})") from error
+    check_free(args.out)
     if args.tokenizer and not args.from_config:
         raise UsageError("--tokenizer: goes with --from-config; --model has its own")
 
@@ -135,10 +131,7 @@ def run(args: argparse.Namespace, reader: CaptionReader) -> None:
         matching = load_matching(args.model, f"--model {args.model}")
     else:
         matching = from_config(args.from_config, _words(urls, reader), args.tokenizer)
-    try:
-        matching.model.to(args.device).eval()
-    except (RuntimeError, AssertionError) as error:  # no such device, or none that is free
-        raise UsageError(f"--device {args.device}: {reason(error)}") from error
+    matching.model.to(usable(args.device)).eval()
     crop, whole = pictures(matching.size, matching.normalisation, args.min_crop)
     pairs = held_out_of(args, urls, reader, whole)
     print(f"{matching.kind}, {sum(x.numel() for x in matching.model.parameters()):,} weights, on {args.device}")

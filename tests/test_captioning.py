@@ -257,7 +257,7 @@ def test_damage_costs_its_own_sample_or_shard(program, flags, tmp_path):
     tars = ["--train-data", tmp_path / "{0..3}.tar", *flags[2:], "--into", "tars"]
     done = program("caption", "--out", tmp_path / "out", *tars, folder="scripts", expect=1)
     assert "holds 1 of 4 shards: 2 images" in done.out and "not done, since they cannot be read: 1, 2, 3" in done.out
-    assert "1.tar is left out: " in done.err and "the json of 04 has one already" in done.err
+    assert "1.tar cannot be read as a tar" in done.err and "the json of 04 has one already" in done.err
     left = json.loads((tmp_path / "out" / "records" / "0.json").read_text())["left_out"]
     assert {entry["key"]: entry["why"] for entry in left} == {
         "00": "image cannot be read",
@@ -306,7 +306,7 @@ def test_what_cannot_work_is_refused_in_one_line(program, flags, models, shards,
     assert "--batch-size 0: must be 1" in refused("--batch-size", "0")
     assert "--workers -1: must be 0" in refused("--workers", "-1")
     assert "--field a;b: letters" in refused("--into", "tars", "--field", "a;b")
-    assert f"--out {shards}: the shards themselves are there" in refused("--into", "tars", "--out", str(shards))
+    assert f"--out {shards}: the shards that are read lie there" in refused("--into", "tars", "--out", str(shards))
     assert "--field, --overwrite: go with --into tars" in refused("--overwrite")
     assert "invalid choice" in refused("--dtype", "float8")
     assert "unrecognized arguments: --nonsense" in refused("--nonsense")

@@ -237,3 +237,5 @@ def test_embedding_leaves_out_what_it_cannot_read_and_says_so(program, flags, tm
     for wrong, line in ((["--device", "cuda:9"], "--device cuda:9"), (["--share", "5"], "write I/N")):
         done = program("embed", "--out", tmp_path / "o", *wrong, "--", *data, folder="scripts", expect=2)
         assert line in done.err and len(done.err.splitlines()) == 1, done.err
+    done = program("embed", "--out", tmp_path, "--into", "tars", "--", *data, folder="scripts", expect=2)
+    assert "the shards that are read lie there" in done.err and not (tmp_path / "settings.json").exists()

@@ -6,14 +6,14 @@ from typing import BinaryIO
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.dry import dry_run
-from open_clip_fff.packing.kinds import Kind, check_flags, kind_of
+from open_clip_fff.packing.kinds import check_flags, kind_of
 from open_clip_fff.packing.opening import CAPTIONS, ROWS, opening
 from open_clip_fff.packing.said import ending
 from open_clip_fff.packing.settings import PackSettings
 from open_clip_fff.packing.source import Listed
 from open_clip_fff.packing.writing import write_shard
 from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard
-from open_clip_fff.shardwise.folder import SETTINGS
+from open_clip_fff.shardwise.folder import SETTINGS, refuse_place
 
 
 def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry: bool = False) -> int:
@@ -34,8 +34,10 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     """
     kind = kind_of(settings.source)
     check_flags(kind, settings)
-    if out.resolve() in {place.resolve() for place in (Path(settings.source), *_folders(kind))}:
+    if out.resolve() == Path(settings.source).resolve():
         raise UsageError(f"--out {out}: what is read lies there; name another folder")
+    if kind.name == "shards":
+        refuse_place(out, kind.files)
     opened = opening(settings, kind)
     if share.index == 0:
         print("\n".join(opened.lines), flush=True)
@@ -58,11 +60,6 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     if share.index == 0 or not share.together:
         print("\n".join(ending(folder, source)), flush=True)
     return code
-
-
-def _folders(kind: Kind) -> set[Path]:
-    """Where shards that are read lie: those of the same names would be taken for written ones."""
-    return {Path(file).parent for file in kind.files} if kind.name == "shards" else set()
 
 
 def _forget(folder: OutFolder) -> None:

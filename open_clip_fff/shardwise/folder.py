@@ -90,6 +90,12 @@ def by_stem(urls: Iterable[str], flag: str = "--train-data") -> dict[str, str]:
     return found
 
 
+def refuse_place(out: Path, urls: Iterable[str], flag: str = "--out") -> None:
+    """Raises UsageError where shards that are read lie in `out`: they would be taken for written ones."""
+    if out.resolve() in {Path(url).resolve().parent for url in urls}:
+        raise UsageError(f"{flag} {out}: the shards that are read lie there; name another folder")
+
+
 def _difference(before: object, wanted: Mapping[str, object]) -> str:
     """The first setting that differs."""
     if not isinstance(before, dict):
