@@ -68,6 +68,7 @@ def refuse_taken(sample: Mapping[str, Any], field: str, overwrite: bool) -> str 
     fields = fields_of(sample)
     if fields is not None and field in fields and not overwrite:
         raise UsageError(
-            f"--field {field}: the json of {sample['__key__']} has one already; name another, or add --overwrite"
+            f"--field {field}: {sample['__url__']}: the json of {sample['__key__']} has one already; name another, or "
+            "add --overwrite"
         )
     return NO_JSON if fields is None else None
