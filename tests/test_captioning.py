@@ -236,7 +236,7 @@ def test_tars_keep_all_and_get_a_field(program, flags, shards, tmp_path):
     # a field that is there is refused, and with --overwrite is replaced
     taken = ["--into", "tars", *flags, "--field", "captions"]
     done = program("caption", "--out", tmp_path / "no", *taken, folder="scripts", expect=2)
-    assert "--field captions: the json of 0000 has one already" in done.err and not (tmp_path / "no").exists()
+    assert "00.tar: the json of 0000 has one already" in done.err and not (tmp_path / "no").exists()
     program("caption", "--out", tmp_path / "over", *taken, "--overwrite", folder="scripts")
     over = list(read_samples([str(tmp_path / "over" / "01.tar")], 99))
     assert {x["__key__"]: json.loads(x["json"])["captions"] for x in over} == side
