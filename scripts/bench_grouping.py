@@ -26,7 +26,7 @@ from bench.steps import CLIP, Bench
 from open_clip_fff.assignment.hardest import hardest_negatives
 from open_clip_fff.connection.choose import make_discriminator
 from open_clip_fff.connection.judge import Judge
-from open_clip_fff.data.sources import id_of
+from open_clip_fff.data.shards import ID
 from open_clip_fff.grouping.bank import BankWriter
 from open_clip_fff.grouping.features import LastEpoch
 from open_clip_fff.grouping.lookahead import Lookahead
@@ -81,14 +81,14 @@ def timed(run: Callable[[], object]) -> float:
 def grouping(space: int, arguments: argparse.Namespace) -> float:
     """CPU seconds per mini-batch, of a queue of eight search spaces."""
     batch, count = arguments.batch_size, 8 * space
-    samples = [{"__url__": "0.tar", "__key__": str(number), "jpg": SAMPLE} for number in range(count)]
+    samples = [{ID: number, "jpg": SAMPLE} for number in range(count)]
     generator = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         writer = BankWriter(Path(folder), 0, 0)
         for start in range(0, count, batch):
             part = samples[start : start + batch]
             features = F.normalize(torch.randn(2, len(part), arguments.width, generator=generator), dim=-1)
-            writer.add(torch.tensor([id_of(sample) for sample in part]), *features)
+            writer.add(torch.tensor([sample[ID] for sample in part]), *features)
         writer.publish()
         settings = GroupingSettings(search_space=space, queue=count)
         lookahead = Lookahead(settings, batch, LastEpoch([Path(folder)]), lambda: 1)

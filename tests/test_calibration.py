@@ -47,7 +47,7 @@ def test_the_sample_is_what_the_model_sees(shards, teacher, tiny_name):
     frozen = load_frozen(FrozenSource(tiny_name, str(teacher)))
     f = sample_features([str(shards / "00.tar"), str(shards / "01.tar")], CAPTIONS, frozen, limit=20)
     assert f.image.shape == (20, 32) and f.text.shape == (20, 3, 32) and f.image.dtype == torch.float32
-    assert f.ids[17] == sample_id("01.tar", "0001")
+    assert f.ids[17] == sample_id(colour_sample(17)["png"])
     # row 16 has a raw caption and one more, row 18 more than K
     assert f.valid[16].tolist() == [True, True, False] and f.valid[18].tolist() == [True, True, True]
     preprocess = open_clip.image_transform(32, is_train=False)

@@ -7,9 +7,11 @@ import torch
 
 from open_clip_fff import CaptionBatch, caption_id, sample_id
 from open_clip_fff.data.batch import collate
+from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.preview import preview_shard
 from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.data.rows import Row, seal, unseal
+from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tally import DAMAGE, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer
@@ -25,13 +27,15 @@ def tokenizer(texts: list[str]) -> torch.Tensor:
     return torch.tensor([[len(text), ord(text[0]) if text else 0, 0] for text in texts])
 
 
-def test_ids_are_63_bits_of_blake2b_of_shard_and_key():
-    digest = hashlib.blake2b(b"00012.tar/0007").digest()
+def test_ids_are_63_bits_of_blake2b_of_the_image_that_is_decoded():
+    digest = hashlib.blake2b(b"an image").digest()
     expected = int(bin(int.from_bytes(digest, "big"))[2:].zfill(512)[:63], 2)
-    assert sample_id("/data/a/00012.tar", "0007") == sample_id("s3://b/00012.tar", "0007") == expected
-    assert sample_id("00013.tar", "0007") != expected  # keys repeat across shards
-    assert torch.tensor(expected).dtype == torch.int64
-    assert sample_id(None, "a/b.jpg") != sample_id(None, "b.jpg")
+    assert sample_id(b"an image") == expected and torch.tensor(expected).dtype == torch.int64
+    # OpenCLIP decodes the jpg where there are several; names and captions say nothing
+    assert id_of({"__url__": "a/0.tar", "__key__": "1", "png": b"other", "jpg": b"an image"}) == expected
+    assert id_of({"__url__": "b/7.tar", "__key__": "2", "png": b"an image", "txt": b"a cat"}) == expected
+    assert id_of({"__url__": "b/7.tar", "__key__": "2", "txt": b"a cat"}) == sample_id(None) == NO_ID
+    assert sample_id("a/b.jpg") != sample_id("b.jpg")
     assert caption_id(expected, "a cat")[0] == expected and caption_id(1, "a cat") != caption_id(1, "a dog")
 
 
@@ -54,7 +58,7 @@ def test_every_non_empty_value_joins_text_keys_first_up_to_k():
         "json:captions": ["one", "two"],
         "json:blip2": ["three"],
     }
-    assert CaptionReader(ALL).row(tar) == Row(sample_id("x/00.tar", "7"), ["raw", "one", "two"], 1)
+    assert CaptionReader(ALL).row(tar) == Row(sample_id(b"..."), ["raw", "one", "two"], 1)
 
 
 @pytest.mark.parametrize(

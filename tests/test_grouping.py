@@ -1,6 +1,7 @@
 """Mini-batches of alike samples: the walk is a permutation whatever the features, no order drops or repeats anything,
 and the bank gives back what was put in."""
 
+import json
 import pickle
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_fff import UsageError, alternating_walk
+from open_clip_fff.data.ids import ID_VERSION
 from open_clip_fff.grouping import Bank, BankWriter, arrange, discard, grouped_order, mean_neighbour_similarity
 from open_clip_fff.grouping import reference as loops
+from open_clip_fff.grouping.features import LastEpoch
 from open_clip_fff.settings import GroupingSettings
 from tests.test_scripts import script
 
@@ -391,6 +394,17 @@ def test_a_damaged_bank_is_a_line(tmp_path, how):
     assert f"{tmp_path / 'epoch_0_rank_1.safetensors'} " in line and f"delete {tmp_path} " in line
     assert "\n" not in line
     assert Bank(tmp_path, 0, 1).lookup(torch.arange(9))[2].all()
+
+
+def test_a_bank_with_ids_of_another_version_is_refused_when_the_run_starts(tmp_path):
+    path = fill(tmp_path, range(9))[2]
+    content = path.read_bytes()
+    header = json.loads(content[8:512])
+    assert header.pop("__metadata__") == {"id_version": str(ID_VERSION)}  # the first version named none
+    path.write_bytes(content[:8] + json.dumps(header).encode().ljust(504) + content[512:])
+    for opened in (lambda: Bank(tmp_path, 0, 1), lambda: LastEpoch([tmp_path])):
+        with pytest.raises(UsageError, match=f"image ids of version 1, and this release's are version {ID_VERSION}"):
+            opened()
 
 
 def test_features_of_two_models_do_not_mix(tmp_path):

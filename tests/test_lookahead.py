@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from open_clip_fff.data.sources import id_of
+from open_clip_fff.data.shards import ID
 from open_clip_fff.grouping.features import LastEpoch
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.settings.grouping import GroupingSettings
@@ -19,7 +19,7 @@ WIDE = GroupingSettings(search_space=40, queue=80)
 
 def stream(n: int, seed: int = 0) -> list[dict]:
     """n samples in random order."""
-    samples = [{"__url__": f"{i % 3}.tar", "__key__": str(i), "jpg": b"x" * 10} for i in range(n)]
+    samples = [{"__url__": f"{i % 3}.tar", "__key__": str(i), "jpg": b"x" * 10, ID: i} for i in range(n)]
     random.Random(seed).shuffle(samples)
     return samples
 
@@ -34,9 +34,7 @@ class Clusters:
         g = torch.Generator().manual_seed(0)
         centres = torch.randn(5, D, generator=g)
         places = torch.arange(n) % 5
-        self.cluster = dict(
-            zip((id_of({"__url__": f"{i % 3}.tar", "__key__": str(i)}) for i in range(n)), places, strict=True)
-        )
+        self.cluster = dict(zip(range(n), places, strict=True))
         near = lambda: F.normalize(centres[places] + 0.1 * torch.randn(n, D, generator=g), dim=-1)  # noqa: E731
         self.ids, self.image, self.text = list(self.cluster), near(), near()
 

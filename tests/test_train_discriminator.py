@@ -16,8 +16,8 @@ from open_clip_fff.connection import make_discriminator, pairs
 from open_clip_fff.connection.measure import scores
 from open_clip_fff.connection.pairs import TrainingPairs, held_out, held_out_pairs
 from open_clip_fff.connection.training import alignment_loss, draw_negatives, losses, same_pair
-from open_clip_fff.data.shards import read_samples
-from open_clip_fff.data.sources import CaptionReader, id_of
+from open_clip_fff.data.shards import id_of, read_samples
+from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings import CaptionSettings, ConnectionSettings
 from tests.conftest import colour_sample, write_tar
@@ -116,10 +116,10 @@ def test_a_pass_meets_each_image_once_and_none_that_is_held_out(shards, monkeypa
 
 def test_captions_are_drawn_anew_and_damage_costs_its_own_rows(tmp_path, caplog):
     good = write_tar(tmp_path / "00.tar", {f"{row}": colour_sample(row) for row in range(8)})
-    content = bytearray(write_tar(tmp_path / "01.tar", {f"{row}": colour_sample(row) for row in range(8)}).read_bytes())
+    content = write_tar(tmp_path / "01.tar", {f"{row}": colour_sample(row) for row in range(8, 16)}).read_bytes()
     (tmp_path / "01.tar").write_bytes(content[: len(content) // 2])
     rows = {"bad": {**colour_sample(3), "png": b"no image"}, "none": {"png": colour_sample(0)["png"]}}
-    other = write_tar(tmp_path / "02.tar", {**rows, "fine": colour_sample(3)})
+    other = write_tar(tmp_path / "02.tar", {**rows, "fine": colour_sample(19)})
     urls = [str(path) for path in (good, tmp_path / "01.tar", other)]
     drawn: dict[int, set[str]] = {}
     stream = iter(TrainingPairs(urls, reader(), lambda picture: torch.zeros(1), 1e-4, seed=0))

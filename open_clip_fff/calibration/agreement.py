@@ -12,7 +12,8 @@ from open_clip_fff.connection.judge import Judge
 from open_clip_fff.connection.outside import ask, middle
 from open_clip_fff.data.pictures import Picture, pictures_of
 from open_clip_fff.data.rows import Row
-from open_clip_fff.data.sources import CaptionReader, id_of
+from open_clip_fff.data.shards import id_of
+from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.connection import ConnectionSettings
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from open_clip_fff.captioning.captioner import Captioner
 from open_clip_fff.captioning.cleaning import add_clean
 from open_clip_fff.captioning.decoding import Decoding
 from open_clip_fff.data.ahead import ahead
-from open_clip_fff.data.ids import sample_id
+from open_clip_fff.data.ids import name_hash
 from open_clip_fff.data.pictures import NoPicture, decoded
 from open_clip_fff.data.shards import in_one_line, read_samples
 from open_clip_fff.shardwise import Record
@@ -52,7 +53,7 @@ class ShardCaptioner:
         Raises:
             UsageError: if the shard cannot be read.
         """
-        torch.manual_seed(sample_id(url, f"seed {self.seed}"))
+        torch.manual_seed(name_hash(f"{PurePosixPath(url).name}/seed {self.seed}"))
         keys: set[str] = set()
         samples = in_one_line(ahead(self._waiting, read_samples([url], sys.maxsize), self.workers), url)
         while some := list(islice(samples, self.batch_size)):

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from open_clip_fff.data.rows import Row
-from open_clip_fff.data.shards import NO_IMAGE, image_bytes, in_one_line, read_samples
-from open_clip_fff.data.sources import CaptionReader, id_of
+from open_clip_fff.data.shards import NO_IMAGE, id_of, image_bytes, in_one_line, read_samples
+from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, reason
 
 BUFFER = 1_000  # undecoded samples among which the next is drawn

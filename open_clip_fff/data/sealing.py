@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from open_clip_fff.data.features import FeatureReader, NoFeatures
 from open_clip_fff.data.rows import seal
-from open_clip_fff.data.shards import IMAGES
-from open_clip_fff.data.sources import CaptionReader, id_of
+from open_clip_fff.data.shards import IMAGES, id_of
+from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tally import BAD_CAPTIONS, NO_CAPTION, NO_FEATURES, Tally
 
 
@@ -29,8 +29,8 @@ class Sealer:
     def __call__(self, samples: Iterator[dict]) -> Iterator[dict]:
         """Raises OneRankError for features that are another model's or other captions'."""
         for sample in samples:
-            kept = {name: value for name, value in sample.items() if name.startswith("__") or name in IMAGES}
             envelope = self._envelope(sample)
+            kept = {name: value for name, value in sample.items() if name.startswith("__") or name in IMAGES}
             yield kept if envelope is None else {**kept, "txt": envelope.encode()}
 
     def _envelope(self, sample: dict) -> str | None:

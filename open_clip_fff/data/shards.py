@@ -7,11 +7,13 @@ from typing import TypeVar
 
 from PIL import Image
 
+from open_clip_fff.data.ids import sample_id
 from open_clip_fff.errors import UsageError, reason
 
 T = TypeVar("T")
 
-IMAGES = ("jpg", "png", "jpeg", "webp")
+IMAGES = ("jpg", "png", "jpeg", "webp")  # members with an image; the first that is there is decoded, as in OpenCLIP
+ID = "__id__"  # where a sample carries its image id; webdataset leaves names with two underscores alone
 NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for no whole image
 
 
@@ -47,6 +49,16 @@ def in_one_line(samples: Iterator[T], called: str) -> Iterator[T]:
 def image_bytes(sample: dict) -> bytes | None:
     """The image of a sample, undecoded."""
     return next((sample[name] for name in IMAGES if name in sample), None)
+
+
+def id_of(sample: dict) -> int:
+    """The image id of a sample; it stays with the sample, so that its image is hashed once.
+
+    Of the member that OpenCLIP decodes, where there are several.
+    """
+    if ID not in sample:
+        sample[ID] = sample_id(image_bytes(sample))
+    return sample[ID]
 
 
 def why_unreadable(image: bytes | str) -> str | None:

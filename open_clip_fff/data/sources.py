@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from open_clip_fff.data.ids import NO_ID, class_id, printable, sample_id
+from open_clip_fff.data.ids import NO_ID, class_id, printable
 from open_clip_fff.data.rows import Row
+from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.settings.captions import PATTERN, CaptionSettings
 
@@ -71,7 +72,7 @@ class CaptionReader:
         """The captions of a table's row by column, given its cells."""
         return self._fitting({key: cell_text(cells[key]) for key in self.captions.text_keys})
 
-    def row(self, sample: Mapping[str, object]) -> Row:
+    def row(self, sample: dict) -> Row:
         """The id, the first K captions and the class of a sample."""
         return self.row_of(id_of(sample), self.read(sample).found, self.class_of(sample))
 
@@ -107,11 +108,6 @@ class CaptionReader:
             return least <= len(text.split()) <= (math.inf if most is None else most)
 
         return {source: [text for text in texts if fits(text)] for source, texts in found.items()}
-
-
-def id_of(sample: Mapping[str, object]) -> int:
-    """The image id of a tar sample."""
-    return sample_id(str(sample["__url__"]), str(sample["__key__"]))
 
 
 def texts_of(value: object) -> list[str]:

@@ -4,6 +4,8 @@
     ids       I64 [m]         the distinct ids, rising
     rows      I64 [m]         where in `features` each one is
 
+Its metadata names the version of the ids.
+
 So any safetensors reader opens it, and ours looks ids up in the mapped file without holding anything of it.
 """
 
@@ -13,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from open_clip_fff.data.ids import ID_VERSION
 from open_clip_fff.errors import UsageError
 
 ROOM = 512  # bytes of the header, its length included: a fixed number, as it is written last; a multiple of 8
+_VERSION = "id_version"
 _NAME = re.compile(r"(\.?)epoch_(\d+)_rank_\d+\.safetensors")
 
 
@@ -24,16 +28,17 @@ def bank_path(folder: Path, epoch: int, rank: int) -> Path:
     return folder / f"epoch_{epoch}_rank_{rank}.safetensors"
 
 
-def published_ranks(folder: Path, epoch: int) -> int:
-    """How many ranks' files of an epoch there are."""
-    names = (_NAME.fullmatch(path.name) for path in Path(folder).glob("*.safetensors"))
-    return sum(name is not None and not name[1] and int(name[2]) == epoch for name in names)
+def published(folder: Path, epoch: int | None = None) -> list[Path]:
+    """The ranks' files of an epoch, or of all epochs."""
+    names = [(path, _NAME.fullmatch(path.name)) for path in sorted(Path(folder).glob("*.safetensors"))]
+    return [path for path, name in names if name and not name[1] and epoch in (None, int(name[2]))]
 
 
 def bank_header(n: int, dim: int, m: int) -> bytes:
     """8 bytes of length, then JSON, which the format lets us fill up with spaces to ROOM bytes in all."""
     middle, end = 4 * n * dim, 4 * n * dim + 8 * m
     tensors = {
+        "__metadata__": {_VERSION: str(ID_VERSION)},
         "features": {"dtype": "F16", "shape": [n, 2, dim], "data_offsets": [0, middle]},
         "ids": {"dtype": "I64", "shape": [m], "data_offsets": [middle, end]},
         "rows": {"dtype": "I64", "shape": [m], "data_offsets": [end, end + 8 * m]},
@@ -68,11 +73,17 @@ class BankFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        mend = f"delete {path.parent} for an epoch in random order"
+        remedy = f"delete {path.parent} for an epoch in random order"
         try:
             whole = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
             header = bytes(whole[:ROOM])
             tensors = json.loads(header[8:])
+            version = tensors.get("__metadata__", {}).get(_VERSION, "1")
+            if version != str(ID_VERSION):
+                raise UsageError(
+                    f"{path} finds features by image ids of version {version}, and this release's are version "
+                    f"{ID_VERSION}: no image would be found; {remedy}"
+                )
             (n, _, self.dim), (m,) = tensors["features"]["shape"], tensors["ids"]["shape"]
             middle, end = ROOM + 4 * n * self.dim, ROOM + 4 * n * self.dim + 16 * m
             if header != bank_header(n, self.dim, m) or len(whole) != end:
@@ -82,7 +93,7 @@ class BankFile:
         except FileNotFoundError:
             raise UsageError(
                 f"{path} does not exist: grouping needs the features of every rank; resume with as many ranks as "
-                f"wrote {path.parent}, or {mend}"
+                f"wrote {path.parent}, or {remedy}"
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path} is not a whole bank of features ({error}); {mend}") from error
+            raise UsageError(f"{path} is not a whole bank of features ({error}); {remedy}") from error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from open_clip_fff.data.rows import unseal
 from open_clip_fff.grouping.bank import Bank
-from open_clip_fff.grouping.bank_file import published_ranks
+from open_clip_fff.grouping.bank_file import BankFile, published
 
 
 class Finder(Protocol):
@@ -33,14 +33,20 @@ class LastEpoch:
 
     Args:
         folders: where banks may be, the first that has one counts: the run's own, and that of the run that it resumes.
+
+    Raises:
+        UsageError: if a bank that is there already cannot be read, or has ids of another version.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = [Path(folder) for folder in folders]
+        for folder in self.folders:
+            for path in published(folder):
+                BankFile(path)
 
     def __call__(self, epoch: int) -> Finder | None:
         for folder in self.folders:
-            if ranks := published_ranks(folder, epoch - 1):
+            if ranks := len(published(folder, epoch - 1)):
                 return _FromBank(Bank(folder, epoch - 1, ranks))
         return None
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch.utils.data import get_worker_info
 
-from open_clip_fff.data.sources import id_of
+from open_clip_fff.data.shards import id_of
 from open_clip_fff.grouping.features import Finder
 from open_clip_fff.grouping.order import arrange
 from open_clip_fff.settings.grouping import GroupingSettings

@@ -158,7 +158,7 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     rows, tally = [], Tally(captions.sources)
     for path, cells in zip(dataset.images, table, strict=True):
         found = reader.by_column(cells)
-        rows.append(reader.row_of(sample_id(None, str(path)), found, class_id(cells[key]) if key else NO_ID))
+        rows.append(reader.row_of(sample_id(str(path)), found, class_id(cells[key]) if key else NO_ID))
         tally.read(rows[-1], found)
     news = tally.news()
     logging.info(f"Captions in {filename}: {caption_line(news, captions)}")

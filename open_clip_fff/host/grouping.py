@@ -56,7 +56,7 @@ class _Epoch:
 def order_table(info: Any, orders: OrdersData) -> None:
     """Gives the loader of a CSV a sampler by a hook, in place."""
     loader = info.dataloader
-    ids = torch.tensor([sample_id(None, str(path)) for path in loader.dataset.images])
+    ids = torch.tensor([sample_id(str(path)) for path in loader.dataset.images])
     sampler = orders.sampler(loader.dataset, ids)
     ordered = DataLoader(
         loader.dataset,

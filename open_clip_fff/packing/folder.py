@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from open_clip_fff.data.ids import sample_id
+from open_clip_fff.data.ids import name_hash
 from open_clip_fff.data.sources import field_values, texts_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.items import Item, LeaveOut, members_of
@@ -34,7 +34,7 @@ def folder_rows(folder: Path, class_from_folder: bool) -> Iterator[Row]:
         key = _NOT_IN_KEYS.sub("_", str(place.with_suffix("")))
         label = place.parts[0] if class_from_folder and len(place.parts) > 1 else None
         name = label and label.encode(errors="replace").decode()
-        yield Row(sample_id(None, key), key, os.fsencode(place), label=name)
+        yield Row(name_hash(key), key, os.fsencode(place), label=name)
 
 
 def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -> Item:

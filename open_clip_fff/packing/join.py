@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from open_clip_fff.data.ids import sample_id
+from open_clip_fff.data.ids import name_hash
 from open_clip_fff.data.shards import in_one_line, read_samples
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.data.sources import texts_of
@@ -115,7 +115,7 @@ class OneTable:
 
     def find(self, sample: Mapping[str, Any]) -> Joined | None:
         value = self.value(sample)
-        row = None if value is None else self.rows.find(sample_id(None, value), value)
+        row = None if value is None else self.rows.find(name_hash(value), value)
         return None if row is None else Joined(texts_of(captions_of(row)), row[MERGED])
 
     def check_any(self, shard: str, samples: Sequence[Mapping[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from open_clip_fff.data.ids import sample_id
+from open_clip_fff.data.ids import name_hash
 from open_clip_fff.data.sources import cell_text, texts_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.items import Item, LeaveOut, as_json, members_of
@@ -29,7 +29,7 @@ def table_rows(table: Table, columns: Columns) -> Iterator[Row]:
         if columns.url and (url := cell_text(cells[columns.url])):
             fields["url"] = url[0]
         yield Row(
-            sample_id(None, image) if image else -1 - number,  # rows without an image have nothing in common
+            name_hash(image) if image else -1 - number,  # rows without an image have nothing in common
             f"{number:09d}",
             image.encode(),
             [caption_texts(cells[name]) for name in columns.captions],
@@ -46,7 +46,7 @@ def joined_rows(table: Table, columns: Columns, by: str) -> Iterator[Row]:
     """
     for cells in table.rows([by, *columns.captions]):
         key = "".join(cell_text(cells[by]))
-        yield Row(sample_id(None, key), key, captions=[caption_texts(cells[name]) for name in columns.captions])
+        yield Row(name_hash(key), key, captions=[caption_texts(cells[name]) for name in columns.captions])
 
 
 def table_item(row: dict[str, Any], root: Path) -> Item:

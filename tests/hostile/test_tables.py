@@ -62,7 +62,7 @@ def test_hostile_cells_are_read_or_counted(trainer, table, tmp_path):
     assert recorder.rows() == recorder.rows_of(*good_rows(), *expected)
     assert f"Rows left out of {tmp_path}/train.csv: 4 without a caption" in log
     # rows of one image are one image's: each is the others' positive
-    assert recorder.ids().count(sample_id(None, str(image))) == 1 + len(expected)
+    assert recorder.ids().count(sample_id(str(image))) == 1 + len(expected)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_hostile_text_is_read_or_counted(trainer, tmp_path):
     assert "epoch 0: 5 without a caption, 3 with unreadable captions\n" in log
     # no id comes from what a caption says
     kept = [name for name in samples if HOSTILE_TEXT.get(name, (b"", ["good"]))[1]]
-    assert sorted(recorder.ids()) == sorted(sample_id("00.tar", name) for name in kept)
+    assert sorted(recorder.ids()) == sorted(sample_id(samples[name]["png"]) for name in kept)
 
 
 def test_what_a_person_wrote_is_never_opened_as_an_envelope():
