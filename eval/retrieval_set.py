@@ -84,9 +84,7 @@ def _write_tars(urls: Sequence[str], folder: Path, most: int, captions: CaptionR
     folder.mkdir()
     images = texts = skipped = 0
     with wds.ShardWriter(str(folder / "%d.tar"), maxcount=IMAGES_PER_TAR, maxsize=2**40, verbose=0) as tars:
-        for sample in tqdm(
-            in_one_line(read_samples(urls, sys.maxsize), " ".join(urls[:3])), unit=" images", disable=None
-        ):
+        for sample in tqdm(in_one_line(read_samples(urls), " ".join(urls[:3])), unit=" images", disable=None):
             lines = [" ".join(text.split()) for text in captions.row(sample).captions[:most]]
             kind = next((name for name in IMAGES if name in sample), None)
             if not lines or kind is None or why_unreadable(sample[kind]) is not None:

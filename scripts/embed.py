@@ -37,7 +37,6 @@ from open_clip_fff.shardwise.tars import members, tar_writer
 from open_clip_fff.towers.frozen import FrozenModel, load_frozen
 
 ALL = 10_000  # captions of an image: more than training may take
-WHOLE = sys.maxsize
 IDLE = ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight")  # only training needs them
 SUFFIX = {"sidecar": ".parquet", "tars": ".tar"}
 
@@ -107,7 +106,7 @@ def embedded(
     Raises:
         UsageError: if the shard cannot be read.
     """
-    found = read_pictures([url], WHOLE, reader, frozen.preprocess(), workers=args.workers)
+    found = read_pictures([url], None, reader, frozen.preprocess(), workers=args.workers)
     samples = in_one_line(found, url)
     while some := list(islice(samples, args.batch_size)):
         pictures = [picture for picture in some if isinstance(picture, Picture)]
@@ -141,7 +140,7 @@ def write_tar(url: str, file: BinaryIO, features: dict[str, bytes]) -> None:
         UsageError: if the shard cannot be read.
     """
     with tar_writer(file) as tar:
-        for sample in in_one_line(read_samples([url], WHOLE), url):
+        for sample in in_one_line(read_samples([url]), url):
             key = str(sample["__key__"])
             tar.write({**members(sample), **({MEMBER: features[key]} if key in features else {})})
 

@@ -9,7 +9,6 @@ from open_clip_fff.errors import UsageError
 
 OPEN = 32  # shards at a time
 SEED = 0
-WHOLE = 2**62
 
 
 def spread(urls: Sequence[str], lost: list[str], at_once: int = OPEN) -> Iterator[dict]:
@@ -32,7 +31,7 @@ def spread(urls: Sequence[str], lost: list[str], at_once: int = OPEN) -> Iterato
     while waiting or opened:
         while waiting and len(opened) < at_once:
             url = waiting.popleft()
-            opened.append(in_one_line(read_samples([url], WHOLE), url))
+            opened.append(in_one_line(read_samples([url]), url))
         samples = opened.popleft()
         try:
             sample = next(samples, None)

@@ -1,7 +1,6 @@
 """An even draw from many shards: of each as many samples as its size calls for, from anywhere in it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
 
 import numpy as np
 
@@ -10,7 +9,6 @@ from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import reason
 
 SHARDS = 64  # that are read at most, drawn themselves: a sample of thousands needs no more
-EVERYTHING = 10**12
 
 
 class Draw:
@@ -36,7 +34,7 @@ class Draw:
         some = [all_urls[place] for place in sorted(chosen)]
         self.unreadable: dict[str, str] = {}
         counting = progress(some, desc="counting samples", unit=" shards")
-        sizes = [size(url) or sum(1 for _ in self._read(url, EVERYTHING)) for url in counting]
+        sizes = [size(url) or sum(1 for _ in self._read(url)) for url in counting]
         shares = quotas(sizes, images)
         self.places = {
             url: sorted(random.choice(count, share, replace=False).tolist())
@@ -53,10 +51,10 @@ class Draw:
             wanted = set(places)
             yield from (x for number, x in enumerate(self._read(url, places[-1] + 1)) if number in wanted)
 
-    def _read(self, url: str, limit: int) -> Iterator[dict]:
+    def _read(self, url: str, limit: int | None = None) -> Iterator[dict]:
         """The samples up to where the shard breaks off."""
         try:
-            yield from islice(read_samples([url], limit), limit)
+            yield from read_samples([url], limit)
         except Exception as error:  # whatever webdataset and tarfile raise
             self.unreadable[url] = reason(error)
 

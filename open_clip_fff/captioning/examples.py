@@ -1,7 +1,6 @@
 """A few samples with their new captions, read as training reads them: for a terminal, and as a picture."""
 
 import io
-import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -42,7 +41,7 @@ def examples(url: str, reader: CaptionReader, most: int) -> list[Example]:
     """
 
     def found() -> Iterator[Example]:
-        for sample in in_one_line(read_samples([url], sys.maxsize), url):
+        for sample in in_one_line(read_samples([url]), url):
             texts = reader.read(sample).found
             raw, content = texts.pop(RAW), image_bytes(sample)
             if content is not None and (captions := [text for some in texts.values() for text in some]):

@@ -1,6 +1,5 @@
 """The captions of one shard: the same bytes whichever process makes them, and whenever."""
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -55,7 +54,7 @@ class ShardCaptioner:
         """
         torch.manual_seed(name_hash(f"{PurePosixPath(url).name}/seed {self.seed}"))
         keys: set[str] = set()
-        samples = in_one_line(ahead(self._waiting, read_samples([url], sys.maxsize), self.workers), url)
+        samples = in_one_line(ahead(self._waiting, read_samples([url]), self.workers), url)
         while some := list(islice(samples, self.batch_size)):
             waiting: list[Waiting] = []
             for sample in some:

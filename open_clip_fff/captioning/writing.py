@@ -1,7 +1,6 @@
 """Where captions go: a parquet beside the shard, or the shard again."""
 
 import json
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
@@ -40,7 +39,7 @@ def write_tar(url: str, file: BinaryIO, captions: Iterable[tuple[str, list[str]]
     """
     new = dict(captions)
     with tar_writer(file) as tar:
-        for sample in in_one_line(read_samples([url], sys.maxsize), url):
+        for sample in in_one_line(read_samples([url]), url):
             kept = members(sample)
             texts = new.pop(str(sample["__key__"]), None)  # of a key that is there twice, it is the first's
             fields = fields_of(sample)

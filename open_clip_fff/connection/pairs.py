@@ -1,6 +1,5 @@
 """Image-caption pairs of shards, for training a discriminator and for measuring it on those held out."""
 
-import io
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -11,13 +10,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from open_clip_fff.data.pictures import decoded
 from open_clip_fff.data.rows import Row
-from open_clip_fff.data.shards import NO_IMAGE, id_of, image_bytes, in_one_line, read_samples
+from open_clip_fff.data.shards import id_of, in_one_line, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, reason
 
 BUFFER = 1_000  # undecoded samples among which the next is drawn
-EVERYTHING = 2**62
 _PARTS = 10_000
 
 Picture = Callable[[Image.Image], Tensor]
@@ -38,13 +37,8 @@ def held_out(image_id: int, share: float) -> bool:
 
 def decode(sample: dict, row: Row, picture: Picture, draw: random.Random) -> Pair | None:
     """The pair of a sample and one of its captions; None for no caption, or no image that can be read."""
-    content = image_bytes(sample)
-    if not row.captions or content is None:
-        return None
-    try:
-        return Pair(picture(Image.open(io.BytesIO(content)).convert("RGB")), draw.choice(row.captions), row.id)
-    except NO_IMAGE:
-        return None
+    pixels = decoded(sample, picture) if row.captions else None
+    return Pair(pixels, draw.choice(row.captions), row.id) if isinstance(pixels, Tensor) else None
 
 
 def held_out_pairs(
@@ -57,7 +51,7 @@ def held_out_pairs(
     """
     found, others = [], 0
     for url in urls:
-        for sample in in_one_line(read_samples([url], EVERYTHING), f"--train-data: {url}"):
+        for sample in in_one_line(read_samples([url]), f"--train-data: {url}"):
             row = reader.row(sample)
             if not held_out(row.id, share):
                 others += bool(row.captions)
@@ -102,7 +96,7 @@ class TrainingPairs(IterableDataset):
         split = len(urls) >= workers
         for url in urls[worker::workers] if split else urls:
             try:
-                for place, sample in enumerate(read_samples([url], EVERYTHING)):
+                for place, sample in enumerate(read_samples([url])):
                     if (split or place % workers == worker) and not held_out(id_of(sample), self.share):
                         yield sample
             except Exception as error:  # a shard that is damaged in its midst costs its rest, and not the training

@@ -46,7 +46,7 @@ def decoded(sample: dict, preprocess: Callable[[Image.Image], T]) -> T | NoPictu
 
 def read_pictures(
     urls: Iterable[str],
-    limit: int,
+    limit: int | None,
     reader: CaptionReader,
     preprocess: Callable[[Image.Image], T],
     features: FeatureReader | None = None,
@@ -56,7 +56,7 @@ def read_pictures(
 
     Args:
         urls: the shards.
-        limit: how many samples.
+        limit: how many samples; None for all.
         reader: finds the captions.
         preprocess: from a picture to what is wanted of it, [3, H, W] for a model.
         features: finds stored features, which the rows then have; a sample without any is no picture.

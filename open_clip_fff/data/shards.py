@@ -17,11 +17,12 @@ ID = "__id__"  # where a sample carries its image id; webdataset leaves names wi
 NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for no whole image
 
 
-def read_samples(urls: Iterable[str], limit: int) -> Iterator[dict]:
-    """The first `limit` samples of some shards, in order: members by extension, as bytes.
+def read_samples(urls: Iterable[str], limit: int | None = None) -> Iterator[dict]:
+    """The samples of some shards, in order: members by extension, as bytes.
 
     Args:
         urls: paths or what webdataset opens (`pipe:...`, `s3://...`).
+        limit: only so many, the first ones; None for all.
 
     Raises:
         Exception: whatever webdataset and tarfile raise for a shard that cannot be read.

@@ -18,8 +18,6 @@ from open_clip_fff.packing.items import as_json
 from open_clip_fff.packing.rows import RowFile, captions_of
 from open_clip_fff.shardwise.tars import keys_of
 
-WHOLE = 2**62  # samples: all of a shard
-
 
 class Joined(NamedTuple):
     """What was found for a sample: texts, and how many rows they came from."""
@@ -150,7 +148,7 @@ def check_join(join: Join, shards: Sequence[str]) -> None:
         )
     for shard in shards:
         with suppress(UsageError):
-            samples = [_light(sample) for sample in in_one_line(read_samples([shard], WHOLE), shard)]
+            samples = [_light(sample) for sample in in_one_line(read_samples([shard]), shard)]
             break
     else:
         return  # none can be read, which each will say

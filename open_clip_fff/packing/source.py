@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from open_clip_fff.data.shards import image_bytes, in_one_line, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.packing.items import Item, LeaveOut
-from open_clip_fff.packing.join import WHOLE, Join, Joined
+from open_clip_fff.packing.join import Join, Joined
 from open_clip_fff.packing.rows import RowFile
 from open_clip_fff.settings import CaptionSettings
 from open_clip_fff.shardwise.folder import by_stem
@@ -117,7 +117,7 @@ class Shards:
     def samples(self, shard: str) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
         if self.join is not None:
             self.join.check(shard)
-        for sample in in_one_line(read_samples([shard], WHOLE), shard):
+        for sample in in_one_line(read_samples([shard]), shard):
             yield str(sample["__key__"]), (sample, self.join.find(sample) if self.join is not None else None)
 
     def look(self, count: int) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
