@@ -2,6 +2,7 @@
 
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.mining import FrozenSource, MiningConfig
+from open_clip_fff.settings.numbers import cut
 from open_clip_fff.settings.plan import Plan
 
 
@@ -17,11 +18,10 @@ def model_flags(source: FrozenSource) -> list[str]:
 
 
 def threshold_flags(config: MiningConfig) -> list[str]:
-    """Thresholds with up to eight digits: where text models put their pairs, fewer would move them."""
+    """Thresholds by number, with the digits that keep them where they are."""
     flags = []
     for name in ("p1", "p2", "p3", "p1_prime"):
-        value = getattr(config, name)
-        flags += [as_flag(name), "off" if value is None else f"{value:.8g}"]
+        flags += [as_flag(name), cut(getattr(config, name))]
     return flags
 
 

@@ -5,6 +5,7 @@ from open_clip_fff.calibration.curves import TOGETHER, in_batches
 from open_clip_fff.calibration.proposal import Proposal, images_for
 from open_clip_fff.calibration.rule import Counted
 from open_clip_fff.settings.mining import MiningConfig
+from open_clip_fff.settings.numbers import number
 
 FEW = 100  # pairs of the sample above the thresholds; with fewer, chance decides a tenth of them
 OFF_BY = 0.1  # of the rate
@@ -69,7 +70,7 @@ def notices(wanted: MiningConfig, proposal: Proposal, found: Counted, batch: int
         said.append(f"{mined:.2f} captions per image are mined, not {per_image:g}: pairs that tie stay together")
     for name, typed in (("--mined-cap", wanted.cap), ("--ignore-band", wanted.band)):
         if typed:
-            said.append(f"{name} {typed:g} is left out of account: it takes from what is counted here")
+            said.append(f"{name} {number(typed)} is left out of account: it takes from what is counted here")
     return said
 
 

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 
 from open_clip_fff.assignment.reference import Thresholds
 from open_clip_fff.calibration.sweep import CLAUSES, Cosines
+from open_clip_fff.settings.numbers import cut
 from open_clip_fff.whole import whole_file
 
 TITLES = {"image_text": "image–text", "image_image": "image–image", "text_text": "text–text"}
@@ -40,7 +41,7 @@ def draw_thresholds(panel: plt.Axes, clause: str, thresholds: Thresholds) -> Non
     for bar, style in bars.items():
         value = getattr(thresholds, bar)
         if value is not None:
-            label = f"{bar.replace('_prime', '′')} = {value:g}"
+            label = f"{bar.replace('_prime', '′')} = {cut(value)}"
             panel.axvline(value, color="black", linestyle=style, linewidth=1, label=label)
 
 

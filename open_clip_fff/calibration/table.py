@@ -8,6 +8,7 @@ from open_clip_fff.calibration.agreement import Agreement
 from open_clip_fff.calibration.curves import TOGETHER
 from open_clip_fff.calibration.proposal import Proposal
 from open_clip_fff.calibration.rule import Counted
+from open_clip_fff.settings.numbers import cut
 
 NAMES = ("p1", "p2", "p3")
 COSINES = ("image-text", "image-image", "text-text")
@@ -88,13 +89,13 @@ def _judged(said: Agreement) -> dict[str, object]:
 def _bar(row: pd.Series) -> str:
     if row["clause"] == "any":
         return ""
-    first = f"{row['name']} {row['threshold']:.8g}"
-    return first if _missing(row["p1_prime"]) else f"{first}, p1′ {row['p1_prime']:.8g}"
+    first = f"{row['name']} {cut(row['threshold'])}"
+    return first if _missing(row["p1_prime"]) else f"{first}, p1′ {cut(row['p1_prime'])}"
 
 
 def _half(row: pd.Series) -> str:
     side = {"at": "", "above": "> ", "below": "< "}[row["half_match_is"]]
-    return f"{side}{row['half_match']:.4f}"
+    return f"{side}{row['half_match']:.6f}"
 
 
 def _number(value: object, form: str) -> str:

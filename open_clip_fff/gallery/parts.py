@@ -12,6 +12,7 @@ from open_clip_fff.gallery.judged import Judged
 from open_clip_fff.gallery.pairs import Pair, Row
 from open_clip_fff.gallery.strip import Strip
 from open_clip_fff.settings.connection import ConnectionSettings
+from open_clip_fff.settings.numbers import cut
 
 LONG = 300  # characters of a caption, then it is cut
 CLAUSES = ("image–text", "image–image", "text–text")
@@ -178,7 +179,7 @@ def _detail(above: list[tuple[str, float | None]]) -> str:
 def _beside(q: float, settings: ConnectionSettings) -> str:
     nearer = min(settings.positive, settings.negative, key=lambda threshold: abs(q - threshold))
     side = "above" if q > nearer else "below"
-    return f"{abs(q - nearer):.4f} {side} {nearer:g}"
+    return f"{abs(q - nearer):.4f} {side} {cut(nearer)}"
 
 
 def _small(margin: float) -> str:

@@ -11,6 +11,7 @@ from open_clip_fff.gallery.mined import STEPS, WINDOW, Found
 from open_clip_fff.gallery.parts import BARS, CLAUSES, Part, Words
 from open_clip_fff.gallery.strip import Strip, strip
 from open_clip_fff.settings.connection import ConnectionSettings
+from open_clip_fff.settings.numbers import cut
 
 Q_BINS = 50
 
@@ -67,8 +68,7 @@ def judged_parts(said: Verdicts, words: Words, settings: ConnectionSettings, bat
 
 def threshold_words(thresholds: Thresholds) -> str:
     """`p1 0.27, p2 off, …`"""
-    values = ("off" if x is None else f"{float(x):.4g}" for x in thresholds)
-    return ", ".join(f"{name} {value}" for name, value in zip(BARS, values, strict=True))
+    return ", ".join(f"{name} {cut(value)}" for name, value in zip(BARS, thresholds, strict=True))
 
 
 def _facts(found: Found, words: Words, batch: int) -> list[str]:
@@ -119,9 +119,9 @@ def _verdicts(found: Sequence[Judged], settings: ConnectionSettings) -> list[str
         return []
     counts = Counter(pair.verdict for pair in found)
     named = (
-        (1, f"positives (q above {settings.positive:g})"),
+        (1, f"positives (q above {cut(settings.positive)})"),
         (0, "ignored (between)"),
-        (-1, f"negatives (q below {settings.negative:g})"),
+        (-1, f"negatives (q below {cut(settings.negative)})"),
     )
     return [f"{counts[verdict]:,} {name}, {counts[verdict] / len(found):.1%}" for verdict, name in named]
 
@@ -134,5 +134,5 @@ def _qs(found: Sequence[Judged], settings: ConnectionSettings) -> Strip | None:
         return "positive" if q > settings.positive else "negative" if q < settings.negative else "ignored"
 
     counts = torch.histc(torch.tensor([pair.q for pair in found]).nan_to_num(-1.0), Q_BINS, 0.0, 1.0)
-    marks = {f"{threshold:g}": threshold for threshold in (settings.negative, settings.positive)}
+    marks = {cut(threshold): threshold for threshold in (settings.negative, settings.positive)}
     return strip(counts.long().tolist(), 0.0, 1.0, kind, marks, "pairs by q (height: logarithm of their number)")

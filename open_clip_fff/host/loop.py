@@ -160,7 +160,8 @@ class Reporter:
             epoch=self.epoch,
             step=self.epoch * self.steps_per_epoch + step_in_epoch,
             rates=seen,
-            found=_found(self.criterion),
+            thresholds=_thresholds(self.criterion),
+            trust=_trust(self.criterion),
             connections=None if connections is None else connection_rates(said, connections.judge is not None),
             scale=model.logit_scale.exp().item(),
             bias=None if model.logit_bias is None else model.logit_bias.item(),
@@ -188,11 +189,13 @@ class Reporter:
             logging.warning(warning)
 
 
-def _found(criterion: Criterion) -> dict[str, float]:
-    """What mining found for itself, by name: the thresholds that a rate holds, and how far its features are trusted."""
-    miner = criterion.miner
-    if miner is None:
-        return {}
-    thresholds = miner.thresholds()
-    found = {} if thresholds is None else thresholds._asdict()
-    return {name: float(x) for name, x in {**found, "trust": miner.trust}.items() if x is not None}
+def _thresholds(criterion: Criterion) -> dict[str, float]:
+    """Those that a rate holds, by name; none where there is no rate, or a clause is off."""
+    held = None if criterion.miner is None else criterion.miner.thresholds()
+    return {} if held is None else {name: float(x) for name, x in held._asdict().items() if x is not None}
+
+
+def _trust(criterion: Criterion) -> float | None:
+    """How far self-mining is trusted."""
+    trust = None if criterion.miner is None else criterion.miner.trust
+    return None if trust is None else float(trust)

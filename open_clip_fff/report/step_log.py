@@ -1,10 +1,12 @@
 """The line beside OpenCLIP's at every log step, and the same numbers for TensorBoard and wandb."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from open_clip_fff.assignment.connection_counts import ConnectionRates
 from open_clip_fff.assignment.counts import Rates
+from open_clip_fff.settings.numbers import cut
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class StepReport:
         epoch: as OpenCLIP counts, from 0.
         step: optimizer steps since the start of the run, from 0, as OpenCLIP's TensorBoard axis.
         rates: since the last log step, over all ranks; None where nothing counts.
-        found: what mining found for itself, by name: the thresholds that a rate holds, the trust in self-mining.
+        thresholds: those that a rate holds, by name; empty where none is held.
+        trust: in self-mining, 0 to 1; None where it is not guarded.
         connections: what a discriminator said since the last log step; None where there is none.
         scale: exp(logit_scale), after the step.
         bias: logit_bias, after the step; None where the model has none.
@@ -25,7 +28,8 @@ class StepReport:
     epoch: int
     step: int
     rates: Rates
-    found: dict[str, float]
+    thresholds: Mapping[str, float]
+    trust: float | None
     scale: float
     bias: float | None
     eta: float
@@ -37,7 +41,8 @@ class StepReport:
         more = "" if r.right is None else f" Right: {r.right:.1%}"
         more += f" In doubt: {r.doubtful:.3f}" if r.doubtful else ""
         more += f" Held back: {r.held:.3f}" if r.held else ""
-        more += "".join(f" {name} {x:.3f}" for name, x in self.found.items()).replace("_prime", "'")
+        more += "".join(f" {name} {cut(x)}" for name, x in self.thresholds.items()).replace("_prime", "'")
+        more += "" if self.trust is None else f" trust {self.trust:.3f}"
         more += "" if self.connections is None else self._said(self.connections)
         bias = "" if self.bias is None else f" Bias: {self.bias:.3f}"
         return (
@@ -78,7 +83,9 @@ class StepReport:
         if self.connections is not None:
             said = {**vars(self.connections), "rate": self.connections.rate}
             values.update({f"false_negatives_{name}": x for name, x in said.items() if x is not None})
-        values.update({f"mining_{name}": x for name, x in self.found.items()})
+        values.update({f"mining_{name}": x for name, x in self.thresholds.items()})
+        if self.trust is not None:
+            values["mining_trust"] = self.trust
         return {f"train/{name}": value for name, value in values.items()}
 
 

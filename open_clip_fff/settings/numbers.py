@@ -1,0 +1,24 @@
+"""Numbers as text that reads back as the same number: what is printed can be pasted into a flag."""
+
+from typing import SupportsFloat
+
+import numpy as np
+
+
+def number(value: float) -> str:
+    """A typed number with its own digits: `0.9995`, `10`, `1e-05`."""
+    return repr(float(value)).removesuffix(".0")
+
+
+def cut(threshold: SupportsFloat | None) -> str:
+    """A threshold (of cosines, or of match scores) as its flag takes it, wherever one is printed.
+
+    Cosines are compared in float32, so these are the fewest digits that round to the same float32: what is pasted cuts
+    at the same place. With three decimals .99962 would be 1.000, which switches a clause off.
+
+    Args:
+        threshold: a number or a scalar tensor; None, and what no cosine can pass (a held rate may ask for it), is off.
+    """
+    if threshold is None or float(threshold) > 1.0:
+        return "off"
+    return np.format_float_positional(np.float32(float(threshold)), trim="-")

@@ -1,0 +1,50 @@
+"""A threshold that is printed can be pasted: it cuts at the same place, wherever it was printed."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from open_clip_fff.assignment.counts import Rates
+from open_clip_fff.assignment.histograms import BINS, edge
+from open_clip_fff.assignment.reference import Thresholds
+from open_clip_fff.calibration.flags import threshold_flags
+from open_clip_fff.gallery.sections import threshold_words
+from open_clip_fff.report.step_log import StepReport
+from open_clip_fff.settings.flags import flag_parser
+from open_clip_fff.settings.mining import MiningConfig
+from open_clip_fff.settings.numbers import cut, number
+
+HIGH = Thresholds(0.2731, torch.tensor(0.99962, dtype=torch.float64), 0.9999996, 0.24)
+
+
+def test_it_reads_back_as_the_same_float32():
+    edges = edge(torch.arange(BINS))  # what a held rate can find
+    numbers = [*edges.tolist(), *torch.linspace(-1, 1, 999).tolist(), 0.27, 0.99962, 0.123456789]
+    for value in numbers:
+        assert np.float32(float(cut(value))) == np.float32(value)
+    assert [cut(x) for x in (0.27, 0.99962, 1.0, None, 1.001)] == ["0.27", "0.99962", "1", "off", "off"]
+    assert [number(x) for x in (10.0, 0.9999999, 1)] == ["10", "0.9999999", "1"]
+
+
+def printed_by_the_log() -> str:
+    rates = Rates(0, 0, 0, 0, 0, 0, 0.1)
+    held = {name: float(x) for name, x in HIGH._asdict().items()}
+    return StepReport(0, 0, rates, held, None, 10.0, None, 1.0).line()
+
+
+@pytest.mark.parametrize(
+    "printed",
+    [
+        printed_by_the_log,
+        lambda: " ".join(threshold_flags(MiningConfig(*map(float, HIGH)))),
+        lambda: threshold_words(HIGH),
+    ],
+)
+def test_wherever_it_is_printed(printed):
+    names = {"p1": r"p1", "p2": r"p2", "p3": r"p3", "p1_prime": r"p1(?:'|′|-prime)"}
+    for name, pattern in names.items():
+        (text,) = re.findall(rf"(?<![\w]){pattern} ([\d.]+)", printed().replace(",", " "))
+        value = vars(flag_parser().parse_args([f"--{name.replace('_', '-')}", text]))[name]
+        assert np.float32(value) == np.float32(float(getattr(HIGH, name))), name
