@@ -77,9 +77,7 @@ class Miner:
         if not self.watching:
             return own
         config = self.config
-        counts, thresholds = None, Thresholds.of(config)
-        if self._rate is not None:
-            counts, thresholds = self._rate.observe(partial(self._sampled, own.sweep, self._rate))
+        counts, thresholds = self._found(own.sweep)
         self._seen = _Seen(None, own.shape[1], counts, None)
         if not config.guarded:
             return own if self.step < config.warmup else MinedPairs(own, thresholds, config)
@@ -90,6 +88,17 @@ class Miner:
         trust = trust if self.trust is None else FADE * self.trust + (1.0 - FADE) * trust
         self._seen = _Seen(mined, own.shape[1], counts, trust)
         return own if self.step < config.warmup else self._held(pairs, mined, trust)
+
+    @torch.no_grad()
+    def foreseen(self, own: OwnCaptions) -> MinedPairs:
+        """The assignment as it will be once the warm-up is over, as these features tell; nothing is learnt from it."""
+        return MinedPairs(own, self._found(own.sweep)[1], self.config)
+
+    def _found(self, sweep: Sweep) -> tuple[Counts | None, Thresholds]:
+        """The thresholds of a step, and what finding them counted."""
+        if self._rate is None:
+            return None, Thresholds.of(self.config)
+        return self._rate.observe(partial(self._sampled, sweep, self._rate))
 
     def _held(self, pairs: MinedPairs, mined: Tensor, trust: Tensor) -> MinedPairs:
         """What the guard lets through."""

@@ -84,6 +84,8 @@ def _start_scalars(state: RunState, has_weights: bool) -> None:
         if isinstance(logits.bias_init, float):
             model.logit_bias.fill_(logits.bias_init)
         elif _wants_bias(state):
+            if not loaded_bias:
+                model.logit_bias.fill_(SIGLIP_BIAS)
             state.measure_bias = True
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 from open_clip import get_input_dtype
@@ -12,37 +13,84 @@ from torch import Tensor, nn
 from open_clip_fff.host.aside import undisturbed
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.start import cosine_sums, start_bias
+from open_clip_fff.settings.mining import SELF
+from open_clip_fff.settings.plan import Plan
 
 STEPS = 4  # of the full (accumulated, global) batch: tens of thousands of pairs already at N = 64
 
 
 def measure_bias(state: RunState, loader) -> None:
-    """Sets the model's bias to `start_bias` of the first batches; the same number on every rank.
+    """Sets the model's bias to `start_bias` of the first batches, once; the same number on every rank.
 
-    Leaves the random generators and the model's buffers as they were.
+    It counts what will be mined once the warm-up is over, as far as that is known (`_outlook`). Leaves the random
+    generators and the model's buffers as they were.
     """
+    state.measure_bias = False  # whatever comes of it: after the first step it would overwrite what was learnt
     model, criterion, args = state.model, state.criterion, state.args
     assert criterion is not None
-    total = torch.zeros(3, dtype=torch.float64, device=args.device)
+    outlook = _outlook(state.plan)
+    total, images = torch.zeros(3, dtype=torch.float64, device=args.device), 0
     with torch.no_grad(), undisturbed(model):
         model.train()
         for output in islice(_outputs(model, loader, args), STEPS):
             image, text = output.pop("image_features"), output.pop("text_features")
-            assignment = criterion.assignment(image, text, watch=None, **output)
+            assignment = criterion.assignment(image, text, foreseen=outlook.seen, **output)
             total += cosine_sums(image, text, assignment)
-        positives, pairs, cosines = total.tolist()
-        scale = model.logit_scale.exp().item()
-        if not 0 < positives < pairs:
-            logging.warning("No negatives in the first batches: the bias stays at its start.")
-            return
-        bias = start_bias(positives / pairs, scale, cosines / pairs)
-        model.logit_bias.fill_(bias)
-    state.measure_bias = False
+            images += len(image) * args.world_size
     state.tally.news()  # the epoch will meet the same rows again
-    logging.info(
-        f"Logit bias starts at {bias:.3f}: share of positives {positives / pairs:.3%}, scale {scale:.3f}, "
-        f"mean cosine {cosines / pairs:.4f}, over {pairs:,.0f} pairs"
-    )
+    positives, pairs, cosines = total.tolist()
+    mean_cosine, scale = cosines / max(pairs, 1.0), model.logit_scale.exp().item()
+    positives, pairs = outlook.added(positives, pairs, images)
+    if not 0 < positives < pairs:
+        if state.master:
+            lacking = "negatives, all of their pairs are positives" if positives else "pairs"
+            logging.warning(
+                f"Logit bias stays at {model.logit_bias.item():.3f}: the first batches hold no {lacking}, so that "
+                f"--logit-bias-init auto has nothing to measure; give it a number"
+            )
+        return
+    bias = start_bias(positives / pairs, scale, mean_cosine)
+    with torch.no_grad():
+        model.logit_bias.fill_(bias)
+    if state.master:
+        logging.info(
+            f"Logit bias starts at {bias:.3f}: share of positives {positives / pairs:.3%}{outlook.words}, "
+            f"scale {scale:.3f}, mean cosine {mean_cosine:.4f}, over {pairs:,.0f} pairs"
+        )
+
+
+class _Outlook(NamedTuple):
+    """What will be mined once the warm-up is over, as far as it is known before the first step.
+
+    Attributes:
+        seen: whether the features of the first batches tell.
+        per_image: mined captions per image that are known by number instead.
+        ignored: whether these leave the loss.
+        words: in the log, what the share of positives holds.
+    """
+
+    seen: bool
+    per_image: float = 0.0
+    ignored: bool = False
+    words: str = ""
+
+    def added(self, positives: float, pairs: float, images: int) -> tuple[float, float]:
+        """The counts of pairs in batches of so many images, with those that are known by number."""
+        mined = min(self.per_image * images, pairs - positives)
+        return (positives, pairs - mined) if self.ignored else (positives + mined, pairs)
+
+
+def _outlook(plan: Plan) -> _Outlook:
+    config, connection = plan.mining, plan.connection
+    late = "" if connection is None or not connection.start else "; the discriminator's come later"
+    if config is None or not config.warmup:
+        return _Outlook(True, words=f" ({late[2:]})" if late else "")
+    if plan.features not in SELF:
+        return _Outlook(True, words=f" (with what is mined after the warm-up{late})")
+    if config.per_image is None:  # the untrained model's features do not tell what the trained one's will
+        return _Outlook(False, words=f" (without what is mined after the warm-up, which is not known yet{late})")
+    words = f" (with the {config.per_image:g} captions per image that are mined after the warm-up{late})"
+    return _Outlook(False, config.per_image, config.mined_as == "ignore", words)
 
 
 def _outputs(model: nn.Module, loader, args) -> Iterator[dict[str, Tensor]]:

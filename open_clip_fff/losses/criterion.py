@@ -113,12 +113,14 @@ class Criterion(nn.Module):
         mining_image_features: Tensor | None = None,
         mining_text_features: Tensor | None = None,
         watch: Watch | None = None,
+        foreseen: bool = False,
         **_: Tensor,
     ) -> Assignment:
         """The assignment of this rank's images, worked out for each tile that is asked for.
 
         Args:
             watch: is shown each part of it that is made.
+            foreseen: whether to mine as it will be once the warm-up is over.
         """
         size, valid = len(text_features), _valid(text_features, text_valid)
         ids = positions(size, self.rank, valid.device) if image_ids is None else known_ids(image_ids, self.rank)
@@ -130,21 +132,28 @@ class Criterion(nn.Module):
             if mining_image_features is not None and mining_text_features is not None:
                 gate = mining_image_features, mining_text_features
             own = self.connections(image_features, text_features, own, gate, counting=watch is not None)
-        found = self._mined(own, mining_image_features, mining_text_features, text_raw, watch)
+        found = self._mined(own, mining_image_features, mining_text_features, text_raw, watch, foreseen)
         return found if own.verdicts is None else ConnectedPairs(found)
 
     def _mined(
-        self, own: Columns, image: Tensor | None, text: Tensor | None, raw: Tensor | None, watch: Watch | None
+        self,
+        own: Columns,
+        image: Tensor | None,
+        text: Tensor | None,
+        raw: Tensor | None,
+        watch: Watch | None,
+        foreseen: bool,
     ) -> Assignment:
         """Own captions, and what Eq. 1 finds where there is a miner."""
-        if self.miner is None or not self.miner.watching:
+        if self.miner is None or not (foreseen or self.miner.watching):
             return OwnCaptions(self._sweep(own), watch)
         if text is None:
             raise ValueError("mining needs mining_text_features, which a batch hook adds")
         # Eq. 1 over generated captions alone, if told so
         used = own.valid if raw is None or self.miner.config.raw else own.valid & ~raw
         own = own._replace(features=MiningFeatures(image, text, used, own.ids))
-        return self.miner(OwnCaptions(self._sweep(own), watch))
+        without = OwnCaptions(self._sweep(own), watch)
+        return self.miner.foreseen(without) if foreseen else self.miner(without)
 
     def _sweep(self, own: Columns) -> Sweep:
         return Sweep(own, self.rank, self.world_size, self._ring)

@@ -1,0 +1,54 @@
+"""The bias before the first step: measured once or never, with what will be mined once the warm-up is over."""
+
+import re
+
+import pytest
+
+from tests.test_training import FFF, mining
+
+RATE = ["--mined-per-image", "1.5"]
+STARTS = r"Logit bias starts at (-?[\d.]+): share of positives ([\d.]+)%(.*?), scale .* over ([\d,]+) pairs"
+
+
+def started(trainer, name: str, *argv: str) -> tuple[float, float, str]:
+    """The bias, how many positives and pairs it came from, and what else the line says."""
+    assert trainer(*FFF, *argv, "--name", name) == 0
+    ((bias, share, words, pairs),) = re.findall(STARTS, trainer.log(name))
+    return float(bias), float(share) / 100 * int(pairs.replace(",", "")), words
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_without_negatives_the_bias_stays_and_is_never_measured_again(trainer, teacher, weights):
+    """Epoch 1 has another chance, and would overwrite what epoch 0 learnt."""
+    argv = [*FFF, *mining(teacher, "-1", "off", "off", "off"), "--epochs", "2", "--lr", "1e-9"]
+    argv += ["--pretrained", str(teacher)] * weights
+    assert trainer(*argv, "--name", "all") == 0
+    log = trainer.log("all")
+    assert log.count("Logit bias stays at -10.000: the first batches hold no negatives") == 1
+    assert "bias starts at" not in log and log.count("FFF Epoch: ") == 8  # measuring again showed steps, too
+    assert trainer.checkpoint("all", 2)["state_dict"]["logit_bias"].item() == pytest.approx(-10.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("found", ["typed", "rate"])
+def test_what_a_frozen_model_mines_after_the_warm_up_is_counted(trainer, teacher, found):
+    source = mining(teacher, "0.2", "0.97", "0.97", "0.0")
+    source = source if found == "typed" else [*source[:4], *RATE]
+    now, later = started(trainer, "now", *source), started(trainer, "later", *source, "--mining-warmup", "100")
+    off = started(trainer, "off", "--mining-features", "off")
+    assert now[:2] == later[:2] and now[1] > off[1] + 40 and now[0] > off[0]
+    assert now[2] == "" and later[2] == " (with what is mined after the warm-up)"
+    assert re.findall(r"Mined/image: ([\d.]+)", trainer.log("later")) == ["0.000"] * 4
+
+
+@pytest.mark.parametrize("features", ["ema", "online"])
+def test_of_the_trained_models_features_the_rate_is_known_and_nothing_else(trainer, features):
+    argv = ["--mining-features", features, "--mining-warmup", "100"]
+    _, off, _ = started(trainer, "off", "--mining-features", "off")
+    _, rated, words = started(trainer, "rated", *argv, *RATE)
+    assert rated == pytest.approx(off + 1.5 * 64, abs=0.1) and words.startswith(" (with the 1.5 captions per image")
+    _, typed, words = started(trainer, "typed", *argv)
+    assert typed == off and "not known yet" in words
+    # pairs that leave the loss are no positives, and take themselves out of the pairs
+    _, ignored, _ = started(trainer, "ignored", *argv, *RATE, "--mined-as", "ignore")
+    assert ignored == pytest.approx(off, abs=0.1)
+
