@@ -17,6 +17,7 @@ from pathlib import Path
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing import PackSettings, pack
 from open_clip_fff.packing.settings import FORMATS, JOINS, Columns, PictureSettings
+from open_clip_fff.settings.names import split_names
 from open_clip_fff.shardwise import Share
 from open_clip_fff.shardwise.flags import add_flags
 from open_clip_fff.shardwise.run import as_program
@@ -38,10 +39,14 @@ def run(args: argparse.Namespace) -> int:
     settings = PackSettings(
         source=args.source,
         columns=Columns(
-            args.image_key, names(args.caption_key), names(args.keep_columns), args.url_key or None, args.class_key
+            args.image_key,
+            split_names(args.caption_key),
+            split_names(args.keep_columns),
+            args.url_key or None,
+            args.class_key,
         ),
         pictures=PictureSettings(args.resize, args.resize_format, args.quality, args.min_size, args.verify),
-        json_keys=names(args.json_text_key),
+        json_keys=split_names(args.json_text_key),
         separator=args.csv_separator,
         image_root=args.image_root,
         group=args.group,
@@ -97,11 +102,6 @@ def parser() -> argparse.ArgumentParser:
         "--verify", action=argparse.BooleanOptionalAction, default=True, help="decode images that stay (default: yes)"
     )
     return parser
-
-
-def names(typed: str) -> tuple[str, ...]:
-    """`A;B` as names."""
-    return tuple(name for name in map(str.strip, typed.split(";")) if name)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ class Preview:
         looked: how many rows' stored features were opened; None where none are asked for.
         stored: how many of them have some.
         model: which model made the first.
+        notes: columns that were typed without the spaces around their names.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Preview:
     looked: int | None = None
     stored: int = 0
     model: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     def add(self, key: str, found: Mapping[str, list[str]], per_image: int, label: int = NO_ID) -> None:
         """Counts one row, given its captions by source and its class."""
@@ -120,7 +122,7 @@ def preview_shard(
     images: list[bytes] = []
     sidecars = [x for x in (reader.sidecar, None if features is None else features.sidecar) if x is not None]
     for sidecar in sidecars:
-        sidecar.check(url)
+        preview.notes += sidecar.check(url)
     try:
         for sample in read_samples([url], limit):
             found, damage = reader.read(sample)
@@ -144,24 +146,23 @@ def preview_shard(
 
 
 def preview_csv(path: str, separator: str, image_column: str, captions: CaptionSettings) -> Preview:
-    """Reads the first rows of a CSV, whose caption columns are the text keys.
+    """Reads the first rows of a CSV.
+
+    Args:
+        path: of the file.
+        separator: between its cells.
+        image_column: with the images' paths.
+        captions: with a CSV's columns as `table_columns` found them.
 
     Raises:
-        UsageError: if the file cannot be read, lacks a column, or names images that are not there.
+        UsageError: if the file cannot be read, or names images that are not there.
     """
     table = read_table(path, separator, captions.text_keys, nrows=ROW_LIMIT)
-    named = [("--csv-img-key", image_column), *(("--csv-caption-key", key) for key in captions.text_keys)]
-    named += [] if captions.class_key is None else [("--class-key", captions.class_key)]
-    for flag, column in named:
-        if column not in table:
-            raise UsageError(
-                f"{flag} {column}: {path} has no such column; it has {_start(', '.join(map(str, table.columns)))} "
-                f"(read with --csv-separator {separator!r})"
-            )
     _check_images(f"--csv-img-key {image_column}: {path}", [str(image) for image in table[image_column].head(TRIED)])
     preview = Preview(name=Path(path).name, images=len(table), flag="--csv-caption-key")
     reader = CaptionReader(captions)
-    for cells in table[[column for _, column in named]].to_dict("records"):
+    label_column = [] if captions.class_key is None else [captions.class_key]
+    for cells in table[list(dict.fromkeys([image_column, *captions.text_keys, *label_column]))].to_dict("records"):
         label = NO_ID if captions.class_key is None else class_id(cells[captions.class_key])
         preview.add(str(cells[image_column]), reader.by_column(cells), captions.per_image, label)
     return preview

@@ -60,6 +60,7 @@ def preview_lines(preview: Preview, captions: CaptionSettings) -> list[str]:
     if preview.looked:
         share = preview.stored / preview.looked
         lines.append(f"  features of {preview.model} in {share:.2%} of the first {preview.looked} rows")
+    lines += [f"  {note}" for note in preview.notes]
     if preview.damaged:
         lines.append(f"  {preview.damaged:,} rows have captions that cannot be read, first {preview.damage}")
     if preview.empty:

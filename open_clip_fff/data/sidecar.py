@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from open_clip_fff.data.columns import column_names, find_column, spaces_note
 from open_clip_fff.errors import UsageError
+from open_clip_fff.settings.names import find_name
 
 KEY = "key"
 _TEXT = ("string", "large_string", "binary", "large_binary", "fixed_size_binary", "null")  # how arrow names them
@@ -44,8 +46,11 @@ class Sidecar:
         """The parquet of a shard."""
         return self.folder / f"{PurePosixPath(url).stem}.parquet"
 
-    def check(self, url: str) -> None:
+    def check(self, url: str) -> list[str]:
         """Refuses a sidecar that cannot serve its shard.
+
+        Returns:
+            A line for each column that was typed without the spaces around its name.
 
         Raises:
             UsageError: if it is not there, cannot be read, lacks a column, or has one that cannot hold text.
@@ -59,15 +64,18 @@ class Sidecar:
             schema = pq.read_schema(path)
         except (OSError, ValueError) as error:
             raise UsageError(f"{self.flag}: {path} cannot be read as parquet ({error})") from error
-        for flag, column in [(self.flag, KEY), *((self.column_flag, column) for column in self.columns)]:
-            if column not in schema.names:
-                raise UsageError(f"{flag}: {path} has no column {column!r}; it has {', '.join(schema.names)}")
+        if KEY not in schema.names:
+            raise UsageError(f"{self.flag}: {path} has no column {KEY!r}; it has {column_names(schema.names)}")
+        notes: list[str] = []
         for column in self.columns:
-            kind = schema.field(column).type
+            name = find_column(self.column_flag, column, schema.names, str(path))
+            kind = schema.field(name).type
             if not _holds_text(kind):
                 raise UsageError(
                     f"{self.column_flag} {column}: {path} holds {kind} there; write strings or lists of them"
                 )
+            notes += spaces_note(self.column_flag, column, name)
+        return notes
 
     def check_join(self, url: str, keys: Iterable[str]) -> None:
         """Refuses a sidecar that knows none of a shard's keys.
@@ -107,11 +115,14 @@ class Sidecar:
         import pyarrow.parquet as pq
 
         rows: dict[str, dict[str, list]] = {}
-        for row in pq.read_table(self.path(url), columns=[KEY, *self.columns]).to_pylist():
+        with pq.ParquetFile(self.path(url)) as file:
+            names = {column: find_name(column, file.schema_arrow.names) or column for column in self.columns}
+            table = file.read(columns=[KEY, *names.values()])
+        for row in table.to_pylist():
             if row[KEY] is not None:
                 columns = rows.setdefault(_text(row[KEY]), {column: [] for column in self.columns})
                 for column, values in columns.items():
-                    values.append(row[column])
+                    values.append(row[names[column]])
         return rows
 
 

@@ -10,7 +10,8 @@ from open_clip_fff.data.ids import NO_ID, class_id, printable
 from open_clip_fff.data.rows import Row
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sidecar import Sidecar
-from open_clip_fff.settings.captions import PATTERN, CaptionSettings
+from open_clip_fff.settings.captions import PATTERN, CaptionSettings, source_name
+from open_clip_fff.settings.names import find_name
 
 T = TypeVar("T")
 
@@ -56,16 +57,17 @@ class CaptionReader:
                 damage.append(printable(f"{where} cannot be read ({error})"))
                 return None
 
-        found = {key: attempt(f"{at}.{key}", texts_of, sample.get(key)) or [] for key in captions.text_keys}
+        found = {key: attempt(f"{at}.{key}", texts_of, _named(sample, key)) or [] for key in captions.text_keys}
         members = {name: attempt(f"{at}.{name}", _parsed, sample.get(name)) for name in dict(captions.json_fields)}
         for name, field in captions.json_fields:
-            found[f"{name}:{field}"] = self._long(attempt(f"{at}.{name}", _texts_at, members[name], field) or [])
+            source, texts = source_name(name, field), attempt(f"{at}.{name}", _texts_at, members[name], field)
+            found[source] = [*found.get(source, []), *self._long(texts or [])]
         if self.sidecar is not None:
             columns = self.sidecar.lookup(str(sample["__url__"]), str(sample["__key__"]))
             damage += [self.sidecar.damage] if self.sidecar.damage else []
             for key in captions.sidecar_keys:
                 texts = attempt(f"{at}, {key} in its sidecar,", texts_of, columns.get(key))
-                found[f"sidecar:{key}"] = self._long(texts or [])
+                found[source_name("sidecar", key)] = self._long(texts or [])
         return Reading(self._fitting(found), damage)
 
     def by_column(self, cells: Mapping[str, object]) -> dict[str, list[str]]:
@@ -81,8 +83,8 @@ class CaptionReader:
         key = self.captions.class_key
         if key is None:
             return NO_ID
-        if key in sample:
-            return class_id(sample[key])
+        if (member := find_name(key, sample)) is not None:
+            return class_id(sample[member])
         try:
             return next((class_id(value) for value in field_values(_parsed(sample.get("json")), key)), NO_ID)
         except (ValueError, RecursionError):
@@ -143,10 +145,15 @@ def field_values(fields: object, key: str) -> list[object]:
         return []
     if key.startswith(PATTERN):
         return [value for name, value in fields.items() if re.fullmatch(key.removeprefix(PATTERN), name)]
-    if key in fields:
-        return [fields[key]]
+    if (name := find_name(key, fields)) is not None:
+        return [fields[name]]
     head, _, rest = key.partition(".")
-    return field_values(fields.get(head), rest) if rest else []
+    return field_values(_named(fields, head), rest) if rest else []
+
+
+def _named(values: Mapping[str, object], typed: str) -> object:
+    """The value of a typed name; None where nothing has it."""
+    return values.get(find_name(typed, values) or typed)
 
 
 def _texts_at(fields: object, key: str) -> list[str]:

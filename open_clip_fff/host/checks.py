@@ -11,6 +11,7 @@ import open_clip
 import torch
 from open_clip_train.data import expand_urls, get_dataset_size
 
+from open_clip_fff.data.columns import table_columns
 from open_clip_fff.data.preview import Preview, preview_csv, preview_shard
 from open_clip_fff.data.preview_text import check
 from open_clip_fff.errors import UsageError
@@ -65,8 +66,10 @@ def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Preview
         return None
     captions = plan.captions
     if dataset_kind(args) == "csv":
-        captions = csv_captions(args, captions)
-        preview = preview_csv(args.train_data, args.csv_separator, args.csv_img_key, captions)
+        typed = csv_captions(args, captions)
+        image, captions, notes = table_columns(args.train_data, args.csv_separator, args.csv_img_key, typed)
+        preview = preview_csv(args.train_data, args.csv_separator, image, captions)
+        preview.notes += notes
     else:
         preview = preview_shard(expand_urls(args.train_data)[0][0], captions, feature_reader(plan))
     check(preview, captions)

@@ -11,6 +11,7 @@ import torch
 import webdataset as wds
 
 from open_clip_fff.data.batch import Batch, CaptionBatch, collate
+from open_clip_fff.data.columns import table_columns
 from open_clip_fff.data.features import FeatureReader
 from open_clip_fff.data.ids import NO_ID, class_id, sample_id
 from open_clip_fff.data.rows import seal
@@ -28,6 +29,7 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.report.coverage import caption_line, too_little
 from open_clip_fff.scope import View, replaced
 from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.names import split_names
 from open_clip_fff.settings.plan import Plan
 
 # the hook that makes the features that mine; with `online`, the loss has them
@@ -42,7 +44,7 @@ def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
     Raises:
         UsageError: if no column is named.
     """
-    columns = tuple(column.strip() for column in args.csv_caption_key.split(";") if column.strip())
+    columns = split_names(args.csv_caption_key)
     if not columns:
         raise UsageError("--csv-caption-key: names no column")
     return dataclasses.replace(captions, text_keys=columns, json_keys=(), sidecar=None)
@@ -149,12 +151,13 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     Its captions are all read here, and told of once; rows without any are left out, as they are from tars.
 
     Raises:
-        UsageError: if a column has text in fewer rows than --min-coverage asks for.
+        UsageError: if a column is not there, or has text in fewer rows than --min-coverage asks for.
     """
+    image, captions, _ = table_columns(filename, options["sep"], options["img_key"], captions)
     columns, reader, key = list(captions.text_keys), CaptionReader(captions), captions.class_key
     used = {*columns, *([key] if key else [])}
     table = read_table(filename, options["sep"], captions.text_keys, usecols=used).to_dict("records")
-    dataset = make(filename, preprocess, **{**options, "caption_key": columns[0]})
+    dataset = make(filename, preprocess, **{**options, "img_key": image, "caption_key": columns[0]})
     rows, tally = [], Tally(captions.sources)
     for path, cells in zip(dataset.images, table, strict=True):
         found = reader.by_column(cells)

@@ -6,9 +6,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from open_clip_fff.data.columns import column_names, spaces_note
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.arrange import Repeats
-from open_clip_fff.packing.columns import check_column, chosen, column_names, columns_line
+from open_clip_fff.packing.columns import check_column, chosen, columns_line
 from open_clip_fff.packing.folder import PICTURES, folder_item, folder_rows
 from open_clip_fff.packing.join import Join, OneTable, PerShard, check_join
 from open_clip_fff.packing.kinds import ELSEWHERE, Kind, kind_of
@@ -42,7 +43,7 @@ def opening(settings: PackSettings, kind: Kind) -> Opening:
 
 def _table(settings: PackSettings, kind: Kind) -> Opening:
     table = Table(kind.files, settings.separator)
-    columns = chosen(table, settings.columns)
+    columns, notes = chosen(table, settings.columns)
     root = settings.image_root or (
         Path(settings.source) if Path(settings.source).is_dir() else Path(settings.source).parent
     )
@@ -61,7 +62,7 @@ def _table(settings: PackSettings, kind: Kind) -> Opening:
         )
         return Listed(rows, table.name, settings.per_shard, partial(table_item, root=root), said)
 
-    return Opening([columns_line(table, settings.columns, columns)], open_at)
+    return Opening([columns_line(table, settings.columns, columns), *notes], open_at)
 
 
 def _folder(settings: PackSettings, kind: Kind) -> Opening:
@@ -115,11 +116,13 @@ def _join(settings: PackSettings, kind: Kind) -> tuple[list[str], Callable[[Path
         )
     table = Table(found.files, settings.separator)
     by = (typed.url or "url") if settings.join == "url" else "key"
-    check_column(table, "--url-key" if settings.join == "url" else "--join key: the column", by)
-    names = chosen(table, typed, image=False)
+    flag = "--url-key" if settings.join == "url" else "--join key: the column"
+    field, by = by, check_column(table, flag, by)
+    names, notes = chosen(table, typed, image=False)
+    notes = list(dict.fromkeys([*notes, *spaces_note(flag, field, by)]))
     if not names.captions:
         raise UsageError(
-            f"--caption-key: say which columns of {table.name} hold captions; it has {column_names(table)}"
+            f"--caption-key: say which columns of {table.name} hold captions; it has {column_names(table.columns)}"
         )
     if next(joined_rows(table, names, by), None) is None:
         raise UsageError(f"--captions: {table.name} holds no row")
@@ -129,9 +132,9 @@ def _join(settings: PackSettings, kind: Kind) -> tuple[list[str], Callable[[Path
         found = joined_rows(table, names, by)
         listing = Listing(found, names.captions, "join", "identity", table.about(), table.said)
         rows = listed(place_ / CAPTIONS, listing, share)
-        return OneTable(rows, table.name, by if settings.join == "url" else None)
+        return OneTable(rows, table.name, field if settings.join == "url" else None)
 
-    return [f"{columns_line(table, typed, names)}; joined by `{by}`"], open_at
+    return [f"{columns_line(table, typed, names)}; joined by `{by}`", *notes], open_at
 
 
 def _check_head(rows: list[Row], table: Table, column: str, root: Path) -> None:

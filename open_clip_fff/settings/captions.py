@@ -73,11 +73,17 @@ class CaptionSettings:
     @property
     def sources(self) -> tuple[str, ...]:
         """The sources as people name them, in the order in which they join the row."""
-        beside = (f"sidecar:{key}" for key in self.sidecar_keys) if self.sidecar else ()
-        return (*self.text_keys, *(f"{member}:{field}" for member, field in self.json_fields), *beside)
+        beside = [("sidecar", key) for key in self.sidecar_keys] if self.sidecar else []
+        return (*self.text_keys, *(source_name(*names) for names in (*self.json_fields, *beside)))
+
+
+def source_name(where: str, name: str) -> str:
+    """A json field or a sidecar's column as a source: `json:captions`; spaces around the name are not shown."""
+    return f"{where}:{name.strip()}"
 
 
 def _member_and_field(key: str) -> tuple[str, str]:
     """`syn.json:NAME` as ("syn.json", "NAME"). Other colons are the field's own, as in `dc:title` and `re:(?:a|b)`."""
     member, colon, field = key.partition(":")
-    return (member, field) if colon and member.endswith("json") else ("json", key)
+    member, field = (member.strip(), field) if colon and member.endswith("json") else ("json", key)
+    return member, field.lstrip() if field.lstrip().startswith(PATTERN) else field

@@ -8,6 +8,7 @@ from open_clip_fff.settings.captions import POLICIES
 from open_clip_fff.settings.mafa_flags import add_mafa_flags
 from open_clip_fff.settings.methods import METHODS
 from open_clip_fff.settings.mining import FEATURES, MINED_AS, TEXT_TEXT, threshold
+from open_clip_fff.settings.names import split_names
 from open_clip_fff.settings.objective import IMPLS, REDUCTIONS
 
 
@@ -16,11 +17,6 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """`a;b` as ("a", "b"); an empty string as ()."""
-    return tuple(name.strip() for name in text.split(";") if name.strip())
 
 
 def _bounds(text: str) -> tuple[int, int | None]:
@@ -91,11 +87,11 @@ def flag_parser() -> argparse.ArgumentParser:
         "(default: all for our losses, first for OpenCLIP's)",
     )
     captions.add_argument(
-        "--text-key", type=_names, metavar="'A;B'", help="tar members with a caption, in order (default: txt)"
+        "--text-key", type=split_names, metavar="'A;B'", help="tar members with a caption, in order (default: txt)"
     )
     captions.add_argument(
         "--json-text-key",
-        type=_names,
+        type=split_names,
         metavar="'A;B'",
         help="fields of the member json with a caption or a list of them: a name, a path meta.captions, or re:PATTERN "
         "over names; syn.json:NAME is a field of the member syn.json; they follow the text keys (default: none)",
@@ -108,7 +104,7 @@ def flag_parser() -> argparse.ArgumentParser:
     )
     captions.add_argument(
         "--sidecar-text-key",
-        type=_names,
+        type=split_names,
         metavar="'A;B'",
         help="its columns with a caption or a list of them (default: captions)",
     )
@@ -255,7 +251,7 @@ def flag_parser() -> argparse.ArgumentParser:
     )
     watching.add_argument(
         "--zeroshot-sets",
-        type=_names,
+        type=split_names,
         metavar="'A;B'",
         help="which: clip-benchmark's names, or those of folders in DIR (default: all that are there)",
     )
@@ -279,7 +275,7 @@ def flag_parser() -> argparse.ArgumentParser:
         "--model-config", action="append", metavar="FILE|DIR", help="registers architecture(s), OpenCLIP json"
     )
     extend.add_argument(
-        "--batch-hooks", type=_names, metavar="'A;B'", help="hooks on each batch before the towers, in order"
+        "--batch-hooks", type=split_names, metavar="'A;B'", help="hooks on each batch before the towers, in order"
     )
     extend.add_argument(
         "--plugin", action="append", metavar="MODULE", help="imports your module, which registers its parts"

@@ -118,7 +118,7 @@ def test_sidecars_that_cannot_be_meant(refused, beside):
         "nothing": (b"", "00.parquet cannot be read as parquet ("),
         "damaged within": (damaged, "00.parquet cannot be read (Couldn't deserialize"),
         "no key": ({"id": KEYS, "captions": STRINGS}, "00.parquet has no column 'key'; it has id, captions"),
-        "no captions": ({"key": KEYS, "text": STRINGS}, "--sidecar-text-key: "),
+        "no captions": ({"key": KEYS, "text": STRINGS}, "--sidecar-text-key captions: "),
         "no rows": (nothing, "no key of the shard is in"),
         "keys that lost their zeros": (
             {**whole, "key": range(GOOD)},
