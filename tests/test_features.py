@@ -1,4 +1,4 @@
-"""Features that are not made in the step: stored beside the image, and a sentence model's of captions alone."""
+"""Features that are not made in the step, but stored beside the image; and classes, by which mined pairs are judged."""
 
 import re
 import runpy
@@ -161,72 +161,3 @@ def test_classes_judge_what_was_mined(trainer, teacher, tmp_path, capsys):
     capsys.readouterr()
     assert trainer(*flags, "--class-key", "species", data=data) == 2
     assert "--class-key species: no row of 0.tar has a class there" in capsys.readouterr().err
-
-
-# --- a sentence model ------------------------------------------------------------------------------------------------
-
-
-def pooled_as(folder: Path, config: str) -> str:
-    from open_clip_fff.towers.sentences import load_sentences
-
-    (folder / "1_Pooling").mkdir(exist_ok=True)
-    (folder / "1_Pooling" / "config.json").write_text(config)
-    try:
-        return load_sentences(str(folder)).pooling
-    finally:
-        (folder / "1_Pooling" / "config.json").unlink()
-
-
-def test_a_sentence_model_embeds_as_transformers_does(sentence_model):
-    from transformers import AutoModel, AutoTokenizer
-
-    from open_clip_fff.errors import UsageError
-    from open_clip_fff.towers.sentences import SentenceTower, load_sentences
-
-    texts = ["a red square", "img 7", "", "a much longer caption of many words that is cut"]
-    sentences = load_sentences(str(sentence_model))
-    assert sentences.pooling == "mean"
-    found = SentenceTower(sentences, torch.device("cpu"))(sentences.tokenizer(texts)[None])[0]
-    model, tokenizer = (kind.from_pretrained(sentence_model) for kind in (AutoModel, AutoTokenizer))
-    for text, vector in zip(texts, found, strict=True):
-        with torch.no_grad():  # one by one, without padding
-            hidden = model.eval()(**tokenizer(text, truncation=True, return_tensors="pt")).last_hidden_state[0]
-        torch.testing.assert_close(vector, torch.nn.functional.normalize(hidden.mean(dim=0), dim=0), atol=1e-5, rtol=0)
-    cls = SentenceTower(sentences._replace(pooling="cls"), torch.device("cpu"))
-    last = SentenceTower(sentences._replace(pooling="last"), torch.device("cpu"))
-    tokens = sentences.tokenizer(texts)[None]
-    with torch.no_grad():
-        hidden = model(**tokenizer(texts[0], return_tensors="pt")).last_hidden_state[0]
-    for tower, place in ((cls, 0), (last, -1)):
-        expected = torch.nn.functional.normalize(hidden[place], dim=0)
-        torch.testing.assert_close(tower(tokens)[0, 0], expected, atol=1e-5, rtol=0)
-    # pooled as sentence-transformers' file says, in its older and newer form
-    assert pooled_as(sentence_model, '{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}') == "cls"
-    assert pooled_as(sentence_model, '{"pooling_mode": "mean"}') == "mean"
-    with pytest.raises(UsageError, match="pools its tokens by max; known are mean, cls, last"):
-        pooled_as(sentence_model, '{"pooling_mode": "max"}')
-
-
-def test_captions_alone_mine(trainer, sentence_model, capsys):
-    text = [*FFF, "--mining-features", "text", "--mining-model", str(sentence_model)]
-    assert trainer(*text, "--mined-per-image", "14", "--workers", "1", "--epochs", "2", "--name", "text") == 0
-    log = trainer.log("text")
-    by_clause = re.findall(
-        r"Mined/image: ([\d.]+) \(image-text ([\d.]+), image-image ([\d.]+), text-text ([\d.]+)", log
-    )
-    assert len(by_clause) == 8
-    for all_of_them, image_text, image_image, text_text in by_clause:
-        assert image_text == image_image == "0.000" and all_of_them == text_text
-    assert sum(float(rates[0]) for rates in by_clause) > 0
-    # images of one colour have the same first caption, about three of them per image: one cannot be told from the rest
-    first = ["--captions-per-image", "1", "--text-key", "", "--mined-per-image", "1"]
-    assert trainer(*text, *first, "--name", "few") == 0
-    assert set(re.findall(r"Mined/image: ([\d.]+)", trainer.log("few"))) == {"0.000"}
-    assert trainer.log("few").count("equally alike") == 1
-    capsys.readouterr()
-    assert trainer(*text, "--p1", "0.3", "--name", "no") == 2
-    assert "--p1: a sentence model knows no images" in capsys.readouterr().err
-    assert trainer(*FFF, "--mining-features", "text", "--name", "no") == 2
-    assert "name the model with --mining-model" in capsys.readouterr().err
-    assert trainer(*text[:-1], str(trainer.shards), "--name", "no") == 2
-    assert "cannot be loaded as a sentence model" in capsys.readouterr().err

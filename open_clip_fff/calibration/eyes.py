@@ -71,12 +71,11 @@ class SentenceEyes(Eyes):
     """A sentence model, which reads captions alone."""
 
     def __init__(self, sentences: SentenceModel, device: torch.device | str = "cpu") -> None:
-        self.tokenizer, self.device = sentences.tokenizer, torch.device(device)
-        self.tower = SentenceTower(sentences, self.device)
+        self.tower = SentenceTower(sentences, torch.device(device))
 
     def __call__(self, views: Sequence[Tensor], rows: Sequence[Row], k: int) -> tuple[None, Tensor]:
-        tokens = self.tokenizer([text for row in rows for text in padded(row, k)])
-        return None, self.tower(tokens.unflatten(0, (len(rows), k)).to(self.device))
+        texts = self.tower.texts([text for row in rows for text in padded(row, k)])
+        return None, texts.unflatten(0, (len(rows), k))
 
 
 def eyes_of(plan: Plan, device: torch.device | str = "cpu") -> Eyes:

@@ -1,13 +1,10 @@
 """Image-text matching models by hub name or folder; no code of their own is run."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
-
 from open_clip_fff.connection.blip import Blip
 from open_clip_fff.connection.blip2 import Blip2
 from open_clip_fff.connection.matching import MatchingModel
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.towers.pretrained import absent_weights, quiet
 
 # by what config.json calls itself: what wraps it, and transformers' class with a matching head
 KINDS: dict[str, tuple[type[MatchingModel], str]] = {
@@ -59,16 +56,6 @@ def load_matching(name: str, called: str, cache_dir: str | None = None, kind: st
     return matching
 
 
-def absent_weights(model: Any, found: Mapping[str, Any]) -> list[str]:
-    """The names of weights that a model of transformers was to load and did not find: they are random.
-
-    Args:
-        model: as `from_pretrained` gives it.
-        found: beside it, with `output_loading_info`.
-    """
-    return sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
-
-
 def _wanted(kind: str | None) -> str:
     return " or ".join(model_type for model_type, (wrapper, _) in KINDS.items() if kind in (None, wrapper.kind))
 
@@ -87,19 +74,3 @@ def _check(matching: MatchingModel, called: str) -> None:
         )
     if matching.tokenizer.pad_token_id is None:
         raise UsageError(f"{called}: its tokenizer has no token for padding")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps transformers from printing bars, and a table of what a folder lacks, which here is said in one line."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

@@ -18,11 +18,11 @@ class SentenceFeatures:
     def __init__(self, context: HookContext) -> None:
         if context.sentences is None:
             raise UsageError("--batch-hooks sentence-features: comes by itself with --mining-features text")
-        self.tower = SentenceTower(context.sentences, context.device)
+        self.tower = SentenceTower(context.sentences, context.device, context.plan.text)
         self.tokenizers: Mapping[str, Tokenizer] = {TOKENS: context.sentences.tokenizer}
 
     def __call__(self, batch: Batch) -> Batch:
         extras = dict(batch.captions.extras)
         tokens = extras.pop(TOKENS)
         batch = batch._replace(captions=batch.captions._replace(extras=extras))
-        return batch.adding(mining_text_features=self.tower(tokens))
+        return batch.adding(mining_text_features=self.tower(tokens, batch.captions.valid))

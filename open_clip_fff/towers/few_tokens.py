@@ -16,12 +16,13 @@ class FewTokens:
     """Encodes rows of tokens by a model's own `encode_text`, and computes only what the features depend on.
 
     Args:
-        model: an OpenCLIP model; what its text tower does not allow is left whole.
+        model: an OpenCLIP model, or one of transformers; what its text tower does not allow is left whole.
         settings: what may be left out.
+        design: of its text tower; None for what shows in an OpenCLIP model.
     """
 
-    def __init__(self, model: nn.Module, settings: TextSettings) -> None:
-        self.design: TextDesign = design_of_model(model)
+    def __init__(self, model: nn.Module, settings: TextSettings, design: TextDesign | None = None) -> None:
+        self.design: TextDesign = design_of_model(model) if design is None else design
         self.settings = settings
 
     # Row counts and lengths differ from batch to batch: torch.compile leaves this function alone, and compiles

@@ -1,7 +1,7 @@
 """Sentence-embedding models of transformers, for mining by text alone."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.numerics import no_autocast
+from open_clip_fff.numerics import full_precision, no_autocast
+from open_clip_fff.settings.text import TextSettings
+from open_clip_fff.towers.few_tokens import FewTokens
+from open_clip_fff.towers.pretrained import absent_weights, quiet
+from open_clip_fff.towers.text_design import TextDesign
 
-LENGTH = 128  # tokens; longer captions are cut
+LENGTH = 512  # tokens of a caption at most, since they travel at full length; the model's own limit may be lower
+TEXTS = 512  # that are embedded at a time, without their padding
+PADDING = -1  # in the place of a token; the model's own padding may be a token that ends a text, too
 POOLINGS = ("mean", "cls", "last")
 # sentence-transformers' names for them, in 1_Pooling/config.json
 _POOLING_KEYS = {
@@ -20,48 +26,81 @@ _POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_lasttoken": "last",
 }
+_MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers; features are normalised in any case
 
 
 class SentenceTokenizer:
-    """Token ids and their mask in one tensor, so that both ride in a batch's extras: int64 [n, 2, L]."""
+    """Captions to token ids, int64 [n, L], PADDING behind their end.
 
-    def __init__(self, tokenizer: Any, length: int) -> None:
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.padding_side = "right"
-        self.tokenizer, self.length = tokenizer, length
+    Args:
+        tokenizer: of transformers.
+        length: L; longer captions are cut.
+        lower: whether captions are put in lower case first.
+
+    Attributes:
+        padding: the model's own token for it, which its attention leaves out.
+    """
+
+    def __init__(self, tokenizer: Any, length: int, lower: bool = False) -> None:
+        self.tokenizer, self.length, self.lower = tokenizer, length, lower
+        self.padding: int = tokenizer.pad_token_id or 0
 
     def __call__(self, texts: list[str]) -> Tensor:
-        made = self.tokenizer(texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
-        return torch.stack([made["input_ids"], made["attention_mask"]], dim=1)
+        texts = [text.lower() for text in texts] if self.lower else texts
+        made = self.tokenizer(texts, truncation=True, max_length=self.length, return_attention_mask=False)["input_ids"]
+        tokens = torch.full((len(texts), self.length), PADDING)
+        for row, ids in zip(tokens, made, strict=True):
+            row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        return tokens
 
 
 class SentenceModel(NamedTuple):
     """A loaded model in eval mode, without gradients; how its tokens are made, and how they become one vector."""
 
     model: Any  # a transformers model with `last_hidden_state`
-    tokenizer: Callable[[list[str]], Tensor]
+    tokenizer: SentenceTokenizer
     pooling: str
 
 
 class SentenceTower:
-    """Embeds captions, without gradient, in float32 whatever the autocast.
+    """Embeds captions without gradient, each once and without its padding, as the text towers do.
+
+    In float32 whatever the autocast; on CUDA OpenCLIP's training allows TF32, which is as fine as float16. (Half would
+    overflow in T5's and its likes, and features that are no numbers mine nothing, in silence.)
 
     Args:
         sentences: the model; it is moved to `device`.
         device: where it runs.
+        text: what work is saved; None for the defaults.
     """
 
-    def __init__(self, sentences: SentenceModel, device: torch.device) -> None:
-        self.model, self.pooling = sentences.model.to(device), sentences.pooling
+    def __init__(self, sentences: SentenceModel, device: torch.device, text: TextSettings | None = None) -> None:
+        self.model, self.tokenizer, self.pooling = sentences.model.to(device), sentences.tokenizer, sentences.pooling
+        self.device = device
+        self.few_tokens = FewTokens(self.model, text or TextSettings(), TextDesign("masked", False, token=PADDING))
 
     @torch.no_grad()
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """int64 [B, K, 2, L] of the model's tokenizer, to features [B, K, D]."""
-        ids, mask = tokens.flatten(0, 1).unbind(dim=1)
+    def __call__(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """int64 [..., L] of the model's tokenizer, to L2-normalised features [..., D], zeros for padding.
+
+        Args:
+            tokens: of the captions.
+            valid: bool [...], False where a caption is padding.
+        """
         with no_autocast(tokens.device):
-            hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-            return F.normalize(self._pooled(hidden, mask), dim=-1).unflatten(0, tokens.shape[:2])
+            features = self.few_tokens(self.model, self._encode, tokens.flatten(0, -2), valid.flatten())
+        return features.unflatten(0, valid.shape)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts to features [n, D], L2-normalised float32, on the device."""
+        parts = [self.tokenizer(list(texts[i : i + TEXTS])).to(self.device) for i in range(0, len(texts), TEXTS)]
+        return torch.cat([self(part, torch.ones_like(part[:, 0], dtype=torch.bool)) for part in parts])
+
+    def _encode(self, tokens: Tensor) -> Tensor:
+        mask = tokens.ne(PADDING)
+        ids = tokens.masked_fill(~mask, self.tokenizer.padding)
+        hidden = self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return F.normalize(self._pooled(full_precision(hidden), mask), dim=-1)
 
     def _pooled(self, hidden: Tensor, mask: Tensor) -> Tensor:
         if self.pooling == "cls":
@@ -75,31 +114,55 @@ class SentenceTower:
 def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
     """Loads a sentence-embedding model on the CPU, by hub name or from a local folder; no code of its own is run.
 
-    Tokens are pooled as the model's `1_Pooling/config.json` says, where it has one, else by their mean.
+    Tokens are cut and pooled as sentence-transformers' files beside the weights say; where there are none, they are
+    cut at the model's own length and pooled by their mean.
 
     Raises:
-        UsageError: if it cannot be loaded, or pools in a way that is not known here.
+        UsageError: if it cannot be loaded, lacks weights, or makes features in a way that is not known here.
     """
     from transformers import AutoModel, AutoTokenizer
 
+    at: dict[str, Any] = {"cache_dir": cache_dir, "trust_remote_code": False}
     try:
-        model = AutoModel.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False)
+        with quiet():
+            model, found = AutoModel.from_pretrained(name, output_loading_info=True, **at)
+            tokenizer = AutoTokenizer.from_pretrained(name, **at)
     except Exception as error:  # whatever keeps it from loading, the person can only choose another
         raise UsageError(
             f"--mining-model {name}: cannot be loaded as a sentence model ({reason(error)}); name another model, or a "
             f"folder"
         ) from error
+    absent = absent_weights(model, found)
     if getattr(model.config, "is_encoder_decoder", False):
+        absent = [weight for weight in absent if not weight.startswith("decoder.")]
         model = model.get_encoder()
+    if absent := [weight for weight in absent if not weight.startswith("pooler.")]:  # which nothing here asks
+        raise UsageError(
+            f"--mining-model {name}: weights are missing ({absent[0]} and {len(absent) - 1} more are not in it); name "
+            f"another model"
+        )
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    length = min(LENGTH, tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or LENGTH)
-    return SentenceModel(model.eval().float(), SentenceTokenizer(tokenizer, length), _pooling(name, cache_dir))
+    said = _beside(name, "sentence_bert_config.json", cache_dir) or {}
+    limits = (said.get("max_seq_length"), tokenizer.model_max_length, _positions(model.config))
+    length = min(LENGTH, *(limit for limit in limits if limit))
+    words = SentenceTokenizer(tokenizer, length, bool(said.get("do_lower_case")))
+    return SentenceModel(model.eval().float(), words, _pooling(name, cache_dir))
+
+
+def _positions(config: Any) -> int | None:
+    return getattr(config, "max_position_embeddings", None)
 
 
 def _pooling(name: str, cache_dir: str | None) -> str:
-    config = _pooling_config(name, cache_dir)
+    modules = _beside(name, "modules.json", cache_dir) or []
+    steps = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
+    if unknown := [step for step in steps if step not in _MODULES]:
+        raise UsageError(
+            f"--mining-model {name}: its modules.json has a step {unknown[0]}; known are {', '.join(_MODULES)}; name "
+            f"another model"
+        )
+    config = _beside(name, f"{steps.get('Pooling', '1_Pooling')}/config.json", cache_dir)
     if config is None:
         return "mean"
     # older files hold a switch for each mode, newer ones its name
@@ -111,14 +174,15 @@ def _pooling(name: str, cache_dir: str | None) -> str:
     return pooling
 
 
-def _pooling_config(name: str, cache_dir: str | None) -> dict | None:
+def _beside(name: str, file: str, cache_dir: str | None) -> Any:
+    """What a json beside a model's weights holds; None where there is no such file."""
     from transformers.utils import cached_file
 
-    path = Path(name) / "1_Pooling" / "config.json"
+    path = Path(name) / file
     if not Path(name).is_dir():
         found = cached_file(
             name,
-            "1_Pooling/config.json",
+            file,
             cache_dir=cache_dir,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,

@@ -1,0 +1,152 @@
+"""Sentence models, which mine by captions alone."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings import TextSettings
+from open_clip_fff.towers.sentences import PADDING, POOLINGS, SentenceTower, load_sentences
+from tests.test_training import FFF
+
+CPU = torch.device("cpu")
+TEXTS = ["a red square", "img 7", "a much longer caption of many words that is cut", "", "a red square", "b", "", "bb"]
+
+
+def full_length(folder: Path, texts: list[str], pooling: str) -> torch.Tensor:
+    """Float64 features by transformers' own tokenizer and forward, all texts padded to the model's length."""
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModel, AutoTokenizer))
+    inputs = tokenizer(texts, padding="max_length", truncation=True, max_length=32, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model.double().eval()(**inputs).last_hidden_state
+    counts = inputs["attention_mask"].sum(dim=1)
+    if pooling == "mean":
+        pooled = torch.stack([row[:count].mean(dim=0) for row, count in zip(hidden, counts, strict=True)])
+    else:
+        places = {"cls": torch.zeros_like(counts), "last": counts - 1}[pooling]
+        pooled = hidden[torch.arange(len(texts)), places]
+    return F.normalize(pooled, dim=-1)
+
+
+@pytest.fixture
+def folder(sentence_model, tmp_path) -> Path:
+    """The sentence model, in a folder of the test's own."""
+    return Path(shutil.copytree(sentence_model, tmp_path / "sentences"))
+
+
+def write(folder: Path, **files: object) -> Path:
+    """Json files of sentence-transformers beside a model; `__` stands for a slash, and none for None."""
+    for name, content in files.items():
+        path = folder / f"{name.replace('__', '/')}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_features_are_those_at_full_length(sentence_model, pooling):
+    sentences = load_sentences(str(sentence_model))._replace(pooling=pooling)
+    sentences.model.double()
+    expected = full_length(sentence_model, TEXTS, pooling)
+    assert expected.dtype == torch.float64
+    tower = SentenceTower(sentences, CPU)
+    torch.testing.assert_close(tower.texts(TEXTS), expected, atol=1e-12, rtol=0)
+    # as a batch has them, [B, K, L], the last caption padding
+    tokens = sentences.tokenizer(TEXTS).unflatten(0, (2, 4))
+    valid = torch.tensor([True] * 7 + [False]).view(2, 4)
+    expected[7] = 0
+    found = tower(tokens, valid)
+    torch.testing.assert_close(found, expected.view(2, 4, -1), atol=1e-12, rtol=0)
+    for settings in (TextSettings(trim=False), TextSettings(distinct=False), TextSettings(multiple=1, groups=1)):
+        torch.testing.assert_close(SentenceTower(sentences, CPU, settings)(tokens, valid), found, atol=1e-12, rtol=0)
+    assert not tower(tokens, valid & False).any()  # no caption at all
+    alone = SentenceTower(load_sentences(str(sentence_model))._replace(pooling=pooling), CPU)(tokens, valid)
+    assert alone.dtype == torch.float32  # as mining has them
+    torch.testing.assert_close(alone.double(), found, atol=1e-5, rtol=0)
+
+
+def test_captions_are_encoded_once_and_cut(sentence_model):
+    """What the model computes: distinct captions, in groups of like length, up to the longest of each."""
+    sentences = load_sentences(str(sentence_model))
+    assert sentences.tokenizer.length == 32
+    tokens = sentences.tokenizer(TEXTS * 40)
+    assert tokens.shape == (320, 32) and (tokens[3] == PADDING).sum() == 30
+    shapes, encode = [], sentences.model.forward
+    sentences.model.forward = lambda input_ids, **more: (
+        shapes.append(tuple(input_ids.shape)) or encode(input_ids=input_ids, **more)
+    )
+    SentenceTower(sentences, CPU)(tokens, torch.ones(320, dtype=torch.bool))
+    assert shapes == [(6, 32)]  # of so few rows another group would cost more than it saves
+    shapes.clear()
+    long, short = "many words " * 9, [f"a{i}" for i in range(100)]
+    SentenceTower(sentences, CPU).texts([*short, long])
+    assert shapes == [(100, 8), (1, 32)]
+
+
+def test_the_files_of_sentence_transformers_say_how(folder):
+    """Pooling in its older and newer form, length, case; what is not known is refused."""
+    steps = [{"type": f"sentence_transformers.models.{name}", "path": name} for name in ("Transformer", "Normalize")]
+    pool = {"type": "sentence_transformers.models.Pooling", "path": "pool"}
+    old = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    assert load_sentences(str(folder)).pooling == "mean"
+    assert load_sentences(str(write(folder, **{"1_Pooling__config": old}))).pooling == "cls"
+    assert load_sentences(str(write(folder, **{"1_Pooling__config": {"pooling_mode": "mean"}}))).pooling == "mean"
+    write(folder, modules=[*steps, pool], pool__config={"pooling_mode_lasttoken": True})
+    assert load_sentences(str(folder)).pooling == "last"
+    write(folder, modules=None, sentence_bert_config={"max_seq_length": 5, "do_lower_case": True})
+    tokenizer = load_sentences(str(folder)).tokenizer
+    assert tokenizer(["a red square"]).shape == (1, 5) and torch.equal(tokenizer(["A Red"]), tokenizer(["a red"]))
+    write(folder, sentence_bert_config={"max_seq_length": 4096, "do_lower_case": False})
+    assert load_sentences(str(folder)).tokenizer.length == 32  # as many positions as it has
+    write(folder, **{"1_Pooling__config": {"pooling_mode": "max"}})
+    with pytest.raises(UsageError, match="pools its tokens by max; known are mean, cls, last"):
+        load_sentences(str(folder))
+    write(folder, modules=[*steps, {**pool, "type": "sentence_transformers.models.Dense"}])
+    with pytest.raises(UsageError, match=r"its modules.json has a step Dense; known are Transformer, Pooling"):
+        load_sentences(str(folder))
+
+
+def test_weights_that_are_missing_are_named(folder):
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file({name: x for name, x in weights.items() if "pooler" not in name}, path, {"format": "pt"})
+    load_sentences(str(folder))  # nothing here asks for it
+    save_file({name: x for name, x in weights.items() if "layer.0" not in name}, path, {"format": "pt"})
+    with pytest.raises(UsageError, match=r"weights are missing \(encoder.layer.0.attention\S+ and 15 more"):
+        load_sentences(str(folder))
+
+
+def test_captions_alone_mine(trainer, sentence_model, capsys):
+    text = [*FFF, "--mining-features", "text", "--mining-model", str(sentence_model)]
+    assert trainer(*text, "--mined-per-image", "14", "--workers", "1", "--epochs", "2", "--name", "text") == 0
+    log = trainer.log("text")
+    by_clause = re.findall(
+        r"Mined/image: ([\d.]+) \(image-text ([\d.]+), image-image ([\d.]+), text-text ([\d.]+)", log
+    )
+    assert len(by_clause) == 8
+    for all_of_them, image_text, image_image, text_text in by_clause:
+        assert image_text == image_image == "0.000" and all_of_them == text_text
+    assert sum(float(rates[0]) for rates in by_clause) > 0
+    # images of one colour have the same first caption, about three of them per image: one cannot be told from the rest
+    first = ["--captions-per-image", "1", "--text-key", "", "--mined-per-image", "1"]
+    assert trainer(*text, *first, "--name", "few") == 0
+    assert set(re.findall(r"Mined/image: ([\d.]+)", trainer.log("few"))) == {"0.000"}
+    assert trainer.log("few").count("equally alike") == 1
+    capsys.readouterr()
+    assert trainer(*text, "--p1", "0.3", "--name", "no") == 2
+    assert "--p1: a sentence model knows no images" in capsys.readouterr().err
+    assert trainer(*FFF, "--mining-features", "text", "--name", "no") == 2
+    assert "name the model with --mining-model" in capsys.readouterr().err
+    assert trainer(*text[:-1], str(trainer.shards), "--name", "no") == 2
+    assert "cannot be loaded as a sentence model" in capsys.readouterr().err
