@@ -51,4 +51,3 @@ def test_of_the_trained_models_features_the_rate_is_known_and_nothing_else(train
     # pairs that leave the loss are no positives, and take themselves out of the pairs
     _, ignored, _ = started(trainer, "ignored", *argv, *RATE, "--mined-as", "ignore")
     assert ignored == pytest.approx(off, abs=0.1)
-

@@ -1,14 +1,16 @@
 """Connection mining: which pairs are asked about, and what the answers do to the assignment."""
 
+import pytest
 import torch
 
 from open_clip_fff.assignment.columns import Columns, Sweep
 from open_clip_fff.assignment.connected import ConnectedPairs
+from open_clip_fff.assignment.connection_miner import ConnectionMiner
 from open_clip_fff.assignment.hardest import hardest_negatives, verdicts
 from open_clip_fff.assignment.mined_pairs import MinedPairs
 from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
 from open_clip_fff.assignment.tiles import OwnCaptions, tiles
-from open_clip_fff.losses import FFFLoss, SmoothedITCLoss
+from open_clip_fff.losses import Criterion, FFFLoss, SmoothedITCLoss
 from open_clip_fff.settings.mining import MiningConfig
 from tests.test_tiled import features
 
@@ -42,9 +44,10 @@ def connected(base_of=OwnCaptions, by_image=(1, 0, -1, 1), by_text=(0, 1, 1, -1)
     valid = torch.ones(4, 1, dtype=torch.bool)
     hardest = hardest_negatives(*features(4, 1), IDS, valid)
     hardest = hardest._replace(caption=torch.tensor([1, 2, 0, 2]), image=torch.tensor([[2], [0], [1], [1]]))
-    said = verdicts(hardest, IDS, torch.tensor(by_image).to(torch.int8), torch.tensor(by_text)[:, None].to(torch.int8))
+    texts, by_image, by_text = torch.tensor([[70], [71], [72], [70]]), torch.tensor(by_image), torch.tensor(by_text)
+    said = verdicts(hardest, IDS, texts, by_image.to(torch.int8), by_text[:, None].to(torch.int8))
     image, text = features(4, 1)
-    columns = Columns(0, IDS, valid, MiningFeatures(image, text, valid, IDS), verdicts=said)
+    columns = Columns(0, IDS, valid, MiningFeatures(image, text, valid, IDS), captions=texts, verdicts=said)
     return base_of(Sweep(columns))
 
 
@@ -65,6 +68,28 @@ def test_own_pairs_stay_positive_whatever_is_said():
     labels = ConnectedPairs(connected(by_image=(-1,) * 4, by_text=(0,) * 4)).whole_both()
     own = IDS[:, None] == IDS
     assert (labels.by_image[own] == 1).all() and (labels.by_text[own] == 1).all()
+
+
+@pytest.mark.parametrize("ids", [[5, 6, 5, 7], [5, 6, 5, -1]])
+def test_an_answer_reaches_no_other_caption_of_an_image_that_is_there_twice(ids):
+    """As `--caption-policy sample` may have it; the last image may have no id."""
+    ids, texts = torch.tensor(ids), torch.tensor([[71], [72], [73], [71]])
+    turn = torch.tensor([0.0, 0.1, 1.2, 0.3])  # images 1 and 3 are nearest to caption 0, and that to image 1
+    features = torch.stack([turn.cos(), turn.sin()], dim=1)
+    asked = []
+
+    def judge(caption, image, worth):
+        asked.append((caption.tolist(), image.flatten().tolist()))
+        return torch.ones_like(caption, dtype=torch.int8), torch.full_like(image, -1, dtype=torch.int8)
+
+    criterion = Criterion(FFFLoss(), None)
+    criterion.connections = ConnectionMiner(judge)
+    given = {"image_features": features, "text_features": features[:, None], "image_ids": ids}
+    labels = criterion.assignment(**given, caption_hashes=texts).whole_both().by_image[..., 0]
+    assert asked == [([1, 0, 3, 1], [1, 0, 3, 1])]
+    assert labels.tolist() == [[1, 1, 1, -1], [1, 1, -1, -1], [1, -1, 1, 1], [-1, 1, -1, 1]]
+    with pytest.raises(ValueError, match="caption_hashes"):
+        criterion.assignment(**given)
 
 
 def test_it_goes_with_mined_pairs_and_any_loss_by_tiles():

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from open_clip_fff.data.strings import StringTokenizer, strings
+from open_clip_fff.data.ids import caption_hash
+from open_clip_fff.data.strings import CaptionHashes, StringTokenizer, strings
 from tests import colour_judge
 from tests.conftest import colour_sample, write_tar
 from tests.matching_models import make
@@ -30,6 +31,7 @@ def test_strings_travel_as_bytes():
     made = StringTokenizer()(texts)
     assert made.dtype == torch.uint8 and strings(made) == ["a dog", "", "été à Paris", "x" * 512, "é" * 256]
     assert strings(StringTokenizer()(["x" + "é" * 300])) == ["x" + "é" * 255]
+    assert CaptionHashes()(texts).tolist() == [caption_hash(text) for text in texts]
 
 
 @pytest.mark.parametrize("loss", ["s-itc", "softmax", "fff"])

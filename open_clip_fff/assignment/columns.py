@@ -19,7 +19,8 @@ class Columns(NamedTuple):
         valid: bool [n, K], False where a caption is padding.
         features: what mining knows of them; None where nothing is mined.
         classes: int64 [n], negative where not known; None where none are.
-        verdicts: what a discriminator said of them; None where there is none.
+        captions: int64 [n, K], the hash of each caption's text; None where there is no discriminator, as the next.
+        verdicts: what a discriminator said of them.
     """
 
     place: int
@@ -27,15 +28,16 @@ class Columns(NamedTuple):
     valid: Tensor
     features: MiningFeatures | None = None
     classes: Tensor | None = None
+    captions: Tensor | None = None
     verdicts: Verdicts | None = None
 
     def some(self, images: slice) -> "Columns":
         """Those of some images."""
         start, _, _ = images.indices(len(self.ids))
         features = None if self.features is None else self.features.some(images)
-        classes = None if self.classes is None else self.classes[images]
+        classes, captions = (None if x is None else x[images] for x in (self.classes, self.captions))
         verdicts = None if self.verdicts is None else Verdicts(*(x[images] for x in self.verdicts))
-        return Columns(self.place + start, self.ids[images], self.valid[images], features, classes, verdicts)
+        return Columns(self.place + start, self.ids[images], self.valid[images], features, classes, captions, verdicts)
 
 
 class Sweep:
@@ -68,8 +70,8 @@ class Sweep:
 
 
 def _tensors(columns: Columns) -> list[Tensor]:
-    parts = (columns.ids, columns.valid, columns.classes, *(columns.features or ()), *(columns.verdicts or ()))
-    return [x for x in parts if x is not None]
+    optional = (columns.classes, columns.captions, *(columns.features or ()), *(columns.verdicts or ()))
+    return [columns.ids, columns.valid, *(x for x in optional if x is not None)]
 
 
 def _rebuilt(like: Columns, place: int, tensors: list[Tensor]) -> Columns:
@@ -79,7 +81,7 @@ def _rebuilt(like: Columns, place: int, tensors: list[Tensor]) -> Columns:
     def maybe(x: Tensor | None) -> Tensor | None:
         return None if x is None else next(left)
 
-    ids, valid, classes = next(left), next(left), maybe(like.classes)
+    ids, valid, classes, captions = next(left), next(left), maybe(like.classes), maybe(like.captions)
     features = None if like.features is None else MiningFeatures(*map(maybe, like.features))  # type: ignore[arg-type]
     verdicts = None if like.verdicts is None else Verdicts(*map(maybe, like.verdicts))  # type: ignore[arg-type]
-    return Columns(place, ids, valid, features, classes, verdicts)
+    return Columns(place, ids, valid, features, classes, captions, verdicts)

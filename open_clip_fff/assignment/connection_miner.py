@@ -61,4 +61,8 @@ class ConnectionMiner:
             said = judge(hardest.caption, hardest.image, worth)
         if counting:
             self.counts.add(hardest, *said, own.classes)
-        return own if judge is None else own._replace(verdicts=verdicts(hardest, own.ids, *said))
+        if judge is None:
+            return own
+        if own.captions is None:
+            raise ValueError("connection mining needs caption_hashes, which a batch hook adds")
+        return own._replace(verdicts=verdicts(hardest, own.ids, own.captions, *said))

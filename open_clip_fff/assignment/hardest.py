@@ -69,8 +69,8 @@ class Verdicts(NamedTuple):
     """What was said about a rank's own pairs, by ids, so that every rank can find them among its rows and columns.
 
     Attributes:
-        caption_of: int64 [B], the image whose caption was each image's hardest one; negative where none was.
-        caption: int64 [B], which of its captions.
+        caption_of: int64 [B], the image whose caption was each image's hardest one.
+        caption: int64 [B], the hash of that caption's text.
         by_image: int8 [B], the label that the pair has for the image.
         image: int64 [B, K], each caption's hardest image.
         by_text: int8 [B, K], the label that the pair has for the caption.
@@ -83,22 +83,20 @@ class Verdicts(NamedTuple):
     by_text: Tensor
 
 
-def verdicts(hardest: Hardest, ids: Tensor, by_image: Tensor, by_text: Tensor) -> Verdicts:
+def verdicts(hardest: Hardest, ids: Tensor, captions: Tensor, by_image: Tensor, by_text: Tensor) -> Verdicts:
     """By ids what was found by position.
 
     Args:
         hardest: positions.
-        ids: int64 [B].
-        by_image, by_text: labels [B] and [B, K]; those of no candidate do not count.
+        ids: int64 [B]; those of images without one equal no other (`labels.known_ids`).
+        captions: int64 [B, K], the hash of each caption's text.
+        by_image, by_text: labels [B] and [B, K]; where there is no candidate, the pair stays a negative.
     """
-    k = hardest.image.shape[1]
-    none, nobody = hardest.caption < 0, hardest.image < 0
-    owner = ids[hardest.caption.clamp(min=0) // k].masked_fill(none, -1)
-    image = ids[hardest.image.clamp(min=0)].masked_fill(nobody, -1)
+    k, place = hardest.image.shape[1], hardest.caption.clamp(min=0)
     return Verdicts(
-        owner,
-        hardest.caption % k,
-        by_image.masked_fill(none | (owner < 0), NEGATIVE),
-        image,
-        by_text.masked_fill(nobody | (image < 0), NEGATIVE),
+        ids[place // k],
+        captions.flatten()[place],
+        by_image.masked_fill(hardest.caption < 0, NEGATIVE),
+        ids[hardest.image.clamp(min=0)],
+        by_text.masked_fill(hardest.image < 0, NEGATIVE),
     )

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from open_clip_fff.data.ids import caption_hash
+
 BYTES = "caption_bytes"  # in a batch's extras
+HASHES = "caption_hashes"  # likewise: with the image's id, what a caption is known by
 LENGTH = 512  # bytes of UTF-8; longer captions are cut
 
 
@@ -16,6 +19,13 @@ class StringTokenizer:
             content = text.encode()[:LENGTH]
             row[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else 0
         return made
+
+
+class CaptionHashes:
+    """Strings to their hashes (`data.ids.caption_hash`), int64 [n]."""
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        return torch.tensor([caption_hash(text) for text in texts], dtype=torch.int64)
 
 
 def strings(content: Tensor) -> list[str]:

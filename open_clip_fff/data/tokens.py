@@ -45,7 +45,7 @@ class CaptionTokenizer:
     Args:
         tokenizer: the model's, list of strings to int64 [n, L].
         captions: K and the policy.
-        extra: more tokenizers by name, whose tokens [K, L'] ride along in `extras`.
+        extra: more tokenizers by name; what they make of K strings, [K, ...], rides along in `extras`.
     """
 
     def __init__(self, tokenizer: Tokenizer, captions: CaptionSettings, extra: Mapping[str, Tokenizer]) -> None:

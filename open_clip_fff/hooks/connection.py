@@ -10,7 +10,7 @@ from open_clip_fff.connection.candidates import candidate_pairs
 from open_clip_fff.connection.choose import make_discriminator
 from open_clip_fff.connection.judge import Judge
 from open_clip_fff.data.batch import Batch
-from open_clip_fff.data.strings import BYTES, StringTokenizer, strings
+from open_clip_fff.data.strings import BYTES, HASHES, CaptionHashes, StringTokenizer, strings
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import HookContext, register_batch_hook
@@ -19,6 +19,8 @@ from open_clip_fff.hooks.registry import HookContext, register_batch_hook
 @register_batch_hook("connection")
 class Connection:
     """Keeps a step's images and captions at hand, for the pairs that the assignment asks about.
+
+    Adds `caption_hashes` int64 [B, K], by which the assignment places the answers.
 
     Candidates are of this rank's whole (accumulated) batch, which is ours: the authors have no accumulation. The images
     are those that the loop itself holds.
@@ -33,7 +35,7 @@ class Connection:
         )
         self.settings = settings
         self.ask = Judge.keeping(discriminator, settings.cache, context.rank)
-        self.tokenizers: Mapping[str, Tokenizer] = {BYTES: StringTokenizer()}
+        self.tokenizers: Mapping[str, Tokenizer] = {BYTES: StringTokenizer(), HASHES: CaptionHashes()}
         self._step: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=context.accumulation)
         self._said: tuple[Tensor, Tensor] | None = None  # what was asked last in this step, and the answer
 

@@ -73,7 +73,7 @@ class NeedsTokens(Protocol):
     """A hook that wants the captions tokenised its own way, in the loader's workers.
 
     Attributes:
-        tokenizers: by the name under which int64 [B, K, L'] will be in the batch's `extras`.
+        tokenizers: by the name under which what they make of K strings will be in the batch's `extras`, [B, K, ...].
     """
 
     tokenizers: Mapping[str, Tokenizer]

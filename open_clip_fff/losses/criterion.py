@@ -83,7 +83,8 @@ class Criterion(nn.Module):
         Args:
             extras: `text_raw` bool [B, K], which captions are raw; `image_classes` int64 [B] (negative: unknown), by
                 which mined pairs are judged; what batch hooks added, [B, ...] each: `mining_image_features` [B, D']
-                and `mining_text_features` [B, K, D'], and whatever the loss names in its own signature.
+                and `mining_text_features` [B, K, D'], `caption_hashes` int64 [B, K] for a discriminator, and whatever
+                the loss names in its own signature.
         """
         if self.remembers and image_ids is not None:
             self._last = image_ids, image_features.detach(), text_features.detach(), text_valid
@@ -112,6 +113,7 @@ class Criterion(nn.Module):
         image_classes: Tensor | None = None,
         mining_image_features: Tensor | None = None,
         mining_text_features: Tensor | None = None,
+        caption_hashes: Tensor | None = None,
         watch: Watch | None = None,
         foreseen: bool = False,
         **_: Tensor,
@@ -124,7 +126,7 @@ class Criterion(nn.Module):
         """
         size, valid = len(text_features), _valid(text_features, text_valid)
         ids = positions(size, self.rank, valid.device) if image_ids is None else known_ids(image_ids, self.rank)
-        own = Columns(self.rank * size, ids, valid, classes=image_classes)
+        own = Columns(self.rank * size, ids, valid, classes=image_classes, captions=caption_hashes)
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
         if self.connections is not None:

@@ -67,21 +67,29 @@ def watch(criterion: Criterion, output: dict[str, torch.Tensor], rest: dict[str,
     criterion.miner.reference /= 4
 
 
-def said() -> Verdicts:
-    """What a discriminator may have said of the global batch, the same on every rank."""
+def said() -> tuple[torch.Tensor, Verdicts]:
+    """Captions' hashes, and what a discriminator may have said of the global batch; the same on every rank.
+
+    The image that is there twice has one caption in both rows, and else different ones.
+    """
     g = torch.Generator().manual_seed(8)
-    ids = torch.tensor(IDS)
-    whose, image = ids[torch.randint(N, (N,), generator=g)], ids[torch.randint(N, (N, K), generator=g)]
+    ids, texts = torch.tensor(IDS), torch.arange(N * K).view(N, K)
+    texts[4, 1] = texts[0, 0]
+    owner, image = torch.randint(N, (N,), generator=g), ids[torch.randint(N, (N, K), generator=g)]
+    owner[[1, 6]] = torch.tensor([4, 0])
     labels = [torch.randint(-1, 2, shape, generator=g).to(torch.int8) for shape in ((N,), (N, K))]
-    return Verdicts(whose, torch.randint(K, (N,), generator=g), labels[0], image, labels[1])
+    labels[0][[1, 6]] = 1
+    captions = texts[owner, torch.randint(K, (N,), generator=g)]
+    return texts, Verdicts(ids[owner], captions, labels[0], image, labels[1])
 
 
 def connected(loss, batch: dict[str, torch.Tensor], share: slice, rank: int, world_size: int) -> dict:
     """Loss, gradients and both directions of the assignment, with verdicts that went by id."""
     model = DistributedDataParallel(Towers(batch["images"].dtype))
     output = model(batch["images"], batch["texts"])
-    verdicts = Verdicts(*(x[share] for x in said()))
-    columns = Columns(share.start, batch["image_ids"], batch["text_valid"], verdicts=verdicts)
+    texts, every = said()
+    verdicts = Verdicts(*(x[share] for x in every))
+    columns = Columns(share.start, batch["image_ids"], batch["text_valid"], captions=texts[share], verdicts=verdicts)
     assignment = ConnectedPairs(OwnCaptions(Sweep(columns, rank, world_size, loss.dist_impl == "ring")))
     value = loss(**output, assignment=assignment)
     value.backward()
