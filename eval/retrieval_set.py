@@ -6,6 +6,7 @@ python eval/retrieval_set.py 'data/test-{000..004}.tar' --out sets/my-test --jso
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import webdataset as wds
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.captions < 1:
             raise UsageError(f"--captions {arguments.captions}: must be 1 or more")
         images, captions, skipped = write_set(
-            arguments.shards, arguments.out, arguments.captions, reader(rest, arguments.captions)
+            arguments.shards, arguments.out, arguments.captions, reader(rest, arguments.captions, arguments.shards)
         )
     except UsageError as error:
         print(f"eval/retrieval_set.py: error: {error}", file=sys.stderr, flush=True)
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def reader(flags: Sequence[str], most: int) -> CaptionReader:
+def reader(flags: Sequence[str], most: int, shards: str) -> CaptionReader:
     """What training's caption flags read, at most so many of an image.
 
     Raises:
@@ -57,7 +58,7 @@ def reader(flags: Sequence[str], most: int) -> CaptionReader:
     said = {"loss": "fff", "caption_policy": "all", "mining_features": "off", "method": None}
     plan, others = borrow(flags, said={**said, "captions_per_image": most})
     refuse(others)
-    return CaptionReader(plan.captions)
+    return CaptionReader(replace(plan.captions, shards=shards))
 
 
 def write_set(shards: str, out: Path, most: int, captions: CaptionReader) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ python eval/similarities.py ViT-B-32,openai 'data/{000..004}.tar' --json-text-ke
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,8 @@ def look(arguments: argparse.Namespace, plan: Plan) -> None:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
     loaded = load_model(arguments.model, arguments.device)
     urls = wds.shardlists.expand_urls(arguments.shards)
-    seen = sample(urls, plan.captions, FrozenModel(loaded.model, loaded.tokenizer), arguments.images)
+    captions = replace(plan.captions, shards=arguments.shards)
+    seen = sample(urls, captions, FrozenModel(loaded.model, loaded.tokenizer), arguments.images)
     labels = seen.labels.cpu().numpy()
     labelled = bool((labels >= 0).any())
     if plan.captions.class_key is not None and not labelled:

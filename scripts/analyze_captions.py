@@ -94,7 +94,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
         raise UsageError(
             f"--mining-features {plan.features}: there is no model to look with; choose frozen, precomputed or text"
         )
-    urls, open_clip = training_shards(others)
+    plan, urls, open_clip = training_shards(plan, others)
     check_out(args.out)
     args.device = usable(args.device)
     one = dataclasses.replace(plan.captions, per_image=1)  # that no image has so many as ALL is no mistake

@@ -92,7 +92,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
     args = parser.parse_args(here)
     chosen = any(flag.split("=")[0] in ("--method", "--loss") for flag in there)
     plan, others = borrow(there, usual={} if chosen else {"method": "fff"})
-    urls, open_clip = training_shards(others)
+    plan, urls, open_clip = training_shards(plan, others)
     args.why = "(--global-batch)"
     if args.global_batch is None:
         typed = any(flag.split("=")[0] in ("--batch-size", "--accum-freq") for flag in others)

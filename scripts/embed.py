@@ -61,7 +61,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, CaptionSettings, FrozenS
     args = parser.parse_args(here)
     said = {"loss": "fff", "mining_features": "frozen", "captions_per_image": ALL, "caption_policy": "all"}
     plan, others = borrow(there, said={**said, "method": None}, idle=IDLE)
-    args.shards, _ = training_shards(others)
+    plan, args.shards, _ = training_shards(plan, others)
     assert plan.miner is not None
     return args, plan.captions, plan.miner
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace, captions: CaptionSettings, source: FrozenSourc
         UsageError: if the model cannot be loaded, or the folder not be used.
     """
     share, shards = Share.here(args.share), by_stem(args.shards)
-    settings = {"model": source.name, "captions": asdict(captions), "batch size": args.batch_size}
+    settings = {"model": source.name, "captions": {**asdict(captions), "shards": None}, "batch size": args.batch_size}
     if args.into == "tars":
         refuse_place(args.out, args.shards)
     folder = OutFolder(args.out, SUFFIX[args.into], settings)

@@ -86,7 +86,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
     args = parser.parse_args(here)
     chosen = any(flag.split("=")[0] in ("--method", "--loss") for flag in there)
     plan, others = borrow(there, usual={} if chosen else {"method": "fff"})
-    urls, open_clip = training_shards(others)
+    plan, urls, open_clip = training_shards(plan, others)
     if args.batch_size is None:
         args.batch_size = open_clip.batch_size * open_clip.accum_freq
     check(args, plan)

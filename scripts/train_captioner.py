@@ -71,7 +71,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     check(args)
     said = {"loss": "fff", "mining_features": "off", "captions_per_image": ALL, "caption_policy": "all", "method": None}
     plan, others = borrow(there, said=said, idle=IDLE)
-    args.shards, _ = training_shards(others)
+    plan, args.shards, _ = training_shards(plan, others)
     args.reader = CaptionReader(plan.captions)
     return args
 

@@ -13,6 +13,7 @@ import json
 import random
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, CaptionSettin
         raise UsageError(f"{foreign[0]}: neither a flag of this program nor one of training's about captions")
     vars(typed).update(captions_per_image=ALL, caption_policy="all", loss="fff", method=None)
     check(args)
-    return args, make_plan(typed).captions
+    return args, replace(make_plan(typed).captions, shards=args.train_data)
 
 
 def check(args: argparse.Namespace) -> None:

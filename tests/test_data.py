@@ -217,7 +217,7 @@ def test_the_preview_counts_and_shows(shards):
     assert (preview.rows, preview.longest, preview.images, preview.empty) == (16, 6, 16, 0)
     assert preview.captions == {"txt": 16, "json:captions": 40, "json:title": 16}
     assert preview.used == 16 * 3
-    lines = preview_lines(preview, settings)
+    lines = preview_lines([preview], settings)
     assert lines[0] == "Captions in 00.tar, 16 rows:"
     assert "    2 'a red square'" in lines and "    and 2 more, beyond K" in lines
     assert preview_shard(str(shards / "00.tar"), settings, limit=4).rows == 4
@@ -227,7 +227,7 @@ def test_the_preview_shows_repeats_and_empty_rows(tmp_path):
     same = {"png": colour_image("red", 1), "txt": b"same", "json": b'{"captions": ["same"]}'}
     write_tar(tmp_path / "a.tar", {"1": same, "2": {"png": b"x", "json": b'{"captions": []}'}})
     settings = CaptionSettings(2, "all", ("txt",), ("captions",))
-    lines = "\n".join(preview_lines(preview_shard(str(tmp_path / "a.tar"), settings), settings))
+    lines = "\n".join(preview_lines([preview_shard(str(tmp_path / "a.tar"), settings)], settings))
     assert "1.00 captions per image of K = 2, of 1.0 words; the longest row has 2" in lines
     assert "1 rows have no caption and are skipped" in lines and "1 captions repeat an earlier one" in lines
 

@@ -87,7 +87,7 @@ def eyes_of(plan: Plan, device: torch.device | str = "cpu") -> Eyes:
     """
     if plan.features == "precomputed":
         name = None if plan.miner is None else plan.miner.name
-        return StoredEyes(FeatureReader(plan.feature_sidecar, name), device)
+        return StoredEyes(FeatureReader(plan.feature_sidecar, name, plan.captions.shards), device)
     if plan.features == "text" and plan.miner is not None:
         return SentenceEyes(load_sentences(plan.miner.model), device)
     if plan.features == "frozen" and plan.miner is not None:

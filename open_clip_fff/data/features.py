@@ -74,14 +74,17 @@ class FeatureReader:
     """Finds the features of undecoded tar samples.
 
     Args:
-        sidecar: folder with a parquet per shard; None for the tars' own members.
+        sidecar: folder with a parquet per shard, or one for each data set, `A::B`; None for the tars' own members.
         model: the model that must have made them; None for whichever made the first.
+        shards: the data sets, `A::B`, as `Sidecar`'s.
+
+    Raises:
+        UsageError: if sidecars do not go with the shards.
     """
 
-    def __init__(self, sidecar: str | None, model: str | None = None) -> None:
-        self.sidecar = (
-            None if sidecar is None else Sidecar(sidecar, (COLUMN,), "--feature-sidecar", "--feature-sidecar")
-        )
+    def __init__(self, sidecar: str | None, model: str | None = None, shards: str | None = None) -> None:
+        flag = "--feature-sidecar"
+        self.sidecar = None if sidecar is None else Sidecar(sidecar, (COLUMN,), flag, flag, shards)
         self.model = model
 
     def read(self, sample: Mapping[str, object], captions: Sequence[str]) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""A look at the first shard before training: coverage of each caption source, and rows as strings."""
+"""A look at the first shard of each data set before training: coverage of each caption source, and rows as strings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.features import FeatureReader, NoFeatures
 from open_clip_fff.data.ids import NO_ID, class_id, printable
 from open_clip_fff.data.shards import image_bytes, read_samples, why_unreadable
@@ -12,7 +13,7 @@ from open_clip_fff.data.table import read_table
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
 
-ROW_LIMIT = 10_000
+ROW_LIMIT = 10_000  # of all data sets together
 SHOWN = 3
 OPENED = 100  # rows whose stored features are looked for
 TRIED = 16  # images, up to the first that can be read
@@ -100,6 +101,16 @@ class Preview:
         except NoFeatures:
             pass
         self.model = features.model
+
+
+def preview_sets(shards: str, captions: CaptionSettings, features: FeatureReader | None = None) -> list[Preview]:
+    """Previews the first shard of each data set of `A::B`. Raises as `preview_shard`."""
+    firsts = [urls[0] for urls in data_sets(shards)]
+    previews = [preview_shard(url, captions, features, max(ROW_LIMIT // len(firsts), SHOWN)) for url in firsts]
+    if len(previews) > 1:  # their shards have equal names more often than not
+        for preview, url in zip(previews, firsts, strict=True):
+            preview.name, preview.shown = printable(url), preview.shown[:1]
+    return previews
 
 
 def preview_shard(

@@ -1,5 +1,7 @@
 """What the preview says: refusals, and the table that a run starts with."""
 
+from collections.abc import Sequence
+
 from open_clip_fff.data.preview import Preview
 from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.errors import UsageError
@@ -8,51 +10,71 @@ from open_clip_fff.settings.captions import CaptionSettings
 LONG = 1_000  # characters of a caption, then it is cut
 
 
-def check(preview: Preview, captions: CaptionSettings) -> None:
+def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
     """Refuses what cannot be meant.
 
+    Args:
+        previews: of each data set. They may have their captions in different sources, as long as each has some.
+        captions: where captions are.
+
     Raises:
-        UsageError: no rows, no images, a source without any text, or K larger than any row.
+        UsageError: no rows, no images, no captions, a source without any text, or K larger than any row.
     """
-    if not preview.rows:
-        raise UsageError(f"--train-data: {preview.name} holds no sample")
-    if not preview.images:
-        raise UsageError(f"--train-data: no row of {preview.name} has an image ({', '.join(IMAGES)})")
+    for preview in previews:
+        if not preview.rows:
+            raise UsageError(f"--train-data: {preview.name} holds no sample")
+        if not preview.images:
+            raise UsageError(f"--train-data: no row of {preview.name} has an image ({', '.join(IMAGES)})")
+    preview, names = previews[0], " or ".join(preview.name for preview in previews)
     for source in captions.sources:
-        if not preview.rows_with.get(source):
+        found = sum(preview.rows_with.get(source, 0) for preview in previews)
+        if not found:
             raise UsageError(
-                f"{_typed(source, preview)}: no row of {preview.name} has text there; {_instead(source, preview)}"
+                f"{_typed(source, preview)}: no row of {names} has text there; {_instead(source, preview)}"
             )
-        if preview.rows_with[source] < captions.min_coverage * preview.rows:
-            share = preview.rows_with[source] / preview.rows
+        share = found / sum(preview.rows for preview in previews)
+        if share < captions.min_coverage:
             raise UsageError(
-                f"--min-coverage {captions.min_coverage:g}: {source} has text in {share:.2%} of {preview.name}'s rows"
+                f"--min-coverage {captions.min_coverage:g}: {source} has text in {share:.2%} of {names}'s rows"
             )
-    if captions.class_key is not None and not preview.classes:
+    for preview in previews:
+        if preview.empty == preview.rows:
+            sources = ", ".join(captions.sources)
+            raise UsageError(
+                f"--train-data: no row of {preview.name} has a caption in {sources}; {_instead(sources, preview)}"
+            )
+        if preview.looked and not preview.stored:
+            raise UsageError(
+                f"--mining-features precomputed: none of the first {preview.looked} rows of {preview.name} has any; "
+                f"make them with scripts/embed.py, and name their folder with --feature-sidecar"
+            )
+    if captions.class_key is not None and not any(preview.classes for preview in previews):
         raise UsageError(
             f"--class-key {captions.class_key}: no row of {preview.name} has a class there; its rows hold "
             f"{', '.join(sorted(preview.members)) or 'none'}"
         )
-    if preview.looked and not preview.stored:
+    longest = max(preview.longest for preview in previews)
+    if captions.policy != "first" and captions.per_image > longest:
         raise UsageError(
-            f"--mining-features precomputed: none of the first {preview.looked} rows of {preview.name} has any; make "
-            f"them with scripts/embed.py, and name their folder with --feature-sidecar"
-        )
-    if captions.policy != "first" and captions.per_image > preview.longest:
-        raise UsageError(
-            f"--captions-per-image {captions.per_image}: no row of {preview.name} has more than {preview.longest} "
+            f"--captions-per-image {captions.per_image}: no row of {names} has more than {longest} "
             f"caption(s); lower it, or name more sources with {preview.flag} 'A;B'"
             + (" and --json-text-key" if preview.flag == "--text-key" else "")
         )
 
 
-def preview_lines(preview: Preview, captions: CaptionSettings) -> list[str]:
-    """The preview for a terminal: a coverage table, then rows with each caption quoted on a line of its own."""
+def preview_lines(previews: Sequence[Preview], captions: CaptionSettings) -> list[str]:
+    """The previews for a terminal: a coverage table, then rows with each caption quoted on a line of its own."""
+    return [line for preview in previews for line in _lines(preview, captions)]
+
+
+def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
     width = max(len(source) for source in captions.sources)
     lines = [f"Captions in {preview.name}, {preview.rows:,} rows:"]
     for source in captions.sources:
         share, count = preview.rows_with[source] / preview.rows, preview.captions[source] / preview.rows
         lines.append(f"  {source:<{width}}  text in {share:7.2%} of rows, {count:.2f} captions per row")
+        if not preview.rows_with[source]:  # another data set has some
+            lines.append(f"  ! {_typed(source, preview)}: none in this data set; {_instead(source, preview)}")
     lines.append(
         f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}, "
         f"of {preview.words / max(preview.used, 1):.1f} words; the longest row has {preview.longest}"

@@ -1,10 +1,11 @@
-"""What lives beside the shards, captions or features: one parquet per shard, of the same stem, joined by key."""
+"""What lies beside the shards, captions or features: one parquet per shard, of the same stem, joined by key."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from open_clip_fff.data.columns import column_names, find_column, spaces_note
+from open_clip_fff.data.data_sets import BETWEEN, parquet_name, parquets
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.names import find_name
 
@@ -21,13 +22,19 @@ class Sidecar:
     because keys repeat across shards.
 
     Args:
-        folder: where `STEM.parquet` is for each shard `STEM.tar`; it has a column `key` (strings).
+        folder: where `STEM.parquet` is for each shard `STEM.tar`; it has a column `key` (strings). One folder for each
+            data set, `A::B`, in step with `shards`.
         columns: the columns that are looked up: text, lists of it, or bytes.
         flag: the flag that named the folder, for error lines.
         column_flag: the flag that named the columns.
+        shards: the data sets, `A::B`, whose stems are checked against each other; None where there is one folder, and
+            nothing is known of other shards.
 
     Attributes:
         damage: why the sidecar of the shard that was looked up last cannot be read; None where it can.
+
+    Raises:
+        UsageError: as `parquets`.
     """
 
     def __init__(
@@ -36,15 +43,25 @@ class Sidecar:
         columns: tuple[str, ...],
         flag: str = "--caption-sidecar",
         column_flag: str = "--sidecar-text-key",
+        shards: str | None = None,
     ) -> None:
-        self.folder, self.columns, self.flag, self.column_flag = Path(folder), columns, flag, column_flag
+        self.folder, self.columns, self.flag, self.column_flag = folder, columns, flag, column_flag
+        self._paths = {} if shards is None else parquets(folder, shards, flag)
         self.damage: str | None = None
         self._url: str | None = None
         self._rows: Rows = {}
 
     def path(self, url: str) -> Path:
-        """The parquet of a shard."""
-        return self.folder / f"{PurePosixPath(url).stem}.parquet"
+        """The parquet of a shard.
+
+        Raises:
+            UsageError: if there are several folders, and the shard is in none of the data sets.
+        """
+        if url in self._paths:
+            return self._paths[url]
+        if BETWEEN in self.folder:
+            raise UsageError(f"{self.flag} {self.folder}: which of these folders is {url}'s is not known; name one")
+        return Path(self.folder) / parquet_name(url)
 
     def check(self, url: str) -> list[str]:
         """Refuses a sidecar that cannot serve its shard.

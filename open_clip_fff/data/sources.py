@@ -36,11 +36,16 @@ class CaptionReader:
 
     Args:
         captions: where to look, and what to keep.
+
+    Raises:
+        UsageError: if sidecars do not go with the shards.
     """
 
     def __init__(self, captions: CaptionSettings) -> None:
         self.captions = captions
-        self.sidecar = Sidecar(captions.sidecar, captions.sidecar_keys) if captions.sidecar else None
+        self.sidecar = (
+            Sidecar(captions.sidecar, captions.sidecar_keys, shards=captions.shards) if captions.sidecar else None
+        )
 
     def read(self, sample: Mapping[str, object]) -> Reading:
         """The captions of a sample by source; a member that cannot be read costs its own sources only.

@@ -12,10 +12,12 @@ import torch
 from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_fff.data.columns import table_columns
-from open_clip_fff.data.preview import Preview, preview_csv, preview_shard
+from open_clip_fff.data.data_sets import BETWEEN, parquet_name
+from open_clip_fff.data.preview import Preview, preview_csv, preview_sets
 from open_clip_fff.data.preview_text import check
+from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.data import csv_captions, feature_reader
+from open_clip_fff.host.data import csv_captions, feature_reader, val_captions
 from open_clip_fff.hub.description import CONFIG_NAME
 from open_clip_fff.losses.sigmoid_tile import triton_obstacle
 from open_clip_fff.settings.captions import CaptionSettings
@@ -36,8 +38,11 @@ def check_host(args: argparse.Namespace, plan: Plan) -> None:
     for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
         if value:
             check_files(flag, value)
+    if args.train_data:
+        _check_formats(args)
     if args.train_data and dataset_kind(args) == "webdataset":
         _check_shards(args)
+        _check_val_sidecar(args, plan.captions)
     if args.train_data or args.dataset_type == "synthetic":
         _check_grouping(args, plan)
     if args.resume and args.resume != "latest" and "://" not in args.resume and not Path(args.resume).is_file():
@@ -56,11 +61,11 @@ def dataset_kind(args: argparse.Namespace) -> str:
     return "webdataset" if extension == "tar" else "csv"
 
 
-def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Preview, CaptionSettings] | None:
-    """Looks at the training data's first rows and checks them; None where there are none to look at.
+def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[list[Preview], CaptionSettings] | None:
+    """Looks at the first rows of each data set and checks them; None where there are none to look at.
 
     Returns:
-        The preview, and the caption settings with the sources it was made by (a CSV's are its columns).
+        The previews, and the caption settings with the sources it was made by (a CSV's are its columns).
     """
     if not args.train_data or dataset_kind(args) == "synthetic":
         return None
@@ -68,12 +73,12 @@ def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Preview
     if dataset_kind(args) == "csv":
         typed = csv_captions(args, captions)
         image, captions, notes = table_columns(args.train_data, args.csv_separator, args.csv_img_key, typed)
-        preview = preview_csv(args.train_data, args.csv_separator, image, captions)
-        preview.notes += notes
+        previews = [preview_csv(args.train_data, args.csv_separator, image, captions)]
+        previews[0].notes += notes
     else:
-        preview = preview_shard(expand_urls(args.train_data)[0][0], captions, feature_reader(plan))
-    check(preview, captions)
-    return preview, captions
+        previews = preview_sets(args.train_data, captions, feature_reader(plan))
+    check(previews, captions)
+    return previews, captions
 
 
 def _check_folder(args: argparse.Namespace) -> None:
@@ -134,6 +139,38 @@ def check_files(flag: str, value: str) -> None:
     if missing:
         also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
         raise UsageError(f"{flag}: {missing[0]} does not exist{also}; check the path and the braces")
+
+
+def _check_formats(args: argparse.Namespace) -> None:
+    """OpenCLIP reads one format in a run, that of the last data set of `A::B`, and one table."""
+    sets = args.train_data.split(BETWEEN)
+    tables = [part for part in sets if part.split(".")[-1] in ("csv", "tsv")]
+    if tables and len(tables) < len(sets):
+        raise UsageError(f"--train-data: {tables[0]} is a table among tars; make tars of it with scripts/pack.py")
+    if len(sets) > 1 and dataset_kind(args) == "csv":
+        raise UsageError(f"--train-data: names {len(sets)} tables, and one is read; make one of them, or tars of both")
+
+
+def _check_val_sidecar(args: argparse.Namespace, captions: CaptionSettings) -> None:
+    """The sidecars of training must not reach other images of --val-data."""
+    if not args.val_data or captions.sidecar is None:
+        return
+    if captions.val_sidecar is None:
+        if BETWEEN in captions.sidecar:
+            raise UsageError(
+                "--caption-sidecar: is in step with --train-data; say where the captions of --val-data are with "
+                "--val-caption-sidecar DIR, or '' for nowhere"
+            )
+        names = {parquet_name(url): url for url in expand_urls(args.train_data)[0]}
+        for url in expand_urls(args.val_data)[0]:
+            other = names.get(parquet_name(url), url)
+            if other != url:
+                raise UsageError(
+                    f"--caption-sidecar: {url} of --val-data would have the captions of {other}; say where its own are "
+                    f"with --val-caption-sidecar DIR, or '' for nowhere"
+                )
+    elif sidecar := CaptionReader(val_captions(captions, args.val_data)).sidecar:
+        sidecar.check(expand_urls(args.val_data)[0][0])
 
 
 def _check_shards(args: argparse.Namespace) -> None:

@@ -50,11 +50,25 @@ def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
     return dataclasses.replace(captions, text_keys=columns, json_keys=(), sidecar=None)
 
 
+def with_data_sets(plan: Plan, shards: str | None) -> Plan:
+    """The plan, whose sidecars are in step with the data sets of --train-data, `A::B`."""
+    return dataclasses.replace(plan, captions=dataclasses.replace(plan.captions, shards=shards))
+
+
+def val_captions(captions: CaptionSettings, shards: str | None) -> CaptionSettings:
+    """The settings for --val-data: sidecars of its own, and all captions whatever training takes.
+
+    (OpenCLIP's own evaluation gets a view of the first.)
+    """
+    sidecar = captions.sidecar if captions.val_sidecar is None else captions.val_sidecar or None
+    return dataclasses.replace(captions, policy="all", sidecar=sidecar, shards=shards)
+
+
 def feature_reader(plan: Plan) -> FeatureReader | None:
     """The reader of stored features, where they mine or group."""
     if plan.features != "precomputed" and (plan.grouping is None or plan.grouping.source != "stored"):
         return None
-    return FeatureReader(plan.feature_sidecar, None if plan.miner is None else plan.miner.name)
+    return FeatureReader(plan.feature_sidecar, None if plan.miner is None else plan.miner.name, plan.captions.shards)
 
 
 def data_maker(state: RunState, get_data: Callable) -> Callable:
@@ -104,9 +118,7 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
     build = upstream(path, kind)
 
     def with_captions(args, preprocess, is_train, epoch=0, tokenizer=None):
-        captions = state.plan.captions
-        if not is_train:  # all captions whatever training takes; OpenCLIP's own evaluation gets a view of the first
-            captions = dataclasses.replace(captions, policy="all")
+        captions = state.plan.captions if is_train else val_captions(state.plan.captions, args.val_data)
         many = state.ours or not is_train
         if many:
             extra = {}

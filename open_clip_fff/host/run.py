@@ -16,7 +16,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS
 from open_clip_fff.host.arguments import help_text, parse_open_clip, split
 from open_clip_fff.host.checks import check_host, preview_training_data, trimming_obstacle
-from open_clip_fff.host.data import data_maker
+from open_clip_fff.host.data import data_maker, with_data_sets
 from open_clip_fff.host.extra_state import extra_state
 from open_clip_fff.host.fixes import fixes
 from open_clip_fff.host.loop import epoch_runner, loss_maker
@@ -49,7 +49,7 @@ def run(argv: list[str]) -> None:
         return
     typed, rest = split(argv)
     args = parse_open_clip(rest)
-    plan = make_plan(typed)
+    plan = with_data_sets(make_plan(typed), args.train_data)
     args.command = shlex.join(["python", "-m", "open_clip_fff.train", *argv])  # for params.txt
     if plan.typed:
         _bring_parts(plan)

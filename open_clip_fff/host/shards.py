@@ -8,12 +8,15 @@ from open_clip_train.data import expand_urls
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.arguments import parse_open_clip
 from open_clip_fff.host.checks import check_files, dataset_kind
+from open_clip_fff.host.data import with_data_sets
+from open_clip_fff.settings.plan import Plan
 
 
-def training_shards(flags: Sequence[str]) -> tuple[list[str], argparse.Namespace]:
-    """The shards of --train-data, and all that OpenCLIP's flags say.
+def training_shards(plan: Plan, flags: Sequence[str]) -> tuple[Plan, list[str], argparse.Namespace]:
+    """The plan with its data sets, the shards of --train-data, and all that OpenCLIP's flags say.
 
     Args:
+        plan: what our flags say.
         flags: OpenCLIP's, those that say how to train among them.
 
     Raises:
@@ -25,4 +28,4 @@ def training_shards(flags: Sequence[str]) -> tuple[list[str], argparse.Namespace
     if dataset_kind(args) != "webdataset":
         raise UsageError(f"--train-data {args.train_data}: only tars are read here, with --dataset-type webdataset")
     check_files("--train-data", args.train_data)
-    return expand_urls(args.train_data)[0], args
+    return with_data_sets(plan, args.train_data), expand_urls(args.train_data)[0], args

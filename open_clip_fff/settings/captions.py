@@ -17,7 +17,9 @@ class CaptionSettings:
         text_keys: tar members (or the CSV columns of --csv-caption-key) that hold one caption each.
         json_keys: fields of the tar member `json` that hold a caption or a list of captions: a name, a path
             `meta.captions`, or `re:PATTERN` over field names. `syn.json:NAME` is a field of the member `syn.json`.
-        sidecar: folder with a parquet per shard, of the same stem; None for none.
+        sidecar: folder with a parquet per shard, of the same stem, or one for each data set, `A::B`; None for none.
+        val_sidecar: the same of --val-data; None for that of training, an empty one for none.
+        shards: the data sets, `A::B`, that sidecars are in step with (--train-data); None where that is not known.
         sidecar_keys: its columns that hold a caption or a list of captions.
         split_sentences: whether captions from json and sidecar are cut into their sentences.
         raw_weight: under `sample`, how likely a raw caption (from a text key) is drawn, over a generated one.
@@ -32,6 +34,8 @@ class CaptionSettings:
     text_keys: tuple[str, ...] = ("txt",)
     json_keys: tuple[str, ...] = ()
     sidecar: str | None = None
+    val_sidecar: str | None = None
+    shards: str | None = None
     sidecar_keys: tuple[str, ...] = ("captions",)
     split_sentences: bool = False
     words: tuple[int, int | None] = (0, None)

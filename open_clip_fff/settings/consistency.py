@@ -98,6 +98,8 @@ def _check_captions(plan: "Plan", loss: str) -> None:
         raise UsageError("--raw-weight does nothing without --caption-policy sample")
     if "sidecar_text_key" in typed and captions.sidecar is None:
         raise UsageError("--sidecar-text-key does nothing without --caption-sidecar DIR")
+    if "val_caption_sidecar" in typed and captions.sidecar is None:
+        raise UsageError("--val-caption-sidecar goes with --caption-sidecar DIR, whose columns it has, too")
     for name in sorted({"trim_multiple", "length_groups"} & typed):
         if not plan.text.trim:
             raise UsageError(f"{as_flag(name)} does nothing without --trim-tokens")

@@ -100,7 +100,13 @@ def flag_parser() -> argparse.ArgumentParser:
     captions.add_argument(
         "--caption-sidecar",
         metavar="DIR",
-        help="folder with a parquet per shard, of the same stem, joined by its column key (default: none)",
+        help="folder with a parquet per shard, of the same stem, joined by its column key; with --train-data A::B a "
+        "folder for each, A::B, where stems repeat (default: none)",
+    )
+    captions.add_argument(
+        "--val-caption-sidecar",
+        metavar="DIR",
+        help="the same for --val-data; '' for none (default: --caption-sidecar, where no stem repeats)",
     )
     captions.add_argument(
         "--sidecar-text-key",

@@ -56,6 +56,7 @@ DEFAULTS: Preset = MappingProxyType(
         "text_key": ("txt",),
         "json_text_key": (),
         "caption_sidecar": None,
+        "val_caption_sidecar": None,
         "sidecar_text_key": ("captions",),
         "split_sentences": False,
         "caption_words": (0, None),

@@ -130,6 +130,7 @@ def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
             text_keys=values["text_key"],
             json_keys=values["json_text_key"],
             sidecar=values["caption_sidecar"],
+            val_sidecar=values["val_caption_sidecar"],
             sidecar_keys=values["sidecar_text_key"],
             split_sentences=values["split_sentences"],
             words=values["caption_words"],

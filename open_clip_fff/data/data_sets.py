@@ -1,0 +1,61 @@
+"""The data sets of `A::B`: the shards of each, and the parquet that lies beside each shard."""
+
+from pathlib import Path, PurePosixPath
+
+from open_clip_fff.errors import UsageError
+
+BETWEEN = "::"  # data sets, as in OpenCLIP's --train-data, and the folders in step with them
+
+
+def data_sets(shards: str) -> list[list[str]]:
+    """The shards of each data set; braces and variables are expanded as webdataset does, whose `::` this is."""
+    from webdataset.shardlists import expand_urls
+
+    return [expand_urls(part) for part in shards.split(BETWEEN)]
+
+
+def parquet_name(url: str) -> str:
+    """The name of a shard's parquet: `00001.parquet` of `s3://x/00001.tar`."""
+    return f"{PurePosixPath(url.rstrip('/')).stem}.parquet"
+
+
+def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:
+    """The parquet of each shard.
+
+    Args:
+        folders: one folder for all data sets, or one for each, `A::B`, in the same order.
+        shards: the data sets, `A::B`.
+        flag: the flag that named the folders, for error lines.
+
+    Returns:
+        By shard, as webdataset names it in `__url__`.
+
+    Raises:
+        UsageError: if two shards would have the same parquet, and so one of them the other's captions; or if there are
+            several folders, but not one for each data set.
+    """
+    named, sets = folders.split(BETWEEN), data_sets(shards)
+    if len(named) not in (1, len(sets)):
+        raise UsageError(
+            f"{flag} {folders}: names {len(named)} folders for {len(sets)} data set(s): name one for all, or one for "
+            f"each, A::B, in the order of --train-data"
+        )
+    found: dict[str, Path] = {}
+    owners: dict[Path, str] = {}
+    for folder, urls in zip(named if len(named) > 1 else named * len(sets), sets, strict=True):
+        for url in urls:
+            path = Path(folder) / parquet_name(url)
+            other = owners.setdefault(path, url)
+            if other != url:
+                where = "name a folder for each data set, A::B" if url not in _set_of(other, sets) else _SPLIT
+                raise UsageError(f"{flag}: {other} and {url} would both have {path}, but are different shards; {where}")
+            if found.setdefault(url, path) != path:
+                raise UsageError(f"{flag}: {url} is in two data sets, with {found[url]} and {path}; name it once")
+    return found
+
+
+_SPLIT = "make data sets of them, A::B in --train-data, with a folder for each"
+
+
+def _set_of(url: str, sets: list[list[str]]) -> list[str]:
+    return next(urls for urls in sets if url in urls)
