@@ -5,8 +5,9 @@ import torch
 
 from open_clip_fff.assignment.columns import Columns, Sweep
 from open_clip_fff.assignment.connected import ConnectedPairs
+from open_clip_fff.assignment.connection_counts import ConnectionCounts, connection_rates
 from open_clip_fff.assignment.connection_miner import ConnectionMiner
-from open_clip_fff.assignment.hardest import hardest_negatives, verdicts
+from open_clip_fff.assignment.hardest import Hardest, hardest_negatives, verdicts
 from open_clip_fff.assignment.mined_pairs import MinedPairs
 from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
 from open_clip_fff.assignment.tiles import OwnCaptions, tiles
@@ -37,6 +38,30 @@ def test_a_batch_of_one_image_has_no_candidates():
     image, text = features(2, 1)
     found = hardest_negatives(image, text, torch.tensor([3, 3]), torch.ones(2, 1, dtype=torch.bool))
     assert (found.caption < 0).all() and (found.image < 0).all()
+
+
+def test_pairs_that_a_gate_keeps_back_are_counted_by_themselves():
+    """The false-negative rate is over those that were examined."""
+    hardest = Hardest(torch.tensor([2, 0, 4, -1]), torch.tensor([[1, 2], [0, -1], [1, 0], [-1, -1]]))
+    by_image = torch.tensor([1, -1, 1, -1], dtype=torch.int8)
+    by_text = torch.tensor([[1, 0], [-1, -1], [-1, -1], [-1, -1]], dtype=torch.int8)
+    classes = torch.tensor([3, 3, 3, 4])
+    worth = torch.tensor([True, False, True, True]), torch.tensor([[1, 1], [1, 1], [0, 0], [0, 1]]).bool()
+    counts = ConnectionCounts()
+    counts.add(hardest, by_image, by_text, classes, worth)
+    found = connection_rates(counts.take(torch.device("cpu")))
+    assert found.by_image == 2 / 2 and found.by_text == 1 / 3 and found.rate == (1 + 1 / 3) / 2
+    assert found.doubtful == 1 / 5 and found.unasked == 3 / 8 and found.true == 1
+    assert found.right == 1 and found.missed == 2 / 5
+    counts.add(hardest, by_image, by_text, classes)
+    found = connection_rates(counts.take(torch.device("cpu")))
+    assert found.by_image == 2 / 3 and found.by_text == 1 / 5 and found.unasked == 0
+    nobody = tuple(torch.zeros_like(x) for x in worth)
+    counts.add(hardest, by_image, by_text, None, nobody)
+    found = connection_rates(counts.take(torch.device("cpu")))
+    assert found.rate is found.doubtful is found.true is None and found.unasked == 1
+    counts.add(hardest, by_image, by_text, None, (worth[0], nobody[1]))  # one direction alone was asked about
+    assert connection_rates(counts.take(torch.device("cpu"))).rate == 1.0
 
 
 def connected(base_of=OwnCaptions, by_image=(1, 0, -1, 1), by_text=(0, 1, 1, -1)):

@@ -73,14 +73,18 @@ def test_verdicts_are_kept(trainer, classed, tmp_path):
 def test_it_begins_at_its_epoch_and_goes_through_the_gate(trainer, classed, teacher):
     argv = [*JUDGE, *MAFA, "--loss", "softmax", "--epochs", "2", "--class-key", "cls"]
     assert trainer(*argv, "--discriminator-start", "1", "--name", "late", data=classed) == 0
-    rates = re.findall(r"False negatives: ([\d.]+)%", trainer.log("late"))
-    assert rates[:4] == ["0.0"] * 4 and all(float(rate) > 0 for rate in rates[4:])
+    rates = re.findall(r"FFF Epoch: (\d).* False negatives: ([\d.]+)%", trainer.log("late"))
+    assert [epoch for epoch, _ in rates] == ["1"] * 4 and all(float(rate) > 0 for _, rate in rates)
     mining = ["--mining-features", "frozen", "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
-    asked = {}
-    for gate in ("-1", "0.99"):
+    asked, found = {}, {}
+    for gate in ("-1", "-0.2", "0.99"):
         assert trainer(*argv, *mining, "--match-gate", gate, "--name", f"gate{gate}", data=classed) == 0
         asked[gate] = sum(colour_judge.ASKED)
-    assert asked["-1"] > 0 == asked["0.99"]
+        found[gate] = re.findall(r"False negatives: (.*?) Positives", trainer.log(f"gate{gate}"))
+    assert asked["-1"] > asked["-0.2"] > 0 == asked["0.99"]
+    # pairs that nobody examined are no part of the rate
+    assert found["0.99"] == ["not known (all of the hardest are below --match-gate)"] * 8
+    assert "not asked about" not in found["-1"][0] and "not asked about" in found["-0.2"][0]
 
 
 @pytest.mark.parametrize("kind", ["blip", "blip2"])

@@ -60,7 +60,7 @@ class ConnectionMiner:
                 worth = of_images > self.gate, of_texts > self.gate
             said = judge(hardest.caption, hardest.image, worth)
         if counting:
-            self.counts.add(hardest, *said, own.classes)
+            self.counts.add(hardest, *said, own.classes, worth)
         if judge is None:
             return own
         if own.captions is None:

@@ -54,14 +54,20 @@ class StepReport:
 
     def _said(self, c: ConnectionRates) -> str:
         if c.rate is None:
+            if c.unasked:
+                return " False negatives: not known (all of the hardest are below --match-gate)"
             return "" if c.true is None else f" Hardest of one class: {c.true:.1%}"
-        true = "" if c.true is None else f", truly {c.true:.1%}"
-        true += "" if c.right is None else f", right {c.right:.1%}"
-        true += "" if c.missed is None else f", missed {c.missed:.1%}"
-        return (
-            f" False negatives: {c.rate:.1%} (of images {c.by_image:.1%}, of captions {c.by_text:.1%}{true}, "
-            f"ambiguous {c.doubtful:.1%})"
-        )
+        shares = {
+            "of images": c.by_image,
+            "of captions": c.by_text,
+            "truly": c.true,
+            "right": c.right,
+            "missed": c.missed,
+            "ambiguous": c.doubtful,
+            "not asked about": c.unasked or None,
+        }
+        told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share is not None)
+        return f" False negatives: {c.rate:.1%} ({told})"
 
     def scalars(self) -> dict[str, float]:
         """By the tag under which trackers show it."""
