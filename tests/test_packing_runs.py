@@ -11,7 +11,7 @@ import pytest
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.said import braces
 from open_clip_fff.packing.settings import PictureSettings
-from open_clip_fff.packing.source import Shards
+from open_clip_fff.packing.shards import Shards
 from open_clip_fff.packing.writing import write_shard
 from tests.conftest import colour_sample, write_tar
 from tests.killed import ROOT, contents, run

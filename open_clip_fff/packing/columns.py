@@ -3,7 +3,7 @@
 from open_clip_fff.data.columns import column_names, find_column, spaces_note
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.settings import Columns
-from open_clip_fff.packing.tables import Table
+from open_clip_fff.packing.tables.table import Table
 
 IMAGE_NAMES = (
     *("filepath", "file_path", "image_path", "img_path", "path", "file_name", "filename", "image_name", "file"),

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.data.ahead import ahead
-from open_clip_fff.packing.opening import Opening
 from open_clip_fff.packing.settings import PackSettings
-from open_clip_fff.packing.source import Listed, Source
+from open_clip_fff.packing.source import Listed, Opening, Source
 from open_clip_fff.packing.writing import ANEW, IMAGES, JOINED, MORE, NONE, RAW, Packed, packed
 from open_clip_fff.shardwise import Share
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,43 @@ from open_clip_fff.data.ids import name_hash
 from open_clip_fff.data.sources import field_values, texts_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.items import Item, LeaveOut, members_of
+from open_clip_fff.packing.kinds import Kind
+from open_clip_fff.packing.listing import ROWS, Listing, listed
 from open_clip_fff.packing.rows import Row
+from open_clip_fff.packing.settings import PackSettings
+from open_clip_fff.packing.source import Listed, Opening, Source
+from open_clip_fff.shardwise import Share
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _NOT_IN_KEYS = re.compile(r"[^\w-]+")  # a key ends at the first dot of a member's name
+
+
+def folder_opening(settings: PackSettings, kind: Kind) -> Opening:
+    """Looks at a folder.
+
+    Raises:
+        UsageError: if there is no picture.
+    """
+    folder = Path(settings.source)
+    if next(folder_rows(folder, False), None) is None:
+        raise UsageError(
+            f"{folder}: no picture in it or below ({', '.join(sorted(PICTURES))}), and no .tar or .parquet"
+        )
+
+    def open_at(place: Path, share: Share) -> Source[Any]:
+        found = folder_rows(folder, settings.class_from_folder)
+        rows = listed(place / ROWS, Listing(found, (), "rename", settings.seed), share)
+        item = partial(folder_item, folder=folder, json_keys=settings.json_keys)
+        said = (
+            "{rows:,} pictures have {images:,} different keys; those that clash have a hash of their path behind them"
+        )
+        return Listed(rows, str(folder), settings.per_shard, item, said)
+
+    fields = ", ".join(settings.json_keys)
+    lines = [f"{folder}: pictures, with captions from NAME.txt and NAME.json ({fields}) beside them"]
+    if settings.seed is None:
+        lines.append("they are packed folder by folder; where these are classes, --shuffle SEED makes better shards")
+    return Opening(lines, open_at)
 
 
 def folder_rows(folder: Path, class_from_folder: bool) -> Iterator[Row]:

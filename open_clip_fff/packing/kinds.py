@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.settings import PackSettings
+from open_clip_fff.packing.tables.forms import FORMS, form
 
-TABLES = {".csv": "csv", ".tsv": "csv", ".txt": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 ELSEWHERE = re.compile(r"^[\w+.-]+:")  # pipe:, s3://, https://
 
 
@@ -47,14 +47,9 @@ def kind_of(source: str, flag: str = "SOURCE") -> Kind:
         more = f" (and {len(missing) - 1} more of {len(files)})" if len(missing) > 1 else ""
         raise UsageError(f"{flag}: {missing[0]} does not exist{more}; check the path and the braces")
     if not all(".tar" in file for file in files):
-        known = ", ".join(sorted({*TABLES, ".tar"}))
+        known = ", ".join(sorted({*FORMS, ".tar"}))
         raise UsageError(f"{flag} {source}: neither a folder nor one of {known}")
     return Kind("shards", tuple(files))
-
-
-def form(file: str) -> str | None:
-    """`csv`, `parquet` or `jsonl`, by a file's name; None for what is no table."""
-    return TABLES.get(Path(file).suffix.lower())
 
 
 def check_flags(kind: Kind, settings: PackSettings) -> None:

@@ -16,6 +16,7 @@ from open_clip_fff.packing.rows import Row, RowFile, write_rows
 from open_clip_fff.shardwise import Share
 from open_clip_fff.whole import whole_file
 
+ROWS = "rows.arrow"  # the list of what is packed, in the folder that is filled
 WAIT = 0.2  # seconds between looks for what another process writes
 
 

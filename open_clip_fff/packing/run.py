@@ -7,9 +7,11 @@ from typing import BinaryIO
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.dry import dry_run
 from open_clip_fff.packing.kinds import check_flags, kind_of
-from open_clip_fff.packing.opening import CAPTIONS, ROWS, opening
+from open_clip_fff.packing.listing import ROWS
+from open_clip_fff.packing.opening import opening
 from open_clip_fff.packing.said import ending
 from open_clip_fff.packing.settings import PackSettings
+from open_clip_fff.packing.shards import CAPTIONS
 from open_clip_fff.packing.source import Listed
 from open_clip_fff.packing.writing import write_shard
 from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard

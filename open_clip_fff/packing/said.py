@@ -7,7 +7,8 @@ from itertools import groupby
 from typing import Any
 
 from open_clip_fff.packing.join import OneTable
-from open_clip_fff.packing.source import Shards, Source
+from open_clip_fff.packing.shards import Shards
+from open_clip_fff.packing.source import Source
 from open_clip_fff.packing.writing import IMAGES, JOINED, MORE, RAW, ROWS
 from open_clip_fff.shardwise import OutFolder
 

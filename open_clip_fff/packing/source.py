@@ -1,20 +1,15 @@
-"""What is packed, shard by shard: rows of a list, or the samples of other shards."""
+"""What is packed, shard by shard. A file per kind of source beside this one gives an `Opening` of it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from open_clip_fff.data.shards import image_bytes, in_one_line, read_samples
-from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.packing.items import Item, LeaveOut
-from open_clip_fff.packing.join import Join, Joined
+from open_clip_fff.packing.items import Item
 from open_clip_fff.packing.rows import RowFile
-from open_clip_fff.settings import CaptionSettings
-from open_clip_fff.shardwise.folder import by_stem
-from open_clip_fff.shardwise.tars import count_samples, members
+from open_clip_fff.shardwise import Share
 
 T = TypeVar("T")
 
@@ -44,6 +39,13 @@ class Source(Protocol, Generic[T]):
 
     def item(self, makings: T) -> Item:
         """The sample; may be called from several threads. Raises LeaveOut for one that cannot be packed."""
+
+
+class Opening(NamedTuple):
+    """What was understood, in lines, and what opens it, given a folder for its lists and this process's share."""
+
+    lines: list[str]
+    open: Callable[[Path, Share], Source[Any]]
 
 
 class Listed:
@@ -93,57 +95,3 @@ class Listed:
     def _at(self, numbers: NDArray[np.int64]) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in self.rows.take(numbers).to_pylist():
             yield row["key"], row
-
-
-class Shards:
-    """Samples of other shards, and captions that join them.
-
-    Args:
-        urls: the shards; each makes one of the same name.
-        json_keys: fields of the json that hold captions, which are counted.
-        join: finds captions; None for none.
-    """
-
-    def __init__(self, urls: tuple[str, ...], json_keys: tuple[str, ...], join: Join | None) -> None:
-        self.join = join
-        self.shards: Mapping[str, str] = by_stem(urls, "SOURCE")
-        joined = () if join is None or "captions" in json_keys else ("captions",)
-        self.json_keys: tuple[str, ...] = (*json_keys, *joined)
-        self._reader = CaptionReader(CaptionSettings(json_keys=self.json_keys))
-
-    def size(self, shard: str) -> int:
-        return count_samples(shard)
-
-    def samples(self, shard: str) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
-        if self.join is not None:
-            self.join.check(shard)
-        for sample in in_one_line(read_samples([shard]), shard):
-            yield str(sample["__key__"]), (sample, self.join.find(sample) if self.join is not None else None)
-
-    def look(self, count: int) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
-        """The first of the first shard."""
-        return islice(self.samples(next(iter(self.shards.values()))), count)
-
-    def total(self) -> int:
-        """Those of the first shard times the shards, about."""
-        return count_samples(next(iter(self.shards.values()))) * len(self.shards)
-
-    def item(self, makings: tuple[dict[str, Any], Joined | None]) -> Item:
-        sample, joined = makings
-        image = image_bytes(sample)
-        if image is None:
-            raise LeaveOut("no image")
-        name = next(name for name, member in sample.items() if member is image)
-        beside = {name: bytes(member) for name, member in members(sample).items() if isinstance(member, bytes)}
-        del beside[name]
-        if joined is not None and joined.captions:
-            beside |= joined.into(beside)
-        found, damage = self._reader.read({**sample, **beside})
-        if damage:
-            raise LeaveOut("captions cannot be read")
-        raw = len(found["txt"])
-        return Item(
-            *(str(sample["__key__"]), image, beside, raw, sum(map(len, found.values())) - raw),
-            joined=joined.rows if joined is not None else 0,
-            name=name,
-        )

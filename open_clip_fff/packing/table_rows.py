@@ -12,7 +12,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.items import Item, LeaveOut, as_json, members_of
 from open_clip_fff.packing.rows import Row, captions_of
 from open_clip_fff.packing.settings import Columns
-from open_clip_fff.packing.tables import Table
+from open_clip_fff.packing.tables.table import Table
 
 
 def table_rows(table: Table, columns: Columns) -> Iterator[Row]:
@@ -23,7 +23,7 @@ def table_rows(table: Table, columns: Columns) -> Iterator[Row]:
     """
     kept = [*columns.keep, *((columns.url,) if columns.url else ())]
     wanted = [columns.image or "", *columns.captions, *kept, *((columns.label,) if columns.label else ())]
-    for number, cells in enumerate(table.rows(wanted)):
+    for number, (_, _, cells) in enumerate(table.rows(wanted)):
         image = "".join(cell_text(_path(cells[columns.image or ""], table, columns.image)))
         fields = {name: cells[name] for name in columns.keep if cell_text(cells[name])}
         if columns.url and (url := cell_text(cells[columns.url])):
@@ -44,7 +44,7 @@ def joined_rows(table: Table, columns: Columns, by: str) -> Iterator[Row]:
     Raises:
         UsageError: if the table cannot be read.
     """
-    for cells in table.rows([by, *columns.captions]):
+    for _, _, cells in table.rows([by, *columns.captions]):
         key = "".join(cell_text(cells[by]))
         yield Row(name_hash(key), key, captions=[caption_texts(cells[name]) for name in columns.captions])
 

@@ -1,0 +1,44 @@
+"""Which reader a file has, by its name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.packing.tables.lines import LinesReader
+from open_clip_fff.packing.tables.parquet import ParquetReader
+from open_clip_fff.packing.tables.reader import Reader
+from open_clip_fff.packing.tables.separated import SeparatedReader
+
+FORMS: dict[str, Callable[..., Reader]] = {
+    ".csv": SeparatedReader,
+    ".tsv": SeparatedReader,
+    ".txt": SeparatedReader,
+    ".parquet": ParquetReader,
+    ".jsonl": LinesReader,
+    ".ndjson": LinesReader,
+}
+UNREADABLE = (OSError, ValueError, KeyError)  # pyarrow's and pandas' own are among them
+
+
+def form(file: str) -> Callable[..., Reader] | None:
+    """What reads a file; None for what is no table."""
+    return FORMS.get(Path(file).suffix.lower())
+
+
+def open_reader(file: str, separator: str | None = None) -> Reader:
+    """The reader of a file.
+
+    Args:
+        file: its path.
+        separator: of a CSV; None for what its first line shows.
+
+    Raises:
+        UsageError: if it cannot be read, or is no table.
+    """
+    make = form(file)
+    if make is None:
+        raise UsageError(f"{file} is none of {', '.join(sorted(FORMS))}")
+    try:
+        return make(file, separator) if make is SeparatedReader else make(file)
+    except UNREADABLE as error:
+        raise UsageError(f"{file} cannot be read as {Path(file).suffix[1:]} ({reason(error)})") from error

@@ -1,0 +1,75 @@
+"""A table of one file or several."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.packing.tables.forms import UNREADABLE, open_reader
+from open_clip_fff.packing.tables.reader import Cells
+
+
+class Found(NamedTuple):
+    """A row: the number of its file and its own number there, both from 0, and its cells by column."""
+
+    file: int
+    row: int
+    cells: Cells
+
+
+class Table:
+    """Rows of one or several files.
+
+    Args:
+        files: all with the same columns.
+        separator: of a CSV; None for a tab where its first line has one, else a comma.
+
+    Attributes:
+        columns: their names.
+        separator: of a CSV; empty for other forms.
+        skipped: what is said about lines that are no rows, as they are met.
+
+    Raises:
+        UsageError: if the first file cannot be read.
+    """
+
+    def __init__(self, files: Sequence[str], separator: str | None = None) -> None:
+        self.files = files
+        self._first = open_reader(files[0], separator)
+        self.columns = self._first.columns
+        self.separator = getattr(self._first, "separator", "")
+        self.skipped: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """For lines that people read."""
+        return self.files[0] if len(self.files) == 1 else f"{Path(self.files[0]).parent} ({len(self.files)} files)"
+
+    def said(self) -> list[str]:
+        """A line on the lines that were skipped, if any were."""
+        if not self.skipped:
+            return []
+        return [f"{len(self.skipped):,} lines are no rows and are left out, the first: {self.skipped[0]}"]
+
+    def about(self) -> int:
+        """How many rows there are, more or less; 0 where that is not known."""
+        readers = [self._first, *(open_reader(file, self.separator or None) for file in self.files[1:])]
+        return sum(max(reader.about(), 0) for reader in readers)
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Found]:
+        """All rows in order, with the cells of some columns.
+
+        Raises:
+            UsageError: if a file cannot be read, or lacks a column.
+        """
+        wanted = list(dict.fromkeys(columns))
+        for number, file in enumerate(self.files):
+            reader = open_reader(file, self.separator or None) if number else self._first
+            reader.skipped = self.skipped
+            if missing := [column for column in wanted if reader.fixed and column not in reader.columns]:
+                raise UsageError(f"{file} has no column {missing[0]!r}, which {self.files[0]} has")
+            try:
+                for row, cells in enumerate(reader.rows(wanted)):
+                    yield Found(number, row, cells)
+            except UNREADABLE as error:
+                raise UsageError(f"{file} cannot be read as {reader.form} ({reason(error)})") from error
