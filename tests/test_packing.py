@@ -186,7 +186,7 @@ def test_a_folder_with_odd_names(pack, tmp_path):
     done = pack(folder, "--out", tmp_path / "out", "--json-text-key", "blip", "--class-from-folder")
     found = {x["__key__"]: x for x in samples(tmp_path / "out" / "00000.tar")}
     assert len(found) == 8 and "8 images" in done.out  # all but the one whose json is damaged
-    assert left_out(tmp_path / "out") == {"rot_a_b_c": "txt or json beside it cannot be read"}
+    assert left_out(tmp_path / "out") == {"rot_a_b_c": "text or json beside it cannot be read"}
     sea = found["rot_été_à_la_mer_v2"]
     assert sea["txt"].decode() == "roh" and sea["cls"] == b"rot"
     assert sea["json"] == {"blip": ["vier", "zwei"], "width": 3, "captions": ["zwei", "drei", "vier"]}

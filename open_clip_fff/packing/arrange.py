@@ -1,7 +1,8 @@
 """The order in which rows are packed, rows of one image made one, keys that repeat told apart."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -14,7 +15,13 @@ MERGED = "rows"  # the column that says how many rows became one
 Repeats = Literal["join", "rename", "keep"]
 
 
-def arrange(rows: RowFile, file: BinaryIO, repeats: Repeats, order: Literal["identity"] | int | None = None) -> None:
+def arrange(
+    rows: RowFile,
+    file: BinaryIO,
+    repeats: Repeats,
+    order: Literal["identity"] | int | None = None,
+    notes: Mapping[str, list[str]] | None = None,
+) -> None:
     """Writes rows again, as they are packed.
 
     Holds some 50 bytes a row besides one batch, whatever a row holds. Rows need not be sorted or adjacent.
@@ -25,6 +32,7 @@ def arrange(rows: RowFile, file: BinaryIO, repeats: Repeats, order: Literal["ide
         repeats: of rows with one identity: `join` them to one, which has the captions of all and the rest of the first;
             `rename` their keys, each by a hash of its image's path; or `keep` them.
         order: by `identity`, or random by this seed; None for that of the first row of each.
+        notes: lines by name, which the file keeps (`RowFile.notes`).
     """
     identities = rows.identities
     if repeats == "join":
@@ -40,7 +48,7 @@ def arrange(rows: RowFile, file: BinaryIO, repeats: Repeats, order: Literal["ide
             samples = np.random.default_rng(order).permutation(samples)
     values, counts = np.unique(identities, return_counts=True)
     repeated = values[counts > 1] if repeats == "rename" else values[:0]
-    noted = {"images": str(len(values)), "rows": str(len(identities))}
+    noted = {"images": str(len(values)), "rows": str(len(identities)), "notes": json.dumps(dict(notes or {}))}
     layout = rows.schema.append(pa.field(MERGED, pa.int64())).with_metadata(noted)
     with pa.ipc.new_file(file, layout) as out:
         for first in range(0, len(samples), BATCH):

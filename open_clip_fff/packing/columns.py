@@ -1,5 +1,7 @@
 """Which columns of a table hold what: as typed, or by the names that people give them."""
 
+from collections.abc import Sequence
+
 from open_clip_fff.data.columns import column_names, find_column, spaces_note
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.settings import Columns
@@ -35,8 +37,10 @@ def chosen(table: Table, typed: Columns, image: bool = True) -> tuple[Columns, l
 
     captions = tuple(find("--caption-key", name) for name in typed.captions)
     found = Columns(
-        image=(find("--image-key", typed.image) if typed.image else _guess(table, IMAGE_NAMES)) if image else None,
-        captions=tuple(dict.fromkeys(captions)) or tuple(filter(None, [_guess(table, CAPTION_NAMES)])),
+        image=(find("--image-key", typed.image) if typed.image else guess(table.columns, IMAGE_NAMES))
+        if image
+        else None,
+        captions=tuple(dict.fromkeys(captions)) or tuple(filter(None, [guess(table.columns, CAPTION_NAMES)])),
         keep=tuple(find("--keep-columns", name) for name in typed.keep),
         url=find("--url-key", typed.url) if typed.url else None,
         label=find("--class-key", typed.label) if typed.label else None,
@@ -65,6 +69,7 @@ def columns_line(table: Table, typed: Columns, found: Columns) -> str:
     return f"{table.name}: {', '.join(parts)}; it has {column_names(table.columns)}"
 
 
-def _guess(table: Table, names: tuple[str, ...]) -> str | None:
-    by_small = {column.strip().lower(): column for column in reversed(table.columns)}
+def guess(columns: Sequence[str], names: tuple[str, ...]) -> str | None:
+    """The first of some common names that is among the columns; None for none."""
+    by_small = {column.strip().lower(): column for column in reversed(columns)}
     return next((by_small[name] for name in names if name in by_small), None)

@@ -29,9 +29,11 @@ def dry_run(settings: PackSettings, opening: Opening, workers: int) -> None:
         look = ahead(partial(packed, source=source, pictures=settings.pictures), source.look(LOOKED), workers)
         found = list(look)
     whole = [made for made in found if isinstance(made, Packed)]
-    print("\n".join([*_counts(source), *_looked(whole, found), *_estimate(source, whole, len(found))]))
+    lines = [*_counts(source), *source.notes(), *_looked(whole, found), *_estimate(source, whole, len(found))]
+    print("\n".join(lines))
     for made in whole[:SHOWN]:
         print("\n".join(_shown(made)))
+    print("".join(f"not used: {line}\n" for line in source.unused()), end="")
     print("dry run: nothing is written")
 
 
@@ -39,11 +41,10 @@ def _counts(source: Source[Any]) -> list[str]:
     if not isinstance(source, Listed):
         return []
     rows = source.rows
-    lines = [
+    return [
         f"  {name}: text in {having / len(rows):.2%} of {len(rows):,} samples, {count / len(rows):.2f} captions each"
         for name, having, count in rows.coverage()
     ]
-    return [*lines, *source.repeats()]
 
 
 def _looked(whole: list[Packed], found: list[Any]) -> list[str]:

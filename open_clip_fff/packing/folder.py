@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,16 @@ from open_clip_fff.packing.listing import ROWS, Listing, listed
 from open_clip_fff.packing.rows import Row
 from open_clip_fff.packing.settings import PackSettings
 from open_clip_fff.packing.source import Listed, Opening, Source
+from open_clip_fff.packing.walk import (
+    CAPTION_SUFFIXES,
+    FIELDS_SUFFIX,
+    PICTURES,
+    Unused,
+    files_beside,
+    pictures_below,
+)
 from open_clip_fff.shardwise import Share
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _NOT_IN_KEYS = re.compile(r"[^\w-]+")  # a key ends at the first dot of a member's name
 
 
@@ -29,29 +36,31 @@ def folder_opening(settings: PackSettings, kind: Kind) -> Opening:
     Raises:
         UsageError: if there is no picture.
     """
-    folder = Path(settings.source)
-    if next(folder_rows(folder, False), None) is None:
+    folder, unused = Path(settings.source), Unused()
+    if next(folder_rows(folder, False, unused), None) is None:
+        holds = f"; it holds {unused.told}" if unused.told else ""
         raise UsageError(
-            f"{folder}: no picture in it or below ({', '.join(sorted(PICTURES))}), and no .tar or .parquet"
+            f"{folder}: no picture in it or below ({', '.join(sorted(PICTURES))}), and no .tar or .parquet{holds}"
         )
 
     def open_at(place: Path, share: Share) -> Source[Any]:
-        found = folder_rows(folder, settings.class_from_folder)
-        rows = listed(place / ROWS, Listing(found, (), "rename", settings.seed), share)
+        found, unused = partial(folder_rows, folder, settings.class_from_folder), Unused()
+        listing = Listing(found(unused), (), "rename", settings.seed, unused=lambda: list(filter(None, [unused.told])))
+        rows = listed(place / ROWS, listing, share)
         item = partial(folder_item, folder=folder, json_keys=settings.json_keys)
         said = (
             "{rows:,} pictures have {images:,} different keys; those that clash have a hash of their path behind them"
         )
         return Listed(rows, str(folder), settings.per_shard, item, said)
 
-    fields = ", ".join(settings.json_keys)
-    lines = [f"{folder}: pictures, with captions from NAME.txt and NAME.json ({fields}) beside them"]
+    fields, texts = ", ".join(settings.json_keys), ", ".join(f"NAME{suffix}" for suffix in CAPTION_SUFFIXES)
+    lines = [f"{folder}: pictures, with captions from {texts} and NAME.json ({fields}) beside them"]
     if settings.seed is None:
         lines.append("they are packed folder by folder; where these are classes, --shuffle SEED makes better shards")
     return Opening(lines, open_at)
 
 
-def folder_rows(folder: Path, class_from_folder: bool) -> Iterator[Row]:
+def folder_rows(folder: Path, class_from_folder: bool, unused: Unused) -> Iterator[Row]:
     """A row per picture, folder by folder in the order of names.
 
     Two paths may give one key, `a/b.jpg` and `a_b.png`; then their identities are the same.
@@ -59,11 +68,12 @@ def folder_rows(folder: Path, class_from_folder: bool) -> Iterator[Row]:
     Args:
         folder: it is gone through with all that is below it, but for hidden files.
         class_from_folder: whether the folder right below it is the class.
+        unused: gets the files that belong to no picture.
 
     Raises:
         UsageError: if a folder cannot be read.
     """
-    for path in _below(folder, ()):
+    for path in pictures_below(folder, unused):
         place = path.relative_to(folder)
         key = _NOT_IN_KEYS.sub("_", str(place.with_suffix("")))
         label = place.parts[0] if class_from_folder and len(place.parts) > 1 else None
@@ -72,7 +82,7 @@ def folder_rows(folder: Path, class_from_folder: bool) -> Iterator[Row]:
 
 
 def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -> Item:
-    """The picture of a row with `NAME.txt`, a caption a line, and `NAME.json` beside it.
+    """The picture of a row with what lies beside it: `NAME.txt` or `NAME.jpg.txt`, a caption a line, and `NAME.json`.
 
     Args:
         row: as taken from a file of rows.
@@ -80,35 +90,25 @@ def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -
         json_keys: fields of the json that hold captions; all its fields are kept.
 
     Raises:
-        LeaveOut: if one of the two cannot be read.
+        LeaveOut: if one of these cannot be read.
     """
     image = folder / os.fsdecode(row["image"])
     try:
-        lines = _beside(image, ".txt").decode().splitlines()
-        fields = json.loads(_beside(image, ".json") or b"{}")
+        lines = [line for text in _beside(image, CAPTION_SUFFIXES) for line in text.decode("utf-8-sig").splitlines()]
+        fields = {name: value for text in _beside(image, [FIELDS_SUFFIX]) for name, value in _fields(text)}
         found = [texts_of(lines), *(texts_of(field_values(fields, key)) for key in json_keys)]
-        return Item(row["key"], image, *members_of(found, dict(fields), row["label"]))
+        return Item(row["key"], image, *members_of(found, fields, row["label"]))
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise LeaveOut("txt or json beside it cannot be read") from error
+        raise LeaveOut("text or json beside it cannot be read") from error
 
 
-def _beside(image: Path, suffix: str) -> bytes:
-    path = image.with_suffix(suffix)
-    return path.read_bytes() if path.exists() else b""
+def _beside(image: Path, suffixes: Sequence[str]) -> Iterator[bytes]:
+    return (path.read_bytes() for path in files_beside(image, suffixes) if path.exists())
 
 
-def _below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """Pictures in a folder and below; a link that leads back up is not followed."""
-    try:
-        here = folder.stat()
-        with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({error})") from error
-    if (here.st_dev, here.st_ino) in above:
-        return
-    for name, is_folder in found:
-        if is_folder:
-            yield from _below(folder / name, (*above, (here.st_dev, here.st_ino)))
-        elif os.path.splitext(name)[1].lower() in PICTURES:
-            yield folder / name
+def _fields(text: bytes) -> ItemsView[str, object]:
+    """Those of a json that is an object. Raises ValueError for another one."""
+    fields = json.loads(text or b"{}")
+    if not isinstance(fields, dict):
+        raise ValueError("it is no object with named fields")
+    return fields.items()

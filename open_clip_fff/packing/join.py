@@ -15,6 +15,7 @@ from open_clip_fff.data.sources import texts_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.arrange import MERGED
 from open_clip_fff.packing.items import as_json
+from open_clip_fff.packing.listing import READ
 from open_clip_fff.packing.rows import RowFile, captions_of
 from open_clip_fff.shardwise.tars import keys_of
 
@@ -55,6 +56,9 @@ class Join(Protocol):
     def total(self, shards: Sequence[str]) -> int:
         """How many rows of captions there are for some shards."""
 
+    def notes(self) -> list[str]:
+        """What was met in reading them."""
+
 
 class PerShard:
     """A parquet per shard, by key.
@@ -84,6 +88,9 @@ class PerShard:
         import pyarrow.parquet as pq
 
         return sum(pq.read_metadata(self._sidecar.path(shard)).num_rows for shard in shards)
+
+    def notes(self) -> list[str]:
+        return []
 
 
 class OneTable:
@@ -128,6 +135,9 @@ class OneTable:
 
     def total(self, shards: Sequence[str]) -> int:
         return int(self.rows.schema.metadata[b"rows"])
+
+    def notes(self) -> list[str]:
+        return self.rows.notes(READ)
 
 
 def check_join(join: Join, shards: Sequence[str]) -> None:

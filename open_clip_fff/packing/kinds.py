@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.packing.columns import IMAGE_NAMES, guess
 from open_clip_fff.packing.settings import PackSettings
-from open_clip_fff.packing.tables.forms import FORMS, form
+from open_clip_fff.packing.tables.forms import FORMS, form, open_reader
+from open_clip_fff.packing.walk import Unused, pictures_below
 
 ELSEWHERE = re.compile(r"^[\w+.-]+:")  # pipe:, s3://, https://
 
 
 class Kind(NamedTuple):
-    """`table`, `folder` or `shards`, and the files (or urls) that it is; those of a folder are not looked for yet."""
+    """What a source is.
+
+    Attributes:
+        name: `table`, `folder` or `shards`.
+        files: that it is, or urls; those of a folder are not looked for yet.
+    """
 
     name: str
     files: tuple[str, ...]
@@ -23,10 +30,15 @@ class Kind(NamedTuple):
         return sum(Path(file).stat().st_size for file in self.files if not ELSEWHERE.match(file))
 
 
-def kind_of(source: str, flag: str = "SOURCE") -> Kind:
+def kind_of(source: str, flag: str = "SOURCE", image_key: str | None = None) -> Kind:
     """Looks at a source.
 
-    A folder is shards where it holds tars, else a table where it holds parquets, else pictures.
+    A folder is shards where it holds tars, a table where it holds parquets in which images are named, else pictures.
+
+    Args:
+        source: as typed.
+        flag: that named it, for error lines.
+        image_key: the column of images as typed; None where it is to be guessed.
 
     Raises:
         UsageError: if it is not there, or nothing of these.
@@ -35,9 +47,10 @@ def kind_of(source: str, flag: str = "SOURCE") -> Kind:
 
     path = Path(source)
     if path.is_dir():
-        for name, suffix in (("shards", ".tar"), ("table", ".parquet")):
-            if files := sorted(str(file) for file in path.glob(f"*{suffix}")):
-                return Kind(name, tuple(files))
+        if files := files_in(path, ".tar"):
+            return Kind("shards", files)
+        if (files := files_in(path, ".parquet")) and (image_key or _names_images(files[0]) or not _has_pictures(path)):
+            return Kind("table", files)
         return Kind("folder", ())
     if form(source) and path.is_file():
         return Kind("table", (source,))
@@ -50,6 +63,23 @@ def kind_of(source: str, flag: str = "SOURCE") -> Kind:
         known = ", ".join(sorted({*FORMS, ".tar"}))
         raise UsageError(f"{flag} {source}: neither a folder nor one of {known}")
     return Kind("shards", tuple(files))
+
+
+def files_in(folder: Path, suffix: str) -> tuple[str, ...]:
+    """Those right in a folder, in the order of their names."""
+    return tuple(sorted(str(file) for file in folder.glob(f"*{suffix}")))
+
+
+def _names_images(file: str) -> bool:
+    """Whether a table has a column that images are looked for in; img2dataset's tables beside pictures have none."""
+    try:
+        return guess(open_reader(file).columns, IMAGE_NAMES) is not None
+    except UsageError:
+        return False
+
+
+def _has_pictures(folder: Path) -> bool:
+    return next(pictures_below(folder, Unused()), None) is not None
 
 
 def check_flags(kind: Kind, settings: PackSettings) -> None:

@@ -17,6 +17,7 @@ from open_clip_fff.shardwise import Share
 from open_clip_fff.whole import whole_file
 
 ROWS = "rows.arrow"  # the list of what is packed, in the folder that is filled
+READ, UNUSED = "read", "unused"  # names of the notes in a list
 WAIT = 0.2  # seconds between looks for what another process writes
 
 
@@ -30,7 +31,8 @@ class Listing:
         repeats: what becomes of rows of one identity.
         order: of the list, as in `arrange`.
         about: how many rows there are, more or less; 0 where that is not known.
-        said: what is to be told once all rows have come.
+        read: what is to be told of the reading, once all rows have come.
+        unused: what lies there and is not used, once all rows have come.
     """
 
     rows: Iterator[Row]
@@ -38,7 +40,8 @@ class Listing:
     repeats: Repeats
     order: Literal["identity"] | int | None
     about: int = 0
-    said: Callable[[], list[str]] = list
+    read: Callable[[], list[str]] = list
+    unused: Callable[[], list[str]] = list
 
 
 def listed(path: Path, listing: Listing, share: Share) -> RowFile:
@@ -61,7 +64,6 @@ def listed(path: Path, listing: Listing, share: Share) -> RowFile:
         try:
             with whole_file(path) as file:
                 _write(file, path.parent, listing, shown=share.index == 0)
-            print("".join(f"{line}\n" for line in listing.said()), end="", flush=True)
         except BlockingIOError:
             time.sleep(WAIT)
         except OSError as error:
@@ -88,4 +90,5 @@ def _write(file: BinaryIO, folder: Path, listing: Listing, shown: bool) -> None:
     with tempfile.TemporaryFile(dir=folder) as first, bar:  # it has no name, and goes with this process
         write_rows(bar, listing.columns, first)
         first.flush()
-        arrange(RowFile(first), file, listing.repeats, listing.order)
+        notes = {READ: listing.read(), UNUSED: listing.unused()}
+        arrange(RowFile(first), file, listing.repeats, listing.order, notes)

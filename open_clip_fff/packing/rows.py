@@ -1,5 +1,6 @@
 """A list of what is packed or joined, an arrow file that is mapped: a part costs only its own memory."""
 
+import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, cached_property
@@ -83,6 +84,10 @@ class RowFile:
     def columns(self) -> list[str]:
         """Names of the caption columns."""
         return [name.removeprefix(CAPTIONS) for name in self.schema.names if name.startswith(CAPTIONS)]
+
+    def notes(self, name: str) -> list[str]:
+        """Lines that were kept under a name when it was written."""
+        return json.loads((self.schema.metadata or {}).get(b"notes", b"{}")).get(name, [])
 
     @property
     def identities(self) -> NDArray[np.int64]:

@@ -12,7 +12,6 @@ from open_clip_fff.packing.opening import opening
 from open_clip_fff.packing.said import ending
 from open_clip_fff.packing.settings import PackSettings
 from open_clip_fff.packing.shards import CAPTIONS
-from open_clip_fff.packing.source import Listed
 from open_clip_fff.packing.writing import write_shard
 from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard
 from open_clip_fff.shardwise.folder import SETTINGS, refuse_place
@@ -34,7 +33,7 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     Raises:
         UsageError: for what cannot work.
     """
-    kind = kind_of(settings.source)
+    kind = kind_of(settings.source, image_key=settings.columns.image)
     check_flags(kind, settings)
     if out.resolve() == Path(settings.source).resolve():
         raise UsageError(f"--out {out}: what is read lies there; name another folder")
@@ -52,8 +51,8 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     except UsageError:
         _forget(folder)
         raise
-    if share.index == 0 and isinstance(source, Listed):
-        print("\n".join([f"{len(source.rows):,} samples", *source.repeats()]), flush=True)
+    if share.index == 0:
+        print("".join(f"{line}\n" for line in source.notes()), end="", flush=True)
 
     def work(shard: str, file: BinaryIO, tick: Callable[[int], None]) -> Record:
         return write_shard(shard, file, source, settings.pictures, workers, tick)

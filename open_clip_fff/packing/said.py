@@ -20,7 +20,7 @@ def ending(folder: OutFolder, source: Source[Any]) -> list[str]:
     for stem in done:
         if record := folder.record(stem):
             counts.update(record.counts)
-    lines: list[str] = []
+    lines = [f"not used: {line}" for line in source.unused()]
     if isinstance(source, Shards) and source.join is not None:
         total, partly = source.join.total([source.shards[stem] for stem in done]), len(done) < len(source.shards)
         lines += join_lines(counts, total, partly, isinstance(source.join, OneTable) and source.join.field is not None)

@@ -7,6 +7,7 @@ from open_clip_fff.errors import UsageError
 
 FORMATS = ("jpg", "webp", "keep")
 JOINS = ("key", "url")
+LAYOUT = 2  # of the lists that packing keeps, and of what it makes of a source
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class PackSettings:
         """What shards depend on, by flag, as json holds it."""
         columns, pictures = self.columns, self.pictures
         return {
+            "layout": LAYOUT,
             "SOURCE": self.source,
             "--image-key": columns.image,
             "--image-root": self.image_root and str(self.image_root),

@@ -12,7 +12,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.columns import check_column, chosen, columns_line
 from open_clip_fff.packing.items import Item, LeaveOut
 from open_clip_fff.packing.join import Join, Joined, OneTable, PerShard, check_join
-from open_clip_fff.packing.kinds import Kind, kind_of
+from open_clip_fff.packing.kinds import Kind, files_in, kind_of
 from open_clip_fff.packing.listing import Listing, listed
 from open_clip_fff.packing.settings import PackSettings
 from open_clip_fff.packing.source import Opening, Source
@@ -58,6 +58,12 @@ class Shards:
     def total(self) -> int:
         """Those of the first shard times the shards, about."""
         return count_samples(next(iter(self.shards.values()))) * len(self.shards)
+
+    def notes(self) -> list[str]:
+        return [] if self.join is None else self.join.notes()
+
+    def unused(self) -> list[str]:
+        return []
 
     def item(self, makings: tuple[dict[str, Any], Joined | None]) -> Item:
         sample, joined = makings
@@ -106,7 +112,8 @@ def _join(settings: PackSettings, kind: Kind) -> tuple[list[str], Callable[[Path
         PerShard(place, columns).check(kind.files[0])
         line = f"{place}: a parquet per shard, captions by {', '.join(columns)}, joined by key"
         return [line], lambda place_, share: PerShard(place, columns)
-    found = kind_of(str(place), "--captions")
+    files = files_in(place, ".parquet") if place.is_dir() else ()
+    found = Kind("table", files) if files else kind_of(str(place), "--captions")
     if found.name != "table":
         raise UsageError(
             f"--captions {place}: is {found.name}; name a table, or a folder with STEM.parquet for each STEM.tar"

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_clip_fff.packing.items import Item
+from open_clip_fff.packing.listing import READ, UNUSED
 from open_clip_fff.packing.rows import RowFile
 from open_clip_fff.shardwise import Share
 
@@ -36,6 +37,12 @@ class Source(Protocol, Generic[T]):
 
     def total(self) -> int:
         """How many samples there are in all; 0 where that is not known."""
+
+    def notes(self) -> list[str]:
+        """What is told of it before it is packed."""
+
+    def unused(self) -> list[str]:
+        """What lies there and is not used, a line for each kind."""
 
     def item(self, makings: T) -> Item:
         """The sample; may be called from several threads. Raises LeaveOut for one that cannot be packed."""
@@ -87,10 +94,14 @@ class Listed:
     def total(self) -> int:
         return len(self.rows)
 
-    def repeats(self) -> list[str]:
-        """A line on rows of one image, where they are samples of their own."""
+    def notes(self) -> list[str]:
+        """What was met in reading it, how many samples there are, and of how many images where that differs."""
         images, rows = (int(self.rows.schema.metadata[name]) for name in (b"images", b"rows"))
-        return [] if images == rows else [self._repeats.format(images=images, rows=rows)]
+        repeats = [] if images == rows else [self._repeats.format(images=images, rows=rows)]
+        return [*self.rows.notes(READ), f"{len(self.rows):,} samples", *repeats]
+
+    def unused(self) -> list[str]:
+        return self.rows.notes(UNUSED)
 
     def _at(self, numbers: NDArray[np.int64]) -> Iterator[tuple[str, dict[str, Any]]]:
         for row in self.rows.take(numbers).to_pylist():

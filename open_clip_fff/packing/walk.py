@@ -1,0 +1,83 @@
+"""Going through a folder: its pictures, and what lies there that is no picture's."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from open_clip_fff.data.ids import printable
+from open_clip_fff.errors import UsageError
+
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+CAPTION_SUFFIXES = (".txt", ".caption")  # of files beside a picture, a caption a line
+FIELDS_SUFFIX = ".json"
+SHOWN = 2  # names of each kind
+
+
+class Unused:
+    """Files that are not used, counted by suffix."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[str]] = defaultdict(list)
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, name: str) -> None:
+        """One more."""
+        suffix = os.path.splitext(name)[1].lower()
+        self._counts[suffix] += 1
+        if self._counts[suffix] <= SHOWN:
+            self._found[suffix].append(printable(name))
+
+    @property
+    def told(self) -> str:
+        """`2 .parquet (00000.parquet, 00001.parquet)` and so on, most frequent first; empty for none."""
+        most = sorted(self._counts.items(), key=lambda entry: (-entry[1], entry[0]))
+        parts = []
+        for suffix, count in most:
+            names = [*self._found[suffix], *(["…"] if count > SHOWN else [])]
+            parts.append(f"{count:,} {suffix or 'without a suffix'} ({', '.join(names)})")
+        return ", ".join(parts)
+
+
+def pictures_below(folder: Path, unused: Unused) -> Iterator[Path]:
+    """Pictures in a folder and below, in the order of names, folder by folder; no hidden files.
+
+    Args:
+        folder: it is gone through with all that is below it; a link that leads back up is not followed.
+        unused: gets what is neither a picture nor named after one that lies beside it (`files_beside`).
+
+    Raises:
+        UsageError: if a folder cannot be read.
+    """
+    yield from _below(folder, (), unused)
+
+
+def files_beside(image: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Where what belongs to a picture may lie: `NAME.txt` and `NAME.jpg.txt`, for each suffix."""
+    return [place for suffix in suffixes for place in (image.with_suffix(suffix), image.with_name(image.name + suffix))]
+
+
+def _below(folder: Path, above: tuple[tuple[int, int], ...], unused: Unused) -> Iterator[Path]:
+    try:
+        here = folder.stat()
+        with os.scandir(folder) as entries:
+            found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read ({error})") from error
+    if (here.st_dev, here.st_ino) in above:
+        return
+    pictures = {name for name, is_folder in found if not is_folder and _suffix(name) in PICTURES}
+    owners = pictures | {os.path.splitext(name)[0] for name in pictures}
+    for name, is_folder in found:
+        if is_folder:
+            yield from _below(folder / name, (*above, (here.st_dev, here.st_ino)), unused)
+        elif name in pictures:
+            yield folder / name
+        else:
+            stem, suffix = os.path.splitext(name)
+            if suffix not in (*CAPTION_SUFFIXES, FIELDS_SUFFIX) or stem not in owners:
+                unused.add(name)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()

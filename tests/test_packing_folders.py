@@ -1,0 +1,92 @@
+"""scripts/pack.py on folders as other programs leave them."""
+# ruff: noqa: F811
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import COLOURS, colour_image
+from tests.packing_sets import left_out, pack, pictures, refused, samples  # noqa: F401
+from tests.packing_sets import picture as jpeg
+
+
+@pytest.fixture
+def img2dataset(tmp_path):
+    """Its `files` layout: two shards of five pictures, and a table of what was fetched for each."""
+    folder = tmp_path / "i2d"
+    for shard in range(2):
+        (folder / f"{shard:05d}").mkdir(parents=True)
+        rows = []
+        for row in range(5):
+            number, key = shard * 5 + row, f"{shard:05d}{row:04d}"
+            rows.append({"key": key, "url": f"http://x/{number}.jpg", "caption": f"raw {number}", "status": "success"})
+            (folder / f"{shard:05d}" / f"{key}.jpg").write_bytes(jpeg(30 + number, 30))
+            (folder / f"{shard:05d}" / f"{key}.txt").write_text(f"raw {number}")
+            (folder / f"{shard:05d}" / f"{key}.json").write_text(json.dumps(rows[-1]))
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{shard:05d}.parquet")
+        (folder / f"{shard:05d}_stats.json").write_text("{}")
+    return folder
+
+
+def test_img2dataset_files_are_pictures_and_not_their_tables(pack, img2dataset, tmp_path):
+    done = pack(img2dataset, "--out", tmp_path / "out", "--images-per-shard", 6)
+    first, second = samples(tmp_path / "out" / "00000.tar"), samples(tmp_path / "out" / "00001.tar")
+    for number, sample in enumerate([*first, *second]):
+        assert sample["txt"].decode() == f"raw {number}" and sample["json"]["url"] == f"http://x/{number}.jpg"
+        key = f"{number // 5:05d}{number % 5:04d}"
+        assert sample["__key__"] == f"{number // 5:05d}_{key}"
+        assert sample["jpg"] == (img2dataset / f"{number // 5:05d}" / f"{key}.jpg").read_bytes()
+    assert "2 of 2 shards: 10 images, 10 raw captions\n" in done.out
+    unused = "not used: 2 .json (00000_stats.json, 00001_stats.json), 2 .parquet (00000.parquet, 00001.parquet)\n"
+    assert unused in done.out
+    assert unused in pack(img2dataset, "--out", tmp_path / "out", "--images-per-shard", 6).out  # a second start, too
+    assert unused in pack(img2dataset, "--out", tmp_path / "dry", "--dry-run").out
+
+
+def test_captions_in_files_that_are_named_otherwise(pack, tmp_path):
+    """kohya's `NAME.caption`, and `NAME.jpg.txt`; the raw caption is the first line of the first of them."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, name in enumerate(["a.jpg", "b.jpg", "c.jpg", "d.jpg"]):
+        (folder / name).write_bytes(jpeg(30 + number, 30))
+    (folder / "a.caption").write_text("kohya a\n")
+    (folder / "b.jpg.txt").write_text("\ufeffone b\ntwo b\n")
+    (folder / "b.jpg.json").write_text('{"captions": ["three b"], "width": 31}')
+    for suffix in (".txt", ".caption", ".jpg.txt", ".jpg.caption"):
+        (folder / f"c{suffix}").write_text(f"c of {suffix}\nall over")
+    (folder / "nobody.txt").write_text("x")
+    (folder / "LICENSE").write_text("x")
+    (folder / "d.TXT").write_text("another case is another file")
+    done = pack(folder, "--out", tmp_path / "out")
+    a, b, c, d = samples(tmp_path / "out" / "00000.tar")
+    assert a["txt"] == b"kohya a" and "json" not in a
+    assert b["txt"] == b"one b" and b["json"] == {"captions": ["two b", "three b"], "width": 31}
+    assert c["txt"] == b"c of .txt"
+    assert c["json"] == {"captions": ["all over", "c of .jpg.txt", "c of .caption", "c of .jpg.caption"]}
+    assert not {"txt", "json"} & set(d)
+    assert "not used: 2 .txt (d.TXT, nobody.txt), 1 without a suffix (LICENSE)" in done.out
+
+
+def test_a_folder_without_pictures_says_what_it_holds(refused, tmp_path):
+    (tmp_path / "in" / "0").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "in" / "0" / f"{number}.tar.gz").write_bytes(b"x")
+    assert "it holds 3 .gz (0.tar.gz, 1.tar.gz, …)" in refused(tmp_path / "in")
+
+
+def test_a_table_that_names_images_wins_over_the_pictures_beside_it(pack, pictures, tmp_path):
+    rows = [{"image": f"{number}.png", "caption": f"caption {number}"} for number in range(8)]
+    pq.write_table(pa.Table.from_pylist(rows), pictures / "all.parquet")
+    pack(pictures, "--out", tmp_path / "out")
+    found = samples(tmp_path / "out" / "00000.tar")
+    assert [x["txt"].decode() for x in found] == [row["caption"] for row in rows]
+    (pictures / "all.parquet").unlink()
+    pq.write_table(
+        pa.Table.from_pylist([{"where": row["image"], "caption": "typed"} for row in rows]), pictures / "x.parquet"
+    )
+    assert "8 without a caption" in pack(pictures, "--out", tmp_path / "guessed").out
+    pack(pictures, "--out", tmp_path / "typed", "--image-key", "where")
+    assert all(x["txt"] == b"typed" for x in samples(tmp_path / "typed" / "00000.tar"))
+    assert [x["png"] for x in found] == [colour_image(list(COLOURS)[n % 4], n) for n in range(8)]
