@@ -68,6 +68,7 @@ def line(score: Score) -> str:
     """A score, in a line."""
     about, metrics = score.meta["set"], score.metrics
     shown = f"acc1 {100 * metrics['lp_acc1']:.2f} %, {about['train_images']:,} images to fit, C {metrics['C']:g}"
+    shown += "" if metrics.get("converged", True) else ", stopped before it converged"
     return f"{about['name']:<16} {about['images']:>6,} images  {shown}"
 
 

@@ -26,6 +26,7 @@ import pandas as pd
 from digits.runs import Run, RunFailed, Trainer
 from digits.study import checkpoint, digits, scores, tables, train_all, value
 
+from open_clip_fff.comparison.lines import line_style
 from open_clip_fff.hub.borrowed import split_at_dashes
 
 matplotlib.use("Agg")
@@ -166,7 +167,8 @@ def draw(curves: dict[Row, pd.DataFrame], path: Path) -> None:
             for number, features in enumerate(FEATURES):
                 curve = curves.get(Row(panel[0], features, panel[1]))
                 if curve is not None and features != "off" and curve[column].notna().any():
-                    axis.plot(curve["step"] + 1, curve[column], label=features, color=f"C{number}")
+                    look = line_style(number, len(FEATURES))
+                    axis.plot(curve["step"] + 1, curve[column], label=features, color=f"C{number}", **look)
             axis.set(title=f"{panel[0]}, {panel[1]}: {title}", xlabel="steps")
             axis.grid(alpha=0.3)
             axis.spines[["top", "right"]].set_visible(False)

@@ -25,6 +25,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from open_clip_fff.comparison.lines import line_style
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import find_checkpoint
 
@@ -127,12 +128,14 @@ def draw(curves: pd.DataFrame, path: Path) -> None:
     shown = {column: title for column, (_, title) in CURVES.items() if column in curves}
     figure, axes = plt.subplots(1, len(shown), figsize=(5 * len(shown), 3.8), layout="constrained")
     for axis, (column, title) in zip(axes, shown.items(), strict=True):
-        for number, (method, curve) in enumerate(curves.groupby("method", sort=False)):
+        methods = curves.groupby("method", sort=False)
+        for number, (method, curve) in enumerate(methods):
             points = curve.dropna(subset=[column])
             if len(points):
                 smooth = points[column] if column == "recall" else points[column].rolling(9, 1, center=True).mean()
                 scale = points[column].iloc[0] if column == "loss" else 1.0
-                axis.plot(points["step"] + 1, smooth / scale, label=method, color=f"C{number}")
+                look = line_style(number, len(methods))
+                axis.plot(points["step"] + 1, smooth / scale, label=method, color=f"C{number}", **look)
         axis.set(title=title, xlabel="steps")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)

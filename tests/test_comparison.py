@@ -10,12 +10,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from open_clip_fff.comparison import bootstrap, reference
 from open_clip_fff.comparison.bootstrap import Outcomes
 from open_clip_fff.comparison.columns import AVERAGE
+from open_clip_fff.comparison.lines import line_style
 from open_clip_fff.comparison.notes import notes
 from open_clip_fff.comparison.notices import notices, unequal_training
+from open_clip_fff.comparison.plots import COLOURS
 from open_clip_fff.comparison.rows import read_rows
 from open_clip_fff.comparison.run import Comparison, compare
 from open_clip_fff.comparison.table import make_table
@@ -164,6 +169,25 @@ def test_the_average_is_over_the_sets_of_all_and_says_so(scores):
     assert "outside" in groups["mine"] and ("b", average) in table.cells
     told = " ".join(notices(table.rows, table.columns))
     assert "a lacks Flickr30k; b lacks Oxford Pets." in told and "mine" not in told
+
+
+def test_a_set_of_ones_own_is_named_before_those_of_the_paper(scores):
+    scores.model("a", 0.5, ["cifar10", "pets", "mine"]), scores.model("b", 0.6, ["cifar10"])
+    table = scores.table(["logs/a"], ["logs/b"])
+    assert "b lacks mine and Oxford Pets." in " ".join(notices(table.rows, table.columns))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_equal_curves_are_all_seen(count):
+    figure = Figure(dpi=130)
+    axes = figure.subplots()
+    for place in range(count):
+        axes.plot([0, 1, 2], [0, 3, 1], color=COLOURS[place], **line_style(place, count))
+    figure.canvas = FigureCanvasAgg(figure)
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].reshape(-1, 3)
+    for colour in COLOURS[:count]:
+        assert (abs(pixels - np.array(to_rgb(colour)) * 255).max(axis=1) < 2).sum() > 100, colour
 
 
 def test_the_average_of_two_sets(scores):

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,8 @@ def test_the_hubs_folder_names_and_a_root_that_is_the_set(loaded, tmp_path):
     assert find_set("cifar10", tmp_path / "cifar10").root == tmp_path / "cifar10"
     webdataset(tmp_path / "my-own", retrieval=True)
     found, missing = find_sets(["all"], tmp_path)
-    assert [at.spec.name for at in found] == ["cifar10", "pets", "my-own"] and len(missing) == 11
-    assert found[-1].spec.task == RETRIEVAL
+    assert [at.spec.name for at in found] == ["my-own", "cifar10", "pets"] and len(missing) == 11
+    assert found[0].spec.task == RETRIEVAL
 
 
 @pytest.mark.slow
@@ -217,6 +218,20 @@ def test_a_linear_probe_learns_colours(layout, loaded, tmp_path, monkeypatch):
     score, _ = score_set(loaded, at, QUICK, tmp_path / "s", evaluate=probe(train, ProbeSettings()), task="linear_probe")
     assert score.metrics["lp_acc1"] == (score.samples["target"] == score.samples["predicted"]).mean() > 0.9
     assert next((tmp_path / "s").glob(f"*/{name}_linear_probe")).is_dir()
+
+
+def test_scikit_learns_warnings_do_not_reach_the_terminal(loaded, tmp_path):
+    """A regression that stops early, and classes that no image was taken for; the first is told in the probe's line."""
+    webdataset(tmp_path / "cifar100")
+    webdataset(tmp_path / "cifar100", split="train", images=40)
+    at = find_set("cifar100", tmp_path)
+    stopped = probe(training_split(at), ProbeSettings(max_iter=1))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        outcome = stopped(loaded.model, loaded.preprocess, loaded.tokenizer, at, QUICK)
+        evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, at, QUICK)
+    assert outcome.metrics["converged"] is False
+    assert not [warning for warning in caught if "sklearn" in str(warning.filename)]
 
 
 def test_a_linear_probe_needs_training_images(tmp_path, monkeypatch):

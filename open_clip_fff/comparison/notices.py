@@ -5,6 +5,7 @@ from typing import Any
 
 from open_clip_fff.comparison.columns import AVERAGE, Column
 from open_clip_fff.comparison.rows import Model, Row, SetKey
+from open_clip_fff.evaluation.protocol import PROTOCOL
 from open_clip_fff.evaluation.store import Score
 
 
@@ -59,8 +60,9 @@ def _data(row: Row) -> str | None:
 
 
 def missing_sets(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
-    """Sets that only some rows were scored on."""
-    titles = {column.key: column.set_title for column in columns if column.metric != AVERAGE}
+    """Sets that only some rows were scored on; the user's own first, of which there are few."""
+    own = sorted(columns, key=lambda column: column.key[1] in PROTOCOL)  # stable
+    titles = {column.key: column.set_title for column in own if column.metric != AVERAGE}
     partial = {key: title for key, title in titles.items() if not all(row.has(key) for row in rows)}
     lacking = []
     for row in rows:

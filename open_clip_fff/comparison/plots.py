@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from open_clip_fff.comparison.columns import AVERAGE, RECALL
 from open_clip_fff.comparison.curves import Curves
+from open_clip_fff.comparison.lines import line_style
 from open_clip_fff.comparison.table import Table
 from open_clip_fff.comparison.training import Training
 
@@ -22,6 +23,12 @@ HOURS_FROM = 180  # minutes
 def colours(table: Table) -> dict[str, str]:
     """Each row's, the same in all pictures."""
     return {row.label: COLOURS[number % len(COLOURS)] for number, row in enumerate(table.rows)}
+
+
+def looks(table: Table) -> dict[str, dict[str, Any]]:
+    """Each row's curve: colour, width, dashes."""
+    shown = colours(table)
+    return {label: {"color": shown[label], **line_style(place, len(shown))} for place, label in enumerate(shown)}
 
 
 def draw_change(table: Table) -> Figure | None:
@@ -81,7 +88,7 @@ def draw_curves(table: Table, training: Training) -> Figure | None:
                 for each in seeds
             ]
             for axes, along in zip(line, ("step", "time"), strict=True):
-                _lines(axes, tables, along, "value", label, colours(table)[label], marker="o")
+                _lines(axes, tables, along, "value", label, looks(table)[label], marker="o")
         line[0].set_ylabel("%")
         line[0].set_title(title, loc="left", fontsize="medium")
         for axes in line:
@@ -127,7 +134,7 @@ def _by_step(
     for axes, name in zip(panels, shown, strict=True):
         for label, seeds in steps.items():
             tables = [each[["step", name]].dropna() for each in seeds if each[name].notna().any()]
-            _lines(axes, tables, "step", name, label, colours(table)[label], smooth=smooth)
+            _lines(axes, tables, "step", name, label, looks(table)[label], smooth=smooth)
         axes.set_title(titles[name], loc="left", fontsize="medium")
         axes.set_xlabel("training steps (bold: running mean)" if smooth else "training steps")
         _plain(axes, "both")
@@ -143,7 +150,7 @@ def _lines(
     along: str,
     name: str,
     label: str,
-    colour: str,
+    look: Mapping[str, Any],
     marker: str = "",
     smooth: bool = False,
 ) -> None:
@@ -153,12 +160,12 @@ def _lines(
         return
     if smooth or len(tables) > 1:
         for each in tables:
-            axes.plot(each[along], each[name], color=colour, linewidth=0.8, alpha=0.3)
+            axes.plot(each[along], each[name], color=look["color"], linewidth=0.8, alpha=0.3)
     groups = pd.concat(tables).groupby("step")
     mean = groups.mean()[groups.size() == len(tables)].reset_index()
     if smooth:
         mean[name] = mean[name].rolling(max(len(mean) // SMOOTH, 1), center=True, min_periods=1).mean()
-    axes.plot(mean[along], mean[name], color=colour, linewidth=1.8, marker=marker, markersize=4, label=label)
+    axes.plot(mean[along], mean[name], marker=marker, markersize=2 + look["linewidth"], label=label, **look)
 
 
 def _time(tables: Sequence[pd.DataFrame]) -> tuple[str, float]:

@@ -77,12 +77,18 @@ def prepare(arguments: argparse.Namespace) -> list[FoundSet]:
             print(f"fetching {name}", flush=True)
             download(name, root)
         found, missing = find_sets(arguments.datasets, root)
-    if missing:
+    asked = arguments.datasets != ["all"]
+    if missing and (asked or not found):
         print(how_to_bring(missing, root), flush=True)
-    if missing and arguments.datasets != ["all"]:
-        raise UsageError(f"--datasets {' '.join(missing)}: not there, see above")
-    if not found:
-        raise UsageError(f"--data-root {root}: none of the sets is there, see above")
+        what = f"--datasets {' '.join(missing)}: not" if asked else f"--data-root {root}: none of the sets is"
+        raise UsageError(f"{what} there, see above")
+    print(f"{len(found)} set(s): {', '.join(at.spec.name for at in found)}", flush=True)
+    if missing:
+        print(
+            f"of the paper's, not in {root}: {', '.join(missing)} (--datasets NAME tells where one comes from, and "
+            f"--download fetches them)",
+            flush=True,
+        )
     return found
 
 

@@ -6,6 +6,7 @@ Its figures are not touched: the mends only let them be computed, and keep what 
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -95,7 +96,7 @@ def _classification(model: Any, tokenizer: Callable, loader: Any, at: FoundSet, 
 
     original = classification.run_classification
     bars = _bars(at.spec.name, settings)
-    with replaced(classification, run_classification=run, accuracy=accuracy, tqdm=bars):
+    with quiet_sklearn(), replaced(classification, run_classification=run, accuracy=accuracy, tqdm=bars):
         metrics = classification.evaluate(
             model, loader, tokenizer, classes, templates, settings.device, amp=settings.amp
         )
@@ -126,6 +127,14 @@ def _retrieval(model: Any, tokenizer: Callable, loader: Any, at: FoundSet, setti
         )
     captions = len(samples["image_of_text"])
     return Outcome(metrics, samples, {"images": len(samples[f"{IMAGE_TO_TEXT}@1"]), "captions": captions})
+
+
+@contextmanager
+def quiet_sklearn() -> Iterator[None]:
+    """Without scikit-learn's warnings: that no image has, or was taken for, some class is a figure and no mistake."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"sklearn\.")
+        yield
 
 
 def accuracy(output: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> list[float]:

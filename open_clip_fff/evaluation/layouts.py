@@ -52,7 +52,7 @@ class FoundSet(NamedTuple):
 def find_sets(
     names: list[str], root: Path, flags: tuple[str, str] = ("--datasets", "--data-root")
 ) -> tuple[list[FoundSet], list[str]]:
-    """The sets by name, or all: those of the paper, and whatever else lies below `root` in webdataset form.
+    """The sets by name, or all: whatever lies below `root` in webdataset form, and those of the paper.
 
     Args:
         names: of sets, or `["all"]`.
@@ -70,7 +70,7 @@ def find_sets(
     others = [path.name for path in sorted(root.iterdir()) if _is_webdataset(path, SPLIT)]
     if names == ["all"]:
         taken = {path.name for name in PROTOCOL for path in _folders(name, root)}
-        names = [*PROTOCOL, *(name for name in others if name not in taken)]
+        names = [*(name for name in others if name not in taken), *PROTOCOL]  # the user's own first
     found, missing = [], []
     for name in names:
         at = find_set(name, root)

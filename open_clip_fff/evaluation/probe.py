@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.benchmark import EvalSettings, Outcome, accuracy, make_loader
+from open_clip_fff.evaluation.benchmark import EvalSettings, Outcome, accuracy, make_loader, quiet_sklearn
 from open_clip_fff.evaluation.layouts import SPLIT, FoundSet, other_split
 from open_clip_fff.evaluation.protocol import ZERO_SHOT
 
@@ -82,18 +82,22 @@ def _evaluate(
     if probing.shots > 0:
         chosen = few(labels, probing.shots, probing.seed)
         features, labels = features[chosen], labels[chosen]
-    strength = choose_strength(features, labels, probing)
-    fitted = _fit(features, labels, strength, probing)
+    with quiet_sklearn():  # of regressions that did not converge: `converged` is about the one that counts
+        strength = choose_strength(features, labels, probing)
+        fitted = _fit(features, labels, strength, probing)
     classes = int(max(labels.max(), target.max())) + 1
     logits = np.full((len(target), classes), -np.inf, dtype=np.float32)  # a class without training images never wins
     logits[:, fitted.classes_] = fitted.predict_log_proba(held_features)
     top1, top5 = (accuracy(torch.from_numpy(logits), torch.from_numpy(target), (min(k, classes),))[0] for k in (1, 5))
     predicted = logits.argmax(axis=1)
+    with quiet_sklearn():
+        balanced = float(balanced_accuracy_score(target, predicted))
     metrics = {
         "lp_acc1": top1,
         "lp_acc5": top5 if classes >= 5 else float("nan"),
-        "lp_mean_per_class_recall": float(balanced_accuracy_score(target, predicted)),
+        "lp_mean_per_class_recall": balanced,
         "C": strength,
+        "converged": bool(fitted.n_iter_.max() < probing.max_iter),
         "fewshot_k": probing.shots,
         "seed": probing.seed,
     }

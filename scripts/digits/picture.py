@@ -11,6 +11,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 from digits.score import AT, Result
+from open_clip_fff.comparison.lines import line_style
 
 WAYS = {"image-text": "i>t", "text-image": "t>i"}
 
@@ -71,12 +72,13 @@ def aligned(table: pd.DataFrame) -> str:
 def draw(results: Sequence[Result], path: Path) -> None:
     """Zero-shot accuracy against steps, a line per method."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for result, marker in zip(results, "osv<^D", strict=True):
+    for place, (result, marker) in enumerate(zip(results, "osv<^D", strict=True)):
         steps, accuracy = zip(*result.curve.items(), strict=True)
         label = f"{result.run.title}: {100 * accuracy[-1]:.1f} %"
         if result.run.teacher:
             label += f" (and {max(results[0].curve)} steps of the model that mines)"
-        axes.plot(steps, [100 * value for value in accuracy], marker=marker, markersize=5, label=label)
+        look = line_style(place, len(results))
+        axes.plot(steps, [100 * value for value in accuracy], marker=marker, markersize=5, label=label, **look)
     axes.axhline(10, color="grey", linewidth=1, linestyle=":", label="chance")
     axes.set(xlabel="training steps (batch 128)", ylabel="zero-shot top-1 on held-out digits, %", ylim=(0, 102))
     axes.grid(alpha=0.3)
