@@ -25,14 +25,16 @@ from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.hub.loading import FORMS, load_model
-from open_clip_fff.report.plan_text import plan_lines
+from open_clip_fff.report.plan_text import plain
 from open_clip_fff.settings import Plan
+from open_clip_fff.settings.description import describe
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.settings.mining import SELF
+from open_clip_fff.settings.upstream import Upstream
 from open_clip_fff.towers.frozen import FrozenModel
 from open_clip_fff.whole import write_whole
 
-TOPICS = ("captions", "mining", "judge")  # of the plan, that the page is about
+TOPICS = ("captions", "mining", "discriminator")  # of the plan, that the page is about
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,8 +147,8 @@ def eyes(args: argparse.Namespace, plan: Plan) -> tuple[Eyes | None, Eyes | None
 
 def topics(plan: Plan) -> list[tuple[str, str]]:
     """What the plan says of captions and mining."""
-    lines = [line.strip().partition(" ") for line in plan_lines(plan)]
-    return [(topic, words.strip()) for topic, _, words in lines if topic in TOPICS]
+    topics = describe(plan, Upstream(dataset_type="webdataset"))
+    return [(topic.name, plain("; ".join(topic.parts))) for topic in topics if topic.name in TOPICS]
 
 
 if __name__ == "__main__":

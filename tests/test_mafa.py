@@ -40,7 +40,9 @@ def test_false_negatives_are_found_and_counted(trainer, classed, capsys, loss):
     argv = [*JUDGE, *MAFA, "--loss", loss, "--class-key", "cls", "--epochs", "2", "--name", loss]
     assert trainer(*argv, "--log-every-n-steps", "1", data=classed) == 0
     printed = capsys.readouterr().out
-    assert "colours looks at each image's and each caption's hardest negative; a positive above 0.8" in printed
+    assert "colours, frozen, scores pairs (MAFA's connection mining" in printed
+    assert "match score above 0.8 a positive, below 0.5 a negative, between them out of the loss" in printed
+    assert ("in both directions" in printed) == (loss == "fff") != ("only in the direction that found" in printed)
     found = [[float(x) for x in line] for line in re.findall(RATE, trainer.log(loss))]
     assert len(found) == 8 and all(right == 100.0 for *_, right in found)
     assert all(both == pytest.approx((a + b) / 2, abs=0.11) for both, a, b, *_ in found)
@@ -99,7 +101,8 @@ def test_a_real_discriminator_of_transformers(trainer, classed, tmp_path, kind):
 def test_cosmo_says_what_it_is(trainer, classed, capsys):
     assert trainer(*JUDGE, *MAFA, "--method", "cosmo", "--epochs", "1", "--name", "cosmo", data=classed) == 0
     printed = capsys.readouterr().out
-    assert "cosmo (MAFA under the name of its first version)" in printed and "s-itc (0.5 of the target" in printed
+    assert "cosmo: COSMO, which is MAFA under the name of its first version" in printed
+    assert "0.5 of each target even over all columns from epoch 1 on" in printed
 
 
 def test_what_does_not_go_is_said(trainer, capsys):

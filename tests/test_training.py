@@ -56,7 +56,7 @@ def test_fff_trains_on_tars_with_mining(trainer, teacher, capsys):
     assert trainer(*FFF, *mining(teacher, "0.2", "0.97", "0.97", "0.0"), "--name", "fff") == 0
     printed, log = capsys.readouterr().out, trainer.log("fff")
     # the plan, the coverage, three rows as strings
-    assert re.search(r"method +fff \(typed: ", printed) and "p1 0.2" in printed
+    assert re.search(r"method +fff: FFF, .*\n +typed: .*--p1,", printed) and "image-text > p1 0.2, " in printed
     assert re.search(r"txt +text in 100.00% of rows, 1.00 captions per row", printed)
     assert re.search(r"json:captions +text in 100.00% of rows, 2.50 captions per row", printed)
     assert "1 'img 0'" in printed and "2 'a red square'" in printed

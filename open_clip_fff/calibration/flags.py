@@ -32,7 +32,7 @@ def feature_flags(plan: Plan) -> list[str]:
         flags += model_flags(plan.miner)
     if plan.feature_sidecar is not None:
         flags += ["--feature-sidecar", plan.feature_sidecar]
-    for config in plan.values["model_config"]:
+    for config in plan.model_config:
         flags += ["--model-config", config]
     if plan.mining is not None and plan.mining.text_text != MiningConfig.text_text:
         flags += ["--text-text", plan.mining.text_text]

@@ -29,7 +29,9 @@ from open_clip_fff.hub.borrowed import bring_parts
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.report.plan_text import plan_lines
 from open_clip_fff.scope import replaced
+from open_clip_fff.settings.description import describe
 from open_clip_fff.settings.plan import Plan, make_plan
+from open_clip_fff.settings.upstream import Upstream
 from open_clip_fff.towers.frozen import load_frozen
 from open_clip_fff.towers.sentences import load_sentences
 
@@ -97,7 +99,7 @@ def _introduce(args, plan: Plan) -> None:
     if int(os.environ.get("RANK", "0")) != 0:
         return
     print(f"open_clip_fff {open_clip_fff.__version__} on OpenCLIP {open_clip.__version__}")
-    print("\n".join(plan_lines(plan, trimming_obstacle(args))))
+    print("\n".join(plan_lines(describe(plan, Upstream.of(vars(args)), trimming_obstacle(args)))))
     if seen is not None:
         print("\n".join(preview_lines(*seen)))
     print(flush=True)

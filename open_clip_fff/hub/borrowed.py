@@ -52,12 +52,12 @@ def bring_parts(plan: Plan) -> None:
     Raises:
         UsageError: if one cannot be found or read.
     """
-    for module in plan.values["plugin"]:
+    for module in plan.plugins:
         try:
             importlib.import_module(module)
         except ImportError as error:
             raise UsageError(f"--plugin {module}: cannot be imported ({error}); is it on PYTHONPATH?") from error
-    add_architectures(plan.values["model_config"])
+    add_architectures(plan.model_config)
 
 
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:

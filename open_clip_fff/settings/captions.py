@@ -3,6 +3,11 @@
 import re
 from dataclasses import dataclass
 
+from open_clip_fff.settings.fields import setting
+from open_clip_fff.settings.numbers import number
+from open_clip_fff.settings.upstream import Upstream
+from open_clip_fff.settings.words import Topic, code, codes
+
 POLICIES = ("all", "sample", "first")
 PATTERN = "re:"  # a json key that is a regular expression over field names
 
@@ -29,19 +34,19 @@ class CaptionSettings:
             nothing is trained); None for none.
     """
 
-    per_image: int = 1
-    policy: str = "first"
-    text_keys: tuple[str, ...] = ("txt",)
-    json_keys: tuple[str, ...] = ()
-    sidecar: str | None = None
-    val_sidecar: str | None = None
-    shards: str | None = None
-    sidecar_keys: tuple[str, ...] = ("captions",)
-    split_sentences: bool = False
-    words: tuple[int, int | None] = (0, None)
-    class_key: str | None = None
-    raw_weight: float = 1.0
-    min_coverage: float = 0.0
+    per_image: int = setting("captions_per_image", 1)
+    policy: str = setting("caption_policy", "first")
+    text_keys: tuple[str, ...] = setting("text_key", ("txt",))
+    json_keys: tuple[str, ...] = setting("json_text_key", ())
+    sidecar: str | None = setting("caption_sidecar", None)
+    val_sidecar: str | None = setting("val_caption_sidecar", None, shown=lambda s: s.of_validation)
+    shards: str | None = None  # OpenCLIP's --train-data
+    sidecar_keys: tuple[str, ...] = setting("sidecar_text_key", ("captions",), when=lambda s: s.sidecar is not None)
+    split_sentences: bool = setting("split_sentences", False, when=lambda s: bool(s.json_keys) or s.sidecar is not None)
+    words: tuple[int, int | None] = setting("caption_words", (0, None), shown=lambda s: s.bounds or "any")
+    class_key: str | None = setting("class_key", None)
+    raw_weight: float = setting("raw_weight", 1.0, when=lambda s: s.policy == "sample")
+    min_coverage: float = setting("min_coverage", 0.0)
 
     def __post_init__(self) -> None:
         if self.per_image < 1:
@@ -63,6 +68,55 @@ class CaptionSettings:
         least, most = self.words
         if least < 0 or (most is not None and most < max(least, 1)):
             raise ValueError(f"captions of {least} to {most} words: nothing fits")
+
+    def describe(self, upstream: Upstream) -> Topic:
+        """How many captions of an image were in a batch, and where they were from."""
+        if self.per_image == 1:
+            how = "one per image, the first that is not empty"
+        else:
+            how = {
+                "all": f"up to {self.per_image} per image, all in the same batch",
+                "sample": f"one of an image's first {self.per_image}, drawn anew at each visit",
+                "first": f"the first of up to {self.per_image} per image",
+            }[self.policy]
+        parts = [how, f"from {self._from(upstream)}"]
+        if self.policy == "sample" and self.raw_weight != 1.0:
+            parts.append(f"a raw caption weighs {number(self.raw_weight)} where a generated one weighs 1")
+        parts += ["cut into sentences where they are from json or a sidecar"] * self.split_sentences
+        parts += [f"of {self._words()}"] * bool(self.bounds)
+        if self.min_coverage:
+            parts.append(f"training stops where a source has text in less than {number(self.min_coverage)} of the rows")
+        if self.class_key is not None:
+            parts.append(
+                f"classes from {code(self.class_key)} tell the log what is right, and nothing is trained on them"
+            )
+        return Topic("captions", tuple(parts))
+
+    def _from(self, upstream: Upstream) -> str:
+        if upstream.data == "synthetic":
+            return "OpenCLIP's synthetic data"
+        if upstream.data == "csv":
+            return f"the CSV's {codes(tuple(upstream.csv_caption_key.split(';')))}"
+        members = tuple(source for source in self.sources if not source.startswith("sidecar:"))
+        beside = f"{codes(self.sidecar_keys)} of the sidecar {code(self.sidecar)}" if self.sidecar else ""
+        return ", ".join(filter(None, (codes(members), beside)))
+
+    def _words(self) -> str:
+        least, most = self.words
+        if most is None:
+            return f"{least} words or more"
+        return f"{least} to {most} words" if least else f"up to {most} words"
+
+    @property
+    def bounds(self) -> str:
+        """The bounds of words as they are typed; empty where there are none."""
+        least, most = self.words
+        return f"{least or ''}:{'' if most is None else most}" if least or most is not None else ""
+
+    @property
+    def of_validation(self) -> str:
+        """The sidecar of --val-data as people name it."""
+        return "that of training" if self.val_sidecar is None else self.val_sidecar or "none"
 
     @property
     def columns(self) -> int:

@@ -3,13 +3,22 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from open_clip_fff.settings.fields import setting
 from open_clip_fff.settings.mining import threshold
+from open_clip_fff.settings.numbers import cut
+from open_clip_fff.settings.words import MAFA, Topic, code, since
 
 if TYPE_CHECKING:  # settings need no torch
     from torch import Tensor
 
 POSITIVE, NEGATIVE = 0.8, 0.5
 COSINE = "open_clip"  # the kind of discriminator whose q is a cosine
+_KINDS = {
+    "blip": " (BLIP's matching head)",
+    "blip2": " (BLIP-2's matching head)",
+    COSINE: " (an OpenCLIP model, whose match score is its cosine)",
+}
+_TWO_WAYS = ("softmax", "s-itc")  # losses whose two directions have targets of their own
 
 
 @dataclass(frozen=True)
@@ -27,13 +36,13 @@ class ConnectionSettings:
         start: the epoch from which on it is asked, from 0; with GRIT, epoch 0's batches are random.
     """
 
-    discriminator: str
-    positive: float = POSITIVE
-    negative: float = NEGATIVE
-    gate: float | None = None
-    cache: str | None = None
-    batch: int = 64
-    start: int = 0
+    discriminator: str = setting("discriminator")
+    positive: float = setting("match_positive", POSITIVE, shown=lambda s: cut(s.positive))
+    negative: float = setting("match_negative", NEGATIVE, shown=lambda s: cut(s.negative))
+    gate: float | None = setting("match_gate", None, shown=lambda s: cut(s.gate))
+    cache: str | None = setting("discriminator_cache", None)
+    batch: int = setting("discriminator_batch", 64)
+    start: int = setting("discriminator_start", 0)
 
     def __post_init__(self) -> None:
         if not self.discriminator.strip():
@@ -60,3 +69,26 @@ class ConnectionSettings:
         Both thresholds are themselves ambiguous, and so is NaN: what could not be judged is not trained on.
         """
         return (q > self.positive).char() - (q < self.negative).char()
+
+    def describe(self, loss: str, trained: int | None = None) -> Topic:
+        """Which pairs were scored, and what followed.
+
+        Args:
+            loss: its name, which decides about directions.
+            trained: that of `words.since`.
+        """
+        kind = _KINDS.get(self.discriminator.partition(":")[0], "") if ":" in self.discriminator else ""
+        parts = [
+            f"{code(self.discriminator)}{kind}, frozen, scores pairs (MAFA's connection mining, {MAFA})",
+            "each image's and each caption's hardest negative, of the rank's own batch",
+            f"match score above {cut(self.positive)} a positive, below {cut(self.negative)} a negative, between them "
+            f"out of the loss",
+            "each only in the direction that found the pair"
+            if loss in _TWO_WAYS
+            else "each in both directions, since the loss has one matrix",
+        ]
+        if self.gate is not None:
+            parts.append(f"scored only where the mining features' cosine is above {cut(self.gate)}, else a negative")
+        parts += [since(self.start, trained)] * (self.start > 0)
+        parts += [f"scores are kept in {code(self.cache or '')} and taken from there"] * (self.cache is not None)
+        return Topic("discriminator", tuple(parts))

@@ -3,33 +3,20 @@
 from typing import TYPE_CHECKING
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.settings.connection import ConnectionSettings
+from open_clip_fff.settings.fields import fields_by_flag
 from open_clip_fff.settings.flags import as_flag
-from open_clip_fff.settings.mining import SELF, MiningConfig
-from open_clip_fff.settings.objective import OURS
+from open_clip_fff.settings.grouping import GroupingSettings
+from open_clip_fff.settings.mining import SELF, THRESHOLDS, FrozenSource, MiningConfig
+from open_clip_fff.settings.objective import OURS, Smoothing
 
 if TYPE_CHECKING:
     from open_clip_fff.settings.plan import Plan
 
-THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
-# the names of settings in MiningConfig, and of their flags
-MINING = {
-    **{name: name for name in THRESHOLDS},
-    "text_text": "text_text",
-    "cap": "mined_cap",
-    "mined_as": "mined_as",
-    "band": "ignore_band",
-    "raw": "mine_raw",
-    "per_image": "mined_per_image",
-    "warmup": "mining_warmup",
-    "guarded": "mining_guard",
-}
-SMOOTHING = {"smoothing", "smoothing_over", "smoothing_start", "itc_stop_gradient", "itc_consistency"}
-CONNECTION = {
-    *("match_positive", "match_negative", "match_gate"),
-    *("discriminator_cache", "discriminator_batch", "discriminator_start"),
-}
-GROUPING = {f"group_{name}" for name in ("search_space", "queue", "scope", "share", "quantile", "features")}
-MODEL = ("mining_model", "mining_pretrained")
+MINING, SMOOTHING, GROUPING, MODEL = (
+    frozenset(fields_by_flag(kind)) for kind in (MiningConfig, Smoothing, GroupingSettings, FrozenSource)
+)
+CONNECTION = frozenset(fields_by_flag(ConnectionSettings)) - {"discriminator"}
 
 
 def check(plan: "Plan") -> None:
@@ -108,7 +95,7 @@ def _check_captions(plan: "Plan", loss: str) -> None:
 def _check_mining(plan: "Plan") -> None:
     if plan.mining is None:
         idle = {
-            *MINING.values(),
+            *MINING,
             *MODEL,
             "feature_sidecar",
             *(() if plan.connection or plan.grouping else ("class_key",)),
@@ -124,7 +111,7 @@ def _check_mining(plan: "Plan") -> None:
 def _check_features(plan: "Plan", config: MiningConfig) -> None:
     features, typed = plan.features, plan.typed
     if features in SELF:
-        for name in sorted(set(MODEL) & typed):
+        for name in sorted(MODEL & typed):
             raise UsageError(f"{as_flag(name)}: with --mining-features {features} the trained model mines; drop one")
     if "feature_sidecar" in typed and features != "precomputed":
         raise UsageError("--feature-sidecar does nothing without --mining-features precomputed")

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 
+from open_clip_fff.settings.fields import setting
+from open_clip_fff.settings.numbers import number
+from open_clip_fff.settings.words import GRIT, Topic, since
+
 SCOPES = ("rank", "global")
 SOURCES = ("bank", "stored")
 
@@ -24,12 +28,12 @@ class GroupingSettings:
             beside the images.
     """
 
-    search_space: int = 1920
-    queue: int = 48000
-    scope: str = "rank"
-    share: float = 1.0
-    quantile: float = 1.0
-    source: str = "bank"
+    search_space: int = setting("group_search_space", 1920)
+    queue: int = setting("group_queue", 48000)
+    scope: str = setting("group_scope", "rank")
+    share: float = setting("group_share", 1.0)
+    quantile: float = setting("group_quantile", 1.0)
+    source: str = setting("group_features", "bank")
 
     def __post_init__(self) -> None:
         for name in ("search_space", "queue"):
@@ -46,3 +50,18 @@ class GroupingSettings:
             raise ValueError(f"quantile is {self.quantile}: more than 0, and at most 1, which is the nearest")
         if self.source not in SOURCES:
             raise ValueError(f"source is {self.source!r}: choose from {', '.join(SOURCES)}")
+
+    def describe(self, trained: int | None = None) -> Topic:
+        """How mini-batches are put together; `trained` is that of `words.since`."""
+        scope = {"rank": "each rank's", "global": "the global"}[self.scope]
+        features = "features stored beside the images"
+        if self.source == "bank":
+            features = f"features that the epoch before made, {since(1, trained)} (epoch 0 is random)"
+        parts = [
+            f"{scope} mini-batches are of alike samples (GRIT-VLP, {GRIT})",
+            f"by {features}",
+            f"search spaces of {self.search_space:,} samples, a queue of {self.queue:,}",
+        ]
+        parts += [f"{number(self.share)} of the mini-batches, the others random"] * (self.share < 1)
+        parts += [f"the next sample at similarity quantile {number(self.quantile)}"] * (self.quantile < 1)
+        return Topic("grouping", tuple(parts))

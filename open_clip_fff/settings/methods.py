@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from open_clip_fff.settings.words import CLIP, FFF, GRIT, MAFA, SIGLIP
+
 Preset = Mapping[str, object]
 
 # Keys are the flags' names with underscores; settings/flags.py documents each.
@@ -42,6 +44,19 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
         "mafa": MappingProxyType({"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
         "cosmo": MappingProxyType({"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
         "fff-softmax": MappingProxyType({"loss": "softmax", **_FFF}),
+    }
+)
+
+# What each is, in words.
+TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "clip": f"CLIP (Radford et al., 2021, {CLIP}) as OpenCLIP trains it",
+        "siglip": f"SigLIP (Zhai et al., 2023, {SIGLIP}) as OpenCLIP trains it",
+        "fff": f"FFF, Fixing Flawed Foundations (Bulat et al., CVPR 2024, {FFF})",
+        "grit": f"CLIP in GRIT-VLP's grouped mini-batches (Byun et al., ECCV 2022, {GRIT})",
+        "mafa": f"MAFA's grouped mini-batches, connection mining and smoothed ITC (Byun et al., CVPR 2024, {MAFA})",
+        "cosmo": f"COSMO, which is MAFA under the name of its first version (Byun et al., CVPR 2024, {MAFA})",
+        "fff-softmax": f"FFF's captions and mining (Bulat et al., CVPR 2024, {FFF}) under open_clip_fff's softmax",
     }
 )
 

@@ -1,12 +1,19 @@
 """How false negatives are found: Eq. 1 of FFF, and where its features come from."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from open_clip_fff.settings.fields import setting
+from open_clip_fff.settings.numbers import cut, number
+from open_clip_fff.settings.words import FFF, Topic, code
 
 TEXT_TEXT = ("pooled", "max", "mean")
 MINED_AS = ("positive", "ignore")
 FEATURES = ("off", "frozen", "precomputed", "text", "ema", "online")
 SELF = ("ema", "online")  # the trainee's own features: mining feeds back on itself
 WATCH = 20  # steps at the end of the warm-up in which mining is watched and not yet used
+THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
 
 
 def threshold(value: float | str | None, name: str = "threshold") -> float | None:
@@ -24,6 +31,16 @@ def threshold(value: float | str | None, name: str = "threshold") -> float | Non
     if not -1.0 <= number <= 1.0:
         raise ValueError(f"{name} is {value}: a cosine threshold is a number from -1 to 1, or 'off'")
     return number
+
+
+def _threshold_setting(name: str, default: float, **more) -> Any:
+    """A threshold's field; where a rate is held, its number only says that the clause is on."""
+
+    def shown(config: "MiningConfig") -> str:
+        value = getattr(config, name)
+        return "found in training" if config.per_image is not None and value is not None else cut(value)
+
+    return setting(name, default, shown=shown, **more)
 
 
 @dataclass(frozen=True)
@@ -51,21 +68,21 @@ class MiningConfig:
         guarded: whether mining is kept from feeding on itself (assignment/miner.py); meant for the trainee's features.
     """
 
-    p1: float | None = 0.27
-    p2: float | None = 0.92
-    p3: float | None = 0.99
-    p1_prime: float | None = 0.24
-    text_text: str = "pooled"
-    cap: int | None = None
-    mined_as: str = "positive"
-    band: float = 0.0
-    raw: bool = True
-    per_image: float | None = None
-    warmup: int = 0
-    guarded: bool = False
+    p1: float | None = _threshold_setting("p1", 0.27)
+    p2: float | None = _threshold_setting("p2", 0.92)
+    p3: float | None = _threshold_setting("p3", 0.99)
+    p1_prime: float | None = _threshold_setting("p1_prime", 0.24, when=lambda s: s.p3 is not None)
+    text_text: str = setting("text_text", "pooled", when=lambda s: s.p3 is not None)
+    cap: int | None = setting("mined_cap", None)
+    mined_as: str = setting("mined_as", "positive")
+    band: float = setting("ignore_band", 0.0)
+    raw: bool = setting("mine_raw", True)
+    per_image: float | None = setting("mined_per_image", None)
+    warmup: int = setting("mining_warmup", 0)
+    guarded: bool = setting("mining_guard", False)
 
     def __post_init__(self) -> None:
-        for name in ("p1", "p2", "p3", "p1_prime"):
+        for name in THRESHOLDS:
             object.__setattr__(self, name, threshold(getattr(self, name), name))
         if self.text_text not in TEXT_TEXT:
             raise ValueError(f"text_text is {self.text_text!r}: choose from {', '.join(TEXT_TEXT)}")
@@ -82,6 +99,54 @@ class MiningConfig:
         if self.warmup < 0:
             raise ValueError(f"a mining warm-up of {self.warmup} steps: it is 0 or more")
 
+    def describe(self, by: str) -> Topic:
+        """Who becomes a positive, or leaves the loss, besides an image's own captions.
+
+        Args:
+            by: whose cosines mine.
+        """
+        outcome = {"positive": "are positives, too,", "ignore": "leave the loss"}[self.mined_as]
+        parts = [
+            f"captions of other images {outcome} where FFF's Eq. 1 holds ({FFF})",
+            f"cosines of {by}",
+            self._clauses(),
+        ]
+        if self.cap is not None:
+            parts.append(f"at most {self.cap:,} per image, best image-text cosine first")
+        if self.band:
+            parts.append(f"pairs up to {number(self.band)} below the thresholds are in doubt and leave the loss")
+        parts += ["raw captions take no part"] * (not self.raw)
+        parts += [f"from step {self.warmup:,} on"] * bool(self.warmup)
+        if self.guarded:
+            parts.append(
+                "guarded: at most twice what the warm-up's end would mine, and nothing while own captions are not found"
+            )
+        return Topic("mining", tuple(parts))
+
+    def bars(self, held: Mapping[str, float | None] | None = None) -> list[tuple[str, str, str]]:
+        """Eq. 1's thresholds: what each is of, its symbol, and its value as the flag takes it.
+
+        Args:
+            held: those that a rate held, by name; None for the typed ones.
+        """
+        values = {name: getattr(self, name) for name in THRESHOLDS} if held is None else held
+        symbols = (name.replace("_prime", "'") for name in THRESHOLDS)
+        return [(*row, cut(values.get(name))) for name, *row in zip(THRESHOLDS, self._cosines(), symbols, strict=True)]
+
+    def _cosines(self) -> tuple[str, str, str, str]:
+        return "image-text", "image-image", f"text-text ({self.text_text})", "image-text of text-text positives"
+
+    def _clauses(self) -> str:
+        if self.per_image is not None:
+            on = [of for of, symbol, value in self.bars() if value != "off" and symbol != "p1'"]
+            rate = f"{number(self.per_image)} captions per image"
+            return f"by {', '.join(on)} at the thresholds that give {rate}, found and held in training"
+        *clauses, bar = self.bars()
+        shown = [f"{symbol} off" if x == "off" else f"{of} > {symbol} {x}" for of, symbol, x in clauses]
+        if self.p3 is not None:
+            shown[2] += ", p1' off" if self.p1_prime is None else f" where image-text > p1' {bar[2]}"
+        return ", ".join(shown)
+
     def watches(self, step: int) -> bool:
         """Whether optimizer step `step` (from 0) needs mining features, to mine or to watch."""
         return step >= self.warmup - WATCH
@@ -97,8 +162,12 @@ class FrozenSource:
         pretrained: tag or checkpoint file, for an architecture name; None for the others.
     """
 
-    model: str
-    pretrained: str | None = None
+    model: str = setting("mining_model")
+    pretrained: str | None = setting("mining_pretrained", None)
+
+    def describe(self) -> str:
+        """In words."""
+        return code(self.model) + (f" ({code(self.pretrained)})" if self.pretrained else "")
 
     @property
     def name(self) -> str:

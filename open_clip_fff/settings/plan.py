@@ -7,7 +7,8 @@ from typing import Any
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.connection import ConnectionSettings
-from open_clip_fff.settings.consistency import MINING, check
+from open_clip_fff.settings.consistency import check
+from open_clip_fff.settings.fields import filled, setting
 from open_clip_fff.settings.grouping import GroupingSettings
 from open_clip_fff.settings.methods import DEFAULTS, METHODS
 from open_clip_fff.settings.mining import SELF, FrozenSource, MiningConfig
@@ -26,34 +27,45 @@ class Plan:
     Attributes:
         method: the preset's name, None where no --method was typed.
         text: how the text towers save work, where they can.
-        features: what mines: `off`, `frozen`, `precomputed`, `text`, `ema` or `online`.
         mining: Eq. 1's settings, None where nothing is mined.
         miner: the frozen model whose features mine, or made the stored ones; None where there is none.
-        feature_sidecar: folder of stored features; None where they are in the tars.
-        ema_decay: of the weights' moving average; None for none.
         connection: who judges the hardest negatives; None where nobody does.
         grouping: of mini-batches; None where the loader's order is left alone.
         zero_shot: what is scored every few epochs; None for nothing.
+        logits: where scale and bias start.
         typed: the flags (with underscores) that the user typed; empty leaves training to OpenCLIP alone.
-        values: every flag's final value, for params.txt and the printed plan.
+        values: every flag's final value, for params.txt.
+        features: what mines: `off`, `frozen`, `precomputed`, `text`, `ema` or `online`.
+        feature_sidecar: folder of stored features; None where they are in the tars.
+        ema_decay: of the weights' moving average; None for none.
+        batch_hooks: what each batch passes, by name.
+        model_config: files and folders of architectures of one's own.
+        plugins: modules that bring parts of one's own.
     """
 
     method: str | None
     loss: LossSettings
     captions: CaptionSettings
     text: TextSettings
-    features: str
     mining: MiningConfig | None
     miner: FrozenSource | None
-    feature_sidecar: str | None
-    ema_decay: float | None
     connection: ConnectionSettings | None
     grouping: GroupingSettings | None
     zero_shot: ZeroShotSettings | None
     logits: LogitSettings
-    batch_hooks: tuple[str, ...]
     typed: frozenset[str]
     values: dict[str, Any]
+    features: str = setting("mining_features")
+    feature_sidecar: str | None = setting("feature_sidecar", when=lambda plan: plan.stored)
+    ema_decay: float | None = setting("ema_decay")
+    batch_hooks: tuple[str, ...] = setting("batch_hooks")
+    model_config: tuple[str, ...] = setting("model_config")
+    plugins: tuple[str, ...] = setting("plugin")
+
+    @property
+    def stored(self) -> bool:
+        """Whether features that are stored beside the images are read."""
+        return self.features == "precomputed" or (self.grouping is not None and self.grouping.source == "stored")
 
 
 def make_plan(typed: argparse.Namespace) -> Plan:
@@ -66,7 +78,7 @@ def make_plan(typed: argparse.Namespace) -> Plan:
     method = given.get("method")
     values = _expand(method, given)
     try:
-        plan = _build(method, values, frozenset(given))
+        plan = plan_of(method, values, frozenset(given))
     except ValueError as error:
         raise UsageError(str(error)) from None
     check(plan)
@@ -110,84 +122,40 @@ def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, A
     return values
 
 
-def _build(method: str | None, values: dict, typed: frozenset[str]) -> Plan:
+def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -> Plan:
+    """The plan of every flag's final value, as a run keeps them; nothing is set against anything else.
+
+    Args:
+        method: the preset's name.
+        values: by flag, all of `DEFAULTS`.
+        typed: the flags that were typed.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
     features, mining, miner = values["mining_features"], None, None
     if features != "off":
-        mining = MiningConfig(**{name: values[flag] for name, flag in MINING.items()})
-    decay, root = values["ema_decay"], values["zeroshot_data"]
+        mining = filled(MiningConfig, values)
+    decay = values["ema_decay"]
     if decay is not None and not 0.0 < decay < 1.0:
         raise ValueError(f"--ema-decay is {decay:g}: 0 < decay < 1")
     if features in ("frozen", "text") or (features == "precomputed" and "mining_model" in typed):
         if values["mining_model"] is None:
             raise ValueError(f"--mining-features {features}: name the model with --mining-model NAME|DIR")
-        miner = FrozenSource(values["mining_model"], values["mining_pretrained"])
-    return Plan(
+        miner = filled(FrozenSource, values)
+    return filled(
+        Plan,
+        values,
         method=method,
-        loss=_loss(values),
-        captions=CaptionSettings(
-            per_image=values["captions_per_image"],
-            policy=values["caption_policy"],
-            text_keys=values["text_key"],
-            json_keys=values["json_text_key"],
-            sidecar=values["caption_sidecar"],
-            val_sidecar=values["val_caption_sidecar"],
-            sidecar_keys=values["sidecar_text_key"],
-            split_sentences=values["split_sentences"],
-            words=values["caption_words"],
-            raw_weight=values["raw_weight"],
-            min_coverage=values["min_coverage"],
-            class_key=values["class_key"],
-        ),
-        text=TextSettings(
-            trim=values["trim_tokens"],
-            multiple=values["trim_multiple"],
-            groups=values["length_groups"],
-            distinct=values["distinct_captions"],
-        ),
-        features=features,
+        loss=filled(LossSettings, values, smoothing=filled(Smoothing, values)),
+        captions=filled(CaptionSettings, values),
+        text=filled(TextSettings, values),
         mining=mining,
         miner=miner,
-        feature_sidecar=values["feature_sidecar"],
-        ema_decay=decay,
-        connection=None if values["discriminator"] is None else _connection(values),
-        grouping=_grouping(values) if GRIT in values["batch_hooks"] else None,
-        zero_shot=None if root is None else ZeroShotSettings(root, values["zeroshot_sets"]),
-        logits=LogitSettings(values["logit_scale_init"], values["logit_bias_init"], values["logit_lr_mult"]),
-        batch_hooks=values["batch_hooks"],
+        connection=None if values["discriminator"] is None else filled(ConnectionSettings, values),
+        grouping=filled(GroupingSettings, values) if GRIT in values["batch_hooks"] else None,
+        zero_shot=None if values["zeroshot_data"] is None else filled(ZeroShotSettings, values),
+        logits=filled(LogitSettings, values),
         typed=typed,
         values=values,
-    )
-
-
-def _loss(values: dict) -> LossSettings:
-    smoothing = Smoothing(
-        values["smoothing"],
-        values["smoothing_over"],
-        values["smoothing_start"],
-        values["itc_stop_gradient"],
-        values["itc_consistency"],
-    )
-    return LossSettings(values["loss"], values["loss_reduction"], values["loss_impl"], smoothing=smoothing)
-
-
-def _grouping(values: dict) -> GroupingSettings:
-    return GroupingSettings(
-        values["group_search_space"],
-        values["group_queue"],
-        values["group_scope"],
-        values["group_share"],
-        values["group_quantile"],
-        values["group_features"],
-    )
-
-
-def _connection(values: dict) -> ConnectionSettings:
-    return ConnectionSettings(
-        values["discriminator"],
-        values["match_positive"],
-        values["match_negative"],
-        values["match_gate"],
-        values["discriminator_cache"],
-        values["discriminator_batch"],
-        values["discriminator_start"],
     )

@@ -1,0 +1,134 @@
+"""What a run does, in topics, and with every setting: the plan that is printed and the model card are made of it."""
+
+from typing import NamedTuple
+
+from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.connection import ConnectionSettings
+from open_clip_fff.settings.fields import field_text, fields_by_flag, has_effect, value_text
+from open_clip_fff.settings.flags import as_flag
+from open_clip_fff.settings.grouping import GroupingSettings
+from open_clip_fff.settings.methods import DEFAULTS, METHODS, TITLES
+from open_clip_fff.settings.mining import FrozenSource, MiningConfig
+from open_clip_fff.settings.numbers import number
+from open_clip_fff.settings.objective import LogitSettings, LossSettings, Smoothing
+from open_clip_fff.settings.plan import GRIT as GROUPS
+from open_clip_fff.settings.plan import Plan
+from open_clip_fff.settings.text import TextSettings
+from open_clip_fff.settings.upstream import Upstream
+from open_clip_fff.settings.words import Topic, code, codes
+from open_clip_fff.settings.zero_shot import ZeroShotSettings
+
+# every class that flags fill, in the order of the table
+OWNERS = (
+    *(LossSettings, Smoothing, CaptionSettings, TextSettings, Plan, MiningConfig, FrozenSource, ConnectionSettings),
+    *(GroupingSettings, LogitSettings, ZeroShotSettings),
+)
+TYPED, DEFAULT, FOLLOWS = "typed", "default", "the other settings"
+# flags whose part is not there while they are off: that they are is said by themselves
+_SWITCHES = {"discriminator", "zeroshot_data"}
+_NOBODY = object()
+_OF_TARS = {"text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences"}
+
+
+class Setting(NamedTuple):
+    """One setting of a run.
+
+    Attributes:
+        flag: its name with underscores.
+        value: as text.
+        source: who set it: `typed`, the method by name, `default`, or what follows from `the other settings`.
+        effect: whether it did anything beside the others.
+    """
+
+    flag: str
+    value: str
+    source: str
+    effect: bool
+
+
+def describe(plan: Plan, upstream: Upstream, full_length: str | None = None, trained: int | None = None) -> list[Topic]:
+    """What a run does, one topic each; parts that are not there are left out, but for mining.
+
+    Args:
+        plan: of the run.
+        upstream: OpenCLIP's own flags.
+        full_length: why the text tower needs captions at full length; None where they may be trimmed.
+        trained: epochs that the model at hand was trained for; None before training.
+    """
+    single = plan.mining is None and plan.connection is None and plan.captions.columns == 1
+    hooks = tuple(name for name in plan.batch_hooks if name != GROUPS)
+    return [
+        *([_method(plan)] if plan.typed else []),
+        plan.loss.describe(upstream, single, plan.plugins, trained),
+        plan.captions.describe(upstream),
+        *([] if plan.text.whole else [plan.text.describe(full_length, "distinct_captions" in plan.typed)]),
+        _mining(plan),
+        *([] if plan.connection is None else [plan.connection.describe(plan.loss.name or "", trained)]),
+        *([plan.logits.describe(upstream, plan.loss, plan.typed)] if plan.typed else []),
+        *([] if plan.ema_decay is None else [_average(plan.ema_decay)]),
+        *([] if plan.grouping is None else [plan.grouping.describe(trained)]),
+        *([] if plan.zero_shot is None else [plan.zero_shot.describe()]),
+        *([Topic("hooks", (f"each batch passes {codes(hooks)}",))] if hooks else []),
+    ]
+
+
+def settings(plan: Plan, upstream: Upstream) -> list[Setting]:
+    """Every setting of ours, the method first."""
+    preset = f"method {plan.method}"
+    method = Setting("method", plan.method or "none", TYPED if plan.method else DEFAULT, plan.method is not None)
+    parts = {type(part): part for part in _parts(plan)}
+    idle = _OF_TARS if upstream.data != "webdataset" else set()
+    found = [method]
+    for kind in OWNERS:
+        for flag, field in fields_by_flag(kind).items():
+            value, part = plan.values[flag], parts.get(kind)
+            if flag in plan.typed:
+                source = TYPED
+            elif plan.method and METHODS[plan.method].get(flag, _NOBODY) == value:
+                source = preset
+            else:
+                source = DEFAULT if DEFAULTS[flag] == value else FOLLOWS
+            text = value_text(value) if part is None else field_text(field, part)
+            effect = flag in _SWITCHES if part is None else has_effect(field, part) and flag not in idle
+            found.append(Setting(flag, text, source, effect))
+    return found
+
+
+def _parts(plan: Plan) -> list[object]:
+    """The settings that take part."""
+    smoothing = plan.loss.smoothing if plan.loss.name == "s-itc" else None
+    parts = [plan, plan.loss, smoothing, plan.captions, plan.text, plan.mining, plan.miner, plan.connection]
+    return [part for part in (*parts, plan.grouping, plan.zero_shot, plan.logits) if part is not None]
+
+
+def _method(plan: Plan) -> Topic:
+    typed = ", ".join(code(as_flag(flag)) for flag in sorted(plan.typed - {"method"}))
+    name = "none, flags alone" if plan.method is None else f"{code(plan.method)}: {TITLES[plan.method]}"
+    return Topic("method", (name, *([f"typed: {typed}"] if typed else [])))
+
+
+def _mining(plan: Plan) -> Topic:
+    if plan.mining is not None:
+        return plan.mining.describe(_miner(plan))
+    if plan.connection is not None:
+        return Topic("mining", ("nothing by FFF's Eq. 1, so that further positives are the discriminator's alone",))
+    return Topic("mining", ("nothing: an image's positives are its own captions alone",))
+
+
+def _miner(plan: Plan) -> str:
+    model = "" if plan.miner is None else plan.miner.describe()
+    place = "beside the images in the tars"
+    if plan.feature_sidecar is not None:
+        place = f"in the sidecar {code(plan.feature_sidecar)}"
+    return {
+        "frozen": f"a frozen model, {model}, which sees the same crops and captions",
+        "precomputed": f"features stored {place}" + f", of {model}" * bool(model),
+        "text": f"a sentence model, {model}, which sees captions alone",
+        "ema": "the moving average of the trained model itself",
+        "online": "the trained model itself",
+    }[plan.features]
+
+
+def _average(decay: float) -> Topic:
+    kept = f"a moving average, at each step min({number(decay)}, steps / (10 + steps)) of the old ones"
+    return Topic("weights", (kept, "validated and saved beside the weights"))

@@ -1,0 +1,58 @@
+"""OpenCLIP's own flags, as far as it takes them to say what a run does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """Fields are named as OpenCLIP's flags are, and have its defaults.
+
+    Attributes:
+        model: the architecture.
+        pretrained: weights that training starts from.
+        siglip: whether its sigmoid loss was asked for.
+        distill_model, distill_pretrained: a teacher.
+        dataset_type: `webdataset`, `csv`, `synthetic`, or `auto`, by the name of the data.
+        train_data: shards or a table.
+        csv_caption_key: a CSV's column of captions; with our flags, several with semicolons between them.
+    """
+
+    model: str = ""
+    pretrained: str | None = None
+    siglip: bool = False
+    distill_model: str | None = None
+    distill_pretrained: str | None = None
+    dataset_type: str = "auto"
+    train_data: str | None = None
+    csv_caption_key: str = "title"
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> "Upstream":
+        """From all values by name, OpenCLIP's namespace, say; what is not there has its default."""
+        return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
+
+    @property
+    def data(self) -> str:
+        """`webdataset`, `csv` or `synthetic`, as OpenCLIP decides."""
+        if self.dataset_type != "auto":
+            return self.dataset_type
+        return "csv" if (self.train_data or "").endswith((".csv", ".tsv")) else "webdataset"
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether training starts from weights: named ones, or those of a model with a schema."""
+        return bool(self.pretrained) or ":" in self.model
+
+    def stock_loss(self, siglip: bool) -> str:
+        """Which of its losses OpenCLIP takes: `distill`, `coca`, `siglip` or `clip`, in its own order.
+
+        Args:
+            siglip: whether a method stands for its flag of that name.
+        """
+        if self.distill_model and self.distill_pretrained:
+            return "distill"
+        if "coca" in self.model.lower():
+            return "coca"
+        return "siglip" if self.siglip or siglip else "clip"
