@@ -101,6 +101,14 @@ def test_a_kernel_without_its_gpu_or_without_triton(refused, monkeypatch):
     assert line.endswith("--loss-impl triton: Triton is not installed; use --loss-impl tiled")
 
 
+def test_a_rate_that_no_batch_can_hold(refused):
+    online = ["--method", "fff", *FFF[2:], "--mining-features", "online", "--mining-warmup", "1", "--mined-cap", "80"]
+    many = ["--captions-per-image", "4", "--mined-per-image"]
+    line = refused(*online, *many, "60")
+    assert "--mined-per-image 60: in a global batch of 16 an image meets at most 60 captions of others" in line
+    assert "and the cap leaves at most 80: raise the cap" in refused(*online, *many, "81")
+
+
 def test_bounds_of_words_hold_for_a_csv_too(refused, trainer):
     # titles have two words, pseudo-captions three
     data = [*trainer.table[:-1], "title;pseudo"]

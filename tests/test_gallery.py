@@ -128,6 +128,12 @@ def test_a_rate_is_that_of_trainings_batches():
     found = find(f, MiningConfig(per_image=1.0), thresholds, 1)
     assert found.pairs / 200 * (batch - 1) / 199 == pytest.approx(1.0, rel=0.1)
     assert find_thresholds(f, BARS, batch) == Thresholds.of(BARS)
+    # a cap leaves less of a batch: its rate is that of training, batch by batch
+    capped, mined = MiningConfig(per_image=0.5, cap=1), 0
+    numbers = find_thresholds(f, capped, 40)
+    for start in range(0, 200, 40):
+        mined += find(f.some(slice(start, start + 40)), capped, numbers, 1).pairs
+    assert mined / 200 == pytest.approx(0.5, rel=0.1)
 
 
 # --- the hardest pairs -----------------------------------------------------------------------------------------------

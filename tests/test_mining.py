@@ -61,6 +61,38 @@ def test_the_rate_is_held(per_image, on):
     assert sum(mined[10:]) / 30 == pytest.approx(per_image, rel=0.15)  # 720 pairs at the lowest rate
 
 
+@pytest.mark.parametrize(("per_image", "cap"), [(1.0, 1), (0.5, 1), (1.0, 3), (3.5, 4)])
+@pytest.mark.parametrize("on", [(0.1, 0.1, 0.1, 0.1), (None, 0.1, None, None), (None, None, 0.1, 0.1)])
+def test_the_rate_is_that_of_what_a_cap_leaves(per_image, cap, on):
+    miner, mined = Miner(MiningConfig(*on, per_image=per_image, cap=cap)), []
+    for seed in range(40):
+        pairs = pairs_of(miner, features(seed)).pairs
+        assert pairs.sum(dim=(1, 2)).max() <= cap
+        mined.append(pairs.sum().item() / N)
+        miner.after_step()
+    assert sum(mined[10:]) / 30 == pytest.approx(per_image, rel=0.08)
+    thresholds = miner.thresholds()
+    assert thresholds.p1 is None or thresholds.p1_prime <= thresholds.p1
+
+
+def test_a_cap_counts_columns_in_parts_as_it_counts_them_at_once():
+    """In a ring they come a rank's at a time."""
+    f = features(3)
+    parts = [candidates(f, f.some(slice(start, start + 16)), "pooled") for start in range(0, N, 16)]
+    for cap in (None, 1, 5):
+        at_once, in_parts = (RateThresholds(MiningConfig(per_image=1.0, cap=cap)) for _ in range(2))
+        for _ in range(2):  # by its own shares, then by those that were kept
+            whole, thresholds = at_once.observe(lambda: [candidates(f, f, "pooled")])
+            seen, same = in_parts.observe(lambda: parts)
+            assert all(torch.equal(a, b) for a, b in zip(whole, seen, strict=True)) and thresholds == same
+            at_once.keep(whole), in_parts.keep(seen)
+
+
+def test_more_than_a_cap_leaves_cannot_be_asked_for():
+    with pytest.raises(ValueError, match="mined captions per image are 2, and the cap leaves at most 1: raise the cap"):
+        MiningConfig(per_image=2.0, cap=1)
+
+
 def test_every_clause_cuts_at_the_same_quantile_of_its_own_cosines():
     f = features(1, n=200)
     found, rate = candidates(f, f, "pooled"), RateThresholds(MiningConfig(per_image=4.0))

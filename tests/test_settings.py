@@ -82,6 +82,7 @@ def test_what_follows_from_the_source_of_the_features():
         (["--mining-features", "ema", "--mining-warmup", "9", "--mining-model", "m"], "the trained model mines"),
         (["--mined-per-image", "1", "--p1", "0.3"], "--p1: --mined-per-image finds the thresholds"),
         (["--mined-per-image", "0"], "more than 0"),
+        (["--mined-per-image", "2", "--mined-cap", "1"], "the cap leaves at most 1"),
         (["--mined-per-image", "1", "--p1", "off", "--p2", "off", "--p3", "off"], "nothing can be mined"),
         (["--mining-guard"], "add --mining-warmup STEPS"),
         (["--feature-sidecar", "d"], "does nothing without --mining-features precomputed"),

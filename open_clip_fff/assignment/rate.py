@@ -4,6 +4,9 @@ A pair's *level* is the smallest share of other pairs, over Eq. 1's clauses, tha
 pairs up to one level are mined, and the level is the one at which they are `per_image` per image: every clause cuts
 its own cosines at the same quantile. Quantiles come from histograms, whose counts add up over ranks and over steps.
 The rule is ours; the paper's thresholds are numbers.
+
+A cap leaves min(cap, n) of a row's n pairs up to a level, which is how many of its `cap` lowest levels are up to it.
+With a cap these alone are counted, so that the rate is that of what the cap leaves.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,7 +33,7 @@ class Counts(NamedTuple):
 
     Attributes:
         cosines: [4, BINS]: S_it, S_ii and S_tt of other images, and S_it of own captions.
-        levels: [LEVELS], of other images' pairs.
+        levels: [LEVELS], of other images' pairs; with a cap, of so many of each row.
         rows: images, scalar.
     """
 
@@ -107,22 +110,21 @@ class RateThresholds:
         Args:
             looks: a pass over the rows that `sampled` names and all columns, in one or more parts.
         """
-        levels: Tensor | int = 0
+        levels = _Levels(self.config.cap)
         cosines: Tensor | int = 0
         rows = 0
         for found in looks():
             rows = len(found.others)
             cosines = cosines + self._cosines(found)
             if self._kept is not None:
-                levels = levels + self._levels(found, self._kept)
+                levels.add(self._level(found, self._kept))
         assert isinstance(cosines, Tensor)
         summed = self._summed(cosines), torch.empty(0), self._summed(torch.tensor(rows, device=cosines.device))
         seen = Counts(*summed)
         if self._kept is None:
             for found in looks():
-                levels = levels + self._levels(found, seen)
-        assert isinstance(levels, Tensor)
-        seen = seen._replace(levels=self._summed(levels))
+                levels.add(self._level(found, seen))
+        seen = seen._replace(levels=self._summed(levels.counts()))
         return seen, self._thresholds(seen if self._kept is None else self._kept)
 
     def keep(self, seen: Counts) -> None:
@@ -156,26 +158,30 @@ class RateThresholds:
         counts = (none if x is None else histogram(bins(x).expand(shape), mask) for x, mask in wanted)
         return torch.stack(list(counts))
 
-    def _levels(self, found: Candidates, known: Counts) -> Tensor:
-        """Histogram of the pairs' levels, by the shares that are known."""
+    def _level(self, found: Candidates, known: Counts) -> Tensor:
+        """The pairs' levels by the shares that are known, float32 [b, n, K]; NEVER for those that are not mined."""
         level = found.similarity.text_text.new_full(found.others.shape, NEVER, dtype=torch.float32)
         for share in clause_levels(found, shares_above(known.cosines), self.config, self._p1_prime(known)):
             if share is not None:
                 level = torch.minimum(level, share)
-        return histogram(level_number(level), found.others & (level <= 1.0), LEVELS)
+        return level.masked_fill(~found.others, NEVER)
 
     def _thresholds(self, known: Counts) -> Thresholds:
         up_to = (known.levels.cumsum(0) <= self.per_image * known.rows).sum()
-        above = shares_above(known.cosines)
-        # Any one clause at this level finds `per_image` alone, so that no higher one can be right; levels that were
-        # counted by older shares may say otherwise where many pairs tie.
-        alone = self.per_image * known.rows / known.cosines[:OWN].sum(dim=1).amax().clamp(min=1)
-        level = torch.minimum(level_at(up_to), alone)
+        above, level = shares_above(known.cosines), level_at(up_to)
+        if self.config.cap is None:
+            # Any one clause at this level finds `per_image` alone, so that no higher one can be right; levels that were
+            # counted by older shares may say otherwise where many pairs tie.
+            alone = self.per_image * known.rows / known.cosines[:OWN].sum(dim=1).amax().clamp(min=1)
+            level = torch.minimum(level, alone)
         p1, p2, p3 = (
             None if on is None else edge(first_bin(above[row], level))
             for row, on in ((IMAGE_TEXT, self.config.p1), (IMAGE_IMAGE, self.config.p2), (TEXT_TEXT, self.config.p3))
         )
-        return Thresholds(p1, p2, p3, self._p1_prime(known))
+        p1_prime = self._p1_prime(known)
+        if p1 is not None and p1_prime is not None:  # between the two, clause 1 mines whatever the third one does
+            p1_prime = torch.minimum(p1_prime, p1)
+        return Thresholds(p1, p2, p3, p1_prime)
 
     def _p1_prime(self, known: Counts) -> Tensor | None:
         """The lower quartile of images' cosines with their own captions, but no higher than clause 1 alone would cut.
@@ -187,3 +193,35 @@ class RateThresholds:
         above, pairs = shares_above(known.cosines), known.cosines[IMAGE_TEXT].sum()
         alone = self.per_image * known.rows / pairs.clamp(min=1)
         return edge(torch.minimum(first_bin(above[OWN], 0.75), first_bin(above[IMAGE_TEXT], alone)))
+
+
+class _Levels:
+    """A histogram of levels, a part of the columns at a time.
+
+    Args:
+        cap: of each row so many of the lowest are counted; None for all.
+    """
+
+    def __init__(self, cap: int | None) -> None:
+        self._cap = cap
+        self._counts: Tensor | int = 0
+        self._lowest: Tensor | None = None
+
+    def add(self, level: Tensor) -> None:
+        """The levels of some columns, float32 [b, n, K], of the same rows each time."""
+        if self._cap is None:
+            self._counts = self._counts + _histogram(level)
+            return
+        rows = level.flatten(1)
+        both = rows if self._lowest is None else torch.cat([self._lowest, rows], dim=1)
+        self._lowest = both.topk(min(self._cap, both.shape[1]), dim=1, largest=False).values
+
+    def counts(self) -> Tensor:
+        """int64 [LEVELS]."""
+        counts = self._counts if self._lowest is None else _histogram(self._lowest)
+        assert isinstance(counts, Tensor)
+        return counts
+
+
+def _histogram(level: Tensor) -> Tensor:
+    return histogram(level_number(level), level <= 1.0, LEVELS)

@@ -55,17 +55,24 @@ def find_thresholds(features: MiningFeatures, config: MiningConfig, batch: int) 
     """Numbers: those that were typed, or those at which the sample mines at the rate of batches of N = `batch`."""
     if config.per_image is None:
         return Thresholds.of(config)
-    # the more images meet, the more there is to mine: as large a share of n - 1 others as of N - 1
     images, k = features.valid.shape
-    rate = RateThresholds(replace(config, per_image=config.per_image * (images - 1) / (batch - 1)))
-    rows = features.some(rate.sampled(images, images, k))
+    if config.cap is None:
+        # the more images meet, the more there is to mine: as large a share of n - 1 others as of N - 1
+        config = replace(config, per_image=config.per_image * (images - 1) / (batch - 1))
+        batch = images
+    batch, rate = min(batch, images), RateThresholds(config)
+    for start in range(0, images - batch + 1, batch):  # what a cap leaves is a matter of each batch
+        columns = features.some(slice(start, start + batch))
+        rows = columns.some(rate.sampled(batch, batch, k))
 
-    def looks() -> Iterable[Candidates]:
-        with exact_float32(features.text.device):
-            found = candidates(rows, features, config.text_text)
-        yield found
+        def looks(rows: MiningFeatures = rows, columns: MiningFeatures = columns) -> Iterable[Candidates]:
+            with exact_float32(columns.text.device):
+                found = candidates(rows, columns, config.text_text)
+            yield found
 
-    _, thresholds = rate.observe(looks)
+        rate.keep(rate.observe(looks)[0])
+    thresholds = rate.thresholds()
+    assert thresholds is not None
     return Thresholds(*(None if x is None else float(x) for x in thresholds))
 
 

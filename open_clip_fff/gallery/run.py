@@ -131,7 +131,7 @@ def _parts(
         if plan.mining.per_image is not None:
             topics.append(("thresholds", f"{threshold_words(thresholds)}, found on this sample"))
         if plan.mining.cap is not None:
-            notices.append("The cap cuts the sample as one batch; in smaller batches it cuts less.")
+            notices.append("The cap cuts the sample as one batch; smaller batches are cut less, larger ones more.")
     if plan.connection is not None and sample.hardest is not None:
         words = Words(sample.rows, sample.hardest, labels)
         parts += judged_parts(sample.said, words, plan.connection, wanted.batch, wanted.show)

@@ -213,6 +213,7 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
             raise UsageError(f"{flag}: does not go with --loss {name}, which needs many captions per image; drop it")
     _check_impl(args, plan)
     _check_dist_impl(args, plan)
+    _check_rate(args, plan)
 
 
 def _check_grouping(args: argparse.Namespace, plan: Plan) -> None:
@@ -232,6 +233,18 @@ def _check_grouping(args: argparse.Namespace, plan: Plan) -> None:
         )
     if grouping.source == "stored" and kind == "csv":
         raise UsageError("--group-features stored: a CSV has no features beside its images; use tars, or bank")
+
+
+def _check_rate(args: argparse.Namespace, plan: Plan) -> None:
+    if plan.mining is None or plan.mining.per_image is None:
+        return
+    images = args.batch_size * args.accum_freq * int(os.environ.get("WORLD_SIZE", "1"))
+    others = (images - 1) * plan.captions.columns
+    if plan.mining.per_image >= others:
+        raise UsageError(
+            f"--mined-per-image {plan.mining.per_image:g}: in a global batch of {images:,} an image meets at most "
+            f"{others:,} captions of others; lower it"
+        )
 
 
 def _check_impl(args: argparse.Namespace, plan: Plan) -> None:

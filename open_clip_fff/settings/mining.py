@@ -62,8 +62,8 @@ class MiningConfig:
         band: pairs that Eq. 1 would mine only with every threshold lowered by this much are in doubt and leave the
             loss (as MAFA's ambiguous zone); so do those that the cap cut off. 0 for none.
         raw: whether raw captions take part in mining: are mined, and count in S_tt.
-        per_image: mined captions per image, on average, that the thresholds are held at; p1, p2 and p3 then only say
-            whether their clause is on. None for thresholds by number.
+        per_image: mined captions per image, on average and after the cap, that the thresholds are held at; p1, p2 and
+            p3 then only say whether their clause is on. None for thresholds by number.
         warmup: optimizer steps before the first pair is mined.
         guarded: whether mining is kept from feeding on itself (assignment/miner.py); meant for the trainee's features.
     """
@@ -95,6 +95,11 @@ class MiningConfig:
         if self.per_image is not None and self.per_image <= 0:
             raise ValueError(
                 f"mined captions per image are {self.per_image}: more than 0, or None for typed thresholds"
+            )
+        if self.per_image is not None and self.cap is not None and self.per_image > self.cap:
+            raise ValueError(
+                f"mined captions per image are {self.per_image:g}, and the cap leaves at most {self.cap}: "
+                f"raise the cap (--mined-cap) or lower the rate (--mined-per-image)"
             )
         if self.warmup < 0:
             raise ValueError(f"a mining warm-up of {self.warmup} steps: it is 0 or more")

@@ -124,7 +124,7 @@ def main(out: str) -> None:
     minings = {
         "own": None,
         "mined": MiningConfig(0.35, 0.4, 0.5, 0.1),
-        "capped": MiningConfig(0.2, 0.4, None, None, cap=2),
+        "capped": MiningConfig(per_image=1.5, cap=2),
         "banded": MiningConfig(0.45, 0.5, 0.6, 0.2, cap=3, band=0.15),
         "generated": MiningConfig(0.35, 0.4, 0.5, 0.1, raw=False),
         "by rate": MiningConfig(per_image=2.0),
