@@ -1,15 +1,13 @@
 """A few samples with their new captions, read as training reads them: for a terminal, and as a picture."""
 
-import io
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
-
 from open_clip_fff.data.ids import printable
+from open_clip_fff.data.images import read_image
 from open_clip_fff.data.shards import image_bytes, in_one_line, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.whole import whole_file
@@ -76,7 +74,7 @@ def draw(found: Sequence[Example], title: str, path: Path) -> None:
     for line, row in enumerate(rows):
         for column, place in enumerate(row):
             left, right = (figure.add_subplot(grid[line, 2 * column + side]) for side in (0, 1))
-            left.imshow(Image.open(io.BytesIO(found[place].image)).convert("RGB"))
+            left.imshow(read_image(found[place].image))
             right.text(0, 1, texts[place], va="top", fontsize=8, transform=right.transAxes, parse_math=False)
             left.set_anchor("N")
             left.axis("off"), right.axis("off")

@@ -1,6 +1,5 @@
 """Images of shards, decoded, with their captions: for work outside of training."""
 
-import io
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
 
@@ -8,8 +7,9 @@ from PIL import Image
 
 from open_clip_fff.data.ahead import ahead
 from open_clip_fff.data.features import FeatureReader, NoFeatures
+from open_clip_fff.data.images import NO_IMAGE, read_image
 from open_clip_fff.data.rows import Row
-from open_clip_fff.data.shards import NO_IMAGE, image_bytes, read_samples
+from open_clip_fff.data.shards import image_bytes, read_samples
 from open_clip_fff.data.sources import CaptionReader
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def decoded(sample: dict, preprocess: Callable[[Image.Image], T]) -> T | NoPictu
     if content is None:
         return NoPicture(key, "no image")
     try:
-        return preprocess(Image.open(io.BytesIO(content)).convert("RGB"))
+        return preprocess(read_image(content))
     except NO_IMAGE:
         return NoPicture(key, UNREADABLE)
 

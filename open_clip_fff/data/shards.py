@@ -1,20 +1,17 @@
 """Reading undecoded samples from tars, outside of training, and images wherever they are."""
 
-import io
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-from PIL import Image
-
 from open_clip_fff.data.ids import sample_id
+from open_clip_fff.data.images import NO_IMAGE, open_image
 from open_clip_fff.errors import UsageError, reason
 
 T = TypeVar("T")
 
 IMAGES = ("jpg", "png", "jpeg", "webp")  # members with an image; the first that is there is decoded, as in OpenCLIP
 ID = "__id__"  # where a sample carries its image id; webdataset leaves names with two underscores alone
-NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what PIL raises for no whole image
 
 
 def read_samples(urls: Iterable[str], limit: int | None = None) -> Iterator[dict]:
@@ -65,7 +62,7 @@ def id_of(sample: dict) -> int:
 def why_unreadable(image: bytes | str) -> str | None:
     """Why an image, undecoded or at a path, cannot be read; None where it can."""
     try:
-        Image.open(io.BytesIO(image) if isinstance(image, bytes) else image).load()
+        open_image(image).load()
     except NO_IMAGE as error:
         return reason(error)
     return None

@@ -16,11 +16,13 @@ import clip_benchmark.metrics.zeroshot_classification as classification
 import clip_benchmark.metrics.zeroshot_retrieval as retrieval
 import numpy as np
 import torch
+import webdataset
 from clip_benchmark.datasets.builder import build_dataset, get_dataset_collate_fn
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from open_clip_fff.data.images import SafeMembers, open_rgb
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.layouts import SPLIT, FoundSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
@@ -162,9 +164,16 @@ class _SizedLoader:
         return iter(self.loader)
 
 
+class SafeWebDataset(webdataset.WebDataset):
+    """webdataset's, which decodes images, captions and classes alone, whatever it is told: a set may be anybody's."""
+
+    def decode(self, *_: Any, **__: Any) -> Any:
+        return super().decode(SafeMembers(open_rgb), pre=[], post=[])
+
+
 def build(at: FoundSet, preprocess: Callable, split: str = SPLIT) -> Any:
     """clip-benchmark's data set, never downloading."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), replaced(webdataset, WebDataset=SafeWebDataset):
         warnings.simplefilter("ignore")  # of webdataset's defaults, and of splits, which the sets' notes tell
         return build_dataset(at.dataset, str(at.root), preprocess, split, download=False, task=at.spec.task)
 

@@ -15,7 +15,7 @@ import torch
 import webdataset as wds
 from torch.nn.parallel import DistributedDataParallel
 
-from open_clip_fff.data.shards import NO_IMAGE
+from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_image, open_rgb, read_image
 from open_clip_fff.data.tally import BAD_MEMBER, Tally
 from open_clip_fff.scope import View, replaced
 
@@ -24,8 +24,14 @@ _nothrow, _log_and_continue = oc_data.tarfile_to_samples_nothrow, oc_data.log_an
 
 
 @contextmanager
-def fixes(tally: Tally, seed: int) -> Iterator[None]:
-    """All mends below. None changes a run that works without it, but for the order of shuffled tars."""
+def fixes(tally: Tally, seed: int, stock: bool) -> Iterator[None]:
+    """All fixes below. None changes a run that works without it, but for the order of shuffled tars.
+
+    Args:
+        tally: counts what is skipped.
+        seed: of the order of shuffled tars.
+        stock: whether no flag of ours was typed, and images are to be as OpenCLIP has them.
+    """
     parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
     with ExitStack() as stack:
         stack.enter_context(
@@ -39,7 +45,8 @@ def fixes(tally: Tally, seed: int) -> Iterator[None]:
                 oc_data,
                 tar_file_expander=_without_sentinel(oc_data.tar_file_expander),
                 SharedEpoch=LatestEpoch,
-                wds=View(wds, shuffle=partial(SeededShuffle, seed)),
+                wds=View(wds, shuffle=partial(SeededShuffle, seed), decode=partial(decode_safely, stock)),
+                Image=View(oc_data.Image, open=open_image if stock else read_image),
             )
         )
         stack.enter_context(counting_damage(tally))
@@ -121,6 +128,11 @@ class LatestEpoch(oc_data.SharedEpoch):
     def __init__(self, epoch: int = 0) -> None:
         super().__init__(epoch)
         LatestEpoch.latest = self
+
+
+def decode_safely(stock: bool, *_: str, handler: Callable) -> Callable:
+    """webdataset's decoder of images and text, and of nothing else: its own unpickles members, whoever wrote them."""
+    return wds.decode(SafeMembers(open_rgb if stock else read_image), pre=[], post=[], handler=handler)
 
 
 class SeededShuffle(wds.PipelineStage):

@@ -132,7 +132,7 @@ def _seams(state: RunState) -> Iterator[None]:
     had_group = dist.is_available() and dist.is_initialized()
     try:
         with ExitStack() as stack:
-            stack.enter_context(fixes(state.tally, state.args.seed))
+            stack.enter_context(fixes(state.tally, state.args.seed, stock=not state.plan.typed))
             stack.enter_context(optimizer_seams(state))
             stack.enter_context(extra_state(state))
             stack.enter_context(

@@ -1,0 +1,150 @@
+"""Data runs no code: members that webdataset would unpickle, images that would reach Ghostscript."""
+
+import gzip
+import io
+import os
+import pickle
+import re
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset as wds
+from PIL import Image
+
+from open_clip_fff.data.images import colours, open_image, read_image
+from open_clip_fff.evaluation.benchmark import EvalSettings, make_loader
+from open_clip_fff.evaluation.layouts import find_set
+from tests import recorder
+from tests.conftest import colour_image, colour_sample, write_tar
+from tests.hostile.conftest import FFF as MANY
+from tests.hostile.conftest import GOOD, SIZE
+
+FFF = [*MANY, "--captions-per-image", "1"]
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n0 0 moveto showpage\n%%EOF\n"
+
+
+class Payload:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """Members that make a folder `tmp_path/ran` when webdataset's own decoders meet them, and the folder."""
+    ran = tmp_path / "ran"
+    content = pickle.dumps(Payload(ran))
+    saved = io.BytesIO()
+    torch.save(Payload(ran), saved)
+    array = io.BytesIO()
+    np.save(array, np.array([Payload(ran)], dtype=object), allow_pickle=True)
+    members = {name: content for name in ("pyd", "pickle", "pkl", "more.pyd")}
+    members |= {"pyd.gz": gzip.compress(content), "pth": saved.getvalue(), "npy": array.getvalue()}
+    return members, ran
+
+
+@pytest.mark.parametrize("member", ["pyd", "pickle", "pkl", "more.pyd", "pyd.gz", "pth"])
+def test_the_trap_works(trap, tmp_path, member):
+    members, ran = trap
+    write_tar(tmp_path / "0.tar", {"0": {member: members[member]}})
+    with suppress(Exception):  # some fail once they have run
+        list(wds.WebDataset(str(tmp_path / "0.tar"), shardshuffle=False).decode("pilrgb"))
+    assert ran.exists()
+
+
+@pytest.mark.parametrize("flags", [[], FFF, ["--method", "clip"]], ids=["stock", "fff", "clip"])
+def test_training_and_validation_unpickle_nothing(trainer, tmp_path, trap, flags):
+    members, ran = trap
+    write_tar(tmp_path / "00.tar", {str(row): {**members, **colour_sample(row)} for row in range(GOOD)})
+    data = ["--train-data", str(tmp_path / "00.tar"), *SIZE, "--val-data", str(tmp_path / "00.tar")]
+    assert trainer(*flags, "--batch-size", str(GOOD), "--name", "x", data=data) == 0
+    assert not ran.exists() and "Ignoring" not in trainer.log("x")
+    assert f"[{GOOD}/{GOOD} (100%)]" in trainer.log("x") and f"num_samples: {GOOD}" in trainer.log("x")
+
+
+@pytest.mark.parametrize("retrieval", [False, True])
+def test_scoring_a_set_unpickles_nothing(tmp_path, trap, retrieval):
+    members, ran = trap
+    members.pop("npy")  # classification of several labels reads it, without pickles
+    (tmp_path / "mine" / "test").mkdir(parents=True)
+    (tmp_path / "mine" / "classnames.txt").write_text("a\nb")
+    (tmp_path / "mine" / "zeroshot_classification_templates.txt").write_text("a {c}")
+    folder = tmp_path / "mine" / "test"
+    label = {"txt": b"a\nb"} if retrieval else {"cls": b"1"}
+    write_tar(folder / "0.tar", {str(row): {**members, "png": colour_image("red", row), **label} for row in range(4)})
+    (folder / "nshards.txt").write_text("1")
+    if retrieval:
+        (tmp_path / "mine" / "dataset_type.txt").write_text("retrieval")
+    at = find_set("mine", tmp_path)
+    loader = make_loader(at, np.asarray, EvalSettings(workers=0, batch_size=4))
+    images, labels = next(iter(loader))
+    assert len(images) == 4 and list(labels[0]) == ["a", "b"] if retrieval else labels.tolist() == [1] * 4
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("flags", [[], FFF], ids=["stock", "fff"])
+def test_an_image_of_another_format_is_no_image(trainer, tmp_path, flags):
+    """Pillow goes by content, whatever the name says."""
+    gif = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(gif, "gif")
+    samples = {f"good{row}": colour_sample(row) for row in range(GOOD)}
+    samples |= {name: {"txt": b"x", "jpg": content} for name, content in {"eps": EPS, "gif": gif.getvalue()}.items()}
+    write_tar(tmp_path / "00.tar", samples)
+    data = ["--train-data", str(tmp_path / "00.tar"), *SIZE]
+    assert trainer(*flags, "--batch-size", str(GOOD), "--epochs", "2", "--name", "x", data=data) == 0
+    assert re.search(r"Rows skipped or damaged in epoch 0: [24] with an unreadable member or image", trainer.log("x"))
+
+
+def test_tables_open_no_other_format_either(trainer, tmp_path):
+    rows = ["filepath\ttitle"]
+    for row in range(GOOD + 1):
+        path = tmp_path / f"{row}.jpg"
+        path.write_bytes(colour_image("red", row) if row else EPS)
+        rows.append(f"{path}\tgood {row}")
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    data = ["--train-data", str(tmp_path / "train.csv"), "--csv-img-key", "filepath", "--batch-size", str(GOOD + 1)]
+    assert trainer(*FFF, "--name", "x", data=data) == 0
+    assert f"{tmp_path}/0.jpg cannot be read (cannot identify image file" in trainer.log("x")
+
+
+def png(values: np.ndarray) -> bytes:
+    """Grey of 8 or 16 bits."""
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def test_sixteen_bits_of_grey_are_scaled_and_everything_else_is_pillows():
+    grey = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    content = png(grey)
+    assert np.array_equal(np.asarray(read_image(content))[..., 0], grey >> 8)
+    assert (np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) == 255).mean() > 0.9  # Pillow's
+    for image in (colour_image("red", 1), png((grey >> 8).astype(np.uint8))):
+        assert np.array_equal(read_image(image), Image.open(io.BytesIO(image)).convert("RGB"))
+    palette = Image.open(io.BytesIO(colour_image("blue", 2))).quantize(8)
+    assert np.array_equal(colours(palette), palette.convert("RGB"))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded():
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 9_000)).save(buffer, "png")
+    with pytest.raises(ValueError, match="10000 x 9000 pixels, more than 89,478,485"):
+        open_image(buffer.getvalue())
+    assert open_image(buffer.getvalue(), max_pixels=90_000_000).size == (10_000, 9_000)
+
+
+def test_sixteen_bit_images_reach_training_scaled(trainer, tmp_path):
+    """Under flags of ours; a stock run has them as OpenCLIP has."""
+    grey = np.full((40, 40), 20_000, dtype=np.uint16)
+    write_tar(tmp_path / "00.tar", {str(row): {**colour_sample(row), "png": png(grey + row)} for row in range(8)})
+    data = ["--train-data", str(tmp_path / "00.tar"), *SIZE, "--batch-size", str(GOOD)]
+    assert trainer(*FFF, "--image-mean", "0", "0", "0", "--image-std", "1", "1", "1", "--name", "x", data=data) == 0
+    images = torch.cat([batch.images for batch in recorder.BATCHES])
+    assert torch.allclose(images, torch.full_like(images, (20_000 >> 8) / 255), atol=1 / 255)
