@@ -35,7 +35,7 @@ ALLOWED = {
     "losses": {"settings", "assignment"},
     "hooks": {"settings", "data", "towers", "grouping", "connection"},
     "report": {"settings", "assignment"},
-    "evaluation": {"settings", "hub"},
+    "evaluation": {"settings", "hub", "data"},
     "comparison": {"settings", "hub", "evaluation"},
     "host": set(FLOORS) - {"comparison", "gallery", "packing", "captioning", "analysis"},
 }
