@@ -1,10 +1,25 @@
-"""Telling two sets of weights apart."""
+"""Telling two models apart: by their weights, by what they are besides, and by how they read a text."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+# of a configuration of transformers: where it came from, and how its weights were kept
+_ELSEWHERE = {"_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
+_READING = (
+    "context_length",
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
+    "strip_sep_token",
+    "tokenizer_mode",
+)
+_CLEANING = ("clean_fn", "reduction_fn")
+_PROBES = ["a photo", "A man's 3 dogs, running; ünïcode!", ""]
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
@@ -15,3 +30,65 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def architecture_fingerprint(model: nn.Module) -> str:
+    """A hash of what a model is beside its weights, wherever it was loaded from.
+
+    Two models may have equal weights and differ in their activation, in the number of their heads, or in which token
+    they pool. It is of each module's class and plain settings, and of a transformers model's configuration.
+    """
+    digest = hashlib.sha256()
+    for name, module in model.named_modules():
+        settings = {key: _plain(value) for key, value in vars(module).items() if key[0] != "_" and key != "training"}
+        known = {key: value for key, value in settings.items() if value is not None and key not in _ELSEWHERE}
+        config = getattr(module, "config", None)
+        if hasattr(config, "to_dict"):
+            known["config"] = _without_origin(config.to_dict())
+        digest.update(f"{name} {type(module).__module__}.{type(module).__qualname__} ".encode())
+        digest.update(_json(known))
+    return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: Any, read: Callable[[list[str]], Any] | None = None) -> str:
+    """A hash of a tokenizer's vocabulary and settings, wherever it was loaded from.
+
+    Args:
+        tokenizer: of OpenCLIP or of transformers, or any function from strings to tokens.
+        read: makes a tensor of token ids of strings; the tokenizer itself where not given.
+    """
+    inner = getattr(tokenizer, "tokenizer", tokenizer)  # OpenCLIP wraps those of transformers
+    known: dict[str, Any] = {"class": [type(x).__qualname__ for x in (tokenizer, inner)]}
+    backend = getattr(inner, "backend_tokenizer", None)
+    if hasattr(backend, "to_str"):
+        # the last call's truncation and padding are in it, too
+        known["vocabulary"] = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+    elif hasattr(inner, "get_vocab"):
+        known["vocabulary"] = inner.get_vocab()
+    elif hasattr(inner, "encoder"):
+        known["vocabulary"] = inner.encoder
+    for part in (tokenizer, inner):
+        for name in _READING:
+            known.setdefault(name, []).append(_plain(getattr(part, name, None)))
+    known["probes"] = (read or tokenizer)(_PROBES).tolist()
+    return hashlib.sha256(_json(known)).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, strings, tuples of them, and functions by their name; None for all else."""
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, tuple | list):
+        parts = [_plain(part) for part in value]
+        return None if None in parts else parts
+    return getattr(value, "__qualname__", None)
+
+
+def _without_origin(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _without_origin(value) for key, value in config.items() if key not in _ELSEWHERE}
+    return config
+
+
+def _json(known: Any) -> bytes:
+    return json.dumps(known, sort_keys=True, default=str).encode(errors="surrogatepass")

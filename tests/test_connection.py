@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_fff.connection import DISCRIMINATORS, Judge, Judged, VerdictCache, make_discriminator
-from open_clip_fff.data.ids import NO_ID, caption_hash
+from open_clip_fff.data.ids import ID_VERSION, NO_ID, caption_hash
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings import ConnectionSettings
+from tests.conftest import TINY
 from tests.matching_models import make
 
 CPU = torch.device("cpu")
@@ -280,6 +281,71 @@ def test_another_discriminators_verdicts_are_left_alone(folders, tmp_path):
     cache.path.rename(tmp_path / VerdictCache(tmp_path / "else", "third").path.name)
     with pytest.raises(UsageError, match="holds another discriminator's verdicts"):
         VerdictCache(tmp_path, "third")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("config.json", '"hidden_act": "gelu"', '"hidden_act": "relu"'),
+        ("config.json", '"num_attention_heads": 2', '"num_attention_heads": 4'),
+        ("config.json", '"layer_norm_eps": 1e-12', '"layer_norm_eps": 1e-06'),
+        ("tokenizer_config.json", '"do_lower_case": true', '"do_lower_case": false'),
+        ("tokenizer_config.json", '"model_max_length": 12', '"model_max_length": 8'),
+        ("tokenizer.json", '"red": 1', '"crimson": 1'),
+    ],
+    ids=lambda change: change[2],
+)
+@pytest.mark.parametrize("kind", ["blip", "blip2"])
+def test_equal_weights_are_not_all_that_a_discriminator_is(folders, tmp_path, kind, change):
+    """Whatever changes its answers changes by what they are kept; where its folder is does not."""
+    import shutil
+
+    shutil.copytree(folders[kind], tmp_path / "moved")
+    expected = judge_of(folders[kind]).identity
+    assert judge_of(tmp_path / "moved").identity == expected
+    name, old, new = change
+    text = (tmp_path / "moved" / name).read_text()
+    assert old in text, text
+    (tmp_path / "moved" / name).write_text(text.replace(old, new))
+    assert judge_of(tmp_path / "moved").identity != expected
+
+
+def test_equal_weights_are_not_all_that_a_frozen_open_clip_model_is(teacher, tmp_path):
+    import json
+
+    import open_clip
+
+    def identity(name, **vision):
+        config = {**TINY, "vision_cfg": {**TINY["vision_cfg"], **vision}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(config | ({"quick_gelu": True} if name == "quick" else {})))
+        open_clip.add_model_config(tmp_path / f"{name}.json")
+        return judge_of(f"open_clip:{name}/{teacher}", positive=0.3, negative=0.1).identity
+
+    same = identity("as-it-was")
+    assert identity("another-name") == same
+    others = {identity("quick"), identity("heads", head_width=8), identity("pooled", pool_type="avg")}
+    assert len(others | {same}) == 4
+
+
+def test_verdicts_by_ids_of_another_version_are_refused(tmp_path):
+    """Their pairs would not be found, or be others'."""
+    import sqlite3
+
+    cache = VerdictCache(tmp_path, "x", rank=1)
+    cache.put_many([1], [2], torch.tensor([0.25]))
+    cache._own.execute("PRAGMA user_version = 0")  # as files were before ids had a version
+    cache.close()
+    for identity, rank in (("x", 1), ("x", 0), ("another", 0)):
+        with pytest.raises(UsageError) as error:
+            VerdictCache(tmp_path, identity, rank)
+        line = str(error.value)
+        assert f"{cache.path} holds image ids of version 1, and this release's are version {ID_VERSION}" in line
+        assert f"delete {tmp_path}, or name another folder" in line and "\n" not in line
+    assert [path.name for path in tmp_path.glob("*.sqlite")] == [cache.path.name]
+    cache.path.unlink()
+    sqlite3.connect(tmp_path / "begun.sqlite").close()  # another rank's, which has not got far
+    VerdictCache(tmp_path, "x")
+    VerdictCache(tmp_path, "x", rank=1)
 
 
 def test_the_cache_keeps_what_was_put(tmp_path):

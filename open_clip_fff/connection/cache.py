@@ -4,12 +4,13 @@ import hashlib
 import logging
 import sqlite3
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from open_clip_fff.data.ids import ID_VERSION
 from open_clip_fff.errors import UsageError, reason
 
 FLAG = "--discriminator-cache"
@@ -28,7 +29,8 @@ class VerdictCache:
     """q by image id and caption hash, in a SQLite file per rank and discriminator, on a local disk.
 
     Each rank writes its own file and reads those of all ranks, of this run and of earlier ones. What was put survives
-    SIGKILL. Another discriminator's verdicts are in files of their own, and never read.
+    SIGKILL. Another discriminator's verdicts are in files of their own, and never read. Each file names the version of
+    the image ids (SQLite's `user_version`), by which alone its pairs can be found.
 
     A verdict is of the crop on which it was first asked, though later ones may show another part of the image.
 
@@ -38,7 +40,8 @@ class VerdictCache:
         rank: of this process.
 
     Raises:
-        UsageError: if the folder or the file cannot be written, or the file is not such a cache.
+        UsageError: if the folder or the file cannot be written, the file is not such a cache, or a file in the folder
+            holds image ids of another version.
     """
 
     def __init__(self, folder: str | Path, identity: str, rank: int = 0) -> None:
@@ -49,12 +52,16 @@ class VerdictCache:
         self._others: dict[Path, sqlite3.Connection] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_ids()
             self._own = _opened(self.path)
+            self._own.execute("BEGIN IMMEDIATE")  # other ranks find the file whole or empty
             for statement in _TABLES.split(";"):
                 self._own.execute(statement)
             found = {row[0] for row in self._own.execute("SELECT identity FROM discriminator")}
             if not found:
                 self._own.execute("INSERT INTO discriminator VALUES (?)", (identity,))
+                self._own.execute(f"PRAGMA user_version = {ID_VERSION}")
+            self._own.execute("COMMIT")
         except (OSError, sqlite3.Error) as error:
             raise UsageError(f"{FLAG}: {self.path} cannot be used ({reason(error)}); name another folder") from error
         if found - {identity}:
@@ -121,12 +128,29 @@ class VerdictCache:
         for connection in (self._own, *self._others.values()):
             connection.close()
 
+    def _check_ids(self) -> None:
+        for path in sorted(self.folder.glob("*.sqlite")):
+            version = _id_version(path)
+            if version not in (None, ID_VERSION):
+                raise UsageError(
+                    f"{FLAG}: {path} holds image ids of version {version}, and this release's are version "
+                    f"{ID_VERSION}: no pair would be found; delete {self.folder}, or name another folder"
+                )
+
     def _look(self) -> None:
         """Opens the files that other ranks have begun since."""
         for path in sorted(self.folder.glob(f"{self.stem}-*.sqlite")):
             if path != self.path and path not in self._others:
                 with suppress(sqlite3.Error):
                     self._others[path] = _opened(path)
+
+
+def _id_version(path: Path) -> int | None:
+    """The version of the image ids in a cache's file; None for a file that is none, or is only being made."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=WAIT)) as connection:
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'verdicts'").fetchone():
+            return connection.execute("PRAGMA user_version").fetchone()[0] or 1
+    return None
 
 
 def _opened(path: Path) -> sqlite3.Connection:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from open_clip_fff.connection.registry import DiscriminatorContext, register_discriminator
 from open_clip_fff.errors import UsageError
-from open_clip_fff.fingerprint import fingerprint
+from open_clip_fff.fingerprint import architecture_fingerprint, fingerprint, tokenizer_fingerprint
 from open_clip_fff.settings.mining import FrozenSource
 from open_clip_fff.towers.frozen import FrozenTowers, load_frozen
 
@@ -25,18 +25,19 @@ class Cosine:
             OpenCLIP's hub format, or `hf-hub:ORG/NAME`.
 
     Attributes:
-        identity: of its weights and of how it sees images.
+        identity: of its weights, its architecture and its tokenizer, and of how it sees images.
     """
 
     def __init__(self, context: DiscriminatorContext) -> None:
         frozen = load_frozen(
             _source(context), context.cache_dir, context.called, "name another, as open_clip:NAME/TAG or a folder"
         )
-        weights = fingerprint(frozen.model.state_dict())
+        model = f"{fingerprint(frozen.model.state_dict())} {architecture_fingerprint(frozen.model)}"
+        reading = tokenizer_fingerprint(frozen.tokenizer)
         self.towers = FrozenTowers(frozen, context.device, context.image_mean, context.image_std)
         self.device, self.batch = context.device, context.batch
         visual = frozen.model.visual
-        self.identity = f"open_clip {self.towers.crops.size} {visual.image_mean} {visual.image_std} {weights}"
+        self.identity = f"open_clip {self.towers.crops.size} {visual.image_mean} {visual.image_std} {model} {reading}"
 
     def __call__(self, images: Tensor, captions: Sequence[str]) -> Tensor:
         """q of P pairs, float32 [P], given crops [P, 3, H, W] and P strings."""

@@ -9,7 +9,7 @@ from open_clip_fff.connection.loading import load_matching
 from open_clip_fff.connection.matching import MatchingModel, probabilities
 from open_clip_fff.connection.registry import DiscriminatorContext, register_discriminator
 from open_clip_fff.errors import UsageError
-from open_clip_fff.fingerprint import fingerprint
+from open_clip_fff.fingerprint import architecture_fingerprint, fingerprint, tokenizer_fingerprint
 from open_clip_fff.towers.crops import Crops
 
 
@@ -24,18 +24,19 @@ class Matcher:
         context: what images it will get.
 
     Attributes:
-        identity: of its weights and of how it sees images.
+        identity: of its weights, its architecture and its tokenizer, and of how it sees images.
     """
 
     def __init__(self, matching: MatchingModel, context: DiscriminatorContext) -> None:
         for parameter in matching.model.parameters():
             parameter.requires_grad_(False)
-        weights = fingerprint(matching.model.state_dict())
+        model = f"{fingerprint(matching.model.state_dict())} {architecture_fingerprint(matching.model)}"
+        reading = tokenizer_fingerprint(matching.tokenizer, lambda texts: matching.tokens(texts)[0])
         matching.model.to(context.device).eval()
         self.matching, self.batch = matching, context.batch
         mean, std = matching.normalisation
         self.crops = Crops(matching.size, mean, std, context.device, context.image_mean, context.image_std)
-        self.identity = f"{matching.kind} {matching.size} {mean} {std} {weights}"
+        self.identity = f"{matching.kind} {matching.size} {mean} {std} {model} {reading}"
 
     def __call__(self, images: Tensor, captions: Sequence[str]) -> Tensor:
         """q of P pairs, float32 [P], given crops [P, 3, H, W] and P strings."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.fingerprint import tokenizer_fingerprint
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.settings.mining import FrozenSource
 from open_clip_fff.settings.text import TextSettings
@@ -19,13 +20,11 @@ from open_clip_fff.towers.few_tokens import FewTokens
 
 MEND = "name another model, or train without mining: --mining-features off"
 BATCH, TEXTS = 64, 512  # images and, without their padding, texts that are embedded at a time
-_PROBES = ["a photo", "A man's 3 dogs, running; ünïcode!", ""]
 
 
 def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
-    """Whether two tokenizers agree (on a few strings), so that one of them is enough."""
-    ours, theirs = a(_PROBES), b(_PROBES)
-    return ours.shape == theirs.shape and bool((ours == theirs).all())
+    """Whether two tokenizers have one vocabulary and the same settings, so that one of them is enough."""
+    return tokenizer_fingerprint(a) == tokenizer_fingerprint(b)
 
 
 class FrozenModel(NamedTuple):
