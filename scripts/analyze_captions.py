@@ -98,8 +98,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
     check_out(args.out)
     args.device = usable(args.device)
     one = dataclasses.replace(plan.captions, per_image=1)  # that no image has so many as ALL is no mistake
-    preview_training_data(open_clip, dataclasses.replace(plan, captions=one))
-    return args, plan, urls
+    seen, _, _ = preview_training_data(open_clip, dataclasses.replace(plan, captions=one))
+    return args, dataclasses.replace(seen, captions=plan.captions), urls
 
 
 def check_out(out: Path) -> None:

@@ -101,8 +101,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
     if args.mined_per_image is None:
         args.mined_per_image = 1.0 if plan.mining is None or plan.mining.per_image is None else plan.mining.per_image
     check(args, plan)
-    preview_training_data(open_clip, plan)
-    return args, plan, urls
+    return args, preview_training_data(open_clip, plan)[0], urls
 
 
 def check(args: argparse.Namespace, plan: Plan) -> None:

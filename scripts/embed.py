@@ -1,12 +1,12 @@
-"""Stores a frozen model's features of images and captions beside the images, so that mining needs no second tower.
+"""Stores what a frozen model makes of images and captions beside the images, so that mining needs no second tower.
 
     python scripts/embed.py --out features --device cuda -- --train-data 'data/{00000..00099}.tar' \\
         --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai
 
-The flags behind `--` are those of training: the same captions are read. Writes a parquet per shard, for
-`--mining-features precomputed --feature-sidecar features`, or with `--into tars` the shards again, each sample with its
-`feat.npz`. Each file is whole or not there; a second start does those that are missing. `torchrun --nproc-per-node 8
-scripts/embed.py ...` shares the shards out.
+The flags behind `--` are those of training: the same captions are read. With `--mining-features text` features are a
+sentence model's, of captions alone. Writes a parquet per shard, for `--mining-features precomputed --feature-sidecar
+features`, or with `--into tars` the shards again, each sample with its `feat.npz`. Each file is whole or not there; a
+second start does those that are missing. `torchrun --nproc-per-node 8 scripts/embed.py ...` shares the shards out.
 """
 
 import argparse
@@ -18,7 +18,9 @@ from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
+from open_clip_fff.calibration.eyes import Eyes, eyes_of
 from open_clip_fff.data.features import COLUMN, MEMBER, pack
 from open_clip_fff.data.pictures import Picture, read_pictures
 from open_clip_fff.data.shards import in_one_line, read_samples
@@ -28,13 +30,13 @@ from open_clip_fff.devices import usable
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.numerics import half_on_cuda
-from open_clip_fff.settings import CaptionSettings, FrozenSource
+from open_clip_fff.settings import Plan
+from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard
 from open_clip_fff.shardwise.flags import add_flags
 from open_clip_fff.shardwise.folder import by_stem, refuse_place
 from open_clip_fff.shardwise.run import as_program
 from open_clip_fff.shardwise.tars import members, tar_writer
-from open_clip_fff.towers.frozen import FrozenModel, load_frozen
 
 ALL = 10_000  # captions of an image: more than training may take
 IDLE = ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight")  # only training needs them
@@ -46,7 +48,7 @@ def main(argv: list[str]) -> int:
     return as_program("embed.py", lambda: run(*parse(argv)))
 
 
-def parse(argv: list[str]) -> tuple[argparse.Namespace, CaptionSettings, FrozenSource]:
+def parse(argv: list[str]) -> tuple[argparse.Namespace, Plan]:
     """The command line; what stands behind `--` is read by training's own parser.
 
     Raises:
@@ -59,32 +61,34 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, CaptionSettings, FrozenS
     parser.add_argument("--workers", type=int, default=4, help="threads that decode (default: 4)")
     here, there = split_at_dashes(argv)
     args = parser.parse_args(here)
-    said = {"loss": "fff", "mining_features": "frozen", "captions_per_image": ALL, "caption_policy": "all"}
+    typed, _ = flag_parser().parse_known_args(there)
+    features = "text" if getattr(typed, "mining_features", None) == "text" else "frozen"
+    said = {"loss": "fff", "mining_features": features, "captions_per_image": ALL, "caption_policy": "all"}
     plan, others = borrow(there, said={**said, "method": None}, idle=IDLE)
     plan, args.shards, _ = training_shards(plan, others)
-    assert plan.miner is not None
-    return args, plan.captions, plan.miner
+    return args, plan
 
 
-def run(args: argparse.Namespace, captions: CaptionSettings, source: FrozenSource) -> int:
+def run(args: argparse.Namespace, plan: Plan) -> int:
     """Embeds what is missing.
 
     Raises:
         UsageError: if the model cannot be loaded, or the folder not be used.
     """
-    share, shards = Share.here(args.share), by_stem(args.shards)
-    settings = {"model": source.name, "captions": {**asdict(captions), "shards": None}, "batch size": args.batch_size}
+    assert plan.miner is not None
+    share, shards, captions, model = Share.here(args.share), by_stem(args.shards), plan.captions, plan.miner.name
+    settings = {"model": model, "captions": {**asdict(captions), "shards": None}, "batch size": args.batch_size}
     if args.into == "tars":
         refuse_place(args.out, args.shards)
     folder = OutFolder(args.out, SUFFIX[args.into], settings)
-    frozen, device = load_frozen(source), usable(share.device(args.device))
-    frozen.model.to(device)
+    device = usable(share.device(args.device))
+    eyes = eyes_of(plan, device)
     if share.index == 0:
-        print(f"features of {source.name}, on {device}")
+        print(f"features of {model}{', of captions alone' if plan.text_alone else ''}, on {device}")
 
     def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> Record:
         record = Record(url)
-        features = embedded(url, CaptionReader(captions), frozen, source.name, args, record, tick)
+        features = embedded(url, CaptionReader(captions), eyes, model, device, args, record, tick)
         write = write_parquet if args.into == "sidecar" else write_tar
         write(url, file, dict(features))
         return record
@@ -95,8 +99,9 @@ def run(args: argparse.Namespace, captions: CaptionSettings, source: FrozenSourc
 def embedded(
     url: str,
     reader: CaptionReader,
-    frozen: FrozenModel,
+    eyes: Eyes,
     model: str,
+    device: torch.device,
     args: argparse.Namespace,
     record: Record,
     tick: Callable[[int], None],
@@ -106,7 +111,7 @@ def embedded(
     Raises:
         UsageError: if the shard cannot be read.
     """
-    found = read_pictures([url], None, reader, frozen.preprocess(), workers=args.workers)
+    found = read_pictures([url], None, reader, eyes.view, workers=args.workers)
     samples = in_one_line(found, url)
     while some := list(islice(samples, args.batch_size)):
         pictures = [picture for picture in some if isinstance(picture, Picture)]
@@ -115,15 +120,14 @@ def embedded(
             if not isinstance(other, Picture):
                 record.leave_out(*other)
         if pictures:
-            with half_on_cuda(frozen.device):
-                image = frozen.embed_images([picture.image for picture in pictures]).cpu().numpy()
-                texts = [caption for picture in pictures for caption in picture.row.captions]
-                text = frozen.embed_texts(texts).cpu().numpy()
-            record.counts.update(captions=len(texts))
-            for picture, vector in zip(pictures, image, strict=True):
-                captions = picture.row.captions
-                yield picture.key, pack(vector, text[: len(captions)], captions, model)
-                text = text[len(captions) :]
+            rows = [picture.row for picture in pictures]
+            with half_on_cuda(device):
+                seen = eyes([picture.image for picture in pictures], rows, max(len(row.captions) for row in rows))
+            images, texts = (None if x is None else x.cpu().numpy() for x in seen)
+            for place, (picture, row) in enumerate(zip(pictures, rows, strict=True)):
+                record.counts.update(captions=len(row.captions))
+                image = None if images is None else images[place]
+                yield picture.key, pack(image, texts[place, : len(row.captions)], row.captions, model)
         tick(len(some))
 
 

@@ -97,8 +97,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
     except OSError as error:
         raise UsageError(f"--out {args.out}: cannot be written ({reason(error)})") from error
     args.device = usable(args.device)
-    preview_training_data(open_clip, plan)
-    return args, plan, urls
+    return args, preview_training_data(open_clip, plan)[0], urls
 
 
 def check(args: argparse.Namespace, plan: Plan) -> None:
@@ -123,19 +122,20 @@ def check(args: argparse.Namespace, plan: Plan) -> None:
         )
     if plan.connection is None and args.hardest_by is not None:
         raise UsageError("--hardest-by: hardest pairs are judged by --discriminator KIND:NAME, which is missing")
-    if plan.connection is not None and args.hardest_by is None and plan.features not in ("frozen", "precomputed"):
-        raise UsageError(
-            "--discriminator: the model that is trained finds the hardest pairs; name it, or one like it: "
-            "--hardest-by RUN_OR_MODEL, before the --"
-        )
 
 
 def eyes(args: argparse.Namespace, plan: Plan) -> tuple[Eyes | None, Eyes | None]:
     """What mines, and what finds the hardest pairs, loaded.
 
     Raises:
-        UsageError: if one cannot be.
+        UsageError: if one cannot be, or nothing that is named can find the hardest pairs.
     """
+    sees_both = plan.features in ("frozen", "precomputed") and not plan.text_alone
+    if plan.connection is not None and args.hardest_by is None and not sees_both:
+        raise UsageError(
+            "--discriminator: the model that is trained finds the hardest pairs; name it, or one like it: "
+            "--hardest-by RUN_OR_MODEL, before the --"
+        )
     mining = None if plan.mining is None else eyes_of(plan, args.device)
     if plan.connection is None:
         return mining, None

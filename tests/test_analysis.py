@@ -376,6 +376,12 @@ def test_stored_features_and_those_of_texts(analyse, trainer, training, sentence
     assert any("reads captions alone. Left out" in each for each in page.everything) and "lead" not in page.texts
     assert [each for each in page.addresses if each[0] == "#"] == ["#nearest", "#frequent", "#among"]
     assert not {"fit", "random_image"} & set(pd.read_csv(tmp_path / "text" / "captions.csv"))
+    assert embed("--out", str(tmp_path / "sentences"), "--", *text) == 0
+    stored[-1] = str(tmp_path / "sentences")
+    assert f"as {sentence_model.name} sees them" in analyse("--out", tmp_path / "stored-text", "--", *stored).out
+    assert list(pd.read_csv(tmp_path / "stored-text" / "captions.csv")) == list(
+        pd.read_csv(tmp_path / "text" / "captions.csv")
+    )
 
 
 def test_what_cannot_be_read_costs_itself_alone(analyse, training, tmp_path):

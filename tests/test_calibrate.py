@@ -135,16 +135,24 @@ def test_stored_features_give_the_same(calibrated, training, tmp_path):
     by_store, flags, out = calibrated("--", *stored, "--feature-sidecar", str(tmp_path / "features"))
     # float16 moves a cosine by a thousandth, and the sample's next one may be some thousandths farther
     assert by_store["threshold"].tolist()[:3] == pytest.approx(by_model["threshold"].tolist()[:3], abs=0.01)
-    assert "as precomputed sees them" in out and "--feature-sidecar" in flags[1] and "--mining-model" not in flags[1]
+    assert (
+        "captions each, as tiny-clip/" in out and "--feature-sidecar" in flags[1] and "--mining-model" not in flags[1]
+    )
 
 
-def test_captions_alone(calibrated, trainer, sentence_model):
+def test_captions_alone(calibrated, trainer, sentence_model, tmp_path):
+    """By a sentence model, and by its stored features."""
     text = ["--mining-features", "text", "--mining-model", str(sentence_model), "--json-text-key", "captions"]
     table, flags, _ = calibrated("--global-batch", "16", "--mined-per-image", "4", "--", *trainer.tars, *text)
     assert table["name"].tolist()[:1] == ["p3"] and len(table) == 2 and np.isnan(table["p1_prime"][0])
     plan, _ = borrow(shlex.split(flags[1]), usual={"method": "fff"})
     assert plan.mining == replace(MiningConfig(**OFF), p3=table["threshold"][0])
     assert 2 < table["mined_per_image"][1] <= 4
+    assert embed("--out", str(tmp_path / "features"), "--", *trainer.tars, *text) == 0
+    stored = ["--mining-features", "precomputed", "--feature-sidecar", str(tmp_path / "features"), *text[-2:]]
+    again, flags, _ = calibrated("--global-batch", "16", "--mined-per-image", "4", "--", *trainer.tars, *stored)
+    assert again["name"].tolist() == table["name"].tolist() and " --p1 off " in flags[1] and "off" not in flags[3]
+    assert again["threshold"][0] == pytest.approx(table["threshold"][0], abs=1e-3)
 
 
 def test_a_judge_and_classes(calibrated, shards, training, tmp_path):

@@ -10,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from open_clip_fff.data.features import COLUMN, MEMBER, FeatureReader, NoFeatures, pack, unpack
+from open_clip_fff.data.features import COLUMN, MEMBER, FeatureReader, NoFeatures, as_mining_wants, pack, unpack
+from open_clip_fff.data.rows import Row, seal, unseal
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import OneRankError
+from open_clip_fff.settings.mining import StoredBy
 from tests.conftest import write_tar
 from tests.test_training import FFF, mining
 
@@ -88,14 +90,33 @@ def test_a_file_and_its_reading_back():
     assert stored.model == "some/model" and np.array_equal(stored.texts, texts) and stored.image.dtype == np.float16
     sample = {"__url__": "x/00.tar", "__key__": "k7", MEMBER: content}
     # by the caption and not by its place; any number of them
-    assert np.array_equal(FeatureReader(None).read(sample, ["a cat"]), np.stack([image, texts[1]]))
+    found = FeatureReader(None).read(sample, ["a cat"])
+    assert np.array_equal(found.image, image) and np.array_equal(found.texts, texts[1:])
     with pytest.raises(OneRankError, match=r"x/00.tar: k7: no feature of its caption 'a cow'"):
         FeatureReader(None).read(sample, ["a cat", "a cow"])
     with pytest.raises(OneRankError, match=r"k7: its features are of some/model, not of another"):
         FeatureReader(None, "another").read(sample, ["a cat"])
-    for damaged in (content[:40], b"", pack(image, texts[:, :2], ["a", "b"], "m")):
+    for damaged in (content[:40], b"", pack(image, texts[:, :2], ["a", "b"], "m"), pack(None, texts, ["a"], "m")):
         with pytest.raises(NoFeatures):
             unpack(damaged)
+
+
+def test_features_of_captions_alone():
+    """A sentence model's: read back, in a row and through its envelope, and not mixed with others of that name."""
+    texts = np.eye(4, dtype=np.float32)[:3]
+    sample = {"__url__": "x/00.tar", "__key__": "k7", MEMBER: pack(None, texts, ["a", "b", "c"], "some/model")}
+    reader = FeatureReader(None)
+    assert reader.made_by is None
+    found = reader.read(sample, ["c", "a"])
+    assert found.image.shape == (0,) and np.array_equal(found.texts, texts[[2, 0]])
+    assert reader.made_by == StoredBy("some/model", images=False)
+    row = unseal(seal(Row(1, ["c", "a"]).with_features(found))).only([1])
+    assert row.captions == ["a"] and row.features.image.shape == (0,) and np.array_equal(row.features.texts, texts[:1])
+    image, text = as_mining_wants(torch.zeros(1, 0).half(), 0.5 * torch.from_numpy(texts)[None].half())
+    assert image is None and text.dtype == torch.float32 and torch.equal(text, torch.from_numpy(texts)[None])
+    other = {**sample, MEMBER: pack(texts[0], texts, ["a", "b", "c"], "some/model")}
+    with pytest.raises(OneRankError, match=r"k7: its features are of widths \(4, 4\), not of widths \(0, 4\)"):
+        reader.read(other, ["a"])
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

@@ -323,6 +323,10 @@ def test_stored_features_and_those_of_texts(show, trainer, training, sentence_mo
     page = show("--samples", "32", "--", *text, "--mining-model", str(sentence_model), "--mined-per-image", "3")
     assert page.texts["caption"] and not any(x.startswith("image") for x in page.texts["chip"])
     assert any("found on this sample" in x for x in page.everything)
+    assert embed("--out", str(tmp_path / "sentences"), "--", *text, "--mining-model", str(sentence_model)) == 0
+    stored = [*text[:-1], "precomputed", "--feature-sidecar", str(tmp_path / "sentences")]
+    again = show("--samples", "32", "--", *stored, "--mined-per-image", "3")
+    assert again.texts["caption"] and not any(x.startswith("image") for x in again.texts["chip"])
 
 
 def test_raw_captions_classes_and_what_is_left_out(show, training, tmp_path):

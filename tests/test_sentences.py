@@ -9,9 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from open_clip_fff.data.shards import read_samples
+from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings import TextSettings
+from open_clip_fff.settings import CaptionSettings, TextSettings
 from open_clip_fff.towers.sentences import PADDING, POOLINGS, SentenceTower, load_sentences
+from tests.test_features import embed
 from tests.test_training import FFF
 
 CPU = torch.device("cpu")
@@ -150,3 +153,75 @@ def test_captions_alone_mine(trainer, sentence_model, capsys):
     assert "name the model with --mining-model" in capsys.readouterr().err
     assert trainer(*text[:-1], str(trainer.shards), "--name", "no") == 2
     assert "cannot be loaded as a sentence model" in capsys.readouterr().err
+
+
+@pytest.fixture
+def text(sentence_model) -> list[str]:
+    """Flags of training that mine by the sentence model."""
+    return [*FFF, "--mining-features", "text", "--mining-model", str(sentence_model)]
+
+
+def threshold(trainer, folder: Path) -> float:
+    """A p3 for the colours, between two cosines of pooled captions that float16 cannot mistake for each other."""
+    tower = SentenceTower(load_sentences(str(folder)), CPU)
+    reader = CaptionReader(CaptionSettings(4, "all", json_keys=("captions",)))
+    rows = [reader.row(sample) for sample in read_samples(sorted(map(str, trainer.shards.glob("*.tar"))))]
+    texts = [tower.texts(row.captions[:4]) for row in rows]
+
+    def cosines(features: list[torch.Tensor]) -> torch.Tensor:
+        pooled = F.normalize(torch.stack([each.mean(dim=0) for each in features]), dim=-1)
+        return (pooled @ pooled.T)[torch.ones(len(rows), len(rows)).triu(1).bool()]
+
+    exact, rounded = cosines(texts), cosines([F.normalize(each.half().float(), dim=-1) for each in texts])
+    some = exact.sort().values[1000:1900]
+    gap = some.diff().argmax()
+    assert some[gap + 1] - some[gap] > 4 * (exact - rounded).abs().max()
+    return float(some[gap : gap + 2].mean())
+
+
+@pytest.mark.parametrize("into", ["sidecar", "tars"])
+def test_stored_features_mine_what_the_model_mines_in_the_step(trainer, sentence_model, text, into, tmp_path, capsys):
+    """The same pairs, and so the same weights, to the last bit."""
+    p3 = ["--p3", str(threshold(trainer, sentence_model))]
+    assert (
+        embed("--out", str(tmp_path / "out"), "--into", into, "--", *trainer.tars, *text, "--mined-per-image", "3") == 0
+    )
+    assert "of captions alone" in capsys.readouterr().out
+    stored = [*FFF, "--mining-features", "precomputed", *p3]
+    data = trainer.tars
+    if into == "sidecar":
+        stored += ["--feature-sidecar", str(tmp_path / "out")]
+    else:
+        data = ["--train-data", str(tmp_path / "out" / "{00..03}.tar"), "--train-num-samples", "64"]
+    assert trainer(*stored, "--workers", "1", "--name", "stored", data=data) == 0
+    printed = capsys.readouterr().out
+    words = re.sub(r"\s+", " ", printed)
+    assert f", of {sentence_model}, which sees captions alone; p1 off, p2 off, text-text (pooled) > p3" in words
+    assert trainer(*text, *p3, "--workers", "1", "--name", "text") == 0
+    rates = [re.findall(r"Mined/image: ([\d.]+)", trainer.log(name)) for name in ("stored", "text")]
+    assert rates[0] == rates[1] and len(rates[0]) == 4 and all(float(rate) > 0.5 for rate in rates[0])
+    a, b = (trainer.checkpoint(name)["state_dict"] for name in ("stored", "text"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    params = (trainer.run("stored") / "params.txt").read_text()
+    assert f"mining_model: {sentence_model}\n" in params and "\np1: None\n" in params and "\np1_prime: None\n" in params
+
+
+def test_what_stored_features_of_captions_cannot_do(trainer, text, tmp_path, capsys):
+    assert embed("--out", str(tmp_path), "--", *trainer.tars, *text) == 0
+    stored = [*FFF, "--mining-features", "precomputed", "--feature-sidecar", str(tmp_path)]
+    judge = ["--plugin", "tests.colour_judge", "--discriminator", "colours", "--match-gate", "0.2"]
+    grouped = [*stored, "--batch-hooks", "grit", "--group-features", "stored"]
+    for argv, named in (
+        ([*stored, "--p1", "0.3"], r"--p1: \S+, whose features are stored, knows no images, and mines by --p3 alone"),
+        ([*stored, "--p3", "off"], "are all off: nothing can be mined"),
+        ([*stored, *judge], "--match-gate goes by features of images and captions"),
+        (
+            [*grouped, "--group-search-space", "32"],
+            r"--group-features stored: \S+, whose features are stored, knows no",
+        ),
+    ):
+        capsys.readouterr()
+        assert trainer(*argv, "--name", "no") == 2
+        error = capsys.readouterr().err.strip()
+        assert re.search(named, error) and "\n" not in error, error
+        assert not trainer.run("no").exists()

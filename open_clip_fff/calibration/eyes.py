@@ -9,7 +9,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from open_clip_fff.assignment.reference import MiningFeatures
-from open_clip_fff.data.features import FeatureReader
+from open_clip_fff.data.features import FeatureReader, as_mining_wants
 from open_clip_fff.data.rows import Row
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.towers.frozen import FrozenModel, load_frozen
@@ -52,19 +52,16 @@ class FrozenEyes(Eyes):
 
 
 class StoredEyes(Eyes):
-    """Features beside the images; normalised again, as in training, since float16 leaves norms off by a thousandth."""
+    """Features beside the images, as training has them."""
 
     def __init__(self, stored: FeatureReader, device: torch.device | str = "cpu") -> None:
         self.stored, self.device = stored, device
 
-    def __call__(self, views: Sequence[Tensor], rows: Sequence[Row], k: int) -> tuple[Tensor, Tensor]:
-        found = []
-        for row in rows:
-            features = row.feature_array()
-            assert features is not None
-            found.append(F.pad(torch.from_numpy(features.copy()).float(), (0, 0, 0, 1 + k - len(features))))
-        both = F.normalize(torch.stack(found).to(self.device), dim=-1)
-        return both[:, 0], both[:, 1:]
+    def __call__(self, views: Sequence[Tensor], rows: Sequence[Row], k: int) -> tuple[Tensor | None, Tensor]:
+        found = [row.features for row in rows if row.features is not None]
+        image = torch.stack([torch.from_numpy(each.image.copy()) for each in found])
+        texts = [F.pad(torch.from_numpy(each.texts.copy()), (0, 0, 0, k - len(each.texts))) for each in found]
+        return as_mining_wants(image.to(self.device), torch.stack(texts).to(self.device))
 
 
 class SentenceEyes(Eyes):
@@ -86,8 +83,7 @@ def eyes_of(plan: Plan, device: torch.device | str = "cpu") -> Eyes:
         ValueError: where the trained model itself mines, or nothing does.
     """
     if plan.features == "precomputed":
-        name = None if plan.miner is None else plan.miner.name
-        return StoredEyes(FeatureReader(plan.feature_sidecar, name, plan.captions.shards), device)
+        return StoredEyes(FeatureReader.of(plan), device)
     if plan.features == "text" and plan.miner is not None:
         return SentenceEyes(load_sentences(plan.miner.model), device)
     if plan.features == "frozen" and plan.miner is not None:

@@ -28,7 +28,7 @@ def threshold_flags(config: MiningConfig) -> list[str]:
 def feature_flags(plan: Plan) -> list[str]:
     """What mines in a plan, as flags."""
     flags = ["--mining-features", plan.features]
-    if plan.miner is not None:
+    if plan.miner is not None and (plan.features != "precomputed" or "mining_model" in plan.typed):
         flags += model_flags(plan.miner)
     if plan.feature_sidecar is not None:
         flags += ["--feature-sidecar", plan.feature_sidecar]

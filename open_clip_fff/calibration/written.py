@@ -34,7 +34,7 @@ def flags_to_paste(findings: Findings, plan: Plan, wanted: Wanted) -> str:
     features = feature_flags(plan)
     on_the_fly = [*features, "--mined-per-image", f"{wanted.per_image:g}"]
     for name in ("p1", "p2", "p3", "p1_prime"):
-        if plan.mining is not None and getattr(plan.mining, name) is None and plan.features != "text":
+        if plan.mining is not None and getattr(plan.mining, name) is None and not plan.text_alone:
             on_the_fly += [f"--{name.replace('_', '-')}", "off"]
     return "\n".join(
         [

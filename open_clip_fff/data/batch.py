@@ -48,6 +48,12 @@ class Batch(NamedTuple):
     images: Tensor
     captions: CaptionBatch
 
+    def popping(self, *names: str) -> tuple["Batch", list[Tensor]]:
+        """The same batch without some of its extras, and these. Raises KeyError for one that is not there."""
+        extras = dict(self.captions.extras)
+        popped = [extras.pop(name) for name in names]
+        return self._replace(captions=self.captions._replace(extras=extras)), popped
+
     def adding(self, **extras: Tensor) -> "Batch":
         """The same batch with more tensors [B, ...] for the loss."""
         return self._replace(captions=self.captions._replace(extras={**self.captions.extras, **extras}))

@@ -1,7 +1,8 @@
 """Features stored beside the image, so that mining needs no second tower in the step.
 
 `KEY.feat.npz` in the tar, or the column `features` of a parquet per shard, holds `image` [D] and `texts` [k, D] in
-float16, the `model` that made them, and the `captions`' hashes [k] (`ids.caption_id`), by which texts are found.
+float16, the `model` that made them, and the `captions`' hashes [k] (`ids.caption_id`), by which texts are found. A
+sentence model sees no images: its `image` is empty, [0].
 """
 
 import io
@@ -9,10 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from open_clip_fff.data.ids import caption_hash
+from open_clip_fff.data.rows import RowFeatures
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.errors import OneRankError
+from open_clip_fff.settings.mining import StoredBy
+from open_clip_fff.settings.plan import Plan
 
 MEMBER, COLUMN = "feat.npz", "features"
 
@@ -21,7 +27,7 @@ class Stored(NamedTuple):
     """What one image's file holds.
 
     Attributes:
-        image: float16 [D].
+        image: float16 [D]; [0] of a model that sees no images.
         texts: float16 [k, D].
         model: the model's name (`FrozenSource.name`).
         captions: int64 [k], the captions' hashes.
@@ -37,11 +43,11 @@ class NoFeatures(Exception):
     """A sample without readable features; it is skipped."""
 
 
-def pack(image: np.ndarray, texts: np.ndarray, captions: Sequence[str], model: str) -> bytes:
+def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], model: str) -> bytes:
     """The file of one image.
 
     Args:
-        image: [D], L2-normalised.
+        image: [D], L2-normalised; None of a model that sees no images.
         texts: [k, D], L2-normalised.
         captions: the k captions.
         model: the model's name.
@@ -50,7 +56,7 @@ def pack(image: np.ndarray, texts: np.ndarray, captions: Sequence[str], model: s
     hashes = np.array([caption_hash(text) for text in captions], dtype=np.int64)
     np.savez(
         file,
-        image=image.astype(np.float16),
+        image=np.zeros(0, np.float16) if image is None else image.astype(np.float16),
         texts=texts.astype(np.float16),
         model=np.array(model),
         captions=hashes,
@@ -65,9 +71,26 @@ def unpack(content: bytes) -> Stored:
             stored = Stored(file["image"], file["texts"], str(file["model"]), file["captions"])
     except Exception as error:  # zipfile, struct, zlib, numpy and key errors: all say that the file is no good
         raise NoFeatures(f"no features in it ({error})") from error
-    if stored.image.ndim != 1 or stored.texts.shape != (len(stored.captions), len(stored.image)):
-        raise NoFeatures(f"image {stored.image.shape} and texts {stored.texts.shape} do not go together")
+    image, texts = stored.image.shape, stored.texts.shape
+    if len(image) != 1 or len(texts) != 2 or texts[0] != len(stored.captions) or image[0] not in (0, texts[1]):
+        raise NoFeatures(f"image {image} and texts {texts} do not go together")
     return stored
+
+
+def as_mining_wants(image: Tensor, texts: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Stored features in float32; no image's of a model that sees none.
+
+    Normalised again, because float16 leaves norms off by up to a thousandth, as much as thresholds near 1 differ.
+
+    Args:
+        image: float16 [B, D] or [B, 0].
+        texts: float16 [B, K, D].
+
+    Returns:
+        L2-normalised [B, D] or None, and [B, K, D].
+    """
+    normalised = [F.normalize(x.float(), dim=-1) for x in (image, texts)]
+    return normalised[0] if image.shape[1] else None, normalised[1]
 
 
 class FeatureReader:
@@ -78,6 +101,10 @@ class FeatureReader:
         model: the model that must have made them; None for whichever made the first.
         shards: the data sets, `A::B`, as `Sidecar`'s.
 
+    Attributes:
+        model: the model that made them; None where that is not known yet.
+        widths: of its images' and texts' features, likewise; 0 for images that it does not see.
+
     Raises:
         UsageError: if sidecars do not go with the shards.
     """
@@ -86,9 +113,23 @@ class FeatureReader:
         flag = "--feature-sidecar"
         self.sidecar = None if sidecar is None else Sidecar(sidecar, (COLUMN,), flag, flag, shards)
         self.model = model
+        self.widths: tuple[int, int] | None = None
 
-    def read(self, sample: Mapping[str, object], captions: Sequence[str]) -> np.ndarray:
-        """The features of a sample and its captions, float16 [1 + k, D], the image first.
+    @classmethod
+    def of(cls, plan: Plan) -> "FeatureReader":
+        """Of the features that a plan names, and of the model that made them, where it knows."""
+        model = plan.stored_by.model if plan.stored_by else plan.miner.name if plan.miner else None
+        return cls(plan.feature_sidecar, model, plan.captions.shards)
+
+    @property
+    def made_by(self) -> StoredBy | None:
+        """Who made those that were read; None before the first."""
+        if self.model is None or self.widths is None:
+            return None
+        return StoredBy(self.model, images=self.widths[0] > 0)
+
+    def read(self, sample: Mapping[str, object], captions: Sequence[str]) -> RowFeatures:
+        """The features of a sample and its captions.
 
         Args:
             sample: members by extension, as bytes, with `__url__` and `__key__`.
@@ -96,7 +137,7 @@ class FeatureReader:
 
         Raises:
             NoFeatures: if the sample has none, or none that can be read.
-            OneRankError: if they are another model's, or not of these captions.
+            OneRankError: if they are another model's than those before, or not of these captions.
         """
         url, key = str(sample["__url__"]), str(sample["__key__"])
         content = sample.get(MEMBER)
@@ -105,11 +146,13 @@ class FeatureReader:
         if not isinstance(content, bytes):
             raise NoFeatures(f"{key} has none")
         stored = unpack(content)
-        self.model = self.model or stored.model
-        if stored.model != self.model:
-            raise OneRankError(
-                f"--mining-features precomputed: {url}: {key}: its features are of {stored.model}, not of {self.model}"
-            )
+        widths = (len(stored.image), stored.texts.shape[1])
+        self.model, self.widths = self.model or stored.model, self.widths or widths
+        for what, theirs, ours in (("of", stored.model, self.model), ("of widths", widths, self.widths)):
+            if theirs != ours:
+                raise OneRankError(
+                    f"--mining-features precomputed: {url}: {key}: its features are {what} {theirs}, not {what} {ours}"
+                )
         places = {int(number): place for place, number in enumerate(stored.captions)}
         chosen = []
         for text in captions:
@@ -120,4 +163,4 @@ class FeatureReader:
                     f"features again from the captions that are trained on"
                 )
             chosen.append(place)
-        return np.concatenate([stored.image[None], stored.texts[chosen]])
+        return RowFeatures(stored.image, stored.texts[chosen])

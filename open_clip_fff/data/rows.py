@@ -16,38 +16,51 @@ from open_clip_fff.data.ids import NO_ID
 _MARK = '{"open_clip_fff": 1, '
 
 
+class RowFeatures(NamedTuple):
+    """Stored features of an image and its k captions.
+
+    Attributes:
+        image: float16 [D]; [0] of a model that sees no images.
+        texts: float16 [k, D].
+    """
+
+    image: np.ndarray
+    texts: np.ndarray
+
+
 class Row(NamedTuple):
     """An image's id and its captions, none empty, in the order of the sources.
 
     Attributes:
         raw: how many of them, at the front, are raw (from a text key) and not generated.
         label: the image's class (`ids.class_id`), negative where it is not known.
-        features: stored features of the image and its captions, base64 of float16 [1 + k, D]; None where not asked for.
+        packed: stored features of the image and its captions, base64 of float16 each; None where not asked for.
     """
 
     id: int
     captions: list[str]
     raw: int = 0
     label: int = NO_ID
-    features: str | None = None
+    packed: Sequence[str] | None = None
 
-    def with_features(self, features: np.ndarray) -> "Row":
-        """The same with features, float16 [1 + k, D], the image first."""
-        return self._replace(features=base64.b64encode(features.tobytes()).decode())
+    def with_features(self, features: RowFeatures) -> "Row":
+        """The same with features."""
+        return self._replace(packed=[base64.b64encode(part.tobytes()).decode() for part in features])
 
     def only(self, places: Sequence[int]) -> "Row":
         """The same with some of its captions, which stand in their order."""
-        features = self.feature_array()
+        features = self.features
         raw = sum(place < self.raw for place in places)
         row = self._replace(captions=[self.captions[place] for place in places], raw=raw)
-        return row if features is None else row.with_features(features[[0, *(1 + place for place in places)]])
+        return row if features is None else row.with_features(features._replace(texts=features.texts[list(places)]))
 
-    def feature_array(self) -> np.ndarray | None:
-        """Its features, float16 [1 + k, D], or None."""
-        if self.features is None:
+    @property
+    def features(self) -> RowFeatures | None:
+        """Its stored features, or None."""
+        if self.packed is None:
             return None
-        flat = np.frombuffer(base64.b64decode(self.features), dtype=np.float16)
-        return flat.reshape(1 + len(self.captions), -1)
+        image, texts = (np.frombuffer(base64.b64decode(part), dtype=np.float16) for part in self.packed)
+        return RowFeatures(image, texts.reshape(len(self.captions), -1))
 
 
 def seal(row: Row) -> str:

@@ -10,7 +10,8 @@ from open_clip_fff.data.rows import Row, unseal
 from open_clip_fff.settings.captions import CaptionSettings
 
 CLASSES = "image_classes"  # int64 [B], in a batch's extras where a class key is named
-STORED = "stored_features"  # float16 [B, 1 + K, D], the image first, likewise where features are precomputed
+# likewise where features are stored: float16 [B, D], or [B, 0] of a model that sees no images; and [B, K, D]
+STORED_IMAGE, STORED_TEXT = "stored_image_features", "stored_text_features"
 Tokenizer = Callable[[list[str]], Tensor]
 
 
@@ -57,10 +58,11 @@ class CaptionTokenizer:
         columns = settings.columns
         places = chosen(row, settings.policy, settings.raw_weight)[:columns]
         padded = [row.captions[i] for i in places] + [""] * (columns - len(places))
-        features = row.feature_array()
+        features = row.features
         if features is not None:
-            extras[STORED] = torch.zeros(1 + columns, features.shape[1], dtype=torch.float16)
-            extras[STORED][: 1 + len(places)] = torch.from_numpy(features[[0, *(1 + i for i in places)]])
+            extras[STORED_IMAGE] = torch.from_numpy(features.image.copy())
+            extras[STORED_TEXT] = torch.zeros(columns, features.texts.shape[1], dtype=torch.float16)
+            extras[STORED_TEXT][: len(places)] = torch.from_numpy(features.texts[places])
         raw = [i < row.raw for i in places] + [False] * (columns - len(places))
         return [
             CaptionBatch(

@@ -68,12 +68,12 @@ class _FromBank:
 
 def _stored(ids: Tensor, envelopes: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]:
     """The image's own, and the mean over its captions."""
-    found = [unseal(envelope.decode()).feature_array() for envelope in envelopes]
-    there = {place: features for place, features in enumerate(found) if features is not None and len(features) > 1}
-    dim = next((features.shape[1] for features in there.values()), 0)
+    found = [unseal(envelope.decode()).features for envelope in envelopes]
+    there = {place: features for place, features in enumerate(found) if features is not None}
+    dim = next((len(features.image) for features in there.values()), 0)
     known = torch.tensor([place in there for place in range(len(found))], dtype=torch.bool)
     pairs = np.zeros((2, len(found), dim), dtype=np.float32)
     for place, features in there.items():
-        pairs[0, place], pairs[1, place] = features[0], features[1:].astype(np.float32).mean(axis=0)
+        pairs[0, place], pairs[1, place] = features.image, features.texts.astype(np.float32).mean(axis=0)
     image, text = (F.normalize(torch.from_numpy(x), dim=-1) for x in pairs)
     return image, text, known

@@ -27,9 +27,7 @@ class FrozenFeatures:
         self.tokenizers: Mapping[str, Tokenizer] = {} if shared else {TOKENS: self.towers.tokenizer}
 
     def __call__(self, batch: Batch) -> Batch:
-        extras = dict(batch.captions.extras)
-        tokens = extras.pop(TOKENS, batch.captions.tokens)
-        batch = batch._replace(captions=batch.captions._replace(extras=extras))
+        batch, [tokens] = batch.popping(TOKENS) if self.tokenizers else (batch, [batch.captions.tokens])
         return batch.adding(
             mining_image_features=self.towers.images(batch.images),
             mining_text_features=self.towers.texts(tokens, batch.captions.valid),

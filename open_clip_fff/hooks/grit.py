@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from open_clip_fff.data.batch import Batch
-from open_clip_fff.data.tokens import STORED
+from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
 from open_clip_fff.errors import UsageError
 from open_clip_fff.grouping.bank import BankWriter
 from open_clip_fff.grouping.bank_file import discard
@@ -32,13 +32,11 @@ class Grit:
         folders = [self.folder, *([context.resumed / "bank"] if context.resumed is not None else [])]
         self.features = BesideImages() if self.settings.source == "stored" else LastEpoch(folders)
         self._writer: BankWriter | None = None
-        self._pops = context.plan.features != "precomputed"  # else another hook does
+        # where they mine, another hook does
+        self._pops = self.settings.source == "stored" and context.plan.features != "precomputed"
 
     def __call__(self, batch: Batch) -> Batch:
-        if not self._pops or STORED not in batch.captions.extras:
-            return batch
-        extras = {name: x for name, x in batch.captions.extras.items() if name != STORED}
-        return batch._replace(captions=batch.captions._replace(extras=extras))
+        return batch.popping(STORED_IMAGE, STORED_TEXT)[0] if self._pops else batch
 
     def lookahead(self, epoch: Callable[[], int]) -> Lookahead:
         """Of a stream."""

@@ -22,7 +22,5 @@ class SentenceFeatures:
         self.tokenizers: Mapping[str, Tokenizer] = {TOKENS: context.sentences.tokenizer}
 
     def __call__(self, batch: Batch) -> Batch:
-        extras = dict(batch.captions.extras)
-        tokens = extras.pop(TOKENS)
-        batch = batch._replace(captions=batch.captions._replace(extras=extras))
+        batch, [tokens] = batch.popping(TOKENS)
         return batch.adding(mining_text_features=self.tower(tokens, batch.captions.valid))

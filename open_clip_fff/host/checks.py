@@ -23,7 +23,7 @@ from open_clip_fff.losses.sigmoid_tile import triton_obstacle
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.objective import OURS
-from open_clip_fff.settings.plan import Plan
+from open_clip_fff.settings.plan import Plan, knowing
 from open_clip_fff.towers.text_design import TextDesign, design_of_config
 
 
@@ -61,24 +61,27 @@ def dataset_kind(args: argparse.Namespace) -> str:
     return "webdataset" if extension == "tar" else "csv"
 
 
-def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[list[Preview], CaptionSettings] | None:
-    """Looks at the first rows of each data set and checks them; None where there are none to look at.
+def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, list[Preview], CaptionSettings]:
+    """Looks at the first rows of each data set and checks them.
 
     Returns:
-        The previews, and the caption settings with the sources it was made by (a CSV's are its columns).
+        The plan, which then knows who made stored features; the previews, none where there is nothing to look at; and
+        the caption settings with the sources these were made by (a CSV's are its columns).
     """
-    if not args.train_data or dataset_kind(args) == "synthetic":
-        return None
     captions = plan.captions
+    if not args.train_data or dataset_kind(args) == "synthetic":
+        return plan, [], captions
+    features = feature_reader(plan)
     if dataset_kind(args) == "csv":
         typed = csv_captions(args, captions)
         image, captions, notes = table_columns(args.train_data, args.csv_separator, args.csv_img_key, typed)
         previews = [preview_csv(args.train_data, args.csv_separator, image, captions)]
         previews[0].notes += notes
     else:
-        previews = preview_sets(args.train_data, captions, feature_reader(plan))
+        previews = preview_sets(args.train_data, captions, features)
     check(previews, captions)
-    return previews, captions
+    made_by = None if features is None else features.made_by
+    return plan if made_by is None else knowing(plan, made_by), previews, captions
 
 
 def _check_folder(args: argparse.Namespace) -> None:

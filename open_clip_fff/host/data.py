@@ -68,7 +68,7 @@ def feature_reader(plan: Plan) -> FeatureReader | None:
     """The reader of stored features, where they mine or group."""
     if plan.features != "precomputed" and (plan.grouping is None or plan.grouping.source != "stored"):
         return None
-    return FeatureReader(plan.feature_sidecar, None if plan.miner is None else plan.miner.name, plan.captions.shards)
+    return FeatureReader.of(plan)
 
 
 def data_maker(state: RunState, get_data: Callable) -> Callable:

@@ -55,10 +55,10 @@ def run(argv: list[str]) -> None:
     args.command = shlex.join(["python", "-m", "open_clip_fff.train", *argv])  # for params.txt
     if plan.typed:
         _bring_parts(plan)
-        _fill(args, plan)
     check_host(args, plan)
     if plan.typed:
-        _introduce(args, plan)
+        plan = _introduced(args, plan)
+        _fill(args, plan)
     with _logging_put_back(), _seams(_loaded(RunState(args, plan))):
         if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
             raise UsageError("OpenCLIP stopped before training; its own line above says why")
@@ -93,16 +93,17 @@ def _fill(args, plan: Plan) -> None:
         args.siglip = True
 
 
-def _introduce(args, plan: Plan) -> None:
-    """Prints what was understood: the plan, the captions' coverage, three rows. On rank 0; every rank checks."""
-    seen = preview_training_data(args, plan)
+def _introduced(args, plan: Plan) -> Plan:
+    """The plan as the data make it; prints it, the captions' coverage, three rows. On rank 0; every rank checks."""
+    plan, previews, captions = preview_training_data(args, plan)
     if int(os.environ.get("RANK", "0")) != 0:
-        return
+        return plan
     print(f"open_clip_fff {open_clip_fff.__version__} on OpenCLIP {open_clip.__version__}")
     print("\n".join(plan_lines(describe(plan, Upstream.of(vars(args)), trimming_obstacle(args)))))
-    if seen is not None:
-        print("\n".join(preview_lines(*seen)))
+    if previews:
+        print("\n".join(preview_lines(previews, captions)))
     print(flush=True)
+    return plan
 
 
 def _logger_levels() -> dict[logging.Logger, int]:

@@ -7,7 +7,7 @@ from open_clip_fff.settings.connection import ConnectionSettings
 from open_clip_fff.settings.fields import fields_by_flag
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.grouping import GroupingSettings
-from open_clip_fff.settings.mining import SELF, THRESHOLDS, FrozenSource, MiningConfig
+from open_clip_fff.settings.mining import OF_IMAGES, SELF, THRESHOLDS, FrozenSource, MiningConfig
 from open_clip_fff.settings.objective import OURS, Smoothing
 
 if TYPE_CHECKING:
@@ -39,6 +39,11 @@ def check(plan: "Plan") -> None:
     for name in sorted(GROUPING & plan.typed):
         if plan.grouping is None:
             raise UsageError(f"{as_flag(name)} does nothing without --batch-hooks grit")
+    if plan.grouping is not None and plan.grouping.source == "stored" and plan.stored_by and not plan.stored_by.images:
+        raise UsageError(
+            f"--group-features stored: {plan.stored_by.model}, whose features are stored, knows no images, and "
+            f"grouping goes from images to texts and back; use --group-features bank"
+        )
     if plan.loss.impl == "triton" and plan.loss.name != "fff":
         raise UsageError(f"--loss-impl triton: the kernel is that of --loss fff; for {loss} use --loss-impl tiled")
     if "zeroshot_sets" in plan.typed and plan.zero_shot is None:
@@ -54,8 +59,11 @@ def _check_connection(plan: "Plan") -> None:
                 f"--method {plan.method}: connection mining needs a judge: add --discriminator blip:NAME, or one of "
                 f"your own (scripts/train_discriminator.py)"
             )
-    elif plan.connection.gate is not None and plan.features not in ("frozen", "precomputed"):
-        raise UsageError("--match-gate goes by a frozen model's features: add --mining-features frozen or precomputed")
+    elif plan.connection.gate is not None and (plan.features not in ("frozen", "precomputed") or plan.text_alone):
+        raise UsageError(
+            "--match-gate goes by features of images and captions: add --mining-features frozen, or precomputed with "
+            "those of a frozen model"
+        )
 
 
 def _check_stock(plan: "Plan", loss: str) -> None:
@@ -117,12 +125,13 @@ def _check_features(plan: "Plan", config: MiningConfig) -> None:
         raise UsageError("--feature-sidecar does nothing without --mining-features precomputed")
     if config.guarded and not config.warmup:
         raise UsageError("--mining-guard goes by what is mined at the warm-up's end: add --mining-warmup STEPS")
-    if features == "text":
-        for name in ("p1", "p2", "p1_prime"):
+    if plan.text_alone:
+        who = "a sentence model" if plan.stored_by is None else f"{plan.stored_by.model}, whose features are stored,"
+        for name in OF_IMAGES:
             if getattr(config, name) is not None:
-                raise UsageError(f"{as_flag(name)}: a sentence model knows no images; --mining-features text has --p3")
-        if "mining_pretrained" in typed:
-            raise UsageError("--mining-pretrained: a sentence model comes with its weights; drop it")
+                raise UsageError(f"{as_flag(name)}: {who} knows no images, and mines by --p3 alone; drop it")
+    if features == "text" and "mining_pretrained" in typed:
+        raise UsageError("--mining-pretrained: a sentence model comes with its weights; drop it")
 
 
 def _check_thresholds(plan: "Plan", config: MiningConfig) -> None:

@@ -117,13 +117,13 @@ def _mining(plan: Plan) -> Topic:
 
 def _miner(plan: Plan) -> str:
     model = "" if plan.miner is None else plan.miner.describe()
-    place = "beside the images in the tars"
+    place, alone = "beside the images in the tars", ", which sees captions alone"
     if plan.feature_sidecar is not None:
         place = f"in the sidecar {code(plan.feature_sidecar)}"
     return {
         "frozen": f"a frozen model, {model}, which sees the same crops and captions",
-        "precomputed": f"features stored {place}" + f", of {model}" * bool(model),
-        "text": f"a sentence model, {model}, which sees captions alone",
+        "precomputed": f"features stored {place}" + f", of {model}" * bool(model) + alone * plan.text_alone,
+        "text": f"a sentence model, {model}{alone}",
         "ema": "the moving average of the trained model itself",
         "online": "the trained model itself",
     }[plan.features]

@@ -12,6 +12,7 @@ TEXT_TEXT = ("pooled", "max", "mean")
 MINED_AS = ("positive", "ignore")
 FEATURES = ("off", "frozen", "precomputed", "text", "ema", "online")
 SELF = ("ema", "online")  # the trainee's own features: mining feeds back on itself
+OF_IMAGES = ("p1", "p2", "p1_prime")  # thresholds of cosines with an image, which a sentence model has none of
 WATCH = 20  # steps at the end of the warm-up in which mining is watched and not yet used
 THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
 
@@ -178,3 +179,16 @@ class FrozenSource:
     def name(self) -> str:
         """As stored features call it."""
         return self.model if self.pretrained is None else f"{self.model}/{self.pretrained}"
+
+
+@dataclass(frozen=True)
+class StoredBy:
+    """The model that made stored features, as they say themselves.
+
+    Attributes:
+        model: its name (`FrozenSource.name`).
+        images: whether it sees images. A sentence model does not.
+    """
+
+    model: str
+    images: bool

@@ -1,7 +1,7 @@
 """One frozen object that says what a run does, made from the method's table and the flags that were typed."""
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from open_clip_fff.errors import UsageError
@@ -11,7 +11,7 @@ from open_clip_fff.settings.consistency import check
 from open_clip_fff.settings.fields import filled, setting
 from open_clip_fff.settings.grouping import GroupingSettings
 from open_clip_fff.settings.methods import DEFAULTS, METHODS
-from open_clip_fff.settings.mining import SELF, FrozenSource, MiningConfig
+from open_clip_fff.settings.mining import OF_IMAGES, SELF, FrozenSource, MiningConfig, StoredBy
 from open_clip_fff.settings.objective import LogitSettings, LossSettings, Smoothing
 from open_clip_fff.settings.text import TextSettings
 from open_clip_fff.settings.zero_shot import ZeroShotSettings
@@ -41,6 +41,7 @@ class Plan:
         batch_hooks: what each batch passes, by name.
         model_config: files and folders of architectures of one's own.
         plugins: modules that bring parts of one's own.
+        stored_by: who made stored features, once some were looked at (`knowing`); None before, or where none are read.
     """
 
     method: str | None
@@ -61,11 +62,37 @@ class Plan:
     batch_hooks: tuple[str, ...] = setting("batch_hooks")
     model_config: tuple[str, ...] = setting("model_config")
     plugins: tuple[str, ...] = setting("plugin")
+    stored_by: StoredBy | None = None
 
     @property
     def stored(self) -> bool:
         """Whether features that are stored beside the images are read."""
         return self.features == "precomputed" or (self.grouping is not None and self.grouping.source == "stored")
+
+    @property
+    def text_alone(self) -> bool:
+        """Whether what mines has features of captions alone: a sentence model's, made in the step or stored."""
+        if self.features == "precomputed":
+            return self.stored_by is not None and not self.stored_by.images
+        return self.features == "text"
+
+
+def knowing(plan: Plan, made_by: StoredBy) -> Plan:
+    """The plan, once it is known which model made the stored features.
+
+    Raises:
+        UsageError: if it asks for what that model does not see.
+    """
+    plan = replace(plan, stored_by=made_by, values=dict(plan.values))
+    if plan.features == "precomputed" and plan.miner is None:
+        plan = replace(plan, miner=FrozenSource(made_by.model))
+        plan.values["mining_model"] = made_by.model
+    if plan.text_alone and plan.mining is not None:
+        off: dict[str, Any] = {name: None for name in OF_IMAGES if name not in plan.typed}
+        plan = replace(plan, mining=replace(plan.mining, **off))
+        plan.values.update(off)
+    check(plan)
+    return plan
 
 
 def make_plan(typed: argparse.Namespace) -> Plan:
@@ -104,10 +131,10 @@ def _expand(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
 def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """What follows from the source of the features."""
     features = values["mining_features"]
-    if features == "text":  # there are no images in its space
-        values.update({name: None for name in ("p1", "p2", "p1_prime") if name not in given})
-    if features == "text" and "mining_model" not in given:
-        values["mining_model"] = values["mining_pretrained"] = None  # a preset's model is no sentence model
+    if features == "text":
+        values.update({name: None for name in OF_IMAGES if name not in given})
+    if features in ("text", "precomputed") and "mining_model" not in given:
+        values["mining_model"] = values["mining_pretrained"] = None  # a preset's model is neither
     if values["mining_guard"] is None:
         values["mining_guard"] = features in SELF
     if features == "ema" and values["ema_decay"] is None:
@@ -139,9 +166,9 @@ def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -
     decay = values["ema_decay"]
     if decay is not None and not 0.0 < decay < 1.0:
         raise ValueError(f"--ema-decay is {decay:g}: 0 < decay < 1")
-    if features in ("frozen", "text") or (features == "precomputed" and "mining_model" in typed):
-        if values["mining_model"] is None:
-            raise ValueError(f"--mining-features {features}: name the model with --mining-model NAME|DIR")
+    if features in ("frozen", "text") and values["mining_model"] is None:
+        raise ValueError(f"--mining-features {features}: name the model with --mining-model NAME|DIR")
+    if features in ("frozen", "text", "precomputed") and values["mining_model"] is not None:
         miner = filled(FrozenSource, values)
     return filled(
         Plan,

@@ -17,7 +17,7 @@ from bench.captions import encoded
 from bench.models import adamw, twin
 from open_clip_fff.assignment.counts import rates
 from open_clip_fff.data.batch import CaptionBatch
-from open_clip_fff.data.tokens import STORED
+from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
 from open_clip_fff.host.arguments import split
 from open_clip_fff.host.data import HookedLoader, data_maker
 from open_clip_fff.host.loop import loss_maker
@@ -124,7 +124,8 @@ class Bench:
         tokens = torch.stack([self.tokenizer(row[:k]) for row in self.captions]).to(self.device)
         valid = torch.ones(tokens.shape[:2], dtype=torch.bool, device=self.device)
         ids = torch.arange(len(tokens), device=self.device)
-        extras = {STORED: self.stored[:, : 1 + k].contiguous()} if mining == "precomputed" else {}
+        stored = {STORED_IMAGE: self.stored[:, 0], STORED_TEXT: self.stored[:, 1 : 1 + k].contiguous()}
+        extras = stored if mining == "precomputed" else {}
         batch = CaptionBatch(tokens, valid, torch.zeros_like(valid), ids, extras)
         return Candidate(
             f"FFF K={k}, mining {mining}",
