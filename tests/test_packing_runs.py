@@ -15,7 +15,7 @@ from open_clip_fff.packing.shards import Shards
 from open_clip_fff.packing.writing import write_shard
 from tests.conftest import colour_sample, write_tar
 from tests.killed import ROOT, contents, run
-from tests.packing_sets import csv, pack, pictures, refused, tars, tokens  # noqa: F401
+from tests.packing_sets import TOKENS, csv, pack, pictures, refused, tars, tokens  # noqa: F401
 
 PACK = str(ROOT / "scripts" / "pack.py")
 
@@ -83,14 +83,24 @@ def test_names_in_braces():
     assert braces(["train-0", "train-1", "val", "9", "10"]) == ["train-{0..1}", "val", "9", "10"]
 
 
+@pytest.fixture
+def held(tokens) -> Path:
+    """The rows of `tokens` with the images themselves."""
+    rows = [{"image": {"bytes": (tokens.parent / name).read_bytes(), "path": name}, "caption": x} for name, x in TOKENS]
+    pq.write_table(pa.Table.from_pylist(rows), tokens.parent / "held.parquet", row_group_size=7)
+    return tokens.parent / "held.parquet"
+
+
 @pytest.mark.slow
-def test_a_killed_run_that_is_started_again_gives_the_same_bytes(tokens, tmp_path):
+@pytest.mark.parametrize(("source", "points"), [("tokens", ((2, 3), (4, 3), (5, 2))), ("held", ((5, 2),))])
+def test_a_killed_run_that_is_started_again_gives_the_same_bytes(request, tmp_path, source, points):
     """Killed as the list, a record and a shard would get their names."""
-    command = [PACK, str(tokens), "--group", "--shuffle", "1", "--resize", "20", "--images-per-shard", "3", "--out"]
+    path = str(request.getfixturevalue(source))
+    command = [PACK, path, "--group", "--shuffle", "1", "--resize", "20", "--images-per-shard", "3", "--out"]
     assert run([*command, str(tmp_path / "whole")], tmp_path).returncode == 0
     whole = contents(tmp_path / "whole")
     assert len(whole) == 8  # settings, list, three shards with their records
-    for point, missing in ((2, 3), (4, 3), (5, 2)):
+    for point, missing in points:
         out = tmp_path / str(point)
         run([*command, str(out)], tmp_path, die_at=point)
         left = contents(out)
@@ -156,7 +166,7 @@ def test_tables_that_cannot_be_meant(refused, tokens, tmp_path):
     line = refused(csv(tmp_path / "urls.csv", [("image", "caption"), ("https://x/y.jpg", "a")]))
     assert "holds urls there, such as 'https://x/y.jpg'" in line and "img2dataset" in line
     pq.write_table(pa.table({"image": [{"bytes": b"x", "path": "a.jpg"}]}), tmp_path / "held.parquet")
-    assert "held.parquet holds dict there, and not paths" in refused(tmp_path / "held.parquet")
+    assert "held.parquet is an image (cannot identify" in refused(tmp_path / "held.parquet")
     assert "are empty there" in refused(csv(tmp_path / "e.csv", [("image", "caption"), ("", "a")]))
 
 

@@ -38,14 +38,14 @@ def folder_opening(settings: PackSettings, kind: Kind) -> Opening:
     """
     folder, unused = Path(settings.source), Unused()
     if next(folder_rows(folder, False, unused), None) is None:
-        holds = f"; it holds {unused.told}" if unused.told else ""
+        holds = "".join(f"; it holds {line}" for line in unused.lines)
         raise UsageError(
             f"{folder}: no picture in it or below ({', '.join(sorted(PICTURES))}), and no .tar or .parquet{holds}"
         )
 
     def open_at(place: Path, share: Share) -> Source[Any]:
         found, unused = partial(folder_rows, folder, settings.class_from_folder), Unused()
-        listing = Listing(found(unused), (), "rename", settings.seed, unused=lambda: list(filter(None, [unused.told])))
+        listing = Listing(found(unused), (), "rename", settings.seed, unused=lambda: unused.lines)
         rows = listed(place / ROWS, listing, share)
         item = partial(folder_item, folder=folder, json_keys=settings.json_keys)
         said = (

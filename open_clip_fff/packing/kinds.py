@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.packing.columns import IMAGE_NAMES, guess
+from open_clip_fff.packing.columns import image_column
 from open_clip_fff.packing.settings import PackSettings
 from open_clip_fff.packing.tables.forms import FORMS, form, open_reader
 from open_clip_fff.packing.walk import Unused, pictures_below
@@ -73,9 +73,10 @@ def files_in(folder: Path, suffix: str) -> tuple[str, ...]:
 def _names_images(file: str) -> bool:
     """Whether a table has a column that images are looked for in; img2dataset's tables beside pictures have none."""
     try:
-        return guess(open_reader(file).columns, IMAGE_NAMES) is not None
+        reader = open_reader(file)
     except UsageError:
         return False
+    return image_column(reader.columns, reader.held) is not None
 
 
 def _has_pictures(folder: Path) -> bool:

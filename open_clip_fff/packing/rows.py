@@ -26,6 +26,8 @@ class Row(NamedTuple):
         captions: by caption column, the texts there.
         label: the name of the class.
         fields: what else goes into the sample's json, as json.
+        file: of an image that lies in a table itself, the number of the table's file; None for another one.
+        row: likewise, the number of its row there.
     """
 
     identity: int
@@ -34,13 +36,16 @@ class Row(NamedTuple):
     captions: Sequence[list[str]] = ()
     label: str | None = None
     fields: str | None = None
+    file: int | None = None
+    row: int | None = None
 
 
 def schema(columns: Sequence[str]) -> pa.Schema:
     """How a file of rows is laid out, given the names of the caption columns."""
     start = [("identity", pa.int64()), ("key", pa.string()), ("image", pa.binary())]
     captions = [(CAPTIONS + name, pa.list_(pa.string())) for name in columns]
-    return pa.schema([*start, *captions, ("label", pa.string()), ("fields", pa.string())])
+    end = [("label", pa.string()), ("fields", pa.string()), ("file", pa.int32()), ("row", pa.int64())]
+    return pa.schema([*start, *captions, *end])
 
 
 def write_rows(rows: Iterable[Row], columns: Sequence[str], file: BinaryIO) -> None:
@@ -48,9 +53,9 @@ def write_rows(rows: Iterable[Row], columns: Sequence[str], file: BinaryIO) -> N
     layout = schema(columns)
     with pa.ipc.new_file(file, layout) as out:
         for some in batched(rows, BATCH):
-            identity, key, image, captions, label, fields = zip(*some, strict=True)
+            identity, key, image, captions, *rest = zip(*some, strict=True)
             by_column = zip(*captions, strict=True) if columns else []
-            cells = [identity, key, image, *map(list, by_column), label, fields]
+            cells = [identity, key, image, *map(list, by_column), *rest]
             arrays = [pa.array(x, kind) for x, kind in zip(cells, layout.types, strict=True)]
             out.write_batch(pa.record_batch(arrays, schema=layout))
 

@@ -1,6 +1,6 @@
 """Other shards, and captions that join their samples."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from open_clip_fff.data.columns import column_names, spaces_note
 from open_clip_fff.data.shards import image_bytes, in_one_line, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
-from open_clip_fff.packing.columns import check_column, chosen, columns_line
+from open_clip_fff.packing.columns import check_column, chosen, columns_line, unused_columns
 from open_clip_fff.packing.items import Item, LeaveOut
 from open_clip_fff.packing.join import Join, Joined, OneTable, PerShard, check_join
 from open_clip_fff.packing.kinds import Kind, files_in, kind_of
@@ -18,6 +18,7 @@ from open_clip_fff.packing.settings import PackSettings
 from open_clip_fff.packing.source import Opening, Source
 from open_clip_fff.packing.table_rows import joined_rows
 from open_clip_fff.packing.tables.table import Table
+from open_clip_fff.packing.walk import unused_in
 from open_clip_fff.settings import CaptionSettings
 from open_clip_fff.shardwise import Share
 from open_clip_fff.shardwise.folder import by_stem
@@ -33,10 +34,13 @@ class Shards:
         urls: the shards; each makes one of the same name.
         json_keys: fields of the json that hold captions, which are counted.
         join: finds captions; None for none.
+        unused: what lies beside them, in lines.
     """
 
-    def __init__(self, urls: tuple[str, ...], json_keys: tuple[str, ...], join: Join | None) -> None:
-        self.join = join
+    def __init__(
+        self, urls: tuple[str, ...], json_keys: tuple[str, ...], join: Join | None, unused: Sequence[str] = ()
+    ) -> None:
+        self.join, self._unused = join, list(unused)
         self.shards: Mapping[str, str] = by_stem(urls, "SOURCE")
         joined = () if join is None or "captions" in json_keys else ("captions",)
         self.json_keys: tuple[str, ...] = (*json_keys, *joined)
@@ -63,7 +67,7 @@ class Shards:
         return [] if self.join is None else self.join.notes()
 
     def unused(self) -> list[str]:
-        return []
+        return self._unused
 
     def item(self, makings: tuple[dict[str, Any], Joined | None]) -> Item:
         sample, joined = makings
@@ -97,7 +101,7 @@ def shards_opening(settings: PackSettings, kind: Kind) -> Opening:
     def open_at(place: Path, share: Share) -> Source[Any]:
         if (join := opened(place, share)) is not None:
             check_join(join, kind.files)
-        return Shards(kind.files, settings.json_keys, join)
+        return Shards(kind.files, settings.json_keys, join, unused_in(settings.source, kind.files, pictures=False))
 
     return Opening([f"{settings.source}: {len(kind.files)} shards", *lines], open_at)
 
@@ -124,6 +128,7 @@ def _join(settings: PackSettings, kind: Kind) -> tuple[list[str], Callable[[Path
     field, by = by, check_column(table, flag, by)
     names, notes = chosen(table, typed, image=False)
     notes = list(dict.fromkeys([*notes, *spaces_note(flag, field, by)]))
+    notes += [f"not used: {line}" for line in unused_columns(table, names, by)]
     if not names.captions:
         raise UsageError(
             f"--caption-key: say which columns of {table.name} hold captions; it has {column_names(table.columns)}"

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 from open_clip_fff.packing.items import Item
 from open_clip_fff.packing.listing import READ, UNUSED
 from open_clip_fff.packing.rows import RowFile
+from open_clip_fff.packing.tables.images import HeldImages
 from open_clip_fff.shardwise import Share
 
 T = TypeVar("T")
+
+RUNS = 8  # of rows whose images lie in a table, that are looked at
 
 
 class Source(Protocol, Generic[T]):
@@ -64,14 +67,21 @@ class Listed:
         per_shard: how many.
         item: makes a sample of a row.
         repeats: what is said of `{rows}` rows that are about `{images}` images.
+        images: finds the images of rows that lie in a table itself; None where all have paths.
     """
 
     json_keys: tuple[str, ...] = ("captions",)
 
     def __init__(
-        self, rows: RowFile, name: str, per_shard: int, item: Callable[[dict[str, Any]], Item], repeats: str
+        self,
+        rows: RowFile,
+        name: str,
+        per_shard: int,
+        item: Callable[[dict[str, Any]], Item],
+        repeats: str,
+        images: HeldImages | None = None,
     ) -> None:
-        self.rows, self.item, self._repeats = rows, item, repeats
+        self.rows, self.item, self._repeats, self._images = rows, item, repeats, images
         starts = range(0, len(rows), per_shard)
         width = max(5, len(str(len(starts) - 1)))
         self._parts = [range(start, min(start + per_shard, len(rows))) for start in starts]
@@ -88,8 +98,11 @@ class Listed:
         return self._at(np.arange(self._part_of[shard].start, self._part_of[shard].stop))
 
     def look(self, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """They are spread evenly over all."""
-        return self._at(np.unique(np.linspace(0, len(self.rows) - 1, count).astype(np.int64)))
+        """They are spread evenly over all; in a few runs where each other place would cost a row group."""
+        run = 1 if self._images is None else count // RUNS
+        starts = np.linspace(0, max(len(self.rows) - run, 0), count // run).astype(np.int64)
+        numbers = np.unique(starts[:, None] + np.arange(run))
+        return self._at(numbers[numbers < len(self.rows)])
 
     def total(self) -> int:
         return len(self.rows)
@@ -104,5 +117,6 @@ class Listed:
         return self.rows.notes(UNUSED)
 
     def _at(self, numbers: NDArray[np.int64]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for row in self.rows.take(numbers).to_pylist():
+        rows = self.rows.take(numbers).to_pylist()
+        for row in rows if self._images is None else self._images.filled(rows):
             yield row["key"], row

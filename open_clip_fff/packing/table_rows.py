@@ -6,36 +6,55 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from open_clip_fff.data.ids import name_hash
+from open_clip_fff.data.ids import name_hash, sample_id
 from open_clip_fff.data.sources import cell_text, texts_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.items import Item, LeaveOut, as_json, members_of
 from open_clip_fff.packing.rows import Row, captions_of
 from open_clip_fff.packing.settings import Columns
+from open_clip_fff.packing.tables.images import CONTENT, CellImage, cell_image
 from open_clip_fff.packing.tables.table import Table
 
 
-def table_rows(table: Table, columns: Columns) -> Iterator[Row]:
+def table_rows(table: Table, columns: Columns, by_content: bool = False) -> Iterator[Row]:
     """A row per row; its key is its number, from 0.
 
+    Args:
+        table: opened.
+        columns: of it.
+        by_content: whether images that lie in the table are read, so that rows of one are known.
+
     Raises:
-        UsageError: if the table cannot be read, or holds images where paths should be.
+        UsageError: if the table cannot be read, or holds neither images nor paths where it should.
     """
-    kept = [*columns.keep, *((columns.url,) if columns.url else ())]
-    wanted = [columns.image or "", *columns.captions, *kept, *((columns.label,) if columns.label else ())]
-    for number, (_, _, cells) in enumerate(table.rows(wanted)):
-        image = "".join(cell_text(_path(cells[columns.image or ""], table, columns.image)))
+    held, image_column = columns.image in table.held, columns.image or ""
+    wanted = [*columns.captions, *columns.keep, *filter(None, (columns.url, columns.label))]
+    wanted += [] if held and not by_content else [image_column]
+    for number, (file, row, cells) in enumerate(table.rows(wanted)):
+        image = image_at(cells.get(image_column), table, image_column)
+        path = "".join(cell_text(image.path))
+        identity = sample_id(image.content) if image.content else name_hash(path) if path else -1 - number
         fields = {name: cells[name] for name in columns.keep if cell_text(cells[name])}
         if columns.url and (url := cell_text(cells[columns.url])):
             fields["url"] = url[0]
         yield Row(
-            name_hash(image) if image else -1 - number,  # rows without an image have nothing in common
+            identity,  # rows without an image have nothing in common
             f"{number:09d}",
-            image.encode(),
+            b"" if held else path.encode(),
             [caption_texts(cells[name]) for name in columns.captions],
             "".join(cell_text(cells[columns.label])) or None if columns.label else None,
             as_json(fields).decode() if fields else None,
+            *((file, row) if held else ()),
         )
+
+
+def image_at(cell: object, table: Table, column: str) -> CellImage:
+    """What a cell says of an image. Raises UsageError for one that cannot."""
+    if (image := cell_image(cell)) is None:
+        raise UsageError(
+            f"--image-key {column}: {table.name} holds {type(cell).__name__} there, and neither paths nor images"
+        )
+    return image
 
 
 def joined_rows(table: Table, columns: Columns, by: str) -> Iterator[Row]:
@@ -53,32 +72,25 @@ def table_item(row: dict[str, Any], root: Path) -> Item:
     """The sample of a row.
 
     Args:
-        row: as taken from a file of rows.
+        row: as taken from a file of rows, with its image's bytes where these lie in the table.
         root: the folder that relative paths start at.
 
     Raises:
         LeaveOut: if it names no image.
     """
-    if not row["image"]:
-        raise LeaveOut("no path of an image")
+    if (content := row.get(CONTENT)) is None and not row["image"]:
+        raise LeaveOut("no path of an image" if row["file"] is None else "no image")
     fields = json.loads(row["fields"]) if row["fields"] else {}
     members = members_of(captions_of(row), fields, row["label"])
-    return Item(row["key"], root / os.fsdecode(row["image"]), *members)
-
-
-def _path(cell: object, table: Table, column: str | None) -> object:
-    if isinstance(cell, bytes | dict | list):
-        raise UsageError(
-            f"--image-key {column}: {table.name} holds {type(cell).__name__} there, and not paths; images in a "
-            "table itself are not read: write them to files first"
-        )
-    return cell
+    return Item(row["key"], root / os.fsdecode(row["image"]) if content is None else content, *members)
 
 
 def caption_texts(cell: object) -> list[str]:
     """The captions in a cell: a text, a list of texts, or a text that is such a list as json."""
     if isinstance(cell, list):
         return texts_of(cell)
+    if isinstance(cell, bytes):
+        cell = cell.decode(errors="replace")
     if isinstance(cell, str) and cell.lstrip().startswith("["):
         try:
             return texts_of(json.loads(cell))

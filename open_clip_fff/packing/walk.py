@@ -29,14 +29,33 @@ class Unused:
             self._found[suffix].append(printable(name))
 
     @property
-    def told(self) -> str:
-        """`2 .parquet (00000.parquet, 00001.parquet)` and so on, most frequent first; empty for none."""
+    def lines(self) -> list[str]:
+        """`2 .parquet (00000.parquet, 00001.parquet)` and so on, most frequent first; none for none."""
         most = sorted(self._counts.items(), key=lambda entry: (-entry[1], entry[0]))
         parts = []
         for suffix, count in most:
             names = [*self._found[suffix], *(["…"] if count > SHOWN else [])]
             parts.append(f"{count:,} {suffix or 'without a suffix'} ({', '.join(names)})")
-        return ", ".join(parts)
+        return [", ".join(parts)] if parts else []
+
+
+def unused_in(source: str, used: Iterable[str], pictures: bool) -> list[str]:
+    """A line on the files right in a folder that are not used, if there are any.
+
+    Args:
+        source: a folder; there is no line for anything else.
+        used: paths of those that are.
+        pictures: whether its pictures are used, too.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
+    unused, read, folder = Unused(), {Path(path).name for path in used}, Path(source)
+    if folder.is_dir():
+        for name, is_folder in _entries(folder):
+            if not is_folder and name not in read and not (pictures and _suffix(name) in PICTURES):
+                unused.add(name)
+    return unused.lines
 
 
 def pictures_below(folder: Path, unused: Unused) -> Iterator[Path]:
@@ -58,12 +77,7 @@ def files_beside(image: Path, suffixes: Iterable[str]) -> list[Path]:
 
 
 def _below(folder: Path, above: tuple[tuple[int, int], ...], unused: Unused) -> Iterator[Path]:
-    try:
-        here = folder.stat()
-        with os.scandir(folder) as entries:
-            found = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({error})") from error
+    found, here = _entries(folder), folder.stat()
     if (here.st_dev, here.st_ino) in above:
         return
     pictures = {name for name, is_folder in found if not is_folder and _suffix(name) in PICTURES}
@@ -77,6 +91,15 @@ def _below(folder: Path, above: tuple[tuple[int, int], ...], unused: Unused) -> 
             stem, suffix = os.path.splitext(name)
             if suffix not in (*CAPTION_SUFFIXES, FIELDS_SUFFIX) or stem not in owners:
                 unused.add(name)
+
+
+def _entries(folder: Path) -> list[tuple[str, bool]]:
+    """Names in a folder, and whether they are folders; no hidden ones."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read ({error})") from error
 
 
 def _suffix(name: str) -> str:

@@ -15,6 +15,7 @@ class Reader:
         form: what it is read as, for error lines.
         fixed: whether all rows have all columns; else a row without one has None there.
         columns: their names.
+        held: those of them whose cells may be images themselves.
         skipped: what is said about rows that cannot be read, as they are met.
 
     Raises:
@@ -27,6 +28,7 @@ class Reader:
     def __init__(self, file: str) -> None:
         self.file = file
         self.columns: Sequence[str] = ()
+        self.held: frozenset[str] = frozenset()
         self.skipped: list[str] = []
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:

@@ -26,6 +26,7 @@ class Table:
 
     Attributes:
         columns: their names.
+        held: those of them whose cells may be images themselves.
         separator: of a CSV; empty for other forms.
         skipped: what is said about lines that are no rows, as they are met.
 
@@ -36,7 +37,7 @@ class Table:
     def __init__(self, files: Sequence[str], separator: str | None = None) -> None:
         self.files = files
         self._first = open_reader(files[0], separator)
-        self.columns = self._first.columns
+        self.columns, self.held = self._first.columns, self._first.held
         self.separator = getattr(self._first, "separator", "")
         self.skipped: list[str] = []
 
