@@ -17,7 +17,7 @@ from open_clip_fff.settings.words import code
 TARS = Upstream(model="ViT-B-32", train_data="a.tar")
 # fields that no flag of ours fills: other settings, and what was typed
 UNFILLED = {"smoothing", "dist_impl", "method", "loss", "captions", "text", "mining", "miner", "connection", "grouping"}
-UNFILLED |= {"zero_shot", "logits", "typed", "values", "shards"}
+UNFILLED |= {"zero_shot", "logits", "safety", "typed", "values", "shards"}
 
 
 def plan(*argv: str) -> Plan:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from open_clip_fff.settings.safety import PIXELS
+
 FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow goes by content: an EPS that is named .jpg would reach Ghostscript
-MAX_PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
 NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what opening one that is none raises
 
 
-def open_image(content: bytes | str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(content: bytes | str | Path, max_pixels: int = PIXELS) -> Image.Image:
     """An image, opened but not decoded.
 
     Args:
@@ -42,7 +43,7 @@ def colours(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_rgb(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_rgb(content: bytes, max_pixels: int = PIXELS) -> Image.Image:
     """An image in RGB, decoded, as OpenCLIP's own runs see it: by Pillow alone, which makes 16-bit grey white.
 
     Raises what NO_IMAGE lists, for one that is none.
@@ -50,7 +51,7 @@ def open_rgb(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return open_image(content, max_pixels).convert("RGB")
 
 
-def read_image(content: bytes | str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(content: bytes | str | Path, max_pixels: int = PIXELS) -> Image.Image:
     """An image in RGB, decoded. Raises what NO_IMAGE lists, for one that is none."""
     return colours(open_image(content, max_pixels))
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.images import NO_IMAGE, open_image
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.settings.safety import MOST_PIXELS
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ def id_of(sample: dict) -> int:
 def why_unreadable(image: bytes | str) -> str | None:
     """Why an image, undecoded or at a path, cannot be read; None where it can."""
     try:
-        open_image(image).load()
+        open_image(image, MOST_PIXELS).load()
     except NO_IMAGE as error:
         return reason(error)
     return None

@@ -13,24 +13,28 @@ import open_clip_train.data as oc_data
 import open_clip_train.main as oc_main
 import torch
 import webdataset as wds
+from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
 
-from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_image, open_rgb, read_image
+from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_rgb, read_image
 from open_clip_fff.data.tally import BAD_MEMBER, Tally
 from open_clip_fff.scope import View, replaced
+from open_clip_fff.settings.plan import Plan
+
+ImageReader = Callable[[Any], Image.Image]  # of bytes or a path
 
 # as OpenCLIP has them: `counting_damage` may stand inside another of its kind
 _nothrow, _log_and_continue = oc_data.tarfile_to_samples_nothrow, oc_data.log_and_continue
 
 
 @contextmanager
-def fixes(tally: Tally, seed: int, stock: bool) -> Iterator[None]:
+def fixes(tally: Tally, seed: int, images: ImageReader) -> Iterator[None]:
     """All fixes below. None changes a run that works without it, but for the order of shuffled tars.
 
     Args:
         tally: counts what is skipped.
         seed: of the order of shuffled tars.
-        stock: whether no flag of ours was typed, and images are to be as OpenCLIP has them.
+        images: how images are read.
     """
     parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
     with ExitStack() as stack:
@@ -45,8 +49,8 @@ def fixes(tally: Tally, seed: int, stock: bool) -> Iterator[None]:
                 oc_data,
                 tar_file_expander=_without_sentinel(oc_data.tar_file_expander),
                 SharedEpoch=LatestEpoch,
-                wds=View(wds, shuffle=partial(SeededShuffle, seed), decode=partial(decode_safely, stock)),
-                Image=View(oc_data.Image, open=open_image if stock else read_image),
+                wds=View(wds, shuffle=partial(SeededShuffle, seed), decode=partial(decode_safely, images)),
+                Image=View(oc_data.Image, open=images),
             )
         )
         stack.enter_context(counting_damage(tally))
@@ -130,9 +134,14 @@ class LatestEpoch(oc_data.SharedEpoch):
         LatestEpoch.latest = self
 
 
-def decode_safely(stock: bool, *_: str, handler: Callable) -> Callable:
+def image_reader(plan: Plan) -> ImageReader:
+    """Where no flag of ours was typed, images are as OpenCLIP has them, but for the formats that are opened."""
+    return partial(read_image, max_pixels=plan.safety.max_pixels) if plan.typed else open_rgb
+
+
+def decode_safely(images: ImageReader, *_: str, handler: Callable) -> Callable:
     """webdataset's decoder of images and text, and of nothing else: its own unpickles members, whoever wrote them."""
-    return wds.decode(SafeMembers(open_rgb if stock else read_image), pre=[], post=[], handler=handler)
+    return wds.decode(SafeMembers(images), pre=[], post=[], handler=handler)
 
 
 class SeededShuffle(wds.PipelineStage):

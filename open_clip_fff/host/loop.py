@@ -13,6 +13,7 @@ from open_clip_fff.assignment.counts import Rates, rates
 from open_clip_fff.data.tally import DAMAGE
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import Judges
+from open_clip_fff.host.nonfinite import left_out_line
 from open_clip_fff.host.start import measure_bias
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.zero_shot import Watch
@@ -78,14 +79,16 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
         if state.ema is not None and not started and state.extra is None:
             state.ema.restart(state.model)
         started = True
-        steps = []
-        counting = loss.register_forward_hook(lambda *_: steps.append(True))
+        losses = state.guard.losses
+        counting = loss.register_forward_hook(lambda *_: state.guard.after_loss())
         train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer)
         counting.remove()
         for hook in state.watching:
             hook.after_epoch(epoch)
         _tell_rows(state, epoch)
-        if not steps:
+        if state.master and (left_out := left_out_line(*state.guard.news())):
+            logging.warning(f"Steps left out in epoch {epoch}: {left_out}")
+        if state.guard.losses == losses:
             raise UsageError(
                 f"--train-data: in epoch {epoch} the rows that can be read filled no step of --batch-size "
                 f"{args.batch_size} and --accum-freq {args.accum_freq}, so nothing was trained"

@@ -16,7 +16,7 @@ SCALARS = ("logit_scale", "logit_bias")
 
 @contextmanager
 def optimizer_seams(state: RunState) -> Iterator[None]:
-    """Calls `state.after_step` after each optimizer step (a step that GradScaler skips is none).
+    """Calls `state.after_step` after each optimizer step (one that GradScaler or our guard leaves out is none).
 
     Splits the two scalars into a parameter group of their own, and keeps its rate at a multiple of the others'; only
     where the multiple is not 1: otherwise the optimizer's state stays the one stock OpenCLIP can resume.
@@ -24,7 +24,7 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
     if not state.plan.typed:
         yield
         return
-    multiple = state.plan.logits.lr_mult
+    multiple, guard = state.plan.logits.lr_mult, state.guard
 
     def splitting(make: Callable) -> Callable:
         def made(*args: object, **options: object) -> torch.optim.Optimizer:
@@ -32,7 +32,8 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
             if multiple != 1.0:
                 _split(optimizer, state, multiple)
             _check_on_resume(optimizer)
-            optimizer.register_step_post_hook(lambda *_: state.after_step())
+            guard.watch(optimizer)
+            optimizer.register_step_post_hook(lambda *_: None if guard.left_out else state.after_step())
             return optimizer
 
         return made

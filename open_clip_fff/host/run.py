@@ -18,9 +18,10 @@ from open_clip_fff.host.arguments import help_text, parse_open_clip, split
 from open_clip_fff.host.checks import check_host, preview_training_data, trimming_obstacle
 from open_clip_fff.host.data import data_maker, with_data_sets
 from open_clip_fff.host.extra_state import extra_state
-from open_clip_fff.host.fixes import fixes
+from open_clip_fff.host.fixes import fixes, image_reader
 from open_clip_fff.host.loop import epoch_runner, loss_maker
 from open_clip_fff.host.model import model_factory
+from open_clip_fff.host.nonfinite import finite_checkpoints
 from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.validation import evaluator
@@ -133,9 +134,10 @@ def _seams(state: RunState) -> Iterator[None]:
     had_group = dist.is_available() and dist.is_initialized()
     try:
         with ExitStack() as stack:
-            stack.enter_context(fixes(state.tally, state.args.seed, stock=not state.plan.typed))
+            stack.enter_context(fixes(state.tally, state.args.seed, image_reader(state.plan)))
             stack.enter_context(optimizer_seams(state))
             stack.enter_context(extra_state(state))
+            stack.enter_context(finite_checkpoints(bool(state.plan.typed)))
             stack.enter_context(
                 replaced(
                     oc_main,

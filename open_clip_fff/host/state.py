@@ -8,6 +8,7 @@ from typing import Any
 from open_clip_fff.data.tally import Tally
 from open_clip_fff.evaluation.layouts import FoundSet
 from open_clip_fff.hooks.registry import BatchHook, SeesSteps
+from open_clip_fff.host.nonfinite import StepGuard
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.towers.ema import WeightsEma
@@ -33,6 +34,7 @@ class RunState:
         watched: the sets that are scored every few epochs, found before training.
         measure_bias: whether the bias is still to be measured before the first step.
         extra: what a resumed run's extra state said, until it is given out; None in a new run.
+        guard: leaves out steps whose gradient is not finite.
     """
 
     args: argparse.Namespace
@@ -48,9 +50,11 @@ class RunState:
     watched: list[FoundSet] = field(default_factory=list)
     measure_bias: bool = False
     extra: dict[str, Any] | None = None
+    guard: StepGuard = field(init=False)
 
     def __post_init__(self) -> None:
         self.tally = Tally(self.plan.captions.sources)
+        self.guard = StepGuard(self.plan.safety.on_nonfinite, self.args.accum_freq)
 
     @property
     def ours(self) -> bool:

@@ -13,6 +13,7 @@ from open_clip_fff.settings.numbers import number
 from open_clip_fff.settings.objective import LogitSettings, LossSettings, Smoothing
 from open_clip_fff.settings.plan import GRIT as GROUPS
 from open_clip_fff.settings.plan import Plan
+from open_clip_fff.settings.safety import SafetySettings
 from open_clip_fff.settings.text import TextSettings
 from open_clip_fff.settings.upstream import Upstream
 from open_clip_fff.settings.words import Topic, code, codes
@@ -21,7 +22,7 @@ from open_clip_fff.settings.zero_shot import ZeroShotSettings
 # every class that flags fill, in the order of the table
 OWNERS = (
     *(LossSettings, Smoothing, CaptionSettings, TextSettings, Plan, MiningConfig, FrozenSource, ConnectionSettings),
-    *(GroupingSettings, LogitSettings, ZeroShotSettings),
+    *(GroupingSettings, LogitSettings, ZeroShotSettings, SafetySettings),
 )
 TYPED, DEFAULT, FOLLOWS = "typed", "default", "the other settings"
 # flags whose part is not there while they are off: that they are is said by themselves
@@ -68,6 +69,7 @@ def describe(plan: Plan, upstream: Upstream, full_length: str | None = None, tra
         *([] if plan.ema_decay is None else [_average(plan.ema_decay)]),
         *([] if plan.grouping is None else [plan.grouping.describe(trained)]),
         *([] if plan.zero_shot is None else [plan.zero_shot.describe()]),
+        *([plan.safety.describe()] if plan.typed else []),
         *([Topic("hooks", (f"each batch passes {codes(hooks)}",))] if hooks else []),
     ]
 
@@ -98,7 +100,7 @@ def _parts(plan: Plan) -> list[object]:
     """The settings that take part."""
     smoothing = plan.loss.smoothing if plan.loss.name == "s-itc" else None
     parts = [plan, plan.loss, smoothing, plan.captions, plan.text, plan.mining, plan.miner, plan.connection]
-    return [part for part in (*parts, plan.grouping, plan.zero_shot, plan.logits) if part is not None]
+    return [part for part in (*parts, plan.grouping, plan.zero_shot, plan.logits, plan.safety) if part is not None]
 
 
 def _method(plan: Plan) -> Topic:

@@ -10,6 +10,7 @@ from open_clip_fff.settings.methods import METHODS
 from open_clip_fff.settings.mining import FEATURES, MINED_AS, TEXT_TEXT, threshold
 from open_clip_fff.settings.names import split_names
 from open_clip_fff.settings.objective import IMPLS, REDUCTIONS
+from open_clip_fff.settings.safety import IN_A_ROW, PIXELS, SCALER_IN_A_ROW, SKIP, STOP
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -246,6 +247,20 @@ def flag_parser() -> argparse.ArgumentParser:
         metavar="D",
         help="keep a moving average of the weights, min(D, steps / (10 + steps)) of the old ones each step: validated, "
         "saved and exported beside them (default: none; 0.999 with --mining-features ema)",
+    )
+
+    safety = parser.add_argument_group("safety")
+    safety.add_argument(
+        "--on-nonfinite",
+        choices=(STOP, SKIP),
+        help="a step whose gradient is not finite is left out; stop: the run ends after "
+        f"{IN_A_ROW} of them in a row, or {SCALER_IN_A_ROW} that GradScaler leaves out; skip: never (default: stop)",
+    )
+    safety.add_argument(
+        "--max-image-pixels",
+        type=int,
+        metavar="N",
+        help=f"images with more are not decoded, and count as unreadable (default: {PIXELS}, where Pillow warns)",
     )
 
     watching = parser.add_argument_group("evaluation during training")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from open_clip_fff.settings.safety import PIXELS, STOP
 from open_clip_fff.settings.words import CLIP, FFF, GRIT, MAFA, SIGLIP
 
 Preset = Mapping[str, object]
@@ -120,6 +121,8 @@ DEFAULTS: Preset = MappingProxyType(
         "logit_bias_init": None,
         "logit_lr_mult": 1.0,
         "ema_decay": None,
+        "on_nonfinite": STOP,
+        "max_image_pixels": PIXELS,
         "zeroshot_data": None,
         "zeroshot_sets": ("all",),
         "model_config": (),

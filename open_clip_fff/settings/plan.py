@@ -13,6 +13,7 @@ from open_clip_fff.settings.grouping import GroupingSettings
 from open_clip_fff.settings.methods import DEFAULTS, METHODS
 from open_clip_fff.settings.mining import OF_IMAGES, SELF, FrozenSource, MiningConfig, StoredBy
 from open_clip_fff.settings.objective import LogitSettings, LossSettings, Smoothing
+from open_clip_fff.settings.safety import SafetySettings
 from open_clip_fff.settings.text import TextSettings
 from open_clip_fff.settings.zero_shot import ZeroShotSettings
 
@@ -27,6 +28,7 @@ class Plan:
     Attributes:
         method: the preset's name, None where no --method was typed.
         text: how the text towers save work, where they can.
+        safety: what is done about numbers that are not finite, and images that are too large.
         mining: Eq. 1's settings, None where nothing is mined.
         miner: the frozen model whose features mine, or made the stored ones; None where there is none.
         connection: who judges the hardest negatives; None where nobody does.
@@ -48,6 +50,7 @@ class Plan:
     loss: LossSettings
     captions: CaptionSettings
     text: TextSettings
+    safety: SafetySettings
     mining: MiningConfig | None
     miner: FrozenSource | None
     connection: ConnectionSettings | None
@@ -177,6 +180,7 @@ def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -
         loss=filled(LossSettings, values, smoothing=filled(Smoothing, values)),
         captions=filled(CaptionSettings, values),
         text=filled(TextSettings, values),
+        safety=filled(SafetySettings, values),
         mining=mining,
         miner=miner,
         connection=None if values["discriminator"] is None else filled(ConnectionSettings, values),

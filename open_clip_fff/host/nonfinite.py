@@ -1,0 +1,142 @@
+"""A number that is not finite never goes on: not from gradients to weights, nor from weights to a checkpoint or back.
+
+DDP has added up the gradients when the optimizer's step begins, so that all ranks see the same and decide alike.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import open_clip_train.main as oc_main
+import torch
+from torch import Tensor
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.checkpoints import numbered_checkpoints, run_folder
+from open_clip_fff.scope import View, replaced
+from open_clip_fff.settings.safety import IN_A_ROW, SCALER_IN_A_ROW, SKIP, STOP
+
+TOLD = 3  # lines of single steps in an epoch; counts go on
+
+
+class StepGuard:
+    """Leaves out the steps whose gradient is not finite.
+
+    A step that is left out touches nothing: its gradients become None, which the optimizer passes over (zeros would
+    still decay Adam's moments), and what follows a step does not follow it.
+
+    Args:
+        policy: `stop` ends the run after IN_A_ROW of them, `skip` never does.
+        accumulation: calls of the loss in a step.
+
+    Attributes:
+        left_out: whether the last step was.
+        losses: how often the loss was computed.
+    """
+
+    def __init__(self, policy: str, accumulation: int = 1) -> None:
+        self.policy, self.accumulation = policy, accumulation
+        self.left_out = False
+        self._row = self._skipped = self._told = 0
+        self.losses = self._tried = self._unscaled = self._unscaled_row = self._reported = 0
+
+    def watch(self, optimizer: torch.optim.Optimizer) -> None:
+        """From now on the optimizer's steps are looked at."""
+        optimizer.register_step_pre_hook(lambda stepping, *_: self._before(stepping))
+
+    def after_loss(self) -> None:
+        """The loss was computed: a step that has not begun since the last one is one that GradScaler left out.
+
+        Raises:
+            UsageError: after SCALER_IN_A_ROW of these, under `stop`.
+        """
+        over, self.losses = self.losses // self.accumulation, self.losses + 1
+        if (missing := over - self._tried - self._unscaled) <= 0:
+            return
+        self._unscaled, self._unscaled_row = self._unscaled + missing, self._unscaled_row + missing
+        if self.policy == STOP and self._unscaled_row >= SCALER_IN_A_ROW:
+            raise UsageError(
+                f"--on-nonfinite stop: GradScaler left out {SCALER_IN_A_ROW} steps in a row, at ever smaller scales: "
+                f"gradients are not finite in half precision; lower --lr, or use --precision amp_bf16 or fp32"
+            )
+
+    def news(self) -> tuple[int, int]:
+        """Steps that were left out since the last call: for gradients that were not finite, and by GradScaler."""
+        found = self._skipped, self._unscaled - self._reported
+        self._skipped, self._told, self._reported = 0, 0, self._unscaled
+        return found
+
+    def _before(self, optimizer: torch.optim.Optimizer) -> None:
+        self._tried, self._unscaled_row = self._tried + 1, 0
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        largest = torch.nn.utils.get_total_norm([p.grad for p in parameters], float("inf"))
+        self.left_out = not bool(largest.isfinite())  # the one number that the host waits for
+        if not self.left_out:
+            self._row = 0
+            return
+        for parameter in parameters:
+            parameter.grad = None
+        self._row, self._skipped, self._told = self._row + 1, self._skipped + 1, self._told + 1
+        if self.policy == STOP and self._row >= IN_A_ROW:
+            raise UsageError(
+                f"--on-nonfinite stop: {IN_A_ROW} steps in a row had a gradient that is not finite, and were left out; "
+                f"lower --lr, look at the data, or go on regardless with --on-nonfinite {SKIP}"
+            )
+        if self._told <= TOLD:
+            more = "; further ones are counted at the epoch's end" if self._told == TOLD else ""
+            logging.warning(f"A step is left out: its gradient is not finite ({self._row} in a row){more}.")
+
+
+def left_out_line(skipped: int, unscaled: int) -> str:
+    """How many steps of an epoch were not taken; empty where all were."""
+    parts = [f"{skipped:,} whose gradient was not finite"] * bool(skipped)
+    parts += [f"{unscaled:,} that GradScaler left out"] * bool(unscaled)
+    return ", ".join(parts)
+
+
+def not_finite(tensors: Mapping[str, Any]) -> str | None:
+    """The first name whose tensor holds a number that is not finite; None where all are."""
+    for name, value in tensors.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            return name
+    return None
+
+
+@contextmanager
+def finite_checkpoints(typed: bool) -> Iterator[None]:
+    """Refuses to write, and to resume from, weights that are not finite; where a flag of ours was typed.
+
+    Whole checkpoints stay as they are: OpenCLIP deletes the one before only once the next is written.
+    """
+    if not typed:
+        yield
+        return
+    torch_view = View(oc_main.torch, save=_saver(oc_main.torch.save))
+    with replaced(oc_main, torch=torch_view, pt_load=_loader(oc_main.pt_load)):
+        yield
+
+
+def _saver(save: Callable) -> Callable:
+    def checked(checkpoint: Any, path: str) -> None:
+        if isinstance(checkpoint, dict) and (name := not_finite(checkpoint.get("state_dict", {}))):
+            before = list(numbered_checkpoints(run_folder(Path(path))).values())[-1:]
+            raise UsageError(
+                f"after epoch {checkpoint.get('epoch')} the weight {name} is not finite, and is not saved; "
+                + (f"the last checkpoint is {before[0]}" if before else "no checkpoint was saved before")
+            )
+        save(checkpoint, path)
+
+    return checked
+
+
+def _loader(load: Callable) -> Callable:
+    def checked(path: str, map_location: Any = None) -> Any:
+        checkpoint = load(path, map_location=map_location)
+        weights = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
+        if name := not_finite(weights):
+            raise UsageError(f"--resume {path}: its weight {name} is not finite; resume from an earlier checkpoint")
+        return checkpoint
+
+    return checked

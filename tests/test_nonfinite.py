@@ -1,0 +1,132 @@
+"""A number that is not finite never goes on: steps are left out, checkpoints refused, and it is told."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.nonfinite import StepGuard, not_finite
+from open_clip_fff.settings.safety import IN_A_ROW, SCALER_IN_A_ROW
+from tests import poison
+
+FFF = ["--method", "fff", "--mining-features", "ema", "--mining-warmup", "2", "--mined-per-image", "1"]
+FFF += ["--captions-per-image", "4", "--json-text-key", "captions", *poison.FLAGS]
+ALL = ",".join(map(str, range(1, 100)))
+
+
+def finite(checkpoint: dict) -> bool:
+    return not_finite(checkpoint["state_dict"]) is None
+
+
+@pytest.mark.parametrize("accum", [1, 2])
+def test_a_step_that_is_left_out_touches_nothing(trainer, monkeypatch, accum):
+    """Neither weights nor the optimizer, the average, the miner."""
+    monkeypatch.setenv("POISON", "2" if accum == 1 else "3")
+    flags = ["--accum-freq", str(accum), "--batch-size", str(16 // accum), "--name", "x"]
+    assert trainer(*FFF, *flags) == 0
+    log, checkpoint = trainer.log("x"), trainer.checkpoint("x")
+    assert log.count("A step is left out: its gradient is not finite (1 in a row)") == 1
+    assert "Steps left out in epoch 0: 1 whose gradient was not finite" in log
+    assert finite(checkpoint) and {int(x["step"]) for x in checkpoint["optimizer"]["state"].values()} == {3}
+    extra = torch.load(trainer.run("x") / "checkpoints" / "epoch_1.extra", weights_only=True)
+    assert extra["miner"]["step"] == 3 and not_finite(extra["ema"]) is None
+    assert not_finite(extra["miner"]["rate"]) is None
+
+
+def test_moments_do_not_decay():
+    parameter = torch.nn.Parameter(torch.ones(4))
+    optimizer, guard = torch.optim.AdamW([parameter], lr=0.1), StepGuard("stop")
+    guard.watch(optimizer)
+    parameter.grad = torch.ones(4)
+    optimizer.step()
+    weights, moments = parameter.detach().clone(), {k: v.clone() for k, v in optimizer.state[parameter].items()}
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        parameter.grad = torch.tensor([1.0, 1.0, bad, 1.0])
+        optimizer.step()
+        assert guard.left_out and torch.equal(parameter, weights)
+        assert all(torch.equal(optimizer.state[parameter][name], value) for name, value in moments.items())
+    parameter.grad = torch.full((4,), 3e38)  # the largest is finite, though their norm is not
+    optimizer.step()
+    assert not guard.left_out and guard.news() == (3, 0) and guard.news() == (0, 0)
+
+
+@pytest.mark.parametrize("flags", [FFF, ["--method", "clip", "--lr", "1e30"]], ids=["fff", "clip"])
+def test_five_in_a_row_end_the_run_and_leave_what_was_saved(trainer, monkeypatch, capsys, flags):
+    monkeypatch.setenv("POISON", ",".join(map(str, range(5, 99))))
+    argv = [*flags, "--epochs", "9", "--delete-previous-checkpoint", "--name", "x"]
+    assert trainer(*argv) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if "open_clip_fff.train: error" in line]
+    assert len(error) == 1 and f"{IN_A_ROW} steps in a row had a gradient that is not finite" in error[0]
+    saved = sorted((trainer.run("x") / "checkpoints").glob("*.pt"))
+    assert saved and all(finite(torch.load(path, weights_only=True)) for path in saved)
+
+
+def test_skip_goes_on_and_counts(trainer, monkeypatch):
+    monkeypatch.setenv("POISON", ",".join(map(str, range(3, 11))))
+    assert trainer(*FFF, "--on-nonfinite", "skip", "--epochs", "3", "--name", "x") == 0
+    log = trainer.log("x")
+    counts = [line.split(": ")[-1] for line in log.splitlines() if "Steps left out in epoch" in line]
+    assert counts == [f"{n} whose gradient was not finite" for n in (2, 4, 2)]
+    assert finite(trainer.checkpoint("x", 3))
+
+
+def test_the_steps_that_gradscaler_leaves_out_are_counted(trainer, monkeypatch, capsys):
+    flags = [*FFF, "--precision", "amp"]
+    monkeypatch.setenv("POISON", "8")  # the last of an epoch, which shows when the next begins
+    assert trainer(*flags, "--epochs", "3", "--name", "x") == 0
+    told = [int(n) for n in re.findall(r"Steps left out in epoch \d: (\d) that GradScaler left out", trainer.log("x"))]
+    taken = {int(x["step"]) for x in trainer.checkpoint("x", 3)["optimizer"]["state"].values()}
+    assert taken == {12 - sum(told)} and sum(told) > 0
+    monkeypatch.setenv("POISON", ALL)
+    assert trainer(*flags, "--epochs", "9", "--name", "y") == 2
+    assert f"GradScaler left out {SCALER_IN_A_ROW} steps in a row" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_resumed(trainer, capsys):
+    assert trainer("--method", "clip", "--name", "x") == 0
+    path = trainer.run("x") / "checkpoints" / "epoch_1.pt"
+    checkpoint = trainer.checkpoint("x")
+    checkpoint["state_dict"]["visual.proj"][0, 0] = torch.nan
+    torch.save(checkpoint, path.with_name("epoch_2.pt"))
+    argv = ["--method", "clip", "--epochs", "3", "--resume", str(path.with_name("epoch_2.pt")), "--name", "y"]
+    assert trainer(*argv) == 2
+    assert "its weight visual.proj is not finite" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_not_finite_replaces_none(tmp_path, monkeypatch):
+    import open_clip_train.main as oc_main
+
+    from open_clip_fff.host.nonfinite import finite_checkpoints
+
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    good = {"epoch": 1, "state_dict": {"w": torch.ones(2), "steps": torch.tensor(3)}}
+    with finite_checkpoints(True):
+        oc_main.torch.save(good, folder / "epoch_1.pt")
+        bad = {"epoch": 2, "state_dict": {"w": torch.tensor([1.0, torch.inf])}}
+        for name in ("epoch_2.pt", "tmp.pt"):
+            with pytest.raises(UsageError, match=r"after epoch 2 the weight w is not finite, .*epoch_1\.pt"):
+                oc_main.torch.save(bad, folder / name)
+    assert [path.name for path in folder.iterdir()] == ["epoch_1.pt"]
+
+
+@pytest.mark.slow
+def test_two_ranks_leave_out_the_same_step(trainer, tmp_path):
+    """One rank's loss is not finite, and all ranks' gradients are."""
+    argv = [*trainer.common, "--model-config", str(trainer.config), *trainer.tars, *FFF, "--batch-size", "8"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*launch, "-m", "open_clip_fff.train", "--", *argv, "--name", "x"],
+        env={**os.environ, "POISON": "2@1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    checkpoint = trainer.checkpoint("x")
+    assert finite(checkpoint) and {int(x["step"]) for x in checkpoint["optimizer"]["state"].values()} == {3}
+    assert "Steps left out in epoch 0: 1 whose gradient was not finite" in trainer.log("x")
