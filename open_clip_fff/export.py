@@ -6,22 +6,25 @@ python -m open_clip_fff.export logs/my-run --out my-model
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from open_clip_fff.assignment.rate import held_thresholds
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.card import Said, card
-from open_clip_fff.hub.checkpoints import read_epoch
+from open_clip_fff.hub.checkpoints import read_epoch, read_extra
 from open_clip_fff.hub.description import local_tower, read_description
 from open_clip_fff.hub.folder import check_free, write_hub_folder
+from open_clip_fff.hub.found import Found
 from open_clip_fff.hub.fresh_process import check_alone
 from open_clip_fff.hub.loading import LoadedModel, add_architectures, assemble
 from open_clip_fff.hub.measured import read_comparison
-from open_clip_fff.hub.params import read_params
+from open_clip_fff.hub.params import plan_of_run, read_params
 from open_clip_fff.hub.push import check_name, check_portable, push
 from open_clip_fff.hub.source import Source, choose
 from open_clip_fff.settings.flags import OneLineParser
+from open_clip_fff.towers.text_design import design_of_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +87,8 @@ def export(
     loaded.model.eval()
     measured = read_comparison(comparison, loaded.weights) if comparison else None
     params = read_params(source.run) if source.run else {}
-    text = card(loaded, source, params, said, out, measured)
+    found = _found(params, checkpoint) if params else None
+    text = card(loaded, source, params, said, out, found, measured, design_of_config(description["model_cfg"]).obstacle)
     # in the types that training kept them in, and by the names that OpenCLIP has for them today
     kept = {
         name: tensor.to(weights[name].dtype) if name in weights else tensor
@@ -92,6 +96,16 @@ def export(
     }
     write_hub_folder(description, kept, out, text, lambda folder: check(folder, loaded), said.repository)
     return loaded
+
+
+def _found(params: Mapping[str, str], checkpoint: Path) -> Found:
+    """What the run found until then; its thresholds, where it held a rate."""
+    name, state = read_extra(checkpoint)
+    mining = plan_of_run(params).mining
+    held = None
+    if mining is not None and mining.per_image is not None and "miner" in state:
+        held = held_thresholds(mining, state["miner"]["rate"])
+    return Found.of(name, state, None if held is None else held._asdict())
 
 
 def _tell(loaded: LoadedModel, said: Said, out: Path) -> None:
@@ -136,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     about = parser.add_argument_group("the model card")
     add = about.add_argument
     add("--captioner", metavar="TEXT", help="what wrote the captions")
-    add("--discriminator", metavar="TEXT", help="what judged false negatives, and what it was fine-tuned on")
+    add("--discriminator", metavar="TEXT", help="what the discriminator was trained on")
     add("--license", metavar="ID", help="the hub's identifier, such as mit")
     add("--comparison", type=Path, metavar="DIR", help="a folder of eval/compare.py in which this model was measured")
     hub = parser.add_argument_group("the hub")

@@ -12,6 +12,9 @@ from open_clip_fff.hub.card import Said
 from open_clip_fff.hub.params import read_params
 from tests.test_training import FFF, mining
 
+# a number in the card's table of thresholds
+THRESHOLD = r"(?m)^\| .* \| p\S+ \| (\S*\d) \|$"
+
 
 def card_of(out) -> str:
     text = (out / "README.md").read_text()
@@ -29,14 +32,18 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
     assert front.library_name == "open_clip" and front.pipeline_tag == "zero-shot-image-classification"
     assert front.license == "apache-2.0" and front.tags == ["clip", "open_clip"]
     assert text.count("# model\n") == 1 and 'name = "local-dir:model"' in text
-    assert "https://arxiv.org/abs/2405.10286" in text and "a sigmoid loss" in text and "logits.sigmoid()" in text
-    assert f"a frozen model (`tiny-clip`, `{teacher}`)" in text and "at most 3 per image" in text
+    assert (
+        "https://arxiv.org/abs/2405.10286" in text
+        and "a sigmoid over all images" in text
+        and "logits.sigmoid()" in text
+    )
+    assert f"a frozen model, `tiny-clip` (`{teacher}`), which sees" in text and "at most 3 per image" in text
     mined = re.findall(r"Mined/image: ([\d.]+)", trainer.log("run"))[-1]
-    assert f"At the last logged step, {mined} captions per image were mined." in text
-    for row in ("image–text | p1 | 0.2 |", "image–image | p2 | 0.97 |", "p3 | off |", "p1' | 0.0 |"):
+    assert f"In the steps of the last log line, {mined} captions per image were mined." in text
+    for row in ("image-text | p1 | 0.2 |", "image-image | p2 | 0.97 |", "p3 | off |", "| p1' | 0 |"):
         assert row in text, row
     assert "They were set before training." in text
-    assert "| Captions | up to 4 of an image in the same batch, from `txt`, `json:captions` |" in text
+    assert "| Captions | up to 4 per image, all in the same batch; from `txt`, `json:captions` |" in text
     assert (
         "| Captioner | BLIP-2 \\| a captioner |" in text
         and "| Epochs | 1 |" in text
@@ -47,7 +54,7 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
     assert (
         shlex.split(command)[:3] == ["python", "-m", "open_clip_fff.train"] and shlex.split(command)[-2:] == argv[-2:]
     )
-    assert "Nothing was measured for this card." in text and "discriminator" not in text
+    assert "Nothing was measured for this card." in text and "scores pairs" not in text and "leaks COCO" not in text
     # what it tells people to do works
     code = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)[1].replace(
         "local-dir:model", f"local-dir:{tmp_path}/model"
@@ -62,16 +69,46 @@ def test_of_a_run_that_held_a_rate(trainer, teacher, tmp_path, export_here):
     argv = [*FFF, *miner, "--mined-per-image", "3", "--epochs", "2"]
     assert trainer(*argv, "--ema-decay", "0.9", "--name", "run") == 0
     lines = [line for line in trainer.log("run").splitlines() if "FFF Epoch: " in line]
+    (trainer.run("run") / "out.log").write_text("")  # the card goes by the state beside the checkpoint
+    by_epoch = {}
     for epoch in (1, 2):
         last = [line for line in lines if f"FFF Epoch: {epoch - 1} " in line][-1]
-        found = re.search(r" p1 (\S+) p2 (\S+) p3 (\S+) p1' (\S+) ", last).groups()
+        by_epoch[epoch] = re.search(r" p1 (\S+) p2 (\S+) p3 (\S+) p1' (\S+) ", last).groups()
         checkpoint = trainer.run("run") / "checkpoints" / f"epoch_{epoch}.pt"
         export_here(checkpoint, tmp_path / str(epoch), ema=True)
         text = card_of(tmp_path / str(epoch))
-        assert re.findall(r"^\| .* \| p\S+ \| (\S+) \|$", text, flags=re.MULTILINE) == list(found)
-        assert "the run found and held those at which 3.0 captions per image are mined" in text
+        assert tuple(re.findall(THRESHOLD, text)) == by_epoch[epoch]
+        assert f"where it stood at `epoch_{epoch}.pt` (from `epoch_{epoch}.extra` beside it)" in text
         assert f"the moving average of the weights after epoch {epoch}, with decay 0.9" in text
-    assert "| Epochs | 1 of 2 |" in card_of(tmp_path / "1")
+    assert by_epoch[1] != by_epoch[2] and "| Epochs | 1 of 2 |" in card_of(tmp_path / "1")
+    export_here(trainer.run("run"), tmp_path / "mean", average=2)
+    text = card_of(tmp_path / "mean")
+    assert "where it stood at the last of the averaged checkpoints, `epoch_2.pt`" in text
+    assert tuple(re.findall(THRESHOLD, text)) == by_epoch[2]
+    (trainer.run("run") / "checkpoints" / "epoch_2.extra").unlink()
+    export_here(trainer.run("run"), tmp_path / "bare")
+    text = card_of(tmp_path / "bare")
+    assert "Its thresholds are not known: the run found and held them" in text and not re.findall(THRESHOLD, text)
+
+
+def test_of_a_run_whose_warm_up_was_not_over(trainer, tmp_path, export_here):
+    mining = ["--mining-features", "ema", "--mining-warmup", "400", "--p2", "off"]
+    assert trainer(*FFF, *mining, "--name", "run") == 0
+    export_here(trainer.run("run"), tmp_path / "model")
+    text = card_of(tmp_path / "model")
+    assert "cosines of the moving average of the trained model itself" in text and "guarded: at most twice" in text
+    assert "Nothing was mined yet: training made 4 steps, and the warm-up is 400 steps." in text
+    assert "| `--ema-decay` | `0.999` | the other settings |" in text and "**Weights**: a moving average" in text
+
+
+def test_of_a_loss_that_a_plug_in_brought(trainer, tmp_path, export_here):
+    flags = ["--plugin", "tests.plain_loss", "--loss", "plain", "--captions-per-image", "2"]
+    assert trainer(*flags, "--json-text-key", "captions", "--name", "run") == 0
+    export_here(trainer.run("run"), tmp_path / "model")
+    text = card_of(tmp_path / "model")
+    assert "- **Method**: none, flags alone; typed: `--captions-per-image`, `--json-text-key`, `--loss`," in text
+    assert "- **Loss**: `plain`, a loss of a plug-in (`tests.plain_loss`)." in text and "arxiv" not in text
+    assert "bias, if the loss has one," in text and "logits.sigmoid()" not in text
 
 
 def test_of_a_stock_run(trainer, tmp_path, export_here):
@@ -80,10 +117,11 @@ def test_of_a_stock_run(trainer, tmp_path, export_here):
     open_clip_main([*trainer.common, *trainer.table, "--siglip", "--name", "run"])
     export_here(trainer.run("run"), tmp_path / "model")
     text = card_of(tmp_path / "model")
-    assert "[SigLIP](https://arxiv.org/abs/2303.15343)" in text and "Nothing was mined" in text
-    assert "| Captions | one per image, from the CSV's `title` |" in text and "| Captioner | not said |" in text
+    assert "SigLIP's sigmoid ([arXiv 2303.15343](https://arxiv.org/abs/2303.15343))" in text
+    assert "**Mining**: nothing: an image's positives are its own captions alone." in text
+    assert "| Captions | one per image; from the CSV's `title` |" in text and "| Captioner | not said |" in text
     assert "The command was not kept." in text and "\nbatch_size: 16\n" in text and "\nlr: 0.0005\n" in text
-    assert "FFF" not in text and "license" not in text
+    assert "FFF" not in text and "license" not in text and "open_clip_fff's settings" not in text
 
 
 def test_with_a_comparison(trainer, tmp_path, export_here):
@@ -107,8 +145,11 @@ def test_with_a_discriminator(trainer, tmp_path, export_here):
     assert trainer("--method", "clip", "--name", "run") == 0
     export_here(trainer.run("run"), tmp_path / "model", said=Said(discriminator="BLIP-ITM, fine-tuned on COCO."))
     text = card_of(tmp_path / "model")
-    assert "judged by a discriminator: BLIP-ITM, fine-tuned on COCO.\n" in text
-    assert 'leaks COCO into what it judges: "zero-shot" COCO numbers' in text
+    assert (
+        "No discriminator took part in training; what was said of one at the export: BLIP-ITM, fine-tuned on COCO.\n"
+        in text
+    )
+    assert 'leaks COCO into what it scores: "zero-shot" COCO numbers' in text
 
 
 def test_the_command_is_kept_for_stock_training_too(trainer):

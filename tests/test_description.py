@@ -118,6 +118,7 @@ def test_captions():
         return words("--loss", "fff", *argv, **more)["captions"]
 
     assert told("--json-text-key", "a") == "one per image, the first that is not empty; from txt, json:a"
+    assert told() == "one per image; from txt"
     assert told("--captions-per-image", "5") == "up to 5 per image, all in the same batch; from txt"
     drawn = told("--captions-per-image", "5", "--caption-policy", "sample", "--raw-weight", "0.25")
     assert drawn.startswith("one of an image's first 5, drawn anew") and "weighs 0.25" in drawn
@@ -219,9 +220,9 @@ def test_grouping_average_scores_and_hooks():
 
 
 def test_the_text_tower():
-    assert "trimmed to the longest in up to 6 groups" in words("--method", "fff")["text"]
-    assert "at full length: it sees padding" in words("--method", "fff", full_length="it sees padding")["text"]
-    assert "unless" not in words("--method", "fff", "--distinct-captions")["text"] and "text" not in words(
+    assert "trimmed to the longest in up to 6 groups" in words("--method", "fff")["text tower"]
+    assert "at full length: it sees padding" in words("--method", "fff", full_length="it sees padding")["text tower"]
+    assert "unless" not in words("--method", "fff", "--distinct-captions")["text tower"] and "text" not in words(
         "--method", "clip"
     )
 

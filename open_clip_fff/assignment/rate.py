@@ -9,7 +9,7 @@ A cap leaves min(cap, n) of a row's n pairs up to a level, which is how many of 
 With a cap these alone are counted, so that the rate is that of what the cap leaves.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -65,6 +65,13 @@ def clause_levels(
     if third is not None and p1_prime is not None and s.image_text is not None:
         third = torch.where(s.image_text > p1_prime, third, NEVER)
     return share(IMAGE_TEXT, s.image_text, config.p1), share(IMAGE_IMAGE, s.image_image, config.p2), third
+
+
+def held_thresholds(config: MiningConfig, state: Mapping[str, Tensor]) -> Thresholds | None:
+    """The thresholds at which a run stood that kept `RateThresholds.state_dict`; None where it had not begun."""
+    rate = RateThresholds(config)
+    rate.load_state_dict(dict(state), torch.device("cpu"))
+    return rate.thresholds()
 
 
 def level_number(level: Tensor) -> Tensor:

@@ -12,17 +12,6 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.settings.flags import flag_parser
 
 
-def split(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our flags as typed, and everything else, which is OpenCLIP's.
-
-    Raises:
-        UsageError: for a value that a flag of ours does not take.
-    """
-    if argv[:1] == ["--"]:  # torchrun takes --logs as its own unless a -- stands before it
-        argv = argv[1:]
-    return flag_parser().parse_known_args(argv)
-
-
 def parse_open_clip(argv: list[str]) -> argparse.Namespace:
     """OpenCLIP's namespace, by its own parser.
 

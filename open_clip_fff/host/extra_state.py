@@ -1,4 +1,4 @@
-"""What a run knows beyond OpenCLIP's checkpoint: the weights' average, and where mining stands.
+"""What a run knows beyond OpenCLIP's checkpoint: the weights' average, where mining stands, and what the log last said.
 
 It lives beside the checkpoint, as `epoch_N.extra`. The name holds the epoch and does not end in .pt, which is what
 `--resume latest` looks for. It is written first, so that no checkpoint is ever without it.
@@ -24,7 +24,7 @@ _NAME = re.compile(r"epoch_(\d+)\.extra")
 @contextmanager
 def extra_state(state: RunState) -> Iterator[None]:
     """Saves and loads the extra state of runs that have one, with OpenCLIP's own checkpoints."""
-    if not _wanted(state):
+    if not (state.ours or _needed(state)):
         yield
         return
     torch = View(oc_main.torch, save=_saver(state, oc_main.torch.save))
@@ -32,9 +32,9 @@ def extra_state(state: RunState) -> Iterator[None]:
         yield
 
 
-def _wanted(state: RunState) -> bool:
-    plan = state.plan
-    return plan.ema_decay is not None or _mining_has_state(state)
+def _needed(state: RunState) -> bool:
+    """Whether a resumed run cannot go on without."""
+    return state.plan.ema_decay is not None or _mining_has_state(state)
 
 
 def _mining_has_state(state: RunState) -> bool:
@@ -45,7 +45,7 @@ def _mining_has_state(state: RunState) -> bool:
 def _saver(state: RunState, save: Callable) -> Callable:
     def save_both(checkpoint: dict, path: str) -> None:
         epoch = checkpoint["epoch"]
-        extra: dict[str, Any] = {"epoch": epoch}
+        extra: dict[str, Any] = {"epoch": epoch, "seen": dict(state.seen)}
         if _mining_has_state(state):
             assert state.criterion is not None and state.criterion.miner is not None
             extra["miner"] = state.criterion.miner.state_dict()
@@ -72,7 +72,7 @@ def _clean(folder: str, epoch: int) -> None:
 def _loader(state: RunState, load: Callable) -> Callable:
     def load_both(path: str, map_location: Any = None) -> Any:
         checkpoint = load(path, map_location=map_location)
-        if "epoch" in checkpoint:  # else weights alone, for a new run
+        if "epoch" in checkpoint and _needed(state):  # else weights alone, for a new run
             state.extra = _checked(state, load, path, checkpoint["epoch"])
             if state.ema is not None:
                 state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to

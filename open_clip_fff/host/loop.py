@@ -171,7 +171,7 @@ class Reporter:
             eta=self.pace.eta,
         )
         logging.info(report.line())
-        scalars = report.scalars()
+        scalars = self.state.seen = report.scalars()
         if self.tb_writer is not None:
             for name, value in scalars.items():
                 self.tb_writer.add_scalar(name, value, report.step)

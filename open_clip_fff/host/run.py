@@ -14,7 +14,7 @@ import open_clip_fff
 from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS
-from open_clip_fff.host.arguments import help_text, parse_open_clip, split
+from open_clip_fff.host.arguments import help_text, parse_open_clip
 from open_clip_fff.host.checks import check_host, preview_training_data, trimming_obstacle
 from open_clip_fff.host.data import data_maker, with_data_sets
 from open_clip_fff.host.extra_state import extra_state
@@ -31,6 +31,7 @@ from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.report.plan_text import plan_lines
 from open_clip_fff.scope import replaced
 from open_clip_fff.settings.description import describe
+from open_clip_fff.settings.flags import split
 from open_clip_fff.settings.plan import Plan, make_plan
 from open_clip_fff.settings.upstream import Upstream
 from open_clip_fff.towers.frozen import load_frozen

@@ -33,6 +33,7 @@ class RunState:
         preprocess: of images that are not trained on, once made.
         watched: the sets that are scored every few epochs, found before training.
         measure_bias: whether the bias is still to be measured before the first step.
+        seen: what the last log line of ours showed, by the names of TensorBoard's scalars.
         extra: what a resumed run's extra state said, until it is given out; None in a new run.
         guard: leaves out steps whose gradient is not finite.
     """
@@ -49,6 +50,7 @@ class RunState:
     preprocess: Callable | None = None
     watched: list[FoundSet] = field(default_factory=list)
     measure_bias: bool = False
+    seen: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] | None = None
     guard: StepGuard = field(init=False)
 

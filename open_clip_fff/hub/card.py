@@ -11,10 +11,15 @@ import open_clip_fff
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub import words
 from open_clip_fff.hub.description import local_tower
+from open_clip_fff.hub.found import Found
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.measured import Measured
-from open_clip_fff.hub.run_log import Found, read_found
+from open_clip_fff.hub.params import plan_of_run, upstream_of_run
 from open_clip_fff.hub.source import Source
+from open_clip_fff.settings.description import describe, settings
+from open_clip_fff.settings.flags import as_flag
+from open_clip_fff.settings.plan import Plan
+from open_clip_fff.settings.words import Topic, code
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class Said:
 
     Attributes:
         captioner: what wrote the captions.
-        discriminator: what judged false negatives, and what it had seen.
+        discriminator: what scored false negatives, and what it was trained on.
         license: the hub's identifier.
         repository: ORG/NAME, where it will be pushed.
 
@@ -47,7 +52,9 @@ def card(
     params: Mapping[str, str],
     said: Said,
     out: Path,
+    found: Found | None = None,
     measured: Measured | None = None,
+    full_length: str | None = None,
 ) -> str:
     """The text of README.md.
 
@@ -57,18 +64,20 @@ def card(
         params: of the run (hub/params.py); empty where it is not known.
         said: what the person said.
         out: the folder that the card is for.
+        found: what the run found, from the state beside the (last) checkpoint.
         measured: a comparison that the model was in.
+        full_length: why the text tower needs captions at full length; None where they may be trimmed.
     """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    environment.filters["code"] = _code
+    environment.filters |= {"code": _cell_code, "points": _points}
     template = environment.from_string(resources.files(__package__).joinpath("card.md.jinja").read_text("utf-8"))
     text = template.render(
         **_of_model(loaded, source.model or params.get("model")),
-        **_of_run(loaded, params),
+        **_of_run(loaded, source, params, found or Found(), full_length),
         title=said.repository or out.resolve().name,
         address=f"hf-hub:{said.repository}" if said.repository else f"local-dir:{out.name}",
         weights=source.words(),
@@ -87,7 +96,7 @@ def _of_model(loaded: LoadedModel, name: str | None) -> dict[str, Any]:
     size = loaded.model.visual.image_size  # OpenCLIP's own ResNets have one number
     height, width = (size, size) if isinstance(size, int) else size
     count = sum(parameter.numel() for parameter in loaded.model.parameters()) / 1e6
-    named = f"An OpenCLIP model, {_code(name)}" if name else "An OpenCLIP model"
+    named = f"An OpenCLIP model, {code(name)}" if name else "An OpenCLIP model"
     return {
         "architecture": (
             f"{named}: {count:.{0 if count >= 10 else 1}f} M parameters, images of {height} × {width} pixels, "
@@ -101,40 +110,53 @@ def _of_model(loaded: LoadedModel, name: str | None) -> dict[str, Any]:
     }
 
 
-def _of_run(loaded: LoadedModel, params: Mapping[str, str]) -> dict[str, Any]:
+def _of_run(
+    loaded: LoadedModel, source: Source, params: Mapping[str, str], found: Found, full_length: str | None
+) -> dict[str, Any]:
     if not params:
-        unknown = ("method", "mining", "thresholds", "threshold_source", "data", "captions", "epochs", "batch", "start")
-        return {**dict.fromkeys(unknown), "sigmoid": False, "command": None, "ranks": 1, "settings": []}
-    found = read_found(loaded.run, loaded.epoch) if loaded.run is not None else Found()
-    rows, source = words.thresholds(params, found)
+        return {"known": False, "plan": None, "sigmoid": False, "command": None, "settings": [], "ours": []}
+    plan, upstream = plan_of_run(params), upstream_of_run(params)
+    topics = describe(plan, upstream, full_length, loaded.epoch)
+    thresholds, threshold_source = _thresholds(plan, source, found)
+    ours = settings(plan, upstream) if plan.typed else []
+    siglip = plan.loss.stock and upstream.stock_loss(plan.loss.name == "siglip") == "siglip"
     return {
-        "method": words.method(params),
-        "sigmoid": words.loss_name(params) in ("fff", "siglip"),
-        "mining": words.mining(params, found),
-        "thresholds": rows,
-        "threshold_source": source,
-        "data": _data(params),
-        "captions": words.captions(params),
-        "epochs": _epochs(loaded.epoch, words.said(params, "epochs")),
+        "known": True,
+        "plan": plan,
+        "sigmoid": plan.loss.name == "fff" or siglip,
+        "topics": [topic for topic in topics if topic.name != "captions"],
+        "thresholds": thresholds,
+        "threshold_source": threshold_source,
+        "findings": found.sentences(plan),
+        "data": words.data(params),
+        "captions": next(_points(topic) for topic in topics if topic.name == "captions"),
+        "epochs": words.epochs(loaded.epoch, params),
         "batch": words.batch(params),
         "start": words.start(params),
         "command": words.said(params, "command"),
         "ranks": int(words.said(params, "world_size") or 1),
+        "ours": [each._replace(flag=as_flag(each.flag)) for each in ours if each.effect],
+        "idle": [as_flag(each.flag) for each in ours if not each.effect],
         "settings": words.settings(params),
     }
 
 
-def _data(params: Mapping[str, str]) -> str:
-    data = words.said(params, "train_data")
-    samples = words.said(params, "train_num_samples")
-    named = _code(data) if data else "synthetic" if words.said(params, "dataset_type") == "synthetic" else "not said"
-    return named + (f", {int(samples):,} images an epoch" if samples else "")
-
-
-def _epochs(trained: int | None, planned: str | None) -> str:
-    if trained is None or planned is None:
-        return str(trained or planned or "not said")
-    return str(trained) if str(trained) == planned else f"{trained} of {planned}"
+def _thresholds(plan: Plan, source: Source, found: Found) -> tuple[list[tuple[str, str, str]], str]:
+    """Eq. 1's rows (MiningConfig.bars), none where they are not known, and where they are from."""
+    mining, checkpoint = plan.mining, source.checkpoints[-1].name
+    if mining is None:
+        return [], ""
+    if mining.per_image is None:
+        return mining.bars(), "They were set before training."
+    if found.held is None:
+        return [], (
+            f"Its thresholds are not known: the run found and held them, and no state is beside {code(checkpoint)}."
+        )
+    last = " the last of the averaged checkpoints," if len(source.checkpoints) > 1 else ""
+    return mining.bars(found.held), (
+        f"They were not set: the run found and held those of its rate. These are where it stood at{last} "
+        f"{code(checkpoint)} (from {code(found.file or '')} beside it)."
+    )
 
 
 def _versions() -> str:
@@ -150,8 +172,12 @@ def _one_line(text: str | None, end: str = "") -> str | None:
     return None if text is None else " ".join(text.split()).replace("|", "\\|").removesuffix(end or "\0")
 
 
-def _code(text: str) -> str:
-    """As code, whatever is in it."""
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    pad = " " if fence != "`" else ""
-    return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}".replace("|", "\\|")
+def _cell_code(text: str) -> str:
+    """As code that a cell of a table can hold."""
+    return code(text).replace("|", "\\|")
+
+
+def _points(topic: Topic) -> str:
+    """A topic's clauses as a line of markdown, with links for papers."""
+    text = "; ".join(topic.parts).replace("|", "\\|")
+    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)

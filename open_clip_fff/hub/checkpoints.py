@@ -94,15 +94,27 @@ def read_ema(checkpoint: Path) -> dict[str, Tensor]:
     Raises:
         UsageError: if it kept none, or it cannot be read.
     """
+    name, state = read_extra(checkpoint)
+    if "ema" not in state:
+        raise UsageError(f"--ema: {checkpoint} has no moving average beside it ({name}): train with --ema-decay")
+    return state["ema"]["weights"]
+
+
+def read_extra(checkpoint: Path) -> tuple[str, dict[str, Any]]:
+    """What training kept beside a checkpoint, and the name of its file; empty where it kept nothing.
+
+    Raises:
+        UsageError: if it cannot be read, or is another epoch's.
+    """
     epoch = read_epoch(checkpoint) or 0
     extra = Path(extra_path(str(checkpoint), epoch))
     try:
-        state = torch.load(extra, map_location="cpu", weights_only=True) if extra.is_file() else {}
+        state = torch.load(extra, map_location="cpu", weights_only=True, mmap=True) if extra.is_file() else {}
     except Exception as error:
         raise _unreadable(extra, error) from error
-    if "ema" not in state:
-        raise UsageError(f"--ema: {checkpoint} has no moving average beside it ({extra.name}): train with --ema-decay")
-    return state["ema"]["weights"]
+    if state and state["epoch"] != epoch:
+        raise UsageError(f"{extra}: is of epoch {state['epoch']}, and {checkpoint.name} of {epoch}")
+    return extra.name, state
 
 
 def _zipped(checkpoint: Path) -> bool:

@@ -12,6 +12,10 @@ POLICIES = ("all", "sample", "first")
 PATTERN = "re:"  # a json key that is a regular expression over field names
 
 
+def _has_sidecar(settings: "CaptionSettings") -> bool:
+    return bool(settings.sidecar or settings.val_sidecar)
+
+
 @dataclass(frozen=True)
 class CaptionSettings:
     """Where captions are read and how many of an image's captions join a batch.
@@ -39,9 +43,9 @@ class CaptionSettings:
     text_keys: tuple[str, ...] = setting("text_key", ("txt",))
     json_keys: tuple[str, ...] = setting("json_text_key", ())
     sidecar: str | None = setting("caption_sidecar", None)
-    val_sidecar: str | None = setting("val_caption_sidecar", None, shown=lambda s: s.of_validation)
+    val_sidecar: str | None = setting("val_caption_sidecar", None, shown=lambda s: s.of_validation, when=_has_sidecar)
     shards: str | None = None  # OpenCLIP's --train-data
-    sidecar_keys: tuple[str, ...] = setting("sidecar_text_key", ("captions",), when=lambda s: s.sidecar is not None)
+    sidecar_keys: tuple[str, ...] = setting("sidecar_text_key", ("captions",), when=_has_sidecar)
     split_sentences: bool = setting("split_sentences", False, when=lambda s: bool(s.json_keys) or s.sidecar is not None)
     words: tuple[int, int | None] = setting("caption_words", (0, None), shown=lambda s: s.bounds or "any")
     class_key: str | None = setting("class_key", None)
@@ -72,7 +76,8 @@ class CaptionSettings:
     def describe(self, upstream: Upstream) -> Topic:
         """How many captions of an image were in a batch, and where they were from."""
         if self.per_image == 1:
-            how = "one per image, the first that is not empty"
+            several = len(self.sources if upstream.data == "webdataset" else upstream.csv_caption_key.split(";")) > 1
+            how = "one per image" + ", the first that is not empty" * several
         else:
             how = {
                 "all": f"up to {self.per_image} per image, all in the same batch",

@@ -89,6 +89,6 @@ class ConnectionSettings:
         ]
         if self.gate is not None:
             parts.append(f"scored only where the mining features' cosine is above {cut(self.gate)}, else a negative")
-        parts += [since(self.start, trained)] * (self.start > 0)
+        parts.append(since(self.start, trained))
         parts += [f"scores are kept in {code(self.cache or '')} and taken from there"] * (self.cache is not None)
         return Topic("discriminator", tuple(parts))

@@ -1,6 +1,7 @@
 """Our flags, and nothing else: they fill a namespace with what the user typed."""
 
 import argparse
+from collections.abc import Sequence
 from typing import NoReturn
 
 from open_clip_fff.errors import UsageError
@@ -46,6 +47,16 @@ _bias.__name__ = "'auto' or a number"  # argparse prints it in "invalid ... valu
 def as_flag(name: str) -> str:
     """A setting's name as its flag: `p1_prime` as `--p1-prime`."""
     return "--" + name.replace("_", "-")
+
+
+def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our flags as typed, and everything else, which is OpenCLIP's.
+
+    Raises:
+        UsageError: for a value that a flag of ours does not take.
+    """
+    # torchrun takes --logs as its own unless a -- stands before it
+    return flag_parser().parse_known_args(list(argv[1:] if argv[:1] == ["--"] else argv))
 
 
 def flag_parser() -> argparse.ArgumentParser:

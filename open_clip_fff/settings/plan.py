@@ -119,7 +119,7 @@ def _expand(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
     preset: dict[str, Any] = dict(METHODS[method]) if method else {}
     if "mining_model" in given:
         preset.pop("mining_pretrained", None)  # a preset's weights belong to the preset's model
-    values = {**DEFAULTS, **preset, **given}
+    values = {name: {**preset, **given}.get(name, default) for name, default in DEFAULTS.items()}
     for name in ("model_config", "plugin"):
         values[name] = tuple(values[name])
     stock = LossSettings(values["loss"]).stock

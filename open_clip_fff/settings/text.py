@@ -40,7 +40,7 @@ class TextSettings:
             together = f" in up to {self.groups} groups" if self.groups > 1 else ""
             length = f"captions trimmed to the longest{together}, to a multiple of {self.multiple} tokens"
         unless = "" if asked else ", unless the tower has dropout"
-        return Topic("text", (length, *([f"equal captions encoded once{unless}"] if self.distinct else [])))
+        return Topic("text tower", (length, *([f"equal captions encoded once{unless}"] if self.distinct else [])))
 
     @property
     def whole(self) -> bool:

@@ -18,10 +18,10 @@ from bench.models import adamw, twin
 from open_clip_fff.assignment.counts import rates
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
-from open_clip_fff.host.arguments import split
 from open_clip_fff.host.data import HookedLoader, data_maker
 from open_clip_fff.host.loop import loss_maker
 from open_clip_fff.host.state import RunState
+from open_clip_fff.settings.flags import split
 from open_clip_fff.settings.plan import Plan, make_plan
 from open_clip_fff.towers.few_tokens import FewTokens
 from open_clip_fff.towers.multi_caption import take_many_captions
