@@ -1,6 +1,6 @@
 """How a model sees one's data: cosines of own and other pairs, what thresholds would mine, and false negatives.
 
-python eval/similarities.py ViT-B-32,openai 'data/{000..004}.tar' --json-text-key captions --class-key cls
+python eval/similarities.py ViT-B-32-quickgelu,openai 'data/{000..004}.tar' --json-text-key captions --class-key cls
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Zero-shot accuracy and retrieval recall of models, by clip-benchmark's evaluators.
 
-python eval/zero_shot.py logs/my-run my-model ViT-B-32,openai --data-root data
+python eval/zero_shot.py logs/my-run my-model ViT-B-32-quickgelu,openai --data-root data
 """
 
 import sys

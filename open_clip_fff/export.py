@@ -109,9 +109,8 @@ def _found(params: Mapping[str, str], checkpoint: Path) -> Found:
 
 
 def _tell(loaded: LoadedModel, said: Said, out: Path) -> None:
-    if loaded.stripped:
-        names = ", ".join(loaded.stripped[:5]) + (", …" if len(loaded.stripped) > 5 else "")
-        print(f"left out {len(loaded.stripped)} parameters that OpenCLIP's architecture does not have: {names}")
+    for note in loaded.notes:
+        print(note)
     if said.discriminator:
         print("note: a discriminator fine-tuned on COCO makes COCO figures no longer zero-shot; the card says so")
     if loaded.description and (tower := local_tower(loaded.description)):

@@ -21,8 +21,8 @@ class Cosine:
     into a probability would need a scale and a bias that nobody measured. `ConnectionSettings` so asks for thresholds.
 
     Args:
-        context: `name` is an architecture and its weights, `ViT-B-32/openai` or `ViT-B-32/FILE`, a folder in
-            OpenCLIP's hub format, or `hf-hub:ORG/NAME`.
+        context: `name` is an architecture and its weights, `ViT-B-32-quickgelu/openai` or `ViT-B-32/FILE`, a run's
+            folder, a checkpoint in it, a folder in OpenCLIP's hub format, or `hf-hub:ORG/NAME`.
 
     Attributes:
         identity: of its weights, its architecture and its tokenizer, and of how it sees images.
@@ -64,9 +64,9 @@ def _source(context: DiscriminatorContext) -> FrozenSource:
     import open_clip
 
     name = context.name
-    if name and (Path(name).is_dir() or open_clip.factory.parse_model_name(name)[0] is not None):
+    if name and (Path(name).exists() or open_clip.factory.parse_model_name(name)[0] is not None):
         return FrozenSource(name)
     model, _, weights = name.partition("/")
     if not model or not weights:
-        raise UsageError(f"{context.called}: name its weights, too: open_clip:ViT-B-32/openai, or a folder's name")
+        raise UsageError(f"{context.called}: name its weights, too: open_clip:ViT-B-32-quickgelu/openai, or a folder's name")
     return FrozenSource(model, weights)

@@ -122,8 +122,6 @@ def score_models(
             failed, left = failed + 1, left - len(sets)
             continue
         print(f"\n{loaded.name}, weights {loaded.weights[:8]}", flush=True)
-        if loaded.stripped:
-            print(f"  without {len(loaded.stripped)} parameters that OpenCLIP does not have: {loaded.stripped[0]}, …")
         scores = []
         for at in sets:
             left -= 1

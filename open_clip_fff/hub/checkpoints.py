@@ -57,14 +57,9 @@ def read_epoch(checkpoint: Path) -> int | None:
     Raises:
         UsageError: if it cannot be read.
     """
-    if checkpoint.suffix == ".safetensors":
-        return None
-    try:
-        with _numbers_allowed():
-            stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=_zipped(checkpoint))
-    except Exception as error:
-        raise _unreadable(checkpoint, error) from error
-    return stored.get("epoch") if isinstance(stored, dict) else None
+    stored = read_stored(checkpoint)
+    epoch = stored.get("epoch") if isinstance(stored, dict) else None
+    return epoch if isinstance(epoch, int) else None
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -75,17 +70,45 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     Raises:
         UsageError: if it cannot be read, or holds no weights.
     """
-    from open_clip.factory import load_state_dict
+    return weights_of(read_stored(checkpoint), checkpoint)
 
+
+def weights_of(stored: Any, checkpoint: Path | str) -> dict[str, Tensor]:
+    """Those in what was read from `checkpoint`, as `read_weights` gives them.
+
+    Raises:
+        UsageError: if there are none.
+    """
+    weights = stored.get("state_dict", stored) if isinstance(stored, dict) else {}
+    weights = weights if isinstance(weights, dict) else {}
+    other = next((name for name, tensor in weights.items() if not isinstance(tensor, Tensor)), None)
+    if not weights or other is not None:
+        hint = "; export --ema makes a model of a run's moving average" if "ema" in weights else ""
+        told = "and there are none" if other is None else f"and {other!r} is none"
+        raise UsageError(f"{checkpoint}: no weights of a model, which are tensors by name, {told}{hint}")
+    return {unwrapped(name): tensor for name, tensor in weights.items()}
+
+
+def unwrapped(name: str) -> str:
+    """A parameter's name without what DDP and torch.compile put before it."""
+    return _WRAPPED.sub("", name)
+
+
+def read_stored(checkpoint: Path) -> Any:
+    """What is in a checkpoint; tensors are read from disk only where they are used, if its form allows that.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
     try:
+        if checkpoint.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(checkpoint)
         with _numbers_allowed():
-            weights = load_state_dict(str(checkpoint))
+            return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=_zipped(checkpoint))
     except Exception as error:
         raise _unreadable(checkpoint, error) from error
-    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in weights.items()):
-        other = next(name for name, tensor in weights.items() if not isinstance(tensor, Tensor))
-        raise UsageError(f"{checkpoint}: no weights of a model, which are tensors by name; {other!r} is none")
-    return {_WRAPPED.sub("", name): tensor for name, tensor in weights.items()}
 
 
 def read_ema(checkpoint: Path) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from open_clip_fff.hub.checkpoints import run_folder
 from open_clip_fff.hub.params import read_params
 from open_clip_fff.hub.quiet import without_warnings
 from open_clip_fff.hub.stock import stock_options
+from open_clip_fff.hub.weights import BIAS
 
 CONFIG_NAME = "open_clip_config.json"  # OpenCLIP's HF_CONFIG_NAME
 
@@ -42,8 +43,8 @@ def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
         config["vision_cfg"]["patch_dropout"] = options["force_patch_dropout"]
     if options.get("init_logit_scale") is not None:
         config["init_logit_scale"] = float(options["init_logit_scale"])
-    # A checkpoint with a bias does not load into a model built without one.
-    if getattr(model, "logit_bias", None) is not None:
+    # Stock OpenCLIP loads no checkpoint with a bias into a model that is built without one.
+    if getattr(model, BIAS, None) is not None:
         config["init_logit_bias"] = float(options.get("init_logit_bias", config.get("init_logit_bias", 0.0)))
     if model.logit_scale.ndim:
         config["nonscalar_logit_scale"] = True
@@ -76,22 +77,36 @@ def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name
         UsageError: if the run left neither, or what it left cannot be used.
     """
     run = run_folder(checkpoint)
-    path = run / CONFIG_NAME
-    if path.is_file() and model_name is None:
-        try:
-            return _with_bias(json.loads(path.read_text()), weights)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{path}: not a description of a model ({reason(error)})") from error
+    if (run / CONFIG_NAME).is_file() and model_name is None:
+        return folder_description(run, weights)
     params = read_params(run) if checkpoint.resolve().parent.name == "checkpoints" else {}
     if model_name is not None:
         params["model"] = model_name
     if "model" not in params:
         raise UsageError(
             f"{checkpoint}: neither {CONFIG_NAME} nor params.txt in {run}, so that its architecture is not known; "
-            f"name it (--model NAME in export, NAME,{checkpoint.name} elsewhere)"
+            f"name it: --model NAME in export, NAME,{checkpoint.name} in eval, --mining-model NAME with "
+            f"--mining-pretrained {checkpoint.name}"
         )
     name, options = stock_options(params, run / "params.txt")
     return describe_named(name, weights, options)
+
+
+def folder_description(folder: Path, weights: Mapping[str, Tensor]) -> dict:
+    """The description that lies in a folder, for these weights: a bias among them is described.
+
+    Raises:
+        UsageError: if there is none, or it is no description.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        description = json.loads(path.read_text())
+        config = description["model_cfg"]
+        if BIAS in weights:
+            config.setdefault("init_logit_bias", 0.0)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: not a description of a model ({reason(error)})") from error
+    return description
 
 
 def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any] | None = None) -> dict:
@@ -108,7 +123,7 @@ def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapp
     import open_clip
 
     options = dict(options or {})
-    if "logit_bias" in weights:
+    if BIAS in weights:
         options.setdefault("init_logit_bias", 0.0)
     try:
         known = open_clip.get_model_config(_registered(model_name))
@@ -140,10 +155,3 @@ def local_tower(description: Mapping) -> str | None:
     """The folder of this machine from which OpenCLIP reads the text tower's configuration; None where it needs none."""
     tower = description["model_cfg"]["text_cfg"].get("hf_model_name")
     return tower if tower and Path(tower).exists() else None
-
-
-def _with_bias(description: dict, weights: Mapping[str, Tensor]) -> dict:
-    if "logit_bias" in weights:
-        # a checkpoint with a bias does not load into a model that was built without one
-        description["model_cfg"].setdefault("init_logit_bias", 0.0)
-    return description

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.fingerprint import fingerprint
-from open_clip_fff.hub.building import build, fill
+from open_clip_fff.hub.activation import activation_note
+from open_clip_fff.hub.building import build
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_folder
-from open_clip_fff.hub.description import CONFIG_NAME, describe_named, read_description
+from open_clip_fff.hub.description import CONFIG_NAME, folder_description, read_description
+from open_clip_fff.hub.weights import BIAS, BIG_VISION, fill, filling
+from open_clip_fff.ranks import first_rank
 
 FORMS = (
     "a run folder, a checkpoint in RUN/checkpoints, a folder in OpenCLIP's hub format, hf-hub:ORG/NAME, or NAME,TAG of "
@@ -35,6 +38,7 @@ class LoadedModel:
         run: its run folder, None where there is none.
         stripped: parameters of the checkpoint that OpenCLIP's architecture does not have.
         description: its hub configuration, where it was made from one.
+        notes: what of it is not as it was stored, or not as it should be, a line each.
     """
 
     given: str
@@ -47,6 +51,7 @@ class LoadedModel:
     run: Path | None = None
     stripped: tuple[str, ...] = ()
     description: Mapping | None = None
+    notes: tuple[str, ...] = ()
 
 
 def check_given(given: str) -> None:
@@ -73,40 +78,110 @@ def load_model(given: str, device: torch.device | str = "cpu") -> LoadedModel:
         UsageError: if there is no such model, or it cannot be loaded, or would have random weights.
     """
     check_given(given)
-    path = Path(given.removeprefix("local-dir:"))
-    if path.is_dir() and not (path / "checkpoints").is_dir():
-        loaded = _by_open_clip(given, path.resolve().name, f"local-dir:{path}")
-    elif path.exists():
-        loaded = _from_checkpoint(given, find_checkpoint(path))
-    elif given.startswith("hf-hub:"):
-        loaded = _by_open_clip(given, given.removeprefix("hf-hub:").replace("/", "-"), given)
-    else:
-        loaded = _by_name(given)
-    loaded.model.eval().to(device).requires_grad_(False)
+    whole = given.startswith("hf-hub:") or local(given) is not None
+    name, _, weights = (given, "", "") if whole else given.partition(",")
+    loaded = load_parts(name, weights or None, given)
+    loaded.model.to(device)
     return loaded
 
 
-def _from_checkpoint(given: str, checkpoint: Path) -> LoadedModel:
-    run, epoch = run_folder(checkpoint), read_epoch(checkpoint)
-    weights = read_weights(checkpoint)
-    name = run.name + (f"-epoch_{epoch}" if epoch is not None else f"-{checkpoint.stem}")
-    loaded = assemble(given, name, read_description(checkpoint, weights), weights, str(checkpoint))
+def load_parts(
+    name: str, weights: str | None, called: str, cache_dir: str | None = None, bias: bool = True
+) -> LoadedModel:
+    """Loads a model by what names its architecture and what names its weights, frozen and in eval mode, on the CPU.
+
+    The first rank prints what of it is not as it was stored, or not as it should be.
+
+    Args:
+        name: of `FORMS`, without what stands behind the comma.
+        weights: a checkpoint instead of those that `name` brings; for a name of OpenCLIP's a tag or a checkpoint.
+        called: how the person named both, for error lines and notes.
+        cache_dir: where the hub's files are kept; None for the hub's own choice.
+        bias: whether a bias in a checkpoint makes the model of a name of OpenCLIP's have one; else it is left out.
+
+    Raises:
+        UsageError: if there is no such model, or it cannot be loaded, or would have random weights.
+    """
+    path = local(name)
+    if weights is not None and (path is not None or name.startswith("hf-hub:")) and not Path(weights).is_file():
+        raise UsageError(f"{called}: {name} comes with its weights, and {weights} is no checkpoint to use instead")
+    if path is None and not name.startswith("hf-hub:"):
+        loaded = _by_name(name, weights, called, cache_dir, bias)
+    elif path is not None and (weights is not None or is_run(path)):
+        loaded = _from_checkpoint(path, weights, called)
+    elif path is not None:
+        loaded = _by_open_clip(called, path.resolve().name, f"local-dir:{path}", cache_dir=cache_dir)
+    elif weights is None:
+        loaded = _by_open_clip(called, name.removeprefix("hf-hub:").replace("/", "-"), name, cache_dir=cache_dir)
+    else:
+        raise UsageError(f"{called}: {name} comes with its weights; download it to use {weights} instead")
+    loaded.model.eval().requires_grad_(False)
+    if first_rank():
+        print("".join(f"{note}\n" for note in loaded.notes), end="", flush=True)
+    return loaded
+
+
+def local(name: str) -> Path | None:
+    """The run, checkpoint or folder that a name stands for; None for a name that is no path."""
+    path = Path(name.removeprefix("local-dir:"))
+    return path if path.exists() or name.startswith("local-dir:") else None
+
+
+def is_run(path: Path) -> bool:
+    """Whether it is a run's folder or a checkpoint, and no folder in OpenCLIP's hub format."""
+    return path.is_file() or (path / "checkpoints").is_dir()
+
+
+def described(path: Path, weights: str | None) -> tuple[dict, Path, dict[str, Tensor]]:
+    """A run's, checkpoint's or hub folder's description, and the checkpoint with its weights.
+
+    Args:
+        path: of one of them.
+        weights: another checkpoint for the same architecture; None for its own, a run's last.
+
+    Raises:
+        UsageError: if there is none, or one cannot be read.
+    """
+    if is_run(path):
+        own = find_checkpoint(path)
+        checkpoint = Path(weights) if weights else own
+        tensors = read_weights(checkpoint)
+        return read_description(own, tensors), checkpoint, tensors
+    from open_clip.factory import _find_checkpoint_in_dir
+
+    checkpoint = Path(weights or _find_checkpoint_in_dir(path) or path / "its weights")
+    tensors = read_weights(checkpoint)
+    return folder_description(path, tensors), checkpoint, tensors
+
+
+def _from_checkpoint(path: Path, weights: str | None, called: str) -> LoadedModel:
+    description, checkpoint, tensors = described(path, weights)
+    run, epoch = run_folder(find_checkpoint(path)) if is_run(path) else None, read_epoch(checkpoint)
+    name = (run or path.resolve()).name + (f"-epoch_{epoch}" if epoch is not None else f"-{checkpoint.stem}")
+    loaded = assemble(called, name, description, tensors, str(checkpoint))
     return replace(loaded, epoch=epoch, run=run)
 
 
-def _by_name(given: str) -> LoadedModel:
-    """NAME,TAG through OpenCLIP; NAME,FILE built to fit the file, which may hold a bias that NAME does not have."""
-    name, _, tag = given.partition(",")
-    if Path(tag).is_file():
-        weights = read_weights(Path(tag))
-        return assemble(given, f"{name}-{Path(tag).stem}", describe_named(name, weights), weights, tag)
+def _by_name(name: str, weights: str | None, called: str, cache_dir: str | None, bias: bool) -> LoadedModel:
     import open_clip
 
     if open_clip.get_model_config(name.replace("/", "-")) is None:
         raise UsageError(
-            f"{given}: OpenCLIP has no model {name} (it has {len(open_clip.list_models())}); --model-config adds one"
+            f"{called}: OpenCLIP has no model {name} (it has {len(open_clip.list_models())}; --model-config adds one), "
+            f"and there is no such run, checkpoint or folder"
         )
-    return _by_open_clip(given, given.replace(",", "-").replace("/", "-"), name, tag)
+    if not weights:
+        raise UsageError(
+            f"{called}: would have random weights; name its weights, too (--mining-pretrained TAG|FILE, or NAME,TAG in "
+            f"eval)"
+        )
+    file = Path(weights).is_file() and not open_clip.is_pretrained_cfg(name.replace("/", "-"), weights)
+    short = f"{name}-{Path(weights).stem if file else weights}".replace("/", "-")
+    holds_bias = bias and file and Path(weights).suffix not in BIG_VISION and BIAS in read_weights(Path(weights))
+    options = {"init_logit_bias": 0.0} if holds_bias else {}
+    loaded = _by_open_clip(called, short, name, weights, cache_dir, **options)
+    warned = activation_note(name, weights, called)
+    return replace(loaded, notes=(*loaded.notes, *([warned] if warned else [])))
 
 
 def assemble(given: str, name: str, description: Mapping, weights: Mapping[str, Tensor], called: str) -> LoadedModel:
@@ -123,23 +198,47 @@ def assemble(given: str, name: str, description: Mapping, weights: Mapping[str, 
         UsageError: if OpenCLIP cannot make it, or the weights do not fit.
     """
     model, preprocess, tokenizer = build(description)
-    stripped = fill(model, weights, called)
-    identity = fingerprint(model.state_dict())
-    return LoadedModel(given, name, model, preprocess, tokenizer, identity, stripped=stripped, description=description)
+    filled = fill(model, weights, called)
+    return LoadedModel(
+        given,
+        name,
+        model,
+        preprocess,
+        tokenizer,
+        fingerprint(model.state_dict()),
+        stripped=filled.left_out,
+        description=description,
+        notes=tuple(filled.notes(called)),
+    )
 
 
-def _by_open_clip(given: str, short: str, name: str, tag: str | None = None) -> LoadedModel:
+def _by_open_clip(
+    called: str, short: str, name: str, tag: str | None = None, cache_dir: str | None = None, **options: float
+) -> LoadedModel:
     import open_clip
 
     try:
         # no pretrained tower parts: all weights come from the source
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            name, tag, require_pretrained=True, pretrained_text=False
-        )
-        tokenizer = open_clip.get_tokenizer(name)
+        with filling(called) as found:
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                name, tag, require_pretrained=True, pretrained_text=False, cache_dir=cache_dir, **options
+            )
+        tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
+    except UsageError:
+        raise
     except Exception as error:  # a corrupt folder, no network, a tag that is not there
-        raise UsageError(f"{given}: cannot be loaded ({reason(error)})") from error
-    return LoadedModel(given, short, model, preprocess, tokenizer, fingerprint(model.state_dict()))
+        raise UsageError(f"{called}: cannot be loaded ({reason(error)})") from error
+    (filled,) = found
+    return LoadedModel(
+        called,
+        short,
+        model,
+        preprocess,
+        tokenizer,
+        fingerprint(model.state_dict()),
+        stripped=filled.left_out,
+        notes=tuple(filled.notes(called)),
+    )
 
 
 def add_architectures(paths: Sequence[str]) -> None:

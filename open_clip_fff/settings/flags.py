@@ -183,11 +183,15 @@ def flag_parser() -> argparse.ArgumentParser:
     )
     mining.add_argument(
         "--mining-model",
-        metavar="NAME|DIR",
-        help="the frozen model: OpenCLIP name, hf-hub:ORG/NAME, or hub-format folder; for text, any sentence-embedding "
-        "model of transformers by hub name or folder",
+        metavar="NAME|RUN|FILE|DIR",
+        help="the frozen model: OpenCLIP name, a run's folder (its last checkpoint), a checkpoint in it, hub-format "
+        "folder, or hf-hub:ORG/NAME; for text, any sentence-embedding model of transformers by hub name or folder",
     )
-    mining.add_argument("--mining-pretrained", metavar="TAG|FILE", help="its weights, for an OpenCLIP name")
+    mining.add_argument(
+        "--mining-pretrained",
+        metavar="TAG|FILE",
+        help="its weights, for an OpenCLIP name; for a run or a folder, a checkpoint to use instead of its own",
+    )
     mining.add_argument(
         "--feature-sidecar",
         metavar="DIR",

@@ -163,9 +163,10 @@ class FrozenSource:
     """The frozen model whose features mine.
 
     Attributes:
-        model: an OpenCLIP architecture name, `hf-hub:ORG/NAME`, or a local hub-format folder; for text alone, the hub
-            name or local folder of a sentence-embedding model.
-        pretrained: tag or checkpoint file, for an architecture name; None for the others.
+        model: an OpenCLIP architecture name, a run's folder, a checkpoint in it, a local hub-format folder, or
+            `hf-hub:ORG/NAME`; for text alone, the hub name or local folder of a sentence-embedding model.
+        pretrained: tag or checkpoint file, for an architecture name; None for the others, or a checkpoint to use
+            instead of theirs.
     """
 
     model: str = setting("mining_model")
@@ -177,7 +178,7 @@ class FrozenSource:
 
     @property
     def name(self) -> str:
-        """As stored features call it."""
+        """As the person named it; stored features call it so, too, where it is not on this machine's disk."""
         return self.model if self.pretrained is None else f"{self.model}/{self.pretrained}"
 
 

@@ -1,12 +1,12 @@
 """Goes through the shards of this process, and says what became of all."""
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 from open_clip_fff.errors import OneRankError, UsageError, reason
+from open_clip_fff.ranks import first_rank
 from open_clip_fff.shardwise.folder import OutFolder
 from open_clip_fff.shardwise.progress import Progress
 from open_clip_fff.shardwise.record import Record
@@ -112,7 +112,7 @@ def as_program(name: str, body: Callable[[], int]) -> int:
     try:
         return body()
     except UsageError as error:
-        if isinstance(error, OneRankError) or os.environ.get("RANK", "0") == "0":  # the others' line is the same
+        if isinstance(error, OneRankError) or first_rank():  # the others' line is the same
             print(f"{name}: error: {reason(error, 1_000)}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:

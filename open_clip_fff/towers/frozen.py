@@ -1,7 +1,6 @@
 """A frozen OpenCLIP model that gives features of a training batch."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -10,8 +9,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from open_clip_fff.data.tokens import Tokenizer
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import tokenizer_fingerprint
+from open_clip_fff.hub.loading import load_parts
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.settings.mining import FrozenSource
 from open_clip_fff.settings.text import TextSettings
@@ -121,25 +121,11 @@ def load_frozen(
     Raises:
         UsageError: if it cannot be loaded, or would have random weights.
     """
-    import open_clip
-
-    name = source.model
-    if Path(name).is_dir():
-        name = f"local-dir:{name}"
-    schema, _ = open_clip.factory.parse_model_name(name)
     called = called or f"--mining-model {source.model}" + (
         f" --mining-pretrained {source.pretrained}" if source.pretrained else ""
     )
-    if schema is None and not source.pretrained:
-        raise UsageError(f"{called}: random weights mine nothing; add --mining-pretrained TAG|FILE")
     try:
-        # no pretrained tower parts: all of its weights come from the source
-        model = open_clip.create_model(
-            name, source.pretrained, cache_dir=cache_dir, require_pretrained=True, pretrained_text=False
-        )
-        tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
-    except Exception as error:  # whatever keeps it from loading, the person can only choose another
-        raise UsageError(f"{called}: cannot be loaded ({reason(error)}); {mend}") from error
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
-    return FrozenModel(model.eval(), tokenizer)
+        loaded = load_parts(source.model, source.pretrained, called, cache_dir, bias=False)
+    except UsageError as error:
+        raise UsageError(f"{error}; {mend}") from error
+    return FrozenModel(loaded.model, loaded.tokenizer)

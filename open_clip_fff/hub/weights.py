@@ -1,0 +1,151 @@
+"""Weights into a model, in one way for all that load any: what is left out is told, what does not fit is refused."""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.checkpoints import read_weights
+from open_clip_fff.scope import replaced
+
+SCALE, BIAS = "logit_scale", "logit_bias"
+BIG_VISION = (".npz", ".npy")  # files of SigLIP's authors, which OpenCLIP reads by a way of their own
+_IDS = ".position_ids"  # transformers' text towers once stored them; OpenCLIP passes over them, too
+_RESIZED = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """What became of weights.
+
+    Attributes:
+        left_out: names of those that the architecture does not have, such as the sigmoid's bias or a method's heads.
+        no_bias: whether the model has a bias and the weights have none: it is then 0, as OpenCLIP makes it.
+        resized: position embeddings of another length, which were interpolated.
+    """
+
+    left_out: tuple[str, ...] = ()
+    no_bias: bool = False
+    resized: tuple[str, ...] = ()
+
+    def notes(self, called: str) -> list[str]:
+        """What is not as it was stored, a line each, for people; `called` is where the weights are from."""
+        names = ", ".join(self.left_out[:5]) + (f", … ({len(self.left_out)})" if len(self.left_out) > 5 else "")
+        lines = [f"{called}: left out {names}, which the model does not have"] * bool(self.left_out)
+        lines += [f"{called}: holds no {BIAS}; the model's is 0 unless it is set otherwise"] * self.no_bias
+        return lines + [f"{called}: {name} is of another length, and was interpolated" for name in self.resized]
+
+
+def fill(model: Any, weights: Mapping[str, Tensor], called: str, resize: bool = False) -> Filled:
+    """Loads weights, of any age that OpenCLIP reads, into one of its models.
+
+    Args:
+        model: an OpenCLIP model.
+        weights: by name.
+        called: the flag or file that they are from, for error lines.
+        resize: whether position embeddings of another length are interpolated, as OpenCLIP does for `--pretrained`.
+
+    Raises:
+        UsageError: if a parameter is missing or has another shape, or a tower has more layers than the architecture.
+    """
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import resize_pos_embed, resize_text_pos_embed
+
+    own = model.state_dict()
+    named = todays(convert_state_dict(model, dict(weights)), own)
+    if obstacle := misfit(named, own, resize):
+        raise UsageError(f"{called}: the weights do not fit the architecture: {obstacle}")
+    resized = tuple(name for name in _RESIZED if name in named and named[name].shape != own[name].shape)
+    if resized:
+        resize_pos_embed(named, model)
+        resize_text_pos_embed(named, model)
+    if no_bias := BIAS in own and BIAS not in named:
+        named[BIAS] = torch.zeros_like(own[BIAS])
+    _, unexpected = model.load_state_dict(named, strict=False)
+    return Filled(tuple(unexpected), no_bias, resized)
+
+
+def todays(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as today's OpenCLIP names and shapes them, where they are of an older one.
+
+    Args:
+        weights: by name.
+        own: the model's, which say where its text tower is, and whether its scalars are of shape [] or [1].
+    """
+    from open_clip.model import convert_to_custom_text_state_dict
+
+    named = {name: tensor for name, tensor in weights.items() if name in own or not name.endswith(_IDS)}
+    if "positional_embedding" in named and "positional_embedding" not in own:
+        named = convert_to_custom_text_state_dict(named)
+    for name in {SCALE, BIAS} & named.keys() & own.keys():
+        if named[name].numel() == own[name].numel():
+            named[name] = named[name].reshape(own[name].shape)
+    return named
+
+
+def misfit(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], resize: bool = False) -> str | None:
+    """Why weights are none of an architecture, by names and shapes alone; None where they are.
+
+    Neither a bias that one of them lacks is a reason, nor are parameters beside the architecture's own.
+
+    Args:
+        weights: by name, as `todays` gives them.
+        own: the model's; they may be on the device `meta`.
+        resize: whether position embeddings may have another length.
+    """
+    missing = [name for name in own if name not in weights and name != BIAS]
+    for name in own:
+        if name not in weights or (there := tuple(weights[name].shape)) == (here := tuple(own[name].shape)):
+            continue
+        if not (resize and name in _RESIZED and there[1:] == here[1:]):
+            timm = "; OpenCLIP builds a timm tower at its own image size" if ".trunk.pos_embed" in name else ""
+            return f"{name} is {list(there)} there and {list(here)} in the model{timm}"
+    if missing:
+        return f"{len(missing)} are missing, {missing[0]} among them"
+    layer = _further_layer(weights, own)
+    return None if layer is None else f"it is not as deep ({layer})"
+
+
+def _further_layer(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+    """A parameter that continues a numbered sequence of the model's own: a wrong depth, not a head."""
+    sequences = {name[: number.start() + 1] for name in own for number in re.finditer(r"\.\d+\.", name)}
+    for name in weights.keys() - own.keys():
+        if any(name[: number.start() + 1] in sequences for number in re.finditer(r"\.\d+\.", name)):
+            return name
+    return None
+
+
+@contextmanager
+def filling(called: str) -> Iterator[list[Filled]]:
+    """Inside, OpenCLIP's factory loads weights by `fill`, whatever it finds them by (a tag, a file, a folder, the hub).
+
+    Its warning of another activation is not shown: `hub/activation.py` says it with the name to use.
+
+    Args:
+        called: where they are from, for error lines.
+
+    Yields:
+        A list to which what became of them is appended; it stays empty where no weights are loaded.
+    """
+    from open_clip import factory
+
+    found: list[Filled] = []
+    upstream = factory.load_checkpoint
+
+    def load_checkpoint(model: Any, checkpoint_path: str, *args: Any, **options: Any) -> Any:
+        if Path(checkpoint_path).suffix in BIG_VISION:
+            found.append(Filled())
+            return upstream(model, checkpoint_path, *args, **options)
+        found.append(fill(model, read_weights(Path(checkpoint_path)), called, resize=True))
+        return None
+
+    with replaced(factory, load_checkpoint=load_checkpoint), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="QuickGELU mismatch")
+        yield found
