@@ -75,7 +75,11 @@ def _loader(state: RunState, load: Callable) -> Callable:
         if "epoch" in checkpoint and _needed(state):  # else weights alone, for a new run
             state.extra = _checked(state, load, path, checkpoint["epoch"])
             if state.ema is not None:
-                state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to
+                try:
+                    state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to
+                except RuntimeError as error:
+                    told = " ".join(str(error).splitlines()[:2])
+                    raise UsageError(f"--resume {path}: its moving average is of another model ({told})") from error
         return checkpoint
 
     return load_both

@@ -5,12 +5,14 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from open_clip_fff.host.checks import check_text
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.description import describe, write_description
+from open_clip_fff.hub.weights import BIAS, Filled, filling
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.towers.ema import WeightsEma
 from open_clip_fff.towers.multi_caption import take_many_captions, take_short_captions
@@ -22,25 +24,55 @@ SIGLIP_BIAS = -10.0  # stands until the bias is measured, and where it cannot be
 def model_factory(state: RunState, create: Callable) -> Callable:
     """OpenCLIP's `create_model_and_transforms`, with our changes to the first model made, the trained one.
 
-    A distillation teacher, made second, goes through untouched.
+    A distillation teacher, made second, only gets its weights in our way (hub/weights.py).
     """
 
     def create_model_and_transforms(model_name: str, pretrained: str | None = None, **options):
         if state.model is not None:
-            return create(model_name, pretrained, **options)
+            made, _ = _filled(state, "--distill-", create, model_name, pretrained, options)
+            _drop_bias(state, made[0])
+            return made
         options.update(_scalar_options(state))
-        model, preprocess_train, preprocess_val = create(model_name, pretrained, **options)
-        state.model, state.preprocess = model, preprocess_val
-        _start_scalars(state, has_weights=bool(pretrained) or ":" in model_name)
+        made, filled = _filled(state, "--", create, model_name, pretrained, options)
+        model, _, state.preprocess = made
+        state.model = model
+        _start_scalars(state, loaded_bias=filled is not None and not filled.no_bias)
         if state.master and not state.args.torchscript:
             folder = Path(state.args.logs) / state.args.name
             write_description(describe(model_name, model, options), folder)
         _save_text_work(state)
         if state.plan.ema_decay is not None:
             state.ema = WeightsEma(model, state.plan.ema_decay)
-        return model, preprocess_train, preprocess_val
+        return made
 
     return create_model_and_transforms
+
+
+def _filled(
+    state: RunState, flags: str, create: Callable, model_name: str, pretrained: str | None, options: dict
+) -> tuple[tuple, Filled | None]:
+    """What `create` makes, and what became of the weights it loaded; None for none, or where OpenCLIP is on its own.
+
+    Without a flag of ours typed, OpenCLIP loads weights by itself.
+    """
+    if not state.plan.typed:
+        return create(model_name, pretrained, **options), None
+    called = f"{flags}model {model_name}" if ":" in model_name else f"{flags}pretrained {pretrained}"
+    with filling(called) as found:
+        made = create(model_name, pretrained, **options)
+    filled = found[0] if found else None
+    if filled is not None and state.master:
+        for note in filled.notes(called):
+            logging.info(note)
+    return made, filled
+
+
+def _drop_bias(state: RunState, teacher: Any) -> None:
+    """OpenCLIP's distillation loss, a softmax, takes no bias from a teacher, and would not notice it."""
+    if state.plan.typed and getattr(teacher, BIAS, None) is not None:
+        teacher.logit_bias = None
+        if state.master:
+            logging.info("The teacher's logit_bias is left out: a softmax is the same without it.")
 
 
 def _save_text_work(state: RunState) -> None:
@@ -69,7 +101,7 @@ def _scalar_options(state: RunState) -> dict[str, float]:
     return options
 
 
-def _start_scalars(state: RunState, has_weights: bool) -> None:
+def _start_scalars(state: RunState, loaded_bias: bool) -> None:
     """Typed starts win over loaded weights; loaded weights win over a method's starts; else the bias is measured."""
     model, logits, typed = state.model, state.plan.logits, state.plan.typed
     with torch.no_grad():
@@ -77,8 +109,6 @@ def _start_scalars(state: RunState, has_weights: bool) -> None:
             model.logit_scale.fill_(math.log(logits.scale_init))
         if model.logit_bias is None:
             return
-        # OpenCLIP fills the bias with 0 where the weights it loads have none
-        loaded_bias = has_weights and bool((model.logit_bias != 0).all())
         if loaded_bias and "logit_bias_init" not in typed:
             return
         if isinstance(logits.bias_init, float):

@@ -58,13 +58,13 @@ def _split(optimizer: torch.optim.Optimizer, state: RunState, multiple: float) -
 
 
 def _check_on_resume(optimizer: torch.optim.Optimizer) -> None:
-    groups = len(optimizer.param_groups)
+    sizes = [len(group["params"]) for group in optimizer.param_groups]
 
     def check(_: torch.optim.Optimizer, saved: dict) -> None:
-        if len(saved["param_groups"]) != groups:
+        if [len(group["params"]) for group in saved["param_groups"]] != sizes:
             raise UsageError(
-                "--resume: the checkpoint was trained with another --logit-lr-mult (or by stock OpenCLIP), and its "
-                "optimizer state does not fit; resume with the flags it was trained with"
+                "--resume: the checkpoint was trained with another --logit-lr-mult, --lock-image or --lock-text (or by "
+                "stock OpenCLIP), and its optimizer state does not fit; resume with the flags it was trained with"
             )
 
     optimizer.register_load_state_dict_pre_hook(check)

@@ -1,7 +1,6 @@
 """One run: the flags understood, the seams in place, OpenCLIP's main, and everything put back."""
 
 import logging
-import os
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,16 +17,19 @@ from open_clip_fff.host.arguments import help_text, parse_open_clip
 from open_clip_fff.host.checks import check_host, preview_training_data, trimming_obstacle
 from open_clip_fff.host.data import data_maker, with_data_sets
 from open_clip_fff.host.extra_state import extra_state
+from open_clip_fff.host.fitting import activation_notes, check_weights
 from open_clip_fff.host.fixes import fixes, image_reader
 from open_clip_fff.host.loop import epoch_runner, loss_maker
 from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.nonfinite import finite_checkpoints
 from open_clip_fff.host.optimizer import optimizer_seams
+from open_clip_fff.host.resuming import resuming
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.validation import evaluator
 from open_clip_fff.host.zero_shot import sets_to_watch
 from open_clip_fff.hub.borrowed import bring_parts
 from open_clip_fff.losses.registry import LOSSES
+from open_clip_fff.ranks import first_rank
 from open_clip_fff.report.plan_text import plan_lines
 from open_clip_fff.scope import replaced
 from open_clip_fff.settings.description import describe
@@ -58,6 +60,9 @@ def run(argv: list[str]) -> None:
     if plan.typed:
         _bring_parts(plan)
     check_host(args, plan)
+    check_weights(args, plan)
+    if first_rank():
+        print("".join(f"{note}\n" for note in activation_notes(args)), end="", flush=True)
     if plan.typed:
         plan = _introduced(args, plan)
         _fill(args, plan)
@@ -98,7 +103,7 @@ def _fill(args, plan: Plan) -> None:
 def _introduced(args, plan: Plan) -> Plan:
     """The plan as the data make it; prints it, the captions' coverage, three rows. On rank 0; every rank checks."""
     plan, previews, captions = preview_training_data(args, plan)
-    if int(os.environ.get("RANK", "0")) != 0:
+    if not first_rank():
         return plan
     print(f"open_clip_fff {open_clip_fff.__version__} on OpenCLIP {open_clip.__version__}")
     print("\n".join(plan_lines(describe(plan, Upstream.of(vars(args)), trimming_obstacle(args)))))
@@ -139,6 +144,7 @@ def _seams(state: RunState) -> Iterator[None]:
             stack.enter_context(optimizer_seams(state))
             stack.enter_context(extra_state(state))
             stack.enter_context(finite_checkpoints(bool(state.plan.typed)))
+            stack.enter_context(resuming(state))  # outermost: what does not fit is refused before more of it is read
             stack.enter_context(
                 replaced(
                     oc_main,

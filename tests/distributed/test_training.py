@@ -116,3 +116,16 @@ def test_each_rank_groups_the_images_that_it_has_anyway(trainer, tmp_path, monke
         plain, grouped = seen["plain", rank], seen["grouped", rank]
         assert len(plain) == len(grouped) == 16 and plain[:8] == grouped[:8] and plain[8:] != grouped[8:]
         assert sorted(i for batch in plain[8:] for i in batch) == sorted(i for batch in grouped[8:] for i in batch)
+
+
+def test_two_ranks_resume_what_one_process_trained(trainer):
+    """OpenCLIP saves the names that DDP gives, and under DDP takes no others."""
+    argv = ["--method", "clip", "--model-config", str(trainer.config), "--batch-size", "8"]
+    assert trainer(*argv, "--batch-size", "16", "--name", "one") == 0
+    run = [*("-m", "open_clip_fff.train", "--"), *trainer.common, *trainer.tars, *argv, "--epochs", "2"]
+    torchrun(2, *run, "--name", "two", "--resume", str(trainer.run("one") / "checkpoints" / "epoch_1.pt"))
+    assert "resuming checkpoint" in trainer.log("two")
+    assert all(name.startswith("module.") for name in trainer.checkpoint("two", 2)["state_dict"])
+    two = trainer.run("two") / "checkpoints" / "epoch_2.pt"
+    assert trainer(*argv, "--batch-size", "16", "--epochs", "3", "--name", "back", "--resume", str(two)) == 0
+    assert trainer.checkpoint("back", 3)["epoch"] == 3

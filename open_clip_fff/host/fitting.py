@@ -1,0 +1,139 @@
+"""Weights against the architecture, by names and shapes alone, before anything is built or written."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip_train.main import LATEST_CHECKPOINT_NAME, get_latest_checkpoint
+from torch import Tensor
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.activation import activation_note
+from open_clip_fff.hub.checkpoints import read_stored, read_weights, run_folder, weights_of
+from open_clip_fff.hub.params import read_params
+from open_clip_fff.hub.quiet import without_warnings
+from open_clip_fff.hub.weights import BIAS, BIG_VISION, misfit, todays
+from open_clip_fff.losses.registry import LOSSES
+from open_clip_fff.settings.plan import Plan
+
+
+def activation_notes(args: argparse.Namespace) -> list[str]:
+    """A line for each model of training that OpenCLIP would build with another activation than its weights had."""
+    student = f"--model {args.model} --pretrained {args.pretrained}"
+    teacher = f"--distill-model {args.distill_model} --distill-pretrained {args.distill_pretrained}"
+    notes = [activation_note(args.model, args.pretrained, student, args.force_quick_gelu)]
+    if args.distill_model:
+        notes.append(activation_note(args.distill_model, args.distill_pretrained, teacher))
+    return [note for note in notes if note]
+
+
+def check_weights(args: argparse.Namespace, plan: Plan) -> None:
+    """Checkpoints that the flags name, where they are files of this machine, and the architecture is no hub's.
+
+    Raises:
+        UsageError: if one cannot be read or does not fit.
+    """
+    biased = args.siglip or plan.loss.name == "siglip" or (not plan.loss.stock and LOSSES[plan.loss.name].bias)
+    options = {"force_custom_text": args.force_custom_text, **({"init_logit_bias": -10.0} if biased else {})}
+    _check_start("--", args.model, args.pretrained, options, plan)
+    if args.distill_model and args.distill_pretrained:
+        _check_start("--distill-", args.distill_model, args.distill_pretrained, {}, plan)
+    if (checkpoint := _resumed(args)) is not None:
+        size = args.force_image_size
+        size = size[0] if isinstance(size, (list, tuple)) and len(size) == 1 else size
+        options |= {"force_image_size": size, "force_context_length": args.force_context_length}
+        check_resume(args, checkpoint, read_stored(checkpoint), _architecture(args.model, options))
+
+
+def _check_start(flags: str, name: str, weights: str | None, options: Mapping, plan: Plan) -> None:
+    """Weights to start from. OpenCLIP interpolates position embeddings, so their lengths are not asked for."""
+    if not weights or ":" in name or not Path(weights).is_file() or Path(weights).suffix in BIG_VISION:
+        return
+    if open_clip.is_pretrained_cfg(name.replace("/", "-"), weights):
+        return
+    tensors, own = read_weights(Path(weights)), _architecture(name, options)
+    if own is None or any(each.startswith("image_encoder.") for each in tensors):  # MobileCLIP's own names
+        return
+    called, tensors = f"{flags}pretrained {weights}", todays(tensors, own)
+    if obstacle := misfit(tensors, own, resize=True):
+        raise UsageError(f"{called}: the weights do not fit {flags}model {name}: {obstacle}")
+    if not plan.typed and (more := sorted(tensors.keys() - own.keys())):
+        raise UsageError(
+            f"{called}: holds {more[0]}, which {flags}model {name} does not have, and OpenCLIP loads no such file; "
+            f"with a flag of ours, as --method clip, it is left out"
+        )
+
+
+def check_resume(
+    args: argparse.Namespace, checkpoint: Path | str, stored: Mapping, own: Mapping[str, Tensor] | None
+) -> None:
+    """A checkpoint to go on from, in which all has to be as it was.
+
+    Args:
+        args: of the run.
+        checkpoint: where it is.
+        stored: what is in it.
+        own: the parameters of the run's model, which may be on the device `meta`; None where they are not known.
+
+    Raises:
+        UsageError: in one line that says what differs, and how it was trained.
+    """
+    called, training = f"--resume {checkpoint}", bool(args.train_data) or args.dataset_type == "synthetic"
+    start = f"start from its towers with --pretrained {checkpoint}"
+    if Path(checkpoint).suffix == ".safetensors" or (training and "epoch" in stored and "optimizer" not in stored):
+        raise UsageError(f"{called}: holds weights and no optimizer's state, so no run can go on from it; {start}")
+    if own is None:
+        return
+    weights = weights_of(stored, checkpoint)
+    if not training:
+        weights = todays(weights, own)
+    if (BIAS in weights) != (BIAS in own):
+        here, there = ("no ", "has one") if BIAS in own else ("a ", "has none")
+        raise UsageError(
+            f"{called}: holds {here}{BIAS}{_trained_with(checkpoint, args)}, and this run's model {there}; resume with "
+            f"the flags it was trained with, or {start}"
+        )
+    more = sorted(weights.keys() - own.keys())
+    obstacle = misfit(weights, own) or (f"it holds {more[0]}, which the model does not have" if more else None)
+    if obstacle:
+        raise UsageError(
+            f"{called}: does not fit --model {args.model}: {obstacle}{_trained_with(checkpoint, args)}; resume with "
+            f"the flags it was trained with"
+        )
+
+
+def _trained_with(checkpoint: Path | str, args: argparse.Namespace) -> str:
+    """The flags a checkpoint was trained with, as far as they say what its model is; empty where they are not known."""
+    folder = Path(checkpoint).resolve().parent
+    params = read_params(run_folder(Path(checkpoint))) if folder.name == "checkpoints" else {}
+    if not params:
+        return ""
+    words = [f"--{name} {params[name]}" for name in ("method", "loss") if params.get(name, "None") != "None"][:1]
+    words += ["--siglip"] * (not words and params.get("siglip") == "True")
+    words += [f"--model {params['model']}"] * (params["model"] != args.model)
+    return f" (trained with {' '.join(words)})" if words else " (trained with OpenCLIP's own loss)"
+
+
+def _resumed(args: argparse.Namespace) -> Path | None:
+    """The file that --resume stands for; None for none, or one of another machine's."""
+    if args.resume != "latest":
+        return None if not args.resume or "://" in args.resume else Path(args.resume)
+    if args.name is None or args.remote_sync:
+        return None
+    folder = Path(args.logs) / args.name / "checkpoints"
+    found = folder / LATEST_CHECKPOINT_NAME if args.save_most_recent else get_latest_checkpoint(str(folder), False)
+    return Path(found) if found and Path(found).is_file() else None
+
+
+def _architecture(name: str, options: Mapping) -> Mapping[str, Tensor] | None:
+    """The parameters of a model by name, on the device `meta`; None where the hub would have to be asked."""
+    if name.startswith("hf-hub:"):
+        return None
+    try:
+        with torch.device("meta"), without_warnings():
+            model = open_clip.create_model(name, device="meta", load_weights=False, pretrained_text=False, **options)
+    except Exception:  # whatever it is, it is said once the model is made
+        return None
+    return model.state_dict()
