@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ _READING = (
 )
 _CLEANING = ("clean_fn", "reduction_fn")
 _PROBES = ["a photo", "A man's 3 dogs, running; ünïcode!", ""]
+
+_HASH = re.compile(r"#[0-9a-f]{16}$")
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
@@ -92,3 +95,19 @@ def _without_origin(config: Any) -> Any:
 
 def _json(known: Any) -> bytes:
     return json.dumps(known, sort_keys=True, default=str).encode(errors="surrogatepass")
+
+
+def hashed_name(name: str, digest: str) -> str:
+    """A model's name with the hash of what it is behind it."""
+    return f"{name}#{digest[:16]}"
+
+
+def plain_name(name: str) -> str:
+    """The name alone."""
+    return _HASH.sub("", name)
+
+
+def same_model(a: str, b: str) -> bool:
+    """Whether two names stand for one model: by the hashes behind them where both have one, else as they read."""
+    hash_a, hash_b = _HASH.search(a), _HASH.search(b)
+    return hash_a[0] == hash_b[0] if hash_a and hash_b else plain_name(a) == plain_name(b)

@@ -27,8 +27,10 @@ from open_clip_fff.data.shards import in_one_line, read_samples
 from open_clip_fff.data.sidecar import KEY
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.devices import usable
+from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
+from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.settings import Plan
 from open_clip_fff.settings.flags import flag_parser
@@ -76,7 +78,8 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
         UsageError: if the model cannot be loaded, or the folder not be used.
     """
     assert plan.miner is not None
-    share, shards, captions, model = Share.here(args.share), by_stem(args.shards), plan.captions, plan.miner.name
+    share, shards, captions = Share.here(args.share), by_stem(args.shards), plan.captions
+    model = stored_name(plan.miner)
     settings = {"model": model, "captions": {**asdict(captions), "shards": None}, "batch size": args.batch_size}
     if args.into == "tars":
         refuse_place(args.out, args.shards)
@@ -84,7 +87,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     device = usable(share.device(args.device))
     eyes = eyes_of(plan, device)
     if share.index == 0:
-        print(f"features of {model}{', of captions alone' if plan.text_alone else ''}, on {device}")
+        print(f"features of {plain_name(model)}{', of captions alone' if plan.text_alone else ''}, on {device}")
 
     def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> Record:
         record = Record(url)

@@ -21,7 +21,7 @@ FLOORS = [
 ALLOWED = {
     "settings": set(),
     "hub": {"settings"},
-    "data": {"settings"},
+    "data": {"settings", "hub"},
     "shardwise": {"data"},
     "packing": {"settings", "data", "shardwise"},
     "grouping": {"settings", "data"},
@@ -29,7 +29,7 @@ ALLOWED = {
     "connection": {"settings", "data", "towers"},
     "captioning": {"settings", "data", "shardwise", "connection"},
     "assignment": {"settings"},
-    "calibration": {"settings", "hub", "data", "towers", "connection", "assignment"},
+    "calibration": {"settings", "data", "towers", "connection", "assignment"},
     "gallery": {"settings", "data", "connection", "assignment", "calibration"},
     "analysis": {"settings", "data", "towers", "calibration", "gallery"},
     "losses": {"settings", "assignment"},

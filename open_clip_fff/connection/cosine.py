@@ -68,5 +68,5 @@ def _source(context: DiscriminatorContext) -> FrozenSource:
         return FrozenSource(name)
     model, _, weights = name.partition("/")
     if not model or not weights:
-        raise UsageError(f"{context.called}: name its weights, too: open_clip:ViT-B-32-quickgelu/openai, or a folder's name")
+        raise UsageError(f"{context.called}: name its weights, too, open_clip:ViT-B-32-quickgelu/openai, or a folder")
     return FrozenSource(model, weights)

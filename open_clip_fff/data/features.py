@@ -17,6 +17,8 @@ from open_clip_fff.data.ids import caption_hash
 from open_clip_fff.data.rows import RowFeatures
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.errors import OneRankError
+from open_clip_fff.fingerprint import same_model
+from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.settings.mining import StoredBy
 from open_clip_fff.settings.plan import Plan
 
@@ -29,7 +31,7 @@ class Stored(NamedTuple):
     Attributes:
         image: float16 [D]; [0] of a model that sees no images.
         texts: float16 [k, D].
-        model: the model's name (`FrozenSource.name`).
+        model: the model's name, with a hash where it was on disk (`hub.identity.stored_name`).
         captions: int64 [k], the captions' hashes.
     """
 
@@ -118,7 +120,7 @@ class FeatureReader:
     @classmethod
     def of(cls, plan: Plan) -> "FeatureReader":
         """Of the features that a plan names, and of the model that made them, where it knows."""
-        model = plan.stored_by.model if plan.stored_by else plan.miner.name if plan.miner else None
+        model = plan.stored_by.model if plan.stored_by else stored_name(plan.miner) if plan.miner else None
         return cls(plan.feature_sidecar, model, plan.captions.shards)
 
     @property
@@ -148,8 +150,11 @@ class FeatureReader:
         stored = unpack(content)
         widths = (len(stored.image), stored.texts.shape[1])
         self.model, self.widths = self.model or stored.model, self.widths or widths
-        for what, theirs, ours in (("of", stored.model, self.model), ("of widths", widths, self.widths)):
-            if theirs != ours:
+        for what, theirs, ours, same in (
+            ("of", stored.model, self.model, same_model(stored.model, self.model)),
+            ("of widths", widths, self.widths, widths == self.widths),
+        ):
+            if not same:
                 raise OneRankError(
                     f"--mining-features precomputed: {url}: {key}: its features are {what} {theirs}, not {what} {ours}"
                 )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from open_clip_fff.data.preview import Preview
 from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.errors import UsageError
+from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.settings.captions import CaptionSettings
 
 LONG = 1_000  # characters of a caption, then it is cut
@@ -81,7 +82,7 @@ def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
     )
     if preview.looked:
         share = preview.stored / preview.looked
-        lines.append(f"  features of {preview.model} in {share:.2%} of the first {preview.looked} rows")
+        lines.append(f"  features of {plain_name(preview.model)} in {share:.2%} of the first {preview.looked} rows")
     lines += [f"  {note}" for note in preview.notes]
     if preview.damaged:
         lines.append(f"  {preview.damaged:,} rows have captions that cannot be read, first {preview.damage}")

@@ -19,9 +19,10 @@ def activation_note(name: str, tag: str | None, called: str, forced: bool = Fals
     trained = get_pretrained_cfg(name, tag or "")
     if not trained:
         return None
+    told = f"warning: {called}: these weights were trained with"
     quick = bool(trained.get("quick_gelu"))
     if forced and not quick:
-        return f"warning: {called}: these weights were trained with GELU, not with QuickGELU: drop --force-quick-gelu"
+        return f"{told} GELU, not with QuickGELU: drop --force-quick-gelu"
     if quick and not (forced or (get_model_config(name) or {}).get("quick_gelu")):
-        return f"warning: {called}: these weights were trained with QuickGELU, and {name} has GELU: use {name}-quickgelu"
+        return f"{told} QuickGELU, and {name} has GELU: use {name}-quickgelu"
     return None

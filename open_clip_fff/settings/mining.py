@@ -187,7 +187,7 @@ class StoredBy:
     """The model that made stored features, as they say themselves.
 
     Attributes:
-        model: its name (`FrozenSource.name`).
+        model: its name (`hub.identity.stored_name`).
         images: whether it sees images. A sentence model does not.
     """
 
