@@ -142,7 +142,7 @@ def test_text_text_forms_by_loops(form):
 
 
 def test_image_image_covers_all_captions_of_the_other_image():
-    texts = torch.randn(4, 3, 2, dtype=torch.float64)
+    texts = F.normalize(torch.randn(4, 3, 2, dtype=torch.float64), dim=-1)
     result = similarity_assignment(IMAGES, texts, **{**OFF, "p2": 0.86})
     assert result[1, 2].all() and result[2, 1].all()
 

@@ -271,11 +271,13 @@ class NothingAsked(TorchDispatchMode):
 def test_a_step_does_not_wait_for_the_device(loss):
     """Mining, cap, rate, counting, loss, gradients and the step's end, until the rates are read at a log step."""
     x = Inputs(6, 2)
-    mining = MiningConfig(0.2, 0.3, 0.4, 0.1, text_text="max", cap=2, per_image=3.0)
+    mining = MiningConfig(0.2, 0.3, 0.4, 0.1, text_text="max", cap=3, per_image=3.0)
     criterion, ids = Criterion(loss, mining), torch.tensor([3, 1, -1, 3, 5, 9])
     features = {"mining_image_features": x.image.detach(), "mining_text_features": x.text.detach()}
+    given = {"text_valid": x.valid, "image_ids": ids, **features}
+    criterion(x.image, x.text, x.scale, x.bias, **given)  # the first call looks at whether features are normalised
     with NothingAsked():
-        criterion(x.image, x.text, x.scale, x.bias, text_valid=x.valid, image_ids=ids, **features).backward()
+        criterion(x.image, x.text, x.scale, x.bias, **given).backward()
         criterion.after_step()
         sums = criterion.counts.take(ids.device)
         with pytest.raises(AssertionError, match="waits"):

@@ -15,6 +15,7 @@ from open_clip_fff.assignment.reference import (
     pooled_text,
     similarities,
 )
+from open_clip_fff.normalised import check_normalised
 from open_clip_fff.numerics import exact_float32, full_precision
 from open_clip_fff.settings.mining import MiningConfig
 
@@ -191,7 +192,8 @@ def similarity_assignment(
         bool [N, N, K]; own captions are True even where features are degenerate.
 
     Raises:
-        ValueError: for a threshold outside [-1, 1], an unknown `text_text`, or shapes that do not fit.
+        ValueError: for a threshold outside [-1, 1], an unknown `text_text`, shapes that do not fit, or features that
+            are not L2-normalised (rows of zeros are allowed).
     """
     if text_features.ndim != 3 or image_features.ndim != 2 or len(image_features) != len(text_features):
         raise ValueError(
@@ -201,5 +203,7 @@ def similarity_assignment(
     config = MiningConfig(p1, p2, p3, p1_prime, text_text)  # type: ignore[arg-type]
     valid = torch.ones(text_features.shape[:2], dtype=torch.bool, device=device) if text_valid is None else text_valid
     ids = torch.arange(size, device=device) if image_ids is None else image_ids
+    check_normalised("image_features", image_features)
+    check_normalised("text_features", text_features, valid)
     features = MiningFeatures(image_features, text_features, valid, ids)
     return assign(ids, ids, valid, mine(features, features, config)) == POSITIVE

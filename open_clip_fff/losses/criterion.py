@@ -18,6 +18,7 @@ from open_clip_fff.assignment.miner import Miner
 from open_clip_fff.assignment.mining import Mined
 from open_clip_fff.assignment.reference import MiningFeatures, pooled_text
 from open_clip_fff.assignment.tiles import Assignment, OwnCaptions, Watch
+from open_clip_fff.normalised import FirstCall
 from open_clip_fff.settings.mining import MiningConfig
 
 
@@ -59,6 +60,7 @@ class Criterion(nn.Module):
         self.miner, self.online = None if mining is None else Miner(mining, rank, world_size), online
         self.connections: ConnectionMiner | None = None
         self.counts = MiningCounts()
+        self._check = FirstCall()
         self.remembers = False
         self._last: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
         parameters = inspect.signature(loss.forward).parameters
@@ -123,9 +125,13 @@ class Criterion(nn.Module):
         Args:
             watch: is shown each part of it that is made.
             foreseen: whether to mine as it will be once the warm-up is over.
+
+        Raises:
+            ValueError: where mining features first come, if they are not L2-normalised.
         """
         size, valid = len(text_features), _valid(text_features, text_valid)
         ids = positions(size, self.rank, valid.device) if image_ids is None else known_ids(image_ids, self.rank)
+        self._check(valid, mining_image_features=mining_image_features, mining_text_features=mining_text_features)
         own = Columns(self.rank * size, ids, valid, classes=image_classes, captions=caption_hashes)
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()

@@ -9,6 +9,7 @@ from open_clip_fff.losses.gather import mean_over_ranks
 from open_clip_fff.losses.reference import logits, sigmoid_sum
 from open_clip_fff.losses.sigmoid_tile import pointwise
 from open_clip_fff.losses.tiled import tiled_sigmoid_sum
+from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import no_autocast
 from open_clip_fff.ranks import sum_over_ranks
 from open_clip_fff.settings.mining import MiningConfig
@@ -38,11 +39,12 @@ class FFFLoss(nn.Module):
         dist_impl: `gather` brings all ranks' texts to each; in a `ring` they go round the ranks and no rank ever holds
             more than two ranks' (mining features, ids and masks likewise), by `impl="tiled"` alone. The loss, its
             gradients and the assignment are the same.
-        mining: Eq. 1's thresholds, for a loss that mines by itself, inside of the tiles.
+        mining: Eq. 1's thresholds, for a loss that mines by itself, inside of the tiles: each call by itself, so that
+            a rate, a warm-up and the guard, which go by earlier steps, are `Criterion`'s.
 
     Raises:
-        ValueError: for an unknown `impl` or `reduction`, and for `triton` where that is not installed (in `forward`:
-            for float64 features, and for any that are not on CUDA).
+        ValueError: for an unknown `impl` or `reduction`, for mining that goes by earlier steps, and for `triton` where
+            that is not installed (in `forward`: for float64 features, and for any that are not on CUDA).
     """
 
     by_tiles = True  # takes an `Assignment` that was not made as a whole
@@ -60,9 +62,12 @@ class FFFLoss(nn.Module):
         check_made(impl, dist_impl)
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction is {reduction!r}: choose from {', '.join(REDUCTIONS)}")
+        if mining is not None and (mining.per_image is not None or mining.warmup or mining.guarded):
+            raise ValueError("mining with per_image, warmup or guarded goes by earlier steps: use losses.Criterion")
         pointwise(impl)  # what is not installed is said now, not in the first step
         self.rank, self.world_size, self.reduction = rank, world_size, reduction
         self.impl, self.dist_impl, self.mining = impl, dist_impl, mining
+        self._check = FirstCall()
 
     def forward(
         self,
@@ -92,6 +97,10 @@ class FFFLoss(nn.Module):
 
         Returns:
             Scalar, float32 (float64 for float64 features), the same number on every rank.
+
+        Raises:
+            ValueError: for shapes that do not fit, and in the first call for features that are not L2-normalised (rows
+                of zeros, and padding, are allowed).
         """
         with no_autocast(image_features.device):
             batch = global_batch(
@@ -106,6 +115,13 @@ class FFFLoss(nn.Module):
                 mining=self.mining,
                 mining_image=mining_image_features,
                 mining_text=mining_text_features,
+            )
+            self._check(
+                batch.assignment.sweep.own.valid,
+                image_features=batch.image,
+                text_features=batch.text,
+                mining_image_features=mining_image_features,
+                mining_text_features=mining_text_features,
             )
             total, counted = self._sum(batch, logit_scale, logit_bias)
             return mean_over_ranks(total / self._norm(counted, len(batch.image)), self.world_size)

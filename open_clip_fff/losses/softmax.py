@@ -8,6 +8,7 @@ from open_clip_fff.losses.batch import GlobalBatch, global_batch
 from open_clip_fff.losses.gather import mean_over_ranks
 from open_clip_fff.losses.reference import logits, row_cross_entropy
 from open_clip_fff.losses.tiled_softmax import tiled_softmax_loss
+from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import no_autocast
 from open_clip_fff.ranks import gather_constant, sum_over_ranks
 from open_clip_fff.settings.objective import check_made
@@ -38,6 +39,7 @@ class MultiPositiveSoftmaxLoss(nn.Module):
             raise ValueError("impl is 'triton': the kernel is the sigmoid loss's; use 'tiled'")
         check_made(impl, dist_impl)
         self.rank, self.world_size, self.impl, self.dist_impl = rank, world_size, impl, dist_impl
+        self._check = FirstCall()
         self.alpha: float = 0.0  # of smoothing, for those who have it
         self.group: int | None = None
 
@@ -52,7 +54,7 @@ class MultiPositiveSoftmaxLoss(nn.Module):
         assignment: Tensor | Assignment | None = None,
         text_assignment: Tensor | None = None,
     ) -> Tensor:
-        """The loss of the global batch; arguments and result as `FFFLoss.forward`.
+        """The loss of the global batch; arguments, result and errors as `FFFLoss.forward`.
 
         A bias shifts all logits alike and so changes nothing; it gets a gradient of 0 (DDP asks for one).
 
@@ -71,6 +73,8 @@ class MultiPositiveSoftmaxLoss(nn.Module):
                 ring=self.dist_impl == "ring",
                 by_text=text_assignment,
             )
+            own = batch.assignment.sweep.own
+            self._check(own.valid, image_features=batch.image, text_features=batch.text)
             made = self._dense if self.impl == "dense" else self._tiled
             return mean_over_ranks(made(batch, logit_scale, logit_bias), self.world_size)
 

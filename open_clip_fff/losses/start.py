@@ -8,6 +8,7 @@ from torch import Tensor
 from open_clip_fff.assignment.labels import POSITIVE
 from open_clip_fff.assignment.tiles import AREA, Assignment, tiles
 from open_clip_fff.losses.tiled import texts_round
+from open_clip_fff.normalised import check_normalised
 from open_clip_fff.numerics import full_precision
 from open_clip_fff.ranks import gather_constant, sum_over_ranks
 
@@ -40,7 +41,12 @@ def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment) -> Tensor:
 
     Returns:
         float64 [3].
+
+    Raises:
+        ValueError: if the features are not L2-normalised.
     """
+    check_normalised("image", image)
+    check_normalised("text", text, assignment.sweep.own.valid)
     sweep, image, text = assignment.sweep, full_precision(image), full_precision(text)
     if not sweep.ring:
         text = gather_constant(text, sweep.world_size)

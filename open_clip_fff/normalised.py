@@ -1,0 +1,56 @@
+"""Refusing features that are not L2-normalised: their products are no cosines, and no threshold means anything."""
+
+import torch
+from torch import Tensor
+
+TOLERANCE = 0.01  # of the length 1; bfloat16 leaves it off by up to 0.004
+
+
+def check_normalised(name: str, features: Tensor, valid: Tensor | None = None) -> None:
+    """Refuses features that are not L2-normalised. Rows of zeros are allowed: padding, and what has no direction.
+
+    It waits for the accelerator. Inside of `torch.compile`, where nothing can be read, the check becomes a part of the
+    graph, which then raises RuntimeError in each call (on CUDA a device-side assertion, and without waiting).
+
+    Args:
+        name: the argument, for the error line.
+        features: [..., D].
+        valid: bool [...], rows that are looked at; None for all.
+
+    Raises:
+        ValueError: if the length of a row is neither 1 to TOLERANCE nor 0. (Values that are not finite are none of its
+            business.)
+    """
+    length = torch.linalg.vector_norm(features.detach().float(), dim=-1)
+    wrong = ((length - 1).abs() > TOLERANCE) & (length > 0) & length.isfinite()
+    if valid is not None:
+        wrong &= valid
+    fix = f"normalise them first: {name} = F.normalize({name}, dim=-1)"
+    if torch.compiler.is_compiling():
+        torch._assert_async(~wrong.any(), f"{name} are not L2-normalised; {fix}")
+    elif not features.is_meta and wrong.any():
+        off = length[wrong]
+        raise ValueError(
+            f"{name} are not L2-normalised: {len(off):,} of {length.numel():,} rows have another length than 1 "
+            f"(from {off.min():.3g} to {off.max():.3g}); {fix}"
+        )
+
+
+class FirstCall:
+    """Checks features that come again and again, once by name: a step should not wait for the accelerator."""
+
+    def __init__(self) -> None:
+        self._passed: set[str] = set()
+
+    def __call__(self, valid: Tensor | None = None, **features: Tensor | None) -> None:
+        """Raises ValueError for features, [..., D] each by the name of their argument, that are not L2-normalised.
+
+        Args:
+            valid: bool [B, K], which captions are no padding; features of captions are [B, K, D].
+        """
+        for name, x in features.items():
+            if x is None or name in self._passed:
+                continue
+            check_normalised(name, x, valid if x.ndim == 3 else None)
+            if not torch.compiler.is_compiling():
+                self._passed.add(name)
