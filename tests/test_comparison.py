@@ -412,5 +412,8 @@ def test_the_training_of_a_frozen_miner_is_told(scores):
     scores.model("plain", params=CLIP)
     scores.model("mined", params=FFF | {"mining_features": "frozen", "mining_model": "ViT-L-14"})
     text = " ".join(unequal_training(read_rows(["logs/plain"], ["logs/mined"], scores.folder)))
-    assert "its own training is not counted: for mined, ViT-L-14." in text
+    assert "their own training is not counted: for mined, ViT-L-14." in text
+    scores.model("judged", params=FFF | {"mining_features": "text", "mining_model": "m", "discriminator": "blip:x"})
+    text = " ".join(unequal_training(read_rows(["logs/plain"], ["logs/judged"], scores.folder)))
+    assert "their own training is not counted: for judged, blip:x and m." in text
     assert "not counted" not in " ".join(unequal_training(read_rows(["logs/plain"], [], scores.folder)))

@@ -8,6 +8,8 @@ from open_clip_fff.comparison.rows import Model, Row, SetKey
 from open_clip_fff.evaluation.protocol import PROTOCOL
 from open_clip_fff.evaluation.store import Score
 
+TAUGHT = ("frozen", "precomputed", "text")  # features of a model that was trained elsewhere
+
 
 def notices(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     """All of them, a paragraph each, the weightiest first."""
@@ -100,21 +102,22 @@ def unequal_training(rows: Sequence[Row]) -> list[str]:
         values = {row.label: list(dict.fromkeys(map(aspect, row.models))) for row in known}
         if len({value for each in values.values() for value in each if value is not None}) > 1:
             found.append(f"Trained with different {name}: {_told(values)}.")
-    taught = {row.label: [_teacher(model) for model in row.models] for row in known}
-    if len(rows) > 1 and any(any(each) for each in taught.values()):
-        by = {label: list(dict.fromkeys(filter(None, each))) for label, each in taught.items()}
-        told = "; ".join(f"for {label}, {_and(each)}" for label, each in by.items() if each)
-        found.append(f"A frozen model mined false negatives, and its own training is not counted: {told}.")
+    taught = {
+        row.label: list(dict.fromkeys(name for model in row.models for name in _teachers(model))) for row in known
+    }
+    if len(rows) > 1 and any(taught.values()):
+        told = "; ".join(f"for {label}, {_and(each)}" for label, each in taught.items() if each)
+        found.append(f"Frozen models found false negatives, and their own training is not counted: {told}.")
     return found
 
 
-def _teacher(model: Model) -> str | None:
-    """The frozen model that mined for a run."""
-    params = model.params
-    if params.get("mining_features") not in ("frozen", "precomputed") or params.get("mining_model", "None") == "None":
-        return None
-    weights = params.get("mining_pretrained", "None")
-    return params["mining_model"] + ("" if weights == "None" else f" ({weights})")
+def _teachers(model: Model) -> list[str]:
+    """The frozen models that mined and scored pairs for a run."""
+    names = ["discriminator"] + ["mining_model"] * (model.params.get("mining_features") in TAUGHT)
+    told = {name: value for name in names if (value := model.params.get(name, "None")) != "None"}
+    if "mining_model" in told and (weights := model.params.get("mining_pretrained", "None")) != "None":
+        told["mining_model"] += f" ({weights})"
+    return list(told.values())
 
 
 def batch_size(model: Model) -> int | None:
