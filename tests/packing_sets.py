@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -53,6 +54,16 @@ def tokens(pictures) -> Path:
 def csv(path: Path, rows: list[tuple[str, ...]]) -> Path:
     quoted = [",".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in rows]
     path.write_text("\n".join(quoted) + "\n")
+    return path
+
+
+def compress(path: Path, content: str, codec: str = "") -> Path:
+    """A text file, of the codec that its suffix names: gz, bz2, zst, or none."""
+    if not codec:
+        path.write_text(content)
+        return path
+    with pa.output_stream(path, compression={"zst": "zstd", "gz": "gzip"}.get(codec, codec)) as file:
+        file.write(content.encode())
     return path
 
 

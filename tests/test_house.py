@@ -39,7 +39,7 @@ ALLOWED = {
     "comparison": {"settings", "hub", "evaluation"},
     "host": set(FLOORS) - {"comparison", "gallery", "packing", "captioning", "analysis"},
 }
-COMMON = {"devices", "errors", "fingerprint", "normalised", "numerics", "ranks", "registry", "scope", "whole"}
+COMMON = {"devices", "errors", "fingerprint", "normalised", "numerics", "plural", "ranks", "registry", "scope", "whole"}
 
 
 def imports(path: Path) -> set[str]:

@@ -19,7 +19,7 @@ from open_clip_fff.packing.pictures import finish
 from open_clip_fff.packing.rows import CAPTIONS, Row, RowFile, write_rows
 from open_clip_fff.packing.settings import PictureSettings
 from tests.conftest import colour_sample, write_tar
-from tests.packing_sets import TOKENS, csv, left_out, pack, picture, pictures, samples, tars, tokens  # noqa: F401
+from tests.packing_sets import TOKENS, compress, csv, left_out, pack, picture, pictures, samples, tars, tokens  # noqa: F401
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 
@@ -32,31 +32,45 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize("form", ["csv", "tsv", "parquet", "parquets", "jsonl"])
+FORMS = ["csv", "tsv", "csv.gz", "tsv.bz2", "csv.zst", "jsonl", "jsonl.gz", "jsonl.zst", "parquet", "parquets", "csvs"]
+FORMS += ["json", "json of lines", "json.gz", "an indented json"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_table_of_each_form_gives_the_same_samples(pack, pictures, tmp_path, form):
     """Lists in parquet and jsonl, the same lists as json in a cell of a CSV; empty cells are no captions."""
-    path = tmp_path / f"t.{form}"
-    if form in ("csv", "tsv"):
+    kind, _, codec = form.partition(".")
+    path = source = tmp_path / ("t.json" if "json " in form or " json" in form else f"t.{form}")
+    lines = "\n".join(map(json.dumps, CELLS)) + "\n\n"
+    if kind in ("csv", "tsv", "csvs"):
         names = list(CELLS[0])
         rows = [[json.dumps(x) if isinstance(x, list) else "" if x is None else str(x) for x in row.values()]
                 for row in CELLS]  # fmt: skip
-        mark = "\t" if form == "tsv" else ","
-        quoted = [mark.join('"' + cell.replace('"', '""') + '"' for cell in row) for row in [names, *rows]]
-        path.write_text("\n".join(quoted) + "\n")
-    elif form == "jsonl":
-        path.write_text("\n".join(map(json.dumps, CELLS)) + "\n\n")
-    elif form == "parquet":
-        pq.write_table(pa.Table.from_pylist(CELLS), path)
+        mark = "\t" if kind == "tsv" else ","
+        head, *quoted = [
+            mark.join('"' + cell.replace('"', '""') + '"' for cell in row) + "\n" for row in [names, *rows]
+        ]
+        if kind == "csvs":
+            (tmp_path / "t0.csv").write_text(head + "".join(quoted[:2]))
+            (tmp_path / "t1.csv").write_text(head + "".join(quoted[2:]))
+            source = tmp_path / "t{0..1}.csv"
+        else:
+            compress(path, head + "".join(quoted), codec)
+    elif form in ("parquet", "parquets"):
+        schema = pa.Table.from_pylist(CELLS).schema
+        if form == "parquets":
+            path.mkdir()
+        for part, some in enumerate((CELLS[:2], CELLS[2:]) if form == "parquets" else (CELLS,)):
+            where = path / f"{part}.parquet" if form == "parquets" else path
+            pq.write_table(pa.Table.from_pylist(some, schema), where)
     else:
-        path = tmp_path / "tables"
-        path.mkdir()
-        for part, some in enumerate((CELLS[:2], CELLS[2:])):
-            pq.write_table(pa.Table.from_pylist(some, pa.Table.from_pylist(CELLS).schema), path / f"{part}.parquet")
+        whole = {"json": json.dumps(CELLS), "an indented json": json.dumps(CELLS, indent=1)}
+        compress(path, whole.get(kind, lines), codec)
     columns = ["--caption-key", "title;blip", "--keep-columns", "size", "--url-key", "url", "--class-key", "label"]
     flags = ["--image-key", "file", "--image-root", tmp_path, "--images-per-shard", 3]
-    done = pack(path, "--out", tmp_path / "out", *columns, *flags)
+    done = pack(source, "--out", tmp_path / "out", *columns, *flags)
     first, second, third = samples(*sorted((tmp_path / "out").glob("*.tar")))
-    size = 4 if form in ("parquet", "parquets", "jsonl") else "4"
+    size = 4 if "parquet" in form or "json" in form else "4"
     assert first["json"] == {"size": size, "url": "u0", "captions": ["a", "b"]}
     assert (first["txt"], first["cls"], first["__key__"]) == (b"raw 0", b"red", "000000000")
     assert first["png"] == (pictures / "0.png").read_bytes()
@@ -66,10 +80,8 @@ def test_a_table_of_each_form_gives_the_same_samples(pack, pictures, tmp_path, f
         "000000003": "image file is not there",
         "000000004": "no path of an image",
     }
-    assert (
-        "3 images, 1 raw captions, 3 captions in json, 1 repeated captions left away, 1 without a caption" in done.out
-    )
-    where = f"--train-data '{tmp_path}/out/{{00000..00001}}.tar' --train-num-samples 3 --json-text-key captions"
+    assert "3 images, 1 raw caption, 3 captions in json, 1 repeated caption left away, 1 without a caption" in done.out
+    where = f"--train-data '{tmp_path}/out/{{00000..00001}}.tar' --train-num-samples 2 --json-text-key captions"
     assert where in done.out
 
 
@@ -110,7 +122,7 @@ def test_where_there_is_no_raw_caption_training_is_not_told_to_read_one(pack, pi
 def test_lines_that_are_no_rows_are_told(pack, pictures, tmp_path):
     (tmp_path / "t.csv").write_text("image,caption\npics/0.png,a\npics/1.png,b,c,d\npics/2.png,e\n")
     done = pack(tmp_path / "t.csv", "--out", tmp_path / "csv")
-    assert "1 lines are no rows and are left out, the first:" in done.out and "line 3" in done.out
+    assert "1 row cannot be read, the first:" in done.out and "line 3" in done.out
     lines = ['{"image": "pics/0.png", "caption": "a"}', '{"image": "pics', '{"image": "pics/2.png"}']
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
     done = pack(tmp_path / "t.jsonl", "--out", tmp_path / "jsonl")
@@ -306,7 +318,7 @@ def test_a_shard_cut_in_the_middle_costs_itself_only(pack, tars, tmp_path):
     done = pack(tars, "--out", tmp_path / "out", expect=1)
     assert "01.tar cannot be read as a tar" in done.err and "cannot be read as a tar" in done.err
     assert [path.name for path in (tmp_path / "out").glob("*.tar")] == ["00.tar"]
-    assert "to train on them (1 shards are missing):" in done.out and "out/00.tar' --train-num-samples 6" in done.out
+    assert "to train on them (1 shard missing):" in done.out and "out/00.tar' --train-num-samples 6" in done.out
 
 
 def test_samples_that_cannot_be_packed_are_left_out(pack, tmp_path):

@@ -141,7 +141,7 @@ def test_a_parquet_that_lost_rows_after_it_was_listed(pack, hugging_face, tmp_pa
     settings["bytes of SOURCE"] += part.stat().st_size - size
     (tmp_path / "out" / "settings.json").write_text(json.dumps(settings))
     done = pack(hugging_face, "--out", tmp_path / "out", "--images-per-shard", 3, expect=1)
-    assert "train-00001-of-00002.parquet cannot be read as parquet (it has 1 rows" in done.err
+    assert "train-00001-of-00002.parquet cannot be read as parquet (it has 1 row," in done.err
 
 
 def test_a_row_group_is_never_in_memory_as_a_whole(tmp_path):

@@ -1,11 +1,12 @@
 """Which columns of a table hold what: as typed, or by the names that people give them."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from open_clip_fff.data.columns import column_names, find_column, spaces_note
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.settings import Columns
 from open_clip_fff.packing.tables.table import Table
+from open_clip_fff.plural import plural
 
 PATH_NAMES = (
     *("filepath", "file_path", "image_path", "img_path", "path", "file_name", "filename", "image_name", "file"),
@@ -36,11 +37,11 @@ def chosen(table: Table, typed: Columns, image: bool = True) -> tuple[Columns, l
         notes.extend(spaces_note(flag, name, found))
         return found
 
-    named = find("--image-key", typed.image) if image and typed.image else image_column(table.columns, table.held)
+    named = find("--image-key", typed.image) if image and typed.image else image_column(table)
     captions = tuple(find("--caption-key", name) for name in typed.captions)
     found = Columns(
         image=named if image else None,
-        captions=tuple(dict.fromkeys(captions)) or tuple(filter(None, [_guess(table.columns, CAPTION_NAMES)])),
+        captions=tuple(dict.fromkeys(captions)) or table.captions or _guess(table.columns, CAPTION_NAMES),
         keep=tuple(find("--keep-columns", name) for name in typed.keep),
         url=find("--url-key", typed.url) if typed.url else None,
         label=find("--class-key", typed.label) if typed.label else None,
@@ -53,14 +54,15 @@ def chosen(table: Table, typed: Columns, image: bool = True) -> tuple[Columns, l
     return found, notes
 
 
-def image_column(columns: Sequence[str], held: Collection[str]) -> str | None:
+def image_column(table: Table) -> str | None:
     """The column that images are looked for in where none is typed; None where there is none.
 
-    Args:
-        columns: of a table.
-        held: those whose cells may be images themselves; they go first.
+    That of the table's layout, else one that may hold images themselves, else one that may hold paths.
     """
-    return _guess([name for name in columns if name in held], HELD_NAMES) or _guess(columns, PATH_NAMES)
+    found = _guess([name for name in table.columns if name in table.held], HELD_NAMES)
+    if table.image:
+        return table.image
+    return next(iter(found or _guess(table.columns, PATH_NAMES)), None)
 
 
 def check_column(table: Table, flag: str, name: str) -> str:
@@ -71,11 +73,12 @@ def check_column(table: Table, flag: str, name: str) -> str:
 
 def columns_line(table: Table, typed: Columns, found: Columns) -> str:
     """Which columns are read, and which of them were guessed."""
-    parts = []
+    parts = [table.taken] if table.taken else []
     if found.image:
         inside = "images in" if found.image in table.held else "images by"
-        parts.append(f"{inside} `{found.image}`" + ("" if typed.image else " (guessed; --image-key names another)"))
-    guessed = "" if typed.captions else " (guessed; --caption-key names others)"
+        guessed = "" if typed.image or table.image else " (guessed; --image-key names another)"
+        parts.append(f"{inside} `{found.image}`{guessed}")
+    guessed = "" if typed.captions or table.captions else " (guessed; --caption-key names others)"
     captions = ", ".join(f"`{name}`" for name in found.captions)
     parts.append(f"captions by {captions}{guessed}" if captions else "no column of captions (--caption-key names some)")
     return f"{table.name}: {', '.join(parts)}"
@@ -85,10 +88,10 @@ def unused_columns(table: Table, found: Columns, *others: str) -> list[str]:
     """A line on the columns that are not read, if there are any; `others` are read besides."""
     read = {found.image, *found.captions, *found.keep, found.url, found.label, *others}
     names = [name for name in table.columns if name not in read]
-    return [f"{len(names)} of {len(table.columns)} columns ({column_names(names)})"] if names else []
+    return [f"{len(names)} of {plural(len(table.columns), 'columns')} ({column_names(names)})"] if names else []
 
 
-def _guess(columns: Sequence[str], names: tuple[str, ...]) -> str | None:
-    """The first of some common names that is among the columns; None for none."""
+def _guess(columns: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:
+    """The first of some common names that is among the columns."""
     by_small = {column.strip().lower(): column for column in reversed(columns)}
-    return next((by_small[name] for name in names if name in by_small), None)
+    return tuple(by_small[name] for name in names if name in by_small)[:1]

@@ -10,6 +10,7 @@ from open_clip_fff.data.ahead import ahead
 from open_clip_fff.packing.settings import PackSettings
 from open_clip_fff.packing.source import Listed, Opening, Source
 from open_clip_fff.packing.writing import ANEW, IMAGES, JOINED, MORE, NONE, RAW, Packed, packed
+from open_clip_fff.plural import plural
 from open_clip_fff.shardwise import Share
 
 LOOKED, SHOWN = 200, 3
@@ -40,18 +41,18 @@ def dry_run(settings: PackSettings, opening: Opening, workers: int) -> None:
 def _counts(source: Source[Any]) -> list[str]:
     if not isinstance(source, Listed):
         return []
-    rows = source.rows
+    count = len(source.rows)
     return [
-        f"  {name}: text in {having / len(rows):.2%} of {len(rows):,} samples, {count / len(rows):.2f} captions each"
-        for name, having, count in rows.coverage()
+        f"  {name}: text in {having / count:.2%} of {plural(count, 'samples')}, {captions / count:.2f} captions each"
+        for name, having, captions in source.rows.coverage()
     ]
 
 
 def _looked(whole: list[Packed], found: list[Any]) -> list[str]:
     counts = sum((Counter(made.counts) for made in whole), Counter())
     left = Counter(made.why for made in found if not isinstance(made, Packed))
-    held = ", ".join(f"{counts[name]:,} {name}" for name in (IMAGES, RAW, MORE, NONE, JOINED) if counts[name])
-    lines = [f"of {len(found):,} samples that were looked at: {held or 'none can be packed'}"]
+    held = ", ".join(plural(counts[name], name) for name in (IMAGES, RAW, MORE, NONE, JOINED) if counts[name])
+    lines = [f"of {plural(len(found), 'samples')} that were looked at: {held or 'none can be packed'}"]
     return lines + ([f"left out: {', '.join(f'{n:,} {why}' for why, n in left.most_common())}"] if left else [])
 
 
@@ -60,17 +61,17 @@ def _estimate(source: Source[Any], whole: list[Packed], looked: int) -> list[str
     each = sum(sum(BLOCK + -(-len(x) // BLOCK) * BLOCK for x in made.members.values()) for made in whole)
     samples, about = source.total(), "" if isinstance(source, Listed) else "about "
     size = each / max(looked, 1) * samples
-    shards = f"{len(source.shards):,} shards"
+    shards = plural(len(source.shards), "shards")
     if not samples:  # what is not local is not counted
         return [f"there would be {shards}, with samples such as"]
-    return [f"{about}{samples:,} samples would make {shards}, some {size / 2**20:,.1f} MiB, such as"]
+    return [f"{about}{plural(samples, 'samples')} would make {shards}, some {size / 2**20:,.1f} MiB, such as"]
 
 
 def _shown(made: Packed) -> list[str]:
     lines = [f"  {made.key}"]
     for name, member in sorted(made.members.items()):
         if name not in TEXTS:
-            lines.append(f"    {name:<5} {len(member):,} bytes{', made anew' if made.counts[ANEW] else ''}")
+            lines.append(f"    {name:<5} {plural(len(member), 'bytes')}{', made anew' if made.counts[ANEW] else ''}")
             continue
         text = member.decode(errors="replace")
         lines.append(f"    {name:<5} {text if len(text) <= CUT else text[:CUT] + '…'}")

@@ -25,6 +25,7 @@ from open_clip_fff.packing.walk import (
     files_beside,
     pictures_below,
 )
+from open_clip_fff.plural import plural
 from open_clip_fff.shardwise import Share
 
 _NOT_IN_KEYS = re.compile(r"[^\w-]+")  # a key ends at the first dot of a member's name
@@ -43,15 +44,16 @@ def folder_opening(settings: PackSettings, kind: Kind) -> Opening:
             f"{folder}: no picture in it or below ({', '.join(sorted(PICTURES))}), and no .tar or .parquet{holds}"
         )
 
+    def repeats(rows: int, keys: int) -> str:
+        clashing = "those that clash have a hash of their path behind them"
+        return f"{plural(rows, 'pictures')} have {plural(keys, 'different keys')}; {clashing}"
+
     def open_at(place: Path, share: Share) -> Source[Any]:
         found, unused = partial(folder_rows, folder, settings.class_from_folder), Unused()
         listing = Listing(found(unused), (), "rename", settings.seed, unused=lambda: unused.lines)
         rows = listed(place / ROWS, listing, share)
         item = partial(folder_item, folder=folder, json_keys=settings.json_keys)
-        said = (
-            "{rows:,} pictures have {images:,} different keys; those that clash have a hash of their path behind them"
-        )
-        return Listed(rows, str(folder), settings.per_shard, item, said)
+        return Listed(rows, str(folder), settings.per_shard, item, repeats)
 
     fields, texts = ", ".join(settings.json_keys), ", ".join(f"NAME{suffix}" for suffix in CAPTION_SUFFIXES)
     lines = [f"{folder}: pictures, with captions from {texts} and NAME.json ({fields}) beside them"]

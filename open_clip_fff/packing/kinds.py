@@ -6,8 +6,10 @@ from typing import NamedTuple
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.columns import image_column
+from open_clip_fff.packing.image_folder import metadata_files
 from open_clip_fff.packing.settings import PackSettings
-from open_clip_fff.packing.tables.forms import FORMS, form, open_reader
+from open_clip_fff.packing.tables.forms import FORMS, form
+from open_clip_fff.packing.tables.table import Table
 from open_clip_fff.packing.walk import Unused, pictures_below
 
 ELSEWHERE = re.compile(r"^[\w+.-]+:")  # pipe:, s3://, https://
@@ -19,10 +21,12 @@ class Kind(NamedTuple):
     Attributes:
         name: `table`, `folder` or `shards`.
         files: that it is, or urls; those of a folder are not looked for yet.
+        images: of a table, the folder that holds pictures with tables that name them; None for another one.
     """
 
     name: str
     files: tuple[str, ...]
+    images: Path | None = None
 
     @property
     def size(self) -> int:
@@ -33,7 +37,8 @@ class Kind(NamedTuple):
 def kind_of(source: str, flag: str = "SOURCE", image_key: str | None = None) -> Kind:
     """Looks at a source.
 
-    A folder is shards where it holds tars, a table where it holds parquets in which images are named, else pictures.
+    A folder is shards where it holds tars; a table where that is `metadata.*` with `file_name`, or where it holds
+    parquets with images or their paths; else pictures.
 
     Args:
         source: as typed.
@@ -49,6 +54,8 @@ def kind_of(source: str, flag: str = "SOURCE", image_key: str | None = None) -> 
     if path.is_dir():
         if files := files_in(path, ".tar"):
             return Kind("shards", files)
+        if files := metadata_files(path):
+            return Kind("table", files, path)
         if (files := files_in(path, ".parquet")) and (image_key or _names_images(files[0]) or not _has_pictures(path)):
             return Kind("table", files)
         return Kind("folder", ())
@@ -59,6 +66,8 @@ def kind_of(source: str, flag: str = "SOURCE", image_key: str | None = None) -> 
     if missing:
         more = f" (and {len(missing) - 1} more of {len(files)})" if len(missing) > 1 else ""
         raise UsageError(f"{flag}: {missing[0]} does not exist{more}; check the path and the braces")
+    if all(form(file) for file in files):
+        return Kind("table", tuple(files))
     if not all(".tar" in file for file in files):
         known = ", ".join(sorted({*FORMS, ".tar"}))
         raise UsageError(f"{flag} {source}: neither a folder nor one of {known}")
@@ -73,10 +82,9 @@ def files_in(folder: Path, suffix: str) -> tuple[str, ...]:
 def _names_images(file: str) -> bool:
     """Whether a table has a column that images are looked for in; img2dataset's tables beside pictures have none."""
     try:
-        reader = open_reader(file)
+        return image_column(Table([file])) is not None
     except UsageError:
         return False
-    return image_column(reader.columns, reader.held) is not None
 
 
 def _has_pictures(folder: Path) -> bool:

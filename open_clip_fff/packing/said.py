@@ -9,7 +9,8 @@ from typing import Any
 from open_clip_fff.packing.join import OneTable
 from open_clip_fff.packing.shards import Shards
 from open_clip_fff.packing.source import Source
-from open_clip_fff.packing.writing import IMAGES, JOINED, MORE, RAW, ROWS
+from open_clip_fff.packing.writing import IMAGES, JOINED, MORE, NONE, RAW, ROWS
+from open_clip_fff.plural import plural
 from open_clip_fff.shardwise import OutFolder
 
 
@@ -26,29 +27,30 @@ def ending(folder: OutFolder, source: Source[Any]) -> list[str]:
         lines += join_lines(counts, total, partly, isinstance(source.join, OneTable) and source.join.field is not None)
     if not counts[IMAGES]:
         return lines
-    if not counts[RAW] + counts[MORE]:
+    delivered = counts[IMAGES] - counts[NONE]  # training leaves out images without a caption
+    if not delivered:
         return [*lines, "no sample has a caption: training needs some, from scripts/caption.py or --captions"]
     flags = f"--train-data '{'::'.join(f'{folder.path}/{name}.tar' for name in braces(done))}'"
-    flags += f" --train-num-samples {counts[IMAGES]}"
+    flags += f" --train-num-samples {delivered}"
     if not counts[RAW]:
         flags += " --text-key ''"
     if counts[MORE]:
         keys = ";".join(source.json_keys)
         flags += f" --json-text-key {keys}" if keys.isalnum() else f" --json-text-key '{keys}'"
     missing = len(source.shards) - len(done)
-    return [*lines, "to train on them" + (f" ({missing} shards are missing):" if missing else ":"), f"  {flags}"]
+    return [*lines, "to train on them" + (f" ({plural(missing, 'shards')} missing):" if missing else ":"), f"  {flags}"]
 
 
 def join_lines(counts: Counter[str], total: int, partly: bool, by_url: bool) -> list[str]:
     """How many samples found captions, and how many rows no sample."""
     samples, rows = counts[IMAGES], counts[ROWS]
-    lines = [f"captions joined {counts[JOINED] / max(samples, 1):.2%} of {samples:,} samples"]
+    lines = [f"captions joined {counts[JOINED] / max(samples, 1):.2%} of {plural(samples, 'samples')}"]
     if partly:
         return lines
     if rows > total:
-        return [*lines, f"{total:,} rows of captions joined {rows:,} times: some are for several samples"]
+        return [*lines, f"{plural(total, 'rows')} of captions joined {rows:,} times: some are for several samples"]
     # a url may be that of several samples, and a row that joined twice counts twice
-    return [*lines, f"{'at least ' * by_url}{total - rows:,} of {total:,} rows of captions found no sample"]
+    return [*lines, f"{'at least ' * by_url}{total - rows:,} of {plural(total, 'rows')} of captions found no sample"]
 
 
 def braces(stems: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from open_clip_fff.packing.source import Opening, Source
 from open_clip_fff.packing.table_rows import joined_rows
 from open_clip_fff.packing.tables.table import Table
 from open_clip_fff.packing.walk import unused_in
+from open_clip_fff.plural import plural
 from open_clip_fff.settings import CaptionSettings
 from open_clip_fff.shardwise import Share
 from open_clip_fff.shardwise.folder import by_stem
@@ -103,7 +104,7 @@ def shards_opening(settings: PackSettings, kind: Kind) -> Opening:
             check_join(join, kind.files)
         return Shards(kind.files, settings.json_keys, join, unused_in(settings.source, kind.files, pictures=False))
 
-    return Opening([f"{settings.source}: {len(kind.files)} shards", *lines], open_at)
+    return Opening([f"{settings.source}: {plural(len(kind.files), 'shards')}", *lines], open_at)
 
 
 def _join(settings: PackSettings, kind: Kind) -> tuple[list[str], Callable[[Path, Share], Join | None]]:

@@ -11,6 +11,7 @@ from open_clip_fff.packing.items import Item
 from open_clip_fff.packing.listing import READ, UNUSED
 from open_clip_fff.packing.rows import RowFile
 from open_clip_fff.packing.tables.images import HeldImages
+from open_clip_fff.plural import plural
 from open_clip_fff.shardwise import Share
 
 T = TypeVar("T")
@@ -66,7 +67,7 @@ class Listed:
         name: of the table or folder.
         per_shard: how many.
         item: makes a sample of a row.
-        repeats: what is said of `{rows}` rows that are about `{images}` images.
+        repeats: what is said of so many rows that are about so many images, fewer.
         images: finds the images of rows that lie in a table itself; None where all have paths.
     """
 
@@ -78,7 +79,7 @@ class Listed:
         name: str,
         per_shard: int,
         item: Callable[[dict[str, Any]], Item],
-        repeats: str,
+        repeats: Callable[[int, int], str],
         images: HeldImages | None = None,
     ) -> None:
         self.rows, self.item, self._repeats, self._images = rows, item, repeats, images
@@ -110,8 +111,8 @@ class Listed:
     def notes(self) -> list[str]:
         """What was met in reading it, how many samples there are, and of how many images where that differs."""
         images, rows = (int(self.rows.schema.metadata[name]) for name in (b"images", b"rows"))
-        repeats = [] if images == rows else [self._repeats.format(images=images, rows=rows)]
-        return [*self.rows.notes(READ), f"{len(self.rows):,} samples", *repeats]
+        repeats = [] if images == rows else [self._repeats(rows, images)]
+        return [*self.rows.notes(READ), plural(len(self.rows), "samples"), *repeats]
 
     def unused(self) -> list[str]:
         return self.rows.notes(UNUSED)

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from open_clip_fff.data.ids import name_hash, sample_id
 from open_clip_fff.data.sources import cell_text, texts_of
 from open_clip_fff.errors import UsageError
+from open_clip_fff.packing.image_folder import joined_path
 from open_clip_fff.packing.items import Item, LeaveOut, as_json, members_of
 from open_clip_fff.packing.rows import Row, captions_of
 from open_clip_fff.packing.settings import Columns
@@ -16,13 +17,14 @@ from open_clip_fff.packing.tables.images import CONTENT, CellImage, cell_image
 from open_clip_fff.packing.tables.table import Table
 
 
-def table_rows(table: Table, columns: Columns, by_content: bool = False) -> Iterator[Row]:
+def table_rows(table: Table, columns: Columns, by_content: bool = False, starts: Sequence[str] = ()) -> Iterator[Row]:
     """A row per row; its key is its number, from 0.
 
     Args:
         table: opened.
         columns: of it.
         by_content: whether images that lie in the table are read, so that rows of one are known.
+        starts: for each file, where its paths start, from where those of the list do; empty where all are the same.
 
     Raises:
         UsageError: if the table cannot be read, or holds neither images nor paths where it should.
@@ -33,6 +35,7 @@ def table_rows(table: Table, columns: Columns, by_content: bool = False) -> Iter
     for number, (file, row, cells) in enumerate(table.rows(wanted)):
         image = image_at(cells.get(image_column), table, image_column)
         path = "".join(cell_text(image.path))
+        path = joined_path(starts[file], path) if starts else path
         identity = sample_id(image.content) if image.content else name_hash(path) if path else -1 - number
         fields = {name: cells[name] for name in columns.keep if cell_text(cells[name])}
         if columns.url and (url := cell_text(cells[columns.url])):

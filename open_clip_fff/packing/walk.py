@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from open_clip_fff.data.ids import printable
@@ -58,17 +58,20 @@ def unused_in(source: str, used: Iterable[str], pictures: bool) -> list[str]:
     return unused.lines
 
 
-def pictures_below(folder: Path, unused: Unused) -> Iterator[Path]:
+def pictures_below(folder: Path, unused: Unused, beside: bool = True, known: Collection[str] = ()) -> Iterator[Path]:
     """Pictures in a folder and below, in the order of names, folder by folder; no hidden files.
 
     Args:
         folder: it is gone through with all that is below it; a link that leads back up is not followed.
-        unused: gets what is neither a picture nor named after one that lies beside it (`files_beside`).
+        unused: gets what is none.
+        beside: whether that is not so of files that are named after a picture, as `files_beside` looks for them.
+        known: paths of files that are used otherwise.
 
     Raises:
         UsageError: if a folder cannot be read.
     """
-    yield from _below(folder, (), unused)
+    owned = (*CAPTION_SUFFIXES, FIELDS_SUFFIX) if beside else ()
+    yield from _below(folder, (), unused, owned, frozenset(map(Path, known)))
 
 
 def files_beside(image: Path, suffixes: Iterable[str]) -> list[Path]:
@@ -76,7 +79,13 @@ def files_beside(image: Path, suffixes: Iterable[str]) -> list[Path]:
     return [place for suffix in suffixes for place in (image.with_suffix(suffix), image.with_name(image.name + suffix))]
 
 
-def _below(folder: Path, above: tuple[tuple[int, int], ...], unused: Unused) -> Iterator[Path]:
+def _below(
+    folder: Path,
+    above: tuple[tuple[int, int], ...],
+    unused: Unused,
+    owned: tuple[str, ...],
+    known: frozenset[Path],
+) -> Iterator[Path]:
     found, here = _entries(folder), folder.stat()
     if (here.st_dev, here.st_ino) in above:
         return
@@ -84,12 +93,12 @@ def _below(folder: Path, above: tuple[tuple[int, int], ...], unused: Unused) -> 
     owners = pictures | {os.path.splitext(name)[0] for name in pictures}
     for name, is_folder in found:
         if is_folder:
-            yield from _below(folder / name, (*above, (here.st_dev, here.st_ino)), unused)
+            yield from _below(folder / name, (*above, (here.st_dev, here.st_ino)), unused, owned, known)
         elif name in pictures:
             yield folder / name
         else:
             stem, suffix = os.path.splitext(name)
-            if suffix not in (*CAPTION_SUFFIXES, FIELDS_SUFFIX) or stem not in owners:
+            if not (suffix in owned and stem in owners) and folder / name not in known:
                 unused.add(name)
 
 

@@ -16,6 +16,7 @@ from open_clip_fff.packing.items import LeaveOut
 from open_clip_fff.packing.pictures import finish
 from open_clip_fff.packing.settings import PictureSettings
 from open_clip_fff.packing.source import Source
+from open_clip_fff.plural import plural
 from open_clip_fff.settings import CaptionSettings
 from open_clip_fff.shardwise import Record
 from open_clip_fff.shardwise.record import LeftOut
@@ -120,8 +121,8 @@ def check_written(file: BinaryIO, went: Contents, json_keys: tuple[str, ...]) ->
         raise UsageError(f"what was written cannot be read ({reason(error)}); is the disk well?") from error
     if came.told != went.told:
         raise UsageError(
-            f"what was written holds {came.samples} samples with {came.captions} captions where {went.samples} with "
-            f"{went.captions} went in, or other bytes; is the disk well?"
+            f"what was written holds {plural(came.samples, 'samples')} with {plural(came.captions, 'captions')} where "
+            f"{went.samples} with {went.captions} went in, or other bytes; is the disk well?"
         )
 
 

@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+from open_clip_fff.plural import plural
+
 
 class Progress:
     """Counts samples, and guesses from the shards so far how many are to come.
@@ -41,7 +43,7 @@ class Progress:
     def speed(self) -> str:
         """How many samples took how long, by this process."""
         samples, seconds = self._seen + self._here, time.monotonic() - self._began
-        return f"{samples:,} images in {seconds:.0f} s: {samples / max(seconds, 1e-9):,.1f} a second"
+        return f"{plural(samples, 'images')} in {seconds:.0f} s: {samples / max(seconds, 1e-9):,.1f} a second"
 
     def close(self) -> None:
         self._bar.close()

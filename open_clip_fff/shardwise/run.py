@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 from open_clip_fff.errors import OneRankError, UsageError, reason
+from open_clip_fff.plural import plural
 from open_clip_fff.ranks import first_rank
 from open_clip_fff.shardwise.folder import OutFolder
 from open_clip_fff.shardwise.progress import Progress
@@ -42,7 +43,7 @@ def each_shard(
     missing = [stem for stem in mine if not folder.is_done(stem, sources[stem])]
     if share.index == 0:
         part = f" (share 0 of {share.count})" if share.count > 1 else ""
-        print(f"{len(missing)} of {len(mine)} shards to do{part}, into {folder.path}", flush=True)
+        print(f"{len(missing)} of {plural(len(mine), 'shards')} to do{part}, into {folder.path}", flush=True)
     shown = share.index == 0 and bool(missing)
     progress, failed = Progress(len(missing), size(sources[missing[0]]) if shown else 0, shown), []
     try:
@@ -91,8 +92,8 @@ def summary(folder: OutFolder, sources: Mapping[str, str], failed: list[str]) ->
         if record := folder.record(stem):
             counts.update(record.counts)
             reasons.update(why for _, why in record.left_out)
-    held = ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "nothing"
-    lines = [f"{folder.path} holds {len(done)} of {len(sources)} shards: {held}"]
+    held = ", ".join(plural(number, name) for name, number in counts.items()) or "nothing"
+    lines = [f"{folder.path} holds {len(done)} of {plural(len(sources), 'shards')}: {held}"]
     if reasons:
         why = ", ".join(f"{number:,} {text}" for text, number in reasons.most_common())
         lines.append(f"left out: {why}; each is named in {folder.path}/records")

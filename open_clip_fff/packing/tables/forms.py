@@ -1,28 +1,33 @@
 """Which reader a file has, by its name."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.packing.tables.lines import LinesReader
+from open_clip_fff.packing.tables.json_file import json_reader
 from open_clip_fff.packing.tables.parquet import ParquetReader
 from open_clip_fff.packing.tables.reader import Reader
+from open_clip_fff.packing.tables.records import RecordsReader, lines_of
 from open_clip_fff.packing.tables.separated import SeparatedReader
+from open_clip_fff.packing.tables.text import bare_name
 
 FORMS: dict[str, Callable[..., Reader]] = {
     ".csv": SeparatedReader,
     ".tsv": SeparatedReader,
     ".txt": SeparatedReader,
     ".parquet": ParquetReader,
-    ".jsonl": LinesReader,
-    ".ndjson": LinesReader,
+    ".jsonl": partial(RecordsReader, form="jsonl", records=lines_of),
+    ".ndjson": partial(RecordsReader, form="jsonl", records=lines_of),
+    ".json": json_reader,
 }
 UNREADABLE = (OSError, ValueError, KeyError)  # pyarrow's and pandas' own are among them
 
 
 def form(file: str) -> Callable[..., Reader] | None:
-    """What reads a file; None for what is no table."""
-    return FORMS.get(Path(file).suffix.lower())
+    """What reads a file, by its name; None for what is no table."""
+    suffix = Path(bare_name(file)).suffix.lower()
+    return None if suffix == ".parquet" and bare_name(file) != Path(file).name else FORMS.get(suffix)
 
 
 def open_reader(file: str, separator: str | None = None) -> Reader:
@@ -41,4 +46,4 @@ def open_reader(file: str, separator: str | None = None) -> Reader:
     try:
         return make(file, separator) if make is SeparatedReader else make(file)
     except UNREADABLE as error:
-        raise UsageError(f"{file} cannot be read as {Path(file).suffix[1:]} ({reason(error)})") from error
+        raise UsageError(f"{file} cannot be read as {Path(bare_name(file)).suffix[1:]} ({reason(error)})") from error

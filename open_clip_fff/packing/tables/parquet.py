@@ -5,6 +5,7 @@ from typing import Any
 
 from open_clip_fff.packing.tables.reader import Cells, Reader
 from open_clip_fff.packing.tables.separated import PIECE
+from open_clip_fff.plural import plural
 
 FEW = 32  # rows in memory at a time where they hold images
 # by default a column of a whole row group is read at once: a gigabyte, where that is ten thousand images
@@ -59,7 +60,7 @@ def cells_at(file: str, column: str, numbers: Sequence[int]) -> Iterator[object]
                 yield from _cells_in(table, group, column, first, left, end)
             first = end
     if left:
-        raise ValueError(f"it has {first} rows, and row {left[-1]} is asked for: it has changed")
+        raise ValueError(f"it has {plural(first, 'rows')}, and row {left[-1]} is asked for: it has changed")
 
 
 def _cells_in(table: Any, group: int, column: str, first: int, left: list[int], end: int) -> Iterator[object]:

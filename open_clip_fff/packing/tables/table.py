@@ -7,6 +7,9 @@ from typing import NamedTuple
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.packing.tables.forms import UNREADABLE, open_reader
 from open_clip_fff.packing.tables.reader import Cells
+from open_clip_fff.plural import plural
+
+SHOWN = 4  # files of a table that are named
 
 
 class Found(NamedTuple):
@@ -22,10 +25,14 @@ class Table:
 
     Args:
         files: all with the same columns.
-        separator: of a CSV; None for a tab where its first line has one, else a comma.
+        separator: of a CSV; None for what its first line shows.
+        folder: that it is called by in lines for people; None for its file's name, or that of its first one's folder.
 
     Attributes:
         columns: their names.
+        taken: for whose layout of data it was taken, for people; empty where there is only one.
+        image: the column of images that the layout has; None where it is any.
+        captions: the columns of captions that it has.
         held: those of them whose cells may be images themselves.
         separator: of a CSV; empty for other forms.
         skipped: what is said about lines that are no rows, as they are met.
@@ -34,28 +41,38 @@ class Table:
         UsageError: if the first file cannot be read.
     """
 
-    def __init__(self, files: Sequence[str], separator: str | None = None) -> None:
-        self.files = files
+    def __init__(self, files: Sequence[str], separator: str | None = None, folder: Path | None = None) -> None:
+        self.files, self._folder = files, folder
         self._first = open_reader(files[0], separator)
         self.columns, self.held = self._first.columns, self._first.held
+        self.taken, self.image, self.captions = self._first.taken, self._first.image, self._first.captions
         self.separator = getattr(self._first, "separator", "")
         self.skipped: list[str] = []
+        self._unused: list[str] = []
 
     @property
     def name(self) -> str:
         """For lines that people read."""
+        if self._folder is not None:
+            names = [str(Path(file).relative_to(self._folder)) for file in self.files]
+            more = f", … {len(names)} in all" if len(names) > SHOWN else ""
+            return f"{self._folder} ({', '.join(names[:SHOWN])}{more})"
         return self.files[0] if len(self.files) == 1 else f"{Path(self.files[0]).parent} ({len(self.files)} files)"
 
     def said(self) -> list[str]:
-        """A line on the lines that were skipped, if any were."""
+        """A line on the rows that were skipped, if any were."""
         if not self.skipped:
             return []
-        return [f"{len(self.skipped):,} lines are no rows and are left out, the first: {self.skipped[0]}"]
+        return [f"{plural(len(self.skipped), 'rows')} cannot be read, the first: {self.skipped[0]}"]
 
     def about(self) -> int:
         """How many rows there are, more or less; 0 where that is not known."""
         readers = [self._first, *(open_reader(file, self.separator or None) for file in self.files[1:])]
-        return sum(max(reader.about(), 0) for reader in readers)
+        return sum(reader.about() for reader in readers)
+
+    def unused(self) -> list[str]:
+        """Lines on what is in the files and in no column, once all rows were read."""
+        return self._unused
 
     def rows(self, columns: Sequence[str]) -> Iterator[Found]:
         """All rows in order, with the cells of some columns.
@@ -64,6 +81,7 @@ class Table:
             UsageError: if a file cannot be read, or lacks a column.
         """
         wanted = list(dict.fromkeys(columns))
+        self._unused = []
         for number, file in enumerate(self.files):
             reader = open_reader(file, self.separator or None) if number else self._first
             reader.skipped = self.skipped
@@ -72,5 +90,6 @@ class Table:
             try:
                 for row, cells in enumerate(reader.rows(wanted)):
                     yield Found(number, row, cells)
+                self._unused += reader.unused()
             except UNREADABLE as error:
                 raise UsageError(f"{file} cannot be read as {reader.form} ({reason(error)})") from error

@@ -1,0 +1,22 @@
+"""Numbers of things in lines for people."""
+
+import re
+
+_PLURAL = re.compile(r"\b(?:(\w+(?:ss|sh|ch|x))es|(\w+)ies|(\w*[^\Ws])s)\b")
+
+
+def plural(number: int, things: str) -> str:
+    """`2,000 raw captions` or `1 raw caption`.
+
+    Args:
+        number: of them.
+        things: in the plural; for one, its first word that ends in s gets singular. A phrase without such a word stays
+            as it is, and so does one that begins with `with`: `1 without a caption`, `1 with captions joined`.
+
+    Example:
+        >>> plural(1, "captions in json"), plural(2, "classes"), plural(1, "classes"), plural(1, "copies")
+        ('1 caption in json', '2 classes', '1 class', '1 copy')
+    """
+    if number == 1 and not things.startswith("with "):
+        things = _PLURAL.sub(lambda found: found[1] or (f"{found[2]}y" if found[2] else found[3]), things, count=1)
+    return f"{number:,} {things}"
