@@ -2,12 +2,13 @@
 # ruff: noqa: F811
 
 import json
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import COLOURS, colour_image
+from tests.conftest import COLOURS, colour_image, colour_sample, write_tar
 from tests.packing_sets import left_out, pack, pictures, refused, samples  # noqa: F401
 from tests.packing_sets import picture as jpeg
 
@@ -90,3 +91,44 @@ def test_a_table_that_names_images_wins_over_the_pictures_beside_it(pack, pictur
     pack(pictures, "--out", tmp_path / "typed", "--image-key", "where")
     assert all(x["txt"] == b"typed" for x in samples(tmp_path / "typed" / "00000.tar"))
     assert [x["png"] for x in found] == [colour_image(list(COLOURS)[n % 4], n) for n in range(8)]
+
+
+def test_fields_of_the_json_that_no_flag_names_are_told(pack, img2dataset, tmp_path):
+    done = pack(img2dataset, "--out", tmp_path / "out", "--json-text-key", "url")
+    told = "fields of the json with text (key in 10, caption in 10, status in 10, of 10 samples that were looked at)"
+    assert f"not used: {told}: --json-text-key names captions\n" in done.out
+    done = pack(img2dataset, "--out", tmp_path / "out", "--json-text-key", "re:.*", "--dry-run")
+    assert "fields of the json" not in done.out
+
+
+# --- keys with dots --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dotted(tmp_path):
+    """A tar as `tar cf` makes one of files with dots in their names, and one of which some have none."""
+    names = {f"cat.v{number}": colour_sample(number) for number in range(3)}
+    return write_tar(tmp_path / "all.tar", names), write_tar(tmp_path / "some.tar", {"dog": colour_sample(7), **names})
+
+
+def test_keys_with_dots_are_told_when_shards_are_packed(pack, refused, dotted, tmp_path):
+    line = refused(dotted[0])
+    assert "have no image (jpg, png, jpeg, webp); they hold v0.json, v0.png, v0.txt, v1.json" in line
+    assert "(v0.png is no image to training: a key ends at the first dot of a file's name; unpack the tars" in line
+    pack(dotted[1], "--out", tmp_path / "out")
+    assert left_out(tmp_path / "out", "some") == {"cat": "no image: its key has a dot"}
+    with tarfile.open(dotted[0]) as tar:
+        tar.extractall(tmp_path / "unpacked", filter="data")
+    pack(tmp_path / "unpacked", "--out", tmp_path / "again")  # as the line says
+    assert [x["__key__"] for x in samples(tmp_path / "again" / "00000.tar")] == ["cat_v0", "cat_v1", "cat_v2"]
+
+
+def test_keys_with_dots_are_told_before_training(trainer, dotted, capsys):
+    flags = ["--method", "clip", "--batch-size", "1"]
+    assert trainer("--name", "x", *flags, data=["--train-data", str(dotted[0]), "--train-num-samples", "1"]) == 2
+    line = capsys.readouterr().err
+    assert "no row of all.tar has an image (jpg, png, jpeg, webp); its rows hold v0.json, v0.png, v0.txt, v1." in line
+    assert "a key ends at the first dot of a file's name" in line and len(line.splitlines()) == 1
+    assert trainer("--name", "y", *flags, data=["--train-data", str(dotted[1]), "--train-num-samples", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "  1 row without an image: training skips them (v0.png is no image to training" in told

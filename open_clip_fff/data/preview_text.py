@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from open_clip_fff.data.preview import Preview
-from open_clip_fff.data.shards import IMAGES
+from open_clip_fff.data.shards import IMAGES, what_is_held, why_dotted
 from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import plain_name
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.captions import CaptionSettings
 
 LONG = 1_000  # characters of a caption, then it is cut
@@ -25,7 +26,10 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
         if not preview.rows:
             raise UsageError(f"--train-data: {preview.name} holds no sample")
         if not preview.images:
-            raise UsageError(f"--train-data: no row of {preview.name} has an image ({', '.join(IMAGES)})")
+            raise UsageError(
+                f"--train-data: no row of {preview.name} has an image ({', '.join(IMAGES)}); its rows hold "
+                f"{what_is_held(preview.members)}"
+            )
     preview, names = previews[0], " or ".join(preview.name for preview in previews)
     for source in captions.sources:
         found = sum(preview.rows_with.get(source, 0) for preview in previews)
@@ -86,6 +90,8 @@ def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
     lines += [f"  {note}" for note in preview.notes]
     if preview.damaged:
         lines.append(f"  {preview.damaged:,} rows have captions that cannot be read, first {preview.damage}")
+    if without := preview.rows - preview.images:
+        lines.append(f"  {plural(without, 'rows')} without an image: training skips them{why_dotted(preview.members)}")
     if preview.empty:
         lines.append(f"  {preview.empty:,} rows have no caption and are skipped")
     if preview.repeated:

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-from open_clip_fff.data.ids import sample_id
+from open_clip_fff.data.columns import column_names
+from open_clip_fff.data.ids import printable, sample_id
 from open_clip_fff.data.images import NO_IMAGE, open_image
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.settings.safety import MOST_PIXELS
@@ -58,6 +59,27 @@ def id_of(sample: dict) -> int:
     if ID not in sample:
         sample[ID] = sample_id(image_bytes(sample))
     return sample[ID]
+
+
+def dotted_image(members: Iterable[str]) -> str | None:
+    """The first member that would be an image if no key had a dot, as `v2.jpg` of `cat.v2.jpg`; None for none."""
+    return next((name for name in members if "." in name and name.rpartition(".")[2] in IMAGES), None)
+
+
+def what_is_held(members: Iterable[str]) -> str:
+    """Members of samples for a line, and what dots in keys do where there are some."""
+    names = sorted(name for name in members if not name.startswith("__"))
+    return f"{column_names(list(map(printable, names))) or 'nothing'}{why_dotted(names)}"
+
+
+def why_dotted(members: Iterable[str]) -> str:
+    """What dots in keys do, where there are some; empty elsewhere."""
+    if (name := dotted_image(members)) is None:
+        return ""
+    return (
+        f" ({printable(name)} is no image to training: a key ends at the first dot of a file's name; unpack the tars, "
+        "and scripts/pack.py makes keys without dots of the folder)"
+    )
 
 
 def why_unreadable(image: bytes | str) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 from open_clip_fff.data.ahead import ahead
 from open_clip_fff.packing.settings import PackSettings
 from open_clip_fff.packing.source import Listed, Opening, Source
+from open_clip_fff.packing.unread import unread_fields
 from open_clip_fff.packing.writing import ANEW, IMAGES, JOINED, MORE, NONE, RAW, Packed, packed
 from open_clip_fff.plural import plural
 from open_clip_fff.shardwise import Share
@@ -34,7 +35,8 @@ def dry_run(settings: PackSettings, opening: Opening, workers: int) -> None:
     print("\n".join(lines))
     for made in whole[:SHOWN]:
         print("\n".join(_shown(made)))
-    print("".join(f"not used: {line}\n" for line in source.unused()), end="")
+    unread = unread_fields((made.members.get("json") for made in whole), source.read_keys) if source.read_keys else []
+    print("".join(f"not used: {line}\n" for line in [*source.unused(), *unread]), end="")
     print("dry run: nothing is written")
 
 

@@ -53,7 +53,7 @@ def folder_opening(settings: PackSettings, kind: Kind) -> Opening:
         listing = Listing(found(unused), (), "rename", settings.seed, unused=lambda: unused.lines)
         rows = listed(place / ROWS, listing, share)
         item = partial(folder_item, folder=folder, json_keys=settings.json_keys)
-        return Listed(rows, str(folder), settings.per_shard, item, repeats)
+        return Listed(rows, str(folder), settings.per_shard, item, repeats, read_keys=("captions", *settings.json_keys))
 
     fields, texts = ", ".join(settings.json_keys), ", ".join(f"NAME{suffix}" for suffix in CAPTION_SUFFIXES)
     lines = [f"{folder}: pictures, with captions from {texts} and NAME.json ({fields}) beside them"]

@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
+from open_clip_fff.data.shards import in_one_line, read_samples
 from open_clip_fff.packing.join import OneTable
 from open_clip_fff.packing.shards import Shards
 from open_clip_fff.packing.source import Source
+from open_clip_fff.packing.unread import unread_fields
 from open_clip_fff.packing.writing import IMAGES, JOINED, MORE, NONE, RAW, ROWS
 from open_clip_fff.plural import plural
 from open_clip_fff.shardwise import OutFolder
+
+LOOKED = 200  # samples whose json fields are counted
 
 
 def ending(folder: OutFolder, source: Source[Any]) -> list[str]:
@@ -21,7 +25,7 @@ def ending(folder: OutFolder, source: Source[Any]) -> list[str]:
     for stem in done:
         if record := folder.record(stem):
             counts.update(record.counts)
-    lines = [f"not used: {line}" for line in source.unused()]
+    lines = [f"not used: {line}" for line in [*source.unused(), *_unread(folder, source, done)]]
     if isinstance(source, Shards) and source.join is not None:
         total, partly = source.join.total([source.shards[stem] for stem in done]), len(done) < len(source.shards)
         lines += join_lines(counts, total, partly, isinstance(source.join, OneTable) and source.join.field is not None)
@@ -39,6 +43,14 @@ def ending(folder: OutFolder, source: Source[Any]) -> list[str]:
         flags += f" --json-text-key {keys}" if keys.isalnum() else f" --json-text-key '{keys}'"
     missing = len(source.shards) - len(done)
     return [*lines, "to train on them" + (f" ({plural(missing, 'shards')} missing):" if missing else ":"), f"  {flags}"]
+
+
+def _unread(folder: OutFolder, source: Source[Any], done: list[str]) -> list[str]:
+    """What `unread_fields` says of the first samples that were written."""
+    if not source.read_keys or not done:
+        return []
+    looked = in_one_line(read_samples([str(folder.file(done[0]))], LOOKED), done[0])
+    return unread_fields((sample.get("json") for sample in looked), source.read_keys)
 
 
 def join_lines(counts: Counter[str], total: int, partly: bool, by_url: bool) -> list[str]:

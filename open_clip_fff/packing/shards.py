@@ -1,12 +1,13 @@
 """Other shards, and captions that join their samples."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from open_clip_fff.data.columns import column_names, spaces_note
-from open_clip_fff.data.shards import image_bytes, in_one_line, read_samples
+from open_clip_fff.data.shards import IMAGES, dotted_image, image_bytes, in_one_line, read_samples, what_is_held
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.columns import check_column, chosen, columns_line, unused_columns
@@ -25,6 +26,7 @@ from open_clip_fff.shardwise import Share
 from open_clip_fff.shardwise.folder import by_stem
 from open_clip_fff.shardwise.tars import count_samples, members
 
+TRIED = 1_000  # samples that are looked at, up to the first with an image
 CAPTIONS = "captions.arrow"  # the list of captions, in the folder that is filled
 
 
@@ -45,6 +47,7 @@ class Shards:
         self.shards: Mapping[str, str] = by_stem(urls, "SOURCE")
         joined = () if join is None or "captions" in json_keys else ("captions",)
         self.json_keys: tuple[str, ...] = (*json_keys, *joined)
+        self.read_keys: tuple[str, ...] | None = self.json_keys
         self._reader = CaptionReader(CaptionSettings(json_keys=self.json_keys))
 
     def size(self, shard: str) -> int:
@@ -74,7 +77,7 @@ class Shards:
         sample, joined = makings
         image = image_bytes(sample)
         if image is None:
-            raise LeaveOut("no image")
+            raise LeaveOut("no image" if dotted_image(sample) is None else "no image: its key has a dot")
         name = next(name for name, member in sample.items() if member is image)
         beside = {name: bytes(member) for name, member in members(sample).items() if isinstance(member, bytes)}
         del beside[name]
@@ -95,8 +98,9 @@ def shards_opening(settings: PackSettings, kind: Kind) -> Opening:
     """Looks at shards, and at what joins them.
 
     Raises:
-        UsageError: for captions that cannot be read, or columns that are not there.
+        UsageError: for shards without images, captions that cannot be read, or columns that are not there.
     """
+    _check_images(kind.files[0])
     lines, opened = _join(settings, kind) if settings.captions else ([], lambda place, share: None)
 
     def open_at(place: Path, share: Share) -> Source[Any]:
@@ -105,6 +109,22 @@ def shards_opening(settings: PackSettings, kind: Kind) -> Opening:
         return Shards(kind.files, settings.json_keys, join, unused_in(settings.source, kind.files, pictures=False))
 
     return Opening([f"{settings.source}: {plural(len(kind.files), 'shards')}", *lines], open_at)
+
+
+def _check_images(shard: str) -> None:
+    """Refuses local shards the first of which has no image at its start; one that cannot be read costs itself only."""
+    held: dict[str, None] = {}
+    if not Path(shard).is_file():
+        return
+    with suppress(UsageError):
+        for sample in in_one_line(read_samples([shard], TRIED), shard):
+            if image_bytes(sample) is not None:
+                return
+            held |= dict.fromkeys(sample)
+    if held:
+        raise UsageError(
+            f"SOURCE: the first samples of {shard} have no image ({', '.join(IMAGES)}); they hold {what_is_held(held)}"
+        )
 
 
 def _join(settings: PackSettings, kind: Kind) -> tuple[list[str], Callable[[Path, Share], Join | None]]:

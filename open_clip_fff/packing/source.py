@@ -30,6 +30,10 @@ class Source(Protocol, Generic[T]):
     def json_keys(self) -> tuple[str, ...]:
         """Fields of the json that hold captions, in what is written."""
 
+    @property
+    def read_keys(self) -> tuple[str, ...] | None:
+        """Fields that captions are read from, in the json of the source; None where it has none of its own."""
+
     def size(self, shard: str) -> int:
         """How many samples one has, by what it is made of; 0 where that is not known."""
 
@@ -68,6 +72,7 @@ class Listed:
         per_shard: how many.
         item: makes a sample of a row.
         repeats: what is said of so many rows that are about so many images, fewer.
+        read_keys: fields of the source's json that captions are read from; None where it has no json.
         images: finds the images of rows that lie in a table itself; None where all have paths.
     """
 
@@ -81,7 +86,9 @@ class Listed:
         item: Callable[[dict[str, Any]], Item],
         repeats: Callable[[int, int], str],
         images: HeldImages | None = None,
+        read_keys: tuple[str, ...] | None = None,
     ) -> None:
+        self.read_keys = read_keys
         self.rows, self.item, self._repeats, self._images = rows, item, repeats, images
         starts = range(0, len(rows), per_shard)
         width = max(5, len(str(len(starts) - 1)))
