@@ -141,6 +141,15 @@ def test_text_text_forms_by_loops(form):
     assert torch.equal(result, expected)
 
 
+def test_masks_and_ids_of_other_shapes_are_refused():
+    """A mask [N] would go for one of captions where N is K."""
+    features = IMAGES, IMAGES[:, None].expand(-1, len(IMAGES), -1)
+    with pytest.raises(ValueError, match=r"text_valid is \[4\], not \[4, 4\]"):
+        similarity_assignment(*features, **OFF, text_valid=torch.ones(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"image_ids is \[4, 1\], not \[4\]"):
+        similarity_assignment(*features, **OFF, image_ids=torch.arange(4)[:, None])
+
+
 def test_image_image_covers_all_captions_of_the_other_image():
     texts = F.normalize(torch.randn(4, 3, 2, dtype=torch.float64), dim=-1)
     result = similarity_assignment(IMAGES, texts, **{**OFF, "p2": 0.86})

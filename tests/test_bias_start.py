@@ -38,6 +38,8 @@ def test_what_a_frozen_model_mines_after_the_warm_up_is_counted(trainer, teacher
     assert now[:2] == later[:2] and now[1] > off[1] + 40 and now[0] > off[0]
     assert now[2] == "" and later[2] == " (with what is mined after the warm-up)"
     assert re.findall(r"Mined/image: ([\d.]+)", trainer.log("later")) == ["0.000"] * 4
+    assert trainer.log("later").count("--mining-warmup 100: the run has 4 steps, so nothing will be mined.") == 1
+    assert "nothing will be mined" not in trainer.log("now")
 
 
 @pytest.mark.parametrize("features", ["ema", "online"])

@@ -180,6 +180,8 @@ def test_wrong_shapes_are_named(loss):
         loss(x.image, x.text, x.scale, x.bias, assignment=torch.ones(4, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"text_valid"):
         loss(x.image, x.text, x.scale, x.bias, text_valid=torch.ones(4, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"image_ids is \[8\], not \[B\] = \[4\]"):
+        loss(x.image, x.text, x.scale, x.bias, image_ids=torch.arange(8))
     with pytest.raises(ValueError, match="do not go with"):
         loss(x.image[:3], x.text, x.scale, x.bias)
 

@@ -77,6 +77,12 @@ def test_it_begins_at_its_epoch_and_goes_through_the_gate(trainer, classed, teac
     assert trainer(*argv, "--discriminator-start", "1", "--name", "late", data=classed) == 0
     rates = re.findall(r"FFF Epoch: (\d).* False negatives: ([\d.]+)%", trainer.log("late"))
     assert [epoch for epoch, _ in rates] == ["1"] * 4 and all(float(rate) > 0 for _, rate in rates)
+    assert trainer(*JUDGE, *MAFA, "--discriminator-start", "1", "--name", "never", data=classed) == 0
+    for line in (
+        "--discriminator-start 1: the last epoch is 0, so it will never be asked.",
+        "--smoothing-start 1: the last epoch is 0, so no target will be smoothed.",
+    ):
+        assert trainer.log("never").count(line) == 1 and line not in trainer.log("late")
     mining = ["--mining-features", "frozen", "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
     asked, found = {}, {}
     for gate in ("-1", "-0.2", "0.99"):

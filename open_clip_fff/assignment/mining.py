@@ -200,6 +200,9 @@ def similarity_assignment(
             f"images [N, D] and texts [N, K, D] expected, got {list(image_features.shape)}, {list(text_features.shape)}"
         )
     size, device = len(image_features), image_features.device
+    for name, given, shape in (("text_valid", text_valid, text_features.shape[:2]), ("image_ids", image_ids, (size,))):
+        if given is not None and given.shape != shape:
+            raise ValueError(f"{name} is {list(given.shape)}, not {list(shape)}")
     config = MiningConfig(p1, p2, p3, p1_prime, text_text)  # type: ignore[arg-type]
     valid = torch.ones(text_features.shape[:2], dtype=torch.bool, device=device) if text_valid is None else text_valid
     ids = torch.arange(size, device=device) if image_ids is None else image_ids

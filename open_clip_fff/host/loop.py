@@ -20,6 +20,7 @@ from open_clip_fff.host.zero_shot import Watch
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.registry import LOSSES, LossContext
 from open_clip_fff.report.coverage import caption_line, damage_line, too_little
+from open_clip_fff.report.late import never_begins
 from open_clip_fff.report.mining_warning import mining_warning
 from open_clip_fff.report.step_log import Pace, StepReport
 
@@ -68,6 +69,9 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
             loader = data["train"].dataloader
             if reporter is None:
                 reporter = Reporter(state, loss, loader.num_batches // args.accum_freq, first_epoch=epoch)
+                for sentence in never_begins(state.plan, args.epochs * reporter.steps_per_epoch, args.epochs):
+                    if state.master:
+                        logging.warning(sentence)
             loss.set_epoch(epoch)
             if state.measure_bias and args.resume is None:
                 data["train"].set_epoch(epoch)

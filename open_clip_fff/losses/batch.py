@@ -68,6 +68,8 @@ def global_batch(
     valid = torch.ones((size, k), dtype=torch.bool, device=image.device) if text_valid is None else text_valid
     if valid.shape != (size, k):
         raise ValueError(f"text_valid is {list(valid.shape)}, not [B, K] = [{size}, {k}]")
+    if image_ids is not None and image_ids.shape != (size,):
+        raise ValueError(f"image_ids is {list(image_ids.shape)}, not [B] = [{size}]")
     mines = mining is not None and assignment is None
     if mines and (mining_image is None) != (mining_text is None):
         raise ValueError("mining_image_features and mining_text_features go together")
