@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 
 import pytest
 from huggingface_hub import ModelCard
@@ -103,11 +104,14 @@ def test_of_a_run_whose_warm_up_was_not_over(trainer, tmp_path, export_here):
 
 def test_of_a_loss_that_a_plug_in_brought(trainer, tmp_path, export_here):
     flags = ["--plugin", "tests.plain_loss", "--loss", "plain", "--captions-per-image", "2"]
-    assert trainer(*flags, "--json-text-key", "captions", "--name", "run") == 0
+    shutil.copytree(trainer.shards, tmp_path / "a|b")
+    data = ["--train-data", str(tmp_path / "a|b" / "{00..03}.tar"), "--train-num-samples", "64"]
+    assert trainer(*flags, "--json-text-key", "captions", "--name", "run", data=data) == 0
     export_here(trainer.run("run"), tmp_path / "model")
     text = card_of(tmp_path / "model")
     assert "- **Method**: none, flags alone; typed: `--captions-per-image`, `--json-text-key`, `--loss`," in text
     assert "- **Loss**: `plain`, a loss of a plug-in (`tests.plain_loss`)." in text and "arxiv" not in text
+    assert r"/a\|b/{00..03}.tar`, 64 images an epoch |" in text  # a cell's bars are escaped
     assert "bias, if the loss has one," in text and "logits.sigmoid()" not in text
 
 

@@ -1,10 +1,13 @@
 """What a run is described as: every setting by itself, and each kind of run truly."""
 
 import dataclasses
+import shlex
 from typing import get_args, get_type_hints
 
 import pytest
 
+from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.params import plan_of_run, read_params, upstream_of_run
 from open_clip_fff.report.plan_text import plain, plan_lines
 from open_clip_fff.settings import DEFAULTS, METHODS, make_plan
 from open_clip_fff.settings.description import OWNERS, describe, settings
@@ -234,3 +237,29 @@ def test_a_name_is_a_name_whatever_is_in_it():
     lines = plan_lines(describe(plan("--method", "fff", "--mined-per-image", "3", "--mining-model", "x" * 80), TARS))
     assert all(line.startswith("  ") for line in lines) and not any("`" in line for line in lines)
     assert [line[:17].strip() for line in lines if line[2] != " "][:3] == ["method", "loss", "captions"]
+
+
+MORE = ["--mining-model", "a folder", "--zeroshot-data", "sets", "--zeroshot-sets", "x;y", "--group-share", "1"]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--method", "fff", "--mining-model", "123", "--mining-pretrained", "'x'", "--p2", "off", "--p1", "1e-05"],
+        ["--method", "fff", "--logit-bias-init", "-7", "--caption-words", "3:", "--no-mine-raw", "--ema-decay", "0.9"],
+        ["--loss", "hinge", "--plugin", "a", "--plugin", "b", "--text-key", "", "--json-text-key", "re:(?:a|b) c;d"],
+        ["--method", "mafa", "--discriminator", "blip:x", "--match-gate", "0", "--mining-features", "frozen", *MORE],
+    ],
+)
+def test_a_plan_comes_back_from_params_txt(argv, tmp_path):
+    """As OpenCLIP writes it, each value by `str`; the command says what was typed."""
+    made = plan(*argv)
+    values = {"method": made.method, **made.values, "model": "ViT-B-32", "siglip": False, "pretrained": ""}
+    values["command"] = shlex.join(["python", "-m", "open_clip_fff.train", "--epochs", "3", *argv])
+    (tmp_path / "params.txt").write_text("".join(f"{name}: {value}\n" for name, value in sorted(values.items())))
+    params = read_params(tmp_path)
+    assert plan_of_run(params) == made and upstream_of_run(params) == Upstream(model="ViT-B-32", pretrained="")
+    del params["group_share"]  # a run of a release that did not have it
+    assert plan_of_run(params).values == made.values
+    with pytest.raises(UsageError, match=r"params\.txt of the run: logit learning-rate multiple is 0"):
+        plan_of_run({**params, "logit_lr_mult": "0"})

@@ -57,6 +57,8 @@ def test_fff_trains_on_tars_with_mining(trainer, teacher, capsys):
     printed, log = capsys.readouterr().out, trainer.log("fff")
     # the plan, the coverage, three rows as strings
     assert re.search(r"method +fff: FFF, .*\n +typed: .*--p1,", printed) and "image-text > p1 0.2, " in printed
+    plan = printed[printed.index("  method ") : printed.index("Captions in ")]
+    assert f"The plan:\n{plan}" in log and "The plan:" not in printed  # in the log, too, and shown once
     assert re.search(r"txt +text in 100.00% of rows, 1.00 captions per row", printed)
     assert re.search(r"json:captions +text in 100.00% of rows, 2.50 captions per row", printed)
     assert "1 'img 0'" in printed and "2 'a red square'" in printed

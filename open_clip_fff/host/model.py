@@ -11,6 +11,7 @@ import torch
 
 from open_clip_fff.host.checks import check_text
 from open_clip_fff.host.state import RunState
+from open_clip_fff.host.told import log_plan
 from open_clip_fff.hub.description import describe, write_description
 from open_clip_fff.hub.weights import BIAS, Filled, filling
 from open_clip_fff.losses.registry import LOSSES
@@ -37,6 +38,8 @@ def model_factory(state: RunState, create: Callable) -> Callable:
         model, _, state.preprocess = made
         state.model = model
         _start_scalars(state, loaded_bias=filled is not None and not filled.no_bias)
+        if state.master and state.plan.typed:
+            log_plan(state.args, state.plan)
         if state.master and not state.args.torchscript:
             folder = Path(state.args.logs) / state.args.name
             write_description(describe(model_name, model, options), folder)

@@ -14,7 +14,7 @@ from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS
 from open_clip_fff.host.arguments import help_text, parse_open_clip
-from open_clip_fff.host.checks import check_host, preview_training_data, trimming_obstacle
+from open_clip_fff.host.checks import check_host, preview_training_data
 from open_clip_fff.host.data import data_maker, with_data_sets
 from open_clip_fff.host.extra_state import extra_state
 from open_clip_fff.host.fitting import activation_notes, check_weights
@@ -25,17 +25,15 @@ from open_clip_fff.host.nonfinite import finite_checkpoints
 from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.resuming import resuming
 from open_clip_fff.host.state import RunState
+from open_clip_fff.host.told import plan_text
 from open_clip_fff.host.validation import evaluator
 from open_clip_fff.host.zero_shot import sets_to_watch
 from open_clip_fff.hub.borrowed import bring_parts
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.ranks import first_rank
-from open_clip_fff.report.plan_text import plan_lines
 from open_clip_fff.scope import replaced
-from open_clip_fff.settings.description import describe
 from open_clip_fff.settings.flags import split
 from open_clip_fff.settings.plan import Plan, make_plan
-from open_clip_fff.settings.upstream import Upstream
 from open_clip_fff.towers.frozen import load_frozen
 from open_clip_fff.towers.sentences import load_sentences
 
@@ -106,7 +104,7 @@ def _introduced(args, plan: Plan) -> Plan:
     if not first_rank():
         return plan
     print(f"open_clip_fff {open_clip_fff.__version__} on OpenCLIP {open_clip.__version__}")
-    print("\n".join(plan_lines(describe(plan, Upstream.of(vars(args)), trimming_obstacle(args)))))
+    print(plan_text(args, plan))
     if previews:
         print("\n".join(preview_lines(previews, captions)))
     print(flush=True)

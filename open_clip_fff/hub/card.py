@@ -73,7 +73,7 @@ def card(
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    environment.filters |= {"code": _cell_code, "points": _points}
+    environment.filters |= {"code": code, "cell": _cell, "points": _points}
     template = environment.from_string(resources.files(__package__).joinpath("card.md.jinja").read_text("utf-8"))
     text = template.render(
         **_of_model(loaded, source.model or params.get("model")),
@@ -129,7 +129,7 @@ def _of_run(
         "threshold_source": threshold_source,
         "findings": found.sentences(plan),
         "data": words.data(params),
-        "captions": next(_points(topic) for topic in topics if topic.name == "captions"),
+        "captions": next(topic for topic in topics if topic.name == "captions"),
         "epochs": words.epochs(loaded.epoch, params),
         "batch": words.batch(params),
         "start": words.start(params),
@@ -168,16 +168,14 @@ def _versions() -> str:
 
 
 def _one_line(text: str | None, end: str = "") -> str | None:
+    return None if text is None else " ".join(text.split()).removesuffix(end or "\0")
+
+
+def _cell(text: str) -> str:
     """As a cell of a table can hold it."""
-    return None if text is None else " ".join(text.split()).replace("|", "\\|").removesuffix(end or "\0")
-
-
-def _cell_code(text: str) -> str:
-    """As code that a cell of a table can hold."""
-    return code(text).replace("|", "\\|")
+    return text.replace("|", "\\|")
 
 
 def _points(topic: Topic) -> str:
     """A topic's clauses as a line of markdown, with links for papers."""
-    text = "; ".join(topic.parts).replace("|", "\\|")
-    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", "; ".join(topic.parts))
