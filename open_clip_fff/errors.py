@@ -14,6 +14,10 @@ class OneRankError(UsageError):
     """The same, met by one of several processes alone (in its share of the data), which therefore prints it."""
 
 
+class ToldError(UsageError):
+    """The same on a process that leaves the telling to another one."""
+
+
 def reason(error: BaseException, length: int = 200) -> str:
     """What a library's error says, in one short line: libraries may list every model they know, and open files."""
     said = error.args[0] if len(error.args) > 1 and isinstance(error.args[0], str) else error  # webdataset adds some

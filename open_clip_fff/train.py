@@ -3,11 +3,11 @@
 python -m open_clip_fff.train --method fff --captions-per-image 5 --json-text-key captions ... (OpenCLIP's flags)
 """
 
-import os
 import sys
+import traceback
 from collections.abc import Sequence
 
-from open_clip_fff.errors import OneRankError, UsageError
+from open_clip_fff.errors import OneRankError, ToldError, UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,14 +17,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the flags, without the program's name; None takes them from the command line.
 
     Returns:
-        0, or 2 for a mistake in flags or data, which is printed in one line.
+        0, or 2 for what keeps training from its first step, a mistake in flags or data most often, which is printed
+        in one line. What is raised later stays an exception.
     """
-    from open_clip_fff.host.run import run  # OpenCLIP's loop is imported by whoever trains, and by no one else
+    # OpenCLIP's loop is imported by whoever trains, and by no one else
+    from open_clip_fff.host.launch import launched_rank
+    from open_clip_fff.host.run import run
 
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        run(list(sys.argv[1:] if argv is None else argv))
+        run(argv)
     except UsageError as error:
-        if isinstance(error, OneRankError) or int(os.environ.get("RANK", "0")) == 0:
+        if "--debug" in argv:  # OpenCLIP's flag for all that may help
+            traceback.print_exc()
+        if isinstance(error, OneRankError) or (launched_rank() == 0 and not isinstance(error, ToldError)):
             line = " ".join(str(error).split())  # the libraries that it may quote write several
             print(f"open_clip_fff.train: error: {line}", file=sys.stderr, flush=True)
         return 2

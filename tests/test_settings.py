@@ -86,7 +86,6 @@ def test_what_follows_from_the_source_of_the_features():
         (["--mined-per-image", "1", "--p1", "off", "--p2", "off", "--p3", "off"], "nothing can be mined"),
         (["--mining-guard"], "add --mining-warmup STEPS"),
         (["--feature-sidecar", "d"], "does nothing without --mining-features precomputed"),
-        (["--mining-features", "off", "--class-key", "cls"], "does nothing while mining is off"),
         (["--ema-decay", "1"], "0 < decay < 1"),
         (["--mining-warmup", "-1"], "it is 0 or more"),
         (["--loss", "softmax", "--loss-impl", "triton"], "--loss-impl triton: the kernel is that of --loss fff"),

@@ -25,6 +25,8 @@ def parse_open_clip(argv: list[str]) -> argparse.Namespace:
     except SystemExit:
         line = printed.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
         raise UsageError(line + _suggestion(line)) from None
+    except (ValueError, SyntaxError) as error:  # which its one flag of this kind lets through
+        raise UsageError(f"--aug-cfg: takes NAME=VALUE, as in scale=(0.9,1.0) color_jitter=0.4 ({error})") from None
 
 
 def help_text() -> str:

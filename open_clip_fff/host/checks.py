@@ -4,20 +4,19 @@ import argparse
 import dataclasses
 import difflib
 import os
-import re
 from pathlib import Path
 
 import open_clip
 import torch
-from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_fff.data.columns import table_columns
-from open_clip_fff.data.data_sets import BETWEEN, parquet_name
 from open_clip_fff.data.preview import Preview, preview_csv, preview_sets
 from open_clip_fff.data.preview_text import check
-from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.data import csv_captions, feature_reader, val_captions
+from open_clip_fff.host.data import csv_captions, feature_reader
+from open_clip_fff.host.data_checks import check_data, dataset_kind
+from open_clip_fff.host.open_clip_files import check_pictures, check_pretrained, check_resume, check_towers
+from open_clip_fff.host.open_clip_flags import check_flags
 from open_clip_fff.hub.description import CONFIG_NAME
 from open_clip_fff.losses.sigmoid_tile import triton_obstacle
 from open_clip_fff.settings.captions import CaptionSettings
@@ -34,31 +33,17 @@ def check_host(args: argparse.Namespace, plan: Plan) -> None:
         UsageError: for the first thing that cannot work.
     """
     _check_folder(args)
+    check_flags(args, siglip=args.siglip or plan.loss.name == "siglip")
     _check_model(args, plan)
-    for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
-        if value:
-            check_files(flag, value)
-    if args.train_data:
-        _check_formats(args)
-    if args.train_data and dataset_kind(args) == "webdataset":
-        _check_shards(args)
-        _check_val_sidecar(args, plan.captions)
+    check_data(args, plan)
     if args.train_data or args.dataset_type == "synthetic":
         _check_grouping(args, plan)
-    if args.resume and args.resume != "latest" and "://" not in args.resume and not Path(args.resume).is_file():
-        raise UsageError(f"--resume {args.resume}: there is no such file")
     if plan.typed:
         _check_loss(args, plan)
-
-
-def dataset_kind(args: argparse.Namespace) -> str:
-    """`webdataset`, `csv` or `synthetic`, as OpenCLIP will decide."""
-    if args.dataset_type != "auto":
-        return args.dataset_type
-    extension = args.train_data.split(".")[-1]
-    if extension not in ("csv", "tsv", "tar"):
-        raise UsageError(f"--train-data {args.train_data}: say what it is with --dataset-type webdataset or csv")
-    return "webdataset" if extension == "tar" else "csv"
+    check_pretrained("--pretrained", args.model, args.pretrained)
+    check_pretrained("--distill-pretrained", args.distill_model, args.distill_pretrained)
+    check_resume(args)
+    check_pictures(args)
 
 
 def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, list[Preview], CaptionSettings]:
@@ -86,9 +71,13 @@ def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, l
 
 def _check_folder(args: argparse.Namespace) -> None:
     if args.name is not None and args.resume != "latest":
-        log = Path(args.logs) / args.name / "out.log"
+        log = Path(args.logs) / args.name / (f"out-{args.rank}" if args.log_local else "out.log")
         if log.exists():
             raise UsageError(f"--name {args.name}: {log} exists; choose another name, or go on with --resume latest")
+    logs = Path(args.logs).absolute()
+    there = next(folder for folder in (logs, *logs.parents) if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise UsageError(f"--logs {args.logs}: nothing can be written in {there}")
 
 
 def trimming_obstacle(args: argparse.Namespace) -> str | None:
@@ -119,6 +108,7 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> None:
     config = _model_config(args)
     if config is None:
         return
+    check_towers(args, config)
     if not plan.loss.stock and "multimodal_cfg" in config:
         raise UsageError(
             f"--model {args.model}: CoCa also learns to write its caption, which needs one caption per image; "
@@ -133,59 +123,6 @@ def check_text(model: str, plan: Plan, design: TextDesign) -> None:
         raise UsageError(f"--trim-tokens: would change the features of --model {model}: {design.obstacle}; drop it")
     if design.writes and plan.text.distinct and "distinct_captions" in plan.typed:
         raise UsageError(f"--distinct-captions: --model {model} needs each caption's tokens, to write it; drop it")
-
-
-def check_files(flag: str, value: str) -> None:
-    """Raises UsageError if a file among the shards (or the table) that a flag names is not there."""
-    paths = [url for url in expand_urls(value)[0] if not re.match(r"^[\w+.-]+:", url)]  # pipe:, s3://, https://
-    missing = [path for path in paths if not os.path.exists(path)]
-    if missing:
-        also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
-        raise UsageError(f"{flag}: {missing[0]} does not exist{also}; check the path and the braces")
-
-
-def _check_formats(args: argparse.Namespace) -> None:
-    """OpenCLIP reads one format in a run, that of the last data set of `A::B`, and one table."""
-    sets = args.train_data.split(BETWEEN)
-    tables = [part for part in sets if part.split(".")[-1] in ("csv", "tsv")]
-    if tables and len(tables) < len(sets):
-        raise UsageError(f"--train-data: {tables[0]} is a table among tars; make tars of it with scripts/pack.py")
-    if len(sets) > 1 and dataset_kind(args) == "csv":
-        raise UsageError(f"--train-data: names {len(sets)} tables, and one is read; make one of them, or tars of both")
-
-
-def _check_val_sidecar(args: argparse.Namespace, captions: CaptionSettings) -> None:
-    """The sidecars of training must not reach other images of --val-data."""
-    if not args.val_data or captions.sidecar is None:
-        return
-    if captions.val_sidecar is None:
-        if BETWEEN in captions.sidecar:
-            raise UsageError(
-                "--caption-sidecar: is in step with --train-data; say where the captions of --val-data are with "
-                "--val-caption-sidecar DIR, or '' for nowhere"
-            )
-        names = {parquet_name(url): url for url in expand_urls(args.train_data)[0]}
-        for url in expand_urls(args.val_data)[0]:
-            other = names.get(parquet_name(url), url)
-            if other != url:
-                raise UsageError(
-                    f"--caption-sidecar: {url} of --val-data would have the captions of {other}; say where its own are "
-                    f"with --val-caption-sidecar DIR, or '' for nowhere"
-                )
-    elif sidecar := CaptionReader(val_captions(captions, args.val_data)).sidecar:
-        sidecar.check(expand_urls(args.val_data)[0][0])
-
-
-def _check_shards(args: argparse.Namespace) -> None:
-    size, shards = get_dataset_size(args.train_data)
-    if not size and args.train_num_samples is None:
-        raise UsageError("--train-num-samples: say how many images the shards hold (or put a sizes.json beside them)")
-    workers = args.workers * int(os.environ.get("WORLD_SIZE", "1"))
-    if shards < workers and not args.dataset_resampled:
-        raise UsageError(
-            f"--workers {args.workers}: {workers} loader workers over all ranks, but only {shards} shard(s); "
-            f"lower it, or use --dataset-resampled"
-        )
 
 
 def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
@@ -241,7 +178,7 @@ def _check_grouping(args: argparse.Namespace, plan: Plan) -> None:
 def _check_rate(args: argparse.Namespace, plan: Plan) -> None:
     if plan.mining is None or plan.mining.per_image is None:
         return
-    images = args.batch_size * args.accum_freq * int(os.environ.get("WORLD_SIZE", "1"))
+    images = args.batch_size * args.accum_freq * args.world_size
     others = (images - 1) * plan.captions.columns
     if plan.mining.per_image >= others:
         raise UsageError(

@@ -1,7 +1,8 @@
 """Weights against the architecture, by names and shapes alone, before anything is built or written."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import open_clip
@@ -40,11 +41,22 @@ def check_weights(args: argparse.Namespace, plan: Plan) -> None:
     _check_start("--", args.model, args.pretrained, options, plan)
     if args.distill_model and args.distill_pretrained:
         _check_start("--distill-", args.distill_model, args.distill_pretrained, {}, plan)
-    if (checkpoint := _resumed(args)) is not None:
+    if (checkpoint := resumed(args)) is not None:
         size = args.force_image_size
         size = size[0] if isinstance(size, (list, tuple)) and len(size) == 1 else size
         options |= {"force_image_size": size, "force_context_length": args.force_context_length}
-        check_resume(args, checkpoint, read_stored(checkpoint), _architecture(args.model, options))
+        with _named("--resume"):
+            stored = read_stored(checkpoint)
+        check_resume(args, checkpoint, stored, _architecture(args.model, options))
+
+
+@contextmanager
+def _named(flag: str) -> Iterator[None]:
+    """Puts the flag that names a file before what is wrong with the file."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{flag} {error}") from error
 
 
 def _check_start(flags: str, name: str, weights: str | None, options: Mapping, plan: Plan) -> None:
@@ -53,7 +65,9 @@ def _check_start(flags: str, name: str, weights: str | None, options: Mapping, p
         return
     if open_clip.is_pretrained_cfg(name.replace("/", "-"), weights):
         return
-    tensors, own = read_weights(Path(weights)), _architecture(name, options)
+    with _named(f"{flags}pretrained"):
+        tensors = read_weights(Path(weights))
+    own = _architecture(name, options)
     if own is None or any(each.startswith("image_encoder.") for each in tensors):  # MobileCLIP's own names
         return
     called, tensors = f"{flags}pretrained {weights}", todays(tensors, own)
@@ -116,7 +130,7 @@ def _trained_with(checkpoint: Path | str, args: argparse.Namespace) -> str:
     return f" (trained with {' '.join(words)})" if words else " (trained with OpenCLIP's own loss)"
 
 
-def _resumed(args: argparse.Namespace) -> Path | None:
+def resumed(args: argparse.Namespace) -> Path | None:
     """The file that --resume stands for; None for none, or one of another machine's."""
     if args.resume != "latest":
         return None if not args.resume or "://" in args.resume else Path(args.resume)

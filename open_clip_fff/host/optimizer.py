@@ -20,9 +20,13 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
 
     Splits the two scalars into a parameter group of their own, and keeps its rate at a multiple of the others'; only
     where the multiple is not 1: otherwise the optimizer's state stays the one stock OpenCLIP can resume.
+
+    Stock runs get nothing of this but timm's own defaults for what was not typed, which OpenCLIP passes on as None.
     """
+    by_timm = unset_left_out(timm.optim.create_optimizer_v2)
     if not state.plan.typed:
-        yield
+        with replaced(timm.optim, create_optimizer_v2=by_timm):
+            yield
         return
     multiple, guard = state.plan.logits.lr_mult, state.guard
 
@@ -31,9 +35,10 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
             optimizer = make(*args, **options)
             if multiple != 1.0:
                 _split(optimizer, state, multiple)
-            _check_on_resume(optimizer)
-            guard.watch(optimizer)
-            optimizer.register_step_post_hook(lambda *_: None if guard.left_out else state.after_step())
+            inner = getattr(optimizer, "_base_optimizer", optimizer)  # timm's lookahead calls no hooks
+            _check_on_resume(inner)
+            guard.watch(inner)
+            inner.register_step_post_hook(lambda *_: None if guard.left_out else state.after_step())
             return optimizer
 
         return made
@@ -41,11 +46,20 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(replaced(oc_main, optim=View(torch.optim, AdamW=splitting(torch.optim.AdamW))))
         # OpenCLIP imports this one inside its main
-        stack.enter_context(replaced(timm.optim, create_optimizer_v2=splitting(timm.optim.create_optimizer_v2)))
+        stack.enter_context(replaced(timm.optim, create_optimizer_v2=splitting(by_timm)))
         makers = ("cosine_lr", "const_lr", "const_lr_cooldown") if multiple != 1.0 else ()
         schedulers = {name: _multiplied(getattr(oc_main, name), multiple) for name in makers}
         stack.enter_context(replaced(oc_main, **schedulers))
         yield
+
+
+def unset_left_out(make: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """A maker of optimizers to which None means that nothing was said: an eps of None is a TypeError in most."""
+
+    def made(*args: object, **options: object) -> torch.optim.Optimizer:
+        return make(*args, **{name: value for name, value in options.items() if value is not None})
+
+    return made
 
 
 def _split(optimizer: torch.optim.Optimizer, state: RunState, multiple: float) -> None:

@@ -7,18 +7,19 @@ from contextlib import ExitStack, contextmanager
 
 import open_clip
 import open_clip_train.main as oc_main
-import torch.distributed as dist
 
 import open_clip_fff
 from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS
 from open_clip_fff.host.arguments import help_text, parse_open_clip
+from open_clip_fff.host.attempt import attempt
 from open_clip_fff.host.checks import check_host, preview_training_data
 from open_clip_fff.host.data import data_maker, with_data_sets
 from open_clip_fff.host.extra_state import extra_state
 from open_clip_fff.host.fitting import activation_notes, check_weights
 from open_clip_fff.host.fixes import fixes, image_reader
+from open_clip_fff.host.launch import check_launch, precision_notes
 from open_clip_fff.host.loop import epoch_runner, loss_maker
 from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.nonfinite import finite_checkpoints
@@ -30,8 +31,8 @@ from open_clip_fff.host.validation import evaluator
 from open_clip_fff.host.zero_shot import sets_to_watch
 from open_clip_fff.hub.borrowed import bring_parts
 from open_clip_fff.losses.registry import LOSSES
-from open_clip_fff.ranks import first_rank
 from open_clip_fff.scope import replaced
+from open_clip_fff.settings.consistency import idle_notes
 from open_clip_fff.settings.flags import split
 from open_clip_fff.settings.plan import Plan, make_plan
 from open_clip_fff.towers.frozen import load_frozen
@@ -53,20 +54,21 @@ def run(argv: list[str]) -> None:
         return
     typed, rest = split(argv)
     args = parse_open_clip(rest)
-    plan = with_data_sets(make_plan(typed), args.train_data)
     args.command = shlex.join(["python", "-m", "open_clip_fff.train", *argv])  # for params.txt
-    if plan.typed:
-        _bring_parts(plan)
-    check_host(args, plan)
-    check_weights(args, plan)
-    if first_rank():
-        print("".join(f"{note}\n" for note in activation_notes(args)), end="", flush=True)
-    if plan.typed:
-        plan = _introduced(args, plan)
-        _fill(args, plan)
-    with _logging_put_back(), _seams(_loaded(RunState(args, plan))):
-        if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
-            raise UsageError("OpenCLIP stopped before training; its own line above says why")
+    check_launch(args)
+    with attempt(args) as last_error:
+        plan = with_data_sets(make_plan(typed), args.train_data)
+        if plan.typed:
+            _bring_parts(plan)
+        check_host(args, plan)
+        check_weights(args, plan)
+        _warn(args, plan)
+        if plan.typed:
+            plan = _introduced(args, plan)
+            _fill(args, plan)
+        with _logging_put_back(last_error), _seams(_loaded(RunState(args, plan))):
+            if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
+                raise UsageError(f"OpenCLIP gave up: {last_error.text or 'its own line above says why'}")
 
 
 def _loaded(state: RunState) -> RunState:
@@ -98,10 +100,17 @@ def _fill(args, plan: Plan) -> None:
         args.siglip = True
 
 
+def _warn(args, plan: Plan) -> None:
+    """What works, and may not be meant; on rank 0."""
+    notes = [*precision_notes(args), *activation_notes(args), *idle_notes(plan)]
+    if args.rank == 0:
+        print("".join(f"{note}\n" for note in notes), end="", flush=True)
+
+
 def _introduced(args, plan: Plan) -> Plan:
     """The plan as the data make it; prints it, the captions' coverage, three rows. On rank 0; every rank checks."""
     plan, previews, captions = preview_training_data(args, plan)
-    if not first_rank():
+    if args.rank != 0:
         return plan
     print(f"open_clip_fff {open_clip_fff.__version__} on OpenCLIP {open_clip.__version__}")
     print(plan_text(args, plan))
@@ -117,11 +126,11 @@ def _logger_levels() -> dict[logging.Logger, int]:
 
 
 @contextmanager
-def _logging_put_back() -> Iterator[None]:
+def _logging_put_back(handler: logging.Handler) -> Iterator[None]:
     """Handlers and levels as they were, after OpenCLIP has set its own; and each line only once."""
     handlers, levels = list(logging.root.handlers), _logger_levels()
     # Without any handler, the first line logged gives the root one of its own beside OpenCLIP's.
-    logging.root.addHandler(logging.NullHandler())
+    logging.root.addHandler(handler)
     try:
         yield
     finally:
@@ -135,26 +144,21 @@ def _logging_put_back() -> Iterator[None]:
 @contextmanager
 def _seams(state: RunState) -> Iterator[None]:
     """Every name that OpenCLIP's main looks up and we answer, for the length of one run."""
-    had_group = dist.is_available() and dist.is_initialized()
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(fixes(state.tally, state.args.seed, image_reader(state.plan)))
-            stack.enter_context(optimizer_seams(state))
-            stack.enter_context(extra_state(state))
-            stack.enter_context(finite_checkpoints(bool(state.plan.typed)))
-            stack.enter_context(resuming(state))  # outermost: what does not fit is refused before more of it is read
-            stack.enter_context(
-                replaced(
-                    oc_main,
-                    parse_args=lambda _: state.args,
-                    create_model_and_transforms=model_factory(state, oc_main.create_model_and_transforms),
-                    get_data=data_maker(state, oc_main.get_data),
-                    create_loss=loss_maker(state, oc_main.create_loss),
-                    train_one_epoch=epoch_runner(state, oc_main.train_one_epoch),
-                    evaluate=evaluator(state, oc_main.evaluate),
-                )
+    with ExitStack() as stack:
+        stack.enter_context(fixes(state.tally, state.args.seed, image_reader(state.plan)))
+        stack.enter_context(optimizer_seams(state))
+        stack.enter_context(extra_state(state))
+        stack.enter_context(finite_checkpoints(bool(state.plan.typed)))
+        stack.enter_context(resuming(state))  # outermost: what does not fit is refused before more of it is read
+        stack.enter_context(
+            replaced(
+                oc_main,
+                parse_args=lambda _: state.args,
+                create_model_and_transforms=model_factory(state, oc_main.create_model_and_transforms),
+                get_data=data_maker(state, oc_main.get_data),
+                create_loss=loss_maker(state, oc_main.create_loss),
+                train_one_epoch=epoch_runner(state, oc_main.train_one_epoch),
+                evaluate=evaluator(state, oc_main.evaluate),
             )
-            yield
-    finally:
-        if dist.is_available() and dist.is_initialized() and not had_group:
-            dist.destroy_process_group()
+        )
+        yield

@@ -7,8 +7,8 @@ from open_clip_train.data import expand_urls
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.arguments import parse_open_clip
-from open_clip_fff.host.checks import check_files, dataset_kind
 from open_clip_fff.host.data import with_data_sets
+from open_clip_fff.host.data_checks import check_files, dataset_kind
 from open_clip_fff.settings.plan import Plan
 
 

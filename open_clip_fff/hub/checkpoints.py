@@ -2,6 +2,7 @@
 
 import os
 import re
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -155,4 +156,17 @@ def _numbers_allowed() -> Any:
 
 
 def _unreadable(checkpoint: Path, error: Exception) -> UsageError:
-    return UsageError(f"{checkpoint}: cannot be read as a checkpoint ({reason(error)})")
+    return UsageError(f"{checkpoint}: cannot be read as a checkpoint ({_what_else(checkpoint) or reason(error)})")
+
+
+def _what_else(path: Path) -> str | None:
+    """What a file is that torch cannot read, where its form tells; torch speaks of `weights_only` whatever it meets."""
+    with path.open("rb") as file:
+        start = file.read(40)
+    if start.startswith(b"PK"):
+        return None if zipfile.is_zipfile(path) else "the file is cut short"
+    if not start:
+        return "the file is empty"
+    if start.startswith(b"\x80"):  # torch before 1.6
+        return None
+    return "it is a tar" if tarfile.is_tarfile(path) else f"the file begins with {start!r}"

@@ -50,6 +50,13 @@ def check(plan: "Plan") -> None:
         raise UsageError("--zeroshot-sets does nothing without --zeroshot-data DIR")
 
 
+def idle_notes(plan: "Plan") -> list[str]:
+    """On flags that would tell something, and have nothing to tell of: they change no training, and runs share them."""
+    if "class_key" in plan.typed and not (plan.mining or plan.connection or plan.grouping):
+        return ["warning: --class-key tells which mined pairs are right, and in this run nothing is mined"]
+    return []
+
+
 def _check_connection(plan: "Plan") -> None:
     if plan.connection is None:
         for name in sorted(CONNECTION & plan.typed):
@@ -102,13 +109,7 @@ def _check_captions(plan: "Plan", loss: str) -> None:
 
 def _check_mining(plan: "Plan") -> None:
     if plan.mining is None:
-        idle = {
-            *MINING,
-            *MODEL,
-            "feature_sidecar",
-            *(() if plan.connection or plan.grouping else ("class_key",)),
-        }
-        for name in sorted(idle & plan.typed):
+        for name in sorted({*MINING, *MODEL, "feature_sidecar"} & plan.typed):
             name = as_flag(name)
             raise UsageError(f"{name} does nothing while mining is off: add --mining-features frozen, or drop {name}")
         return

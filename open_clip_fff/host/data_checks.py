@@ -1,0 +1,124 @@
+"""Whether the data that flags name is there, and can be read together."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from open_clip_train.data import expand_urls, get_dataset_size
+
+from open_clip_fff.data.columns import column_names
+from open_clip_fff.data.data_sets import BETWEEN, parquet_name
+from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.table import read_table
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.data import val_captions
+from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.plan import Plan
+
+
+def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
+    """`webdataset`, `csv` or `synthetic`, as OpenCLIP will decide of the data that a flag names."""
+    if args.dataset_type != "auto":
+        return args.dataset_type
+    path = args.train_data if flag == "--train-data" else args.val_data
+    extension = path.split(".")[-1]
+    if extension not in ("csv", "tsv", "tar"):
+        raise UsageError(f"{flag} {path}: say what it is with --dataset-type webdataset or csv")
+    return "webdataset" if extension == "tar" else "csv"
+
+
+def check_data(args: argparse.Namespace, plan: Plan) -> None:
+    """That there is data, what it is, and that it is where the flags say.
+
+    Raises:
+        UsageError: for the first that is not.
+    """
+    named = args.train_data or args.val_data or args.imagenet_val or args.imagenet_v2
+    if not named and args.dataset_type != "synthetic":
+        raise UsageError("--train-data: there is nothing to train on or to evaluate; name some data")
+    if args.imagenet_val and not any(path.is_dir() for path in Path(args.imagenet_val).glob("*")):
+        raise UsageError(f"--imagenet-val {args.imagenet_val}: no folder there that holds a folder for each class")
+    if args.dataset_type == "synthetic":
+        if args.val_data:
+            raise UsageError("--val-data: does not go with --dataset-type synthetic; drop one")
+        if not args.train_num_samples or args.train_num_samples < 1:
+            raise UsageError("--train-num-samples: say how many images --dataset-type synthetic should make up")
+        return
+    for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
+        if value:
+            kind = dataset_kind(args, flag)
+            check_files(flag, value)
+            if kind == "csv" and not plan.typed:
+                _check_stock_columns(args, value)
+    if args.train_data:
+        _check_formats(args)
+    if args.train_data and dataset_kind(args) == "webdataset":
+        _check_shards(args)
+        _check_val_sidecar(args, plan.captions)
+
+
+def _check_stock_columns(args: argparse.Namespace, path: str) -> None:
+    """OpenCLIP takes names of columns to the letter; where a flag of ours is typed, the preview looks for them."""
+    there = [str(name) for name in read_table(path, args.csv_separator, (), nrows=0).columns]
+    for flag, name in (("--csv-img-key", args.csv_img_key), ("--csv-caption-key", args.csv_caption_key)):
+        if name not in there:
+            raise UsageError(
+                f"{flag} {name}: {path} has no such column; it has {column_names(there)} "
+                f"(read with --csv-separator {args.csv_separator!r})"
+            )
+
+
+def check_files(flag: str, value: str) -> None:
+    """Raises UsageError if a file among the shards (or the table) that a flag names is not there."""
+    paths = [url for url in expand_urls(value)[0] if not re.match(r"^[\w+.-]+:", url)]  # pipe:, s3://, https://
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
+        raise UsageError(f"{flag}: {missing[0]} does not exist{also}; check the path and the braces")
+
+
+def _check_formats(args: argparse.Namespace) -> None:
+    """OpenCLIP reads one format in a run, that of the last data set of `A::B`, and one table."""
+    sets = args.train_data.split(BETWEEN)
+    tables = [part for part in sets if part.split(".")[-1] in ("csv", "tsv")]
+    if tables and len(tables) < len(sets):
+        raise UsageError(f"--train-data: {tables[0]} is a table among tars; make tars of it with scripts/pack.py")
+    if len(sets) > 1 and dataset_kind(args) == "csv":
+        raise UsageError(f"--train-data: names {len(sets)} tables, and one is read; make one of them, or tars of both")
+
+
+def _check_val_sidecar(args: argparse.Namespace, captions: CaptionSettings) -> None:
+    """The sidecars of training must not reach other images of --val-data."""
+    if not args.val_data or captions.sidecar is None:
+        return
+    if captions.val_sidecar is None:
+        if BETWEEN in captions.sidecar:
+            raise UsageError(
+                "--caption-sidecar: is in step with --train-data; say where the captions of --val-data are with "
+                "--val-caption-sidecar DIR, or '' for nowhere"
+            )
+        names = {parquet_name(url): url for url in expand_urls(args.train_data)[0]}
+        for url in expand_urls(args.val_data)[0]:
+            other = names.get(parquet_name(url), url)
+            if other != url:
+                raise UsageError(
+                    f"--caption-sidecar: {url} of --val-data would have the captions of {other}; say where its own are "
+                    f"with --val-caption-sidecar DIR, or '' for nowhere"
+                )
+    elif sidecar := CaptionReader(val_captions(captions, args.val_data)).sidecar:
+        sidecar.check(expand_urls(args.val_data)[0][0])
+
+
+def _check_shards(args: argparse.Namespace) -> None:
+    if args.train_num_samples is not None and args.train_num_samples < 1:
+        raise UsageError(f"--train-num-samples {args.train_num_samples}: it is 1 or more")
+    size, shards = get_dataset_size(args.train_data)
+    if not size and args.train_num_samples is None:
+        raise UsageError("--train-num-samples: say how many images the shards hold (or put a sizes.json beside them)")
+    workers = args.workers * args.world_size
+    if shards < workers and not args.dataset_resampled:
+        raise UsageError(
+            f"--workers {args.workers}: {workers} loader workers over all ranks, but only {shards} shard(s); "
+            f"lower it, or use --dataset-resampled"
+        )

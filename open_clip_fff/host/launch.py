@@ -1,0 +1,87 @@
+"""How this process was started, in the way in which OpenCLIP will read it."""
+
+import argparse
+import importlib.util
+import os
+
+import torch
+from open_clip_train.distributed import is_device_available, is_using_distributed, world_info_from_env
+
+from open_clip_fff.errors import OneRankError, UsageError, reason
+
+_SLURM = "start with srun (which needs MASTER_ADDR and MASTER_PORT) or torchrun"
+
+
+def launched_rank() -> int:
+    """This process's rank as its environment says, before there is a process group; 0 for one that stands alone."""
+    try:
+        return world_info_from_env()[1] if is_using_distributed() else 0
+    except ValueError:
+        return 0
+
+
+def check_launch(args: argparse.Namespace) -> None:
+    """The environment and --device, before processes wait for each other.
+
+    Raises:
+        UsageError: for what OpenCLIP's start of distributed training would raise, or wait for in vain.
+    """
+    try:
+        distributed = is_using_distributed()
+        world_info_from_env()
+    except ValueError as error:
+        raise OneRankError(f"the environment's ranks are no numbers ({error}): unset them, or use torchrun") from None
+    if args.horovod:  # which has ranks of its own
+        if importlib.util.find_spec("horovod") is None:
+            raise UsageError("--horovod: the package horovod is not installed; use torchrun")
+        return
+    if distributed:
+        _check_environment(args)
+    _check_device(args, distributed)
+
+
+def _check_environment(args: argparse.Namespace) -> None:
+    """A Slurm shell, or what an earlier launcher left, speaks of processes that nobody started."""
+    if args.dist_url not in (None, "env://"):
+        return
+    wanted = ["MASTER_ADDR", "MASTER_PORT"] + ([] if "SLURM_PROCID" in os.environ else ["RANK", "WORLD_SIZE"])
+    missing = [name for name in wanted if name not in os.environ]
+    if missing:
+        source = "WORLD_SIZE" if "WORLD_SIZE" in os.environ else "SLURM_NTASKS"
+        raise OneRankError(
+            f"{source}={os.environ[source]} in the environment says that this is one of several processes, but "
+            f"{', '.join(missing)} is not set: for one process set WORLD_SIZE=1; for several "
+            f"{_SLURM if source == 'SLURM_NTASKS' else 'use torchrun'}"
+        )
+
+
+def _check_device(args: argparse.Namespace, distributed: bool) -> None:
+    flag = f"--device {args.device}"
+    try:
+        kind = torch.device(args.device).type
+        available, known = is_device_available(kind)
+    except (RuntimeError, AttributeError, AssertionError) as error:
+        raise UsageError(f"{flag}: {reason(error)}") from error
+    if known and not available:
+        return  # OpenCLIP warns, and takes the CPU
+    if kind != "cuda":
+        try:
+            torch.zeros(1, device=args.device).item()
+        except (RuntimeError, AssertionError) as error:
+            raise UsageError(f"{flag}: {reason(error)}") from error
+        return
+    there, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if distributed and not args.no_set_device_rank and here > there:
+        raise UsageError(f"{flag}: {here} processes on this machine, which has {there} GPU(s); start {there}")
+    if not distributed and (torch.device(args.device).index or 0) >= there:
+        raise UsageError(f"{flag}: this machine has {there} GPU(s), numbered from 0")
+
+
+def precision_notes(args: argparse.Namespace) -> list[str]:
+    """A line for those whose --precision, OpenCLIP's default for one, is made for GPUs."""
+    if torch.device(args.device).type != "cpu" or args.precision == "fp32":
+        return []
+    return [
+        f"warning: --precision {args.precision} on a CPU: most CPUs compute more slowly in half precision than in "
+        f"float32; --precision fp32 is usually faster"
+    ]

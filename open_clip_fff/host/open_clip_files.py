@@ -1,0 +1,95 @@
+"""What OpenCLIP's flags say of models, weights and pictures, against what is there."""
+
+import argparse
+import os
+
+import open_clip
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.host.fitting import resumed
+
+
+def check_towers(args: argparse.Namespace, config: dict) -> None:
+    """What is asked of the towers, given the architecture.
+
+    Raises:
+        UsageError: if they do not have it, or their tokenizer cannot be had.
+    """
+    text, vision = config["text_cfg"], config["vision_cfg"]
+    if args.lock_text and not args.lock_text_freeze_layer_norm and not text.get("hf_model_name"):
+        raise UsageError(
+            f"--lock-text: the text tower of {args.model} is locked with its layer norms or not at all: "
+            f"add --lock-text-freeze-layer-norm"
+        )
+    groups = args.lock_image_unlocked_groups if args.lock_image else 0
+    if groups and isinstance(vision.get("layers"), list | tuple) and not vision.get("timm_model_name"):
+        raise UsageError(f"--lock-image-unlocked-groups {groups}: a ResNet is locked whole; drop it")
+    by_name = "siglip" in args.model.lower() and not text.get("hf_tokenizer_name")
+    if by_name or text.get("hf_tokenizer_name"):
+        try:
+            open_clip.get_tokenizer(args.model, cache_dir=args.cache_dir, context_length=args.force_context_length)
+        except Exception as error:
+            why = f"--model {args.model}: its tokenizer cannot be had ({reason(error)})"
+            if by_name:
+                why += "; OpenCLIP downloads SigLIP's for any name with siglip in it: rename an architecture of yours"
+            raise UsageError(why) from error
+
+
+def check_pretrained(flag: str, model: str | None, pretrained: str | None) -> None:
+    """What --pretrained names for a model.
+
+    Raises:
+        UsageError: if it is neither a tag of the model nor a file.
+    """
+    if not model or not pretrained or open_clip.factory.parse_model_name(model)[0] is not None:
+        return
+    name = model.replace("/", "-")
+    if not open_clip.is_pretrained_cfg(name, pretrained) and not os.path.isfile(pretrained):
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        raise UsageError(
+            f"{flag} {pretrained}: neither a file nor a tag of {model}, which has {', '.join(tags) or 'none'}"
+        )
+
+
+def check_resume(args: argparse.Namespace) -> None:
+    """What --resume names.
+
+    Raises:
+        UsageError: if it is not there; where the newest is asked for and no run is named.
+    """
+    if args.resume == "latest":
+        if args.name is None:
+            raise UsageError("--resume latest: the run that it goes on with is not named; add --name NAME")
+        if args.remote_sync and args.save_most_recent:
+            raise UsageError("--resume latest: does not go with --remote-sync and --save-most-recent; drop one")
+        if args.remote_sync and args.remote_sync_protocol != "s3":
+            raise UsageError("--resume latest: with --remote-sync it needs --remote-sync-protocol s3")
+    if (checkpoint := resumed(args)) is not None and not checkpoint.is_file():
+        raise UsageError(f"--resume {checkpoint}: there is no such file")
+
+
+def check_pictures(args: argparse.Namespace) -> None:
+    """Puts a grey picture through OpenCLIP's transforms, with each flag that changes them.
+
+    Raises:
+        UsageError: for the flag with which that fails.
+    """
+    size = tuple(args.force_image_size or (32,))
+    size = size[0] if len(size) == 1 else size
+    given = {
+        "--force-image-size": ({"size": size}, {}),
+        "--image-mean": ({"mean": args.image_mean}, {}),
+        "--image-std": ({"std": args.image_std}, {}),
+        "--aug-cfg": ({}, args.aug_cfg),
+    }
+    for flag, (values, augmentation) in given.items():
+        if not (any(value is not None for value in values.values()) or augmentation):
+            continue
+        try:
+            for training in (False, True):
+                transform = image_transform_v2(PreprocessCfg(**{"size": 32, **values}), training, augmentation)
+                transform(Image.new("RGB", (48, 40), "grey"))
+        except Exception as error:  # whatever it is, it would be the same in training
+            raise UsageError(f"{flag}: no picture can be made with it ({reason(error)})") from error
