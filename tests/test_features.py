@@ -1,7 +1,9 @@
 """Features that are not made in the step, but stored beside the image; and classes, by which mined pairs are judged."""
 
+import io
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -81,6 +83,41 @@ def test_embedding_does_what_is_missing(trainer, teacher, stored, capsys):
     assert embed("--out", str(stored), "--", *trainer.tars, *flags) == 0
     assert "1 of 4 shards to do" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in stored.glob("*.parquet")} == before
+
+
+def test_stored_features_know_what_is_in_a_models_files(trainer, teacher, tmp_path, capsys):
+    """A run that goes on is another model under the same path; a copy is the same one under another."""
+
+    def reads(*miner: object) -> str:
+        flags = ["--mining-features", "precomputed", "--feature-sidecar", str(tmp_path / "features"), *EVERYTHING]
+        capsys.readouterr()
+        code = trainer(*FFF, *flags, "--mining-model", *map(str, miner), "--name", "x", "--train-num-samples", "16")
+        shutil.rmtree(trainer.run("x"), ignore_errors=True)
+        return capsys.readouterr().err.strip().splitlines()[-1] if code else "read"
+
+    assert trainer("--method", "clip", "--name", "run") == 0
+    run, first = trainer.run("run"), trainer.run("run") / "checkpoints" / "epoch_1.pt"
+    flags = ["--json-text-key", "captions", "--mining-model", str(run)]
+    assert embed("--out", str(tmp_path / "features"), "--", *trainer.tars, *flags) == 0
+    assert f"features of {first}, on cpu" in capsys.readouterr().out
+    shutil.copy(first, tmp_path / "copy.pt")
+    for same in ((run,), (first,), ("tiny-clip", "--mining-pretrained", tmp_path / "copy.pt")):
+        assert reads(*same) == "read"
+    assert "its features are of" in reads("tiny-clip", "--mining-pretrained", teacher)
+    assert trainer("--method", "clip", "--name", "run", "--resume", "latest", "--epochs", "2") == 0
+    assert re.search(r"its features are of .*epoch_1\.pt#\w{16}, not of .*epoch_2\.pt#\w{16}", reads(run))
+    assert embed("--out", str(tmp_path / "features"), "--", *trainer.tars, *flags) == 2  # nor is a folder filled by two
+    assert reads(first) == "read"
+    # features of before there were hashes have a path
+    for old, wanted in ((str(first), "read"), ("tiny-clip/elsewhere.pt", "its features are of tiny-clip/elsewhere.pt")):
+        for path in (tmp_path / "features").glob("*.parquet"):
+            rows = pq.read_table(path).to_pylist()
+            for row in rows:
+                was = np.load(io.BytesIO(row[COLUMN]))
+                np.savez(file := io.BytesIO(), **{**was, "model": np.array(old)})
+                row[COLUMN] = file.getvalue()
+            pq.write_table(pq.read_table(path).from_pylist(rows), path)
+        assert wanted in reads(first)
 
 
 def test_a_file_and_its_reading_back():

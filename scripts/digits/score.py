@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import math
 import re
 from collections.abc import Callable
@@ -14,13 +13,13 @@ import open_clip
 import torch
 from clip_benchmark.metrics.zeroshot_classification import run_classification, zero_shot_classifier
 from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k
-from open_clip.factory import load_state_dict
 from PIL import Image
 from torch import Tensor
 
 from digits.captions import NAMES, PROMPTS
 from digits.runs import Run, RunFailed
 from digits.shards import read_tars
+from open_clip_fff.hub.loading import load_model
 
 AT = (1, 5)
 
@@ -133,13 +132,9 @@ def load(config: Path, checkpoint: Path) -> tuple[open_clip.CLIP, Callable[[Imag
         config: the architecture, which OpenCLIP calls by the file's name.
         checkpoint: as OpenCLIP's training writes it.
     """
-    logging.getLogger().setLevel(logging.ERROR)  # OpenCLIP warns of random weights, which are overwritten here
     open_clip.add_model_config(config)
-    weights = load_state_dict(str(checkpoint))
-    bias = 0.0 if "logit_bias" in weights else None
-    model, _, prepare = open_clip.create_model_and_transforms(config.stem, init_logit_bias=bias)
-    model.load_state_dict(weights)
-    return model.eval(), prepare
+    loaded = load_model(f"{config.stem},{checkpoint}")
+    return loaded.model, loaded.preprocess
 
 
 def mined_per_image(log: Path) -> float | None:
