@@ -1,7 +1,8 @@
 """Where precision matters more than speed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,3 +40,11 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
+def not_finite(tensors: Mapping[str, Any]) -> str | None:
+    """The first name whose tensor holds a number that is not finite; None where all are."""
+    for name, value in tensors.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            return name
+    return None

@@ -9,7 +9,8 @@ import torch
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.activation import activation_note
-from open_clip_fff.hub.checkpoints import read_weights
+from open_clip_fff.hub.checkpoints import find_checkpoint, read_weights
+from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.hub.weights import Filled, fill, misfit
 from open_clip_fff.settings import FrozenSource
@@ -258,7 +259,8 @@ def test_a_run_a_checkpoint_or_a_folder_mines(runs, biased, tmp_path, export_her
             return frozen.model.encode_image(images)
 
     wanted = seen("tiny-clip", biased)
-    for source in (runs.run("sigmoid"), biased, tmp_path / "model", f"local-dir:{tmp_path / 'model'}"):
+    model, file = tmp_path / "model", tmp_path / "model" / "open_clip_model.safetensors"
+    for source in (runs.run("sigmoid"), biased, model, f"local-dir:{model}", file):
         assert torch.equal(seen(source), wanted), source
     doubled = seen("tiny-clip", other)
     assert not torch.equal(doubled, wanted)
@@ -268,6 +270,11 @@ def test_a_run_a_checkpoint_or_a_folder_mines(runs, biased, tmp_path, export_her
         seen(runs.run("sigmoid"), "openai")
     with pytest.raises(UsageError, match=r"other.pt: neither .* --mining-model NAME with --mining-pretrained other.pt"):
         seen(other)
+    file.unlink()
+    with pytest.raises(UsageError, match=r"model: (cannot be loaded|there are no weights)"):
+        seen(model)
+    with pytest.raises(UsageError, match=r"there are no weights in this folder"):
+        stored_name(FrozenSource(str(model)))
     with pytest.raises(UsageError, match=r"hf-hub:a/b comes with its weights"):
         seen("hf-hub:a/b", "openai")
     with pytest.raises(UsageError, match=r"OpenCLIP has no model no-run .* no such run, checkpoint or folder"):
@@ -280,6 +287,31 @@ def test_a_run_mines_in_training(runs, trainer):
     assert trainer(*mines, "tiny-clip", "--mining-pretrained", str(last(runs, "sigmoid")), "--name", "file") == 0
     mined = [re.findall(r"Mined/image: ([\d.]+)", trainer.log(name)) for name in ("run", "file")]
     assert mined[0] == mined[1] and len(mined[0]) == 4
+
+
+def test_the_last_checkpoint_of_a_run_is_the_newest(runs, tmp_path):
+    """With --save-most-recent, which OpenCLIP writes every epoch, beside those of --save-frequency."""
+    stored = runs.checkpoint("softmax")
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    for name, epoch in (("epoch_2", 2), ("epoch_10", 10)):
+        torch.save({**stored, "epoch": epoch}, folder / f"{name}.pt")
+    for epoch, name in ((10, "epoch_10.pt"), (13, "epoch_latest.pt"), (9, "epoch_10.pt")):
+        torch.save({**stored, "epoch": epoch}, folder / "epoch_latest.pt")
+        assert find_checkpoint(tmp_path / "run").name == name
+
+
+def test_weights_that_are_not_finite_go_nowhere(trainer, runs, tmp_path, capsys):
+    nan = {"visual.proj": torch.full((32, 32), torch.nan)}
+    path = saved(tmp_path / "nan.pt", read_weights(last(runs, "softmax")) | nan)
+    for load in (
+        lambda: load_model(f"tiny-clip,{path}"),
+        lambda: load_frozen(FrozenSource("tiny-clip", str(path))),
+    ):
+        with pytest.raises(UsageError, match=r"nan.pt: visual.proj is not finite, so the training diverged"):
+            load()
+    assert trainer("--method", "clip", "--pretrained", str(path), "--name", "nan") == 2
+    assert f"--pretrained {path}: visual.proj is not finite" in capsys.readouterr().err
 
 
 # --- the activation --------------------------------------------------------------------------------------------------

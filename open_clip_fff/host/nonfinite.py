@@ -4,17 +4,17 @@ DDP has added up the gradients when the optimizer's step begins, so that all ran
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import open_clip_train.main as oc_main
 import torch
-from torch import Tensor
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import numbered_checkpoints, run_folder
+from open_clip_fff.numerics import not_finite
 from open_clip_fff.scope import View, replaced
 from open_clip_fff.settings.safety import IN_A_ROW, SCALER_IN_A_ROW, SKIP, STOP
 
@@ -94,14 +94,6 @@ def left_out_line(skipped: int, unscaled: int) -> str:
     parts = [f"{skipped:,} whose gradient was not finite"] * bool(skipped)
     parts += [f"{unscaled:,} that GradScaler left out"] * bool(unscaled)
     return ", ".join(parts)
-
-
-def not_finite(tensors: Mapping[str, Any]) -> str | None:
-    """The first name whose tensor holds a number that is not finite; None where all are."""
-    for name, value in tensors.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
-            return name
-    return None
 
 
 @contextmanager

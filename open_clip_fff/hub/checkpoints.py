@@ -32,18 +32,18 @@ def numbered_checkpoints(run: Path) -> dict[int, Path]:
 
 
 def find_checkpoint(run: Path) -> Path:
-    """The checkpoint itself, or the one of the highest epoch in a run folder.
+    """The checkpoint itself, or the one of the highest epoch in a run folder, `epoch_latest.pt` among them.
 
     Raises:
         UsageError: if there is none.
     """
     if run.is_file():
         return run
-    if numbered := numbered_checkpoints(run):
-        return numbered[max(numbered)]
-    latest = run / "checkpoints" / "epoch_latest.pt"
-    if latest.is_file():
+    numbered, latest = numbered_checkpoints(run), run / "checkpoints" / "epoch_latest.pt"
+    if latest.is_file() and (not numbered or (read_epoch(latest) or 0) > max(numbered)):  # --save-most-recent
         return latest
+    if numbered:
+        return numbered[max(numbered)]
     raise UsageError(f"{run}: neither a checkpoint nor a run folder with checkpoints/epoch_N.pt")
 
 

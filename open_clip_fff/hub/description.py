@@ -77,8 +77,9 @@ def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name
         UsageError: if the run left neither, or what it left cannot be used.
     """
     run = run_folder(checkpoint)
-    if (run / CONFIG_NAME).is_file() and model_name is None:
-        return folder_description(run, weights)
+    for folder in (run, checkpoint.resolve().parent):  # weights of a folder in the hub's format, too
+        if (folder / CONFIG_NAME).is_file() and model_name is None:
+            return folder_description(folder, weights)
     params = read_params(run) if checkpoint.resolve().parent.name == "checkpoints" else {}
     if model_name is not None:
         params["model"] = model_name

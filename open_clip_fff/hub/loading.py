@@ -149,15 +149,20 @@ def described(path: Path, weights: str | None) -> tuple[dict, Path, dict[str, Te
         return read_description(own, tensors), checkpoint, tensors
     from open_clip.factory import _find_checkpoint_in_dir
 
-    checkpoint = Path(weights or _find_checkpoint_in_dir(path) or path / "its weights")
+    found = weights or _find_checkpoint_in_dir(path)
+    if found is None:
+        raise UsageError(f"{path}: there are no weights in this folder")
+    checkpoint = Path(found)
     tensors = read_weights(checkpoint)
     return folder_description(path, tensors), checkpoint, tensors
 
 
 def _from_checkpoint(path: Path, weights: str | None, called: str) -> LoadedModel:
     description, checkpoint, tensors = described(path, weights)
-    run, epoch = run_folder(find_checkpoint(path)) if is_run(path) else None, read_epoch(checkpoint)
-    name = (run or path.resolve()).name + (f"-epoch_{epoch}" if epoch is not None else f"-{checkpoint.stem}")
+    own, epoch = find_checkpoint(path).resolve() if is_run(path) else None, read_epoch(checkpoint)
+    run = run_folder(own) if own is not None and own.parent.name == "checkpoints" else None
+    folder = run or (path.resolve() if own is None else own.parent)
+    name = folder.name + (f"-epoch_{epoch}" if epoch is not None else f"-{checkpoint.stem}")
     loaded = assemble(called, name, description, tensors, str(checkpoint))
     return replace(loaded, epoch=epoch, run=run)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import read_weights
+from open_clip_fff.numerics import not_finite
 from open_clip_fff.scope import replaced
 
 SCALE, BIAS = "logit_scale", "logit_bias"
@@ -53,7 +54,8 @@ def fill(model: Any, weights: Mapping[str, Tensor], called: str, resize: bool = 
         resize: whether position embeddings of another length are interpolated, as OpenCLIP does for `--pretrained`.
 
     Raises:
-        UsageError: if a parameter is missing or has another shape, or a tower has more layers than the architecture.
+        UsageError: if a parameter is missing or has another shape, a tower has more layers than the architecture, or
+            a number is not finite.
     """
     from open_clip.convert import convert_state_dict
     from open_clip.model import resize_pos_embed, resize_text_pos_embed
@@ -69,6 +71,8 @@ def fill(model: Any, weights: Mapping[str, Tensor], called: str, resize: bool = 
     if no_bias := BIAS in own and BIAS not in named:
         named[BIAS] = torch.zeros_like(own[BIAS])
     _, unexpected = model.load_state_dict(named, strict=False)
+    if (name := not_finite(dict(model.named_parameters()))) is not None:
+        raise UsageError(f"{called}: {name} is not finite, so the training diverged; take an earlier checkpoint")
     return Filled(tuple(unexpected), no_bias, resized)
 
 
