@@ -174,7 +174,8 @@ class RateThresholds:
         return level.masked_fill(~found.others, NEVER)
 
     def _thresholds(self, known: Counts) -> Thresholds:
-        up_to = (known.levels.cumsum(0) <= self.per_image * known.rows).sum()
+        target = self.per_image * known.rows * (1 + 1e-9)  # counts that faded are rounded: a cap's last pair is one
+        up_to = (known.levels.cumsum(0) <= target).sum()
         above, level = shares_above(known.cosines), level_at(up_to)
         if self.config.cap is None:
             # Any one clause at this level finds `per_image` alone, so that no higher one can be right; levels that were
