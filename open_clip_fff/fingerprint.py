@@ -45,9 +45,8 @@ def architecture_fingerprint(model: nn.Module) -> str:
     for name, module in model.named_modules():
         settings = {key: _plain(value) for key, value in vars(module).items() if key[0] != "_" and key != "training"}
         known = {key: value for key, value in settings.items() if value is not None and key not in _ELSEWHERE}
-        config = getattr(module, "config", None)
-        if hasattr(config, "to_dict"):
-            known["config"] = _without_origin(config.to_dict())
+        if config := getattr(getattr(module, "config", None), "to_dict", None):
+            known["config"] = _without_origin(config())
         digest.update(f"{name} {type(module).__module__}.{type(module).__qualname__} ".encode())
         digest.update(_json(known))
     return digest.hexdigest()
@@ -62,10 +61,9 @@ def tokenizer_fingerprint(tokenizer: Any, read: Callable[[list[str]], Any] | Non
     """
     inner = getattr(tokenizer, "tokenizer", tokenizer)  # OpenCLIP wraps those of transformers
     known: dict[str, Any] = {"class": [type(x).__qualname__ for x in (tokenizer, inner)]}
-    backend = getattr(inner, "backend_tokenizer", None)
-    if hasattr(backend, "to_str"):
+    if to_str := getattr(getattr(inner, "backend_tokenizer", None), "to_str", None):
         # the last call's truncation and padding are in it, too
-        known["vocabulary"] = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
+        known["vocabulary"] = {**json.loads(to_str()), "truncation": None, "padding": None}
     elif hasattr(inner, "get_vocab"):
         known["vocabulary"] = inner.get_vocab()
     elif hasattr(inner, "encoder"):
