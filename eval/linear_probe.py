@@ -13,6 +13,7 @@ from open_clip_fff.evaluation.probe import ProbeSettings, probe, training_split
 from open_clip_fff.evaluation.protocol import LINEAR_PROBE
 from open_clip_fff.evaluation.scoring import Evaluate
 from open_clip_fff.evaluation.store import Score
+from open_clip_fff.plural import plural
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     failed = score_models(arguments, list(splits), line, evaluate=fitted, task=LINEAR_PROBE)
     if failed:
-        print(f"eval/linear_probe.py: {failed} models or sets failed, see above", file=sys.stderr, flush=True)
+        print(f"eval/linear_probe.py: {plural(failed, 'scores')} failed, see above", file=sys.stderr, flush=True)
     return 1 if failed else 0
 
 
@@ -67,7 +68,8 @@ def with_training_images(sets: Sequence[FoundSet], asked: bool) -> dict[FoundSet
 def line(score: Score) -> str:
     """A score, in a line."""
     about, metrics = score.meta["set"], score.metrics
-    shown = f"acc1 {100 * metrics['lp_acc1']:.2f} %, {about['train_images']:,} images to fit, C {metrics['C']:g}"
+    fitted = plural(about["train_images"], "images")
+    shown = f"acc1 {100 * metrics['lp_acc1']:.2f} %, {fitted} to fit, C {metrics['C']:g}"
     shown += "" if metrics.get("converged", True) else ", stopped before it converged"
     return f"{about['name']:<16} {about['images']:>6,} images  {shown}"
 

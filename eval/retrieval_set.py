@@ -16,6 +16,7 @@ from open_clip_fff.data.shards import IMAGES, in_one_line, read_samples, why_unr
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.borrowed import borrow, refuse
+from open_clip_fff.plural import plural
 from open_clip_fff.whole import whole_folder
 
 IMAGES_PER_TAR = 1_000
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"eval/retrieval_set.py: error: {error}", file=sys.stderr, flush=True)
         return 2
     left_out = f"; {skipped:,} without captions or a whole image were left out" if skipped else ""
-    print(f"{arguments.out}: {captions:,} captions of {images:,} images{left_out}")
+    print(f"{arguments.out}: {plural(captions, 'captions')} of {plural(images, 'images')}{left_out}")
     root, name = arguments.out.parent, arguments.out.name
     print(f"score it with: python eval/zero_shot.py MODEL --data-root {root} --datasets {name}")
     return 0

@@ -19,6 +19,7 @@ from open_clip_fff.calibration.sweep import cosines, false_negatives, sweep
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.borrowed import borrow, refuse
 from open_clip_fff.hub.loading import FORMS, load_model
+from open_clip_fff.plural import plural
 from open_clip_fff.settings import Plan
 from open_clip_fff.towers.frozen import FrozenModel
 
@@ -93,7 +94,7 @@ def look(arguments: argparse.Namespace, plan: Plan) -> None:
     table.to_csv(out / "thresholds.csv", index=False)
     draw_cosines(found, thresholds, labelled, out / "similarities.png")
     draw_sweep(table, thresholds, arguments.batch_size, labelled, out / "thresholds.png")
-    print(f"{len(labels):,} images, {captions:.2f} captions each, as {loaded.name} sees them")
+    print(f"{plural(len(labels), 'images')}, {captions:.2f} captions each, as {loaded.name} sees them")
     if labelled:
         draw_false_negatives(false_negatives(labels[labels >= 0], BATCHES), out / "false-negatives.png")
     else:

@@ -11,6 +11,7 @@ from open_clip_fff.evaluation.arguments import eval_parser, prepare, score_model
 from open_clip_fff.evaluation.protocol import ELEVEN
 from open_clip_fff.evaluation.store import Score
 from open_clip_fff.evaluation.words import in_words
+from open_clip_fff.plural import plural
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     failed = score_models(arguments, sets, line, average)
     if failed:
-        print(f"eval/zero_shot.py: {failed} models or sets failed, see above", file=sys.stderr, flush=True)
+        print(f"eval/zero_shot.py: {plural(failed, 'scores')} failed, see above", file=sys.stderr, flush=True)
     return 1 if failed else 0
 
 

@@ -28,6 +28,7 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
+from open_clip_fff.plural import plural
 from open_clip_fff.settings import Plan
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.settings.mining import SELF
@@ -143,7 +144,7 @@ def tell(out: Path, found: Analysis) -> None:
     for sentence in found.missing.shards:
         print(f"not read to its end: {sentence}", file=sys.stderr)
     if found.missing.samples:
-        print(f"{len(found.missing.samples):,} sample(s) are left out; {out / LEFT_OUT} says which and why")
+        print(f"{plural(len(found.missing.samples), 'samples')} left out; {out / LEFT_OUT} says which and why")
     print(f"{out / PAGE} is written ({len(found.files[PAGE]) / 2**20:.1f} MiB): open it in a browser")
 
 
@@ -162,7 +163,7 @@ def topics(plan: Plan) -> list[tuple[str, str]]:
     sources = {"raw captions": plan.captions.sources[:raw], "generated captions": plan.captions.sources[raw:]}
     said = [(topic, ", ".join(names) or "none") for topic, names in sources.items()]
     if plan.captions.per_image < ALL:
-        said.append(("of an image", f"{plan.captions.per_image} captions at most"))
+        said.append(("of an image", f"{plural(plan.captions.per_image, 'captions')} at most"))
     stored = f"stored in {plan.feature_sidecar or 'the shards'}" if plan.features == "precomputed" else plan.features
     return [*said, ("features", stored if plan.miner is None else f"{stored}, of {plan.miner.name}")]
 

@@ -27,6 +27,7 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
+from open_clip_fff.plural import plural
 from open_clip_fff.settings import Plan
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.settings.mining import SELF
@@ -49,7 +50,8 @@ def run(args: argparse.Namespace, plan: Plan, urls: list[str]) -> int:
     judge = None if plan.connection is None else judge_of(plan.connection, device)
     progress = partial(tqdm, disable=None, leave=False)
     draw = Draw(urls, args.images, args.seed, count_samples, progress)
-    print(f"{len(draw):,} samples of {len(draw.places)} of {len(urls)} shards; batches of {wanted.batch:,} {args.why}")
+    drawn = f"{plural(len(draw), 'samples')} of {len(draw.places)} of {plural(len(urls), 'shards')}"
+    print(f"{drawn}; batches of {wanted.batch:,} {args.why}")
     try:
         findings = calibrate(plan, draw, eyes, judge, wanted, progress)
     finally:

@@ -29,6 +29,7 @@ from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.shardwise.run import as_program
 from open_clip_fff.whole import check_free, whole_folder
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     pairs, others = held_out_pairs(args.shards, args.reader, whole, args.held_out, args.held_out_images)
     if not pairs or not others:
         raise UsageError(
-            f"--held-out {args.held_out:g}: keeps {len(pairs)} of {others + len(pairs)} images with captions"
+            f"--held-out {args.held_out:g}: keeps {len(pairs)} of {plural(others + len(pairs), 'images')} with captions"
         )
     print(f"a BLIP of {sum(x.numel() for x in model.parameters()):,} weights, on {args.device}")
     before = held_out_loss(captioner, pairs)
@@ -123,7 +124,10 @@ def run(args: argparse.Namespace) -> int:
 
     fit(model, loader, losses, Fitting(args.steps, rate, args.wd, args.warmup), args.device)
     after = held_out_loss(captioner, pairs)
-    print(f"loss on {len(pairs)} held-out pairs: {before:.3f} before, {after:.3f} after {args.steps} steps")
+    print(
+        f"loss on {plural(len(pairs), 'held-out pairs')}: {before:.3f} before, {after:.3f} after "
+        f"{plural(args.steps, 'steps')}"
+    )
     print("\n".join(examples(captioner, pairs[:SHOWN])))
     told = {
         "held_out": {"before": before, "after": after},

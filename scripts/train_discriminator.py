@@ -32,6 +32,7 @@ from open_clip_fff.data.shards import in_one_line, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.plural import plural
 from open_clip_fff.settings import CaptionSettings, make_plan
 from open_clip_fff.settings.flags import as_flag, flag_parser
 from open_clip_fff.whole import check_free, whole_folder
@@ -136,7 +137,7 @@ def run(args: argparse.Namespace, reader: CaptionReader) -> None:
     crop, whole = pictures(matching.size, matching.normalisation, args.min_crop)
     pairs = held_out_of(args, urls, reader, whole)
     print(f"{matching.kind}, {sum(x.numel() for x in matching.model.parameters()):,} weights, on {args.device}")
-    before = report(f"before, on {len(pairs)} held-out pairs", matching, pairs)
+    before = report(f"before, on {plural(len(pairs), 'held-out pairs')}", matching, pairs)
     loader = DataLoader(
         TrainingPairs(urls, reader, crop, args.held_out, args.seed),
         batch_size=args.batch_size,
@@ -145,7 +146,7 @@ def run(args: argparse.Namespace, reader: CaptionReader) -> None:
         pin_memory=args.device.startswith("cuda"),
     )
     train(matching, loader, args)
-    after = report(f"after {args.steps} steps", matching, pairs)
+    after = report(f"after {plural(args.steps, 'steps')}", matching, pairs)
     save(matching, args.out, {"arguments": vars(args), "held_out": {"before": before, "after": after}})
     print(f"{args.out} is written: --discriminator {matching.kind}:{args.out}")
 
@@ -176,8 +177,8 @@ def held_out_of(args: argparse.Namespace, urls: list[str], reader: CaptionReader
     ids = torch.tensor([pair.id for pair in pairs])
     if len(pairs) < LEAST or bool(same_pair(ids, [pair.caption for pair in pairs]).all()):
         raise UsageError(
-            f"--held-out {args.held_out:g}: keeps {len(pairs)} of {others + len(pairs)} images with captions, too few "
-            f"different ones to measure on; raise it"
+            f"--held-out {args.held_out:g}: keeps {len(pairs)} of {plural(others + len(pairs), 'images')} with "
+            f"captions, too few different ones to measure on; raise it"
         )
     return pairs
 

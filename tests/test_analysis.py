@@ -394,7 +394,7 @@ def test_what_cannot_be_read_costs_itself_alone(analyse, training, tmp_path):
     (tmp_path / "b.tar").write_bytes(whole[: len(whole) // 2])
     data = ["--train-data", str(tmp_path / "{a,b}.tar"), *training[4:]]
     done = analyse("--out", tmp_path / "out", "--", *data, expect=1)
-    assert "b.tar cannot be read as a tar" in done.err and "2 sample(s) are left out" in done.out
+    assert "b.tar cannot be read as a tar" in done.err and "2 samples left out" in done.out
     left = pd.read_csv(tmp_path / "out" / "left-out.csv", dtype=str)
     assert left.to_numpy().tolist() == [["03", "image cannot be read"], ["04", "no caption"]]
     text = (tmp_path / "out" / "analysis.html").read_text()
@@ -434,7 +434,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(analyse, trainer, training
         ([], [*training[:1], "nowhere.tar", *training[2:]], "nowhere.tar does not exist"),
         ([], [*trainer.tars, "--mining-features", "ema"], "there is no model to look with"),
         ([], [*trainer.tars, "--mining-features", "precomputed"], "make them with scripts/embed.py"),
-        ([], ["--train-data", str(two), *training[4:]], "1 image(s) with captions were read, and two are needed (1: "),
+        ([], ["--train-data", str(two), *training[4:]], "1 image with captions read, and two are needed (1: "),
     ):
         given = own if "--out" in own else ["--out", tmp_path / "out", *own]
         error = analyse(*given, "--", *behind, expect=2).err.strip().splitlines()[-1]

@@ -275,7 +275,7 @@ def test_another_discriminators_verdicts_are_left_alone(folders, tmp_path):
     cache.put_many([1], [2], torch.tensor([0.25]))
     other = VerdictCache(tmp_path, theirs.identity)
     assert not other.get_many([1], [2])[1].any() and cache.get_many([1], [2])[0].tolist() == [0.25]
-    assert "1 verdicts, and 0 files of other ranks; 1 files of other discriminators are left alone" in cache.notice()
+    assert "1 verdict, and 0 files of other ranks; 1 file of other discriminators left alone" in cache.notice()
     # a file that was given another's name
     cache.close()
     cache.path.rename(tmp_path / VerdictCache(tmp_path / "else", "third").path.name)

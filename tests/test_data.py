@@ -229,7 +229,7 @@ def test_the_preview_shows_repeats_and_empty_rows(tmp_path):
     settings = CaptionSettings(2, "all", ("txt",), ("captions",))
     lines = "\n".join(preview_lines([preview_shard(str(tmp_path / "a.tar"), settings)], settings))
     assert "1.00 captions per image of K = 2, of 1.0 words; the longest row has 2" in lines
-    assert "1 rows have no caption and are skipped" in lines and "1 captions repeat an earlier one" in lines
+    assert "1 row without a caption: training skips them" in lines and "1 caption equal to an earlier one" in lines
 
 
 def test_the_tally_reports_news_once():

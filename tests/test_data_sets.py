@@ -62,7 +62,7 @@ def test_each_data_set_has_the_captions_of_its_own_folder(trainer, tmp_path, cap
     for folders, why in {
         one: f"{tmp_path}/a/00000.tar and {tmp_path}/b/00000.tar would both have {one}/00000.parquet",
         f"{one}::{one}": f"{tmp_path}/a/00000.tar and {tmp_path}/b/00000.tar would both have {one}/00000.parquet",
-        f"{one}::{other}::{one}": "names 3 folders for 2 data set(s)",
+        f"{one}::{other}::{one}": "3 folders for 2 data sets",
         f"{one}::{other}x": f"{other}x/00000.parquet does not exist",
     }.items():
         assert trainer(*FFF, *flags, folders, "--name", "y", data=both(tmp_path)) == 2

@@ -168,7 +168,7 @@ def test_a_csv_without_the_column(refused, trainer):
 
 
 def test_workers_without_shards_for_them(refused):
-    assert "--workers 9: 9 loader workers over all ranks, but only 4 shard(s)" in refused("--workers", "9")
+    assert "--workers 9: 9 loader workers over all ranks, but only 4 shards" in refused("--workers", "9")
 
 
 def test_the_number_of_samples_must_be_known(refused, trainer):

@@ -336,7 +336,7 @@ def test_raw_captions_classes_and_what_is_left_out(show, training, tmp_path):
     data = ["--train-data", str(write_tar(tmp_path / "a.tar", samples)), "--train-num-samples", "12"]
     page = show("--", *data, *training[4:], "--class-key", "cls", "--no-mine-raw", "--p2", "-1", "--p1", "off")
     everything = page.everything
-    assert any(text.startswith("1 sample(s) are left out") for text in everything)
+    assert any(text.startswith("1 sample left out") for text in everything)
     assert "<b>a & b</b>" in page.texts["caption"] and not any("img" in text for text in page.texts["caption"])
     assert {text for text in page.texts["chip"] if text.startswith("class")} <= {"class the same", "class another"}
     # all generated captions are mined; of 11 images, 3 of a class but one that has 2, and they have 1 to 4 of them
@@ -384,7 +384,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, trainer, training
     broken = write_tar(tmp_path / "few.tar", {"0": colour_sample(3), "1": {**colour_sample(4), "png": b"no image"}})
     few = ["--train-data", str(broken), "--train-num-samples", "2", *training[4:]]
     error = program("mined_gallery", "--out", out, "--", *few, expect=2, folder="scripts").err
-    assert "1 image(s) with captions were read, and pairs take 2" in error
+    assert "1 image with captions read, and pairs take 2" in error
     assert out.read_text() == "as it was" and not list(tmp_path.glob(".gallery*"))
 
 

@@ -13,6 +13,7 @@ from open_clip_fff.analysis.summary import Line, summary
 from open_clip_fff.analysis.tables import LEFT_OUT, tables
 from open_clip_fff.calibration.eyes import Eyes
 from open_clip_fff.errors import UsageError
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.captions import CaptionSettings
 
 PAGE = "analysis.html"
@@ -89,8 +90,8 @@ def analyse(
     stored = wanted.eyes.stored
     model = wanted.model or (stored.model if stored is not None else None) or "a model without a name"
     about = (
-        f"{len(sample.keys):,} images with {len(sample.captions):,} captions from {len(set(sample.shards)):,} "
-        f"shard{'s' * (len(set(sample.shards)) > 1)}, as {model} sees them."
+        f"{plural(len(sample.keys), 'images')} with {plural(len(sample.captions), 'captions')} from "
+        f"{plural(len(set(sample.shards)), 'shards')}, as {model} sees them."
     )
     lines = summary(found)
     head = Head(about, lead(found, lines), notices(found, sample, missing, model, wanted), plan, command)
@@ -109,7 +110,7 @@ def check(sample: Sample, missing: Missing) -> None:
         whys = [*missing.shards, *(f"{found.key}: {found.why}" for found in missing.samples)]
         because = f" ({'; '.join(whys[:3])}{'; …' if len(whys) > 3 else ''})" if whys else ""
         raise UsageError(
-            f"--train-data: {len(sample.keys)} image(s) with captions were read, and two are needed{because}"
+            f"--train-data: {plural(len(sample.keys), 'images')} with captions read, and two are needed{because}"
         )
 
 
@@ -131,7 +132,7 @@ def notices(found: Measured, sample: Sample, missing: Missing, model: str, wante
     if small:
         said.append(f"There are too few images for batches of {wanted.batch:,}: they are of {min(small):,}.")
     if missing.samples:
-        said.append(f"{len(missing.samples):,} sample(s) are left out; {LEFT_OUT} says which and why.")
+        said.append(f"{plural(len(missing.samples), 'samples')} left out; {LEFT_OUT} says which and why.")
     if missing.shards:
         said.append(f"Not read to the end: {'; '.join(missing.shards[:5])}{'; …' if len(missing.shards) > 5 else ''}.")
     return said

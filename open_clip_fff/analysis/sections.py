@@ -8,6 +8,7 @@ from open_clip_fff.analysis.kinds import GENERATED, RAW
 from open_clip_fff.analysis.measure import MEAN, ONE, Measured
 from open_clip_fff.analysis.plots import Cosines, address, draw_cosines, draw_frequencies, draw_ranks
 from open_clip_fff.analysis.sample import Sample
+from open_clip_fff.plural import plural
 
 LISTED = 10  # of the most frequent captions
 ACROSS = {"raw_to_generated", "random_raw_to_generated"}  # columns of images that have both kinds
@@ -86,7 +87,7 @@ def _nearest(found: Measured) -> Section:
         "Do captions tell images apart?",
         f"For each caption, the mean cosine to the {found.nearest} nearest captions of other images. The farther "
         f"left, the more it says what others do not; captions that would fit anything crowd at the right. They are "
-        f"looked for among {found.pool:,} captions of the same kind, one of each image.",
+        f"looked for among {plural(found.pool, 'captions')} of the same kind, one of each image.",
         address(draw_cosines([panel], f"mean cosine to the {found.nearest} nearest captions")),
     )
 

@@ -21,6 +21,7 @@ from open_clip_fff.calibration.strata import Strata
 from open_clip_fff.calibration.table import thresholds_table
 from open_clip_fff.connection.judge import Judge
 from open_clip_fff.errors import UsageError
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.plan import Plan
 
 
@@ -119,7 +120,9 @@ def check(seen: Seen, plan: Plan, wanted: Wanted) -> None:
     """
     if len(seen.rows) < 2:
         why = ", ".join(f"{count:,} {reason}" for reason, count in seen.left_out.most_common()) or "nothing in them"
-        raise UsageError(f"--train-data: {len(seen.rows)} image(s) with captions were found ({why}), and pairs take 2")
+        raise UsageError(
+            f"--train-data: {plural(len(seen.rows), 'images')} with captions found ({why}), and pairs take 2"
+        )
     check_size(len(seen.rows), wanted.batch, wanted.per_image)
     key = plan.captions.class_key
     if key is not None and bool((seen.sample.labels < 0).all()):

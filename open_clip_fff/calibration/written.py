@@ -8,6 +8,7 @@ from open_clip_fff.calibration.proposal_picture import draw_curves, draw_spread
 from open_clip_fff.calibration.run import Findings, Wanted
 from open_clip_fff.calibration.table import in_words
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.whole import write_whole
 
@@ -54,7 +55,7 @@ def summary(findings: Findings, plan: Plan, wanted: Wanted, what: str) -> str:
     """
     f = findings
     left_out = "".join(f"; {count:,} left out: {why}" for why, count in f.left_out.most_common())
-    lines = [f"{f.images:,} images, {f.captions / f.images:.2f} captions each, as {what} sees them{left_out}"]
+    lines = [f"{plural(f.images, 'images')}, {f.captions / f.images:.2f} captions each, as {what} sees them{left_out}"]
     if f.own_above is not None:
         lines.append(f"{f.own_above:.1%} of images' own captions outscore p1")
     lines += ["", in_words(f.table, wanted.batch), ""]

@@ -8,6 +8,7 @@ from webdataset.shardlists import expand_urls
 from open_clip_fff.captioning.examples import RAW, draw, examples, in_words
 from open_clip_fff.captioning.writing import COLUMN
 from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.shardwise import OutFolder
 
@@ -43,7 +44,7 @@ def report(
     lines = [f"{captions / images:.2f} captions an image, of {asked}", *in_words(found[:SHOWN])]
     try:
         draw(found, title, folder.path / PICTURE)
-        lines.append(f"{len(found)} images with their captions: {folder.path / PICTURE}")
+        lines.append(f"{plural(len(found), 'images')} with captions: {folder.path / PICTURE}")
     except OSError:  # another process is drawing the same
         pass
     raw = any(example.raw for example in found)

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from open_clip_fff.comparison.layout import Block, name_of
 from open_clip_fff.comparison.plots import colours
 from open_clip_fff.comparison.table import Table
+from open_clip_fff.plural import plural
 
 TEMPLATE = "page.html.jinja"
 
@@ -52,10 +53,11 @@ def page(
     )
     by_name = {name_of(row): colours(table)[row.label] for row in table.rows}
     others = [row.label for row in table.rows if not row.baseline]
+    sets = {column.key[1] for column in table.columns if not column.sets}
     against = " and ".join(row.label for row in table.baselines)
     return environment.get_template(TEMPLATE).render(
         title=f"{', '.join(others)} against {against}" if others else against,
-        about=f"{len(table.rows)} models, {len({column.key[1] for column in table.columns if not column.sets})} sets",
+        about=f"{plural(len(table.rows), 'models')}, {plural(len(sets), 'sets')}",
         blocks=blocks,
         pictures=pictures,
         notices=notices,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from open_clip_fff.data.ids import ID_VERSION
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.plural import plural
 
 FLAG = "--discriminator-cache"
 LOOK = 100  # look-ups between two looks at which files other ranks have begun
@@ -74,8 +75,9 @@ class VerdictCache:
         """One line on what is there already."""
         files = [path for path in self.folder.glob("*.sqlite") if path != self.path]
         others = sum(not path.name.startswith(self.stem) for path in files)
-        foreign = f"; {others} files of other discriminators are left alone" if others else ""
-        return f"{self.path}: {len(self):,} verdicts, and {len(files) - others} files of other ranks{foreign}"
+        foreign = f"; {plural(others, 'files')} of other discriminators left alone" if others else ""
+        ranks = plural(len(files) - others, "files")
+        return f"{self.path}: {plural(len(self), 'verdicts')}, and {ranks} of other ranks{foreign}"
 
     def get_many(self, image_ids: Iterable[int], caption_ids: Iterable[int]) -> tuple[Tensor, Tensor]:
         """What is known of P pairs: q, float32 [P], 0 where nothing is, and whether something is, bool [P]; on the CPU.

@@ -3,6 +3,7 @@
 from pathlib import Path, PurePosixPath
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.plural import plural
 
 BETWEEN = "::"  # data sets, as in OpenCLIP's --train-data, and the folders in step with them
 
@@ -37,8 +38,8 @@ def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:
     named, sets = folders.split(BETWEEN), data_sets(shards)
     if len(named) not in (1, len(sets)):
         raise UsageError(
-            f"{flag} {folders}: names {len(named)} folders for {len(sets)} data set(s): name one for all, or one for "
-            f"each, A::B, in the order of --train-data"
+            f"{flag} {folders}: {plural(len(named), 'folders')} for {plural(len(sets), 'data sets')}: name one for "
+            "all, or one for each, A::B, in the order of --train-data"
         )
     found: dict[str, Path] = {}
     owners: dict[Path, str] = {}

@@ -50,8 +50,8 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
             )
         if preview.looked and not preview.stored:
             raise UsageError(
-                f"--mining-features precomputed: none of the first {preview.looked} rows of {preview.name} has any; "
-                f"make them with scripts/embed.py, and name their folder with --feature-sidecar"
+                f"--mining-features precomputed: none of the first {plural(preview.looked, 'rows')} of {preview.name} "
+                f"has any; make them with scripts/embed.py, and name their folder with --feature-sidecar"
             )
     if captions.class_key is not None and not any(preview.classes for preview in previews):
         raise UsageError(
@@ -61,8 +61,8 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
     longest = max(preview.longest for preview in previews)
     if captions.policy != "first" and captions.per_image > longest:
         raise UsageError(
-            f"--captions-per-image {captions.per_image}: no row of {names} has more than {longest} "
-            f"caption(s); lower it, or name more sources with {preview.flag} 'A;B'"
+            f"--captions-per-image {captions.per_image}: no row of {names} has more than "
+            f"{plural(longest, 'captions')}; lower it, or name more sources with {preview.flag} 'A;B'"
             + (" and --json-text-key" if preview.flag == "--text-key" else "")
         )
 
@@ -74,7 +74,7 @@ def preview_lines(previews: Sequence[Preview], captions: CaptionSettings) -> lis
 
 def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
     width = max(len(source) for source in captions.sources)
-    lines = [f"Captions in {preview.name}, {preview.rows:,} rows:"]
+    lines = [f"Captions in {preview.name}, {plural(preview.rows, 'rows')}:"]
     for source in captions.sources:
         share, count = preview.rows_with[source] / preview.rows, preview.captions[source] / preview.rows
         lines.append(f"  {source:<{width}}  text in {share:7.2%} of rows, {count:.2f} captions per row")
@@ -85,18 +85,18 @@ def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
         f"of {preview.words / max(preview.used, 1):.1f} words; the longest row has {preview.longest}"
     )
     if preview.looked:
-        share = preview.stored / preview.looked
-        lines.append(f"  features of {plain_name(preview.model)} in {share:.2%} of the first {preview.looked} rows")
+        share, looked = preview.stored / preview.looked, plural(preview.looked, "rows")
+        lines.append(f"  features of {plain_name(preview.model)} in {share:.2%} of the first {looked}")
     lines += [f"  {note}" for note in preview.notes]
     if preview.damaged:
-        lines.append(f"  {preview.damaged:,} rows have captions that cannot be read, first {preview.damage}")
+        lines.append(f"  {plural(preview.damaged, 'rows')} with captions that cannot be read, first {preview.damage}")
     if without := preview.rows - preview.images:
         lines.append(f"  {plural(without, 'rows')} without an image: training skips them{why_dotted(preview.members)}")
     if preview.empty:
-        lines.append(f"  {preview.empty:,} rows have no caption and are skipped")
+        lines.append(f"  {plural(preview.empty, 'rows')} without a caption: training skips them")
     if preview.repeated:
         lines.append(
-            f"  {preview.repeated:,} captions repeat an earlier one of their row: is the same text in two sources?"
+            f"  {plural(preview.repeated, 'captions')} equal to an earlier one of the row: is one text in two sources?"
         )
     for key, texts in preview.shown:
         lines.append(f"  {key}")

@@ -14,6 +14,7 @@ from open_clip_fff.evaluation.layouts import FoundSet, download, find_sets, how_
 from open_clip_fff.evaluation.scoring import Evaluate, score_set
 from open_clip_fff.evaluation.store import Score
 from open_clip_fff.hub.loading import FORMS, add_architectures, check_given, load_model
+from open_clip_fff.plural import plural
 
 
 def eval_parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -82,7 +83,7 @@ def prepare(arguments: argparse.Namespace) -> list[FoundSet]:
         print(how_to_bring(missing, root), flush=True)
         what = f"--datasets {' '.join(missing)}: not" if asked else f"--data-root {root}: none of the sets is"
         raise UsageError(f"{what} there, see above")
-    print(f"{len(found)} set(s): {', '.join(at.spec.name for at in found)}", flush=True)
+    print(f"{plural(len(found), 'sets')}: {', '.join(at.spec.name for at in found)}", flush=True)
     if missing:
         print(
             f"of the paper's, not in {root}: {', '.join(missing)} (--datasets NAME tells where one comes from, and "

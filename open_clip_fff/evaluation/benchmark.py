@@ -26,6 +26,7 @@ from open_clip_fff.data.images import SafeMembers, open_rgb
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.layouts import SPLIT, FoundSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
+from open_clip_fff.plural import plural
 from open_clip_fff.scope import replaced
 
 
@@ -207,7 +208,7 @@ def count_images(split: Path, shards: int) -> int:
             end = tar.offset  # where the headers end
         padded = [member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE for member in members]
         if path.stat().st_size < max([end, *padded]) + tarfile.BLOCKSIZE:
-            raise UsageError(f"{path}: cut in the middle, after {len(members)} members; bring it again")
+            raise UsageError(f"{path}: cut in the middle, after {plural(len(members), 'members')}; bring it again")
         keys |= {(path.name, member.name.rpartition("/")[2].partition(".")[0]) for member in members}
     return len(keys)
 

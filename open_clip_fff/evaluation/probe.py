@@ -20,6 +20,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings, Outcome, accuracy, make_loader, quiet_sklearn
 from open_clip_fff.evaluation.layouts import SPLIT, FoundSet, other_split
 from open_clip_fff.evaluation.protocol import ZERO_SHOT
+from open_clip_fff.plural import plural
 
 # what torchvision's classes call the images to train on; the other two know no split
 TRAIN = {"pets": "trainval", "fgvc_aircraft": "trainval"}
@@ -131,7 +132,7 @@ def few(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     for label in np.unique(labels):
         of_label = order[labels[order] == label]
         if len(of_label) < shots:
-            raise UsageError(f"--shots {shots}: class {label} has {len(of_label)} training images")
+            raise UsageError(f"--shots {shots}: class {label} has {plural(len(of_label), 'training images')}")
         rows.append(of_label[:shots])
     return np.sort(np.concatenate(rows))
 

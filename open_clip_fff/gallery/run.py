@@ -17,6 +17,7 @@ from open_clip_fff.gallery.mined import find, find_thresholds
 from open_clip_fff.gallery.page import Head, page
 from open_clip_fff.gallery.parts import Part, Words
 from open_clip_fff.gallery.sections import judged_parts, mined_parts, threshold_words
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.plan import Plan
 
 Progress = Callable[..., Iterable[Any]]  # a tqdm
@@ -74,15 +75,15 @@ def gallery(
     sample = gather(plan, urls, wanted, progress)
     images, captions = len(sample.rows), sum(len(row.captions) for row in sample.rows)
     if images < 2:
-        raise UsageError(f"--samples {wanted.samples}: {images} image(s) with captions were read, and pairs take 2")
+        raise UsageError(f"--samples {wanted.samples}: {plural(images, 'images')} with captions read, and pairs take 2")
     topics = list(topics)
     parts, notices = _parts(plan, sample, wanted, topics, progress)
     if sample.left_out:
         notices.append(
-            f"{sample.left_out:,} sample(s) are left out: no captions, no whole image, or no stored features."
+            f"{plural(sample.left_out, 'samples')} left out: no captions, no whole image, or no stored features."
         )
     shards = urls[0].rsplit("/", 1)[-1] + (" and on" if len(urls) > 1 else "")
-    about = f"{images:,} images of {shards}, {captions / images:.2f} captions each."
+    about = f"{plural(images, 'images')} of {shards}, {captions / images:.2f} captions each."
     return page(Head(about, wanted.batch, command, topics, notices), parts, sample.thumbnails, sample.keys)
 
 
@@ -140,5 +141,7 @@ def _parts(
             f"model that is trained finds the hardest pairs."
         )
         if sample.said.unasked:
-            notices.append(f"{sample.said.unasked:,} pairs are below --match-gate: negatives, without being asked.")
+            notices.append(
+                f"{plural(sample.said.unasked, 'pairs')} below --match-gate: negatives, without being asked."
+            )
     return parts, notices

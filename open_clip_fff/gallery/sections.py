@@ -10,6 +10,7 @@ from open_clip_fff.gallery.judged import Judged, Verdicts, in_doubt
 from open_clip_fff.gallery.mined import STEPS, WINDOW, Found
 from open_clip_fff.gallery.parts import BARS, CLAUSES, Part, Words
 from open_clip_fff.gallery.strip import Strip, strip
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.connection import ConnectionSettings
 from open_clip_fff.settings.numbers import cut
 
@@ -22,7 +23,7 @@ def mined_parts(found: Found, words: Words, batch: int) -> list[Part]:
     mined = Part(
         key="mined",
         title="Mined",
-        count=f"{found.pairs:,} captions",
+        count=plural(found.pairs, "captions"),
         under="Captions of other images that become an image's own, those least above the thresholds first. "
         "Scores whose clause of Eq. 1 holds are green.",
         facts=_facts(found, words, batch),
@@ -34,7 +35,7 @@ def mined_parts(found: Found, words: Words, batch: int) -> list[Part]:
     nearly = Part(
         key="nearly",
         title="Nearly mined",
-        count=f"{found.near:,} captions",
+        count=plural(found.near, "captions"),
         under=f"What lower thresholds would bring: captions at most {WINDOW:g} below them, the nearest first.",
         facts=[],
         lines=words.mined(found.nearly, found.thresholds),
@@ -77,7 +78,7 @@ def _facts(found: Found, words: Words, batch: int) -> list[str]:
     here, there = found.pairs / images, _in_batch(found.pairs, images, batch)
     facts = [
         f"{here:.2f} captions an image, which makes {there} in batches of {batch:,}",
-        f"{found.images:,} of {images:,} images have any",
+        f"{found.images:,} of {plural(images, 'images')} have any",
         f"by {clauses} (several may hold for a caption)",
     ]
     if found.cut:

@@ -13,6 +13,7 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table import read_table
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.data import val_captions
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.plan import Plan
 
@@ -119,6 +120,6 @@ def _check_shards(args: argparse.Namespace) -> None:
     workers = args.workers * args.world_size
     if shards < workers and not args.dataset_resampled:
         raise UsageError(
-            f"--workers {args.workers}: {workers} loader workers over all ranks, but only {shards} shard(s); "
-            f"lower it, or use --dataset-resampled"
+            f"--workers {args.workers}: {plural(workers, 'loader workers')} over all ranks, but only "
+            f"{plural(shards, 'shards')}; lower it, or use --dataset-resampled"
         )

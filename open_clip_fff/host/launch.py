@@ -8,6 +8,7 @@ import torch
 from open_clip_train.distributed import is_device_available, is_using_distributed, world_info_from_env
 
 from open_clip_fff.errors import OneRankError, UsageError, reason
+from open_clip_fff.plural import plural
 
 _SLURM = "start with srun (which needs MASTER_ADDR and MASTER_PORT) or torchrun"
 
@@ -72,9 +73,11 @@ def _check_device(args: argparse.Namespace, distributed: bool) -> None:
         return
     there, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if distributed and not args.no_set_device_rank and here > there:
-        raise UsageError(f"{flag}: {here} processes on this machine, which has {there} GPU(s); start {there}")
+        raise UsageError(
+            f"{flag}: {plural(here, 'processes')} on this machine, which has {plural(there, 'GPUs')}; start {there}"
+        )
     if not distributed and (torch.device(args.device).index or 0) >= there:
-        raise UsageError(f"{flag}: this machine has {there} GPU(s), numbered from 0")
+        raise UsageError(f"{flag}: this machine has {plural(there, 'GPUs')}, numbered from 0")
 
 
 def precision_notes(args: argparse.Namespace) -> list[str]:

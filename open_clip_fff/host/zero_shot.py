@@ -15,6 +15,7 @@ from open_clip_fff.evaluation.words import in_words
 from open_clip_fff.host.aside import undisturbed
 from open_clip_fff.host.results import AVERAGE, keep
 from open_clip_fff.host.state import RunState
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.zero_shot import ZeroShotSettings
 
 KEY = "zeroshot/{set}/{metric}"
@@ -83,7 +84,7 @@ class Watch:
             logging.warning(f"FFF Zero-shot Epoch: {epoch} {at.spec.name} cannot be scored ({reason(error)})")
             return {}
         who = f"{prefix.rstrip('_')} " if prefix else ""
-        cost = f"{found.sizes['images']:,} images, {time.monotonic() - began:.0f} s"
+        cost = f"{plural(found.sizes['images'], 'images')}, {time.monotonic() - began:.0f} s"
         scores = in_words(found.metrics, at.spec.metric)
         logging.info(f"FFF Zero-shot Epoch: {epoch} {who}{at.spec.name} {scores} ({cost})")
         named = {prefix + KEY.format(set=at.spec.name, metric=name): value for name, value in found.metrics.items()}

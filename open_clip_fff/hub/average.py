@@ -8,6 +8,7 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import numbered_checkpoints, read_weights
+from open_clip_fff.plural import plural
 
 
 def last_checkpoints(run: Path, number: int) -> list[Path]:
@@ -19,8 +20,8 @@ def last_checkpoints(run: Path, number: int) -> list[Path]:
     found = list(numbered_checkpoints(run).values())
     if number < 2 or number > len(found):
         raise UsageError(
-            f"--average {number}: {run} has {len(found)} numbered checkpoints (--save-frequency), and a mean is of two "
-            f"or more"
+            f"--average {number}: {run} has {plural(len(found), 'numbered checkpoints')} (--save-frequency), and a "
+            f"mean is of two or more"
         )
     return found[-number:]
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.plan import Plan
-from open_clip_fff.settings.words import counted
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Found:
         """What of it a reader should know."""
         mining = plan.mining
         if mining is not None and self.steps is not None and self.steps <= mining.warmup:
-            steps = f"training made {counted(self.steps, 'step')}, and the warm-up is {counted(mining.warmup, 'step')}"
+            steps = f"training made {plural(self.steps, 'steps')}, and the warm-up is {plural(mining.warmup, 'steps')}"
             return [f"Nothing was mined yet: {steps}.", *self._of_hardest()]
         told = []
         if mining is not None and "train/mined_per_image" in self.seen:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from open_clip_fff.settings.words import code, counted
+from open_clip_fff.plural import plural
+from open_clip_fff.settings.words import code
 
 Params = Mapping[str, str]
 
@@ -26,7 +27,7 @@ def data(params: Params) -> str:
     """What was trained on."""
     named, samples = said(params, "train_data"), said(params, "train_num_samples")
     kind = "synthetic" if said(params, "dataset_type") == "synthetic" else "not said"
-    return (code(named) if named else kind) + (f", {counted(int(samples), 'image')} an epoch" if samples else "")
+    return (code(named) if named else kind) + (f", {plural(int(samples), 'images')} an epoch" if samples else "")
 
 
 def epochs(trained: int | None, params: Params) -> str:
@@ -53,7 +54,7 @@ def batch(params: Params) -> str:
     shares = [f"{size:,}"]
     shares += [f"{ranks:,} processes"] if ranks > 1 else []
     shares += [f"{steps:,} accumulated"] if steps > 1 else []
-    images = counted(size * ranks * steps, "image")
+    images = plural(size * ranks * steps, "images")
     return images + (f" ({' × '.join(shares)})" if len(shares) > 1 else "")
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from open_clip_fff.plural import plural
 from open_clip_fff.settings.captions import CaptionSettings
 
 
@@ -18,7 +19,7 @@ def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | No
     coverage = ", ".join(f"{source} {news[f'source {source}'] / rows:.2%}" for source in captions.sources)
     shares = f"{news['raw'] / used:.1%} of them raw, {news['repeated'] / used:.1%} repeated"
     return (
-        f"{rows:,} rows read, text in {coverage}; {news['captions'] / rows:.2f} captions per image, {shares}, "
+        f"{plural(rows, 'rows')} read, text in {coverage}; {news['captions'] / rows:.2f} captions per image, {shares}, "
         f"{news['words'] / used:.1f} words"
     )
 
@@ -33,5 +34,5 @@ def too_little(news: Mapping[str, int], captions: CaptionSettings) -> str | None
     for source in captions.sources:
         share = news[f"source {source}"] / max(news["rows"], 1)
         if news["rows"] and share < captions.min_coverage:
-            return f"{source} has text in {share:.2%} of {news['rows']:,} rows"
+            return f"{source} has text in {share:.2%} of {plural(news['rows'], 'rows')}"
     return None

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from open_clip_fff.plural import plural
 from open_clip_fff.report.recall import TOPS
 
 RECALL = "all_captions_"  # before the names in `recall`, which OpenCLIP gives to its own numbers, too
@@ -21,6 +22,7 @@ def validation_line(epoch: int, values: Mapping[str, float], prefix: str = "") -
         shares = " ".join(f"R@{k} {values[f'{prefix}{RECALL}{direction}_R@{k}']:.3f}" for k in TOPS)
         directions.append(f"{direction.replace('_', '-')} {shares}")
     who = f"{prefix.rstrip('_')} " if prefix else ""
-    seen = f"all {values[f'{prefix}num_captions']:,} captions of {values[f'{prefix}num_images']:,} images"
+    captions, images = values[f"{prefix}num_captions"], values[f"{prefix}num_images"]
+    seen = f"all {plural(captions, 'captions')} of {plural(images, 'images')}"
     loss = f" {LOSS} {values[prefix + LOSS]:.4f}" if prefix + LOSS in values else ""
     return f"FFF Eval Epoch: {epoch} {who}{seen}: {' '.join(directions)}{loss}"

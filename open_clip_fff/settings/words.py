@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from open_clip_fff.plural import plural
+
 # What is cited; the card makes links of it.
 CLIP, SIGLIP, COCA = "arXiv 2103.00020", "arXiv 2303.15343", "arXiv 2205.01917"
 FFF, GRIT, MAFA = "arXiv 2405.10286", "arXiv 2208.04060", "arXiv 2312.06112"
@@ -33,11 +35,6 @@ def codes(names: tuple[str, ...]) -> str:
     return ", ".join(map(code, names))
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 caption`, `2 captions`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def since(epoch: int, trained: int | None) -> str:
     """From which epoch on something is done.
 
@@ -46,4 +43,4 @@ def since(epoch: int, trained: int | None) -> str:
         trained: epochs that the model at hand was trained for; None where that lies ahead.
     """
     late = trained is not None and trained <= epoch
-    return f"from epoch {epoch} on" + (f", which {counted(trained or 0, 'epoch')} of training did not reach" * late)
+    return f"from epoch {epoch} on" + (f", which {plural(trained or 0, 'epochs')} of training did not reach" * late)

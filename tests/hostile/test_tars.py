@@ -70,7 +70,7 @@ def test_hostile_json_is_read_or_counted(trainer, tmp_path, capsys):
     for name in broken:
         assert f"00.tar: {name}.json cannot be read (" in log
     printed = capsys.readouterr().out
-    assert f"{len(broken)} rows have captions that cannot be read, first {tmp_path}/00.tar: prose.json" in printed
+    assert f"{len(broken)} rows with captions that cannot be read, first {tmp_path}/00.tar: prose.json" in printed
 
 
 HOSTILE_TEXT = {
