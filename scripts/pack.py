@@ -4,10 +4,10 @@
     python scripts/pack.py pictures/ --out shards --shuffle 0
     python scripts/pack.py 'laion/{00000..00099}.tar' --out shards --captions recaptions.parquet --join url
 
-SOURCE is a CSV, a jsonl, a parquet or a folder of parquets; a folder of pictures with NAME.txt and NAME.json beside
-them; or shards, to which captions are joined. The raw caption goes to `txt`, all others to the json's `captions`. Each
-shard is read back before it gets its name; a second start does those that are missing. `torchrun --nproc-per-node 8
-scripts/pack.py ...` shares the shards out.
+SOURCE is a table (CSV, jsonl, json, parquet, with paths of images or the images themselves); a folder of pictures with
+NAME.txt and NAME.json beside them, or with a table metadata.*; or shards, to which captions are joined. The raw caption
+goes to `txt`, all others to the json's `captions`. Each shard is read back before it gets its name; a second start does
+those that are missing. `torchrun --nproc-per-node 8 scripts/pack.py ...` shares the shards out.
 """
 
 import argparse
@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
             split_names(args.keep_columns),
             args.url_key or None,
             args.class_key,
+            only(args.only),
         ),
         pictures=PictureSettings(args.resize, args.resize_format, args.quality, args.min_size, args.verify),
         json_keys=split_names(args.json_text_key),
@@ -72,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=4, metavar="N", help="threads that read and decode (default: 4)")
 
     table = parser.add_argument_group("a table")
-    table.add_argument("--image-key", metavar="COLUMN", help="paths of images (default: guessed)")
+    table.add_argument("--image-key", metavar="COLUMN", help="paths of images, or images (default: guessed)")
     table.add_argument("--image-root", type=Path, metavar="DIR", help="paths start there (default: the table's folder)")
     table.add_argument(
         "--caption-key", default="", metavar="'A;B'", help="columns: the raw caption; others (default: one is guessed)"
@@ -80,13 +81,17 @@ def parser() -> argparse.ArgumentParser:
     table.add_argument("--keep-columns", default="", metavar="'A;B'", help="columns that go into the json")
     table.add_argument("--url-key", metavar="COLUMN", help="goes into the json as url; what --join url goes by")
     table.add_argument("--class-key", metavar="COLUMN", help="goes into the member cls")
+    table.add_argument("--only", metavar="'COLUMN=A;B'", help="rows with one of these values there (default: all)")
     table.add_argument("--group", action="store_true", help="one sample of all rows of an image, wherever they stand")
-    table.add_argument("--csv-separator", metavar="C", help="(default: a tab if the first line has one, else a comma)")
+    table.add_argument("--csv-separator", metavar="C", help="(default: what the first line has: tab, comma, | or ;)")
 
     folder = parser.add_argument_group("a folder of pictures")
     folder.add_argument("--class-from-folder", action="store_true", help="the folder right below SOURCE goes into cls")
     folder.add_argument(
-        "--json-text-key", default="captions", metavar="'A;B'", help="captions in NAME.json (default: captions)"
+        "--json-text-key",
+        default="captions",
+        metavar="'A;B'",
+        help="captions in a json (default: captions)",
     )
 
     join = parser.add_argument_group("shards")
@@ -102,6 +107,16 @@ def parser() -> argparse.ArgumentParser:
         "--verify", action=argparse.BooleanOptionalAction, default=True, help="decode images that stay (default: yes)"
     )
     return parser
+
+
+def only(typed: str | None) -> tuple[str, tuple[str, ...]] | None:
+    """`COLUMN=A;B` as a column and values. Raises UsageError for anything else."""
+    if typed is None:
+        return None
+    column, _, values = typed.partition("=")
+    if not column.strip() or not split_names(values):
+        raise UsageError(f"--only {typed}: write COLUMN=VALUE, or several values, COLUMN=A;B")
+    return column, tuple(value.strip() for value in split_names(values))
 
 
 if __name__ == "__main__":

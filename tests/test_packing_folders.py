@@ -132,3 +132,9 @@ def test_keys_with_dots_are_told_before_training(trainer, dotted, capsys):
     assert trainer("--name", "y", *flags, data=["--train-data", str(dotted[1]), "--train-num-samples", "1"]) == 0
     told = capsys.readouterr().out
     assert "  1 row without an image: training skips them (v0.png is no image to training" in told
+
+
+def test_shards_that_are_made_inside_the_folder_are_no_part_of_it(pack, img2dataset, tmp_path):
+    for _ in range(2):
+        done = pack(img2dataset, "--out", img2dataset / "00001" / "shards")
+        assert "10 images" in done.out and ".arrow" not in done.out and "2 .json (00000_stats.json" in done.out

@@ -61,7 +61,27 @@ def test_karpathy(pack, pictures, tmp_path):
     assert [x["json"].get("captions") for x in found] == [None, None, ["s1 of 2"], ["s1 of 3", "s2 of 3"]]
     assert [x.get("txt") for x in found] == [None, b"s0 of 1", b"s0 of 2", b"s0 of 3"]
     assert [x["json"]["split"] for x in found] == ["test", "train", "train", "train"]
-    assert "Karpathy's splits" in done.out and "not used: fields of the json: dataset\n" in done.out
+    assert "Karpathy's splits (train 3, test 1; --only 'split=A;B' takes some), images by `image`" in done.out
+    assert "not used: fields of the json: dataset\n" in done.out
+    done = pack(tmp_path / "dataset_coco.json", "--out", tmp_path / "train", "--only", "split=val; train")
+    assert [x["txt"] for x in packed(tmp_path / "train")] == [b"s0 of 1", b"s0 of 2", b"s0 of 3"]
+    assert "(imgid)" in done.out
+
+
+def test_some_rows_only(pack, refused, pictures, tmp_path):
+    rows = [(f"{n}.png" if n % 3 else "nowhere", f"c{n}", f"s{n % 3}") for n in range(8)]
+    table = csv(tmp_path / "t.csv", [("image", "caption", " set"), *rows])
+    flags = ["--image-root", pictures]
+    done = pack(table, "--out", tmp_path / "out", *flags, "--only", "set=s1;s2", "--images-per-shard", 3)
+    assert [x["txt"] for x in packed(tmp_path / "out")] == [b"c1", b"c2", b"c4", b"c5", b"c7"]
+    assert "--only set: read from the column ' set'" in done.out and "not used" not in done.out
+    assert "--only set: no row of" in (line := refused(table, *flags, "--only", "set=x;y")) and "is of x or y" in line
+    assert "--only x: " in refused(table, *flags, "--only", "x=1")
+    assert "--only set: write COLUMN=VALUE" in refused(table, *flags, "--only", "set")
+    assert "--only: goes with a table" in refused(pictures, "--only", "set=1")
+    assert (
+        "was made with --only 'set=s1;s2' and not None" in pack(table, "--out", tmp_path / "out", *flags, expect=2).err
+    )
 
 
 @pytest.mark.parametrize("form", ["json", "jsonl", "json.gz"])

@@ -13,7 +13,8 @@ PATH_NAMES = (
     "image",
 )
 HELD_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "bytes")
-CAPTION_NAMES = ("title", "caption", "text", "captions", "raw_caption", "alt_text", "comment")
+CAPTION_NAMES = ("title", "caption", "text", "captions", "raw_caption", "alt_text", "comment", "txt")
+CAPTION_NAMES += ("description", "sentence", "sentences", "prompt")
 
 
 def chosen(table: Table, typed: Columns, image: bool = True) -> tuple[Columns, list[str]]:
@@ -45,6 +46,7 @@ def chosen(table: Table, typed: Columns, image: bool = True) -> tuple[Columns, l
         keep=tuple(find("--keep-columns", name) for name in typed.keep),
         url=find("--url-key", typed.url) if typed.url else None,
         label=find("--class-key", typed.label) if typed.label else None,
+        only=(find("--only", typed.only[0]), typed.only[1]) if typed.only else None,
     )
     if image and named is None:
         what = f"paths; it has {column_names(table.columns)}"
@@ -86,7 +88,8 @@ def columns_line(table: Table, typed: Columns, found: Columns) -> str:
 
 def unused_columns(table: Table, found: Columns, *others: str) -> list[str]:
     """A line on the columns that are not read, if there are any; `others` are read besides."""
-    read = {found.image, *found.captions, *found.keep, found.url, found.label, *others}
+    only = found.only[:1] if found.only else ()
+    read = {found.image, *found.captions, *found.keep, found.url, found.label, *only, *others}
     names = [name for name in table.columns if name not in read]
     return [f"{len(names)} of {plural(len(table.columns), 'columns')} ({column_names(names)})"] if names else []
 

@@ -49,8 +49,9 @@ def folder_opening(settings: PackSettings, kind: Kind) -> Opening:
         return f"{plural(rows, 'pictures')} have {plural(keys, 'different keys')}; {clashing}"
 
     def open_at(place: Path, share: Share) -> Source[Any]:
-        found, unused = partial(folder_rows, folder, settings.class_from_folder), Unused()
-        listing = Listing(found(unused), (), "rename", settings.seed, unused=lambda: unused.lines)
+        unused = Unused()
+        found = folder_rows(folder, settings.class_from_folder, unused, place)
+        listing = Listing(found, (), "rename", settings.seed, unused=lambda: unused.lines)
         rows = listed(place / ROWS, listing, share)
         item = partial(folder_item, folder=folder, json_keys=settings.json_keys)
         return Listed(rows, str(folder), settings.per_shard, item, repeats, read_keys=("captions", *settings.json_keys))
@@ -62,7 +63,7 @@ def folder_opening(settings: PackSettings, kind: Kind) -> Opening:
     return Opening(lines, open_at)
 
 
-def folder_rows(folder: Path, class_from_folder: bool, unused: Unused) -> Iterator[Row]:
+def folder_rows(folder: Path, class_from_folder: bool, unused: Unused, out: Path | None = None) -> Iterator[Row]:
     """A row per picture, folder by folder in the order of names.
 
     Two paths may give one key, `a/b.jpg` and `a_b.png`; then their identities are the same.
@@ -71,11 +72,12 @@ def folder_rows(folder: Path, class_from_folder: bool, unused: Unused) -> Iterat
         folder: it is gone through with all that is below it, but for hidden files.
         class_from_folder: whether the folder right below it is the class.
         unused: gets the files that belong to no picture.
+        out: a folder that is passed over.
 
     Raises:
         UsageError: if a folder cannot be read.
     """
-    for path in pictures_below(folder, unused):
+    for path in pictures_below(folder, unused, out):
         place = path.relative_to(folder)
         key = _NOT_IN_KEYS.sub("_", str(place.with_suffix("")))
         label = place.parts[0] if class_from_folder and len(place.parts) > 1 else None

@@ -44,10 +44,11 @@ class Named:
     Args:
         folder: that all paths start at.
         files: the tables.
+        out: a folder that is passed over.
     """
 
-    def __init__(self, folder: Path, files: Sequence[str]) -> None:
-        self._folder, self._files, self._named = folder, files, array("q")
+    def __init__(self, folder: Path, files: Sequence[str], out: Path) -> None:
+        self._folder, self._files, self._out, self._named = folder, files, out, array("q")
 
     def passing(self, rows: Iterable[Row]) -> Iterator[Row]:
         """The same rows."""
@@ -58,7 +59,7 @@ class Named:
     def unused(self) -> list[str]:
         """A line on what lies in the folder and below and is neither a table nor a picture with a row."""
         named, unused = np.unique(np.array(self._named, np.int64)), Unused()
-        below = pictures_below(self._folder, unused, beside=False, known=self._files)
+        below = pictures_below(self._folder, unused, self._out, beside=False, known=self._files)
         for some in batched(below, BATCH):
             paths = [path.relative_to(self._folder).as_posix() for path in some]
             without = ~np.isin([name_hash(path) for path in paths], named)

@@ -102,6 +102,7 @@ def check_flags(kind: Kind, settings: PackSettings) -> None:
         "--image-key": (columns.image, "table"),
         "--keep-columns": (columns.keep, "table"),
         "--class-key": (columns.label, "table"),
+        "--only": (columns.only, "table"),
         "--csv-separator": (settings.separator, "table shards"),
         "--image-root": (settings.image_root, "table"),
         "--group": (settings.group, "table"),

@@ -47,6 +47,7 @@ class Columns:
         keep: those that go into the json.
         url: where the image came from.
         label: its class.
+        only: a column and its values; rows with another one are passed over. None for all rows.
     """
 
     image: str | None = None
@@ -54,6 +55,7 @@ class Columns:
     keep: tuple[str, ...] = ()
     url: str | None = None
     label: str | None = None
+    only: tuple[str, tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
         if "captions" in self.keep:
@@ -110,6 +112,7 @@ class PackSettings:
             "--keep-columns": ";".join(columns.keep),
             "--url-key": columns.url,
             "--class-key": columns.label,
+            "--only": columns.only and f"{columns.only[0]}={';'.join(columns.only[1])}",
             "--csv-separator": self.separator,
             "--group": self.group,
             "--class-from-folder": self.class_from_folder,

@@ -13,9 +13,9 @@ from open_clip_fff.packing.columns import chosen, columns_line, unused_columns
 from open_clip_fff.packing.image_folder import Named, joined_path, placed
 from open_clip_fff.packing.kinds import ELSEWHERE, Kind
 from open_clip_fff.packing.listing import ROWS, Listing, listed
-from open_clip_fff.packing.settings import PackSettings
+from open_clip_fff.packing.settings import Columns, PackSettings
 from open_clip_fff.packing.source import Listed, Opening, Source
-from open_clip_fff.packing.table_rows import image_at, table_item, table_rows
+from open_clip_fff.packing.table_rows import asked_rows, image_at, table_item, table_rows
 from open_clip_fff.packing.tables.images import HeldImages
 from open_clip_fff.packing.tables.table import Table
 from open_clip_fff.packing.walk import unused_in
@@ -37,7 +37,7 @@ def table_opening(settings: PackSettings, kind: Kind) -> Opening:
     starts = placed(kind.images, kind.files) if kind.images else []
     folder = Path(settings.source) if Path(settings.source).is_dir() else Path(kind.files[0]).parent
     root = settings.image_root or folder
-    _check_head(table, columns.image or "", root, starts)
+    _check_head(table, columns, root, starts)
     table.skipped.clear()
 
     def repeats(rows: int, images: int) -> str:
@@ -45,7 +45,7 @@ def table_opening(settings: PackSettings, kind: Kind) -> Opening:
         return f"{plural(rows, 'rows')} are about {plural(images, 'images')}{rest}"
 
     def open_at(place: Path, share: Share) -> Source[dict]:
-        named = Named(root, table.files) if kind.images else None
+        named = Named(root, table.files, place) if kind.images else None
         found = table_rows(table, columns, by_content=settings.group, starts=starts)
 
         def unused() -> list[str]:
@@ -80,13 +80,16 @@ def _splits(table: Table) -> list[str]:
     return [f"files of all names are packed: {told}; name some with braces, as in '{table.files[0]}'"]
 
 
-def _check_head(table: Table, column: str, root: Path, starts: Sequence[str]) -> None:
+def _check_head(table: Table, columns: Columns, root: Path, starts: Sequence[str]) -> None:
     """Refuses a table without rows, and one none of whose first images is there."""
-    images = []
-    for file, _, cells in islice(table.rows([column]), TRIED):
+    column, images = columns.image or "", []
+    for _, (file, _, cells) in islice(asked_rows(table, columns, [column]), TRIED):
         image = image_at(cells[column], table, column)
         images.append(image._replace(path=joined_path(starts[file], image.path)) if starts else image)
     if not images:
+        if columns.only:
+            name, values = columns.only
+            raise UsageError(f"--only {name.strip()}: no row of {table.name} is of {' or '.join(values)}")
         raise UsageError(f"{table.name} holds no row")
     contents, paths = [image.content for image in images if image.content], [x.path for x in images if x.path.strip()]
     if contents:

@@ -14,7 +14,7 @@ from open_clip_fff.packing.items import Item, LeaveOut, as_json, members_of
 from open_clip_fff.packing.rows import Row, captions_of
 from open_clip_fff.packing.settings import Columns
 from open_clip_fff.packing.tables.images import CONTENT, CellImage, cell_image
-from open_clip_fff.packing.tables.table import Table
+from open_clip_fff.packing.tables.table import Found, Table
 
 
 def table_rows(table: Table, columns: Columns, by_content: bool = False, starts: Sequence[str] = ()) -> Iterator[Row]:
@@ -32,7 +32,7 @@ def table_rows(table: Table, columns: Columns, by_content: bool = False, starts:
     held, image_column = columns.image in table.held, columns.image or ""
     wanted = [*columns.captions, *columns.keep, *filter(None, (columns.url, columns.label))]
     wanted += [] if held and not by_content else [image_column]
-    for number, (file, row, cells) in enumerate(table.rows(wanted)):
+    for number, (file, row, cells) in asked_rows(table, columns, wanted):
         image = image_at(cells.get(image_column), table, image_column)
         path = "".join(cell_text(image.path))
         path = joined_path(starts[file], path) if starts else path
@@ -49,6 +49,14 @@ def table_rows(table: Table, columns: Columns, by_content: bool = False, starts:
             as_json(fields).decode() if fields else None,
             *((file, row) if held else ()),
         )
+
+
+def asked_rows(table: Table, columns: Columns, wanted: Sequence[str]) -> Iterator[tuple[int, Found]]:
+    """The number of each row that --only leaves, among all, and the row. Raises UsageError as the table."""
+    column, values = columns.only or ("", ())
+    for number, found in enumerate(table.rows([*wanted, *([column] if values else [])])):
+        if not values or "".join(cell_text(found.cells[column])) in values:
+            yield number, found
 
 
 def image_at(cell: object, table: Table, column: str) -> CellImage:

@@ -58,12 +58,15 @@ def unused_in(source: str, used: Iterable[str], pictures: bool) -> list[str]:
     return unused.lines
 
 
-def pictures_below(folder: Path, unused: Unused, beside: bool = True, known: Collection[str] = ()) -> Iterator[Path]:
+def pictures_below(
+    folder: Path, unused: Unused, out: Path | None = None, beside: bool = True, known: Collection[str] = ()
+) -> Iterator[Path]:
     """Pictures in a folder and below, in the order of names, folder by folder; no hidden files.
 
     Args:
         folder: it is gone through with all that is below it; a link that leads back up is not followed.
         unused: gets what is none.
+        out: a folder that is passed over: what is being made.
         beside: whether that is not so of files that are named after a picture, as `files_beside` looks for them.
         known: paths of files that are used otherwise.
 
@@ -71,7 +74,8 @@ def pictures_below(folder: Path, unused: Unused, beside: bool = True, known: Col
         UsageError: if a folder cannot be read.
     """
     owned = (*CAPTION_SUFFIXES, FIELDS_SUFFIX) if beside else ()
-    yield from _below(folder, (), unused, owned, frozenset(map(Path, known)))
+    passed = () if out is None or not out.is_dir() else (_place(out),)
+    yield from _below(folder, passed, unused, owned, frozenset(map(Path, known)))
 
 
 def files_beside(image: Path, suffixes: Iterable[str]) -> list[Path]:
@@ -86,20 +90,30 @@ def _below(
     owned: tuple[str, ...],
     known: frozenset[Path],
 ) -> Iterator[Path]:
-    found, here = _entries(folder), folder.stat()
-    if (here.st_dev, here.st_ino) in above:
+    here = _place(folder)
+    if here in above:
         return
+    found = _entries(folder)
     pictures = {name for name, is_folder in found if not is_folder and _suffix(name) in PICTURES}
     owners = pictures | {os.path.splitext(name)[0] for name in pictures}
     for name, is_folder in found:
         if is_folder:
-            yield from _below(folder / name, (*above, (here.st_dev, here.st_ino)), unused, owned, known)
+            yield from _below(folder / name, (*above, here), unused, owned, known)
         elif name in pictures:
             yield folder / name
         else:
             stem, suffix = os.path.splitext(name)
             if not (suffix in owned and stem in owners) and folder / name not in known:
                 unused.add(name)
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    """What a folder is, by whichever name. Raises UsageError if it cannot be looked at."""
+    try:
+        here = folder.stat()
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read ({error})") from error
+    return here.st_dev, here.st_ino
 
 
 def _entries(folder: Path) -> list[tuple[str, bool]]:

@@ -1,6 +1,6 @@
 """json files that are one object: lists of images and of what is said of them."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -63,7 +63,9 @@ def karpathy(document: Document) -> Layout | None:
     images = _objects(document, "images")
     if not images or not {"filename", "sentences"} <= set(images[0]):
         return None
-    return Layout("Karpathy's splits", "image", _karpathy_rows, ("images",))
+    splits = Counter(str(image.get("split")) for image in images)
+    told = ", ".join(f"{name} {count:,}" for name, count in splits.most_common())
+    return Layout(f"Karpathy's splits ({told}; --only 'split=A;B' takes some)", "image", _karpathy_rows, ("images",))
 
 
 def _karpathy_rows(document: Document) -> Iterator[Cells]:
