@@ -2,7 +2,7 @@
 
 import re
 
-_PLURAL = re.compile(r"\b(?:(\w+(?:ss|sh|ch|x))es|(\w+)ies|(\w*[^\Ws])s)\b")
+_PLURAL = re.compile(r"\b(?:(\w+(?:ss|sh|ch|x))es|(\w+)ies|(\w{2,}[^\Ws])s)\b")  # not as, is, has
 
 
 def plural(number: int, things: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from open_clip_fff.data.preview import preview_shard
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
+from open_clip_fff.plural import plural
 from open_clip_fff.settings import CaptionSettings
 from open_clip_fff.settings.names import find_name, split_names
 from tests import recorder
@@ -137,3 +138,14 @@ def test_captions_that_join_may_stand_in_columns_with_spaces(pack, tmp_path):
     done = pack(tmp_path / "0.tar", "--out", tmp_path / "out", *flags)
     assert "--caption-key text: read from the column ' text'" in done.out
     assert samples(tmp_path / "out" / "0.tar")[0]["json"]["captions"] == ["a red square", "new"]
+
+
+def test_one_is_singular():
+    things = ["images", "raw captions", "captions in json", "classes", "copies", "batches", "dropped as wordless"]
+    assert [plural(1, x) for x in things] == [
+        *("1 image", "1 raw caption", "1 caption in json", "1 class", "1 copy", "1 batch", "1 dropped as wordless"),
+    ]
+    assert plural(0, "images") == "0 images" and plural(2_000, "rows joined") == "2,000 rows joined"
+    assert [plural(1, x) for x in ("without a caption", "with captions joined")] == [
+        *("1 without a caption", "1 with captions joined"),
+    ]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from open_clip_fff.packing.tables.parquet import cells_at
-from tests.conftest import COLOURS, colour_image
+from tests.conftest import COLOURS, colour_image, write_tar
 from tests.packing_sets import left_out, pack, pictures, refused, samples  # noqa: F401
 
 IMAGES = [colour_image(list(COLOURS)[number % 4], number) for number in range(12)]
@@ -81,6 +81,17 @@ def test_img2dataset_parquets_and_images_that_were_not_fetched(pack, tmp_path):
     assert found[3]["json"] == {"url": "http://x/5"}
     assert left_out(tmp_path / "out") == {"000000003": "no image", "000000004": "no image"}
     assert "not used: 1 of 4 columns (key)" in done.out and "not used: 1 .json (00000_stats.json)" in done.out
+
+
+def test_img2dataset_shards_are_what_lies_beside_their_tables(pack, tmp_path):
+    """Its default layout: tars, a parquet and a json for each."""
+    (tmp_path / "i2d").mkdir()
+    write_tar(tmp_path / "i2d" / "00000.tar", {"000000000": {"png": IMAGES[0], "txt": b"raw", "json": b"{}"}})
+    write(tmp_path / "i2d" / "00000.parquet", [None], kind=pa.binary(), key=["000000000"], caption=["raw"])
+    (tmp_path / "i2d" / "00000_stats.json").write_text("{}")
+    done = pack(tmp_path / "i2d", "--out", tmp_path / "out")
+    assert [x["png"] for x in shards(tmp_path / "out")] == IMAGES[:1] and "1 image, 1 raw caption\n" in done.out
+    assert "not used: 1 .json (00000_stats.json), 1 .parquet (00000.parquet)\n" in done.out
 
 
 def test_paths_in_the_place_of_bytes(pack, pictures, tmp_path):

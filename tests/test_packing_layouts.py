@@ -216,5 +216,8 @@ def test_files_of_two_splits_are_told(pack, pictures, tmp_path):
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "hf" / f"{name}.parquet")
     done = pack(tmp_path / "hf", "--out", tmp_path / "all")
     assert "files of all names are packed: test (1), train (2); name some with braces" in done.out
-    done = pack(tmp_path / "hf" / "train-{00000..00001}-of-00002.parquet", "--out", tmp_path / "train")
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "hf").rename(tmp_path / "clone" / "data")
+    assert "3 images" in pack(tmp_path / "clone", "--out", tmp_path / "cloned").out
+    done = pack(tmp_path / "clone" / "data" / "train-{00000..00001}-of-00002.parquet", "--out", tmp_path / "train")
     assert "files of all names" not in done.out and "2 images" in done.out

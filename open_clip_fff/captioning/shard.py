@@ -95,7 +95,7 @@ class ShardCaptioner:
                 captions[place], dropped = add_clean(captions[place], texts, most)
                 record.counts.update(dropped)
                 if unfinished:
-                    record.counts[f"stopped at {self.decoding.max_new_tokens} tokens"] += unfinished
+                    record.counts[f"captions stopped at {self.decoding.max_new_tokens} tokens"] += unfinished
             short = [place for place in short if len(captions[place]) < most]
         record.counts.update(captions=sum(map(len, captions)))
         if short:

@@ -28,7 +28,7 @@ def read_table(
         )
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # the last for what nothing installed unpacks
         raise UsageError(f"{path} cannot be read as a table ({error})") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas then takes the first column for names, and shifts the rest
         raise UsageError(f"{path} has more cells per row than names in its header")

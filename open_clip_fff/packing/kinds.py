@@ -56,8 +56,11 @@ def kind_of(source: str, flag: str = "SOURCE", image_key: str | None = None) -> 
             return Kind("shards", files)
         if files := metadata_files(path):
             return Kind("table", files, path)
-        if (files := files_in(path, ".parquet")) and (image_key or _names_images(files[0]) or not _has_pictures(path)):
+        files, pictures = files_in(path, ".parquet"), _has_pictures(path)
+        if files and (image_key or _names_images(files[0]) or not pictures):
             return Kind("table", files)
+        if not (files or pictures) and (files := tuple(sorted(map(str, path.glob("*/*.parquet"))))):
+            return Kind("table", files)  # as `data/` in what is cloned from Hugging Face
         return Kind("folder", ())
     if form(source) and path.is_file():
         return Kind("table", (source,))
