@@ -84,6 +84,10 @@ def test_a_table_that_names_images_wins_over_the_pictures_beside_it(pack, pictur
     found = samples(tmp_path / "out" / "00000.tar")
     assert [x["txt"].decode() for x in found] == [row["caption"] for row in rows]
     (pictures / "all.parquet").unlink()
+    urls = [{"image": f"http://x/{number}.png", "caption": "of what was fetched"} for number in range(8)]
+    pq.write_table(pa.Table.from_pylist(urls), pictures / "urls.parquet")
+    assert "8 without a caption" in pack(pictures, "--out", tmp_path / "urls").out
+    (pictures / "urls.parquet").unlink()
     pq.write_table(
         pa.Table.from_pylist([{"where": row["image"], "caption": "typed"} for row in rows]), pictures / "x.parquet"
     )

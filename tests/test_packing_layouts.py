@@ -185,7 +185,7 @@ def test_an_image_folder_in_subfolders(pack, image_folder, pictures, tmp_path, f
         else:
             pq.write_table(pa.Table.from_pylist(rows), place)
     done = pack(image_folder, "--out", tmp_path / "out", "--shuffle", 0)
-    assert f"folder (test/metadata.{form}, train/metadata.{form}): images by `file_name`" in done.out
+    assert f"folder (test/metadata.{form}, train/metadata.{form}): an ImageFolder, images by `file_name`" in done.out
     found = {x["txt"].decode(): x["png"] for x in packed(tmp_path / "out")}
     assert found == {f"text {n}": (pictures / f"{n}.png").read_bytes() for n in (0, 1, 2, 3, 5, 6, 7)}
     assert "not used: 1 of 3 columns (id)\n" in done.out
@@ -195,7 +195,8 @@ def test_an_image_folder_in_subfolders(pack, image_folder, pictures, tmp_path, f
 
 
 def test_an_image_folder_with_one_table_of_all(pack, image_folder, pictures, tmp_path):
-    csv(image_folder / "metadata.csv", [("file_name", "text"), ("train/0.png", "a"), ("./test/sub/5.png", "b")])
+    rows = [("path", "file_name", "text"), ("x", "train/0.png", "a"), ("y", "./test/sub/5.png", "b")]
+    csv(image_folder / "metadata.csv", rows)
     csv(image_folder / "train" / "metadata.csv", [("name", "text"), ("0.png", "not one: it has no file_name")])
     done = pack(image_folder, "--out", tmp_path / "out")
     assert [x["png"] for x in packed(tmp_path / "out")] == [(pictures / f"{n}.png").read_bytes() for n in (0, 5)]

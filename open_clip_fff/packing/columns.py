@@ -13,8 +13,10 @@ PATH_NAMES = (
     "image",
 )
 HELD_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "bytes")
-CAPTION_NAMES = ("title", "caption", "text", "captions", "raw_caption", "alt_text", "comment", "txt")
-CAPTION_NAMES += ("description", "sentence", "sentences", "prompt")
+CAPTION_NAMES = (
+    *("title", "caption", "text", "captions", "raw_caption", "alt_text", "comment", "txt"),
+    *("description", "sentence", "sentences", "prompt"),
+)
 
 
 def chosen(table: Table, typed: Columns, image: bool = True) -> tuple[Columns, list[str]]:

@@ -11,7 +11,7 @@ from open_clip_fff.data.ids import name_hash
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.rows import Row, batched
 from open_clip_fff.packing.tables.table import Table
-from open_clip_fff.packing.walk import Unused, pictures_below
+from open_clip_fff.packing.walk import Unused, entries_of, pictures_below
 from open_clip_fff.settings.names import find_name
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
@@ -20,8 +20,12 @@ BATCH = 65_536  # pictures that are compared at a time
 
 
 def metadata_files(folder: Path) -> tuple[str, ...]:
-    """The tables of an ImageFolder, in it and in the folders right below, one a folder; none for another folder."""
-    places = [folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())]
+    """The tables of an ImageFolder, in it and in the folders right below, one a folder; none for another folder.
+
+    Raises:
+        UsageError: if the folder cannot be read.
+    """
+    places = [folder, *(folder / name for name, is_folder in entries_of(folder) if is_folder)]
     found = (next(filter(_names_files, (place / name for name in METADATA)), None) for place in places)
     return tuple(str(file) for file in found if file is not None)
 

@@ -1,6 +1,7 @@
 """What a source is: a table, a folder of pictures, or shards."""
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +10,11 @@ from open_clip_fff.packing.columns import image_column
 from open_clip_fff.packing.image_folder import metadata_files
 from open_clip_fff.packing.settings import PackSettings
 from open_clip_fff.packing.tables.forms import FORMS, form
+from open_clip_fff.packing.tables.images import cell_image
 from open_clip_fff.packing.tables.table import Table
 from open_clip_fff.packing.walk import Unused, pictures_below
 
+TRIED = 16  # rows at the start that are looked at
 ELSEWHERE = re.compile(r"^[\w+.-]+:")  # pipe:, s3://, https://
 
 
@@ -34,16 +37,16 @@ class Kind(NamedTuple):
         return sum(Path(file).stat().st_size for file in self.files if not ELSEWHERE.match(file))
 
 
-def kind_of(source: str, flag: str = "SOURCE", image_key: str | None = None) -> Kind:
+def kind_of(source: str, flag: str = "SOURCE", table: bool = False) -> Kind:
     """Looks at a source.
 
-    A folder is shards where it holds tars; a table where that is `metadata.*` with `file_name`, or where it holds
-    parquets with images or their paths; else pictures.
+    A folder is shards where it holds tars; a table where that is `metadata.*` with `file_name`, or parquets with images
+    or with paths of some that are there; else pictures.
 
     Args:
         source: as typed.
         flag: that named it, for error lines.
-        image_key: the column of images as typed; None where it is to be guessed.
+        table: whether what was typed besides speaks of a table, which then goes before pictures.
 
     Raises:
         UsageError: if it is not there, or nothing of these.
@@ -56,12 +59,13 @@ def kind_of(source: str, flag: str = "SOURCE", image_key: str | None = None) -> 
             return Kind("shards", files)
         if files := metadata_files(path):
             return Kind("table", files, path)
-        files, pictures = files_in(path, ".parquet"), _has_pictures(path)
-        if files and (image_key or _names_images(files[0]) or not pictures):
+        files = files_in(path, ".parquet")
+        if files and (table or _has_images(files[0], path)):
             return Kind("table", files)
-        if not (files or pictures) and (files := tuple(sorted(map(str, path.glob("*/*.parquet"))))):
-            return Kind("table", files)  # as `data/` in what is cloned from Hugging Face
-        return Kind("folder", ())
+        if next(pictures_below(path, Unused()), None) is not None:
+            return Kind("folder", ())
+        files = files or tuple(sorted(map(str, path.glob("*/*.parquet"))))  # Hugging Face has them in `data/`
+        return Kind("table", files) if files else Kind("folder", ())
     if form(source) and path.is_file():
         return Kind("table", (source,))
     files = wds.shardlists.expand_urls(source)
@@ -82,16 +86,16 @@ def files_in(folder: Path, suffix: str) -> tuple[str, ...]:
     return tuple(sorted(str(file) for file in folder.glob(f"*{suffix}")))
 
 
-def _names_images(file: str) -> bool:
-    """Whether a table has a column that images are looked for in; img2dataset's tables beside pictures have none."""
+def _has_images(file: str, folder: Path) -> bool:
+    """Whether a table has images, or paths of some that are there; img2dataset's beside pictures have neither."""
     try:
-        return image_column(Table([file])) is not None
+        table = Table([file])
+        if (column := image_column(table)) is None:
+            return False
+        images = [cell_image(cells[column]) for _, _, cells in islice(table.rows([column]), TRIED)]
     except UsageError:
         return False
-
-
-def _has_pictures(folder: Path) -> bool:
-    return next(pictures_below(folder, Unused()), None) is not None
+    return any(x and (x.content or (x.path.strip() and (folder / x.path.strip()).exists())) for x in images)
 
 
 def check_flags(kind: Kind, settings: PackSettings) -> None:

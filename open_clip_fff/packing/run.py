@@ -33,7 +33,7 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     Raises:
         UsageError: for what cannot work.
     """
-    kind = kind_of(settings.source, image_key=settings.columns.image)
+    kind = kind_of(settings.source, table=bool(settings.columns.image or settings.image_root))
     check_flags(kind, settings)
     if out.resolve() == Path(settings.source).resolve():
         raise UsageError(f"--out {out}: what is read lies there; name another folder")

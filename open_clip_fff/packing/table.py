@@ -10,8 +10,8 @@ from pathlib import Path
 from open_clip_fff.data.shards import why_unreadable
 from open_clip_fff.errors import UsageError
 from open_clip_fff.packing.columns import chosen, columns_line, unused_columns
-from open_clip_fff.packing.image_folder import Named, joined_path, placed
-from open_clip_fff.packing.kinds import ELSEWHERE, Kind
+from open_clip_fff.packing.image_folder import FILE_NAME, Named, joined_path, placed
+from open_clip_fff.packing.kinds import ELSEWHERE, TRIED, Kind
 from open_clip_fff.packing.listing import ROWS, Listing, listed
 from open_clip_fff.packing.settings import Columns, PackSettings
 from open_clip_fff.packing.source import Listed, Opening, Source
@@ -20,9 +20,8 @@ from open_clip_fff.packing.tables.images import HeldImages
 from open_clip_fff.packing.tables.table import Table
 from open_clip_fff.packing.walk import unused_in
 from open_clip_fff.plural import plural
+from open_clip_fff.settings.names import find_name
 from open_clip_fff.shardwise import Share
-
-TRIED = 16  # rows whose image files are looked for
 
 
 def table_opening(settings: PackSettings, kind: Kind) -> Opening:
@@ -32,6 +31,8 @@ def table_opening(settings: PackSettings, kind: Kind) -> Opening:
         UsageError: for columns that are not there, no rows, or images none of which is there.
     """
     table = Table(kind.files, settings.separator, kind.images)
+    if kind.images:
+        table.taken, table.image = "an ImageFolder", find_name(FILE_NAME, table.columns)
     columns, notes = chosen(table, settings.columns)
     held = columns.image in table.held
     starts = placed(kind.images, kind.files) if kind.images else []

@@ -52,7 +52,7 @@ def unused_in(source: str, used: Iterable[str], pictures: bool) -> list[str]:
     """
     unused, read, folder = Unused(), {Path(path).name for path in used}, Path(source)
     if folder.is_dir():
-        for name, is_folder in _entries(folder):
+        for name, is_folder in entries_of(folder):
             if not is_folder and name not in read and not (pictures and _suffix(name) in PICTURES):
                 unused.add(name)
     return unused.lines
@@ -93,7 +93,7 @@ def _below(
     here = _place(folder)
     if here in above:
         return
-    found = _entries(folder)
+    found = entries_of(folder)
     pictures = {name for name, is_folder in found if not is_folder and _suffix(name) in PICTURES}
     owners = pictures | {os.path.splitext(name)[0] for name in pictures}
     for name, is_folder in found:
@@ -116,7 +116,7 @@ def _place(folder: Path) -> tuple[int, int]:
     return here.st_dev, here.st_ino
 
 
-def _entries(folder: Path) -> list[tuple[str, bool]]:
+def entries_of(folder: Path) -> list[tuple[str, bool]]:
     """Names in a folder, and whether they are folders; no hidden ones."""
     try:
         with os.scandir(folder) as entries:

@@ -1,7 +1,6 @@
 """Objects with named fields, one after the other: the lines of a jsonl, or a list in a json."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -14,7 +13,6 @@ from open_clip_fff.packing.tables.separated import LOOK, lines_about
 from open_clip_fff.packing.tables.text import open_text
 
 CHUNK = 1 << 20  # characters
-_BETWEEN = re.compile(r"[\s,]*")
 
 
 class Record(NamedTuple):
@@ -85,13 +83,13 @@ def entries_of(text: TextIO) -> Iterator[Record]:
     Raises:
         ValueError: if it is no list, or ends too early.
     """
-    decoder, buffer, place, number = json.JSONDecoder(), text.read(CHUNK), 0, 0
-    place = _BETWEEN.match(buffer).end()
+    decoder, buffer, number = json.JSONDecoder(), text.read(CHUNK), 0
+    place = _after_space(buffer, 0)
     if buffer[place : place + 1] != "[":
         raise ValueError("it is no list")
     place += 1
     while True:
-        place = _BETWEEN.match(buffer, place).end()
+        place = _after_space(buffer, place)
         if buffer[place : place + 1] == "]":
             return
         try:
@@ -105,6 +103,13 @@ def entries_of(text: TextIO) -> Iterator[Record]:
             buffer, place = buffer[place:] + more, 0
         else:
             raise ValueError(f"the list ends within entry {number + 1}, or holds no json there")
+
+
+def _after_space(buffer: str, place: int) -> int:
+    """Where the next entry or bracket stands, behind spaces and the comma."""
+    while buffer[place : place + 1] in (" ", "\n", "\r", "\t", ","):
+        place += 1
+    return place
 
 
 def _object(line: str) -> Cells | None:
