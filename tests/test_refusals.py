@@ -258,11 +258,11 @@ def test_debug_is_no_flag_of_ours(trainer):
     assert "FFF" not in trainer.log("debug")
 
 
-def test_half_precision_on_a_cpu_is_told_once(trainer, capsys):
+def test_float16_on_a_cpu_is_told_once(trainer, capsys):
     from open_clip_fff.train import main
 
     argv = [*trainer.common, "--dataset-type", "synthetic", "--train-num-samples", "16"]
-    for precision, times in (("amp", 1), ("fp32", 0)):
+    for precision, times in (("amp", 1), ("amp_bf16", 0), ("fp32", 0)):
         assert main([*argv, "--precision", precision, "--name", precision]) == 0
         out = capsys.readouterr().out
         assert out.count(f"warning: --precision {precision} on a CPU") == out.count("--precision fp32 is") == times

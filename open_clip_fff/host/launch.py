@@ -81,10 +81,10 @@ def _check_device(args: argparse.Namespace, distributed: bool) -> None:
 
 
 def precision_notes(args: argparse.Namespace) -> list[str]:
-    """A line for those whose --precision, OpenCLIP's default for one, is made for GPUs."""
-    if torch.device(args.device).type != "cpu" or args.precision == "fp32":
+    """A line for those who train in float16, as OpenCLIP does unless told otherwise, on a CPU."""
+    if torch.device(args.device).type != "cpu" or args.precision not in ("amp", "fp16", "pure_fp16"):
         return []
     return [
-        f"warning: --precision {args.precision} on a CPU: most CPUs compute more slowly in half precision than in "
-        f"float32; --precision fp32 is usually faster"
+        f"warning: --precision {args.precision} on a CPU: most CPUs are slow in float16; --precision fp32 is usually "
+        f"faster"
     ]

@@ -43,17 +43,20 @@ class Telling:
         return mine
 
     def _wait_for(self, ranks: Iterable[int]) -> None:
+        assert self.store is not None
         with suppress(dist.DistStoreError):  # they go on, or hang in a collective
             self.store.wait([f"failed/{rank}" for rank in ranks], PATIENCE)
 
     def publish(self, folders: list[str]) -> None:
-        """Rank 0's."""
+        """Tells the others which folders this rank has made, if it is rank 0."""
         if self.store is not None and not self.rank:
             self.store.set("folders", "\0".join(folders))
 
     def published(self) -> list[str]:
+        """What rank 0 has."""
         try:
-            known = self.store is not None and self.store.check(["folders"])
-            return self.store.get("folders").decode().split("\0") if known else []
+            if self.store is None or not self.store.check(["folders"]):
+                return []
+            return self.store.get("folders").decode().split("\0")
         except RuntimeError:
             return []
