@@ -18,6 +18,12 @@ class ToldError(UsageError):
     """The same on a process that leaves the telling to another one."""
 
 
+def own_words(error: BaseException) -> str:
+    """What an error says, without the traceback that torch writes into it where a loader's worker raised it."""
+    text = str(error).strip()
+    return text.splitlines()[-1].split(": ", 1)[-1] if "Original Traceback" in text else text
+
+
 def reason(error: BaseException, length: int = 200) -> str:
     """What a library's error says, in one short line: libraries may list every model they know, and open files."""
     said = error.args[0] if len(error.args) > 1 and isinstance(error.args[0], str) else error  # webdataset adds some

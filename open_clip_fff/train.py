@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from open_clip_fff.errors import OneRankError, ToldError, UsageError
+from open_clip_fff.errors import OneRankError, ToldError, UsageError, own_words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in argv:  # OpenCLIP's flag for all that may help
             traceback.print_exc()
         if isinstance(error, OneRankError) or (launched_rank() == 0 and not isinstance(error, ToldError)):
-            line = " ".join(str(error).split())  # the libraries that it may quote write several
+            line = " ".join(own_words(error).split())  # the libraries that it may quote write several
             print(f"open_clip_fff.train: error: {line}", file=sys.stderr, flush=True)
         return 2
     return 0

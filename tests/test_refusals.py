@@ -1,6 +1,7 @@
 """What OpenCLIP and its libraries refuse: one line before anything is written, or at least before the first step."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -202,6 +203,18 @@ def test_a_plugins_mistake_names_its_line(trainer, capsys, monkeypatch):
     errors = capsys.readouterr().err
     assert "Traceback" in errors and "raise self.error" in errors
     assert errors.splitlines()[-1].startswith("open_clip_fff.train: error: failing_plugin.py")
+
+
+def test_a_mistake_in_a_loaders_worker_comes_without_the_workers_traceback(trainer, capsys, monkeypatch):
+    import open_clip_train.data
+
+    def fail(self, index):
+        raise KeyError(f"row {index} on purpose")
+
+    monkeypatch.setattr(open_clip_train.data.SyntheticDataset, "__getitem__", fail)
+    synthetic = ["--dataset-type", "synthetic", "--train-num-samples", "16", "--workers", "1"]
+    line = given_up(trainer, capsys, data=synthetic)
+    assert re.search(r"stopped before the first step: .?row \d+ on purpose.? \(KeyError in ", line)
 
 
 def test_too_few_rows_for_a_step_leave_no_folder(trainer, capsys):

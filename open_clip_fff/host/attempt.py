@@ -11,7 +11,7 @@ import open_clip_train.main as oc_main
 import torch.distributed as dist
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from open_clip_fff.errors import OneRankError, ToldError, UsageError
+from open_clip_fff.errors import OneRankError, ToldError, UsageError, own_words
 from open_clip_fff.host.telling import Telling
 from open_clip_fff.host.words import LastError, in_one_line
 from open_clip_fff.scope import View, replaced
@@ -47,7 +47,7 @@ def attempt(args: argparse.Namespace) -> Iterator[LastError]:
             raise
         mine = way.telling.is_mine()
         way.remove_folders(for_all=mine)
-        line = str(error) if isinstance(error, UsageError) else in_one_line(error, way.logged.text)
+        line = own_words(error) if isinstance(error, UsageError) else in_one_line(error, way.logged.text)
         if not mine:
             raise ToldError(line) from error
         raise (OneRankError(f"rank {args.rank}: {line}") if args.rank else UsageError(line)) from error

@@ -21,7 +21,7 @@ from open_clip_fff.data.stages import Then
 from open_clip_fff.data.table import read_table
 from open_clip_fff.data.tally import NO_CAPTION, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
-from open_clip_fff.errors import OneRankError, UsageError
+from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens, OrdersData
 from open_clip_fff.host.fixes import counting_damage
 from open_clip_fff.host.grouping import order_table, stream_seams
@@ -202,7 +202,7 @@ class HookedLoader:
         self.after_batch: Callable[[int], None] = lambda index: None
 
     def __iter__(self) -> Iterator[Batch]:
-        for index, (images, captions) in enumerate(_in_one_line(self.loader)):
+        for index, (images, captions) in enumerate(self.loader):
             captions = CaptionBatch(*captions).to(self.device, non_blocking=True)
             batch = Batch(images.to(self.device, non_blocking=True), captions)
             for hook in self.hooks:
@@ -225,14 +225,6 @@ class FirstCaptionLoader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for images, captions in self.loader:
             yield images, CaptionBatch(*captions).tokens[:, 0].contiguous()
-
-
-def _in_one_line(loader) -> Iterator:
-    """The loader's batches; a worker's error without the worker's traceback, which torch writes into its message."""
-    try:
-        yield from loader
-    except OneRankError as error:
-        raise OneRankError(str(error).strip().splitlines()[-1].split(f"{OneRankError.__name__}: ")[-1]) from None
 
 
 def _checked(batch: Batch, size: int, hook: BatchHook) -> Batch:

@@ -11,6 +11,7 @@ import open_clip
 import open_clip_train
 
 import open_clip_fff
+from open_clip_fff.errors import own_words
 
 LONGEST = 300  # characters; some list every model that there is
 _PACKAGES = {
@@ -31,15 +32,11 @@ def in_one_line(error: BaseException, said: str = "") -> str:
         error: that was raised; of a loader's worker, whose traceback is in the message, too.
         said: the last that was logged as an error, for those that exit and say nothing.
     """
-    text = str(error).strip()
     frames = [(frame.filename, frame.lineno, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
-    if "Original Traceback" in text:
-        frames += [(file, line, None) for file, line in re.findall(r'File "(.+?)", line (\d+)', text)]
-        text = text.splitlines()[-1].split(": ", 1)[-1]
-    who, file, number, code = _place(frames)
-    if isinstance(error, SystemExit):
-        text, code = said, None
-    text = " ".join(text.split()) or code or "it gives no reason"
+    in_worker = re.findall(r'File "(.+?)", line (\d+)', str(error))
+    who, file, number, code = _place([*frames, *((*place, None) for place in in_worker)])
+    text = said or "it gives no reason" if isinstance(error, SystemExit) else own_words(error) or code or "no reason"
+    text = " ".join(text.split())
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
     return (
         f"{who} stopped before the first step: {text} "
