@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,8 +22,6 @@ _READING = (
 _CLEANING = ("clean_fn", "reduction_fn")
 _PROBES = ["a photo", "A man's 3 dogs, running; ünïcode!", ""]
 
-_READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # what transformers may read of a folder
-
 _HASH = re.compile(r"#[0-9a-f]{16}$")
 
 
@@ -35,17 +32,6 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """A hash of what transformers may read of a model's folder, wherever that is; and of how sentences are pooled."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.iterdir(), *folder.glob("*_Pooling/config.json")]):
-        if path.suffix in _READ and path.is_file():
-            name = path.relative_to(folder)
-            with path.open("rb") as file:
-                digest.update(f"{name} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
     return digest.hexdigest()
 
 

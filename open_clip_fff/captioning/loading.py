@@ -1,5 +1,6 @@
 """Captioners by hub name or folder; no code of their own is run."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ from open_clip_fff.captioning.pixels import KINDS, PixelCaptioner
 from open_clip_fff.captioning.prompted import PromptedCaptioner
 from open_clip_fff.connection.loading import MEND, absent_weights, quiet
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.fingerprint import folder_fingerprint
 
+READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # what transformers may read of a folder
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -42,7 +43,11 @@ def revision(name: str, config: Any) -> str:
     folder = Path(name)
     if not folder.is_dir():
         return str(getattr(config, "_commit_hash", None))
-    return folder_fingerprint(folder)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in READ and path.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
+    return digest.hexdigest()
 
 
 def dtype_of(named: str, config: Any, device: str) -> str:

@@ -70,7 +70,8 @@ def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, l
 
 
 def _check_folder(args: argparse.Namespace) -> None:
-    if args.name is not None and args.resume != "latest":
+    # rank 0, which writes it, may be further than the others by now
+    if args.name is not None and args.resume != "latest" and (args.rank == 0 or args.log_local):
         log = Path(args.logs) / args.name / (f"out-{args.rank}" if args.log_local else "out.log")
         if log.exists():
             raise UsageError(f"--name {args.name}: {log} exists; choose another name, or go on with --resume latest")

@@ -10,7 +10,7 @@ import open_clip_train.data as oc_data
 import torch
 import webdataset as wds
 
-from open_clip_fff.data.batch import Batch, CaptionBatch, collate
+from open_clip_fff.data.batch import Batch, CaptionBatch
 from open_clip_fff.data.columns import table_columns
 from open_clip_fff.data.features import FeatureReader
 from open_clip_fff.data.ids import NO_ID, class_id, sample_id
@@ -23,8 +23,9 @@ from open_clip_fff.data.tally import NO_CAPTION, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens, OrdersData
-from open_clip_fff.host.fixes import counting_damage
+from open_clip_fff.host.fixes import SeededShuffle, counting_damage
 from open_clip_fff.host.grouping import order_table, stream_seams
+from open_clip_fff.host.passes import Batches, PassesPipeline
 from open_clip_fff.host.state import RunState
 from open_clip_fff.report.coverage import caption_line, too_little
 from open_clip_fff.scope import View, replaced
@@ -130,12 +131,13 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
         tally = state.tally if is_train else Tally(captions.sources)
         sealing = Sealer(CaptionReader(captions), tally, feature_reader(state.plan) if many and is_train else None)
         orders = [hook for hook in state.hooks if is_train and isinstance(hook, OrdersData)]
-        view = View(
-            oc_data.wds,
-            tarfile_to_samples=lambda *a, **k: Then(wds.tarfile_to_samples(*a, **k), sealing),
-            **({"batched": partial(wds.batched, collation_fn=collate)} if many else {}),
-            **(stream_seams(orders[0]) if orders else {}),
-        )
+        seams: dict[str, object] = {"batched": Batches} if many else {}
+        if many and is_train:
+            seams["DataPipeline"] = partial(PassesPipeline, SeededShuffle)
+        if orders:
+            seams |= stream_seams(orders[0])
+        seams["tarfile_to_samples"] = lambda *a, **k: Then(wds.tarfile_to_samples(*a, **k), sealing)
+        view = View(oc_data.wds, **seams)
         with (
             counting_damage(tally),
             replaced(

@@ -117,9 +117,9 @@ def _check_shards(args: argparse.Namespace) -> None:
     size, shards = get_dataset_size(args.train_data)
     if not size and args.train_num_samples is None:
         raise UsageError("--train-num-samples: say how many images the shards hold (or put a sizes.json beside them)")
-    workers = args.workers * args.world_size
-    if shards < workers and not args.dataset_resampled:
+    readers = max(args.workers, 1) * args.world_size  # each reads shards of its own
+    if shards < readers and not args.dataset_resampled:
+        what = f"{plural(readers, 'loader workers')} over all ranks" if args.workers else f"{args.world_size} ranks"
         raise UsageError(
-            f"--workers {args.workers}: {plural(workers, 'loader workers')} over all ranks, but only "
-            f"{plural(shards, 'shards')}; lower it, or use --dataset-resampled"
+            f"--workers {args.workers}: {what}, but only {plural(shards, 'shards')}; use fewer, or --dataset-resampled"
         )

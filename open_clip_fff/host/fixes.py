@@ -49,7 +49,7 @@ def fixes(tally: Tally, seed: int, images: ImageReader) -> Iterator[None]:
                 oc_data,
                 tar_file_expander=_without_sentinel(oc_data.tar_file_expander),
                 SharedEpoch=LatestEpoch,
-                wds=View(wds, shuffle=partial(SeededShuffle, seed), decode=partial(decode_safely, images)),
+                wds=View(oc_data.wds, shuffle=partial(SeededShuffle, seed), decode=partial(decode_safely, images)),
                 Image=View(oc_data.Image, open=images),
             )
         )

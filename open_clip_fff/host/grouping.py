@@ -11,7 +11,8 @@ from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.stages import Then
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.hooks.registry import OrdersData
-from open_clip_fff.host.fixes import LatestEpoch
+from open_clip_fff.host.fixes import LatestEpoch, SeededShuffle
+from open_clip_fff.host.passes import PassesPipeline
 
 
 def stream_seams(orders: OrdersData) -> dict[str, Any]:
@@ -32,11 +33,11 @@ def stream_seams(orders: OrdersData) -> dict[str, Any]:
     return {"select": select, "to_tuple": to_tuple, "DataPipeline": pipeline}
 
 
-class EpochPipeline(wds.DataPipeline):
-    """Tells the look-ahead when an epoch begins, and of how many mini-batches; a pass may be a part of one."""
+class EpochPipeline(PassesPipeline):
+    """Tells the look-ahead when an epoch begins, and of how many mini-batches; it gets all passes as one stream."""
 
     def __init__(self, lookahead: Lookahead, *stages: object) -> None:
-        super().__init__(*stages)
+        super().__init__(SeededShuffle, *stages)
         self.lookahead = lookahead
 
     def __iter__(self) -> Iterator:
@@ -66,6 +67,7 @@ def order_table(info: Any, orders: OrdersData) -> None:
         pin_memory=loader.pin_memory,
         collate_fn=loader.collate_fn,
         drop_last=True,
+        timeout=loader.timeout,
     )
     ordered.num_samples, ordered.num_batches = loader.num_samples, len(ordered)  # type: ignore[attr-defined]
     info.dataloader, info.sampler = ordered, sampler

@@ -14,6 +14,7 @@ from open_clip_fff.data.tally import DAMAGE
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import Judges
 from open_clip_fff.host.nonfinite import left_out_line
+from open_clip_fff.host.short_epochs import CountedLoader
 from open_clip_fff.host.start import measure_bias
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.zero_shot import Watch
@@ -62,11 +63,16 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
     reporter: Reporter | None = None
     watch: Watch | None = None
     started = False
+    counted: CountedLoader | None = None
 
     def run(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None):
-        nonlocal reporter, watch, started
+        nonlocal reporter, watch, started, counted
+        if counted is None:
+            counted = CountedLoader(data["train"].dataloader, args.rank, args.world_size, args.batch_size, state.ours)
+            data["train"].dataloader = counted
+        counted.epoch = epoch
         if state.ours:
-            loader = data["train"].dataloader
+            loader = counted.loader
             if reporter is None:
                 reporter = Reporter(state, loss, loader.num_batches // args.accum_freq, first_epoch=epoch)
                 for sentence in never_begins(state.plan, args.epochs * reporter.steps_per_epoch, args.epochs):
@@ -75,7 +81,7 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
             loss.set_epoch(epoch)
             if state.measure_bias and args.resume is None:
                 data["train"].set_epoch(epoch)
-                measure_bias(state, loader)
+                measure_bias(state, counted)
             reporter.epoch, reporter.tb_writer = epoch, tb_writer
             loader.after_batch = reporter.after_batch
             for hook in state.watching:

@@ -24,6 +24,7 @@ from open_clip_fff.host.loop import epoch_runner, loss_maker
 from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.nonfinite import finite_checkpoints
 from open_clip_fff.host.optimizer import optimizer_seams
+from open_clip_fff.host.peers import bounded_waits
 from open_clip_fff.host.resuming import resuming
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.told import plan_text
@@ -35,6 +36,7 @@ from open_clip_fff.scope import replaced
 from open_clip_fff.settings.consistency import idle_notes
 from open_clip_fff.settings.flags import split
 from open_clip_fff.settings.plan import Plan, make_plan
+from open_clip_fff.settings.safety import TIMEOUT
 from open_clip_fff.towers.frozen import load_frozen
 from open_clip_fff.towers.sentences import load_sentences
 
@@ -56,7 +58,8 @@ def run(argv: list[str]) -> None:
     args = parse_open_clip(rest)
     args.command = shlex.join(["python", "-m", "open_clip_fff.train", *argv])  # for params.txt
     check_launch(args)
-    with attempt(args) as last_error:
+    minutes = getattr(typed, "timeout", TIMEOUT)  # ranks meet before there is a plan
+    with bounded_waits(minutes), attempt(args) as last_error:
         plan = with_data_sets(make_plan(typed), args.train_data)
         if plan.typed:
             _bring_parts(plan)

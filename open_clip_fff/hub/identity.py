@@ -4,7 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from open_clip_fff.fingerprint import fingerprint, folder_fingerprint, hashed_name
+from open_clip_fff.fingerprint import fingerprint, hashed_name
 from open_clip_fff.hub.checkpoints import read_weights
 from open_clip_fff.hub.description import CONFIG_NAME
 from open_clip_fff.hub.loading import described, is_run, local
@@ -18,8 +18,7 @@ _STARTS = {"init_logit_scale", "init_logit_bias", "nonscalar_logit_scale"}
 def stored_name(source: FrozenSource) -> str:
     """The name of a model that OpenCLIP or the hub has, as it is; of one that lies on this machine, `NAME#HASH`.
 
-    The hash is of the architecture and the weights, or of a sentence model's files: a run that went on is another
-    model, a copy elsewhere is the same.
+    The hash is of the architecture and the weights: a run that went on is another model, a copy elsewhere is the same.
 
     Raises:
         UsageError: if a file cannot be read.
@@ -31,8 +30,6 @@ def stored_name(source: FrozenSource) -> str:
     if path is not None and (is_run(path) or (path / CONFIG_NAME).is_file()):
         description, checkpoint, tensors = described(path, weights)
         config, called = description["model_cfg"], str(checkpoint) if is_run(path) else called
-    elif path is not None and path.is_dir():
-        return hashed_name(called, folder_fingerprint(path))
     else:
         file = Path(weights or "")
         config = None if ":" in name else open_clip.get_model_config(name.replace("/", "-"))

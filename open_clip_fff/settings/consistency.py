@@ -41,7 +41,7 @@ def check(plan: "Plan") -> None:
             raise UsageError(f"{as_flag(name)} does nothing without --batch-hooks grit")
     if plan.grouping is not None and plan.grouping.source == "stored" and plan.stored_by and not plan.stored_by.images:
         raise UsageError(
-            f"--group-features stored: {plan.stored_by.name}, whose features are stored, knows no images, and "
+            f"--group-features stored: {plan.stored_by.model}, whose features are stored, knows no images, and "
             f"grouping goes from images to texts and back; use --group-features bank"
         )
     if plan.loss.impl == "triton" and plan.loss.name != "fff":
@@ -127,7 +127,7 @@ def _check_features(plan: "Plan", config: MiningConfig) -> None:
     if config.guarded and not config.warmup:
         raise UsageError("--mining-guard goes by what is mined at the warm-up's end: add --mining-warmup STEPS")
     if plan.text_alone:
-        who = "a sentence model" if plan.stored_by is None else f"{plan.stored_by.name}, whose features are stored,"
+        who = "a sentence model" if plan.stored_by is None else f"{plan.stored_by.model}, whose features are stored,"
         for name in OF_IMAGES:
             if getattr(config, name) is not None:
                 raise UsageError(f"{as_flag(name)}: {who} knows no images, and mines by --p3 alone; drop it")

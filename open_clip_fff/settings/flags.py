@@ -11,7 +11,7 @@ from open_clip_fff.settings.methods import METHODS
 from open_clip_fff.settings.mining import FEATURES, MINED_AS, TEXT_TEXT, threshold
 from open_clip_fff.settings.names import split_names
 from open_clip_fff.settings.objective import IMPLS, REDUCTIONS
-from open_clip_fff.settings.safety import IN_A_ROW, PIXELS, SCALER_IN_A_ROW, SKIP, STOP
+from open_clip_fff.settings.safety import IN_A_ROW, PIXELS, SCALER_IN_A_ROW, SKIP, STOP, TIMEOUT
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -276,6 +276,12 @@ def flag_parser() -> argparse.ArgumentParser:
         type=int,
         metavar="N",
         help=f"images with more are not decoded, and count as unreadable (default: {PIXELS}, where Pillow warns)",
+    )
+    safety.add_argument(
+        "--timeout",
+        type=float,
+        metavar="MINUTES",
+        help=f"a rank waits so long for another, or for its loader workers, at most (default: {TIMEOUT:g})",
     )
 
     watching = parser.add_argument_group("evaluation during training")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from open_clip_fff.settings.safety import PIXELS, STOP
+from open_clip_fff.settings.safety import PIXELS, STOP, TIMEOUT
 from open_clip_fff.settings.words import CLIP, FFF, GRIT, MAFA, SIGLIP
 
 Preset = Mapping[str, object]
@@ -123,6 +123,7 @@ DEFAULTS: Preset = MappingProxyType(
         "ema_decay": None,
         "on_nonfinite": STOP,
         "max_image_pixels": PIXELS,
+        "timeout": TIMEOUT,
         "zeroshot_data": None,
         "zeroshot_sets": ("all",),
         "model_config": (),

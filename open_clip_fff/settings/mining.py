@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.settings.fields import setting
 from open_clip_fff.settings.numbers import cut, number
 from open_clip_fff.settings.words import FFF, Topic, code
@@ -194,8 +193,3 @@ class StoredBy:
 
     model: str
     images: bool
-
-    @property
-    def name(self) -> str:
-        """As a person called it."""
-        return plain_name(self.model)

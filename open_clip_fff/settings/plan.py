@@ -88,8 +88,8 @@ def knowing(plan: Plan, made_by: StoredBy) -> Plan:
     """
     plan = replace(plan, stored_by=made_by, values=dict(plan.values))
     if plan.features == "precomputed" and plan.miner is None:
-        plan = replace(plan, miner=FrozenSource(made_by.name))
-        plan.values["mining_model"] = made_by.name
+        plan = replace(plan, miner=FrozenSource(made_by.model))
+        plan.values["mining_model"] = made_by.model
     if plan.text_alone and plan.mining is not None:
         off: dict[str, Any] = {name: None for name in OF_IMAGES if name not in plan.typed}
         plan = replace(plan, mining=replace(plan.mining, **off))

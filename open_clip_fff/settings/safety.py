@@ -1,5 +1,6 @@
 """What a run does about numbers that are not finite, and about images that are too large."""
 
+import math
 from dataclasses import dataclass
 
 from open_clip_fff.settings.fields import setting
@@ -7,6 +8,7 @@ from open_clip_fff.settings.words import Topic
 
 STOP, SKIP = "stop", "skip"
 IN_A_ROW = 5  # steps that are skipped before `stop` ends the run
+TIMEOUT = 30.0  # minutes
 PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
 MOST_PIXELS = 2 * PIXELS  # where it refuses them
 SCALER_IN_A_ROW = 20  # the same of GradScaler's: it halves its scale at each, and begins at 2^16
@@ -20,10 +22,12 @@ class SafetySettings:
         on_nonfinite: a step whose gradient is not finite is always left out; `stop` ends the run after IN_A_ROW of
             them, `skip` never does.
         max_pixels: images with more are not decoded, and count as unreadable.
+        timeout: minutes that a rank waits for another, or for its loader workers, at most.
     """
 
     on_nonfinite: str = setting("on_nonfinite", STOP)
     max_pixels: int = setting("max_image_pixels", PIXELS)
+    timeout: float = setting("timeout", TIMEOUT)
 
     def __post_init__(self) -> None:
         if self.on_nonfinite not in (STOP, SKIP):
@@ -31,8 +35,12 @@ class SafetySettings:
         if not 1 <= self.max_pixels <= MOST_PIXELS:
             raise ValueError(f"--max-image-pixels is {self.max_pixels}: from 1 to {MOST_PIXELS:,}, Pillow's own limit")
 
+        if not 0.0 < self.timeout < math.inf:
+            raise ValueError(f"--timeout is {self.timeout:g}: minutes, more than 0")
+
     def describe(self) -> Topic:
         """What is left out."""
         end = f"and {IN_A_ROW} in a row end the run" if self.on_nonfinite == STOP else "however many there are"
         steps = f"steps whose gradient is not finite are left out, {end}"
-        return Topic("safety", (steps, f"images of more than {self.max_pixels:,} pixels are not read"))
+        waits = f"no rank waits for another, or for its loader, longer than {self.timeout:g} minutes"
+        return Topic("safety", (steps, f"images of more than {self.max_pixels:,} pixels are not read", waits))

@@ -1,0 +1,55 @@
+"""An epoch that is shorter than the schedule counts: with one rank it is told, with several it ends the run at once."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from open_clip_fff.errors import OneRankError
+
+
+class CountedLoader:
+    """A training loader that notices when it ends too early.
+
+    DDP's ranks take every step together: where one has no mini-batch left, the others would wait for it until the
+    collective's timeout, half an hour later.
+
+    Args:
+        loader: OpenCLIP's, or ours.
+        rank: this process's rank.
+        world_size: number of ranks.
+        batch: rows of a mini-batch.
+        repeats: whether rows of small shards are carried on into the next pass, so that only rows that cannot be read
+            make an epoch short.
+
+    Attributes:
+        epoch: which one it is, from 0.
+    """
+
+    def __init__(self, loader: Any, rank: int, world_size: int, batch: int, repeats: bool) -> None:
+        self.loader, self.rank, self.world_size, self.batch = loader, rank, world_size, batch
+        self.repeats, self.epoch = repeats, 0
+        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
+
+    def __iter__(self) -> Iterator:
+        """Raises OneRankError if there are fewer mini-batches than others wait for."""
+        count = 0
+        for batch in self.loader:
+            count += 1
+            yield batch
+        if count < self.num_batches:
+            self._short(count)
+
+    def _short(self, count: int) -> None:
+        why = "a loader worker's shards hold no row that can be read"
+        if not self.repeats:
+            why = f"a loader worker's shards hold fewer rows that can be read than a mini-batch of {self.batch}"
+        gave = f"{count:,} of {self.num_batches:,} mini-batches"
+        if self.world_size > 1:
+            raise OneRankError(
+                f"--train-data: rank {self.rank}'s loader gave {gave} in epoch {self.epoch} ({why}), and the other "
+                f"ranks wait for the rest; use fewer --workers or ranks, or shards of more equal sizes"
+            )
+        logging.warning(
+            f"Epoch {self.epoch} was short: {gave}, while the schedule counts all ({why}). Use fewer --workers, or "
+            f"shards of more equal sizes."
+        )
