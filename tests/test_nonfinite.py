@@ -11,6 +11,7 @@ import torch
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.nonfinite import StepGuard, not_finite
 from open_clip_fff.settings.safety import IN_A_ROW, SCALER_IN_A_ROW
+from open_clip_fff.train import main
 from tests import poison
 
 FFF = ["--method", "fff", "--mining-features", "ema", "--mining-warmup", "2", "--mined-per-image", "1"]
@@ -84,6 +85,12 @@ def test_the_steps_that_gradscaler_leaves_out_are_counted(trainer, monkeypatch, 
     monkeypatch.setenv("POISON", ALL)
     assert trainer(*flags, "--epochs", "9", "--name", "y") == 2
     assert f"GradScaler left out {SCALER_IN_A_ROW} steps in a row" in capsys.readouterr().err
+
+
+def test_a_run_without_a_flag_of_ours_is_not_watched(trainer, capsys):
+    argv = [*trainer.common, *trainer.tars, "--batch-size", "2", "--log-every-n-steps", "9", "--name", "x"]
+    assert main(argv) == 0 and SCALER_IN_A_ROW < 64 // 2  # no step of it counts as one that GradScaler left out
+    assert "left out" not in capsys.readouterr().err
 
 
 def test_weights_that_are_not_finite_are_neither_saved_nor_resumed(trainer, capsys):

@@ -38,12 +38,13 @@ class StepGuard:
 
     def __init__(self, policy: str, accumulation: int = 1) -> None:
         self.policy, self.accumulation = policy, accumulation
-        self.left_out = False
+        self.left_out = self._watching = False
         self._row = self._skipped = self._told = 0
         self.losses = self._tried = self._unscaled = self._unscaled_row = self._reported = 0
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
-        """From now on the optimizer's steps are looked at."""
+        """From now on the optimizer's steps are looked at; a run without a flag of ours stays OpenCLIP's."""
+        self._watching = True
         optimizer.register_step_pre_hook(lambda stepping, *_: self._before(stepping))
 
     def after_loss(self) -> None:
@@ -53,7 +54,7 @@ class StepGuard:
             UsageError: after SCALER_IN_A_ROW of these, under `stop`.
         """
         over, self.losses = self.losses // self.accumulation, self.losses + 1
-        if (missing := over - self._tried - self._unscaled) <= 0:
+        if not self._watching or (missing := over - self._tried - self._unscaled) <= 0:
             return
         self._unscaled, self._unscaled_row = self._unscaled + missing, self._unscaled_row + missing
         if self.policy == STOP and self._unscaled_row >= SCALER_IN_A_ROW:
