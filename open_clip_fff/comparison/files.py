@@ -1,12 +1,11 @@
 """The folder of a comparison: ours are the files that its comparison.json names, and no others are written over."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.whole import write_whole
 
 INDEX = "comparison.json"
 
@@ -36,12 +35,12 @@ def write_out(out: Path, index: Mapping, files: Mapping[str, bytes]) -> None:
     names = [INDEX, *files]
     # first of all, so that a second start after a crash finds its files to be ours
     text = json.dumps({**index, "files": sorted({*names, *stale})}, indent=2, ensure_ascii=False)
-    _write(out / INDEX, text.encode() + b"\n")
+    write_whole(out / INDEX, text.encode() + b"\n")
     for name, content in files.items():
-        _write(out / name, content)
+        write_whole(out / name, content)
     for name in stale:
         (out / name).unlink(missing_ok=True)
-    _write(out / INDEX, (json.dumps({**index, "files": names}, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(out / INDEX, (json.dumps({**index, "files": names}, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _ours(out: Path) -> set[str]:
@@ -50,15 +49,3 @@ def _ours(out: Path) -> set[str]:
         return {INDEX, *(name for name in names if Path(name).name == name)}
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-
-
-def _write(path: Path, content: bytes) -> None:
-    handle, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(unfinished, 0o644)
-        os.replace(unfinished, path)
-    except BaseException:
-        os.unlink(unfinished)
-        raise

@@ -3,7 +3,7 @@
 import argparse
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from open_clip_fff.errors import OneRankError, ToldError, UsageError, own_words
+from open_clip_fff.host.run_lock import lock_run
 from open_clip_fff.host.telling import Telling
 from open_clip_fff.host.words import LastError, in_one_line
 from open_clip_fff.scope import View, replaced
@@ -24,7 +25,8 @@ def attempt(args: argparse.Namespace) -> Iterator[LastError]:
     """Round OpenCLIP's main and all that goes before it; the process group is made here.
 
     Until an optimizer has made a step, an exception becomes a UsageError with its words, and the folders that this run
-    has made are removed, unless a checkpoint or a result is in them. From then on it stays what it is.
+    has made are removed, unless a checkpoint or a result is in them. From then on it stays what it is. The run's folder
+    is locked meanwhile.
 
     Args:
         args: OpenCLIP's; rank, world size and device are filled in.
@@ -40,6 +42,8 @@ def attempt(args: argparse.Namespace) -> Iterator[LastError]:
     try:
         device = oc_main.init_distributed_device(args)
         way.telling = Telling(args.rank, 1 if args.horovod else args.world_size)
+        if args.name is not None and (run := Path(args.logs) / args.name).is_dir():
+            way.lock(run)  # else as soon as it is made
         with replaced(oc_main, init_distributed_device=lambda _: device, os=View(os, makedirs=way.make_folder)):
             yield way.logged
     except (Exception, SystemExit) as error:
@@ -57,6 +61,7 @@ def attempt(args: argparse.Namespace) -> Iterator[LastError]:
         raise
     finally:
         stepping.remove()
+        way.unlock()
         if _has_group() and not had_group:
             dist.destroy_process_group()
 
@@ -77,6 +82,7 @@ class _Way:
     def __init__(self) -> None:
         self.stepped, self.logged, self.telling = False, LastError(), Telling(0, world_size=1)
         self._made: list[str] = []
+        self._unlock: Callable[[], None] | None = None
 
     def step(self, *_: object) -> None:
         self.stepped = True
@@ -90,6 +96,16 @@ class _Way:
         else:
             self._made.append(path)
             self.telling.publish(self._made)
+        self.lock(Path(path))  # OpenCLIP makes the run's folder before what is in it
+
+    def lock(self, run: Path) -> None:
+        """Takes the run's folder for all ranks, on rank 0. Raises UsageError if another run lives in it."""
+        if self._unlock is None and not self.telling.rank:
+            self._unlock = lock_run(run)
+
+    def unlock(self) -> None:
+        if self._unlock is not None:
+            self._unlock()
 
     def remove_folders(self, for_all: bool = False) -> None:
         """Gives the run's name back, where nothing is there but what every start writes.

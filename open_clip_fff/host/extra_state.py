@@ -8,37 +8,42 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import open_clip_train.main as oc_main
+import torch
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.fixes import save_whole
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import extra_path
 from open_clip_fff.scope import View, replaced
+from open_clip_fff.settings.plan import Plan
 
+_MAPPED = partial(torch.load, mmap=True)  # read only as far as it is looked at
 _NAME = re.compile(r"epoch_(\d+)\.extra")
 
 
 @contextmanager
 def extra_state(state: RunState) -> Iterator[None]:
     """Saves and loads the extra state of runs that have one, with OpenCLIP's own checkpoints."""
-    if not (state.ours or _needed(state)):
+    if not (state.ours or needs_extra(state.plan)):
         yield
         return
-    torch = View(oc_main.torch, save=_saver(state, oc_main.torch.save))
-    with replaced(oc_main, torch=torch, pt_load=_loader(state, oc_main.pt_load)):
+    saving = View(oc_main.torch, save=_saver(state, oc_main.torch.save))
+    with replaced(oc_main, torch=saving, pt_load=_loader(state, oc_main.pt_load)):
         yield
 
 
-def _needed(state: RunState) -> bool:
+def needs_extra(plan: Plan) -> bool:
     """Whether a resumed run cannot go on without."""
-    return state.plan.ema_decay is not None or _mining_has_state(state)
+    return plan.ema_decay is not None or _mining_has_state(plan)
 
 
-def _mining_has_state(state: RunState) -> bool:
-    mining = state.plan.mining
+def _mining_has_state(plan: Plan) -> bool:
+    mining = plan.mining
     return mining is not None and (mining.per_image is not None or mining.warmup > 0)
 
 
@@ -46,7 +51,7 @@ def _saver(state: RunState, save: Callable) -> Callable:
     def save_both(checkpoint: dict, path: str) -> None:
         epoch = checkpoint["epoch"]
         extra: dict[str, Any] = {"epoch": epoch, "seen": dict(state.seen)}
-        if _mining_has_state(state):
+        if _mining_has_state(state.plan):
             assert state.criterion is not None and state.criterion.miner is not None
             extra["miner"] = state.criterion.miner.state_dict()
         if state.ema is not None:
@@ -72,8 +77,8 @@ def _clean(folder: str, epoch: int) -> None:
 def _loader(state: RunState, load: Callable) -> Callable:
     def load_both(path: str, map_location: Any = None) -> Any:
         checkpoint = load(path, map_location=map_location)
-        if "epoch" in checkpoint and _needed(state):  # else weights alone, for a new run
-            state.extra = _checked(state, load, path, checkpoint["epoch"])
+        if "epoch" in checkpoint and needs_extra(state.plan):  # else weights alone, for a new run
+            state.extra = check_extra(state.plan, path, checkpoint["epoch"], load)
             if state.ema is not None:
                 try:
                     state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to
@@ -85,13 +90,13 @@ def _loader(state: RunState, load: Callable) -> Callable:
     return load_both
 
 
-def _checked(state: RunState, load: Callable, checkpoint: str, epoch: int) -> dict[str, Any]:
+def check_extra(plan: Plan, checkpoint: Path | str, epoch: int, load: Callable = _MAPPED) -> dict[str, Any]:
     """The extra state of a checkpoint.
 
     Raises:
         UsageError: if there is none, or it is another epoch's, or another run's.
     """
-    path = extra_path(checkpoint, epoch)
+    path = extra_path(str(checkpoint), epoch)
     mend = "resume with the flags it was trained with, or start from its weights with --pretrained"
     try:
         extra = load(path, map_location="cpu")
@@ -101,7 +106,7 @@ def _checked(state: RunState, load: Callable, checkpoint: str, epoch: int) -> di
         raise UsageError(f"--resume {checkpoint}: its extra state {path} cannot be read ({error}); {mend}") from error
     if extra.get("epoch") != epoch:
         raise UsageError(f"--resume {checkpoint}: {path} is of epoch {extra.get('epoch')}, not {epoch}; {mend}")
-    for name, wanted in (("ema", state.ema is not None), ("miner", _mining_has_state(state))):
+    for name, wanted in (("ema", plan.ema_decay is not None), ("miner", _mining_has_state(plan))):
         if wanted and name not in extra:
             flag = {"ema": "--ema-decay", "miner": "--mined-per-image or --mining-warmup"}[name]
             raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {mend}")

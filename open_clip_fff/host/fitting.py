@@ -7,12 +7,11 @@ from pathlib import Path
 
 import open_clip
 import torch
-from open_clip_train.main import LATEST_CHECKPOINT_NAME, get_latest_checkpoint
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.activation import activation_note
-from open_clip_fff.hub.checkpoints import read_stored, read_weights, run_folder, weights_of
+from open_clip_fff.hub.checkpoints import read_weights, run_folder, weights_of
 from open_clip_fff.hub.params import read_params
 from open_clip_fff.hub.quiet import without_warnings
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, misfit, todays
@@ -31,27 +30,24 @@ def activation_notes(args: argparse.Namespace) -> list[str]:
 
 
 def check_weights(args: argparse.Namespace, plan: Plan) -> None:
-    """Checkpoints that the flags name, where they are files of this machine, and the architecture is no hub's.
+    """The weights to start from that flags name, if files of this machine, where the architecture is no hub's.
 
     Raises:
         UsageError: if one cannot be read or does not fit.
     """
-    biased = args.siglip or plan.loss.name == "siglip" or (not plan.loss.stock and LOSSES[plan.loss.name].bias)
-    options = {"force_custom_text": args.force_custom_text, **({"init_logit_bias": -10.0} if biased else {})}
-    _check_start("--", args.model, args.pretrained, options, plan)
+    _check_start("--", args.model, args.pretrained, model_options(args, plan), plan)
     if args.distill_model and args.distill_pretrained:
         _check_start("--distill-", args.distill_model, args.distill_pretrained, {}, plan)
-    if (checkpoint := resumed(args)) is not None:
-        size = args.force_image_size
-        size = size[0] if isinstance(size, (list, tuple)) and len(size) == 1 else size
-        options |= {"force_image_size": size, "force_context_length": args.force_context_length}
-        with _named("--resume"):
-            stored = read_stored(checkpoint)
-        check_resume(args, checkpoint, stored, _architecture(args.model, options))
+
+
+def model_options(args: argparse.Namespace, plan: Plan) -> dict[str, object]:
+    """With which `architecture` makes the run's model, but for the sizes that OpenCLIP changes weights to."""
+    biased = args.siglip or plan.loss.name == "siglip" or (not plan.loss.stock and LOSSES[plan.loss.name].bias)
+    return {"force_custom_text": args.force_custom_text, **({"init_logit_bias": -10.0} if biased else {})}
 
 
 @contextmanager
-def _named(flag: str) -> Iterator[None]:
+def named(flag: str) -> Iterator[None]:
     """Puts the flag that names a file before what is wrong with the file."""
     try:
         yield
@@ -65,9 +61,9 @@ def _check_start(flags: str, name: str, weights: str | None, options: Mapping, p
         return
     if open_clip.is_pretrained_cfg(name.replace("/", "-"), weights):
         return
-    with _named(f"{flags}pretrained"):
+    with named(f"{flags}pretrained"):
         tensors = read_weights(Path(weights))
-    own = _architecture(name, options)
+    own = architecture(name, options)
     if own is None or any(each.startswith("image_encoder.") for each in tensors):  # MobileCLIP's own names
         return
     called, tensors = f"{flags}pretrained {weights}", todays(tensors, own)
@@ -96,11 +92,12 @@ def check_resume(
     """
     called, training = f"--resume {checkpoint}", bool(args.train_data) or args.dataset_type == "synthetic"
     start = f"start from its towers with --pretrained {checkpoint}"
+    with named("--resume"):
+        weights = weights_of(stored, checkpoint)
     if Path(checkpoint).suffix == ".safetensors" or (training and "epoch" in stored and "optimizer" not in stored):
         raise UsageError(f"{called}: holds weights and no optimizer's state, so no run can go on from it; {start}")
     if own is None:
         return
-    weights = weights_of(stored, checkpoint)
     if not training:
         weights = todays(weights, own)
     if (BIAS in weights) != (BIAS in own):
@@ -130,18 +127,7 @@ def _trained_with(checkpoint: Path | str, args: argparse.Namespace) -> str:
     return f" (trained with {' '.join(words)})" if words else " (trained with OpenCLIP's own loss)"
 
 
-def resumed(args: argparse.Namespace) -> Path | None:
-    """The file that --resume stands for; None for none, or one of another machine's."""
-    if args.resume != "latest":
-        return None if not args.resume or "://" in args.resume else Path(args.resume)
-    if args.name is None or args.remote_sync:
-        return None
-    folder = Path(args.logs) / args.name / "checkpoints"
-    found = folder / LATEST_CHECKPOINT_NAME if args.save_most_recent else get_latest_checkpoint(str(folder), False)
-    return Path(found) if found and Path(found).is_file() else None
-
-
-def _architecture(name: str, options: Mapping) -> Mapping[str, Tensor] | None:
+def architecture(name: str, options: Mapping) -> Mapping[str, Tensor] | None:
     """The parameters of a model by name, on the device `meta`; None where the hub would have to be asked."""
     if name.startswith("hf-hub:"):
         return None

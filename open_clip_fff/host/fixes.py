@@ -2,11 +2,11 @@
 
 import inspect
 import logging
-import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import open_clip_train.data as oc_data
@@ -18,8 +18,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_rgb, read_image
 from open_clip_fff.data.tally import BAD_MEMBER, Tally
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
 from open_clip_fff.scope import View, replaced
 from open_clip_fff.settings.plan import Plan
+from open_clip_fff.whole import whole_file
 
 ImageReader = Callable[[Any], Image.Image]  # of bytes or a path
 
@@ -89,15 +92,27 @@ def save_whole(checkpoint: object, path: str) -> None:
     """torch.save that leaves a whole file or none: OpenCLIP writes epoch_N.pt in place, and a kill leaves half of it.
 
     The unfinished file does not end in .pt, so that `--resume latest` never picks it.
+
+    Raises:
+        UsageError: if it cannot be written, as on a full disk; what was saved before stays.
     """
-    unfinished = f"{path}.unfinished"
     try:
-        torch.save(checkpoint, unfinished)
-        os.replace(unfinished, path)
-    except BaseException:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)
-        raise
+        with whole_file(Path(path)) as file:
+            torch.save(checkpoint, file)
+    except (OSError, RuntimeError) as error:
+        why = next((each for each in _causes(error) if isinstance(each, OSError)), None)
+        if why is None:
+            raise
+        kept = newest_checkpoint(run_folder(Path(path)))
+        told = f"the newest checkpoint is {kept}" if kept else "no checkpoint was saved before"
+        raise UsageError(f"{path}: cannot be saved ({why.strerror or reason(why)}); {told}") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what it came from: torch speaks of positions where a disk is full."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def count_and_continue(tally: Tally, upstream: object, error: Exception) -> bool:

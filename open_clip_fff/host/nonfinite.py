@@ -4,7 +4,7 @@ DDP has added up the gradients when the optimizer's step begins, so that all ran
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import open_clip_train.main as oc_main
 import torch
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.checkpoints import numbered_checkpoints, run_folder
+from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
 from open_clip_fff.numerics import not_finite
 from open_clip_fff.scope import View, replaced
 from open_clip_fff.settings.safety import IN_A_ROW, SCALER_IN_A_ROW, SKIP, STOP
@@ -114,10 +114,10 @@ def finite_checkpoints(typed: bool) -> Iterator[None]:
 def _saver(save: Callable) -> Callable:
     def checked(checkpoint: Any, path: str) -> None:
         if isinstance(checkpoint, dict) and (name := not_finite(checkpoint.get("state_dict", {}))):
-            before = list(numbered_checkpoints(run_folder(Path(path))).values())[-1:]
+            before = newest_checkpoint(run_folder(Path(path)))
             raise UsageError(
                 f"after epoch {checkpoint.get('epoch')} the weight {name} is not finite, and is not saved; "
-                + (f"the last checkpoint is {before[0]}" if before else "no checkpoint was saved before")
+                + (f"the last checkpoint is {before}" if before else "no checkpoint was saved before")
             )
         save(checkpoint, path)
 
@@ -127,9 +127,13 @@ def _saver(save: Callable) -> Callable:
 def _loader(load: Callable) -> Callable:
     def checked(path: str, map_location: Any = None) -> Any:
         checkpoint = load(path, map_location=map_location)
-        weights = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
-        if name := not_finite(weights):
-            raise UsageError(f"--resume {path}: its weight {name} is not finite; resume from an earlier checkpoint")
+        refuse_not_finite(checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}, path)
         return checkpoint
 
     return checked
+
+
+def refuse_not_finite(weights: Mapping[str, Any], checkpoint: Path | str) -> None:
+    """Raises UsageError if weights to go on from hold a number that is not finite."""
+    if name := not_finite(weights):
+        raise UsageError(f"--resume {checkpoint}: its weight {name} is not finite; resume from an earlier checkpoint")

@@ -8,7 +8,6 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.host.fitting import resumed
 
 
 def check_towers(args: argparse.Namespace, config: dict) -> None:
@@ -66,8 +65,8 @@ def check_resume(args: argparse.Namespace) -> None:
             raise UsageError("--resume latest: does not go with --remote-sync and --save-most-recent; drop one")
         if args.remote_sync and args.remote_sync_protocol != "s3":
             raise UsageError("--resume latest: with --remote-sync it needs --remote-sync-protocol s3")
-    if (checkpoint := resumed(args)) is not None and not checkpoint.is_file():
-        raise UsageError(f"--resume {checkpoint}: there is no such file")
+    elif args.resume and "://" not in args.resume and not os.path.isfile(args.resume):
+        raise UsageError(f"--resume {args.resume}: there is no such file")
 
 
 def check_pictures(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import open_clip_train.main as oc_main
@@ -13,10 +14,30 @@ from open_clip_fff.scope import replaced
 
 
 @contextmanager
-def resuming(state: RunState) -> Iterator[None]:
-    """Checkpoints of one process go on under DDP, too, for which OpenCLIP wants `module.` before each name."""
-    with replaced(oc_main, pt_load=_loader(state, oc_main.pt_load)):
+def resuming(state: RunState, checkpoint: Path | None) -> Iterator[None]:
+    """Checkpoints of one process go on under DDP, too, for which OpenCLIP wants `module.` before each name.
+
+    Args:
+        state: of the run.
+        checkpoint: what `latest` stands for, where it is known (host/going_on.py); OpenCLIP goes by names alone.
+    """
+    seams: dict[str, Any] = {}
+    if state.args.resume == "latest" and checkpoint is not None:
+        latest = _FirstName(checkpoint.name, oc_main.LATEST_CHECKPOINT_NAME)
+        seams = {"get_latest_checkpoint": lambda *_, **__: str(checkpoint), "LATEST_CHECKPOINT_NAME": latest}
+    with replaced(oc_main, pt_load=_loader(state, oc_main.pt_load), **seams):
         yield
+
+
+class _FirstName:
+    """A file's name, and from the second time another one's: --save-most-recent resumes from where it later saves."""
+
+    def __init__(self, first: str, later: str) -> None:
+        self._name, self._later = first, later
+
+    def __fspath__(self) -> str:
+        name, self._name = self._name, self._later
+        return name
 
 
 def _loader(state: RunState, load: Callable) -> Callable:

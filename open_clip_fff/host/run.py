@@ -2,7 +2,7 @@
 
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import open_clip
@@ -19,6 +19,7 @@ from open_clip_fff.host.data import data_maker, with_data_sets
 from open_clip_fff.host.extra_state import extra_state
 from open_clip_fff.host.fitting import activation_notes, check_weights
 from open_clip_fff.host.fixes import fixes, image_reader
+from open_clip_fff.host.going_on import GoingOn, going_on
 from open_clip_fff.host.launch import check_launch, precision_notes
 from open_clip_fff.host.loop import epoch_runner, loss_maker
 from open_clip_fff.host.model import model_factory
@@ -65,11 +66,12 @@ def run(argv: list[str]) -> None:
             _bring_parts(plan)
         check_host(args, plan)
         check_weights(args, plan)
-        _warn(args, plan)
+        resumed = going_on(args, plan)
+        _warn(args, plan, resumed.notes)
         if plan.typed:
             plan = _introduced(args, plan)
             _fill(args, plan)
-        with _logging_put_back(last_error), _seams(_loaded(RunState(args, plan))):
+        with _logging_put_back(last_error), _seams(_loaded(RunState(args, plan)), resumed):
             if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
                 raise UsageError(f"OpenCLIP gave up: {last_error.text or 'its own line above says why'}")
 
@@ -103,9 +105,9 @@ def _fill(args, plan: Plan) -> None:
         args.siglip = True
 
 
-def _warn(args, plan: Plan) -> None:
+def _warn(args, plan: Plan, more: Sequence[str]) -> None:
     """What works, and may not be meant; on rank 0."""
-    notes = [*precision_notes(args), *activation_notes(args), *idle_notes(plan)]
+    notes = [*more, *precision_notes(args), *activation_notes(args), *idle_notes(plan)]
     if args.rank == 0:
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
 
@@ -145,14 +147,14 @@ def _logging_put_back(handler: logging.Handler) -> Iterator[None]:
 
 
 @contextmanager
-def _seams(state: RunState) -> Iterator[None]:
+def _seams(state: RunState, resumed: GoingOn) -> Iterator[None]:
     """Every name that OpenCLIP's main looks up and we answer, for the length of one run."""
     with ExitStack() as stack:
         stack.enter_context(fixes(state.tally, state.args.seed, image_reader(state.plan)))
         stack.enter_context(optimizer_seams(state))
         stack.enter_context(extra_state(state))
         stack.enter_context(finite_checkpoints(bool(state.plan.typed)))
-        stack.enter_context(resuming(state))  # outermost: what does not fit is refused before more of it is read
+        stack.enter_context(resuming(state, resumed.checkpoint))  # outermost: what does not fit is refused first
         stack.enter_context(
             replaced(
                 oc_main,

@@ -4,6 +4,7 @@ import os
 import re
 import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
 
+LATEST = "epoch_latest.pt"  # of --save-most-recent
 _WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")  # by DDP, by torch.compile, in either order
 
 
@@ -31,6 +33,30 @@ def numbered_checkpoints(run: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
+def newest_first(run: Path) -> list[Path]:
+    """The checkpoints of a run folder, `epoch_latest.pt` (--save-most-recent) in its place among them.
+
+    It stands where its epoch says, behind the numbered one of that epoch, and before all where it cannot be read.
+    """
+    found = [(float(epoch), path) for epoch, path in numbered_checkpoints(run).items()]
+    latest = run / "checkpoints" / LATEST
+    if latest.is_file():
+        try:
+            found.append(((read_epoch(latest) or 0) - 0.5, latest))
+        except UsageError:
+            found.append((float("inf"), latest))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The first of those that can be read; None if there is none."""
+    for path in newest_first(run):
+        with suppress(UsageError):
+            read_weights(path)
+            return path
+    return None
+
+
 def find_checkpoint(run: Path) -> Path:
     """The checkpoint itself, or the one of the highest epoch in a run folder, `epoch_latest.pt` among them.
 
@@ -39,11 +65,8 @@ def find_checkpoint(run: Path) -> Path:
     """
     if run.is_file():
         return run
-    numbered, latest = numbered_checkpoints(run), run / "checkpoints" / "epoch_latest.pt"
-    if latest.is_file() and (not numbered or (read_epoch(latest) or 0) > max(numbered)):  # --save-most-recent
-        return latest
-    if numbered:
-        return numbered[max(numbered)]
+    if found := newest_first(run):
+        return found[0]
     raise UsageError(f"{run}: neither a checkpoint nor a run folder with checkpoints/epoch_N.pt")
 
 

@@ -1,7 +1,6 @@
 """A trained model written down as OpenCLIP's hub format wants it, so that stock OpenCLIP can build it again."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from open_clip_fff.hub.params import read_params
 from open_clip_fff.hub.quiet import without_warnings
 from open_clip_fff.hub.stock import stock_options
 from open_clip_fff.hub.weights import BIAS
+from open_clip_fff.whole import write_whole
 
 CONFIG_NAME = "open_clip_config.json"  # OpenCLIP's HF_CONFIG_NAME
 
@@ -57,10 +57,7 @@ def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
 
 def write_description(description: dict, folder: Path) -> None:
     """Writes the configuration into `folder`, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".{CONFIG_NAME}.unfinished"
-    unfinished.write_text(json.dumps(description, indent=2) + "\n")
-    os.replace(unfinished, folder / CONFIG_NAME)
+    write_whole(folder / CONFIG_NAME, json.dumps(description, indent=2) + "\n")
 
 
 def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name: str | None = None) -> dict:

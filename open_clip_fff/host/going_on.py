@@ -1,0 +1,110 @@
+"""Which checkpoint --resume stands for: a whole one, of this run's model; told where another may have been meant."""
+
+import argparse
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from open_clip_train.main import get_latest_checkpoint
+from torch import Tensor
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.extra_state import check_extra, needs_extra
+from open_clip_fff.host.fitting import architecture, check_resume, model_options, named
+from open_clip_fff.host.nonfinite import refuse_not_finite
+from open_clip_fff.hub.checkpoints import LATEST, newest_first, read_epoch, read_stored, run_folder, weights_of
+from open_clip_fff.settings.plan import Plan
+
+Check = Callable[[Path], None]
+
+
+class GoingOn(NamedTuple):
+    """What a run goes on from.
+
+    Attributes:
+        checkpoint: None for nothing, or what only OpenCLIP looks up, as on another machine.
+        notes: a line each, where --resume stands for another file than might be thought.
+    """
+
+    checkpoint: Path | None = None
+    notes: tuple[str, ...] = ()
+
+
+def going_on(args: argparse.Namespace, plan: Plan) -> GoingOn:
+    """Looks into the checkpoint to go on from; of `latest`, into ever older ones until one is whole.
+
+    Raises:
+        UsageError: if it cannot be gone on from; the line names the newest one before it that can.
+    """
+    latest = args.resume == "latest"
+    if not args.resume or "://" in args.resume or (latest and (args.name is None or args.remote_sync)):
+        return GoingOn()
+    size = args.force_image_size
+    size = size[0] if isinstance(size, (list, tuple)) and len(size) == 1 else size
+    sizes = {"force_image_size": size, "force_context_length": args.force_context_length}
+    check = partial(_check, args, plan, architecture(args.model, model_options(args, plan) | sizes), latest)
+    if latest:
+        return _latest(Path(args.logs) / args.name, args.save_most_recent, check)
+    typed = Path(args.resume)
+    return _typed(typed, [path.resolve() for path in newest_first(run_folder(typed))], check)
+
+
+def _latest(run: Path, save_most_recent: bool, check: Check) -> GoingOn:
+    found = newest_first(run)
+    upstream = _upstreams(run, save_most_recent)
+    if not found and upstream is not None:  # by another name, which OpenCLIP takes, too
+        found = [upstream]
+    if not found:
+        return GoingOn()
+    checkpoint, errors = _first_whole(found, check)
+    if checkpoint is None:
+        raise UsageError(f"{errors[0]}{'; none before it is whole' * (len(found) > 1)}") from errors[0]
+    notes = [f"warning: {error}; --resume latest goes on from {checkpoint}" for error in errors]
+    if not notes and (upstream not in found or read_epoch(upstream) != read_epoch(checkpoint)):
+        notes = [f"note: --resume latest goes on from {checkpoint}, the newest by the epochs that the files hold"]
+    return GoingOn(checkpoint, tuple(notes))
+
+
+def _upstreams(run: Path, save_most_recent: bool) -> Path | None:
+    """What OpenCLIP would take, which goes by names alone."""
+    folder = run / "checkpoints"
+    found = str(folder / LATEST) if save_most_recent else get_latest_checkpoint(str(folder), False)
+    return Path(found) if found and Path(found).is_file() else None
+
+
+def _typed(checkpoint: Path, beside: list[Path], check: Check) -> GoingOn:
+    place = beside.index(checkpoint.resolve()) if checkpoint.resolve() in beside else len(beside)
+    try:
+        check(checkpoint)
+    except UsageError as error:
+        whole, _ = _first_whole(beside[place + 1 :], check)
+        raise UsageError(f"{error}; the newest whole one before it is {whole}" if whole else str(error)) from error
+    if checkpoint.name == LATEST and 0 < place < len(beside):
+        return GoingOn(checkpoint, (f"warning: --resume {checkpoint}: {beside[0].name} beside it is newer",))
+    return GoingOn(checkpoint)
+
+
+def _first_whole(checkpoints: Iterable[Path], check: Check) -> tuple[Path | None, list[UsageError]]:
+    """The first that can be gone on from, and what is wrong with those before it."""
+    errors: list[UsageError] = []
+    for path in checkpoints:
+        try:
+            check(path)
+            return path, errors
+        except UsageError as error:
+            errors.append(error)
+    return None, errors
+
+
+def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | None, latest: bool, path: Path) -> None:
+    """Raises UsageError if a run of these flags cannot go on from a checkpoint."""
+    with named("--resume"):
+        stored = read_stored(path)
+    check_resume(args, path, stored, own)
+    if latest and "epoch" not in stored:
+        raise UsageError(f"--resume {path}: holds weights and no epoch, so no run can go on from it")
+    if plan.typed:
+        refuse_not_finite(weights_of(stored, path), path)
+    if "epoch" in stored and needs_extra(plan):
+        check_extra(plan, path, stored["epoch"])

@@ -1,0 +1,210 @@
+"""Checkpoints that are no good explain themselves; what is saved stays; a run's folder is one run's."""
+
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from open_clip_fff.hub.checkpoints import find_checkpoint, newest_checkpoint
+from open_clip_fff.train import main
+from open_clip_fff.whole import whole_folder, write_whole
+from tests.conftest import Trainer
+
+CLIP = ["--method", "clip"]
+EMA = [*CLIP, "--ema-decay", "0.5"]
+OTHER = ["--method", "fff", "--mining-features", "off", "--captions-per-image", "4", "--json-text-key", "captions"]
+
+
+@pytest.fixture(scope="module")
+def made(tiny_config, tiny_name, shards, csv, tmp_path_factory) -> Trainer:
+    """Runs `x`, of two epochs with a moving average, and `other`, whose model has a bias."""
+    trainer = Trainer(tiny_config, shards, csv, tmp_path_factory.mktemp("made"))
+    assert trainer(*EMA, "--epochs", "2", "--name", "x") == 0
+    assert trainer(*OTHER, "--name", "other") == 0
+    return trainer
+
+
+@pytest.fixture
+def run(trainer, made):
+    """The folder of a copy of `x`, with a trainer whose runs are beside it."""
+    shutil.copytree(made.run("x"), trainer.run("x"))
+    return trainer.run("x") / "checkpoints"
+
+
+def line_of(capsys, code: int) -> str:
+    """The line of a refusal: the only one, or the last after the log's."""
+    err = capsys.readouterr().err
+    assert code == 2 and "Traceback" not in err and err.count("open_clip_fff.train: error: ") == 1
+    return err.strip().splitlines()[-1]
+
+
+def broken(kind: str, folder, made) -> str:
+    """Breaks epoch_2.pt in a way, and gives what is said of it."""
+    path, stored = folder / "epoch_2.pt", torch.load(folder / "epoch_2.pt", weights_only=True)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:9000])
+        return "the file is cut short"
+    if kind == "empty":
+        path.write_bytes(b"")
+        return "the file is empty"
+    if kind == "html":
+        path.write_bytes(b"<html><body>404</body></html>")
+        return "the file begins with b'<html>"
+    if kind == "another method's":
+        shutil.copy(made.run("other") / "checkpoints" / "epoch_1.pt", path)
+        return "holds a logit_bias"
+    if kind == "stock's":  # nothing of ours is beside it
+        (folder / "epoch_2.extra").unlink()
+        return "its extra state"
+    if kind == "NaN":
+        stored["state_dict"]["visual.proj"][0, 0] = torch.nan
+        torch.save(stored, path)
+        return "its weight visual.proj is not finite"
+    if kind == "extra state cut short":
+        (folder / "epoch_2.extra").write_bytes((folder / "epoch_2.extra").read_bytes()[:5000])
+        return "epoch_2.extra cannot be read"
+    torch.save({"list": [stored], "tensor": torch.ones(3), "no optimizer": {"epoch": 2, **stored}}[kind], path)
+    if kind == "no optimizer":
+        stored.pop("optimizer")
+        torch.save(stored, path)
+        return "holds weights and no optimizer's state"
+    return "no weights of a model"
+
+
+KINDS = ["truncated", "empty", "html", "another method's", "stock's", "NaN", "list", "tensor", "no optimizer"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "extra state cut short"])
+def test_what_is_no_checkpoint_names_the_newest_whole_one(trainer, run, made, capsys, kind):
+    says = broken(kind, run, made)
+    capsys.readouterr()
+    line = line_of(capsys, trainer(*EMA, "--epochs", "2", "--resume", str(run / "epoch_2.pt"), "--name", "y"))
+    assert f"--resume {run / 'epoch_2.pt'}: " in line and says in line, line
+    assert line.endswith(f"; the newest whole one before it is {run / 'epoch_1.pt'}")
+    assert not trainer.run("y").exists()
+
+
+@pytest.mark.parametrize("kind", ["truncated", "NaN", "stock's", "list"])
+def test_latest_is_the_newest_whole_one(trainer, run, made, capsys, kind):
+    says = broken(kind, run, made)
+    capsys.readouterr()
+    assert trainer(*EMA, "--epochs", "2", "--resume", "latest", "--name", "x") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: --resume ")]
+    assert says in line and line.endswith(f"; --resume latest goes on from {run / 'epoch_1.pt'}")
+    assert f"=> resuming checkpoint '{run / 'epoch_1.pt'}' (epoch 1)" in trainer.log("x")
+    again = torch.load(run / "epoch_2.pt", weights_only=True)
+    assert again["epoch"] == 2 and newest_checkpoint(run.parent) == run / "epoch_2.pt"
+
+
+def test_latest_of_none_that_is_whole_is_refused(trainer, run, capsys):
+    for name in ("epoch_1.pt", "epoch_2.pt"):
+        (run / name).write_bytes(b"")
+    capsys.readouterr()
+    line = line_of(capsys, trainer(*EMA, "--epochs", "3", "--resume", "latest", "--name", "x"))
+    assert f"{run / 'epoch_2.pt'}: cannot be read" in line and line.endswith("; none before it is whole")
+
+
+@pytest.mark.parametrize("most_recent", [[], ["--save-most-recent"]])
+def test_an_older_epoch_latest_is_not_the_newest(trainer, run, capsys, most_recent):
+    """By name it comes after all numbers, and with --save-most-recent OpenCLIP looks at no other."""
+    shutil.copy(run / "epoch_1.pt", run / "epoch_latest.pt")
+    capsys.readouterr()
+    assert trainer(*EMA, "--epochs", "3", "--resume", "latest", "--name", "x", *most_recent) == 0
+    assert f"note: --resume latest goes on from {run / 'epoch_2.pt'}, the newest" in capsys.readouterr().out
+    assert "(epoch 2)" in trainer.log("x") and torch.load(run / "epoch_3.pt", weights_only=True)["epoch"] == 3
+    # saved under its own name, whatever was resumed
+    assert torch.load(run / "epoch_latest.pt", weights_only=True)["epoch"] == (3 if most_recent else 1)
+    shutil.copy(run / "epoch_1.pt", run / "epoch_latest.pt")
+    argv = [*EMA, "--epochs", "1", "--resume", str(run / "epoch_latest.pt"), "--name", "y"]
+    assert trainer(*argv) == 0
+    assert "epoch_latest.pt: epoch_3.pt beside it is newer" in capsys.readouterr().out
+
+
+def test_a_newer_epoch_latest_is(trainer, run, capsys):
+    stored = torch.load(run / "epoch_2.pt", weights_only=True)
+    torch.save(stored, run / "epoch_latest.pt")
+    (run / "epoch_2.pt").unlink()
+    for most_recent in ([], ["--save-most-recent"]):
+        capsys.readouterr()
+        assert trainer(*EMA, "--epochs", "2", "--resume", "latest", "--name", "x", *most_recent) == 0
+        assert "--resume latest goes on from" not in capsys.readouterr().out
+        assert trainer.log("x").count("epoch_latest.pt' (epoch 2)") == 1 + bool(most_recent)
+    assert find_checkpoint(run.parent) == run / "epoch_latest.pt"
+    (run / "epoch_latest.pt").write_bytes(b"")
+    assert newest_checkpoint(run.parent) == run / "epoch_1.pt"
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def full_disk(size: int):
+    """No file of this process may become larger: the kernel's EFBIG, where a full disk has ENOSPC."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("method", [CLIP, EMA, []], ids=["ours", "extra state", "stock"])
+def test_a_full_disk_is_one_line_and_keeps_what_was_saved(trainer, run, capsys, method):
+    kept = (run / "epoch_2.pt").read_bytes()
+    argv = [*method, "--epochs", "3", "--resume", "latest", "--name", "x", "--delete-previous-checkpoint"]
+    capsys.readouterr()
+    with full_disk(len(kept) // 8):
+        code = trainer(*argv) if method else main([*trainer.common, *trainer.tars, *argv])
+    line = line_of(capsys, code)
+    failed = "epoch_3.extra" if method == EMA else "epoch_3.pt"
+    assert f"{run / failed}: cannot be saved (File too large); the newest checkpoint is {run / 'epoch_2.pt'}" in line
+    assert (run / "epoch_2.pt").read_bytes() == kept
+    assert not [path.name for path in run.iterdir() if "unfinished" in path.name or path.name.startswith("epoch_3.pt")]
+
+
+def test_files_and_folders_that_are_written_whole_leave_nothing_on_a_full_disk(tmp_path):
+    write_whole(tmp_path / "kept", "before")
+    with full_disk(1000):
+        with pytest.raises(OSError, match="File too large"):
+            write_whole(tmp_path / "kept", "x" * 2000)
+        with pytest.raises(OSError, match="File too large"), whole_folder(tmp_path / "folder") as folder:
+            (folder / "large").write_bytes(bytes(2000))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"] and (tmp_path / "kept").read_text() == "before"
+
+
+# --- one run in a folder ---------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from pathlib import Path
+from open_clip_fff.host.run_lock import lock_run
+lock_run(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_with_a_run_in_it_is_refused(trainer, run, capsys):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, run.parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        params = (run.parent / "params.txt").read_bytes()
+        capsys.readouterr()
+        line = line_of(capsys, trainer(*EMA, "--epochs", "3", "--resume", "latest", "--name", "x"))
+        assert re.search(rf"{run.parent}: a run lives in this folder \(process {holder.pid} on .+\); wait", line)
+        assert (run.parent / "params.txt").read_bytes() == params
+    finally:
+        holder.kill()
+        holder.communicate()
+    # the kernel gives back what a killed process held
+    assert trainer(*EMA, "--epochs", "3", "--resume", "latest", "--name", "x") == 0
+    assert trainer(*EMA, "--epochs", "3", "--resume", "latest", "--name", "x") == 0
