@@ -84,7 +84,7 @@ def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
         f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}, "
         f"of {preview.words / max(preview.used, 1):.1f} words; the longest row has {preview.longest}"
     )
-    if preview.looked:
+    if preview.looked and preview.model is not None:
         share, looked = preview.stored / preview.looked, plural(preview.looked, "rows")
         lines.append(f"  features of {plain_name(preview.model)} in {share:.2%} of the first {looked}")
     lines += [f"  {note}" for note in preview.notes]

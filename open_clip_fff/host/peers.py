@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import open_clip_train.data as oc_data
 import open_clip_train.distributed as oc_distributed
@@ -42,7 +43,7 @@ def bounded_waits(minutes: float) -> Iterator[None]:
     limit = datetime.timedelta(minutes=minutes)
     heart: Heart | None = None
 
-    def begin(*args: object, **options: object) -> None:
+    def begin(*args: Any, **options: Any) -> None:
         nonlocal heart
         dist.init_process_group(*args, **{"timeout": limit, **options})
         heart = Heart()
@@ -103,13 +104,13 @@ class Heart:
     def __init__(self) -> None:
         self.rank, self.world_size, self.steps = dist.get_rank(), dist.get_world_size(), 0
         self._counting = register_optimizer_step_post_hook(self._step)
-        host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+        host, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
         self._store: dist.TCPStore | None = None
         self._ended = threading.Event()
         try:
             patience = datetime.timedelta(seconds=5 * BEAT)
-            self._store = dist.TCPStore(host, int(port or ""), is_master=False, timeout=patience)
-        except (RuntimeError, ValueError, TypeError):
+            self._store = dist.TCPStore(host, int(port), is_master=False, timeout=patience)
+        except (RuntimeError, ValueError):
             return  # ranks that did not meet at a store: nothing is known of them
         self._store.set(
             f"open_clip_fff/who/{self.rank}", f"rank {self.rank} ({socket.gethostname()}, pid {os.getpid()})"

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from open_clip import get_input_dtype
@@ -34,7 +34,8 @@ def measure_bias(state: RunState, loader) -> None:
         model.train()
         for output in islice(_outputs(model, loader, args), STEPS):
             image, text = output.pop("image_features"), output.pop("text_features")
-            assignment = criterion.assignment(image, text, foreseen=outlook.seen, **output)
+            options: dict[str, Any] = {"foreseen": outlook.seen, **output}
+            assignment = criterion.assignment(image, text, **options)
             total += cosine_sums(image, text, assignment)
             images += len(image) * args.world_size
     state.tally.news()  # the epoch will meet the same rows again

@@ -5,7 +5,7 @@ because under gradient accumulation only the loss sees the whole batch.
 """
 
 import inspect
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -91,7 +91,8 @@ class Criterion(nn.Module):
         if self.remembers and image_ids is not None:
             self._last = image_ids, image_features.detach(), text_features.detach(), text_valid
         watch = self._counter(extras.get("image_classes"))
-        labels = self.assignment(image_features, text_features, text_valid, image_ids, watch=watch, **extras)
+        options: dict[str, Any] = {"watch": watch, **extras}
+        labels = self.assignment(image_features, text_features, text_valid, image_ids, **options)
         value = self.loss(
             image_features=image_features,
             text_features=text_features,

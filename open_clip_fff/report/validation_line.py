@@ -22,7 +22,7 @@ def validation_line(epoch: int, values: Mapping[str, float], prefix: str = "") -
         shares = " ".join(f"R@{k} {values[f'{prefix}{RECALL}{direction}_R@{k}']:.3f}" for k in TOPS)
         directions.append(f"{direction.replace('_', '-')} {shares}")
     who = f"{prefix.rstrip('_')} " if prefix else ""
-    captions, images = values[f"{prefix}num_captions"], values[f"{prefix}num_images"]
+    captions, images = int(values[f"{prefix}num_captions"]), int(values[f"{prefix}num_images"])
     seen = f"all {plural(captions, 'captions')} of {plural(images, 'images')}"
     loss = f" {LOSS} {values[prefix + LOSS]:.4f}" if prefix + LOSS in values else ""
     return f"FFF Eval Epoch: {epoch} {who}{seen}: {' '.join(directions)}{loss}"

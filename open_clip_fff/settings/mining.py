@@ -137,7 +137,8 @@ class MiningConfig:
         """
         values = {name: getattr(self, name) for name in THRESHOLDS} if held is None else held
         symbols = (name.replace("_prime", "'") for name in THRESHOLDS)
-        return [(*row, cut(values.get(name))) for name, *row in zip(THRESHOLDS, self._cosines(), symbols, strict=True)]
+        rows = zip(THRESHOLDS, self._cosines(), symbols, strict=True)
+        return [(cosine, symbol, cut(values.get(name))) for name, cosine, symbol in rows]
 
     def _cosines(self) -> tuple[str, str, str, str]:
         return "image-text", "image-image", f"text-text ({self.text_text})", "image-text of text-text positives"
