@@ -23,9 +23,10 @@ from open_clip_fff.data.tally import NO_CAPTION, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens, OrdersData
-from open_clip_fff.host.fixes import SeededShuffle, counting_damage
+from open_clip_fff.host.fixes import counting_damage
 from open_clip_fff.host.grouping import order_table, stream_seams
 from open_clip_fff.host.passes import Batches, PassesPipeline
+from open_clip_fff.host.seeding import SeededPipeline, with_own_generator
 from open_clip_fff.host.state import RunState
 from open_clip_fff.report.coverage import caption_line, too_little
 from open_clip_fff.scope import View, replaced
@@ -132,8 +133,9 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
         sealing = Sealer(CaptionReader(captions), tally, feature_reader(state.plan) if many and is_train else None)
         orders = [hook for hook in state.hooks if is_train and isinstance(hook, OrdersData)]
         seams: dict[str, object] = {"batched": Batches} if many else {}
-        if many and is_train:
-            seams["DataPipeline"] = partial(PassesPipeline, SeededShuffle)
+        seams["WebLoader"] = partial(with_own_generator, oc_data.wds.WebLoader, args.seed, args.rank)
+        if is_train:
+            seams["DataPipeline"] = PassesPipeline if many else SeededPipeline
         if orders:
             seams |= stream_seams(orders[0])
         seams["tarfile_to_samples"] = lambda *a, **k: Then(wds.tarfile_to_samples(*a, **k), sealing)

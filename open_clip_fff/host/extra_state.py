@@ -1,9 +1,10 @@
-"""What a run knows beyond OpenCLIP's checkpoint: the weights' average, where mining stands, and what the log last said.
+"""What a run knows beyond OpenCLIP's checkpoint: its average, mining, random generators, the last log line.
 
 It lives beside the checkpoint, as `epoch_N.extra`. The name holds the epoch and does not end in .pt, which is what
 `--resume latest` looks for. It is written first, so that no checkpoint is ever without it.
 """
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import torch
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.fixes import save_whole
+from open_clip_fff.host.seeding import generators
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import extra_path
 from open_clip_fff.scope import View, replaced
@@ -29,7 +31,7 @@ _NAME = re.compile(r"epoch_(\d+)\.extra")
 @contextmanager
 def extra_state(state: RunState) -> Iterator[None]:
     """Saves and loads the extra state of runs that have one, with OpenCLIP's own checkpoints."""
-    if not (state.ours or needs_extra(state.plan)):
+    if not state.plan.typed:
         yield
         return
     saving = View(oc_main.torch, save=_saver(state, oc_main.torch.save))
@@ -56,6 +58,8 @@ def _saver(state: RunState, save: Callable) -> Callable:
             extra["miner"] = state.criterion.miner.state_dict()
         if state.ema is not None:
             extra["ema"] = state.ema.state_dict()
+        if not state.ours:  # validation may have drawn on this rank
+            extra["random"] = [generators(state.args.device), *state.random[1:]]
         save_whole(extra, extra_path(path, epoch))
         save(checkpoint, path)
         _clean(os.path.dirname(path), epoch)
@@ -85,6 +89,13 @@ def _loader(state: RunState, load: Callable) -> Callable:
                 except RuntimeError as error:
                     told = " ".join(str(error).splitlines()[:2])
                     raise UsageError(f"--resume {path}: its moving average is of another model ({told})") from error
+        elif "epoch" in checkpoint and not state.ours:
+            try:
+                state.extra = _read(load, path, checkpoint["epoch"])
+            except UsageError as error:
+                state.extra = {"unread": str(error)}
+        if state.extra is not None and not state.ours:
+            _check_random(state, path)
         return checkpoint
 
     return load_both
@@ -96,18 +107,44 @@ def check_extra(plan: Plan, checkpoint: Path | str, epoch: int, load: Callable =
     Raises:
         UsageError: if there is none, or it is another epoch's, or another run's.
     """
-    path = extra_path(str(checkpoint), epoch)
     mend = "resume with the flags it was trained with, or start from its weights with --pretrained"
     try:
-        extra = load(path, map_location="cpu")
-    except FileNotFoundError:
-        raise UsageError(f"--resume {checkpoint}: its extra state {path} is not there; {mend}") from None
-    except Exception as error:
-        raise UsageError(f"--resume {checkpoint}: its extra state {path} cannot be read ({error}); {mend}") from error
-    if extra.get("epoch") != epoch:
-        raise UsageError(f"--resume {checkpoint}: {path} is of epoch {extra.get('epoch')}, not {epoch}; {mend}")
+        extra = _read(load, checkpoint, epoch)
+    except UsageError as error:
+        raise UsageError(f"{error}; {mend}") from error
     for name, wanted in (("ema", plan.ema_decay is not None), ("miner", _mining_has_state(plan))):
         if wanted and name not in extra:
             flag = {"ema": "--ema-decay", "miner": "--mined-per-image or --mining-warmup"}[name]
             raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {mend}")
     return extra
+
+
+def _read(load: Callable, checkpoint: Path | str, epoch: int) -> dict[str, Any]:
+    """What lies beside a checkpoint.
+
+    Raises:
+        UsageError: if nothing does, or it cannot be read, or is another epoch's.
+    """
+    path = extra_path(str(checkpoint), epoch)
+    try:
+        extra = load(path, map_location="cpu")
+    except FileNotFoundError:
+        raise UsageError(f"--resume {checkpoint}: its extra state {path} is not there") from None
+    except Exception as error:
+        raise UsageError(f"--resume {checkpoint}: its extra state {path} cannot be read ({error})") from error
+    if extra.get("epoch") != epoch:
+        raise UsageError(f"--resume {checkpoint}: {path} is of epoch {extra.get('epoch')}, not {epoch}")
+    return extra
+
+
+def _check_random(state: RunState, checkpoint: str) -> None:
+    """Warns where the generators of OpenCLIP's stream are not those that the run was stopped with."""
+    assert state.extra is not None
+    ranks, wanted = len(state.extra.get("random", [])), state.args.world_size
+    why = state.extra.pop("unread", f"--resume {checkpoint}: its extra state holds no random generators")
+    if ranks:
+        why = f"--resume {checkpoint}: its extra state holds the random generators of {ranks} ranks, not of {wanted}"
+    if ranks != wanted:
+        state.extra.pop("random", None)
+        if state.master:
+            logging.warning(f"{why}. The run goes on with other random numbers than it would have drawn.")

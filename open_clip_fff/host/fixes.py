@@ -166,8 +166,11 @@ class SeededShuffle(wds.PipelineStage):
         self.seed, self.bufsize, self.initial = seed, bufsize, initial
         self.epoch = LatestEpoch.latest
 
-    def run(self, source: Iterator) -> Iterator:
+    def place(self) -> str:
+        """Where it is run: seed, epoch, rank and worker."""
         rank, _, worker, _ = wds.utils.pytorch_worker_info()
         epoch = self.epoch.get_value() if self.epoch is not None else 0
-        generator = random.Random(f"{self.seed}/{epoch}/{rank}/{worker}")
-        return wds.filters._shuffle(source, self.bufsize, self.initial, generator)
+        return f"{self.seed}/{epoch}/{rank}/{worker}"
+
+    def run(self, source: Iterator) -> Iterator:
+        return wds.filters._shuffle(source, self.bufsize, self.initial, random.Random(self.place()))

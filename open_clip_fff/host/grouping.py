@@ -11,7 +11,7 @@ from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.stages import Then
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.hooks.registry import OrdersData
-from open_clip_fff.host.fixes import LatestEpoch, SeededShuffle
+from open_clip_fff.host.fixes import LatestEpoch
 from open_clip_fff.host.passes import PassesPipeline
 
 
@@ -37,7 +37,7 @@ class EpochPipeline(PassesPipeline):
     """Tells the look-ahead when an epoch begins, and of how many mini-batches; it gets all passes as one stream."""
 
     def __init__(self, lookahead: Lookahead, *stages: object) -> None:
-        super().__init__(SeededShuffle, *stages)
+        super().__init__(*stages)
         self.lookahead = lookahead
 
     def __iter__(self) -> Iterator:

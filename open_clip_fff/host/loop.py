@@ -14,6 +14,7 @@ from open_clip_fff.data.tally import DAMAGE
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import Judges
 from open_clip_fff.host.nonfinite import left_out_line
+from open_clip_fff.host.seeding import after_epoch, before_epoch
 from open_clip_fff.host.short_epochs import CountedLoader
 from open_clip_fff.host.start import measure_bias
 from open_clip_fff.host.state import RunState
@@ -71,6 +72,7 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
             counted = CountedLoader(data["train"].dataloader, args.rank, args.world_size, args.batch_size, state.ours)
             data["train"].dataloader = counted
         counted.epoch = epoch
+        before_epoch(state, epoch, first=not started)
         if state.ours:
             loader = counted.loader
             if reporter is None:
@@ -93,6 +95,7 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
         counting = loss.register_forward_hook(lambda *_: state.guard.after_loss())
         train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer)
         counting.remove()
+        after_epoch(state)
         for hook in state.watching:
             hook.after_epoch(epoch)
         _tell_rows(state, epoch)

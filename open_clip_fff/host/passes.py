@@ -11,6 +11,8 @@ import webdataset as wds
 from torch.utils.data import IterableDataset
 
 from open_clip_fff.data.batch import collate
+from open_clip_fff.host.fixes import SeededShuffle
+from open_clip_fff.host.seeding import SeededPipeline
 
 
 class Batches:
@@ -68,19 +70,18 @@ class Passes(IterableDataset):
                 return  # there is no row, or none of them can be read
 
 
-class PassesPipeline(wds.DataPipeline):
+class PassesPipeline(SeededPipeline):
     """OpenCLIP's pipeline of training data, whose first stages, up to the shuffling of samples, are repeated.
 
     Args:
-        shuffle: the class of the last stage of a pass.
         stages: OpenCLIP's, of which the last is `Batches`.
     """
 
-    def __init__(self, shuffle: type, *stages: Any) -> None:
-        flat = [stage for some in stages for stage in (some if isinstance(some, list) else [some])]
-        cut = next(place for place, stage in enumerate(flat) if isinstance(stage, shuffle)) + 1
-        self.passes = Passes(wds.DataPipeline(*flat[:cut]), flat[-1])
-        super().__init__(self.passes, *flat[cut:])
+    def __init__(self, *stages: Any) -> None:
+        super().__init__(*stages)
+        cut = next(place for place, stage in enumerate(self.pipeline) if isinstance(stage, SeededShuffle)) + 1
+        self.passes = Passes(wds.DataPipeline(*self.pipeline[:cut]), self.pipeline[-1])
+        self.pipeline = [self.passes, *self.pipeline[cut:]]
 
     def with_epoch(self, nsamples: int = -1, nbatches: int = -1) -> "PassesPipeline":
         """An epoch is so many mini-batches."""

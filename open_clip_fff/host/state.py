@@ -35,6 +35,7 @@ class RunState:
         measure_bias: whether the bias is still to be measured before the first step.
         seen: what the last log line of ours showed, by the names of TensorBoard's scalars.
         extra: what a resumed run's extra state said, until it is given out; None in a new run.
+        random: the ranks' random generators at the last epoch's end, on rank 0; where OpenCLIP computes the loss.
         guard: leaves out steps whose gradient is not finite.
     """
 
@@ -52,6 +53,7 @@ class RunState:
     measure_bias: bool = False
     seen: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] | None = None
+    random: list[dict[str, Any]] = field(default_factory=list)
     guard: StepGuard = field(init=False)
 
     def __post_init__(self) -> None:

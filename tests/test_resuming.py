@@ -1,0 +1,78 @@
+"""A resumed run equals one that was never stopped, whatever is random in it: crops, captions drawn, dropout."""
+
+import shutil
+
+import pytest
+import torch
+
+from tests.conftest import DRAWN
+from tests.test_short_epochs import Launched
+from tests.test_training import assert_equal_checkpoints
+
+# OpenCLIP's random crops are its default
+RANDOM = ["--force-patch-dropout", "0.5", "--caption-policy", "sample"]
+FFF = ["--method", "fff", "--mining-features", "off", "--captions-per-image", "2", "--json-text-key", "captions"]
+RUNS = {
+    "fff-tars-0": [*FFF, "--workers", "0"],
+    "fff-tars-2": [*FFF, "--workers", "2"],
+    "fff-csv-0": [*FFF[:-2], "--workers", "0"],
+    "fff-csv-2": [*FFF[:-2], "--workers", "2"],
+    "clip-tars-0": [*DRAWN, "--workers", "0"],
+    "clip-tars-2": [*DRAWN, "--workers", "2"],
+    "clip-csv-2": ["--method", "clip", "--captions-per-image", "2", "--workers", "2"],
+    "clip-resampled-2": [*DRAWN, "--workers", "2", "--dataset-resampled"],
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_resumed_run_draws_what_it_would_have_drawn(trainer, kind):
+    argv = [*RUNS[kind], *RANDOM, "--epochs", "3"]
+    data = [*trainer.table[:-1], "title;pseudo"] if "csv" in kind else trainer.tars
+    if "tars" in kind:  # whose workers persist, too, and are made when a run first validates
+        argv += ["--val-data", str(trainer.shards / "00.tar"), "--val-num-samples", "16", "--val-frequency", "3"]
+    assert trainer(*argv, "--name", "straight", data=data) == 0
+    resume = ["--resume", str(trainer.run("straight") / "checkpoints/epoch_2.pt")]
+    assert trainer(*argv, *resume, "--name", "resumed", data=data) == 0
+    assert_equal_checkpoints(trainer.checkpoint("straight", 3), trainer.checkpoint("resumed", 3))
+
+
+def test_epochs_draw_differently(trainer):
+    """With a rate of nothing and one batch an epoch, the logged losses differ by what is drawn alone."""
+    data = [*trainer.tars[:-1], "16"]
+    still = [*FFF, *RANDOM, "--lr", "0", "--wd", "0", "--epochs", "3", "--logit-bias-init", "-3", "--name", "still"]
+    assert trainer(*still, data=data) == 0
+    losses = [line.split("Loss: ")[1] for line in trainer.log("still").splitlines() if "Loss: " in line]
+    assert len(losses) == len(set(losses)) == 3
+
+
+def test_random_generators_that_are_missing_are_told(trainer):
+    assert trainer(*DRAWN, *RANDOM, "--name", "first") == 0
+    checkpoint = trainer.run("first") / "checkpoints" / "epoch_1.pt"
+    extra = checkpoint.with_suffix(".extra")
+    state = torch.load(extra, weights_only=True)
+
+    def told(name: str) -> str:
+        argv = [*DRAWN, *RANDOM, "--epochs", "2", "--resume", str(checkpoint), "--name", name]
+        assert trainer(*argv) == 0
+        return " ".join(line for line in trainer.log(name).splitlines() if "other random numbers" in line)
+
+    assert told("whole") == ""
+    torch.save({**state, "random": state["random"] * 2}, extra)
+    assert "holds the random generators of 2 ranks, not of 1" in told("ranks")
+    torch.save({"epoch": 1, "seen": {}}, extra)
+    assert "holds no random generators" in told("none")
+    extra.unlink()
+    assert "epoch_1.extra is not there" in told("no-file")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [FFF, DRAWN], ids=["fff", "clip"])
+def test_two_ranks_resume_exactly(trainer, tmp_path, method):
+    def launched(name: str, *more: str) -> None:
+        argv = [*method, *RANDOM, "--workers", "2", "--epochs", "2", "--name", name, *more]
+        assert Launched(trainer, tmp_path / name, *argv, data=trainer.tars).ended(180) == (0, [])
+
+    launched("straight")
+    stopped = shutil.copytree(trainer.run("straight") / "checkpoints", tmp_path / "stopped")
+    launched("resumed", "--resume", str(stopped / "epoch_1.pt"))
+    assert_equal_checkpoints(trainer.checkpoint("straight", 2), trainer.checkpoint("resumed", 2))
