@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_free(arguments.out)
         add_architectures(arguments.model_config)
         source = choose(arguments.run, arguments.average, arguments.ema, arguments.model)
-        loaded = export(source, arguments.out, said, arguments.comparison)
+        loaded = export(source, arguments.out, said, arguments.comparison, arguments.card_paths)
         print(f"{arguments.out} holds {source.words()}")
         print(f"from {', '.join(map(str, source.checkpoints))}")
         _tell(loaded, said, arguments.out)
@@ -60,6 +60,7 @@ def export(
     out: Path,
     said: Said | None = None,
     comparison: Path | None = None,
+    paths: bool = False,
     check: Callable[[Path, LoadedModel], object] = check_alone,
 ) -> LoadedModel:
     """Writes `out`: configuration, weights, tokenizer files where the text tower needs them, and the model card.
@@ -69,6 +70,7 @@ def export(
         out: the folder to make.
         said: for the card.
         comparison: a folder of eval/compare.py, for the card.
+        paths: whether the card says where on this machine things were.
         check: of the finished folder against the model, before it gets its name.
 
     Returns:
@@ -88,7 +90,8 @@ def export(
     measured = read_comparison(comparison, loaded.weights) if comparison else None
     params = read_params(source.run) if source.run else {}
     found = _found(params, checkpoint) if params else None
-    text = card(loaded, source, params, said, out, found, measured, design_of_config(description["model_cfg"]).obstacle)
+    full_length = design_of_config(description["model_cfg"]).obstacle
+    text = card(loaded, source, params, said, out, found, measured, full_length, paths)
     # in the types that training kept them in, and by the names that OpenCLIP has for them today
     kept = {
         name: tensor.to(weights[name].dtype) if name in weights else tensor
@@ -152,6 +155,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--discriminator", metavar="TEXT", help="what the discriminator was trained on")
     add("--license", metavar="ID", help="the hub's identifier, such as mit")
     add("--comparison", type=Path, metavar="DIR", help="a folder of eval/compare.py in which this model was measured")
+    add(
+        "--card-paths",
+        action="store_true",
+        help="keep the paths of this machine and the hosts that the command names (default: paths by base names)",
+    )
     hub = parser.add_argument_group("the hub")
     add = hub.add_argument
     add("--push", metavar="ORG/NAME", help="upload the finished folder, in one commit, where no model is yet")

@@ -1,5 +1,7 @@
 """Training's flags in programs that do not train."""
 
+import sys
+
 import pytest
 
 from open_clip_fff.errors import UsageError
@@ -23,6 +25,32 @@ def test_what_is_usual_what_is_typed_and_what_the_program_says():
         borrow(["--plugin", "no_such_module"])
     with pytest.raises(UsageError, match=r"--model-config no\.json: there is no such file"):
         borrow(["--model-config", "no.json"])
+
+
+TWICE = "from open_clip_fff import register_loss\nregister_loss('fff')(object)"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("def f(:", r"SyntaxError: invalid syntax, in .*my_\d+\.py, line 1"),
+        ("\nraise ValueError('on purpose,\\nin two lines')", r"ValueError: on purpose,, in .*my_\d+\.py, line 2"),
+        ("import sys\nsys.exit(3)", r"it exits, in .*my_\d+\.py, line 2"),
+        ("import no_such", r"No module named 'no_such'"),
+        (
+            "from open_clip_fff import register_loss\nregister_loss('fff')(object)",
+            r"ValueError: loss 'fff' is registered twice, in .*my_\d+\.py, line 2",
+        ),
+    ],
+)
+def test_a_plugin_that_does_not_go_through_is_one_line(tmp_path, monkeypatch, text, says):
+    name = f"my_{len(text)}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(UsageError, match=rf"^--plugin {name}: cannot be imported \({says}") as error:
+        borrow(["--plugin", name])
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_programs_own_flags_stand_before_the_dashes():

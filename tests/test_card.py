@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.base_names import base_names, params_by_base_names
 from open_clip_fff.hub.card import Said
 from open_clip_fff.hub.params import read_params
 from tests.test_training import FFF, mining
@@ -25,6 +26,7 @@ def card_of(out) -> str:
 
 def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here):
     argv = [*FFF, *mining(teacher, "0.2", "0.97", "off", "0.0"), "--mined-cap", "3", "--name", "run"]
+    argv = ["--dist-url", "tcp://node7:2345", *argv]
     assert trainer(*argv) == 0
     said = Said(captioner="BLIP-2\n| a captioner", license="apache-2.0")
     loaded = export_here(trainer.run("run"), tmp_path / "model", said=said)
@@ -38,7 +40,7 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
         and "a sigmoid over all images" in text
         and "logits.sigmoid()" in text
     )
-    assert f"a frozen model, `tiny-clip` (`{teacher}`), which sees" in text and "at most 3 per image" in text
+    assert f"a frozen model, `tiny-clip` (`{teacher.name}`), which sees" in text and "at most 3 per image" in text
     mined = re.findall(r"Mined/image: ([\d.]+)", trainer.log("run"))[-1]
     assert f"In the steps of the last log line, {mined} captions per image were mined." in text
     for row in ("image-text | p1 | 0.2 |", "image-image | p2 | 0.97 |", "p3 | off |", "| p1' | 0 |"):
@@ -50,6 +52,12 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
         and "| Epochs | 1 |" in text
         and "| Batch | 16 images |" in text
     )
+    # nothing says on whose machine it was, unless that is asked for
+    places = (str(tmp_path), str(teacher), str(trainer.shards), "node7")
+    assert not [place for place in places if place in text] and "`{00..03}.tar`" in text
+    export_here(trainer.run("run"), tmp_path / "told", said=said, paths=True)
+    told = card_of(tmp_path / "told")
+    assert all(place in told for place in places) and f"(`{teacher}`), which sees" in told
     # the command that was typed, as a shell takes it
     command = re.search(r"```bash\n(.*)\n```", text)[1]
     assert (
@@ -63,6 +71,26 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
     picture = trainer.csv.parent / "0.png"
     exec(code.replace("picture.jpg", str(picture)), {})
     assert loaded.run == trainer.run("run").resolve()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/data/me/{00..03}.tar", "{00..03}.tar"),
+        ("/a/x.tar::/b/y.tar", "x.tar::y.tar"),
+        ("/home/me/a.csv;~me/b.csv", "a.csv;b.csv"),
+        ("('/a/m.py', '../../me/n')", "('m.py', 'n')"),
+        ("local-dir:/home/A B/model/", "local-dir:model"),
+        ("file:///home/me/x", "x"),
+        ("me@node7:/data/x.tar", "x.tar"),
+        ("pipe:ssh me@node7 cat /data/x.tar | gunzip", "pipe:ssh USER@HOST cat x.tar | gunzip"),
+        ("tcp://node7:2345", "tcp://HOST"),
+        *((same, same) for same in ("s3://bucket/a/b.tar", "https://x.org/a/b", "hf-hub:ORG/NAME", "logs/x", "1/2")),
+    ],
+)
+def test_a_local_path_is_its_base_name(text, shown):
+    assert base_names(text) == shown
+    assert params_by_base_names({"command": shlex.join(["python", text])}) == {"command": shlex.join(["python", shown])}
 
 
 def test_of_a_run_that_held_a_rate(trainer, teacher, tmp_path, export_here):
@@ -107,7 +135,7 @@ def test_of_a_loss_that_a_plug_in_brought(trainer, tmp_path, export_here):
     shutil.copytree(trainer.shards, tmp_path / "a|b")
     data = ["--train-data", str(tmp_path / "a|b" / "{00..03}.tar"), "--train-num-samples", "64"]
     assert trainer(*flags, "--json-text-key", "captions", "--name", "run", data=data) == 0
-    export_here(trainer.run("run"), tmp_path / "model")
+    export_here(trainer.run("run"), tmp_path / "model", paths=True)
     text = card_of(tmp_path / "model")
     assert "- **Method**: none, flags alone; typed: `--captions-per-image`, `--json-text-key`, `--loss`," in text
     assert "- **Loss**: `plain`, a loss of a plug-in (`tests.plain_loss`)." in text and "arxiv" not in text

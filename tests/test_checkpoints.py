@@ -1,12 +1,9 @@
 """Checkpoints that are no good explain themselves; what is saved stays; a run's folder is one run's."""
 
 import re
-import resource
 import shutil
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,6 +12,7 @@ from open_clip_fff.hub.checkpoints import find_checkpoint, newest_checkpoint
 from open_clip_fff.train import main
 from open_clip_fff.whole import whole_folder, write_whole
 from tests.conftest import Trainer
+from tests.full_disk import full_disk
 
 CLIP = ["--method", "clip"]
 EMA = [*CLIP, "--ema-decay", "0.5"]
@@ -141,18 +139,6 @@ def test_a_newer_epoch_latest_is(trainer, run, capsys):
 
 
 # --- a full disk -----------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def full_disk(size: int):
-    """No file of this process may become larger: the kernel's EFBIG, where a full disk has ENOSPC."""
-    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("method", [CLIP, EMA, []], ids=["ours", "extra state", "stock"])

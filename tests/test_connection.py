@@ -369,6 +369,23 @@ def test_the_cache_keeps_what_was_put(tmp_path):
         VerdictCache(tmp_path / "damaged", "x")
 
 
+def test_a_match_score_outside_0_and_1_is_passed_over_and_told(tmp_path, caplog):
+    cache, other = VerdictCache(tmp_path, "x"), VerdictCache(tmp_path, "x", rank=1)
+    cache.put_many([1, 1, 1], [1, 2, 3], torch.tensor([1.5, -0.1, torch.inf]))
+    assert not len(cache)
+    for caption, q in enumerate((1.5, -0.1, float("inf"), "high", 1.0)):
+        other._own.execute("INSERT INTO verdicts VALUES (1, ?, ?)", (caption, q))
+    for _ in range(2):
+        q, known = cache.get_many([1] * 5, range(5))
+        assert known.tolist() == [False] * 4 + [True] and q.tolist() == [0.0] * 4 + [1.0]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert str(other.path) in line and "a match score of 1.5, and they are in [0, 1]" in line
+    cache.put_many([1], [0], torch.tensor([0.5]))  # scored anew
+    assert cache.get_many([1], [0])[0].tolist() == [0.5]
+    cache.close()
+    other.close()
+
+
 def test_what_was_put_survives_sigkill(tmp_path):
     code = (
         "import os, signal, sys, torch; from open_clip_fff.connection import VerdictCache\n"

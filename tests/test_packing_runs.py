@@ -1,6 +1,7 @@
 """scripts/pack.py: what is killed, damaged, shared out, only looked at, or refused."""
 # ruff: noqa: F811
 
+import gc
 import io
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from open_clip_fff.packing.settings import PictureSettings
 from open_clip_fff.packing.shards import Shards
 from open_clip_fff.packing.writing import write_shard
 from tests.conftest import colour_sample, write_tar
+from tests.full_disk import full_disk
 from tests.killed import ROOT, contents, run
 from tests.packing_sets import TOKENS, csv, pack, pictures, refused, tars, tokens  # noqa: F401
 
@@ -51,6 +53,16 @@ def test_damage_is_found_before_a_shard_gets_its_name(tmp_path, lose):
     for at in range(1, blocks):  # the last one is padding
         with Failing(tmp_path / "b", at, lose) as file, pytest.raises(UsageError, match="what was written"):
             write_shard(str(tmp_path / "a.tar"), file, *given)
+
+
+@pytest.mark.parametrize(("size", "says"), [(100, "cannot be used"), (30_000, "00000.tar: cannot be written")])
+def test_a_full_disk_is_one_line(pack, pictures, tmp_path, size, says):
+    with full_disk(size):
+        err = pack(pictures, "--out", tmp_path / "out", "--images-per-shard", 20, expect=2).err
+    gc.collect()  # a tar that was not closed writes what is left
+    line = err.splitlines()[-1]
+    assert line.startswith("pack.py: error: ") and says in line and "File too large" in line, err
+    assert err.count("error") == 1 and not [path for path in (tmp_path / "out").rglob("*") if ".tar" in path.name]
 
 
 def test_a_dry_run_writes_nothing(pack, tokens, tars, pictures, tmp_path):

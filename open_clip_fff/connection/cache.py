@@ -50,6 +50,7 @@ class VerdictCache:
         self.stem = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self.path = self.folder / f"{self.stem}-{rank:05d}.sqlite"
         self.writes, self._looks = True, 0
+        self._told: set[Path] = set()
         self._others: dict[Path, sqlite3.Connection] = {}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ class VerdictCache:
             try:
                 for place, key in enumerate(keys):
                     if q[place] is None and (row := connection.execute(_FIND, key).fetchone()):
-                        q[place] = row[0]
+                        q[place] = row[0] if _is_score(row[0]) else self._pass_over(path, row[0])
             except sqlite3.Error:  # another rank's file may be half made, or gone; its verdicts are a gift
                 if path == self.path:
                     raise
@@ -104,14 +105,14 @@ class VerdictCache:
         return torch.tensor([value or 0.0 for value in q], dtype=torch.float32), known
 
     def put_many(self, image_ids: Iterable[int], caption_ids: Iterable[int], q: Tensor) -> None:
-        """Keeps q, float32 [P], of P pairs. Unknown images and NaN are not kept.
+        """Keeps q, float32 [P], of P pairs. Unknown images and what is not in [0, 1] are not kept.
 
         A disk that is full ends the keeping, with a warning, and not the training.
         """
         rows = [
             (image, caption, value)
             for image, caption, value in zip(map(int, image_ids), map(int, caption_ids), q.tolist(), strict=True)
-            if image >= 0 and value == value
+            if image >= 0 and _is_score(value)
         ]
         if not rows or not self.writes:
             return
@@ -130,6 +131,15 @@ class VerdictCache:
         for connection in (self._own, *self._others.values()):
             connection.close()
 
+    def _pass_over(self, path: Path, value: object) -> None:
+        """Tells once of a file that it holds what no discriminator gives; such pairs are scored, and kept, anew."""
+        if path not in self._told:
+            self._told.add(path)
+            logging.warning(
+                f"{FLAG}: {path} holds a match score of {value!r}, and they are in [0, 1]; such ones are passed over, "
+                f"and their pairs scored anew. Delete the file if it was not this program that wrote it."
+            )
+
     def _check_ids(self) -> None:
         for path in sorted(self.folder.glob("*.sqlite")):
             version = _id_version(path)
@@ -145,6 +155,11 @@ class VerdictCache:
             if path != self.path and path not in self._others:
                 with suppress(sqlite3.Error):
                     self._others[path] = _opened(path)
+
+
+def _is_score(value: object) -> bool:
+    """Whether it can be a discriminator's q. SQLite keeps text, too, in a column of numbers."""
+    return isinstance(value, float | int) and 0 <= value <= 1
 
 
 def _id_version(path: Path) -> int | None:

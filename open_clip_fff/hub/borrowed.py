@@ -2,10 +2,12 @@
 
 import argparse
 import importlib
+import traceback
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.loading import add_architectures
 from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.settings.plan import Plan, make_plan
@@ -50,14 +52,27 @@ def bring_parts(plan: Plan) -> None:
     """Imports plugins, whose parts register themselves, and registers architectures.
 
     Raises:
-        UsageError: if one cannot be found or read.
+        UsageError: if one cannot be found, or raises, or exits.
     """
     for module in plan.plugins:
         try:
             importlib.import_module(module)
         except ImportError as error:
             raise UsageError(f"--plugin {module}: cannot be imported ({error}); is it on PYTHONPATH?") from error
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"--plugin {module}: cannot be imported ({_what_stops(module, error)})") from error
     add_architectures(plan.model_config)
+
+
+def _what_stops(module: str, error: BaseException) -> str:
+    """What a module does instead of being imported, and in which of its lines."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if module.split(".")[-1] in Path(frame.filename).with_suffix("").parts[-2:]]
+    file, line = (own or frames)[-1].filename, (own or frames)[-1].lineno
+    if isinstance(error, SyntaxError):  # of which there is no frame
+        file, line = error.filename or file, error.lineno
+    what = "it exits" if isinstance(error, SystemExit) else f"{type(error).__name__}: {reason(error)}"
+    return f"{what}, in {file}, line {line}"
 
 
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:

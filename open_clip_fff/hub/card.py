@@ -1,8 +1,8 @@
 """The model card: what is known of a model, and nothing that is not."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import open_clip_fff
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub import words
+from open_clip_fff.hub.base_names import base_names, params_by_base_names
 from open_clip_fff.hub.description import local_tower
 from open_clip_fff.hub.found import Found
 from open_clip_fff.hub.loading import LoadedModel
@@ -55,6 +56,7 @@ def card(
     found: Found | None = None,
     measured: Measured | None = None,
     full_length: str | None = None,
+    paths: bool = False,
 ) -> str:
     """The text of README.md.
 
@@ -67,16 +69,18 @@ def card(
         found: what the run found, from the state beside the (last) checkpoint.
         measured: a comparison that the model was in.
         full_length: why the text tower needs captions at full length; None where they may be trimmed.
+        paths: whether paths of this machine stay what they are; else they stand there by their base names.
     """
     from jinja2 import Environment, StrictUndefined
 
+    shown, params = (str, params) if paths else (base_names, params_by_base_names(params))
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
     environment.filters |= {"code": code, "cell": _cell, "points": _points}
     template = environment.from_string(resources.files(__package__).joinpath("card.md.jinja").read_text("utf-8"))
     text = template.render(
-        **_of_model(loaded, source.model or params.get("model")),
+        **_of_model(loaded, source.model or params.get("model"), shown),
         **_of_run(loaded, source, params, found or Found(), full_length),
         title=said.repository or out.resolve().name,
         address=f"hf-hub:{said.repository}" if said.repository else f"local-dir:{out.name}",
@@ -84,26 +88,27 @@ def card(
         license=said.license,
         captioner=_one_line(said.captioner),
         discriminator=_one_line(said.discriminator, end="."),
-        measured=measured,
+        measured=measured and replace(measured, label=shown(measured.label), table=_table(measured.table, shown)),
         versions=_versions(),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def _of_model(loaded: LoadedModel, name: str | None) -> dict[str, Any]:
+def _of_model(loaded: LoadedModel, name: str | None, shown: Callable[[str], str]) -> dict[str, Any]:
     assert loaded.description is not None
     config = loaded.description["model_cfg"]
     size = loaded.model.visual.image_size  # OpenCLIP's own ResNets have one number
     height, width = (size, size) if isinstance(size, int) else size
     count = sum(parameter.numel() for parameter in loaded.model.parameters()) / 1e6
-    named = f"An OpenCLIP model, {code(name)}" if name else "An OpenCLIP model"
+    tower = config["text_cfg"].get("hf_model_name")
+    named = f"An OpenCLIP model, {code(shown(name))}" if name else "An OpenCLIP model"
     return {
         "architecture": (
             f"{named}: {count:.{0 if count >= 10 else 1}f} M parameters, images of {height} × {width} pixels, "
             f"{config['text_cfg'].get('context_length', 77)} tokens, embeddings of {config['embed_dim']}."
         ),
         "bias": loaded.model.logit_bias is not None,
-        "text_tower": config["text_cfg"].get("hf_model_name"),
+        "text_tower": tower and shown(tower),
         "local_tower": local_tower(loaded.description) is not None,
         "stripped": loaded.stripped,
         "tags": ["clip", "open_clip"],
@@ -165,6 +170,11 @@ def _versions() -> str:
 
     ours = f"open_clip_fff {open_clip_fff.__version__}"
     return f"{ours}, OpenCLIP {open_clip.__version__} and torch {torch.__version__.split('+')[0]}"
+
+
+def _table(text: str, shown: Callable[[str], str]) -> str:
+    """A table of markdown, cell by cell."""
+    return "|".join(shown(cell) for cell in text.split("|"))
 
 
 def _one_line(text: str | None, end: str = "") -> str | None:

@@ -17,8 +17,12 @@ def tar_writer(file: BinaryIO) -> Iterator[wds.TarWriter]:
         file: it stays open.
     """
     writer = wds.TarWriter(file, user="", group="", mtime=0, encoder=False, format="PAX_FORMAT")
-    yield writer
-    writer.close()
+    try:
+        yield writer
+        writer.close()
+    except BaseException:
+        writer.tarstream.fileobj.closed = True  # else it writes what is left, and fails, whenever it is collected
+        raise
 
 
 def members(sample: Mapping[str, object]) -> dict[str, object]:
