@@ -59,7 +59,8 @@ def test_a_programs_own_flags_stand_before_the_dashes():
 
 
 def test_the_shards_of_a_training_command(trainer):
-    urls, args = training_shards([*trainer.tars, "--batch-size", "8", "--lr", "1e-3"])
+    nothing, _ = borrow([])
+    _, urls, args = training_shards(nothing, [*trainer.tars, "--batch-size", "8", "--lr", "1e-3"])
     assert len(urls) == 4 and urls[1].endswith("01.tar") and args.batch_size == 8
     for wrong, named in (
         ([], "--train-data: name the shards"),
@@ -68,7 +69,7 @@ def test_the_shards_of_a_training_command(trainer):
         ([*trainer.tars, "--batchsize", "8"], "--batchsize 8 (did you mean --batch-size?)"),
     ):
         with pytest.raises(UsageError) as error:
-            training_shards(wrong)
+            training_shards(nothing, wrong)
         assert named in str(error.value)
 
 

@@ -88,7 +88,7 @@ def test_what_is_no_checkpoint_names_the_newest_whole_one(trainer, run, made, ca
     assert not trainer.run("y").exists()
 
 
-@pytest.mark.parametrize("kind", ["truncated", "NaN", "stock's", "list"])
+@pytest.mark.parametrize("kind", ["truncated", "NaN", "stock's", "list", "extra state cut short"])
 def test_latest_is_the_newest_whole_one(trainer, run, made, capsys, kind):
     says = broken(kind, run, made)
     capsys.readouterr()

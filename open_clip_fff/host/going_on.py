@@ -60,7 +60,8 @@ def _latest(run: Path, save_most_recent: bool, check: Check) -> GoingOn:
     checkpoint, errors = _first_whole(found, check)
     if checkpoint is None:
         raise UsageError(f"{errors[0]}{'; none before it is whole' * (len(found) > 1)}") from errors[0]
-    notes = [f"warning: {error}; --resume latest goes on from {checkpoint}" for error in errors]
+    told = (" ".join(str(error).split()) for error in errors)  # libraries write several lines
+    notes = [f"warning: {each}; --resume latest goes on from {checkpoint}" for each in told]
     if not notes and (upstream not in found or read_epoch(upstream) != read_epoch(checkpoint)):
         notes = [f"note: --resume latest goes on from {checkpoint}, the newest by the epochs that the files hold"]
     return GoingOn(checkpoint, tuple(notes))
