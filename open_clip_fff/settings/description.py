@@ -69,7 +69,7 @@ def describe(plan: Plan, upstream: Upstream, full_length: str | None = None, tra
         *([] if plan.ema_decay is None else [_average(plan.ema_decay)]),
         *([] if plan.grouping is None else [plan.grouping.describe(trained)]),
         *([] if plan.zero_shot is None else [plan.zero_shot.describe()]),
-        *([plan.safety.describe()] if plan.typed else []),
+        *([plan.safety.describe()] if plan.typed & set(fields_by_flag(SafetySettings)) else []),
         *([Topic("hooks", (f"each batch passes {codes(hooks)}",))] if hooks else []),
     ]
 
