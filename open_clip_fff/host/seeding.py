@@ -30,6 +30,8 @@ def seed_all(*names: object) -> None:
 class SeededPipeline(wds.DataPipeline):
     """OpenCLIP's pipeline of training data, at whose begin, once an epoch, a loader worker seeds its generators."""
 
+    pipeline: list[Any]  # webdataset's, which has no types
+
     def __init__(self, *stages: Any) -> None:
         super().__init__(*stages)
         self.place = next(stage for stage in self.pipeline if isinstance(stage, SeededShuffle)).place
@@ -71,11 +73,10 @@ def after_epoch(state: RunState) -> None:
     if state.ours or not state.plan.typed:
         return
     own = generators(state.args.device)
-    state.random = [own]
-    if dist.is_available() and dist.is_initialized():
-        found = [None] * state.args.world_size if state.master else None
-        dist.gather_object(own, found)
-        state.random = found or []
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    state.random = [own] * (ranks if state.master else 0)
+    if ranks > 1:
+        dist.gather_object(own, state.random or None)
 
 
 def generators(device: str) -> dict[str, Any]:
