@@ -66,7 +66,7 @@ def broken(kind: str, folder, made) -> str:
         return "its weight visual.proj is not finite"
     if kind == "extra state cut short":
         (folder / "epoch_2.extra").write_bytes((folder / "epoch_2.extra").read_bytes()[:5000])
-        return "epoch_2.extra cannot be read"
+        return "epoch_2.extra cannot be read (the file is cut short)"
     torch.save({"list": [stored], "tensor": torch.ones(3), "no optimizer": {"epoch": 2, **stored}}[kind], path)
     if kind == "no optimizer":
         stored.pop("optimizer")

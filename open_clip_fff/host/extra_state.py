@@ -16,11 +16,11 @@ from typing import Any
 import open_clip_train.main as oc_main
 import torch
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.fixes import save_whole
 from open_clip_fff.host.seeding import generators
 from open_clip_fff.host.state import RunState
-from open_clip_fff.hub.checkpoints import extra_path
+from open_clip_fff.hub.checkpoints import extra_path, what_else
 from open_clip_fff.scope import View, replaced
 from open_clip_fff.settings.plan import Plan
 
@@ -131,7 +131,8 @@ def _read(load: Callable, checkpoint: Path | str, epoch: int) -> dict[str, Any]:
     except FileNotFoundError:
         raise UsageError(f"--resume {checkpoint}: its extra state {path} is not there") from None
     except Exception as error:
-        raise UsageError(f"--resume {checkpoint}: its extra state {path} cannot be read ({error})") from error
+        why = what_else(Path(path)) or reason(error)
+        raise UsageError(f"--resume {checkpoint}: its extra state {path} cannot be read ({why})") from error
     if extra.get("epoch") != epoch:
         raise UsageError(f"--resume {checkpoint}: {path} is of epoch {extra.get('epoch')}, not {epoch}")
     return extra

@@ -179,11 +179,13 @@ def _numbers_allowed() -> Any:
 
 
 def _unreadable(checkpoint: Path, error: Exception) -> UsageError:
-    return UsageError(f"{checkpoint}: cannot be read as a checkpoint ({_what_else(checkpoint) or reason(error)})")
+    return UsageError(f"{checkpoint}: cannot be read as a checkpoint ({what_else(checkpoint) or reason(error)})")
 
 
-def _what_else(path: Path) -> str | None:
+def what_else(path: Path) -> str | None:
     """What a file is that torch cannot read, where its form tells; torch speaks of `weights_only` whatever it meets."""
+    if not path.is_file():
+        return None
     with path.open("rb") as file:
         start = file.read(40)
     if start.startswith(b"PK"):
