@@ -29,7 +29,7 @@ def measure_bias(state: RunState, loader) -> None:
     model, criterion, args = state.model, state.criterion, state.args
     assert criterion is not None
     outlook = _outlook(state.plan)
-    total, images = torch.zeros(3, dtype=torch.float64, device=args.device), 0
+    total = torch.zeros(3, dtype=torch.float64, device=args.device)
     with torch.no_grad(), undisturbed(model):
         model.train()
         for output in islice(_outputs(model, loader, args), STEPS):
@@ -37,11 +37,9 @@ def measure_bias(state: RunState, loader) -> None:
             options: dict[str, Any] = {"foreseen": outlook.seen, **output}
             assignment = criterion.assignment(image, text, **options)
             total += cosine_sums(image, text, assignment)
-            images += len(image) * args.world_size
     state.tally.news()  # the epoch will meet the same rows again
     positives, pairs, cosines = total.tolist()
     mean_cosine, scale = cosines / max(pairs, 1.0), model.logit_scale.exp().item()
-    positives, pairs = outlook.added(positives, pairs, images)
     if not 0 < positives < pairs:
         if state.master:
             lacking = "negatives, all of their pairs are positives" if positives else "pairs"
@@ -61,37 +59,27 @@ def measure_bias(state: RunState, loader) -> None:
 
 
 class _Outlook(NamedTuple):
-    """What will be mined once the warm-up is over, as far as it is known before the first step.
+    """What will be mined once the warm-up is over, as far as it is to be counted before the first step.
 
     Attributes:
         seen: whether the features of the first batches tell.
-        per_image: mined captions per image that are known by number instead.
-        ignored: whether these leave the loss.
         words: in the log, what the share of positives holds.
     """
 
     seen: bool
-    per_image: float = 0.0
-    ignored: bool = False
     words: str = ""
-
-    def added(self, positives: float, pairs: float, images: int) -> tuple[float, float]:
-        """The counts of pairs in batches of so many images, with those that are known by number."""
-        mined = min(self.per_image * images, pairs - positives)
-        return (positives, pairs - mined) if self.ignored else (positives + mined, pairs)
 
 
 def _outlook(plan: Plan) -> _Outlook:
     config, connection = plan.mining, plan.connection
     late = "" if connection is None or not connection.start else "; the discriminator's come later"
     if config is None or not config.warmup:
-        return _Outlook(True, words=f" ({late[2:]})" if late else "")
+        return _Outlook(True, f" ({late[2:]})" if late else "")
     if plan.features not in SELF:
-        return _Outlook(True, words=f" (with what is mined after the warm-up{late})")
-    if config.per_image is None:  # the untrained model's features do not tell what the trained one's will
-        return _Outlook(False, words=f" (without what is mined after the warm-up, which is not known yet{late})")
-    words = f" (with the {config.per_image:g} captions per image that are mined after the warm-up{late})"
-    return _Outlook(False, config.per_image, config.mined_as == "ignore", words)
+        return _Outlook(True, f" (with what is mined after the warm-up{late})")
+    # The model's own features mine once it has learnt something, for which the bias must suit what it begins with: with
+    # the rate counted in, it learnt so slowly on the digits that the guard of self-mining never let it begin.
+    return _Outlook(False, f" (without what is mined after the warm-up, to which the learnt bias adapts{late})")
 
 
 def _outputs(model: nn.Module, loader, args) -> Iterator[dict[str, Tensor]]:
