@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from open_clip_fff.assignment.rate import RateThresholds
+from open_clip_fff.hub.base_names import base_names
 from open_clip_fff.hub.params import plan_of_run, read_params, upstream_of_run
 from open_clip_fff.settings import DEFAULTS, METHODS, Plan, make_plan
 from open_clip_fff.settings.description import settings
@@ -153,7 +154,7 @@ def check_settings(run: Exported) -> None:
         name = as_flag(each.flag)
         assert (name[2:] in rows) == each.effect != (f"`{name}`" in idle), name
         if each.effect:
-            assert rows[name[2:]] == f"`{each.value}` | {each.source}", name
+            assert rows[name[2:]] == f"`{base_names(each.value)}` | {each.source}", name
 
 
 def check_thresholds(run: Exported) -> None:
