@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from open_clip_fff.errors import UsageError
 from tests.conftest import colour_sample, write_tar
 
 
@@ -276,6 +277,6 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "epoch_1.pt"
     save_whole({"a": 1}, str(path))
     before = path.read_bytes()
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UsageError, match=r"epoch_1\.pt: cannot be saved \(disk full\)"):
         save_whole({"a": [io.BytesIO(), Unsaveable()]}, str(path))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -287,7 +287,7 @@ def test_mistakes_get_one_line_and_lose_nothing(trainer, tmp_path, capsys, expor
         f"{lone} --model local-dir:{tmp_path / 'no'} --out {x}": "cannot be looked up",
         f"{lone} --model a --model-config {tmp_path / 'no.json'} --out {x}": "no.json: there is no such file",
         f"{run} --ema --out {x}": "has no moving average beside it",
-        f"{run} --average 2 --out {x}": "has 1 numbered checkpoints",
+        f"{run} --average 2 --out {x}": "has 1 numbered checkpoint (",
         f"{run} --average --out {x}": "of how many?",
         f"--average {lone} {lone} --out {x}": "lone.pt is no number; checkpoints stand before it",
         f"{lone} --average 2 --out {x}": "is one checkpoint; give its run's folder",

@@ -10,7 +10,7 @@ import torch
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings
-from open_clip_fff.evaluation.layouts import FoundSet, download, find_sets, how_to_bring
+from open_clip_fff.evaluation.layouts import FoundSet, download, find_sets, how_to_bring, repository
 from open_clip_fff.evaluation.scoring import Evaluate, score_set
 from open_clip_fff.evaluation.store import Score
 from open_clip_fff.hub.loading import FORMS, add_architectures, check_given, load_model
@@ -85,11 +85,8 @@ def prepare(arguments: argparse.Namespace) -> list[FoundSet]:
         raise UsageError(f"{what} there, see above")
     print(f"{plural(len(found), 'sets')}: {', '.join(at.spec.name for at in found)}", flush=True)
     if missing:
-        print(
-            f"of the paper's, not in {root}: {', '.join(missing)} (--datasets NAME tells where one comes from, and "
-            f"--download fetches them)",
-            flush=True,
-        )
+        where = ", ".join(f"{name} ({repository(name)})" for name in missing)
+        print(f"of the paper's, not in {root}, but on the hub, from where --download fetches them: {where}", flush=True)
     return found
 
 

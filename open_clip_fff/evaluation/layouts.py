@@ -108,7 +108,7 @@ def other_split(at: FoundSet, split: str) -> FoundSet | None:
 def how_to_bring(names: Sequence[str], root: Path) -> str:
     """Where sets of the paper come from, as a table."""
     rows = [("not in " + str(root), "webdataset form, on the hub", "or torchvision's form, in DIR/SET or DIR")]
-    rows += [(name, _repositories(name)[0], " or ".join(map(" + ".join, NATIVE[name]))) for name in names]
+    rows += [(name, repository(name), " or ".join(map(" + ".join, NATIVE[name]))) for name in names]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{name:<{widths[0]}}   {hub:<{widths[1]}}   {native}" for name, hub, native in rows]
     return "\n".join([*lines, "--download fetches the webdataset form; a set's folder there may keep its hub name"])
@@ -133,6 +133,11 @@ def download(name: str, root: Path) -> None:
         except Exception as error:
             raise UsageError(f"--download: {repository} cannot be fetched ({reason(error)})") from error
     raise UsageError(f"--download: the hub has neither of {', '.join(_repositories(name))}")
+
+
+def repository(name: str) -> str:
+    """Where on the hub a set of the paper lies in webdataset form, or may."""
+    return _repositories(name)[0]
 
 
 def _repositories(name: str) -> list[str]:
