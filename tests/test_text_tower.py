@@ -252,7 +252,9 @@ def test_a_tower_that_sees_padding_trains_at_full_length_and_refuses_to_be_trimm
     assert "--trim-tokens: would change the features of --model tiny-bidirectional: every token" in printed
     assert len(printed.strip().splitlines()) == 1 and not trainer.run("refused").exists()
     assert trainer(*argv, "--name", "whole") == 0
-    assert re.search(r"text +at full length: every token of its text tower attends", capsys.readouterr().out)
+    assert re.search(
+        r"text tower +captions at full length: every token of its text tower attends", capsys.readouterr().out
+    )
     coca = {"multimodal_cfg": {"width": 32, "heads": 2, "layers": 1}}
     model = architecture(tmp_path, "tiny-writer", {"embed_cls": True, "output_tokens": True}, **coca)
     for flag, line in (("--trim-tokens", "CoCa also learns"), ("--distinct-captions", "needs each caption's tokens")):
@@ -316,7 +318,7 @@ def assert_same_training(trainer, *names: str) -> None:
 def test_a_run_is_the_same_trimmed_or_not(trainer, argv, capsys):
     whole = ["--no-trim-tokens", "--no-distinct-captions"]
     assert trainer(*argv, *STILL, "--name", "few", "--trim-multiple", "1") == 0
-    assert re.search(r"text +trimmed to the longest caption in up to 6 groups", capsys.readouterr().out)
+    assert re.search(r"text tower +captions trimmed to the longest in up to 6 groups", capsys.readouterr().out)
     assert trainer(*argv, *STILL, *whole, "--name", "whole") == 0
     assert_same_training(trainer, "few", "whole")
 
