@@ -134,15 +134,3 @@ def test_a_rank_that_is_stopped_is_named(trainer, tmp_path):
     code, lines = run.ended(120)
     assert code != 0 and len(lines) == 1, lines
     assert re.search(rf"rank 0 waited that many minutes for others; not heard from: rank 1 \(.*, pid {pid}\)", lines[0])
-
-
-@pytest.mark.slow
-def test_a_loader_worker_that_is_stopped_ends_the_run(trainer, tmp_path, capsys):
-    data = shards(tmp_path, (64,))
-    argv = ["--plugin", "tests.stopping", "--batch-hooks", "stopping", "--timeout", "0.1", "--workers", "1"]
-    os.environ["STOP_WORKERS"] = "1"
-    try:
-        assert trainer(*MANY, *argv, "--epochs", "9", "--name", "x", data=data) == 2
-    finally:
-        del os.environ["STOP_WORKERS"]
-    assert "the loader's workers gave no mini-batch for so many minutes" in capsys.readouterr().err
