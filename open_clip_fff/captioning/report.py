@@ -1,12 +1,13 @@
 """What a person sees when captions are there: how many, a few of them as training reads them, and how to train."""
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from webdataset.shardlists import expand_urls
 
 from open_clip_fff.captioning.examples import RAW, draw, examples, in_words
 from open_clip_fff.captioning.writing import COLUMN
+from open_clip_fff.data.data_sets import stem_of
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.plural import plural
 from open_clip_fff.settings.captions import CaptionSettings
@@ -63,5 +64,5 @@ def _flags(folder: OutFolder, sources: Mapping[str, str], most: int, field: str 
 def same_names(typed: str, folder: OutFolder, sources: Mapping[str, str]) -> str:
     """The shards of the folder, by the pattern that was typed where it fits."""
     pattern = str(folder.path / PurePosixPath(typed).name)
-    fits = [Path(url).stem for url in expand_urls(pattern)] == list(sources)
+    fits = [stem_of(url) for url in expand_urls(pattern)] == list(sources)
     return pattern if fits else str(folder.path / f"{{{','.join(sources)}}}{folder.suffix}")

@@ -15,9 +15,14 @@ def data_sets(shards: str) -> list[list[str]]:
     return [expand_urls(part) for part in shards.split(BETWEEN)]
 
 
+def stem_of(url: str) -> str:
+    """A shard's name without its suffix, `00001` of `s3://x/00001.tar`: what is written of a shard is called by it."""
+    return PurePosixPath(url.rstrip("/")).stem
+
+
 def parquet_name(url: str) -> str:
     """The name of a shard's parquet: `00001.parquet` of `s3://x/00001.tar`."""
-    return f"{PurePosixPath(url.rstrip('/')).stem}.parquet"
+    return f"{stem_of(url)}.parquet"
 
 
 def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:

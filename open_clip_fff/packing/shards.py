@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.data.columns import column_names, spaces_note
+from open_clip_fff.data.data_sets import parquet_name
 from open_clip_fff.data.shards import IMAGES, dotted_image, image_bytes, in_one_line, read_samples, what_is_held
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
@@ -130,7 +131,7 @@ def _check_images(shard: str) -> None:
 def _join(settings: PackSettings, kind: Kind) -> tuple[list[str], Callable[[Path, Share], Join | None]]:
     """What was understood of --captions, and what opens it."""
     place, typed = Path(settings.captions or ""), settings.columns
-    if any((place / f"{Path(url).stem}.parquet").exists() for url in kind.files):
+    if any((place / parquet_name(url)).exists() for url in kind.files):
         if settings.join != "key":
             raise UsageError(f"--join {settings.join}: {place} has a parquet per shard, which joins by key")
         columns = typed.captions or ("captions",)

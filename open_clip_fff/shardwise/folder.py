@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from open_clip_fff.data.data_sets import stem_of
 from open_clip_fff.data.ids import printable
 from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.shardwise.record import Record
@@ -83,7 +84,7 @@ def by_stem(urls: Iterable[str], flag: str = "--train-data") -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for url in urls:
-        stem = PurePosixPath(url.rstrip("/")).stem
+        stem = stem_of(url)
         if stem in found and found[stem] != url:
             raise UsageError(f"{flag}: {found[stem]} and {url} would share a name; go through their folders one by one")
         found[stem] = url
