@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
+from open_clip_fff.data.images import FORMATS, NO_IMAGE, colours
 from open_clip_fff.data.pictures import UNREADABLE
-from open_clip_fff.data.shards import NO_IMAGE
 from open_clip_fff.packing.items import LeaveOut
 from open_clip_fff.packing.settings import PictureSettings
 
 READ = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # what training reads, by PIL's names
+OPENED = (*FORMATS, "GIF", "BMP", "TIFF")  # and no other by its content, whatever its name says
 WRITTEN = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
@@ -32,7 +33,7 @@ def finish(content: bytes, wanted: PictureSettings) -> Finished:
         LeaveOut: if it cannot be read, or is too small.
     """
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content), formats=OPENED)
         own, short = READ.get(image.format or ""), min(image.size)
         if short < wanted.least:
             raise LeaveOut(f"smaller than {wanted.least} pixels")
@@ -52,7 +53,7 @@ def _smaller(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(image.size)
     width, height = (round(2 * scale * side) for side in image.size)
     image.draft(None, (width, height))  # a JPEG is then decoded at a fraction of its size
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    image = colours(ImageOps.exif_transpose(image))
     scale = size / min(image.size)
     width, height = (max(size, round(scale * side)) for side in image.size)
     return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)

@@ -17,6 +17,9 @@ from PIL import Image
 from open_clip_fff.data.images import colours, open_image, read_image
 from open_clip_fff.evaluation.benchmark import EvalSettings, make_loader
 from open_clip_fff.evaluation.layouts import find_set
+from open_clip_fff.packing.items import LeaveOut
+from open_clip_fff.packing.pictures import finish
+from open_clip_fff.packing.settings import PictureSettings
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.hostile.conftest import FFF as MANY
@@ -148,3 +151,11 @@ def test_sixteen_bit_images_reach_training_scaled(trainer, tmp_path):
     assert trainer(*FFF, "--image-mean", "0", "0", "0", "--image-std", "1", "1", "1", "--name", "x", data=data) == 0
     images = torch.cat([batch.images for batch in recorder.BATCHES])
     assert torch.allclose(images, torch.full_like(images, (20_000 >> 8) / 255), atol=1 / 255)
+
+
+def test_packing_opens_what_it_says_and_scales_sixteen_bits():
+    with pytest.raises(LeaveOut):
+        finish(EPS, PictureSettings())
+    grey = np.full((40, 40), 20_000, dtype=np.uint16)
+    smaller = finish(png(grey), PictureSettings(resize=20, format="png"))
+    assert smaller.anew and np.unique(np.asarray(Image.open(io.BytesIO(smaller.content)))).tolist() == [20_000 >> 8]
