@@ -95,8 +95,12 @@ class VerdictCache:
         for path, connection in [(self.path, self._own), *self._others.items()]:
             try:
                 for place, key in enumerate(keys):
-                    if q[place] is None and (row := connection.execute(_FIND, key).fetchone()):
-                        q[place] = row[0] if _is_score(row[0]) else self._pass_over(path, row[0])
+                    if q[place] is not None or not (row := connection.execute(_FIND, key).fetchone()):
+                        continue
+                    if _is_score(row[0]):
+                        q[place] = row[0]
+                    else:
+                        self._pass_over(path, row[0])
             except sqlite3.Error:  # another rank's file may be half made, or gone; its verdicts are a gift
                 if path == self.path:
                     raise

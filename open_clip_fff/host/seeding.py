@@ -7,7 +7,7 @@ OpenCLIP's, so is the stream of random numbers: each rank's generators are kept 
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -81,7 +81,7 @@ def after_epoch(state: RunState) -> None:
 
 def generators(device: str) -> dict[str, Any]:
     """The state of this process's generators, in types that `torch.load(weights_only=True)` reads."""
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
     states = {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "torch": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if torch.device(device).type == "cuda" else {})
 
