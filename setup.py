@@ -44,5 +44,5 @@ setup(
         # The sparse sums of eval/compare.py's bootstrap; scikit-learn brings it.
         "scipy",
     ],
-    extras_require={"test": ["pytest", "pytest-xdist"]},
+    extras_require={"test": ["pytest", "pytest-xdist", "hypothesis"]},
 )

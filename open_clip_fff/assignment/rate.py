@@ -85,6 +85,15 @@ def level_at(number: Tensor) -> Tensor:
     return torch.exp2(number / OCTAVE - LEVELS // OCTAVE)
 
 
+def first_bin_of_levels(above: Tensor, up_to: Tensor, share: Tensor | float) -> Tensor:
+    """The lowest bin whose level is one of the first `up_to`, and with at most `share` in it or above.
+
+    By the places of levels, as pairs are counted: of a level at which a place begins, all pairs may be too many.
+    """
+    beyond = (level_number(above.float()) >= up_to) & (above > 0)
+    return (beyond | (above > share)).sum()
+
+
 class RateThresholds:
     """Finds and holds the thresholds at which `config.per_image` captions per image are mined.
 
@@ -176,14 +185,14 @@ class RateThresholds:
     def _thresholds(self, known: Counts) -> Thresholds:
         target = self.per_image * known.rows * (1 + 1e-9)  # counts that faded are rounded: a cap's last pair is one
         up_to = (known.levels.cumsum(0) <= target).sum()
-        above, level = shares_above(known.cosines), level_at(up_to)
+        above = shares_above(known.cosines)
+        alone: Tensor | float = 1.0
         if self.config.cap is None:
             # Any one clause at this level finds `per_image` alone, so that no higher one can be right; levels that were
             # counted by older shares may say otherwise where many pairs tie.
             alone = self.per_image * known.rows / known.cosines[:OWN].sum(dim=1).amax().clamp(min=1)
-            level = torch.minimum(level, alone)
         p1, p2, p3 = (
-            None if on is None else edge(first_bin(above[row], level))
+            None if on is None else edge(first_bin_of_levels(above[row], up_to, alone))
             for row, on in ((IMAGE_TEXT, self.config.p1), (IMAGE_IMAGE, self.config.p2), (TEXT_TEXT, self.config.p3))
         )
         p1_prime = self._p1_prime(known)

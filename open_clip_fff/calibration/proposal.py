@@ -4,8 +4,8 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-from open_clip_fff.assignment.histograms import BINS, first_bin
-from open_clip_fff.assignment.rate import level_at
+from open_clip_fff.assignment.histograms import BINS
+from open_clip_fff.assignment.rate import first_bin_of_levels, level_at
 from open_clip_fff.calibration.curves import TOGETHER, Curves, in_batches
 from open_clip_fff.calibration.spread import Spread
 from open_clip_fff.errors import UsageError
@@ -59,9 +59,10 @@ def propose(spread: Spread, curves: Curves, wanted: MiningConfig, batch: int, pe
         )
     up_to = (curves.counts[0, TOGETHER].cumsum(dim=0) <= target).sum()
     # a clause finds as many alone, so that no higher level can be right: levels jump where many pairs tie
-    level = min(float(level_at(up_to)), target / max(pairs))
+    alone = target / max(pairs)
+    level = min(float(level_at(up_to)), alone)
     above = spread.above
-    numbers = [int(first_bin(row, level)) for row in above]
+    numbers = [int(first_bin_of_levels(row, up_to, alone)) for row in above]
     shares = [float(row[number]) if number < BINS else 0.0 for row, number in zip(above, numbers, strict=True)]
     on = (wanted.p1, wanted.p2, wanted.p3)
     p1, p2, p3 = (None if bar is None else readable(number) for bar, number in zip(on, numbers, strict=True))

@@ -12,8 +12,8 @@ def _hash63(content: bytes) -> int:
 
 
 def printable(text: str) -> str:
-    """A name for a terminal or a log; bytes in it that are not UTF-8 are escaped."""
-    return text.encode(errors="backslashreplace").decode()
+    """A name for a terminal or a log; what no terminal should be told is escaped, as are bytes that are not UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def sample_id(image: bytes | str | None) -> int:
