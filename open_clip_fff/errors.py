@@ -26,6 +26,7 @@ def own_words(error: BaseException) -> str:
 
 def reason(error: BaseException, length: int = 200) -> str:
     """What a library's error says, in one short line: libraries may list every model they know, and open files."""
-    said = error.args[0] if len(error.args) > 1 and isinstance(error.args[0], str) else error  # webdataset adds some
+    more = len(error.args) > 1 and isinstance(error.args[0], str) and not isinstance(error, UnicodeError)
+    said = error.args[0] if more else error  # webdataset adds some
     text = re.sub(r"( @)? <_io\..*", "", (str(said).strip() or type(error).__name__).splitlines()[0])
     return text if len(text) <= length else f"{text[:length]}…"

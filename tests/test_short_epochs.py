@@ -105,8 +105,9 @@ class Launched:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [MANY, ["--method", "clip"], []], ids=["fff", "clip", "stock"])
 def test_a_rank_without_rows_ends_the_run_on_both(trainer, tmp_path, method):
+    """Which no header tells: none of its images can be read."""
     data = shards(tmp_path, (16, 16))
-    write_tar(tmp_path / "01.tar", {})
+    write_tar(tmp_path / "01.tar", {f"{row}": {**colour_sample(row), "png": b"<html>"} for row in range(16)})
     code, lines = Launched(trainer, tmp_path / "log", *method, "--name", "x", data=data).ended(90)
     assert code != 0 and any("loader gave 0 of 2 mini-batches in epoch 0" in line for line in lines), lines
 

@@ -13,9 +13,9 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from open_clip_fff.data.ids import caption_hash
+from open_clip_fff.data.ids import caption_hash, printable
 from open_clip_fff.data.rows import RowFeatures
-from open_clip_fff.data.sidecar import Sidecar
+from open_clip_fff.data.sidecar import BYTES, Sidecar
 from open_clip_fff.errors import OneRankError
 from open_clip_fff.fingerprint import same_model
 from open_clip_fff.hub.identity import stored_name
@@ -43,6 +43,10 @@ class Stored(NamedTuple):
 
 class NoFeatures(Exception):
     """A sample without readable features; it is skipped."""
+
+
+class FeaturesNotFinite(NoFeatures):
+    """A sample with NaN or infinity among the features that it needs; it is skipped, too."""
 
 
 def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], model: str) -> bytes:
@@ -113,7 +117,7 @@ class FeatureReader:
 
     def __init__(self, sidecar: str | None, model: str | None = None, shards: str | None = None) -> None:
         flag = "--feature-sidecar"
-        self.sidecar = None if sidecar is None else Sidecar(sidecar, (COLUMN,), flag, flag, shards)
+        self.sidecar = None if sidecar is None else Sidecar(sidecar, (COLUMN,), flag, flag, shards, BYTES)
         self.model = model
         self.widths: tuple[int, int] | None = None
 
@@ -139,15 +143,22 @@ class FeatureReader:
 
         Raises:
             NoFeatures: if the sample has none, or none that can be read.
+            FeaturesNotFinite: if the image's, or one of these captions', are not finite.
             OneRankError: if they are another model's than those before, or not of these captions.
         """
         url, key = str(sample["__url__"]), str(sample["__key__"])
+        at = printable(f"{url}: {key}")
         content = sample.get(MEMBER)
         if self.sidecar is not None:
             content = next(iter(self.sidecar.lookup(url, key).get(COLUMN, [])), None)
+            if self.sidecar.damage:
+                raise NoFeatures(self.sidecar.damage)
         if not isinstance(content, bytes):
-            raise NoFeatures(f"{key} has none")
-        stored = unpack(content)
+            raise NoFeatures(f"{at} has no stored features")
+        try:
+            stored = unpack(content)
+        except NoFeatures as error:
+            raise NoFeatures(f"{at}: its stored features cannot be read ({error})") from error
         widths = (len(stored.image), stored.texts.shape[1])
         self.model, self.widths = self.model or stored.model, self.widths or widths
         for what, theirs, ours, same in (
@@ -156,7 +167,7 @@ class FeatureReader:
         ):
             if not same:
                 raise OneRankError(
-                    f"--mining-features precomputed: {url}: {key}: its features are {what} {theirs}, not {what} {ours}"
+                    f"--mining-features precomputed: {at}: its features are {what} {theirs}, not {what} {ours}"
                 )
         places = {int(number): place for place, number in enumerate(stored.captions)}
         chosen = []
@@ -164,8 +175,11 @@ class FeatureReader:
             place = places.get(caption_hash(text))
             if place is None:
                 raise OneRankError(
-                    f"--mining-features precomputed: {url}: {key}: no feature of its caption {text[:60]!r}; make the "
+                    f"--mining-features precomputed: {at}: no feature of its caption {text[:60]!r}; make the "
                     f"features again from the captions that are trained on"
                 )
             chosen.append(place)
-        return RowFeatures(stored.image, stored.texts[chosen])
+        features = RowFeatures(stored.image, stored.texts[chosen])
+        if not all(np.isfinite(part).all() for part in features):
+            raise FeaturesNotFinite(f"{at}: its stored features are not finite")
+        return features

@@ -1,13 +1,12 @@
 """From a sample as it lies in the tar to its image and the envelope of its captions."""
 
-import logging
 from collections.abc import Iterator
 
-from open_clip_fff.data.features import FeatureReader, NoFeatures
+from open_clip_fff.data.features import FeatureReader, FeaturesNotFinite, NoFeatures
 from open_clip_fff.data.rows import seal
 from open_clip_fff.data.shards import IMAGES, id_of
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.tally import BAD_CAPTIONS, NO_CAPTION, NO_FEATURES, Tally
+from open_clip_fff.data.tally import BAD_CAPTIONS, NO_CAPTION, NO_FEATURES, NOT_FINITE, Tally
 
 
 class Sealer:
@@ -37,10 +36,7 @@ class Sealer:
         reader, tally = self.reader, self.tally
         found, damage = reader.read(sample)
         if damage:
-            tally.damaged(BAD_CAPTIONS)
-            if damage[0] != self._told:  # a sidecar's damage is the same for a whole shard
-                self._told = damage[0]
-                logging.warning(f"{self._told}. Going on without it.")
+            tally.damaged(BAD_CAPTIONS, self._line(damage[0]))
         row = reader.row_of(id_of(sample), found, reader.class_of(sample))
         tally.read(row, found)
         if not row.captions:
@@ -49,7 +45,15 @@ class Sealer:
         if self.features is not None:
             try:
                 row = row.with_features(self.features.read(sample, row.captions))
-            except NoFeatures:
-                tally.damaged(NO_FEATURES)
+            except NoFeatures as why:
+                kind = NOT_FINITE if isinstance(why, FeaturesNotFinite) else NO_FEATURES
+                tally.damaged(kind, self._line(str(why)))
                 return None
         return seal(row)
+
+    def _line(self, damage: str) -> str:
+        """A line for the log; none for what was told last: a sidecar's damage is the same for a whole shard."""
+        if damage == self._told:
+            return ""
+        self._told = damage
+        return f"{damage}. Going on without it."

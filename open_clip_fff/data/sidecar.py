@@ -2,17 +2,40 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from open_clip_fff.data.columns import column_names, find_column, spaces_note
 from open_clip_fff.data.data_sets import BETWEEN, parquet_name, parquets
-from open_clip_fff.errors import UsageError
+from open_clip_fff.data.ids import printable
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.settings.names import find_name
 
 KEY = "key"
-_TEXT = ("string", "large_string", "binary", "large_binary", "fixed_size_binary", "null")  # how arrow names them
+_BINARY = ("binary", "large_binary", "fixed_size_binary", "null")  # how arrow names them
 
 Rows = Mapping[str, Mapping[str, list]]
+
+
+class Holds(NamedTuple):
+    """What the cells of a sidecar's columns are.
+
+    Attributes:
+        kinds: of arrow's types, how their names start.
+        words: for error lines.
+    """
+
+    kinds: tuple[str, ...]
+    words: str
+
+    def fits(self, kind: Any) -> bool:
+        """Whether an arrow type is one of these, or lists of them, however they are stored."""
+        while hasattr(kind, "value_type"):  # of a list's or a dictionary's values
+            kind = kind.value_type
+        return str(kind).startswith(self.kinds)
+
+
+TEXT = Holds(("string", "large_string", *_BINARY), "strings or lists of them")
+BYTES = Holds(_BINARY, "bytes, as scripts/embed.py does")
 
 
 class Sidecar:
@@ -29,6 +52,7 @@ class Sidecar:
         column_flag: the flag that named the columns.
         shards: the data sets, `A::B`, whose stems are checked against each other; None where there is one folder, and
             nothing is known of other shards.
+        holds: what the columns should hold.
 
     Attributes:
         damage: why the sidecar of the shard that was looked up last cannot be read; None where it can.
@@ -44,7 +68,9 @@ class Sidecar:
         flag: str = "--caption-sidecar",
         column_flag: str = "--sidecar-text-key",
         shards: str | None = None,
+        holds: Holds = TEXT,
     ) -> None:
+        self._holds = holds
         self.folder, self.columns, self.flag, self.column_flag = folder, columns, flag, column_flag
         self._paths = {} if shards is None else parquets(folder, shards, flag)
         self.damage: str | None = None
@@ -70,7 +96,7 @@ class Sidecar:
             A line for each column that was typed without the spaces around its name.
 
         Raises:
-            UsageError: if it is not there, cannot be read, lacks a column, or has one that cannot hold text.
+            UsageError: if it is not there, cannot be read, lacks a column, or has one of another type.
         """
         import pyarrow.parquet as pq
 
@@ -87,12 +113,19 @@ class Sidecar:
         for column in self.columns:
             name = find_column(self.column_flag, column, schema.names, str(path))
             kind = schema.field(name).type
-            if not _holds_text(kind):
-                raise UsageError(
-                    f"{self.column_flag} {column}: {path} holds {kind} there; write strings or lists of them"
-                )
+            if not self._holds.fits(kind):
+                raise UsageError(f"{self.column_flag} {column}: {path} holds {kind} there; write {self._holds.words}")
             notes += spaces_note(self.column_flag, column, name)
         return notes
+
+    def size(self, url: str) -> int | None:
+        """How many rows the parquet of a shard has, maybe several of a key; None where it cannot be read."""
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.read_metadata(self.path(url)).num_rows
+        except (OSError, ValueError):
+            return None
 
     def check_join(self, url: str, keys: Iterable[str]) -> None:
         """Refuses a sidecar that knows none of a shard's keys.
@@ -124,8 +157,8 @@ class Sidecar:
             self._url, self._rows, self.damage = url, {}, None
             try:
                 self._rows = self._load(url)
-            except (OSError, ValueError, KeyError) as error:  # missing, cut short, or without a column
-                self.damage = f"{self.path(url)} cannot be read ({error})"
+            except (OSError, ValueError) as error:  # missing, cut short, no parquet, or of other columns
+                self.damage = printable(f"{self.path(url)} cannot be read ({reason(error)})")
         return self._rows.get(key, {})
 
     def _load(self, url: str) -> Rows:
@@ -133,7 +166,13 @@ class Sidecar:
 
         rows: dict[str, dict[str, list]] = {}
         with pq.ParquetFile(self.path(url)) as file:
-            names = {column: find_name(column, file.schema_arrow.names) or column for column in self.columns}
+            there = file.schema_arrow
+            names = {column: find_name(column, there.names) or column for column in self.columns}
+            if missing := [name for name in (KEY, *names.values()) if name not in there.names]:
+                raise ValueError(f"it has no column {missing[0]!r}; it has {column_names(there.names)}")
+            for name in names.values():
+                if not self._holds.fits(kind := there.field(name).type):
+                    raise ValueError(f"its column {name!r} holds {kind}, and not {self._holds.words}")
             table = file.read(columns=[KEY, *names.values()])
         for row in table.to_pylist():
             if row[KEY] is not None:
@@ -145,10 +184,3 @@ class Sidecar:
 
 def _text(key: object) -> str:
     return key.decode() if isinstance(key, bytes) else str(key)
-
-
-def _holds_text(kind: Any) -> bool:
-    """Whether an arrow type is strings or lists of them, however they are stored."""
-    while hasattr(kind, "value_type"):  # of a list's or a dictionary's values
-        kind = kind.value_type
-    return str(kind).startswith(_TEXT)

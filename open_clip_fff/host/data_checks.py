@@ -114,9 +114,9 @@ def _check_val_sidecar(args: argparse.Namespace, captions: CaptionSettings) -> N
 def _check_shards(args: argparse.Namespace) -> None:
     if args.train_num_samples is not None and args.train_num_samples < 1:
         raise UsageError(f"--train-num-samples {args.train_num_samples}: it is 1 or more")
-    size, shards = get_dataset_size(args.train_data)
-    if not size and args.train_num_samples is None:
+    if args.train_num_samples is None and not get_dataset_size(args.train_data)[0]:
         raise UsageError("--train-num-samples: say how many images the shards hold (or put a sizes.json beside them)")
+    shards = len(expand_urls(args.train_data)[0])
     readers = max(args.workers, 1) * args.world_size  # each reads shards of its own
     if shards < readers and not args.dataset_resampled:
         what = f"{plural(readers, 'loader workers')} over all ranks" if args.workers else f"{args.world_size} ranks"

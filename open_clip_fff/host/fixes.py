@@ -1,7 +1,6 @@
 """What breaks in OpenCLIP 3.3 with today's libraries, each mended for the length of a run, each with its reason."""
 
 import inspect
-import logging
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -16,7 +15,9 @@ import webdataset as wds
 from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
 
+from open_clip_fff.data.ids import printable
 from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_rgb, read_image
+from open_clip_fff.data.reading import ShardReader
 from open_clip_fff.data.tally import BAD_MEMBER, Tally
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
@@ -26,8 +27,7 @@ from open_clip_fff.whole import whole_file
 
 ImageReader = Callable[[Any], Image.Image]  # of bytes or a path
 
-# as OpenCLIP has them: `counting_damage` may stand inside another of its kind
-_nothrow, _log_and_continue = oc_data.tarfile_to_samples_nothrow, oc_data.log_and_continue
+_nothrow = oc_data.tarfile_to_samples_nothrow  # OpenCLIP's: `counting_damage` may stand inside another of its kind
 
 
 @contextmanager
@@ -62,11 +62,10 @@ def fixes(tally: Tally, seed: int, images: ImageReader) -> Iterator[None]:
 
 def counting_damage(tally: Tally) -> AbstractContextManager[None]:
     """Data sets made meanwhile count in `tally` what they skip; the innermost such tally is the one that counts."""
-    handler = partial(count_and_continue, tally, _log_and_continue)
     return replaced(
         oc_data,
-        log_and_continue=handler,
-        tarfile_to_samples_nothrow=partial(_nothrow, handler=handler),
+        log_and_continue=partial(count_and_continue, tally),
+        tarfile_to_samples_nothrow=ShardReader(_nothrow, tally.shards),
         CsvDataset=partial(ForgivingCsvDataset, tally),
     )
 
@@ -115,10 +114,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def count_and_continue(tally: Tally, upstream: object, error: Exception) -> bool:
-    """OpenCLIP's handler, which warns and goes on, with a count for the epoch's end."""
-    tally.damaged(BAD_MEMBER)
-    return upstream(error)  # type: ignore[operator]
+def count_and_continue(tally: Tally, error: Exception) -> bool:
+    """In place of OpenCLIP's handler, which goes on, too: names what cannot be read, and counts for the epoch's end."""
+    where, cause = "a shard", error
+    if isinstance(error, wds.autodecode.DecodingError):
+        where, cause = f"{error.url}: {error.key}.{error.k}", error.__cause__ or error
+    elif urls := [part for part in error.args[1:] if isinstance(part, str)]:
+        where = urls[-1]
+    tally.damaged(BAD_MEMBER, printable(f"{where} cannot be read ({reason(cause)}). Going on without it."))
+    return True
 
 
 class ForgivingCsvDataset(oc_data.CsvDataset):
@@ -134,8 +138,7 @@ class ForgivingCsvDataset(oc_data.CsvDataset):
             try:
                 return super().__getitem__(row)
             except NO_IMAGE as error:
-                self.tally.damaged(BAD_MEMBER)
-                logging.warning(f"{self.images[row]} cannot be read ({error}). Using the next row.")
+                self.tally.damaged(BAD_MEMBER, f"{self.images[row]} cannot be read ({error}). Using the next row.")
         raise OSError("no image of this CSV can be read")
 
 

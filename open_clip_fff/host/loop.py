@@ -21,7 +21,8 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.host.zero_shot import Watch
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.registry import LOSSES, LossContext
-from open_clip_fff.report.coverage import caption_line, damage_line, too_little
+from open_clip_fff.plural import plural
+from open_clip_fff.report.coverage import LOST, caption_line, damage_line, lost_line, too_little
 from open_clip_fff.report.late import never_begins
 from open_clip_fff.report.mining_warning import mining_warning
 from open_clip_fff.report.step_log import Pace, StepReport
@@ -120,7 +121,12 @@ def _tell_rows(state: RunState, epoch: int) -> None:
     Raises:
         UsageError: on every rank, if a source fell below --min-coverage.
     """
-    news, captions = _over_ranks(state.tally.news(), state.args.device), state.plan.captions
+    lost, captions = state.tally.shards.take(), state.plan.captions
+    news = _over_ranks({**state.tally.news(), LOST: len(lost)}, state.args.device)
+    if news[LOST]:
+        line = lost_line(_joined(lost), state.rows.rows)
+        if state.master:
+            logging.warning(f"Lost of {plural(len(state.tally.shards), 'shards')} in epoch {epoch}: {line}")
     if state.master:
         if read := caption_line(news, captions):
             logging.info(f"Captions in epoch {epoch}: {read}")
@@ -131,11 +137,24 @@ def _tell_rows(state: RunState, epoch: int) -> None:
 
 
 def _over_ranks(counts: dict[str, int], device: str) -> dict[str, int]:
-    if not (dist.is_available() and dist.is_initialized()):
+    if not _several():
         return counts
     sums = torch.tensor(list(counts.values()), device=device)
     dist.all_reduce(sums)
     return dict(zip(counts, sums.tolist(), strict=True))
+
+
+def _joined(own: dict[str, int]) -> dict[str, int]:
+    """What all ranks have."""
+    if not _several():
+        return own
+    everywhere = [own] * dist.get_world_size()
+    dist.all_gather_object(everywhere, own)
+    return {name: number for each in everywhere for name, number in each.items()}
+
+
+def _several() -> bool:
+    return dist.is_available() and dist.is_initialized()
 
 
 class Reporter:

@@ -28,10 +28,12 @@ from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.peers import bounded_waits
 from open_clip_fff.host.resuming import resuming
 from open_clip_fff.host.state import RunState
+from open_clip_fff.host.streams import outlook, rows_of_data
 from open_clip_fff.host.told import plan_text
 from open_clip_fff.host.validation import evaluator
 from open_clip_fff.host.zero_shot import sets_to_watch
 from open_clip_fff.hub.borrowed import bring_parts
+from open_clip_fff.hub.checkpoints import read_epoch
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.scope import replaced
 from open_clip_fff.settings.consistency import idle_notes
@@ -67,11 +69,14 @@ def run(argv: list[str]) -> None:
         check_host(args, plan)
         check_weights(args, plan)
         resumed = going_on(args, plan)
-        _warn(args, plan, resumed.notes)
+        rows = rows_of_data(args, plan)
+        epoch = None if resumed.checkpoint is None else read_epoch(resumed.checkpoint)
+        foreseen = outlook(args, plan, rows, epoch or 0)
+        _warn(args, plan, [*resumed.notes, *foreseen.warnings])
         if plan.typed:
-            plan = _introduced(args, plan)
+            plan = _introduced(args, plan, foreseen.rows)
             _fill(args, plan)
-        with _logging_put_back(last_error), _seams(_loaded(RunState(args, plan)), resumed):
+        with _logging_put_back(last_error), _seams(_loaded(RunState(args, plan, rows=rows)), resumed):
             if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
                 raise UsageError(f"OpenCLIP gave up: {last_error.text or 'its own line above says why'}")
 
@@ -112,7 +117,7 @@ def _warn(args, plan: Plan, more: Sequence[str]) -> None:
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
 
 
-def _introduced(args, plan: Plan) -> Plan:
+def _introduced(args, plan: Plan, rows: str) -> Plan:
     """The plan as the data make it; prints it, the captions' coverage, three rows. On rank 0; every rank checks."""
     plan, previews, captions = preview_training_data(args, plan)
     if args.rank != 0:
@@ -121,6 +126,8 @@ def _introduced(args, plan: Plan) -> Plan:
     print(plan_text(args, plan))
     if previews:
         print("\n".join(preview_lines(previews, captions)))
+    if rows:
+        print(f"Rows: {rows}")
     print(flush=True)
     return plan
 

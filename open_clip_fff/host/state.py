@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from open_clip_fff.data.row_counts import RowCounts
 from open_clip_fff.data.tally import Tally
 from open_clip_fff.evaluation.layouts import FoundSet
 from open_clip_fff.hooks.registry import BatchHook, SeesSteps
@@ -25,6 +26,7 @@ class RunState:
         plan: what the run does beyond OpenCLIP; nothing, where no flag of ours was typed.
         frozen: the model that mines, loaded before anything else; None where none does.
         sentences: the sentence-embedding model that mines, likewise.
+        rows: what is known of the shards' rows.
         tally: rows that the loader read, skipped or found damaged.
         model: the trained model, once made (not wrapped by DDP).
         hooks: what each batch passes before the towers.
@@ -43,6 +45,7 @@ class RunState:
     plan: Plan
     frozen: FrozenModel | None = None
     sentences: SentenceModel | None = None
+    rows: RowCounts = field(default_factory=RowCounts)
     tally: Tally = field(init=False)
     model: Any = None
     hooks: list[BatchHook] = field(default_factory=list)
@@ -57,7 +60,7 @@ class RunState:
     guard: StepGuard = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tally = Tally(self.plan.captions.sources)
+        self.tally = Tally(self.plan.captions.sources, self.rows.shards)
         self.guard = StepGuard(self.plan.safety.on_nonfinite, self.args.accum_freq)
 
     @property

@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from open_clip_fff.plural import plural
 from open_clip_fff.settings.captions import CaptionSettings
 
+LOST = "shards lost"
+NAMED = 10  # shards in a line
+
 
 def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | None:
     """Coverage by source, captions per image, repeats and length; None where no row was counted.
@@ -27,6 +30,25 @@ def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | No
 def damage_line(news: Mapping[str, int], kinds: tuple[str, ...]) -> str | None:
     """Rows that were skipped or damaged; None where there were none."""
     return ", ".join(f"{news[kind]:,} {kind}" for kind in kinds if news[kind]) or None
+
+
+def lost_line(read: Mapping[str, int], rows: Mapping[str, int]) -> str:
+    """Shards that were lost in an epoch, and the rows that they cost.
+
+    Args:
+        read: by shard, how many rows were read of it before.
+        rows: by shard, how many it holds, of those of which that is known.
+    """
+    known = {url: max(rows[url] - given, 0) for url, given in read.items() if url in rows}
+    parts = [
+        f"{url} ({plural(known[url], 'rows') if url in known else 'rows not known'}"
+        + (f" beyond the first {given:,})" if given else ")")
+        for url, given in sorted(read.items())
+    ]
+    more = [f"and {len(parts) - NAMED} more"] if len(parts) > NAMED else []
+    cost = plural(sum(known.values()), "rows") if known else "rows not known"
+    cost += f" of {len(known):,} of them, the others' not known" if 0 < len(known) < len(read) else ""
+    return f"{plural(len(read), 'shards')}, {cost}: {', '.join([*parts[:NAMED], *more])}"
 
 
 def too_little(news: Mapping[str, int], captions: CaptionSettings) -> str | None:

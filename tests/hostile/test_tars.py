@@ -114,6 +114,7 @@ def test_images_that_are_none_in_tars(trainer, tmp_path):
     write_tar(tmp_path / "00.tar", samples)
     log = train(trainer, ["--train-data", str(tmp_path / "00.tar"), "--epochs", "2"], GOOD)
     assert "4 with an unreadable member or image" in log and log.count("Train Epoch: 1") == 1
+    assert f"{tmp_path}/00.tar: no image.png cannot be read (cannot identify image file). Going on without it." in log
 
 
 def test_file_names_that_are_not_utf_8(trainer, tmp_path, capsys):
@@ -154,14 +155,6 @@ def test_tars_that_cannot_be_meant(refused, tmp_path):
     for name, content in {"half.tar": None, "empty.tar": b"", "page.tar": b"<html>" * 999}.items():
         (tmp_path / name).write_bytes(content if content is not None else (tmp_path / name).read_bytes())
         assert f"{name} cannot be read as a tar" in refused(data=["--train-data", str(tmp_path / name), *SIZE])
-
-
-def test_a_later_shard_that_is_cut_short_costs_its_own_rows(trainer, tmp_path):
-    for shard in range(2):
-        write_tar(tmp_path / f"{shard:02d}.tar", {f"{row}": colour_sample(row) for row in range(GOOD)})
-    (tmp_path / "01.tar").write_bytes((tmp_path / "01.tar").read_bytes()[:9_000])
-    log = train(trainer, ["--train-data", str(tmp_path / "{00..01}.tar")], GOOD)
-    assert "01.tar" in log and "with an unreadable member or image" in log
 
 
 @pytest.mark.parametrize("method", ["fff", "clip"])
