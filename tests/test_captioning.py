@@ -21,8 +21,8 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.settings import CaptionSettings
 from tests.captioning_models import make_captioner
 from tests.conftest import colour_sample, write_tar
-from tests.killed import ROOT, contents, run
 from tests.matching_models import make
+from tests.programs import ROOT, contents, run, torchrun
 
 CAPTION = str(ROOT / "scripts" / "caption.py")
 SHORT = Decoding(captions=3, max_new_tokens=8)
@@ -343,15 +343,15 @@ def test_memory_that_is_too_small_is_a_line(program, flags, monkeypatch, tmp_pat
 def test_a_killed_run_that_is_started_again_gives_the_same_bytes(all_flags, tmp_path):
     """Killed with a shard's captions made but not named, between record and file, and between two shards."""
     command = [CAPTION, *all_flags, "--out"]
-    assert run([*command, str(tmp_path / "whole")], tmp_path).returncode == 0
+    assert run(*command, str(tmp_path / "whole")).returncode == 0
     whole = contents(tmp_path / "whole")
     assert len(whole) == 10 and whole["examples.png"][:4] == b"\x89PNG"
     for point in (2, 3, 6):
         out = tmp_path / str(point)
-        run([*command, str(out)], tmp_path, die_at=point)
+        run(*command, str(out), die_at=point)
         left = contents(out)
         assert left != whole and all(left[name] == whole[name] for name in left if "/." not in f"/{name}")
-        done = run([*command, str(out)], tmp_path)
+        done = run(*command, str(out))
         assert done.returncode == 0 and f"{4 - (point - 2) // 2} of 4 shards to do" in done.stdout, done
         left = contents(out)
         assert {name: left[name] for name in left if not name.split("/")[-1].startswith(".")} == whole
@@ -359,9 +359,8 @@ def test_a_killed_run_that_is_started_again_gives_the_same_bytes(all_flags, tmp_
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_as_one(all_flags, tmp_path):
-    assert run([CAPTION, *all_flags, "--out", str(tmp_path / "one")], tmp_path).returncode == 0
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = run([*torchrun, CAPTION, *all_flags, "--out", str(tmp_path / "two")], tmp_path)
+    assert run(CAPTION, *all_flags, "--out", str(tmp_path / "one")).returncode == 0
+    done = torchrun(2, CAPTION, *all_flags, "--out", str(tmp_path / "two"))
     assert done.returncode == 0 and done.stdout.count("holds 4 of 4 shards: 64 images") == 1, done
     assert done.stdout.count("to train with them") == 1
     assert contents(tmp_path / "one") == contents(tmp_path / "two")

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from open_clip_fff.comparison.table import make_table
 from open_clip_fff.comparison.training import read_training
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.store import Score, model_folder, write_score
+from tests import programs
 from tests.test_curves import STOCK, result
 
 ROOT = Path(__file__).parent.parent
@@ -342,8 +341,8 @@ def test_the_whole_program(scores, tmp_path):
     out.mkdir()
     (out / "theirs.txt").write_text("kept")
     argv = ["--baseline", "logs/clip", "logs/fff <1>", "--store", scores.folder, "--out", out, "--resamples", "200"]
-    command = [sys.executable, ROOT / "eval" / "compare.py", *argv]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    command = [ROOT / "eval" / "compare.py", *argv]
+    done = programs.run(*command)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 120
     assert "NOTICE: fff <1> had 5 captions" in done.stdout and "2 of 11" in done.stdout
@@ -359,7 +358,7 @@ def test_the_whole_program(scores, tmp_path):
     assert [model["baseline"] for model in index["models"]] == [True, False] and index["resamples"] == 200
     assert index["sets"] == ["cifar10", "pets", "flickr30k"] and (out / "theirs.txt").read_text() == "kept"
     assert (out / "change.png").stat().st_size > 5_000 and not (out / "curves.png").exists()
-    done = subprocess.run([*map(str, command), "logs/none"], capture_output=True, text=True, timeout=300, cwd=ROOT)
+    done = programs.run(*command, "logs/none")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "eval/zero_shot.py" in done.stderr
 
 

@@ -1,8 +1,5 @@
 """The connection discriminator: what transformers itself would say, asked no more than is needed, and kept on disk."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +8,7 @@ from open_clip_fff.connection import DISCRIMINATORS, Judge, Judged, VerdictCache
 from open_clip_fff.data.ids import ID_VERSION, NO_ID, caption_hash
 from open_clip_fff.errors import UsageError
 from open_clip_fff.settings import ConnectionSettings
+from tests import programs
 from tests.conftest import TINY
 from tests.matching_models import make
 
@@ -394,7 +392,7 @@ def test_what_was_put_survives_sigkill(tmp_path):
         "cache._own.execute('BEGIN IMMEDIATE'); cache._own.execute('INSERT INTO verdicts VALUES (99, 99, 1)')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], timeout=120).returncode == -9
+    assert programs.run("-c", code, tmp_path).returncode == -9
     steps = list(range(50))
     for rank in (1, 0):  # as the same rank, and as another that reads its file
         cache = VerdictCache(tmp_path, "x", rank)

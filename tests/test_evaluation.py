@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -22,6 +21,7 @@ from open_clip_fff.evaluation.store import read_score
 from open_clip_fff.hub.description import describe
 from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.hub.loading import LoadedModel, load_model
+from tests import programs
 from tests.eval_sets import IMAGES, TORCHVISION, webdataset
 
 EVAL = Path(__file__).parent.parent / "eval"
@@ -93,7 +93,8 @@ def test_the_same_figures_as_clip_benchmarks_command_line(loaded, folder, tmp_pa
     command = [Path(sys.executable).with_name("clip_benchmark"), "eval", "--model", f"local-dir:{folder}"]
     command += ["--dataset", f"wds/{name}", "--dataset_root", root, "--num_workers", "1", "--recall_k", "1", "5", "10"]
     command += ["--batch_size", "16", "--output", tmp_path / "cb.json", *([] if amp else ["--no_amp"])]
-    subprocess.run(command, check=True, timeout=300, capture_output=True)
+    done = programs.run(*command)
+    assert done.returncode == 0, done
     theirs = json.loads((tmp_path / "cb.json").read_text())
     score, _ = score_set(
         loaded, find_set(name, tmp_path), EvalSettings(amp=amp, batch_size=16, workers=1, quiet=True), tmp_path / "s"
@@ -150,8 +151,8 @@ def test_the_program_resumes_and_names_what_is_missing(program, folder, tmp_path
     webdataset(tmp_path / "data" / "cifar10")
     webdataset(tmp_path / "data" / "flickr30k", retrieval=True)
     common = [folder, "--data-root", tmp_path / "data", "--store", tmp_path / "store"]
-    command = [sys.executable, EVAL / "zero_shot.py", *common]
-    first = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    first = programs.run(EVAL / "zero_shot.py", *common)
+    assert first.returncode == 0, first
     assert "1 of the paper's 11" in first.stdout and "clip-benchmark/wds_imagenet1k" in first.stdout
     assert "R@1/5/10" in first.stdout and "from the store" not in first.stdout
     again = program("zero_shot", *common)
@@ -159,7 +160,7 @@ def test_the_program_resumes_and_names_what_is_missing(program, folder, tmp_path
     shutil.rmtree(next((tmp_path / "store").glob("*/cifar10")))
     assert program("zero_shot", *common).out.count("from the store") == 1
     built = [Path(sys.executable).with_name("clip_benchmark"), "build", *(tmp_path / "store").glob("*/*/result.json")]
-    subprocess.run([*built, "--output", tmp_path / "all.csv"], check=True, timeout=300)
+    assert programs.run(*built, "--output", tmp_path / "all.csv").returncode == 0
     assert len((tmp_path / "all.csv").read_text().splitlines()) == 3
 
 

@@ -18,6 +18,7 @@ from open_clip_fff.hub.alone import answers
 from open_clip_fff.hub.fresh_process import check_alone
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.hub.source import choose
+from tests import programs
 from tests.conftest import COLOURS, TINY, colour_image, write_tar
 
 FFF = ["--method", "fff", "--captions-per-image", "4", "--json-text-key", "captions", "--mining-features", "off"]
@@ -84,7 +85,8 @@ def test_clip_benchmark_scores_it(trainer, tmp_path, export_here):
         "0",
     ]
     out = tmp_path / "result.json"
-    subprocess.run([*command, *data, "--no_amp", "--batch_size", "5", "--output", out], check=True, timeout=300)
+    done = programs.run(*command, *data, "--no_amp", "--batch_size", "5", "--output", out)
+    assert done.returncode == 0, done
     assert 0.0 <= json.loads(out.read_text())["metrics"]["acc1"] <= 1.0
 
 
@@ -330,9 +332,9 @@ def test_a_half_written_folder_is_one_line(trainer, tmp_path, export_here):
 def test_a_process_that_is_killed_leaves_nothing_at_out(tiny_name, tiny_config, tmp_path):
     save_lone(tmp_path / "lone.pt", tiny_name)
     argv = [tmp_path / "lone.pt", "--model", tiny_name, "--model-config", tiny_config, "--out", tmp_path / "model"]
-    with subprocess.Popen([sys.executable, "-m", "open_clip_fff.export", *argv]) as writing:
-        while not list(tmp_path.glob(".model.*/open_clip_model.safetensors")):
-            time.sleep(0.01)
-            assert writing.poll() is None
-        writing.kill()
+    writing = programs.Program(["-m", "open_clip_fff.export", *argv])
+    while not list(tmp_path.glob(".model.*/open_clip_model.safetensors")):
+        time.sleep(0.01)
+        assert writing.process.is_alive()
+    writing.kill()
     assert not (tmp_path / "model").exists()

@@ -3,8 +3,7 @@ and the bank gives back what was put in."""
 
 import json
 import pickle
-import subprocess
-import sys
+import signal
 from itertools import pairwise
 
 import pandas as pd
@@ -19,6 +18,7 @@ from open_clip_fff.grouping import Bank, BankWriter, arrange, discard, grouped_o
 from open_clip_fff.grouping import reference as loops
 from open_clip_fff.grouping.features import LastEpoch
 from open_clip_fff.settings import GroupingSettings
+from tests import programs
 from tests.test_scripts import script
 
 
@@ -328,7 +328,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_run_publishes_nothing_and_is_written_over(tmp_path):
-    subprocess.run([sys.executable, "-c", KILLED, tmp_path], timeout=120)
+    assert programs.run("-c", KILLED, tmp_path).returncode == -signal.SIGKILL
     assert [path.name for path in tmp_path.iterdir()] == [".epoch_0_rank_0.safetensors"]
     with pytest.raises(UsageError, match="does not exist"):
         Bank(tmp_path, 0, 1)

@@ -1,9 +1,6 @@
 """A number that is not finite never goes on: steps are left out, checkpoints refused, and it is told."""
 
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +10,7 @@ from open_clip_fff.host.nonfinite import StepGuard, not_finite
 from open_clip_fff.settings.safety import IN_A_ROW, SCALER_IN_A_ROW
 from open_clip_fff.train import main
 from tests import poison
+from tests.programs import torchrun
 
 FFF = ["--method", "fff", "--mining-features", "ema", "--mining-warmup", "2", "--mined-per-image", "1"]
 FFF += ["--captions-per-image", "4", "--json-text-key", "captions", *poison.FLAGS]
@@ -125,14 +123,7 @@ def test_a_checkpoint_that_is_not_finite_replaces_none(tmp_path, monkeypatch):
 def test_two_ranks_leave_out_the_same_step(trainer, tmp_path):
     """One rank's loss is not finite, and all ranks' gradients are."""
     argv = [*trainer.common, "--model-config", str(trainer.config), *trainer.tars, *FFF, "--batch-size", "8"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launch, "-m", "open_clip_fff.train", "--", *argv, "--name", "x"],
-        env={**os.environ, "POISON": "2@1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = torchrun(2, "-m", "open_clip_fff.train", "--", *argv, "--name", "x", env={"POISON": "2@1"})
     assert done.returncode == 0, done.stderr[-2000:]
     checkpoint = trainer.checkpoint("x")
     assert finite(checkpoint) and {int(x["step"]) for x in checkpoint["optimizer"]["state"].values()} == {3}

@@ -16,8 +16,8 @@ from open_clip_fff.packing.shards import Shards
 from open_clip_fff.packing.writing import write_shard
 from tests.conftest import colour_sample, write_tar
 from tests.full_disk import full_disk
-from tests.killed import ROOT, contents, run
 from tests.packing_sets import TOKENS, csv, pack, pictures, refused, tars, tokens  # noqa: F401
+from tests.programs import ROOT, contents, run, torchrun
 
 PACK = str(ROOT / "scripts" / "pack.py")
 
@@ -109,15 +109,15 @@ def test_a_killed_run_that_is_started_again_gives_the_same_bytes(request, tmp_pa
     """Killed as the list, a record and a shard would get their names."""
     path = str(request.getfixturevalue(source))
     command = [PACK, path, "--group", "--shuffle", "1", "--resize", "20", "--images-per-shard", "3", "--out"]
-    assert run([*command, str(tmp_path / "whole")], tmp_path).returncode == 0
+    assert run(*command, str(tmp_path / "whole")).returncode == 0
     whole = contents(tmp_path / "whole")
     assert len(whole) == 8  # settings, list, three shards with their records
     for point, missing in points:
         out = tmp_path / str(point)
-        run([*command, str(out)], tmp_path, die_at=point)
+        run(*command, str(out), die_at=point)
         left = contents(out)
         assert left != whole and all(left[name] == whole[name] for name in left if "/." not in f"/{name}")
-        done = run([*command, str(out)], tmp_path)
+        done = run(*command, str(out))
         assert done.returncode == 0 and f"{missing} of 3 shards to do" in done.stdout, done
         assert {name: x for name, x in contents(out).items() if "/." not in f"/{name}"} == whole
 
@@ -125,13 +125,12 @@ def test_a_killed_run_that_is_started_again_gives_the_same_bytes(request, tmp_pa
 @pytest.mark.slow
 def test_two_processes_give_the_same_as_one(tokens, tmp_path):
     command = [PACK, str(tokens), "--images-per-shard", "5", "--out"]
-    assert run([*command, str(tmp_path / "one")], tmp_path).returncode == 0
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = run([*torchrun, *command, str(tmp_path / "two")], tmp_path)
+    assert run(*command, str(tmp_path / "one")).returncode == 0
+    done = torchrun(2, *command, str(tmp_path / "two"))
     assert done.returncode == 0 and done.stdout.count("to train on them") == 1, done
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     for share in (1, 0):
-        done = run([*command, str(tmp_path / "three"), "--share", f"{share}/2"], tmp_path)
+        done = run(*command, str(tmp_path / "three"), "--share", f"{share}/2")
         assert done.returncode == 0, done
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
 

@@ -2,14 +2,13 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from tests.conftest import TINY
 from tests.failing_plugin import FAILS
+from tests.programs import torchrun
 from tests.test_training import assert_equal_checkpoints
 
 FLAGS = [
@@ -301,11 +300,8 @@ def test_a_class_key_with_nothing_to_judge_is_a_warning(trainer, capsys):
 )
 def test_one_of_several_ranks_tells(trainer, monkeypatch, failing, flags, line):
     monkeypatch.setenv("FAILING", failing)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     argv = [*trainer.common, *trainer.tars, "--model-config", str(trainer.config), "--name", "x", *flags]
-    done = subprocess.run(
-        [*command, "-m", "open_clip_fff.train", "--", *argv], capture_output=True, text=True, timeout=300
-    )
+    done = torchrun(2, "-m", "open_clip_fff.train", "--", *argv)
     told = [each for each in done.stderr.splitlines() if each.startswith("open_clip_fff.train: error: ")]
     assert done.returncode and len(told) == 1 and told[0].startswith(f"open_clip_fff.train: error: {line}"), done.stderr
     assert not (trainer.logs / "x").exists()

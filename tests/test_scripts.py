@@ -3,7 +3,6 @@
 import importlib
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import open_clip
@@ -13,12 +12,13 @@ import torch
 from open_clip.loss import SigLipLoss
 
 from open_clip_fff import FFFLoss
+from tests import programs
 
 ROOT = Path(__file__).parent.parent
 
 
 def script(*argv: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=900)
+    return programs.run(*argv, timeout=900)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from open_clip_fff.shardwise.folder import by_stem
 from open_clip_fff.shardwise.tars import count_samples, tar_writer
 from open_clip_fff.whole import whole_file
 from tests.conftest import colour_sample, write_tar
-from tests.killed import ROOT, contents, run
+from tests.programs import ROOT, contents, run, torchrun
 
 EMBED = str(ROOT / "scripts" / "embed.py")
 
@@ -183,16 +183,16 @@ def flags(trainer, teacher):
 def test_a_killed_run_that_is_started_again_gives_the_same_bytes(flags, tmp_path):
     """Killed with a shard's features made but not named, between record and file, and between two shards."""
     command = [EMBED, "--workers", "2", "--into", "tars", "--out"]
-    assert run([*command, str(tmp_path / "whole"), "--", *flags], tmp_path).returncode == 0
+    assert run(*command, str(tmp_path / "whole"), "--", *flags).returncode == 0
     whole = contents(tmp_path / "whole")
     assert len(whole) == 9
     for point in (2, 3, 6):
         out = tmp_path / str(point)
-        run([*command, str(out), "--", *flags], tmp_path, die_at=point)
+        run(*command, str(out), "--", *flags, die_at=point)
         left = contents(out)
         assert left != whole and all(left[name] == whole[name] for name in left if "/." not in f"/{name}")
         assert any(name.endswith(".unfinished") for name in left)
-        done = run([*command, str(out), "--", *flags], tmp_path)
+        done = run(*command, str(out), "--", *flags)
         assert done.returncode == 0 and f"{4 - (point - 2) // 2} of 4 shards to do" in done.stdout, done
         left = contents(out)
         assert {name: left[name] for name in left if not name.split("/")[-1].startswith(".")} == whole
@@ -201,9 +201,8 @@ def test_a_killed_run_that_is_started_again_gives_the_same_bytes(flags, tmp_path
 @pytest.mark.slow
 def test_two_processes_give_the_same_as_one(flags, tmp_path):
     command = [EMBED, "--out", str(tmp_path / "one"), "--", *flags]
-    assert run(command, tmp_path).returncode == 0
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = run([*torchrun, EMBED, "--out", str(tmp_path / "two"), "--", *flags], tmp_path)
+    assert run(*command).returncode == 0
+    done = torchrun(2, EMBED, "--out", str(tmp_path / "two"), "--", *flags)
     assert done.returncode == 0 and "holds 4 of 4 shards: 64 images, 224 captions" in done.stdout, done
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 

@@ -3,8 +3,6 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from open_clip_fff import sample_id
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
+from tests.programs import Program
 
 MANY = ["--method", "fff", "--mining-features", "off", "--captions-per-image", "2", "--json-text-key", "captions"]
 
@@ -75,22 +74,14 @@ class Launched:
     """Two gloo ranks under torchrun."""
 
     def __init__(self, trainer, out: Path, *argv: str, data: list[str]) -> None:
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "open_clip_fff.train"]
         common = [*trainer.common, "--model-config", str(trainer.config), "--batch-size", "8"]
+        command = ["-m", "open_clip_fff.train", "--", *common, *data, *argv]
         self.out, self.began = out, time.monotonic()
-        command = [sys.executable, *launch, "--", *common, *data, *argv]
-        with out.open("w") as file:
-            environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-            self.process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-            )
+        self.program = Program(command, ranks=2, env={"PYTHONUNBUFFERED": "1"}, out=out)
 
     def ended(self, seconds: float) -> tuple[int, list[str]]:
         """The exit code and our error lines."""
-        try:
-            code = self.process.wait(seconds)
-        finally:
-            os.killpg(self.process.pid, signal.SIGKILL) if self.process.poll() is None else None
+        code = self.program.wait(seconds)
         return code, [x for x in self.out.read_text().splitlines() if x.startswith("open_clip_fff.train: error:")]
 
     def child(self, text: str) -> int:

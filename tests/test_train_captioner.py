@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from tests.killed import ROOT, run
+from tests.programs import ROOT, run
 
 
 @pytest.mark.slow
@@ -48,9 +48,7 @@ def test_a_captioner_is_trained_on_ones_own_images_and_captions_them(program, sh
 @pytest.mark.slow
 def test_the_digits_captioner_names_them(tmp_path):
     """With a third of its steps; a digit in ten is right by chance."""
-    done = run(
-        [str(ROOT / "scripts" / "caption_digits.py"), "--out", str(tmp_path / "out"), "--steps", "200"], tmp_path
-    )
+    done = run(ROOT / "scripts" / "caption_digits.py", "--out", tmp_path / "out", "--steps", 200)
     assert done.returncode == 0, done
     rows = [line.strip("| ").split(" | ") for line in (tmp_path / "out" / "table.md").read_text().splitlines()[2:]]
     assert [row[0] for row in rows] == ["nucleus", "nucleus, --top-p 0.5", "beam", "greedy"]

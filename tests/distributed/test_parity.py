@@ -1,11 +1,11 @@
 """One process equals two and four: loss, gradients and assignment, mined pairs across ranks included."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests import programs
 
 WORKER = Path(__file__).with_name("parity_worker.py")
 TOLERANCE = {"torch.float32": 1e-5, "torch.float64": 1e-10}
@@ -15,8 +15,7 @@ pytestmark = pytest.mark.slow
 
 def torchrun(processes: int, *argv: str | Path) -> str:
     """Runs a program on gloo ranks of this machine, and gives what they printed."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    done = subprocess.run([*command, *map(str, argv)], capture_output=True, text=True, timeout=600)
+    done = programs.torchrun(processes, *argv)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 

@@ -1,0 +1,160 @@
+"""Programs as processes of their own, without the five seconds in which each imports the same libraries.
+
+They are forked from multiprocessing's fork server, which has imported them, and then run as `__main__` with an
+environment, a folder, a session and output files of their own. Ranks are started by torch's elastic agent, which is
+torchrun, by forking, too. What is about starting itself, or sets variables that libraries read while they are
+imported, is started in the usual way elsewhere.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.preloaded"])
+TIMEOUT = 600.0  # seconds
+
+
+class Program:
+    """A program at work.
+
+    Args:
+        argv: what stands behind `python`: a file, `-m` and a module or `-c` and a program, and arguments.
+        ranks: how many processes of a torchrun; 0 for none, and a program that runs by itself.
+        cwd: its folder.
+        env: variables on top of this process's.
+        out: a file for all that it prints; two of its own without.
+        die_at: n, from 1: it is killed by SIGKILL as its nth file is about to get its name.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[object],
+        ranks: int = 0,
+        cwd: Path = ROOT,
+        env: dict[str, str] | None = None,
+        out: Path | None = None,
+        die_at: int = 0,
+    ) -> None:
+        self.args, self.dies = list(map(str, argv)), bool(die_at)
+        self.folder = Path(tempfile.mkdtemp())
+        self.out, self.err = (out, out) if out else (self.folder / "out", self.folder / "err")
+        for path in {self.out, self.err}:
+            path.touch()  # there to be read from now on
+        variables = {**os.environ, **(env or {})}
+        how = (self.args, ranks, str(cwd), variables, str(self.out), str(self.err), die_at)
+        self.process = FORKS.Process(target=_become, args=how)
+        self.process.start()
+        self.pid: int = self.process.pid
+
+    def wait(self, timeout: float = TIMEOUT) -> int:
+        """Its exit code, below zero for a signal, as subprocess gives it.
+
+        Raises:
+            TimeoutExpired: after so many seconds; it is killed, with all that it has started.
+        """
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            self.kill()
+            raise subprocess.TimeoutExpired(self.args, timeout, self.out.read_text(), self.err.read_text())
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        """Ends it and its whole session."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self.process.join()
+
+    def done(self, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
+        """Waits for it, and gives what it printed."""
+        code = self.wait(timeout)
+        assert not self.dies or code == -signal.SIGKILL, (self.out.read_text(), self.err.read_text())
+        return subprocess.CompletedProcess(self.args, code, self.out.read_text(), self.err.read_text())
+
+
+def run(*argv: object, timeout: float = TIMEOUT, **how) -> subprocess.CompletedProcess[str]:
+    """A program from its start to its end; the arguments are Program's."""
+    return Program(argv, **how).done(timeout)
+
+
+def torchrun(ranks: int, *argv: object, **how) -> subprocess.CompletedProcess[str]:
+    """The same on gloo ranks of this machine."""
+    return run(*argv, ranks=ranks, **how)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _become(argv: list[str], ranks: int, cwd: str, variables: dict[str, str], out: str, err: str, die_at: int) -> None:
+    """In the fork: takes what the new process has of its own, and runs the program."""
+    os.setsid()
+    os.environ.clear()
+    os.environ.update(variables)
+    os.chdir(cwd)
+    for stream, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout.reconfigure(line_buffering=True)
+    if die_at:
+        _die_at(die_at)
+    try:
+        if ranks:
+            _launch(argv, ranks)
+        else:
+            _main(argv)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing ends its children without
+
+
+def _main(argv: list[str]) -> None:
+    if argv[0] == "-c":
+        sys.argv = argv[:1] + argv[2:]
+        exec(compile(argv[1], "<string>", "exec"), {"__name__": "__main__"})
+    elif argv[0] == "-m":
+        sys.argv = argv[1:]
+        sys.path[0] = os.getcwd()
+        runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = argv
+        sys.path[0] = str(Path(argv[0]).resolve().parent)
+        runpy.run_path(argv[0], run_name="__main__")
+
+
+def _launch(argv: list[str], ranks: int) -> None:
+    """torchrun --standalone, whose workers are forks of it."""
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    at = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(uuid.uuid4())}
+    config = LaunchConfig(1, 1, ranks, max_restarts=0, start_method="fork", monitor_interval=0.1, **at)
+    elastic_launch(config, _rank)(argv)
+
+
+def _rank(argv: list[str]) -> None:
+    try:
+        _main(argv)
+    except SystemExit as end:
+        if end.code:  # a worker that is done returns: the agent waits for what it gives
+            raise
+
+
+def _die_at(number: int) -> None:
+    calls, replace = 0, os.replace
+
+    def counted(*names, **more):
+        nonlocal calls
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(*names, **more)
+
+    os.replace = counted
