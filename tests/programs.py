@@ -98,6 +98,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def _become(argv: list[str], ranks: int, cwd: str, variables: dict[str, str], out: str, err: str, die_at: int) -> None:
     """In the fork: takes what the new process has of its own, and runs the program."""
     os.setsid()
+    multiprocessing.set_start_method(None, force=True)  # of its own children: not what this one was started with
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(cwd)
