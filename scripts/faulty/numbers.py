@@ -1,0 +1,58 @@
+"""Numbers that are not finite, in steps and in checkpoints."""
+
+import torch
+
+from .lab import CLIP, MANY, Ended, Lab, finite
+from .rows import Outcome, fault, must
+
+TOPIC = "a number that is not finite never goes on"
+POISON = ("--plugin", "faulty.plugin", "--batch-hooks", "poison", "--logit-bias-init", "-10")
+FFF = (*MANY, *POISON)
+
+
+def left_out(lab: Lab, ended: Ended) -> Outcome:
+    """One step of four."""
+    ended.went_on()
+    state = lab.state(1)
+    finite(state)
+    steps = {int(each["step"]) for each in state["optimizer"]["state"].values()}
+    must(steps == {3}, f"the optimizer has taken {steps} steps of 4")
+    return Outcome(ended.line(r"Steps left out in epoch 0: .+"), "the step")
+
+
+@fault(TOPIC, "a loss of NaN in one step")
+def one_step(lab: Lab) -> Outcome:
+    return left_out(lab, lab.train(*FFF, data=lab.shards(32, 32), POISON="2"))
+
+
+@fault(TOPIC, "a loss of NaN in one step, on one of two ranks")
+def one_step_of_one_rank(lab: Lab) -> Outcome:
+    return left_out(lab, lab.train(*FFF, data=lab.shards(32, 32), ranks=2, POISON="2@1"))
+
+
+@fault(TOPIC, "a loss of NaN from step 5 on, --delete-previous-checkpoint")
+def for_ever(lab: Lab) -> Outcome:
+    flags = ("--epochs", "9", "--delete-previous-checkpoint")
+    ended = lab.train(*FFF, *flags, data=lab.shards(32, 32), POISON="5-")
+    (kept,) = lab.checkpoint(1).parent.glob("epoch_*.pt")
+    finite(torch.load(kept, weights_only=True))
+    return Outcome(ended.refusal(), f"what came after {kept.name}, which is finite")
+
+
+@fault(TOPIC, "OpenCLIP's own loss and a rate of 1e30")
+def stock_loss(lab: Lab) -> Outcome:
+    ended = lab.train(*CLIP, "--lr", "1e30", "--epochs", "9", data=lab.shards(32, 32))
+    for path in lab.checkpoint(1).parent.glob("epoch_*.pt"):
+        finite(torch.load(path, weights_only=True))
+    return Outcome(ended.refusal(), "the run; no checkpoint holds a NaN")
+
+
+@fault(TOPIC, "a checkpoint with a NaN, --resume")
+def resumed(lab: Lab) -> Outcome:
+    data = lab.shards(32)
+    lab.train(*CLIP, "--epochs", "2", data=data).went_on()
+    state = lab.state(2)
+    next(iter(state["state_dict"].values())).fill_(torch.nan)
+    torch.save(state, lab.checkpoint(2))
+    ended = lab.train(*CLIP, "--epochs", "3", "--resume", lab.checkpoint(2), "--name", "y", data=data)
+    return Outcome(ended.refusal(), "nothing")

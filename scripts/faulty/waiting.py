@@ -1,0 +1,61 @@
+"""Shards that are short, empty or lost, and processes that stop: trained, told or ended, and never waited for."""
+
+import os
+import re
+import signal
+
+from .inputs import colour_sample, write_tar
+from .lab import CLIP, MANY, Ended, Lab
+from .rows import Outcome, fault, must
+
+TOPIC = "a lost or short shard, a stopped process"
+SLOW = ("--plugin", "faulty.plugin", "--batch-hooks", "told", "--epochs", "50", "--timeout", "0.2")
+
+
+def one_line(ended: Ended, pattern: str) -> Outcome:
+    """A run of several ranks that ended itself."""
+    must(ended.code, "the run went on to its end")
+    line = ended.line(rf"error: .*{pattern}.*").removeprefix("error: ")
+    return Outcome(f"{line} ({ended.seconds:.0f} s with the start)", "the run, in the open")
+
+
+@fault(TOPIC, "shards of 20, 20, 20 and 10 rows, batch 16, 4 workers, FFF")
+def small_shard(lab: Lab) -> Outcome:
+    ended = lab.train(*MANY, "--workers", "4", data=lab.shards(20, 20, 20, 10)).went_on()
+    steps = re.findall(r"Train Epoch: 0 \[ *(\d+)/(\d+)", ended.text)[-1]
+    must(steps[0] == steps[1], f"{steps[0]} of {steps[1]} rows")
+    return Outcome(f"{steps[0]} of {steps[1]} rows of the schedule; rows flow on into the next pass", "nothing")
+
+
+@fault(TOPIC, "the same, OpenCLIP's own loss")
+def small_shard_of_clip(lab: Lab) -> Outcome:
+    ended = lab.train(*CLIP, "--workers", "4", data=lab.shards(20, 20, 20, 10)).went_on()
+    told = ended.line(r"Epoch 0 was short: .+")
+    taken, counted = map(int, re.findall(r"(\d+) of (\d+) mini-batches", told)[0])
+    return Outcome(told, f"{counted - taken} of {counted} steps, told")
+
+
+@fault(TOPIC, "four shards, one of them empty, 2 ranks x 2 workers")
+def empty_shard(lab: Lab) -> Outcome:
+    data = lab.shards(16, 16, 16, 16)
+    write_tar(lab.tar(3), {})
+    return one_line(lab.train(*MANY, "--workers", "2", data=data, ranks=2), "mini-batches")
+
+
+@fault(TOPIC, "a rank none of whose images can be read")
+def unreadable(lab: Lab) -> Outcome:
+    data = lab.shards(16, 16)
+    write_tar(lab.tar(1), {str(n): {**colour_sample(n), "png": b"<html>"} for n in range(16)})
+    return one_line(lab.train(*CLIP, data=data, ranks=2), "mini-batches")
+
+
+@fault(TOPIC, "one shard for two ranks, --workers 0")
+def one_shard(lab: Lab) -> Outcome:
+    return one_line(lab.train(*MANY, data=lab.shards(32), ranks=2), "shard")
+
+
+@fault(TOPIC, "SIGSTOP of a rank")
+def stopped_rank(lab: Lab) -> Outcome:
+    running = lab.starts(*MANY, *SLOW, data=lab.shards(64, 64), ranks=2)
+    os.kill(int(running.told(r"rank 1 is pid (\d+)")), signal.SIGSTOP)
+    return one_line(running.ended(), "not heard from: rank 1")
