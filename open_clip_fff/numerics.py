@@ -42,6 +42,21 @@ def exact_float32(device: torch.device) -> Iterator[None]:
             torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
+def only_finite(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Features whose rows with NaN or infinity have become zeros, which have no direction: no cosine is above 0.
+
+    It does not wait for the accelerator.
+
+    Args:
+        features: [..., D].
+
+    Returns:
+        The same shape; and bool [...], which rows were finite.
+    """
+    finite = features.isfinite().all(dim=-1)
+    return torch.where(finite[..., None], features, 0.0), finite
+
+
 def not_finite(tensors: Mapping[str, Any]) -> str | None:
     """The first name whose tensor holds a number that is not finite; None where all are."""
     for name, value in tensors.items():

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -38,7 +39,7 @@ from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard
 from open_clip_fff.shardwise.flags import add_flags
 from open_clip_fff.shardwise.folder import by_stem, refuse_place
 from open_clip_fff.shardwise.run import as_program
-from open_clip_fff.shardwise.tars import members, tar_writer
+from open_clip_fff.shardwise.tars import OUTSIDE, leaves_folder, members, tar_writer
 
 ALL = 10_000  # captions of an image: more than training may take
 IDLE = ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight")  # only training needs them
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
         record = Record(url)
         features = embedded(url, CaptionReader(captions), eyes, model, device, args, record, tick)
         write = write_parquet if args.into == "sidecar" else write_tar
-        write(url, file, dict(features))
+        write(url, file, dict(features), record)
         return record
 
     return each_shard(shards, folder, share, work)
@@ -129,19 +130,22 @@ def embedded(
             images, texts = (None if x is None else x.cpu().numpy() for x in seen)
             for place, (picture, row) in enumerate(zip(pictures, rows, strict=True)):
                 record.counts.update(captions=len(row.captions))
-                image = None if images is None else images[place]
-                yield picture.key, pack(image, texts[place, : len(row.captions)], row.captions, model)
+                image, own = None if images is None else images[place], texts[place, : len(row.captions)]
+                if np.isfinite(own).all() and (image is None or np.isfinite(image).all()):
+                    yield picture.key, pack(image, own, row.captions, model)
+                else:
+                    record.leave_out(picture.key, "features are not finite")
         tick(len(some))
 
 
-def write_parquet(url: str, file: BinaryIO, features: dict[str, bytes]) -> None:
+def write_parquet(url: str, file: BinaryIO, features: dict[str, bytes], record: Record) -> None:
     """The columns `key` and `features`."""
     contents = pa.array(features.values(), pa.binary())
     pq.write_table(pa.table({KEY: pa.array(features, pa.string()), COLUMN: contents}), file)
 
 
-def write_tar(url: str, file: BinaryIO, features: dict[str, bytes]) -> None:
-    """All samples of the shard, those that have features with them.
+def write_tar(url: str, file: BinaryIO, features: dict[str, bytes], record: Record) -> None:
+    """All samples of the shard, those that have features with them; none whose name leaves the folder.
 
     Raises:
         UsageError: if the shard cannot be read.
@@ -149,6 +153,9 @@ def write_tar(url: str, file: BinaryIO, features: dict[str, bytes]) -> None:
     with tar_writer(file) as tar:
         for sample in in_one_line(read_samples([url]), url):
             key = str(sample["__key__"])
+            if leaves_folder(sample):
+                record.leave_out(key, OUTSIDE)
+                continue
             tar.write({**members(sample), **({MEMBER: features[key]} if key in features else {})})
 
 

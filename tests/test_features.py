@@ -1,6 +1,7 @@
 """Features that are not made in the step, but stored beside the image; and classes, by which mined pairs are judged."""
 
 import io
+import json
 import re
 import runpy
 import shutil
@@ -8,16 +9,20 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 
+from open_clip_fff import sample_id
 from open_clip_fff.data.features import COLUMN, MEMBER, FeatureReader, NoFeatures, as_mining_wants, pack, unpack
 from open_clip_fff.data.rows import Row, seal, unseal
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import OneRankError
 from open_clip_fff.settings.mining import StoredBy
-from tests.conftest import write_tar
+from tests import recorder
+from tests.conftest import colour_sample, write_tar
+from tests.recorder import RECORDED
 from tests.test_training import FFF, mining
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -184,6 +189,57 @@ def test_rows_without_features_are_skipped_and_counted(trainer, stored):
     assert skipped and skipped % 4 == 0  # the loader reads its shard again where an epoch wants more rows than it has
 
 
+def test_features_that_are_not_finite_are_left_out_counted_and_named(trainer, stored):
+    table = pq.read_table(stored / "02.parquet")
+    rows = {row["key"]: row for row in table.to_pylist()}
+    for key, value in (("0003", np.nan), ("0007", np.inf)):
+        found = unpack(rows[key][COLUMN])
+        found.image[1 if key == "0003" else 0] = value
+        file = io.BytesIO()
+        np.savez(file, **found._asdict())
+        rows[key][COLUMN] = file.getvalue()
+    pq.write_table(table.from_pylist(list(rows.values())), stored / "02.parquet")
+    argv = [*FFF, "--mining-features", "precomputed", *EVERYTHING, "--feature-sidecar", str(stored)]
+    assert trainer(*argv, *RECORDED, "--name", "x") == 0
+    log, left_out = trainer.log("x"), {sample_id(colour_sample(32 + row)["png"]) for row in (3, 7)}
+    assert re.search(r"epoch 0: \d+ with stored features that are not finite\n", log)
+    for key in ("0003", "0007"):
+        assert f"02.tar: {key}: its stored features are not finite. Going on without it." in log
+    assert not left_out & set(recorder.ids()) and len(set(recorder.ids())) == 62
+    assert "nan" not in log
+
+
+def test_features_that_overflow_are_not_stored(trainer, teacher, tmp_path, capsys):
+    """The image tower's, which are infinite before they are normalised; its weights are finite."""
+    stored = torch.load(teacher, weights_only=True)
+    for name in ("visual.ln_post.weight", "visual.proj"):
+        stored["state_dict"][name] *= 1e30
+    torch.save(stored, tmp_path / "loud.pt")
+    flags = ["--json-text-key", "captions", "--mining-model", "tiny-clip", "--model-config", str(trainer.config)]
+    flags += ["--mining-pretrained", str(tmp_path / "loud.pt")]
+    embed("--out", str(tmp_path / "out"), "--", "--train-data", str(trainer.shards / "00.tar"), *flags)
+    record = json.loads((tmp_path / "out" / "records" / "00.json").read_text())
+    assert [entry["why"] for entry in record["left_out"]] == ["features are not finite"] * 16
+    assert pq.read_table(tmp_path / "out" / "00.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize("content", [b"<html>", "text", None], ids=["html", "text", "missing"])
+def test_a_later_feature_sidecar_that_is_none_is_named_once(trainer, stored, content):
+    path = stored / "01.parquet"
+    if isinstance(content, str):
+        pq.write_table(pa.table({"key": [f"{row:04d}" for row in range(16)], COLUMN: [content] * 16}), path)
+    elif content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    argv = [*FFF, "--mining-features", "precomputed", "--feature-sidecar", str(stored)]
+    assert trainer(*argv, "--name", "x") == 0
+    lines = re.findall(r"01\.parquet cannot be read \((.*)\)\. Going on", trainer.log("x"))
+    assert lines and (content != "text" or lines[0].startswith("its column 'features' holds string, and not bytes"))
+    counted = int(re.search(r"epoch 0: (\d+) without stored features that can be read", trainer.log("x"))[1])
+    assert counted >= 16 and len(lines) <= counted // 16 + 1  # a pass over the shards tells it once
+
+
 def test_features_that_cannot_serve(trainer, stored, teacher, capsys):
     def refused(*argv: str, data: list[str] | None = None) -> str:
         capsys.readouterr()
@@ -193,7 +249,9 @@ def test_features_that_cannot_serve(trainer, stored, teacher, capsys):
         assert error.count("\n") == 1
         return error
 
-    assert "none of the first 16 rows of 00.tar has any; make them with scripts/embed.py" in refused()
+    error = refused()
+    assert "none of the first 16 rows of 00.tar has any that can be used (" in error
+    assert "00.tar: 0000 has no stored features); make them with scripts/embed.py" in error
     other = ["--feature-sidecar", str(stored), "--mining-model", "other", "--mining-pretrained", "tag"]
     assert re.search(r"00.tar: \w+: its features are of tiny-clip/.*, not of other/tag", refused(*other))
     assert "does not exist" in refused("--feature-sidecar", str(stored / "nowhere"))

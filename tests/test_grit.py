@@ -1,6 +1,7 @@
 """Grouped mini-batches in real runs: the same images as without, epoch for epoch, and another order."""
 
 import re
+import shutil
 from collections import Counter
 
 import pytest
@@ -62,6 +63,11 @@ def test_a_resumed_run_goes_on_in_the_same_order(trainer):
     assert trainer(*argv, "--resume", str(checkpoint), "--name", "resumed") == 0
     assert recorder.ids() == straight[2]
     assert_equal_checkpoints(trainer.checkpoint("straight", 3), trainer.checkpoint("resumed", 3))
+    assert "No bank" not in trainer.log("straight") + trainer.log("resumed")
+    shutil.rmtree(checkpoint.parent / "bank")
+    assert trainer(*argv, "--resume", str(checkpoint), "--name", "lost") == 0
+    assert f"{checkpoint.parent}/bank: epoch 2 is in random order, as the first is." in trainer.log("lost")
+    assert trainer.log("lost").count("No bank of epoch 1's features in ") == 1
 
 
 def test_fff_with_its_own_mining_and_accumulation(trainer, capsys):

@@ -254,6 +254,29 @@ def test_raw_captions_may_be_left_out_of_mining():
     assert torch.equal(mined.pairs[..., 1:], alone.pairs)
 
 
+@pytest.mark.parametrize("lowest", [-1.0, 0.1])
+def test_features_that_are_not_finite_mine_nothing_and_are_counted(lowest):
+    """Neither by themselves nor by spoiling what others mine; also where every other pair is mined."""
+    x = Inputs(6, 3)
+    image, text = x.image.clone(), x.text.clone()
+    image[2, 1], text[4, 1, 0], text[5, 2] = torch.nan, torch.inf, torch.nan
+    valid = torch.ones(6, 3, dtype=torch.bool)
+    valid[5, 2] = False  # what padding holds is nobody's business
+    given = {"mining_image_features": image, "mining_text_features": text, "text_valid": valid}
+    whole = {"mining_image_features": x.image, "mining_text_features": x.text, "text_valid": valid}
+    for settings in (MiningConfig(lowest, lowest, lowest, None), MiningConfig(lowest, None, None, None, per_image=2.0)):
+        criterion = Criterion(FFFLoss(), settings)
+        labels, mined = asked(criterion, x.image, x.text, **given)
+        _, all_mined = asked(Criterion(FFFLoss(), settings), x.image, x.text, **whole)
+        assert not mined.pairs[:, 2].any() and not mined.pairs[:, 4, 1].any() and mined.pairs.any()
+        assert criterion.not_finite.take(x.image.device).tolist() == [1, 1]
+        loss = criterion(x.image, x.text, x.scale, x.bias, **given)
+        assert loss.isfinite() and (labels[2, 2] == 1).all()  # own captions are positives as ever
+        if settings.per_image is None:
+            others = [0, 1, 3, 5]
+            assert torch.equal(mined.pairs[others][:, others], all_mined.pairs[others][:, others])
+
+
 def test_mining_without_features_says_so():
     x = Inputs(4)
     with pytest.raises(ValueError, match="mining_text_features, which a batch hook adds"):

@@ -11,6 +11,8 @@ from open_clip_fff.settings.safety import IN_A_ROW, SCALER_IN_A_ROW
 from open_clip_fff.train import main
 from tests import poison
 from tests.programs import torchrun
+from tests.test_training import FFF as PLAIN
+from tests.test_training import mining
 
 FFF = ["--method", "fff", "--mining-features", "ema", "--mining-warmup", "2", "--mined-per-image", "1"]
 FFF += ["--captions-per-image", "4", "--json-text-key", "captions", *poison.FLAGS]
@@ -128,3 +130,15 @@ def test_two_ranks_leave_out_the_same_step(trainer, tmp_path):
     checkpoint = trainer.checkpoint("x")
     assert finite(checkpoint) and {int(x["step"]) for x in checkpoint["optimizer"]["state"].values()} == {3}
     assert "Steps left out in epoch 0: 1 whose gradient was not finite" in trainer.log("x")
+
+
+def test_mining_features_that_are_not_finite_are_counted_and_mine_nothing(trainer, teacher):
+    """Of the first image and the second image's captions of each of 8 mini-batches, of which two make a step."""
+    argv = [*PLAIN, *mining(teacher, "-1", "off", "off", "off"), "--plugin", "tests.blind", "--batch-hooks", "blind"]
+    assert trainer(*argv, "--batch-size", "8", "--accum-freq", "2", "--epochs", "2", "--name", "x") == 0
+    log = trainer.log("x")
+    counts = re.findall(r"Mining features in epoch \d: those of 8 images and (\d+) captions are not finite", log)
+    assert len(counts) == 2 and all(16 <= int(count) <= 32 for count in counts)
+    assert "nan" not in log and "left out" not in log
+    mined = [float(x) for x in re.findall(r"Mined/image: ([\d.]+)", log)]
+    assert len(mined) == 8 and all(0 < x < 12 * 4 for x in mined)  # of 16 images, 12 have all of their features

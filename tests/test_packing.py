@@ -5,6 +5,8 @@ import hashlib
 import io
 import json
 import os
+import re
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,7 @@ from open_clip_fff.packing.items import LeaveOut
 from open_clip_fff.packing.pictures import finish
 from open_clip_fff.packing.rows import CAPTIONS, Row, RowFile, write_rows
 from open_clip_fff.packing.settings import PictureSettings
-from tests.conftest import colour_sample, write_tar
+from tests.conftest import colour_image, colour_sample, write_tar
 from tests.packing_sets import TOKENS, compress, csv, left_out, pack, picture, pictures, samples, tars, tokens  # noqa: F401
 
 # --- tables ----------------------------------------------------------------------------------------------------------
@@ -319,6 +321,27 @@ def test_a_shard_cut_in_the_middle_costs_itself_only(pack, tars, tmp_path):
     assert "01.tar cannot be read as a tar" in done.err and "cannot be read as a tar" in done.err
     assert [path.name for path in (tmp_path / "out").glob("*.tar")] == ["00.tar"]
     assert "to train on them (1 shard missing):" in done.out and "out/00.tar' --train-num-samples 6" in done.out
+
+
+def test_names_that_leave_the_folder_are_left_out(pack, tmp_path):
+    """Of shards; what is packed of folders and tables has keys of its own, whatever files are called."""
+    outside = ["../a", "/tmp/b", "c/../../d", "C:\\e", "f"]
+    rows = {key: colour_sample(row) for row, key in enumerate([*outside, "in/side", "0"])}
+    rows["f"]["txt\\..\\..\\f"] = b"its key is harmless"
+    write_tar(tmp_path / "in.tar", rows)
+    pack(tmp_path / "in.tar", "--out", tmp_path / "out")
+    assert left_out(tmp_path / "out", "in") == dict.fromkeys(outside, "its name leaves the folder")
+    assert [x["__key__"] for x in samples(tmp_path / "out" / "in.tar")] == ["in/side", "0"]
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "0.png").write_bytes(colour_image("red", 0))
+    images, texts = [{"id": "../9", "file_name": "../0.png"}], [{"image_id": "../9", "caption": "a"}]
+    records = {"images": images, "annotations": texts}
+    (tmp_path / "pics" / "captions.json").write_text(json.dumps(records))
+    csv(tmp_path / "pics" / "table.csv", [("image", "caption"), ("../0.png", "a"), (str(tmp_path / "0.png"), "b")])
+    for table in ("captions.json", "table.csv"):
+        pack(tmp_path / "pics" / table, "--out", tmp_path / table, "--image-root", tmp_path / "pics")
+        with tarfile.open(next((tmp_path / table).glob("*.tar"))) as tar:
+            assert all(re.fullmatch(r"\d{9}\.\w+", name) for name in tar.getnames())
 
 
 def test_samples_that_cannot_be_packed_are_left_out(pack, tmp_path):

@@ -42,6 +42,7 @@ class Preview:
         classes: how many rows have a class.
         looked: how many rows' stored features were opened; None where none are asked for.
         stored: how many of them have some.
+        lacking: why the first of the others have none, in words.
         model: which model made the first.
         notes: columns that were typed without the spaces around their names.
     """
@@ -64,6 +65,7 @@ class Preview:
     classes: int = 0
     looked: int | None = None
     stored: int = 0
+    lacking: str = ""
     model: str | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -98,8 +100,8 @@ class Preview:
         try:
             features.read(sample, texts)
             self.stored += 1
-        except NoFeatures:
-            pass
+        except NoFeatures as why:
+            self.lacking = self.lacking or str(why)
         self.model = features.model
 
 

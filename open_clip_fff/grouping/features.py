@@ -50,6 +50,15 @@ class LastEpoch:
                 return _FromBank(Bank(folder, epoch - 1, ranks))
         return None
 
+    def missing(self, epoch: int) -> str | None:
+        """A sentence where an epoch after the first finds no bank; None elsewhere."""
+        if not epoch or any(published(folder, epoch - 1) for folder in self.folders):
+            return None
+        places = " or ".join(map(str, self.folders))
+        return (
+            f"No bank of epoch {epoch - 1}'s features in {places}: epoch {epoch} is in random order, as the first is."
+        )
+
 
 class BesideImages:
     """Features that are stored beside the images, and so there from the first epoch on."""

@@ -1,5 +1,6 @@
 """Grouped mini-batches (GRIT-VLP, arXiv 2208.04060): the loader hands out alike samples together."""
 
+import logging
 from collections.abc import Callable, Sized
 from pathlib import Path
 
@@ -30,10 +31,11 @@ class Grit:
         self.settings, self.context = context.plan.grouping, context
         self.folder = context.folder / "bank"
         folders = [self.folder, *([context.resumed / "bank"] if context.resumed is not None else [])]
-        self.features = BesideImages() if self.settings.source == "stored" else LastEpoch(folders)
+        stored = self.settings.source == "stored"
+        self.features: BesideImages | LastEpoch = BesideImages() if stored else LastEpoch(folders)
         self._writer: BankWriter | None = None
         # where they mine, another hook does
-        self._pops = self.settings.source == "stored" and context.plan.features != "precomputed"
+        self._pops = stored and context.plan.features != "precomputed"
 
     def __call__(self, batch: Batch) -> Batch:
         return batch.popping(STORED_IMAGE, STORED_TEXT)[0] if self._pops else batch
@@ -59,7 +61,9 @@ class Grit:
 
     def before_epoch(self, epoch: int) -> None:
         """Opens the bank that the epoch fills."""
-        if self.settings.source == "bank":
+        if isinstance(self.features, LastEpoch):
+            if self.context.rank == 0 and (missing := self.features.missing(epoch)):
+                logging.warning(missing)
             self._writer = BankWriter(self.folder, epoch, self.context.rank)
 
     def after_step(self, ids: Tensor, image: Tensor, text: Tensor) -> None:

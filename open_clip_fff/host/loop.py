@@ -100,6 +100,7 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
         for hook in state.watching:
             hook.after_epoch(epoch)
         _tell_rows(state, epoch)
+        _tell_mining(state, epoch)
         if state.master and (left_out := left_out_line(*state.guard.news())):
             logging.warning(f"Steps left out in epoch {epoch}: {left_out}")
         if state.guard.losses == losses:
@@ -134,6 +135,21 @@ def _tell_rows(state: RunState, epoch: int) -> None:
             logging.warning(f"Rows skipped or damaged in epoch {epoch}: {damage}")
     if short := too_little(news, captions):
         raise UsageError(f"--min-coverage {captions.min_coverage:g}: in epoch {epoch}, {short}")
+
+
+def _tell_mining(state: RunState, epoch: int) -> None:
+    """How many features of the epoch could not mine."""
+    if state.criterion is None or state.criterion.miner is None:
+        return
+    sums = state.criterion.not_finite.take(torch.device(state.args.device))
+    if _several():
+        dist.all_reduce(sums)
+    images, captions = (sums // state.args.accum_freq).tolist()
+    if state.master and (images or captions):
+        logging.warning(
+            f"Mining features in epoch {epoch}: those of {plural(images, 'images')} and {plural(captions, 'captions')} "
+            f"are not finite, and mined nothing"
+        )
 
 
 def _over_ranks(counts: dict[str, int], device: str) -> dict[str, int]:

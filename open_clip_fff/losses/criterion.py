@@ -7,6 +7,7 @@ because under gradient accumulation only the loss sees the whole batch.
 import inspect
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from open_clip_fff.assignment.columns import Columns, Sweep
@@ -17,8 +18,10 @@ from open_clip_fff.assignment.labels import IGNORED, as_labels, known_ids, posit
 from open_clip_fff.assignment.miner import Miner
 from open_clip_fff.assignment.mining import Mined
 from open_clip_fff.assignment.reference import MiningFeatures, pooled_text
+from open_clip_fff.assignment.sums import RunningSums
 from open_clip_fff.assignment.tiles import Assignment, OwnCaptions, Watch
 from open_clip_fff.normalised import FirstCall
+from open_clip_fff.numerics import only_finite
 from open_clip_fff.settings.mining import MiningConfig
 
 
@@ -44,6 +47,7 @@ class Criterion(nn.Module):
     Attributes:
         connections: has hardest negatives judged; None where nobody asks for it.
         remembers: whether somebody will ask for `last`.
+        not_finite: images and captions whose mining features held NaN or infinity, once for each micro-batch of a step.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Criterion(nn.Module):
         self.miner, self.online = None if mining is None else Miner(mining, rank, world_size), online
         self.connections: ConnectionMiner | None = None
         self.counts = MiningCounts()
+        self.not_finite = RunningSums(2)
         self._check = FirstCall()
         self.remembers = False
         self._last: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
@@ -136,12 +141,24 @@ class Criterion(nn.Module):
         own = Columns(self.rank * size, ids, valid, classes=image_classes, captions=caption_hashes)
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
+        used = valid
+        if mining_text_features is not None:
+            mining_text_features, captions = only_finite(mining_text_features)
+            images = captions.new_ones(size)
+            if mining_image_features is not None:
+                mining_image_features, images = only_finite(mining_image_features)
+            used = valid & captions & images[:, None]
+            if watch is not None:
+                self.not_finite.take_in(torch.stack([(~images).sum(), (valid & ~captions).sum()]))
         if self.connections is not None:
             gate = None
             if mining_image_features is not None and mining_text_features is not None:
                 gate = mining_image_features, mining_text_features
             own = self.connections(image_features, text_features, own, gate, counting=watch is not None)
-        found = self._mined(own, mining_image_features, mining_text_features, text_raw, watch, foreseen)
+        # Eq. 1 over generated captions alone, if told so
+        if self.miner is not None and text_raw is not None and not self.miner.config.raw:
+            used = used & ~text_raw
+        found = self._mined(own, mining_image_features, mining_text_features, used, watch, foreseen)
         return found if own.verdicts is None else ConnectedPairs(found)
 
     def _mined(
@@ -149,17 +166,15 @@ class Criterion(nn.Module):
         own: Columns,
         image: Tensor | None,
         text: Tensor | None,
-        raw: Tensor | None,
+        used: Tensor,
         watch: Watch | None,
         foreseen: bool,
     ) -> Assignment:
-        """Own captions, and what Eq. 1 finds where there is a miner."""
+        """Own captions, and what Eq. 1 finds where there is a miner, among the captions that may be used."""
         if self.miner is None or not (foreseen or self.miner.watching):
             return OwnCaptions(self._sweep(own), watch)
         if text is None:
             raise ValueError("mining needs mining_text_features, which a batch hook adds")
-        # Eq. 1 over generated captions alone, if told so
-        used = own.valid if raw is None or self.miner.config.raw else own.valid & ~raw
         own = own._replace(features=MiningFeatures(image, text, used, own.ids))
         without = OwnCaptions(self._sweep(own), watch)
         return self.miner.foreseen(without) if foreseen else self.miner(without)

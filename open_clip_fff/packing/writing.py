@@ -20,7 +20,7 @@ from open_clip_fff.plural import plural
 from open_clip_fff.settings import CaptionSettings
 from open_clip_fff.shardwise import Record
 from open_clip_fff.shardwise.record import LeftOut
-from open_clip_fff.shardwise.tars import members, tar_writer
+from open_clip_fff.shardwise.tars import OUTSIDE, leaves_folder, members, tar_writer
 
 T = TypeVar("T")
 
@@ -42,6 +42,8 @@ def packed(found: tuple[str, T], source: Source[T], pictures: PictureSettings) -
     key, makings = found
     try:
         item = source.item(makings)
+        if leaves_folder({"__key__": item.key, **item.members}):
+            raise LeaveOut(OUTSIDE)
         picture = finish(_content(item.image), pictures)
     except LeaveOut as why:
         return LeftOut(key, str(why))

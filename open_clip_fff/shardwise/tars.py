@@ -1,5 +1,6 @@
 """Shards as tars: writing them so that the same samples give the same bytes, and counting what is in one."""
 
+import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +24,24 @@ def tar_writer(file: BinaryIO) -> Iterator[wds.TarWriter]:
     except BaseException:
         writer.tarstream.fileobj.closed = True  # else it writes what is left, and fails, whenever it is collected
         raise
+
+
+OUTSIDE = "its name leaves the folder"
+
+
+def leaves_folder(sample: Mapping[str, object]) -> bool:
+    """Whether a member, unpacked on one system or another, would be written outside of the folder.
+
+    Args:
+        sample: `__key__`, and members by extension.
+
+    Example:
+        >>> [leaves_folder({"__key__": key, "txt": b""}) for key in ("a/b", "../b", "/b", "a/../../b", "C:\\\\b")]
+        [False, True, True, True, True]
+    """
+    names = (f"{sample['__key__']}.{name}" for name in sample if not name.startswith("__"))
+    paths = [re.split(r"[/\\]", name) for name in (str(sample["__key__"]), *names)]
+    return any(".." in path or (len(path) > 1 and (not path[0] or path[0].endswith(":"))) for path in paths)
 
 
 def members(sample: Mapping[str, object]) -> dict[str, object]:

@@ -91,17 +91,23 @@ def test_rows_that_a_sidecar_lacks_are_counted(trainer, beside):
     assert "00.tar: 0003, captions in its sidecar, cannot be read ('utf-8'" in log
 
 
-@pytest.mark.parametrize("content", [None, b"PAR1 and no more", "another column"])
+@pytest.mark.parametrize("content", [None, b"PAR1 and no more", b"<html>404</html>", "another column", "numbers"])
 def test_a_later_shard_without_a_sidecar_is_counted(trainer, beside, content):
     beside.shard("01")
     beside.write({"key": KEYS, "captions": STRINGS})
     if content is not None:
-        beside.write(content if isinstance(content, bytes) else {"key": KEYS, "text": STRINGS}, "01")
+        tables = {"another column": {"key": KEYS, "text": STRINGS}, "numbers": {"key": KEYS, "captions": range(GOOD)}}
+        beside.write(tables.get(content, content), "01")
     data = ["--train-data", str(beside.folder / "{00..01}.tar")]
     log = train(trainer, data, GOOD, *beside.flags)
     assert recorder.rows() == recorder.rows_of(*good_rows())
     assert f"{GOOD} without a caption, {GOOD} with unreadable captions\n" in log
     assert log.count("01.parquet cannot be read (") == 1  # once for the shard
+    reasons = {
+        "another column": "(it has no column 'captions'; it has key, text). Going",
+        "numbers": "(its column 'captions' holds int64, and not strings or lists of them). Going",
+    }
+    assert reasons.get(content, "") in log
 
 
 def test_sidecars_that_cannot_be_meant(refused, beside):
