@@ -39,7 +39,16 @@ def small_shard_of_clip(lab: Lab) -> Outcome:
 def empty_shard(lab: Lab) -> Outcome:
     data = lab.shards(16, 16, 16, 16)
     write_tar(lab.tar(3), {})
-    return one_line(lab.train(*MANY, "--workers", "2", data=data, ranks=2), "mini-batches")
+    return one_line(lab.train(*MANY, "--workers", "2", data=data, ranks=2), "the other ranks would wait")
+
+
+@fault(TOPIC, "of four shards, one is cut short and one is an html page")
+def lost_shards(lab: Lab) -> Outcome:
+    data = lab.shards(16, 16, 16, 16)
+    lab.tar(2).write_bytes(lab.tar(2).read_bytes()[: lab.tar(2).stat().st_size // 2])
+    lab.tar(3).write_text("<html>" * 999)
+    ended = lab.train(*MANY, data=data).went_on()
+    return Outcome(ended.line(r"Lost of 4 shards in epoch 0: .+"), "their rows of each epoch, named and counted")
 
 
 @fault(TOPIC, "a rank none of whose images can be read")
