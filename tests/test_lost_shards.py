@@ -15,7 +15,8 @@ from open_clip_fff.host.fixes import fixes
 from open_clip_fff.report.coverage import lost_line
 from tests import recorder
 from tests.conftest import colour_sample, write_tar
-from tests.test_short_epochs import MANY, shards
+from tests.test_short_epochs import MANY, Launched
+from tests.test_short_epochs import shards as shards_of
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def test_lost_shards_are_named_once_an_epoch_with_their_rows(trainer, tmp_path, 
 
     (Whether the third is whole shows at the fourth, so that two are used.)
     """
-    data = shards(tmp_path, (20, 6, 6))
+    data = shards_of(tmp_path, (20, 6, 6))
     with tarfile.open(tmp_path / "01.tar") as tar:
         size = next(member for member in tar if member.name == "0003.png").offset_data + 100
     (tmp_path / "01.tar").write_bytes((tmp_path / "01.tar").read_bytes()[:size])
@@ -51,7 +52,7 @@ def test_lost_shards_are_named_once_an_epoch_with_their_rows(trainer, tmp_path, 
 
 
 def test_a_command_that_fails_costs_its_shard(trainer, tmp_path):
-    shards(tmp_path, (20, 6))
+    shards_of(tmp_path, (20, 6))
     (tmp_path / "01.tar").unlink()
     data = ["--train-data", f"pipe:cat {tmp_path}/{{00..01}}.tar", "--train-num-samples", "20"]
     assert trainer(*MANY, "--logit-bias-init", "-10", "--dataset-type", "webdataset", "--name", "x", data=data) == 0
@@ -75,9 +76,37 @@ def test_a_shard_is_tried_again_and_goes_on_where_it_stopped(tmp_path):
     assert not tally.shards.take() and (tmp_path / "tries").read_text() == "\n" * 3
 
 
+def test_validation_tells_of_its_own_rows(trainer, tmp_path):
+    """By each reading of OpenCLIP's, once; without what training told."""
+    rows = {f"{row}": colour_sample(row) for row in range(6)} | {"bad": {**colour_sample(6), "png": b"<html>"}}
+    write_tar(tmp_path / "00.tar", rows)
+    (tmp_path / "01.tar").write_bytes(b"<html>" * 999)
+    validation = ["--val-data", str(tmp_path / "{00..01}.tar"), "--val-num-samples", "6", "--epochs", "2"]
+    assert trainer(*MANY, *recorder.RECORDED, *validation, "--name", "x") == 0
+    log = trainer.log("x")
+    for epoch in (1, 2):
+        assert f"in validation after epoch {epoch}: 1 {BAD_MEMBER}\n" in log
+        line = (
+            f"2 shards in validation after epoch {epoch}: 1 shard, rows not known: {tmp_path}/01.tar (rows not known)"
+        )
+        assert line in lost(log)
+    assert len(lost(log)) == 2 and "damaged in epoch" not in log
+
+
+@pytest.mark.slow
+def test_lost_shards_of_both_ranks_are_told(trainer, tmp_path):
+    data = shards_of(tmp_path, (16, 16, 16, 16))
+    for name in ("01.tar", "02.tar", "03.tar"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-12_000])
+    code, lines = Launched(trainer, tmp_path / "log", *MANY, "--name", "x", data=data).ended(90)
+    assert code == 0, lines
+    [line] = lost(trainer.log("x"))
+    assert line.startswith("4 shards in epoch 0: 3 shards, rows not known: ") and line.count(" beyond the first ") == 3
+
+
 def test_no_shard_left_is_an_end(trainer, tmp_path, capsys):
     """Shards that are drawn without end, and that are gone after the look before training."""
-    data = shards(tmp_path, (8, 8))
+    data = shards_of(tmp_path, (8, 8))
     drawn = ["--dataset-resampled", "--workers", "1", *MANY, "--plugin", "tests.vanishing", "--name", "x"]
     assert trainer(*drawn, "--batch-hooks", "vanishing", "--logit-bias-init", "-10", data=data) == 2
     assert "the rows that can be read filled no step" in capsys.readouterr().err.splitlines()[-1]

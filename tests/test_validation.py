@@ -235,7 +235,7 @@ def test_a_damaged_validation_image_is_not_counted_with_the_training_rows(traine
     argv = ["--method", "clip", "--epochs", "2", "--val-data", str(tmp_path / "val.csv"), "--name", "run"]
     assert trainer(*argv, data=trainer.table) == 0
     log = trainer.log("run")
-    assert "bad.png cannot be read" in log and "Rows skipped or damaged" not in log
+    assert "bad.png cannot be read" in log and "Rows skipped or damaged in epoch" not in log
     assert [row["num_images"] for row in results(trainer, "run")] == [33, 33]  # the next row stood in
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import open_clip_train.data as oc_data
 import torch
-import webdataset as wds
 
 from open_clip_fff.data.batch import Batch, CaptionBatch
 from open_clip_fff.data.columns import table_columns
+from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.features import FeatureReader
 from open_clip_fff.data.ids import NO_ID, class_id, sample_id
 from open_clip_fff.data.rows import seal
@@ -129,7 +129,10 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
             wrapped = CaptionTokenizer(tokenizer, captions, extra)
         else:
             wrapped = OneCaptionTokenizer(tokenizer, captions.policy, captions.raw_weight)
-        tally = state.tally if is_train else Tally(captions.sources)
+        if not is_train:
+            shards = [url for urls in data_sets(args.val_data) for url in urls]
+            state.val_tally = Tally(captions.sources, shards)
+        tally = state.tally if is_train else state.val_tally
         sealing = Sealer(CaptionReader(captions), tally, feature_reader(state.plan) if many and is_train else None)
         orders = [hook for hook in state.hooks if is_train and isinstance(hook, OrdersData)]
         seams: dict[str, object] = {"batched": Batches} if many else {}
@@ -138,7 +141,7 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
             seams["DataPipeline"] = PassesPipeline if many else SeededPipeline
         if orders:
             seams |= stream_seams(orders[0])
-        seams["tarfile_to_samples"] = lambda *a, **k: Then(wds.tarfile_to_samples(*a, **k), sealing)
+        seams["tarfile_to_samples"] = lambda **_: oc_data.tarfile_to_samples_nothrow  # as training reads
         view = View(oc_data.wds, **seams)
         with (
             counting_damage(tally),

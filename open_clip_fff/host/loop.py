@@ -10,6 +10,7 @@ import torch.distributed as dist
 from open_clip_fff.assignment.connection_counts import connection_rates
 from open_clip_fff.assignment.connection_miner import ConnectionMiner
 from open_clip_fff.assignment.counts import Rates, rates
+from open_clip_fff.data.ids import printable
 from open_clip_fff.data.tally import DAMAGE
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import Judges
@@ -125,7 +126,7 @@ def _tell_rows(state: RunState, epoch: int) -> None:
     lost, captions = state.tally.shards.take(), state.plan.captions
     news = _over_ranks({**state.tally.news(), LOST: len(lost)}, state.args.device)
     if news[LOST]:
-        line = lost_line(_joined(lost), state.rows.rows)
+        line = printable(lost_line(_joined(lost), state.rows.rows))
         if state.master:
             logging.warning(f"Lost of {plural(len(state.tally.shards), 'shards')} in epoch {epoch}: {line}")
     if state.master:

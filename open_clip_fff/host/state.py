@@ -28,6 +28,7 @@ class RunState:
         sentences: the sentence-embedding model that mines, likewise.
         rows: what is known of the shards' rows.
         tally: rows that the loader read, skipped or found damaged.
+        val_tally: the same of validation.
         model: the trained model, once made (not wrapped by DDP).
         hooks: what each batch passes before the towers.
         criterion: our loss with its assignment; None where OpenCLIP computes the loss.
@@ -47,6 +48,7 @@ class RunState:
     sentences: SentenceModel | None = None
     rows: RowCounts = field(default_factory=RowCounts)
     tally: Tally = field(init=False)
+    val_tally: Tally = field(default_factory=Tally)
     model: Any = None
     hooks: list[BatchHook] = field(default_factory=list)
     criterion: Criterion | None = None

@@ -13,11 +13,14 @@ from torch import Tensor
 
 from open_clip_fff.assignment.labels import known_ids
 from open_clip_fff.data.batch import CaptionBatch
+from open_clip_fff.data.tally import DAMAGE, Tally
 from open_clip_fff.host.aside import undisturbed
 from open_clip_fff.host.results import AVERAGE, keep
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.sigmoid import FFFLoss
 from open_clip_fff.numerics import exact_float32
+from open_clip_fff.plural import plural
+from open_clip_fff.report.coverage import damage_line, lost_line
 from open_clip_fff.report.recall import recall
 from open_clip_fff.report.validation_line import LOSS, RECALL, validation_line
 
@@ -31,6 +34,7 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
 
     def run(model, data, epoch, args, tb_writer=None, tokenizer=None):
         metrics = evaluate(model, data, epoch, args, tb_writer=tb_writer, tokenizer=tokenizer)
+        _tell_rows(state.val_tally, epoch)
         # The model as it was made: neither DDP's wrapper, which would wait for other ranks, nor a compiled one, which
         # would be compiled again for each shape.
         models = {"": state.model} if state.ema is None else {"": state.model, AVERAGE: state.ema.module}
@@ -41,11 +45,21 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
                 logging.info(validation_line(epoch, values, prefix))
             if prefix and state.master:  # OpenCLIP has done this for the model itself
                 values |= _zero_shot(each, data, epoch, args, tokenizer, prefix)
+        state.val_tally.forget()  # the same rows
         if values:
             keep(values, epoch, data, args, tb_writer)
         return metrics
 
     return run
+
+
+def _tell_rows(tally: Tally, epoch: int) -> None:
+    """What OpenCLIP's reading of the set skipped; ours, of the same rows, is not told."""
+    if damage := damage_line(tally.news(), DAMAGE):
+        logging.warning(f"Rows skipped or damaged in validation after epoch {epoch}: {damage}")
+    if lost := tally.shards.take():
+        line = lost_line(lost, {})
+        logging.warning(f"Lost of {plural(len(tally.shards), 'shards')} in validation after epoch {epoch}: {line}")
 
 
 def _zero_shot(model: Any, data: dict, epoch: int, args, tokenizer, prefix: str) -> dict[str, float]:
