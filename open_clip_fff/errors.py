@@ -24,9 +24,15 @@ def own_words(error: BaseException) -> str:
     return text.splitlines()[-1].split(": ", 1)[-1] if "Original Traceback" in text else text
 
 
+def printable(text: str) -> str:
+    """A name for a terminal or a log; what no terminal should be told is escaped, as are bytes that are not UTF-8."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def reason(error: BaseException, length: int = 200) -> str:
     """What a library's error says, in one short line: libraries may list every model they know, and open files."""
     more = len(error.args) > 1 and isinstance(error.args[0], str) and not isinstance(error, UnicodeError)
     said = error.args[0] if more else error  # webdataset adds some
     text = re.sub(r"( @)? <_io\..*", "", (str(said).strip() or type(error).__name__).splitlines()[0])
+    text = printable(text)
     return text if len(text) <= length else f"{text[:length]}…"

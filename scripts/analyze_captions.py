@@ -22,9 +22,8 @@ from tqdm import tqdm
 from open_clip_fff.analysis.run import PAGE, Analysis, Wanted, analyse
 from open_clip_fff.analysis.tables import LEFT_OUT, NAMES
 from open_clip_fff.calibration.eyes import eyes_of
-from open_clip_fff.data.ids import printable
 from open_clip_fff.devices import usable
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes

@@ -15,7 +15,7 @@ from open_clip_fff.analysis.kinds import GENERATED, RAW, Kind, kinds_of, shuffle
 from open_clip_fff.analysis.nearest import NEAREST, mean_of_nearest
 from open_clip_fff.analysis.ranks import outranked
 from open_clip_fff.analysis.sample import Progress, Sample
-from open_clip_fff.data.ids import printable
+from open_clip_fff.errors import printable
 
 ONE, MEAN = "one", "mean"  # the texts that stand for an image: a caption drawn from a kind, and the mean of them
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from open_clip_fff.analysis.sample import Sample
 from open_clip_fff.analysis.sections import Section
 from open_clip_fff.analysis.summary import Line
-from open_clip_fff.data.ids import printable
+from open_clip_fff.errors import printable
 from open_clip_fff.gallery.html import render
 
 TEMPLATE = "page.html.jinja"

@@ -5,7 +5,7 @@ import pandas as pd
 from open_clip_fff.analysis.measure import Measured
 from open_clip_fff.analysis.sample import Missing, Sample
 from open_clip_fff.analysis.summary import Line, table
-from open_clip_fff.data.ids import printable
+from open_clip_fff.errors import printable
 
 CAPTIONS, IMAGES, FREQUENCIES, SUMMARY = "captions.csv", "images.csv", "frequencies.csv", "summary.csv"
 LEFT_OUT = "left-out.csv"

@@ -6,10 +6,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from open_clip_fff.data.ids import printable
 from open_clip_fff.data.images import read_image
 from open_clip_fff.data.shards import image_bytes, in_one_line, read_samples
 from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.errors import printable
 from open_clip_fff.whole import whole_file
 
 RAW = "txt"

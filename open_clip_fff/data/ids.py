@@ -11,11 +11,6 @@ def _hash63(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content).digest()[:8], "big") >> 1
 
 
-def printable(text: str) -> str:
-    """A name for a terminal or a log; what no terminal should be told is escaped, as are bytes that are not UTF-8."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def sample_id(image: bytes | str | None) -> int:
     """The identity of an image: int64.
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.features import FeatureReader, NoFeatures
-from open_clip_fff.data.ids import NO_ID, class_id, printable
+from open_clip_fff.data.ids import NO_ID, class_id
 from open_clip_fff.data.shards import image_bytes, read_samples, why_unreadable
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table import read_table
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.settings.captions import CaptionSettings
 
 ROW_LIMIT = 10_000  # of all data sets together
@@ -150,8 +150,7 @@ def preview_shard(
     except UsageError:
         raise
     except Exception as error:
-        reason = str(error.args[0] if error.args else error) or type(error).__name__
-        raise UsageError(f"--train-data: {url} cannot be read as a tar ({reason})") from error
+        raise UsageError(f"--train-data: {url} cannot be read as a tar ({reason(error)})") from error
     for sidecar in sidecars if keys else []:
         sidecar.check_join(url, keys)
     _check_images(f"--train-data: {url}", images)

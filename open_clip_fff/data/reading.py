@@ -7,9 +7,8 @@ from itertools import islice
 
 from webdataset.handlers import reraise_exception
 
-from open_clip_fff.data.ids import printable
 from open_clip_fff.data.lost import LostShards
-from open_clip_fff.errors import reason
+from open_clip_fff.errors import printable, reason
 from open_clip_fff.plural import plural
 
 TRIES = 3

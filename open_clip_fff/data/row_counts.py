@@ -12,6 +12,7 @@ from typing import NamedTuple
 from open_clip_fff.data.data_sets import stem_of
 from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.data.sidecar import Sidecar
+from open_clip_fff.data.tars import Header
 
 HEADERS = 2**27  # bytes of local tars whose headers are read, the smallest first
 FILES = 2_000  # shards, at most, where each has a file to be opened
@@ -74,14 +75,14 @@ def image_rows(path: str) -> int | None:
     """The samples with an image in a local tar, by its headers; None where these cannot be read to the end."""
     keys: set[str] = set()
     try:
-        with tarfile.open(path, "r:") as tar:
+        with tarfile.open(path, "r:", tarinfo=Header) as tar:
             for member in tar:
                 folder, slash, name = member.name.rpartition("/")
                 key, _, extension = name.partition(".")
                 if member.isfile() and extension.lower() in IMAGES:
                     keys.add(f"{folder}{slash}{key}")
                 tar.members = []  # type: ignore[attr-defined]  # it keeps them all
-    except (OSError, tarfile.TarError):
+    except Exception:  # whatever tarfile raises for a damaged header
         return None
     return len(keys)
 

@@ -5,9 +5,9 @@ from itertools import islice
 from typing import TypeVar
 
 from open_clip_fff.data.columns import column_names
-from open_clip_fff.data.ids import printable, sample_id
+from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.images import NO_IMAGE, open_image
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.settings.safety import MOST_PIXELS
 
 T = TypeVar("T")
@@ -26,9 +26,9 @@ def read_samples(urls: Iterable[str], limit: int | None = None) -> Iterator[dict
     Raises:
         Exception: whatever webdataset and tarfile raise for a shard that cannot be read.
     """
-    import webdataset as wds
+    from open_clip_fff.data.tars import tar_samples  # webdataset takes a while to import
 
-    return islice(wds.tarfile_to_samples()({"url": url} for url in urls), limit)
+    return islice(tar_samples()({"url": url} for url in urls), limit)
 
 
 def in_one_line(samples: Iterator[T], called: str) -> Iterator[T]:

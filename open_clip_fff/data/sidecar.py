@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from open_clip_fff.data.columns import column_names, find_column, spaces_note
 from open_clip_fff.data.data_sets import BETWEEN, parquet_name, parquets
-from open_clip_fff.data.ids import printable
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.settings.names import find_name
 
 KEY = "key"

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from open_clip_fff.data.ids import NO_ID, class_id, printable
+from open_clip_fff.data.ids import NO_ID, class_id
 from open_clip_fff.data.rows import Row
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sidecar import Sidecar
+from open_clip_fff.errors import printable
 from open_clip_fff.settings.captions import PATTERN, CaptionSettings, source_name
 from open_clip_fff.settings.names import find_name
 

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from open_clip_fff.data.images import SafeMembers, open_rgb
+from open_clip_fff.data.tars import Header, tar_files
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.layouts import SPLIT, FoundSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
@@ -174,7 +175,8 @@ class SafeWebDataset(webdataset.WebDataset):
 
 def build(at: FoundSet, preprocess: Callable, split: str = SPLIT) -> Any:
     """clip-benchmark's data set, never downloading."""
-    with warnings.catch_warnings(), replaced(webdataset, WebDataset=SafeWebDataset):
+    tars = replaced(webdataset.compat, tar_file_expander=tar_files)
+    with warnings.catch_warnings(), replaced(webdataset, WebDataset=SafeWebDataset), tars:
         warnings.simplefilter("ignore")  # of webdataset's defaults, and of splits, which the sets' notes tell
         return build_dataset(at.dataset, str(at.root), preprocess, split, download=False, task=at.spec.task)
 
@@ -203,7 +205,7 @@ def count_images(split: Path, shards: int) -> int:
     """
     keys = set()
     for path in (split / f"{shard}.tar" for shard in range(shards)):
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, tarinfo=Header) as tar:
             members = tar.getmembers()
             end = tar.offset  # where the headers end
         padded = [member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE for member in members]

@@ -11,12 +11,12 @@ from torch import Tensor
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.calibration.eyes import Eyes, mining_features, together
 from open_clip_fff.connection.outside import middle
-from open_clip_fff.data.ids import printable
 from open_clip_fff.data.pictures import Picture, read_pictures
 from open_clip_fff.data.rows import Row
 from open_clip_fff.data.shards import in_one_line
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tokens import as_in_a_batch
+from open_clip_fff.errors import printable
 from open_clip_fff.settings.captions import CaptionSettings
 
 CHUNK = 64  # images that are seen at a time

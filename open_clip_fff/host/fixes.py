@@ -1,6 +1,5 @@
 """What breaks in OpenCLIP 3.3 with today's libraries, each mended for the length of a run, each with its reason."""
 
-import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -15,11 +14,11 @@ import webdataset as wds
 from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
 
-from open_clip_fff.data.ids import printable
 from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_rgb, read_image
 from open_clip_fff.data.reading import ShardReader
 from open_clip_fff.data.tally import BAD_MEMBER, Tally
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.data.tars import tar_files, tar_samples
+from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
 from open_clip_fff.scope import View, replaced
 from open_clip_fff.settings.plan import Plan
@@ -50,9 +49,15 @@ def fixes(tally: Tally, seed: int, images: ImageReader) -> Iterator[None]:
         stack.enter_context(
             replaced(
                 oc_data,
-                tar_file_expander=_without_sentinel(oc_data.tar_file_expander),
+                # webdataset >= 0.2.90 ends each shard with an empty sample: KeyError 'fname' in OpenCLIP's grouping
+                tar_file_expander=partial(tar_files, eof_value=None, refused=b""),
                 SharedEpoch=LatestEpoch,
-                wds=View(oc_data.wds, shuffle=partial(SeededShuffle, seed), decode=partial(decode_safely, images)),
+                wds=View(
+                    oc_data.wds,
+                    shuffle=partial(SeededShuffle, seed),
+                    decode=partial(decode_safely, images),
+                    tarfile_to_samples=tar_samples,
+                ),
                 Image=View(oc_data.Image, open=images),
             )
         )
@@ -68,14 +73,6 @@ def counting_damage(tally: Tally) -> AbstractContextManager[None]:
         tarfile_to_samples_nothrow=ShardReader(_nothrow, tally.shards),
         CsvDataset=partial(ForgivingCsvDataset, tally),
     )
-
-
-def _without_sentinel(expand: Callable) -> Callable:
-    """webdataset >= 0.2.90 ends each shard with an empty sample: KeyError 'fname' in OpenCLIP's grouping.
-
-    OpenCLIP's own `training` extra asks for 0.2.86, which has no such end.
-    """
-    return partial(expand, eof_value=None) if "eof_value" in inspect.signature(expand).parameters else expand
 
 
 class AnyDeviceDDP(DistributedDataParallel):

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import open_clip_train.data as oc_data
 
-from open_clip_fff.data.ids import printable
 from open_clip_fff.data.row_counts import RowCounts, row_counts
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.host.data import feature_reader
 from open_clip_fff.host.data_checks import dataset_kind
 from open_clip_fff.plural import plural

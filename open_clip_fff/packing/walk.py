@@ -5,8 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from open_clip_fff.data.ids import printable
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, printable
 
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 CAPTION_SUFFIXES = (".txt", ".caption")  # of files beside a picture, a caption a line

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
-from webdataset.tariterators import group_by_keys, tar_file_expander
+from webdataset.tariterators import group_by_keys
 
 from open_clip_fff.data.ahead import ahead
 from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.tars import tar_files
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.packing.items import LeaveOut
 from open_clip_fff.packing.pictures import finish
@@ -132,7 +133,7 @@ def _samples_in(file: BinaryIO) -> Iterator[dict[str, Any]]:
     file.flush()
     with os.fdopen(os.dup(file.fileno()), "rb") as again:
         again.seek(0)
-        yield from group_by_keys(tar_file_expander([{"url": "written", "stream": again}]))
+        yield from group_by_keys(tar_files([{"url": "written", "stream": again}]))
 
 
 def _content(image: bytes | Path) -> bytes:

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from open_clip_fff.data.data_sets import stem_of
-from open_clip_fff.data.ids import printable
-from open_clip_fff.errors import OneRankError, UsageError
+from open_clip_fff.errors import OneRankError, UsageError, printable
 from open_clip_fff.shardwise.record import Record
 from open_clip_fff.whole import write_whole
 

@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 import webdataset as wds
 
+from open_clip_fff.data.tars import Header
+
 
 @contextmanager
 def tar_writer(file: BinaryIO) -> Iterator[wds.TarWriter]:
@@ -61,11 +63,11 @@ def keys_of(url: str) -> set[str]:
     if not Path(url).is_file():
         return keys
     try:
-        with tarfile.open(url) as tar:
+        with tarfile.open(url, tarinfo=Header) as tar:
             for member in tar:
                 if member.isfile():
                     folder, slash, name = member.name.rpartition("/")
                     keys.add(f"{folder}{slash}{name.partition('.')[0]}")
-    except (OSError, tarfile.TarError):
+    except Exception:  # whatever tarfile raises for a damaged header
         return keys
     return keys

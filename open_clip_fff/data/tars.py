@@ -1,0 +1,163 @@
+"""Reading tars from strangers: a member at a time, bounded, and no end that is none.
+
+Python's tarfile takes a damaged header for the end of the tar, so that the rows behind it are lost in silence; it goes
+backwards over a member of negative size, and on from the end of the file to wherever a size leads; it makes as many
+zeros as a sparse file of a few bytes says that it has; it reads as many bytes of a long name; and it unpacks a block of
+bzip2, which may be gigabytes, as a whole.
+"""
+
+import bz2
+import gzip
+import lzma
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from webdataset.filters import pipelinefilter
+from webdataset.handlers import reraise_exception
+from webdataset.tariterators import base_plus_ext, group_by_keys, url_opener
+
+MOST_BYTES = 2**30  # of a sample's members together
+MOST_HEADER = 2**20  # bytes of a long name, or of pax records
+_NO_FILE = re.compile(r"__[^/]*__($|/)")  # webdataset's own, as `__index__`
+_LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+
+Handler = Callable[[Exception], bool]
+
+
+class Header(tarfile.TarInfo):
+    """A member's header, for `tarfile.open(..., tarinfo=Header)`: what is damaged or absurd raises ReadError."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "Header":  # type: ignore[override]
+        offset = archive.offset
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            if offset == 0:
+                raise  # it is no tar
+            raise tarfile.ReadError(f"{error} at byte {offset:,}, and what follows cannot be read") from error
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _LONG + _PAX and self.size > MOST_HEADER:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+    def _block(self, count: int) -> int:
+        if count < 0:
+            raise tarfile.ReadError(f"a member of {count:,} bytes")
+        return super()._block(count)  # type: ignore[misc]
+
+
+def tar_files(
+    sources: Iterable[dict[str, Any]],
+    handler: Handler = reraise_exception,
+    select_files: None = None,
+    rename_files: None = None,
+    eof_value: dict | None = {},  # noqa: B006
+    refused: bytes | None = None,
+) -> Iterator[dict[str, Any]]:
+    """webdataset's `tar_file_expander`, for tars of strangers.
+
+    Args:
+        sources: `url` and `stream` each.
+        handler: is given what is wrong with a member or a tar; whether to go on with the next.
+        select_files, rename_files: webdataset's, for which nobody asks.
+        eof_value: what stands behind each tar's files; None for nothing.
+        refused: what stands for a file that is too large, or sparse, so that its sample alone is lost, if that; None
+            where `handler` is to be given that.
+
+    Yields:
+        `fname`, `data` and `__url__`.
+    """
+    for source in sources:
+        try:
+            for name, content in _members(source["stream"], handler, refused):
+                yield {"fname": name, "data": content, "__url__": source["url"]}
+            if eof_value is not None:
+                yield eof_value
+        except Exception as error:
+            error.args = (*error.args, source.get("stream"), source.get("url"))
+            if not handler(error):
+                return
+
+
+class _Peeked:
+    """A stream, of which the first bytes were looked at."""
+
+    def __init__(self, stream: Any) -> None:
+        self.start, self._stream = stream.read(6), stream
+
+    def read(self, size: int = -1) -> bytes:
+        if not self.start:
+            return self._stream.read(size)
+        start, self.start = self.start, b""
+        if 0 <= size < len(start):
+            start, self.start = start[:size], start[size:]
+        return start + (self._stream.read(size - len(start)) if size >= 0 else self._stream.read())
+
+
+class _Ending:
+    """A stream that says so where there is nothing left: tarfile would go on to wherever a header's size leads."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._over = stream, False
+
+    def read(self, size: int) -> bytes:
+        content = self._stream.read(size)
+        if not content and self._over:
+            raise tarfile.ReadError("unexpected end of data")
+        self._over = not content
+        return content
+
+
+def _unpacked(stream: Any) -> _Ending:
+    """A tar's own bytes, as many at a time as are asked for."""
+    file: Any = _Peeked(stream)
+    if file.start.startswith(b"\x1f\x8b"):
+        return _Ending(gzip.GzipFile(fileobj=file))
+    for magic, opener in ((b"BZh", bz2.BZ2File), (b"\xfd7zXZ\0", lzma.LZMAFile)):
+        if file.start.startswith(magic):
+            return _Ending(opener(file))
+    return _Ending(file)
+
+
+def _members(stream: Any, handler: Handler, refused: bytes | None) -> Iterator[tuple[str, bytes]]:
+    key, held = None, 0
+    unpacked: Any = _unpacked(stream)
+    with tarfile.open(fileobj=unpacked, mode="r|", tarinfo=Header) as archive:
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
+            if not member.isreg() or _NO_FILE.match(member.name):
+                continue
+            before, (key, _) = key, base_plus_ext(member.name)
+            held = member.size + (held if key == before else 0)
+            try:
+                if (why := _obstacle(member, held)) is None:
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    yield member.name, file.read()
+                elif refused is None:
+                    raise ValueError(f"{member.name}: {why}")
+                else:
+                    yield member.name, refused
+            except Exception as error:
+                error.args = (f"{error.args[0] if error.args else error} @ {stream}", *error.args[1:])
+                if not handler(error):
+                    return
+
+
+def _obstacle(member: tarfile.TarInfo, held: int) -> str | None:
+    """Why a member is not read, given the bytes of its sample up to here."""
+    if member.issparse():
+        return "is a sparse file"
+    return f"its sample holds {held:,} bytes, and {MOST_BYTES:,} are read" if held > MOST_BYTES else None
+
+
+def _samples(urls: Iterable[dict[str, Any]], handler: Handler = reraise_exception) -> Iterator[dict[str, Any]]:
+    return group_by_keys(tar_files(url_opener(urls, handler), handler), handler=handler)
+
+
+tar_samples = pipelinefilter(_samples)  # webdataset's `tarfile_to_samples`
