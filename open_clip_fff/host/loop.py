@@ -10,9 +10,8 @@ import torch.distributed as dist
 from open_clip_fff.assignment.connection_counts import connection_rates
 from open_clip_fff.assignment.connection_miner import ConnectionMiner
 from open_clip_fff.assignment.counts import Rates, rates
-from open_clip_fff.data.ids import printable
 from open_clip_fff.data.tally import DAMAGE
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.hooks.registry import Judges
 from open_clip_fff.host.nonfinite import left_out_line
 from open_clip_fff.host.seeding import after_epoch, before_epoch
