@@ -17,16 +17,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the flags, without the program's name; None takes them from the command line.
 
     Returns:
-        0, or 2 for what keeps training from its first step, a mistake in flags or data most often, which is printed
-        in one line. What is raised later stays an exception.
+        0; 2 for what keeps training from its first step, a mistake in flags or data most often, which is printed in
+        one line; 128 and the signal's number where SIGTERM or Ctrl-C ended training with a checkpoint. What else is
+        raised later stays an exception.
     """
     # OpenCLIP's loop is imported by whoever trains, and by no one else
     from open_clip_fff.host.launch import launched_rank
     from open_clip_fff.host.run import run
+    from open_clip_fff.host.stopping import Stopped
 
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         run(argv)
+    except Stopped as stopped:
+        return stopped.code
     except UsageError as error:
         if "--debug" in argv:  # OpenCLIP's flag for all that may help
             traceback.print_exc()

@@ -37,13 +37,13 @@ class Tally:
         self._reported = [0] * len(self._names)
         self.shards = LostShards(shards)
 
-    def damaged(self, kind: str, line: str = "") -> None:
-        """Counts one row of a kind in `DAMAGE`, from any process.
+    def damaged(self, kind: str, line: str = "", rows: int = 1) -> None:
+        """Counts rows of a kind in `DAMAGE`, from any process.
 
         Args:
             line: names it in the log, where fewer than TOLD of its kind were since the last `news`.
         """
-        self._add({kind: 1})
+        self._add({kind: rows})
         if not line:
             return
         with self._lines.get_lock():

@@ -5,41 +5,60 @@ int64 throughout.
 """
 
 import os
-import tempfile
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.grouping.bank_file import ROOM, BankFile, bank_header, bank_path
+from open_clip_fff.grouping.bank_file import ROOM, BankFile, bank_header, bank_path, unfinished
 
 
 class BankWriter:
     """Writes what one rank's training steps of one epoch produced.
 
     Memory does not grow with the epoch until `publish` sorts the ids (about 40 bytes per sample). A run that is killed
-    before leaves a hidden file, which the next writer of the same rank and epoch overwrites.
+    before leaves hidden files, with which the next writer of the same rank and epoch goes on, or which it overwrites.
 
     Args:
         folder: made if it is not there.
         epoch: from 0.
         rank: this process's.
+        kept: goes on behind what `keep` counted, if its files are there; see `has_kept`.
 
     Raises:
         OSError: if nothing can be written there.
     """
 
-    def __init__(self, folder: Path, epoch: int, rank: int) -> None:
+    def __init__(self, folder: Path, epoch: int, rank: int, kept: "Kept | None" = None) -> None:
         self.path = bank_path(Path(folder), epoch, rank)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._unfinished = self.path.with_name(f".{self.path.name}")
-        self._file = self._unfinished.open("wb")
-        self._file.write(bytes(ROOM))
-        # In the file, ids come after all features; until then they wait in one without a name, gone with the process.
-        self._ids = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115 (publish closes it)
-        self._dim: int | None = None
+        # In the file, ids come after all features; until then they wait in one of their own.
+        self._unfinished, self._waiting = unfinished(self.path)
+        mode = "r+b" if kept else "wb"
+        self._file, self._ids = self._unfinished.open(mode), self._waiting.open(mode)
+        self._rows, self._dim = kept or Kept(0, None)
+        if kept:
+            for file, size in zip((self._file, self._ids), kept.sizes, strict=True):
+                file.truncate(size)
+                file.seek(size)
+        else:
+            self._file.write(bytes(ROOM))
+
+    def keep(self) -> "Kept":
+        """How much was added so far, once that is on the disk.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        for file in (self._file, self._ids):
+            file.flush()
+            os.fsync(file.fileno())
+        return Kept(self._rows, self._dim)
 
     def add(self, ids: Tensor, image: Tensor, text: Tensor) -> None:
         """Appends B samples, in float16; an id that was added before now has these features.
@@ -67,6 +86,7 @@ class BankWriter:
         features = torch.stack([image.detach().half(), text.detach().half()], dim=1).cpu()
         usable = features.isfinite().all(dim=2).all(dim=1)
         self._file.write(features.numpy().astype("<f2", copy=False).tobytes())
+        self._rows += len(ids)
         self._ids.write(ids.cpu().where(usable, -1).numpy().astype("<i8", copy=False).tobytes())
 
     def publish(self) -> Path:
@@ -75,9 +95,8 @@ class BankWriter:
         Raises:
             OSError: if it cannot be written.
         """
-        with self._ids as unsorted:
-            unsorted.seek(0)
-            added = np.frombuffer(unsorted.read(), dtype="<i8")
+        self._ids.close()
+        added = np.fromfile(self._waiting, dtype="<i8")
         rows = np.argsort(added, kind="stable")  # equal ids stay in the order in which they came
         ids = added[rows]
         chosen = ids >= 0
@@ -91,7 +110,37 @@ class BankWriter:
             file.flush()
             os.fsync(file.fileno())
         os.replace(self._unfinished, self.path)
+        self._waiting.unlink()
         return self.path
+
+
+class Kept(NamedTuple):
+    """What a bank that is not whole holds: samples, and D, None before the first."""
+
+    rows: int
+    dim: int | None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of its features' file and of its ids'."""
+        return ROOM + 4 * self.rows * (self.dim or 0), 8 * self.rows
+
+
+def has_kept(folder: Path, epoch: int, rank: int, kept: Kept, folders: Sequence[Path]) -> bool:
+    """Whether what a stopped run kept is in `folder`; brings it there from the first of `folders` that has it.
+
+    Raises:
+        OSError: if it cannot be copied.
+    """
+    for place in folders:
+        files = unfinished(bank_path(Path(place), epoch, rank))
+        if all(file.is_file() and file.stat().st_size >= size for file, size in zip(files, kept.sizes, strict=True)):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            for file, own in zip(files, unfinished(bank_path(Path(folder), epoch, rank)), strict=True):
+                if not (own.exists() and own.samefile(file)):
+                    shutil.copyfile(file, own)
+            return True
+    return False
 
 
 class Bank:

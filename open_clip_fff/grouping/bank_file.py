@@ -20,12 +20,18 @@ from open_clip_fff.errors import UsageError
 
 ROOM = 512  # bytes of the header, its length included: a fixed number, as it is written last; a multiple of 8
 _VERSION = "id_version"
-_NAME = re.compile(r"(\.?)epoch_(\d+)_rank_\d+\.safetensors")
+_NAME = re.compile(r"(\.?)epoch_(\d+)_rank_\d+\.(?:safetensors|ids)")
 
 
 def bank_path(folder: Path, epoch: int, rank: int) -> Path:
-    """The file of one rank and epoch; until it is whole it has a dot before its name."""
+    """The file of one rank and epoch."""
     return folder / f"epoch_{epoch}_rank_{rank}.safetensors"
+
+
+def unfinished(path: Path) -> tuple[Path, Path]:
+    """What a bank is until it is whole: its features with a dot before the name, and its ids beside them."""
+    hidden = path.with_name(f".{path.name}")
+    return hidden, hidden.with_suffix(".ids")
 
 
 def published(folder: Path, epoch: int | None = None) -> list[Path]:
@@ -51,7 +57,7 @@ def discard(folder: Path, before_epoch: int) -> None:
 
     Who has them open can go on reading. Several ranks may call it at once.
     """
-    for path in Path(folder).glob("*.safetensors"):  # none where there is no folder
+    for path in Path(folder).glob("*epoch_*"):  # none where there is no folder
         name = _NAME.fullmatch(path.name)
         if name and int(name[2]) < before_epoch:
             path.unlink(missing_ok=True)

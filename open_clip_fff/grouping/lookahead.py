@@ -32,6 +32,9 @@ class Lookahead:
         seed: of the run; orders depend on it, the epoch, the rank and the worker.
         rank: this process's rank.
         queue_bytes: the most that a rank's queue holds.
+
+    Attributes:
+        arrived: samples that came through the decoder, since the epoch began.
     """
 
     def __init__(
@@ -51,22 +54,22 @@ class Lookahead:
 
     def begin(self, batches: int) -> None:
         """A worker's epoch begins, of so many mini-batches, in one or more passes over its shards."""
-        self._batches, self._done, self._arrived, self._passes = batches, 0, 0, 0
+        self._batches, self._done, self.arrived, self._passes = batches, 0, 0, 0
 
     def arrivals(self, samples: Iterable) -> Iterator:
         """A later stage, behind the decoder, that counts which samples came through."""
         for sample in samples:
-            self._arrived += 1
+            self.arrived += 1
             yield sample
 
     def __call__(self, samples: Iterable[dict]) -> Iterator[dict]:
         """One pass."""
-        arrived, self._passes = self._arrived, self._passes + 1
+        arrived, self._passes = self.arrived, self._passes + 1
         finder = self.features(self.epoch())
         try:
             yield from samples if finder is None else self._grouped(iter(samples), finder)
         finally:
-            self._done += (self._arrived - arrived) // self.batch
+            self._done += (self.arrived - arrived) // self.batch
 
     def _grouped(self, samples: Iterator[dict], finder: Finder) -> Iterator[dict]:
         worker = get_worker_info()
@@ -76,7 +79,7 @@ class Lookahead:
         generator = torch.Generator().manual_seed(draw.getrandbits(63))
         size, space = max(self.settings.queue // workers, self.settings.search_space), self.settings.search_space
         queue = _Queue(samples, self.batch, self.queue_bytes // workers)
-        wanted, before = (self._batches - self._done) * self.batch, self._arrived
+        wanted, before = (self._batches - self._done) * self.batch, self.arrived
         given = lost = 0  # samples handed on, and those of them that were seen not to arrive
         while True:
             queue.fill(space, wanted, lost)
@@ -89,7 +92,7 @@ class Lookahead:
                     given += 1
                     yield chosen[place]
                 # a corrupt image is gone by now: one more, or all mini-batches after it would be cut at other places
-                while given - (self._arrived - before) > lost:
+                while given - (self.arrived - before) > lost:
                     lost += 1
                     queue.fill(1, wanted, lost)
                     for sample in queue.draw(min(1, len(queue)), draw):

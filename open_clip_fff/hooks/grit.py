@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sized
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
 from open_clip_fff.errors import UsageError
-from open_clip_fff.grouping.bank import BankWriter
+from open_clip_fff.grouping.bank import BankWriter, Kept, has_kept
 from open_clip_fff.grouping.bank_file import discard
 from open_clip_fff.grouping.features import BesideImages, LastEpoch
 from open_clip_fff.grouping.lookahead import Lookahead
@@ -30,10 +31,11 @@ class Grit:
             raise UsageError("--batch-hooks grit: needs a run with a folder to keep features in; add --logs")
         self.settings, self.context = context.plan.grouping, context
         self.folder = context.folder / "bank"
-        folders = [self.folder, *([context.resumed / "bank"] if context.resumed is not None else [])]
+        self.folders = [self.folder, *([context.resumed / "bank"] if context.resumed is not None else [])]
         stored = self.settings.source == "stored"
-        self.features: BesideImages | LastEpoch = BesideImages() if stored else LastEpoch(folders)
+        self.features: BesideImages | LastEpoch = BesideImages() if stored else LastEpoch(self.folders)
         self._writer: BankWriter | None = None
+        self._kept: Kept | None = None  # of the epoch's bank, by a run that was stopped
         # where they mine, another hook does
         self._pops = stored and context.plan.features != "precomputed"
 
@@ -61,10 +63,26 @@ class Grit:
 
     def before_epoch(self, epoch: int) -> None:
         """Opens the bank that the epoch fills."""
-        if isinstance(self.features, LastEpoch):
-            if self.context.rank == 0 and (missing := self.features.missing(epoch)):
-                logging.warning(missing)
-            self._writer = BankWriter(self.folder, epoch, self.context.rank)
+        if not isinstance(self.features, LastEpoch):
+            return
+        if self.context.rank == 0 and (missing := self.features.missing(epoch)):
+            logging.warning(missing)
+        kept, self._kept, rank = self._kept, None, self.context.rank
+        if kept is not None and not has_kept(self.folder, epoch, rank, kept, self.folders):
+            kept = None
+            logging.warning(
+                f"{self.folder}: what the stopped run had written of epoch {epoch} is not there; the next epoch groups "
+                f"those samples at random"
+            )
+        self._writer = BankWriter(self.folder, epoch, rank, kept)
+
+    def epoch_state(self) -> dict[str, Any]:
+        """How much of the bank is written."""
+        return {} if self._writer is None else self._writer.keep()._asdict()
+
+    def load_epoch_state(self, state: dict[str, Any]) -> None:
+        """The next epoch's bank begins with so much."""
+        self._kept = Kept(**state) if state else None
 
     def after_step(self, ids: Tensor, image: Tensor, text: Tensor) -> None:
         """Keeps a step's features: int64 [B], [B, D], [B, D]."""

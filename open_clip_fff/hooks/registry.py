@@ -110,6 +110,19 @@ class SeesSteps(Protocol):
     def after_epoch(self, epoch: int) -> None: ...
 
 
+@runtime_checkable
+class KeepsEpoch(Protocol):
+    """A hook that keeps something over an epoch's steps, which a checkpoint in its middle has to hold.
+
+    Called on every rank. The state is of tensors, numbers, strings, and lists and dicts of these; it is given back
+    before `before_epoch` of the epoch that goes on.
+    """
+
+    def epoch_state(self) -> dict[str, Any]: ...
+
+    def load_epoch_state(self, state: dict[str, Any]) -> None: ...
+
+
 BATCH_HOOKS: Registry[Callable[[HookContext], BatchHook]] = Registry("batch hook", "--batch-hooks")
 
 

@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from open_clip_fff.errors import OneRankError, ToldError, UsageError, own_words
 from open_clip_fff.host.run_lock import lock_run
+from open_clip_fff.host.stopping import Stopped
 from open_clip_fff.host.telling import Telling
 from open_clip_fff.host.words import LastError, in_one_line
 from open_clip_fff.scope import View, replaced
@@ -55,7 +56,7 @@ def attempt(args: argparse.Namespace) -> Iterator[LastError]:
         if not mine:
             raise ToldError(line) from error
         raise (OneRankError(f"rank {args.rank}: {line}") if args.rank else UsageError(line)) from error
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         if not way.stepped:
             way.remove_folders()
         raise

@@ -15,6 +15,7 @@ from open_clip_fff.data.preview_text import check
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.data import csv_captions, feature_reader
 from open_clip_fff.host.data_checks import check_data, dataset_kind
+from open_clip_fff.host.midway import saves
 from open_clip_fff.host.open_clip_files import check_pictures, check_pretrained, check_resume, check_towers
 from open_clip_fff.host.open_clip_flags import check_flags
 from open_clip_fff.hub.description import CONFIG_NAME
@@ -40,6 +41,9 @@ def check_host(args: argparse.Namespace, plan: Plan) -> None:
         _check_grouping(args, plan)
     if plan.typed:
         _check_loss(args, plan)
+    if plan.safety.save_every is not None and not saves(args, typed=True):
+        why = "--horovod has no way for it" if args.horovod else f"--logs {args.logs} keeps no checkpoints"
+        raise UsageError(f"--save-every-n-steps: {why}; drop one")
     check_pretrained("--pretrained", args.model, args.pretrained)
     check_pretrained("--distill-pretrained", args.distill_model, args.distill_pretrained)
     check_resume(args)

@@ -26,8 +26,10 @@ from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, Ne
 from open_clip_fff.host.fixes import counting_damage
 from open_clip_fff.host.grouping import order_table, stream_seams
 from open_clip_fff.host.passes import Batches, PassesPipeline
+from open_clip_fff.host.place import Progress
 from open_clip_fff.host.seeding import SeededPipeline, with_own_generator
 from open_clip_fff.host.state import RunState
+from open_clip_fff.host.tracking import TrackedLoader, table_loader
 from open_clip_fff.report.coverage import caption_line, too_little
 from open_clip_fff.scope import View, replaced
 from open_clip_fff.settings.captions import CaptionSettings
@@ -135,12 +137,15 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
         tally = state.tally if is_train else state.val_tally
         sealing = Sealer(CaptionReader(captions), tally, feature_reader(state.plan) if many and is_train else None)
         orders = [hook for hook in state.hooks if is_train and isinstance(hook, OrdersData)]
-        seams: dict[str, object] = {"batched": Batches} if many else {}
+        seams: dict[str, object] = {"batched": Batches}
         seams["WebLoader"] = partial(with_own_generator, oc_data.wds.WebLoader, args.seed, args.rank)
         if is_train:
-            seams["DataPipeline"] = PassesPipeline if many else SeededPipeline
-        if orders:
-            seams |= stream_seams(orders[0])
+            progress = Progress()
+            decode = oc_data.wds.decode
+            seams["decode"] = lambda *a, **k: Then(progress, decode(*a, **k))
+            seams["DataPipeline"] = partial(PassesPipeline if many else SeededPipeline, progress, state.start)
+            if orders:
+                seams |= stream_seams(orders[0], progress, state.start)
         seams["tarfile_to_samples"] = lambda **_: oc_data.tarfile_to_samples_nothrow  # as training reads
         view = View(oc_data.wds, **seams)
         with (
@@ -153,12 +158,18 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
             ),
         ):
             info = build(args, preprocess, is_train=is_train, epoch=epoch, tokenizer=wrapped)
-        if orders and info.shared_epoch is None:  # no stream
-            order_table(info, orders[0])
         if not is_train:
             info.dataloader = FirstCaptionLoader(info.dataloader)
-        elif many:
-            info.dataloader = HookedLoader(info.dataloader, torch.device(args.device), state.hooks)
+            return info
+        if info.shared_epoch is not None:  # a stream
+            state.tracked = TrackedLoader(info.dataloader, args.device)
+        else:
+            if orders:
+                order_table(info, orders[0])
+            state.tracked = table_loader(info.dataloader, args.device)
+        info.dataloader = state.tracked
+        if many:
+            info.dataloader = HookedLoader(state.tracked, torch.device(args.device), state.hooks)
         return info
 
     return with_captions
@@ -198,24 +209,24 @@ class HookedLoader:
 
     Here and not in the model's forward, which gradient accumulation runs twice per micro-batch and `torch.compile`
     compiles.
-
-    Attributes:
-        after_batch: called with a batch's index once the loop asks for the next one, that is, after its step.
     """
 
     def __init__(self, loader, device: torch.device, hooks: list[BatchHook]) -> None:
         self.loader, self.device, self.hooks = loader, device, hooks
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
-        self.after_batch: Callable[[int], None] = lambda index: None
+
+    @property
+    def first(self) -> int:
+        """As `TrackedLoader`'s."""
+        return self.loader.first
 
     def __iter__(self) -> Iterator[Batch]:
-        for index, (images, captions) in enumerate(self.loader):
+        for images, captions in self.loader:
             captions = CaptionBatch(*captions).to(self.device, non_blocking=True)
             batch = Batch(images.to(self.device, non_blocking=True), captions)
             for hook in self.hooks:
                 batch = _checked(hook(batch), len(images), hook)
             yield batch
-            self.after_batch(index)
 
 
 class FirstCaptionLoader:

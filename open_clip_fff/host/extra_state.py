@@ -1,12 +1,11 @@
 """What a run knows beyond OpenCLIP's checkpoint: its average, mining, random generators, the last log line.
 
 It lives beside the checkpoint, as `epoch_N.extra`. The name holds the epoch and does not end in .pt, which is what
-`--resume latest` looks for. It is written first, so that no checkpoint is ever without it.
+`--resume latest` looks for. It is written first, so that no checkpoint is ever without it. With a checkpoint in the
+middle of an epoch, as `epoch_N_step_S.extra`, it also holds each rank's place in that epoch.
 """
 
 import logging
-import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,14 +17,14 @@ import torch
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.fixes import save_whole
-from open_clip_fff.host.seeding import generators
+from open_clip_fff.host.generators import generators
+from open_clip_fff.host.midway import check_sizes, sizes, start_of
 from open_clip_fff.host.state import RunState
-from open_clip_fff.hub.checkpoints import extra_path, what_else
+from open_clip_fff.hub.checkpoints import Position, extra_path, what_else
 from open_clip_fff.scope import View, replaced
 from open_clip_fff.settings.plan import Plan
 
 _MAPPED = partial(torch.load, mmap=True)  # read only as far as it is looked at
-_NAME = re.compile(r"epoch_(\d+)\.extra")
 
 
 @contextmanager
@@ -51,49 +50,66 @@ def _mining_has_state(plan: Plan) -> bool:
 
 def _saver(state: RunState, save: Callable) -> Callable:
     def save_both(checkpoint: dict, path: str) -> None:
-        epoch = checkpoint["epoch"]
-        extra: dict[str, Any] = {"epoch": epoch, "seen": dict(state.seen)}
+        at = Position.of(checkpoint)
+        extra: dict[str, Any] = {"epoch": at.epoch, "seen": dict(state.seen)}
         if _mining_has_state(state.plan):
             assert state.criterion is not None and state.criterion.miner is not None
             extra["miner"] = state.criterion.miner.state_dict()
         if state.ema is not None:
             extra["ema"] = state.ema.state_dict()
-        if not state.ours:  # validation may have drawn on this rank
-            extra["random"] = [generators(state.args.device), *state.random[1:]]
-        save_whole(extra, extra_path(path, epoch))
+        if at.step:
+            extra |= {"step": at.step, "midway": {"sizes": sizes(state.args), "ranks": state.places}}
+        if not state.ours:
+            if at.step:
+                extra["random"] = [place.pop("begun") for place in state.places]
+            else:  # validation may have drawn on this rank
+                extra["random"] = [generators(state.args.device), *state.random[1:]]
+        save_whole(extra, extra_path(path, at))
         save(checkpoint, path)
-        _clean(os.path.dirname(path), epoch)
+        _clean(Path(path), at)
 
     return save_both
 
 
-def _clean(folder: str, epoch: int) -> None:
-    """Removes the extra state of checkpoints that are no more; the last two stay for --save-most-recent.
+def _clean(checkpoint: Path, at: Position) -> None:
+    """Removes what a checkpoint that was just saved replaces: those in the middle of an epoch before it, and the extra
+    state of checkpoints that are no more.
 
-    OpenCLIP renames that checkpoint after it was saved, so until then the one before is still the latest.
+    The last two of that stay for --save-most-recent: OpenCLIP gives that checkpoint its name after it was saved, so
+    until then the one before is still the latest.
     """
-    for name in os.listdir(folder):
-        found = _NAME.fullmatch(name)
-        if found and int(found[1]) < epoch - 1 and not os.path.exists(os.path.join(folder, f"epoch_{found[1]}.pt")):
-            os.remove(os.path.join(folder, name))
+    whole = Position.named(checkpoint.stem) is not None
+    for path in sorted(checkpoint.parent.glob("epoch_*"), key=lambda path: path.suffix, reverse=True):  # .pt first
+        old = Position.named(path.stem)
+        if old is None or path.suffix not in (".pt", ".extra"):
+            continue
+        lost = path.suffix == ".extra" and old.epoch < at.epoch - 1 and not path.with_suffix(".pt").exists()
+        if (whole and old < at) if old.step else lost:
+            path.unlink(missing_ok=True)
 
 
 def _loader(state: RunState, load: Callable) -> Callable:
     def load_both(path: str, map_location: Any = None) -> Any:
         checkpoint = load(path, map_location=map_location)
-        if "epoch" in checkpoint and needs_extra(state.plan):  # else weights alone, for a new run
-            state.extra = check_extra(state.plan, path, checkpoint["epoch"], load)
+        if "epoch" not in checkpoint:  # weights alone, for a new run
+            return checkpoint
+        at = Position.of(checkpoint)
+        if at.step or needs_extra(state.plan):
+            state.extra = check_extra(state.plan, path, at, load)
             if state.ema is not None:
                 try:
                     state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to
                 except RuntimeError as error:
                     told = " ".join(str(error).splitlines()[:2])
                     raise UsageError(f"--resume {path}: its moving average is of another model ({told})") from error
-        elif "epoch" in checkpoint and not state.ours:
+        elif not state.ours:
             try:
-                state.extra = _read(load, path, checkpoint["epoch"])
+                state.extra = _read(load, path, at)
             except UsageError as error:
                 state.extra = {"unread": str(error)}
+        if at.step and state.extra is not None:
+            check_sizes(state.args, state.extra, path)
+            state.start = start_of(state)
         if state.extra is not None and not state.ours:
             _check_random(state, path)
         return checkpoint
@@ -101,7 +117,7 @@ def _loader(state: RunState, load: Callable) -> Callable:
     return load_both
 
 
-def check_extra(plan: Plan, checkpoint: Path | str, epoch: int, load: Callable = _MAPPED) -> dict[str, Any]:
+def check_extra(plan: Plan, checkpoint: Path | str, at: Position, load: Callable = _MAPPED) -> dict[str, Any]:
     """The extra state of a checkpoint.
 
     Raises:
@@ -109,7 +125,7 @@ def check_extra(plan: Plan, checkpoint: Path | str, epoch: int, load: Callable =
     """
     mend = "resume with the flags it was trained with, or start from its weights with --pretrained"
     try:
-        extra = _read(load, checkpoint, epoch)
+        extra = _read(load, checkpoint, at)
     except UsageError as error:
         raise UsageError(f"{error}; {mend}") from error
     for name, wanted in (("ema", plan.ema_decay is not None), ("miner", _mining_has_state(plan))):
@@ -119,13 +135,13 @@ def check_extra(plan: Plan, checkpoint: Path | str, epoch: int, load: Callable =
     return extra
 
 
-def _read(load: Callable, checkpoint: Path | str, epoch: int) -> dict[str, Any]:
+def _read(load: Callable, checkpoint: Path | str, at: Position) -> dict[str, Any]:
     """What lies beside a checkpoint.
 
     Raises:
         UsageError: if nothing does, or it cannot be read, or is another epoch's.
     """
-    path = extra_path(str(checkpoint), epoch)
+    path = extra_path(str(checkpoint), at)
     try:
         extra = load(path, map_location="cpu")
     except FileNotFoundError:
@@ -133,8 +149,10 @@ def _read(load: Callable, checkpoint: Path | str, epoch: int) -> dict[str, Any]:
     except Exception as error:
         why = what_else(Path(path)) or reason(error)
         raise UsageError(f"--resume {checkpoint}: its extra state {path} cannot be read ({why})") from error
-    if extra.get("epoch") != epoch:
-        raise UsageError(f"--resume {checkpoint}: {path} is of epoch {extra.get('epoch')}, not {epoch}")
+    if extra.get("epoch") != at.epoch:
+        raise UsageError(f"--resume {checkpoint}: {path} is of epoch {extra.get('epoch')}, not {at.epoch}")
+    if at.step and (extra.get("step") != at.step or "midway" not in extra):
+        raise UsageError(f"--resume {checkpoint}: {path} does not tell where in its epoch training was")
     return extra
 
 

@@ -169,8 +169,11 @@ class SeededShuffle(wds.PipelineStage):
     def place(self) -> str:
         """Where it is run: seed, epoch, rank and worker."""
         rank, _, worker, _ = wds.utils.pytorch_worker_info()
-        epoch = self.epoch.get_value() if self.epoch is not None else 0
-        return f"{self.seed}/{epoch}/{rank}/{worker}"
+        return f"{self.seed}/{self.epoch_now()}/{rank}/{worker}"
+
+    def epoch_now(self) -> int:
+        """The epoch that the data are in."""
+        return self.epoch.get_value() if self.epoch is not None else 0
 
     def run(self, source: Iterator) -> Iterator:
         return wds.filters._shuffle(source, self.bufsize, self.initial, random.Random(self.place()))

@@ -12,8 +12,17 @@ from torch import Tensor
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.extra_state import check_extra, needs_extra
 from open_clip_fff.host.fitting import architecture, check_resume, model_options, named
+from open_clip_fff.host.midway import check_sizes
 from open_clip_fff.host.nonfinite import refuse_not_finite
-from open_clip_fff.hub.checkpoints import LATEST, newest_first, read_epoch, read_stored, run_folder, weights_of
+from open_clip_fff.hub.checkpoints import (
+    LATEST,
+    Position,
+    newest_first,
+    read_position,
+    read_stored,
+    run_folder,
+    weights_of,
+)
 from open_clip_fff.settings.plan import Plan
 
 Check = Callable[[Path], None]
@@ -45,9 +54,15 @@ def going_on(args: argparse.Namespace, plan: Plan) -> GoingOn:
     sizes = {"force_image_size": size, "force_context_length": args.force_context_length}
     check = partial(_check, args, plan, architecture(args.model, model_options(args, plan) | sizes), latest)
     if latest:
-        return _latest(Path(args.logs) / args.name, args.save_most_recent, check)
-    typed = Path(args.resume)
-    return _typed(typed, [path.resolve() for path in newest_first(run_folder(typed))], check)
+        found = _latest(Path(args.logs) / args.name, args.save_most_recent, check)
+    else:
+        typed = Path(args.resume)
+        found = _typed(typed, [path.resolve() for path in newest_first(run_folder(typed))], check)
+    at = None if found.checkpoint is None or plan.typed else read_position(found.checkpoint)
+    if at is None or not at.step:
+        return found
+    note = f"warning: --resume {found.checkpoint}: without a flag of ours epoch {at.epoch} is trained from its begin"
+    return found._replace(notes=(*found.notes, note))
 
 
 def _latest(run: Path, save_most_recent: bool, check: Check) -> GoingOn:
@@ -62,7 +77,7 @@ def _latest(run: Path, save_most_recent: bool, check: Check) -> GoingOn:
         raise UsageError(f"{errors[0]}{'; none before it is whole' * (len(found) > 1)}") from errors[0]
     told = (" ".join(str(error).split()) for error in errors)  # libraries write several lines
     notes = [f"warning: {each}; --resume latest goes on from {checkpoint}" for each in told]
-    if not notes and (upstream not in found or read_epoch(upstream) != read_epoch(checkpoint)):
+    if not notes and (upstream not in found or read_position(upstream) != read_position(checkpoint)):
         notes = [f"note: --resume latest goes on from {checkpoint}, the newest by the epochs that the files hold"]
     return GoingOn(checkpoint, tuple(notes))
 
@@ -107,5 +122,9 @@ def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | Non
         raise UsageError(f"--resume {path}: holds weights and no epoch, so no run can go on from it")
     if plan.typed:
         refuse_not_finite(weights_of(stored, path), path)
-    if "epoch" in stored and needs_extra(plan):
-        check_extra(plan, path, stored["epoch"])
+    if "epoch" in stored:
+        at = Position.of(stored)
+        if needs_extra(plan) or (at.step and plan.typed):
+            extra = check_extra(plan, path, at)
+            if at.step:
+                check_sizes(args, extra, path)

@@ -13,9 +13,11 @@ from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.hooks.registry import OrdersData
 from open_clip_fff.host.fixes import LatestEpoch
 from open_clip_fff.host.passes import PassesPipeline
+from open_clip_fff.host.place import Progress
+from open_clip_fff.host.tracking import Start
 
 
-def stream_seams(orders: OrdersData) -> dict[str, Any]:
+def stream_seams(orders: OrdersData, progress: Progress, start: Start | None) -> dict[str, Any]:
     """What OpenCLIP's tar pipeline should find in webdataset's place, so that one hook looks ahead in it."""
     epoch = _Epoch()
     lookahead = orders.lookahead(epoch)
@@ -28,7 +30,8 @@ def stream_seams(orders: OrdersData) -> dict[str, Any]:
         return Then(wds.to_tuple(*names), lookahead.arrivals)
 
     def pipeline(*stages: object) -> EpochPipeline:
-        return EpochPipeline(lookahead, *stages)
+        progress.counters.append(lookahead)
+        return EpochPipeline(lookahead, progress, start, *stages)
 
     return {"select": select, "to_tuple": to_tuple, "DataPipeline": pipeline}
 
@@ -36,8 +39,8 @@ def stream_seams(orders: OrdersData) -> dict[str, Any]:
 class EpochPipeline(PassesPipeline):
     """Tells the look-ahead when an epoch begins, and of how many mini-batches; it gets all passes as one stream."""
 
-    def __init__(self, lookahead: Lookahead, *stages: object) -> None:
-        super().__init__(*stages)
+    def __init__(self, lookahead: Lookahead, progress: Progress, start: Start | None, *stages: object) -> None:
+        super().__init__(progress, start, *stages)
         self.lookahead = lookahead
 
     def __iter__(self) -> Iterator:
@@ -68,6 +71,7 @@ def order_table(info: Any, orders: OrdersData) -> None:
         collate_fn=loader.collate_fn,
         drop_last=True,
         timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
     )
     ordered.num_samples, ordered.num_batches = loader.num_samples, len(ordered)  # type: ignore[attr-defined]
     info.dataloader, info.sampler = ordered, sampler

@@ -13,12 +13,14 @@ from open_clip_fff.assignment.counts import Rates, rates
 from open_clip_fff.data.tally import DAMAGE
 from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.hooks.registry import Judges
+from open_clip_fff.host.midway import Midway
 from open_clip_fff.host.nonfinite import left_out_line
 from open_clip_fff.host.seeding import after_epoch, before_epoch
 from open_clip_fff.host.short_epochs import CountedLoader
 from open_clip_fff.host.start import measure_bias
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.zero_shot import Watch
+from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.registry import LOSSES, LossContext
 from open_clip_fff.plural import plural
@@ -66,18 +68,22 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
     watch: Watch | None = None
     started = False
     counted: CountedLoader | None = None
+    between: Midway | None = None
 
     def run(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None):
-        nonlocal reporter, watch, started, counted
+        nonlocal reporter, watch, started, counted, between
         if counted is None:
             counted = CountedLoader(data["train"].dataloader, args.rank, args.world_size, args.batch_size, state.ours)
             data["train"].dataloader = counted
+        between = between or Midway(state, counted.num_batches // args.accum_freq)
         counted.epoch = epoch
         before_epoch(state, epoch, first=not started)
+        between.before_epoch(epoch, (model, optimizer, scaler), tb_writer)
+        after_batch: list[Callable[[int], None]] = [between.after_batch]
         if state.ours:
-            loader = counted.loader
             if reporter is None:
-                reporter = Reporter(state, loss, loader.num_batches // args.accum_freq, first_epoch=epoch)
+                first = Position(epoch, counted.first // args.accum_freq)
+                reporter = Reporter(state, loss, counted.num_batches // args.accum_freq, first)
                 for sentence in never_begins(state.plan, args.epochs * reporter.steps_per_epoch, args.epochs):
                     if state.master:
                         logging.warning(sentence)
@@ -86,24 +92,26 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
                 data["train"].set_epoch(epoch)
                 measure_bias(state, counted)
             reporter.epoch, reporter.tb_writer = epoch, tb_writer
-            loader.after_batch = reporter.after_batch
+            after_batch.insert(0, reporter.after_batch)
             for hook in state.watching:
                 hook.before_epoch(epoch)
         if state.ema is not None and not started and state.extra is None:
             state.ema.restart(state.model)
-        started = True
-        losses = state.guard.losses
+        started, counted.after_batch = True, after_batch
+        losses, whole = state.guard.losses, counted.first < counted.num_batches
         counting = loss.register_forward_hook(lambda *_: state.guard.after_loss())
         train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer)
         counting.remove()
+        counted.after_batch = []
         after_epoch(state)
+        between.after_epoch()
         for hook in state.watching:
             hook.after_epoch(epoch)
         _tell_rows(state, epoch)
         _tell_mining(state, epoch)
         if state.master and (left_out := left_out_line(*state.guard.news())):
             logging.warning(f"Steps left out in epoch {epoch}: {left_out}")
-        if state.guard.losses == losses:
+        if state.guard.losses == losses and whole:
             raise UsageError(
                 f"--train-data: in epoch {epoch} the rows that can be read filled no step of --batch-size "
                 f"{args.batch_size} and --accum-freq {args.accum_freq}, so nothing was trained"
@@ -176,13 +184,13 @@ def _several() -> bool:
 class Reporter:
     """Shows a `StepReport` at OpenCLIP's log steps; between them it asks the device nothing."""
 
-    def __init__(self, state: RunState, criterion: Criterion, steps_per_epoch: int, first_epoch: int) -> None:
+    def __init__(self, state: RunState, criterion: Criterion, steps_per_epoch: int, first: Position) -> None:
         if steps_per_epoch < 1:
             raise UsageError("--batch-size and --accum-freq: an epoch holds fewer rows than one step takes; lower them")
         self.state, self.criterion, self.steps_per_epoch = state, criterion, steps_per_epoch
-        self.epoch, self.tb_writer = first_epoch, None
+        self.epoch, self.tb_writer = first.epoch, None
         self.warned: list[list[str]] = []
-        self.pace = Pace(steps_per_epoch * (state.args.epochs - first_epoch))
+        self.pace = Pace(steps_per_epoch * (state.args.epochs - first.epoch) - first.step)
 
     def after_batch(self, index: int) -> None:
         """Called after each micro-batch; the last of a step's ends the step."""

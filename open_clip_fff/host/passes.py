@@ -12,7 +12,9 @@ from torch.utils.data import IterableDataset
 
 from open_clip_fff.data.batch import collate
 from open_clip_fff.host.fixes import SeededShuffle
+from open_clip_fff.host.place import Progress
 from open_clip_fff.host.seeding import SeededPipeline
+from open_clip_fff.host.tracking import Start
 
 
 class Batches:
@@ -74,11 +76,12 @@ class PassesPipeline(SeededPipeline):
     """OpenCLIP's pipeline of training data, whose first stages, up to the shuffling of samples, are repeated.
 
     Args:
+        progress, start: as `SeededPipeline`'s.
         stages: OpenCLIP's, of which the last is `Batches`.
     """
 
-    def __init__(self, *stages: Any) -> None:
-        super().__init__(*stages)
+    def __init__(self, progress: Progress, start: Start | None, *stages: Any) -> None:
+        super().__init__(progress, start, *stages)
         cut = next(place for place, stage in enumerate(self.pipeline) if isinstance(stage, SeededShuffle)) + 1
         self.passes = Passes(wds.DataPipeline(*self.pipeline[:cut]), self.pipeline[-1])
         self.pipeline = [self.passes, *self.pipeline[cut:]]

@@ -22,6 +22,7 @@ from open_clip_fff.host.fixes import fixes, image_reader
 from open_clip_fff.host.going_on import GoingOn, going_on
 from open_clip_fff.host.launch import check_launch, precision_notes
 from open_clip_fff.host.loop import epoch_runner, loss_maker
+from open_clip_fff.host.midway import midway
 from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.nonfinite import finite_checkpoints
 from open_clip_fff.host.optimizer import optimizer_seams
@@ -158,6 +159,7 @@ def _seams(state: RunState, resumed: GoingOn) -> Iterator[None]:
     """Every name that OpenCLIP's main looks up and we answer, for the length of one run."""
     with ExitStack() as stack:
         stack.enter_context(fixes(state.tally, state.args.seed, image_reader(state.plan)))
+        stack.enter_context(midway(state))
         stack.enter_context(optimizer_seams(state))
         stack.enter_context(extra_state(state))
         stack.enter_context(finite_checkpoints(bool(state.plan.typed)))

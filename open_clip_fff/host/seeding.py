@@ -7,39 +7,66 @@ OpenCLIP's, so is the stream of random numbers: each rank's generators are kept 
 
 import random
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from itertools import islice
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import webdataset as wds
 from torch.utils.data import get_worker_info
 
 from open_clip_fff.host.fixes import SeededShuffle
+from open_clip_fff.host.generators import generators, restore, seed_all
+from open_clip_fff.host.place import NOTHING, Past, Progress
 from open_clip_fff.host.state import RunState
-
-
-def seed_all(*names: object) -> None:
-    """Seeds the global generators of Python, numpy and torch (all devices)."""
-    draw = random.Random("/".join(map(str, names)))
-    random.seed(draw.getrandbits(64))
-    np.random.seed(draw.getrandbits(32))
-    torch.manual_seed(draw.getrandbits(63))
+from open_clip_fff.host.tracking import Start
 
 
 class SeededPipeline(wds.DataPipeline):
-    """OpenCLIP's pipeline of training data, at whose begin, once an epoch, a loader worker seeds its generators."""
+    """OpenCLIP's pipeline of training data, at whose begin, once an epoch, a loader worker seeds its generators.
+
+    With each mini-batch it gives its place in the epoch; the first epoch of a resumed run begins where it was stopped.
+
+    Args:
+        progress: a stage before its decoder.
+        start: where a resumed run begins; None for a new one.
+        stages: OpenCLIP's, of which the last makes mini-batches and counts what arrives.
+    """
 
     pipeline: list[Any]  # webdataset's, which has no types
 
-    def __init__(self, *stages: Any) -> None:
+    def __init__(self, progress: Progress, start: Start | None, *stages: Any) -> None:
         super().__init__(*stages)
-        self.place = next(stage for stage in self.pipeline if isinstance(stage, SeededShuffle)).place
+        self.progress, self.start = progress, start
+        self.shuffle = next(stage for stage in self.pipeline if isinstance(stage, SeededShuffle))
+        progress.counters.insert(0, self.pipeline[-1])
 
     def __iter__(self) -> Iterator:
-        if get_worker_info() is not None:  # with --workers 0 its numbers are the main process's own
-            seed_all("worker", self.place())
-        return super().__iter__()
+        worker = get_worker_info()
+        number, past = 0 if worker is None else worker.id, Past()
+        if self.start is not None and self.shuffle.epoch_now() == self.start.epoch:
+            past = self.start.past
+        own = past.worker(number)
+        self.progress.begin(own)
+        if worker is not None:  # with --workers 0 its numbers are the main process's own
+            seed_all("worker", self.shuffle.place())
+            if isinstance(own.random, dict):
+                restore(own.random, "cpu")
+        if worker is not None and number <= past.last:
+            yield NOTHING
+        left = self.nsamples - own.batches if self.nsamples > 0 else None
+        for batch in islice(super().__iter__(), left):
+            yield batch, self.progress.told()
+
+    def iterator(self) -> Iterator:
+        """webdataset's, to which a pass that is trained already is not an empty one."""
+        for _ in range(self.repetitions):
+            skipped, count = self.progress.skipped, 0
+            for batch in self.iterator1():
+                count += 1
+                yield batch
+            if not count and self.progress.skipped == skipped:
+                return
 
 
 def with_own_generator(make: Callable, seed: int, rank: int, *args: Any, **options: Any) -> Any:
@@ -65,7 +92,7 @@ def before_epoch(state: RunState, epoch: int, first: bool) -> None:
     if state.ours:
         seed_all("main", args.seed, epoch, args.rank)
     elif first and state.extra is not None and "random" in state.extra:
-        _restore(state.extra["random"][args.rank], args.device)
+        restore(state.extra["random"][args.rank], args.device)
 
 
 def after_epoch(state: RunState) -> None:
@@ -77,19 +104,3 @@ def after_epoch(state: RunState) -> None:
     state.random = [own] * (ranks if state.master else 0)
     if ranks > 1:
         dist.gather_object(own, state.random or None)
-
-
-def generators(device: str) -> dict[str, Any]:
-    """The state of this process's generators, in types that `torch.load(weights_only=True)` reads."""
-    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
-    states = {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "torch": torch.get_rng_state()}
-    return states | ({"cuda": torch.cuda.get_rng_state(device)} if torch.device(device).type == "cuda" else {})
-
-
-def _restore(states: dict[str, Any], device: str) -> None:
-    random.setstate(states["python"])
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if "cuda" in states and torch.device(device).type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,7 +1,7 @@
 """An epoch that is shorter than the schedule counts: with one rank it is told, with several it ends the run at once."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from open_clip_fff.errors import OneRankError
@@ -23,19 +23,28 @@ class CountedLoader:
 
     Attributes:
         epoch: which one it is, from 0.
+        after_batch: called with a mini-batch's number once the loop asks for the next one, that is, after its step.
     """
 
     def __init__(self, loader: Any, rank: int, world_size: int, batch: int, repeats: bool) -> None:
         self.loader, self.rank, self.world_size, self.batch = loader, rank, world_size, batch
         self.repeats, self.epoch = repeats, 0
+        self.after_batch: list[Callable[[int], None]] = []
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
+
+    @property
+    def first(self) -> int:
+        """The number of the first mini-batch, from 0: more in an epoch that was trained in part."""
+        return getattr(self.loader, "first", 0)
 
     def __iter__(self) -> Iterator:
         """Raises OneRankError if there are fewer mini-batches than others wait for."""
-        count = 0
+        count = self.first
         for batch in self.loader:
             count += 1
             yield batch
+            for call in self.after_batch:
+                call(count - 1)
         if count < self.num_batches:
             self._short(count)
 

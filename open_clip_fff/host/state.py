@@ -10,6 +10,8 @@ from open_clip_fff.data.tally import Tally
 from open_clip_fff.evaluation.layouts import FoundSet
 from open_clip_fff.hooks.registry import BatchHook, SeesSteps
 from open_clip_fff.host.nonfinite import StepGuard
+from open_clip_fff.host.stopping import Stopping
+from open_clip_fff.host.tracking import Start, TrackedLoader
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.towers.ema import WeightsEma
@@ -40,6 +42,10 @@ class RunState:
         extra: what a resumed run's extra state said, until it is given out; None in a new run.
         random: the ranks' random generators at the last epoch's end, on rank 0; where OpenCLIP computes the loss.
         guard: leaves out steps whose gradient is not finite.
+        stopping: what signals have asked for.
+        tracked: the training loader, which knows what it has given; None where no flag of ours was typed.
+        start: where a run that goes on in the middle of an epoch begins; None elsewhere.
+        places: each rank's place in the epoch, on rank 0, while a checkpoint in the middle of it is saved.
     """
 
     args: argparse.Namespace
@@ -60,10 +66,15 @@ class RunState:
     extra: dict[str, Any] | None = None
     random: list[dict[str, Any]] = field(default_factory=list)
     guard: StepGuard = field(init=False)
+    stopping: Stopping = field(init=False)
+    tracked: TrackedLoader | None = None
+    start: Start | None = None
+    places: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.tally = Tally(self.plan.captions.sources, self.rows.shards)
         self.guard = StepGuard(self.plan.safety.on_nonfinite, self.args.accum_freq)
+        self.stopping = Stopping(self.args.rank)
 
     @property
     def ours(self) -> bool:

@@ -4,9 +4,10 @@ import os
 import re
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,33 +19,57 @@ LATEST = "epoch_latest.pt"  # of --save-most-recent
 _WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")  # by DDP, by torch.compile, in either order
 
 
-def extra_path(checkpoint: str, epoch: int) -> str:
+class Position(NamedTuple):
+    """How far training was: epochs that are over, and steps of the next one."""
+
+    epoch: int
+    step: int = 0
+
+    @property
+    def stem(self) -> str:
+        """The name of its checkpoint, without a suffix. OpenCLIP's own order of names puts it in its place."""
+        return f"epoch_{self.epoch}" + (f"_step_{self.step}" if self.step else "")
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> "Position":
+        """That of what is stored in a checkpoint that holds an epoch."""
+        return cls(checkpoint["epoch"], checkpoint.get("step", 0))
+
+    @classmethod
+    def named(cls, stem: str) -> "Position | None":
+        """That of a file's name; None where there is none."""
+        match = re.fullmatch(r"epoch_(\d+)(?:_step_(\d+))?", stem)
+        return cls(int(match[1]), int(match[2] or 0)) if match else None
+
+
+def extra_path(checkpoint: str, at: Position) -> str:
     """Where training keeps the average, and what else it needs to go on, beside a checkpoint (a path or a URL)."""
-    return os.path.join(os.path.dirname(checkpoint), f"epoch_{epoch}.extra")
+    return os.path.join(os.path.dirname(checkpoint), f"{at.stem}.extra")
 
 
 def numbered_checkpoints(run: Path) -> dict[int, Path]:
-    """The checkpoints of a run folder by epoch, in order."""
-    found = {
-        int(match[1]): path
-        for path in (run / "checkpoints").glob("epoch_*.pt")
-        if (match := re.fullmatch(r"epoch_(\d+)\.pt", path.name))
-    }
-    return dict(sorted(found.items()))
+    """The checkpoints of a run folder by epoch, in order; those in the middle of an epoch are none of them."""
+    return {at.epoch: path for at, path in sorted(_positions(run).items()) if not at.step}
+
+
+def _positions(run: Path) -> dict[Position, Path]:
+    named = ((Position.named(path.stem), path) for path in (run / "checkpoints").glob("epoch_*.pt"))
+    return {at: path for at, path in named if at is not None}
 
 
 def newest_first(run: Path) -> list[Path]:
     """The checkpoints of a run folder, `epoch_latest.pt` (--save-most-recent) in its place among them.
 
-    It stands where its epoch says, behind the numbered one of that epoch, and before all where it cannot be read.
+    They stand in the order of epochs and steps. That one stands where its epoch says, behind the numbered one of that
+    epoch, and before all where it cannot be read.
     """
-    found = [(float(epoch), path) for epoch, path in numbered_checkpoints(run).items()]
+    found = [((float(at.epoch), float(at.step)), path) for at, path in _positions(run).items()]
     latest = run / "checkpoints" / LATEST
     if latest.is_file():
         try:
-            found.append(((read_epoch(latest) or 0) - 0.5, latest))
+            found.append(((float(read_epoch(latest) or 0), -0.5), latest))
         except UsageError:
-            found.append((float("inf"), latest))
+            found.append(((float("inf"), 0.0), latest))
     return [path for _, path in sorted(found, reverse=True)]
 
 
@@ -58,7 +83,7 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def find_checkpoint(run: Path) -> Path:
-    """The checkpoint itself, or the one of the highest epoch in a run folder, `epoch_latest.pt` among them.
+    """The checkpoint itself, or the newest in a run folder, `epoch_latest.pt` among them.
 
     Raises:
         UsageError: if there is none.
@@ -81,9 +106,19 @@ def read_epoch(checkpoint: Path) -> int | None:
     Raises:
         UsageError: if it cannot be read.
     """
+    at = read_position(checkpoint)
+    return None if at is None else at.epoch
+
+
+def read_position(checkpoint: Path) -> Position | None:
+    """How far training was, as the checkpoint says; None where it says nothing.
+
+    Raises:
+        UsageError: if it cannot be read.
+    """
     stored = read_stored(checkpoint)
-    epoch = stored.get("epoch") if isinstance(stored, dict) else None
-    return epoch if isinstance(epoch, int) else None
+    known = isinstance(stored, dict) and isinstance(stored.get("epoch"), int)
+    return Position.of(stored) if known else None
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -153,14 +188,14 @@ def read_extra(checkpoint: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         UsageError: if it cannot be read, or is another epoch's.
     """
-    epoch = read_epoch(checkpoint) or 0
-    extra = Path(extra_path(str(checkpoint), epoch))
+    at = read_position(checkpoint) or Position(0)
+    extra = Path(extra_path(str(checkpoint), at))
     try:
         state = torch.load(extra, map_location="cpu", weights_only=True, mmap=True) if extra.is_file() else {}
     except Exception as error:
         raise _unreadable(extra, error) from error
-    if state and state["epoch"] != epoch:
-        raise UsageError(f"{extra}: is of epoch {state['epoch']}, and {checkpoint.name} of {epoch}")
+    if state and Position.of(state) != at:
+        raise UsageError(f"{extra}: is of epoch {state['epoch']}, and {checkpoint.name} of {at.epoch}")
     return extra.name, state
 
 

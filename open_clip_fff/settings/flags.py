@@ -283,6 +283,13 @@ def flag_parser() -> argparse.ArgumentParser:
         metavar="MINUTES",
         help=f"a rank waits so long for another, or for its loader workers, at most (default: {TIMEOUT:g})",
     )
+    safety.add_argument(
+        "--save-every-n-steps",
+        type=int,
+        metavar="N",
+        help="also save a checkpoint every N steps of the run, in the middle of an epoch, in place of the one before "
+        "(default: only where SIGTERM or Ctrl-C ends training)",
+    )
 
     watching = parser.add_argument_group("evaluation during training")
     watching.add_argument(

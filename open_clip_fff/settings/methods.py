@@ -124,6 +124,7 @@ DEFAULTS: Preset = MappingProxyType(
         "on_nonfinite": STOP,
         "max_image_pixels": PIXELS,
         "timeout": TIMEOUT,
+        "save_every_n_steps": None,
         "zeroshot_data": None,
         "zeroshot_sets": ("all",),
         "model_config": (),
