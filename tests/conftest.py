@@ -70,8 +70,8 @@ def quiet_after_open_clip():
     yield
     for logger in logging.root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
-            logger.setLevel(logging.NOTSET)
-    logging.root.setLevel(logging.WARNING)
+            logger.level = logging.NOTSET  # setLevel looks at all loggers each time, and there are a thousand
+    logging.root.setLevel(logging.WARNING)  # and clears what loggers remember of levels
 
 
 @pytest.fixture(scope="session")
