@@ -142,3 +142,14 @@ def test_formats_do_not_mix(trainer, tmp_path, csv, capsys):
         data = ["--train-data", shards, "--train-num-samples", "16", "--csv-img-key", "filepath"]
         assert trainer(*FFF, "--name", "x", data=data) == 2
         assert why in capsys.readouterr().err
+
+
+def test_rows_of_several_folders_are_not_counted_by_the_first_ones_sizes(trainer, tmp_path, capsys):
+    """OpenCLIP looks for `00000.tar` of both in the first folder, and finds it."""
+    two_sets(tmp_path)
+    (tmp_path / "a" / "sizes.json").write_text('{"00000.tar": 8}')
+    data = [*both(tmp_path)[:2], "--batch-size", "8"]
+    assert trainer(*FFF, "--name", "x", data=data) == 2
+    line = capsys.readouterr().err
+    assert f"--train-num-samples: OpenCLIP counts the rows of all shards by {tmp_path / 'a'}/sizes.json" in line
+    assert f"some are in {tmp_path / 'b'}; say how many there are: {2 * ROWS}" in line

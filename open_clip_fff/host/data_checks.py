@@ -9,6 +9,7 @@ from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_fff.data.columns import column_names
 from open_clip_fff.data.data_sets import BETWEEN, parquet_name
+from open_clip_fff.data.row_counts import row_counts
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table import read_table
 from open_clip_fff.errors import UsageError
@@ -56,6 +57,8 @@ def check_data(args: argparse.Namespace, plan: Plan) -> None:
         _check_formats(args)
     if args.train_data and dataset_kind(args) == "webdataset":
         _check_shards(args)
+        if plan.typed and args.train_num_samples is None:
+            _check_one_folder(args.train_data)
         _check_val_sidecar(args, plan.captions)
 
 
@@ -109,6 +112,18 @@ def _check_val_sidecar(args: argparse.Namespace, captions: CaptionSettings) -> N
                 )
     elif sidecar := CaptionReader(val_captions(captions, args.val_data)).sidecar:
         sidecar.check(expand_urls(args.val_data)[0][0])
+
+
+def _check_one_folder(train_data: str) -> None:
+    """OpenCLIP looks up the rows of all shards in the sizes.json beside the first one, by their names alone."""
+    shards = expand_urls(train_data)[0]
+    folders = list(dict.fromkeys(os.path.dirname(shard) for shard in shards))
+    if len(folders) > 1:
+        rows = row_counts(shards).total(shards)
+        raise UsageError(
+            f"--train-num-samples: OpenCLIP counts the rows of all shards by {folders[0]}/sizes.json, and some are in "
+            f"{folders[1]}; say how many there are" + (f": {rows}" if rows is not None else "")
+        )
 
 
 def _check_shards(args: argparse.Namespace) -> None:
