@@ -8,7 +8,10 @@ import sys
 import pytest
 import torch
 
+from open_clip_fff.errors import UsageError
+from open_clip_fff.export import main as export
 from open_clip_fff.hub.checkpoints import find_checkpoint, newest_checkpoint
+from open_clip_fff.hub.loading import load_model
 from open_clip_fff.train import main
 from open_clip_fff.whole import whole_folder, write_whole
 from tests.conftest import Trainer
@@ -98,6 +101,48 @@ def test_latest_is_the_newest_whole_one(trainer, run, made, capsys, kind):
     assert f"=> resuming checkpoint '{run / 'epoch_1.pt'}' (epoch 1)" in trainer.log("x")
     again = torch.load(run / "epoch_2.pt", weights_only=True)
     assert again["epoch"] == 2 and newest_checkpoint(run.parent) == run / "epoch_2.pt"
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "html", "NaN", "list"])
+def test_whatever_loads_weights_names_the_newest_whole_one(trainer, run, made, capsys, kind, tmp_path):
+    broken(kind, run, made)
+    path, whole = str(run / "epoch_2.pt"), f"; the newest whole one before it is {run / 'epoch_1.pt'}"
+    mining = [
+        "--method",
+        "fff",
+        "--captions-per-image",
+        "1",
+        "--mining-model",
+        "tiny-clip",
+        "--mining-pretrained",
+        path,
+    ]
+    doors = {
+        "--pretrained": [*CLIP, "--pretrained", path],
+        "--distill-pretrained": [*CLIP, "--distill-model", "tiny-clip", "--distill-pretrained", path],
+        "--mining-features off": mining,
+    }
+    for called, argv in doors.items():
+        capsys.readouterr()
+        line = line_of(capsys, trainer(*argv, "--name", "y"))
+        assert called in line and path in line and whole in line, line
+        assert not trainer.run("y").exists()
+    for given in (path, str(run.parent)):
+        with pytest.raises(UsageError) as refused:
+            load_model(given)
+        assert path in str(refused.value) and str(refused.value).endswith(whole)
+        assert export([given, "--out", str(tmp_path / "out")]) == 2
+        line = capsys.readouterr().err.strip()
+        assert path in line and line.endswith(whole) and len(line.splitlines()) == 1
+
+
+def test_a_resume_with_another_optimizer_is_one_line(trainer, run, capsys):
+    capsys.readouterr()
+    for resumed in (["latest", "--name", "x"], [str(run / "epoch_2.pt"), "--name", "y"]):
+        line = line_of(
+            capsys, trainer(*EMA, "--epochs", "3", "--opt", "timm/lamb", "--lr", "1e-3", "--resume", *resumed)
+        )
+        assert "its optimizer's state is of --opt adamw, not timm/lamb; resume with --opt adamw" in line
 
 
 def test_latest_of_none_that_is_whole_is_refused(trainer, run, capsys):

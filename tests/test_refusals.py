@@ -26,6 +26,8 @@ FLAGS = [
     ("--model RN50 --pretrained laion2b_e16", "a tag of RN50, which has openai, yfcc15m, cc12m"),
     ("--distill-model tiny-clip --distill-pretrained x", "--distill-pretrained x: neither a file nor a tag"),
     ("--distill-model tiny-clip --distill-pretrained x --accum-freq 2", "--accum-freq 2: does not go with"),
+    ("--distill-model tiny-clip --distill-pretrained x --siglip", "--siglip: does not go with --distill-model"),
+    ("--distill-model ViT-B-16-SigLIP --distill-pretrained x", "--distill-model ViT-B-16-SigLIP: does not go with"),
     ("--opt timm/lamb", "say one, as --lr 1e-3"),
     ("--opt timm/lamb --lr 1e-3 --beta1 .9", "takes both or neither"),
     ("--opt timm/nonsense --lr 1e-3", "not found in registry"),

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.activation import activation_note
-from open_clip_fff.hub.checkpoints import read_weights, run_folder, weights_of
+from open_clip_fff.hub.checkpoints import read_weights, run_folder, weights_of, whole_before
 from open_clip_fff.hub.params import read_params
 from open_clip_fff.hub.quiet import without_warnings
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, misfit, todays
 from open_clip_fff.losses.registry import LOSSES
+from open_clip_fff.numerics import not_finite
 from open_clip_fff.settings.plan import Plan
 
 
@@ -69,6 +70,8 @@ def _check_start(flags: str, name: str, weights: str | None, options: Mapping, p
     called, tensors = f"{flags}pretrained {weights}", todays(tensors, own)
     if obstacle := misfit(tensors, own, resize=True):
         raise UsageError(f"{called}: the weights do not fit {flags}model {name}: {obstacle}")
+    if plan.typed and (bad := not_finite({each: tensors[each] for each in own if each in tensors})) is not None:
+        raise UsageError(f"{called}: {bad} is not finite, so the training diverged{whole_before(Path(weights))}")
     if not plan.typed and (more := sorted(tensors.keys() - own.keys())):
         raise UsageError(
             f"{called}: holds {more[0]}, which {flags}model {name} does not have, and OpenCLIP loads no such file; "
@@ -96,6 +99,9 @@ def check_resume(
         weights = weights_of(stored, checkpoint)
     if Path(checkpoint).suffix == ".safetensors" or (training and "epoch" in stored and "optimizer" not in stored):
         raise UsageError(f"{called}: holds weights and no optimizer's state, so no run can go on from it; {start}")
+    opt = _params(checkpoint).get("opt", args.opt)
+    if training and "epoch" in stored and opt.lower() != args.opt.lower():
+        raise UsageError(f"{called}: its optimizer's state is of --opt {opt}, not {args.opt}; resume with --opt {opt}")
     if own is None:
         return
     if not training:
@@ -117,14 +123,19 @@ def check_resume(
 
 def _trained_with(checkpoint: Path | str, args: argparse.Namespace) -> str:
     """The flags a checkpoint was trained with, as far as they say what its model is; empty where they are not known."""
-    folder = Path(checkpoint).resolve().parent
-    params = read_params(run_folder(Path(checkpoint))) if folder.name == "checkpoints" else {}
+    params = _params(checkpoint)
     if not params:
         return ""
     words = [f"--{name} {params[name]}" for name in ("method", "loss") if params.get(name, "None") != "None"][:1]
     words += ["--siglip"] * (not words and params.get("siglip") == "True")
     words += [f"--model {params['model']}"] * (params["model"] != args.model)
     return f" (trained with {' '.join(words)})" if words else " (trained with OpenCLIP's own loss)"
+
+
+def _params(checkpoint: Path | str) -> dict[str, str]:
+    """The settings of the run that a checkpoint belongs to; none where they are not known."""
+    folder = Path(checkpoint).resolve().parent
+    return read_params(run_folder(Path(checkpoint))) if folder.name == "checkpoints" else {}
 
 
 def architecture(name: str, options: Mapping) -> Mapping[str, Tensor] | None:

@@ -1,7 +1,7 @@
 """Which checkpoint --resume stands for: a whole one, of this run's model; told where another may have been meant."""
 
 import argparse
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +17,13 @@ from open_clip_fff.host.nonfinite import refuse_not_finite
 from open_clip_fff.hub.checkpoints import (
     LATEST,
     Position,
+    first_whole,
     newest_first,
     read_position,
     read_stored,
     run_folder,
     weights_of,
+    whole_before,
 )
 from open_clip_fff.settings.plan import Plan
 
@@ -72,7 +74,7 @@ def _latest(run: Path, save_most_recent: bool, check: Check) -> GoingOn:
         found = [upstream]
     if not found:
         return GoingOn()
-    checkpoint, errors = _first_whole(found, check)
+    checkpoint, errors = first_whole(found, check)
     if checkpoint is None:
         raise UsageError(f"{errors[0]}{'; none before it is whole' * (len(found) > 1)}") from errors[0]
     told = (" ".join(str(error).split()) for error in errors)  # libraries write several lines
@@ -94,23 +96,10 @@ def _typed(checkpoint: Path, beside: list[Path], check: Check) -> GoingOn:
     try:
         check(checkpoint)
     except UsageError as error:
-        whole, _ = _first_whole(beside[place + 1 :], check)
-        raise UsageError(f"{error}; the newest whole one before it is {whole}" if whole else str(error)) from error
+        raise UsageError(f"{error}{whole_before(checkpoint, check)}") from error
     if checkpoint.name == LATEST and 0 < place < len(beside):
         return GoingOn(checkpoint, (f"warning: --resume {checkpoint}: {beside[0].name} beside it is newer",))
     return GoingOn(checkpoint)
-
-
-def _first_whole(checkpoints: Iterable[Path], check: Check) -> tuple[Path | None, list[UsageError]]:
-    """The first that can be gone on from, and what is wrong with those before it."""
-    errors: list[UsageError] = []
-    for path in checkpoints:
-        try:
-            check(path)
-            return path, errors
-        except UsageError as error:
-            errors.append(error)
-    return None, errors
 
 
 def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | None, latest: bool, path: Path) -> None:

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import shutil
 
+import open_clip
 import timm.optim
 import torch
 from open_clip_train.data import expand_urls
@@ -39,7 +40,7 @@ def check_flags(args: argparse.Namespace, siglip: bool) -> None:
         raise UsageError(f"--force-patch-dropout {args.force_patch_dropout:g}: it is a share, less than 1")
     _check_installed(args)
     if args.train_data or args.dataset_type == "synthetic":
-        _check_training(args)
+        _check_training(args, siglip)
         if siglip and args.loss_dist_impl not in (None, *SIGLIP_IMPLS):
             raise UsageError(f"--loss-dist-impl {args.loss_dist_impl}: SigLIP's is one of {', '.join(SIGLIP_IMPLS)}")
 
@@ -68,7 +69,7 @@ def _check_installed(args: argparse.Namespace) -> None:
         raise UsageError("--remote-sync: the program aws is not installed; install it, or drop the flag")
 
 
-def _check_training(args: argparse.Namespace) -> None:
+def _check_training(args: argparse.Namespace, siglip: bool) -> None:
     _check_numbers(args, LEAST_TRAINING)
     if args.trace:
         raise UsageError("--trace: a traced model cannot be trained; drop it, or --train-data")
@@ -77,12 +78,26 @@ def _check_training(args: argparse.Namespace) -> None:
             raise UsageError(f"--accum-freq {args.accum_freq}: does not go with --distill-model; drop one")
         if "coca" in args.model.lower():
             raise UsageError(f"--distill-model: does not go with --model {args.model}; drop it")
+        _check_no_bias(args, siglip)
     if args.lr_scheduler not in SCHEDULERS:
         raise UsageError(f"--lr-scheduler {args.lr_scheduler}: there is no such one; choose {', '.join(SCHEDULERS)}")
     if args.lr_scheduler == "const-cooldown" and args.epochs_cooldown is None:
         raise UsageError("--lr-scheduler const-cooldown: say for how many epochs, with --epochs-cooldown N")
     _check_upsampling(args)
     _check_optimizer(args)
+
+
+def _check_no_bias(args: argparse.Namespace, siglip: bool) -> None:
+    """OpenCLIP's distillation takes every output of both models, and no bias among them."""
+    why = "such a model has a logit_bias, for which OpenCLIP's distillation has no place"
+    if siglip:
+        raise UsageError(f"--siglip: does not go with --distill-model: {why}; drop one")
+    for flag, name in (("--model", args.model), ("--distill-model", args.distill_model)):
+        config = None if ":" in name else open_clip.get_model_config(name.replace("/", "-"))
+        if "init_logit_bias" in (config or {}):
+            raise UsageError(
+                f"{flag} {name}: does not go with distillation: {why}; name another, or drop --distill-model"
+            )
 
 
 def _check_upsampling(args: argparse.Namespace) -> None:

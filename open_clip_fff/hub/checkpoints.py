@@ -4,8 +4,7 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.numerics import not_finite
 
 LATEST = "epoch_latest.pt"  # of --save-most-recent
 _WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")  # by DDP, by torch.compile, in either order
@@ -75,11 +75,46 @@ def newest_first(run: Path) -> list[Path]:
 
 def newest_checkpoint(run: Path) -> Path | None:
     """The first of those that can be read; None if there is none."""
-    for path in newest_first(run):
-        with suppress(UsageError):
-            read_weights(path)
-            return path
-    return None
+    return first_whole(newest_first(run), _weights)[0]
+
+
+def first_whole(checkpoints: Iterable[Path], check: Callable[[Path], object]) -> tuple[Path | None, list[UsageError]]:
+    """The first that passes a check, None where none does; and what is wrong with those before it.
+
+    Args:
+        check: raises UsageError for one that is no good.
+    """
+    errors: list[UsageError] = []
+    for path in checkpoints:
+        try:
+            check(path)
+            return path, errors
+        except UsageError as error:
+            errors.append(error)
+    return None, errors
+
+
+def older_than(checkpoint: Path) -> list[Path]:
+    """The checkpoints of its run before one, the newest first; all of them where it is not among them itself."""
+    if checkpoint.resolve().parent.name != "checkpoints":
+        return []
+    beside, own = [path.resolve() for path in newest_first(run_folder(checkpoint))], checkpoint.resolve()
+    return beside[beside.index(own) + 1 :] if own in beside else beside
+
+
+def whole_before(checkpoint: Path, check: Callable[[Path], object] | None = None) -> str:
+    """For the end of a line about a checkpoint that is no good: the newest whole one before it, if there is one.
+
+    Args:
+        check: as `first_whole`'s; None for one that can be read and whose weights are finite.
+    """
+    whole, _ = first_whole(older_than(checkpoint), check or _check_whole)
+    return f"; the newest whole one before it is {whole}" if whole else ""
+
+
+def _check_whole(checkpoint: Path) -> None:
+    if (name := not_finite(_weights(checkpoint))) is not None:
+        raise UsageError(f"{checkpoint}: {name} is not finite")
 
 
 def find_checkpoint(run: Path) -> Path:
@@ -127,8 +162,15 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     What DDP and torch.compile put before a name is taken away.
 
     Raises:
-        UsageError: if it cannot be read, or holds no weights.
+        UsageError: if it cannot be read, or holds no weights; the line names the newest whole one of its run before it.
     """
+    try:
+        return _weights(checkpoint)
+    except UsageError as error:
+        raise UsageError(f"{error}{whole_before(checkpoint)}") from error
+
+
+def _weights(checkpoint: Path) -> dict[str, Tensor]:
     return weights_of(read_stored(checkpoint), checkpoint)
 
 

@@ -203,7 +203,7 @@ def assemble(given: str, name: str, description: Mapping, weights: Mapping[str, 
         UsageError: if OpenCLIP cannot make it, or the weights do not fit.
     """
     model, preprocess, tokenizer = build(description)
-    filled = fill(model, weights, called)
+    filled = fill(model, weights, called, file=Path(called))
     return LoadedModel(
         given,
         name,

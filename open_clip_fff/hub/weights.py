@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.checkpoints import read_weights
+from open_clip_fff.hub.checkpoints import read_weights, whole_before
 from open_clip_fff.numerics import not_finite
 from open_clip_fff.scope import replaced
 
@@ -44,7 +44,9 @@ class Filled:
         return lines + [f"{called}: {name} is of another length, and was interpolated" for name in self.resized]
 
 
-def fill(model: Any, weights: Mapping[str, Tensor], called: str, resize: bool = False) -> Filled:
+def fill(
+    model: Any, weights: Mapping[str, Tensor], called: str, resize: bool = False, file: Path | None = None
+) -> Filled:
     """Loads weights, of any age that OpenCLIP reads, into one of its models.
 
     Args:
@@ -52,6 +54,7 @@ def fill(model: Any, weights: Mapping[str, Tensor], called: str, resize: bool = 
         weights: by name.
         called: the flag or file that they are from, for error lines.
         resize: whether position embeddings of another length are interpolated, as OpenCLIP does for `--pretrained`.
+        file: with the weights, where it is known.
 
     Raises:
         UsageError: if a parameter is missing or has another shape, a tower has more layers than the architecture, or
@@ -72,7 +75,10 @@ def fill(model: Any, weights: Mapping[str, Tensor], called: str, resize: bool = 
         named[BIAS] = torch.zeros_like(own[BIAS])
     _, unexpected = model.load_state_dict(named, strict=False)
     if (name := not_finite(dict(model.named_parameters()))) is not None:
-        raise UsageError(f"{called}: {name} is not finite, so the training diverged; take an earlier checkpoint")
+        raise UsageError(
+            f"{called}: {name} is not finite, so the training diverged; take an earlier checkpoint"
+            f"{whole_before(file) if file else ''}"
+        )
     return Filled(tuple(unexpected), no_bias, resized)
 
 
@@ -147,7 +153,8 @@ def filling(called: str) -> Iterator[list[Filled]]:
         if Path(checkpoint_path).suffix in BIG_VISION:
             found.append(Filled())
             return upstream(model, checkpoint_path, *args, **options)
-        found.append(fill(model, read_weights(Path(checkpoint_path)), called, resize=True))
+        file = Path(checkpoint_path)
+        found.append(fill(model, read_weights(file), called, resize=True, file=file))
         return None
 
     with replaced(factory, load_checkpoint=load_checkpoint), warnings.catch_warnings():
