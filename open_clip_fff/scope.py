@@ -17,8 +17,8 @@ class View:
 
 
 @contextmanager
-def replaced(module: ModuleType, **names: object) -> Iterator[None]:
-    """Sets names of `module`, and puts back what was there, also after an error.
+def replaced(module: ModuleType | type, **names: object) -> Iterator[None]:
+    """Sets names of `module`, or of a class, and puts back what was there, also after an error.
 
     Raises:
         AttributeError: if a name is not there, which means that another version of OpenCLIP is installed.

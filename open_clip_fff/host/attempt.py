@@ -12,9 +12,9 @@ import torch.distributed as dist
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from open_clip_fff.errors import OneRankError, ToldError, UsageError, own_words
+from open_clip_fff.host.peers import Peers
 from open_clip_fff.host.run_lock import lock_run
 from open_clip_fff.host.stopping import Stopped
-from open_clip_fff.host.telling import Telling
 from open_clip_fff.host.words import LastError, in_one_line
 from open_clip_fff.scope import View, replaced
 
@@ -22,7 +22,7 @@ KEPT = (".pt", ".jsonl")  # checkpoints and results: a folder that holds one is 
 
 
 @contextmanager
-def attempt(args: argparse.Namespace) -> Iterator[LastError]:
+def attempt(args: argparse.Namespace, peers: Peers) -> Iterator[LastError]:
     """Round OpenCLIP's main and all that goes before it; the process group is made here.
 
     Until an optimizer has made a step, an exception becomes a UsageError with its words, and the folders that this run
@@ -31,6 +31,7 @@ def attempt(args: argparse.Namespace) -> Iterator[LastError]:
 
     Args:
         args: OpenCLIP's; rank, world size and device are filled in.
+        peers: the other ranks, which are yet to meet.
 
     Yields:
         A handler for the root logger: before OpenCLIP exits it logs why.
@@ -38,11 +39,12 @@ def attempt(args: argparse.Namespace) -> Iterator[LastError]:
     Raises:
         UsageError: for what went wrong before the first step; a `ToldError` on all but one of several ranks.
     """
-    had_group, way = _has_group(), _Way()
+    had_group, way = _has_group(), _Way(args, peers)
     stepping = register_optimizer_step_post_hook(way.step)
     try:
         device = oc_main.init_distributed_device(args)
-        way.telling = Telling(args.rank, 1 if args.horovod else args.world_size)
+        if _has_group():
+            peers.meet()
         if args.name is not None and (run := Path(args.logs) / args.name).is_dir():
             way.lock(run)  # else as soon as it is made
         with replaced(oc_main, init_distributed_device=lambda _: device, os=View(os, makedirs=way.make_folder)):
@@ -50,7 +52,7 @@ def attempt(args: argparse.Namespace) -> Iterator[LastError]:
     except (Exception, SystemExit) as error:
         if way.stepped:
             raise
-        mine = way.telling.is_mine()
+        mine = peers.is_mine()
         way.remove_folders(for_all=mine)
         line = own_words(error) if isinstance(error, UsageError) else in_one_line(error, way.logged.text)
         if not mine:
@@ -77,11 +79,11 @@ class _Way:
     Attributes:
         stepped: whether an optimizer has made a step.
         logged: the last error that was logged.
-        telling: with the other ranks, once they have met.
     """
 
-    def __init__(self) -> None:
-        self.stepped, self.logged, self.telling = False, LastError(), Telling(0, world_size=1)
+    def __init__(self, args: argparse.Namespace, peers: Peers) -> None:
+        self.stepped, self.logged = False, LastError()
+        self._args, self._peers = args, peers
         self._made: list[str] = []
         self._unlock: Callable[[], None] | None = None
 
@@ -96,12 +98,12 @@ class _Way:
             os.makedirs(path, exist_ok=exist_ok)
         else:
             self._made.append(path)
-            self.telling.publish(self._made)
+            self._peers.publish(self._made)
         self.lock(Path(path))  # OpenCLIP makes the run's folder before what is in it
 
     def lock(self, run: Path) -> None:
         """Takes the run's folder for all ranks, on rank 0. Raises UsageError if another run lives in it."""
-        if self._unlock is None and not self.telling.rank:
+        if self._unlock is None and not self._args.rank:
             self._unlock = lock_run(run)
 
     def unlock(self) -> None:
@@ -114,7 +116,7 @@ class _Way:
         Args:
             for_all: also what rank 0 has made, which may hang in a collective until it is killed.
         """
-        for folder in map(Path, {*self._made, *(self.telling.published() if for_all else ())}):
+        for folder in map(Path, {*self._made, *(self._peers.published() if for_all else ())}):
             with suppress(FileNotFoundError):  # two ranks at once
                 if not any(path.suffix in KEPT for path in folder.rglob("*")):
                     shutil.rmtree(folder, ignore_errors=True)

@@ -70,7 +70,6 @@ def order_table(info: Any, orders: OrdersData) -> None:
         pin_memory=loader.pin_memory,
         collate_fn=loader.collate_fn,
         drop_last=True,
-        timeout=loader.timeout,
         worker_init_fn=loader.worker_init_fn,
     )
     ordered.num_samples, ordered.num_batches = loader.num_samples, len(ordered)  # type: ignore[attr-defined]

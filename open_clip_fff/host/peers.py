@@ -1,163 +1,175 @@
-"""Other ranks, when something is wrong with one of them: an end within the time that was said, and who it was."""
+"""Other ranks, when something is wrong with one of them: what they still tell, and an end in bounded time."""
 
 import datetime
-import math
-import multiprocessing
 import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
-import open_clip_train.data as oc_data
 import open_clip_train.distributed as oc_distributed
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.data import DataLoader
 
 from open_clip_fff.errors import OneRankError, ToldError, UsageError, reason
+from open_clip_fff.host.loader_waits import LoaderWaits
 from open_clip_fff.scope import View, replaced
 
 BEAT = 2.0  # seconds
+PATIENCE = datetime.timedelta(seconds=5)  # for other ranks, which may fail as well
 _GONE = re.compile(r"connection (closed|reset|was reset|refused)|broken pipe|socket closed|remote process", re.I)
 _LATE = re.compile(r"timed? ?out|timeout", re.I)
 
 
 @contextmanager
-def bounded_waits(minutes: float) -> Iterator[None]:
+def bounded_waits(minutes: float) -> Iterator["Peers"]:
     """No rank waits for another, or for a loader worker, longer than that; a line says who was waited for.
 
     Args:
         minutes: of one wait.
 
+    Yields:
+        The other ranks, once the caller lets them `meet`.
+
     Raises:
-        UsageError: in place of what torch raises when another rank is gone, or a wait was too long.
+        OneRankError: in place of what torch raises when another rank is gone, or a wait was too long.
     """
-    if not 0.0 < minutes < math.inf:
-        raise UsageError(f"--timeout {minutes:g}: minutes, more than 0")
-    limit = datetime.timedelta(minutes=minutes)
-    heart: Heart | None = None
 
     def begin(*args: Any, **options: Any) -> None:
-        nonlocal heart
-        dist.init_process_group(*args, **{"timeout": limit, **options})
-        heart = Heart()
+        dist.init_process_group(*args, **{"timeout": datetime.timedelta(minutes=minutes), **options})
 
+    peers, loaders = Peers(), LoaderWaits(minutes)
     distributed = View(torch.distributed, init_process_group=begin)
-    loader = partial(patient_loader, DataLoader, limit)
-    wds_loader = partial(patient_loader, oc_data.wds.WebLoader, limit)
     try:
-        with ExitStack() as stack:
-            stack.enter_context(replaced(oc_distributed, torch=View(torch, distributed=distributed)))
-            stack.enter_context(replaced(oc_data, DataLoader=loader, wds=View(oc_data.wds, WebLoader=wds_loader)))
-            yield
-    except (UsageError, RuntimeError) as error:
-        cause = error.__cause__ if isinstance(error, UsageError) else error
-        if isinstance(error, ToldError) or not isinstance(cause, RuntimeError):
+        with replaced(oc_distributed, torch=View(torch, distributed=distributed)), loaders.bounded():
+            yield peers
+    except Exception as error:
+        line = loaders.late or _in_one_line(error, minutes, peers)
+        if not line:
             raise
-        line = _in_one_line(cause, minutes, heart)
-        if line is None:
-            raise
-        raise OneRankError(line) from cause
+        raise OneRankError(line) from error
     finally:
-        if heart is not None:
-            heart.stop()
+        peers.part()
 
 
-def patient_loader(make: Callable, limit: datetime.timedelta, *args: object, **options: object) -> object:
-    """A loader whose workers are not waited for longer than that."""
-    if options.get("num_workers"):
-        options = {"timeout": limit.total_seconds(), **options}
-    return make(*args, **options)
+def _in_one_line(error: Exception, minutes: float, peers: "Peers") -> str:
+    """What torch says of other ranks, for people; empty for what is not about them."""
+    cause = error.__cause__ if isinstance(error, UsageError) else error
+    if peers.world_size == 1 or isinstance(error, ToldError) or not isinstance(cause, RuntimeError):
+        return ""
+    late = _LATE.search(str(cause))
+    if not late and not _GONE.search(str(cause)):
+        return ""
+    silent = peers.silent()
+    who = f"; not heard from: {', '.join(silent)}" if silent else f"; steps done: {peers.progress()}"
+    if late:
+        return f"--timeout {minutes:g}: rank {peers.rank} waited that many minutes for others{who}"
+    return f"rank {peers.rank}: another rank has ended, whose own line says why ({reason(cause)}){who}"
 
 
-def _in_one_line(error: RuntimeError, minutes: float, heart: "Heart | None") -> str | None:
-    """What torch says of other ranks and of loader workers, for people; None for what is about neither."""
-    text = str(error)
-    if text.startswith("DataLoader timed out"):
-        for worker in multiprocessing.active_children():
-            worker.kill()  # Python would wait for one that is stopped when it exits, for ever
-        return (
-            f"--timeout {minutes:g}: the loader's workers gave no mini-batch for so many minutes: are they stopped, or "
-            f"is the storage of --train-data gone?"
-        )
-    if heart is None or not (_GONE.search(text) or _LATE.search(text)):
-        return None
-    silent = heart.silent()
-    who = f"; not heard from: {', '.join(silent)}" if silent else f"; steps done: {heart.progress()}"
-    if _LATE.search(text):
-        return f"--timeout {minutes:g}: rank {heart.rank} waited that many minutes for others{who}"
-    return f"rank {heart.rank}: another rank has ended, whose own line says why ({reason(error)}){who}"
+class Peers:
+    """The other ranks, by the store at which all have met; torchrun keeps it, or else rank 0.
 
+    It needs no collective, so that it works where these hang. A thread tells the others every few seconds that this
+    rank runs, and how far it is: a process that is stopped is silent, one that waits is not.
 
-class Heart:
-    """Tells the other ranks every few seconds that this one runs, and how far it is.
-
-    By the store at which ranks meet, in a thread: a process that is stopped is silent, one that waits is not.
+    Attributes:
+        rank: this process's; 0 where it is alone.
+        world_size: of all; one has nobody to tell.
     """
 
     def __init__(self) -> None:
-        self.rank, self.world_size, self.steps = dist.get_rank(), dist.get_world_size(), 0
-        self._counting = register_optimizer_step_post_hook(self._step)
-        host, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
-        self._store: dist.TCPStore | None = None
+        self.rank, self.world_size, self._steps = 0, 1, 0
+        self._store: Any = None
+        self._counting: Any = None
         self._ended = threading.Event()
-        try:
-            patience = datetime.timedelta(seconds=5 * BEAT)
-            self._store = dist.TCPStore(host, int(port), is_master=False, timeout=patience)
-        except (RuntimeError, ValueError):
-            return  # ranks that did not meet at a store: nothing is known of them
-        self._store.set(
-            f"open_clip_fff/who/{self.rank}", f"rank {self.rank} ({socket.gethostname()}, pid {os.getpid()})"
-        )
-        threading.Thread(target=self._beat, daemon=True).start()
 
-    def stop(self) -> None:
+    def meet(self) -> None:
+        """There is a process group now."""
+        self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
+        if self.world_size == 1:
+            return
+        # clones, as a client serves one thread at a time, and collectives wait at the group's own
+        self._store, beating = (dist.PrefixStore("open_clip_fff", _get_default_store().clone()) for _ in range(2))
+        self._store.set(f"who/{self.rank}", f"rank {self.rank} ({socket.gethostname()}, pid {os.getpid()})")
+        self._counting = register_optimizer_step_post_hook(self._step)
+        threading.Thread(target=self._beat, args=(beating,), daemon=True).start()
+
+    def part(self) -> None:
         """Falls silent."""
-        self._counting.remove()
         self._ended.set()
+        if self._counting is not None:
+            self._counting.remove()
 
-    def _step(self, *_: object) -> None:
-        self.steps += 1
+    def is_mine(self) -> bool:
+        """Whether this rank, which has failed, says why: rank 0, unless others fail and it does not.
+
+        All that fail are waited for: the first one that leaves takes the others with it.
+        """
+        if self._store is None:
+            return True
+        try:
+            if self.rank:
+                self._wait_for([0])
+            mine = self._store.add("said", 1) == 1
+            self._store.set(f"failed/{self.rank}", "")
+            if not self.rank:
+                self._wait_for(self._others())
+        except RuntimeError:  # the store's keeper is gone
+            return True
+        return mine
+
+    def publish(self, folders: list[str]) -> None:
+        """Tells the others which folders this rank has made, if it is rank 0."""
+        if self._store is not None and not self.rank:
+            self._store.set("folders", "\0".join(folders))
+
+    def published(self) -> list[str]:
+        """What rank 0 has."""
+        folders = self._read("folders")
+        return folders.split("\0") if folders else []
 
     def silent(self) -> list[str]:
         """The ranks that do not tell anything for a few beats."""
-        before = self._told()
+        before = [self._read(f"beat/{rank}") for rank in self._others()]
         time.sleep(2.5 * BEAT)
-        after = self._told()
-        return [self._who(rank) for rank, told in after.items() if told == before.get(rank)]
+        now = [self._read(f"beat/{rank}") for rank in self._others()]
+        quiet = [rank for rank, then, told in zip(self._others(), before, now, strict=True) if told and told == then]
+        return [self._read(f"who/{rank}") or f"rank {rank}" for rank in quiet]
 
     def progress(self) -> str:
         """How many steps each rank has done."""
-        return ", ".join(f"rank {rank} {told.partition(' ')[2]}" for rank, told in self._told().items())
+        told = ((rank, self._read(f"beat/{rank}")) for rank in self._others())
+        return ", ".join(f"rank {rank} {beat.partition(' ')[2]}" for rank, beat in told if beat)
 
-    def _beat(self) -> None:
+    def _others(self) -> list[int]:
+        return [rank for rank in range(self.world_size) if rank != self.rank]
+
+    def _wait_for(self, ranks: list[int]) -> None:
+        with suppress(dist.DistStoreError):  # they go on, or hang in a collective
+            self._store.wait([f"failed/{rank}" for rank in ranks], PATIENCE)
+
+    def _read(self, key: str) -> str:
+        """Empty where nothing is told, or the store's keeper is gone."""
+        try:
+            known = self._store is not None and self._store.check([key])
+            return self._store.get(key).decode() if known else ""
+        except RuntimeError:
+            return ""
+
+    def _step(self, *_: object) -> None:
+        self._steps += 1
+
+    def _beat(self, store: Any) -> None:
         count = 0
         while not self._ended.wait(BEAT if count else 0):
             count += 1
             try:
-                assert self._store is not None
-                self._store.set(f"open_clip_fff/beat/{self.rank}", f"{count} {self.steps}")
+                store.set(f"beat/{self.rank}", f"{count} {self._steps}")
             except RuntimeError:
                 return  # whoever kept the store is gone
-
-    def _told(self) -> dict[int, str]:
-        if self._store is None:
-            return {}
-        try:
-            others = (rank for rank in range(self.world_size) if rank != self.rank)
-            return {rank: self._store.get(f"open_clip_fff/beat/{rank}").decode() for rank in others}
-        except RuntimeError:
-            return {}
-
-    def _who(self, rank: int) -> str:
-        try:
-            assert self._store is not None
-            return self._store.get(f"open_clip_fff/who/{rank}").decode()
-        except RuntimeError:
-            return f"rank {rank}"

@@ -40,7 +40,6 @@ from open_clip_fff.scope import replaced
 from open_clip_fff.settings.consistency import idle_notes
 from open_clip_fff.settings.flags import split
 from open_clip_fff.settings.plan import Plan, make_plan
-from open_clip_fff.settings.safety import TIMEOUT
 from open_clip_fff.towers.frozen import load_frozen
 from open_clip_fff.towers.sentences import load_sentences
 
@@ -62,9 +61,8 @@ def run(argv: list[str]) -> None:
     args = parse_open_clip(rest)
     args.command = shlex.join(["python", "-m", "open_clip_fff.train", *argv])  # for params.txt
     check_launch(args)
-    minutes = getattr(typed, "timeout", TIMEOUT)  # ranks meet before there is a plan
-    with bounded_waits(minutes), attempt(args) as last_error:
-        plan = with_data_sets(make_plan(typed), args.train_data)
+    plan = with_data_sets(make_plan(typed), args.train_data)
+    with bounded_waits(plan.safety.timeout) as peers, attempt(args, peers) as last_error:
         if plan.typed:
             _bring_parts(plan)
         check_host(args, plan)

@@ -100,7 +100,6 @@ def table_loader(loader: DataLoader, device: str) -> TrackedLoader:
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
         collate_fn=collate,
-        timeout=loader.timeout,
         worker_init_fn=partial(_begin_worker, loader.worker_init_fn, collate),
     )
     made.num_samples, made.num_batches = loader.num_samples, loader.num_batches  # type: ignore[attr-defined]
