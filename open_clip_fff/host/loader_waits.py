@@ -47,7 +47,12 @@ class LoaderWaits:
         begin = DataLoader.__iter__
 
         def patient(loader: DataLoader) -> Iterator:
-            return self._batches(loader, partial(begin, loader)) if loader.num_workers else begin(loader)
+            if not loader.num_workers:
+                return begin(loader)
+            there = getattr(loader, "_iterator", None)  # persistent workers are there already
+            batches = _Batches(_Wait(self, there), partial(begin, loader))
+            self._workers = {*(each for each in self._workers if each.is_alive()), *batches.wait.workers()}
+            return batches
 
         try:
             with replaced(DataLoader, __iter__=patient):
@@ -55,18 +60,6 @@ class LoaderWaits:
         finally:
             self._ended.set()
             _kill([worker for worker in self._workers if self.late or state(worker.pid) in (*STOPPED, "")])
-
-    def _batches(self, loader: DataLoader, begin: Callable[[], Iterator]) -> Iterator:
-        wait = _Wait(self, getattr(loader, "_iterator", None))  # persistent workers are there already
-        end = object()
-        try:
-            iterator = wait(begin)
-            wait.iterator = iterator
-            self._workers = {*(each for each in self._workers if each.is_alive()), *wait.workers()}
-            while (batch := wait(partial(next, iterator, end))) is not end:
-                yield batch
-        finally:
-            wait.ended.set()
 
     def give_up(self, iterator: Any, workers: list[Any]) -> None:
         """Kills workers that were waited for too long; where even that does not end the run, this process ends."""
@@ -89,16 +82,35 @@ class LoaderWaits:
             os._exit(2)
 
 
+class _Batches:
+    """A loader's iterator, each of whose waits is watched."""
+
+    def __init__(self, wait: "_Wait", begin: Callable[[], Iterator]) -> None:
+        self.wait = wait
+        self.inner = wait.iterator = wait(begin)
+
+    def __iter__(self) -> "_Batches":
+        return self
+
+    def __next__(self) -> Any:
+        return self.wait(self.inner.__next__)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["inner"], name)
+
+    def __del__(self) -> None:
+        self.wait.end()
+
+
 class _Wait:
     """A loader that is waited for, call by call, and a thread that counts how long.
 
     Attributes:
         iterator: of the loader; None until there is one.
-        ended: no more calls come.
     """
 
     def __init__(self, limit: LoaderWaits, iterator: Any) -> None:
-        self.iterator, self.ended = iterator, threading.Event()
+        self.iterator, self._ended = iterator, threading.Event()
         self._limit, self._since = limit, 0.0
         self._waits = False
         threading.Thread(target=self._count, daemon=True).start()
@@ -110,6 +122,11 @@ class _Wait:
         finally:
             self._waits = False
 
+    def end(self) -> None:
+        """No more calls come."""
+        self.iterator = None  # which should not live as long as the thread
+        self._ended.set()
+
     def workers(self) -> list[Any]:
         """The processes that are waited for."""
         return list(getattr(self.iterator, "_workers", None) or multiprocessing.active_children())
@@ -118,7 +135,7 @@ class _Wait:
         """Counts beats of its own, not the clock's."""
         seconds = 60 * self._limit.minutes
         beat = min(BEAT, seconds / 4)
-        while not self.ended.wait(beat):
+        while not self._ended.wait(beat):
             self._since += beat * self._waits
             if self._since >= seconds:
                 return self._limit.give_up(self.iterator, self.workers())
