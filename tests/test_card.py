@@ -85,12 +85,21 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
         ("me@node7:/data/x.tar", "x.tar"),
         ("pipe:ssh me@node7 cat /data/x.tar | gunzip", "pipe:ssh USER@HOST cat x.tar | gunzip"),
         ("tcp://node7:2345", "tcp://HOST"),
+        ("data/cc3m/{00..31}.tar::./more/y.tar", "{00..31}.tar::y.tar"),
+        ("tiny-clip (mine/teacher.pt)", "tiny-clip (teacher.pt)"),
+        ("runs/me/x", "x"),
         *((same, same) for same in ("s3://bucket/a/b.tar", "https://x.org/a/b", "hf-hub:ORG/NAME", "logs/x", "1/2")),
     ],
 )
 def test_a_local_path_is_its_base_name(text, shown):
     assert base_names(text) == shown
     assert params_by_base_names({"command": shlex.join(["python", text])}) == {"command": shlex.join(["python", shown])}
+
+
+def test_a_relative_path_that_is_there_is_its_base_name(tmp_path, monkeypatch):
+    (tmp_path / "logs" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert base_names("logs/x") == "x" and base_names("logs/y") == "logs/y" and base_names("ORG/NAME") == "ORG/NAME"
 
 
 def test_of_a_run_that_held_a_rate(trainer, teacher, tmp_path, export_here):

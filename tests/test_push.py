@@ -126,6 +126,14 @@ def test_a_pushed_tokenizer_is_taken_from_where_it_is_pushed(bert_clip, tmp_path
     config = json.loads((tmp_path / "model" / "open_clip_config.json").read_text())
     assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "us/model"
     assert described["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == str(bert_clip.parent)
+    write_hub_folder(described, model.state_dict(), tmp_path / "kept")
+    config = json.loads((tmp_path / "kept" / "open_clip_config.json").read_text())
+    assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == bert_clip.parent.name
+    # hf_model_name alone stays a folder of this machine: OpenCLIP reads the tower's configuration there
+    del config["model_cfg"]["text_cfg"]["hf_model_name"]
+    files = [path.read_text() for path in (tmp_path / "kept").glob("*.json") if path.name != "open_clip_config.json"]
+    assert files and not [text for text in (json.dumps(config), *files) if str(bert_clip.parent.parent) in text]
     texts = ["a red square", "blue all over"]
-    ours, theirs = (open_clip.get_tokenizer(each)(texts) for each in (f"local-dir:{tmp_path}/model", "tiny-bert-clip"))
-    assert torch.equal(ours, theirs)
+    names = f"local-dir:{tmp_path}/model", f"local-dir:{tmp_path}/kept", "tiny-bert-clip"
+    theirs, *ours = (open_clip.get_tokenizer(each)(texts) for each in reversed(names))
+    assert all(torch.equal(each, theirs) for each in ours)

@@ -69,9 +69,10 @@ def write_config(description: Mapping, folder: Path, repository: str | None = No
     description = copy.deepcopy(dict(description))
     text = description["model_cfg"]["text_cfg"]
     if text.get("hf_tokenizer_name"):
-        # OpenCLIP takes the tokenizer of a local folder from that folder
-        HFTokenizer(text["hf_tokenizer_name"]).tokenizer.save_pretrained(folder)
-        text["hf_tokenizer_name"] = repository or text["hf_tokenizer_name"]
+        # OpenCLIP takes the tokenizer of a local folder from that folder; where training had it is no concern of others
+        name = text["hf_tokenizer_name"]
+        HFTokenizer(name).tokenizer.save_pretrained(folder)
+        text["hf_tokenizer_name"] = repository or (Path(name).resolve().name if Path(name).exists() else name)
     (folder / CONFIG_NAME).write_text(json.dumps(description, indent=2) + "\n")
 
 
