@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import tarfile
 from pathlib import Path
 
 import torch
@@ -71,6 +72,18 @@ def scored(lab: Lab) -> Outcome:
     command += ["--data-root", lab.folder / "sets", "--datasets", "mine", "--device", "cpu", "--workers", "0"]
     command += ["--store", lab.folder / "store"]
     return nothing_ran(lab.runs(command).went_on(), ran, r"mine .* 8 images.*")
+
+
+@fault(TOPIC, "a member whose name leaves the folder, through pack.py")
+def leaves(lab: Lab) -> Outcome:
+    write_tar(lab.folder / "given.tar", {"../../out": colour_sample(0), "good": colour_sample(1)})
+    out = lab.folder / "a" / "b" / "packed"
+    ended = lab.runs([SCRIPTS / "pack.py", lab.folder / "given.tar", "--out", out]).went_on()
+    (written,) = out.glob("*.tar")
+    with tarfile.open(written) as tar:
+        names = tar.getnames()
+    must(names and not any(".." in name for name in names), f"it wrote {names}")
+    return Outcome(ended.line(r"[^\n]*leaves the folder[^\n]*|[^\n]*left out[^\n]*").strip(), "the row")
 
 
 @fault(TOPIC, "an EPS called .jpg, which Pillow hands to Ghostscript")

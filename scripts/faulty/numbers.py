@@ -1,8 +1,14 @@
 """Numbers that are not finite, in steps and in checkpoints."""
 
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
 import torch
 
-from .lab import CLIP, MANY, Ended, Lab, finite
+from open_clip_fff.data.features import COLUMN, unpack
+
+from .lab import CLIP, MANY, SCRIPTS, Ended, Lab, finite
 from .rows import Outcome, fault, must
 
 TOPIC = "a number that is not finite never goes on"
@@ -56,3 +62,23 @@ def resumed(lab: Lab) -> Outcome:
     torch.save(state, lab.checkpoint(2))
     ended = lab.train(*CLIP, "--epochs", "3", "--resume", lab.checkpoint(2), "--name", "y", data=data)
     return Outcome(ended.refusal(), "nothing")
+
+
+@fault(TOPIC, "a NaN among stored features")
+def stored(lab: Lab) -> Outcome:
+    data, folder = lab.shards(32), lab.folder / "features"
+    lab.train(*CLIP, data=data).went_on()
+    frozen = ["--mining-model", "tiny-clip", "--mining-pretrained", lab.checkpoint(1), "--model-config", lab.config]
+    lab.runs([SCRIPTS / "embed.py", "--out", folder, "--", *data, "--json-text-key", "captions", *frozen]).went_on()
+    table = pq.read_table(folder / "00.parquet")
+    rows = table.to_pylist()
+    features, file = unpack(rows[3][COLUMN]), io.BytesIO()
+    features.image[0] = np.nan
+    np.savez(file, **features._asdict())
+    rows[3][COLUMN] = file.getvalue()
+    pq.write_table(table.from_pylist(rows), folder / "00.parquet")
+    mined = ["--mining-features", "precomputed", "--feature-sidecar", folder, "--mined-per-image", "1"]
+    ended = lab.train(*MANY, *mined, "--name", "y", data=data).went_on()
+    finite(lab.state(1, "y"))
+    ended.line(r"its stored features are not finite")
+    return Outcome(ended.line(r"Rows skipped or damaged in epoch 0: .+"), "the row")

@@ -1,6 +1,7 @@
 """Runs that are interrupted and go on, and checkpoints that are none."""
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,36 @@ def clip(lab: Lab) -> Outcome:
 @fault(TOPIC, "the same, FFF on two ranks")
 def two_ranks(lab: Lab) -> Outcome:
     return resumed(lab, *MANY, ranks=2)
+
+
+def stopped(lab: Lab, number: signal.Signals, ranks: int = 1, all_of_it: bool = False) -> Outcome:
+    """A straight run, and one that is signalled in its first epoch and goes on."""
+    told = ("--plugin", "faulty.plugin", "--batch-hooks", "told")
+    data, flags = lab.shards(*(64,) * 4), (*MANY, *RANDOM, *told, "--epochs", "2")
+    lab.train(*flags, data=data, ranks=ranks).went_on()
+    running = lab.starts(*flags, "--name", "y", data=data, ranks=ranks)
+    running.told(r"rank 0 is pid (\d+)")
+    running.signal(number, all_of_it)
+    ended = running.ended()
+    must(ended.code in (128 + number, 1), f"exit code {ended.code}")  # torchrun's own is 1
+    line = ended.line(r"training ended after .*epoch_0_step_\d+\.pt")
+    lab.train(*flags, "--name", "y", "--resume", "latest", data=data, ranks=ranks).went_on()
+    return Outcome(f"{line}; {same_weights(lab.state(2), lab.state(2, 'y'))}", "nothing")
+
+
+@fault(TOPIC, "SIGTERM in the middle of an epoch; random crops, sampled captions, dropout")
+def sigterm(lab: Lab) -> Outcome:
+    return stopped(lab, signal.SIGTERM)
+
+
+@fault(TOPIC, "the same with Ctrl-C, which loader workers get, too")
+def ctrl_c(lab: Lab) -> Outcome:
+    return stopped(lab, signal.SIGINT, all_of_it=True)
+
+
+@fault(TOPIC, "SIGTERM of torchrun with two ranks in the middle of an epoch")
+def sigterm_of_two(lab: Lab) -> Outcome:
+    return stopped(lab, signal.SIGTERM, ranks=2)
 
 
 def broken(lab: Lab, change: Callable[[Path], object]) -> Outcome:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from pathlib import Path
 
 from .inputs import colour_sample, write_tar
 from .lab import CLIP, MANY, Ended, Lab
@@ -68,3 +69,14 @@ def stopped_rank(lab: Lab) -> Outcome:
     running = lab.starts(*MANY, *SLOW, data=lab.shards(64, 64), ranks=2)
     os.kill(int(running.told(r"rank 1 is pid (\d+)")), signal.SIGSTOP)
     return one_line(running.ended(), "not heard from: rank 1")
+
+
+@fault(TOPIC, "SIGSTOP of a loader worker")
+def stopped_worker(lab: Lab) -> Outcome:
+    running = lab.starts(*MANY, *SLOW, "--workers", "2", data=lab.shards(64, 64))
+    rank = running.told(r"rank 0 is pid (\d+)")
+    children = Path(f"/proc/{rank}/task/{rank}/children").read_text().split()
+    workers = [pid for pid in children if "pt_data_worker" in Path(f"/proc/{pid}/comm").read_text()]
+    must(len(workers) == 2, f"there are workers {workers}")
+    os.kill(int(workers[0]), signal.SIGSTOP)
+    return one_line(running.ended(), "of its loader")
