@@ -1,4 +1,4 @@
-"""The README does what it says: its loss, its hook, its snippet, and its flags."""
+"""README and docs do what they say: loss, hook and snippets run, links lead somewhere, every flag is explained."""
 
 import re
 from pathlib import Path
@@ -10,12 +10,37 @@ import torch.nn.functional as F
 from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.settings.methods import METHODS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = [
+    path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))) if path.exists()
+]
+TEXT = "\n".join(path.read_text() for path in PAGES)
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """The headings as GitHub names them."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def dead_links(page: Path) -> list[str]:
+    """Relative links of a page whose file or heading is not there."""
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"\w+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = page.parent / name if name else page
+        if not linked.exists() or (anchor and anchor not in anchors(linked)):
+            dead.append(f"{page.name}: {target}")
+    return dead
 
 
 def test_its_loss_and_its_hook_train(trainer, tmp_path, monkeypatch):
-    parts = next(block for block in BLOCKS if "register_loss" in block)
+    parts = next(block for block in BLOCKS if "register_batch_hook" in block)
     (tmp_path / "readme_parts.py").write_text(parts)
     monkeypatch.syspath_prepend(tmp_path)
     flags = ["--plugin", "readme_parts", "--loss", "hinge", "--batch-hooks", "caption-dropout"]
@@ -27,6 +52,11 @@ def test_its_loss_and_its_hook_train(trainer, tmp_path, monkeypatch):
     # each part is 15 lines or fewer
     for part in re.split(r"^@", parts, flags=re.MULTILINE)[1:]:
         assert len(part.strip().splitlines()) <= 15
+    # the README's loss is this one
+    in_readme = next(
+        block for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if "register_loss" in block
+    )
+    assert in_readme.partition("\n@")[2] in parts
 
 
 def test_its_snippet_runs():
@@ -44,9 +74,19 @@ def test_its_snippet_runs():
 
 def test_every_flag_of_ours_is_explained():
     for action in flag_parser()._actions:
-        assert f"{action.option_strings[0]}" in README, action.option_strings[0]
+        assert f"{action.option_strings[0]}" in TEXT, action.option_strings[0]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_is_in_its_table(method):
     assert f"| `{method}` |" in README
+
+
+def test_the_readme_is_short_and_names_every_page():
+    assert len(README.splitlines()) <= 250
+    assert [page.name for page in PAGES[1:] if f"]({page.relative_to(ROOT)})" not in README] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    assert dead_links(page) == []
