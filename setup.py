@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
+TEMPLATES = ("analysis", "comparison", "gallery", "hub", "pages")
+
 setup(
     name="open_clip_fff",
     version=re.search(r'__version__ = "(.+)"', (ROOT / "open_clip_fff" / "__init__.py").read_text()).group(1),
@@ -15,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["open_clip_fff", "open_clip_fff.*"]),
-    package_data={f"open_clip_fff.{room}": ["*.jinja"] for room in ("analysis", "comparison", "gallery", "hub")},
+    package_data={f"open_clip_fff.{room}": ["*.jinja"] for room in TEMPLATES},
     python_requires=">=3.11",
     install_requires=[
         "open_clip_torch==3.3.*",  # the seams of open_clip_fff/host are those of 3.3

@@ -14,7 +14,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Rooms from the ground up; a room imports from itself and from those below it. `data`, `grouping`, `towers` and
 # `connection` share a floor with `assignment`; the exceptions name themselves.
 FLOORS = [
-    *("settings", "hub", "data", "shardwise", "packing", "grouping", "towers", "connection", "captioning"),
+    *("settings", "hub", "data", "shardwise", "packing", "grouping", "towers", "connection", "captioning", "pages"),
     *("assignment", "calibration", "losses", "hooks", "gallery", "analysis", "report", "evaluation", "comparison"),
     "host",
 ]
@@ -30,14 +30,15 @@ ALLOWED = {
     "captioning": {"settings", "data", "shardwise", "connection"},
     "assignment": {"settings"},
     "calibration": {"settings", "data", "towers", "connection", "assignment"},
-    "gallery": {"settings", "data", "connection", "assignment", "calibration"},
-    "analysis": {"settings", "data", "towers", "calibration", "gallery"},
+    "gallery": {"settings", "data", "connection", "assignment", "calibration", "pages"},
+    "analysis": {"settings", "data", "towers", "calibration", "gallery", "pages"},
     "losses": {"settings", "assignment"},
     "hooks": {"settings", "data", "towers", "grouping", "connection"},
     "report": {"settings", "assignment"},
     "evaluation": {"settings", "hub", "data"},
-    "comparison": {"settings", "hub", "evaluation"},
-    "host": set(FLOORS) - {"comparison", "gallery", "packing", "captioning", "analysis"},
+    "comparison": {"settings", "hub", "evaluation", "pages"},
+    "pages": set(),
+    "host": set(FLOORS) - {"comparison", "gallery", "packing", "captioning", "analysis", "pages"},
 }
 COMMON = {"devices", "errors", "fingerprint", "normalised", "numerics", "plural", "ranks", "registry", "scope", "whole"}
 

@@ -1,6 +1,5 @@
 """The figures."""
 
-import base64
 import io
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,6 +13,7 @@ from matplotlib.ticker import LogLocator
 
 from open_clip_fff.analysis.kinds import GENERATED, RAW
 from open_clip_fff.analysis.measure import MEAN, ONE, Measured
+from open_clip_fff.pages.html import data_address
 
 # of Okabe and Ito, which most colour-blind people can tell apart
 COLOURS = {RAW: "#D55E00", GENERATED: "#0072B2", "random": "#999999", "between": "#009E73"}
@@ -114,7 +114,7 @@ def address(figure: Figure) -> str:
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_address(buffer.getvalue(), "image/svg+xml")
 
 
 def _axes(count: int) -> tuple[Figure, list[Any]]:

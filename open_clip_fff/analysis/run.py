@@ -6,17 +6,18 @@ from dataclasses import dataclass
 import torch
 
 from open_clip_fff.analysis.measure import ONE, Measured, measure
-from open_clip_fff.analysis.page import Head, page
+from open_clip_fff.analysis.page import page
 from open_clip_fff.analysis.sample import Missing, Progress, Sample, take
 from open_clip_fff.analysis.sections import left_out, sections
 from open_clip_fff.analysis.summary import Line, summary
 from open_clip_fff.analysis.tables import LEFT_OUT, tables
 from open_clip_fff.calibration.eyes import Eyes
 from open_clip_fff.errors import UsageError
+from open_clip_fff.pages.html import Head
 from open_clip_fff.plural import plural
 from open_clip_fff.settings.captions import CaptionSettings
 
-PAGE = "analysis.html"
+PAGE, TITLE = "analysis.html", "What the captions are like"
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ def analyse(
         f"{plural(len(set(sample.shards)), 'shards')}, as {model} sees them."
     )
     lines = summary(found)
-    head = Head(about, lead(found, lines), notices(found, sample, missing, model, wanted), plan, command)
+    head = Head(TITLE, about, notices(found, sample, missing, model, wanted), plan, command)
     files = tables(found, sample, lines, missing)
-    files[PAGE] = page(head, found.names, lines, sections(found, sample, wanted.show), sample)
+    files[PAGE] = page(head, lead(found, lines), found.names, lines, sections(found, sample, wanted.show), sample)
     return Analysis(files, lines, found.names, about, missing)
 
 

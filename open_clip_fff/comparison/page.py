@@ -1,20 +1,17 @@
 """The comparison as one page that needs nothing but itself."""
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from open_clip_fff.comparison.layout import Block, name_of
 from open_clip_fff.comparison.plots import colours
 from open_clip_fff.comparison.table import Table
+from open_clip_fff.pages.html import Head, data_address, render
 from open_clip_fff.plural import plural
-
-TEMPLATE = "page.html.jinja"
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class Picture:
     @property
     def data(self) -> str:
         """As an address holds it."""
-        return base64.b64encode(self.png).decode()
+        return data_address(self.png, "image/png")
 
 
 def page(
@@ -48,19 +45,17 @@ def page(
     notes: Sequence[str],
 ) -> str:
     """HTML, with pictures and style in it."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, undefined=StrictUndefined
-    )
     by_name = {name_of(row): colours(table)[row.label] for row in table.rows}
     others = [row.label for row in table.rows if not row.baseline]
     sets = {column.key[1] for column in table.columns if not column.sets}
     against = " and ".join(row.label for row in table.baselines)
-    return environment.get_template(TEMPLATE).render(
-        title=f"{', '.join(others)} against {against}" if others else against,
-        about=f"{plural(len(table.rows), 'models')}, {plural(len(sets), 'sets')}",
+    title = f"{', '.join(others)} against {against}" if others else against
+    about = f"{plural(len(table.rows), 'models')}, {plural(len(sets), 'sets')}"
+    return render(
+        Path(__file__).parent,
+        Head(title, about, list(notices)),
         blocks=blocks,
         pictures=pictures,
-        notices=notices,
         notes=notes,
         models=_models(table),
         flags=_flags,

@@ -14,12 +14,14 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.gallery.judged import Verdicts, judge_batch
 from open_clip_fff.gallery.looking import Pictures, look
 from open_clip_fff.gallery.mined import find, find_thresholds
-from open_clip_fff.gallery.page import Head, page
+from open_clip_fff.gallery.page import page
 from open_clip_fff.gallery.parts import Part, Words
 from open_clip_fff.gallery.sections import judged_parts, mined_parts, threshold_words
+from open_clip_fff.pages.html import Head
 from open_clip_fff.plural import plural
 from open_clip_fff.settings.plan import Plan
 
+TITLE = "What the miners find"
 Progress = Callable[..., Iterable[Any]]  # a tqdm
 
 
@@ -84,7 +86,8 @@ def gallery(
         )
     shards = urls[0].rsplit("/", 1)[-1] + (" and on" if len(urls) > 1 else "")
     about = f"{plural(images, 'images')} of {shards}, {captions / images:.2f} captions each."
-    return page(Head(about, wanted.batch, command, topics, notices), parts, sample.thumbnails, sample.keys)
+    head = Head(TITLE, about, notices, topics, command)
+    return page(head, wanted.batch, parts, sample.thumbnails, sample.keys)
 
 
 def gather(plan: Plan, urls: Sequence[str], wanted: Wanted, progress: Progress) -> Gathered:
