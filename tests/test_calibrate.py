@@ -64,7 +64,7 @@ def test_a_shard_that_breaks_off_costs_itself(tmp_path, shards):
     draw = Draw([str(shards / "00.tar"), str(broken), str(tmp_path / "no.tar")], 64, 0, count_samples, plain)
     found = [x["__url__"] for x in draw]
     assert found.count(str(shards / "00.tar")) == 16 and 0 < found.count(str(broken)) < 16
-    assert set(draw.unreadable) == {str(tmp_path / "no.tar")}
+    assert set(draw.unreadable) == {str(broken), str(tmp_path / "no.tar")}  # what breaks off is told, too
 
 
 # --- the program -----------------------------------------------------------------------------------------------------
