@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
         table.to_csv(arguments.out / "faults.csv", index=False)
+        (arguments.out / "faults.md").write_text(markdown(table))
     return 0 if table["as promised"].all() else 1
 
 
@@ -58,7 +59,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="faults.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", metavar="REGEX", help="rows whose topic or name matches (default: all)")
     parser.add_argument("--list", action="store_true", help="names the rows, and does nothing")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for faults.csv (default: nothing is written)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="for faults.csv and faults.md (default: nothing is written)"
+    )
     return parser.parse_args(argv)
 
 
@@ -106,6 +109,17 @@ def show(table: pd.DataFrame) -> None:
                 print(*(f"    {name if not n else '':<9} {line}" for n, line in enumerate(lines)), sep="\n")
     good = int(table["as promised"].sum())
     print(f"\n{good} of {len(table)} as promised")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table for a page, topic by topic."""
+    lines = []
+    for topic, rows in table.groupby("topic", sort=False):
+        lines += [f"\n**{topic}**\n", "| fault | what happened | lost |", "|---|---|---|"]
+        for row in rows.to_dict("records"):
+            cells = (row["fault"], ("" if row["as promised"] else "WRONG: ") + row["what happened"], row["lost"])
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines).strip() + "\n"
 
 
 if __name__ == "__main__":

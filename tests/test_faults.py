@@ -22,6 +22,7 @@ def test_its_quick_rows(tmp_path):
     assert set(table.index) == set(QUICK) and table["as promised"].all()
     assert "1 whose gradient was not finite" in table["what happened"][QUICK[1]]
     assert "00.parquet holds int64" in table["what happened"][QUICK[2]]
+    assert all(f"| {name} | " in (tmp_path / "faults.md").read_text() for name in QUICK)
 
 
 @pytest.fixture
