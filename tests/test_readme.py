@@ -90,3 +90,8 @@ def test_the_readme_is_short_and_names_every_page():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     assert dead_links(page) == []
+
+
+def test_every_folder_of_the_package_is_in_the_architecture():
+    table = re.findall(r"^\| `(\w+)/` \|", (ROOT / "docs" / "architecture.md").read_text(), flags=re.MULTILINE)
+    assert sorted(table) == sorted(path.parent.name for path in (ROOT / "open_clip_fff").glob("*/__init__.py"))
