@@ -1,6 +1,7 @@
 """Names for things that flags can choose. Small on purpose: a dict that refuses duplicates."""
 
-from collections.abc import Callable, Iterator
+import importlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from open_clip_fff.errors import UsageError
@@ -14,15 +15,17 @@ class Registry(Generic[T]):
     Args:
         kind: what is registered, as the user would call it ("loss", "batch hook").
         flag: the flag that chooses among the names, for error lines.
+        built_in: our own entries, as `module:attribute`: imported when somebody asks for them, and taken at once.
     """
 
-    def __init__(self, kind: str, flag: str) -> None:
+    def __init__(self, kind: str, flag: str, built_in: Mapping[str, str]) -> None:
         self.kind, self.flag = kind, flag
+        self._built_in = dict(built_in)
         self._entries: dict[str, T] = {}
 
     def add(self, name: str, entry: T) -> None:
         """Raises ValueError if `name` is taken: a silent override is a bug that trains for days."""
-        if name in self._entries:
+        if name in self:
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         self._entries[name] = entry
 
@@ -35,17 +38,25 @@ class Registry(Generic[T]):
 
         return decorate
 
-    def __getitem__(self, name: str | None) -> T:
-        """Raises UsageError, with the names there are, for an unknown one."""
-        if name is None or name not in self._entries:
+    def check(self, name: str | None) -> None:
+        """Raises UsageError, with the names there are, for an unknown one; imports nothing."""
+        if name not in self:
             raise UsageError(
                 f"{self.flag}: no {self.kind} is called {name!r}; there are: {', '.join(self)} "
                 f"(your own come with --plugin MODULE)"
             )
+
+    def __getitem__(self, name: str | None) -> T:
+        """Raises UsageError, with the names there are, for an unknown one."""
+        self.check(name)
+        assert name is not None
+        if name not in self._entries:
+            module, _, attribute = self._built_in[name].partition(":")
+            self._entries[name] = getattr(importlib.import_module(module), attribute)
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self._built_in
 
     def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._entries))
+        return iter(sorted({*self._entries, *self._built_in}))

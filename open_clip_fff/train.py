@@ -21,16 +21,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         one line; 128 and the signal's number where SIGTERM or Ctrl-C ended training with a checkpoint. What else is
         raised later stays an exception.
     """
-    # OpenCLIP's loop is imported by whoever trains, and by no one else
-    from open_clip_fff.host.launch import launched_rank
-    from open_clip_fff.host.run import run
-    from open_clip_fff.host.stopping import Stopped
+    # OpenCLIP's loop is imported by whoever trains, and by no one else; torch, once the flags make sense
+    from open_clip_fff.host.arguments import help_text
+    from open_clip_fff.host.command import launched_rank, read_command
 
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        run(argv)
-    except Stopped as stopped:
-        return stopped.code
+        if "-h" in argv or "--help" in argv:
+            print(help_text())
+            return 0
+        command = read_command(argv)
+        from open_clip_fff.host.run import run
+
+        return run(command)
     except UsageError as error:
         if "--debug" in argv:  # OpenCLIP's flag for all that may help
             traceback.print_exc()
@@ -38,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             line = " ".join(own_words(error).split())  # the libraries that it may quote write several
             print(f"open_clip_fff.train: error: {line}", file=sys.stderr, flush=True)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

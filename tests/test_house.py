@@ -40,7 +40,19 @@ ALLOWED = {
     "pages": set(),
     "host": set(FLOORS) - {"comparison", "gallery", "packing", "captioning", "analysis", "pages"},
 }
-COMMON = {"devices", "errors", "fingerprint", "normalised", "numerics", "plural", "ranks", "registry", "scope", "whole"}
+COMMON = {
+    "devices",
+    "errors",
+    "fingerprint",
+    "lazy",
+    "normalised",
+    "numerics",
+    "plural",
+    "ranks",
+    "registry",
+    "scope",
+    "whole",
+}
 
 
 def imports(path: Path) -> set[str]:

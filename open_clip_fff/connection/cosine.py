@@ -6,14 +6,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from open_clip_fff.connection.registry import DiscriminatorContext, register_discriminator
+from open_clip_fff.connection.registry import DiscriminatorContext
 from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import architecture_fingerprint, fingerprint, tokenizer_fingerprint
 from open_clip_fff.settings.mining import FrozenSource
 from open_clip_fff.towers.frozen import FrozenTowers, load_frozen
 
 
-@register_discriminator("open_clip")
 class Cosine:
     """q is the cosine of image and caption, 0 where it is negative: no probability, and its thresholds are cosines.
 

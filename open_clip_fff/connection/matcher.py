@@ -7,7 +7,7 @@ from torch import Tensor
 
 from open_clip_fff.connection.loading import load_matching
 from open_clip_fff.connection.matching import MatchingModel, probabilities
-from open_clip_fff.connection.registry import DiscriminatorContext, register_discriminator
+from open_clip_fff.connection.registry import DiscriminatorContext
 from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import architecture_fingerprint, fingerprint, tokenizer_fingerprint
 from open_clip_fff.towers.crops import Crops
@@ -58,13 +58,11 @@ def load_matcher(context: DiscriminatorContext, kind: str | None = None) -> Matc
     return Matcher(load_matching(context.name, context.called, context.cache_dir, kind), context)
 
 
-@register_discriminator("blip")
 def blip(context: DiscriminatorContext) -> Matcher:
     """`blip:NAME`: BlipForImageTextRetrieval."""
     return load_matcher(context, "blip")
 
 
-@register_discriminator("blip2")
 def blip2(context: DiscriminatorContext) -> Matcher:
     """`blip2:NAME`: Blip2ForImageTextRetrieval."""
     return load_matcher(context, "blip2")

@@ -1,13 +1,16 @@
 """Discriminators by name. Yours joins with `@register_discriminator("name")` in a module that `--plugin` imports."""
 
+from __future__ import annotations  # names of torch, which --help need not wait for
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from open_clip_fff.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,15 @@ class SharesImages(Protocol):
         ...
 
 
-DISCRIMINATORS: Registry[Callable[[DiscriminatorContext], Discriminator]] = Registry("discriminator", "--discriminator")
+_BUILT_IN = {
+    "blip": "open_clip_fff.connection.matcher:blip",
+    "blip2": "open_clip_fff.connection.matcher:blip2",
+    "open_clip": "open_clip_fff.connection.cosine:Cosine",
+}
+
+DISCRIMINATORS: Registry[Callable[[DiscriminatorContext], Discriminator]] = Registry(
+    "discriminator", "--discriminator", _BUILT_IN
+)
 
 
 def register_discriminator(name: str) -> Callable:

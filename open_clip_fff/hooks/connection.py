@@ -13,10 +13,9 @@ from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.strings import BYTES, HASHES, CaptionHashes, StringTokenizer, strings
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hooks.registry import HookContext, register_batch_hook
+from open_clip_fff.hooks.registry import HookContext
 
 
-@register_batch_hook("connection")
 class Connection:
     """Keeps a step's images and captions at hand, for the pairs that the assignment asks about.
 

@@ -2,11 +2,10 @@
 
 from open_clip_fff.data.batch import Batch
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hooks.registry import HookContext, register_batch_hook
+from open_clip_fff.hooks.registry import HookContext
 from open_clip_fff.towers.frozen import FrozenModel, FrozenTowers
 
 
-@register_batch_hook("ema-features")
 class EmaFeatures:
     """Adds `mining_image_features` [B, D] and `mining_text_features` [B, K, D], L2-normalised float32.
 

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hooks.registry import HookContext, register_batch_hook
+from open_clip_fff.hooks.registry import HookContext
 from open_clip_fff.towers.frozen import FrozenTowers, same_tokens
 
 TOKENS = "mining_tokens"
 
 
-@register_batch_hook("frozen-features")
 class FrozenFeatures:
     """Adds `mining_image_features` [B, D'] and `mining_text_features` [B, K, D'], L2-normalised float32.
 

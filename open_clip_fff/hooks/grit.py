@@ -16,10 +16,9 @@ from open_clip_fff.grouping.bank_file import discard
 from open_clip_fff.grouping.features import BesideImages, LastEpoch
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.grouping.sampler import GroupedSampler
-from open_clip_fff.hooks.registry import HookContext, register_batch_hook
+from open_clip_fff.hooks.registry import HookContext
 
 
-@register_batch_hook("grit")
 class Grit:
     """Orders the next epoch by the features that this one's steps made, or by those stored beside the images.
 

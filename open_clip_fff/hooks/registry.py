@@ -1,21 +1,25 @@
 """Batch hooks by name. Yours joins with `@register_batch_hook("name")` in a module that `--plugin` imports."""
 
+from __future__ import annotations  # names of torch, which --help need not wait for
+
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
-from torch.utils.data import Sampler
-
-from open_clip_fff.data.batch import Batch
-from open_clip_fff.data.tokens import Tokenizer
-from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.registry import Registry
-from open_clip_fff.settings.plan import Plan
-from open_clip_fff.towers.frozen import FrozenModel
-from open_clip_fff.towers.sentences import SentenceModel
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from torch.utils.data import Sampler
+
+    from open_clip_fff.data.batch import Batch
+    from open_clip_fff.data.tokens import Tokenizer
+    from open_clip_fff.grouping.lookahead import Lookahead
+    from open_clip_fff.settings.plan import Plan
+    from open_clip_fff.towers.frozen import FrozenModel
+    from open_clip_fff.towers.sentences import SentenceModel
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,16 @@ class KeepsEpoch(Protocol):
     def load_epoch_state(self, state: dict[str, Any]) -> None: ...
 
 
-BATCH_HOOKS: Registry[Callable[[HookContext], BatchHook]] = Registry("batch hook", "--batch-hooks")
+_BUILT_IN = {
+    "connection": "open_clip_fff.hooks.connection:Connection",
+    "ema-features": "open_clip_fff.hooks.ema_features:EmaFeatures",
+    "frozen-features": "open_clip_fff.hooks.frozen_features:FrozenFeatures",
+    "grit": "open_clip_fff.hooks.grit:Grit",
+    "sentence-features": "open_clip_fff.hooks.sentence_features:SentenceFeatures",
+    "stored-features": "open_clip_fff.hooks.stored_features:StoredFeatures",
+}
+
+BATCH_HOOKS: Registry[Callable[[HookContext], BatchHook]] = Registry("batch hook", "--batch-hooks", _BUILT_IN)
 
 
 def register_batch_hook(name: str) -> Callable:

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hooks.registry import HookContext, register_batch_hook
+from open_clip_fff.hooks.registry import HookContext
 from open_clip_fff.towers.sentences import SentenceTower
 
 TOKENS = "mining_sentences"
 
 
-@register_batch_hook("sentence-features")
 class SentenceFeatures:
     """Adds `mining_text_features` [B, K, D'], L2-normalised float32. Its tokens are made in the workers."""
 

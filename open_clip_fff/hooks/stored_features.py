@@ -4,10 +4,9 @@ from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.features import as_mining_wants
 from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hooks.registry import HookContext, register_batch_hook
+from open_clip_fff.hooks.registry import HookContext
 
 
-@register_batch_hook("stored-features")
 class StoredFeatures:
     """Adds `mining_text_features` [B, K, D'] and, of a model that sees images, `mining_image_features` [B, D'].
 

@@ -13,14 +13,6 @@ from open_clip_fff.plural import plural
 _SLURM = "start with srun (which needs MASTER_ADDR and MASTER_PORT) or torchrun"
 
 
-def launched_rank() -> int:
-    """This process's rank as its environment says, before there is a process group; 0 for one that stands alone."""
-    try:
-        return world_info_from_env()[1] if is_using_distributed() else 0
-    except ValueError:
-        return 0
-
-
 def check_launch(args: argparse.Namespace) -> None:
     """The environment and --device, before processes wait for each other.
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from open_clip_fff.host.launch import launched_rank
+from open_clip_fff.host.command import launched_rank
 from open_clip_fff.scope import replaced
 
 BEAT = 1.0  # seconds

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,6 @@ from open_clip_fff.host.seeding import after_epoch, before_epoch
 from open_clip_fff.host.short_epochs import CountedLoader
 from open_clip_fff.host.start import measure_bias
 from open_clip_fff.host.state import RunState
-from open_clip_fff.host.zero_shot import Watch
 from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.registry import LOSSES, LossContext
@@ -28,6 +28,9 @@ from open_clip_fff.report.coverage import LOST, caption_line, damage_line, lost_
 from open_clip_fff.report.late import never_begins
 from open_clip_fff.report.mining_warning import mining_warning
 from open_clip_fff.report.step_log import Pace, StepReport
+
+if TYPE_CHECKING:
+    from open_clip_fff.host.zero_shot import Watch
 
 
 def loss_maker(state: RunState, create_loss: Callable) -> Callable:
@@ -117,11 +120,17 @@ def epoch_runner(state: RunState, train_one_epoch: Callable) -> Callable:
                 f"{args.batch_size} and --accum-freq {args.accum_freq}, so nothing was trained"
             )
         if state.watched and state.master:
-            watch = watch or Watch(state)
+            watch = watch or _watch(state)
             if watch.due(epoch + 1):
                 watch(epoch + 1, data, tb_writer)
 
     return run
+
+
+def _watch(state: RunState) -> "Watch":
+    from open_clip_fff.host.zero_shot import Watch  # clip-benchmark, which no other run needs
+
+    return Watch(state)
 
 
 def _tell_rows(state: RunState, epoch: int) -> None:

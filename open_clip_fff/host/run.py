@@ -1,7 +1,6 @@
 """One run: the flags understood, the seams in place, OpenCLIP's main, and everything put back."""
 
 import logging
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -11,10 +10,9 @@ import open_clip_train.main as oc_main
 import open_clip_fff
 from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hooks.registry import BATCH_HOOKS
-from open_clip_fff.host.arguments import help_text, parse_open_clip
 from open_clip_fff.host.attempt import attempt
 from open_clip_fff.host.checks import check_host, preview_training_data
+from open_clip_fff.host.command import Command, check_names
 from open_clip_fff.host.data import data_maker, with_data_sets
 from open_clip_fff.host.extra_state import extra_state
 from open_clip_fff.host.fitting import activation_notes, check_weights
@@ -29,39 +27,43 @@ from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.peers import bounded_waits
 from open_clip_fff.host.resuming import resuming
 from open_clip_fff.host.state import RunState
+from open_clip_fff.host.stopping import Stopped
 from open_clip_fff.host.streams import outlook, rows_of_data
 from open_clip_fff.host.told import plan_text
 from open_clip_fff.host.validation import evaluator
-from open_clip_fff.host.zero_shot import sets_to_watch
 from open_clip_fff.hub.borrowed import bring_parts
 from open_clip_fff.hub.checkpoints import read_epoch
-from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.scope import replaced
 from open_clip_fff.settings.consistency import idle_notes
-from open_clip_fff.settings.flags import split
-from open_clip_fff.settings.plan import Plan, make_plan
+from open_clip_fff.settings.plan import Plan
 from open_clip_fff.towers.frozen import load_frozen
 from open_clip_fff.towers.sentences import load_sentences
 
 
-def run(argv: list[str]) -> None:
-    """Trains as `argv` says.
+def run(command: Command) -> int:
+    """Trains as a command line says.
+
+    Returns:
+        0; 128 and the signal's number where one ended training with a checkpoint.
 
     Raises:
         UsageError: for whatever the user can mend, before training starts where that can be known.
     """
+    try:
+        _train(command)
+    except Stopped as stopped:
+        return stopped.code
+    return 0
+
+
+def _train(command: Command) -> None:
+    args, plan = command.args, command.plan
     if hasattr(open_clip, "create_task"):
         raise UsageError(
             f"OpenCLIP {open_clip.__version__} is installed; this release drives 3.3: install open_clip_torch==3.3.0"
         )
-    if "-h" in argv or "--help" in argv:
-        print(help_text())
-        return
-    typed, rest = split(argv)
-    args = parse_open_clip(rest)
-    args.command = shlex.join(["python", "-m", "open_clip_fff.train", *argv])  # for params.txt
     check_launch(args)
-    plan = with_data_sets(make_plan(typed), args.train_data)
+    plan = with_data_sets(plan, args.train_data)
     with bounded_waits(plan.safety.timeout) as peers, attempt(args, peers) as last_error:
         if plan.typed:
             _bring_parts(plan)
@@ -76,7 +78,7 @@ def run(argv: list[str]) -> None:
             plan = _introduced(args, plan, foreseen.rows)
             _fill(args, plan)
         with _logging_put_back(last_error), _seams(_loaded(RunState(args, plan, rows=rows)), resumed):
-            if oc_main.main(rest) == -1:  # OpenCLIP's way of giving up
+            if oc_main.main(command.rest) == -1:  # OpenCLIP's way of giving up
                 raise UsageError(f"OpenCLIP gave up: {last_error.text or 'its own line above says why'}")
 
 
@@ -88,6 +90,8 @@ def _loaded(state: RunState) -> RunState:
     if plan.features == "text" and plan.miner is not None:
         state.sentences = load_sentences(plan.miner.model, cache)
     if plan.zero_shot is not None:
+        from open_clip_fff.host.zero_shot import sets_to_watch  # clip-benchmark and scikit-learn: half as long as torch
+
         state.watched = sets_to_watch(plan.zero_shot)
     return state
 
@@ -95,10 +99,7 @@ def _loaded(state: RunState) -> RunState:
 def _bring_parts(plan: Plan) -> None:
     """Brings the user's own parts, and looks up every name that the plan uses."""
     bring_parts(plan)
-    if not plan.loss.stock:
-        LOSSES[plan.loss.name]
-    for name in plan.batch_hooks:
-        BATCH_HOOKS[name]
+    check_names(plan)
 
 
 def _fill(args, plan: Plan) -> None:

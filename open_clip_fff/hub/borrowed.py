@@ -8,7 +8,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.hub.loading import add_architectures
 from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.settings.plan import Plan, make_plan
 
@@ -61,7 +60,10 @@ def bring_parts(plan: Plan) -> None:
             raise UsageError(f"--plugin {module}: cannot be imported ({error}); is it on PYTHONPATH?") from error
         except (Exception, SystemExit) as error:
             raise UsageError(f"--plugin {module}: cannot be imported ({_what_stops(module, error)})") from error
-    add_architectures(plan.model_config)
+    if plan.model_config:
+        from open_clip_fff.hub.loading import add_architectures  # OpenCLIP's registry, and torch with it
+
+        add_architectures(plan.model_config)
 
 
 def _what_stops(module: str, error: BaseException) -> str:

@@ -1,15 +1,16 @@
 """Losses by name. Yours joins with `@register_loss("name")` in a module that `--plugin` imports."""
 
+from __future__ import annotations  # names of torch, which --help need not wait for
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from open_clip_fff.losses.sigmoid import FFFLoss
-from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
-from open_clip_fff.losses.softmax import MultiPositiveSoftmaxLoss
 from open_clip_fff.registry import Registry
 from open_clip_fff.settings.objective import STOCK_LOSSES, LossSettings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,10 @@ class LossEntry:
     bias: bool
 
 
-LOSSES: Registry[LossEntry] = Registry("loss", "--loss")
+_HERE = "open_clip_fff.losses.built_in"
+_BUILT_IN = {"fff": f"{_HERE}:FFF", "softmax": f"{_HERE}:SOFTMAX", "s-itc": f"{_HERE}:S_ITC"}
+
+LOSSES: Registry[LossEntry] = Registry("loss", "--loss", _BUILT_IN)
 
 
 def register_loss(name: str, *, bias: bool = False) -> Callable:
@@ -64,32 +68,3 @@ def register_loss(name: str, *, bias: bool = False) -> Callable:
         return build
 
     return decorate
-
-
-@register_loss("fff", bias=True)
-def _fff(context: LossContext) -> nn.Module:
-    settings = context.settings
-    return FFFLoss(context.rank, context.world_size, settings.reduction, settings.impl, dist_impl=settings.dist_impl)
-
-
-@register_loss("softmax")
-def _softmax(context: LossContext) -> nn.Module:
-    settings = context.settings
-    return MultiPositiveSoftmaxLoss(context.rank, context.world_size, settings.impl, settings.dist_impl)
-
-
-@register_loss("s-itc")
-def _s_itc(context: LossContext) -> nn.Module:
-    settings = context.settings
-    smoothing = settings.smoothing
-    return SmoothedITCLoss(
-        smoothing.alpha,
-        context.rank,
-        context.world_size,
-        settings.impl,
-        settings.dist_impl,
-        group=context.batch_size if smoothing.over == "group" else None,
-        start=smoothing.start,
-        stop_gradient=smoothing.stop_gradient,
-        consistency=smoothing.consistency,
-    )

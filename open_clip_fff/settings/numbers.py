@@ -2,8 +2,6 @@
 
 from typing import SupportsFloat
 
-import numpy as np
-
 
 def number(value: float) -> str:
     """A typed number with its own digits: `0.9995`, `10`, `1e-05`."""
@@ -21,4 +19,6 @@ def cut(threshold: SupportsFloat | None) -> str:
     """
     if threshold is None or float(threshold) > 1.0:
         return "off"
+    import numpy as np  # a tenth of a second, which flags that are only parsed do not need
+
     return np.format_float_positional(np.float32(float(threshold)), trim="-")
