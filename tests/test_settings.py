@@ -1,6 +1,7 @@
 """Flags to plan: what a method stands for, what wins over it, and where each flag lands."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,8 @@ from open_clip_fff.settings import (
     MiningConfig,
     make_plan,
 )
-from open_clip_fff.settings.flags import flag_parser
+from open_clip_fff.settings.flags import GROUPS, flag_parser, flags_of
+from open_clip_fff.settings.flags_page import page
 
 
 def plan(*argv: str):
@@ -122,6 +124,31 @@ def test_every_flag_has_a_default_or_is_the_method():
     flags = {action.dest for action in flag_parser()._actions}
     assert flags - {"method"} == set(DEFAULTS)
     assert all(set(preset) <= set(DEFAULTS) for preset in METHODS.values())
+
+
+def test_every_flag_is_in_one_group_of_the_help_and_the_page_of_flags_is_not_stale():
+    grouped = [flag.name for group in GROUPS for flag, _ in flags_of(group)]
+    assert sorted(grouped) == sorted(["method", *DEFAULTS])
+    stored = (Path(__file__).parent.parent / "docs" / "flags.md").read_text(encoding="utf-8")
+    assert stored == page(), "run: python -m open_clip_fff.settings.flags_page > docs/flags.md"
+
+
+@pytest.mark.parametrize(
+    ("argv", "needs"),
+    [
+        (["--smoothing-over", "group"], "--smoothing-over does nothing without --loss s-itc"),
+        (["--group-queue", "9"], "--group-queue does nothing without --batch-hooks grit"),
+        (["--match-positive", "0.9"], "--match-positive does nothing without --discriminator KIND:NAME"),
+        (["--zeroshot-sets", "a"], "--zeroshot-sets does nothing without --zeroshot-data DIR"),
+        (["--raw-weight", "2"], "--raw-weight does nothing without --caption-policy sample"),
+        (["--sidecar-text-key", "a"], "--sidecar-text-key does nothing without --caption-sidecar DIR"),
+        (["--no-trim-tokens", "--length-groups", "2"], "--length-groups does nothing without --trim-tokens"),
+        (["--mined-cap", "2", "--mining-features", "off"], "--mined-cap does nothing while mining is off"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(argv, needs):
+    with pytest.raises(UsageError, match=needs):
+        plan("--method", "fff", *argv)
 
 
 def test_settings_are_frozen():

@@ -18,7 +18,7 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.host.validation import validate
 from open_clip_fff.report.recall import TIE, TOPS, recall
 from open_clip_fff.settings.flags import split
-from open_clip_fff.settings.plan import make_plan
+from open_clip_fff.settings.resolve import make_plan
 from tests.conftest import COLOURS, DRAWN, colour_image, colour_sample, write_tar
 
 FFF = ["--method", "fff", "--mining-features", "off", "--captions-per-image", "4", "--json-text-key", "captions"]

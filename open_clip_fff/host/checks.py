@@ -23,7 +23,8 @@ from open_clip_fff.losses.sigmoid_tile import triton_obstacle
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.objective import OURS
-from open_clip_fff.settings.plan import Plan, knowing
+from open_clip_fff.settings.plan import Plan
+from open_clip_fff.settings.resolve import knowing
 from open_clip_fff.towers.text_design import TextDesign, design_of_config
 
 

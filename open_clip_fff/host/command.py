@@ -10,7 +10,8 @@ from open_clip_fff.hooks.registry import BATCH_HOOKS
 from open_clip_fff.host.arguments import parse_open_clip
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.settings.flags import split
-from open_clip_fff.settings.plan import Plan, make_plan
+from open_clip_fff.settings.plan import Plan
+from open_clip_fff.settings.resolve import make_plan
 
 
 class Command(NamedTuple):

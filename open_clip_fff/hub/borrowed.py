@@ -9,7 +9,8 @@ from types import MappingProxyType
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.settings.flags import flag_parser
-from open_clip_fff.settings.plan import Plan, make_plan
+from open_clip_fff.settings.plan import Plan
+from open_clip_fff.settings.resolve import make_plan
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
 

@@ -6,15 +6,16 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, get_type_hints
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings.description import OWNERS
-from open_clip_fff.settings.fields import fields_by_flag
+from open_clip_fff.settings.fields import fields_by_flag, kinds
 from open_clip_fff.settings.flags import split
-from open_clip_fff.settings.methods import DEFAULTS, METHODS
-from open_clip_fff.settings.plan import Plan, make_plan, plan_of
+from open_clip_fff.settings.methods import METHODS
+from open_clip_fff.settings.plan import Plan
+from open_clip_fff.settings.resolve import make_plan, plan_of
+from open_clip_fff.settings.table import DEFAULTS, OWNERS
 from open_clip_fff.settings.upstream import Upstream
 
 
@@ -48,12 +49,11 @@ def plan_of_run(params: Mapping[str, str]) -> Plan:
     method = params["method"] if params["method"] in METHODS else None
     values = dict(DEFAULTS)
     for owner in OWNERS:
-        hints = get_type_hints(owner)
-        named = {flag: hints[field.name] for flag, field in fields_by_flag(owner).items() if flag in params}
         # a part that is off has None where its class asks for a name
         values |= {
-            flag: None if params[flag] == str(DEFAULTS[flag]) == "None" else _value(params[flag], hint)
-            for flag, hint in named.items()
+            flag: None if params[flag] == str(DEFAULTS[flag]) == "None" else _value(params[flag], field.type)
+            for flag, field in fields_by_flag(owner).items()
+            if flag in params
         }
     try:
         return plan_of(method, values, _typed(params))
@@ -69,16 +69,16 @@ def upstream_of_run(params: Mapping[str, str]) -> Upstream:
 
 def _value(text: str, hint: Any) -> Any:
     """As `str` made a text of it; one that may be text is text unless it can be nothing else."""
-    kinds = {get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))}
-    if text == "None" and NoneType in kinds:
+    allowed = kinds(hint)
+    if text == "None" and NoneType in allowed:
         return None
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-    if float in kinds and isinstance(value, int | float):
+    if float in allowed and isinstance(value, int | float):
         return float(value)
-    return value if isinstance(value, tuple(kinds - {str})) else text
+    return value if isinstance(value, tuple(allowed - {str})) else text
 
 
 def _typed(params: Mapping[str, str]) -> frozenset[str]:

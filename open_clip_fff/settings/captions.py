@@ -2,13 +2,13 @@
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
-from open_clip_fff.settings.fields import setting
+from open_clip_fff.settings.fields import Settings, setting
 from open_clip_fff.settings.numbers import number
 from open_clip_fff.settings.upstream import Upstream
 from open_clip_fff.settings.words import Topic, code, codes
 
-POLICIES = ("all", "sample", "first")
 PATTERN = "re:"  # a json key that is a regular expression over field names
 
 
@@ -16,47 +16,115 @@ def _has_sidecar(settings: "CaptionSettings") -> bool:
     return bool(settings.sidecar or settings.val_sidecar)
 
 
+def _bounds(text: str) -> tuple[int, int | None]:
+    """`3:50` as (3, 50), `3:` as (3, None), `:50` as (0, 50)."""
+    least, colon, most = text.partition(":")
+    try:
+        if colon:
+            return int(least or 0), int(most) if most else None
+    except ValueError:
+        pass
+    raise ValueError(f"invalid MIN:MAX value: {text!r}")
+
+
 @dataclass(frozen=True)
-class CaptionSettings:
+class CaptionSettings(Settings):
     """Where captions are read and how many of an image's captions join a batch.
 
+    What a field means, its flag's help says. An empty `val_sidecar` is none, None that of training; the upper bound of
+    `words` may be None.
+
     Attributes:
-        per_image: K, the most captions of one image that are used.
-        policy: `all` K in the same batch, `sample` one of the K at each visit, or the `first` that is not empty.
-        text_keys: tar members (or the CSV columns of --csv-caption-key) that hold one caption each.
-        json_keys: fields of the tar member `json` that hold a caption or a list of captions: a name, a path
-            `meta.captions`, or `re:PATTERN` over field names. `syn.json:NAME` is a field of the member `syn.json`.
-        sidecar: folder with a parquet per shard, of the same stem, or one for each data set, `A::B`; None for none.
-        val_sidecar: the same of --val-data; None for that of training, an empty one for none.
         shards: the data sets, `A::B`, that sidecars are in step with (--train-data); None where that is not known.
-        sidecar_keys: its columns that hold a caption or a list of captions.
-        split_sentences: whether captions from json and sidecar are cut into their sentences.
-        raw_weight: under `sample`, how likely a raw caption (from a text key) is drawn, over a generated one.
-        min_coverage: the least share of rows in which every source must have text, 0 to 1.
-        words: the fewest and the most words of a caption that is used; None for no upper bound.
-        class_key: tar member, json field or CSV column with the image's class, by which mined pairs are judged (and
-            nothing is trained); None for none.
     """
 
-    per_image: int = setting("captions_per_image", 1)
-    policy: str = setting("caption_policy", "first")
-    text_keys: tuple[str, ...] = setting("text_key", ("txt",))
-    json_keys: tuple[str, ...] = setting("json_text_key", ())
-    sidecar: str | None = setting("caption_sidecar", None)
-    val_sidecar: str | None = setting("val_caption_sidecar", None, shown=lambda s: s.of_validation, when=_has_sidecar)
+    group: ClassVar[str] = "captions"
+    per_image: int = setting(
+        "captions_per_image",
+        1,
+        "K, the most captions of one image",
+        metavar="K",
+        check=(lambda k: k >= 1, "captions per image is {}: it is at least 1"),
+    )
+    policy: str = setting(
+        "caption_policy",
+        "first",
+        "all K in the batch, sample one of K at each visit, or the first non-empty one",
+        follows="all for our losses, first for OpenCLIP's",
+        choices=("all", "sample", "first"),
+    )
+    text_keys: tuple[str, ...] = setting("text_key", ("txt",), "tar members with a caption, in order")
+    json_keys: tuple[str, ...] = setting(
+        "json_text_key",
+        (),
+        "fields of the member json with a caption or a list of them: a name, a path meta.captions, or re:PATTERN "
+        "over names; syn.json:NAME is a field of the member syn.json; they follow the text keys",
+    )
+    sidecar: str | None = setting(
+        "caption_sidecar",
+        None,
+        "folder with a parquet per shard, of the same stem, joined by its column key; with --train-data A::B a "
+        "folder for each, A::B, where stems repeat",
+        metavar="DIR",
+    )
+    val_sidecar: str | None = setting(
+        "val_caption_sidecar",
+        None,
+        "the same for --val-data; '' for none",
+        unset="--caption-sidecar, where no stem repeats",
+        metavar="DIR",
+        shown=lambda s: s.of_validation,
+        when=_has_sidecar,
+    )
     shards: str | None = None  # OpenCLIP's --train-data
-    sidecar_keys: tuple[str, ...] = setting("sidecar_text_key", ("captions",), when=_has_sidecar)
-    split_sentences: bool = setting("split_sentences", False, when=lambda s: bool(s.json_keys) or s.sidecar is not None)
-    words: tuple[int, int | None] = setting("caption_words", (0, None), shown=lambda s: s.bounds or "any")
-    class_key: str | None = setting("class_key", None)
-    raw_weight: float = setting("raw_weight", 1.0, when=lambda s: s.policy == "sample")
-    min_coverage: float = setting("min_coverage", 0.0)
+    sidecar_keys: tuple[str, ...] = setting(
+        "sidecar_text_key",
+        ("captions",),
+        "its columns with a caption or a list of them",
+        when=_has_sidecar,
+        needs="--caption-sidecar DIR",
+    )
+    split_sentences: bool = setting(
+        "split_sentences",
+        False,
+        "cut captions from json and sidecar into sentences, a caption each",
+        when=lambda s: bool(s.json_keys) or s.sidecar is not None,
+    )
+    words: tuple[int, int | None] = setting(
+        "caption_words",
+        (0, None),
+        "use captions of so many words, each bound may be left out",
+        unset="any",
+        metavar="MIN:MAX",
+        parse=_bounds,
+        shown=lambda s: s.bounds or "any",
+    )
+    raw_weight: float = setting(
+        "raw_weight",
+        1.0,
+        "under sample: weight of a caption from a text key over a generated one, 0 for never",
+        metavar="W",
+        check=(lambda weight: weight >= 0, "raw weight is {}: it is 0 or greater"),
+        when=lambda s: s.policy == "sample",
+        needs="--caption-policy sample",
+    )
+    min_coverage: float = setting(
+        "min_coverage",
+        0.0,
+        "stop where a source has text in less than this share of rows, at the start and each epoch",
+        metavar="SHARE",
+        check=(lambda share: 0.0 <= share <= 1.0, "least coverage is {}: it is a share from 0 to 1"),
+    )
+    class_key: str | None = setting(
+        "class_key",
+        None,
+        "tar member, json field or CSV column with the image's class: the log tells how many mined pairs are "
+        "right; never trained on",
+        metavar="NAME",
+    )
 
     def __post_init__(self) -> None:
-        if self.per_image < 1:
-            raise ValueError(f"captions per image is {self.per_image}: it is at least 1")
-        if self.policy not in POLICIES:
-            raise ValueError(f"caption policy is {self.policy!r}: choose from {', '.join(POLICIES)}")
+        super().__post_init__()
         if not self.text_keys and not self.json_keys and self.sidecar is None:
             raise ValueError("no caption source: name a tar member, a json field or a sidecar")
         for _, field in self.json_fields:
@@ -65,10 +133,6 @@ class CaptionSettings:
                     re.compile(field.removeprefix(PATTERN))
                 except re.error as error:
                     raise ValueError(f"{field} is no regular expression ({error})") from None
-        if self.raw_weight < 0:
-            raise ValueError(f"raw weight is {self.raw_weight}: it is 0 or greater")
-        if not 0.0 <= self.min_coverage <= 1.0:
-            raise ValueError(f"least coverage is {self.min_coverage}: it is a share from 0 to 1")
         least, most = self.words
         if least < 0 or (most is not None and most < max(least, 1)):
             raise ValueError(f"captions of {least} to {most} words: nothing fits")

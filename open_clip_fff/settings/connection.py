@@ -1,9 +1,9 @@
 """Who judges whether an image and a caption that are no pair belong together after all, and what follows."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from open_clip_fff.settings.fields import setting
+from open_clip_fff.settings.fields import REQUIRED, Settings, setting
 from open_clip_fff.settings.mining import threshold
 from open_clip_fff.settings.numbers import cut
 from open_clip_fff.settings.words import MAFA, Topic, code, since
@@ -22,31 +22,68 @@ _TWO_WAYS = ("softmax", "s-itc")  # losses whose two directions have targets of 
 
 
 @dataclass(frozen=True)
-class ConnectionSettings:
+class ConnectionSettings(Settings):
     """MAFA's connection discriminator (con-D; arXiv 2312.06112): a frozen model that gives q = P(match) of a pair.
 
-    Attributes:
-        discriminator: `blip:NAME`, `blip2:NAME`, `open_clip:NAME`, a folder or hub name whose config.json says what it
-            is, or a plugin's own name.
-        positive: q above which a negative is a false one and becomes a positive; MAFA's 0.8.
-        negative: q below which it is a true negative; MAFA's 0.5. What lies between is ambiguous and is ignored.
-        gate: the cosine of some cheaper features below which a pair is a true negative unasked; None for no gate.
-        cache: folder in which verdicts are kept; None for none.
-        batch: pairs that are judged at a time, which bounds the memory.
-        start: the epoch from which on it is asked, from 0; with GRIT, epoch 0's batches are random.
+    What a field means, its flag's help says. The two thresholds are MAFA's; `gate` is a cosine, below which a pair is a
+    true negative unasked; `batch` bounds the memory; with GRIT, epoch 0's batches are random, and `start` may be 1.
     """
 
-    discriminator: str = setting("discriminator")
-    positive: float = setting("match_positive", POSITIVE, shown=lambda s: cut(s.positive))
-    negative: float = setting("match_negative", NEGATIVE, shown=lambda s: cut(s.negative))
-    gate: float | None = setting("match_gate", None, shown=lambda s: cut(s.gate))
-    cache: str | None = setting("discriminator_cache", None)
-    batch: int = setting("discriminator_batch", 64)
-    start: int = setting("discriminator_start", 0)
+    group: ClassVar[str] = "connection"
+    needs: ClassVar[str] = "--discriminator KIND:NAME"
+    discriminator: str = setting(
+        "discriminator",
+        REQUIRED,
+        "judges the hardest negatives of each step: blip:NAME|DIR, blip2:NAME|DIR, open_clip:MODEL/TAG|DIR by its "
+        "cosine, a folder or hub name of either BLIP, or one of your --plugin",
+        metavar="KIND:NAME",
+        check=(
+            lambda name: name.strip(),
+            "--discriminator has no name; it takes blip:NAME, open_clip:NAME, or a folder",
+        ),
+    )
+    positive: float = setting(
+        "match_positive",
+        POSITIVE,
+        "P(match) above which a negative is a positive",
+        metavar="Q",
+        shown=lambda s: cut(s.positive),
+    )
+    negative: float = setting(
+        "match_negative",
+        NEGATIVE,
+        "P(match) below which it stays a negative; between the two it is ignored",
+        metavar="Q",
+        shown=lambda s: cut(s.negative),
+    )
+    gate: float | None = setting(
+        "match_gate",
+        None,
+        "ask only about pairs whose mining features are more alike than this",
+        unset="ask about all",
+        metavar="COS",
+        shown=lambda s: cut(s.gate),
+    )
+    cache: str | None = setting(
+        "discriminator_cache", None, "keep verdicts there, by image and caption", unset="nowhere", metavar="DIR"
+    )
+    batch: int = setting(
+        "discriminator_batch",
+        64,
+        "pairs that it judges at a time",
+        metavar="N",
+        check=(lambda pairs: pairs >= 1, "the discriminator judges {} pairs at a time: it is at least 1"),
+    )
+    start: int = setting(
+        "discriminator_start",
+        0,
+        "from which epoch on, from 0",
+        metavar="EPOCH",
+        check=(lambda epoch: epoch >= 0, "the discriminator is asked from epoch {} on: it is 0 or later"),
+    )
 
     def __post_init__(self) -> None:
-        if not self.discriminator.strip():
-            raise ValueError("the discriminator has no name: blip:NAME, open_clip:NAME, or a folder")
+        super().__post_init__()
         if not 0.0 <= self.negative <= self.positive <= 1.0:
             raise ValueError(
                 f"thresholds of the discriminator are {self.negative} and {self.positive}: "
@@ -58,10 +95,6 @@ class ConnectionSettings:
                 f"nothing there; give thresholds of your own (eval/similarities.py draws the cosines of your data)"
             )
         object.__setattr__(self, "gate", threshold(self.gate, "the gate"))
-        if self.start < 0:
-            raise ValueError(f"the discriminator is asked from epoch {self.start} on: it is 0 or later")
-        if self.batch < 1:
-            raise ValueError(f"the discriminator judges {self.batch} pairs at a time: it is at least 1")
 
     def verdict(self, q: "Tensor") -> "Tensor":
         """What follows from q, a float tensor [...]: int8 [...], +1 a positive, -1 a true negative, 0 ignored.

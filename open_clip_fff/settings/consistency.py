@@ -1,25 +1,17 @@
 """Settings against each other: what no single one can know."""
 
-from typing import TYPE_CHECKING
-
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings.connection import ConnectionSettings
-from open_clip_fff.settings.fields import fields_by_flag
+from open_clip_fff.settings.fields import fields_by_flag, flag_of, has_effect
 from open_clip_fff.settings.flags import as_flag
-from open_clip_fff.settings.grouping import GroupingSettings
 from open_clip_fff.settings.mining import OF_IMAGES, SELF, THRESHOLDS, FrozenSource, MiningConfig
-from open_clip_fff.settings.objective import OURS, Smoothing
+from open_clip_fff.settings.objective import OURS
+from open_clip_fff.settings.plan import Plan
+from open_clip_fff.settings.table import OWNERS
 
-if TYPE_CHECKING:
-    from open_clip_fff.settings.plan import Plan
-
-MINING, SMOOTHING, GROUPING, MODEL = (
-    frozenset(fields_by_flag(kind)) for kind in (MiningConfig, Smoothing, GroupingSettings, FrozenSource)
-)
-CONNECTION = frozenset(fields_by_flag(ConnectionSettings)) - {"discriminator"}
+MINING, MODEL = (frozenset(fields_by_flag(kind)) for kind in (MiningConfig, FrozenSource))
 
 
-def check(plan: "Plan") -> None:
+def check(plan: Plan) -> None:
     """What no single setting can know.
 
     Raises:
@@ -32,13 +24,8 @@ def check(plan: "Plan") -> None:
     _check_mining(plan)
     if "loss_impl" in plan.typed and plan.loss.name not in OURS:
         raise UsageError(f"--loss-impl: chooses how --loss {', '.join(OURS)} are computed; {loss} has one way only")
-    for name in sorted(SMOOTHING & plan.typed):
-        if plan.loss.name != "s-itc":
-            raise UsageError(f"{as_flag(name)} does nothing without --loss s-itc")
+    _check_needs(plan)
     _check_connection(plan)
-    for name in sorted(GROUPING & plan.typed):
-        if plan.grouping is None:
-            raise UsageError(f"{as_flag(name)} does nothing without --batch-hooks grit")
     if plan.grouping is not None and plan.grouping.source == "stored" and plan.stored_by and not plan.stored_by.images:
         raise UsageError(
             f"--group-features stored: {plan.stored_by.model}, whose features are stored, knows no images, and "
@@ -46,21 +33,27 @@ def check(plan: "Plan") -> None:
         )
     if plan.loss.impl == "triton" and plan.loss.name != "fff":
         raise UsageError(f"--loss-impl triton: the kernel is that of --loss fff; for {loss} use --loss-impl tiled")
-    if "zeroshot_sets" in plan.typed and plan.zero_shot is None:
-        raise UsageError("--zeroshot-sets does nothing without --zeroshot-data DIR")
 
 
-def idle_notes(plan: "Plan") -> list[str]:
+def idle_notes(plan: Plan) -> list[str]:
     """On flags that would tell something, and have nothing to tell of: they change no training, and runs share them."""
     if "class_key" in plan.typed and not (plan.mining or plan.connection or plan.grouping):
         return ["warning: --class-key tells which mined pairs are right, and in this run nothing is mined"]
     return []
 
 
-def _check_connection(plan: "Plan") -> None:
+def _check_needs(plan: Plan) -> None:
+    """Flags of parts that do not take part, and those that another setting leaves without effect."""
+    for kind in OWNERS:
+        part = plan.parts.get(kind)
+        for name, field in fields_by_flag(kind).items():
+            needs = kind.needs if part is None else flag_of(field).needs
+            if name in plan.typed and needs and (part is None or not has_effect(field, part)):
+                raise UsageError(f"{as_flag(name)} does nothing without {needs}")
+
+
+def _check_connection(plan: Plan) -> None:
     if plan.connection is None:
-        for name in sorted(CONNECTION & plan.typed):
-            raise UsageError(f"{as_flag(name)} does nothing without --discriminator KIND:NAME")
         if plan.method in ("mafa", "cosmo"):
             raise UsageError(
                 f"--method {plan.method}: connection mining needs a judge: add --discriminator blip:NAME, or one of "
@@ -73,7 +66,7 @@ def _check_connection(plan: "Plan") -> None:
         )
 
 
-def _check_stock(plan: "Plan", loss: str) -> None:
+def _check_stock(plan: Plan, loss: str) -> None:
     if plan.captions.policy == "all" and plan.captions.per_image > 1:
         raise UsageError(
             f"--caption-policy all: {loss} takes one caption per image; use --caption-policy sample or first, "
@@ -89,25 +82,18 @@ def _check_stock(plan: "Plan", loss: str) -> None:
         raise UsageError(f"--logit-bias-init auto: only our losses measure it; give {loss} a number")
 
 
-def _check_captions(plan: "Plan", loss: str) -> None:
+def _check_captions(plan: Plan, loss: str) -> None:
     captions, typed = plan.captions, plan.typed
     if captions.policy == "first" and captions.per_image > 1 and "caption_policy" not in typed:
         raise UsageError(
             f"--captions-per-image {captions.per_image}: {loss} would see the first caption only; add "
             f"--method fff or fff-softmax for all of them in the batch, or --caption-policy sample to draw one"
         )
-    if "raw_weight" in typed and captions.policy != "sample":
-        raise UsageError("--raw-weight does nothing without --caption-policy sample")
-    if "sidecar_text_key" in typed and captions.sidecar is None:
-        raise UsageError("--sidecar-text-key does nothing without --caption-sidecar DIR")
     if "val_caption_sidecar" in typed and captions.sidecar is None:
         raise UsageError("--val-caption-sidecar goes with --caption-sidecar DIR, whose columns it has, too")
-    for name in sorted({"trim_multiple", "length_groups"} & typed):
-        if not plan.text.trim:
-            raise UsageError(f"{as_flag(name)} does nothing without --trim-tokens")
 
 
-def _check_mining(plan: "Plan") -> None:
+def _check_mining(plan: Plan) -> None:
     if plan.mining is None:
         for name in sorted({*MINING, *MODEL, "feature_sidecar"} & plan.typed):
             name = as_flag(name)
@@ -117,7 +103,7 @@ def _check_mining(plan: "Plan") -> None:
     _check_thresholds(plan, plan.mining)
 
 
-def _check_features(plan: "Plan", config: MiningConfig) -> None:
+def _check_features(plan: Plan, config: MiningConfig) -> None:
     features, typed = plan.features, plan.typed
     if features in SELF:
         for name in sorted(MODEL & typed):
@@ -135,7 +121,7 @@ def _check_features(plan: "Plan", config: MiningConfig) -> None:
         raise UsageError("--mining-pretrained: a sentence model comes with its weights; drop it")
 
 
-def _check_thresholds(plan: "Plan", config: MiningConfig) -> None:
+def _check_thresholds(plan: Plan, config: MiningConfig) -> None:
     if config.p1 is None and config.p2 is None and config.p3 is None:
         raise UsageError("--p1, --p2 and --p3 are all off: nothing can be mined; use --mining-features off")
     if config.per_image is not None:

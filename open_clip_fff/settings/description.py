@@ -2,28 +2,17 @@
 
 from typing import NamedTuple
 
-from open_clip_fff.settings.captions import CaptionSettings
-from open_clip_fff.settings.connection import ConnectionSettings
 from open_clip_fff.settings.fields import field_text, fields_by_flag, has_effect, value_text
 from open_clip_fff.settings.flags import as_flag
-from open_clip_fff.settings.grouping import GroupingSettings
-from open_clip_fff.settings.methods import DEFAULTS, METHODS, TITLES
-from open_clip_fff.settings.mining import FrozenSource, MiningConfig
+from open_clip_fff.settings.methods import METHODS, TITLES
 from open_clip_fff.settings.numbers import number
-from open_clip_fff.settings.objective import LogitSettings, LossSettings, Smoothing
 from open_clip_fff.settings.plan import GRIT as GROUPS
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.settings.safety import SafetySettings
-from open_clip_fff.settings.text import TextSettings
+from open_clip_fff.settings.table import DEFAULTS, OWNERS
 from open_clip_fff.settings.upstream import Upstream
 from open_clip_fff.settings.words import Topic, code, codes
-from open_clip_fff.settings.zero_shot import ZeroShotSettings
 
-# every class that flags fill, in the order of the table
-OWNERS = (
-    *(LossSettings, Smoothing, CaptionSettings, TextSettings, Plan, MiningConfig, FrozenSource, ConnectionSettings),
-    *(GroupingSettings, LogitSettings, ZeroShotSettings, SafetySettings),
-)
 TYPED, DEFAULT, FOLLOWS = "typed", "default", "the other settings"
 # flags whose part is not there while they are off: that they are is said by themselves
 _SWITCHES = {"discriminator", "zeroshot_data"}
@@ -78,12 +67,11 @@ def settings(plan: Plan, upstream: Upstream) -> list[Setting]:
     """Every setting of ours, the method first."""
     preset = f"method {plan.method}"
     method = Setting("method", plan.method or "none", TYPED if plan.method else DEFAULT, plan.method is not None)
-    parts = {type(part): part for part in _parts(plan)}
     idle = _OF_TARS if upstream.data != "webdataset" else set()
     found = [method]
     for kind in OWNERS:
         for flag, field in fields_by_flag(kind).items():
-            value, part = plan.values[flag], parts.get(kind)
+            value, part = plan.values[flag], plan.parts.get(kind)
             if flag in plan.typed:
                 source = TYPED
             elif plan.method and METHODS[plan.method].get(flag, _NOBODY) == value:
@@ -94,13 +82,6 @@ def settings(plan: Plan, upstream: Upstream) -> list[Setting]:
             effect = flag in _SWITCHES if part is None else has_effect(field, part) and flag not in idle
             found.append(Setting(flag, text, source, effect))
     return found
-
-
-def _parts(plan: Plan) -> list[object]:
-    """The settings that take part."""
-    smoothing = plan.loss.smoothing if plan.loss.name == "s-itc" else None
-    parts = [plan, plan.loss, smoothing, plan.captions, plan.text, plan.mining, plan.miner, plan.connection]
-    return [part for part in (*parts, plan.grouping, plan.zero_shot, plan.logits, plan.safety) if part is not None]
 
 
 def _method(plan: Plan) -> Topic:

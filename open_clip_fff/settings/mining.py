@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from open_clip_fff.settings.fields import setting
+from open_clip_fff.settings.fields import REQUIRED, Settings, setting
 from open_clip_fff.settings.numbers import cut, number
 from open_clip_fff.settings.words import FFF, Topic, code
 
-TEXT_TEXT = ("pooled", "max", "mean")
-MINED_AS = ("positive", "ignore")
 FEATURES = ("off", "frozen", "precomputed", "text", "ema", "online")
 SELF = ("ema", "online")  # the trainee's own features: mining feeds back on itself
 OF_IMAGES = ("p1", "p2", "p1_prime")  # thresholds of cosines with an image, which a sentence model has none of
@@ -17,7 +15,7 @@ WATCH = 20  # steps at the end of the warm-up in which mining is watched and not
 THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
 
 
-def threshold(value: float | str | None, name: str = "threshold") -> float | None:
+def threshold(value: float | str | None, name: str = "the value") -> float | None:
     """A cosine threshold: a number in [-1, 1], or `off` / None, which switches its clause off.
 
     Raises:
@@ -34,76 +32,105 @@ def threshold(value: float | str | None, name: str = "threshold") -> float | Non
     return number
 
 
-def _threshold_setting(name: str, default: float, **more) -> Any:
+def _symbol(name: str) -> str:
+    """As Eq. 1 writes it."""
+    return name.replace("_prime", "'")
+
+
+def _threshold_setting(name: str, default: float, meaning: str, **more) -> Any:
     """A threshold's field; where a rate is held, its number only says that the clause is on."""
 
     def shown(config: "MiningConfig") -> str:
         value = getattr(config, name)
         return "found in training" if config.per_image is not None and value is not None else cut(value)
 
-    return setting(name, default, shown=shown, **more)
+    return setting(
+        name, default, f"{_symbol(name)} of Eq. 1: {meaning}", metavar="COS|off", parse=threshold, shown=shown, **more
+    )
 
 
 @dataclass(frozen=True)
-class MiningConfig:
+class MiningConfig(Settings):
     """The thresholds of Eq. 1 (FFF, arXiv 2405.10286) and what becomes of a mined pair.
 
-    The defaults are starting values for CLIP-like features (matched pairs near cosine 0.3). They are *not* known to
-    be the paper's and do not transfer to another feature extractor.
+    What a field means, its flag's help says. The thresholds' defaults are starting values for CLIP-like features
+    (matched pairs near cosine 0.3). They are *not* known to be the paper's and do not transfer to another feature
+    extractor.
 
-    Attributes:
-        p1: image-text cosine above which a pair is mined.
-        p2: image-image cosine above which all captions of the other image are mined.
-        p3: text-text cosine above which a pair is mined, if its image-text cosine also passes `p1_prime`.
-        p1_prime: the paper's p1', the lower image-text bar for text-text positives only.
-        text_text: `pooled` (cosine of the two images' mean captions), or `max` / `mean` over the row image's captions.
-        cap: at most this many mined captions per image, best image-text cosine first (text-text without image
-            features); None for no cap.
-        mined_as: `positive`, or `ignore` (the pair leaves the loss altogether).
-        band: pairs that Eq. 1 would mine only with every threshold lowered by this much are in doubt and leave the
-            loss (as MAFA's ambiguous zone); so do those that the cap cut off. 0 for none.
-        raw: whether raw captions take part in mining: are mined, and count in S_tt.
-        per_image: mined captions per image, on average and after the cap, that the thresholds are held at; p1, p2 and
-            p3 then only say whether their clause is on. None for thresholds by number.
-        warmup: optimizer steps before the first pair is mined.
-        guarded: whether mining is kept from feeding on itself (assignment/miner.py); meant for the trainee's features.
+    The cap goes by text-text cosines where there are no image features; what it cuts off is in doubt, too, where there
+    is a `band` (as MAFA's ambiguous zone). `per_image` counts after the cap; under it p1, p2 and p3 only say whether
+    their clause is on. The guard (assignment/miner.py) is meant for the trained model's own features.
     """
 
-    p1: float | None = _threshold_setting("p1", 0.27)
-    p2: float | None = _threshold_setting("p2", 0.92)
-    p3: float | None = _threshold_setting("p3", 0.99)
-    p1_prime: float | None = _threshold_setting("p1_prime", 0.24, when=lambda s: s.p3 is not None)
-    text_text: str = setting("text_text", "pooled", when=lambda s: s.p3 is not None)
-    cap: int | None = setting("mined_cap", None)
-    mined_as: str = setting("mined_as", "positive")
-    band: float = setting("ignore_band", 0.0)
-    raw: bool = setting("mine_raw", True)
-    per_image: float | None = setting("mined_per_image", None)
-    warmup: int = setting("mining_warmup", 0)
-    guarded: bool = setting("mining_guard", False)
+    group: ClassVar[str] = "mining"
+    p1: float | None = _threshold_setting("p1", 0.27, "image-text cosine above which a pair is mined")
+    p2: float | None = _threshold_setting("p2", 0.92, "image-image cosine above which a pair is mined")
+    p3: float | None = _threshold_setting(
+        "p3", 0.99, "text-text cosine above which a pair is mined if it also passes p1'"
+    )
+    p1_prime: float | None = _threshold_setting(
+        "p1_prime", 0.24, "lower image-text bar for text-text positives", when=lambda s: s.p3 is not None
+    )
+    text_text: str = setting(
+        "text_text",
+        "pooled",
+        "S_tt with K captions: of the two images' mean captions (pooled), or the max or mean over the row image's",
+        choices=("pooled", "max", "mean"),
+        when=lambda s: s.p3 is not None,
+    )
+    cap: int | None = setting(
+        "mined_cap",
+        None,
+        "at most N mined captions per image, best image-text first",
+        metavar="N",
+        check=(lambda cap: cap >= 1, "cap is {}: it is at least 1"),
+    )
+    mined_as: str = setting(
+        "mined_as", "positive", "a mined pair becomes a positive, or leaves the loss", choices=("positive", "ignore")
+    )
+    band: float = setting(
+        "ignore_band",
+        0.0,
+        "pairs mined only with every threshold lowered by W are in doubt and leave the loss",
+        metavar="W",
+        check=(lambda width: 0.0 <= width <= 2.0, "band is {}: it is from 0 to 2"),
+    )
+    raw: bool = setting(
+        "mine_raw", True, "whether captions from text keys are mined and count in S_tt, or generated ones alone"
+    )
+    per_image: float | None = setting(
+        "mined_per_image",
+        None,
+        "find and hold the thresholds at which R captions per image are mined",
+        unset="thresholds by number",
+        metavar="R",
+        check=(lambda rate: rate > 0, "mined captions per image are {}: more than 0"),
+    )
+    warmup: int = setting(
+        "mining_warmup",
+        0,
+        "optimizer steps before the first pair is mined",
+        follows="0; ema and online ask for one",
+        metavar="STEPS",
+        check=(lambda steps: steps >= 0, "a mining warm-up of {} steps: it is 0 or more"),
+    )
+    guarded: bool = setting(
+        "mining_guard",
+        False,
+        "mine no more than twice as much as at the warm-up's end, and nothing while the model does not find its "
+        "own captions",
+        follows="yes for ema and online",
+    )
 
     def __post_init__(self) -> None:
         for name in THRESHOLDS:
             object.__setattr__(self, name, threshold(getattr(self, name), name))
-        if self.text_text not in TEXT_TEXT:
-            raise ValueError(f"text_text is {self.text_text!r}: choose from {', '.join(TEXT_TEXT)}")
-        if self.mined_as not in MINED_AS:
-            raise ValueError(f"mined_as is {self.mined_as!r}: choose from {', '.join(MINED_AS)}")
-        if self.cap is not None and self.cap < 1:
-            raise ValueError(f"cap is {self.cap}: a cap is at least 1, or None for no cap")
-        if not 0.0 <= self.band <= 2.0:
-            raise ValueError(f"band is {self.band}: the width of a band of cosines is from 0 to 2")
-        if self.per_image is not None and self.per_image <= 0:
-            raise ValueError(
-                f"mined captions per image are {self.per_image}: more than 0, or None for typed thresholds"
-            )
+        super().__post_init__()
         if self.per_image is not None and self.cap is not None and self.per_image > self.cap:
             raise ValueError(
                 f"mined captions per image are {self.per_image:g}, and the cap leaves at most {self.cap}: "
                 f"raise the cap (--mined-cap) or lower the rate (--mined-per-image)"
             )
-        if self.warmup < 0:
-            raise ValueError(f"a mining warm-up of {self.warmup} steps: it is 0 or more")
 
     def describe(self, by: str) -> Topic:
         """Who becomes a positive, or leaves the loss, besides an image's own captions.
@@ -136,9 +163,8 @@ class MiningConfig:
             held: those that a rate held, by name; None for the typed ones.
         """
         values = {name: getattr(self, name) for name in THRESHOLDS} if held is None else held
-        symbols = (name.replace("_prime", "'") for name in THRESHOLDS)
-        rows = zip(THRESHOLDS, self._cosines(), symbols, strict=True)
-        return [(cosine, symbol, cut(values.get(name))) for name, cosine, symbol in rows]
+        rows = zip(THRESHOLDS, self._cosines(), strict=True)
+        return [(cosine, _symbol(name), cut(values.get(name))) for name, cosine in rows]
 
     def _cosines(self) -> tuple[str, str, str, str]:
         return "image-text", "image-image", f"text-text ({self.text_text})", "image-text of text-text positives"
@@ -160,18 +186,23 @@ class MiningConfig:
 
 
 @dataclass(frozen=True)
-class FrozenSource:
-    """The frozen model whose features mine.
+class FrozenSource(Settings):
+    """The frozen model whose features mine; what a field means, its flag's help says."""
 
-    Attributes:
-        model: an OpenCLIP architecture name, a run's folder, a checkpoint in it, a local hub-format folder, or
-            `hf-hub:ORG/NAME`; for text alone, the hub name or local folder of a sentence-embedding model.
-        pretrained: tag or checkpoint file, for an architecture name; None for the others, or a checkpoint to use
-            instead of theirs.
-    """
-
-    model: str = setting("mining_model")
-    pretrained: str | None = setting("mining_pretrained", None)
+    group: ClassVar[str] = "mining"
+    model: str = setting(
+        "mining_model",
+        REQUIRED,
+        "the frozen model: OpenCLIP name, a run's folder (its last checkpoint), a checkpoint in it, hub-format "
+        "folder, or hf-hub:ORG/NAME; for text, any sentence-embedding model of transformers by hub name or folder",
+        metavar="NAME|RUN|FILE|DIR",
+    )
+    pretrained: str | None = setting(
+        "mining_pretrained",
+        None,
+        "its weights, for an OpenCLIP name; for a run or a folder, a checkpoint to use instead of its own",
+        metavar="TAG|FILE",
+    )
 
     def describe(self) -> str:
         """In words."""

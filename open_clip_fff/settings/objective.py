@@ -1,8 +1,9 @@
 """What is minimised, and where its two learnable scalars start."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from open_clip_fff.settings.fields import setting
+from open_clip_fff.settings.fields import Settings, setting
 from open_clip_fff.settings.numbers import number
 from open_clip_fff.settings.upstream import Upstream
 from open_clip_fff.settings.words import CLIP, COCA, FFF, GRIT, MAFA, SIGLIP, Topic, code, codes, since
@@ -10,7 +11,6 @@ from open_clip_fff.settings.words import CLIP, COCA, FFF, GRIT, MAFA, SIGLIP, To
 REDUCTIONS = ("images", "pairs")
 IMPLS = ("auto", "dense", "tiled", "triton")
 DIST_IMPLS = ("gather", "ring")
-SPREADS = ("all", "group")
 OURS = ("fff", "softmax", "s-itc")
 STOCK_LOSSES = ("clip", "siglip")
 
@@ -30,34 +30,48 @@ def check_made(impl: str, dist_impl: str) -> None:
 
 
 @dataclass(frozen=True)
-class Smoothing:
+class Smoothing(Settings):
     """The target of smoothed ITC (MAFA, arXiv 2312.06112), and GRIT-VLP's (arXiv 2208.04060) two additions.
 
-    Attributes:
-        alpha: share of the target that is spread evenly, 0 to 1.
-        over: what it is spread over: `all` columns, or those of the row's own `group`, the mini-batch that the loader
-            gave it.
-        start: the epoch from which on it is; earlier ones have alpha 0. In epoch 0 batches are random.
-        stop_gradient: whether each direction leaves its keys alone: images learn from their softmax over texts, texts
-            from theirs over images.
-        consistency: weight of a term by which each direction's softmax is the other's target; GRIT-VLP's is 0.2.
+    What a field means, its flag's help says. `group` in `over` is the mini-batch that the loader gave the row. Before
+    epoch `start` alpha is 0: in epoch 0 batches are random. Under `stop_gradient` images learn from their softmax over
+    texts, texts from theirs over images.
     """
 
-    alpha: float = setting("smoothing", 0.5)
-    over: str = setting("smoothing_over", "all", when=lambda s: s.alpha > 0)
-    start: int = setting("smoothing_start", 1, when=lambda s: s.alpha > 0)
-    stop_gradient: bool = setting("itc_stop_gradient", False)
-    consistency: float = setting("itc_consistency", 0.0)
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.alpha <= 1.0:
-            raise ValueError(f"smoothing is {self.alpha:g}: it is from 0 to 1")
-        if self.over not in SPREADS:
-            raise ValueError(f"smoothing is over {self.over!r}: choose from {', '.join(SPREADS)}")
-        if self.start < 0:
-            raise ValueError(f"smoothing starts at epoch {self.start}: it is 0 or later")
-        if self.consistency < 0:
-            raise ValueError(f"the weight of consistency is {self.consistency:g}: it is 0 or more")
+    group: ClassVar[str] = "smoothing"
+    needs: ClassVar[str] = "--loss s-itc"
+    alpha: float = setting(
+        "smoothing",
+        0.5,
+        "share of the target that is spread evenly",
+        metavar="ALPHA",
+        check=(lambda alpha: 0.0 <= alpha <= 1.0, "smoothing is {:g}: it is from 0 to 1"),
+    )
+    over: str = setting(
+        "smoothing_over",
+        "all",
+        "over all columns, or the rank's own mini-batch",
+        choices=("all", "group"),
+        when=lambda s: s.alpha > 0,
+    )
+    start: int = setting(
+        "smoothing_start",
+        1,
+        "from which epoch on, from 0",
+        metavar="EPOCH",
+        check=(lambda epoch: epoch >= 0, "smoothing starts at epoch {}: it is 0 or later"),
+        when=lambda s: s.alpha > 0,
+    )
+    stop_gradient: bool = setting(
+        "itc_stop_gradient", False, "GRIT-VLP's: each direction of the softmax leaves its keys alone"
+    )
+    consistency: float = setting(
+        "itc_consistency",
+        0.0,
+        "GRIT-VLP's: weight of a term by which the directions are each other's targets; 0.2 there",
+        metavar="W",
+        check=(lambda weight: weight >= 0, "the weight of consistency is {:g}: it is 0 or more"),
+    )
 
     def describe(self, trained: int | None = None) -> tuple[str, ...]:
         """What it adds to the softmax, as clauses; `trained` is that of `words.since`."""
@@ -79,31 +93,47 @@ class Smoothing:
 
 
 @dataclass(frozen=True)
-class LossSettings:
-    """The loss by its registered name.
+class LossSettings(Settings):
+    """The loss by its registered name; what a field means, its flag's help says.
 
     Attributes:
-        name: `clip` and `siglip` are OpenCLIP's own; every other name is in `open_clip_fff.losses.registry`.
-            None leaves the choice to OpenCLIP's flags.
-        reduction: the sigmoid's norm: `images` sums over texts and divides by images (as SigLIP), `pairs` divides
-            by all counted pairs.
-        impl: how `fff` and `softmax` are computed: `tiled`, `dense`, `auto`, which chooses, or, for `fff` alone,
-            `triton`.
-        dist_impl: how they see all ranks' texts: `gather`, or `ring`.
+        dist_impl: how `fff` and `softmax` see all ranks' texts: `gather`, or `ring`.
         smoothing: of `s-itc`.
     """
 
-    name: str | None = setting("loss", None, shown=lambda s: s.name or "OpenCLIP's")
-    reduction: str = setting("loss_reduction", "images", when=lambda s: s.name == "fff")
-    impl: str = setting("loss_impl", "auto", when=lambda s: s.name in OURS)
+    group: ClassVar[str] = "method"
+    name: str | None = setting(
+        "loss",
+        None,
+        "clip or siglip (OpenCLIP's own), fff (multi-positive sigmoid, FFF Eq. 2), softmax (multi-positive "
+        "softmax over the same assignment), s-itc (that with smoothed targets), or one of your --plugin",
+        unset="what OpenCLIP's flags say",
+        metavar="NAME",
+        shown=lambda s: s.name or "OpenCLIP's",
+    )
+    reduction: str = setting(
+        "loss_reduction",
+        "images",
+        "norm of the sigmoid loss: per image, as Eq. 2 and SigLIP, or per counted pair",
+        choices=REDUCTIONS,
+        when=lambda s: s.name == "fff",
+    )
+    impl: str = setting(
+        "loss_impl",
+        "auto",
+        "how --loss fff and softmax are computed: by tiles, whose memory is linear in the batch, or dense; triton: by "
+        "tiles with a fused kernel, for fff on a GPU, not timed yet",
+        unset="auto, which is by tiles",
+        choices=IMPLS,
+        when=lambda s: s.name in OURS,
+    )
     dist_impl: str = "gather"  # OpenCLIP's flag
     smoothing: Smoothing = field(default_factory=Smoothing)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_made(self.impl, self.dist_impl)
         self.smoothing.check_made(self.impl, self.dist_impl)
-        if self.reduction not in REDUCTIONS:
-            raise ValueError(f"reduction is {self.reduction!r}: choose from {', '.join(REDUCTIONS)}")
 
     def describe(
         self, upstream: Upstream, single: bool, plugins: tuple[str, ...] = (), trained: int | None = None
@@ -153,25 +183,41 @@ def _stock_words(upstream: Upstream, siglip: bool) -> str:
     }[name]
 
 
+def _bias(text: str) -> float | str:
+    try:
+        return "auto" if text == "auto" else float(text)
+    except ValueError:
+        raise ValueError(f"invalid 'auto' or a number value: {text!r}") from None
+
+
 @dataclass(frozen=True)
-class LogitSettings:
-    """logits = scale * cosine + bias, both scalars learnable.
+class LogitSettings(Settings):
+    """logits = scale * cosine + bias, both scalars learnable; what a field means, its flag's help says."""
 
-    Attributes:
-        scale_init: starting scale (a number > 0, not its logarithm); None keeps the model's own.
-        bias_init: starting bias b = -β; `auto` measures it from the first batches; None keeps the model's own.
-        lr_mult: learning rate of the two scalars as a multiple of the towers'.
-    """
-
-    scale_init: float | None = setting("logit_scale_init", None)
-    bias_init: float | str | None = setting("logit_bias_init", None)
-    lr_mult: float = setting("logit_lr_mult", 1.0)
-
-    def __post_init__(self) -> None:
-        if self.scale_init is not None and not 1.0 <= self.scale_init <= 100.0:
-            raise ValueError(f"logit scale is {self.scale_init}: OpenCLIP keeps it from 1 to 100")
-        if self.lr_mult <= 0:
-            raise ValueError(f"logit learning-rate multiple is {self.lr_mult}: it is greater than 0")
+    group: ClassVar[str] = "logits"
+    scale_init: float | None = setting(
+        "logit_scale_init",
+        None,
+        "starting scale exp(logit_scale)",
+        unset="the model's own",
+        metavar="S",
+        check=(lambda scale: 1.0 <= scale <= 100.0, "logit scale is {}: OpenCLIP keeps it from 1 to 100"),
+    )
+    bias_init: float | str | None = setting(
+        "logit_bias_init",
+        None,
+        "starting bias b = -β; auto: ln(P/(1-P)) - s·c from the first batches",
+        unset="auto for sigmoid losses",
+        metavar="auto|B",
+        parse=_bias,
+    )
+    lr_mult: float = setting(
+        "logit_lr_mult",
+        1.0,
+        "learning rate of scale and bias over the towers'",
+        metavar="X",
+        check=(lambda factor: factor > 0, "logit learning-rate multiple is {}: it is greater than 0"),
+    )
 
     def describe(self, upstream: Upstream, loss: LossSettings, typed: frozenset[str]) -> Topic:
         """Where the two scalars start, and how fast they learn.

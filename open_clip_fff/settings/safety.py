@@ -2,46 +2,57 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from open_clip_fff.plural import plural
-from open_clip_fff.settings.fields import setting
+from open_clip_fff.settings.fields import Settings, setting
 from open_clip_fff.settings.words import Topic
 
 STOP, SKIP = "stop", "skip"
 IN_A_ROW = 5  # steps that are skipped before `stop` ends the run
-TIMEOUT = 30.0  # minutes
 PIXELS = 89_478_485  # where Pillow begins to warn of decompression bombs
 MOST_PIXELS = 2 * PIXELS  # where it refuses them
 SCALER_IN_A_ROW = 20  # the same of GradScaler's: it halves its scale at each, and begins at 2^16
 
 
 @dataclass(frozen=True)
-class SafetySettings:
-    """What keeps a run from harm.
+class SafetySettings(Settings):
+    """What keeps a run from harm; what a field means, its flag's help says."""
 
-    Attributes:
-        on_nonfinite: a step whose gradient is not finite is always left out; `stop` ends the run after IN_A_ROW of
-            them, `skip` never does.
-        max_pixels: images with more are not decoded, and count as unreadable.
-        timeout: minutes that a rank waits for another, or for its loader workers, at most.
-        save_every: optimizer steps of the run between two checkpoints in the middle of epochs; None for none.
-    """
-
-    on_nonfinite: str = setting("on_nonfinite", STOP)
-    max_pixels: int = setting("max_image_pixels", PIXELS)
-    timeout: float = setting("timeout", TIMEOUT)
-    save_every: int | None = setting("save_every_n_steps", None)
-
-    def __post_init__(self) -> None:
-        if self.on_nonfinite not in (STOP, SKIP):
-            raise ValueError(f"--on-nonfinite is {self.on_nonfinite!r}: choose {STOP} or {SKIP}")
-        if not 1 <= self.max_pixels <= MOST_PIXELS:
-            raise ValueError(f"--max-image-pixels is {self.max_pixels}: from 1 to {MOST_PIXELS:,}, Pillow's own limit")
-
-        if not 0.0 < self.timeout < math.inf:
-            raise ValueError(f"--timeout is {self.timeout:g}: minutes, more than 0")
-        if self.save_every is not None and self.save_every < 1:
-            raise ValueError(f"--save-every-n-steps is {self.save_every}: steps, 1 or more")
+    group: ClassVar[str] = "safety"
+    on_nonfinite: str = setting(
+        "on_nonfinite",
+        STOP,
+        "a step whose gradient is not finite is left out; stop: the run ends after "
+        f"{IN_A_ROW} of them in a row, or {SCALER_IN_A_ROW} that GradScaler leaves out; skip: never",
+        choices=(STOP, SKIP),
+    )
+    max_pixels: int = setting(
+        "max_image_pixels",
+        PIXELS,
+        "images with more are not decoded, and count as unreadable",
+        unset=f"{PIXELS}, where Pillow warns",
+        metavar="N",
+        check=(
+            lambda pixels: 1 <= pixels <= MOST_PIXELS,
+            f"--max-image-pixels is {{}}: from 1 to {MOST_PIXELS:,}, Pillow's own limit",
+        ),
+    )
+    timeout: float = setting(
+        "timeout",
+        30.0,
+        "a rank waits so long for another, or for its loader workers, at most",
+        metavar="MINUTES",
+        check=(lambda minutes: 0.0 < minutes < math.inf, "--timeout is {:g}: minutes, more than 0"),
+    )
+    save_every: int | None = setting(
+        "save_every_n_steps",
+        None,
+        "also save a checkpoint every N steps of the run, in the middle of an epoch, in place of the one before",
+        unset="only where SIGTERM or Ctrl-C ends training",
+        metavar="N",
+        check=(lambda steps: steps >= 1, "--save-every-n-steps is {}: steps, 1 or more"),
+    )
 
     def describe(self) -> Topic:
         """What is left out."""

@@ -1,32 +1,47 @@
 """How much of a batch's text the text tower computes."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from open_clip_fff.settings.fields import setting
+from open_clip_fff.settings.fields import Settings, setting
 from open_clip_fff.settings.words import Topic
 
 
 @dataclass(frozen=True)
-class TextSettings:
-    """What is left out: nothing that a feature depends on.
+class TextSettings(Settings):
+    """What is left out: nothing that a feature depends on. What a field means, its flag's help says."""
 
-    Attributes:
-        trim: whether captions are cut behind their last token that counts, where the tower allows it.
-        multiple: lengths are rounded up to a multiple of it.
-        groups: the most groups of captions of like length that are encoded apart, each cut to its own longest.
-        distinct: whether captions that are equal are encoded once.
-    """
-
-    trim: bool = setting("trim_tokens", True)
-    multiple: int = setting("trim_multiple", 4, when=lambda s: s.trim)
-    groups: int = setting("length_groups", 6, when=lambda s: s.trim)
-    distinct: bool = setting("distinct_captions", True)
-
-    def __post_init__(self) -> None:
-        if self.multiple < 1:
-            raise ValueError(f"--trim-multiple is {self.multiple}: it is at least 1")
-        if self.groups < 1:
-            raise ValueError(f"--length-groups is {self.groups}: at least 1, which is all captions together")
+    group: ClassVar[str] = "text"
+    trim: bool = setting(
+        "trim_tokens",
+        True,
+        "cut captions behind their last token, where that changes no feature",
+        follows="yes there, for our losses; no for OpenCLIP's",
+    )
+    multiple: int = setting(
+        "trim_multiple",
+        4,
+        "round lengths up to a multiple of N tokens",
+        metavar="N",
+        check=(lambda tokens: tokens >= 1, "--trim-multiple is {}: it is at least 1"),
+        when=lambda s: s.trim,
+        needs="--trim-tokens",
+    )
+    groups: int = setting(
+        "length_groups",
+        6,
+        "encode captions in up to N groups of like length, where that is less work",
+        metavar="N",
+        check=(lambda groups: groups >= 1, "--length-groups is {}: at least 1, which is all captions together"),
+        when=lambda s: s.trim,
+        needs="--trim-tokens",
+    )
+    distinct: bool = setting(
+        "distinct_captions",
+        True,
+        "encode captions that are equal once a batch",
+        follows="yes for our losses, unless the text tower has dropout; no for OpenCLIP's",
+    )
 
     def describe(self, full_length: str | None, asked: bool) -> Topic:
         """What the text tower is spared.

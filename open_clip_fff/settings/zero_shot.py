@@ -1,26 +1,31 @@
 """Evaluation while training goes on."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from open_clip_fff.settings.fields import setting
+from open_clip_fff.settings.fields import REQUIRED, Settings, setting
 from open_clip_fff.settings.words import Topic, code, codes
 
 
 @dataclass(frozen=True)
-class ZeroShotSettings:
-    """Which sets are scored every few epochs; how many, OpenCLIP's --zeroshot-frequency says.
+class ZeroShotSettings(Settings):
+    """Which sets are scored every few epochs; how many, OpenCLIP's --zeroshot-frequency says."""
 
-    Attributes:
-        root: the folder with the sets.
-        sets: their names, or `("all",)` for all that are there.
-    """
-
-    root: str = setting("zeroshot_data")
-    sets: tuple[str, ...] = setting("zeroshot_sets")
-
-    def __post_init__(self) -> None:
-        if not self.sets:
-            raise ValueError("--zeroshot-sets names no set; drop it to score all that are in --zeroshot-data")
+    group: ClassVar[str] = "watching"
+    needs: ClassVar[str] = "--zeroshot-data DIR"
+    root: str = setting(
+        "zeroshot_data",
+        REQUIRED,
+        "score the sets in DIR (eval/zero_shot.py's --data-root) every --zeroshot-frequency epochs and at the end",
+        metavar="DIR",
+    )
+    sets: tuple[str, ...] = setting(
+        "zeroshot_sets",
+        ("all",),
+        "which: clip-benchmark's names, or those of folders in DIR",
+        unset="all that are there",
+        check=(bool, "--zeroshot-sets names no set; drop it to score all that are in --zeroshot-data"),
+    )
 
     def describe(self) -> Topic:
         """What is scored, as training goes on."""

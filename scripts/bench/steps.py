@@ -22,7 +22,8 @@ from open_clip_fff.host.data import HookedLoader, data_maker
 from open_clip_fff.host.loop import loss_maker
 from open_clip_fff.host.state import RunState
 from open_clip_fff.settings.flags import split
-from open_clip_fff.settings.plan import Plan, make_plan
+from open_clip_fff.settings.plan import Plan
+from open_clip_fff.settings.resolve import make_plan
 from open_clip_fff.towers.few_tokens import FewTokens
 from open_clip_fff.towers.multi_caption import take_many_captions
 

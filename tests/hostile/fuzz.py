@@ -27,7 +27,7 @@ from open_clip_fff.host.fixes import fixes, image_reader
 from open_clip_fff.host.state import RunState
 from open_clip_fff.scope import replaced
 from open_clip_fff.settings.flags import split
-from open_clip_fff.settings.plan import make_plan
+from open_clip_fff.settings.resolve import make_plan
 from tests.hostile.damage import ROWS, shard
 
 SECONDS, MEGABYTES = 20, 400  # the longest case; what it may take beyond what was there before it
