@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 PAGES = [
     path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))) if path.exists()
 ]
-TEXT = "\n".join(path.read_text() for path in PAGES)
+TEXT = "\n".join(path.read_text() for path in PAGES if path.name != "flags.md")  # which is made of the flags
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
