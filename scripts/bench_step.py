@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 from bench.captions import sources
 from bench.figure import draw_steps
-from bench.models import build, open_clip_args
+from bench.models import build, name_of, open_clip_args
 from bench.peak import peak_bytes
 from bench.steps import CLIP, MINING, SIGLIP, Bench
 from tqdm import tqdm
@@ -104,11 +104,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments.batch_sizes = arguments.batch_sizes or ([256, 1024] if cuda else [64])
     arguments.precision = arguments.precision or ("amp_bf16" if cuda else "fp32")
     return arguments
-
-
-def name_of(model: str) -> str:
-    """An architecture's name, where its json is given."""
-    return Path(model).stem if model.endswith(".json") else model
 
 
 def measure(bench: Bench, source: str, rounds: int) -> list[dict]:

@@ -122,6 +122,17 @@ def test_steps_are_measured(tiny_config, five_captions, tmp_path):
     assert (out / "bench_step.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
+def test_what_care_costs_is_measured(tiny_config, tmp_path):
+    small = ["--model", tiny_config, "--batch-sizes", "4", "--rounds", "2", "--steps", "4", "--device", "cpu"]
+    done = script("scripts/bench_guard.py", "--out", tmp_path, *small)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    table = pd.read_csv(tmp_path / "bench_guard.csv").set_index("candidate")
+    assert list(table.index) == ["guarded step", "open_clip_train", "no flag of ours", "--method clip"]
+    assert (table[["images_per_second", "over_stock"]] > 0).all(axis=None)
+    assert table["over_stock"]["open_clip_train"] == 1 and 0 < table["in the guard"]["guarded step"] < 1
+
+
 def test_a_measured_step_is_a_step_and_all_start_from_the_same_weights(benches, tiny_name, five_captions):
     steps, models, captions = (benches(f"bench.{name}") for name in ("steps", "models", "captions"))
     args = models.open_clip_args(tiny_name, "cpu", "fp32")

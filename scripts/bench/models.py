@@ -3,6 +3,7 @@
 import copy
 import math
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -11,6 +12,11 @@ from open_clip_train.distributed import init_distributed_device
 from torch import nn
 
 from open_clip_fff.host.arguments import parse_open_clip
+
+
+def name_of(model: str) -> str:
+    """An architecture's name, where its json is given."""
+    return Path(model).stem if model.endswith(".json") else model
 
 
 def twin(model: nn.Module) -> Any:
