@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from open_clip_train.main import get_latest_checkpoint
 from torch import Tensor
@@ -36,10 +36,12 @@ class GoingOn(NamedTuple):
     Attributes:
         checkpoint: None for nothing, or what only OpenCLIP looks up, as on another machine.
         notes: a line each, where --resume stands for another file than might be thought.
+        fits: whether its weights were looked at already, with those of the run's model.
     """
 
     checkpoint: Path | None = None
     notes: tuple[str, ...] = ()
+    fits: bool = False
 
 
 def going_on(args: argparse.Namespace, plan: Plan) -> GoingOn:
@@ -54,12 +56,14 @@ def going_on(args: argparse.Namespace, plan: Plan) -> GoingOn:
     size = args.force_image_size
     size = size[0] if isinstance(size, (list, tuple)) and len(size) == 1 else size
     sizes = {"force_image_size": size, "force_context_length": args.force_context_length}
-    check = partial(_check, args, plan, architecture(args.model, model_options(args, plan) | sizes), latest)
+    own = architecture(args.model, model_options(args, plan) | sizes)
+    check = partial(_check, args, plan, own, latest)
     if latest:
         found = _latest(Path(args.logs) / args.name, args.save_most_recent, check)
     else:
         typed = Path(args.resume)
         found = _typed(typed, [path.resolve() for path in newest_first(run_folder(typed))], check)
+    found = found._replace(fits=found.checkpoint is not None and own is not None)
     at = None if found.checkpoint is None or plan.typed else read_position(found.checkpoint)
     if at is None or not at.step:
         return found
@@ -102,15 +106,22 @@ def _typed(checkpoint: Path, beside: list[Path], check: Check) -> GoingOn:
     return GoingOn(checkpoint)
 
 
+def check_stored(
+    args: argparse.Namespace, plan: Plan, path: Path | str, stored: Any, own: Mapping[str, Tensor] | None
+) -> None:
+    """Raises UsageError if a run cannot go on from the weights in what was read; `check_resume` has the arguments."""
+    check_resume(args, path, stored, own)
+    if plan.typed:
+        refuse_not_finite(weights_of(stored, path), path)
+
+
 def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | None, latest: bool, path: Path) -> None:
     """Raises UsageError if a run of these flags cannot go on from a checkpoint."""
     with named("--resume"):
         stored = read_stored(path)
-    check_resume(args, path, stored, own)
+    check_stored(args, plan, path, stored, own)
     if latest and "epoch" not in stored:
         raise UsageError(f"--resume {path}: holds weights and no epoch, so no run can go on from it")
-    if plan.typed:
-        refuse_not_finite(weights_of(stored, path), path)
     if "epoch" in stored:
         at = Position.of(stored)
         if needs_extra(plan) or (at.step and plan.typed):

@@ -104,15 +104,14 @@ def left_out_line(skipped: int, unscaled: int) -> str:
 
 @contextmanager
 def finite_checkpoints(typed: bool) -> Iterator[None]:
-    """Refuses to write, and to resume from, weights that are not finite; where a flag of ours was typed.
+    """Refuses to write weights that are not finite; where a flag of ours was typed.
 
     Whole checkpoints stay as they are: OpenCLIP deletes the one before only once the next is written.
     """
     if not typed:
         yield
         return
-    torch_view = View(oc_main.torch, save=_saver(oc_main.torch.save))
-    with replaced(oc_main, torch=torch_view, pt_load=_loader(oc_main.pt_load)):
+    with replaced(oc_main, torch=View(oc_main.torch, save=_saver(oc_main.torch.save))):
         yield
 
 
@@ -125,15 +124,6 @@ def _saver(save: Callable) -> Callable:
                 + (f"the last checkpoint is {before}" if before else "no checkpoint was saved before")
             )
         save(checkpoint, path)
-
-    return checked
-
-
-def _loader(load: Callable) -> Callable:
-    def checked(path: str, map_location: Any = None) -> Any:
-        checkpoint = load(path, map_location=map_location)
-        refuse_not_finite(checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}, path)
-        return checkpoint
 
     return checked
 

@@ -162,7 +162,7 @@ def _seams(state: RunState, resumed: GoingOn) -> Iterator[None]:
         stack.enter_context(optimizer_seams(state))
         stack.enter_context(extra_state(state))
         stack.enter_context(finite_checkpoints(bool(state.plan.typed)))
-        stack.enter_context(resuming(state, resumed.checkpoint))  # outermost: what does not fit is refused first
+        stack.enter_context(resuming(state, resumed))
         stack.enter_context(
             replaced(
                 oc_main,
