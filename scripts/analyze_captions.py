@@ -21,17 +21,19 @@ from tqdm import tqdm
 
 from open_clip_fff.analysis.run import PAGE, Analysis, Wanted, analyse
 from open_clip_fff.analysis.tables import LEFT_OUT, NAMES
-from open_clip_fff.calibration.eyes import eyes_of
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.plural import plural
+from open_clip_fff.sampling.draw import SHARDS, Draw
+from open_clip_fff.sampling.extractors import extractor_of
 from open_clip_fff.settings import Plan
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.settings.mining import SELF
 from open_clip_fff.shardwise.run import as_program
+from open_clip_fff.shardwise.tars import count_samples
 from open_clip_fff.whole import write_whole
 
 ALL = 10_000  # captions of an image: more than training may take
@@ -50,12 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: list[str]) -> int:
     """All of it. Raises UsageError for a mistake that the user can mend."""
     args, plan, urls = parse(argv)
-    wanted = Wanted(
-        args.images, args.batch, args.show, eyes_of(plan, args.device), model_name(plan), args.device, args.workers
-    )
+    extractor = extractor_of(plan, args.device)
+    wanted = Wanted(args.batch, args.show, extractor, model_name(plan), args.device, args.workers)
     command = printable(shlex.join(["python", "scripts/analyze_captions.py", *argv]))
     bar = partial(tqdm, mininterval=1 if sys.stderr.isatty() else 30)
-    found = analyse(urls, plan.captions, wanted, topics(plan), command, bar)
+    draw = Draw(urls, args.images, 0, count_samples, bar)
+    found = analyse(draw, plan.captions, wanted, topics(plan), command, bar)
     write(args.out, found)
     tell(args.out, found)
     return 1 if found.missing.shards else 0
@@ -72,7 +74,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder for {PAGE} and the CSVs")
     parser.add_argument(
-        "--images", type=int, default=5_000, metavar="N", help="to look at, spread over the shards (default: 5000)"
+        "--images",
+        type=int,
+        default=5_000,
+        metavar="N",
+        help=f"to draw, evenly from up to {SHARDS} shards (default: 5000)",
     )
     parser.add_argument(
         "--batch", type=int, default=1_000, metavar="B", help="images whose captions compete for one (default: 1000)"

@@ -16,11 +16,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from open_clip_fff.calibration.draw import Draw
-from open_clip_fff.calibration.eyes import eyes_of
 from open_clip_fff.calibration.proposal import check_size
 from open_clip_fff.calibration.run import Wanted, calibrate
-from open_clip_fff.calibration.written import FILES, summary, write
+from open_clip_fff.calibration.written import FALSE_NEGATIVES, FILES, summary, write
 from open_clip_fff.connection.outside import judge_of
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
@@ -28,6 +26,8 @@ from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.plural import plural
+from open_clip_fff.sampling.draw import Draw
+from open_clip_fff.sampling.extractors import extractor_of
 from open_clip_fff.settings import Plan
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.settings.mining import SELF
@@ -46,20 +46,20 @@ def run(args: argparse.Namespace, plan: Plan, urls: list[str]) -> int:
     """Finds the thresholds, prints and writes them."""
     device = usable(args.device)
     wanted = Wanted(args.global_batch, args.mined_per_image, args.judge_pairs, args.seed, args.workers, device)
-    eyes = eyes_of(plan, device)
+    extractor = extractor_of(plan, device)
     judge = None if plan.connection is None else judge_of(plan.connection, device)
     progress = partial(tqdm, disable=None, leave=False)
     draw = Draw(urls, args.images, args.seed, count_samples, progress)
     drawn = f"{plural(len(draw), 'samples')} of {len(draw.places)} of {plural(len(urls), 'shards')}"
     print(f"{drawn}; batches of {wanted.batch:,} {args.why}")
     try:
-        findings = calibrate(plan, draw, eyes, judge, wanted, progress)
+        findings = calibrate(plan, draw, extractor, judge, wanted, progress)
     finally:
         for url, why in draw.unreadable.items():
             print(f"{url} is left out from where it breaks off: {why}", file=sys.stderr)
-    write(args.out, findings, plan, wanted)
+    written = write(args.out, findings, plan, wanted)
     print(summary(findings, plan, wanted, plan.features if plan.miner is None else plan.miner.name))
-    print(f"{args.out}/ holds {', '.join(FILES)}")
+    print(f"{args.out}/ holds {', '.join(written)}")
     return 1 if draw.unreadable else 0
 
 
@@ -71,7 +71,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
     """
     parser = OneLineParser(prog="scripts/calibrate.py", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="DIR", help=f"for {', '.join(FILES)}; replaced if they are there")
+    files = ", ".join((*FILES, FALSE_NEGATIVES))
+    add("--out", type=Path, required=True, metavar="DIR", help=f"for {files}; replaced if they are there")
     add("--images", type=int, default=5_000, metavar="N", help="to draw, evenly from up to 64 shards (default: 5000)")
     add(
         "--global-batch",

@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from open_clip_fff.calibration.eyes import Eyes, eyes_of
 from open_clip_fff.data.features import COLUMN, MEMBER, pack
 from open_clip_fff.data.pictures import Picture, read_pictures
 from open_clip_fff.data.shards import in_one_line, read_samples
@@ -33,6 +32,7 @@ from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.numerics import half_on_cuda
+from open_clip_fff.sampling.extractors import FeatureExtractor, extractor_of
 from open_clip_fff.settings import Plan
 from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard
@@ -86,13 +86,13 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
         refuse_place(args.out, args.shards)
     folder = OutFolder(args.out, SUFFIX[args.into], settings)
     device = usable(share.device(args.device))
-    eyes = eyes_of(plan, device)
+    extractor = extractor_of(plan, device)
     if share.index == 0:
         print(f"features of {plain_name(model)}{', of captions alone' if plan.text_alone else ''}, on {device}")
 
     def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> Record:
         record = Record(url)
-        features = embedded(url, CaptionReader(captions), eyes, model, device, args, record, tick)
+        features = embedded(url, CaptionReader(captions), extractor, model, device, args, record, tick)
         write = write_parquet if args.into == "sidecar" else write_tar
         write(url, file, dict(features), record)
         return record
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
 def embedded(
     url: str,
     reader: CaptionReader,
-    eyes: Eyes,
+    extractor: FeatureExtractor,
     model: str,
     device: torch.device,
     args: argparse.Namespace,
@@ -115,7 +115,7 @@ def embedded(
     Raises:
         UsageError: if the shard cannot be read.
     """
-    found = read_pictures([url], None, reader, eyes.view, workers=args.workers)
+    found = read_pictures([url], None, reader, extractor.view, workers=args.workers)
     samples = in_one_line(found, url)
     while some := list(islice(samples, args.batch_size)):
         pictures = [picture for picture in some if isinstance(picture, Picture)]
@@ -126,7 +126,8 @@ def embedded(
         if pictures:
             rows = [picture.row for picture in pictures]
             with half_on_cuda(device):
-                seen = eyes([picture.image for picture in pictures], rows, max(len(row.captions) for row in rows))
+                k = max(len(row.captions) for row in rows)
+                seen = extractor([picture.image for picture in pictures], rows, k)
             images, texts = (None if x is None else x.cpu().numpy() for x in seen)
             for place, (picture, row) in enumerate(zip(pictures, rows, strict=True)):
                 record.counts.update(captions=len(row.captions))

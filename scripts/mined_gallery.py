@@ -17,7 +17,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from open_clip_fff.calibration.eyes import Eyes, FrozenEyes, eyes_of
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.gallery.run import Wanted, gallery
@@ -26,38 +25,42 @@ from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.hub.loading import FORMS, load_model
 from open_clip_fff.report.plan_text import plain
+from open_clip_fff.sampling.draw import Draw
+from open_clip_fff.sampling.extractors import FeatureExtractor, FrozenExtractor, extractor_of
 from open_clip_fff.settings import Plan
 from open_clip_fff.settings.description import describe
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.settings.mining import SELF
 from open_clip_fff.settings.upstream import Upstream
+from open_clip_fff.shardwise.run import as_program
+from open_clip_fff.shardwise.tars import count_samples
 from open_clip_fff.towers.frozen import FrozenModel
 from open_clip_fff.whole import write_whole
 
+SHARDS = 8  # that are read at most
 TOPICS = ("captions", "mining", "discriminator")  # of the plan, that the page is about
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Shards in, a page out.
+    """Shards in, a page out: 0; 1 if a shard could not be read; 2 for a mistake, which is printed in one line."""
+    return as_program("mined_gallery.py", lambda: run(list(sys.argv[1:] if argv is None else argv)))
 
-    Returns:
-        0, or 2 for a mistake that the user can mend, which is printed in one line.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
+
+def run(argv: list[str]) -> int:
+    """All of it. Raises UsageError for a mistake that the user can mend."""
+    args, plan, urls = parse(argv)
+    wanted = Wanted(args.show, args.batch_size, *extractors(args, plan), args.device)
+    bar = partial(tqdm, disable=None)
+    draw = Draw(urls, args.samples, 0, count_samples, bar, SHARDS)
     command = shlex.join(["python", "scripts/mined_gallery.py", *argv])
+    html = gallery(plan, draw, wanted, topics(plan), command, bar)
     try:
-        args, plan, urls = parse(argv)
-        wanted = Wanted(args.samples, args.show, args.batch_size, *eyes(args, plan), args.device)
-        html = gallery(plan, urls, wanted, topics(plan), command, partial(tqdm, disable=None))
-        try:
-            write_whole(args.out, html)
-        except OSError as error:
-            raise UsageError(f"--out {args.out}: cannot be written ({reason(error)})") from error
-    except UsageError as error:
-        print(f"mined_gallery.py: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 2
+        write_whole(args.out, html)
+    except OSError as error:
+        raise UsageError(f"--out {args.out}: cannot be written ({reason(error)})") from error
+    print("".join(f"{sentence}\n" for sentence in draw.sentences()), end="", file=sys.stderr)
     print(f"{args.out} is written ({len(html) / 2**20:.1f} MiB): open it in a browser")
-    return 0
+    return 1 if draw.unreadable else 0
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
@@ -72,7 +75,13 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.html", help="the page; replaced if it is there"
     )
-    parser.add_argument("--samples", type=int, default=1_000, help="to read, from the first shard on (default: 1000)")
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1_000,
+        metavar="N",
+        help=f"to draw, evenly from up to {SHARDS} shards (default: 1000)",
+    )
     parser.add_argument("--show", type=int, default=30, metavar="N", help="rows of each part (default: 30)")
     parser.add_argument(
         "--batch-size", type=int, metavar="B", help="images in a batch of training (default: what training's flags say)"
@@ -124,7 +133,7 @@ def check(args: argparse.Namespace, plan: Plan) -> None:
         raise UsageError("--hardest-by: hardest pairs are judged by --discriminator KIND:NAME, which is missing")
 
 
-def eyes(args: argparse.Namespace, plan: Plan) -> tuple[Eyes | None, Eyes | None]:
+def extractors(args: argparse.Namespace, plan: Plan) -> tuple[FeatureExtractor | None, FeatureExtractor | None]:
     """What mines, and what finds the hardest pairs, loaded.
 
     Raises:
@@ -136,13 +145,13 @@ def eyes(args: argparse.Namespace, plan: Plan) -> tuple[Eyes | None, Eyes | None
             "--discriminator: the model that is trained finds the hardest pairs; name it, or one like it: "
             "--hardest-by RUN_OR_MODEL, before the --"
         )
-    mining = None if plan.mining is None else eyes_of(plan, args.device)
+    mining = None if plan.mining is None else extractor_of(plan, args.device)
     if plan.connection is None:
         return mining, None
     if args.hardest_by is None:
         return mining, mining
     loaded = load_model(args.hardest_by, args.device)
-    return mining, FrozenEyes(FrozenModel(loaded.model, loaded.tokenizer))
+    return mining, FrozenExtractor(FrozenModel(loaded.model, loaded.tokenizer))
 
 
 def topics(plan: Plan) -> list[tuple[str, str]]:

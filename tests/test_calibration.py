@@ -8,15 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from open_clip_fff import UsageError, sample_id
+from open_clip_fff import sample_id
 from open_clip_fff.assignment import mine
-from open_clip_fff.calibration import mining_flags, quantile_thresholds, sample_features
-from open_clip_fff.calibration.sample import Sample
-from open_clip_fff.calibration.sweep import cosines, false_negatives, sweep
+from open_clip_fff.calibration.false_negatives import false_negatives
+from open_clip_fff.calibration.flags import model_flags, threshold_flags
 from open_clip_fff.settings import CaptionSettings, FrozenSource, MiningConfig, make_plan
 from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.towers.frozen import load_frozen
 from tests.conftest import colour_sample, write_tar
+from tests.quantiles import quantile_thresholds
+from tests.samples import reading, sample_features
 from tests.test_assignment import OFF, random_features
 
 CAPTIONS = CaptionSettings(3, "all", ("txt",), ("captions",))
@@ -37,10 +38,10 @@ def test_quantile_thresholds_mine_what_was_asked():
 
 def test_flags_say_what_was_meant():
     source, config = FrozenSource("m", "t"), MiningConfig(0.31234, None, 0.5, -0.25)
-    flags = mining_flags(source, config)
+    flags = [*model_flags(source), *threshold_flags(config)]
     plan = make_plan(flag_parser().parse_args(["--loss", "fff", "--mining-features", "frozen", *flags]))
     assert plan.miner == source and plan.mining == MiningConfig(0.31234, None, 0.5, -0.25)
-    assert "--mining-pretrained" not in mining_flags(FrozenSource("folder"), config)
+    assert "--mining-pretrained" not in model_flags(FrozenSource("folder"))
 
 
 def test_the_sample_is_what_the_model_sees(shards, teacher, tiny_name):
@@ -63,32 +64,8 @@ def test_rows_that_cannot_be_read_are_passed_over(tmp_path, teacher, tiny_name):
     samples["2"] = {"png": samples["2"]["png"]}
     frozen = load_frozen(FrozenSource(tiny_name, str(teacher)))
     assert len(sample_features([str(write_tar(tmp_path / "a.tar", samples))], CAPTIONS, frozen, 9).ids) == 2
-    with pytest.raises(UsageError, match="no image with captions"):
-        sample_features([str(write_tar(tmp_path / "b.tar", {"2": samples["2"]}))], CAPTIONS, frozen, 9)
-
-
-def labelled_sample(n: int = 60, k: int = 2) -> Sample:
-    f = random_features(n, k, d=6)
-    f.valid[3, 1] = False
-    return Sample(f, torch.arange(n) % 3)
-
-
-def test_a_sweep_is_what_mining_finds():
-    seen = labelled_sample()
-    features, labels, batch = seen.features, seen.labels, 16
-    found = cosines(seen)
-    assert len(found["image_text"].own) == features.valid.sum()
-    k = features.valid.float().sum(1).mean().item()
-    table = sweep(found, len(labels), k, batch)
-    alike = (labels[:, None] == labels[None])[..., None]
-    for clause, bar in (("image_text", "p1"), ("image_image", "p2"), ("text_text", "p3")):
-        rows = table[table["clause"] == clause]
-        row = rows.iloc[len(rows) // 2]
-        pairs = mine(features, features, MiningConfig(**{**OFF, bar: float(row["threshold"])})).pairs
-        expected = pairs.sum().item() / 60 * (batch - 1) / 59
-        assert row["mined_per_image"] == pytest.approx(expected, rel=0.02), clause
-        assert row["precision"] == pytest.approx((pairs & alike).sum().item() / pairs.sum().item(), rel=0.02)
-    assert sweep(found, 60, k, batch, labelled=False)["precision"].isna().all()
+    none = reading([str(write_tar(tmp_path / "b.tar", {"2": samples["2"]}))], CAPTIONS, frozen)
+    assert not list(none.parts()) and none.left_out == [("2", "no caption")]
 
 
 def test_false_negatives_are_those_of_drawn_batches():
@@ -105,19 +82,20 @@ def test_false_negatives_are_those_of_drawn_batches():
 
 @pytest.mark.parametrize("classes", [["--class-key", "width"], []])
 def test_the_program_draws_what_there_is(program, shards, teacher, tiny_name, tmp_path, classes):
-    common = [f"{tiny_name},{teacher}", str(shards / "{00..01}.tar"), "--json-text-key", "captions", *classes]
+    batch = ["--batch-size", "16"]
+    common = [f"{tiny_name},{teacher}", str(shards / "{00..01}.tar"), "--json-text-key", "captions", *classes, *batch]
     done = program("similarities", *common, "--out", tmp_path / "out")
     drawn = {path.name for path in (tmp_path / "out").iterdir()}
-    assert drawn - {"false-negatives.png"} == {"thresholds.csv", "similarities.png", "thresholds.png"}
+    assert drawn - {"false-negatives.png"} == {"thresholds.csv", "flags.txt", "cosines.png", "rates.png"}
     assert ("false-negatives.png" in drawn) == bool(classes)
     assert ("cannot be told" in done.out) == (not classes)
     for wrong, named in (
         ([*common, "--imagess", "3"], "--imagess"),
         ([common[0], str(tmp_path / "no.tar")], "no.tar"),
         ([common[0], __file__], "cannot be read as a tar"),
-        (["nothing", common[1]], "nothing"),
+        (["nothing", *common[1:]], "nothing"),
         ([*common, "--images", "1"], "--images 1"),
-        ([*common[:4], "--class-key", "nope"], "--class-key nope"),
+        ([*common[:4], *batch, "--class-key", "nope"], "--class-key nope"),
     ):
         error = program("similarities", *wrong, expect=2).err.strip()
         assert named in error and len(error.splitlines()) == 1

@@ -11,18 +11,20 @@ import torch.nn.functional as F
 from open_clip_fff.assignment import mine
 from open_clip_fff.assignment.hardest import hardest_negatives
 from open_clip_fff.assignment.reference import MiningFeatures, Thresholds, similarities
-from open_clip_fff.calibration import sample_features
-from open_clip_fff.calibration.eyes import FrozenEyes
 from open_clip_fff.connection import Judge
 from open_clip_fff.gallery.judged import doubt, in_doubt, judge_batch
 from open_clip_fff.gallery.mined import STEPS, WINDOW, find, find_thresholds
 from open_clip_fff.gallery.run import Wanted, gather
 from open_clip_fff.hub.borrowed import borrow
+from open_clip_fff.sampling.draw import Draw
+from open_clip_fff.sampling.extractors import FrozenExtractor
 from open_clip_fff.settings import ConnectionSettings, FrozenSource, MiningConfig
+from open_clip_fff.shardwise.tars import count_samples
 from open_clip_fff.towers.frozen import load_frozen
 from open_clip_fff.whole import write_whole
 from tests import colour_judge
 from tests.conftest import colour_sample, write_tar
+from tests.samples import plain, sample_features
 from tests.test_assignment import random_features
 from tests.test_features import embed
 
@@ -253,11 +255,11 @@ BARS_TYPED = ["--p1", "0.2", "--p2", "0.97", "--p3", "0.95", "--p1-prime", "0.0"
 
 
 def test_a_page_of_the_users_own_data(show, shards, training, teacher, tiny_name):
-    page = show("--samples", "48", "--show", "5", "--", *training, *BARS_TYPED)
+    page = show("--samples", "64", "--show", "5", "--", *training, *BARS_TYPED)
     assert page.addresses and all(re.match(r"data:image/jpeg;base64,|#", address) for address in page.addresses)
     plan, _ = borrow([*training[4:], *BARS_TYPED], usual={"method": "fff"})
     frozen = load_frozen(FrozenSource(tiny_name, str(teacher)))
-    f = sample_features([str(shards / f"0{n}.tar") for n in range(3)], plan.captions, frozen, 48)
+    f = sample_features([str(shards / f"0{n}.tar") for n in range(4)], plan.captions, frozen, 64)
     found = find(f, plan.mining, Thresholds.of(plan.mining), 5)
     mined = mine(f, f, plan.mining).pairs
     assert found.pairs == mined.sum() > 0
@@ -270,7 +272,7 @@ def test_a_page_of_the_users_own_data(show, shards, training, teacher, tiny_name
     assert [match[3] == "above" for match in said] == [pair.margin > 0 for pair in pairs]
     for match, pair in zip(said, pairs, strict=True):
         assert float(match[2]) == pytest.approx(abs(pair.margin), abs=1e-4)
-    assert "48 images of 00.tar and on" in " ".join(page.texts["about"])
+    assert "64 images of 4 shards" in " ".join(page.texts["about"])
 
 
 def test_a_judge_that_knows_colours(show, training):
@@ -297,8 +299,8 @@ def test_it_takes_the_captions_that_a_batch_would_have(trainer, training, teache
 
     def gathered(*flags: str):
         plan, _ = borrow([*training[4:], *flags], usual={"method": "fff"})
-        wanted = Wanted(16, 5, 6, FrozenEyes(frozen), None, torch.device("cpu"))
-        return gather(plan, urls, wanted, lambda found, **_: found)
+        wanted = Wanted(5, 6, FrozenExtractor(frozen), None, torch.device("cpu"))
+        return gather(plan, Draw(urls, 16, 0, count_samples, plain), wanted, plain)
 
     everything = gathered()
     assert [len(row.captions) for row in everything.rows] == [2, 3, 4, 5] * 4

@@ -15,7 +15,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # `connection` share a floor with `assignment`; the exceptions name themselves.
 FLOORS = [
     *("settings", "hub", "data", "shardwise", "packing", "grouping", "towers", "connection", "captioning", "pages"),
-    *("assignment", "calibration", "losses", "hooks", "gallery", "analysis", "report", "evaluation", "comparison"),
+    *("assignment", "sampling", "calibration", "losses", "hooks", "gallery", "analysis", "report", "evaluation"),
+    "comparison",
     "host",
 ]
 ALLOWED = {
@@ -29,9 +30,10 @@ ALLOWED = {
     "connection": {"settings", "data", "towers"},
     "captioning": {"settings", "data", "shardwise", "connection"},
     "assignment": {"settings"},
-    "calibration": {"settings", "data", "towers", "connection", "assignment"},
-    "gallery": {"settings", "data", "connection", "assignment", "calibration", "pages"},
-    "analysis": {"settings", "data", "towers", "calibration", "gallery", "pages"},
+    "sampling": {"settings", "data", "towers", "assignment"},
+    "calibration": {"settings", "data", "connection", "assignment", "sampling"},
+    "gallery": {"settings", "data", "connection", "assignment", "sampling", "pages"},
+    "analysis": {"settings", "data", "sampling", "pages"},
     "losses": {"settings", "assignment"},
     "hooks": {"settings", "data", "towers", "grouping", "connection"},
     "report": {"settings", "assignment"},

@@ -12,19 +12,19 @@ import torch.nn.functional as F
 from open_clip_fff.assignment import mine
 from open_clip_fff.assignment.histograms import BINS, bins, edge, first_bin, shares_above
 from open_clip_fff.assignment.reference import MiningFeatures, similarities
-from open_clip_fff.calibration import quantile_thresholds
 from open_clip_fff.calibration.agreement import agreement, half_way
 from open_clip_fff.calibration.all_pairs import AllPairs
 from open_clip_fff.calibration.curves import TOGETHER, Curves, curves, in_batches
 from open_clip_fff.calibration.notices import notices
 from open_clip_fff.calibration.proposal import Proposal, images_for, propose, readable
 from open_clip_fff.calibration.rule import Counted, Counter
-from open_clip_fff.calibration.sample import Sample
 from open_clip_fff.calibration.spread import Spread, spread
 from open_clip_fff.calibration.strata import ABOVE, STRATA, Strata
 from open_clip_fff.errors import UsageError
 from open_clip_fff.report.memory import AliveBytes
 from open_clip_fff.settings import ConnectionSettings, MiningConfig
+from tests.quantiles import quantile_thresholds
+from tests.samples import plain
 from tests.test_assignment import random_features
 from tests.test_mining import features as clustered
 
@@ -32,13 +32,8 @@ BARS = ("p1", "p2", "p3")
 BATCH, RATE = 50, 1.5
 
 
-def plain(work, **_):
-    """No bar."""
-    return work
-
-
 def all_pairs(f: MiningFeatures, text_text: str = "pooled", labels: torch.Tensor | None = None) -> AllPairs:
-    return AllPairs(Sample(f, torch.full((len(f.ids),), -1) if labels is None else labels), text_text, plain)
+    return AllPairs(f, torch.full((len(f.ids),), -1) if labels is None else labels, text_text, plain)
 
 
 def proposed(

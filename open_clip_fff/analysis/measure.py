@@ -14,8 +14,9 @@ from open_clip_fff.analysis.frequencies import most_frequent, normalised
 from open_clip_fff.analysis.kinds import GENERATED, RAW, Kind, kinds_of, shuffle, strangers
 from open_clip_fff.analysis.nearest import NEAREST, mean_of_nearest
 from open_clip_fff.analysis.ranks import outranked
-from open_clip_fff.analysis.sample import Progress, Sample
+from open_clip_fff.analysis.sample import Sample
 from open_clip_fff.errors import printable
+from open_clip_fff.sampling.draw import Progress
 
 ONE, MEAN = "one", "mean"  # the texts that stand for an image: a caption drawn from a kind, and the mean of them
 

@@ -7,14 +7,16 @@ import torch
 
 from open_clip_fff.analysis.measure import ONE, Measured, measure
 from open_clip_fff.analysis.page import page
-from open_clip_fff.analysis.sample import Missing, Progress, Sample, take
+from open_clip_fff.analysis.sample import Missing, Sample, take
 from open_clip_fff.analysis.sections import left_out, sections
 from open_clip_fff.analysis.summary import Line, summary
 from open_clip_fff.analysis.tables import LEFT_OUT, tables
-from open_clip_fff.calibration.eyes import Eyes
 from open_clip_fff.errors import UsageError
 from open_clip_fff.pages.html import Head
 from open_clip_fff.plural import plural
+from open_clip_fff.sampling.draw import Draw, Progress
+from open_clip_fff.sampling.extractors import FeatureExtractor
+from open_clip_fff.sampling.reading import Reading, thumbnail
 from open_clip_fff.settings.captions import CaptionSettings
 
 PAGE, TITLE = "analysis.html", "What the captions are like"
@@ -25,19 +27,17 @@ class Wanted:
     """What is looked at, and by whom.
 
     Attributes:
-        images: at most, spread over the shards.
         batch: images in a batch of the ranks.
         show: images of each part with examples.
-        eyes: the model.
+        extractor: the model's, or features that it left beside the images.
         model: what it is called; None for the model that made the first stored features.
         device: where it runs.
         workers: threads that decode.
     """
 
-    images: int
     batch: int
     show: int
-    eyes: Eyes
+    extractor: FeatureExtractor
     model: str | None
     device: torch.device
     workers: int
@@ -63,7 +63,7 @@ class Analysis:
 
 
 def analyse(
-    urls: Sequence[str],
+    draw: Draw,
     captions: CaptionSettings,
     wanted: Wanted,
     plan: list[tuple[str, str]],
@@ -73,7 +73,7 @@ def analyse(
     """All of it.
 
     Args:
-        urls: shards.
+        draw: the samples.
         captions: where captions are.
         wanted: how much is looked at.
         plan: what the flags mean, for the page.
@@ -83,12 +83,14 @@ def analyse(
     Raises:
         UsageError: if too little can be read.
     """
-    sample, missing = take(urls, captions, wanted.eyes, wanted.images, wanted.device, wanted.workers, progress)
+    device, workers = wanted.device, wanted.workers
+    reading = Reading(draw, captions, [wanted.extractor], device, progress, keep=thumbnail, workers=workers)
+    sample, missing = take(draw, reading)
     check(sample, missing)
     found = measure(sample, wanted.batch, progress)
     if not found.kinds:
         raise UsageError("--train-data: no two images have a caption of the same kind, and all here is comparison")
-    stored = wanted.eyes.stored
+    stored = wanted.extractor.stored
     model = wanted.model or (stored.model if stored is not None else None) or "a model without a name"
     about = (
         f"{plural(len(sample.keys), 'images')} with {plural(len(sample.captions), 'captions')} from "

@@ -1,26 +1,14 @@
 """Some images of a data set with all their captions, as a model sees them."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from PIL.Image import Image
 from torch import Tensor
 
-from open_clip_fff.analysis.spread import spread
-from open_clip_fff.calibration.eyes import Eyes, valid_and_raw
-from open_clip_fff.data.pictures import NoPicture, Picture, pictures_of
-from open_clip_fff.data.rows import Row
-from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.gallery.looking import thumbnail
-from open_clip_fff.numerics import half_on_cuda
-from open_clip_fff.settings.captions import CaptionSettings
-
-CHUNK = 128  # images that are embedded at a time
-
-Progress = Callable[..., Iterable[Any]]  # a tqdm
+from open_clip_fff.data.pictures import NoPicture
+from open_clip_fff.sampling.draw import Draw
+from open_clip_fff.sampling.extractors import valid_and_raw
+from open_clip_fff.sampling.reading import Part, Reading
 
 
 class Sample(NamedTuple):
@@ -58,52 +46,24 @@ class Missing(NamedTuple):
     shards: list[str]
 
 
-def take(
-    urls: Sequence[str],
-    captions: CaptionSettings,
-    eyes: Eyes,
-    limit: int,
-    device: torch.device,
-    workers: int,
-    progress: Progress,
-) -> tuple[Sample, Missing]:
-    """Reads and embeds up to `limit` images that have captions, spread over the shards, without augmentation.
+def take(draw: Draw, reading: Reading) -> tuple[Sample, Missing]:
+    """Reads and embeds a draw.
 
     Args:
-        urls: the shards.
-        captions: where captions are, and how many of an image's are taken.
-        eyes: the model, or features that it left beside the images.
-        limit: how many images.
-        device: where they are.
-        workers: threads that decode.
-        progress: shows how far it is.
+        draw: of the samples.
+        reading: of them, by one extractor, that keeps thumbnails.
 
     Raises:
         OneRankError: for stored features that are another model's or other captions'.
     """
-    missing = Missing([], [])
-
-    def view(picture: Image) -> tuple[bytes, Tensor]:
-        return thumbnail(picture), eyes.view(picture)
-
-    def whole() -> Iterator[Picture[tuple[bytes, Tensor]]]:
-        samples = spread(urls, missing.shards)
-        for found in pictures_of(samples, CaptionReader(captions), view, eyes.stored, workers):
-            if isinstance(found, Picture):
-                yield found
-            else:
-                missing.samples.append(found)
-
-    pictures = iter(progress(islice(whole(), limit), total=limit, desc="embedding", unit=" images"))
     sample, parts = Sample([], [], [], [], torch.empty(0), torch.empty(0), None, torch.empty(0)), []
-    while some := list(islice(pictures, CHUNK)):
-        rows = [picture.row for picture in some]
-        with half_on_cuda(device):
-            parts.append(_seen(eyes, [picture.image[1] for picture in some], rows, len(sample.keys)))
-        sample.keys.extend(picture.key for picture in some)
-        sample.shards.extend(picture.url.rstrip("/").rsplit("/", 1)[-1] for picture in some)
-        sample.thumbnails.extend(picture.image[0] for picture in some)
-        sample.captions.extend(text for row in rows for text in row.captions)
+    for part in reading.parts():
+        parts.append(_flat(part, len(sample.keys)))
+        sample.keys.extend(picture.key for picture in part.pictures)
+        sample.shards.extend(picture.url.rstrip("/").rsplit("/", 1)[-1] for picture in part.pictures)
+        sample.thumbnails.extend(picture.image for picture in part.pictures)
+        sample.captions.extend(text for picture in part.pictures for text in picture.row.captions)
+    missing = Missing(reading.left_out, draw.sentences())
     if not parts:
         return sample, missing
     owner, raw, image, text = zip(*parts, strict=True)
@@ -111,13 +71,10 @@ def take(
     return sample._replace(owner=torch.cat(owner), raw=torch.cat(raw), image=images, text=torch.cat(text)), missing
 
 
-def _seen(
-    eyes: Eyes, views: Sequence[Tensor], rows: Sequence[Row], start: int
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+def _flat(part: Part, start: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """Owner, raw, image and text features of some images, the first of which is image `start`."""
-    k = max(len(row.captions) for row in rows)
-    image, text = eyes(views, rows, k)
-    valid, raw = valid_and_raw(rows, k, text.device)
-    owner = (start + torch.arange(len(rows), device=text.device))[:, None].expand(valid.shape)[valid]
-    # half precision leaves norms off by a thousandth
-    return owner, raw[valid], None if image is None else F.normalize(image, dim=-1), F.normalize(text[valid], dim=-1)
+    (features,) = part.features
+    rows, valid = [picture.row for picture in part.pictures], features.valid
+    _, raw = valid_and_raw(rows, valid.shape[1], valid.device)
+    owner = (start + torch.arange(len(rows), device=valid.device))[:, None].expand(valid.shape)[valid]
+    return owner, raw[valid], features.image, features.text[valid]

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from open_clip_fff.calibration.all_pairs import Progress
 from open_clip_fff.calibration.strata import ABOVE, Drawn
 from open_clip_fff.connection.judge import Judge
 from open_clip_fff.connection.outside import ask, middle
@@ -14,6 +13,7 @@ from open_clip_fff.data.pictures import Picture, pictures_of
 from open_clip_fff.data.rows import Row
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.sampling.draw import Progress
 from open_clip_fff.settings.captions import CaptionSettings
 from open_clip_fff.settings.connection import ConnectionSettings
 

@@ -1,7 +1,7 @@
 """Every pair of a sample, by tiles: n x n x K never exist at once."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,12 +10,10 @@ from open_clip_fff.assignment.labels import own_pairs
 from open_clip_fff.assignment.mining import Candidates, candidates, prepared
 from open_clip_fff.assignment.reference import MiningFeatures
 from open_clip_fff.assignment.tiles import tiles
-from open_clip_fff.calibration.sample import Sample
 from open_clip_fff.numerics import exact_float32
+from open_clip_fff.sampling.draw import Progress
 
 SIDE = 512  # images of a tile, by row and by column
-
-Progress = Callable[..., Iterable[Any]]  # a tqdm
 
 
 class Tile(NamedTuple):
@@ -44,16 +42,17 @@ class AllPairs:
     """The pairs of a sample; may be gone through as often as needed, one row of tiles after the other.
 
     Args:
-        sample: n images.
+        features: of n images.
+        labels: their classes (`ids.class_id`), int64 [n], negative where not known.
         text_text: the form of S_tt.
         progress: is handed the rows of tiles, a bar, say, and `desc`.
     """
 
-    def __init__(self, sample: Sample, text_text: str, progress: Progress) -> None:
-        with torch.no_grad(), exact_float32(sample.features.text.device):
-            self.features: MiningFeatures = prepared(sample.features, text_text)
-        self.labels, self.text_text, self._progress = sample.labels, text_text, progress
-        self.labelled = bool((sample.labels >= 0).any())
+    def __init__(self, features: MiningFeatures, labels: Tensor, text_text: str, progress: Progress) -> None:
+        with torch.no_grad(), exact_float32(features.text.device):
+            self.features: MiningFeatures = prepared(features, text_text)
+        self.labels, self.text_text, self._progress = labels, text_text, progress
+        self.labelled = bool((labels >= 0).any())
 
     def __len__(self) -> int:
         return len(self.labels)

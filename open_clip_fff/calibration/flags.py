@@ -6,11 +6,6 @@ from open_clip_fff.settings.numbers import cut
 from open_clip_fff.settings.plan import Plan
 
 
-def mining_flags(source: FrozenSource, config: MiningConfig) -> list[str]:
-    """The flags of `python -m open_clip_fff.train` that mine with `source` at the thresholds of `config`."""
-    return [*model_flags(source), *threshold_flags(config)]
-
-
 def model_flags(source: FrozenSource) -> list[str]:
     """What names a model."""
     weights = [] if source.pretrained is None else ["--mining-pretrained", source.pretrained]

@@ -1,6 +1,7 @@
 """From a plan of training to thresholds for its data: a sample is seen, its pairs are counted, some are judged."""
 
 from collections import Counter as Tally
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,20 +9,23 @@ import pandas as pd
 import torch
 
 from open_clip_fff.calibration.agreement import Agreement, agreement, verdicts
-from open_clip_fff.calibration.all_pairs import AllPairs, Progress
+from open_clip_fff.calibration.all_pairs import AllPairs
 from open_clip_fff.calibration.curves import Curves, curves
-from open_clip_fff.calibration.draw import Draw
-from open_clip_fff.calibration.eyes import Eyes
+from open_clip_fff.calibration.false_negatives import false_negatives
 from open_clip_fff.calibration.notices import notices
 from open_clip_fff.calibration.proposal import Proposal, check_size, propose
 from open_clip_fff.calibration.rule import Counter
-from open_clip_fff.calibration.seen import Seen, see
 from open_clip_fff.calibration.spread import Spread, spread
 from open_clip_fff.calibration.strata import Strata
 from open_clip_fff.calibration.table import thresholds_table
 from open_clip_fff.connection.judge import Judge
+from open_clip_fff.data.pictures import NoPicture
+from open_clip_fff.data.rows import Row
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
+from open_clip_fff.sampling.draw import Draw, Progress
+from open_clip_fff.sampling.extractors import FeatureExtractor, without_raw
+from open_clip_fff.sampling.reading import Reading, joined
 from open_clip_fff.settings.plan import Plan
 
 
@@ -54,6 +58,7 @@ class Findings(NamedTuple):
         left_out: samples that were passed over, by why.
         spread, curves, proposal: of the sample.
         table: what is proposed, and what it does.
+        false_negatives: of batches; None where no class is known.
         own_above: share of images' own captions that outscore p1; None without p1.
         notices: sentences to read before trusting it.
     """
@@ -65,17 +70,20 @@ class Findings(NamedTuple):
     curves: Curves
     proposal: Proposal
     table: pd.DataFrame
+    false_negatives: pd.DataFrame | None
     own_above: float | None
     notices: list[str]
 
 
-def calibrate(plan: Plan, draw: Draw, eyes: Eyes, judge: Judge | None, wanted: Wanted, progress: Progress) -> Findings:
+def calibrate(
+    plan: Plan, draw: Draw, extractor: FeatureExtractor, judge: Judge | None, wanted: Wanted, progress: Progress
+) -> Findings:
     """Proposes thresholds.
 
     Args:
         plan: of training; something mines there.
         draw: the sample.
-        eyes: what mines.
+        extractor: makes the features that mine.
         judge: who is asked about pairs near the thresholds; None for nobody.
         wanted: how much shall be mined.
         progress: shows how far reading and each pass are.
@@ -84,10 +92,17 @@ def calibrate(plan: Plan, draw: Draw, eyes: Eyes, judge: Judge | None, wanted: W
         UsageError: if the sample cannot serve.
     """
     assert plan.mining is not None
-    bar = lambda found: progress(found, total=len(draw), unit=" images", desc="features")  # noqa: E731
-    seen = see(draw, plan.captions, eyes, plan.mining.raw, wanted.device, wanted.seed, wanted.workers, bar)
-    check(seen, plan, wanted)
-    pairs = AllPairs(seen.sample, plan.mining.text_text, progress)
+    reading = Reading(
+        draw, plan.captions, [extractor], wanted.device, progress, seed=wanted.seed, workers=wanted.workers
+    )
+    parts = list(reading.parts())
+    rows = [picture.row for part in parts for picture in part.pictures]
+    check(rows, reading.left_out, plan, wanted)
+    (features,) = joined(parts).features
+    if not plan.mining.raw:
+        features = without_raw(features, rows)
+    labels = torch.tensor([row.label for row in rows], device=features.text.device)
+    pairs = AllPairs(features, labels, plan.mining.text_text, progress)
     cosines = spread(pairs)
     levels = curves(pairs, cosines, plan.mining)
     proposal = propose(cosines, levels, plan.mining, wanted.batch, wanted.per_image)
@@ -98,43 +113,43 @@ def calibrate(plan: Plan, draw: Draw, eyes: Eyes, judge: Judge | None, wanted: W
         if strata is not None:
             strata.add(tile)
     counted = counter.counted()
-    said = [] if strata is None or judge is None else _asked(strata, seen, draw, plan, judge, wanted.device, progress)
+    said = [] if strata is None or judge is None else _asked(strata, rows, draw, plan, judge, wanted.device, progress)
     return Findings(
-        images=len(seen.rows),
-        captions=int(seen.sample.features.valid.sum()),
-        left_out=seen.left_out,
+        images=len(rows),
+        captions=int(features.valid.sum()),
+        left_out=Tally(each.why for each in reading.left_out),
         spread=cosines,
         curves=levels,
         proposal=proposal,
         table=thresholds_table(proposal, counted, said, wanted.batch),
+        false_negatives=false_negatives(labels[labels >= 0].cpu().numpy()) if pairs.labelled else None,
         own_above=counted.own_above / counted.own if proposal.config.p1 is not None and counted.own else None,
         notices=notices(plan.mining, proposal, counted, wanted.batch, wanted.per_image),
     )
 
 
-def check(seen: Seen, plan: Plan, wanted: Wanted) -> None:
+def check(rows: Sequence[Row], left_out: Sequence[NoPicture], plan: Plan, wanted: Wanted) -> None:
     """Refuses a sample that says nothing.
 
     Raises:
         UsageError: if it is too small, or has no class where one is named.
     """
-    if len(seen.rows) < 2:
-        why = ", ".join(f"{count:,} {reason}" for reason, count in seen.left_out.most_common()) or "nothing in them"
-        raise UsageError(
-            f"--train-data: {plural(len(seen.rows), 'images')} with captions found ({why}), and pairs take 2"
-        )
-    check_size(len(seen.rows), wanted.batch, wanted.per_image)
+    if len(rows) < 2:
+        whys = Tally(each.why for each in left_out).most_common()
+        why = ", ".join(f"{count:,} {reason}" for reason, count in whys) or "nothing in them"
+        raise UsageError(f"--train-data: {plural(len(rows), 'images')} with captions found ({why}), and pairs take 2")
+    check_size(len(rows), wanted.batch, wanted.per_image)
     key = plan.captions.class_key
-    if key is not None and bool((seen.sample.labels < 0).all()):
+    if key is not None and all(row.label < 0 for row in rows):
         raise UsageError(f"--class-key {key}: no image has it; name a tar member or a json field")
 
 
 def _asked(
-    strata: Strata, seen: Seen, draw: Draw, plan: Plan, judge: Judge, device: torch.device, progress: Progress
+    strata: Strata, rows: list[Row], draw: Draw, plan: Plan, judge: Judge, device: torch.device, progress: Progress
 ) -> list[Agreement]:
     assert plan.connection is not None
     drawn = strata.drawn()
     if not drawn:
         return []
-    q = verdicts(drawn, seen.rows, draw, plan.captions, judge, device, progress)
+    q = verdicts(drawn, rows, draw, plan.captions, judge, device, progress)
     return agreement(drawn, q, plan.connection)

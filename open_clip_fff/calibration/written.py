@@ -1,10 +1,10 @@
-"""What calibration leaves behind: a table, flags to paste, two pictures; each file whole or not there."""
+"""What calibration leaves behind: a table, flags to paste, plots; each file whole or not there."""
 
 import shlex
 from pathlib import Path
 
 from open_clip_fff.calibration.flags import feature_flags, threshold_flags
-from open_clip_fff.calibration.proposal_picture import draw_curves, draw_spread
+from open_clip_fff.calibration.plots import draw_curves, draw_false_negatives, draw_spread
 from open_clip_fff.calibration.run import Findings, Wanted
 from open_clip_fff.calibration.table import in_words
 from open_clip_fff.errors import UsageError, reason
@@ -13,10 +13,11 @@ from open_clip_fff.settings.plan import Plan
 from open_clip_fff.whole import write_whole
 
 FILES = ("thresholds.csv", "flags.txt", "cosines.png", "rates.png")
+FALSE_NEGATIVES = "false-negatives.png"  # where classes are known
 
 
-def write(out: Path, findings: Findings, plan: Plan, wanted: Wanted) -> None:
-    """FILES, in a folder.
+def write(out: Path, findings: Findings, plan: Plan, wanted: Wanted) -> list[str]:
+    """FILES and what classes allow, in a folder; gives their names.
 
     Raises:
         UsageError: if one cannot be written.
@@ -26,6 +27,11 @@ def write(out: Path, findings: Findings, plan: Plan, wanted: Wanted) -> None:
         write_whole(out / FILES[1], flags_to_paste(findings, plan, wanted) + "\n")
         draw_spread(findings.spread, findings.proposal, out / FILES[2])
         draw_curves(findings.curves, findings.proposal, wanted.batch, wanted.per_image, out / FILES[3])
+        if findings.false_negatives is None:
+            (out / FALSE_NEGATIVES).unlink(missing_ok=True)  # an earlier sample's
+            return [*FILES]
+        draw_false_negatives(findings.false_negatives, out / FALSE_NEGATIVES)
+        return [*FILES, FALSE_NEGATIVES]
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written ({reason(error)})") from error
 
@@ -58,6 +64,8 @@ def summary(findings: Findings, plan: Plan, wanted: Wanted, what: str) -> str:
     lines = [f"{plural(f.images, 'images')}, {f.captions / f.images:.2f} captions each, as {what} sees them{left_out}"]
     if f.own_above is not None:
         lines.append(f"{f.own_above:.1%} of images' own captions outscore p1")
+    if f.false_negatives is None:
+        lines.append("no classes (--class-key): which pairs are right, and false negatives, cannot be told")
     lines += ["", in_words(f.table, wanted.batch), ""]
     lines += [f"! {notice}" for notice in f.notices] + ([""] if f.notices else [])
     return "\n".join([*lines, flags_to_paste(findings, plan, wanted)])

@@ -1,6 +1,7 @@
 """Connection mining on a sample, for a person to look at: the hardest pairs of batches, and what was said of them."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -57,8 +58,8 @@ class Verdicts(NamedTuple):
 def judge_batch(
     features: MiningFeatures,
     gate: MiningFeatures,
-    captions: list[list[str]],
-    crops: list[Tensor],
+    captions: Sequence[list[str]],
+    crops: Sequence[Tensor],
     judge: Judge,
     settings: ConnectionSettings,
     start: int = 0,

@@ -1,28 +1,30 @@
 """From a plan of training to the page: look at a sample, mine it, have it judged, put it in words."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from open_clip_fff.assignment.reference import MiningFeatures
-from open_clip_fff.calibration.eyes import Eyes, together, valid_and_raw
-from open_clip_fff.connection.outside import CROP, judge_of
+from open_clip_fff.connection.outside import CROP, judge_of, middle
+from open_clip_fff.data.pictures import NoPicture, Picture
 from open_clip_fff.data.rows import Row
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.gallery.judged import Verdicts, judge_batch
-from open_clip_fff.gallery.looking import Pictures, look
 from open_clip_fff.gallery.mined import find, find_thresholds
 from open_clip_fff.gallery.page import page
 from open_clip_fff.gallery.parts import Part, Words
 from open_clip_fff.gallery.sections import judged_parts, mined_parts, threshold_words
 from open_clip_fff.pages.html import Head
 from open_clip_fff.plural import plural
+from open_clip_fff.sampling.draw import Draw, Progress
+from open_clip_fff.sampling.extractors import FeatureExtractor, without_raw
+from open_clip_fff.sampling.reading import Part as Images
+from open_clip_fff.sampling.reading import Reading, joined, thumbnail
 from open_clip_fff.settings.plan import Plan
 
 TITLE = "What the miners find"
-Progress = Callable[..., Iterable[Any]]  # a tqdm
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,6 @@ class Wanted:
     """What is looked at.
 
     Attributes:
-        samples: to read, from the first shard on.
         show: rows of each part of the page.
         batch: images of a batch of training: hardest pairs are looked for there, and a rate holds there.
         mining: what mines; None where nothing does.
@@ -38,83 +39,83 @@ class Wanted:
         device: where a discriminator runs.
     """
 
-    samples: int
     show: int
     batch: int
-    mining: Eyes | None
-    hardest: Eyes | None
+    mining: FeatureExtractor | None
+    hardest: FeatureExtractor | None
     device: torch.device
 
 
 class Gathered(NamedTuple):
-    """The sample: names, captions and thumbnails of n images, features of those eyes that there are, verdicts."""
+    """The sample: images with thumbnails, features of those extractors that there are, match scores, what is lost."""
 
-    keys: list[str]
-    rows: list[Row]
-    thumbnails: list[bytes]
+    pictures: list[Picture[bytes]]
     mining: MiningFeatures | None
     hardest: MiningFeatures | None
     said: Verdicts
-    left_out: int
+    left_out: list[NoPicture]
+
+    @property
+    def rows(self) -> list[Row]:
+        """Ids, and the captions that training would have in a batch."""
+        return [picture.row for picture in self.pictures]
 
 
 def gallery(
-    plan: Plan, urls: Sequence[str], wanted: Wanted, topics: list[tuple[str, str]], command: str, progress: Progress
+    plan: Plan, draw: Draw, wanted: Wanted, topics: list[tuple[str, str]], command: str, progress: Progress
 ) -> str:
     """The page, HTML.
 
     Args:
         plan: of training.
-        urls: shards.
+        draw: the samples.
         wanted: how much of it, and who looks.
         topics: what the flags mean, for the page's top.
         command: as it was typed, likewise.
         progress: shows how far reading and mining are.
 
     Raises:
-        UsageError: if the shards cannot be read, hold too little, or the discriminator cannot be had.
+        UsageError: if the samples hold too little, or the discriminator cannot be had.
     """
-    sample = gather(plan, urls, wanted, progress)
-    images, captions = len(sample.rows), sum(len(row.captions) for row in sample.rows)
+    sample = gather(plan, draw, wanted, progress)
+    images, captions = len(sample.pictures), sum(len(row.captions) for row in sample.rows)
     if images < 2:
-        raise UsageError(f"--samples {wanted.samples}: {plural(images, 'images')} with captions read, and pairs take 2")
+        raise UsageError(f"--samples {len(draw)}: {plural(images, 'images')} with captions read, and pairs take 2")
     topics = list(topics)
     parts, notices = _parts(plan, sample, wanted, topics, progress)
     if sample.left_out:
-        notices.append(
-            f"{plural(sample.left_out, 'samples')} left out: no captions, no whole image, or no stored features."
-        )
-    shards = urls[0].rsplit("/", 1)[-1] + (" and on" if len(urls) > 1 else "")
+        whys = Counter(each.why for each in sample.left_out).most_common()
+        told = ", ".join(f"{count:,} {why}" for why, count in whys)
+        notices.append(f"{plural(len(sample.left_out), 'samples')} left out: {told}.")
+    notices += draw.sentences()
+    shards = plural(len(draw.places), "shards")
     about = f"{plural(images, 'images')} of {shards}, {captions / images:.2f} captions each."
     head = Head(TITLE, about, notices, topics, command)
-    return page(head, wanted.batch, parts, sample.thumbnails, sample.keys)
+    keys = [printable(each.key) for each in sample.pictures]
+    return page(head, wanted.batch, parts, [each.image for each in sample.pictures], keys)
 
 
-def gather(plan: Plan, urls: Sequence[str], wanted: Wanted, progress: Progress) -> Gathered:
-    """Reads, looks and asks, a batch at a time."""
-    eyes = [each for each in dict.fromkeys((wanted.mining, wanted.hardest)) if each is not None]
+def gather(plan: Plan, draw: Draw, wanted: Wanted, progress: Progress) -> Gathered:
+    """Reads, extracts and asks, a batch at a time."""
+    extractors = [each for each in dict.fromkeys((wanted.mining, wanted.hardest)) if each is not None]
     judge = None
     if wanted.hardest is not None and plan.connection is not None:
         judge = judge_of(plan.connection, wanted.device)
-    bar = lambda found: progress(found, total=wanted.samples, unit=" samples")  # noqa: E731
-    whole = Pictures(urls, plan.captions, eyes, wanted.samples, judge is not None, bar)
-    sample, parts = Gathered([], [], [], None, None, Verdicts([], []), 0), []
-    for batch in look(whole, wanted.batch):
+    crop = middle() if judge is not None else lambda _: torch.empty(0)
+    reading = Reading(
+        draw, plan.captions, extractors, wanted.device, progress, lambda picture: (thumbnail(picture), crop(picture))
+    )
+    said, parts = Verdicts([], []), list[Images]()
+    for batch in reading.parts(wanted.batch):
         if judge is not None and plan.connection is not None:
-            hardest, gate = batch.features[-1], batch.features[0]
-            captions = [row.captions for row in batch.rows]
-            said = judge_batch(hardest, gate, captions, batch.crops, judge, plan.connection, len(sample.rows))
-            sample = sample._replace(said=sample.said + said)
-        sample.keys.extend(batch.keys)
-        sample.rows.extend(batch.rows)
-        sample.thumbnails.extend(batch.thumbnails)
-        parts.append(batch.features)
-    features: dict[Eyes | None, MiningFeatures] = dict(
-        zip(eyes, (together(part) for part in zip(*parts, strict=True)), strict=False)
-    )
-    return sample._replace(
-        mining=features.get(wanted.mining), hardest=features.get(wanted.hardest), left_out=whole.left_out
-    )
+            captions, crops = zip(*((each.row.captions, each.image[1]) for each in batch.pictures), strict=True)
+            start, (gate, *_, hardest) = sum(len(part.pictures) for part in parts), batch.features * 2
+            said = said + judge_batch(hardest, gate, captions, crops, judge, plan.connection, start)
+        parts.append(batch._replace(pictures=[each._replace(image=each.image[0]) for each in batch.pictures]))
+    whole = joined(parts) if parts else Images([], [])
+    features = dict(zip(extractors, whole.features, strict=False))
+    mining, hardest = (None if each is None else features.get(each) for each in (wanted.mining, wanted.hardest))
+    return Gathered(whole.pictures, mining, hardest, said, reading.left_out)
 
 
 def _parts(
@@ -126,8 +127,7 @@ def _parts(
     if plan.mining is not None and sample.mining is not None:
         features = sample.mining
         if not plan.mining.raw:
-            _, raw = valid_and_raw(sample.rows, plan.captions.columns, features.text.device)
-            features = features._replace(valid=features.valid & ~raw)
+            features = without_raw(features, sample.rows)
         thresholds = find_thresholds(features, plan.mining, wanted.batch)
         bar = lambda tiles: progress(tiles, desc="mining", leave=False)  # noqa: E731
         found = find(features, plan.mining, thresholds, wanted.show, labels.to(features.text.device), bar)

@@ -1,12 +1,14 @@
 """An even draw from many shards: of each as many samples as its size calls for, from anywhere in it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from open_clip_fff.calibration.all_pairs import Progress
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import reason
+
+Progress = Callable[..., Iterable[Any]]  # a tqdm
 
 SHARDS = 64  # that are read at most, drawn themselves: a sample of thousands needs no more
 
@@ -20,6 +22,7 @@ class Draw:
         seed: of the draw.
         size: tells how many samples a shard has, 0 where that is not known: such a shard is read once to count them.
         progress: is handed the shards while they are counted, a bar, say.
+        shards: to read at most.
 
     Attributes:
         places: of the samples in their shards, rising, by the shard's url.
@@ -27,10 +30,16 @@ class Draw:
     """
 
     def __init__(
-        self, urls: Sequence[str], images: int, seed: int, size: Callable[[str], int], progress: Progress
+        self,
+        urls: Sequence[str],
+        images: int,
+        seed: int,
+        size: Callable[[str], int],
+        progress: Progress,
+        shards: int = SHARDS,
     ) -> None:
         random, all_urls = np.random.default_rng(seed), list(dict.fromkeys(urls))
-        chosen = random.choice(len(all_urls), min(SHARDS, len(all_urls)), replace=False)
+        chosen = random.choice(len(all_urls), min(shards, len(all_urls)), replace=False)
         some = [all_urls[place] for place in sorted(chosen)]
         self.unreadable: dict[str, str] = {}
         counting = progress(some, desc="counting samples", unit=" shards")
@@ -41,6 +50,7 @@ class Draw:
             for url, count, share in zip(some, sizes, shares, strict=True)
             if share
         }
+        self._sizes = dict(zip(some, sizes, strict=True))
 
     def __len__(self) -> int:
         """How many samples were drawn."""
@@ -48,8 +58,13 @@ class Draw:
 
     def __iter__(self) -> Iterator[dict]:
         for url, places in self.places.items():
-            wanted = set(places)
-            yield from (x for number, x in enumerate(self._read(url, places[-1] + 1)) if number in wanted)
+            # whoever reads the last one reads on: what is damaged behind it is told
+            wanted, limit = set(places), places[-1] + 1 if places[-1] + 1 < self._sizes[url] else None
+            yield from (x for number, x in enumerate(self._read(url, limit)) if number in wanted)
+
+    def sentences(self) -> list[str]:
+        """What could not be read, so far, a sentence for each shard."""
+        return [f"{url} cannot be read as a tar ({why})" for url, why in self.unreadable.items()]
 
     def _read(self, url: str, limit: int | None = None) -> Iterator[dict]:
         """The samples up to where the shard breaks off."""

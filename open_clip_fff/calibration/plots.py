@@ -1,19 +1,27 @@
-"""Pictures of what is proposed: where the thresholds cut, and what other quantiles and batch sizes would mine."""
+"""Plots of what is proposed: where the thresholds cut, what other quantiles and batch sizes would mine."""
 
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
+import pandas as pd
 from torch import Tensor
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
 
 from open_clip_fff.assignment.histograms import BINS
 from open_clip_fff.assignment.reference import Thresholds
 from open_clip_fff.calibration.curves import TOGETHER, Curves
-from open_clip_fff.calibration.picture import OWN, RIGHT, TITLES, WRONG, draw_thresholds, row_of_panels, save
 from open_clip_fff.calibration.proposal import Proposal
 from open_clip_fff.calibration.spread import Spread
+from open_clip_fff.settings.numbers import cut
+from open_clip_fff.whole import whole_file
 
+TITLES = {"image_text": "image–text", "image_image": "image–image", "text_text": "text–text"}
+CLAUSES = {"image_text": "p1", "image_image": "p2", "text_text": "p3"}  # of Eq. 1, each with its threshold
+OWN, RIGHT, WRONG = "#2a9d4a", "#2166ac", "#999999"
 BARS = 90  # of a histogram, about
 ABOVE = 100  # times the highest bar, for the legend
 TEXTS = "#b5651d"
@@ -99,3 +107,40 @@ def draw_curves(curves: Curves, proposal: Proposal, batch: int, per_image: float
 def _curve(panel: plt.Axes, share: np.ndarray, mined: np.ndarray, **look: Any) -> None:
     some = mined > 0
     panel.plot(share[some], mined[some], **look)
+
+
+def draw_false_negatives(table: pd.DataFrame, path: Path) -> None:
+    """False negatives against the batch size."""
+    figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    axes.semilogx(table["batch"], 100 * table["share"], color=RIGHT, base=2)
+    axes.set(xlabel="global batch N", ylim=(0, 102))
+    axes.set_ylabel("images that meet another of their class, %", color=RIGHT)
+    axes.grid(alpha=0.3)
+    right = axes.twinx()
+    right.loglog(table["batch"], table["per_image"], color=OWN, base=2)
+    right.set_yscale("log", base=10)
+    right.set_ylabel("false negatives per image", color=OWN)
+    save(figure, path)
+
+
+def draw_thresholds(panel: plt.Axes, clause: str, thresholds: Thresholds) -> None:
+    """Lines where Eq. 1 cuts a clause's cosines."""
+    bars = {CLAUSES[clause]: "--"} | ({"p1_prime": ":"} if clause == "image_text" else {})
+    for bar, style in bars.items():
+        value = getattr(thresholds, bar)
+        if value is not None:
+            label = f"{bar.replace('_prime', '′')} = {cut(value)}"
+            panel.axvline(value, color="black", linestyle=style, linewidth=1, label=label)
+
+
+def row_of_panels(count: int) -> tuple[plt.Figure, np.ndarray]:
+    """A figure of so many panels beside each other."""
+    figure, panels = plt.subplots(1, count, figsize=(4.2 * count, 3.4), layout="constrained", squeeze=False)
+    return figure, panels[0]
+
+
+def save(figure: plt.Figure, path: Path) -> None:
+    """As a png, whole or not at all."""
+    with whole_file(path) as file:
+        figure.savefig(file, dpi=150, format="png")
+    plt.close(figure)

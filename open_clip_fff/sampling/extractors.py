@@ -16,8 +16,8 @@ from open_clip_fff.towers.frozen import FrozenModel, load_frozen
 from open_clip_fff.towers.sentences import SentenceModel, SentenceTower, load_sentences
 
 
-class Eyes(ABC):
-    """How something sees images and captions.
+class FeatureExtractor(ABC):
+    """Makes features of images and captions.
 
     Attributes:
         stored: finds features beside the images, which its rows must have; None where it makes its own.
@@ -37,7 +37,7 @@ class Eyes(ABC):
         """
 
 
-class FrozenEyes(Eyes):
+class FrozenExtractor(FeatureExtractor):
     """A frozen model, which sees images without augmentation (in training it sees the crops)."""
 
     def __init__(self, frozen: FrozenModel) -> None:
@@ -51,7 +51,7 @@ class FrozenEyes(Eyes):
         return self.frozen.embed_images(views), texts.unflatten(0, (len(rows), k))
 
 
-class StoredEyes(Eyes):
+class StoredExtractor(FeatureExtractor):
     """Features beside the images, as training has them."""
 
     def __init__(self, stored: FeatureReader, device: torch.device | str = "cpu") -> None:
@@ -64,7 +64,7 @@ class StoredEyes(Eyes):
         return as_mining_wants(image.to(self.device), torch.stack(texts).to(self.device))
 
 
-class SentenceEyes(Eyes):
+class SentenceExtractor(FeatureExtractor):
     """A sentence model, which reads captions alone."""
 
     def __init__(self, sentences: SentenceModel, device: torch.device | str = "cpu") -> None:
@@ -75,22 +75,22 @@ class SentenceEyes(Eyes):
         return None, texts.unflatten(0, (len(rows), k))
 
 
-def eyes_of(plan: Plan, device: torch.device | str = "cpu") -> Eyes:
-    """Those that mine in a plan of training, loaded.
+def extractor_of(plan: Plan, device: torch.device | str = "cpu") -> FeatureExtractor:
+    """The one that mines in a plan of training, loaded.
 
     Raises:
         UsageError: if the model cannot be loaded.
         ValueError: where the trained model itself mines, or nothing does.
     """
     if plan.features == "precomputed":
-        return StoredEyes(FeatureReader.of(plan), device)
+        return StoredExtractor(FeatureReader.of(plan), device)
     if plan.features == "text" and plan.miner is not None:
-        return SentenceEyes(load_sentences(plan.miner.model), device)
+        return SentenceExtractor(load_sentences(plan.miner.model), device)
     if plan.features == "frozen" and plan.miner is not None:
         frozen = load_frozen(plan.miner)
         frozen.model.to(device)
-        return FrozenEyes(frozen)
-    raise ValueError(f"mining features are {plan.features}: there is no model to look with")
+        return FrozenExtractor(frozen)
+    raise ValueError(f"mining features are {plan.features}: there is no model to extract them")
 
 
 def padded(row: Row, k: int) -> list[str]:
@@ -105,21 +105,39 @@ def valid_and_raw(rows: Sequence[Row], k: int, device: torch.device | str) -> tu
     return (places < counts).to(device), (places < raw).to(device)
 
 
-def mining_features(eyes: Eyes, views: Sequence[Tensor], rows: Sequence[Row], k: int) -> MiningFeatures:
-    """What mining knows of some images.
+def mining_features(extractor: FeatureExtractor, views: Sequence[Tensor], rows: Sequence[Row]) -> MiningFeatures:
+    """What mining knows of b > 0 images, float32: image [b, D] or None, text [b, K, D], valid [b, K], ids [b].
+
+    K is the most captions that one of them has.
 
     Args:
-        eyes: what sees them.
-        views: of their pictures.
-        rows: their ids and captions, k at most.
-        k: captions of an image in a batch.
+        extractor: makes the features.
+        views: of their pictures, `FeatureExtractor.view`.
+        rows: their ids and captions.
     """
-    image, text = eyes(views, rows, k)
+    k = max(len(row.captions) for row in rows)
+    image, text = extractor(views, rows, k)
     valid, _ = valid_and_raw(rows, k, text.device)
-    return MiningFeatures(image, text, valid, torch.tensor([row.id for row in rows], device=text.device))
+    ids = torch.tensor([row.id for row in rows], device=text.device)
+    # half precision leaves norms off by a thousandth
+    image = None if image is None else F.normalize(image.float(), dim=-1)
+    return MiningFeatures(image, F.normalize(text.float(), dim=-1), valid, ids)
+
+
+def without_raw(features: MiningFeatures, rows: Sequence[Row]) -> MiningFeatures:
+    """The same where raw captions take no part in mining."""
+    _, raw = valid_and_raw(rows, features.valid.shape[1], features.valid.device)
+    return features._replace(valid=features.valid & ~raw)
 
 
 def together(parts: Sequence[MiningFeatures]) -> MiningFeatures:
-    """The features of several parts of a sample as one."""
-    columns = zip(*parts, strict=True)
-    return MiningFeatures(*(None if column[0] is None else torch.cat(column) for column in columns))  # type: ignore[arg-type]
+    """The features of several parts of a sample as one, padded to as many captions as the longest has."""
+    k = max(part.valid.shape[1] for part in parts)
+    missing = [k - part.valid.shape[1] for part in parts]
+    images = [part.image for part in parts if part.image is not None]
+    return MiningFeatures(
+        torch.cat(images) if images else None,
+        torch.cat([F.pad(part.text, (0, 0, 0, more)) for part, more in zip(parts, missing, strict=True)]),
+        torch.cat([F.pad(part.valid, (0, more)) for part, more in zip(parts, missing, strict=True)]),
+        torch.cat([part.ids for part in parts]),
+    )

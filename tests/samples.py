@@ -1,0 +1,29 @@
+"""Features of a few shards, for tests."""
+
+from collections.abc import Sequence
+
+import torch
+
+from open_clip_fff.assignment.reference import MiningFeatures
+from open_clip_fff.sampling.draw import Draw
+from open_clip_fff.sampling.extractors import FrozenExtractor
+from open_clip_fff.sampling.reading import Reading, joined
+from open_clip_fff.settings import CaptionSettings
+from open_clip_fff.shardwise.tars import count_samples
+from open_clip_fff.towers.frozen import FrozenModel
+
+
+def plain(work, **_):
+    """No bar."""
+    return work
+
+
+def reading(urls: Sequence[str], captions: CaptionSettings, frozen: FrozenModel) -> Reading:
+    """All samples of some shards."""
+    draw = Draw(urls, 10_000, 0, count_samples, plain)
+    return Reading(draw, captions, [FrozenExtractor(frozen)], torch.device("cpu"), plain)
+
+
+def sample_features(urls: Sequence[str], captions: CaptionSettings, frozen: FrozenModel, limit: int) -> MiningFeatures:
+    """The features of the first `limit` images of some shards, in order."""
+    return joined(list(reading(urls, captions, frozen).parts())).features[0].some(slice(limit))
