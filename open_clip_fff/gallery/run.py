@@ -109,13 +109,13 @@ def gather(plan: Plan, draw: Draw, wanted: Wanted, progress: Progress) -> Gather
     for batch in reading.parts(wanted.batch):
         if judge is not None and plan.connection is not None:
             captions, crops = zip(*((each.row.captions, each.image[1]) for each in batch.pictures), strict=True)
-            start, (gate, *_, hardest) = sum(len(part.pictures) for part in parts), batch.features * 2
+            start, gate, hardest = sum(len(part.pictures) for part in parts), batch.features[0], batch.features[-1]
             said = said + judge_batch(hardest, gate, captions, crops, judge, plan.connection, start)
         parts.append(batch._replace(pictures=[each._replace(image=each.image[0]) for each in batch.pictures]))
     whole = joined(parts) if parts else Images([], [])
-    features = dict(zip(extractors, whole.features, strict=False))
-    mining, hardest = (None if each is None else features.get(each) for each in (wanted.mining, wanted.hardest))
-    return Gathered(whole.pictures, mining, hardest, said, reading.left_out)
+    features: dict[FeatureExtractor | None, MiningFeatures] = dict(zip(extractors, whole.features, strict=False))
+    by = features.get(wanted.mining), features.get(wanted.hardest)
+    return Gathered(whole.pictures, *by, said, reading.left_out)
 
 
 def _parts(
