@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from open_clip_fff.settings.flags import flag_parser
+from open_clip_fff.settings.fields import value_text
+from open_clip_fff.settings.flags import GROUPS, as_flag, flag_parser, flags_of
 from open_clip_fff.settings.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -16,6 +17,7 @@ PAGES = [
     path for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))) if path.exists()
 ]
 TEXT = "\n".join(path.read_text() for path in PAGES if path.name != "flags.md")  # which is made of the flags
+OF_TRAINING = ("captions", "faults", "losses", "mafa", "mining")  # pages whose flags are training's
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
@@ -75,6 +77,21 @@ def test_its_snippet_runs():
 def test_every_flag_of_ours_is_explained():
     for action in flag_parser()._actions:
         assert f"{action.option_strings[0]}" in TEXT, action.option_strings[0]
+
+
+def test_defaults_that_pages_quote_are_the_settings():
+    flags = {as_flag(flag.name): flag for group in GROUPS for flag, _ in flags_of(group)}
+    quoted = set()
+    pages = "\n".join((ROOT / "docs" / f"{name}.md").read_text() for name in OF_TRAINING)
+    for table in re.findall(r"^\| flag \| default \|.*\n((?:\|.*\n)+)", pages, flags=re.MULTILINE):
+        for row in table.splitlines():
+            cells = re.split(r" (?<!\\)\|(?: |$)", row.removeprefix("| "))
+            flag = flags.get(cells[0].strip("| `").split()[0])
+            # where there are words for it, pages have words of their own
+            if flag and flag.default not in (None, ()) and flag.default_text == value_text(flag.default):
+                quoted.add(flag.name)
+                assert flag.default_text in cells[1], row
+    assert {"p1", "p1_prime", "group_queue", "smoothing", "timeout", "trim_multiple"} <= quoted
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -113,11 +113,15 @@ def test_sources_keep_their_order():
         ("--loss", "fff", "--logit-scale-init", "101"),
         ("--loss", "fff", "--logit-lr-mult", "0"),
         ("--method", "fff", "--mined-cap", "0"),
+        ("--method", "grit", "--group-queue", "100"),
+        ("--method", "mafa", "--discriminator", "x", "--match-positive", "0.4"),
+        ("--loss", "s-itc", "--smoothing-start", "-1"),
     ],
 )
 def test_numbers_out_of_range(argv):
-    with pytest.raises(UsageError, match=argv[-1]):
+    with pytest.raises(UsageError, match=argv[-1]) as error:
         plan(*argv)
+    assert argv[-2] in str(error.value)
 
 
 def test_every_flag_has_a_default_or_is_the_method():

@@ -20,7 +20,7 @@ from open_clip_fff.host.open_clip_files import check_pictures, check_pretrained,
 from open_clip_fff.host.open_clip_flags import check_flags
 from open_clip_fff.hub.description import CONFIG_NAME
 from open_clip_fff.losses.sigmoid_tile import triton_obstacle
-from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.settings.captions import OF_TARS, CaptionSettings
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.objective import OURS
 from open_clip_fff.settings.plan import Plan
@@ -136,7 +136,7 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     if args.siglip and name not in (None, "siglip"):
         raise UsageError(f"--siglip: contradicts --loss {name}; drop one of them")
     if args.train_data and dataset_kind(args) == "csv":
-        for name in sorted({"text_key", "json_text_key", "caption_sidecar", "split_sentences"} & plan.typed):
+        for name in sorted(OF_TARS & plan.typed):
             raise UsageError(f"{as_flag(name)}: is for tars; for a CSV use --csv-caption-key 'title;caption'")
     if plan.features == "precomputed" and (not args.train_data or dataset_kind(args) != "webdataset"):
         raise UsageError("--mining-features precomputed: stored features go with tars; use --mining-features frozen")

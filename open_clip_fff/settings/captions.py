@@ -9,6 +9,7 @@ from open_clip_fff.settings.numbers import number
 from open_clip_fff.settings.upstream import Upstream
 from open_clip_fff.settings.words import Topic, code, codes
 
+OF_TARS = frozenset({"text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences"})
 PATTERN = "re:"  # a json key that is a regular expression over field names
 
 
@@ -126,16 +127,16 @@ class CaptionSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.text_keys and not self.json_keys and self.sidecar is None:
-            raise ValueError("no caption source: name a tar member, a json field or a sidecar")
+            raise ValueError("no caption source: name one with --text-key, --json-text-key or --caption-sidecar")
         for _, field in self.json_fields:
             if field.startswith(PATTERN):
                 try:
                     re.compile(field.removeprefix(PATTERN))
                 except re.error as error:
-                    raise ValueError(f"{field} is no regular expression ({error})") from None
+                    raise ValueError(f"--json-text-key {field}: is no regular expression ({error})") from None
         least, most = self.words
         if least < 0 or (most is not None and most < max(least, 1)):
-            raise ValueError(f"captions of {least} to {most} words: nothing fits")
+            raise ValueError(f"--caption-words {least}:{most}: nothing fits")
 
     def describe(self, upstream: Upstream) -> Topic:
         """How many captions of an image were in a batch, and where they were from."""

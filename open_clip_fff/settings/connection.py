@@ -86,15 +86,15 @@ class ConnectionSettings(Settings):
         super().__post_init__()
         if not 0.0 <= self.negative <= self.positive <= 1.0:
             raise ValueError(
-                f"thresholds of the discriminator are {self.negative} and {self.positive}: "
-                f"0 <= negative <= positive <= 1"
+                f"--match-negative {self.negative} and --match-positive {self.positive}: 0 <= negative <= positive <= 1"
             )
         if self.discriminator.split(":")[0] == COSINE and (self.positive, self.negative) == (POSITIVE, NEGATIVE):
             raise ValueError(
-                f"{self.discriminator} judges by its cosine, which is no probability: {POSITIVE} and {NEGATIVE} mean "
-                f"nothing there; give thresholds of your own (eval/similarities.py draws the cosines of your data)"
+                f"--discriminator {self.discriminator}: judges by its cosine, which is no probability: {POSITIVE} "
+                f"and {NEGATIVE} mean nothing there; give thresholds of your own "
+                f"(eval/similarities.py draws the cosines of your data)"
             )
-        object.__setattr__(self, "gate", threshold(self.gate, "the gate"))
+        object.__setattr__(self, "gate", threshold(self.gate, "--match-gate"))
 
     def verdict(self, q: "Tensor") -> "Tensor":
         """What follows from q, a float tensor [...]: int8 [...], +1 a positive, -1 a true negative, 0 ignored.

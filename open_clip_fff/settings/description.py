@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from open_clip_fff.settings.captions import OF_TARS
 from open_clip_fff.settings.fields import field_text, fields_by_flag, has_effect, value_text
 from open_clip_fff.settings.flags import as_flag
 from open_clip_fff.settings.methods import METHODS, TITLES
@@ -17,7 +18,6 @@ TYPED, DEFAULT, FOLLOWS = "typed", "default", "the other settings"
 # flags whose part is not there while they are off: that they are is said by themselves
 _SWITCHES = {"discriminator", "zeroshot_data"}
 _NOBODY = object()
-_OF_TARS = {"text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences"}
 
 
 class Setting(NamedTuple):
@@ -67,7 +67,7 @@ def settings(plan: Plan, upstream: Upstream) -> list[Setting]:
     """Every setting of ours, the method first."""
     preset = f"method {plan.method}"
     method = Setting("method", plan.method or "none", TYPED if plan.method else DEFAULT, plan.method is not None)
-    idle = _OF_TARS if upstream.data != "webdataset" else set()
+    idle = OF_TARS if upstream.data != "webdataset" else frozenset()
     found = [method]
     for kind in OWNERS:
         for flag, field in fields_by_flag(kind).items():

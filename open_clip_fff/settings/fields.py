@@ -70,7 +70,7 @@ class Settings:
         needs: what has to be typed for it to take part, where its flags are refused without that.
 
     Raises:
-        ValueError: for a value out of range, in one line.
+        ValueError: for a value out of range, in one line that names its flag.
     """
 
     group: ClassVar[str] = ""
@@ -79,12 +79,19 @@ class Settings:
     def __post_init__(self) -> None:
         for field in fields_by_flag(type(self)).values():
             about, value = flag_of(field), getattr(self, field.name)
+            flag = as_flag(about.name)
             if value is None:
                 continue
             if about.choices is not None and value not in about.choices:
-                raise ValueError(f"{field.name} is {value!r}: choose from {', '.join(about.choices)}")
+                raise ValueError(f"{field.name} is {value!r}: choose from {', '.join(about.choices)} ({flag})")
             if about.check is not None and not about.check[0](value):
-                raise ValueError(about.check[1].format(value))
+                said = about.check[1].format(value)
+                raise ValueError(said if flag in said else f"{said} ({flag})")
+
+
+def as_flag(name: str) -> str:
+    """A setting's name as its flag: `p1_prime` as `--p1-prime`."""
+    return "--" + name.replace("_", "-")
 
 
 def flag_of(field: dataclasses.Field) -> Flag:

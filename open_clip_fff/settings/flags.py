@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings.fields import Flag, fields_by_flag, flag_of, kinds
+from open_clip_fff.settings.fields import Flag, as_flag, fields_by_flag, flag_of, kinds
 from open_clip_fff.settings.methods import METHODS
 from open_clip_fff.settings.names import split_names
 from open_clip_fff.settings.table import OWNERS
@@ -33,11 +33,6 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
-
-
-def as_flag(name: str) -> str:
-    """A setting's name as its flag: `p1_prime` as `--p1-prime`."""
-    return "--" + name.replace("_", "-")
 
 
 def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -67,7 +67,10 @@ class GroupingSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.queue < self.search_space:
-            raise ValueError(f"queue is {self.queue}: it must hold a whole search_space, which is {self.search_space}")
+            raise ValueError(
+                f"queue is {self.queue}: it must hold a whole search_space, which is {self.search_space} "
+                f"(--group-queue, --group-search-space)"
+            )
 
     def describe(self, trained: int | None = None) -> Topic:
         """How mini-batches are put together; `trained` is that of `words.since`."""

@@ -89,7 +89,10 @@ class Smoothing(Settings):
     def check_made(self, impl: str, dist_impl: str) -> None:
         """Raises ValueError where a loss that is computed like this has not all of it."""
         if (self.stop_gradient or self.consistency) and (impl == "tiled" or dist_impl == "ring"):
-            raise ValueError("stop_gradient and consistency need all logits at once: impl dense, dist_impl gather")
+            raise ValueError(
+                "stop_gradient and consistency (--itc-stop-gradient, --itc-consistency) need all logits at once: "
+                "impl dense, dist_impl gather (--loss-impl, --loss-dist-impl)"
+            )
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,10 @@ def _expand(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
     preset: dict[str, Any] = dict(METHODS[method]) if method else {}
     if "mining_model" in given:
         preset.pop("mining_pretrained", None)  # a preset's weights belong to the preset's model
-    values = {name: {**preset, **given}.get(name, default) for name, default in DEFAULTS.items()}
-    for name in ("model_config", "plugin"):
-        values[name] = tuple(values[name])
+    said = {**DEFAULTS, **preset, **given}  # a flag that may be repeated is typed as a list
+    values: dict[str, Any] = {
+        name: tuple(said[name]) if isinstance(said[name], list) else said[name] for name in DEFAULTS
+    }
     stock = LossSettings(values["loss"]).stock
     if values["caption_policy"] is None:
         values["caption_policy"] = "first" if stock else "all"
