@@ -46,5 +46,5 @@ setup(
         # The sparse sums of eval/compare.py's bootstrap; scikit-learn brings it.
         "scipy",
     ],
-    extras_require={"test": ["pytest", "pytest-xdist", "hypothesis"]},
+    extras_require={"test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"]},
 )

@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
-# The tests. `bash scripts/test.sh` runs all of them, `bash scripts/test.sh quick` those without whole programs;
-# further arguments go to pytest.
+# The tests, and ruff before them. `bash scripts/test.sh` runs mypy and all tests, `bash scripts/test.sh quick` those
+# without whole programs and trainings; further arguments go to pytest.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
 cd "$FFF_ROOT"
 
+"$PYTHON" -m ruff check --quiet .
+"$PYTHON" -m ruff format --quiet --check .
 MARK=()
 if [ "${1:-}" = quick ]; then
   MARK=(-m "not slow")
   shift
+elif [ $# = 0 ]; then
+  "$PYTHON" -m mypy --no-error-summary open_clip_fff
 fi
 # One thread per process: the tests run two at a time, and small tensors gain nothing from more.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false

@@ -6,6 +6,8 @@ import pytest
 
 from tests.test_training import FFF, mining
 
+pytestmark = pytest.mark.slow  # trainings, each from its start to its end
+
 RATE = ["--mined-per-image", "1.5"]
 STARTS = r"Logit bias starts at (-?[\d.]+): share of positives ([\d.]+)%(.*?), scale .* over ([\d,]+) pairs"
 

@@ -20,6 +20,8 @@ from tests.samples import plain, sample_features
 from tests.test_assignment import OFF
 from tests.test_features import STILL, embed
 
+pytestmark = pytest.mark.slow  # trainings, each from its start to its end
+
 JUDGE = ["--plugin", "tests.colour_judge", "--discriminator", "colours"]
 
 
@@ -115,7 +117,6 @@ def test_thresholds_of_ones_own_data(calibrated, shards, training, teacher, tiny
     assert few["name"].tolist()[:2] == ["p1", "p3"] and "--p2 off" in out and "in batches of 8:" in out
 
 
-@pytest.mark.slow
 def test_training_mines_what_was_expected(calibrated, trainer, training, teacher):
     table, flags, _ = calibrated("--mined-per-image", "3", "--", *training)
     common = ["--method", "fff", "--json-text-key", "captions", "--epochs", "4", "--lr", "1e-6"]
@@ -126,7 +127,6 @@ def test_training_mines_what_was_expected(calibrated, trainer, training, teacher
         assert np.mean(mined) == pytest.approx(table["mined_per_image"].iloc[-1], rel=0.2), name
 
 
-@pytest.mark.slow
 def test_stored_features_give_the_same(calibrated, training, tmp_path):
     assert embed("--out", str(tmp_path / "features"), "--", *training[:-2]) == 0
     by_model, _, _ = calibrated("--", *training)

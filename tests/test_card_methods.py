@@ -16,6 +16,8 @@ from open_clip_fff.settings.description import settings
 from open_clip_fff.settings.flags import as_flag, split
 from tests.conftest import colour_sample, write_tar
 
+pytestmark = pytest.mark.slow  # trainings, each from its start to its end
+
 MINER = ["--mining-features", "frozen", "--mining-model", "tiny-clip", "--mining-pretrained", "@teacher"]
 MANY = ["--captions-per-image", "4", "--json-text-key", "captions"]
 GROUPED = ["--group-search-space", "32", "--class-key", "cls"]

@@ -17,6 +17,8 @@ from open_clip_fff.whole import whole_folder, write_whole
 from tests.conftest import Trainer
 from tests.full_disk import full_disk
 
+pytestmark = pytest.mark.slow  # trainings, each from its start to its end
+
 CLIP = ["--method", "clip"]
 EMA = [*CLIP, "--ema-decay", "0.5"]
 OTHER = ["--method", "fff", "--mining-features", "off", "--captions-per-image", "4", "--json-text-key", "captions"]

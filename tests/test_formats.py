@@ -21,7 +21,10 @@ from tests.conftest import Trainer, write_tar
 from tests.test_training import assert_equal_checkpoints
 
 FLICKR = Path(os.environ.get("SHARED_DATA", "")) / "flickr8k" / "train-00.tar"
-pytestmark = pytest.mark.skipif(not FLICKR.exists(), reason="$SHARED_DATA names no folder with flickr8k/train-00.tar")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not FLICKR.exists(), reason="$SHARED_DATA names no folder with flickr8k/train-00.tar"),
+]
 
 ROWS, SHARDS = 96, 2
 STILL = ["--aug-cfg", "scale=(1.0,1.0)"]  # the same pixels at every visit

@@ -10,6 +10,8 @@ from tests import recorder
 from tests.conftest import DRAWN
 from tests.test_training import FFF, assert_equal_checkpoints
 
+pytestmark = pytest.mark.slow  # trainings, each from its start to its end
+
 PLAIN = ["--loss", "softmax", "--batch-size", "4", "--captions-per-image", "2", "--json-text-key", "captions"]
 RECORDED = ["--plugin", "tests.recorder", "--logit-bias-init", "-10"]
 GRIT = ["--batch-hooks", "grit;recorder", "--group-search-space", "12", "--group-queue", "24"]

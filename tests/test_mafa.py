@@ -12,6 +12,8 @@ from tests import colour_judge
 from tests.conftest import colour_sample, write_tar
 from tests.matching_models import make
 
+pytestmark = pytest.mark.slow  # trainings, each from its start to its end
+
 JUDGE = ["--plugin", "tests.colour_judge", "--discriminator", "colours", "--json-text-key", "captions"]
 MAFA = ["--method", "mafa", "--group-search-space", "32", "--captions-per-image", "2", "--caption-policy", "all"]
 RATE = r"False negatives: ([\d.]+)% \(of images ([\d.]+)%, of captions ([\d.]+)%, truly ([\d.]+)%, right ([\d.]+)%"

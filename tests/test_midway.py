@@ -23,8 +23,9 @@ from tests.conftest import colour_sample, write_tar
 from tests.test_resuming import FFF, RANDOM, RUNS
 from tests.test_training import assert_equal_checkpoints
 
+pytestmark = pytest.mark.slow  # trainings, each from its start to its end
+
 EIGHT = ["--batch-size", "8"]  # 8 steps an epoch of the tars, 4 of the table: workers are in the middle of their turns
-QUICK = ("fff-tars-2", "clip-csv-2")
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def names(trainer, run: str) -> list[str]:
     return sorted(path.name for path in (trainer.run(run) / "checkpoints").glob("epoch*"))
 
 
-@pytest.mark.parametrize("kind", [pytest.param(x, marks=[] if x in QUICK else pytest.mark.slow) for x in RUNS])
+@pytest.mark.parametrize("kind", RUNS)
 def test_a_run_stopped_in_an_epoch_is_the_straight_run(trainer, kind):
     argv = [*RUNS[kind], *RANDOM, *EIGHT, "--epochs", "2"]
     data, step = ([*trainer.table[:-1], "title;pseudo"], 3) if "csv" in kind else (trainer.tars, 5)
@@ -88,7 +89,7 @@ def damaged(tmp_path):
     return ["--train-data", str(tmp_path / "{00..03}.tar"), "--train-num-samples", "76"]
 
 
-@pytest.mark.parametrize("workers", [pytest.param("0", marks=pytest.mark.slow), "2"])
+@pytest.mark.parametrize("workers", ["0", "2"])
 def test_everything_goes_on(trainer, damaged, workers):
     argv = [*ALL, "--workers", workers, "--epochs", "3"]
     assert trainer(*argv, "--name", "straight", data=damaged) == 0
@@ -256,7 +257,6 @@ def wait_for(text: str, out, seconds: float = 90) -> None:
 SLOWLY = [*FFF, *EIGHT, "--workers", "2", "--plugin", "tests.stopping", "--epochs", "40", "--batch-hooks", "stopping"]
 
 
-@pytest.mark.slow
 def test_a_second_signal_ends_at_once(trainer, tmp_path):
     """The first is in a step that takes long; both reach the whole group, whose workers hear neither."""
     out = tmp_path / "log"
@@ -274,7 +274,6 @@ def test_a_second_signal_ends_at_once(trainer, tmp_path):
     assert "Traceback" not in out.read_text() and "step" not in "".join(names(trainer, "x"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("who", ["torchrun", "rank 1"])
 def test_two_ranks_stop_together_and_go_on(trainer, tmp_path, who):
     """torchrun signals each rank's whole group, workers and all; a rank that is told alone tells the other."""

@@ -9,6 +9,8 @@ from tests.conftest import DRAWN
 from tests.test_short_epochs import Launched
 from tests.test_training import assert_equal_checkpoints
 
+pytestmark = pytest.mark.slow  # trainings, each from its start to its end
+
 # OpenCLIP's random crops are its default
 RANDOM = ["--force-patch-dropout", "0.5", "--caption-policy", "sample"]
 FFF = ["--method", "fff", "--mining-features", "off", "--captions-per-image", "2", "--json-text-key", "captions"]
@@ -65,7 +67,6 @@ def test_random_generators_that_are_missing_are_told(trainer):
     assert "epoch_1.extra is not there" in told("no-file")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", [FFF, DRAWN], ids=["fff", "clip"])
 def test_two_ranks_resume_exactly(trainer, tmp_path, method):
     def launched(name: str, *more: str) -> None:

@@ -9,6 +9,8 @@ import torch
 from tests.conftest import DRAWN
 from tests.test_training import FFF, assert_equal_checkpoints
 
+pytestmark = pytest.mark.slow  # trainings, each from its start to its end
+
 STILL = ["--aug-cfg", "scale=(1.0,1.0)"]  # the same crop at each visit
 EMA = [*FFF, "--mining-features", "ema", "--ema-decay", "0.9", "--mining-warmup", "3"]
 RATE = ["--mined-per-image", "1.5"]
