@@ -36,6 +36,8 @@ def test_rows_have_names_of_their_own_and_are_found_by_them(faults, capsys):
     assert faults.main(["--list"]) == 0
     names = capsys.readouterr().out.splitlines()
     assert len(names) == len(set(names)) == len(faults.FAULTS) and names[0].startswith("data runs no code: ")
+    page = (ROOT / "docs" / "faults.md").read_text()
+    assert [row.name for row in faults.FAULTS if row.name not in page] == []
     assert faults.main(["--only", "no such row"]) == 2
     assert "no row matches" in capsys.readouterr().err
 
