@@ -61,12 +61,14 @@ def test_its_loss_and_its_hook_train(trainer, tmp_path, monkeypatch):
     assert in_readme.partition("\n@")[2] in parts
 
 
-def test_its_snippet_runs():
-    snippet = next(block for block in BLOCKS if "similarity_assignment" in block)
+@pytest.mark.parametrize("snippet", [block for block in BLOCKS if "similarity_assignment" in block])
+def test_its_snippet_runs(snippet):
     torch.manual_seed(0)
     names = {
         "image": F.normalize(torch.randn(4, 8), dim=-1),
         "text": F.normalize(torch.randn(4, 2, 8), dim=-1),
+        "frozen_image": F.normalize(torch.randn(4, 6), dim=-1),
+        "frozen_text": F.normalize(torch.randn(4, 2, 6), dim=-1),
         "logit_scale": torch.tensor(2.0),
         "logit_bias": torch.tensor(-2.0),
     }
