@@ -18,6 +18,7 @@ setup(
     license="MIT",
     packages=find_packages(include=["open_clip_fff", "open_clip_fff.*"]),
     package_data={f"open_clip_fff.{room}": ["*.jinja"] for room in TEMPLATES},
+    entry_points={"console_scripts": ["open-clip-fff = open_clip_fff.cli:main"]},
     python_requires=">=3.11",
     install_requires=[
         "open_clip_torch==3.3.*",  # the seams of open_clip_fff/host are those of 3.3

@@ -1,50 +1,11 @@
-"""Compares models that eval/zero_shot.py has scored: one table with intervals, plots, and a page.
+"""`open-clip-fff compare`, from a clone: see open_clip_fff/commands/compare.py, or --help."""
 
-    python eval/compare.py --baseline clip=logs/clip --baseline 'one of 5=logs/sample-0,logs/sample-1' \\
-        'fff=logs/fff-?' ViT-B-32-quickgelu,openai
-
-Every model is [LABEL=]WHAT[,WHAT...]; several WHAT are seeds of one row. WHAT is what eval/zero_shot.py was given (a
-run folder, a checkpoint, a hub folder, NAME,TAG) or the model's folder in the store.
-
-Writes OUT/index.html, table.csv, table.md, comparison.json, change.png, and from the runs' own folders curves.png,
-scalars.png and mining.png.
-"""
-
-import argparse
-import shutil
 import sys
-from pathlib import Path
+from functools import partial
 
-from open_clip_fff.comparison.run import Comparison, compare
-from open_clip_fff.errors import UsageError
+from open_clip_fff.commands import compare
 
-WIDEST = 120
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="compare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="rows to compare")
-    parser.add_argument(
-        "--baseline",
-        action="append",
-        required=True,
-        metavar="MODEL",
-        help="a row to compare with; may be repeated: changes are against the first",
-    )
-    parser.add_argument("--store", type=Path, default=Path("eval-results"), help="scores (default: eval-results)")
-    parser.add_argument("--out", type=Path, default=Path("comparison"), help="folder to write (default: comparison)")
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: 2000)")
-    arguments = parser.parse_intermixed_args()
-    wanted = Comparison(arguments.baseline, arguments.models, arguments.store, arguments.out, arguments.resamples)
-    try:
-        print(compare(wanted, min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)))
-    except UsageError as error:
-        print(f"compare.py: error: {error}", file=sys.stderr)
-        sys.exit(2)
-
+main = partial(compare.main, prog="eval/compare.py")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

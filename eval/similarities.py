@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_clip_fff.hub.loading import FORMS, local
+from open_clip_fff.hub.forms import FORMS
+from open_clip_fff.hub.loading import local
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import calibrate

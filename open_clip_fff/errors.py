@@ -1,5 +1,6 @@
 """The one exception that a person at a terminal is meant to read."""
 
+import os
 import re
 
 
@@ -16,6 +17,11 @@ class OneRankError(UsageError):
 
 class ToldError(UsageError):
     """The same on a process that leaves the telling to another one."""
+
+
+def first_rank() -> bool:
+    """Whether this is the first of the processes that torchrun started, or the only one: it speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def own_words(error: BaseException) -> str:

@@ -1,16 +1,10 @@
 """What all ranks know together, without gradient, and what goes round them: plain torch.distributed."""
 
-import os
 from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-
-
-def first_rank() -> bool:
-    """Whether this is the first of the processes that torchrun started, or the only one: it speaks for all."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def gather_constant(tensor: Tensor, world_size: int) -> Tensor:

@@ -21,8 +21,10 @@ from tqdm import tqdm
 
 from open_clip_fff.analysis.run import PAGE, Analysis, Wanted, analyse
 from open_clip_fff.analysis.tables import LEFT_OUT, NAMES
+from open_clip_fff.commands.program import as_program
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, printable, reason
+from open_clip_fff.host.arguments import parse_open_clip
 from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
@@ -32,7 +34,6 @@ from open_clip_fff.sampling.extractors import extractor_of
 from open_clip_fff.settings import Plan
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.settings.mining import SELF
-from open_clip_fff.shardwise.run import as_program
 from open_clip_fff.shardwise.tars import count_samples
 from open_clip_fff.whole import write_whole
 
@@ -100,7 +101,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
         raise UsageError(
             f"--mining-features {plan.features}: there is no model to look with; choose frozen, precomputed or text"
         )
-    plan, urls, open_clip = training_shards(plan, others)
+    plan, urls, open_clip = training_shards(plan, parse_open_clip(others))
     check_out(args.out)
     args.device = usable(args.device)
     one = dataclasses.replace(plan.captions, per_image=1)  # that no image has so many as ALL is no mistake

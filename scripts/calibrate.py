@@ -19,9 +19,11 @@ from tqdm import tqdm
 from open_clip_fff.calibration.proposal import check_size
 from open_clip_fff.calibration.run import Wanted, calibrate
 from open_clip_fff.calibration.written import FALSE_NEGATIVES, FILES, summary, write
+from open_clip_fff.commands.program import as_program
 from open_clip_fff.connection.outside import judge_of
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.host.arguments import parse_open_clip
 from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
@@ -31,7 +33,6 @@ from open_clip_fff.sampling.extractors import extractor_of
 from open_clip_fff.settings import Plan
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.settings.mining import SELF
-from open_clip_fff.shardwise.run import as_program
 from open_clip_fff.shardwise.tars import count_samples
 
 USUAL_BATCH = 4096  # N where none is said
@@ -95,7 +96,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
     args = parser.parse_args(here)
     chosen = any(flag.split("=")[0] in ("--method", "--loss") for flag in there)
     plan, others = borrow(there, usual={} if chosen else {"method": "fff"})
-    plan, urls, open_clip = training_shards(plan, others)
+    plan, urls, open_clip = training_shards(plan, parse_open_clip(others))
     args.why = "(--global-batch)"
     if args.global_batch is None:
         typed = any(flag.split("=")[0] in ("--batch-size", "--accum-freq") for flag in others)

@@ -20,10 +20,12 @@ from tqdm import tqdm
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.gallery.run import Wanted, gallery
+from open_clip_fff.host.arguments import parse_open_clip
 from open_clip_fff.host.checks import preview_training_data
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
-from open_clip_fff.hub.loading import FORMS, load_model
+from open_clip_fff.hub.forms import FORMS
+from open_clip_fff.hub.loading import load_model
 from open_clip_fff.report.plan_text import plain
 from open_clip_fff.sampling.draw import Draw
 from open_clip_fff.sampling.extractors import FeatureExtractor, FrozenExtractor, extractor_of
@@ -97,7 +99,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan, list[str]]:
     args = parser.parse_args(here)
     chosen = any(flag.split("=")[0] in ("--method", "--loss") for flag in there)
     plan, others = borrow(there, usual={} if chosen else {"method": "fff"})
-    plan, urls, open_clip = training_shards(plan, others)
+    plan, urls, open_clip = training_shards(plan, parse_open_clip(others))
     if args.batch_size is None:
         args.batch_size = open_clip.batch_size * open_clip.accum_freq
     check(args, plan)

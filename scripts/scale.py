@@ -1,74 +1,11 @@
-"""What a large data set will take, from what a sample of it took: hours, disk, and money at your price of a GPU.
+"""`open-clip-fff scale`, from a clone: see open_clip_fff/commands/scale.py, or --help."""
 
-    python scripts/scale.py --images 30e6 --gpus 64 --price 2.5 \\
-        --shards shards --captions captions --caption-rate 38 --features features --embed-rate 900 \\
-        --train-rate 1100 --epochs 32
-
-Folders are those that pack.py, caption.py and embed.py wrote of a sample, and bytes per image are read from them. Rates
-are images per second of one GPU, as those programs and training print them: measure them on one shard of your own.
-"""
-
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 
-from open_clip_fff.errors import UsageError
-from open_clip_fff.shardwise.costs import Step, bytes_per_image, costs
-from open_clip_fff.shardwise.run import as_program
+from open_clip_fff.commands import scale
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the table."""
-    return as_program("scale.py", lambda: run(parse(argv)))
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line.
-
-    Raises:
-        UsageError: for a number that is none, or not above 0.
-    """
-    parser = argparse.ArgumentParser(prog="scripts/scale.py", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=float, required=True, help="of the whole data set, 30e6 say")
-    parser.add_argument("--gpus", type=int, default=1, help="that share the work (default: 1)")
-    parser.add_argument("--price", type=float, help="of one GPU for an hour, in any currency (default: no costs)")
-    for name, what in (("shards", "packed shards"), ("captions", "captions"), ("features", "stored features")):
-        parser.add_argument(f"--{name}", type=Path, metavar="DIR", help=f"{what} of a sample, for bytes per image")
-    for name in ("pack", "caption", "embed", "train"):
-        parser.add_argument(f"--{name}-rate", type=float, metavar="X", help="images per second of one GPU (or process)")
-    parser.add_argument("--epochs", type=float, default=32, help="of training (default: 32)")
-    args = parser.parse_args(argv)
-    for name, value in vars(args).items():
-        if isinstance(value, int | float) and not value > 0:
-            raise UsageError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
-    return args
-
-
-def run(args: argparse.Namespace) -> int:
-    """Prints the table of the steps that were named.
-
-    Raises:
-        UsageError: if none was, or a folder is not one of ours.
-    """
-    found = []
-    for flag, name, folder, rate, visits in (
-        ("shards", "pack", args.shards, args.pack_rate, 1),
-        ("captions", "caption", args.captions, args.caption_rate, 1),
-        ("features", "embed", args.features, args.embed_rate, 1),
-        ("", f"train, {args.epochs:g} epochs", None, args.train_rate, args.epochs),
-    ):
-        if folder is not None or rate is not None:
-            size = None if folder is None else bytes_per_image(folder, f"--{flag}")
-            found.append(Step(name, rate, size, visits))
-    if not found:
-        raise UsageError("name at least one rate or folder, such as --caption-rate 38 --captions captions")
-    table = costs(found, args.images, args.gpus, args.price)
-    price = "" if args.price is None else f", {args.price:g} for a GPU's hour"
-    print(f"{args.images:,.0f} images on {args.gpus} GPUs{price}; each step's hours if nothing else runs\n")
-    print(table.dropna(axis="columns", how="all").to_string(float_format="{:,.1f}".format, na_rep="–"))
-    return 0
-
+main = partial(scale.main, prog="scripts/scale.py")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -218,7 +218,7 @@ def bert_clip(tmp_path_factory):
 @pytest.fixture
 def export_here():
     """The export of a run or checkpoint, checked in this process: a second one takes seconds to start."""
-    from open_clip_fff.export import export
+    from open_clip_fff.commands.work.export import export
     from open_clip_fff.hub.source import choose
 
     def check(folder: Path, loaded) -> None:

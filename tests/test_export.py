@@ -11,8 +11,8 @@ import open_clip
 import pytest
 import torch
 
+from open_clip_fff.commands.work.export import export as write
 from open_clip_fff.errors import UsageError
-from open_clip_fff.export import export as write
 from open_clip_fff.export import main as export
 from open_clip_fff.hub.alone import answers
 from open_clip_fff.hub.fresh_process import check_alone

@@ -3,12 +3,16 @@
 import ast
 import importlib
 import json
+import os
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from open_clip_fff.cli import COMMANDS
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +50,46 @@ for line, message in {wrong}.items():
     assert imported(code, HEAVY) == []
 
 
+def test_help_of_every_command_waits_for_nothing():
+    code = """
+import contextlib, io
+from open_clip_fff.cli import COMMANDS, main
+for line in [["--help"], *([name, "--help"] for name in COMMANDS)]:
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            code = main(line)
+        except SystemExit as end:
+            code = end.code
+    assert not code and "usage: " in out.getvalue(), line
+"""
+    assert imported(code, HEAVY) == []
+
+
+def test_mistakes_in_commands_wait_for_nothing():
+    wrong = {
+        "train --tpyo": "--tpyo",
+        "pack pictures --out x --only A": "--only A: write COLUMN=VALUE",
+        "caption --train-data x.tar --out y --beams 3": "--beams: goes with --decoding beam",
+        "embed --out x -- --mining-model ViT-B-32 --tpyo": "--tpyo",
+        "embed --out x -- --p1 2": "p1",
+        "probe m --data-root x --shots 0": "--shots 0: must be 1 or more",
+        "retrieval-set x.tar --out y --captions 0": "--captions 0",
+        "train-captioner --model m --out x --steps 0": "--steps 0",
+        "train-discriminator --model m --out x --train-data y --p1 0.3": "--p1: neither a flag",
+        "scale --images 0": "--images 0: must be above 0",
+        "export run --out x --private": "--private: goes with --push",
+        "exprot run": "did you mean export?",
+    }
+    code = f"""
+import contextlib, io
+from open_clip_fff.cli import main
+for line, message in {wrong}.items():
+    with contextlib.redirect_stderr(io.StringIO()) as err:
+        assert main(line.split()) == 2 and message in err.getvalue(), (line, err.getvalue())
+"""
+    assert imported(code, HEAVY) == []
+
+
 @pytest.mark.parametrize("package", LAZY)
 def test_lazy_names_are_all_there(package):
     module = importlib.import_module(package)
@@ -74,3 +118,30 @@ def test_training_without_zero_shot_sets_imports_neither_clip_benchmark_nor_scik
     code = "import sys\nfrom open_clip_fff.train import main\nassert main(sys.argv[1:]) == 0"
     assert imported(code, ["torch", "clip_benchmark", "sklearn"], *flags.split()) == ["torch"]
     assert (tmp_path / "run" / "checkpoints" / "epoch_1.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_wheel_has_every_command_outside_of_the_clone(tmp_path):
+    """Built, unpacked, and asked for each help from another folder, with the wheel's files before all others."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "open_clip_fff", source / "open_clip_fff", ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(site)
+    entry = next(site.glob("*.dist-info/entry_points.txt")).read_text()
+    assert "open-clip-fff = open_clip_fff.cli:main" in entry
+    assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"open_clip_fff"}
+    there = {path.relative_to(ROOT) for path in (ROOT / "open_clip_fff").rglob("*") if path.suffix in (".py", ".jinja")}
+    assert there and all((site / path).exists() for path in there)  # templates, too
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    for name in COMMANDS:
+        command = [sys.executable, "-m", "open_clip_fff", name, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=60)
+        assert done.returncode == 0 and "usage: " in done.stdout, (name, done.stderr)

@@ -5,6 +5,7 @@ from typing import Any
 
 from open_clip_fff.errors import UsageError
 
+DTYPES = ("float32", "float16", "bfloat16")  # of a captioner, by torch's names
 HOW = {"nucleus": ("top_p", "temperature", "tries"), "beam": ("beams",), "greedy": ()}  # and which settings are its own
 
 

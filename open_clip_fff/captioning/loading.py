@@ -13,7 +13,6 @@ from open_clip_fff.connection.loading import MEND, absent_weights, quiet
 from open_clip_fff.errors import UsageError, reason
 
 READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # what transformers may read of a folder
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def configuration(name: str) -> Any:
@@ -66,7 +65,7 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
         name: of the hub, or a folder.
         config: its own, as `configuration` gives it.
         prompt: empty for none.
-        dtype: one of DTYPES.
+        dtype: one of decoding.DTYPES.
 
     Raises:
         UsageError: if it cannot be loaded, lacks weights, or cannot take the prompt.
@@ -77,7 +76,7 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
         with quiet():
             load: Any = transformers.AutoModelForImageTextToText.from_pretrained
             model, found = load(
-                name, config=config, dtype=DTYPES[dtype], output_loading_info=True, trust_remote_code=False
+                name, config=config, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
             )
             beside: list[Any] = [transformers.AutoTokenizer, transformers.AutoImageProcessor]
             if config.model_type not in KINDS:

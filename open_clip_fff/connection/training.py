@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from open_clip_fff.connection.defaults import HARD
 from open_clip_fff.connection.matching import MatchingModel
 from open_clip_fff.data.ids import caption_hash
 
 TEMPERATURE = 0.07  # of the cosines; fixed, since transformers' models hold no learned one
-HARD = 0.5  # the share of negatives that are drawn by their cosine, where nothing else is said
 
 
 def losses(

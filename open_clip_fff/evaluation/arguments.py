@@ -1,10 +1,9 @@
-"""What the programs in eval/ that score models have in common: their flags, and models x sets with progress."""
+"""What the programs that score models have in common: models x sets, with progress; their flags are in flags.py."""
 
 import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
@@ -13,50 +12,15 @@ from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.layouts import FoundSet, download, find_sets, how_to_bring, repository
 from open_clip_fff.evaluation.scoring import Evaluate, score_set
 from open_clip_fff.evaluation.store import Score
-from open_clip_fff.hub.loading import FORMS, add_architectures, check_given, load_model
+from open_clip_fff.hub.loading import add_architectures, check_given, load_model
 from open_clip_fff.plural import plural
-
-
-def eval_parser(program: str, description: str) -> argparse.ArgumentParser:
-    """The flags of all."""
-    cuda = torch.cuda.is_available()
-    parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.add_argument("models", nargs="+", metavar="RUN_OR_MODEL", help=FORMS)
-    parser.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="the folder with the sets")
-    parser.add_argument(
-        "--datasets",
-        nargs="+",
-        default=["all"],
-        metavar="SET",
-        help="clip-benchmark's names, or those of folders in webdataset form in DIR; `all` are the paper's 13 and "
-        "whatever else is there (default: all)",
-    )
-    parser.add_argument(
-        "--download", action="store_true", help="fetch sets of the paper that are not there, from the hub"
-    )
-    parser.add_argument(
-        "--store", type=Path, default=Path("eval-results"), metavar="DIR", help="for scores (default: eval-results)"
-    )
-    parser.add_argument("--again", action="store_true", help="score what is in the store once more")
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "amp"),
-        default="amp" if cuda else "fp32",
-        help="clip-benchmark's --no_amp, or its default (default: fp32 on CPU, amp on CUDA)",
-    )
-    parser.add_argument("--batch-size", type=int, default=64, help="images (default: 64, clip-benchmark's)")
-    parser.add_argument("--workers", type=int, default=4, help="that read images (default: 4, clip-benchmark's)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
-    parser.add_argument(
-        "--model-config", action="append", default=[], metavar="FILE|DIR", help="architectures of your own, as json"
-    )
-    return parser
 
 
 def eval_settings(arguments: argparse.Namespace) -> EvalSettings:
     """The flags as settings."""
-    amp = arguments.precision == "amp"
-    return EvalSettings(arguments.device, amp, arguments.batch_size, arguments.workers)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = arguments.precision or ("amp" if torch.cuda.is_available() else "fp32")
+    return EvalSettings(device, precision == "amp", arguments.batch_size, arguments.workers)
 
 
 def prepare(arguments: argparse.Namespace) -> list[FoundSet]:
@@ -138,6 +102,13 @@ def score_models(
             print(f"  {told}", flush=True)
     print(f"\nScores are in {arguments.store}; eval/compare.py sets models side by side.", flush=True)
     return failed
+
+
+def tell_failed(prog: str, failed: int) -> int:
+    """The exit code of a program of which so much failed, which it says."""
+    if failed:
+        print(f"{prog}: {plural(failed, 'scores')} failed, see above", file=sys.stderr, flush=True)
+    return 1 if failed else 0
 
 
 def _told(score: Score, new: bool, rest: float) -> str:

@@ -3,7 +3,7 @@
 clip-benchmark's own probe asks for CUDA; scikit-learn's runs everywhere, on features of either device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -152,3 +152,22 @@ def choose_strength(features: np.ndarray, labels: np.ndarray, probing: ProbeSett
 
 def _fit(features: np.ndarray, labels: np.ndarray, strength: float, probing: ProbeSettings) -> LogisticRegression:
     return LogisticRegression(C=strength, max_iter=probing.max_iter).fit(features, labels)
+
+
+def with_training_images(sets: Sequence[FoundSet], asked: bool) -> dict[FoundSet, FoundSet]:
+    """Each set's training images; a set without them is named, and refused if it was asked for by name.
+
+    Raises:
+        UsageError: as said, and if none is left.
+    """
+    splits = {}
+    for at in sets:
+        try:
+            splits[at] = training_split(at)
+        except UsageError as error:
+            if asked:
+                raise
+            print(f"- {error}", flush=True)
+    if not splits:
+        raise UsageError("--data-root: no set there has training images, see above")
+    return splits

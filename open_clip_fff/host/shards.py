@@ -1,28 +1,25 @@
 """The shards of a training command, for programs that take one whole and do not train."""
 
 import argparse
-from collections.abc import Sequence
 
 from open_clip_train.data import expand_urls
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_open_clip
 from open_clip_fff.host.data import with_data_sets
 from open_clip_fff.host.data_checks import check_files, dataset_kind
 from open_clip_fff.settings.plan import Plan
 
 
-def training_shards(plan: Plan, flags: Sequence[str]) -> tuple[Plan, list[str], argparse.Namespace]:
+def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[str], argparse.Namespace]:
     """The plan with its data sets, the shards of --train-data, and all that OpenCLIP's flags say.
 
     Args:
         plan: what our flags say.
-        flags: OpenCLIP's, those that say how to train among them.
+        args: OpenCLIP's flags, those that say how to train among them.
 
     Raises:
-        UsageError: for what is no flag, and for data that is no tars or not there.
+        UsageError: for data that is no tars or not there.
     """
-    args = parse_open_clip(list(flags))
     if not args.train_data:
         raise UsageError("--train-data: name the shards, behind --")
     if dataset_kind(args) != "webdataset":

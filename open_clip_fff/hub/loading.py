@@ -8,19 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, first_rank, reason
 from open_clip_fff.fingerprint import fingerprint
 from open_clip_fff.hub.activation import activation_note
 from open_clip_fff.hub.building import build
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_folder
 from open_clip_fff.hub.description import CONFIG_NAME, folder_description, read_description
+from open_clip_fff.hub.forms import FORMS
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, fill, filling
-from open_clip_fff.ranks import first_rank
-
-FORMS = (
-    "a run folder, a checkpoint in RUN/checkpoints, a folder in OpenCLIP's hub format, hf-hub:ORG/NAME, or NAME,TAG of "
-    "OpenCLIP (NAME,FILE for weights alone)"
-)
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,11 @@
 """Goes through the shards of this process, and says what became of all."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
-from open_clip_fff.errors import OneRankError, UsageError, reason
+from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.plural import plural
-from open_clip_fff.ranks import first_rank
 from open_clip_fff.shardwise.folder import OutFolder
 from open_clip_fff.shardwise.progress import Progress
 from open_clip_fff.shardwise.record import Record
@@ -102,20 +100,3 @@ def summary(folder: OutFolder, sources: Mapping[str, str], failed: list[str]) ->
     elif len(done) < len(sources):
         lines.append("the others are other processes', or a second start's")
     return "\n".join(lines)
-
-
-def as_program(name: str, body: Callable[[], int]) -> int:
-    """Runs a program's body; a mistake that the user can mend, and Ctrl-C, are a line each and no traceback.
-
-    Returns:
-        What the body gives; 2 for a mistake; 130 for Ctrl-C.
-    """
-    try:
-        return body()
-    except UsageError as error:
-        if isinstance(error, OneRankError) or first_rank():  # the others' line is the same
-            print(f"{name}: error: {reason(error, 1_000)}", file=sys.stderr, flush=True)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; what is whole stays, and a second start does the rest", file=sys.stderr)
-        return 130

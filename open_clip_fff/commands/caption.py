@@ -1,0 +1,102 @@
+"""Writes pseudo-captions of the images in webdataset shards, with BLIP-2 or another captioner of transformers.
+
+    python scripts/caption.py --train-data 'data/{00000..00099}.tar' --out captions --device cuda \\
+        --model Salesforce/blip2-opt-2.7b --captions 5
+
+Writes a parquet per shard, for `--caption-sidecar captions --sidecar-text-key captions`, or with `--into tars` the
+shards again, with the captions in a field of each sample's json. Each file is whole or not there; a second start does
+those that are missing. `torchrun --nproc-per-node 8 scripts/caption.py ...` shares the shards out.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from open_clip_fff.captioning.decoding import DTYPES, HOW, Decoding
+from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.errors import UsageError
+from open_clip_fff.settings.flags import OneLineParser, as_flag
+from open_clip_fff.shardwise.flags import add_flags
+
+FIELD = "generated_captions"
+INTO = ("sidecar", "tars")
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff caption") -> int:
+    """Shards in, captions out."""
+
+    def body() -> int:
+        args, decoding = parse(typed(argv), prog)
+        from open_clip_fff.commands.work.caption import run
+
+        return run(args, decoding)
+
+    return as_program(prog, body)
+
+
+def parse(argv: list[str], prog: str = "open-clip-fff caption") -> tuple[argparse.Namespace, Decoding]:
+    """The command line.
+
+    Raises:
+        UsageError: for a flag that cannot work.
+    """
+    parser = OneLineParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--train-data", required=True, metavar="TARS", help="with braces as in training")
+    add_flags(parser, "the captions")
+    parser.add_argument(
+        "--model", default="Salesforce/blip2-opt-2.7b", metavar="NAME|DIR", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--prompt", default="", metavar="TEXT", help="how captions begin, or what a chat model is asked"
+    )
+    draw = parser.add_argument_group("how captions are drawn")
+    draw.add_argument("--captions", type=int, metavar="K", help="of an image (default: 5; 1 with greedy)")
+    draw.add_argument("--decoding", choices=HOW, default="nucleus", help="(default: nucleus)")
+    draw.add_argument("--top-p", type=float, metavar="P", help="nucleus: the likeliest tokens' share (default: 0.9)")
+    draw.add_argument("--temperature", type=float, metavar="T", help="nucleus (default: 1)")
+    draw.add_argument("--tries", type=int, help="nucleus: more rounds for images with fewer than K (default: 1)")
+    draw.add_argument("--beams", type=int, help="beam: how many are followed (default: 5, or K)")
+    draw.add_argument("--max-new-tokens", type=int, default=30, metavar="N", help="(default: 30)")
+    draw.add_argument("--min-new-tokens", type=int, default=1, metavar="N", help="(default: 1)")
+    draw.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    parser.add_argument("--into", choices=INTO, default="sidecar", help="parquets, or new tars (default: sidecar)")
+    parser.add_argument("--field", default=FIELD, metavar="NAME", help="of the tars' json (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="a field of that name that is there already")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="images at a time (default: 32)")
+    parser.add_argument("--workers", type=int, default=4, help="threads that decode images (default: 4)")
+    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="auto is half on cuda (default)")
+    args = parser.parse_args(argv)
+    check(args)
+    return args, decoding_of(args)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuses numbers and names that cannot work.
+
+    Raises:
+        UsageError: for the first of them.
+    """
+    for name, least in (("batch_size", 1), ("workers", 0)):
+        if (value := getattr(args, name)) < least:
+            raise UsageError(f"{as_flag(name)} {value}: must be {least} or more")
+    if not re.fullmatch(r"[\w.-]+", args.field):
+        raise UsageError(f"--field {args.field}: letters, digits, '_', '.' and '-', so that training can name it")
+    if args.into == "sidecar" and (args.overwrite or args.field != FIELD):
+        raise UsageError("--field, --overwrite: go with --into tars; a sidecar's column is called captions")
+
+
+def decoding_of(args: argparse.Namespace) -> Decoding:
+    """How captions are drawn.
+
+    Raises:
+        UsageError: for a flag of another way to draw, and for what cannot work.
+    """
+    k = args.captions if args.captions is not None else 1 if args.decoding == "greedy" else 5
+    given = {"beams": max(k, Decoding.beams)} if args.decoding == "beam" else {}
+    for how, names in HOW.items():
+        own = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+        if own and how != args.decoding:
+            raise UsageError(f"{as_flag(next(iter(own)))}: goes with --decoding {how}, not {args.decoding}")
+        given |= own
+    bounds = {"max_new_tokens": args.max_new_tokens, "min_new_tokens": args.min_new_tokens}
+    return Decoding(args.decoding, k, **given, **bounds)

@@ -1,0 +1,50 @@
+"""Compares models that eval/zero_shot.py has scored: one table with intervals, plots, and a page.
+
+    python eval/compare.py --baseline clip=logs/clip --baseline 'one of 5=logs/sample-0,logs/sample-1' \\
+        'fff=logs/fff-?' ViT-B-32-quickgelu,openai
+
+Every model is [LABEL=]WHAT[,WHAT...]; several WHAT are seeds of one row. WHAT is what eval/zero_shot.py was given (a
+run folder, a checkpoint, a hub folder, NAME,TAG) or the model's folder in the store.
+
+Writes OUT/index.html, table.csv, table.md, comparison.json, change.png, and from the runs' own folders curves.png,
+scalars.png and mining.png.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from open_clip_fff.commands.program import as_program, typed
+
+WIDEST = 120
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff compare") -> int:
+    """The table, and a folder with all of it: 0, or 2 for a mistake, which is printed in one line."""
+
+    def body() -> int:
+        parser = argparse.ArgumentParser(
+            prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        parser.add_argument("models", nargs="*", metavar="MODEL", help="rows to compare")
+        parser.add_argument(
+            "--baseline",
+            action="append",
+            required=True,
+            metavar="MODEL",
+            help="a row to compare with; may be repeated: changes are against the first",
+        )
+        parser.add_argument("--store", type=Path, default=Path("eval-results"), help="scores (default: eval-results)")
+        parser.add_argument(
+            "--out", type=Path, default=Path("comparison"), help="folder to write (default: comparison)"
+        )
+        parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: 2000)")
+        arguments = parser.parse_intermixed_args(typed(argv))
+        from open_clip_fff.comparison.run import Comparison, compare
+
+        wanted = Comparison(arguments.baseline, arguments.models, arguments.store, arguments.out, arguments.resamples)
+        print(compare(wanted, min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)))
+        return 0
+
+    return as_program(prog, body)

@@ -1,0 +1,60 @@
+"""Stores what a frozen model makes of images and captions beside the images, so that mining needs no second tower.
+
+    python scripts/embed.py --out features --device cuda -- --train-data 'data/{00000..00099}.tar' \\
+        --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai
+
+The flags behind `--` are those of training: the same captions are read. With `--mining-features text` features are a
+sentence model's, of captions alone. Writes a parquet per shard, for `--mining-features precomputed --feature-sidecar
+features`, or with `--into tars` the shards again, each sample with its `feat.npz`. Each file is whole or not there; a
+second start does those that are missing. `torchrun --nproc-per-node 8 scripts/embed.py ...` shares the shards out.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.hub.borrowed import borrow, split_at_dashes
+from open_clip_fff.settings.flags import flag_parser
+from open_clip_fff.settings.plan import Plan
+from open_clip_fff.shardwise.flags import add_flags
+
+ALL = 10_000  # captions of an image: more than training may take
+IDLE = ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight")  # only training needs them
+INTO = ("sidecar", "tars")
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff embed") -> int:
+    """Shards in, features out."""
+
+    def body() -> int:
+        args, plan = parse(typed(argv), prog)
+        from open_clip_fff.commands.work.embed import run
+
+        return run(args, plan)
+
+    return as_program(prog, body)
+
+
+def parse(argv: list[str], prog: str = "open-clip-fff embed") -> tuple[argparse.Namespace, Plan]:
+    """The command line; what stands behind `--` is read by training's own parser.
+
+    Returns:
+        The program's own flags, with OpenCLIP's as `training`, and the plan that ours make.
+
+    Raises:
+        UsageError: for a training flag that cannot work, or no model.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
+    add_flags(parser, "the features")
+    parser.add_argument("--into", choices=INTO, default="sidecar", help="parquets, or new tars (default: sidecar)")
+    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
+    parser.add_argument("--workers", type=int, default=4, help="threads that decode (default: 4)")
+    here, there = split_at_dashes(argv)
+    args = parser.parse_args(here)
+    ours, _ = flag_parser().parse_known_args(there)
+    features = "text" if getattr(ours, "mining_features", None) == "text" else "frozen"
+    said = {"loss": "fff", "mining_features": features, "captions_per_image": ALL, "caption_policy": "all"}
+    plan, others = borrow(there, said={**said, "method": None}, idle=IDLE)
+    args.training = parse_open_clip(others)
+    return args, plan

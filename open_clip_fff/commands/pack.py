@@ -1,0 +1,118 @@
+"""Packs pictures and captions as webdataset shards that training reads.
+
+    python scripts/pack.py captions.csv --out shards --image-key filepath --caption-key 'title;blip2' --resize 256
+    python scripts/pack.py pictures/ --out shards --shuffle 0
+    python scripts/pack.py 'laion/{00000..00099}.tar' --out shards --captions recaptions.parquet --join url
+
+SOURCE is a table (CSV, jsonl, json, parquet, with paths of images or the images themselves); a folder of pictures with
+NAME.txt and NAME.json beside them, or with a table metadata.*; or shards, to which captions are joined. The raw caption
+goes to `txt`, all others to the json's `captions`. Each shard is read back before it gets its name; a second start does
+those that are missing. `torchrun --nproc-per-node 8 scripts/pack.py ...` shares the shards out.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.errors import UsageError
+from open_clip_fff.packing.settings import FORMATS, JOINS, Columns, PackSettings, PictureSettings
+from open_clip_fff.settings.names import split_names
+from open_clip_fff.shardwise.flags import add_flags
+from open_clip_fff.shardwise.share import Share
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff pack") -> int:
+    """A source in, shards out."""
+    return as_program(prog, lambda: run(parser(prog).parse_args(typed(argv))))
+
+
+def run(args: argparse.Namespace) -> int:
+    """From flags to the room.
+
+    Raises:
+        UsageError: for what cannot work.
+    """
+    if args.workers < 0:
+        raise UsageError(f"--workers {args.workers}: threads, 0 or more")
+    settings = PackSettings(
+        source=args.source,
+        columns=Columns(
+            args.image_key,
+            split_names(args.caption_key),
+            split_names(args.keep_columns),
+            args.url_key or None,
+            args.class_key,
+            only(args.only),
+        ),
+        pictures=PictureSettings(args.resize, args.resize_format, args.quality, args.min_size, args.verify),
+        json_keys=split_names(args.json_text_key),
+        separator=args.csv_separator,
+        image_root=args.image_root,
+        group=args.group,
+        class_from_folder=args.class_from_folder,
+        per_shard=args.images_per_shard,
+        seed=args.shuffle,
+        captions=args.captions,
+        join=args.join,
+    )
+    from open_clip_fff.packing.run import pack
+
+    return pack(settings, args.out, Share.here(args.share), args.workers, args.dry_run)
+
+
+def parser(prog: str) -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("source", metavar="SOURCE", help="a table, a folder of pictures, or shards with braces")
+    add_flags(parser, "the shards", device=False)
+    parser.add_argument("--dry-run", action="store_true", help="write nothing; say what would be")
+    parser.add_argument("--images-per-shard", type=int, default=10_000, metavar="N", help="(default: 10000)")
+    parser.add_argument("--shuffle", type=int, metavar="SEED", help="a random order; class by class makes bad shards")
+    parser.add_argument("--workers", type=int, default=4, metavar="N", help="threads that read and decode (default: 4)")
+
+    table = parser.add_argument_group("a table")
+    table.add_argument("--image-key", metavar="COLUMN", help="paths of images, or images (default: guessed)")
+    table.add_argument("--image-root", type=Path, metavar="DIR", help="paths start there (default: the table's folder)")
+    table.add_argument(
+        "--caption-key", default="", metavar="'A;B'", help="columns: the raw caption; others (default: one is guessed)"
+    )
+    table.add_argument("--keep-columns", default="", metavar="'A;B'", help="columns that go into the json")
+    table.add_argument("--url-key", metavar="COLUMN", help="goes into the json as url; what --join url goes by")
+    table.add_argument("--class-key", metavar="COLUMN", help="goes into the member cls")
+    table.add_argument("--only", metavar="'COLUMN=A;B'", help="rows with one of these values there (default: all)")
+    table.add_argument("--group", action="store_true", help="one sample of all rows of an image, wherever they stand")
+    table.add_argument("--csv-separator", metavar="C", help="(default: what the first line has: tab, comma, | or ;)")
+
+    folder = parser.add_argument_group("a folder of pictures")
+    folder.add_argument("--class-from-folder", action="store_true", help="the folder right below SOURCE goes into cls")
+    folder.add_argument(
+        "--json-text-key",
+        default="captions",
+        metavar="'A;B'",
+        help="captions in a json (default: captions)",
+    )
+
+    join = parser.add_argument_group("shards")
+    join.add_argument("--captions", type=Path, metavar="PATH", help="a table, or a folder with a parquet per shard")
+    join.add_argument("--join", choices=JOINS, default="key", help="by the key, or the json's url (default: key)")
+
+    images = parser.add_argument_group("images")
+    images.add_argument("--resize", type=int, metavar="PX", help="short side of larger ones (default: all stay as is)")
+    images.add_argument("--resize-format", choices=FORMATS, default="jpg", help="of those made anew (default: jpg)")
+    images.add_argument("--quality", type=int, default=90, help="of jpg and webp (default: 90)")
+    images.add_argument("--min-size", type=int, default=0, metavar="PX", help="leave out those with a short side below")
+    images.add_argument(
+        "--verify", action=argparse.BooleanOptionalAction, default=True, help="decode images that stay (default: yes)"
+    )
+    return parser
+
+
+def only(typed: str | None) -> tuple[str, tuple[str, ...]] | None:
+    """`COLUMN=A;B` as a column and values. Raises UsageError for anything else."""
+    if typed is None:
+        return None
+    column, _, values = typed.partition("=")
+    if not column.strip() or not split_names(values):
+        raise UsageError(f"--only {typed}: write COLUMN=VALUE, or several values, COLUMN=A;B")
+    return column, tuple(value.strip() for value in split_names(values))

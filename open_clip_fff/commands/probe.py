@@ -1,0 +1,56 @@
+"""Linear probes of models: a logistic regression on frozen image features, by scikit-learn.
+
+open-clip-fff probe logs/my-run my-model --data-root data --datasets cifar10
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.flags import eval_parser
+from open_clip_fff.evaluation.protocol import LINEAR_PROBE
+from open_clip_fff.plural import plural
+
+if TYPE_CHECKING:
+    from open_clip_fff.evaluation.store import Score
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff probe") -> int:
+    """Fits and scores as the command line says.
+
+    Returns:
+        0; 1 if something could not be scored while the rest was; 2 for a mistake that is known before the start.
+    """
+
+    def body() -> int:
+        parser = eval_parser(prog, (__doc__ or "").splitlines()[0])
+        parser.add_argument(
+            "--shots", type=int, default=-1, metavar="N", help="training images per class; -1 for all (default: all)"
+        )
+        parser.add_argument(
+            "--seed", type=int, default=0, help="of their draw, and of those that choose C (default: 0)"
+        )
+        arguments = parser.parse_args(typed(argv))
+        if not (arguments.shots == -1 or arguments.shots > 0):
+            raise UsageError(f"--shots {arguments.shots}: must be 1 or more, or -1 for all")
+        from open_clip_fff.evaluation.arguments import prepare, score_models, tell_failed
+        from open_clip_fff.evaluation.probe import ProbeSettings, probe, with_training_images
+
+        splits = with_training_images(prepare(arguments), asked=arguments.datasets != ["all"])
+        settings = ProbeSettings(arguments.shots, arguments.seed)
+        failed = score_models(
+            arguments, list(splits), line, evaluate=lambda at: probe(splits[at], settings), task=LINEAR_PROBE
+        )
+        return tell_failed(prog, failed)
+
+    return as_program(prog, body)
+
+
+def line(score: "Score") -> str:
+    """A score, in a line."""
+    about, metrics = score.meta["set"], score.metrics
+    fitted = plural(about["train_images"], "images")
+    shown = f"acc1 {100 * metrics['lp_acc1']:.2f} %, {fitted} to fit, C {metrics['C']:g}"
+    shown += "" if metrics.get("converged", True) else ", stopped before it converged"
+    return f"{about['name']:<16} {about['images']:>6,} images  {shown}"

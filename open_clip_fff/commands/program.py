@@ -1,0 +1,39 @@
+"""What the commands have in common: one line for a mistake, and how they were called."""
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+
+from open_clip_fff.errors import OneRankError, UsageError, first_rank, reason
+
+
+def as_program(prog: str, body: Callable[[], int]) -> int:
+    """Runs a program's body; a mistake that the user can mend, and Ctrl-C, are a line each and no traceback.
+
+    Args:
+        prog: how it was called: `open-clip-fff pack`, or `scripts/pack.py`.
+        body: what it does.
+
+    Returns:
+        What the body gives; 2 for a mistake; 130 for Ctrl-C.
+    """
+    name = prog.removeprefix("scripts/")
+    try:
+        return body()
+    except UsageError as error:
+        if isinstance(error, OneRankError) or first_rank():  # the others' line is the same
+            print(f"{name}: error: {reason(error, 1_000)}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; what is whole stays, and a second start does the rest", file=sys.stderr)
+        return 130
+
+
+def typed(argv: Sequence[str] | None) -> list[str]:
+    """The arguments: those of the command line for None."""
+    return list(sys.argv[1:] if argv is None else argv)
+
+
+def command_line(prog: str, argv: Sequence[str]) -> str:
+    """A line that does the same again."""
+    return shlex.join([*(["python", prog] if prog.endswith(".py") else prog.split()), *argv])

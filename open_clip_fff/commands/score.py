@@ -1,0 +1,47 @@
+"""Zero-shot accuracy and retrieval recall of models, by clip-benchmark's evaluators.
+
+open-clip-fff score logs/my-run my-model ViT-B-32-quickgelu,openai --data-root data
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.evaluation.flags import eval_parser
+from open_clip_fff.evaluation.protocol import ELEVEN
+from open_clip_fff.evaluation.words import in_words
+
+if TYPE_CHECKING:
+    from open_clip_fff.evaluation.store import Score
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff score") -> int:
+    """Scores as the command line says.
+
+    Returns:
+        0; 1 if something could not be scored while the rest was; 2 for a mistake that is known before the start.
+    """
+
+    def body() -> int:
+        arguments = eval_parser(prog, (__doc__ or "").splitlines()[0]).parse_args(typed(argv))
+        from open_clip_fff.evaluation.arguments import prepare, score_models, tell_failed
+
+        return tell_failed(prog, score_models(arguments, prepare(arguments), line, average))
+
+    return as_program(prog, body)
+
+
+def line(score: "Score") -> str:
+    """A score, in a line."""
+    about = score.meta["set"]
+    return f"{about['name']:<16} {about['images']:>6,} images  {in_words(score.metrics, about['metric'])}"
+
+
+def average(scores: "Sequence[Score]") -> str:
+    """The mean over those of the paper's 11 sets that were scored, and how many they are; nothing where none was."""
+    metric = {each.name: each.metric for each in ELEVEN}
+    values = [score.metrics[metric[name]] for score in scores if (name := score.meta["set"]["name"]) in metric]
+    if not values:
+        return ""
+    mean = 100 * sum(values) / len(values)
+    return f"average over {len(values)} of the paper's {len(ELEVEN)} zero-shot sets: {mean:.2f} %"

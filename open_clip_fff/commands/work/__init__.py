@@ -1,0 +1,1 @@
+"""What commands of several rooms do, once their flags are read."""
