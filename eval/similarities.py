@@ -6,13 +6,10 @@ python eval/similarities.py ViT-B-32-quickgelu,openai 'data/{000..004}.tar' --js
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
+from open_clip_fff.commands import calibrate
 from open_clip_fff.hub.forms import FORMS
 from open_clip_fff.hub.loading import local
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-import calibrate
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -64,7 +64,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--captioner", metavar="TEXT", help="what wrote the captions")
     add("--discriminator", metavar="TEXT", help="what the discriminator was trained on")
     add("--license", metavar="ID", help="the hub's identifier, such as mit")
-    add("--comparison", type=Path, metavar="DIR", help="a folder of eval/compare.py in which this model was measured")
+    add(
+        "--comparison",
+        type=Path,
+        metavar="DIR",
+        help="a folder of open-clip-fff compare in which this model was measured",
+    )
     add(
         "--card-paths",
         action="store_true",

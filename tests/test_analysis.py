@@ -415,7 +415,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(analyse, trainer, training
         ([], [*training, "--mining-pretrained", "nowhere.pt"], "nowhere.pt: cannot be loaded"),
         ([], [*training[:1], "nowhere.tar", *training[2:]], "nowhere.tar does not exist"),
         ([], [*trainer.tars, "--mining-features", "ema"], "there is no model to look with"),
-        ([], [*trainer.tars, "--mining-features", "precomputed"], "make them with scripts/embed.py"),
+        ([], [*trainer.tars, "--mining-features", "precomputed"], "make them with open-clip-fff embed"),
         ([], ["--train-data", str(two), *training[4:]], "1 image with captions read, and two are needed (1: "),
     ):
         given = own if "--out" in own else ["--out", tmp_path / "out", *own]

@@ -297,7 +297,7 @@ def test_seeds_get_the_name_they_share(scores):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["logs/none"], "logs/none: no scores of this model in .*python eval/zero_shot.py logs/none"),
+        (["logs/none"], "logs/none: no scores of this model in .*open-clip-fff score logs/none"),
         (["logs/a", "logs/a"], "a: 2 rows have this label"),
         (["logs/a", "x=logs/a"], "compared 2 times"),
         (["x=nothing-*"], "nothing-\\*: matches neither"),
@@ -359,7 +359,7 @@ def test_the_whole_program(scores, tmp_path):
     assert index["sets"] == ["cifar10", "pets", "flickr30k"] and (out / "theirs.txt").read_text() == "kept"
     assert (out / "change.png").stat().st_size > 5_000 and not (out / "curves.png").exists()
     done = programs.run(*command, "logs/none")
-    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "eval/zero_shot.py" in done.stderr
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "open-clip-fff score" in done.stderr
 
 
 def test_curves_are_drawn_by_what_all_runs_measured(scores, tmp_path):

@@ -296,7 +296,7 @@ def test_mistakes_get_one_line_and_lose_nothing(trainer, tmp_path, capsys, expor
         f"{run} --ema --average 2 --out {x}": "give one of them",
         f"{run} {lone} --out {x}": "to export the mean of several, add --average",
         f"{run} --out {lone}/model": "cannot be made",
-        f"{run} --comparison {tmp_path} --out {x}": "no comparison of eval/compare.py",
+        f"{run} --comparison {tmp_path} --out {x}": "no comparison of open-clip-fff compare",
         f"{run} --license MIT! --out {x}": "the hub's identifier",
         f"{run} --push model --out {x}": "write it as ORG/NAME",
         f"{run} --private --out {x}": "goes with --push",

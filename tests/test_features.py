@@ -251,7 +251,7 @@ def test_features_that_cannot_serve(trainer, stored, teacher, capsys):
 
     error = refused()
     assert "none of the first 16 rows of 00.tar has any that can be used (" in error
-    assert "00.tar: 0000 has no stored features); make them with scripts/embed.py" in error
+    assert "00.tar: 0000 has no stored features); make them with open-clip-fff embed" in error
     other = ["--feature-sidecar", str(stored), "--mining-model", "other", "--mining-pretrained", "tag"]
     assert re.search(r"00.tar: \w+: its features are of tiny-clip/.*, not of other/tag", refused(*other))
     assert "does not exist" in refused("--feature-sidecar", str(stored / "nowhere"))

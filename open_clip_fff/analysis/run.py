@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from open_clip_fff.analysis.files import PAGE
 from open_clip_fff.analysis.measure import ONE, Measured, measure
 from open_clip_fff.analysis.page import page
 from open_clip_fff.analysis.sample import Missing, Sample, take
@@ -19,7 +20,7 @@ from open_clip_fff.sampling.extractors import FeatureExtractor
 from open_clip_fff.sampling.reading import Reading, thumbnail
 from open_clip_fff.settings.captions import CaptionSettings
 
-PAGE, TITLE = "analysis.html", "What the captions are like"
+TITLE = "What the captions are like"
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def notices(wanted: MiningConfig, proposal: Proposal, found: Counted, batch: int
     if config.p1 is not None and found.own_above < found.own / 2 and not sure:
         said.append(
             f"only {found.own_above / found.own:.0%} of images' own captions outscore p1: unless many captions fit an "
-            f"image as well as its own, what mines does not know this data; look at it with scripts/mined_gallery.py"
+            f"image as well as its own, what mines does not know this data; look at it with open-clip-fff gallery"
         )
     equal = float(found.per_image(found.equal, batch))
     if config.p3 is not None and equal >= 0.01:

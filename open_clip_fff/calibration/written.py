@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from open_clip_fff.calibration.files import FALSE_NEGATIVES, FILES
 from open_clip_fff.calibration.flags import feature_flags, threshold_flags
 from open_clip_fff.calibration.plots import draw_curves, draw_false_negatives, draw_spread
 from open_clip_fff.calibration.run import Findings, Wanted
@@ -11,9 +12,6 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.plural import plural
 from open_clip_fff.settings.plan import Plan
 from open_clip_fff.whole import write_whole
-
-FILES = ("thresholds.csv", "flags.txt", "cosines.png", "rates.png")
-FALSE_NEGATIVES = "false-negatives.png"  # where classes are known
 
 
 def write(out: Path, findings: Findings, plan: Plan, wanted: Wanted) -> list[str]:

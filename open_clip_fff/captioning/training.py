@@ -65,7 +65,7 @@ def held_out_loss(captioner: PixelCaptioner, pairs: Sequence[Pair], batch: int =
 
 
 def save(captioner: PixelCaptioner, folder: Path) -> None:
-    """Weights, tokenizer and image processor, as transformers and caption.py load them."""
+    """Weights, tokenizer and image processor, as transformers and open-clip-fff caption load them."""
     parts: list[Any] = [captioner.model, captioner.tokenizer, captioner.image_processor]
     with quiet():
         for part in parts:

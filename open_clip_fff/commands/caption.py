@@ -1,11 +1,11 @@
 """Writes pseudo-captions of the images in webdataset shards, with BLIP-2 or another captioner of transformers.
 
-    python scripts/caption.py --train-data 'data/{00000..00099}.tar' --out captions --device cuda \\
+    open-clip-fff caption --train-data 'data/{00000..00099}.tar' --out captions --device cuda \\
         --model Salesforce/blip2-opt-2.7b --captions 5
 
 Writes a parquet per shard, for `--caption-sidecar captions --sidecar-text-key captions`, or with `--into tars` the
 shards again, with the captions in a field of each sample's json. Each file is whole or not there; a second start does
-those that are missing. `torchrun --nproc-per-node 8 scripts/caption.py ...` shares the shards out.
+those that are missing. `torchrun --nproc-per-node 8 -m open_clip_fff caption ...` shares the shards out.
 """
 
 import argparse

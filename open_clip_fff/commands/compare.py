@@ -1,9 +1,9 @@
-"""Compares models that eval/zero_shot.py has scored: one table with intervals, plots, and a page.
+"""Compares models that open-clip-fff score has scored: one table with intervals, plots, and a page.
 
-    python eval/compare.py --baseline clip=logs/clip --baseline 'one of 5=logs/sample-0,logs/sample-1' \\
+    open-clip-fff compare --baseline clip=logs/clip --baseline 'one of 5=logs/sample-0,logs/sample-1' \\
         'fff=logs/fff-?' ViT-B-32-quickgelu,openai
 
-Every model is [LABEL=]WHAT[,WHAT...]; several WHAT are seeds of one row. WHAT is what eval/zero_shot.py was given (a
+Every model is [LABEL=]WHAT[,WHAT...]; several WHAT are seeds of one row. WHAT is what open-clip-fff score was given (a
 run folder, a checkpoint, a hub folder, NAME,TAG) or the model's folder in the store.
 
 Writes OUT/index.html, table.csv, table.md, comparison.json, change.png, and from the runs' own folders curves.png,

@@ -1,12 +1,13 @@
 """Stores what a frozen model makes of images and captions beside the images, so that mining needs no second tower.
 
-    python scripts/embed.py --out features --device cuda -- --train-data 'data/{00000..00099}.tar' \\
+    open-clip-fff embed --out features --device cuda -- --train-data 'data/{00000..00099}.tar' \\
         --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai
 
 The flags behind `--` are those of training: the same captions are read. With `--mining-features text` features are a
 sentence model's, of captions alone. Writes a parquet per shard, for `--mining-features precomputed --feature-sidecar
 features`, or with `--into tars` the shards again, each sample with its `feat.npz`. Each file is whole or not there; a
-second start does those that are missing. `torchrun --nproc-per-node 8 scripts/embed.py ...` shares the shards out.
+second start does those that are missing. `torchrun --nproc-per-node 8 -m open_clip_fff embed ...` shares the shards
+out.
 """
 
 import argparse

@@ -1,13 +1,13 @@
 """Packs pictures and captions as webdataset shards that training reads.
 
-    python scripts/pack.py captions.csv --out shards --image-key filepath --caption-key 'title;blip2' --resize 256
-    python scripts/pack.py pictures/ --out shards --shuffle 0
-    python scripts/pack.py 'laion/{00000..00099}.tar' --out shards --captions recaptions.parquet --join url
+    open-clip-fff pack captions.csv --out shards --image-key filepath --caption-key 'title;blip2' --resize 256
+    open-clip-fff pack pictures/ --out shards --shuffle 0
+    open-clip-fff pack 'laion/{00000..00099}.tar' --out shards --captions recaptions.parquet --join url
 
 SOURCE is a table (CSV, jsonl, json, parquet, with paths of images or the images themselves); a folder of pictures with
 NAME.txt and NAME.json beside them, or with a table metadata.*; or shards, to which captions are joined. The raw caption
 goes to `txt`, all others to the json's `captions`. Each shard is read back before it gets its name; a second start does
-those that are missing. `torchrun --nproc-per-node 8 scripts/pack.py ...` shares the shards out.
+those that are missing. `torchrun --nproc-per-node 8 -m open_clip_fff pack ...` shares the shards out.
 """
 
 import argparse

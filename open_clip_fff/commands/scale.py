@@ -1,11 +1,11 @@
 """What a large data set will take, from what a sample of it took: hours, disk, and money at your price of a GPU.
 
-    python scripts/scale.py --images 30e6 --gpus 64 --price 2.5 \\
+    open-clip-fff scale --images 30e6 --gpus 64 --price 2.5 \\
         --shards shards --captions captions --caption-rate 38 --features features --embed-rate 900 \\
         --train-rate 1100 --epochs 32
 
-Folders are those that pack.py, caption.py and embed.py wrote of a sample, and bytes per image are read from them. Rates
-are images per second of one GPU, as those programs and training print them: measure them on one shard of your own.
+Folders are those that open-clip-fff pack, caption and embed wrote of a sample, and bytes per image are read from them.
+Rates are images per second of one GPU, as those programs and training print them: measure them on one shard of yours.
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Trains a BLIP to caption your own images, for `scripts/caption.py`: fine-tuned, or small and from random weights.
+"""Trains a BLIP to caption your own images, for `open-clip-fff caption`: fine-tuned, or small and from random weights.
 
-    python scripts/train_captioner.py --model Salesforce/blip-image-captioning-base --out captioner --device cuda \\
+    open-clip-fff train-captioner --model Salesforce/blip-image-captioning-base --out captioner --device cuda \\
         --steps 5000 -- --train-data 'data/{00000..00099}.tar' --text-key '' --json-text-key captions
 
 The flags behind `--` are those of training, and say where captions are; one of an image's is drawn at each visit.

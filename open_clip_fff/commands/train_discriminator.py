@@ -1,6 +1,6 @@
 """Fine-tunes an image-text matching model on your own pairs, for `--discriminator`: who belongs to whom after all.
 
-    python scripts/train_discriminator.py --model Salesforce/blip-itm-base-coco --out con-d --device cuda \\
+    open-clip-fff train-discriminator --model Salesforce/blip-itm-base-coco --out con-d --device cuda \\
         --train-data 'data/{00000..00099}.tar' --json-text-key captions --steps 5000
 
 Training's flags say where captions are. `--from-config` starts from random weights, for small domains. A share of the

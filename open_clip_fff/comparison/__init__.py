@@ -1,1 +1,1 @@
-"""Models side by side: what eval/zero_shot.py scored, as one table with intervals, plots and a page."""
+"""Models side by side: what open-clip-fff score scored, as one table with intervals, plots and a page."""

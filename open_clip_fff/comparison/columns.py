@@ -106,7 +106,7 @@ def order_of_samples(model: Model, key: SetKey) -> tuple[object, ...]:
     if not whole or truth is None:
         raise UsageError(
             f"{model.folder / key[1]}: its samples are not of its {images:,} images; "
-            "delete it and run eval/zero_shot.py again"
+            "delete it and run open-clip-fff score again"
         )
     workers = score.meta.get("workers") or 0
     # webdataset deals batches from its workers in turn

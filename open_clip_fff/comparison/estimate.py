@@ -96,5 +96,5 @@ def _same_number(scored: Sequence[Model], key: SetKey) -> None:
         told = ", ".join(f"{images:,} for {model.name}" for images, model in numbers.items())
         raise UsageError(
             f"{key[1]}: scored on different numbers of images ({told}): figures of different images cannot be "
-            "compared; run eval/zero_shot.py for all on the same data"
+            "compared; run open-clip-fff score for all on the same data"
         )

@@ -20,7 +20,7 @@ class Entry:
 
     Attributes:
         folder: STORE/MODEL.
-        given: what eval/zero_shot.py was given.
+        given: what open-clip-fff score was given.
         run: its run folder, None where it has none.
         epoch: epochs trained, None where that is not known.
     """
@@ -40,7 +40,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise UsageError(f"--store {folder}: no such folder; python eval/zero_shot.py MODEL makes it")
+            raise UsageError(f"--store {folder}: no such folder; open-clip-fff score MODEL makes it")
         self.folder = folder
         self.entries = [entry for each in sorted(folder.iterdir()) if (entry := _entry(each)) is not None]
 
@@ -75,7 +75,7 @@ class Store:
         if not matches:
             raise UsageError(
                 f"{what}: no scores of this model in {self.folder} ({self._contents()}); "
-                f"python eval/zero_shot.py {what} makes them"
+                f"open-clip-fff score {what} makes them"
             )
         last = max(_rank(entry) for entry in matches)
         latest = [entry for entry in matches if _rank(entry) == last]

@@ -106,7 +106,7 @@ def _read(entry: Entry) -> Model:
         if lacking := [name for name in ("task", "metric", "images") if name not in about]:
             raise UsageError(
                 f"{entry.folder / place}: its meta.json says no {lacking[0]} of the set; "
-                "delete it and run eval/zero_shot.py again"
+                "delete it and run open-clip-fff score again"
             )
         found[about["task"], about["name"]] = each
     return Model(entry.folder, found)

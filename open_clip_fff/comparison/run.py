@@ -32,7 +32,7 @@ class Comparison:
     Attributes:
         baselines: [LABEL=]WHAT[,WHAT…] each; changes are against the first.
         models: likewise.
-        store: where eval/zero_shot.py keeps its scores.
+        store: where open-clip-fff score keeps its scores.
         out: a folder for the results.
         resamples: of the bootstrap.
     """

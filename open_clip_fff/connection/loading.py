@@ -49,7 +49,7 @@ def load_matching(name: str, called: str, cache_dir: str | None = None, kind: st
         head = "no image-text matching head" if any(key.startswith("itm_head") for key in absent) else "weights missing"
         raise UsageError(
             f"{called}: {head} ({absent[0]} and {len(absent) - 1} more are not in it); name a model that was trained "
-            f"for retrieval, as Salesforce/blip-itm-base-coco was, or train one: scripts/train_discriminator.py"
+            f"for retrieval, as Salesforce/blip-itm-base-coco was, or train one: open-clip-fff train-discriminator"
         )
     matching = wrapper(model.float().eval(), tokenizer, image_processor)
     _check(matching, called)

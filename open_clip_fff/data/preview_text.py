@@ -51,8 +51,8 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
         if preview.looked and not preview.stored:
             raise UsageError(
                 f"--mining-features precomputed: none of the first {plural(preview.looked, 'rows')} of {preview.name} "
-                f"has any that can be used ({preview.lacking}); make them with scripts/embed.py, and name their folder "
-                f"with --feature-sidecar"
+                f"has any that can be used ({preview.lacking}); make them with open-clip-fff embed, and name their "
+                f"folder with --feature-sidecar"
             )
     if captions.class_key is not None and not any(preview.classes for preview in previews):
         raise UsageError(

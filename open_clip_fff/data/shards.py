@@ -78,7 +78,7 @@ def why_dotted(members: Iterable[str]) -> str:
         return ""
     return (
         f" ({printable(name)} is no image to training: a key ends at the first dot of a file's name; unpack the tars, "
-        "and scripts/pack.py makes keys without dots of the folder)"
+        "and open-clip-fff pack makes keys without dots of the folder)"
     )
 
 

@@ -34,7 +34,7 @@ class Holds(NamedTuple):
 
 
 TEXT = Holds(("string", "large_string", *_BINARY), "strings or lists of them")
-BYTES = Holds(_BINARY, "bytes, as scripts/embed.py does")
+BYTES = Holds(_BINARY, "bytes, as open-clip-fff embed does")
 
 
 class Sidecar:

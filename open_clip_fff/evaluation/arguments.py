@@ -100,7 +100,7 @@ def score_models(
             print(f"  {line(score)}   {_told(score, new, pace * left)}", flush=True)
         if total is not None and (told := total(scores)):
             print(f"  {told}", flush=True)
-    print(f"\nScores are in {arguments.store}; eval/compare.py sets models side by side.", flush=True)
+    print(f"\nScores are in {arguments.store}; open-clip-fff compare sets models side by side.", flush=True)
     return failed
 
 

@@ -72,7 +72,7 @@ def read_score(folder: Path) -> Score:
         result["metrics"], meta["model"]["weights"], meta["set"]["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{folder}: cannot be read as a score ({reason(error)}); delete it and run eval/zero_shot.py again"
+            f"{folder}: cannot be read as a score ({reason(error)}); delete it and run open-clip-fff score again"
         ) from error
     return Score(result, meta, samples)
 

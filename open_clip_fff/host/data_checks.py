@@ -87,7 +87,7 @@ def _check_formats(args: argparse.Namespace) -> None:
     sets = args.train_data.split(BETWEEN)
     tables = [part for part in sets if part.split(".")[-1] in ("csv", "tsv")]
     if tables and len(tables) < len(sets):
-        raise UsageError(f"--train-data: {tables[0]} is a table among tars; make tars of it with scripts/pack.py")
+        raise UsageError(f"--train-data: {tables[0]} is a table among tars; make tars of it with open-clip-fff pack")
     if len(sets) > 1 and dataset_kind(args) == "csv":
         raise UsageError(f"--train-data: names {len(sets)} tables, and one is read; make one of them, or tars of both")
 

@@ -10,8 +10,8 @@ from open_clip_fff.host.data_checks import check_files, dataset_kind
 from open_clip_fff.settings.plan import Plan
 
 
-def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[str], argparse.Namespace]:
-    """The plan with its data sets, the shards of --train-data, and all that OpenCLIP's flags say.
+def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[str]]:
+    """The plan with its data sets, and the shards of --train-data.
 
     Args:
         plan: what our flags say.
@@ -25,4 +25,4 @@ def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[st
     if dataset_kind(args) != "webdataset":
         raise UsageError(f"--train-data {args.train_data}: only tars are read here, with --dataset-type webdataset")
     check_files("--train-data", args.train_data)
-    return with_data_sets(plan, args.train_data), expand_urls(args.train_data)[0], args
+    return with_data_sets(plan, args.train_data), expand_urls(args.train_data)[0]

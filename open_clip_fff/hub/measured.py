@@ -1,4 +1,4 @@
-"""What eval/compare.py measured, for the card of a model that was among the measured ones."""
+"""What open-clip-fff compare measured, for the card of a model that was among the measured ones."""
 
 import json
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def read_comparison(folder: Path, weights: str) -> Measured:
     """What a comparison says about the model of these weights.
 
     Args:
-        folder: of eval/compare.py.
+        folder: of open-clip-fff compare.
         weights: `fingerprint` of the model's state dict.
 
     Raises:
@@ -40,10 +40,10 @@ def read_comparison(folder: Path, weights: str) -> Measured:
         rows = [(each["label"], len(each["weights"])) for each in models if weights in each["weights"]]
         known = ", ".join(each["label"] for each in models)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--comparison {folder}: no comparison of eval/compare.py ({reason(error)})") from error
+        raise UsageError(f"--comparison {folder}: no comparison of open-clip-fff compare ({reason(error)})") from error
     if not rows:
         raise UsageError(
             f"--comparison {folder}: these weights ({weights[:8]}) were not measured there, only those of {known}; "
-            f"score them with eval/zero_shot.py and compare again"
+            f"score them with open-clip-fff score and compare again"
         )
     return Measured(*rows[0], table)

@@ -33,7 +33,7 @@ def ending(folder: OutFolder, source: Source[Any]) -> list[str]:
         return lines
     delivered = counts[IMAGES] - counts[NONE]  # training leaves out images without a caption
     if not delivered:
-        return [*lines, "no sample has a caption: training needs some, from scripts/caption.py or --captions"]
+        return [*lines, "no sample has a caption: training needs some, from open-clip-fff caption or --captions"]
     flags = f"--train-data '{'::'.join(f'{folder.path}/{name}.tar' for name in braces(done))}'"
     flags += f" --train-num-samples {delivered}"
     if not counts[RAW]:

@@ -7,10 +7,9 @@ import numpy as np
 
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import reason
+from open_clip_fff.sampling.sizes import SHARDS
 
 Progress = Callable[..., Iterable[Any]]  # a tqdm
-
-SHARDS = 64  # that are read at most, drawn themselves: a sample of thousands needs no more
 
 
 class Draw:

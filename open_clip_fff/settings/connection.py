@@ -92,7 +92,7 @@ class ConnectionSettings(Settings):
             raise ValueError(
                 f"--discriminator {self.discriminator}: judges by its cosine, which is no probability: {POSITIVE} "
                 f"and {NEGATIVE} mean nothing there; give thresholds of your own "
-                f"(eval/similarities.py draws the cosines of your data)"
+                f"(open-clip-fff calibrate draws the cosines of your data)"
             )
         object.__setattr__(self, "gate", threshold(self.gate, "--match-gate"))
 

@@ -57,7 +57,7 @@ def _check_connection(plan: Plan) -> None:
         if plan.method in ("mafa", "cosmo"):
             raise UsageError(
                 f"--method {plan.method}: connection mining needs a judge: add --discriminator blip:NAME, or one of "
-                f"your own (scripts/train_discriminator.py)"
+                f"your own (open-clip-fff train-discriminator)"
             )
     elif plan.connection.gate is not None and (plan.features not in ("frozen", "precomputed") or plan.text_alone):
         raise UsageError(

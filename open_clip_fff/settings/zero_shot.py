@@ -16,7 +16,7 @@ class ZeroShotSettings(Settings):
     root: str = setting(
         "zeroshot_data",
         REQUIRED,
-        "score the sets in DIR (eval/zero_shot.py's --data-root) every --zeroshot-frequency epochs and at the end",
+        "score the sets in DIR (open-clip-fff score's --data-root) every --zeroshot-frequency epochs and at the end",
         metavar="DIR",
     )
     sets: tuple[str, ...] = setting(

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     Raises:
         UsageError: if the model cannot be loaded, or the folder not be used.
     """
-    plan, urls, _ = training_shards(plan, args.training)
+    plan, urls = training_shards(plan, args.training)
     assert plan.miner is not None
     share, shards, captions = Share.here(args.share), by_stem(urls), plan.captions
     model = stored_name(plan.miner)

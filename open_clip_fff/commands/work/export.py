@@ -54,7 +54,7 @@ def export(
         source: the weights.
         out: the folder to make.
         said: for the card.
-        comparison: a folder of eval/compare.py, for the card.
+        comparison: a folder of open-clip-fff compare, for the card.
         paths: whether the card says where on this machine things were.
         check: of the finished folder against the model, before it gets its name.
 

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     Raises:
         UsageError: if the model cannot be loaded, or there is nothing to train or measure on.
     """
-    plan, args.shards, _ = training_shards(plan, args.training)
+    plan, args.shards = training_shards(plan, args.training)
     args.reader = CaptionReader(plan.captions)
     random.seed(args.seed)
     torch.manual_seed(args.seed)
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
             (folder / "training.json").write_text(json.dumps(told, indent=1) + "\n")
     except Exception as error:  # a full disk is another exception to each library
         raise UsageError(f"--out {args.out}: cannot be written ({reason(error)})") from error
-    print(f"{args.out} is written: scripts/caption.py --model {args.out}")
+    print(f"{args.out} is written: open-clip-fff caption --model {args.out}")
     return 0
 
 

@@ -1,0 +1,3 @@
+"""What the analysis is called."""
+
+PAGE = "analysis.html"

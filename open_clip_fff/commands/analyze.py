@@ -1,0 +1,82 @@
+"""What the captions of a data set are like, raw ones against generated ones: one HTML page with figures, and CSVs.
+
+    open-clip-fff analyze --out analysis --device cuda -- --train-data 'data/{00000..00099}.tar' \\
+        --text-key txt --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai
+
+Draws the analysis figures of FFF's paper (arXiv 2405.10286, Figures 2, 3 and 5) of one's own data. The flags behind
+`--` are training's: captions from `--text-key` are raw, those from json and sidecars are generated. Features are those
+of a frozen model, stored ones (`--mining-features precomputed`), or a sentence model's (`--mining-features text`), and
+then what takes images is left out. The page holds its images and needs no server.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from open_clip_fff.analysis.files import PAGE
+from open_clip_fff.commands.program import as_program, command_line, typed
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.hub.borrowed import borrow, split_at_dashes
+from open_clip_fff.sampling.sizes import SHARDS
+from open_clip_fff.settings.flags import OneLineParser, as_flag
+from open_clip_fff.settings.mining import SELF
+from open_clip_fff.settings.plan import Plan
+
+ALL = 10_000  # captions of an image: more than training may take
+IDLE = ("mined_per_image", "ema_decay", "raw_weight")  # only training needs them
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff analyze") -> int:
+    """Shards in, a folder with a page out.
+
+    Returns:
+        0; 1 if a shard could not be read to its end; 2 for a mistake that the user can mend, printed in one line.
+    """
+
+    def body() -> int:
+        args, plan = parse(typed(argv), prog)
+        from open_clip_fff.commands.work.analyze import run
+
+        return run(args, plan, command_line(prog, typed(argv)))
+
+    return as_program(prog, body)
+
+
+def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
+    """The command line: the program's own flags, with OpenCLIP's as `training`, and the plan of training's.
+
+    Raises:
+        UsageError: for a flag that cannot work.
+    """
+    parser = OneLineParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder for {PAGE} and the CSVs")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=5_000,
+        metavar="N",
+        help=f"to draw, evenly from up to {SHARDS} shards (default: 5000)",
+    )
+    parser.add_argument(
+        "--batch", type=int, default=1_000, metavar="B", help="images whose captions compete for one (default: 1000)"
+    )
+    parser.add_argument("--show", type=int, default=4, metavar="N", help="images of each part of examples (default: 4)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument("--workers", type=int, default=4, help="threads that decode (default: 4)")
+    parser.epilog = "Behind --, training's flags: --train-data, --text-key, --json-text-key, --mining-model, …"
+    here, there = split_at_dashes(argv)
+    args = parser.parse_args(here)
+    for name, least in (("images", 2), ("batch", 2), ("show", 0), ("workers", 0)):
+        if (value := getattr(args, name)) < least:
+            raise UsageError(f"{as_flag(name)} {value}: must be {least} or more")
+    usual = {"captions_per_image": ALL, "mining_features": "frozen"}
+    # with a warm-up, so that the trainee's own features are refused below, in words that help
+    said = {"loss": "fff", "caption_policy": "all", "method": None, "mining_warmup": 1}
+    plan, others = borrow(there, usual=usual, said=said, idle=IDLE)
+    if plan.features in (*SELF, "off"):
+        raise UsageError(
+            f"--mining-features {plan.features}: there is no model to look with; choose frozen, precomputed or text"
+        )
+    args.training = parse_open_clip(others)
+    return args, plan

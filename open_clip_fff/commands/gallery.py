@@ -1,0 +1,99 @@
+"""Shows what the miners find on a sample of your data, pairs in doubt first: one HTML page, to judge thresholds by eye.
+
+    open-clip-fff gallery --out gallery.html -- --train-data 'data/{00000..00099}.tar' \\
+        --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai
+
+What stands behind `--` is a command line of training, whole or in part; where it names no method and no loss, it is as
+with `--method fff`. With `--discriminator` the hardest pairs of batches are judged as well. The page holds its images
+and needs no server.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from open_clip_fff.commands.program import as_program, command_line, typed
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.hub.borrowed import borrow, split_at_dashes
+from open_clip_fff.hub.forms import FORMS
+from open_clip_fff.settings.flags import OneLineParser, as_flag
+from open_clip_fff.settings.mining import SELF
+from open_clip_fff.settings.plan import Plan
+
+SHARDS = 8  # that are read at most
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff gallery") -> int:
+    """Shards in, a page out: 0; 1 if a shard could not be read; 2 for a mistake, which is printed in one line."""
+
+    def body() -> int:
+        args, plan = parse(typed(argv), prog)
+        from open_clip_fff.commands.work.gallery import run
+
+        return run(args, plan, command_line(prog, typed(argv)))
+
+    return as_program(prog, body)
+
+
+def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
+    """The command line: the program's own flags, with OpenCLIP's as `training`, and the plan of training's.
+
+    Raises:
+        UsageError: for a flag that cannot work.
+    """
+    parser = OneLineParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.html", help="the page; replaced if it is there"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1_000,
+        metavar="N",
+        help=f"to draw, evenly from up to {SHARDS} shards (default: 1000)",
+    )
+    parser.add_argument("--show", type=int, default=30, metavar="N", help="rows of each part (default: 30)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="B", help="images in a batch of training (default: what training's flags say)"
+    )
+    parser.add_argument(
+        "--hardest-by", metavar="RUN_OR_MODEL", help=f"finds the hardest pairs (default: what mines): {FORMS}"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    parser.epilog = (
+        "Behind --, training's flags: --train-data, --json-text-key, --mining-model, --p1, --discriminator, …"
+    )
+    here, there = split_at_dashes(argv)
+    args = parser.parse_args(here)
+    chosen = any(flag.split("=")[0] in ("--method", "--loss") for flag in there)
+    plan, others = borrow(there, usual={} if chosen else {"method": "fff"})
+    args.training = parse_open_clip(others)
+    if args.batch_size is None:
+        args.batch_size = args.training.batch_size * args.training.accum_freq
+    check(args, plan)
+    return args, plan
+
+
+def check(args: argparse.Namespace, plan: Plan) -> None:
+    """Refuses what cannot work before anything is read.
+
+    Raises:
+        UsageError: for a number out of range, and where there is nothing to look for, or nothing to look with.
+    """
+    for name, least in (("samples", 2), ("show", 1), ("batch_size", 2)):
+        if (value := getattr(args, name)) < least:
+            raise UsageError(f"{as_flag(name)} {value}: must be {least} or more")
+    if args.out.is_dir():
+        raise UsageError(f"--out {args.out}: is a folder; name a file in it")
+    if plan.features in SELF:
+        raise UsageError(
+            f"--mining-features {plan.features}: in training the model itself mines; look with a checkpoint of it: "
+            f"--mining-features frozen --mining-model NAME --mining-pretrained CHECKPOINT"
+        )
+    if plan.mining is None and plan.connection is None:
+        raise UsageError(
+            "nothing mines: add --mining-features frozen --mining-model NAME, or --discriminator KIND:NAME"
+        )
+    if plan.connection is None and args.hardest_by is not None:
+        raise UsageError("--hardest-by: hardest pairs are judged by --discriminator KIND:NAME, which is missing")
