@@ -9,7 +9,7 @@ from open_clip_fff.data.ahead import ahead
 from open_clip_fff.data.features import FeatureReader, NoFeatures
 from open_clip_fff.data.images import NO_IMAGE, read_image
 from open_clip_fff.data.rows import Row
-from open_clip_fff.data.shards import image_bytes, read_samples
+from open_clip_fff.data.shards import image_bytes
 from open_clip_fff.data.sources import CaptionReader
 
 T = TypeVar("T")
@@ -44,31 +44,6 @@ def decoded(sample: dict, preprocess: Callable[[Image.Image], T]) -> T | NoPictu
         return NoPicture(key, UNREADABLE)
 
 
-def read_pictures(
-    urls: Iterable[str],
-    limit: int | None,
-    reader: CaptionReader,
-    preprocess: Callable[[Image.Image], T],
-    features: FeatureReader | None = None,
-    workers: int = 0,
-) -> Iterator[Picture[T] | NoPicture]:
-    """The first `limit` samples of some shards, decoded.
-
-    Args:
-        urls: the shards.
-        limit: how many samples; None for all.
-        reader: finds the captions.
-        preprocess: from a picture to what is wanted of it, [3, H, W] for a model.
-        features: finds stored features, which the rows then have; a sample without any is no picture.
-        workers: threads that decode, ahead of who asks.
-
-    Raises:
-        OneRankError: for features that are another model's or other captions'.
-        Exception: as `read_samples`, for a shard that cannot be read.
-    """
-    yield from pictures_of(read_samples(urls, limit), reader, preprocess, features, workers)
-
-
 def pictures_of(
     samples: Iterable[dict],
     reader: CaptionReader,
@@ -76,10 +51,18 @@ def pictures_of(
     features: FeatureReader | None = None,
     workers: int = 0,
 ) -> Iterator[Picture[T] | NoPicture]:
-    """The same of samples in whatever order, as `read_samples` makes them.
+    """Samples, decoded.
+
+    Args:
+        samples: undecoded, as `read_samples` makes them, in whatever order.
+        reader: finds the captions.
+        preprocess: from a picture to what is wanted of it, [3, H, W] for a model.
+        features: finds stored features, which the rows then have; a sample without any is no picture.
+        workers: threads that decode, ahead of who asks.
 
     Raises:
         OneRankError: for features that are another model's or other captions'.
+        Exception: whatever `samples` raises.
     """
 
     def named(sample: dict) -> tuple[dict, Row, str | None]:

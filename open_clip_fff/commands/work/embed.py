@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from open_clip_fff.data.features import COLUMN, MEMBER, pack
-from open_clip_fff.data.pictures import Picture, read_pictures
+from open_clip_fff.data.pictures import Picture, pictures_of
 from open_clip_fff.data.shards import in_one_line, read_samples
 from open_clip_fff.data.sidecar import KEY
 from open_clip_fff.data.sources import CaptionReader
@@ -74,7 +74,7 @@ def embedded(
     Raises:
         UsageError: if the shard cannot be read.
     """
-    found = read_pictures([url], None, reader, extractor.view, workers=args.workers)
+    found = pictures_of(read_samples([url]), reader, extractor.view, workers=args.workers)
     samples = in_one_line(found, url)
     while some := list(islice(samples, args.batch_size)):
         pictures = [picture for picture in some if isinstance(picture, Picture)]
