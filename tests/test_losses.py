@@ -73,6 +73,15 @@ def test_flat_texts_are_one_caption():
         assert loss(x.image, x.text[:, 0], x.scale, x.bias) == loss(x.image, x.text, x.scale, x.bias)
 
 
+def test_images_without_an_id_are_alone():
+    x = Inputs(5, 3)
+    missing = torch.full((5,), -1)
+    for loss in (FFFLoss(), MultiPositiveSoftmaxLoss()):
+        assert loss(x.image, x.text, x.scale, x.bias, x.valid, missing) == loss(
+            x.image, x.text, x.scale, x.bias, x.valid
+        )
+
+
 def random_labels(n, k, seed=1):
     """+1, -1 and 0 anywhere, own captions positive."""
     g = torch.Generator().manual_seed(seed)

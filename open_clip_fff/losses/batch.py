@@ -1,18 +1,19 @@
-"""The global batch as a loss sees it: this rank's rows against everyone's columns."""
+"""The global batch as a loss sees it, this rank's rows against everyone's columns, and the call that losses share."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from open_clip_fff.assignment.columns import Columns, Sweep
-from open_clip_fff.assignment.labels import as_labels, positions
-from open_clip_fff.assignment.mined_pairs import MinedPairs
-from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
-from open_clip_fff.assignment.tiles import Assignment, GivenLabels, OwnCaptions
-from open_clip_fff.losses.gather import gather_features
-from open_clip_fff.numerics import full_precision
-from open_clip_fff.settings.mining import MiningConfig
+from open_clip_fff.assignment.columns import Columns
+from open_clip_fff.assignment.making import given_assignment, make_assignment, own_columns
+from open_clip_fff.assignment.miner import Miner
+from open_clip_fff.assignment.reference import MiningFeatures
+from open_clip_fff.assignment.tiles import Assignment
+from open_clip_fff.losses.gather import gather_features, mean_over_ranks
+from open_clip_fff.normalised import FirstCall
+from open_clip_fff.numerics import full_precision, no_autocast
+from open_clip_fff.settings.objective import check_made
 
 
 class GlobalBatch(NamedTuple):
@@ -33,68 +34,126 @@ class GlobalBatch(NamedTuple):
     assignment: Assignment
 
 
-def global_batch(
-    image_features: Tensor,
-    text_features: Tensor,
-    text_valid: Tensor | None,
-    image_ids: Tensor | None,
-    assignment: Tensor | Assignment | None,
-    rank: int,
-    world_size: int,
-    *,
-    ring: bool = False,
-    mining: MiningConfig | None = None,
-    mining_image: Tensor | None = None,
-    mining_text: Tensor | None = None,
-    by_text: Tensor | None = None,
-) -> GlobalBatch:
-    """Gathers unless in a ring, and makes the assignment where none is given: by identity, and by Eq. 1 if told to.
+class GlobalBatchLoss(nn.Module, ABC):
+    """A loss of the global batch and its assignment, computed in float32 (float64 inputs stay) whatever the autocast.
 
     Args:
-        mining: Eq. 1 with typed thresholds.
-        mining_image, mining_text: this rank's [B, D'] and [B, K, D']; the features themselves where None.
-        by_text: the assignment as captions see it, beside one that was made as a whole.
+        rank: this process's rank.
+        world_size: number of ranks; features are gathered over all of them, with gradient.
+        impl, dist_impl: as `FFFLoss`.
 
     Raises:
-        ValueError: if a shape does not fit [B, D], [B, K, D], [B, K], [B] or [B, N, K], if only one kind of mining
-            features is given, or for an assignment whose columns are gathered where the loss's go round.
+        ValueError: for an unknown `impl` or `dist_impl`.
     """
-    if text_features.ndim == 2:
-        text_features = text_features[:, None]
-    size, k = text_features.shape[:2]
-    if image_features.ndim != 2 or len(image_features) != size:
-        raise ValueError(f"images {list(image_features.shape)} do not go with texts {list(text_features.shape)}")
-    image, text = full_precision(image_features), full_precision(text_features)
-    valid = torch.ones((size, k), dtype=torch.bool, device=image.device) if text_valid is None else text_valid
-    if valid.shape != (size, k):
-        raise ValueError(f"text_valid is {list(valid.shape)}, not [B, K] = [{size}, {k}]")
-    if image_ids is not None and image_ids.shape != (size,):
-        raise ValueError(f"image_ids is {list(image_ids.shape)}, not [B] = [{size}]")
-    mines = mining is not None and assignment is None
-    if mines and (mining_image is None) != (mining_text is None):
-        raise ValueError("mining_image_features and mining_text_features go together")
-    expected = (size, size * world_size, k)
-    for given in (assignment, by_text):
-        if given is not None and tuple(given.shape) != expected:
-            raise ValueError(f"assignment is {list(given.shape)}, not [B, N, K] = {list(expected)}")
-    if by_text is not None and not isinstance(assignment, Tensor):
-        raise ValueError("text_assignment goes with an assignment that was made as a whole")
 
-    if not isinstance(assignment, Assignment):
-        ids = positions(size, rank, image.device) if image_ids is None else image_ids
-        columns = Columns(rank * size, ids, valid)
-        if mines:
-            given = image.detach() if mining_image is None else mining_image
+    by_tiles = True  # takes an `Assignment` that was not made as a whole
+
+    def __init__(self, rank: int, world_size: int, impl: str, dist_impl: str) -> None:
+        super().__init__()
+        check_made(impl, dist_impl)
+        self.rank, self.world_size, self.impl, self.dist_impl = rank, world_size, impl, dist_impl
+        self.miner: Miner | None = None
+        self._ring = dist_impl == "ring"
+        self._check = FirstCall()
+
+    def forward(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        logit_bias: Tensor | None = None,
+        text_valid: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        assignment: Tensor | Assignment | None = None,
+        mining_image_features: Tensor | None = None,
+        mining_text_features: Tensor | None = None,
+        text_assignment: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of the global batch; its gradient is this rank's share, which DDP averages.
+
+        Args:
+            image_features: [B, D], L2-normalised, this rank's.
+            text_features: [B, K, D] (or [B, D] for K = 1), L2-normalised, this rank's.
+            logit_scale: s > 0, scalar or [1] (already exponentiated, as OpenCLIP hands it over).
+            logit_bias: b, scalar or [1]; None is 0.
+            text_valid: bool [B, K], False where a caption is padding. Default: all valid.
+            image_ids: int64 [B]; equal ids are the same image, negative ones equal no other. Default: all different.
+            assignment: int8 or bool [B, N, K] (assignment/labels.py), or one by tiles (assignment/tiles.py). Default:
+                own captions by id, and with `FFFLoss(mining=...)` what Eq. 1 finds.
+            mining_image_features, mining_text_features: [B, D'] and [B, K, D'], L2-normalised, this rank's, for
+                `mining` to find pairs with. Default: the features themselves.
+            text_assignment: int8 or bool [B, N, K], as captions see it, where that differs from how images do.
+
+        Returns:
+            Scalar, float32 (float64 for float64 features), the same number on every rank.
+
+        Raises:
+            ValueError: for shapes that do not fit, and in the first call for features that are not L2-normalised (rows
+                of zeros, and padding, are allowed).
+        """
+        with no_autocast(image_features.device):
+            if text_features.ndim == 2:
+                text_features = text_features[:, None]
+            image, text = full_precision(image_features), full_precision(text_features)
+            valid = image.new_ones(text.shape[:2]).bool() if text_valid is None else text_valid
+            self._check_shapes(image, text, valid, image_ids, assignment, text_assignment)
+            if not isinstance(assignment, Assignment):
+                own = own_columns(valid, image_ids, self.rank)
+                if assignment is None:
+                    assignment = self._made(own, image, text, mining_image_features, mining_text_features)
+                else:
+                    where = self.rank, self.world_size, self._ring
+                    assignment = given_assignment(assignment, text_assignment, own, *where)
+            elif assignment.sweep.ring != self._ring:
+                raise ValueError(
+                    "the assignment's columns go round the ranks and the loss's do not, or the other way round"
+                )
+            self._check(
+                assignment.sweep.own.valid,
+                image_features=image,
+                text_features=text,
+                mining_image_features=mining_image_features,
+                mining_text_features=mining_text_features,
+            )
+            everyone = (image, text) if self._ring else gather_features(image, text, self.rank, self.world_size)
+            batch = GlobalBatch(image, text, *everyone, assignment)
+            return mean_over_ranks(self._share(batch, logit_scale, logit_bias), self.world_size)
+
+    def _made(
+        self, own: Columns, image: Tensor, text: Tensor, mining_image: Tensor | None, mining_text: Tensor | None
+    ) -> Assignment:
+        """Own captions, and what the loss mines if told to, by its own features where none are given."""
+        if self.miner is not None:
+            if (mining_image is None) != (mining_text is None):
+                raise ValueError("mining_image_features and mining_text_features go together")
             texts = text.detach() if mining_text is None else mining_text
-            columns = columns._replace(features=MiningFeatures(given, texts, valid, ids))
-        sweep = Sweep(columns, rank, world_size, ring)
-        if assignment is not None:
-            assignment = GivenLabels(as_labels(assignment), sweep, None if by_text is None else as_labels(by_text))
-        else:
-            assignment = OwnCaptions(sweep)
-            if mining is not None:
-                assignment = MinedPairs(assignment, Thresholds.of(mining), mining)
-    elif assignment.sweep.ring != ring:
-        raise ValueError("the assignment's columns go round the ranks and the loss's do not, or the other way round")
-    everyone = (image, text) if ring else gather_features(image, text, rank, world_size)
-    return GlobalBatch(image, text, *everyone, assignment)
+            images = image.detach() if mining_image is None else mining_image
+            own = own._replace(features=MiningFeatures(images, texts, own.valid, own.ids))
+        return make_assignment(own, self.rank, self.world_size, self._ring, self.miner)
+
+    @abstractmethod
+    def _share(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
+        """This rank's share, whose mean over ranks is the loss of the global batch."""
+
+    def _check_shapes(
+        self,
+        image: Tensor,
+        text: Tensor,
+        valid: Tensor,
+        ids: Tensor | None,
+        assignment: Tensor | Assignment | None,
+        by_text: Tensor | None,
+    ) -> None:
+        size, k = text.shape[:2]
+        if image.ndim != 2 or len(image) != size:
+            raise ValueError(f"images {list(image.shape)} do not go with texts {list(text.shape)}")
+        if valid.shape != (size, k):
+            raise ValueError(f"text_valid is {list(valid.shape)}, not [B, K] = [{size}, {k}]")
+        if ids is not None and ids.shape != (size,):
+            raise ValueError(f"image_ids is {list(ids.shape)}, not [B] = [{size}]")
+        expected = (size, size * self.world_size, k)
+        for given in (assignment, by_text):
+            if given is not None and tuple(given.shape) != expected:
+                raise ValueError(f"assignment is {list(given.shape)}, not [B, N, K] = {list(expected)}")
+        if by_text is not None and not isinstance(assignment, Tensor):
+            raise ValueError("text_assignment goes with an assignment that was made as a whole")

@@ -10,16 +10,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from open_clip_fff.assignment.columns import Columns, Sweep
-from open_clip_fff.assignment.connected import ConnectedPairs
+from open_clip_fff.assignment.columns import Columns
 from open_clip_fff.assignment.connection_miner import ConnectionMiner
 from open_clip_fff.assignment.counts import MiningCounts
-from open_clip_fff.assignment.labels import IGNORED, as_labels, known_ids, positions
+from open_clip_fff.assignment.labels import IGNORED, as_labels
+from open_clip_fff.assignment.making import make_assignment, own_columns
 from open_clip_fff.assignment.miner import Miner
 from open_clip_fff.assignment.mining import Mined
 from open_clip_fff.assignment.reference import MiningFeatures, pooled_text
 from open_clip_fff.assignment.sums import RunningSums
-from open_clip_fff.assignment.tiles import Assignment, OwnCaptions, Watch
+from open_clip_fff.assignment.tiles import Assignment, Watch
 from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import only_finite
 from open_clip_fff.settings.mining import MiningConfig
@@ -136,9 +136,8 @@ class Criterion(nn.Module):
             ValueError: where mining features first come, if they are not L2-normalised.
         """
         size, valid = len(text_features), _valid(text_features, text_valid)
-        ids = positions(size, self.rank, valid.device) if image_ids is None else known_ids(image_ids, self.rank)
         self._check(valid, mining_image_features=mining_image_features, mining_text_features=mining_text_features)
-        own = Columns(self.rank * size, ids, valid, classes=image_classes, captions=caption_hashes)
+        own = own_columns(valid, image_ids, self.rank, classes=image_classes, captions=caption_hashes)
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
         used = valid
@@ -158,29 +157,13 @@ class Criterion(nn.Module):
         # Eq. 1 over generated captions alone, if told so
         if self.miner is not None and text_raw is not None and not self.miner.config.raw:
             used = used & ~text_raw
-        found = self._mined(own, mining_image_features, mining_text_features, used, watch, foreseen)
-        return found if own.verdicts is None else ConnectedPairs(found)
-
-    def _mined(
-        self,
-        own: Columns,
-        image: Tensor | None,
-        text: Tensor | None,
-        used: Tensor,
-        watch: Watch | None,
-        foreseen: bool,
-    ) -> Assignment:
-        """Own captions, and what Eq. 1 finds where there is a miner, among the captions that may be used."""
-        if self.miner is None or not (foreseen or self.miner.watching):
-            return OwnCaptions(self._sweep(own), watch)
-        if text is None:
-            raise ValueError("mining needs mining_text_features, which a batch hook adds")
-        own = own._replace(features=MiningFeatures(image, text, used, own.ids))
-        without = OwnCaptions(self._sweep(own), watch)
-        return self.miner.foreseen(without) if foreseen else self.miner(without)
-
-    def _sweep(self, own: Columns) -> Sweep:
-        return Sweep(own, self.rank, self.world_size, self._ring)
+        mine = None
+        if self.miner is not None and (foreseen or self.miner.watching):
+            if mining_text_features is None:
+                raise ValueError("mining needs mining_text_features, which a batch hook adds")
+            own = own._replace(features=MiningFeatures(mining_image_features, mining_text_features, used, own.ids))
+            mine = self.miner.foreseen if foreseen else self.miner
+        return make_assignment(own, self.rank, self.world_size, self._ring, mine, watch)
 
     def last(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """Ids, image features and pooled text features of this rank's last batch, without gradient, if remembered."""

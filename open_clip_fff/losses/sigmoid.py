@@ -1,22 +1,19 @@
 """FFF's multi-positive sigmoid loss."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from open_clip_fff.assignment.tiles import Assignment
-from open_clip_fff.losses.batch import GlobalBatch, global_batch
-from open_clip_fff.losses.gather import mean_over_ranks
+from open_clip_fff.assignment.miner import Miner
+from open_clip_fff.losses.batch import GlobalBatch, GlobalBatchLoss
 from open_clip_fff.losses.reference import logits, sigmoid_sum
 from open_clip_fff.losses.sigmoid_tile import pointwise
 from open_clip_fff.losses.tiled import tiled_sigmoid_sum
-from open_clip_fff.normalised import FirstCall
-from open_clip_fff.numerics import no_autocast
 from open_clip_fff.ranks import sum_over_ranks
 from open_clip_fff.settings.mining import MiningConfig
-from open_clip_fff.settings.objective import REDUCTIONS, check_made
+from open_clip_fff.settings.objective import REDUCTIONS
 
 
-class FFFLoss(nn.Module):
+class FFFLoss(GlobalBatchLoss):
     """Eq. 2 of FFF (arXiv 2405.10286): a sigmoid loss over any number of positives per image.
 
         L = (1/N) sum_i sum_j softplus( -m_ij * (s * cos_ij + b) )
@@ -47,8 +44,6 @@ class FFFLoss(nn.Module):
             that is not installed (in `forward`: for float64 features, and for any that are not on CUDA).
     """
 
-    by_tiles = True  # takes an `Assignment` that was not made as a whole
-
     def __init__(
         self,
         rank: int = 0,
@@ -58,73 +53,18 @@ class FFFLoss(nn.Module):
         mining: MiningConfig | None = None,
         dist_impl: str = "gather",
     ) -> None:
-        super().__init__()
-        check_made(impl, dist_impl)
+        super().__init__(rank, world_size, impl, dist_impl)
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction is {reduction!r}: choose from {', '.join(REDUCTIONS)}")
         if mining is not None and (mining.per_image is not None or mining.warmup or mining.guarded):
             raise ValueError("mining with per_image, warmup or guarded goes by earlier steps: use losses.Criterion")
         pointwise(impl)  # what is not installed is said now, not in the first step
-        self.rank, self.world_size, self.reduction = rank, world_size, reduction
-        self.impl, self.dist_impl, self.mining = impl, dist_impl, mining
-        self._check = FirstCall()
+        self.reduction = reduction
+        self.miner = None if mining is None else Miner(mining, rank, world_size)
 
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: Tensor,
-        logit_bias: Tensor | None = None,
-        text_valid: Tensor | None = None,
-        image_ids: Tensor | None = None,
-        assignment: Tensor | Assignment | None = None,
-        mining_image_features: Tensor | None = None,
-        mining_text_features: Tensor | None = None,
-    ) -> Tensor:
-        """The loss of the global batch; its gradient is this rank's share, which DDP averages.
-
-        Args:
-            image_features: [B, D], L2-normalised, this rank's.
-            text_features: [B, K, D] (or [B, D] for K = 1), L2-normalised, this rank's.
-            logit_scale: s > 0, scalar or [1] (already exponentiated, as OpenCLIP hands it over).
-            logit_bias: b, scalar or [1]; None is 0.
-            text_valid: bool [B, K], False where a caption is padding. Default: all valid.
-            image_ids: int64 [B]; equal ids are the same image. Default: all different.
-            assignment: int8 or bool [B, N, K] (assignment/labels.py), or one by tiles (assignment/tiles.py). Default:
-                own captions by id, and with `mining` what Eq. 1 finds.
-            mining_image_features, mining_text_features: [B, D'] and [B, K, D'], L2-normalised, this rank's, for
-                `mining` to find pairs with. Default: the features themselves.
-
-        Returns:
-            Scalar, float32 (float64 for float64 features), the same number on every rank.
-
-        Raises:
-            ValueError: for shapes that do not fit, and in the first call for features that are not L2-normalised (rows
-                of zeros, and padding, are allowed).
-        """
-        with no_autocast(image_features.device):
-            batch = global_batch(
-                image_features,
-                text_features,
-                text_valid,
-                image_ids,
-                assignment,
-                self.rank,
-                self.world_size,
-                ring=self.dist_impl == "ring",
-                mining=self.mining,
-                mining_image=mining_image_features,
-                mining_text=mining_text_features,
-            )
-            self._check(
-                batch.assignment.sweep.own.valid,
-                image_features=batch.image,
-                text_features=batch.text,
-                mining_image_features=mining_image_features,
-                mining_text_features=mining_text_features,
-            )
-            total, counted = self._sum(batch, logit_scale, logit_bias)
-            return mean_over_ranks(total / self._norm(counted, len(batch.image)), self.world_size)
+    def _share(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
+        total, counted = self._sum(batch, scale, bias)
+        return total / self._norm(counted, len(batch.image))
 
     def _sum(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Eq. 2's double sum over this rank's images, and its number of terms."""

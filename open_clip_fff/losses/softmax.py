@@ -1,27 +1,23 @@
 """The same assignment under a softmax."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from open_clip_fff.assignment.tiles import Assignment
-from open_clip_fff.losses.batch import GlobalBatch, global_batch
-from open_clip_fff.losses.gather import mean_over_ranks
+from open_clip_fff.losses.batch import GlobalBatch, GlobalBatchLoss
 from open_clip_fff.losses.reference import logits, row_cross_entropy
 from open_clip_fff.losses.tiled_softmax import tiled_softmax_loss
-from open_clip_fff.normalised import FirstCall
-from open_clip_fff.numerics import no_autocast
 from open_clip_fff.ranks import gather_constant, sum_over_ranks
-from open_clip_fff.settings.objective import check_made
 
 
-class MultiPositiveSoftmaxLoss(nn.Module):
+class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
     """CLIP's loss with any number of positives: targets are the rows and the columns of M, normalised to 1.
 
         L = ½ [ mean_i H(M_i·, softmax x_i·) + mean_(j,k) H(M_·jk, softmax x_·jk) ]
 
     Ignored pairs leave the denominator. Rows and columns without a positive leave their mean. With K = 1 and no
     assignment it equals OpenCLIP's `ClipLoss`. Not in the FFF paper: offered because, on the same captions and pairs,
-    it was ahead of the sigmoid in our small probes. Computed in float32 whatever the autocast.
+    it was ahead of the sigmoid in our small probes. A bias shifts all logits alike and so changes nothing; it gets a
+    gradient of 0 (DDP asks for one). Computed in float32 whatever the autocast.
 
     Args:
         rank: this process's rank.
@@ -31,52 +27,15 @@ class MultiPositiveSoftmaxLoss(nn.Module):
         dist_impl: as `FFFLoss`.
     """
 
-    by_tiles = True  # takes an `Assignment` that was not made as a whole
-
     def __init__(self, rank: int = 0, world_size: int = 1, impl: str = "auto", dist_impl: str = "gather") -> None:
-        super().__init__()
         if impl == "triton":
             raise ValueError("impl is 'triton': the kernel is the sigmoid loss's; use 'tiled'")
-        check_made(impl, dist_impl)
-        self.rank, self.world_size, self.impl, self.dist_impl = rank, world_size, impl, dist_impl
-        self._check = FirstCall()
+        super().__init__(rank, world_size, impl, dist_impl)
         self.alpha: float = 0.0  # of smoothing, for those who have it
         self.group: int | None = None
 
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: Tensor,
-        logit_bias: Tensor | None = None,
-        text_valid: Tensor | None = None,
-        image_ids: Tensor | None = None,
-        assignment: Tensor | Assignment | None = None,
-        text_assignment: Tensor | None = None,
-    ) -> Tensor:
-        """The loss of the global batch; arguments, result and errors as `FFFLoss.forward`.
-
-        A bias shifts all logits alike and so changes nothing; it gets a gradient of 0 (DDP asks for one).
-
-        Args:
-            text_assignment: int8 or bool [B, N, K], as captions see it, where that differs from how images do.
-        """
-        with no_autocast(image_features.device):
-            batch = global_batch(
-                image_features,
-                text_features,
-                text_valid,
-                image_ids,
-                assignment,
-                self.rank,
-                self.world_size,
-                ring=self.dist_impl == "ring",
-                by_text=text_assignment,
-            )
-            own = batch.assignment.sweep.own
-            self._check(own.valid, image_features=batch.image, text_features=batch.text)
-            made = self._dense if self.impl == "dense" else self._tiled
-            return mean_over_ranks(made(batch, logit_scale, logit_bias), self.world_size)
+    def _share(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
+        return (self._dense if self.impl == "dense" else self._tiled)(batch, scale, bias)
 
     def _tiled(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
         return tiled_softmax_loss(batch.image, batch.texts, scale, bias, batch.assignment, self.alpha, self.group)
