@@ -76,6 +76,23 @@ def test_its_snippet_runs(snippet):
     assert names["loss"].isfinite() and names["positives"].shape == (4, 4, 2)
 
 
+def test_a_rate_is_held_in_ones_own_loop():
+    (snippet,) = [block for block in BLOCKS if "after_step" in block]
+    torch.manual_seed(0)
+    unit = lambda *shape: F.normalize(torch.randn(*shape), dim=-1)  # noqa: E731
+    image = unit(128, 8).requires_grad_()
+    rest = torch.ones(128, 2, dtype=torch.bool), torch.arange(128)
+    names = {
+        "batches": [(image, unit(128, 2, 8), unit(128, 6), unit(128, 2, 6), *rest) for _ in range(20)],
+        "logit_scale": torch.tensor(2.0),
+        "logit_bias": torch.tensor(-2.0),
+    }
+    exec(snippet, names)
+    assert image.grad.isfinite().all() and names["miner"].step == 20
+    mined = (names["assignment"].whole() > 0).sum().item() / 128 - 2  # without its own two
+    assert mined == pytest.approx(1.0, abs=0.4)
+
+
 def test_every_flag_of_ours_is_explained():
     for action in flag_parser()._actions:
         assert f"{action.option_strings[0]}" in TEXT, action.option_strings[0]

@@ -11,7 +11,7 @@ from open_clip_fff.assignment.labels import as_labels, known_ids, positions
 from open_clip_fff.assignment.tiles import Assignment, GivenLabels, OwnCaptions, Watch
 
 
-def own_columns(valid: Tensor, ids: Tensor | None, rank: int, **more: Any) -> Columns:
+def own_columns(valid: Tensor, ids: Tensor | None = None, rank: int = 0, **more: Any) -> Columns:
     """This rank's captions as columns of the global batch.
 
     Args:

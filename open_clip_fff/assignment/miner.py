@@ -40,7 +40,8 @@ class Miner:
     """Eq. 1 as a run goes on.
 
     Called for each assignment; a step with gradient accumulation makes the same one several times. What it learnt
-    takes effect once, when `after_step` says that the step is done.
+    takes effect once, when `after_step` says that the step is done. In one's own loop it is the `mine` of
+    `make_assignment`.
 
     Args:
         config: thresholds or rate, warm-up, guard.

@@ -83,6 +83,7 @@ class GlobalBatchLoss(nn.Module, ABC):
             mining_image_features, mining_text_features: [B, D'] and [B, K, D'], L2-normalised, this rank's, for
                 `mining` to find pairs with. Default: the features themselves.
             text_assignment: int8 or bool [B, N, K], as captions see it, where that differs from how images do.
+                The sigmoid takes a positive of either, else what either ignores.
 
         Returns:
             Scalar, float32 (float64 for float64 features), the same number on every rank.
