@@ -9,7 +9,6 @@ from collections.abc import Sequence
 
 from open_clip_fff.commands import calibrate
 from open_clip_fff.hub.forms import FORMS
-from open_clip_fff.hub.loading import local
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.epilog = "Training's flags say where captions and classes are, and which clauses mine: --json-text-key, …"
     args, flags = parser.parse_known_args(argv)
+    from open_clip_fff.hub.loading import local  # and torch, which --help need not wait for
+
     whole = args.model.startswith("hf-hub:") or local(args.model) is not None
     name, _, weights = (args.model, "", "") if whole else args.model.partition(",")
     model = ["--mining-model", name, *(["--mining-pretrained", weights] if weights else [])]

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.host.arguments import parse_shard_flags
 from open_clip_fff.host.shards import training_shards
 from open_clip_fff.hub.borrowed import borrow, refuse, split_at_dashes
 from tests.test_features import embed
@@ -61,7 +61,7 @@ def test_a_programs_own_flags_stand_before_the_dashes():
 
 def test_the_shards_of_a_training_command(trainer):
     nothing, _ = borrow([])
-    args = parse_open_clip([*trainer.tars, "--batch-size", "8", "--lr", "1e-3"])
+    args = parse_shard_flags([*trainer.tars, "--batch-size", "8", "--lr", "1e-3"])
     _, urls = training_shards(nothing, args)
     assert len(urls) == 4 and urls[1].endswith("01.tar") and args.batch_size == 8
     for wrong, named in (
@@ -71,7 +71,7 @@ def test_the_shards_of_a_training_command(trainer):
         ([*trainer.tars, "--batchsize", "8"], "--batchsize 8 (did you mean --batch-size?)"),
     ):
         with pytest.raises(UsageError) as error:
-            training_shards(nothing, parse_open_clip(wrong))
+            training_shards(nothing, parse_shard_flags(wrong))
         assert named in str(error.value)
 
 

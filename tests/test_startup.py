@@ -50,17 +50,22 @@ for line, message in {wrong}.items():
     assert imported(code, HEAVY) == []
 
 
-def test_help_of_every_command_waits_for_nothing():
-    code = """
-import contextlib, io
+def test_help_of_every_command_and_of_its_door_waits_for_nothing():
+    files = [path for folder in ("scripts", "eval") for path in sorted((ROOT / folder).glob("*.py"))]
+    doors = [str(path) for path in files if "open_clip_fff.commands" in path.read_text()]
+    assert len(doors) > 10
+    code = f"""
+import contextlib, io, runpy
 from open_clip_fff.cli import COMMANDS, main
-for line in [["--help"], *([name, "--help"] for name in COMMANDS)]:
+asked = {{"": lambda: main(["--help"]), **{{name: lambda name=name: main([name, "--help"]) for name in COMMANDS}}}}
+asked |= {{path: lambda path=path: runpy.run_path(path)["main"](["--help"]) for path in {doors}}}
+for name, ask in asked.items():
     with contextlib.redirect_stdout(io.StringIO()) as out:
         try:
-            code = main(line)
+            code = ask()
         except SystemExit as end:
             code = end.code
-    assert not code and "usage: " in out.getvalue(), line
+    assert not code and "usage: " in out.getvalue(), name
 """
     assert imported(code, HEAVY) == []
 
@@ -72,9 +77,10 @@ def test_mistakes_in_commands_wait_for_nothing():
         "caption --train-data x.tar --out y --beams 3": "--beams: goes with --decoding beam",
         "embed --out x -- --mining-model ViT-B-32 --tpyo": "--tpyo",
         "embed --out x -- --p1 2": "p1",
-        "calibrate --out x -- --mining-features off": "nothing mines",
+        "embed --out x -- --mining-model ViT-B-32": "--train-data: name the shards",
+        "calibrate --out x -- --train-data y.tar --mining-features off": "nothing mines",
         "analyze --out x --show -1": "--show -1: must be 0 or more",
-        "gallery --out x.html -- --mining-features off": "nothing mines",
+        "gallery --out x.html -- --train-data y.tar --mining-features off": "nothing mines",
         "probe m --data-root x --shots 0": "--shots 0: must be 1 or more",
         "retrieval-set x.tar --out y --captions 0": "--captions 0",
         "train-captioner --model m --out x --steps 0": "--steps 0",

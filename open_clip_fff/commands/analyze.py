@@ -16,7 +16,7 @@ from pathlib import Path
 from open_clip_fff.analysis.files import PAGE
 from open_clip_fff.commands.program import as_program, command_line, typed
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.host.arguments import parse_shard_flags
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.sampling.sizes import SHARDS
 from open_clip_fff.settings.flags import OneLineParser, as_flag
@@ -78,5 +78,5 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
         raise UsageError(
             f"--mining-features {plan.features}: there is no model to look with; choose frozen, precomputed or text"
         )
-    args.training = parse_open_clip(others)
+    args.training = parse_shard_flags(others)
     return args, plan

@@ -15,7 +15,7 @@ from pathlib import Path
 from open_clip_fff.calibration.files import FALSE_NEGATIVES, FILES
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.host.arguments import parse_shard_flags
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.sampling.sizes import SHARDS
 from open_clip_fff.settings.flags import OneLineParser, as_flag
@@ -75,7 +75,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     args = parser.parse_args(here)
     chosen = any(flag.split("=")[0] in ("--method", "--loss") for flag in there)
     plan, others = borrow(there, usual={} if chosen else {"method": "fff"})
-    args.training = parse_open_clip(others)
+    args.training = parse_shard_flags(others)
     args.why = "(--global-batch)"
     if args.global_batch is None:
         said = any(flag.split("=")[0] in ("--batch-size", "--accum-freq") for flag in others)

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 
 from open_clip_fff.commands.program import as_program, typed
-from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.host.arguments import parse_shard_flags
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.settings.flags import flag_parser
 from open_clip_fff.settings.plan import Plan
@@ -57,5 +57,5 @@ def parse(argv: list[str], prog: str = "open-clip-fff embed") -> tuple[argparse.
     features = "text" if getattr(ours, "mining_features", None) == "text" else "frozen"
     said = {"loss": "fff", "mining_features": features, "captions_per_image": ALL, "caption_policy": "all"}
     plan, others = borrow(there, said={**said, "method": None}, idle=IDLE)
-    args.training = parse_open_clip(others)
+    args.training = parse_shard_flags(others)
     return args, plan

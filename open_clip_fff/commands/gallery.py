@@ -14,7 +14,7 @@ from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, command_line, typed
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.host.arguments import parse_shard_flags
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.hub.forms import FORMS
 from open_clip_fff.settings.flags import OneLineParser, as_flag
@@ -68,7 +68,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     args = parser.parse_args(here)
     chosen = any(flag.split("=")[0] in ("--method", "--loss") for flag in there)
     plan, others = borrow(there, usual={} if chosen else {"method": "fff"})
-    args.training = parse_open_clip(others)
+    args.training = parse_shard_flags(others)
     if args.batch_size is None:
         args.batch_size = args.training.batch_size * args.training.accum_freq
     check(args, plan)

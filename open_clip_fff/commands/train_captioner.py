@@ -14,7 +14,7 @@ from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.host.arguments import parse_shard_flags
 from open_clip_fff.hub.borrowed import borrow, split_at_dashes
 from open_clip_fff.settings.flags import OneLineParser, as_flag
 from open_clip_fff.settings.plan import Plan
@@ -63,7 +63,7 @@ def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     check(args)
     said = {"loss": "fff", "mining_features": "off", "captions_per_image": ALL, "caption_policy": "all", "method": None}
     plan, others = borrow(there, said=said, idle=IDLE)
-    args.training = parse_open_clip(others)
+    args.training = parse_shard_flags(others)
     return args, plan
 
 

@@ -29,6 +29,18 @@ def parse_open_clip(argv: list[str]) -> argparse.Namespace:
         raise UsageError(f"--aug-cfg: takes NAME=VALUE, as in scale=(0.9,1.0) color_jitter=0.4 ({error})") from None
 
 
+def parse_shard_flags(argv: list[str]) -> argparse.Namespace:
+    """The same for programs that take the shards of a training command.
+
+    Raises:
+        UsageError: also where it names none.
+    """
+    args = parse_open_clip(argv)
+    if not args.train_data:
+        raise UsageError("--train-data: name the shards, behind --")
+    return args
+
+
 def help_text() -> str:
     """OpenCLIP's help and ours, ours last, where a terminal shows it."""
     printed = io.StringIO()

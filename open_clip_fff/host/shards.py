@@ -15,13 +15,11 @@ def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[st
 
     Args:
         plan: what our flags say.
-        args: OpenCLIP's flags, those that say how to train among them.
+        args: OpenCLIP's flags, `parse_shard_flags` of them.
 
     Raises:
         UsageError: for data that is no tars or not there.
     """
-    if not args.train_data:
-        raise UsageError("--train-data: name the shards, behind --")
     if dataset_kind(args) != "webdataset":
         raise UsageError(f"--train-data {args.train_data}: only tars are read here, with --dataset-type webdataset")
     check_files("--train-data", args.train_data)
