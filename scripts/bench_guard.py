@@ -6,7 +6,8 @@ The guard: OpenCLIP's own loop over one prepared batch, with the guard of `--on-
 one step of each in turn. `in the guard` is the time spent in it, over the time of a step without it.
 
 The path: whole runs by `open_clip_train.main`, by `open_clip_fff.train` with no flag of ours, and with `--method clip`,
-on the same csv of images, by turns. A run's images per second are those between its first step and its last.
+on the same csv of images, by turns. A run's images per second are those of its median step; `processor time` is the
+main process's own, which other work on the machine hardly disturbs.
 
 Ratios are medians over rounds of a candidate over stock in the same round, so that what else the machine does hits all
 alike. Writes OUT/bench_guard.csv.
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +130,15 @@ def paths(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         *("--precision", arguments.precision, "--device", arguments.device, "--logs", str(folder / "logs")),
     ]
     rates: dict[str, list[float]] = {name: [] for name in PATHS}
+    processor: dict[str, list[float]] = {name: [] for name in PATHS}
     names = list(PATHS)
     for round_ in range(arguments.rounds):
         for place in range(len(names)):
             name = names[(place + round_) % len(names)]  # nobody always runs first
             begin, flags = PATHS[name]
-            rates[name].append(rate(begin, [*common, *flags, "--name", f"{round_}-{place}"]))
+            clock, own = seconds(begin, [*common, *flags, "--name", f"{round_}-{place}"])
+            rates[name].append(32 / clock)
+            processor[name].append(own)
     return [
         {
             "candidate": name,
@@ -141,6 +146,7 @@ def paths(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             "batch": 32,
             "images_per_second": statistics.median(rates[name]),
             "over_stock": ratio(rates[name], rates[STOCK]),
+            "processor time": ratio(processor[name], processor[STOCK]),
         }
         for name in names
     ]
@@ -151,10 +157,10 @@ def ratio(above: list[float], below: list[float]) -> float:
     return statistics.median(x / y for x, y in zip(above, below, strict=True))
 
 
-def rate(begin: Callable, argv: list[str]) -> float:
-    """Images per second of a run, from its first step's end to its last's."""
-    ends: list[float] = []
-    hook = register_optimizer_step_post_hook(lambda *_: ends.append(time.perf_counter()))
+def seconds(begin: Callable, argv: list[str]) -> tuple[float, float]:
+    """A step's time in a run, from the step before's end to its own, and the processor time in it; medians."""
+    ends: list[tuple[float, float]] = []
+    hook = register_optimizer_step_post_hook(lambda *_: ends.append((time.perf_counter(), time.process_time())))
     printed = io.StringIO()
     try:
         with redirect_stdout(printed), redirect_stderr(printed):
@@ -163,7 +169,13 @@ def rate(begin: Callable, argv: list[str]) -> float:
         hook.remove()
     if code or len(ends) < 2:
         raise RuntimeError(f"{' '.join(argv)} ended with {code} after {len(ends)} steps: {printed.getvalue()[-500:]}")
-    return 32 * (len(ends) - 1) / (ends[-1] - ends[0])
+    clock, own = zip(*ends, strict=True)
+    return median_step(clock), median_step(own)
+
+
+def median_step(ends: Sequence[float]) -> float:
+    """Of the times between two steps' ends."""
+    return statistics.median(later - earlier for earlier, later in pairwise(ends))
 
 
 def csv_of(folder: Path, images: int) -> Path:
