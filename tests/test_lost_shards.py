@@ -28,15 +28,17 @@ def lost(log: str) -> list[str]:
     return re.findall(r"Lost of (.*)", log)
 
 
+@pytest.mark.parametrize("within", [True, False], ids=["within a member", "between members"])
 @pytest.mark.parametrize("flags", [[], [*MANY, "--logit-bias-init", "-10"]], ids=["stock", "fff"])
-def test_lost_shards_are_named_once_an_epoch_with_their_rows(trainer, tmp_path, flags):
-    """One is cut within its fourth row, and one is no tar; an epoch passes over them many times.
+def test_lost_shards_are_named_once_an_epoch_with_their_rows(trainer, tmp_path, flags, within):
+    """One is cut at its fourth row, and one is no tar; an epoch passes over them many times.
 
     (Whether the third is whole shows at the fourth, so that two are used.)
     """
     data = shards_of(tmp_path, (20, 6, 6))
     with tarfile.open(tmp_path / "01.tar") as tar:
-        size = next(member for member in tar if member.name == "0003.png").offset_data + 100
+        cut = next(member for member in tar if member.name == "0003.png")
+    size = cut.offset_data + 100 if within else cut.offset
     (tmp_path / "01.tar").write_bytes((tmp_path / "01.tar").read_bytes()[:size])
     (tmp_path / "02.tar").write_bytes(b"<html>" * 999)
     (tmp_path / "sizes.json").write_text(json.dumps({"00.tar": 20, "01.tar": 6, "other.tar": 6}))

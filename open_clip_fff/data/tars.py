@@ -1,9 +1,9 @@
 """Reading tars from strangers: a member at a time, bounded, and no end that is none.
 
-Python's tarfile takes a damaged header for the end of the tar, so that the rows behind it are lost in silence; it goes
-backwards over a member of negative size, and on from the end of the file to wherever a size leads; it makes as many
-zeros as a sparse file of a few bytes says that it has; it reads as many bytes of a long name; and it unpacks a block of
-bzip2, which may be gigabytes, as a whole.
+Python's tarfile takes a damaged header, and the end of the file, for the end of the tar, so that the rows behind it
+are lost in silence; it goes backwards over a member of negative size, and on from the end of the file to wherever a
+size leads; it makes as many zeros as a sparse file of a few bytes says that it has; it reads as many bytes of a long
+name; and it unpacks a block of bzip2, which may be gigabytes, as a whole.
 """
 
 import bz2
@@ -39,6 +39,10 @@ class Header(tarfile.TarInfo):
             if offset == 0:
                 raise  # it is no tar
             raise tarfile.ReadError(f"{error} at byte {offset:,}, and what follows cannot be read") from error
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            if offset == 0:
+                raise  # an empty file
+            raise tarfile.ReadError(f"cut short at byte {offset:,}, between two members: a tar has an end") from error
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _LONG + _PAX and self.size > MOST_HEADER:
