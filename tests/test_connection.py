@@ -161,7 +161,7 @@ def refused(value, **options) -> str:
 def test_what_cannot_judge_is_refused_in_one_line(folders, tmp_path, teacher, tiny_name):
     captioner = make(tmp_path / "captioner", "blip", "BlipForConditionalGeneration")
     line = refused(f"blip:{captioner}")
-    assert f"--discriminator blip:{captioner}: no image-text matching head" in line and "train_discriminator" in line
+    assert f"--discriminator blip:{captioner}: no image-text matching head" in line and "train-discriminator" in line
     assert "its config.json says blip-2, not blip" in refused(f"blip:{folders['blip2']}")
     assert "its config.json says blip, not blip-2" in refused(f"blip2:{folders['blip']}")
     assert "cannot be loaded" in refused("blip:Salesforce/no-such-model") and "cannot be loaded" in refused("nowhere")

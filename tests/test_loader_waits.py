@@ -45,14 +45,28 @@ def stopping_at(handle: int):
     return stop
 
 
+OTHERS: set[int] = set()  # processes of tests before
+
+
+@pytest.fixture(autouse=True)
+def others():
+    """Loaders of other tests may not have gone yet."""
+    OTHERS.clear()
+    OTHERS.update(child.pid for child in multiprocessing.active_children())
+
+
+def workers() -> list[int]:
+    return [child.pid for child in multiprocessing.active_children() if child.pid not in OTHERS]
+
+
 def states() -> list[str]:
     """A letter for each loader worker that is there. (Python may forget the end of one that torch looks at.)"""
-    return [found for worker in multiprocessing.active_children() if (found := state(worker.pid)) != "Z"]
+    return [found for pid in workers() if (found := state(pid)) != "Z"]
 
 
 def stop_workers() -> None:
-    for worker in multiprocessing.active_children():
-        os.kill(worker.pid, signal.SIGSTOP)
+    for pid in workers():
+        os.kill(pid, signal.SIGSTOP)
     while set(states()) != {"T"}:
         time.sleep(0.01)
 

@@ -253,7 +253,9 @@ def test_any_model_under_any_prefix_is_left_as_it_was(tiny_name):
     """Modes, module by module, and the random generators, whatever the loader draws; images without ids are all own."""
     model = open_clip.create_model(tiny_name, init_logit_bias=-10.0).train()
     model.visual.eval()
-    state = RunState(parse_open_clip(["--model", tiny_name, "--device", "cpu"]), make_plan(split(FFF)[0]))
+    args = parse_open_clip(["--model", tiny_name, "--device", "cpu"])
+    args.rank = 0
+    state = RunState(args, make_plan(split(FFF)[0]))
 
     def batches():
         for _ in range(2):
