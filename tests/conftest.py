@@ -1,67 +1,27 @@
 """Small real things: a tiny OpenCLIP architecture, real tars, a real CSV, and the trainer as a function."""
 
 import importlib.util
-import io
 import json
 import logging
 import os
-import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+
+from scripts.faulty.inputs import COLOURS, TINY, colour_image, colour_sample, write_tar
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
 
-COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 50, 220), "yellow": (230, 220, 40)}
 
 # one of an image's captions at each visit, under OpenCLIP's own loss
 DRAWN = ["--method", "clip", "--captions-per-image", "4", "--caption-policy", "sample", "--json-text-key", "captions"]
 
-TINY = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-
 
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*COLOURS, *("a", "square", "something", "all", "over", "picture", "in", "img", "title"), *MARKS]
-
-
-def colour_image(colour: str, seed: int, size: int = 40) -> bytes:
-    """A noisy PNG of one colour."""
-    noise = np.random.default_rng(seed).integers(-25, 25, (size, size, 3))
-    pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
-    return buffer.getvalue()
-
-
-def write_tar(path: Path, samples: dict[str, dict[str, bytes]]) -> Path:
-    """A webdataset shard of {key: {extension: bytes}}."""
-    with tarfile.open(path, "w") as tar:
-        for key, members in samples.items():
-            for extension, content in members.items():
-                info = tarfile.TarInfo(f"{key}.{extension}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return path
-
-
-def colour_sample(index: int) -> dict[str, bytes]:
-    """An image of one of four colours, a raw caption, and one to four pseudo-captions."""
-    colour = list(COLOURS)[index % 4]
-    pseudo = [f"a {colour} square", f"something {colour}", f"{colour} all over", f"picture {index} in {colour}"]
-    return {
-        "png": colour_image(colour, index),
-        "txt": f"img {index}".encode(),
-        "json": json.dumps({"captions": pseudo[: 1 + index % 4], "title": f"title {index}", "width": 40}).encode(),
-    }
 
 
 @pytest.fixture(autouse=True)

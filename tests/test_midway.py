@@ -254,7 +254,18 @@ def wait_for(text: str, out, seconds: float = 90) -> None:
         time.sleep(0.05)
 
 
-SLOWLY = [*FFF, *EIGHT, "--workers", "2", "--plugin", "tests.stopping", "--epochs", "40", "--batch-hooks", "stopping"]
+SLOWLY = [
+    *FFF,
+    *EIGHT,
+    "--workers",
+    "2",
+    "--plugin",
+    "scripts.faulty.plugin",
+    "--epochs",
+    "40",
+    "--batch-hooks",
+    "told",
+]
 
 
 def test_a_second_signal_ends_at_once(trainer, tmp_path):

@@ -9,13 +9,14 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.host.nonfinite import StepGuard, not_finite
 from open_clip_fff.settings.safety import IN_A_ROW, SCALER_IN_A_ROW
 from open_clip_fff.train import main
-from tests import poison
 from tests.programs import torchrun
 from tests.test_training import FFF as PLAIN
 from tests.test_training import mining
 
+# no look before the steps
+POISON = ["--plugin", "scripts.faulty.plugin", "--batch-hooks", "poison", "--logit-bias-init", "-10"]
 FFF = ["--method", "fff", "--mining-features", "ema", "--mining-warmup", "2", "--mined-per-image", "1"]
-FFF += ["--captions-per-image", "4", "--json-text-key", "captions", *poison.FLAGS]
+FFF += ["--captions-per-image", "4", "--json-text-key", "captions", *POISON]
 ALL = ",".join(map(str, range(1, 100)))
 
 

@@ -10,20 +10,12 @@ from pathlib import Path
 import pytest
 
 from open_clip_fff import sample_id
+from scripts.faulty.inputs import colour_shards as shards
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.programs import Program
 
 MANY = ["--method", "fff", "--mining-features", "off", "--captions-per-image", "2", "--json-text-key", "captions"]
-
-
-def shards(folder: Path, sizes: tuple[int, ...]) -> list[str]:
-    """Shards of so many rows, no image twice."""
-    first = 0
-    for number, size in enumerate(sizes):
-        write_tar(folder / f"{number:02d}.tar", {f"{row:04d}": colour_sample(first + row) for row in range(size)})
-        first += size
-    return ["--train-data", str(folder / f"{{00..{len(sizes) - 1:02d}}}.tar"), "--train-num-samples", str(sum(sizes))]
 
 
 @pytest.mark.parametrize("workers", ["0", "2", "4"])
@@ -119,7 +111,7 @@ def test_one_shard_for_two_ranks_is_refused(trainer, tmp_path):
 @pytest.mark.slow
 def test_a_rank_that_is_stopped_is_named(trainer, tmp_path):
     data = shards(tmp_path, (64, 64))
-    argv = [*MANY, "--plugin", "tests.stopping", "--batch-hooks", "stopping", "--timeout", "0.2", "--epochs", "50"]
+    argv = [*MANY, "--plugin", "scripts.faulty.plugin", "--batch-hooks", "told", "--timeout", "0.2", "--epochs", "50"]
     run = Launched(trainer, tmp_path / "log", *argv, "--name", "x", data=data)
     pid = run.child(r"rank 1 is pid (\d+)")
     os.kill(pid, signal.SIGSTOP)
