@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
-TEMPLATES = ("analysis", "comparison", "gallery", "hub", "pages")
+TEMPLATES = ("evaluation.compare", "hub", "tools.analyze", "tools.gallery", "tools.pages")
 
 setup(
     name="open_clip_fff",

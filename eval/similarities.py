@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from open_clip_fff.commands import calibrate
-from open_clip_fff.hub.forms import FORMS
+from open_clip_fff.hub.model_names import FORMS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

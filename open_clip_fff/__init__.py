@@ -5,13 +5,11 @@ their own; importing this package imports nothing else: each name brings what it
 often, but neither OpenCLIP nor its training loop.
 """
 
-from typing import TYPE_CHECKING
-
-from open_clip_fff.lazy import lazy_names
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from open_clip_fff.assignment.mining import similarity_assignment
-    from open_clip_fff.connection.registry import register_discriminator
+    from open_clip_fff.config.mining import MiningConfig
     from open_clip_fff.data.batch import Batch, CaptionBatch
     from open_clip_fff.data.ids import caption_id, sample_id
     from open_clip_fff.errors import UsageError
@@ -22,30 +20,35 @@ if TYPE_CHECKING:
     from open_clip_fff.losses.sigmoid import FFFLoss
     from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
     from open_clip_fff.losses.softmax import MultiPositiveSoftmaxLoss
-    from open_clip_fff.settings.mining import MiningConfig
-else:
-    __getattr__, __dir__ = lazy_names(
-        __name__,
-        {
-            "Batch": ".data.batch",
-            "CaptionBatch": ".data.batch",
-            "FFFLoss": ".losses.sigmoid",
-            "HookContext": ".hooks.registry",
-            "LossContext": ".losses.registry",
-            "MiningConfig": ".settings.mining",
-            "MultiPositiveSoftmaxLoss": ".losses.softmax",
-            "SmoothedITCLoss": ".losses.smoothed_itc",
-            "UsageError": ".errors",
-            "alternating_walk": ".grouping.walk",
-            "caption_id": ".data.ids",
-            "gather_features": ".losses.gather",
-            "register_batch_hook": ".hooks.registry",
-            "register_discriminator": ".connection.registry",
-            "register_loss": ".losses.registry",
-            "sample_id": ".data.ids",
-            "similarity_assignment": ".assignment.mining",
-        },
-    )
+    from open_clip_fff.matching.registry import register_discriminator
+    from open_clip_fff.mining.assign import make_assignment, own_columns
+    from open_clip_fff.mining.clauses import similarity_assignment
+    from open_clip_fff.mining.miner import Miner
+    from open_clip_fff.mining.reference import MiningFeatures
+
+_HOMES = {
+    "Batch": "data.batch",
+    "CaptionBatch": "data.batch",
+    "FFFLoss": "losses.sigmoid",
+    "HookContext": "hooks.registry",
+    "LossContext": "losses.registry",
+    "Miner": "mining.miner",
+    "MiningConfig": "config.mining",
+    "MiningFeatures": "mining.reference",
+    "MultiPositiveSoftmaxLoss": "losses.softmax",
+    "SmoothedITCLoss": "losses.smoothed_itc",
+    "UsageError": "errors",
+    "alternating_walk": "grouping.walk",
+    "caption_id": "data.ids",
+    "gather_features": "losses.gather",
+    "make_assignment": "mining.assign",
+    "own_columns": "mining.assign",
+    "register_batch_hook": "hooks.registry",
+    "register_discriminator": "matching.registry",
+    "register_loss": "losses.registry",
+    "sample_id": "data.ids",
+    "similarity_assignment": "mining.clauses",
+}
 
 __all__ = [
     "Batch",
@@ -53,13 +56,17 @@ __all__ = [
     "FFFLoss",
     "HookContext",
     "LossContext",
+    "Miner",
     "MiningConfig",
+    "MiningFeatures",
     "MultiPositiveSoftmaxLoss",
     "SmoothedITCLoss",
     "UsageError",
     "alternating_walk",
     "caption_id",
     "gather_features",
+    "make_assignment",
+    "own_columns",
     "register_batch_hook",
     "register_discriminator",
     "register_loss",
@@ -68,3 +75,15 @@ __all__ = [
 ]
 
 __version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    """A name's object, of the module that is imported for it (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from open_clip_fff.config.flags import OneLineParser
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings.flags import OneLineParser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser().parse_args(argv)
         if arguments.private and not arguments.push:
             raise UsageError("--private: goes with --push ORG/NAME")
-        from open_clip_fff.commands.work.export import run  # torch and OpenCLIP
+        from open_clip_fff.tools.export import run  # torch and OpenCLIP
 
         run(arguments)
     except UsageError as error:

@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raised later stays an exception.
     """
     # OpenCLIP's loop is imported by whoever trains, and by no one else; torch, once the flags make sense
-    from open_clip_fff.host.arguments import help_text
+    from open_clip_fff.config.command_line import help_text
     from open_clip_fff.host.command import launched_rank, read_command
 
     argv = list(sys.argv[1:] if argv is None else argv)

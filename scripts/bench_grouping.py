@@ -23,16 +23,16 @@ from bench.captions import sources
 from bench.models import build, open_clip_args
 from bench.steps import CLIP, Bench
 
-from open_clip_fff.assignment.hardest import hardest_negatives
-from open_clip_fff.connection.choose import make_discriminator
-from open_clip_fff.connection.judge import Judge
+from open_clip_fff.config.connection import ConnectionSettings
+from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.data.shards import ID
 from open_clip_fff.grouping.bank import BankWriter
-from open_clip_fff.grouping.features import LastEpoch
+from open_clip_fff.grouping.feature_sources import LastEpoch
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.hub.loading import add_architectures
-from open_clip_fff.settings.connection import ConnectionSettings
-from open_clip_fff.settings.grouping import GroupingSettings
+from open_clip_fff.matching.choose import make_discriminator
+from open_clip_fff.matching.scorer import Judge
+from open_clip_fff.mining.hardest import hardest_negatives
 
 SMALL = Path(__file__).parent / "bench" / "ViT-S-32-text-384.json"
 SAMPLE = b"x" * 20_000  # bytes of an undecoded image

@@ -27,8 +27,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff.host.report.memory import AliveBytes
 from open_clip_fff.losses.sigmoid_tile import triton_obstacle
-from open_clip_fff.report.memory import AliveBytes
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

@@ -25,8 +25,8 @@ from bench.captions import drawn, encoded, of_images, read_captions
 from open_clip import CLIP, SimpleTokenizer
 from torch import Tensor
 
-from open_clip_fff.settings import TextSettings
-from open_clip_fff.towers.few_tokens import FewTokens
+from open_clip_fff.config.text import TextSettings
+from open_clip_fff.models.unpadded_tower import FewTokens
 
 VARIANTS = {
     "full length": TextSettings(trim=False, distinct=False),

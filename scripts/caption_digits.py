@@ -18,10 +18,10 @@ from digits.captions import NAMES
 from digits.shards import SHARDS, write_shards
 from digits.study import markdown
 
-from open_clip_fff.captioning.writing import COLUMN
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.settings import CaptionSettings
+from open_clip_fff.tools.caption.writing import COLUMN
 
 HERE = Path(__file__).parent
 HELD_OUT = 389

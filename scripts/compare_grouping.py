@@ -28,7 +28,7 @@ import pandas as pd
 from digits.runs import Run, RunFailed, Trainer
 from digits.study import DIRECTIONS, checkpoint, digits, scores, tables, train_all, value
 
-from open_clip_fff.hub.borrowed import split_at_dashes
+from open_clip_fff.hub.training_flags import split_at_dashes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

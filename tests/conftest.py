@@ -178,13 +178,13 @@ def bert_clip(tmp_path_factory):
 @pytest.fixture
 def export_here():
     """The export of a run or checkpoint, checked in this process: a second one takes seconds to start."""
-    from open_clip_fff.commands.work.export import export
     from open_clip_fff.hub.source import choose
+    from open_clip_fff.tools.export import export
 
     def check(folder: Path, loaded) -> None:
         import open_clip
 
-        from open_clip_fff.hub.alone import answers
+        from open_clip_fff.hub.stock_answers import answers
 
         model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}", require_pretrained=True)
         theirs = answers(model.eval(), preprocess, open_clip.get_tokenizer(f"local-dir:{folder}"))

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from open_clip_fff.assignment.labels import own_pairs
-from open_clip_fff.assignment.reference import MiningFeatures, similarities
-from open_clip_fff.settings.mining import MiningConfig
+from open_clip_fff.config.mining import MiningConfig
+from open_clip_fff.mining.labels import own_pairs
+from open_clip_fff.mining.reference import MiningFeatures, similarities
 
 
 def quantile_thresholds(

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from open_clip_fff.assignment.reference import MiningFeatures
-from open_clip_fff.sampling.draw import Draw
-from open_clip_fff.sampling.extractors import FrozenExtractor
-from open_clip_fff.sampling.reading import Reading, joined
-from open_clip_fff.settings import CaptionSettings
-from open_clip_fff.shardwise.tars import count_samples
-from open_clip_fff.towers.frozen import FrozenModel
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.mining.reference import MiningFeatures
+from open_clip_fff.models.frozen import FrozenModel
+from open_clip_fff.tools.sampling.draw import Draw
+from open_clip_fff.tools.sampling.extractors import FrozenExtractor
+from open_clip_fff.tools.sampling.reading import Reading, joined
+from open_clip_fff.tools.shards.tars import count_samples
 
 
 def plain(work, **_):

@@ -11,17 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from open_clip_fff.analysis.agreement import among, between
-from open_clip_fff.analysis.examples import at_random, worst
-from open_clip_fff.analysis.fit import cosines, means
-from open_clip_fff.analysis.frequencies import most_frequent, normalised
-from open_clip_fff.analysis.kinds import kinds_of, one_of_each, strangers
-from open_clip_fff.analysis.measure import measure
-from open_clip_fff.analysis.nearest import mean_of_nearest
-from open_clip_fff.analysis.ranks import batches, outranked, rivals
-from open_clip_fff.analysis.sample import Sample
-from open_clip_fff.analysis.sections import left_out, sections
-from open_clip_fff.analysis.summary import summary
+from open_clip_fff.tools.analyze.agreement import among, between
+from open_clip_fff.tools.analyze.examples import at_random, worst
+from open_clip_fff.tools.analyze.fit import cosines, means
+from open_clip_fff.tools.analyze.frequencies import most_frequent, normalised
+from open_clip_fff.tools.analyze.kinds import kinds_of, one_of_each, strangers
+from open_clip_fff.tools.analyze.measure import measure
+from open_clip_fff.tools.analyze.nearest import mean_of_nearest
+from open_clip_fff.tools.analyze.ranks import batches, outranked, rivals
+from open_clip_fff.tools.analyze.sample import Sample
+from open_clip_fff.tools.analyze.sections import left_out, sections
+from open_clip_fff.tools.analyze.summary import summary
 from tests.conftest import colour_sample, write_tar
 from tests.test_features import embed
 from tests.test_gallery import Page

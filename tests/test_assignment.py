@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_fff import similarity_assignment
-from open_clip_fff.assignment import MiningFeatures, assign, mine, own_assignment
-from open_clip_fff.assignment.counts import MiningCounts, rates
-from open_clip_fff.assignment.labels import as_labels, known_ids
-from open_clip_fff.assignment.reference import Thresholds
-from open_clip_fff.settings import MiningConfig
+from open_clip_fff.config.mining import MiningConfig
+from open_clip_fff.mining.clauses import assign, mine
+from open_clip_fff.mining.counts import MiningCounts, rates
+from open_clip_fff.mining.labels import as_labels, known_ids, own_assignment
+from open_clip_fff.mining.reference import MiningFeatures, Thresholds
 
 OFF = {"p1": None, "p2": None, "p3": None, "p1_prime": None}
 

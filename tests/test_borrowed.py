@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
+from open_clip_fff.config.command_line import parse_shard_flags
+from open_clip_fff.data.training_data import training_shards
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_shard_flags
-from open_clip_fff.host.shards import training_shards
-from open_clip_fff.hub.borrowed import borrow, refuse, split_at_dashes
+from open_clip_fff.hub.training_flags import borrow, refuse, split_at_dashes
 from tests.test_features import embed
 
 

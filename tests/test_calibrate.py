@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from open_clip_fff.assignment import mine
-from open_clip_fff.hub.borrowed import borrow
-from open_clip_fff.sampling.draw import SHARDS, Draw, quotas
-from open_clip_fff.settings import FrozenSource, MiningConfig
-from open_clip_fff.shardwise.tars import count_samples
-from open_clip_fff.towers.frozen import load_frozen
+from open_clip_fff.config.mining import FrozenSource, MiningConfig
+from open_clip_fff.hub.training_flags import borrow
+from open_clip_fff.mining.clauses import mine
+from open_clip_fff.models.frozen import load_frozen
+from open_clip_fff.tools.sampling.draw import SHARDS, Draw, quotas
+from open_clip_fff.tools.shards.tars import count_samples
 from tests import colour_judge
 from tests.conftest import colour_sample, write_tar
 from tests.samples import plain, sample_features

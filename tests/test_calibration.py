@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from open_clip_fff import sample_id
-from open_clip_fff.assignment import mine
-from open_clip_fff.calibration.false_negatives import false_negatives
-from open_clip_fff.calibration.flags import model_flags, threshold_flags
-from open_clip_fff.settings import CaptionSettings, FrozenSource, MiningConfig, make_plan
-from open_clip_fff.settings.flags import flag_parser
-from open_clip_fff.towers.frozen import load_frozen
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.flags import flag_parser
+from open_clip_fff.config.mining import FrozenSource, MiningConfig
+from open_clip_fff.config.resolve import make_plan
+from open_clip_fff.mining.clauses import mine
+from open_clip_fff.models.frozen import load_frozen
+from open_clip_fff.tools.calibrate.false_negatives import false_negatives
+from open_clip_fff.tools.calibrate.flags import model_flags, threshold_flags
 from tests.conftest import colour_sample, write_tar
 from tests.quantiles import quantile_thresholds
 from tests.samples import reading, sample_features

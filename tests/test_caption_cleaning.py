@@ -2,7 +2,7 @@
 
 import pytest
 
-from open_clip_fff.captioning.cleaning import EQUAL, LOOPING, WORDLESS, add_clean, flaw, tidied
+from open_clip_fff.tools.caption.cleaning import EQUAL, LOOPING, WORDLESS, add_clean, flaw, tidied
 
 
 @pytest.mark.parametrize(

@@ -10,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from open_clip_fff.captioning.captioner import shared_start
-from open_clip_fff.captioning.decoding import Decoding
-from open_clip_fff.captioning.loading import configuration, dtype_of, load_captioner, revision
-from open_clip_fff.captioning.writing import TOLD
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.preview import preview_shard
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings import CaptionSettings
+from open_clip_fff.tools.caption.captioner import shared_start
+from open_clip_fff.tools.caption.decoding import Decoding
+from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_captioner, revision
+from open_clip_fff.tools.caption.writing import TOLD
 from tests.captioning_models import make_captioner
 from tests.conftest import colour_sample, write_tar
 from tests.matching_models import make

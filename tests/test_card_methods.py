@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from open_clip_fff.assignment.rate import RateThresholds
+from open_clip_fff.config.all_settings import DEFAULTS
+from open_clip_fff.config.description import settings
+from open_clip_fff.config.flags import as_flag, split
+from open_clip_fff.config.methods import METHODS
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.hub.base_names import base_names
 from open_clip_fff.hub.params import plan_of_run, read_params, upstream_of_run
-from open_clip_fff.settings import DEFAULTS, METHODS, Plan, make_plan
-from open_clip_fff.settings.description import settings
-from open_clip_fff.settings.flags import as_flag, split
+from open_clip_fff.mining.rate import RateThresholds
 from tests.conftest import colour_sample, write_tar
 
 pytestmark = pytest.mark.slow  # trainings, each from its start to its end

@@ -8,12 +8,12 @@ import sys
 import pytest
 import torch
 
+from open_clip_fff.atomic_io import whole_folder, write_whole
 from open_clip_fff.errors import UsageError
 from open_clip_fff.export import main as export
 from open_clip_fff.hub.checkpoints import find_checkpoint, newest_checkpoint
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.train import main
-from open_clip_fff.whole import whole_folder, write_whole
 from tests.conftest import Trainer
 from tests.full_disk import full_disk
 

@@ -12,18 +12,18 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from open_clip_fff.comparison import bootstrap, reference
-from open_clip_fff.comparison.bootstrap import Outcomes
-from open_clip_fff.comparison.columns import AVERAGE
-from open_clip_fff.comparison.lines import line_style
-from open_clip_fff.comparison.notes import notes
-from open_clip_fff.comparison.notices import notices, unequal_training
-from open_clip_fff.comparison.plots import COLOURS
-from open_clip_fff.comparison.rows import read_rows
-from open_clip_fff.comparison.run import Comparison, compare
-from open_clip_fff.comparison.table import make_table
-from open_clip_fff.comparison.training import read_training
 from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.compare import bootstrap, reference
+from open_clip_fff.evaluation.compare.bootstrap import Outcomes
+from open_clip_fff.evaluation.compare.columns import AVERAGE
+from open_clip_fff.evaluation.compare.footnotes import notes
+from open_clip_fff.evaluation.compare.lines import line_style
+from open_clip_fff.evaluation.compare.plots import COLOURS
+from open_clip_fff.evaluation.compare.rows import read_rows
+from open_clip_fff.evaluation.compare.run import Comparison, compare
+from open_clip_fff.evaluation.compare.table import make_table
+from open_clip_fff.evaluation.compare.training import read_training
+from open_clip_fff.evaluation.compare.warnings import notices, unequal_training
 from open_clip_fff.evaluation.store import Score, model_folder, write_score
 from tests import programs
 from tests.test_curves import STOCK, result

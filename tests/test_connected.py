@@ -3,23 +3,25 @@
 import pytest
 import torch
 
-from open_clip_fff.assignment.columns import Columns, Sweep
-from open_clip_fff.assignment.connected import ConnectedPairs
-from open_clip_fff.assignment.connection_counts import ConnectionCounts, connection_rates
-from open_clip_fff.assignment.connection_miner import ConnectionMiner
-from open_clip_fff.assignment.hardest import Hardest, hardest_negatives, verdicts
-from open_clip_fff.assignment.mined_pairs import MinedPairs
-from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
-from open_clip_fff.assignment.tiles import OwnCaptions, tiles
-from open_clip_fff.losses import Criterion, FFFLoss, SmoothedITCLoss
-from open_clip_fff.settings.mining import MiningConfig
+from open_clip_fff.config.mining import MiningConfig
+from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.losses.sigmoid import FFFLoss
+from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
+from open_clip_fff.mining.connection_counts import ConnectionCounts, connection_rates
+from open_clip_fff.mining.connection_miner import ConnectionMiner
+from open_clip_fff.mining.connection_pairs import ConnectedPairs
+from open_clip_fff.mining.global_texts import Columns, Sweep
+from open_clip_fff.mining.hardest import Hardest, hardest_negatives, verdicts
+from open_clip_fff.mining.mined_pairs import MinedPairs
+from open_clip_fff.mining.reference import MiningFeatures, Thresholds
+from open_clip_fff.mining.tiles import OwnCaptions, tiles
 from tests.test_tiled import features
 
 IDS = torch.tensor([5, 6, 7, 5])  # the first and the last are the same image
 
 
 def test_the_hardest_by_loops(monkeypatch):
-    monkeypatch.setattr("open_clip_fff.assignment.hardest.ROWS", 40)
+    monkeypatch.setattr("open_clip_fff.mining.hardest.ROWS", 40)
     image, text = features(9, 3)
     ids, valid = torch.arange(9) % 8, torch.rand(9, 3, generator=torch.Generator().manual_seed(1)) > 0.3
     found, cosines = hardest_negatives(image, text, ids, valid), torch.einsum("nd,mkd->nmk", image, text)

@@ -4,10 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from open_clip_fff.connection import DISCRIMINATORS, Judge, Judged, VerdictCache, make_discriminator
+from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.data.ids import ID_VERSION, NO_ID, caption_hash
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings import ConnectionSettings
+from open_clip_fff.matching.cache import VerdictCache
+from open_clip_fff.matching.choose import make_discriminator
+from open_clip_fff.matching.registry import DISCRIMINATORS
+from open_clip_fff.matching.scorer import Judge, Judged
 from tests import programs
 from tests.conftest import TINY
 from tests.matching_models import make
@@ -90,7 +93,7 @@ def test_neither_batches_nor_shared_images_change_it(folders, kind):
 @pytest.mark.parametrize("kind", ["blip", "blip2"])
 def test_its_cosines_are_transformers_contrastive_ones(folders, kind):
     """What hard negatives are drawn by."""
-    from open_clip_fff.connection.loading import load_matching
+    from open_clip_fff.matching.loading import load_matching
 
     matching = load_matching(str(folders[kind]), "--model")
     pixels = torch.randn(4, 3, 24, 24)
@@ -386,7 +389,7 @@ def test_a_match_score_outside_0_and_1_is_passed_over_and_told(tmp_path, caplog)
 
 def test_what_was_put_survives_sigkill(tmp_path):
     code = (
-        "import os, signal, sys, torch; from open_clip_fff.connection import VerdictCache\n"
+        "import os, signal, sys, torch; from open_clip_fff.matching.cache import VerdictCache\n"
         "cache = VerdictCache(sys.argv[1], 'x', rank=1)\n"
         "for step in range(50): cache.put_many([step], [caption := step * 7], torch.tensor([step / 50]))\n"
         "cache._own.execute('BEGIN IMMEDIATE'); cache._own.execute('INSERT INTO verdicts VALUES (99, 99, 1)')\n"

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from open_clip_fff.comparison.curves import read_curves
 from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.compare.curves import read_curves
 
 STOCK = """\
 2026-11-23,23:59:30 |  node7 | INFO | Running with a single process. Device cpu.

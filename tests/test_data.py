@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from open_clip_fff import CaptionBatch, caption_id, sample_id
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.batch import collate
+from open_clip_fff.data.caption_rows import Row, seal, unseal
+from open_clip_fff.data.counters import DAMAGE, Tally
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.preview import preview_shard
 from open_clip_fff.data.preview_text import preview_lines
-from open_clip_fff.data.rows import Row, seal, unseal
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.tally import DAMAGE, Tally
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer
-from open_clip_fff.report.coverage import caption_line, too_little
-from open_clip_fff.settings import CaptionSettings
+from open_clip_fff.host.report.coverage import caption_line, too_little
 from tests.conftest import colour_image, write_tar
 
 ALL = CaptionSettings(3, "all", ("txt", "caption"), ("captions", "blip2"))

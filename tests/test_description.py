@@ -6,17 +6,18 @@ from typing import get_args, get_type_hints
 
 import pytest
 
+from open_clip_fff.config.all_settings import DEFAULTS
+from open_clip_fff.config.description import OWNERS, describe, settings
+from open_clip_fff.config.fields import fields_by_flag
+from open_clip_fff.config.flags import flag_parser
+from open_clip_fff.config.methods import METHODS, TITLES
+from open_clip_fff.config.open_clip import Upstream
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.plan_text import plain, plan_lines
+from open_clip_fff.config.resolve import make_plan
+from open_clip_fff.config.topics import code
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.params import plan_of_run, read_params, upstream_of_run
-from open_clip_fff.report.plan_text import plain, plan_lines
-from open_clip_fff.settings import DEFAULTS, METHODS, make_plan
-from open_clip_fff.settings.description import OWNERS, describe, settings
-from open_clip_fff.settings.fields import fields_by_flag
-from open_clip_fff.settings.flags import flag_parser
-from open_clip_fff.settings.methods import TITLES
-from open_clip_fff.settings.plan import Plan
-from open_clip_fff.settings.upstream import Upstream
-from open_clip_fff.settings.words import code
 
 TARS = Upstream(model="ViT-B-32", train_data="a.tar")
 # fields that no flag of ours fills, beside other settings: what was typed, and what OpenCLIP's flags say

@@ -11,13 +11,13 @@ import open_clip
 import pytest
 import torch
 
-from open_clip_fff.commands.work.export import export as write
 from open_clip_fff.errors import UsageError
 from open_clip_fff.export import main as export
-from open_clip_fff.hub.alone import answers
-from open_clip_fff.hub.fresh_process import check_alone
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.hub.source import choose
+from open_clip_fff.hub.stock_answers import answers
+from open_clip_fff.hub.stock_check import check_alone
+from open_clip_fff.tools.export import export as write
 from tests import programs
 from tests.conftest import COLOURS, TINY, colour_image, write_tar
 

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from open_clip_fff import sample_id
+from open_clip_fff.config.mining import StoredBy
+from open_clip_fff.data.caption_rows import Row, seal, unseal
 from open_clip_fff.data.features import COLUMN, MEMBER, FeatureReader, NoFeatures, as_mining_wants, pack, unpack
-from open_clip_fff.data.rows import Row, seal, unseal
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import OneRankError
-from open_clip_fff.settings.mining import StoredBy
 from tests import recorder
 from tests.conftest import colour_sample, write_tar
 from tests.recorder import RECORDED

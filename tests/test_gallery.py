@@ -8,20 +8,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from open_clip_fff.assignment import mine
-from open_clip_fff.assignment.hardest import hardest_negatives
-from open_clip_fff.assignment.reference import MiningFeatures, Thresholds, similarities
-from open_clip_fff.connection import Judge
-from open_clip_fff.gallery.judged import doubt, in_doubt, judge_batch
-from open_clip_fff.gallery.mined import STEPS, WINDOW, find, find_thresholds
-from open_clip_fff.gallery.run import Wanted, gather
-from open_clip_fff.hub.borrowed import borrow
-from open_clip_fff.sampling.draw import Draw
-from open_clip_fff.sampling.extractors import FrozenExtractor
-from open_clip_fff.settings import ConnectionSettings, FrozenSource, MiningConfig
-from open_clip_fff.shardwise.tars import count_samples
-from open_clip_fff.towers.frozen import load_frozen
-from open_clip_fff.whole import write_whole
+from open_clip_fff.atomic_io import write_whole
+from open_clip_fff.config.connection import ConnectionSettings
+from open_clip_fff.config.mining import FrozenSource, MiningConfig
+from open_clip_fff.hub.training_flags import borrow
+from open_clip_fff.matching.scorer import Judge
+from open_clip_fff.mining.clauses import mine
+from open_clip_fff.mining.hardest import hardest_negatives
+from open_clip_fff.mining.reference import MiningFeatures, Thresholds, similarities
+from open_clip_fff.models.frozen import load_frozen
+from open_clip_fff.tools.gallery.matched import doubt, in_doubt, judge_batch
+from open_clip_fff.tools.gallery.mined import STEPS, WINDOW, find, find_thresholds
+from open_clip_fff.tools.gallery.run import Wanted, gather
+from open_clip_fff.tools.sampling.draw import Draw
+from open_clip_fff.tools.sampling.extractors import FrozenExtractor
+from open_clip_fff.tools.shards.tars import count_samples
 from tests import colour_judge
 from tests.conftest import colour_sample, write_tar
 from tests.samples import plain, sample_features
@@ -110,7 +111,7 @@ def test_tiles_cap_band_and_classes(monkeypatch):
     assert found.right == (mined.pairs & (labels[:, None] == labels)[..., None]).sum()
     shown = {(p.image, p.other, p.caption) for row in found.mined for p in row.pairs}
     assert shown == {tuple(place) for place in mined.pairs.nonzero().tolist()}
-    monkeypatch.setattr("open_clip_fff.gallery.mined.AREA", 4 * 30 * 2)
+    monkeypatch.setattr("open_clip_fff.tools.gallery.mined.AREA", 4 * 30 * 2)
     tiled = find(f, capped, Thresholds.of(capped), EVERYTHING, labels)
     for name in ("pairs", "images", "by_clause", "cut", "near", "right", "more", "fewer"):
         assert getattr(tiled, name) == getattr(found, name), name
@@ -161,7 +162,7 @@ def hard_batch(n: int = 12, k: int = 2) -> tuple[MiningFeatures, list[list[str]]
 
 
 def test_the_hardest_pairs_are_trainings_and_are_judged(monkeypatch):
-    monkeypatch.setattr("open_clip_fff.gallery.judged.PAIRS", 5)
+    monkeypatch.setattr("open_clip_fff.tools.gallery.matched.PAIRS", 5)
     f, captions, crops = hard_batch()
     settings, known = ConnectionSettings("x", positive=0.205, negative=0.105), Known()
     said = judge_batch(f, f, captions, crops, Judge(known), settings, start=100)

@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_fff import UsageError, alternating_walk
+from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.data.ids import ID_VERSION
-from open_clip_fff.grouping import Bank, BankWriter, arrange, discard, grouped_order, mean_neighbour_similarity
 from open_clip_fff.grouping import reference as loops
-from open_clip_fff.grouping.features import LastEpoch
-from open_clip_fff.settings import GroupingSettings
+from open_clip_fff.grouping.bank import Bank, BankWriter
+from open_clip_fff.grouping.bank_file import discard
+from open_clip_fff.grouping.feature_sources import LastEpoch
+from open_clip_fff.grouping.order import arrange, grouped_order, mean_neighbour_similarity
 from tests import programs
 from tests.test_scripts import script
 
@@ -319,7 +321,7 @@ def test_a_bank_goes_into_an_order(tmp_path):
 
 KILLED = """
 import os, signal, sys, torch
-from open_clip_fff.grouping import BankWriter
+from open_clip_fff.grouping.bank import BankWriter
 writer = BankWriter(sys.argv[1], 0, 0)
 for _ in range(100):
     writer.add(torch.arange(64), torch.ones(64, 64), torch.ones(64, 64))

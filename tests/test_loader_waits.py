@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from open_clip_fff.host.loader_waits import LoaderWaits, state
+from open_clip_fff.host.loader.timeouts import LoaderWaits, state
 from tests.test_short_epochs import MANY, shards
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.data.shards import ID
-from open_clip_fff.grouping.features import LastEpoch
+from open_clip_fff.grouping.feature_sources import LastEpoch
 from open_clip_fff.grouping.lookahead import Lookahead
-from open_clip_fff.settings.grouping import GroupingSettings
 
 D, BATCH = 16, 4
 SETTINGS = GroupingSettings(search_space=12, queue=40)

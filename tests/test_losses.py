@@ -10,10 +10,11 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
-from open_clip_fff.assignment.columns import Columns, Sweep
-from open_clip_fff.assignment.counts import rates
-from open_clip_fff.assignment.tiles import GivenLabels
-from open_clip_fff.losses import Criterion, cosine_sums, start_bias
+from open_clip_fff.losses.bias_start import cosine_sums, start_bias
+from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.mining.counts import rates
+from open_clip_fff.mining.global_texts import Columns, Sweep
+from open_clip_fff.mining.tiles import GivenLabels
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 

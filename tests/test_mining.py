@@ -5,17 +5,17 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_fff import MiningConfig
-from open_clip_fff.assignment import MiningFeatures, mine
-from open_clip_fff.assignment.columns import Columns, Sweep
-from open_clip_fff.assignment.guard import best_cut, own_recall
-from open_clip_fff.assignment.mined_pairs import MinedPairs
-from open_clip_fff.assignment.miner import Miner
-from open_clip_fff.assignment.mining import Mined, candidates
-from open_clip_fff.assignment.rate import RateThresholds
-from open_clip_fff.assignment.reference import best_pairs
-from open_clip_fff.assignment.tiles import OwnCaptions, tiles
-from open_clip_fff.losses import Criterion, FFFLoss
-from open_clip_fff.settings.mining import WATCH
+from open_clip_fff.config.mining import WATCH
+from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.losses.sigmoid import FFFLoss
+from open_clip_fff.mining.clauses import Mined, candidates, mine
+from open_clip_fff.mining.global_texts import Columns, Sweep
+from open_clip_fff.mining.guard import best_cut, own_recall
+from open_clip_fff.mining.mined_pairs import MinedPairs
+from open_clip_fff.mining.miner import Miner
+from open_clip_fff.mining.rate import RateThresholds
+from open_clip_fff.mining.reference import MiningFeatures, best_pairs
+from open_clip_fff.mining.tiles import OwnCaptions, tiles
 from tests.test_losses import asked
 
 N, K, CLASSES = 48, 3, 6

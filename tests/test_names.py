@@ -7,12 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.name_lists import find_name, split_names
 from open_clip_fff.data.preview import preview_shard
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
-from open_clip_fff.settings import CaptionSettings
-from open_clip_fff.settings.names import find_name, split_names
 from tests import recorder
 from tests.conftest import colour_sample, write_tar
 from tests.packing_sets import csv, pack, pictures, refused, samples  # noqa: F401

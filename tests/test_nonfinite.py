@@ -5,9 +5,9 @@ import re
 import pytest
 import torch
 
+from open_clip_fff.config.safety import IN_A_ROW, SCALER_IN_A_ROW
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.nonfinite import StepGuard, not_finite
-from open_clip_fff.settings.safety import IN_A_ROW, SCALER_IN_A_ROW
 from open_clip_fff.train import main
 from tests.programs import torchrun
 from tests.test_training import FFF as PLAIN

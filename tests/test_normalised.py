@@ -8,8 +8,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss, SmoothedITCLoss, similarity_assignment
-from open_clip_fff.assignment.making import make_assignment, own_columns
-from open_clip_fff.losses import Criterion, cosine_sums
+from open_clip_fff.losses.bias_start import cosine_sums
+from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.mining.assign import make_assignment, own_columns
 
 SCALE, BIAS = torch.tensor(10.0), torch.tensor(-5.0)
 LOSSES = [

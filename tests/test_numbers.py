@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from open_clip_fff.assignment.counts import Rates
-from open_clip_fff.assignment.histograms import BINS, edge
-from open_clip_fff.assignment.reference import Thresholds
-from open_clip_fff.calibration.flags import threshold_flags
-from open_clip_fff.gallery.sections import threshold_words
-from open_clip_fff.report.step_log import StepReport
-from open_clip_fff.settings.flags import flag_parser
-from open_clip_fff.settings.mining import MiningConfig
-from open_clip_fff.settings.numbers import cut, number
+from open_clip_fff.config.flags import flag_parser
+from open_clip_fff.config.mining import MiningConfig
+from open_clip_fff.config.numbers import cut, number
+from open_clip_fff.host.report.step_log import StepReport
+from open_clip_fff.mining.counts import Rates
+from open_clip_fff.mining.histograms import BINS, edge
+from open_clip_fff.mining.reference import Thresholds
+from open_clip_fff.tools.calibrate.flags import threshold_flags
+from open_clip_fff.tools.gallery.sections import threshold_words
 
 HIGH = Thresholds(0.2731, torch.tensor(0.99962, dtype=torch.float64), 0.9999996, 0.24)
 

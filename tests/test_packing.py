@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from open_clip_fff.data.shards import read_samples
-from open_clip_fff.packing.arrange import arrange
-from open_clip_fff.packing.items import LeaveOut
-from open_clip_fff.packing.pictures import finish
-from open_clip_fff.packing.rows import CAPTIONS, Row, RowFile, write_rows
-from open_clip_fff.packing.settings import PictureSettings
+from open_clip_fff.tools.pack.arrange import arrange
+from open_clip_fff.tools.pack.image_file import finish
+from open_clip_fff.tools.pack.items import LeaveOut
+from open_clip_fff.tools.pack.rows import CAPTIONS, Row, RowFile, write_rows
+from open_clip_fff.tools.pack.settings import PictureSettings
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.packing_sets import TOKENS, compress, csv, left_out, pack, picture, pictures, samples, tars, tokens  # noqa: F401
 
@@ -134,8 +134,8 @@ def test_lines_that_are_no_rows_are_told(pack, pictures, tmp_path):
 @pytest.mark.parametrize("repeats", ["keep", "join"])
 def test_a_list_longer_than_a_batch_is_arranged_as_a_loop_would(tmp_path, monkeypatch, repeats):
     """Against plain Python, with batches so small that rows of one image lie in several."""
-    monkeypatch.setattr("open_clip_fff.packing.rows.BATCH", 7)
-    monkeypatch.setattr("open_clip_fff.packing.arrange.BATCH", 7)
+    monkeypatch.setattr("open_clip_fff.tools.pack.rows.BATCH", 7)
+    monkeypatch.setattr("open_clip_fff.tools.pack.arrange.BATCH", 7)
     draws = np.random.default_rng(0).integers(0, 20, 61)
     rows = [Row(int(who), f"{n}", b"%d" % who, ([f"t{n}"] * (n % 3), [f"u{n}"])) for n, who in enumerate(draws)]
     expected: dict[object, list] = {}
@@ -157,8 +157,8 @@ def test_a_list_longer_than_a_batch_is_arranged_as_a_loop_would(tmp_path, monkey
 
 
 def test_a_row_is_found_by_its_identity(tmp_path, monkeypatch):
-    monkeypatch.setattr("open_clip_fff.packing.rows.BATCH", 3)
-    monkeypatch.setattr("open_clip_fff.packing.arrange.BATCH", 3)
+    monkeypatch.setattr("open_clip_fff.tools.pack.rows.BATCH", 3)
+    monkeypatch.setattr("open_clip_fff.tools.pack.arrange.BATCH", 3)
     identities = [5, 9, 1, 9, 2**63 - 1, 0, 7, 3]
     with open(tmp_path / "a", "wb+") as first, open(tmp_path / "b", "wb+") as second:
         write_rows([Row(who, f"k{who}", captions=[[f"of {n}"]]) for n, who in enumerate(identities)], ("t",), first)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from open_clip_fff.packing.tables.parquet import cells_at
+from open_clip_fff.tools.pack.tables.parquet import cells_at
 from tests.conftest import COLOURS, colour_image, write_tar
 from tests.packing_sets import left_out, pack, pictures, refused, samples  # noqa: F401
 

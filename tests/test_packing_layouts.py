@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from open_clip_fff.packing.tables.records import Record, entries_of
+from open_clip_fff.tools.pack.tables.records import Record, entries_of
 from tests.packing_sets import compress, csv, left_out, pack, pictures, refused, samples  # noqa: F401
 
 
@@ -114,7 +114,7 @@ def test_llava(pack, pictures, tmp_path, form):
 
 
 def test_fields_that_come_late_are_named(pack, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("open_clip_fff.packing.tables.records.LOOK", 2)
+    monkeypatch.setattr("open_clip_fff.tools.pack.tables.records.LOOK", 2)
     rows = [{"image": f"{n}.png", "caption": "a", **({"blip": "b"} if n > 2 else {})} for n in range(6)]
     write(tmp_path / "x.json", [*rows, "no object"])
     done = pack(tmp_path / "x.json", "--out", tmp_path / "out", "--image-root", pictures)
@@ -123,7 +123,7 @@ def test_fields_that_come_late_are_named(pack, pictures, tmp_path, monkeypatch):
 
 
 def test_a_list_is_read_piece_by_piece(monkeypatch):
-    monkeypatch.setattr("open_clip_fff.packing.tables.records.CHUNK", 3)
+    monkeypatch.setattr("open_clip_fff.tools.pack.tables.records.CHUNK", 3)
     entries = [{"a": "]}, {"}, 12, "x", {"b": [1, {"c": 'é"'}]}, {}]
     for indent in (None, 2):
         text = io.StringIO(json.dumps(entries, indent=indent))

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.packing.said import braces
-from open_clip_fff.packing.settings import PictureSettings
-from open_clip_fff.packing.shards import Shards
-from open_clip_fff.packing.writing import write_shard
+from open_clip_fff.tools.pack.ending import braces
+from open_clip_fff.tools.pack.settings import PictureSettings
+from open_clip_fff.tools.pack.shards import Shards
+from open_clip_fff.tools.pack.writing import write_shard
 from tests.conftest import colour_sample, write_tar
 from tests.full_disk import full_disk
 from tests.packing_sets import TOKENS, csv, pack, pictures, refused, tars, tokens  # noqa: F401

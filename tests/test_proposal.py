@@ -9,20 +9,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from open_clip_fff.assignment import mine
-from open_clip_fff.assignment.histograms import BINS, bins, edge, first_bin, shares_above
-from open_clip_fff.assignment.reference import MiningFeatures, similarities
-from open_clip_fff.calibration.agreement import agreement, half_way
-from open_clip_fff.calibration.all_pairs import AllPairs
-from open_clip_fff.calibration.curves import TOGETHER, Curves, curves, in_batches
-from open_clip_fff.calibration.notices import notices
-from open_clip_fff.calibration.proposal import Proposal, images_for, propose, readable
-from open_clip_fff.calibration.rule import Counted, Counter
-from open_clip_fff.calibration.spread import Spread, spread
-from open_clip_fff.calibration.strata import ABOVE, STRATA, Strata
+from open_clip_fff.config.connection import ConnectionSettings
+from open_clip_fff.config.mining import MiningConfig
 from open_clip_fff.errors import UsageError
-from open_clip_fff.report.memory import AliveBytes
-from open_clip_fff.settings import ConnectionSettings, MiningConfig
+from open_clip_fff.host.report.memory import AliveBytes
+from open_clip_fff.mining.clauses import mine
+from open_clip_fff.mining.histograms import BINS, bins, edge, first_bin, shares_above
+from open_clip_fff.mining.reference import MiningFeatures, similarities
+from open_clip_fff.tools.calibrate.agreement import agreement, half_way
+from open_clip_fff.tools.calibrate.all_pairs import AllPairs
+from open_clip_fff.tools.calibrate.curves import TOGETHER, Curves, curves, in_batches
+from open_clip_fff.tools.calibrate.proposal import Proposal, images_for, propose, readable
+from open_clip_fff.tools.calibrate.rule import Counted, Counter
+from open_clip_fff.tools.calibrate.spread import Spread, spread
+from open_clip_fff.tools.calibrate.strata import ABOVE, STRATA, Strata
+from open_clip_fff.tools.calibrate.warnings import notices
 from tests.quantiles import quantile_thresholds
 from tests.samples import plain
 from tests.test_assignment import random_features
@@ -76,8 +77,8 @@ def by_hand(f: MiningFeatures, config: MiningConfig) -> np.ndarray:
 
 @pytest.mark.parametrize("form", ["pooled", "max"])
 def test_histograms_by_tiles_are_those_of_all_cosines(monkeypatch, form):
-    monkeypatch.setattr("open_clip_fff.calibration.all_pairs.SIDE", 7)
-    monkeypatch.setattr("open_clip_fff.calibration.spread.CHUNK", 7)
+    monkeypatch.setattr("open_clip_fff.tools.calibrate.all_pairs.SIDE", 7)
+    monkeypatch.setattr("open_clip_fff.tools.calibrate.spread.CHUNK", 7)
     f = random_features(60, 3, d=8)
     labels = torch.arange(60) % 3
     labels[:5] = -1
@@ -99,7 +100,7 @@ def test_histograms_by_tiles_are_those_of_all_cosines(monkeypatch, form):
 
 
 def test_quantiles_by_tiles_are_the_dense_ones_to_a_bin(monkeypatch):
-    monkeypatch.setattr("open_clip_fff.calibration.all_pairs.SIDE", 64)
+    monkeypatch.setattr("open_clip_fff.tools.calibrate.all_pairs.SIDE", 64)
     f = random_features(200, 3, d=16)
     dense, seen = quantile_thresholds(f, BATCH, RATE), spread(all_pairs(f))
     share = RATE / ((BATCH - 1) * f.valid.double().sum(dim=1).mean().item())
@@ -116,7 +117,7 @@ def test_quantiles_by_tiles_are_the_dense_ones_to_a_bin(monkeypatch):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_pairs(monkeypatch):
-    monkeypatch.setattr("open_clip_fff.calibration.all_pairs.SIDE", 50)
+    monkeypatch.setattr("open_clip_fff.tools.calibrate.all_pairs.SIDE", 50)
     n, k, wanted = 600, 3, MiningConfig(0.1, 0.1, 0.1, 0.1)
     f = random_features(n, k, d=8)
     f = f._replace(image=f.image.float(), text=f.text.float())
@@ -144,7 +145,7 @@ WANTED = [
 
 @pytest.mark.parametrize("wanted", WANTED)
 def test_all_clauses_together_mine_what_was_asked(wanted, monkeypatch):
-    monkeypatch.setattr("open_clip_fff.calibration.all_pairs.SIDE", 33)
+    monkeypatch.setattr("open_clip_fff.tools.calibrate.all_pairs.SIDE", 33)
     f = random_features(120, 2, d=8)
     proposal, counted, _, _ = proposed(f, wanted)
     config = proposal.config
@@ -301,7 +302,7 @@ def test_what_cannot_be_told_is_refused():
 
 
 def test_pairs_for_the_judge_are_drawn_by_clause_and_score(monkeypatch):
-    monkeypatch.setattr("open_clip_fff.calibration.all_pairs.SIDE", 40)
+    monkeypatch.setattr("open_clip_fff.tools.calibrate.all_pairs.SIDE", 40)
     f = clustered(2, n=150)
     wanted = MiningConfig(0.1, 0.1, 0.1, 0.1)
     pairs = all_pairs(f)

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from open_clip_fff.settings.fields import value_text
-from open_clip_fff.settings.flags import GROUPS, as_flag, flag_parser, flags_of
-from open_clip_fff.settings.methods import METHODS
+from open_clip_fff.config.fields import value_text
+from open_clip_fff.config.flags import GROUPS, as_flag, flag_parser, flags_of
+from open_clip_fff.config.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

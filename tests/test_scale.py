@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard
-from open_clip_fff.shardwise.costs import Step, bytes_per_image, costs
+from open_clip_fff.tools.shards.costs import Step, bytes_per_image, costs
+from open_clip_fff.tools.shards.folder import OutFolder
+from open_clip_fff.tools.shards.record import Record
+from open_clip_fff.tools.shards.run import each_shard
+from open_clip_fff.tools.shards.share import Share
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

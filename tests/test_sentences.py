@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.text import TextSettings
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings import CaptionSettings, TextSettings
-from open_clip_fff.towers.sentences import PADDING, POOLINGS, SentenceTower, load_sentences
+from open_clip_fff.models.sentences import PADDING, POOLINGS, SentenceTower, load_sentences
 from tests.test_features import embed
 from tests.test_training import FFF
 

@@ -5,18 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from open_clip_fff.config.all_settings import DEFAULTS
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.flags import GROUPS, flag_parser, flags_of
+from open_clip_fff.config.flags_page import page
+from open_clip_fff.config.methods import METHODS
+from open_clip_fff.config.mining import FrozenSource, MiningConfig
+from open_clip_fff.config.objective import LogitSettings
+from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings import (
-    DEFAULTS,
-    METHODS,
-    CaptionSettings,
-    FrozenSource,
-    LogitSettings,
-    MiningConfig,
-    make_plan,
-)
-from open_clip_fff.settings.flags import GROUPS, flag_parser, flags_of
-from open_clip_fff.settings.flags_page import page
 
 
 def plan(*argv: str):
@@ -134,7 +131,7 @@ def test_every_flag_is_in_one_group_of_the_help_and_the_page_of_flags_is_not_sta
     grouped = [flag.name for group in GROUPS for flag, _ in flags_of(group)]
     assert sorted(grouped) == sorted(["method", *DEFAULTS])
     stored = (Path(__file__).parent.parent / "docs" / "flags.md").read_text(encoding="utf-8")
-    assert stored == page(), "run: python -m open_clip_fff.settings.flags_page > docs/flags.md"
+    assert stored == page(), "run: python -m open_clip_fff.config.flags_page > docs/flags.md"
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from open_clip_fff.data.ahead import ahead
+from open_clip_fff.atomic_io import whole_file
 from open_clip_fff.data.features import COLUMN, MEMBER, unpack
+from open_clip_fff.data.prefetch import ahead
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import OneRankError, UsageError
-from open_clip_fff.shardwise import OutFolder, Record, Share, each_shard
-from open_clip_fff.shardwise.folder import by_stem
-from open_clip_fff.shardwise.tars import count_samples, tar_writer
-from open_clip_fff.whole import whole_file
+from open_clip_fff.tools.shards.folder import OutFolder, by_stem
+from open_clip_fff.tools.shards.record import Record
+from open_clip_fff.tools.shards.run import each_shard
+from open_clip_fff.tools.shards.share import Share
+from open_clip_fff.tools.shards.tars import count_samples, tar_writer
 from tests.conftest import colour_sample, write_tar
 from tests.programs import ROOT, contents, run, torchrun
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from open_clip_fff import CaptionBatch, FFFLoss, UsageError
-from open_clip_fff.settings import TextSettings
-from open_clip_fff.towers.few_tokens import FewTokens, shortened
-from open_clip_fff.towers.multi_caption import take_many_captions, take_short_captions
-from open_clip_fff.towers.packing import PASS, pack, split
-from open_clip_fff.towers.text_design import TextDesign, design_of_config, design_of_model, has_dropout
+from open_clip_fff.config.text import TextSettings
+from open_clip_fff.models.multi_caption import take_many_captions, take_short_captions
+from open_clip_fff.models.text_design import TextDesign, design_of_config, design_of_model, has_dropout
+from open_clip_fff.models.unpadded_text import PASS, pack, split
+from open_clip_fff.models.unpadded_tower import FewTokens, shortened
 from tests.conftest import DRAWN, TINY
 from tests.test_scripts import script
 
@@ -266,8 +266,8 @@ def test_a_model_that_shows_only_once_made_is_refused_then(tiny_name):
     """As one from the hub is, whose architecture is not looked up beforehand."""
     from argparse import Namespace
 
-    from open_clip_fff.host.checks import check_text
-    from open_clip_fff.settings import make_plan
+    from open_clip_fff.config.resolve import make_plan
+    from open_clip_fff.host.checks.flags_and_files import check_text
 
     plan, design = make_plan(Namespace(loss="fff", trim_tokens=True)), design_of_model(torch.nn.Linear(2, 2))
     with pytest.raises(UsageError, match="none of OpenCLIP's"):

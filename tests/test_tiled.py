@@ -7,15 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
-from open_clip_fff.assignment import tiles as assignment_tiles
-from open_clip_fff.assignment.columns import Columns, Sweep
-from open_clip_fff.assignment.labels import own_assignment
-from open_clip_fff.assignment.mined_pairs import MinedPairs
-from open_clip_fff.assignment.mining import assign, mine
-from open_clip_fff.assignment.reference import MiningFeatures, Thresholds
-from open_clip_fff.assignment.tiles import OwnCaptions, tiles
-from open_clip_fff.losses import Criterion, walk
-from open_clip_fff.report.memory import AliveBytes
+from open_clip_fff.host.report.memory import AliveBytes
+from open_clip_fff.losses import logit_tiles as walk
+from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.mining import tiles as assignment_tiles
+from open_clip_fff.mining.clauses import assign, mine
+from open_clip_fff.mining.global_texts import Columns, Sweep
+from open_clip_fff.mining.labels import own_assignment
+from open_clip_fff.mining.mined_pairs import MinedPairs
+from open_clip_fff.mining.reference import MiningFeatures, Thresholds
+from open_clip_fff.mining.tiles import OwnCaptions, tiles
 
 SIZES = [(1, 1), (5, 3), (37, 2), (64, 5), (130, 1)]
 LOSSES = {

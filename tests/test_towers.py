@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 
 from open_clip_fff import Batch, CaptionBatch, UsageError
+from open_clip_fff.config.mining import FrozenSource
+from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.hooks.frozen_features import FrozenFeatures
 from open_clip_fff.hooks.registry import HookContext
 from open_clip_fff.hub.description import describe
 from open_clip_fff.hub.folder import write_hub_folder
-from open_clip_fff.settings import FrozenSource, make_plan
-from open_clip_fff.towers.frozen import FrozenTowers, load_frozen, same_tokens
-from open_clip_fff.towers.multi_caption import take_many_captions
+from open_clip_fff.models.frozen import FrozenTowers, load_frozen, same_tokens
+from open_clip_fff.models.multi_caption import take_many_captions
 
 CAPTIONS = [["a cat", "a small cat"], ["two dogs", ""], ["a red car on a road", "car"]]
 
@@ -90,7 +91,7 @@ def test_frozen_features_are_those_of_the_models_own_preprocessing(tiny_name, tm
     own = open_clip.image_transform(32, is_train=False, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     trainees = open_clip.image_transform(32, is_train=False)
     image = Image.fromarray(pixels)
-    from open_clip_fff.towers.frozen import FrozenModel
+    from open_clip_fff.models.frozen import FrozenModel
 
     towers = FrozenTowers(
         FrozenModel(frozen.eval(), tokenizer),

@@ -12,14 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from open_clip_fff.connection import make_discriminator, pairs
-from open_clip_fff.connection.measure import scores
-from open_clip_fff.connection.pairs import TrainingPairs, held_out, held_out_pairs
-from open_clip_fff.connection.training import alignment_loss, draw_negatives, losses, same_pair
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.data.shards import id_of, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings import CaptionSettings, ConnectionSettings
+from open_clip_fff.matching.choose import make_discriminator
+from open_clip_fff.tools.finetune import pairs
+from open_clip_fff.tools.finetune.discriminator_losses import alignment_loss, draw_negatives, losses, same_pair
+from open_clip_fff.tools.finetune.measure import scores
+from open_clip_fff.tools.finetune.pairs import TrainingPairs, held_out, held_out_pairs
 from tests.conftest import colour_sample, write_tar
 from tests.matching_models import make
 
@@ -81,7 +83,7 @@ def test_equal_pairs_share_the_target():
 
 def test_losses_of_a_batch_without_negatives(tmp_path):
     """An image twice and nothing else: there is nothing to deny."""
-    from open_clip_fff.connection.loading import load_matching
+    from open_clip_fff.matching.loading import load_matching
 
     matching = load_matching(str(make(tmp_path / "blip", "blip")), "--model")
     x = torch.randn(2, 3, 24, 24)

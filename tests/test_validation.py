@@ -13,12 +13,12 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from open_clip_fff import CaptionBatch
-from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.config.command_line import parse_open_clip
+from open_clip_fff.config.flags import split
+from open_clip_fff.config.resolve import make_plan
+from open_clip_fff.host.report.recall import TIE, TOPS, recall
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.validation import validate
-from open_clip_fff.report.recall import TIE, TOPS, recall
-from open_clip_fff.settings.flags import split
-from open_clip_fff.settings.resolve import make_plan
 from tests.conftest import COLOURS, DRAWN, colour_image, colour_sample, write_tar
 
 FFF = ["--method", "fff", "--mining-features", "off", "--captions-per-image", "4", "--json-text-key", "captions"]

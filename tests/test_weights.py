@@ -7,14 +7,14 @@ import open_clip
 import pytest
 import torch
 
+from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.activation import activation_note
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_weights
 from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.hub.weights import Filled, fill, misfit
-from open_clip_fff.settings import FrozenSource
-from open_clip_fff.towers.frozen import load_frozen
+from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.train import main
 from tests.conftest import TINY, Trainer
 

@@ -11,7 +11,8 @@ from functools import partial
 import torch
 
 from open_clip_fff import FFFLoss, MiningConfig
-from open_clip_fff.losses import sigmoid_triton, walk
+from open_clip_fff.losses import logit_tiles as walk
+from open_clip_fff.losses import sigmoid_triton
 from open_clip_fff.losses.sigmoid_tile import sigmoid_tile
 from tests.test_tiled import OPEN, batch, value_and_gradients
 

@@ -13,17 +13,16 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_clip_fff.analysis.files import PAGE
 from open_clip_fff.commands.program import as_program, command_line, typed
+from open_clip_fff.config.command_line import parse_shard_flags
+from open_clip_fff.config.flags import OneLineParser, as_flag
+from open_clip_fff.config.mining import SELF
+from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_shard_flags
-from open_clip_fff.hub.borrowed import borrow, split_at_dashes
-from open_clip_fff.sampling.sizes import SHARDS
-from open_clip_fff.settings.flags import OneLineParser, as_flag
-from open_clip_fff.settings.mining import SELF
-from open_clip_fff.settings.plan import Plan
+from open_clip_fff.hub.training_flags import borrow, split_at_dashes
+from open_clip_fff.tools.analyze.constants import ALL, PAGE
+from open_clip_fff.tools.sampling.sizes import SHARDS
 
-ALL = 10_000  # captions of an image: more than training may take
 IDLE = ("mined_per_image", "ema_decay", "raw_weight")  # only training needs them
 
 
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff analyze")
 
     def body() -> int:
         args, plan = parse(typed(argv), prog)
-        from open_clip_fff.commands.work.analyze import run
+        from open_clip_fff.tools.analyze.command import run
 
         return run(args, plan, command_line(prog, typed(argv)))
 

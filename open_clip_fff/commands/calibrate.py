@@ -12,15 +12,15 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_clip_fff.calibration.files import FALSE_NEGATIVES, FILES
 from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.config.command_line import parse_shard_flags
+from open_clip_fff.config.flags import OneLineParser, as_flag
+from open_clip_fff.config.mining import SELF
+from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_shard_flags
-from open_clip_fff.hub.borrowed import borrow, split_at_dashes
-from open_clip_fff.sampling.sizes import SHARDS
-from open_clip_fff.settings.flags import OneLineParser, as_flag
-from open_clip_fff.settings.mining import SELF
-from open_clip_fff.settings.plan import Plan
+from open_clip_fff.hub.training_flags import borrow, split_at_dashes
+from open_clip_fff.tools.calibrate.files import FALSE_NEGATIVES, FILES
+from open_clip_fff.tools.sampling.sizes import SHARDS
 
 USUAL_BATCH = 4096  # N where none is said
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff calibrate
 
     def body() -> int:
         args, plan = parse(typed(argv), prog)
-        from open_clip_fff.commands.work.calibrate import run
+        from open_clip_fff.tools.calibrate.command import run
 
         return run(args, plan)
 

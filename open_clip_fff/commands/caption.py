@@ -12,11 +12,11 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from open_clip_fff.captioning.decoding import DTYPES, HOW, Decoding
 from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.config.flags import OneLineParser, as_flag
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings.flags import OneLineParser, as_flag
-from open_clip_fff.shardwise.flags import add_flags
+from open_clip_fff.tools.caption.decoding import DTYPES, HOW, Decoding
+from open_clip_fff.tools.shards.flags import add_flags
 
 FIELD = "generated_captions"
 INTO = ("sidecar", "tars")
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff caption")
 
     def body() -> int:
         args, decoding = parse(typed(argv), prog)
-        from open_clip_fff.commands.work.caption import run
+        from open_clip_fff.tools.caption.command import run
 
         return run(args, decoding)
 

@@ -14,11 +14,11 @@ import argparse
 from collections.abc import Sequence
 
 from open_clip_fff.commands.program import as_program, typed
-from open_clip_fff.host.arguments import parse_shard_flags
-from open_clip_fff.hub.borrowed import borrow, split_at_dashes
-from open_clip_fff.settings.flags import flag_parser
-from open_clip_fff.settings.plan import Plan
-from open_clip_fff.shardwise.flags import add_flags
+from open_clip_fff.config.command_line import parse_shard_flags
+from open_clip_fff.config.flags import flag_parser
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.hub.training_flags import borrow, split_at_dashes
+from open_clip_fff.tools.shards.flags import add_flags
 
 ALL = 10_000  # captions of an image: more than training may take
 IDLE = ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight")  # only training needs them
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff embed") -
 
     def body() -> int:
         args, plan = parse(typed(argv), prog)
-        from open_clip_fff.commands.work.embed import run
+        from open_clip_fff.tools.embed import run
 
         return run(args, plan)
 

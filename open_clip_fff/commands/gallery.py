@@ -13,15 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, command_line, typed
+from open_clip_fff.config.command_line import parse_shard_flags
+from open_clip_fff.config.flags import OneLineParser, as_flag
+from open_clip_fff.config.mining import SELF
+from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_shard_flags
-from open_clip_fff.hub.borrowed import borrow, split_at_dashes
-from open_clip_fff.hub.forms import FORMS
-from open_clip_fff.settings.flags import OneLineParser, as_flag
-from open_clip_fff.settings.mining import SELF
-from open_clip_fff.settings.plan import Plan
-
-SHARDS = 8  # that are read at most
+from open_clip_fff.hub.model_names import FORMS
+from open_clip_fff.hub.training_flags import borrow, split_at_dashes
+from open_clip_fff.tools.sampling.sizes import GALLERY_SHARDS
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff gallery") -> int:
@@ -29,7 +28,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff gallery")
 
     def body() -> int:
         args, plan = parse(typed(argv), prog)
-        from open_clip_fff.commands.work.gallery import run
+        from open_clip_fff.tools.gallery.command import run
 
         return run(args, plan, command_line(prog, typed(argv)))
 
@@ -51,7 +50,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
         type=int,
         default=1_000,
         metavar="N",
-        help=f"to draw, evenly from up to {SHARDS} shards (default: 1000)",
+        help=f"to draw, evenly from up to {GALLERY_SHARDS} shards (default: 1000)",
     )
     parser.add_argument("--show", type=int, default=30, metavar="N", help="rows of each part (default: 30)")
     parser.add_argument(

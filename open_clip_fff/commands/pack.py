@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.errors import UsageError
-from open_clip_fff.packing.settings import FORMATS, JOINS, Columns, PackSettings, PictureSettings
-from open_clip_fff.settings.names import split_names
-from open_clip_fff.shardwise.flags import add_flags
-from open_clip_fff.shardwise.share import Share
+from open_clip_fff.tools.pack.settings import FORMATS, JOINS, Columns, PackSettings, PictureSettings
+from open_clip_fff.tools.shards.flags import add_flags
+from open_clip_fff.tools.shards.share import Share
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff pack") -> int:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         captions=args.captions,
         join=args.join,
     )
-    from open_clip_fff.packing.run import pack
+    from open_clip_fff.tools.pack.run import pack
 
     return pack(settings, args.out, Share.here(args.share), args.workers, args.dry_run)
 

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff probe") -
         arguments = parser.parse_args(typed(argv))
         if not (arguments.shots == -1 or arguments.shots > 0):
             raise UsageError(f"--shots {arguments.shots}: must be 1 or more, or -1 for all")
-        from open_clip_fff.evaluation.arguments import prepare, score_models, tell_failed
+        from open_clip_fff.evaluation.models_and_sets import prepare, score_models, tell_failed
         from open_clip_fff.evaluation.probe import ProbeSettings, probe, with_training_images
 
         splits = with_training_images(prepare(arguments), asked=arguments.datasets != ["all"])

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.borrowed import borrow, refuse
-from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.hub.training_flags import borrow, refuse
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff retrieval-set") -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff retrieval
 
     def body() -> int:
         arguments, captions = parse(typed(argv), prog)
-        from open_clip_fff.commands.work.retrieval_set import run
+        from open_clip_fff.tools.retrieval_set import run
 
         return run(arguments, captions)
 

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         UsageError: if none was, or a folder is not one of ours.
     """
-    from open_clip_fff.shardwise.costs import Step, bytes_per_image, costs  # and pandas
+    from open_clip_fff.tools.shards.costs import Step, bytes_per_image, costs  # and pandas
 
     found = []
     for flag, name, folder, rate, visits in (

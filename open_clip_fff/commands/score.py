@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.evaluation.flags import eval_parser
 from open_clip_fff.evaluation.protocol import ELEVEN
-from open_clip_fff.evaluation.words import in_words
+from open_clip_fff.evaluation.score_text import in_words
 
 if TYPE_CHECKING:
     from open_clip_fff.evaluation.store import Score
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff score") -
 
     def body() -> int:
         arguments = eval_parser(prog, (__doc__ or "").splitlines()[0]).parse_args(typed(argv))
-        from open_clip_fff.evaluation.arguments import prepare, score_models, tell_failed
+        from open_clip_fff.evaluation.models_and_sets import prepare, score_models, tell_failed
 
         return tell_failed(prog, score_models(arguments, prepare(arguments), line, average))
 

@@ -12,13 +12,13 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from open_clip_fff.atomic_io import check_free
 from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.config.command_line import parse_shard_flags
+from open_clip_fff.config.flags import OneLineParser, as_flag
+from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_shard_flags
-from open_clip_fff.hub.borrowed import borrow, split_at_dashes
-from open_clip_fff.settings.flags import OneLineParser, as_flag
-from open_clip_fff.settings.plan import Plan
-from open_clip_fff.whole import check_free
+from open_clip_fff.hub.training_flags import borrow, split_at_dashes
 
 ALL = 10_000  # captions of an image: more than training may take
 IDLE = ("raw_weight", "class_key", "min_coverage")  # only training needs them
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff train-cap
 
     def body() -> int:
         args, plan = parse(typed(argv), prog)
-        from open_clip_fff.commands.work.train_captioner import run
+        from open_clip_fff.tools.finetune.captioner import run
 
         return run(args, plan)
 

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from open_clip_fff.atomic_io import check_free
 from open_clip_fff.commands.program import as_program, typed
-from open_clip_fff.connection.defaults import HARD, LEAST
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.flags import as_flag, flag_parser
+from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings import CaptionSettings, make_plan
-from open_clip_fff.settings.flags import as_flag, flag_parser
-from open_clip_fff.whole import check_free
+from open_clip_fff.tools.finetune.defaults import HARD, LEAST
 
 ALL = 10_000  # captions of an image: more than training may take
 CAPTIONS = ("text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences", "caption_words")
@@ -33,8 +34,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff train-dis
 
     def body() -> int:
         args, captions = parse(typed(argv), prog)
-        from open_clip_fff.commands.work.train_discriminator import run
         from open_clip_fff.data.sources import CaptionReader
+        from open_clip_fff.tools.finetune.discriminator import run
 
         return run(args, CaptionReader(captions))
 

@@ -8,11 +8,16 @@ from open_clip_fff.plural import plural
 BETWEEN = "::"  # data sets, as in OpenCLIP's --train-data, and the folders in step with them
 
 
-def data_sets(shards: str) -> list[list[str]]:
-    """The shards of each data set; braces and variables are expanded as webdataset does, whose `::` this is."""
+def expand_shards(shards: str) -> list[str]:
+    """The shards of all data sets; braces and variables are expanded as webdataset does, whose `::` this is."""
     from webdataset.shardlists import expand_urls
 
-    return [expand_urls(part) for part in shards.split(BETWEEN)]
+    return expand_urls(shards)
+
+
+def data_sets(shards: str) -> list[list[str]]:
+    """The shards of each data set of `A::B`."""
+    return [expand_shards(part) for part in shards.split(BETWEEN)]
 
 
 def stem_of(url: str) -> str:

@@ -13,14 +13,14 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
+from open_clip_fff.config.mining import StoredBy
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.caption_rows import RowFeatures
 from open_clip_fff.data.ids import caption_hash
-from open_clip_fff.data.rows import RowFeatures
 from open_clip_fff.data.sidecar import BYTES, Sidecar
 from open_clip_fff.errors import OneRankError, printable
 from open_clip_fff.fingerprint import same_model
 from open_clip_fff.hub.identity import stored_name
-from open_clip_fff.settings.mining import StoredBy
-from open_clip_fff.settings.plan import Plan
 
 MEMBER, COLUMN = "feat.npz", "features"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from open_clip_fff.settings.safety import PIXELS
+from open_clip_fff.config.safety import PIXELS
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow goes by content: an EPS that is named .jpg would reach Ghostscript
 NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what opening one that is none raises

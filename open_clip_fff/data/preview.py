@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.features import FeatureReader, NoFeatures
 from open_clip_fff.data.ids import NO_ID, class_id
@@ -11,7 +12,6 @@ from open_clip_fff.data.shards import image_bytes, read_samples, why_unreadable
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table import read_table
 from open_clip_fff.errors import UsageError, printable, reason
-from open_clip_fff.settings.captions import CaptionSettings
 
 ROW_LIMIT = 10_000  # of all data sets together
 SHOWN = 3

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.preview import Preview
 from open_clip_fff.data.shards import IMAGES, what_is_held, why_dotted
 from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.plural import plural
-from open_clip_fff.settings.captions import CaptionSettings
 
 LONG = 1_000  # characters of a caption, then it is cut
 

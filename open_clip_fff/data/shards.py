@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TypeVar
 
-from open_clip_fff.data.columns import column_names
+from open_clip_fff.config.safety import MOST_PIXELS
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.images import NO_IMAGE, open_image
+from open_clip_fff.data.table_columns import column_names
 from open_clip_fff.errors import UsageError, printable, reason
-from open_clip_fff.settings.safety import MOST_PIXELS
 
 T = TypeVar("T")
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from open_clip_fff.data.columns import column_names, find_column, spaces_note
+from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.data_sets import BETWEEN, parquet_name, parquets
+from open_clip_fff.data.table_columns import column_names, find_column, spaces_note
 from open_clip_fff.errors import UsageError, printable, reason
-from open_clip_fff.settings.names import find_name
 
 KEY = "key"
 _BINARY = ("binary", "large_binary", "fixed_size_binary", "null")  # how arrow names them

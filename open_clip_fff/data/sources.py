@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from open_clip_fff.config.captions import PATTERN, CaptionSettings, source_name
+from open_clip_fff.config.name_lists import find_name
+from open_clip_fff.data.caption_rows import Row
 from open_clip_fff.data.ids import NO_ID, class_id
-from open_clip_fff.data.rows import Row
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.errors import printable
-from open_clip_fff.settings.captions import PATTERN, CaptionSettings, source_name
-from open_clip_fff.settings.names import find_name
 
 T = TypeVar("T")
 

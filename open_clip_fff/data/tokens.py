@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.batch import CaptionBatch
-from open_clip_fff.data.rows import Row, unseal
-from open_clip_fff.settings.captions import CaptionSettings
+from open_clip_fff.data.caption_rows import Row, unseal
 
 CLASSES = "image_classes"  # int64 [B], in a batch's extras where a class key is named
 # likewise where features are stored: float16 [B, D], or [B, 0] of a model that sees no images; and [B, K, D]

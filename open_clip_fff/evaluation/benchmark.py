@@ -27,8 +27,8 @@ from open_clip_fff.data.tars import Header, tar_files
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.layouts import SPLIT, FoundSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
+from open_clip_fff.patching import replaced
 from open_clip_fff.plural import plural
-from open_clip_fff.scope import replaced
 
 
 @dataclass(frozen=True)

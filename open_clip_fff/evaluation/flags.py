@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from open_clip_fff.hub.forms import FORMS
+from open_clip_fff.hub.model_names import FORMS
 
 
 def eval_parser(program: str, description: str) -> argparse.ArgumentParser:

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from open_clip_fff.atomic_io import whole_folder
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.whole import whole_folder
 
 RESULT, META, SAMPLES = "result.json", "meta.json", "samples.npz"
 

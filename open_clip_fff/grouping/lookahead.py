@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch.utils.data import get_worker_info
 
+from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.data.shards import id_of
-from open_clip_fff.grouping.features import Finder
+from open_clip_fff.grouping.feature_sources import Finder
 from open_clip_fff.grouping.order import arrange
-from open_clip_fff.settings.grouping import GroupingSettings
 
 QUEUE_BYTES = 2**31  # of undecoded samples per rank
 

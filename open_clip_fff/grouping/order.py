@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.grouping.walk import alternating_walk, check_features
 from open_clip_fff.numerics import full_precision
-from open_clip_fff.settings.grouping import GroupingSettings
 
 
 class Arrangement(NamedTuple):

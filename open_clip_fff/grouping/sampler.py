@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
-from open_clip_fff.grouping.features import Finder
+from open_clip_fff.config.grouping import GroupingSettings
+from open_clip_fff.grouping.feature_sources import Finder
 from open_clip_fff.grouping.order import grouped_order
-from open_clip_fff.settings.grouping import GroupingSettings
 
 
 class GroupedSampler(DistributedSampler):

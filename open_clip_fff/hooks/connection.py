@@ -6,14 +6,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from open_clip_fff.connection.candidates import candidate_pairs
-from open_clip_fff.connection.choose import make_discriminator
-from open_clip_fff.connection.judge import Judge
 from open_clip_fff.data.batch import Batch
-from open_clip_fff.data.strings import BYTES, HASHES, CaptionHashes, StringTokenizer, strings
+from open_clip_fff.data.caption_strings import BYTES, HASHES, CaptionHashes, StringTokenizer, strings
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import HookContext
+from open_clip_fff.matching.candidates import candidate_pairs
+from open_clip_fff.matching.choose import make_discriminator
+from open_clip_fff.matching.scorer import Judge
 
 
 class Connection:

@@ -3,7 +3,7 @@
 from open_clip_fff.data.batch import Batch
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import HookContext
-from open_clip_fff.towers.frozen import FrozenModel, FrozenTowers
+from open_clip_fff.models.frozen import FrozenModel, FrozenTowers
 
 
 class EmaFeatures:

@@ -6,7 +6,7 @@ from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import HookContext
-from open_clip_fff.towers.frozen import FrozenTowers, same_tokens
+from open_clip_fff.models.frozen import FrozenTowers, same_tokens
 
 TOKENS = "mining_tokens"
 

@@ -13,7 +13,7 @@ from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
 from open_clip_fff.errors import UsageError
 from open_clip_fff.grouping.bank import BankWriter, Kept, has_kept
 from open_clip_fff.grouping.bank_file import discard
-from open_clip_fff.grouping.features import BesideImages, LastEpoch
+from open_clip_fff.grouping.feature_sources import BesideImages, LastEpoch
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.grouping.sampler import GroupedSampler
 from open_clip_fff.hooks.registry import HookContext

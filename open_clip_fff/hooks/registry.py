@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.data import Sampler
 
+    from open_clip_fff.config.plan import Plan
     from open_clip_fff.data.batch import Batch
     from open_clip_fff.data.tokens import Tokenizer
     from open_clip_fff.grouping.lookahead import Lookahead
-    from open_clip_fff.settings.plan import Plan
-    from open_clip_fff.towers.frozen import FrozenModel
-    from open_clip_fff.towers.sentences import SentenceModel
+    from open_clip_fff.models.frozen import FrozenModel
+    from open_clip_fff.models.sentences import SentenceModel
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import HookContext
-from open_clip_fff.towers.sentences import SentenceTower
+from open_clip_fff.models.sentences import SentenceTower
 
 TOKENS = "mining_sentences"
 

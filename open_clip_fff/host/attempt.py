@@ -12,11 +12,11 @@ import torch.distributed as dist
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from open_clip_fff.errors import OneRankError, ToldError, UsageError, own_words
+from open_clip_fff.host.checkpoints.run_lock import lock_run
+from open_clip_fff.host.last_error import LastError, in_one_line
 from open_clip_fff.host.peers import Peers
-from open_clip_fff.host.run_lock import lock_run
 from open_clip_fff.host.stopping import Stopped
-from open_clip_fff.host.words import LastError, in_one_line
-from open_clip_fff.scope import View, replaced
+from open_clip_fff.patching import View, replaced
 
 KEPT = (".pt", ".jsonl")  # checkpoints and results: a folder that holds one is left alone
 

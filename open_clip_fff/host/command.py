@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from open_clip_fff.config.command_line import parse_open_clip
+from open_clip_fff.config.flags import split
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.hooks.registry import BATCH_HOOKS
-from open_clip_fff.host.arguments import parse_open_clip
 from open_clip_fff.losses.registry import LOSSES
-from open_clip_fff.settings.flags import split
-from open_clip_fff.settings.plan import Plan
-from open_clip_fff.settings.resolve import make_plan
 
 
 class Command(NamedTuple):

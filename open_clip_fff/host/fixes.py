@@ -14,15 +14,15 @@ import webdataset as wds
 from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
 
+from open_clip_fff.atomic_io import whole_file
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.counters import BAD_MEMBER, Tally
 from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_rgb, read_image
-from open_clip_fff.data.reading import ShardReader
-from open_clip_fff.data.tally import BAD_MEMBER, Tally
+from open_clip_fff.data.shard_reader import ShardReader
 from open_clip_fff.data.tars import tar_files, tar_samples
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
-from open_clip_fff.scope import View, replaced
-from open_clip_fff.settings.plan import Plan
-from open_clip_fff.whole import whole_file
+from open_clip_fff.patching import View, replaced
 
 ImageReader = Callable[[Any], Image.Image]  # of bytes or a path
 

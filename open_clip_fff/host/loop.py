@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from open_clip_fff.assignment.connection_counts import connection_rates
-from open_clip_fff.assignment.connection_miner import ConnectionMiner
-from open_clip_fff.assignment.counts import Rates, rates
-from open_clip_fff.data.tally import DAMAGE
+from open_clip_fff.data.counters import DAMAGE
 from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.hooks.registry import Judges
-from open_clip_fff.host.midway import Midway
+from open_clip_fff.host.bias_start import measure_bias
+from open_clip_fff.host.checkpoints.mid_epoch import Midway
+from open_clip_fff.host.loader.seeding import after_epoch, before_epoch
+from open_clip_fff.host.loader.short_epochs import CountedLoader
 from open_clip_fff.host.nonfinite import left_out_line
-from open_clip_fff.host.seeding import after_epoch, before_epoch
-from open_clip_fff.host.short_epochs import CountedLoader
-from open_clip_fff.host.start import measure_bias
+from open_clip_fff.host.report.coverage import LOST, caption_line, damage_line, lost_line, too_little
+from open_clip_fff.host.report.mining_warning import mining_warning
+from open_clip_fff.host.report.never_begins import never_begins
+from open_clip_fff.host.report.step_log import Pace, StepReport
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.registry import LOSSES, LossContext
+from open_clip_fff.mining.connection_counts import connection_rates
+from open_clip_fff.mining.connection_miner import ConnectionMiner
+from open_clip_fff.mining.counts import Rates, rates
 from open_clip_fff.plural import plural
-from open_clip_fff.report.coverage import LOST, caption_line, damage_line, lost_line, too_little
-from open_clip_fff.report.late import never_begins
-from open_clip_fff.report.mining_warning import mining_warning
-from open_clip_fff.report.step_log import Pace, StepReport
 
 if TYPE_CHECKING:
     from open_clip_fff.host.zero_shot import Watch

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from open_clip_fff.host.checks import check_text
+from open_clip_fff.host.checks.flags_and_files import check_text
+from open_clip_fff.host.report.plan_log import log_plan
 from open_clip_fff.host.state import RunState
-from open_clip_fff.host.told import log_plan
 from open_clip_fff.hub.description import describe, write_description
 from open_clip_fff.hub.weights import BIAS, Filled, filling
 from open_clip_fff.losses.registry import LOSSES
-from open_clip_fff.towers.ema import WeightsEma
-from open_clip_fff.towers.multi_caption import take_many_captions, take_short_captions
-from open_clip_fff.towers.text_design import design_of_model, has_dropout
+from open_clip_fff.models.ema import WeightsEma
+from open_clip_fff.models.multi_caption import take_many_captions, take_short_captions
+from open_clip_fff.models.text_design import design_of_model, has_dropout
 
 SIGLIP_BIAS = -10.0  # stands until the bias is measured, and where it cannot be
 

@@ -12,11 +12,11 @@ from typing import Any
 import open_clip_train.main as oc_main
 import torch
 
+from open_clip_fff.config.safety import IN_A_ROW, SCALER_IN_A_ROW, SKIP, STOP
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
 from open_clip_fff.numerics import not_finite
-from open_clip_fff.scope import View, replaced
-from open_clip_fff.settings.safety import IN_A_ROW, SCALER_IN_A_ROW, SKIP, STOP
+from open_clip_fff.patching import View, replaced
 
 TOLD = 3  # lines of single steps in an epoch; counts go on
 

@@ -9,7 +9,7 @@ import torch
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.state import RunState
-from open_clip_fff.scope import View, replaced
+from open_clip_fff.patching import View, replaced
 
 SCALARS = ("logit_scale", "logit_bias")
 

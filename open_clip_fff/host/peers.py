@@ -17,8 +17,8 @@ from torch.distributed.distributed_c10d import _get_default_store
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from open_clip_fff.errors import OneRankError, ToldError, UsageError, reason
-from open_clip_fff.host.loader_waits import LoaderWaits
-from open_clip_fff.scope import View, replaced
+from open_clip_fff.host.loader.timeouts import LoaderWaits
+from open_clip_fff.patching import View, replaced
 
 BEAT = 2.0  # seconds
 PATIENCE = datetime.timedelta(seconds=5)  # for other ranks, which may fail as well

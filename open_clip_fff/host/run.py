@@ -8,36 +8,37 @@ import open_clip
 import open_clip_train.main as oc_main
 
 import open_clip_fff
+from open_clip_fff.config.consistency import idle_notes
+from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.preview_text import preview_lines
+from open_clip_fff.data.training_data import preview_training_data, with_data_sets
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.attempt import attempt
-from open_clip_fff.host.checks import check_host, preview_training_data
+from open_clip_fff.host.checkpoints.extra_state import extra_state
+from open_clip_fff.host.checkpoints.mid_epoch import midway
+from open_clip_fff.host.checkpoints.resume_point import GoingOn, going_on
+from open_clip_fff.host.checkpoints.resuming import resuming
+from open_clip_fff.host.checks.epoch_length import outlook, rows_of_data
+from open_clip_fff.host.checks.flags_and_files import check_host
+from open_clip_fff.host.checks.launch import check_launch, precision_notes
+from open_clip_fff.host.checks.weights import activation_notes, check_weights
 from open_clip_fff.host.command import Command, check_names
-from open_clip_fff.host.data import data_maker, with_data_sets
-from open_clip_fff.host.extra_state import extra_state
-from open_clip_fff.host.fitting import activation_notes, check_weights
 from open_clip_fff.host.fixes import fixes, image_reader
-from open_clip_fff.host.going_on import GoingOn, going_on
-from open_clip_fff.host.launch import check_launch, precision_notes
+from open_clip_fff.host.loader.data import data_maker
 from open_clip_fff.host.loop import epoch_runner, loss_maker
-from open_clip_fff.host.midway import midway
 from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.nonfinite import finite_checkpoints
 from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.peers import bounded_waits
-from open_clip_fff.host.resuming import resuming
+from open_clip_fff.host.report.plan_log import plan_text
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.stopping import Stopped
-from open_clip_fff.host.streams import outlook, rows_of_data
-from open_clip_fff.host.told import plan_text
 from open_clip_fff.host.validation import evaluator
-from open_clip_fff.hub.borrowed import bring_parts
 from open_clip_fff.hub.checkpoints import read_epoch
-from open_clip_fff.scope import replaced
-from open_clip_fff.settings.consistency import idle_notes
-from open_clip_fff.settings.plan import Plan
-from open_clip_fff.towers.frozen import load_frozen
-from open_clip_fff.towers.sentences import load_sentences
+from open_clip_fff.hub.training_flags import bring_parts
+from open_clip_fff.models.frozen import load_frozen
+from open_clip_fff.models.sentences import load_sentences
+from open_clip_fff.patching import replaced
 
 
 def run(command: Command) -> int:

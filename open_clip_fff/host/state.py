@@ -5,18 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.counters import Tally
 from open_clip_fff.data.row_counts import RowCounts
-from open_clip_fff.data.tally import Tally
 from open_clip_fff.evaluation.layouts import FoundSet
 from open_clip_fff.hooks.registry import BatchHook, SeesSteps
+from open_clip_fff.host.loader.tracking import Start, TrackedLoader
 from open_clip_fff.host.nonfinite import StepGuard
 from open_clip_fff.host.stopping import Stopping
-from open_clip_fff.host.tracking import Start, TrackedLoader
 from open_clip_fff.losses.criterion import Criterion
-from open_clip_fff.settings.plan import Plan
-from open_clip_fff.towers.ema import WeightsEma
-from open_clip_fff.towers.frozen import FrozenModel
-from open_clip_fff.towers.sentences import SentenceModel
+from open_clip_fff.models.ema import WeightsEma
+from open_clip_fff.models.frozen import FrozenModel
+from open_clip_fff.models.sentences import SentenceModel
 
 
 @dataclass

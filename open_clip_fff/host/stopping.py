@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 
-from open_clip_fff.scope import View, replaced
+from open_clip_fff.patching import View, replaced
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CASCADE = 1.0  # seconds: a launcher and what stands above it may each send the same signal on

@@ -11,18 +11,18 @@ from open_clip_train.precision import get_autocast
 from open_clip_train.zero_shot import zero_shot_eval
 from torch import Tensor
 
-from open_clip_fff.assignment.labels import known_ids
 from open_clip_fff.data.batch import CaptionBatch
-from open_clip_fff.data.tally import DAMAGE, Tally
-from open_clip_fff.host.aside import undisturbed
-from open_clip_fff.host.results import AVERAGE, keep
+from open_clip_fff.data.counters import DAMAGE, Tally
+from open_clip_fff.host.report.coverage import damage_line, lost_line
+from open_clip_fff.host.report.recall import recall
+from open_clip_fff.host.report.results import AVERAGE, keep
+from open_clip_fff.host.report.validation_line import LOSS, RECALL, validation_line
 from open_clip_fff.host.state import RunState
+from open_clip_fff.host.undisturbed import undisturbed
 from open_clip_fff.losses.sigmoid import FFFLoss
+from open_clip_fff.mining.labels import known_ids
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.plural import plural
-from open_clip_fff.report.coverage import damage_line, lost_line
-from open_clip_fff.report.recall import recall
-from open_clip_fff.report.validation_line import LOSS, RECALL, validation_line
 
 SIGN_OF_LIFE = 100  # batches
 

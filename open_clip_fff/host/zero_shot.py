@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from open_clip import get_input_dtype, get_tokenizer
 
+from open_clip_fff.config.zero_shot import ZeroShotSettings
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.evaluation.benchmark import EvalSettings, count_images, evaluate
 from open_clip_fff.evaluation.layouts import SPLIT, FoundSet, find_sets, how_to_bring
-from open_clip_fff.evaluation.words import in_words
-from open_clip_fff.host.aside import undisturbed
-from open_clip_fff.host.results import AVERAGE, keep
+from open_clip_fff.evaluation.score_text import in_words
+from open_clip_fff.host.report.results import AVERAGE, keep
 from open_clip_fff.host.state import RunState
+from open_clip_fff.host.undisturbed import undisturbed
 from open_clip_fff.plural import plural
-from open_clip_fff.settings.zero_shot import ZeroShotSettings
 
 KEY = "zeroshot/{set}/{metric}"
 

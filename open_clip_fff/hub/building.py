@@ -10,7 +10,7 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.folder import write_config
-from open_clip_fff.hub.quiet import without_warnings
+from open_clip_fff.hub.random_weights_warning import without_warnings
 
 
 def build(description: Mapping) -> tuple[Any, Callable[[Any], Tensor], Callable[[Sequence[str]], Tensor]]:

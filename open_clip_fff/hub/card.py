@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import open_clip_fff
+from open_clip_fff.config.description import describe, settings
+from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.topics import Topic, code
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub import words
+from open_clip_fff.hub import run_facts as words
 from open_clip_fff.hub.base_names import base_names, params_by_base_names
 from open_clip_fff.hub.description import local_tower
-from open_clip_fff.hub.found import Found
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.measured import Measured
 from open_clip_fff.hub.params import plan_of_run, upstream_of_run
+from open_clip_fff.hub.run_state import Found
 from open_clip_fff.hub.source import Source
-from open_clip_fff.settings.description import describe, settings
-from open_clip_fff.settings.flags import as_flag
-from open_clip_fff.settings.plan import Plan
-from open_clip_fff.settings.words import Topic, code
 
 
 @dataclass(frozen=True)

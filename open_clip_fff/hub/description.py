@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from open_clip_fff.atomic_io import write_whole
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.checkpoints import run_folder
 from open_clip_fff.hub.params import read_params
-from open_clip_fff.hub.quiet import without_warnings
+from open_clip_fff.hub.random_weights_warning import without_warnings
 from open_clip_fff.hub.stock import stock_options
 from open_clip_fff.hub.weights import BIAS
-from open_clip_fff.whole import write_whole
 
 CONFIG_NAME = "open_clip_config.json"  # OpenCLIP's HF_CONFIG_NAME
 

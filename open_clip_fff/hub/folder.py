@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from open_clip_fff.atomic_io import whole_folder
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.description import CONFIG_NAME
-from open_clip_fff.whole import whole_folder
 
 WEIGHTS_NAME = "open_clip_model.safetensors"  # the first name that OpenCLIP looks for
 CARD_NAME = "README.md"

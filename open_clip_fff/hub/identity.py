@@ -4,12 +4,12 @@ import hashlib
 import json
 from pathlib import Path
 
+from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.fingerprint import fingerprint, hashed_name
 from open_clip_fff.hub.checkpoints import read_weights
 from open_clip_fff.hub.description import CONFIG_NAME
 from open_clip_fff.hub.loading import described, is_run, local
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, SCALE
-from open_clip_fff.settings.mining import FrozenSource
 
 _SCALARS = {SCALE, BIAS}  # no feature depends on them
 _STARTS = {"init_logit_scale", "init_logit_bias", "nonscalar_logit_scale"}

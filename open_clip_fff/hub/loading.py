@@ -14,7 +14,7 @@ from open_clip_fff.hub.activation import activation_note
 from open_clip_fff.hub.building import build
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_folder
 from open_clip_fff.hub.description import CONFIG_NAME, folder_description, read_description
-from open_clip_fff.hub.forms import FORMS
+from open_clip_fff.hub.model_names import FORMS
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, fill, filling
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_type_hints
 
+from open_clip_fff.config.all_settings import DEFAULTS, OWNERS
+from open_clip_fff.config.fields import fields_by_flag, kinds
+from open_clip_fff.config.flags import split
+from open_clip_fff.config.methods import METHODS
+from open_clip_fff.config.open_clip import Upstream
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.resolve import make_plan, plan_of
 from open_clip_fff.errors import UsageError
-from open_clip_fff.settings.fields import fields_by_flag, kinds
-from open_clip_fff.settings.flags import split
-from open_clip_fff.settings.methods import METHODS
-from open_clip_fff.settings.plan import Plan
-from open_clip_fff.settings.resolve import make_plan, plan_of
-from open_clip_fff.settings.table import DEFAULTS, OWNERS
-from open_clip_fff.settings.upstream import Upstream
 
 
 def read_params(run: Path) -> dict[str, str]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import read_weights, whole_before
 from open_clip_fff.numerics import not_finite
-from open_clip_fff.scope import replaced
+from open_clip_fff.patching import replaced
 
 SCALE, BIAS = "logit_scale", "logit_bias"
 BIG_VISION = (".npz", ".npy")  # files of SigLIP's authors, which OpenCLIP reads by a way of their own

@@ -5,15 +5,15 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from open_clip_fff.assignment.columns import Columns
-from open_clip_fff.assignment.making import given_assignment, make_assignment, own_columns
-from open_clip_fff.assignment.miner import Miner
-from open_clip_fff.assignment.reference import MiningFeatures
-from open_clip_fff.assignment.tiles import Assignment
+from open_clip_fff.config.objective import check_made
 from open_clip_fff.losses.gather import gather_features, mean_over_ranks
+from open_clip_fff.mining.assign import given_assignment, make_assignment, own_columns
+from open_clip_fff.mining.global_texts import Columns
+from open_clip_fff.mining.miner import Miner
+from open_clip_fff.mining.reference import MiningFeatures
+from open_clip_fff.mining.tiles import Assignment
 from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import full_precision, no_autocast
-from open_clip_fff.settings.objective import check_made
 
 
 class GlobalBatch(NamedTuple):
@@ -78,7 +78,7 @@ class GlobalBatchLoss(nn.Module, ABC):
             logit_bias: b, scalar or [1]; None is 0.
             text_valid: bool [B, K], False where a caption is padding. Default: all valid.
             image_ids: int64 [B]; equal ids are the same image, negative ones equal no other. Default: all different.
-            assignment: int8 or bool [B, N, K] (assignment/labels.py), or one by tiles (assignment/tiles.py). Default:
+            assignment: int8 or bool [B, N, K] (mining/labels.py), or one by tiles (mining/tiles.py). Default:
                 own captions by id, and with `FFFLoss(mining=...)` what Eq. 1 finds.
             mining_image_features, mining_text_features: [B, D'] and [B, K, D'], L2-normalised, this rank's, for
                 `mining` to find pairs with. Default: the features themselves.

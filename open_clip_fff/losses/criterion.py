@@ -10,19 +10,19 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from open_clip_fff.assignment.columns import Columns
-from open_clip_fff.assignment.connection_miner import ConnectionMiner
-from open_clip_fff.assignment.counts import MiningCounts
-from open_clip_fff.assignment.labels import IGNORED, as_labels
-from open_clip_fff.assignment.making import make_assignment, own_columns
-from open_clip_fff.assignment.miner import Miner
-from open_clip_fff.assignment.mining import Mined
-from open_clip_fff.assignment.reference import MiningFeatures, pooled_text
-from open_clip_fff.assignment.sums import RunningSums
-from open_clip_fff.assignment.tiles import Assignment, Watch
+from open_clip_fff.config.mining import MiningConfig
+from open_clip_fff.mining.assign import make_assignment, own_columns
+from open_clip_fff.mining.clauses import Mined
+from open_clip_fff.mining.connection_miner import ConnectionMiner
+from open_clip_fff.mining.counts import MiningCounts
+from open_clip_fff.mining.global_texts import Columns
+from open_clip_fff.mining.labels import IGNORED, as_labels
+from open_clip_fff.mining.miner import Miner
+from open_clip_fff.mining.reference import MiningFeatures, pooled_text
+from open_clip_fff.mining.sums import RunningSums
+from open_clip_fff.mining.tiles import Assignment, Watch
 from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import only_finite
-from open_clip_fff.settings.mining import MiningConfig
 
 
 @runtime_checkable

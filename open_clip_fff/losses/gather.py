@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from open_clip_fff.ranks import sum_over_ranks
+from open_clip_fff.distributed import sum_over_ranks
 
 
 def gather_features(image: Tensor, text: Tensor, rank: int, world_size: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The losses, dense and written as in the papers. Every faster path is tested against this file.
 
 Shapes: B images of this rank, N of the global batch, K captions each, D wide. An assignment is int8 [B, N, K]: +1
-positive, -1 negative, 0 ignored (assignment/labels.py).
+positive, -1 negative, 0 ignored (mining/labels.py).
 """
 
 import torch

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from open_clip_fff.config.objective import STOCK_LOSSES, LossSettings
 from open_clip_fff.registry import Registry
-from open_clip_fff.settings.objective import STOCK_LOSSES, LossSettings
 
 if TYPE_CHECKING:
     from torch import nn

@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor
 
-from open_clip_fff.assignment.miner import Miner
+from open_clip_fff.config.mining import MiningConfig
+from open_clip_fff.config.objective import REDUCTIONS
+from open_clip_fff.distributed import sum_over_ranks
 from open_clip_fff.losses.batch import GlobalBatch, GlobalBatchLoss
 from open_clip_fff.losses.reference import logits, sigmoid_sum
 from open_clip_fff.losses.sigmoid_tile import pointwise
 from open_clip_fff.losses.tiled import tiled_sigmoid_sum
-from open_clip_fff.ranks import sum_over_ranks
-from open_clip_fff.settings.mining import MiningConfig
-from open_clip_fff.settings.objective import REDUCTIONS
+from open_clip_fff.mining.miner import Miner
 
 
 class FFFLoss(GlobalBatchLoss):

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from open_clip_fff.config.objective import Smoothing
 from open_clip_fff.losses.batch import GlobalBatch
 from open_clip_fff.losses.softmax import MultiPositiveSoftmaxLoss
-from open_clip_fff.settings.objective import Smoothing
 
 
 class SmoothedITCLoss(MultiPositiveSoftmaxLoss):

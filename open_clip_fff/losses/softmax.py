@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
+from open_clip_fff.distributed import gather_constant, sum_over_ranks
 from open_clip_fff.losses.batch import GlobalBatch, GlobalBatchLoss
 from open_clip_fff.losses.reference import logits, row_cross_entropy
 from open_clip_fff.losses.tiled_softmax import tiled_softmax_loss
-from open_clip_fff.ranks import gather_constant, sum_over_ranks
 
 
 class MultiPositiveSoftmaxLoss(GlobalBatchLoss):

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from open_clip_fff.assignment.tiles import Assignment
+from open_clip_fff.distributed import Round
+from open_clip_fff.losses.logit_tiles import walk
 from open_clip_fff.losses.sigmoid_tile import Pointwise, sigmoid_tile
-from open_clip_fff.losses.walk import walk
-from open_clip_fff.ranks import Round
+from open_clip_fff.mining.tiles import Assignment
 
 
 def tiled_sigmoid_sum(

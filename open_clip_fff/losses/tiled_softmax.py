@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from open_clip_fff.assignment.tiles import Assignment
+from open_clip_fff.distributed import highest_over_ranks, sum_over_ranks
+from open_clip_fff.losses.logit_tiles import walk
 from open_clip_fff.losses.tiled import texts_round
-from open_clip_fff.losses.walk import walk
-from open_clip_fff.ranks import highest_over_ranks, sum_over_ranks
+from open_clip_fff.mining.tiles import Assignment
 
 
 def tiled_softmax_loss(

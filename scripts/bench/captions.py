@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_clip_fff.towers.few_tokens import FewTokens
-from open_clip_fff.towers.packing import pack
+from open_clip_fff.models.unpadded_text import pack
+from open_clip_fff.models.unpadded_tower import FewTokens
 
 # one token each; captions of them are all different, as a captioner's mostly are
 _LINES = (

@@ -11,7 +11,7 @@ import torch
 from open_clip_train.distributed import init_distributed_device
 from torch import nn
 
-from open_clip_fff.host.arguments import parse_open_clip
+from open_clip_fff.config.command_line import parse_open_clip
 
 
 def name_of(model: str) -> str:

@@ -3,7 +3,7 @@
 import torch
 
 from bench.steps import Bench, Candidate
-from open_clip_fff.report.memory import AliveBytes
+from open_clip_fff.host.report.memory import AliveBytes
 
 
 def peak_bytes(bench: Bench, candidate: Candidate) -> int:

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 from bench.captions import encoded
 from bench.models import adamw, twin
-from open_clip_fff.assignment.counts import rates
+from open_clip_fff.config.flags import split
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
-from open_clip_fff.host.data import HookedLoader, data_maker
+from open_clip_fff.host.loader.data import HookedLoader, data_maker
 from open_clip_fff.host.loop import loss_maker
 from open_clip_fff.host.state import RunState
-from open_clip_fff.settings.flags import split
-from open_clip_fff.settings.plan import Plan
-from open_clip_fff.settings.resolve import make_plan
-from open_clip_fff.towers.few_tokens import FewTokens
-from open_clip_fff.towers.multi_caption import take_many_captions
+from open_clip_fff.mining.counts import rates
+from open_clip_fff.models.multi_caption import take_many_captions
+from open_clip_fff.models.unpadded_tower import FewTokens
 
 CLIP, SIGLIP = "stock CLIP", "stock SigLIP"
 MINING = ("off", "online", "precomputed")

@@ -13,12 +13,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss, SmoothedITCLoss
-from open_clip_fff.assignment.columns import Columns, Sweep
-from open_clip_fff.assignment.connected import ConnectedPairs
-from open_clip_fff.assignment.hardest import Verdicts
-from open_clip_fff.assignment.tiles import OwnCaptions
-from open_clip_fff.losses import Criterion, cosine_sums
-from open_clip_fff.ranks import gather_constant
+from open_clip_fff.distributed import gather_constant
+from open_clip_fff.losses.bias_start import cosine_sums
+from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.mining.connection_pairs import ConnectedPairs
+from open_clip_fff.mining.global_texts import Columns, Sweep
+from open_clip_fff.mining.hardest import Verdicts
+from open_clip_fff.mining.tiles import OwnCaptions
 
 N, K, D = 8, 3, 6
 IDS = [11, 12, 13, 14, 11, 16, -1, 18]

@@ -11,9 +11,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_fff import CaptionBatch
-from open_clip_fff.settings import TextSettings
-from open_clip_fff.towers.multi_caption import take_many_captions
-from open_clip_fff.towers.packing import Packed, pack
+from open_clip_fff.config.text import TextSettings
+from open_clip_fff.models.multi_caption import take_many_captions
+from open_clip_fff.models.unpadded_text import Packed, pack
 from tests.test_text_tower import built, caption_batch
 
 LONG = ["a dog", "a long caption of a small red car on a road"]

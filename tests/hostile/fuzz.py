@@ -17,17 +17,18 @@ import open_clip_train.data as oc_data
 import torch
 from PIL import Image
 
-from open_clip_fff.data import reading
+from open_clip_fff.config.command_line import parse_open_clip
+from open_clip_fff.config.flags import split
+from open_clip_fff.config.resolve import make_plan
+from open_clip_fff.data import shard_reader as reading
 from open_clip_fff.data.preview import preview_sets
 from open_clip_fff.data.row_counts import RowCounts
+from open_clip_fff.data.training_data import feature_reader, with_data_sets
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.arguments import parse_open_clip
-from open_clip_fff.host.data import _dataset_fn, feature_reader, with_data_sets
 from open_clip_fff.host.fixes import fixes, image_reader
+from open_clip_fff.host.loader.data import _dataset_fn
 from open_clip_fff.host.state import RunState
-from open_clip_fff.scope import replaced
-from open_clip_fff.settings.flags import split
-from open_clip_fff.settings.resolve import make_plan
+from open_clip_fff.patching import replaced
 from tests.hostile.damage import ROWS, shard
 
 SECONDS, MEGABYTES = 20, 400  # the longest case; what it may take beyond what was there before it

@@ -17,9 +17,9 @@ from PIL import Image
 from open_clip_fff.data.images import colours, open_image, read_image
 from open_clip_fff.evaluation.benchmark import EvalSettings, make_loader
 from open_clip_fff.evaluation.layouts import find_set
-from open_clip_fff.packing.items import LeaveOut
-from open_clip_fff.packing.pictures import finish
-from open_clip_fff.packing.settings import PictureSettings
+from open_clip_fff.tools.pack.image_file import finish
+from open_clip_fff.tools.pack.items import LeaveOut
+from open_clip_fff.tools.pack.settings import PictureSettings
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.hostile.conftest import FFF as MANY

@@ -10,7 +10,7 @@ import tarfile
 import pytest
 
 from open_clip_fff.data import tars
-from open_clip_fff.scope import replaced
+from open_clip_fff.patching import replaced
 from tests.conftest import write_tar
 from tests.hostile.damage import BLOCK, FORMATS, HUGE, ROWS, checked, header, samples, shard, tar
 from tests.hostile.fuzz import Loader, fuzz, held

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from open_clip_fff import sample_id
-from open_clip_fff.data.rows import Row, seal, unseal
+from open_clip_fff.data.caption_rows import Row, seal, unseal
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.hostile.conftest import FORGED, GOOD, SIZE, good_rows, hostile_images, train

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from open_clip_fff import MiningConfig
-from open_clip_fff.assignment.reference import MiningFeatures
+from open_clip_fff.mining.reference import MiningFeatures
 from tests.properties.conftest import TIMES
 
 SEEDS = st.integers(0, 2**32 - 1)

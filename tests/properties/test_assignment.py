@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_clip_fff import MiningConfig
-from open_clip_fff.assignment import assign, mine
-from open_clip_fff.assignment import tiles as assignment_tiles
-from open_clip_fff.assignment.columns import Columns, Sweep
-from open_clip_fff.assignment.connected import ConnectedPairs
-from open_clip_fff.assignment.hardest import hardest_negatives, verdicts
-from open_clip_fff.assignment.mined_pairs import MinedPairs
-from open_clip_fff.assignment.miner import Miner
-from open_clip_fff.assignment.reference import MiningFeatures, Thresholds, text_text_similarity
-from open_clip_fff.assignment.tiles import OwnCaptions, tiles
-from open_clip_fff.losses import walk
-from open_clip_fff.scope import replaced
+from open_clip_fff.losses import logit_tiles as walk
+from open_clip_fff.mining import tiles as assignment_tiles
+from open_clip_fff.mining.clauses import assign, mine
+from open_clip_fff.mining.connection_pairs import ConnectedPairs
+from open_clip_fff.mining.global_texts import Columns, Sweep
+from open_clip_fff.mining.hardest import hardest_negatives, verdicts
+from open_clip_fff.mining.mined_pairs import MinedPairs
+from open_clip_fff.mining.miner import Miner
+from open_clip_fff.mining.reference import MiningFeatures, Thresholds, text_text_similarity
+from open_clip_fff.mining.tiles import OwnCaptions, tiles
+from open_clip_fff.patching import replaced
 from tests.properties.drawn import SEEDS, batches, configs, times
 
 SIZES = st.integers(1, 9)

@@ -6,13 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_clip_fff.data.rows import Row, seal, unseal
-from open_clip_fff.data.sealing import Sealer
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.data.caption_rows import Row, seal, unseal
+from open_clip_fff.data.caption_strings import CaptionHashes
+from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, Tally
+from open_clip_fff.data.serialize import Sealer
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.strings import CaptionHashes
-from open_clip_fff.data.tally import BAD_CAPTIONS, NO_CAPTION, Tally
 from open_clip_fff.data.tokens import CLASSES, CaptionTokenizer
-from open_clip_fff.settings.captions import CaptionSettings
 from tests.properties.drawn import times
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=12)  # halves of an emoji, NUL, byte order marks

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_clip_fff.data.rows import unseal
-from open_clip_fff.data.sealing import Sealer
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.data.caption_rows import unseal
+from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, Tally
+from open_clip_fff.data.serialize import Sealer
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.tally import BAD_CAPTIONS, NO_CAPTION, Tally
-from open_clip_fff.settings.captions import CaptionSettings
 from tests.properties.drawn import times
 
 KEYS = st.one_of(st.sampled_from(["0", "00", "1", "a/0", "é", ""]), st.text(max_size=3))

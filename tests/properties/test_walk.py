@@ -4,10 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.grouping import reference
 from open_clip_fff.grouping.order import arrange
 from open_clip_fff.grouping.walk import alternating_walk
-from open_clip_fff.settings.grouping import GroupingSettings
 from tests.properties.drawn import SEEDS, times, vectors
 
 KINDS = st.sampled_from(["normal", "coarse", "equal"])

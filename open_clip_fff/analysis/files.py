@@ -1,3 +1,0 @@
-"""What the analysis is called."""
-
-PAGE = "analysis.html"

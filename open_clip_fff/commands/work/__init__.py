@@ -1,1 +1,0 @@
-"""What commands of several rooms do, once their flags are read."""

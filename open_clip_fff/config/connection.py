@@ -1,0 +1,127 @@
+"""Who judges whether an image and a caption that are no pair belong together after all, and what follows."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from open_clip_fff.config.fields import REQUIRED, Settings, setting
+from open_clip_fff.config.mining import threshold
+from open_clip_fff.config.numbers import cut
+from open_clip_fff.config.topics import MAFA, Topic, code, since
+
+if TYPE_CHECKING:  # settings need no torch
+    from torch import Tensor
+
+POSITIVE, NEGATIVE = 0.8, 0.5
+COSINE = "open_clip"  # the kind of discriminator whose q is a cosine
+_KINDS = {
+    "blip": " (BLIP's matching head)",
+    "blip2": " (BLIP-2's matching head)",
+    COSINE: " (an OpenCLIP model, whose match score is its cosine)",
+}
+_TWO_WAYS = ("softmax", "s-itc")  # losses whose two directions have targets of their own
+
+
+@dataclass(frozen=True)
+class ConnectionSettings(Settings):
+    """MAFA's connection discriminator (con-D; arXiv 2312.06112): a frozen model that gives q = P(match) of a pair.
+
+    What a field means, its flag's help says. The two thresholds are MAFA's; `gate` is a cosine, below which a pair is a
+    true negative unasked; `batch` bounds the memory; with GRIT, epoch 0's batches are random, and `start` may be 1.
+    """
+
+    group: ClassVar[str] = "connection"
+    needs: ClassVar[str] = "--discriminator KIND:NAME"
+    discriminator: str = setting(
+        "discriminator",
+        REQUIRED,
+        "judges the hardest negatives of each step: blip:NAME|DIR, blip2:NAME|DIR, open_clip:MODEL/TAG|DIR by its "
+        "cosine, a folder or hub name of either BLIP, or one of your --plugin",
+        metavar="KIND:NAME",
+        check=(
+            lambda name: name.strip(),
+            "--discriminator has no name; it takes blip:NAME, open_clip:NAME, or a folder",
+        ),
+    )
+    positive: float = setting(
+        "match_positive",
+        POSITIVE,
+        "P(match) above which a negative is a positive",
+        metavar="Q",
+        shown=lambda s: cut(s.positive),
+    )
+    negative: float = setting(
+        "match_negative",
+        NEGATIVE,
+        "P(match) below which it stays a negative; between the two it is ignored",
+        metavar="Q",
+        shown=lambda s: cut(s.negative),
+    )
+    gate: float | None = setting(
+        "match_gate",
+        None,
+        "ask only about pairs whose mining features are more alike than this",
+        unset="ask about all",
+        metavar="COS",
+        shown=lambda s: cut(s.gate),
+    )
+    cache: str | None = setting(
+        "discriminator_cache", None, "keep verdicts there, by image and caption", unset="nowhere", metavar="DIR"
+    )
+    batch: int = setting(
+        "discriminator_batch",
+        64,
+        "pairs that it judges at a time",
+        metavar="N",
+        check=(lambda pairs: pairs >= 1, "the discriminator judges {} pairs at a time: it is at least 1"),
+    )
+    start: int = setting(
+        "discriminator_start",
+        0,
+        "from which epoch on, from 0",
+        metavar="EPOCH",
+        check=(lambda epoch: epoch >= 0, "the discriminator is asked from epoch {} on: it is 0 or later"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.negative <= self.positive <= 1.0:
+            raise ValueError(
+                f"--match-negative {self.negative} and --match-positive {self.positive}: 0 <= negative <= positive <= 1"
+            )
+        if self.discriminator.split(":")[0] == COSINE and (self.positive, self.negative) == (POSITIVE, NEGATIVE):
+            raise ValueError(
+                f"--discriminator {self.discriminator}: judges by its cosine, which is no probability: {POSITIVE} "
+                f"and {NEGATIVE} mean nothing there; give thresholds of your own "
+                f"(open-clip-fff calibrate draws the cosines of your data)"
+            )
+        object.__setattr__(self, "gate", threshold(self.gate, "--match-gate"))
+
+    def verdict(self, q: "Tensor") -> "Tensor":
+        """What follows from q, a float tensor [...]: int8 [...], +1 a positive, -1 a true negative, 0 ignored.
+
+        Both thresholds are themselves ambiguous, and so is NaN: what could not be judged is not trained on.
+        """
+        return (q > self.positive).char() - (q < self.negative).char()
+
+    def describe(self, loss: str, trained: int | None = None) -> Topic:
+        """Which pairs were scored, and what followed.
+
+        Args:
+            loss: its name, which decides about directions.
+            trained: that of `words.since`.
+        """
+        kind = _KINDS.get(self.discriminator.partition(":")[0], "") if ":" in self.discriminator else ""
+        parts = [
+            f"{code(self.discriminator)}{kind}, frozen, scores pairs (MAFA's connection mining, {MAFA})",
+            "each image's and each caption's hardest negative, of the rank's own batch",
+            f"match score above {cut(self.positive)} a positive, below {cut(self.negative)} a negative, between them "
+            f"out of the loss",
+            "each only in the direction that found the pair"
+            if loss in _TWO_WAYS
+            else "each in both directions, since the loss has one matrix",
+        ]
+        if self.gate is not None:
+            parts.append(f"scored only where the mining features' cosine is above {cut(self.gate)}, else a negative")
+        parts.append(since(self.start, trained))
+        parts += [f"scores are kept in {code(self.cache or '')} and taken from there"] * (self.cache is not None)
+        return Topic("discriminator", tuple(parts))

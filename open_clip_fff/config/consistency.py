@@ -1,0 +1,130 @@
+"""Settings against each other: what no single one can know."""
+
+from open_clip_fff.config.all_settings import OWNERS
+from open_clip_fff.config.fields import fields_by_flag, flag_of, has_effect
+from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.mining import OF_IMAGES, SELF, THRESHOLDS, FrozenSource, MiningConfig
+from open_clip_fff.config.objective import OURS
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.errors import UsageError
+
+MINING, MODEL = (frozenset(fields_by_flag(kind)) for kind in (MiningConfig, FrozenSource))
+
+
+def check(plan: Plan) -> None:
+    """What no single setting can know.
+
+    Raises:
+        UsageError: for flags that contradict each other, and for those that would do nothing.
+    """
+    loss = plan.loss.name or "OpenCLIP's loss"
+    if plan.loss.stock:
+        _check_stock(plan, loss)
+    _check_captions(plan, loss)
+    _check_mining(plan)
+    if "loss_impl" in plan.typed and plan.loss.name not in OURS:
+        raise UsageError(f"--loss-impl: chooses how --loss {', '.join(OURS)} are computed; {loss} has one way only")
+    _check_needs(plan)
+    _check_connection(plan)
+    if plan.grouping is not None and plan.grouping.source == "stored" and plan.stored_by and not plan.stored_by.images:
+        raise UsageError(
+            f"--group-features stored: {plan.stored_by.model}, whose features are stored, knows no images, and "
+            f"grouping goes from images to texts and back; use --group-features bank"
+        )
+    if plan.loss.impl == "triton" and plan.loss.name != "fff":
+        raise UsageError(f"--loss-impl triton: the kernel is that of --loss fff; for {loss} use --loss-impl tiled")
+
+
+def idle_notes(plan: Plan) -> list[str]:
+    """On flags that would tell something, and have nothing to tell of: they change no training, and runs share them."""
+    if "class_key" in plan.typed and not (plan.mining or plan.connection or plan.grouping):
+        return ["warning: --class-key tells which mined pairs are right, and in this run nothing is mined"]
+    return []
+
+
+def _check_needs(plan: Plan) -> None:
+    """Flags of parts that do not take part, and those that another setting leaves without effect."""
+    for kind in OWNERS:
+        part = plan.parts.get(kind)
+        for name, field in fields_by_flag(kind).items():
+            needs = kind.needs if part is None else flag_of(field).needs
+            if name in plan.typed and needs and (part is None or not has_effect(field, part)):
+                raise UsageError(f"{as_flag(name)} does nothing without {needs}")
+
+
+def _check_connection(plan: Plan) -> None:
+    if plan.connection is None:
+        if plan.method in ("mafa", "cosmo"):
+            raise UsageError(
+                f"--method {plan.method}: connection mining needs a judge: add --discriminator blip:NAME, or one of "
+                f"your own (open-clip-fff train-discriminator)"
+            )
+    elif plan.connection.gate is not None and (plan.features not in ("frozen", "precomputed") or plan.text_alone):
+        raise UsageError(
+            "--match-gate goes by features of images and captions: add --mining-features frozen, or precomputed with "
+            "those of a frozen model"
+        )
+
+
+def _check_stock(plan: Plan, loss: str) -> None:
+    if plan.captions.policy == "all" and plan.captions.per_image > 1:
+        raise UsageError(
+            f"--caption-policy all: {loss} takes one caption per image; use --caption-policy sample or first, "
+            f"or --loss fff or softmax"
+        )
+    if plan.mining is not None:
+        raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss fff or softmax")
+    if plan.connection is not None:
+        raise UsageError(f"--discriminator: {loss} takes no other positives; use --loss s-itc, softmax or fff")
+    if plan.batch_hooks:
+        raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss fff or softmax")
+    if plan.logits.bias_init == "auto":
+        raise UsageError(f"--logit-bias-init auto: only our losses measure it; give {loss} a number")
+
+
+def _check_captions(plan: Plan, loss: str) -> None:
+    captions, typed = plan.captions, plan.typed
+    if captions.policy == "first" and captions.per_image > 1 and "caption_policy" not in typed:
+        raise UsageError(
+            f"--captions-per-image {captions.per_image}: {loss} would see the first caption only; add "
+            f"--method fff or fff-softmax for all of them in the batch, or --caption-policy sample to draw one"
+        )
+    if "val_caption_sidecar" in typed and captions.sidecar is None:
+        raise UsageError("--val-caption-sidecar goes with --caption-sidecar DIR, whose columns it has, too")
+
+
+def _check_mining(plan: Plan) -> None:
+    if plan.mining is None:
+        for name in sorted({*MINING, *MODEL, "feature_sidecar"} & plan.typed):
+            name = as_flag(name)
+            raise UsageError(f"{name} does nothing while mining is off: add --mining-features frozen, or drop {name}")
+        return
+    _check_features(plan, plan.mining)
+    _check_thresholds(plan, plan.mining)
+
+
+def _check_features(plan: Plan, config: MiningConfig) -> None:
+    features, typed = plan.features, plan.typed
+    if features in SELF:
+        for name in sorted(MODEL & typed):
+            raise UsageError(f"{as_flag(name)}: with --mining-features {features} the trained model mines; drop one")
+    if "feature_sidecar" in typed and features != "precomputed":
+        raise UsageError("--feature-sidecar does nothing without --mining-features precomputed")
+    if config.guarded and not config.warmup:
+        raise UsageError("--mining-guard goes by what is mined at the warm-up's end: add --mining-warmup STEPS")
+    if plan.text_alone:
+        who = "a sentence model" if plan.stored_by is None else f"{plan.stored_by.model}, whose features are stored,"
+        for name in OF_IMAGES:
+            if getattr(config, name) is not None:
+                raise UsageError(f"{as_flag(name)}: {who} knows no images, and mines by --p3 alone; drop it")
+    if features == "text" and "mining_pretrained" in typed:
+        raise UsageError("--mining-pretrained: a sentence model comes with its weights; drop it")
+
+
+def _check_thresholds(plan: Plan, config: MiningConfig) -> None:
+    if config.p1 is None and config.p2 is None and config.p3 is None:
+        raise UsageError("--p1, --p2 and --p3 are all off: nothing can be mined; use --mining-features off")
+    if config.per_image is not None:
+        for name in THRESHOLDS:
+            if name in plan.typed and getattr(config, name) is not None:
+                raise UsageError(f"{as_flag(name)}: --mined-per-image finds the thresholds; drop it, or say off")

@@ -1,0 +1,117 @@
+"""What a run does, in topics, and with every setting: the plan that is printed and the model card are made of it."""
+
+from typing import NamedTuple
+
+from open_clip_fff.config.all_settings import DEFAULTS, OWNERS
+from open_clip_fff.config.captions import OF_TARS
+from open_clip_fff.config.fields import field_text, fields_by_flag, has_effect, value_text
+from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.methods import METHODS, TITLES
+from open_clip_fff.config.numbers import number
+from open_clip_fff.config.open_clip import Upstream
+from open_clip_fff.config.plan import GRIT as GROUPS
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.safety import SafetySettings
+from open_clip_fff.config.topics import Topic, code, codes
+
+TYPED, DEFAULT, FOLLOWS = "typed", "default", "the other settings"
+# flags whose part is not there while they are off: that they are is said by themselves
+_SWITCHES = {"discriminator", "zeroshot_data"}
+_NOBODY = object()
+
+
+class Setting(NamedTuple):
+    """One setting of a run.
+
+    Attributes:
+        flag: its name with underscores.
+        value: as text.
+        source: who set it: `typed`, the method by name, `default`, or what follows from `the other settings`.
+        effect: whether it did anything beside the others.
+    """
+
+    flag: str
+    value: str
+    source: str
+    effect: bool
+
+
+def describe(plan: Plan, upstream: Upstream, full_length: str | None = None, trained: int | None = None) -> list[Topic]:
+    """What a run does, one topic each; parts that are not there are left out, but for mining.
+
+    Args:
+        plan: of the run.
+        upstream: OpenCLIP's own flags.
+        full_length: why the text tower needs captions at full length; None where they may be trimmed.
+        trained: epochs that the model at hand was trained for; None before training.
+    """
+    single = plan.mining is None and plan.connection is None and plan.captions.columns == 1
+    hooks = tuple(name for name in plan.batch_hooks if name != GROUPS)
+    return [
+        *([_method(plan)] if plan.typed else []),
+        plan.loss.describe(upstream, single, plan.plugins, trained),
+        plan.captions.describe(upstream),
+        *([] if plan.text.whole else [plan.text.describe(full_length, "distinct_captions" in plan.typed)]),
+        _mining(plan),
+        *([] if plan.connection is None else [plan.connection.describe(plan.loss.name or "", trained)]),
+        *([plan.logits.describe(upstream, plan.loss, plan.typed)] if plan.typed else []),
+        *([] if plan.ema_decay is None else [_average(plan.ema_decay)]),
+        *([] if plan.grouping is None else [plan.grouping.describe(trained)]),
+        *([] if plan.zero_shot is None else [plan.zero_shot.describe()]),
+        *([plan.safety.describe()] if plan.typed & set(fields_by_flag(SafetySettings)) else []),
+        *([Topic("hooks", (f"each batch passes {codes(hooks)}",))] if hooks else []),
+    ]
+
+
+def settings(plan: Plan, upstream: Upstream) -> list[Setting]:
+    """Every setting of ours, the method first."""
+    preset = f"method {plan.method}"
+    method = Setting("method", plan.method or "none", TYPED if plan.method else DEFAULT, plan.method is not None)
+    idle = OF_TARS if upstream.data != "webdataset" else frozenset()
+    found = [method]
+    for kind in OWNERS:
+        for flag, field in fields_by_flag(kind).items():
+            value, part = plan.values[flag], plan.parts.get(kind)
+            if flag in plan.typed:
+                source = TYPED
+            elif plan.method and METHODS[plan.method].get(flag, _NOBODY) == value:
+                source = preset
+            else:
+                source = DEFAULT if DEFAULTS[flag] == value else FOLLOWS
+            text = value_text(value) if part is None else field_text(field, part)
+            effect = flag in _SWITCHES if part is None else has_effect(field, part) and flag not in idle
+            found.append(Setting(flag, text, source, effect))
+    return found
+
+
+def _method(plan: Plan) -> Topic:
+    typed = ", ".join(code(as_flag(flag)) for flag in sorted(plan.typed - {"method"}))
+    name = "none, flags alone" if plan.method is None else f"{code(plan.method)}: {TITLES[plan.method]}"
+    return Topic("method", (name, *([f"typed: {typed}"] if typed else [])))
+
+
+def _mining(plan: Plan) -> Topic:
+    if plan.mining is not None:
+        return plan.mining.describe(_miner(plan))
+    if plan.connection is not None:
+        return Topic("mining", ("nothing by FFF's Eq. 1, so that further positives are the discriminator's alone",))
+    return Topic("mining", ("nothing: an image's positives are its own captions alone",))
+
+
+def _miner(plan: Plan) -> str:
+    model = "" if plan.miner is None else plan.miner.describe()
+    place, alone = "beside the images in the tars", ", which sees captions alone"
+    if plan.feature_sidecar is not None:
+        place = f"in the sidecar {code(plan.feature_sidecar)}"
+    return {
+        "frozen": f"a frozen model, {model}, which sees the same crops and captions",
+        "precomputed": f"features stored {place}" + f", of {model}" * bool(model) + alone * plan.text_alone,
+        "text": f"a sentence model, {model}{alone}",
+        "ema": "the moving average of the trained model itself",
+        "online": "the trained model itself",
+    }[plan.features]
+
+
+def _average(decay: float) -> Topic:
+    kept = f"a moving average, at each step min({number(decay)}, steps / (10 + steps)) of the old ones"
+    return Topic("weights", (kept, "validated and saved beside the weights"))

@@ -1,0 +1,143 @@
+"""A setting is written once: a dataclass's field that knows its flag, help, default, range and how it is shown."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
+
+from open_clip_fff.config.numbers import number
+
+Kind = TypeVar("Kind")
+REQUIRED = dataclasses.MISSING  # the default of a field whose object exists only where its flag has a value
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """What a field knows of the flag that fills it.
+
+    Attributes:
+        name: with underscores.
+        help: what it does, without its default.
+        default: its value where neither the user nor a method says anything; None, too, where it follows from the
+            other settings (`resolve.py`).
+        default_text: that in words.
+        metavar, choices, parse: as argparse takes them; None for what the field's type asks for.
+        repeated: whether it may be typed several times.
+        group: of the help (`flags.GROUPS`); None for that of the class.
+        check: whether a value will do, and the error line for one that will not, with a `{}` for it and a colon before
+            what is accepted.
+        shown: from the object to the value as text; None for `value_text`.
+        when: from the object to whether the value has an effect beside the other fields; None for always.
+        needs: what else has to be typed for that, where the flag is refused without it.
+    """
+
+    name: str
+    help: str
+    default: Any
+    default_text: str
+    metavar: str | None = None
+    choices: tuple[str, ...] | None = None
+    parse: Callable[[str], Any] | None = None
+    repeated: bool = False
+    group: str | None = None
+    check: tuple[Callable[[Any], bool], str] | None = None
+    shown: Callable[[Any], str] | None = None
+    when: Callable[[Any], bool] | None = None
+    needs: str = ""
+
+
+def setting(flag: str, default: Any, help: str, *, unset: str = "", follows: str = "", **more: Any) -> Any:
+    """A field of a settings class that a flag fills.
+
+    Args:
+        flag: its name with underscores.
+        default: the field's; REQUIRED for none.
+        help: without the default, which is added.
+        unset: the default in words, where `value_text` would not do.
+        follows: likewise, where a flag that is not typed leaves the value to the other settings.
+        more: further attributes of `Flag`.
+    """
+    value = None if default is REQUIRED or follows else default
+    about = Flag(flag, help, value, follows or unset or value_text(value), **more)
+    return dataclasses.field(default=default, metadata={Flag: about})
+
+
+class Settings:
+    """A frozen dataclass of settings.
+
+    Attributes:
+        group: of the help, for the flags of all its fields.
+        needs: what has to be typed for it to take part, where its flags are refused without that.
+
+    Raises:
+        ValueError: for a value out of range, in one line that names its flag.
+    """
+
+    group: ClassVar[str] = ""
+    needs: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for field in fields_by_flag(type(self)).values():
+            about, value = flag_of(field), getattr(self, field.name)
+            flag = as_flag(about.name)
+            if value is None:
+                continue
+            if about.choices is not None and value not in about.choices:
+                raise ValueError(f"{field.name} is {value!r}: choose from {', '.join(about.choices)} ({flag})")
+            if about.check is not None and not about.check[0](value):
+                said = about.check[1].format(value)
+                raise ValueError(said if flag in said else f"{said} ({flag})")
+
+
+def as_flag(name: str) -> str:
+    """A setting's name as its flag: `p1_prime` as `--p1-prime`."""
+    return "--" + name.replace("_", "-")
+
+
+def flag_of(field: dataclasses.Field) -> Flag:
+    """What a field that `setting` made knows."""
+    return field.metadata[Flag]  # type: ignore[index]
+
+
+def fields_by_flag(kind: type) -> dict[str, dataclasses.Field]:
+    """The fields that flags fill, in order."""
+    return {flag_of(field).name: field for field in dataclasses.fields(kind) if Flag in field.metadata}
+
+
+def filled(kind: type[Kind], values: Mapping[str, Any], /, **others: Any) -> Kind:
+    """An object of a settings class.
+
+    Args:
+        kind: the class.
+        values: by flag; those of other classes are passed over.
+        others: fields that no flag fills.
+    """
+    return kind(**{field.name: values[flag] for flag, field in fields_by_flag(kind).items()}, **others)
+
+
+def has_effect(field: dataclasses.Field, owner: object) -> bool:
+    """Whether a field does anything beside the others of its object."""
+    when = flag_of(field).when
+    return when is None or when(owner)
+
+
+def field_text(field: dataclasses.Field, owner: object) -> str:
+    """A field's value as text."""
+    shown = flag_of(field).shown
+    return value_text(getattr(owner, field.name)) if shown is None else shown(owner)
+
+
+def kinds(hint: Any) -> set[Any]:
+    """The types that a field's annotation allows, generic ones by their origin."""
+    return {get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else (hint,))}
+
+
+def value_text(value: object) -> str:
+    """A setting's value much as one would type it."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return number(value)
+    return ";".join(map(str, value)) if isinstance(value, tuple) else str(value)

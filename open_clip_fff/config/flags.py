@@ -1,0 +1,97 @@
+"""Our flags, and nothing else: they fill a namespace with what the user typed."""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from open_clip_fff.config.all_settings import OWNERS
+from open_clip_fff.config.fields import Flag, as_flag, fields_by_flag, flag_of, kinds
+from open_clip_fff.config.methods import METHODS
+from open_clip_fff.config.name_lists import split_names
+from open_clip_fff.errors import UsageError
+
+# the help's, in order
+GROUPS = {
+    "method": "method",
+    "captions": "captions",
+    "text": "text tower",
+    "mining": "mining of false negatives (FFF Eq. 1)",
+    "grouping": "grouped mini-batches (GRIT): --batch-hooks grit, or --method grit, mafa, cosmo",
+    "connection": "connection mining by a discriminator (MAFA, COSMO)",
+    "smoothing": "smoothed ITC: --loss s-itc, or --method mafa, cosmo",
+    "weights": "weights",
+    "safety": "safety",
+    "watching": "evaluation during training",
+    "logits": "logit scale and bias",
+    "extend": "your own parts",
+}
+METHOD = Flag("method", "a preset of the flags below; flags you type win", None, "OpenCLIP's", choices=tuple(METHODS))
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints are lines for a person, and not pages of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Our flags as typed, and everything else, which is OpenCLIP's.
+
+    Raises:
+        UsageError: for a value that a flag of ours does not take.
+    """
+    # torchrun takes --logs as its own unless a -- stands before it
+    return flag_parser().parse_known_args(list(argv[1:] if argv[:1] == ["--"] else argv))
+
+
+def flags_of(group: str) -> Iterator[tuple[Flag, Any]]:
+    """The flags of one of GROUPS, in the order of their fields, and each field's type."""
+    if group == "method":
+        yield METHOD, str | None
+    for owner in OWNERS:
+        for field in fields_by_flag(owner).values():
+            if (flag_of(field).group or owner.group) == group:
+                yield flag_of(field), field.type
+
+
+def flag_parser() -> argparse.ArgumentParser:
+    """The parser of our flags; it holds no defaults, so that what was typed can be told from what was not."""
+    parser = OneLineParser(
+        prog="open_clip_fff.train", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
+    )
+    for group, title in GROUPS.items():
+        place = parser.add_argument_group(title)
+        for flag, hint in flags_of(group):
+            place.add_argument(
+                as_flag(flag.name), help=f"{flag.help} (default: {flag.default_text})", **takes(flag, hint)
+            )
+    return parser
+
+
+def takes(flag: Flag, hint: Any) -> dict[str, Any]:
+    """What a flag takes, as argparse is told it; where the flag says nothing, by its field's type."""
+    given, metavar = kinds(hint), {"metavar": flag.metavar}
+    if flag.choices is not None:
+        return {"choices": flag.choices}
+    if flag.parse is not None:
+        return {"type": _saying_why(flag.parse), **metavar}
+    if flag.repeated:
+        return {"action": "append", **metavar}
+    if bool in given:
+        return {"action": argparse.BooleanOptionalAction}
+    if tuple in given:
+        return {"type": split_names, "metavar": "'A;B'"}
+    return {"type": int if int in given else float if float in given else str, **metavar}
+
+
+def _saying_why(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What argparse can call: it shows an ArgumentTypeError's words, and not those of a ValueError."""
+
+    def parsed(text: str) -> Any:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parsed

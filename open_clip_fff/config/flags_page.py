@@ -1,0 +1,60 @@
+"""docs/flags.md, of the settings' own fields: `python -m open_clip_fff.config.flags_page > docs/flags.md`."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from open_clip_fff.config.fields import Flag, value_text
+from open_clip_fff.config.flags import GROUPS, as_flag, flags_of, takes
+from open_clip_fff.config.methods import METHODS, TITLES
+
+HEAD = """# Flags
+
+<!-- Written by `python -m open_clip_fff.config.flags_page > docs/flags.md`. -->
+
+Every flag of OpenCLIP is taken as it was; these are ours, and where none is typed training is OpenCLIP's own. A flag
+that is typed wins over what `--method` stands for, and that over the default.
+
+| method | |
+|---|---|
+"""
+
+
+def page() -> str:
+    """The whole page, in markdown."""
+    methods = "".join(f"| `{name}` | {_cell(title)} |\n" for name, title in TITLES.items())
+    return HEAD + methods + "".join(f"\n{section}" for section in _sections())
+
+
+def _sections() -> Iterator[str]:
+    for group, title in GROUPS.items():
+        rows = "".join(f"| {' | '.join(map(_cell, _row(flag, hint)))} |\n" for flag, hint in flags_of(group))
+        yield f"## {title[0].upper()}{title[1:]}\n\n| flag | default | meaning |\n|---|---|---|\n{rows}"
+
+
+def _row(flag: Flag, hint: Any) -> tuple[str, str, str]:
+    """The flag as it is typed, its default and those of methods, what it does and which values it takes."""
+    how = takes(flag, hint)
+    if how.get("action") is argparse.BooleanOptionalAction:
+        typed = f"`{as_flag(flag.name)}`, `{as_flag('no_' + flag.name)}`"
+    else:
+        typed = f"`{as_flag(flag.name)} {'|'.join(how.get('choices', ())) or how['metavar']}`"
+    accepted = "" if flag.check is None else flag.check[1].partition(": ")[2].removeprefix("it is ")
+    return typed, "; ".join((flag.default_text, *_presets(flag))), flag.help + (accepted and f" ({accepted})")
+
+
+def _presets(flag: Flag) -> Iterator[str]:
+    """What methods say instead of the default."""
+    by_value: dict[str, list[str]] = {}
+    for method, preset in METHODS.items():
+        if preset.get(flag.name, flag.default) != flag.default:
+            by_value.setdefault(value_text(preset[flag.name]), []).append(method)
+    return (f"{value} in {', '.join(methods)}" for value, methods in by_value.items())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    print(page(), end="")

@@ -1,0 +1,59 @@
+"""The table of methods: what `--method NAME` stands for. Flags that the user types win over it."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from open_clip_fff.config.all_settings import DEFAULTS
+from open_clip_fff.config.mining import THRESHOLDS
+from open_clip_fff.config.topics import CLIP, FFF, GRIT, MAFA, SIGLIP
+
+Preset = Mapping[str, object]
+
+# Keys are the flags' names with underscores.
+_ONE_CAPTION = {"captions_per_image": 1, "caption_policy": "first", "mining_features": "off"}
+_FFF = {
+    "captions_per_image": 5,
+    "caption_policy": "all",
+    "mining_features": "frozen",
+    # The paper's analysis figures use a frozen CLIP ViT-L/14; which features mine in its training is not established.
+    "mining_model": "ViT-L-14-quickgelu",
+    "mining_pretrained": "openai",
+    **{name: DEFAULTS[name] for name in THRESHOLDS},
+}
+
+METHODS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "clip": MappingProxyType({"loss": "clip", **_ONE_CAPTION}),
+        "siglip": MappingProxyType({"loss": "siglip", **_ONE_CAPTION}),
+        "fff": MappingProxyType(
+            {
+                "loss": "fff",
+                **_FFF,
+                # Small-scale probes of ours: SigLIP's -10 is a bad start at small batch, 25 is a worse scale than 10,
+                # and both scalars want a faster rate than the towers.
+                "logit_scale_init": 10.0,
+                "logit_bias_init": "auto",
+                "logit_lr_mult": 20.0,
+            }
+        ),
+        # COSMO is MAFA's first version: the same parts under another name, as far as what is public tells.
+        # Plain CLIP's loss: a softmax over one caption per image. Ours, because ids and features have to be seen.
+        "grit": MappingProxyType({"loss": "softmax", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
+        "mafa": MappingProxyType({"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
+        "cosmo": MappingProxyType({"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
+        "fff-softmax": MappingProxyType({"loss": "softmax", **_FFF}),
+    }
+)
+
+# What each is, in words.
+TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "clip": f"CLIP (Radford et al., 2021, {CLIP}) as OpenCLIP trains it",
+        "siglip": f"SigLIP (Zhai et al., 2023, {SIGLIP}) as OpenCLIP trains it",
+        "fff": f"FFF, Fixing Flawed Foundations (Bulat et al., CVPR 2024, {FFF})",
+        "grit": f"CLIP in GRIT-VLP's grouped mini-batches (Byun et al., ECCV 2022, {GRIT})",
+        "mafa": f"MAFA's grouped mini-batches, connection mining and smoothed ITC (Byun et al., CVPR 2024, {MAFA})",
+        "cosmo": f"COSMO, which is MAFA under the name of its first version (Byun et al., CVPR 2024, {MAFA})",
+        "fff-softmax": f"FFF's captions and mining (Bulat et al., CVPR 2024, {FFF}) under open_clip_fff's softmax",
+    }
+)

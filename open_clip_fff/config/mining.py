@@ -1,0 +1,227 @@
+"""How false negatives are found: Eq. 1 of FFF, and where its features come from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from open_clip_fff.config.fields import REQUIRED, Settings, setting
+from open_clip_fff.config.numbers import cut, number
+from open_clip_fff.config.topics import FFF, Topic, code
+
+FEATURES = ("off", "frozen", "precomputed", "text", "ema", "online")
+SELF = ("ema", "online")  # the trainee's own features: mining feeds back on itself
+OF_IMAGES = ("p1", "p2", "p1_prime")  # thresholds of cosines with an image, which a sentence model has none of
+WATCH = 20  # steps at the end of the warm-up in which mining is watched and not yet used
+THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
+
+
+def threshold(value: float | str | None, name: str = "the value") -> float | None:
+    """A cosine threshold: a number in [-1, 1], or `off` / None, which switches its clause off.
+
+    Raises:
+        ValueError: for anything else, in one line that says what is accepted.
+    """
+    if value is None or (isinstance(value, str) and value.strip().lower() == "off"):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if not -1.0 <= number <= 1.0:
+        raise ValueError(f"{name} is {value}: a cosine threshold is a number from -1 to 1, or 'off'")
+    return number
+
+
+def _symbol(name: str) -> str:
+    """As Eq. 1 writes it."""
+    return name.replace("_prime", "'")
+
+
+def _threshold_setting(name: str, default: float, meaning: str, **more) -> Any:
+    """A threshold's field; where a rate is held, its number only says that the clause is on."""
+
+    def shown(config: "MiningConfig") -> str:
+        value = getattr(config, name)
+        return "found in training" if config.per_image is not None and value is not None else cut(value)
+
+    return setting(
+        name, default, f"{_symbol(name)} of Eq. 1: {meaning}", metavar="COS|off", parse=threshold, shown=shown, **more
+    )
+
+
+@dataclass(frozen=True)
+class MiningConfig(Settings):
+    """The thresholds of Eq. 1 (FFF, arXiv 2405.10286) and what becomes of a mined pair.
+
+    What a field means, its flag's help says. The thresholds' defaults are starting values for CLIP-like features
+    (matched pairs near cosine 0.3). They are *not* known to be the paper's and do not transfer to another feature
+    extractor.
+
+    The cap goes by text-text cosines where there are no image features; what it cuts off is in doubt, too, where there
+    is a `band` (as MAFA's ambiguous zone). `per_image` counts after the cap; under it p1, p2 and p3 only say whether
+    their clause is on. The guard (mining/miner.py) is meant for the trained model's own features.
+    """
+
+    group: ClassVar[str] = "mining"
+    p1: float | None = _threshold_setting("p1", 0.27, "image-text cosine above which a pair is mined")
+    p2: float | None = _threshold_setting("p2", 0.92, "image-image cosine above which a pair is mined")
+    p3: float | None = _threshold_setting(
+        "p3", 0.99, "text-text cosine above which a pair is mined if it also passes p1'"
+    )
+    p1_prime: float | None = _threshold_setting(
+        "p1_prime", 0.24, "lower image-text bar for text-text positives", when=lambda s: s.p3 is not None
+    )
+    text_text: str = setting(
+        "text_text",
+        "pooled",
+        "S_tt with K captions: of the two images' mean captions (pooled), or the max or mean over the row image's",
+        choices=("pooled", "max", "mean"),
+        when=lambda s: s.p3 is not None,
+    )
+    cap: int | None = setting(
+        "mined_cap",
+        None,
+        "at most N mined captions per image, best image-text first",
+        metavar="N",
+        check=(lambda cap: cap >= 1, "cap is {}: it is at least 1"),
+    )
+    mined_as: str = setting(
+        "mined_as", "positive", "a mined pair becomes a positive, or leaves the loss", choices=("positive", "ignore")
+    )
+    band: float = setting(
+        "ignore_band",
+        0.0,
+        "pairs mined only with every threshold lowered by W are in doubt and leave the loss",
+        metavar="W",
+        check=(lambda width: 0.0 <= width <= 2.0, "band is {}: it is from 0 to 2"),
+    )
+    raw: bool = setting(
+        "mine_raw", True, "whether captions from text keys are mined and count in S_tt, or generated ones alone"
+    )
+    per_image: float | None = setting(
+        "mined_per_image",
+        None,
+        "find and hold the thresholds at which R captions per image are mined",
+        unset="thresholds by number",
+        metavar="R",
+        check=(lambda rate: rate > 0, "mined captions per image are {}: more than 0"),
+    )
+    warmup: int = setting(
+        "mining_warmup",
+        0,
+        "optimizer steps before the first pair is mined",
+        follows="0; ema and online ask for one",
+        metavar="STEPS",
+        check=(lambda steps: steps >= 0, "a mining warm-up of {} steps: it is 0 or more"),
+    )
+    guarded: bool = setting(
+        "mining_guard",
+        False,
+        "mine no more than twice as much as at the warm-up's end, and nothing while the model does not find its "
+        "own captions",
+        follows="yes for ema and online",
+    )
+
+    def __post_init__(self) -> None:
+        for name in THRESHOLDS:
+            object.__setattr__(self, name, threshold(getattr(self, name), name))
+        super().__post_init__()
+        if self.per_image is not None and self.cap is not None and self.per_image > self.cap:
+            raise ValueError(
+                f"mined captions per image are {self.per_image:g}, and the cap leaves at most {self.cap}: "
+                f"raise the cap (--mined-cap) or lower the rate (--mined-per-image)"
+            )
+
+    def describe(self, by: str) -> Topic:
+        """Who becomes a positive, or leaves the loss, besides an image's own captions.
+
+        Args:
+            by: whose cosines mine.
+        """
+        outcome = {"positive": "are positives, too,", "ignore": "leave the loss"}[self.mined_as]
+        parts = [
+            f"captions of other images {outcome} where FFF's Eq. 1 holds ({FFF})",
+            f"cosines of {by}",
+            self._clauses(),
+        ]
+        if self.cap is not None:
+            parts.append(f"at most {self.cap:,} per image, best image-text cosine first")
+        if self.band:
+            parts.append(f"pairs up to {number(self.band)} below the thresholds are in doubt and leave the loss")
+        parts += ["raw captions take no part"] * (not self.raw)
+        parts += [f"from step {self.warmup:,} on"] * bool(self.warmup)
+        if self.guarded:
+            parts.append(
+                "guarded: at most twice what the warm-up's end would mine, and nothing while own captions are not found"
+            )
+        return Topic("mining", tuple(parts))
+
+    def bars(self, held: Mapping[str, float | None] | None = None) -> list[tuple[str, str, str]]:
+        """Eq. 1's thresholds: what each is of, its symbol, and its value as the flag takes it.
+
+        Args:
+            held: those that a rate held, by name; None for the typed ones.
+        """
+        values = {name: getattr(self, name) for name in THRESHOLDS} if held is None else held
+        rows = zip(THRESHOLDS, self._cosines(), strict=True)
+        return [(cosine, _symbol(name), cut(values.get(name))) for name, cosine in rows]
+
+    def _cosines(self) -> tuple[str, str, str, str]:
+        return "image-text", "image-image", f"text-text ({self.text_text})", "image-text of text-text positives"
+
+    def _clauses(self) -> str:
+        if self.per_image is not None:
+            on = [of for of, symbol, value in self.bars() if value != "off" and symbol != "p1'"]
+            rate = f"{number(self.per_image)} captions per image"
+            return f"by {', '.join(on)} at the thresholds that give {rate}, found and held in training"
+        *clauses, bar = self.bars()
+        shown = [f"{symbol} off" if x == "off" else f"{of} > {symbol} {x}" for of, symbol, x in clauses]
+        if self.p3 is not None:
+            shown[2] += ", p1' off" if self.p1_prime is None else f" where image-text > p1' {bar[2]}"
+        return ", ".join(shown)
+
+    def watches(self, step: int) -> bool:
+        """Whether optimizer step `step` (from 0) needs mining features, to mine or to watch."""
+        return step >= self.warmup - WATCH
+
+
+@dataclass(frozen=True)
+class FrozenSource(Settings):
+    """The frozen model whose features mine; what a field means, its flag's help says."""
+
+    group: ClassVar[str] = "mining"
+    model: str = setting(
+        "mining_model",
+        REQUIRED,
+        "the frozen model: OpenCLIP name, a run's folder (its last checkpoint), a checkpoint in it, hub-format "
+        "folder, or hf-hub:ORG/NAME; for text, any sentence-embedding model of transformers by hub name or folder",
+        metavar="NAME|RUN|FILE|DIR",
+    )
+    pretrained: str | None = setting(
+        "mining_pretrained",
+        None,
+        "its weights, for an OpenCLIP name; for a run or a folder, a checkpoint to use instead of its own",
+        metavar="TAG|FILE",
+    )
+
+    def describe(self) -> str:
+        """In words."""
+        return code(self.model) + (f" ({code(self.pretrained)})" if self.pretrained else "")
+
+    @property
+    def name(self) -> str:
+        """As the person named it; stored features call it so, too, where it is not on this machine's disk."""
+        return self.model if self.pretrained is None else f"{self.model}/{self.pretrained}"
+
+
+@dataclass(frozen=True)
+class StoredBy:
+    """The model that made stored features, as they say themselves.
+
+    Attributes:
+        model: its name (`hub.identity.stored_name`).
+        images: whether it sees images. A sentence model does not.
+    """
+
+    model: str
+    images: bool

@@ -1,0 +1,251 @@
+"""What is minimised, and where its two learnable scalars start."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from open_clip_fff.config.fields import Settings, setting
+from open_clip_fff.config.numbers import number
+from open_clip_fff.config.open_clip import Upstream
+from open_clip_fff.config.topics import CLIP, COCA, FFF, GRIT, MAFA, SIGLIP, Topic, code, codes, since
+
+REDUCTIONS = ("images", "pairs")
+IMPLS = ("auto", "dense", "tiled", "triton")
+DIST_IMPLS = ("gather", "ring")
+OURS = ("fff", "softmax", "s-itc")
+STOCK_LOSSES = ("clip", "siglip")
+
+
+def check_made(impl: str, dist_impl: str) -> None:
+    """How a loss is computed.
+
+    Raises:
+        ValueError: for what there is not, and for what does not go together.
+    """
+    if impl not in IMPLS:
+        raise ValueError(f"impl is {impl!r}: choose from {', '.join(IMPLS)}")
+    if dist_impl not in DIST_IMPLS:
+        raise ValueError(f"dist_impl is {dist_impl!r}: choose from {', '.join(DIST_IMPLS)}")
+    if dist_impl == "ring" and impl == "dense":
+        raise ValueError("dist_impl ring goes by tiles: impl dense needs all texts at once")
+
+
+@dataclass(frozen=True)
+class Smoothing(Settings):
+    """The target of smoothed ITC (MAFA, arXiv 2312.06112), and GRIT-VLP's (arXiv 2208.04060) two additions.
+
+    What a field means, its flag's help says. `group` in `over` is the mini-batch that the loader gave the row. Before
+    epoch `start` alpha is 0: in epoch 0 batches are random. Under `stop_gradient` images learn from their softmax over
+    texts, texts from theirs over images.
+    """
+
+    group: ClassVar[str] = "smoothing"
+    needs: ClassVar[str] = "--loss s-itc"
+    alpha: float = setting(
+        "smoothing",
+        0.5,
+        "share of the target that is spread evenly",
+        metavar="ALPHA",
+        check=(lambda alpha: 0.0 <= alpha <= 1.0, "smoothing is {:g}: it is from 0 to 1"),
+    )
+    over: str = setting(
+        "smoothing_over",
+        "all",
+        "over all columns, or the rank's own mini-batch",
+        choices=("all", "group"),
+        when=lambda s: s.alpha > 0,
+    )
+    start: int = setting(
+        "smoothing_start",
+        1,
+        "from which epoch on, from 0",
+        metavar="EPOCH",
+        check=(lambda epoch: epoch >= 0, "smoothing starts at epoch {}: it is 0 or later"),
+        when=lambda s: s.alpha > 0,
+    )
+    stop_gradient: bool = setting(
+        "itc_stop_gradient", False, "GRIT-VLP's: each direction of the softmax leaves its keys alone"
+    )
+    consistency: float = setting(
+        "itc_consistency",
+        0.0,
+        "GRIT-VLP's: weight of a term by which the directions are each other's targets; 0.2 there",
+        metavar="W",
+        check=(lambda weight: weight >= 0, "the weight of consistency is {:g}: it is 0 or more"),
+    )
+
+    def describe(self, trained: int | None = None) -> tuple[str, ...]:
+        """What it adds to the softmax, as clauses; `trained` is that of `words.since`."""
+        over = {"all": "all columns", "group": "the rank's mini-batch"}[self.over]
+        parts = [f"{number(self.alpha)} of each target even over {over} {since(self.start, trained)}"]
+        if not self.alpha:
+            parts = ["no smoothing"]
+        parts += [f"each direction leaves its keys without gradient (GRIT-VLP, {GRIT})"] * self.stop_gradient
+        if self.consistency:
+            parts.append(
+                f"{number(self.consistency)} times a consistency term between the directions (GRIT-VLP, {GRIT})"
+            )
+        return tuple(parts)
+
+    def check_made(self, impl: str, dist_impl: str) -> None:
+        """Raises ValueError where a loss that is computed like this has not all of it."""
+        if (self.stop_gradient or self.consistency) and (impl == "tiled" or dist_impl == "ring"):
+            raise ValueError(
+                "stop_gradient and consistency (--itc-stop-gradient, --itc-consistency) need all logits at once: "
+                "impl dense, dist_impl gather (--loss-impl, --loss-dist-impl)"
+            )
+
+
+@dataclass(frozen=True)
+class LossSettings(Settings):
+    """The loss by its registered name; what a field means, its flag's help says.
+
+    Attributes:
+        dist_impl: how `fff` and `softmax` see all ranks' texts: `gather`, or `ring`.
+        smoothing: of `s-itc`.
+    """
+
+    group: ClassVar[str] = "method"
+    name: str | None = setting(
+        "loss",
+        None,
+        "clip or siglip (OpenCLIP's own), fff (multi-positive sigmoid, FFF Eq. 2), softmax (multi-positive "
+        "softmax over the same assignment), s-itc (that with smoothed targets), or one of your --plugin",
+        unset="what OpenCLIP's flags say",
+        metavar="NAME",
+        shown=lambda s: s.name or "OpenCLIP's",
+    )
+    reduction: str = setting(
+        "loss_reduction",
+        "images",
+        "norm of the sigmoid loss: per image, as Eq. 2 and SigLIP, or per counted pair",
+        choices=REDUCTIONS,
+        when=lambda s: s.name == "fff",
+    )
+    impl: str = setting(
+        "loss_impl",
+        "auto",
+        "how --loss fff and softmax are computed: by tiles, whose memory is linear in the batch, or dense; triton: by "
+        "tiles with a fused kernel, for fff on a GPU, not timed yet",
+        unset="auto, which is by tiles",
+        choices=IMPLS,
+        when=lambda s: s.name in OURS,
+    )
+    dist_impl: str = "gather"  # OpenCLIP's flag
+    smoothing: Smoothing = field(default_factory=Smoothing)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_made(self.impl, self.dist_impl)
+        self.smoothing.check_made(self.impl, self.dist_impl)
+
+    def describe(
+        self, upstream: Upstream, single: bool, plugins: tuple[str, ...] = (), trained: int | None = None
+    ) -> Topic:
+        """What is minimised, and whose it is.
+
+        Args:
+            upstream: OpenCLIP's flags, which choose among its own losses.
+            single: whether an image has one positive, its one caption.
+            plugins: modules that may have brought the loss.
+            trained: that of `words.since`.
+        """
+        if self.stock:
+            return Topic("loss", (_stock_words(upstream, self.name == "siglip"),))
+        if self.name == "fff":
+            over = {"images": "the images", "pairs": "the counted pairs"}[self.reduction]
+            about = "a sigmoid over all images and all captions of the batch, any number of positives per image"
+            return Topic("loss", (f"FFF's Eq. 2 ({FFF}), {about}", f"the sum divided by {over}"))
+        if self.name == "softmax" and single:
+            return Topic("loss", (f"a softmax with one positive per image, which is CLIP's ({CLIP})",))
+        if self.name == "softmax":
+            about = f"a softmax over FFF's assignment ({FFF}), each target spread evenly over its positives"
+            return Topic("loss", (about, "any number of positives per image", "open_clip_fff's own, not the paper's"))
+        if self.name == "s-itc":
+            about = f"MAFA's S-ITC ({MAFA}), a softmax with any number of positives per image"
+            return Topic("loss", (about, *self.smoothing.describe(trained)))
+        return Topic(
+            "loss", (f"{code(self.name or '')}, a loss of a plug-in" + f" ({codes(plugins)})" * bool(plugins),)
+        )
+
+    @property
+    def stock(self) -> bool:
+        """True where OpenCLIP computes the loss, from one caption per image."""
+        return self.name is None or self.name in STOCK_LOSSES
+
+
+def _stock_words(upstream: Upstream, siglip: bool) -> str:
+    """OpenCLIP's own losses."""
+    name = upstream.stock_loss(siglip)
+    if name == "distill":
+        teacher = codes((upstream.distill_model or "", upstream.distill_pretrained or ""))
+        return f"OpenCLIP's DistillClipLoss, CLIP's softmax ({CLIP}) and that of a teacher, {teacher}"
+    return {
+        "clip": f"OpenCLIP's ClipLoss, CLIP's softmax ({CLIP}), one positive per image",
+        "siglip": f"OpenCLIP's SigLipLoss, SigLIP's sigmoid ({SIGLIP}), one positive per image",
+        "coca": f"OpenCLIP's CoCaLoss, contrastive and captioning ({COCA}), one positive per image",
+    }[name]
+
+
+def _bias(text: str) -> float | str:
+    try:
+        return "auto" if text == "auto" else float(text)
+    except ValueError:
+        raise ValueError(f"invalid 'auto' or a number value: {text!r}") from None
+
+
+@dataclass(frozen=True)
+class LogitSettings(Settings):
+    """logits = scale * cosine + bias, both scalars learnable; what a field means, its flag's help says."""
+
+    group: ClassVar[str] = "logits"
+    scale_init: float | None = setting(
+        "logit_scale_init",
+        None,
+        "starting scale exp(logit_scale)",
+        unset="the model's own",
+        metavar="S",
+        check=(lambda scale: 1.0 <= scale <= 100.0, "logit scale is {}: OpenCLIP keeps it from 1 to 100"),
+    )
+    bias_init: float | str | None = setting(
+        "logit_bias_init",
+        None,
+        "starting bias b = -β; auto: ln(P/(1-P)) - s·c from the first batches",
+        unset="auto for sigmoid losses",
+        metavar="auto|B",
+        parse=_bias,
+    )
+    lr_mult: float = setting(
+        "logit_lr_mult",
+        1.0,
+        "learning rate of scale and bias over the towers'",
+        metavar="X",
+        check=(lambda factor: factor > 0, "logit learning-rate multiple is {}: it is greater than 0"),
+    )
+
+    def describe(self, upstream: Upstream, loss: LossSettings, typed: frozenset[str]) -> Topic:
+        """Where the two scalars start, and how fast they learn.
+
+        Args:
+            upstream: says whether there are weights to start from, whose scalars stay unless a start was typed.
+            loss: says whether there is a bias.
+            typed: the flags that were typed.
+        """
+        siglip = loss.stock and upstream.stock_loss(loss.name == "siglip") == "siglip"
+        loaded = "that of the weights that training starts from"
+        scale = "OpenCLIP's 10" if siglip else "the model's own"
+        if upstream.has_weights and "logit_scale_init" not in typed:
+            scale = loaded
+        elif self.scale_init is not None:
+            scale = number(self.scale_init)
+        bias = "OpenCLIP's -10" if siglip else "what is measured before the first step"
+        if isinstance(self.bias_init, float):
+            bias = number(self.bias_init)
+        if upstream.has_weights and "logit_bias_init" not in typed:
+            bias = f"{loaded} if they have one, else {bias}"
+        parts = [f"scale starts at {scale}"]
+        if loss.name == "fff" or siglip:
+            parts.append(f"bias at {bias}")
+        elif not loss.stock and loss.name not in OURS:
+            parts.append(f"bias, if the loss has one, at {bias}")
+        rate = "the towers' rate" if self.lr_mult == 1.0 else f"{number(self.lr_mult)} times the towers' rate"
+        return Topic("logits", (*parts, f"learning at {rate}"))

@@ -1,0 +1,130 @@
+"""From what was typed, and what a method stands for, to the plan: typed > method > default."""
+
+import argparse
+from dataclasses import replace
+from typing import Any
+
+from open_clip_fff.config.all_settings import DEFAULTS
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.connection import ConnectionSettings
+from open_clip_fff.config.consistency import check
+from open_clip_fff.config.fields import filled
+from open_clip_fff.config.grouping import GroupingSettings
+from open_clip_fff.config.methods import METHODS
+from open_clip_fff.config.mining import OF_IMAGES, SELF, FrozenSource, MiningConfig, StoredBy
+from open_clip_fff.config.objective import LogitSettings, LossSettings, Smoothing
+from open_clip_fff.config.plan import EMA_DECAY, GRIT, Plan
+from open_clip_fff.config.safety import SafetySettings
+from open_clip_fff.config.text import TextSettings
+from open_clip_fff.config.zero_shot import ZeroShotSettings
+from open_clip_fff.errors import UsageError
+
+
+def knowing(plan: Plan, made_by: StoredBy) -> Plan:
+    """The plan, once it is known which model made the stored features.
+
+    Raises:
+        UsageError: if it asks for what that model does not see.
+    """
+    plan = replace(plan, stored_by=made_by, values=dict(plan.values))
+    if plan.features == "precomputed" and plan.miner is None:
+        plan = replace(plan, miner=FrozenSource(made_by.model))
+        plan.values["mining_model"] = made_by.model
+    if plan.text_alone and plan.mining is not None:
+        off: dict[str, Any] = {name: None for name in OF_IMAGES if name not in plan.typed}
+        plan = replace(plan, mining=replace(plan.mining, **off))
+        plan.values.update(off)
+    check(plan)
+    return plan
+
+
+def make_plan(typed: argparse.Namespace) -> Plan:
+    """The plan of what was typed; where no flag of ours was, it leaves training to OpenCLIP alone.
+
+    Raises:
+        UsageError: for a value out of range or two flags that contradict each other.
+    """
+    given = vars(typed)
+    method = given.get("method")
+    values = _expand(method, given)
+    try:
+        plan = plan_of(method, values, frozenset(given))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    check(plan)
+    return plan
+
+
+def _expand(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
+    preset: dict[str, Any] = dict(METHODS[method]) if method else {}
+    if "mining_model" in given:
+        preset.pop("mining_pretrained", None)  # a preset's weights belong to the preset's model
+    said = {**DEFAULTS, **preset, **given}  # a flag that may be repeated is typed as a list
+    values: dict[str, Any] = {
+        name: tuple(said[name]) if isinstance(said[name], list) else said[name] for name in DEFAULTS
+    }
+    stock = LossSettings(values["loss"]).stock
+    if values["caption_policy"] is None:
+        values["caption_policy"] = "first" if stock else "all"
+    for name in ("trim_tokens", "distinct_captions"):  # to float error only, and a stock run is bit for bit OpenCLIP's
+        if values[name] is None:
+            values[name] = not stock
+    return _expand_mining(values, given)
+
+
+def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What follows from the source of the features."""
+    features = values["mining_features"]
+    if features == "text":
+        values.update({name: None for name in OF_IMAGES if name not in given})
+    if features in ("text", "precomputed") and "mining_model" not in given:
+        values["mining_model"] = values["mining_pretrained"] = None  # a preset's model is neither
+    if values["mining_guard"] is None:
+        values["mining_guard"] = features in SELF
+    if features == "ema" and values["ema_decay"] is None:
+        values["ema_decay"] = EMA_DECAY
+    if values["mining_warmup"] is None:
+        if features in SELF:
+            raise UsageError(
+                f"--mining-features {features}: the trainee's own features mean nothing at the start, and mining "
+                f"with them feeds back; say after how many steps it begins with --mining-warmup STEPS"
+            )
+        values["mining_warmup"] = 0
+    return values
+
+
+def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -> Plan:
+    """The plan of every flag's final value, as a run keeps them; nothing is set against anything else.
+
+    Args:
+        method: the preset's name.
+        values: by flag, all of `DEFAULTS`.
+        typed: the flags that were typed.
+
+    Raises:
+        ValueError: for a value out of range.
+    """
+    features, mining, miner = values["mining_features"], None, None
+    if features != "off":
+        mining = filled(MiningConfig, values)
+    if features in ("frozen", "text") and values["mining_model"] is None:
+        raise ValueError(f"--mining-features {features}: name the model with --mining-model NAME|DIR")
+    if features in ("frozen", "text", "precomputed") and values["mining_model"] is not None:
+        miner = filled(FrozenSource, values)
+    return filled(
+        Plan,
+        values,
+        method=method,
+        loss=filled(LossSettings, values, smoothing=filled(Smoothing, values)),
+        captions=filled(CaptionSettings, values),
+        text=filled(TextSettings, values),
+        safety=filled(SafetySettings, values),
+        mining=mining,
+        miner=miner,
+        connection=None if values["discriminator"] is None else filled(ConnectionSettings, values),
+        grouping=filled(GroupingSettings, values) if GRIT in values["batch_hooks"] else None,
+        zero_shot=None if values["zeroshot_data"] is None else filled(ZeroShotSettings, values),
+        logits=filled(LogitSettings, values),
+        typed=typed,
+        values=values,
+    )

@@ -1,0 +1,84 @@
+"""Images of shards, decoded, with their captions: for work outside of training."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, NamedTuple, TypeVar
+
+from PIL import Image
+
+from open_clip_fff.data.caption_rows import Row
+from open_clip_fff.data.features import FeatureReader, NoFeatures
+from open_clip_fff.data.images import NO_IMAGE, read_image
+from open_clip_fff.data.prefetch import ahead
+from open_clip_fff.data.shards import image_bytes
+from open_clip_fff.data.sources import CaptionReader
+
+T = TypeVar("T")
+
+UNREADABLE = "image cannot be read"
+
+
+class NoPicture(NamedTuple):
+    """A sample that has no captions or no whole image, and which of these, in a few words."""
+
+    key: str
+    why: str
+
+
+class Picture(NamedTuple, Generic[T]):
+    """A sample that has captions and a whole image; of the image, what was made of it, and which shard it is from."""
+
+    key: str
+    row: Row
+    image: T
+    url: str = ""
+
+
+def decoded(sample: dict, preprocess: Callable[[Image.Image], T]) -> T | NoPicture:
+    """What `preprocess` makes of a sample's image, in colours."""
+    key, content = str(sample["__key__"]), image_bytes(sample)
+    if content is None:
+        return NoPicture(key, "no image")
+    try:
+        return preprocess(read_image(content))
+    except NO_IMAGE:
+        return NoPicture(key, UNREADABLE)
+
+
+def pictures_of(
+    samples: Iterable[dict],
+    reader: CaptionReader,
+    preprocess: Callable[[Image.Image], T],
+    features: FeatureReader | None = None,
+    workers: int = 0,
+) -> Iterator[Picture[T] | NoPicture]:
+    """Samples, decoded.
+
+    Args:
+        samples: undecoded, as `read_samples` makes them, in whatever order.
+        reader: finds the captions.
+        preprocess: from a picture to what is wanted of it, [3, H, W] for a model.
+        features: finds stored features, which the rows then have; a sample without any is no picture.
+        workers: threads that decode, ahead of who asks.
+
+    Raises:
+        OneRankError: for features that are another model's or other captions'.
+        Exception: whatever `samples` raises.
+    """
+
+    def named(sample: dict) -> tuple[dict, Row, str | None]:
+        """Sidecars are looked up here, in one thread."""
+        row = reader.row(sample)
+        if not row.captions:
+            return sample, row, "no caption"
+        try:
+            return sample, row if features is None else row.with_features(features.read(sample, row.captions)), None
+        except NoFeatures:
+            return sample, row, "no features"
+
+    def picture(found: tuple[dict, Row, str | None]) -> Picture[T] | NoPicture:
+        sample, row, missing = found
+        key = str(sample["__key__"])
+        image = NoPicture(key, missing) if missing else decoded(sample, preprocess)
+        return image if isinstance(image, NoPicture) else Picture(key, row, image, str(sample["__url__"]))
+
+    yield from ahead(picture, map(named, samples), workers)

@@ -1,0 +1,111 @@
+"""The data that training's flags name, for training and for programs that only look at it."""
+
+import argparse
+import dataclasses
+import os
+import re
+
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.name_lists import split_names
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.resolve import knowing
+from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.data.features import FeatureReader
+from open_clip_fff.data.preview import Preview, preview_csv, preview_sets
+from open_clip_fff.data.preview_text import check
+from open_clip_fff.data.table_columns import table_columns
+from open_clip_fff.errors import UsageError
+
+
+def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
+    """`webdataset`, `csv` or `synthetic`, as OpenCLIP will decide of the data that a flag names."""
+    if args.dataset_type != "auto":
+        return args.dataset_type
+    path = args.train_data if flag == "--train-data" else args.val_data
+    extension = path.split(".")[-1]
+    if extension not in ("csv", "tsv", "tar"):
+        raise UsageError(f"{flag} {path}: say what it is with --dataset-type webdataset or csv")
+    return "webdataset" if extension == "tar" else "csv"
+
+
+def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
+    """The settings for a CSV: --csv-caption-key names its columns, several separated by semicolons.
+
+    No column of a CSV is known to be generated, so all are text keys, and so raw.
+
+    Raises:
+        UsageError: if no column is named.
+    """
+    columns = split_names(args.csv_caption_key)
+    if not columns:
+        raise UsageError("--csv-caption-key: names no column")
+    return dataclasses.replace(captions, text_keys=columns, json_keys=(), sidecar=None)
+
+
+def with_data_sets(plan: Plan, shards: str | None) -> Plan:
+    """The plan, whose sidecars are in step with the data sets of --train-data, `A::B`."""
+    return dataclasses.replace(plan, captions=dataclasses.replace(plan.captions, shards=shards))
+
+
+def val_captions(captions: CaptionSettings, shards: str | None) -> CaptionSettings:
+    """The settings for --val-data: sidecars of its own, and all captions whatever training takes.
+
+    (OpenCLIP's own evaluation gets a view of the first.)
+    """
+    sidecar = captions.sidecar if captions.val_sidecar is None else captions.val_sidecar or None
+    return dataclasses.replace(captions, policy="all", sidecar=sidecar, shards=shards)
+
+
+def feature_reader(plan: Plan) -> FeatureReader | None:
+    """The reader of stored features, where they mine or group."""
+    if plan.features != "precomputed" and (plan.grouping is None or plan.grouping.source != "stored"):
+        return None
+    return FeatureReader.of(plan)
+
+
+def check_files(flag: str, value: str) -> None:
+    """Raises UsageError if a file among the shards (or the table) that a flag names is not there."""
+    paths = [url for url in expand_shards(value) if not re.match(r"^[\w+.-]+:", url)]  # pipe:, s3://, https://
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
+        raise UsageError(f"{flag}: {missing[0]} does not exist{also}; check the path and the braces")
+
+
+def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[str]]:
+    """The plan with its data sets, and the shards of --train-data.
+
+    Args:
+        plan: what our flags say.
+        args: OpenCLIP's flags, `parse_shard_flags` of them.
+
+    Raises:
+        UsageError: for data that is no tars or not there.
+    """
+    if dataset_kind(args) != "webdataset":
+        raise UsageError(f"--train-data {args.train_data}: only tars are read here, with --dataset-type webdataset")
+    check_files("--train-data", args.train_data)
+    return with_data_sets(plan, args.train_data), expand_shards(args.train_data)
+
+
+def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, list[Preview], CaptionSettings]:
+    """Looks at the first rows of each data set and checks them.
+
+    Returns:
+        The plan, which then knows who made stored features; the previews, none where there is nothing to look at; and
+        the caption settings with the sources these were made by (a CSV's are its columns).
+    """
+    captions = plan.captions
+    if not args.train_data or dataset_kind(args) == "synthetic":
+        return plan, [], captions
+    features = feature_reader(plan)
+    if dataset_kind(args) == "csv":
+        typed = csv_captions(args, captions)
+        image, captions, notes = table_columns(args.train_data, args.csv_separator, args.csv_img_key, typed)
+        previews = [preview_csv(args.train_data, args.csv_separator, image, captions)]
+        previews[0].notes += notes
+    else:
+        previews = preview_sets(args.train_data, captions, features)
+    check(previews, captions)
+    made_by = None if features is None else features.made_by
+    return plan if made_by is None else knowing(plan, made_by), previews, captions

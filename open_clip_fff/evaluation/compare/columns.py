@@ -1,0 +1,141 @@
+"""The figures that are compared: the paper's metric of each set, the averages, and recalls."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.compare.rows import Model, Row, SetKey
+from open_clip_fff.evaluation.protocol import (
+    ELEVEN,
+    IMAGE_TO_TEXT,
+    LINEAR_PROBE,
+    PROTOCOL,
+    RECALL_AT,
+    RETRIEVAL,
+    TEXT_TO_IMAGE,
+    ZERO_SHOT,
+)
+from open_clip_fff.evaluation.store import Score
+
+PAPER, OTHER, RECALL, PROBE = (
+    "Zero-shot classification",
+    "Zero-shot, outside of the paper's sets",
+    "Zero-shot retrieval",
+    "Linear probe",
+)
+AVERAGE = "average"
+DIRECTIONS = {IMAGE_TO_TEXT: "image → text", TEXT_TO_IMAGE: "text → image"}
+DETAILS = {"acc1": "", "mean_per_class_recall": "per class"}
+OF_PROTOCOL = {each.name for each in ELEVEN}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of the table.
+
+    Attributes:
+        group: `PAPER`, `OTHER`, `RECALL` or `PROBE`.
+        key: the set, as scores know it; `AVERAGE` as the set's name for the average.
+        title: the set's, for people.
+        metric: clip-benchmark's field.
+        detail: what the metric is, for people.
+        sets: of an average, the sets that it is over.
+    """
+
+    group: str
+    key: SetKey
+    title: str
+    metric: str
+    detail: str = ""
+    sets: tuple[str, ...] = ()
+
+    @property
+    def set_title(self) -> str:
+        """The set's title where the group is not to be seen."""
+        return f"{self.title} (linear probe)" if self.group == PROBE else self.title
+
+    @property
+    def name(self) -> str:
+        """Set and detail in one line."""
+        return f"{self.set_title}, {self.detail}" if self.detail else self.set_title
+
+
+def columns_of(rows: Sequence[Row]) -> list[Column]:
+    """All figures that any row has, in the order of the table; the average over the sets that all rows have."""
+    scores = {key: score for row in rows for model in row.models for key, score in model.scores.items()}
+    found = [column for key in sorted(scores, key=_order) for column in _columns(key, scores[key])]
+    shared = [each for each in found if each.group == PAPER and all(row.has(each.key) for row in rows)]
+    if shared:
+        count = f"{len(shared)} of {len(ELEVEN)}" if len(shared) < len(ELEVEN) else f"all {len(ELEVEN)}"
+        names = tuple(each.key[1] for each in shared)
+        found.append(Column(PAPER, (ZERO_SHOT, AVERAGE), "Average", AVERAGE, count, names))
+    groups = (PAPER, RECALL, OTHER, PROBE)
+    return sorted(found, key=lambda column: groups.index(column.group))  # stable
+
+
+def _order(key: SetKey) -> tuple[int, str]:
+    names = list(PROTOCOL)
+    return names.index(key[1]) if key[1] in names else len(names), key[1]
+
+
+def _columns(key: SetKey, score: Score) -> Iterable[Column]:
+    task, name = key
+    title = PROTOCOL[name].title if name in PROTOCOL else score.meta["set"].get("title") or name
+    one = Column(PAPER, key, title, score.meta["set"]["metric"])
+    one = replace(one, detail=DETAILS.get(one.metric.removeprefix("lp_"), one.metric))
+    if task == RETRIEVAL:
+        recalls = [(f"{way}@{k}", f"{text} R@{k}") for way, text in DIRECTIONS.items() for k in RECALL_AT]
+        found = [replace(one, group=RECALL, metric=metric, detail=detail) for metric, detail in recalls]
+        return [column for column in found if column.metric in score.metrics]
+    if task == LINEAR_PROBE:
+        return [replace(one, group=PROBE)]
+    return [one if name in OF_PROTOCOL else replace(one, group=OTHER)]
+
+
+def order_of_samples(model: Model, key: SetKey) -> tuple[object, ...]:
+    """What two scores must have in common for image n of one to be image n of the other.
+
+    Raises:
+        UsageError: if a score does not hold an outcome for each image.
+    """
+    score = model.scores[key]
+    images, truth = score.meta["set"]["images"], score.samples.get("image_of_text" if key[0] == RETRIEVAL else "target")
+    whole = truth is not None and (truth.max(initial=-1) < images if key[0] == RETRIEVAL else len(truth) == images)
+    if not whole or truth is None:
+        raise UsageError(
+            f"{model.folder / key[1]}: its samples are not of its {images:,} images; "
+            "delete it and run open-clip-fff score again"
+        )
+    workers = score.meta.get("workers") or 0
+    # webdataset deals batches from its workers in turn
+    dealt = (workers, score.meta.get("batch_size")) if workers > 1 and _is_web(score) else None
+    return truth.tobytes(), dealt
+
+
+def _is_web(score: Score) -> bool:
+    return str(score.meta["set"].get("layout", "")).startswith(("wds", "webdataset"))
+
+
+def outcomes_of(score: Score, column: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each image's hits and trials, and its class: float32 [N], float32 [N], int64 [N] (see bootstrap.py).
+
+    Raises:
+        KeyError: if the figure has no outcomes that could be resampled.
+    """
+    samples = score.samples
+    if column.key[0] == RETRIEVAL:
+        hit = samples[column.metric].astype(np.float32)
+        if column.metric.startswith(IMAGE_TO_TEXT):
+            return hit, np.ones_like(hit), np.zeros(len(hit), np.int64)
+        owner, images = samples["image_of_text"], score.meta["set"]["images"]
+        hits, trials = (np.bincount(owner, each, minlength=images) for each in (hit, np.ones_like(hit)))
+        return hits.astype(np.float32), trials.astype(np.float32), np.zeros(len(hits), np.int64)
+    target = samples["target"]
+    hit = (samples["predicted"] == target).astype(np.float32)
+    metric = column.metric.removeprefix("lp_")
+    if metric not in ("acc1", "mean_per_class_recall"):
+        raise KeyError(metric)
+    group = np.unique(target, return_inverse=True)[1] if metric == "mean_per_class_recall" else np.zeros_like(target)
+    return hit, np.ones_like(hit), group

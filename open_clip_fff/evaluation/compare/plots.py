@@ -1,0 +1,188 @@
+"""The pictures: changes with their intervals, and the curves of training."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from open_clip_fff.evaluation.compare.columns import AVERAGE, RECALL
+from open_clip_fff.evaluation.compare.curves import Curves
+from open_clip_fff.evaluation.compare.lines import line_style
+from open_clip_fff.evaluation.compare.table import Table
+from open_clip_fff.evaluation.compare.training import Training
+
+# Okabe and Ito's, which most colour-blind people can tell apart, and some more
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#8C6D31", "#7B4173", "#637939")
+INK, FAINT = "#333333", "#dddddd"
+SMOOTH = 30  # of a curve's length, the part that its running mean is over
+HOURS_FROM = 180  # minutes
+
+
+def colours(table: Table) -> dict[str, str]:
+    """Each row's, the same in all pictures."""
+    return {row.label: COLOURS[number % len(COLOURS)] for number, row in enumerate(table.rows)}
+
+
+def looks(table: Table) -> dict[str, dict[str, Any]]:
+    """Each row's curve: colour, width, dashes."""
+    shown = colours(table)
+    return {label: {"color": shown[label], **line_style(place, len(shown))} for place, label in enumerate(shown)}
+
+
+def draw_change(table: Table) -> Figure | None:
+    """Change against the first baseline, a line per set; of retrieval R@1."""
+    baseline = table.baselines[0]
+    rows = [row for row in table.rows if row is not baseline]
+    shown = [column for column in table.columns if column.group != RECALL or column.metric.endswith("@1")]
+    shown = [column for column in shown if any(table.change(row, column, baseline) for row in rows)]
+    if not shown:
+        return None
+    height = 0.22 + 0.09 * len(rows)
+    figure = Figure(figsize=(7.5, 1.3 + height * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for position, column in enumerate(shown):
+        if column.metric == AVERAGE:
+            axes.axhspan(position - 0.5, position + 0.5, color="#f3f3f3", zorder=0)
+        elif position and shown[position - 1].group != column.group:
+            axes.axhline(position - 0.5, color=FAINT, linewidth=1, zorder=0)
+    for number, row in enumerate(rows):
+        offset = (number - (len(rows) - 1) / 2) * min(0.8 / len(rows), 0.25)
+        places, changes = [], []
+        for position, column in enumerate(shown):
+            if (change := table.change(row, column, baseline)) is not None:
+                places.append(position + offset)
+                changes.append(change)
+        values = np.array([change.value for change in changes])
+        bounds = np.array([[change.low, change.high] for change in changes]).T
+        colour = colours(table)[row.label]
+        axes.hlines(places, *bounds, color=colour, linewidth=2, alpha=0.55)
+        axes.plot(values, places, "o", color=colour, markersize=5, label=row.label)
+    axes.axvline(0, color=INK, linewidth=1, zorder=1)
+    axes.set_yticks(range(len(shown)), [each.name for each in shown])
+    axes.set_ylim(len(shown) - 0.5, -0.5)
+    axes.set_xlabel(f"change against {baseline.label}, points, with 95 % interval")
+    _plain(axes, "x")
+    axes.tick_params(axis="y", length=0)
+    _legend(figure, *axes.get_legend_handles_labels())
+    return figure
+
+
+def draw_curves(table: Table, training: Training) -> Figure | None:
+    """Scores during training against steps and against time."""
+    runs = {label: [each for each in seeds if len(each.epochs)] for label, seeds in training.curves.items()}
+    runs = {label: seeds for label, seeds in runs.items() if seeds}
+    if not training.measures:
+        return None
+    unit, per = _time([each.epochs for seeds in runs.values() for each in seeds])
+    figure = Figure(figsize=(10, 0.6 + 2.6 * len(training.measures)), layout="constrained")
+    panels = figure.subplots(len(training.measures), 2, squeeze=False, sharey="row")
+    for line, (title, columns) in zip(panels, training.measures.items(), strict=True):
+        for label, seeds in runs.items():
+            tables = [
+                pd.DataFrame(
+                    {"step": each.epochs["step"], "time": each.epochs["minutes"] / per}
+                    | {"value": 100 * each.epochs.reindex(columns=columns).mean(axis=1, skipna=False)}
+                ).dropna(subset="value")
+                for each in seeds
+            ]
+            for axes, along in zip(line, ("step", "time"), strict=True):
+                _lines(axes, tables, along, "value", label, looks(table)[label], marker="o")
+        line[0].set_ylabel("%")
+        line[0].set_title(title, loc="left", fontsize="medium")
+        for axes in line:
+            _plain(axes, "both")
+            axes.set_xlim(left=0)
+    panels[-1][0].set_xlabel("training steps")
+    panels[-1][1].set_xlabel(f"{unit} of training")
+    labelled: dict[str, Any] = {}
+    for axes, _ in panels:
+        labelled |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    labels = [row.label for row in table.rows if row.label in labelled]  # a run may be in some of the panels only
+    _legend(figure, [labelled[label] for label in labels], labels)
+    return figure
+
+
+def draw_scalars(table: Table, training: Training) -> Figure | None:
+    """Logit scale and bias against steps."""
+    return _by_step(table, training.curves, {"scale": "Logit scale", "bias": "Logit bias"})
+
+
+def draw_mining(table: Table, training: Training) -> Figure | None:
+    """Mined captions and how many of them are right, for the runs that mined."""
+    mined = {
+        label: [each for each in seeds if each.steps["mined"].gt(0).any()] for label, seeds in training.curves.items()
+    }
+    titles = {"mined": "Mined captions per image", "right": "Mined captions of the right class, %"}
+    return _by_step(table, {label: seeds for label, seeds in mined.items() if seeds}, titles, smooth=True)
+
+
+def _by_step(
+    table: Table, runs: Mapping[str, Sequence[Curves]], titles: dict[str, str], smooth: bool = False
+) -> Figure | None:
+    """A panel per column of `Curves.steps` that any run has."""
+    steps = {label: [each.steps for each in seeds] for label, seeds in runs.items()}
+    has = {name for seeds in steps.values() for each in seeds for name in titles if each[name].notna().any()}
+    shown = [name for name in titles if name in has]
+    smooth = smooth and any(len(each) >= 2 * SMOOTH for seeds in steps.values() for each in seeds)
+    if not shown:
+        return None
+    figure = Figure(figsize=(5 * len(shown), 3.4), layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
+    labelled: dict[str, Any] = {}
+    for axes, name in zip(panels, shown, strict=True):
+        for label, seeds in steps.items():
+            tables = [each[["step", name]].dropna() for each in seeds if each[name].notna().any()]
+            _lines(axes, tables, "step", name, label, looks(table)[label], smooth=smooth)
+        axes.set_title(titles[name], loc="left", fontsize="medium")
+        axes.set_xlabel("training steps (bold: running mean)" if smooth else "training steps")
+        _plain(axes, "both")
+        labelled |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    labels = [row.label for row in table.rows if row.label in labelled]
+    _legend(figure, [labelled[label] for label in labels], labels)
+    return figure
+
+
+def _lines(
+    axes: Any,
+    tables: Sequence[pd.DataFrame],
+    along: str,
+    name: str,
+    label: str,
+    look: Mapping[str, Any],
+    marker: str = "",
+    smooth: bool = False,
+) -> None:
+    """A line for one run; for several, each thin and their mean, over the steps that all have."""
+    tables = [each for each in tables if len(each) and each[along].notna().any()]
+    if not tables:
+        return
+    if smooth or len(tables) > 1:
+        for each in tables:
+            axes.plot(each[along], each[name], color=look["color"], linewidth=0.8, alpha=0.3)
+    groups = pd.concat(tables).groupby("step")
+    mean = groups.mean()[groups.size() == len(tables)].reset_index()
+    if smooth:
+        mean[name] = mean[name].rolling(max(len(mean) // SMOOTH, 1), center=True, min_periods=1).mean()
+    axes.plot(mean[along], mean[name], marker=marker, markersize=2 + look["linewidth"], label=label, **look)
+
+
+def _time(tables: Sequence[pd.DataFrame]) -> tuple[str, float]:
+    """The unit of the time axis, and how many minutes it has."""
+    longest = max((each["minutes"].max() for each in tables), default=0)
+    return ("hours", 60.0) if longest > HOURS_FROM else ("minutes", 1.0)
+
+
+def _plain(axes: Any, grid: str) -> None:
+    axes.grid(axis=grid, color=FAINT, linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(FAINT)
+    axes.tick_params(color=FAINT, labelcolor=INK)
+
+
+def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Above the panels, where it hides no point."""
+    columns = max(1, min(len(labels), 90 // (max(map(len, labels), default=1) + 6)))
+    figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize="small")

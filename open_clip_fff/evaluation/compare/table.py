@@ -1,0 +1,176 @@
+"""Rows and columns to numbers: figures, their change against each baseline, and its interval."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+
+from open_clip_fff.evaluation.compare.columns import Column, columns_of
+from open_clip_fff.evaluation.compare.estimate import SEED, Estimates, estimate
+from open_clip_fff.evaluation.compare.rows import Row
+
+TAILS = (2.5, 97.5)  # per cent: a 95 % interval
+
+
+@dataclass(frozen=True)
+class Change:
+    """A figure less the baseline's, in points.
+
+    Attributes:
+        value: of the means over seeds.
+        low, high: the 95 % interval; NaN where outcomes per image are not known.
+        paired: whether the same images were drawn for both.
+        seeds: whether seeds were drawn, too.
+    """
+
+    value: float
+    low: float
+    high: float
+    paired: bool
+    seeds: bool
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval is on one side of zero."""
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure in %.
+
+    Attributes:
+        mean: over seeds.
+        spread: their standard deviation; NaN for one seed.
+        seeds: how many.
+        changes: by the baseline's label.
+    """
+
+    mean: float
+    spread: float
+    seeds: int
+    changes: Mapping[str, Change]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The comparison.
+
+    Attributes:
+        rows: baselines first.
+        columns: in order.
+        cells: by label and column; what a row was not scored on is not there.
+        resamples: of the bootstrap.
+        doubtful: figures that their own outcomes do not give, as text.
+    """
+
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    cells: Mapping[tuple[str, Column], Cell]
+    resamples: int
+    doubtful: tuple[str, ...] = ()
+
+    @property
+    def baselines(self) -> list[Row]:
+        """In the order typed."""
+        return [row for row in self.rows if row.baseline]
+
+    def groups(self) -> list[tuple[str, list[Column]]]:
+        """The columns by the heading above them."""
+        return [(group, list(columns)) for group, columns in groupby(self.columns, lambda column: column.group)]
+
+    def change(self, row: Row, column: Column, against: Row) -> Change | None:
+        """None where one of the two was not scored, and for the baseline itself."""
+        cell = self.cells.get((row.label, column))
+        return None if cell is None else cell.changes.get(against.label)
+
+    def records(self) -> pd.DataFrame:
+        """Everything in long form: a line for each figure and baseline that it is compared with."""
+        baselines = {row.label for row in self.baselines}
+        lines = []
+        for (label, column), cell in self.cells.items():
+            figure = {
+                **{"label": label, "baseline": label in baselines, "group": column.group, "task": column.key[0]},
+                **{"set": column.key[1], "sets": " ".join(column.sets), "metric": column.metric},
+                **{"value": cell.mean, "spread": cell.spread, "seeds": cell.seeds},
+            }
+            changes = [
+                {"against": against, "change": change.value, "low": change.low, "high": change.high}
+                | {"paired": change.paired, "seeds_drawn": change.seeds}
+                for against, change in cell.changes.items()
+            ]
+            lines += [figure | change for change in changes or [dict.fromkeys(CHANGE)]]
+        return pd.DataFrame(lines)
+
+
+CHANGE = ("against", "change", "low", "high", "paired", "seeds_drawn")
+
+
+def make_table(rows: Sequence[Row], resamples: int) -> Table:
+    """Everything that all or some rows were scored on.
+
+    Raises:
+        UsageError: if rows cannot be compared.
+    """
+    columns = columns_of(rows)
+    estimates = estimate(rows, columns, resamples)
+    cells = {}
+    for row in rows:
+        for column in columns:
+            if all((model, column) in estimates.found for model in row.models):
+                values = np.array([estimates.found[model, column].value for model in row.models])
+                spread = values.std(ddof=1) if len(values) > 1 else np.nan
+                cells[row.label, column] = Cell(
+                    float(values.mean()), float(spread), len(values), _changes(row, rows, column, estimates)
+                )
+    return Table(tuple(rows), tuple(columns), cells, resamples, tuple(estimates.doubtful))
+
+
+def _changes(row: Row, rows: Sequence[Row], column: Column, estimates: Estimates) -> dict[str, Change]:
+    return {
+        other.label: _change(row, other, column, estimates)
+        for other in rows
+        if other.baseline and other is not row and all((model, column) in estimates.found for model in other.models)
+    }
+
+
+def _change(row: Row, baseline: Row, column: Column, estimates: Estimates) -> Change:
+    ours = [estimates.found[model, column] for model in row.models]
+    theirs = [estimates.found[baseline.models[index], column] for index in seed_order(row, baseline)]
+    value = float(np.mean([each.value for each in ours]) - np.mean([each.value for each in theirs]))
+    draws = [each.draws for each in (*ours, *theirs) if each.draws is not None]
+    paired = len({each.order for each in (*ours, *theirs)}) == 1
+    seeds = draws_seeds(row, baseline)
+    if len(draws) < len(ours) + len(theirs):
+        return Change(value, np.nan, np.nan, paired, seeds)
+    mine, other = np.stack(draws[: len(ours)], axis=1), np.stack(draws[len(ours) :], axis=1)
+    if seeds:
+        # the same seeds for all columns: a seed is one trained model, good or bad on all sets at once
+        drawn = np.random.default_rng([SEED, len(ours)]).integers(len(ours), size=mine.shape)
+        mine, other = (np.take_along_axis(each, drawn, axis=1) for each in (mine, other))
+    low, high = np.percentile(mine.mean(axis=1) - other.mean(axis=1), TAILS)
+    return Change(value, float(low), float(high), paired, seeds)
+
+
+def draws_seeds(row: Row, baseline: Row) -> bool:
+    """Seeds are drawn where both have the same number, at least two."""
+    return len(row.models) == len(baseline.models) > 1
+
+
+def same_seeds(row: Row, baseline: Row) -> bool:
+    """Whether --seed tells which of their models belong together."""
+    ours, theirs = _seeds(row), _seeds(baseline)
+    return None not in ours and len(set(ours)) == len(ours) and sorted(map(str, ours)) == sorted(map(str, theirs))
+
+
+def seed_order(row: Row, baseline: Row) -> list[int]:
+    """Which of the baseline's models goes with each of the row's; as they were given, where --seed does not tell."""
+    if same_seeds(row, baseline):
+        return [_seeds(baseline).index(seed) for seed in _seeds(row)]
+    return list(range(len(baseline.models)))
+
+
+def _seeds(row: Row) -> list[str | None]:
+    return [model.params.get("seed") for model in row.models]

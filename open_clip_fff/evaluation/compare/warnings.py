@@ -1,0 +1,187 @@
+"""What a reader must know before believing a difference: how models were trained and scored, where that differs."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from open_clip_fff.evaluation.compare.columns import AVERAGE, Column
+from open_clip_fff.evaluation.compare.rows import Model, Row, SetKey
+from open_clip_fff.evaluation.protocol import PROTOCOL
+from open_clip_fff.evaluation.store import Score
+
+TAUGHT = ("frozen", "precomputed", "text")  # features of a model that was trained elsewhere
+
+
+def notices(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """All of them, a paragraph each, the weightiest first."""
+    return [*attribution(rows), *missing_sets(rows, columns), *unequal_training(rows), *unequal_evaluation(rows)]
+
+
+# --- what a gain is due to
+
+
+def captions(row: Row) -> tuple[int, str]:
+    """K and the policy that a row was trained with: (1, "first") where that is not known."""
+    params = row.models[0].params
+    number = params.get("captions_per_image", "1")
+    return int(number) if number.isdigit() else 1, params.get("caption_policy", "first")
+
+
+def draws_one(row: Row, baselines: Iterable[Row]) -> Row | None:
+    """The baseline that saw the same K captions, one at each visit: what is gained over it is not due to captions."""
+    number, policy = captions(row)
+    if policy != "all" or number < 2:
+        return None
+    for baseline in baselines:
+        if captions(baseline) == (number, "sample") and _data(baseline) == _data(row):
+            return baseline
+    return None
+
+
+def attribution(rows: Sequence[Row]) -> list[str]:
+    """Rows with K captions in the batch, and no baseline that draws one of the same K."""
+    baselines = [row for row in rows if row.baseline]
+    lacking: dict[int, list[str]] = {}
+    for row in rows:
+        number, policy = captions(row)
+        if policy == "all" and number > 1 and not row.baseline and draws_one(row, baselines) is None:
+            lacking.setdefault(number, []).append(row.label)
+    return [
+        f"{_and(labels)} had {number} captions of each image in the batch, and no baseline was trained on one of the "
+        f"same {number}: whether a gain is due to the method or to more captions cannot be told. Train that baseline "
+        f"on the same data with --method clip --captions-per-image {number} --caption-policy sample, and add it with "
+        "--baseline."
+        for number, labels in lacking.items()
+    ]
+
+
+def _data(row: Row) -> str | None:
+    return row.models[0].params.get("train_data")
+
+
+# --- sets
+
+
+def missing_sets(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+    """Sets that only some rows were scored on; the user's own first, of which there are few."""
+    own = sorted(columns, key=lambda column: column.key[1] in PROTOCOL)  # stable
+    titles = {column.key: column.set_title for column in own if column.metric != AVERAGE}
+    partial = {key: title for key, title in titles.items() if not all(row.has(key) for row in rows)}
+    lacking = []
+    for row in rows:
+        if without := [f"{title}{_seeds_with(row, key)}" for key, title in partial.items() if not row.has(key)]:
+            lacking.append(f"{row.label} lacks {_and(without)}")
+    return [f"Not all have the same sets, and averages leave out what not all have: {'; '.join(lacking)}."] * bool(
+        lacking
+    )
+
+
+def _seeds_with(row: Row, key: SetKey) -> str:
+    have = sum(key in model.scores for model in row.models)
+    return f" (there for {have} of {len(row.models)} seeds)" if have else ""
+
+
+# --- training
+
+
+def unequal_training(rows: Sequence[Row]) -> list[str]:
+    """Steps, batch size and data."""
+    unknown = [row.label for row in rows if not all(model.params for model in row.models)]
+    known = [row for row in rows if row.label not in unknown]
+    found = []
+    if unknown and len(rows) > 1:
+        found.append(
+            f"How {_and(unknown)} {'was' if len(unknown) == 1 else 'were'} trained is not known (no params.txt): "
+            "steps, batch size and training data may differ."
+        )
+    aspects: dict[str, Callable[[Model], Any]] = {
+        "steps": steps,
+        "batch size": batch_size,
+        "training data": lambda model: model.params.get("train_data"),
+    }
+    for name, aspect in aspects.items():
+        values = {row.label: list(dict.fromkeys(map(aspect, row.models))) for row in known}
+        if len({value for each in values.values() for value in each if value is not None}) > 1:
+            found.append(f"Trained with different {name}: {_told(values)}.")
+    taught = {
+        row.label: list(dict.fromkeys(name for model in row.models for name in _teachers(model))) for row in known
+    }
+    if len(rows) > 1 and any(taught.values()):
+        told = "; ".join(f"for {label}, {_and(each)}" for label, each in taught.items() if each)
+        found.append(f"Frozen models found false negatives, and their own training is not counted: {told}.")
+    return found
+
+
+def _teachers(model: Model) -> list[str]:
+    """The frozen models that mined and scored pairs for a run."""
+    names = ["discriminator"] + ["mining_model"] * (model.params.get("mining_features") in TAUGHT)
+    told = {name: value for name in names if (value := model.params.get(name, "None")) != "None"}
+    if "mining_model" in told and (weights := model.params.get("mining_pretrained", "None")) != "None":
+        told["mining_model"] += f" ({weights})"
+    return list(told.values())
+
+
+def batch_size(model: Model) -> int | None:
+    """Images per optimizer step, over all ranks."""
+    sizes = [model.params.get(name, "1") for name in ("batch_size", "world_size", "accum_freq")]
+    if not all(size.isdigit() for size in sizes) or "batch_size" not in model.params:
+        return None
+    return int(sizes[0]) * int(sizes[1]) * int(sizes[2])
+
+
+def steps(model: Model) -> int | None:
+    """Optimizer steps up to the epoch scored, as OpenCLIP counts them for shards."""
+    samples, epoch, batch = model.params.get("train_num_samples", ""), model.about["epoch"], batch_size(model)
+    if not samples.isdigit() or epoch is None or batch is None:
+        return None
+    return epoch * -(-int(samples) // batch)
+
+
+# --- evaluation
+
+
+def unequal_evaluation(rows: Sequence[Row]) -> list[str]:
+    """How the sets were scored: data, precision and versions."""
+    found: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for row in rows for model in row.models for key in model.scores):
+        scored = {row.label: [model.scores[key] for model in row.models if key in model.scores] for row in rows}
+        for name, aspect in SCORED_WITH.items():
+            values = {label: list(dict.fromkeys(map(aspect, each))) for label, each in scored.items() if each}
+            if len({value for each in values.values() for value in each}) > 1:
+                found.setdefault(f"Scored with different {name}: {_told(values)}", []).append(key[1])
+    return [f"{text} ({', '.join(dict.fromkeys(names))})." for text, names in found.items()]
+
+
+def _of_set(name: str) -> Callable[[Score], Any]:
+    def value(score: Score) -> str | int | None:
+        found = score.meta["set"].get(name)
+        return found if found is None or isinstance(found, str | int) else str(found)
+
+    return value
+
+
+def _version(name: str) -> Callable[[Score], Any]:
+    return lambda score: {key.replace("_", "-"): each for key, each in score.meta.get("versions", {}).items()}.get(name)
+
+
+SCORED_WITH: dict[str, Callable[[Score], Any]] = {
+    "precision": lambda score: score.meta.get("precision"),
+    "data": _of_set("location"),
+    "splits": _of_set("split"),
+    "numbers of classes": _of_set("classes"),
+    "numbers of templates": _of_set("templates"),
+    "versions of clip-benchmark": _version("clip-benchmark"),
+    "versions of torch": _version("torch"),
+}
+
+
+def _told(values: dict[str, list]) -> str:
+    """clip 3,200; fff 6,400: labels with equal values together."""
+    together: dict[str, list[str]] = {}
+    for label, each in values.items():
+        text = " or ".join("unknown" if x is None else f"{x:,}" if isinstance(x, int) else str(x) for x in each)
+        together.setdefault(text, []).append(label)
+    return "; ".join(f"{', '.join(labels)}: {text}" for text, labels in together.items())
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([*([", ".join(words[:-1])] if len(words) > 1 else []), words[-1]])

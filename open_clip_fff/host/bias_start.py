@@ -1,0 +1,95 @@
+"""Measuring the bias before the first step, on the model, data and assignment that training will see."""
+
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from open_clip import get_input_dtype
+from open_clip_train.precision import get_autocast
+from torch import Tensor, nn
+
+from open_clip_fff.config.mining import SELF
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.host.state import RunState
+from open_clip_fff.host.undisturbed import undisturbed
+from open_clip_fff.losses.bias_start import cosine_sums, start_bias
+
+STEPS = 4  # of the full (accumulated, global) batch: tens of thousands of pairs already at N = 64
+
+
+def measure_bias(state: RunState, loader) -> None:
+    """Sets the model's bias to `start_bias` of the first batches, once; the same number on every rank.
+
+    It counts what will be mined once the warm-up is over, as far as that is known (`_outlook`). Leaves the random
+    generators and the model's buffers as they were.
+    """
+    state.measure_bias = False  # whatever comes of it: after the first step it would overwrite what was learnt
+    model, criterion, args = state.model, state.criterion, state.args
+    assert criterion is not None
+    outlook = _outlook(state.plan)
+    total = torch.zeros(3, dtype=torch.float64, device=args.device)
+    with torch.no_grad(), undisturbed(model):
+        model.train()
+        for output in islice(_outputs(model, loader, args), STEPS):
+            image, text = output.pop("image_features"), output.pop("text_features")
+            options: dict[str, Any] = {"foreseen": outlook.seen, **output}
+            assignment = criterion.assignment(image, text, **options)
+            total += cosine_sums(image, text, assignment)
+    state.tally.forget()  # the epoch will meet the same rows again
+    positives, pairs, cosines = total.tolist()
+    mean_cosine, scale = cosines / max(pairs, 1.0), model.logit_scale.exp().item()
+    if not 0 < positives < pairs:
+        if state.master:
+            lacking = "negatives, all of their pairs are positives" if positives else "pairs"
+            logging.warning(
+                f"Logit bias stays at {model.logit_bias.item():.3f}: the first batches hold no {lacking}, so that "
+                f"--logit-bias-init auto has nothing to measure; give it a number"
+            )
+        return
+    bias = start_bias(positives / pairs, scale, mean_cosine)
+    with torch.no_grad():
+        model.logit_bias.fill_(bias)
+    if state.master:
+        logging.info(
+            f"Logit bias starts at {bias:.3f}: share of positives {positives / pairs:.3%}{outlook.words}, "
+            f"scale {scale:.3f}, mean cosine {mean_cosine:.4f}, over {pairs:,.0f} pairs"
+        )
+
+
+class _Outlook(NamedTuple):
+    """What will be mined once the warm-up is over, as far as it is to be counted before the first step.
+
+    Attributes:
+        seen: whether the features of the first batches tell.
+        words: in the log, what the share of positives holds.
+    """
+
+    seen: bool
+    words: str = ""
+
+
+def _outlook(plan: Plan) -> _Outlook:
+    config, connection = plan.mining, plan.connection
+    late = "" if connection is None or not connection.start else "; the discriminator's come later"
+    if config is None or not config.warmup:
+        return _Outlook(True, f" ({late[2:]})" if late else "")
+    if plan.features not in SELF:
+        return _Outlook(True, f" (with what is mined after the warm-up{late})")
+    # The model's own features mine once it has learnt something, for which the bias must suit what it begins with: with
+    # the rate counted in, it learnt so slowly on the digits that the guard of self-mining never let it begin.
+    return _Outlook(False, f" (without what is mined after the warm-up, to which the learnt bias adapts{late})")
+
+
+def _outputs(model: nn.Module, loader, args) -> Iterator[dict[str, Tensor]]:
+    """The model's output for one step's batch each time: its micro-batches run one by one and concatenated."""
+    autocast = get_autocast(args.precision, device_type=torch.device(args.device).type)
+    batches = iter(loader)
+    while micro := list(islice(batches, args.accum_freq)):
+        if len(micro) < args.accum_freq:
+            return
+        with autocast():
+            outputs = [model(images.to(dtype=get_input_dtype(args.precision)), captions) for images, captions in micro]
+        tensors = [{k: v for k, v in output.items() if k not in ("logit_scale", "logit_bias")} for output in outputs]
+        yield {key: torch.cat([output[key] for output in tensors]) for key in tensors[0]}

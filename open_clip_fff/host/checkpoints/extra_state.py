@@ -1,0 +1,169 @@
+"""What a run knows beyond OpenCLIP's checkpoint: its average, mining, random generators, the last log line.
+
+It lives beside the checkpoint, as `epoch_N.extra`. The name holds the epoch and does not end in .pt, which is what
+`--resume latest` looks for. It is written first, so that no checkpoint is ever without it. With a checkpoint in the
+middle of an epoch, as `epoch_N_step_S.extra`, it also holds each rank's place in that epoch.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import open_clip_train.main as oc_main
+import torch
+
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.host.checkpoints.mid_epoch import check_sizes, sizes, start_of
+from open_clip_fff.host.fixes import save_whole
+from open_clip_fff.host.generators import generators
+from open_clip_fff.host.state import RunState
+from open_clip_fff.hub.checkpoints import Position, extra_path, what_else
+from open_clip_fff.patching import View, replaced
+
+_MAPPED = partial(torch.load, mmap=True)  # read only as far as it is looked at
+
+
+@contextmanager
+def extra_state(state: RunState) -> Iterator[None]:
+    """Saves and loads the extra state of runs that have one, with OpenCLIP's own checkpoints."""
+    if not state.plan.typed:
+        yield
+        return
+    saving = View(oc_main.torch, save=_saver(state, oc_main.torch.save))
+    with replaced(oc_main, torch=saving, pt_load=_loader(state, oc_main.pt_load)):
+        yield
+
+
+def needs_extra(plan: Plan) -> bool:
+    """Whether a resumed run cannot go on without."""
+    return plan.ema_decay is not None or _mining_has_state(plan)
+
+
+def _mining_has_state(plan: Plan) -> bool:
+    mining = plan.mining
+    return mining is not None and (mining.per_image is not None or mining.warmup > 0)
+
+
+def _saver(state: RunState, save: Callable) -> Callable:
+    def save_both(checkpoint: dict, path: str) -> None:
+        at = Position.of(checkpoint)
+        extra: dict[str, Any] = {"epoch": at.epoch, "seen": dict(state.seen)}
+        if _mining_has_state(state.plan):
+            assert state.criterion is not None and state.criterion.miner is not None
+            extra["miner"] = state.criterion.miner.state_dict()
+        if state.ema is not None:
+            extra["ema"] = state.ema.state_dict()
+        if at.step:
+            extra |= {"step": at.step, "midway": {"sizes": sizes(state.args), "ranks": state.places}}
+        if not state.ours:
+            if at.step:
+                extra["random"] = [place.pop("begun") for place in state.places]
+            else:  # validation may have drawn on this rank
+                extra["random"] = [generators(state.args.device), *state.random[1:]]
+        save_whole(extra, extra_path(path, at))
+        save(checkpoint, path)
+        _clean(Path(path), at)
+
+    return save_both
+
+
+def _clean(checkpoint: Path, at: Position) -> None:
+    """Removes what a checkpoint that was just saved replaces: those in the middle of an epoch before it, and the extra
+    state of checkpoints that are no more.
+
+    The last two of that stay for --save-most-recent: OpenCLIP gives that checkpoint its name after it was saved, so
+    until then the one before is still the latest.
+    """
+    whole = Position.named(checkpoint.stem) is not None
+    for path in sorted(checkpoint.parent.glob("epoch_*"), key=lambda path: path.suffix, reverse=True):  # .pt first
+        old = Position.named(path.stem)
+        if old is None or path.suffix not in (".pt", ".extra"):
+            continue
+        lost = path.suffix == ".extra" and old.epoch < at.epoch - 1 and not path.with_suffix(".pt").exists()
+        if (whole and old < at) if old.step else lost:
+            path.unlink(missing_ok=True)
+
+
+def _loader(state: RunState, load: Callable) -> Callable:
+    def load_both(path: str, map_location: Any = None) -> Any:
+        checkpoint = load(path, map_location=map_location)
+        if "epoch" not in checkpoint:  # weights alone, for a new run
+            return checkpoint
+        at = Position.of(checkpoint)
+        if at.step or needs_extra(state.plan):
+            state.extra = check_extra(state.plan, path, at, load)
+            if state.ema is not None:
+                try:
+                    state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to
+                except RuntimeError as error:
+                    told = " ".join(str(error).splitlines()[:2])
+                    raise UsageError(f"--resume {path}: its moving average is of another model ({told})") from error
+        elif not state.ours:
+            try:
+                state.extra = _read(load, path, at)
+            except UsageError as error:
+                state.extra = {"unread": str(error)}
+        if at.step and state.extra is not None:
+            check_sizes(state.args, state.extra, path)
+            state.start = start_of(state)
+        if state.extra is not None and not state.ours:
+            _check_random(state, path)
+        return checkpoint
+
+    return load_both
+
+
+def check_extra(plan: Plan, checkpoint: Path | str, at: Position, load: Callable = _MAPPED) -> dict[str, Any]:
+    """The extra state of a checkpoint.
+
+    Raises:
+        UsageError: if there is none, or it is another epoch's, or another run's.
+    """
+    mend = "resume with the flags it was trained with, or start from its weights with --pretrained"
+    try:
+        extra = _read(load, checkpoint, at)
+    except UsageError as error:
+        raise UsageError(f"{error}; {mend}") from error
+    for name, wanted in (("ema", plan.ema_decay is not None), ("miner", _mining_has_state(plan))):
+        if wanted and name not in extra:
+            flag = {"ema": "--ema-decay", "miner": "--mined-per-image or --mining-warmup"}[name]
+            raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {mend}")
+    return extra
+
+
+def _read(load: Callable, checkpoint: Path | str, at: Position) -> dict[str, Any]:
+    """What lies beside a checkpoint.
+
+    Raises:
+        UsageError: if nothing does, or it cannot be read, or is another epoch's.
+    """
+    path = extra_path(str(checkpoint), at)
+    try:
+        extra = load(path, map_location="cpu")
+    except FileNotFoundError:
+        raise UsageError(f"--resume {checkpoint}: its extra state {path} is not there") from None
+    except Exception as error:
+        why = what_else(Path(path)) or reason(error)
+        raise UsageError(f"--resume {checkpoint}: its extra state {path} cannot be read ({why})") from error
+    if extra.get("epoch") != at.epoch:
+        raise UsageError(f"--resume {checkpoint}: {path} is of epoch {extra.get('epoch')}, not {at.epoch}")
+    if at.step and (extra.get("step") != at.step or "midway" not in extra):
+        raise UsageError(f"--resume {checkpoint}: {path} does not tell where in its epoch training was")
+    return extra
+
+
+def _check_random(state: RunState, checkpoint: str) -> None:
+    """Warns where the generators of OpenCLIP's stream are not those that the run was stopped with."""
+    assert state.extra is not None
+    ranks, wanted = len(state.extra.get("random", [])), state.args.world_size
+    why = state.extra.pop("unread", f"--resume {checkpoint}: its extra state holds no random generators")
+    if ranks:
+        why = f"--resume {checkpoint}: its extra state holds the random generators of {ranks} ranks, not of {wanted}"
+    if ranks != wanted:
+        state.extra.pop("random", None)
+        if state.master:
+            logging.warning(f"{why}. The run goes on with other random numbers than it would have drawn.")

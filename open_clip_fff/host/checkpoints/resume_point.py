@@ -1,0 +1,130 @@
+"""Which checkpoint --resume stands for: a whole one, of this run's model; told where another may have been meant."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from open_clip_train.main import get_latest_checkpoint
+from torch import Tensor
+
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.checkpoints.extra_state import check_extra, needs_extra
+from open_clip_fff.host.checkpoints.mid_epoch import check_sizes
+from open_clip_fff.host.checks.weights import architecture, check_resume, model_options, named
+from open_clip_fff.host.nonfinite import refuse_not_finite
+from open_clip_fff.hub.checkpoints import (
+    LATEST,
+    Position,
+    first_whole,
+    newest_first,
+    read_position,
+    read_stored,
+    run_folder,
+    weights_of,
+    whole_before,
+)
+
+Check = Callable[[Path], None]
+
+
+class GoingOn(NamedTuple):
+    """What a run goes on from.
+
+    Attributes:
+        checkpoint: None for nothing, or what only OpenCLIP looks up, as on another machine.
+        notes: a line each, where --resume stands for another file than might be thought.
+        fits: whether its weights were looked at already, with those of the run's model.
+    """
+
+    checkpoint: Path | None = None
+    notes: tuple[str, ...] = ()
+    fits: bool = False
+
+
+def going_on(args: argparse.Namespace, plan: Plan) -> GoingOn:
+    """Looks into the checkpoint to go on from; of `latest`, into ever older ones until one is whole.
+
+    Raises:
+        UsageError: if it cannot be gone on from; the line names the newest one before it that can.
+    """
+    latest = args.resume == "latest"
+    if not args.resume or "://" in args.resume or (latest and (args.name is None or args.remote_sync)):
+        return GoingOn()
+    size = args.force_image_size
+    size = size[0] if isinstance(size, (list, tuple)) and len(size) == 1 else size
+    sizes = {"force_image_size": size, "force_context_length": args.force_context_length}
+    own = architecture(args.model, model_options(args, plan) | sizes)
+    check = partial(_check, args, plan, own, latest)
+    if latest:
+        found = _latest(Path(args.logs) / args.name, args.save_most_recent, check)
+    else:
+        typed = Path(args.resume)
+        found = _typed(typed, [path.resolve() for path in newest_first(run_folder(typed))], check)
+    found = found._replace(fits=found.checkpoint is not None and own is not None)
+    at = None if found.checkpoint is None or plan.typed else read_position(found.checkpoint)
+    if at is None or not at.step:
+        return found
+    note = f"warning: --resume {found.checkpoint}: without a flag of ours epoch {at.epoch} is trained from its begin"
+    return found._replace(notes=(*found.notes, note))
+
+
+def _latest(run: Path, save_most_recent: bool, check: Check) -> GoingOn:
+    found = newest_first(run)
+    upstream = _upstreams(run, save_most_recent)
+    if not found and upstream is not None:  # by another name, which OpenCLIP takes, too
+        found = [upstream]
+    if not found:
+        return GoingOn()
+    checkpoint, errors = first_whole(found, check)
+    if checkpoint is None:
+        raise UsageError(f"{errors[0]}{'; none before it is whole' * (len(found) > 1)}") from errors[0]
+    told = (" ".join(str(error).split()) for error in errors)  # libraries write several lines
+    notes = [f"warning: {each}; --resume latest goes on from {checkpoint}" for each in told]
+    if not notes and (upstream not in found or read_position(upstream) != read_position(checkpoint)):
+        notes = [f"note: --resume latest goes on from {checkpoint}, the newest by the epochs that the files hold"]
+    return GoingOn(checkpoint, tuple(notes))
+
+
+def _upstreams(run: Path, save_most_recent: bool) -> Path | None:
+    """What OpenCLIP would take, which goes by names alone."""
+    folder = run / "checkpoints"
+    found = str(folder / LATEST) if save_most_recent else get_latest_checkpoint(str(folder), False)
+    return Path(found) if found and Path(found).is_file() else None
+
+
+def _typed(checkpoint: Path, beside: list[Path], check: Check) -> GoingOn:
+    place = beside.index(checkpoint.resolve()) if checkpoint.resolve() in beside else len(beside)
+    try:
+        check(checkpoint)
+    except UsageError as error:
+        raise UsageError(f"{error}{whole_before(checkpoint, check)}") from error
+    if checkpoint.name == LATEST and 0 < place < len(beside):
+        return GoingOn(checkpoint, (f"warning: --resume {checkpoint}: {beside[0].name} beside it is newer",))
+    return GoingOn(checkpoint)
+
+
+def check_stored(
+    args: argparse.Namespace, plan: Plan, path: Path | str, stored: Any, own: Mapping[str, Tensor] | None
+) -> None:
+    """Raises UsageError if a run cannot go on from the weights in what was read; `check_resume` has the arguments."""
+    check_resume(args, path, stored, own)
+    if plan.typed:
+        refuse_not_finite(weights_of(stored, path), path)
+
+
+def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | None, latest: bool, path: Path) -> None:
+    """Raises UsageError if a run of these flags cannot go on from a checkpoint."""
+    with named("--resume"):
+        stored = read_stored(path)
+    check_stored(args, plan, path, stored, own)
+    if latest and "epoch" not in stored:
+        raise UsageError(f"--resume {path}: holds weights and no epoch, so no run can go on from it")
+    if "epoch" in stored:
+        at = Position.of(stored)
+        if needs_extra(plan) or (at.step and plan.typed):
+            extra = check_extra(plan, path, at)
+            if at.step:
+                check_sizes(args, extra, path)

@@ -1,0 +1,37 @@
+"""A run's folder is one run's: a second one that goes on in it would write over the first one's checkpoints."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from open_clip_fff.atomic_io import without_locks
+from open_clip_fff.errors import UsageError
+
+NAME = ".lock"
+
+
+def lock_run(folder: Path) -> Callable[[], None]:
+    """Holds a run's folder for this process until the returned function is called, or the process is gone.
+
+    It is a POSIX record lock: no child inherits it, so that a loader's worker that outlives its run holds nothing, and
+    it is seen by other machines where the file system carries locks. Where it knows none, nothing is held.
+
+    Raises:
+        UsageError: if another process holds it.
+        OSError: if the file cannot be made.
+    """
+    handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        with without_locks():
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    except BlockingIOError as error:
+        holder = os.read(handle, 200).decode(errors="replace") or "another process"
+        os.close(handle)
+        raise UsageError(
+            f"{folder}: a run lives in this folder ({holder}); wait for its end, or start under another --name"
+        ) from error
+    return lambda: os.close(handle)

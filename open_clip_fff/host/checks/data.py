@@ -1,0 +1,119 @@
+"""Whether the data that flags name is there, and can be read together."""
+
+import argparse
+import os
+from pathlib import Path
+
+from open_clip_train.data import get_dataset_size
+
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.data_sets import BETWEEN, expand_shards, parquet_name
+from open_clip_fff.data.row_counts import row_counts
+from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.table import read_table
+from open_clip_fff.data.table_columns import column_names
+from open_clip_fff.data.training_data import check_files, dataset_kind, val_captions
+from open_clip_fff.errors import UsageError
+from open_clip_fff.plural import plural
+
+
+def check_data(args: argparse.Namespace, plan: Plan) -> None:
+    """That there is data, what it is, and that it is where the flags say.
+
+    Raises:
+        UsageError: for the first that is not.
+    """
+    named = args.train_data or args.val_data or args.imagenet_val or args.imagenet_v2
+    if not named and args.dataset_type != "synthetic":
+        raise UsageError("--train-data: there is nothing to train on or to evaluate; name some data")
+    if args.imagenet_val and not any(path.is_dir() for path in Path(args.imagenet_val).glob("*")):
+        raise UsageError(f"--imagenet-val {args.imagenet_val}: no folder there that holds a folder for each class")
+    if args.dataset_type == "synthetic":
+        if args.val_data:
+            raise UsageError("--val-data: does not go with --dataset-type synthetic; drop one")
+        if not args.train_num_samples or args.train_num_samples < 1:
+            raise UsageError("--train-num-samples: say how many images --dataset-type synthetic should make up")
+        return
+    for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
+        if value:
+            kind = dataset_kind(args, flag)
+            check_files(flag, value)
+            if kind == "csv" and not plan.typed:
+                _check_stock_columns(args, value)
+    if args.train_data:
+        _check_formats(args)
+    if args.train_data and dataset_kind(args) == "webdataset":
+        _check_shards(args)
+        if plan.typed and args.train_num_samples is None:
+            _check_one_folder(args.train_data)
+        _check_val_sidecar(args, plan.captions)
+
+
+def _check_stock_columns(args: argparse.Namespace, path: str) -> None:
+    """OpenCLIP takes names of columns to the letter; where a flag of ours is typed, the preview looks for them."""
+    there = [str(name) for name in read_table(path, args.csv_separator, (), nrows=0).columns]
+    for flag, name in (("--csv-img-key", args.csv_img_key), ("--csv-caption-key", args.csv_caption_key)):
+        if name not in there:
+            raise UsageError(
+                f"{flag} {name}: {path} has no such column; it has {column_names(there)} "
+                f"(read with --csv-separator {args.csv_separator!r})"
+            )
+
+
+def _check_formats(args: argparse.Namespace) -> None:
+    """OpenCLIP reads one format in a run, that of the last data set of `A::B`, and one table."""
+    sets = args.train_data.split(BETWEEN)
+    tables = [part for part in sets if part.split(".")[-1] in ("csv", "tsv")]
+    if tables and len(tables) < len(sets):
+        raise UsageError(f"--train-data: {tables[0]} is a table among tars; make tars of it with open-clip-fff pack")
+    if len(sets) > 1 and dataset_kind(args) == "csv":
+        raise UsageError(f"--train-data: names {len(sets)} tables, and one is read; make one of them, or tars of both")
+
+
+def _check_val_sidecar(args: argparse.Namespace, captions: CaptionSettings) -> None:
+    """The sidecars of training must not reach other images of --val-data."""
+    if not args.val_data or captions.sidecar is None:
+        return
+    if captions.val_sidecar is None:
+        if BETWEEN in captions.sidecar:
+            raise UsageError(
+                "--caption-sidecar: is in step with --train-data; say where the captions of --val-data are with "
+                "--val-caption-sidecar DIR, or '' for nowhere"
+            )
+        names = {parquet_name(url): url for url in expand_shards(args.train_data)}
+        for url in expand_shards(args.val_data):
+            other = names.get(parquet_name(url), url)
+            if other != url:
+                raise UsageError(
+                    f"--caption-sidecar: {url} of --val-data would have the captions of {other}; say where its own are "
+                    f"with --val-caption-sidecar DIR, or '' for nowhere"
+                )
+    elif sidecar := CaptionReader(val_captions(captions, args.val_data)).sidecar:
+        sidecar.check(expand_shards(args.val_data)[0])
+
+
+def _check_one_folder(train_data: str) -> None:
+    """OpenCLIP looks up the rows of all shards in the sizes.json beside the first one, by their names alone."""
+    shards = expand_shards(train_data)
+    folders = list(dict.fromkeys(os.path.dirname(shard) for shard in shards))
+    if len(folders) > 1:
+        rows = row_counts(shards).total(shards)
+        raise UsageError(
+            f"--train-num-samples: OpenCLIP counts the rows of all shards by {folders[0]}/sizes.json, and some are in "
+            f"{folders[1]}; say how many there are" + (f": {rows}" if rows is not None else "")
+        )
+
+
+def _check_shards(args: argparse.Namespace) -> None:
+    if args.train_num_samples is not None and args.train_num_samples < 1:
+        raise UsageError(f"--train-num-samples {args.train_num_samples}: it is 1 or more")
+    if args.train_num_samples is None and not get_dataset_size(args.train_data)[0]:
+        raise UsageError("--train-num-samples: say how many images the shards hold (or put a sizes.json beside them)")
+    shards = len(expand_shards(args.train_data))
+    readers = max(args.workers, 1) * args.world_size  # each reads shards of its own
+    if shards < readers and not args.dataset_resampled:
+        what = f"{plural(readers, 'loader workers')} over all ranks" if args.workers else f"{args.world_size} ranks"
+        raise UsageError(
+            f"--workers {args.workers}: {what}, but only {plural(shards, 'shards')}; use fewer, or --dataset-resampled"
+        )

@@ -1,0 +1,124 @@
+"""What each rank's and loader worker's shards can fill, held against the steps of an epoch before training."""
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import open_clip_train.data as oc_data
+
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.data.row_counts import RowCounts, row_counts
+from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.training_data import dataset_kind, feature_reader
+from open_clip_fff.errors import UsageError, printable
+from open_clip_fff.plural import plural
+
+VISITS = 1_000_000  # of shards, in all epochs that are looked at; the first is always
+
+
+def rows_of_data(args: argparse.Namespace, plan: Plan) -> RowCounts:
+    """What is known of the rows of --train-data, where it is tars; of rows that are trained in vain, too."""
+    if not args.train_data or dataset_kind(args) != "webdataset":
+        return RowCounts()
+    features, captions = feature_reader(plan), CaptionReader(plan.captions)
+    needed = [] if features is None else [features.sidecar]
+    if not plan.captions.text_keys and not plan.captions.json_fields:
+        needed.append(captions.sidecar)  # without it a row has no caption
+    return row_counts(expand_shards(args.train_data), [sidecar for sidecar in needed if sidecar is not None])
+
+
+class Stream(NamedTuple):
+    """One loader worker's shards in one epoch, and their rows; None where not known."""
+
+    epoch: int
+    rank: int
+    worker: int
+    shards: list[str]
+    rows: int | None
+
+
+class Outlook(NamedTuple):
+    """What is told before training.
+
+    Attributes:
+        warnings: what may not be meant.
+        rows: the rows and how often they are trained, for the plan; empty where they are not known.
+    """
+
+    warnings: tuple[str, ...] = ()
+    rows: str = ""
+
+
+def outlook(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch: int) -> Outlook:
+    """Compares rows with steps.
+
+    Args:
+        args: OpenCLIP's.
+        plan: of the run.
+        counts: of the rows.
+        first_epoch: that will be trained, from 0.
+
+    Raises:
+        UsageError: if an epoch would be short, with several ranks: the others would wait for the one without rows.
+    """
+    if not counts.rows or args.dataset_resampled or args.seed < 0:
+        return Outlook()
+    workers, ours = max(args.workers, 1), not plan.loss.stock
+    quota = _mini_batches(args)
+    streams = list(_streams(args, counts, first_epoch))
+    least = 1 if ours else args.batch_size
+    short = [stream for stream in streams if stream.rows is not None and stream.rows < least]
+    warnings = [_short(args, short, quota, least, {stream.epoch for stream in streams})] if short else []
+    known = [stream.rows for stream in streams if stream.rows]
+    line, total = "", counts.total(counts.shards)
+    if total is not None:
+        taken = quota * args.batch_size
+        readers = plural(args.world_size * workers, "loader workers" if args.workers else "ranks")
+        line = f"{total:,} in {plural(len(counts.shards), 'shards')} (by {', '.join(counts.told_by)})"
+        line += f"; an epoch takes {taken * workers * args.world_size:,}, shared among {readers}"
+        if ours and known:
+            often = f"{taken / max(known):.2f}", f"{taken / min(known):.2f}"
+            line += f", each trained {often[0] if often[0] == often[1] else ' to '.join(often)} times"
+    return Outlook(tuple(warnings), line)
+
+
+def _mini_batches(args: argparse.Namespace) -> int:
+    """Those of a loader worker's epoch, rounded up twice as OpenCLIP does."""
+    rows = args.train_num_samples or oc_data.get_dataset_size(args.train_data)[0]
+    return math.ceil(math.ceil(rows / (args.batch_size * args.world_size)) / max(args.workers, 1))
+
+
+def _streams(args: argparse.Namespace, counts: RowCounts, first_epoch: int) -> Iterator[Stream]:
+    """Every worker's, in the epochs to come, by OpenCLIP's own shuffle of shards."""
+    urls, workers = expand_shards(args.train_data), max(args.workers, 1)
+    epochs = range(first_epoch, min(args.epochs, first_epoch + max(VISITS // len(urls), 1)))
+    sizes = oc_data._SHARD_SHUFFLE_SIZE, oc_data._SHARD_SHUFFLE_INITIAL
+    for epoch in epochs:
+        shuffle = oc_data.detshuffle2(*sizes, seed=args.seed, epoch=epoch - 1)  # it adds 1
+        order = list(shuffle.run(iter(urls)))
+        for rank in range(args.world_size):
+            for worker in range(workers):
+                own = order[rank :: args.world_size][worker::workers]
+                yield Stream(epoch, rank, worker, own, counts.total(own))
+
+
+def _short(args: argparse.Namespace, short: Sequence[Stream], quota: int, least: int, epochs: set[int]) -> str:
+    """A line on streams that fill no mini-batch. Raises UsageError where other ranks would wait."""
+    first, workers = short[0], max(args.workers, 1)
+    more = [f"and {len(first.shards) - 3} more"] if len(first.shards) > 3 else []
+    names = ", ".join([*map(printable, first.shards[:3]), *more])
+    who = f"worker {first.worker} of rank {first.rank}" if args.world_size > 1 else f"loader worker {first.worker}"
+    holds = f"{who} reads {plural(first.rows or 0, 'rows')} in epoch {first.epoch} ({names})"
+    few = f", fewer than --batch-size {least}, of which OpenCLIP makes no mini-batch" if least > 1 else ""
+    fix = "use fewer --workers" + " or ranks" * (args.world_size > 1) + (", a smaller --batch-size" * (least > 1))
+    fix += ", shards of more equal sizes, or --dataset-resampled"
+    if args.world_size > 1:
+        raise UsageError(f"--train-data: {holds}{few}, and the other ranks would wait for it; {fix}")
+    missing = sum(stream.epoch == first.epoch for stream in short) * quota
+    among = len({stream.epoch for stream in short})
+    return (
+        f"warning: {holds}{few}: {missing:,} of {quota * workers:,} mini-batches will be missing there (such a worker "
+        f"is in {among:,} of {plural(len(epochs), 'epochs')}); {fix}"
+    )

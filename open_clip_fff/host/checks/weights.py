@@ -1,0 +1,150 @@
+"""Weights against the architecture, by names and shapes alone, before anything is built or written."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import Tensor
+
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.activation import activation_note
+from open_clip_fff.hub.checkpoints import read_weights, run_folder, weights_of, whole_before
+from open_clip_fff.hub.params import read_params
+from open_clip_fff.hub.random_weights_warning import without_warnings
+from open_clip_fff.hub.weights import BIAS, BIG_VISION, misfit, todays
+from open_clip_fff.losses.registry import LOSSES
+from open_clip_fff.numerics import not_finite
+
+
+def activation_notes(args: argparse.Namespace) -> list[str]:
+    """A line for each model of training that OpenCLIP would build with another activation than its weights had."""
+    student = f"--model {args.model} --pretrained {args.pretrained}"
+    teacher = f"--distill-model {args.distill_model} --distill-pretrained {args.distill_pretrained}"
+    notes = [activation_note(args.model, args.pretrained, student, args.force_quick_gelu)]
+    if args.distill_model:
+        notes.append(activation_note(args.distill_model, args.distill_pretrained, teacher))
+    return [note for note in notes if note]
+
+
+def check_weights(args: argparse.Namespace, plan: Plan) -> None:
+    """The weights to start from that flags name, if files of this machine, where the architecture is no hub's.
+
+    Raises:
+        UsageError: if one cannot be read or does not fit.
+    """
+    _check_start("--", args.model, args.pretrained, model_options(args, plan), plan)
+    if args.distill_model and args.distill_pretrained:
+        _check_start("--distill-", args.distill_model, args.distill_pretrained, {}, plan)
+
+
+def model_options(args: argparse.Namespace, plan: Plan) -> dict[str, object]:
+    """With which `architecture` makes the run's model, but for the sizes that OpenCLIP changes weights to."""
+    biased = args.siglip or plan.loss.name == "siglip" or (not plan.loss.stock and LOSSES[plan.loss.name].bias)
+    return {"force_custom_text": args.force_custom_text, **({"init_logit_bias": -10.0} if biased else {})}
+
+
+@contextmanager
+def named(flag: str) -> Iterator[None]:
+    """Puts the flag that names a file before what is wrong with the file."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{flag} {error}") from error
+
+
+def _check_start(flags: str, name: str, weights: str | None, options: Mapping, plan: Plan) -> None:
+    """Weights to start from. OpenCLIP interpolates position embeddings, so their lengths are not asked for."""
+    if not weights or ":" in name or not Path(weights).is_file() or Path(weights).suffix in BIG_VISION:
+        return
+    if open_clip.is_pretrained_cfg(name.replace("/", "-"), weights):
+        return
+    with named(f"{flags}pretrained"):
+        tensors = read_weights(Path(weights))
+    own = architecture(name, options)
+    if own is None or any(each.startswith("image_encoder.") for each in tensors):  # MobileCLIP's own names
+        return
+    called, tensors = f"{flags}pretrained {weights}", todays(tensors, own)
+    if obstacle := misfit(tensors, own, resize=True):
+        raise UsageError(f"{called}: the weights do not fit {flags}model {name}: {obstacle}")
+    if plan.typed and (bad := not_finite({each: tensors[each] for each in own if each in tensors})) is not None:
+        raise UsageError(f"{called}: {bad} is not finite, so the training diverged{whole_before(Path(weights))}")
+    if not plan.typed and (more := sorted(tensors.keys() - own.keys())):
+        raise UsageError(
+            f"{called}: holds {more[0]}, which {flags}model {name} does not have, and OpenCLIP loads no such file; "
+            f"with a flag of ours, as --method clip, it is left out"
+        )
+
+
+def check_resume(
+    args: argparse.Namespace, checkpoint: Path | str, stored: Mapping, own: Mapping[str, Tensor] | None
+) -> None:
+    """A checkpoint to go on from, in which all has to be as it was.
+
+    Args:
+        args: of the run.
+        checkpoint: where it is.
+        stored: what is in it.
+        own: the parameters of the run's model, which may be on the device `meta`; None where they are not known.
+
+    Raises:
+        UsageError: in one line that says what differs, and how it was trained.
+    """
+    called, training = f"--resume {checkpoint}", bool(args.train_data) or args.dataset_type == "synthetic"
+    start = f"start from its towers with --pretrained {checkpoint}"
+    with named("--resume"):
+        weights = weights_of(stored, checkpoint)
+    if Path(checkpoint).suffix == ".safetensors" or (training and "epoch" in stored and "optimizer" not in stored):
+        raise UsageError(f"{called}: holds weights and no optimizer's state, so no run can go on from it; {start}")
+    opt = _params(checkpoint).get("opt", args.opt)
+    if training and "epoch" in stored and opt.lower() != args.opt.lower():
+        raise UsageError(f"{called}: its optimizer's state is of --opt {opt}, not {args.opt}; resume with --opt {opt}")
+    if own is None:
+        return
+    if not training:
+        weights = todays(weights, own)
+    if (BIAS in weights) != (BIAS in own):
+        here, there = ("no ", "has one") if BIAS in own else ("a ", "has none")
+        raise UsageError(
+            f"{called}: holds {here}{BIAS}{_trained_with(checkpoint, args)}, and this run's model {there}; resume with "
+            f"the flags it was trained with, or {start}"
+        )
+    more = sorted(weights.keys() - own.keys())
+    obstacle = misfit(weights, own) or (f"it holds {more[0]}, which the model does not have" if more else None)
+    if obstacle:
+        raise UsageError(
+            f"{called}: does not fit --model {args.model}: {obstacle}{_trained_with(checkpoint, args)}; resume with "
+            f"the flags it was trained with"
+        )
+
+
+def _trained_with(checkpoint: Path | str, args: argparse.Namespace) -> str:
+    """The flags a checkpoint was trained with, as far as they say what its model is; empty where they are not known."""
+    params = _params(checkpoint)
+    if not params:
+        return ""
+    words = [f"--{name} {params[name]}" for name in ("method", "loss") if params.get(name, "None") != "None"][:1]
+    words += ["--siglip"] * (not words and params.get("siglip") == "True")
+    words += [f"--model {params['model']}"] * (params["model"] != args.model)
+    return f" (trained with {' '.join(words)})" if words else " (trained with OpenCLIP's own loss)"
+
+
+def _params(checkpoint: Path | str) -> dict[str, str]:
+    """The settings of the run that a checkpoint belongs to; none where they are not known."""
+    folder = Path(checkpoint).resolve().parent
+    return read_params(run_folder(Path(checkpoint))) if folder.name == "checkpoints" else {}
+
+
+def architecture(name: str, options: Mapping) -> Mapping[str, Tensor] | None:
+    """The parameters of a model by name, on the device `meta`; None where the hub would have to be asked."""
+    if name.startswith("hf-hub:"):
+        return None
+    try:
+        with torch.device("meta"), without_warnings():
+            model = open_clip.create_model(name, device="meta", load_weights=False, pretrained_text=False, **options)
+    except Exception:  # whatever it is, it is said once the model is made
+        return None
+    return model.state_dict()

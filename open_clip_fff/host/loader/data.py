@@ -1,0 +1,217 @@
+"""The seam where OpenCLIP makes its data sets: K captions in, batches through the hooks out."""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import open_clip_train.data as oc_data
+import torch
+
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.data.batch import Batch, CaptionBatch
+from open_clip_fff.data.caption_rows import seal
+from open_clip_fff.data.counters import NO_CAPTION, Tally
+from open_clip_fff.data.data_sets import data_sets
+from open_clip_fff.data.ids import NO_ID, class_id, sample_id
+from open_clip_fff.data.pipeline import Then
+from open_clip_fff.data.serialize import Sealer
+from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.table import read_table
+from open_clip_fff.data.table_columns import table_columns
+from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
+from open_clip_fff.data.training_data import csv_captions, feature_reader, val_captions
+from open_clip_fff.errors import UsageError
+from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens, OrdersData
+from open_clip_fff.host.fixes import counting_damage
+from open_clip_fff.host.loader.grouping import order_table, stream_seams
+from open_clip_fff.host.loader.passes import Batches, PassesPipeline
+from open_clip_fff.host.loader.position import Progress
+from open_clip_fff.host.loader.seeding import SeededPipeline, with_own_generator
+from open_clip_fff.host.loader.tracking import TrackedLoader, table_loader
+from open_clip_fff.host.report.coverage import caption_line, too_little
+from open_clip_fff.host.state import RunState
+from open_clip_fff.patching import View, replaced
+
+# the hook that makes the features that mine; with `online`, the loss has them
+_HOOKS = {"frozen": "frozen", "precomputed": "stored", "text": "sentence", "ema": "ema"}
+
+
+def data_maker(state: RunState, get_data: Callable) -> Callable:
+    """OpenCLIP's `get_data`, whose data sets read captions as the plan says."""
+    if not state.plan.typed:
+        return get_data
+
+    def with_captions(args, preprocess, epoch=0, tokenizer=None):
+        if state.ours:
+            state.hooks = _build_hooks(state, tokenizer)
+        dataset_fn = partial(_dataset_fn, state, oc_data.get_dataset_fn)
+        with replaced(oc_data, get_dataset_fn=dataset_fn):
+            return get_data(args, preprocess, epoch=epoch, tokenizer=tokenizer)
+
+    return with_captions
+
+
+def _build_hooks(state: RunState, tokenizer: Tokenizer) -> list[BatchHook]:
+    plan, args = state.plan, state.args
+    names = [f"{_HOOKS[plan.features]}-features"] if plan.features in _HOOKS else []
+    names += ["connection"] if plan.connection is not None else []
+    visual = state.model.visual
+    context = HookContext(
+        plan=plan,
+        device=torch.device(args.device),
+        image_mean=tuple(visual.image_mean),
+        image_std=tuple(visual.image_std),
+        tokenizer=tokenizer,
+        frozen=state.frozen,
+        sentences=state.sentences,
+        ema=None if state.ema is None else state.ema.module,
+        step=lambda: state.steps,
+        batch_size=args.batch_size,
+        accumulation=args.accum_freq,
+        cache_dir=args.cache_dir,
+        rank=args.rank,
+        world_size=args.world_size,
+        seed=args.seed,
+        folder=Path(args.checkpoint_path) if args.logs and args.logs.lower() != "none" else None,
+        resumed=Path(args.resume).parent if args.resume else None,
+    )
+    with torch.random.fork_rng():  # building a model draws numbers that training should not miss
+        return [BATCH_HOOKS[name](context) for name in (*names, *plan.batch_hooks)]
+
+
+def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Callable:
+    build = upstream(path, kind)
+
+    def with_captions(args, preprocess, is_train, epoch=0, tokenizer=None):
+        captions = state.plan.captions if is_train else val_captions(state.plan.captions, args.val_data)
+        many = state.ours or not is_train
+        if many:
+            extra = {}
+            for hook in state.hooks if is_train else []:
+                extra.update(hook.tokenizers if isinstance(hook, NeedsTokens) else {})
+            wrapped = CaptionTokenizer(tokenizer, captions, extra)
+        else:
+            wrapped = OneCaptionTokenizer(tokenizer, captions.policy, captions.raw_weight)
+        if not is_train:
+            shards = [url for urls in data_sets(args.val_data) for url in urls]
+            state.val_tally = Tally(captions.sources, shards)
+        tally = state.tally if is_train else state.val_tally
+        sealing = Sealer(CaptionReader(captions), tally, feature_reader(state.plan) if many and is_train else None)
+        orders = [hook for hook in state.hooks if is_train and isinstance(hook, OrdersData)]
+        seams: dict[str, object] = {"batched": Batches}
+        seams["WebLoader"] = partial(with_own_generator, oc_data.wds.WebLoader, args.seed, args.rank)
+        if is_train:
+            progress = Progress()
+            decode = oc_data.wds.decode
+            seams["decode"] = lambda *a, **k: Then(progress, decode(*a, **k))
+            seams["DataPipeline"] = partial(PassesPipeline if many else SeededPipeline, progress, state.start)
+            if orders:
+                seams |= stream_seams(orders[0], progress, state.start)
+        seams["tarfile_to_samples"] = lambda **_: oc_data.tarfile_to_samples_nothrow  # as training reads
+        view = View(oc_data.wds, **seams)
+        with (
+            counting_damage(tally),
+            replaced(
+                oc_data,
+                wds=view,
+                tarfile_to_samples_nothrow=Then(oc_data.tarfile_to_samples_nothrow, sealing),
+                CsvDataset=partial(_csv_dataset, oc_data.CsvDataset, csv_captions(args, captions)),
+            ),
+        ):
+            info = build(args, preprocess, is_train=is_train, epoch=epoch, tokenizer=wrapped)
+        if not is_train:
+            info.dataloader = FirstCaptionLoader(info.dataloader)
+            return info
+        if info.shared_epoch is not None:  # a stream
+            state.tracked = TrackedLoader(info.dataloader, args.device)
+        else:
+            if orders:
+                order_table(info, orders[0])
+            state.tracked = table_loader(info.dataloader, args.device)
+        info.dataloader = state.tracked
+        if many:
+            info.dataloader = HookedLoader(state.tracked, torch.device(args.device), state.hooks)
+        return info
+
+    return with_captions
+
+
+def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, preprocess: Callable, **options):
+    """OpenCLIP's CSV data set with every caption column sealed in the place of the first.
+
+    Its captions are all read here, and told of once; rows without any are left out, as they are from tars.
+
+    Raises:
+        UsageError: if a column is not there, or has text in fewer rows than --min-coverage asks for.
+    """
+    image, captions, _ = table_columns(filename, options["sep"], options["img_key"], captions)
+    columns, reader, key = list(captions.text_keys), CaptionReader(captions), captions.class_key
+    used = {*columns, *([key] if key else [])}
+    table = read_table(filename, options["sep"], captions.text_keys, usecols=used).to_dict("records")
+    dataset = make(filename, preprocess, **{**options, "img_key": image, "caption_key": columns[0]})
+    rows, tally = [], Tally(captions.sources)
+    for path, cells in zip(dataset.images, table, strict=True):
+        found = reader.by_column(cells)
+        rows.append(reader.row_of(sample_id(str(path)), found, class_id(cells[key]) if key else NO_ID))
+        tally.read(rows[-1], found)
+    news = tally.news()
+    logging.info(f"Captions in {filename}: {caption_line(news, captions)}")
+    if short := too_little(news, captions):
+        raise UsageError(f"--min-coverage {captions.min_coverage:g}: in {filename}, {short}")
+    kept = [(path, seal(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
+    if left_out := len(rows) - len(kept):
+        logging.warning(f"Rows left out of {filename}: {left_out:,} {NO_CAPTION}")
+    dataset.images, dataset.captions = [path for path, _ in kept], [text for _, text in kept]
+    return dataset
+
+
+class HookedLoader:
+    """A loader whose batches have passed the hooks, on the training device, once each.
+
+    Here and not in the model's forward, which gradient accumulation runs twice per micro-batch and `torch.compile`
+    compiles.
+    """
+
+    def __init__(self, loader, device: torch.device, hooks: list[BatchHook]) -> None:
+        self.loader, self.device, self.hooks = loader, device, hooks
+        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
+
+    @property
+    def first(self) -> int:
+        """As `TrackedLoader`'s."""
+        return self.loader.first
+
+    def __iter__(self) -> Iterator[Batch]:
+        for images, captions in self.loader:
+            captions = CaptionBatch(*captions).to(self.device, non_blocking=True)
+            batch = Batch(images.to(self.device, non_blocking=True), captions)
+            for hook in self.hooks:
+                batch = _checked(hook(batch), len(images), hook)
+            yield batch
+
+
+class FirstCaptionLoader:
+    """A validation loader as OpenCLIP's `evaluate` wants it: (images [B, 3, H, W], the first caption's tokens [B, L]).
+
+    Attributes:
+        loader: the one beneath, whose batches are (images, `CaptionBatch` of all captions).
+    """
+
+    def __init__(self, loader) -> None:
+        self.loader = loader
+        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for images, captions in self.loader:
+            yield images, CaptionBatch(*captions).tokens[:, 0].contiguous()
+
+
+def _checked(batch: Batch, size: int, hook: BatchHook) -> Batch:
+    tensors = {"images": batch.images, "tokens": batch.captions.tokens, **batch.captions.extras}
+    for name, tensor in tensors.items():
+        if len(tensor) != size:
+            raise ValueError(
+                f"{type(hook).__name__} gave {name} {list(tensor.shape)}: dimension 0 must stay B = {size}"
+            )
+    return batch

@@ -1,0 +1,76 @@
+"""The seams through which a hook orders OpenCLIP's training data."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import webdataset as wds
+from torch.utils.data import DataLoader
+
+from open_clip_fff.data.ids import sample_id
+from open_clip_fff.data.pipeline import Then
+from open_clip_fff.grouping.lookahead import Lookahead
+from open_clip_fff.hooks.registry import OrdersData
+from open_clip_fff.host.fixes import LatestEpoch
+from open_clip_fff.host.loader.passes import PassesPipeline
+from open_clip_fff.host.loader.position import Progress
+from open_clip_fff.host.loader.tracking import Start
+
+
+def stream_seams(orders: OrdersData, progress: Progress, start: Start | None) -> dict[str, Any]:
+    """What OpenCLIP's tar pipeline should find in webdataset's place, so that one hook looks ahead in it."""
+    epoch = _Epoch()
+    lookahead = orders.lookahead(epoch)
+
+    def select(predicate: Callable) -> Then:
+        epoch.shared = LatestEpoch.latest  # OpenCLIP has just made it; that of validation data comes later
+        return Then(wds.select(predicate), lookahead)
+
+    def to_tuple(*names: str) -> Then:
+        return Then(wds.to_tuple(*names), lookahead.arrivals)
+
+    def pipeline(*stages: object) -> EpochPipeline:
+        progress.counters.append(lookahead)
+        return EpochPipeline(lookahead, progress, start, *stages)
+
+    return {"select": select, "to_tuple": to_tuple, "DataPipeline": pipeline}
+
+
+class EpochPipeline(PassesPipeline):
+    """Tells the look-ahead when an epoch begins, and of how many mini-batches; it gets all passes as one stream."""
+
+    def __init__(self, lookahead: Lookahead, progress: Progress, start: Start | None, *stages: object) -> None:
+        super().__init__(progress, start, *stages)
+        self.lookahead = lookahead
+
+    def __iter__(self) -> Iterator:
+        self.lookahead.begin(self.nsamples)
+        return super().__iter__()
+
+
+class _Epoch:
+    """The epoch that OpenCLIP's training data is in, in a worker too."""
+
+    shared: LatestEpoch | None = None
+
+    def __call__(self) -> int:
+        return 0 if self.shared is None else self.shared.get_value()
+
+
+def order_table(info: Any, orders: OrdersData) -> None:
+    """Gives the loader of a CSV a sampler by a hook, in place."""
+    loader = info.dataloader
+    ids = torch.tensor([sample_id(str(path)) for path in loader.dataset.images])
+    sampler = orders.sampler(loader.dataset, ids)
+    ordered = DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        sampler=sampler,
+        num_workers=loader.num_workers,
+        pin_memory=loader.pin_memory,
+        collate_fn=loader.collate_fn,
+        drop_last=True,
+        worker_init_fn=loader.worker_init_fn,
+    )
+    ordered.num_samples, ordered.num_batches = loader.num_samples, len(ordered)  # type: ignore[attr-defined]
+    info.dataloader, info.sampler = ordered, sampler

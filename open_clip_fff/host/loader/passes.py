@@ -1,0 +1,92 @@
+"""An epoch of a loader worker's shards as one stream of passes: no row is dropped where one ends and the next begins.
+
+OpenCLIP cuts each pass over a worker's shards into mini-batches by itself and drops what does not fill the last one:
+shards that hold fewer rows than a mini-batch are never trained, and their worker's epoch is short.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import webdataset as wds
+from torch.utils.data import IterableDataset
+
+from open_clip_fff.data.batch import collate
+from open_clip_fff.host.fixes import SeededShuffle
+from open_clip_fff.host.loader.position import Progress
+from open_clip_fff.host.loader.seeding import SeededPipeline
+from open_clip_fff.host.loader.tracking import Start
+
+
+class Batches:
+    """A stage that cuts samples into mini-batches, each handed on as soon as it is full.
+
+    (webdataset's waits for a sample more, which may cost the reading of another pass.)
+
+    Args:
+        size: rows of a mini-batch.
+        partial: whether the last one may have fewer.
+
+    Attributes:
+        arrived: samples that came so far.
+    """
+
+    def __init__(self, size: int, partial: bool = True) -> None:
+        self.size, self.partial, self.arrived = size, partial, 0
+
+    def __call__(self, samples: Iterable) -> Iterator[list]:
+        batch = []
+        for sample in samples:
+            self.arrived += 1
+            batch.append(sample)
+            if len(batch) == self.size:
+                yield collate(batch)
+                batch = []
+        if batch and self.partial:
+            yield collate(batch)
+
+
+class Passes(IterableDataset):
+    """A pipeline's samples over and over, for as long as any of them come through to mini-batches.
+
+    Args:
+        once: the pipeline of one pass.
+        batches: where they arrive.
+
+    Attributes:
+        patience: samples that stages in between may hold back before the first arrives.
+    """
+
+    def __init__(self, once: wds.DataPipeline, batches: Batches) -> None:
+        self.once, self.batches, self.patience = once, batches, 0
+
+    def __iter__(self) -> Iterator[dict]:
+        arrived, given = self.batches.arrived, 0
+        while True:
+            rows = 0
+            for sample in self.once:
+                rows, given = rows + 1, given + 1
+                yield sample
+                if self.batches.arrived != arrived:
+                    arrived, given = self.batches.arrived, 0
+            if not rows or given >= self.patience + rows:
+                return  # there is no row, or none of them can be read
+
+
+class PassesPipeline(SeededPipeline):
+    """OpenCLIP's pipeline of training data, whose first stages, up to the shuffling of samples, are repeated.
+
+    Args:
+        progress, start: as `SeededPipeline`'s.
+        stages: OpenCLIP's, of which the last is `Batches`.
+    """
+
+    def __init__(self, progress: Progress, start: Start | None, *stages: Any) -> None:
+        super().__init__(progress, start, *stages)
+        cut = next(place for place, stage in enumerate(self.pipeline) if isinstance(stage, SeededShuffle)) + 1
+        self.passes = Passes(wds.DataPipeline(*self.pipeline[:cut]), self.pipeline[-1])
+        self.pipeline = [self.passes, *self.pipeline[cut:]]
+
+    def with_epoch(self, nsamples: int = -1, nbatches: int = -1) -> "PassesPipeline":
+        """An epoch is so many mini-batches."""
+        self.passes.patience = max(nsamples, nbatches) * self.passes.batches.size
+        return super().with_epoch(nsamples, nbatches)

@@ -1,0 +1,60 @@
+"""What the loader read in an epoch, in one line each for captions and for damage."""
+
+from collections.abc import Mapping
+
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.plural import plural
+
+LOST = "shards lost"
+NAMED = 10  # shards in a line
+
+
+def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | None:
+    """Coverage by source, captions per image, repeats and length; None where no row was counted.
+
+    Args:
+        news: `data.tally.Tally.news`.
+        captions: for the names of the sources.
+    """
+    rows, used = news["rows"], max(news["captions"], 1)
+    if not rows:
+        return None
+    coverage = ", ".join(f"{source} {news[f'source {source}'] / rows:.2%}" for source in captions.sources)
+    shares = f"{news['raw'] / used:.1%} of them raw, {news['repeated'] / used:.1%} repeated"
+    return (
+        f"{plural(rows, 'rows')} read, text in {coverage}; {news['captions'] / rows:.2f} captions per image, {shares}, "
+        f"{news['words'] / used:.1f} words"
+    )
+
+
+def damage_line(news: Mapping[str, int], kinds: tuple[str, ...]) -> str | None:
+    """Rows that were skipped or damaged; None where there were none."""
+    return ", ".join(f"{news[kind]:,} {kind}" for kind in kinds if news[kind]) or None
+
+
+def lost_line(read: Mapping[str, int], rows: Mapping[str, int]) -> str:
+    """Shards that were lost in an epoch, and the rows that they cost.
+
+    Args:
+        read: by shard, how many rows were read of it before.
+        rows: by shard, how many it holds, of those of which that is known.
+    """
+    known = {url: max(rows[url] - given, 0) for url, given in read.items() if url in rows}
+    parts = [
+        f"{url} ({plural(known[url], 'rows') if url in known else 'rows not known'}"
+        + (f" beyond the first {given:,})" if given else ")")
+        for url, given in sorted(read.items())
+    ]
+    more = [f"and {len(parts) - NAMED} more"] if len(parts) > NAMED else []
+    cost = plural(sum(known.values()), "rows") if known else "rows not known"
+    cost += f" of {len(known):,} of them, the others' not known" if 0 < len(known) < len(read) else ""
+    return f"{plural(len(read), 'shards')}, {cost}: {', '.join([*parts[:NAMED], *more])}"
+
+
+def too_little(news: Mapping[str, int], captions: CaptionSettings) -> str | None:
+    """The source that fell below --min-coverage, in words; None where none did."""
+    for source in captions.sources:
+        share = news[f"source {source}"] / max(news["rows"], 1)
+        if news["rows"] and share < captions.min_coverage:
+            return f"{source} has text in {share:.2%} of {plural(news['rows'], 'rows')}"
+    return None

@@ -1,0 +1,62 @@
+"""Retrieval where an image has many captions: whether an own one is found among those of all images."""
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.mining.labels import own_pairs
+
+TOPS = (1, 5, 10)
+TIE = 1e-6  # cosines that differ by less are equal: float32 products of equal features differ in their last digits
+BLOCK = 2**22  # pairs that are scored at a time: 16 MB of float32, and their masks
+
+
+def recall(image: Tensor, text: Tensor, image_ids: Tensor, text_ids: Tensor, block: int = BLOCK) -> dict[str, float]:
+    """R@1, R@5 and R@10 in both directions.
+
+    Image to text: the share of images with an own caption among the top k of all captions. Text to image: the share of
+    captions whose image is among the top k of all images. What is own is told by id, so the order of the rows says
+    nothing, and an image that is there twice is not its own rival.
+
+    Args:
+        image: [N, D], L2-normalised.
+        text: [V, D], L2-normalised, the valid captions of all images.
+        image_ids: int64 [N].
+        text_ids: int64 [V], the id of each caption's image.
+        block: pairs that are scored at a time, which bounds the memory.
+
+    Returns:
+        `image_to_text_R@1` and so on, from 0 to 1.
+    """
+    directions = {
+        "image_to_text": rivals_ahead(image, text, image_ids, text_ids, block),
+        "text_to_image": rivals_ahead(text, image, text_ids, image_ids, block),
+    }
+    return {f"{name}_R@{k}": (ahead < k).double().mean().item() for name, ahead in directions.items() for k in TOPS}
+
+
+def rivals_ahead(queries: Tensor, targets: Tensor, query_ids: Tensor, target_ids: Tensor, block: int = BLOCK) -> Tensor:
+    """How many targets that are not its own stand before each query's best own one.
+
+    A rival with the same score stands before it: a model that gives all pairs one score has found nothing, and its
+    recall is 0 and not 1. So has a model that gives no numbers (NaN).
+
+    Args:
+        queries: [Q, D].
+        targets: [T, D].
+        query_ids: int64 [Q].
+        target_ids: int64 [T].
+        block: elements of the score matrix that exist at a time (one row at least).
+
+    Returns:
+        int64 [Q]; the largest int64 where a query has no own target.
+    """
+    rows = max(block // max(len(targets), 1), 1)
+    ahead = []
+    for some, ids in zip(queries.split(rows), query_ids.split(rows), strict=True):
+        scores = some @ targets.t()
+        own = own_pairs(ids, target_ids)
+        best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
+        behind = scores < best - TIE  # false for NaN, which is thus ahead
+        count = (~(behind | own)).sum(dim=1)
+        ahead.append(torch.where(own.any(dim=1), count, torch.iinfo(torch.int64).max))
+    return torch.cat(ahead)

@@ -1,0 +1,61 @@
+"""Where the bias starts: high enough that the first steps need not pull every cosine up or down."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.distributed import gather_constant, sum_over_ranks
+from open_clip_fff.losses.tiled import texts_round
+from open_clip_fff.mining.labels import POSITIVE
+from open_clip_fff.mining.tiles import AREA, Assignment, tiles
+from open_clip_fff.normalised import check_normalised
+from open_clip_fff.numerics import full_precision
+
+
+def start_bias(positive_share: float, scale: float, mean_cosine: float) -> float:
+    """The bias at which the mean logit predicts the share of positives: b0 = ln(P / (1-P)) - s0 * c0.
+
+    In the FFF paper β is estimated before training; this closed form is ours.
+
+    Args:
+        positive_share: P, 0 < P < 1, measured with K captions and mining.
+        scale: s0.
+        mean_cosine: c0, over the pairs of the untrained model.
+
+    Raises:
+        ValueError: if there is no positive or no negative.
+    """
+    if not 0.0 < positive_share < 1.0:
+        raise ValueError(f"the share of positives is {positive_share}: a bias needs both positives and negatives")
+    return math.log(positive_share / (1.0 - positive_share)) - scale * mean_cosine
+
+
+def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment) -> Tensor:
+    """Positives, pairs that are not ignored, and the sum of their cosines, over all ranks.
+
+    Args:
+        image: [B, D], this rank's.
+        text: [B, K, D], this rank's.
+        assignment: of this rank's images.
+
+    Returns:
+        float64 [3].
+
+    Raises:
+        ValueError: if the features are not L2-normalised.
+    """
+    check_normalised("image", image)
+    check_normalised("text", text, assignment.sweep.own.valid)
+    sweep, image, text = assignment.sweep, full_precision(image), full_precision(text)
+    if not sweep.ring:
+        text = gather_constant(text, sweep.world_size)
+    sums = image.new_zeros(3, dtype=torch.float64)
+    for ((some,), _), block in zip(texts_round([text], [], assignment), assignment.blocks(), strict=True):
+        for rows in tiles(len(image), max(AREA // some[..., 0].numel(), 1)):
+            labels = block.tile(rows)
+            # The sum over pairs is linear in the texts: weigh them first, and no cosine of a pair is needed.
+            counted = labels.abs().to(some.dtype).flatten(1)
+            cosines = (image[rows] * (counted @ some.flatten(0, 1))).sum()
+            sums += torch.stack([(labels == POSITIVE).sum(), counted.count_nonzero(), cosines]).double()
+    return sum_over_ranks(sums, sweep.world_size)

@@ -1,0 +1,102 @@
+"""What a discriminator is asked about, each image's hardest caption and each caption's image; and what it answers."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.mining.labels import NEGATIVE, own_assignment
+from open_clip_fff.numerics import full_precision
+
+ROWS = 2**19  # pairs at a time
+
+
+class Hardest(NamedTuple):
+    """Positions in a rank's own batch; -1 where there is no negative.
+
+    Attributes:
+        caption: int64 [B], of each image's hardest caption, j * K + k.
+        image: int64 [B, K], of each caption's hardest image.
+    """
+
+    caption: Tensor
+    image: Tensor
+
+
+@torch.no_grad()
+def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor) -> Hardest:
+    """MAFA's candidates (arXiv 2312.06112): 2B pairs and not B^2; with K captions, B + B*K.
+
+    Captions of the same image, by id, and padding are no candidates; of equal cosines, the earlier is the harder.
+
+    Args:
+        image: [B, D], L2-normalised.
+        text: [B, K, D], likewise.
+        ids: int64 [B].
+        valid: bool [B, K].
+    """
+    size, k = valid.shape
+    image, texts = full_precision(image.detach()), full_precision(text.detach()).flatten(0, 1)
+    caption = torch.full((size,), -1, dtype=torch.int64, device=image.device)
+    highest = image.new_full((size * k,), -torch.inf)
+    by_text = torch.full((size * k,), -1, dtype=torch.int64, device=image.device)
+    step = max(ROWS // (size * k), 1)
+    for start in range(0, size, step):
+        rows = slice(start, min(start + step, size))
+        negative = own_assignment(ids[rows], ids, valid).flatten(1) == NEGATIVE
+        cosines = (image[rows] @ texts.T).masked_fill(~negative, -torch.inf)
+        best, place = cosines.max(dim=1)
+        caption[rows] = place.where(best > -torch.inf, -1)
+        best, place = cosines.max(dim=0)
+        by_text = (place + start).where(best > highest, by_text)
+        highest = torch.maximum(highest, best)
+    return Hardest(caption, by_text.unflatten(0, (size, k)))
+
+
+def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosines of the candidates by some other features: [B] and [B, K]; of no candidate, that of some pair.
+
+    Args:
+        image: [B, D'], L2-normalised.
+        text: [B, K, D'], likewise.
+    """
+    image, text = full_precision(image), full_precision(text)
+    of_images = (image * text.flatten(0, 1)[hardest.caption.clamp(min=0)]).sum(dim=-1)
+    return of_images, (text * image[hardest.image.clamp(min=0)]).sum(dim=-1)
+
+
+class Verdicts(NamedTuple):
+    """What was said about a rank's own pairs, by ids, so that every rank can find them among its rows and columns.
+
+    Attributes:
+        caption_of: int64 [B], the image whose caption was each image's hardest one.
+        caption: int64 [B], the hash of that caption's text.
+        by_image: int8 [B], the label that the pair has for the image.
+        image: int64 [B, K], each caption's hardest image.
+        by_text: int8 [B, K], the label that the pair has for the caption.
+    """
+
+    caption_of: Tensor
+    caption: Tensor
+    by_image: Tensor
+    image: Tensor
+    by_text: Tensor
+
+
+def verdicts(hardest: Hardest, ids: Tensor, captions: Tensor, by_image: Tensor, by_text: Tensor) -> Verdicts:
+    """By ids what was found by position.
+
+    Args:
+        hardest: positions.
+        ids: int64 [B]; those of images without one equal no other (`labels.known_ids`).
+        captions: int64 [B, K], the hash of each caption's text.
+        by_image, by_text: labels [B] and [B, K]; where there is no candidate, the pair stays a negative.
+    """
+    k, place = hardest.image.shape[1], hardest.caption.clamp(min=0)
+    return Verdicts(
+        ids[place // k],
+        captions.flatten()[place],
+        by_image.masked_fill(hardest.caption < 0, NEGATIVE),
+        ids[hardest.image.clamp(min=0)],
+        by_text.masked_fill(hardest.image < 0, NEGATIVE),
+    )

@@ -1,0 +1,154 @@
+"""Eq. 1 of FFF (arXiv 2405.10286), dense and written as in the paper; and the guard's choice, which is ours.
+
+    M = (S_it > p1)  or  (S_ii > p2)  or  ((S_tt > p3) and (S_it > p1'))
+
+with S_it, S_ii, S_tt the cosines image-text, image-image and text-text. Every faster path is tested against this file.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from open_clip_fff.config.mining import MiningConfig
+
+
+class MiningFeatures(NamedTuple):
+    """What mining knows of some images: L2-normalised features, in float32 or float64.
+
+    Attributes:
+        image: [N, D]; None where only texts are known (a sentence-embedding model).
+        text: [N, K, D].
+        valid: bool [N, K], False where a caption is padding.
+        ids: int64 [N].
+        pooled: `pooled_text` [N, D], where it was made beforehand.
+    """
+
+    image: Tensor | None
+    text: Tensor
+    valid: Tensor
+    ids: Tensor
+    pooled: Tensor | None = None
+
+    def some(self, images: slice | Tensor) -> "MiningFeatures":
+        """Those of some images, by a slice or by their numbers."""
+        return MiningFeatures(*(None if x is None else x[images] for x in self))  # type: ignore[arg-type]
+
+
+class Thresholds(NamedTuple):
+    """The constants of Eq. 1, as numbers or tensors of no dimension; None switches a clause off (p1': its filter)."""
+
+    p1: float | Tensor | None
+    p2: float | Tensor | None
+    p3: float | Tensor | None
+    p1_prime: float | Tensor | None
+
+    @classmethod
+    def of(cls, config: MiningConfig) -> "Thresholds":
+        """Those that were typed."""
+        return cls(config.p1, config.p2, config.p3, config.p1_prime)
+
+    def lowered(self, band: float) -> "Thresholds":
+        """All of them less `band`."""
+        return Thresholds(*(None if threshold is None else threshold - band for threshold in self))
+
+
+class Similarities(NamedTuple):
+    """Cosines of B row images with N column images and their K captions.
+
+    Attributes:
+        image_text: S_it [B, N, K]; None without image features, as the next.
+        image_image: S_ii [B, N, 1], the same for every caption of image j.
+        text_text: S_tt [B, N, K], or [B, N, 1] where pooled.
+    """
+
+    image_text: Tensor | None
+    image_image: Tensor | None
+    text_text: Tensor
+
+
+class Clauses(NamedTuple):
+    """The three clauses of Eq. 1, bool, broadcastable to [B, N, K]."""
+
+    image_text: Tensor
+    image_image: Tensor
+    text_text: Tensor
+
+    @property
+    def any(self) -> Tensor:
+        """M of Eq. 1, bool [B, N, K]."""
+        return self.image_text | self.image_image | self.text_text
+
+
+def pooled_text(text: Tensor, valid: Tensor) -> Tensor:
+    """The renormalised mean of each image's valid captions; zeros where it has none.
+
+    Args:
+        text: [N, K, D].
+        valid: bool [N, K].
+
+    Returns:
+        [N, D].
+    """
+    return F.normalize((valid[:, None].to(text.dtype) @ text).squeeze(1), dim=-1)
+
+
+def text_text_similarity(rows: MiningFeatures, columns: MiningFeatures, form: str) -> Tensor:
+    """S_tt in one of its three forms; a row without a valid caption is like no text (-1 under `max` and `mean`).
+
+    `pooled`: cosine of the two images' pooled captions. `max` and `mean`: over the row image's valid captions, of the
+    cosine with caption (j, k).
+
+    Returns:
+        [B, N, 1] for `pooled`, else [B, N, K].
+    """
+    if form == "pooled":
+        row, column = (pooled_text(x.text, x.valid) if x.pooled is None else x.pooled for x in (rows, columns))
+        return (row @ column.T)[..., None]
+    each = torch.einsum("bld,nkd->blnk", rows.text, columns.text)
+    row_valid = rows.valid[:, :, None, None]
+    if form == "max":
+        return each.masked_fill(~row_valid, -1.0).amax(dim=1)
+    count = row_valid.sum(dim=1)
+    mean = (each * row_valid).sum(dim=1) / count.clamp(min=1)
+    return torch.where(count > 0, mean, -1.0)
+
+
+def similarities(rows: MiningFeatures, columns: MiningFeatures, text_text: str) -> Similarities:
+    """S_it, S_ii and S_tt of B rows against N columns."""
+    image_text = image_image = None
+    if rows.image is not None and columns.image is not None:
+        image_text = torch.einsum("bd,nkd->bnk", rows.image, columns.text)
+        image_image = (rows.image @ columns.image.T)[..., None]
+    return Similarities(image_text, image_image, text_text_similarity(rows, columns, text_text))
+
+
+def clauses(similarity: Similarities, thresholds: Thresholds) -> Clauses:
+    """Each clause of Eq. 1; one whose threshold is off holds nowhere, and p1' off filters nothing."""
+    s, p = similarity, thresholds
+
+    def above(cosine: Tensor | None, threshold: float | Tensor | None, otherwise: bool = False) -> Tensor:
+        if cosine is None or threshold is None:
+            return s.text_text.new_full((1, 1, 1), otherwise, dtype=torch.bool)
+        return cosine > threshold
+
+    return Clauses(
+        image_text=above(s.image_text, p.p1),
+        image_image=above(s.image_image, p.p2),
+        text_text=above(s.text_text, p.p3) & above(s.image_text, p.p1_prime, otherwise=True),
+    )
+
+
+def best_pairs(pairs: Tensor, score: Tensor, limit: int) -> Tensor:
+    """The guard of self-mining (ours): at most `limit` pairs, the best; those that tie with the first left out are too.
+
+    Args:
+        pairs: bool [B, N, K].
+        score: [B, N, K].
+
+    Returns:
+        bool [B, N, K].
+    """
+    ranked = score[pairs].sort(descending=True).values
+    return pairs if len(ranked) <= limit else pairs & (score > ranked[limit])

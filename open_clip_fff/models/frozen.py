@@ -1,0 +1,131 @@
+"""A frozen OpenCLIP model that gives features of a training batch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor
+
+from open_clip_fff.config.mining import FrozenSource
+from open_clip_fff.config.text import TextSettings
+from open_clip_fff.data.tokens import Tokenizer
+from open_clip_fff.errors import UsageError
+from open_clip_fff.fingerprint import tokenizer_fingerprint
+from open_clip_fff.hub.loading import load_parts
+from open_clip_fff.models.crops import Crops
+from open_clip_fff.models.unpadded_tower import FewTokens
+from open_clip_fff.numerics import half_on_cuda
+
+MEND = "name another model, or train without mining: --mining-features off"
+BATCH, TEXTS = 64, 512  # images and, without their padding, texts that are embedded at a time
+
+
+def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
+    """Whether two tokenizers have one vocabulary and the same settings, so that one of them is enough."""
+    return tokenizer_fingerprint(a) == tokenizer_fingerprint(b)
+
+
+class FrozenModel(NamedTuple):
+    """A loaded model in eval mode, without gradients, and its tokenizer."""
+
+    model: Any  # an OpenCLIP model
+    tokenizer: Tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def preprocess(self) -> Callable[[Image], Tensor]:
+        """From a picture to what the model looks at, [3, H, W], without augmentation."""
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+
+        return image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[Tensor]) -> Tensor:
+        """Preprocessed images to features [n, D], L2-normalised float32, on the model's device."""
+        parts = [torch.stack(list(images[i : i + BATCH])).to(self.device) for i in range(0, len(images), BATCH)]
+        return torch.cat([self.model.encode_image(part, normalize=True).float() for part in parts])
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts to features [n, D], L2-normalised float32, on the model's device; equal ones are encoded once."""
+        few_tokens, features = FewTokens(self.model, TextSettings()), []
+        for i in range(0, len(texts), TEXTS):
+            part = self.tokenizer(list(texts[i : i + TEXTS])).to(self.device)
+            valid = torch.ones(len(part), dtype=torch.bool, device=self.device)
+            features.append(few_tokens(self.model, self.model.encode_text, part, valid).float())
+        return F.normalize(torch.cat(features), dim=-1)
+
+
+class FrozenTowers:
+    """Features of images and captions, without gradient, computed in float32 whatever the autocast, on CUDA in half.
+
+    The images are the training crops, as `Crops` makes them of the batch's.
+
+    Args:
+        frozen: the model; it is moved to `device`.
+        device: where it runs.
+        image_mean, image_std: how the batch's images are normalised.
+        text: how the text tower saves work, where it can; None for the defaults.
+    """
+
+    def __init__(
+        self,
+        frozen: FrozenModel,
+        device: torch.device,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        text: TextSettings | None = None,
+    ) -> None:
+        self.model, self.tokenizer = frozen.model.to(device), frozen.tokenizer
+        self.few_tokens = FewTokens(self.model, text or TextSettings())
+        visual = self.model.visual
+        # of the patches' or stem's convolution: low-precision models keep other weights in float32
+        self.dtype = next((p.dtype for p in visual.parameters() if p.ndim == 4), torch.float32)
+        size = (visual.image_size,) * 2 if isinstance(visual.image_size, int) else tuple(visual.image_size)
+        self.crops = Crops(size, visual.image_mean, visual.image_std, device, image_mean, image_std)
+
+    @torch.no_grad()
+    def images(self, images: Tensor) -> Tensor:
+        """[B, 3, H, W] as the training loader normalised them, to L2-normalised float32 features [B, D]."""
+        with half_on_cuda(images.device):
+            return F.normalize(self.model.encode_image(self.crops(images).to(self.dtype)).float(), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """int64 [B, K, L] of this model's tokenizer, to L2-normalised float32 features [B, K, D], zeros for padding.
+
+        Args:
+            tokens: of the captions.
+            valid: bool [B, K], False where a caption is padding.
+        """
+        with half_on_cuda(tokens.device):
+            features = self.few_tokens(self.model, self.model.encode_text, tokens.flatten(0, 1), valid.flatten())
+            return F.normalize(features.float(), dim=-1).unflatten(0, valid.shape)
+
+
+def load_frozen(
+    source: FrozenSource, cache_dir: str | None = None, called: str | None = None, mend: str = MEND
+) -> FrozenModel:
+    """Loads the model on the CPU.
+
+    Args:
+        source: which model.
+        cache_dir: where the hub's files are kept; None for the hub's own choice.
+        called: the flags that named it, for error lines; None for those of mining.
+        mend: what to do where it cannot be loaded.
+
+    Raises:
+        UsageError: if it cannot be loaded, or would have random weights.
+    """
+    called = called or f"--mining-model {source.model}" + (
+        f" --mining-pretrained {source.pretrained}" if source.pretrained else ""
+    )
+    try:
+        loaded = load_parts(source.model, source.pretrained, called, cache_dir, bias=False)
+    except UsageError as error:
+        raise UsageError(f"{error}; {mend}") from error
+    return FrozenModel(loaded.model, loaded.tokenizer)

@@ -1,0 +1,78 @@
+"""An OpenCLIP model that takes [B, K, L], by subclassing whatever class it is."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from open_clip_fff.config.text import TextSettings
+from open_clip_fff.data.batch import CaptionBatch
+from open_clip_fff.errors import UsageError
+from open_clip_fff.models.unpadded_tower import FewTokens
+
+
+class MultiCaption:
+    """Mixed in before an OpenCLIP model class: the text tower sees captions as rows, the loss gets [B, K, D].
+
+    Plain text [B, L] (validation, zero-shot) takes OpenCLIP's own path.
+    """
+
+    few_tokens: FewTokens
+
+    def forward(self: Any, image: Tensor | None = None, text: Tensor | CaptionBatch | None = None):
+        """OpenCLIP's output dict with `text_features` [B, K, D], and what rides with the captions beside it.
+
+        That is `text_valid` and `text_raw`, bool [B, K], `image_ids`, int64 [B], and the extras. Features of padding
+        are zeros, or where all rows are encoded at full length, those of the empty string.
+        """
+        if not isinstance(text, CaptionBatch):
+            return super().forward(image, text)  # type: ignore[misc]
+        encode = partial(self.encode_text, normalize=True)
+        output = dict(super().forward(image, None))  # type: ignore[misc]
+        features = self.few_tokens(self, encode, text.tokens.flatten(0, 1), text.valid.flatten())
+        output["text_features"] = features.unflatten(0, text.valid.shape)
+        return {**output, "text_valid": text.valid, "text_raw": text.raw, "image_ids": text.ids, **text.extras}
+
+
+class ShortCaption:
+    """Mixed in before an OpenCLIP model class: in training its text tower computes fewer tokens.
+
+    Validation and zero-shot take OpenCLIP's own path, to the last bit.
+    """
+
+    few_tokens: FewTokens
+
+    def encode_text(self: Any, text: Tensor, normalize: bool = False) -> Tensor:
+        """Features [B, D] of tokens int64 [B, L]."""
+        encode = partial(super().encode_text, normalize=normalize)  # type: ignore[misc]
+        if not self.training:
+            return encode(text)
+        return self.few_tokens(self, encode, text, torch.ones_like(text[:, 0], dtype=torch.bool))
+
+
+def take_many_captions(model: nn.Module, text: TextSettings | None = None) -> None:
+    """Turns `model` into its own subclass that also takes a `CaptionBatch`; weights and their names stay.
+
+    Args:
+        model: an OpenCLIP model.
+        text: how its text tower saves work; None for the defaults.
+
+    Raises:
+        UsageError: for a model without named outputs.
+    """
+    if not hasattr(model, "output_dict"):
+        cls = type(model).__name__
+        raise UsageError(f"--model: {cls} gives no named outputs, which our losses need: use --method clip")
+    _mix(MultiCaption, model, text or TextSettings())
+
+
+def take_short_captions(model: nn.Module, text: TextSettings) -> None:
+    """Turns `model` into its own subclass whose text tower saves work in training; it still takes [B, L] alone."""
+    _mix(ShortCaption, model, text)
+
+
+def _mix(mixin: type, model: Any, text: TextSettings) -> None:
+    cls = type(model)
+    model.few_tokens = FewTokens(model, text)
+    model.__class__ = type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {})

@@ -1,0 +1,64 @@
+"""How the cosines of a sample are spread: histograms, in memory that does not grow with its pairs."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.mining.histograms import BINS, bins, first_bin, histogram, shares_above
+from open_clip_fff.tools.calibrate.all_pairs import AllPairs, counted
+
+CHUNK = 1024  # images whose own captions are compared at a time
+
+
+class Spread(NamedTuple):
+    """Counts of cosines in bins of equal angle, int64.
+
+    Attributes:
+        others: [kinds, 3, BINS]: S_it, S_ii and S_tt of captions of other images; of all, and where classes are known
+            of those that are judged, and of those of the image's class. All zeros for a cosine that there is not.
+        own: [BINS]: S_it of images with their own captions.
+        texts: [BINS]: cosines of an image's own captions, one with another.
+    """
+
+    others: Tensor
+    own: Tensor
+    texts: Tensor
+
+    @property
+    def above(self) -> Tensor:
+        """Of all pairs of other images, the share in each bin or a higher one, [3, BINS]."""
+        return shares_above(self.others[0])
+
+    @property
+    def quartile(self) -> Tensor:
+        """The bin of the lower quartile of own pairs, at which p1' is."""
+        return first_bin(shares_above(self.own), 0.75)
+
+
+def spread(pairs: AllPairs) -> Spread:
+    """One pass over a sample."""
+    device = pairs.features.text.device
+    others = torch.zeros(pairs.kinds, 3, BINS, dtype=torch.int64, device=device)
+    own = torch.zeros(BINS, dtype=torch.int64, device=device)
+    for tile in pairs.tiles("cosines"):
+        for clause, cosine in enumerate(tile.found.similarity):
+            if cosine is None:
+                continue
+            number = bins(cosine)
+            for kind, some in enumerate(tile.kinds(tile.found.others)):
+                others[kind, clause] += histogram(number, counted(cosine, some))
+            if clause == 0 and bool((mask := tile.found.own).any()):
+                own += histogram(number, mask)
+    return Spread(others, own, _texts(pairs))
+
+
+@torch.no_grad()
+def _texts(pairs: AllPairs) -> Tensor:
+    f = pairs.features
+    k = f.text.shape[1]
+    counts = torch.zeros(BINS, dtype=torch.int64, device=f.text.device)
+    different = torch.ones(k, k, dtype=torch.bool, device=f.text.device).triu(1)
+    for text, valid in zip(f.text.split(CHUNK), f.valid.split(CHUNK), strict=True):
+        counts += histogram(bins(text @ text.mT), valid[:, :, None] & valid[:, None] & different)
+    return counts

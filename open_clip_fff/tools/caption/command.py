@@ -1,0 +1,132 @@
+"""open-clip-fff caption: the captioner on its device, and each shard's file."""
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.data.shards import read_samples
+from open_clip_fff.devices import usable
+from open_clip_fff.errors import OneRankError, UsageError
+from open_clip_fff.matching.loading import quiet
+from open_clip_fff.tools.caption.captioner import Captioner
+from open_clip_fff.tools.caption.decoding import Decoding
+from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_captioner, revision
+from open_clip_fff.tools.caption.report import report
+from open_clip_fff.tools.caption.shard import ShardCaptioner
+from open_clip_fff.tools.caption.writing import refuse_taken, write_sidecar, write_tar
+from open_clip_fff.tools.shards.folder import OutFolder, by_stem, refuse_place
+from open_clip_fff.tools.shards.record import Record
+from open_clip_fff.tools.shards.run import each_shard
+from open_clip_fff.tools.shards.share import Share
+
+SUFFIX = {"sidecar": ".parquet", "tars": ".tar"}
+
+
+def run(args: argparse.Namespace, decoding: Decoding) -> int:
+    """Captions what is missing.
+
+    Raises:
+        UsageError: if the model cannot be loaded, the folder not be used, or the memory is too small.
+    """
+    import transformers
+
+    share, shards = Share.here(args.share), by_stem(shards_of(args))
+    device, config = share.device(args.device), configuration(args.model)
+    settings = {"model": args.model, "revision": revision(args.model, config), "prompt": args.prompt}
+    settings |= {"dtype": dtype_of(args.dtype, config, device), "batch size": args.batch_size, "seed": args.seed}
+    settings |= {**decoding.told(), "transformers": transformers.__version__, "into": args.into}
+    settings |= {"field": args.field, "overwrite": args.overwrite} if args.into == "tars" else {}
+    with quiet():
+        try:
+            captioner = load_captioner(args.model, config, args.prompt, settings["dtype"])
+            placed(captioner, device).check(decoding, f"--model {args.model}")
+            folder = OutFolder(args.out, SUFFIX[args.into], settings)  # that of a model which works
+            if share.index == 0:
+                print(f"captions of {args.model}, {decoding.how}, in {settings['dtype']} on {device}")
+            code = each_shard(shards, folder, share, work_of(args, captioner, decoding, settings))
+        except torch.OutOfMemoryError as error:
+            raise OneRankError(
+                f"--batch-size {args.batch_size}: {decoding.captions} captions of so many images do not fit into the "
+                f"memory of {device}; lower it, and name another --out"
+            ) from error
+    if share.index == 0 or not share.together:
+        title = f"{args.model}, {decoding.how}" + (f", {args.prompt!r}" if args.prompt else "")
+        for line in report(folder, shards, title, decoding.captions, field_of(args), args.train_data):
+            print(line)
+    return code
+
+
+def shards_of(args: argparse.Namespace) -> list[str]:
+    """The shards, of which one at least is there, and none starts with a field that would be lost.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    urls = expand_shards(args.train_data)
+    local = [url for url in urls if not re.match(r"\w+:", url)]
+    if not urls or (len(local) == len(urls) and not any(Path(url).exists() for url in urls)):
+        raise UsageError(f"--train-data {args.train_data}: no such file; braces count, as in 'data/{{000..099}}.tar'")
+    if args.into == "tars":
+        refuse_place(args.out, local)
+        refuse_first(local[:1], args)
+    return urls
+
+
+def refuse_first(urls: list[str], args: argparse.Namespace) -> None:
+    """Looks at the first sample, and leaves what cannot be read for later: it costs its own shard only.
+
+    Raises:
+        UsageError: if it has the field already.
+    """
+    try:
+        found = list(read_samples(urls, 1))
+    except Exception:  # whatever webdataset raises
+        return
+    for sample in found:
+        refuse_taken(sample, args.field, args.overwrite)
+
+
+def field_of(args: argparse.Namespace) -> str | None:
+    """Of the json in new tars; None for sidecars."""
+    return args.field if args.into == "tars" else None
+
+
+def placed(captioner: Captioner, device: str) -> Captioner:
+    """The captioner, on its device.
+
+    Raises:
+        OneRankError: if there is no such device, none that is free, or one that is too small.
+    """
+    try:
+        captioner.model.to(usable(device))
+    except torch.OutOfMemoryError as error:
+        raise OneRankError(f"--device {device}: too small for the model; --dtype float16 halves it") from error
+    return captioner
+
+
+def work_of(
+    args: argparse.Namespace, captioner: Captioner, decoding: Decoding, settings: dict[str, object]
+) -> Callable[[str, BinaryIO, Callable[[int], None]], Record]:
+    """Makes one shard's file."""
+    field = field_of(args)
+
+    def passes(sample: dict) -> str | None:
+        return None if field is None else refuse_taken(sample, field, args.overwrite)
+
+    shard = ShardCaptioner(captioner, decoding, args.batch_size, args.workers, args.seed, passes)
+
+    def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> Record:
+        record = Record(url)
+        captions = shard.captions(url, record, tick)
+        if field is None:
+            write_sidecar(file, captions, settings)
+        else:
+            write_tar(url, file, captions, field)
+        return record
+
+    return work

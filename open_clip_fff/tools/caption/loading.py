@@ -1,0 +1,97 @@
+"""Captioners by hub name or folder; no code of their own is run."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.matching.loading import MEND, absent_weights, quiet
+from open_clip_fff.tools.caption.captioner import Captioner
+from open_clip_fff.tools.caption.pixels import KINDS, PixelCaptioner
+from open_clip_fff.tools.caption.prompted import PromptedCaptioner
+
+READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # what transformers may read of a folder
+
+
+def configuration(name: str) -> Any:
+    """What config.json says of a captioner.
+
+    Raises:
+        UsageError: if there is none, or transformers generates no text from images with such a model.
+    """
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
+
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # whatever keeps it from loading, the person can only choose another
+        raise UsageError(f"--model {name}: cannot be loaded ({reason(error)}); {MEND}") from error
+    if config.model_type not in KNOWN:
+        raise UsageError(
+            f"--model {name}: its config.json says {config.model_type}, with which transformers captions no images; "
+            f"name BLIP-2, BLIP, or another model for image-text-to-text"
+        )
+    return config
+
+
+def revision(name: str, config: Any) -> str:
+    """Which weights and words these are: the hub's commit, or a hash of a folder's files."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return str(getattr(config, "_commit_hash", None))
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in READ and path.is_file()):
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
+    return digest.hexdigest()
+
+
+def dtype_of(named: str, config: Any, device: str) -> str:
+    """`auto` as float32 on a CPU, else as the half that the model was saved in, or float16."""
+    if named != "auto":
+        return named
+    if not device.startswith("cuda"):
+        return "float32"
+    return "bfloat16" if config.dtype == torch.bfloat16 else "float16"
+
+
+def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner:
+    """Loads a captioner on the CPU, in eval mode.
+
+    Args:
+        name: of the hub, or a folder.
+        config: its own, as `configuration` gives it.
+        prompt: empty for none.
+        dtype: one of decoding.DTYPES.
+
+    Raises:
+        UsageError: if it cannot be loaded, lacks weights, or cannot take the prompt.
+    """
+    import transformers
+
+    try:
+        with quiet():
+            load: Any = transformers.AutoModelForImageTextToText.from_pretrained
+            model, found = load(
+                name, config=config, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
+            )
+            beside: list[Any] = [transformers.AutoTokenizer, transformers.AutoImageProcessor]
+            if config.model_type not in KINDS:
+                beside = [transformers.AutoProcessor]
+            parts = [part.from_pretrained(name, trust_remote_code=False) for part in beside]
+    except Exception as error:
+        raise UsageError(f"--model {name}: cannot be loaded ({reason(error)}); {MEND}") from error
+    if absent := absent_weights(model, found):
+        raise UsageError(
+            f"--model {name}: weights of a captioner are missing ({absent[0]} and {len(absent) - 1} more are not in "
+            f"it); name a model that was trained to caption, as Salesforce/blip2-opt-2.7b was"
+        )
+    model.eval()
+    if config.model_type in KINDS:
+        return PixelCaptioner(model, parts[0], prompt, parts[1])
+    if not hasattr(parts[0], "tokenizer"):
+        raise UsageError(f"--model {name}: has no processor of images and text; {MEND}")
+    return PromptedCaptioner(model, parts[0].tokenizer, prompt, parts[0])

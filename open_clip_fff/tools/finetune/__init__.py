@@ -1,0 +1,1 @@
+"""Fine-tuning of what FFF trains with, not by: discriminators and captioners."""

@@ -1,0 +1,89 @@
+"""How well a discriminator tells held-out pairs from what is none."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.config.connection import NEGATIVE, POSITIVE
+from open_clip_fff.matching.model import MatchingModel, probabilities
+from open_clip_fff.tools.finetune.discriminator_losses import same_pair
+from open_clip_fff.tools.finetune.pairs import Pair
+
+BLOCK = 256  # images among which the hardest caption is sought: what a batch of training would look like
+Table = dict[str, dict[str, float | None]]
+
+
+@torch.no_grad()
+def measure(matching: MatchingModel, pairs: Sequence[Pair], batch: int = 64) -> Table:
+    """Held-out pairs against as many that are none: with a random caption, and with the hardest by the model's cosine.
+
+    A hardest one may well be true: it then counts as a mistake all the same, so that these are lower bounds.
+
+    Args:
+        matching: the model, in eval mode.
+        pairs: at least two with different captions.
+        batch: pairs at a time.
+
+    Returns:
+        By `random` and `hardest`: `pairs` of each sort, `auc`, and `precision` and `recall` of q > POSITIVE and of
+        q > NEGATIVE, from 0 to 1; a precision is None where nothing passed.
+    """
+    captions = [pair.caption for pair in pairs]
+    rows, chosen = _negatives(matching, pairs, batch)
+    stack = [pair.pixels for pair in pairs]
+
+    def pixels(which: Tensor) -> Tensor:
+        return torch.stack([stack[place] for place in which.tolist()]).to(matching.device)
+
+    def q(texts: list[int]) -> Tensor:
+        return probabilities(matching, pixels, rows, [captions[text] for text in texts], batch).cpu()
+
+    matched = q(rows.tolist())
+    return {name: scores(matched, q(texts)) for name, texts in chosen.items()}
+
+
+def scores(matched: Tensor, other: Tensor) -> dict[str, float | None]:
+    """The figures of two sorts of pairs, given q of each, float32 [n]; chance is .5, but for a recall."""
+    from sklearn.metrics import roc_auc_score
+
+    labels = torch.cat([torch.ones(len(matched)), torch.zeros(len(other))])
+    found: dict[str, Any] = {"pairs": len(matched)}
+    found["auc"] = float(roc_auc_score(labels.numpy(), torch.cat([matched, other]).numpy()))
+    for threshold in (POSITIVE, NEGATIVE):
+        right, wrong = int((matched > threshold).sum()), int((other > threshold).sum())
+        found[f"precision at {threshold}"] = right / (right + wrong) if right + wrong else None
+        found[f"recall at {threshold}"] = right / len(matched)
+    return found
+
+
+def _negatives(matching: MatchingModel, pairs: Sequence[Pair], batch: int) -> tuple[Tensor, dict[str, list[int]]]:
+    """Images that have a caption of another in their block, and for each of them a random and the hardest one."""
+    draw = torch.Generator().manual_seed(0)
+    rows: list[int] = []
+    chosen: dict[str, list[int]] = {"random": [], "hardest": []}
+    for start in range(0, len(pairs), BLOCK):
+        block = pairs[start : start + BLOCK]
+        captions = [pair.caption for pair in block]
+        ids, mask = matching.tokens(captions)
+        other = ~same_pair(torch.tensor([pair.id for pair in block]), captions)
+        parts = [torch.stack([pair.pixels for pair in block[i : i + batch]]) for i in range(0, len(block), batch)]
+        cosines = torch.cat([matching.align(matching.encode(part.to(ids.device)), ids, mask) for part in parts])
+        some = other.any(dim=1)
+        rows += (start + some.nonzero()[:, 0]).tolist()
+        random = torch.multinomial(other[some].float(), 1, generator=draw)[:, 0]
+        hardest = cosines.cpu().float().masked_fill(~other, -torch.inf)[some].argmax(dim=1)
+        chosen["random"] += (start + random).tolist()
+        chosen["hardest"] += (start + hardest).tolist()
+    return torch.tensor(rows), chosen
+
+
+def in_words(table: Table) -> str:
+    """The figures as a table."""
+    columns = list(next(iter(table.values())))
+    lines = [f"{'matched against':<16}" + "".join(f"{column:>18}" for column in columns)]
+    for name, row in table.items():
+        cells = ["–" if x is None else f"{x:,}" if isinstance(x, int) else f"{100 * x:.1f}" for x in row.values()]
+        lines.append(f"{name:<16}" + "".join(f"{cell:>18}" for cell in cells))
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""What a source is: a table, a folder of pictures, or shards."""
+
+import re
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.errors import UsageError
+from open_clip_fff.tools.pack.columns import image_column
+from open_clip_fff.tools.pack.image_folder import metadata_files
+from open_clip_fff.tools.pack.settings import PackSettings
+from open_clip_fff.tools.pack.tables.forms import FORMS, form
+from open_clip_fff.tools.pack.tables.images import cell_image
+from open_clip_fff.tools.pack.tables.table import Table
+from open_clip_fff.tools.pack.walk import Unused, pictures_below
+
+TRIED = 16  # rows at the start that are looked at
+ELSEWHERE = re.compile(r"^[\w+.-]+:")  # pipe:, s3://, https://
+
+
+class Kind(NamedTuple):
+    """What a source is.
+
+    Attributes:
+        name: `table`, `folder` or `shards`.
+        files: that it is, or urls; those of a folder are not looked for yet.
+        images: of a table, the folder that holds pictures with tables that name them; None for another one.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    images: Path | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of all local files together."""
+        return sum(Path(file).stat().st_size for file in self.files if not ELSEWHERE.match(file))
+
+
+def kind_of(source: str, flag: str = "SOURCE", table: bool = False) -> Kind:
+    """Looks at a source.
+
+    A folder is shards where it holds tars; a table where that is `metadata.*` with `file_name`, or parquets with images
+    or with paths of some that are there; else pictures.
+
+    Args:
+        source: as typed.
+        flag: that named it, for error lines.
+        table: whether what was typed besides speaks of a table, which then goes before pictures.
+
+    Raises:
+        UsageError: if it is not there, or nothing of these.
+    """
+
+    path = Path(source)
+    if path.is_dir():
+        if files := files_in(path, ".tar"):
+            return Kind("shards", files)
+        if files := metadata_files(path):
+            return Kind("table", files, path)
+        files = files_in(path, ".parquet")
+        if files and (table or _has_images(files[0], path)):
+            return Kind("table", files)
+        if next(pictures_below(path, Unused()), None) is not None:
+            return Kind("folder", ())
+        files = files or tuple(sorted(map(str, path.glob("*/*.parquet"))))  # Hugging Face has them in `data/`
+        return Kind("table", files) if files else Kind("folder", ())
+    if form(source) and path.is_file():
+        return Kind("table", (source,))
+    files = tuple(expand_shards(source))
+    missing = [file for file in files if not ELSEWHERE.match(file) and not Path(file).is_file()]
+    if missing:
+        more = f" (and {len(missing) - 1} more of {len(files)})" if len(missing) > 1 else ""
+        raise UsageError(f"{flag}: {missing[0]} does not exist{more}; check the path and the braces")
+    if all(form(file) for file in files):
+        return Kind("table", tuple(files))
+    if not all(".tar" in file for file in files):
+        known = ", ".join(sorted({*FORMS, ".tar"}))
+        raise UsageError(f"{flag} {source}: neither a folder nor one of {known}")
+    return Kind("shards", tuple(files))
+
+
+def files_in(folder: Path, suffix: str) -> tuple[str, ...]:
+    """Those right in a folder, in the order of their names."""
+    return tuple(sorted(str(file) for file in folder.glob(f"*{suffix}")))
+
+
+def _has_images(file: str, folder: Path) -> bool:
+    """Whether a table has images, or paths of some that are there; img2dataset's beside pictures have neither."""
+    try:
+        table = Table([file])
+        if (column := image_column(table)) is None:
+            return False
+        images = [cell_image(cells[column]) for _, _, cells in islice(table.rows([column]), TRIED)]
+    except UsageError:
+        return False
+    return any(x and (x.content or (x.path.strip() and (folder / x.path.strip()).exists())) for x in images)
+
+
+def check_flags(kind: Kind, settings: PackSettings) -> None:
+    """Refuses flags that mean nothing for a kind.
+
+    Raises:
+        UsageError: for the first of them.
+    """
+    columns = settings.columns
+    typed = {
+        "--image-key": (columns.image, "table"),
+        "--keep-columns": (columns.keep, "table"),
+        "--class-key": (columns.label, "table"),
+        "--only": (columns.only, "table"),
+        "--csv-separator": (settings.separator, "table shards"),
+        "--image-root": (settings.image_root, "table"),
+        "--group": (settings.group, "table"),
+        "--class-from-folder": (settings.class_from_folder, "folder"),
+        "--shuffle": (settings.seed is not None, "table folder"),
+        "--captions": (settings.captions, "shards"),
+        "--caption-key": (columns.captions, "table" if settings.captions is None else "shards"),
+        "--url-key": (columns.url, "table" if settings.captions is None else "shards"),
+    }
+    for flag, (value, kinds) in typed.items():
+        if value and kind.name not in kinds.split():
+            mend = "; it names columns of --captions" if kind.name == "shards" and "key" in flag else ""
+            raise UsageError(
+                f"{flag}: goes with a {kinds.replace(' ', ' or ')}, and {settings.source} is {kind.name}{mend}"
+            )

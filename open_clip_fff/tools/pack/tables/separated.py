@@ -1,0 +1,74 @@
+"""CSV: a line of names, then a row a line."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from open_clip_fff.data.table import read_table
+from open_clip_fff.errors import UsageError
+from open_clip_fff.tools.pack.tables.reader import Cells, Reader
+from open_clip_fff.tools.pack.tables.text import bare_name, open_text
+
+PIECE = 16_384  # rows in memory at a time
+SEPARATORS = "\t,|;"  # the first of them that is in the first line
+LOOK = 1_000  # lines at the start, which tell how long lines are
+
+
+class SeparatedReader(Reader):
+    """Cells as the text that stands there; an empty one is NaN.
+
+    Args:
+        file: its path.
+        separator: between cells; None for the first of SEPARATORS that is in the first line.
+
+    Raises:
+        UsageError: if it is no UTF-8 text, or no table.
+    """
+
+    form = "csv"
+
+    def __init__(self, file: str, separator: str | None = None) -> None:
+        super().__init__(file)
+        self.separator = separator or _separator(file)
+        with open_text(file) as text:
+            head = read_table(file, self.separator, (), text, nrows=LOOK, on_bad_lines="skip")
+        self.columns = [str(name) for name in head.columns]
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
+        import pandas as pd
+
+        # `usecols` would cut a caption with a comma and no quotes at the comma, where such a line is no row
+        options = {"sep": self.separator, "dtype": str, "chunksize": PIECE, "on_bad_lines": "warn"}
+        with open_text(self.file) as text, pd.read_csv(text, **options) as pieces:
+            while True:
+                with warnings.catch_warnings(record=True) as said:  # of lines with more cells than the first
+                    warnings.simplefilter("always")
+                    piece = next(pieces, None)
+                self.skipped += [f"{self.file}: {line}" for x in said for line in str(x.message).strip().splitlines()]
+                if piece is None:
+                    return
+                yield from piece[list(columns)].to_dict("records")
+
+    def about(self) -> int:
+        return max(lines_about(self.file) - 1, 0)
+
+
+def lines_about(file: str) -> int:
+    """How many lines a file has, as if all were as long as the first ones; 0 for a compressed one."""
+    if bare_name(file) != Path(file).name:
+        return 0
+    with open(file, "rb") as lines:
+        first = [len(line) for line in islice(lines, LOOK)]
+    return round(Path(file).stat().st_size / (sum(first) / len(first))) if first else 1
+
+
+def _separator(file: str) -> str:
+    try:
+        with open_text(file) as lines:
+            line = lines.readline()
+        return next((mark for mark in SEPARATORS if mark in line), ",")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read ({error})") from error

@@ -1,0 +1,79 @@
+"""How long, how much disk and how much money a data set takes, from what a sample of it took."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.tools.shards.record import Record
+
+SUFFIXES = (".tar", ".parquet")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One program over all images.
+
+    Attributes:
+        name: of the step.
+        rate: images per second of one GPU (or process); None where it takes no time that counts.
+        bytes_per_image: what it writes; None for nothing.
+        visits: how often it sees each image.
+    """
+
+    name: str
+    rate: float | None = None
+    bytes_per_image: float | None = None
+    visits: float = 1.0
+
+
+def costs(steps: Sequence[Step], images: float, gpus: int, price: float | None = None) -> pd.DataFrame:
+    """Time, disk and money of some steps one after the other, and together.
+
+    Args:
+        steps: what is done.
+        images: in the whole data set.
+        gpus: that share the work evenly.
+        price: of one GPU for an hour, in any currency; None where it is not known.
+
+    Returns:
+        A row per step and `together`: `GPU hours per million`, `hours` by the clock, `GPU hours`, `cost`,
+        `GB per million` (10^9 bytes) and `GB`; NaN where a step has none.
+    """
+    rows = []
+    for step in steps:
+        per_million = step.visits * 1e6 / step.rate / 3600 if step.rate else float("nan")
+        hours = per_million * images / 1e6
+        disk = float("nan") if step.bytes_per_image is None else step.bytes_per_image / 1e3
+        cost = float("nan") if price is None else hours * price
+        rows.append((step.name, per_million, hours / gpus, hours, cost, disk, disk * images / 1e6))
+    names = ["step", "GPU hours per million", "hours", "GPU hours", "cost", "GB per million", "GB"]
+    table = pd.DataFrame(rows, columns=names).set_index("step")
+    table.loc["together"] = table.sum(min_count=1)
+    return table
+
+
+def bytes_per_image(folder: Path, flag: str) -> float:
+    """What the files of a folder take per image, by their records.
+
+    Args:
+        folder: that one of our programs wrote, of a sample of the data.
+        flag: the flag that named it, for the error's line.
+
+    Raises:
+        UsageError: if it holds no such files.
+    """
+    size, images = 0, 0
+    for file in sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES):
+        try:
+            record = Record.read((folder / "records" / f"{file.stem}.json").read_text())
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        size, images = size + file.stat().st_size, images + record.counts["images"]
+    if not images:
+        raise UsageError(
+            f"{flag} {folder}: no shards with records there; name a folder that pack, caption or embed made"
+        )
+    return size / images
