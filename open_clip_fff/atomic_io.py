@@ -15,7 +15,7 @@ from open_clip_fff.errors import UsageError
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
-def write_whole(out: Path, content: str | bytes) -> None:
+def write_atomically(out: Path, content: str | bytes) -> None:
     """Writes a file (UTF-8) beside `out`, and then gives it that name, over what was there; its parents are made.
 
     Raises:
@@ -27,12 +27,12 @@ def write_whole(out: Path, content: str | bytes) -> None:
         try:
             file.write(content.encode() if isinstance(content, str) else content)
             unfinished.chmod(0o644)  # temporary files are their owner's alone
-            put_in_place(file, unfinished, out)
+            sync_and_rename(file, unfinished, out)
         finally:
             unfinished.unlink(missing_ok=True)
 
 
-def check_free(out: Path) -> None:
+def check_new_folder(out: Path) -> None:
     """For a folder that will be written whole, hours before it is.
 
     Raises:
@@ -47,7 +47,7 @@ def check_free(out: Path) -> None:
 
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path) -> Iterator[Path]:
     """A new folder beside `out`, which gets its name once the block is through; if that raises, nothing stays.
 
     Args:
@@ -70,7 +70,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(out: Path) -> Iterator[BinaryIO]:
+def atomic_file(out: Path) -> Iterator[BinaryIO]:
     """A file beside `out`, open for writing, which gets its name once the block is through; if that raises, it goes.
 
     What a killed process left there is written over. Its folder must exist.
@@ -83,20 +83,20 @@ def whole_file(out: Path) -> Iterator[BinaryIO]:
     with os.fdopen(
         os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644), "wb"
     ) as file:  # and not emptied: it may be theirs
-        with without_locks():
+        with allow_missing_locks():
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not (unfinished.exists() and os.path.samestat(os.fstat(file.fileno()), unfinished.stat())):
             raise BlockingIOError(f"{out} was finished by another process just now")
         try:
             file.truncate(0)
             yield file
-            put_in_place(file, unfinished, out)
+            sync_and_rename(file, unfinished, out)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
 
 
-def put_in_place(file: IO, unfinished: Path, out: Path) -> None:
+def sync_and_rename(file: IO, unfinished: Path, out: Path) -> None:
     """Gives a file that was written its name, over what was there, once it is on the disk.
 
     Else a name may survive a power cut, and its content not.
@@ -116,7 +116,7 @@ def put_in_place(file: IO, unfinished: Path, out: Path) -> None:
 
 
 @contextmanager
-def without_locks() -> Iterator[None]:
+def allow_missing_locks() -> Iterator[None]:
     """Passes over a file system that knows no locks; one that is held is still a BlockingIOError."""
     try:
         yield

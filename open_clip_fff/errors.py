@@ -15,16 +15,16 @@ class OneRankError(UsageError):
     """The same, met by one of several processes alone (in its share of the data), which therefore prints it."""
 
 
-class ToldError(UsageError):
+class ReportedError(UsageError):
     """The same on a process that leaves the telling to another one."""
 
 
-def first_rank() -> bool:
+def is_first_rank() -> bool:
     """Whether this is the first of the processes that torchrun started, or the only one: it speaks for all."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def own_words(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """What an error says, without the traceback that torch writes into it where a loader's worker raised it."""
     text = str(error).strip()
     return text.splitlines()[-1].split(": ", 1)[-1] if "Original Traceback" in text else text

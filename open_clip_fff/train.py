@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from open_clip_fff.errors import OneRankError, ToldError, UsageError, own_words
+from open_clip_fff.errors import OneRankError, ReportedError, UsageError, error_message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         if "--debug" in argv:  # OpenCLIP's flag for all that may help
             traceback.print_exc()
-        if isinstance(error, OneRankError) or (launched_rank() == 0 and not isinstance(error, ToldError)):
-            line = " ".join(own_words(error).split())  # the libraries that it may quote write several
+        if isinstance(error, OneRankError) or (launched_rank() == 0 and not isinstance(error, ReportedError)):
+            line = " ".join(error_message(error).split())  # the libraries that it may quote write several
             print(f"open_clip_fff.train: error: {line}", file=sys.stderr, flush=True)
         return 2
 

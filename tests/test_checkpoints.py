@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from open_clip_fff.atomic_io import whole_folder, write_whole
+from open_clip_fff.atomic_io import atomic_folder, write_atomically
 from open_clip_fff.errors import UsageError
 from open_clip_fff.export import main as export
 from open_clip_fff.hub.checkpoints import find_checkpoint, newest_checkpoint
@@ -203,11 +203,11 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_saved(trainer, run, capsys, 
 
 
 def test_files_and_folders_that_are_written_whole_leave_nothing_on_a_full_disk(tmp_path):
-    write_whole(tmp_path / "kept", "before")
+    write_atomically(tmp_path / "kept", "before")
     with full_disk(1000):
         with pytest.raises(OSError, match="File too large"):
-            write_whole(tmp_path / "kept", "x" * 2000)
-        with pytest.raises(OSError, match="File too large"), whole_folder(tmp_path / "folder") as folder:
+            write_atomically(tmp_path / "kept", "x" * 2000)
+        with pytest.raises(OSError, match="File too large"), atomic_folder(tmp_path / "folder") as folder:
             (folder / "large").write_bytes(bytes(2000))
     assert [path.name for path in tmp_path.iterdir()] == ["kept"] and (tmp_path / "kept").read_text() == "before"
 

@@ -1,4 +1,4 @@
-"""Captions from tars to tokens: identity, envelopes, sources, policies, masks, the preview."""
+"""Captions from tars to tokens: identity, serialized rows, sources, policies, masks, the preview."""
 
 import hashlib
 
@@ -8,8 +8,8 @@ import torch
 from open_clip_fff import CaptionBatch, caption_id, sample_id
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.batch import collate
-from open_clip_fff.data.caption_rows import Row, seal, unseal
-from open_clip_fff.data.counters import DAMAGE, Tally
+from open_clip_fff.data.caption_rows import CaptionRow, deserialize, serialize
+from open_clip_fff.data.counters import DAMAGE, LoaderCounters
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.preview import preview_shard
 from open_clip_fff.data.preview_text import preview_lines
@@ -40,10 +40,10 @@ def test_ids_are_63_bits_of_blake2b_of_the_image_that_is_decoded():
 
 
 def test_an_envelope_opens_to_what_was_sealed_and_plain_text_has_no_id():
-    row = Row(123, ["a “quoted” caption", '{"json": 1}', "ünïcode"], 2)
-    assert unseal(seal(row)) == row
+    row = CaptionRow(123, ["a “quoted” caption", '{"json": 1}', "ünïcode"], 2)
+    assert deserialize(serialize(row)) == row
     plain = '{"a": "plain caption that looks like json"}'
-    assert unseal(plain) == Row(-1, [plain], 1)
+    assert deserialize(plain) == CaptionRow(-1, [plain], 1)
 
 
 def sample(**members: bytes) -> dict:
@@ -58,7 +58,7 @@ def test_every_non_empty_value_joins_text_keys_first_up_to_k():
         "json:captions": ["one", "two"],
         "json:blip2": ["three"],
     }
-    assert CaptionReader(ALL).row(tar) == Row(sample_id(b"..."), ["raw", "one", "two"], 1)
+    assert CaptionReader(ALL).row(tar) == CaptionRow(sample_id(b"..."), ["raw", "one", "two"], 1)
 
 
 @pytest.mark.parametrize(
@@ -163,16 +163,16 @@ def test_a_sidecar_joins_by_shard_and_key(tmp_path):
 
 def test_ragged_rows_are_padded_with_the_empty_string_and_masked():
     make = CaptionTokenizer(tokenizer, ALL, {})
-    (row,) = make(seal(Row(5, ["abc", "de"])))
+    (row,) = make(serialize(CaptionRow(5, ["abc", "de"])))
     assert row.tokens[:, 0].tolist() == [3, 2, 0]
     assert row.valid.tolist() == [True, True, False] and row.ids.item() == 5
-    assert make(seal(Row(5, ["abc", "de"], raw=1)))[0].raw.tolist() == [True, False, False]
-    (csv_row,) = make([seal(Row(5, ["abc", "de"]))])  # OpenCLIP's CSV data set hands over a list
+    assert make(serialize(CaptionRow(5, ["abc", "de"], raw=1)))[0].raw.tolist() == [True, False, False]
+    (csv_row,) = make([serialize(CaptionRow(5, ["abc", "de"]))])  # OpenCLIP's CSV data set hands over a list
     assert torch.equal(csv_row.tokens, row.tokens)
 
 
 def test_policies():
-    text = seal(Row(5, ["abc", "de", "fghi"]))
+    text = serialize(CaptionRow(5, ["abc", "de", "fghi"]))
     first = CaptionTokenizer(tokenizer, CaptionSettings(3, "first"), {})(text)[0]
     assert first.tokens.shape == (1, 3) and first.tokens[0, 0] == 3
     torch.manual_seed(0)
@@ -180,16 +180,16 @@ def test_policies():
         CaptionTokenizer(tokenizer, CaptionSettings(3, "sample"), {})(text)[0].tokens[0, 0].item() for _ in range(99)
     ]
     one = CaptionTokenizer(tokenizer, CaptionSettings(3, "sample"), {})
-    rows = [one(seal(Row(5, ["abc", "de"], raw=1)))[0] for _ in range(20)]
+    rows = [one(serialize(CaptionRow(5, ["abc", "de"], raw=1)))[0] for _ in range(20)]
     assert {(row.tokens[0, 0].item(), row.raw.item()) for row in rows} == {(3, True), (2, False)}
     assert set(drawn) == {2, 3, 4} and min(map(drawn.count, (2, 3, 4))) > 20
-    weighed = seal(Row(5, ["abc", "de", "fghi"], raw=1))
+    weighed = serialize(CaptionRow(5, ["abc", "de", "fghi"], raw=1))
     rare = CaptionTokenizer(tokenizer, CaptionSettings(3, "sample", raw_weight=0.25), {})
     drawn = [rare(weighed)[0].tokens[0, 0].item() for _ in range(999)]
     assert drawn.count(3) / 999 == pytest.approx(0.25 / 2.25, abs=0.03) and drawn.count(2) > 390
     never = OneCaptionTokenizer(tokenizer, "sample", raw_weight=0.0)
     assert {never(weighed)[0, 0].item() for _ in range(99)} == {2, 4}
-    assert never(seal(Row(5, ["abc"], raw=1)))[0, 0] == 3  # nothing else is there
+    assert never(serialize(CaptionRow(5, ["abc"], raw=1)))[0, 0] == 3  # nothing else is there
     plain = OneCaptionTokenizer(tokenizer, "sample")(text)
     assert plain.shape == (1, 3)
     assert OneCaptionTokenizer(tokenizer)(text)[0, 0] == 3
@@ -197,13 +197,13 @@ def test_policies():
 
 def test_extra_tokenizers_ride_along():
     row = CaptionTokenizer(tokenizer, ALL, {"mining_tokens": lambda texts: tokenizer(texts) + 1})(
-        seal(Row(5, ["abc"]))
+        serialize(CaptionRow(5, ["abc"]))
     )[0]
     assert torch.equal(row.extras["mining_tokens"], row.tokens + 1)
 
 
 def test_rows_collate_to_a_batch_that_moves():
-    rows = [CaptionTokenizer(tokenizer, ALL, {"more": tokenizer})(seal(Row(i, ["a"])))[0] for i in range(4)]
+    rows = [CaptionTokenizer(tokenizer, ALL, {"more": tokenizer})(serialize(CaptionRow(i, ["a"])))[0] for i in range(4)]
     images, batch = collate([(torch.zeros(3, 2, 2), row) for row in rows])
     assert images.shape == (4, 3, 2, 2) and isinstance(batch, CaptionBatch)
     assert batch.tokens.shape == (4, 3, 3) and batch.valid.shape == (4, 3) and batch.ids.tolist() == [0, 1, 2, 3]
@@ -233,11 +233,11 @@ def test_the_preview_shows_repeats_and_empty_rows(tmp_path):
 
 
 def test_the_tally_reports_news_once():
-    tally = Tally(["txt", "json:captions"])
-    tally.damaged(DAMAGE[0])
-    tally.read(Row(1, ["a b", "a b", "c"], raw=1), {"txt": ["a b"], "json:captions": ["a b", "c"]})
-    tally.read(Row(2, [], raw=0), {"txt": [], "json:captions": []})
-    news = tally.news()
+    counters = LoaderCounters(["txt", "json:captions"])
+    counters.count_damaged(DAMAGE[0])
+    counters.count_row(CaptionRow(1, ["a b", "a b", "c"], raw=1), {"txt": ["a b"], "json:captions": ["a b", "c"]})
+    counters.count_row(CaptionRow(2, [], raw=0), {"txt": [], "json:captions": []})
+    news = counters.take()
     assert news == {
         **dict.fromkeys(DAMAGE, 0),
         DAMAGE[0]: 1,
@@ -250,4 +250,4 @@ def test_the_tally_reports_news_once():
         "33.3% repeated, 1.7 words"
     )
     assert too_little(news, settings) == "txt has text in 50.00% of 2 rows"
-    assert not any(tally.news().values()) and caption_line(tally.news(), settings) is None
+    assert not any(counters.take().values()) and caption_line(counters.take(), settings) is None

@@ -16,8 +16,16 @@ import torch
 
 from open_clip_fff import sample_id
 from open_clip_fff.config.mining import StoredBy
-from open_clip_fff.data.caption_rows import Row, seal, unseal
-from open_clip_fff.data.features import COLUMN, MEMBER, FeatureReader, NoFeatures, as_mining_wants, pack, unpack
+from open_clip_fff.data.caption_rows import CaptionRow, deserialize, serialize
+from open_clip_fff.data.features import (
+    COLUMN,
+    MEMBER,
+    FeatureReader,
+    MissingFeatures,
+    normalised_features,
+    pack,
+    unpack,
+)
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import OneRankError
 from tests import recorder
@@ -139,12 +147,12 @@ def test_a_file_and_its_reading_back():
     with pytest.raises(OneRankError, match=r"k7: its features are of some/model, not of another"):
         FeatureReader(None, "another").read(sample, ["a cat"])
     for damaged in (content[:40], b"", pack(image, texts[:, :2], ["a", "b"], "m"), pack(None, texts, ["a"], "m")):
-        with pytest.raises(NoFeatures):
+        with pytest.raises(MissingFeatures):
             unpack(damaged)
 
 
 def test_features_of_captions_alone():
-    """A sentence model's: read back, in a row and through its envelope, and not mixed with others of that name."""
+    """A sentence model's: read back, in a row and serialized, and not mixed with others of that name."""
     texts = np.eye(4, dtype=np.float32)[:3]
     sample = {"__url__": "x/00.tar", "__key__": "k7", MEMBER: pack(None, texts, ["a", "b", "c"], "some/model")}
     reader = FeatureReader(None)
@@ -152,9 +160,9 @@ def test_features_of_captions_alone():
     found = reader.read(sample, ["c", "a"])
     assert found.image.shape == (0,) and np.array_equal(found.texts, texts[[2, 0]])
     assert reader.made_by == StoredBy("some/model", images=False)
-    row = unseal(seal(Row(1, ["c", "a"]).with_features(found))).only([1])
+    row = deserialize(serialize(CaptionRow(1, ["c", "a"]).with_features(found))).only([1])
     assert row.captions == ["a"] and row.features.image.shape == (0,) and np.array_equal(row.features.texts, texts[:1])
-    image, text = as_mining_wants(torch.zeros(1, 0).half(), 0.5 * torch.from_numpy(texts)[None].half())
+    image, text = normalised_features(torch.zeros(1, 0).half(), 0.5 * torch.from_numpy(texts)[None].half())
     assert image is None and text.dtype == torch.float32 and torch.equal(text, torch.from_numpy(texts)[None])
     other = {**sample, MEMBER: pack(texts[0], texts, ["a", "b", "c"], "some/model")}
     with pytest.raises(OneRankError, match=r"k7: its features are of widths \(4, 4\), not of widths \(0, 4\)"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from open_clip_fff.atomic_io import write_whole
+from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.mining import FrozenSource, MiningConfig
 from open_clip_fff.hub.training_flags import borrow
@@ -393,11 +393,11 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, trainer, training
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     out = tmp_path / "new" / "page.html"
-    write_whole(out, "ä")
+    write_atomically(out, "ä")
     assert out.read_text(encoding="utf-8") == "ä" and out.stat().st_mode & 0o777 == 0o644
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        write_whole(out, "b")
+        write_atomically(out, "b")
     assert out.read_text(encoding="utf-8") == "ä" and list(out.parent.iterdir()) == [out]
 
 

@@ -38,7 +38,7 @@ class Clusters:
         near = lambda: F.normalize(centres[places] + 0.1 * torch.randn(n, D, generator=g), dim=-1)  # noqa: E731
         self.ids, self.image, self.text = list(self.cluster), near(), near()
 
-    def find(self, ids, envelopes):
+    def find(self, ids, serialized):
         at = torch.tensor([self.ids.index(i) for i in ids.tolist()])
         known = torch.tensor([i % 10 != 9 for i in at.tolist()])
         return self.image[at], self.text[at], known

@@ -9,7 +9,7 @@ import pytest
 
 from open_clip_fff import sample_id
 from open_clip_fff.data import shard_reader as reading
-from open_clip_fff.data.counters import BAD_MEMBER, TOLD, Tally
+from open_clip_fff.data.counters import BAD_MEMBER, MAX_LINES, LoaderCounters
 from open_clip_fff.data.images import read_image
 from open_clip_fff.host.fixes import fixes
 from open_clip_fff.host.report.coverage import lost_line
@@ -71,11 +71,11 @@ def test_a_shard_is_tried_again_and_goes_on_where_it_stopped(tmp_path):
         f"cd {tmp_path}; echo >> tries; case $(wc -l < tries) in "
         f"1) head -c {half} whole.tar;; 2) exit 3;; *) cat whole.tar;; esac"
     )
-    tally, url = Tally(shards=[f"pipe:{command}"]), f"pipe:{command}"
-    with fixes(tally, 0, read_image):
+    counters, url = LoaderCounters(shards=[f"pipe:{command}"]), f"pipe:{command}"
+    with fixes(counters, 0, read_image):
         samples = list(oc_data.tarfile_to_samples_nothrow([{"url": url}]))
     assert [sample_id(sample["png"]) for sample in samples] == [sample_id(colour_sample(n)["png"]) for n in range(6)]
-    assert not tally.shards.take() and (tmp_path / "tries").read_text() == "\n" * 3
+    assert not counters.shards.take() and (tmp_path / "tries").read_text() == "\n" * 3
 
 
 def test_validation_tells_of_its_own_rows(trainer, tmp_path):
@@ -116,21 +116,21 @@ def test_no_shard_left_is_an_end(trainer, tmp_path, capsys):
 
 def test_lines_are_limited_and_counts_are_not(trainer, tmp_path):
     rows = {f"{row:02d}": colour_sample(row) for row in range(16)}
-    bad = {f"bad{row:02d}": {**colour_sample(row), "png": b"<html>"} for row in range(2 * TOLD)}
+    bad = {f"bad{row:02d}": {**colour_sample(row), "png": b"<html>"} for row in range(2 * MAX_LINES)}
     write_tar(tmp_path / "00.tar", rows | bad)
     data = ["--train-data", str(tmp_path / "00.tar"), "--train-num-samples", "16"]
     assert trainer(*MANY, *recorder.RECORDED, "--epochs", "2", "--name", "x", data=data) == 0
     log = trainer.log("x")
-    assert all(int(count) > TOLD + 1 for count in re.findall(rf"epoch [01]: (\d+) {BAD_MEMBER}", log))
-    assert len(re.findall(r"00\.tar: bad\d\d\.png cannot be read \(cannot identify image file\)", log)) == 2 * TOLD
+    assert all(int(count) > MAX_LINES + 1 for count in re.findall(rf"epoch [01]: (\d+) {BAD_MEMBER}", log))
+    assert len(re.findall(r"00\.tar: bad\d\d\.png cannot be read \(cannot identify image file\)", log)) == 2 * MAX_LINES
     assert log.count(f"More rows {BAD_MEMBER}: from here on they are counted only.") == 2
 
 
 def test_damage_without_a_line_takes_no_place_among_the_lines(caplog):
-    tally = Tally()
-    for row in range(3 * TOLD):
-        tally.damaged(BAD_MEMBER, "" if row % 2 else f"row {row}")
-    assert len(caplog.messages) == TOLD + 1 and tally.news()[BAD_MEMBER] == 3 * TOLD
+    counters = LoaderCounters()
+    for row in range(3 * MAX_LINES):
+        counters.count_damaged(BAD_MEMBER, "" if row % 2 else f"row {row}")
+    assert len(caplog.messages) == MAX_LINES + 1 and counters.take()[BAD_MEMBER] == 3 * MAX_LINES
 
 
 def test_what_was_lost_in_words():

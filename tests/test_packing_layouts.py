@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from open_clip_fff.tools.pack.tables.records import Record, entries_of
+from open_clip_fff.tools.pack.tables.records import JsonRecord, entries_of
 from tests.packing_sets import compress, csv, left_out, pack, pictures, refused, samples  # noqa: F401
 
 
@@ -127,7 +127,7 @@ def test_a_list_is_read_piece_by_piece(monkeypatch):
     entries = [{"a": "]}, {"}, 12, "x", {"b": [1, {"c": 'é"'}]}, {}]
     for indent in (None, 2):
         text = io.StringIO(json.dumps(entries, indent=indent))
-        expected = [Record(n, x if isinstance(x, dict) else None) for n, x in enumerate(entries, 1)]
+        expected = [JsonRecord(n, x if isinstance(x, dict) else None) for n, x in enumerate(entries, 1)]
         assert list(entries_of(text)) == expected
     for damaged in ("[{}", "[{}, {", "[{}, oops]", "{}"):
         with pytest.raises(ValueError, match="list"):

@@ -11,7 +11,7 @@ import pytest
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.ending import braces
-from open_clip_fff.tools.pack.settings import PictureSettings
+from open_clip_fff.tools.pack.settings import ImageSettings
 from open_clip_fff.tools.pack.shards import Shards
 from open_clip_fff.tools.pack.writing import write_shard
 from tests.conftest import colour_sample, write_tar
@@ -46,7 +46,7 @@ class Failing(io.FileIO):
 def test_damage_is_found_before_a_shard_gets_its_name(tmp_path, lose):
     """Whichever of the blocks that a tar is written in is lost or changed."""
     write_tar(tmp_path / "a.tar", {str(row): colour_sample(row) for row in range(4)})
-    given = (Shards((str(tmp_path / "a.tar"),), ("captions",), None), PictureSettings(), 0, lambda n: None)
+    given = (Shards((str(tmp_path / "a.tar"),), ("captions",), None), ImageSettings(), 0, lambda n: None)
     with Failing(tmp_path / "whole", -1, lose) as file:
         assert write_shard(str(tmp_path / "a.tar"), file, *given).counts["images"] == 4
         blocks = file.calls

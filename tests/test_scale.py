@@ -10,8 +10,8 @@ import pytest
 
 from open_clip_fff.tools.shards.costs import Step, bytes_per_image, costs
 from open_clip_fff.tools.shards.folder import OutFolder
-from open_clip_fff.tools.shards.record import Record
-from open_clip_fff.tools.shards.run import each_shard
+from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -35,12 +35,12 @@ def test_hours_disk_and_money():
 
 def test_a_sample_says_how_much_disk(program, tmp_path):
     def work(source, file, tick):
-        record = Record(source)
+        record = ShardRecord(source)
         file.write(b"x" * 1000)
         record.counts.update(images=4)
         return record
 
-    each_shard({"0": "a", "1": "b"}, OutFolder(tmp_path / "captions", ".parquet", {}), Share(), work)
+    process_shards({"0": "a", "1": "b"}, OutFolder(tmp_path / "captions", ".parquet", {}), Share(), work)
     assert bytes_per_image(tmp_path / "captions", "--captions") == 250.0
     flags = ["--images", "30e6", "--gpus", "64", "--price", "2.5", "--caption-rate", "38"]
     done = program("scale", *flags, "--captions", tmp_path / "captions", folder="scripts")

@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from open_clip_fff.atomic_io import whole_file
+from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.data.features import COLUMN, MEMBER, unpack
-from open_clip_fff.data.prefetch import ahead
+from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.tools.shards.folder import OutFolder, by_stem
-from open_clip_fff.tools.shards.record import Record
-from open_clip_fff.tools.shards.run import each_shard
+from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples, tar_writer
 from tests.conftest import colour_sample, write_tar
@@ -27,7 +27,7 @@ EMBED = str(ROOT / "scripts" / "embed.py")
 
 def copy(source, file, tick):
     """A shard's work: copies a text file, by lines."""
-    record = Record(source)
+    record = ShardRecord(source)
     try:
         lines = Path(source).read_text().splitlines(keepends=True)
     except OSError as error:
@@ -61,19 +61,19 @@ def folder(tmp_path):
 
 def test_a_file_is_whole_or_not_there(tmp_path):
     out = tmp_path / "x.bin"
-    with pytest.raises(ZeroDivisionError), whole_file(out) as file:
+    with pytest.raises(ZeroDivisionError), atomic_file(out) as file:
         file.write(b"half")
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
     (tmp_path / ".x.bin.unfinished").write_bytes(b"what a killed process left, which is longer")
-    with whole_file(out) as file:
+    with atomic_file(out) as file:
         file.write(b"all")
         assert not out.exists()
     assert contents(tmp_path) == {"x.bin": b"all"}
 
 
 def _hold(path, ready, go):
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(b"first")
         ready.set()
         go.wait(60)
@@ -85,7 +85,7 @@ def test_two_processes_do_not_write_one_file(tmp_path):
     other = fork.Process(target=_hold, args=(tmp_path / "x.bin", ready, go))
     other.start()
     assert ready.wait(60)
-    with pytest.raises(BlockingIOError), whole_file(tmp_path / "x.bin"):
+    with pytest.raises(BlockingIOError), atomic_file(tmp_path / "x.bin"):
         pass
     go.set()
     other.join(60)
@@ -108,24 +108,24 @@ def test_tars_of_the_same_samples_are_the_same_bytes(tmp_path):
 
 def test_shares_are_disjoint_and_whole(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    parts = [Share.here(f"{index}/3").of(range(10)) for index in range(3)]
+    parts = [Share.from_environment(f"{index}/3").of(range(10)) for index in range(3)]
     assert sorted(x for part in parts for x in part) == list(range(10)) and max(map(len, parts)) == 4
-    assert Share.here().of(range(10)) == list(range(10))
+    assert Share.from_environment().of(range(10)) == list(range(10))
     for wrong in ("3/3", "1", "-1/2", "a/b", "1/"):
         with pytest.raises(UsageError, match="write I/N"):
-            Share.here(wrong)
+            Share.from_environment(wrong)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert Share.here() == Share(1, 2, True, 1)
-    assert Share.here().device("cuda") == "cuda:1" and Share.here().device("cpu") == "cpu"
+    assert Share.from_environment() == Share(1, 2, True, 1)
+    assert Share.from_environment().device("cuda") == "cuda:1" and Share.from_environment().device("cpu") == "cpu"
     with pytest.raises(UsageError, match="torchrun shares out"):
-        Share.here("0/2")
+        Share.from_environment("0/2")
 
 
 def test_ahead_keeps_the_order_and_raises_where_it_happens():
-    assert list(ahead(str, range(100), 3)) == list(map(str, range(100)))
-    found = ahead(lambda x: 1 // (5 - x), range(10), 2)
+    assert list(prefetch_map(str, range(100), 3)) == list(map(str, range(100)))
+    found = prefetch_map(lambda x: 1 // (5 - x), range(10), 2)
     assert [next(found) for _ in range(5)] == [0, 0, 0, 0, 1]
     with pytest.raises(ZeroDivisionError):
         next(found)
@@ -135,19 +135,19 @@ def test_ahead_keeps_the_order_and_raises_where_it_happens():
 
 
 def test_a_second_start_does_what_is_missing(texts, folder, capsys):
-    assert each_shard(texts, folder, Share(1, 2), copy) == 0
+    assert process_shards(texts, folder, Share(1, 2), copy) == 0
     assert "the others are other processes'" in capsys.readouterr().out
-    assert each_shard(texts, folder, Share(), copy) == 0
+    assert process_shards(texts, folder, Share(), copy) == 0
     out = capsys.readouterr().out
     assert "2 of 4 shards to do" in out and "holds 4 of 4 shards: 8 lines" in out and "left out: 4 a comment" in out
-    assert folder.record("2") == Record(texts["2"], Counter(lines=2), [("# no", "a comment")])
+    assert folder.record("2") == ShardRecord(texts["2"], Counter(lines=2), [("# no", "a comment")])
     before = contents(folder.path)
-    assert each_shard(texts, folder, Share(), copy) == 0
+    assert process_shards(texts, folder, Share(), copy) == 0
     assert contents(folder.path) == before and "0 of 4 shards to do" in capsys.readouterr().out
 
 
 def test_a_shard_that_cannot_be_read_costs_itself_only(texts, folder, capsys):
-    assert each_shard({**texts, "4": "nowhere.txt", "5": texts["0"]}, folder, Share(), copy) == 1
+    assert process_shards({**texts, "4": "nowhere.txt", "5": texts["0"]}, folder, Share(), copy) == 1
     done = capsys.readouterr()
     assert "left out: nowhere.txt cannot be read" in done.err and "not done, since they cannot be read: 4" in done.out
     assert sorted(path.name for path in folder.path.glob("*.txt")) == [f"{x}.txt" for x in (0, 1, 2, 3, 5)]
@@ -155,11 +155,11 @@ def test_a_shard_that_cannot_be_read_costs_itself_only(texts, folder, capsys):
 
 
 def test_a_folder_of_other_settings_or_sources_is_refused(texts, folder):
-    each_shard(texts, folder, Share(), copy)
+    process_shards(texts, folder, Share(), copy)
     with pytest.raises(UsageError, match="was made with words 'few' and not 'many'; name another folder"):
         OutFolder(folder.path, ".txt", {"words": "many"})
     with pytest.raises(OneRankError, match=r"0.txt was made of .*0.txt and not of .*1.txt"):
-        each_shard({"0": texts["1"]}, folder, Share(), copy)
+        process_shards({"0": texts["1"]}, folder, Share(), copy)
     (folder.path / "settings.json").write_text("{")
     with pytest.raises(UsageError, match="cannot be used"):
         OutFolder(folder.path, ".txt", {})

@@ -24,14 +24,14 @@ def test_rows_are_known_from_what_lies_beside_shards(tmp_path, monkeypatch):
         rows = {f"a/{row}": colour_sample(row) for row in range(number + 1)}
         write_tar(Path(url), {**rows, "words": {"txt": b"no image"}})
     assert row_counts(urls).rows == {url: number + 1 for number, url in enumerate(urls[:5])}  # the last is not there
-    assert row_counts(urls).told_by == ("tar headers",)
+    assert row_counts(urls).counted_from == ("tar headers",)
     Path(urls[0]).write_bytes(Path(urls[0]).read_bytes()[:3000])  # its headers cannot be read to the end
     (tmp_path / "sizes.json").write_text(json.dumps({"1.tar": 20, "2.tar": "many"}))
     (tmp_path / "2_stats.json").write_text(json.dumps({"count": 50, "successes": 30}))
     (tmp_path / "3_stats.json").write_text("<html>")
     found = row_counts(urls)
     assert found.rows == {urls[1]: 20, urls[2]: 30, urls[3]: 4, urls[4]: 5}
-    assert found.told_by == ("sizes.json", "img2dataset's stats", "tar headers")
+    assert found.counted_from == ("sizes.json", "img2dataset's stats", "tar headers")
     assert found.total(urls[1:3]) == 50 and found.total(urls[:2]) is None and found.total([]) == 0
     for number, rows in ((0, 7), (1, 3), (2, 99)):
         table = {"key": [str(row) for row in range(rows)], "captions": ["a"] * rows}
@@ -39,7 +39,7 @@ def test_rows_are_known_from_what_lies_beside_shards(tmp_path, monkeypatch):
     (tmp_path / "4.parquet").write_bytes(b"<html>")
     found = row_counts(urls, [Sidecar(str(tmp_path), ("captions",))])
     assert found.rows == {urls[0]: 7, urls[1]: 3, urls[2]: 30, urls[3]: 4, urls[4]: 5}
-    assert found.told_by[-1] == "--caption-sidecar"
+    assert found.counted_from[-1] == "--caption-sidecar"
     monkeypatch.setattr(module, "HEADERS", sum(Path(urls[number]).stat().st_size for number in (0, 3)))
     assert row_counts(urls).rows == {urls[1]: 20, urls[2]: 30, urls[3]: 4}
     monkeypatch.setattr(module, "FILES", 5)

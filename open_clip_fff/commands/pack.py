@@ -17,7 +17,7 @@ from pathlib import Path
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.pack.settings import FORMATS, JOINS, Columns, PackSettings, PictureSettings
+from open_clip_fff.tools.pack.settings import FORMATS, JOINS, ColumnNames, ImageSettings, PackSettings
 from open_clip_fff.tools.shards.flags import add_flags
 from open_clip_fff.tools.shards.share import Share
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--workers {args.workers}: threads, 0 or more")
     settings = PackSettings(
         source=args.source,
-        columns=Columns(
+        columns=ColumnNames(
             args.image_key,
             split_names(args.caption_key),
             split_names(args.keep_columns),
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             args.class_key,
             only(args.only),
         ),
-        pictures=PictureSettings(args.resize, args.resize_format, args.quality, args.min_size, args.verify),
+        pictures=ImageSettings(args.resize, args.resize_format, args.quality, args.min_size, args.verify),
         json_keys=split_names(args.json_text_key),
         separator=args.csv_separator,
         image_root=args.image_root,
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     )
     from open_clip_fff.tools.pack.run import pack
 
-    return pack(settings, args.out, Share.here(args.share), args.workers, args.dry_run)
+    return pack(settings, args.out, Share.from_environment(args.share), args.workers, args.dry_run)
 
 
 def parser(prog: str) -> argparse.ArgumentParser:

@@ -4,7 +4,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 
-from open_clip_fff.errors import OneRankError, UsageError, first_rank, reason
+from open_clip_fff.errors import OneRankError, UsageError, is_first_rank, reason
 
 
 def as_program(prog: str, body: Callable[[], int]) -> int:
@@ -21,7 +21,7 @@ def as_program(prog: str, body: Callable[[], int]) -> int:
     try:
         return body()
     except UsageError as error:
-        if isinstance(error, OneRankError) or first_rank():  # the others' line is the same
+        if isinstance(error, OneRankError) or is_first_rank():  # the others' line is the same
             print(f"{name}: error: {reason(error, 1_000)}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:

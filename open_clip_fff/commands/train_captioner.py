@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_clip_fff.atomic_io import check_free
+from open_clip_fff.atomic_io import check_new_folder
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.config.command_line import parse_shard_flags
 from open_clip_fff.config.flags import OneLineParser, as_flag
@@ -79,4 +79,4 @@ def check(args: argparse.Namespace) -> None:
     for name, most in (("held_out", 0.5), ("min_crop", 1.0)):
         if not 1e-4 <= (share := getattr(args, name)) <= most:
             raise UsageError(f"{as_flag(name)} {share:g}: a share from 0.0001 to {most:g}")
-    check_free(args.out)
+    check_new_folder(args.out)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from open_clip_fff.atomic_io import check_free
+from open_clip_fff.atomic_io import check_new_folder
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.flags import as_flag, flag_parser
@@ -97,6 +97,6 @@ def check(args: argparse.Namespace) -> None:
     for name, least_share, most in (("held_out", 1e-4, 0.5), ("min_crop", 1e-4, 1.0), ("hard_negatives", 0.0, 1.0)):
         if not least_share <= (share := getattr(args, name)) <= most:
             raise UsageError(f"{as_flag(name)} {share:g}: a share from {least_share:g} to {most:g}")
-    check_free(args.out)
+    check_new_folder(args.out)
     if args.tokenizer and not args.from_config:
         raise UsageError("--tokenizer: goes with --from-config; --model has its own")

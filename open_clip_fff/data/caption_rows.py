@@ -17,7 +17,7 @@ _MARK = '{"open_clip_fff": 1, '
 
 
 class RowFeatures(NamedTuple):
-    """Stored features of an image and its k captions.
+    """StoredFeatures features of an image and its k captions.
 
     Attributes:
         image: float16 [D]; [0] of a model that sees no images.
@@ -28,7 +28,7 @@ class RowFeatures(NamedTuple):
     texts: np.ndarray
 
 
-class Row(NamedTuple):
+class CaptionRow(NamedTuple):
     """An image's id and its captions, none empty, in the order of the sources.
 
     Attributes:
@@ -43,11 +43,11 @@ class Row(NamedTuple):
     label: int = NO_ID
     packed: Sequence[str] | None = None
 
-    def with_features(self, features: RowFeatures) -> "Row":
+    def with_features(self, features: RowFeatures) -> "CaptionRow":
         """The same with features."""
         return self._replace(packed=[base64.b64encode(part.tobytes()).decode() for part in features])
 
-    def only(self, places: Sequence[int]) -> "Row":
+    def only(self, places: Sequence[int]) -> "CaptionRow":
         """The same with some of its captions, which stand in their order."""
         features = self.features
         raw = sum(place < self.raw for place in places)
@@ -63,14 +63,14 @@ class Row(NamedTuple):
         return RowFeatures(image, texts.reshape(len(self.captions), -1))
 
 
-def seal(row: Row) -> str:
+def serialize(row: CaptionRow) -> str:
     """The envelope of a row."""
     return _MARK + json.dumps(row._asdict(), ensure_ascii=False)[1:]
 
 
-def unseal(text: str) -> Row:
+def deserialize(text: str) -> CaptionRow:
     """Opens an envelope; any other string is the single caption of a row without an id."""
     if not text.startswith(_MARK):
-        return Row(NO_ID, [text], 1)
+        return CaptionRow(NO_ID, [text], 1)
     content = json.loads(text)
-    return Row(**{name: content[name] for name in Row._fields})
+    return CaptionRow(**{name: content[name] for name in CaptionRow._fields})

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from multiprocessing import Array
 
-from open_clip_fff.data.caption_rows import Row
+from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.lost_shards import LostShards
 
 NO_CAPTION, BAD_CAPTIONS = "without a caption", "with unreadable captions"
@@ -13,10 +13,10 @@ NO_FEATURES = "without stored features that can be read"
 NOT_FINITE = "with stored features that are not finite"
 DAMAGE = (NO_CAPTION, BAD_CAPTIONS, BAD_MEMBER, NO_FEATURES, NOT_FINITE)
 TOTALS = ("rows", "captions", "raw", "repeated", "words")
-TOLD = 10  # lines about rows of a kind in an epoch; counts go on
+MAX_LINES = 10  # lines about rows of a kind in an epoch; counts go on
 
 
-class Tally:
+class LoaderCounters:
     """Shared counters of rows and captions that were read, and of rows that were skipped or damaged.
 
     The counters live in shared memory, so that a worker's count is seen by the process that reports it.
@@ -37,11 +37,11 @@ class Tally:
         self._reported = [0] * len(self._names)
         self.shards = LostShards(shards)
 
-    def damaged(self, kind: str, line: str = "", rows: int = 1) -> None:
+    def count_damaged(self, kind: str, line: str = "", rows: int = 1) -> None:
         """Counts rows of a kind in `DAMAGE`, from any process.
 
         Args:
-            line: names it in the log, where fewer than TOLD of its kind were since the last `news`.
+            line: names it in the log, where fewer than MAX_LINES of its kind were since the last `take`.
         """
         self._add({kind: rows})
         if not line:
@@ -50,12 +50,12 @@ class Tally:
             place = DAMAGE.index(kind)
             self._lines[place] += 1
             number = self._lines[place]
-        if number <= TOLD:
+        if number <= MAX_LINES:
             logging.warning(line)
-        elif number == TOLD + 1:
+        elif number == MAX_LINES + 1:
             logging.warning(f"More rows {kind}: from here on they are counted only.")
 
-    def read(self, row: Row, found: Mapping[str, list[str]]) -> None:
+    def count_row(self, row: CaptionRow, found: Mapping[str, list[str]]) -> None:
         """Counts one row, given its captions by source, from any process."""
         counts = {
             "rows": 1,
@@ -66,7 +66,7 @@ class Tally:
         }
         self._add({**counts, **{f"source {source}": 1 for source, texts in found.items() if texts}})
 
-    def news(self) -> dict[str, int]:
+    def take(self) -> dict[str, int]:
         """What was counted since the last call, by name; sources as `source NAME`."""
         with self._counts.get_lock():
             now = self._counts[:]
@@ -75,9 +75,9 @@ class Tally:
         self._lines[:] = [0] * len(DAMAGE)
         return fresh
 
-    def forget(self) -> None:
-        """What was counted since the last `news` will be met again."""
-        self.news()
+    def discard(self) -> None:
+        """What was counted since the last `take` will be met again."""
+        self.take()
         self.shards.take()
 
     def _add(self, counts: Mapping[str, int]) -> None:

@@ -5,11 +5,11 @@ from typing import Generic, NamedTuple, TypeVar
 
 from PIL import Image
 
-from open_clip_fff.data.caption_rows import Row
-from open_clip_fff.data.features import FeatureReader, NoFeatures
+from open_clip_fff.data.caption_rows import CaptionRow
+from open_clip_fff.data.features import FeatureReader, MissingFeatures
 from open_clip_fff.data.images import NO_IMAGE, read_image
-from open_clip_fff.data.prefetch import ahead
-from open_clip_fff.data.shards import image_bytes
+from open_clip_fff.data.prefetch import prefetch_map
+from open_clip_fff.data.shards import SkippedSample, image_bytes
 from open_clip_fff.data.sources import CaptionReader
 
 T = TypeVar("T")
@@ -17,40 +17,33 @@ T = TypeVar("T")
 UNREADABLE = "image cannot be read"
 
 
-class NoPicture(NamedTuple):
-    """A sample that has no captions or no whole image, and which of these, in a few words."""
-
-    key: str
-    why: str
-
-
-class Picture(NamedTuple, Generic[T]):
+class DecodedSample(NamedTuple, Generic[T]):
     """A sample that has captions and a whole image; of the image, what was made of it, and which shard it is from."""
 
     key: str
-    row: Row
+    row: CaptionRow
     image: T
     url: str = ""
 
 
-def decoded(sample: dict, preprocess: Callable[[Image.Image], T]) -> T | NoPicture:
+def decoded(sample: dict, preprocess: Callable[[Image.Image], T]) -> T | SkippedSample:
     """What `preprocess` makes of a sample's image, in colours."""
     key, content = str(sample["__key__"]), image_bytes(sample)
     if content is None:
-        return NoPicture(key, "no image")
+        return SkippedSample(key, "no image")
     try:
         return preprocess(read_image(content))
     except NO_IMAGE:
-        return NoPicture(key, UNREADABLE)
+        return SkippedSample(key, UNREADABLE)
 
 
-def pictures_of(
+def decoded_samples(
     samples: Iterable[dict],
     reader: CaptionReader,
     preprocess: Callable[[Image.Image], T],
     features: FeatureReader | None = None,
     workers: int = 0,
-) -> Iterator[Picture[T] | NoPicture]:
+) -> Iterator[DecodedSample[T] | SkippedSample]:
     """Samples, decoded.
 
     Args:
@@ -65,20 +58,20 @@ def pictures_of(
         Exception: whatever `samples` raises.
     """
 
-    def named(sample: dict) -> tuple[dict, Row, str | None]:
+    def named(sample: dict) -> tuple[dict, CaptionRow, str | None]:
         """Sidecars are looked up here, in one thread."""
         row = reader.row(sample)
         if not row.captions:
             return sample, row, "no caption"
         try:
             return sample, row if features is None else row.with_features(features.read(sample, row.captions)), None
-        except NoFeatures:
+        except MissingFeatures:
             return sample, row, "no features"
 
-    def picture(found: tuple[dict, Row, str | None]) -> Picture[T] | NoPicture:
+    def picture(found: tuple[dict, CaptionRow, str | None]) -> DecodedSample[T] | SkippedSample:
         sample, row, missing = found
         key = str(sample["__key__"])
-        image = NoPicture(key, missing) if missing else decoded(sample, preprocess)
-        return image if isinstance(image, NoPicture) else Picture(key, row, image, str(sample["__url__"]))
+        image = SkippedSample(key, missing) if missing else decoded(sample, preprocess)
+        return image if isinstance(image, SkippedSample) else DecodedSample(key, row, image, str(sample["__url__"]))
 
-    yield from ahead(picture, map(named, samples), workers)
+    yield from prefetch_map(picture, map(named, samples), workers)

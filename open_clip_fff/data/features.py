@@ -25,7 +25,7 @@ from open_clip_fff.hub.identity import stored_name
 MEMBER, COLUMN = "feat.npz", "features"
 
 
-class Stored(NamedTuple):
+class StoredFeatures(NamedTuple):
     """What one image's file holds.
 
     Attributes:
@@ -41,11 +41,11 @@ class Stored(NamedTuple):
     captions: np.ndarray
 
 
-class NoFeatures(Exception):
+class MissingFeatures(Exception):
     """A sample without readable features; it is skipped."""
 
 
-class FeaturesNotFinite(NoFeatures):
+class FeaturesNotFinite(MissingFeatures):
     """A sample with NaN or infinity among the features that it needs; it is skipped, too."""
 
 
@@ -70,21 +70,21 @@ def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], m
     return file.getvalue()
 
 
-def unpack(content: bytes) -> Stored:
-    """Opens a file. Raises NoFeatures if it is cut short, or not of this kind."""
+def unpack(content: bytes) -> StoredFeatures:
+    """Opens a file. Raises MissingFeatures if it is cut short, or not of this kind."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
-            stored = Stored(file["image"], file["texts"], str(file["model"]), file["captions"])
+            stored = StoredFeatures(file["image"], file["texts"], str(file["model"]), file["captions"])
     except Exception as error:  # zipfile, struct, zlib, numpy and key errors: all say that the file is no good
-        raise NoFeatures(f"no features in it ({error})") from error
+        raise MissingFeatures(f"no features in it ({error})") from error
     image, texts = stored.image.shape, stored.texts.shape
     if len(image) != 1 or len(texts) != 2 or texts[0] != len(stored.captions) or image[0] not in (0, texts[1]):
-        raise NoFeatures(f"image {image} and texts {texts} do not go together")
+        raise MissingFeatures(f"image {image} and texts {texts} do not go together")
     return stored
 
 
-def as_mining_wants(image: Tensor, texts: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Stored features in float32; no image's of a model that sees none.
+def normalised_features(image: Tensor, texts: Tensor) -> tuple[Tensor | None, Tensor]:
+    """StoredFeatures features in float32; no image's of a model that sees none.
 
     Normalised again, because float16 leaves norms off by up to a thousandth, as much as thresholds near 1 differ.
 
@@ -142,7 +142,7 @@ class FeatureReader:
             captions: the k captions.
 
         Raises:
-            NoFeatures: if the sample has none, or none that can be read.
+            MissingFeatures: if the sample has none, or none that can be read.
             FeaturesNotFinite: if the image's, or one of these captions', are not finite.
             OneRankError: if they are another model's than those before, or not of these captions.
         """
@@ -152,13 +152,13 @@ class FeatureReader:
         if self.sidecar is not None:
             content = next(iter(self.sidecar.lookup(url, key).get(COLUMN, [])), None)
             if self.sidecar.damage:
-                raise NoFeatures(self.sidecar.damage)
+                raise MissingFeatures(self.sidecar.damage)
         if not isinstance(content, bytes):
-            raise NoFeatures(f"{at} has no stored features")
+            raise MissingFeatures(f"{at} has no stored features")
         try:
             stored = unpack(content)
-        except NoFeatures as error:
-            raise NoFeatures(f"{at}: its stored features cannot be read ({error})") from error
+        except MissingFeatures as error:
+            raise MissingFeatures(f"{at}: its stored features cannot be read ({error})") from error
         widths = (len(stored.image), stored.texts.shape[1])
         self.model, self.widths = self.model or stored.model, self.widths or widths
         for what, theirs, ours, same in (

@@ -43,7 +43,7 @@ def colours(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_rgb(content: bytes, max_pixels: int = PIXELS) -> Image.Image:
+def open_as_open_clip(content: bytes, max_pixels: int = PIXELS) -> Image.Image:
     """An image in RGB, decoded, as OpenCLIP's own runs see it: by Pillow alone, which makes 16-bit grey white.
 
     Raises what NO_IMAGE lists, for one that is none.

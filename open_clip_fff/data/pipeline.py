@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 
 
-class Then:
+class Chain:
     """One stage after another; a class, so that workers that do not fork can have it."""
 
     def __init__(self, first: Callable, second: Callable) -> None:

@@ -9,7 +9,7 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 
-def ahead(work: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:
+def prefetch_map(work: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:
     """`map`, in order, with up to four items a thread in the making.
 
     Args:

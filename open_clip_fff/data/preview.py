@@ -6,9 +6,9 @@ from pathlib import Path
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import data_sets
-from open_clip_fff.data.features import FeatureReader, NoFeatures
+from open_clip_fff.data.features import FeatureReader, MissingFeatures
 from open_clip_fff.data.ids import NO_ID, class_id
-from open_clip_fff.data.shards import image_bytes, read_samples, why_unreadable
+from open_clip_fff.data.shards import image_bytes, read_samples, unreadable_reason
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table import read_table
 from open_clip_fff.errors import UsageError, printable, reason
@@ -100,7 +100,7 @@ class Preview:
         try:
             features.read(sample, texts)
             self.stored += 1
-        except NoFeatures as why:
+        except MissingFeatures as why:
             self.lacking = self.lacking or str(why)
         self.model = features.model
 
@@ -182,9 +182,9 @@ def preview_csv(path: str, separator: str, image_column: str, captions: CaptionS
 
 def _check_images(where: str, images: Sequence[bytes | str]) -> None:
     """Refuses data whose first images all fail: another folder's paths, say, or saved error pages."""
-    if images and all(map(why_unreadable, images)):
+    if images and all(map(unreadable_reason, images)):
         here = "" if isinstance(images[0], bytes) or Path(images[0]).is_absolute() else f"; paths start at {Path.cwd()}"
-        raise UsageError(f"{where}: none of the first images can be read ({why_unreadable(images[0])}{here})")
+        raise UsageError(f"{where}: none of the first images can be read ({unreadable_reason(images[0])}{here})")
 
 
 def _start(text: bytes | str) -> str:

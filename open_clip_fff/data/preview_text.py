@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.preview import Preview
-from open_clip_fff.data.shards import IMAGES, what_is_held, why_dotted
+from open_clip_fff.data.shards import IMAGES, describe_members, dotted_key_note
 from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.plural import plural
@@ -28,7 +28,7 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
         if not preview.images:
             raise UsageError(
                 f"--train-data: no row of {preview.name} has an image ({', '.join(IMAGES)}); its rows hold "
-                f"{what_is_held(preview.members)}"
+                f"{describe_members(preview.members)}"
             )
     preview, names = previews[0], " or ".join(preview.name for preview in previews)
     for source in captions.sources:
@@ -92,7 +92,9 @@ def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
     if preview.damaged:
         lines.append(f"  {plural(preview.damaged, 'rows')} with captions that cannot be read, first {preview.damage}")
     if without := preview.rows - preview.images:
-        lines.append(f"  {plural(without, 'rows')} without an image: training skips them{why_dotted(preview.members)}")
+        lines.append(
+            f"  {plural(without, 'rows')} without an image: training skips them{dotted_key_note(preview.members)}"
+        )
     if preview.empty:
         lines.append(f"  {plural(preview.empty, 'rows')} without a caption: training skips them")
     if preview.repeated:

@@ -24,12 +24,12 @@ class RowCounts(NamedTuple):
     Attributes:
         shards: all of them, each once.
         rows: of those whose rows are known.
-        told_by: what they are known from, for people.
+        counted_from: what they are known from, for people.
     """
 
     shards: tuple[str, ...] = ()
     rows: Mapping[str, int] = {}
-    told_by: tuple[str, ...] = ()
+    counted_from: tuple[str, ...] = ()
 
     def total(self, shards: Iterable[str]) -> int | None:
         """The rows of some shards; None where those of one are not known."""
@@ -52,13 +52,13 @@ def row_counts(shards: Sequence[str], sidecars: Sequence[Sidecar] = ()) -> RowCo
     few = len(urls) <= FILES
     local = [url for url in urls if not re.match(r"^[\w+.-]+:", url)]
     rows: dict[str, int] = {}
-    told_by: dict[str, None] = {}
+    counted_from: dict[str, None] = {}
 
     def ask(who: str, whom: Iterable[str], count: Callable[[str], int | None]) -> None:
         for url in whom:
             if (found := count(url)) is not None and found < rows.get(url, found + 1):
                 rows[url] = found
-                told_by[who] = None
+                counted_from[who] = None
 
     sizes = cache(_sizes)
     ask("sizes.json", local, lambda url: _number(sizes(os.path.dirname(url)), os.path.basename(url)))
@@ -68,7 +68,7 @@ def row_counts(shards: Sequence[str], sidecars: Sequence[Sidecar] = ()) -> RowCo
         ask("tar headers", _smallest(url for url in unknown if url not in rows), image_rows)
         for sidecar in sidecars:
             ask(sidecar.flag, urls, sidecar.size)
-    return RowCounts(urls, rows, tuple(told_by))
+    return RowCounts(urls, rows, tuple(counted_from))
 
 
 def image_rows(path: str) -> int | None:

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from open_clip_fff.data.caption_rows import seal
-from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, NO_FEATURES, NOT_FINITE, Tally
-from open_clip_fff.data.features import FeatureReader, FeaturesNotFinite, NoFeatures
+from open_clip_fff.data.caption_rows import serialize
+from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, NO_FEATURES, NOT_FINITE, LoaderCounters
+from open_clip_fff.data.features import FeatureReader, FeaturesNotFinite, MissingFeatures
 from open_clip_fff.data.shards import IMAGES, id_of
 from open_clip_fff.data.sources import CaptionReader
 
 
-class Sealer:
+class CaptionSerializer:
     """A stage of OpenCLIP's pipeline, before anything filters or decodes.
 
     Members that the pipeline does not need are dropped undecoded. A row without captions, or without the features
@@ -17,12 +17,12 @@ class Sealer:
 
     Args:
         reader: finds the captions.
-        tally: counts what was read, skipped or damaged.
+        counters: counts what was read, skipped or damaged.
         features: finds stored features; None where none are asked for.
     """
 
-    def __init__(self, reader: CaptionReader, tally: Tally, features: FeatureReader | None = None) -> None:
-        self.reader, self.tally, self.features = reader, tally, features
+    def __init__(self, reader: CaptionReader, counters: LoaderCounters, features: FeatureReader | None = None) -> None:
+        self.reader, self.counters, self.features = reader, counters, features
         self._told = ""
 
     def __call__(self, samples: Iterator[dict]) -> Iterator[dict]:
@@ -33,23 +33,23 @@ class Sealer:
             yield kept if envelope is None else {**kept, "txt": envelope.encode()}
 
     def _envelope(self, sample: dict) -> str | None:
-        reader, tally = self.reader, self.tally
+        reader, counters = self.reader, self.counters
         found, damage = reader.read(sample)
         if damage:
-            tally.damaged(BAD_CAPTIONS, self._line(damage[0]))
+            counters.count_damaged(BAD_CAPTIONS, self._line(damage[0]))
         row = reader.row_of(id_of(sample), found, reader.class_of(sample))
-        tally.read(row, found)
+        counters.count_row(row, found)
         if not row.captions:
-            tally.damaged(NO_CAPTION)
+            counters.count_damaged(NO_CAPTION)
             return None
         if self.features is not None:
             try:
                 row = row.with_features(self.features.read(sample, row.captions))
-            except NoFeatures as why:
+            except MissingFeatures as why:
                 kind = NOT_FINITE if isinstance(why, FeaturesNotFinite) else NO_FEATURES
-                tally.damaged(kind, self._line(str(why)))
+                counters.count_damaged(kind, self._line(str(why)))
                 return None
-        return seal(row)
+        return serialize(row)
 
     def _line(self, damage: str) -> str:
         """A line for the log; none for what was told last: a sidecar's damage is the same for a whole shard."""

@@ -1,8 +1,8 @@
-"""Reading undecoded samples from tars, outside of training, and images wherever they are."""
+"""SampleCaptions undecoded samples from tars, outside of training, and images wherever they are."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from open_clip_fff.config.safety import MOST_PIXELS
 from open_clip_fff.data.ids import sample_id
@@ -14,6 +14,13 @@ T = TypeVar("T")
 
 IMAGES = ("jpg", "png", "jpeg", "webp")  # members with an image; the first that is there is decoded, as in OpenCLIP
 ID = "__id__"  # where a sample carries its image id; webdataset leaves names with two underscores alone
+
+
+class SkippedSample(NamedTuple):
+    """A sample that cannot be used: its key and why, in a few words that are the same for all of a kind."""
+
+    key: str
+    why: str
 
 
 def read_samples(urls: Iterable[str], limit: int | None = None) -> Iterator[dict]:
@@ -31,7 +38,7 @@ def read_samples(urls: Iterable[str], limit: int | None = None) -> Iterator[dict
     return islice(tar_samples()({"url": url} for url in urls), limit)
 
 
-def in_one_line(samples: Iterator[T], called: str) -> Iterator[T]:
+def as_usage_errors(samples: Iterator[T], called: str) -> Iterator[T]:
     """The same samples; whatever webdataset raises for a shard that cannot be read becomes a UsageError.
 
     Args:
@@ -66,13 +73,13 @@ def dotted_image(members: Iterable[str]) -> str | None:
     return next((name for name in members if "." in name and name.rpartition(".")[2] in IMAGES), None)
 
 
-def what_is_held(members: Iterable[str]) -> str:
+def describe_members(members: Iterable[str]) -> str:
     """Members of samples for a line, and what dots in keys do where there are some."""
     names = sorted(name for name in members if not name.startswith("__"))
-    return f"{column_names(list(map(printable, names))) or 'nothing'}{why_dotted(names)}"
+    return f"{column_names(list(map(printable, names))) or 'nothing'}{dotted_key_note(names)}"
 
 
-def why_dotted(members: Iterable[str]) -> str:
+def dotted_key_note(members: Iterable[str]) -> str:
     """What dots in keys do, where there are some; empty elsewhere."""
     if (name := dotted_image(members)) is None:
         return ""
@@ -82,7 +89,7 @@ def why_dotted(members: Iterable[str]) -> str:
     )
 
 
-def why_unreadable(image: bytes | str) -> str | None:
+def unreadable_reason(image: bytes | str) -> str | None:
     """Why an image, undecoded or at a path, cannot be read; None where it can."""
     try:
         open_image(image, MOST_PIXELS).load()

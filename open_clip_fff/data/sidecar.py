@@ -15,7 +15,7 @@ _BINARY = ("binary", "large_binary", "fixed_size_binary", "null")  # how arrow n
 Rows = Mapping[str, Mapping[str, list]]
 
 
-class Holds(NamedTuple):
+class ColumnType(NamedTuple):
     """What the cells of a sidecar's columns are.
 
     Attributes:
@@ -33,8 +33,8 @@ class Holds(NamedTuple):
         return str(kind).startswith(self.kinds)
 
 
-TEXT = Holds(("string", "large_string", *_BINARY), "strings or lists of them")
-BYTES = Holds(_BINARY, "bytes, as open-clip-fff embed does")
+TEXT = ColumnType(("string", "large_string", *_BINARY), "strings or lists of them")
+BYTES = ColumnType(_BINARY, "bytes, as open-clip-fff embed does")
 
 
 class Sidecar:
@@ -67,7 +67,7 @@ class Sidecar:
         flag: str = "--caption-sidecar",
         column_flag: str = "--sidecar-text-key",
         shards: str | None = None,
-        holds: Holds = TEXT,
+        holds: ColumnType = TEXT,
     ) -> None:
         self._holds = holds
         self.folder, self.columns, self.flag, self.column_flag = folder, columns, flag, column_flag

@@ -1,4 +1,4 @@
-"""Reading the captions of one sample from wherever the user says they are."""
+"""SampleCaptions the captions of one sample from wherever the user says they are."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from open_clip_fff.config.captions import PATTERN, CaptionSettings, source_name
 from open_clip_fff.config.name_lists import find_name
-from open_clip_fff.data.caption_rows import Row
+from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.ids import NO_ID, class_id
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sidecar import Sidecar
@@ -20,7 +20,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _UNSEEN = {0: None, 0xFEFF: None}  # the padding of fixed-width strings, and byte order marks
 
 
-class Reading(NamedTuple):
+class SampleCaptions(NamedTuple):
     """What one sample says.
 
     Attributes:
@@ -48,7 +48,7 @@ class CaptionReader:
             Sidecar(captions.sidecar, captions.sidecar_keys, shards=captions.shards) if captions.sidecar else None
         )
 
-    def read(self, sample: Mapping[str, object]) -> Reading:
+    def read(self, sample: Mapping[str, object]) -> SampleCaptions:
         """The captions of a sample by source; a member that cannot be read costs its own sources only.
 
         Args:
@@ -74,13 +74,13 @@ class CaptionReader:
             for key in captions.sidecar_keys:
                 texts = attempt(f"{at}, {key} in its sidecar,", texts_of, columns.get(key))
                 found[source_name("sidecar", key)] = self._long(texts or [])
-        return Reading(self._fitting(found), damage)
+        return SampleCaptions(self._fitting(found), damage)
 
     def by_column(self, cells: Mapping[str, object]) -> dict[str, list[str]]:
         """The captions of a table's row by column, given its cells."""
         return self._fitting({key: cell_text(cells[key]) for key in self.captions.text_keys})
 
-    def row(self, sample: dict) -> Row:
+    def row(self, sample: dict) -> CaptionRow:
         """The id, the first K captions and the class of a sample."""
         return self.row_of(id_of(sample), self.read(sample).found, self.class_of(sample))
 
@@ -96,11 +96,11 @@ class CaptionReader:
         except (ValueError, RecursionError):
             return NO_ID
 
-    def row_of(self, image_id: int, found: Mapping[str, list[str]], label: int = NO_ID) -> Row:
+    def row_of(self, image_id: int, found: Mapping[str, list[str]], label: int = NO_ID) -> CaptionRow:
         """The first K captions of an image, given its id, its captions by source and its class."""
         texts = [text for texts in found.values() for text in texts][: self.captions.per_image]
         raw = sum(len(found[key]) for key in self.captions.text_keys)
-        return Row(image_id, texts, min(raw, len(texts)), label)
+        return CaptionRow(image_id, texts, min(raw, len(texts)), label)
 
     def _long(self, texts: Iterable[str]) -> list[str]:
         """Generated captions may be paragraphs; raw ones are left as they are."""

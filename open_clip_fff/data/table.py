@@ -1,4 +1,4 @@
-"""Reading a CSV as it stands."""
+"""SampleCaptions a CSV as it stands."""
 
 from typing import Any, TextIO
 

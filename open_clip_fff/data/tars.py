@@ -1,4 +1,4 @@
-"""Reading tars from strangers: a member at a time, bounded, and no end that is none.
+"""SampleCaptions tars from strangers: a member at a time, bounded, and no end that is none.
 
 Python's tarfile takes a damaged header, and the end of the file, for the end of the tar, so that the rows behind it
 are lost in silence; it goes backwards over a member of negative size, and on from the end of the file to wherever a

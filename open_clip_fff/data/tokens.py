@@ -7,7 +7,7 @@ from torch import Tensor
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.batch import CaptionBatch
-from open_clip_fff.data.caption_rows import Row, unseal
+from open_clip_fff.data.caption_rows import CaptionRow, deserialize
 
 CLASSES = "image_classes"  # int64 [B], in a batch's extras where a class key is named
 # likewise where features are stored: float16 [B, D], or [B, 0] of a model that sees no images; and [B, K, D]
@@ -15,12 +15,12 @@ STORED_IMAGE, STORED_TEXT = "stored_image_features", "stored_text_features"
 Tokenizer = Callable[[list[str]], Tensor]
 
 
-def _row(texts: str | Sequence[str]) -> Row:
+def _row(texts: str | Sequence[str]) -> CaptionRow:
     """OpenCLIP's pipelines hand over the string itself, its CSV data set a list of one."""
-    return unseal(texts if isinstance(texts, str) else texts[0])
+    return deserialize(texts if isinstance(texts, str) else texts[0])
 
 
-def chosen(row: Row, policy: str, raw_weight: float) -> list[int]:
+def chosen(row: CaptionRow, policy: str, raw_weight: float) -> list[int]:
     """Positions of the captions that this visit uses; drawn with torch's generator, which loaders seed per worker."""
     size, raw = len(row.captions), row.raw
     if policy == "all":
@@ -33,7 +33,7 @@ def chosen(row: Row, policy: str, raw_weight: float) -> list[int]:
     return [int(torch.multinomial(weights, 1))]
 
 
-def as_in_a_batch(row: Row, settings: CaptionSettings) -> Row:
+def draw_captions(row: CaptionRow, settings: CaptionSettings) -> CaptionRow:
     """The row with the captions that one visit brings into a batch, and no others."""
     return row.only(chosen(row, settings.policy, settings.raw_weight)[: settings.columns])
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from open_clip_fff.data.images import SafeMembers, open_rgb
+from open_clip_fff.data.images import SafeMembers, open_as_open_clip
 from open_clip_fff.data.tars import Header, tar_files
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.layouts import SPLIT, FoundSet
@@ -170,7 +170,7 @@ class SafeWebDataset(webdataset.WebDataset):
     """webdataset's, which decodes images, captions and classes alone, whatever it is told: a set may be anybody's."""
 
     def decode(self, *_: Any, **__: Any) -> Any:
-        return super().decode(SafeMembers(open_rgb), pre=[], post=[])
+        return super().decode(SafeMembers(open_as_open_clip), pre=[], post=[])
 
 
 def build(at: FoundSet, preprocess: Callable, split: str = SPLIT) -> Any:

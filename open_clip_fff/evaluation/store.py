@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_fff.atomic_io import whole_folder
+from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.errors import UsageError, reason
 
 RESULT, META, SAMPLES = "result.json", "meta.json", "samples.npz"
@@ -51,7 +51,7 @@ def model_folder(store: Path, name: str, weights: str) -> Path:
 
 def write_score(folder: Path, score: Score) -> None:
     """Makes or replaces `folder`, STORE/MODEL/SET."""
-    with whole_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         result = {**score.result, "metrics": _strict(score.result["metrics"])}
         (unfinished / RESULT).write_text(json.dumps(result, allow_nan=False) + "\n")
         (unfinished / META).write_text(json.dumps(score.meta, indent=2, allow_nan=False) + "\n")

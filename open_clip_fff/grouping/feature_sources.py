@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from open_clip_fff.data.caption_rows import unseal
+from open_clip_fff.data.caption_rows import deserialize
 from open_clip_fff.grouping.bank import Bank
 from open_clip_fff.grouping.bank_file import BankFile, published
 
@@ -19,13 +19,13 @@ class Finder(Protocol):
 
     Args:
         ids: int64 [n].
-        envelopes: their rows (data/caption_rows.py), as bytes; empty where nobody has them.
+        serialized: their rows (data/caption_rows.py), as bytes; empty where they are not needed.
 
     Returns:
         image [n, D] and text [n, D] on the CPU; and bool [n], which samples have some.
     """
 
-    def __call__(self, ids: Tensor, envelopes: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]: ...
+    def __call__(self, ids: Tensor, serialized: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 class LastEpoch:
@@ -71,13 +71,13 @@ class _FromBank:
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
 
-    def __call__(self, ids: Tensor, envelopes: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, ids: Tensor, serialized: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]:
         return self.bank.lookup(ids)
 
 
-def _stored(ids: Tensor, envelopes: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]:
+def _stored(ids: Tensor, serialized: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]:
     """The image's own, and the mean over its captions."""
-    found = [unseal(envelope.decode()).features for envelope in envelopes]
+    found = [deserialize(row.decode()).features for row in serialized]
     there = {place: features for place, features in enumerate(found) if features is not None}
     dim = next((len(features.image) for features in there.values()), 0)
     known = torch.tensor([place in there for place in range(len(found))], dtype=torch.bool)

@@ -1,7 +1,7 @@
 """The features that mine: those stored beside the images, as the loader read them."""
 
 from open_clip_fff.data.batch import Batch
-from open_clip_fff.data.features import as_mining_wants
+from open_clip_fff.data.features import normalised_features
 from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import HookContext
@@ -19,6 +19,6 @@ class StoredFeatures:
 
     def __call__(self, batch: Batch) -> Batch:
         batch, stored = batch.popping(STORED_IMAGE, STORED_TEXT)
-        image, text = as_mining_wants(*stored)
+        image, text = normalised_features(*stored)
         batch = batch.adding(mining_text_features=text)
         return batch if image is None else batch.adding(mining_image_features=image)

@@ -11,7 +11,7 @@ import open_clip_train.main as oc_main
 import torch.distributed as dist
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from open_clip_fff.errors import OneRankError, ToldError, UsageError, own_words
+from open_clip_fff.errors import OneRankError, ReportedError, UsageError, error_message
 from open_clip_fff.host.checkpoints.run_lock import lock_run
 from open_clip_fff.host.last_error import LastError, in_one_line
 from open_clip_fff.host.peers import Peers
@@ -37,7 +37,7 @@ def attempt(args: argparse.Namespace, peers: Peers) -> Iterator[LastError]:
         A handler for the root logger: before OpenCLIP exits it logs why.
 
     Raises:
-        UsageError: for what went wrong before the first step; a `ToldError` on all but one of several ranks.
+        UsageError: for what went wrong before the first step; a `ReportedError` on all but one of several ranks.
     """
     had_group, way = _has_group(), _Way(args, peers)
     stepping = register_optimizer_step_post_hook(way.step)
@@ -54,9 +54,9 @@ def attempt(args: argparse.Namespace, peers: Peers) -> Iterator[LastError]:
             raise
         mine = peers.is_mine()
         way.remove_folders(for_all=mine)
-        line = own_words(error) if isinstance(error, UsageError) else in_one_line(error, way.logged.text)
+        line = error_message(error) if isinstance(error, UsageError) else in_one_line(error, way.logged.text)
         if not mine:
-            raise ToldError(line) from error
+            raise ReportedError(line) from error
         raise (OneRankError(f"rank {args.rank}: {line}") if args.rank else UsageError(line)) from error
     except (KeyboardInterrupt, Stopped):
         if not way.stepped:

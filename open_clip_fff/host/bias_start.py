@@ -37,7 +37,7 @@ def measure_bias(state: RunState, loader) -> None:
             options: dict[str, Any] = {"foreseen": outlook.seen, **output}
             assignment = criterion.assignment(image, text, **options)
             total += cosine_sums(image, text, assignment)
-    state.tally.forget()  # the epoch will meet the same rows again
+    state.counters.discard()  # the epoch will meet the same rows again
     positives, pairs, cosines = total.tolist()
     mean_cosine, scale = cosines / max(pairs, 1.0), model.logit_scale.exp().item()
     if not 0 < positives < pairs:

@@ -14,10 +14,10 @@ import webdataset as wds
 from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
 
-from open_clip_fff.atomic_io import whole_file
+from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.counters import BAD_MEMBER, Tally
-from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_rgb, read_image
+from open_clip_fff.data.counters import BAD_MEMBER, LoaderCounters
+from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_as_open_clip, read_image
 from open_clip_fff.data.shard_reader import ShardReader
 from open_clip_fff.data.tars import tar_files, tar_samples
 from open_clip_fff.errors import UsageError, printable, reason
@@ -30,11 +30,11 @@ _nothrow = oc_data.tarfile_to_samples_nothrow  # OpenCLIP's: `counting_damage` m
 
 
 @contextmanager
-def fixes(tally: Tally, seed: int, images: ImageReader) -> Iterator[None]:
+def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[None]:
     """All fixes below. None changes a run that works without it, but for the order of shuffled tars.
 
     Args:
-        tally: counts what is skipped.
+        counters: counts what is skipped.
         seed: of the order of shuffled tars.
         images: how images are read.
     """
@@ -61,17 +61,17 @@ def fixes(tally: Tally, seed: int, images: ImageReader) -> Iterator[None]:
                 Image=View(oc_data.Image, open=images),
             )
         )
-        stack.enter_context(counting_damage(tally))
+        stack.enter_context(counting_damage(counters))
         yield
 
 
-def counting_damage(tally: Tally) -> AbstractContextManager[None]:
-    """Data sets made meanwhile count in `tally` what they skip; the innermost such tally is the one that counts."""
+def counting_damage(counters: LoaderCounters) -> AbstractContextManager[None]:
+    """Data sets made in the block count in `counters` what they skip; of nested blocks the innermost counts."""
     return replaced(
         oc_data,
-        log_and_continue=partial(count_and_continue, tally),
-        tarfile_to_samples_nothrow=ShardReader(_nothrow, tally.shards),
-        CsvDataset=partial(ForgivingCsvDataset, tally),
+        log_and_continue=partial(count_and_continue, counters),
+        tarfile_to_samples_nothrow=ShardReader(_nothrow, counters.shards),
+        CsvDataset=partial(ForgivingCsvDataset, counters),
     )
 
 
@@ -93,7 +93,7 @@ def save_whole(checkpoint: object, path: str) -> None:
         UsageError: if it cannot be written, as on a full disk; what was saved before stays.
     """
     try:
-        with whole_file(Path(path)) as file:
+        with atomic_file(Path(path)) as file:
             torch.save(checkpoint, file)
     except (OSError, RuntimeError) as error:
         why = next((each for each in _causes(error) if isinstance(each, OSError)), None)
@@ -111,23 +111,23 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def count_and_continue(tally: Tally, error: Exception) -> bool:
+def count_and_continue(counters: LoaderCounters, error: Exception) -> bool:
     """In place of OpenCLIP's handler, which goes on, too: names what cannot be read, and counts for the epoch's end."""
     where, cause = "a shard", error
     if isinstance(error, wds.autodecode.DecodingError):
         where, cause = f"{error.url}: {error.key}.{error.k}", error.__cause__ or error
     elif urls := [part for part in error.args[1:] if isinstance(part, str)]:
         where = urls[-1]
-    tally.damaged(BAD_MEMBER, printable(f"{where} cannot be read ({reason(cause)}). Going on without it."))
+    counters.count_damaged(BAD_MEMBER, printable(f"{where} cannot be read ({reason(cause)}). Going on without it."))
     return True
 
 
 class ForgivingCsvDataset(oc_data.CsvDataset):
     """A CSV data set that survives an image that cannot be read: the next row stands in, warned of and counted."""
 
-    def __init__(self, tally: Tally, *args: object, **kwargs: object) -> None:
+    def __init__(self, counters: LoaderCounters, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        self.tally = tally
+        self.counters = counters
 
     def __getitem__(self, index: int) -> tuple:
         for offset in range(len(self)):
@@ -135,7 +135,9 @@ class ForgivingCsvDataset(oc_data.CsvDataset):
             try:
                 return super().__getitem__(row)
             except NO_IMAGE as error:
-                self.tally.damaged(BAD_MEMBER, f"{self.images[row]} cannot be read ({error}). Using the next row.")
+                self.counters.count_damaged(
+                    BAD_MEMBER, f"{self.images[row]} cannot be read ({error}). Using the next row."
+                )
         raise OSError("no image of this CSV can be read")
 
 
@@ -151,7 +153,7 @@ class LatestEpoch(oc_data.SharedEpoch):
 
 def image_reader(plan: Plan) -> ImageReader:
     """Where no flag of ours was typed, images are as OpenCLIP has them, but for the formats that are opened."""
-    return partial(read_image, max_pixels=plan.safety.max_pixels) if plan.typed else open_rgb
+    return partial(read_image, max_pixels=plan.safety.max_pixels) if plan.typed else open_as_open_clip
 
 
 def decode_safely(images: ImageReader, *_: str, handler: Callable) -> Callable:

@@ -11,7 +11,7 @@ import open_clip
 import open_clip_train
 
 import open_clip_fff
-from open_clip_fff.errors import own_words
+from open_clip_fff.errors import error_message
 
 LONGEST = 300  # characters; some list every model that there is
 _PACKAGES = {
@@ -35,7 +35,9 @@ def in_one_line(error: BaseException, said: str = "") -> str:
     frames = [(frame.filename, frame.lineno, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
     in_worker = re.findall(r'File "(.+?)", line (\d+)', str(error))
     who, file, number, code = _place([*frames, *((*place, None) for place in in_worker)])
-    text = said or "it gives no reason" if isinstance(error, SystemExit) else own_words(error) or code or "no reason"
+    text = (
+        said or "it gives no reason" if isinstance(error, SystemExit) else error_message(error) or code or "no reason"
+    )
     text = " ".join(text.split())
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
     return (

@@ -139,12 +139,12 @@ def _tell_rows(state: RunState, epoch: int) -> None:
     Raises:
         UsageError: on every rank, if a source fell below --min-coverage.
     """
-    lost, captions = state.tally.shards.take(), state.plan.captions
-    news = _over_ranks({**state.tally.news(), LOST: len(lost)}, state.args.device)
+    lost, captions = state.counters.shards.take(), state.plan.captions
+    news = _over_ranks({**state.counters.take(), LOST: len(lost)}, state.args.device)
     if news[LOST]:
         line = printable(lost_line(_joined(lost), state.rows.rows))
         if state.master:
-            logging.warning(f"Lost of {plural(len(state.tally.shards), 'shards')} in epoch {epoch}: {line}")
+            logging.warning(f"Lost of {plural(len(state.counters.shards), 'shards')} in epoch {epoch}: {line}")
     if state.master:
         if read := caption_line(news, captions):
             logging.info(f"Captions in epoch {epoch}: {read}")

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from open_clip_fff.errors import OneRankError, ToldError, UsageError, reason
+from open_clip_fff.errors import OneRankError, ReportedError, UsageError, reason
 from open_clip_fff.host.loader.timeouts import LoaderWaits
 from open_clip_fff.patching import View, replaced
 
@@ -60,7 +60,7 @@ def bounded_waits(minutes: float) -> Iterator["Peers"]:
 def _in_one_line(error: Exception, minutes: float, peers: "Peers") -> str:
     """What torch says of other ranks, for people; empty for what is not about them."""
     cause = error.__cause__ if isinstance(error, UsageError) else error
-    if peers.world_size == 1 or isinstance(error, ToldError) or not isinstance(cause, RuntimeError):
+    if peers.world_size == 1 or isinstance(error, ReportedError) or not isinstance(cause, RuntimeError):
         return ""
     late = _LATE.search(str(cause))
     if not late and not _GONE.search(str(cause)):

@@ -158,7 +158,7 @@ def _logging_put_back(handler: logging.Handler) -> Iterator[None]:
 def _seams(state: RunState, resumed: GoingOn) -> Iterator[None]:
     """Every name that OpenCLIP's main looks up and we answer, for the length of one run."""
     with ExitStack() as stack:
-        stack.enter_context(fixes(state.tally, state.args.seed, image_reader(state.plan)))
+        stack.enter_context(fixes(state.counters, state.args.seed, image_reader(state.plan)))
         stack.enter_context(midway(state))
         stack.enter_context(optimizer_seams(state))
         stack.enter_context(extra_state(state))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.counters import Tally
+from open_clip_fff.data.counters import LoaderCounters
 from open_clip_fff.data.row_counts import RowCounts
 from open_clip_fff.evaluation.layouts import FoundSet
 from open_clip_fff.hooks.registry import BatchHook, SeesSteps
@@ -29,8 +29,8 @@ class RunState:
         frozen: the model that mines, loaded before anything else; None where none does.
         sentences: the sentence-embedding model that mines, likewise.
         rows: what is known of the shards' rows.
-        tally: rows that the loader read, skipped or found damaged.
-        val_tally: the same of validation.
+        counters: rows that the loader read, skipped or found damaged.
+        val_counters: the same of validation.
         model: the trained model, once made (not wrapped by DDP).
         hooks: what each batch passes before the towers.
         criterion: our loss with its assignment; None where OpenCLIP computes the loss.
@@ -53,8 +53,8 @@ class RunState:
     frozen: FrozenModel | None = None
     sentences: SentenceModel | None = None
     rows: RowCounts = field(default_factory=RowCounts)
-    tally: Tally = field(init=False)
-    val_tally: Tally = field(default_factory=Tally)
+    counters: LoaderCounters = field(init=False)
+    val_counters: LoaderCounters = field(default_factory=LoaderCounters)
     model: Any = None
     hooks: list[BatchHook] = field(default_factory=list)
     criterion: Criterion | None = None
@@ -72,7 +72,7 @@ class RunState:
     places: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.tally = Tally(self.plan.captions.sources, self.rows.shards)
+        self.counters = LoaderCounters(self.plan.captions.sources, self.rows.shards)
         self.guard = StepGuard(self.plan.safety.on_nonfinite, self.args.accum_freq)
         self.stopping = Stopping(self.args.rank)
 

@@ -12,7 +12,7 @@ from open_clip_train.zero_shot import zero_shot_eval
 from torch import Tensor
 
 from open_clip_fff.data.batch import CaptionBatch
-from open_clip_fff.data.counters import DAMAGE, Tally
+from open_clip_fff.data.counters import DAMAGE, LoaderCounters
 from open_clip_fff.host.report.coverage import damage_line, lost_line
 from open_clip_fff.host.report.recall import recall
 from open_clip_fff.host.report.results import AVERAGE, keep
@@ -34,7 +34,7 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
 
     def run(model, data, epoch, args, tb_writer=None, tokenizer=None):
         metrics = evaluate(model, data, epoch, args, tb_writer=tb_writer, tokenizer=tokenizer)
-        _tell_rows(state.val_tally, epoch)
+        _tell_rows(state.val_counters, epoch)
         # The model as it was made: neither DDP's wrapper, which would wait for other ranks, nor a compiled one, which
         # would be compiled again for each shape.
         models = {"": state.model} if state.ema is None else {"": state.model, AVERAGE: state.ema.module}
@@ -45,7 +45,7 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
                 logging.info(validation_line(epoch, values, prefix))
             if prefix and state.master:  # OpenCLIP has done this for the model itself
                 values |= _zero_shot(each, data, epoch, args, tokenizer, prefix)
-        state.val_tally.forget()  # the same rows
+        state.val_counters.discard()  # the same rows
         if values:
             keep(values, epoch, data, args, tb_writer)
         return metrics
@@ -53,13 +53,13 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
     return run
 
 
-def _tell_rows(tally: Tally, epoch: int) -> None:
+def _tell_rows(counters: LoaderCounters, epoch: int) -> None:
     """What OpenCLIP's reading of the set skipped; ours, of the same rows, is not told."""
-    if damage := damage_line(tally.news(), DAMAGE):
+    if damage := damage_line(counters.take(), DAMAGE):
         logging.warning(f"Rows skipped or damaged in validation after epoch {epoch}: {damage}")
-    if lost := tally.shards.take():
+    if lost := counters.shards.take():
         line = lost_line(lost, {})
-        logging.warning(f"Lost of {plural(len(tally.shards), 'shards')} in validation after epoch {epoch}: {line}")
+        logging.warning(f"Lost of {plural(len(counters.shards), 'shards')} in validation after epoch {epoch}: {line}")
 
 
 def _zero_shot(model: Any, data: dict, epoch: int, args, tokenizer, prefix: str) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from open_clip_fff.atomic_io import write_whole
+from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.checkpoints import run_folder
 from open_clip_fff.hub.params import read_params
@@ -57,7 +57,7 @@ def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
 
 def write_description(description: dict, folder: Path) -> None:
     """Writes the configuration into `folder`, whole or not at all."""
-    write_whole(folder / CONFIG_NAME, json.dumps(description, indent=2) + "\n")
+    write_atomically(folder / CONFIG_NAME, json.dumps(description, indent=2) + "\n")
 
 
 def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name: str | None = None) -> dict:

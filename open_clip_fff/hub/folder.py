@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from open_clip_fff.atomic_io import whole_folder
+from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.description import CONFIG_NAME
 
@@ -53,7 +53,7 @@ def write_hub_folder(
     out = out.resolve()
     failed = "made"
     try:
-        with whole_folder(out) as unfinished:  # over an empty folder, too
+        with atomic_folder(out) as unfinished:  # over an empty folder, too
             failed = "written"
             _write(description, weights, card, repository, unfinished)
             _same_weights(weights, unfinished) if check is None else check(unfinished)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_clip_fff.errors import UsageError, first_rank, reason
+from open_clip_fff.errors import UsageError, is_first_rank, reason
 from open_clip_fff.fingerprint import fingerprint
 from open_clip_fff.hub.activation import activation_note
 from open_clip_fff.hub.building import build
@@ -111,7 +111,7 @@ def load_parts(
     else:
         raise UsageError(f"{called}: {name} comes with its weights; download it to use {weights} instead")
     loaded.model.eval().requires_grad_(False)
-    if first_rank():
+    if is_first_rank():
         print("".join(f"{note}\n" for note in loaded.notes), end="", flush=True)
     return loaded
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import torch
 
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.decoded import Picture, pictures_of
+from open_clip_fff.data.decoded import DecodedSample, decoded_samples
 from open_clip_fff.data.features import COLUMN, MEMBER, pack
-from open_clip_fff.data.shards import in_one_line, read_samples
+from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import KEY
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import training_shards
@@ -23,9 +23,9 @@ from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, extractor_of
-from open_clip_fff.tools.shards.folder import OutFolder, by_stem, refuse_place
-from open_clip_fff.tools.shards.record import Record
-from open_clip_fff.tools.shards.run import each_shard
+from open_clip_fff.tools.shards.folder import OutFolder, by_stem, refuse_input_folder
+from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import OUTSIDE, leaves_folder, members, tar_writer
 
@@ -40,25 +40,25 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     """
     plan, urls = training_shards(plan, args.training)
     assert plan.miner is not None
-    share, shards, captions = Share.here(args.share), by_stem(urls), plan.captions
+    share, shards, captions = Share.from_environment(args.share), by_stem(urls), plan.captions
     model = stored_name(plan.miner)
     settings = {"model": model, "captions": {**asdict(captions), "shards": None}, "batch size": args.batch_size}
     if args.into == "tars":
-        refuse_place(args.out, urls)
+        refuse_input_folder(args.out, urls)
     folder = OutFolder(args.out, SUFFIX[args.into], settings)
     device = usable(share.device(args.device))
     extractor = extractor_of(plan, device)
     if share.index == 0:
         print(f"features of {plain_name(model)}{', of captions alone' if plan.text_alone else ''}, on {device}")
 
-    def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> Record:
-        record = Record(url)
+    def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
+        record = ShardRecord(url)
         features = embedded(url, CaptionReader(captions), extractor, model, device, args, record, tick)
         write = write_parquet if args.into == "sidecar" else write_tar
         write(url, file, dict(features), record)
         return record
 
-    return each_shard(shards, folder, share, work)
+    return process_shards(shards, folder, share, work)
 
 
 def embedded(
@@ -68,7 +68,7 @@ def embedded(
     model: str,
     device: torch.device,
     args: argparse.Namespace,
-    record: Record,
+    record: ShardRecord,
     tick: Callable[[int], None],
 ) -> Iterator[tuple[str, bytes]]:
     """Key and packed features of the samples of a shard that have captions and a whole image.
@@ -76,13 +76,13 @@ def embedded(
     Raises:
         UsageError: if the shard cannot be read.
     """
-    found = pictures_of(read_samples([url]), reader, extractor.view, workers=args.workers)
-    samples = in_one_line(found, url)
+    found = decoded_samples(read_samples([url]), reader, extractor.view, workers=args.workers)
+    samples = as_usage_errors(found, url)
     while some := list(islice(samples, args.batch_size)):
-        pictures = [picture for picture in some if isinstance(picture, Picture)]
+        pictures = [picture for picture in some if isinstance(picture, DecodedSample)]
         record.counts.update(images=len(pictures))
         for other in some:
-            if not isinstance(other, Picture):
+            if not isinstance(other, DecodedSample):
                 record.leave_out(*other)
         if pictures:
             rows = [picture.row for picture in pictures]
@@ -100,20 +100,20 @@ def embedded(
         tick(len(some))
 
 
-def write_parquet(url: str, file: BinaryIO, features: dict[str, bytes], record: Record) -> None:
+def write_parquet(url: str, file: BinaryIO, features: dict[str, bytes], record: ShardRecord) -> None:
     """The columns `key` and `features`."""
     contents = pa.array(features.values(), pa.binary())
     pq.write_table(pa.table({KEY: pa.array(features, pa.string()), COLUMN: contents}), file)
 
 
-def write_tar(url: str, file: BinaryIO, features: dict[str, bytes], record: Record) -> None:
+def write_tar(url: str, file: BinaryIO, features: dict[str, bytes], record: ShardRecord) -> None:
     """All samples of the shard, those that have features with them; none whose name leaves the folder.
 
     Raises:
         UsageError: if the shard cannot be read.
     """
     with tar_writer(file) as tar:
-        for sample in in_one_line(read_samples([url]), url):
+        for sample in as_usage_errors(read_samples([url]), url):
             key = str(sample["__key__"])
             if leaves_folder(sample):
                 record.leave_out(key, OUTSIDE)

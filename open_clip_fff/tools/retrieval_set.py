@@ -7,10 +7,10 @@ from pathlib import Path
 import webdataset as wds
 from tqdm import tqdm
 
-from open_clip_fff.atomic_io import whole_folder
+from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import expand_shards
-from open_clip_fff.data.shards import IMAGES, in_one_line, read_samples, why_unreadable
+from open_clip_fff.data.shards import IMAGES, as_usage_errors, read_samples, unreadable_reason
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
@@ -44,7 +44,7 @@ def write_set(shards: str, out: Path, most: int, captions: CaptionReader) -> tup
     if out.exists():
         raise UsageError(f"--out {out}: is there already; nothing was written over")
     urls = expand_shards(shards)
-    with whole_folder(out) as unfinished:
+    with atomic_folder(out) as unfinished:
         counts = _write_tars(urls, unfinished / "test", most, captions)
         if not counts[0]:
             raise UsageError(f"{shards}: no sample has captions and a whole image; --text-key and --json-text-key?")
@@ -56,10 +56,10 @@ def _write_tars(urls: Sequence[str], folder: Path, most: int, captions: CaptionR
     folder.mkdir()
     images = texts = skipped = 0
     with wds.ShardWriter(str(folder / "%d.tar"), maxcount=IMAGES_PER_TAR, maxsize=2**40, verbose=0) as tars:
-        for sample in tqdm(in_one_line(read_samples(urls), " ".join(urls[:3])), unit=" images", disable=None):
+        for sample in tqdm(as_usage_errors(read_samples(urls), " ".join(urls[:3])), unit=" images", disable=None):
             lines = [" ".join(text.split()) for text in captions.row(sample).captions[:most]]
             kind = next((name for name in IMAGES if name in sample), None)
-            if not lines or kind is None or why_unreadable(sample[kind]) is not None:
+            if not lines or kind is None or unreadable_reason(sample[kind]) is not None:
                 skipped += 1
                 continue
             tars.write({"__key__": f"s{images:07d}", kind: sample[kind], "txt": "\n".join(lines)})

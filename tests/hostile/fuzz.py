@@ -73,16 +73,16 @@ class Loader:
         except UsageError as error:
             came["ended"] += 1
             assert len(str(error).splitlines()) == 1, error
-        counted = {kind: count for kind, count in state.tally.news().items() if count and kind.startswith("with")}
+        counted = {kind: count for kind, count in state.counters.take().items() if count and kind.startswith("with")}
         came["damage"] += sum(counted.values())
-        came["lost shards"] += len(state.tally.shards.take())
+        came["lost shards"] += len(state.counters.shards.take())
         return came
 
     def _rows(self, state: RunState) -> int:
         def tokenizer(texts: str | list[str]) -> torch.Tensor:
             return torch.zeros(1 if isinstance(texts, str) else len(texts), 4, dtype=torch.int64)
 
-        with fixes(state.tally, 0, image_reader(state.plan)), replaced(reading, PAUSE=0.0):
+        with fixes(state.counters, 0, image_reader(state.plan)), replaced(reading, PAUSE=0.0):
             make = oc_data.get_dataset_fn
             if state.plan.typed:
                 make = lambda path, kind: _dataset_fn(state, oc_data.get_dataset_fn, path, kind)  # noqa: E731

@@ -18,8 +18,8 @@ from open_clip_fff.data.images import colours, open_image, read_image
 from open_clip_fff.evaluation.benchmark import EvalSettings, make_loader
 from open_clip_fff.evaluation.layouts import find_set
 from open_clip_fff.tools.pack.image_file import finish
-from open_clip_fff.tools.pack.items import LeaveOut
-from open_clip_fff.tools.pack.settings import PictureSettings
+from open_clip_fff.tools.pack.items import SkipSample
+from open_clip_fff.tools.pack.settings import ImageSettings
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.hostile.conftest import FFF as MANY
@@ -154,8 +154,8 @@ def test_sixteen_bit_images_reach_training_scaled(trainer, tmp_path):
 
 
 def test_packing_opens_what_it_says_and_scales_sixteen_bits():
-    with pytest.raises(LeaveOut):
-        finish(EPS, PictureSettings())
+    with pytest.raises(SkipSample):
+        finish(EPS, ImageSettings())
     grey = np.full((40, 40), 20_000, dtype=np.uint16)
-    smaller = finish(png(grey), PictureSettings(resize=20, format="png"))
+    smaller = finish(png(grey), ImageSettings(resize=20, format="png"))
     assert smaller.anew and np.unique(np.asarray(Image.open(io.BytesIO(smaller.content)))).tolist() == [20_000 >> 8]

@@ -7,7 +7,7 @@ import tarfile
 import pytest
 
 from open_clip_fff import sample_id
-from open_clip_fff.data.caption_rows import Row, seal, unseal
+from open_clip_fff.data.caption_rows import CaptionRow, deserialize, serialize
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.hostile.conftest import FORGED, GOOD, SIZE, good_rows, hostile_images, train
@@ -103,8 +103,10 @@ def test_hostile_text_is_read_or_counted(trainer, tmp_path):
 
 
 def test_what_a_person_wrote_is_never_opened_as_an_envelope():
-    assert unseal(seal(Row(5, [FORGED], 1))) == Row(5, [FORGED], 1)
-    assert unseal(seal(Row(5, [seal(Row(6, ["inner"]))]))) == Row(5, [seal(Row(6, ["inner"]))])
+    assert deserialize(serialize(CaptionRow(5, [FORGED], 1))) == CaptionRow(5, [FORGED], 1)
+    assert deserialize(serialize(CaptionRow(5, [serialize(CaptionRow(6, ["inner"]))]))) == CaptionRow(
+        5, [serialize(CaptionRow(6, ["inner"]))]
+    )
 
 
 def test_images_that_are_none_in_tars(trainer, tmp_path):

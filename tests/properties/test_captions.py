@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.data.caption_rows import Row, seal, unseal
+from open_clip_fff.data.caption_rows import CaptionRow, deserialize, serialize
 from open_clip_fff.data.caption_strings import CaptionHashes
-from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, Tally
-from open_clip_fff.data.serialize import Sealer
+from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, LoaderCounters
+from open_clip_fff.data.serialize import CaptionSerializer
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tokens import CLASSES, CaptionTokenizer
 from tests.properties.drawn import times
@@ -57,11 +57,11 @@ def sample_of(**members: bytes) -> dict:
     return {"__url__": "0.tar", "__key__": "k\udce9\n\x1b", "png": b"an image", **names}
 
 
-def arrived(sealer: Sealer, sample: dict) -> Row | None:
+def arrived(serializer: CaptionSerializer, sample: dict) -> CaptionRow | None:
     """What crosses OpenCLIP's pipeline; None where OpenCLIP leaves the row out."""
-    (out,) = sealer(iter([sample]))
+    (out,) = serializer(iter([sample]))
     assert set(out) <= {"__url__", "__key__", "__id__", "png", "txt"} and out["png"] == b"an image"
-    return unseal(out["txt"].decode()) if "txt" in out else None
+    return deserialize(out["txt"].decode()) if "txt" in out else None
 
 
 @times(100)
@@ -70,18 +70,18 @@ def test_captions_in_are_captions_out(fields, raw, most):
     fields = json.loads(json.dumps(fields))  # halves of an emoji beside each other are one character
     raw = raw.encode(errors="ignore")
     captions = CaptionSettings(per_image=most, policy="all", json_keys=("re:[\\s\\S]*",), text_keys=("txt",))
-    tally = Tally(captions.sources)
-    sealer = Sealer(CaptionReader(captions), tally)
-    row = arrived(sealer, sample_of(txt=raw, json=json.dumps(fields).encode()))
+    counters = LoaderCounters(captions.sources)
+    serializer = CaptionSerializer(CaptionReader(captions), counters)
+    row = arrived(serializer, sample_of(txt=raw, json=json.dumps(fields).encode()))
     before, after = cleaned(raw.decode()), cleaned(list(fields.values()))
     expected = [*before, *after][:most]
-    news = tally.news()
+    news = counters.take()
     assert news[BAD_CAPTIONS] == 0 and news[NO_CAPTION] == (not expected) and news["captions"] == len(expected)
     if row is None:
         assert not expected
         return
     assert row.captions == expected and row.raw == min(len(before), most)
-    (batch,) = CaptionTokenizer(CaptionHashes(), captions, {"hashes": CaptionHashes()})(seal(row))
+    (batch,) = CaptionTokenizer(CaptionHashes(), captions, {"hashes": CaptionHashes()})(serialize(row))
     padded = [*expected, *[""] * (most - len(expected))]
     assert torch.equal(batch.tokens, CaptionHashes()(padded)) and batch.valid.tolist() == [bool(x) for x in padded]
 
@@ -97,21 +97,23 @@ def test_any_bytes_are_captions_or_damage(members, class_key, split):
     captions = CaptionSettings(
         per_image=4, policy="all", json_keys=keys, text_keys=("txt", "cls"), class_key=class_key, split_sentences=split
     )
-    tally = Tally(captions.sources)
-    row = arrived(Sealer(CaptionReader(captions), tally), sample_of(**members))
+    counters = LoaderCounters(captions.sources)
+    row = arrived(CaptionSerializer(CaptionReader(captions), counters), sample_of(**members))
     found, damage = CaptionReader(captions).read(sample_of(**members))
     assert all(texts == cleaned(texts) for texts in found.values()) and all(line.isprintable() for line in damage)
     assert (row is None) == (not any(found.values()))
-    news = tally.news()
+    news = counters.take()
     assert (news[BAD_CAPTIONS], news[NO_CAPTION]) == (bool(damage), row is None)
     if row is not None:
-        (batch,) = CaptionTokenizer(CaptionHashes(), captions, {})(seal(row))
+        (batch,) = CaptionTokenizer(CaptionHashes(), captions, {})(serialize(row))
         assert class_key is None or -1 <= batch.extras[CLASSES].item() < 2**63
 
 
 @times(60)
 @given(st.lists(STRINGS, min_size=1, max_size=4), st.integers(-1, 2**63 - 1), st.integers(0, 4))
-def test_an_envelope_is_opened_once(texts, number, raw):
+def test_a_serialized_row_is_deserialized_once(texts, number, raw):
     texts = [text.encode(errors="ignore").decode() for text in texts]
-    row = Row(number, texts, min(raw, len(texts)))
-    assert unseal(seal(row)) == row and unseal(seal(Row(1, [seal(row)]))) == Row(1, [seal(row)])
+    row = CaptionRow(number, texts, min(raw, len(texts)))
+    assert deserialize(serialize(row)) == row and deserialize(serialize(CaptionRow(1, [serialize(row)]))) == CaptionRow(
+        1, [serialize(row)]
+    )

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.data.caption_rows import unseal
-from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, Tally
-from open_clip_fff.data.serialize import Sealer
+from open_clip_fff.data.caption_rows import deserialize
+from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, LoaderCounters
+from open_clip_fff.data.serialize import CaptionSerializer
 from open_clip_fff.data.sources import CaptionReader
 from tests.properties.drawn import times
 
@@ -38,13 +38,15 @@ def test_a_row_has_the_captions_of_its_key_or_is_missing(tables, rows, kind, gro
             )
             pq.write_table(content, Path(folder) / f"{shard}.parquet", row_group_size=group)
         captions = CaptionSettings(per_image=99, policy="all", text_keys=(), sidecar=folder)
-        tally = Tally(captions.sources)
+        counters = LoaderCounters(captions.sources)
         samples = [{"__url__": f"x/{shard}.tar", "__key__": key, "png": b""} for shard, key in rows]
         missing = damaged = 0
-        for sample, (shard, key) in zip(Sealer(CaptionReader(captions), tally)(iter(samples)), rows, strict=True):
+        for sample, (shard, key) in zip(
+            CaptionSerializer(CaptionReader(captions), counters)(iter(samples)), rows, strict=True
+        ):
             there = shard < len(tables)
             expected = [text for k, texts in tables[shard] if k == key for text in texts if text] if there else []
-            assert (unseal(sample["txt"].decode()).captions if "txt" in sample else []) == expected
+            assert (deserialize(sample["txt"].decode()).captions if "txt" in sample else []) == expected
             missing, damaged = missing + (not expected), damaged + (not there)
-    news = tally.news()
+    news = counters.take()
     assert (news[NO_CAPTION], news[BAD_CAPTIONS]) == (missing, damaged)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from open_clip_fff.atomic_io import write_whole
+from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.errors import UsageError
 
 INDEX = "comparison.json"
@@ -35,12 +35,12 @@ def write_out(out: Path, index: Mapping, files: Mapping[str, bytes]) -> None:
     names = [INDEX, *files]
     # first of all, so that a second start after a crash finds its files to be ours
     text = json.dumps({**index, "files": sorted({*names, *stale})}, indent=2, ensure_ascii=False)
-    write_whole(out / INDEX, text.encode() + b"\n")
+    write_atomically(out / INDEX, text.encode() + b"\n")
     for name, content in files.items():
-        write_whole(out / name, content)
+        write_atomically(out / name, content)
     for name in stale:
         (out / name).unlink(missing_ok=True)
-    write_whole(out / INDEX, (json.dumps({**index, "files": names}, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(out / INDEX, (json.dumps({**index, "files": names}, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _ours(out: Path) -> set[str]:

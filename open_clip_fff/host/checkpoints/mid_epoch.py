@@ -123,7 +123,7 @@ class Midway:
         for hook in state.hooks:
             if isinstance(hook, KeepsEpoch) and (kept := start.hooks.get(type(hook).__name__)) is not None:
                 hook.load_epoch_state(kept)
-        state.tally.damaged(BAD_MEMBER, rows=start.past.lost)
+        state.counters.count_damaged(BAD_MEMBER, rows=start.past.lost)
         if state.master:
             rows = start.past.batches * args.batch_size * args.world_size
             logging.info(

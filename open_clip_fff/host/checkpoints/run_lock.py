@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from open_clip_fff.atomic_io import without_locks
+from open_clip_fff.atomic_io import allow_missing_locks
 from open_clip_fff.errors import UsageError
 
 NAME = ".lock"
@@ -24,7 +24,7 @@ def lock_run(folder: Path) -> Callable[[], None]:
     """
     handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        with without_locks():
+        with allow_missing_locks():
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.truncate(handle, 0)
         os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())

@@ -76,7 +76,7 @@ def outlook(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch
     if total is not None:
         taken = quota * args.batch_size
         readers = plural(args.world_size * workers, "loader workers" if args.workers else "ranks")
-        line = f"{total:,} in {plural(len(counts.shards), 'shards')} (by {', '.join(counts.told_by)})"
+        line = f"{total:,} in {plural(len(counts.shards), 'shards')} (by {', '.join(counts.counted_from)})"
         line += f"; an epoch takes {taken * workers * args.world_size:,}, shared among {readers}"
         if ours and known:
             often = f"{taken / max(known):.2f}", f"{taken / min(known):.2f}"

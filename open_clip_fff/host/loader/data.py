@@ -10,12 +10,12 @@ import torch
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.batch import Batch, CaptionBatch
-from open_clip_fff.data.caption_rows import seal
-from open_clip_fff.data.counters import NO_CAPTION, Tally
+from open_clip_fff.data.caption_rows import serialize
+from open_clip_fff.data.counters import NO_CAPTION, LoaderCounters
 from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.ids import NO_ID, class_id, sample_id
-from open_clip_fff.data.pipeline import Then
-from open_clip_fff.data.serialize import Sealer
+from open_clip_fff.data.pipeline import Chain
+from open_clip_fff.data.serialize import CaptionSerializer
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table import read_table
 from open_clip_fff.data.table_columns import table_columns
@@ -95,27 +95,29 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
             wrapped = OneCaptionTokenizer(tokenizer, captions.policy, captions.raw_weight)
         if not is_train:
             shards = [url for urls in data_sets(args.val_data) for url in urls]
-            state.val_tally = Tally(captions.sources, shards)
-        tally = state.tally if is_train else state.val_tally
-        sealing = Sealer(CaptionReader(captions), tally, feature_reader(state.plan) if many and is_train else None)
+            state.val_counters = LoaderCounters(captions.sources, shards)
+        counters = state.counters if is_train else state.val_counters
+        serializer = CaptionSerializer(
+            CaptionReader(captions), counters, feature_reader(state.plan) if many and is_train else None
+        )
         orders = [hook for hook in state.hooks if is_train and isinstance(hook, OrdersData)]
         seams: dict[str, object] = {"batched": Batches}
         seams["WebLoader"] = partial(with_own_generator, oc_data.wds.WebLoader, args.seed, args.rank)
         if is_train:
             progress = Progress()
             decode = oc_data.wds.decode
-            seams["decode"] = lambda *a, **k: Then(progress, decode(*a, **k))
+            seams["decode"] = lambda *a, **k: Chain(progress, decode(*a, **k))
             seams["DataPipeline"] = partial(PassesPipeline if many else SeededPipeline, progress, state.start)
             if orders:
                 seams |= stream_seams(orders[0], progress, state.start)
         seams["tarfile_to_samples"] = lambda **_: oc_data.tarfile_to_samples_nothrow  # as training reads
         view = View(oc_data.wds, **seams)
         with (
-            counting_damage(tally),
+            counting_damage(counters),
             replaced(
                 oc_data,
                 wds=view,
-                tarfile_to_samples_nothrow=Then(oc_data.tarfile_to_samples_nothrow, sealing),
+                tarfile_to_samples_nothrow=Chain(oc_data.tarfile_to_samples_nothrow, serializer),
                 CsvDataset=partial(_csv_dataset, oc_data.CsvDataset, csv_captions(args, captions)),
             ),
         ):
@@ -150,16 +152,16 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     used = {*columns, *([key] if key else [])}
     table = read_table(filename, options["sep"], captions.text_keys, usecols=used).to_dict("records")
     dataset = make(filename, preprocess, **{**options, "img_key": image, "caption_key": columns[0]})
-    rows, tally = [], Tally(captions.sources)
+    rows, counters = [], LoaderCounters(captions.sources)
     for path, cells in zip(dataset.images, table, strict=True):
         found = reader.by_column(cells)
         rows.append(reader.row_of(sample_id(str(path)), found, class_id(cells[key]) if key else NO_ID))
-        tally.read(rows[-1], found)
-    news = tally.news()
+        counters.count_row(rows[-1], found)
+    news = counters.take()
     logging.info(f"Captions in {filename}: {caption_line(news, captions)}")
     if short := too_little(news, captions):
         raise UsageError(f"--min-coverage {captions.min_coverage:g}: in {filename}, {short}")
-    kept = [(path, seal(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
+    kept = [(path, serialize(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
     if left_out := len(rows) - len(kept):
         logging.warning(f"Rows left out of {filename}: {left_out:,} {NO_CAPTION}")
     dataset.images, dataset.captions = [path for path, _ in kept], [text for _, text in kept]

@@ -8,7 +8,7 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 
 from open_clip_fff.data.ids import sample_id
-from open_clip_fff.data.pipeline import Then
+from open_clip_fff.data.pipeline import Chain
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.hooks.registry import OrdersData
 from open_clip_fff.host.fixes import LatestEpoch
@@ -22,12 +22,12 @@ def stream_seams(orders: OrdersData, progress: Progress, start: Start | None) ->
     epoch = _Epoch()
     lookahead = orders.lookahead(epoch)
 
-    def select(predicate: Callable) -> Then:
+    def select(predicate: Callable) -> Chain:
         epoch.shared = LatestEpoch.latest  # OpenCLIP has just made it; that of validation data comes later
-        return Then(wds.select(predicate), lookahead)
+        return Chain(wds.select(predicate), lookahead)
 
-    def to_tuple(*names: str) -> Then:
-        return Then(wds.to_tuple(*names), lookahead.arrivals)
+    def to_tuple(*names: str) -> Chain:
+        return Chain(wds.to_tuple(*names), lookahead.arrivals)
 
     def pipeline(*stages: object) -> EpochPipeline:
         progress.counters.append(lookahead)

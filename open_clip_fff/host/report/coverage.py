@@ -13,7 +13,7 @@ def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | No
     """Coverage by source, captions per image, repeats and length; None where no row was counted.
 
     Args:
-        news: `data.tally.Tally.news`.
+        news: `data.counters.LoaderCounters.news`.
         captions: for the names of the sources.
     """
     rows, used = news["rows"], max(news["captions"], 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from open_clip_fff.atomic_io import write_whole
+from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.training_data import preview_training_data, training_shards
 from open_clip_fff.devices import usable
@@ -76,7 +76,7 @@ def write(out: Path, found: Analysis) -> None:
     """
     try:
         for name, content in found.files.items():
-            write_whole(out / name, content)
+            write_atomically(out / name, content)
     except OSError as error:
         raise UsageError(f"--out {out}: cannot be written ({reason(error)})") from error
 

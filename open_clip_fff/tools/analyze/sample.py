@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from open_clip_fff.data.decoded import NoPicture
+from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.tools.sampling.draw import Draw
 from open_clip_fff.tools.sampling.extractors import valid_and_raw
 from open_clip_fff.tools.sampling.reading import Part, Reading
@@ -42,7 +42,7 @@ class Missing(NamedTuple):
         shards: a sentence for each that cannot be read to its end.
     """
 
-    samples: list[NoPicture]
+    samples: list[SkippedSample]
     shards: list[str]
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.connection import ConnectionSettings
-from open_clip_fff.data.caption_rows import Row
-from open_clip_fff.data.decoded import Picture, pictures_of
+from open_clip_fff.data.caption_rows import CaptionRow
+from open_clip_fff.data.decoded import DecodedSample, decoded_samples
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.matching.scorer import Judge
@@ -50,7 +50,7 @@ class Agreement(NamedTuple):
 
 def verdicts(
     drawn: Sequence[Drawn],
-    rows: Sequence[Row],
+    rows: Sequence[CaptionRow],
     samples: Iterable[dict],
     captions: CaptionSettings,
     judge: Judge,
@@ -72,8 +72,8 @@ def verdicts(
     known = torch.tensor([row.id for row in rows])
     wanted = set(known[pairs[:, 0]].tolist())
     crops: dict[int, Tensor] = {}
-    for picture in pictures_of((x for x in samples if id_of(x) in wanted), CaptionReader(captions), middle()):
-        if isinstance(picture, Picture):
+    for picture in decoded_samples((x for x in samples if id_of(x) in wanted), CaptionReader(captions), middle()):
+        if isinstance(picture, DecodedSample):
             crops[picture.row.id] = picture.image
     found = []
     for some in progress(pairs.split(AT_A_TIME), desc="judging"):

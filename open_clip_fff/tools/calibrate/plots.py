@@ -11,7 +11,7 @@ from torch import Tensor
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from open_clip_fff.atomic_io import whole_file
+from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.numbers import cut
 from open_clip_fff.mining.histograms import BINS
 from open_clip_fff.mining.reference import Thresholds
@@ -141,6 +141,6 @@ def row_of_panels(count: int) -> tuple[plt.Figure, np.ndarray]:
 
 def save(figure: plt.Figure, path: Path) -> None:
     """As a png, whole or not at all."""
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         figure.savefig(file, dpi=150, format="png")
     plt.close(figure)

@@ -1,6 +1,6 @@
 """From a plan of training to thresholds for its data: a sample is seen, its pairs are counted, some are judged."""
 
-from collections import Counter as Tally
+from collections import Counter as LoaderCounters
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.caption_rows import Row
-from open_clip_fff.data.decoded import NoPicture
+from open_clip_fff.data.caption_rows import CaptionRow
+from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.errors import UsageError
 from open_clip_fff.matching.scorer import Judge
 from open_clip_fff.plural import plural
@@ -65,7 +65,7 @@ class Findings(NamedTuple):
 
     images: int
     captions: int
-    left_out: Tally[str]
+    left_out: LoaderCounters[str]
     spread: Spread
     curves: Curves
     proposal: Proposal
@@ -117,7 +117,7 @@ def calibrate(
     return Findings(
         images=len(rows),
         captions=int(features.valid.sum()),
-        left_out=Tally(each.why for each in reading.left_out),
+        left_out=LoaderCounters(each.why for each in reading.left_out),
         spread=cosines,
         curves=levels,
         proposal=proposal,
@@ -128,14 +128,14 @@ def calibrate(
     )
 
 
-def check(rows: Sequence[Row], left_out: Sequence[NoPicture], plan: Plan, wanted: Wanted) -> None:
+def check(rows: Sequence[CaptionRow], left_out: Sequence[SkippedSample], plan: Plan, wanted: Wanted) -> None:
     """Refuses a sample that says nothing.
 
     Raises:
         UsageError: if it is too small, or has no class where one is named.
     """
     if len(rows) < 2:
-        whys = Tally(each.why for each in left_out).most_common()
+        whys = LoaderCounters(each.why for each in left_out).most_common()
         why = ", ".join(f"{count:,} {reason}" for reason, count in whys) or "nothing in them"
         raise UsageError(f"--train-data: {plural(len(rows), 'images')} with captions found ({why}), and pairs take 2")
     check_size(len(rows), wanted.batch, wanted.per_image)
@@ -145,7 +145,13 @@ def check(rows: Sequence[Row], left_out: Sequence[NoPicture], plan: Plan, wanted
 
 
 def _asked(
-    strata: Strata, rows: list[Row], draw: Draw, plan: Plan, judge: Judge, device: torch.device, progress: Progress
+    strata: Strata,
+    rows: list[CaptionRow],
+    draw: Draw,
+    plan: Plan,
+    judge: Judge,
+    device: torch.device,
+    progress: Progress,
 ) -> list[Agreement]:
     assert plan.connection is not None
     drawn = strata.drawn()

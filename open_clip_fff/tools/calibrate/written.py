@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from open_clip_fff.atomic_io import write_whole
+from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.plural import plural
@@ -21,8 +21,8 @@ def write(out: Path, findings: Findings, plan: Plan, wanted: Wanted) -> list[str
         UsageError: if one cannot be written.
     """
     try:
-        write_whole(out / FILES[0], findings.table.to_csv(index=False))
-        write_whole(out / FILES[1], flags_to_paste(findings, plan, wanted) + "\n")
+        write_atomically(out / FILES[0], findings.table.to_csv(index=False))
+        write_atomically(out / FILES[1], flags_to_paste(findings, plan, wanted) + "\n")
         draw_spread(findings.spread, findings.proposal, out / FILES[2])
         draw_curves(findings.curves, findings.proposal, wanted.batch, wanted.per_image, out / FILES[3])
         if findings.false_negatives is None:

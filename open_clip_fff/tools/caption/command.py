@@ -19,9 +19,9 @@ from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_ca
 from open_clip_fff.tools.caption.report import report
 from open_clip_fff.tools.caption.shard import ShardCaptioner
 from open_clip_fff.tools.caption.writing import refuse_taken, write_sidecar, write_tar
-from open_clip_fff.tools.shards.folder import OutFolder, by_stem, refuse_place
-from open_clip_fff.tools.shards.record import Record
-from open_clip_fff.tools.shards.run import each_shard
+from open_clip_fff.tools.shards.folder import OutFolder, by_stem, refuse_input_folder
+from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 
 SUFFIX = {"sidecar": ".parquet", "tars": ".tar"}
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
     """
     import transformers
 
-    share, shards = Share.here(args.share), by_stem(shards_of(args))
+    share, shards = Share.from_environment(args.share), by_stem(shards_of(args))
     device, config = share.device(args.device), configuration(args.model)
     settings = {"model": args.model, "revision": revision(args.model, config), "prompt": args.prompt}
     settings |= {"dtype": dtype_of(args.dtype, config, device), "batch size": args.batch_size, "seed": args.seed}
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
             folder = OutFolder(args.out, SUFFIX[args.into], settings)  # that of a model which works
             if share.index == 0:
                 print(f"captions of {args.model}, {decoding.how}, in {settings['dtype']} on {device}")
-            code = each_shard(shards, folder, share, work_of(args, captioner, decoding, settings))
+            code = process_shards(shards, folder, share, work_of(args, captioner, decoding, settings))
         except torch.OutOfMemoryError as error:
             raise OneRankError(
                 f"--batch-size {args.batch_size}: {decoding.captions} captions of so many images do not fit into the "
@@ -72,7 +72,7 @@ def shards_of(args: argparse.Namespace) -> list[str]:
     if not urls or (len(local) == len(urls) and not any(Path(url).exists() for url in urls)):
         raise UsageError(f"--train-data {args.train_data}: no such file; braces count, as in 'data/{{000..099}}.tar'")
     if args.into == "tars":
-        refuse_place(args.out, local)
+        refuse_input_folder(args.out, local)
         refuse_first(local[:1], args)
     return urls
 
@@ -111,7 +111,7 @@ def placed(captioner: Captioner, device: str) -> Captioner:
 
 def work_of(
     args: argparse.Namespace, captioner: Captioner, decoding: Decoding, settings: dict[str, object]
-) -> Callable[[str, BinaryIO, Callable[[int], None]], Record]:
+) -> Callable[[str, BinaryIO, Callable[[int], None]], ShardRecord]:
     """Makes one shard's file."""
     field = field_of(args)
 
@@ -120,8 +120,8 @@ def work_of(
 
     shard = ShardCaptioner(captioner, decoding, args.batch_size, args.workers, args.seed, passes)
 
-    def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> Record:
-        record = Record(url)
+    def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
+        record = ShardRecord(url)
         captions = shard.captions(url, record, tick)
         if field is None:
             write_sidecar(file, captions, settings)

@@ -6,9 +6,9 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from open_clip_fff.atomic_io import whole_file
+from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.data.images import read_image
-from open_clip_fff.data.shards import image_bytes, in_one_line, read_samples
+from open_clip_fff.data.shards import as_usage_errors, image_bytes, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import printable
 
@@ -39,7 +39,7 @@ def examples(url: str, reader: CaptionReader, most: int) -> list[Example]:
     """
 
     def found() -> Iterator[Example]:
-        for sample in in_one_line(read_samples([url]), url):
+        for sample in as_usage_errors(read_samples([url]), url):
             texts = reader.read(sample).found
             raw, content = texts.pop(RAW), image_bytes(sample)
             if content is not None and (captions := [text for some in texts.values() for text in some]):
@@ -78,7 +78,7 @@ def draw(found: Sequence[Example], title: str, path: Path) -> None:
             right.text(0, 1, texts[place], va="top", fontsize=8, transform=right.transAxes, parse_math=False)
             left.set_anchor("N")
             left.axis("off"), right.axis("off")
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         figure.savefig(file, format="png", dpi=110)
 
 

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from open_clip_fff.data.decoded import NoPicture, decoded
+from open_clip_fff.data.decoded import decoded
 from open_clip_fff.data.ids import name_hash
-from open_clip_fff.data.prefetch import ahead
-from open_clip_fff.data.shards import in_one_line, read_samples
+from open_clip_fff.data.prefetch import prefetch_map
+from open_clip_fff.data.shards import SkippedSample, as_usage_errors, read_samples
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.cleaning import add_clean
 from open_clip_fff.tools.caption.decoding import Decoding
-from open_clip_fff.tools.shards.record import Record
+from open_clip_fff.tools.shards.record import ShardRecord
 
 
 class Waiting(NamedTuple):
@@ -46,7 +46,7 @@ class ShardCaptioner:
     seed: int
     passes: Callable[[dict], str | None] = lambda sample: None
 
-    def captions(self, url: str, record: Record, tick: Callable[[int], None]) -> Iterator[tuple[str, list[str]]]:
+    def captions(self, url: str, record: ShardRecord, tick: Callable[[int], None]) -> Iterator[tuple[str, list[str]]]:
         """Key and captions of the samples that get any; `record` counts, and lists the others.
 
         Raises:
@@ -54,11 +54,11 @@ class ShardCaptioner:
         """
         torch.manual_seed(name_hash(f"{PurePosixPath(url).name}/seed {self.seed}"))
         keys: set[str] = set()
-        samples = in_one_line(ahead(self._waiting, read_samples([url]), self.workers), url)
+        samples = as_usage_errors(prefetch_map(self._waiting, read_samples([url]), self.workers), url)
         while some := list(islice(samples, self.batch_size)):
             waiting: list[Waiting] = []
             for sample in some:
-                if isinstance(sample, NoPicture):
+                if isinstance(sample, SkippedSample):
                     record.leave_out(*sample)
                 elif sample.key in keys:
                     record.leave_out(sample.key, "its key was there before")
@@ -74,17 +74,17 @@ class ShardCaptioner:
                     record.leave_out(key, "no usable caption")
             tick(len(some))
 
-    def _waiting(self, sample: dict) -> Waiting | NoPicture:
+    def _waiting(self, sample: dict) -> Waiting | SkippedSample:
         key = str(sample["__key__"])
         if why := self.passes(sample):
-            return NoPicture(key, why)
+            return SkippedSample(key, why)
         image: Any = decoded(sample, self._prepared)
-        return image if isinstance(image, NoPicture) else Waiting(key, image)
+        return image if isinstance(image, SkippedSample) else Waiting(key, image)
 
     def _prepared(self, image: Image.Image) -> Any:
         return self.captioner.prepare(image)
 
-    def _captioned(self, images: list[Any], record: Record) -> list[list[str]]:
+    def _captioned(self, images: list[Any], record: ShardRecord) -> list[list[str]]:
         """Up to K captions of each image; those that have fewer are captioned again, a bounded number of times."""
         most = self.decoding.captions
         captions: list[list[str]] = [[] for _ in images]

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from open_clip_fff.data.shards import in_one_line, read_samples
+from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import KEY
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.shards.tars import members, tar_writer
@@ -39,7 +39,7 @@ def write_tar(url: str, file: BinaryIO, captions: Iterable[tuple[str, list[str]]
     """
     new = dict(captions)
     with tar_writer(file) as tar:
-        for sample in in_one_line(read_samples([url]), url):
+        for sample in as_usage_errors(read_samples([url]), url):
             kept = members(sample)
             texts = new.pop(str(sample["__key__"]), None)  # of a key that is there twice, it is the first's
             fields = fields_of(sample)

@@ -7,9 +7,9 @@ import random
 import torch
 from torch.utils.data import DataLoader
 
-from open_clip_fff.atomic_io import whole_folder
+from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.shards import in_one_line, read_samples
+from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import training_shards
 from open_clip_fff.devices import usable
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
         "start": args.model or "random weights",
     }
     try:
-        with whole_folder(args.out) as folder:
+        with atomic_folder(args.out) as folder:
             save(captioner, folder)
             (folder / "training.json").write_text(json.dumps(told, indent=1) + "\n")
     except Exception as error:  # a full disk is another exception to each library
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
 
 def words(args: argparse.Namespace) -> list[str]:
     """Captions to learn a tokenizer from. Raises UsageError for a shard that cannot be read."""
-    samples = in_one_line(read_samples(args.shards, WORDS_OF), f"--train-data: {args.shards[0]}")
+    samples = as_usage_errors(read_samples(args.shards, WORDS_OF), f"--train-data: {args.shards[0]}")
     return [caption for sample in samples for caption in args.reader.row(sample).captions]
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from open_clip_fff.atomic_io import whole_folder
+from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.data.data_sets import expand_shards
-from open_clip_fff.data.shards import in_one_line, read_samples
+from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
@@ -106,7 +106,7 @@ def save(matching: MatchingModel, out: Path, told: dict[str, Any]) -> None:
         UsageError: if they cannot be written.
     """
     try:
-        with whole_folder(out) as folder, quiet():
+        with atomic_folder(out) as folder, quiet():
             matching.model.save_pretrained(folder)
             matching.tokenizer.save_pretrained(folder)
             matching.image_processor.save_pretrained(folder)
@@ -116,5 +116,5 @@ def save(matching: MatchingModel, out: Path, told: dict[str, Any]) -> None:
 
 
 def _words(urls: list[str], reader: CaptionReader) -> list[str]:
-    samples = in_one_line(read_samples(urls, WORDS_OF), f"--train-data: {urls[0]}")
+    samples = as_usage_errors(read_samples(urls, WORDS_OF), f"--train-data: {urls[0]}")
     return [caption for sample in samples for caption in reader.row(sample).captions]

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from open_clip_fff.data.caption_rows import Row
+from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.decoded import decoded
-from open_clip_fff.data.shards import id_of, in_one_line, read_samples
+from open_clip_fff.data.shards import as_usage_errors, id_of, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, reason
 
@@ -35,7 +35,7 @@ def held_out(image_id: int, share: float) -> bool:
     return image_id % _PARTS < share * _PARTS
 
 
-def decode(sample: dict, row: Row, picture: Picture, draw: random.Random) -> Pair | None:
+def decode(sample: dict, row: CaptionRow, picture: Picture, draw: random.Random) -> Pair | None:
     """The pair of a sample and one of its captions; None for no caption, or no image that can be read."""
     pixels = decoded(sample, picture) if row.captions else None
     return Pair(pixels, draw.choice(row.captions), row.id) if isinstance(pixels, Tensor) else None
@@ -51,7 +51,7 @@ def held_out_pairs(
     """
     found, others = [], 0
     for url in urls:
-        for sample in in_one_line(read_samples([url]), f"--train-data: {url}"):
+        for sample in as_usage_errors(read_samples([url]), f"--train-data: {url}"):
             row = reader.row(sample)
             if not held_out(row.id, share):
                 others += bool(row.captions)

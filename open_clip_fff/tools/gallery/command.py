@@ -6,7 +6,7 @@ from functools import partial
 
 from tqdm import tqdm
 
-from open_clip_fff.atomic_io import write_whole
+from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.config.description import describe
 from open_clip_fff.config.open_clip import Upstream
 from open_clip_fff.config.plan import Plan
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     draw = Draw(urls, args.samples, 0, count_samples, bar, GALLERY_SHARDS)
     html = gallery(plan, draw, wanted, topics(plan), command, bar)
     try:
-        write_whole(args.out, html)
+        write_atomically(args.out, html)
     except OSError as error:
         raise UsageError(f"--out {args.out}: cannot be written ({reason(error)})") from error
     print("".join(f"{sentence}\n" for sentence in draw.sentences()), end="", file=sys.stderr)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.numbers import cut
-from open_clip_fff.data.caption_rows import Row as Captions
+from open_clip_fff.data.caption_rows import CaptionRow as Captions
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds
 from open_clip_fff.tools.gallery.matched import Judged
 from open_clip_fff.tools.gallery.pairs import Pair, Row

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.caption_rows import Row
-from open_clip_fff.data.decoded import NoPicture, Picture
+from open_clip_fff.data.caption_rows import CaptionRow
+from open_clip_fff.data.decoded import DecodedSample
+from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.plural import plural
@@ -49,14 +50,14 @@ class Wanted:
 class Gathered(NamedTuple):
     """The sample: images with thumbnails, features of those extractors that there are, match scores, what is lost."""
 
-    pictures: list[Picture[bytes]]
+    pictures: list[DecodedSample[bytes]]
     mining: MiningFeatures | None
     hardest: MiningFeatures | None
     said: Verdicts
-    left_out: list[NoPicture]
+    left_out: list[SkippedSample]
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[CaptionRow]:
         """Ids, and the captions that training would have in a batch."""
         return [picture.row for picture in self.pictures]
 

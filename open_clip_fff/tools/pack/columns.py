@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from open_clip_fff.data.table_columns import column_names, find_column, spaces_note
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.pack.settings import Columns
-from open_clip_fff.tools.pack.tables.table import Table
+from open_clip_fff.tools.pack.settings import ColumnNames
+from open_clip_fff.tools.pack.tables.table import SourceTable
 
 PATH_NAMES = (
     *("filepath", "file_path", "image_path", "img_path", "path", "file_name", "filename", "image_name", "file"),
@@ -19,7 +19,7 @@ CAPTION_NAMES = (
 )
 
 
-def chosen(table: Table, typed: Columns, image: bool = True) -> tuple[Columns, list[str]]:
+def chosen(table: SourceTable, typed: ColumnNames, image: bool = True) -> tuple[ColumnNames, list[str]]:
     """The columns of a table: what was typed, and for image and captions the first common name that it has.
 
     Args:
@@ -42,7 +42,7 @@ def chosen(table: Table, typed: Columns, image: bool = True) -> tuple[Columns, l
 
     named = find("--image-key", typed.image) if image and typed.image else image_column(table)
     captions = tuple(find("--caption-key", name) for name in typed.captions)
-    found = Columns(
+    found = ColumnNames(
         image=named if image else None,
         captions=tuple(dict.fromkeys(captions)) or table.captions or _guess(table.columns, CAPTION_NAMES),
         keep=tuple(find("--keep-columns", name) for name in typed.keep),
@@ -58,7 +58,7 @@ def chosen(table: Table, typed: Columns, image: bool = True) -> tuple[Columns, l
     return found, notes
 
 
-def image_column(table: Table) -> str | None:
+def image_column(table: SourceTable) -> str | None:
     """The column that images are looked for in where none is typed; None where there is none.
 
     That of the table's layout, else one that may hold images themselves, else one that may hold paths.
@@ -69,13 +69,13 @@ def image_column(table: Table) -> str | None:
     return next(iter(found or _guess(table.columns, PATH_NAMES)), None)
 
 
-def check_column(table: Table, flag: str, name: str) -> str:
+def check_column(table: SourceTable, flag: str, name: str) -> str:
     """The column that is meant. Raises UsageError where a table does not have it."""
     read = f", read with --csv-separator {table.separator!r}" if len(table.columns) == 1 and table.separator else ""
     return find_column(flag, name, table.columns, table.name, read)
 
 
-def columns_line(table: Table, typed: Columns, found: Columns) -> str:
+def columns_line(table: SourceTable, typed: ColumnNames, found: ColumnNames) -> str:
     """Which columns are read, and which of them were guessed."""
     parts = [table.taken] if table.taken else []
     if found.image:
@@ -88,7 +88,7 @@ def columns_line(table: Table, typed: Columns, found: Columns) -> str:
     return f"{table.name}: {', '.join(parts)}"
 
 
-def unused_columns(table: Table, found: Columns, *others: str) -> list[str]:
+def unused_columns(table: SourceTable, found: ColumnNames, *others: str) -> list[str]:
     """A line on the columns that are not read, if there are any; `others` are read besides."""
     only = found.only[:1] if found.only else ()
     read = {found.image, *found.captions, *found.keep, found.url, found.label, *only, *others}

@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from open_clip_fff.data.prefetch import ahead
+from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.settings import PackSettings
-from open_clip_fff.tools.pack.source import Listed, Opening, Source
+from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
 from open_clip_fff.tools.pack.unread import unread_fields
-from open_clip_fff.tools.pack.writing import ANEW, IMAGES, JOINED, MORE, NONE, RAW, Packed, packed
+from open_clip_fff.tools.pack.writing import ANEW, IMAGES, JOINED, MORE, NONE, RAW, PackedSample, packed
 from open_clip_fff.tools.shards.share import Share
 
 LOOKED, SHOWN = 200, 3
@@ -20,7 +20,7 @@ CUT = 300  # characters of a member that are shown
 TEXTS = ("txt", "json", "cls")
 
 
-def dry_run(settings: PackSettings, opening: Opening, workers: int) -> None:
+def dry_run(settings: PackSettings, opening: PreparedSource, workers: int) -> None:
     """Prints how many shards there would be, of what, and three samples; lists go to a temporary folder.
 
     Raises:
@@ -28,9 +28,9 @@ def dry_run(settings: PackSettings, opening: Opening, workers: int) -> None:
     """
     with tempfile.TemporaryDirectory() as place:
         source = opening.open(Path(place), Share())
-        look = ahead(partial(packed, source=source, pictures=settings.pictures), source.look(LOOKED), workers)
+        look = prefetch_map(partial(packed, source=source, pictures=settings.pictures), source.look(LOOKED), workers)
         found = list(look)
-    whole = [made for made in found if isinstance(made, Packed)]
+    whole = [made for made in found if isinstance(made, PackedSample)]
     lines = [*_counts(source), *source.notes(), *_looked(whole, found), *_estimate(source, whole, len(found))]
     print("\n".join(lines))
     for made in whole[:SHOWN]:
@@ -40,8 +40,8 @@ def dry_run(settings: PackSettings, opening: Opening, workers: int) -> None:
     print("dry run: nothing is written")
 
 
-def _counts(source: Source[Any]) -> list[str]:
-    if not isinstance(source, Listed):
+def _counts(source: SampleSource[Any]) -> list[str]:
+    if not isinstance(source, ListedSource):
         return []
     count = len(source.rows)
     return [
@@ -50,18 +50,18 @@ def _counts(source: Source[Any]) -> list[str]:
     ]
 
 
-def _looked(whole: list[Packed], found: list[Any]) -> list[str]:
+def _looked(whole: list[PackedSample], found: list[Any]) -> list[str]:
     counts = sum((Counter(made.counts) for made in whole), Counter())
-    left = Counter(made.why for made in found if not isinstance(made, Packed))
+    left = Counter(made.why for made in found if not isinstance(made, PackedSample))
     held = ", ".join(plural(counts[name], name) for name in (IMAGES, RAW, MORE, NONE, JOINED) if counts[name])
     lines = [f"of {plural(len(found), 'samples')} that were looked at: {held or 'none can be packed'}"]
     return lines + ([f"left out: {', '.join(f'{n:,} {why}' for why, n in left.most_common())}"] if left else [])
 
 
-def _estimate(source: Source[Any], whole: list[Packed], looked: int) -> list[str]:
+def _estimate(source: SampleSource[Any], whole: list[PackedSample], looked: int) -> list[str]:
     """From those that were looked at; tars end with two empty blocks."""
     each = sum(sum(BLOCK + -(-len(x) // BLOCK) * BLOCK for x in made.members.values()) for made in whole)
-    samples, about = source.total(), "" if isinstance(source, Listed) else "about "
+    samples, about = source.total(), "" if isinstance(source, ListedSource) else "about "
     size = each / max(looked, 1) * samples
     shards = plural(len(source.shards), "shards")
     if not samples:  # what is not local is not counted
@@ -69,7 +69,7 @@ def _estimate(source: Source[Any], whole: list[Packed], looked: int) -> list[str
     return [f"{about}{plural(samples, 'samples')} would make {shards}, some {size / 2**20:,.1f} MiB, such as"]
 
 
-def _shown(made: Packed) -> list[str]:
+def _shown(made: PackedSample) -> list[str]:
     lines = [f"  {made.key}"]
     for name, member in sorted(made.members.items()):
         if name not in TEXTS:

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
-from open_clip_fff.data.shards import in_one_line, read_samples
+from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.join import OneTable
 from open_clip_fff.tools.pack.shards import Shards
-from open_clip_fff.tools.pack.source import Source
+from open_clip_fff.tools.pack.source import SampleSource
 from open_clip_fff.tools.pack.unread import unread_fields
 from open_clip_fff.tools.pack.writing import IMAGES, JOINED, MORE, NONE, RAW, ROWS
 from open_clip_fff.tools.shards.folder import OutFolder
@@ -18,7 +18,7 @@ from open_clip_fff.tools.shards.folder import OutFolder
 LOOKED = 200  # samples whose json fields are counted
 
 
-def ending(folder: OutFolder, source: Source[Any]) -> list[str]:
+def ending(folder: OutFolder, source: SampleSource[Any]) -> list[str]:
     """Lines for the end, of the shards that are there."""
     done = [stem for stem in source.shards if folder.file(stem).exists()]
     counts: Counter[str] = Counter()
@@ -45,11 +45,11 @@ def ending(folder: OutFolder, source: Source[Any]) -> list[str]:
     return [*lines, "to train on them" + (f" ({plural(missing, 'shards')} missing):" if missing else ":"), f"  {flags}"]
 
 
-def _unread(folder: OutFolder, source: Source[Any], done: list[str]) -> list[str]:
+def _unread(folder: OutFolder, source: SampleSource[Any], done: list[str]) -> list[str]:
     """What `unread_fields` says of the first samples that were written."""
     if not source.read_keys or not done:
         return []
-    looked = in_one_line(read_samples([str(folder.file(done[0]))], LOOKED), done[0])
+    looked = as_usage_errors(read_samples([str(folder.file(done[0]))], LOOKED), done[0])
     return unread_fields((sample.get("json") for sample in looked), source.read_keys)
 
 

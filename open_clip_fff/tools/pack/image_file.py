@@ -7,15 +7,15 @@ from PIL import Image, ImageOps
 
 from open_clip_fff.data.decoded import UNREADABLE
 from open_clip_fff.data.images import FORMATS, NO_IMAGE, colours
-from open_clip_fff.tools.pack.items import LeaveOut
-from open_clip_fff.tools.pack.settings import PictureSettings
+from open_clip_fff.tools.pack.items import SkipSample
+from open_clip_fff.tools.pack.settings import ImageSettings
 
 READ = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # what training reads, by PIL's names
 OPENED = (*FORMATS, "GIF", "BMP", "TIFF")  # and no other by its content, whatever its name says
 WRITTEN = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
-class Finished(NamedTuple):
+class FinishedImage(NamedTuple):
     """An image as it goes into a shard: its bytes, the extension of its format, and whether it was made anew."""
 
     content: bytes
@@ -23,29 +23,29 @@ class Finished(NamedTuple):
     anew: bool
 
 
-def finish(content: bytes, wanted: PictureSettings) -> Finished:
+def finish(content: bytes, wanted: ImageSettings) -> FinishedImage:
     """An image's own bytes, or those of a smaller one.
 
     One of a format that training does not read (GIF, BMP, TIFF) is written anew at its own size. What is written anew
     stands upright, as its EXIF says, and is RGB, as training would make it.
 
     Raises:
-        LeaveOut: if it cannot be read, or is too small.
+        SkipSample: if it cannot be read, or is too small.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=OPENED)
         own, short = READ.get(image.format or ""), min(image.size)
         if short < wanted.least:
-            raise LeaveOut(f"smaller than {wanted.least} pixels")
+            raise SkipSample(f"smaller than {wanted.least} pixels")
         size = wanted.resize if wanted.resize is not None and wanted.resize < short else short
         if own and size == short:
             if wanted.verify:
                 image.load()
-            return Finished(content, own, False)
+            return FinishedImage(content, own, False)
         extension = wanted.format if wanted.format in WRITTEN else own or "png"
-        return Finished(_written(_smaller(image, size), extension, wanted.quality), extension, True)
+        return FinishedImage(_written(_smaller(image, size), extension, wanted.quality), extension, True)
     except NO_IMAGE as error:
-        raise LeaveOut(UNREADABLE) from error
+        raise SkipSample(UNREADABLE) from error
 
 
 def _smaller(image: Image.Image, size: int) -> Image.Image:

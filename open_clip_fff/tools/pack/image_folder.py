@@ -10,9 +10,9 @@ import numpy as np
 from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.ids import name_hash
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.pack.rows import Row, batched
-from open_clip_fff.tools.pack.tables.table import Table
-from open_clip_fff.tools.pack.walk import Unused, entries_of, pictures_below
+from open_clip_fff.tools.pack.rows import SourceRow, batched
+from open_clip_fff.tools.pack.tables.table import SourceTable
+from open_clip_fff.tools.pack.walk import Unused, entries_of, images_below
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 FILE_NAME = "file_name"
@@ -32,7 +32,7 @@ def metadata_files(folder: Path) -> tuple[str, ...]:
 
 def _names_files(file: Path) -> bool:
     try:
-        return file.is_file() and find_name(FILE_NAME, Table([str(file)]).columns) is not None
+        return file.is_file() and find_name(FILE_NAME, SourceTable([str(file)]).columns) is not None
     except UsageError:
         return False
 
@@ -42,7 +42,7 @@ def placed(folder: Path, files: Sequence[str]) -> list[str]:
     return [Path(file).parent.relative_to(folder).as_posix() for file in files]
 
 
-class Named:
+class NamedImages:
     """Keeps which pictures the rows of a list name, eight bytes each, to tell which have none.
 
     Args:
@@ -54,7 +54,7 @@ class Named:
     def __init__(self, folder: Path, files: Sequence[str], out: Path) -> None:
         self._folder, self._files, self._out, self._named = folder, files, out, array("q")
 
-    def passing(self, rows: Iterable[Row]) -> Iterator[Row]:
+    def passing(self, rows: Iterable[SourceRow]) -> Iterator[SourceRow]:
         """The same rows."""
         for row in rows:
             self._named.append(row.identity)
@@ -63,7 +63,7 @@ class Named:
     def unused(self) -> list[str]:
         """A line on what lies in the folder and below and is neither a table nor a picture with a row."""
         named, unused = np.unique(np.array(self._named, np.int64)), Unused()
-        below = pictures_below(self._folder, unused, self._out, beside=False, known=self._files)
+        below = images_below(self._folder, unused, self._out, beside=False, known=self._files)
         for some in batched(below, BATCH):
             paths = [path.relative_to(self._folder).as_posix() for path in some]
             without = ~np.isin([name_hash(path) for path in paths], named)

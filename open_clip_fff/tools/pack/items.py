@@ -32,7 +32,7 @@ class Item(NamedTuple):
     name: str = IMAGE
 
 
-class LeaveOut(Exception):
+class SkipSample(Exception):
     """This sample cannot be packed; the message says why in a few words, the same for all of a kind."""
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from open_clip_fff.data.ids import name_hash
-from open_clip_fff.data.shards import in_one_line, read_samples
+from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.data.sources import texts_of
 from open_clip_fff.errors import UsageError
@@ -158,7 +158,7 @@ def check_join(join: Join, shards: Sequence[str]) -> None:
         )
     for shard in shards:
         with suppress(UsageError):
-            samples = [_light(sample) for sample in in_one_line(read_samples([shard]), shard)]
+            samples = [_light(sample) for sample in as_usage_errors(read_samples([shard]), shard)]
             break
     else:
         return  # none can be read, which each will say

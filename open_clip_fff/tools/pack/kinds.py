@@ -12,14 +12,14 @@ from open_clip_fff.tools.pack.image_folder import metadata_files
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.tables.forms import FORMS, form
 from open_clip_fff.tools.pack.tables.images import cell_image
-from open_clip_fff.tools.pack.tables.table import Table
-from open_clip_fff.tools.pack.walk import Unused, pictures_below
+from open_clip_fff.tools.pack.tables.table import SourceTable
+from open_clip_fff.tools.pack.walk import Unused, images_below
 
 TRIED = 16  # rows at the start that are looked at
 ELSEWHERE = re.compile(r"^[\w+.-]+:")  # pipe:, s3://, https://
 
 
-class Kind(NamedTuple):
+class SourceKind(NamedTuple):
     """What a source is.
 
     Attributes:
@@ -38,7 +38,7 @@ class Kind(NamedTuple):
         return sum(Path(file).stat().st_size for file in self.files if not ELSEWHERE.match(file))
 
 
-def kind_of(source: str, flag: str = "SOURCE", table: bool = False) -> Kind:
+def kind_of(source: str, flag: str = "SOURCE", table: bool = False) -> SourceKind:
     """Looks at a source.
 
     A folder is shards where it holds tars; a table where that is `metadata.*` with `file_name`, or parquets with images
@@ -56,29 +56,29 @@ def kind_of(source: str, flag: str = "SOURCE", table: bool = False) -> Kind:
     path = Path(source)
     if path.is_dir():
         if files := files_in(path, ".tar"):
-            return Kind("shards", files)
+            return SourceKind("shards", files)
         if files := metadata_files(path):
-            return Kind("table", files, path)
+            return SourceKind("table", files, path)
         files = files_in(path, ".parquet")
         if files and (table or _has_images(files[0], path)):
-            return Kind("table", files)
-        if next(pictures_below(path, Unused()), None) is not None:
-            return Kind("folder", ())
+            return SourceKind("table", files)
+        if next(images_below(path, Unused()), None) is not None:
+            return SourceKind("folder", ())
         files = files or tuple(sorted(map(str, path.glob("*/*.parquet"))))  # Hugging Face has them in `data/`
-        return Kind("table", files) if files else Kind("folder", ())
+        return SourceKind("table", files) if files else SourceKind("folder", ())
     if form(source) and path.is_file():
-        return Kind("table", (source,))
+        return SourceKind("table", (source,))
     files = tuple(expand_shards(source))
     missing = [file for file in files if not ELSEWHERE.match(file) and not Path(file).is_file()]
     if missing:
         more = f" (and {len(missing) - 1} more of {len(files)})" if len(missing) > 1 else ""
         raise UsageError(f"{flag}: {missing[0]} does not exist{more}; check the path and the braces")
     if all(form(file) for file in files):
-        return Kind("table", tuple(files))
+        return SourceKind("table", tuple(files))
     if not all(".tar" in file for file in files):
         known = ", ".join(sorted({*FORMS, ".tar"}))
         raise UsageError(f"{flag} {source}: neither a folder nor one of {known}")
-    return Kind("shards", tuple(files))
+    return SourceKind("shards", tuple(files))
 
 
 def files_in(folder: Path, suffix: str) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ def files_in(folder: Path, suffix: str) -> tuple[str, ...]:
 def _has_images(file: str, folder: Path) -> bool:
     """Whether a table has images, or paths of some that are there; img2dataset's beside pictures have neither."""
     try:
-        table = Table([file])
+        table = SourceTable([file])
         if (column := image_column(table)) is None:
             return False
         images = [cell_image(cells[column]) for _, _, cells in islice(table.rows([column]), TRIED)]
@@ -98,7 +98,7 @@ def _has_images(file: str, folder: Path) -> bool:
     return any(x and (x.content or (x.path.strip() and (folder / x.path.strip()).exists())) for x in images)
 
 
-def check_flags(kind: Kind, settings: PackSettings) -> None:
+def check_flags(kind: SourceKind, settings: PackSettings) -> None:
     """Refuses flags that mean nothing for a kind.
 
     Raises:

@@ -10,10 +10,10 @@ from typing import BinaryIO, Literal
 
 from tqdm import tqdm
 
-from open_clip_fff.atomic_io import whole_file
+from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.arrange import Repeats, arrange
-from open_clip_fff.tools.pack.rows import Row, RowFile, write_rows
+from open_clip_fff.tools.pack.rows import RowFile, SourceRow, write_rows
 from open_clip_fff.tools.shards.share import Share
 
 ROWS = "rows.arrow"  # the list of what is packed, in the folder that is filled
@@ -35,7 +35,7 @@ class Listing:
         unused: what lies there and is not used, once all rows have come.
     """
 
-    rows: Iterator[Row]
+    rows: Iterator[SourceRow]
     columns: Sequence[str]
     repeats: Repeats
     order: Literal["identity"] | int | None
@@ -62,7 +62,7 @@ def listed(path: Path, listing: Listing, share: Share) -> RowFile:
             time.sleep(WAIT)
             continue
         try:
-            with whole_file(path) as file:
+            with atomic_file(path) as file:
                 _write(file, path.parent, listing, shown=share.index == 0)
         except BlockingIOError:
             time.sleep(WAIT)

@@ -16,7 +16,7 @@ BATCH = 65_536  # rows of each of the file's parts but the last, so that a row's
 CAPTIONS = "captions of "  # a caption column's name in the file starts so
 
 
-class Row(NamedTuple):
+class SourceRow(NamedTuple):
     """One row of a source.
 
     Attributes:
@@ -48,7 +48,7 @@ def schema(columns: Sequence[str]) -> pa.Schema:
     return pa.schema([*start, *captions, *end])
 
 
-def write_rows(rows: Iterable[Row], columns: Sequence[str], file: BinaryIO) -> None:
+def write_rows(rows: Iterable[SourceRow], columns: Sequence[str], file: BinaryIO) -> None:
     """Writes rows as they come, a batch in memory at a time."""
     layout = schema(columns)
     with pa.ipc.new_file(file, layout) as out:

@@ -13,9 +13,9 @@ from open_clip_fff.tools.pack.opening import opening
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.shards import CAPTIONS
 from open_clip_fff.tools.pack.writing import write_shard
-from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, refuse_place
-from open_clip_fff.tools.shards.record import Record
-from open_clip_fff.tools.shards.run import each_shard
+from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, refuse_input_folder
+from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 
 
@@ -40,7 +40,7 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     if out.resolve() == Path(settings.source).resolve():
         raise UsageError(f"--out {out}: what is read lies there; name another folder")
     if kind.name == "shards":
-        refuse_place(out, kind.files)
+        refuse_input_folder(out, kind.files)
     opened = opening(settings, kind)
     if share.index == 0:
         print("\n".join(opened.lines), flush=True)
@@ -56,10 +56,10 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     if share.index == 0:
         print("".join(f"{line}\n" for line in source.notes()), end="", flush=True)
 
-    def work(shard: str, file: BinaryIO, tick: Callable[[int], None]) -> Record:
+    def work(shard: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
         return write_shard(shard, file, source, settings.pictures, workers, tick)
 
-    code = each_shard(source.shards, folder, share, work, source.size)
+    code = process_shards(source.shards, folder, share, work, source.size)
     if share.index == 0 or not share.together:
         print("\n".join(ending(folder, source)), flush=True)
     return code

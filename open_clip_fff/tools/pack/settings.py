@@ -11,7 +11,7 @@ LAYOUT = 2  # of the lists that packing keeps, and of what it makes of a source
 
 
 @dataclass(frozen=True)
-class PictureSettings:
+class ImageSettings:
     """What is done to an image.
 
     Attributes:
@@ -38,7 +38,7 @@ class PictureSettings:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnNames:
     """Names of a table's columns, as typed; None and nothing where they are to be guessed.
 
     Attributes:
@@ -82,8 +82,8 @@ class PackSettings:
     """
 
     source: str
-    columns: Columns = field(default_factory=Columns)
-    pictures: PictureSettings = field(default_factory=PictureSettings)
+    columns: ColumnNames = field(default_factory=ColumnNames)
+    pictures: ImageSettings = field(default_factory=ImageSettings)
     json_keys: tuple[str, ...] = ("captions",)
     separator: str | None = None
     image_root: Path | None = None

@@ -8,20 +8,20 @@ from typing import Any
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import parquet_name
-from open_clip_fff.data.shards import IMAGES, dotted_image, image_bytes, in_one_line, read_samples, what_is_held
+from open_clip_fff.data.shards import IMAGES, as_usage_errors, describe_members, dotted_image, image_bytes, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table_columns import column_names, spaces_note
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.columns import check_column, chosen, columns_line, unused_columns
-from open_clip_fff.tools.pack.items import Item, LeaveOut
+from open_clip_fff.tools.pack.items import Item, SkipSample
 from open_clip_fff.tools.pack.join import Join, Joined, OneTable, PerShard, check_join
-from open_clip_fff.tools.pack.kinds import Kind, files_in, kind_of
+from open_clip_fff.tools.pack.kinds import SourceKind, files_in, kind_of
 from open_clip_fff.tools.pack.listing import Listing, listed
 from open_clip_fff.tools.pack.settings import PackSettings
-from open_clip_fff.tools.pack.source import Opening, Source
+from open_clip_fff.tools.pack.source import PreparedSource, SampleSource
 from open_clip_fff.tools.pack.table_rows import joined_rows
-from open_clip_fff.tools.pack.tables.table import Table
+from open_clip_fff.tools.pack.tables.table import SourceTable
 from open_clip_fff.tools.pack.walk import unused_in
 from open_clip_fff.tools.shards.folder import by_stem
 from open_clip_fff.tools.shards.share import Share
@@ -57,7 +57,7 @@ class Shards:
     def samples(self, shard: str) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
         if self.join is not None:
             self.join.check(shard)
-        for sample in in_one_line(read_samples([shard]), shard):
+        for sample in as_usage_errors(read_samples([shard]), shard):
             yield str(sample["__key__"]), (sample, self.join.find(sample) if self.join is not None else None)
 
     def look(self, count: int) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
@@ -78,7 +78,7 @@ class Shards:
         sample, joined = makings
         image = image_bytes(sample)
         if image is None:
-            raise LeaveOut("no image" if dotted_image(sample) is None else "no image: its key has a dot")
+            raise SkipSample("no image" if dotted_image(sample) is None else "no image: its key has a dot")
         name = next(name for name, member in sample.items() if member is image)
         beside = {name: bytes(member) for name, member in members(sample).items() if isinstance(member, bytes)}
         del beside[name]
@@ -86,7 +86,7 @@ class Shards:
             beside |= joined.into(beside)
         found, damage = self._reader.read({**sample, **beside})
         if damage:
-            raise LeaveOut("captions cannot be read")
+            raise SkipSample("captions cannot be read")
         raw = len(found["txt"])
         return Item(
             *(str(sample["__key__"]), image, beside, raw, sum(map(len, found.values())) - raw),
@@ -95,7 +95,7 @@ class Shards:
         )
 
 
-def shards_opening(settings: PackSettings, kind: Kind) -> Opening:
+def shards_opening(settings: PackSettings, kind: SourceKind) -> PreparedSource:
     """Looks at shards, and at what joins them.
 
     Raises:
@@ -104,12 +104,12 @@ def shards_opening(settings: PackSettings, kind: Kind) -> Opening:
     _check_images(kind.files[0])
     lines, opened = _join(settings, kind) if settings.captions else ([], lambda place, share: None)
 
-    def open_at(place: Path, share: Share) -> Source[Any]:
+    def open_at(place: Path, share: Share) -> SampleSource[Any]:
         if (join := opened(place, share)) is not None:
             check_join(join, kind.files)
         return Shards(kind.files, settings.json_keys, join, unused_in(settings.source, kind.files, pictures=False))
 
-    return Opening([f"{settings.source}: {plural(len(kind.files), 'shards')}", *lines], open_at)
+    return PreparedSource([f"{settings.source}: {plural(len(kind.files), 'shards')}", *lines], open_at)
 
 
 def _check_images(shard: str) -> None:
@@ -118,17 +118,18 @@ def _check_images(shard: str) -> None:
     if not Path(shard).is_file():
         return
     with suppress(UsageError):
-        for sample in in_one_line(read_samples([shard], TRIED), shard):
+        for sample in as_usage_errors(read_samples([shard], TRIED), shard):
             if image_bytes(sample) is not None:
                 return
             held |= dict.fromkeys(sample)
     if held:
         raise UsageError(
-            f"SOURCE: the first samples of {shard} have no image ({', '.join(IMAGES)}); they hold {what_is_held(held)}"
+            f"SOURCE: the first samples of {shard} have no image ({', '.join(IMAGES)}); "
+            f"they hold {describe_members(held)}"
         )
 
 
-def _join(settings: PackSettings, kind: Kind) -> tuple[list[str], Callable[[Path, Share], Join | None]]:
+def _join(settings: PackSettings, kind: SourceKind) -> tuple[list[str], Callable[[Path, Share], Join | None]]:
     """What was understood of --captions, and what opens it."""
     place, typed = Path(settings.captions or ""), settings.columns
     if any((place / parquet_name(url)).exists() for url in kind.files):
@@ -139,12 +140,12 @@ def _join(settings: PackSettings, kind: Kind) -> tuple[list[str], Callable[[Path
         line = f"{place}: a parquet per shard, captions by {', '.join(columns)}, joined by key"
         return [line], lambda place_, share: PerShard(place, columns)
     files = files_in(place, ".parquet") if place.is_dir() else ()
-    found = Kind("table", files) if files else kind_of(str(place), "--captions")
+    found = SourceKind("table", files) if files else kind_of(str(place), "--captions")
     if found.name != "table":
         raise UsageError(
             f"--captions {place}: is {found.name}; name a table, or a folder with STEM.parquet for each STEM.tar"
         )
-    table = Table(found.files, settings.separator)
+    table = SourceTable(found.files, settings.separator)
     by = (typed.url or "url") if settings.join == "url" else "key"
     flag = "--url-key" if settings.join == "url" else "--join key: the column"
     field, by = by, check_column(table, flag, by)

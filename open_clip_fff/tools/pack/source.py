@@ -1,4 +1,4 @@
-"""What is packed, shard by shard. A file per kind of source beside this one gives an `Opening` of it."""
+"""What is packed, shard by shard. A file per kind of source beside this one gives an `PreparedSource` of it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.items import Item
 from open_clip_fff.tools.pack.listing import READ, UNUSED
 from open_clip_fff.tools.pack.rows import RowFile
-from open_clip_fff.tools.pack.tables.images import HeldImages
+from open_clip_fff.tools.pack.tables.images import InlineImages
 from open_clip_fff.tools.shards.share import Share
 
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 RUNS = 8  # of rows whose images lie in a table, that are looked at
 
 
-class Source(Protocol, Generic[T]):
+class SampleSource(Protocol, Generic[T]):
     """Samples by shard."""
 
     @property
@@ -53,17 +53,17 @@ class Source(Protocol, Generic[T]):
         """What lies there and is not used, a line for each kind."""
 
     def item(self, makings: T) -> Item:
-        """The sample; may be called from several threads. Raises LeaveOut for one that cannot be packed."""
+        """The sample; may be called from several threads. Raises SkipSample for one that cannot be packed."""
 
 
-class Opening(NamedTuple):
+class PreparedSource(NamedTuple):
     """What was understood, in lines, and what opens it, given a folder for its lists and this process's share."""
 
     lines: list[str]
-    open: Callable[[Path, Share], Source[Any]]
+    open: Callable[[Path, Share], SampleSource[Any]]
 
 
-class Listed:
+class ListedSource:
     """Rows of a list, so many a shard.
 
     Args:
@@ -85,7 +85,7 @@ class Listed:
         per_shard: int,
         item: Callable[[dict[str, Any]], Item],
         repeats: Callable[[int, int], str],
-        images: HeldImages | None = None,
+        images: InlineImages | None = None,
         read_keys: tuple[str, ...] | None = None,
     ) -> None:
         self.read_keys = read_keys

@@ -8,29 +8,29 @@ from itertools import islice
 from pathlib import Path
 
 from open_clip_fff.config.name_lists import find_name
-from open_clip_fff.data.shards import why_unreadable
+from open_clip_fff.data.shards import unreadable_reason
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.columns import chosen, columns_line, unused_columns
-from open_clip_fff.tools.pack.image_folder import FILE_NAME, Named, joined_path, placed
-from open_clip_fff.tools.pack.kinds import ELSEWHERE, TRIED, Kind
+from open_clip_fff.tools.pack.image_folder import FILE_NAME, NamedImages, joined_path, placed
+from open_clip_fff.tools.pack.kinds import ELSEWHERE, TRIED, SourceKind
 from open_clip_fff.tools.pack.listing import ROWS, Listing, listed
-from open_clip_fff.tools.pack.settings import Columns, PackSettings
-from open_clip_fff.tools.pack.source import Listed, Opening, Source
+from open_clip_fff.tools.pack.settings import ColumnNames, PackSettings
+from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
 from open_clip_fff.tools.pack.table_rows import asked_rows, image_at, table_item, table_rows
-from open_clip_fff.tools.pack.tables.images import HeldImages
-from open_clip_fff.tools.pack.tables.table import Table
+from open_clip_fff.tools.pack.tables.images import InlineImages
+from open_clip_fff.tools.pack.tables.table import SourceTable
 from open_clip_fff.tools.pack.walk import unused_in
 from open_clip_fff.tools.shards.share import Share
 
 
-def table_opening(settings: PackSettings, kind: Kind) -> Opening:
+def table_opening(settings: PackSettings, kind: SourceKind) -> PreparedSource:
     """Looks at a table.
 
     Raises:
         UsageError: for columns that are not there, no rows, or images none of which is there.
     """
-    table = Table(kind.files, settings.separator, kind.images)
+    table = SourceTable(kind.files, settings.separator, kind.images)
     if kind.images:
         table.taken, table.image = "an ImageFolder", find_name(FILE_NAME, table.columns)
     columns, notes = chosen(table, settings.columns)
@@ -45,8 +45,8 @@ def table_opening(settings: PackSettings, kind: Kind) -> Opening:
         rest = ", each one sample" if settings.group else "; --group makes one sample of each, with all their captions"
         return f"{plural(rows, 'rows')} are about {plural(images, 'images')}{rest}"
 
-    def open_at(place: Path, share: Share) -> Source[dict]:
-        named = Named(root, table.files, place) if kind.images else None
+    def open_at(place: Path, share: Share) -> SampleSource[dict]:
+        named = NamedImages(root, table.files, place) if kind.images else None
         found = table_rows(table, columns, by_content=settings.group, starts=starts)
 
         def unused() -> list[str]:
@@ -63,16 +63,16 @@ def table_opening(settings: PackSettings, kind: Kind) -> Opening:
             unused=unused,
         )
         rows = listed(place / ROWS, listing, share)
-        images = HeldImages(table.files, columns.image or "", place) if held else None
-        return Listed(rows, table.name, settings.per_shard, partial(table_item, root=root), repeats, images)
+        images = InlineImages(table.files, columns.image or "", place) if held else None
+        return ListedSource(rows, table.name, settings.per_shard, partial(table_item, root=root), repeats, images)
 
     lines = [columns_line(table, settings.columns, columns), *notes, *_splits(table)]
     if held and settings.seed is not None and (shards := -(-table.about() // settings.per_shard)) > 1:
         lines.append(f"after --shuffle, each of {shards:,} shards goes through all of {table.name} for its images")
-    return Opening(lines, open_at)
+    return PreparedSource(lines, open_at)
 
 
-def _splits(table: Table) -> list[str]:
+def _splits(table: SourceTable) -> list[str]:
     """A line where files are called `train-…` and `test-…`, which nobody may want in one."""
     kinds = Counter(re.split(r"[-_.]?\d", Path(file).stem)[0] for file in table.files)
     if len(kinds) < 2 or len({Path(file).parent for file in table.files}) > 1:
@@ -81,7 +81,7 @@ def _splits(table: Table) -> list[str]:
     return [f"files of all names are packed: {told}; name some with braces, as in '{table.files[0]}'"]
 
 
-def _check_head(table: Table, columns: Columns, root: Path, starts: Sequence[str]) -> None:
+def _check_head(table: SourceTable, columns: ColumnNames, root: Path, starts: Sequence[str]) -> None:
     """Refuses a table without rows, and one none of whose first images is there."""
     column, images = columns.image or "", []
     for _, (file, _, cells) in islice(asked_rows(table, columns, [column]), TRIED):
@@ -94,7 +94,7 @@ def _check_head(table: Table, columns: Columns, root: Path, starts: Sequence[str
         raise UsageError(f"{table.name} holds no row")
     contents, paths = [image.content for image in images if image.content], [x.path for x in images if x.path.strip()]
     if contents:
-        reasons = [why_unreadable(content) for content in contents]
+        reasons = [unreadable_reason(content) for content in contents]
         if all(reasons):
             raise UsageError(
                 f"--image-key {column}: none of the first cells of {table.name} is an image ({reasons[0]})"

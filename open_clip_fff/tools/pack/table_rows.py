@@ -10,14 +10,16 @@ from open_clip_fff.data.ids import name_hash, sample_id
 from open_clip_fff.data.sources import cell_text, texts_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.image_folder import joined_path
-from open_clip_fff.tools.pack.items import Item, LeaveOut, as_json, members_of
-from open_clip_fff.tools.pack.rows import Row, captions_of
-from open_clip_fff.tools.pack.settings import Columns
+from open_clip_fff.tools.pack.items import Item, SkipSample, as_json, members_of
+from open_clip_fff.tools.pack.rows import SourceRow, captions_of
+from open_clip_fff.tools.pack.settings import ColumnNames
 from open_clip_fff.tools.pack.tables.images import CONTENT, CellImage, cell_image
-from open_clip_fff.tools.pack.tables.table import Found, Table
+from open_clip_fff.tools.pack.tables.table import SourceTable, TableRow
 
 
-def table_rows(table: Table, columns: Columns, by_content: bool = False, starts: Sequence[str] = ()) -> Iterator[Row]:
+def table_rows(
+    table: SourceTable, columns: ColumnNames, by_content: bool = False, starts: Sequence[str] = ()
+) -> Iterator[SourceRow]:
     """A row per row; its key is its number, from 0.
 
     Args:
@@ -40,7 +42,7 @@ def table_rows(table: Table, columns: Columns, by_content: bool = False, starts:
         fields = {name: cells[name] for name in columns.keep if cell_text(cells[name])}
         if columns.url and (url := cell_text(cells[columns.url])):
             fields["url"] = url[0]
-        yield Row(
+        yield SourceRow(
             identity,  # rows without an image have nothing in common
             f"{number:09d}",
             b"" if held else path.encode(),
@@ -51,7 +53,7 @@ def table_rows(table: Table, columns: Columns, by_content: bool = False, starts:
         )
 
 
-def asked_rows(table: Table, columns: Columns, wanted: Sequence[str]) -> Iterator[tuple[int, Found]]:
+def asked_rows(table: SourceTable, columns: ColumnNames, wanted: Sequence[str]) -> Iterator[tuple[int, TableRow]]:
     """The number of each row that --only leaves, among all, and the row. Raises UsageError as the table."""
     column, values = columns.only or ("", ())
     for number, found in enumerate(table.rows([*wanted, *([column] if values else [])])):
@@ -59,7 +61,7 @@ def asked_rows(table: Table, columns: Columns, wanted: Sequence[str]) -> Iterato
             yield number, found
 
 
-def image_at(cell: object, table: Table, column: str) -> CellImage:
+def image_at(cell: object, table: SourceTable, column: str) -> CellImage:
     """What a cell says of an image. Raises UsageError for one that cannot."""
     if (image := cell_image(cell)) is None:
         raise UsageError(
@@ -68,7 +70,7 @@ def image_at(cell: object, table: Table, column: str) -> CellImage:
     return image
 
 
-def joined_rows(table: Table, columns: Columns, by: str) -> Iterator[Row]:
+def joined_rows(table: SourceTable, columns: ColumnNames, by: str) -> Iterator[SourceRow]:
     """A row per row of captions that join samples by a column.
 
     Raises:
@@ -76,7 +78,7 @@ def joined_rows(table: Table, columns: Columns, by: str) -> Iterator[Row]:
     """
     for _, _, cells in table.rows([by, *columns.captions]):
         key = "".join(cell_text(cells[by]))
-        yield Row(name_hash(key), key, captions=[caption_texts(cells[name]) for name in columns.captions])
+        yield SourceRow(name_hash(key), key, captions=[caption_texts(cells[name]) for name in columns.captions])
 
 
 def table_item(row: dict[str, Any], root: Path) -> Item:
@@ -87,10 +89,10 @@ def table_item(row: dict[str, Any], root: Path) -> Item:
         root: the folder that relative paths start at.
 
     Raises:
-        LeaveOut: if it names no image.
+        SkipSample: if it names no image.
     """
     if (content := row.get(CONTENT)) is None and not row["image"]:
-        raise LeaveOut("no path of an image" if row["file"] is None else "no image")
+        raise SkipSample("no path of an image" if row["file"] is None else "no image")
     fields = json.loads(row["fields"]) if row["fields"] else {}
     members = members_of(captions_of(row), fields, row["label"])
     return Item(row["key"], root / os.fsdecode(row["image"]) if content is None else content, *members)

@@ -57,7 +57,7 @@ def unused_in(source: str, used: Iterable[str], pictures: bool) -> list[str]:
     return unused.lines
 
 
-def pictures_below(
+def images_below(
     folder: Path, unused: Unused, out: Path | None = None, beside: bool = True, known: Collection[str] = ()
 ) -> Iterator[Path]:
     """Pictures in a folder and below, in the order of names, folder by folder; no hidden files.

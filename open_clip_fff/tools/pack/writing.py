@@ -10,16 +10,17 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 from webdataset.tariterators import group_by_keys
 
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.data.prefetch import ahead
+from open_clip_fff.data.prefetch import prefetch_map
+from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tars import tar_files
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.image_file import finish
-from open_clip_fff.tools.pack.items import LeaveOut
-from open_clip_fff.tools.pack.settings import PictureSettings
-from open_clip_fff.tools.pack.source import Source
-from open_clip_fff.tools.shards.record import LeftOut, Record
+from open_clip_fff.tools.pack.items import SkipSample
+from open_clip_fff.tools.pack.settings import ImageSettings
+from open_clip_fff.tools.pack.source import SampleSource
+from open_clip_fff.tools.shards.record import ShardRecord
 from open_clip_fff.tools.shards.tars import OUTSIDE, leaves_folder, members, tar_writer
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ AGAIN = "repeated captions left away"
 ANEW, JOINED, ROWS = "images written anew", "with captions joined", "rows joined"
 
 
-class Packed(NamedTuple):
+class PackedSample(NamedTuple):
     """A sample as it is written, and the counts that it adds."""
 
     key: str
@@ -37,30 +38,30 @@ class Packed(NamedTuple):
     counts: dict[str, int]
 
 
-def packed(found: tuple[str, T], source: Source[T], pictures: PictureSettings) -> Packed | LeftOut:
+def packed(found: tuple[str, T], source: SampleSource[T], pictures: ImageSettings) -> PackedSample | SkippedSample:
     """One sample, given its key and makings."""
     key, makings = found
     try:
         item = source.item(makings)
         if leaves_folder({"__key__": item.key, **item.members}):
-            raise LeaveOut(OUTSIDE)
+            raise SkipSample(OUTSIDE)
         picture = finish(_content(item.image), pictures)
-    except LeaveOut as why:
-        return LeftOut(key, str(why))
+    except SkipSample as why:
+        return SkippedSample(key, str(why))
     name = picture.extension if picture.anew or not item.name else item.name
     counts = {IMAGES: 1, RAW: item.raw, MORE: item.more, AGAIN: item.again, NONE: not (item.raw or item.more)}
     counts |= {ANEW: picture.anew, JOINED: item.joined > 0, ROWS: item.joined}
-    return Packed(item.key, {**item.members, name: picture.content}, counts)
+    return PackedSample(item.key, {**item.members, name: picture.content}, counts)
 
 
 def write_shard(
     shard: str,
     file: BinaryIO,
-    source: Source[T],
-    pictures: PictureSettings,
+    source: SampleSource[T],
+    pictures: ImageSettings,
     workers: int,
     tick: Callable[[int], None],
-) -> Record:
+) -> ShardRecord:
     """Writes one shard, and compares what can be read of it with what went in.
 
     Args:
@@ -74,11 +75,11 @@ def write_shard(
     Raises:
         UsageError: if the source cannot be read, or what was written does not hold what went in.
     """
-    record, went = Record(shard), Contents()
+    record, went = ShardRecord(shard), ShardDigest()
     with tar_writer(file) as tar:
-        for made in ahead(lambda found: packed(found, source, pictures), source.samples(shard), workers):
+        for made in prefetch_map(lambda found: packed(found, source, pictures), source.samples(shard), workers):
             tick(1)
-            if isinstance(made, LeftOut):
+            if isinstance(made, SkippedSample):
                 record.left_out.append(made)
                 continue
             tar.write({"__key__": made.key, **made.members})
@@ -89,7 +90,7 @@ def write_shard(
     return record
 
 
-class Contents:
+class ShardDigest:
     """What a shard holds, told by numbers: samples, captions, and a hash over keys, members' names and their bytes."""
 
     def __init__(self) -> None:
@@ -108,13 +109,13 @@ class Contents:
         return self.samples, self.captions, self._hash.hexdigest()
 
 
-def check_written(file: BinaryIO, went: Contents, json_keys: tuple[str, ...]) -> None:
+def check_written(file: BinaryIO, went: ShardDigest, json_keys: tuple[str, ...]) -> None:
     """Reads a tar as training does, and compares.
 
     Raises:
         UsageError: if it holds anything else than what went in.
     """
-    reader, came = CaptionReader(CaptionSettings(json_keys=json_keys)), Contents()
+    reader, came = CaptionReader(CaptionSettings(json_keys=json_keys)), ShardDigest()
     try:
         for sample in _samples_in(file):
             beside = {name: member for name, member in members(sample).items() if isinstance(member, bytes)}
@@ -136,12 +137,12 @@ def _samples_in(file: BinaryIO) -> Iterator[dict[str, Any]]:
 
 
 def _content(image: bytes | Path) -> bytes:
-    """Raises LeaveOut for a file that cannot be read."""
+    """Raises SkipSample for a file that cannot be read."""
     if isinstance(image, bytes):
         return image
     try:
         return image.read_bytes()
     except FileNotFoundError as error:
-        raise LeaveOut("image file is not there") from error
+        raise SkipSample("image file is not there") from error
     except (OSError, ValueError) as error:
-        raise LeaveOut("image file cannot be read") from error
+        raise SkipSample("image file cannot be read") from error

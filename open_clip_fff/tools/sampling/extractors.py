@@ -9,8 +9,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.caption_rows import Row
-from open_clip_fff.data.features import FeatureReader, as_mining_wants
+from open_clip_fff.data.caption_rows import CaptionRow
+from open_clip_fff.data.features import FeatureReader, normalised_features
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.models.frozen import FrozenModel, load_frozen
 from open_clip_fff.models.sentences import SentenceModel, SentenceTower, load_sentences
@@ -30,7 +30,7 @@ class FeatureExtractor(ABC):
         return torch.empty(0)
 
     @abstractmethod
-    def __call__(self, views: Sequence[Tensor], rows: Sequence[Row], k: int) -> tuple[Tensor | None, Tensor]:
+    def __call__(self, views: Sequence[Tensor], rows: Sequence[CaptionRow], k: int) -> tuple[Tensor | None, Tensor]:
         """L2-normalised float32 features of b images [b, D], or None, and of their up to k captions [b, k, D].
 
         What stands in the place of padding does not count.
@@ -46,7 +46,7 @@ class FrozenExtractor(FeatureExtractor):
     def view(self, picture: Image) -> Tensor:
         return self._preprocess(picture)
 
-    def __call__(self, views: Sequence[Tensor], rows: Sequence[Row], k: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, views: Sequence[Tensor], rows: Sequence[CaptionRow], k: int) -> tuple[Tensor, Tensor]:
         texts = self.frozen.embed_texts([text for row in rows for text in padded(row, k)])
         return self.frozen.embed_images(views), texts.unflatten(0, (len(rows), k))
 
@@ -57,11 +57,11 @@ class StoredExtractor(FeatureExtractor):
     def __init__(self, stored: FeatureReader, device: torch.device | str = "cpu") -> None:
         self.stored, self.device = stored, device
 
-    def __call__(self, views: Sequence[Tensor], rows: Sequence[Row], k: int) -> tuple[Tensor | None, Tensor]:
+    def __call__(self, views: Sequence[Tensor], rows: Sequence[CaptionRow], k: int) -> tuple[Tensor | None, Tensor]:
         found = [row.features for row in rows if row.features is not None]
         image = torch.stack([torch.from_numpy(each.image.copy()) for each in found])
         texts = [F.pad(torch.from_numpy(each.texts.copy()), (0, 0, 0, k - len(each.texts))) for each in found]
-        return as_mining_wants(image.to(self.device), torch.stack(texts).to(self.device))
+        return normalised_features(image.to(self.device), torch.stack(texts).to(self.device))
 
 
 class SentenceExtractor(FeatureExtractor):
@@ -70,7 +70,7 @@ class SentenceExtractor(FeatureExtractor):
     def __init__(self, sentences: SentenceModel, device: torch.device | str = "cpu") -> None:
         self.tower = SentenceTower(sentences, torch.device(device))
 
-    def __call__(self, views: Sequence[Tensor], rows: Sequence[Row], k: int) -> tuple[None, Tensor]:
+    def __call__(self, views: Sequence[Tensor], rows: Sequence[CaptionRow], k: int) -> tuple[None, Tensor]:
         texts = self.tower.texts([text for row in rows for text in padded(row, k)])
         return None, texts.unflatten(0, (len(rows), k))
 
@@ -93,19 +93,19 @@ def extractor_of(plan: Plan, device: torch.device | str = "cpu") -> FeatureExtra
     raise ValueError(f"mining features are {plan.features}: there is no model to extract them")
 
 
-def padded(row: Row, k: int) -> list[str]:
+def padded(row: CaptionRow, k: int) -> list[str]:
     """Its captions, k with empty ones."""
     return row.captions + [""] * (k - len(row.captions))
 
 
-def valid_and_raw(rows: Sequence[Row], k: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+def valid_and_raw(rows: Sequence[CaptionRow], k: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Which of k captions are no padding, and which are raw (from a text key), bool [b, k] each."""
     places = torch.arange(k)
     counts, raw = (torch.tensor(x)[:, None] for x in ([len(row.captions) for row in rows], [row.raw for row in rows]))
     return (places < counts).to(device), (places < raw).to(device)
 
 
-def mining_features(extractor: FeatureExtractor, views: Sequence[Tensor], rows: Sequence[Row]) -> MiningFeatures:
+def mining_features(extractor: FeatureExtractor, views: Sequence[Tensor], rows: Sequence[CaptionRow]) -> MiningFeatures:
     """What mining knows of b > 0 images, float32: image [b, D] or None, text [b, K, D], valid [b, K], ids [b].
 
     K is the most captions that one of them has.
@@ -124,7 +124,7 @@ def mining_features(extractor: FeatureExtractor, views: Sequence[Tensor], rows: 
     return MiningFeatures(image, F.normalize(text.float(), dim=-1), valid, ids)
 
 
-def without_raw(features: MiningFeatures, rows: Sequence[Row]) -> MiningFeatures:
+def without_raw(features: MiningFeatures, rows: Sequence[CaptionRow]) -> MiningFeatures:
     """The same where raw captions take no part in mining."""
     _, raw = valid_and_raw(rows, features.valid.shape[1], features.valid.device)
     return features._replace(valid=features.valid & ~raw)

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.data.decoded import NoPicture, Picture, pictures_of
+from open_clip_fff.data.decoded import DecodedSample, decoded_samples
+from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.tokens import as_in_a_batch
+from open_clip_fff.data.tokens import draw_captions
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.tools.sampling.draw import Draw, Progress
@@ -30,7 +31,7 @@ class Part(NamedTuple):
         features: by extractor.
     """
 
-    pictures: list[Picture[Any]]
+    pictures: list[DecodedSample[Any]]
     features: list[MiningFeatures]
 
 
@@ -63,7 +64,7 @@ class Reading:
         workers: int = 0,
     ) -> None:
         self.captions, self.extractors, self.device = captions, list(extractors), device
-        self.left_out: list[NoPicture] = []
+        self.left_out: list[SkippedSample] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._drawing = torch.get_rng_state()
@@ -72,7 +73,7 @@ class Reading:
             return keep(picture), [each.view(picture) for each in self.extractors]
 
         stored = next((each.stored for each in self.extractors if each.stored is not None), None)
-        found = pictures_of(draw, CaptionReader(captions), view, stored, workers)
+        found = decoded_samples(draw, CaptionReader(captions), view, stored, workers)
         self._found = progress(found, total=len(draw), desc="features", unit=" images")
 
     def parts(self, size: int = CHUNK) -> Iterator[Part]:
@@ -90,17 +91,17 @@ class Reading:
                 return
             yield joined(found)
 
-    def _whole(self) -> Iterator[Picture[tuple[Any, list[Tensor]]]]:
+    def _whole(self) -> Iterator[DecodedSample[tuple[Any, list[Tensor]]]]:
         for picture in self._found:
-            if isinstance(picture, NoPicture):
+            if isinstance(picture, SkippedSample):
                 self.left_out.append(picture)
             else:
                 yield picture
 
-    def _embedded(self, some: Sequence[Picture[tuple[Any, list[Tensor]]]]) -> Part:
+    def _embedded(self, some: Sequence[DecodedSample[tuple[Any, list[Tensor]]]]) -> Part:
         with torch.random.fork_rng(devices=[]):  # what others draw in between changes nothing
             torch.set_rng_state(self._drawing)
-            rows = [as_in_a_batch(picture.row, self.captions) for picture in some]
+            rows = [draw_captions(picture.row, self.captions) for picture in some]
             self._drawing = torch.get_rng_state()
         with half_on_cuda(self.device):
             features = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.shards.record import Record
+from open_clip_fff.tools.shards.record import ShardRecord
 
 SUFFIXES = (".tar", ".parquet")
 
@@ -68,7 +68,7 @@ def bytes_per_image(folder: Path, flag: str) -> float:
     size, images = 0, 0
     for file in sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES):
         try:
-            record = Record.read((folder / "records" / f"{file.stem}.json").read_text())
+            record = ShardRecord.read((folder / "records" / f"{file.stem}.json").read_text())
         except (OSError, ValueError, KeyError, TypeError):
             continue
         size, images = size + file.stat().st_size, images + record.counts["images"]

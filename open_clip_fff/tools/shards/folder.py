@@ -4,10 +4,10 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from open_clip_fff.atomic_io import write_whole
+from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.data.data_sets import stem_of
 from open_clip_fff.errors import OneRankError, UsageError, printable
-from open_clip_fff.tools.shards.record import Record
+from open_clip_fff.tools.shards.record import ShardRecord
 
 SETTINGS = "settings.json"
 
@@ -34,7 +34,7 @@ class OutFolder:
             path.mkdir(parents=True, exist_ok=True)
             before = json.loads(kept.read_text()) if kept.exists() else None
             if before is None:
-                write_whole(kept, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
+                write_atomically(kept, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
         except (OSError, ValueError) as error:
             raise UsageError(f"{flag} {path}: cannot be used ({error})") from error
         if before is not None and before != wanted:
@@ -60,16 +60,16 @@ class OutFolder:
             )
         return True
 
-    def record(self, stem: str) -> Record | None:
+    def record(self, stem: str) -> ShardRecord | None:
         """That of a shard; None if there is none that can be read."""
         try:
-            return Record.read(self._record_path(stem).read_text())
+            return ShardRecord.read(self._record_path(stem).read_text())
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def write_record(self, stem: str, record: Record) -> None:
+    def write_record(self, stem: str, record: ShardRecord) -> None:
         """Before the shard's file gets its name."""
-        write_whole(self._record_path(stem), record.text())
+        write_atomically(self._record_path(stem), record.text())
 
     def _record_path(self, stem: str) -> Path:
         return self.path / "records" / f"{stem}.json"
@@ -90,7 +90,7 @@ def by_stem(urls: Iterable[str], flag: str = "--train-data") -> dict[str, str]:
     return found
 
 
-def refuse_place(out: Path, urls: Iterable[str], flag: str = "--out") -> None:
+def refuse_input_folder(out: Path, urls: Iterable[str], flag: str = "--out") -> None:
     """Raises UsageError where shards that are read lie in `out`: they would be taken for written ones."""
     if out.resolve() in {Path(url).resolve().parent for url in urls}:
         raise UsageError(f"{flag} {out}: the shards that are read lie there; name another folder")

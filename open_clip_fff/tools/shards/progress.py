@@ -8,7 +8,7 @@ from tqdm import tqdm
 from open_clip_fff.plural import plural
 
 
-class Progress:
+class ShardProgress:
     """Counts samples, and guesses from the shards so far how many are to come.
 
     Args:

@@ -3,18 +3,12 @@
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-
-class LeftOut(NamedTuple):
-    """A sample that is not in what was written, by its key, and why: a few words, the same for all of a kind."""
-
-    key: str
-    why: str
+from open_clip_fff.data.shards import SkippedSample
 
 
 @dataclass
-class Record:
+class ShardRecord:
     """Kept beside what was written, as json.
 
     Attributes:
@@ -25,11 +19,11 @@ class Record:
 
     source: str
     counts: Counter[str] = field(default_factory=Counter)
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[SkippedSample] = field(default_factory=list)
 
     def leave_out(self, key: str, why: str) -> None:
         """Notes a sample that is passed over."""
-        self.left_out.append(LeftOut(key, why))
+        self.left_out.append(SkippedSample(key, why))
 
     def text(self) -> str:
         """As json, with nothing in it that differs from one run to the next."""
@@ -37,8 +31,8 @@ class Record:
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
-    def read(cls, text: str) -> "Record":
+    def read(cls, text: str) -> "ShardRecord":
         """Opens what `text` wrote. Raises ValueError, KeyError or TypeError for anything else."""
         content = json.loads(text)
-        left_out = [LeftOut(**entry) for entry in content["left_out"]]
+        left_out = [SkippedSample(**entry) for entry in content["left_out"]]
         return cls(content["source"], Counter(content["counts"]), left_out)

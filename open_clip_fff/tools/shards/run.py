@@ -4,19 +4,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
-from open_clip_fff.atomic_io import whole_file
+from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.shards.folder import OutFolder
-from open_clip_fff.tools.shards.progress import Progress
-from open_clip_fff.tools.shards.record import Record
+from open_clip_fff.tools.shards.progress import ShardProgress
+from open_clip_fff.tools.shards.record import ShardRecord
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples
 
-Work = Callable[[str, BinaryIO, Callable[[int], None]], Record]
+Work = Callable[[str, BinaryIO, Callable[[int], None]], ShardRecord]
 
 
-def each_shard(
+def process_shards(
     sources: Mapping[str, str], folder: OutFolder, share: Share, work: Work, size: Callable[[str], int] = count_samples
 ) -> int:
     """Does what is missing of this process's share, and prints what the folder holds then.
@@ -43,7 +43,7 @@ def each_shard(
         part = f" (share 0 of {share.count})" if share.count > 1 else ""
         print(f"{len(missing)} of {plural(len(mine), 'shards')} to do{part}, into {folder.path}", flush=True)
     shown = share.index == 0 and bool(missing)
-    progress, failed = Progress(len(missing), size(sources[missing[0]]) if shown else 0, shown), []
+    progress, failed = ShardProgress(len(missing), size(sources[missing[0]]) if shown else 0, shown), []
     try:
         for stem in missing:
             try:
@@ -69,7 +69,7 @@ class _Unreadable(Exception):
 def _one(stem: str, source: str, folder: OutFolder, work: Work, tick: Callable[[int], None]) -> None:
     path = folder.file(stem)
     try:
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             try:
                 record = work(source, file, tick)
             except UsageError as error:

@@ -33,7 +33,7 @@ class Share:
     local: int = 0
 
     @classmethod
-    def here(cls, typed: str | None = None) -> "Share":
+    def from_environment(cls, typed: str | None = None) -> "Share":
         """As typed (`3/16`, from 0), or torchrun's, or everything.
 
         Raises:

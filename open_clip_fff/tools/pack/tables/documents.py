@@ -13,7 +13,7 @@ from open_clip_fff.tools.pack.tables.separated import LOOK
 Document = dict[str, Any]
 
 
-class Layout(NamedTuple):
+class DocumentLayout(NamedTuple):
     """How a document is laid out.
 
     Attributes:
@@ -31,7 +31,7 @@ class Layout(NamedTuple):
     unused: Callable[[Document], list[str]] = lambda document: []
 
 
-def coco(document: Document) -> Layout | None:
+def coco(document: Document) -> DocumentLayout | None:
     """COCO's captions: `images` with `id` and `file_name`, `annotations` with `image_id` and `caption`.
 
     Raises:
@@ -41,7 +41,7 @@ def coco(document: Document) -> Layout | None:
         return None
     if not any("caption" in annotation for annotation in document["annotations"]):
         raise ValueError("it is COCO's, but no annotation has a caption; take the one that is called captions_*.json")
-    return Layout("COCO's captions", "file_name", _coco_rows, ("images", "annotations"), _coco_strays)
+    return DocumentLayout("COCO's captions", "file_name", _coco_rows, ("images", "annotations"), _coco_strays)
 
 
 def _coco_rows(document: Document) -> Iterator[Cells]:
@@ -58,14 +58,16 @@ def _coco_strays(document: Document) -> list[str]:
     return [f"{plural(strays, 'annotations')} of images that are not listed"] if strays else []
 
 
-def karpathy(document: Document) -> Layout | None:
+def karpathy(document: Document) -> DocumentLayout | None:
     """Karpathy's splits: `images` with `filename`, perhaps `filepath`, and `sentences` with `raw`."""
     images = _objects(document, "images")
     if not images or not {"filename", "sentences"} <= set(images[0]):
         return None
     splits = Counter(str(image.get("split")) for image in images)
     told = ", ".join(f"{name} {count:,}" for name, count in splits.most_common())
-    return Layout(f"Karpathy's splits ({told}; --only 'split=A;B' takes some)", "image", _karpathy_rows, ("images",))
+    return DocumentLayout(
+        f"Karpathy's splits ({told}; --only 'split=A;B' takes some)", "image", _karpathy_rows, ("images",)
+    )
 
 
 def _karpathy_rows(document: Document) -> Iterator[Cells]:
@@ -75,7 +77,7 @@ def _karpathy_rows(document: Document) -> Iterator[Cells]:
         yield {"image": path, "captions": [x.get("raw") for x in image.get("sentences") or []], **rest}
 
 
-LAYOUTS: tuple[Callable[[Document], Layout | None], ...] = (coco, karpathy)
+LAYOUTS: tuple[Callable[[Document], DocumentLayout | None], ...] = (coco, karpathy)
 
 
 class DocumentReader(Reader):

@@ -34,7 +34,7 @@ def cell_image(cell: object) -> CellImage | None:
     return CellImage("" if cell is None or cell != cell else str(cell), None)  # NaN is not itself
 
 
-class HeldImages:
+class InlineImages:
     """Images by their file and row.
 
     Rows in the order of the table are read in one go. Others, as after --shuffle, are gathered from all over it, and

@@ -15,7 +15,7 @@ from open_clip_fff.tools.pack.tables.text import open_text
 CHUNK = 1 << 20  # characters
 
 
-class Record(NamedTuple):
+class JsonRecord(NamedTuple):
     """What stands at a line (from 1), or at a place of a list (from 1); None for what is no object."""
 
     number: int
@@ -36,7 +36,7 @@ class RecordsReader(Reader):
 
     fixed = False
 
-    def __init__(self, file: str, form: str, records: Callable[[TextIO], Iterator[Record]]) -> None:
+    def __init__(self, file: str, form: str, records: Callable[[TextIO], Iterator[JsonRecord]]) -> None:
         super().__init__(file)
         self.form, self._records = form, records
         with open_text(file) as text:
@@ -70,14 +70,14 @@ class RecordsReader(Reader):
         return [f"fields that the first {LOOK:,} rows do not have: {met}"] if met else []
 
 
-def lines_of(text: TextIO) -> Iterator[Record]:
+def lines_of(text: TextIO) -> Iterator[JsonRecord]:
     """The objects of a jsonl; empty lines are none."""
     for number, line in enumerate(text, 1):
         if line.strip():
-            yield Record(number, _object(line))
+            yield JsonRecord(number, _object(line))
 
 
-def entries_of(text: TextIO) -> Iterator[Record]:
+def entries_of(text: TextIO) -> Iterator[JsonRecord]:
     """The objects in a list that is a json's whole content, one in memory at a time.
 
     Raises:
@@ -98,7 +98,7 @@ def entries_of(text: TextIO) -> Iterator[Record]:
             end = len(buffer)
         if end < len(buffer):  # what ends the text may go on
             place, number = end, number + 1
-            yield Record(number, entry if isinstance(entry, dict) else None)
+            yield JsonRecord(number, entry if isinstance(entry, dict) else None)
         elif more := text.read(max(CHUNK, len(buffer) - place)):
             buffer, place = buffer[place:] + more, 0
         else:

@@ -12,7 +12,7 @@ from open_clip_fff.tools.pack.tables.reader import Cells
 SHOWN = 4  # files of a table that are named
 
 
-class Found(NamedTuple):
+class TableRow(NamedTuple):
     """A row: the number of its file and its own number there, both from 0, and its cells by column."""
 
     file: int
@@ -20,7 +20,7 @@ class Found(NamedTuple):
     cells: Cells
 
 
-class Table:
+class SourceTable:
     """Rows of one or several files.
 
     Args:
@@ -74,7 +74,7 @@ class Table:
         """Lines on what is in the files and in no column, once all rows were read."""
         return self._unused
 
-    def rows(self, columns: Sequence[str]) -> Iterator[Found]:
+    def rows(self, columns: Sequence[str]) -> Iterator[TableRow]:
         """All rows in order, with the cells of some columns.
 
         Raises:
@@ -89,7 +89,7 @@ class Table:
                 raise UsageError(f"{file} has no column {missing[0]!r}, which {self.files[0]} has")
             try:
                 for row, cells in enumerate(reader.rows(wanted)):
-                    yield Found(number, row, cells)
+                    yield TableRow(number, row, cells)
                 self._unused += reader.unused()
             except UNREADABLE as error:
                 raise UsageError(f"{file} cannot be read as {reader.form} ({reason(error)})") from error
