@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
     from open_clip_fff.losses.softmax import MultiPositiveSoftmaxLoss
     from open_clip_fff.matching.registry import register_discriminator
-    from open_clip_fff.mining.assign import make_assignment, own_columns
+    from open_clip_fff.mining.assign import make_assignment, own_text_block
     from open_clip_fff.mining.clauses import similarity_assignment
     from open_clip_fff.mining.miner import Miner
     from open_clip_fff.mining.reference import MiningFeatures
@@ -42,7 +42,7 @@ _HOMES = {
     "caption_id": "data.ids",
     "gather_features": "losses.gather",
     "make_assignment": "mining.assign",
-    "own_columns": "mining.assign",
+    "own_text_block": "mining.assign",
     "register_batch_hook": "hooks.registry",
     "register_discriminator": "matching.registry",
     "register_loss": "losses.registry",
@@ -66,7 +66,7 @@ __all__ = [
     "caption_id",
     "gather_features",
     "make_assignment",
-    "own_columns",
+    "own_text_block",
     "register_batch_hook",
     "register_discriminator",
     "register_loss",

@@ -28,39 +28,39 @@ def highest_over_ranks(value: Tensor, world_size: int) -> Tensor:
     return _reduced(value, world_size, dist.ReduceOp.MAX)
 
 
-class Round:
+class RingExchange:
     """Brings each rank the tensors of all ranks in turn, its own first, then those of the next one, and so on.
 
     No rank ever holds more than two other ranks' tensors. To be iterated once, and on every rank to its end; what a
     turn brought is overwritten by later ones.
 
     Args:
-        lent: they stay as they are; the next ones travel while these are worked on.
-        carried: they may be changed in place by each rank that gets them.
+        constants: they stay as they are; the next ones travel while these are worked on.
+        accumulators: they may be changed in place by each rank that gets them.
         rank: this process's rank.
         world_size: number of ranks; with one, nothing travels.
 
     Attributes:
-        carried: after the round, this rank's, with what all others did to them.
+        accumulators: after the round, this rank's, with what all others did to them.
     """
 
-    def __init__(self, lent: Sequence[Tensor], carried: Sequence[Tensor], rank: int, world_size: int) -> None:
-        self.carried = [tensor.contiguous() for tensor in carried]
-        self._lent, self._rank, self._world_size = [tensor.contiguous() for tensor in lent], rank, world_size
+    def __init__(self, constants: Sequence[Tensor], accumulators: Sequence[Tensor], rank: int, world_size: int) -> None:
+        self.accumulators = [tensor.contiguous() for tensor in accumulators]
+        self._constants, self._rank, self._world_size = [tensor.contiguous() for tensor in constants], rank, world_size
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Tensors like `lent` and `carried`, of rank, rank + 1, ... (and from 0 again)."""
-        lent, room = self._lent, [_empty(self._lent) for _ in range(min(self._world_size - 1, 2))]
-        spare = _empty(self.carried) if self._world_size > 1 else []
+        """Tensors like `constants` and `accumulators`, of rank, rank + 1, ... (and from 0 again)."""
+        constants, room = self._constants, [_empty(self._constants) for _ in range(min(self._world_size - 1, 2))]
+        spare = _empty(self.accumulators) if self._world_size > 1 else []
         for turn in range(self._world_size):
             coming = room[turn % 2] if turn + 1 < self._world_size else []
-            requests = self._pass_on(lent, coming)
-            yield lent, self.carried
+            requests = self._pass_on(constants, coming)
+            yield constants, self.accumulators
             _wait(requests)
-            lent = coming
+            constants = coming
             if self._world_size > 1:
-                _wait(self._pass_on(self.carried, spare))
-                self.carried, spare = spare, self.carried
+                _wait(self._pass_on(self.accumulators, spare))
+                self.accumulators, spare = spare, self.accumulators
 
     def _pass_on(self, tensors: list[Tensor], coming: list[Tensor]) -> list[dist.Work]:
         """Starts to send to the rank before and to receive from the one after."""

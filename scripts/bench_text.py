@@ -26,7 +26,7 @@ from open_clip import CLIP, SimpleTokenizer
 from torch import Tensor
 
 from open_clip_fff.config.text import TextSettings
-from open_clip_fff.models.unpadded_tower import FewTokens
+from open_clip_fff.models.unpadded_text import UnpaddedText
 
 VARIANTS = {
     "full length": TextSettings(trim=False, distinct=False),
@@ -79,13 +79,13 @@ def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], list[str
 
 def compare(model: CLIP, tokens: Tensor, rounds: int) -> list[dict]:
     """Every variant on the same captions; the first round warms up and is not counted."""
-    steps = {name: FewTokens(model, settings) for name, settings in VARIANTS.items()}
-    for few in steps.values():
-        timed(model, few, tokens)
+    steps = {name: UnpaddedText(model, settings) for name, settings in VARIANTS.items()}
+    for tower in steps.values():
+        timed(model, tower, tokens)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
-        for name, few in steps.items():
-            seconds[name].append(timed(model, few, tokens))
+        for name, tower in steps.items():
+            seconds[name].append(timed(model, tower, tokens))
     full = seconds["full length"]
     return [
         {
@@ -98,19 +98,19 @@ def compare(model: CLIP, tokens: Tensor, rounds: int) -> list[dict]:
     ]
 
 
-def work(tokens: Tensor, few: FewTokens) -> dict[str, object]:
+def work(tokens: Tensor, tower: UnpaddedText) -> dict[str, object]:
     """Rows and lengths of the groups, and the tokens in all."""
-    groups = encoded(tokens, few)
+    groups = encoded(tokens, tower)
     shapes = " + ".join(f"{len(group)}x{group.shape[1]}" for group in groups)
     return {"rows x length": shapes, "tokens": sum(group.numel() for group in groups)}
 
 
-def timed(model: CLIP, few: FewTokens, tokens: Tensor) -> float:
+def timed(model: CLIP, tower: UnpaddedText, tokens: Tensor) -> float:
     """Seconds of one forward and backward."""
     model.zero_grad()
     start = time.perf_counter()
     valid = torch.ones_like(tokens[:, 0], dtype=torch.bool)
-    features = few(model, partial(model.encode_text, normalize=True), tokens, valid)
+    features = tower(model, partial(model.encode_text, normalize=True), tokens, valid)
     (features * torch.linspace(-1, 1, features.shape[1], device=features.device)).sum().backward()
     if tokens.is_cuda:
         torch.cuda.synchronize()

@@ -26,4 +26,4 @@ def reading(urls: Sequence[str], captions: CaptionSettings, frozen: FrozenModel)
 
 def sample_features(urls: Sequence[str], captions: CaptionSettings, frozen: FrozenModel, limit: int) -> MiningFeatures:
     """The features of the first `limit` images of some shards, in order."""
-    return joined(list(reading(urls, captions, frozen).parts())).features[0].some(slice(limit))
+    return joined(list(reading(urls, captions, frozen).parts())).features[0].subset(slice(limit))

@@ -170,7 +170,7 @@ def test_rows_of_one_rank_equal_rows_of_the_whole():
     f = random_features(8, 3)
     config = MiningConfig(0.3, 0.4, 0.5, 0.1, cap=2)
     whole = assign(f.ids, f.ids, f.valid, mine(f, f, config))
-    part = f.some(slice(3, 6))
+    part = f.subset(slice(3, 6))
     assert torch.equal(assign(part.ids, f.ids, f.valid, mine(part, f, config)), whole[3:6])
 
 
@@ -192,7 +192,7 @@ def test_the_cap_breaks_ties_by_id_wherever_the_image_stands():
     pairs = mine(features, features, config).pairs[..., 0]
     assert pairs.nonzero().tolist() == [[0, 1], [1, 2], [2, 1], [3, 1]]
     order = torch.tensor([2, 3, 0, 1])
-    moved = features.some(order)
+    moved = features.subset(order)
     assert torch.equal(mine(moved, moved, config).pairs[..., 0], pairs[order][:, order])
 
 

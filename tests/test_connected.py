@@ -7,11 +7,10 @@ from open_clip_fff.config.mining import MiningConfig
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.sigmoid import FFFLoss
 from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
-from open_clip_fff.mining.connection_counts import ConnectionCounts, connection_rates
-from open_clip_fff.mining.connection_miner import ConnectionMiner
-from open_clip_fff.mining.connection_pairs import ConnectedPairs
-from open_clip_fff.mining.global_texts import Columns, Sweep
-from open_clip_fff.mining.hardest import Hardest, hardest_negatives, verdicts
+from open_clip_fff.mining.connections import ConnectedPairs, ConnectionMiner
+from open_clip_fff.mining.counts import ConnectionCounts, connection_rates
+from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
+from open_clip_fff.mining.hardest import Hardest, hardest_negatives, match_labels
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds
 from open_clip_fff.mining.tiles import OwnCaptions, tiles
@@ -72,15 +71,15 @@ def connected(base_of=OwnCaptions, by_image=(1, 0, -1, 1), by_text=(0, 1, 1, -1)
     hardest = hardest_negatives(*features(4, 1), IDS, valid)
     hardest = hardest._replace(caption=torch.tensor([1, 2, 0, 2]), image=torch.tensor([[2], [0], [1], [1]]))
     texts, by_image, by_text = torch.tensor([[70], [71], [72], [70]]), torch.tensor(by_image), torch.tensor(by_text)
-    said = verdicts(hardest, IDS, texts, by_image.to(torch.int8), by_text[:, None].to(torch.int8))
+    said = match_labels(hardest, IDS, texts, by_image.to(torch.int8), by_text[:, None].to(torch.int8))
     image, text = features(4, 1)
-    columns = Columns(0, IDS, valid, MiningFeatures(image, text, valid, IDS), captions=texts, verdicts=said)
-    return base_of(Sweep(columns))
+    columns = TextBlock(0, IDS, valid, MiningFeatures(image, text, valid, IDS), captions=texts, match_labels=said)
+    return base_of(GlobalTexts(columns))
 
 
 def test_answers_count_in_the_direction_that_asked():
-    own = OwnCaptions.whole(connected())
-    labels = ConnectedPairs(connected()).whole_both()
+    own = OwnCaptions.to_tensor(connected())
+    labels = ConnectedPairs(connected()).both_directions()
     by_image, by_text = own.clone(), own.clone()
     by_image[0, 1], by_image[1, 2], by_image[3, 2] = 1, 0, 1
     # image 2 asked about caption 0, which is of the image with id 5, as caption 3 is: a negative stays one
@@ -92,7 +91,7 @@ def test_answers_count_in_the_direction_that_asked():
 
 
 def test_own_pairs_stay_positive_whatever_is_said():
-    labels = ConnectedPairs(connected(by_image=(-1,) * 4, by_text=(0,) * 4)).whole_both()
+    labels = ConnectedPairs(connected(by_image=(-1,) * 4, by_text=(0,) * 4)).both_directions()
     own = IDS[:, None] == IDS
     assert (labels.by_image[own] == 1).all() and (labels.by_text[own] == 1).all()
 
@@ -105,14 +104,14 @@ def test_an_answer_reaches_no_other_caption_of_an_image_that_is_there_twice(ids)
     features = torch.stack([turn.cos(), turn.sin()], dim=1)
     asked = []
 
-    def judge(caption, image, worth):
+    def label_matches(caption, image, to_score):
         asked.append((caption.tolist(), image.flatten().tolist()))
         return torch.ones_like(caption, dtype=torch.int8), torch.full_like(image, -1, dtype=torch.int8)
 
     criterion = Criterion(FFFLoss(), None)
-    criterion.connections = ConnectionMiner(judge)
+    criterion.connections = ConnectionMiner(label_matches)
     given = {"image_features": features, "text_features": features[:, None], "image_ids": ids}
-    labels = criterion.assignment(**given, caption_hashes=texts).whole_both().by_image[..., 0]
+    labels = criterion.assignment(**given, caption_hashes=texts).both_directions().by_image[..., 0]
     assert asked == [([1, 0, 3, 1], [1, 0, 3, 1])]
     assert labels.tolist() == [[1, 1, 1, -1], [1, 1, -1, -1], [1, -1, 1, 1], [-1, 1, -1, 1]]
     with pytest.raises(ValueError, match="caption_hashes"):
@@ -122,12 +121,14 @@ def test_an_answer_reaches_no_other_caption_of_an_image_that_is_there_twice(ids)
 def test_it_goes_with_mined_pairs_and_any_loss_by_tiles():
     config, shown = MiningConfig(0.0, None, None, None), []
     base = MinedPairs(connected(), Thresholds.of(config), config)
-    base.watch = lambda *tile: shown.append(tile)
+    base.on_tile = lambda *tile: shown.append(tile)
     assignment = ConnectedPairs(base)
-    labels = assignment.whole_both()
-    assert (labels.by_image[base.whole() == 1] == 1).all() and shown[0][-1].pairs.any()
+    labels = assignment.both_directions()
+    assert (labels.by_image[base.to_tensor() == 1] == 1).all() and shown[0][-1].pairs.any()
     (block,) = assignment.blocks()
-    parts = [torch.cat([block.both(rows, columns).by_text for columns in tiles(4, 3)], dim=1) for rows in tiles(4, 2)]
+    parts = [
+        torch.cat([block.by_direction(rows, columns).by_text for columns in tiles(4, 3)], dim=1) for rows in tiles(4, 2)
+    ]
     assert torch.equal(torch.cat(parts), labels.by_text)
     image, text = features(4, 1)
     scale = torch.tensor(5.0)

@@ -135,7 +135,7 @@ def test_a_rate_is_that_of_trainings_batches():
     capped, mined = MiningConfig(per_image=0.5, cap=1), 0
     numbers = find_thresholds(f, capped, 40)
     for start in range(0, 200, 40):
-        mined += find(f.some(slice(start, start + 40)), capped, numbers, 1).pairs
+        mined += find(f.subset(slice(start, start + 40)), capped, numbers, 1).pairs
     assert mined / 200 == pytest.approx(0.5, rel=0.1)
 
 

@@ -10,10 +10,10 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
-from open_clip_fff.losses.bias_start import cosine_sums, start_bias
+from open_clip_fff.losses.bias_init import cosine_sums, initial_bias
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.mining.counts import rates
-from open_clip_fff.mining.global_texts import Columns, Sweep
+from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.tiles import GivenLabels
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -206,16 +206,16 @@ def test_gradients_numerically():
 
 
 def test_start_bias_predicts_the_share_of_positives():
-    assert torch.sigmoid(torch.tensor(10 * 0.12 + start_bias(0.03, 10, 0.12))) == pytest.approx(0.03)
+    assert torch.sigmoid(torch.tensor(10 * 0.12 + initial_bias(0.03, 10, 0.12))) == pytest.approx(0.03)
     with pytest.raises(ValueError, match="both positives and negatives"):
-        start_bias(1.0, 10, 0.1)
+        initial_bias(1.0, 10, 0.1)
 
 
 def test_cosine_sums_by_definition():
     x, labels = Inputs(5, 3), random_labels(5, 3)
     cosines = torch.einsum("nd,mkd->nmk", x.image, x.text)
-    columns = Columns(0, torch.arange(5), torch.ones(5, 3, dtype=torch.bool))
-    positives, pairs, total = cosine_sums(x.image, x.text, GivenLabels(labels, Sweep(columns))).tolist()
+    columns = TextBlock(0, torch.arange(5), torch.ones(5, 3, dtype=torch.bool))
+    positives, pairs, total = cosine_sums(x.image, x.text, GivenLabels(labels, GlobalTexts(columns))).tolist()
     assert (positives, pairs) == ((labels == 1).sum(), (labels != 0).sum())
     assert total == pytest.approx(cosines[labels != 0].sum().item())
 
@@ -226,8 +226,8 @@ def test_cosine_sums_by_definition():
 def asked(criterion, *arguments, **given):
     """The whole assignment, int8 [B, N, K], and the pairs mined for it."""
     shown = []
-    assignment = criterion.assignment(*arguments, watch=lambda *tile: shown.append(tile[-1]), **given)
-    return assignment.whole(), shown[-1]
+    assignment = criterion.assignment(*arguments, on_tile=lambda *tile: shown.append(tile[-1]), **given)
+    return assignment.to_tensor(), shown[-1]
 
 
 def test_the_criterion_mines_and_counts():

@@ -9,7 +9,7 @@ from open_clip_fff.config.mining import WATCH
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.sigmoid import FFFLoss
 from open_clip_fff.mining.clauses import Mined, candidates, mine
-from open_clip_fff.mining.global_texts import Columns, Sweep
+from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.guard import best_cut, own_recall
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.miner import Miner
@@ -39,7 +39,7 @@ def features(seed: int, n: int = N, spread: float = 0.8) -> MiningFeatures:
 
 def pairs_of(miner: Miner, f: MiningFeatures) -> Mined | None:
     """What a step mines, in one look; None where nothing may be mined yet."""
-    assignment = miner(OwnCaptions(Sweep(Columns(0, f.ids, f.valid, f))))
+    assignment = miner(OwnCaptions(GlobalTexts(TextBlock(0, f.ids, f.valid, f))))
     if not isinstance(assignment, MinedPairs):
         return None
     ((_, mined),) = assignment.looks()
@@ -78,7 +78,7 @@ def test_the_rate_is_that_of_what_a_cap_leaves(per_image, cap, on):
 def test_a_cap_counts_columns_in_parts_as_it_counts_them_at_once():
     """In a ring they come a rank's at a time."""
     f = features(3)
-    parts = [candidates(f, f.some(slice(start, start + 16)), "pooled") for start in range(0, N, 16)]
+    parts = [candidates(f, f.subset(slice(start, start + 16)), "pooled") for start in range(0, N, 16)]
     for cap in (None, 1, 5):
         at_once, in_parts = (RateThresholds(MiningConfig(per_image=1.0, cap=cap)) for _ in range(2))
         for _ in range(2):  # by its own shares, then by those that were kept
@@ -122,14 +122,14 @@ def test_of_a_large_batch_some_rows_are_counted_wherever_they_are():
     config = MiningConfig(per_image=3.0)
     whole = candidates(f, f, "pooled")
     rate = RateThresholds(config)
-    seen, thresholds = rate.observe(lambda: [whole.some(rate.sampled(770, 770, K))])
+    seen, thresholds = rate.observe(lambda: [whole.subset(rate.sampled(770, 770, K))])
     assert seen.rows == 385
     mined = mine(f, f, MiningConfig(*(x.item() for x in thresholds))).pairs
     assert mined.sum().item() / 770 == pytest.approx(3, rel=0.2)
     # two processes count the rows that one counts
-    halves = [f.some(slice(385 * rank, 385 * (rank + 1))) for rank in (0, 1)]
+    halves = [f.subset(slice(385 * rank, 385 * (rank + 1))) for rank in (0, 1)]
     counted = [
-        candidates(half, f, "pooled").some(RateThresholds(config, rank).sampled(385, 770, K)).others
+        candidates(half, f, "pooled").subset(RateThresholds(config, rank).sampled(385, 770, K)).others
         for rank, half in enumerate(halves)
     ]
     assert torch.equal(torch.cat(counted), whole.others[::2])
@@ -239,7 +239,7 @@ def test_own_recall_by_definition():
         expected = (own > bar).double().mean().item()
         recall, mined = own_recall([(found, pairs)], N, 1)
         assert recall.item() == pytest.approx(expected, abs=0.02) and mined == pairs.sum()
-        parts = [(found.some(rows), pairs[rows]) for rows in tiles(N, 7)]
+        parts = [(found.subset(rows), pairs[rows]) for rows in tiles(N, 7)]
         assert own_recall(parts, N, 1) == (recall, mined)
         assert 0 < expected < 1
 

@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss, SmoothedITCLoss, similarity_assignment
-from open_clip_fff.losses.bias_start import cosine_sums
+from open_clip_fff.losses.bias_init import cosine_sums
 from open_clip_fff.losses.criterion import Criterion
-from open_clip_fff.mining.assign import make_assignment, own_columns
+from open_clip_fff.mining.assign import make_assignment, own_text_block
 
 SCALE, BIAS = torch.tensor(10.0), torch.tensor(-5.0)
 LOSSES = [
@@ -100,7 +100,7 @@ def test_features_that_mine_are_looked_at_when_they_first_come():
 
 def test_what_the_bias_starts_from_is_looked_at():
     image, text = raw()
-    assignment = make_assignment(own_columns(torch.ones(text.shape[:2]).bool(), None, 0))
+    assignment = make_assignment(own_text_block(torch.ones(text.shape[:2]).bool(), None, 0))
     with pytest.raises(ValueError, match=r"^image are not"):
         cosine_sums(image, text, assignment)
     assert cosine_sums(*unit(image, text), assignment)[1] == 8 * 8 * 3

@@ -201,7 +201,7 @@ def test_the_expectation_is_what_random_batches_mine():
     assert expected[TOGETHER] == pytest.approx(RATE, rel=0.05)
     found = np.zeros(4)
     for _ in range(400):
-        batch = f.some(torch.from_numpy(random.choice(400, BATCH, replace=False)))
+        batch = f.subset(torch.from_numpy(random.choice(400, BATCH, replace=False)))
         mined = mine(batch, batch, proposal.config)
         found += [(mined.pairs & x).sum().item() for x in (*mined.clauses, mined.pairs)]
     assert found / (400 * BATCH) == pytest.approx(expected, rel=0.05)
@@ -272,7 +272,7 @@ def test_what_to_know_before_trusting_them():
     known = f._replace(text=F.normalize(f.image[:, None] + 0.5 * f.text, dim=-1))
     assert "own captions outscore" not in said(known)
     assert "p1′ is as high as p1, so the text–text clause finds nothing" in said(known)
-    few = said(f.some(slice(60)), batch=200, rate=1)
+    few = said(f.subset(slice(60)), batch=200, rate=1)
     assert "only 18 pairs of this sample are above the thresholds" in few and "--images 142 would have 100" in few
     assert images_for(100, 200, 1) == 142 and 142 * 141 / 199 >= 100 > 141 * 140 / 199
     assert "--mined-cap 2 is left out of account" in said(f, MiningConfig(0.1, 0.1, 0.1, 0.1, cap=2))

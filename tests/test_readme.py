@@ -89,7 +89,7 @@ def test_a_rate_is_held_in_ones_own_loop():
     }
     exec(snippet, names)
     assert image.grad.isfinite().all() and names["miner"].step == 20
-    mined = (names["assignment"].whole() > 0).sum().item() / 128 - 2  # without its own two
+    mined = (names["assignment"].to_tensor() > 0).sum().item() / 128 - 2  # without its own two
     assert mined == pytest.approx(1.0, abs=0.4)
 
 

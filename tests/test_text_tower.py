@@ -14,8 +14,7 @@ from open_clip_fff import CaptionBatch, FFFLoss, UsageError
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.models.multi_caption import take_many_captions, take_short_captions
 from open_clip_fff.models.text_design import TextDesign, design_of_config, design_of_model, has_dropout
-from open_clip_fff.models.unpadded_text import PASS, pack, split
-from open_clip_fff.models.unpadded_tower import FewTokens, shortened
+from open_clip_fff.models.unpadded_text import PASS_TOKENS, UnpaddedText, length_groups, remove_padding, short_context
 from tests.conftest import DRAWN, TINY
 from tests.test_scripts import script
 
@@ -64,7 +63,7 @@ def caption_batch(tokenizer=None, captions=CAPTIONS) -> CaptionBatch:
 
 def features_and_gradients(model, settings: TextSettings, batch: CaptionBatch):
     """Of valid captions, each weighted otherwise, so that a gradient cannot come from the wrong one."""
-    few, valid = FewTokens(model, settings), batch.valid.flatten()
+    few, valid = UnpaddedText(model, settings), batch.valid.flatten()
     encode = partial(model.encode_text, normalize=True)
     features = few(model, encode, batch.tokens.flatten(0, 1), valid)[valid]
     model.zero_grad()
@@ -94,15 +93,17 @@ def test_features_and_gradients_are_those_at_full_length(name, settings):
 
 
 def test_length_groups_change_nothing_either(monkeypatch):
-    monkeypatch.setitem(PASS, "cpu", 0)
+    monkeypatch.setitem(PASS_TOKENS, "cpu", 0)
     model, batch = built(), caption_batch()
-    packed = pack(batch.tokens.flatten(0, 1), batch.valid.flatten(), design_of_model(model), TextSettings(multiple=1))
+    packed = remove_padding(
+        batch.tokens.flatten(0, 1), batch.valid.flatten(), design_of_model(model), TextSettings(multiple=1)
+    )
     assert [tuple(group.shape) for group in packed.groups] == [(2, 4), (1, 5), (1, 12)]
     assert_equal_to_whole(model, TextSettings(multiple=1), batch, 1e-12)
 
 
 def test_gradient_checkpointing(monkeypatch):
-    monkeypatch.setitem(PASS, "cpu", 0)
+    monkeypatch.setitem(PASS_TOKENS, "cpu", 0)
     for cls in (open_clip.CLIP, open_clip.CustomTextCLIP):
         model = built(cls).train()
         model.set_grad_checkpointing()
@@ -136,7 +137,7 @@ def test_trimming_would_have_changed_what_is_refused():
         if model.text.attn_mask is None:
             del model.text.attn_mask
             model.text.register_buffer("attn_mask", None)
-        with shortened(model, length):
+        with short_context(model, length):
             trimmed = model.encode_text(tokens[:, :length])
         assert (trimmed - model.encode_text(tokens)).abs().max() > 1e-6, name
 
@@ -161,7 +162,7 @@ def test_positions_beyond_the_longest_caption_get_no_gradient_and_come_back():
     whole = model.positional_embedding
     _, gradients = features_and_gradients(model, TextSettings(multiple=8), caption_batch(captions=[["a cat"]]))
     assert gradients["positional_embedding"][:4].any() and not gradients["positional_embedding"][4:].any()
-    with pytest.raises(ZeroDivisionError), shortened(model, 4):
+    with pytest.raises(ZeroDivisionError), short_context(model, 4):
         assert model.positional_embedding.shape[0] == 4 and model.attn_mask.shape == (4, 4)
         _ = 1 / 0
     assert model.positional_embedding is whole and model.attn_mask.shape == (16, 16)
@@ -195,7 +196,7 @@ def test_the_split_is_the_cheapest(most, another):
     draw = torch.Generator().manual_seed(0)
     for scale in (2, 30, 300):
         lengths = torch.randint(1, 9, (40,), generator=draw).mul(8).repeat_interleave(scale).sort().values.tolist()
-        groups = split(lengths, most, another)
+        groups = length_groups(lengths, most, another)
         assert sum(size for size, _ in groups) == len(lengths) and groups[-1][1] == lengths[-1]
 
         def cost(cuts, lengths=lengths) -> int:

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
 from open_clip_fff.host.report.memory import AliveBytes
-from open_clip_fff.losses import logit_tiles as walk
+from open_clip_fff.losses import logit_tiles
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.mining import tiles as assignment_tiles
 from open_clip_fff.mining.clauses import assign, mine
-from open_clip_fff.mining.global_texts import Columns, Sweep
+from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.labels import own_assignment
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds
@@ -31,8 +31,8 @@ OPEN = {"p1": 0.25, "p2": 0.4, "p3": 0.5, "p1_prime": 0.0}
 def small_tiles(request, monkeypatch):
     """Tiles as they are, and so small that no size below is a multiple of theirs."""
     area, width = request.param
-    monkeypatch.setitem(walk.AREA, "cpu", area)
-    monkeypatch.setitem(walk.WIDTH, "cpu", width)
+    monkeypatch.setitem(logit_tiles.AREA, "cpu", area)
+    monkeypatch.setitem(logit_tiles.WIDTH, "cpu", width)
     monkeypatch.setattr(assignment_tiles, "AREA", min(2 * area, assignment_tiles.AREA))
 
 
@@ -97,15 +97,15 @@ def test_mining_by_tiles_is_mining(small_tiles, off, more):
     wanted = assign(ids, ids, valid, mine(seen, seen, config), config.mined_as)
     shown = torch.zeros(n, n, k, dtype=torch.bool)
 
-    def watch(rows, columns, labels, mined):
-        shown[rows, columns.place : columns.place + len(columns.ids)] |= mined.pairs
+    def on_tile(rows, columns, labels, mined):
+        shown[rows, columns.offset : columns.offset + len(columns.ids)] |= mined.pairs
 
-    own = OwnCaptions(Sweep(Columns(0, ids, valid, seen)), watch)
+    own = OwnCaptions(GlobalTexts(TextBlock(0, ids, valid, seen)), on_tile)
     pairs = MinedPairs(own, Thresholds.of(config), config)
     (block,) = pairs.blocks()
     parts = [[block.tile(rows, columns) for columns in tiles(n, 5)] for rows in tiles(n, 8)]
     assert torch.equal(torch.cat([torch.cat(row, dim=1) for row in parts]), wanted)
-    assert torch.equal(pairs.whole(), wanted)
+    assert torch.equal(pairs.to_tensor(), wanted)
     assert torch.equal(shown, mine(seen, seen, config).pairs)
     assert not torch.equal(wanted, own_assignment(ids, ids, valid))
 

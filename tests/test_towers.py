@@ -12,7 +12,7 @@ from PIL import Image
 from open_clip_fff import Batch, CaptionBatch, UsageError
 from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.config.resolve import make_plan
-from open_clip_fff.hooks.frozen_features import FrozenFeatures
+from open_clip_fff.hooks.mining_features import FrozenFeatures
 from open_clip_fff.hooks.registry import HookContext
 from open_clip_fff.hub.description import describe
 from open_clip_fff.hub.folder import write_hub_folder

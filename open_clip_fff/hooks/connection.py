@@ -1,4 +1,4 @@
-"""Connection mining (MAFA's ECM, arXiv 2312.06112): a discriminator judges each step's hardest negatives."""
+"""Connection mining (MAFA's ECM, arXiv 2312.06112): a discriminator scores each step's hardest negatives."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from open_clip_fff.matching.scorer import Judge
 
 
 class Connection:
-    """Keeps a step's images and captions at hand, for the pairs that the assignment asks about.
+    """Keeps a step's images and captions, and scores the pairs that connection mining (mining/connections.py) chose.
 
-    Adds `caption_hashes` int64 [B, K], by which the assignment places the answers.
+    Adds `caption_hashes` int64 [B, K], by which match labels find their captions on other ranks.
 
-    Candidates are of this rank's whole (accumulated) batch, which is ours: the authors have no accumulation. The images
-    are those that the loop itself holds.
+    Candidates come from this rank's whole accumulated batch; the authors have no accumulation. The images are the ones
+    that the training loop holds, not copies.
     """
 
     def __init__(self, context: HookContext) -> None:
@@ -33,41 +33,47 @@ class Connection:
             settings, context.device, context.image_mean, context.image_std, context.cache_dir
         )
         self.settings = settings
-        self.ask = Judge.keeping(discriminator, settings.cache, context.rank)
+        self.scorer = Judge.keeping(discriminator, settings.cache, context.rank)
         self.tokenizers: Mapping[str, Tokenizer] = {BYTES: StringTokenizer(), HASHES: CaptionHashes()}
         self._step: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=context.accumulation)
-        self._said: tuple[Tensor, Tensor] | None = None  # what was asked last in this step, and the answer
+        self._last: tuple[Tensor, Tensor] | None = None  # pairs and labels of this step's last call
 
     def __call__(self, batch: Batch) -> Batch:
-        extras, self._said = dict(batch.captions.extras), None
+        extras, self._last = dict(batch.captions.extras), None
         self._step.append((batch.captions.ids, batch.images, extras.pop(BYTES)))
         return batch._replace(captions=batch.captions._replace(extras=extras))
 
-    def judge(self, caption: Tensor, image: Tensor, worth: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-        """Labels of pairs of the step's B images: +1 a match, 0 ambiguous, -1 none.
+    def label_matches(
+        self, caption: Tensor, image: Tensor, to_score: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Match labels of pairs of the step's B images: +1 a match, 0 ambiguous, -1 none.
 
         Args:
-            caption: int64 [B], the place j * K + k of each image's candidate; negative for none.
-            image: int64 [B, K], the place of each caption's; likewise.
-            worth: bool [B] and [B, K], which are worth asking about; the others are no match. None for all.
+            caption: int64 [B], the position j * K + k of each image's candidate; negative for none.
+            image: int64 [B, K], the position of each caption's candidate; likewise.
+            to_score: bool [B] and [B, K], which pairs are scored; the others get -1. None for all.
 
         Returns:
             int8 [B] and [B, K]; -1 where there is no candidate.
         """
-        ids, texts = (torch.cat([part[place] for part in self._step]) for place in (0, 2))
+        ids, texts = (torch.cat([part[field] for part in self._step]) for field in (0, 2))
         size, k = image.shape
-        pairs, asked = candidate_pairs(caption, image, worth)
-        if self._said is not None and torch.equal(self._said[0], pairs):  # accumulation asks once per mini-batch
-            return self._said[1][:size], self._said[1][size:].view(size, k)
-        labels = torch.full_like(pairs[0], -1, dtype=torch.int8)
-        pairs_image, pairs_text = pairs[:, asked]
-        captions = strings(texts.flatten(0, 1)[pairs_text])
-        q = self.ask(ids[pairs_image], captions, ids[pairs_text // k], lambda places: self._crops(pairs_image[places]))
-        labels[asked] = self.settings.verdict(q)
-        self._said = pairs, labels
+        pairs, scored = candidate_pairs(caption, image, to_score)
+        if self._last is None or not torch.equal(self._last[0], pairs):  # accumulation asks once per mini-batch
+            images, captions = pairs[:, scored]
+            labels = torch.full_like(pairs[0], -1, dtype=torch.int8)
+            q = self.scorer(
+                ids[images],
+                strings(texts.flatten(0, 1)[captions]),
+                ids[captions // k],
+                lambda places: self._crops(images[places]),
+            )
+            labels[scored] = self.settings.verdict(q)
+            self._last = pairs, labels
+        labels = self._last[1]
         return labels[:size], labels[size:].view(size, k)
 
     def _crops(self, places: Tensor) -> Tensor:
-        """The images at some places of the step, [u, 3, H, W]."""
-        every = [image for _, images, _ in self._step for image in images]  # views: the step's are not copied whole
+        """Some of the step's images, [u, 3, H, W]."""
+        every = [image for _, images, _ in self._step for image in images]  # views, no copies
         return torch.stack([every[place] for place in places.tolist()])

@@ -93,10 +93,12 @@ class OrdersData(Protocol):
 
 
 @runtime_checkable
-class Judges(Protocol):
+class LabelsMatches(Protocol):
     """A hook that says which of a step's hardest negatives are none (hooks/connection.py says what it gets)."""
 
-    def judge(self, caption: Tensor, image: Tensor, worth: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]: ...
+    def label_matches(
+        self, caption: Tensor, image: Tensor, to_score: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor]: ...
 
 
 @runtime_checkable
@@ -127,13 +129,14 @@ class KeepsEpoch(Protocol):
     def load_epoch_state(self, state: dict[str, Any]) -> None: ...
 
 
+_FEATURES = "open_clip_fff.hooks.mining_features"
 _BUILT_IN = {
     "connection": "open_clip_fff.hooks.connection:Connection",
-    "ema-features": "open_clip_fff.hooks.ema_features:EmaFeatures",
-    "frozen-features": "open_clip_fff.hooks.frozen_features:FrozenFeatures",
+    "ema-features": f"{_FEATURES}:EmaFeatures",
+    "frozen-features": f"{_FEATURES}:FrozenFeatures",
     "grit": "open_clip_fff.hooks.grit:Grit",
-    "sentence-features": "open_clip_fff.hooks.sentence_features:SentenceFeatures",
-    "stored-features": "open_clip_fff.hooks.stored_features:StoredFeatures",
+    "sentence-features": f"{_FEATURES}:SentenceFeatures",
+    "stored-features": f"{_FEATURES}:StoredFeatures",
 }
 
 BATCH_HOOKS: Registry[Callable[[HookContext], BatchHook]] = Registry("batch hook", "--batch-hooks", _BUILT_IN)

@@ -14,13 +14,13 @@ from open_clip_fff.config.mining import SELF
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.undisturbed import undisturbed
-from open_clip_fff.losses.bias_start import cosine_sums, start_bias
+from open_clip_fff.losses.bias_init import cosine_sums, initial_bias
 
 STEPS = 4  # of the full (accumulated, global) batch: tens of thousands of pairs already at N = 64
 
 
 def measure_bias(state: RunState, loader) -> None:
-    """Sets the model's bias to `start_bias` of the first batches, once; the same number on every rank.
+    """Sets the model's bias to `initial_bias` of the first batches, once; the same number on every rank.
 
     It counts what will be mined once the warm-up is over, as far as that is known (`_outlook`). Leaves the random
     generators and the model's buffers as they were.
@@ -48,7 +48,7 @@ def measure_bias(state: RunState, loader) -> None:
                 f"--logit-bias-init auto has nothing to measure; give it a number"
             )
         return
-    bias = start_bias(positives / pairs, scale, mean_cosine)
+    bias = initial_bias(positives / pairs, scale, mean_cosine)
     with torch.no_grad():
         model.logit_bias.fill_(bias)
     if state.master:

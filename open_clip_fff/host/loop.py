@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from open_clip_fff.data.counters import DAMAGE
 from open_clip_fff.errors import UsageError, printable
-from open_clip_fff.hooks.registry import Judges
+from open_clip_fff.hooks.registry import LabelsMatches
 from open_clip_fff.host.bias_start import measure_bias
 from open_clip_fff.host.checkpoints.mid_epoch import Midway
 from open_clip_fff.host.loader.seeding import after_epoch, before_epoch
@@ -24,9 +24,8 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.registry import LOSSES, LossContext
-from open_clip_fff.mining.connection_counts import connection_rates
-from open_clip_fff.mining.connection_miner import ConnectionMiner
-from open_clip_fff.mining.counts import Rates, rates
+from open_clip_fff.mining.connections import ConnectionMiner
+from open_clip_fff.mining.counts import Rates, connection_rates, rates
 from open_clip_fff.plural import plural
 
 if TYPE_CHECKING:
@@ -58,10 +57,10 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
 
 
 def _connections(state: RunState) -> ConnectionMiner | None:
-    """Who judges hardest negatives; where mini-batches are grouped, somebody at least counts them by class."""
-    judges, settings = [hook for hook in state.hooks if isinstance(hook, Judges)], state.plan.connection
-    if judges and settings is not None:
-        return ConnectionMiner(judges[0].judge, settings.gate, settings.start)
+    """Who labelling hardest negatives; where mini-batches are grouped, somebody at least counts them by class."""
+    labelling, settings = [hook for hook in state.hooks if isinstance(hook, LabelsMatches)], state.plan.connection
+    if labelling and settings is not None:
+        return ConnectionMiner(labelling[0].label_matches, settings.gate, settings.start)
     return None if state.plan.grouping is None else ConnectionMiner(None)
 
 
@@ -230,7 +229,7 @@ class Reporter:
             rates=seen,
             thresholds=_thresholds(self.criterion),
             trust=_trust(self.criterion),
-            connections=None if connections is None else connection_rates(said, connections.judge is not None),
+            connections=None if connections is None else connection_rates(said, connections.label_matches is not None),
             scale=model.logit_scale.exp().item(),
             bias=None if model.logit_bias is None else model.logit_bias.item(),
             eta=self.pace.eta,

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from open_clip_fff.config.objective import check_made
 from open_clip_fff.losses.gather import gather_features, mean_over_ranks
-from open_clip_fff.mining.assign import given_assignment, make_assignment, own_columns
-from open_clip_fff.mining.global_texts import Columns
+from open_clip_fff.mining.assign import given_assignment, make_assignment, own_text_block
+from open_clip_fff.mining.global_texts import TextBlock
 from open_clip_fff.mining.miner import Miner
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.mining.tiles import Assignment
@@ -99,18 +99,18 @@ class GlobalBatchLoss(nn.Module, ABC):
             valid = image.new_ones(text.shape[:2]).bool() if text_valid is None else text_valid
             self._check_shapes(image, text, valid, image_ids, assignment, text_assignment)
             if not isinstance(assignment, Assignment):
-                own = own_columns(valid, image_ids, self.rank)
+                own = own_text_block(valid, image_ids, self.rank)
                 if assignment is None:
                     assignment = self._made(own, image, text, mining_image_features, mining_text_features)
                 else:
                     where = self.rank, self.world_size, self._ring
                     assignment = given_assignment(assignment, text_assignment, own, *where)
-            elif assignment.sweep.ring != self._ring:
+            elif assignment.global_texts.ring != self._ring:
                 raise ValueError(
                     "the assignment's columns go round the ranks and the loss's do not, or the other way round"
                 )
             self._check(
-                assignment.sweep.own.valid,
+                assignment.global_texts.own.valid,
                 image_features=image,
                 text_features=text,
                 mining_image_features=mining_image_features,
@@ -121,7 +121,7 @@ class GlobalBatchLoss(nn.Module, ABC):
             return mean_over_ranks(self._share(batch, logit_scale, logit_bias), self.world_size)
 
     def _made(
-        self, own: Columns, image: Tensor, text: Tensor, mining_image: Tensor | None, mining_text: Tensor | None
+        self, own: TextBlock, image: Tensor, text: Tensor, mining_image: Tensor | None, mining_text: Tensor | None
     ) -> Assignment:
         """Own captions, and what the loss mines if told to, by its own features where none are given."""
         if self.miner is not None:

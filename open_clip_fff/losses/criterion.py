@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from open_clip_fff.config.mining import MiningConfig
-from open_clip_fff.mining.assign import make_assignment, own_columns
+from open_clip_fff.mining.assign import make_assignment, own_text_block
 from open_clip_fff.mining.clauses import Mined
-from open_clip_fff.mining.connection_miner import ConnectionMiner
-from open_clip_fff.mining.counts import MiningCounts
-from open_clip_fff.mining.global_texts import Columns
+from open_clip_fff.mining.connections import ConnectionMiner
+from open_clip_fff.mining.counts import MiningCounts, RunningSums
+from open_clip_fff.mining.global_texts import TextBlock
 from open_clip_fff.mining.labels import IGNORED, as_labels
 from open_clip_fff.mining.miner import Miner
 from open_clip_fff.mining.reference import MiningFeatures, pooled_text
-from open_clip_fff.mining.sums import RunningSums
-from open_clip_fff.mining.tiles import Assignment, Watch
+from open_clip_fff.mining.tiles import Assignment, TileCallback
 from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import only_finite
 
@@ -95,8 +94,8 @@ class Criterion(nn.Module):
         """
         if self.remembers and image_ids is not None:
             self._last = image_ids, image_features.detach(), text_features.detach(), text_valid
-        watch = self._counter(extras.get("image_classes"))
-        options: dict[str, Any] = {"watch": watch, **extras}
+        on_tile = self._counter(extras.get("image_classes"))
+        options: dict[str, Any] = {"on_tile": on_tile, **extras}
         labels = self.assignment(image_features, text_features, text_valid, image_ids, **options)
         value = self.loss(
             image_features=image_features,
@@ -105,7 +104,7 @@ class Criterion(nn.Module):
             logit_bias=self._weighed(logit_bias),
             text_valid=text_valid,
             image_ids=image_ids,
-            assignment=labels if self._by_tiles else labels.whole(),
+            assignment=labels if self._by_tiles else labels.to_tensor(),
             **{name: x for name, x in extras.items() if self._takes_all or name in self._takes},
         )
         terms = value if isinstance(value, dict) else {"contrastive_loss": value}
@@ -122,14 +121,14 @@ class Criterion(nn.Module):
         mining_image_features: Tensor | None = None,
         mining_text_features: Tensor | None = None,
         caption_hashes: Tensor | None = None,
-        watch: Watch | None = None,
+        on_tile: TileCallback | None = None,
         foreseen: bool = False,
         **_: Tensor,
     ) -> Assignment:
         """The assignment of this rank's images, worked out for each tile that is asked for.
 
         Args:
-            watch: is shown each part of it that is made.
+            on_tile: is shown each part of it that is made.
             foreseen: whether to mine as it will be once the warm-up is over.
 
         Raises:
@@ -137,7 +136,7 @@ class Criterion(nn.Module):
         """
         size, valid = len(text_features), _valid(text_features, text_valid)
         self._check(valid, mining_image_features=mining_image_features, mining_text_features=mining_text_features)
-        own = own_columns(valid, image_ids, self.rank, classes=image_classes, captions=caption_hashes)
+        own = own_text_block(valid, image_ids, self.rank, classes=image_classes, captions=caption_hashes)
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
         used = valid
@@ -147,13 +146,13 @@ class Criterion(nn.Module):
             if mining_image_features is not None:
                 mining_image_features, images = only_finite(mining_image_features)
             used = valid & captions & images[:, None]
-            if watch is not None:
-                self.not_finite.take_in(torch.stack([(~images).sum(), (valid & ~captions).sum()]))
+            if on_tile is not None:
+                self.not_finite.add_sums(torch.stack([(~images).sum(), (valid & ~captions).sum()]))
         if self.connections is not None:
             gate = None
             if mining_image_features is not None and mining_text_features is not None:
                 gate = mining_image_features, mining_text_features
-            own = self.connections(image_features, text_features, own, gate, counting=watch is not None)
+            own = self.connections(image_features, text_features, own, gate, counting=on_tile is not None)
         # Eq. 1 over generated captions alone, if told so
         if self.miner is not None and text_raw is not None and not self.miner.config.raw:
             used = used & ~text_raw
@@ -163,7 +162,7 @@ class Criterion(nn.Module):
                 raise ValueError("mining needs mining_text_features, which a batch hook adds")
             own = own._replace(features=MiningFeatures(mining_image_features, mining_text_features, used, own.ids))
             mine = self.miner.foreseen if foreseen else self.miner
-        return make_assignment(own, self.rank, self.world_size, self._ring, mine, watch)
+        return make_assignment(own, self.rank, self.world_size, self._ring, mine, on_tile)
 
     def last(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """Ids, image features and pooled text features of this rank's last batch, without gradient, if remembered."""
@@ -184,21 +183,21 @@ class Criterion(nn.Module):
         if self.miner is not None:
             self.miner.after_step()
 
-    def _counter(self, classes: Tensor | None) -> Watch:
+    def _counter(self, classes: Tensor | None) -> TileCallback:
         """Counts each tile, and an image once, in its first columns.
 
         Args:
             classes: int64 [B], negative where not known; None where none are.
         """
 
-        def watch(rows: slice, columns: Columns, labels: Tensor, mined: Mined | None) -> None:
+        def on_tile(rows: slice, columns: TextBlock, labels: Tensor, mined: Mined | None) -> None:
             agreement = None
             if classes is not None and columns.classes is not None:
                 ours, theirs = classes[rows][:, None], columns.classes
                 agreement = as_labels(ours == theirs).masked_fill((ours < 0) | (theirs < 0), IGNORED)
-            self.counts.add(labels, mined, agreement, rows=0 if columns.place else len(labels))
+            self.counts.add(labels, mined, agreement, rows=0 if columns.offset else len(labels))
 
-        return watch
+        return on_tile
 
     def _weighed(self, scalar: Tensor | None) -> Tensor | None:
         """The same number, its gradient divided by the accumulation."""

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from open_clip_fff.mining.tiles import Block, Labels, tiles
+from open_clip_fff.mining.tiles import AssignmentBlock, Labels, tiles
 
 AREA = {"cpu": 2**18, "cuda": 2**24}  # pairs in a tile: what fits a core's cache, or keeps a GPU busy
 WIDTH = {"cpu": 1024, "cuda": 2**14}  # captions in it
 
 
-class Tile(NamedTuple):
+class LogitTile(NamedTuple):
     """Some of this rank's images against some captions of a block.
 
     Attributes:
@@ -38,14 +38,16 @@ class Tile(NamedTuple):
         return Labels(self.by_image, self.by_text).merged()
 
 
-def walk(scaled: Tensor, text: Tensor, block: Block, place: int = 0, group: int | None = None) -> Iterator[Tile]:
+def logit_tiles(
+    scaled: Tensor, text: Tensor, block: AssignmentBlock, offset: int = 0, group: int | None = None
+) -> Iterator[LogitTile]:
     """All pairs of this rank's images and a block.
 
     Args:
         scaled: [B, D], image features times the scale.
         text: [n, K, D], the block's.
         block: asked once for every tile.
-        place: of this rank's first image in the global batch.
+        offset: of this rank's first image in the global batch.
         group: so many images that follow each other in the global batch are a group; None where nobody asks.
     """
     kind, (images, k) = scaled.device.type, text.shape[:2]
@@ -53,18 +55,18 @@ def walk(scaled: Tensor, text: Tensor, block: Block, place: int = 0, group: int 
         some = text[columns].flatten(0, 1)
         captions = slice(columns.start * k, columns.stop * k)
         for rows in tiles(len(scaled), max(AREA[kind] // len(some), 1)):
-            both = block.both(rows, columns)
+            both = block.by_direction(rows, columns)
             by_image = both.by_image.flatten(1)
             by_text = by_image if both.by_text is both.by_image else both.by_text.flatten(1)
             near = None
             if group is not None:
-                near = _numbers(rows, place, group, text)[:, None] == _numbers(
-                    columns, block.columns.place, group, text
+                near = _numbers(rows, offset, group, text)[:, None] == _numbers(
+                    columns, block.columns.offset, group, text
                 )
                 near = near.repeat_interleave(k, dim=1)
-            yield Tile(rows, captions, some, scaled[rows] @ some.T, by_image, by_text, near)
+            yield LogitTile(rows, captions, some, scaled[rows] @ some.T, by_image, by_text, near)
 
 
-def _numbers(images: slice, place: int, group: int, like: Tensor) -> Tensor:
+def _numbers(images: slice, offset: int, group: int, like: Tensor) -> Tensor:
     """Which group each of some images is in."""
-    return torch.arange(place + images.start, place + images.stop, device=like.device) // group
+    return torch.arange(offset + images.start, offset + images.stop, device=like.device) // group

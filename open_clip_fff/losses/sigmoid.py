@@ -69,7 +69,7 @@ class FFFLoss(GlobalBatchLoss):
     def _sum(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
         """Eq. 2's double sum over this rank's images, and its number of terms."""
         if self.impl == "dense":
-            labels = batch.assignment.whole()
+            labels = batch.assignment.to_tensor()
             return sigmoid_sum(logits(batch.image, batch.texts, scale, bias), labels), torch.count_nonzero(labels)
         by_pair = pointwise(self.impl, batch.image.device)
         return tiled_sigmoid_sum(batch.image, batch.texts, scale, bias, batch.assignment, by_pair)

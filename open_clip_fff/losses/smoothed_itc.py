@@ -76,8 +76,8 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
         P [B, N] is how an image's softmax over texts is spread over the images that the texts are of, Q how the softmax
         over images of the image's own captions is.
         """
-        valid = torch.cat([columns.valid for columns in batch.assignment.sweep])  # [N, K]
-        own, has = batch.assignment.sweep.own.valid, valid.any(dim=1)
+        valid = torch.cat([columns.valid for columns in batch.assignment.global_texts])  # [N, K]
+        own, has = batch.assignment.global_texts.own.valid, valid.any(dim=1)
         counted = own.any(dim=1)
         own, among = own | ~counted[:, None], valid | ~has[:, None]  # something finite where there is no caption
         texts = _shares(rows, valid.flatten()).unflatten(1, valid.shape).masked_fill(~among, -torch.inf)

@@ -47,7 +47,7 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
 
     def _of_logits(self, batch: GlobalBatch, rows: Tensor, columns: Tensor) -> Tensor:
         """From this rank's images with all captions [B, N*K], and its captions with all images [B*K, N]."""
-        labels, near, k = batch.assignment.whole_both(), self._near(batch), batch.text.shape[1]
+        labels, near, k = batch.assignment.both_directions(), self._near(batch), batch.text.shape[1]
         of_images = None if near is None else near.repeat_interleave(k, dim=1)
         of_texts = None if near is None else near.repeat_interleave(k, dim=0)
         per_image = row_cross_entropy(rows, labels.by_image.flatten(1), self.alpha, of_images)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from open_clip_fff.distributed import Round
-from open_clip_fff.losses.logit_tiles import walk
+from open_clip_fff.distributed import RingExchange
+from open_clip_fff.losses.logit_tiles import logit_tiles
 from open_clip_fff.losses.sigmoid_tile import Pointwise, sigmoid_tile
 from open_clip_fff.mining.tiles import Assignment
 
@@ -50,9 +50,9 @@ class _TiledSigmoid(torch.autograd.Function):
         wants = any(ctx.needs_input_grad)
         scaled, total, counted = image * scale, image.new_zeros((), dtype=torch.float64), 0
         by_image, by_bias = torch.zeros_like(image) if wants else None, total
-        travel = texts_round([text], [torch.zeros_like(text)] if wants else [], assignment)
+        travel = exchange_texts([text], [torch.zeros_like(text)] if wants else [], assignment)
         for ((some, *_), gradients), block in zip(travel, assignment.blocks(), strict=True):
-            for tile in walk(scaled, some, block):
+            for tile in logit_tiles(scaled, some, block):
                 gradient = tile.logits  # from the next line on
                 loss, of_bias, pairs = pointwise(tile.logits, tile.labels, bias, wants)
                 total, by_bias, counted = total + loss, by_bias + of_bias, counted + pairs
@@ -61,7 +61,7 @@ class _TiledSigmoid(torch.autograd.Function):
                     gradients[0].flatten(0, 1)[tile.captions].addmm_(gradient.T, scaled[tile.rows])
         if wants:
             by_scale = torch.linalg.vecdot(by_image, image).double().sum()
-            ctx.save_for_backward(by_image.mul_(scale), travel.carried[0], by_scale, by_bias, scale, bias)
+            ctx.save_for_backward(by_image.mul_(scale), travel.accumulators[0], by_scale, by_bias, scale, bias)
         ctx.mark_non_differentiable(counted)
         return total.to(image.dtype), counted
 
@@ -76,7 +76,7 @@ class _TiledSigmoid(torch.autograd.Function):
         return by_image * gradient, by_text * gradient, *scalars, None, None
 
 
-def texts_round(lent: list[Tensor], carried: list[Tensor], assignment: Assignment) -> Round:
+def exchange_texts(constants: list[Tensor], accumulators: list[Tensor], assignment: Assignment) -> RingExchange:
     """What belongs to the texts of each of the assignment's blocks; where there is one block, as it is."""
-    sweep = assignment.sweep
-    return Round(lent, carried, sweep.rank, sweep.world_size if sweep.ring else 1)
+    global_texts = assignment.global_texts
+    return RingExchange(constants, accumulators, global_texts.rank, global_texts.world_size if global_texts.ring else 1)

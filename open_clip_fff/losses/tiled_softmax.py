@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from open_clip_fff.distributed import highest_over_ranks, sum_over_ranks
-from open_clip_fff.losses.logit_tiles import walk
-from open_clip_fff.losses.tiled import texts_round
+from open_clip_fff.losses.logit_tiles import logit_tiles
+from open_clip_fff.losses.tiled import exchange_texts
 from open_clip_fff.mining.tiles import Assignment
 
 
@@ -34,7 +34,7 @@ def tiled_softmax_loss(
             `losses.tiled.tiled_sigmoid_sum`.
         scale: s, scalar or [1].
         bias: b, likewise, which changes nothing; its gradient is 0.
-        assignment: of B images and N * K captions; asked twice for every tile, shown to its watch once.
+        assignment: of B images and N * K captions; asked twice for every tile, shown to its on_tile once.
         alpha: of the smoothing, 0 to 1.
         group: so many images that follow each other are a group, over which alpha is spread; None spreads it over all.
 
@@ -48,15 +48,15 @@ def tiled_softmax_loss(
 class _TiledSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, image, text, scale, bias, assignment, alpha, group):
-        sweep, scaled = assignment.sweep, image * scale
+        global_texts, scaled = assignment.global_texts, image * scale
         rows, columns = _normalise(scaled, text, assignment, alpha, group)
-        own = columns if sweep.ring else columns.chunk(sweep.world_size, dim=1)[sweep.rank]
-        weights = [_weight(stats, sweep.world_size) for stats in (rows, own)]
+        own = columns if global_texts.ring else columns.chunk(global_texts.world_size, dim=1)[global_texts.rank]
+        weights = [_weight(stats, global_texts.world_size) for stats in (rows, own)]
         terms = zip(weights, (rows, own), strict=True)
         total = sum(weight * _entropies(stats, alpha).double().sum() for weight, stats in terms)
         if any(ctx.needs_input_grad):
             targets = [_targets(stats, weight, alpha) for stats, weight in zip((rows, columns), weights, strict=True)]
-            by_image, by_text = _gradients(scaled, text, assignment.unwatched(), *targets, alpha, group)
+            by_image, by_text = _gradients(scaled, text, assignment.without_callback(), *targets, alpha, group)
             by_scale = torch.linalg.vecdot(by_image, image).double().sum()
             ctx.save_for_backward(by_image.mul_(scale), by_text, by_scale, scale, bias)
         return total.to(image.dtype)
@@ -80,17 +80,17 @@ def _normalise(
     """
     start = scaled.new_tensor([-torch.inf, *[0.0] * 5])[:, None]
     rows, columns = start.repeat(1, len(scaled)), start.repeat(1, text.shape[0] * text.shape[1])
-    sweep = assignment.sweep
-    travel = texts_round([text], [columns], assignment)
-    for ((some, *_), carried), block in zip(travel, assignment.blocks(), strict=True):
-        for tile in walk(scaled, some, block, sweep.own.place, group):
+    global_texts = assignment.global_texts
+    travel = exchange_texts([text], [columns], assignment)
+    for ((some, *_), accumulators), block in zip(travel, assignment.blocks(), strict=True):
+        for tile in logit_tiles(scaled, some, block, global_texts.own.offset, group):
             _take_in(rows[:, tile.rows], tile.logits, tile.by_image, tile.near, 1, alpha)
-            _take_in(carried[0][:, tile.captions], tile.logits, tile.by_text, tile.near, 0, alpha)
-    columns = travel.carried[0]
-    if not sweep.ring:  # they are of this rank's rows alone
-        highest = highest_over_ranks(columns[0], sweep.world_size)
+            _take_in(accumulators[0][:, tile.captions], tile.logits, tile.by_text, tile.near, 0, alpha)
+    columns = travel.accumulators[0]
+    if not global_texts.ring:  # they are of this rank's rows alone
+        highest = highest_over_ranks(columns[0], global_texts.world_size)
         columns[1] *= _difference(columns[0], highest).exp()
-        columns = torch.cat([highest[None], sum_over_ranks(columns[1:], sweep.world_size)])
+        columns = torch.cat([highest[None], sum_over_ranks(columns[1:], global_texts.world_size)])
     return rows, columns
 
 
@@ -115,14 +115,14 @@ def _gradients(
 ) -> tuple[Tensor, Tensor]:
     """By s times the images [B, D] and by the texts [n, K, D], of this rank's rows; `rows`, `columns`: `_targets`."""
     by_image = torch.zeros_like(scaled)
-    travel = texts_round([text, columns], [torch.zeros_like(text)], assignment)
-    for ((some, targets), carried), block in zip(travel, assignment.blocks(), strict=True):
-        for tile in walk(scaled, some, block, assignment.sweep.own.place, group):
+    travel = exchange_texts([text, columns], [torch.zeros_like(text)], assignment)
+    for ((some, targets), accumulators), block in zip(travel, assignment.blocks(), strict=True):
+        for tile in logit_tiles(scaled, some, block, assignment.global_texts.own.offset, group):
             gradient = _asked(rows[:, tile.rows, None], tile.logits, tile.by_image, tile.near, alpha)
             gradient += _asked(targets[:, None, tile.captions], tile.logits, tile.by_text, tile.near, alpha)
             by_image[tile.rows].addmm_(gradient, tile.text)
-            carried[0].flatten(0, 1)[tile.captions].addmm_(gradient.T, scaled[tile.rows])
-    return by_image, travel.carried[0]
+            accumulators[0].flatten(0, 1)[tile.captions].addmm_(gradient.T, scaled[tile.rows])
+    return by_image, travel.accumulators[0]
 
 
 def _asked(targets: Tensor, x: Tensor, labels: Tensor, near: Tensor | None, alpha: float) -> Tensor:

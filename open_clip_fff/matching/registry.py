@@ -36,7 +36,7 @@ class DiscriminatorContext:
 
 
 class Discriminator(Protocol):
-    """Judges pairs (MAFA's con-D, arXiv 2312.06112): q = P(the caption belongs to the image).
+    """LabelsMatches pairs (MAFA's con-D, arXiv 2312.06112): q = P(the caption belongs to the image).
 
     It may have a string `identity`, which changes whenever its answers would: only then can they be kept on disk.
     """

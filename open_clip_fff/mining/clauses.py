@@ -62,7 +62,7 @@ class Candidates(NamedTuple):
         """Captions of the row's own image, bool [B, N, K]: for rates and the guard, not for mining itself."""
         return self.valid & ~self.others
 
-    def some(self, rows: slice) -> "Candidates":
+    def subset(self, rows: slice) -> "Candidates":
         """Those of some row images."""
         similarity = Similarities(*(None if cosine is None else cosine[rows] for cosine in self.similarity))  # type: ignore[arg-type]
         return self._replace(similarity=similarity, others=self.others[rows])

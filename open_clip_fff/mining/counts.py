@@ -1,4 +1,4 @@
-"""Counting what mining found, on the device: nothing here waits for the accelerator until `rates` is asked."""
+"""Counts of what was mined, on the device: nothing waits for the accelerator until the sums are read."""
 
 from dataclasses import dataclass
 
@@ -6,22 +6,42 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.mining.clauses import Mined
-from open_clip_fff.mining.labels import POSITIVE
-from open_clip_fff.mining.sums import RunningSums
+from open_clip_fff.mining.hardest import Hardest
+from open_clip_fff.mining.labels import IGNORED, POSITIVE
+
+
+class RunningSums:
+    """Adds up integer vectors of one length on their device.
+
+    Args:
+        length: of the vectors.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length, self._sums = length, torch.zeros(0)
+
+    def add_sums(self, sums: Tensor) -> None:
+        """Adds int64 [length]."""
+        self._sums = self._sums + sums if len(self._sums) else sums
+
+    def take(self, device: torch.device) -> Tensor:
+        """The sums since the last `take`, int64 [length], still on the device."""
+        sums, self._sums = self._sums, torch.zeros(0)
+        return sums if len(sums) else torch.zeros(self._length, dtype=torch.int64, device=device)
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What happened since the last look, averaged over rows and ranks.
+    """Eq. 1's mining since the last log step, averaged over rows and ranks.
 
     Attributes:
-        image_text, image_image, text_text: mined captions per image that this clause of Eq. 1 holds for (after the
+        image_text, image_image, text_text: mined captions per image for which this clause of Eq. 1 holds (after the
             cap; a pair may satisfy several).
         mined: mined captions per image by any clause.
-        doubtful: captions per image that are in doubt and so ignored.
-        held: captions per image that the guard of self-mining held back.
+        doubtful: captions per image in the band below the thresholds, which are ignored.
+        held: captions per image that the guard of self-mining left out.
         positive_share: positives among all pairs that are not ignored, 0 to 1.
-        right: of the mined pairs, the share of the row image's class; None where no class was known.
+        right: share of the mined pairs whose two images are of one class; None where no class was known.
     """
 
     image_text: float
@@ -35,39 +55,139 @@ class Rates:
 
 
 class MiningCounts(RunningSums):
-    """Running integer sums on the device of the batches that `add` saw."""
+    """Sums over the tiles of the assignments that `add` saw."""
 
     def __init__(self) -> None:
-        # rows; per row: image_text, image_image, text_text, mined, doubtful, held; judged, right; positives, pairs
+        # rows; image_text, image_image, text_text, mined, doubtful, held; of known class, right; positives, pairs
         super().__init__(11)
 
     def add(
         self, labels: Tensor, mined: Mined | None, agreement: Tensor | None = None, rows: int | None = None
     ) -> None:
-        """Counts one assignment, int8 [B, N, K], the pairs mined for it, and how many of them agree in class.
+        """Counts a tile.
 
         Args:
+            labels: int8 [B, N, K].
+            mined: the pairs mined for it.
             agreement: int8 [B, N]: +1 the same class, -1 another, 0 unknown.
-            rows: images to count, where a tile is a part of theirs; B if not given.
+            rows: images to count; B by default. 0 where the tile is not the first of its images.
         """
         zero = torch.zeros((), dtype=torch.int64, device=labels.device)
-        per_row, judged, right = [zero] * 6, zero, zero
+        per_row, known, right = [zero] * 6, zero, zero
         if mined is not None:
             by_clause = [(mined.pairs & clause).sum() for clause in mined.clauses]
             doubtful = zero if mined.doubtful is None else mined.doubtful.sum()
             per_row = [*by_clause, mined.pairs.sum(), doubtful, zero if mined.held is None else mined.held]
             if agreement is not None:
-                judged, right = ((mined.pairs & x[..., None]).sum() for x in (agreement != 0, agreement > 0))
+                known, right = ((mined.pairs & x[..., None]).sum() for x in (agreement != 0, agreement > 0))
         positives, counted = (labels == POSITIVE).sum(), torch.count_nonzero(labels)
-        sums = torch.stack(
-            [zero + (len(labels) if rows is None else rows), *per_row, judged, right, positives, counted]
-        )
-        self.take_in(sums)
+        images = zero + (len(labels) if rows is None else rows)
+        self.add_sums(torch.stack([images, *per_row, known, right, positives, counted]))
 
 
 def rates(sums: Tensor) -> Rates:
-    """Reads the sums (added over ranks, if there are several); this is where the host waits for the device."""
-    rows, *per_row, judged, right, positives, pairs = sums.tolist()
+    """Reads `MiningCounts`' sums, added over ranks; this is where the host waits for the device."""
+    rows, *per_row, known, right, positives, pairs = sums.tolist()
     image_text, image_image, text_text, mined, doubtful, held = (count / max(rows, 1) for count in per_row)
-    share = right / judged if judged else None
-    return Rates(image_text, image_image, text_text, mined, doubtful, held, positives / max(pairs, 1), share)
+    share = positives / max(pairs, 1)
+    return Rates(image_text, image_image, text_text, mined, doubtful, held, share, _share(right, known))
+
+
+@dataclass(frozen=True)
+class ConnectionRates:
+    """Connection mining since the last log step, over rows and ranks (MAFA, arXiv 2312.06112).
+
+    A share is from 0 to 1, and None where there is nothing that it is a share of.
+
+    Attributes:
+        by_image, by_text: of the scored hardest negatives of images, and of captions, the share that is a match.
+        doubtful: of both, the share that was ambiguous, and so ignored.
+        unasked: of all hardest negatives, the share that the gate kept from being scored; no other figure counts them.
+            None without a discriminator, or before its first epoch.
+        right: of the matches, the share whose two images are of one class.
+        missed: of scored pairs of one class, the share that was labelled no match.
+        true: of all scored pairs (without a discriminator, of all), the share that is of one class.
+    """
+
+    by_image: float | None = None
+    by_text: float | None = None
+    doubtful: float | None = None
+    unasked: float | None = None
+    right: float | None = None
+    missed: float | None = None
+    true: float | None = None
+
+    @property
+    def rate(self) -> float | None:
+        """MAFA's false-negative rate: the mean over the directions in which pairs were scored."""
+        known = [share for share in (self.by_image, self.by_text) if share is not None]
+        return sum(known) / len(known) if known else None
+
+
+class ConnectionCounts(RunningSums):
+    """Sums over batches of hardest negatives and their match labels."""
+
+    def __init__(self) -> None:
+        # of images, then of captions: scored, not scored, matches, ambiguous, of known class, of one class, matches
+        # of known class, matches of one class
+        super().__init__(16)
+
+    def add(
+        self,
+        hardest: Hardest,
+        by_image: Tensor,
+        by_text: Tensor,
+        classes: Tensor | None,
+        to_score: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """Counts a batch.
+
+        Args:
+            hardest: the pairs.
+            by_image, by_text: their labels, int8 [B] and [B, K].
+            classes: of the images, int64 [B], negative where unknown; None where none is known.
+            to_score: bool [B] and [B, K], which of them were scored; None for all.
+        """
+        k = hardest.image.shape[1]
+        rows, image = torch.arange(len(by_image), device=by_image.device), hardest.image.flatten()
+        scored = (None, None) if to_score is None else (to_score[0], to_score[1].flatten())
+        of_images = _sums(rows, hardest.caption // k, by_image, hardest.caption >= 0, classes, scored[0])
+        of_texts = _sums(rows.repeat_interleave(k), image, by_text.flatten(), image >= 0, classes, scored[1])
+        self.add_sums(torch.cat([of_images, of_texts]))
+
+
+def _sums(
+    one: Tensor, other: Tensor, labels: Tensor, exists: Tensor, classes: Tensor | None, to_score: Tensor | None
+) -> Tensor:
+    scored = exists if to_score is None else exists & to_score
+    match = scored & (labels == POSITIVE)
+    counts = [scored, exists & ~scored, match, scored & (labels == IGNORED)]
+    if classes is None:
+        counts += [torch.zeros_like(scored)] * 4
+    else:
+        ours, theirs = classes[one], classes[other.clamp(min=0)]
+        known = scored & (ours >= 0) & (theirs >= 0)
+        same = known & (ours == theirs)
+        counts += [known, same, match & known, match & same]
+    return torch.stack([count.sum() for count in counts])
+
+
+def connection_rates(sums: Tensor, labelled: bool = True) -> ConnectionRates:
+    """Reads `ConnectionCounts`' sums, added over ranks; `labelled` says whether there is a discriminator."""
+    images, texts = sums.view(2, 8).tolist()
+    scored, unscored, _, doubtful, known, same, of_known, right = (a + b for a, b in zip(images, texts, strict=True))
+    if not labelled:
+        return ConnectionRates(true=_share(same, known))
+    return ConnectionRates(
+        by_image=_share(images[2], images[0]),
+        by_text=_share(texts[2], texts[0]),
+        doubtful=_share(doubtful, scored),
+        unasked=_share(unscored, scored + unscored),
+        right=_share(right, of_known),
+        missed=_share(same - right, same),
+        true=_share(same, known),
+    )
+
+
+def _share(part: int, total: int) -> float | None:
+    return part / total if total else None

@@ -65,7 +65,7 @@ def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Te
     return of_images, (text * image[hardest.image.clamp(min=0)]).sum(dim=-1)
 
 
-class Verdicts(NamedTuple):
+class MatchLabels(NamedTuple):
     """What was said about a rank's own pairs, by ids, so that every rank can find them among its rows and columns.
 
     Attributes:
@@ -83,7 +83,7 @@ class Verdicts(NamedTuple):
     by_text: Tensor
 
 
-def verdicts(hardest: Hardest, ids: Tensor, captions: Tensor, by_image: Tensor, by_text: Tensor) -> Verdicts:
+def match_labels(hardest: Hardest, ids: Tensor, captions: Tensor, by_image: Tensor, by_text: Tensor) -> MatchLabels:
     """By ids what was found by position.
 
     Args:
@@ -93,7 +93,7 @@ def verdicts(hardest: Hardest, ids: Tensor, captions: Tensor, by_image: Tensor, 
         by_image, by_text: labels [B] and [B, K]; where there is no candidate, the pair stays a negative.
     """
     k, place = hardest.image.shape[1], hardest.caption.clamp(min=0)
-    return Verdicts(
+    return MatchLabels(
         ids[place // k],
         captions.flatten()[place],
         by_image.masked_fill(hardest.caption < 0, NEGATIVE),

@@ -18,7 +18,7 @@ from open_clip_fff.mining.clauses import (
     prepared,
     select,
 )
-from open_clip_fff.mining.global_texts import Columns
+from open_clip_fff.mining.global_texts import TextBlock
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds
 from open_clip_fff.mining.tiles import Assignment, Labels, OwnCaptions, squares
 from open_clip_fff.numerics import exact_float32
@@ -34,8 +34,8 @@ class MinedPairs(Assignment):
     """
 
     def __init__(self, own: OwnCaptions, thresholds: Thresholds, config: MiningConfig) -> None:
-        super().__init__(own.sweep, own.watch)
-        features = own.sweep.own.features
+        super().__init__(own.global_texts, own.on_tile)
+        features = own.global_texts.own.features
         assert features is not None
         self.thresholds, self.config = thresholds, config
         self.rows = self._prepared(features)
@@ -52,18 +52,18 @@ class MinedPairs(Assignment):
 
     def looks(self) -> Iterator[tuple[Candidates, Mined]]:
         """All pairs, tile by tile, shown to nobody: one pass."""
-        for columns in self.columns():
+        for columns in self.text_blocks():
             for rows, part in squares(self.shape[0], columns):
                 yield self._look(rows, part)
 
     @torch.no_grad()
-    def make(self, rows: slice, columns: Columns) -> tuple[Labels, Mined]:
+    def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, Mined]:
         _, mined = self._look(rows, columns)
-        labels = assign(self.sweep.own.ids[rows], columns.ids, columns.valid, mined, self.config.mined_as)
+        labels = assign(self.global_texts.own.ids[rows], columns.ids, columns.valid, mined, self.config.mined_as)
         return Labels(labels, labels), mined
 
-    def columns(self) -> Iterator[Columns]:
-        for columns in self.sweep:
+    def text_blocks(self) -> Iterator[TextBlock]:
+        for columns in self.global_texts:
             assert columns.features is not None
             yield columns._replace(features=self._prepared(columns.features))
 
@@ -72,13 +72,13 @@ class MinedPairs(Assignment):
             return prepared(features, self.config.text_text)
 
     @torch.no_grad()
-    def _look(self, rows: slice, columns: Columns) -> tuple[Candidates, Mined]:
+    def _look(self, rows: slice, columns: TextBlock) -> tuple[Candidates, Mined]:
         assert columns.features is not None
         with exact_float32(self.rows.text.device):
-            found = candidates(self.rows.some(rows), columns.features, self.config.text_text)
+            found = candidates(self.rows.subset(rows), columns.features, self.config.text_text)
             mined = select(found, self.thresholds, self.config, cap=False)
         if self._kept is not None:
-            mined = mined.only(places_mask(self._kept[rows], columns.place, *columns.valid.shape))
+            mined = mined.only(places_mask(self._kept[rows], columns.offset, *columns.valid.shape))
         if self._above is not None:
             free = mined.pairs
             mined = mined.only(found.score > self._above)
@@ -94,12 +94,12 @@ class MinedPairs(Assignment):
             torch.zeros((size, cap), device=device, dtype=torch.int64),
             torch.full((size, cap), -1, device=device, dtype=torch.int64),
         )
-        for columns in self.columns():
+        for columns in self.text_blocks():
             for rows, part in squares(size, columns):
                 found, mined = self._look(rows, part)
                 places = best_per_row(mined.pairs, found.score, found.ids, cap)
                 score = found.score.flatten(1).gather(1, places.clamp(min=0)).masked_fill(places < 0, -torch.inf)
-                there = _Best(score, found.ids[places.clamp(min=0) // k], places + part.place * k)
+                there = _Best(score, found.ids[places.clamp(min=0) // k], places + part.offset * k)
                 best.update(rows, there)
         return best.places.masked_fill(best.score == -torch.inf, -1)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from open_clip_fff.config.mining import MiningConfig
 from open_clip_fff.mining.clauses import Candidates, candidates
-from open_clip_fff.mining.global_texts import Sweep
+from open_clip_fff.mining.global_texts import GlobalTexts
 from open_clip_fff.mining.guard import best_cut, own_recall
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.rate import Counts, RateThresholds
@@ -78,7 +78,7 @@ class Miner:
         if not self.watching:
             return own
         config = self.config
-        counts, thresholds = self._found(own.sweep)
+        counts, thresholds = self._found(own.global_texts)
         self._seen = _Seen(None, own.shape[1], counts, None)
         if not config.guarded:
             return own if self.step < config.warmup else MinedPairs(own, thresholds, config)
@@ -93,13 +93,13 @@ class Miner:
     @torch.no_grad()
     def foreseen(self, own: OwnCaptions) -> MinedPairs:
         """The assignment as it will be once the warm-up is over, as these features tell; nothing is learnt from it."""
-        return MinedPairs(own, self._found(own.sweep)[1], self.config)
+        return MinedPairs(own, self._found(own.global_texts)[1], self.config)
 
-    def _found(self, sweep: Sweep) -> tuple[Counts | None, Thresholds]:
+    def _found(self, global_texts: GlobalTexts) -> tuple[Counts | None, Thresholds]:
         """The thresholds of a step, and what finding them counted."""
         if self._rate is None:
             return None, Thresholds.of(self.config)
-        return self._rate.observe(partial(self._sampled, sweep, self._rate))
+        return self._rate.observe(partial(self._sampled, global_texts, self._rate))
 
     def _held(self, pairs: MinedPairs, mined: Tensor, trust: Tensor) -> MinedPairs:
         """What the guard lets through."""
@@ -112,12 +112,12 @@ class Miner:
             lowest = best_cut(looks, limit, scores.dtype, self.world_size)
         return pairs.above(torch.where(trust >= TRUST, lowest, torch.inf))
 
-    def _sampled(self, sweep: Sweep, rate: RateThresholds) -> Iterator[Candidates]:
+    def _sampled(self, global_texts: GlobalTexts, rate: RateThresholds) -> Iterator[Candidates]:
         """A pass over the rows that the rate counts."""
-        features = sweep.own.features
+        features = global_texts.own.features
         assert features is not None
-        rows = features.some(rate.sampled(*sweep.shape))
-        for columns in sweep:
+        rows = features.subset(rate.sampled(*global_texts.shape))
+        for columns in global_texts:
             assert columns.features is not None
             with exact_float32(rows.text.device):
                 found = candidates(rows, columns.features, self.config.text_text)

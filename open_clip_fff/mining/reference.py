@@ -31,7 +31,7 @@ class MiningFeatures(NamedTuple):
     ids: Tensor
     pooled: Tensor | None = None
 
-    def some(self, images: slice | Tensor) -> "MiningFeatures":
+    def subset(self, images: slice | Tensor) -> "MiningFeatures":
         """Those of some images, by a slice or by their numbers."""
         return MiningFeatures(*(None if x is None else x[images] for x in self))  # type: ignore[arg-type]
 

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.mining.clauses import Mined
-from open_clip_fff.mining.global_texts import Columns, Sweep
+from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.labels import IGNORED, POSITIVE, mask_padding, own_assignment
 
 ALL = slice(None)
 AREA = 2**19  # pairs in a tile of the passes that are made in this room
 
 # is shown each tile that is made: its rows and columns, labels, and the pairs mined for it
-Watch = Callable[[slice, Columns, Tensor, Mined | None], None]
+TileCallback = Callable[[slice, TextBlock, Tensor, Mined | None], None]
 
 
-class Block:
+class AssignmentBlock:
     """The assignment of this rank's images against a block of columns.
 
     Args:
@@ -27,16 +27,16 @@ class Block:
         make: labels of some rows and some of the columns, both ways.
     """
 
-    def __init__(self, columns: Columns, make: Callable[[slice, Columns], "Labels"]) -> None:
+    def __init__(self, columns: TextBlock, make: Callable[[slice, TextBlock], "Labels"]) -> None:
         self.columns, self._make = columns, make
 
     def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
         """int8 [b, n', K] of some of the images and some of the block's (mining/labels.py)."""
-        return self.both(rows, columns).merged()
+        return self.by_direction(rows, columns).merged()
 
-    def both(self, rows: slice = ALL, columns: slice = ALL) -> "Labels":
+    def by_direction(self, rows: slice = ALL, columns: slice = ALL) -> "Labels":
         """The same, of each direction."""
-        return self._make(rows, self.columns.some(columns))
+        return self._make(rows, self.columns.subset(columns))
 
 
 class Labels(NamedTuple):
@@ -63,51 +63,53 @@ class Assignment(ABC):
     """Who is a positive for whom, among this rank's images and all ranks' captions.
 
     Args:
-        sweep: goes over the columns.
-        watch: sees what is made.
+        global_texts: goes over the columns.
+        on_tile: sees what is made.
 
     Attributes:
         shape: (B, N, K).
     """
 
-    def __init__(self, sweep: Sweep, watch: Watch | None = None) -> None:
-        self.sweep, self.watch, self.shape = sweep, watch, sweep.shape
+    def __init__(self, global_texts: GlobalTexts, on_tile: TileCallback | None = None) -> None:
+        self.global_texts, self.on_tile, self.shape = global_texts, on_tile, global_texts.shape
 
     @abstractmethod
-    def make(self, rows: slice, columns: Columns) -> tuple[Labels, Mined | None]:
+    def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, Mined | None]:
         """int8 [b, n, K] of some of this rank's images and some columns, and the pairs mined for it."""
 
-    def columns(self) -> Iterator[Columns]:
+    def text_blocks(self) -> Iterator[TextBlock]:
         """What `make` is asked about, a block at a time."""
-        yield from self.sweep
+        yield from self.global_texts
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[AssignmentBlock]:
         """All columns: in one block, or where they go round the ranks in one of each, this rank's first."""
-        for columns in self.columns():
-            yield Block(columns, self._shown)
+        for columns in self.text_blocks():
+            yield AssignmentBlock(columns, self._shown)
 
-    def whole(self) -> Tensor:
+    def to_tensor(self) -> Tensor:
         """int8 [B, N, K]."""
-        return self.whole_both().merged()
+        return self.both_directions().merged()
 
-    def whole_both(self) -> Labels:
+    def both_directions(self) -> Labels:
         """The same, of each direction."""
-        found = sorted(((block.columns.place, block.both()) for block in self.blocks()), key=lambda part: part[0])
+        found = sorted(
+            ((block.columns.offset, block.by_direction()) for block in self.blocks()), key=lambda part: part[0]
+        )
         by_image = torch.cat([labels.by_image for _, labels in found], dim=1)
         if all(labels.by_text is labels.by_image for _, labels in found):
             return Labels(by_image, by_image)
         return Labels(by_image, torch.cat([labels.by_text for _, labels in found], dim=1))
 
-    def unwatched(self) -> "Assignment":
+    def without_callback(self) -> "Assignment":
         """The same, shown to nobody: for a second look."""
         again = copy(self)
-        again.watch = None
+        again.on_tile = None
         return again
 
-    def _shown(self, rows: slice, columns: Columns) -> Labels:
+    def _shown(self, rows: slice, columns: TextBlock) -> Labels:
         labels, mined = self.make(rows, columns)
-        if self.watch is not None:
-            self.watch(rows, columns, labels.merged(), mined)
+        if self.on_tile is not None:
+            self.on_tile(rows, columns, labels.merged(), mined)
         return labels
 
 
@@ -119,23 +121,23 @@ class GivenLabels(Assignment):
         by_text: of captions.
     """
 
-    def __init__(self, given: Tensor, sweep: Sweep, by_text: Tensor | None = None) -> None:
-        super().__init__(sweep)
+    def __init__(self, given: Tensor, global_texts: GlobalTexts, by_text: Tensor | None = None) -> None:
+        super().__init__(global_texts)
         self.given, self.by_text = given, by_text
 
-    def make(self, rows: slice, columns: Columns) -> tuple[Labels, None]:
+    def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, None]:
         by_image = self._part(self.given, rows, columns)
         return Labels(by_image, by_image if self.by_text is None else self._part(self.by_text, rows, columns)), None
 
-    def _part(self, given: Tensor, rows: slice, columns: Columns) -> Tensor:
-        return mask_padding(given[rows, columns.place : columns.place + len(columns.ids)], columns.valid)
+    def _part(self, given: Tensor, rows: slice, columns: TextBlock) -> Tensor:
+        return mask_padding(given[rows, columns.offset : columns.offset + len(columns.ids)], columns.valid)
 
 
 class OwnCaptions(Assignment):
     """Own captions, by id, are positives, all others negatives."""
 
-    def make(self, rows: slice, columns: Columns) -> tuple[Labels, None]:
-        labels = own_assignment(self.sweep.own.ids[rows], columns.ids, columns.valid)
+    def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, None]:
+        labels = own_assignment(self.global_texts.own.ids[rows], columns.ids, columns.valid)
         return Labels(labels, labels), None
 
 
@@ -145,10 +147,10 @@ def tiles(length: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, length))
 
 
-def squares(rows: int, columns: Columns) -> Iterator[tuple[slice, Columns]]:
+def squares(rows: int, columns: TextBlock) -> Iterator[tuple[slice, TextBlock]]:
     """Tiles of `AREA` pairs that cover so many rows and a block of columns."""
     k = columns.valid.shape[1]
     for some in tiles(len(columns.ids), max(AREA // k, 1)):
-        part = columns.some(some)
+        part = columns.subset(some)
         for few in tiles(rows, max(AREA // part.valid.numel(), 1)):
             yield few, part

@@ -15,7 +15,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import tokenizer_fingerprint
 from open_clip_fff.hub.loading import load_parts
 from open_clip_fff.models.crops import Crops
-from open_clip_fff.models.unpadded_tower import FewTokens
+from open_clip_fff.models.unpadded_text import UnpaddedText
 from open_clip_fff.numerics import half_on_cuda
 
 MEND = "name another model, or train without mining: --mining-features off"
@@ -52,11 +52,11 @@ class FrozenModel(NamedTuple):
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts to features [n, D], L2-normalised float32, on the model's device; equal ones are encoded once."""
-        few_tokens, features = FewTokens(self.model, TextSettings()), []
+        unpadded_text, features = UnpaddedText(self.model, TextSettings()), []
         for i in range(0, len(texts), TEXTS):
             part = self.tokenizer(list(texts[i : i + TEXTS])).to(self.device)
             valid = torch.ones(len(part), dtype=torch.bool, device=self.device)
-            features.append(few_tokens(self.model, self.model.encode_text, part, valid).float())
+            features.append(unpadded_text(self.model, self.model.encode_text, part, valid).float())
         return F.normalize(torch.cat(features), dim=-1)
 
 
@@ -81,7 +81,7 @@ class FrozenTowers:
         text: TextSettings | None = None,
     ) -> None:
         self.model, self.tokenizer = frozen.model.to(device), frozen.tokenizer
-        self.few_tokens = FewTokens(self.model, text or TextSettings())
+        self.unpadded_text = UnpaddedText(self.model, text or TextSettings())
         visual = self.model.visual
         # of the patches' or stem's convolution: low-precision models keep other weights in float32
         self.dtype = next((p.dtype for p in visual.parameters() if p.ndim == 4), torch.float32)
@@ -103,7 +103,7 @@ class FrozenTowers:
             valid: bool [B, K], False where a caption is padding.
         """
         with half_on_cuda(tokens.device):
-            features = self.few_tokens(self.model, self.model.encode_text, tokens.flatten(0, 1), valid.flatten())
+            features = self.unpadded_text(self.model, self.model.encode_text, tokens.flatten(0, 1), valid.flatten())
             return F.normalize(features.float(), dim=-1).unflatten(0, valid.shape)
 
 

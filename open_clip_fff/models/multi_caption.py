@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.errors import UsageError
-from open_clip_fff.models.unpadded_tower import FewTokens
+from open_clip_fff.models.unpadded_text import UnpaddedText
 
 
 class MultiCaption:
@@ -18,7 +18,7 @@ class MultiCaption:
     Plain text [B, L] (validation, zero-shot) takes OpenCLIP's own path.
     """
 
-    few_tokens: FewTokens
+    unpadded_text: UnpaddedText
 
     def forward(self: Any, image: Tensor | None = None, text: Tensor | CaptionBatch | None = None):
         """OpenCLIP's output dict with `text_features` [B, K, D], and what rides with the captions beside it.
@@ -30,7 +30,7 @@ class MultiCaption:
             return super().forward(image, text)  # type: ignore[misc]
         encode = partial(self.encode_text, normalize=True)
         output = dict(super().forward(image, None))  # type: ignore[misc]
-        features = self.few_tokens(self, encode, text.tokens.flatten(0, 1), text.valid.flatten())
+        features = self.unpadded_text(self, encode, text.tokens.flatten(0, 1), text.valid.flatten())
         output["text_features"] = features.unflatten(0, text.valid.shape)
         return {**output, "text_valid": text.valid, "text_raw": text.raw, "image_ids": text.ids, **text.extras}
 
@@ -41,14 +41,14 @@ class ShortCaption:
     Validation and zero-shot take OpenCLIP's own path, to the last bit.
     """
 
-    few_tokens: FewTokens
+    unpadded_text: UnpaddedText
 
     def encode_text(self: Any, text: Tensor, normalize: bool = False) -> Tensor:
         """Features [B, D] of tokens int64 [B, L]."""
         encode = partial(super().encode_text, normalize=normalize)  # type: ignore[misc]
         if not self.training:
             return encode(text)
-        return self.few_tokens(self, encode, text, torch.ones_like(text[:, 0], dtype=torch.bool))
+        return self.unpadded_text(self, encode, text, torch.ones_like(text[:, 0], dtype=torch.bool))
 
 
 def take_many_captions(model: nn.Module, text: TextSettings | None = None) -> None:
@@ -74,5 +74,5 @@ def take_short_captions(model: nn.Module, text: TextSettings) -> None:
 
 def _mix(mixin: type, model: Any, text: TextSettings) -> None:
     cls = type(model)
-    model.few_tokens = FewTokens(model, text)
+    model.unpadded_text = UnpaddedText(model, text)
     model.__class__ = type(f"{mixin.__name__}{cls.__name__}", (mixin, cls), {})

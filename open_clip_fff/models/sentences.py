@@ -13,7 +13,7 @@ from open_clip_fff.config.text import TextSettings
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.models.text_design import TextDesign
 from open_clip_fff.models.transformers_weights import absent_weights, quiet
-from open_clip_fff.models.unpadded_tower import FewTokens
+from open_clip_fff.models.unpadded_text import UnpaddedText
 from open_clip_fff.numerics import full_precision, no_autocast
 
 LENGTH = 512  # tokens of a caption at most, since they travel at full length; the model's own limit may be lower
@@ -77,7 +77,9 @@ class SentenceTower:
     def __init__(self, sentences: SentenceModel, device: torch.device, text: TextSettings | None = None) -> None:
         self.model, self.tokenizer, self.pooling = sentences.model.to(device), sentences.tokenizer, sentences.pooling
         self.device = device
-        self.few_tokens = FewTokens(self.model, text or TextSettings(), TextDesign("masked", False, token=PADDING))
+        self.unpadded_text = UnpaddedText(
+            self.model, text or TextSettings(), TextDesign("masked", False, token=PADDING)
+        )
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, valid: Tensor) -> Tensor:
@@ -88,7 +90,7 @@ class SentenceTower:
             valid: bool [...], False where a caption is padding.
         """
         with no_autocast(tokens.device):
-            features = self.few_tokens(self.model, self._encode, tokens.flatten(0, -2), valid.flatten())
+            features = self.unpadded_text(self.model, self._encode, tokens.flatten(0, -2), valid.flatten())
         return features.unflatten(0, valid.shape)
 
     def texts(self, texts: Sequence[str]) -> Tensor:

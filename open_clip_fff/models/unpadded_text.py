@@ -1,38 +1,78 @@
-"""The fewest and shortest rows of tokens that give a batch's text features, and the way back to the batch."""
+"""The text tower without padding: the fewest and shortest rows of tokens that give a batch's features."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from open_clip_fff.config.text import TextSettings
-from open_clip_fff.models.text_design import TextDesign
+from open_clip_fff.models.text_design import TextDesign, design_of_model, text_tower
 
-# Another group costs another pass over the tower's weights and kernels, as much as so many tokens; one that saves fewer
-# is not worth it. On a CPU that is the weights' gradient once more, most of all the embedding's, as large as its
-# vocabulary; elsewhere a millisecond or two of launches (reckoned, not measured).
-PASS = {"cpu": 128}
-PASS_ELSEWHERE = 512
+# Each further group of rows is one more pass over the tower's weights and kernels, as expensive as so many tokens; a
+# group that saves fewer tokens is not worth it. On a CPU the cost is the weights' gradient once more, above all the
+# embedding's, which is as large as the vocabulary; on a GPU a millisecond or two of launches (estimated, not measured).
+PASS_TOKENS = {"cpu": 128}
+PASS_TOKENS_ELSEWHERE = 512
 
 
-class Packed(NamedTuple):
-    """Rows to encode, in groups of like length.
+class UnpaddedRows(NamedTuple):
+    """Rows to encode, in groups of similar length.
 
     Attributes:
         groups: int64 [n_g, L_g] each, at least one row in all.
-        source: int64 [n], where each row of the batch stands in the groups' features one after another; -1 for padding.
+        source: int64 [n], where the features of each row of the batch are in the concatenated groups; -1 for padding.
     """
 
     groups: list[Tensor]
     source: Tensor
 
 
-@torch.compiler.disable  # what it asks of the batch, a compiler can only break its graph at, anew for each shape
-def pack(tokens: Tensor, valid: Tensor, design: TextDesign, settings: TextSettings) -> Packed:
-    """Leaves out padding rows, the copies of a caption, and what stands behind its last token that counts.
+class UnpaddedText:
+    """Encodes rows of tokens by a model's own `encode_text`, without padding and each distinct caption once.
+
+    Args:
+        model: an OpenCLIP model, or one of transformers. A text tower that needs its padding is not trimmed.
+        settings: what is left out.
+        design: of its text tower; by default what `design_of_model` finds in an OpenCLIP model.
+    """
+
+    def __init__(self, model: nn.Module, settings: TextSettings, design: TextDesign | None = None) -> None:
+        self.design: TextDesign = design_of_model(model) if design is None else design
+        self.settings = settings
+
+    # Row counts and lengths differ from batch to batch, so torch.compile skips this function, and compiles
+    # `encode_text`, as OpenCLIP does, for the lengths that occur.
+    @torch.compiler.disable(recursive=False)
+    def __call__(self, model: nn.Module, encode: Callable[[Tensor], Tensor], tokens: Tensor, valid: Tensor) -> Tensor:
+        """Features of each row, zeros where it is padding.
+
+        Args:
+            model: the one given first, or a copy of it.
+            encode: int64 [n, L] to features [n, D], by that model's text tower.
+            tokens: int64 [n, L].
+            valid: bool [n], False where a row is padding.
+
+        Returns:
+            [n, D], with gradient where `encode` has it; the gradients of equal captions add up.
+        """
+        if self.settings.whole:
+            return encode(tokens)
+        groups, source = remove_padding(tokens, valid, self.design, self.settings)
+        features = []
+        for group in groups:
+            with short_context(model, group.shape[1]):
+                features.append(encode(group))
+        return restore_padding(features, source)
+
+
+@torch.compiler.disable  # its shapes depend on the batch's values, which breaks a compiled graph anew for each shape
+def remove_padding(tokens: Tensor, valid: Tensor, design: TextDesign, settings: TextSettings) -> UnpaddedRows:
+    """Leaves out padding rows, copies of a caption, and the tokens that its feature does not depend on.
 
     One row stays where none is valid, so that every rank of DDP reaches the tower's parameters. On CUDA this waits for
-    the device, since it asks how many rows and tokens there are.
+    the device, since the shapes depend on the batch.
 
     Args:
         tokens: int64 [n, L].
@@ -49,54 +89,79 @@ def pack(tokens: Tensor, valid: Tensor, design: TextDesign, settings: TextSettin
         copies = inverse[: len(places)]
     if not settings.trim:
         source[places] = copies
-        return Packed([rows], source)
-    lengths = _rounded(design.lengths(rows), settings.multiple, tokens.shape[1])
+        return UnpaddedRows([rows], source)
+    lengths = _round_up(design.lengths(rows), settings.multiple, tokens.shape[1])
     lengths, order = lengths.sort(stable=True)
     source[places] = order.argsort()[copies]
     rows, groups, start = rows[order], [], 0
-    cost = PASS.get(tokens.device.type, PASS_ELSEWHERE)
-    for size, length in split(lengths.tolist(), settings.groups, cost):
+    cost = PASS_TOKENS.get(tokens.device.type, PASS_TOKENS_ELSEWHERE)
+    for size, length in length_groups(lengths.tolist(), settings.groups, cost):
         groups.append(rows[start : start + size, :length].contiguous())
         start += size
-    return Packed(groups, source)
+    return UnpaddedRows(groups, source)
 
 
 @torch.compiler.disable
-def unpack(features: list[Tensor], source: Tensor) -> Tensor:
-    """The groups' features [n_g, D] back in the batch's order, [n, D]; zeros for padding."""
-    nothing = features[0].new_zeros(1, features[0].shape[1])
-    return torch.cat([*features, nothing])[source]  # -1 finds the last row, which is nothing
+def restore_padding(features: list[Tensor], source: Tensor) -> Tensor:
+    """The groups' features [n_g, D] in the batch's order, [n, D]; zeros for padding."""
+    padding = features[0].new_zeros(1, features[0].shape[1])
+    return torch.cat([*features, padding])[source]  # -1 is the last row
 
 
-def split(lengths: list[int], most: int, another: int) -> list[tuple[int, int]]:
+def length_groups(lengths: list[int], most: int, pass_tokens: int) -> list[tuple[int, int]]:
     """The cheapest cut of rows in at most `most` groups, as (rows, length) of each.
 
-    A group costs its rows times its longest, and `another`.
+    A group costs its rows times its longest, and `pass_tokens`. Exact, by dynamic programming over the few places
+    where the length changes.
 
     Args:
-        lengths: of the rows, ascending; there are few different ones.
+        lengths: of the rows, ascending.
         most: groups.
-        another: what a group costs for being one, in tokens.
+        pass_tokens: what each group costs besides its tokens.
     """
     ends = [i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]] + [len(lengths)]
-    # of the first so many rows in exactly 0, 1, 2, ... groups: the least cost, and the groups
+    # by number of rows from the start, in exactly 0, 1, 2, ... groups: the least cost, and the groups
     cheapest: dict[int, tuple[int, list[tuple[int, int]]]] = {0: (0, [])}
-    found = []
+    complete = []
     for _ in range(most):
         cheapest = {
             end: min(
-                (cost + (end - start) * lengths[end - 1] + another, [*groups, (end - start, lengths[end - 1])])
+                (cost + (end - start) * lengths[end - 1] + pass_tokens, [*groups, (end - start, lengths[end - 1])])
                 for start, (cost, groups) in cheapest.items()
                 if start < end
             )
             for end in ends
             if min(cheapest) < end
         }
-        if len(lengths) not in cheapest:  # there are not so many different lengths
+        if len(lengths) not in cheapest:  # there are fewer distinct lengths than groups
             break
-        found.append(cheapest[len(lengths)])
-    return min(found)[1]
+        complete.append(cheapest[len(lengths)])
+    return min(complete)[1]
 
 
-def _rounded(lengths: Tensor, multiple: int, most: int) -> Tensor:
+@contextmanager
+def short_context(model: nn.Module, length: int) -> Iterator[None]:
+    """Gives OpenCLIP's text tower the positions and the mask of `length` tokens, and restores them at the end.
+
+    Its forward uses them at full length. A view stands in for the parameter, so that its gradient is zero beyond the
+    view; blocks that are recomputed for gradient checkpointing got the mask as an argument, and need neither. A
+    Hugging Face tower takes any length.
+    """
+    tower: Any = text_tower(model)
+    positions, mask = tower._parameters.get("positional_embedding"), tower._buffers.get("attn_mask")
+    if positions is None or length >= tower.context_length:  # a class embedding has one position more
+        yield
+        return
+    tower._parameters["positional_embedding"] = positions[:length]
+    if mask is not None:
+        tower._buffers["attn_mask"] = mask[:length, :length].contiguous()
+    try:
+        yield
+    finally:
+        tower._parameters["positional_embedding"] = positions
+        if mask is not None:
+            tower._buffers["attn_mask"] = mask
+
+
+def _round_up(lengths: Tensor, multiple: int, most: int) -> Tensor:
     return ((lengths + multiple - 1) // multiple * multiple).clamp(max=most)

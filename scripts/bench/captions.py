@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_clip_fff.models.unpadded_text import pack
-from open_clip_fff.models.unpadded_tower import FewTokens
+from open_clip_fff.models.unpadded_text import UnpaddedText, remove_padding
 
 # one token each; captions of them are all different, as a captioner's mostly are
 _LINES = (
@@ -80,8 +79,8 @@ def sources(path: str | None, k: int) -> dict[str, Callable[[int], list[list[str
     return found
 
 
-def encoded(tokens: Tensor, few: FewTokens) -> list[Tensor]:
+def encoded(tokens: Tensor, text: UnpaddedText) -> list[Tensor]:
     """The rows, int64 [n_g, L_g] each, that the text tower computes of int64 [n, L] without padding rows."""
-    if few.settings.whole:
+    if text.settings.whole:
         return [tokens]
-    return pack(tokens, torch.ones_like(tokens[:, 0], dtype=torch.bool), few.design, few.settings).groups
+    return remove_padding(tokens, torch.ones_like(tokens[:, 0], dtype=torch.bool), text.design, text.settings).groups

@@ -25,7 +25,7 @@ from open_clip_fff.host.loop import loss_maker
 from open_clip_fff.host.state import RunState
 from open_clip_fff.mining.counts import rates
 from open_clip_fff.models.multi_caption import take_many_captions
-from open_clip_fff.models.unpadded_tower import FewTokens
+from open_clip_fff.models.unpadded_text import UnpaddedText
 
 CLIP, SIGLIP = "stock CLIP", "stock SigLIP"
 MINING = ("off", "online", "precomputed")
@@ -136,7 +136,7 @@ class Bench:
             loss_maker(state, lambda args: None)(self.args),
             HookedLoader(OneBatch(self.images, batch), self.device, state.hooks),
             [self.images, tokens, valid, batch.raw, ids, *extras.values()],
-            sum(rows.numel() for rows in encoded(tokens.flatten(0, 1), FewTokens(self.model, plan.text))),
+            sum(rows.numel() for rows in encoded(tokens.flatten(0, 1), UnpaddedText(self.model, plan.text))),
             state.after_step,
         )
 

@@ -14,11 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss, SmoothedITCLoss
 from open_clip_fff.distributed import gather_constant
-from open_clip_fff.losses.bias_start import cosine_sums
+from open_clip_fff.losses.bias_init import cosine_sums
 from open_clip_fff.losses.criterion import Criterion
-from open_clip_fff.mining.connection_pairs import ConnectedPairs
-from open_clip_fff.mining.global_texts import Columns, Sweep
-from open_clip_fff.mining.hardest import Verdicts
+from open_clip_fff.mining.connections import ConnectedPairs
+from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
+from open_clip_fff.mining.hardest import MatchLabels
 from open_clip_fff.mining.tiles import OwnCaptions
 
 N, K, D = 8, 3, 6
@@ -61,14 +61,14 @@ def global_batch(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     }
 
 
-def watch(criterion: Criterion, output: dict[str, torch.Tensor], rest: dict[str, torch.Tensor]) -> None:
+def on_tile(criterion: Criterion, output: dict[str, torch.Tensor], rest: dict[str, torch.Tensor]) -> None:
     """The one step of the warm-up, after which the guard allows half of what is mined."""
     criterion.assignment(output["image_features"], output["text_features"], **rest)
     criterion.after_step()
     criterion.miner.reference /= 4
 
 
-def said() -> tuple[torch.Tensor, Verdicts]:
+def said() -> tuple[torch.Tensor, MatchLabels]:
     """Captions' hashes, and what a discriminator may have said of the global batch; the same on every rank.
 
     The image that is there twice has one caption in both rows, and else different ones.
@@ -81,20 +81,22 @@ def said() -> tuple[torch.Tensor, Verdicts]:
     labels = [torch.randint(-1, 2, shape, generator=g).to(torch.int8) for shape in ((N,), (N, K))]
     labels[0][[1, 6]] = 1
     captions = texts[owner, torch.randint(K, (N,), generator=g)]
-    return texts, Verdicts(ids[owner], captions, labels[0], image, labels[1])
+    return texts, MatchLabels(ids[owner], captions, labels[0], image, labels[1])
 
 
 def connected(loss, batch: dict[str, torch.Tensor], share: slice, rank: int, world_size: int) -> dict:
-    """Loss, gradients and both directions of the assignment, with verdicts that went by id."""
+    """Loss, gradients and both directions of the assignment, with match_labels that went by id."""
     model = DistributedDataParallel(Towers(batch["images"].dtype))
     output = model(batch["images"], batch["texts"])
     texts, every = said()
-    verdicts = Verdicts(*(x[share] for x in every))
-    columns = Columns(share.start, batch["image_ids"], batch["text_valid"], captions=texts[share], verdicts=verdicts)
-    assignment = ConnectedPairs(OwnCaptions(Sweep(columns, rank, world_size, loss.dist_impl == "ring")))
+    match_labels = MatchLabels(*(x[share] for x in every))
+    columns = TextBlock(
+        share.start, batch["image_ids"], batch["text_valid"], captions=texts[share], match_labels=match_labels
+    )
+    assignment = ConnectedPairs(OwnCaptions(GlobalTexts(columns, rank, world_size, loss.dist_impl == "ring")))
     value = loss(**output, assignment=assignment)
     value.backward()
-    both = torch.stack(assignment.whole_both(), dim=1)
+    both = torch.stack(assignment.both_directions(), dim=1)
     return {
         "loss": value.detach(),
         "gradients": {name: p.grad for name, p in model.module.named_parameters()},
@@ -142,17 +144,17 @@ def main(out: str) -> None:
                 rest = {name: x for name, x in batch.items() if name not in ("images", "texts")}
                 criterion = Criterion(loss, mining, rank, world_size)
                 if mining is not None and mining.guarded:
-                    watch(criterion, output, rest)
+                    on_tile(criterion, output, rest)
                 value = criterion(**output, **rest)
                 value.backward()
                 features = output["image_features"].detach(), output["text_features"].detach()
                 shown = []
-                assignment = criterion.assignment(*features, watch=lambda *tile: shown.append(tile), **rest)  # noqa: B023
-                labels = assignment.whole()
+                assignment = criterion.assignment(*features, on_tile=lambda *tile: shown.append(tile), **rest)  # noqa: B023
+                labels = assignment.to_tensor()
                 across = 0
                 for _, columns, _, mined in shown:
                     if mined is not None:
-                        places = columns.place + torch.arange(len(columns.ids))
+                        places = columns.offset + torch.arange(len(columns.ids))
                         elsewhere = (places < share.start) | (places >= share.stop)
                         across += int(mined.pairs[:, elsewhere].sum())
                 results[f"{dtype} {loss_name} {mining_name}"] = {

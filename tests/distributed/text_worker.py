@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from open_clip_fff import CaptionBatch
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.models.multi_caption import take_many_captions
-from open_clip_fff.models.unpadded_text import Packed, pack
+from open_clip_fff.models.unpadded_text import UnpaddedRows, remove_padding
 from tests.test_text_tower import built, caption_batch
 
 LONG = ["a dog", "a long caption of a small red car on a road"]
@@ -34,9 +34,9 @@ def gradients(model: DistributedDataParallel, batch: CaptionBatch) -> dict[str, 
     return {name: p.grad.clone() for name, p in model.module.named_parameters()}
 
 
-def packed(batch: CaptionBatch, model: DistributedDataParallel) -> Packed:
-    few = model.module.few_tokens
-    return pack(batch.tokens.flatten(0, 1), batch.valid.flatten(), few.design, few.settings)
+def packed(batch: CaptionBatch, model: DistributedDataParallel) -> UnpaddedRows:
+    few = model.module.unpadded_text
+    return remove_padding(batch.tokens.flatten(0, 1), batch.valid.flatten(), few.design, few.settings)
 
 
 def main(out: str) -> None:

@@ -12,9 +12,9 @@ from open_clip_fff import MiningConfig
 from open_clip_fff.losses import logit_tiles as walk
 from open_clip_fff.mining import tiles as assignment_tiles
 from open_clip_fff.mining.clauses import assign, mine
-from open_clip_fff.mining.connection_pairs import ConnectedPairs
-from open_clip_fff.mining.global_texts import Columns, Sweep
-from open_clip_fff.mining.hardest import hardest_negatives, verdicts
+from open_clip_fff.mining.connections import ConnectedPairs
+from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
+from open_clip_fff.mining.hardest import hardest_negatives, match_labels
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.miner import Miner
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds, text_text_similarity
@@ -33,7 +33,7 @@ def tiles_of(area: int, width: int):
 
 
 def own(f: MiningFeatures) -> OwnCaptions:
-    return OwnCaptions(Sweep(Columns(0, f.ids, f.valid, f)))
+    return OwnCaptions(GlobalTexts(TextBlock(0, f.ids, f.valid, f)))
 
 
 def by_loops(f: MiningFeatures, config: MiningConfig) -> torch.Tensor:
@@ -78,7 +78,7 @@ def test_tiles_find_what_the_whole_finds(drawn, config, area, rows, columns):
     wanted = assign(f.ids, f.ids, f.valid, mine(f, f, config), config.mined_as)
     with tiles_of(area, area):
         pairs = MinedPairs(own(f), Thresholds.of(config), config)
-        assert near_a_bar(f, config) or torch.equal(pairs.whole(), wanted)
+        assert near_a_bar(f, config) or torch.equal(pairs.to_tensor(), wanted)
         (block,) = pairs.blocks()
         parts = [[block.tile(r, c) for c in tiles(len(f.ids), columns)] for r in tiles(len(f.ids), rows)]
         assert near_a_bar(f, config) or torch.equal(torch.cat([torch.cat(row, dim=1) for row in parts]), wanted)
@@ -110,7 +110,7 @@ def test_the_order_of_images_does_not_matter(drawn, config, seed):
     if config.cap is not None:  # of one image twice, with captions that tie, the earlier is kept
         f = f._replace(ids=torch.randperm(len(f.ids), generator=drawn.generator))
     order = torch.randperm(len(f.ids), generator=torch.Generator().manual_seed(seed))
-    moved = f.some(order)
+    moved = f.subset(order)
     labels, other = (assign(x.ids, x.ids, x.valid, mine(x, x, config), config.mined_as) for x in (f, moved))
     assert near_a_bar(f, config) or torch.equal(other, labels[order][:, order])
 
@@ -124,7 +124,7 @@ def test_a_rate_is_not_exceeded_and_does_not_go_by_order(drawn, per_image, cap, 
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     one, other = Miner(config), Miner(config)
     for _ in range(steps):
-        labels, moved = one(own(f)).whole(), other(own(f.some(order))).whole()
+        labels, moved = one(own(f)).to_tensor(), other(own(f.subset(order))).to_tensor()
         check_labels(labels, f)
         others = (labels == 1) & (f.ids[:, None] != f.ids)[..., None]
         assert others.sum() <= per_image * n + 1e-6
@@ -162,11 +162,11 @@ def test_a_discriminator_changes_negatives_alone(drawn, area):
     hardest = hardest_negatives(f.image, f.text, f.ids, f.valid)
     said = [torch.randint(-1, 2, shape, generator=g).to(torch.int8) for shape in ((n,), (n, k))]
     hashes = torch.randint(3, (n, k), generator=g)
-    answers = verdicts(hardest, f.ids, hashes, *said)
-    base = OwnCaptions(Sweep(Columns(0, f.ids, f.valid, captions=hashes, verdicts=answers)))
-    before = base.whole()
+    answers = match_labels(hardest, f.ids, hashes, *said)
+    base = OwnCaptions(GlobalTexts(TextBlock(0, f.ids, f.valid, captions=hashes, match_labels=answers)))
+    before = base.to_tensor()
     with tiles_of(area, area):
-        found = ConnectedPairs(base).whole_both()
+        found = ConnectedPairs(base).both_directions()
     for labels in found:
         check_labels(labels, f)
         assert torch.equal(labels[before != -1], before[before != -1])

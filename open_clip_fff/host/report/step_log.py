@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from open_clip_fff.config.numbers import cut
-from open_clip_fff.mining.connection_counts import ConnectionRates
-from open_clip_fff.mining.counts import Rates
+from open_clip_fff.mining.counts import ConnectionRates, Rates
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ class AllPairs:
         for rows in self._progress(list(tiles(len(self), SIDE)), desc=desc):
             for columns in tiles(len(self), SIDE):
                 with exact_float32(self.features.text.device):
-                    found = candidates(self.features.some(rows), self.features.some(columns), self.text_text)
+                    found = candidates(self.features.subset(rows), self.features.subset(columns), self.text_text)
                 yield Tile(rows, columns, found, *self._classes(rows, columns))
 
     def _classes(self, rows: slice, columns: slice) -> tuple[Tensor | None, Tensor | None]:

@@ -62,8 +62,8 @@ def find_thresholds(features: MiningFeatures, config: MiningConfig, batch: int) 
         batch = images
     batch, rate = min(batch, images), RateThresholds(config)
     for start in range(0, images - batch + 1, batch):  # what a cap leaves is a matter of each batch
-        columns = features.some(slice(start, start + batch))
-        rows = columns.some(rate.sampled(batch, batch, k))
+        columns = features.subset(slice(start, start + batch))
+        rows = columns.subset(rate.sampled(batch, batch, k))
 
         def looks(rows: MiningFeatures = rows, columns: MiningFeatures = columns) -> Iterable[Candidates]:
             with exact_float32(columns.text.device):
@@ -98,7 +98,7 @@ def find(
     columns, parts = prepared(features, config.text_text), []
     with exact_float32(features.text.device):
         for rows in progress(list(tiles(len(features.ids), max(AREA // features.valid.numel(), 1)))):
-            found = candidates(columns.some(rows), columns, config.text_text)
+            found = candidates(columns.subset(rows), columns, config.text_text)
             right = None if labels is None else own_pairs(labels[rows], labels) & (labels >= 0)
             parts.append(_tile(found, config, thresholds, right))
     counts, per_row, histogram, mined, nearly = zip(*parts, strict=True)

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.distributed import gather_constant, sum_over_ranks
-from open_clip_fff.losses.tiled import texts_round
+from open_clip_fff.losses.tiled import exchange_texts
 from open_clip_fff.mining.labels import POSITIVE
 from open_clip_fff.mining.tiles import AREA, Assignment, tiles
 from open_clip_fff.normalised import check_normalised
 from open_clip_fff.numerics import full_precision
 
 
-def start_bias(positive_share: float, scale: float, mean_cosine: float) -> float:
+def initial_bias(positive_share: float, scale: float, mean_cosine: float) -> float:
     """The bias at which the mean logit predicts the share of positives: b0 = ln(P / (1-P)) - s0 * c0.
 
     In the FFF paper β is estimated before training; this closed form is ours.
@@ -46,16 +46,16 @@ def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment) -> Tensor:
         ValueError: if the features are not L2-normalised.
     """
     check_normalised("image", image)
-    check_normalised("text", text, assignment.sweep.own.valid)
-    sweep, image, text = assignment.sweep, full_precision(image), full_precision(text)
-    if not sweep.ring:
-        text = gather_constant(text, sweep.world_size)
+    check_normalised("text", text, assignment.global_texts.own.valid)
+    global_texts, image, text = assignment.global_texts, full_precision(image), full_precision(text)
+    if not global_texts.ring:
+        text = gather_constant(text, global_texts.world_size)
     sums = image.new_zeros(3, dtype=torch.float64)
-    for ((some,), _), block in zip(texts_round([text], [], assignment), assignment.blocks(), strict=True):
+    for ((some,), _), block in zip(exchange_texts([text], [], assignment), assignment.blocks(), strict=True):
         for rows in tiles(len(image), max(AREA // some[..., 0].numel(), 1)):
             labels = block.tile(rows)
             # The sum over pairs is linear in the texts: weigh them first, and no cosine of a pair is needed.
             counted = labels.abs().to(some.dtype).flatten(1)
             cosines = (image[rows] * (counted @ some.flatten(0, 1))).sum()
             sums += torch.stack([(labels == POSITIVE).sum(), counted.count_nonzero(), cosines]).double()
-    return sum_over_ranks(sums, sweep.world_size)
+    return sum_over_ranks(sums, global_texts.world_size)

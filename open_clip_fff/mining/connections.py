@@ -1,0 +1,112 @@
+"""Connection mining (MAFA's ECM, arXiv 2312.06112): a discriminator labels the hardest negatives of each step.
+
+1. `hardest.hardest_negatives` finds each image's hardest caption and each caption's hardest image.
+2. `ConnectionMiner` has those pairs labelled (a batch hook scores them) and counts what came of it (`counts.py`).
+3. `hardest.match_labels` turns positions into ids, so that other ranks find the pairs, too.
+4. `ConnectedPairs` applies the labels to an assignment, tile by tile.
+
+A match becomes a positive, an ambiguous pair is ignored, both only in the direction that found the pair: an image's row
+or a caption's column. A pair is identified by its image's id, its caption's image's id and a hash of the caption: where
+an image is in the global batch twice with different captions, a label of one of them says nothing about the other.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.mining.clauses import Mined
+from open_clip_fff.mining.counts import ConnectionCounts
+from open_clip_fff.mining.global_texts import TextBlock
+from open_clip_fff.mining.hardest import candidate_cosines, hardest_negatives, match_labels
+from open_clip_fff.mining.labels import NEGATIVE
+from open_clip_fff.mining.tiles import Assignment, Labels
+
+# (hardest caption int64 [B], hardest image int64 [B, K], which to score: bool [B] and [B, K], None for all)
+# to labels int8 [B] and [B, K]; positions as in `Hardest`
+LabelMatches = Callable[[Tensor, Tensor, tuple[Tensor, Tensor] | None], tuple[Tensor, Tensor]]
+
+
+class ConnectionMiner:
+    """Has a batch's hardest negatives labelled; without a discriminator, counts how many of them are of one class.
+
+    Args:
+        label_matches: labels pairs as match, ambiguous or no match; None without a discriminator.
+        gate: pairs whose mining features have at most this cosine are not scored; None for no gate.
+        start: the first epoch in which pairs are scored.
+
+    Attributes:
+        counts: what the labels were.
+        active: whether pairs are scored in this epoch.
+    """
+
+    def __init__(self, label_matches: LabelMatches | None, gate: float | None = None, start: int = 0) -> None:
+        self.label_matches, self.gate, self.start = label_matches, gate, start
+        self.counts = ConnectionCounts()
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called when an epoch begins, counted from 0."""
+        self.active = self.label_matches is not None and epoch >= self.start
+
+    def __call__(
+        self, image: Tensor, text: Tensor, own: TextBlock, gate: tuple[Tensor, Tensor] | None, counting: bool
+    ) -> TextBlock:
+        """This rank's texts, with `match_labels` where pairs were scored.
+
+        Args:
+            image: [B, D], the trained model's.
+            text: [B, K, D], likewise.
+            own: this rank's texts.
+            gate: mining features [B, D'] and [B, K, D'] whose cosines the gate compares; None where there are none.
+            counting: whether this call is counted.
+        """
+        label_matches = self.label_matches if self.active else None
+        if label_matches is None and (self.label_matches is not None or own.classes is None or not counting):
+            return own
+        hardest, to_score = hardest_negatives(image, text, own.ids, own.valid), None
+        if label_matches is None:
+            labels = torch.full_like(hardest.caption, NEGATIVE), torch.full_like(hardest.image, NEGATIVE)
+        else:
+            if self.gate is not None and gate is not None:
+                of_images, of_texts = candidate_cosines(hardest, *gate)
+                to_score = of_images > self.gate, of_texts > self.gate
+            labels = label_matches(hardest.caption, hardest.image, to_score)
+        if counting:
+            self.counts.add(hardest, *labels, own.classes, to_score)
+        if label_matches is None:
+            return own
+        if own.captions is None:
+            raise ValueError("connection mining needs caption_hashes, which a batch hook adds")
+        return own._replace(match_labels=match_labels(hardest, own.ids, own.captions, *labels))
+
+
+class ConnectedPairs(Assignment):
+    """An assignment with match labels in the place of negatives.
+
+    Args:
+        base: the assignment without them; its text blocks have `match_labels` and `captions`.
+    """
+
+    def __init__(self, base: Assignment) -> None:
+        super().__init__(base.global_texts, base.on_tile)
+        self.base = base
+
+    def text_blocks(self) -> Iterator[TextBlock]:
+        yield from self.base.text_blocks()
+
+    def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, Mined | None]:
+        own, (both, mined) = self.global_texts.own, self.base.make(rows, columns)
+        assert own.match_labels is not None and columns.match_labels is not None and columns.captions is not None
+        of_rows, of_columns = own.match_labels, columns.match_labels
+        found_by_image = (columns.ids == of_rows.caption_of[rows, None])[..., None] & (
+            columns.captions == of_rows.caption[rows, None, None]
+        )
+        found_by_text = own.ids[rows, None, None] == of_columns.image
+        by_image = _label(both.by_image, found_by_image, of_rows.by_image[rows, None, None])
+        return Labels(by_image, _label(both.by_text, found_by_text, of_columns.by_text)), mined
+
+
+def _label(labels: Tensor, pairs: Tensor, new: Tensor) -> Tensor:
+    """`new` at those pairs that are negatives so far: own captions and mined positives keep their labels."""
+    return torch.where(pairs & (labels == NEGATIVE), new, labels)
