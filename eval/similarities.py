@@ -8,13 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from open_clip_fff.commands import calibrate
-from open_clip_fff.hub.model_names import FORMS
+from open_clip_fff.hub import MODEL_FORMS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """As `calibrate.main`, with the model and the shards in front, and other names and defaults of its flags."""
     parser = argparse.ArgumentParser(prog="eval/similarities.py", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", metavar="RUN_OR_MODEL", help=FORMS)
+    parser.add_argument("model", metavar="RUN_OR_MODEL", help=MODEL_FORMS)
     parser.add_argument("shards", help="tars, with braces as in training")
     parser.add_argument("--out", default="similarities", metavar="DIR", help="(default: similarities)")
     parser.add_argument("--images", default="1000", help="to draw (default: 1000)")
@@ -22,9 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.epilog = "Training's flags say where captions and classes are, and which clauses mine: --json-text-key, …"
     args, flags = parser.parse_known_args(argv)
-    from open_clip_fff.hub.loading import local  # and torch, which --help need not wait for
+    from open_clip_fff.hub.loading import local_path  # and torch, which --help need not wait for
 
-    whole = args.model.startswith("hf-hub:") or local(args.model) is not None
+    whole = args.model.startswith("hf-hub:") or local_path(args.model) is not None
     name, _, weights = (args.model, "", "") if whole else args.model.partition(",")
     model = ["--mining-model", name, *(["--mining-pretrained", weights] if weights else [])]
     own = ["--out", args.out, "--images", args.images, "--global-batch", args.batch_size, "--device", args.device]

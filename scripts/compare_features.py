@@ -26,7 +26,7 @@ import pandas as pd
 from digits.runs import Run, RunFailed, Trainer
 from digits.study import checkpoint, digits, scores, tables, train_all, value
 
-from open_clip_fff.evaluation.compare.lines import line_style
+from open_clip_fff.evaluation.compare.plots import line_style
 from open_clip_fff.hub.training_flags import split_at_dashes
 
 matplotlib.use("Agg")

@@ -26,7 +26,7 @@ import matplotlib.pyplot as plt
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.compare.lines import line_style
+from open_clip_fff.evaluation.compare.plots import line_style
 from open_clip_fff.hub.checkpoints import find_checkpoint
 
 METHODS = {

@@ -178,22 +178,22 @@ def bert_clip(tmp_path_factory):
 @pytest.fixture
 def export_here():
     """The export of a run or checkpoint, checked in this process: a second one takes seconds to start."""
-    from open_clip_fff.hub.source import choose
+    from open_clip_fff.hub.source import choose_weights
     from open_clip_fff.tools.export import export
 
     def check(folder: Path, loaded) -> None:
         import open_clip
 
-        from open_clip_fff.hub.stock_answers import answers
+        from open_clip_fff.hub.stock_outputs import model_outputs
 
         model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}", require_pretrained=True)
-        theirs = answers(model.eval(), preprocess, open_clip.get_tokenizer(f"local-dir:{folder}"))
-        for name, answer in answers(loaded.model, loaded.preprocess, loaded.tokenizer).items():
+        theirs = model_outputs(model.eval(), preprocess, open_clip.get_tokenizer(f"local-dir:{folder}"))
+        for name, answer in model_outputs(loaded.model, loaded.preprocess, loaded.tokenizer).items():
             assert torch.equal(answer, theirs[name]), name
 
     def export_to(given, out, average=None, ema=False, model=None, **more):
         runs = given if isinstance(given, list) else [given]
-        return export(choose(runs, average, ema, model), out, check=check, **more)
+        return export(choose_weights(runs, average, ema, model), out, check=check, **more)
 
     return export_to
 

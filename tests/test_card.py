@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.base_names import base_names, params_by_base_names
-from open_clip_fff.hub.card import Said
+from open_clip_fff.hub.card import CardInfo
 from open_clip_fff.hub.params import read_params
 from tests.test_training import FFF, mining
 
@@ -28,7 +28,7 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
     argv = [*FFF, *mining(teacher, "0.2", "0.97", "off", "0.0"), "--mined-cap", "3", "--name", "run"]
     argv = ["--dist-url", "tcp://node7:2345", *argv]
     assert trainer(*argv) == 0
-    said = Said(captioner="BLIP-2\n| a captioner", license="apache-2.0")
+    said = CardInfo(captioner="BLIP-2\n| a captioner", license="apache-2.0")
     loaded = export_here(trainer.run("run"), tmp_path / "model", said=said)
     text = card_of(tmp_path / "model")
     front = ModelCard(text).data
@@ -184,7 +184,7 @@ def test_with_a_comparison(trainer, tmp_path, export_here):
 
 def test_with_a_discriminator(trainer, tmp_path, export_here):
     assert trainer("--method", "clip", "--name", "run") == 0
-    export_here(trainer.run("run"), tmp_path / "model", said=Said(discriminator="BLIP-ITM, fine-tuned on COCO."))
+    export_here(trainer.run("run"), tmp_path / "model", said=CardInfo(discriminator="BLIP-ITM, fine-tuned on COCO."))
     text = card_of(tmp_path / "model")
     assert (
         "No discriminator took part in training; what was said of one at the export: BLIP-ITM, fine-tuned on COCO.\n"

@@ -89,7 +89,7 @@ def test_what_is_no_checkpoint_names_the_newest_whole_one(trainer, run, made, ca
     capsys.readouterr()
     line = line_of(capsys, trainer(*EMA, "--epochs", "2", "--resume", str(run / "epoch_2.pt"), "--name", "y"))
     assert f"--resume {run / 'epoch_2.pt'}: " in line and says in line, line
-    assert line.endswith(f"; the newest whole one before it is {run / 'epoch_1.pt'}")
+    assert line.endswith(f"; the newest usable one before it is {run / 'epoch_1.pt'}")
     assert not trainer.run("y").exists()
 
 
@@ -108,7 +108,7 @@ def test_latest_is_the_newest_whole_one(trainer, run, made, capsys, kind):
 @pytest.mark.parametrize("kind", ["truncated", "empty", "html", "NaN", "list"])
 def test_whatever_loads_weights_names_the_newest_whole_one(trainer, run, made, capsys, kind, tmp_path):
     broken(kind, run, made)
-    path, whole = str(run / "epoch_2.pt"), f"; the newest whole one before it is {run / 'epoch_1.pt'}"
+    path, whole = str(run / "epoch_2.pt"), f"; the newest usable one before it is {run / 'epoch_1.pt'}"
     mining = [
         "--method",
         "fff",
@@ -152,7 +152,7 @@ def test_latest_of_none_that_is_whole_is_refused(trainer, run, capsys):
         (run / name).write_bytes(b"")
     capsys.readouterr()
     line = line_of(capsys, trainer(*EMA, "--epochs", "3", "--resume", "latest", "--name", "x"))
-    assert f"{run / 'epoch_2.pt'}: cannot be read" in line and line.endswith("; none before it is whole")
+    assert f"{run / 'epoch_2.pt'}: cannot be read" in line and line.endswith("; none before it is usable")
 
 
 @pytest.mark.parametrize("most_recent", [[], ["--save-most-recent"]])
@@ -217,7 +217,7 @@ def test_files_and_folders_that_are_written_whole_leave_nothing_on_a_full_disk(t
 HOLD = """
 import sys
 from pathlib import Path
-from open_clip_fff.host.run_lock import lock_run
+from open_clip_fff.host.checkpoints.run_lock import lock_run
 lock_run(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

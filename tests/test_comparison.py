@@ -14,16 +14,15 @@ from matplotlib.figure import Figure
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.compare import bootstrap, reference
-from open_clip_fff.evaluation.compare.bootstrap import Outcomes
+from open_clip_fff.evaluation.compare.bootstrap import HitCounts
 from open_clip_fff.evaluation.compare.columns import AVERAGE
-from open_clip_fff.evaluation.compare.footnotes import notes
-from open_clip_fff.evaluation.compare.lines import line_style
-from open_clip_fff.evaluation.compare.plots import COLOURS
+from open_clip_fff.evaluation.compare.footnotes import footnotes
+from open_clip_fff.evaluation.compare.plots import COLOURS, line_style
 from open_clip_fff.evaluation.compare.rows import read_rows
-from open_clip_fff.evaluation.compare.run import Comparison, compare
+from open_clip_fff.evaluation.compare.run import ComparisonSettings, compare
 from open_clip_fff.evaluation.compare.table import make_table
 from open_clip_fff.evaluation.compare.training import read_training
-from open_clip_fff.evaluation.compare.warnings import notices, unequal_training
+from open_clip_fff.evaluation.compare.warnings import comparison_warnings, unequal_training
 from open_clip_fff.evaluation.store import Score, model_folder, write_score
 from tests import programs
 from tests.test_curves import STOCK, result
@@ -108,12 +107,12 @@ def cell(table, label, name, metric=None):
 # --- the bootstrap
 
 
-def outcomes(kind: str, images: int = 60, models: int = 3) -> Outcomes:
+def outcomes(kind: str, images: int = 60, models: int = 3) -> HitCounts:
     rng = np.random.default_rng(1)
     trials = rng.integers(1, 6, images) if kind == "captions" else np.ones(images, np.int64)
     hits = rng.binomial(trials[:, None], 0.4, (images, models))
     group = rng.integers(0, 7, images) if kind == "classes" else np.zeros(images, np.int64)
-    return Outcomes(hits.astype(np.float32), trials.astype(np.float32), group)
+    return HitCounts(hits.astype(np.float32), trials.astype(np.float32), group)
 
 
 @pytest.mark.parametrize("kind", ["images", "captions", "classes"])
@@ -128,7 +127,7 @@ def test_the_bootstrap_equals_its_definition(kind, at_once, monkeypatch):
 
 
 def test_a_class_of_which_no_image_is_drawn_does_not_count():
-    given = Outcomes(np.array([[1.0], [0.0]], np.float32), np.ones(2, np.float32), np.array([0, 1]))
+    given = HitCounts(np.array([[1.0], [0.0]], np.float32), np.ones(2, np.float32), np.array([0, 1]))
     assert set(bootstrap.resample(given, 100, np.random.default_rng(0)).ravel()) == {0.0, 0.5, 1.0}
 
 
@@ -136,7 +135,7 @@ def test_its_intervals_hold_the_truth_as_often_as_they_say():
     rng, inside = np.random.default_rng(5), 0
     for _ in range(200):
         hits = (rng.random((150, 2)) < (0.55, 0.45)).astype(np.float32)
-        draws = bootstrap.resample(Outcomes(hits, np.ones(150, np.float32), np.zeros(150, np.int64)), 200, rng)
+        draws = bootstrap.resample(HitCounts(hits, np.ones(150, np.float32), np.zeros(150, np.int64)), 200, rng)
         low, high = np.percentile(draws[:, 0] - draws[:, 1], (2.5, 97.5))
         inside += low <= 0.1 <= high
     assert 0.89 <= inside / 200 <= 0.99
@@ -152,7 +151,7 @@ def test_pairing_narrows_the_interval_and_its_lack_is_told(scores):
     paired, unpaired = (cell(table, label, "cifar10").changes["a"] for label in "bc")
     assert paired.paired and not unpaired.paired
     assert paired.high - paired.low < 0.6 * (unpaired.high - unpaired.low)
-    assert any("Unpaired (c: CIFAR-10)" in note for note in notes(table))
+    assert any("Unpaired (c: CIFAR-10)" in note for note in footnotes(table))
     # the numbers are those of the store
     assert cell(table, "b", "cifar10").mean == pytest.approx(100 * 0.55, abs=6)
     assert paired.value == pytest.approx(cell(table, "b", "cifar10").mean - cell(table, "a", "cifar10").mean)
@@ -166,14 +165,14 @@ def test_the_average_is_over_the_sets_of_all_and_says_so(scores):
     assert cell(table, "a", AVERAGE).mean == cell(table, "a", "cifar10").mean
     groups = {column.key[1]: column.group for column in table.columns}
     assert "outside" in groups["mine"] and ("b", average) in table.cells
-    told = " ".join(notices(table.rows, table.columns))
+    told = " ".join(comparison_warnings(table.rows, table.columns))
     assert "a lacks Flickr30k; b lacks Oxford Pets." in told and "mine" not in told
 
 
 def test_a_set_of_ones_own_is_named_before_those_of_the_paper(scores):
     scores.model("a", 0.5, ["cifar10", "pets", "mine"]), scores.model("b", 0.6, ["cifar10"])
     table = scores.table(["logs/a"], ["logs/b"])
-    assert "b lacks mine and Oxford Pets." in " ".join(notices(table.rows, table.columns))
+    assert "b lacks mine and Oxford Pets." in " ".join(comparison_warnings(table.rows, table.columns))
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -197,7 +196,7 @@ def test_the_average_of_two_sets(scores):
     assert average.mean == pytest.approx(np.mean([each.mean for each in both]))
     widths = [each.changes["a"].high - each.changes["a"].low for each in (*both, average)]
     assert widths[2] < min(widths[:2])  # independent sets
-    assert any("2 of 11 sets of the paper (CIFAR-10, Oxford Pets)" in note for note in notes(table))
+    assert any("2 of 11 sets of the paper (CIFAR-10, Oxford Pets)" in note for note in footnotes(table))
 
 
 def test_recall_and_linear_probe_have_columns_of_their_own(scores):
@@ -222,8 +221,8 @@ def test_seeds_have_a_spread_and_are_drawn(scores):
     assert one.changes["a"].seeds
     single = cell(scores.table(["a=logs/a-0"], ["b=logs/b-0"]), "b", "cifar10").changes["a"]
     assert one.changes["a"].high - one.changes["a"].low > 1.5 * (single.high - single.low)
-    assert any("matched by --seed" in note for note in notes(in_order))
-    alone = notes(scores.table(["a=logs/a-0"], ["b=logs/b-0,logs/b-1"]))
+    assert any("matched by --seed" in note for note in footnotes(in_order))
+    alone = footnotes(scores.table(["a=logs/a-0"], ["b=logs/b-0,logs/b-1"]))
     assert any("One seed (a): the interval knows nothing of training noise" in note for note in alone)
 
 
@@ -245,11 +244,11 @@ def test_a_gain_from_more_captions_is_not_taken_for_the_methods(scores):
     scores.model("elsewhere", 0.55, params=DRAWN | {"train_data": "b.tar"})
     lacking = scores.table(["logs/clip"], ["logs/fff"])
     flags = "--method clip --captions-per-image 5 --caption-policy sample"
-    assert any(flags in notice for notice in notices(lacking.rows, lacking.columns))
+    assert any(flags in notice for notice in comparison_warnings(lacking.rows, lacking.columns))
     other = scores.table(["logs/clip", "logs/elsewhere"], ["logs/fff"])
-    assert any(flags in notice for notice in notices(other.rows, other.columns))
+    assert any(flags in notice for notice in comparison_warnings(other.rows, other.columns))
     having = scores.table(["logs/clip", "logs/one"], ["logs/fff"])
-    assert notices(having.rows, having.columns) == []
+    assert comparison_warnings(having.rows, having.columns) == []
     assert set(cell(having, "fff", "cifar10").changes) == {"clip", "one"}
 
 
@@ -257,7 +256,7 @@ def test_unequal_training_and_scoring_is_told(scores):
     scores.model("a", params=CLIP, epoch=2), scores.model("b", params=CLIP | {"batch_size": "16"}, precision="bf16")
     scores.model("c", given="ViT-B-32,openai", epoch=None)
     table = scores.table(["logs/a"], ["logs/b", "ViT-B-32,openai"])
-    told = notices(table.rows, table.columns)
+    told = comparison_warnings(table.rows, table.columns)
     assert any("different steps: a: 16; b: 8" in notice for notice in told)
     assert any("different batch size: a: 8; b: 16" in notice for notice in told)
     assert any("How c was trained is not known" in notice for notice in told)
@@ -388,7 +387,7 @@ def test_curves_are_drawn_by_what_all_runs_measured(scores, tmp_path):
         "Recall@5 image → text, validation, all captions": ["all_captions_image_to_text_R@5"],
     }
     out = tmp_path / "out"
-    text = compare(Comparison(["logs/stock"], ["logs/ours", "logs/gone"], scores.folder, out, 200))
+    text = compare(ComparisonSettings(["logs/stock"], ["logs/ours", "logs/gone"], scores.folder, out, 200))
     assert "No curves for gone" in text and not (out / "mining.png").exists()
     assert all((out / name).stat().st_size > 5_000 for name in ("curves.png", "scalars.png"))
     assert (out / "index.html").read_text().count("data:image/png;base64,") == 3
@@ -397,10 +396,10 @@ def test_curves_are_drawn_by_what_all_runs_measured(scores, tmp_path):
 def test_files_of_others_are_not_written_over(scores, tmp_path):
     scores.model("a"), scores.model("b")
     out = tmp_path / "out"
-    wanted = Comparison(["logs/a"], ["logs/b"], scores.folder, out, 200)
+    wanted = ComparisonSettings(["logs/a"], ["logs/b"], scores.folder, out, 200)
     compare(wanted)
     assert (out / "change.png").exists()
-    compare(Comparison(["logs/a"], [], scores.folder, out, 200))  # ours are, and what is no longer drawn goes
+    compare(ComparisonSettings(["logs/a"], [], scores.folder, out, 200))  # ours are, and what is no longer drawn goes
     assert not (out / "change.png").exists()
     (out / "comparison.json").unlink()
     with pytest.raises(UsageError, match=r"index.html, table.csv, table.md, not of an earlier comparison"):

@@ -14,7 +14,7 @@ import torch
 from open_clip_fff import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings, accuracy, evaluate
 from open_clip_fff.evaluation.layouts import find_set, find_sets
-from open_clip_fff.evaluation.probe import NO_SPLIT, ProbeSettings, few, probe, training_split
+from open_clip_fff.evaluation.probe import NO_SPLIT, ProbeSettings, draw_shots, probe, training_split
 from open_clip_fff.evaluation.protocol import PROTOCOL, RETRIEVAL
 from open_clip_fff.evaluation.scoring import score_set
 from open_clip_fff.evaluation.store import read_score
@@ -25,7 +25,7 @@ from tests import programs
 from tests.eval_sets import IMAGES, TORCHVISION, webdataset
 
 EVAL = Path(__file__).parent.parent / "eval"
-QUICK = EvalSettings(batch_size=3, workers=0, quiet=True)
+QUICK = EvalSettings(batch_size=3, workers=0, progress_bars=False)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,10 @@ def test_the_same_figures_as_clip_benchmarks_command_line(loaded, folder, tmp_pa
     assert done.returncode == 0, done
     theirs = json.loads((tmp_path / "cb.json").read_text())
     score, _ = score_set(
-        loaded, find_set(name, tmp_path), EvalSettings(amp=amp, batch_size=16, workers=1, quiet=True), tmp_path / "s"
+        loaded,
+        find_set(name, tmp_path),
+        EvalSettings(amp=amp, batch_size=16, workers=1, progress_bars=False),
+        tmp_path / "s",
     )
     ours = json.loads(json.dumps(score.result["metrics"]))
     assert {key: None if value != value else value for key, value in theirs["metrics"].items()} == {
@@ -195,8 +198,10 @@ def test_another_precision_is_not_taken_from_the_store(loaded, tmp_path):
     at = find_set("cifar10", tmp_path)
     score_set(loaded, at, QUICK, tmp_path / "store")
     with pytest.raises(UsageError, match="precision fp32, not amp: --again"):
-        score_set(loaded, at, EvalSettings(amp=True, quiet=True), tmp_path / "store")
-    assert score_set(loaded, at, EvalSettings(amp=True, workers=0, quiet=True), tmp_path / "store", again=True)[1]
+        score_set(loaded, at, EvalSettings(amp=True, progress_bars=False), tmp_path / "store")
+    assert score_set(
+        loaded, at, EvalSettings(amp=True, workers=0, progress_bars=False), tmp_path / "store", again=True
+    )[1]
 
 
 def test_a_set_that_is_there_in_part(tmp_path):
@@ -251,8 +256,8 @@ def test_a_linear_probe_needs_training_images(tmp_path, monkeypatch):
 
 def test_a_few_shots_are_drawn_once():
     labels = np.repeat([0, 1, 2], [5, 9, 4])
-    rows = few(labels, 3, seed=1)
+    rows = draw_shots(labels, 3, seed=1)
     assert np.bincount(labels[rows]).tolist() == [3, 3, 3] and len(set(rows)) == 9
-    assert (rows == few(labels, 3, seed=1)).all()
+    assert (rows == draw_shots(labels, 3, seed=1)).all()
     with pytest.raises(UsageError, match="--shots 5: class 2 has 4"):
-        few(labels, 5, seed=1)
+        draw_shots(labels, 5, seed=1)

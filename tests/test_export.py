@@ -14,9 +14,9 @@ import torch
 from open_clip_fff.errors import UsageError
 from open_clip_fff.export import main as export
 from open_clip_fff.hub.loading import load_model
-from open_clip_fff.hub.source import choose
-from open_clip_fff.hub.stock_answers import answers
-from open_clip_fff.hub.stock_check import check_alone
+from open_clip_fff.hub.source import choose_weights
+from open_clip_fff.hub.stock_check import check_in_stock_process
+from open_clip_fff.hub.stock_outputs import model_outputs
 from open_clip_fff.tools.export import export as write
 from tests import programs
 from tests.conftest import COLOURS, TINY, colour_image, write_tar
@@ -157,10 +157,10 @@ def test_a_run_of_open_clips_own_trainer(trainer, tmp_path, export_here, kind):
     )
     model.load_state_dict(trainer.checkpoint(kind)["state_dict"])
     tokenizer = open_clip.get_tokenizer("tiny-clip", context_length=options.get("force_context_length"))
-    trained = answers(model.eval(), preprocess, tokenizer)
+    trained = model_outputs(model.eval(), preprocess, tokenizer)
     loaded = export_here(trainer.run(kind), tmp_path / "model")
     for each in (loaded, load_model(str(tmp_path / "model")), load_model(str(trainer.run(kind)))):
-        given = answers(each.model, each.preprocess, each.tokenizer)
+        given = model_outputs(each.model, each.preprocess, each.tokenizer)
         assert all(torch.equal(trained[name], given[name]) for name in trained)
     config = json.loads((tmp_path / "model" / "open_clip_config.json").read_text())["model_cfg"]
     assert config.get("init_logit_bias") == (-10.0 if kind == "siglip" else None)
@@ -217,8 +217,8 @@ def test_every_kind_of_tower_answers_alike_in_a_stock_process(tower, tiny_name, 
     name = {"native": tiny_name, "timm": "tiny-timm", "hugging-face": "tiny-bert-clip"}[tower]
     save_lone(tmp_path / "lone.pt", name)
     told = []
-    source = choose([tmp_path / "lone.pt"], None, False, name)
-    write(source, tmp_path / "model", check=lambda folder, loaded: told.append(check_alone(folder, loaded)))
+    source = choose_weights([tmp_path / "lone.pt"], None, False, name)
+    write(source, tmp_path / "model", check=lambda folder, loaded: told.append(check_in_stock_process(folder, loaded)))
     assert told == [0.0]
     assert (tmp_path / "model" / "tokenizer_config.json").exists() == (tower == "hugging-face")
 
@@ -249,17 +249,17 @@ def test_a_folder_that_answers_otherwise_is_noticed(tiny_name, tmp_path, export_
     config = tmp_path / "model" / "open_clip_config.json"
     config.write_text(config.read_text().replace('"embed_dim"', '"quick_gelu": true, "embed_dim"'))
     with pytest.raises(UsageError, match="the logits of what was written differ by"):
-        check_alone(tmp_path / "model", loaded)
+        check_in_stock_process(tmp_path / "model", loaded)
     (tmp_path / "model" / "open_clip_model.safetensors").write_bytes(b"cut off")
     with pytest.raises(UsageError, match="stock OpenCLIP does not load what was written"):
-        check_alone(tmp_path / "model", loaded)
+        check_in_stock_process(tmp_path / "model", loaded)
 
 
 def test_a_model_that_diverged_is_not_exported(tiny_name, tmp_path, export_here):
     weights = save_lone(tmp_path / "lone.pt", tiny_name)
     torch.save({**weights, "visual.proj": torch.full((32, 32), float("nan"))}, tmp_path / "lone.pt")
     with pytest.raises(UsageError, match="not finite, so the training diverged"):
-        write(choose([tmp_path / "lone.pt"], None, False, tiny_name), tmp_path / "model")
+        write(choose_weights([tmp_path / "lone.pt"], None, False, tiny_name), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 

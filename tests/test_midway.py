@@ -183,7 +183,7 @@ def test_what_the_step_does_not_fit_is_refused_and_latest_takes_the_epochs(train
     for says, flags in OTHERS.items():
         assert trainer(*argv, *flags, "--resume", str(stopped), "--name", "y") == 2
         line = capsys.readouterr().err.strip().splitlines()[-1]
-        assert says in line and ("steps" in says or line.endswith(f"the newest whole one before it is {whole}")), line
+        assert says in line and ("steps" in says or line.endswith(f"the newest usable one before it is {whole}")), line
         assert not trainer.run("y").exists()
     stopped.with_suffix(".extra").unlink()
     assert trainer(*argv, "--name", "x", "--resume", "latest") == 0

@@ -9,11 +9,10 @@ import torch
 
 from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.activation import activation_note
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_weights
 from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.hub.loading import load_model
-from open_clip_fff.hub.weights import Filled, fill, misfit
+from open_clip_fff.hub.weights import LoadReport, activation_warning, find_mismatch, load_weights
 from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.train import main
 from tests.conftest import TINY, Trainer
@@ -231,17 +230,17 @@ def test_position_embeddings_are_interpolated_as_open_clip_does(trainer, runs, t
 
 
 def test_what_open_clip_loads_we_load_alike(tiny_name, tmp_path):
-    """Old names and shapes, by `fill` and by OpenCLIP's own loader."""
+    """Old names and shapes, by `load_weights` and by OpenCLIP's own loader."""
     torch.manual_seed(0)
     plain = open_clip.create_model(tiny_name)
     weights = plain.state_dict() | {"text.transformer.embeddings.position_ids": torch.arange(3)}
     path = saved(tmp_path / "old.pt", weights | {"logit_scale": weights["logit_scale"].reshape(1)})
     for options in ({}, {"force_custom_text": True}, {"init_logit_bias": -10.0}):
         ours, theirs = (open_clip.create_model(tiny_name, **options) for _ in range(2))
-        assert fill(ours, read_weights(path), "x") == Filled(no_bias="init_logit_bias" in options)
+        assert load_weights(ours, read_weights(path), "x") == LoadReport(no_bias="init_logit_bias" in options)
         open_clip.load_checkpoint(theirs, str(path))
         assert all(torch.equal(tensor, ours.state_dict()[name]) for name, tensor in theirs.state_dict().items())
-    assert misfit({}, plain.state_dict()).startswith(f"{len(plain.state_dict())} are missing")
+    assert find_mismatch({}, plain.state_dict()).startswith(f"{len(plain.state_dict())} are missing")
 
 
 # --- a run or a checkpoint as the model that mines -------------------------------------------------------------------
@@ -320,29 +319,29 @@ def test_weights_that_are_not_finite_go_nowhere(trainer, runs, tmp_path, capsys)
 def test_every_tag_of_quickgelu_names_an_architecture_that_has_it():
     asked = 0
     for name, tag in open_clip.list_pretrained():
-        note = activation_note(name, tag, "X")
+        note = activation_warning(name, tag, "X")
         wants = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
         has = bool(open_clip.get_model_config(name).get("quick_gelu"))
         assert (note is not None) == (wants and not has), (name, tag)
         if note is not None:
             asked += 1
             right = re.search(r"use (\S+)$", note)[1]
-            assert open_clip.get_model_config(right)["quick_gelu"] and activation_note(right, tag, "X") is None
+            assert open_clip.get_model_config(right)["quick_gelu"] and activation_warning(right, tag, "X") is None
             assert open_clip.is_pretrained_cfg(right, tag)
     assert asked > 20
 
 
 def test_openais_weights_without_quickgelu():
-    said = activation_note("ViT-B/32", "openai", "--model ViT-B/32 --pretrained openai")
+    said = activation_warning("ViT-B/32", "openai", "--model ViT-B/32 --pretrained openai")
     assert said == (
         "warning: --model ViT-B/32 --pretrained openai: these weights were trained with QuickGELU, and ViT-B-32 has "
         "GELU: use ViT-B-32-quickgelu"
     )
-    assert activation_note("ViT-B-32", "OpenAI", "X") is not None
-    assert activation_note("ViT-B-32", "openai", "X", forced=True) is None
-    assert "drop --force-quick-gelu" in activation_note("ViT-B-32", "laion2b_s34b_b79k", "X", forced=True)
+    assert activation_warning("ViT-B-32", "OpenAI", "X") is not None
+    assert activation_warning("ViT-B-32", "openai", "X", forced=True) is None
+    assert "drop --force-quick-gelu" in activation_warning("ViT-B-32", "laion2b_s34b_b79k", "X", forced=True)
     for name, tag in (("ViT-B-32", "a.pt"), ("no-model", "openai"), ("hf-hub:a/b", None), ("ViT-B-32", None)):
-        assert activation_note(name, tag, "X") is None
+        assert activation_warning(name, tag, "X") is None
 
 
 def test_all_that_loads_a_tag_warns_once(trainer, runs, monkeypatch, capsys, recwarn):

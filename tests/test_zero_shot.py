@@ -34,7 +34,7 @@ def test_the_logged_scores_are_those_of_the_checkpoint(trainer, sets, tmp_path):
     assert [row["epoch"] for row in found] == [2, 3]
     assert trainer.log("run").count("FFF Zero-shot Epoch: 3") == 4  # two sets, for the model and for its average
     loaded = load_model(str(trainer.run("run")))
-    settings = EvalSettings(workers=0, quiet=True)
+    settings = EvalSettings(workers=0, progress_bars=False)
     for name in ("cifar10", "mine"):
         score, _ = score_set(loaded, find_set(name, sets), settings, tmp_path / "store")
         kept = {

@@ -41,10 +41,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff compare")
         )
         parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: 2000)")
         arguments = parser.parse_intermixed_args(typed(argv))
-        from open_clip_fff.evaluation.compare.run import Comparison, compare
+        from open_clip_fff.evaluation.compare.run import ComparisonSettings, compare
 
-        wanted = Comparison(arguments.baseline, arguments.models, arguments.store, arguments.out, arguments.resamples)
-        print(compare(wanted, min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)))
+        settings = ComparisonSettings(
+            arguments.baseline, arguments.models, arguments.store, arguments.out, arguments.resamples
+        )
+        print(compare(settings, min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)))
         return 0
 
     return as_program(prog, body)

@@ -18,7 +18,7 @@ from open_clip_fff.config.flags import OneLineParser, as_flag
 from open_clip_fff.config.mining import SELF
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.model_names import FORMS
+from open_clip_fff.hub import MODEL_FORMS
 from open_clip_fff.hub.training_flags import borrow, split_at_dashes
 from open_clip_fff.tools.sampling.sizes import GALLERY_SHARDS
 
@@ -57,7 +57,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
         "--batch-size", type=int, metavar="B", help="images in a batch of training (default: what training's flags say)"
     )
     parser.add_argument(
-        "--hardest-by", metavar="RUN_OR_MODEL", help=f"finds the hardest pairs (default: what mines): {FORMS}"
+        "--hardest-by", metavar="RUN_OR_MODEL", help=f"finds the hardest pairs (default: what mines): {MODEL_FORMS}"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.epilog = (

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.evaluation.flags import eval_parser
-from open_clip_fff.evaluation.protocol import ELEVEN
-from open_clip_fff.evaluation.score_text import in_words
+from open_clip_fff.evaluation.protocol import ELEVEN, score_text
 
 if TYPE_CHECKING:
     from open_clip_fff.evaluation.store import Score
@@ -24,9 +23,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff score") -
 
     def body() -> int:
         arguments = eval_parser(prog, (__doc__ or "").splitlines()[0]).parse_args(typed(argv))
-        from open_clip_fff.evaluation.models_and_sets import prepare, score_models, tell_failed
+        from open_clip_fff.evaluation.score_all import exit_code, prepare, score_models
 
-        return tell_failed(prog, score_models(arguments, prepare(arguments), line, average))
+        return exit_code(prog, score_models(arguments, prepare(arguments), line, average))
 
     return as_program(prog, body)
 
@@ -34,7 +33,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff score") -
 def line(score: "Score") -> str:
     """A score, in a line."""
     about = score.meta["set"]
-    return f"{about['name']:<16} {about['images']:>6,} images  {in_words(score.metrics, about['metric'])}"
+    return f"{about['name']:<16} {about['images']:>6,} images  {score_text(score.metrics, about['metric'])}"
 
 
 def average(scores: "Sequence[Score]") -> str:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from open_clip_fff.data.images import SafeMembers, open_as_open_clip
 from open_clip_fff.data.tars import Header, tar_files
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.layouts import SPLIT, FoundSet
+from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
 from open_clip_fff.patching import replaced
 from open_clip_fff.plural import plural
@@ -40,14 +40,14 @@ class EvalSettings:
         amp: clip-benchmark's: towers under autocast, in bfloat16 on CPU and float16 on CUDA; else in float32.
         batch_size: images.
         workers: of the loader, no more than a set has shards.
-        quiet: no bars.
+        progress_bars: tqdm bars, where there is a terminal.
     """
 
     device: str = "cpu"
     amp: bool = False
     batch_size: int = 64
     workers: int = 4
-    quiet: bool = False
+    progress_bars: bool = True
 
     @property
     def precision(self) -> str:
@@ -55,7 +55,7 @@ class EvalSettings:
         return "amp" if self.amp else "fp32"
 
 
-class Outcome(NamedTuple):
+class EvalOutcome(NamedTuple):
     """What came out.
 
     Attributes:
@@ -69,7 +69,9 @@ class Outcome(NamedTuple):
     sizes: dict[str, int]
 
 
-def evaluate(model: Any, preprocess: Callable, tokenizer: Callable, at: FoundSet, settings: EvalSettings) -> Outcome:
+def evaluate(
+    model: Any, preprocess: Callable, tokenizer: Callable, at: LocalSet, settings: EvalSettings
+) -> EvalOutcome:
     """Scores a model on a set by clip-benchmark's own evaluator.
 
     Args:
@@ -89,7 +91,7 @@ def evaluate(model: Any, preprocess: Callable, tokenizer: Callable, at: FoundSet
     return _classification(model, tokenizer, loader, at, settings)
 
 
-def _classification(model: Any, tokenizer: Callable, loader: Any, at: FoundSet, settings: EvalSettings) -> Outcome:
+def _classification(model: Any, tokenizer: Callable, loader: Any, at: LocalSet, settings: EvalSettings) -> EvalOutcome:
     classes, templates = loader.dataset.classes, loader.dataset.templates
     kept: dict[str, Tensor] = {}
 
@@ -100,7 +102,7 @@ def _classification(model: Any, tokenizer: Callable, loader: Any, at: FoundSet, 
 
     original = classification.run_classification
     bars = _bars(at.spec.name, settings)
-    with quiet_sklearn(), replaced(classification, run_classification=run, accuracy=accuracy, tqdm=bars):
+    with without_sklearn_warnings(), replaced(classification, run_classification=run, accuracy=accuracy, tqdm=bars):
         metrics = classification.evaluate(
             model, loader, tokenizer, classes, templates, settings.device, amp=settings.amp
         )
@@ -108,10 +110,10 @@ def _classification(model: Any, tokenizer: Callable, loader: Any, at: FoundSet, 
     samples = {"target": target.numpy(), "predicted": logits.argmax(dim=1).numpy()}
     if target.ndim == 2:  # several labels an image
         samples["predicted"] = (logits > 0).numpy()
-    return Outcome(metrics, samples, {"images": len(target), "classes": len(classes), "templates": len(templates)})
+    return EvalOutcome(metrics, samples, {"images": len(target), "classes": len(classes), "templates": len(templates)})
 
 
-def _retrieval(model: Any, tokenizer: Callable, loader: Any, at: FoundSet, settings: EvalSettings) -> Outcome:
+def _retrieval(model: Any, tokenizer: Callable, loader: Any, at: LocalSet, settings: EvalSettings) -> EvalOutcome:
     samples: dict[str, np.ndarray] = {}
 
     def batchify(func: Callable, scores: Tensor, positives: Tensor, *arguments: Any, k: int, **options: Any) -> Tensor:
@@ -130,11 +132,11 @@ def _retrieval(model: Any, tokenizer: Callable, loader: Any, at: FoundSet, setti
             model, loader, tokenizer, settings.device, amp=settings.amp, recall_k_list=list(RECALL_AT)
         )
     captions = len(samples["image_of_text"])
-    return Outcome(metrics, samples, {"images": len(samples[f"{IMAGE_TO_TEXT}@1"]), "captions": captions})
+    return EvalOutcome(metrics, samples, {"images": len(samples[f"{IMAGE_TO_TEXT}@1"]), "captions": captions})
 
 
 @contextmanager
-def quiet_sklearn() -> Iterator[None]:
+def without_sklearn_warnings() -> Iterator[None]:
     """Without scikit-learn's warnings: that no image has, or was taken for, some class is a figure and no mistake."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"sklearn\.")
@@ -173,7 +175,7 @@ class SafeWebDataset(webdataset.WebDataset):
         return super().decode(SafeMembers(open_as_open_clip), pre=[], post=[])
 
 
-def build(at: FoundSet, preprocess: Callable, split: str = SPLIT) -> Any:
+def build(at: LocalSet, preprocess: Callable, split: str = SPLIT) -> Any:
     """clip-benchmark's data set, never downloading."""
     tars = replaced(webdataset.compat, tar_file_expander=tar_files)
     with warnings.catch_warnings(), replaced(webdataset, WebDataset=SafeWebDataset), tars:
@@ -181,7 +183,7 @@ def build(at: FoundSet, preprocess: Callable, split: str = SPLIT) -> Any:
         return build_dataset(at.dataset, str(at.root), preprocess, split, download=False, task=at.spec.task)
 
 
-def make_loader(at: FoundSet, preprocess: Callable, settings: EvalSettings, split: str = SPLIT) -> Any:
+def make_loader(at: LocalSet, preprocess: Callable, settings: EvalSettings, split: str = SPLIT) -> Any:
     """Batches of (images [B, 3, H, W], labels [B] or lists of captions) of a split, always in the same order."""
     dataset = build(at, preprocess, split)
     if not at.shards:
@@ -216,4 +218,4 @@ def count_images(split: Path, shards: int) -> int:
 
 
 def _bars(name: str, settings: EvalSettings) -> Callable:
-    return partial(tqdm, desc=name, disable=settings.quiet or None, leave=False)
+    return partial(tqdm, desc=name, disable=None if settings.progress_bars else True, leave=False)

@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-from open_clip_fff.hub.model_names import FORMS
+from open_clip_fff.hub import MODEL_FORMS
 
 
 def eval_parser(program: str, description: str) -> argparse.ArgumentParser:
     """The flags of all."""
     parser = argparse.ArgumentParser(prog=program, description=description)
-    parser.add_argument("models", nargs="+", metavar="RUN_OR_MODEL", help=FORMS)
+    parser.add_argument("models", nargs="+", metavar="RUN_OR_MODEL", help=MODEL_FORMS)
     parser.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="the folder with the sets")
     parser.add_argument(
         "--datasets",

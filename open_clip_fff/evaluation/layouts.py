@@ -29,7 +29,7 @@ HUB = "clip-benchmark"  # the organisation that has the sets in webdataset form
 VTAB = ("caltech101", "cifar10", "cifar100", "dtd", "flowers", "pets")  # there as wds_vtab-NAME
 
 
-class FoundSet(NamedTuple):
+class LocalSet(NamedTuple):
     """A set on disk.
 
     Attributes:
@@ -51,7 +51,7 @@ class FoundSet(NamedTuple):
 
 def find_sets(
     names: list[str], root: Path, flags: tuple[str, str] = ("--datasets", "--data-root")
-) -> tuple[list[FoundSet], list[str]]:
+) -> tuple[list[LocalSet], list[str]]:
     """The sets by name, or all: whatever lies below `root` in webdataset form, and those of the paper.
 
     Args:
@@ -84,7 +84,7 @@ def find_sets(
     return found, missing
 
 
-def find_set(name: str, root: Path) -> FoundSet | None:
+def find_set(name: str, root: Path) -> LocalSet | None:
     """One set below `root`, in webdataset form if it is there in both; None if in neither.
 
     Raises:
@@ -92,20 +92,20 @@ def find_set(name: str, root: Path) -> FoundSet | None:
     """
     for folder in _folders(name, root):
         if _is_webdataset(folder, SPLIT):
-            return FoundSet(_spec(name, folder), f"wds/{name}", folder, _shards(folder / SPLIT))
+            return LocalSet(_spec(name, folder), f"wds/{name}", folder, _shards(folder / SPLIT))
     for folder in (root / name, root):
         for group in NATIVE.get(name, ()):
             if all((folder / path).exists() for path in group):
-                return FoundSet(PROTOCOL[name], name, folder, 0)
+                return LocalSet(PROTOCOL[name], name, folder, 0)
     return None
 
 
-def other_split(at: FoundSet, split: str) -> FoundSet | None:
+def other_split(at: LocalSet, split: str) -> LocalSet | None:
     """Another split of a set in webdataset form; None where it is not there."""
     return at._replace(shards=_shards(at.root / split)) if at.shards and _is_webdataset(at.root, split) else None
 
 
-def how_to_bring(names: Sequence[str], root: Path) -> str:
+def where_to_get(names: Sequence[str], root: Path) -> str:
     """Where sets of the paper come from, as a table."""
     rows = [("not in " + str(root), "webdataset form, on the hub", "or torchvision's form, in DIR/SET or DIR")]
     rows += [(name, repository(name), " or ".join(map(" + ".join, NATIVE[name]))) for name in names]

@@ -17,8 +17,14 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.benchmark import EvalSettings, Outcome, accuracy, make_loader, quiet_sklearn
-from open_clip_fff.evaluation.layouts import SPLIT, FoundSet, other_split
+from open_clip_fff.evaluation.benchmark import (
+    EvalOutcome,
+    EvalSettings,
+    accuracy,
+    make_loader,
+    without_sklearn_warnings,
+)
+from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, other_split
 from open_clip_fff.evaluation.protocol import ZERO_SHOT
 from open_clip_fff.plural import plural
 
@@ -44,12 +50,12 @@ class ProbeSettings:
     max_iter: int = 1000
 
 
-def probe(train: FoundSet, probing: ProbeSettings) -> Callable[..., Outcome]:
+def probe(train: LocalSet, probing: ProbeSettings) -> Callable[..., EvalOutcome]:
     """What `scoring.score_set` takes to evaluate with: a regression fitted on `train`, scored on the set itself."""
     return partial(_evaluate, train, probing)
 
 
-def training_split(at: FoundSet) -> FoundSet:
+def training_split(at: LocalSet) -> LocalSet:
     """The training images of a set.
 
     Raises:
@@ -69,21 +75,21 @@ def training_split(at: FoundSet) -> FoundSet:
 
 
 def _evaluate(
-    train: FoundSet,
+    train: LocalSet,
     probing: ProbeSettings,
     model: Any,
     preprocess: Callable,
     tokenizer: Callable,
-    at: FoundSet,
+    at: LocalSet,
     settings: EvalSettings,
-) -> Outcome:
+) -> EvalOutcome:
     split = "train" if train.shards else TRAIN.get(train.spec.name, "train")
     features, labels = encode(model, preprocess, train, settings, split)
     held_features, target = encode(model, preprocess, at, settings, SPLIT)
     if probing.shots > 0:
-        chosen = few(labels, probing.shots, probing.seed)
+        chosen = draw_shots(labels, probing.shots, probing.seed)
         features, labels = features[chosen], labels[chosen]
-    with quiet_sklearn():  # of regressions that did not converge: `converged` is about the one that counts
+    with without_sklearn_warnings():  # of regressions that did not converge: `converged` is about the one that counts
         strength = choose_strength(features, labels, probing)
         fitted = _fit(features, labels, strength, probing)
     classes = int(max(labels.max(), target.max())) + 1
@@ -91,7 +97,7 @@ def _evaluate(
     logits[:, fitted.classes_] = fitted.predict_log_proba(held_features)
     top1, top5 = (accuracy(torch.from_numpy(logits), torch.from_numpy(target), (min(k, classes),))[0] for k in (1, 5))
     predicted = logits.argmax(axis=1)
-    with quiet_sklearn():
+    with without_sklearn_warnings():
         balanced = float(balanced_accuracy_score(target, predicted))
     metrics = {
         "lp_acc1": top1,
@@ -103,17 +109,19 @@ def _evaluate(
         "seed": probing.seed,
     }
     sizes = {"images": len(target), "classes": classes, "train_images": len(labels)}
-    return Outcome(metrics, {"target": target, "predicted": predicted}, sizes)
+    return EvalOutcome(metrics, {"target": target, "predicted": predicted}, sizes)
 
 
 @torch.no_grad()
 def encode(
-    model: Any, preprocess: Callable, at: FoundSet, settings: EvalSettings, split: str
+    model: Any, preprocess: Callable, at: LocalSet, settings: EvalSettings, split: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """L2-normalised image features float32 [M, D] and classes int64 [M] of a split."""
     features, labels = [], []
     loader = make_loader(at, preprocess, settings, split)
-    for images, target in tqdm(loader, desc=f"{at.spec.name} {split}", disable=settings.quiet or None, leave=False):
+    for images, target in tqdm(
+        loader, desc=f"{at.spec.name} {split}", disable=None if settings.progress_bars else True, leave=False
+    ):
         with torch.autocast(settings.device, enabled=settings.amp):
             encoded = F.normalize(model.encode_image(images.to(settings.device)), dim=-1)
         features.append(encoded.float().cpu())
@@ -121,7 +129,7 @@ def encode(
     return torch.cat(features).numpy(), torch.cat(labels).long().numpy()
 
 
-def few(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
+def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     """Rows with `shots` images of each class of `labels` [M], drawn with a seed.
 
     Raises:
@@ -154,7 +162,7 @@ def _fit(features: np.ndarray, labels: np.ndarray, strength: float, probing: Pro
     return LogisticRegression(C=strength, max_iter=probing.max_iter).fit(features, labels)
 
 
-def with_training_images(sets: Sequence[FoundSet], asked: bool) -> dict[FoundSet, FoundSet]:
+def with_training_images(sets: Sequence[LocalSet], asked: bool) -> dict[LocalSet, LocalSet]:
     """Each set's training images; a set without them is named, and refused if it was asked for by name.
 
     Raises:

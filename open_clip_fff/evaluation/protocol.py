@@ -1,5 +1,6 @@
 """The FFF paper's comparisons: 11 zero-shot sets and 2 retrieval sets, by clip-benchmark's names."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 ZERO_SHOT, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"  # clip-benchmark's tasks
@@ -49,3 +50,19 @@ TWO = (
     EvalSet("mscoco_captions", "MSCOCO", RETRIEVAL, f"{IMAGE_TO_TEXT}@1"),
 )
 PROTOCOL = {each.name: each for each in (*ELEVEN, *TWO)}
+
+
+def score_text(metrics: Mapping[str, float], metric: str) -> str:
+    """A set's own metric, or its recalls both ways, in per cent.
+
+    Args:
+        metrics: clip-benchmark's, by its names, from 0 to 1.
+        metric: the set's own.
+    """
+    if not metric.startswith(IMAGE_TO_TEXT):
+        return f"{metric} {100 * metrics[metric]:.2f} %"
+    ways = []
+    for way, name in (("image to text", IMAGE_TO_TEXT), ("text to image", TEXT_TO_IMAGE)):
+        recalls = "/".join(f"{100 * metrics[f'{name}@{k}']:.1f}" for k in RECALL_AT)
+        ways.append(f"{way} R@{'/'.join(map(str, RECALL_AT))} {recalls}")
+    return ", ".join(ways)

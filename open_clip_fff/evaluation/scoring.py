@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.evaluation.benchmark import EvalSettings, Outcome
-from open_clip_fff.evaluation.layouts import SPLIT, FoundSet
+from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings
+from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.store import META, Score, model_folder, read_score, write_score
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.params import read_params
 
 VERSIONS = ("open_clip_fff", "open_clip_torch", "clip-benchmark", "torch", "torchvision", "timm", "webdataset", "numpy")
 
-Evaluate = Callable[[Any, Callable, Callable, FoundSet, EvalSettings], Outcome]
+Evaluate = Callable[[Any, Callable, Callable, LocalSet, EvalSettings], EvalOutcome]
 
 
 def score_set(
     loaded: LoadedModel,
-    at: FoundSet,
+    at: LocalSet,
     settings: EvalSettings,
     store: Path,
     again: bool = False,
@@ -94,7 +94,7 @@ def _model(loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _set(at: FoundSet, name: str, task: str, outcome: Outcome) -> dict[str, Any]:
+def _set(at: LocalSet, name: str, task: str, outcome: EvalOutcome) -> dict[str, Any]:
     probe = task != at.spec.task
     return {
         "name": name,
@@ -120,7 +120,7 @@ def _conditions(settings: EvalSettings) -> dict[str, Any]:
     }
 
 
-def _same(score: Score, at: FoundSet, settings: EvalSettings, folder: Path) -> None:
+def _same(score: Score, at: LocalSet, settings: EvalSettings, folder: Path) -> None:
     now = {"precision": settings.precision, "data": str(at.root.resolve())}
     then = {"precision": score.meta["precision"], "data": score.meta["set"]["location"]}
     for name, value in now.items():

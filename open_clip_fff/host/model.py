@@ -13,7 +13,7 @@ from open_clip_fff.host.checks.flags_and_files import check_text
 from open_clip_fff.host.report.plan_log import log_plan
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.description import describe, write_description
-from open_clip_fff.hub.weights import BIAS, Filled, filling
+from open_clip_fff.hub.weights import BIAS, LoadReport, checked_loading
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.models.ema import WeightsEma
 from open_clip_fff.models.multi_caption import take_many_captions, take_short_captions
@@ -53,7 +53,7 @@ def model_factory(state: RunState, create: Callable) -> Callable:
 
 def _filled(
     state: RunState, flags: str, create: Callable, model_name: str, pretrained: str | None, options: dict
-) -> tuple[tuple, Filled | None]:
+) -> tuple[tuple, LoadReport | None]:
     """What `create` makes, and what became of the weights it loaded; None for none, or where OpenCLIP is on its own.
 
     Without a flag of ours typed, OpenCLIP loads weights by itself.
@@ -61,7 +61,7 @@ def _filled(
     if not state.plan.typed:
         return create(model_name, pretrained, **options), None
     called = f"{flags}model {model_name}" if ":" in model_name else f"{flags}pretrained {pretrained}"
-    with filling(called) as found:
+    with checked_loading(called) as found:
         made = create(model_name, pretrained, **options)
     filled = found[0] if found else None
     if filled is not None and state.master:

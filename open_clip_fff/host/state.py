@@ -8,7 +8,7 @@ from typing import Any
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.counters import LoaderCounters
 from open_clip_fff.data.row_counts import RowCounts
-from open_clip_fff.evaluation.layouts import FoundSet
+from open_clip_fff.evaluation.layouts import LocalSet
 from open_clip_fff.hooks.registry import BatchHook, SeesSteps
 from open_clip_fff.host.loader.tracking import Start, TrackedLoader
 from open_clip_fff.host.nonfinite import StepGuard
@@ -60,7 +60,7 @@ class RunState:
     criterion: Criterion | None = None
     ema: WeightsEma | None = None
     preprocess: Callable | None = None
-    watched: list[FoundSet] = field(default_factory=list)
+    watched: list[LocalSet] = field(default_factory=list)
     measure_bias: bool = False
     seen: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] | None = None

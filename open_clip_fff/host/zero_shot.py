@@ -11,8 +11,8 @@ from open_clip import get_input_dtype, get_tokenizer
 from open_clip_fff.config.zero_shot import ZeroShotSettings
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.evaluation.benchmark import EvalSettings, count_images, evaluate
-from open_clip_fff.evaluation.layouts import SPLIT, FoundSet, find_sets, how_to_bring
-from open_clip_fff.evaluation.score_text import in_words
+from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, find_sets, where_to_get
+from open_clip_fff.evaluation.protocol import score_text
 from open_clip_fff.host.report.results import AVERAGE, keep
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.undisturbed import undisturbed
@@ -21,7 +21,7 @@ from open_clip_fff.plural import plural
 KEY = "zeroshot/{set}/{metric}"
 
 
-def sets_to_watch(settings: ZeroShotSettings) -> list[FoundSet]:
+def sets_to_watch(settings: ZeroShotSettings) -> list[LocalSet]:
     """The sets on disk, looked at before training.
 
     Raises:
@@ -30,7 +30,7 @@ def sets_to_watch(settings: ZeroShotSettings) -> list[FoundSet]:
     root = Path(settings.root)
     found, missing = find_sets(list(settings.sets), root, ("--zeroshot-sets", "--zeroshot-data"))
     if missing and settings.sets != ("all",):
-        raise UsageError(f"--zeroshot-data: {missing[0]}: not there\n{how_to_bring(missing, root)}")
+        raise UsageError(f"--zeroshot-data: {missing[0]}: not there\n{where_to_get(missing, root)}")
     if not found:
         raise UsageError(f"--zeroshot-data: {root}: none of the paper's sets is there, nor another in webdataset form")
     for at in found:
@@ -56,7 +56,7 @@ class Watch:
         self.preprocess = preprocess if dtype is None else lambda image: preprocess(image).to(dtype)
         self.tokenizer = get_tokenizer(args.model, context_length=args.force_context_length, cache_dir=args.cache_dir)
         amp = args.precision.startswith("amp")
-        self.settings = EvalSettings(torch.device(args.device).type, amp, workers=args.workers, quiet=True)
+        self.settings = EvalSettings(torch.device(args.device).type, amp, workers=args.workers, progress_bars=False)
 
     def due(self, epoch: int) -> bool:
         """Whether OpenCLIP's --zeroshot-frequency, or the end, asks for scores after so many epochs."""
@@ -74,7 +74,7 @@ class Watch:
         if values:
             keep(values, epoch, data, state.args, tb_writer)
 
-    def _score(self, model: Any, at: FoundSet, epoch: int, prefix: str) -> dict[str, float]:
+    def _score(self, model: Any, at: LocalSet, epoch: int, prefix: str) -> dict[str, float]:
         began = time.monotonic()
         try:
             with undisturbed(model):
@@ -85,7 +85,7 @@ class Watch:
             return {}
         who = f"{prefix.rstrip('_')} " if prefix else ""
         cost = f"{plural(found.sizes['images'], 'images')}, {time.monotonic() - began:.0f} s"
-        scores = in_words(found.metrics, at.spec.metric)
+        scores = score_text(found.metrics, at.spec.metric)
         logging.info(f"FFF Zero-shot Epoch: {epoch} {who}{at.spec.name} {scores} ({cost})")
         named = {prefix + KEY.format(set=at.spec.name, metric=name): value for name, value in found.metrics.items()}
         return {name: value for name, value in named.items() if value == value}  # no acc5 of fewer than 5 classes

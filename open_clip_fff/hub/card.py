@@ -17,14 +17,14 @@ from open_clip_fff.hub import run_facts as words
 from open_clip_fff.hub.base_names import base_names, params_by_base_names
 from open_clip_fff.hub.description import local_tower
 from open_clip_fff.hub.loading import LoadedModel
-from open_clip_fff.hub.measured import Measured
+from open_clip_fff.hub.measured import MeasuredRow
 from open_clip_fff.hub.params import plan_of_run, upstream_of_run
-from open_clip_fff.hub.run_state import Found
-from open_clip_fff.hub.source import Source
+from open_clip_fff.hub.run_state import RunState
+from open_clip_fff.hub.source import WeightSource
 
 
 @dataclass(frozen=True)
-class Said:
+class CardInfo:
     """What only a person can say about a model; each may be left unsaid.
 
     Attributes:
@@ -49,12 +49,12 @@ class Said:
 
 def card(
     loaded: LoadedModel,
-    source: Source,
+    source: WeightSource,
     params: Mapping[str, str],
-    said: Said,
+    said: CardInfo,
     out: Path,
-    found: Found | None = None,
-    measured: Measured | None = None,
+    found: RunState | None = None,
+    measured: MeasuredRow | None = None,
     full_length: str | None = None,
     paths: bool = False,
 ) -> str:
@@ -81,10 +81,10 @@ def card(
     template = environment.from_string(resources.files(__package__).joinpath("card.md.jinja").read_text("utf-8"))
     text = template.render(
         **_of_model(loaded, source.model or params.get("model"), shown),
-        **_of_run(loaded, source, params, found or Found(), full_length),
+        **_of_run(loaded, source, params, found or RunState(), full_length),
         title=said.repository or out.resolve().name,
         address=f"hf-hub:{said.repository}" if said.repository else f"local-dir:{out.name}",
-        weights=source.words(),
+        weights=source.description(),
         license=said.license,
         captioner=_one_line(said.captioner),
         discriminator=_one_line(said.discriminator, end="."),
@@ -116,7 +116,7 @@ def _of_model(loaded: LoadedModel, name: str | None, shown: Callable[[str], str]
 
 
 def _of_run(
-    loaded: LoadedModel, source: Source, params: Mapping[str, str], found: Found, full_length: str | None
+    loaded: LoadedModel, source: WeightSource, params: Mapping[str, str], found: RunState, full_length: str | None
 ) -> dict[str, Any]:
     if not params:
         return {"known": False, "plan": None, "sigmoid": False, "command": None, "settings": [], "ours": []}
@@ -146,7 +146,7 @@ def _of_run(
     }
 
 
-def _thresholds(plan: Plan, source: Source, found: Found) -> tuple[list[tuple[str, str, str]], str]:
+def _thresholds(plan: Plan, source: WeightSource, found: RunState) -> tuple[list[tuple[str, str, str]], str]:
     """Eq. 1's rows (MiningConfig.bars), none where they are not known, and where they are from."""
     mining, checkpoint = plan.mining, source.checkpoints[-1].name
     if mining is None:

@@ -75,10 +75,10 @@ def newest_first(run: Path) -> list[Path]:
 
 def newest_checkpoint(run: Path) -> Path | None:
     """The first of those that can be read; None if there is none."""
-    return first_whole(newest_first(run), _weights)[0]
+    return first_usable(newest_first(run), _weights)[0]
 
 
-def first_whole(checkpoints: Iterable[Path], check: Callable[[Path], object]) -> tuple[Path | None, list[UsageError]]:
+def first_usable(checkpoints: Iterable[Path], check: Callable[[Path], object]) -> tuple[Path | None, list[UsageError]]:
     """The first that passes a check, None where none does; and what is wrong with those before it.
 
     Args:
@@ -94,7 +94,7 @@ def first_whole(checkpoints: Iterable[Path], check: Callable[[Path], object]) ->
     return None, errors
 
 
-def older_than(checkpoint: Path) -> list[Path]:
+def older_checkpoints(checkpoint: Path) -> list[Path]:
     """The checkpoints of its run before one, the newest first; all of them where it is not among them itself."""
     if checkpoint.resolve().parent.name != "checkpoints":
         return []
@@ -102,14 +102,14 @@ def older_than(checkpoint: Path) -> list[Path]:
     return beside[beside.index(own) + 1 :] if own in beside else beside
 
 
-def whole_before(checkpoint: Path, check: Callable[[Path], object] | None = None) -> str:
+def usable_before(checkpoint: Path, check: Callable[[Path], object] | None = None) -> str:
     """For the end of a line about a checkpoint that is no good: the newest whole one before it, if there is one.
 
     Args:
-        check: as `first_whole`'s; None for one that can be read and whose weights are finite.
+        check: as `first_usable`'s; None for one that can be read and whose weights are finite.
     """
-    whole, _ = first_whole(older_than(checkpoint), check or _check_whole)
-    return f"; the newest whole one before it is {whole}" if whole else ""
+    whole, _ = first_usable(older_checkpoints(checkpoint), check or _check_whole)
+    return f"; the newest usable one before it is {whole}" if whole else ""
 
 
 def _check_whole(checkpoint: Path) -> None:
@@ -167,7 +167,7 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     try:
         return _weights(checkpoint)
     except UsageError as error:
-        raise UsageError(f"{error}{whole_before(checkpoint)}") from error
+        raise UsageError(f"{error}{usable_before(checkpoint)}") from error
 
 
 def _weights(checkpoint: Path) -> dict[str, Tensor]:
@@ -256,10 +256,10 @@ def _numbers_allowed() -> Any:
 
 
 def _unreadable(checkpoint: Path, error: Exception) -> UsageError:
-    return UsageError(f"{checkpoint}: cannot be read as a checkpoint ({what_else(checkpoint) or reason(error)})")
+    return UsageError(f"{checkpoint}: cannot be read as a checkpoint ({describe_file(checkpoint) or reason(error)})")
 
 
-def what_else(path: Path) -> str | None:
+def describe_file(path: Path) -> str | None:
     """What a file is that torch cannot read, where its form tells; torch speaks of `weights_only` whatever it meets."""
     if not path.is_file():
         return None

@@ -1,7 +1,9 @@
 """A trained model written down as OpenCLIP's hub format wants it, so that stock OpenCLIP can build it again."""
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,6 @@ from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.checkpoints import run_folder
 from open_clip_fff.hub.params import read_params
-from open_clip_fff.hub.random_weights_warning import without_warnings
 from open_clip_fff.hub.stock import stock_options
 from open_clip_fff.hub.weights import BIAS
 
@@ -91,7 +92,7 @@ def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name
 
 
 def folder_description(folder: Path, weights: Mapping[str, Tensor]) -> dict:
-    """The description that lies in a folder, for these weights: a bias among them is described.
+    """The description that lies in a folder, for these weights: a bias among them is read_local.
 
     Raises:
         UsageError: if there is none, or it is no description.
@@ -112,7 +113,7 @@ def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapp
 
     Args:
         model_name: one of OpenCLIP's, an added one, or one with a schema.
-        weights: a bias among them is described, whatever the name says.
+        weights: a bias among them is read_local, whatever the name says.
         options: of `open_clip.create_model`.
 
     Raises:
@@ -137,7 +138,7 @@ def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapp
             f"text_cfg the hf_tokenizer_name and tokenizer_kwargs of OpenCLIP's ViT-B-16-SigLIP"
         )
     try:
-        with without_warnings():
+        with only_errors_logged():
             model = open_clip.create_model(model_name, load_weights=False, pretrained_text=False, **options)
     except Exception as error:
         raise UsageError(f"OpenCLIP cannot make {model_name}: {reason(error)}") from error
@@ -153,3 +154,16 @@ def local_tower(description: Mapping) -> str | None:
     """The folder of this machine from which OpenCLIP reads the text tower's configuration; None where it needs none."""
     tower = description["model_cfg"]["text_cfg"].get("hf_model_name")
     return tower if tower and Path(tower).exists() else None
+
+
+@contextmanager
+def only_errors_logged() -> Iterator[None]:
+    """Only errors are logged inside."""
+    level, silent = logging.root.level, logging.NullHandler()
+    logging.root.setLevel(logging.ERROR)
+    logging.root.addHandler(silent)  # without any, the first line logged gives the root one of its own for ever
+    try:
+        yield
+    finally:
+        logging.root.setLevel(level)
+        logging.root.removeHandler(silent)

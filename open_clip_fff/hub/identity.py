@@ -8,7 +8,7 @@ from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.fingerprint import fingerprint, hashed_name
 from open_clip_fff.hub.checkpoints import read_weights
 from open_clip_fff.hub.description import CONFIG_NAME
-from open_clip_fff.hub.loading import described, is_run, local
+from open_clip_fff.hub.loading import is_run_or_checkpoint, local_path, read_local
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, SCALE
 
 _SCALARS = {SCALE, BIAS}  # no feature depends on them
@@ -26,10 +26,10 @@ def stored_name(source: FrozenSource) -> str:
     import open_clip
 
     name, weights, called = source.model, source.pretrained, source.name
-    path = local(name)
-    if path is not None and (is_run(path) or (path / CONFIG_NAME).is_file()):
-        description, checkpoint, tensors = described(path, weights)
-        config, called = description["model_cfg"], str(checkpoint) if is_run(path) else called
+    path = local_path(name)
+    if path is not None and (is_run_or_checkpoint(path) or (path / CONFIG_NAME).is_file()):
+        description, checkpoint, tensors = read_local(path, weights)
+        config, called = description["model_cfg"], str(checkpoint) if is_run_or_checkpoint(path) else called
     else:
         file = Path(weights or "")
         config = None if ":" in name else open_clip.get_model_config(name.replace("/", "-"))

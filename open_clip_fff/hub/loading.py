@@ -1,5 +1,7 @@
 """A trained model by whatever name a person has for it: a run, a checkpoint, a hub folder, or OpenCLIP's own."""
 
+import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,12 +12,11 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError, is_first_rank, reason
 from open_clip_fff.fingerprint import fingerprint
-from open_clip_fff.hub.activation import activation_note
-from open_clip_fff.hub.building import build
+from open_clip_fff.hub import MODEL_FORMS
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_folder
-from open_clip_fff.hub.description import CONFIG_NAME, folder_description, read_description
-from open_clip_fff.hub.model_names import FORMS
-from open_clip_fff.hub.weights import BIAS, BIG_VISION, fill, filling
+from open_clip_fff.hub.description import CONFIG_NAME, folder_description, only_errors_logged, read_description
+from open_clip_fff.hub.folder import write_config
+from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, checked_loading, load_weights
 
 
 @dataclass(frozen=True)
@@ -49,38 +50,38 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
 
-def check_given(given: str) -> None:
-    """Refuses, without loading anything, what cannot be one of `FORMS`.
+def check_model_name(given: str) -> None:
+    """Refuses, without loading anything, what cannot be one of `MODEL_FORMS`.
 
     Raises:
         UsageError: if there is no such file or folder, and it is no name either.
     """
     path = Path(given.removeprefix("local-dir:"))
     if not (path.exists() or given.startswith("hf-hub:") or "," in given):
-        raise UsageError(f"{given}: there is no such model; give {FORMS}")
+        raise UsageError(f"{given}: there is no such model; give {MODEL_FORMS}")
     if path.is_dir() and not (path / "checkpoints").is_dir() and not (path / CONFIG_NAME).is_file():
-        raise UsageError(f"{given}: neither checkpoints/ nor {CONFIG_NAME} in this folder; give {FORMS}")
+        raise UsageError(f"{given}: neither checkpoints/ nor {CONFIG_NAME} in this folder; give {MODEL_FORMS}")
 
 
 def load_model(given: str, device: torch.device | str = "cpu") -> LoadedModel:
     """Loads a model with OpenCLIP's own factory.
 
     Args:
-        given: one of `FORMS`.
+        given: one of `MODEL_FORMS`.
         device: where it shall be.
 
     Raises:
         UsageError: if there is no such model, or it cannot be loaded, or would have random weights.
     """
-    check_given(given)
-    whole = given.startswith("hf-hub:") or local(given) is not None
+    check_model_name(given)
+    whole = given.startswith("hf-hub:") or local_path(given) is not None
     name, _, weights = (given, "", "") if whole else given.partition(",")
-    loaded = load_parts(name, weights or None, given)
+    loaded = load_named(name, weights or None, given)
     loaded.model.to(device)
     return loaded
 
 
-def load_parts(
+def load_named(
     name: str, weights: str | None, called: str, cache_dir: str | None = None, bias: bool = True
 ) -> LoadedModel:
     """Loads a model by what names its architecture and what names its weights, frozen and in eval mode, on the CPU.
@@ -88,7 +89,7 @@ def load_parts(
     The first rank prints what of it is not as it was stored, or not as it should be.
 
     Args:
-        name: of `FORMS`, without what stands behind the comma.
+        name: of `MODEL_FORMS`, without what stands behind the comma.
         weights: a checkpoint instead of those that `name` brings; for a name of OpenCLIP's a tag or a checkpoint.
         called: how the person named both, for error lines and notes.
         cache_dir: where the hub's files are kept; None for the hub's own choice.
@@ -97,12 +98,12 @@ def load_parts(
     Raises:
         UsageError: if there is no such model, or it cannot be loaded, or would have random weights.
     """
-    path = local(name)
+    path = local_path(name)
     if weights is not None and (path is not None or name.startswith("hf-hub:")) and not Path(weights).is_file():
         raise UsageError(f"{called}: {name} comes with its weights, and {weights} is no checkpoint to use instead")
     if path is None and not name.startswith("hf-hub:"):
         loaded = _by_name(name, weights, called, cache_dir, bias)
-    elif path is not None and (weights is not None or is_run(path)):
+    elif path is not None and (weights is not None or is_run_or_checkpoint(path)):
         loaded = _from_checkpoint(path, weights, called)
     elif path is not None:
         loaded = _by_open_clip(called, path.resolve().name, f"local-dir:{path}", cache_dir=cache_dir)
@@ -116,18 +117,18 @@ def load_parts(
     return loaded
 
 
-def local(name: str) -> Path | None:
+def local_path(name: str) -> Path | None:
     """The run, checkpoint or folder that a name stands for; None for a name that is no path."""
     path = Path(name.removeprefix("local-dir:"))
     return path if path.exists() or name.startswith("local-dir:") else None
 
 
-def is_run(path: Path) -> bool:
+def is_run_or_checkpoint(path: Path) -> bool:
     """Whether it is a run's folder or a checkpoint, and no folder in OpenCLIP's hub format."""
     return path.is_file() or (path / "checkpoints").is_dir()
 
 
-def described(path: Path, weights: str | None) -> tuple[dict, Path, dict[str, Tensor]]:
+def read_local(path: Path, weights: str | None) -> tuple[dict, Path, dict[str, Tensor]]:
     """A run's, checkpoint's or hub folder's description, and the checkpoint with its weights.
 
     Args:
@@ -137,7 +138,7 @@ def described(path: Path, weights: str | None) -> tuple[dict, Path, dict[str, Te
     Raises:
         UsageError: if there is none, or one cannot be read.
     """
-    if is_run(path):
+    if is_run_or_checkpoint(path):
         own = find_checkpoint(path)
         checkpoint = Path(weights) if weights else own
         tensors = read_weights(checkpoint)
@@ -153,12 +154,12 @@ def described(path: Path, weights: str | None) -> tuple[dict, Path, dict[str, Te
 
 
 def _from_checkpoint(path: Path, weights: str | None, called: str) -> LoadedModel:
-    description, checkpoint, tensors = described(path, weights)
-    own, epoch = find_checkpoint(path).resolve() if is_run(path) else None, read_epoch(checkpoint)
+    description, checkpoint, tensors = read_local(path, weights)
+    own, epoch = find_checkpoint(path).resolve() if is_run_or_checkpoint(path) else None, read_epoch(checkpoint)
     run = run_folder(own) if own is not None and own.parent.name == "checkpoints" else None
     folder = run or (path.resolve() if own is None else own.parent)
     name = folder.name + (f"-epoch_{epoch}" if epoch is not None else f"-{checkpoint.stem}")
-    loaded = assemble(called, name, description, tensors, str(checkpoint))
+    loaded = model_from_description(called, name, description, tensors, str(checkpoint))
     return replace(loaded, epoch=epoch, run=run)
 
 
@@ -180,11 +181,13 @@ def _by_name(name: str, weights: str | None, called: str, cache_dir: str | None,
     holds_bias = bias and file and Path(weights).suffix not in BIG_VISION and BIAS in read_weights(Path(weights))
     options = {"init_logit_bias": 0.0} if holds_bias else {}
     loaded = _by_open_clip(called, short, name, weights, cache_dir, **options)
-    warned = activation_note(name, weights, called)
+    warned = activation_warning(name, weights, called)
     return replace(loaded, notes=(*loaded.notes, *([warned] if warned else [])))
 
 
-def assemble(given: str, name: str, description: Mapping, weights: Mapping[str, Tensor], called: str) -> LoadedModel:
+def model_from_description(
+    given: str, name: str, description: Mapping, weights: Mapping[str, Tensor], called: str
+) -> LoadedModel:
     """The model of a description with weights of one's own, on the CPU.
 
     Args:
@@ -197,8 +200,8 @@ def assemble(given: str, name: str, description: Mapping, weights: Mapping[str, 
     Raises:
         UsageError: if OpenCLIP cannot make it, or the weights do not fit.
     """
-    model, preprocess, tokenizer = build(description)
-    filled = fill(model, weights, called, file=Path(called))
+    model, preprocess, tokenizer = _build(description)
+    filled = load_weights(model, weights, called, file=Path(called))
     return LoadedModel(
         given,
         name,
@@ -212,6 +215,27 @@ def assemble(given: str, name: str, description: Mapping, weights: Mapping[str, 
     )
 
 
+def _build(description: Mapping) -> tuple[Any, Callable[[Any], Tensor], Callable[[Sequence[str]], Tensor]]:
+    """The model of a hub configuration with random weights, its preprocessing and its tokenizer.
+
+    Raises:
+        UsageError: if OpenCLIP cannot make it.
+    """
+    import open_clip
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            write_config(description, Path(folder))
+            with only_errors_logged():
+                model, _, preprocess = open_clip.create_model_and_transforms(
+                    f"local-dir:{folder}", load_weights=False, pretrained_text=False
+                )
+            return model, preprocess, open_clip.get_tokenizer(f"local-dir:{folder}")
+        except Exception as error:
+            text = json.dumps(description["model_cfg"])[:200]
+            raise UsageError(f"OpenCLIP cannot make this model: {reason(error)} ({text})") from error
+
+
 def _by_open_clip(
     called: str, short: str, name: str, tag: str | None = None, cache_dir: str | None = None, **options: float
 ) -> LoadedModel:
@@ -219,7 +243,7 @@ def _by_open_clip(
 
     try:
         # no pretrained tower parts: all weights come from the source
-        with filling(called) as found:
+        with checked_loading(called) as found:
             model, _, preprocess = open_clip.create_model_and_transforms(
                 name, tag, require_pretrained=True, pretrained_text=False, cache_dir=cache_dir, **options
             )

@@ -10,7 +10,7 @@ TABLE_NAME, MODELS_NAME = "table.md", "comparison.json"
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRow:
     """A comparison that a model took part in.
 
     Attributes:
@@ -24,7 +24,7 @@ class Measured:
     table: str
 
 
-def read_comparison(folder: Path, weights: str) -> Measured:
+def read_comparison(folder: Path, weights: str) -> MeasuredRow:
     """What a comparison says about the model of these weights.
 
     Args:
@@ -46,4 +46,4 @@ def read_comparison(folder: Path, weights: str) -> Measured:
             f"--comparison {folder}: these weights ({weights[:8]}) were not measured there, only those of {known}; "
             f"score them with open-clip-fff score and compare again"
         )
-    return Measured(*rows[0], table)
+    return MeasuredRow(*rows[0], table)

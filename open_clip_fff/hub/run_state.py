@@ -9,7 +9,7 @@ from open_clip_fff.plural import plural
 
 
 @dataclass(frozen=True)
-class Found:
+class RunState:
     """Where a run stood when it wrote a checkpoint.
 
     Attributes:
@@ -25,7 +25,7 @@ class Found:
     seen: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, file: str, state: Mapping[str, Any], held: Mapping[str, float | None] | None) -> "Found":
+    def of(cls, file: str, state: Mapping[str, Any], held: Mapping[str, float | None] | None) -> "RunState":
         """From the content of the file, and the thresholds that are in it."""
         return cls(file if state else None, held, state.get("miner", {}).get("step"), state.get("seen", {}))
 

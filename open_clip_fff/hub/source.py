@@ -4,16 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.average import average, last_checkpoints
-from open_clip_fff.hub.checkpoints import find_checkpoint, read_ema, read_epoch, read_weights, run_folder
+from open_clip_fff.hub.checkpoints import (
+    find_checkpoint,
+    numbered_checkpoints,
+    read_ema,
+    read_epoch,
+    read_weights,
+    run_folder,
+)
 from open_clip_fff.hub.params import read_params
+from open_clip_fff.plural import plural
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """The weights to export.
 
     Attributes:
@@ -43,7 +51,7 @@ class Source:
         """For error lines."""
         return str(self.checkpoints[-1])
 
-    def words(self) -> str:
+    def description(self) -> str:
         """Which weights they are, for people."""
         epochs = [read_epoch(checkpoint) for checkpoint in self.checkpoints]
         if len(epochs) > 1:
@@ -59,7 +67,7 @@ class Source:
         return f"the moving average of {after}" + (f", with decay {decay}" if decay else "")
 
 
-def choose(given: Sequence[Path], averaged: int | None, ema: bool, model: str | None = None) -> Source:
+def choose_weights(given: Sequence[Path], averaged: int | None, ema: bool, model: str | None = None) -> WeightSource:
     """What the command line's words for weights stand for.
 
     Args:
@@ -80,9 +88,61 @@ def choose(given: Sequence[Path], averaged: int | None, ema: bool, model: str | 
             )
         if given[0].is_file():
             raise UsageError(f"--average {averaged}: {given[0]} is one checkpoint; give its run's folder")
-        return Source(tuple(last_checkpoints(given[0], averaged)), ema, model)
+        return WeightSource(tuple(last_checkpoints(given[0], averaged)), ema, model)
     if averaged is None and len(given) > 1:
         raise UsageError(f"{given[1]}: a second one; to export the mean of several, add --average")
     if averaged == 0 and len(given) == 1:
         raise UsageError("--average: of how many? --average N takes the last N checkpoints of the run")
-    return Source(tuple(find_checkpoint(path) for path in given), ema, model)
+    return WeightSource(tuple(find_checkpoint(path) for path in given), ema, model)
+
+
+def last_checkpoints(run: Path, number: int) -> list[Path]:
+    """A run's last `number` checkpoints, in order.
+
+    Raises:
+        UsageError: if it does not have as many.
+    """
+    found = list(numbered_checkpoints(run).values())
+    if number < 2 or number > len(found):
+        raise UsageError(
+            f"--average {number}: {run} has {plural(len(found), 'numbered checkpoints')} (--save-frequency), and a "
+            f"mean is of two or more"
+        )
+    return found[-number:]
+
+
+def average(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
+    """Each weight's mean over checkpoints, summed in float64, in the type it has in the last one.
+
+    What is not floating-point, such as a count of batches, is the last one's. The running statistics of batch norm are
+    averaged like all else, not estimated anew.
+
+    Args:
+        checkpoints: two or more of one architecture; one at a time is held in memory.
+
+    Raises:
+        UsageError: if one cannot be read, or its weights have other names or shapes than the first one's.
+    """
+    total: dict[str, Tensor] = {}
+    last: dict[str, Tensor] = {}
+    for checkpoint in checkpoints:
+        last = read_weights(checkpoint)
+        if total:
+            _check_alike(total, last, checkpoint, checkpoints[0])
+        for name, tensor in last.items():
+            added = tensor.to(torch.float64) if tensor.is_floating_point() else tensor
+            total[name] = total[name] + added if name in total and tensor.is_floating_point() else added
+    return {
+        name: (total[name] / len(checkpoints)).to(tensor.dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in last.items()
+    }
+
+
+def _check_alike(total: dict[str, Tensor], weights: dict[str, Tensor], checkpoint: Path, first: Path) -> None:
+    if names := total.keys() ^ weights.keys():
+        raise UsageError(f"--average: {checkpoint} does not have the same weights as {first}: {min(names)} is in one")
+    for name, tensor in weights.items():
+        if tensor.shape != total[name].shape:
+            raise UsageError(
+                f"--average: {checkpoint} has {name} of shape {tuple(tensor.shape)}, {first} {tuple(total[name].shape)}"
+            )

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.hub import stock_answers as alone
+from open_clip_fff.hub import stock_outputs
 from open_clip_fff.hub.loading import LoadedModel
 
 TOLERANCE = 1e-5  # of the largest logit: another order of sums, far below what a wrong activation or crop does
 
 
-def check_alone(folder: Path, loaded: LoadedModel) -> float:
+def check_in_stock_process(folder: Path, loaded: LoadedModel) -> float:
     """Compares a folder with the model it was written from, where our package cannot be imported.
 
     Args:
@@ -29,7 +29,7 @@ def check_alone(folder: Path, loaded: LoadedModel) -> float:
     Raises:
         UsageError: if stock OpenCLIP does not load the folder, or its pixels, token ids or logits differ.
     """
-    ours = alone.answers(loaded.model, loaded.preprocess, loaded.tokenizer)
+    ours = stock_outputs.model_outputs(loaded.model, loaded.preprocess, loaded.tokenizer)
     if not ours["logits"].isfinite().all():
         raise UsageError(f"{loaded.given}: its logits are not finite, so the training diverged; nothing was exported")
     return _difference(ours, _answers_alone(folder, loaded.given), loaded.given)
@@ -39,7 +39,15 @@ def _answers_alone(folder: Path, given: str) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as exchange:
         answered = Path(exchange) / "answers.pt"
         # -E -P: neither PYTHONPATH nor a folder of ours. -I would also hide what pip put into the user's own site
-        command = [sys.executable, "-E", "-P", alone.__file__, str(folder), str(answered), str(torch.get_num_threads())]
+        command = [
+            sys.executable,
+            "-E",
+            "-P",
+            stock_outputs.__file__,
+            str(folder),
+            str(answered),
+            str(torch.get_num_threads()),
+        ]
         ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if ended.returncode or not answered.is_file():
             told = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.checkpoints import read_weights, whole_before
+from open_clip_fff.hub.checkpoints import read_weights, usable_before
 from open_clip_fff.numerics import not_finite
 from open_clip_fff.patching import replaced
 
@@ -23,7 +23,7 @@ _RESIZED = ("visual.positional_embedding", "positional_embedding", "text.positio
 
 
 @dataclass(frozen=True)
-class Filled:
+class LoadReport:
     """What became of weights.
 
     Attributes:
@@ -44,9 +44,9 @@ class Filled:
         return lines + [f"{called}: {name} is of another length, and was interpolated" for name in self.resized]
 
 
-def fill(
+def load_weights(
     model: Any, weights: Mapping[str, Tensor], called: str, resize: bool = False, file: Path | None = None
-) -> Filled:
+) -> LoadReport:
     """Loads weights, of any age that OpenCLIP reads, into one of its models.
 
     Args:
@@ -64,8 +64,8 @@ def fill(
     from open_clip.model import resize_pos_embed, resize_text_pos_embed
 
     own = model.state_dict()
-    named = todays(convert_state_dict(model, dict(weights)), own)
-    if obstacle := misfit(named, own, resize):
+    named = current_names(convert_state_dict(model, dict(weights)), own)
+    if obstacle := find_mismatch(named, own, resize):
         raise UsageError(f"{called}: the weights do not fit the architecture: {obstacle}")
     resized = tuple(name for name in _RESIZED if name in named and named[name].shape != own[name].shape)
     if resized:
@@ -77,12 +77,12 @@ def fill(
     if (name := not_finite(dict(model.named_parameters()))) is not None:
         raise UsageError(
             f"{called}: {name} is not finite, so the training diverged; take an earlier checkpoint"
-            f"{whole_before(file) if file else ''}"
+            f"{usable_before(file) if file else ''}"
         )
-    return Filled(tuple(unexpected), no_bias, resized)
+    return LoadReport(tuple(unexpected), no_bias, resized)
 
 
-def todays(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def current_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights as today's OpenCLIP names and shapes them, where they are of an older one.
 
     Args:
@@ -100,13 +100,13 @@ def todays(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
     return named
 
 
-def misfit(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], resize: bool = False) -> str | None:
+def find_mismatch(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], resize: bool = False) -> str | None:
     """Why weights are none of an architecture, by names and shapes alone; None where they are.
 
     Neither a bias that one of them lacks is a reason, nor are parameters beside the architecture's own.
 
     Args:
-        weights: by name, as `todays` gives them.
+        weights: by name, as `current_names` gives them.
         own: the model's; they may be on the device `meta`.
         resize: whether position embeddings may have another length.
     """
@@ -133,10 +133,10 @@ def _further_layer(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
 
 
 @contextmanager
-def filling(called: str) -> Iterator[list[Filled]]:
-    """Inside, OpenCLIP's factory loads weights by `fill`, whatever it finds them by (a tag, a file, a folder, the hub).
+def checked_loading(called: str) -> Iterator[list[LoadReport]]:
+    """Makes OpenCLIP's factory load weights with `load_weights`, from a tag, a file, a folder or the hub.
 
-    Its warning of another activation is not shown: `hub/activation.py` says it with the name to use.
+    OpenCLIP's own activation warning is hidden, since `activation_warning` also names the architecture to use.
 
     Args:
         called: where they are from, for error lines.
@@ -146,17 +146,44 @@ def filling(called: str) -> Iterator[list[Filled]]:
     """
     from open_clip import factory
 
-    found: list[Filled] = []
+    found: list[LoadReport] = []
     upstream = factory.load_checkpoint
 
     def load_checkpoint(model: Any, checkpoint_path: str, *args: Any, **options: Any) -> Any:
         if Path(checkpoint_path).suffix in BIG_VISION:
-            found.append(Filled())
+            found.append(LoadReport())
             return upstream(model, checkpoint_path, *args, **options)
         file = Path(checkpoint_path)
-        found.append(fill(model, read_weights(file), called, resize=True, file=file))
+        found.append(load_weights(model, read_weights(file), called, resize=True, file=file))
         return None
 
     with replaced(factory, load_checkpoint=load_checkpoint), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="QuickGELU mismatch")
         yield found
+
+
+def activation_warning(name: str, tag: str | None, called: str, forced: bool = False) -> str | None:
+    """A line where weights would be computed with another activation than they were trained with; None elsewhere.
+
+    OpenAI's weights and others of QuickGELU load into an architecture with GELU, too: their features are then worse,
+    and nothing fails. Nothing is downloaded to tell.
+
+    Args:
+        name: OpenCLIP's name of the architecture.
+        tag: OpenCLIP's tag of the weights; None, or a file's path, says nothing of an activation.
+        called: the flags that named both, for the line.
+        forced: whether the architecture is built with QuickGELU, whatever its name (`--force-quick-gelu`).
+    """
+    from open_clip import get_model_config, get_pretrained_cfg
+
+    name = name.replace("/", "-")
+    trained = get_pretrained_cfg(name, tag or "")
+    if not trained:
+        return None
+    told = f"warning: {called}: these weights were trained with"
+    quick = bool(trained.get("quick_gelu"))
+    if forced and not quick:
+        return f"{told} GELU, not with QuickGELU: drop --force-quick-gelu"
+    if quick and not (forced or (get_model_config(name) or {}).get("quick_gelu")):
+        return f"{told} QuickGELU, and {name} has GELU: use {name}-quickgelu"
+    return None

@@ -13,7 +13,7 @@ from open_clip_fff.config.text import TextSettings
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import tokenizer_fingerprint
-from open_clip_fff.hub.loading import load_parts
+from open_clip_fff.hub.loading import load_named
 from open_clip_fff.models.crops import Crops
 from open_clip_fff.models.unpadded_text import UnpaddedText
 from open_clip_fff.numerics import half_on_cuda
@@ -125,7 +125,7 @@ def load_frozen(
         f" --mining-pretrained {source.pretrained}" if source.pretrained else ""
     )
     try:
-        loaded = load_parts(source.model, source.pretrained, called, cache_dir, bias=False)
+        loaded = load_named(source.model, source.pretrained, called, cache_dir, bias=False)
     except UsageError as error:
         raise UsageError(f"{error}; {mend}") from error
     return FrozenModel(loaded.model, loaded.tokenizer)

@@ -5,17 +5,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from open_clip_fff.hub.card import Said, card
+from open_clip_fff.hub.card import CardInfo, card
 from open_clip_fff.hub.checkpoints import read_epoch, read_extra
 from open_clip_fff.hub.description import local_tower, read_description
 from open_clip_fff.hub.folder import check_free, write_hub_folder
-from open_clip_fff.hub.loading import LoadedModel, add_architectures, assemble
+from open_clip_fff.hub.loading import LoadedModel, add_architectures, model_from_description
 from open_clip_fff.hub.measured import read_comparison
 from open_clip_fff.hub.params import plan_of_run, read_params
 from open_clip_fff.hub.push import check_name, check_portable, push
-from open_clip_fff.hub.run_state import Found
-from open_clip_fff.hub.source import Source, choose
-from open_clip_fff.hub.stock_check import check_alone
+from open_clip_fff.hub.run_state import RunState
+from open_clip_fff.hub.source import WeightSource, choose_weights
+from open_clip_fff.hub.stock_check import check_in_stock_process
 from open_clip_fff.mining.rate import held_thresholds
 from open_clip_fff.models.text_design import design_of_config
 
@@ -26,14 +26,14 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         UsageError: as `export` does, and for a name that the hub does not take.
     """
-    said = Said(arguments.captioner, arguments.discriminator, arguments.license, arguments.push)
+    said = CardInfo(arguments.captioner, arguments.discriminator, arguments.license, arguments.push)
     if arguments.push:
         check_name(arguments.push)
     check_free(arguments.out)
     add_architectures(arguments.model_config)
-    source = choose(arguments.run, arguments.average, arguments.ema, arguments.model)
+    source = choose_weights(arguments.run, arguments.average, arguments.ema, arguments.model)
     loaded = export(source, arguments.out, said, arguments.comparison, arguments.card_paths)
-    print(f"{arguments.out} holds {source.words()}")
+    print(f"{arguments.out} holds {source.description()}")
     print(f"from {', '.join(map(str, source.checkpoints))}")
     _tell(loaded, said, arguments.out)
     if arguments.push:
@@ -41,12 +41,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def export(
-    source: Source,
+    source: WeightSource,
     out: Path,
-    said: Said | None = None,
+    said: CardInfo | None = None,
     comparison: Path | None = None,
     paths: bool = False,
-    check: Callable[[Path, LoadedModel], object] = check_alone,
+    check: Callable[[Path, LoadedModel], object] = check_in_stock_process,
 ) -> LoadedModel:
     """Writes `out`: configuration, weights, tokenizer files where the text tower needs them, and the model card.
 
@@ -64,12 +64,12 @@ def export(
     Raises:
         UsageError: if anything cannot be read, does not fit, or does not load back alike, or `out` holds anything.
     """
-    said = said or Said()
+    said = said or CardInfo()
     weights, checkpoint = source.read(), source.checkpoints[-1]
     description = read_description(checkpoint, weights, source.model)
     if said.repository:
         check_portable(description, said.repository)
-    loaded = assemble(source.called, checkpoint.stem, description, weights, source.called)
+    loaded = model_from_description(source.called, checkpoint.stem, description, weights, source.called)
     loaded = replace(loaded, epoch=read_epoch(checkpoint), run=source.run)
     loaded.model.eval()
     measured = read_comparison(comparison, loaded.weights) if comparison else None
@@ -86,17 +86,17 @@ def export(
     return loaded
 
 
-def _found(params: Mapping[str, str], checkpoint: Path) -> Found:
+def _found(params: Mapping[str, str], checkpoint: Path) -> RunState:
     """What the run found until then; its thresholds, where it held a rate."""
     name, state = read_extra(checkpoint)
     mining = plan_of_run(params).mining
     held = None
     if mining is not None and mining.per_image is not None and "miner" in state:
         held = held_thresholds(mining, state["miner"]["rate"])
-    return Found.of(name, state, None if held is None else held._asdict())
+    return RunState.of(name, state, None if held is None else held._asdict())
 
 
-def _tell(loaded: LoadedModel, said: Said, out: Path) -> None:
+def _tell(loaded: LoadedModel, said: CardInfo, out: Path) -> None:
     for note in loaded.notes:
         print(note)
     if said.discriminator:

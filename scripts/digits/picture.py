@@ -11,7 +11,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 from digits.score import AT, Result
-from open_clip_fff.evaluation.compare.lines import line_style
+from open_clip_fff.evaluation.compare.plots import line_style
 
 WAYS = {"image-text": "i>t", "text-image": "t>i"}
 

@@ -20,7 +20,7 @@ AT_ONCE = 4_000_000  # counts held in memory: images × resamples
 
 
 @dataclass(frozen=True)
-class Outcomes:
+class HitCounts:
     """What M models did on the same N images.
 
     Attributes:
@@ -34,12 +34,12 @@ class Outcomes:
     group: np.ndarray
 
 
-def figures(outcomes: Outcomes) -> np.ndarray:
+def figures(outcomes: HitCounts) -> np.ndarray:
     """The figures themselves, float64 [M]."""
     return _figures(_sums(outcomes), np.ones((len(outcomes.trials), 1), np.float32), outcomes.hits.shape[1])[0]
 
 
-def resample(outcomes: Outcomes, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def resample(outcomes: HitCounts, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """The figures over `resamples` draws of N images with replacement, the same draw for all models.
 
     Returns:
@@ -55,7 +55,7 @@ def resample(outcomes: Outcomes, resamples: int, rng: np.random.Generator) -> np
     return np.concatenate(parts)
 
 
-def _sums(outcomes: Outcomes) -> sparse.csr_array:
+def _sums(outcomes: HitCounts) -> sparse.csr_array:
     """[(M + 1) · C, N]: times counts, each model's hits by class, then the trials by class."""
     images, models = outcomes.hits.shape
     classes = int(outcomes.group.max()) + 1

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.compare.rows import Model, Row, SetKey
+from open_clip_fff.evaluation.compare.rows import ModelRow, ScoredModel, SetKey
 from open_clip_fff.evaluation.protocol import (
     ELEVEN,
     IMAGE_TO_TEXT,
@@ -62,7 +62,7 @@ class Column:
         return f"{self.set_title}, {self.detail}" if self.detail else self.set_title
 
 
-def columns_of(rows: Sequence[Row]) -> list[Column]:
+def columns_of(rows: Sequence[ModelRow]) -> list[Column]:
     """All figures that any row has, in the order of the table; the average over the sets that all rows have."""
     scores = {key: score for row in rows for model in row.models for key, score in model.scores.items()}
     found = [column for key in sorted(scores, key=_order) for column in _columns(key, scores[key])]
@@ -94,7 +94,7 @@ def _columns(key: SetKey, score: Score) -> Iterable[Column]:
     return [one if name in OF_PROTOCOL else replace(one, group=OTHER)]
 
 
-def order_of_samples(model: Model, key: SetKey) -> tuple[object, ...]:
+def order_of_samples(model: ScoredModel, key: SetKey) -> tuple[object, ...]:
     """What two scores must have in common for image n of one to be image n of the other.
 
     Raises:
@@ -118,7 +118,7 @@ def _is_web(score: Score) -> bool:
     return str(score.meta["set"].get("layout", "")).startswith(("wds", "webdataset"))
 
 
-def outcomes_of(score: Score, column: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def hits_of(score: Score, column: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each image's hits and trials, and its class: float32 [N], float32 [N], int64 [N] (see bootstrap.py).
 
     Raises:

@@ -34,7 +34,7 @@ STOCK_NAMES = {"imagenet-zeroshot-val-top1": "zeroshot/imagenet1k/acc1"}  # Open
 
 
 @dataclass(frozen=True)
-class Curves:
+class RunCurves:
     """One run.
 
     Attributes:
@@ -50,7 +50,7 @@ class Curves:
     finished: int
 
 
-def read_curves(run: Path, epochs: int | None = None) -> Curves:
+def read_curves(run: Path, epochs: int | None = None) -> RunCurves:
     """Steps are optimizer steps; minutes are those of training, without the pauses for evaluation.
 
     Args:
@@ -68,7 +68,7 @@ def read_curves(run: Path, epochs: int | None = None) -> Curves:
         raise UsageError(f"{log}: no line of training in it")
     steps, ends = _clock(trained)
     finished = int(ends["epoch"].max()) if len(ends) else 0
-    return Curves(steps, _results(run / "checkpoints", ends, epochs), finished)
+    return RunCurves(steps, _results(run / "checkpoints", ends, epochs), finished)
 
 
 # --- the log

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.compare.bootstrap import Outcomes, figures, resample
-from open_clip_fff.evaluation.compare.columns import AVERAGE, Column, order_of_samples, outcomes_of
-from open_clip_fff.evaluation.compare.rows import Model, Row, SetKey
+from open_clip_fff.evaluation.compare.bootstrap import HitCounts, figures, resample
+from open_clip_fff.evaluation.compare.columns import AVERAGE, Column, hits_of, order_of_samples
+from open_clip_fff.evaluation.compare.rows import ModelRow, ScoredModel, SetKey
 
 SEED = 20240510  # of every bootstrap: the same scores give the same intervals
 OFF = 0.005  # per cent: what a figure and its outcomes may differ by
@@ -34,11 +34,11 @@ class Estimate:
 class Estimates:
     """By model and column; and figures that their own outcomes do not give, as text."""
 
-    found: dict[tuple[Model, Column], Estimate] = field(default_factory=dict)
+    found: dict[tuple[ScoredModel, Column], Estimate] = field(default_factory=dict)
     doubtful: list[str] = field(default_factory=list)
 
 
-def estimate(rows: Sequence[Row], columns: Sequence[Column], resamples: int) -> Estimates:
+def estimate(rows: Sequence[ModelRow], columns: Sequence[Column], resamples: int) -> Estimates:
     """All figures of all models.
 
     Raises:
@@ -55,7 +55,7 @@ def estimate(rows: Sequence[Row], columns: Sequence[Column], resamples: int) -> 
     return estimates
 
 
-def _one(rows: Sequence[Row], column: Column, resamples: int, estimates: Estimates) -> None:
+def _one(rows: Sequence[ModelRow], column: Column, resamples: int, estimates: Estimates) -> None:
     key = column.key
     scored = [model for row in rows for model in row.models if key in model.scores]
     _same_number(scored, key)
@@ -65,8 +65,8 @@ def _one(rows: Sequence[Row], column: Column, resamples: int, estimates: Estimat
         values = [100 * model.scores[key].metrics.get(column.metric, float("nan")) for model in alike]
         draws: list[np.ndarray | None] = [None] * len(alike)
         try:
-            hits, trials, group = zip(*(outcomes_of(model.scores[key], column) for model in alike), strict=True)
-            outcomes = Outcomes(np.stack(hits, axis=1), trials[0], group[0])
+            hits, trials, group = zip(*(hits_of(model.scores[key], column) for model in alike), strict=True)
+            outcomes = HitCounts(np.stack(hits, axis=1), trials[0], group[0])
             # one seed for all figures of a set: they are of the same images
             rng = np.random.default_rng([SEED, zlib.crc32("/".join(key).encode()), number])
             draws = list(100 * resample(outcomes, resamples, rng).T)
@@ -90,7 +90,7 @@ def _mean(parts: Sequence[Estimate]) -> Estimate:
     )
 
 
-def _same_number(scored: Sequence[Model], key: SetKey) -> None:
+def _same_number(scored: Sequence[ScoredModel], key: SetKey) -> None:
     numbers = {model.scores[key].meta["set"]["images"]: model for model in scored}
     if len(numbers) > 1:
         told = ", ".join(f"{images:,} for {model.name}" for images, model in numbers.items())

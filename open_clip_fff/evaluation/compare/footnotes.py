@@ -3,12 +3,12 @@
 import math
 
 from open_clip_fff.evaluation.compare.columns import AVERAGE, RECALL
-from open_clip_fff.evaluation.compare.rows import Row
-from open_clip_fff.evaluation.compare.table import Table, draws_seeds, same_seeds
+from open_clip_fff.evaluation.compare.rows import ModelRow
+from open_clip_fff.evaluation.compare.table import ComparisonTable, draws_seeds, same_seeds
 from open_clip_fff.evaluation.protocol import PROTOCOL, RETRIEVAL
 
 
-def notes(table: Table) -> list[str]:
+def footnotes(table: ComparisonTable) -> list[str]:
     """A sentence or two each."""
     found = [
         "Figures in %, changes in points. In brackets the 95 % interval of the change, from "
@@ -26,7 +26,7 @@ def notes(table: Table) -> list[str]:
     return [*found, *_unpaired(table), *_without_interval(table), *_sets(table)]
 
 
-def _seeds(table: Table) -> list[str]:
+def _seeds(table: ComparisonTable) -> list[str]:
     found = []
     if any(cell.seeds > 1 for cell in table.cells.values()):
         found.append("± is the standard deviation over seeds.")
@@ -50,7 +50,7 @@ def _seeds(table: Table) -> list[str]:
     return found
 
 
-def _averages(table: Table) -> list[str]:
+def _averages(table: ComparisonTable) -> list[str]:
     average = next((column for column in table.columns if column.metric == AVERAGE), None)
     if average is None:
         return []
@@ -58,7 +58,7 @@ def _averages(table: Table) -> list[str]:
     return [f"Average: unweighted, {average.detail} sets of the paper ({titles}), each resampled for itself."]
 
 
-def _unpaired(table: Table) -> list[str]:
+def _unpaired(table: ComparisonTable) -> list[str]:
     found: dict[str, list[str]] = {}
     for (label, column), cell in table.cells.items():
         if column.metric != AVERAGE and any(not change.paired for change in cell.changes.values()):
@@ -72,7 +72,7 @@ def _unpaired(table: Table) -> list[str]:
     ]
 
 
-def _without_interval(table: Table) -> list[str]:
+def _without_interval(table: ComparisonTable) -> list[str]:
     titles = [
         column.set_title
         for (_, column), cell in table.cells.items()
@@ -81,7 +81,7 @@ def _without_interval(table: Table) -> list[str]:
     return [f"No interval for {', '.join(dict.fromkeys(titles))}: not a mean over images."] if titles else []
 
 
-def _sets(table: Table) -> list[str]:
+def _sets(table: ComparisonTable) -> list[str]:
     """What the protocol, or how it was scored, says of a set."""
     names = dict.fromkeys(column.key[1] for column in table.columns if column.key[0] != RETRIEVAL)
     return [
@@ -89,5 +89,5 @@ def _sets(table: Table) -> list[str]:
     ]
 
 
-def _pairs(pairs: list[tuple[Row, Row]]) -> str:
+def _pairs(pairs: list[tuple[ModelRow, ModelRow]]) -> str:
     return ", ".join(f"{row.label} and {baseline.label}" for row, baseline in pairs)

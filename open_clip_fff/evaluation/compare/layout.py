@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from open_clip_fff.evaluation.compare.columns import AVERAGE, RECALL, Column
-from open_clip_fff.evaluation.compare.rows import Row
-from open_clip_fff.evaluation.compare.table import Cell, Change, Table
+from open_clip_fff.evaluation.compare.rows import ModelRow
+from open_clip_fff.evaluation.compare.table import Cell, Change, ComparisonTable
 from open_clip_fff.evaluation.compare.warnings import captions, draws_one
 
 NOTHING = "–"
@@ -14,7 +14,7 @@ TELLING = "Without the effect of more captions"
 
 
 @dataclass(frozen=True)
-class Entry:
+class TextCell:
     """A cell as text.
 
     Attributes:
@@ -31,7 +31,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Block:
+class TableBlock:
     """Columns that stand under one heading.
 
     Attributes:
@@ -46,19 +46,19 @@ class Block:
     against: str
     because: str
     columns: tuple[Column, ...]
-    lines: tuple[tuple[str, tuple[Entry, ...]], ...]
+    lines: tuple[tuple[str, tuple[TextCell, ...]], ...]
 
     @property
-    def changed(self) -> list[tuple[str, tuple[Entry, ...]]]:
+    def changed(self) -> list[tuple[str, tuple[TextCell, ...]]]:
         """The lines with a change in them."""
         return [line for line in self.lines if any(entry.change for entry in line[1])]
 
 
-def blocks(table: Table) -> list[Block]:
+def make_blocks(table: ComparisonTable) -> list[TableBlock]:
     """A block per group of columns, then the changes against baselines that tell what a gain is due to."""
     first = table.baselines[0]
     found = [_block(table, group, table.rows, columns, first) for group, columns in table.groups()]
-    partners: dict[Row, list[Row]] = {}
+    partners: dict[ModelRow, list[ModelRow]] = {}
     for row in table.rows:
         partner = draws_one(row, table.baselines)
         if partner is not None and partner is not first:
@@ -71,22 +71,27 @@ def blocks(table: Table) -> list[Block]:
 
 
 def _block(
-    table: Table, title: str, rows: Sequence[Row], columns: Sequence[Column], against: Row, because: str = ""
-) -> Block:
+    table: ComparisonTable,
+    title: str,
+    rows: Sequence[ModelRow],
+    columns: Sequence[Column],
+    against: ModelRow,
+    because: str = "",
+) -> TableBlock:
     lines = tuple((name_of(row), tuple(_entry(table, row, column, against) for column in columns)) for row in rows)
-    return Block(title, against.label, because, tuple(columns), lines)
+    return TableBlock(title, against.label, because, tuple(columns), lines)
 
 
-def name_of(row: Row) -> str:
+def name_of(row: ModelRow) -> str:
     """The label, and that it is a baseline."""
     return f"{row.label} (baseline)" if row.baseline else row.label
 
 
-def _entry(table: Table, row: Row, column: Column, against: Row) -> Entry:
+def _entry(table: ComparisonTable, row: ModelRow, column: Column, against: ModelRow) -> TextCell:
     cell, change = table.cells.get((row.label, column)), table.change(row, column, against)
     if cell is None:
-        return Entry(NOTHING)
-    return Entry(value_text(cell), *(("", "", False) if change is None else change_text(change)))
+        return TextCell(NOTHING)
+    return TextCell(value_text(cell), *(("", "", False) if change is None else change_text(change)))
 
 
 def value_text(cell: Cell) -> str:

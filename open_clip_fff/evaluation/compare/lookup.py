@@ -15,7 +15,7 @@ WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoredModel:
     """A model of the store.
 
     Attributes:
@@ -31,7 +31,7 @@ class Entry:
     epoch: int | None
 
 
-class Store:
+class ScoreStore:
     """What there is to compare.
 
     Raises:
@@ -44,7 +44,7 @@ class Store:
         self.folder = folder
         self.entries = [entry for each in sorted(folder.iterdir()) if (entry := _entry(each)) is not None]
 
-    def find_all(self, words: str) -> list[Entry]:
+    def find_all(self, words: str) -> list[StoredModel]:
         """The models of WHAT[,WHAT…], in order.
 
         A comma may be part of a name (NAME,TAG): a piece that is found nowhere is tried together with the next one.
@@ -65,7 +65,7 @@ class Store:
                 found.append(self.find(f"{piece},{pieces.pop(0)}"))
         return found
 
-    def find(self, what: str) -> Entry:
+    def find(self, what: str) -> StoredModel:
         """One model; of a run folder, its highest epoch.
 
         Raises:
@@ -83,7 +83,7 @@ class Store:
             raise UsageError(f"{what}: may be {' or '.join(str(entry.folder) for entry in latest)}; give one of these")
         return latest[0]
 
-    def _matches(self, what: str) -> list[Entry]:
+    def _matches(self, what: str) -> list[StoredModel]:
         """By folder first: nothing else can be meant by that."""
         places = {Path(what).resolve(), (self.folder / what).resolve()} if what else set()
         if by_folder := [entry for entry in self.entries if entry.folder.resolve() in places]:
@@ -104,18 +104,18 @@ class Store:
         return "which has " + ", ".join(names[:most]) + more if names else "which is empty"
 
 
-def _entry(folder: Path) -> Entry | None:
+def _entry(folder: Path) -> StoredModel | None:
     """From any of a model's scores; one that cannot be read matters only to those who compare it."""
     for path in sorted(folder.glob(f"[!.]*/{META}")):
         try:
             model = json.loads(path.read_text())["model"]
-            return Entry(folder, model["given"], Path(model["run"]) if model["run"] else None, model["epoch"])
+            return StoredModel(folder, model["given"], Path(model["run"]) if model["run"] else None, model["epoch"])
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return None
 
 
-def _is(entry: Entry, what: str) -> bool:
+def _is(entry: StoredModel, what: str) -> bool:
     if entry.given == what:
         return True
     path = Path(what.removeprefix("local-dir:")).resolve()
@@ -131,5 +131,5 @@ def _epoch(checkpoint: Path) -> int | None:
     return read_epoch(checkpoint) if checkpoint.is_file() else None
 
 
-def _rank(entry: Entry) -> int:
+def _rank(entry: StoredModel) -> int:
     return -1 if entry.epoch is None else entry.epoch

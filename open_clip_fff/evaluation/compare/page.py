@@ -7,15 +7,15 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from open_clip_fff.evaluation.compare.layout import Block, name_of
+from open_clip_fff.evaluation.compare.layout import TableBlock, name_of
 from open_clip_fff.evaluation.compare.plots import colours
-from open_clip_fff.evaluation.compare.table import Table
+from open_clip_fff.evaluation.compare.table import ComparisonTable
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pages.html import Head, data_address, render
 
 
 @dataclass(frozen=True)
-class Picture:
+class PlotImage:
     """A plot.
 
     Attributes:
@@ -38,9 +38,9 @@ class Picture:
 
 
 def page(
-    table: Table,
-    blocks: Sequence[Block],
-    pictures: Sequence[Picture],
+    table: ComparisonTable,
+    blocks: Sequence[TableBlock],
+    pictures: Sequence[PlotImage],
     notices: Sequence[str],
     notes: Sequence[str],
 ) -> str:
@@ -73,7 +73,7 @@ def _flags(text: str) -> Markup:
     return Markup(re.sub(r"(--[a-z][a-z-]*)", r"<code>\1</code>", str(escape(text))))
 
 
-def _models(table: Table) -> list[Mapping[str, object]]:
+def _models(table: ComparisonTable) -> list[Mapping[str, object]]:
     return [
         {
             "label": row.label if number == 0 else "",

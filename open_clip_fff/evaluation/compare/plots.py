@@ -8,30 +8,45 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from open_clip_fff.evaluation.compare.columns import AVERAGE, RECALL
-from open_clip_fff.evaluation.compare.curves import Curves
-from open_clip_fff.evaluation.compare.lines import line_style
-from open_clip_fff.evaluation.compare.table import Table
-from open_clip_fff.evaluation.compare.training import Training
+from open_clip_fff.evaluation.compare.curves import RunCurves
+from open_clip_fff.evaluation.compare.table import ComparisonTable
+from open_clip_fff.evaluation.compare.training import TrainingCurves
 
 # Okabe and Ito's, which most colour-blind people can tell apart, and some more
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#8C6D31", "#7B4173", "#637939")
 INK, FAINT = "#333333", "#dddddd"
 SMOOTH = 30  # of a curve's length, the part that its running mean is over
 HOURS_FROM = 180  # minutes
+DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+THINNEST, STEP, MOST = 1.5, 1.0, 5.0  # points
 
 
-def colours(table: Table) -> dict[str, str]:
+def line_style(place: int, count: int) -> dict[str, Any]:
+    """Matplotlib's width and dashes of curve `place` of `count`, drawn in this order.
+
+    Each is thinner than those before it, so that what lies beneath shows at its sides; and the widest, the first, is
+    solid, so that it shows between the dashes of the next.
+
+    Example:
+        >>> line_style(0, 2), line_style(1, 2)
+        ({'linewidth': 2.5, 'linestyle': '-'}, {'linewidth': 1.5, 'linestyle': (0, (4, 2))})
+    """
+    step = min(STEP, (MOST - THINNEST) / max(count - 1, 1))
+    return {"linewidth": round(THINNEST + step * (count - 1 - place), 2), "linestyle": DASHES[place % len(DASHES)]}
+
+
+def colours(table: ComparisonTable) -> dict[str, str]:
     """Each row's, the same in all pictures."""
     return {row.label: COLOURS[number % len(COLOURS)] for number, row in enumerate(table.rows)}
 
 
-def looks(table: Table) -> dict[str, dict[str, Any]]:
+def looks(table: ComparisonTable) -> dict[str, dict[str, Any]]:
     """Each row's curve: colour, width, dashes."""
     shown = colours(table)
     return {label: {"color": shown[label], **line_style(place, len(shown))} for place, label in enumerate(shown)}
 
 
-def draw_change(table: Table) -> Figure | None:
+def draw_change(table: ComparisonTable) -> Figure | None:
     """Change against the first baseline, a line per set; of retrieval R@1."""
     baseline = table.baselines[0]
     rows = [row for row in table.rows if row is not baseline]
@@ -69,7 +84,7 @@ def draw_change(table: Table) -> Figure | None:
     return figure
 
 
-def draw_curves(table: Table, training: Training) -> Figure | None:
+def draw_curves(table: ComparisonTable, training: TrainingCurves) -> Figure | None:
     """Scores during training against steps and against time."""
     runs = {label: [each for each in seeds if len(each.epochs)] for label, seeds in training.curves.items()}
     runs = {label: seeds for label, seeds in runs.items() if seeds}
@@ -104,12 +119,12 @@ def draw_curves(table: Table, training: Training) -> Figure | None:
     return figure
 
 
-def draw_scalars(table: Table, training: Training) -> Figure | None:
+def draw_scalars(table: ComparisonTable, training: TrainingCurves) -> Figure | None:
     """Logit scale and bias against steps."""
     return _by_step(table, training.curves, {"scale": "Logit scale", "bias": "Logit bias"})
 
 
-def draw_mining(table: Table, training: Training) -> Figure | None:
+def draw_mining(table: ComparisonTable, training: TrainingCurves) -> Figure | None:
     """Mined captions and how many of them are right, for the runs that mined."""
     mined = {
         label: [each for each in seeds if each.steps["mined"].gt(0).any()] for label, seeds in training.curves.items()
@@ -119,9 +134,9 @@ def draw_mining(table: Table, training: Training) -> Figure | None:
 
 
 def _by_step(
-    table: Table, runs: Mapping[str, Sequence[Curves]], titles: dict[str, str], smooth: bool = False
+    table: ComparisonTable, runs: Mapping[str, Sequence[RunCurves]], titles: dict[str, str], smooth: bool = False
 ) -> Figure | None:
-    """A panel per column of `Curves.steps` that any run has."""
+    """A panel per column of `RunCurves.steps` that any run has."""
     steps = {label: [each.steps for each in seeds] for label, seeds in runs.items()}
     has = {name for seeds in steps.values() for each in seeds for name in titles if each[name].notna().any()}
     shown = [name for name in titles if name in has]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from open_clip_fff.evaluation.compare.bootstrap import Outcomes
+from open_clip_fff.evaluation.compare.bootstrap import HitCounts
 
 
 def figure(hits: np.ndarray, trials: np.ndarray, group: np.ndarray) -> float:
@@ -10,7 +10,7 @@ def figure(hits: np.ndarray, trials: np.ndarray, group: np.ndarray) -> float:
     return float(np.mean([hits[group == each].sum() / trials[group == each].sum() for each in np.unique(group)]))
 
 
-def resample(outcomes: Outcomes, resamples: int, rng: np.random.Generator) -> np.ndarray:
+def resample(outcomes: HitCounts, resamples: int, rng: np.random.Generator) -> np.ndarray:
     """As `bootstrap.resample`, with the same draws: [resamples, M]."""
     images, models = outcomes.hits.shape
     hits, trials = outcomes.hits.astype(np.float64), outcomes.trials.astype(np.float64)

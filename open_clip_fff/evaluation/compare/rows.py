@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.compare.lookup import Entry, Store
+from open_clip_fff.evaluation.compare.lookup import ScoreStore, StoredModel
 from open_clip_fff.evaluation.store import Score, scores
 
 SetKey = tuple[str, str]  # clip-benchmark's task and the set's name
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class ScoredModel:
     """One seed of a row.
 
     Attributes:
@@ -50,11 +50,11 @@ class Model:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class ModelRow:
     """What is compared: one training recipe, in one or more seeds."""
 
     label: str
-    models: tuple[Model, ...]
+    models: tuple[ScoredModel, ...]
     baseline: bool
 
     def has(self, key: SetKey) -> bool:
@@ -62,13 +62,13 @@ class Row:
         return all(key in model.scores for model in self.models)
 
 
-def read_rows(baselines: Sequence[str], others: Sequence[str], store: Path) -> tuple[Row, ...]:
+def read_rows(baselines: Sequence[str], others: Sequence[str], store: Path) -> tuple[ModelRow, ...]:
     """The rows, baselines first.
 
     Raises:
         UsageError: if a model is not in the store, its scores cannot be read, or something is compared twice.
     """
-    found = Store(store)
+    found = ScoreStore(store)
     rows = tuple(_row(words, index < len(baselines), found) for index, words in enumerate([*baselines, *others]))
     for label, times in Counter(row.label for row in rows).items():
         if times > 1:
@@ -83,10 +83,10 @@ def read_rows(baselines: Sequence[str], others: Sequence[str], store: Path) -> t
     return rows
 
 
-def _row(words: str, baseline: bool, store: Store) -> Row:
+def _row(words: str, baseline: bool, store: ScoreStore) -> ModelRow:
     label, what = _split(words)
     models = tuple(_read(entry) for entry in store.find_all(what))
-    return Row(label or _common([model.name for model in models]), models, baseline)
+    return ModelRow(label or _common([model.name for model in models]), models, baseline)
 
 
 def _split(words: str) -> tuple[str, str]:
@@ -99,7 +99,7 @@ def _split(words: str) -> tuple[str, str]:
     return label.strip(), what
 
 
-def _read(entry: Entry) -> Model:
+def _read(entry: StoredModel) -> ScoredModel:
     found = {}
     for place, each in scores(entry.folder).items():
         about = each.meta["set"]
@@ -109,7 +109,7 @@ def _read(entry: Entry) -> Model:
                 "delete it and run open-clip-fff score again"
             )
         found[about["task"], about["name"]] = each
-    return Model(entry.folder, found)
+    return ScoredModel(entry.folder, found)
 
 
 def _common(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from open_clip_fff.evaluation.compare.columns import Column, columns_of
 from open_clip_fff.evaluation.compare.estimate import SEED, Estimates, estimate
-from open_clip_fff.evaluation.compare.rows import Row
+from open_clip_fff.evaluation.compare.rows import ModelRow
 
 TAILS = (2.5, 97.5)  # per cent: a 95 % interval
 
@@ -55,7 +55,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class ComparisonTable:
     """The comparison.
 
     Attributes:
@@ -66,14 +66,14 @@ class Table:
         doubtful: figures that their own outcomes do not give, as text.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ModelRow, ...]
     columns: tuple[Column, ...]
     cells: Mapping[tuple[str, Column], Cell]
     resamples: int
     doubtful: tuple[str, ...] = ()
 
     @property
-    def baselines(self) -> list[Row]:
+    def baselines(self) -> list[ModelRow]:
         """In the order typed."""
         return [row for row in self.rows if row.baseline]
 
@@ -81,7 +81,7 @@ class Table:
         """The columns by the heading above them."""
         return [(group, list(columns)) for group, columns in groupby(self.columns, lambda column: column.group)]
 
-    def change(self, row: Row, column: Column, against: Row) -> Change | None:
+    def change(self, row: ModelRow, column: Column, against: ModelRow) -> Change | None:
         """None where one of the two was not scored, and for the baseline itself."""
         cell = self.cells.get((row.label, column))
         return None if cell is None else cell.changes.get(against.label)
@@ -108,7 +108,7 @@ class Table:
 CHANGE = ("against", "change", "low", "high", "paired", "seeds_drawn")
 
 
-def make_table(rows: Sequence[Row], resamples: int) -> Table:
+def make_table(rows: Sequence[ModelRow], resamples: int) -> ComparisonTable:
     """Everything that all or some rows were scored on.
 
     Raises:
@@ -125,10 +125,10 @@ def make_table(rows: Sequence[Row], resamples: int) -> Table:
                 cells[row.label, column] = Cell(
                     float(values.mean()), float(spread), len(values), _changes(row, rows, column, estimates)
                 )
-    return Table(tuple(rows), tuple(columns), cells, resamples, tuple(estimates.doubtful))
+    return ComparisonTable(tuple(rows), tuple(columns), cells, resamples, tuple(estimates.doubtful))
 
 
-def _changes(row: Row, rows: Sequence[Row], column: Column, estimates: Estimates) -> dict[str, Change]:
+def _changes(row: ModelRow, rows: Sequence[ModelRow], column: Column, estimates: Estimates) -> dict[str, Change]:
     return {
         other.label: _change(row, other, column, estimates)
         for other in rows
@@ -136,7 +136,7 @@ def _changes(row: Row, rows: Sequence[Row], column: Column, estimates: Estimates
     }
 
 
-def _change(row: Row, baseline: Row, column: Column, estimates: Estimates) -> Change:
+def _change(row: ModelRow, baseline: ModelRow, column: Column, estimates: Estimates) -> Change:
     ours = [estimates.found[model, column] for model in row.models]
     theirs = [estimates.found[baseline.models[index], column] for index in seed_order(row, baseline)]
     value = float(np.mean([each.value for each in ours]) - np.mean([each.value for each in theirs]))
@@ -154,23 +154,23 @@ def _change(row: Row, baseline: Row, column: Column, estimates: Estimates) -> Ch
     return Change(value, float(low), float(high), paired, seeds)
 
 
-def draws_seeds(row: Row, baseline: Row) -> bool:
+def draws_seeds(row: ModelRow, baseline: ModelRow) -> bool:
     """Seeds are drawn where both have the same number, at least two."""
     return len(row.models) == len(baseline.models) > 1
 
 
-def same_seeds(row: Row, baseline: Row) -> bool:
+def same_seeds(row: ModelRow, baseline: ModelRow) -> bool:
     """Whether --seed tells which of their models belong together."""
     ours, theirs = _seeds(row), _seeds(baseline)
     return None not in ours and len(set(ours)) == len(ours) and sorted(map(str, ours)) == sorted(map(str, theirs))
 
 
-def seed_order(row: Row, baseline: Row) -> list[int]:
+def seed_order(row: ModelRow, baseline: ModelRow) -> list[int]:
     """Which of the baseline's models goes with each of the row's; as they were given, where --seed does not tell."""
     if same_seeds(row, baseline):
         return [_seeds(baseline).index(seed) for seed in _seeds(row)]
     return list(range(len(baseline.models)))
 
 
-def _seeds(row: Row) -> list[str | None]:
+def _seeds(row: ModelRow) -> list[str | None]:
     return [model.params.get("seed") for model in row.models]

@@ -3,12 +3,12 @@
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
-from open_clip_fff.evaluation.compare.layout import Block, Entry
+from open_clip_fff.evaluation.compare.layout import TableBlock, TextCell
 
 NARROWEST, GAP = 60, 2
 
 
-def terminal(blocks: Sequence[Block], notices: Sequence[str], notes: Sequence[str], width: int) -> str:
+def terminal(blocks: Sequence[TableBlock], notices: Sequence[str], notes: Sequence[str], width: int) -> str:
     """Blocks of aligned columns, each as wide as fits, then what must be known."""
     width = max(width, NARROWEST)
     parts = [part for block in blocks for part in _parts(block, width)]
@@ -17,7 +17,7 @@ def terminal(blocks: Sequence[Block], notices: Sequence[str], notes: Sequence[st
     return "\n\n".join(parts)
 
 
-def _parts(block: Block, width: int) -> Iterator[str]:
+def _parts(block: TableBlock, width: int) -> Iterator[str]:
     """Figures, then changes; in several parts of about equal width where one is too wide."""
     if not block.because:  # else the figures stand in a block before
         yield from _aligned(block, f"{block.title}, %", lambda entry: entry.value, block.lines, width)
@@ -28,12 +28,16 @@ def _parts(block: Block, width: int) -> Iterator[str]:
         )
 
 
-def _because(block: Block) -> str:
+def _because(block: TableBlock) -> str:
     return f", {block.because}" if block.because else ""
 
 
 def _aligned(
-    block: Block, heading: str, text: Callable[[Entry], str], lines: Sequence[tuple[str, Sequence[Entry]]], width: int
+    block: TableBlock,
+    heading: str,
+    text: Callable[[TextCell], str],
+    lines: Sequence[tuple[str, Sequence[TextCell]]],
+    width: int,
 ) -> Iterator[str]:
     """Labels to the left, the others to the right, under headers of two lines."""
     columns = [
@@ -73,7 +77,7 @@ def _wrapped(text: str, width: int) -> str:
 # --- markdown
 
 
-def markdown(blocks: Sequence[Block], notices: Sequence[str], notes: Sequence[str]) -> str:
+def markdown(blocks: Sequence[TableBlock], notices: Sequence[str], notes: Sequence[str]) -> str:
     """A table per block, a change beneath its figure, bold where the interval is on one side of zero."""
     parts = [_table(block) for block in blocks]
     parts += [f"> **Notice.** {_plain(notice)}" for notice in notices]
@@ -81,7 +85,7 @@ def markdown(blocks: Sequence[Block], notices: Sequence[str], notes: Sequence[st
     return "\n\n".join(parts) + "\n"
 
 
-def _table(block: Block) -> str:
+def _table(block: TableBlock) -> str:
     header = ["", *(f"{column.title}<br>{column.detail}".removesuffix("<br>") for column in block.columns)]
     lines = [header, ["---", *["---:"] * len(block.columns)]]
     lines += [[_plain(label), *map(_cell, entries)] for label, entries in block.lines]
@@ -90,7 +94,7 @@ def _table(block: Block) -> str:
     return "\n".join([_plain(title), "", *(f"| {' | '.join(map(_escaped, line))} |" for line in lines)])
 
 
-def _cell(entry: Entry) -> str:
+def _cell(entry: TextCell) -> str:
     change = f"**{entry.change}**" if entry.clear else entry.change
     return "<br>".join(filter(None, [entry.value, f"{change} {entry.interval}".strip()]))
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.compare.curves import Curves, read_curves
-from open_clip_fff.evaluation.compare.rows import Row
+from open_clip_fff.evaluation.compare.curves import RunCurves, read_curves
+from open_clip_fff.evaluation.compare.rows import ModelRow
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, PROTOCOL, TEXT_TO_IMAGE
 
 ALL, FIRST = "all_captions_{}_R@5", "{}_R@5"  # our validation's names, and OpenCLIP's
@@ -16,23 +16,23 @@ CLASSIFICATION = ("mean_per_class_recall", "acc1")
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingCurves:
     """What is known of the runs behind the rows.
 
     Attributes:
         curves: by label, one per seed whose run folder is there.
-        measures: by title, the columns of `Curves.epochs` whose mean is drawn; every run has all of them or none.
+        measures: by title, the columns of `RunCurves.epochs` whose mean is drawn; every run has all of them or none.
         notes: what is not drawn, and why.
     """
 
-    curves: Mapping[str, Sequence[Curves]]
+    curves: Mapping[str, Sequence[RunCurves]]
     measures: Mapping[str, Sequence[str]]
     notes: tuple[str, ...]
 
 
-def read_training(rows: Sequence[Row]) -> Training:
-    """Curves of every row that has a run folder."""
-    curves: dict[str, list[Curves]] = {}
+def read_training(rows: Sequence[ModelRow]) -> TrainingCurves:
+    """RunCurves of every row that has a run folder."""
+    curves: dict[str, list[RunCurves]] = {}
     notes = []
     for row in rows:
         for model in row.models:
@@ -54,7 +54,7 @@ def read_training(rows: Sequence[Row]) -> Training:
     if unclocked:
         notes.append(f"No time axis for {', '.join(unclocked)}: the log begins later than the run.")
     measures, more = _measures(scored)
-    return Training(curves, measures, (*dict.fromkeys(notes), *more))
+    return TrainingCurves(curves, measures, (*dict.fromkeys(notes), *more))
 
 
 def _measures(scored: Sequence[set[str]]) -> tuple[dict[str, Sequence[str]], list[str]]:

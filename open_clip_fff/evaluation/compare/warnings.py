@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from open_clip_fff.evaluation.compare.columns import AVERAGE, Column
-from open_clip_fff.evaluation.compare.rows import Model, Row, SetKey
+from open_clip_fff.evaluation.compare.rows import ModelRow, ScoredModel, SetKey
 from open_clip_fff.evaluation.protocol import PROTOCOL
 from open_clip_fff.evaluation.store import Score
 
 TAUGHT = ("frozen", "precomputed", "text")  # features of a model that was trained elsewhere
 
 
-def notices(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+def comparison_warnings(rows: Sequence[ModelRow], columns: Sequence[Column]) -> list[str]:
     """All of them, a paragraph each, the weightiest first."""
     return [*attribution(rows), *missing_sets(rows, columns), *unequal_training(rows), *unequal_evaluation(rows)]
 
@@ -19,14 +19,14 @@ def notices(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
 # --- what a gain is due to
 
 
-def captions(row: Row) -> tuple[int, str]:
+def captions(row: ModelRow) -> tuple[int, str]:
     """K and the policy that a row was trained with: (1, "first") where that is not known."""
     params = row.models[0].params
     number = params.get("captions_per_image", "1")
     return int(number) if number.isdigit() else 1, params.get("caption_policy", "first")
 
 
-def draws_one(row: Row, baselines: Iterable[Row]) -> Row | None:
+def draws_one(row: ModelRow, baselines: Iterable[ModelRow]) -> ModelRow | None:
     """The baseline that saw the same K captions, one at each visit: what is gained over it is not due to captions."""
     number, policy = captions(row)
     if policy != "all" or number < 2:
@@ -37,7 +37,7 @@ def draws_one(row: Row, baselines: Iterable[Row]) -> Row | None:
     return None
 
 
-def attribution(rows: Sequence[Row]) -> list[str]:
+def attribution(rows: Sequence[ModelRow]) -> list[str]:
     """Rows with K captions in the batch, and no baseline that draws one of the same K."""
     baselines = [row for row in rows if row.baseline]
     lacking: dict[int, list[str]] = {}
@@ -54,14 +54,14 @@ def attribution(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _data(row: Row) -> str | None:
+def _data(row: ModelRow) -> str | None:
     return row.models[0].params.get("train_data")
 
 
 # --- sets
 
 
-def missing_sets(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
+def missing_sets(rows: Sequence[ModelRow], columns: Sequence[Column]) -> list[str]:
     """Sets that only some rows were scored on; the user's own first, of which there are few."""
     own = sorted(columns, key=lambda column: column.key[1] in PROTOCOL)  # stable
     titles = {column.key: column.set_title for column in own if column.metric != AVERAGE}
@@ -75,7 +75,7 @@ def missing_sets(rows: Sequence[Row], columns: Sequence[Column]) -> list[str]:
     )
 
 
-def _seeds_with(row: Row, key: SetKey) -> str:
+def _seeds_with(row: ModelRow, key: SetKey) -> str:
     have = sum(key in model.scores for model in row.models)
     return f" (there for {have} of {len(row.models)} seeds)" if have else ""
 
@@ -83,7 +83,7 @@ def _seeds_with(row: Row, key: SetKey) -> str:
 # --- training
 
 
-def unequal_training(rows: Sequence[Row]) -> list[str]:
+def unequal_training(rows: Sequence[ModelRow]) -> list[str]:
     """Steps, batch size and data."""
     unknown = [row.label for row in rows if not all(model.params for model in row.models)]
     known = [row for row in rows if row.label not in unknown]
@@ -93,7 +93,7 @@ def unequal_training(rows: Sequence[Row]) -> list[str]:
             f"How {_and(unknown)} {'was' if len(unknown) == 1 else 'were'} trained is not known (no params.txt): "
             "steps, batch size and training data may differ."
         )
-    aspects: dict[str, Callable[[Model], Any]] = {
+    aspects: dict[str, Callable[[ScoredModel], Any]] = {
         "steps": steps,
         "batch size": batch_size,
         "training data": lambda model: model.params.get("train_data"),
@@ -111,7 +111,7 @@ def unequal_training(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def _teachers(model: Model) -> list[str]:
+def _teachers(model: ScoredModel) -> list[str]:
     """The frozen models that mined and scored pairs for a run."""
     names = ["discriminator"] + ["mining_model"] * (model.params.get("mining_features") in TAUGHT)
     told = {name: value for name in names if (value := model.params.get(name, "None")) != "None"}
@@ -120,7 +120,7 @@ def _teachers(model: Model) -> list[str]:
     return list(told.values())
 
 
-def batch_size(model: Model) -> int | None:
+def batch_size(model: ScoredModel) -> int | None:
     """Images per optimizer step, over all ranks."""
     sizes = [model.params.get(name, "1") for name in ("batch_size", "world_size", "accum_freq")]
     if not all(size.isdigit() for size in sizes) or "batch_size" not in model.params:
@@ -128,7 +128,7 @@ def batch_size(model: Model) -> int | None:
     return int(sizes[0]) * int(sizes[1]) * int(sizes[2])
 
 
-def steps(model: Model) -> int | None:
+def steps(model: ScoredModel) -> int | None:
     """Optimizer steps up to the epoch scored, as OpenCLIP counts them for shards."""
     samples, epoch, batch = model.params.get("train_num_samples", ""), model.about["epoch"], batch_size(model)
     if not samples.isdigit() or epoch is None or batch is None:
@@ -139,7 +139,7 @@ def steps(model: Model) -> int | None:
 # --- evaluation
 
 
-def unequal_evaluation(rows: Sequence[Row]) -> list[str]:
+def unequal_evaluation(rows: Sequence[ModelRow]) -> list[str]:
     """How the sets were scored: data, precision and versions."""
     found: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for row in rows for model in row.models for key in model.scores):

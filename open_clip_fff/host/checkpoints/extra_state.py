@@ -21,7 +21,7 @@ from open_clip_fff.host.checkpoints.mid_epoch import check_sizes, sizes, start_o
 from open_clip_fff.host.fixes import save_whole
 from open_clip_fff.host.generators import generators
 from open_clip_fff.host.state import RunState
-from open_clip_fff.hub.checkpoints import Position, extra_path, what_else
+from open_clip_fff.hub.checkpoints import Position, describe_file, extra_path
 from open_clip_fff.patching import View, replaced
 
 _MAPPED = partial(torch.load, mmap=True)  # read only as far as it is looked at
@@ -147,7 +147,7 @@ def _read(load: Callable, checkpoint: Path | str, at: Position) -> dict[str, Any
     except FileNotFoundError:
         raise UsageError(f"--resume {checkpoint}: its extra state {path} is not there") from None
     except Exception as error:
-        why = what_else(Path(path)) or reason(error)
+        why = describe_file(Path(path)) or reason(error)
         raise UsageError(f"--resume {checkpoint}: its extra state {path} cannot be read ({why})") from error
     if extra.get("epoch") != at.epoch:
         raise UsageError(f"--resume {checkpoint}: {path} is of epoch {extra.get('epoch')}, not {at.epoch}")

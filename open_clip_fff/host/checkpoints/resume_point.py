@@ -18,13 +18,13 @@ from open_clip_fff.host.nonfinite import refuse_not_finite
 from open_clip_fff.hub.checkpoints import (
     LATEST,
     Position,
-    first_whole,
+    first_usable,
     newest_first,
     read_position,
     read_stored,
     run_folder,
+    usable_before,
     weights_of,
-    whole_before,
 )
 
 Check = Callable[[Path], None]
@@ -78,9 +78,9 @@ def _latest(run: Path, save_most_recent: bool, check: Check) -> GoingOn:
         found = [upstream]
     if not found:
         return GoingOn()
-    checkpoint, errors = first_whole(found, check)
+    checkpoint, errors = first_usable(found, check)
     if checkpoint is None:
-        raise UsageError(f"{errors[0]}{'; none before it is whole' * (len(found) > 1)}") from errors[0]
+        raise UsageError(f"{errors[0]}{'; none before it is usable' * (len(found) > 1)}") from errors[0]
     told = (" ".join(str(error).split()) for error in errors)  # libraries write several lines
     notes = [f"warning: {each}; --resume latest goes on from {checkpoint}" for each in told]
     if not notes and (upstream not in found or read_position(upstream) != read_position(checkpoint)):
@@ -100,7 +100,7 @@ def _typed(checkpoint: Path, beside: list[Path], check: Check) -> GoingOn:
     try:
         check(checkpoint)
     except UsageError as error:
-        raise UsageError(f"{error}{whole_before(checkpoint, check)}") from error
+        raise UsageError(f"{error}{usable_before(checkpoint, check)}") from error
     if checkpoint.name == LATEST and 0 < place < len(beside):
         return GoingOn(checkpoint, (f"warning: --resume {checkpoint}: {beside[0].name} beside it is newer",))
     return GoingOn(checkpoint)

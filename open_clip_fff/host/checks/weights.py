@@ -11,11 +11,10 @@ from torch import Tensor
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.activation import activation_note
-from open_clip_fff.hub.checkpoints import read_weights, run_folder, weights_of, whole_before
+from open_clip_fff.hub.checkpoints import read_weights, run_folder, usable_before, weights_of
+from open_clip_fff.hub.description import only_errors_logged
 from open_clip_fff.hub.params import read_params
-from open_clip_fff.hub.random_weights_warning import without_warnings
-from open_clip_fff.hub.weights import BIAS, BIG_VISION, misfit, todays
+from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, current_names, find_mismatch
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.numerics import not_finite
 
@@ -24,9 +23,9 @@ def activation_notes(args: argparse.Namespace) -> list[str]:
     """A line for each model of training that OpenCLIP would build with another activation than its weights had."""
     student = f"--model {args.model} --pretrained {args.pretrained}"
     teacher = f"--distill-model {args.distill_model} --distill-pretrained {args.distill_pretrained}"
-    notes = [activation_note(args.model, args.pretrained, student, args.force_quick_gelu)]
+    notes = [activation_warning(args.model, args.pretrained, student, args.force_quick_gelu)]
     if args.distill_model:
-        notes.append(activation_note(args.distill_model, args.distill_pretrained, teacher))
+        notes.append(activation_warning(args.distill_model, args.distill_pretrained, teacher))
     return [note for note in notes if note]
 
 
@@ -67,11 +66,11 @@ def _check_start(flags: str, name: str, weights: str | None, options: Mapping, p
     own = architecture(name, options)
     if own is None or any(each.startswith("image_encoder.") for each in tensors):  # MobileCLIP's own names
         return
-    called, tensors = f"{flags}pretrained {weights}", todays(tensors, own)
-    if obstacle := misfit(tensors, own, resize=True):
+    called, tensors = f"{flags}pretrained {weights}", current_names(tensors, own)
+    if obstacle := find_mismatch(tensors, own, resize=True):
         raise UsageError(f"{called}: the weights do not fit {flags}model {name}: {obstacle}")
     if plan.typed and (bad := not_finite({each: tensors[each] for each in own if each in tensors})) is not None:
-        raise UsageError(f"{called}: {bad} is not finite, so the training diverged{whole_before(Path(weights))}")
+        raise UsageError(f"{called}: {bad} is not finite, so the training diverged{usable_before(Path(weights))}")
     if not plan.typed and (more := sorted(tensors.keys() - own.keys())):
         raise UsageError(
             f"{called}: holds {more[0]}, which {flags}model {name} does not have, and OpenCLIP loads no such file; "
@@ -105,7 +104,7 @@ def check_resume(
     if own is None:
         return
     if not training:
-        weights = todays(weights, own)
+        weights = current_names(weights, own)
     if (BIAS in weights) != (BIAS in own):
         here, there = ("no ", "has one") if BIAS in own else ("a ", "has none")
         raise UsageError(
@@ -113,7 +112,7 @@ def check_resume(
             f"the flags it was trained with, or {start}"
         )
     more = sorted(weights.keys() - own.keys())
-    obstacle = misfit(weights, own) or (f"it holds {more[0]}, which the model does not have" if more else None)
+    obstacle = find_mismatch(weights, own) or (f"it holds {more[0]}, which the model does not have" if more else None)
     if obstacle:
         raise UsageError(
             f"{called}: does not fit --model {args.model}: {obstacle}{_trained_with(checkpoint, args)}; resume with "
@@ -143,7 +142,7 @@ def architecture(name: str, options: Mapping) -> Mapping[str, Tensor] | None:
     if name.startswith("hf-hub:"):
         return None
     try:
-        with torch.device("meta"), without_warnings():
+        with torch.device("meta"), only_errors_logged():
             model = open_clip.create_model(name, device="meta", load_weights=False, pretrained_text=False, **options)
     except Exception:  # whatever it is, it is said once the model is made
         return None

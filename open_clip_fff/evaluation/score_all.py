@@ -9,10 +9,10 @@ import torch
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings
-from open_clip_fff.evaluation.layouts import FoundSet, download, find_sets, how_to_bring, repository
+from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, repository, where_to_get
 from open_clip_fff.evaluation.scoring import Evaluate, score_set
 from open_clip_fff.evaluation.store import Score
-from open_clip_fff.hub.loading import add_architectures, check_given, load_model
+from open_clip_fff.hub.loading import add_architectures, check_model_name, load_model
 from open_clip_fff.plural import plural
 
 
@@ -23,7 +23,7 @@ def eval_settings(arguments: argparse.Namespace) -> EvalSettings:
     return EvalSettings(device, precision == "amp", arguments.batch_size, arguments.workers)
 
 
-def prepare(arguments: argparse.Namespace) -> list[FoundSet]:
+def prepare(arguments: argparse.Namespace) -> list[LocalSet]:
     """The sets to score. Those that are missing are fetched where that was asked for, and named.
 
     Raises:
@@ -34,7 +34,7 @@ def prepare(arguments: argparse.Namespace) -> list[FoundSet]:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
     add_architectures(arguments.model_config)
     for given in arguments.models:
-        check_given(given)
+        check_model_name(given)
     root = arguments.data_root
     found, missing = find_sets(arguments.datasets, root)
     if missing and arguments.download:
@@ -44,7 +44,7 @@ def prepare(arguments: argparse.Namespace) -> list[FoundSet]:
         found, missing = find_sets(arguments.datasets, root)
     asked = arguments.datasets != ["all"]
     if missing and (asked or not found):
-        print(how_to_bring(missing, root), flush=True)
+        print(where_to_get(missing, root), flush=True)
         what = f"--datasets {' '.join(missing)}: not" if asked else f"--data-root {root}: none of the sets is"
         raise UsageError(f"{what} there, see above")
     print(f"{plural(len(found), 'sets')}: {', '.join(at.spec.name for at in found)}", flush=True)
@@ -56,10 +56,10 @@ def prepare(arguments: argparse.Namespace) -> list[FoundSet]:
 
 def score_models(
     arguments: argparse.Namespace,
-    sets: Sequence[FoundSet],
+    sets: Sequence[LocalSet],
     line: Callable[[Score], str],
     total: Callable[[Sequence[Score]], str] | None = None,
-    evaluate: Callable[[FoundSet], Evaluate] | None = None,
+    evaluate: Callable[[LocalSet], Evaluate] | None = None,
     task: str | None = None,
 ) -> int:
     """Scores every model on every set, tells each as it comes, and goes on after a failure.
@@ -104,7 +104,7 @@ def score_models(
     return failed
 
 
-def tell_failed(prog: str, failed: int) -> int:
+def exit_code(prog: str, failed: int) -> int:
     """The exit code of a program of which so much failed, which it says."""
     if failed:
         print(f"{prog}: {plural(failed, 'scores')} failed, see above", file=sys.stderr, flush=True)

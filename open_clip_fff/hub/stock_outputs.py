@@ -18,7 +18,7 @@ TEXTS = (
 )
 
 
-def answers(model: Any, preprocess: Callable, tokenizer: Callable) -> dict[str, Tensor]:
+def model_outputs(model: Any, preprocess: Callable, tokenizer: Callable) -> dict[str, Tensor]:
     """Pixels [3, 3, H, W], token ids [4, L] and logits [3, 4] for three made-up pictures and `TEXTS`."""
     from PIL import Image
 
@@ -49,7 +49,7 @@ def main(folder: str, answered: str, threads: str) -> None:
     torch.set_num_threads(int(threads))  # sums depend on it
     name = f"local-dir:{folder}"
     model, _, preprocess = open_clip.create_model_and_transforms(name, require_pretrained=True)
-    torch.save(answers(model.eval(), preprocess, open_clip.get_tokenizer(name)), answered)
+    torch.save(model_outputs(model.eval(), preprocess, open_clip.get_tokenizer(name)), answered)
 
 
 if __name__ == "__main__":
