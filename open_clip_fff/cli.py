@@ -22,6 +22,7 @@ COMMANDS = {
     "probe": ("commands.probe", "linear probes of models"),
     "compare": ("commands.compare", "models that were scored side by side: table, intervals, plots, page"),
     "export": ("export", "a checkpoint as a folder that stock OpenCLIP loads, with a model card"),
+    "class-set": ("commands.class_set", "a zero-shot classification set of one's own images, to score on"),
     "retrieval-set": ("commands.retrieval_set", "a retrieval set of one's own shards, to score on"),
     "train-discriminator": (
         "commands.train_discriminator",

@@ -30,12 +30,13 @@ def test_what_is_damaged_is_counted_and_mistakes_leave_nothing(program, shards, 
     tar = write_tar(tmp_path / "a.tar", samples)
     out = tmp_path / "out"
     assert (
-        "2 captions of 2 images; 2 without captions or a whole image" in program("retrieval_set", tar, "--out", out).out
+        "2 captions of 2 images; left out: 2 without captions or a readable image"
+        in program("retrieval_set", tar, "--out", out).out
     )
     with tarfile.open(out / "test" / "0.tar") as written:
         assert [written.extractfile(m).read() for m in written if m.name.endswith("txt")] == [b"img 0", b"two lines"]
     for arguments, named in (
-        ([tar, "--out", out], f"--out {out}: is there already"),
+        ([tar, "--out", out], f"--out {out}: exists already"),
         ([tar, "--out", tmp_path / "x", "--text-kay", "txt"], "--text-kay"),
         ([tar, "--out", tmp_path / "x", "--text-key", "nope"], "no sample has captions"),
         ([tmp_path / "no.tar", "--out", tmp_path / "x"], "no.tar"),

@@ -81,6 +81,7 @@ def test_mistakes_in_commands_wait_for_nothing():
         "analyze --out x --show -1": "--show -1: must be 0 or more",
         "gallery --out x.html -- --train-data y.tar --mining-features off": "nothing mines",
         "probe m --data-root x --shots 0": "--shots 0: must be 1 or more",
+        "class-set images --out x --split a/b": "--split a/b: letters",
         "retrieval-set x.tar --out y --captions 0": "--captions 0",
         "train-captioner --model m --out x --steps 0": "--steps 0",
         "train-discriminator --model m --out x --train-data y --p1 0.3": "--p1: neither a flag",

@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff retrieval
 
     def body() -> int:
         arguments, captions = parse(typed(argv), prog)
-        from open_clip_fff.tools.retrieval_set import run
+        from open_clip_fff.tools.evaluation_sets import retrieval_set
 
-        return run(arguments, captions)
+        return retrieval_set(arguments, captions)
 
     return as_program(prog, body)
 

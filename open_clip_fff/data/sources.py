@@ -85,16 +85,9 @@ class CaptionReader:
         return self.row_of(id_of(sample), self.read(sample).found, self.class_of(sample))
 
     def class_of(self, sample: Mapping[str, object]) -> int:
-        """The class of a sample, from the tar member or the json field that names it; negative where none does."""
+        """The class of a sample; negative where none is named."""
         key = self.captions.class_key
-        if key is None:
-            return NO_ID
-        if (member := find_name(key, sample)) is not None:
-            return class_id(sample[member])
-        try:
-            return next((class_id(value) for value in field_values(_parsed(sample.get("json")), key)), NO_ID)
-        except (ValueError, RecursionError):
-            return NO_ID
+        return NO_ID if key is None else class_id(class_value(sample, key))
 
     def row_of(self, image_id: int, found: Mapping[str, list[str]], label: int = NO_ID) -> CaptionRow:
         """The first K captions of an image, given its id, its captions by source and its class."""
@@ -116,6 +109,16 @@ class CaptionReader:
             return least <= len(text.split()) <= (math.inf if most is None else most)
 
         return {source: [text for text in texts if fits(text)] for source, texts in found.items()}
+
+
+def class_value(sample: Mapping[str, object], key: str) -> object:
+    """What names a sample's class, the content of a tar member or json field called `key`; None for neither."""
+    if (member := find_name(key, sample)) is not None:
+        return sample[member]
+    try:
+        return next(iter(field_values(_parsed(sample.get("json")), key)), None)
+    except (ValueError, RecursionError):
+        return None
 
 
 def texts_of(value: object) -> list[str]:

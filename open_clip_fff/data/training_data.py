@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import re
+from collections.abc import Iterable
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.name_lists import split_names
@@ -63,9 +64,9 @@ def feature_reader(plan: Plan) -> FeatureReader | None:
     return FeatureReader.of(plan)
 
 
-def check_files(flag: str, value: str) -> None:
-    """Raises UsageError if a file among the shards (or the table) that a flag names is not there."""
-    paths = [url for url in expand_shards(value) if not re.match(r"^[\w+.-]+:", url)]  # pipe:, s3://, https://
+def check_files(flag: str, urls: Iterable[str]) -> None:
+    """Raises UsageError if a local file among some shards, or a table, does not exist."""
+    paths = [url for url in urls if not re.match(r"^[\w+.-]+:", url)]  # pipe:, s3://, https://
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
@@ -84,7 +85,7 @@ def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[st
     """
     if dataset_kind(args) != "webdataset":
         raise UsageError(f"--train-data {args.train_data}: only tars are read here, with --dataset-type webdataset")
-    check_files("--train-data", args.train_data)
+    check_files("--train-data", expand_shards(args.train_data))
     return with_data_sets(plan, args.train_data), expand_shards(args.train_data)
 
 

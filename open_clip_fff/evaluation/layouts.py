@@ -26,6 +26,8 @@ NATIVE: dict[str, tuple[tuple[str, ...], ...]] = {
     "mscoco_captions": (("val2014", "coco_test_karpathy.json"),),
 }
 HUB = "clip-benchmark"  # the organisation that has the sets in webdataset form
+CLASS_FILES = ("classnames.txt", "zeroshot_classification_templates.txt")  # of a classification set
+TYPE_FILE = "dataset_type.txt"
 VTAB = ("caltech101", "cifar10", "cifar100", "dtd", "flowers", "pets")  # there as wds_vtab-NAME
 
 
@@ -63,7 +65,7 @@ def find_sets(
         Those that are there, and the names of those that are not.
 
     Raises:
-        UsageError: if a name is neither the paper's nor a folder there, or a set is there in part.
+        UsageError: if a name is neither the paper's nor a folder there, or a set lacks some of its files.
     """
     if not root.is_dir():
         raise UsageError(f"{flags[1]} {root}: there is no such folder")
@@ -71,6 +73,8 @@ def find_sets(
     if names == ["all"]:
         taken = {path.name for name in PROTOCOL for path in _folders(name, root)}
         names = [*(name for name in others if name not in taken), *PROTOCOL]  # the user's own first
+        for path in sorted(root.iterdir()):
+            _check_complete(path)
     found, missing = [], []
     for name in names:
         at = find_set(name, root)
@@ -79,6 +83,7 @@ def find_sets(
         elif name in PROTOCOL:
             missing.append(name)
         else:
+            _check_complete(root / name)
             here = f", nor a set in webdataset form in {root} (there: {', '.join(others) or 'none'})"
             raise UsageError(f"{flags[0]} {name}: not one of {', '.join(PROTOCOL)}{here}")
     return found, missing
@@ -88,9 +93,10 @@ def find_set(name: str, root: Path) -> LocalSet | None:
     """One set below `root`, in webdataset form if it is there in both; None if in neither.
 
     Raises:
-        UsageError: if its shards are not all there.
+        UsageError: if some of its files are missing.
     """
     for folder in _folders(name, root):
+        _check_complete(folder)
         if _is_webdataset(folder, SPLIT):
             return LocalSet(_spec(name, folder), f"wds/{name}", folder, _shards(folder / SPLIT))
     for folder in (root / name, root):
@@ -156,11 +162,29 @@ def _is_webdataset(folder: Path, split: str) -> bool:
     return (folder / split / "nshards.txt").is_file()
 
 
+def _check_complete(folder: Path) -> None:
+    """Raises UsageError for a folder that has some of the files of a set in webdataset form, and not all."""
+    split = folder / SPLIT
+    if not any((folder / name).is_file() for name in (*CLASS_FILES, TYPE_FILE)) and not any(split.glob("*.tar")):
+        return
+    wanted = [split / "nshards.txt", *(() if _type(folder) == "retrieval" else (folder / name for name in CLASS_FILES))]
+    if missing := [str(path.relative_to(folder)) for path in wanted if not path.is_file()]:
+        raise UsageError(
+            f"{folder}: is a set in webdataset form without {' and '.join(missing)}; open-clip-fff class-set and "
+            "retrieval-set make complete ones"
+        )
+
+
+def _type(folder: Path) -> str:
+    """`classification`, `multilabel` or `retrieval`."""
+    path = folder / TYPE_FILE
+    return path.read_text().strip().lower() if path.is_file() else "classification"
+
+
 def _spec(name: str, folder: Path) -> EvalSet:
     if name in PROTOCOL:
         return PROTOCOL[name]
-    kind = folder / "dataset_type.txt"
-    match kind.read_text().strip().lower() if kind.is_file() else "classification":
+    match _type(folder):
         case "retrieval":
             return EvalSet(name, name, RETRIEVAL, f"{IMAGE_TO_TEXT}@1")
         case "multilabel":

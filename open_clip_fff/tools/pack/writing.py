@@ -45,7 +45,7 @@ def packed(found: tuple[str, T], source: SampleSource[T], pictures: ImageSetting
         item = source.item(makings)
         if leaves_folder({"__key__": item.key, **item.members}):
             raise SkipSample(OUTSIDE)
-        picture = finish(_content(item.image), pictures)
+        picture = finish(read_image_file(item.image), pictures)
     except SkipSample as why:
         return SkippedSample(key, str(why))
     name = picture.extension if picture.anew or not item.name else item.name
@@ -136,7 +136,7 @@ def _samples_in(file: BinaryIO) -> Iterator[dict[str, Any]]:
         yield from group_by_keys(tar_files([{"url": "written", "stream": again}]))
 
 
-def _content(image: bytes | Path) -> bytes:
+def read_image_file(image: bytes | Path) -> bytes:
     """Raises SkipSample for a file that cannot be read."""
     if isinstance(image, bytes):
         return image

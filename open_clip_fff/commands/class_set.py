@@ -1,0 +1,61 @@
+"""Makes a zero-shot classification set of one's own images, in the layout that clip-benchmark and score read.
+
+    open-clip-fff class-set images/ --out sets/birds
+    open-clip-fff class-set 'data/test-{000..004}.tar' --out sets/birds --class-key label --class-names names.txt
+
+SOURCE is a folder with a folder of images for each class, as torchvision's ImageFolder reads it, or shards whose
+samples have a class. A class is named after its folder, with spaces for underscores, or by --class-names.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.errors import UsageError
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff class-set") -> int:
+    """Writes the set as the command line says.
+
+    Returns:
+        0, or 2 for a mistake that the user can fix, which is printed in one line.
+    """
+
+    def body() -> int:
+        args = parse(typed(argv), prog)
+        from open_clip_fff.tools.class_set import class_set
+
+        return class_set(args.source, args.out, args.split, args.class_key, args.class_names, args.templates)
+
+    return as_program(prog, body)
+
+
+def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
+    """The command line. Raises UsageError for a split that is no plain name."""
+    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("source", metavar="SOURCE", help="a folder with a folder of images per class, or shards")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the set's folder; a split is added to one"
+    )
+    parser.add_argument(
+        "--class-key", default="cls", metavar="NAME", help="of shards: tar member or json field (default: cls)"
+    )
+    parser.add_argument(
+        "--class-names",
+        type=Path,
+        metavar="FILE",
+        help="names in order, or LABEL<TAB>NAME, a line each (default: labels)",
+    )
+    parser.add_argument(
+        "--templates",
+        type=Path,
+        metavar="FILE",
+        help="one a line, with {c} for the name (default: CLIP's short list)",
+    )
+    parser.add_argument("--split", default="test", metavar="NAME", help="train serves linear probes (default: test)")
+    args = parser.parse_args(argv)
+    if not re.fullmatch(r"[\w-]+", args.split):
+        raise UsageError(f"--split {args.split}: letters and digits, such as test or train")
+    return args

@@ -1,0 +1,237 @@
+"""open-clip-fff class-set: a zero-shot classification set of folders of classes, or of shards with classes."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from open_clip_fff.atomic_io import atomic_folder
+from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.data.prefetch import prefetch_map
+from open_clip_fff.data.shards import SkippedSample, as_usage_errors, image_bytes, read_samples
+from open_clip_fff.data.sources import class_value
+from open_clip_fff.data.training_data import check_files
+from open_clip_fff.errors import UsageError, printable, reason
+from open_clip_fff.plural import plural
+from open_clip_fff.tools.evaluation_sets import Members, SetWriter, how_to_score
+from open_clip_fff.tools.pack.image_file import finish
+from open_clip_fff.tools.pack.items import SkipSample
+from open_clip_fff.tools.pack.kinds import files_in
+from open_clip_fff.tools.pack.settings import ImageSettings
+from open_clip_fff.tools.pack.walk import Unused, entries_of, images_below
+from open_clip_fff.tools.pack.writing import read_image_file
+
+CLASS_NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"  # clip-benchmark's
+GENERIC_TEMPLATES = (  # the seven that CLIP's authors found best for ImageNet; OpenCLIP's SIMPLE_IMAGENET_TEMPLATES
+    "itap of a {c}.",
+    "a bad photo of the {c}.",
+    "a origami {c}.",
+    "a photo of the large {c}.",
+    "a {c} in a video game.",
+    "art of the {c}.",
+    "a photo of the small {c}.",
+)
+SPLIT = "test"  # on which models are scored
+SPLITS = {"train", "val", "valid", "validation", "test"}
+THREADS = 4  # that read and decode images
+SHOWN = 5  # classes that a line names
+
+
+class LabelledImage(NamedTuple):
+    """An image as its bytes or its path, and its label: the name of its folder, or what a shard's class field holds."""
+
+    key: str
+    content: bytes | Path | None
+    label: str | None
+
+
+class Classes(NamedTuple):
+    """The names of the classes in the order of their numbers, and the number of each label."""
+
+    names: list[str]
+    numbers: dict[str, int]
+
+
+def class_set(
+    source: str, out: Path, split: str, class_key: str, names_file: Path | None, templates_file: Path | None
+) -> int:
+    """Writes a set, or another split of one, completely or not at all, and prints what is in it.
+
+    Args:
+        source: a folder with a folder of images for each class, or shards.
+        out: the set's folder; one that has other splits of the same classes gets this one as well.
+        split: its name; models are scored on `test`, and `train` serves linear probes.
+        class_key: of shards, the tar member or json field with the class.
+        names_file: names of the classes (`name_classes`); None for those of the folders.
+        templates_file: a template a line; None for GENERIC_TEMPLATES.
+
+    Raises:
+        UsageError: if the source, the names or the templates cannot be used, or `out` is something else.
+    """
+    unused = Unused()
+    images, labels = _images_of(source, class_key, unused)
+    names, numbers = name_classes(labels, names_file)
+    files = {CLASS_NAMES: names, TEMPLATES: read_templates(templates_file)}
+    is_new = _check_out(out, split, files)
+    writer, per_class = SetWriter(), Counter[int]()
+
+    def members(image: LabelledImage) -> Members | SkippedSample:
+        if image.label is None or image.content is None:
+            return SkippedSample(image.key, "without a class" if image.label is None else "without an image")
+        try:
+            made = finish(read_image_file(image.content), ImageSettings())
+        except SkipSample as why:
+            return SkippedSample(image.key, str(why))
+        return {made.extension: made.content, "cls": str(numbers[image.label]).encode()}
+
+    def counted() -> Iterator[Members | SkippedSample]:
+        for made in prefetch_map(members, images(), THREADS):
+            per_class.update([] if isinstance(made, SkippedSample) else [int(made["cls"])])
+            yield made
+
+    with atomic_folder(out if is_new else out / split) as unfinished:
+        writer.write_split(unfinished / split if is_new else unfinished, counted())
+        if not writer.images:
+            raise UsageError(f"{source}: no image with a class can be read{writer.summary()}")
+        for name, lines in files.items() if is_new else ():
+            (unfinished / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    counts = [per_class[number] for number in range(len(names))]
+    each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+    print(f"{out}: {plural(writer.images, 'images')} of {plural(len(names), 'classes')} ({each} each), ", end="")
+    print(f"{plural(len(files[TEMPLATES]), 'templates')}, split {split}{writer.summary()}")
+    print("".join(f"not used: {line}\n" for line in unused.lines), end="")
+    if empty := [name for name, count in zip(names, counts, strict=True) if not count]:
+        print(f"without images: {_some(empty)}")
+    if same := [name for name, count in Counter(names).items() if count > 1]:
+        print(f"several classes have the same name, and no model can tell them apart: {_some(same)}")
+    if split == SPLIT:
+        print(how_to_score(out))
+    return 0
+
+
+def name_classes(labels: Sequence[str], file: Path | None) -> Classes:
+    """Names and numbers of classes.
+
+    Args:
+        labels: of all images, each once, sorted. Where all are numbers, they are the classes' numbers, from 0.
+        file: a name a line, in the order of numbers or of sorted labels, or `LABEL<TAB>NAME` in any order. None for the
+            labels themselves with spaces for underscores.
+
+    Raises:
+        UsageError: for fewer than two classes, numbers without names, or names that do not fit the labels.
+    """
+    are_numbers = all(label.isdecimal() for label in labels)
+    if len(labels) < 2:
+        raise UsageError(f"SOURCE: has {plural(len(labels), 'classes')} ({_some(labels)}); a set needs two or more")
+    if file is None:
+        if are_numbers:
+            raise UsageError(f"--class-names: the classes are numbers ({_some(labels)}); name a file with their names")
+        names = [" ".join(label.replace("_", " ").split()) or label for label in labels]
+        names = [name.encode(errors="replace").decode() for name in names]  # a folder's name may be no UTF-8
+        return Classes(names, {label: number for number, label in enumerate(labels)})
+    lines = _lines(file, "--class-names")
+    if all("\t" in line for line in lines):
+        by_label = {label.strip(): name.strip() for label, _, name in (line.partition("\t") for line in lines)}
+        if missing := [label for label in labels if not by_label.get(label)]:
+            raise UsageError(f"--class-names {file}: has no name for {_some(missing)}")
+        return Classes([by_label[label] for label in labels], {label: number for number, label in enumerate(labels)})
+    if are_numbers:
+        if int(max(labels, key=int)) >= len(lines):
+            raise UsageError(
+                f"--class-names {file}: has {plural(len(lines), 'names')}, from class 0 on, and there is a class "
+                f"{max(labels, key=int)}; add names, or write LABEL<TAB>NAME in each line"
+            )
+        return Classes(lines, {label: int(label) for label in labels})
+    if len(lines) != len(labels):
+        raise UsageError(
+            f"--class-names {file}: has {plural(len(lines), 'names')} for {plural(len(labels), 'classes')} "
+            f"({_some(labels)}); write one for each, in this order, or LABEL<TAB>NAME in each line"
+        )
+    return Classes(lines, {label: number for number, label in enumerate(labels)})
+
+
+def read_templates(file: Path | None) -> list[str]:
+    """Templates with `{c}` for the class's name, which a file may write as `{}`.
+
+    Raises:
+        UsageError: for a file that cannot be read, or a line without a place for the name.
+    """
+    if file is None:
+        return list(GENERIC_TEMPLATES)
+    templates = [line.replace("{}", "{c}") for line in _lines(file, "--templates")]
+    for template in templates:
+        try:
+            fits = template.format(c="") != template
+        except (LookupError, ValueError):
+            fits = False
+        if not fits:
+            raise UsageError(f"--templates {file}: {template!r} has no {{c}} for the class's name, or other braces")
+    return templates
+
+
+def _images_of(source: str, key: str, unused: Unused) -> tuple[Callable[[], Iterator[LabelledImage]], list[str]]:
+    """What goes through the images of a source, and the labels that they have, sorted.
+
+    Raises:
+        UsageError: if there are none, or a folder holds splits.
+    """
+    folder = Path(source)
+    if urls := files_in(folder, ".tar") if folder.is_dir() else tuple(expand_shards(source)):
+        check_files("SOURCE", urls)
+        images = partial(_from_shards, urls, key)
+        labels = sorted({image.label for image in images() if image.label is not None})
+        if not labels:
+            raise UsageError(f"--class-key {key}: no sample of {source} has a class there")
+        return images, labels
+    labels = [name for name, is_folder in entries_of(folder) if is_folder]
+    if not labels:
+        raise UsageError(f"{source}: has neither a folder of images for each class nor tars")
+    if SPLITS.issuperset(map(str.lower, labels)):
+        raise UsageError(f"{source}: holds splits ({_some(labels)}) and not classes; name one of them, such as "
+                         f"{folder / labels[0]}")  # fmt: skip
+    for name, is_folder in entries_of(folder):
+        if not is_folder:
+            unused.add(name)
+    return partial(_from_folders, folder, labels, unused), labels
+
+
+def _from_folders(folder: Path, labels: Sequence[str], unused: Unused) -> Iterator[LabelledImage]:
+    for label in labels:
+        for path in images_below(folder / label, unused, beside=False):
+            yield LabelledImage(str(path), path, label)
+
+
+def _from_shards(urls: Sequence[str], key: str) -> Iterator[LabelledImage]:
+    for sample in as_usage_errors(read_samples(urls), " ".join(urls[:3])):
+        value = class_value(sample, key)
+        value = value.decode(errors="replace") if isinstance(value, bytes) else value
+        label = None if value is None or isinstance(value, dict | list) else str(value).strip()
+        yield LabelledImage(str(sample["__key__"]), image_bytes(sample), label or None)
+
+
+def _check_out(out: Path, split: str, files: dict[str, list[str]]) -> bool:
+    """Whether the set is new. Raises UsageError where `out` is neither new nor a set of these classes."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return True
+    if (out / split).exists() or not (out / CLASS_NAMES).is_file():
+        raise UsageError(f"--out {out}: exists already; nothing was overwritten")
+    if _lines(out / CLASS_NAMES, "--out") != files[CLASS_NAMES]:
+        raise UsageError(f"--out {out}: is a set of other classes; name another folder for split {split}")
+    return False
+
+
+def _lines(file: Path, flag: str) -> list[str]:
+    """The lines of a text file. Raises UsageError if it cannot be read, or one is empty."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{flag} {file}: cannot be read ({reason(error)})") from error
+    if not all(lines) or not lines:
+        raise UsageError(f"{flag} {file}: line {lines.index('') + 1 if lines else 1} is empty")
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f", … {len(names):,} in all" if len(names) > SHOWN else ""
+    return ", ".join(map(printable, names[:SHOWN])) + more

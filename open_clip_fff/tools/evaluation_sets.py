@@ -1,0 +1,97 @@
+"""Evaluation sets in clip-benchmark's webdataset layout, and a retrieval set of one's own shards."""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+from tqdm import tqdm
+
+from open_clip_fff.atomic_io import atomic_folder
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.data.shards import IMAGES, SkippedSample, as_usage_errors, read_samples, unreadable_reason
+from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.training_data import check_files
+from open_clip_fff.errors import UsageError
+from open_clip_fff.plural import plural
+from open_clip_fff.tools.shards.tars import tar_writer
+
+IMAGES_PER_TAR = 1_000
+
+Members = dict[str, bytes]  # of a sample, by extension
+
+
+class SetWriter:
+    """Counts what is written to a set and what is left out.
+
+    Attributes:
+        images: samples written.
+        left_out: samples that cannot be used, by reason.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.left_out: Counter[str] = Counter()
+
+    def write_split(self, folder: Path, samples: Iterable[Members | SkippedSample]) -> None:
+        """Writes `0.tar`, `1.tar`, … and `nshards.txt` into a folder; equal samples make equal bytes."""
+        folder.mkdir(exist_ok=True)
+        shards, usable = 0, self._usable(samples)
+        for first in usable:
+            with (folder / f"{shards}.tar").open("wb") as file, tar_writer(file) as tar:
+                for members in chain([first], islice(usable, IMAGES_PER_TAR - 1)):
+                    tar.write({"__key__": f"s{self.images:07d}", **members})
+                    self.images += 1
+            shards += 1
+        (folder / "nshards.txt").write_text(f"{shards}\n")
+
+    def summary(self) -> str:
+        """What was left out, for the end of a line; empty for nothing."""
+        reasons = ", ".join(f"{count:,} {why}" for why, count in self.left_out.most_common())
+        return f"; left out: {reasons}" if reasons else ""
+
+    def _usable(self, samples: Iterable[Members | SkippedSample]) -> Iterator[Members]:
+        for sample in tqdm(samples, unit=" images", disable=None):
+            if isinstance(sample, SkippedSample):
+                self.left_out[sample.why] += 1
+            else:
+                yield sample
+
+
+def how_to_score(out: Path) -> str:
+    """The command that scores a model on a set."""
+    return f"score it with: open-clip-fff score MODEL --data-root {out.parent} --datasets {out.name}"
+
+
+def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> int:
+    """Writes a retrieval set completely or not at all, and prints what is in it.
+
+    Raises:
+        UsageError: if `--out` exists, a shard cannot be read, or no sample has captions and an image.
+    """
+    shards, out = arguments.shards, arguments.out
+    if out.exists():
+        raise UsageError(f"--out {out}: exists already; nothing was overwritten")
+    urls, reader, writer, captions = expand_shards(shards), CaptionReader(settings), SetWriter(), 0
+    check_files("SHARDS", urls)
+
+    def members(sample: dict) -> Members | SkippedSample:
+        nonlocal captions
+        texts = [" ".join(text.split()) for text in reader.row(sample).captions[: arguments.captions]]
+        kind = next((name for name in IMAGES if name in sample), None)
+        if not texts or kind is None or unreadable_reason(sample[kind]) is not None:
+            return SkippedSample(str(sample["__key__"]), "without captions or a readable image")
+        captions += len(texts)
+        return {kind: sample[kind], "txt": "\n".join(texts).encode()}
+
+    with atomic_folder(out) as unfinished:
+        samples = as_usage_errors(read_samples(urls), " ".join(urls[:3]))
+        writer.write_split(unfinished / "test", map(members, samples))
+        if not writer.images:
+            raise UsageError(f"{shards}: no sample has captions and a readable image; --text-key and --json-text-key?")
+        (unfinished / "dataset_type.txt").write_text("retrieval\n")
+    print(f"{out}: {plural(captions, 'captions')} of {plural(writer.images, 'images')}{writer.summary()}")
+    print(how_to_score(out))
+    return 0
