@@ -1,10 +1,11 @@
-"""What grouped mini-batches and a judge cost beside a training step, all in one run.
+"""What grouped mini-batches and a discriminator cost beside a training step, all in one run.
 
     python scripts/bench_grouping.py --out bench-grouping.csv --search-spaces 960 1920
 
 Grouping: the CPU seconds that a worker of the loader spends on finding features in the bank and on the walk, per
-mini-batch, over the median of the steps; workers spend them beside the step, and not in it. A judge: the wall time of
-asking about a step's hardest pairs, first all unknown, then all found in the cache. Rounds alternate between the two.
+mini-batch, over the median of the steps; workers spend them beside the step, and not in it.
+A discriminator: the wall time of scoring a step's hardest pairs, first without a cache, then with all of them in it.
+Rounds alternate between the two.
 
 Writes a CSV with a row per thing measured, and prints it.
 """
@@ -30,8 +31,8 @@ from open_clip_fff.grouping.bank import BankWriter
 from open_clip_fff.grouping.feature_sources import LastEpoch
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.hub.loading import add_architectures
-from open_clip_fff.matching.choose import make_discriminator
-from open_clip_fff.matching.scorer import Judge
+from open_clip_fff.matching.discriminators import make_discriminator
+from open_clip_fff.matching.scorer import PairScorer
 from open_clip_fff.mining.hardest import hardest_negatives
 
 SMALL = Path(__file__).parent / "bench" / "ViT-S-32-text-384.json"
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64, metavar="B", help="images (default: 64)")
     parser.add_argument("--search-spaces", type=int, nargs="+", metavar="S", help="(default: 5 and 15 mini-batches)")
     parser.add_argument("--width", type=int, default=512, metavar="D", help="of the features in the bank")
-    parser.add_argument("--discriminator", metavar="KIND:NAME", help="the judge (default: none is measured)")
+    parser.add_argument("--discriminator", metavar="KIND:NAME", help="(default: none is measured)")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken (default: 5)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
@@ -54,13 +55,13 @@ def main() -> None:
     args = open_clip_args(arguments.model, arguments.device, "fp32")
     captions = next(iter(sources(None, 1).values()))(arguments.batch_size)
     bench = Bench(args, build(args), captions, [1], ["off"])
-    judges = judging(bench, captions, arguments) if arguments.discriminator else {}
+    scorers = scoring(bench, captions, arguments) if arguments.discriminator else {}
     step = bench.candidates[CLIP]
     bench.step(step)
-    seconds: dict[str, list[float]] = {"a step of stock CLIP": [], **{name: [] for name in judges}}
+    seconds: dict[str, list[float]] = {"a step of stock CLIP": [], **{name: [] for name in scorers}}
     for _ in range(arguments.rounds):
         for name in seconds:
-            seconds[name].append(timed(judges.get(name, lambda: bench.step(step))))
+            seconds[name].append(timed(scorers.get(name, lambda: bench.step(step))))
     rows = [{"what": name, "seconds": statistics.median(values)} for name, values in seconds.items()]
     for space in arguments.search_spaces or [5 * arguments.batch_size, 15 * arguments.batch_size]:
         rows.append({"what": f"grouping, S = {space}, CPU", "seconds": grouping(space, arguments)})
@@ -97,8 +98,8 @@ def grouping(space: int, arguments: argparse.Namespace) -> float:
     return lookahead.seconds / (given // batch)
 
 
-def judging(bench: Bench, captions: list[list[str]], arguments: argparse.Namespace) -> dict[str, Callable[[], object]]:
-    """Asking about the hardest pairs of one batch, by an unknowing and by a knowing judge."""
+def scoring(bench: Bench, captions: list[list[str]], arguments: argparse.Namespace) -> dict[str, Callable[[], object]]:
+    """Scoring the hardest pairs of one batch, without a cache and with a filled one."""
     device, size = bench.device, len(captions)
     visual = bench.model.visual
     discriminator = make_discriminator(
@@ -113,12 +114,13 @@ def judging(bench: Bench, captions: list[list[str]], arguments: argparse.Namespa
     texts = torch.cat([hardest.caption, ids])
     strings = [captions[place][0] for place in texts.tolist()]
 
-    def ask(judge: Judge) -> Callable[[], object]:
-        return lambda: judge(images, strings, texts, lambda places: bench.images[images[places]])
+    def call(scorer: PairScorer) -> Callable[[], object]:
+        return lambda: scorer(images, strings, texts, lambda places: bench.images[images[places]])
 
-    knowing = Judge.keeping(discriminator, tempfile.mkdtemp())
-    ask(knowing)()
-    return {f"{2 * size} pairs to the judge": ask(Judge(discriminator)), "the same, from the cache": ask(knowing)}
+    cached = PairScorer.with_cache(discriminator, tempfile.mkdtemp())
+    call(cached)()
+    name = f"{2 * size} pairs to the discriminator"
+    return {name: call(PairScorer(discriminator)), "the same, from the cache": call(cached)}
 
 
 if __name__ == "__main__":

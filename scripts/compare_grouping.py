@@ -4,7 +4,7 @@
     python scripts/compare_grouping.py --out study --discriminator blip:DIR -- --train-data ...   # your own
 
 All runs have the same steps, and one caption of K per image is drawn at each visit. `softmax` is CLIP; `s-itc` smooths
-its targets; `judge` converts what a discriminator calls a match, with and without smoothing (on the digits, a small
+its targets; `discriminator` converts what one calls a match, with and without smoothing (on the digits, a small
 BLIP that is trained here first, from random weights; else --discriminator's); `mined` lets FFF's Eq. 1 find false
 negatives with the features of a frozen model, the plain CLIP of seed 0, whose steps come on top. Runs that are finished
 are not run again.
@@ -37,8 +37,8 @@ HERE = Path(os.path.relpath(Path(__file__).parent))
 METHODS = {
     "softmax": ("--loss", "softmax"),
     "s-itc": ("--loss", "s-itc"),
-    "softmax + judge": ("--loss", "softmax"),
-    "s-itc + judge": ("--loss", "s-itc"),
+    "softmax + discriminator": ("--loss", "softmax"),
+    "s-itc + discriminator": ("--loss", "s-itc"),
     "softmax + mined": ("--loss", "softmax", "--mining-features", "frozen"),
     "fff + mined": ("--method", "fff", "--mining-features", "frozen"),
 }
@@ -59,12 +59,17 @@ class Row:
         flags = [*METHODS[self.method], "--caption-policy", "sample", "--seed", str(seed)]
         if self.space:
             flags += ["--batch-hooks", "grit", "--group-search-space", str(self.space)]
-        judged = "judge" in self.method
-        if judged:
-            flags += ["--discriminator", arguments.discriminator, "--discriminator-cache", str(arguments.out / "said")]
+        scored = "discriminator" in self.method
+        if scored:
+            flags += [
+                "--discriminator",
+                arguments.discriminator,
+                "--discriminator-cache",
+                str(arguments.out / "scores"),
+            ]
         if "mined" in self.method:
             flags += [*teacher, "--mined-per-image", f"{arguments.mined:g}"]
-        if arguments.digits and (judged or self.space or "mined" in self.method):
+        if arguments.digits and (scored or self.space or "mined" in self.method):
             flags += ["--class-key", "cls"]
         return Run(
             re.sub(r"\W+", "-", f"{self.method}-{self.space}-{seed}"), f"{self.method}, {self.space}", tuple(flags)
@@ -77,8 +82,8 @@ def main() -> None:
     out, logs = arguments.out, arguments.out / "logs"
     if not shared:
         shared = digits(out / "data")
-        if "judge" in " ".join(arguments.methods) and not arguments.discriminator:
-            arguments.discriminator = digits_judge(out / "judge", shared)
+        if "discriminator" in " ".join(arguments.methods) and not arguments.discriminator:
+            arguments.discriminator = digits_discriminator(out / "discriminator", shared)
     shared += ["--logs", str(logs), "--epochs", str(arguments.epochs), "--save-frequency", str(arguments.epochs)]
     shared += ["--captions-per-image", str(arguments.captions), "--val-frequency", str(arguments.epochs)]
     rows = [Row(method, space) for method in arguments.methods for space in arguments.spaces]
@@ -105,21 +110,21 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--epochs", type=int, default=24, help="of each run (default: 24)")
     parser.add_argument("--captions", type=int, default=5, help="K, of which one is drawn (default: 5)")
     parser.add_argument("--mined", type=float, default=4, help="captions per image to mine, K of them one (default: 4)")
-    parser.add_argument("--discriminator", metavar="KIND:NAME", help="the judge (default: none, and no rows with one)")
+    parser.add_argument("--discriminator", metavar="KIND:NAME", help="(default: none, and no rows with one)")
     parser.add_argument("--spaces", type=int, nargs="+", default=[0, 256, 640, 1280], help="S; 0 for random batches")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     here, shared = split_at_dashes(sys.argv[1:])
     arguments = parser.parse_args(here)
     arguments.digits = not shared
     if arguments.discriminator is None and not arguments.digits:
-        arguments.methods = [method for method in arguments.methods if "judge" not in method]
+        arguments.methods = [method for method in arguments.methods if "discriminator" not in method]
     return arguments, shared
 
 
-def digits_judge(folder: Path, shared: list[str]) -> str:
+def digits_discriminator(folder: Path, shared: list[str]) -> str:
     """Trains a small BLIP on the digits' captions, and gives its name for --discriminator."""
     if not folder.exists():
-        command = [str(HERE / "train_discriminator.py"), "--from-config", str(HERE / "digits" / "judge.json")]
+        command = [str(HERE / "train_discriminator.py"), "--from-config", str(HERE / "digits" / "discriminator.json")]
         command += ["--train-data", value(shared, "--train-data"), "--text-key", "", "--json-text-key", "captions"]
         command += ["--steps", "1500", "--batch-size", "64", "--lr", "3e-3", "--hard-negatives", "0"]
         print(f"  python {' '.join(command)} --out {folder}", flush=True)
@@ -128,7 +133,7 @@ def digits_judge(folder: Path, shared: list[str]) -> str:
 
 
 def said(log: Path) -> dict[str, float]:
-    """Means over the second half of a run, in percent: of the hardest negatives and of verdicts on them."""
+    """Means over the second half of a run, in percent: of the hardest negatives and of their match labels."""
     lines = [line for line in log.read_text().splitlines() if "FFF Epoch" in line]
     late = "\n".join(lines[len(lines) // 2 :])
     found = {name: re.findall(pattern, late) for name, pattern in {"truly false %": TRUE, **SAID}.items()}

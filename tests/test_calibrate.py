@@ -14,7 +14,7 @@ from open_clip_fff.mining.clauses import mine
 from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.tools.sampling.draw import SHARDS, Draw, quotas
 from open_clip_fff.tools.shards.tars import count_samples
-from tests import colour_judge
+from tests import colour_discriminator
 from tests.conftest import colour_sample, write_tar
 from tests.samples import plain, sample_features
 from tests.test_assignment import OFF
@@ -22,7 +22,7 @@ from tests.test_features import STILL, embed
 
 pytestmark = pytest.mark.slow  # trainings, each from its start to its end
 
-JUDGE = ["--plugin", "tests.colour_judge", "--discriminator", "colours"]
+JUDGE = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours"]
 
 
 # --- the draw --------------------------------------------------------------------------------------------------------
@@ -156,23 +156,23 @@ def test_captions_alone(calibrated, trainer, sentence_model, tmp_path):
 
 def test_a_judge_and_classes(calibrated, shards, training, tmp_path):
     """The judge sees colours, and the class is the colour: where there is no doubt, both say the same."""
-    names = list(colour_judge.COLOURS)
+    names = list(colour_discriminator.COLOURS)
     for shard in range(4):
         samples = {f"{row}": {**colour_sample(shard * 16 + row), "cls": names[row % 4].encode()} for row in range(16)}
         write_tar(tmp_path / f"{shard}.tar", samples)
     data = ["--train-data", str(tmp_path / "{0..3}.tar"), *training[2:], "--text-key", "", "--class-key", "cls"]
     data += ["--captions-per-image", "4"]
     cache = ["--discriminator-cache", str(tmp_path / "verdicts")]
-    table, _, out = calibrated("--mined-per-image", "4", "--judge-pairs", "300", "--", *data, *JUDGE, *cache)
+    table, _, out = calibrated("--mined-per-image", "4", "--match-pairs", "300", "--", *data, *JUDGE, *cache)
     clauses = table.iloc[:-1]
-    assert 0 < sum(colour_judge.ASKED) <= clauses["asked"].sum() <= 300
+    assert 0 < sum(colour_discriminator.ASKED) <= clauses["asked"].sum() <= 300
     assert clauses["match_above"].tolist() == pytest.approx(clauses["right"].tolist(), abs=0.15)
     assert clauses[["match_above", "ambiguous_above", "no_above"]].sum(axis=1).tolist() == pytest.approx(
         [1.0] * len(clauses)
     )
     assert (clauses["ambiguous_above"] == 0).all() and "the judge of" in out and "half match at" in out
-    again, _, _ = calibrated("--mined-per-image", "4", "--judge-pairs", "300", "--", *data, *JUDGE, *cache)
-    assert not colour_judge.ASKED  # all verdicts were kept
+    again, _, _ = calibrated("--mined-per-image", "4", "--match-pairs", "300", "--", *data, *JUDGE, *cache)
+    assert not colour_discriminator.ASKED  # all verdicts were kept
     pd.testing.assert_frame_equal(table, again)
 
 

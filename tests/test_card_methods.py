@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow  # trainings, each from its start to its end
 MINER = ["--mining-features", "frozen", "--mining-model", "tiny-clip", "--mining-pretrained", "@teacher"]
 MANY = ["--captions-per-image", "4", "--json-text-key", "captions"]
 GROUPED = ["--group-search-space", "32", "--class-key", "cls"]
-COLOURS = ["--plugin", "tests.colour_judge", "--discriminator", "colours", "--json-text-key", "captions"]
+COLOURS = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--json-text-key", "captions"]
 TWO = ["--captions-per-image", "2", "--caption-policy", "all"]
 GATE = ["--match-gate", "-0.123456", "--match-positive", "0.94000006"]
 # flags of each method's run, and what its card says (@: a link to arXiv)

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.data.ids import ID_VERSION, NO_ID, caption_hash
 from open_clip_fff.errors import UsageError
-from open_clip_fff.matching.cache import VerdictCache
-from open_clip_fff.matching.choose import make_discriminator
+from open_clip_fff.matching.discriminators import make_discriminator
 from open_clip_fff.matching.registry import DISCRIMINATORS
-from open_clip_fff.matching.scorer import Judge, Judged
+from open_clip_fff.matching.score_cache import ScoreCache
+from open_clip_fff.matching.scorer import PairScorer, ScoreCounts
 from tests import programs
 from tests.conftest import TINY
 from tests.matching_models import make
@@ -26,7 +26,7 @@ def folders(tmp_path_factory):
     return {kind: make(root / kind, kind) for kind in ("blip", "blip2")}
 
 
-def judge_of(value, **options):
+def discriminator_of(value, **options):
     return make_discriminator(ConnectionSettings(str(value), **options), CPU, MEAN, STD)
 
 
@@ -69,7 +69,7 @@ def test_q_is_what_transformers_own_forward_gives(folders, kind, side):
     swapped = theirs(kind, folders[kind], raw.flip(0), CAPTIONS)
     assert expected.std() > 0.05 and (expected - swapped).abs().max() > 0.05  # a random model, but no constant
     for value in (f"{kind}:{folders[kind]}", folders[kind]):
-        q = judge_of(value)(images, CAPTIONS)
+        q = discriminator_of(value)(images, CAPTIONS)
         assert q.dtype == torch.float32 and not q.requires_grad
         torch.testing.assert_close(q, expected, atol=1e-5, rtol=0)
 
@@ -79,15 +79,15 @@ def test_neither_batches_nor_shared_images_change_it(folders, kind):
     _, images = crops(3)
     rows = torch.tensor([2, 0, 2, 1, 2, 0, 1])
     captions = (CAPTIONS * 2)[: len(rows)]
-    expected = judge_of(folders[kind])(images[rows], captions)
+    expected = discriminator_of(folders[kind])(images[rows], captions)
     for batch in (1, 2, 3, 64):
-        discriminator = judge_of(folders[kind], batch=batch)
+        discriminator = discriminator_of(folders[kind], batch=batch)
         encoded = []
         encode = discriminator.matching.encode
         discriminator.matching.encode = lambda x, into=encoded, encode=encode: into.append(len(x)) or encode(x)
         torch.testing.assert_close(discriminator.pairs(images, rows, captions), expected, atol=1e-5, rtol=0)
         assert max(encoded) <= batch and (batch < 64 or encoded == [3])
-    assert judge_of(folders[kind])(images[:0], []).shape == (0,)
+    assert discriminator_of(folders[kind])(images[:0], []).shape == (0,)
 
 
 @pytest.mark.parametrize("kind", ["blip", "blip2"])
@@ -116,17 +116,17 @@ def test_tokens_that_the_text_tower_lacks_are_unknown_words(folders, tmp_path):
     tokenizer.add_tokens(["<image>"], special_tokens=True)
     tokenizer.save_pretrained(tmp_path / "more")
     _, images = crops(2)
-    q = judge_of(tmp_path / "more")(images, ["a <image> square", "a [UNK] square"])
+    q = discriminator_of(tmp_path / "more")(images, ["a <image> square", "a [UNK] square"])
     assert q.isfinite().all()
 
 
-def test_a_frozen_open_clip_model_judges_by_its_cosine(tiny_name, teacher):
+def test_a_frozen_open_clip_model_scores_by_its_cosine(tiny_name, teacher):
     import open_clip
 
     thresholds = {"positive": 0.3, "negative": 0.1}
     with pytest.raises(ValueError, match="no probability"):
         ConnectionSettings("open_clip:ViT-B-32/openai")
-    discriminator = judge_of(f"open_clip:{tiny_name}/{teacher}", batch=2, **thresholds)
+    discriminator = discriminator_of(f"open_clip:{tiny_name}/{teacher}", batch=2, **thresholds)
     raw, images = crops(3)
     model = open_clip.create_model(tiny_name, str(teacher)).eval()
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (model.visual.image_mean, model.visual.image_std))
@@ -142,7 +142,7 @@ def test_a_frozen_open_clip_model_judges_by_its_cosine(tiny_name, teacher):
 def test_thresholds_are_strict_and_doubt_is_ignored():
     q = torch.tensor([0.0, 0.49, 0.5, 0.65, 0.8, 0.81, 1.0, torch.nan])
     settings = ConnectionSettings("blip:x")
-    assert settings.verdict(q).tolist() == [-1, -1, 0, 0, 0, 1, 1, 0] and settings.verdict(q).dtype == torch.int8
+    assert (labels := settings.match_label(q)).tolist() == [-1, -1, 0, 0, 0, 1, 1, 0] and labels.dtype == torch.int8
     assert ConnectionSettings("x", 1.0, 0.0, gate="off").gate is None
     for wrong in ({"positive": 0.4}, {"negative": -0.1}, {"positive": 1.1}, {"gate": 2.0}, {"batch": 0}):
         with pytest.raises(ValueError):
@@ -156,12 +156,12 @@ def test_thresholds_are_strict_and_doubt_is_ignored():
 
 def refused(value, **options) -> str:
     with pytest.raises(UsageError) as error:
-        judge_of(value, **options)
+        discriminator_of(value, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
-def test_what_cannot_judge_is_refused_in_one_line(folders, tmp_path, teacher, tiny_name):
+def test_what_cannot_score_is_refused_in_one_line(folders, tmp_path, teacher, tiny_name):
     captioner = make(tmp_path / "captioner", "blip", "BlipForConditionalGeneration")
     line = refused(f"blip:{captioner}")
     assert f"--discriminator blip:{captioner}: no image-text matching head" in line and "train-discriminator" in line
@@ -217,10 +217,10 @@ def red():
 
 def test_a_plugins_own_discriminator(red, tmp_path):
     images = torch.stack([torch.ones(3, 4, 4), -torch.ones(3, 4, 4)])
-    assert judge_of(red)(images, ["red", "red"]).tolist() == [1, 0]
-    assert judge_of(f"{red}:blue")(images, ["red", "blue"]).tolist() == [0, 0]
+    assert discriminator_of(red)(images, ["red", "red"]).tolist() == [1, 0]
+    assert discriminator_of(f"{red}:blue")(images, ["red", "blue"]).tolist() == [0, 0]
     with pytest.raises(UsageError, match="has no `identity`"):
-        Judge.keeping(judge_of(red), str(tmp_path))
+        PairScorer.with_cache(discriminator_of(red), str(tmp_path))
 
 
 # --- asking no more than is needed -----------------------------------------------------------------------------------
@@ -228,8 +228,8 @@ def test_a_plugins_own_discriminator(red, tmp_path):
 
 def test_own_pairs_are_never_sent_and_equal_ones_once(red):
     """Trap 10: the same image may be in the batch twice, and its captions are its own wherever they stand."""
-    discriminator = judge_of(f"{red}:blue")
-    judge = Judge(discriminator)
+    discriminator = discriminator_of(f"{red}:blue")
+    scorer = PairScorer(discriminator)
     ids, owners = torch.tensor([5, 5, 6, 6, NO_ID, NO_ID]), torch.tensor([5, 7, 7, 8, NO_ID, NO_ID])
     captions = ["red a", "red b", "blue", "blue", "red c", "red c"]
     asked = []
@@ -238,50 +238,51 @@ def test_own_pairs_are_never_sent_and_equal_ones_once(red):
         asked.append(which.tolist())
         return torch.ones(len(which), 3, 4, 4)
 
-    assert judge(ids, captions, owners, images).tolist() == [1, 0, 1, 1, 0, 0]
+    assert scorer(ids, captions, owners, images).tolist() == [1, 0, 1, 1, 0, 0]
     # one crop for image 6, one for each unknown image; the pair (6, "blue") once
     assert asked == [[1, 2, 4, 5]] and discriminator.calls == [(4, ["red b", "blue", "red c", "red c"])]
-    assert judge.last == Judged(own=1, cached=0, repeated=1, scored=4) and judge.last.asked == 5
-    assert judge(ids[:1], captions[:1], owners[:1], images).tolist() == [1] and len(asked) == 1
-    assert judge(ids[:0], [], owners[:0], images).shape == (0,)
-    assert judge.total == Judged(own=2, cached=0, repeated=1, scored=4)
+    assert scorer.last == ScoreCounts(own=1, cached=0, repeated=1, scored=4) and scorer.last.requested == 5
+    assert scorer(ids[:1], captions[:1], owners[:1], images).tolist() == [1] and len(asked) == 1
+    assert scorer(ids[:0], [], owners[:0], images).shape == (0,)
+    assert scorer.total == ScoreCounts(own=2, cached=0, repeated=1, scored=4)
     with pytest.raises(ValueError, match=r"shape \(2,\) for 1 pairs"):
-        Judge(lambda images, captions: torch.zeros(2))(ids[2:3], captions[2:3], owners[2:3], torch.ones(1, 3, 4, 4))
+        PairScorer(lambda images, captions: torch.zeros(2))(
+            ids[2:3], captions[2:3], owners[2:3], torch.ones(1, 3, 4, 4)
+        )
 
 
 def test_what_is_known_is_not_asked_again(folders, tmp_path):
     _, images = crops(4)
     ids, owners = torch.tensor([1, 2, 3, 4]), torch.tensor([2, 1, 4, 3])
     captions = ["a red square", "something blue", "title", "green"]
-    expected = judge_of(folders["blip"])(images, captions)
-    judge = Judge.keeping(judge_of(folders["blip"]), str(tmp_path / "kept"))
-    first = judge(ids[:2], captions[:2], owners[:2], images[:2])
-    both = judge(ids, captions, owners, images)
-    assert judge.last == Judged(cached=2, scored=2)
+    expected = discriminator_of(folders["blip"])(images, captions)
+    scorer = PairScorer.with_cache(discriminator_of(folders["blip"]), str(tmp_path / "kept"))
+    first = scorer(ids[:2], captions[:2], owners[:2], images[:2])
+    both = scorer(ids, captions, owners, images)
+    assert scorer.last == ScoreCounts(cached=2, scored=2)
     torch.testing.assert_close(both, expected, atol=1e-5, rtol=0)
     assert torch.equal(both[:2], first)
     # another start, another rank: nothing is asked, and the crops are not even made
-    judge.cache.close()
+    scorer.cache.close()
     for rank in (0, 3):
-        again = Judge.keeping(judge_of(folders["blip"]), str(tmp_path / "kept"), rank)
+        again = PairScorer.with_cache(discriminator_of(folders["blip"]), str(tmp_path / "kept"), rank)
         assert torch.equal(again(ids, captions, owners, lambda which: pytest.fail("asked")), both)
-        assert again.last == Judged(cached=4)
+        assert again.last == ScoreCounts(cached=4)
 
 
-def test_another_discriminators_verdicts_are_left_alone(folders, tmp_path):
-    ours, theirs = (judge_of(folders[kind]) for kind in ("blip", "blip2"))
+def test_another_discriminators_scores_are_not_read(folders, tmp_path):
+    ours, theirs = (discriminator_of(folders[kind]) for kind in ("blip", "blip2"))
     with torch.no_grad():
         next(theirs.matching.model.parameters()).view(-1)[0] += 1
-    cache = VerdictCache(tmp_path, ours.identity)
+    cache = ScoreCache(tmp_path, ours.identity)
     cache.put_many([1], [2], torch.tensor([0.25]))
-    other = VerdictCache(tmp_path, theirs.identity)
+    other = ScoreCache(tmp_path, theirs.identity)
     assert not other.get_many([1], [2])[1].any() and cache.get_many([1], [2])[0].tolist() == [0.25]
-    assert "1 verdict, and 0 files of other ranks; 1 file of other discriminators left alone" in cache.notice()
     # a file that was given another's name
     cache.close()
-    cache.path.rename(tmp_path / VerdictCache(tmp_path / "else", "third").path.name)
-    with pytest.raises(UsageError, match="holds another discriminator's verdicts"):
-        VerdictCache(tmp_path, "third")
+    cache.path.rename(tmp_path / ScoreCache(tmp_path / "else", "third").path.name)
+    with pytest.raises(UsageError, match="holds another discriminator's match scores"):
+        ScoreCache(tmp_path, "third")
 
 
 @pytest.mark.parametrize(
@@ -302,13 +303,13 @@ def test_equal_weights_are_not_all_that_a_discriminator_is(folders, tmp_path, ki
     import shutil
 
     shutil.copytree(folders[kind], tmp_path / "moved")
-    expected = judge_of(folders[kind]).identity
-    assert judge_of(tmp_path / "moved").identity == expected
+    expected = discriminator_of(folders[kind]).identity
+    assert discriminator_of(tmp_path / "moved").identity == expected
     name, old, new = change
     text = (tmp_path / "moved" / name).read_text()
     assert old in text, text
     (tmp_path / "moved" / name).write_text(text.replace(old, new))
-    assert judge_of(tmp_path / "moved").identity != expected
+    assert discriminator_of(tmp_path / "moved").identity != expected
 
 
 def test_equal_weights_are_not_all_that_a_frozen_open_clip_model_is(teacher, tmp_path):
@@ -320,7 +321,7 @@ def test_equal_weights_are_not_all_that_a_frozen_open_clip_model_is(teacher, tmp
         config = {**TINY, "vision_cfg": {**TINY["vision_cfg"], **vision}}
         (tmp_path / f"{name}.json").write_text(json.dumps(config | ({"quick_gelu": True} if name == "quick" else {})))
         open_clip.add_model_config(tmp_path / f"{name}.json")
-        return judge_of(f"open_clip:{name}/{teacher}", positive=0.3, negative=0.1).identity
+        return discriminator_of(f"open_clip:{name}/{teacher}", positive=0.3, negative=0.1).identity
 
     same = identity("as-it-was")
     assert identity("another-name") == same
@@ -328,30 +329,30 @@ def test_equal_weights_are_not_all_that_a_frozen_open_clip_model_is(teacher, tmp
     assert len(others | {same}) == 4
 
 
-def test_verdicts_by_ids_of_another_version_are_refused(tmp_path):
+def test_scores_by_ids_of_another_version_are_refused(tmp_path):
     """Their pairs would not be found, or be others'."""
     import sqlite3
 
-    cache = VerdictCache(tmp_path, "x", rank=1)
+    cache = ScoreCache(tmp_path, "x", rank=1)
     cache.put_many([1], [2], torch.tensor([0.25]))
     cache._own.execute("PRAGMA user_version = 0")  # as files were before ids had a version
     cache.close()
     for identity, rank in (("x", 1), ("x", 0), ("another", 0)):
         with pytest.raises(UsageError) as error:
-            VerdictCache(tmp_path, identity, rank)
+            ScoreCache(tmp_path, identity, rank)
         line = str(error.value)
         assert f"{cache.path} holds image ids of version 1, and this release's are version {ID_VERSION}" in line
         assert f"delete {tmp_path}, or name another folder" in line and "\n" not in line
     assert [path.name for path in tmp_path.glob("*.sqlite")] == [cache.path.name]
     cache.path.unlink()
     sqlite3.connect(tmp_path / "begun.sqlite").close()  # another rank's, which has not got far
-    VerdictCache(tmp_path, "x")
-    VerdictCache(tmp_path, "x", rank=1)
+    ScoreCache(tmp_path, "x")
+    ScoreCache(tmp_path, "x", rank=1)
 
 
 def test_the_cache_keeps_what_was_put(tmp_path):
     big = 2**63 - 1
-    cache = VerdictCache(tmp_path / "a" / "b", "x")
+    cache = ScoreCache(tmp_path / "a" / "b", "x")
     third = torch.tensor([1 / 3])
     cache.put_many(torch.tensor([big, NO_ID, 5]), [0, 1, 2], torch.cat([third, third, torch.tensor([torch.nan])]))
     q, known = cache.get_many([big, NO_ID, 5, 6], [0, 1, 2, 3])
@@ -362,16 +363,16 @@ def test_the_cache_keeps_what_was_put(tmp_path):
     for path in (tmp_path / "file", tmp_path / "not-sqlite"):
         path.write_text("x" * 4096)
     with pytest.raises(UsageError, match="--discriminator-cache"):
-        VerdictCache(tmp_path / "file", "x")
-    damaged = VerdictCache(tmp_path / "damaged", "x")
+        ScoreCache(tmp_path / "file", "x")
+    damaged = ScoreCache(tmp_path / "damaged", "x")
     damaged.close()
     damaged.path.write_bytes(b"no database" * 999)
     with pytest.raises(UsageError, match="cannot be used"):
-        VerdictCache(tmp_path / "damaged", "x")
+        ScoreCache(tmp_path / "damaged", "x")
 
 
-def test_a_match_score_outside_0_and_1_is_passed_over_and_told(tmp_path, caplog):
-    cache, other = VerdictCache(tmp_path, "x"), VerdictCache(tmp_path, "x", rank=1)
+def test_a_match_score_outside_0_and_1_is_ignored_with_a_warning(tmp_path, caplog):
+    cache, other = ScoreCache(tmp_path, "x"), ScoreCache(tmp_path, "x", rank=1)
     cache.put_many([1, 1, 1], [1, 2, 3], torch.tensor([1.5, -0.1, torch.inf]))
     assert not len(cache)
     for caption, q in enumerate((1.5, -0.1, float("inf"), "high", 1.0)):
@@ -389,8 +390,8 @@ def test_a_match_score_outside_0_and_1_is_passed_over_and_told(tmp_path, caplog)
 
 def test_what_was_put_survives_sigkill(tmp_path):
     code = (
-        "import os, signal, sys, torch; from open_clip_fff.matching.cache import VerdictCache\n"
-        "cache = VerdictCache(sys.argv[1], 'x', rank=1)\n"
+        "import os, signal, sys, torch; from open_clip_fff.matching.score_cache import ScoreCache\n"
+        "cache = ScoreCache(sys.argv[1], 'x', rank=1)\n"
         "for step in range(50): cache.put_many([step], [caption := step * 7], torch.tensor([step / 50]))\n"
         "cache._own.execute('BEGIN IMMEDIATE'); cache._own.execute('INSERT INTO verdicts VALUES (99, 99, 1)')\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
@@ -398,21 +399,21 @@ def test_what_was_put_survives_sigkill(tmp_path):
     assert programs.run("-c", code, tmp_path).returncode == -9
     steps = list(range(50))
     for rank in (1, 0):  # as the same rank, and as another that reads its file
-        cache = VerdictCache(tmp_path, "x", rank)
+        cache = ScoreCache(tmp_path, "x", rank)
         q, known = cache.get_many([*steps, 99], [*(step * 7 for step in steps), 99])
         assert known.tolist() == [True] * 50 + [False]
         torch.testing.assert_close(q[:50], torch.arange(50) / 50)
 
 
 def test_a_full_disk_ends_the_keeping_and_not_the_training(tmp_path, caplog):
-    cache = VerdictCache(tmp_path, "x")
+    cache = ScoreCache(tmp_path, "x")
     cache.put_many([1], [1], torch.tensor([0.5]))
     pages = cache._own.execute("PRAGMA page_count").fetchone()[0]
     cache._own.execute(f"PRAGMA max_page_count={pages}")
     many = list(range(5_000))
     cache.put_many(many, many, torch.rand(5_000))
     cache.put_many([2], [2], torch.tensor([0.5]))
-    assert caplog.text.count("verdicts are no longer kept") == 1
+    assert caplog.text.count("scores are no longer cached") == 1
     assert cache.get_many([1, 2], [1, 2])[1].tolist() == [True, False]
 
 

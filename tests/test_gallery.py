@@ -12,18 +12,18 @@ from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.mining import FrozenSource, MiningConfig
 from open_clip_fff.hub.training_flags import borrow
-from open_clip_fff.matching.scorer import Judge
+from open_clip_fff.matching.scorer import PairScorer
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.mining.hardest import hardest_negatives
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds, similarities
 from open_clip_fff.models.frozen import load_frozen
-from open_clip_fff.tools.gallery.matched import doubt, in_doubt, judge_batch
+from open_clip_fff.tools.gallery.matched import doubt, in_doubt, score_batch
 from open_clip_fff.tools.gallery.mined import STEPS, WINDOW, find, find_thresholds
 from open_clip_fff.tools.gallery.run import Wanted, gather
 from open_clip_fff.tools.sampling.draw import Draw
 from open_clip_fff.tools.sampling.extractors import FrozenExtractor
 from open_clip_fff.tools.shards.tars import count_samples
-from tests import colour_judge
+from tests import colour_discriminator
 from tests.conftest import colour_sample, write_tar
 from tests.samples import plain, sample_features
 from tests.test_assignment import random_features
@@ -31,7 +31,7 @@ from tests.test_features import embed
 
 BARS = MiningConfig(0.45, 0.5, 0.5, 0.1)
 EVERYTHING = 1_000  # rows
-JUDGE = ["--plugin", "tests.colour_judge", "--discriminator", "colours"]
+JUDGE = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours"]
 
 
 def moved(config: MiningConfig, by: float) -> MiningConfig:
@@ -165,7 +165,7 @@ def test_the_hardest_pairs_are_trainings_and_are_judged(monkeypatch):
     monkeypatch.setattr("open_clip_fff.tools.gallery.matched.PAIRS", 5)
     f, captions, crops = hard_batch()
     settings, known = ConnectionSettings("x", positive=0.205, negative=0.105), Known()
-    said = judge_batch(f, f, captions, crops, Judge(known), settings, start=100)
+    said = score_batch(f, f, captions, crops, PairScorer(known), settings, start=100)
     hardest = hardest_negatives(f.image, f.text, f.ids, f.valid)
     assert [(p.image - 100, (p.other - 100) * 2 + p.caption) for p in said.by_image] == list(
         enumerate(hardest.caption.tolist())
@@ -187,7 +187,7 @@ def test_what_the_gate_keeps_back_is_not_asked():
     f, captions, crops = hard_batch()
     settings, known = ConnectionSettings("x", gate=0.5), Known()
     gate = random_features(12, 2, d=8, seed=5)
-    said = judge_batch(f, gate, captions, crops, Judge(known), settings)
+    said = score_batch(f, gate, captions, crops, PairScorer(known), settings)
     total = 12 + int(f.valid.sum())
     assert 0 < said.unasked < total and len(said.by_image) + len(said.by_caption) == total - said.unasked
     assert known.asked <= total - said.unasked
@@ -278,7 +278,7 @@ def test_a_page_of_the_users_own_data(show, shards, training, teacher, tiny_name
 
 def test_a_judge_that_knows_colours(show, training):
     page = show("--samples", "40", "--show", "400", "--", *training, *JUDGE)
-    assert sum(colour_judge.ASKED) > 0 and max(colour_judge.ASKED) <= 16 + 16 * 5
+    assert sum(colour_discriminator.ASKED) > 0 and max(colour_discriminator.ASKED) <= 16 + 16 * 5
     verdicts = [kind for kind in page.texts["said"] if kind in ("positive", "ignored", "negative")]
     assert set(verdicts) == {"positive", "negative"}
     q = [float(text.split()[1]) for text in page.texts["chip"] if text.startswith("q ")]
@@ -291,7 +291,7 @@ def test_a_judge_where_nothing_mines(show, training, teacher):
     alone = [*training[:2], *training[-6:], "--method", "mafa", "--captions-per-image", "2", "--caption-policy", "all"]
     page = show("--samples", "20", "--batch-size", "10", "--hardest-by", f"tiny-clip,{teacher}", "--", *alone, *JUDGE)
     assert [x for x in page.addresses if x[0] == "#"] == ["#by-image", "#by-caption"]
-    assert "20 pairs" in page.everything and max(colour_judge.ASKED) <= 10 + 20
+    assert "20 pairs" in page.everything and max(colour_discriminator.ASKED) <= 10 + 20
 
 
 def test_it_takes_the_captions_that_a_batch_would_have(trainer, training, teacher, tiny_name):

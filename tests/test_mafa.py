@@ -8,13 +8,13 @@ import torch
 
 from open_clip_fff.data.caption_strings import CaptionHashes, StringTokenizer, strings
 from open_clip_fff.data.ids import caption_hash
-from tests import colour_judge
+from tests import colour_discriminator
 from tests.conftest import colour_sample, write_tar
 from tests.matching_models import make
 
 pytestmark = pytest.mark.slow  # trainings, each from its start to its end
 
-JUDGE = ["--plugin", "tests.colour_judge", "--discriminator", "colours", "--json-text-key", "captions"]
+JUDGE = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--json-text-key", "captions"]
 MAFA = ["--method", "mafa", "--group-search-space", "32", "--captions-per-image", "2", "--caption-policy", "all"]
 RATE = r"False negatives: ([\d.]+)% \(of images ([\d.]+)%, of captions ([\d.]+)%, truly ([\d.]+)%, right ([\d.]+)%"
 
@@ -49,7 +49,7 @@ def test_false_negatives_are_found_and_counted(trainer, classed, capsys, loss):
     assert len(found) == 8 and all(right == 100.0 for *_, right in found)
     assert all(both == pytest.approx((a + b) / 2, abs=0.11) for both, a, b, *_ in found)
     assert sum(both for both, *_ in found) > 0, found
-    assert max(colour_judge.ASKED) <= 16 + 32
+    assert max(colour_discriminator.ASKED) <= 16 + 32
 
 
 def test_without_a_judge_the_truth_is_told(trainer, classed):
@@ -62,15 +62,15 @@ def test_without_a_judge_the_truth_is_told(trainer, classed):
 def test_accumulation_asks_once(trainer, classed):
     argv = [*JUDGE, *MAFA, "--batch-size", "8", "--accum-freq", "2", "--epochs", "1", "--name", "accumulated"]
     assert trainer(*argv, data=classed) == 0
-    assert len(colour_judge.ASKED) == 4  # steps
+    assert len(colour_discriminator.ASKED) == 4  # steps
 
 
 def test_verdicts_are_kept(trainer, classed, tmp_path):
     argv = [*JUDGE, *MAFA, "--discriminator-cache", str(tmp_path / "verdicts"), "--aug-cfg", "scale=(1.0,1.0)"]
     assert trainer(*argv, "--name", "first", data=classed) == 0
-    asked = sum(colour_judge.ASKED)
+    asked = sum(colour_discriminator.ASKED)
     assert trainer(*argv, "--name", "second", data=classed) == 0
-    assert asked > 0 and sum(colour_judge.ASKED) == 0
+    assert asked > 0 and sum(colour_discriminator.ASKED) == 0
     assert list((tmp_path / "verdicts").glob("*.sqlite"))
 
 
@@ -89,7 +89,7 @@ def test_it_begins_at_its_epoch_and_goes_through_the_gate(trainer, classed, teac
     asked, found = {}, {}
     for gate in ("-1", "-0.2", "0.99"):
         assert trainer(*argv, *mining, "--match-gate", gate, "--name", f"gate{gate}", data=classed) == 0
-        asked[gate] = sum(colour_judge.ASKED)
+        asked[gate] = sum(colour_discriminator.ASKED)
         found[gate] = re.findall(r"False negatives: (.*?) Positives", trainer.log(f"gate{gate}"))
     assert asked["-1"] > asked["-0.2"] > 0 == asked["0.99"]
     # pairs that nobody examined are no part of the rate
@@ -118,7 +118,7 @@ def test_what_does_not_go_is_said(trainer, capsys):
         assert trainer(*argv, "--name", "refused") == 2
         return capsys.readouterr().err.splitlines()[-1]
 
-    assert "--method mafa: connection mining needs a judge" in refused("--method", "mafa")
+    assert "--method mafa: connection mining needs a discriminator" in refused("--method", "mafa")
     assert "does nothing without --discriminator" in refused("--method", "grit", "--match-positive", "0.9")
     assert "add --mining-features frozen" in refused(*JUDGE, "--method", "mafa", "--match-gate", "0.2")
     assert "0 <= negative <= positive" in refused(*JUDGE, "--method", "mafa", "--match-negative", "0.9")

@@ -210,7 +210,7 @@ def test_stored_features_mine_what_the_model_mines_in_the_step(trainer, sentence
 def test_what_stored_features_of_captions_cannot_do(trainer, text, tmp_path, capsys):
     assert embed("--out", str(tmp_path), "--", *trainer.tars, *text) == 0
     stored = [*FFF, "--mining-features", "precomputed", "--feature-sidecar", str(tmp_path)]
-    judge = ["--plugin", "tests.colour_judge", "--discriminator", "colours", "--match-gate", "0.2"]
+    judge = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--match-gate", "0.2"]
     grouped = [*stored, "--batch-hooks", "grit", "--group-features", "stored"]
     for argv, named in (
         ([*stored, "--p1", "0.3"], r"--p1: \S+, whose features are stored, knows no images, and mines by --p3 alone"),

@@ -17,7 +17,7 @@ from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.data.shards import id_of, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
-from open_clip_fff.matching.choose import make_discriminator
+from open_clip_fff.matching.discriminators import make_discriminator
 from open_clip_fff.tools.finetune import pairs
 from open_clip_fff.tools.finetune.discriminator_losses import alignment_loss, draw_negatives, losses, same_pair
 from open_clip_fff.tools.finetune.measure import scores

@@ -171,7 +171,7 @@ def test_accumulation_equals_the_doubled_batch(trainer, teacher, loss):
         *("--logit-scale-init", "10"),
     ]
     if loss == "s-itc":  # with a judge of the whole accumulated batch's hardest pairs, and smoothed from the start
-        shared += ["--plugin", "tests.colour_judge", "--discriminator", "colours", "--smoothing-start", "0"]
+        shared += ["--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--smoothing-start", "0"]
     data = [*trainer.table[:-1], "title;pseudo"]
     assert trainer(*shared, "--batch-size", "16", "--name", "whole", data=data) == 0
     assert trainer(*shared, "--batch-size", "8", "--accum-freq", "2", "--name", "halves", data=data) == 0

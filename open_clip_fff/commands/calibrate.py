@@ -4,7 +4,7 @@
         --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai --batch-size 1024
 
 What stands behind `--` is a command line of training, whole or in part; where it names no method and no loss, it is as
-with `--method fff`. With `--discriminator` a judge is asked about pairs around the thresholds, with `--class-key` the
+with `--method fff`. With `--discriminator` pairs around the thresholds are scored, with `--class-key` the
 table says how much of what is mined is right.
 """
 
@@ -66,7 +66,10 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
         metavar="R",
         help="captions of others that an image shall mine in a batch, by all clauses together (default: training's, 1)",
     )
-    add("--judge-pairs", type=int, default=500, metavar="P", help="that --discriminator is asked about (default: 500)")
+    add("--match-pairs", type=int, default=500, metavar="P", help="that --discriminator scores (default: 500)")
+    add(
+        "--judge-pairs", type=int, dest="match_pairs", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+    )  # its old name
     add("--seed", type=int, default=0, help="of what is drawn (default: 0)")
     add("--workers", type=int, default=4, help="threads that decode (default: 4)")
     add("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
@@ -94,7 +97,7 @@ def check(args: argparse.Namespace, plan: Plan) -> None:
     Raises:
         UsageError: for a number out of range, and where nothing mines, or only what there is not before training.
     """
-    for name, least in (("images", 2), ("global_batch", 2), ("judge_pairs", 1), ("workers", 0), ("seed", 0)):
+    for name, least in (("images", 2), ("global_batch", 2), ("match_pairs", 1), ("workers", 0), ("seed", 0)):
         if (value := getattr(args, name)) < least:
             raise UsageError(f"{as_flag(name)} {value}: must be {least} or more")
     if not args.mined_per_image > 0:

@@ -1,4 +1,4 @@
-"""Who judges whether an image and a caption that are no pair belong together after all, and what follows."""
+"""The discriminator's settings (MAFA): which model scores negatives, and the thresholds of its match scores."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -25,8 +25,8 @@ _TWO_WAYS = ("softmax", "s-itc")  # losses whose two directions have targets of 
 class ConnectionSettings(Settings):
     """MAFA's connection discriminator (con-D; arXiv 2312.06112): a frozen model that gives q = P(match) of a pair.
 
-    What a field means, its flag's help says. The two thresholds are MAFA's; `gate` is a cosine, below which a pair is a
-    true negative unasked; `batch` bounds the memory; with GRIT, epoch 0's batches are random, and `start` may be 1.
+    The flags' helps describe the fields. The default thresholds are MAFA's. Pairs with a cosine below `gate` are
+    negatives without being scored. With GRIT, epoch 0's batches are random, and `start` may be 1.
     """
 
     group: ClassVar[str] = "connection"
@@ -34,7 +34,7 @@ class ConnectionSettings(Settings):
     discriminator: str = setting(
         "discriminator",
         REQUIRED,
-        "judges the hardest negatives of each step: blip:NAME|DIR, blip2:NAME|DIR, open_clip:MODEL/TAG|DIR by its "
+        "scores the hardest negatives of each step: blip:NAME|DIR, blip2:NAME|DIR, open_clip:MODEL/TAG|DIR by its "
         "cosine, a folder or hub name of either BLIP, or one of your --plugin",
         metavar="KIND:NAME",
         check=(
@@ -59,27 +59,27 @@ class ConnectionSettings(Settings):
     gate: float | None = setting(
         "match_gate",
         None,
-        "ask only about pairs whose mining features are more alike than this",
-        unset="ask about all",
+        "score only pairs whose mining features have a higher cosine than this",
+        unset="score all",
         metavar="COS",
         shown=lambda s: cut(s.gate),
     )
     cache: str | None = setting(
-        "discriminator_cache", None, "keep verdicts there, by image and caption", unset="nowhere", metavar="DIR"
+        "discriminator_cache", None, "cache match scores there, by image and caption", unset="nowhere", metavar="DIR"
     )
     batch: int = setting(
         "discriminator_batch",
         64,
-        "pairs that it judges at a time",
+        "pairs that it scores at a time",
         metavar="N",
-        check=(lambda pairs: pairs >= 1, "the discriminator judges {} pairs at a time: it is at least 1"),
+        check=(lambda pairs: pairs >= 1, "the discriminator scores {} pairs at a time: it is at least 1"),
     )
     start: int = setting(
         "discriminator_start",
         0,
         "from which epoch on, from 0",
         metavar="EPOCH",
-        check=(lambda epoch: epoch >= 0, "the discriminator is asked from epoch {} on: it is 0 or later"),
+        check=(lambda epoch: epoch >= 0, "the discriminator is used from epoch {} on: it is 0 or later"),
     )
 
     def __post_init__(self) -> None:
@@ -90,25 +90,25 @@ class ConnectionSettings(Settings):
             )
         if self.discriminator.split(":")[0] == COSINE and (self.positive, self.negative) == (POSITIVE, NEGATIVE):
             raise ValueError(
-                f"--discriminator {self.discriminator}: judges by its cosine, which is no probability: {POSITIVE} "
+                f"--discriminator {self.discriminator}: scores by its cosine, which is no probability: {POSITIVE} "
                 f"and {NEGATIVE} mean nothing there; give thresholds of your own "
                 f"(open-clip-fff calibrate draws the cosines of your data)"
             )
         object.__setattr__(self, "gate", threshold(self.gate, "--match-gate"))
 
-    def verdict(self, q: "Tensor") -> "Tensor":
-        """What follows from q, a float tensor [...]: int8 [...], +1 a positive, -1 a true negative, 0 ignored.
+    def match_label(self, q: "Tensor") -> "Tensor":
+        """Labels of match scores, float [...]: int8 [...], +1 a positive, -1 a true negative, 0 ignored.
 
-        Both thresholds are themselves ambiguous, and so is NaN: what could not be judged is not trained on.
+        Scores equal to a threshold and NaN are ignored: what could not be scored is not trained on.
         """
         return (q > self.positive).char() - (q < self.negative).char()
 
     def describe(self, loss: str, trained: int | None = None) -> Topic:
-        """Which pairs were scored, and what followed.
+        """Which pairs are scored, and what their match labels do.
 
         Args:
-            loss: its name, which decides about directions.
-            trained: that of `words.since`.
+            loss: by name; decides whether a label counts in both directions.
+            trained: as in `topics.since`.
         """
         kind = _KINDS.get(self.discriminator.partition(":")[0], "") if ":" in self.discriminator else ""
         parts = [

@@ -56,8 +56,8 @@ def _check_connection(plan: Plan) -> None:
     if plan.connection is None:
         if plan.method in ("mafa", "cosmo"):
             raise UsageError(
-                f"--method {plan.method}: connection mining needs a judge: add --discriminator blip:NAME, or one of "
-                f"your own (open-clip-fff train-discriminator)"
+                f"--method {plan.method}: connection mining needs a discriminator: add --discriminator blip:NAME, or "
+                f"one of your own (open-clip-fff train-discriminator)"
             )
     elif plan.connection.gate is not None and (plan.features not in ("frozen", "precomputed") or plan.text_alone):
         raise UsageError(

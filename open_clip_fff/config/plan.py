@@ -27,7 +27,7 @@ class Plan(Settings):
         safety: what is done about numbers that are not finite, and images that are too large.
         mining: Eq. 1's settings, None where nothing is mined.
         miner: the frozen model whose features mine, or made the stored ones; None where there is none.
-        connection: who judges the hardest negatives; None where nobody does.
+        connection: the discriminator of hardest negatives; None without one.
         grouping: of mini-batches; None where the loader's order is left alone.
         zero_shot: what is scored every few epochs; None for nothing.
         logits: where scale and bias start.

@@ -11,9 +11,8 @@ from open_clip_fff.data.caption_strings import BYTES, HASHES, CaptionHashes, Str
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import HookContext
-from open_clip_fff.matching.candidates import candidate_pairs
-from open_clip_fff.matching.choose import make_discriminator
-from open_clip_fff.matching.scorer import Judge
+from open_clip_fff.matching.discriminators import make_discriminator
+from open_clip_fff.matching.scorer import PairScorer, candidate_pairs
 
 
 class Connection:
@@ -33,7 +32,7 @@ class Connection:
             settings, context.device, context.image_mean, context.image_std, context.cache_dir
         )
         self.settings = settings
-        self.scorer = Judge.keeping(discriminator, settings.cache, context.rank)
+        self.scorer = PairScorer.with_cache(discriminator, settings.cache, context.rank)
         self.tokenizers: Mapping[str, Tokenizer] = {BYTES: StringTokenizer(), HASHES: CaptionHashes()}
         self._step: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=context.accumulation)
         self._last: tuple[Tensor, Tensor] | None = None  # pairs and labels of this step's last call
@@ -68,7 +67,7 @@ class Connection:
                 ids[captions // k],
                 lambda places: self._crops(images[places]),
             )
-            labels[scored] = self.settings.verdict(q)
+            labels[scored] = self.settings.match_label(q)
             self._last = pairs, labels
         labels = self._last[1]
         return labels[:size], labels[size:].view(size, k)

@@ -1,1 +1,1 @@
-"""Who decides whether an image and a caption that are no pair belong together after all: MAFA's con-D."""
+"""The discriminator (MAFA's con-D, arXiv 2312.06112): P(match) of an image and a caption of another image."""

@@ -1,4 +1,4 @@
-"""What image-text matching models of transformers have in common, whether they judge or are trained."""
+"""Image-text matching models of transformers: what inference and fine-tuning need of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,12 +13,12 @@ from open_clip_fff.numerics import half_on_cuda
 
 @dataclass
 class MatchingModel(ABC):
-    """A model that encodes an image once and then looks at it together with each of several captions.
+    """Encodes an image once and fuses it with each of several captions.
 
     Attributes:
-        kind: as `--discriminator KIND:NAME` calls it.
+        kind: as in `--discriminator KIND:NAME`.
         model: of transformers, a class with an image-text matching head.
-        tokenizer, image_processor: of transformers, from the model's own folder.
+        tokenizer, image_processor: of transformers, from the model's folder.
     """
 
     kind: ClassVar[str]
@@ -26,17 +26,17 @@ class MatchingModel(ABC):
     tokenizer: Any
     image_processor: Any
 
-    @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
-        """Images [U, 3, *size], normalised, to states [U, T, E]."""
+        """Normalised images [U, 3, *size] to states [U, T, E]."""
+        return self.model.vision_model(pixel_values=pixels).last_hidden_state
 
     @abstractmethod
     def match(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Logits [P, 2] of P pairs, no match and match, given states [P, T, E] and captions as `tokens` makes them."""
+        """Logits [P, 2] (no match, match) of P pairs, given states [P, T, E] and the captions' `tokens`."""
 
     @abstractmethod
     def align(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """Cosines [U, P] of all images with all captions, each seen alone."""
+        """Cosines [U, P] of all images with all captions, by the unimodal features."""
 
     @property
     @abstractmethod
@@ -49,7 +49,7 @@ class MatchingModel(ABC):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of its images, as the folder's preprocessor says."""
+        """Height and width of its images, from the preprocessor's configuration."""
         size = self.image_processor.size
         return int(size["height"]), int(size["width"])
 
@@ -61,36 +61,36 @@ class MatchingModel(ABC):
         return tuple(self.image_processor.image_mean), tuple(self.image_processor.image_std)
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and their mask, int64 [P, L] each, cut at the model's longest text, on its device."""
+        """Token ids and attention mask, int64 [P, L] each, truncated to the model's maximum, on its device."""
         limit = min(self.tokenizer.model_max_length, self.text_config.max_position_embeddings)
-        made = self.tokenizer(list(captions), padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        ids, mask = made["input_ids"].to(self.device), made["attention_mask"].to(self.device)
-        # BLIP-2's processors add a token <image> that its text embedding lacks, and captions of the web hold anything
+        encoded = self.tokenizer(list(captions), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        ids, mask = encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
+        # BLIP-2's processors add a token <image> that its text embedding lacks; web captions may contain that word
         return ids.where(ids < self.text_config.vocab_size, self.tokenizer.unk_token_id), mask
 
 
 @torch.no_grad()
-def probabilities(
+def match_probabilities(
     matching: MatchingModel, pixels: Callable[[Tensor], Tensor], rows: Tensor, captions: Sequence[str], batch: int
 ) -> Tensor:
-    """P(match) of P pairs, float32 [P] on the model's device; on CUDA computed in half.
+    """P(match) of P pairs, float32 [P] on the model's device; computed in half precision on CUDA.
 
-    Pairs of one image stand together, so that it is encoded once (twice where its pairs are cut by a batch's end),
-    and never more than `batch` images or pairs are held.
+    Pairs are sorted by image, so that each image is encoded once (twice where a batch boundary splits its pairs), and
+    at most `batch` images and pairs are held at a time.
 
     Args:
         matching: the model, in eval mode.
-        pixels: gives images [u, 3, *size], normalised, for their places, int64 [u] on the model's device.
-        rows: int64 [P], the place of each caption's image.
+        pixels: returns normalised images [u, 3, *size] for indices int64 [u] on the model's device.
+        rows: int64 [P], the index of each caption's image.
         captions: P strings.
         batch: pairs at a time.
     """
     device = matching.device
     rows, q = rows.to(device), torch.empty(len(captions), device=device)
     for chunk in rows.argsort(stable=True).split(batch) if len(captions) else ():
-        which, inverse = rows[chunk].unique_consecutive(return_inverse=True)
+        unique, inverse = rows[chunk].unique_consecutive(return_inverse=True)
         with half_on_cuda(device):
-            states = matching.encode(pixels(which))
-            ids, mask = matching.tokens([captions[place] for place in chunk.tolist()])
+            states = matching.encode(pixels(unique))
+            ids, mask = matching.tokens([captions[index] for index in chunk.tolist()])
             q[chunk] = matching.match(states[inverse], ids, mask).float().softmax(dim=-1)[:, 1]
     return q

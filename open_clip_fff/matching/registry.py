@@ -1,6 +1,6 @@
-"""Discriminators by name. Yours joins with `@register_discriminator("name")` in a module that `--plugin` imports."""
+"""Discriminators by name; a plug-in adds its own with `@register_discriminator("name")`."""
 
-from __future__ import annotations  # names of torch, which --help need not wait for
+from __future__ import annotations  # --help does not wait for torch
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DiscriminatorContext:
-    """What a discriminator may know when it is built.
+    """What a discriminator is built from.
 
     Attributes:
-        name: what stands behind the kind in `KIND:NAME`; empty where nothing does.
-        device: where it runs, and where the images that it gets are.
-        image_mean, image_std: the normalisation of those images, per channel.
-        cache_dir: where the hub's files are kept; None for the hub's own choice.
-        batch: the most pairs to judge at a time.
-        called: the flag and its value, for error lines.
+        name: the part of `KIND:NAME` behind the colon; may be empty.
+        device: where it runs, and where its images are.
+        image_mean, image_std: normalisation of those images, per channel.
+        cache_dir: of the hub's files; None for the hub's default.
+        batch: the most pairs to score at a time.
+        flag: the flag and its value, for error messages.
     """
 
     name: str
@@ -32,13 +32,24 @@ class DiscriminatorContext:
     image_std: tuple[float, ...]
     cache_dir: str | None = None
     batch: int = 64
-    called: str = "--discriminator"
+    flag: str = "--discriminator"
 
 
 class Discriminator(Protocol):
-    """LabelsMatches pairs (MAFA's con-D, arXiv 2312.06112): q = P(the caption belongs to the image).
+    """Scores pairs (MAFA's con-D, arXiv 2312.06112): q = P(the caption matches the image).
 
-    It may have a string `identity`, which changes whenever its answers would: only then can they be kept on disk.
+    A string attribute `identity` that changes whenever the scores would allows them to be cached on disk.
+
+    Example:
+        >>> @register_discriminator("brightness")
+        ... class Brightness:
+        ...     def __init__(self, context: DiscriminatorContext) -> None:
+        ...         self.identity = "brightness 1"
+        ...
+        ...     def __call__(self, images, captions):
+        ...         bright = images.mean(dim=(1, 2, 3)) > 0
+        ...         named = torch.tensor(["bright" in caption for caption in captions], device=images.device)
+        ...         return (bright == named).float()
     """
 
     def __call__(self, images: Tensor, captions: Sequence[str]) -> Tensor:
@@ -53,23 +64,23 @@ class Discriminator(Protocol):
 
 @runtime_checkable
 class SharesImages(Protocol):
-    """A discriminator that looks at an image once, however many of its pairs are asked."""
+    """A discriminator that encodes each image once, however many captions it is paired with."""
 
     def pairs(self, images: Tensor, rows: Tensor, captions: Sequence[str]) -> Tensor:
         """q of P pairs, float32 [P].
 
         Args:
             images: [U, 3, H, W], as above.
-            rows: int64 [P], which of them each caption is paired with.
+            rows: int64 [P], the image of each caption.
             captions: P strings.
         """
         ...
 
 
 _BUILT_IN = {
-    "blip": "open_clip_fff.matching.matcher:blip",
-    "blip2": "open_clip_fff.matching.matcher:blip2",
-    "open_clip": "open_clip_fff.matching.cosine:Cosine",
+    "blip": "open_clip_fff.matching.discriminators:blip",
+    "blip2": "open_clip_fff.matching.discriminators:blip2",
+    "open_clip": "open_clip_fff.matching.cosine:CosineDiscriminator",
 }
 
 DISCRIMINATORS: Registry[Callable[[DiscriminatorContext], Discriminator]] = Registry(
@@ -78,8 +89,9 @@ DISCRIMINATORS: Registry[Callable[[DiscriminatorContext], Discriminator]] = Regi
 
 
 def register_discriminator(name: str) -> Callable:
-    """Registers a class or factory that takes a `DiscriminatorContext`. Raises ValueError if the name is taken.
+    """Registers a class or factory that takes a `DiscriminatorContext`, for `--discriminator NAME` or `NAME:MORE`.
 
-    `--discriminator NAME` then chooses it, and what stands behind a colon, `NAME:MORE`, is its context's `name`.
+    Raises:
+        ValueError: if the name is taken.
     """
     return DISCRIMINATORS.registering(name)

@@ -1,4 +1,4 @@
-"""Asking a discriminator no more than is needed."""
+"""Match scores of pairs with as few forward passes of the discriminator as possible."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -8,18 +8,18 @@ from torch import Tensor
 
 from open_clip_fff.data.ids import caption_hash
 from open_clip_fff.errors import UsageError
-from open_clip_fff.matching.cache import FLAG, VerdictCache
 from open_clip_fff.matching.registry import Discriminator, SharesImages
+from open_clip_fff.matching.score_cache import FLAG, ScoreCache
 
 Images = Tensor | Callable[[Tensor], Tensor]
 
 
-class Judged(NamedTuple):
-    """Pairs by how they were judged; they add up.
+class ScoreCounts(NamedTuple):
+    """Pairs by where their match score came from.
 
     Attributes:
-        own: a caption of the image itself, which no model is asked about.
-        cached: known from the disk.
+        own: a caption of the image itself: 1 without a forward pass.
+        cached: from the disk.
         repeated: the same pair as another of the same call.
         scored: by the model.
     """
@@ -30,80 +30,79 @@ class Judged(NamedTuple):
     scored: int = 0
 
     @property
-    def asked(self) -> int:
-        """All that needed a verdict: own pairs do not."""
+    def requested(self) -> int:
+        """All but own pairs."""
         return self.cached + self.repeated + self.scored
 
 
-class Judge:
-    """Verdicts on pairs: by id where the caption is the image's own, from the cache where it is known, else scored.
+class PairScorer:
+    """Match scores by id where the caption is the image's own, from the cache where possible, else by the model.
 
     Args:
-        discriminator: what scores.
-        cache: where verdicts are kept; None for nowhere.
+        discriminator: the model.
+        cache: of match scores on disk; None for none.
 
     Attributes:
-        total: how all pairs so far were judged.
-        last: how those of the last call were.
+        total: counts over all calls.
+        last: counts of the last call.
     """
 
-    def __init__(self, discriminator: Discriminator, cache: VerdictCache | None = None) -> None:
+    def __init__(self, discriminator: Discriminator, cache: ScoreCache | None = None) -> None:
         self.discriminator, self.cache = discriminator, cache
-        self.total, self.last = Judged(), Judged()
+        self.total, self.last = ScoreCounts(), ScoreCounts()
 
     @classmethod
-    def keeping(cls, discriminator: Discriminator, folder: str | None, rank: int = 0) -> "Judge":
-        """A judge with a cache in `folder`, where it is not None.
+    def with_cache(cls, discriminator: Discriminator, folder: str | None, rank: int = 0) -> "PairScorer":
+        """A scorer with a cache in `folder`, or without one for None.
 
         Raises:
-            UsageError: if the cache cannot be used, or the discriminator does not say what it is.
+            UsageError: if the cache cannot be used, or the discriminator has no `identity`.
         """
         if folder is None:
             return cls(discriminator)
         identity = getattr(discriminator, "identity", None)
         if not identity:
             raise UsageError(
-                f"{FLAG}: {type(discriminator).__name__} has no `identity`, so its verdicts cannot be kept"
+                f"{FLAG}: {type(discriminator).__name__} has no `identity`, so its match scores cannot be cached"
             )
-        return cls(discriminator, VerdictCache(folder, identity, rank))
+        return cls(discriminator, ScoreCache(folder, identity, rank))
 
     @torch.no_grad()
     def __call__(self, image_ids: Tensor, captions: Sequence[str], owners: Tensor, images: Images) -> Tensor:
         """q of P pairs, float32 [P] on the device of `image_ids`.
 
         Args:
-            image_ids: int64 [P], of the images; negative for unknown ones, each of which is an image of its own.
+            image_ids: int64 [P]; negative for unknown images, each of which counts as another image.
             captions: P strings.
             owners: int64 [P], the id of the image that each caption was written for. Where it is the pair's image, q
-                is 1 and nothing is asked: the same image may be in a batch twice.
-            images: the crops, [P, 3, H, W], or what gives them: for places in P, int64 [u] on the device of
-                `image_ids`, it returns [u, 3, H, W]. It is called once, with one place for each image that is scored,
-                or not at all.
+                is 1 without a forward pass: the same image may be in a batch twice.
+            images: crops [P, 3, H, W], or a function from indices into P, int64 [u] on the device of `image_ids`, to
+                [u, 3, H, W]. It is called at most once, with one index per image to be scored.
         """
         ids = image_ids.tolist()
         own = [image >= 0 and image == owner for image, owner in zip(ids, owners.tolist(), strict=True)]
         q = [1.0] * len(ids)
-        # places by pair: both directions of a batch may have found the same one
+        # indices by pair: both directions of a batch may have found the same one
         pairs: dict[tuple[int, int], list[int]] = {}
-        for place, (image, caption) in enumerate(zip(ids, captions, strict=True)):
-            if not own[place]:
-                pairs.setdefault((image if image >= 0 else -1 - place, caption_hash(caption)), []).append(place)
-        verdicts, known = self._recall(list(pairs))
-        unknown = [pair for pair, found in zip(pairs, known.tolist(), strict=True) if not found]
+        for index, (image, caption) in enumerate(zip(ids, captions, strict=True)):
+            if not own[index]:
+                pairs.setdefault((image if image >= 0 else -1 - index, caption_hash(caption)), []).append(index)
+        scores, known = self._cached(list(pairs))
+        unknown = [pair for pair, is_known in zip(pairs, known.tolist(), strict=True) if not is_known]
         if unknown:
             scored = self._score(unknown, [pairs[pair][0] for pair in unknown], captions, images, image_ids.device)
-            verdicts[~known] = scored
+            scores[~known] = scored
             if self.cache is not None:
                 self.cache.put_many([image for image, _ in unknown], [text for _, text in unknown], scored)
-        for places, verdict in zip(pairs.values(), verdicts.tolist(), strict=True):
-            for place in places:
-                q[place] = verdict
-        asked, cached = sum(map(len, pairs.values())), int(known.sum())
-        self.last = Judged(sum(own), cached, asked - len(pairs), len(unknown))
-        self.total = Judged(*(a + b for a, b in zip(self.total, self.last, strict=True)))
+        for indices, score in zip(pairs.values(), scores.tolist(), strict=True):
+            for index in indices:
+                q[index] = score
+        requested, cached = sum(map(len, pairs.values())), int(known.sum())
+        self.last = ScoreCounts(sum(own), cached, requested - len(pairs), len(unknown))
+        self.total = ScoreCounts(*(a + b for a, b in zip(self.total, self.last, strict=True)))
         return torch.tensor(q, dtype=torch.float32, device=image_ids.device)
 
-    def _recall(self, pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    def _cached(self, pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         if self.cache is None:
             return torch.zeros(len(pairs)), torch.zeros(len(pairs), dtype=torch.bool)
         return self.cache.get_many([image for image, _ in pairs], [text for _, text in pairs])
@@ -111,20 +110,20 @@ class Judge:
     def _score(
         self,
         pairs: list[tuple[int, int]],
-        places: list[int],
+        indices: list[int],
         captions: Sequence[str],
         images: Images,
         device: torch.device,
     ) -> Tensor:
-        """q of pairs that stand at `places`, float32 on the CPU; each image is looked at once where that is known."""
-        firsts: dict[int, int] = {}
-        for (image, _), place in zip(pairs, places, strict=True):
-            firsts.setdefault(image, place)
-        row = {image: number for number, image in enumerate(firsts)}
-        which = torch.tensor(list(firsts.values()), device=device)
+        """q of pairs at `indices`, float32 on the CPU; a known image is encoded once."""
+        first: dict[int, int] = {}
+        for (image, _), index in zip(pairs, indices, strict=True):
+            first.setdefault(image, index)
+        row = {image: number for number, image in enumerate(first)}
+        unique = torch.tensor(list(first.values()), device=device)
         rows = torch.tensor([row[image] for image, _ in pairs], device=device)
-        crops = images(which) if callable(images) else images[which]
-        texts = [captions[place] for place in places]
+        crops = images(unique) if callable(images) else images[unique]
+        texts = [captions[index] for index in indices]
         if isinstance(self.discriminator, SharesImages):
             q = self.discriminator.pairs(crops, rows, texts)
         else:
@@ -132,3 +131,23 @@ class Judge:
         if q.shape != (len(pairs),):
             raise ValueError(f"the discriminator gave q of shape {tuple(q.shape)} for {len(pairs)} pairs")
         return q.float().cpu()
+
+
+def candidate_pairs(caption: Tensor, image: Tensor, above_gate: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """The hardest negatives of a batch of B images as pairs: each image's caption, then each caption's image.
+
+    Args:
+        caption: int64 [B], the column j * K + k of each image's candidate; negative for none.
+        image: int64 [B, K], the row of each caption's candidate; likewise.
+        above_gate: bool [B] and [B, K], the pairs worth scoring; None for all.
+
+    Returns:
+        Rows and columns, int64 [2, B + B*K], and which pairs to score, bool [B + B*K].
+    """
+    size, k = image.shape
+    images = torch.cat([torch.arange(size, device=image.device), image.flatten()])
+    captions = torch.cat([caption, torch.arange(size * k, device=image.device)])
+    to_score = (images >= 0) & (captions >= 0)
+    if above_gate is not None:
+        to_score &= torch.cat([part.flatten() for part in above_gate])
+    return torch.stack([images, captions]), to_score

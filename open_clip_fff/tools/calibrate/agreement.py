@@ -12,10 +12,10 @@ from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.decoded import DecodedSample, decoded_samples
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.matching.scorer import Judge
+from open_clip_fff.matching.scorer import PairScorer
 from open_clip_fff.tools.calibrate.strata import ABOVE, Drawn
 from open_clip_fff.tools.sampling.draw import Progress
-from open_clip_fff.tools.sampling.match_scores import ask, middle
+from open_clip_fff.tools.sampling.match_scores import center_crop, score_pairs
 
 HALF = 0.5
 AT_A_TIME = 32  # pairs
@@ -53,7 +53,7 @@ def verdicts(
     rows: Sequence[CaptionRow],
     samples: Iterable[dict],
     captions: CaptionSettings,
-    judge: Judge,
+    judge: PairScorer,
     device: torch.device,
     progress: Progress,
 ) -> list[Tensor]:
@@ -72,7 +72,7 @@ def verdicts(
     known = torch.tensor([row.id for row in rows])
     wanted = set(known[pairs[:, 0]].tolist())
     crops: dict[int, Tensor] = {}
-    for picture in decoded_samples((x for x in samples if id_of(x) in wanted), CaptionReader(captions), middle()):
+    for picture in decoded_samples((x for x in samples if id_of(x) in wanted), CaptionReader(captions), center_crop()):
         if isinstance(picture, DecodedSample):
             crops[picture.row.id] = picture.image
     found = []
@@ -80,7 +80,7 @@ def verdicts(
         images, others, captions_of = some.unbind(dim=1)
         texts = [rows[j].captions[k] for j, k in zip(others.tolist(), captions_of.tolist(), strict=True)]
         ids = known[images].to(device), known[others].to(device)
-        found.append(ask(judge, ids, texts, crops, ids[0]).cpu())
+        found.append(score_pairs(judge, ids, texts, crops, ids[0]).cpu())
     return list(torch.cat(found)[place].split([len(some.pairs) for some in drawn]))
 
 
@@ -88,7 +88,7 @@ def agreement(drawn: Sequence[Drawn], q: Sequence[Tensor], settings: ConnectionS
     """By clause; shares over several strata are weighted by how many pairs of the sample each stands for."""
     found = []
     for clause in sorted({some.clause for some in drawn}):
-        own = [(some, settings.verdict(x)) for some, x in zip(drawn, q, strict=True) if some.clause == clause]
+        own = [(some, settings.match_label(x)) for some, x in zip(drawn, q, strict=True) if some.clause == clause]
         above = [part for part in own if part[0].stratum < ABOVE]
         below = [part for part in own if part[0].stratum == ABOVE]
         matches = [(float(some.cosines.mean()), float((said > 0).double().mean())) for some, said in own]

@@ -16,7 +16,7 @@ from open_clip_fff.tools.calibrate.run import Wanted, calibrate
 from open_clip_fff.tools.calibrate.written import summary, write
 from open_clip_fff.tools.sampling.draw import Draw
 from open_clip_fff.tools.sampling.extractors import extractor_of
-from open_clip_fff.tools.sampling.match_scores import judge_of
+from open_clip_fff.tools.sampling.match_scores import load_scorer
 from open_clip_fff.tools.shards.tars import count_samples
 
 
@@ -34,9 +34,9 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
         raise UsageError(f"--out {args.out}: cannot be written ({reason(error)})") from error
     plan = preview_training_data(args.training, plan)[0]
     device = usable(args.device)
-    wanted = Wanted(args.global_batch, args.mined_per_image, args.judge_pairs, args.seed, args.workers, device)
+    wanted = Wanted(args.global_batch, args.mined_per_image, args.match_pairs, args.seed, args.workers, device)
     extractor = extractor_of(plan, device)
-    judge = None if plan.connection is None else judge_of(plan.connection, device)
+    judge = None if plan.connection is None else load_scorer(plan.connection, device)
     progress = partial(tqdm, disable=None, leave=False)
     draw = Draw(urls, args.images, args.seed, count_samples, progress)
     drawn = f"{plural(len(draw), 'samples')} of {len(draw.places)} of {plural(len(urls), 'shards')}"

@@ -12,7 +12,7 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.errors import UsageError
-from open_clip_fff.matching.scorer import Judge
+from open_clip_fff.matching.scorer import PairScorer
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.calibrate.agreement import Agreement, agreement, verdicts
 from open_clip_fff.tools.calibrate.all_pairs import AllPairs
@@ -36,7 +36,7 @@ class Wanted:
     Attributes:
         batch: the global batch N of training.
         per_image: captions of others that an image shall mine there.
-        judge_pairs: that a discriminator is asked about, at most.
+        match_pairs: that a discriminator is asked about, at most.
         seed: of what is drawn.
         workers: threads that decode.
         device: where models and pairs are.
@@ -44,7 +44,7 @@ class Wanted:
 
     batch: int
     per_image: float
-    judge_pairs: int
+    match_pairs: int
     seed: int
     workers: int
     device: torch.device
@@ -76,7 +76,7 @@ class Findings(NamedTuple):
 
 
 def calibrate(
-    plan: Plan, draw: Draw, extractor: FeatureExtractor, judge: Judge | None, wanted: Wanted, progress: Progress
+    plan: Plan, draw: Draw, extractor: FeatureExtractor, judge: PairScorer | None, wanted: Wanted, progress: Progress
 ) -> Findings:
     """Proposes thresholds.
 
@@ -107,7 +107,7 @@ def calibrate(
     levels = curves(pairs, cosines, plan.mining)
     proposal = propose(cosines, levels, plan.mining, wanted.batch, wanted.per_image)
     counter = Counter(pairs, proposal.config)
-    strata = None if judge is None else Strata(pairs, cosines, proposal, wanted.judge_pairs, wanted.seed)
+    strata = None if judge is None else Strata(pairs, cosines, proposal, wanted.match_pairs, wanted.seed)
     for tile in pairs.tiles("counting"):
         counter.add(tile)
         if strata is not None:
@@ -149,7 +149,7 @@ def _asked(
     rows: list[CaptionRow],
     draw: Draw,
     plan: Plan,
-    judge: Judge,
+    judge: PairScorer,
     device: torch.device,
     progress: Progress,
 ) -> list[Agreement]:

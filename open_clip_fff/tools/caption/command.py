@@ -12,7 +12,7 @@ from open_clip_fff.data.data_sets import expand_shards
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import OneRankError, UsageError
-from open_clip_fff.matching.loading import quiet
+from open_clip_fff.models.transformers_weights import quiet
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_captioner, revision

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.matching.loading import MEND, absent_weights, quiet
+from open_clip_fff.matching.loading import FIX
+from open_clip_fff.models.transformers_weights import absent_weights, quiet
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.pixels import KINDS, PixelCaptioner
 from open_clip_fff.tools.caption.prompted import PromptedCaptioner
@@ -28,7 +29,7 @@ def configuration(name: str) -> Any:
         with quiet():
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # whatever keeps it from loading, the person can only choose another
-        raise UsageError(f"--model {name}: cannot be loaded ({reason(error)}); {MEND}") from error
+        raise UsageError(f"--model {name}: cannot be loaded ({reason(error)}); {FIX}") from error
     if config.model_type not in KNOWN:
         raise UsageError(
             f"--model {name}: its config.json says {config.model_type}, with which transformers captions no images; "
@@ -83,7 +84,7 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
                 beside = [transformers.AutoProcessor]
             parts = [part.from_pretrained(name, trust_remote_code=False) for part in beside]
     except Exception as error:
-        raise UsageError(f"--model {name}: cannot be loaded ({reason(error)}); {MEND}") from error
+        raise UsageError(f"--model {name}: cannot be loaded ({reason(error)}); {FIX}") from error
     if absent := absent_weights(model, found):
         raise UsageError(
             f"--model {name}: weights of a captioner are missing ({absent[0]} and {len(absent) - 1} more are not in "
@@ -93,5 +94,5 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
     if config.model_type in KINDS:
         return PixelCaptioner(model, parts[0], prompt, parts[1])
     if not hasattr(parts[0], "tokenizer"):
-        raise UsageError(f"--model {name}: has no processor of images and text; {MEND}")
+        raise UsageError(f"--model {name}: has no processor of images and text; {FIX}")
     return PromptedCaptioner(model, parts[0].tokenizer, prompt, parts[0])

@@ -14,7 +14,7 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import training_shards
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.matching.loading import quiet
+from open_clip_fff.models.transformers_weights import quiet
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.decoding import Decoding

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.matching.loading import quiet
+from open_clip_fff.models.transformers_weights import quiet
 from open_clip_fff.tools.caption.loading import configuration, load_captioner
 from open_clip_fff.tools.caption.pixels import PixelCaptioner
 from open_clip_fff.tools.finetune.pairs import Pair

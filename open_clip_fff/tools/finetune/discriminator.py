@@ -15,8 +15,9 @@ from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.matching.loading import load_matching, quiet
+from open_clip_fff.matching.loading import load_matching
 from open_clip_fff.matching.model import MatchingModel
+from open_clip_fff.models.transformers_weights import quiet
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.finetune.defaults import LEAST
 from open_clip_fff.tools.finetune.discriminator_losses import losses, same_pair

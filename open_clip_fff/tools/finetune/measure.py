@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.config.connection import NEGATIVE, POSITIVE
-from open_clip_fff.matching.model import MatchingModel, probabilities
+from open_clip_fff.matching.model import MatchingModel, match_probabilities
 from open_clip_fff.tools.finetune.discriminator_losses import same_pair
 from open_clip_fff.tools.finetune.pairs import Pair
 
@@ -38,7 +38,7 @@ def measure(matching: MatchingModel, pairs: Sequence[Pair], batch: int = 64) -> 
         return torch.stack([stack[place] for place in which.tolist()]).to(matching.device)
 
     def q(texts: list[int]) -> Tensor:
-        return probabilities(matching, pixels, rows, [captions[text] for text in texts], batch).cpu()
+        return match_probabilities(matching, pixels, rows, [captions[text] for text in texts], batch).cpu()
 
     matched = q(rows.tolist())
     return {name: scores(matched, q(texts)) for name, texts in chosen.items()}

@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.config.connection import ConnectionSettings
-from open_clip_fff.matching.candidates import candidate_pairs
-from open_clip_fff.matching.scorer import Judge
+from open_clip_fff.matching.scorer import PairScorer, candidate_pairs
 from open_clip_fff.mining.hardest import candidate_cosines, hardest_negatives
 from open_clip_fff.mining.reference import MiningFeatures
-from open_clip_fff.tools.sampling.match_scores import ask
+from open_clip_fff.tools.sampling.match_scores import score_pairs
 
 PAIRS = 512  # whose images are held as floats at a time
 
 
-class Judged(NamedTuple):
+class ScoredPair(NamedTuple):
     """A pair that was asked about.
 
     Attributes:
@@ -46,8 +45,8 @@ class Verdicts(NamedTuple):
         unasked: pairs below the gate: negatives without a look.
     """
 
-    by_image: list[Judged]
-    by_caption: list[Judged]
+    by_image: list[ScoredPair]
+    by_caption: list[ScoredPair]
     unasked: int = 0
 
     def __add__(self, more: "Verdicts") -> "Verdicts":  # type: ignore[override]
@@ -55,12 +54,12 @@ class Verdicts(NamedTuple):
         return Verdicts(by_image, by_caption, self.unasked + more.unasked)
 
 
-def judge_batch(
+def score_batch(
     features: MiningFeatures,
     gate: MiningFeatures,
     captions: Sequence[list[str]],
     crops: Sequence[Tensor],
-    judge: Judge,
+    judge: PairScorer,
     settings: ConnectionSettings,
     start: int = 0,
 ) -> Verdicts:
@@ -90,12 +89,12 @@ def judge_batch(
             captions[owner][place] for owner, place in zip(owners[some].tolist(), places[some].tolist(), strict=True)
         ]
         ids = features.ids[images[some]], features.ids[owners[some]]
-        q[some.cpu()] = ask(judge, ids, texts, crops, images[some]).cpu()
+        q[some.cpu()] = score_pairs(judge, ids, texts, crops, images[some]).cpu()
     cosines = torch.cat([x.flatten() for x in candidate_cosines(hardest, features.image, features.text)])
-    verdicts = settings.verdict(q)
+    verdicts = settings.match_label(q)
     columns = (images + start, owners + start, places, cosines, q, verdicts)
     found = [
-        Judged(*line) if was else None
+        ScoredPair(*line) if was else None
         for *line, was in zip(*(x.tolist() for x in columns), asked.tolist(), strict=True)
     ]
     there = (images >= 0) & (pairs[1] >= 0)
@@ -103,13 +102,13 @@ def judge_batch(
     return Verdicts(by_image, by_caption, int((there & ~asked).sum()))
 
 
-def doubt(pair: Judged, settings: ConnectionSettings) -> float:
+def doubt(pair: ScoredPair, settings: ConnectionSettings) -> float:
     """How far q is from the nearer threshold; 0 for a pair that could not be judged."""
     if math.isnan(pair.q):
         return 0.0
     return min(abs(pair.q - settings.positive), abs(pair.q - settings.negative))
 
 
-def in_doubt(pairs: list[Judged], settings: ConnectionSettings, show: int) -> list[Judged]:
+def in_doubt(pairs: list[ScoredPair], settings: ConnectionSettings, show: int) -> list[ScoredPair]:
     """The `show` pairs in most doubt, those first."""
     return sorted(pairs, key=lambda pair: doubt(pair, settings))[:show]

@@ -10,7 +10,7 @@ from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.numbers import cut
 from open_clip_fff.data.caption_rows import CaptionRow as Captions
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds
-from open_clip_fff.tools.gallery.matched import Judged
+from open_clip_fff.tools.gallery.matched import ScoredPair
 from open_clip_fff.tools.gallery.pairs import Pair, Row
 from open_clip_fff.tools.gallery.strip import Strip
 
@@ -121,7 +121,7 @@ class Words:
             lines.append(Line(row.image, self._own(row.image), entries, more))
         return lines
 
-    def judged(self, pairs: Sequence[Judged], settings: ConnectionSettings) -> list[Line]:
+    def judged(self, pairs: Sequence[ScoredPair], settings: ConnectionSettings) -> list[Line]:
         """Of pairs that a discriminator was asked about."""
         return [Line(pair.image, self._own(pair.image), [self._judged(pair, settings)]) for pair in pairs]
 
@@ -137,13 +137,13 @@ class Words:
             captions.append(Caption(self._caption(pair), said, kind, [chip for chip in own if chip not in shared]))
         return Entry(pairs[0].other, captions, [*shared, *self._class(pairs[0])])
 
-    def _judged(self, pair: Judged, settings: ConnectionSettings) -> Entry:
+    def _judged(self, pair: ScoredPair, settings: ConnectionSettings) -> Entry:
         verdict = VERDICTS[pair.verdict]
         q = Chip("q", f"{pair.q:.4f}", _beside(pair.q, settings), held=pair.verdict > 0)
         caption = Caption(self._caption(pair), verdict, verdict, [q, Chip("cosine", f"{pair.cosine:.4f}")])
         return Entry(pair.other, [caption], self._class(pair))
 
-    def _caption(self, pair: Pair | Judged) -> str:
+    def _caption(self, pair: Pair | ScoredPair) -> str:
         return _cut(self.rows[pair.other].captions[pair.caption])
 
     def _own(self, image: int) -> list[tuple[str, str]]:
@@ -152,7 +152,7 @@ class Words:
             return [(text, "") for text in texts]
         return [(text, f"{cosine:.3f}") for text, cosine in zip(texts, self.own[image].tolist(), strict=False)]
 
-    def _class(self, pair: Pair | Judged) -> list[Chip]:
+    def _class(self, pair: Pair | ScoredPair) -> list[Chip]:
         ours, theirs = self.labels[pair.image], self.labels[pair.other]
         if ours < 0 or theirs < 0:
             return []

@@ -13,15 +13,15 @@ from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.gallery.matched import Verdicts, judge_batch
+from open_clip_fff.tools.gallery.matched import Verdicts, score_batch
 from open_clip_fff.tools.gallery.mined import find, find_thresholds
 from open_clip_fff.tools.gallery.page import page
 from open_clip_fff.tools.gallery.parts import Part, Words
-from open_clip_fff.tools.gallery.sections import judged_parts, mined_parts, threshold_words
+from open_clip_fff.tools.gallery.sections import mined_parts, scored_parts, threshold_words
 from open_clip_fff.tools.pages.html import Head
 from open_clip_fff.tools.sampling.draw import Draw, Progress
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, without_raw
-from open_clip_fff.tools.sampling.match_scores import CROP, judge_of, middle
+from open_clip_fff.tools.sampling.match_scores import CROP, center_crop, load_scorer
 from open_clip_fff.tools.sampling.reading import Part as Images
 from open_clip_fff.tools.sampling.reading import Reading, joined, thumbnail
 
@@ -101,8 +101,8 @@ def gather(plan: Plan, draw: Draw, wanted: Wanted, progress: Progress) -> Gather
     extractors = [each for each in dict.fromkeys((wanted.mining, wanted.hardest)) if each is not None]
     judge = None
     if wanted.hardest is not None and plan.connection is not None:
-        judge = judge_of(plan.connection, wanted.device)
-    crop = middle() if judge is not None else lambda _: torch.empty(0)
+        judge = load_scorer(plan.connection, wanted.device)
+    crop = center_crop() if judge is not None else lambda _: torch.empty(0)
     reading = Reading(
         draw, plan.captions, extractors, wanted.device, progress, lambda picture: (thumbnail(picture), crop(picture))
     )
@@ -111,7 +111,7 @@ def gather(plan: Plan, draw: Draw, wanted: Wanted, progress: Progress) -> Gather
         if judge is not None and plan.connection is not None:
             captions, crops = zip(*((each.row.captions, each.image[1]) for each in batch.pictures), strict=True)
             start, gate, hardest = sum(len(part.pictures) for part in parts), batch.features[0], batch.features[-1]
-            said = said + judge_batch(hardest, gate, captions, crops, judge, plan.connection, start)
+            said = said + score_batch(hardest, gate, captions, crops, judge, plan.connection, start)
         parts.append(batch._replace(pictures=[each._replace(image=each.image[0]) for each in batch.pictures]))
     whole = joined(parts) if parts else Images([], [])
     features: dict[FeatureExtractor | None, MiningFeatures] = dict(zip(extractors, whole.features, strict=False))
@@ -139,7 +139,7 @@ def _parts(
             notices.append("The cap cuts the sample as one batch; smaller batches are cut less, larger ones more.")
     if plan.connection is not None and sample.hardest is not None:
         words = Words(sample.rows, sample.hardest, labels)
-        parts += judged_parts(sample.said, words, plan.connection, wanted.batch, wanted.show)
+        parts += scored_parts(sample.said, words, plan.connection, wanted.batch, wanted.show)
         notices.append(
             f"The judge saw the middle of each image at {CROP} × {CROP} pixels; in training it sees the crops, and the "
             f"model that is trained finds the hardest pairs."

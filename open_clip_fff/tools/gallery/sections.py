@@ -9,7 +9,7 @@ from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.numbers import cut
 from open_clip_fff.mining.reference import Thresholds
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.gallery.matched import Judged, Verdicts, in_doubt
+from open_clip_fff.tools.gallery.matched import ScoredPair, Verdicts, in_doubt
 from open_clip_fff.tools.gallery.mined import STEPS, WINDOW, Found
 from open_clip_fff.tools.gallery.parts import BARS, CLAUSES, Part, Words
 from open_clip_fff.tools.gallery.strip import Strip, strip
@@ -44,7 +44,7 @@ def mined_parts(found: Found, words: Words, batch: int) -> list[Part]:
     return [mined, nearly]
 
 
-def judged_parts(said: Verdicts, words: Words, settings: ConnectionSettings, batch: int, show: int) -> list[Part]:
+def scored_parts(said: Verdicts, words: Words, settings: ConnectionSettings, batch: int, show: int) -> list[Part]:
     """What the discriminator said of the hardest pairs."""
     parts = []
     for key, title, found, under in (
@@ -115,7 +115,7 @@ def _margins(found: Found) -> Strip:
     )
 
 
-def _verdicts(found: Sequence[Judged], settings: ConnectionSettings) -> list[str]:
+def _verdicts(found: Sequence[ScoredPair], settings: ConnectionSettings) -> list[str]:
     if not found:
         return []
     counts = Counter(pair.verdict for pair in found)
@@ -127,7 +127,7 @@ def _verdicts(found: Sequence[Judged], settings: ConnectionSettings) -> list[str
     return [f"{counts[verdict]:,} {name}, {counts[verdict] / len(found):.1%}" for verdict, name in named]
 
 
-def _qs(found: Sequence[Judged], settings: ConnectionSettings) -> Strip | None:
+def _qs(found: Sequence[ScoredPair], settings: ConnectionSettings) -> Strip | None:
     if not found:
         return None
 

@@ -8,13 +8,13 @@ from torch import Tensor
 
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.data.caption_strings import StringTokenizer, strings
-from open_clip_fff.matching.choose import make_discriminator
-from open_clip_fff.matching.scorer import Judge
+from open_clip_fff.matching.discriminators import make_discriminator
+from open_clip_fff.matching.scorer import PairScorer
 
 CROP = 224  # pixels, of what a discriminator gets: the middle of the image
 
 
-def middle() -> Callable[[Image.Image], Tensor]:
+def center_crop() -> Callable[[Image.Image], Tensor]:
     """Makes uint8 [3, CROP, CROP] of a picture."""
     from torchvision import transforms
 
@@ -22,17 +22,17 @@ def middle() -> Callable[[Image.Image], Tensor]:
     return transforms.Compose([transforms.Resize(CROP, bicubic), transforms.CenterCrop(CROP), transforms.PILToTensor()])
 
 
-def judge_of(settings: ConnectionSettings, device: torch.device) -> Judge:
+def load_scorer(settings: ConnectionSettings, device: torch.device) -> PairScorer:
     """The judge that settings name, with its cache, for crops as they are, from 0 to 1.
 
     Raises:
         UsageError: if it cannot be had.
     """
-    return Judge.keeping(make_discriminator(settings, device, (0.0,) * 3, (1.0,) * 3), settings.cache)
+    return PairScorer.with_cache(make_discriminator(settings, device, (0.0,) * 3, (1.0,) * 3), settings.cache)
 
 
-def ask(
-    judge: Judge,
+def score_pairs(
+    judge: PairScorer,
     ids: tuple[Tensor, Tensor],
     texts: Sequence[str],
     crops: Sequence[Tensor] | Mapping[int, Tensor],
