@@ -3,25 +3,25 @@
 python eval/similarities.py ViT-B-32-quickgelu,openai 'data/{000..004}.tar' --json-text-key captions --class-key cls
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from open_clip_fff.commands import calibrate
+from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.hub import MODEL_FORMS
+from open_clip_fff.hub.training_flags import parse_with_training
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """As `calibrate.main`, with the model and the shards in front, and other names and defaults of its flags."""
-    parser = argparse.ArgumentParser(prog="eval/similarities.py", description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser("eval/similarities.py", __doc__, "--json-text-key, --class-key, --p1, …")
     parser.add_argument("model", metavar="RUN_OR_MODEL", help=MODEL_FORMS)
     parser.add_argument("shards", help="tars, with braces as in training")
     parser.add_argument("--out", default="similarities", metavar="DIR", help="(default: similarities)")
     parser.add_argument("--images", default="1000", help="to draw (default: 1000)")
     parser.add_argument("--batch-size", default="1024", metavar="N", help="global (default: 1024)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
-    parser.epilog = "Training's flags say where captions and classes are, and which clauses mine: --json-text-key, …"
-    args, flags = parser.parse_known_args(argv)
+    args, flags = parse_with_training(parser, sys.argv[1:] if argv is None else argv)
     from open_clip_fff.hub.loading import local_path  # and torch, which --help need not wait for
 
     whole = args.model.startswith("hf-hub:") or local_path(args.model) is not None

@@ -4,10 +4,11 @@ open-clip-fff pack pictures/ --out shards
 open-clip-fff COMMAND --help
 """
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+
+from open_clip_fff.config.parsers import did_you_mean
 
 # By the order in which one meets them: the module whose `main` it is, and what it does.
 COMMANDS = {
@@ -48,9 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if argv else 2
     name, *rest = argv
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(COMMANDS)}"
-        print(f"open-clip-fff: error: no command is called {name!r} ({hint})", file=sys.stderr)
+        hint = did_you_mean(name, COMMANDS) or f" (there are: {', '.join(COMMANDS)})"
+        print(f"open-clip-fff: error: no command is called {name!r}{hint}", file=sys.stderr)
         return 2
     module, _ = COMMANDS[name]
     return importlib.import_module(f"open_clip_fff.{module}").main(rest)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_clip_fff.config.flags import OneLineParser
+from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
 
 
@@ -39,9 +39,7 @@ def _number(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(
-        prog="python -m open_clip_fff.export", description=__doc__.splitlines()[0], allow_abbrev=False
-    )
+    parser = CommandParser("python -m open_clip_fff.export", __doc__)
     add = parser.add_argument
     add("run", type=Path, nargs="+", help="a run's folder (its last checkpoint), or a checkpoint, of OpenCLIP or ours")
     add("--out", type=Path, required=True, help="the folder to make; it must not hold anything yet")

@@ -22,13 +22,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raised later stays an exception.
     """
     # OpenCLIP's loop is imported by whoever trains, and by no one else; torch, once the flags make sense
-    from open_clip_fff.config.command_line import help_text
+    from open_clip_fff.config.command_line import help_fff, help_text
     from open_clip_fff.host.command import launched_rank, read_command
 
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if "-h" in argv or "--help" in argv:
-            print(help_text())
+        if {"-h", "--help", "--help-fff"} & set(argv):
+            print(help_fff() if "--help-fff" in argv else help_text())
             return 0
         command = read_command(argv)
         from open_clip_fff.host.run import run

@@ -400,7 +400,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(analyse, trainer, training
     (tmp_path / "file").write_text("a file")
     two = write_tar(tmp_path / "few.tar", {"0": colour_sample(3), "1": {**colour_sample(4), "png": b"no image"}})
     for own, behind, named in (
-        ([], training[4:], "--train-data: name the shards, behind --"),
+        ([], training[4:], "--train-data: name the shards"),
         (["--images", "1"], training, "--images 1: must be 2 or more"),
         (["--batch", "1"], training, "--batch 1: must be 2 or more"),
         (["--show", "-1"], training, "--show -1: must be 0 or more"),

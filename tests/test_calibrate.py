@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from open_clip_fff.config.mining import FrozenSource, MiningConfig
-from open_clip_fff.hub.training_flags import borrow
+from open_clip_fff.hub.training_flags import training_plan
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.tools.sampling.draw import SHARDS, Draw, quotas
@@ -101,7 +101,7 @@ def calibrated(program, tmp_path):
 def test_thresholds_of_ones_own_data(calibrated, shards, training, teacher, tiny_name):
     table, flags, out = calibrated("--mined-per-image", "2", "--", *training)
     assert "64 samples of 4 of 4 shards; batches of 16 (--batch-size of one process" in out
-    plan, left = borrow([*shlex.split(flags[1]), "--json-text-key", "captions"], usual={"method": "fff"})
+    plan, left = training_plan([*shlex.split(flags[1]), "--json-text-key", "captions"], defaults={"method": "fff"})
     assert not left and plan.miner == FrozenSource(tiny_name, str(teacher))
     f = sample_features([str(shards / f"0{n}.tar") for n in range(4)], plan.captions, load_frozen(plan.miner), 64)
     mined = mine(f, f, plan.mining)
@@ -144,7 +144,7 @@ def test_captions_alone(calibrated, trainer, sentence_model, tmp_path):
     text = ["--mining-features", "text", "--mining-model", str(sentence_model), "--json-text-key", "captions"]
     table, flags, _ = calibrated("--global-batch", "16", "--mined-per-image", "4", "--", *trainer.tars, *text)
     assert table["name"].tolist()[:1] == ["p3"] and len(table) == 2 and np.isnan(table["p1_prime"][0])
-    plan, _ = borrow(shlex.split(flags[1]), usual={"method": "fff"})
+    plan, _ = training_plan(shlex.split(flags[1]), defaults={"method": "fff"})
     assert plan.mining == replace(MiningConfig(**OFF), p3=table["threshold"][0])
     assert 2 < table["mined_per_image"][1] <= 4
     assert embed("--out", str(tmp_path / "features"), "--", *trainer.tars, *text) == 0
@@ -203,7 +203,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, training, tmp_pat
     file.write_text("")
     self_mining = ["--method", "fff", "--mining-features", "ema", "--mining-warmup", "9"]
     for own, behind, named in (
-        ([], training[4:], "--train-data: name the shards, behind --"),
+        ([], training[4:], "--train-data: name the shards"),
         ([], [*training, "--batchsize", "4"], "did you mean --batch-size"),
         (["--image", "4"], training, "--image"),
         (["--images", "1"], training, "--images 1: must be 2 or more"),

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.mining import FrozenSource, MiningConfig
-from open_clip_fff.hub.training_flags import borrow
+from open_clip_fff.hub.training_flags import training_plan
 from open_clip_fff.matching.scorer import PairScorer
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.mining.hardest import hardest_negatives
@@ -258,7 +258,7 @@ BARS_TYPED = ["--p1", "0.2", "--p2", "0.97", "--p3", "0.95", "--p1-prime", "0.0"
 def test_a_page_of_the_users_own_data(show, shards, training, teacher, tiny_name):
     page = show("--samples", "64", "--show", "5", "--", *training, *BARS_TYPED)
     assert page.addresses and all(re.match(r"data:image/jpeg;base64,|#", address) for address in page.addresses)
-    plan, _ = borrow([*training[4:], *BARS_TYPED], usual={"method": "fff"})
+    plan, _ = training_plan([*training[4:], *BARS_TYPED], defaults={"method": "fff"})
     frozen = load_frozen(FrozenSource(tiny_name, str(teacher)))
     f = sample_features([str(shards / f"0{n}.tar") for n in range(4)], plan.captions, frozen, 64)
     found = find(f, plan.mining, Thresholds.of(plan.mining), 5)
@@ -299,7 +299,7 @@ def test_it_takes_the_captions_that_a_batch_would_have(trainer, training, teache
     urls = [str(trainer.shards / "00.tar")]
 
     def gathered(*flags: str):
-        plan, _ = borrow([*training[4:], *flags], usual={"method": "fff"})
+        plan, _ = training_plan([*training[4:], *flags], defaults={"method": "fff"})
         wanted = Wanted(5, 6, FrozenExtractor(frozen), None, torch.device("cpu"))
         return gather(plan, Draw(urls, 16, 0, count_samples, plain), wanted, plain)
 
@@ -309,7 +309,7 @@ def test_it_takes_the_captions_that_a_batch_would_have(trainer, training, teache
     assert [row.captions for row in gathered("--caption-policy", "first").rows] == [[f"img {i}"] for i in range(16)]
     limited = gathered("--caption-words", "3:").rows
     assert limited[0].captions == ["a red square"] and limited[0].raw == 0
-    expected = sample_features(urls, borrow([*training[4:]], usual={"method": "fff"})[0].captions, frozen, 16)
+    expected = sample_features(urls, training_plan([*training[4:]], defaults={"method": "fff"})[0].captions, frozen, 16)
     for ours, theirs in zip(everything.mining, expected, strict=True):
         assert ours is theirs is None or torch.allclose(ours.float(), theirs.float(), atol=1e-6)
 
@@ -357,7 +357,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, trainer, training
     text = [*trainer.tars, "--mining-features", "text", "--mining-model", str(sentence_model), "--json-text-key"]
     text.append("captions")
     for own, behind, named in (
-        ([], training[4:], "--train-data: name the shards, behind --"),
+        ([], training[4:], "--train-data: name the shards"),
         ([], [*training, "--batchsize", "4"], "did you mean --batch-size"),
         (["--sample", "4"], training, "--sample"),
         (["--samples", "1"], training, "--samples 1: must be 2 or more"),

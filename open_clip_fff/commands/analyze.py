@@ -1,12 +1,12 @@
 """What the captions of a data set are like, raw ones against generated ones: one HTML page with figures, and CSVs.
 
-    open-clip-fff analyze --out analysis --device cuda -- --train-data 'data/{00000..00099}.tar' \\
+    open-clip-fff analyze --out analysis --device cuda --train-data 'data/{00000..00099}.tar' \\
         --text-key txt --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai
 
-Draws the analysis figures of FFF's paper (arXiv 2405.10286, Figures 2, 3 and 5) of one's own data. The flags behind
-`--` are training's: captions from `--text-key` are raw, those from json and sidecars are generated. Features are those
-of a frozen model, stored ones (`--mining-features precomputed`), or a sentence model's (`--mining-features text`), and
-then what takes images is left out. The page holds its images and needs no server.
+Draws the analysis figures of FFF's paper (arXiv 2405.10286, Figures 2, 3 and 5) of one's own data. Training's flags say
+where captions are: those from `--text-key` are raw, those from json and sidecars are generated. Features are those of a
+frozen model, stored ones (`--mining-features precomputed`), or a sentence model's (`--mining-features text`), and then
+what takes images is left out. The page holds its images and needs no server.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, command_line, typed
 from open_clip_fff.config.command_line import parse_shard_flags
-from open_clip_fff.config.flags import OneLineParser, as_flag
 from open_clip_fff.config.mining import SELF
+from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.training_flags import borrow, split_at_dashes
+from open_clip_fff.hub.training_flags import parse_with_training, training_plan
 from open_clip_fff.tools.analyze.constants import ALL, PAGE
 from open_clip_fff.tools.sampling.sizes import SHARDS
 
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     Raises:
         UsageError: for a flag that cannot work.
     """
-    parser = OneLineParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = CommandParser(prog, __doc__, "--train-data, --text-key, --json-text-key, --mining-model, …")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder for {PAGE} and the CSVs")
     parser.add_argument(
         "--images",
@@ -63,16 +63,12 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     parser.add_argument("--show", type=int, default=4, metavar="N", help="images of each part of examples (default: 4)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--workers", type=int, default=4, help="threads that decode (default: 4)")
-    parser.epilog = "Behind --, training's flags: --train-data, --text-key, --json-text-key, --mining-model, …"
-    here, there = split_at_dashes(argv)
-    args = parser.parse_args(here)
-    for name, least in (("images", 2), ("batch", 2), ("show", 0), ("workers", 0)):
-        if (value := getattr(args, name)) < least:
-            raise UsageError(f"{as_flag(name)} {value}: must be {least} or more")
-    usual = {"captions_per_image": ALL, "mining_features": "frozen"}
-    # with a warm-up, so that the trainee's own features are refused below, in words that help
-    said = {"loss": "fff", "caption_policy": "all", "method": None, "mining_warmup": 1}
-    plan, others = borrow(there, usual=usual, said=said, idle=IDLE)
+    args, training = parse_with_training(parser, argv)
+    check_least(args, images=2, batch=2, show=0, workers=0)
+    defaults = {"captions_per_image": ALL, "mining_features": "frozen"}
+    # with a warm-up, so that the trained model's own features are refused below, in words that help
+    fixed = {"loss": "fff", "caption_policy": "all", "method": None, "mining_warmup": 1}
+    plan, others = training_plan(training, defaults, fixed, ignored=IDLE)
     if plan.features in (*SELF, "off"):
         raise UsageError(
             f"--mining-features {plan.features}: there is no model to look with; choose frozen, precomputed or text"

@@ -1,11 +1,11 @@
 """Proposes p1, p2, p3 and p1' of Eq. 1 for your data and what mines there, and shows what they would do.
 
-    open-clip-fff calibrate --out calibration -- --train-data 'data/{00000..00099}.tar' \\
+    open-clip-fff calibrate --out calibration --train-data 'data/{00000..00099}.tar' \\
         --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai --batch-size 1024
 
-What stands behind `--` is a command line of training, whole or in part; where it names no method and no loss, it is as
-with `--method fff`. With `--discriminator` pairs around the thresholds are scored, with `--class-key` the
-table says how much of what is mined is right.
+Takes training's flags, too, all or some; where they name no method and no loss, it is as with `--method fff`. With
+`--discriminator` pairs around the thresholds are scored, with `--class-key` the table says how much of what
+is mined is right.
 """
 
 import argparse
@@ -14,11 +14,11 @@ from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.config.command_line import parse_shard_flags
-from open_clip_fff.config.flags import OneLineParser, as_flag
 from open_clip_fff.config.mining import SELF
+from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.training_flags import borrow, split_at_dashes
+from open_clip_fff.hub.training_flags import is_typed, parse_with_training, training_plan
 from open_clip_fff.tools.calibrate.files import FALSE_NEGATIVES, FILES
 from open_clip_fff.tools.sampling.sizes import SHARDS
 
@@ -43,7 +43,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     Raises:
         UsageError: for a flag that cannot work.
     """
-    parser = OneLineParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = CommandParser(prog, __doc__, "--train-data, --json-text-key, --mining-model, --discriminator, …")
     add = parser.add_argument
     files = ", ".join((*FILES, FALSE_NEGATIVES))
     add("--out", type=Path, required=True, metavar="DIR", help=f"for {files}; replaced if they are there")
@@ -73,18 +73,15 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     add("--seed", type=int, default=0, help="of what is drawn (default: 0)")
     add("--workers", type=int, default=4, help="threads that decode (default: 4)")
     add("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
-    parser.epilog = "Behind --, training's flags: --train-data, --json-text-key, --mining-model, --discriminator, …"
-    here, there = split_at_dashes(argv)
-    args = parser.parse_args(here)
-    chosen = any(flag.split("=")[0] in ("--method", "--loss") for flag in there)
-    plan, others = borrow(there, usual={} if chosen else {"method": "fff"})
+    args, training = parse_with_training(parser, argv)
+    plan, others = training_plan(training, defaults={"method": "fff"})
     args.training = parse_shard_flags(others)
     args.why = "(--global-batch)"
     if args.global_batch is None:
-        said = any(flag.split("=")[0] in ("--batch-size", "--accum-freq") for flag in others)
-        of_one = args.training.batch_size * args.training.accum_freq
-        args.global_batch = of_one if said else USUAL_BATCH
-        args.why = "(--batch-size of one process; --global-batch says another)" if said else "(--global-batch)"
+        args.global_batch = USUAL_BATCH
+        if is_typed(others, "batch_size", "accum_freq"):
+            args.global_batch = args.training.batch_size * args.training.accum_freq
+            args.why = "(--batch-size of one process; --global-batch says another)"
     if args.mined_per_image is None:
         args.mined_per_image = 1.0 if plan.mining is None or plan.mining.per_image is None else plan.mining.per_image
     check(args, plan)
@@ -97,9 +94,7 @@ def check(args: argparse.Namespace, plan: Plan) -> None:
     Raises:
         UsageError: for a number out of range, and where nothing mines, or only what there is not before training.
     """
-    for name, least in (("images", 2), ("global_batch", 2), ("match_pairs", 1), ("workers", 0), ("seed", 0)):
-        if (value := getattr(args, name)) < least:
-            raise UsageError(f"{as_flag(name)} {value}: must be {least} or more")
+    check_least(args, images=2, global_batch=2, match_pairs=1, workers=0, seed=0)
     if not args.mined_per_image > 0:
         raise UsageError(f"--mined-per-image {args.mined_per_image:g}: must be more than 0")
     if plan.features in SELF:

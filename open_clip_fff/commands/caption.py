@@ -13,7 +13,8 @@ import re
 from collections.abc import Sequence
 
 from open_clip_fff.commands.program import as_program, typed
-from open_clip_fff.config.flags import OneLineParser, as_flag
+from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.caption.decoding import DTYPES, HOW, Decoding
 from open_clip_fff.tools.shards.flags import add_flags
@@ -40,7 +41,7 @@ def parse(argv: list[str], prog: str = "open-clip-fff caption") -> tuple[argpars
     Raises:
         UsageError: for a flag that cannot work.
     """
-    parser = OneLineParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = CommandParser(prog, __doc__)
     parser.add_argument("--train-data", required=True, metavar="TARS", help="with braces as in training")
     add_flags(parser, "the captions")
     parser.add_argument(
@@ -76,9 +77,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         UsageError: for the first of them.
     """
-    for name, least in (("batch_size", 1), ("workers", 0)):
-        if (value := getattr(args, name)) < least:
-            raise UsageError(f"{as_flag(name)} {value}: must be {least} or more")
+    check_least(args, batch_size=1, workers=0)
     if not re.fullmatch(r"[\w.-]+", args.field):
         raise UsageError(f"--field {args.field}: letters, digits, '_', '.' and '-', so that training can name it")
     if args.into == "sidecar" and (args.overwrite or args.field != FIELD):

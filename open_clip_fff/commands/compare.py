@@ -10,12 +10,12 @@ Writes OUT/index.html, table.csv, table.md, comparison.json, change.png, and fro
 scalars.png and mining.png.
 """
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.config.parsers import CommandParser
 
 WIDEST = 120
 
@@ -24,9 +24,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff compare")
     """The table, and a folder with all of it: 0, or 2 for a mistake, which is printed in one line."""
 
     def body() -> int:
-        parser = argparse.ArgumentParser(
-            prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        parser = CommandParser(prog, __doc__)
         parser.add_argument("models", nargs="*", metavar="MODEL", help="rows to compare")
         parser.add_argument(
             "--baseline",

@@ -1,13 +1,12 @@
 """Stores what a frozen model makes of images and captions beside the images, so that mining needs no second tower.
 
-    open-clip-fff embed --out features --device cuda -- --train-data 'data/{00000..00099}.tar' \\
+    open-clip-fff embed --out features --device cuda --train-data 'data/{00000..00099}.tar' \\
         --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai
 
-The flags behind `--` are those of training: the same captions are read. With `--mining-features text` features are a
-sentence model's, of captions alone. Writes a parquet per shard, for `--mining-features precomputed --feature-sidecar
-features`, or with `--into tars` the shards again, each sample with its `feat.npz`. Each file is whole or not there; a
-second start does those that are missing. `torchrun --nproc-per-node 8 -m open_clip_fff embed ...` shares the shards
-out.
+Takes training's flags, too: the same captions are read. With `--mining-features text` features are a sentence model's,
+of captions alone. Writes a parquet per shard, for `--mining-features precomputed --feature-sidecar features`, or with
+`--into tars` the shards again, each sample with its `feat.npz`. Each file is whole or not there; a second start does
+those that are missing. `torchrun --nproc-per-node 8 -m open_clip_fff embed ...` shares the shards out.
 """
 
 import argparse
@@ -16,8 +15,9 @@ from collections.abc import Sequence
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.config.command_line import parse_shard_flags
 from open_clip_fff.config.flags import flag_parser
+from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.hub.training_flags import borrow, split_at_dashes
+from open_clip_fff.hub.training_flags import parse_with_training, training_plan
 from open_clip_fff.tools.shards.flags import add_flags
 
 ALL = 10_000  # captions of an image: more than training may take
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff embed") -
 
 
 def parse(argv: list[str], prog: str = "open-clip-fff embed") -> tuple[argparse.Namespace, Plan]:
-    """The command line; what stands behind `--` is read by training's own parser.
+    """The command line: the program's own flags mixed with training's.
 
     Returns:
         The program's own flags, with OpenCLIP's as `training`, and the plan that ours make.
@@ -46,16 +46,15 @@ def parse(argv: list[str], prog: str = "open-clip-fff embed") -> tuple[argparse.
     Raises:
         UsageError: for a training flag that cannot work, or no model.
     """
-    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog, __doc__, "--train-data, --json-text-key, --mining-model, --mining-pretrained, …")
     add_flags(parser, "the features")
     parser.add_argument("--into", choices=INTO, default="sidecar", help="parquets, or new tars (default: sidecar)")
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
     parser.add_argument("--workers", type=int, default=4, help="threads that decode (default: 4)")
-    here, there = split_at_dashes(argv)
-    args = parser.parse_args(here)
-    ours, _ = flag_parser().parse_known_args(there)
+    args, training = parse_with_training(parser, argv)
+    ours, _ = flag_parser().parse_known_args(training)
     features = "text" if getattr(ours, "mining_features", None) == "text" else "frozen"
-    said = {"loss": "fff", "mining_features": features, "captions_per_image": ALL, "caption_policy": "all"}
-    plan, others = borrow(there, said={**said, "method": None}, idle=IDLE)
+    fixed = {"loss": "fff", "mining_features": features, "captions_per_image": ALL, "caption_policy": "all"}
+    plan, others = training_plan(training, fixed={**fixed, "method": None}, ignored=IDLE)
     args.training = parse_shard_flags(others)
     return args, plan

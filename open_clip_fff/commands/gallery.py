@@ -1,11 +1,10 @@
 """Shows what the miners find on a sample of your data, pairs in doubt first: one HTML page, to judge thresholds by eye.
 
-    open-clip-fff gallery --out gallery.html -- --train-data 'data/{00000..00099}.tar' \\
+    open-clip-fff gallery --out gallery.html --train-data 'data/{00000..00099}.tar' \\
         --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai
 
-What stands behind `--` is a command line of training, whole or in part; where it names no method and no loss, it is as
-with `--method fff`. With `--discriminator` the hardest pairs of batches are judged as well. The page holds its images
-and needs no server.
+Takes training's flags, too, all or some; where they name no method and no loss, it is as with `--method fff`. With
+`--discriminator` the hardest pairs of batches are judged as well. The page holds its images and needs no server.
 """
 
 import argparse
@@ -14,12 +13,12 @@ from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, command_line, typed
 from open_clip_fff.config.command_line import parse_shard_flags
-from open_clip_fff.config.flags import OneLineParser, as_flag
 from open_clip_fff.config.mining import SELF
+from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub import MODEL_FORMS
-from open_clip_fff.hub.training_flags import borrow, split_at_dashes
+from open_clip_fff.hub.training_flags import parse_with_training, training_plan
 from open_clip_fff.tools.sampling.sizes import GALLERY_SHARDS
 
 
@@ -41,7 +40,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     Raises:
         UsageError: for a flag that cannot work.
     """
-    parser = OneLineParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = CommandParser(prog, __doc__, "--train-data, --json-text-key, --mining-model, --p1, --discriminator, …")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.html", help="the page; replaced if it is there"
     )
@@ -60,13 +59,8 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
         "--hardest-by", metavar="RUN_OR_MODEL", help=f"finds the hardest pairs (default: what mines): {MODEL_FORMS}"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
-    parser.epilog = (
-        "Behind --, training's flags: --train-data, --json-text-key, --mining-model, --p1, --discriminator, …"
-    )
-    here, there = split_at_dashes(argv)
-    args = parser.parse_args(here)
-    chosen = any(flag.split("=")[0] in ("--method", "--loss") for flag in there)
-    plan, others = borrow(there, usual={} if chosen else {"method": "fff"})
+    args, training = parse_with_training(parser, argv)
+    plan, others = training_plan(training, defaults={"method": "fff"})
     args.training = parse_shard_flags(others)
     if args.batch_size is None:
         args.batch_size = args.training.batch_size * args.training.accum_freq
@@ -80,9 +74,7 @@ def check(args: argparse.Namespace, plan: Plan) -> None:
     Raises:
         UsageError: for a number out of range, and where there is nothing to look for, or nothing to look with.
     """
-    for name, least in (("samples", 2), ("show", 1), ("batch_size", 2)):
-        if (value := getattr(args, name)) < least:
-            raise UsageError(f"{as_flag(name)} {value}: must be {least} or more")
+    check_least(args, samples=2, show=1, batch_size=2)
     if args.out.is_dir():
         raise UsageError(f"--out {args.out}: is a folder; name a file in it")
     if plan.features in SELF:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.config.name_lists import split_names
+from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.settings import FORMATS, JOINS, ColumnNames, ImageSettings, PackSettings
 from open_clip_fff.tools.shards.flags import add_flags
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 def parser(prog: str) -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = CommandParser(prog, __doc__)
     parser.add_argument("source", metavar="SOURCE", help="a table, a folder of pictures, or shards with braces")
     add_flags(parser, "the shards", device=False)
     parser.add_argument("--dry-run", action="store_true", help="write nothing; say what would be")

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff probe") -
     """
 
     def body() -> int:
-        parser = eval_parser(prog, (__doc__ or "").splitlines()[0])
+        parser = eval_parser(prog, __doc__)
         parser.add_argument(
             "--shots", type=int, default=-1, metavar="N", help="training images per class; -1 for all (default: all)"
         )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.training_flags import borrow, refuse
+from open_clip_fff.config.parsers import CommandParser, check_least
+from open_clip_fff.hub.training_flags import CAPTION_FLAGS, CAPTIONS_HELP, parse_with_training, training_plan
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff retrieval-set") -> int:
@@ -36,15 +36,11 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
     Raises:
         UsageError: for a flag that cannot work or is none of them.
     """
-    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog, __doc__, CAPTIONS_HELP)
     parser.add_argument("shards", help="tars, with braces as in training")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the set's folder; it must not be there")
     parser.add_argument("--captions", type=int, default=5, metavar="K", help="of an image at most (default: 5)")
-    parser.epilog = "Where the captions are, training's flags say: --text-key, --json-text-key, --caption-sidecar, …"
-    arguments, rest = parser.parse_known_args(argv)
-    if arguments.captions < 1:
-        raise UsageError(f"--captions {arguments.captions}: must be 1 or more")
-    said = {"loss": "fff", "caption_policy": "all", "mining_features": "off", "method": None}
-    plan, others = borrow(rest, said={**said, "captions_per_image": arguments.captions})
-    refuse(others)
-    return arguments, replace(plan.captions, shards=arguments.shards)
+    arguments, training = parse_with_training(parser, argv, only=CAPTION_FLAGS)
+    check_least(arguments, captions=1)
+    fixed = {"captions_per_image": arguments.captions, "caption_policy": "all", "loss": "fff", "method": None}
+    return arguments, replace(training_plan(training, fixed=fixed)[0].captions, shards=arguments.shards)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
 
 
@@ -27,7 +28,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     Raises:
         UsageError: for a number that is none, or not above 0.
     """
-    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog, __doc__)
     parser.add_argument("--images", type=float, required=True, help="of the whole data set, 30e6 say")
     parser.add_argument("--gpus", type=int, default=1, help="that share the work (default: 1)")
     parser.add_argument("--price", type=float, help="of one GPU for an hour, in any currency (default: no costs)")

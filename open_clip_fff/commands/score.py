@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff score") -
     """
 
     def body() -> int:
-        arguments = eval_parser(prog, (__doc__ or "").splitlines()[0]).parse_args(typed(argv))
+        arguments = eval_parser(prog, __doc__).parse_args(typed(argv))
         from open_clip_fff.evaluation.score_all import exit_code, prepare, score_models
 
         return exit_code(prog, score_models(arguments, prepare(arguments), line, average))

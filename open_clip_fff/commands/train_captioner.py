@@ -1,11 +1,11 @@
 """Trains a BLIP to caption your own images, for `open-clip-fff caption`: fine-tuned, or small and from random weights.
 
     open-clip-fff train-captioner --model Salesforce/blip-image-captioning-base --out captioner --device cuda \\
-        --steps 5000 -- --train-data 'data/{00000..00099}.tar' --text-key '' --json-text-key captions
+        --steps 5000 --train-data 'data/{00000..00099}.tar' --text-key '' --json-text-key captions
 
-The flags behind `--` are those of training, and say where captions are; one of an image's is drawn at each visit.
-`--from-config` starts from random weights, for small domains. A share of the images is held out by their ids, on which
-the loss is measured before and after. `captioner` is written whole or not at all. One process, one device.
+Training's flags say where captions are; one of an image's is drawn at each visit. `--from-config` starts from random
+weights, for small domains. A share of the images is held out by their ids, on which the loss is measured before and
+after. `captioner` is written whole or not at all. One process, one device.
 """
 
 import argparse
@@ -15,10 +15,11 @@ from pathlib import Path
 from open_clip_fff.atomic_io import check_new_folder
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.config.command_line import parse_shard_flags
-from open_clip_fff.config.flags import OneLineParser, as_flag
+from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.training_flags import borrow, split_at_dashes
+from open_clip_fff.hub.training_flags import parse_with_training, training_plan
 
 ALL = 10_000  # captions of an image: more than training may take
 IDLE = ("raw_weight", "class_key", "min_coverage")  # only training needs them
@@ -37,12 +38,12 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff train-cap
 
 
 def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, Plan]:
-    """The command line; what stands behind `--` is read by training's own parser.
+    """The command line: the program's own flags mixed with training's.
 
     Raises:
         UsageError: for a flag that cannot work.
     """
-    parser = OneLineParser(prog=prog, description=(__doc__ or "").splitlines()[0])
+    parser = CommandParser(prog, __doc__, "--train-data, --text-key, --json-text-key, --caption-sidecar, …")
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--model", metavar="NAME|DIR", help="a BLIP that captions already: hub name or folder")
     start.add_argument("--from-config", type=Path, metavar="FILE", help="random weights, of transformers' json")
@@ -58,11 +59,10 @@ def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     parser.add_argument("--workers", type=int, default=2, help="processes that read images (default: 2)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
-    here, there = split_at_dashes(argv)
-    args = parser.parse_args(here)
+    args, training = parse_with_training(parser, argv)
     check(args)
-    said = {"loss": "fff", "mining_features": "off", "captions_per_image": ALL, "caption_policy": "all", "method": None}
-    plan, others = borrow(there, said=said, idle=IDLE)
+    fixed = {"loss": "fff", "mining_features": "off", "captions_per_image": ALL, "caption_policy": "all"}
+    plan, others = training_plan(training, fixed={**fixed, "method": None}, ignored=IDLE)
     args.training = parse_shard_flags(others)
     return args, plan
 
@@ -73,9 +73,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         UsageError: for a number out of range, or a folder that is there.
     """
-    for name, least in (("steps", 1), ("batch_size", 1), ("held_out_images", 1), ("workers", 0)):
-        if (value := getattr(args, name)) < least:
-            raise UsageError(f"{as_flag(name)} {value}: must be {least} or more")
+    check_least(args, steps=1, batch_size=1, held_out_images=1, workers=0)
     for name, most in (("held_out", 0.5), ("min_crop", 1.0)):
         if not 1e-4 <= (share := getattr(args, name)) <= most:
             raise UsageError(f"{as_flag(name)} {share:g}: a share from 0.0001 to {most:g}")

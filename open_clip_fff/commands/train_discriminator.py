@@ -16,13 +16,13 @@ from pathlib import Path
 from open_clip_fff.atomic_io import check_new_folder
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.config.flags import as_flag, flag_parser
-from open_clip_fff.config.resolve import make_plan
+from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.training_flags import CAPTION_FLAGS, CAPTIONS_HELP, parse_with_training, training_plan
 from open_clip_fff.tools.finetune.defaults import HARD, LEAST
 
 ALL = 10_000  # captions of an image: more than training may take
-CAPTIONS = ("text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences", "caption_words")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff train-discriminator") -> int:
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
     Raises:
         UsageError: for a flag that cannot work, or is none.
     """
-    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = CommandParser(prog, __doc__, CAPTIONS_HELP)
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--model", metavar="NAME|DIR", help="BLIP or BLIP-2 with a matching head: hub name or folder")
     start.add_argument("--from-config", type=Path, metavar="FILE", help="random weights, of transformers' json")
@@ -75,14 +75,10 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
     parser.add_argument("--workers", type=int, default=2, help="processes that read images (default: 2)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
-    parser.epilog = "Training's flags say where captions are: --text-key, --json-text-key, --caption-sidecar, …"
-    args, rest = parser.parse_known_args(argv)
-    ours, unknown = flag_parser().parse_known_args(rest)
-    if foreign := unknown + [as_flag(name) for name in vars(ours) if name not in CAPTIONS]:
-        raise UsageError(f"{foreign[0]}: neither a flag of this program nor one of training's about captions")
-    vars(ours).update(captions_per_image=ALL, caption_policy="all", loss="fff", method=None)
+    args, training = parse_with_training(parser, argv, only=CAPTION_FLAGS)
     check(args)
-    return args, replace(make_plan(ours).captions, shards=args.train_data)
+    fixed = {"captions_per_image": ALL, "caption_policy": "all", "loss": "fff", "method": None}
+    return args, replace(training_plan(training, fixed=fixed)[0].captions, shards=args.train_data)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -91,9 +87,7 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         UsageError: for a number out of range, or a folder that is there.
     """
-    for name, least in (("steps", 1), ("batch_size", 2), ("held_out_images", LEAST), ("workers", 0)):
-        if (value := getattr(args, name)) < least:
-            raise UsageError(f"{as_flag(name)} {value}: must be {least} or more")
+    check_least(args, steps=1, batch_size=2, held_out_images=LEAST, workers=0)
     for name, least_share, most in (("held_out", 1e-4, 0.5), ("min_crop", 1e-4, 1.0), ("hard_negatives", 0.0, 1.0)):
         if not least_share <= (share := getattr(args, name)) <= most:
             raise UsageError(f"{as_flag(name)} {share:g}: a share from {least_share:g} to {most:g}")

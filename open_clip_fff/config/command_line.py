@@ -1,65 +1,77 @@
-"""One command line for OpenCLIP and us: who parses what, one help, one line per error."""
+"""OpenCLIP's own parser, and training's help."""
 
 import argparse
-import difflib
-import io
-import re
-from contextlib import redirect_stderr, redirect_stdout
 
-from open_clip_train.params import parse_args as open_clip_parse_args
+import open_clip_train.params as oc_params
 
 from open_clip_fff.config.flags import flag_parser
+from open_clip_fff.config.parsers import OneLineParser, did_you_mean
 from open_clip_fff.errors import UsageError
+from open_clip_fff.patching import View, replaced
+
+USAGE = "usage: python -m open_clip_fff.train [OpenCLIP's flags] [open_clip_fff's flags]\n\n"
+NONE_TYPED = "open_clip_fff's flags (none typed: training is OpenCLIP's own):\n"
 
 
 def parse_open_clip(argv: list[str]) -> argparse.Namespace:
     """OpenCLIP's namespace, by its own parser.
 
     Raises:
-        UsageError: with its error line, not its hundred lines of usage.
+        UsageError: for what it refuses, in one line.
     """
-    printed = io.StringIO()
+    return _parse(argv)[0]
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser]:
+    """The namespace, and the parser, which OpenCLIP's function makes and does not give away."""
+    made: list[argparse.ArgumentParser] = []
+
+    class Kept(OneLineParser):
+        def __init__(self) -> None:
+            super().__init__(prog="open_clip_fff.train")
+            made.append(self)
+
     try:
-        with redirect_stderr(printed):
-            return open_clip_parse_args(argv)
-    except SystemExit:
-        line = printed.getvalue().strip().splitlines()[-1].split("error: ", 1)[-1]
-        raise UsageError(line + _suggestion(line)) from None
+        with replaced(oc_params, argparse=View(argparse, ArgumentParser=Kept)):
+            return oc_params.parse_args(argv), made[0]
+    except UsageError as error:
+        line = str(error)
+        unknown = line.partition("unrecognized arguments: ")[2].split()
+        known = [*made[0]._option_string_actions, *flag_parser()._option_string_actions]
+        hints = (did_you_mean(word, known) for word in unknown if word.startswith("--"))
+        raise UsageError(line + "".join(hints)) from None
     except (ValueError, SyntaxError) as error:  # which its one flag of this kind lets through
         raise UsageError(f"--aug-cfg: takes NAME=VALUE, as in scale=(0.9,1.0) color_jitter=0.4 ({error})") from None
 
 
+def open_clip_parser() -> argparse.ArgumentParser:
+    """OpenCLIP's parser."""
+    return _parse([])[1]
+
+
 def parse_shard_flags(argv: list[str]) -> argparse.Namespace:
-    """The same for programs that take the shards of a training command.
+    """OpenCLIP's namespace, for commands that read the shards of a training command.
 
     Raises:
         UsageError: also where it names none.
     """
     args = parse_open_clip(argv)
     if not args.train_data:
-        raise UsageError("--train-data: name the shards, behind --")
+        raise UsageError("--train-data: name the shards")
     return args
 
 
 def help_text() -> str:
     """OpenCLIP's help and ours, ours last, where a terminal shows it."""
-    printed = io.StringIO()
-    try:
-        with redirect_stdout(printed):
-            open_clip_parse_args(["--help"])
-    except SystemExit:
-        pass
-    upstream = printed.getvalue().split("options:", 1)[-1]
-    parser = flag_parser()
-    return (
-        "usage: python -m open_clip_fff.train [OpenCLIP's flags] [open_clip_fff's flags]\n\n"
-        f"OpenCLIP's flags, all as they were:{upstream}\n"
-        "open_clip_fff's flags (none typed: training is OpenCLIP's own):\n" + parser.format_help().split("\n\n", 1)[-1]
-    )
+    upstream = open_clip_parser().format_help().split("options:", 1)[-1]
+    head = f"{USAGE}--help-fff shows open_clip_fff's flags alone.\n\nOpenCLIP's flags, all as they were:"
+    return f"{head}{upstream}\n{_ours()}"
 
 
-def _suggestion(line: str) -> str:
-    known = sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", help_text())))
-    unknown = re.findall(r"--[\w-]+", line) if "unrecognized" in line else []
-    close = [match for flag in unknown for match in difflib.get_close_matches(flag, known, n=1)]
-    return f" (did you mean {', '.join(close)}?)" if close else ""
+def help_fff() -> str:
+    """Our flags alone, in the same layout."""
+    return f"{USAGE}--help shows OpenCLIP's flags, too.\n\n{_ours()}"
+
+
+def _ours() -> str:
+    return NONE_TYPED + flag_parser().format_help().split("\n\n", 1)[-1]

@@ -2,13 +2,13 @@
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from open_clip_fff.config.all_settings import OWNERS
 from open_clip_fff.config.fields import Flag, as_flag, fields_by_flag, flag_of, kinds
 from open_clip_fff.config.methods import METHODS
 from open_clip_fff.config.name_lists import split_names
-from open_clip_fff.errors import UsageError
+from open_clip_fff.config.parsers import OneLineParser
 
 # the help's, in order
 GROUPS = {
@@ -26,13 +26,6 @@ GROUPS = {
     "extend": "your own parts",
 }
 METHOD = Flag("method", "a preset of the flags below; flags you type win", None, "OpenCLIP's", choices=tuple(METHODS))
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose complaints are lines for a person, and not pages of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

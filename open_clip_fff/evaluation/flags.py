@@ -1,14 +1,14 @@
 """The flags of the programs that score models."""
 
-import argparse
 from pathlib import Path
 
+from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.hub import MODEL_FORMS
 
 
-def eval_parser(program: str, description: str) -> argparse.ArgumentParser:
+def eval_parser(prog: str, about: str | None) -> CommandParser:
     """The flags of all."""
-    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser = CommandParser(prog, about)
     parser.add_argument("models", nargs="+", metavar="RUN_OR_MODEL", help=MODEL_FORMS)
     parser.add_argument("--data-root", type=Path, required=True, metavar="DIR", help="the folder with the sets")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Training's flags in programs that do not train: what they mean there, and the parts that they bring."""
+"""Training's flags in commands that do not train: split from the command's own, and the plan that they make."""
 
 import argparse
 import importlib
@@ -7,45 +7,111 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from open_clip_fff.config.command_line import open_clip_parser
+from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.flags import flag_parser
+from open_clip_fff.config.parsers import did_you_mean
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.errors import UsageError, reason
 
 NOTHING: Mapping[str, object] = MappingProxyType({})
+# those that say where captions are, for commands that take no others
+CAPTION_FLAGS = ("text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences", "caption_words")
+CAPTIONS_HELP = f"those that say where captions are ({', '.join(map(as_flag, CAPTION_FLAGS))})"
 
 
-def borrow(
+def parse_with_training(
+    parser: argparse.ArgumentParser, argv: Sequence[str], only: Collection[str] | None = None
+) -> tuple[argparse.Namespace, list[str]]:
+    """A command line that mixes a command's own flags and training's, with or without `--` between them.
+
+    A flag that both have is the command's own, but behind `--`, where all flags are training's.
+
+    Args:
+        parser: of the command's own flags.
+        argv: as typed.
+        only: the flags of training that the command takes, with underscores; None for all of them.
+
+    Returns:
+        The command's own flags parsed, and training's as typed.
+
+    Raises:
+        UsageError: for a flag that neither has, and for what the command's parser refuses.
+    """
+    own = parser._option_string_actions
+    trainings = flag_parser()._option_string_actions
+    if only is None:
+        trainings = {**open_clip_parser()._option_string_actions, **trainings}
+    else:
+        trainings = {name: action for name, action in trainings.items() if action.dest in only}
+    here, behind = split_at_dashes(argv)
+    mine: list[str] = []
+    training: list[str] = []
+    values = 0.0  # that the flag before may still take
+    for token in here:
+        name, equals, _ = token.partition("=")
+        if token.startswith("--") or token in own:
+            action = own.get(name) or trainings.get(name)
+            if action is None:
+                what = "training's" if only is None else "training's about captions"
+                hint = did_you_mean(name, [*own, *trainings])
+                raise UsageError(f"{name}: neither a flag of this command nor one of {what}{hint}")
+            target, values = (mine if name in own else training), 0 if equals else _most_values(action)
+            target.append(token)
+        elif values:
+            target.append(token)
+            values -= 1
+        else:
+            mine.append(token)
+    for token in behind:
+        name = token.partition("=")[0]
+        if name in own and name not in trainings:
+            raise UsageError(f"{name}: is a flag of this command, and stands before --")
+        if only is not None and token.startswith("--") and name not in trainings:
+            raise UsageError(f"{name}: not one of training's flags about captions{did_you_mean(name, trainings)}")
+    return parser.parse_args(mine), training + behind
+
+
+def _most_values(action: argparse.Action) -> float:
+    """How many words a flag takes at most."""
+    if action.nargs is None:
+        return 1
+    return action.nargs if isinstance(action.nargs, int) else 1 if action.nargs == "?" else float("inf")
+
+
+def training_plan(
     flags: Sequence[str],
-    usual: Mapping[str, object] = NOTHING,
-    said: Mapping[str, object] = NOTHING,
-    idle: Collection[str] = (),
+    defaults: Mapping[str, object] = NOTHING,
+    fixed: Mapping[str, object] = NOTHING,
+    ignored: Collection[str] = (),
 ) -> tuple[Plan, list[str]]:
     """The plan of some flags of training, with plugins imported and architectures registered.
 
     Args:
         flags: as typed.
-        usual: settings by name (flags with underscores) where they are not typed.
-        said: settings that the program decides, typed or not.
-        idle: settings that only training needs, and that are passed over.
+        defaults: settings by name (flags with underscores) where they are not typed; a method, only where no loss is.
+        fixed: settings that the command decides, typed or not.
+        ignored: settings that only training needs.
 
     Returns:
-        The plan, and the flags that are none of ours: OpenCLIP's, or the caller's, or mistakes.
+        The plan, and the flags that are none of ours: OpenCLIP's, or mistakes.
 
     Raises:
         UsageError: for a flag that cannot work.
     """
     typed, others = flag_parser().parse_known_args(list(flags))
-    given = {**usual, **vars(typed), **said}
-    plan = make_plan(argparse.Namespace(**{name: value for name, value in given.items() if name not in idle}))
+    given = {**defaults, **vars(typed), **fixed}
+    if "loss" in vars(typed) and "method" in defaults and "method" not in vars(typed):
+        del given["method"]
+    plan = make_plan(argparse.Namespace(**{name: value for name, value in given.items() if name not in ignored}))
     bring_parts(plan)
     return plan, others
 
 
-def refuse(others: Sequence[str]) -> None:
-    """For programs that take no flags of OpenCLIP's. Raises UsageError if any are left."""
-    if others:
-        raise UsageError(f"{others[0]}: neither a flag of this program nor one of training's")
+def is_typed(flags: Sequence[str], *names: str) -> bool:
+    """Whether one of some settings (with underscores) is among flags as typed."""
+    return any(flag.split("=")[0] in map(as_flag, names) for flag in flags)
 
 
 def bring_parts(plan: Plan) -> None:
