@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
 
 
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff class-set
 
 def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     """The command line. Raises UsageError for a split that is no plain name."""
-    parser = argparse.ArgumentParser(prog=prog, description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = CommandParser(prog, __doc__)
     parser.add_argument("source", metavar="SOURCE", help="a folder with a folder of images per class, or shards")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the set's folder; a split is added to one"
