@@ -1,4 +1,4 @@
-"""What all ranks know together, without gradient, and what goes round them: plain torch.distributed."""
+"""Gathers and sums over ranks without gradient, and a ring exchange: plain torch.distributed."""
 
 from collections.abc import Iterator, Sequence
 
@@ -24,52 +24,53 @@ def sum_over_ranks(value: Tensor, world_size: int) -> Tensor:
 
 
 def highest_over_ranks(value: Tensor, world_size: int) -> Tensor:
-    """The highest of each element of `value` over ranks, without gradient."""
+    """The maximum of each element of `value` over ranks, without gradient."""
     return _reduced(value, world_size, dist.ReduceOp.MAX)
 
 
 class RingExchange:
-    """Brings each rank the tensors of all ranks in turn, its own first, then those of the next one, and so on.
+    """Brings each rank the tensors of all ranks in turn, its own first, then those of the next rank, and so on.
 
-    No rank ever holds more than two other ranks' tensors. To be iterated once, and on every rank to its end; what a
-    turn brought is overwritten by later ones.
+    No rank holds more than two other ranks' tensors at a time. Must be iterated once, to the end, and on every rank;
+    later turns overwrite the tensors of earlier ones.
 
     Args:
-        constants: they stay as they are; the next ones travel while these are worked on.
-        accumulators: they may be changed in place by each rank that gets them.
+        constants: are read only; the next rank's travel while these are worked on.
+        accumulators: may be changed in place by each rank that gets them.
         rank: this process's rank.
         world_size: number of ranks; with one, nothing travels.
 
     Attributes:
-        accumulators: after the round, this rank's, with what all others did to them.
+        accumulators: at the end, this rank's, with what all ranks did to them.
     """
 
     def __init__(self, constants: Sequence[Tensor], accumulators: Sequence[Tensor], rank: int, world_size: int) -> None:
         self.accumulators = [tensor.contiguous() for tensor in accumulators]
-        self._constants, self._rank, self._world_size = [tensor.contiguous() for tensor in constants], rank, world_size
+        self._constants, self._rank, self._world_size = [x.contiguous() for x in constants], rank, world_size
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """Tensors like `constants` and `accumulators`, of rank, rank + 1, ... (and from 0 again)."""
-        constants, room = self._constants, [_empty(self._constants) for _ in range(min(self._world_size - 1, 2))]
+        """Tensors like `constants` and `accumulators`, of rank, rank + 1, ..., world_size - 1, 0, 1, ..."""
+        constants, buffers = self._constants, [_empty(self._constants) for _ in range(min(self._world_size - 1, 2))]
         spare = _empty(self.accumulators) if self._world_size > 1 else []
         for turn in range(self._world_size):
-            coming = room[turn % 2] if turn + 1 < self._world_size else []
-            requests = self._pass_on(constants, coming)
+            incoming = buffers[turn % 2] if turn + 1 < self._world_size else []
+            requests = self._pass_on(constants, incoming)
             yield constants, self.accumulators
             _wait(requests)
-            constants = coming
+            constants = incoming
             if self._world_size > 1:
+                # One turn more than constants: after the last, each rank's accumulators come home.
                 _wait(self._pass_on(self.accumulators, spare))
                 self.accumulators, spare = spare, self.accumulators
 
-    def _pass_on(self, tensors: list[Tensor], coming: list[Tensor]) -> list[dist.Work]:
-        """Starts to send to the rank before and to receive from the one after."""
-        before, after = (self._rank - 1) % self._world_size, (self._rank + 1) % self._world_size
-        ways = []
-        for tensor, into in zip(tensors, coming, strict=False):  # nothing comes in the last turn
-            ways.append(dist.P2POp(dist.isend, _wire(tensor), before))
-            ways.append(dist.P2POp(dist.irecv, _wire(into), after))
-        return dist.batch_isend_irecv(ways) if ways else []
+    def _pass_on(self, tensors: list[Tensor], incoming: list[Tensor]) -> list[dist.Work]:
+        """Starts to send to the previous rank and to receive from the next one."""
+        previous, following = (self._rank - 1) % self._world_size, (self._rank + 1) % self._world_size
+        operations = []
+        for tensor, into in zip(tensors, incoming, strict=False):  # nothing is received in the last turn
+            operations.append(dist.P2POp(dist.isend, _wire(tensor), previous))
+            operations.append(dist.P2POp(dist.irecv, _wire(into), following))
+        return dist.batch_isend_irecv(operations) if operations else []
 
 
 def _empty(tensors: list[Tensor]) -> list[Tensor]:
@@ -82,7 +83,7 @@ def _wait(requests: list[dist.Work]) -> None:
 
 
 def _wire(tensor: Tensor) -> Tensor:
-    """gloo moves no bool, and a view of bytes costs nothing."""
+    """bool as bytes, without a copy: gloo cannot send bool."""
     return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
 
 

@@ -1,25 +1,24 @@
-"""Refusing features that are not L2-normalised: their products are no cosines, and no threshold means anything."""
+"""Refuses features that are not L2-normalised: their products are not cosines."""
 
 import torch
 from torch import Tensor
 
-TOLERANCE = 0.01  # of the length 1; bfloat16 leaves it off by up to 0.004
+TOLERANCE = 0.01  # of the length 1; bfloat16 makes errors of up to 0.004
 
 
 def check_normalised(name: str, features: Tensor, valid: Tensor | None = None) -> None:
-    """Refuses features that are not L2-normalised. Rows of zeros are allowed: padding, and what has no direction.
+    """Refuses features that are not L2-normalised. Rows of zeros (padding) are allowed.
 
-    It waits for the accelerator. Inside of `torch.compile`, where nothing can be read, the check becomes a part of the
-    graph, which then raises RuntimeError in each call (on CUDA a device-side assertion, and without waiting).
+    It waits for the accelerator. Inside of `torch.compile`, where values cannot be read, the check becomes a part of
+    the graph, which raises RuntimeError in each call (on CUDA as a device-side assertion, without waiting).
 
     Args:
         name: the argument, for the error line.
         features: [..., D].
-        valid: bool [...], rows that are looked at; None for all.
+        valid: bool [...], rows that are checked; None for all.
 
     Raises:
-        ValueError: if the length of a row is neither 1 to TOLERANCE nor 0. (Values that are not finite are none of its
-            business.)
+        ValueError: if the length of a row is neither 1 to TOLERANCE nor 0. (NaN and infinity are not refused here.)
     """
     length = torch.linalg.vector_norm(features.detach().float(), dim=-1)
     wrong = ((length - 1).abs() > TOLERANCE) & (length > 0) & length.isfinite()
@@ -37,16 +36,17 @@ def check_normalised(name: str, features: Tensor, valid: Tensor | None = None) -
 
 
 class FirstCall:
-    """Checks features that come again and again, once by name: a step should not wait for the accelerator."""
+    """Checks features of each name in the first call only, because checking waits for the accelerator."""
 
     def __init__(self) -> None:
         self._passed: set[str] = set()
 
     def __call__(self, valid: Tensor | None = None, **features: Tensor | None) -> None:
-        """Raises ValueError for features, [..., D] each by the name of their argument, that are not L2-normalised.
+        """Raises ValueError for features that are not L2-normalised.
 
         Args:
-            valid: bool [B, K], which captions are no padding; features of captions are [B, K, D].
+            valid: bool [B, K], False where a caption is padding; only features [B, K, D] have padding.
+            features: [..., D] each, by the name of their argument.
         """
         for name, x in features.items():
             if x is None or name in self._passed:

@@ -1,4 +1,4 @@
-"""Where precision matters more than speed."""
+"""Precision: autocast and TF32 off where they would harm, and values that are not finite."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,9 +22,9 @@ def no_autocast(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def half_on_cuda(device: torch.device) -> Iterator[None]:
-    """Autocast to float16 on CUDA (finer than bfloat16 by a factor of 8), and none elsewhere, whatever is on outside.
+    """Autocast to float16 on CUDA (finer than bfloat16 by a factor of 8), and none elsewhere, inside of any autocast.
 
-    For inference alone: what a GPU computes several times faster in half costs cosines about a thousandth.
+    For inference only: several times faster on a GPU, with errors of cosines of about a thousandth.
     """
     with torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda"):
         yield
@@ -43,15 +43,13 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 
 def only_finite(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Features whose rows with NaN or infinity have become zeros, which have no direction: no cosine is above 0.
-
-    It does not wait for the accelerator.
+    """Replaces rows with NaN or infinity by zeros, all of whose cosines are 0; does not wait for the accelerator.
 
     Args:
         features: [..., D].
 
     Returns:
-        The same shape; and bool [...], which rows were finite.
+        Features of the same shape; and bool [...], which rows were finite.
     """
     finite = features.isfinite().all(dim=-1)
     return torch.where(finite[..., None], features, 0.0), finite

@@ -1,4 +1,4 @@
-"""Replacing names of a module for as long as a run lasts, and for one importer only."""
+"""Replaces names of a module during a run, or for one importer only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from types import ModuleType
 
 
 class View:
-    """A module as one importer sees it: some names replaced, all others the module's own."""
+    """A module with some names replaced, for one importer; all other names are the module's own."""
 
     def __init__(self, module: object, **replaced: object) -> None:
         self._module = module
@@ -18,10 +18,10 @@ class View:
 
 @contextmanager
 def replaced(module: ModuleType | type, **names: object) -> Iterator[None]:
-    """Sets names of `module`, or of a class, and puts back what was there, also after an error.
+    """Sets names of a module or class, and restores them at the end, also after an error.
 
     Raises:
-        AttributeError: if a name is not there, which means that another version of OpenCLIP is installed.
+        AttributeError: if a name does not exist, which means that another version of OpenCLIP is installed.
     """
     before = {name: getattr(module, name) for name in names}
     for name, value in names.items():

@@ -1,4 +1,4 @@
-"""Names for things that flags can choose. Small on purpose: a dict that refuses duplicates."""
+"""What a flag can choose, by name: a dict that refuses duplicates."""
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,7 @@ class Registry(Generic[T]):
     Args:
         kind: what is registered, as the user would call it ("loss", "batch hook").
         flag: the flag that chooses among the names, for error lines.
-        built_in: our own entries, as `module:attribute`: imported when somebody asks for them, and taken at once.
+        built_in: our own entries, as `module:attribute`; imported when they are first read.
     """
 
     def __init__(self, kind: str, flag: str, built_in: Mapping[str, str]) -> None:
@@ -24,7 +24,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def add(self, name: str, entry: T) -> None:
-        """Raises ValueError if `name` is taken: a silent override is a bug that trains for days."""
+        """Raises ValueError if `name` is taken: a silent override would train the wrong thing for days."""
         if name in self:
             raise ValueError(f"{self.kind} {name!r} is registered twice")
         self._entries[name] = entry
@@ -39,7 +39,7 @@ class Registry(Generic[T]):
         return decorate
 
     def check(self, name: str | None) -> None:
-        """Raises UsageError, with the names there are, for an unknown one; imports nothing."""
+        """Raises UsageError, with the known names, for an unknown one; imports nothing."""
         if name not in self:
             raise UsageError(
                 f"{self.flag}: no {self.kind} is called {name!r}; there are: {', '.join(self)} "
@@ -47,7 +47,7 @@ class Registry(Generic[T]):
             )
 
     def __getitem__(self, name: str | None) -> T:
-        """Raises UsageError, with the names there are, for an unknown one."""
+        """Raises UsageError, with the known names, for an unknown one."""
         self.check(name)
         assert name is not None
         if name not in self._entries:

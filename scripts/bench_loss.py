@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
 from open_clip_fff.host.report.memory import AliveBytes
-from open_clip_fff.losses.sigmoid_tile import triton_obstacle
+from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

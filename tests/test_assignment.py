@@ -105,7 +105,7 @@ def test_padding_is_never_positive_nor_negative():
     texts = TEXTS.expand(4, 3, 2)
     valid = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 0, 0]], dtype=torch.bool)
     images = IMAGES[:1].expand(4, 2)  # all alike: everything but padding is mined
-    result = similarity_assignment(images, texts, p1=-1.0, p2=0.9, p3=-1.0, p1_prime=-1.0, text_valid=valid)
+    result = similarity_assignment(images, texts, p1=-1.0, p2=0.9, p3=-1.0, p1_prime=-1.0, caption_valid=valid)
     assert torch.equal(result, valid.expand(4, 4, 3))
     labels = own_assignment(torch.arange(4), torch.arange(4), valid)
     assert (labels[:, ~valid] == 0).all() and (labels[:, valid] != 0).all()
@@ -137,15 +137,15 @@ def test_text_text_forms_by_loops(form):
             cosines = own @ f.text[j, k]
             cosine = cosines.max() if form == "max" else cosines.mean()
         expected[i, j, k] = ((cosine > 0.2) & f.valid[j, k]) | (i == j and f.valid[j, k])
-    result = similarity_assignment(f.image, f.text, **{**OFF, "p3": 0.2}, text_valid=f.valid, text_text=form)
+    result = similarity_assignment(f.image, f.text, **{**OFF, "p3": 0.2}, caption_valid=f.valid, text_text=form)
     assert torch.equal(result, expected)
 
 
 def test_masks_and_ids_of_other_shapes_are_refused():
     """A mask [N] would go for one of captions where N is K."""
     features = IMAGES, IMAGES[:, None].expand(-1, len(IMAGES), -1)
-    with pytest.raises(ValueError, match=r"text_valid is \[4\], not \[4, 4\]"):
-        similarity_assignment(*features, **OFF, text_valid=torch.ones(4, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"caption_valid is \[4\], not \[4, 4\]"):
+        similarity_assignment(*features, **OFF, caption_valid=torch.ones(4, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"image_ids is \[4, 1\], not \[4\]"):
         similarity_assignment(*features, **OFF, image_ids=torch.arange(4)[:, None])
 

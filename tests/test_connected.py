@@ -20,7 +20,7 @@ IDS = torch.tensor([5, 6, 7, 5])  # the first and the last are the same image
 
 
 def test_the_hardest_by_loops(monkeypatch):
-    monkeypatch.setattr("open_clip_fff.mining.hardest.ROWS", 40)
+    monkeypatch.setattr("open_clip_fff.mining.hardest.PAIRS_AT_ONCE", 40)
     image, text = features(9, 3)
     ids, valid = torch.arange(9) % 8, torch.rand(9, 3, generator=torch.Generator().manual_seed(1)) > 0.3
     found, cosines = hardest_negatives(image, text, ids, valid), torch.einsum("nd,mkd->nmk", image, text)

@@ -41,6 +41,7 @@ COMMON = {
     "patching",
     "plural",
     "registry",
+    "renamed",
 }
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss, SmoothedITCLoss, similarity_assignment
 from open_clip_fff.losses.bias_init import cosine_sums, initial_bias
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.mining.counts import rates
@@ -101,7 +101,7 @@ def test_sigmoid_by_loops(reduction):
         if m:
             logit = 7.0 * (x.image[i] @ x.text[j, c]).item() - 3.0
             total, pairs = total + math.log1p(math.exp(-m * logit)), pairs + 1
-    value = FFFLoss(reduction=reduction)(x.image, x.text, x.scale, x.bias, text_valid=x.valid, assignment=labels)
+    value = FFFLoss(reduction=reduction)(x.image, x.text, x.scale, x.bias, caption_valid=x.valid, assignment=labels)
     assert value.item() == pytest.approx(total / (n if reduction == "images" else pairs), rel=1e-12)
 
 
@@ -120,7 +120,7 @@ def test_softmax_by_loops():
     rows = [entropy(logits[i].flatten(), m[i].flatten()) for i in range(n)]
     columns = [entropy(logits[:, j, c], m[:, j, c]) for j in range(n) for c in range(k) if x.valid[j, c]]
     expected = (sum(rows) / len(rows) + sum(columns) / len(columns)) / 2
-    value = MultiPositiveSoftmaxLoss()(x.image, x.text, x.scale, text_valid=x.valid, assignment=labels)
+    value = MultiPositiveSoftmaxLoss()(x.image, x.text, x.scale, caption_valid=x.valid, assignment=labels)
     assert value.item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -141,7 +141,7 @@ def test_padding_changes_nothing(loss):
     padded = torch.cat([x.text, torch.full_like(x.text, 9.0)], dim=1)
     valid = torch.tensor([[True, True, False, False]]).expand(5, 4)
     assert_same(
-        lambda: loss(x.image, torch.cat([x.text, padded[:, 2:].detach()], dim=1), x.scale, x.bias, text_valid=valid),
+        lambda: loss(x.image, torch.cat([x.text, padded[:, 2:].detach()], dim=1), x.scale, x.bias, caption_valid=valid),
         lambda: loss(x.image, x.text, x.scale, x.bias),
         x,
         1e-12,
@@ -170,7 +170,7 @@ def test_bool_and_int8_assignments_are_the_same(loss):
 def test_an_image_without_captions_stays_finite(loss):
     x = Inputs(3, 2)
     valid = torch.tensor([[True, True], [False, False], [True, False]])
-    value = loss(x.image, x.text, x.scale, x.bias, text_valid=valid)
+    value = loss(x.image, x.text, x.scale, x.bias, caption_valid=valid)
     assert all(gradient.isfinite().all() for gradient in [value, *x.gradients(value)])
 
 
@@ -188,8 +188,8 @@ def test_wrong_shapes_are_named(loss):
     x = Inputs(4, 2)
     with pytest.raises(ValueError, match=r"not \[B, N, K\] = \[4, 4, 2\]"):
         loss(x.image, x.text, x.scale, x.bias, assignment=torch.ones(4, 4, dtype=torch.bool))
-    with pytest.raises(ValueError, match=r"text_valid"):
-        loss(x.image, x.text, x.scale, x.bias, text_valid=torch.ones(4, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"caption_valid"):
+        loss(x.image, x.text, x.scale, x.bias, caption_valid=torch.ones(4, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"image_ids is \[8\], not \[B\] = \[4\]"):
         loss(x.image, x.text, x.scale, x.bias, image_ids=torch.arange(8))
     with pytest.raises(ValueError, match="do not go with"):
@@ -272,8 +272,8 @@ def test_features_that_are_not_finite_mine_nothing_and_are_counted(lowest):
     image[2, 1], text[4, 1, 0], text[5, 2] = torch.nan, torch.inf, torch.nan
     valid = torch.ones(6, 3, dtype=torch.bool)
     valid[5, 2] = False  # what padding holds is nobody's business
-    given = {"mining_image_features": image, "mining_text_features": text, "text_valid": valid}
-    whole = {"mining_image_features": x.image, "mining_text_features": x.text, "text_valid": valid}
+    given = {"mining_image_features": image, "mining_text_features": text, "caption_valid": valid}
+    whole = {"mining_image_features": x.image, "mining_text_features": x.text, "caption_valid": valid}
     for settings in (MiningConfig(lowest, lowest, lowest, None), MiningConfig(lowest, None, None, None, per_image=2.0)):
         criterion = Criterion(FFFLoss(), settings)
         labels, mined = asked(criterion, x.image, x.text, **given)
@@ -309,7 +309,7 @@ def test_a_step_does_not_wait_for_the_device(loss):
     mining = MiningConfig(0.2, 0.3, 0.4, 0.1, text_text="max", cap=3, per_image=3.0)
     criterion, ids = Criterion(loss, mining), torch.tensor([3, 1, -1, 3, 5, 9])
     features = {"mining_image_features": x.image.detach(), "mining_text_features": x.text.detach()}
-    given = {"text_valid": x.valid, "image_ids": ids, **features}
+    given = {"caption_valid": x.valid, "image_ids": ids, **features}
     criterion(x.image, x.text, x.scale, x.bias, **given)  # the first call looks at whether features are normalised
     with NothingAsked():
         criterion(x.image, x.text, x.scale, x.bias, **given).backward()
@@ -327,3 +327,35 @@ def test_accumulation_weighs_the_scalars_gradients_and_not_their_value():
     assert a == b
     for full, quarter, weight in zip(x.gradients(a), x.gradients(b), [1, 1, 4, 4], strict=True):
         torch.testing.assert_close(full, quarter * weight)
+
+
+@pytest.mark.parametrize("loss", [FFFLoss(), MultiPositiveSoftmaxLoss(), SmoothedITCLoss()])
+def test_a_loss_takes_the_old_name_of_caption_valid_with_a_warning(loss):
+    x, valid = Inputs(n=4, k=3), torch.tensor([[True, True, False]] * 4)
+    with pytest.warns(DeprecationWarning, match=f"{type(loss).__name__}: text_valid is called caption_valid"):
+        old = loss(x.image, x.text, x.scale, x.bias, text_valid=valid)
+    assert old == loss(x.image, x.text, x.scale, x.bias, caption_valid=valid)
+
+
+def test_the_assignment_takes_the_old_name_of_caption_valid():
+    x = Inputs(k=3)
+    thresholds = {"p1": 0.1, "p2": None, "p3": None, "p1_prime": None}
+    with pytest.warns(DeprecationWarning, match="similarity_assignment: text_valid"):
+        old = similarity_assignment(x.image, x.text, **thresholds, text_valid=x.valid)
+    assert torch.equal(old, similarity_assignment(x.image, x.text, **thresholds, caption_valid=x.valid))
+
+
+def test_a_loss_of_before_gets_its_old_name_with_one_warning(caplog):
+    x = Inputs(k=3)
+
+    class Old(torch.nn.Module):
+        def forward(self, image_features, text_valid):
+            return image_features.sum() * text_valid.sum()
+
+    criterion = Criterion(Old(), None)
+    for _ in range(2):
+        value = criterion(x.image, x.text, x.scale, caption_valid=x.valid)
+    assert value == x.image.sum() * x.valid.sum()
+    assert [record.message for record in caplog.records] == [
+        "Old: text_valid is called caption_valid since open_clip_fff 0.2; the old name works until 0.3."
+    ]

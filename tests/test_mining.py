@@ -10,7 +10,7 @@ from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.sigmoid import FFFLoss
 from open_clip_fff.mining.clauses import Mined, candidates, mine
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
-from open_clip_fff.mining.guard import best_cut, own_recall
+from open_clip_fff.mining.guard import own_recall, score_limit
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.miner import Miner
 from open_clip_fff.mining.rate import RateThresholds
@@ -42,7 +42,7 @@ def pairs_of(miner: Miner, f: MiningFeatures) -> Mined | None:
     assignment = miner(OwnCaptions(GlobalTexts(TextBlock(0, f.ids, f.valid, f))))
     if not isinstance(assignment, MinedPairs):
         return None
-    ((_, mined),) = assignment.looks()
+    ((_, mined),) = assignment.all_tiles()
     return mined
 
 
@@ -186,7 +186,7 @@ def test_nothing_is_mined_nor_looked_at_before_its_time():
     miner = Miner(MiningConfig(0.5, None, None, None, warmup=WATCH + 5))
     f, seen = features(0), []
     for _ in range(WATCH + 8):
-        seen.append((miner.watching, pairs_of(miner, f) is not None))
+        seen.append((miner.needs_features, pairs_of(miner, f) is not None))
         miner.after_step()
     assert seen == [(False, False)] * 5 + [(True, False)] * WATCH + [(True, True)] * 3
 
@@ -262,7 +262,7 @@ def test_features_that_do_not_find_their_own_captions_are_not_believed():
 def kept(pairs: torch.Tensor, score: torch.Tensor, limit: int) -> torch.Tensor:
     """What is above the cut that was found by tiles."""
     looks = lambda: [(score[rows], pairs[rows]) for rows in tiles(len(score), 3)]  # noqa: E731
-    return pairs & (score > best_cut(looks, limit, score.dtype, 1))
+    return pairs & (score > score_limit(looks, limit, score.dtype, 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -290,7 +290,7 @@ def test_the_trainees_own_features_mine_without_gradient():
     f = features(0)
     image, text = f.image.clone().requires_grad_(), f.text.clone().requires_grad_()
     scale = torch.tensor(10.0, dtype=torch.float64)
-    given = {"text_valid": f.valid, "image_ids": f.ids}
+    given = {"caption_valid": f.valid, "image_ids": f.ids}
     online = Criterion(FFFLoss(), MiningConfig(0.6, None, None, None), online=True)
     frozen = Criterion(FFFLoss(), MiningConfig(0.6, None, None, None))
     labels, mined = asked(online, image, text, **given)

@@ -65,7 +65,7 @@ def test_tiles_are_dense(small_tiles, n, k, alpha, group, dtype, tolerance):  # 
     exact = [x.detach().to(dtype).double().requires_grad_() for x in exact]
     g = torch.Generator().manual_seed(n)
     labels = [torch.randint(-1, 2, (n, n, k), generator=g).to(torch.int8) for _ in range(2)]
-    given = {"text_valid": valid, "image_ids": ids, "assignment": labels[0], "text_assignment": labels[1]}
+    given = {"caption_valid": valid, "image_ids": ids, "assignment": labels[0], "text_assignment": labels[1]}
     found = []
     for impl, leaves in (("dense", exact), ("tiled", [x.detach().to(dtype).requires_grad_() for x in exact])):
         value = SmoothedITCLoss(alpha, impl=impl, group=group)(*leaves, **given)
@@ -122,7 +122,7 @@ def test_consistency_by_definition():
     assert (with_it - without).item() == pytest.approx(0.2 * expected.item(), rel=1e-10)
     ragged = Inputs(6, 3)
     valid = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0], [0, 1, 0], [1, 1, 1]]).bool()
-    value = SmoothedITCLoss(0.5, consistency=0.2)(ragged.image, ragged.text, ragged.scale, text_valid=valid)
+    value = SmoothedITCLoss(0.5, consistency=0.2)(ragged.image, ragged.text, ragged.scale, caption_valid=valid)
     assert all(gradient.isfinite().all() for gradient in [value, *ragged.gradients(value)])
 
 

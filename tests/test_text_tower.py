@@ -152,7 +152,9 @@ def test_a_batch_without_any_caption_reaches_every_parameter(settings):
     output = model(torch.randn(2, 3, 32, 32).double(), batch)
     assert not output["text_features"].any()
     scalars = output["logit_scale"], torch.tensor(-2.0).double()
-    FFFLoss()(output["image_features"], output["text_features"], *scalars, text_valid=output["text_valid"]).backward()
+    FFFLoss()(
+        output["image_features"], output["text_features"], *scalars, caption_valid=output["caption_valid"]
+    ).backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if name in reached}
     assert all(gradient is not None and not gradient.any() for gradient in gradients.values())
 

@@ -60,7 +60,7 @@ def batch(n, k, dtype=torch.float64):
 
 
 def value_and_gradients(loss, leaves, valid, ids, assignment=None):
-    value = loss(*leaves, text_valid=valid, image_ids=ids, assignment=assignment)
+    value = loss(*leaves, caption_valid=valid, image_ids=ids, assignment=assignment)
     return value, torch.autograd.grad(1.7 * value, leaves)
 
 
@@ -117,7 +117,7 @@ def test_the_same_bits_twice(small_tiles, loss, mining, asked, request):
     """A second time, and with everything that torch knows to vary forbidden."""
     request.addfinalizer(partial(torch.use_deterministic_algorithms, torch.are_deterministic_algorithms_enabled()))
     leaves, valid, ids = batch(130, 3, torch.float32)
-    given = {"text_valid": valid, "image_ids": ids}
+    given = {"caption_valid": valid, "image_ids": ids}
     given |= dict(zip(("mining_image_features", "mining_text_features"), features(130, 3, seed=9), strict=True))
 
     def once() -> list[torch.Tensor]:
@@ -143,7 +143,7 @@ def test_gradients_do_not_depend_on_strides(small_tiles, loss):
 def test_gradients_numerically(small_tiles, loss):
     leaves, valid, ids = batch(6, 2)
     loss = LOSSES[loss](impl="tiled")
-    assert torch.autograd.gradcheck(lambda *x: loss(*x, text_valid=valid, image_ids=ids), leaves)
+    assert torch.autograd.gradcheck(lambda *x: loss(*x, caption_valid=valid, image_ids=ids), leaves)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -187,7 +187,7 @@ def taken(loss, n: int, k: int = 5, d: int = 512) -> tuple[int, int]:
 @pytest.mark.parametrize("mining", [None, MiningConfig(**OPEN, cap=3), MiningConfig(**OPEN, text_text="max")])
 def test_the_criterion_counts_the_same_by_tiles(small_tiles, mining):
     leaves, valid, ids = batch(37, 3, torch.float32)
-    given = {"text_valid": valid, "image_ids": ids, "image_classes": torch.arange(37) % 4 - 1}
+    given = {"caption_valid": valid, "image_ids": ids, "image_classes": torch.arange(37) % 4 - 1}
     given |= dict(zip(("mining_image_features", "mining_text_features"), features(37, 3, seed=9), strict=True))
     found = {}
     for name, loss in LOSSES.items():

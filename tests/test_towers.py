@@ -60,7 +60,7 @@ def test_k_captions_give_what_each_gives_alone(model, tiny_name):
         rows = [bool(row[k]) for row in CAPTIONS]
         torch.testing.assert_close(output["text_features"][rows, k], alone[k]["text_features"][rows])
         torch.testing.assert_close(output["image_features"], alone[k]["image_features"])
-    assert output["text_valid"].tolist() == [[True, True], [True, False], [True, True]]
+    assert output["caption_valid"].tolist() == [[True, True], [True, False], [True, True]]
     assert output["text_raw"].tolist() == [[True, False]] * 3
     assert output["image_ids"].tolist() == [0, 1, 2] and output["more"].shape == (3, 2)
     # validation hands over plain tokens

@@ -121,7 +121,7 @@ from open_clip_fff.losses.sigmoid_triton import BLOCK, OPTIONS, _kernel
 types = ("*fp32", "*i8", "*fp32", "*fp32", "*i32", "i32", "constexpr", "constexpr")
 for generation in (80, 90):
     for wants in (True, False):
-        fixed = {"WANTS_GRADIENT": wants, "BLOCK": BLOCK}
+        fixed = {"NEEDS_GRADIENT": wants, "BLOCK": BLOCK}
         source = ASTSource(_kernel, dict(zip(_kernel.arg_names, types)), fixed)
         made = compile(source, target=GPUTarget("cuda", generation, 32), options=OPTIONS).asm
         assert made["cubin"] and "atom" not in made["ptx"] and "tensor<4096xi64>" in made["ttir"]

@@ -13,7 +13,7 @@ import torch
 from open_clip_fff import FFFLoss, MiningConfig
 from open_clip_fff.losses import logit_tiles as walk
 from open_clip_fff.losses import sigmoid_triton
-from open_clip_fff.losses.sigmoid_tile import sigmoid_tile
+from open_clip_fff.losses.tiled_sigmoid import sigmoid_tile
 from tests.test_tiled import OPEN, batch, value_and_gradients
 
 SHAPES = [(1, 1), (3, 5), (37, 74), (130, 257), (1, 0), (0, 4)]

@@ -1,1 +1,1 @@
-"""Mini-batches of alike samples, from features alone: the walk, the order of a queue, and the bank of features."""
+"""Mini-batches of similar samples, from features: the walk, the order of a queue, and the bank of features."""

@@ -1,4 +1,4 @@
-"""GRIT-VLP's alternating walk (arXiv 2208.04060), as a plain loop. The faster one is tested against this file."""
+"""GRIT-VLP's alternating walk (arXiv 2208.04060), as a plain loop; `walk.py` is tested against it."""
 
 import math
 from collections.abc import Sequence
@@ -10,18 +10,17 @@ def alternating_walk(image: Vectors, text: Vectors, start: int = 0, quantile: fl
     """From an image to the nearest text, from that sample's text to the nearest image, and so on: a permutation.
 
     Args:
-        image: S vectors of D numbers, of any length.
-        text: likewise.
+        image, text: S vectors of D numbers each, of any length.
         start: the first sample.
-        quantile: which one is taken next of those left, from the nearest down: number floor((1 - quantile) * (left -
-            1)). Of equally near ones the first in the data comes first.
+        quantile: of the `left` samples, from the nearest down, number floor((1 - quantile) * (left - 1)) is next. Of
+            equally near ones the first in the data comes first.
     """
     here, there = [_unit(x) for x in image], [_unit(x) for x in text]
     order, left = [start], [sample for sample in range(len(image)) if sample != start]
     while left:
         cosine = {sample: _dot(here[order[-1]], there[sample]) for sample in left}
         nearest_first = sorted(left, key=cosine.__getitem__, reverse=True)  # stable: equal ones stay in order
-        rank = math.floor((1 - quantile) * (len(left) - 1) + 1e-9)  # (1 - 0.9) * 10 is 1, and a bit less as a float
+        rank = math.floor((1 - quantile) * (len(left) - 1) + 1e-9)  # 1e-9: (1 - 0.9) * 10 is less than 1 in floats
         order.append(nearest_first[rank])
         left.remove(nearest_first[rank])
         here, there = there, here
@@ -29,7 +28,7 @@ def alternating_walk(image: Vectors, text: Vectors, start: int = 0, quantile: fl
 
 
 def _unit(x: Sequence[float]) -> list[float]:
-    """A vector of zeros stays what it is: at cosine 0 to everything."""
+    """A vector of zeros stays zero: its cosines are 0."""
     length = math.sqrt(_dot(x, x))
     return [value / length for value in x] if length else list(x)
 

@@ -1,4 +1,4 @@
-"""The alternating walk of GRIT-VLP: an order in which neighbours are alike. `reference.py` has it as a plain loop."""
+"""The alternating walk of GRIT-VLP: an order with similar neighbours. `reference.py` has it as a plain loop."""
 
 import math
 
@@ -14,11 +14,11 @@ def alternating_walk(image_features: Tensor, text_features: Tensor, *, start: in
     """Orders S samples by a greedy walk from image to text to image (GRIT-VLP, arXiv 2208.04060, as used by MAFA).
 
     From the first sample's image to the unvisited sample whose text is nearest, from that one's text to the unvisited
-    sample whose image is nearest, and so on. Of equal cosines, as computed, the lowest index is taken.
+    sample whose image is nearest, and so on. Of equal cosines the lowest index is taken.
 
-    The authors' code marks visited samples by zeros among softmax probabilities, where unvisited ones may round to
-    zero as well, and so visits some again and others never. Here visited ones are at -inf among cosines: the order is
-    a permutation whatever the features are.
+    The authors' code marks visited samples by a softmax probability of zero; those of unvisited samples may round to
+    zero as well, so that it visits some twice and others never. Here visited samples have a cosine of -inf, and the
+    order is a permutation for any features.
 
     The cosines, S x S in float32 (float64 for float64 features), are computed where the features are; the walk is on
     the CPU.
@@ -34,8 +34,14 @@ def alternating_walk(image_features: Tensor, text_features: Tensor, *, start: in
         int64 [S], on the CPU: a permutation of 0 ... S - 1 that begins with `start`.
 
     Raises:
-        ValueError: if the shapes do not go together, S or D is 0, a feature is no finite number, or `start` or
-            `quantile` is out of range.
+        ValueError: if the shapes do not go together, S or D is 0, a feature is not finite, or `start` or `quantile` is
+            out of range.
+
+    Example:
+        >>> angle = torch.tensor([0.0, 2.0, 0.1, 2.2])
+        >>> features = torch.stack([angle.cos(), angle.sin()], dim=1)
+        >>> alternating_walk(features, features).tolist()  # 0 and 2 are similar, and 1 and 3
+        [0, 2, 1, 3]
     """
     check_features(image_features, text_features)
     if 0 in image_features.shape:
@@ -50,17 +56,13 @@ def alternating_walk(image_features: Tensor, text_features: Tensor, *, start: in
             F.normalize(full_precision(x.to(device, dtype)), dim=-1) for x in (image_features, text_features)
         )
         cosine = (image @ text.T).cpu().numpy()
-    if not np.isfinite(cosine).all():  # what is not finite in a feature is not in its row or column either
+    if not np.isfinite(cosine).all():  # a feature that is not finite makes its whole row or column not finite
         raise ValueError("features hold values that are not finite numbers: there is no nearest sample")
     return torch.from_numpy(_walk(cosine, start, quantile))
 
 
 def check_features(image: Tensor, text: Tensor) -> None:
-    """Refuses what are not the features of the same samples.
-
-    Raises:
-        ValueError: unless both are [S, D] and floating point.
-    """
+    """Raises ValueError unless both are [S, D] and floating point."""
     if image.ndim != 2 or image.shape != text.shape:
         raise ValueError(f"image and text features are both [S, D], not {tuple(image.shape)} and {tuple(text.shape)}")
     for kind, features in ("image", image), ("text", text):
@@ -73,8 +75,8 @@ def _walk(cosine: np.ndarray, start: int, quantile: float) -> np.ndarray:
     size = len(cosine)
     order = np.empty(size, dtype=np.int64)
     order[0] = current = start
-    # Added to a row or a column, it leaves unvisited samples as they are. Both are cheap beside the cosines: reading
-    # columns with a stride costs less than transposing the matrix, and less memory.
+    # 0 for unvisited samples and -inf for visited ones, added to a row or a column. This is cheap beside the matrix
+    # product; reading columns with a stride costs less time and memory than transposing the matrix.
     visited = np.zeros(size, dtype=cosine.dtype)
     candidates = np.empty(size, dtype=cosine.dtype)
     for step in range(1, size):
@@ -86,7 +88,7 @@ def _walk(cosine: np.ndarray, start: int, quantile: float) -> np.ndarray:
 
 
 def _at_rank(values: np.ndarray, rank: int) -> int:
-    """The place of the value that has `rank` others before it in falling order; of equal ones the first comes first."""
+    """The index of the value that has `rank` others before it in falling order; of equal ones the first comes first."""
     value = np.partition(values, -1 - rank)[-1 - rank]
     equal = np.flatnonzero(values == value)
     return int(equal[rank - np.count_nonzero(values > value)])

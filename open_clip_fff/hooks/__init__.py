@@ -1,1 +1,1 @@
-"""What may happen to a batch between the loader and the towers; each hook is one file, listed in registry.py."""
+"""Hooks on a batch between the loader and the towers; `registry.py` lists them."""

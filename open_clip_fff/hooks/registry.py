@@ -1,6 +1,6 @@
-"""Batch hooks by name. Yours joins with `@register_batch_hook("name")` in a module that `--plugin` imports."""
+"""Batch hooks by name. `@register_batch_hook("name")` adds one, in a module that `--plugin` imports."""
 
-from __future__ import annotations  # names of torch, which --help need not wait for
+from __future__ import annotations  # torch is not imported: --help does not need it
 
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HookContext:
-    """What a hook may know when it is built.
+    """What a hook is built from.
 
     Attributes:
-        plan: everything the run was told.
-        device: where batches are when hooks see them.
+        plan: the run's settings.
+        device: where the batches are that hooks get.
         image_mean, image_std: the normalisation of the images in a batch, per channel.
         tokenizer: the trained model's.
-        frozen: the frozen model of --mining-model, loaded; None where none mines.
-        sentences: the sentence-embedding model of --mining-model, loaded; None where none mines.
-        ema: the moving average of the trained model, which follows it; None where there is none.
-        step: tells how many optimizer steps are done.
+        frozen: the OpenCLIP model of --mining-model, loaded; None unless one mines.
+        sentences: the sentence-embedding model of --mining-model, loaded; None unless one mines.
+        ema: the moving average of the trained model; None without one.
+        step: returns the number of optimizer steps that are done.
         batch_size: images per mini-batch on this rank.
         accumulation: mini-batches of a step.
         rank, world_size, seed: of this process and run.
-        cache_dir: where the hub's files are kept; None for the hub's own choice.
-        folder: where the run keeps its checkpoints; None where it keeps none.
-        resumed: the same of the checkpoint that it goes on from, if it does.
+        cache_dir: folder of the hub's files; None for the hub's default.
+        folder: of the run's checkpoints; None if it saves none.
+        resumed: folder of the checkpoint that the run resumes, if it does.
     """
 
     plan: Plan
@@ -66,7 +66,7 @@ class BatchHook(Protocol):
     """Called once per (micro-)batch, on the training device, before the towers.
 
     It returns a batch with the same number of images: with other images or captions, or with more tensors
-    (`batch.adding(name=...)`), each with leading dimension B, which reach the loss by keyword.
+    (`batch.adding(name=...)`), each with leading dimension B, which the loss gets by keyword.
     """
 
     def __call__(self, batch: Batch) -> Batch: ...
@@ -74,10 +74,10 @@ class BatchHook(Protocol):
 
 @runtime_checkable
 class NeedsTokens(Protocol):
-    """A hook that wants the captions tokenised its own way, in the loader's workers.
+    """A hook that needs the captions tokenised its own way, in the loader's workers.
 
     Attributes:
-        tokenizers: by the name under which what they make of K strings will be in the batch's `extras`, [B, K, ...].
+        tokenizers: by the name under which their tokens are in the batch's `extras`, [B, K, ...].
     """
 
     tokenizers: Mapping[str, Tokenizer]
@@ -85,7 +85,7 @@ class NeedsTokens(Protocol):
 
 @runtime_checkable
 class OrdersData(Protocol):
-    """A hook that has a say in the order of the training data."""
+    """A hook that orders the training data: a stream by a look-ahead, a data set by a sampler."""
 
     def lookahead(self, epoch: Callable[[], int]) -> Lookahead: ...
 
@@ -94,7 +94,7 @@ class OrdersData(Protocol):
 
 @runtime_checkable
 class LabelsMatches(Protocol):
-    """A hook that says which of a step's hardest negatives are none (hooks/connection.py says what it gets)."""
+    """A hook that labels a step's hardest negatives as matches or not (arguments as in hooks/connection.py)."""
 
     def label_matches(
         self, caption: Tensor, image: Tensor, to_score: tuple[Tensor, Tensor] | None
@@ -103,10 +103,10 @@ class LabelsMatches(Protocol):
 
 @runtime_checkable
 class SeesSteps(Protocol):
-    """A hook that is told, on every rank, of each epoch and of what each step's forward pass made.
+    """A hook that is called, on every rank, at each epoch's start and end and after each optimizer step.
 
     `after_step` gets this rank's ids int64 [B], image features [B, D] and the pooled features of their captions [B, D],
-    without gradient, once an optimizer step, whatever the accumulation.
+    without gradient, of the whole accumulated batch.
     """
 
     def before_epoch(self, epoch: int) -> None: ...
@@ -118,10 +118,10 @@ class SeesSteps(Protocol):
 
 @runtime_checkable
 class KeepsEpoch(Protocol):
-    """A hook that keeps something over an epoch's steps, which a checkpoint in its middle has to hold.
+    """A hook with a state within an epoch, which a checkpoint in the middle of the epoch must contain.
 
-    Called on every rank. The state is of tensors, numbers, strings, and lists and dicts of these; it is given back
-    before `before_epoch` of the epoch that goes on.
+    Called on every rank. The state consists of tensors, numbers, strings, and lists and dicts of these; it is loaded
+    before `before_epoch` of the epoch that is resumed.
     """
 
     def epoch_state(self) -> dict[str, Any]: ...
@@ -143,5 +143,17 @@ BATCH_HOOKS: Registry[Callable[[HookContext], BatchHook]] = Registry("batch hook
 
 
 def register_batch_hook(name: str) -> Callable:
-    """Registers a hook class or factory that takes a `HookContext`. Raises ValueError if the name is taken."""
+    """Registers a hook class or factory that takes a `HookContext`. Raises ValueError if the name is taken.
+
+    Example:
+        >>> @register_batch_hook("first-caption")
+        ... class FirstCaption:
+        ...     def __init__(self, context):
+        ...         pass
+        ...
+        ...     def __call__(self, batch):
+        ...         valid = batch.captions.valid.clone()
+        ...         valid[:, 1:] = False
+        ...         return batch._replace(captions=batch.captions._replace(valid=valid))
+    """
     return BATCH_HOOKS.registering(name)

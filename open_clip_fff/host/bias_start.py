@@ -34,7 +34,7 @@ def measure_bias(state: RunState, loader) -> None:
         model.train()
         for output in islice(_outputs(model, loader, args), STEPS):
             image, text = output.pop("image_features"), output.pop("text_features")
-            options: dict[str, Any] = {"foreseen": outlook.seen, **output}
+            options: dict[str, Any] = {"skip_warmup": outlook.seen, **output}
             assignment = criterion.assignment(image, text, **options)
             total += cosine_sums(image, text, assignment)
     state.counters.discard()  # the epoch will meet the same rows again

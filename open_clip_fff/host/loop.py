@@ -47,7 +47,7 @@ def loss_maker(state: RunState, create_loss: Callable) -> Callable:
         loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, settings, args.batch_size))
         online = plan.features == "online"
         state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online)
-        state.criterion.remembers = bool(state.watching)
+        state.criterion.keep_last = bool(state.watching)
         state.criterion.connections = _connections(state)
         if state.extra is not None and state.criterion.miner is not None and "miner" in state.extra:
             state.criterion.miner.load_state_dict(state.extra["miner"], torch.device(args.device))

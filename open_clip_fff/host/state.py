@@ -100,7 +100,7 @@ class RunState:
         """The optimizer has stepped."""
         if self.criterion is not None:
             self.criterion.after_step()
-            if (last := self.criterion.last()) is not None:
+            if (last := self.criterion.last_batch()) is not None:
                 for hook in self.watching:
                     hook.after_step(*last)
         if self.ema is not None:

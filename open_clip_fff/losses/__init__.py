@@ -1,1 +1,1 @@
-"""Features and assignment to numbers and gradients."""
+"""Losses: features and an assignment to a number and gradients."""

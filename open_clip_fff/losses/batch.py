@@ -1,4 +1,4 @@
-"""The global batch as a loss sees it, this rank's rows against everyone's columns, and the call that losses share."""
+"""The global batch as a loss sees it, this rank's rows against all ranks' columns, and the call that losses share."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from open_clip_fff.config.objective import check_made
 from open_clip_fff.losses.gather import gather_features, mean_over_ranks
 from open_clip_fff.mining.assign import given_assignment, make_assignment, own_text_block
-from open_clip_fff.mining.global_texts import TextBlock
+from open_clip_fff.mining.labels import all_valid
 from open_clip_fff.mining.miner import Miner
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.mining.tiles import Assignment
 from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import full_precision, no_autocast
+from open_clip_fff.renamed import takes_old_name
 
 
 class GlobalBatch(NamedTuple):
@@ -23,7 +24,7 @@ class GlobalBatch(NamedTuple):
         image: [B, D], this rank's.
         text: [B, K, D], this rank's.
         images: [N, D], in gather order (rank, then micro-batch), with gradient; in a ring `image`.
-        texts: [N, K, D], likewise; in a ring `text`, which the assignment's blocks begin with.
+        texts: [N, K, D], likewise; in a ring `text`, the first of the assignment's blocks.
         assignment: of this rank's images; padding is 0.
     """
 
@@ -35,7 +36,7 @@ class GlobalBatch(NamedTuple):
 
 
 class GlobalBatchLoss(nn.Module, ABC):
-    """A loss of the global batch and its assignment, computed in float32 (float64 inputs stay) whatever the autocast.
+    """A loss of the global batch and its assignment, computed in float32 (float64 inputs stay), outside autocast.
 
     Args:
         rank: this process's rank.
@@ -46,7 +47,7 @@ class GlobalBatchLoss(nn.Module, ABC):
         ValueError: for an unknown `impl` or `dist_impl`.
     """
 
-    by_tiles = True  # takes an `Assignment` that was not made as a whole
+    by_tiles = True  # takes an `Assignment`, whose labels need not exist as one tensor
 
     def __init__(self, rank: int, world_size: int, impl: str, dist_impl: str) -> None:
         super().__init__()
@@ -56,13 +57,14 @@ class GlobalBatchLoss(nn.Module, ABC):
         self._ring = dist_impl == "ring"
         self._check = FirstCall()
 
+    @takes_old_name
     def forward(
         self,
         image_features: Tensor,
         text_features: Tensor,
         logit_scale: Tensor,
         logit_bias: Tensor | None = None,
-        text_valid: Tensor | None = None,
+        caption_valid: Tensor | None = None,
         image_ids: Tensor | None = None,
         assignment: Tensor | Assignment | None = None,
         mining_image_features: Tensor | None = None,
@@ -76,7 +78,7 @@ class GlobalBatchLoss(nn.Module, ABC):
             text_features: [B, K, D] (or [B, D] for K = 1), L2-normalised, this rank's.
             logit_scale: s > 0, scalar or [1] (already exponentiated, as OpenCLIP hands it over).
             logit_bias: b, scalar or [1]; None is 0.
-            text_valid: bool [B, K], False where a caption is padding. Default: all valid.
+            caption_valid: bool [B, K], False where a caption is padding. Default: all valid.
             image_ids: int64 [B]; equal ids are the same image, negative ones equal no other. Default: all different.
             assignment: int8 or bool [B, N, K] (mining/labels.py), or one by tiles (mining/tiles.py). Default:
                 own captions by id, and with `FFFLoss(mining=...)` what Eq. 1 finds.
@@ -96,41 +98,25 @@ class GlobalBatchLoss(nn.Module, ABC):
             if text_features.ndim == 2:
                 text_features = text_features[:, None]
             image, text = full_precision(image_features), full_precision(text_features)
-            valid = image.new_ones(text.shape[:2]).bool() if text_valid is None else text_valid
+            valid = all_valid(text) if caption_valid is None else caption_valid
             self._check_shapes(image, text, valid, image_ids, assignment, text_assignment)
-            if not isinstance(assignment, Assignment):
-                own = own_text_block(valid, image_ids, self.rank)
-                if assignment is None:
-                    assignment = self._made(own, image, text, mining_image_features, mining_text_features)
+            mining = {"mining_image_features": mining_image_features, "mining_text_features": mining_text_features}
+            if isinstance(assignment, Assignment):
+                if assignment.global_texts.ring != self._ring:
+                    raise ValueError("the assignment and the loss differ in dist_impl: one is ring, the other gather")
+            else:
+                own, ranks = own_text_block(valid, image_ids, self.rank), (self.rank, self.world_size, self._ring)
+                if assignment is not None:
+                    assignment = given_assignment(assignment, text_assignment, own, *ranks)
                 else:
-                    where = self.rank, self.world_size, self._ring
-                    assignment = given_assignment(assignment, text_assignment, own, *where)
-            elif assignment.global_texts.ring != self._ring:
-                raise ValueError(
-                    "the assignment's columns go round the ranks and the loss's do not, or the other way round"
-                )
-            self._check(
-                assignment.global_texts.own.valid,
-                image_features=image,
-                text_features=text,
-                mining_image_features=mining_image_features,
-                mining_text_features=mining_text_features,
-            )
-            everyone = (image, text) if self._ring else gather_features(image, text, self.rank, self.world_size)
-            batch = GlobalBatch(image, text, *everyone, assignment)
+                    if self.miner is not None:
+                        features = _features_that_mine(image, text, **mining)
+                        own = own._replace(features=MiningFeatures(*features, own.valid, own.ids))
+                    assignment = make_assignment(own, *ranks, self.miner)
+            self._check(assignment.global_texts.own.valid, image_features=image, text_features=text, **mining)
+            gathered = (image, text) if self._ring else gather_features(image, text, self.rank, self.world_size)
+            batch = GlobalBatch(image, text, *gathered, assignment)
             return mean_over_ranks(self._share(batch, logit_scale, logit_bias), self.world_size)
-
-    def _made(
-        self, own: TextBlock, image: Tensor, text: Tensor, mining_image: Tensor | None, mining_text: Tensor | None
-    ) -> Assignment:
-        """Own captions, and what the loss mines if told to, by its own features where none are given."""
-        if self.miner is not None:
-            if (mining_image is None) != (mining_text is None):
-                raise ValueError("mining_image_features and mining_text_features go together")
-            texts = text.detach() if mining_text is None else mining_text
-            images = image.detach() if mining_image is None else mining_image
-            own = own._replace(features=MiningFeatures(images, texts, own.valid, own.ids))
-        return make_assignment(own, self.rank, self.world_size, self._ring, self.miner)
 
     @abstractmethod
     def _share(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -149,7 +135,7 @@ class GlobalBatchLoss(nn.Module, ABC):
         if image.ndim != 2 or len(image) != size:
             raise ValueError(f"images {list(image.shape)} do not go with texts {list(text.shape)}")
         if valid.shape != (size, k):
-            raise ValueError(f"text_valid is {list(valid.shape)}, not [B, K] = [{size}, {k}]")
+            raise ValueError(f"caption_valid is {list(valid.shape)}, not [B, K] = [{size}, {k}]")
         if ids is not None and ids.shape != (size,):
             raise ValueError(f"image_ids is {list(ids.shape)}, not [B] = [{size}]")
         expected = (size, size * self.world_size, k)
@@ -157,4 +143,14 @@ class GlobalBatchLoss(nn.Module, ABC):
             if given is not None and tuple(given.shape) != expected:
                 raise ValueError(f"assignment is {list(given.shape)}, not [B, N, K] = {list(expected)}")
         if by_text is not None and not isinstance(assignment, Tensor):
-            raise ValueError("text_assignment goes with an assignment that was made as a whole")
+            raise ValueError("text_assignment needs an assignment that is a tensor, too")
+
+
+def _features_that_mine(
+    image: Tensor, text: Tensor, mining_image_features: Tensor | None, mining_text_features: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if mining_image_features is None and mining_text_features is None:
+        return image.detach(), text.detach()
+    if mining_image_features is None or mining_text_features is None:
+        raise ValueError("mining_image_features and mining_text_features go together")
+    return mining_image_features, mining_text_features

@@ -1,4 +1,4 @@
-"""Where the bias starts: high enough that the first steps need not pull every cosine up or down."""
+"""The initial bias: one with which the first steps need not move every cosine up or down."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.distributed import gather_constant, sum_over_ranks
-from open_clip_fff.losses.tiled import exchange_texts
+from open_clip_fff.losses.logit_tiles import exchange_texts
 from open_clip_fff.mining.labels import POSITIVE
 from open_clip_fff.mining.tiles import AREA, Assignment, tiles
 from open_clip_fff.normalised import check_normalised
@@ -16,7 +16,7 @@ from open_clip_fff.numerics import full_precision
 def initial_bias(positive_share: float, scale: float, mean_cosine: float) -> float:
     """The bias at which the mean logit predicts the share of positives: b0 = ln(P / (1-P)) - s0 * c0.
 
-    In the FFF paper β is estimated before training; this closed form is ours.
+    The FFF paper estimates β before training; this closed form is ours.
 
     Args:
         positive_share: P, 0 < P < 1, measured with K captions and mining.
@@ -32,7 +32,7 @@ def initial_bias(positive_share: float, scale: float, mean_cosine: float) -> flo
 
 
 def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment) -> Tensor:
-    """Positives, pairs that are not ignored, and the sum of their cosines, over all ranks.
+    """Number of positives, number of pairs that are not ignored, and the sum of their cosines, over all ranks.
 
     Args:
         image: [B, D], this rank's.
@@ -47,15 +47,15 @@ def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment) -> Tensor:
     """
     check_normalised("image", image)
     check_normalised("text", text, assignment.global_texts.own.valid)
-    global_texts, image, text = assignment.global_texts, full_precision(image), full_precision(text)
-    if not global_texts.ring:
-        text = gather_constant(text, global_texts.world_size)
+    texts, image, text = assignment.global_texts, full_precision(image), full_precision(text)
+    if not texts.ring:
+        text = gather_constant(text, texts.world_size)
     sums = image.new_zeros(3, dtype=torch.float64)
-    for ((some,), _), block in zip(exchange_texts([text], [], assignment), assignment.blocks(), strict=True):
-        for rows in tiles(len(image), max(AREA // some[..., 0].numel(), 1)):
+    for ((of_block,), _), block in zip(exchange_texts([text], [], assignment), assignment.blocks(), strict=True):
+        for rows in tiles(len(image), max(AREA // of_block[..., 0].numel(), 1)):
             labels = block.tile(rows)
-            # The sum over pairs is linear in the texts: weigh them first, and no cosine of a pair is needed.
-            counted = labels.abs().to(some.dtype).flatten(1)
-            cosines = (image[rows] * (counted @ some.flatten(0, 1))).sum()
+            # The sum over pairs is linear in the texts: weighted first, they need no cosine of each pair.
+            counted = labels.abs().to(of_block.dtype).flatten(1)
+            cosines = (image[rows] * (counted @ of_block.flatten(0, 1))).sum()
             sums += torch.stack([(labels == POSITIVE).sum(), counted.count_nonzero(), cosines]).double()
-    return sum_over_ranks(sums, global_texts.world_size)
+    return sum_over_ranks(sums, texts.world_size)

@@ -1,4 +1,4 @@
-"""Our losses as `--loss` makes them."""
+"""Our losses, built from `--loss` and its settings."""
 
 from torch import nn
 

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from open_clip_fff.mining.tiles import AssignmentBlock, Labels, tiles
+from open_clip_fff.distributed import RingExchange
+from open_clip_fff.mining.tiles import Assignment, AssignmentBlock, Labels, tiles
 
 AREA = {"cpu": 2**18, "cuda": 2**24}  # pairs in a tile: what fits a core's cache, or keeps a GPU busy
 WIDTH = {"cpu": 1024, "cuda": 2**14}  # captions in it
@@ -19,9 +20,9 @@ class LogitTile(NamedTuple):
         rows: the images.
         captions: the captions, among the block's n * K.
         text: [c, D], their features.
-        logits: s * cos [b, c], without a bias, which may be written into.
+        logits: s * cos [b, c], without a bias; may be overwritten.
         by_image, by_text: int8 [b, c], the labels of each direction; one object where they agree.
-        near: bool [b, c], which pairs are of one group; None where nobody asked.
+        same_group: bool [b, c], which pairs are of one group; None without groups.
     """
 
     rows: slice
@@ -30,11 +31,11 @@ class LogitTile(NamedTuple):
     logits: Tensor
     by_image: Tensor
     by_text: Tensor
-    near: Tensor | None = None
+    same_group: Tensor | None = None
 
     @property
     def labels(self) -> Tensor:
-        """int8 [b, c], of both directions in one."""
+        """int8 [b, c], both directions merged."""
         return Labels(self.by_image, self.by_text).merged()
 
 
@@ -46,27 +47,37 @@ def logit_tiles(
     Args:
         scaled: [B, D], image features times the scale.
         text: [n, K, D], the block's.
-        block: asked once for every tile.
+        block: whose labels are computed once for every tile.
         offset: of this rank's first image in the global batch.
-        group: so many images that follow each other in the global batch are a group; None where nobody asks.
+        group: images per group, consecutive in the global batch; None without groups.
     """
     kind, (images, k) = scaled.device.type, text.shape[:2]
     for columns in tiles(images, max(WIDTH[kind] // k, 1)):
-        some = text[columns].flatten(0, 1)
+        part = text[columns].flatten(0, 1)
         captions = slice(columns.start * k, columns.stop * k)
-        for rows in tiles(len(scaled), max(AREA[kind] // len(some), 1)):
-            both = block.by_direction(rows, columns)
-            by_image = both.by_image.flatten(1)
-            by_text = by_image if both.by_text is both.by_image else both.by_text.flatten(1)
-            near = None
+        for rows in tiles(len(scaled), max(AREA[kind] // len(part), 1)):
+            labels = block.by_direction(rows, columns)
+            by_image = labels.by_image.flatten(1)
+            by_text = by_image if labels.by_text is labels.by_image else labels.by_text.flatten(1)
+            same_group = None
             if group is not None:
-                near = _numbers(rows, offset, group, text)[:, None] == _numbers(
-                    columns, block.columns.offset, group, text
-                )
-                near = near.repeat_interleave(k, dim=1)
-            yield LogitTile(rows, captions, some, scaled[rows] @ some.T, by_image, by_text, near)
+                of_rows = _group_numbers(rows, offset, group, text)
+                of_columns = _group_numbers(columns, block.columns.offset, group, text)
+                same_group = (of_rows[:, None] == of_columns).repeat_interleave(k, dim=1)
+            yield LogitTile(rows, captions, part, scaled[rows] @ part.T, by_image, by_text, same_group)
 
 
-def _numbers(images: slice, offset: int, group: int, like: Tensor) -> Tensor:
-    """Which group each of some images is in."""
+def exchange_texts(constants: list[Tensor], accumulators: list[Tensor], assignment: Assignment) -> RingExchange:
+    """Brings the tensors that belong to each of the assignment's blocks: round a ring, or at once where it is gathered.
+
+    Args:
+        constants: texts, for example, which are read.
+        accumulators: their gradients, for example, to which each rank adds.
+        assignment: whose blocks they go along with.
+    """
+    texts = assignment.global_texts
+    return RingExchange(constants, accumulators, texts.rank, texts.world_size if texts.ring else 1)
+
+
+def _group_numbers(images: slice, offset: int, group: int, like: Tensor) -> Tensor:
     return torch.arange(offset + images.start, offset + images.stop, device=like.device) // group

@@ -1,4 +1,4 @@
-"""The losses, dense and written as in the papers. Every faster path is tested against this file.
+"""The losses, dense and written as in the papers. Every fast path is tested against this file.
 
 Shapes: B images of this rank, N of the global batch, K captions each, D wide. An assignment is int8 [B, N, K]: +1
 positive, -1 negative, 0 ignored (mining/labels.py).
@@ -32,18 +32,18 @@ def sigmoid_sum(logits: Tensor, assignment: Tensor) -> Tensor:
 
 
 def row_cross_entropy(
-    logits: Tensor, assignment: Tensor, alpha: float = 0.0, near: Tensor | None = None
+    logits: Tensor, assignment: Tensor, alpha: float = 0.0, same_group: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each row's softmax with its target: its positives, equally, and a share of what is not ignored.
+    """Cross-entropy of each row's softmax with its target: its positives equally, and alpha spread over a group.
 
-        H_i = log sum_{j not ignored} exp(x_ij)  -  (1 - alpha) mean_{j positive} x_ij  -  alpha mean_{j near} x_ij
+        H_i = log sum_{j not ignored} exp(x_ij)  -  (1 - alpha) mean_{j positive} x_ij  -  alpha mean_{j in group} x_ij
 
     Args:
         logits: [R, C].
         assignment: int8 [R, C].
         alpha: of MAFA's smoothing (arXiv 2312.06112), 0 to 1.
-        near: bool [R, C], over which columns alpha is spread, less those that are ignored; where that leaves none, it
-            stays with the positives. Default: all.
+        same_group: bool [R, C], the columns that alpha is spread over, less those that are ignored; where that leaves
+            none, it stays with the positives. Default: all.
 
     Returns:
         H [R], zero where a row has no positive, and bool [R], whether it has one.
@@ -52,7 +52,7 @@ def row_cross_entropy(
     counts = positive.any(dim=1)
     ignored = (assignment == 0) & counts[:, None]  # a row without positives keeps a finite, unused normaliser
     normaliser = torch.logsumexp(logits.masked_fill(ignored, -torch.inf), dim=1)
-    spread = ~ignored if near is None else near & ~ignored
+    spread = ~ignored if same_group is None else same_group & ~ignored
     share = alpha * spread.any(dim=1).to(logits.dtype)
     entropy = normaliser - (1.0 - share) * _mean(logits, positive) - share * _mean(logits, spread)
     return torch.where(counts, entropy, 0.0), counts

@@ -1,6 +1,6 @@
-"""Losses by name. Yours joins with `@register_loss("name")` in a module that `--plugin` imports."""
+"""Losses by name. `@register_loss("name")` adds one, in a module that `--plugin` imports."""
 
-from __future__ import annotations  # names of torch, which --help need not wait for
+from __future__ import annotations  # torch is not imported: --help does not need it
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss may know when it is built.
+    """What a loss is built from.
 
     Attributes:
         rank: this process's rank.
         world_size: number of ranks.
-        settings: the loss's settings, as typed.
+        settings: of the loss, as typed.
         batch_size: images per mini-batch on a rank, which follow each other in the global batch.
     """
 
@@ -35,8 +35,8 @@ class LossEntry:
     """A registered loss.
 
     Attributes:
-        build: makes the module; its forward takes what `FFFLoss.forward` takes, by keyword, and may take any tensor
-            that a batch hook added. It returns a scalar, or a dict of scalars whose names end in `_loss`.
+        build: makes the module. Its forward gets by keyword what it names of `FFFLoss.forward`'s arguments and of the
+            tensors that batch hooks added. It returns a scalar, or a dict of scalars whose names end in `_loss`.
         bias: whether the model gets a learnable `logit_bias` for it.
     """
 
@@ -59,6 +59,16 @@ def register_loss(name: str, *, bias: bool = False) -> Callable:
 
     Raises:
         ValueError: if the name is taken.
+
+    Example:
+        >>> @register_loss("margin")
+        ... class Margin(torch.nn.Module):
+        ...     def __init__(self, context):
+        ...         super().__init__()
+        ...
+        ...     def forward(self, image_features, text_features, assignment):
+        ...         cosine = torch.einsum("bd,nkd->bnk", image_features, text_features)
+        ...         return (1 - assignment * cosine).relu().mean()
     """
     if name in STOCK_LOSSES:
         raise ValueError(f"loss {name!r} is OpenCLIP's own")

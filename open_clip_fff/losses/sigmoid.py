@@ -8,8 +8,7 @@ from open_clip_fff.config.objective import REDUCTIONS
 from open_clip_fff.distributed import sum_over_ranks
 from open_clip_fff.losses.batch import GlobalBatch, GlobalBatchLoss
 from open_clip_fff.losses.reference import logits, sigmoid_sum
-from open_clip_fff.losses.sigmoid_tile import pointwise
-from open_clip_fff.losses.tiled import tiled_sigmoid_sum
+from open_clip_fff.losses.tiled_sigmoid import tile_kernel, tiled_sigmoid_sum
 from open_clip_fff.mining.miner import Miner
 
 
@@ -19,29 +18,36 @@ class FFFLoss(GlobalBatchLoss):
         L = (1/N) sum_i sum_j softplus( -m_ij * (s * cos_ij + b) )
 
     `b` is minus the paper's β. With K = 1 and no assignment it equals OpenCLIP's `SigLipLoss`. Computed in float32
-    (float64 inputs stay) whatever the autocast.
+    (float64 inputs stay) outside autocast.
 
-    There is no non-deterministic path: it draws nothing, adds no floats atomically, and takes tiles in one order, so
-    that the same input gives the same bits on the same machine. (Tested on the CPU. On CUDA, PyTorch promises that of
-    its matrix products where CUBLAS_WORKSPACE_CONFIG is set; sums over ranks are the back end's.)
+    It is deterministic: no random numbers, no atomic additions of floats, tiles in a fixed order; the same input gives
+    the same bits on the same machine. (Tested on the CPU. On CUDA, PyTorch guarantees it for matrix products where
+    CUBLAS_WORKSPACE_CONFIG is set; sums over ranks depend on the back end.)
 
     Args:
         rank: this process's rank.
         world_size: number of ranks; features are gathered over all of them, with gradient.
         reduction: `images` divides by N (Eq. 2, SigLIP); `pairs` divides by the number of pairs not ignored.
-        impl: `tiled` (losses/tiled.py), `dense` (losses/reference.py, which keeps several [B, N, K]), or `auto`, which
-            is `tiled`. They give the same loss, gradients and assignment; only the dense one can be differentiated
-            twice. `triton` is `tiled` with a fused kernel inside of each tile (losses/sigmoid_triton.py), for float32
-            on CUDA; it has been run through Triton's interpreter only, and so `auto` does not choose it.
-        dist_impl: `gather` brings all ranks' texts to each; in a `ring` they go round the ranks and no rank ever holds
-            more than two ranks' (mining features, ids and masks likewise), by `impl="tiled"` alone. The loss, its
-            gradients and the assignment are the same.
-        mining: Eq. 1's thresholds, for a loss that mines by itself, inside of the tiles: each call by itself, so that
-            a rate, a warm-up and the guard, which go by earlier steps, are `Criterion`'s.
+        impl: `tiled` (losses/tiled_sigmoid.py), `dense` (losses/reference.py, which keeps several [B, N, K]), or
+            `auto`, which is `tiled`. They give the same loss, gradients and assignment; only the dense one can be
+            differentiated twice. `triton` is `tiled` with a fused kernel for each tile (losses/sigmoid_triton.py), for
+            float32 on CUDA; it has been run in Triton's interpreter only, so `auto` does not choose it.
+        dist_impl: `gather` brings all ranks' texts to each rank; in a `ring` they go round the ranks, and no rank holds
+            more than two other ranks' at a time (mining features, ids and masks likewise), with `impl="tiled"` only.
+            The loss, its gradients and the assignment are the same.
+        mining: Eq. 1's thresholds, for a loss that also mines, tile by tile. What depends on earlier steps (a rate, a
+            warm-up, the guard) needs a `Miner`, whose assignment is passed to the loss.
 
     Raises:
-        ValueError: for an unknown `impl` or `reduction`, for mining that goes by earlier steps, and for `triton` where
-            that is not installed (in `forward`: for float64 features, and for any that are not on CUDA).
+        ValueError: for an unknown `impl` or `reduction`, for mining that depends on earlier steps, and for `triton` if
+            it is not installed (in `forward`: for float64 features, and for tensors that are not on CUDA).
+
+    Example:
+        >>> image = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
+        >>> text = torch.nn.functional.normalize(torch.randn(4, 5, 8), dim=-1)  # five captions per image
+        >>> scale, bias = torch.tensor(10.0), torch.tensor(-8.0)
+        >>> loss = FFFLoss()(image, text, scale, bias)  # an image's own captions are its positives
+        >>> loss = FFFLoss(mining=MiningConfig(p1=0.3))(image, text, scale, bias)  # and what Eq. 1 finds
     """
 
     def __init__(
@@ -57,8 +63,8 @@ class FFFLoss(GlobalBatchLoss):
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction is {reduction!r}: choose from {', '.join(REDUCTIONS)}")
         if mining is not None and (mining.per_image is not None or mining.warmup or mining.guarded):
-            raise ValueError("mining with per_image, warmup or guarded goes by earlier steps: use losses.Criterion")
-        pointwise(impl)  # what is not installed is said now, not in the first step
+            raise ValueError("mining with per_image, warmup or guarded depends on earlier steps: use a Miner")
+        tile_kernel(impl)  # raises here, not in the first step, if Triton is not installed
         self.reduction = reduction
         self.miner = None if mining is None else Miner(mining, rank, world_size)
 
@@ -71,11 +77,11 @@ class FFFLoss(GlobalBatchLoss):
         if self.impl == "dense":
             labels = batch.assignment.to_tensor()
             return sigmoid_sum(logits(batch.image, batch.texts, scale, bias), labels), torch.count_nonzero(labels)
-        by_pair = pointwise(self.impl, batch.image.device)
-        return tiled_sigmoid_sum(batch.image, batch.texts, scale, bias, batch.assignment, by_pair)
+        kernel = tile_kernel(self.impl, batch.image.device)
+        return tiled_sigmoid_sum(batch.image, batch.texts, scale, bias, batch.assignment, kernel)
 
     def _norm(self, counted: Tensor, rows: int) -> Tensor | int:
-        """What this rank's sum is divided by, so that the mean over ranks is the loss of the global batch."""
+        """The divisor of this rank's sum, so that the mean over ranks is the loss of the global batch."""
         if self.reduction == "images":
             return rows
         return sum_over_ranks(counted, self.world_size).clamp(min=1) / self.world_size

@@ -1,10 +1,11 @@
-"""`sigmoid_tile` as one Triton kernel: a tile is read once and written once, where PyTorch goes over it many times.
+"""`sigmoid_tile` as one Triton kernel: it reads and writes a tile once, where PyTorch goes over it many times.
 
-Memory per pair: 4 bytes of logit and 1 of label read, 4 of gradient written. Each program sums its own pairs and writes
-the sums to its own place, and PyTorch adds those up in float64: no atomics, so that the same input gives the same bits.
+The kernel is memory-bound: per pair it reads 4 bytes of logit and 1 of label, and writes 4 of gradient. Each program
+writes the sums of its own pairs to an element of its own, and PyTorch adds those up in float64: no atomics, so that the
+same input gives the same bits.
 
-Run through Triton's interpreter, and compiled for GPUs, but on none so far. Imported only when asked for: Triton is
-optional, and decides here, by TRITON_INTERPRET, whether it interprets.
+Tested in Triton's interpreter, and compiled for GPUs, but not run on one yet. Imported only if needed: Triton is
+optional, and reads TRITON_INTERPRET when this module is imported.
 """
 
 import torch
@@ -12,47 +13,47 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 4096  # pairs of a program, 16 a thread
-OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # Triton 3.9 warns where the second is left to it
+BLOCK = 4096  # pairs per program: 16 for each of the 256 threads of 8 warps
+OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}  # Triton 3.9 warns if the second is not set
 
-# 2 artanh(z) = 2 z (1 + z²/3 + z⁴/5 + ...). z is at most 1/3, and the first term left out, z¹⁶/17, below 2e-9.
+# Largest odd divisor of the series 2 artanh(z) = 2 z (1 + z²/3 + z⁴/5 + ... + z¹⁴/15). With z at most 1/3, the first
+# term left out, z¹⁶/17, is below 2e-9, which float32 does not resolve beside 1.
 LAST: tl.constexpr = tl.constexpr(15)
 
 
 @triton.jit
-def _kernel(logits, labels, bias, sums, counts, pairs, WANTS_GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
+def _kernel(logits, labels, bias, sums, counts, pairs, NEEDS_GRADIENT: tl.constexpr, BLOCK: tl.constexpr):
     program = tl.program_id(0)
-    places = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # a tile may have more pairs than an int32 counts
-    inside = places < pairs
-    m = tl.load(labels + places, mask=inside, other=0)
-    x = tl.load(logits + places, mask=inside, other=0.0) + tl.load(bias).to(tl.float32)
+    offsets = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # int64: a tile may have more than 2^31 pairs
+    inside = offsets < pairs
+    m = tl.load(labels + offsets, mask=inside, other=0)
+    x = tl.load(logits + offsets, mask=inside, other=0.0) + tl.load(bias).to(tl.float32)
     sign = -m.to(tl.float32)
     y = sign * x
-    # softplus(y) = max(y, 0) + log(1 + e), e = exp(-|y|), which no y makes overflow. A plain logarithm of 1 + e forgets
-    # a small e; 2 artanh(e / (2 + e)) is the same number and does not. (CUDA's log1p is none of the interpreter's.)
+    # softplus(y) = max(y, 0) + log(1 + e) with e = exp(-|y|), which never overflows. In float32, 1 + e loses a small e;
+    # 2 artanh(e / (2 + e)) equals log(1 + e) and keeps it. (Triton's interpreter has no log1p.)
     e = tl.exp(-tl.abs(y))
     z = e / (2.0 + e)
-    series = tl.full([BLOCK], 1.0 / LAST, tl.float32)
+    series = tl.full([BLOCK], 1.0 / LAST, tl.float32)  # by Horner's rule, from the last term
     for odd in tl.static_range(LAST - 2, 0, -2):
         series = series * (z * z) + 1.0 / odd
     loss = tl.where(m == 0, 0.0, tl.maximum(y, 0.0) + 2.0 * z * series)
     tl.store(sums + program, tl.sum(loss))
     tl.store(counts + program, tl.sum((m != 0).to(tl.int32)))
-    if WANTS_GRADIENT:
+    if NEEDS_GRADIENT:
         gradient = tl.where(m == 0, 0.0, sign * (tl.where(y < 0, e, 1.0) / (1.0 + e)))
-        tl.store(logits + places, gradient, mask=inside)
+        tl.store(logits + offsets, gradient, mask=inside)
         tl.store(sums + tl.num_programs(0) + program, tl.sum(gradient))
 
 
 INTERPRETED = not isinstance(_kernel, triton.JITFunction)
 
 
-def sigmoid_tile(logits: Tensor, labels: Tensor, bias: Tensor, wants_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """What `losses.sigmoid_tile.sigmoid_tile` does; arguments and result as there, but float32 alone.
+def sigmoid_tile(logits: Tensor, labels: Tensor, bias: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """As `losses.tiled_sigmoid.sigmoid_tile`, for float32 only.
 
     Args:
-        logits: contiguous, float32, on a GPU (anywhere under the interpreter). Left as it is where no gradient is
-            wanted.
+        logits: contiguous, float32, on a GPU (any device in the interpreter). Unchanged without `needs_gradient`.
         labels: int8 of the same shape, on the same device; copied if not contiguous.
 
     Raises:
@@ -71,6 +72,6 @@ def sigmoid_tile(logits: Tensor, labels: Tensor, bias: Tensor, wants_gradient: b
     if pairs:
         with torch.cuda.device_of(logits):  # Triton launches on the current device
             arguments = logits, labels.contiguous(), bias.to(logits.device), sums, counts, pairs
-            _kernel[(programs,)](*arguments, WANTS_GRADIENT=wants_gradient, BLOCK=BLOCK, **OPTIONS)
+            _kernel[(programs,)](*arguments, NEEDS_GRADIENT=needs_gradient, BLOCK=BLOCK, **OPTIONS)
     loss, gradient = sums.sum(dim=1, dtype=torch.float64)
     return loss, gradient, counts.sum()

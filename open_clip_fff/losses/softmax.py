@@ -1,4 +1,4 @@
-"""The same assignment under a softmax."""
+"""The multi-positive softmax loss, over the same assignment as FFF's."""
 
 import torch
 from torch import Tensor
@@ -14,10 +14,10 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
 
         L = ½ [ mean_i H(M_i·, softmax x_i·) + mean_(j,k) H(M_·jk, softmax x_·jk) ]
 
-    Ignored pairs leave the denominator. Rows and columns without a positive leave their mean. With K = 1 and no
-    assignment it equals OpenCLIP's `ClipLoss`. Not in the FFF paper: offered because, on the same captions and pairs,
-    it was ahead of the sigmoid in our small probes. A bias shifts all logits alike and so changes nothing; it gets a
-    gradient of 0 (DDP asks for one). Computed in float32 whatever the autocast.
+    Ignored pairs leave the denominator, rows and columns without a positive leave the mean. With K = 1 and no
+    assignment it equals OpenCLIP's `ClipLoss`. It is not in the FFF paper; on the same captions and pairs it was ahead
+    of the sigmoid in our small probes. A bias shifts all logits equally and changes nothing; its gradient is 0, not
+    None, because DDP needs one. Computed in float32 outside autocast.
 
     Args:
         rank: this process's rank.
@@ -25,13 +25,18 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
         impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`. The
             Triton kernel is the sigmoid's.
         dist_impl: as `FFFLoss`.
+
+    Example:
+        >>> image = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
+        >>> text = torch.nn.functional.normalize(torch.randn(4, 5, 8), dim=-1)  # five captions per image
+        >>> loss = MultiPositiveSoftmaxLoss()(image, text, torch.tensor(10.0))
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1, impl: str = "auto", dist_impl: str = "gather") -> None:
         if impl == "triton":
             raise ValueError("impl is 'triton': the kernel is the sigmoid loss's; use 'tiled'")
         super().__init__(rank, world_size, impl, dist_impl)
-        self.alpha: float = 0.0  # of smoothing, for those who have it
+        self.alpha: float = 0.0  # of `SmoothedITCLoss`
         self.group: int | None = None
 
     def _share(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -46,26 +51,25 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
         return self._of_logits(batch, rows, columns)
 
     def _of_logits(self, batch: GlobalBatch, rows: Tensor, columns: Tensor) -> Tensor:
-        """From this rank's images with all captions [B, N*K], and its captions with all images [B*K, N]."""
-        labels, near, k = batch.assignment.both_directions(), self._near(batch), batch.text.shape[1]
-        of_images = None if near is None else near.repeat_interleave(k, dim=1)
-        of_texts = None if near is None else near.repeat_interleave(k, dim=0)
+        """The loss from logits of own images and all captions [B, N*K], and of own captions and all images [B*K, N]."""
+        labels, same_group, k = batch.assignment.both_directions(), self._same_group(batch), batch.text.shape[1]
+        of_images = None if same_group is None else same_group.repeat_interleave(k, dim=1)
+        of_texts = None if same_group is None else same_group.repeat_interleave(k, dim=0)
         per_image = row_cross_entropy(rows, labels.by_image.flatten(1), self.alpha, of_images)
         per_text = row_cross_entropy(columns, self._columns(labels.by_text), self.alpha, of_texts)
         return (self._mean(*per_image) + self._mean(*per_text)) / 2
 
     def _mean(self, entropy: Tensor, counted: Tensor) -> Tensor:
-        """This rank's part, such that the mean over ranks is the mean over all rows that count."""
+        """This rank's share, so that the mean over ranks is the mean over all rows that count."""
         return entropy.sum() * self.world_size / sum_over_ranks(counted.sum(), self.world_size).clamp(min=1)
 
     def _columns(self, labels: Tensor) -> Tensor:
         """M of all images against this rank's captions, int8 [B*K, N]: gathered, because M is not symmetric."""
-        everyone = gather_constant(labels, self.world_size)  # [N, N, K]
-        own = everyone.chunk(self.world_size, dim=1)[self.rank]
-        return own.permute(1, 2, 0).flatten(0, 1)
+        gathered = gather_constant(labels, self.world_size)  # [N, N, K]
+        return gathered.chunk(self.world_size, dim=1)[self.rank].permute(1, 2, 0).flatten(0, 1)
 
-    def _near(self, batch: GlobalBatch) -> Tensor | None:
-        """Which images are of which one's group, bool [B, N]."""
+    def _same_group(self, batch: GlobalBatch) -> Tensor | None:
+        """bool [B, N]: whether two images are of one group; None without groups."""
         if not self.alpha or self.group is None:
             return None
         numbers = torch.arange(len(batch.images), device=batch.image.device) // self.group

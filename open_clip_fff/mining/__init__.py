@@ -1,1 +1,1 @@
-"""Who is a positive for whom: Eq. 1 of FFF, identity by sample id, and the one small type that losses understand."""
+"""Who is a positive for whom: own captions by id, Eq. 1 of FFF, match labels; the `Assignment` that losses read."""

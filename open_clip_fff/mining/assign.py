@@ -1,4 +1,10 @@
-"""The assignment of a batch: the one place where it is made, for `Criterion` and for a loss in one's own loop."""
+"""Makes the assignment of a batch, for `Criterion`, for a loss that is called by itself, and in your own loop.
+
+1. `own_text_block` describes this rank's captions; `GlobalTexts` adds the other ranks', gathered or in a ring.
+2. `OwnCaptions` (tiles.py): an image's own captions are positives, by id.
+3. A `Miner` (miner.py) makes `MinedPairs` of it: Eq. 1 by tiles, with cap and guard.
+4. `ConnectedPairs` (connections.py) adds a discriminator's match labels.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +18,13 @@ from open_clip_fff.mining.tiles import Assignment, GivenLabels, OwnCaptions, Til
 
 
 def own_text_block(valid: Tensor, ids: Tensor | None = None, rank: int = 0, **more: Any) -> TextBlock:
-    """This rank's captions as columns of the global batch.
+    """This rank's captions in the global batch.
 
     Args:
         valid: bool [B, K], False where a caption is padding.
-        ids: int64 [B]; equal ones are the same image, negative ones are not known and equal no other. None for all.
+        ids: int64 [B]; equal ids are the same image, negative ones equal no other. None: all different.
         rank: this process's rank.
-        more: what else is known of them, by `TextBlock`' names.
+        more: other fields of `TextBlock`.
     """
     ids = positions(len(valid), rank, valid.device) if ids is None else known_ids(ids, rank)
     return TextBlock(rank * len(valid), ids, valid, **more)
@@ -32,29 +38,32 @@ def make_assignment(
     mine: Callable[[OwnCaptions], Assignment] | None = None,
     on_tile: TileCallback | None = None,
 ) -> Assignment:
-    """Own captions by id, what is mined, and what a discriminator said, worked out for each tile that is asked for.
+    """Own captions by id, mined pairs and match labels, computed for each tile that is read.
 
     Args:
-        own: this rank's captions; with mining features where something mines, and with a discriminator's
-            match labels where it was asked.
+        own: this rank's captions; with `features` where `mine` needs them, with `match_labels` where there are any.
         rank: this process's rank.
         world_size: number of ranks.
-        ring: whether columns go round the ranks; else they are gathered.
-        mine: from the assignment without mining to the one with it, a `Miner` say; None for own captions alone.
-        on_tile: is shown each part that is made.
+        ring: whether text blocks go round the ranks; else they are gathered.
+        mine: from the assignment without mining to the one with it, for example a `Miner`; None for own captions alone.
+        on_tile: called with each tile that is computed.
 
     Returns:
         [B, N, K] of this rank's images against all captions in gather order.
+
+    Example:
+        >>> make_assignment(own_text_block(torch.tensor([[True, True], [True, False]]))).to_tensor().tolist()
+        [[[1, 1], [-1, 0]], [[-1, -1], [1, 0]]]
     """
-    without = OwnCaptions(GlobalTexts(own, rank, world_size, ring), on_tile)
-    found = without if mine is None else mine(without)
-    return found if own.match_labels is None else ConnectedPairs(found)
+    own_captions = OwnCaptions(GlobalTexts(own, rank, world_size, ring), on_tile)
+    assignment = own_captions if mine is None else mine(own_captions)
+    return assignment if own.match_labels is None else ConnectedPairs(assignment)
 
 
 def given_assignment(
     given: Tensor, by_text: Tensor | None, own: TextBlock, rank: int = 0, world_size: int = 1, ring: bool = False
 ) -> Assignment:
-    """One that somebody made as a whole.
+    """An assignment that exists as tensors.
 
     Args:
         given: int8 or bool [B, N, K], as images see it.
@@ -64,5 +73,5 @@ def given_assignment(
     Raises:
         TypeError: if one is neither bool nor int8.
     """
-    of_texts = None if by_text is None else as_labels(by_text)
-    return GivenLabels(as_labels(given), GlobalTexts(own, rank, world_size, ring), of_texts)
+    labels_by_text = None if by_text is None else as_labels(by_text)
+    return GivenLabels(as_labels(given), GlobalTexts(own, rank, world_size, ring), labels_by_text)

@@ -1,4 +1,4 @@
-"""From features to an assignment: Eq. 1's clauses, less what is already positive, cut to the cap."""
+"""Eq. 1 from features to mined pairs and to an assignment, for all pairs or for a tile of them."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.config.mining import MiningConfig
-from open_clip_fff.mining.labels import IGNORED, POSITIVE, own_assignment, own_pairs
+from open_clip_fff.mining.labels import IGNORED, POSITIVE, all_valid, own_assignment, own_pairs, positions
 from open_clip_fff.mining.reference import (
     Clauses,
     MiningFeatures,
@@ -18,16 +18,17 @@ from open_clip_fff.mining.reference import (
 )
 from open_clip_fff.normalised import check_normalised
 from open_clip_fff.numerics import exact_float32, full_precision
+from open_clip_fff.renamed import takes_old_name
 
 
 class Mined(NamedTuple):
-    """The pairs that mining found: captions of *other* images, padding excluded, after cap and guard.
+    """Mined pairs: captions of *other* images, without padding, after cap and guard.
 
     Attributes:
         pairs: bool [B, N, K].
-        clauses: Eq. 1's clauses before own captions, padding, cap and guard are taken out.
+        clauses: Eq. 1's clauses over all pairs, before own captions, padding, cap and guard.
         doubtful: bool [B, N, K], pairs in the band below the thresholds, or cut off; None without a band.
-        held: how many pairs the guard cut off, int64 scalar; None without a guard.
+        held: how many pairs the guard left out, int64 scalar; None without a guard.
     """
 
     pairs: Tensor
@@ -35,19 +36,19 @@ class Mined(NamedTuple):
     doubtful: Tensor | None = None
     held: Tensor | None = None
 
-    def only(self, kept: Tensor) -> "Mined":
-        """Without the pairs that `kept`, bool [B, N, K], leaves out; these are in doubt, if any may be."""
+    def restricted_to(self, kept: Tensor) -> "Mined":
+        """Without the pairs outside of `kept`, bool [B, N, K]; with a band, these become doubtful."""
         pairs = self.pairs & kept
         doubtful = None if self.doubtful is None else self.doubtful | (self.pairs & ~kept)
         return self._replace(pairs=pairs, doubtful=doubtful)
 
 
 class Candidates(NamedTuple):
-    """What mining chooses from.
+    """The pairs that mining chooses from.
 
     Attributes:
-        similarity: of B row images with N column images and their K captions.
-        others: bool [B, N, K], captions of other images, padding excluded.
+        similarity: cosines of B row images with N column images and their K captions.
+        others: bool [B, N, K], captions of other images, without padding.
         valid: bool [N, K], False where a caption is padding.
         ids: of the columns, int64 [N].
     """
@@ -59,52 +60,53 @@ class Candidates(NamedTuple):
 
     @property
     def own(self) -> Tensor:
-        """Captions of the row's own image, bool [B, N, K]: for rates and the guard, not for mining itself."""
+        """Captions of the row's own image, bool [B, N, K]: read by rates and the guard."""
         return self.valid & ~self.others
 
     def subset(self, rows: slice) -> "Candidates":
-        """Those of some row images."""
+        """The pairs of some row images."""
         similarity = Similarities(*(None if cosine is None else cosine[rows] for cosine in self.similarity))  # type: ignore[arg-type]
         return self._replace(similarity=similarity, others=self.others[rows])
 
     @property
     def score(self) -> Tensor:
-        """Which of two pairs is the better one: S_it, or S_tt without image features; [B, N, K]."""
+        """What cap and guard rank pairs by: S_it, or S_tt without image features; [B, N, K]."""
         s = self.similarity
         return (s.text_text if s.image_text is None else s.image_text).expand(self.others.shape)
 
 
 def mine(rows: MiningFeatures, columns: MiningFeatures, config: MiningConfig) -> Mined:
-    """Applies Eq. 1, with typed thresholds, to B row images and the captions of N column images.
+    """Eq. 1 with the config's thresholds, of B row images and the captions of N column images.
 
     Cosines and thresholds are float32 (float64 features stay so), outside autocast and without TF32: the spacing of
-    bfloat16 near 0.99 is 0.0039, so a threshold there would mean nothing.
+    bfloat16 near 0.99 is 0.0039, too coarse for a threshold there.
     """
     with torch.no_grad(), exact_float32(rows.text.device):
         return select(candidates(rows, columns, config.text_text), Thresholds.of(config), config)
 
 
 def candidates(rows: MiningFeatures, columns: MiningFeatures, text_text: str) -> Candidates:
-    """The cosines of B row images with N column images, and whose captions are whose."""
+    """The cosines of B row images with N column images, and which captions are of other images."""
     rows, columns = _exact(rows), _exact(columns)
     same = own_pairs(rows.ids, columns.ids)[..., None]
     return Candidates(similarities(rows, columns, text_text), columns.valid & ~same, columns.valid, columns.ids)
 
 
-def select(found: Candidates, thresholds: Thresholds, config: MiningConfig, cap: bool = True) -> Mined:
-    """Those that pass the thresholds, cut to the cap unless told not to; with a band, those just below."""
-    passed = clauses(found.similarity, thresholds)
-    pairs = passed.any & found.others
+def select(pairs: Candidates, thresholds: Thresholds, config: MiningConfig, cap: bool = True) -> Mined:
+    """The pairs above the thresholds, with `cap` cut to the config's; with a band, those just below are doubtful."""
+    passed = clauses(pairs.similarity, thresholds)
+    mined = passed.any & pairs.others
     if cap and config.cap is not None:
-        pairs &= places_mask(best_per_row(pairs, found.score, found.ids, config.cap), 0, *pairs.shape[1:])
+        best = best_per_row(mined, pairs.score, pairs.ids, config.cap)
+        mined &= positions_mask(best, 0, *mined.shape[1:])
     doubtful = None
     if config.band:
-        doubtful = clauses(found.similarity, thresholds.lowered(config.band)).any & found.others & ~pairs
-    return Mined(pairs, passed, doubtful)
+        doubtful = clauses(pairs.similarity, thresholds.lowered(config.band)).any & pairs.others & ~mined
+    return Mined(mined, passed, doubtful)
 
 
 def prepared(features: MiningFeatures, text_text: str) -> MiningFeatures:
-    """In the precision that mining computes in, and pooled once, for work on many tiles."""
+    """Features in the precision that mining computes in, with captions pooled once for all tiles."""
     exact = _exact(features)
     return exact._replace(pooled=pooled_text(exact.text, exact.valid)) if text_text == "pooled" else exact
 
@@ -117,7 +119,7 @@ def _exact(features: MiningFeatures) -> MiningFeatures:
 def best_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> Tensor:
     """Each row's `cap` pairs of highest score; ties go to the smaller id, then the earlier caption.
 
-    Ids, not positions, break ties: the outcome must not depend on how images are spread over ranks.
+    Ids break ties, not positions: the result must not depend on how images are spread over ranks.
 
     Args:
         pairs: bool [B, N, K].
@@ -125,33 +127,34 @@ def best_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> 
         column_ids: int64 [N].
 
     Returns:
-        int64 [B, cap] (or [B, N * K] if that is less): their places, column * K + caption, -1 where a row has fewer.
+        int64 [B, cap] (or [B, N * K] if that is less): positions column * K + caption, -1 where a row has fewer.
     """
     by_id, k = torch.argsort(column_ids, stable=True), pairs.shape[2]
     sorted_score = score.masked_fill(~pairs, -torch.inf)[:, by_id].flatten(1)
     best = torch.argsort(sorted_score, dim=1, descending=True, stable=True)[:, :cap]
-    places = by_id[best // k] * k + best % k
-    return places.masked_fill(sorted_score.gather(1, best) == -torch.inf, -1)
+    positions = by_id[best // k] * k + best % k
+    return positions.masked_fill(sorted_score.gather(1, best) == -torch.inf, -1)
 
 
-def places_mask(places: Tensor, place: int, images: int, k: int) -> Tensor:
-    """Which pairs of so many columns, from a place on, are among those of `best_per_row`, bool [B, images, K]."""
-    start, width = place * k, images * k
-    inside = (places >= start) & (places < start + width)
-    mask = torch.zeros(len(places), width + 1, dtype=torch.bool, device=places.device)
-    return mask.scatter_(1, torch.where(inside, places - start, width), True)[:, :-1].unflatten(1, (-1, k))
+def positions_mask(positions: Tensor, offset: int, images: int, k: int) -> Tensor:
+    """`best_per_row`'s pairs as a mask of the columns of `images` images from `offset` on, bool [B, images, K]."""
+    start, width = offset * k, images * k
+    inside = (positions >= start) & (positions < start + width)
+    # what is in other columns is written to one more, which is cut off
+    mask = torch.zeros(len(positions), width + 1, dtype=torch.bool, device=positions.device)
+    return mask.scatter_(1, torch.where(inside, positions - start, width), True)[:, :-1].unflatten(1, (-1, k))
 
 
 def assign(
     row_ids: Tensor, column_ids: Tensor, column_valid: Tensor, mined: Mined, mined_as: str = "positive"
 ) -> Tensor:
-    """The assignment: own captions positive, mined ones positive or ignored, the rest negative, padding ignored.
+    """The assignment: own captions positive, mined ones positive or ignored, all others negative, padding ignored.
 
     Args:
         row_ids: int64 [B].
         column_ids: int64 [N].
         column_valid: bool [N, K].
-        mined: the pairs, of the same rows and columns.
+        mined: pairs of the same rows and columns.
         mined_as: `positive` or `ignore`.
 
     Returns:
@@ -163,6 +166,7 @@ def assign(
     return labels.masked_fill(mined.pairs, POSITIVE if mined_as == "positive" else IGNORED)
 
 
+@takes_old_name
 def similarity_assignment(
     image_features: Tensor,
     text_features: Tensor,
@@ -171,11 +175,11 @@ def similarity_assignment(
     p2: float | str | None,
     p3: float | str | None,
     p1_prime: float | str | None,
-    text_valid: Tensor | None = None,
+    caption_valid: Tensor | None = None,
     image_ids: Tensor | None = None,
     text_text: str = "pooled",
 ) -> Tensor:
-    """Eq. 1 of FFF (arXiv 2405.10286) over one batch: which captions are positives of which images.
+    """Eq. 1 of FFF (arXiv 2405.10286) in one batch: which captions are positives of which images.
 
     `M = (S_it > p1) or (S_ii > p2) or ((S_tt > p3) and (S_it > p1'))`, or the caption is the image's own by id. M is
     not symmetric: image i may match text j without image j matching text i.
@@ -184,7 +188,7 @@ def similarity_assignment(
         image_features: [N, D], L2-normalised.
         text_features: [N, K, D], L2-normalised.
         p1, p2, p3, p1_prime: thresholds in [-1, 1]; None or "off" switches a clause off (p1': its filter).
-        text_valid: bool [N, K], False where a caption is padding, which is never a positive. Default: all valid.
+        caption_valid: bool [N, K], False where a caption is padding, which is never a positive. Default: all valid.
         image_ids: int64 [N]; equal ids are the same image. Default: N different images.
         text_text: S_tt with K captions: `pooled`, `max` or `mean` (reference.text_text_similarity).
 
@@ -194,18 +198,23 @@ def similarity_assignment(
     Raises:
         ValueError: for a threshold outside [-1, 1], an unknown `text_text`, shapes that do not fit, or features that
             are not L2-normalised (rows of zeros are allowed).
+
+    Example:
+        >>> image = torch.eye(3)
+        >>> text = torch.stack([image[0], image[1], image[1]])[:, None]  # the third caption fits the second image
+        >>> similarity_assignment(image, text, p1=0.9, p2="off", p3="off", p1_prime="off").int()[..., 0].tolist()
+        [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
     """
     if text_features.ndim != 3 or image_features.ndim != 2 or len(image_features) != len(text_features):
         raise ValueError(
             f"images [N, D] and texts [N, K, D] expected, got {list(image_features.shape)}, {list(text_features.shape)}"
         )
-    size, device = len(image_features), image_features.device
-    for name, given, shape in (("text_valid", text_valid, text_features.shape[:2]), ("image_ids", image_ids, (size,))):
-        if given is not None and given.shape != shape:
-            raise ValueError(f"{name} is {list(given.shape)}, not {list(shape)}")
     config = MiningConfig(p1, p2, p3, p1_prime, text_text)  # type: ignore[arg-type]
-    valid = torch.ones(text_features.shape[:2], dtype=torch.bool, device=device) if text_valid is None else text_valid
-    ids = torch.arange(size, device=device) if image_ids is None else image_ids
+    valid = all_valid(text_features) if caption_valid is None else caption_valid
+    ids = positions(len(image_features), 0, image_features.device) if image_ids is None else image_ids
+    for name, given, shape in (("caption_valid", valid, text_features.shape[:2]), ("image_ids", ids, valid.shape[:1])):
+        if given.shape != shape:
+            raise ValueError(f"{name} is {list(given.shape)}, not {list(shape)}")
     check_normalised("image_features", image_features)
     check_normalised("text_features", text_features, valid)
     features = MiningFeatures(image_features, text_features, valid, ids)

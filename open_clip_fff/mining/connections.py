@@ -20,6 +20,7 @@ from open_clip_fff.mining.counts import ConnectionCounts
 from open_clip_fff.mining.global_texts import TextBlock
 from open_clip_fff.mining.hardest import candidate_cosines, hardest_negatives, match_labels
 from open_clip_fff.mining.labels import NEGATIVE
+from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.mining.tiles import Assignment, Labels
 
 # (hardest caption int64 [B], hardest image int64 [B, K], which to score: bool [B] and [B, K], None for all)
@@ -50,7 +51,7 @@ class ConnectionMiner:
         self.active = self.label_matches is not None and epoch >= self.start
 
     def __call__(
-        self, image: Tensor, text: Tensor, own: TextBlock, gate: tuple[Tensor, Tensor] | None, counting: bool
+        self, image: Tensor, text: Tensor, own: TextBlock, features: MiningFeatures | None, counting: bool
     ) -> TextBlock:
         """This rank's texts, with `match_labels` where pairs were scored.
 
@@ -58,7 +59,7 @@ class ConnectionMiner:
             image: [B, D], the trained model's.
             text: [B, K, D], likewise.
             own: this rank's texts.
-            gate: mining features [B, D'] and [B, K, D'] whose cosines the gate compares; None where there are none.
+            features: those that mine, whose image-text cosines the gate compares; None where there are none.
             counting: whether this call is counted.
         """
         label_matches = self.label_matches if self.active else None
@@ -68,8 +69,8 @@ class ConnectionMiner:
         if label_matches is None:
             labels = torch.full_like(hardest.caption, NEGATIVE), torch.full_like(hardest.image, NEGATIVE)
         else:
-            if self.gate is not None and gate is not None:
-                of_images, of_texts = candidate_cosines(hardest, *gate)
+            if self.gate is not None and features is not None and features.image is not None:
+                of_images, of_texts = candidate_cosines(hardest, features.image, features.text)
                 to_score = of_images > self.gate, of_texts > self.gate
             labels = label_matches(hardest.caption, hardest.image, to_score)
         if counting:

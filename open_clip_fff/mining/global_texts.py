@@ -1,4 +1,4 @@
-"""What rows are set against: the images of all ranks, at once or one rank's after the other's."""
+"""The captions of all ranks, as blocks: gathered in one, or in a ring one rank's after the other's."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,16 +11,16 @@ from open_clip_fff.mining.reference import MiningFeatures
 
 
 class TextBlock(NamedTuple):
-    """Some images of the global batch that follow each other.
+    """The captions of n consecutive images of the global batch: columns of the assignment.
 
     Attributes:
-        offset: of the first in the global batch, in gather order (rank, then micro-batch).
+        offset: of the first image in the global batch, in gather order (rank, then micro-batch).
         ids: int64 [n].
         valid: bool [n, K], False where a caption is padding.
-        features: what mining knows of them; None where nothing is mined.
-        classes: int64 [n], negative where not known; None where none are.
-        captions: int64 [n, K], the hash of each caption's text; None where there is no discriminator, as the next.
-        match_labels: what a discriminator said of them.
+        features: those that mine; None where nothing is mined.
+        classes: int64 [n], negative where unknown; None where none is known.
+        captions: int64 [n, K], the hash of each caption's text; None without a discriminator.
+        match_labels: of these images' hardest negatives; None without a discriminator.
     """
 
     offset: int
@@ -32,28 +32,23 @@ class TextBlock(NamedTuple):
     match_labels: MatchLabels | None = None
 
     def subset(self, images: slice) -> "TextBlock":
-        """Those of some images."""
+        """The captions of some of the images."""
         start, _, _ = images.indices(len(self.ids))
-        features = None if self.features is None else self.features.subset(images)
-        classes, captions = (None if x is None else x[images] for x in (self.classes, self.captions))
-        match_labels = None if self.match_labels is None else MatchLabels(*(x[images] for x in self.match_labels))
-        return TextBlock(
-            self.offset + start, self.ids[images], self.valid[images], features, classes, captions, match_labels
-        )
+        return _rebuilt(self, self.offset + start, [x[images] for x in _tensors(self)])
 
 
 class GlobalTexts:
-    """All ranks' columns, block by block; may be iterated as often as needed, on all ranks alike.
+    """All ranks' captions, block by block; may be iterated again and again, by all ranks alike.
 
     Args:
         own: this rank's.
         rank: this process's rank.
         world_size: number of ranks.
-        ring: whether columns go round the ranks, so that none holds all of them. Else they are gathered, here and now,
-            and are one block.
+        ring: whether blocks go round the ranks, so that none holds all of them. Else they are gathered at once, into
+            one block.
 
     Attributes:
-        shape: (B, N, K): rows of this rank, images and captions per image of all.
+        shape: (B, N, K): images of this rank, images of all ranks, captions per image.
     """
 
     def __init__(self, own: TextBlock, rank: int = 0, world_size: int = 1, ring: bool = False) -> None:
@@ -71,19 +66,19 @@ class GlobalTexts:
             owner = (owner + 1) % self.world_size
 
 
-def _tensors(columns: TextBlock) -> list[Tensor]:
-    optional = (columns.classes, columns.captions, *(columns.features or ()), *(columns.match_labels or ()))
-    return [columns.ids, columns.valid, *(x for x in optional if x is not None)]
+def _tensors(block: TextBlock) -> list[Tensor]:
+    optional = (block.classes, block.captions, *(block.features or ()), *(block.match_labels or ()))
+    return [block.ids, block.valid, *(x for x in optional if x is not None)]
 
 
 def _rebuilt(like: TextBlock, offset: int, tensors: list[Tensor]) -> TextBlock:
-    """`tensors` in the order of `_tensors`, where `like` has any."""
-    left = iter(tensors)
+    """A block of `tensors`, which are in the order of `_tensors(like)`."""
+    rest = iter(tensors)
 
     def maybe(x: Tensor | None) -> Tensor | None:
-        return None if x is None else next(left)
+        return None if x is None else next(rest)
 
-    ids, valid, classes, captions = next(left), next(left), maybe(like.classes), maybe(like.captions)
+    ids, valid, classes, captions = next(rest), next(rest), maybe(like.classes), maybe(like.captions)
     features = None if like.features is None else MiningFeatures(*map(maybe, like.features))  # type: ignore[arg-type]
-    match_labels = None if like.match_labels is None else MatchLabels(*map(maybe, like.match_labels))  # type: ignore[arg-type]
-    return TextBlock(offset, ids, valid, features, classes, captions, match_labels)
+    labels = None if like.match_labels is None else MatchLabels(*map(maybe, like.match_labels))  # type: ignore[arg-type]
+    return TextBlock(offset, ids, valid, features, classes, captions, labels)

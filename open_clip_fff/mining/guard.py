@@ -1,6 +1,6 @@
-"""Keeping self-mining from feeding on itself: a limit on how many pairs are mined, and whether to believe them.
+"""The guard against self-mining's feedback: a limit on the number of mined pairs, and a measure of their quality.
 
-Both go over all pairs tile by tile; each tile's counts are kept, and no tile.
+Both go over all pairs tile by tile, and keep counts alone.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,22 +12,22 @@ from open_clip_fff.distributed import sum_over_ranks
 from open_clip_fff.mining.clauses import Candidates
 from open_clip_fff.mining.histograms import bins, first_bin, histogram, shares_above
 
-DIGIT = 16  # bits of a score that one pass settles
+DIGIT = 16  # bits of a score that one pass determines
 
 
-def best_cut(
-    looks: Callable[[], Iterable[tuple[Tensor, Tensor]]], limit: int, dtype: torch.dtype, world_size: int
+def score_limit(
+    one_pass: Callable[[], Iterable[tuple[Tensor, Tensor]]], limit: int, dtype: torch.dtype, world_size: int
 ) -> Tensor:
-    """The score above which there are at most `limit` pairs of the global batch, where there are more than that.
+    """The score above which the global batch has at most `limit` pairs, where it has more than that in all.
 
     It is the score of the best pair that is left out. Pairs that tie with it are left out too: once features collapse,
-    scores tell nothing apart, and which of them to keep would be chance, and another one for each number of ranks.
+    many scores are equal, and which of them to keep would depend on chance and on the number of ranks.
 
-    Exact, digit by digit: one pass counts all pairs by their score's first digit, the next counts those by their second
-    that have the first digit in which the limit falls, and so on: two passes for float32, four for float64.
+    A radix search, exact: one pass counts pairs by the first digit of their score, the next those in whose first digit
+    the limit falls by their second, and so on: two passes for float32, four for float64.
 
     Args:
-        looks: a pass over this rank's tiles: scores and pairs, [b, n, K] each.
+        one_pass: goes over this rank's tiles: scores and mined pairs, [b, n, K] each.
         limit: over all ranks.
         dtype: of the scores, float32 or float64.
 
@@ -36,11 +36,11 @@ def best_cut(
     """
     bits = torch.finfo(dtype).bits
     left: Tensor | int = limit
-    lowest: Tensor | int = -(2 ** (DIGIT - 1))  # what the digits of a pass are counted from
+    lowest: Tensor | int = -(2 ** (DIGIT - 1))  # the smallest number of a pass; its digits are relative to it
     number = torch.zeros(())
     for shift in range(bits - DIGIT, -1, -DIGIT):
         counts: Tensor | int = 0
-        for score, pairs in looks():
+        for score, pairs in one_pass():
             digit = (_ordered(score) >> shift) - lowest
             inside = pairs & (digit >= 0) & (digit < 2**DIGIT)
             counts = counts + histogram(digit.clamp(0, 2**DIGIT - 1), inside, 2**DIGIT)
@@ -54,16 +54,16 @@ def best_cut(
     return _score(number, dtype)
 
 
-def own_recall(looks: Iterable[tuple[Candidates, Tensor]], rows: int, world_size: int) -> tuple[Tensor, Tensor]:
-    """How well the features find what is known: the share of own captions that outscore what would be mined.
+def own_recall(tiles: Iterable[tuple[Candidates, Tensor]], rows: int, world_size: int) -> tuple[Tensor, Tensor]:
+    """How well the features find what is known to be right: the share of own captions above a bar.
 
-    The m best-scored of other images' captions are set against own captions, m the number of mined pairs, but one per
-    image at least. Where own captions, which are right, do not stand above that bar, others above it are no better
-    than chance. It is about the share of mined pairs that are right where as many are mined as there are to find, and
-    less than that where there are more. Scored by S_it, over the global batch.
+    The bar is the score of the m-th best of other images' captions, m the number of mined pairs, but at least one per
+    image. Where own captions, which are right, do not score above it, others that do are no better than chance. The
+    share is about the precision of mined pairs where as many are mined as there are to find, and lower where there are
+    more. Scored by S_it, over the global batch.
 
     Args:
-        looks: a pass over this rank's tiles: what there is, and what the thresholds would mine, bool [b, n, K].
+        tiles: this rank's: the pairs, and what the thresholds would mine of them, bool [b, n, K].
         rows: B.
 
     Returns:
@@ -71,9 +71,9 @@ def own_recall(looks: Iterable[tuple[Candidates, Tensor]], rows: int, world_size
     """
     counts: Tensor | int = 0
     pairs: Tensor | int = 0
-    for found, mined in looks:
-        number = bins(found.score)
-        counts = counts + torch.stack([histogram(number, found.others), histogram(number, found.own)])
+    for tile, mined in tiles:
+        number = bins(tile.score)
+        counts = counts + torch.stack([histogram(number, tile.others), histogram(number, tile.own)])
         pairs = pairs + mined.sum()
     assert isinstance(counts, Tensor) and isinstance(pairs, Tensor)
     seen = torch.stack([pairs, pairs.new_tensor(rows)])
@@ -84,14 +84,14 @@ def own_recall(looks: Iterable[tuple[Candidates, Tensor]], rows: int, world_size
 
 
 def _ordered(score: Tensor) -> Tensor:
-    """int64 that rises with the score, which is bit for bit in it."""
+    """The score's bits as an int64 that sorts as the score does."""
     kind = torch.int32 if score.dtype == torch.float32 else torch.int64
     number = (score + 0.0).view(kind)  # -0 becomes 0
     return torch.where(number < 0, number ^ torch.iinfo(kind).max, number).long()
 
 
 def _score(number: Tensor, dtype: torch.dtype) -> Tensor:
-    """The score that `_ordered` made a number of."""
+    """The inverse of `_ordered`."""
     kind = torch.int32 if dtype == torch.float32 else torch.int64
     number = number.to(kind)
     return torch.where(number < 0, number ^ torch.iinfo(kind).max, number).view(dtype)

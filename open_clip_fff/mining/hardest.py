@@ -1,4 +1,4 @@
-"""What a discriminator is asked about, each image's hardest caption and each caption's image; and what it answers."""
+"""The pairs that a discriminator scores: each image's hardest caption, each caption's hardest image; their labels."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from open_clip_fff.mining.labels import NEGATIVE, own_assignment
 from open_clip_fff.numerics import full_precision
 
-ROWS = 2**19  # pairs at a time
+PAIRS_AT_ONCE = 2**19  # cosines that are held at a time
 
 
 class Hardest(NamedTuple):
@@ -25,7 +25,7 @@ class Hardest(NamedTuple):
 
 @torch.no_grad()
 def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor) -> Hardest:
-    """MAFA's candidates (arXiv 2312.06112): 2B pairs and not B^2; with K captions, B + B*K.
+    """MAFA's candidates (arXiv 2312.06112): 2B pairs instead of B^2; with K captions, B + B*K.
 
     Captions of the same image, by id, and padding are no candidates; of equal cosines, the earlier is the harder.
 
@@ -40,21 +40,21 @@ def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor) -
     caption = torch.full((size,), -1, dtype=torch.int64, device=image.device)
     highest = image.new_full((size * k,), -torch.inf)
     by_text = torch.full((size * k,), -1, dtype=torch.int64, device=image.device)
-    step = max(ROWS // (size * k), 1)
+    step = max(PAIRS_AT_ONCE // (size * k), 1)
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
         negative = own_assignment(ids[rows], ids, valid).flatten(1) == NEGATIVE
         cosines = (image[rows] @ texts.T).masked_fill(~negative, -torch.inf)
-        best, place = cosines.max(dim=1)
-        caption[rows] = place.where(best > -torch.inf, -1)
-        best, place = cosines.max(dim=0)
-        by_text = (place + start).where(best > highest, by_text)
+        best, position = cosines.max(dim=1)
+        caption[rows] = position.where(best > -torch.inf, -1)
+        best, position = cosines.max(dim=0)
+        by_text = (position + start).where(best > highest, by_text)
         highest = torch.maximum(highest, best)
     return Hardest(caption, by_text.unflatten(0, (size, k)))
 
 
 def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """The cosines of the candidates by some other features: [B] and [B, K]; of no candidate, that of some pair.
+    """The candidates' cosines by other features, [B] and [B, K]; meaningless where there is no candidate.
 
     Args:
         image: [B, D'], L2-normalised.
@@ -66,7 +66,7 @@ def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Te
 
 
 class MatchLabels(NamedTuple):
-    """What was said about a rank's own pairs, by ids, so that every rank can find them among its rows and columns.
+    """Labels of a rank's hardest negatives, by ids, so that every rank finds the pairs among its rows and columns.
 
     Attributes:
         caption_of: int64 [B], the image whose caption was each image's hardest one.
@@ -84,7 +84,7 @@ class MatchLabels(NamedTuple):
 
 
 def match_labels(hardest: Hardest, ids: Tensor, captions: Tensor, by_image: Tensor, by_text: Tensor) -> MatchLabels:
-    """By ids what was found by position.
+    """From positions to ids.
 
     Args:
         hardest: positions.
@@ -92,10 +92,10 @@ def match_labels(hardest: Hardest, ids: Tensor, captions: Tensor, by_image: Tens
         captions: int64 [B, K], the hash of each caption's text.
         by_image, by_text: labels [B] and [B, K]; where there is no candidate, the pair stays a negative.
     """
-    k, place = hardest.image.shape[1], hardest.caption.clamp(min=0)
+    k, position = hardest.image.shape[1], hardest.caption.clamp(min=0)
     return MatchLabels(
-        ids[place // k],
-        captions.flatten()[place],
+        ids[position // k],
+        captions.flatten()[position],
         by_image.masked_fill(hardest.caption < 0, NEGATIVE),
         ids[hardest.image.clamp(min=0)],
         by_text.masked_fill(hardest.image < 0, NEGATIVE),

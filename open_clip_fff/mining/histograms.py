@@ -1,11 +1,12 @@
-"""Quantiles of cosines from histograms: counts add up over ranks, over steps and over tiles, and no host waits."""
+"""Quantiles of cosines from histograms, whose counts add up over ranks, steps and tiles, on the device."""
 
 import math
 
 import torch
 from torch import Tensor
 
-BINS = 8192  # of equal angle: 0.0004 wide at cosine 0 and 0.00005 at 0.99, where text models put their pairs
+# Bins of equal angle, not of equal cosine: 0.0004 wide at cosine 0, and 0.00005 at 0.99, where text models put matches.
+BINS = 8192
 
 
 def bins(cosine: Tensor) -> Tensor:
@@ -14,20 +15,20 @@ def bins(cosine: Tensor) -> Tensor:
 
 
 def histogram(number: Tensor, mask: Tensor, size: int = BINS) -> Tensor:
-    """How often each number occurs where the mask is True, int64 [size]."""
+    """Counts of each number where the mask is True, int64 [size]."""
     counts = torch.zeros(size, dtype=torch.int64, device=number.device)
     return counts.scatter_add_(0, number.flatten(), mask.flatten().long())
 
 
 def shares_above(counts: Tensor) -> Tensor:
-    """The share of what was counted in each bin or a higher one, [..., BINS]; it falls from 1."""
+    """The share of counts in each bin or a higher one, [..., BINS]; it falls from 1."""
     return counts.flip(-1).cumsum(-1).flip(-1) / counts.sum(-1, keepdim=True).clamp(min=1)
 
 
 def first_bin(above: Tensor, share: Tensor | float) -> Tensor:
     """The lowest bin with at most `share` in it or above; BINS where even the last has more.
 
-    Shares fall from bin to bin, so as many bins are too low as hold too many.
+    Shares fall from bin to bin, so the number of bins with a larger share is the index of the first that qualifies.
     """
     return (above > share).sum()
 

@@ -13,7 +13,7 @@ POSITIVE, NEGATIVE, IGNORED = 1, -1, 0
 def own_pairs(row_ids: Tensor, column_ids: Tensor) -> Tensor:
     """Which images are the same image, by sample id and never by position.
 
-    This one rule covers K captions, the same image twice in a batch, and the offsets of ranks.
+    This one rule covers K captions, an image that is twice in a batch, and the offsets of ranks.
 
     Args:
         row_ids: int64 [B].
@@ -26,12 +26,17 @@ def own_pairs(row_ids: Tensor, column_ids: Tensor) -> Tensor:
 
 
 def positions(size: int, rank: int, device: torch.device) -> Tensor:
-    """Ids for images that have none: the position in the global batch, int64 [size] of this rank."""
+    """Ids for images that have none: this rank's positions in the global batch, int64 [size]."""
     return torch.arange(size, device=device) + rank * size
 
 
+def all_valid(text: Tensor) -> Tensor:
+    """bool [B, K], all True, for text [B, K, D]."""
+    return torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+
+
 def known_ids(ids: Tensor, rank: int) -> Tensor:
-    """Replaces missing ids (negative) by ones that equal no other, so that such a row is only its own.
+    """Replaces missing ids (negative) by ones that equal no other.
 
     Args:
         ids: int64 [B] of this rank.
@@ -53,7 +58,7 @@ def as_labels(assignment: Tensor) -> Tensor:
 
 
 def own_assignment(row_ids: Tensor, column_ids: Tensor, column_valid: Tensor) -> Tensor:
-    """The assignment without mining: own captions are positives, everyone else's negatives, padding ignored.
+    """The assignment without mining: own captions positive, all others negative, padding ignored.
 
     Args:
         row_ids: int64 [B].

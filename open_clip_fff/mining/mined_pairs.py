@@ -1,4 +1,4 @@
-"""Eq. 1 by tiles, with what a tile alone cannot know: each row's cap and the guard's cut."""
+"""Eq. 1 by tiles, with what a tile alone cannot know: each row's cap and the guard's limit."""
 
 from collections.abc import Iterator
 from copy import copy
@@ -14,7 +14,7 @@ from open_clip_fff.mining.clauses import (
     assign,
     best_per_row,
     candidates,
-    places_mask,
+    positions_mask,
     prepared,
     select,
 )
@@ -25,10 +25,12 @@ from open_clip_fff.numerics import exact_float32
 
 
 class MinedPairs(Assignment):
-    """Eq. 1, worked out anew for each tile that is asked for.
+    """Eq. 1, computed anew for each tile that is read.
+
+    A cap takes a pass over all tiles when this is made, which keeps each row's best pairs.
 
     Args:
-        own: the assignment without mining, whose columns have features.
+        own: the assignment without mining, whose text blocks have features.
         thresholds: of Eq. 1.
         config: the form of S_tt, cap, band, what mined pairs become.
     """
@@ -39,26 +41,26 @@ class MinedPairs(Assignment):
         assert features is not None
         self.thresholds, self.config = thresholds, config
         self.rows = self._prepared(features)
-        self._kept: Tensor | None = None
-        self._above: Tensor | None = None
+        self._capped: Tensor | None = None
+        self._score_limit: Tensor | None = None
         if config.cap is not None:
-            self._kept = self._best(config.cap)
+            self._capped = self._best(config.cap)
 
     def above(self, score: Tensor) -> "MinedPairs":
         """The same without the pairs of at most this score."""
         fewer = copy(self)
-        fewer._above = score
+        fewer._score_limit = score
         return fewer
 
-    def looks(self) -> Iterator[tuple[Candidates, Mined]]:
-        """All pairs, tile by tile, shown to nobody: one pass."""
+    def all_tiles(self) -> Iterator[tuple[Candidates, Mined]]:
+        """One pass over all pairs, tile by tile, without `on_tile`."""
         for columns in self.text_blocks():
             for rows, part in squares(self.shape[0], columns):
-                yield self._look(rows, part)
+                yield self._tile(rows, part)
 
     @torch.no_grad()
     def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, Mined]:
-        _, mined = self._look(rows, columns)
+        _, mined = self._tile(rows, columns)
         labels = assign(self.global_texts.own.ids[rows], columns.ids, columns.valid, mined, self.config.mined_as)
         return Labels(labels, labels), mined
 
@@ -72,51 +74,51 @@ class MinedPairs(Assignment):
             return prepared(features, self.config.text_text)
 
     @torch.no_grad()
-    def _look(self, rows: slice, columns: TextBlock) -> tuple[Candidates, Mined]:
+    def _tile(self, rows: slice, columns: TextBlock) -> tuple[Candidates, Mined]:
         assert columns.features is not None
         with exact_float32(self.rows.text.device):
-            found = candidates(self.rows.subset(rows), columns.features, self.config.text_text)
-            mined = select(found, self.thresholds, self.config, cap=False)
-        if self._kept is not None:
-            mined = mined.only(places_mask(self._kept[rows], columns.offset, *columns.valid.shape))
-        if self._above is not None:
-            free = mined.pairs
-            mined = mined.only(found.score > self._above)
-            mined = mined._replace(held=(free & ~mined.pairs).sum())
-        return found, mined
+            pairs = candidates(self.rows.subset(rows), columns.features, self.config.text_text)
+            mined = select(pairs, self.thresholds, self.config, cap=False)
+        if self._capped is not None:
+            mined = mined.restricted_to(positions_mask(self._capped[rows], columns.offset, *columns.valid.shape))
+        if self._score_limit is not None:
+            before = mined.pairs
+            mined = mined.restricted_to(pairs.score > self._score_limit)
+            mined = mined._replace(held=(before & ~mined.pairs).sum())
+        return pairs, mined
 
     def _best(self, cap: int) -> Tensor:
-        """Each row's pairs that a cap keeps, int64 [B, cap]: place * K + caption, or -1 where there are fewer."""
+        """Each row's pairs within the cap, int64 [B, cap]: positions j * K + k, -1 where a row has fewer."""
         size, _, k = self.shape
         device, dtype = self.rows.text.device, self.rows.text.dtype
-        best = _Best(
+        best = _BestPairs(
             torch.full((size, cap), -torch.inf, device=device, dtype=dtype),
             torch.zeros((size, cap), device=device, dtype=torch.int64),
             torch.full((size, cap), -1, device=device, dtype=torch.int64),
         )
         for columns in self.text_blocks():
             for rows, part in squares(size, columns):
-                found, mined = self._look(rows, part)
-                places = best_per_row(mined.pairs, found.score, found.ids, cap)
-                score = found.score.flatten(1).gather(1, places.clamp(min=0)).masked_fill(places < 0, -torch.inf)
-                there = _Best(score, found.ids[places.clamp(min=0) // k], places + part.offset * k)
-                best.update(rows, there)
-        return best.places.masked_fill(best.score == -torch.inf, -1)
+                pairs, mined = self._tile(rows, part)
+                positions = best_per_row(mined.pairs, pairs.score, pairs.ids, cap)
+                inside = positions.clamp(min=0)
+                score = pairs.score.flatten(1).gather(1, inside).masked_fill(positions < 0, -torch.inf)
+                best.update(rows, _BestPairs(score, pairs.ids[inside // k], positions + part.offset * k))
+        return best.positions.masked_fill(best.score == -torch.inf, -1)
 
 
-class _Best(NamedTuple):
-    """The best pairs of each row, [B, cap] each: by score, then by the smaller id, then by the earlier place."""
+class _BestPairs(NamedTuple):
+    """The best pairs of each row, [B, cap] each: by score, then by the smaller id, then by the earlier position."""
 
     score: Tensor
     ids: Tensor
-    places: Tensor
+    positions: Tensor
 
-    def update(self, rows: slice, others: "_Best") -> None:
-        """Takes in others of some rows, in place."""
-        score, ids, places = (torch.cat([a[rows], b], dim=1) for a, b in zip(self, others, strict=True))
-        order = places.argsort(dim=1)
-        for key, descending in ((ids, False), (score, True)):  # the last decides, the ones before it break its ties
+    def update(self, rows: slice, others: "_BestPairs") -> None:
+        """Merges other pairs of some rows, in place."""
+        score, ids, positions = (torch.cat([a[rows], b], dim=1) for a, b in zip(self, others, strict=True))
+        order = positions.argsort(dim=1)
+        for key, descending in ((ids, False), (score, True)):  # stable sorts: earlier keys break the ties of later ones
             again = key.gather(1, order).argsort(dim=1, descending=descending, stable=True)
             order = order.gather(1, again)
-        for kept, found in zip(self, (score, ids, places), strict=True):
-            kept[rows] = found.gather(1, order[:, : kept.shape[1]])
+        for kept, merged in zip(self, (score, ids, positions), strict=True):
+            kept[rows] = merged.gather(1, order[:, : kept.shape[1]])

@@ -1,4 +1,4 @@
-"""Eq. 1 of FFF (arXiv 2405.10286), dense and written as in the paper; and the guard's choice, which is ours.
+"""Eq. 1 of FFF (arXiv 2405.10286), dense and written as in the paper; and the guard's rule, which is ours.
 
     M = (S_it > p1)  or  (S_ii > p2)  or  ((S_tt > p3) and (S_it > p1'))
 
@@ -15,14 +15,14 @@ from open_clip_fff.config.mining import MiningConfig
 
 
 class MiningFeatures(NamedTuple):
-    """What mining knows of some images: L2-normalised features, in float32 or float64.
+    """The features that mine, of N images: L2-normalised, float32 or float64.
 
     Attributes:
-        image: [N, D]; None where only texts are known (a sentence-embedding model).
+        image: [N, D]; None for a sentence-embedding model, which sees texts alone.
         text: [N, K, D].
         valid: bool [N, K], False where a caption is padding.
         ids: int64 [N].
-        pooled: `pooled_text` [N, D], where it was made beforehand.
+        pooled: `pooled_text` [N, D], where it was computed before.
     """
 
     image: Tensor | None
@@ -32,12 +32,12 @@ class MiningFeatures(NamedTuple):
     pooled: Tensor | None = None
 
     def subset(self, images: slice | Tensor) -> "MiningFeatures":
-        """Those of some images, by a slice or by their numbers."""
+        """Those of some images, by a slice or by indices."""
         return MiningFeatures(*(None if x is None else x[images] for x in self))  # type: ignore[arg-type]
 
 
 class Thresholds(NamedTuple):
-    """The constants of Eq. 1, as numbers or tensors of no dimension; None switches a clause off (p1': its filter)."""
+    """The thresholds of Eq. 1, numbers or 0-d tensors; None switches a clause off (p1': its filter)."""
 
     p1: float | Tensor | None
     p2: float | Tensor | None
@@ -46,7 +46,7 @@ class Thresholds(NamedTuple):
 
     @classmethod
     def of(cls, config: MiningConfig) -> "Thresholds":
-        """Those that were typed."""
+        """The config's."""
         return cls(config.p1, config.p2, config.p3, config.p1_prime)
 
     def lowered(self, band: float) -> "Thresholds":
@@ -58,7 +58,7 @@ class Similarities(NamedTuple):
     """Cosines of B row images with N column images and their K captions.
 
     Attributes:
-        image_text: S_it [B, N, K]; None without image features, as the next.
+        image_text: S_it [B, N, K]; None without image features, like `image_image`.
         image_image: S_ii [B, N, 1], the same for every caption of image j.
         text_text: S_tt [B, N, K], or [B, N, 1] where pooled.
     """
@@ -95,10 +95,10 @@ def pooled_text(text: Tensor, valid: Tensor) -> Tensor:
 
 
 def text_text_similarity(rows: MiningFeatures, columns: MiningFeatures, form: str) -> Tensor:
-    """S_tt in one of its three forms; a row without a valid caption is like no text (-1 under `max` and `mean`).
+    """S_tt in one of its three forms.
 
     `pooled`: cosine of the two images' pooled captions. `max` and `mean`: over the row image's valid captions, of the
-    cosine with caption (j, k).
+    cosine with caption (j, k); -1 for a row without a valid caption.
 
     Returns:
         [B, N, 1] for `pooled`, else [B, N, K].
@@ -141,7 +141,7 @@ def clauses(similarity: Similarities, thresholds: Thresholds) -> Clauses:
 
 
 def best_pairs(pairs: Tensor, score: Tensor, limit: int) -> Tensor:
-    """The guard of self-mining (ours): at most `limit` pairs, the best; those that tie with the first left out are too.
+    """The guard of self-mining (ours): the best `limit` pairs, without those that tie with the first one left out.
 
     Args:
         pairs: bool [B, N, K].

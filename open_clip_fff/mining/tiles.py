@@ -1,4 +1,4 @@
-"""The assignment by tiles: asked for some rows and some columns at a time, so that M need never exist as a whole."""
+"""The assignment by tiles: computed for some rows and some columns at a time, so that M never exists as one tensor."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -13,30 +13,10 @@ from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.labels import IGNORED, POSITIVE, mask_padding, own_assignment
 
 ALL = slice(None)
-AREA = 2**19  # pairs in a tile of the passes that are made in this room
+AREA = 2**19  # pairs in a tile of mining's own passes
 
-# is shown each tile that is made: its rows and columns, labels, and the pairs mined for it
+# called with each tile that is computed: its rows and columns, labels, and the pairs mined for it
 TileCallback = Callable[[slice, TextBlock, Tensor, Mined | None], None]
-
-
-class AssignmentBlock:
-    """The assignment of this rank's images against a block of columns.
-
-    Args:
-        columns: n images.
-        make: labels of some rows and some of the columns, both ways.
-    """
-
-    def __init__(self, columns: TextBlock, make: Callable[[slice, TextBlock], "Labels"]) -> None:
-        self.columns, self._make = columns, make
-
-    def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
-        """int8 [b, n', K] of some of the images and some of the block's (mining/labels.py)."""
-        return self.by_direction(rows, columns).merged()
-
-    def by_direction(self, rows: slice = ALL, columns: slice = ALL) -> "Labels":
-        """The same, of each direction."""
-        return self._make(rows, self.columns.subset(columns))
 
 
 class Labels(NamedTuple):
@@ -59,12 +39,32 @@ class Labels(NamedTuple):
         return labels.masked_fill((self.by_image == POSITIVE) | (self.by_text == POSITIVE), POSITIVE)
 
 
+class AssignmentBlock:
+    """The assignment of this rank's images against a block of texts.
+
+    Args:
+        columns: the texts of n images.
+        make: computes the labels of some rows and some of the columns.
+    """
+
+    def __init__(self, columns: TextBlock, make: Callable[[slice, TextBlock], Labels]) -> None:
+        self.columns, self._make = columns, make
+
+    def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+        """int8 [b, n', K] of some of the rows and some of the block's images (mining/labels.py)."""
+        return self.by_direction(rows, columns).merged()
+
+    def by_direction(self, rows: slice = ALL, columns: slice = ALL) -> Labels:
+        """The same, for each direction."""
+        return self._make(rows, self.columns.subset(columns))
+
+
 class Assignment(ABC):
     """Who is a positive for whom, among this rank's images and all ranks' captions.
 
     Args:
-        global_texts: goes over the columns.
-        on_tile: sees what is made.
+        global_texts: the columns.
+        on_tile: called with each tile that is computed.
 
     Attributes:
         shape: (B, N, K).
@@ -78,35 +78,34 @@ class Assignment(ABC):
         """int8 [b, n, K] of some of this rank's images and some columns, and the pairs mined for it."""
 
     def text_blocks(self) -> Iterator[TextBlock]:
-        """What `make` is asked about, a block at a time."""
+        """All columns, in blocks that `make` takes, or parts of which it takes."""
         yield from self.global_texts
 
     def blocks(self) -> Iterator[AssignmentBlock]:
-        """All columns: in one block, or where they go round the ranks in one of each, this rank's first."""
+        """All columns: in one block, or in a ring in one for each rank, this rank's first."""
         for columns in self.text_blocks():
-            yield AssignmentBlock(columns, self._shown)
+            yield AssignmentBlock(columns, self._made)
 
     def to_tensor(self) -> Tensor:
         """int8 [B, N, K]."""
         return self.both_directions().merged()
 
     def both_directions(self) -> Labels:
-        """The same, of each direction."""
-        found = sorted(
-            ((block.columns.offset, block.by_direction()) for block in self.blocks()), key=lambda part: part[0]
-        )
-        by_image = torch.cat([labels.by_image for _, labels in found], dim=1)
-        if all(labels.by_text is labels.by_image for _, labels in found):
+        """The same, for each direction."""
+        blocks = {block.columns.offset: block.by_direction() for block in self.blocks()}
+        parts = [blocks[offset] for offset in sorted(blocks)]
+        by_image = torch.cat([labels.by_image for labels in parts], dim=1)
+        if all(labels.by_text is labels.by_image for labels in parts):
             return Labels(by_image, by_image)
-        return Labels(by_image, torch.cat([labels.by_text for _, labels in found], dim=1))
+        return Labels(by_image, torch.cat([labels.by_text for labels in parts], dim=1))
 
     def without_callback(self) -> "Assignment":
-        """The same, shown to nobody: for a second look."""
+        """The same, without `on_tile`: for a second pass, whose tiles must not be counted again."""
         again = copy(self)
         again.on_tile = None
         return again
 
-    def _shown(self, rows: slice, columns: TextBlock) -> Labels:
+    def _made(self, rows: slice, columns: TextBlock) -> Labels:
         labels, mined = self.make(rows, columns)
         if self.on_tile is not None:
             self.on_tile(rows, columns, labels.merged(), mined)
@@ -114,7 +113,7 @@ class Assignment(ABC):
 
 
 class GivenLabels(Assignment):
-    """An assignment that was made as a whole, int8 [B, N, K]; padding is 0.
+    """An assignment that exists as a tensor, int8 [B, N, K]; padding becomes 0.
 
     Args:
         given: of images, and of captions too unless those have their own.
@@ -134,7 +133,7 @@ class GivenLabels(Assignment):
 
 
 class OwnCaptions(Assignment):
-    """Own captions, by id, are positives, all others negatives."""
+    """An image's own captions, by id, are positives, all others negatives."""
 
     def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, None]:
         labels = own_assignment(self.global_texts.own.ids[rows], columns.ids, columns.valid)
@@ -148,9 +147,9 @@ def tiles(length: int, size: int) -> Iterator[slice]:
 
 
 def squares(rows: int, columns: TextBlock) -> Iterator[tuple[slice, TextBlock]]:
-    """Tiles of `AREA` pairs that cover so many rows and a block of columns."""
+    """Tiles of at most `AREA` pairs that cover so many rows and a block of texts."""
     k = columns.valid.shape[1]
-    for some in tiles(len(columns.ids), max(AREA // k, 1)):
-        part = columns.subset(some)
-        for few in tiles(rows, max(AREA // part.valid.numel(), 1)):
-            yield few, part
+    for images in tiles(len(columns.ids), max(AREA // k, 1)):
+        part = columns.subset(images)
+        for some_rows in tiles(rows, max(AREA // part.valid.numel(), 1)):
+            yield some_rows, part

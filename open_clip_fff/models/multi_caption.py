@@ -23,7 +23,7 @@ class MultiCaption:
     def forward(self: Any, image: Tensor | None = None, text: Tensor | CaptionBatch | None = None):
         """OpenCLIP's output dict with `text_features` [B, K, D], and what rides with the captions beside it.
 
-        That is `text_valid` and `text_raw`, bool [B, K], `image_ids`, int64 [B], and the extras. Features of padding
+        That is `caption_valid` and `text_raw`, bool [B, K], `image_ids`, int64 [B], and the extras. Features of padding
         are zeros, or where all rows are encoded at full length, those of the empty string.
         """
         if not isinstance(text, CaptionBatch):
@@ -32,7 +32,7 @@ class MultiCaption:
         output = dict(super().forward(image, None))  # type: ignore[misc]
         features = self.unpadded_text(self, encode, text.tokens.flatten(0, 1), text.valid.flatten())
         output["text_features"] = features.unflatten(0, text.valid.shape)
-        return {**output, "text_valid": text.valid, "text_raw": text.raw, "image_ids": text.ids, **text.extras}
+        return {**output, "caption_valid": text.valid, "text_raw": text.raw, "image_ids": text.ids, **text.extras}
 
 
 class ShortCaption:

@@ -53,7 +53,7 @@ def global_batch(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return {
         "images": draw(N, D),
         "texts": draw(N, K, D),
-        "text_valid": valid,
+        "caption_valid": valid,
         "text_raw": (torch.arange(K) == 0).expand(N, K),
         "image_ids": torch.tensor(IDS),
         "mining_image_features": F.normalize(draw(N, D), dim=-1),
@@ -91,7 +91,7 @@ def connected(loss, batch: dict[str, torch.Tensor], share: slice, rank: int, wor
     texts, every = said()
     match_labels = MatchLabels(*(x[share] for x in every))
     columns = TextBlock(
-        share.start, batch["image_ids"], batch["text_valid"], captions=texts[share], match_labels=match_labels
+        share.start, batch["image_ids"], batch["caption_valid"], captions=texts[share], match_labels=match_labels
     )
     assignment = ConnectedPairs(OwnCaptions(GlobalTexts(columns, rank, world_size, loss.dist_impl == "ring")))
     value = loss(**output, assignment=assignment)

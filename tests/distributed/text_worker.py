@@ -29,7 +29,7 @@ def gradients(model: DistributedDataParallel, batch: CaptionBatch) -> dict[str, 
     model.zero_grad()
     output = model(torch.ones(2, 3, 32, 32).double(), batch)
     weights = torch.linspace(-1, 1, output["text_features"].numel()).double().view_as(output["text_features"])
-    texts = output["text_features"] * weights * output["text_valid"][..., None]
+    texts = output["text_features"] * weights * output["caption_valid"][..., None]
     (output["logit_scale"] * (texts.sum() + output["image_features"].pow(3).sum())).backward()
     return {name: p.grad.clone() for name, p in model.module.named_parameters()}
 

@@ -48,7 +48,7 @@ def test_tiles_cost_what_the_whole_costs(name, drawn, scale, bias, kind, area, w
     scalars = [torch.tensor(x, dtype=torch.float64) for x in (scale, bias)]
     leaves = [x.clone().requires_grad_() for x in (f.image, f.text, *scalars)]
     kind = "int8" if kind == "both ways" and name not in SOFTMAX else kind
-    given = {"text_valid": f.valid, "image_ids": f.ids, **labels_of(kind, (n, n, k), drawn.generator)}
+    given = {"caption_valid": f.valid, "image_ids": f.ids, **labels_of(kind, (n, n, k), drawn.generator)}
     wanted = outcome(LOSSES[name](impl="dense"), leaves, given)
     with tiles_of(area, width):
         found = outcome(LOSSES[name](impl="tiled"), leaves, given)
@@ -64,11 +64,11 @@ def test_padding_and_order_cost_nothing(name, drawn, scale, seed):
     """What stands in padding does not matter, nor the order of images."""
     f, loss = drawn.features, LOSSES[name]()
     scalars = [torch.tensor(x, dtype=torch.float64) for x in (scale, -1.0)]
-    value = loss(f.image, f.text, *scalars, text_valid=f.valid, image_ids=f.ids)
+    value = loss(f.image, f.text, *scalars, caption_valid=f.valid, image_ids=f.ids)
     g = torch.Generator().manual_seed(seed)
     other = torch.where(f.valid[..., None], f.text, vectors("normal", g, *f.valid.shape))
     order = torch.arange(len(f.ids)) if name == "groups" else torch.randperm(len(f.ids), generator=g)
-    moved = loss(f.image[order], other[order], *scalars, text_valid=f.valid[order], image_ids=f.ids[order])
+    moved = loss(f.image[order], other[order], *scalars, caption_valid=f.valid[order], image_ids=f.ids[order])
     assert value.isfinite() and value >= -1e-9
     assert abs(value - moved) <= 1e-9 * (abs(value) + max(scale, 1.0))
 
@@ -79,5 +79,5 @@ def test_lower_precision_stays_finite(name, drawn, scale, dtype):
     f = drawn.features
     leaves = [x.to(dtype).requires_grad_() for x in (F.normalize(f.image, dim=-1), f.text)]
     leaves += [torch.tensor(x, requires_grad=True) for x in (scale, -10.0)]
-    for part in outcome(LOSSES[name](), leaves, {"text_valid": f.valid, "image_ids": f.ids}):
+    for part in outcome(LOSSES[name](), leaves, {"caption_valid": f.valid, "image_ids": f.ids}):
         assert part is None or part.isfinite().all()

@@ -20,7 +20,7 @@ from open_clip_fff.host.checks.data import check_data
 from open_clip_fff.host.checks.open_clip_files import check_pictures, check_pretrained, check_resume, check_towers
 from open_clip_fff.host.checks.open_clip_flags import check_flags
 from open_clip_fff.hub.description import CONFIG_NAME
-from open_clip_fff.losses.sigmoid_tile import triton_obstacle
+from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
 from open_clip_fff.models.text_design import TextDesign, design_of_config
 
 

@@ -1,0 +1,131 @@
+"""FFF's Eq. 2 by tiles: value and gradients in one forward pass, and nothing of size N x N*K is kept.
+
+A sigmoid needs no normaliser over a row, so a tile's gradient is known as soon as its logits are:
+
+    y = -m * (s * cos + b)      L = sum softplus(y)      dL/d(s * cos + b) = -m * sigmoid(y)
+
+Backward only scales what forward computed. (OpenCLIP's own chunked loss still keeps each chunk's graph.)
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from open_clip_fff.losses.logit_tiles import exchange_texts, logit_tiles
+from open_clip_fff.mining.tiles import Assignment
+
+# logits [r, c], labels int8 [r, c], bias, whether the gradient is needed: `sigmoid_tile`, or an equivalent kernel
+TileKernel = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor]]
+
+
+def sigmoid_tile(logits: Tensor, labels: Tensor, bias: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums over a tile, in PyTorch; the gradient overwrites the logits, so that no second tile is allocated.
+
+    Args:
+        logits: s * cos [r, c], without the bias, float32 or float64. Overwritten by dL/dlogit, 0 where a label is 0;
+            without `needs_gradient` by intermediate values.
+        labels: int8 [r, c], +1 positive, -1 negative, 0 ignored.
+        bias: b, scalar or [1].
+        needs_gradient: whether to compute it.
+
+    Returns:
+        Sum of the loss, float64 scalar; of the gradient, likewise, 0 where it is not needed; number of pairs that are
+        not ignored, int64 scalar.
+    """
+    sign = labels.to(logits.dtype).neg_()
+    y = logits.add_(bias).mul_(sign).masked_fill_(labels == 0, -torch.inf)
+    loss, counted = torch.nn.functional.softplus(y).sum().double(), torch.count_nonzero(labels)
+    if not needs_gradient:
+        return loss, torch.zeros_like(loss), counted
+    return loss, y.sigmoid_().mul_(sign).sum().double(), counted
+
+
+def tile_kernel(impl: str, device: torch.device | None = None) -> TileKernel:
+    """The function that computes a tile.
+
+    Args:
+        impl: one of config.objective.IMPLS.
+        device: where the tensors are; None where that is not known yet.
+
+    Raises:
+        ValueError: if `impl` is `triton` and that does not run here.
+    """
+    if impl != "triton":
+        return sigmoid_tile
+    obstacle = triton_obstacle(None if device is None else device.type)
+    if obstacle is not None:
+        raise ValueError(f"impl is 'triton': {obstacle}; use 'tiled'")
+    from open_clip_fff.losses import sigmoid_triton
+
+    return sigmoid_triton.sigmoid_tile
+
+
+def triton_obstacle(device: str | None) -> str | None:
+    """Why the Triton kernel does not run on a device of this type (None: on any), in a clause; None where it does."""
+    try:
+        from open_clip_fff.losses import sigmoid_triton  # imported here, because Triton is optional
+    except ImportError:
+        return "Triton is not installed"
+    if device in (None, "cuda") or sigmoid_triton.INTERPRETED:
+        return None
+    return f"its kernel runs on cuda, not on {device}"
+
+
+def tiled_sigmoid_sum(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor | None,
+    assignment: Assignment,
+    kernel: TileKernel = sigmoid_tile,
+) -> tuple[Tensor, Tensor]:
+    """The double sum of Eq. 2, as `losses.reference.sigmoid_sum`, and its number of terms.
+
+    Args:
+        image: [B, D], L2-normalised.
+        text: [N, K, D], L2-normalised, of the same type, float32 or float64; in a ring [B, K, D], this rank's, which go
+            round the ranks with their gradient. (The gradient that comes in must then be the same on all ranks.)
+        scale: s, scalar or [1].
+        bias: b, likewise; None is 0.
+        assignment: of B images and N * K captions; its labels are computed once for every tile.
+        kernel: computes a tile from its logits.
+
+    Returns:
+        Scalar with gradients to the first four, and int64 scalar.
+    """
+    bias = image.new_zeros(()) if bias is None else bias
+    return _TiledSigmoid.apply(image, text, scale, bias, assignment, kernel)
+
+
+class _TiledSigmoid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, image, text, scale, bias, assignment, kernel):
+        needs_gradient = any(ctx.needs_input_grad)
+        scaled, total, counted = image * scale, image.new_zeros((), dtype=torch.float64), 0
+        by_image, by_bias = torch.zeros_like(image) if needs_gradient else None, total
+        exchange = exchange_texts([text], [torch.zeros_like(text)] if needs_gradient else [], assignment)
+        for ((texts, *_), by_texts), block in zip(exchange, assignment.blocks(), strict=True):
+            for tile in logit_tiles(scaled, texts, block):
+                loss, of_bias, pairs = kernel(tile.logits, tile.labels, bias, needs_gradient)
+                gradient = tile.logits  # the kernel has overwritten them
+                total, by_bias, counted = total + loss, by_bias + of_bias, counted + pairs
+                if needs_gradient:
+                    by_image[tile.rows].addmm_(gradient, tile.text)
+                    by_texts[0].flatten(0, 1)[tile.captions].addmm_(gradient.T, scaled[tile.rows])
+        if needs_gradient:
+            by_scale = torch.linalg.vecdot(by_image, image).double().sum()
+            ctx.save_for_backward(by_image.mul_(scale), exchange.accumulators[0], by_scale, by_bias, scale, bias)
+        ctx.mark_non_differentiable(counted)
+        return total.to(image.dtype), counted
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient, _):
+        by_image, by_text, by_scale, by_bias, scale, bias = ctx.saved_tensors
+        scalars = (
+            (by_scale * gradient).to(scale.dtype).reshape(scale.shape),
+            (by_bias * gradient).to(bias.dtype).reshape(bias.shape),
+        )
+        return by_image * gradient, by_text * gradient, *scalars, None, None
