@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written completely or not at all."""
 
 import errno
 import fcntl
@@ -16,30 +16,26 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
 def write_atomically(out: Path, content: str | bytes) -> None:
-    """Writes a file (UTF-8) beside `out`, and then gives it that name, over what was there; its parents are made.
+    """Writes a file (text as UTF-8) and its parent folders; it replaces an existing one.
 
     Raises:
-        OSError: if it cannot be written; what was there then stays.
+        OSError: if it cannot be written; an existing file then stays.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("wb", prefix=f".{out.name}.", dir=out.parent, delete=False) as file:
         unfinished = Path(file.name)
         try:
             file.write(content.encode() if isinstance(content, str) else content)
-            unfinished.chmod(0o644)  # temporary files are their owner's alone
+            unfinished.chmod(0o644)  # temporary files are private
             sync_and_rename(file, unfinished, out)
         finally:
             unfinished.unlink(missing_ok=True)
 
 
 def check_new_folder(out: Path) -> None:
-    """For a folder that will be written whole, hours before it is.
-
-    Raises:
-        UsageError: if something is there, or it cannot be written.
-    """
+    """Raises UsageError if an output folder exists with content, or cannot be made: hours before it is written."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out}: is there already; name another folder, or remove it")
+        raise UsageError(f"--out {out}: exists already; name another folder, or remove it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -48,19 +44,19 @@ def check_new_folder(out: Path) -> None:
 
 @contextmanager
 def atomic_folder(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, which gets its name once the block is through; if that raises, nothing stays.
+    """A temporary folder beside `out`, which is renamed to it after the block, and removed if the block raises.
 
     Args:
         out: a path that does not exist by then, or an empty folder; its parents are made.
 
     Raises:
-        OSError: if it cannot be made or moved.
+        OSError: if it cannot be made or renamed.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield unfinished
-        unfinished.chmod(0o755)  # temporary folders are their owner's alone
+        unfinished.chmod(0o755)  # temporary folders are private
         for path in (*unfinished.rglob("*"), unfinished):
             _sync(path)
         os.replace(unfinished, out)
@@ -71,18 +67,17 @@ def atomic_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(out: Path) -> Iterator[BinaryIO]:
-    """A file beside `out`, open for writing, which gets its name once the block is through; if that raises, it goes.
+    """A file beside `out`, open for writing, which is renamed to it after the block, and removed if the block raises.
 
-    What a killed process left there is written over. Its folder must exist.
+    Its folder must exist; what a killed process left is overwritten.
 
     Raises:
         BlockingIOError: if another process is writing it.
         OSError: if it cannot be written.
     """
     unfinished = out.with_name(f".{out.name}.unfinished")
-    with os.fdopen(
-        os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644), "wb"
-    ) as file:  # and not emptied: it may be theirs
+    handle = os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644)  # not truncated: another process may be writing
+    with os.fdopen(handle, "wb") as file:
         with allow_missing_locks():
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not (unfinished.exists() and os.path.samestat(os.fstat(file.fileno()), unfinished.stat())):
@@ -97,17 +92,9 @@ def atomic_file(out: Path) -> Iterator[BinaryIO]:
 
 
 def sync_and_rename(file: IO, unfinished: Path, out: Path) -> None:
-    """Gives a file that was written its name, over what was there, once it is on the disk.
+    """Renames a written file, still open at `unfinished`, to `out` after it is on the disk.
 
-    Else a name may survive a power cut, and its content not.
-
-    Args:
-        file: open for writing.
-        unfinished: its path.
-        out: the name, in the same folder.
-
-    Raises:
-        OSError: if it cannot be written or renamed.
+    Without the sync a power cut may keep the name and lose the content.
     """
     file.flush()
     os.fsync(file.fileno())
@@ -117,7 +104,7 @@ def sync_and_rename(file: IO, unfinished: Path, out: Path) -> None:
 
 @contextmanager
 def allow_missing_locks() -> Iterator[None]:
-    """Passes over a file system that knows no locks; one that is held is still a BlockingIOError."""
+    """Ignores the errors of a file system without locks; a lock that is held still raises BlockingIOError."""
     try:
         yield
     except OSError as error:
@@ -126,7 +113,7 @@ def allow_missing_locks() -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """What is at `path`, a file or a folder's names, goes to the disk, where the file system can do that for it."""
+    """Syncs a file, or a folder's entries, to the disk, where the file system supports that."""
     with suppress(PermissionError):  # a file that its owner may not read
         handle = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Telling two models apart: by their weights, by what they are besides, and by how they read a text."""
+"""Hashes of a model: of its weights, its architecture and its tokenizer."""
 
 import hashlib
 import json
@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# of a configuration of transformers: where it came from, and how its weights were kept
-_ELSEWHERE = {"_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
-_READING = (
+# where a transformers configuration came from and how its weights were stored
+_ORIGIN = {"_name_or_path", "name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"}
+_TOKENIZER_SETTINGS = (
     "context_length",
     "model_max_length",
     "padding_side",
@@ -19,7 +19,6 @@ _READING = (
     "strip_sep_token",
     "tokenizer_mode",
 )
-_CLEANING = ("clean_fn", "reduction_fn")
 _PROBES = ["a photo", "A man's 3 dogs, running; ünïcode!", ""]
 
 _HASH = re.compile(r"#[0-9a-f]{16}$")
@@ -36,15 +35,14 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def architecture_fingerprint(model: nn.Module) -> str:
-    """A hash of what a model is beside its weights, wherever it was loaded from.
+    """A hash of a model's modules and their plain settings, and of a transformers model's configuration.
 
-    Two models may have equal weights and differ in their activation, in the number of their heads, or in which token
-    they pool. It is of each module's class and plain settings, and of a transformers model's configuration.
+    Models with equal weights may differ in activation, number of heads or pooling.
     """
     digest = hashlib.sha256()
     for name, module in model.named_modules():
         settings = {key: _plain(value) for key, value in vars(module).items() if key[0] != "_" and key != "training"}
-        known = {key: value for key, value in settings.items() if value is not None and key not in _ELSEWHERE}
+        known = {key: value for key, value in settings.items() if value is not None and key not in _ORIGIN}
         if config := getattr(getattr(module, "config", None), "to_dict", None):
             known["config"] = _without_origin(config())
         digest.update(f"{name} {type(module).__module__}.{type(module).__qualname__} ".encode())
@@ -53,30 +51,30 @@ def architecture_fingerprint(model: nn.Module) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: Any, read: Callable[[list[str]], Any] | None = None) -> str:
-    """A hash of a tokenizer's vocabulary and settings, wherever it was loaded from.
+    """A hash of a tokenizer's vocabulary and settings.
 
     Args:
-        tokenizer: of OpenCLIP or of transformers, or any function from strings to tokens.
-        read: makes a tensor of token ids of strings; the tokenizer itself where not given.
+        tokenizer: of OpenCLIP or transformers, or any function from strings to tokens.
+        read: makes token ids of strings; the tokenizer itself by default.
     """
     inner = getattr(tokenizer, "tokenizer", tokenizer)  # OpenCLIP wraps those of transformers
     known: dict[str, Any] = {"class": [type(x).__qualname__ for x in (tokenizer, inner)]}
     if to_str := getattr(getattr(inner, "backend_tokenizer", None), "to_str", None):
-        # the last call's truncation and padding are in it, too
+        # it includes the last call's truncation and padding
         known["vocabulary"] = {**json.loads(to_str()), "truncation": None, "padding": None}
     elif hasattr(inner, "get_vocab"):
         known["vocabulary"] = inner.get_vocab()
     elif hasattr(inner, "encoder"):
         known["vocabulary"] = inner.encoder
     for part in (tokenizer, inner):
-        for name in _READING:
+        for name in _TOKENIZER_SETTINGS:
             known.setdefault(name, []).append(_plain(getattr(part, name, None)))
     known["probes"] = (read or tokenizer)(_PROBES).tolist()
     return hashlib.sha256(_json(known)).hexdigest()
 
 
 def _plain(value: Any) -> Any:
-    """Numbers, strings, tuples of them, and functions by their name; None for all else."""
+    """Numbers, strings, lists of them, and functions by name; None for anything else."""
     if isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, tuple | list):
@@ -87,7 +85,7 @@ def _plain(value: Any) -> Any:
 
 def _without_origin(config: Any) -> Any:
     if isinstance(config, dict):
-        return {key: _without_origin(value) for key, value in config.items() if key not in _ELSEWHERE}
+        return {key: _without_origin(value) for key, value in config.items() if key not in _ORIGIN}
     return config
 
 
@@ -96,16 +94,16 @@ def _json(known: Any) -> bytes:
 
 
 def hashed_name(name: str, digest: str) -> str:
-    """A model's name with the hash of what it is behind it."""
+    """`NAME#HASH`."""
     return f"{name}#{digest[:16]}"
 
 
 def plain_name(name: str) -> str:
-    """The name alone."""
+    """A name without its hash."""
     return _HASH.sub("", name)
 
 
 def same_model(a: str, b: str) -> bool:
-    """Whether two names stand for one model: by the hashes behind them where both have one, else as they read."""
+    """Whether two names mean one model: by their hashes if both have one, else by their names."""
     hash_a, hash_b = _HASH.search(a), _HASH.search(b)
     return hash_a[0] == hash_b[0] if hash_a and hash_b else plain_name(a) == plain_name(b)

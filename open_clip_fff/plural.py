@@ -1,4 +1,4 @@
-"""Numbers of things in lines for people."""
+"""Counts of things in printed lines."""
 
 import re
 
@@ -10,13 +10,13 @@ def plural(number: int, things: str) -> str:
 
     Args:
         number: of them.
-        things: in the plural; for one, its first word that ends in s gets singular. A phrase without such a word stays
-            as it is, and so does one that begins with `with`: `1 without a caption`, `1 with captions joined`.
+        things: in the plural; for 1 the first word that ends in s becomes singular, unless the phrase begins with
+            `with`: `1 with captions joined`.
 
     Example:
         >>> plural(1, "captions in json"), plural(2, "classes"), plural(1, "classes"), plural(1, "copies")
         ('1 caption in json', '2 classes', '1 class', '1 copy')
     """
     if number == 1 and not things.startswith("with "):
-        things = _PLURAL.sub(lambda found: found[1] or (f"{found[2]}y" if found[2] else found[3]), things, count=1)
+        things = _PLURAL.sub(lambda match: match[1] or (f"{match[2]}y" if match[2] else match[3]), things, count=1)
     return f"{number:,} {things}"

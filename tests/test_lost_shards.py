@@ -123,7 +123,7 @@ def test_lines_are_limited_and_counts_are_not(trainer, tmp_path):
     log = trainer.log("x")
     assert all(int(count) > MAX_LINES + 1 for count in re.findall(rf"epoch [01]: (\d+) {BAD_MEMBER}", log))
     assert len(re.findall(r"00\.tar: bad\d\d\.png cannot be read \(cannot identify image file\)", log)) == 2 * MAX_LINES
-    assert log.count(f"More rows {BAD_MEMBER}: from here on they are counted only.") == 2
+    assert log.count(f"More rows {BAD_MEMBER}: the following ones are only counted.") == 2
 
 
 def test_damage_without_a_line_takes_no_place_among_the_lines(caplog):

@@ -34,7 +34,7 @@ def test_a_captioner_is_trained_on_ones_own_images_and_captions_them(program, sh
     again = ["--model", tmp_path / "mine", "--steps", "1", "--batch-size", "2", "--workers", "0", "--held-out", "0.2"]
     program("train_captioner", *again, "--out", tmp_path / "more", *data, folder="scripts")
     for wrong, line in (
-        (["--out", tmp_path / "mine"], "is there already"),
+        (["--out", tmp_path / "mine"], "exists already"),
         (["--out", tmp_path / "x", "--steps", "0"], "--steps 0: must be 1"),
         (["--out", tmp_path / "x", "--min-crop", "2"], "--min-crop 2: a share"),
         (["--out", tmp_path / "x", "--held-out", "0.0001"], "keeps 0 of 64 images"),

@@ -259,7 +259,7 @@ def test_what_cannot_work_is_refused_in_one_line(shards, tmp_path, capsys):
     assert "--held-out 0.9: a share" in refused(*whole, "--held-out", "0.9")
     assert "--nonsense: neither a flag" in refused(*whole, "--nonsense", "x")
     assert "--mining-model: neither a flag" in refused(*whole, "--mining-model", "x")
-    assert f"--out {tmp_path}: is there already" in refused(*whole, "--out", tmp_path)
+    assert f"--out {tmp_path}: exists already" in refused(*whole, "--out", tmp_path)
     assert "cannot be written" in refused(*whole, "--out", tmp_path / "blip" / "config.json" / "below")
     assert "--tokenizer: goes with --from-config" in refused(*whole, "--tokenizer", "x")
     assert "--device nothing: " in refused(*whole, "--device", "nothing")

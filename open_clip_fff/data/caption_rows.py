@@ -1,7 +1,6 @@
-"""One row's captions as text, and the envelope in which they cross OpenCLIP's pipeline.
+"""An image's captions, and their serialized form.
 
-OpenCLIP's pipeline carries one string per image. The sample's `txt` is replaced by one JSON envelope with the id and
-all captions, which our tokenizer opens.
+OpenCLIP's pipeline carries one string per image, `txt`. It is replaced by the row as JSON, which the tokenizer reads.
 """
 
 import base64
@@ -17,10 +16,10 @@ _MARK = '{"open_clip_fff": 1, '
 
 
 class RowFeatures(NamedTuple):
-    """StoredFeatures features of an image and its k captions.
+    """Stored features of an image and its k captions.
 
     Attributes:
-        image: float16 [D]; [0] of a model that sees no images.
+        image: float16 [D]; [0] from a text-only model.
         texts: float16 [k, D].
     """
 
@@ -29,12 +28,12 @@ class RowFeatures(NamedTuple):
 
 
 class CaptionRow(NamedTuple):
-    """An image's id and its captions, none empty, in the order of the sources.
+    """An image's id and its captions in the order of the sources, none of them empty.
 
     Attributes:
-        raw: how many of them, at the front, are raw (from a text key) and not generated.
-        label: the image's class (`ids.class_id`), negative where it is not known.
-        packed: stored features of the image and its captions, base64 of float16 each; None where not asked for.
+        raw: how many captions, the first ones, are raw (from a text key) and not generated.
+        label: the image's class (`ids.class_id`), negative if unknown.
+        packed: stored features of the image and its captions, base64 of float16 each; None if not needed.
     """
 
     id: int
@@ -44,11 +43,10 @@ class CaptionRow(NamedTuple):
     packed: Sequence[str] | None = None
 
     def with_features(self, features: RowFeatures) -> "CaptionRow":
-        """The same with features."""
         return self._replace(packed=[base64.b64encode(part.tobytes()).decode() for part in features])
 
     def only(self, places: Sequence[int]) -> "CaptionRow":
-        """The same with some of its captions, which stand in their order."""
+        """The row with the captions at some positions, in this order."""
         features = self.features
         raw = sum(place < self.raw for place in places)
         row = self._replace(captions=[self.captions[place] for place in places], raw=raw)
@@ -56,7 +54,6 @@ class CaptionRow(NamedTuple):
 
     @property
     def features(self) -> RowFeatures | None:
-        """Its stored features, or None."""
         if self.packed is None:
             return None
         image, texts = (np.frombuffer(base64.b64decode(part), dtype=np.float16) for part in self.packed)
@@ -64,12 +61,12 @@ class CaptionRow(NamedTuple):
 
 
 def serialize(row: CaptionRow) -> str:
-    """The envelope of a row."""
+    """A row as one string."""
     return _MARK + json.dumps(row._asdict(), ensure_ascii=False)[1:]
 
 
 def deserialize(text: str) -> CaptionRow:
-    """Opens an envelope; any other string is the single caption of a row without an id."""
+    """Reads a serialized row; any other string becomes the only caption of a row without an id."""
     if not text.startswith(_MARK):
         return CaptionRow(NO_ID, [text], 1)
     content = json.loads(text)

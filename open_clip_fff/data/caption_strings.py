@@ -1,4 +1,4 @@
-"""Caption strings as tensors, for hooks that read them: OpenCLIP's pipeline and loop carry nothing else."""
+"""Caption strings as tensors, for hooks that read them: batches carry nothing else."""
 
 import torch
 from torch import Tensor
@@ -6,8 +6,8 @@ from torch import Tensor
 from open_clip_fff.data.ids import caption_hash
 
 BYTES = "caption_bytes"  # in a batch's extras
-HASHES = "caption_hashes"  # likewise: with the image's id, what a caption is known by
-LENGTH = 512  # bytes of UTF-8; longer captions are cut
+HASHES = "caption_hashes"  # likewise; with the image's id they identify a caption
+LENGTH = 512  # bytes of UTF-8; longer captions are truncated
 
 
 class StringTokenizer:
@@ -29,5 +29,5 @@ class CaptionHashes:
 
 
 def strings(content: Tensor) -> list[str]:
-    """The strings of uint8 [n, LENGTH]; one that was cut within a character ends before it."""
+    """The strings of uint8 [n, LENGTH], without a last character that was truncated."""
     return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in content.cpu().numpy()]

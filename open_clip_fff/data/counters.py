@@ -1,11 +1,10 @@
-"""Counting what the loader reads and skips, across its worker processes; what is skipped is named, up to a limit."""
+"""Counts of what the loader's workers read and skip, and of lost shards."""
 
 import logging
 from collections.abc import Iterable, Mapping
 from multiprocessing import Array
 
 from open_clip_fff.data.caption_rows import CaptionRow
-from open_clip_fff.data.lost_shards import LostShards
 
 NO_CAPTION, BAD_CAPTIONS = "without a caption", "with unreadable captions"
 BAD_MEMBER = "with an unreadable member or image"
@@ -13,17 +12,50 @@ NO_FEATURES = "without stored features that can be read"
 NOT_FINITE = "with stored features that are not finite"
 DAMAGE = (NO_CAPTION, BAD_CAPTIONS, BAD_MEMBER, NO_FEATURES, NOT_FINITE)
 TOTALS = ("rows", "captions", "raw", "repeated", "words")
-MAX_LINES = 10  # lines about rows of a kind in an epoch; counts go on
+MAX_LINES = 10  # log lines about rows of a kind in an epoch; counting continues
+
+_COMPLETE = -1
+
+
+class LostShards:
+    """Shards that could not be read, or not to their end, in this epoch; shared by a rank's loader workers."""
+
+    def __init__(self, urls: Iterable[str] = ()) -> None:
+        self._indices = {url: index for index, url in enumerate(dict.fromkeys(urls))}
+        self._rows = Array("q", [_COMPLETE] * len(self._indices))
+
+    def __len__(self) -> int:
+        """The number of all shards, lost or not."""
+        return len(self._indices)
+
+    def lose(self, url: str, rows: int) -> None:
+        """Notes that a shard ended too early, after so many rows; 0 if it could not be opened."""
+        if url in self._indices:
+            self._rows[self._indices[url]] = rows
+
+    def rows_of(self, url: str) -> int | None:
+        """How many rows a lost shard gave in this epoch; None for a shard that is not lost."""
+        rows = self._rows[self._indices[url]] if url in self._indices else _COMPLETE
+        return None if rows == _COMPLETE else rows
+
+    def none_readable(self) -> bool:
+        """Whether no shard can be opened."""
+        return all(rows == 0 for rows in self._rows[:])
+
+    def take(self) -> dict[str, int]:
+        """The rows of each lost shard; the next epoch tries to read them again."""
+        with self._rows.get_lock():
+            now = self._rows[:]
+            self._rows[:] = [_COMPLETE] * len(now)
+        return {url: now[index] for url, index in self._indices.items() if now[index] != _COMPLETE}
 
 
 class LoaderCounters:
-    """Shared counters of rows and captions that were read, and of rows that were skipped or damaged.
-
-    The counters live in shared memory, so that a worker's count is seen by the process that reports it.
+    """Counters of rows and captions that were read, skipped or damaged, in memory that workers share.
 
     Args:
         sources: the caption sources; rows with text in each are counted.
-        shards: where rows are from.
+        shards: all urls.
 
     Attributes:
         shards: which of them were lost.
@@ -38,25 +70,21 @@ class LoaderCounters:
         self.shards = LostShards(shards)
 
     def count_damaged(self, kind: str, line: str = "", rows: int = 1) -> None:
-        """Counts rows of a kind in `DAMAGE`, from any process.
-
-        Args:
-            line: names it in the log, where fewer than MAX_LINES of its kind were since the last `take`.
-        """
+        """Counts rows of a kind in `DAMAGE`, and logs the line, up to MAX_LINES of a kind between calls of `take`."""
         self._add({kind: rows})
         if not line:
             return
         with self._lines.get_lock():
-            place = DAMAGE.index(kind)
-            self._lines[place] += 1
-            number = self._lines[place]
+            index = DAMAGE.index(kind)
+            self._lines[index] += 1
+            number = self._lines[index]
         if number <= MAX_LINES:
             logging.warning(line)
         elif number == MAX_LINES + 1:
-            logging.warning(f"More rows {kind}: from here on they are counted only.")
+            logging.warning(f"More rows {kind}: the following ones are only counted.")
 
     def count_row(self, row: CaptionRow, found: Mapping[str, list[str]]) -> None:
-        """Counts one row, given its captions by source, from any process."""
+        """Counts one row, given its captions by source."""
         counts = {
             "rows": 1,
             "captions": len(row.captions),
@@ -67,16 +95,16 @@ class LoaderCounters:
         self._add({**counts, **{f"source {source}": 1 for source, texts in found.items() if texts}})
 
     def take(self) -> dict[str, int]:
-        """What was counted since the last call, by name; sources as `source NAME`."""
+        """The counts since the last call, by name; sources as `source NAME`."""
         with self._counts.get_lock():
             now = self._counts[:]
-        fresh = {name: now[i] - self._reported[i] for name, i in self._names.items()}
+        new = {name: now[i] - self._reported[i] for name, i in self._names.items()}
         self._reported = now
         self._lines[:] = [0] * len(DAMAGE)
-        return fresh
+        return new
 
     def discard(self) -> None:
-        """What was counted since the last `take` will be met again."""
+        """Forgets the counts since the last `take`: the same rows will be read again."""
         self.take()
         self.shards.take()
 

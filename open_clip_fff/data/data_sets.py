@@ -1,15 +1,15 @@
-"""The data sets of `A::B`: the shards of each, and the parquet that lies beside each shard."""
+"""Data sets, `A::B`: the shards of each, and the parquet of each shard."""
 
 from pathlib import Path, PurePosixPath
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 
-BETWEEN = "::"  # data sets, as in OpenCLIP's --train-data, and the folders in step with them
+BETWEEN = "::"  # separates data sets, as in OpenCLIP's --train-data, and their folders
 
 
 def expand_shards(shards: str) -> list[str]:
-    """The shards of all data sets; braces and variables are expanded as webdataset does, whose `::` this is."""
+    """The shards of all data sets; webdataset expands braces, variables and `::`."""
     from webdataset.shardlists import expand_urls
 
     return expand_urls(shards)
@@ -21,7 +21,7 @@ def data_sets(shards: str) -> list[list[str]]:
 
 
 def stem_of(url: str) -> str:
-    """A shard's name without its suffix, `00001` of `s3://x/00001.tar`: what is written of a shard is called by it."""
+    """A shard's name without its suffix, `00001` of `s3://x/00001.tar`, which names files made of it."""
     return PurePosixPath(url.rstrip("/")).stem
 
 
@@ -34,16 +34,15 @@ def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:
     """The parquet of each shard.
 
     Args:
-        folders: one folder for all data sets, or one for each, `A::B`, in the same order.
+        folders: one folder for all data sets, or one for each, `A::B`.
         shards: the data sets, `A::B`.
-        flag: the flag that named the folders, for error lines.
+        flag: that named the folders, for error lines.
 
     Returns:
-        By shard, as webdataset names it in `__url__`.
+        By shard, as in `__url__`.
 
     Raises:
-        UsageError: if two shards would have the same parquet, and so one of them the other's captions; or if there are
-            several folders, but not one for each data set.
+        UsageError: if two shards would share a parquet, and so captions, or the folders do not fit the data sets.
     """
     named, sets = folders.split(BETWEEN), data_sets(shards)
     if len(named) not in (1, len(sets)):

@@ -1,4 +1,4 @@
-"""Images of shards, decoded, with their captions: for work outside of training."""
+"""Decoded samples of shards, for programs that do not train."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, NamedTuple, TypeVar
@@ -18,7 +18,7 @@ UNREADABLE = "image cannot be read"
 
 
 class DecodedSample(NamedTuple, Generic[T]):
-    """A sample that has captions and a whole image; of the image, what was made of it, and which shard it is from."""
+    """A sample with captions: its preprocessed image, and the url of its shard."""
 
     key: str
     row: CaptionRow
@@ -27,7 +27,7 @@ class DecodedSample(NamedTuple, Generic[T]):
 
 
 def decoded(sample: dict, preprocess: Callable[[Image.Image], T]) -> T | SkippedSample:
-    """What `preprocess` makes of a sample's image, in colours."""
+    """A sample's image as RGB, preprocessed."""
     key, content = str(sample["__key__"]), image_bytes(sample)
     if content is None:
         return SkippedSample(key, "no image")
@@ -44,22 +44,22 @@ def decoded_samples(
     features: FeatureReader | None = None,
     workers: int = 0,
 ) -> Iterator[DecodedSample[T] | SkippedSample]:
-    """Samples, decoded.
+    """Decodes samples, in order.
 
     Args:
-        samples: undecoded, as `read_samples` makes them, in whatever order.
+        samples: undecoded, as `read_samples` makes them.
         reader: finds the captions.
-        preprocess: from a picture to what is wanted of it, [3, H, W] for a model.
-        features: finds stored features, which the rows then have; a sample without any is no picture.
-        workers: threads that decode, ahead of who asks.
+        preprocess: from a PIL image to what is needed, [3, H, W] for a model.
+        features: finds stored features for the rows; a sample without any is skipped.
+        workers: threads that decode ahead.
 
     Raises:
-        OneRankError: for features that are another model's or other captions'.
+        OneRankError: for features of another model or of other captions.
         Exception: whatever `samples` raises.
     """
 
-    def named(sample: dict) -> tuple[dict, CaptionRow, str | None]:
-        """Sidecars are looked up here, in one thread."""
+    def with_captions(sample: dict) -> tuple[dict, CaptionRow, str | None]:
+        """Looks sidecars up, in one thread."""
         row = reader.row(sample)
         if not row.captions:
             return sample, row, "no caption"
@@ -68,10 +68,10 @@ def decoded_samples(
         except MissingFeatures:
             return sample, row, "no features"
 
-    def picture(found: tuple[dict, CaptionRow, str | None]) -> DecodedSample[T] | SkippedSample:
+    def with_image(found: tuple[dict, CaptionRow, str | None]) -> DecodedSample[T] | SkippedSample:
         sample, row, missing = found
         key = str(sample["__key__"])
         image = SkippedSample(key, missing) if missing else decoded(sample, preprocess)
         return image if isinstance(image, SkippedSample) else DecodedSample(key, row, image, str(sample["__url__"]))
 
-    yield from prefetch_map(picture, map(named, samples), workers)
+    yield from prefetch_map(with_image, map(with_captions, samples), workers)

@@ -1,8 +1,7 @@
-"""Features stored beside the image, so that mining needs no second tower in the step.
+"""Stored features of images and captions, for mining without a second tower.
 
-`KEY.feat.npz` in the tar, or the column `features` of a parquet per shard, holds `image` [D] and `texts` [k, D] in
-float16, the `model` that made them, and the `captions`' hashes [k] (`ids.caption_id`), by which texts are found. A
-sentence model sees no images: its `image` is empty, [0].
+`KEY.feat.npz` in the tar, or the column `features` of a parquet per shard, holds in float16 `image` [D] ([0] from a
+sentence model) and `texts` [k, D], the `model` that made them, and the hashes of the `captions` [k].
 """
 
 import io
@@ -26,12 +25,12 @@ MEMBER, COLUMN = "feat.npz", "features"
 
 
 class StoredFeatures(NamedTuple):
-    """What one image's file holds.
+    """The content of one image's file.
 
     Attributes:
-        image: float16 [D]; [0] of a model that sees no images.
+        image: float16 [D]; [0] from a text-only model.
         texts: float16 [k, D].
-        model: the model's name, with a hash where it was on disk (`hub.identity.stored_name`).
+        model: the model's name, with a hash if it was on disk (`hub.identity.stored_name`).
         captions: int64 [k], the captions' hashes.
     """
 
@@ -42,22 +41,15 @@ class StoredFeatures(NamedTuple):
 
 
 class MissingFeatures(Exception):
-    """A sample without readable features; it is skipped."""
+    """A sample has no readable features and is skipped."""
 
 
 class FeaturesNotFinite(MissingFeatures):
-    """A sample with NaN or infinity among the features that it needs; it is skipped, too."""
+    """A sample has NaN or infinity in its features and is skipped."""
 
 
 def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], model: str) -> bytes:
-    """The file of one image.
-
-    Args:
-        image: [D], L2-normalised; None of a model that sees no images.
-        texts: [k, D], L2-normalised.
-        captions: the k captions.
-        model: the model's name.
-    """
+    """The file of one image: L2-normalised image [D] (None from a text-only model) and texts [k, D] of k captions."""
     file = io.BytesIO()
     hashes = np.array([caption_hash(text) for text in captions], dtype=np.int64)
     np.savez(
@@ -71,11 +63,11 @@ def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], m
 
 
 def unpack(content: bytes) -> StoredFeatures:
-    """Opens a file. Raises MissingFeatures if it is cut short, or not of this kind."""
+    """Reads a file. Raises MissingFeatures if it is truncated or something else."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             stored = StoredFeatures(file["image"], file["texts"], str(file["model"]), file["captions"])
-    except Exception as error:  # zipfile, struct, zlib, numpy and key errors: all say that the file is no good
+    except Exception as error:  # zipfile, struct, zlib, numpy and key errors
         raise MissingFeatures(f"no features in it ({error})") from error
     image, texts = stored.image.shape, stored.texts.shape
     if len(image) != 1 or len(texts) != 2 or texts[0] != len(stored.captions) or image[0] not in (0, texts[1]):
@@ -84,16 +76,14 @@ def unpack(content: bytes) -> StoredFeatures:
 
 
 def normalised_features(image: Tensor, texts: Tensor) -> tuple[Tensor | None, Tensor]:
-    """StoredFeatures features in float32; no image's of a model that sees none.
-
-    Normalised again, because float16 leaves norms off by up to a thousandth, as much as thresholds near 1 differ.
+    """Stored features in float32, normalised again: float16 norms are off by up to 0.001, as thresholds near 1 differ.
 
     Args:
-        image: float16 [B, D] or [B, 0].
+        image: float16 [B, D], or [B, 0] from a text-only model.
         texts: float16 [B, K, D].
 
     Returns:
-        L2-normalised [B, D] or None, and [B, K, D].
+        [B, D] or None, and [B, K, D].
     """
     normalised = [F.normalize(x.float(), dim=-1) for x in (image, texts)]
     return normalised[0] if image.shape[1] else None, normalised[1]
@@ -103,16 +93,16 @@ class FeatureReader:
     """Finds the features of undecoded tar samples.
 
     Args:
-        sidecar: folder with a parquet per shard, or one for each data set, `A::B`; None for the tars' own members.
-        model: the model that must have made them; None for whichever made the first.
-        shards: the data sets, `A::B`, as `Sidecar`'s.
+        sidecar: a folder with a parquet per shard, or one per data set, `A::B`; None for the tars' own members.
+        model: the model that must have made them; None for the model of the first.
+        shards: the data sets, `A::B`, as in `Sidecar`.
 
     Attributes:
-        model: the model that made them; None where that is not known yet.
-        widths: of its images' and texts' features, likewise; 0 for images that it does not see.
+        model: the model that made them; None before the first.
+        widths: of image and text features; None before the first, 0 for images of a text-only model.
 
     Raises:
-        UsageError: if sidecars do not go with the shards.
+        UsageError: if the sidecars do not fit the shards.
     """
 
     def __init__(self, sidecar: str | None, model: str | None = None, shards: str | None = None) -> None:
@@ -123,13 +113,13 @@ class FeatureReader:
 
     @classmethod
     def of(cls, plan: Plan) -> "FeatureReader":
-        """Of the features that a plan names, and of the model that made them, where it knows."""
+        """For the features that a plan names."""
         model = plan.stored_by.model if plan.stored_by else stored_name(plan.miner) if plan.miner else None
         return cls(plan.feature_sidecar, model, plan.captions.shards)
 
     @property
     def made_by(self) -> StoredBy | None:
-        """Who made those that were read; None before the first."""
+        """The model of the features that were read; None before the first."""
         if self.model is None or self.widths is None:
             return None
         return StoredBy(self.model, images=self.widths[0] > 0)
@@ -142,9 +132,9 @@ class FeatureReader:
             captions: the k captions.
 
         Raises:
-            MissingFeatures: if the sample has none, or none that can be read.
-            FeaturesNotFinite: if the image's, or one of these captions', are not finite.
-            OneRankError: if they are another model's than those before, or not of these captions.
+            MissingFeatures: if the sample has no readable ones.
+            FeaturesNotFinite: if some are not finite.
+            OneRankError: if another model made them, or they are of other captions.
         """
         url, key = str(sample["__url__"]), str(sample["__key__"])
         at = printable(f"{url}: {key}")
@@ -169,16 +159,16 @@ class FeatureReader:
                 raise OneRankError(
                     f"--mining-features precomputed: {at}: its features are {what} {theirs}, not {what} {ours}"
                 )
-        places = {int(number): place for place, number in enumerate(stored.captions)}
+        indices = {int(number): index for index, number in enumerate(stored.captions)}
         chosen = []
         for text in captions:
-            place = places.get(caption_hash(text))
-            if place is None:
+            index = indices.get(caption_hash(text))
+            if index is None:
                 raise OneRankError(
                     f"--mining-features precomputed: {at}: no feature of its caption {text[:60]!r}; make the "
                     f"features again from the captions that are trained on"
                 )
-            chosen.append(place)
+            chosen.append(index)
         features = RowFeatures(stored.image, stored.texts[chosen])
         if not all(np.isfinite(part).all() for part in features):
             raise FeaturesNotFinite(f"{at}: its stored features are not finite")

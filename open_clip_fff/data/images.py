@@ -1,4 +1,4 @@
-"""Opening images from strangers: by three formats alone, within a number of pixels, as 8-bit colours."""
+"""Opening untrusted images: three formats, a limit of pixels, 8-bit RGB."""
 
 import io
 import json
@@ -11,20 +11,16 @@ from PIL import Image
 
 from open_clip_fff.config.safety import PIXELS
 
-FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow goes by content: an EPS that is named .jpg would reach Ghostscript
-NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what opening one that is none raises
+FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow goes by content: an EPS named .jpg would start Ghostscript
+NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what opening something else raises
 
 
 def open_image(content: bytes | str | Path, max_pixels: int = PIXELS) -> Image.Image:
-    """An image, opened but not decoded.
-
-    Args:
-        content: its bytes, or its path.
-        max_pixels: of the largest that is opened.
+    """An image from its bytes or path, not decoded yet.
 
     Raises:
         OSError: if it is of none of FORMATS, or cannot be read.
-        ValueError: if it has more pixels.
+        ValueError: if it has more pixels than `max_pixels`.
     """
     image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS)
     width, height = image.size
@@ -33,37 +29,31 @@ def open_image(content: bytes | str | Path, max_pixels: int = PIXELS) -> Image.I
     return image
 
 
-def colours(image: Image.Image) -> Image.Image:
-    """An image in RGB, 8 bits a channel, decoded.
-
-    Pillow cuts 16-bit grey off at 255, which makes nearly all of it white; here it is scaled.
-    """
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image in 8-bit RGB, decoded. 16-bit grey is scaled; Pillow would clip it at 255, nearly all to white."""
     if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
         image = Image.fromarray((np.asarray(image, dtype=np.uint32).clip(0, 65535) >> 8).astype(np.uint8))
     return image.convert("RGB")
 
 
 def open_as_open_clip(content: bytes, max_pixels: int = PIXELS) -> Image.Image:
-    """An image in RGB, decoded, as OpenCLIP's own runs see it: by Pillow alone, which makes 16-bit grey white.
-
-    Raises what NO_IMAGE lists, for one that is none.
-    """
+    """An image in RGB, decoded as OpenCLIP does: 16-bit grey becomes white. Raises as listed in NO_IMAGE."""
     return open_image(content, max_pixels).convert("RGB")
 
 
 def read_image(content: bytes | str | Path, max_pixels: int = PIXELS) -> Image.Image:
-    """An image in RGB, decoded. Raises what NO_IMAGE lists, for one that is none."""
-    return colours(open_image(content, max_pixels))
+    """An image in RGB, decoded. Raises as listed in NO_IMAGE."""
+    return to_rgb(open_image(content, max_pixels))
 
 
 class SafeMembers:
-    """A decoder of webdataset that decodes what is needed and leaves all other members alone, as bytes.
+    """A webdataset decoder of images, texts, json, classes and arrays; other members stay bytes.
 
-    webdataset's own unpickles .pyd, .pickle and .pkl, gives .pth to torch.load, and looks into .gz for more of these:
-    a tar from a stranger could run any code.
+    webdataset's own unpickles .pyd, .pickle and .pkl, gives .pth to torch.load, and looks into .gz: an untrusted tar
+    could run any code.
 
     Args:
-        image: what makes an image of bytes.
+        image: makes an image of bytes.
 
     Example:
         >>> webdataset.decode(SafeMembers(read_image), pre=[], post=[])
@@ -79,7 +69,6 @@ class SafeMembers:
         }
 
     def __call__(self, key: str, content: bytes) -> Any:
-        """Args: the member's extension, with a dot before it, and its bytes."""
         reader = self.readers.get(key.lower().removeprefix("."))
         return content if reader is None else reader(content)
 

@@ -1,4 +1,4 @@
-"""Work on items in threads, some items ahead of who asks for them: decoding and resizing let other threads run."""
+"""Threads that work on items ahead of their consumer; decoding and resizing release the interpreter's lock."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -10,15 +10,15 @@ T = TypeVar("T")
 
 
 def prefetch_map(work: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:
-    """`map`, in order, with up to four items a thread in the making.
+    """`map`, in order, with up to four items a thread in progress.
 
     Args:
-        work: it must not depend on the order of its calls.
-        items: they are taken one after the other, in the caller's thread.
-        workers: threads; with 0 it is `map`.
+        work: must not depend on the order of its calls.
+        items: iterated in the caller's thread.
+        workers: threads; 0 for a plain `map`.
 
     Raises:
-        Exception: what `work` or `items` raise, where its item would have come.
+        Exception: what `work` or `items` raise, in place of the item.
     """
     if not workers:
         yield from map(work, items)

@@ -1,4 +1,4 @@
-"""A look at the first shard of each data set before training: coverage of each caption source, and rows as strings."""
+"""A preview of the first shard of each data set: coverage of the caption sources, and rows as text."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,40 +10,40 @@ from open_clip_fff.data.features import FeatureReader, MissingFeatures
 from open_clip_fff.data.ids import NO_ID, class_id
 from open_clip_fff.data.shards import image_bytes, read_samples, unreadable_reason
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.table import read_table
+from open_clip_fff.data.table_columns import read_table
 from open_clip_fff.errors import UsageError, printable, reason
 
 ROW_LIMIT = 10_000  # of all data sets together
 SHOWN = 3
-OPENED = 100  # rows whose stored features are looked for
-TRIED = 16  # images, up to the first that can be read
+OPENED = 100  # rows whose stored features are read
+TRIED = 16  # images, up to the first readable one
 
 
 @dataclass
 class Preview:
-    """What the first rows of a data set hold.
+    """Counts over the first rows of a data set.
 
     Attributes:
         name: the shard or file.
-        rows: how many rows were looked at.
-        rows_with: by source, how many of them have text there.
-        captions: by source, how many captions they have there.
-        longest: the most captions that one row has, all sources together.
-        used: captions that training will use, K at most per row.
-        words: their words, all together.
+        rows: rows that were read.
+        rows_with: by source, rows with text there.
+        captions: by source, captions there.
+        longest: the most captions of one row.
+        used: captions that training will use, at most K a row.
+        words: in the used captions.
         empty: rows without any caption, which training skips.
         repeated: captions that equal an earlier one of the same row.
         shown: the first rows' keys and captions.
-        images: how many rows have an image.
+        images: rows with an image.
         damaged: rows with captions that cannot be read.
-        damage: the first of them, in words.
-        members: what the rows hold besides, for error lines: how the first of each json starts, and names.
+        damage: the error of the first of them.
+        members: the rows' members, each with the start of its first json.
         flag: the flag that names sources without a prefix.
-        classes: how many rows have a class.
-        looked: how many rows' stored features were opened; None where none are asked for.
-        stored: how many of them have some.
-        lacking: why the first of the others have none, in words.
-        model: which model made the first.
+        classes: rows with a class.
+        opened: rows whose stored features were read; None if none are needed.
+        stored: those of them that have some.
+        lacking: the error of the first of the others.
+        model: the model that made the first features.
         notes: columns that were typed without the spaces around their names.
     """
 
@@ -63,14 +63,14 @@ class Preview:
     members: dict[str, str] = field(default_factory=dict)
     flag: str = "--text-key"
     classes: int = 0
-    looked: int | None = None
+    opened: int | None = None
     stored: int = 0
     lacking: str = ""
     model: str | None = None
     notes: list[str] = field(default_factory=list)
 
     def add(self, key: str, found: Mapping[str, list[str]], per_image: int, label: int = NO_ID) -> None:
-        """Counts one row, given its captions by source and its class."""
+        """Counts one row by its captions by source and its class."""
         self.rows += 1
         self.classes += label != NO_ID
         for source, texts in found.items():
@@ -86,7 +86,7 @@ class Preview:
             self.shown.append((printable(key), texts))
 
     def add_members(self, sample: dict, damage: Sequence[str]) -> None:
-        """Notes the members of a tar's row, and the sentences about those that cannot be read."""
+        """Notes the members of a tar's row, and errors of those that cannot be read."""
         for name, member in sample.items():
             if not name.startswith("__"):
                 self.members.setdefault(name, _start(member) if name.endswith("json") else "")
@@ -94,9 +94,9 @@ class Preview:
         self.damaged += bool(damage)
         self.damage = self.damage or "".join(damage[:1])
 
-    def look_for_features(self, features: FeatureReader, sample: dict, texts: Sequence[str]) -> None:
-        """Opens the stored features of one row, given the captions that it will use. Raises as `FeatureReader.read`."""
-        self.looked = (self.looked or 0) + 1
+    def read_features(self, features: FeatureReader, sample: dict, texts: Sequence[str]) -> None:
+        """Reads the stored features of a row's captions. Raises as `FeatureReader.read`."""
+        self.opened = (self.opened or 0) + 1
         try:
             features.read(sample, texts)
             self.stored += 1
@@ -109,7 +109,7 @@ def preview_sets(shards: str, captions: CaptionSettings, features: FeatureReader
     """Previews the first shard of each data set of `A::B`. Raises as `preview_shard`."""
     firsts = [urls[0] for urls in data_sets(shards)]
     previews = [preview_shard(url, captions, features, max(ROW_LIMIT // len(firsts), SHOWN)) for url in firsts]
-    if len(previews) > 1:  # their shards have equal names more often than not
+    if len(previews) > 1:  # shards of several data sets often have equal names
         for preview, url in zip(previews, firsts, strict=True):
             preview.name, preview.shown = printable(url), preview.shown[:1]
     return previews
@@ -118,17 +118,10 @@ def preview_sets(shards: str, captions: CaptionSettings, features: FeatureReader
 def preview_shard(
     url: str, captions: CaptionSettings, features: FeatureReader | None = None, limit: int = ROW_LIMIT
 ) -> Preview:
-    """Reads up to `limit` rows of a shard.
-
-    Args:
-        url: the shard.
-        captions: where captions are.
-        features: finds stored features; None where none are asked for.
-        limit: how many rows.
+    """Reads up to `limit` rows of a shard, and their stored features if a reader is given.
 
     Raises:
-        UsageError: if the shard, its first images or a sidecar cannot be read, or stored features are not of these
-            captions.
+        UsageError: if the shard, its first images or a sidecar cannot be read, or features are of other captions.
     """
     preview, reader = Preview(name=url.rsplit("/", 1)[-1]), CaptionReader(captions)
     keys: list[str] = []
@@ -144,7 +137,7 @@ def preview_shard(
             preview.add_members(sample, damage)
             if features is not None and preview.rows <= OPENED:
                 texts = [text for texts in found.values() for text in texts][: captions.per_image]
-                preview.look_for_features(features, sample, texts)
+                preview.read_features(features, sample, texts)
             if len(images) < TRIED and (image := image_bytes(sample)) is not None:
                 images.append(image)
     except UsageError:
@@ -158,16 +151,10 @@ def preview_shard(
 
 
 def preview_csv(path: str, separator: str, image_column: str, captions: CaptionSettings) -> Preview:
-    """Reads the first rows of a CSV.
-
-    Args:
-        path: of the file.
-        separator: between its cells.
-        image_column: with the images' paths.
-        captions: with a CSV's columns as `table_columns` found them.
+    """Reads the first rows of a CSV with columns as `table_columns` found them.
 
     Raises:
-        UsageError: if the file cannot be read, or names images that are not there.
+        UsageError: if the file or its first images cannot be read.
     """
     table = read_table(path, separator, captions.text_keys, nrows=ROW_LIMIT)
     _check_images(f"--csv-img-key {image_column}: {path}", [str(image) for image in table[image_column].head(TRIED)])
@@ -181,13 +168,14 @@ def preview_csv(path: str, separator: str, image_column: str, captions: CaptionS
 
 
 def _check_images(where: str, images: Sequence[bytes | str]) -> None:
-    """Refuses data whose first images all fail: another folder's paths, say, or saved error pages."""
+    """Raises UsageError if all of the first images fail, such as wrong paths or saved error pages."""
     if images and all(map(unreadable_reason, images)):
-        here = "" if isinstance(images[0], bytes) or Path(images[0]).is_absolute() else f"; paths start at {Path.cwd()}"
+        relative = isinstance(images[0], str) and not Path(images[0]).is_absolute()
+        here = f"; paths start at {Path.cwd()}" if relative else ""
         raise UsageError(f"{where}: none of the first images can be read ({unreadable_reason(images[0])}{here})")
 
 
 def _start(text: bytes | str) -> str:
-    """How a member or a list begins, for an error line."""
+    """The start of a member, for an error line."""
     start = text[:200].decode(errors="replace") if isinstance(text, bytes) else text[:200]
     return start + ("…" if len(text) > 200 else "")

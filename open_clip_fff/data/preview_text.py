@@ -1,4 +1,4 @@
-"""What the preview says: refusals, and the table that a run starts with."""
+"""Checks of the preview, and the table that a run prints at its start."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,14 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.plural import plural
 
-LONG = 1_000  # characters of a caption, then it is cut
+LONG = 1_000  # characters of a printed caption
 
 
 def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
-    """Refuses what cannot be meant.
-
-    Args:
-        previews: of each data set. They may have their captions in different sources, as long as each has some.
-        captions: where captions are.
+    """Checks the previews of all data sets, which may have their captions in different sources.
 
     Raises:
-        UsageError: no rows, no images, no captions, a source without any text, or K larger than any row.
+        UsageError: no rows, images or captions, a source without any text, or K larger than any row.
     """
     for preview in previews:
         if not preview.rows:
@@ -35,7 +31,7 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
         found = sum(preview.rows_with.get(source, 0) for preview in previews)
         if not found:
             raise UsageError(
-                f"{_typed(source, preview)}: no row of {names} has text there; {_instead(source, preview)}"
+                f"{_typed(source, preview)}: no row of {names} has text there; {_found_instead(source, preview)}"
             )
         share = found / sum(preview.rows for preview in previews)
         if share < captions.min_coverage:
@@ -46,11 +42,11 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
         if preview.empty == preview.rows:
             sources = ", ".join(captions.sources)
             raise UsageError(
-                f"--train-data: no row of {preview.name} has a caption in {sources}; {_instead(sources, preview)}"
+                f"--train-data: no row of {preview.name} has a caption in {sources}; {_found_instead(sources, preview)}"
             )
-        if preview.looked and not preview.stored:
+        if preview.opened and not preview.stored:
             raise UsageError(
-                f"--mining-features precomputed: none of the first {plural(preview.looked, 'rows')} of {preview.name} "
+                f"--mining-features precomputed: none of the first {plural(preview.opened, 'rows')} of {preview.name} "
                 f"has any that can be used ({preview.lacking}); make them with open-clip-fff embed, and name their "
                 f"folder with --feature-sidecar"
             )
@@ -69,7 +65,7 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
 
 
 def preview_lines(previews: Sequence[Preview], captions: CaptionSettings) -> list[str]:
-    """The previews for a terminal: a coverage table, then rows with each caption quoted on a line of its own."""
+    """The previews as lines: a coverage table, then the first rows, each caption quoted on its own line."""
     return [line for preview in previews for line in _lines(preview, captions)]
 
 
@@ -80,14 +76,14 @@ def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
         share, count = preview.rows_with[source] / preview.rows, preview.captions[source] / preview.rows
         lines.append(f"  {source:<{width}}  text in {share:7.2%} of rows, {count:.2f} captions per row")
         if not preview.rows_with[source]:  # another data set has some
-            lines.append(f"  ! {_typed(source, preview)}: none in this data set; {_instead(source, preview)}")
+            lines.append(f"  ! {_typed(source, preview)}: none in this data set; {_found_instead(source, preview)}")
     lines.append(
         f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}, "
         f"of {preview.words / max(preview.used, 1):.1f} words; the longest row has {preview.longest}"
     )
-    if preview.looked and preview.model is not None:
-        share, looked = preview.stored / preview.looked, plural(preview.looked, "rows")
-        lines.append(f"  features of {plain_name(preview.model)} in {share:.2%} of the first {looked}")
+    if preview.opened and preview.model is not None:
+        share, rows = preview.stored / preview.opened, plural(preview.opened, "rows")
+        lines.append(f"  features of {plain_name(preview.model)} in {share:.2%} of the first {rows}")
     lines += [f"  {note}" for note in preview.notes]
     if preview.damaged:
         lines.append(f"  {plural(preview.damaged, 'rows')} with captions that cannot be read, first {preview.damage}")
@@ -110,7 +106,7 @@ def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
 
 
 def _typed(source: str, preview: Preview) -> str:
-    """The flag and the key by which a person named a source."""
+    """The flag and key that name a source."""
     prefix, colon, name = source.partition(":")
     if colon and prefix == "sidecar":
         return f"--sidecar-text-key {name}"
@@ -119,8 +115,8 @@ def _typed(source: str, preview: Preview) -> str:
     return f"{preview.flag} {source}"
 
 
-def _instead(source: str, preview: Preview) -> str:
-    """What is there in place of text."""
+def _found_instead(source: str, preview: Preview) -> str:
+    """What a source holds instead of text."""
     member = source.partition(":")[0]
     if preview.damaged == preview.rows:
         return preview.damage

@@ -1,4 +1,4 @@
-"""How many rows shards hold, as far as something tells without their being read."""
+"""How many rows shards hold, from files beside them and from tar headers."""
 
 import json
 import os
@@ -15,16 +15,16 @@ from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.data.tars import Header
 
 HEADERS = 2**27  # bytes of local tars whose headers are read, the smallest first
-FILES = 2_000  # shards, at most, where each has a file to be opened
+FILES = 2_000  # shards for which a file each is opened
 
 
 class RowCounts(NamedTuple):
-    """What is known of the rows of shards: the most that training can use.
+    """The known numbers of rows of shards: upper bounds of what training can use.
 
     Attributes:
         shards: all of them, each once.
-        rows: of those whose rows are known.
-        counted_from: what they are known from, for people.
+        rows: by shard, where known.
+        counted_from: names of what they were counted from.
     """
 
     shards: tuple[str, ...] = ()
@@ -32,21 +32,19 @@ class RowCounts(NamedTuple):
     counted_from: tuple[str, ...] = ()
 
     def total(self, shards: Iterable[str]) -> int | None:
-        """The rows of some shards; None where those of one are not known."""
-        found = [self.rows.get(url) for url in shards]
-        return None if None in found else sum(filter(None, found))
+        """The rows of some shards; None if one is unknown."""
+        counts = [self.rows.get(url) for url in shards]
+        return None if None in counts else sum(filter(None, counts))
 
 
 def row_counts(shards: Sequence[str], sidecars: Sequence[Sidecar] = ()) -> RowCounts:
-    """Looks at what lies beside shards, and at the headers of those that nothing else tells of.
+    """Counts rows by OpenCLIP's `sizes.json`, else img2dataset's `STEM_stats.json`, else the tar's headers.
 
-    `sizes.json` in a shard's folder comes first, as OpenCLIP knows it, then img2dataset's `STEM_stats.json`, then the
-    tar's headers (of `HEADERS` bytes of tars). Of shards that are not on the disk only sidecars tell. Where there are
-    more than `FILES` shards, `sizes.json` alone is asked.
+    Remote shards are counted by sidecars alone; more than `FILES` shards by `sizes.json` alone.
 
     Args:
         shards: paths or urls.
-        sidecars: those that a row needs to be trained; they can only make the number smaller.
+        sidecars: that every row needs; they can only lower the number.
     """
     urls = tuple(dict.fromkeys(shards))
     few = len(urls) <= FILES
@@ -54,25 +52,25 @@ def row_counts(shards: Sequence[str], sidecars: Sequence[Sidecar] = ()) -> RowCo
     rows: dict[str, int] = {}
     counted_from: dict[str, None] = {}
 
-    def ask(who: str, whom: Iterable[str], count: Callable[[str], int | None]) -> None:
-        for url in whom:
-            if (found := count(url)) is not None and found < rows.get(url, found + 1):
-                rows[url] = found
-                counted_from[who] = None
+    def count(name: str, some: Iterable[str], rows_of: Callable[[str], int | None]) -> None:
+        for url in some:
+            if (number := rows_of(url)) is not None and number < rows.get(url, number + 1):
+                rows[url] = number
+                counted_from[name] = None
 
     sizes = cache(_sizes)
-    ask("sizes.json", local, lambda url: _number(sizes(os.path.dirname(url)), os.path.basename(url)))
+    count("sizes.json", local, lambda url: _number(sizes(os.path.dirname(url)), os.path.basename(url)))
     if few:
         unknown = [url for url in local if url not in rows]
-        ask("img2dataset's stats", unknown, lambda url: _number(_json(_stats_of(url)), "successes"))
-        ask("tar headers", _smallest(url for url in unknown if url not in rows), image_rows)
+        count("img2dataset's stats", unknown, lambda url: _number(_json(_stats_of(url)), "successes"))
+        count("tar headers", _smallest(url for url in unknown if url not in rows), image_rows)
         for sidecar in sidecars:
-            ask(sidecar.flag, urls, sidecar.size)
+            count(sidecar.flag, urls, sidecar.size)
     return RowCounts(urls, rows, tuple(counted_from))
 
 
 def image_rows(path: str) -> int | None:
-    """The samples with an image in a local tar, by its headers; None where these cannot be read to the end."""
+    """The samples with an image in a local tar, by its headers; None if they cannot be read to the end."""
     keys: set[str] = set()
     try:
         with tarfile.open(path, "r:", tarinfo=Header) as tar:
@@ -82,13 +80,13 @@ def image_rows(path: str) -> int | None:
                 if member.isfile() and extension.lower() in IMAGES:
                     keys.add(f"{folder}{slash}{key}")
                 tar.members = []  # type: ignore[attr-defined]  # it keeps them all
-    except Exception:  # whatever tarfile raises for a damaged header
+    except Exception:  # anything that tarfile raises for a damaged header
         return None
     return len(keys)
 
 
 def _smallest(paths: Iterable[str]) -> list[str]:
-    """The smallest files, as many as fit into HEADERS."""
+    """The smallest files, up to HEADERS bytes together."""
     sizes = sorted((Path(path).stat().st_size, path) for path in paths if Path(path).is_file())
     left, found = HEADERS, []
     for size, path in sizes:
@@ -108,7 +106,7 @@ def _stats_of(url: str) -> Path:
 
 
 def _json(path: Path) -> object:
-    """What a file holds; None where it is not there, or no json."""
+    """The content of a json file; None if it cannot be read."""
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""From a sample as it lies in the tar to its image and the envelope of its captions."""
+"""A stage of the loader's pipeline: from a sample of a tar to its image and its serialized captions."""
 
 from collections.abc import Iterator
 
@@ -10,29 +10,28 @@ from open_clip_fff.data.sources import CaptionReader
 
 
 class CaptionSerializer:
-    """A stage of OpenCLIP's pipeline, before anything filters or decodes.
+    """Replaces a sample's members but the image by `txt`, its serialized row; runs before filters and decoding.
 
-    Members that the pipeline does not need are dropped undecoded. A row without captions, or without the features
-    that are asked for, is left without `txt`, which is what OpenCLIP's filter looks for.
+    A sample without captions, or without features where they are needed, gets no `txt`; OpenCLIP's filter drops it.
 
     Args:
         reader: finds the captions.
         counters: counts what was read, skipped or damaged.
-        features: finds stored features; None where none are asked for.
+        features: finds stored features; None if none are needed.
     """
 
     def __init__(self, reader: CaptionReader, counters: LoaderCounters, features: FeatureReader | None = None) -> None:
         self.reader, self.counters, self.features = reader, counters, features
-        self._told = ""
+        self._last_line = ""
 
     def __call__(self, samples: Iterator[dict]) -> Iterator[dict]:
-        """Raises OneRankError for features that are another model's or other captions'."""
+        """Raises OneRankError for features of another model or of other captions."""
         for sample in samples:
-            envelope = self._envelope(sample)
+            serialized = self._serialized(sample)
             kept = {name: value for name, value in sample.items() if name.startswith("__") or name in IMAGES}
-            yield kept if envelope is None else {**kept, "txt": envelope.encode()}
+            yield kept if serialized is None else {**kept, "txt": serialized.encode()}
 
-    def _envelope(self, sample: dict) -> str | None:
+    def _serialized(self, sample: dict) -> str | None:
         reader, counters = self.reader, self.counters
         found, damage = reader.read(sample)
         if damage:
@@ -52,8 +51,8 @@ class CaptionSerializer:
         return serialize(row)
 
     def _line(self, damage: str) -> str:
-        """A line for the log; none for what was told last: a sidecar's damage is the same for a whole shard."""
-        if damage == self._told:
+        """A line for the log; empty if it is the last one again, as for a whole shard with a damaged sidecar."""
+        if damage == self._last_line:
             return ""
-        self._told = damage
+        self._last_line = damage
         return f"{damage}. Going on without it."

@@ -1,4 +1,4 @@
-"""SampleCaptions undecoded samples from tars, outside of training, and images wherever they are."""
+"""Undecoded samples of tars, for programs that do not train, and their images."""
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -12,23 +12,23 @@ from open_clip_fff.errors import UsageError, printable, reason
 
 T = TypeVar("T")
 
-IMAGES = ("jpg", "png", "jpeg", "webp")  # members with an image; the first that is there is decoded, as in OpenCLIP
-ID = "__id__"  # where a sample carries its image id; webdataset leaves names with two underscores alone
+IMAGES = ("jpg", "png", "jpeg", "webp")  # members with an image; the first one is decoded, as in OpenCLIP
+ID = "__id__"  # a sample's image id; webdataset ignores names with two underscores
 
 
 class SkippedSample(NamedTuple):
-    """A sample that cannot be used: its key and why, in a few words that are the same for all of a kind."""
+    """A sample that cannot be used, and why, in the same few words for all samples of a kind."""
 
     key: str
     why: str
 
 
 def read_samples(urls: Iterable[str], limit: int | None = None) -> Iterator[dict]:
-    """The samples of some shards, in order: members by extension, as bytes.
+    """The first `limit` samples of some shards, in order: members by extension, as bytes.
 
     Args:
         urls: paths or what webdataset opens (`pipe:...`, `s3://...`).
-        limit: only so many, the first ones; None for all.
+        limit: None for all.
 
     Raises:
         Exception: whatever webdataset and tarfile raise for a shard that cannot be read.
@@ -39,11 +39,11 @@ def read_samples(urls: Iterable[str], limit: int | None = None) -> Iterator[dict
 
 
 def as_usage_errors(samples: Iterator[T], called: str) -> Iterator[T]:
-    """The same samples; whatever webdataset raises for a shard that cannot be read becomes a UsageError.
+    """Passes samples of `read_samples` on; errors of a shard that cannot be read become a UsageError.
 
     Args:
-        samples: made of `read_samples`.
-        called: the shard, for the error's line.
+        samples: made of those of `read_samples`.
+        called: the shard's name, for the error line.
     """
     try:
         yield from samples
@@ -54,33 +54,30 @@ def as_usage_errors(samples: Iterator[T], called: str) -> Iterator[T]:
 
 
 def image_bytes(sample: dict) -> bytes | None:
-    """The image of a sample, undecoded."""
+    """A sample's image, undecoded; None if it has none."""
     return next((sample[name] for name in IMAGES if name in sample), None)
 
 
 def id_of(sample: dict) -> int:
-    """The image id of a sample; it stays with the sample, so that its image is hashed once.
-
-    Of the member that OpenCLIP decodes, where there are several.
-    """
+    """A sample's image id, which is kept in the sample."""
     if ID not in sample:
         sample[ID] = sample_id(image_bytes(sample))
     return sample[ID]
 
 
 def dotted_image(members: Iterable[str]) -> str | None:
-    """The first member that would be an image if no key had a dot, as `v2.jpg` of `cat.v2.jpg`; None for none."""
+    """The first member that a dot in the key keeps from being an image, such as `v2.jpg` of `cat.v2.jpg`."""
     return next((name for name in members if "." in name and name.rpartition(".")[2] in IMAGES), None)
 
 
 def describe_members(members: Iterable[str]) -> str:
-    """Members of samples for a line, and what dots in keys do where there are some."""
+    """Names of members for a line, with a note if keys have dots."""
     names = sorted(name for name in members if not name.startswith("__"))
     return f"{column_names(list(map(printable, names))) or 'nothing'}{dotted_key_note(names)}"
 
 
 def dotted_key_note(members: Iterable[str]) -> str:
-    """What dots in keys do, where there are some; empty elsewhere."""
+    """A note on keys with dots; empty if there are none."""
     if (name := dotted_image(members)) is None:
         return ""
     return (
@@ -90,7 +87,7 @@ def dotted_key_note(members: Iterable[str]) -> str:
 
 
 def unreadable_reason(image: bytes | str) -> str | None:
-    """Why an image, undecoded or at a path, cannot be read; None where it can."""
+    """Why an image, its bytes or path, cannot be decoded; None if it can."""
     try:
         open_image(image, MOST_PIXELS).load()
     except NO_IMAGE as error:

@@ -1,4 +1,4 @@
-"""What lies beside the shards, captions or features: one parquet per shard, of the same stem, joined by key."""
+"""Sidecars: captions or features in one parquet per shard, of the same stem, joined by key."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,19 +16,14 @@ Rows = Mapping[str, Mapping[str, list]]
 
 
 class ColumnType(NamedTuple):
-    """What the cells of a sidecar's columns are.
-
-    Attributes:
-        kinds: of arrow's types, how their names start.
-        words: for error lines.
-    """
+    """What a sidecar's column may hold: beginnings of the names of arrow types, and a description for error lines."""
 
     kinds: tuple[str, ...]
-    words: str
+    description: str
 
     def fits(self, kind: Any) -> bool:
-        """Whether an arrow type is one of these, or lists of them, however they are stored."""
-        while hasattr(kind, "value_type"):  # of a list's or a dictionary's values
+        """Whether an arrow type is one of these, or lists of them."""
+        while hasattr(kind, "value_type"):  # lists and dictionaries
             kind = kind.value_type
         return str(kind).startswith(self.kinds)
 
@@ -38,23 +33,21 @@ BYTES = ColumnType(_BINARY, "bytes, as open-clip-fff embed does")
 
 
 class Sidecar:
-    """Looks rows up by shard and key; holds one shard's table at a time.
+    """Looks rows up by shard and key, with one shard's table in memory.
 
-    One table per shard, because a global one in every loader worker does not survive tens of millions of rows, and
-    because keys repeat across shards.
+    One table for all would not fit into every loader worker, and keys repeat across shards.
 
     Args:
-        folder: where `STEM.parquet` is for each shard `STEM.tar`; it has a column `key` (strings). One folder for each
-            data set, `A::B`, in step with `shards`.
-        columns: the columns that are looked up: text, lists of it, or bytes.
-        flag: the flag that named the folder, for error lines.
-        column_flag: the flag that named the columns.
-        shards: the data sets, `A::B`, whose stems are checked against each other; None where there is one folder, and
-            nothing is known of other shards.
-        holds: what the columns should hold.
+        folder: has `STEM.parquet`, with a column `key` of strings, for each shard `STEM.tar`; or a folder for each data
+            set, `A::B`.
+        columns: the columns that are looked up: text, lists of texts, or bytes.
+        flag: that named the folder, for error lines.
+        column_flag: that named the columns.
+        shards: all data sets, `A::B`; None if there is one folder and the other shards are not known.
+        holds: what the columns must hold.
 
     Attributes:
-        damage: why the sidecar of the shard that was looked up last cannot be read; None where it can.
+        damage: why the sidecar of the last shard cannot be read; None if it can.
 
     Raises:
         UsageError: as `parquets`.
@@ -77,11 +70,7 @@ class Sidecar:
         self._rows: Rows = {}
 
     def path(self, url: str) -> Path:
-        """The parquet of a shard.
-
-        Raises:
-            UsageError: if there are several folders, and the shard is in none of the data sets.
-        """
+        """The parquet of a shard. Raises UsageError if it is in none of the data sets of several folders."""
         if url in self._paths:
             return self._paths[url]
         if BETWEEN in self.folder:
@@ -89,13 +78,13 @@ class Sidecar:
         return Path(self.folder) / parquet_name(url)
 
     def check(self, url: str) -> list[str]:
-        """Refuses a sidecar that cannot serve its shard.
+        """Checks a shard's sidecar.
 
         Returns:
             A line for each column that was typed without the spaces around its name.
 
         Raises:
-            UsageError: if it is not there, cannot be read, lacks a column, or has one of another type.
+            UsageError: if it cannot be read, lacks a column, or has one of another type.
         """
         import pyarrow.parquet as pq
 
@@ -113,12 +102,14 @@ class Sidecar:
             name = find_column(self.column_flag, column, schema.names, str(path))
             kind = schema.field(name).type
             if not self._holds.fits(kind):
-                raise UsageError(f"{self.column_flag} {column}: {path} holds {kind} there; write {self._holds.words}")
+                raise UsageError(
+                    f"{self.column_flag} {column}: {path} holds {kind} there; write {self._holds.description}"
+                )
             notes += spaces_note(self.column_flag, column, name)
         return notes
 
     def size(self, url: str) -> int | None:
-        """How many rows the parquet of a shard has, maybe several of a key; None where it cannot be read."""
+        """The rows of a shard's parquet, perhaps several of a key; None if it cannot be read."""
         import pyarrow.parquet as pq
 
         try:
@@ -127,11 +118,7 @@ class Sidecar:
             return None
 
     def check_join(self, url: str, keys: Iterable[str]) -> None:
-        """Refuses a sidecar that knows none of a shard's keys.
-
-        Raises:
-            UsageError: if nothing joins, or the sidecar turns out to be damaged.
-        """
+        """Raises UsageError if a shard's sidecar has none of these keys, or cannot be read."""
         keys = list(keys)
         if any(self.lookup(url, key) for key in keys):
             return
@@ -148,15 +135,15 @@ class Sidecar:
         )
 
     def lookup(self, url: str, key: str) -> Mapping[str, list]:
-        """The columns of one sample, each with the values of all rows of that key, in their order.
+        """The columns of one sample, each with the values of all rows of that key.
 
-        Empty where the sidecar has no such key, or cannot be read: then `damage` says why.
+        Empty if the sidecar has no such key or cannot be read; `damage` then says why.
         """
         if url != self._url:
             self._url, self._rows, self.damage = url, {}, None
             try:
                 self._rows = self._load(url)
-            except (OSError, ValueError) as error:  # missing, cut short, no parquet, or of other columns
+            except (OSError, ValueError) as error:  # missing, truncated, no parquet, or other columns
                 self.damage = printable(f"{self.path(url)} cannot be read ({reason(error)})")
         return self._rows.get(key, {})
 
@@ -171,7 +158,7 @@ class Sidecar:
                 raise ValueError(f"it has no column {missing[0]!r}; it has {column_names(there.names)}")
             for name in names.values():
                 if not self._holds.fits(kind := there.field(name).type):
-                    raise ValueError(f"its column {name!r} holds {kind}, and not {self._holds.words}")
+                    raise ValueError(f"its column {name!r} holds {kind}, and not {self._holds.description}")
             table = file.read(columns=[KEY, *names.values()])
         for row in table.to_pylist():
             if row[KEY] is not None:

@@ -1,4 +1,4 @@
-"""SampleCaptions the captions of one sample from wherever the user says they are."""
+"""Reading the captions of one sample from the sources that flags name."""
 
 import json
 import math
@@ -17,15 +17,15 @@ from open_clip_fff.errors import printable
 T = TypeVar("T")
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-_UNSEEN = {0: None, 0xFEFF: None}  # the padding of fixed-width strings, and byte order marks
+_INVISIBLE = {0: None, 0xFEFF: None}  # padding of fixed-width strings, and byte order marks
 
 
 class SampleCaptions(NamedTuple):
-    """What one sample says.
+    """The captions of one sample.
 
     Attributes:
-        found: its captions by source, in the order in which they join the row.
-        damage: a sentence for each of its members that cannot be read; that member's sources hold no caption.
+        found: by source, in the order in which they join the row.
+        damage: an error for each member that cannot be read, whose sources have no captions then.
     """
 
     found: dict[str, list[str]]
@@ -33,13 +33,12 @@ class SampleCaptions(NamedTuple):
 
 
 class CaptionReader:
-    """Finds the captions of undecoded tar samples.
+    """Finds the captions of undecoded tar samples. Raises UsageError if sidecars do not fit the shards.
 
-    Args:
-        captions: where to look, and what to keep.
-
-    Raises:
-        UsageError: if sidecars do not go with the shards.
+    Example:
+        >>> reader = CaptionReader(CaptionSettings(text_keys=("txt",), json_keys=("captions",)))
+        >>> reader.read({"__url__": "a.tar", "__key__": "0", "txt": b"raw"}).found
+        {'txt': ['raw'], 'json:captions': []}
     """
 
     def __init__(self, captions: CaptionSettings) -> None:
@@ -49,11 +48,7 @@ class CaptionReader:
         )
 
     def read(self, sample: Mapping[str, object]) -> SampleCaptions:
-        """The captions of a sample by source; a member that cannot be read costs its own sources only.
-
-        Args:
-            sample: members by extension, as bytes, with `__url__` and `__key__`.
-        """
+        """The captions of a sample: members by extension, as bytes, with `__url__` and `__key__`."""
         captions, at, damage = self.captions, f"{sample['__url__']}: {sample['__key__']}", []
 
         def attempt(where: str, parse: Callable[..., T], *given: object) -> T | None:
@@ -67,42 +62,42 @@ class CaptionReader:
         members = {name: attempt(f"{at}.{name}", _parsed, sample.get(name)) for name in dict(captions.json_fields)}
         for name, field in captions.json_fields:
             source, texts = source_name(name, field), attempt(f"{at}.{name}", _texts_at, members[name], field)
-            found[source] = [*found.get(source, []), *self._long(texts or [])]
+            found[source] = [*found.get(source, []), *self._split(texts or [])]
         if self.sidecar is not None:
             columns = self.sidecar.lookup(str(sample["__url__"]), str(sample["__key__"]))
             damage += [self.sidecar.damage] if self.sidecar.damage else []
             for key in captions.sidecar_keys:
                 texts = attempt(f"{at}, {key} in its sidecar,", texts_of, columns.get(key))
-                found[source_name("sidecar", key)] = self._long(texts or [])
-        return SampleCaptions(self._fitting(found), damage)
+                found[source_name("sidecar", key)] = self._split(texts or [])
+        return SampleCaptions(self._within_bounds(found), damage)
 
     def by_column(self, cells: Mapping[str, object]) -> dict[str, list[str]]:
-        """The captions of a table's row by column, given its cells."""
-        return self._fitting({key: cell_text(cells[key]) for key in self.captions.text_keys})
+        """The captions of a table's row, by column."""
+        return self._within_bounds({key: cell_text(cells[key]) for key in self.captions.text_keys})
 
     def row(self, sample: dict) -> CaptionRow:
-        """The id, the first K captions and the class of a sample."""
+        """The row of a sample: its id, first K captions and class."""
         return self.row_of(id_of(sample), self.read(sample).found, self.class_of(sample))
 
     def class_of(self, sample: Mapping[str, object]) -> int:
-        """The class of a sample; negative where none is named."""
+        """The class id of a sample; negative if it has none."""
         key = self.captions.class_key
         return NO_ID if key is None else class_id(class_value(sample, key))
 
     def row_of(self, image_id: int, found: Mapping[str, list[str]], label: int = NO_ID) -> CaptionRow:
-        """The first K captions of an image, given its id, its captions by source and its class."""
+        """The row of an image with the first K of its captions by source."""
         texts = [text for texts in found.values() for text in texts][: self.captions.per_image]
         raw = sum(len(found[key]) for key in self.captions.text_keys)
         return CaptionRow(image_id, texts, min(raw, len(texts)), label)
 
-    def _long(self, texts: Iterable[str]) -> list[str]:
-        """Generated captions may be paragraphs; raw ones are left as they are."""
+    def _split(self, texts: Iterable[str]) -> list[str]:
+        """Sentences of generated captions, if these are to be split."""
         if not self.captions.split_sentences:
             return list(texts)
         return [sentence for text in texts for sentence in _SENTENCE_END.split(text)]
 
-    def _fitting(self, found: Mapping[str, list[str]]) -> dict[str, list[str]]:
-        """Captions within the bounds of words."""
+    def _within_bounds(self, found: Mapping[str, list[str]]) -> dict[str, list[str]]:
+        """Captions with an allowed number of words."""
         least, most = self.captions.words
 
         def fits(text: str) -> bool:
@@ -122,31 +117,27 @@ def class_value(sample: Mapping[str, object], key: str) -> object:
 
 
 def texts_of(value: object) -> list[str]:
-    """The non-empty strings in a string or in lists of strings; anything else holds none.
-
-    Raises:
-        ValueError: for bytes that are not UTF-8.
-    """
+    """The non-empty texts of a string, bytes or lists of them; none of anything else. ValueError if not UTF-8."""
     if isinstance(value, list):
         return [text for item in value for text in texts_of(item)]
     if isinstance(value, bytes):
         value = value.decode()
     if not isinstance(value, str):
         return []
-    text = value.encode(errors="ignore").decode()  # without halves of an emoji that was cut in two
-    text = text.translate(_UNSEEN).strip()
+    text = value.encode(errors="ignore").decode()  # drops halves of a truncated emoji
+    text = text.translate(_INVISIBLE).strip()
     return [text] if text else []
 
 
 def cell_text(value: object) -> list[str]:
-    """The caption in a table's cell, as a list of one; none for an empty or missing cell (NaN is not itself)."""
+    """The caption of a table's cell as a list; empty for an empty or missing cell (None or NaN)."""
     return [] if value is None or value != value else texts_of(str(value))
 
 
 def field_values(fields: object, key: str) -> list[object]:
-    """What a json key names: a field, a path `meta.captions`, or the fields that `re:PATTERN` matches whole.
+    """The values of a json key: a field, a path `meta.captions`, or all fields that `re:PATTERN` matches fully.
 
-    A path goes through lists, too: `captions.text` is the `text` of each object in the list `captions`.
+    A path also goes through lists: `captions.text` is the `text` of each object in the list `captions`.
     """
     if isinstance(fields, list):
         return [value for item in fields for value in field_values(item, key)]
@@ -161,7 +152,7 @@ def field_values(fields: object, key: str) -> list[object]:
 
 
 def _named(values: Mapping[str, object], typed: str) -> object:
-    """The value of a typed name; None where nothing has it."""
+    """The value of a typed name; None if there is none."""
     return values.get(find_name(typed, values) or typed)
 
 

@@ -1,25 +1,52 @@
-"""Columns of a table, by the names that people type."""
+"""Reading a CSV, and finding its columns by the names that are typed."""
 
 import difflib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.name_lists import find_name
-from open_clip_fff.data.table import read_table
 from open_clip_fff.errors import UsageError
 
 SHOWN = 30  # columns that an error line names
 
 
+def read_table(
+    path: str, separator: str, captions: tuple[str, ...], content: TextIO | None = None, **options: Any
+) -> Any:
+    """A CSV as pandas reads it for OpenCLIP, but with its caption columns as text: pandas would make 7 of 007.
+
+    Args:
+        captions: names of the caption columns; missing ones are ignored.
+        content: the file, if it is open already.
+        options: of `pandas.read_csv`.
+
+    Raises:
+        UsageError: if the file cannot be read, or its header is too short.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(
+            path if content is None else content, sep=separator, dtype=dict.fromkeys(captions, str), **options
+        )
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except (OSError, ValueError, ImportError) as error:  # ImportError: no package to decompress it
+        raise UsageError(f"{path} cannot be read as a table ({error})") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first column for the index
+        raise UsageError(f"{path} has more cells per row than names in its header")
+    return table
+
+
 class TableColumns(NamedTuple):
-    """The columns of a CSV that are read.
+    """The columns of a CSV.
 
     Attributes:
         image: with the images' paths.
-        captions: the settings with its caption columns as text keys, and its class column, named as they stand there.
-        notes: a line for each that was typed without the spaces around its name.
+        captions: settings with the caption columns as text keys, and the class column, under their exact names.
+        notes: a line for each column that was typed without the spaces around its name.
     """
 
     image: str
@@ -28,17 +55,7 @@ class TableColumns(NamedTuple):
 
 
 def table_columns(path: str, separator: str, image: str, captions: CaptionSettings) -> TableColumns:
-    """Finds the columns of a CSV.
-
-    Args:
-        path: of the file.
-        separator: between its cells.
-        image: the column of images as typed.
-        captions: with a CSV's columns as typed.
-
-    Raises:
-        UsageError: if the file cannot be read or lacks a column.
-    """
+    """Finds the columns of a CSV that were typed. Raises UsageError if it cannot be read or lacks one."""
     there = [str(name) for name in read_table(path, separator, (), nrows=0).columns]
     notes: list[str] = []
 
@@ -54,17 +71,17 @@ def table_columns(path: str, separator: str, image: str, captions: CaptionSettin
 
 
 def find_column(flag: str, typed: str, there: Sequence[str], where: str, read: str = "") -> str:
-    """The column that is meant by a name, which may lack the spaces around the column's own.
+    """The column of a typed name, which may lack the spaces around the column's own.
 
     Args:
         flag: that named it.
         typed: the name.
         there: all columns.
-        where: the table, for the error's line.
+        where: the table's name, for the error line.
         read: how it was read, for the end of that line.
 
     Raises:
-        UsageError: if there is none, with one that may have been meant.
+        UsageError: if there is none, with the closest one.
     """
     if (name := find_name(typed, there)) is not None:
         return name
@@ -75,7 +92,7 @@ def find_column(flag: str, typed: str, there: Sequence[str], where: str, read: s
 
 
 def spaces_note(flag: str, typed: str, name: str) -> list[str]:
-    """A line where a column's name has spaces around it that were not typed."""
+    """A line if a column's name has spaces around it that were not typed."""
     return [] if name in (typed, typed.strip()) else [f"{flag} {typed.strip()}: read from the column {name!r}"]
 
 
@@ -86,5 +103,5 @@ def column_names(there: Sequence[str]) -> str:
 
 
 def shown(name: str) -> str:
-    """A name for a line: quoted where spaces around it would not be seen."""
+    """A name for a line, quoted if it has spaces around it."""
     return name if name == name.strip() else repr(name)

@@ -1,9 +1,8 @@
-"""SampleCaptions tars from strangers: a member at a time, bounded, and no end that is none.
+"""Reading untrusted tars one member at a time, with limits, and with errors for damage.
 
-Python's tarfile takes a damaged header, and the end of the file, for the end of the tar, so that the rows behind it
-are lost in silence; it goes backwards over a member of negative size, and on from the end of the file to wherever a
-size leads; it makes as many zeros as a sparse file of a few bytes says that it has; it reads as many bytes of a long
-name; and it unpacks a block of bzip2, which may be gigabytes, as a whole.
+Python's tarfile takes a damaged header, and the end of the file, for the end of the tar, and silently loses the rows
+behind it. It seeks backwards for a negative size, reads past the end of the file, allocates as many bytes as a sparse
+file or a long name claims, and decompresses a block of bzip2, perhaps gigabytes, at once.
 """
 
 import bz2
@@ -28,7 +27,7 @@ Handler = Callable[[Exception], bool]
 
 
 class Header(tarfile.TarInfo):
-    """A member's header, for `tarfile.open(..., tarinfo=Header)`: what is damaged or absurd raises ReadError."""
+    """A member's header, for `tarfile.open(..., tarinfo=Header)`, that raises ReadError for damage."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "Header":  # type: ignore[override]
@@ -37,7 +36,7 @@ class Header(tarfile.TarInfo):
             return super().fromtarfile(archive)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
             if offset == 0:
-                raise  # it is no tar
+                raise  # not a tar
             raise tarfile.ReadError(f"{error} at byte {offset:,}, and what follows cannot be read") from error
         except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
             if offset == 0:
@@ -63,15 +62,14 @@ def tar_files(
     eof_value: dict | None = {},  # noqa: B006
     refused: bytes | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """webdataset's `tar_file_expander`, for tars of strangers.
+    """webdataset's `tar_file_expander`, for untrusted tars.
 
     Args:
         sources: `url` and `stream` each.
-        handler: is given what is wrong with a member or a tar; whether to go on with the next.
-        select_files, rename_files: webdataset's, for which nobody asks.
-        eof_value: what stands behind each tar's files; None for nothing.
-        refused: what stands for a file that is too large, or sparse, so that its sample alone is lost, if that; None
-            where `handler` is to be given that.
+        handler: gets errors of members and tars, and returns whether to continue.
+        select_files, rename_files: webdataset's, unused.
+        eof_value: is yielded after each tar; None for nothing.
+        refused: replaces the content of a file that is too large or sparse; None to give `handler` an error.
 
     Yields:
         `fname`, `data` and `__url__`.
@@ -88,8 +86,8 @@ def tar_files(
                 return
 
 
-class _Peeked:
-    """A stream, of which the first bytes were looked at."""
+class _PeekableStream:
+    """A stream whose first bytes can be looked at."""
 
     def __init__(self, stream: Any) -> None:
         self.start, self._stream = stream.read(6), stream
@@ -103,8 +101,8 @@ class _Peeked:
         return start + (self._stream.read(size - len(start)) if size >= 0 else self._stream.read())
 
 
-class _Ending:
-    """A stream that says so where there is nothing left: tarfile would go on to wherever a header's size leads."""
+class _CheckedEnd:
+    """A stream that raises at its end, where tarfile would read on to the end of a header's size."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._over = stream, False
@@ -117,23 +115,23 @@ class _Ending:
         return content
 
 
-def _unpacked(stream: Any) -> _Ending:
-    """A tar's own bytes, as many at a time as are asked for."""
-    file: Any = _Peeked(stream)
+def _decompressed(stream: Any) -> _CheckedEnd:
+    """A tar's bytes, decompressed as they are read."""
+    file: Any = _PeekableStream(stream)
     if file.start.startswith(b"\x1f\x8b"):
-        return _Ending(gzip.GzipFile(fileobj=file))
+        return _CheckedEnd(gzip.GzipFile(fileobj=file))
     for magic, opener in ((b"BZh", bz2.BZ2File), (b"\xfd7zXZ\0", lzma.LZMAFile)):
         if file.start.startswith(magic):
-            return _Ending(opener(file))
-    return _Ending(file)
+            return _CheckedEnd(opener(file))
+    return _CheckedEnd(file)
 
 
 def _members(stream: Any, handler: Handler, refused: bytes | None) -> Iterator[tuple[str, bytes]]:
     key, held = None, 0
-    unpacked: Any = _unpacked(stream)
+    unpacked: Any = _decompressed(stream)
     with tarfile.open(fileobj=unpacked, mode="r|", tarinfo=Header) as archive:
         for member in archive:
-            archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
+            archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
             if not member.isreg() or _NO_FILE.match(member.name):
                 continue
             before, (key, _) = key, base_plus_ext(member.name)
@@ -154,7 +152,7 @@ def _members(stream: Any, handler: Handler, refused: bytes | None) -> Iterator[t
 
 
 def _obstacle(member: tarfile.TarInfo, held: int) -> str | None:
-    """Why a member is not read, given the bytes of its sample up to here."""
+    """Why a member is not read; `held` counts its sample's bytes so far."""
     if member.issparse():
         return "is a sparse file"
     return f"its sample holds {held:,} bytes, and {MOST_BYTES:,} are read" if held > MOST_BYTES else None

@@ -1,4 +1,4 @@
-"""From an envelope of strings to tokens, in the loader's workers."""
+"""Tokenizers of serialized rows, which run in the loader's workers."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,19 +9,19 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.caption_rows import CaptionRow, deserialize
 
-CLASSES = "image_classes"  # int64 [B], in a batch's extras where a class key is named
-# likewise where features are stored: float16 [B, D], or [B, 0] of a model that sees no images; and [B, K, D]
+CLASSES = "image_classes"  # int64 [B], in a batch's extras if a class key is named
+# with stored features: float16 [B, D], or [B, 0] from a text-only model; and [B, K, D]
 STORED_IMAGE, STORED_TEXT = "stored_image_features", "stored_text_features"
 Tokenizer = Callable[[list[str]], Tensor]
 
 
 def _row(texts: str | Sequence[str]) -> CaptionRow:
-    """OpenCLIP's pipelines hand over the string itself, its CSV data set a list of one."""
+    """OpenCLIP's pipelines pass the string itself, its CSV data set a list of one."""
     return deserialize(texts if isinstance(texts, str) else texts[0])
 
 
-def chosen(row: CaptionRow, policy: str, raw_weight: float) -> list[int]:
-    """Positions of the captions that this visit uses; drawn with torch's generator, which loaders seed per worker."""
+def draw_indices(row: CaptionRow, policy: str, raw_weight: float) -> list[int]:
+    """Indices of the captions of one visit, drawn with torch's generator, which loaders seed per worker."""
     size, raw = len(row.captions), row.raw
     if policy == "all":
         return list(range(size))
@@ -34,19 +34,19 @@ def chosen(row: CaptionRow, policy: str, raw_weight: float) -> list[int]:
 
 
 def draw_captions(row: CaptionRow, settings: CaptionSettings) -> CaptionRow:
-    """The row with the captions that one visit brings into a batch, and no others."""
-    return row.only(chosen(row, settings.policy, settings.raw_weight)[: settings.columns])
+    """The row with the captions of one visit alone, at most K."""
+    return row.only(draw_indices(row, settings.policy, settings.raw_weight)[: settings.columns])
 
 
 class CaptionTokenizer:
-    """Makes one `CaptionBatch` row of an envelope, for the losses that take many captions.
+    """Makes a `CaptionBatch` row of a serialized row, for losses with K captions an image.
 
-    A class and not a closure, so that workers that do not fork can have it.
+    A class, because spawned workers pickle it.
 
     Args:
         tokenizer: the model's, list of strings to int64 [n, L].
         captions: K and the policy.
-        extra: more tokenizers by name; what they make of K strings, [K, ...], rides along in `extras`.
+        extra: more tokenizers by name; their [K, ...] goes into `extras`.
     """
 
     def __init__(self, tokenizer: Tokenizer, captions: CaptionSettings, extra: Mapping[str, Tokenizer]) -> None:
@@ -56,18 +56,18 @@ class CaptionTokenizer:
         row, settings = _row(texts), self.captions
         extras = {} if settings.class_key is None else {CLASSES: torch.tensor(row.label)}
         columns = settings.columns
-        places = chosen(row, settings.policy, settings.raw_weight)[:columns]
-        padded = [row.captions[i] for i in places] + [""] * (columns - len(places))
+        indices = draw_indices(row, settings.policy, settings.raw_weight)[:columns]
+        padded = [row.captions[i] for i in indices] + [""] * (columns - len(indices))
         features = row.features
         if features is not None:
             extras[STORED_IMAGE] = torch.from_numpy(features.image.copy())
             extras[STORED_TEXT] = torch.zeros(columns, features.texts.shape[1], dtype=torch.float16)
-            extras[STORED_TEXT][: len(places)] = torch.from_numpy(features.texts[places])
-        raw = [i < row.raw for i in places] + [False] * (columns - len(places))
+            extras[STORED_TEXT][: len(indices)] = torch.from_numpy(features.texts[indices])
+        raw = [i < row.raw for i in indices] + [False] * (columns - len(indices))
         return [
             CaptionBatch(
                 tokens=self.tokenizer(padded),
-                valid=torch.arange(columns) < len(places),
+                valid=torch.arange(columns) < len(indices),
                 raw=torch.tensor(raw),
                 ids=torch.tensor(row.id),
                 extras={**extras, **{name: tokenizer(padded) for name, tokenizer in self.extra.items()}},
@@ -76,11 +76,11 @@ class CaptionTokenizer:
 
 
 class OneCaptionTokenizer:
-    """Makes plain tokens [1, L] of an envelope, for OpenCLIP's own losses."""
+    """Makes tokens [1, L] of a serialized row, for OpenCLIP's own losses."""
 
     def __init__(self, tokenizer: Tokenizer, policy: str = "first", raw_weight: float = 1.0) -> None:
         self.tokenizer, self.policy, self.raw_weight = tokenizer, policy, raw_weight
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         row = _row(texts)
-        return self.tokenizer([row.captions[i] for i in chosen(row, self.policy, self.raw_weight)])
+        return self.tokenizer([row.captions[i] for i in draw_indices(row, self.policy, self.raw_weight)])

@@ -1,4 +1,4 @@
-"""The data that training's flags name, for training and for programs that only look at it."""
+"""The data that training's flags name, for training and for other programs."""
 
 import argparse
 import dataclasses
@@ -19,7 +19,7 @@ from open_clip_fff.errors import UsageError
 
 
 def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
-    """`webdataset`, `csv` or `synthetic`, as OpenCLIP will decide of the data that a flag names."""
+    """`webdataset`, `csv` or `synthetic`, as OpenCLIP decides for the data of a flag."""
     if args.dataset_type != "auto":
         return args.dataset_type
     path = args.train_data if flag == "--train-data" else args.val_data
@@ -30,9 +30,7 @@ def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
 
 
 def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
-    """The settings for a CSV: --csv-caption-key names its columns, several separated by semicolons.
-
-    No column of a CSV is known to be generated, so all are text keys, and so raw.
+    """The settings for a CSV: the columns of --csv-caption-key, `A;B`, are text keys, so raw.
 
     Raises:
         UsageError: if no column is named.
@@ -44,21 +42,18 @@ def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
 
 
 def with_data_sets(plan: Plan, shards: str | None) -> Plan:
-    """The plan, whose sidecars are in step with the data sets of --train-data, `A::B`."""
+    """The plan with the data sets of --train-data, `A::B`, to which its sidecars belong."""
     return dataclasses.replace(plan, captions=dataclasses.replace(plan.captions, shards=shards))
 
 
 def val_captions(captions: CaptionSettings, shards: str | None) -> CaptionSettings:
-    """The settings for --val-data: sidecars of its own, and all captions whatever training takes.
-
-    (OpenCLIP's own evaluation gets a view of the first.)
-    """
+    """The settings for --val-data: its own sidecars, and all captions. OpenCLIP's own evaluation sees the first."""
     sidecar = captions.sidecar if captions.val_sidecar is None else captions.val_sidecar or None
     return dataclasses.replace(captions, policy="all", sidecar=sidecar, shards=shards)
 
 
 def feature_reader(plan: Plan) -> FeatureReader | None:
-    """The reader of stored features, where they mine or group."""
+    """The reader of stored features, if they mine or group."""
     if plan.features != "precomputed" and (plan.grouping is None or plan.grouping.source != "stored"):
         return None
     return FeatureReader.of(plan)
@@ -77,11 +72,11 @@ def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[st
     """The plan with its data sets, and the shards of --train-data.
 
     Args:
-        plan: what our flags say.
-        args: OpenCLIP's flags, `parse_shard_flags` of them.
+        plan: of our flags.
+        args: OpenCLIP's flags, from `parse_shard_flags`.
 
     Raises:
-        UsageError: for data that is no tars or not there.
+        UsageError: if the data are no tars, or do not exist.
     """
     if dataset_kind(args) != "webdataset":
         raise UsageError(f"--train-data {args.train_data}: only tars are read here, with --dataset-type webdataset")
@@ -90,11 +85,11 @@ def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[st
 
 
 def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, list[Preview], CaptionSettings]:
-    """Looks at the first rows of each data set and checks them.
+    """Previews and checks the first rows of each data set.
 
     Returns:
-        The plan, which then knows who made stored features; the previews, none where there is nothing to look at; and
-        the caption settings with the sources these were made by (a CSV's are its columns).
+        The plan with the model of stored features; the previews, empty for synthetic data; and the caption settings
+        that they were made by (for a CSV, its columns).
     """
     captions = plan.captions
     if not args.train_data or dataset_kind(args) == "synthetic":

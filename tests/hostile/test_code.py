@@ -14,7 +14,7 @@ import torch
 import webdataset as wds
 from PIL import Image
 
-from open_clip_fff.data.images import colours, open_image, read_image
+from open_clip_fff.data.images import open_image, read_image, to_rgb
 from open_clip_fff.evaluation.benchmark import EvalSettings, make_loader
 from open_clip_fff.evaluation.layouts import find_set
 from open_clip_fff.tools.pack.image_file import finish
@@ -132,7 +132,7 @@ def test_sixteen_bits_of_grey_are_scaled_and_everything_else_is_pillows():
     for image in (colour_image("red", 1), png((grey >> 8).astype(np.uint8))):
         assert np.array_equal(read_image(image), Image.open(io.BytesIO(image)).convert("RGB"))
     palette = Image.open(io.BytesIO(colour_image("blue", 2))).quantize(8)
-    assert np.array_equal(colours(palette), palette.convert("RGB"))
+    assert np.array_equal(to_rgb(palette), palette.convert("RGB"))
 
 
 def test_a_bomb_is_refused_before_it_is_decoded():

@@ -11,8 +11,7 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import BETWEEN, expand_shards, parquet_name
 from open_clip_fff.data.row_counts import row_counts
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.table import read_table
-from open_clip_fff.data.table_columns import column_names
+from open_clip_fff.data.table_columns import column_names, read_table
 from open_clip_fff.data.training_data import check_files, dataset_kind, val_captions
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural

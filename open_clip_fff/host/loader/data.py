@@ -14,11 +14,10 @@ from open_clip_fff.data.caption_rows import serialize
 from open_clip_fff.data.counters import NO_CAPTION, LoaderCounters
 from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.ids import NO_ID, class_id, sample_id
-from open_clip_fff.data.pipeline import Chain
 from open_clip_fff.data.serialize import CaptionSerializer
+from open_clip_fff.data.shard_reader import Chain
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.table import read_table
-from open_clip_fff.data.table_columns import table_columns
+from open_clip_fff.data.table_columns import read_table, table_columns
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
 from open_clip_fff.data.training_data import csv_captions, feature_reader, val_captions
 from open_clip_fff.errors import UsageError

@@ -8,7 +8,7 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 
 from open_clip_fff.data.ids import sample_id
-from open_clip_fff.data.pipeline import Chain
+from open_clip_fff.data.shard_reader import Chain
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.hooks.registry import OrdersData
 from open_clip_fff.host.fixes import LatestEpoch

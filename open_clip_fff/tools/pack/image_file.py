@@ -6,7 +6,7 @@ from typing import NamedTuple
 from PIL import Image, ImageOps
 
 from open_clip_fff.data.decoded import UNREADABLE
-from open_clip_fff.data.images import FORMATS, NO_IMAGE, colours
+from open_clip_fff.data.images import FORMATS, NO_IMAGE, to_rgb
 from open_clip_fff.tools.pack.items import SkipSample
 from open_clip_fff.tools.pack.settings import ImageSettings
 
@@ -53,7 +53,7 @@ def _smaller(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(image.size)
     width, height = (round(2 * scale * side) for side in image.size)
     image.draft(None, (width, height))  # a JPEG is then decoded at a fraction of its size
-    image = colours(ImageOps.exif_transpose(image))
+    image = to_rgb(ImageOps.exif_transpose(image))
     scale = size / min(image.size)
     width, height = (max(size, round(scale * side)) for side in image.size)
     return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from open_clip_fff.data.table import read_table
+from open_clip_fff.data.table_columns import read_table
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.tables.reader import Cells, Reader
 from open_clip_fff.tools.pack.tables.text import bare_name, open_text
