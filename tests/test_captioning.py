@@ -306,7 +306,7 @@ def test_what_cannot_work_is_refused_in_one_line(program, flags, models, shards,
     assert "--batch-size 0: must be 1" in refused("--batch-size", "0")
     assert "--workers -1: must be 0" in refused("--workers", "-1")
     assert "--field a;b: letters" in refused("--into", "tars", "--field", "a;b")
-    assert f"--out {shards}: the shards that are read lie there" in refused("--into", "tars", "--out", str(shards))
+    assert f"--out {shards}: the shards that are read are there" in refused("--into", "tars", "--out", str(shards))
     assert "--field, --overwrite: go with --into tars" in refused("--overwrite")
     assert "invalid choice" in refused("--dtype", "float8")
     assert "unrecognized arguments: --nonsense" in refused("--nonsense")

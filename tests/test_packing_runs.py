@@ -202,7 +202,7 @@ def test_a_folder_of_other_input_or_settings_is_refused(pack, tokens, tars, tmp_
     assert "bytes of SOURCE" in pack(tokens, "--out", out, "--images-per-shard", 9, expect=2).err
     assert contents(out) == before
     done = pack(tars, "--out", tmp_path / "in", expect=2)
-    assert "the shards that are read lie there" in done.err
+    assert "the shards that are read are there" in done.err
     assert pack(tars, "--out", tmp_path / "x", "--captions", tmp_path / "nowhere", expect=2).err.count("\n") == 1
 
 

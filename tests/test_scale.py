@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from open_clip_fff.tools.shards.costs import Step, bytes_per_image, costs
-from open_clip_fff.tools.shards.folder import OutFolder
-from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 

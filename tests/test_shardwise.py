@@ -14,8 +14,7 @@ from open_clip_fff.data.features import COLUMN, MEMBER, unpack
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import OneRankError, UsageError
-from open_clip_fff.tools.shards.folder import OutFolder, by_stem
-from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples, tar_writer
@@ -239,4 +238,4 @@ def test_embedding_leaves_out_what_it_cannot_read_and_says_so(program, flags, tm
         done = program("embed", "--out", tmp_path / "o", *wrong, "--", *data, folder="scripts", expect=2)
         assert line in done.err and len(done.err.splitlines()) == 1, done.err
     done = program("embed", "--out", tmp_path, "--into", "tars", "--", *data, folder="scripts", expect=2)
-    assert "the shards that are read lie there" in done.err and not (tmp_path / "settings.json").exists()
+    assert "the shards that are read are there" in done.err and not (tmp_path / "settings.json").exists()

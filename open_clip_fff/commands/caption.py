@@ -17,7 +17,7 @@ from open_clip_fff.config.flags import as_flag
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.caption.decoding import DTYPES, HOW, Decoding
-from open_clip_fff.tools.shards.flags import add_flags
+from open_clip_fff.tools.shards.share import add_flags
 
 FIELD = "generated_captions"
 INTO = ("sidecar", "tars")

@@ -18,7 +18,7 @@ from open_clip_fff.config.flags import flag_parser
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.hub.training_flags import parse_with_training, training_plan
-from open_clip_fff.tools.shards.flags import add_flags
+from open_clip_fff.tools.shards.share import add_flags
 
 ALL = 10_000  # captions of an image: more than training may take
 IDLE = ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight")  # only training needs them

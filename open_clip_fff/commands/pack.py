@@ -19,8 +19,7 @@ from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.settings import FORMATS, JOINS, ColumnNames, ImageSettings, PackSettings
-from open_clip_fff.tools.shards.flags import add_flags
-from open_clip_fff.tools.shards.share import Share
+from open_clip_fff.tools.shards.share import Share, add_flags
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff pack") -> int:

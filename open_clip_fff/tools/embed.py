@@ -1,4 +1,4 @@
-"""open-clip-fff embed: features of each shard, and where they are written."""
+"""open-clip-fff embed: features of the samples of each shard, in parquets or tars."""
 
 import argparse
 from collections.abc import Callable, Iterator
@@ -23,8 +23,7 @@ from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, extractor_of
-from open_clip_fff.tools.shards.folder import OutFolder, by_stem, refuse_input_folder
-from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import OUTSIDE, leaves_folder, members, tar_writer
@@ -33,11 +32,7 @@ SUFFIX = {"sidecar": ".parquet", "tars": ".tar"}
 
 
 def run(args: argparse.Namespace, plan: Plan) -> int:
-    """Embeds what is missing.
-
-    Raises:
-        UsageError: if the model cannot be loaded, or the folder not be used.
-    """
+    """Makes the missing shards. Raises UsageError if the model cannot be loaded, or the folder not be used."""
     plan, urls = training_shards(plan, args.training)
     assert plan.miner is not None
     share, shards, captions = Share.from_environment(args.share), by_stem(urls), plan.captions
@@ -53,7 +48,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
 
     def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
         record = ShardRecord(url)
-        features = embedded(url, CaptionReader(captions), extractor, model, device, args, record, tick)
+        features = embed_shard(url, CaptionReader(captions), extractor, model, device, args, record, tick)
         write = write_parquet if args.into == "sidecar" else write_tar
         write(url, file, dict(features), record)
         return record
@@ -61,7 +56,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     return process_shards(shards, folder, share, work)
 
 
-def embedded(
+def embed_shard(
     url: str,
     reader: CaptionReader,
     extractor: FeatureExtractor,
@@ -71,32 +66,27 @@ def embedded(
     record: ShardRecord,
     tick: Callable[[int], None],
 ) -> Iterator[tuple[str, bytes]]:
-    """Key and packed features of the samples of a shard that have captions and a whole image.
-
-    Raises:
-        UsageError: if the shard cannot be read.
-    """
+    """Key and stored features of a shard's samples with captions and a readable image."""
     found = decoded_samples(read_samples([url]), reader, extractor.view, workers=args.workers)
     samples = as_usage_errors(found, url)
     while some := list(islice(samples, args.batch_size)):
-        pictures = [picture for picture in some if isinstance(picture, DecodedSample)]
-        record.counts.update(images=len(pictures))
-        for other in some:
-            if not isinstance(other, DecodedSample):
-                record.leave_out(*other)
-        if pictures:
-            rows = [picture.row for picture in pictures]
+        decoded = [sample for sample in some if isinstance(sample, DecodedSample)]
+        record.counts.update(images=len(decoded))
+        record.left_out += [sample for sample in some if not isinstance(sample, DecodedSample)]
+        if decoded:
+            rows = [sample.row for sample in decoded]
             with half_on_cuda(device):
                 k = max(len(row.captions) for row in rows)
-                seen = extractor([picture.image for picture in pictures], rows, k)
-            images, texts = None if seen[0] is None else seen[0].cpu().numpy(), seen[1].cpu().numpy()
-            for place, (picture, row) in enumerate(zip(pictures, rows, strict=True)):
+                image_features, text_features = extractor([sample.image for sample in decoded], rows, k)
+            images = None if image_features is None else image_features.cpu().numpy()
+            texts = text_features.cpu().numpy()
+            for index, (sample, row) in enumerate(zip(decoded, rows, strict=True)):
                 record.counts.update(captions=len(row.captions))
-                image, own = None if images is None else images[place], texts[place, : len(row.captions)]
+                image, own = None if images is None else images[index], texts[index, : len(row.captions)]
                 if np.isfinite(own).all() and (image is None or np.isfinite(image).all()):
-                    yield picture.key, pack(image, own, row.captions, model)
+                    yield sample.key, pack(image, own, row.captions, model)
                 else:
-                    record.leave_out(picture.key, "features are not finite")
+                    record.leave_out(sample.key, "features are not finite")
         tick(len(some))
 
 
@@ -107,11 +97,7 @@ def write_parquet(url: str, file: BinaryIO, features: dict[str, bytes], record: 
 
 
 def write_tar(url: str, file: BinaryIO, features: dict[str, bytes], record: ShardRecord) -> None:
-    """All samples of the shard, those that have features with them; none whose name leaves the folder.
-
-    Raises:
-        UsageError: if the shard cannot be read.
-    """
+    """All samples of the shard, with their features, but those whose name leaves the folder."""
     with tar_writer(file) as tar:
         for sample in as_usage_errors(read_samples([url]), url):
             key = str(sample["__key__"])

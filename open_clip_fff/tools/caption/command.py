@@ -19,8 +19,7 @@ from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_ca
 from open_clip_fff.tools.caption.report import report
 from open_clip_fff.tools.caption.shard import ShardCaptioner
 from open_clip_fff.tools.caption.writing import refuse_taken, write_sidecar, write_tar
-from open_clip_fff.tools.shards.folder import OutFolder, by_stem, refuse_input_folder
-from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 

@@ -16,7 +16,7 @@ from open_clip_fff.data.shards import SkippedSample, as_usage_errors, read_sampl
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.cleaning import add_clean
 from open_clip_fff.tools.caption.decoding import Decoding
-from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.folder import ShardRecord
 
 
 class Waiting(NamedTuple):

@@ -13,8 +13,7 @@ from open_clip_fff.tools.pack.opening import opening
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.shards import CAPTIONS
 from open_clip_fff.tools.pack.writing import write_shard
-from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, refuse_input_folder
-from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, ShardRecord, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 

@@ -20,7 +20,7 @@ from open_clip_fff.tools.pack.image_file import finish
 from open_clip_fff.tools.pack.items import SkipSample
 from open_clip_fff.tools.pack.settings import ImageSettings
 from open_clip_fff.tools.pack.source import SampleSource
-from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.folder import ShardRecord
 from open_clip_fff.tools.shards.tars import OUTSIDE, leaves_folder, members, tar_writer
 
 T = TypeVar("T")

@@ -1,1 +1,1 @@
-"""Programs that go through a data set shard by shard: each one whole or not at all, by any number of processes."""
+"""Programs that process a data set shard by shard, with any number of processes; each file is written atomically."""

@@ -1,4 +1,4 @@
-"""How long, how much disk and how much money a data set takes, from what a sample of it took."""
+"""Time, disk and money that a data set takes, from what a sample of it took."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.folder import ShardRecord, record_path
 
 SUFFIXES = (".tar", ".parquet")
 
@@ -18,8 +18,8 @@ class Step:
 
     Attributes:
         name: of the step.
-        rate: images per second of one GPU (or process); None where it takes no time that counts.
-        bytes_per_image: what it writes; None for nothing.
+        rate: images per second of one GPU (or process); None for no time.
+        bytes_per_image: that it writes; None for nothing.
         visits: how often it sees each image.
     """
 
@@ -30,24 +30,24 @@ class Step:
 
 
 def costs(steps: Sequence[Step], images: float, gpus: int, price: float | None = None) -> pd.DataFrame:
-    """Time, disk and money of some steps one after the other, and together.
+    """Time, disk and money of steps that run one after the other.
 
     Args:
-        steps: what is done.
+        steps: the programs.
         images: in the whole data set.
         gpus: that share the work evenly.
-        price: of one GPU for an hour, in any currency; None where it is not known.
+        price: of one GPU for an hour, in any currency; None if unknown.
 
     Returns:
         A row per step and `together`: `GPU hours per million`, `hours` by the clock, `GPU hours`, `cost`,
         `GB per million` (10^9 bytes) and `GB`; NaN where a step has none.
     """
-    rows = []
+    nan, rows = float("nan"), []
     for step in steps:
-        per_million = step.visits * 1e6 / step.rate / 3600 if step.rate else float("nan")
+        per_million = step.visits * 1e6 / step.rate / 3600 if step.rate else nan
         hours = per_million * images / 1e6
-        disk = float("nan") if step.bytes_per_image is None else step.bytes_per_image / 1e3
-        cost = float("nan") if price is None else hours * price
+        disk = nan if step.bytes_per_image is None else step.bytes_per_image / 1e3
+        cost = nan if price is None else hours * price
         rows.append((step.name, per_million, hours / gpus, hours, cost, disk, disk * images / 1e6))
     names = ["step", "GPU hours per million", "hours", "GPU hours", "cost", "GB per million", "GB"]
     table = pd.DataFrame(rows, columns=names).set_index("step")
@@ -56,22 +56,11 @@ def costs(steps: Sequence[Step], images: float, gpus: int, price: float | None =
 
 
 def bytes_per_image(folder: Path, flag: str) -> float:
-    """What the files of a folder take per image, by their records.
-
-    Args:
-        folder: that one of our programs wrote, of a sample of the data.
-        flag: the flag that named it, for the error's line.
-
-    Raises:
-        UsageError: if it holds no such files.
-    """
+    """The size of a command's output per image, by its records. Raises UsageError if there are none."""
     size, images = 0, 0
     for file in sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES):
-        try:
-            record = ShardRecord.read((folder / "records" / f"{file.stem}.json").read_text())
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        size, images = size + file.stat().st_size, images + record.counts["images"]
+        if record := ShardRecord.read(record_path(folder, file.stem)):
+            size, images = size + file.stat().st_size, images + record.counts["images"]
     if not images:
         raise UsageError(
             f"{flag} {folder}: no shards with records there; name a folder that pack, caption or embed made"

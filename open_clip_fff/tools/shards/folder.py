@@ -1,55 +1,87 @@
-"""The folder that a program fills: a file per shard, a record of each, and the settings that all were made with."""
+"""A command's output folder: a file and a record per shard, and the settings that all were made with."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.data.data_sets import stem_of
+from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.errors import OneRankError, UsageError, printable
-from open_clip_fff.tools.shards.record import ShardRecord
 
 SETTINGS = "settings.json"
+
+
+@dataclass
+class ShardRecord:
+    """What a shard's file was made of, as json beside it.
+
+    Attributes:
+        source: the shard's url, or another name of what was read.
+        counts: by name, in the order in which they are printed; they add up over shards.
+        left_out: samples that were skipped.
+    """
+
+    source: str
+    counts: Counter[str] = field(default_factory=Counter)
+    left_out: list[SkippedSample] = field(default_factory=list)
+
+    def leave_out(self, key: str, why: str) -> None:
+        """Notes a skipped sample."""
+        self.left_out.append(SkippedSample(key, why))
+
+    def text(self) -> str:
+        """As json, the same in every run."""
+        content = {"source": self.source, "counts": dict(self.counts), "left_out": [x._asdict() for x in self.left_out]}
+        return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "ShardRecord | None":
+        """The record in a file; None if it cannot be read."""
+        try:
+            content = json.loads(path.read_text())
+            left_out = [SkippedSample(**entry) for entry in content["left_out"]]
+            return cls(content["source"], Counter(content["counts"]), left_out)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 class OutFolder:
     """`OUT/STEM.parquet` (or `.tar`), `OUT/records/STEM.json`, `OUT/settings.json`.
 
-    A shard whose file is there is done. Its record is written first, so that a file always has one.
+    A shard whose file exists is done. Its record is written before the file.
 
     Args:
-        path: the folder, made if it is not there.
+        path: the folder, made if it does not exist.
         suffix: of the files, with the dot.
-        settings: whatever the files depend on, as json holds it; a folder made with others is refused.
-        flag: the flag that named the folder, for error lines.
+        settings: what the files depend on, as json; a folder with other settings is refused.
+        flag: that named the folder, for error lines.
 
     Raises:
-        UsageError: if it was made with other settings, or cannot be written.
+        UsageError: if it has other settings, or cannot be written.
     """
 
     def __init__(self, path: Path, suffix: str, settings: Mapping[str, object], flag: str = "--out") -> None:
         self.path, self.suffix, self.flag = path, suffix, flag
-        kept, wanted = path / SETTINGS, json.loads(json.dumps(settings))
+        file, ours = path / SETTINGS, json.loads(json.dumps(settings))
         try:
             path.mkdir(parents=True, exist_ok=True)
-            before = json.loads(kept.read_text()) if kept.exists() else None
-            if before is None:
-                write_atomically(kept, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
+            theirs = json.loads(file.read_text()) if file.exists() else None
+            if theirs is None:
+                write_atomically(file, json.dumps(ours, indent=1, ensure_ascii=False) + "\n")
         except (OSError, ValueError) as error:
             raise UsageError(f"{flag} {path}: cannot be used ({error})") from error
-        if before is not None and before != wanted:
-            raise UsageError(f"{flag} {path}: was made with {_difference(before, wanted)}; name another folder")
+        if theirs is not None and theirs != ours:
+            raise UsageError(f"{flag} {path}: was made with {_difference(theirs, ours)}; name another folder")
 
     def file(self, stem: str) -> Path:
         """A shard's file."""
         return self.path / f"{stem}{self.suffix}"
 
     def is_done(self, stem: str, source: str) -> bool:
-        """Whether a shard's file is there.
-
-        Raises:
-            OneRankError: if it was made of another source.
-        """
+        """Whether a shard's file exists. Raises OneRankError if it was made of another source."""
         if not self.file(stem).exists():
             return False
         record = self.record(stem)
@@ -61,26 +93,21 @@ class OutFolder:
         return True
 
     def record(self, stem: str) -> ShardRecord | None:
-        """That of a shard; None if there is none that can be read."""
-        try:
-            return ShardRecord.read(self._record_path(stem).read_text())
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        """A shard's record; None if it cannot be read."""
+        return ShardRecord.read(record_path(self.path, stem))
 
     def write_record(self, stem: str, record: ShardRecord) -> None:
-        """Before the shard's file gets its name."""
-        write_atomically(self._record_path(stem), record.text())
+        """Must come before the shard's file is renamed."""
+        write_atomically(record_path(self.path, stem), record.text())
 
-    def _record_path(self, stem: str) -> Path:
-        return self.path / "records" / f"{stem}.json"
+
+def record_path(folder: Path, stem: str) -> Path:
+    """Where a shard's record is."""
+    return folder / "records" / f"{stem}.json"
 
 
 def by_stem(urls: Iterable[str], flag: str = "--train-data") -> dict[str, str]:
-    """Shards by the stem of their names, `00001` of `s3://x/00001.tar`.
-
-    Raises:
-        UsageError: if two have the same, since one file of it is written.
-    """
+    """Shards by the stem of their names, `00001` of `s3://x/00001.tar`. Raises UsageError if two share one."""
     found: dict[str, str] = {}
     for url in urls:
         stem = stem_of(url)
@@ -91,14 +118,14 @@ def by_stem(urls: Iterable[str], flag: str = "--train-data") -> dict[str, str]:
 
 
 def refuse_input_folder(out: Path, urls: Iterable[str], flag: str = "--out") -> None:
-    """Raises UsageError where shards that are read lie in `out`: they would be taken for written ones."""
+    """Raises UsageError if the shards that are read are in `out`, where they would count as done."""
     if out.resolve() in {Path(url).resolve().parent for url in urls}:
-        raise UsageError(f"{flag} {out}: the shards that are read lie there; name another folder")
+        raise UsageError(f"{flag} {out}: the shards that are read are there; name another folder")
 
 
-def _difference(before: object, wanted: Mapping[str, object]) -> str:
+def _difference(theirs: object, ours: Mapping[str, object]) -> str:
     """The first setting that differs."""
-    if not isinstance(before, dict):
+    if not isinstance(theirs, dict):
         return "something else"
-    names = [name for name in {**before, **wanted} if before.get(name) != wanted.get(name)]
-    return f"{names[0]} {before.get(names[0])!r} and not {wanted.get(names[0])!r}"
+    name = next(name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
+    return f"{name} {theirs.get(name)!r} and not {ours.get(name)!r}"

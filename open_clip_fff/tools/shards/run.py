@@ -1,15 +1,17 @@
-"""Goes through the shards of this process, and says what became of all."""
+"""Processes the shards of this process's share, and prints a summary of all."""
 
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
+from tqdm import tqdm
+
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.shards.folder import OutFolder
-from open_clip_fff.tools.shards.progress import ShardProgress
-from open_clip_fff.tools.shards.record import ShardRecord
+from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples
 
@@ -19,20 +21,20 @@ Work = Callable[[str, BinaryIO, Callable[[int], None]], ShardRecord]
 def process_shards(
     sources: Mapping[str, str], folder: OutFolder, share: Share, work: Work, size: Callable[[str], int] = count_samples
 ) -> int:
-    """Does what is missing of this process's share, and prints what the folder holds then.
+    """Makes the missing files of this process's share, and prints what the folder holds then.
 
-    A shard that cannot be read is named, and the others are done. With torchrun all processes wait for the last one.
+    A shard that cannot be read is named, and the others are done. Under torchrun all processes wait for the last one.
 
     Args:
-        sources: what each shard is made of, by the stem of the file that is written.
-        folder: where to.
+        sources: what each shard is made of, by the stem of its file.
+        folder: for the files.
         share: this process's.
-        work: makes one shard: gets its source, a file to write to, and a function to call with the number of samples
-            done; gives its record. Raises UsageError, with the source's name, where that cannot be read.
-        size: how many samples a source has, 0 where that is not known, for the bar.
+        work: makes a shard of its source: writes to a file, calls a function with the number of samples done, and
+            returns the record. Raises UsageError, with the source's name, if that cannot be read.
+        size: how many samples a source has, 0 if unknown, for the progress bar.
 
     Returns:
-        0, or 1 if a shard could not be read, of whichever process.
+        0, or 1 if a process could not read a shard.
 
     Raises:
         UsageError: if the folder cannot be written, or holds shards of other sources.
@@ -47,26 +49,71 @@ def process_shards(
     try:
         for stem in missing:
             try:
-                _one(stem, sources[stem], folder, work, progress.tick)
+                _write_shard(stem, sources[stem], folder, work, progress.tick)
             except _Unreadable as error:
                 failed.append(stem)
-                progress.say(f"left out: {error}")
+                progress.print(f"left out: {error}")
             progress.shard_done()
     finally:
         progress.close()
     if shown:
         print(progress.speed() + (", by this one of the processes" if share.count > 1 else ""), flush=True)
-    everyone: list[str] = [stem for part in share.gather(failed) for stem in part]
+    all_failed: list[str] = [stem for part in share.gather(failed) for stem in part]
     if share.index == 0 or not share.together:
-        print(summary(folder, sources, everyone), flush=True)
-    return 1 if everyone else 0
+        print(summary(folder, sources, all_failed), flush=True)
+    return 1 if all_failed else 0
+
+
+class ShardProgress:
+    """A progress bar over samples whose number is estimated from the shards so far.
+
+    Args:
+        shards: their number.
+        first: samples of the first one, 0 if unknown.
+        shown: whether to draw the bar.
+    """
+
+    def __init__(self, shards: int, first: int, shown: bool) -> None:
+        self._shards, self._samples, self._done = shards, 0, 0
+        self._began = time.monotonic()
+        interval = 1 if sys.stderr.isatty() else 30
+        total = first * shards or None
+        self._bar = tqdm(total=total, unit=" images", mininterval=interval, disable=not shown, smoothing=0.05)
+        self._label()
+
+    def tick(self, samples: int) -> None:
+        """Counts samples of the current shard."""
+        self._samples += samples
+        self._bar.update(samples)
+
+    def shard_done(self) -> None:
+        """Estimates the total again."""
+        self._done += 1
+        self._bar.total = round(self._samples / self._done * self._shards) or None
+        self._label()
+
+    def print(self, line: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.write(line, file=sys.stderr)
+
+    def speed(self) -> str:
+        """Samples, seconds and samples per second of this process."""
+        seconds = time.monotonic() - self._began
+        each = f"{self._samples / max(seconds, 1e-9):,.1f} a second"
+        return f"{plural(self._samples, 'images')} in {seconds:.0f} s: {each}"
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _label(self) -> None:
+        self._bar.set_description(f"shard {min(self._done + 1, self._shards)}/{self._shards}")
 
 
 class _Unreadable(Exception):
     """A shard's source cannot be read."""
 
 
-def _one(stem: str, source: str, folder: OutFolder, work: Work, tick: Callable[[int], None]) -> None:
+def _write_shard(stem: str, source: str, folder: OutFolder, work: Work, tick: Callable[[int], None]) -> None:
     path = folder.file(stem)
     try:
         with atomic_file(path) as file:
@@ -82,14 +129,12 @@ def _one(stem: str, source: str, folder: OutFolder, work: Work, tick: Callable[[
 
 
 def summary(folder: OutFolder, sources: Mapping[str, str], failed: list[str]) -> str:
-    """What the folder holds of all shards, whoever did them."""
+    """What the folder holds of all shards, by any process."""
     done = [stem for stem in sources if folder.file(stem).exists()]
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    for stem in done:
-        if record := folder.record(stem):
-            counts.update(record.counts)
-            reasons.update(why for _, why in record.left_out)
+    counts, reasons = Counter[str](), Counter[str]()
+    for record in filter(None, map(folder.record, done)):
+        counts.update(record.counts)
+        reasons.update(why for _, why in record.left_out)
     held = ", ".join(plural(number, name) for name, number in counts.items()) or "nothing"
     lines = [f"{folder.path} holds {len(done)} of {plural(len(sources), 'shards')}: {held}"]
     if reasons:

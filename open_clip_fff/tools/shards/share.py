@@ -1,30 +1,39 @@
-"""Which shards are this process's: by torchrun's variables, or as typed."""
+"""Which shards are this process's, by torchrun's variables or by --share, and the flags of these commands."""
 
+import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from open_clip_fff.errors import UsageError
 
 T = TypeVar("T")
 
-WAITING = timedelta(days=30)  # for the slowest process; one that dies is torchrun's to notice
+WAITING = timedelta(days=30)  # for the slowest process; torchrun notices one that dies
+
+
+def add_flags(parser: argparse.ArgumentParser, holds: str, device: bool = True) -> None:
+    """Adds --out, which will hold something, --share and, for commands with a model, --device."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"for {holds}; a second start goes on")
+    parser.add_argument(
+        "--share", metavar="I/N", help="do the Ith of N shares, from 0, as in a job array (default: torchrun's, or all)"
+    )
+    if device:
+        parser.add_argument("--device", default="cpu", help="cpu, cuda, ...; under torchrun cuda is each one's own")
 
 
 @dataclass(frozen=True)
 class Share:
-    """One of several processes that share out a list.
-
-    A share depends on the list alone, not on what is done already: two processes never take the same shard, whenever
-    they start.
+    """One process's part of a list. It depends on the list alone: two processes never take the same shard.
 
     Attributes:
         index: this process's number, from 0.
         count: of processes.
         together: whether torchrun started all of them, so that they can wait for each other.
-        local: the number among those of this machine.
+        local: the number among the processes of this machine.
     """
 
     index: int = 0
@@ -34,11 +43,7 @@ class Share:
 
     @classmethod
     def from_environment(cls, typed: str | None = None) -> "Share":
-        """As typed (`3/16`, from 0), or torchrun's, or everything.
-
-        Raises:
-            UsageError: for what is no share, or one beside torchrun.
-        """
+        """As typed (`3/16`, from 0), or torchrun's, or everything. Raises UsageError if malformed, or for both."""
         by_torchrun = {"RANK", "WORLD_SIZE"} <= set(os.environ)
         if typed is None:
             if not by_torchrun:
@@ -46,30 +51,30 @@ class Share:
             rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
             return cls(rank, size, size > 1, local)
         if by_torchrun:
-            raise UsageError(f"--share {typed}: torchrun shares out by itself; leave the flag or torchrun away")
+            raise UsageError(f"--share {typed}: torchrun shares out by itself; drop the flag or torchrun")
         index, slash, count = typed.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
             raise UsageError(f"--share {typed}: write I/N, this process's number from 0 and that of all, such as 0/16")
         return cls(int(index), int(count))
 
     def of(self, items: Sequence[T]) -> list[T]:
-        """Its part of a list: every `count`th."""
+        """Every `count`th item of a list."""
         return list(items[self.index :: self.count])
 
-    def device(self, named: str) -> str:
-        """`cuda` as the card of this process; any other name as it is."""
-        return f"cuda:{self.local}" if named == "cuda" and self.together else named
+    def device(self, name: str) -> str:
+        """`cuda` as this process's own GPU; any other name as it is."""
+        return f"cuda:{self.local}" if name == "cuda" and self.together else name
 
-    def gather(self, said: Any) -> list[Any]:
-        """What each process said, in their order, once the last one is there; only one's own without torchrun."""
+    def gather(self, mine: Any) -> list[Any]:
+        """An object of each process in their order, after the last one is there; `[mine]` without torchrun."""
         if not self.together:
-            return [said]
+            return [mine]
         import torch.distributed as dist
 
         dist.init_process_group("gloo", timeout=WAITING)
         try:
-            answers: list[Any] = [None] * self.count
-            dist.all_gather_object(answers, said)
+            objects: list[Any] = [None] * self.count
+            dist.all_gather_object(objects, mine)
         finally:
             dist.destroy_process_group()
-        return answers
+        return objects

@@ -1,4 +1,4 @@
-"""Shards as tars: writing them so that the same samples give the same bytes, and counting what is in one."""
+"""Writing tars, equal bytes for equal samples, and counting their samples."""
 
 import re
 import tarfile
@@ -14,17 +14,13 @@ from open_clip_fff.data.tars import Header
 
 @contextmanager
 def tar_writer(file: BinaryIO) -> Iterator[wds.TarWriter]:
-    """Writes samples, `{"__key__": key, extension: bytes, ...}`, with fixed times and owners, members by name.
-
-    Args:
-        file: it stays open.
-    """
+    """Writes samples, `{"__key__": key, extension: bytes, ...}`, with fixed times and owners; the file stays open."""
     writer = wds.TarWriter(file, user="", group="", mtime=0, encoder=False, format="PAX_FORMAT")
     try:
         yield writer
         writer.close()
     except BaseException:
-        writer.tarstream.fileobj.closed = True  # else it writes what is left, and fails, whenever it is collected
+        writer.tarstream.fileobj.closed = True  # else it flushes, and fails, when it is collected
         raise
 
 
@@ -32,10 +28,7 @@ OUTSIDE = "its name leaves the folder"
 
 
 def leaves_folder(sample: Mapping[str, object]) -> bool:
-    """Whether a member, unpacked on one system or another, would be written outside of the folder.
-
-    Args:
-        sample: `__key__`, and members by extension.
+    """Whether a member, unpacked on any system, would be written outside of the folder.
 
     Example:
         >>> [leaves_folder({"__key__": key, "txt": b""}) for key in ("a/b", "../b", "/b", "a/../../b", "C:\\\\b")]
@@ -47,18 +40,17 @@ def leaves_folder(sample: Mapping[str, object]) -> bool:
 
 
 def members(sample: Mapping[str, object]) -> dict[str, object]:
-    """A sample's key and its members, without what webdataset notes about it."""
-    noted = {name: value for name, value in sample.items() if not name.startswith("__")}
-    return {"__key__": sample["__key__"], **noted}
+    """A sample's key and its members, without webdataset's other fields."""
+    return {"__key__": sample["__key__"], **{n: value for n, value in sample.items() if not n.startswith("__")}}
 
 
 def count_samples(url: str) -> int:
-    """The samples of a local tar, by its headers; 0 for one that is not local, or cannot be read."""
+    """The number of samples of a local tar, by its headers; 0 if it is remote or cannot be read."""
     return len(keys_of(url))
 
 
 def keys_of(url: str) -> set[str]:
-    """The keys in a local tar, by its headers; none for one that is not local, those before the damage in a cut one."""
+    """The keys of a local tar, by its headers, up to its first damage; none if it is remote."""
     keys: set[str] = set()
     if not Path(url).is_file():
         return keys
@@ -68,6 +60,6 @@ def keys_of(url: str) -> set[str]:
                 if member.isfile():
                     folder, slash, name = member.name.rpartition("/")
                     keys.add(f"{folder}{slash}{name.partition('.')[0]}")
-    except Exception:  # whatever tarfile raises for a damaged header
+    except Exception:  # anything that tarfile raises for a damaged header
         return keys
     return keys
