@@ -28,7 +28,7 @@ from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.data.shards import ID
 from open_clip_fff.grouping.bank import BankWriter
-from open_clip_fff.grouping.feature_sources import LastEpoch
+from open_clip_fff.grouping.feature_sources import LastEpochFeatures
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.hub.loading import add_architectures
 from open_clip_fff.matching.discriminators import make_discriminator
@@ -92,7 +92,7 @@ def grouping(space: int, arguments: argparse.Namespace) -> float:
             writer.add(torch.tensor([sample[ID] for sample in part]), *features)
         writer.publish()
         settings = GroupingSettings(search_space=space, queue=count)
-        lookahead = Lookahead(settings, batch, LastEpoch([Path(folder)]), lambda: 1)
+        lookahead = Lookahead(settings, batch, LastEpochFeatures([Path(folder)]), lambda: 1)
         lookahead.begin(count // batch)
         given = sum(1 for _ in lookahead.arrivals(lookahead(samples)))
     return lookahead.seconds / (given // batch)

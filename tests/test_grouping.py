@@ -1,4 +1,4 @@
-"""Mini-batches of alike samples: the walk is a permutation whatever the features, no order drops or repeats anything,
+"""Mini-batches of similar samples: the walk is a permutation whatever the features, no order drops or repeats anything,
 and the bank gives back what was put in."""
 
 import json
@@ -18,8 +18,8 @@ from open_clip_fff.data.ids import ID_VERSION
 from open_clip_fff.grouping import reference as loops
 from open_clip_fff.grouping.bank import Bank, BankWriter
 from open_clip_fff.grouping.bank_file import discard
-from open_clip_fff.grouping.feature_sources import LastEpoch
-from open_clip_fff.grouping.order import arrange, grouped_order, mean_neighbour_similarity
+from open_clip_fff.grouping.feature_sources import LastEpochFeatures
+from open_clip_fff.grouping.order import arrange
 from tests import programs
 from tests.test_scripts import script
 
@@ -37,6 +37,12 @@ def one_hot(size: int, kinds: int, seed: int = 0) -> tuple[torch.Tensor, torch.T
     draw = torch.Generator().manual_seed(seed)
     image, text = (F.one_hot(torch.randint(kinds, (size,), generator=draw), kinds).float() for _ in range(2))
     return image, text
+
+
+def mean_neighbour_similarity(image: torch.Tensor, text: torch.Tensor, order: torch.Tensor, batch: int) -> float:
+    """The mean cosine of each sample's image and the next one's text in its mini-batch; NaN if none holds two."""
+    cosines = [F.cosine_similarity(image[one[:-1]], text[one[1:]], dim=-1) for one in order.split(batch)]
+    return torch.cat(cosines).mean().item()
 
 
 def is_permutation(order: torch.Tensor, size: int) -> bool:
@@ -172,18 +178,18 @@ def test_an_order_is_a_permutation(size, batch, share, unknown):
         assert not grouped[whole:].any()
         for one, alike in zip(order.split(batch), grouped, strict=False):  # an empty order splits in one
             assert known[one].all() or not alike
-        again = grouped_order(image, text, batch, settings, seeded(size), known)
+        again = arrange(image, text, batch, settings, seeded(size), known).order
         assert again.equal(order)
 
 
 def test_an_order_depends_on_its_generator():
     image, text = pairs(128)
     settings = GroupingSettings(search_space=64)
-    orders = [grouped_order(image, text, 8, settings, seeded(seed)) for seed in (1, 2)]
+    orders = [arrange(image, text, 8, settings, seeded(seed)).order for seed in (1, 2)]
     assert not orders[0].equal(orders[1])
     one = seeded(1)
-    assert grouped_order(image, text, 8, settings, one).equal(orders[0])
-    assert not grouped_order(image, text, 8, settings, one).equal(orders[0])
+    assert arrange(image, text, 8, settings, one).order.equal(orders[0])
+    assert not arrange(image, text, 8, settings, one).order.equal(orders[0])
 
 
 def test_neighbours_are_alike():
@@ -191,14 +197,14 @@ def test_neighbours_are_alike():
     batch = 16
 
     def alike(**more: float) -> float:
-        order = grouped_order(image, text, batch, GroupingSettings(search_space=160, **more), seeded())
+        order = arrange(image, text, batch, GroupingSettings(search_space=160, **more), seeded()).order
         return mean_neighbour_similarity(image, text, order, batch)
 
     shuffled = mean_neighbour_similarity(image, text, torch.randperm(640, generator=seeded()), batch)
     assert abs(shuffled) < 0.05
     assert alike() > 0.3 and 0.1 < alike(share=0.5) < alike() - 0.1 and alike(quantile=0.8) < alike()
     # one walk of everything cannot be outdone by walks of parts
-    whole = grouped_order(image, text, batch, GroupingSettings(search_space=640), seeded())
+    whole = arrange(image, text, batch, GroupingSettings(search_space=640), seeded()).order
     assert mean_neighbour_similarity(image, text, whole, batch) > alike()
 
 
@@ -225,11 +231,11 @@ def test_an_order_says_what_it_cannot_use():
     image, text = pairs(6)
     settings = GroupingSettings(search_space=3)
     with pytest.raises(ValueError, match="batch is 0"):
-        grouped_order(image, text, 0, settings, seeded())
+        arrange(image, text, 0, settings, seeded())
     with pytest.raises(ValueError, match=r"known is bool \[6\]"):
-        grouped_order(image, text, 2, settings, seeded(), torch.ones(5, dtype=torch.bool))
+        arrange(image, text, 2, settings, seeded(), torch.ones(5, dtype=torch.bool))
     with pytest.raises(ValueError, match="both"):
-        grouped_order(image, text[:5], 2, settings, seeded())
+        arrange(image, text[:5], 2, settings, seeded())
 
 
 @pytest.mark.parametrize(
@@ -404,7 +410,7 @@ def test_a_bank_with_ids_of_another_version_is_refused_when_the_run_starts(tmp_p
     header = json.loads(content[8:512])
     assert header.pop("__metadata__") == {"id_version": str(ID_VERSION)}  # the first version named none
     path.write_bytes(content[:8] + json.dumps(header).encode().ljust(504) + content[512:])
-    for opened in (lambda: Bank(tmp_path, 0, 1), lambda: LastEpoch([tmp_path])):
+    for opened in (lambda: Bank(tmp_path, 0, 1), lambda: LastEpochFeatures([tmp_path])):
         with pytest.raises(UsageError, match=f"image ids of version 1, and this release's are version {ID_VERSION}"):
             opened()
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.data.shards import ID
-from open_clip_fff.grouping.feature_sources import LastEpoch
+from open_clip_fff.grouping.feature_sources import LastEpochFeatures
 from open_clip_fff.grouping.lookahead import Lookahead
 
 D, BATCH = 16, 4
@@ -129,4 +129,4 @@ def test_the_first_batch_waits_for_one_search_space_alone():
 
 
 def test_no_bank_no_groups(tmp_path):
-    assert LastEpoch([tmp_path / "nothing", tmp_path])(3) is None
+    assert LastEpochFeatures([tmp_path / "nothing", tmp_path])(3) is None

@@ -1,4 +1,4 @@
-"""The features of one epoch on disk, found by sample id: what the next epoch's groups are made from.
+"""The features of one epoch on disk, by sample id: from them the next epoch's groups are made.
 
 GRIT-VLP (arXiv 2208.04060) keeps them in memory, with ids in float32, which are wrong above 16.7 million; here ids are
 int64 throughout.
@@ -15,63 +15,71 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.grouping.bank_file import ROOM, BankFile, bank_header, bank_path, unfinished
+from open_clip_fff.grouping.bank_file import HEADER_BYTES, BankFile, bank_header, bank_path, partial_files
+
+
+class PartialBank(NamedTuple):
+    """How much an unpublished bank holds: samples, and D, None before the first."""
+
+    rows: int
+    dim: int | None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of its features' file and of its ids'."""
+        return HEADER_BYTES + 4 * self.rows * (self.dim or 0), 8 * self.rows
 
 
 class BankWriter:
-    """Writes what one rank's training steps of one epoch produced.
+    """Writes the features that one rank's training steps of one epoch produce.
 
     Memory does not grow with the epoch until `publish` sorts the ids (about 40 bytes per sample). A run that is killed
-    before leaves hidden files, with which the next writer of the same rank and epoch goes on, or which it overwrites.
+    before that leaves hidden files, which the next writer of the same rank and epoch continues or overwrites.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it does not exist.
         epoch: from 0.
         rank: this process's.
-        kept: goes on behind what `keep` counted, if its files are there; see `has_kept`.
+        start: continues the hidden files after this much; see `find_partial`.
 
     Raises:
         OSError: if nothing can be written there.
     """
 
-    def __init__(self, folder: Path, epoch: int, rank: int, kept: "Kept | None" = None) -> None:
+    def __init__(self, folder: Path, epoch: int, rank: int, start: PartialBank | None = None) -> None:
         self.path = bank_path(Path(folder), epoch, rank)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # In the file, ids come after all features; until then they wait in one of their own.
-        self._unfinished, self._waiting = unfinished(self.path)
-        mode = "r+b" if kept else "wb"
-        self._file, self._ids = self._unfinished.open(mode), self._waiting.open(mode)
-        self._rows, self._dim = kept or Kept(0, None)
-        if kept:
-            for file, size in zip((self._file, self._ids), kept.sizes, strict=True):
+        # In the published file, ids come after all features; until then they are in a file of their own.
+        self._features_path, self._ids_path = partial_files(self.path)
+        mode = "r+b" if start else "wb"
+        self._features, self._ids = self._features_path.open(mode), self._ids_path.open(mode)
+        self._rows, self._dim = start or PartialBank(0, None)
+        if start:
+            for file, size in zip((self._features, self._ids), start.sizes, strict=True):
                 file.truncate(size)
                 file.seek(size)
         else:
-            self._file.write(bytes(ROOM))
+            self._features.write(bytes(HEADER_BYTES))
 
-    def keep(self) -> "Kept":
-        """How much was added so far, once that is on the disk.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
-        for file in (self._file, self._ids):
+    def flush(self) -> PartialBank:
+        """Writes to the disk what was added so far, and says how much that is. Raises OSError if it cannot."""
+        for file in (self._features, self._ids):
             file.flush()
             os.fsync(file.fileno())
-        return Kept(self._rows, self._dim)
+        return PartialBank(self._rows, self._dim)
 
     def add(self, ids: Tensor, image: Tensor, text: Tensor) -> None:
-        """Appends B samples, in float16; an id that was added before now has these features.
+        """Appends B samples, in float16; of equal ids the last one counts.
 
-        Not to be found later: negative ids, and samples with a feature that is no finite number in float16.
+        Negative ids, and samples with a feature that is not finite in float16, will not be found.
 
         Args:
             ids: int64 [B].
-            image: [B, D], on any device, which the copy to the CPU waits for.
+            image: [B, D], on any device; this waits for the copy to the CPU.
             text: [B, D].
 
         Raises:
-            ValueError: if shapes do not go together, D is not that of earlier samples, or ids are not int64.
+            ValueError: if shapes do not go together, D differs from earlier samples', or ids are not int64.
             OSError: if it cannot be written.
         """
         _check_ids(ids)
@@ -85,58 +93,46 @@ class BankWriter:
         self._dim = image.shape[1]
         features = torch.stack([image.detach().half(), text.detach().half()], dim=1).cpu()
         usable = features.isfinite().all(dim=2).all(dim=1)
-        self._file.write(features.numpy().astype("<f2", copy=False).tobytes())
+        self._features.write(features.numpy().astype("<f2", copy=False).tobytes())
         self._rows += len(ids)
         self._ids.write(ids.cpu().where(usable, -1).numpy().astype("<i8", copy=False).tobytes())
 
     def publish(self) -> Path:
-        """Completes the file and gives it its name, in place of one that has it; after that nothing can be added.
+        """Completes the file and renames it to its final name; nothing can be added afterwards.
 
         Raises:
             OSError: if it cannot be written.
         """
         self._ids.close()
-        added = np.fromfile(self._waiting, dtype="<i8")
+        added = np.fromfile(self._ids_path, dtype="<i8")
         rows = np.argsort(added, kind="stable")  # equal ids stay in the order in which they came
         ids = added[rows]
         chosen = ids >= 0
         chosen[:-1] &= ids[:-1] != ids[1:]  # the last of equal ones
         ids, rows = ids[chosen], rows[chosen]
-        with self._file as file:
+        with self._features as file:
             file.write(ids.tobytes())
             file.write(rows.astype("<i8", copy=False).tobytes())
             file.seek(0)
             file.write(bank_header(len(added), self._dim or 0, len(ids)))
             file.flush()
             os.fsync(file.fileno())
-        os.replace(self._unfinished, self.path)
-        self._waiting.unlink()
+        os.replace(self._features_path, self.path)
+        self._ids_path.unlink()
         return self.path
 
 
-class Kept(NamedTuple):
-    """What a bank that is not whole holds: samples, and D, None before the first."""
-
-    rows: int
-    dim: int | None
-
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Bytes of its features' file and of its ids'."""
-        return ROOM + 4 * self.rows * (self.dim or 0), 8 * self.rows
-
-
-def has_kept(folder: Path, epoch: int, rank: int, kept: Kept, folders: Sequence[Path]) -> bool:
-    """Whether what a stopped run kept is in `folder`; brings it there from the first of `folders` that has it.
+def find_partial(folder: Path, epoch: int, rank: int, bank: PartialBank, folders: Sequence[Path]) -> bool:
+    """Whether a stopped run's bank is in `folder`, copied there if need be from the first of `folders` that has it.
 
     Raises:
         OSError: if it cannot be copied.
     """
-    for place in folders:
-        files = unfinished(bank_path(Path(place), epoch, rank))
-        if all(file.is_file() and file.stat().st_size >= size for file, size in zip(files, kept.sizes, strict=True)):
+    for source in folders:
+        files = partial_files(bank_path(Path(source), epoch, rank))
+        if all(file.is_file() and file.stat().st_size >= size for file, size in zip(files, bank.sizes, strict=True)):
             Path(folder).mkdir(parents=True, exist_ok=True)
-            for file, own in zip(files, unfinished(bank_path(Path(folder), epoch, rank)), strict=True):
+            for file, own in zip(files, partial_files(bank_path(Path(folder), epoch, rank)), strict=True):
                 if not (own.exists() and own.samefile(file)):
                     shutil.copyfile(file, own)
             return True
@@ -146,13 +142,13 @@ def has_kept(folder: Path, epoch: int, rank: int, kept: Kept, folders: Sequence[
 class Bank:
     """Finds the features that the ranks published of one epoch.
 
-    Files are mapped, not read: it opens at once, loader workers share the pages, and unpickling it opens them again.
+    Files are mapped, not read: opening takes no time, loader workers share the pages, and unpickling opens them again.
     An id that several ranks saw has the features of the highest of them.
 
     Args:
-        folder: where the files are.
+        folder: of the files.
         epoch: which to open.
-        world_size: the number of ranks that wrote; files of further ranks are another run's, and left alone.
+        world_size: number of ranks that wrote; files of further ranks are of another run, and ignored.
 
     Attributes:
         dim: D; 0 if no rank saw a sample.
@@ -189,15 +185,15 @@ class Bank:
             ValueError: if ids are not int64 [n].
         """
         _check_ids(ids)
-        wanted = ids.cpu().numpy()
-        found = np.zeros((2, len(wanted), self.dim), dtype=np.float32)
-        known = np.zeros(len(wanted), dtype=bool)
+        keys = ids.cpu().numpy()
+        features = np.zeros((2, len(keys), self.dim), dtype=np.float32)
+        known = np.zeros(len(keys), dtype=bool)
         for file in self._files:
-            place = np.minimum(np.searchsorted(file.ids, wanted), len(file.ids) - 1)
-            here = file.ids[place] == wanted
-            found[:, here] = file.features[file.rows[place[here]]].swapaxes(0, 1)
-            known |= here
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1]), torch.from_numpy(known)
+            position = np.minimum(np.searchsorted(file.ids, keys), len(file.ids) - 1)
+            match = file.ids[position] == keys
+            features[:, match] = file.features[file.rows[position[match]]].swapaxes(0, 1)
+            known |= match
+        return torch.from_numpy(features[0]), torch.from_numpy(features[1]), torch.from_numpy(known)
 
 
 def _check_ids(ids: Tensor) -> None:

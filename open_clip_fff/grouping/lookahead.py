@@ -1,8 +1,8 @@
 """Grouping a stream: a bounded look-ahead of undecoded samples in each of the loader's workers.
 
-Samples are read ahead into a queue; a search space is drawn from it, walked, cut in mini-batches, and these are handed
-on in random order. What comes out is what went in: a pass over the stream gives the same samples as without grouping,
-those left out at its end (they do not fill a mini-batch) included, unless images turn out to be corrupt.
+Samples are read ahead into a queue; a search space is drawn from it, walked and cut into mini-batches, which come out
+in random order. A pass over the stream gives the same samples as without grouping, including which ones are left out at
+its end because they do not fill a mini-batch, unless images are corrupt.
 """
 
 import random
@@ -15,33 +15,34 @@ from torch.utils.data import get_worker_info
 
 from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.data.shards import id_of
-from open_clip_fff.grouping.feature_sources import Finder
+from open_clip_fff.grouping.feature_sources import FeatureLookup
 from open_clip_fff.grouping.order import arrange
 
 QUEUE_BYTES = 2**31  # of undecoded samples per rank
 
 
 class Lookahead:
-    """A stage of OpenCLIP's pipeline: after what has no caption or no image is gone, and before anything is decoded.
+    """A stage of OpenCLIP's pipeline, between the filter of samples without caption or image and the decoder.
 
     Args:
         settings: S, the queue, q, the share of grouped mini-batches.
         batch: images per mini-batch on this rank.
-        features: gives an epoch's finder of features; None leaves that epoch as it is.
-        epoch: tells which epoch it is.
-        seed: of the run; orders depend on it, the epoch, the rank and the worker.
+        features: from an epoch to its lookup of features; None leaves that epoch in the stream's order.
+        epoch: returns the current epoch.
+        seed: of the run; the order depends on it, the epoch, the rank and the worker.
         rank: this process's rank.
         queue_bytes: the most that a rank's queue holds.
 
     Attributes:
-        arrived: samples that came through the decoder, since the epoch began.
+        arrived: samples that the decoder let through in this epoch.
+        seconds: CPU time spent on looking up features and walking.
     """
 
     def __init__(
         self,
         settings: GroupingSettings,
         batch: int,
-        features: Callable[[int], Finder | None],
+        features: Callable[[int], FeatureLookup | None],
         epoch: Callable[[], int],
         seed: int = 0,
         rank: int = 0,
@@ -49,15 +50,15 @@ class Lookahead:
     ) -> None:
         self.settings, self.batch, self.features, self.epoch = settings, batch, features, epoch
         self.seed, self.rank, self.queue_bytes = seed, rank, queue_bytes
-        self.seconds = 0.0  # spent on finding and walking
+        self.seconds = 0.0
         self.begin(0)
 
     def begin(self, batches: int) -> None:
-        """A worker's epoch begins, of so many mini-batches, in one or more passes over its shards."""
+        """Called when a worker's epoch begins: its number of mini-batches, from one or more passes over its shards."""
         self._batches, self._done, self.arrived, self._passes = batches, 0, 0, 0
 
     def arrivals(self, samples: Iterable) -> Iterator:
-        """A later stage, behind the decoder, that counts which samples came through."""
+        """A stage after the decoder, which counts the samples that it let through."""
         for sample in samples:
             self.arrived += 1
             yield sample
@@ -65,13 +66,13 @@ class Lookahead:
     def __call__(self, samples: Iterable[dict]) -> Iterator[dict]:
         """One pass."""
         arrived, self._passes = self.arrived, self._passes + 1
-        finder = self.features(self.epoch())
+        lookup = self.features(self.epoch())
         try:
-            yield from samples if finder is None else self._grouped(iter(samples), finder)
+            yield from samples if lookup is None else self._grouped(iter(samples), lookup)
         finally:
             self._done += (self.arrived - arrived) // self.batch
 
-    def _grouped(self, samples: Iterator[dict], finder: Finder) -> Iterator[dict]:
+    def _grouped(self, samples: Iterator[dict], lookup: FeatureLookup) -> Iterator[dict]:
         worker = get_worker_info()
         workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
         name = f"{self.seed}/{self.epoch()}/{self.rank}/{number}/{self._passes}"
@@ -79,40 +80,40 @@ class Lookahead:
         generator = torch.Generator().manual_seed(draw.getrandbits(63))
         size, space = max(self.settings.queue // workers, self.settings.search_space), self.settings.search_space
         queue = _Queue(samples, self.batch, self.queue_bytes // workers)
-        wanted, before = (self._batches - self._done) * self.batch, self.arrived
-        given = lost = 0  # samples handed on, and those of them that were seen not to arrive
+        needed, before = (self._batches - self._done) * self.batch, self.arrived
+        given = lost = 0  # samples handed to the decoder, and those that it dropped
         while True:
-            queue.fill(space, wanted, lost)
+            queue.fill(space, needed, lost)
             count = min(space, len(queue))
             chosen = queue.draw(count - count % self.batch or count, draw)
             if not chosen:
                 return
-            for mini_batch in self._arranged(chosen, finder, generator).split(self.batch):
-                for place in mini_batch.tolist():
+            for mini_batch in self._order(chosen, lookup, generator).split(self.batch):
+                for number in mini_batch.tolist():
                     given += 1
-                    yield chosen[place]
-                # a corrupt image is gone by now: one more, or all mini-batches after it would be cut at other places
+                    yield chosen[number]
+                # Replace a corrupt image, which the decoder has dropped by now: else later mini-batches would shift.
                 while given - (self.arrived - before) > lost:
                     lost += 1
-                    queue.fill(1, wanted, lost)
+                    queue.fill(1, needed, lost)
                     for sample in queue.draw(min(1, len(queue)), draw):
                         given += 1
                         yield sample
-                queue.fill(min(size, len(queue) + 2 * self.batch), wanted, lost)
+                queue.fill(min(size, len(queue) + 2 * self.batch), needed, lost)
 
-    def _arranged(self, samples: list[dict], finder: Finder, generator: torch.Generator) -> torch.Tensor:
+    def _order(self, samples: list[dict], lookup: FeatureLookup, generator: torch.Generator) -> torch.Tensor:
         began = time.process_time()
         ids = torch.tensor([id_of(sample) for sample in samples])
-        image, text, known = finder(ids, [sample.get("txt", b"") for sample in samples])
+        image, text, known = lookup(ids, [sample.get("txt", b"") for sample in samples])
         order = arrange(image, text, self.batch, self.settings, generator, known).order
         self.seconds += time.process_time() - began
         return order
 
 
 class _Queue:
-    """Samples that were read and not handed on yet.
+    """Samples that were read and not drawn yet.
 
-    The last of them, which may not fill a mini-batch, are held back until it is known whether they do.
+    The last ones, up to a mini-batch, are held back, because the stream may end before they fill one.
     """
 
     def __init__(self, samples: Iterator[dict], batch: int, most_bytes: int) -> None:
@@ -124,13 +125,13 @@ class _Queue:
     def __len__(self) -> int:
         return len(self._ready)
 
-    def fill(self, size: int, wanted: int, lost: int) -> None:
-        """Reads until so many can be drawn, or there are no more, or all are read that are wanted (and were lost)."""
+    def fill(self, size: int, needed: int, lost: int) -> None:
+        """Reads until `size` samples can be drawn, the stream ends, or `needed` and the `lost` ones are read."""
         while len(self._ready) < size and (self._bytes < self._most or len(self._ready) < self._batch):
-            over = self._read >= wanted + lost
-            sample = None if over else next(self._samples, None)
+            complete = self._read >= needed + lost
+            sample = None if complete else next(self._samples, None)
             if sample is None:
-                left_out = 0 if over else (self._read - lost) % self._batch
+                left_out = 0 if complete else (self._read - lost) % self._batch
                 self._ready += list(self._last)[: max(len(self._last) - left_out, 0)]
                 self._last.clear()
                 return
@@ -141,11 +142,11 @@ class _Queue:
                 self._ready.append(self._last.popleft())
 
     def draw(self, size: int, generator: random.Random) -> list[dict]:
-        """So many of those that are ready, at random."""
+        """Removes `size` samples at random."""
         drawn = []
         for _ in range(size):
-            place = generator.randrange(len(self._ready))
-            self._ready[place], self._ready[-1] = self._ready[-1], self._ready[place]
+            number = generator.randrange(len(self._ready))
+            self._ready[number], self._ready[-1] = self._ready[-1], self._ready[number]
             drawn.append(self._ready.pop())
             self._bytes -= _bytes_of(drawn[-1])
         return drawn

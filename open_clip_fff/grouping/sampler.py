@@ -1,4 +1,4 @@
-"""Grouping data that can be indexed: the whole epoch is ordered at once, as in the paper."""
+"""Grouping a data set that can be indexed: the whole epoch is ordered at once, as in the paper."""
 
 import dataclasses
 import random
@@ -9,22 +9,23 @@ from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
 from open_clip_fff.config.grouping import GroupingSettings
-from open_clip_fff.grouping.feature_sources import Finder
-from open_clip_fff.grouping.order import grouped_order
+from open_clip_fff.grouping.feature_sources import FeatureLookup
+from open_clip_fff.grouping.order import arrange
 
 
 class GroupedSampler(DistributedSampler):
-    """One rank's indices of an epoch: GRIT's order (arXiv 2208.04060) of the ones that a `DistributedSampler` gives.
+    """One rank's indices of an epoch: a `DistributedSampler`'s in GRIT-VLP's order (arXiv 2208.04060).
 
-    With the scope `rank`, each rank groups its own; with `global`, all ranks work out the same order of the whole, in
-    mini-batches of all ranks, queues and search spaces as many times larger, and each takes its part of each of them.
+    With scope `rank`, each rank groups its own indices. With `global`, all ranks compute the same order of all indices,
+    with mini-batches of all ranks and with queues and search spaces `world_size` times larger, and each rank takes its
+    part of each mini-batch.
 
     Args:
         dataset: what is indexed.
         ids: int64 [n], its sample ids.
         settings: S, the queue, q, the share of grouped mini-batches, the scope.
         batch: images per mini-batch on this rank.
-        features: gives an epoch's finder of features; None leaves that epoch as it is.
+        features: from an epoch to its lookup of features; None leaves that epoch in the sampler's order.
         rank, world_size, seed: as `DistributedSampler`'s.
     """
 
@@ -34,7 +35,7 @@ class GroupedSampler(DistributedSampler):
         ids: Tensor,
         settings: GroupingSettings,
         batch: int,
-        features: Callable[[int], Finder | None],
+        features: Callable[[int], FeatureLookup | None],
         rank: int = 0,
         world_size: int = 1,
         seed: int = 0,
@@ -43,17 +44,17 @@ class GroupedSampler(DistributedSampler):
         self.ids, self.settings, self.batch, self.features = ids, settings, batch, features
 
     def __iter__(self) -> Iterator[int]:
-        finder, own = self.features(self.epoch), torch.tensor(list(super().__iter__()))
-        if finder is None:
+        lookup, own = self.features(self.epoch), torch.tensor(list(super().__iter__()))
+        if lookup is None:
             return iter(own.tolist())
         if self.settings.scope == "rank":
-            return iter(own[self._grouped(self.ids[own], finder, 1)].tolist())
+            return iter(own[self._grouped(self.ids[own], lookup, 1)].tolist())
         ranks = self.num_replicas
-        everyone = torch.stack([self._share(rank) for rank in range(ranks)], dim=1).flatten()
-        order = everyone[self._grouped(self.ids[everyone], finder, ranks)]
-        whole = len(order) // (ranks * self.batch) * ranks * self.batch
-        mini_batches = order[:whole].view(-1, ranks, self.batch)[:, self.rank].flatten()
-        return iter(torch.cat([mini_batches, order[whole:][self.rank :: ranks]]).tolist())
+        indices = torch.stack([self._share(rank) for rank in range(ranks)], dim=1).flatten()
+        order = indices[self._grouped(self.ids[indices], lookup, ranks)]
+        full = len(order) // (ranks * self.batch) * ranks * self.batch
+        mini_batches = order[:full].view(-1, ranks, self.batch)[:, self.rank].flatten()
+        return iter(torch.cat([mini_batches, order[full:][self.rank :: ranks]]).tolist())
 
     def _share(self, rank: int) -> Tensor:
         """The indices that `DistributedSampler` gives a rank."""
@@ -63,16 +64,16 @@ class GroupedSampler(DistributedSampler):
         sampler.set_epoch(self.epoch)
         return torch.tensor(list(sampler))
 
-    def _grouped(self, ids: Tensor, finder: Finder, ranks: int) -> Tensor:
+    def _grouped(self, ids: Tensor, lookup: FeatureLookup, ranks: int) -> Tensor:
         """The order of some samples, queue by queue."""
         scale, batch = {"rank": 1, "global": ranks}[self.settings.scope], self.batch * ranks
         space, queue = self.settings.search_space * scale, self.settings.queue * scale
         settings = dataclasses.replace(self.settings, search_space=space, queue=queue)
-        where = 0 if self.settings.scope == "global" else self.rank
-        generator = torch.Generator().manual_seed(random.Random(f"{self.seed}/{self.epoch}/{where}").getrandbits(63))
+        seed = f"{self.seed}/{self.epoch}/{0 if self.settings.scope == 'global' else self.rank}"
+        generator = torch.Generator().manual_seed(random.Random(seed).getrandbits(63))
         queue = max(queue - queue % batch, batch)
         parts = []
         for start in range(0, len(ids), queue):
-            image, text, known = finder(ids[start : start + queue], [])
-            parts.append(start + grouped_order(image, text, batch, settings, generator, known))
+            image, text, known = lookup(ids[start : start + queue], [])
+            parts.append(start + arrange(image, text, batch, settings, generator, known).order)
         return torch.cat(parts)

@@ -3,7 +3,7 @@
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.matching.blip import Blip, Blip2
 from open_clip_fff.matching.model import MatchingModel
-from open_clip_fff.models.transformers_weights import absent_weights, quiet
+from open_clip_fff.models.transformers_weights import absent_weights, silenced_transformers
 
 # by the model type in config.json: our wrapper, and transformers' class with a matching head
 KINDS: dict[str, tuple[type[MatchingModel], str]] = {
@@ -29,7 +29,7 @@ def load_matching(name: str, flag: str, cache_dir: str | None = None, kind: str 
 
     options = {"cache_dir": cache_dir, "trust_remote_code": False}
     try:
-        with quiet():
+        with silenced_transformers():
             config = transformers.AutoConfig.from_pretrained(name, **options)
             known = KINDS.get(config.model_type)
             if known is None or kind not in (None, known[0].kind):

@@ -1,4 +1,4 @@
-"""The training batch's images as another model wants them."""
+"""The training batch's images, normalised and resized for another model."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,15 @@ from torch import Tensor
 
 
 class Crops:
-    """Normalises back from the trained model's mean and std to the other's own, and resizes where the sizes differ.
+    """Changes the normalisation from the trained model's to another model's, and resizes where the sizes differ.
 
-    The other model so sees the very crop that the trained one sees, on the device, without the picture being read
-    twice.
+    So the other model sees the crop that the trained one sees, on the device, without reading the image twice.
 
     Args:
         size: height and width that the other model takes.
-        mean, std: how the other model wants its images normalised, per channel.
+        mean, std: the other model's normalisation, per channel.
         device: where the images are.
-        image_mean, image_std: how the batch's images are normalised, per channel.
+        image_mean, image_std: the batch's normalisation, per channel.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class Crops:
             return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
         self.size = size
-        # (x * s0 + m0 - m1) / s1 in one multiplication and one addition
+        # (x * s0 + m0 - m1) / s1 as one multiplication and one addition
         self.gain = channels(image_std) / channels(std)
         self.shift = (channels(image_mean) - channels(mean)) / channels(std)
 

@@ -1,4 +1,4 @@
-"""A frozen OpenCLIP model that gives features of a training batch."""
+"""A frozen OpenCLIP model, and its features of a training batch."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,12 +18,12 @@ from open_clip_fff.models.crops import Crops
 from open_clip_fff.models.unpadded_text import UnpaddedText
 from open_clip_fff.numerics import half_on_cuda
 
-MEND = "name another model, or train without mining: --mining-features off"
-BATCH, TEXTS = 64, 512  # images and, without their padding, texts that are embedded at a time
+FIX = "name another model, or train without mining: --mining-features off"
+BATCH, TEXTS = 64, 512  # images, and texts (without padding), that are embedded at a time
 
 
 def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
-    """Whether two tokenizers have one vocabulary and the same settings, so that one of them is enough."""
+    """Whether two tokenizers give the same tokens: the same vocabulary and settings."""
     return tokenizer_fingerprint(a) == tokenizer_fingerprint(b)
 
 
@@ -38,20 +38,20 @@ class FrozenModel(NamedTuple):
         return next(self.model.parameters()).device
 
     def preprocess(self) -> Callable[[Image], Tensor]:
-        """From a picture to what the model looks at, [3, H, W], without augmentation."""
+        """From an image to the model's input [3, H, W], without augmentation."""
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
         return image_transform_v2(PreprocessCfg(**self.model.visual.preprocess_cfg), is_train=False)
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Tensor]) -> Tensor:
-        """Preprocessed images to features [n, D], L2-normalised float32, on the model's device."""
+        """Features [n, D] of preprocessed images, L2-normalised float32, on the model's device."""
         parts = [torch.stack(list(images[i : i + BATCH])).to(self.device) for i in range(0, len(images), BATCH)]
         return torch.cat([self.model.encode_image(part, normalize=True).float() for part in parts])
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts to features [n, D], L2-normalised float32, on the model's device; equal ones are encoded once."""
+        """Features [n, D] of texts, L2-normalised float32, on the model's device; equal texts are encoded once."""
         unpadded_text, features = UnpaddedText(self.model, TextSettings()), []
         for i in range(0, len(texts), TEXTS):
             part = self.tokenizer(list(texts[i : i + TEXTS])).to(self.device)
@@ -61,15 +61,15 @@ class FrozenModel(NamedTuple):
 
 
 class FrozenTowers:
-    """Features of images and captions, without gradient, computed in float32 whatever the autocast, on CUDA in half.
+    """Features of a batch's images and captions, without gradient, in float32 (float16 on CUDA) outside autocast.
 
-    The images are the training crops, as `Crops` makes them of the batch's.
+    The images are the training crops, converted by `Crops`.
 
     Args:
         frozen: the model; it is moved to `device`.
         device: where it runs.
-        image_mean, image_std: how the batch's images are normalised.
-        text: how the text tower saves work, where it can; None for the defaults.
+        image_mean, image_std: the batch's normalisation.
+        text: what the text tower leaves out; None for the defaults.
     """
 
     def __init__(
@@ -83,23 +83,23 @@ class FrozenTowers:
         self.model, self.tokenizer = frozen.model.to(device), frozen.tokenizer
         self.unpadded_text = UnpaddedText(self.model, text or TextSettings())
         visual = self.model.visual
-        # of the patches' or stem's convolution: low-precision models keep other weights in float32
+        # that of the first convolution: models in low precision keep some weights in float32
         self.dtype = next((p.dtype for p in visual.parameters() if p.ndim == 4), torch.float32)
         size = (visual.image_size,) * 2 if isinstance(visual.image_size, int) else tuple(visual.image_size)
         self.crops = Crops(size, visual.image_mean, visual.image_std, device, image_mean, image_std)
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] as the training loader normalised them, to L2-normalised float32 features [B, D]."""
+        """Features [B, D], L2-normalised float32, of images [B, 3, H, W] as the training loader normalised them."""
         with half_on_cuda(images.device):
             return F.normalize(self.model.encode_image(self.crops(images).to(self.dtype)).float(), dim=-1)
 
     @torch.no_grad()
     def texts(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """int64 [B, K, L] of this model's tokenizer, to L2-normalised float32 features [B, K, D], zeros for padding.
+        """Features [B, K, D], L2-normalised float32, zeros for padding.
 
         Args:
-            tokens: of the captions.
+            tokens: int64 [B, K, L], of this model's tokenizer.
             valid: bool [B, K], False where a caption is padding.
         """
         with half_on_cuda(tokens.device):
@@ -108,15 +108,15 @@ class FrozenTowers:
 
 
 def load_frozen(
-    source: FrozenSource, cache_dir: str | None = None, called: str | None = None, mend: str = MEND
+    source: FrozenSource, cache_dir: str | None = None, called: str | None = None, fix: str = FIX
 ) -> FrozenModel:
     """Loads the model on the CPU.
 
     Args:
         source: which model.
-        cache_dir: where the hub's files are kept; None for the hub's own choice.
-        called: the flags that named it, for error lines; None for those of mining.
-        mend: what to do where it cannot be loaded.
+        cache_dir: folder of the hub's files; None for the hub's default.
+        called: the flags that name it, for error lines; None for those of mining.
+        fix: advice for the error line.
 
     Raises:
         UsageError: if it cannot be loaded, or would have random weights.
@@ -127,5 +127,5 @@ def load_frozen(
     try:
         loaded = load_named(source.model, source.pretrained, called, cache_dir, bias=False)
     except UsageError as error:
-        raise UsageError(f"{error}; {mend}") from error
+        raise UsageError(f"{error}; {fix}") from error
     return FrozenModel(loaded.model, loaded.tokenizer)

@@ -1,4 +1,4 @@
-"""An OpenCLIP model that takes [B, K, L], by subclassing whatever class it is."""
+"""Makes any OpenCLIP model take captions [B, K, L], by a subclass of its own class."""
 
 from functools import partial
 from typing import Any
@@ -13,18 +13,18 @@ from open_clip_fff.models.unpadded_text import UnpaddedText
 
 
 class MultiCaption:
-    """Mixed in before an OpenCLIP model class: the text tower sees captions as rows, the loss gets [B, K, D].
+    """A mix-in for an OpenCLIP model class: the text tower gets captions as rows, the loss gets [B, K, D].
 
-    Plain text [B, L] (validation, zero-shot) takes OpenCLIP's own path.
+    Text [B, L] (validation, zero-shot) goes through OpenCLIP's own forward.
     """
 
     unpadded_text: UnpaddedText
 
     def forward(self: Any, image: Tensor | None = None, text: Tensor | CaptionBatch | None = None):
-        """OpenCLIP's output dict with `text_features` [B, K, D], and what rides with the captions beside it.
+        """OpenCLIP's output dict with `text_features` [B, K, D], and with the other fields of the captions.
 
-        That is `caption_valid` and `text_raw`, bool [B, K], `image_ids`, int64 [B], and the extras. Features of padding
-        are zeros, or where all rows are encoded at full length, those of the empty string.
+        These are `caption_valid` and `text_raw`, bool [B, K], `image_ids`, int64 [B], and the extras. Features of
+        padding are zeros, or, if all rows are encoded at full length, those of the empty string.
         """
         if not isinstance(text, CaptionBatch):
             return super().forward(image, text)  # type: ignore[misc]
@@ -36,9 +36,9 @@ class MultiCaption:
 
 
 class ShortCaption:
-    """Mixed in before an OpenCLIP model class: in training its text tower computes fewer tokens.
+    """A mix-in for an OpenCLIP model class: in training its text tower leaves out padding.
 
-    Validation and zero-shot take OpenCLIP's own path, to the last bit.
+    Validation and zero-shot go through OpenCLIP's own method, with bit-identical results.
     """
 
     unpadded_text: UnpaddedText
@@ -56,7 +56,7 @@ def take_many_captions(model: nn.Module, text: TextSettings | None = None) -> No
 
     Args:
         model: an OpenCLIP model.
-        text: how its text tower saves work; None for the defaults.
+        text: what its text tower leaves out; None for the defaults.
 
     Raises:
         UsageError: for a model without named outputs.
@@ -68,7 +68,7 @@ def take_many_captions(model: nn.Module, text: TextSettings | None = None) -> No
 
 
 def take_short_captions(model: nn.Module, text: TextSettings) -> None:
-    """Turns `model` into its own subclass whose text tower saves work in training; it still takes [B, L] alone."""
+    """Turns `model` into its own subclass whose text tower leaves out padding in training; it takes [B, L]."""
     _mix(ShortCaption, model, text)
 
 

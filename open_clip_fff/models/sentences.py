@@ -12,13 +12,13 @@ from torch import Tensor
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.models.text_design import TextDesign
-from open_clip_fff.models.transformers_weights import absent_weights, quiet
+from open_clip_fff.models.transformers_weights import absent_weights, silenced_transformers
 from open_clip_fff.models.unpadded_text import UnpaddedText
 from open_clip_fff.numerics import full_precision, no_autocast
 
-LENGTH = 512  # tokens of a caption at most, since they travel at full length; the model's own limit may be lower
-TEXTS = 512  # that are embedded at a time, without their padding
-PADDING = -1  # in the place of a token; the model's own padding may be a token that ends a text, too
+LENGTH = 512  # tokens of a caption at most, since workers pass on full rows; the model's own limit may be lower
+TEXTS = 512  # texts that are embedded at a time, without padding
+PADDING = -1  # instead of the model's padding token, which may also be the one that ends a text
 POOLINGS = ("mean", "cls", "last")
 # sentence-transformers' names for them, in 1_Pooling/config.json
 _POOLING_KEYS = {
@@ -30,15 +30,15 @@ _MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers; 
 
 
 class SentenceTokenizer:
-    """Captions to token ids, int64 [n, L], PADDING behind their end.
+    """Captions to token ids, int64 [n, L], followed by PADDING.
 
     Args:
         tokenizer: of transformers.
         length: L; longer captions are cut.
-        lower: whether captions are put in lower case first.
+        lower: whether captions are converted to lower case.
 
     Attributes:
-        padding: the model's own token for it, which its attention leaves out.
+        padding: the model's own padding token.
     """
 
     def __init__(self, tokenizer: Any, length: int, lower: bool = False) -> None:
@@ -55,7 +55,7 @@ class SentenceTokenizer:
 
 
 class SentenceModel(NamedTuple):
-    """A loaded model in eval mode, without gradients; how its tokens are made, and how they become one vector."""
+    """A loaded model in eval mode, without gradients; its tokenizer, and how token features are pooled."""
 
     model: Any  # a transformers model with `last_hidden_state`
     tokenizer: SentenceTokenizer
@@ -63,15 +63,15 @@ class SentenceModel(NamedTuple):
 
 
 class SentenceTower:
-    """Embeds captions without gradient, each once and without its padding, as the text towers do.
+    """Embeds captions without gradient, each distinct one once and without padding.
 
-    In float32 whatever the autocast; on CUDA OpenCLIP's training allows TF32, which is as fine as float16. (Half would
-    overflow in T5's and its likes, and features that are no numbers mine nothing, in silence.)
+    In float32, outside autocast; on CUDA OpenCLIP's training allows TF32, which is as precise as float16. (T5 models
+    overflow in float16, and features that are not finite mine nothing, silently.)
 
     Args:
         sentences: the model; it is moved to `device`.
         device: where it runs.
-        text: what work is saved; None for the defaults.
+        text: what is left out; None for the defaults.
     """
 
     def __init__(self, sentences: SentenceModel, device: torch.device, text: TextSettings | None = None) -> None:
@@ -83,10 +83,10 @@ class SentenceTower:
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """int64 [..., L] of the model's tokenizer, to L2-normalised features [..., D], zeros for padding.
+        """Features [..., D], L2-normalised, zeros for padding.
 
         Args:
-            tokens: of the captions.
+            tokens: int64 [..., L], of the model's tokenizer.
             valid: bool [...], False where a caption is padding.
         """
         with no_autocast(tokens.device):
@@ -94,7 +94,7 @@ class SentenceTower:
         return features.unflatten(0, valid.shape)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts to features [n, D], L2-normalised float32, on the device."""
+        """Features [n, D] of texts, L2-normalised float32, on the device."""
         parts = [self.tokenizer(list(texts[i : i + TEXTS])).to(self.device) for i in range(0, len(texts), TEXTS)]
         return torch.cat([self(part, torch.ones_like(part[:, 0], dtype=torch.bool)) for part in parts])
 
@@ -114,60 +114,58 @@ class SentenceTower:
 
 
 def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
-    """Loads a sentence-embedding model on the CPU, by hub name or from a local folder; no code of its own is run.
+    """Loads a sentence-embedding model on the CPU, by hub name or from a local folder; runs no code from there.
 
-    Tokens are cut and pooled as sentence-transformers' files beside the weights say; where there are none, they are
-    cut at the model's own length and pooled by their mean.
+    Truncation and pooling are those of sentence-transformers' files beside the weights; without these files, the
+    model's own length and the mean.
 
     Raises:
-        UsageError: if it cannot be loaded, lacks weights, or makes features in a way that is not known here.
+        UsageError: if it cannot be loaded, lacks weights, or pools in an unknown way.
     """
     from transformers import AutoModel, AutoTokenizer
 
-    at: dict[str, Any] = {"cache_dir": cache_dir, "trust_remote_code": False}
+    options: dict[str, Any] = {"cache_dir": cache_dir, "trust_remote_code": False}
     try:
-        with quiet():
-            model, found = AutoModel.from_pretrained(name, output_loading_info=True, **at)
-            tokenizer = AutoTokenizer.from_pretrained(name, **at)
-    except Exception as error:  # whatever keeps it from loading, the person can only choose another
+        with silenced_transformers():
+            model, info = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except Exception as error:  # of many types; for all of them the user has to choose another model
         raise UsageError(
             f"--mining-model {name}: cannot be loaded as a sentence model ({reason(error)}); name another model, or a "
             f"folder"
         ) from error
-    absent = absent_weights(model, found)
+    absent = absent_weights(model, info)
     if getattr(model.config, "is_encoder_decoder", False):
         absent = [weight for weight in absent if not weight.startswith("decoder.")]
         model = model.get_encoder()
-    if absent := [weight for weight in absent if not weight.startswith("pooler.")]:  # which nothing here asks
+    if absent := [
+        weight for weight in absent if not weight.startswith("pooler.")
+    ]:  # our features do not use the pooler
         raise UsageError(
             f"--mining-model {name}: weights are missing ({absent[0]} and {len(absent) - 1} more are not in it); name "
             f"another model"
         )
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    said = _beside(name, "sentence_bert_config.json", cache_dir) or {}
-    limits = (said.get("max_seq_length"), tokenizer.model_max_length, _positions(model.config))
+    config, positions = _json(name, "sentence_bert_config.json", cache_dir) or {}, "max_position_embeddings"
+    limits = config.get("max_seq_length"), tokenizer.model_max_length, getattr(model.config, positions, None)
     length = min(LENGTH, *(limit for limit in limits if limit))
-    words = SentenceTokenizer(tokenizer, length, bool(said.get("do_lower_case")))
-    return SentenceModel(model.eval().float(), words, _pooling(name, cache_dir))
-
-
-def _positions(config: Any) -> int | None:
-    return getattr(config, "max_position_embeddings", None)
+    sentence_tokenizer = SentenceTokenizer(tokenizer, length, bool(config.get("do_lower_case")))
+    return SentenceModel(model.eval().float(), sentence_tokenizer, _pooling(name, cache_dir))
 
 
 def _pooling(name: str, cache_dir: str | None) -> str:
-    modules = _beside(name, "modules.json", cache_dir) or []
+    modules = _json(name, "modules.json", cache_dir) or []
     steps = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
     if unknown := [step for step in steps if step not in _MODULES]:
         raise UsageError(
             f"--mining-model {name}: its modules.json has a step {unknown[0]}; known are {', '.join(_MODULES)}; name "
             f"another model"
         )
-    config = _beside(name, f"{steps.get('Pooling', '1_Pooling')}/config.json", cache_dir)
+    config = _json(name, f"{steps.get('Pooling', '1_Pooling')}/config.json", cache_dir)
     if config is None:
         return "mean"
-    # older files hold a switch for each mode, newer ones its name
+    # older files have a switch for each mode, newer ones the name of one
     switches = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
     mode = str(config.get("pooling_mode", " and ".join(switches)))
     pooling = _POOLING_KEYS.get(mode, mode)
@@ -176,8 +174,8 @@ def _pooling(name: str, cache_dir: str | None) -> str:
     return pooling
 
 
-def _beside(name: str, file: str, cache_dir: str | None) -> Any:
-    """What a json beside a model's weights holds; None where there is no such file."""
+def _json(name: str, file: str, cache_dir: str | None) -> Any:
+    """The content of a json file beside a model's weights; None if there is no such file."""
     from transformers.utils import cached_file
 
     path = Path(name) / file

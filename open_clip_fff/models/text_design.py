@@ -1,4 +1,4 @@
-"""Whether a text tower's features stay the same when the padding behind its captions is cut off."""
+"""Whether a text tower's features stay the same without the padding after its captions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,16 +11,16 @@ _PADDED = "which sees padding"
 
 @dataclass(frozen=True)
 class TextDesign:
-    """What decides about trimming, of OpenCLIP's three text towers.
+    """What trimming depends on, for OpenCLIP's three text towers.
 
     Attributes:
-        pool: where the caption's feature is taken: `argmax` (the largest token id), `eos`, or another of OpenCLIP's;
+        pool: the position of the caption's feature: `argmax` (the largest token id), `eos`, or another of OpenCLIP's;
             `masked` for a Hugging Face tower, whose attention and pooling leave padding out.
-        causal: whether a token sees only those before it.
-        embeds_class: whether a class embedding is appended behind the padding, as in CoCa.
+        causal: whether a token attends only to earlier ones.
+        embeds_class: whether a class embedding follows the padding, as in CoCa.
         writes: whether the tower's tokens are also decoded to captions, as in CoCa.
-        token: the end-of-text id for `eos`, the padding id for `masked`; -1 where it is not known or not needed.
-        known: whether the tower is one of OpenCLIP's at all.
+        token: the end-of-text id for `eos`, the padding id for `masked`; -1 where unknown or unused.
+        known: whether the tower is one of OpenCLIP's.
     """
 
     pool: str
@@ -32,7 +32,7 @@ class TextDesign:
 
     @property
     def obstacle(self) -> str | None:
-        """Why a shorter caption would get another feature, in a clause; None where it is exact."""
+        """Why trimming would change features, in a clause; None if it does not."""
         if not self.known:
             return "its text tower is none of OpenCLIP's"
         if self.writes:
@@ -48,10 +48,10 @@ class TextDesign:
         return None
 
     def lengths(self, tokens: Tensor) -> Tensor:
-        """How many tokens of each row its feature depends on: int64 [n, L] to int64 [n], each from 1 to L.
+        """The number of tokens that each row's feature depends on: int64 [n, L] to int64 [n], each from 1 to L.
 
-        For a causal tower those up to the pooled one, whatever stands behind; else those up to the last that is not
-        padding. (Where padding stands in front, that is all of them.)
+        For a causal tower those up to the pooled one; else those up to the last that is not padding. (With padding in
+        front, that is all of them.)
         """
         if self.obstacle is not None:
             return torch.full_like(tokens[:, 0], tokens.shape[1])
@@ -64,7 +64,7 @@ class TextDesign:
 
 
 def design_of_config(config: dict[str, Any]) -> TextDesign:
-    """Of an architecture in OpenCLIP's json, before the model is made. A Hugging Face tower's padding is not known."""
+    """From an architecture in OpenCLIP's json, which does not tell a Hugging Face tower's padding id."""
     text = config.get("text_cfg", {})
     writes = "multimodal_cfg" in config
     if text.get("hf_model_name"):
@@ -79,7 +79,7 @@ def design_of_config(config: dict[str, Any]) -> TextDesign:
 
 
 def design_of_model(model: nn.Module) -> TextDesign:
-    """Of a model."""
+    """From a model."""
     from open_clip import CLIP, CoCa, CustomTextCLIP
     from open_clip.hf_model import HFTextEncoder
     from open_clip.transformer import TextTransformer
@@ -101,11 +101,11 @@ def _native(tower: Any, pool: str, eos: int, embeds_class: bool, writes: bool) -
 
 
 def text_tower(model: nn.Module) -> Any:
-    """The module that holds the text tower's positions: the model itself, where OpenCLIP's `CLIP` spreads it out."""
+    """The module with the text tower's positions: the model itself for OpenCLIP's `CLIP`, which has no such module."""
     return getattr(model, "text", model)
 
 
 def has_dropout(model: nn.Module) -> bool:
-    """Whether equal captions get different features in training, since the text tower drops some of its values."""
+    """Whether equal captions get different features in training, because of the text tower's dropout."""
     tower = getattr(model, "text", None) or getattr(model, "transformer", None) or model
     return any(isinstance(module, nn.Dropout) and module.p > 0 for module in tower.modules())

@@ -1,23 +1,23 @@
-"""Loading models of transformers: without its bars, and without weights that nobody trained."""
+"""Loading models of transformers: without its output, and without random weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 
-def absent_weights(model: Any, found: Mapping[str, Any]) -> list[str]:
-    """The names of weights that a model of transformers was to load and did not find: they are random.
+def absent_weights(model: Any, info: Mapping[str, Any]) -> list[str]:
+    """The names of a model's weights that its files lack, and that are random therefore.
 
     Args:
-        model: as `from_pretrained` gives it.
-        found: beside it, with `output_loading_info`.
+        model: of `from_pretrained`.
+        info: its second result, with `output_loading_info`.
     """
-    return sorted(set(found["missing_keys"]) & {name for name, _ in model.named_parameters()})
+    return sorted(set(info["missing_keys"]) & {name for name, _ in model.named_parameters()})
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps transformers from printing bars, and a table of what a folder lacks, which here is said in one line."""
+def silenced_transformers() -> Iterator[None]:
+    """Keeps transformers from printing progress bars, and tables of missing weights, which we report in one line."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -12,7 +12,7 @@ from open_clip_fff.data.data_sets import expand_shards
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import OneRankError, UsageError
-from open_clip_fff.models.transformers_weights import quiet
+from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_captioner, revision
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
     settings |= {"dtype": dtype_of(args.dtype, config, device), "batch size": args.batch_size, "seed": args.seed}
     settings |= {**decoding.told(), "transformers": transformers.__version__, "into": args.into}
     settings |= {"field": args.field, "overwrite": args.overwrite} if args.into == "tars" else {}
-    with quiet():
+    with silenced_transformers():
         try:
             captioner = load_captioner(args.model, config, args.prompt, settings["dtype"])
             placed(captioner, device).check(decoding, f"--model {args.model}")

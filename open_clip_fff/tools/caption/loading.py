@@ -8,7 +8,7 @@ import torch
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.matching.loading import FIX
-from open_clip_fff.models.transformers_weights import absent_weights, quiet
+from open_clip_fff.models.transformers_weights import absent_weights, silenced_transformers
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.pixels import KINDS, PixelCaptioner
 from open_clip_fff.tools.caption.prompted import PromptedCaptioner
@@ -26,7 +26,7 @@ def configuration(name: str) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
     try:
-        with quiet():
+        with silenced_transformers():
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # whatever keeps it from loading, the person can only choose another
         raise UsageError(f"--model {name}: cannot be loaded ({reason(error)}); {FIX}") from error
@@ -74,7 +74,7 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
     import transformers
 
     try:
-        with quiet():
+        with silenced_transformers():
             load: Any = transformers.AutoModelForImageTextToText.from_pretrained
             model, found = load(
                 name, config=config, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False

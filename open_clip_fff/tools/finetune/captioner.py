@@ -14,7 +14,7 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import training_shards
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.models.transformers_weights import quiet
+from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.decoding import Decoding
@@ -88,6 +88,6 @@ def words(args: argparse.Namespace) -> list[str]:
 
 def examples(captioner: Captioner, pairs: list[Pair]) -> list[str]:
     """The likeliest captions of held-out images beside their own."""
-    with quiet():
+    with silenced_transformers():
         said = captioner.say([pair.pixels for pair in pairs], Decoding("greedy", captions=1))
     return [f"  own {pair.caption!r}, said {texts[0]!r}" for pair, (texts, _) in zip(pairs, said, strict=True)]

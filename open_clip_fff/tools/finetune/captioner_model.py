@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.models.transformers_weights import quiet
+from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.tools.caption.loading import configuration, load_captioner
 from open_clip_fff.tools.caption.pixels import PixelCaptioner
 from open_clip_fff.tools.finetune.pairs import Pair
@@ -67,6 +67,6 @@ def held_out_loss(captioner: PixelCaptioner, pairs: Sequence[Pair], batch: int =
 def save(captioner: PixelCaptioner, folder: Path) -> None:
     """Weights, tokenizer and image processor, as transformers and open-clip-fff caption load them."""
     parts: list[Any] = [captioner.model, captioner.tokenizer, captioner.image_processor]
-    with quiet():
+    with silenced_transformers():
         for part in parts:
             part.save_pretrained(folder)

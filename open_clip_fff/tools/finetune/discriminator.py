@@ -17,7 +17,7 @@ from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.matching.loading import load_matching
 from open_clip_fff.matching.model import MatchingModel
-from open_clip_fff.models.transformers_weights import quiet
+from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.finetune.defaults import LEAST
 from open_clip_fff.tools.finetune.discriminator_losses import losses, same_pair
@@ -107,7 +107,7 @@ def save(matching: MatchingModel, out: Path, told: dict[str, Any]) -> None:
         UsageError: if they cannot be written.
     """
     try:
-        with atomic_folder(out) as folder, quiet():
+        with atomic_folder(out) as folder, silenced_transformers():
             matching.model.save_pretrained(folder)
             matching.tokenizer.save_pretrained(folder)
             matching.image_processor.save_pretrained(folder)
