@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from open_clip_fff.config.mining import MiningConfig
     from open_clip_fff.data.batch import Batch, CaptionBatch
     from open_clip_fff.data.ids import caption_id, sample_id
+    from open_clip_fff.distributed import gather_features
     from open_clip_fff.errors import UsageError
     from open_clip_fff.grouping.walk import alternating_walk
     from open_clip_fff.hooks.registry import HookContext, register_batch_hook
-    from open_clip_fff.losses.gather import gather_features
     from open_clip_fff.losses.registry import LossContext, register_loss
     from open_clip_fff.losses.sigmoid import FFFLoss
     from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
@@ -40,7 +40,7 @@ _HOMES = {
     "UsageError": "errors",
     "alternating_walk": "grouping.walk",
     "caption_id": "data.ids",
-    "gather_features": "losses.gather",
+    "gather_features": "distributed",
     "make_assignment": "mining.assign",
     "own_text_block": "mining.assign",
     "register_batch_hook": "hooks.registry",

@@ -1,4 +1,4 @@
-"""Gathers and sums over ranks without gradient, and a ring exchange: plain torch.distributed."""
+"""What ranks exchange: gathers with and without gradient, sums, and a ring."""
 
 from collections.abc import Iterator, Sequence
 
@@ -26,6 +26,43 @@ def sum_over_ranks(value: Tensor, world_size: int) -> Tensor:
 def highest_over_ranks(value: Tensor, world_size: int) -> Tensor:
     """The maximum of each element of `value` over ranks, without gradient."""
     return _reduced(value, world_size, dist.ReduceOp.MAX)
+
+
+def gather_features(image: Tensor, text: Tensor, rank: int, world_size: int) -> tuple[Tensor, Tensor]:
+    """All ranks' features, with gradient to the rank that computed them.
+
+    OpenCLIP's default gather (no --gather-with-grad) gives the towers 1/world_size of the true gradient; this one is
+    exact whatever that flag says.
+
+    Args:
+        image: [B, D].
+        text: [B, K, D].
+
+    Returns:
+        [N, D] and [N, K, D] in rank order.
+    """
+    if world_size == 1:
+        return image, text
+    from open_clip.loss import gather_features as open_clip_gather
+
+    gathered = open_clip_gather(image, text, gather_with_grad=True, rank=rank, world_size=world_size)
+    for tensor in gathered:
+        if tensor.requires_grad:
+            # torch's all_gather copies gradients into buffers with *their* strides; a transposed gradient, which
+            # matrix products often have, arrives scrambled (torch 2.15, gloo).
+            tensor.register_hook(Tensor.contiguous)
+    return gathered
+
+
+def mean_over_ranks(value: Tensor, world_size: int) -> Tensor:
+    """`value` with its gradient, and with the mean over ranks as its number.
+
+    Each rank's loss covers its own rows, and DDP averages gradients; the number that is logged should be the loss of
+    the global batch, on every rank.
+    """
+    if world_size == 1:
+        return value
+    return value + (sum_over_ranks(value, world_size) / world_size - value.detach())
 
 
 class RingExchange:

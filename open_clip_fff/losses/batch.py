@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from open_clip_fff.config.objective import check_made
-from open_clip_fff.losses.gather import gather_features, mean_over_ranks
+from open_clip_fff.distributed import gather_features, mean_over_ranks
 from open_clip_fff.mining.assign import given_assignment, make_assignment, own_text_block
 from open_clip_fff.mining.labels import all_valid
 from open_clip_fff.mining.miner import Miner
@@ -38,13 +38,7 @@ class GlobalBatch(NamedTuple):
 class GlobalBatchLoss(nn.Module, ABC):
     """A loss of the global batch and its assignment, computed in float32 (float64 inputs stay), outside autocast.
 
-    Args:
-        rank: this process's rank.
-        world_size: number of ranks; features are gathered over all of them, with gradient.
-        impl, dist_impl: as `FFFLoss`.
-
-    Raises:
-        ValueError: for an unknown `impl` or `dist_impl`.
+    Arguments as `FFFLoss`. Raises ValueError for an unknown `impl` or `dist_impl`.
     """
 
     by_tiles = True  # takes an `Assignment`, whose labels need not exist as one tensor

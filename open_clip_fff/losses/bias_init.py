@@ -34,16 +34,8 @@ def initial_bias(positive_share: float, scale: float, mean_cosine: float) -> flo
 def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment) -> Tensor:
     """Number of positives, number of pairs that are not ignored, and the sum of their cosines, over all ranks.
 
-    Args:
-        image: [B, D], this rank's.
-        text: [B, K, D], this rank's.
-        assignment: of this rank's images.
-
-    Returns:
-        float64 [3].
-
-    Raises:
-        ValueError: if the features are not L2-normalised.
+    Of this rank's image [B, D], text [B, K, D] and assignment; float64 [3]. Raises ValueError for features that are not
+    L2-normalised.
     """
     check_normalised("image", image)
     check_normalised("text", text, assignment.global_texts.own.valid)

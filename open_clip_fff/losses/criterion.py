@@ -39,8 +39,7 @@ class Criterion(nn.Module):
     Args:
         loss: its forward gets by keyword what its signature names of `Criterion.forward`'s arguments and `assignment`.
         mining: Eq. 1's settings; None for own captions only.
-        rank: this process's rank.
-        world_size: number of ranks.
+        rank, world_size: this process's rank, and the number of ranks.
         accumulation: OpenCLIP's --accum-freq. The loop back-propagates the whole loss once per micro-batch, which
             makes the scalars' gradients that many times too large: they are divided by it.
         online: whether the trained model's own features mine; else a batch hook adds those that do.

@@ -20,12 +20,7 @@ def sigmoid_sum(logits: Tensor, assignment: Tensor) -> Tensor:
 
         sum_i sum_j softplus( -m_ij * (s * cos_ij + b) )
 
-    Args:
-        logits: [B, N, K].
-        assignment: int8 [B, N, K].
-
-    Returns:
-        Scalar.
+    `logits` are [B, N, K], `assignment` int8 [B, N, K].
     """
     m = assignment.to(logits.dtype)
     return (F.softplus(-m * logits) * m.abs()).sum()

@@ -18,8 +18,7 @@ class LossContext:
     """What a loss is built from.
 
     Attributes:
-        rank: this process's rank.
-        world_size: number of ranks.
+        rank, world_size: this process's rank, and the number of ranks.
         settings: of the loss, as typed.
         batch_size: images per mini-batch on a rank, which follow each other in the global batch.
     """

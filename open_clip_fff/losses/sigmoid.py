@@ -25,8 +25,7 @@ class FFFLoss(GlobalBatchLoss):
     CUBLAS_WORKSPACE_CONFIG is set; sums over ranks depend on the back end.)
 
     Args:
-        rank: this process's rank.
-        world_size: number of ranks; features are gathered over all of them, with gradient.
+        rank, world_size: this process's rank, and the number of ranks, over which features are gathered with gradient.
         reduction: `images` divides by N (Eq. 2, SigLIP); `pairs` divides by the number of pairs not ignored.
         impl: `tiled` (losses/tiled_sigmoid.py), `dense` (losses/reference.py, which keeps several [B, N, K]), or
             `auto`, which is `tiled`. They give the same loss, gradients and assignment; only the dense one can be

@@ -22,9 +22,7 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
 
     Args:
         alpha: 0 to 1; MAFA's is 0.5.
-        rank: this process's rank.
-        world_size: number of ranks.
-        impl, dist_impl: as `MultiPositiveSoftmaxLoss`; the two options below are `dense` only.
+        rank, world_size, impl, dist_impl: as `MultiPositiveSoftmaxLoss`; GRIT-VLP's options are `dense` only.
         group: images per group, consecutive in the global batch; None spreads alpha over all columns.
         start: the first epoch with smoothing (`set_epoch`); in MAFA epoch 0 has none, because its batches are random.
         stop_gradient: GRIT-VLP (arXiv 2208.04060): each direction gives no gradient to its keys.

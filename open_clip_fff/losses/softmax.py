@@ -20,11 +20,8 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
     None, because DDP needs one. Computed in float32 outside autocast.
 
     Args:
-        rank: this process's rank.
-        world_size: number of ranks; features are gathered over all of them, with gradient.
-        impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`. The
-            Triton kernel is the sigmoid's.
-        dist_impl: as `FFFLoss`.
+        rank, world_size, dist_impl: as `FFFLoss`.
+        impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`.
 
     Example:
         >>> image = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)

@@ -42,8 +42,7 @@ def make_assignment(
 
     Args:
         own: this rank's captions; with `features` where `mine` needs them, with `match_labels` where there are any.
-        rank: this process's rank.
-        world_size: number of ranks.
+        rank, world_size: this process's rank, and the number of ranks.
         ring: whether text blocks go round the ranks; else they are gathered.
         mine: from the assignment without mining to the one with it, for example a `Miner`; None for own captions alone.
         on_tile: called with each tile that is computed.
@@ -63,12 +62,11 @@ def make_assignment(
 def given_assignment(
     given: Tensor, by_text: Tensor | None, own: TextBlock, rank: int = 0, world_size: int = 1, ring: bool = False
 ) -> Assignment:
-    """An assignment that exists as tensors.
+    """An assignment that exists as tensors; other arguments as `make_assignment`.
 
     Args:
         given: int8 or bool [B, N, K], as images see it.
         by_text: likewise, as captions see it; None where that is the same.
-        own, rank, world_size, ring: as `make_assignment`.
 
     Raises:
         TypeError: if one is neither bool nor int8.

@@ -123,11 +123,11 @@ def best_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> 
 
     Args:
         pairs: bool [B, N, K].
-        score: [B, N, K], `Candidates.score`.
+        score: [B, N, K].
         column_ids: int64 [N].
 
     Returns:
-        int64 [B, cap] (or [B, N * K] if that is less): positions column * K + caption, -1 where a row has fewer.
+        int64 [B, min(cap, N * K)]: positions j * K + k, -1 where a row has fewer.
     """
     by_id, k = torch.argsort(column_ids, stable=True), pairs.shape[2]
     sorted_score = score.masked_fill(~pairs, -torch.inf)[:, by_id].flatten(1)
@@ -148,17 +148,12 @@ def positions_mask(positions: Tensor, offset: int, images: int, k: int) -> Tenso
 def assign(
     row_ids: Tensor, column_ids: Tensor, column_valid: Tensor, mined: Mined, mined_as: str = "positive"
 ) -> Tensor:
-    """The assignment: own captions positive, mined ones positive or ignored, all others negative, padding ignored.
+    """The assignment with mined pairs, int8 [B, N, K]; `mined_as` is `positive` or `ignore`, and doubtful ones are 0.
 
     Args:
         row_ids: int64 [B].
         column_ids: int64 [N].
         column_valid: bool [N, K].
-        mined: pairs of the same rows and columns.
-        mined_as: `positive` or `ignore`.
-
-    Returns:
-        int8 [B, N, K].
     """
     labels = own_assignment(row_ids, column_ids, column_valid)
     if mined.doubtful is not None:

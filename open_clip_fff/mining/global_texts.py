@@ -42,8 +42,7 @@ class GlobalTexts:
 
     Args:
         own: this rank's.
-        rank: this process's rank.
-        world_size: number of ranks.
+        rank, world_size: this process's rank, and the number of ranks.
         ring: whether blocks go round the ranks, so that none holds all of them. Else they are gathered at once, into
             one block.
 

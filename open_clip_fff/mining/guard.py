@@ -29,10 +29,7 @@ def score_limit(
     Args:
         one_pass: goes over this rank's tiles: scores and mined pairs, [b, n, K] each.
         limit: over all ranks.
-        dtype: of the scores, float32 or float64.
-
-    Returns:
-        Scalar of that type.
+        dtype: of the scores, float32 or float64, and of the scalar that is returned.
     """
     bits = torch.finfo(dtype).bits
     left: Tensor | int = limit

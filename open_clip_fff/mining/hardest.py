@@ -54,12 +54,7 @@ def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor) -
 
 
 def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """The candidates' cosines by other features, [B] and [B, K]; meaningless where there is no candidate.
-
-    Args:
-        image: [B, D'], L2-normalised.
-        text: [B, K, D'], likewise.
-    """
+    """The candidates' cosines [B] and [B, K] by other L2-normalised features; meaningless without a candidate."""
     image, text = full_precision(image), full_precision(text)
     of_images = (image * text.flatten(0, 1)[hardest.caption.clamp(min=0)]).sum(dim=-1)
     return of_images, (text * image[hardest.image.clamp(min=0)]).sum(dim=-1)
@@ -84,13 +79,13 @@ class MatchLabels(NamedTuple):
 
 
 def match_labels(hardest: Hardest, ids: Tensor, captions: Tensor, by_image: Tensor, by_text: Tensor) -> MatchLabels:
-    """From positions to ids.
+    """From positions to ids; without a candidate the label is negative.
 
     Args:
         hardest: positions.
-        ids: int64 [B]; those of images without one equal no other (`labels.known_ids`).
+        ids: int64 [B]; missing ones are replaced (`labels.known_ids`).
         captions: int64 [B, K], the hash of each caption's text.
-        by_image, by_text: labels [B] and [B, K]; where there is no candidate, the pair stays a negative.
+        by_image, by_text: labels [B] and [B, K].
     """
     k, position = hardest.image.shape[1], hardest.caption.clamp(min=0)
     return MatchLabels(

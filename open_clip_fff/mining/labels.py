@@ -13,14 +13,8 @@ POSITIVE, NEGATIVE, IGNORED = 1, -1, 0
 def own_pairs(row_ids: Tensor, column_ids: Tensor) -> Tensor:
     """Which images are the same image, by sample id and never by position.
 
-    This one rule covers K captions, an image that is twice in a batch, and the offsets of ranks.
-
-    Args:
-        row_ids: int64 [B].
-        column_ids: int64 [N].
-
-    Returns:
-        bool [B, N].
+    This one rule covers K captions, an image that is twice in a batch, and the offsets of ranks. int64 [B] and [N] to
+    bool [B, N].
     """
     return row_ids[:, None] == column_ids[None, :]
 
@@ -36,20 +30,12 @@ def all_valid(text: Tensor) -> Tensor:
 
 
 def known_ids(ids: Tensor, rank: int) -> Tensor:
-    """Replaces missing ids (negative) by ones that equal no other.
-
-    Args:
-        ids: int64 [B] of this rank.
-    """
+    """Replaces missing ids (negative), of int64 [B] of this rank, by ones that equal no other."""
     return torch.where(ids < 0, -1 - positions(len(ids), rank, ids.device), ids)
 
 
 def as_labels(assignment: Tensor) -> Tensor:
-    """An assignment as int8: bool True becomes +1, False becomes -1.
-
-    Raises:
-        TypeError: if it is neither bool nor int8.
-    """
+    """An assignment, bool or int8, as int8: True becomes +1, False becomes -1. Raises TypeError for other types."""
     if assignment.dtype == torch.bool:
         return assignment.to(torch.int8) * 2 - 1
     if assignment.dtype != torch.int8:
@@ -58,25 +44,11 @@ def as_labels(assignment: Tensor) -> Tensor:
 
 
 def own_assignment(row_ids: Tensor, column_ids: Tensor, column_valid: Tensor) -> Tensor:
-    """The assignment without mining: own captions positive, all others negative, padding ignored.
-
-    Args:
-        row_ids: int64 [B].
-        column_ids: int64 [N].
-        column_valid: bool [N, K].
-
-    Returns:
-        int8 [B, N, K].
-    """
+    """The assignment without mining, int8 [B, N, K]: own captions positive, all others negative, padding ignored."""
     own = own_pairs(row_ids, column_ids)[:, :, None].expand(-1, -1, column_valid.shape[1])
     return mask_padding(as_labels(own), column_valid)
 
 
 def mask_padding(labels: Tensor, column_valid: Tensor) -> Tensor:
-    """Sets the columns of padding to 0.
-
-    Args:
-        labels: int8 [B, N, K].
-        column_valid: bool [N, K].
-    """
+    """`labels`, int8 [B, N, K], with 0 in the columns of padding; `column_valid` is bool [N, K]."""
     return labels * column_valid.to(torch.int8)

@@ -43,8 +43,7 @@ class Miner:
 
     Args:
         config: thresholds or rate, warm-up, guard.
-        rank: this process's rank.
-        world_size: number of ranks, which all get the same thresholds and the same limit.
+        rank, world_size: this process's rank, and the number of ranks, which all get the same thresholds and limit.
 
     Attributes:
         step: optimizer steps that are done.

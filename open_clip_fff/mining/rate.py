@@ -101,8 +101,7 @@ class RateThresholds:
 
     Args:
         config: which clauses are on, and the rate.
-        rank: this process's rank.
-        world_size: number of ranks, which all get the same thresholds.
+        rank, world_size: this process's rank, and the number of ranks, which all get the same thresholds.
     """
 
     def __init__(self, config: MiningConfig, rank: int = 0, world_size: int = 1) -> None:

@@ -82,26 +82,15 @@ class Clauses(NamedTuple):
 
 
 def pooled_text(text: Tensor, valid: Tensor) -> Tensor:
-    """The renormalised mean of each image's valid captions; zeros where it has none.
-
-    Args:
-        text: [N, K, D].
-        valid: bool [N, K].
-
-    Returns:
-        [N, D].
-    """
+    """The renormalised mean [N, D] of each image's valid captions [N, K, D]; zeros where it has none."""
     return F.normalize((valid[:, None].to(text.dtype) @ text).squeeze(1), dim=-1)
 
 
 def text_text_similarity(rows: MiningFeatures, columns: MiningFeatures, form: str) -> Tensor:
     """S_tt in one of its three forms.
 
-    `pooled`: cosine of the two images' pooled captions. `max` and `mean`: over the row image's valid captions, of the
-    cosine with caption (j, k); -1 for a row without a valid caption.
-
-    Returns:
-        [B, N, 1] for `pooled`, else [B, N, K].
+    `pooled`: [B, N, 1], cosine of the two images' pooled captions. `max` and `mean`: [B, N, K], over the row image's
+    valid captions, of the cosine with caption (j, k); -1 for a row without a valid caption.
     """
     if form == "pooled":
         row, column = (pooled_text(x.text, x.valid) if x.pooled is None else x.pooled for x in (rows, columns))
@@ -141,14 +130,6 @@ def clauses(similarity: Similarities, thresholds: Thresholds) -> Clauses:
 
 
 def best_pairs(pairs: Tensor, score: Tensor, limit: int) -> Tensor:
-    """The guard of self-mining (ours): the best `limit` pairs, without those that tie with the first one left out.
-
-    Args:
-        pairs: bool [B, N, K].
-        score: [B, N, K].
-
-    Returns:
-        bool [B, N, K].
-    """
+    """The guard of self-mining (ours): the best `limit` pairs, without those that tie with the first one left out."""
     ranked = score[pairs].sort(descending=True).values
     return pairs if len(ranked) <= limit else pairs & (score > ranked[limit])
