@@ -53,7 +53,7 @@ def chosen(table: SourceTable, typed: ColumnNames, image: bool = True) -> tuple[
     if image and named is None:
         what = f"paths; it has {column_names(table.columns)}"
         raise UsageError(f"--image-key: say which column of {table.name} holds images or their {what}")
-    if bytes_kept := table.held & set(found.keep):
+    if bytes_kept := table.inline & set(found.keep):
         raise UsageError(f"--keep-columns {min(bytes_kept)}: holds bytes, and a json holds none")
     return found, notes
 
@@ -63,7 +63,7 @@ def image_column(table: SourceTable) -> str | None:
 
     That of the table's layout, else one that may hold images themselves, else one that may hold paths.
     """
-    found = _guess([name for name in table.columns if name in table.held], HELD_NAMES)
+    found = _guess([name for name in table.columns if name in table.inline], HELD_NAMES)
     if table.image:
         return table.image
     return next(iter(found or _guess(table.columns, PATH_NAMES)), None)
@@ -77,9 +77,9 @@ def check_column(table: SourceTable, flag: str, name: str) -> str:
 
 def columns_line(table: SourceTable, typed: ColumnNames, found: ColumnNames) -> str:
     """Which columns are read, and which of them were guessed."""
-    parts = [table.taken] if table.taken else []
+    parts = [table.layout] if table.layout else []
     if found.image:
-        inside = "images in" if found.image in table.held else "images by"
+        inside = "images in" if found.image in table.inline else "images by"
         guessed = "" if typed.image or table.image else " (guessed; --image-key names another)"
         parts.append(f"{inside} `{found.image}`{guessed}")
     guessed = "" if typed.captions or table.captions else " (guessed; --caption-key names others)"

@@ -10,9 +10,8 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.columns import image_column
 from open_clip_fff.tools.pack.image_folder import metadata_files
 from open_clip_fff.tools.pack.settings import PackSettings
-from open_clip_fff.tools.pack.tables.forms import FORMS, form
-from open_clip_fff.tools.pack.tables.images import cell_image
-from open_clip_fff.tools.pack.tables.table import SourceTable
+from open_clip_fff.tools.pack.tables.parquet import cell_image
+from open_clip_fff.tools.pack.tables.table import FORMS, SourceTable, form
 from open_clip_fff.tools.pack.walk import Unused, images_below
 
 TRIED = 16  # rows at the start that are looked at

@@ -162,7 +162,7 @@ def _join(settings: PackSettings, kind: SourceKind) -> tuple[list[str], Callable
 
     def open_at(place_: Path, share: Share) -> Join:
         found = joined_rows(table, names, by)
-        listing = Listing(found, names.captions, "join", "identity", table.about(), table.said)
+        listing = Listing(found, names.captions, "join", "identity", table.about(), table.warnings)
         rows = listed(place_ / CAPTIONS, listing, share)
         return OneTable(rows, table.name, field if settings.join == "url" else None)
 

@@ -11,7 +11,7 @@ from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.items import Item
 from open_clip_fff.tools.pack.listing import READ, UNUSED
 from open_clip_fff.tools.pack.rows import RowFile
-from open_clip_fff.tools.pack.tables.images import InlineImages
+from open_clip_fff.tools.pack.tables.parquet import InlineImages
 from open_clip_fff.tools.shards.share import Share
 
 T = TypeVar("T")

@@ -18,7 +18,7 @@ from open_clip_fff.tools.pack.listing import ROWS, Listing, listed
 from open_clip_fff.tools.pack.settings import ColumnNames, PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
 from open_clip_fff.tools.pack.table_rows import asked_rows, image_at, table_item, table_rows
-from open_clip_fff.tools.pack.tables.images import InlineImages
+from open_clip_fff.tools.pack.tables.parquet import InlineImages
 from open_clip_fff.tools.pack.tables.table import SourceTable
 from open_clip_fff.tools.pack.walk import unused_in
 from open_clip_fff.tools.shards.share import Share
@@ -32,9 +32,9 @@ def table_opening(settings: PackSettings, kind: SourceKind) -> PreparedSource:
     """
     table = SourceTable(kind.files, settings.separator, kind.images)
     if kind.images:
-        table.taken, table.image = "an ImageFolder", find_name(FILE_NAME, table.columns)
+        table.layout, table.image = "an ImageFolder", find_name(FILE_NAME, table.columns)
     columns, notes = chosen(table, settings.columns)
-    held = columns.image in table.held
+    held = columns.image in table.inline
     starts = placed(kind.images, kind.files) if kind.images else []
     folder = Path(settings.source) if Path(settings.source).is_dir() else Path(kind.files[0]).parent
     root = settings.image_root or folder
@@ -59,7 +59,7 @@ def table_opening(settings: PackSettings, kind: SourceKind) -> PreparedSource:
             repeats="join" if settings.group else "keep",
             order=settings.seed,
             about=table.about(),
-            read=table.said,
+            read=table.warnings,
             unused=unused,
         )
         rows = listed(place / ROWS, listing, share)

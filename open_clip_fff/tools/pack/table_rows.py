@@ -13,7 +13,7 @@ from open_clip_fff.tools.pack.image_folder import joined_path
 from open_clip_fff.tools.pack.items import Item, SkipSample, as_json, members_of
 from open_clip_fff.tools.pack.rows import SourceRow, captions_of
 from open_clip_fff.tools.pack.settings import ColumnNames
-from open_clip_fff.tools.pack.tables.images import CONTENT, CellImage, cell_image
+from open_clip_fff.tools.pack.tables.parquet import CONTENT, CellImage, cell_image
 from open_clip_fff.tools.pack.tables.table import SourceTable, TableRow
 
 
@@ -31,7 +31,7 @@ def table_rows(
     Raises:
         UsageError: if the table cannot be read, or holds neither images nor paths where it should.
     """
-    held, image_column = columns.image in table.held, columns.image or ""
+    held, image_column = columns.image in table.inline, columns.image or ""
     wanted = [*columns.captions, *columns.keep, *filter(None, (columns.url, columns.label))]
     wanted += [] if held and not by_content else [image_column]
     for number, (file, row, cells) in asked_rows(table, columns, wanted):

@@ -1,1 +1,1 @@
-"""Rows of files: a reader for each form, and a table of several files."""
+"""Tables: CSV, jsonl, json and parquet."""

@@ -1,4 +1,4 @@
-"""json files that are one object: lists of images and of what is said of them."""
+"""json files that are one object with lists of images and captions: COCO's and Karpathy's."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +14,14 @@ Document = dict[str, Any]
 
 
 class DocumentLayout(NamedTuple):
-    """How a document is laid out.
+    """The layout of a document.
 
     Attributes:
-        name: whose layout it is, for people.
+        name: for printed lines.
         image: the column of images.
-        rows: a row an image, of the document, with the captions in `captions`.
+        rows: makes a row per image of the document, with its captions in `captions`.
         used: fields of the document that rows are made of.
-        unused: lines on what is in these and in no row.
+        unused: makes lines on content of these that is in no row.
     """
 
     name: str
@@ -34,8 +34,7 @@ class DocumentLayout(NamedTuple):
 def coco(document: Document) -> DocumentLayout | None:
     """COCO's captions: `images` with `id` and `file_name`, `annotations` with `image_id` and `caption`.
 
-    Raises:
-        ValueError: for COCO's other annotations, which have no captions.
+    Raises ValueError for COCO's other annotations.
     """
     if not (_objects(document, "images") and _objects(document, "annotations")):
         return None
@@ -64,9 +63,9 @@ def karpathy(document: Document) -> DocumentLayout | None:
     if not images or not {"filename", "sentences"} <= set(images[0]):
         return None
     splits = Counter(str(image.get("split")) for image in images)
-    told = ", ".join(f"{name} {count:,}" for name, count in splits.most_common())
+    counts = ", ".join(f"{name} {count:,}" for name, count in splits.most_common())
     return DocumentLayout(
-        f"Karpathy's splits ({told}; --only 'split=A;B' takes some)", "image", _karpathy_rows, ("images",)
+        f"Karpathy's splits ({counts}; --only 'split=A;B' takes some)", "image", _karpathy_rows, ("images",)
     )
 
 
@@ -83,12 +82,8 @@ LAYOUTS: tuple[Callable[[Document], DocumentLayout | None], ...] = (coco, karpat
 class DocumentReader(Reader):
     """A row per image; the document is in memory only while rows are read.
 
-    Args:
-        file: its path.
-        load: reads the document.
-
     Raises:
-        UsageError: if it is of no layout that is known.
+        UsageError: if its layout is unknown.
         ValueError: as the layouts.
     """
 
@@ -104,7 +99,7 @@ class DocumentReader(Reader):
                 f"{file} is neither COCO's captions (images, annotations), Karpathy's splits (images with sentences), "
                 f"a list of objects nor an object a line; it has {', '.join(document) or 'nothing'}"
             )
-        self.taken, self.image, self.captions = layout.name, layout.image, ("captions",)
+        self.layout, self.image, self.captions = layout.name, layout.image, ("captions",)
         self._layout, self._count = layout, len(document["images"])
         others = [f"{name} ({len(x):,})" if isinstance(x, list) else name for name, x in document.items()
                   if name not in layout.used]  # fmt: skip
@@ -124,6 +119,6 @@ class DocumentReader(Reader):
 
 
 def _objects(fields: Document, name: str) -> list[Document] | None:
-    """A list of objects in a field; None for anything else."""
+    """The list of objects in a field; None for anything else."""
     value = fields.get(name)
     return value if isinstance(value, list) and value and all(isinstance(x, dict) for x in value) else None

@@ -1,19 +1,24 @@
 """parquet, with paths of images or with the images themselves."""
 
+import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.pack.tables.reader import Cells, Reader
+from open_clip_fff.tools.pack.tables.reader import UNREADABLE, Cells, Reader
 from open_clip_fff.tools.pack.tables.separated import PIECE
 
-FEW = 32  # rows in memory at a time where they hold images
-# by default a column of a whole row group is read at once: a gigabyte, where that is ten thousand images
+FEW = 32  # rows in memory at a time if they hold images
+# by default a column of a row group is read at once: a gigabyte for ten thousand images
 STREAMED = {"pre_buffer": False, "buffer_size": 1 << 20}
+CONTENT = "content"  # of a row: its image's bytes
 
 
 class ParquetReader(Reader):
-    """Cells as what they are."""
+    """Cells with their own types."""
 
     form = "parquet"
 
@@ -23,12 +28,12 @@ class ParquetReader(Reader):
         super().__init__(file)
         schema = pq.read_schema(file)
         self.columns = list(schema.names)
-        self.held = frozenset(field.name for field in schema if _holds_bytes(field.type))
+        self.inline = frozenset(field.name for field in schema if _holds_bytes(field.type))
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
         import pyarrow.parquet as pq
 
-        piece = FEW if self.held & set(columns) else PIECE
+        piece = FEW if self.inline & set(columns) else PIECE
         with pq.ParquetFile(self.file, **STREAMED) as table:
             for batch in table.iter_batches(piece, columns=list(columns)):
                 yield from batch.to_pylist()
@@ -40,15 +45,10 @@ class ParquetReader(Reader):
 
 
 def cells_at(file: str, column: str, numbers: Sequence[int]) -> Iterator[object]:
-    """The cells of a column in some rows; of each row group that has one, what comes before it is read, too.
-
-    Args:
-        file: a parquet.
-        column: its name.
-        numbers: of rows, ascending.
+    """A column's cells in some rows, by ascending numbers. Reads a row group up to the last of its rows.
 
     Raises:
-        OSError, ValueError: if it cannot be read, or has fewer rows.
+        OSError, ValueError: if the file cannot be read, or has fewer rows.
     """
     import pyarrow.parquet as pq
 
@@ -64,12 +64,12 @@ def cells_at(file: str, column: str, numbers: Sequence[int]) -> Iterator[object]
 
 
 def _cells_in(table: Any, group: int, column: str, first: int, left: list[int], end: int) -> Iterator[object]:
-    """Those in one row group; `left` has the numbers to come, descending, and loses those that came."""
+    """The cells in one row group; `left` has the remaining numbers, descending, and loses those that are read."""
     for batch in table.iter_batches(FEW, row_groups=[group], columns=[column]):
-        wanted = []
+        here = []
         while left and left[-1] < min(first + len(batch), end):
-            wanted.append(left.pop() - first)
-        yield from batch.column(0).take(wanted).to_pylist() if wanted else ()
+            here.append(left.pop() - first)
+        yield from batch.column(0).take(here).to_pylist() if here else ()
         first += len(batch)
         if not left or left[-1] >= end:
             return
@@ -82,3 +82,70 @@ def _holds_bytes(kind: Any) -> bool:
     if pa.types.is_struct(kind):
         return any(kind.field(n).name == "bytes" and _holds_bytes(kind.field(n).type) for n in range(kind.num_fields))
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+class CellImage(NamedTuple):
+    """A cell's image: its path, empty for none, and its bytes, None for none."""
+
+    path: str
+    content: bytes | None
+
+
+def cell_image(cell: object) -> CellImage | None:
+    """The image of a path, of bytes, or of Hugging Face's `{bytes, path}`; None for other cells."""
+    if isinstance(cell, bytes):
+        return CellImage("", cell or None)
+    if isinstance(cell, dict) and {"path", "bytes"} & set(cell):
+        content, path = cell.get("bytes"), cell.get("path")
+        path = path if isinstance(path, str) else ""
+        return CellImage(path, (content or None) if isinstance(content, bytes) else None)
+    if isinstance(cell, dict | list):
+        return None
+    return CellImage("" if cell is None or cell != cell else str(cell), None)  # NaN is not itself
+
+
+class InlineImages:
+    """Images in a column of parquets, by file and row.
+
+    Rows in the table's order are read in one pass. For others, as after --shuffle, images are collected in a temporary
+    file. Memory is that of a parquet page: 1,024 images as arrow writes them, or a row group's, 100 for Hugging Face
+    and img2dataset.
+
+    Args:
+        files: parquets.
+        column: with images.
+        folder: for the temporary file.
+    """
+
+    def __init__(self, files: Sequence[str], column: str, folder: Path) -> None:
+        self.files, self.column, self._folder = files, column, folder
+
+    def filled(self, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Rows of a list with their images' bytes, or paths. Raises UsageError if a file cannot be read."""
+        order = sorted(range(len(rows)), key=lambda number: (rows[number]["file"], rows[number]["row"]))
+        images = self._images([rows[number] for number in order])
+        if order == list(range(len(rows))):
+            for row, image in zip(rows, images, strict=True):
+                yield _with(row, image)
+            return
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            spans: dict[int, tuple[CellImage, int, int]] = {}
+            for number, image in zip(order, images, strict=True):
+                spans[number] = image._replace(content=None), file.tell(), file.write(image.content or b"")
+            for number, row in enumerate(rows):
+                image, start, size = spans[number]
+                file.seek(start)
+                yield _with(row, image._replace(content=file.read(size) or None))
+
+    def _images(self, rows: Sequence[dict[str, Any]]) -> Iterator[CellImage]:
+        for number, group in groupby(rows, lambda row: row["file"]):
+            file = self.files[number]
+            try:
+                for cell in cells_at(file, self.column, [row["row"] for row in group]):
+                    yield cell_image(cell) or CellImage("", None)
+            except UNREADABLE as error:
+                raise UsageError(f"{file} cannot be read as parquet ({reason(error)})") from error
+
+
+def _with(row: dict[str, Any], image: CellImage) -> dict[str, Any]:
+    return {**row, CONTENT: image.content, "image": image.path.encode()}

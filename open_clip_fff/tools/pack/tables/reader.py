@@ -1,25 +1,31 @@
-"""What every form of a table is read by."""
+"""The base of the readers of tables, and text files, compressed or not."""
 
+import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from open_clip_fff.errors import UsageError
 
 Cells = dict[str, object]
+
+UNREADABLE = (OSError, ValueError, KeyError)  # includes pyarrow's and pandas' errors
+CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # suffixes, and arrow's names
 
 
 class Reader:
     """The rows of one file.
 
-    Args:
-        file: its path.
-
     Attributes:
-        form: what it is read as, for error lines.
-        fixed: whether all rows have all columns; else a row without one has None there.
+        form: the file's format, for error lines.
+        fixed: whether all rows have all columns; else missing cells are None.
         columns: their names.
-        taken: for whose layout of data it was taken, for people; empty where the form has only one.
-        image: the column of images that the layout has; None where it is any.
-        captions: the columns of captions that it has.
-        held: those of them whose cells may be images themselves.
-        skipped: what is said about rows that cannot be read, as they are met.
+        layout: the recognised layout of data, for printed lines; empty if the format has only one.
+        image: the layout's column of images; None if it is not fixed.
+        captions: the layout's columns of captions.
+        inline: columns whose cells may be images themselves.
+        skipped: errors of rows that cannot be read, added while reading.
 
     Raises:
         OSError, ValueError: from any method, if the file cannot be read.
@@ -31,20 +37,47 @@ class Reader:
     def __init__(self, file: str) -> None:
         self.file = file
         self.columns: Sequence[str] = ()
-        self.taken = ""
+        self.layout = ""
         self.image: str | None = None
         self.captions: tuple[str, ...] = ()
-        self.held: frozenset[str] = frozenset()
+        self.inline: frozenset[str] = frozenset()
         self.skipped: list[str] = []
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
-        """All rows in order, as the cells of some columns; called again, it starts anew."""
+        """All rows in order, with the cells of some columns; each call starts again."""
         raise NotImplementedError
 
     def unused(self) -> list[str]:
-        """Lines on what is there and in no column, once all rows were read."""
+        """Lines on content that is in no column, after all rows were read."""
         return []
 
     def about(self) -> int:
-        """How many rows there are, more or less; 0 where that is not known."""
+        """The approximate number of rows; 0 if unknown."""
         return 0
+
+
+def bare_name(file: str) -> str:
+    """A file's name without the suffix of its compression."""
+    path = Path(file)
+    return path.stem if path.suffix.lower() in CODECS else path.name
+
+
+@contextmanager
+def open_text(file: str) -> Iterator[TextIO]:
+    """A file as UTF-8 text with its own line ends.
+
+    Raises:
+        OSError, ValueError: if it cannot be read, now or later.
+        UsageError: if the installed arrow lacks its compression.
+    """
+    import pyarrow as pa
+
+    codec = CODECS.get(Path(file).suffix.lower())
+    if codec is None:
+        with open(file, encoding="utf-8-sig", newline="") as text:
+            yield text
+        return
+    if not pa.Codec.is_available(codec):
+        raise UsageError(f"{file}: the pyarrow that is installed reads no {codec}; unpack the file first")
+    with pa.input_stream(file, compression=codec) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
+        yield text

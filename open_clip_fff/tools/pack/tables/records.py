@@ -1,34 +1,36 @@
-"""Objects with named fields, one after the other: the lines of a jsonl, or a list in a json."""
+"""Objects with named fields: the lines of a jsonl, or a list in a json; LLaVA's conversations among them."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TextIO
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.pack.tables.chats import as_captions, is_chat
-from open_clip_fff.tools.pack.tables.reader import Cells, Reader
+from open_clip_fff.tools.pack.tables.reader import Cells, Reader, open_text
 from open_clip_fff.tools.pack.tables.separated import LOOK, lines_about
-from open_clip_fff.tools.pack.tables.text import open_text
 
 CHUNK = 1 << 20  # characters
+CHAT = "conversations"  # LLaVA: {"id", "image", "conversations": [{"from", "value"}, …]}
+ANSWERS = frozenset({"gpt", "assistant"})  # those who describe the image
+_IMAGE_TAG = re.compile(r"\s*<image>\s*")
 
 
 class JsonRecord(NamedTuple):
-    """What stands at a line (from 1), or at a place of a list (from 1); None for what is no object."""
+    """The line of a jsonl, or the entry of a list, from 1; its fields are None if it is no object."""
 
     number: int
     fields: Cells | None
 
 
 class RecordsReader(Reader):
-    """Columns are the fields of the first records; conversations about an image, as LLaVA has them, become captions.
+    """Columns are the fields of the first records; LLaVA's conversations become captions.
 
     Args:
         file: its path.
         form: `jsonl` or `json`.
-        records: goes through the file.
+        records: parses the file.
 
     Raises:
         UsageError: if none of the first records is an object.
@@ -43,60 +45,56 @@ class RecordsReader(Reader):
             found = [record.fields for record in islice(records(text), LOOK) if record.fields]
         if not found:
             raise UsageError(f"{file} holds no row: a {form} has objects with named fields, in each line or in a list")
-        self._chats = is_chat(found[0])
+        self._chats = _is_chat(found[0])
         if self._chats:
-            found = [as_captions(fields) for fields in found]
-            self.taken, self.image, self.captions = "LLaVA's conversations", "image", ("captions",)
+            found = [_with_captions(fields) for fields in found]
+            self.layout, self.image, self.captions = "LLaVA's conversations", "image", ("captions",)
         self.columns = list(dict.fromkeys(name for fields in found for name in fields))
-        self._late: Counter[str] = Counter()
+        self._later: Counter[str] = Counter()  # fields that the first records lack
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
-        known, self._late = set(self.columns), Counter()
+        known, self._later = set(self.columns), Counter()
         with open_text(self.file) as text:
             for number, fields in self._records(text):
                 if not fields:
                     where = f"{'line' if self.form == 'jsonl' else 'entry'} {number}"
                     self.skipped.append(f"{self.file}: Skipping {where}: it is no object with named fields")
                     continue
-                fields = as_captions(fields) if self._chats else fields
-                self._late.update(fields.keys() - known)
+                fields = _with_captions(fields) if self._chats else fields
+                self._later.update(fields.keys() - known)
                 yield {column: fields.get(column) for column in columns}
 
     def about(self) -> int:
         return lines_about(self.file) if self.form == "jsonl" else 0
 
     def unused(self) -> list[str]:
-        met = ", ".join(f"{name} in {count:,}" for name, count in sorted(self._late.items()))
-        return [f"fields that the first {LOOK:,} rows do not have: {met}"] if met else []
+        names = ", ".join(f"{name} in {count:,}" for name, count in sorted(self._later.items()))
+        return [f"fields that the first {LOOK:,} rows do not have: {names}"] if names else []
 
 
 def lines_of(text: TextIO) -> Iterator[JsonRecord]:
-    """The objects of a jsonl; empty lines are none."""
+    """The objects of a jsonl, without empty lines."""
     for number, line in enumerate(text, 1):
         if line.strip():
             yield JsonRecord(number, _object(line))
 
 
 def entries_of(text: TextIO) -> Iterator[JsonRecord]:
-    """The objects in a list that is a json's whole content, one in memory at a time.
-
-    Raises:
-        ValueError: if it is no list, or ends too early.
-    """
+    """The objects of a json list, parsed in chunks. Raises ValueError if it is no list, or ends too early."""
     decoder, buffer, number = json.JSONDecoder(), text.read(CHUNK), 0
-    place = _after_space(buffer, 0)
+    place = _skip_space(buffer, 0)
     if buffer[place : place + 1] != "[":
         raise ValueError("it is no list")
     place += 1
     while True:
-        place = _after_space(buffer, place)
+        place = _skip_space(buffer, place)
         if buffer[place : place + 1] == "]":
             return
         try:
             entry, end = decoder.raw_decode(buffer, place)
         except json.JSONDecodeError:
             end = len(buffer)
-        if end < len(buffer):  # what ends the text may go on
+        if end < len(buffer):  # an entry at the buffer's end may continue
             place, number = end, number + 1
             yield JsonRecord(number, entry if isinstance(entry, dict) else None)
         elif more := text.read(max(CHUNK, len(buffer) - place)):
@@ -105,8 +103,8 @@ def entries_of(text: TextIO) -> Iterator[JsonRecord]:
             raise ValueError(f"the list ends within entry {number + 1}, or holds no json there")
 
 
-def _after_space(buffer: str, place: int) -> int:
-    """Where the next entry or bracket stands, behind spaces and the comma."""
+def _skip_space(buffer: str, place: int) -> int:
+    """The position after spaces and commas."""
     while buffer[place : place + 1] in (" ", "\n", "\r", "\t", ","):
         place += 1
     return place
@@ -118,3 +116,21 @@ def _object(line: str) -> Cells | None:
     except (ValueError, RecursionError):
         return None
     return fields if isinstance(fields, dict) else None
+
+
+def _is_chat(fields: Cells) -> bool:
+    turns = fields.get(CHAT)
+    return isinstance(turns, list) and bool(turns) and all(isinstance(x, dict) and "value" in x for x in turns)
+
+
+def _with_captions(fields: Cells) -> Cells:
+    """A conversation as `captions`, its answers; without `image` if it is about several."""
+    turns = fields.get(CHAT)
+    turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
+    answers = [turn.get("value") for turn in turns if turn.get("from") in ANSWERS]
+    captions = [_IMAGE_TAG.sub(" ", text).strip() for text in answers if isinstance(text, str)]
+    image = fields.get("image")
+    if isinstance(image, list):
+        image = image[0] if len(image) == 1 else None
+    rest = {name: value for name, value in fields.items() if name not in ("image", CHAT)}
+    return {"image": image, "captions": captions, **rest}

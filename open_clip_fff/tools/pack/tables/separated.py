@@ -1,4 +1,4 @@
-"""CSV: a line of names, then a row a line."""
+"""CSV with a header."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -7,20 +7,19 @@ from pathlib import Path
 
 from open_clip_fff.data.table_columns import read_table
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.pack.tables.reader import Cells, Reader
-from open_clip_fff.tools.pack.tables.text import bare_name, open_text
+from open_clip_fff.tools.pack.tables.reader import Cells, Reader, bare_name, open_text
 
 PIECE = 16_384  # rows in memory at a time
-SEPARATORS = "\t,|;"  # the first of them that is in the first line
-LOOK = 1_000  # lines at the start, which tell how long lines are
+SEPARATORS = "\t,|;"  # the first one in the header is the file's
+LOOK = 1_000  # first lines, by which the number of lines is estimated
 
 
 class SeparatedReader(Reader):
-    """Cells as the text that stands there; an empty one is NaN.
+    """Cells as text; empty ones are NaN.
 
     Args:
         file: its path.
-        separator: between cells; None for the first of SEPARATORS that is in the first line.
+        separator: between cells; None for the first of SEPARATORS in the header.
 
     Raises:
         UsageError: if it is no UTF-8 text, or no table.
@@ -38,14 +37,14 @@ class SeparatedReader(Reader):
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
         import pandas as pd
 
-        # `usecols` would cut a caption with a comma and no quotes at the comma, where such a line is no row
+        # with `usecols` a line with an unquoted comma would lose text; without it such a line is skipped
         options = {"sep": self.separator, "dtype": str, "chunksize": PIECE, "on_bad_lines": "warn"}
         with open_text(self.file) as text, pd.read_csv(text, **options) as pieces:
             while True:
-                with warnings.catch_warnings(record=True) as said:  # of lines with more cells than the first
+                with warnings.catch_warnings(record=True) as caught:  # of lines with more cells than the header
                     warnings.simplefilter("always")
                     piece = next(pieces, None)
-                self.skipped += [f"{self.file}: {line}" for x in said for line in str(x.message).strip().splitlines()]
+                self.skipped += [f"{self.file}: {line}" for x in caught for line in str(x.message).strip().splitlines()]
                 if piece is None:
                     return
                 yield from piece[list(columns)].to_dict("records")
@@ -55,7 +54,7 @@ class SeparatedReader(Reader):
 
 
 def lines_about(file: str) -> int:
-    """How many lines a file has, as if all were as long as the first ones; 0 for a compressed one."""
+    """A file's number of lines, estimated by the first ones; 0 if it is compressed."""
     if bare_name(file) != Path(file).name:
         return 0
     with open(file, "rb") as lines:

@@ -1,41 +1,98 @@
-"""A table of one file or several."""
+"""Which reader a file has, and tables of one file or several."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.pack.tables.forms import UNREADABLE, open_reader
-from open_clip_fff.tools.pack.tables.reader import Cells
+from open_clip_fff.tools.pack.tables.documents import DocumentReader
+from open_clip_fff.tools.pack.tables.parquet import ParquetReader
+from open_clip_fff.tools.pack.tables.reader import UNREADABLE, Cells, Reader, bare_name, open_text
+from open_clip_fff.tools.pack.tables.records import RecordsReader, entries_of, lines_of
+from open_clip_fff.tools.pack.tables.separated import SeparatedReader
 
 SHOWN = 4  # files of a table that are named
 
 
 class TableRow(NamedTuple):
-    """A row: the number of its file and its own number there, both from 0, and its cells by column."""
+    """The numbers of a row's file and of the row in it, from 0, and its cells by column."""
 
     file: int
     row: int
     cells: Cells
 
 
+def json_reader(file: str) -> Reader:
+    """The reader of a json by its content: a list of objects, an object a line, or one object."""
+    with open_text(file) as text:
+        first = next((line for line in text if line.strip()), "")
+        second = next((line for line in text if line.strip()), "")
+    if first.lstrip().startswith("[") or not first:
+        return RecordsReader(file, "json", entries_of)
+    if second and _is_json(first):
+        return RecordsReader(file, "jsonl", lines_of)
+
+    def load() -> dict[str, Any]:
+        with open_text(file) as text:
+            document = json.load(text)
+        if not isinstance(document, dict):
+            raise ValueError("it is neither a list nor an object")
+        return document
+
+    return DocumentReader(file, load)
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+FORMS: dict[str, Callable[..., Reader]] = {
+    ".csv": SeparatedReader,
+    ".tsv": SeparatedReader,
+    ".txt": SeparatedReader,
+    ".parquet": ParquetReader,
+    ".jsonl": partial(RecordsReader, form="jsonl", records=lines_of),
+    ".ndjson": partial(RecordsReader, form="jsonl", records=lines_of),
+    ".json": json_reader,
+}
+
+
+def form(file: str) -> Callable[..., Reader] | None:
+    """The reader of a file by its name; None for other files."""
+    suffix = Path(bare_name(file)).suffix.lower()
+    return None if suffix == ".parquet" and bare_name(file) != Path(file).name else FORMS.get(suffix)
+
+
+def open_reader(file: str, separator: str | None = None) -> Reader:
+    """The reader of a file; `separator` is a CSV's. Raises UsageError if it is no table, or cannot be read."""
+    make = form(file)
+    if make is None:
+        raise UsageError(f"{file} is none of {', '.join(sorted(FORMS))}")
+    try:
+        return make(file, separator) if make is SeparatedReader else make(file)
+    except UNREADABLE as error:
+        raise UsageError(f"{file} cannot be read as {Path(bare_name(file)).suffix[1:]} ({reason(error)})") from error
+
+
 class SourceTable:
-    """Rows of one or several files.
+    """The rows of one file or several.
 
     Args:
         files: all with the same columns.
-        separator: of a CSV; None for what its first line shows.
-        folder: that it is called by in lines for people; None for its file's name, or that of its first one's folder.
+        separator: of a CSV; None to detect it.
+        folder: that names the table in printed lines; None for the file's name, or the first one's folder.
 
     Attributes:
-        columns: their names.
-        taken: for whose layout of data it was taken, for people; empty where there is only one.
-        image: the column of images that the layout has; None where it is any.
-        captions: the columns of captions that it has.
-        held: those of them whose cells may be images themselves.
-        separator: of a CSV; empty for other forms.
-        skipped: what is said about lines that are no rows, as they are met.
+        columns, layout, image, captions, inline: as of a `Reader`.
+        separator: of a CSV; empty for other formats.
+        skipped: errors of lines that are no rows, added while reading.
 
     Raises:
         UsageError: if the first file cannot be read.
@@ -44,51 +101,47 @@ class SourceTable:
     def __init__(self, files: Sequence[str], separator: str | None = None, folder: Path | None = None) -> None:
         self.files, self._folder = files, folder
         self._first = open_reader(files[0], separator)
-        self.columns, self.held = self._first.columns, self._first.held
-        self.taken, self.image, self.captions = self._first.taken, self._first.image, self._first.captions
+        self.columns, self.inline = self._first.columns, self._first.inline
+        self.layout, self.image, self.captions = self._first.layout, self._first.image, self._first.captions
         self.separator = getattr(self._first, "separator", "")
         self.skipped: list[str] = []
         self._unused: list[str] = []
 
     @property
     def name(self) -> str:
-        """For lines that people read."""
+        """For printed lines."""
         if self._folder is not None:
             names = [str(Path(file).relative_to(self._folder)) for file in self.files]
             more = f", … {len(names)} in all" if len(names) > SHOWN else ""
             return f"{self._folder} ({', '.join(names[:SHOWN])}{more})"
         return self.files[0] if len(self.files) == 1 else f"{Path(self.files[0]).parent} ({len(self.files)} files)"
 
-    def said(self) -> list[str]:
-        """A line on the rows that were skipped, if any were."""
+    def warnings(self) -> list[str]:
+        """A line on the rows that were skipped, if there are any."""
         if not self.skipped:
             return []
         return [f"{plural(len(self.skipped), 'rows')} cannot be read, the first: {self.skipped[0]}"]
 
     def about(self) -> int:
-        """How many rows there are, more or less; 0 where that is not known."""
+        """The approximate number of rows; 0 if unknown."""
         readers = [self._first, *(open_reader(file, self.separator or None) for file in self.files[1:])]
         return sum(reader.about() for reader in readers)
 
     def unused(self) -> list[str]:
-        """Lines on what is in the files and in no column, once all rows were read."""
+        """Lines on content that is in no column, after all rows were read."""
         return self._unused
 
     def rows(self, columns: Sequence[str]) -> Iterator[TableRow]:
-        """All rows in order, with the cells of some columns.
-
-        Raises:
-            UsageError: if a file cannot be read, or lacks a column.
-        """
-        wanted = list(dict.fromkeys(columns))
+        """All rows in order, with some columns. Raises UsageError if a file cannot be read, or lacks a column."""
+        names = list(dict.fromkeys(columns))
         self._unused = []
         for number, file in enumerate(self.files):
             reader = open_reader(file, self.separator or None) if number else self._first
             reader.skipped = self.skipped
-            if missing := [column for column in wanted if reader.fixed and column not in reader.columns]:
+            if missing := [column for column in names if reader.fixed and column not in reader.columns]:
                 raise UsageError(f"{file} has no column {missing[0]!r}, which {self.files[0]} has")
             try:
-                for row, cells in enumerate(reader.rows(wanted)):
+                for row, cells in enumerate(reader.rows(names)):
                     yield TableRow(number, row, cells)
                 self._unused += reader.unused()
             except UNREADABLE as error:
