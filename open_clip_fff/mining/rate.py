@@ -86,9 +86,9 @@ def level_at(number: Tensor) -> Tensor:
 
 
 def first_bin_of_levels(above: Tensor, up_to: Tensor, share: Tensor | float) -> Tensor:
-    """The lowest bin of cosines whose level is in the first `up_to` bins of levels, with at most `share` above it.
+    """The lowest bin of cosines with at most `share` in it or above and a level in the first `up_to` bins of levels.
 
-    By bins of levels, as pairs are counted: all pairs of the bin in which a level lies may be too many.
+    Compares bins of levels, by which pairs are counted: a level at which a bin begins may hold too many pairs.
     """
     beyond = (level_number(above.float()) >= up_to) & (above > 0)
     return (beyond | (above > share)).sum()
