@@ -32,14 +32,7 @@ def gather_features(image: Tensor, text: Tensor, rank: int, world_size: int) -> 
     """All ranks' features, with gradient to the rank that computed them.
 
     OpenCLIP's default gather (no --gather-with-grad) gives the towers 1/world_size of the true gradient; this one is
-    exact whatever that flag says.
-
-    Args:
-        image: [B, D].
-        text: [B, K, D].
-
-    Returns:
-        [N, D] and [N, K, D] in rank order.
+    exact whatever that flag says. [B, D] and [B, K, D] become [N, D] and [N, K, D], in rank order.
     """
     if world_size == 1:
         return image, text
@@ -73,12 +66,9 @@ class RingExchange:
 
     Args:
         constants: are read only; the next rank's travel while these are worked on.
-        accumulators: may be changed in place by each rank that gets them.
-        rank: this process's rank.
-        world_size: number of ranks; with one, nothing travels.
-
-    Attributes:
-        accumulators: at the end, this rank's, with what all ranks did to them.
+        accumulators: may be changed in place by each rank that gets them. At the end the attribute of this name holds
+            this rank's, with the changes of all ranks.
+        rank, world_size: this process's rank, and the number of ranks; with one, nothing travels.
     """
 
     def __init__(self, constants: Sequence[Tensor], accumulators: Sequence[Tensor], rank: int, world_size: int) -> None:

@@ -42,11 +42,9 @@ class FirstCall:
         self._passed: set[str] = set()
 
     def __call__(self, valid: Tensor | None = None, **features: Tensor | None) -> None:
-        """Raises ValueError for features that are not L2-normalised.
+        """Raises ValueError for features [..., D], by the names of their arguments, that are not L2-normalised.
 
-        Args:
-            valid: bool [B, K], False where a caption is padding; only features [B, K, D] have padding.
-            features: [..., D] each, by the name of their argument.
+        `valid`, bool [B, K], tells padding from captions in features [B, K, D].
         """
         for name, x in features.items():
             if x is None or name in self._passed:

@@ -43,13 +43,9 @@ def exact_float32(device: torch.device) -> Iterator[None]:
 
 
 def only_finite(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Replaces rows with NaN or infinity by zeros, all of whose cosines are 0; does not wait for the accelerator.
+    """Features [..., D] with zeros in rows with NaN or infinity, and bool [...], which rows were finite.
 
-    Args:
-        features: [..., D].
-
-    Returns:
-        Features of the same shape; and bool [...], which rows were finite.
+    Cosines of zeros are 0. It does not wait for the accelerator.
     """
     finite = features.isfinite().all(dim=-1)
     return torch.where(finite[..., None], features, 0.0), finite

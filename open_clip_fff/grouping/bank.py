@@ -38,12 +38,11 @@ class BankWriter:
 
     Args:
         folder: made if it does not exist.
-        epoch: from 0.
-        rank: this process's.
+        epoch, rank: of the file.
         start: continues the hidden files after this much; see `find_partial`.
 
     Raises:
-        OSError: if nothing can be written there.
+        OSError: if nothing can be written there. (So do the methods.)
     """
 
     def __init__(self, folder: Path, epoch: int, rank: int, start: PartialBank | None = None) -> None:
@@ -62,7 +61,7 @@ class BankWriter:
             self._features.write(bytes(HEADER_BYTES))
 
     def flush(self) -> PartialBank:
-        """Writes to the disk what was added so far, and says how much that is. Raises OSError if it cannot."""
+        """Writes to the disk what was added so far, and returns how much that is."""
         for file in (self._features, self._ids):
             file.flush()
             os.fsync(file.fileno())
@@ -80,7 +79,6 @@ class BankWriter:
 
         Raises:
             ValueError: if shapes do not go together, D differs from earlier samples', or ids are not int64.
-            OSError: if it cannot be written.
         """
         _check_ids(ids)
         if image.shape != text.shape or image.ndim != 2 or len(image) != len(ids):
@@ -98,11 +96,7 @@ class BankWriter:
         self._ids.write(ids.cpu().where(usable, -1).numpy().astype("<i8", copy=False).tobytes())
 
     def publish(self) -> Path:
-        """Completes the file and renames it to its final name; nothing can be added afterwards.
-
-        Raises:
-            OSError: if it cannot be written.
-        """
+        """Completes the file and renames it to its final name; nothing can be added afterwards."""
         self._ids.close()
         added = np.fromfile(self._ids_path, dtype="<i8")
         rows = np.argsort(added, kind="stable")  # equal ids stay in the order in which they came
@@ -123,11 +117,7 @@ class BankWriter:
 
 
 def find_partial(folder: Path, epoch: int, rank: int, bank: PartialBank, folders: Sequence[Path]) -> bool:
-    """Whether a stopped run's bank is in `folder`, copied there if need be from the first of `folders` that has it.
-
-    Raises:
-        OSError: if it cannot be copied.
-    """
+    """Whether a stopped run's bank is in `folder`, copied there if need be from the first of `folders` that has it."""
     for source in folders:
         files = partial_files(bank_path(Path(source), epoch, rank))
         if all(file.is_file() and file.stat().st_size >= size for file, size in zip(files, bank.sizes, strict=True)):
@@ -146,8 +136,7 @@ class Bank:
     An id that several ranks saw has the features of the highest of them.
 
     Args:
-        folder: of the files.
-        epoch: which to open.
+        folder, epoch: of the files.
         world_size: number of ranks that wrote; files of further ranks are of another run, and ignored.
 
     Attributes:
@@ -173,16 +162,10 @@ class Bank:
         return Bank, (self.folder, self.epoch, self.world_size)
 
     def lookup(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The features of some samples.
-
-        Args:
-            ids: int64 [n].
+        """The features of samples, by ids int64 [n] (else ValueError).
 
         Returns:
             image float32 [n, D] and text float32 [n, D], zeros where unknown; known, bool [n]; all on the CPU.
-
-        Raises:
-            ValueError: if ids are not int64 [n].
         """
         _check_ids(ids)
         keys = ids.cpu().numpy()

@@ -29,8 +29,7 @@ class Lookahead:
         batch: images per mini-batch on this rank.
         features: from an epoch to its lookup of features; None leaves that epoch in the stream's order.
         epoch: returns the current epoch.
-        seed: of the run; the order depends on it, the epoch, the rank and the worker.
-        rank: this process's rank.
+        seed, rank: the order depends on these, the epoch and the worker.
         queue_bytes: the most that a rank's queue holds.
 
     Attributes:

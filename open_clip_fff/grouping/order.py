@@ -10,15 +10,10 @@ from open_clip_fff.grouping.walk import alternating_walk, check_features
 
 
 class Arrangement(NamedTuple):
-    """An order of n samples; both tensors are on the CPU.
+    """An order of n samples; both tensors are on the CPU."""
 
-    Attributes:
-        order: int64 [n], a permutation of 0 ... n - 1.
-        grouped: bool [ceil(n / batch)], which of its mini-batches come from walks.
-    """
-
-    order: Tensor
-    grouped: Tensor
+    order: Tensor  # int64 [n], a permutation of 0 ... n - 1
+    grouped: Tensor  # bool [ceil(n / batch)], which of its mini-batches come from walks
 
 
 def arrange(

@@ -21,8 +21,7 @@ class GroupedSampler(DistributedSampler):
     part of each mini-batch.
 
     Args:
-        dataset: what is indexed.
-        ids: int64 [n], its sample ids.
+        ids: int64 [n], the data set's sample ids.
         settings: S, the queue, q, the share of grouped mini-batches, the scope.
         batch: images per mini-batch on this rank.
         features: from an epoch to its lookup of features; None leaves that epoch in the sampler's order.

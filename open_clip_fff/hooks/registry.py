@@ -24,42 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HookContext:
-    """What a hook is built from.
+    """What a hook is built from."""
 
-    Attributes:
-        plan: the run's settings.
-        device: where the batches are that hooks get.
-        image_mean, image_std: the normalisation of the images in a batch, per channel.
-        tokenizer: the trained model's.
-        frozen: the OpenCLIP model of --mining-model, loaded; None unless one mines.
-        sentences: the sentence-embedding model of --mining-model, loaded; None unless one mines.
-        ema: the moving average of the trained model; None without one.
-        step: returns the number of optimizer steps that are done.
-        batch_size: images per mini-batch on this rank.
-        accumulation: mini-batches of a step.
-        rank, world_size, seed: of this process and run.
-        cache_dir: folder of the hub's files; None for the hub's default.
-        folder: of the run's checkpoints; None if it saves none.
-        resumed: folder of the checkpoint that the run resumes, if it does.
-    """
-
-    plan: Plan
-    device: torch.device
-    image_mean: tuple[float, ...]
+    plan: Plan  # the run's settings
+    device: torch.device  # where the batches are that hooks get
+    image_mean: tuple[float, ...]  # the normalisation of a batch's images, per channel, like `image_std`
     image_std: tuple[float, ...]
-    tokenizer: Tokenizer
-    frozen: FrozenModel | None = None
-    sentences: SentenceModel | None = None
-    ema: Any = None
-    step: Callable[[], int] = lambda: 0
-    batch_size: int = 1
-    accumulation: int = 1
+    tokenizer: Tokenizer  # the trained model's
+    frozen: FrozenModel | None = None  # the OpenCLIP model of --mining-model, loaded; None unless one mines
+    sentences: SentenceModel | None = None  # the sentence-embedding model of --mining-model, loaded; likewise
+    ema: Any = None  # the moving average of the trained model; None without one
+    step: Callable[[], int] = lambda: 0  # returns the number of optimizer steps that are done
+    batch_size: int = 1  # images per mini-batch on this rank
+    accumulation: int = 1  # mini-batches of a step
     rank: int = 0
     world_size: int = 1
     seed: int = 0
-    cache_dir: str | None = None
-    folder: Path | None = None
-    resumed: Path | None = None
+    cache_dir: str | None = None  # folder of the hub's files; None for the hub's default
+    folder: Path | None = None  # of the run's checkpoints; None if it saves none
+    resumed: Path | None = None  # folder of the checkpoint that the run resumes, if it does
 
 
 class BatchHook(Protocol):

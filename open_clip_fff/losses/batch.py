@@ -18,21 +18,13 @@ from open_clip_fff.renamed import takes_old_name
 
 
 class GlobalBatch(NamedTuple):
-    """Features of this rank and of all ranks, and this rank's assignment.
+    """Features of this rank and of all ranks, and this rank's assignment."""
 
-    Attributes:
-        image: [B, D], this rank's.
-        text: [B, K, D], this rank's.
-        images: [N, D], in gather order (rank, then micro-batch), with gradient; in a ring `image`.
-        texts: [N, K, D], likewise; in a ring `text`, the first of the assignment's blocks.
-        assignment: of this rank's images; padding is 0.
-    """
-
-    image: Tensor
-    text: Tensor
-    images: Tensor
-    texts: Tensor
-    assignment: Assignment
+    image: Tensor  # [B, D], this rank's
+    text: Tensor  # [B, K, D], this rank's
+    images: Tensor  # [N, D], in gather order (rank, then micro-batch), with gradient; in a ring `image`
+    texts: Tensor  # [N, K, D], likewise; in a ring `text`, which goes with the first of the assignment's blocks
+    assignment: Assignment  # of this rank's images; padding is 0
 
 
 class GlobalBatchLoss(nn.Module, ABC):

@@ -14,24 +14,15 @@ WIDTH = {"cpu": 1024, "cuda": 2**14}  # captions in it
 
 
 class LogitTile(NamedTuple):
-    """Some of this rank's images against some captions of a block.
+    """Some of this rank's images against some captions of a block."""
 
-    Attributes:
-        rows: the images.
-        captions: the captions, among the block's n * K.
-        text: [c, D], their features.
-        logits: s * cos [b, c], without a bias; may be overwritten.
-        by_image, by_text: int8 [b, c], the labels of each direction; one object where they agree.
-        same_group: bool [b, c], which pairs are of one group; None without groups.
-    """
-
-    rows: slice
-    captions: slice
-    text: Tensor
-    logits: Tensor
-    by_image: Tensor
+    rows: slice  # of the images
+    captions: slice  # of the block's n * K
+    text: Tensor  # [c, D], the captions' features
+    logits: Tensor  # s * cos [b, c], without a bias; may be overwritten
+    by_image: Tensor  # int8 [b, c], the labels of each direction; one object where they agree
     by_text: Tensor
-    same_group: Tensor | None = None
+    same_group: Tensor | None = None  # bool [b, c], which pairs are of one group; None without groups
 
     @property
     def labels(self) -> Tensor:
@@ -47,7 +38,6 @@ def logit_tiles(
     Args:
         scaled: [B, D], image features times the scale.
         text: [n, K, D], the block's.
-        block: whose labels are computed once for every tile.
         offset: of this rank's first image in the global batch.
         group: images per group, consecutive in the global batch; None without groups.
     """
@@ -68,13 +58,7 @@ def logit_tiles(
 
 
 def exchange_texts(constants: list[Tensor], accumulators: list[Tensor], assignment: Assignment) -> RingExchange:
-    """Brings the tensors that belong to each of the assignment's blocks: round a ring, or at once where it is gathered.
-
-    Args:
-        constants: texts, for example, which are read.
-        accumulators: their gradients, for example, to which each rank adds.
-        assignment: whose blocks they go along with.
-    """
+    """Brings texts (`constants`) and their gradients (`accumulators`) along with the assignment's blocks."""
     texts = assignment.global_texts
     return RingExchange(constants, accumulators, texts.rank, texts.world_size if texts.ring else 1)
 

@@ -15,32 +15,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LossContext:
-    """What a loss is built from.
-
-    Attributes:
-        rank, world_size: this process's rank, and the number of ranks.
-        settings: of the loss, as typed.
-        batch_size: images per mini-batch on a rank, which follow each other in the global batch.
-    """
+    """What a loss is built from."""
 
     rank: int
     world_size: int
-    settings: LossSettings
-    batch_size: int = 1
+    settings: LossSettings  # as typed
+    batch_size: int = 1  # images per mini-batch on a rank, which are consecutive in the global batch
 
 
 @dataclass(frozen=True)
 class LossEntry:
     """A registered loss.
 
-    Attributes:
-        build: makes the module. Its forward gets by keyword what it names of `FFFLoss.forward`'s arguments and of the
-            tensors that batch hooks added. It returns a scalar, or a dict of scalars whose names end in `_loss`.
-        bias: whether the model gets a learnable `logit_bias` for it.
+    The module's forward gets by keyword what it names of `FFFLoss.forward`'s arguments and of the tensors that batch
+    hooks added. It returns a scalar, or a dict of scalars whose names end in `_loss`.
     """
 
     build: Callable[[LossContext], nn.Module]
-    bias: bool
+    bias: bool  # whether the model gets a learnable `logit_bias` for it
 
 
 _HERE = "open_clip_fff.losses.built_in"

@@ -154,9 +154,9 @@ def _entropies(stats: Tensor, alpha: float) -> Tensor:
 
 
 def _targets(stats: Tensor, weight: Tensor, alpha: float) -> Tensor:
-    """What the gradient of a row's logits is computed from, [3, R]: shift, share and even.
+    """Shift, share and even, [3, R], from which the gradients of R rows' logits are computed.
 
-    It is exp(x - shift), less `share` for a positive, less `even` for a logit that alpha is spread over.
+    A logit's is exp(x - shift), less `share` if it is a positive's, less `even` if alpha is spread over it.
     """
     highest, sums, positives, _, spread, _ = stats
     weights = torch.where(positives > 0, weight, 0.0).to(highest.dtype)

@@ -18,13 +18,11 @@ from open_clip_fff.mining.tiles import Assignment, GivenLabels, OwnCaptions, Til
 
 
 def own_text_block(valid: Tensor, ids: Tensor | None = None, rank: int = 0, **more: Any) -> TextBlock:
-    """This rank's captions in the global batch.
+    """This rank's captions in the global batch, with `more` fields of `TextBlock`.
 
     Args:
         valid: bool [B, K], False where a caption is padding.
         ids: int64 [B]; equal ids are the same image, negative ones equal no other. None: all different.
-        rank: this process's rank.
-        more: other fields of `TextBlock`.
     """
     ids = positions(len(valid), rank, valid.device) if ids is None else known_ids(ids, rank)
     return TextBlock(rank * len(valid), ids, valid, **more)
@@ -62,14 +60,9 @@ def make_assignment(
 def given_assignment(
     given: Tensor, by_text: Tensor | None, own: TextBlock, rank: int = 0, world_size: int = 1, ring: bool = False
 ) -> Assignment:
-    """An assignment that exists as tensors; other arguments as `make_assignment`.
+    """An assignment that exists as tensors, bool or int8 (else TypeError) [B, N, K].
 
-    Args:
-        given: int8 or bool [B, N, K], as images see it.
-        by_text: likewise, as captions see it; None where that is the same.
-
-    Raises:
-        TypeError: if one is neither bool nor int8.
+    `given` is as images see it, `by_text` as captions do where that differs; other arguments as `make_assignment`.
     """
     labels_by_text = None if by_text is None else as_labels(by_text)
     return GivenLabels(as_labels(given), GlobalTexts(own, rank, world_size, ring), labels_by_text)

@@ -22,19 +22,12 @@ from open_clip_fff.renamed import takes_old_name
 
 
 class Mined(NamedTuple):
-    """Mined pairs: captions of *other* images, without padding, after cap and guard.
+    """Mined pairs: captions of *other* images, without padding, after cap and guard."""
 
-    Attributes:
-        pairs: bool [B, N, K].
-        clauses: Eq. 1's clauses over all pairs, before own captions, padding, cap and guard.
-        doubtful: bool [B, N, K], pairs in the band below the thresholds, or cut off; None without a band.
-        held: how many pairs the guard left out, int64 scalar; None without a guard.
-    """
-
-    pairs: Tensor
-    clauses: Clauses
-    doubtful: Tensor | None = None
-    held: Tensor | None = None
+    pairs: Tensor  # bool [B, N, K]
+    clauses: Clauses  # Eq. 1's clauses over all pairs, before own captions, padding, cap and guard
+    doubtful: Tensor | None = None  # bool [B, N, K], in the band below the thresholds, or cut off; None without a band
+    held: Tensor | None = None  # number of pairs that the guard left out, int64 scalar; None without a guard
 
     def restricted_to(self, kept: Tensor) -> "Mined":
         """Without the pairs outside of `kept`, bool [B, N, K]; with a band, these become doubtful."""
@@ -44,19 +37,12 @@ class Mined(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """The pairs that mining chooses from.
-
-    Attributes:
-        similarity: cosines of B row images with N column images and their K captions.
-        others: bool [B, N, K], captions of other images, without padding.
-        valid: bool [N, K], False where a caption is padding.
-        ids: of the columns, int64 [N].
-    """
+    """The pairs of B row images and N column images that mining chooses from."""
 
     similarity: Similarities
-    others: Tensor
-    valid: Tensor
-    ids: Tensor
+    others: Tensor  # bool [B, N, K], captions of other images, without padding
+    valid: Tensor  # bool [N, K], False where a caption is padding
+    ids: Tensor  # int64 [N]
 
     @property
     def own(self) -> Tensor:
@@ -121,11 +107,6 @@ def best_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> 
 
     Ids break ties, not positions: the result must not depend on how images are spread over ranks.
 
-    Args:
-        pairs: bool [B, N, K].
-        score: [B, N, K].
-        column_ids: int64 [N].
-
     Returns:
         int64 [B, min(cap, N * K)]: positions j * K + k, -1 where a row has fewer.
     """
@@ -148,13 +129,7 @@ def positions_mask(positions: Tensor, offset: int, images: int, k: int) -> Tenso
 def assign(
     row_ids: Tensor, column_ids: Tensor, column_valid: Tensor, mined: Mined, mined_as: str = "positive"
 ) -> Tensor:
-    """The assignment with mined pairs, int8 [B, N, K]; `mined_as` is `positive` or `ignore`, and doubtful ones are 0.
-
-    Args:
-        row_ids: int64 [B].
-        column_ids: int64 [N].
-        column_valid: bool [N, K].
-    """
+    """The assignment with mined pairs, int8 [B, N, K]; `mined_as` is `positive` or `ignore`; doubtful pairs get 0."""
     labels = own_assignment(row_ids, column_ids, column_valid)
     if mined.doubtful is not None:
         labels = labels.masked_fill(mined.doubtful, IGNORED)

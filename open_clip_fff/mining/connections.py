@@ -34,11 +34,7 @@ class ConnectionMiner:
     Args:
         label_matches: labels pairs as match, ambiguous or no match; None without a discriminator.
         gate: pairs whose mining features have at most this cosine are not scored; None for no gate.
-        start: the first epoch in which pairs are scored.
-
-    Attributes:
-        counts: what the labels were.
-        active: whether pairs are scored in this epoch.
+        start: the first epoch in which pairs are scored, and `active` is True.
     """
 
     def __init__(self, label_matches: LabelMatches | None, gate: float | None = None, start: int = 0) -> None:
@@ -83,11 +79,7 @@ class ConnectionMiner:
 
 
 class ConnectedPairs(Assignment):
-    """An assignment with match labels in the place of negatives.
-
-    Args:
-        base: the assignment without them; its text blocks have `match_labels` and `captions`.
-    """
+    """`base` with match labels in the place of negatives; its text blocks have `match_labels` and `captions`."""
 
     def __init__(self, base: Assignment) -> None:
         super().__init__(base.global_texts, base.on_tile)

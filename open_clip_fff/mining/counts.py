@@ -32,26 +32,16 @@ class RunningSums:
 
 @dataclass(frozen=True)
 class Rates:
-    """Eq. 1's mining since the last log step, averaged over rows and ranks.
+    """Eq. 1's mining since the last log step, averaged over rows and ranks."""
 
-    Attributes:
-        image_text, image_image, text_text: mined captions per image for which this clause of Eq. 1 holds (after the
-            cap; a pair may satisfy several).
-        mined: mined captions per image by any clause.
-        doubtful: captions per image in the band below the thresholds, which are ignored.
-        held: captions per image that the guard of self-mining left out.
-        positive_share: positives among all pairs that are not ignored, 0 to 1.
-        right: share of the mined pairs whose two images are of one class; None where no class was known.
-    """
-
-    image_text: float
+    image_text: float  # mined captions per image for which this clause of Eq. 1 holds, after the cap; like the next two
     image_image: float
     text_text: float
-    mined: float
-    doubtful: float
-    held: float
-    positive_share: float
-    right: float | None = None
+    mined: float  # captions per image, by any clause
+    doubtful: float  # captions per image in the band below the thresholds, which are ignored
+    held: float  # captions per image that the guard of self-mining left out
+    positive_share: float  # positives among all pairs that are not ignored, 0 to 1
+    right: float | None = None  # share of mined pairs whose images are of one class; None where no class was known
 
 
 class MiningCounts(RunningSums):
@@ -64,11 +54,9 @@ class MiningCounts(RunningSums):
     def add(
         self, labels: Tensor, mined: Mined | None, agreement: Tensor | None = None, rows: int | None = None
     ) -> None:
-        """Counts a tile.
+        """Counts a tile: its labels int8 [B, N, K], and the pairs mined for it.
 
         Args:
-            labels: int8 [B, N, K].
-            mined: the pairs mined for it.
             agreement: int8 [B, N]: +1 the same class, -1 another, 0 unknown.
             rows: images to count; B by default. 0 where the tile is not the first of its images.
         """
@@ -97,25 +85,16 @@ def rates(sums: Tensor) -> Rates:
 class ConnectionRates:
     """Connection mining since the last log step, over rows and ranks (MAFA, arXiv 2312.06112).
 
-    A share is from 0 to 1, and None where there is nothing that it is a share of.
-
-    Attributes:
-        by_image, by_text: of the scored hardest negatives of images, and of captions, the share that is a match.
-        doubtful: of both, the share that was ambiguous, and so ignored.
-        unasked: of all hardest negatives, the share that the gate kept from being scored; no other figure counts them.
-            None without a discriminator, or before its first epoch.
-        right: of the matches, the share whose two images are of one class.
-        missed: of scored pairs of one class, the share that was labelled no match.
-        true: of all scored pairs (without a discriminator, of all), the share that is of one class.
+    Shares from 0 to 1; None where there is nothing to take a share of.
     """
 
-    by_image: float | None = None
-    by_text: float | None = None
-    doubtful: float | None = None
-    unasked: float | None = None
-    right: float | None = None
-    missed: float | None = None
-    true: float | None = None
+    by_image: float | None = None  # of the images' hardest negatives that were scored: matches
+    by_text: float | None = None  # of the captions' hardest negatives that were scored: matches
+    doubtful: float | None = None  # of both: ambiguous, and so ignored
+    unasked: float | None = None  # of all hardest negatives: not scored because of the gate; counted nowhere else
+    right: float | None = None  # of the matches: both images are of one class
+    missed: float | None = None  # of the scored pairs of one class: labelled no match
+    true: float | None = None  # of the scored pairs (without a discriminator, of all): of one class
 
     @property
     def rate(self) -> float | None:
@@ -140,13 +119,11 @@ class ConnectionCounts(RunningSums):
         classes: Tensor | None,
         to_score: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Counts a batch.
+        """Counts a batch: pairs, and their labels int8 [B] and [B, K].
 
         Args:
-            hardest: the pairs.
-            by_image, by_text: their labels, int8 [B] and [B, K].
             classes: of the images, int64 [B], negative where unknown; None where none is known.
-            to_score: bool [B] and [B, K], which of them were scored; None for all.
+            to_score: bool [B] and [B, K], which pairs were scored; None for all.
         """
         k = hardest.image.shape[1]
         rows, image = torch.arange(len(by_image), device=by_image.device), hardest.image.flatten()

@@ -11,25 +11,15 @@ from open_clip_fff.mining.reference import MiningFeatures
 
 
 class TextBlock(NamedTuple):
-    """The captions of n consecutive images of the global batch: columns of the assignment.
+    """The captions of n consecutive images of the global batch: columns of the assignment."""
 
-    Attributes:
-        offset: of the first image in the global batch, in gather order (rank, then micro-batch).
-        ids: int64 [n].
-        valid: bool [n, K], False where a caption is padding.
-        features: those that mine; None where nothing is mined.
-        classes: int64 [n], negative where unknown; None where none is known.
-        captions: int64 [n, K], the hash of each caption's text; None without a discriminator.
-        match_labels: of these images' hardest negatives; None without a discriminator.
-    """
-
-    offset: int
-    ids: Tensor
-    valid: Tensor
-    features: MiningFeatures | None = None
-    classes: Tensor | None = None
-    captions: Tensor | None = None
-    match_labels: MatchLabels | None = None
+    offset: int  # of the first image in the global batch, in gather order (rank, then micro-batch)
+    ids: Tensor  # int64 [n]
+    valid: Tensor  # bool [n, K], False where a caption is padding
+    features: MiningFeatures | None = None  # those that mine; None where nothing is mined
+    classes: Tensor | None = None  # int64 [n], negative where unknown; None where none is known
+    captions: Tensor | None = None  # int64 [n, K], the hash of each caption's text; None without a discriminator
+    match_labels: MatchLabels | None = None  # of these images' hardest negatives; None without a discriminator
 
     def subset(self, images: slice) -> "TextBlock":
         """The captions of some of the images."""

@@ -26,10 +26,7 @@ def score_limit(
     A radix search, exact: one pass counts pairs by the first digit of their score, the next those in whose first digit
     the limit falls by their second, and so on: two passes for float32, four for float64.
 
-    Args:
-        one_pass: goes over this rank's tiles: scores and mined pairs, [b, n, K] each.
-        limit: over all ranks.
-        dtype: of the scores, float32 or float64, and of the scalar that is returned.
+    `one_pass` goes over this rank's tiles: scores of `dtype` (float32 or float64) and mined pairs, [b, n, K] each.
     """
     bits = torch.finfo(dtype).bits
     left: Tensor | int = limit
@@ -64,7 +61,7 @@ def own_recall(tiles: Iterable[tuple[Candidates, Tensor]], rows: int, world_size
         rows: B.
 
     Returns:
-        float64 scalar from 0 to 1, the same on every rank; and m of the global batch, int64 scalar.
+        float64 scalar from 0 to 1, the same on every rank; and m, int64 scalar.
     """
     counts: Tensor | int = 0
     pairs: Tensor | int = 0

@@ -12,15 +12,10 @@ PAIRS_AT_ONCE = 2**19  # cosines that are held at a time
 
 
 class Hardest(NamedTuple):
-    """Positions in a rank's own batch; -1 where there is no negative.
+    """Positions in a rank's own batch; -1 where there is no negative."""
 
-    Attributes:
-        caption: int64 [B], of each image's hardest caption, j * K + k.
-        image: int64 [B, K], of each caption's hardest image.
-    """
-
-    caption: Tensor
-    image: Tensor
+    caption: Tensor  # int64 [B], of each image's hardest caption, j * K + k
+    image: Tensor  # int64 [B, K], of each caption's hardest image
 
 
 @torch.no_grad()
@@ -61,21 +56,13 @@ def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Te
 
 
 class MatchLabels(NamedTuple):
-    """Labels of a rank's hardest negatives, by ids, so that every rank finds the pairs among its rows and columns.
+    """Labels of a rank's hardest negatives, by ids, so that every rank finds the pairs among its rows and columns."""
 
-    Attributes:
-        caption_of: int64 [B], the image whose caption was each image's hardest one.
-        caption: int64 [B], the hash of that caption's text.
-        by_image: int8 [B], the label that the pair has for the image.
-        image: int64 [B, K], each caption's hardest image.
-        by_text: int8 [B, K], the label that the pair has for the caption.
-    """
-
-    caption_of: Tensor
-    caption: Tensor
-    by_image: Tensor
-    image: Tensor
-    by_text: Tensor
+    caption_of: Tensor  # int64 [B], the image of each image's hardest caption
+    caption: Tensor  # int64 [B], the hash of that caption's text
+    by_image: Tensor  # int8 [B], the label that the pair has for the image
+    image: Tensor  # int64 [B, K], each caption's hardest image
+    by_text: Tensor  # int8 [B, K], the label that the pair has for the caption
 
 
 def match_labels(hardest: Hardest, ids: Tensor, captions: Tensor, by_image: Tensor, by_text: Tensor) -> MatchLabels:

@@ -25,14 +25,9 @@ from open_clip_fff.numerics import exact_float32
 
 
 class MinedPairs(Assignment):
-    """Eq. 1, computed anew for each tile that is read.
+    """Eq. 1, computed anew for each tile that is read, on top of `own`, whose text blocks have features.
 
-    A cap takes a pass over all tiles when this is made, which keeps each row's best pairs.
-
-    Args:
-        own: the assignment without mining, whose text blocks have features.
-        thresholds: of Eq. 1.
-        config: the form of S_tt, cap, band, what mined pairs become.
+    With a cap, a pass over all tiles finds each row's best pairs first.
     """
 
     def __init__(self, own: OwnCaptions, thresholds: Thresholds, config: MiningConfig) -> None:

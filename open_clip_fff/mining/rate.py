@@ -29,17 +29,11 @@ IMAGE_TEXT, IMAGE_IMAGE, TEXT_TEXT, OWN = range(4)
 
 
 class Counts(NamedTuple):
-    """Histograms of pairs, float64 so that old ones can fade.
+    """Histograms of pairs, float64 so that old ones can fade."""
 
-    Attributes:
-        cosines: [4, BINS]: S_it, S_ii and S_tt of other images, and S_it of own captions.
-        levels: [LEVELS], of pairs with other images; with a cap, of as many of each row.
-        rows: images, scalar.
-    """
-
-    cosines: Tensor
-    levels: Tensor
-    rows: Tensor
+    cosines: Tensor  # [4, BINS]: S_it, S_ii and S_tt of other images, and S_it of own captions
+    levels: Tensor  # [LEVELS], of pairs with other images; with a cap, of as many of each row
+    rows: Tensor  # images, scalar
 
 
 def clause_levels(
@@ -50,11 +44,8 @@ def clause_levels(
     Args:
         pairs: B row images and N column images.
         above: of S_it, S_ii and S_tt of other images, the shares in each bin or a higher one, [>= 3, BINS].
-        config: which clauses are on.
-        p1_prime: below it the third clause mines at no level, NEVER; None for no filter.
-
-    Returns:
-        None for a clause that is off, or whose cosines do not exist.
+        config: which clauses are on; None is returned for one that is off, or whose cosines do not exist.
+        p1_prime: below it the third clause's level is NEVER; None for no filter.
     """
     s = pairs.similarity
 
@@ -97,11 +88,7 @@ def first_bin_of_levels(above: Tensor, up_to: Tensor, share: Tensor | float) -> 
 class RateThresholds:
     """Finds and holds the thresholds at which `config.per_image` captions per image are mined.
 
-    What `observe` counted takes effect when `keep` is called.
-
-    Args:
-        config: which clauses are on, and the rate.
-        rank, world_size: this process's rank, and the number of ranks, which all get the same thresholds.
+    What `observe` counted takes effect when `keep` is called. All ranks get the same thresholds.
     """
 
     def __init__(self, config: MiningConfig, rank: int = 0, world_size: int = 1) -> None:
@@ -120,8 +107,7 @@ class RateThresholds:
     def observe(self, one_pass: Callable[[], Iterable[Candidates]]) -> tuple[Counts, Thresholds]:
         """This step's counts over all ranks, and its thresholds, from earlier steps' counts; in the first from its own.
 
-        Args:
-            one_pass: goes over the rows that `sampled` names and all columns, in one or more parts.
+        `one_pass` goes over the rows that `sampled` names and all columns, in one or more parts.
         """
         levels = _Levels(self.config.cap)
         cosines: Tensor | int = 0
@@ -199,7 +185,7 @@ class RateThresholds:
     def _p1_prime(self, known: Counts) -> Tensor | None:
         """The lower quartile of own pairs' image-text cosines, but no higher than clause 1 by itself would cut.
 
-        Above p1 it would make the text-text clause a part of the image-text clause.
+        (Above p1, it would make the text-text clause a part of the image-text clause.)
         """
         if self.config.p1_prime is None:
             return None
@@ -209,11 +195,7 @@ class RateThresholds:
 
 
 class _Levels:
-    """A histogram of levels, from one part of the columns after the other.
-
-    Args:
-        cap: how many of each row's lowest levels are counted; None for all.
-    """
+    """A histogram of levels, added part by part of the columns; with a cap, of each row's `cap` lowest."""
 
     def __init__(self, cap: int | None) -> None:
         self._cap = cap

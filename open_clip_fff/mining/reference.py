@@ -15,21 +15,13 @@ from open_clip_fff.config.mining import MiningConfig
 
 
 class MiningFeatures(NamedTuple):
-    """The features that mine, of N images: L2-normalised, float32 or float64.
+    """The features that mine, of N images: L2-normalised, float32 or float64."""
 
-    Attributes:
-        image: [N, D]; None for a sentence-embedding model, which sees texts alone.
-        text: [N, K, D].
-        valid: bool [N, K], False where a caption is padding.
-        ids: int64 [N].
-        pooled: `pooled_text` [N, D], where it was computed before.
-    """
-
-    image: Tensor | None
-    text: Tensor
-    valid: Tensor
-    ids: Tensor
-    pooled: Tensor | None = None
+    image: Tensor | None  # [N, D]; None for a sentence-embedding model, which sees texts alone
+    text: Tensor  # [N, K, D]
+    valid: Tensor  # bool [N, K], False where a caption is padding
+    ids: Tensor  # int64 [N]
+    pooled: Tensor | None = None  # `pooled_text` [N, D], where it was computed before
 
     def subset(self, images: slice | Tensor) -> "MiningFeatures":
         """Those of some images, by a slice or by indices."""
@@ -55,17 +47,11 @@ class Thresholds(NamedTuple):
 
 
 class Similarities(NamedTuple):
-    """Cosines of B row images with N column images and their K captions.
+    """Cosines of B row images with N column images and their K captions."""
 
-    Attributes:
-        image_text: S_it [B, N, K]; None without image features, like `image_image`.
-        image_image: S_ii [B, N, 1], the same for every caption of image j.
-        text_text: S_tt [B, N, K], or [B, N, 1] where pooled.
-    """
-
-    image_text: Tensor | None
-    image_image: Tensor | None
-    text_text: Tensor
+    image_text: Tensor | None  # S_it [B, N, K]; None without image features, like the next
+    image_image: Tensor | None  # S_ii [B, N, 1], the same for every caption of image j
+    text_text: Tensor  # S_tt [B, N, K], or [B, N, 1] where pooled
 
 
 class Clauses(NamedTuple):

@@ -20,15 +20,10 @@ TileCallback = Callable[[slice, TextBlock, Tensor, Mined | None], None]
 
 
 class Labels(NamedTuple):
-    """An assignment as each direction of a softmax sees it, int8 [b, n, K] each; one object where they agree.
+    """An assignment as each direction of a softmax sees it, int8 [b, n, K] each; one object where they agree."""
 
-    Attributes:
-        by_image: which captions are positives, negatives or ignored for an image.
-        by_text: which images are for a caption.
-    """
-
-    by_image: Tensor
-    by_text: Tensor
+    by_image: Tensor  # which captions are positives, negatives or ignored for an image
+    by_text: Tensor  # which images are for a caption
 
     def merged(self) -> Tensor:
         """For a loss with one matrix: positive where either is, else ignored where either is."""
@@ -40,12 +35,7 @@ class Labels(NamedTuple):
 
 
 class AssignmentBlock:
-    """The assignment of this rank's images against a block of texts.
-
-    Args:
-        columns: the texts of n images.
-        make: computes the labels of some rows and some of the columns.
-    """
+    """The assignment of this rank's images against a block of texts; `make` computes some rows and columns of it."""
 
     def __init__(self, columns: TextBlock, make: Callable[[slice, TextBlock], Labels]) -> None:
         self.columns, self._make = columns, make
@@ -62,12 +52,7 @@ class AssignmentBlock:
 class Assignment(ABC):
     """Who is a positive for whom, among this rank's images and all ranks' captions.
 
-    Args:
-        global_texts: the columns.
-        on_tile: called with each tile that is computed.
-
-    Attributes:
-        shape: (B, N, K).
+    Its `shape` is (B, N, K); `on_tile` is called with each tile that is computed.
     """
 
     def __init__(self, global_texts: GlobalTexts, on_tile: TileCallback | None = None) -> None:
@@ -113,12 +98,7 @@ class Assignment(ABC):
 
 
 class GivenLabels(Assignment):
-    """An assignment that exists as a tensor, int8 [B, N, K]; padding becomes 0.
-
-    Args:
-        given: of images, and of captions too unless those have their own.
-        by_text: of captions.
-    """
+    """An assignment that exists as a tensor, int8 [B, N, K], or one for each direction; padding becomes 0."""
 
     def __init__(self, given: Tensor, global_texts: GlobalTexts, by_text: Tensor | None = None) -> None:
         super().__init__(global_texts)

@@ -96,12 +96,7 @@ class FrozenTowers:
 
     @torch.no_grad()
     def texts(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Features [B, K, D], L2-normalised float32, zeros for padding.
-
-        Args:
-            tokens: int64 [B, K, L], of this model's tokenizer.
-            valid: bool [B, K], False where a caption is padding.
-        """
+        """Features [B, K, D], L2-normalised float32, of tokens int64 [B, K, L]; zeros where `valid` [B, K] is False."""
         with half_on_cuda(tokens.device):
             features = self.unpadded_text(self.model, self.model.encode_text, tokens.flatten(0, 1), valid.flatten())
             return F.normalize(features.float(), dim=-1).unflatten(0, valid.shape)

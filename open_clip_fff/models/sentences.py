@@ -30,15 +30,9 @@ _MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers; 
 
 
 class SentenceTokenizer:
-    """Captions to token ids, int64 [n, L], followed by PADDING.
+    """Captions to token ids, int64 [n, `length`], followed by PADDING; with `lower`, of captions in lower case.
 
-    Args:
-        tokenizer: of transformers.
-        length: L; longer captions are cut.
-        lower: whether captions are converted to lower case.
-
-    Attributes:
-        padding: the model's own padding token.
+    `padding` is the model's own padding token.
     """
 
     def __init__(self, tokenizer: Any, length: int, lower: bool = False) -> None:
@@ -83,12 +77,7 @@ class SentenceTower:
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor, valid: Tensor) -> Tensor:
-        """Features [..., D], L2-normalised, zeros for padding.
-
-        Args:
-            tokens: int64 [..., L], of the model's tokenizer.
-            valid: bool [...], False where a caption is padding.
-        """
+        """Features [..., D], L2-normalised, of tokens int64 [..., L]; zeros where `valid` [...] is False."""
         with no_autocast(tokens.device):
             features = self.unpadded_text(self.model, self._encode, tokens.flatten(0, -2), valid.flatten())
         return features.unflatten(0, valid.shape)

@@ -13,22 +13,16 @@ _PADDED = "which sees padding"
 class TextDesign:
     """What trimming depends on, for OpenCLIP's three text towers.
 
-    Attributes:
-        pool: the position of the caption's feature: `argmax` (the largest token id), `eos`, or another of OpenCLIP's;
-            `masked` for a Hugging Face tower, whose attention and pooling leave padding out.
-        causal: whether a token attends only to earlier ones.
-        embeds_class: whether a class embedding follows the padding, as in CoCa.
-        writes: whether the tower's tokens are also decoded to captions, as in CoCa.
-        token: the end-of-text id for `eos`, the padding id for `masked`; -1 where unknown or unused.
-        known: whether the tower is one of OpenCLIP's.
+    `pool` is the position of the caption's feature: `argmax` (the largest token id), `eos`, or another of OpenCLIP's;
+    `masked` for a Hugging Face tower, whose attention and pooling leave padding out.
     """
 
     pool: str
-    causal: bool = True
-    embeds_class: bool = False
-    writes: bool = False
-    token: int = -1
-    known: bool = True
+    causal: bool = True  # whether a token attends only to earlier ones
+    embeds_class: bool = False  # whether a class embedding follows the padding, as in CoCa
+    writes: bool = False  # whether the tower's tokens are also decoded to captions, as in CoCa
+    token: int = -1  # the end-of-text id for `eos`, the padding id for `masked`; -1 where unknown or unused
+    known: bool = True  # whether the tower is one of OpenCLIP's
 
     @property
     def obstacle(self) -> str | None:

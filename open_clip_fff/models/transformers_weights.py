@@ -6,12 +6,7 @@ from typing import Any
 
 
 def absent_weights(model: Any, info: Mapping[str, Any]) -> list[str]:
-    """The names of a model's weights that its files lack, and that are random therefore.
-
-    Args:
-        model: of `from_pretrained`.
-        info: its second result, with `output_loading_info`.
-    """
+    """The names of a model's weights that its files lack, which are random; `info` is `output_loading_info`'s."""
     return sorted(set(info["missing_keys"]) & {name for name, _ in model.named_parameters()})
 
 

@@ -18,24 +18,20 @@ PASS_TOKENS_ELSEWHERE = 512
 
 
 class UnpaddedRows(NamedTuple):
-    """Rows to encode, in groups of similar length.
+    """Rows to encode, in groups of similar length."""
 
-    Attributes:
-        groups: int64 [n_g, L_g] each, at least one row in all.
-        source: int64 [n], where the features of each row of the batch are in the concatenated groups; -1 for padding.
-    """
-
-    groups: list[Tensor]
-    source: Tensor
+    groups: list[Tensor]  # int64 [n_g, L_g] each, at least one row in all
+    source: Tensor  # int64 [n], the index of each row's features in the concatenated groups; -1 for padding
 
 
 class UnpaddedText:
     """Encodes rows of tokens by a model's own `encode_text`, without padding and each distinct caption once.
 
+    A text tower that needs its padding is not trimmed.
+
     Args:
-        model: an OpenCLIP model, or one of transformers. A text tower that needs its padding is not trimmed.
+        model: an OpenCLIP model, or, with `design`, any other.
         settings: what is left out.
-        design: of its text tower; by default what `design_of_model` finds in an OpenCLIP model.
     """
 
     def __init__(self, model: nn.Module, settings: TextSettings, design: TextDesign | None = None) -> None:
@@ -72,13 +68,7 @@ def remove_padding(tokens: Tensor, valid: Tensor, design: TextDesign, settings: 
     """Leaves out padding rows, copies of a caption, and the tokens that its feature does not depend on.
 
     One row stays where none is valid, so that every rank of DDP reaches the tower's parameters. On CUDA this waits for
-    the device, since the shapes depend on the batch.
-
-    Args:
-        tokens: int64 [n, L].
-        valid: bool [n], False where a row is padding.
-        design: of the tower.
-        settings: what may be left out.
+    the device, since the shapes depend on the batch. Of tokens int64 [n, L] and bool [n], False where a row is padding.
     """
     places = valid.nonzero().squeeze(1)
     source = torch.full_like(tokens[:, 0], -1)
@@ -112,12 +102,7 @@ def length_groups(lengths: list[int], most: int, pass_tokens: int) -> list[tuple
     """The cheapest cut of rows in at most `most` groups, as (rows, length) of each.
 
     A group costs its rows times its longest, and `pass_tokens`. Exact, by dynamic programming over the few places
-    where the length changes.
-
-    Args:
-        lengths: of the rows, ascending.
-        most: groups.
-        pass_tokens: what each group costs besides its tokens.
+    where the length changes; `lengths` are ascending.
     """
     ends = [i for i in range(1, len(lengths)) if lengths[i] != lengths[i - 1]] + [len(lengths)]
     # by number of rows from the start, in exactly 0, 1, 2, ... groups: the least cost, and the groups
