@@ -20,7 +20,7 @@ from tests.conftest import COLOURS, colour_image, write_tar
 from tests.eval_sets import jpeg, put, webdataset
 
 LABELS = [f"{colour}_square" for colour in sorted(COLOURS)]
-QUICK = EvalSettings(batch_size=3, workers=0, quiet=True)
+QUICK = EvalSettings(batch_size=3, workers=0, progress_bars=False)
 
 
 @pytest.fixture

@@ -15,9 +15,8 @@ import pytest
 from PIL import Image
 
 from open_clip_fff.data.shards import read_samples
-from open_clip_fff.tools.pack.arrange import arrange
-from open_clip_fff.tools.pack.image_file import finish
-from open_clip_fff.tools.pack.items import SkipSample
+from open_clip_fff.tools.pack.items import SkipSample, prepare_image
+from open_clip_fff.tools.pack.row_list import arrange
 from open_clip_fff.tools.pack.rows import CAPTIONS, RowFile, SourceRow, write_rows
 from open_clip_fff.tools.pack.settings import ImageSettings
 from tests.conftest import colour_image, colour_sample, write_tar
@@ -135,7 +134,7 @@ def test_lines_that_are_no_rows_are_told(pack, pictures, tmp_path):
 def test_a_list_longer_than_a_batch_is_arranged_as_a_loop_would(tmp_path, monkeypatch, repeats):
     """Against plain Python, with batches so small that rows of one image lie in several."""
     monkeypatch.setattr("open_clip_fff.tools.pack.rows.BATCH", 7)
-    monkeypatch.setattr("open_clip_fff.tools.pack.arrange.BATCH", 7)
+    monkeypatch.setattr("open_clip_fff.tools.pack.row_list.BATCH", 7)
     draws = np.random.default_rng(0).integers(0, 20, 61)
     rows = [SourceRow(int(who), f"{n}", b"%d" % who, ([f"t{n}"] * (n % 3), [f"u{n}"])) for n, who in enumerate(draws)]
     expected: dict[object, list] = {}
@@ -158,7 +157,7 @@ def test_a_list_longer_than_a_batch_is_arranged_as_a_loop_would(tmp_path, monkey
 
 def test_a_row_is_found_by_its_identity(tmp_path, monkeypatch):
     monkeypatch.setattr("open_clip_fff.tools.pack.rows.BATCH", 3)
-    monkeypatch.setattr("open_clip_fff.tools.pack.arrange.BATCH", 3)
+    monkeypatch.setattr("open_clip_fff.tools.pack.row_list.BATCH", 3)
     identities = [5, 9, 1, 9, 2**63 - 1, 0, 7, 3]
     with open(tmp_path / "a", "wb+") as first, open(tmp_path / "b", "wb+") as second:
         write_rows(
@@ -230,7 +229,7 @@ def test_without_captions_it_says_what_is_missing(pack, pictures, tmp_path):
 @pytest.mark.parametrize("form", ["jpg", "webp", "keep"])
 def test_resizing_is_only_ever_down(size, expected, form):
     content = picture(*size, "png")
-    made = finish(content, ImageSettings(resize=64, format=form))
+    made = prepare_image(content, ImageSettings(resize=64, format=form))
     if expected is None:
         assert made == (content, "png", False)
         return
@@ -242,7 +241,7 @@ def test_resizing_is_only_ever_down(size, expected, form):
 def test_what_is_made_anew_looks_like_the_image_and_stands_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: 300 x 200 is shown as 200 x 300
-    made = finish(picture(300, 200, quality=95, exif=exif), ImageSettings(resize=50))
+    made = prepare_image(picture(300, 200, quality=95, exif=exif), ImageSettings(resize=50))
     small = Image.open(io.BytesIO(made.content))
     whole = Image.open(io.BytesIO(picture(300, 200, quality=95))).rotate(-90, expand=True).resize((50, 75))
     assert small.size == (50, 75)
@@ -251,9 +250,9 @@ def test_what_is_made_anew_looks_like_the_image_and_stands_upright():
 
 def test_formats_that_training_does_not_read_are_written_anew():
     for kind in ("gif", "bmp", "tiff"):
-        made = finish(picture(40, 30, kind), ImageSettings(format="keep"))
+        made = prepare_image(picture(40, 30, kind), ImageSettings(format="keep"))
         assert made.anew and made.extension == "png" and Image.open(io.BytesIO(made.content)).size == (40, 30)
-    assert finish(picture(40, 30, "webp"), ImageSettings()).extension == "webp"
+    assert prepare_image(picture(40, 30, "webp"), ImageSettings()).extension == "webp"
 
 
 def test_images_that_cannot_be_read_or_are_small_are_left_out(pack, pictures, tmp_path):
@@ -270,7 +269,7 @@ def test_images_that_cannot_be_read_or_are_small_are_left_out(pack, pictures, tm
     done = pack(pictures, "--out", tmp_path / "trusting", "--min-size", 40, "--no-verify")
     assert left_out(tmp_path / "trusting").keys() == {"2", "3", "4"}  # only its header is read
     with pytest.raises(SkipSample):
-        finish((pictures / "1.png").read_bytes(), ImageSettings(resize=20, verify=False))
+        prepare_image((pictures / "1.png").read_bytes(), ImageSettings(resize=20, verify=False))
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.pack.ending import braces
+from open_clip_fff.tools.pack.report import braces
 from open_clip_fff.tools.pack.settings import ImageSettings
-from open_clip_fff.tools.pack.shards import Shards
+from open_clip_fff.tools.pack.shards import ShardSource
 from open_clip_fff.tools.pack.writing import write_shard
 from tests.conftest import colour_sample, write_tar
 from tests.full_disk import full_disk
@@ -46,7 +46,7 @@ class Failing(io.FileIO):
 def test_damage_is_found_before_a_shard_gets_its_name(tmp_path, lose):
     """Whichever of the blocks that a tar is written in is lost or changed."""
     write_tar(tmp_path / "a.tar", {str(row): colour_sample(row) for row in range(4)})
-    given = (Shards((str(tmp_path / "a.tar"),), ("captions",), None), ImageSettings(), 0, lambda n: None)
+    given = (ShardSource((str(tmp_path / "a.tar"),), ("captions",), None), ImageSettings(), 0, lambda n: None)
     with Failing(tmp_path / "whole", -1, lose) as file:
         assert write_shard(str(tmp_path / "a.tar"), file, *given).counts["images"] == 4
         blocks = file.calls
@@ -153,7 +153,7 @@ def test_what_is_not_there(refused, tmp_path):
     (tmp_path / "a.doc").write_text("x")
     assert "neither a folder nor one of .csv" in refused(tmp_path / "a.doc")
     (tmp_path / "empty").mkdir()
-    assert "no picture in it or below" in refused(tmp_path / "empty")
+    assert "no image in it or below" in refused(tmp_path / "empty")
 
 
 def test_columns_that_are_not_there(refused, tokens):

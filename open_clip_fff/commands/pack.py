@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
             args.class_key,
             only(args.only),
         ),
-        pictures=ImageSettings(args.resize, args.resize_format, args.quality, args.min_size, args.verify),
+        images=ImageSettings(args.resize, args.resize_format, args.quality, args.min_size, args.verify),
         json_keys=split_names(args.json_text_key),
         separator=args.csv_separator,
         image_root=args.image_root,
@@ -99,7 +99,7 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
     images = parser.add_argument_group("images")
     images.add_argument("--resize", type=int, metavar="PX", help="short side of larger ones (default: all stay as is)")
-    images.add_argument("--resize-format", choices=FORMATS, default="jpg", help="of those made anew (default: jpg)")
+    images.add_argument("--resize-format", choices=FORMATS, default="jpg", help="of re-encoded ones (default: jpg)")
     images.add_argument("--quality", type=int, default=90, help="of jpg and webp (default: 90)")
     images.add_argument("--min-size", type=int, default=0, metavar="PX", help="leave out those with a short side below")
     images.add_argument(

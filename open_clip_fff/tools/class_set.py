@@ -15,12 +15,10 @@ from open_clip_fff.data.training_data import check_files
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.evaluation_sets import Members, SetWriter, how_to_score
-from open_clip_fff.tools.pack.image_file import finish
-from open_clip_fff.tools.pack.items import SkipSample
+from open_clip_fff.tools.pack.folder_files import UnusedFiles, entries_of, images_below
+from open_clip_fff.tools.pack.items import SkipSample, image_content, prepare_image
 from open_clip_fff.tools.pack.kinds import files_in
 from open_clip_fff.tools.pack.settings import ImageSettings
-from open_clip_fff.tools.pack.walk import Unused, entries_of, images_below
-from open_clip_fff.tools.pack.writing import read_image_file
 
 CLASS_NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"  # clip-benchmark's
 GENERIC_TEMPLATES = (  # the seven that CLIP's authors found best for ImageNet; OpenCLIP's SIMPLE_IMAGENET_TEMPLATES
@@ -69,7 +67,7 @@ def class_set(
     Raises:
         UsageError: if the source, the names or the templates cannot be used, or `out` is something else.
     """
-    unused = Unused()
+    unused = UnusedFiles()
     images, labels = _images_of(source, class_key, unused)
     names, numbers = name_classes(labels, names_file)
     files = {CLASS_NAMES: names, TEMPLATES: read_templates(templates_file)}
@@ -80,7 +78,7 @@ def class_set(
         if image.label is None or image.content is None:
             return SkippedSample(image.key, "without a class" if image.label is None else "without an image")
         try:
-            made = finish(read_image_file(image.content), ImageSettings())
+            made = prepare_image(image_content(image.content), ImageSettings())
         except SkipSample as why:
             return SkippedSample(image.key, str(why))
         return {made.extension: made.content, "cls": str(numbers[image.label]).encode()}
@@ -170,7 +168,7 @@ def read_templates(file: Path | None) -> list[str]:
     return templates
 
 
-def _images_of(source: str, key: str, unused: Unused) -> tuple[Callable[[], Iterator[LabelledImage]], list[str]]:
+def _images_of(source: str, key: str, unused: UnusedFiles) -> tuple[Callable[[], Iterator[LabelledImage]], list[str]]:
     """What goes through the images of a source, and the labels that they have, sorted.
 
     Raises:
@@ -196,7 +194,7 @@ def _images_of(source: str, key: str, unused: Unused) -> tuple[Callable[[], Iter
     return partial(_from_folders, folder, labels, unused), labels
 
 
-def _from_folders(folder: Path, labels: Sequence[str], unused: Unused) -> Iterator[LabelledImage]:
+def _from_folders(folder: Path, labels: Sequence[str], unused: UnusedFiles) -> Iterator[LabelledImage]:
     for label in labels:
         for path in images_below(folder / label, unused, beside=False):
             yield LabelledImage(str(path), path, label)

@@ -17,8 +17,7 @@ from PIL import Image
 from open_clip_fff.data.images import open_image, read_image, to_rgb
 from open_clip_fff.evaluation.benchmark import EvalSettings, make_loader
 from open_clip_fff.evaluation.layouts import find_set
-from open_clip_fff.tools.pack.image_file import finish
-from open_clip_fff.tools.pack.items import SkipSample
+from open_clip_fff.tools.pack.items import SkipSample, prepare_image
 from open_clip_fff.tools.pack.settings import ImageSettings
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
@@ -155,7 +154,7 @@ def test_sixteen_bit_images_reach_training_scaled(trainer, tmp_path):
 
 def test_packing_opens_what_it_says_and_scales_sixteen_bits():
     with pytest.raises(SkipSample):
-        finish(EPS, ImageSettings())
+        prepare_image(EPS, ImageSettings())
     grey = np.full((40, 40), 20_000, dtype=np.uint16)
-    smaller = finish(png(grey), ImageSettings(resize=20, format="png"))
+    smaller = prepare_image(png(grey), ImageSettings(resize=20, format="png"))
     assert smaller.anew and np.unique(np.asarray(Image.open(io.BytesIO(smaller.content)))).tolist() == [20_000 >> 8]

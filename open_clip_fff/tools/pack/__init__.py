@@ -1,1 +1,1 @@
-"""Webdataset shards of what people have: tables, folders of pictures, other shards."""
+"""Packs tables, folders of images and shards as webdataset shards."""

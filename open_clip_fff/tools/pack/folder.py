@@ -1,102 +1,106 @@
-"""Pictures below a folder, with what lies beside each."""
+"""A folder of images with captions and fields in files beside them, and Hugging Face's ImageFolder."""
 
 import json
 import os
+import posixpath
 import re
-from collections.abc import ItemsView, Iterator, Sequence
+from array import array
+from collections.abc import ItemsView, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.ids import name_hash
 from open_clip_fff.data.sources import field_values, texts_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.pack.items import Item, SkipSample, members_of
-from open_clip_fff.tools.pack.kinds import SourceKind
-from open_clip_fff.tools.pack.listing import ROWS, Listing, listed
-from open_clip_fff.tools.pack.rows import SourceRow
-from open_clip_fff.tools.pack.settings import PackSettings
-from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
-from open_clip_fff.tools.pack.walk import (
+from open_clip_fff.tools.pack.folder_files import (
     CAPTION_SUFFIXES,
     FIELDS_SUFFIX,
-    PICTURES,
-    Unused,
+    IMAGE_SUFFIXES,
+    UnusedFiles,
+    entries_of,
     files_beside,
     images_below,
 )
+from open_clip_fff.tools.pack.items import Item, SkipSample, members_of
+from open_clip_fff.tools.pack.row_list import ROWS, Listing, make_list
+from open_clip_fff.tools.pack.rows import SourceRow, batched
+from open_clip_fff.tools.pack.settings import PackSettings
+from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
+from open_clip_fff.tools.pack.tables.table import SourceTable
 from open_clip_fff.tools.shards.share import Share
 
-_NOT_IN_KEYS = re.compile(r"[^\w-]+")  # a key ends at the first dot of a member's name
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # Hugging Face's ImageFolder
+FILE_NAME = "file_name"  # the column that names an image, relative to its table
+COMPARED = 65_536  # images that are compared with a table at a time
+_NOT_IN_KEYS = re.compile(r"[^\w-]+")  # a key ends at the first dot
 
 
-def folder_opening(settings: PackSettings, kind: SourceKind) -> PreparedSource:
-    """Looks at a folder.
-
-    Raises:
-        UsageError: if there is no picture.
-    """
-    folder, unused = Path(settings.source), Unused()
+def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
+    """Checks a folder of images. Raises UsageError if there is none."""
+    folder, unused = Path(settings.source), UnusedFiles()
     if next(folder_rows(folder, False, unused), None) is None:
         holds = "".join(f"; it holds {line}" for line in unused.lines)
         raise UsageError(
-            f"{folder}: no picture in it or below ({', '.join(sorted(PICTURES))}), and no .tar or .parquet{holds}"
+            f"{folder}: no image in it or below ({', '.join(sorted(IMAGE_SUFFIXES))}), and no .tar or .parquet{holds}"
         )
 
     def repeats(rows: int, keys: int) -> str:
         clashing = "those that clash have a hash of their path behind them"
-        return f"{plural(rows, 'pictures')} have {plural(keys, 'different keys')}; {clashing}"
+        return f"{plural(rows, 'images')} have {plural(keys, 'different keys')}; {clashing}"
 
-    def open_at(place: Path, share: Share) -> SampleSource[Any]:
-        unused = Unused()
-        found = folder_rows(folder, settings.class_from_folder, unused, place)
-        listing = Listing(found, (), "rename", settings.seed, unused=lambda: unused.lines)
-        rows = listed(place / ROWS, listing, share)
+    def open_in(lists: Path, share: Share) -> SampleSource[Any]:
+        unused = UnusedFiles()
+        rows = folder_rows(folder, settings.class_from_folder, unused, lists)
+        listing = Listing(rows, (), "rename", settings.seed, unused=lambda: unused.lines)
         item = partial(folder_item, folder=folder, json_keys=settings.json_keys)
-        return ListedSource(
-            rows, str(folder), settings.per_shard, item, repeats, read_keys=("captions", *settings.json_keys)
-        )
+        keys = ("captions", *settings.json_keys)
+        listed = make_list(lists / ROWS, listing, share)
+        return ListedSource(listed, str(folder), settings.per_shard, item, repeats, read_keys=keys)
 
     fields, texts = ", ".join(settings.json_keys), ", ".join(f"NAME{suffix}" for suffix in CAPTION_SUFFIXES)
-    lines = [f"{folder}: pictures, with captions from {texts} and NAME.json ({fields}) beside them"]
+    lines = [f"{folder}: images, with captions from {texts} and NAME.json ({fields}) beside them"]
     if settings.seed is None:
         lines.append("they are packed folder by folder; where these are classes, --shuffle SEED makes better shards")
-    return PreparedSource(lines, open_at)
+    return PreparedSource(lines, open_in)
 
 
-def folder_rows(folder: Path, class_from_folder: bool, unused: Unused, out: Path | None = None) -> Iterator[SourceRow]:
-    """A row per picture, folder by folder in the order of names.
-
-    Two paths may give one key, `a/b.jpg` and `a_b.png`; then their identities are the same.
+def folder_rows(
+    folder: Path, class_from_folder: bool, unused: UnusedFiles, out: Path | None = None
+) -> Iterator[SourceRow]:
+    """A row per image. Paths with one key, such as `a/b.jpg` and `a_b.png`, have one identity.
 
     Args:
-        folder: it is gone through with all that is below it, but for hidden files.
-        class_from_folder: whether the folder right below it is the class.
-        unused: gets the files that belong to no picture.
-        out: a folder that is passed over.
+        folder: with everything below it but hidden files.
+        class_from_folder: whether the folder directly below it is the class.
+        unused: gets files that belong to no image.
+        out: the output folder, which is skipped.
 
     Raises:
         UsageError: if a folder cannot be read.
     """
     for path in images_below(folder, unused, out):
-        place = path.relative_to(folder)
-        key = _NOT_IN_KEYS.sub("_", str(place.with_suffix("")))
-        label = place.parts[0] if class_from_folder and len(place.parts) > 1 else None
+        relative = path.relative_to(folder)
+        key = _NOT_IN_KEYS.sub("_", str(relative.with_suffix("")))
+        label = relative.parts[0] if class_from_folder and len(relative.parts) > 1 else None
         name = label and label.encode(errors="replace").decode()
-        yield SourceRow(name_hash(key), key, os.fsencode(place), label=name)
+        yield SourceRow(name_hash(key), key, os.fsencode(relative), label=name)
 
 
 def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -> Item:
-    """The picture of a row with what lies beside it: `NAME.txt` or `NAME.jpg.txt`, a caption a line, and `NAME.json`.
+    """The sample of an image with the files beside it: `NAME.txt` or `NAME.jpg.txt`, a caption a line, and `NAME.json`.
 
     Args:
-        row: as taken from a file of rows.
-        folder: that rows' paths start at.
-        json_keys: fields of the json that hold captions; all its fields are kept.
+        row: of a `RowFile`.
+        folder: of relative paths.
+        json_keys: json fields with captions; all fields are kept.
 
     Raises:
-        SkipSample: if one of these cannot be read.
+        SkipSample: if a file cannot be read.
     """
     image = folder / os.fsdecode(row["image"])
     try:
@@ -113,8 +117,55 @@ def _beside(image: Path, suffixes: Sequence[str]) -> Iterator[bytes]:
 
 
 def _fields(text: bytes) -> ItemsView[str, object]:
-    """Those of a json that is an object. Raises ValueError for another one."""
     fields = json.loads(text or b"{}")
     if not isinstance(fields, dict):
         raise ValueError("it is no object with named fields")
     return fields.items()
+
+
+def metadata_files(folder: Path) -> tuple[str, ...]:
+    """The tables of an ImageFolder, one a folder, in it and in the folders directly below; empty for other folders."""
+    folders = [folder, *(folder / name for name, is_folder in entries_of(folder) if is_folder)]
+    found = (next(filter(_names_files, (each / name for name in METADATA)), None) for each in folders)
+    return tuple(str(file) for file in found if file is not None)
+
+
+def _names_files(file: Path) -> bool:
+    try:
+        return file.is_file() and find_name(FILE_NAME, SourceTable([str(file)]).columns) is not None
+    except UsageError:
+        return False
+
+
+class NamedImages:
+    """Notes which images the rows of a list name, eight bytes each, to find images without a row.
+
+    Args:
+        folder: of relative paths.
+        files: the tables.
+        out: the output folder, which is skipped.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[str], out: Path) -> None:
+        self._folder, self._files, self._out, self._named = folder, files, out, array("q")
+
+    def noting(self, rows: Iterable[SourceRow]) -> Iterator[SourceRow]:
+        """Passes rows on."""
+        for row in rows:
+            self._named.append(row.identity)
+            yield row
+
+    def unused(self) -> list[str]:
+        """A line on files below the folder that are neither a table nor an image with a row."""
+        named, unused = np.unique(np.array(self._named, np.int64)), UnusedFiles()
+        below = images_below(self._folder, unused, self._out, beside=False, known=self._files)
+        for some in batched(below, COMPARED):
+            paths = [path.relative_to(self._folder).as_posix() for path in some]
+            for index in np.flatnonzero(~np.isin([name_hash(path) for path in paths], named)):
+                unused.add(paths[index])
+        return unused.lines
+
+
+def joined_path(start: str, path: str) -> str:
+    """A path of a table in the folder `start`, as one from the ImageFolder."""
+    return posixpath.normpath(posixpath.join(start, path)) if path else ""

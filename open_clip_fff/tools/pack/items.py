@@ -1,11 +1,20 @@
-"""A sample on its way from a source into a shard."""
+"""A sample on its way from a source into a shard, and its image: checked, resized, re-encoded."""
 
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-IMAGE = ""  # no name: an image's member is named by what it is
+from PIL import Image, ImageOps
+
+from open_clip_fff.data.decoded import UNREADABLE
+from open_clip_fff.data.images import FORMATS, NO_IMAGE, to_rgb
+from open_clip_fff.tools.pack.settings import ImageSettings
+
+READ = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # what training reads, by PIL's names
+OPENED = (*FORMATS, "GIF", "BMP", "TIFF")  # by content, whatever the name is
+WRITTEN = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
 class Item(NamedTuple):
@@ -17,9 +26,9 @@ class Item(NamedTuple):
         members: all but the image, by extension.
         raw: captions in the member `txt`.
         more: captions in the json.
-        again: captions that repeat another one of the sample, and were left away.
+        again: captions that repeat another one of the sample, and were dropped.
         joined: rows of captions that were joined to it.
-        name: the extension that the image has in the source; empty for that of its format.
+        name: the image's extension in the source; empty to name it by its format.
     """
 
     key: str
@@ -29,26 +38,34 @@ class Item(NamedTuple):
     more: int
     again: int = 0
     joined: int = 0
-    name: str = IMAGE
+    name: str = ""
 
 
 class SkipSample(Exception):
-    """This sample cannot be packed; the message says why in a few words, the same for all of a kind."""
+    """A sample cannot be packed, and why, in the same few words for all samples of a kind."""
+
+
+class PreparedImage(NamedTuple):
+    """An image for a shard: its bytes, the extension of its format, and whether it was re-encoded."""
+
+    content: bytes
+    extension: str
+    anew: bool
 
 
 def members_of(
     captions: Sequence[list[str]], fields: dict[str, object], label: str | None = None
 ) -> tuple[dict[str, bytes], int, int, int]:
-    """What stands beside an image: `txt`, `json` and `cls`, those of them that have something to hold.
+    """The members beside an image: `txt`, `json` and `cls`, without empty ones.
 
     Args:
-        captions: texts by source. The first of the first source is the raw caption; all others go into the json's
-            `captions`, each text once.
+        captions: texts by source. The first text of the first source is the raw caption; all others go into the json's
+            `captions`, each once.
         fields: of the json.
         label: the name of the class.
 
     Returns:
-        The members, and how many captions are in the txt, in the json, and were left away as repeats.
+        The members, and how many captions are in the txt, in the json, and were dropped as repeats.
     """
     raw = captions[0][:1] if captions else []
     found = [text for texts in captions for text in texts]
@@ -62,5 +79,55 @@ def members_of(
 
 
 def as_json(fields: dict[str, object]) -> bytes:
-    """A json member; halves of an emoji that was cut in two become question marks."""
+    """A json member; halves of a truncated emoji become question marks."""
     return json.dumps(fields, ensure_ascii=False, default=str).encode(errors="replace")
+
+
+def image_content(image: bytes | Path) -> bytes:
+    """An image's bytes. Raises SkipSample for a file that cannot be read."""
+    if isinstance(image, bytes):
+        return image
+    try:
+        return image.read_bytes()
+    except FileNotFoundError as error:
+        raise SkipSample("image file is not there") from error
+    except (OSError, ValueError) as error:
+        raise SkipSample("image file cannot be read") from error
+
+
+def prepare_image(content: bytes, settings: ImageSettings) -> PreparedImage:
+    """An image's own bytes, or those of a smaller one.
+
+    GIF, BMP and TIFF, which training does not read, are re-encoded at their own size. What is re-encoded is rotated as
+    its EXIF says, and is RGB.
+
+    Raises:
+        SkipSample: if it cannot be read, or is too small.
+    """
+    try:
+        image = Image.open(io.BytesIO(content), formats=OPENED)
+        own, short = READ.get(image.format or ""), min(image.size)
+        if short < settings.least:
+            raise SkipSample(f"smaller than {settings.least} pixels")
+        size = settings.resize if settings.resize is not None and settings.resize < short else short
+        if own and size == short:
+            if settings.verify:
+                image.load()
+            return PreparedImage(content, own, False)
+        extension = settings.format if settings.format in WRITTEN else own or "png"
+        file, quality = io.BytesIO(), {} if extension == "png" else {"quality": settings.quality}
+        _resized(image, size).save(file, WRITTEN[extension], **quality)
+        return PreparedImage(file.getvalue(), extension, True)
+    except NO_IMAGE as error:
+        raise SkipSample(UNREADABLE) from error
+
+
+def _resized(image: Image.Image, size: int) -> Image.Image:
+    """Rotated, in RGB, with a short side of `size` pixels."""
+    scale = size / min(image.size)
+    width, height = (round(2 * scale * side) for side in image.size)
+    image.draft(None, (width, height))  # decodes a JPEG at a fraction of its size
+    image = to_rgb(ImageOps.exif_transpose(image))
+    scale = size / min(image.size)
+    width, height = (max(size, round(scale * side)) for side in image.size)
+    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Captions from elsewhere, for the samples of shards."""
+"""Captions of other files, joined to the samples of shards."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,60 +13,50 @@ from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.data.sources import texts_of
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.pack.arrange import MERGED
 from open_clip_fff.tools.pack.items import as_json
-from open_clip_fff.tools.pack.listing import READ
+from open_clip_fff.tools.pack.row_list import MERGED, READ
 from open_clip_fff.tools.pack.rows import RowFile, captions_of
 from open_clip_fff.tools.shards.tars import keys_of
 
 
 class Joined(NamedTuple):
-    """What was found for a sample: texts, and how many rows they came from."""
+    """The captions of a sample, and how many rows they are from."""
 
     captions: list[str]
     rows: int
 
-    def into(self, beside: Mapping[str, bytes]) -> dict[str, bytes]:
-        """The member `json` with these behind the `captions` that it has, each text once; empty if it cannot be read.
-
-        A text that is the raw caption is not repeated.
-        """
+    def into(self, members: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The member `json` with these texts, but the raw one, added to its `captions`; empty if it cannot be read."""
         try:
-            fields = json.loads(beside.get("json", b"{}"))
-            there = texts_of(fields.get("captions"))
-            raw = texts_of(beside.get("txt"))
+            fields = json.loads(members.get("json", b"{}"))
+            captions, raw = texts_of(fields.get("captions")), texts_of(members.get("txt"))
         except (ValueError, AttributeError, RecursionError):
-            return {}  # and whoever reads the captions says so
+            return {}  # the error is reported where captions are read
         new = [text for text in self.captions if text not in raw]
-        return {"json": as_json({**fields, "captions": list(dict.fromkeys([*there, *new]))})}
+        return {"json": as_json({**fields, "captions": list(dict.fromkeys([*captions, *new]))})}
 
 
 class Join(Protocol):
     """Finds captions by sample."""
 
     def check(self, shard: str) -> None:
-        """Raises UsageError where what belongs to this shard cannot be read."""
+        """Raises UsageError if a shard's captions cannot be read."""
 
     def find(self, sample: Mapping[str, Any]) -> Joined | None:
-        """The captions of a sample; None if there is no row for it."""
+        """The captions of a sample; None if it has no row."""
 
     def check_any(self, shard: str, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Raises UsageError, with one key of each side, where none of a shard's samples is found."""
+        """Raises UsageError, with a key of each side, if no sample of a shard has a row."""
 
     def total(self, shards: Sequence[str]) -> int:
-        """How many rows of captions there are for some shards."""
+        """The number of rows of captions for some shards."""
 
     def notes(self) -> list[str]:
-        """What was met in reading them."""
+        """Lines on the reading of the captions."""
 
 
 class PerShard:
-    """A parquet per shard, by key.
-
-    Args:
-        folder: where `STEM.parquet` is for each `STEM.tar`.
-        columns: those with captions.
-    """
+    """Joins `STEM.parquet` of a folder to each `STEM.tar`, by key; `columns` have the captions."""
 
     def __init__(self, folder: Path, columns: tuple[str, ...]) -> None:
         self._sidecar = Sidecar(str(folder), columns, "--captions", "--caption-key")
@@ -94,22 +84,22 @@ class PerShard:
 
 
 class OneTable:
-    """One table for all shards.
+    """Joins one table to all shards.
 
     Args:
-        rows: joined, and sorted by identity.
+        rows: one per identity, sorted by it.
         name: of the table.
-        field: of the samples' json that rows are found by; None for the key.
+        field: of the samples' json that is looked up; None for the key.
     """
 
     def __init__(self, rows: RowFile, name: str, field: str | None) -> None:
         self.rows, self.name, self.field = rows, name, field
 
     def check(self, shard: str) -> None:
-        """There is nothing of its own."""
+        """There is one table for all."""
 
     def value(self, sample: Mapping[str, Any]) -> str | None:
-        """What a sample is joined by; None if it has no such thing."""
+        """What a sample is joined by; None if it lacks the field."""
         if self.field is None:
             return str(sample["__key__"])
         try:
@@ -141,13 +131,11 @@ class OneTable:
 
 
 def check_join(join: Join, shards: Sequence[str]) -> None:
-    """Refuses captions none of which is for any sample of the first shard that can be read.
-
-    One table by key is refused, too, where the first two shards have a key in common: it cannot tell their samples
-    apart, and each would get the captions of both.
+    """Checks that captions join the samples of the first readable shard.
 
     Raises:
-        UsageError: with one key of each side.
+        UsageError: if none does, with a key of each side; or if one table joins by key and the first two shards share a
+            key, whose samples would both get all its captions.
     """
     join.check(shards[0])
     both = keys_of(shards[0]) & keys_of(shards[1]) if len(shards) > 1 else set()
@@ -158,14 +146,13 @@ def check_join(join: Join, shards: Sequence[str]) -> None:
         )
     for shard in shards:
         with suppress(UsageError):
-            samples = [_light(sample) for sample in as_usage_errors(read_samples([shard]), shard)]
+            samples = [_without_image(sample) for sample in as_usage_errors(read_samples([shard]), shard)]
             break
     else:
-        return  # none can be read, which each will say
+        return  # none can be read, which is reported shard by shard
     if samples:
         join.check_any(shard, samples)
 
 
-def _light(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """What captions are joined by, without the image."""
+def _without_image(sample: Mapping[str, Any]) -> dict[str, Any]:
     return {name: sample[name] for name in ("__url__", "__key__", "json") if name in sample}

@@ -1,4 +1,4 @@
-"""What a source is: a table, a folder of pictures, or shards."""
+"""What a source is: a table, a folder of images, or shards."""
 
 import re
 from itertools import islice
@@ -8,14 +8,14 @@ from typing import NamedTuple
 from open_clip_fff.data.data_sets import expand_shards
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.columns import image_column
-from open_clip_fff.tools.pack.image_folder import metadata_files
+from open_clip_fff.tools.pack.folder import metadata_files
+from open_clip_fff.tools.pack.folder_files import UnusedFiles, images_below
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.tables.parquet import cell_image
 from open_clip_fff.tools.pack.tables.table import FORMS, SourceTable, form
-from open_clip_fff.tools.pack.walk import Unused, images_below
 
-TRIED = 16  # rows at the start that are looked at
-ELSEWHERE = re.compile(r"^[\w+.-]+:")  # pipe:, s3://, https://
+TRIED = 16  # first rows that are checked
+REMOTE = re.compile(r"^[\w+.-]+:")  # pipe:, s3://, https://
 
 
 class SourceKind(NamedTuple):
@@ -23,8 +23,8 @@ class SourceKind(NamedTuple):
 
     Attributes:
         name: `table`, `folder` or `shards`.
-        files: that it is, or urls; those of a folder are not looked for yet.
-        images: of a table, the folder that holds pictures with tables that name them; None for another one.
+        files: of tables or shards, paths or urls; empty for a folder.
+        images: the folder of an ImageFolder's tables and images; None for other sources.
     """
 
     name: str
@@ -33,25 +33,24 @@ class SourceKind(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of all local files together."""
-        return sum(Path(file).stat().st_size for file in self.files if not ELSEWHERE.match(file))
+        """The bytes of all local files."""
+        return sum(Path(file).stat().st_size for file in self.files if not REMOTE.match(file))
 
 
-def kind_of(source: str, flag: str = "SOURCE", table: bool = False) -> SourceKind:
-    """Looks at a source.
+def detect_kind(source: str, flag: str = "SOURCE", table: bool = False) -> SourceKind:
+    """Detects what a source is.
 
-    A folder is shards where it holds tars; a table where that is `metadata.*` with `file_name`, or parquets with images
-    or with paths of some that are there; else pictures.
+    A folder is shards if it holds tars; a table if it is an ImageFolder, or holds parquets with images or paths of
+    existing ones; else images.
 
     Args:
         source: as typed.
         flag: that named it, for error lines.
-        table: whether what was typed besides speaks of a table, which then goes before pictures.
+        table: whether other flags mean a table, which then has priority over images.
 
     Raises:
-        UsageError: if it is not there, or nothing of these.
+        UsageError: if it does not exist, or is none of these.
     """
-
     path = Path(source)
     if path.is_dir():
         if files := files_in(path, ".tar"):
@@ -61,32 +60,32 @@ def kind_of(source: str, flag: str = "SOURCE", table: bool = False) -> SourceKin
         files = files_in(path, ".parquet")
         if files and (table or _has_images(files[0], path)):
             return SourceKind("table", files)
-        if next(images_below(path, Unused()), None) is not None:
+        if next(images_below(path, UnusedFiles()), None) is not None:
             return SourceKind("folder", ())
         files = files or tuple(sorted(map(str, path.glob("*/*.parquet"))))  # Hugging Face has them in `data/`
         return SourceKind("table", files) if files else SourceKind("folder", ())
     if form(source) and path.is_file():
         return SourceKind("table", (source,))
     files = tuple(expand_shards(source))
-    missing = [file for file in files if not ELSEWHERE.match(file) and not Path(file).is_file()]
+    missing = [file for file in files if not REMOTE.match(file) and not Path(file).is_file()]
     if missing:
         more = f" (and {len(missing) - 1} more of {len(files)})" if len(missing) > 1 else ""
         raise UsageError(f"{flag}: {missing[0]} does not exist{more}; check the path and the braces")
     if all(form(file) for file in files):
-        return SourceKind("table", tuple(files))
+        return SourceKind("table", files)
     if not all(".tar" in file for file in files):
         known = ", ".join(sorted({*FORMS, ".tar"}))
         raise UsageError(f"{flag} {source}: neither a folder nor one of {known}")
-    return SourceKind("shards", tuple(files))
+    return SourceKind("shards", files)
 
 
 def files_in(folder: Path, suffix: str) -> tuple[str, ...]:
-    """Those right in a folder, in the order of their names."""
+    """The files directly in a folder, by name."""
     return tuple(sorted(str(file) for file in folder.glob(f"*{suffix}")))
 
 
 def _has_images(file: str, folder: Path) -> bool:
-    """Whether a table has images, or paths of some that are there; img2dataset's beside pictures have neither."""
+    """Whether a table has images or paths of existing ones; img2dataset's tables beside images have neither."""
     try:
         table = SourceTable([file])
         if (column := image_column(table)) is None:
@@ -98,11 +97,7 @@ def _has_images(file: str, folder: Path) -> bool:
 
 
 def check_flags(kind: SourceKind, settings: PackSettings) -> None:
-    """Refuses flags that mean nothing for a kind.
-
-    Raises:
-        UsageError: for the first of them.
-    """
+    """Raises UsageError for the first flag that does not fit a kind of source."""
     columns = settings.columns
     typed = {
         "--image-key": (columns.image, "table"),
@@ -120,7 +115,7 @@ def check_flags(kind: SourceKind, settings: PackSettings) -> None:
     }
     for flag, (value, kinds) in typed.items():
         if value and kind.name not in kinds.split():
-            mend = "; it names columns of --captions" if kind.name == "shards" and "key" in flag else ""
+            fix = "; it names columns of --captions" if kind.name == "shards" and "key" in flag else ""
             raise UsageError(
-                f"{flag}: goes with a {kinds.replace(' ', ' or ')}, and {settings.source} is {kind.name}{mend}"
+                f"{flag}: goes with a {kinds.replace(' ', ' or ')}, and {settings.source} is {kind.name}{fix}"
             )

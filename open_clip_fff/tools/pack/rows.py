@@ -1,4 +1,4 @@
-"""A list of what is packed or joined, an arrow file that is mapped: a part costs only its own memory."""
+"""Rows of what is packed or joined in a memory-mapped arrow file."""
 
 import json
 import mmap
@@ -12,22 +12,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-BATCH = 65_536  # rows of each of the file's parts but the last, so that a row's part is known by its number
-CAPTIONS = "captions of "  # a caption column's name in the file starts so
+BATCH = 65_536  # rows of each record batch but the last, so that a row's number gives its batch
+CAPTIONS = "captions of "  # prefix of a caption column's name in the file
 
 
 class SourceRow(NamedTuple):
     """One row of a source.
 
     Attributes:
-        identity: int64 of whom it is about: the image, or what captions are joined by.
+        identity: int64 hash of the image, or of what captions are joined by.
         key: the sample's key; of captions, what they are joined by.
-        image: the path of the image, as the file system spells it (which may be no UTF-8); empty for none.
-        captions: by caption column, the texts there.
+        image: the image's path in the file system's encoding; empty for none.
+        captions: texts by caption column.
         label: the name of the class.
-        fields: what else goes into the sample's json, as json.
-        file: of an image that lies in a table itself, the number of the table's file; None for another one.
-        row: likewise, the number of its row there.
+        fields: more fields for the sample's json, as json.
+        file: the number of the table's file that holds the image; None for an image with a path.
+        row: likewise, the number of the row in it.
     """
 
     identity: int
@@ -41,7 +41,7 @@ class SourceRow(NamedTuple):
 
 
 def schema(columns: Sequence[str]) -> pa.Schema:
-    """How a file of rows is laid out, given the names of the caption columns."""
+    """The arrow schema of a file of rows with some caption columns."""
     start = [("identity", pa.int64()), ("key", pa.string()), ("image", pa.binary())]
     captions = [(CAPTIONS + name, pa.list_(pa.string())) for name in columns]
     end = [("label", pa.string()), ("fields", pa.string()), ("file", pa.int32()), ("row", pa.int64())]
@@ -49,7 +49,7 @@ def schema(columns: Sequence[str]) -> pa.Schema:
 
 
 def write_rows(rows: Iterable[SourceRow], columns: Sequence[str], file: BinaryIO) -> None:
-    """Writes rows as they come, a batch in memory at a time."""
+    """Writes rows, with one batch in memory."""
     layout = schema(columns)
     with pa.ipc.new_file(file, layout) as out:
         for some in batched(rows, BATCH):
@@ -61,24 +61,20 @@ def write_rows(rows: Iterable[SourceRow], columns: Sequence[str], file: BinaryIO
 
 
 def batched(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of so many; the last may be shorter."""
+    """Lists of `size` items; the last may be shorter."""
     left = iter(items)
     while some := list(islice(left, size)):
         yield some
 
 
 class RowFile:
-    """Rows in a file, by number.
-
-    Args:
-        file: open; it is mapped, and may then be closed.
-    """
+    """Rows in a file, by number. The file is mapped, and may then be closed."""
 
     def __init__(self, file: BinaryIO) -> None:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._reader = pa.ipc.open_file(pa.py_buffer(mapped))
         self.schema: pa.Schema = self._reader.schema
-        self._batch = cache(self._reader.get_batch)  # nothing is read by it
+        self._batch = cache(self._reader.get_batch)  # reads nothing
         count = self._reader.num_record_batches
         self._length = (count - 1) * BATCH + self._batch(count - 1).num_rows if count else 0
 
@@ -91,17 +87,17 @@ class RowFile:
         return [name.removeprefix(CAPTIONS) for name in self.schema.names if name.startswith(CAPTIONS)]
 
     def notes(self, name: str) -> list[str]:
-        """Lines that were kept under a name when it was written."""
+        """The lines of a name that were stored with the rows."""
         return json.loads((self.schema.metadata or {}).get(b"notes", b"{}")).get(name, [])
 
     @property
     def identities(self) -> NDArray[np.int64]:
-        """int64, of all rows: a copy."""
+        """int64 of all rows, a copy."""
         parts = [batch.column("identity").to_numpy() for batch in self._batches()]
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def take(self, numbers: NDArray[np.int64]) -> pa.RecordBatch:
-        """Some rows, in the order of their numbers."""
+        """Some rows, in the order of the numbers."""
         order = np.argsort(numbers, kind="stable")
         part, local = np.divmod(numbers[order], BATCH)
         cuts = [0, *(np.flatnonzero(np.diff(part)) + 1), len(part)]
@@ -119,7 +115,7 @@ class RowFile:
     def find(self, identity: int, key: str) -> dict[str, Any] | None:
         """The row of a key, in a file whose rows are sorted by identity."""
         number = int(np.searchsorted(self._starts, identity, side="right")) - 1
-        for part in range(max(number - 1, 0), number + 1):  # equal identities may go over the edge of a batch
+        for part in range(max(number - 1, 0), number + 1):  # equal identities may span two batches
             ids = self._batch(part).column("identity").to_numpy()
             first, last = (int(np.searchsorted(ids, identity, side=side)) for side in ("left", "right"))
             for row in self._batch(part).slice(first, last - first).to_pylist():
@@ -128,7 +124,7 @@ class RowFile:
         return None
 
     def coverage(self) -> list[tuple[str, int, int]]:
-        """Name of each caption column, how many rows have text there, and how many captions there are."""
+        """For each caption column its name, its rows with text, and its captions."""
         found = []
         for name in self.columns:
             lengths = [pc.list_value_length(batch.column(CAPTIONS + name)) for batch in self._batches()]
@@ -145,5 +141,5 @@ class RowFile:
 
 
 def captions_of(row: dict[str, Any]) -> list[list[str]]:
-    """By caption column, the texts of a row that was taken from a file."""
+    """Texts by caption column of a row from a file."""
     return [texts for name, texts in row.items() if name.startswith(CAPTIONS)]

@@ -1,4 +1,4 @@
-"""What to pack, and how."""
+"""Settings of packing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,19 +7,19 @@ from open_clip_fff.errors import UsageError
 
 FORMATS = ("jpg", "webp", "keep")
 JOINS = ("key", "url")
-LAYOUT = 2  # of the lists that packing keeps, and of what it makes of a source
+LAYOUT = 2  # version of the lists in the output folder, and of the shards' content
 
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """What is done to an image.
+    """How images are checked, resized and re-encoded.
 
     Attributes:
-        resize: pixels of the short side of those that are larger; None leaves all as they are.
-        format: what an image is written as where its own bytes do not stay; `keep` is its own format.
+        resize: pixels of the short side of larger images; None keeps all as they are.
+        format: of re-encoded images; `keep` for their own.
         quality: of jpg and webp, 1 to 100.
-        least: pixels; an image whose short side is less is left out.
-        verify: whether images that stay as they are are decoded, to see whether they can be.
+        least: pixels of the short side; smaller images are left out.
+        verify: whether images that are kept are decoded, to find damage.
     """
 
     resize: int | None = None
@@ -39,15 +39,15 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names of a table's columns, as typed; None and nothing where they are to be guessed.
+    """A table's columns as typed; None and () for those to be guessed.
 
     Attributes:
         image: paths of images.
         captions: the raw caption, then others.
         keep: those that go into the json.
-        url: where the image came from.
+        url: of the image.
         label: its class.
-        only: a column and its values; rows with another one are passed over. None for all rows.
+        only: a column and values; rows with others are skipped. None for all rows.
     """
 
     image: str | None = None
@@ -64,26 +64,26 @@ class ColumnNames:
 
 @dataclass(frozen=True)
 class PackSettings:
-    """A whole packing.
+    """What to pack, and how.
 
     Attributes:
         source: a table, a folder, or shards with braces.
         columns: of a table.
-        pictures: what is done to images.
-        json_keys: fields of a json that hold captions, as in training.
-        separator: of a CSV; None for what its first line shows.
-        image_root: the folder that paths in a table start at; None for the table's own.
+        images: how images are handled.
+        json_keys: json fields with captions, as in training.
+        separator: of a CSV; None to detect it.
+        image_root: the folder of a table's relative paths; None for the table's own.
         group: whether rows of one image become one sample.
-        class_from_folder: whether a picture's class is the folder below the source in which it lies.
-        per_shard: images in a shard, those that are left out included.
+        class_from_folder: whether an image's class is its folder directly below the source.
+        per_shard: images in a shard, including those that are left out.
         seed: of the random order of rows; None for their own order.
-        captions: a table, or a folder with a parquet per shard, whose captions join those of shards.
-        join: `key`, or `url` as the samples' json has it.
+        captions: a table, or a folder with a parquet per shard, whose captions join the shards' samples.
+        join: `key`, or `url` in the samples' json.
     """
 
     source: str
     columns: ColumnNames = field(default_factory=ColumnNames)
-    pictures: ImageSettings = field(default_factory=ImageSettings)
+    images: ImageSettings = field(default_factory=ImageSettings)
     json_keys: tuple[str, ...] = ("captions",)
     separator: str | None = None
     image_root: Path | None = None
@@ -101,8 +101,8 @@ class PackSettings:
             raise UsageError(f"--shuffle {self.seed}: the seed is 0 or greater")
 
     def kept(self) -> dict[str, object]:
-        """What shards depend on, by flag, as json holds it."""
-        columns, pictures = self.columns, self.pictures
+        """What the shards depend on, by flag, as json."""
+        columns, images = self.columns, self.images
         return {
             "layout": LAYOUT,
             "SOURCE": self.source,
@@ -121,9 +121,9 @@ class PackSettings:
             "--join": self.join,
             "--images-per-shard": self.per_shard,
             "--shuffle": self.seed,
-            "--resize": pictures.resize,
-            "--resize-format": pictures.format,
-            "--quality": pictures.quality,
-            "--min-size": pictures.least,
-            "--verify": pictures.verify,
+            "--resize": images.resize,
+            "--resize-format": images.format,
+            "--quality": images.quality,
+            "--min-size": images.least,
+            "--verify": images.verify,
         }

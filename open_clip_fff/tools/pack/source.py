@@ -1,4 +1,4 @@
-"""What is packed, shard by shard. A file per kind of source beside this one gives an `PreparedSource` of it."""
+"""What is packed, shard by shard; folder.py, table.py and shards.py prepare a source each."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.items import Item
-from open_clip_fff.tools.pack.listing import READ, UNUSED
+from open_clip_fff.tools.pack.row_list import READ, UNUSED
 from open_clip_fff.tools.pack.rows import RowFile
 from open_clip_fff.tools.pack.tables.parquet import InlineImages
 from open_clip_fff.tools.shards.share import Share
 
 T = TypeVar("T")
 
-RUNS = 8  # of rows whose images lie in a table, that are looked at
+RUNS = 8  # of consecutive rows that a dry run reads of a table with images
 
 
 class SampleSource(Protocol, Generic[T]):
@@ -24,56 +24,56 @@ class SampleSource(Protocol, Generic[T]):
 
     @property
     def shards(self) -> Mapping[str, str]:
-        """What each is made of, by the stem of the file that is written."""
+        """What each shard is made of, by the stem of its file."""
 
     @property
     def json_keys(self) -> tuple[str, ...]:
-        """Fields of the json that hold captions, in what is written."""
+        """Json fields with captions in the shards."""
 
     @property
     def read_keys(self) -> tuple[str, ...] | None:
-        """Fields that captions are read from, in the json of the source; None where it has none of its own."""
+        """Json fields of the source that captions are read from; None if it has no json."""
 
     def size(self, shard: str) -> int:
-        """How many samples one has, by what it is made of; 0 where that is not known."""
+        """How many samples a shard has, by what it is made of; 0 if unknown."""
 
     def samples(self, shard: str) -> Iterator[tuple[str, T]]:
-        """Key and makings of each sample, in order. Raises UsageError for a shard that cannot be read."""
+        """Key and content of each sample, in order. Raises UsageError for a shard that cannot be read."""
 
-    def look(self, count: int) -> Iterator[tuple[str, T]]:
-        """Some samples, for who wants to know what all are like."""
+    def examples(self, count: int) -> Iterator[tuple[str, T]]:
+        """Some samples that stand for all."""
 
     def total(self) -> int:
-        """How many samples there are in all; 0 where that is not known."""
+        """How many samples there are; 0 if unknown."""
 
     def notes(self) -> list[str]:
-        """What is told of it before it is packed."""
+        """Lines that are printed before packing."""
 
     def unused(self) -> list[str]:
-        """What lies there and is not used, a line for each kind."""
+        """Lines on content that is not used."""
 
-    def item(self, makings: T) -> Item:
-        """The sample; may be called from several threads. Raises SkipSample for one that cannot be packed."""
+    def item(self, content: T) -> Item:
+        """Makes a sample, in any thread. Raises SkipSample if it cannot be packed."""
 
 
 class PreparedSource(NamedTuple):
-    """What was understood, in lines, and what opens it, given a folder for its lists and this process's share."""
+    """Lines on what was detected, and a function that opens the source, given a folder for lists and a share."""
 
     lines: list[str]
     open: Callable[[Path, Share], SampleSource[Any]]
 
 
 class ListedSource:
-    """Rows of a list, so many a shard.
+    """The rows of a list, a fixed number a shard.
 
     Args:
-        rows: arranged.
+        rows: in their order.
         name: of the table or folder.
-        per_shard: how many.
+        per_shard: rows of a shard.
         item: makes a sample of a row.
-        repeats: what is said of so many rows that are about so many images, fewer.
-        read_keys: fields of the source's json that captions are read from; None where it has no json.
-        images: finds the images of rows that lie in a table itself; None where all have paths.
+        repeats: makes a line of the numbers of rows and, if fewer, of images.
+        images: finds images that are in the table itself; None if rows have paths.
+        read_keys: as of a `SampleSource`.
     """
 
     json_keys: tuple[str, ...] = ("captions",)
@@ -88,25 +88,23 @@ class ListedSource:
         images: InlineImages | None = None,
         read_keys: tuple[str, ...] | None = None,
     ) -> None:
-        self.read_keys = read_keys
-        self.rows, self.item, self._repeats, self._images = rows, item, repeats, images
-        starts = range(0, len(rows), per_shard)
-        width = max(5, len(str(len(starts) - 1)))
-        self._parts = [range(start, min(start + per_shard, len(rows))) for start in starts]
-        self.shards: Mapping[str, str] = {
-            f"{number:0{width}}": f"samples {part.start} to {part.stop - 1} of {name}"
-            for number, part in enumerate(self._parts)
-        }
-        self._part_of = dict(zip(self.shards.values(), self._parts, strict=True))
+        self.rows, self.item, self.read_keys = rows, item, read_keys
+        self._repeats, self._images = repeats, images
+        parts = [range(start, min(start + per_shard, len(rows))) for start in range(0, len(rows), per_shard)]
+        width = max(5, len(str(len(parts) - 1)))
+        names = [f"samples {part.start} to {part.stop - 1} of {name}" for part in parts]
+        self.shards: Mapping[str, str] = {f"{number:0{width}}": each for number, each in enumerate(names)}
+        self._part_of = dict(zip(names, parts, strict=True))
 
     def size(self, shard: str) -> int:
         return len(self._part_of[shard])
 
     def samples(self, shard: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        return self._at(np.arange(self._part_of[shard].start, self._part_of[shard].stop))
+        part = self._part_of[shard]
+        return self._at(np.arange(part.start, part.stop))
 
-    def look(self, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """They are spread evenly over all; in a few runs where each other place would cost a row group."""
+    def examples(self, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Evenly spread; in a few runs if each row with an image costs a row group."""
         run = 1 if self._images is None else count // RUNS
         starts = np.linspace(0, max(len(self.rows) - run, 0), count // run).astype(np.int64)
         numbers = np.unique(starts[:, None] + np.arange(run))
@@ -116,7 +114,6 @@ class ListedSource:
         return len(self.rows)
 
     def notes(self) -> list[str]:
-        """What was met in reading it, how many samples there are, and of how many images where that differs."""
         images, rows = (int(self.rows.schema.metadata[name]) for name in (b"images", b"rows"))
         repeats = [] if images == rows else [self._repeats(rows, images)]
         return [*self.rows.notes(READ), plural(len(self.rows), "samples"), *repeats]

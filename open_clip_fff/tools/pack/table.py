@@ -1,60 +1,62 @@
-"""A table: its columns, where its images are, and its rows as a list."""
+"""A table as a source: its columns, where its images are, its rows."""
 
+import json
+import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from open_clip_fff.config.name_lists import find_name
+from open_clip_fff.data.ids import name_hash, sample_id
 from open_clip_fff.data.shards import unreadable_reason
+from open_clip_fff.data.sources import cell_text, texts_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.pack.columns import chosen, columns_line, unused_columns
-from open_clip_fff.tools.pack.image_folder import FILE_NAME, NamedImages, joined_path, placed
-from open_clip_fff.tools.pack.kinds import ELSEWHERE, TRIED, SourceKind
-from open_clip_fff.tools.pack.listing import ROWS, Listing, listed
+from open_clip_fff.tools.pack.columns import choose_columns, columns_line, unused_columns
+from open_clip_fff.tools.pack.folder import FILE_NAME, NamedImages, joined_path
+from open_clip_fff.tools.pack.folder_files import unused_in
+from open_clip_fff.tools.pack.items import Item, SkipSample, as_json, members_of
+from open_clip_fff.tools.pack.kinds import REMOTE, TRIED, SourceKind
+from open_clip_fff.tools.pack.row_list import ROWS, Listing, make_list
+from open_clip_fff.tools.pack.rows import SourceRow, captions_of
 from open_clip_fff.tools.pack.settings import ColumnNames, PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
-from open_clip_fff.tools.pack.table_rows import asked_rows, image_at, table_item, table_rows
-from open_clip_fff.tools.pack.tables.parquet import InlineImages
-from open_clip_fff.tools.pack.tables.table import SourceTable
-from open_clip_fff.tools.pack.walk import unused_in
+from open_clip_fff.tools.pack.tables.parquet import CONTENT, CellImage, InlineImages, cell_image
+from open_clip_fff.tools.pack.tables.table import SourceTable, TableRow
 from open_clip_fff.tools.shards.share import Share
 
 
-def table_opening(settings: PackSettings, kind: SourceKind) -> PreparedSource:
-    """Looks at a table.
-
-    Raises:
-        UsageError: for columns that are not there, no rows, or images none of which is there.
-    """
+def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
+    """Checks a table. Raises UsageError for missing columns, no rows, or images none of which exists."""
     table = SourceTable(kind.files, settings.separator, kind.images)
     if kind.images:
         table.layout, table.image = "an ImageFolder", find_name(FILE_NAME, table.columns)
-    columns, notes = chosen(table, settings.columns)
-    held = columns.image in table.inline
-    starts = placed(kind.images, kind.files) if kind.images else []
+    columns, notes = choose_columns(table, settings.columns)
+    inline = columns.image in table.inline
+    starts = [Path(file).parent.relative_to(kind.images).as_posix() for file in kind.files] if kind.images else []
     folder = Path(settings.source) if Path(settings.source).is_dir() else Path(kind.files[0]).parent
     root = settings.image_root or folder
-    _check_head(table, columns, root, starts)
+    _check_first_rows(table, columns, root, starts)
     table.skipped.clear()
 
     def repeats(rows: int, images: int) -> str:
         rest = ", each one sample" if settings.group else "; --group makes one sample of each, with all their captions"
         return f"{plural(rows, 'rows')} are about {plural(images, 'images')}{rest}"
 
-    def open_at(place: Path, share: Share) -> SampleSource[dict]:
-        named = NamedImages(root, table.files, place) if kind.images else None
-        found = table_rows(table, columns, by_content=settings.group, starts=starts)
+    def open_in(lists: Path, share: Share) -> SampleSource[dict]:
+        named = NamedImages(root, table.files, lists) if kind.images else None
+        rows = table_rows(table, columns, by_content=settings.group, starts=starts)
 
         def unused() -> list[str]:
-            lying = named.unused() if named else unused_in(settings.source, table.files, not held)
-            return [*unused_columns(table, columns), *table.unused(), *lying]
+            files = named.unused() if named else unused_in(settings.source, table.files, not inline)
+            return [*unused_columns(table, columns), *table.unused(), *files]
 
         listing = Listing(
-            rows=named.passing(found) if named else found,
+            rows=named.noting(rows) if named else rows,
             columns=columns.captions,
             repeats="join" if settings.group else "keep",
             order=settings.seed,
@@ -62,29 +64,29 @@ def table_opening(settings: PackSettings, kind: SourceKind) -> PreparedSource:
             read=table.warnings,
             unused=unused,
         )
-        rows = listed(place / ROWS, listing, share)
-        images = InlineImages(table.files, columns.image or "", place) if held else None
-        return ListedSource(rows, table.name, settings.per_shard, partial(table_item, root=root), repeats, images)
+        listed = make_list(lists / ROWS, listing, share)
+        images = InlineImages(table.files, columns.image or "", lists) if inline else None
+        return ListedSource(listed, table.name, settings.per_shard, partial(table_item, root=root), repeats, images)
 
     lines = [columns_line(table, settings.columns, columns), *notes, *_splits(table)]
-    if held and settings.seed is not None and (shards := -(-table.about() // settings.per_shard)) > 1:
+    if inline and settings.seed is not None and (shards := -(-table.about() // settings.per_shard)) > 1:
         lines.append(f"after --shuffle, each of {shards:,} shards goes through all of {table.name} for its images")
-    return PreparedSource(lines, open_at)
+    return PreparedSource(lines, open_in)
 
 
 def _splits(table: SourceTable) -> list[str]:
-    """A line where files are called `train-…` and `test-…`, which nobody may want in one."""
+    """A line if files are called `train-…` and `test-…`, which may not belong together."""
     kinds = Counter(re.split(r"[-_.]?\d", Path(file).stem)[0] for file in table.files)
     if len(kinds) < 2 or len({Path(file).parent for file in table.files}) > 1:
         return []
-    told = ", ".join(f"{kind or 'numbers'} ({count:,})" for kind, count in sorted(kinds.items()))
-    return [f"files of all names are packed: {told}; name some with braces, as in '{table.files[0]}'"]
+    names = ", ".join(f"{kind or 'numbers'} ({count:,})" for kind, count in sorted(kinds.items()))
+    return [f"files of all names are packed: {names}; name some with braces, as in '{table.files[0]}'"]
 
 
-def _check_head(table: SourceTable, columns: ColumnNames, root: Path, starts: Sequence[str]) -> None:
-    """Refuses a table without rows, and one none of whose first images is there."""
+def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, starts: Sequence[str]) -> None:
+    """Raises UsageError if there are no rows, or none of the first images exists and can be read."""
     column, images = columns.image or "", []
-    for _, (file, _, cells) in islice(asked_rows(table, columns, [column]), TRIED):
+    for _, (file, _, cells) in islice(selected_rows(table, columns, [column]), TRIED):
         image = image_at(cells[column], table, column)
         images.append(image._replace(path=joined_path(starts[file], image.path)) if starts else image)
     if not images:
@@ -102,7 +104,7 @@ def _check_head(table: SourceTable, columns: ColumnNames, root: Path, starts: Se
         return
     if not paths:
         raise UsageError(f"--image-key {column}: the first rows of {table.name} are empty there")
-    if all(ELSEWHERE.match(path) for path in paths):
+    if all(REMOTE.match(path) for path in paths):
         raise UsageError(
             f"--image-key {column}: {table.name} holds urls there, such as {paths[0]!r}; get the images with "
             "img2dataset, and pack what it makes"
@@ -112,3 +114,94 @@ def _check_head(table: SourceTable, columns: ColumnNames, root: Path, starts: Se
             f"--image-root: none of the first {plural(len(paths), 'images')} of {table.name} is there, such as "
             f"{root / paths[0].strip()}; name the folder that paths start at"
         )
+
+
+def table_rows(
+    table: SourceTable, columns: ColumnNames, by_content: bool = False, starts: Sequence[str] = ()
+) -> Iterator[SourceRow]:
+    """A row per row; its key is its number, from 0.
+
+    Args:
+        table: to read.
+        columns: of it.
+        by_content: whether images in the table are read, to find rows of one image.
+        starts: for each file, the folder of its relative paths; empty if all have the same.
+
+    Raises:
+        UsageError: if the table cannot be read, or holds neither images nor paths in their column.
+    """
+    inline, image_column = columns.image in table.inline, columns.image or ""
+    names = [*columns.captions, *columns.keep, *filter(None, (columns.url, columns.label))]
+    names += [] if inline and not by_content else [image_column]
+    for number, (file, row, cells) in selected_rows(table, columns, names):
+        image = image_at(cells.get(image_column), table, image_column)
+        path = "".join(cell_text(image.path))
+        path = joined_path(starts[file], path) if starts else path
+        identity = sample_id(image.content) if image.content else name_hash(path) if path else -1 - number
+        fields = {name: cells[name] for name in columns.keep if cell_text(cells[name])}
+        if columns.url and (url := cell_text(cells[columns.url])):
+            fields["url"] = url[0]
+        yield SourceRow(
+            identity,  # unique for rows without an image
+            f"{number:09d}",
+            b"" if inline else path.encode(),
+            [caption_texts(cells[name]) for name in columns.captions],
+            "".join(cell_text(cells[columns.label])) or None if columns.label else None,
+            as_json(fields).decode() if fields else None,
+            *((file, row) if inline else ()),
+        )
+
+
+def selected_rows(table: SourceTable, columns: ColumnNames, names: Sequence[str]) -> Iterator[tuple[int, TableRow]]:
+    """The rows that --only keeps, with their numbers among all. Raises UsageError as the table."""
+    column, values = columns.only or ("", ())
+    for number, row in enumerate(table.rows([*names, *([column] if values else [])])):
+        if not values or "".join(cell_text(row.cells[column])) in values:
+            yield number, row
+
+
+def image_at(cell: object, table: SourceTable, column: str) -> CellImage:
+    """The image of a cell. Raises UsageError for one of another type."""
+    if (image := cell_image(cell)) is None:
+        raise UsageError(
+            f"--image-key {column}: {table.name} holds {type(cell).__name__} there, and neither paths nor images"
+        )
+    return image
+
+
+def joined_rows(table: SourceTable, columns: ColumnNames, by: str) -> Iterator[SourceRow]:
+    """A row per row of captions that join samples by a column. Raises UsageError as the table."""
+    for _, _, cells in table.rows([by, *columns.captions]):
+        key = "".join(cell_text(cells[by]))
+        yield SourceRow(name_hash(key), key, captions=[caption_texts(cells[name]) for name in columns.captions])
+
+
+def table_item(row: dict[str, Any], root: Path) -> Item:
+    """The sample of a row.
+
+    Args:
+        row: of a `RowFile`, with its image's bytes if the table holds them.
+        root: the folder of relative paths.
+
+    Raises:
+        SkipSample: if it names no image.
+    """
+    if (content := row.get(CONTENT)) is None and not row["image"]:
+        raise SkipSample("no path of an image" if row["file"] is None else "no image")
+    fields = json.loads(row["fields"]) if row["fields"] else {}
+    members = members_of(captions_of(row), fields, row["label"])
+    return Item(row["key"], root / os.fsdecode(row["image"]) if content is None else content, *members)
+
+
+def caption_texts(cell: object) -> list[str]:
+    """The captions of a cell: a text, a list of texts, or such a list as json."""
+    if isinstance(cell, list):
+        return texts_of(cell)
+    if isinstance(cell, bytes):
+        cell = cell.decode(errors="replace")
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        try:
+            return texts_of(json.loads(cell))
+        except (ValueError, RecursionError):
+            pass
+    return cell_text(cell)

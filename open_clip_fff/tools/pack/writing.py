@@ -1,11 +1,10 @@
-"""Makes one shard of what a source has, and reads it back."""
+"""Writes one shard, and reads it back."""
 
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from webdataset.tariterators import group_by_keys
 
@@ -16,8 +15,7 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tars import tar_files
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.pack.image_file import finish
-from open_clip_fff.tools.pack.items import SkipSample
+from open_clip_fff.tools.pack.items import SkipSample, image_content, prepare_image
 from open_clip_fff.tools.pack.settings import ImageSettings
 from open_clip_fff.tools.pack.source import SampleSource
 from open_clip_fff.tools.shards.folder import ShardRecord
@@ -38,111 +36,91 @@ class PackedSample(NamedTuple):
     counts: dict[str, int]
 
 
-def packed(found: tuple[str, T], source: SampleSource[T], pictures: ImageSettings) -> PackedSample | SkippedSample:
-    """One sample, given its key and makings."""
-    key, makings = found
+def pack_sample(found: tuple[str, T], source: SampleSource[T], settings: ImageSettings) -> PackedSample | SkippedSample:
+    """Makes one sample of its key and content in the source."""
+    key, content = found
     try:
-        item = source.item(makings)
+        item = source.item(content)
         if leaves_folder({"__key__": item.key, **item.members}):
             raise SkipSample(OUTSIDE)
-        picture = finish(read_image_file(item.image), pictures)
+        image = prepare_image(image_content(item.image), settings)
     except SkipSample as why:
         return SkippedSample(key, str(why))
-    name = picture.extension if picture.anew or not item.name else item.name
+    name = image.extension if image.anew or not item.name else item.name
     counts = {IMAGES: 1, RAW: item.raw, MORE: item.more, AGAIN: item.again, NONE: not (item.raw or item.more)}
-    counts |= {ANEW: picture.anew, JOINED: item.joined > 0, ROWS: item.joined}
-    return PackedSample(item.key, {**item.members, name: picture.content}, counts)
+    counts |= {ANEW: image.anew, JOINED: item.joined > 0, ROWS: item.joined}
+    return PackedSample(item.key, {**item.members, name: image.content}, counts)
 
 
 def write_shard(
     shard: str,
     file: BinaryIO,
     source: SampleSource[T],
-    pictures: ImageSettings,
+    settings: ImageSettings,
     workers: int,
     tick: Callable[[int], None],
 ) -> ShardRecord:
-    """Writes one shard, and compares what can be read of it with what went in.
+    """Writes one shard, reads it back and compares.
 
     Args:
         shard: what it is made of.
-        file: open for reading, too.
+        file: open for writing and reading.
         source: of samples.
-        pictures: what is done to images.
+        settings: of images.
         workers: threads that read and decode.
-        tick: called with the number of samples that are through.
+        tick: called with the number of finished samples.
 
     Raises:
-        UsageError: if the source cannot be read, or what was written does not hold what went in.
+        UsageError: if the source cannot be read, or the file does not hold what was written.
     """
-    record, went = ShardRecord(shard), ShardDigest()
+    record, written = ShardRecord(shard), ShardDigest()
     with tar_writer(file) as tar:
-        for made in prefetch_map(lambda found: packed(found, source, pictures), source.samples(shard), workers):
+        for made in prefetch_map(lambda found: pack_sample(found, source, settings), source.samples(shard), workers):
             tick(1)
             if isinstance(made, SkippedSample):
                 record.left_out.append(made)
                 continue
             tar.write({"__key__": made.key, **made.members})
-            went.add(made.key, made.members, made.counts[RAW] + made.counts[MORE])
+            written.add(made.key, made.members, made.counts[RAW] + made.counts[MORE])
             record.counts.update(made.counts)
     record.counts = Counter({name: number for name, number in record.counts.items() if number or name == IMAGES})
-    check_written(file, went, source.json_keys)
+    check_written(file, written, source.json_keys)
     return record
 
 
 class ShardDigest:
-    """What a shard holds, told by numbers: samples, captions, and a hash over keys, members' names and their bytes."""
+    """What a shard holds: samples, captions, and a hash of keys, members' names and their bytes."""
 
     def __init__(self) -> None:
         self.samples = self.captions = 0
         self._hash = hashlib.blake2b()
 
-    def add(self, key: str, beside: Mapping[str, bytes], captions: int) -> None:
-        """One more sample, its members by extension."""
+    def add(self, key: str, members: Mapping[str, bytes], captions: int) -> None:
+        """Adds a sample."""
         self.samples, self.captions = self.samples + 1, self.captions + captions
-        said = [(name, hashlib.blake2b(beside[name]).hexdigest()) for name in sorted(beside)]
-        self._hash.update(repr((key, said)).encode(errors="surrogatepass"))
+        hashes = [(name, hashlib.blake2b(members[name]).hexdigest()) for name in sorted(members)]
+        self._hash.update(repr((key, hashes)).encode(errors="surrogatepass"))
 
     @property
-    def told(self) -> tuple[int, int, str]:
+    def value(self) -> tuple[int, int, str]:
         """Samples, captions, hash."""
         return self.samples, self.captions, self._hash.hexdigest()
 
 
-def check_written(file: BinaryIO, went: ShardDigest, json_keys: tuple[str, ...]) -> None:
-    """Reads a tar as training does, and compares.
-
-    Raises:
-        UsageError: if it holds anything else than what went in.
-    """
-    reader, came = CaptionReader(CaptionSettings(json_keys=json_keys)), ShardDigest()
+def check_written(file: BinaryIO, written: ShardDigest, json_keys: tuple[str, ...]) -> None:
+    """Reads a tar as training does. Raises UsageError if it differs from what was written."""
+    reader, read = CaptionReader(CaptionSettings(json_keys=json_keys)), ShardDigest()
     try:
-        for sample in _samples_in(file):
-            beside = {name: member for name, member in members(sample).items() if isinstance(member, bytes)}
-            came.add(sample["__key__"], beside, sum(map(len, reader.read(sample).found.values())))
-    except Exception as error:  # whatever webdataset and tarfile raise
-        raise UsageError(f"what was written cannot be read ({reason(error)}); is the disk well?") from error
-    if came.told != went.told:
+        file.flush()
+        with os.fdopen(os.dup(file.fileno()), "rb") as stream:
+            stream.seek(0)
+            for sample in group_by_keys(tar_files([{"url": "written", "stream": stream}])):
+                held = {name: member for name, member in members(sample).items() if isinstance(member, bytes)}
+                read.add(sample["__key__"], held, sum(map(len, reader.read(sample).found.values())))
+    except Exception as error:  # anything that webdataset and tarfile raise
+        raise UsageError(f"what was written cannot be read ({reason(error)}); is the disk damaged?") from error
+    if read.value != written.value:
         raise UsageError(
-            f"what was written holds {plural(came.samples, 'samples')} with {plural(came.captions, 'captions')} where "
-            f"{went.samples} with {went.captions} went in, or other bytes; is the disk well?"
+            f"what was written holds {plural(read.samples, 'samples')} with {plural(read.captions, 'captions')} where "
+            f"{written.samples} with {written.captions} went in, or other bytes; is the disk damaged?"
         )
-
-
-def _samples_in(file: BinaryIO) -> Iterator[dict[str, Any]]:
-    file.flush()
-    with os.fdopen(os.dup(file.fileno()), "rb") as again:
-        again.seek(0)
-        yield from group_by_keys(tar_files([{"url": "written", "stream": again}]))
-
-
-def read_image_file(image: bytes | Path) -> bytes:
-    """Raises SkipSample for a file that cannot be read."""
-    if isinstance(image, bytes):
-        return image
-    try:
-        return image.read_bytes()
-    except FileNotFoundError as error:
-        raise SkipSample("image file is not there") from error
-    except (OSError, ValueError) as error:
-        raise SkipSample("image file cannot be read") from error

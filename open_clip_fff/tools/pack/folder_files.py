@@ -1,4 +1,4 @@
-"""Going through a folder: its pictures, and what lies there that is no picture's."""
+"""Images below a folder, and the files there that are not used."""
 
 import os
 from collections import defaultdict
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from open_clip_fff.errors import UsageError, printable
 
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
-CAPTION_SUFFIXES = (".txt", ".caption")  # of files beside a picture, a caption a line
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
+CAPTION_SUFFIXES = (".txt", ".caption")  # of files beside an image, with a caption a line
 FIELDS_SUFFIX = ".json"
 SHOWN = 2  # names of each kind
 
 
-class Unused:
+class UnusedFiles:
     """Files that are not used, counted by suffix."""
 
     def __init__(self) -> None:
@@ -21,7 +21,6 @@ class Unused:
         self._counts: dict[str, int] = defaultdict(int)
 
     def add(self, name: str) -> None:
-        """One more."""
         suffix = os.path.splitext(name)[1].lower()
         self._counts[suffix] += 1
         if self._counts[suffix] <= SHOWN:
@@ -29,76 +28,76 @@ class Unused:
 
     @property
     def lines(self) -> list[str]:
-        """`2 .parquet (00000.parquet, 00001.parquet)` and so on, most frequent first; none for none."""
-        most = sorted(self._counts.items(), key=lambda entry: (-entry[1], entry[0]))
+        """`2 .parquet (00000.parquet, 00001.parquet), …`, most frequent first; empty for none."""
+        by_count = sorted(self._counts.items(), key=lambda entry: (-entry[1], entry[0]))
         parts = []
-        for suffix, count in most:
+        for suffix, count in by_count:
             names = [*self._found[suffix], *(["…"] if count > SHOWN else [])]
             parts.append(f"{count:,} {suffix or 'without a suffix'} ({', '.join(names)})")
         return [", ".join(parts)] if parts else []
 
 
-def unused_in(source: str, used: Iterable[str], pictures: bool) -> list[str]:
-    """A line on the files right in a folder that are not used, if there are any.
+def unused_in(source: str, used: Iterable[str], images: bool) -> list[str]:
+    """A line on the files directly in a source that are not used; none if it is no folder, or all are used.
 
     Args:
-        source: a folder; there is no line for anything else.
-        used: paths of those that are.
-        pictures: whether its pictures are used, too.
+        source: a path.
+        used: paths of used files.
+        images: whether its images are used, too.
 
     Raises:
         UsageError: if it cannot be read.
     """
-    unused, read, folder = Unused(), {Path(path).name for path in used}, Path(source)
+    unused, read, folder = UnusedFiles(), {Path(path).name for path in used}, Path(source)
     if folder.is_dir():
         for name, is_folder in entries_of(folder):
-            if not is_folder and name not in read and not (pictures and _suffix(name) in PICTURES):
+            if not is_folder and name not in read and not (images and _suffix(name) in IMAGE_SUFFIXES):
                 unused.add(name)
     return unused.lines
 
 
 def images_below(
-    folder: Path, unused: Unused, out: Path | None = None, beside: bool = True, known: Collection[str] = ()
+    folder: Path, unused: UnusedFiles, out: Path | None = None, beside: bool = True, known: Collection[str] = ()
 ) -> Iterator[Path]:
-    """Pictures in a folder and below, in the order of names, folder by folder; no hidden files.
+    """Images in a folder and below, folder by folder, in the order of names; no hidden files.
 
     Args:
-        folder: it is gone through with all that is below it; a link that leads back up is not followed.
-        unused: gets what is none.
-        out: a folder that is passed over: what is being made.
-        beside: whether that is not so of files that are named after a picture, as `files_beside` looks for them.
+        folder: links to its parents are not followed.
+        unused: gets other files.
+        out: the output folder, which is skipped.
+        beside: whether files that are named after an image, as in `files_beside`, count as used.
         known: paths of files that are used otherwise.
 
     Raises:
         UsageError: if a folder cannot be read.
     """
     owned = (*CAPTION_SUFFIXES, FIELDS_SUFFIX) if beside else ()
-    passed = () if out is None or not out.is_dir() else (_place(out),)
-    yield from _below(folder, passed, unused, owned, frozenset(map(Path, known)))
+    skipped = () if out is None or not out.is_dir() else (_inode(out),)
+    yield from _below(folder, skipped, unused, owned, frozenset(map(Path, known)))
 
 
 def files_beside(image: Path, suffixes: Iterable[str]) -> list[Path]:
-    """Where what belongs to a picture may lie: `NAME.txt` and `NAME.jpg.txt`, for each suffix."""
-    return [place for suffix in suffixes for place in (image.with_suffix(suffix), image.with_name(image.name + suffix))]
+    """Paths of files that may belong to an image: `NAME.txt` and `NAME.jpg.txt`, for each suffix."""
+    return [path for suffix in suffixes for path in (image.with_suffix(suffix), image.with_name(image.name + suffix))]
 
 
 def _below(
     folder: Path,
     above: tuple[tuple[int, int], ...],
-    unused: Unused,
+    unused: UnusedFiles,
     owned: tuple[str, ...],
     known: frozenset[Path],
 ) -> Iterator[Path]:
-    here = _place(folder)
+    here = _inode(folder)
     if here in above:
         return
     found = entries_of(folder)
-    pictures = {name for name, is_folder in found if not is_folder and _suffix(name) in PICTURES}
-    owners = pictures | {os.path.splitext(name)[0] for name in pictures}
+    images = {name for name, is_folder in found if not is_folder and _suffix(name) in IMAGE_SUFFIXES}
+    owners = images | {os.path.splitext(name)[0] for name in images}
     for name, is_folder in found:
         if is_folder:
             yield from _below(folder / name, (*above, here), unused, owned, known)
-        elif name in pictures:
+        elif name in images:
             yield folder / name
         else:
             stem, suffix = os.path.splitext(name)
@@ -106,8 +105,8 @@ def _below(
                 unused.add(name)
 
 
-def _place(folder: Path) -> tuple[int, int]:
-    """What a folder is, by whichever name. Raises UsageError if it cannot be looked at."""
+def _inode(folder: Path) -> tuple[int, int]:
+    """A folder's device and inode. Raises UsageError if it cannot be read."""
     try:
         here = folder.stat()
     except OSError as error:
@@ -116,7 +115,7 @@ def _place(folder: Path) -> tuple[int, int]:
 
 
 def entries_of(folder: Path) -> list[tuple[str, bool]]:
-    """Names in a folder, and whether they are folders; no hidden ones."""
+    """Names in a folder, and whether each is a folder; no hidden ones."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))

@@ -1,0 +1,180 @@
+"""What packing prints: what it would do, and at its end what joined and how to train on the shards."""
+
+import json
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from open_clip_fff.data.prefetch import prefetch_map
+from open_clip_fff.data.shards import as_usage_errors, read_samples
+from open_clip_fff.data.sources import field_values, texts_of
+from open_clip_fff.plural import plural
+from open_clip_fff.tools.pack.join import OneTable
+from open_clip_fff.tools.pack.settings import PackSettings
+from open_clip_fff.tools.pack.shards import ShardSource
+from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
+from open_clip_fff.tools.pack.writing import (
+    ANEW,
+    IMAGES,
+    JOINED,
+    MORE,
+    NONE,
+    RAW,
+    ROWS,
+    PackedSample,
+    pack_sample,
+)
+from open_clip_fff.tools.shards.folder import OutFolder
+from open_clip_fff.tools.shards.share import Share
+
+EXAMPLES, SHOWN = 200, 3  # samples that a dry run packs, and that it prints
+FIELDS = 12  # that a line names
+BLOCK = 512  # bytes of a tar: the header of a member, and the unit of its size
+CHARACTERS = 300  # of a printed member
+TEXTS = ("txt", "json", "cls")
+
+
+def dry_run(settings: PackSettings, prepared: PreparedSource, workers: int) -> None:
+    """Prints how many shards packing would make, and three samples; lists go to a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = prepared.open(Path(folder), Share())
+        pack = partial(pack_sample, source=source, settings=settings.images)
+        made = list(prefetch_map(pack, source.examples(EXAMPLES), workers))
+    samples = [sample for sample in made if isinstance(sample, PackedSample)]
+    lines = [*_coverage(source), *source.notes(), *_counts(samples, made), *_size(source, samples, len(made))]
+    lines += [line for sample in samples[:SHOWN] for line in _sample_lines(sample)]
+    jsons = (sample.members.get("json") for sample in samples)
+    unread = unread_fields(jsons, source.read_keys) if source.read_keys else []
+    lines += [f"not used: {line}" for line in [*source.unused(), *unread]]
+    print("\n".join([*lines, "dry run: nothing is written"]))
+
+
+def _coverage(source: SampleSource[Any]) -> list[str]:
+    if not isinstance(source, ListedSource):
+        return []
+    count = len(source.rows)
+    return [
+        f"  {name}: text in {having / count:.2%} of {plural(count, 'samples')}, {captions / count:.2f} captions each"
+        for name, having, captions in source.rows.coverage()
+    ]
+
+
+def _counts(samples: list[PackedSample], made: list[Any]) -> list[str]:
+    counts = sum((Counter(sample.counts) for sample in samples), Counter())
+    reasons = Counter(sample.why for sample in made if not isinstance(sample, PackedSample))
+    held = ", ".join(plural(counts[name], name) for name in (IMAGES, RAW, MORE, NONE, JOINED) if counts[name])
+    lines = [f"of {plural(len(made), 'samples')} that were looked at: {held or 'none can be packed'}"]
+    left_out = ", ".join(f"{count:,} {why}" for why, count in reasons.most_common())
+    return [*lines, f"left out: {left_out}"] if reasons else lines
+
+
+def _size(source: SampleSource[Any], samples: list[PackedSample], made: int) -> list[str]:
+    """Shards and bytes, estimated from the examples."""
+    each = sum(sum(BLOCK + -(-len(x) // BLOCK) * BLOCK for x in sample.members.values()) for sample in samples)
+    total, about = source.total(), "" if isinstance(source, ListedSource) else "about "
+    size, shards = each / max(made, 1) * total, plural(len(source.shards), "shards")
+    if not total:  # remote shards are not counted
+        return [f"there would be {shards}, with samples such as"]
+    return [f"{about}{plural(total, 'samples')} would make {shards}, some {size / 2**20:,.1f} MiB, such as"]
+
+
+def _sample_lines(sample: PackedSample) -> list[str]:
+    lines = [f"  {sample.key}"]
+    for name, member in sorted(sample.members.items()):
+        if name in TEXTS:
+            text = member.decode(errors="replace")
+            text = text if len(text) <= CHARACTERS else text[:CHARACTERS] + "…"
+        else:
+            text = f"{plural(len(member), 'bytes')}{', re-encoded' if sample.counts[ANEW] else ''}"
+        lines.append(f"    {name:<5} {text}")
+    return lines
+
+
+def ending(folder: OutFolder, source: SampleSource[Any]) -> list[str]:
+    """The last lines, on the shards that exist."""
+    done = [stem for stem in source.shards if folder.file(stem).exists()]
+    counts: Counter[str] = Counter()
+    for record in filter(None, map(folder.record, done)):
+        counts.update(record.counts)
+    unread = []
+    if source.read_keys and done:
+        samples = as_usage_errors(read_samples([str(folder.file(done[0]))], EXAMPLES), done[0])
+        unread = unread_fields((sample.get("json") for sample in samples), source.read_keys)
+    lines = [f"not used: {line}" for line in [*source.unused(), *unread]]
+    if isinstance(source, ShardSource) and source.join is not None:
+        total, partly = source.join.total([source.shards[stem] for stem in done]), len(done) < len(source.shards)
+        lines += _join_lines(counts, total, partly, isinstance(source.join, OneTable) and source.join.field is not None)
+    if not counts[IMAGES]:
+        return lines
+    usable = counts[IMAGES] - counts[NONE]  # training skips images without a caption
+    if not usable:
+        return [*lines, "no sample has a caption: training needs some, from open-clip-fff caption or --captions"]
+    flags = f"--train-data '{'::'.join(f'{folder.path}/{name}.tar' for name in braces(done))}'"
+    flags += f" --train-num-samples {usable}"
+    if not counts[RAW]:
+        flags += " --text-key ''"
+    if counts[MORE]:
+        keys = ";".join(source.json_keys)
+        flags += f" --json-text-key {keys}" if keys.isalnum() else f" --json-text-key '{keys}'"
+    missing = len(source.shards) - len(done)
+    return [*lines, "to train on them" + (f" ({plural(missing, 'shards')} missing):" if missing else ":"), f"  {flags}"]
+
+
+def _join_lines(counts: Counter[str], total: int, partly: bool, by_url: bool) -> list[str]:
+    """How many samples found captions, and how many rows no sample."""
+    samples, rows = counts[IMAGES], counts[ROWS]
+    lines = [f"captions joined {counts[JOINED] / max(samples, 1):.2%} of {plural(samples, 'samples')}"]
+    if partly:
+        return lines
+    if rows > total:
+        return [*lines, f"{plural(total, 'rows')} of captions joined {rows:,} times: some are for several samples"]
+    # several samples may share a url, and a row that joined twice counts twice
+    return [*lines, f"{'at least ' * by_url}{total - rows:,} of {plural(total, 'rows')} of captions found no sample"]
+
+
+def unread_fields(jsons: Iterable[bytes | None], keys: Sequence[str]) -> list[str]:
+    """A line on json fields with text that no key of captions names, if there are any.
+
+    Args:
+        jsons: the json of each sample; None if it has none.
+        keys: of captions, as in `field_values`.
+    """
+    counts: Counter[str] = Counter()
+    samples = 0
+    for content in jsons:
+        samples += 1
+        try:
+            fields = json.loads(content or b"{}")
+        except (ValueError, RecursionError):
+            continue
+        for name, value in fields.items() if isinstance(fields, dict) else ():
+            if texts_of(value) and not any(field_values({name: value}, key) for key in keys):
+                counts[name] += 1
+    if not counts:
+        return []
+    names = ", ".join(f"{name} in {count:,}" for name, count in counts.most_common(FIELDS))
+    more = f", … ({len(counts)} in all)" if len(counts) > FIELDS else ""
+    where = f"of {plural(samples, 'samples')} that were looked at"
+    return [f"fields of the json with text ({names}{more}, {where}): --json-text-key names captions"]
+
+
+def braces(stems: Iterable[str]) -> list[str]:
+    """Names with runs of numbers in braces: 00000, 00001 as {00000..00001}."""
+    split = [re.fullmatch(r"(.*?)(\d*)", stem, re.DOTALL) for stem in stems]
+    parts = [(match[1], match[2]) for match in split if match]
+
+    def run(numbered: tuple[int, tuple[str, str]]) -> tuple[str, int, int]:
+        number, (start, digits) = numbered
+        return start, len(digits), int(digits) - number if digits else -1
+
+    found = []
+    for (start, width, _), members in groupby(enumerate(parts), run):
+        numbers = [digits for _, (_, digits) in members]
+        long = width and len(numbers) > 1
+        found += [f"{start}{{{numbers[0]}..{numbers[-1]}}}"] if long else [start + digits for digits in numbers]
+    return found
