@@ -28,10 +28,9 @@ def calibration_flags(argv: Sequence[str]) -> list[str]:
     parser.add_argument("--batch-size", default="1024", metavar="N", help="global (default: 1024)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     args, flags = parse_with_training(parser, argv)
-    from open_clip_fff.hub.loading import local_path  # and torch, which --help need not wait for
+    from open_clip_fff.hub.loading import split_model_name  # imports torch, which --help need not wait for
 
-    whole = args.model.startswith("hf-hub:") or local_path(args.model) is not None
-    name, _, weights = (args.model, "", "") if whole else args.model.partition(",")
+    name, weights = split_model_name(args.model)
     model = ["--mining-model", name, *(["--mining-pretrained", weights] if weights else [])]
     own = ["--out", args.out, "--images", args.images, "--global-batch", args.batch_size, "--device", args.device]
     return [*own, "--", "--train-data", args.shards, "--dataset-type", "webdataset", *model, *flags]

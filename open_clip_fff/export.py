@@ -14,10 +14,10 @@ from open_clip_fff.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exports, and pushes, as the command line says.
+    """Exports, and pushes, according to the command line.
 
     Returns:
-        0, or 2 for a mistake that the user can mend, which is printed in one line.
+        0, or 2 for a mistake of the user, which is printed in one line.
     """
     try:
         arguments = _parser().parse_args(argv)
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _number(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no number; checkpoints stand before it")
+        raise argparse.ArgumentTypeError(f"{text} is no number; put checkpoints before --average")
     return int(text)
 
 
@@ -42,40 +42,25 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser("python -m open_clip_fff.export", __doc__)
     add = parser.add_argument
     add("run", type=Path, nargs="+", help="a run's folder (its last checkpoint), or a checkpoint, of OpenCLIP or ours")
-    add("--out", type=Path, required=True, help="the folder to make; it must not hold anything yet")
-    which = parser.add_argument_group("which weights")
-    add = which.add_argument
+    add("--out", type=Path, required=True, help="the folder to make; it must be empty or not exist")
+    add = parser.add_argument_group("which weights").add_argument
     add("--ema", action="store_true", help="the moving average of the weights (--ema-decay)")
-    add(
-        "--average",
-        type=_number,
-        nargs="?",
-        const=0,
-        metavar="N",
-        help="the mean of the run's last N checkpoints; without N, of all checkpoints given (put it after them). "
-        "Statistics of batch norm are averaged, not estimated anew",
+    average = (
+        "the mean of the run's last N checkpoints; without N, of all checkpoints given (put it after them). "
+        "Batch-norm statistics are averaged, not re-estimated"
     )
-    add("--model", metavar="NAME", help="the architecture, where the checkpoint is not in its run's folder")
+    add("--average", type=_number, nargs="?", const=0, metavar="N", help=average)
+    add("--model", metavar="NAME", help="the architecture, for a checkpoint outside of its run's folder")
     add("--model-config", action="append", default=[], metavar="FILE|DIR", help="adds architectures of your own")
-    about = parser.add_argument_group("the model card")
-    add = about.add_argument
+    add = parser.add_argument_group("the model card").add_argument
     add("--captioner", metavar="TEXT", help="what wrote the captions")
     add("--discriminator", metavar="TEXT", help="what the discriminator was trained on")
     add("--license", metavar="ID", help="the hub's identifier, such as mit")
-    add(
-        "--comparison",
-        type=Path,
-        metavar="DIR",
-        help="a folder of open-clip-fff compare in which this model was measured",
-    )
-    add(
-        "--card-paths",
-        action="store_true",
-        help="keep the paths of this machine and the hosts that the command names (default: paths by base names)",
-    )
-    hub = parser.add_argument_group("the hub")
-    add = hub.add_argument
-    add("--push", metavar="ORG/NAME", help="upload the finished folder, in one commit, where no model is yet")
+    add("--comparison", type=Path, metavar="DIR", help="a folder of open-clip-fff compare that includes this model")
+    paths = "show this machine's paths, and the hosts in the command (default: base names of paths)"
+    add("--card-paths", action="store_true", help=paths)
+    add = parser.add_argument_group("the hub").add_argument
+    add("--push", metavar="ORG/NAME", help="upload the finished folder in one commit, never over another model")
     add("--private", action="store_true", help="make the repository private")
     return parser
 

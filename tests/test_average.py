@@ -74,4 +74,4 @@ def test_a_run_is_averaged_and_exported(trainer, tmp_path, export_here):
     two, named = ((tmp_path / each / "open_clip_model.safetensors").read_bytes() for each in ("two", "named"))
     assert two == named
     card = (tmp_path / "two" / "README.md").read_text()
-    assert "the mean of 2 checkpoints' weights (after epochs 2, 3)" in card and "not estimated anew" in card
+    assert "the mean of 2 checkpoints' weights (after epochs 2, 3)" in card and "not re-estimated" in card

@@ -28,8 +28,8 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
     argv = [*FFF, *mining(teacher, "0.2", "0.97", "off", "0.0"), "--mined-cap", "3", "--name", "run"]
     argv = ["--dist-url", "tcp://node7:2345", *argv]
     assert trainer(*argv) == 0
-    said = CardInfo(captioner="BLIP-2\n| a captioner", license="apache-2.0")
-    loaded = export_here(trainer.run("run"), tmp_path / "model", said=said)
+    info = CardInfo(captioner="BLIP-2\n| a captioner", license="apache-2.0")
+    loaded = export_here(trainer.run("run"), tmp_path / "model", info=info)
     text = card_of(tmp_path / "model")
     front = ModelCard(text).data
     assert front.library_name == "open_clip" and front.pipeline_tag == "zero-shot-image-classification"
@@ -55,7 +55,7 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
     # nothing says on whose machine it was, unless that is asked for
     places = (str(tmp_path), str(teacher), str(trainer.shards), "node7")
     assert not [place for place in places if place in text] and "`{00..03}.tar`" in text
-    export_here(trainer.run("run"), tmp_path / "told", said=said, paths=True)
+    export_here(trainer.run("run"), tmp_path / "told", info=info, paths=True)
     told = card_of(tmp_path / "told")
     assert all(place in told for place in places) and f"(`{teacher}`), which sees" in told
     # the command that was typed, as a shell takes it
@@ -69,7 +69,7 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
         "local-dir:model", f"local-dir:{tmp_path}/model"
     )
     picture = trainer.csv.parent / "0.png"
-    exec(code.replace("picture.jpg", str(picture)), {})
+    exec(code.replace("image.jpg", str(picture)), {})
     assert loaded.run == trainer.run("run").resolve()
 
 
@@ -116,17 +116,17 @@ def test_of_a_run_that_held_a_rate(trainer, teacher, tmp_path, export_here):
         export_here(checkpoint, tmp_path / str(epoch), ema=True)
         text = card_of(tmp_path / str(epoch))
         assert tuple(re.findall(THRESHOLD, text)) == by_epoch[epoch]
-        assert f"where it stood at `epoch_{epoch}.pt` (from `epoch_{epoch}.extra` beside it)" in text
+        assert f"their values at `epoch_{epoch}.pt` (from `epoch_{epoch}.extra` beside it)" in text
         assert f"the moving average of the weights after epoch {epoch}, with decay 0.9" in text
     assert by_epoch[1] != by_epoch[2] and "| Epochs | 1 of 2 |" in card_of(tmp_path / "1")
     export_here(trainer.run("run"), tmp_path / "mean", average=2)
     text = card_of(tmp_path / "mean")
-    assert "where it stood at the last of the averaged checkpoints, `epoch_2.pt`" in text
+    assert "their values at the last of the averaged checkpoints, `epoch_2.pt`" in text
     assert tuple(re.findall(THRESHOLD, text)) == by_epoch[2]
     (trainer.run("run") / "checkpoints" / "epoch_2.extra").unlink()
     export_here(trainer.run("run"), tmp_path / "bare")
     text = card_of(tmp_path / "bare")
-    assert "Its thresholds are not known: the run found and held them" in text and not re.findall(THRESHOLD, text)
+    assert "Its thresholds are unknown: the run adapted them to its rate" in text and not re.findall(THRESHOLD, text)
 
 
 def test_of_a_run_whose_warm_up_was_not_over(trainer, tmp_path, export_here):
@@ -160,8 +160,8 @@ def test_of_a_stock_run(trainer, tmp_path, export_here):
     text = card_of(tmp_path / "model")
     assert "SigLIP's sigmoid ([arXiv 2303.15343](https://arxiv.org/abs/2303.15343))" in text
     assert "**Mining**: nothing: an image's positives are its own captions alone." in text
-    assert "| Captions | one per image; from the CSV's `title` |" in text and "| Captioner | not said |" in text
-    assert "The command was not kept." in text and "\nbatch_size: 16\n" in text and "\nlr: 0.0005\n" in text
+    assert "| Captions | one per image; from the CSV's `title` |" in text and "| Captioner | not stated |" in text
+    assert "The command was not saved." in text and "\nbatch_size: 16\n" in text and "\nlr: 0.0005\n" in text
     assert "FFF" not in text and "license" not in text and "open_clip_fff's settings" not in text
 
 
@@ -184,12 +184,9 @@ def test_with_a_comparison(trainer, tmp_path, export_here):
 
 def test_with_a_discriminator(trainer, tmp_path, export_here):
     assert trainer("--method", "clip", "--name", "run") == 0
-    export_here(trainer.run("run"), tmp_path / "model", said=CardInfo(discriminator="BLIP-ITM, fine-tuned on COCO."))
+    export_here(trainer.run("run"), tmp_path / "model", info=CardInfo(discriminator="BLIP-ITM, fine-tuned on COCO."))
     text = card_of(tmp_path / "model")
-    assert (
-        "No discriminator took part in training; what was said of one at the export: BLIP-ITM, fine-tuned on COCO.\n"
-        in text
-    )
+    assert "Training used no discriminator; given at export: BLIP-ITM, fine-tuned on COCO.\n" in text
     assert 'leaks COCO into what it scores: "zero-shot" COCO numbers' in text
 
 

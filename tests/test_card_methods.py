@@ -53,7 +53,7 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
             "FFF's Eq. 2 (@2405.10286), a sigmoid over all images and all captions",
             "captions of other images are positives, too, where FFF's Eq. 1 holds (@2405.10286); cosines of a frozen",
             "by image-text, image-image at the thresholds that give 3 captions per image, found and held in training",
-            "These are where it stood at `epoch_1.pt` (from `epoch_1.extra` beside it).",
+            "These are their values at `epoch_1.pt` (from `epoch_1.extra` beside it).",
             "captions per image were mined.",
             "| Captions | up to 4 per image, all in the same batch; from `txt`, `json:captions` |",
         ],
@@ -92,7 +92,7 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
             "match score above 0.8 a positive, below 0.5 a negative, between them out of the loss; ",
             "; each only in the direction that found the pair; from epoch 0 on.",
             "MAFA's false-negative rate was",
-            "The discriminator that scored pairs, and what it was trained on: not said.",
+            "The discriminator that scored pairs, and what it was trained on: not stated.",
             "leaks COCO",
         ],
     ),
@@ -152,7 +152,7 @@ def linked(text: str) -> str:
 def check_settings(run: Exported) -> None:
     """Every setting of ours stands there, with its value and whose it is; those without effect by name."""
     rows = dict(re.findall(r"^\| `--([\w-]+)` \| (.*) \|$", run.card, flags=re.MULTILINE))
-    (idle,) = re.findall(r"^Without effect beside the others: (.*)\.$", run.card, flags=re.MULTILINE)
+    (idle,) = re.findall(r"^Without effect, given the others: (.*)\.$", run.card, flags=re.MULTILINE)
     told = settings(run.plan, upstream_of_run(run.params))
     assert {each.flag for each in told} == {"method", *DEFAULTS}
     for each in told:

@@ -119,7 +119,7 @@ def test_extra_heads_are_left_out_and_other_depths_refused(trainer, tmp_path, ex
     torch.save(
         {**stored, "state_dict": weights | {"visual.transformer.resblocks.1.ln_1.weight": torch.ones(32)}}, checkpoint
     )
-    with pytest.raises(UsageError, match="not as deep"):
+    with pytest.raises(UsageError, match="the model has no layer for"):
         export_here(checkpoint, tmp_path / "deeper")
     del weights["ln_final.bias"]
     torch.save({**stored, "state_dict": weights}, checkpoint)
@@ -187,7 +187,7 @@ def test_a_lone_checkpoint_of_any_age(tiny_name, tmp_path, export_here):
     again = load_model(f"{tiny_name},{path}")
     assert again.weights == load_model(str(tmp_path / "model")).weights and again.model.logit_bias == -3.5
     card = (tmp_path / "model" / "README.md").read_text()
-    assert "came without the folder of its run" in card and "`tiny-clip`" in card
+    assert "was exported without its run folder" in card and "`tiny-clip`" in card
     # the types of training are kept, and read back as they were
     torch.save({"state_dict": {name: tensor.bfloat16() for name, tensor in weights.items()}}, path)
     export_here(path, tmp_path / "half", model=tiny_name)
@@ -291,7 +291,7 @@ def test_mistakes_get_one_line_and_lose_nothing(trainer, tmp_path, capsys, expor
         f"{run} --ema --out {x}": "has no moving average beside it",
         f"{run} --average 2 --out {x}": "has 1 numbered checkpoint (",
         f"{run} --average --out {x}": "of how many?",
-        f"--average {lone} {lone} --out {x}": "lone.pt is no number; checkpoints stand before it",
+        f"--average {lone} {lone} --out {x}": "lone.pt is no number; put checkpoints before --average",
         f"{lone} --average 2 --out {x}": "is one checkpoint; give its run's folder",
         f"{run} --ema --average 2 --out {x}": "give one of them",
         f"{run} {lone} --out {x}": "to export the mean of several, add --average",

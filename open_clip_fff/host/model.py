@@ -65,7 +65,7 @@ def _filled(
         made = create(model_name, pretrained, **options)
     filled = found[0] if found else None
     if filled is not None and state.master:
-        for note in filled.notes(called):
+        for note in filled.lines(called):
             logging.info(note)
     return made, filled
 

@@ -1,4 +1,4 @@
-"""The model card: what is known of a model, and nothing that is not."""
+"""The model card: what is known of a model, and no number that was not measured."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,19 +13,19 @@ from open_clip_fff.config.flags import as_flag
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.topics import Topic, code
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub import run_facts as words
+from open_clip_fff.hub import run_facts
 from open_clip_fff.hub.base_names import base_names, params_by_base_names
 from open_clip_fff.hub.description import local_tower
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.measured import MeasuredRow
 from open_clip_fff.hub.params import plan_of_run, upstream_of_run
-from open_clip_fff.hub.run_state import RunState
+from open_clip_fff.hub.run_facts import SavedStats
 from open_clip_fff.hub.source import WeightSource
 
 
 @dataclass(frozen=True)
 class CardInfo:
-    """What only a person can say about a model; each may be left unsaid.
+    """What only the user knows about a model; all optional.
 
     Attributes:
         captioner: what wrote the captions.
@@ -47,13 +47,13 @@ class CardInfo:
             raise UsageError(f"--license {self.license}: the hub's identifier, such as mit, apache-2.0 or cc-by-nc-4.0")
 
 
-def card(
+def model_card(
     loaded: LoadedModel,
     source: WeightSource,
     params: Mapping[str, str],
-    said: CardInfo,
+    info: CardInfo,
     out: Path,
-    found: RunState | None = None,
+    stats: SavedStats | None = None,
     measured: MeasuredRow | None = None,
     full_length: str | None = None,
     paths: bool = False,
@@ -61,15 +61,15 @@ def card(
     """The text of README.md.
 
     Args:
-        loaded: the model, made from a description.
+        loaded: the model, made from a hub configuration.
         source: which weights of the run they are.
-        params: of the run (hub/params.py); empty where it is not known.
-        said: what the person said.
+        params: of the run (hub/params.py); empty if unknown.
+        info: from the user.
         out: the folder that the card is for.
-        found: what the run found, from the state beside the (last) checkpoint.
-        measured: a comparison that the model was in.
-        full_length: why the text tower needs captions at full length; None where they may be trimmed.
-        paths: whether paths of this machine stay what they are; else they stand there by their base names.
+        stats: from the extra state of the (last) checkpoint.
+        measured: a comparison that includes the model.
+        full_length: why the text tower needs captions at full length; None if they may be trimmed.
+        paths: whether local paths are shown; else only their base names.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -81,14 +81,14 @@ def card(
     template = environment.from_string(resources.files(__package__).joinpath("card.md.jinja").read_text("utf-8"))
     text = template.render(
         **_of_model(loaded, source.model or params.get("model"), shown),
-        **_of_run(loaded, source, params, found or RunState(), full_length),
-        title=said.repository or out.resolve().name,
-        address=f"hf-hub:{said.repository}" if said.repository else f"local-dir:{out.name}",
+        **_of_run(loaded, source, params, stats or SavedStats(), full_length),
+        title=info.repository or out.resolve().name,
+        address=f"hf-hub:{info.repository}" if info.repository else f"local-dir:{out.name}",
         weights=source.description(),
-        license=said.license,
-        captioner=_one_line(said.captioner),
-        discriminator=_one_line(said.discriminator, end="."),
-        measured=measured and replace(measured, label=shown(measured.label), table=_table(measured.table, shown)),
+        license=info.license,
+        captioner=_one_line(info.captioner),
+        discriminator=_one_line(info.discriminator, end="."),
+        measured=measured and replace(measured, label=shown(measured.label), table=_by_cell(measured.table, shown)),
         versions=_versions(),
     )
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -111,18 +111,17 @@ def _of_model(loaded: LoadedModel, name: str | None, shown: Callable[[str], str]
         "text_tower": tower and shown(tower),
         "local_tower": local_tower(loaded.description) is not None,
         "stripped": loaded.stripped,
-        "tags": ["clip", "open_clip"],
     }
 
 
 def _of_run(
-    loaded: LoadedModel, source: WeightSource, params: Mapping[str, str], found: RunState, full_length: str | None
+    loaded: LoadedModel, source: WeightSource, params: Mapping[str, str], stats: SavedStats, full_length: str | None
 ) -> dict[str, Any]:
     if not params:
         return {"known": False, "plan": None, "sigmoid": False, "command": None, "settings": [], "ours": []}
     plan, upstream = plan_of_run(params), upstream_of_run(params)
     topics = describe(plan, upstream, full_length, loaded.epoch)
-    thresholds, threshold_source = _thresholds(plan, source, found)
+    thresholds, threshold_source = _thresholds(plan, source, stats)
     ours = settings(plan, upstream) if plan.typed else []
     siglip = plan.loss.stock and upstream.stock_loss(plan.loss.name == "siglip") == "siglip"
     return {
@@ -132,35 +131,36 @@ def _of_run(
         "topics": [topic for topic in topics if topic.name != "captions"],
         "thresholds": thresholds,
         "threshold_source": threshold_source,
-        "findings": found.sentences(plan),
-        "data": words.data(params),
+        "findings": stats.sentences(plan),
+        "data": run_facts.data(params),
         "captions": next(topic for topic in topics if topic.name == "captions"),
-        "epochs": words.epochs(loaded.epoch, params),
-        "batch": words.batch(params),
-        "start": words.start(params),
-        "command": words.said(params, "command"),
-        "ranks": int(words.said(params, "world_size") or 1),
+        "epochs": run_facts.epochs(loaded.epoch, params),
+        "batch": run_facts.batch(params),
+        "start": run_facts.start(params),
+        "command": run_facts.value_of(params, "command"),
+        "ranks": int(run_facts.value_of(params, "world_size") or 1),
         "ours": [each._replace(flag=as_flag(each.flag)) for each in ours if each.effect],
-        "idle": [as_flag(each.flag) for each in ours if not each.effect],
-        "settings": words.settings(params),
+        "without_effect": [as_flag(each.flag) for each in ours if not each.effect],
+        "settings": run_facts.settings(params),
     }
 
 
-def _thresholds(plan: Plan, source: WeightSource, found: RunState) -> tuple[list[tuple[str, str, str]], str]:
-    """Eq. 1's rows (MiningConfig.bars), none where they are not known, and where they are from."""
+def _thresholds(plan: Plan, source: WeightSource, stats: SavedStats) -> tuple[list[tuple[str, str, str]], str]:
+    """Eq. 1's rows (MiningConfig.bars), empty if unknown, and a sentence on where they come from."""
     mining, checkpoint = plan.mining, source.checkpoints[-1].name
     if mining is None:
         return [], ""
     if mining.per_image is None:
         return mining.bars(), "They were set before training."
-    if found.held is None:
+    if stats.held is None:
         return [], (
-            f"Its thresholds are not known: the run found and held them, and no state is beside {code(checkpoint)}."
+            f"Its thresholds are unknown: the run adapted them to its rate, and no extra state is beside "
+            f"{code(checkpoint)}."
         )
     last = " the last of the averaged checkpoints," if len(source.checkpoints) > 1 else ""
-    return mining.bars(found.held), (
-        f"They were not set: the run found and held those of its rate. These are where it stood at{last} "
-        f"{code(checkpoint)} (from {code(found.file or '')} beside it)."
+    return mining.bars(stats.held), (
+        f"They were not set: the run adapted them to its rate. These are their values at{last} "
+        f"{code(checkpoint)} (from {code(stats.file or '')} beside it)."
     )
 
 
@@ -172,9 +172,9 @@ def _versions() -> str:
     return f"{ours}, OpenCLIP {open_clip.__version__} and torch {torch.__version__.split('+')[0]}"
 
 
-def _table(text: str, shown: Callable[[str], str]) -> str:
-    """A table of markdown, cell by cell."""
-    return "|".join(shown(cell) for cell in text.split("|"))
+def _by_cell(table: str, shown: Callable[[str], str]) -> str:
+    """A markdown table with each cell's text shortened."""
+    return "|".join(shown(cell) for cell in table.split("|"))
 
 
 def _one_line(text: str | None, end: str = "") -> str | None:
@@ -182,10 +182,9 @@ def _one_line(text: str | None, end: str = "") -> str | None:
 
 
 def _cell(text: str) -> str:
-    """As a cell of a table can hold it."""
     return text.replace("|", "\\|")
 
 
 def _points(topic: Topic) -> str:
-    """A topic's clauses as a line of markdown, with links for papers."""
+    """A topic's clauses as a line of markdown, with links to papers."""
     return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", "; ".join(topic.parts))

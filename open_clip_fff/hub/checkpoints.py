@@ -1,4 +1,4 @@
-"""A run's checkpoints: which there are, and the weights in them."""
+"""A run's checkpoints: which files there are, in which order, and the weights in them."""
 
 import os
 import re
@@ -16,39 +16,47 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.numerics import not_finite
 
 LATEST = "epoch_latest.pt"  # of --save-most-recent
-_WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")  # by DDP, by torch.compile, in either order
+_WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")  # prefixes of DDP and torch.compile, in either order
 
 
 class Position(NamedTuple):
-    """How far training was: epochs that are over, and steps of the next one."""
+    """How far training got: finished epochs, and steps of the next one."""
 
     epoch: int
     step: int = 0
 
     @property
     def stem(self) -> str:
-        """The name of its checkpoint, without a suffix. OpenCLIP's own order of names puts it in its place."""
+        """The checkpoint's file name without suffix; sorted by name, OpenCLIP puts it where it belongs."""
         return f"epoch_{self.epoch}" + (f"_step_{self.step}" if self.step else "")
 
     @classmethod
     def of(cls, checkpoint: Mapping[str, Any]) -> "Position":
-        """That of what is stored in a checkpoint that holds an epoch."""
+        """From the content of a checkpoint that has an epoch."""
         return cls(checkpoint["epoch"], checkpoint.get("step", 0))
 
     @classmethod
     def named(cls, stem: str) -> "Position | None":
-        """That of a file's name; None where there is none."""
+        """From a file's name; None for another kind of name."""
         match = re.fullmatch(r"epoch_(\d+)(?:_step_(\d+))?", stem)
         return cls(int(match[1]), int(match[2] or 0)) if match else None
 
 
+# --- which checkpoints there are
+
+
 def extra_path(checkpoint: str, at: Position) -> str:
-    """Where training keeps the average, and what else it needs to go on, beside a checkpoint (a path or a URL)."""
+    """Path or URL of the extra state (moving average, miner, generators) that belongs to a checkpoint."""
     return os.path.join(os.path.dirname(checkpoint), f"{at.stem}.extra")
 
 
+def run_folder(checkpoint: Path) -> Path:
+    """The run of a checkpoint, RUN/checkpoints/epoch_N.pt."""
+    return checkpoint.resolve().parent.parent
+
+
 def numbered_checkpoints(run: Path) -> dict[int, Path]:
-    """The checkpoints of a run folder by epoch, in order; those in the middle of an epoch are none of them."""
+    """The checkpoints at the end of an epoch, by epoch, in order."""
     return {at.epoch: path for at, path in sorted(_positions(run).items()) if not at.step}
 
 
@@ -58,10 +66,10 @@ def _positions(run: Path) -> dict[Position, Path]:
 
 
 def newest_first(run: Path) -> list[Path]:
-    """The checkpoints of a run folder, `epoch_latest.pt` (--save-most-recent) in its place among them.
+    """All checkpoints of a run, by epoch and step.
 
-    They stand in the order of epochs and steps. That one stands where its epoch says, behind the numbered one of that
-    epoch, and before all where it cannot be read.
+    `epoch_latest.pt` is placed by the epoch it holds, after the numbered one of that epoch, or first where it cannot be
+    read.
     """
     found = [((float(at.epoch), float(at.step)), path) for at, path in _positions(run).items()]
     latest = run / "checkpoints" / LATEST
@@ -74,15 +82,15 @@ def newest_first(run: Path) -> list[Path]:
 
 
 def newest_checkpoint(run: Path) -> Path | None:
-    """The first of those that can be read; None if there is none."""
+    """The newest checkpoint that can be read; None if there is none."""
     return first_usable(newest_first(run), _weights)[0]
 
 
 def first_usable(checkpoints: Iterable[Path], check: Callable[[Path], object]) -> tuple[Path | None, list[UsageError]]:
-    """The first that passes a check, None where none does; and what is wrong with those before it.
+    """The first checkpoint that passes a check (None if none does), and the errors of those before it.
 
     Args:
-        check: raises UsageError for one that is no good.
+        check: raises UsageError for a checkpoint that cannot be used.
     """
     errors: list[UsageError] = []
     for path in checkpoints:
@@ -94,31 +102,27 @@ def first_usable(checkpoints: Iterable[Path], check: Callable[[Path], object]) -
     return None, errors
 
 
-def older_checkpoints(checkpoint: Path) -> list[Path]:
-    """The checkpoints of its run before one, the newest first; all of them where it is not among them itself."""
-    if checkpoint.resolve().parent.name != "checkpoints":
-        return []
-    beside, own = [path.resolve() for path in newest_first(run_folder(checkpoint))], checkpoint.resolve()
-    return beside[beside.index(own) + 1 :] if own in beside else beside
-
-
 def usable_before(checkpoint: Path, check: Callable[[Path], object] | None = None) -> str:
-    """For the end of a line about a checkpoint that is no good: the newest whole one before it, if there is one.
+    """End of an error line about an unusable checkpoint: the newest usable one of its run before it, if any.
 
     Args:
-        check: as `first_usable`'s; None for one that can be read and whose weights are finite.
+        check: as for `first_usable`; by default it must be readable, with finite weights.
     """
-    whole, _ = first_usable(older_checkpoints(checkpoint), check or _check_whole)
-    return f"; the newest usable one before it is {whole}" if whole else ""
+    if checkpoint.resolve().parent.name != "checkpoints":
+        return ""
+    others, own = [path.resolve() for path in newest_first(run_folder(checkpoint))], checkpoint.resolve()
+    older = others[others.index(own) + 1 :] if own in others else others
+    usable, _ = first_usable(older, check or _check_finite)
+    return f"; the newest usable one before it is {usable}" if usable else ""
 
 
-def _check_whole(checkpoint: Path) -> None:
+def _check_finite(checkpoint: Path) -> None:
     if (name := not_finite(_weights(checkpoint))) is not None:
         raise UsageError(f"{checkpoint}: {name} is not finite")
 
 
 def find_checkpoint(run: Path) -> Path:
-    """The checkpoint itself, or the newest in a run folder, `epoch_latest.pt` among them.
+    """The path itself if it is a file, else the newest checkpoint of that run folder.
 
     Raises:
         UsageError: if there is none.
@@ -130,39 +134,26 @@ def find_checkpoint(run: Path) -> Path:
     raise UsageError(f"{run}: neither a checkpoint nor a run folder with checkpoints/epoch_N.pt")
 
 
-def run_folder(checkpoint: Path) -> Path:
-    """The run that a checkpoint belongs to, RUN/checkpoints/epoch_N.pt."""
-    return checkpoint.resolve().parent.parent
+# --- what a checkpoint holds; each function raises UsageError for a file that cannot be read
 
 
 def read_epoch(checkpoint: Path) -> int | None:
-    """The epochs trained, as the checkpoint says; None where it says nothing.
-
-    Raises:
-        UsageError: if it cannot be read.
-    """
+    """The number of epochs trained; None if the file does not say."""
     at = read_position(checkpoint)
     return None if at is None else at.epoch
 
 
 def read_position(checkpoint: Path) -> Position | None:
-    """How far training was, as the checkpoint says; None where it says nothing.
-
-    Raises:
-        UsageError: if it cannot be read.
-    """
+    """How far training got; None if the file does not say."""
     stored = read_stored(checkpoint)
-    known = isinstance(stored, dict) and isinstance(stored.get("epoch"), int)
-    return Position.of(stored) if known else None
+    return Position.of(stored) if isinstance(stored, dict) and isinstance(stored.get("epoch"), int) else None
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint, on the CPU, by the names that the model itself gives them.
-
-    What DDP and torch.compile put before a name is taken away.
+    """The weights on the CPU, by the model's own names, without prefixes of DDP and torch.compile.
 
     Raises:
-        UsageError: if it cannot be read, or holds no weights; the line names the newest whole one of its run before it.
+        UsageError: if there are none; the line names the newest usable checkpoint before it.
     """
     try:
         return _weights(checkpoint)
@@ -175,7 +166,7 @@ def _weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def weights_of(stored: Any, checkpoint: Path | str) -> dict[str, Tensor]:
-    """Those in what was read from `checkpoint`, as `read_weights` gives them.
+    """The weights in the content of a checkpoint, as `read_weights` returns them.
 
     Raises:
         UsageError: if there are none.
@@ -185,38 +176,29 @@ def weights_of(stored: Any, checkpoint: Path | str) -> dict[str, Tensor]:
     other = next((name for name, tensor in weights.items() if not isinstance(tensor, Tensor)), None)
     if not weights or other is not None:
         hint = "; export --ema makes a model of a run's moving average" if "ema" in weights else ""
-        told = "and there are none" if other is None else f"and {other!r} is none"
-        raise UsageError(f"{checkpoint}: no weights of a model, which are tensors by name, {told}{hint}")
-    return {unwrapped(name): tensor for name, tensor in weights.items()}
-
-
-def unwrapped(name: str) -> str:
-    """A parameter's name without what DDP and torch.compile put before it."""
-    return _WRAPPED.sub("", name)
+        found = "it holds none" if other is None else f"{other!r} is not one"
+        raise UsageError(f"{checkpoint}: no weights of a model: they are tensors by name, and {found}{hint}")
+    return {_WRAPPED.sub("", name): tensor for name, tensor in weights.items()}
 
 
 def read_stored(checkpoint: Path) -> Any:
-    """What is in a checkpoint; tensors are read from disk only where they are used, if its form allows that.
-
-    Raises:
-        UsageError: if it cannot be read.
-    """
+    """The whole content of a checkpoint, memory-mapped where its format allows."""
     try:
         if checkpoint.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(checkpoint)
-        with _numbers_allowed():
-            return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=_zipped(checkpoint))
+        with _numpy_numbers_allowed():  # mmap takes the zip format of torch 1.6 and later
+            return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(checkpoint))
     except Exception as error:
         raise _unreadable(checkpoint, error) from error
 
 
 def read_ema(checkpoint: Path) -> dict[str, Tensor]:
-    """The moving average of the weights that training kept beside a checkpoint.
+    """The moving average of the weights that was saved with a checkpoint.
 
     Raises:
-        UsageError: if it kept none, or it cannot be read.
+        UsageError: if there is none.
     """
     name, state = read_extra(checkpoint)
     if "ema" not in state:
@@ -225,10 +207,10 @@ def read_ema(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def read_extra(checkpoint: Path) -> tuple[str, dict[str, Any]]:
-    """What training kept beside a checkpoint, and the name of its file; empty where it kept nothing.
+    """The file name of a checkpoint's extra state, and its content, empty where there is none.
 
     Raises:
-        UsageError: if it cannot be read, or is another epoch's.
+        UsageError: if it belongs to another epoch.
     """
     at = read_position(checkpoint) or Position(0)
     extra = Path(extra_path(str(checkpoint), at))
@@ -241,18 +223,12 @@ def read_extra(checkpoint: Path) -> tuple[str, dict[str, Any]]:
     return extra.name, state
 
 
-def _zipped(checkpoint: Path) -> bool:
-    """Whether it has the form of torch 1.6 and later, which can be read in part."""
-    return zipfile.is_zipfile(checkpoint)
-
-
-def _numbers_allowed() -> Any:
-    """Optimizers of older OpenCLIP hold numpy's numbers (a learning rate), which `weights_only` knows nothing of."""
+def _numpy_numbers_allowed() -> Any:
+    """Optimizer states of older OpenCLIP hold numpy numbers (a learning rate), which `weights_only` refuses."""
     scalar = np.float64(0).__reduce__()[0]
-    named: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]
-    return torch.serialization.safe_globals(
-        [*named, *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64))]
-    )
+    types = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64)]
+    allowed: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *types]
+    return torch.serialization.safe_globals(allowed)
 
 
 def _unreadable(checkpoint: Path, error: Exception) -> UsageError:
@@ -260,7 +236,7 @@ def _unreadable(checkpoint: Path, error: Exception) -> UsageError:
 
 
 def describe_file(path: Path) -> str | None:
-    """What a file is that torch cannot read, where its form tells; torch speaks of `weights_only` whatever it meets."""
+    """What an unreadable file is, if its first bytes show it; torch's own error only speaks of `weights_only`."""
     if not path.is_file():
         return None
     with path.open("rb") as file:

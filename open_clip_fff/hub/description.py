@@ -1,4 +1,4 @@
-"""A trained model written down as OpenCLIP's hub format wants it, so that stock OpenCLIP can build it again."""
+"""A model's `open_clip_config.json`, from which stock OpenCLIP builds it again."""
 
 import json
 import logging
@@ -12,36 +12,32 @@ from torch import Tensor
 from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.checkpoints import run_folder
-from open_clip_fff.hub.params import read_params
-from open_clip_fff.hub.stock import stock_options
+from open_clip_fff.hub.params import model_options, read_params
 from open_clip_fff.hub.weights import BIAS
 
 CONFIG_NAME = "open_clip_config.json"  # OpenCLIP's HF_CONFIG_NAME
 
 
 def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
-    """The configuration of a model that `open_clip.create_model_and_transforms(model_name, **options)` made.
+    """The hub configuration (`model_cfg` and `preprocess_cfg`) of a model that OpenCLIP's factory made.
 
     Args:
         model_name: as given to OpenCLIP, with or without a schema.
         model: the model, for its image preprocessing and its scalars.
-        options: the keyword arguments it was made with; those that changed the architecture are written in.
-
-    Returns:
-        OpenCLIP's hub configuration: `model_cfg` and `preprocess_cfg`.
+        options: of `open_clip.create_model_and_transforms`; those that changed the architecture are written in.
     """
     import open_clip
 
     config = open_clip.get_model_config(_registered(model_name))
-    for switch, key in (("force_quick_gelu", "quick_gelu"), ("force_custom_text", "custom_text")):
-        if options.get(switch):
-            config[key] = True
-    if options.get("force_image_size") is not None:
-        config["vision_cfg"]["image_size"] = options["force_image_size"]
-    if options.get("force_context_length") is not None:
-        config["text_cfg"]["context_length"] = options["force_context_length"]
-    if options.get("force_patch_dropout") is not None:
-        config["vision_cfg"]["patch_dropout"] = options["force_patch_dropout"]
+    for option, section, key in (
+        ("force_quick_gelu", config, "quick_gelu"),
+        ("force_custom_text", config, "custom_text"),
+        ("force_image_size", config["vision_cfg"], "image_size"),
+        ("force_context_length", config["text_cfg"], "context_length"),
+        ("force_patch_dropout", config["vision_cfg"], "patch_dropout"),
+    ):
+        if (value := options.get(option)) is not None and value is not False:  # a patch dropout of 0.0 counts
+            section[key] = value
     if options.get("init_logit_scale") is not None:
         config["init_logit_scale"] = float(options["init_logit_scale"])
     # Stock OpenCLIP loads no checkpoint with a bias into a model that is built without one.
@@ -57,25 +53,25 @@ def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
 
 
 def write_description(description: dict, folder: Path) -> None:
-    """Writes the configuration into `folder`, whole or not at all."""
+    """Writes the configuration into `folder`, atomically."""
     write_atomically(folder / CONFIG_NAME, json.dumps(description, indent=2) + "\n")
 
 
 def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name: str | None = None) -> dict:
-    """The description that fits a training checkpoint, from its run folder.
+    """The hub configuration for a training checkpoint.
 
-    open_clip_fff.train writes one there; for a run of OpenCLIP's own trainer it is made from params.txt.
+    open_clip_fff.train writes one into its run folder; for a run of OpenCLIP's own trainer it is made from params.txt.
 
     Args:
-        checkpoint: RUN/checkpoints/epoch_N.pt.
+        checkpoint: RUN/checkpoints/epoch_N.pt, or weights beside an open_clip_config.json.
         weights: those in it.
-        model_name: the architecture, where a person says it; it wins over what the run says.
+        model_name: the architecture, if the user names it; takes precedence over the run's.
 
     Raises:
-        UsageError: if the run left neither, or what it left cannot be used.
+        UsageError: if the architecture is unknown, or its files cannot be used.
     """
     run = run_folder(checkpoint)
-    for folder in (run, checkpoint.resolve().parent):  # weights of a folder in the hub's format, too
+    for folder in (run, checkpoint.resolve().parent):
         if (folder / CONFIG_NAME).is_file() and model_name is None:
             return folder_description(folder, weights)
     params = read_params(run) if checkpoint.resolve().parent.name == "checkpoints" else {}
@@ -87,15 +83,14 @@ def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name
             f"name it: --model NAME in export, NAME,{checkpoint.name} in eval, --mining-model NAME with "
             f"--mining-pretrained {checkpoint.name}"
         )
-    name, options = stock_options(params, run / "params.txt")
-    return describe_named(name, weights, options)
+    return describe_named(params["model"], weights, model_options(params, run / "params.txt"))
 
 
 def folder_description(folder: Path, weights: Mapping[str, Tensor]) -> dict:
-    """The description that lies in a folder, for these weights: a bias among them is read_local.
+    """The hub configuration in a folder; a bias among the weights is added to it.
 
     Raises:
-        UsageError: if there is none, or it is no description.
+        UsageError: if there is none, or it is invalid.
     """
     path = folder / CONFIG_NAME
     try:
@@ -109,11 +104,11 @@ def folder_description(folder: Path, weights: Mapping[str, Tensor]) -> dict:
 
 
 def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any] | None = None) -> dict:
-    """The description of an architecture by its name, for these weights.
+    """The hub configuration of an architecture that OpenCLIP knows by name.
 
     Args:
-        model_name: one of OpenCLIP's, an added one, or one with a schema.
-        weights: a bias among them is read_local, whatever the name says.
+        model_name: one of OpenCLIP's, a registered one, or one with a schema.
+        weights: a bias among them is added to the configuration.
         options: of `open_clip.create_model`.
 
     Raises:
@@ -126,7 +121,7 @@ def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapp
         options.setdefault("init_logit_bias", 0.0)
     try:
         known = open_clip.get_model_config(_registered(model_name))
-    except Exception as error:  # a folder that is not there, a hub that is out of reach
+    except Exception as error:  # a missing folder, an unreachable hub
         raise UsageError(f"{model_name}: cannot be looked up ({reason(error)})") from error
     if known is None:
         raise UsageError(
@@ -134,8 +129,8 @@ def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapp
         )
     if "siglip" in model_name.lower() and ":" not in model_name and not known["text_cfg"].get("hf_tokenizer_name"):
         raise UsageError(
-            f"{model_name}: for its name OpenCLIP takes SigLIP's tokenizer, which the hub format cannot say: give its "
-            f"text_cfg the hf_tokenizer_name and tokenizer_kwargs of OpenCLIP's ViT-B-16-SigLIP"
+            f"{model_name}: for its name OpenCLIP takes SigLIP's tokenizer, which the hub format cannot express: give "
+            f"its text_cfg the hf_tokenizer_name and tokenizer_kwargs of OpenCLIP's ViT-B-16-SigLIP"
         )
     try:
         with only_errors_logged():
@@ -146,22 +141,22 @@ def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapp
 
 
 def _registered(model_name: str) -> str:
-    """As OpenCLIP looks it up: ViT-B/32 is ViT-B-32, and what follows a schema is left alone."""
+    """The name in OpenCLIP's registry: ViT-B/32 is ViT-B-32; a name with a schema is unchanged."""
     return model_name if ":" in model_name else model_name.replace("/", "-")
 
 
 def local_tower(description: Mapping) -> str | None:
-    """The folder of this machine from which OpenCLIP reads the text tower's configuration; None where it needs none."""
+    """The local folder from which OpenCLIP reads the text tower's configuration; None if it needs none."""
     tower = description["model_cfg"]["text_cfg"].get("hf_model_name")
     return tower if tower and Path(tower).exists() else None
 
 
 @contextmanager
 def only_errors_logged() -> Iterator[None]:
-    """Only errors are logged inside."""
+    """Hides OpenCLIP's warning of random weights, for callers that load weights themselves."""
     level, silent = logging.root.level, logging.NullHandler()
     logging.root.setLevel(logging.ERROR)
-    logging.root.addHandler(silent)  # without any, the first line logged gives the root one of its own for ever
+    logging.root.addHandler(silent)  # else the first logged line would install a handler on the root for good
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Writing a folder in OpenCLIP's hub format, whole or not at all."""
+"""Writing a folder in OpenCLIP's hub format, completely or not at all."""
 
 import copy
 import json
@@ -17,9 +17,9 @@ CARD_NAME = "README.md"
 
 
 def check_free(out: Path) -> None:
-    """Raises UsageError if `out` holds anything."""
+    """Raises UsageError if `out` exists and is not an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out}: exists and is not empty; nothing was written over")
+        raise UsageError(f"--out {out}: exists and is not empty; nothing was overwritten")
 
 
 def write_hub_folder(
@@ -30,22 +30,21 @@ def write_hub_folder(
     check: Callable[[Path], object] | None = None,
     repository: str | None = None,
 ) -> None:
-    """Writes configuration, weights, model card and, where the text tower needs them, tokenizer files to `out`.
+    """Writes configuration, weights, model card and, if the text tower needs them, tokenizer files to `out`.
 
-    The folder is finished beside its place and checked, and only then moved there.
+    The folder is written and checked under a temporary name beside `out`, and then renamed.
 
     Args:
-        description: `open_clip_config.json` (hub/description.py).
+        description: the content of `open_clip_config.json` (hub/description.py).
         weights: the model's state dict.
         out: a path that does not exist, or an empty folder.
-        card: the text of README.md; None for none.
-        check: raises UsageError where the finished folder is not as it should be; None loads it with OpenCLIP, in this
-            process, and compares the weights.
-        repository: ORG/NAME of the hub where the folder will be: OpenCLIP takes a tokenizer that is written here from
-            there, and not from wherever training had it.
+        card: the text of README.md.
+        check: raises UsageError for a wrong folder; by default it is loaded with OpenCLIP, in this process, and its
+            weights are compared.
+        repository: ORG/NAME of the hub where the folder will be: OpenCLIP then takes the tokenizer from there.
 
     Raises:
-        UsageError: if `out` holds anything or cannot be written, or what was written does not load back equal.
+        UsageError: if `out` holds anything, cannot be written, or does not load back equal.
     """
     from safetensors import SafetensorError
 
@@ -53,24 +52,23 @@ def write_hub_folder(
     out = out.resolve()
     failed = "made"
     try:
-        with atomic_folder(out) as unfinished:  # over an empty folder, too
+        with atomic_folder(out) as unfinished:
             failed = "written"
             _write(description, weights, card, repository, unfinished)
-            _same_weights(weights, unfinished) if check is None else check(unfinished)
-            (unfinished / WEIGHTS_NAME).chmod(0o644)  # safetensors' files are their owner's alone
+            _check_weights(weights, unfinished) if check is None else check(unfinished)
+            (unfinished / WEIGHTS_NAME).chmod(0o644)  # safetensors writes files that only their owner can read
     except (OSError, SafetensorError) as error:  # a full disk
         raise UsageError(f"--out {out}: cannot be {failed} ({reason(error)}); nothing was left there") from error
 
 
 def write_config(description: Mapping, folder: Path, repository: str | None = None) -> None:
-    """Writes the configuration and, where the text tower needs them, tokenizer files into `folder`."""
+    """Writes the configuration and, if the text tower needs them, tokenizer files into `folder`."""
     from open_clip.tokenizer import HFTokenizer
 
     description = copy.deepcopy(dict(description))
     text = description["model_cfg"]["text_cfg"]
-    if text.get("hf_tokenizer_name"):
-        # OpenCLIP takes the tokenizer of a local folder from that folder; where training had it is no concern of others
-        name = text["hf_tokenizer_name"]
+    if name := text.get("hf_tokenizer_name"):
+        # for a local folder OpenCLIP reads the tokenizer in it, so that training's local path need not be published
         HFTokenizer(name).tokenizer.save_pretrained(folder)
         text["hf_tokenizer_name"] = repository or (Path(name).resolve().name if Path(name).exists() else name)
     (folder / CONFIG_NAME).write_text(json.dumps(description, indent=2) + "\n")
@@ -88,7 +86,7 @@ def _write(
     save_file({name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_NAME)
 
 
-def _same_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
+def _check_weights(weights: Mapping[str, Tensor], folder: Path) -> None:
     import open_clip
 
     loaded = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).state_dict()

@@ -1,4 +1,4 @@
-"""What a frozen model is called where its features are stored: by a name, and what is in its files by a hash."""
+"""The name under which a frozen model's features are stored: a local model's contains a hash of its files."""
 
 import hashlib
 import json
@@ -11,14 +11,13 @@ from open_clip_fff.hub.description import CONFIG_NAME
 from open_clip_fff.hub.loading import is_run_or_checkpoint, local_path, read_local
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, SCALE
 
-_SCALARS = {SCALE, BIAS}  # no feature depends on them
-_STARTS = {"init_logit_scale", "init_logit_bias", "nonscalar_logit_scale"}
+_SCALARS = {SCALE, BIAS, "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale"}  # features do not depend on
 
 
 def stored_name(source: FrozenSource) -> str:
-    """The name of a model that OpenCLIP or the hub has, as it is; of one that lies on this machine, `NAME#HASH`.
+    """A model of OpenCLIP or the hub keeps its name; a local one is `NAME#HASH`, of architecture and weights.
 
-    The hash is of the architecture and the weights: a run that went on is another model, a copy elsewhere is the same.
+    So a run that was trained further is another model, and a copy elsewhere is the same.
 
     Raises:
         UsageError: if a file cannot be read.
@@ -36,7 +35,7 @@ def stored_name(source: FrozenSource) -> str:
         if path is not None or config is None or not file.is_file() or file.suffix in BIG_VISION:
             return called
         tensors = read_weights(file)
-    architecture = {key: value for key, value in config.items() if key not in _STARTS}
+    architecture, tensors = ({k: v for k, v in each.items() if k not in _SCALARS} for each in (config, tensors))
     digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
-    digest.update(fingerprint({key: value for key, value in tensors.items() if key not in _SCALARS}).encode())
+    digest.update(fingerprint(tensors).encode())
     return hashed_name(called, digest.hexdigest())

@@ -1,4 +1,4 @@
-"""A trained model by whatever name a person has for it: a run, a checkpoint, a hub folder, or OpenCLIP's own."""
+"""Loading a trained model by any of its names: a run, a checkpoint, a hub folder, or OpenCLIP's NAME,TAG."""
 
 import json
 import tempfile
@@ -21,20 +21,20 @@ from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, chec
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in eval mode on its device, and where it comes from.
+    """A model, and where it comes from.
 
     Attributes:
-        given: what the person typed.
+        given: what the user typed.
         name: short, for tables and folders.
         model: OpenCLIP's `nn.Module`.
         preprocess: from a PIL image to [3, H, W].
         tokenizer: from strings to int64 [n, L].
         weights: `fingerprint` of its state dict.
-        epoch: epochs trained, None where that is not known.
-        run: its run folder, None where there is none.
+        epoch: epochs trained; None if unknown.
+        run: its run folder, if it has one.
         stripped: parameters of the checkpoint that OpenCLIP's architecture does not have.
-        description: its hub configuration, where it was made from one.
-        notes: what of it is not as it was stored, or not as it should be, a line each.
+        description: its hub configuration, if it was made from one.
+        notes: lines on what differs from the file, or needs attention.
     """
 
     given: str
@@ -50,6 +50,9 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
 
 
+# --- names
+
+
 def check_model_name(given: str) -> None:
     """Refuses, without loading anything, what cannot be one of `MODEL_FORMS`.
 
@@ -63,62 +66,16 @@ def check_model_name(given: str) -> None:
         raise UsageError(f"{given}: neither checkpoints/ nor {CONFIG_NAME} in this folder; give {MODEL_FORMS}")
 
 
-def load_model(given: str, device: torch.device | str = "cpu") -> LoadedModel:
-    """Loads a model with OpenCLIP's own factory.
-
-    Args:
-        given: one of `MODEL_FORMS`.
-        device: where it shall be.
-
-    Raises:
-        UsageError: if there is no such model, or it cannot be loaded, or would have random weights.
-    """
-    check_model_name(given)
-    whole = given.startswith("hf-hub:") or local_path(given) is not None
-    name, _, weights = (given, "", "") if whole else given.partition(",")
-    loaded = load_named(name, weights or None, given)
-    loaded.model.to(device)
-    return loaded
-
-
-def load_named(
-    name: str, weights: str | None, called: str, cache_dir: str | None = None, bias: bool = True
-) -> LoadedModel:
-    """Loads a model by what names its architecture and what names its weights, frozen and in eval mode, on the CPU.
-
-    The first rank prints what of it is not as it was stored, or not as it should be.
-
-    Args:
-        name: of `MODEL_FORMS`, without what stands behind the comma.
-        weights: a checkpoint instead of those that `name` brings; for a name of OpenCLIP's a tag or a checkpoint.
-        called: how the person named both, for error lines and notes.
-        cache_dir: where the hub's files are kept; None for the hub's own choice.
-        bias: whether a bias in a checkpoint makes the model of a name of OpenCLIP's have one; else it is left out.
-
-    Raises:
-        UsageError: if there is no such model, or it cannot be loaded, or would have random weights.
-    """
-    path = local_path(name)
-    if weights is not None and (path is not None or name.startswith("hf-hub:")) and not Path(weights).is_file():
-        raise UsageError(f"{called}: {name} comes with its weights, and {weights} is no checkpoint to use instead")
-    if path is None and not name.startswith("hf-hub:"):
-        loaded = _by_name(name, weights, called, cache_dir, bias)
-    elif path is not None and (weights is not None or is_run_or_checkpoint(path)):
-        loaded = _from_checkpoint(path, weights, called)
-    elif path is not None:
-        loaded = _by_open_clip(called, path.resolve().name, f"local-dir:{path}", cache_dir=cache_dir)
-    elif weights is None:
-        loaded = _by_open_clip(called, name.removeprefix("hf-hub:").replace("/", "-"), name, cache_dir=cache_dir)
-    else:
-        raise UsageError(f"{called}: {name} comes with its weights; download it to use {weights} instead")
-    loaded.model.eval().requires_grad_(False)
-    if is_first_rank():
-        print("".join(f"{note}\n" for note in loaded.notes), end="", flush=True)
-    return loaded
+def split_model_name(given: str) -> tuple[str, str | None]:
+    """NAME and TAG of NAME,TAG; a path or hub name is one piece, commas included."""
+    if given.startswith("hf-hub:") or local_path(given) is not None:
+        return given, None
+    name, _, weights = given.partition(",")
+    return name, weights or None
 
 
 def local_path(name: str) -> Path | None:
-    """The run, checkpoint or folder that a name stands for; None for a name that is no path."""
+    """The run, checkpoint or folder with that path; None if it is no path."""
     path = Path(name.removeprefix("local-dir:"))
     return path if path.exists() or name.startswith("local-dir:") else None
 
@@ -128,12 +85,71 @@ def is_run_or_checkpoint(path: Path) -> bool:
     return path.is_file() or (path / "checkpoints").is_dir()
 
 
+# --- loading
+
+
+def load_model(given: str, device: torch.device | str = "cpu") -> LoadedModel:
+    """Loads a model with OpenCLIP's own factory, frozen and in eval mode.
+
+    Args:
+        given: one of `MODEL_FORMS`.
+        device: where it is put.
+
+    Raises:
+        UsageError: if there is no such model, or it cannot be loaded, or would have random weights.
+
+    Example:
+        >>> loaded = load_model("logs/my-run")  # doctest: +SKIP
+        >>> loaded.model.encode_text(loaded.tokenizer(["a dog"]))  # doctest: +SKIP
+    """
+    check_model_name(given)
+    loaded = load_named(*split_model_name(given), given)
+    loaded.model.to(device)
+    return loaded
+
+
+def load_named(
+    name: str, weights: str | None, source: str, cache_dir: str | None = None, bias: bool = True
+) -> LoadedModel:
+    """Loads a model with separate names of architecture and weights, frozen and in eval mode, on the CPU.
+
+    The first rank prints the model's notes.
+
+    Args:
+        name: of `MODEL_FORMS`, without what follows the comma.
+        weights: a checkpoint instead of the weights that `name` brings; for a name of OpenCLIP's a tag or checkpoint.
+        source: how the user named both, for error lines and notes.
+        cache_dir: where the hub's files are kept; None for the hub's own choice.
+        bias: whether a checkpoint's bias is kept when `name` is OpenCLIP's; else it is left out.
+
+    Raises:
+        UsageError: if there is no such model, or it cannot be loaded, or would have random weights.
+    """
+    path = local_path(name)
+    if weights is not None and (path is not None or name.startswith("hf-hub:")) and not Path(weights).is_file():
+        raise UsageError(f"{source}: {name} comes with its weights, and {weights} is no checkpoint to use instead")
+    if path is None and not name.startswith("hf-hub:"):
+        loaded = _by_name(name, weights, source, cache_dir, bias)
+    elif path is not None and (weights is not None or is_run_or_checkpoint(path)):
+        loaded = _from_checkpoint(path, weights, source)
+    elif path is not None:
+        loaded = _by_open_clip(source, path.resolve().name, f"local-dir:{path}", cache_dir=cache_dir)
+    elif weights is None:
+        loaded = _by_open_clip(source, name.removeprefix("hf-hub:").replace("/", "-"), name, cache_dir=cache_dir)
+    else:
+        raise UsageError(f"{source}: {name} comes with its weights; download it to use {weights} instead")
+    loaded.model.eval().requires_grad_(False)
+    if is_first_rank():
+        print("".join(f"{note}\n" for note in loaded.notes), end="", flush=True)
+    return loaded
+
+
 def read_local(path: Path, weights: str | None) -> tuple[dict, Path, dict[str, Tensor]]:
-    """A run's, checkpoint's or hub folder's description, and the checkpoint with its weights.
+    """The hub configuration of a run, checkpoint or hub folder, the file with its weights, and these weights.
 
     Args:
         path: of one of them.
-        weights: another checkpoint for the same architecture; None for its own, a run's last.
+        weights: another checkpoint of the same architecture; None for its own, a run's newest.
 
     Raises:
         UsageError: if there is none, or one cannot be read.
@@ -148,78 +164,20 @@ def read_local(path: Path, weights: str | None) -> tuple[dict, Path, dict[str, T
     found = weights or _find_checkpoint_in_dir(path)
     if found is None:
         raise UsageError(f"{path}: there are no weights in this folder")
-    checkpoint = Path(found)
-    tensors = read_weights(checkpoint)
-    return folder_description(path, tensors), checkpoint, tensors
-
-
-def _from_checkpoint(path: Path, weights: str | None, called: str) -> LoadedModel:
-    description, checkpoint, tensors = read_local(path, weights)
-    own, epoch = find_checkpoint(path).resolve() if is_run_or_checkpoint(path) else None, read_epoch(checkpoint)
-    run = run_folder(own) if own is not None and own.parent.name == "checkpoints" else None
-    folder = run or (path.resolve() if own is None else own.parent)
-    name = folder.name + (f"-epoch_{epoch}" if epoch is not None else f"-{checkpoint.stem}")
-    loaded = model_from_description(called, name, description, tensors, str(checkpoint))
-    return replace(loaded, epoch=epoch, run=run)
-
-
-def _by_name(name: str, weights: str | None, called: str, cache_dir: str | None, bias: bool) -> LoadedModel:
-    import open_clip
-
-    if open_clip.get_model_config(name.replace("/", "-")) is None:
-        raise UsageError(
-            f"{called}: OpenCLIP has no model {name} (it has {len(open_clip.list_models())}; --model-config adds one), "
-            f"and there is no such run, checkpoint or folder"
-        )
-    if not weights:
-        raise UsageError(
-            f"{called}: would have random weights; name its weights, too (--mining-pretrained TAG|FILE, or NAME,TAG in "
-            f"eval)"
-        )
-    file = Path(weights).is_file() and not open_clip.is_pretrained_cfg(name.replace("/", "-"), weights)
-    short = f"{name}-{Path(weights).stem if file else weights}".replace("/", "-")
-    holds_bias = bias and file and Path(weights).suffix not in BIG_VISION and BIAS in read_weights(Path(weights))
-    options = {"init_logit_bias": 0.0} if holds_bias else {}
-    loaded = _by_open_clip(called, short, name, weights, cache_dir, **options)
-    warned = activation_warning(name, weights, called)
-    return replace(loaded, notes=(*loaded.notes, *([warned] if warned else [])))
+    tensors = read_weights(Path(found))
+    return folder_description(path, tensors), Path(found), tensors
 
 
 def model_from_description(
-    given: str, name: str, description: Mapping, weights: Mapping[str, Tensor], called: str
+    given: str, name: str, description: Mapping, weights: Mapping[str, Tensor], source: str
 ) -> LoadedModel:
-    """The model of a description with weights of one's own, on the CPU.
+    """Builds the model of a hub configuration on the CPU, with these weights; other attributes as in `LoadedModel`.
 
     Args:
-        given: what the person typed.
-        name: short, for tables and folders.
-        description: OpenCLIP's hub configuration.
-        weights: by name; those that the architecture does not have are left out.
-        called: where the weights are from, for error lines.
+        source: the file or flag that the weights are from, for error lines.
 
     Raises:
         UsageError: if OpenCLIP cannot make it, or the weights do not fit.
-    """
-    model, preprocess, tokenizer = _build(description)
-    filled = load_weights(model, weights, called, file=Path(called))
-    return LoadedModel(
-        given,
-        name,
-        model,
-        preprocess,
-        tokenizer,
-        fingerprint(model.state_dict()),
-        stripped=filled.left_out,
-        description=description,
-        notes=tuple(filled.notes(called)),
-    )
-
-
-def _build(description: Mapping) -> tuple[Any, Callable[[Any], Tensor], Callable[[Sequence[str]], Tensor]]:
-    """The model of a hub configuration with random weights, its preprocessing and its tokenizer.
-
-    Raises:
-        UsageError: if OpenCLIP cannot make it.
     """
     import open_clip
 
@@ -230,46 +188,85 @@ def _build(description: Mapping) -> tuple[Any, Callable[[Any], Tensor], Callable
                 model, _, preprocess = open_clip.create_model_and_transforms(
                     f"local-dir:{folder}", load_weights=False, pretrained_text=False
                 )
-            return model, preprocess, open_clip.get_tokenizer(f"local-dir:{folder}")
+            tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         except Exception as error:
             text = json.dumps(description["model_cfg"])[:200]
             raise UsageError(f"OpenCLIP cannot make this model: {reason(error)} ({text})") from error
+    report = load_weights(model, weights, source, file=Path(source))
+    return LoadedModel(
+        *(given, name, model, preprocess, tokenizer, fingerprint(model.state_dict())),
+        stripped=report.left_out,
+        description=description,
+        notes=tuple(report.lines(source)),
+    )
+
+
+def _from_checkpoint(path: Path, weights: str | None, source: str) -> LoadedModel:
+    description, checkpoint, tensors = read_local(path, weights)
+    own = find_checkpoint(path).resolve() if is_run_or_checkpoint(path) else None
+    epoch = read_epoch(checkpoint)
+    run = run_folder(own) if own is not None and own.parent.name == "checkpoints" else None
+    folder = run or (path.resolve() if own is None else own.parent)
+    name = folder.name + (f"-epoch_{epoch}" if epoch is not None else f"-{checkpoint.stem}")
+    loaded = model_from_description(source, name, description, tensors, str(checkpoint))
+    return replace(loaded, epoch=epoch, run=run)
+
+
+def _by_name(name: str, weights: str | None, source: str, cache_dir: str | None, bias: bool) -> LoadedModel:
+    import open_clip
+
+    registered = name.replace("/", "-")
+    if open_clip.get_model_config(registered) is None:
+        raise UsageError(
+            f"{source}: OpenCLIP has no model {name} (it has {len(open_clip.list_models())}; --model-config adds one), "
+            f"and there is no such run, checkpoint or folder"
+        )
+    if not weights:
+        raise UsageError(
+            f"{source}: would have random weights; name its weights, too (--mining-pretrained TAG|FILE, or NAME,TAG in "
+            f"eval)"
+        )
+    file = Path(weights).is_file() and not open_clip.is_pretrained_cfg(registered, weights)
+    short = f"{name}-{Path(weights).stem if file else weights}".replace("/", "-")
+    holds_bias = bias and file and Path(weights).suffix not in BIG_VISION and BIAS in read_weights(Path(weights))
+    options = {"init_logit_bias": 0.0} if holds_bias else {}
+    loaded = _by_open_clip(source, short, name, weights, cache_dir, **options)
+    warning = activation_warning(name, weights, source)
+    return replace(loaded, notes=(*loaded.notes, *([warning] if warning else [])))
 
 
 def _by_open_clip(
-    called: str, short: str, name: str, tag: str | None = None, cache_dir: str | None = None, **options: float
+    source: str, short: str, name: str, tag: str | None = None, cache_dir: str | None = None, **options: float
 ) -> LoadedModel:
     import open_clip
 
     try:
         # no pretrained tower parts: all weights come from the source
-        with checked_loading(called) as found:
+        with checked_loading(source) as reports:
             model, _, preprocess = open_clip.create_model_and_transforms(
                 name, tag, require_pretrained=True, pretrained_text=False, cache_dir=cache_dir, **options
             )
         tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
     except UsageError:
         raise
-    except Exception as error:  # a corrupt folder, no network, a tag that is not there
-        raise UsageError(f"{called}: cannot be loaded ({reason(error)})") from error
-    (filled,) = found
+    except Exception as error:  # a corrupt folder, no network, an unknown tag
+        raise UsageError(f"{source}: cannot be loaded ({reason(error)})") from error
+    (report,) = reports
     return LoadedModel(
-        called,
-        short,
-        model,
-        preprocess,
-        tokenizer,
-        fingerprint(model.state_dict()),
-        stripped=filled.left_out,
-        notes=tuple(filled.notes(called)),
+        *(source, short, model, preprocess, tokenizer, fingerprint(model.state_dict())),
+        stripped=report.left_out,
+        notes=tuple(report.lines(source)),
     )
 
 
+# --- architectures
+
+
 def add_architectures(paths: Sequence[str]) -> None:
-    """Registers OpenCLIP's json of architectures, files or folders.
+    """Registers architectures from OpenCLIP's json, files or folders.
 
     Raises:
-        UsageError: if there is nothing, or it is no json, or names no architecture.
+        UsageError: if there is none, or it is no json, or names no architecture.
     """
     import open_clip
 
@@ -281,13 +278,9 @@ def add_architectures(paths: Sequence[str]) -> None:
             open_clip.add_model_config(path)
         except (OSError, ValueError) as error:
             raise UsageError(f"--model-config {path}: cannot be read ({reason(error)})") from error
-        if before == set(open_clip.list_models()) and not _names_models(Path(path), before):
+        files = [Path(path)] if Path(path).is_file() else list(Path(path).iterdir())
+        # an earlier call in this process may have registered them already
+        if before == set(open_clip.list_models()) and not any(file.stem in before for file in files):
             raise UsageError(
                 f"--model-config {path}: no architecture there (json with embed_dim, vision_cfg, text_cfg)"
             )
-
-
-def _names_models(path: Path, known: set[str]) -> bool:
-    """Whether the architectures at `path` were registered before, by an earlier run of the same process."""
-    files = [path] if path.is_file() else list(path.iterdir())
-    return any(file.stem in known for file in files)

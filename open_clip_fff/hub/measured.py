@@ -1,4 +1,4 @@
-"""What open-clip-fff compare measured, for the card of a model that was among the measured ones."""
+"""The results of open-clip-fff compare, for the card of a model that was compared."""
 
 import json
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ TABLE_NAME, MODELS_NAME = "table.md", "comparison.json"
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A comparison that a model took part in.
+    """A comparison that includes the model.
 
     Attributes:
         label: the model's row.
-        models: of the row, which are seeds of one training where there are several.
-        table: markdown, with whatever it says about spread.
+        models: of the row: seeds of one training if there are several.
+        table: markdown, with notes.
     """
 
     label: str
@@ -25,14 +25,14 @@ class MeasuredRow:
 
 
 def read_comparison(folder: Path, weights: str) -> MeasuredRow:
-    """What a comparison says about the model of these weights.
+    """The row of a comparison that has the model with these weights.
 
     Args:
         folder: of open-clip-fff compare.
         weights: `fingerprint` of the model's state dict.
 
     Raises:
-        UsageError: if there is no comparison, or the model was not in it.
+        UsageError: if there is no comparison, or the model is not in it.
     """
     try:
         models = json.loads((folder / MODELS_NAME).read_text(encoding="utf-8"))["models"]

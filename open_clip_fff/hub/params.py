@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import math
 import re
 import shlex
 from collections.abc import Mapping
@@ -18,12 +19,12 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.resolve import make_plan, plan_of
 from open_clip_fff.errors import UsageError
 
+_FORCED = ("force_quick_gelu", "force_custom_text", "force_image_size", "force_context_length", "force_patch_dropout")
+_IMAGES = ("image_mean", "image_std", "image_interpolation", "image_resize_mode")
+
 
 def read_params(run: Path) -> dict[str, str]:
-    """The settings of a run by name, as text; empty where the run left none, `model` always among them else.
-
-    A value that runs over several lines is kept whole.
-    """
+    """A run's settings by name, as text, values of several lines included; empty without a usable params.txt."""
     path = run / "params.txt"
     params: dict[str, str] = {}
     last = None
@@ -37,19 +38,17 @@ def read_params(run: Path) -> dict[str, str]:
 
 
 def plan_of_run(params: Mapping[str, str]) -> Plan:
-    """What the run did beyond OpenCLIP; nothing, where none of our flags was typed.
-
-    A setting that this release has and the run's had not is at its default.
+    """The plan that the run followed; settings that it did not have yet are at their defaults.
 
     Raises:
-        UsageError: if a value is none that this release takes.
+        UsageError: for a value that this release does not take.
     """
     if "method" not in params:
         return make_plan(argparse.Namespace())
     method = params["method"] if params["method"] in METHODS else None
     values = dict(DEFAULTS)
     for owner in OWNERS:
-        # a part that is off has None where its class asks for a name
+        # settings of a part that is off are None, even where its class requires a value
         values |= {
             flag: None if params[flag] == str(DEFAULTS[flag]) == "None" else _value(params[flag], field.type)
             for flag, field in fields_by_flag(owner).items()
@@ -67,8 +66,44 @@ def upstream_of_run(params: Mapping[str, str]) -> Upstream:
     return Upstream.of({name: _value(params[name], hint) for name, hint in hints.items() if name in params})
 
 
+def model_options(params: Mapping[str, str], path: Path) -> dict[str, Any]:
+    """The options of `open_clip.create_model` that OpenCLIP's trainer makes of its flags.
+
+    Args:
+        params: of the run; flags that an older OpenCLIP did not have are at their defaults.
+        path: of params.txt, for error lines.
+
+    Raises:
+        UsageError: if a value cannot be parsed.
+    """
+    from open_clip import get_pretrained_cfg
+
+    def value(name: str) -> Any:
+        text = params.get(name, "None")
+        if text == "None" or name in ("image_interpolation", "image_resize_mode"):
+            return None if text == "None" else text
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError) as error:
+            raise UsageError(f"{path}: {name} is {text!r}, which is no value of OpenCLIP's flag") from error
+
+    options = {name: given for name in _FORCED if (given := value(name)) is not None and given is not False}
+    size = options.get("force_image_size")
+    if isinstance(size, list):  # the flag takes one number or two
+        options["force_image_size"] = size[0] if len(size) == 1 else tuple(size)
+    if value("siglip"):
+        options |= {"init_logit_scale": math.log(10), "init_logit_bias": -10.0}
+    # pretrained weights bring the normalisation that they were trained with
+    tag = get_pretrained_cfg(params["model"].replace("/", "-"), params.get("pretrained", "").lower()) or {}
+    images = {name.removeprefix("image_"): value(name) for name in _IMAGES}
+    images = {key: tag.get(key) if given is None else given for key, given in images.items()}
+    if preprocess := {key: given for key, given in images.items() if given is not None}:
+        options["force_preprocess_cfg"] = preprocess
+    return options
+
+
 def _value(text: str, hint: Any) -> Any:
-    """As `str` made a text of it; one that may be text is text unless it can be nothing else."""
+    """Parses what `str` wrote; text stays text where the type allows it and nothing else fits."""
     allowed = kinds(hint)
     if text == "None" and NoneType in allowed:
         return None
@@ -82,7 +117,7 @@ def _value(text: str, hint: Any) -> Any:
 
 
 def _typed(params: Mapping[str, str]) -> frozenset[str]:
-    """The flags of ours in the command that was typed."""
+    """Our flags in the command that was typed."""
     try:
         return frozenset(vars(split(shlex.split(params.get("command", ""))[3:])[0]))
     except (UsageError, ValueError):  # of another release

@@ -8,7 +8,7 @@ from typing import Any
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.description import CONFIG_NAME, local_tower
 
-_MODEL = re.compile(r".*\.(safetensors|bin|pt|pth)$|(.*/)?" + re.escape(CONFIG_NAME))
+_MODEL_FILE = re.compile(r".*\.(safetensors|bin|pt|pth)$|(.*/)?" + re.escape(CONFIG_NAME))
 
 
 def check_name(repository: str) -> None:
@@ -18,7 +18,7 @@ def check_name(repository: str) -> None:
 
 
 def check_portable(description: Mapping, repository: str) -> None:
-    """Raises UsageError where the model leans on a folder of this machine."""
+    """Raises UsageError if the model needs a folder of this machine."""
     if tower := local_tower(description):
         raise UsageError(
             f"--push {repository}: OpenCLIP reads the text tower's configuration from hf_model_name, which is a folder "
@@ -30,29 +30,29 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
     """Uploads `folder` in one commit to a repository that is new or holds no model yet.
 
     Args:
-        folder: finished; it stays whatever happens.
+        folder: finished; it is never changed.
         repository: ORG/NAME.
-        private: whether a repository that is made shall be private.
+        private: whether a new repository is private.
 
     Returns:
-        Its address.
+        The repository's address.
 
     Raises:
-        UsageError: if the repository holds a model, or is public where `private` was asked for, or the hub is out of
-            reach or refuses.
+        UsageError: if the repository holds a model, or is public despite `private`, or the hub is unreachable or
+            refuses.
     """
     from huggingface_hub import HfApi
 
     api = HfApi()
     try:
         api.create_repo(repository, private=private or None, exist_ok=True)
-        there = api.model_info(repository)
-        _check_free(there, repository, private, folder)
-        # on top of what was looked at: a commit that came between is not written over
+        info = api.model_info(repository)
+        _check_free(info, repository, private, folder)
+        # parent_commit: a commit made since then is not overwritten
         api.upload_folder(
             repo_id=repository,
             folder_path=folder,
-            parent_commit=there.sha,
+            parent_commit=info.sha,
             commit_message="A model in OpenCLIP's hub format",
         )
     except UsageError:
@@ -65,12 +65,12 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
     return f"{api.endpoint}/{repository}"
 
 
-def _check_free(there: Any, repository: str, private: bool, folder: Path) -> None:
-    held = [file.rfilename for file in there.siblings or () if _MODEL.fullmatch(file.rfilename)]
+def _check_free(info: Any, repository: str, private: bool, folder: Path) -> None:
+    held = [file.rfilename for file in info.siblings or () if _MODEL_FILE.fullmatch(file.rfilename)]
     if held:
         raise UsageError(
-            f"--push {repository}: it already holds a model ({held[0]}); nothing was written over, and the model is "
+            f"--push {repository}: it already holds a model ({held[0]}); nothing was overwritten, and the model is "
             f"in {folder}"
         )
-    if private and not there.private:
+    if private and not info.private:
         raise UsageError(f"--push {repository} --private: it exists and is public; the model is in {folder}")

@@ -1,11 +1,14 @@
-"""What OpenCLIP's own flags say of a run, in words for the card: data, batch, where it started, what was set."""
+"""What a run's files say about it, in words for the model card: OpenCLIP's settings, and what was mined."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.topics import code
 from open_clip_fff.plural import plural
 
-Params = Mapping[str, str]
+Params = Mapping[str, str]  # hub/params.py
 
 _SETTINGS = (
     *("model", "pretrained", "pretrained_image", "force_quick_gelu", "force_custom_text", "force_image_size"),
@@ -15,26 +18,35 @@ _SETTINGS = (
     *("accum_freq", "opt", "lr", "lr_scheduler", "warmup", "wd", "beta1", "beta2", "eps", "grad_clip_norm"),
     *("precision", "seed"),
 )
+_WHEN = "In the steps of the last log line"
+_DIRECTIONS = {"by_image": "the images' hardest captions", "by_text": "the captions' hardest images"}
+_MORE = {
+    "doubtful": "were ambiguous",
+    "true": "were of one class",
+    "right": "of the matches were",
+    "missed": "of the pairs of one class were called no match",
+    "unasked": "of all hardest negatives were below the gate and not scored",
+}
 
 
-def said(params: Params, name: str) -> str | None:
-    """A setting's text; None where it is not there, or off."""
+def value_of(params: Params, name: str) -> str | None:
+    """A setting's text; None if it is missing or off."""
     text = params.get(name, "").strip()
     return None if text in ("", "None", "False", "()", "{}", "[]") else text
 
 
 def data(params: Params) -> str:
-    """What was trained on."""
-    named, samples = said(params, "train_data"), said(params, "train_num_samples")
-    kind = "synthetic" if said(params, "dataset_type") == "synthetic" else "not said"
+    """The training data."""
+    named, samples = value_of(params, "train_data"), value_of(params, "train_num_samples")
+    kind = "synthetic" if value_of(params, "dataset_type") == "synthetic" else "not stated"
     return (code(named) if named else kind) + (f", {plural(int(samples), 'images')} an epoch" if samples else "")
 
 
 def epochs(trained: int | None, params: Params) -> str:
-    """How many of how many."""
-    planned = said(params, "epochs")
+    """Epochs trained, of those planned."""
+    planned = value_of(params, "epochs")
     if trained is None or planned is None:
-        return str(trained or planned or "not said")
+        return str(trained or planned or "not stated")
     return str(trained) if str(trained) == planned else f"{trained} of {planned}"
 
 
@@ -43,21 +55,66 @@ def start(params: Params) -> str:
     name = params["model"]
     if ":" in name:
         return f"the weights of {code(name)}"
-    if weights := said(params, "pretrained"):
+    if weights := value_of(params, "pretrained"):
         return code(weights)
-    return "random weights" + (", a pretrained image tower" if said(params, "pretrained_image") else "")
+    return "random weights" + (", a pretrained image tower" if value_of(params, "pretrained_image") else "")
 
 
 def batch(params: Params) -> str:
-    """Images per step, and how they were shared out."""
-    size, ranks, steps = (int(said(params, name) or 1) for name in ("batch_size", "world_size", "accum_freq"))
-    shares = [f"{size:,}"]
-    shares += [f"{ranks:,} processes"] if ranks > 1 else []
-    shares += [f"{steps:,} accumulated"] if steps > 1 else []
+    """Images per step, and how they were split."""
+    size, ranks, steps = (int(value_of(params, name) or 1) for name in ("batch_size", "world_size", "accum_freq"))
+    factors = [f"{size:,}"]
+    factors += [f"{ranks:,} processes"] if ranks > 1 else []
+    factors += [f"{steps:,} accumulated"] if steps > 1 else []
     images = plural(size * ranks * steps, "images")
-    return images + (f" ({' × '.join(shares)})" if len(shares) > 1 else "")
+    return images + (f" ({' × '.join(factors)})" if len(factors) > 1 else "")
 
 
 def settings(params: Params) -> list[str]:
-    """OpenCLIP's settings that made the model, `name: value`, those that were off left out."""
-    return [f"{name}: {text}" for name in _SETTINGS if (text := said(params, name))]
+    """OpenCLIP's settings that affect a model, `name: value`, without those that were off."""
+    return [f"{name}: {text}" for name in _SETTINGS if (text := value_of(params, name))]
+
+
+@dataclass(frozen=True)
+class SavedStats:
+    """What a run's extra state says about mining at a checkpoint.
+
+    Attributes:
+        file: its name; None if there is none.
+        held: the thresholds that a rate had found, by name; None if unknown.
+        steps: optimizer steps that mining counted; None if unknown.
+        seen: values of the last log line before it, by the names of TensorBoard's scalars.
+    """
+
+    file: str | None = None
+    held: Mapping[str, float | None] | None = None
+    steps: int | None = None
+    seen: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, file: str, state: Mapping[str, Any], held: Mapping[str, float | None] | None) -> "SavedStats":
+        """From the content of the file, and the thresholds in it."""
+        return cls(file if state else None, held, state.get("miner", {}).get("step"), state.get("seen", {}))
+
+    def sentences(self, plan: Plan) -> list[str]:
+        """What was mined and, of the hardest negatives, how many matched."""
+        mining, mined = plan.mining, []
+        if mining is not None and self.steps is not None and self.steps <= mining.warmup:
+            steps = f"training made {plural(self.steps, 'steps')}, and the warm-up is {plural(mining.warmup, 'steps')}"
+            mined = [f"Nothing was mined yet: {steps}."]
+        elif mining is not None and "train/mined_per_image" in self.seen:
+            right = self.seen.get("train/mined_right")
+            end = "." if right is None else f", {right:.1%} of them of the image's class."
+            mined = [f"{_WHEN}, {self.seen['train/mined_per_image']:.3f} captions per image were mined{end}"]
+        return mined + self._hardest()
+
+    def _hardest(self) -> list[str]:
+        prefix = "train/false_negatives_"
+        shares = {name.removeprefix(prefix): f"{x:.1%}" for name, x in self.seen.items() if name.startswith(prefix)}
+        if "rate" not in shares:
+            true = shares.get("true")
+            return [] if true is None else [f"{_WHEN}, {true} of the hardest negatives were of the image's class."]
+        ways = ", ".join(f"{shares[name]} of {of}" for name, of in _DIRECTIONS.items() if name in shares)
+        rate = f"MAFA's false-negative rate was {shares['rate']}: so many of the scored pairs were matches ({ways})"
+        more = "".join(f", {shares[name]} {what}" for name, what in _MORE.items() if name in shares)
+        return [f"{_WHEN}, {rate}{more}."]

@@ -1,4 +1,4 @@
-"""Which weights of which training: one checkpoint's, the mean of several, or the moving average that training kept."""
+"""The weights to export: one checkpoint's, the mean of several, or the moving average saved during training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from open_clip_fff.plural import plural
 
 @dataclass(frozen=True)
 class WeightSource:
-    """The weights to export.
+    """Where the weights come from.
 
     Attributes:
-        checkpoints: one, or those whose mean is exported; the last one says what the model is.
-        ema: the moving average that training kept beside it, instead.
-        model: the architecture's name; None leaves it to the run's folder.
+        checkpoints: one, or those to average; the last one determines architecture and epoch.
+        ema: whether to take the moving average saved with it instead.
+        model: the architecture's name; None takes the run's.
     """
 
     checkpoints: tuple[Path, ...]
@@ -42,23 +42,18 @@ class WeightSource:
 
     @property
     def run(self) -> Path | None:
-        """The run's folder; None for a checkpoint that is in none."""
+        """The run's folder; None for a checkpoint outside of one."""
         checkpoint = self.checkpoints[-1].resolve()
         return run_folder(checkpoint) if checkpoint.parent.name == "checkpoints" else None
 
-    @property
-    def called(self) -> str:
-        """For error lines."""
-        return str(self.checkpoints[-1])
-
     def description(self) -> str:
-        """Which weights they are, for people."""
+        """Which weights they are, in words."""
         epochs = [read_epoch(checkpoint) for checkpoint in self.checkpoints]
         if len(epochs) > 1:
-            told = ", ".join(str(epoch or path.name) for epoch, path in zip(epochs, self.checkpoints, strict=True))
+            listed = ", ".join(str(epoch or path.name) for epoch, path in zip(epochs, self.checkpoints, strict=True))
             return (
-                f"the mean of {len(epochs)} checkpoints' weights (after epochs {told}), summed in float64; "
-                f"statistics of batch norm, where there are any, are averaged too, not estimated anew"
+                f"the mean of {len(epochs)} checkpoints' weights (after epochs {listed}), summed in float64; "
+                f"batch-norm statistics, if any, are averaged too, not re-estimated"
             )
         after = f"the weights after epoch {epochs[0]}" if epochs[0] else f"the weights of {self.checkpoints[0].name}"
         if not self.ema:
@@ -68,16 +63,16 @@ class WeightSource:
 
 
 def choose_weights(given: Sequence[Path], averaged: int | None, ema: bool, model: str | None = None) -> WeightSource:
-    """What the command line's words for weights stand for.
+    """The source that export's arguments mean.
 
     Args:
         given: runs or checkpoints.
-        averaged: the number of a run's last checkpoints to average, 0 for all `given`, None for no average.
+        averaged: how many of a run's last checkpoints to average, 0 for all `given`, None for no average.
         ema: the moving average of the weights.
-        model: the architecture's name, where the run's folder does not say it.
+        model: the architecture's name, if the run's folder does not have it.
 
     Raises:
-        UsageError: if they contradict each other, or something is not there.
+        UsageError: if they contradict each other, or a checkpoint is missing.
     """
     if ema and averaged is not None:
         raise UsageError("--ema with --average: the moving average is a mean over steps already; give one of them")
@@ -100,7 +95,7 @@ def last_checkpoints(run: Path, number: int) -> list[Path]:
     """A run's last `number` checkpoints, in order.
 
     Raises:
-        UsageError: if it does not have as many.
+        UsageError: if it has fewer.
     """
     found = list(numbered_checkpoints(run).values())
     if number < 2 or number > len(found):
@@ -112,23 +107,20 @@ def last_checkpoints(run: Path, number: int) -> list[Path]:
 
 
 def average(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
-    """Each weight's mean over checkpoints, summed in float64, in the type it has in the last one.
+    """Each weight's mean, summed in float64, in the dtype of the last checkpoint; one at a time is in memory.
 
-    What is not floating-point, such as a count of batches, is the last one's. The running statistics of batch norm are
-    averaged like all else, not estimated anew.
-
-    Args:
-        checkpoints: two or more of one architecture; one at a time is held in memory.
+    What is not floating-point, such as a batch counter, is the last one's. Batch-norm statistics are averaged like the
+    rest, not re-estimated.
 
     Raises:
-        UsageError: if one cannot be read, or its weights have other names or shapes than the first one's.
+        UsageError: if one cannot be read, or has weights of other names or shapes than the first one.
     """
     total: dict[str, Tensor] = {}
     last: dict[str, Tensor] = {}
     for checkpoint in checkpoints:
         last = read_weights(checkpoint)
         if total:
-            _check_alike(total, last, checkpoint, checkpoints[0])
+            _check_same_shapes(total, last, checkpoint, checkpoints[0])
         for name, tensor in last.items():
             added = tensor.to(torch.float64) if tensor.is_floating_point() else tensor
             total[name] = total[name] + added if name in total and tensor.is_floating_point() else added
@@ -138,7 +130,7 @@ def average(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
     }
 
 
-def _check_alike(total: dict[str, Tensor], weights: dict[str, Tensor], checkpoint: Path, first: Path) -> None:
+def _check_same_shapes(total: dict[str, Tensor], weights: dict[str, Tensor], checkpoint: Path, first: Path) -> None:
     if names := total.keys() ^ weights.keys():
         raise UsageError(f"--average: {checkpoint} does not have the same weights as {first}: {min(names)} is in one")
     for name, tensor in weights.items():

@@ -1,4 +1,4 @@
-"""Proof that a written folder is the model: stock OpenCLIP loads it in a process of its own and answers alike."""
+"""Checks an exported folder: stock OpenCLIP loads it in a separate process and gives the same outputs."""
 
 import subprocess
 import sys
@@ -13,18 +13,18 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub import stock_outputs
 from open_clip_fff.hub.loading import LoadedModel
 
-TOLERANCE = 1e-5  # of the largest logit: another order of sums, far below what a wrong activation or crop does
+TOLERANCE = 1e-5  # of the largest logit: more than another order of sums, far less than a wrong activation or crop
 
 
 def check_in_stock_process(folder: Path, loaded: LoadedModel) -> float:
-    """Compares a folder with the model it was written from, where our package cannot be imported.
+    """Compares a folder with the model it was written from, in a process where our package cannot be imported.
 
     Args:
         folder: in OpenCLIP's hub format.
         loaded: on the CPU, in eval mode.
 
     Returns:
-        The largest difference between logits: 0.0, or float error where the processes sum in another order.
+        The largest difference between logits: 0.0, or float error if the processes sum in another order.
 
     Raises:
         UsageError: if stock OpenCLIP does not load the folder, or its pixels, token ids or logits differ.
@@ -32,33 +32,26 @@ def check_in_stock_process(folder: Path, loaded: LoadedModel) -> float:
     ours = stock_outputs.model_outputs(loaded.model, loaded.preprocess, loaded.tokenizer)
     if not ours["logits"].isfinite().all():
         raise UsageError(f"{loaded.given}: its logits are not finite, so the training diverged; nothing was exported")
-    return _difference(ours, _answers_alone(folder, loaded.given), loaded.given)
+    return _difference(ours, _stock_outputs(folder, loaded.given), loaded.given)
 
 
-def _answers_alone(folder: Path, given: str) -> dict[str, Tensor]:
+def _stock_outputs(folder: Path, given: str) -> dict[str, Tensor]:
     with tempfile.TemporaryDirectory() as exchange:
-        answered = Path(exchange) / "answers.pt"
-        # -E -P: neither PYTHONPATH nor a folder of ours. -I would also hide what pip put into the user's own site
-        command = [
-            sys.executable,
-            "-E",
-            "-P",
-            stock_outputs.__file__,
-            str(folder),
-            str(answered),
-            str(torch.get_num_threads()),
-        ]
+        outputs = Path(exchange) / "outputs.pt"
+        # -E -P ignore PYTHONPATH and our folder; -I would also hide packages in the user's site folder
+        arguments = (stock_outputs.__file__, folder, outputs, torch.get_num_threads())
+        command = [sys.executable, "-E", "-P", *map(str, arguments)]
         ended = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-        if ended.returncode or not answered.is_file():
-            told = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
-            raise UsageError(f"{given}: stock OpenCLIP does not load what was written ({reason(Exception(told))})")
-        return torch.load(answered, weights_only=True)
+        if ended.returncode or not outputs.is_file():
+            last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+            raise UsageError(f"{given}: stock OpenCLIP does not load what was written ({reason(Exception(last))})")
+        return torch.load(outputs, weights_only=True)
 
 
 def _difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], given: str) -> float:
-    for name, called in (("tokens", "token ids"), ("pixels", "preprocessing")):
+    for name, part in (("tokens", "token ids"), ("pixels", "preprocessing")):
         if not torch.equal(ours[name], theirs[name]):
-            raise UsageError(f"{given}: in stock OpenCLIP the {called} of what was written differ")
+            raise UsageError(f"{given}: in stock OpenCLIP the {part} of what was written differ")
     difference = (ours["logits"] - theirs["logits"]).abs().max().item()
     if not difference <= TOLERANCE * max(1.0, ours["logits"].abs().max().item()):
         raise UsageError(f"{given}: in stock OpenCLIP the logits of what was written differ by {difference:.3g}")

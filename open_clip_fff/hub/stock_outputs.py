@@ -1,6 +1,7 @@
-"""What a model answers, computed alike in the process that exports and in one that has only stock OpenCLIP.
+"""A model's outputs for fixed inputs, computed the same way by the export and by a process with stock OpenCLIP alone.
 
-That one runs this file by its path, `python -E -P alone.py FOLDER ANSWERS THREADS`: nothing of ours is imported here.
+That process runs this file by its path, `python -E -P stock_outputs.py FOLDER OUTPUTS THREADS`: it imports nothing of
+our package.
 """
 
 import sys
@@ -19,12 +20,12 @@ TEXTS = (
 
 
 def model_outputs(model: Any, preprocess: Callable, tokenizer: Callable) -> dict[str, Tensor]:
-    """Pixels [3, 3, H, W], token ids [4, L] and logits [3, 4] for three made-up pictures and `TEXTS`."""
+    """Pixels [3, 3, H, W], token ids [4, L] and logits [3, 4] for three noise images and `TEXTS`."""
     from PIL import Image
 
     noise = torch.randint(0, 256, (3, 12, 16, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    pictures = [Image.fromarray(each.numpy()).resize((320, 240)) for each in noise]
-    pixels, tokens = torch.stack([preprocess(picture) for picture in pictures]), tokenizer(list(TEXTS))
+    pil = [Image.fromarray(each.numpy()).resize((320, 240)) for each in noise]
+    pixels, tokens = torch.stack([preprocess(image) for image in pil]), tokenizer(list(TEXTS))
     with torch.no_grad():
         images, texts = model.encode_image(pixels, normalize=True), model.encode_text(tokens, normalize=True)
         logits = model.logit_scale.exp() * images @ texts.T
@@ -33,23 +34,23 @@ def model_outputs(model: Any, preprocess: Callable, tokenizer: Callable) -> dict
     return {"pixels": pixels, "tokens": tokens, "logits": logits}
 
 
-class _Refusal:
-    """Makes our package one that is not installed."""
+class _RefuseOurPackage:
+    """An import hook that hides open_clip_fff, as if it were not installed."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name.split(".")[0] == "open_clip_fff":
-            raise ModuleNotFoundError(f"{name} is not for this process")
+            raise ModuleNotFoundError(f"{name} is hidden from this process")
 
 
-def main(folder: str, answered: str, threads: str) -> None:
-    """Loads `folder` as anyone with stock OpenCLIP would, and saves its answers."""
-    sys.meta_path.insert(0, _Refusal())  # type: ignore[arg-type]
+def main(folder: str, outputs: str, threads: str) -> None:
+    """Loads `folder` as any user of stock OpenCLIP would, and saves the model's outputs."""
+    sys.meta_path.insert(0, _RefuseOurPackage())  # type: ignore[arg-type]
     import open_clip
 
-    torch.set_num_threads(int(threads))  # sums depend on it
+    torch.set_num_threads(int(threads))  # the order of sums depends on it
     name = f"local-dir:{folder}"
     model, _, preprocess = open_clip.create_model_and_transforms(name, require_pretrained=True)
-    torch.save(model_outputs(model.eval(), preprocess, open_clip.get_tokenizer(name)), answered)
+    torch.save(model_outputs(model.eval(), preprocess, open_clip.get_tokenizer(name)), outputs)
 
 
 if __name__ == "__main__":
