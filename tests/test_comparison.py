@@ -221,9 +221,9 @@ def test_seeds_have_a_spread_and_are_drawn(scores):
     assert one.changes["a"].seeds
     single = cell(scores.table(["a=logs/a-0"], ["b=logs/b-0"]), "b", "cifar10").changes["a"]
     assert one.changes["a"].high - one.changes["a"].low > 1.5 * (single.high - single.low)
-    assert any("matched by --seed" in note for note in footnotes(in_order))
+    assert any("paired by --seed" in note for note in footnotes(in_order))
     alone = footnotes(scores.table(["a=logs/a-0"], ["b=logs/b-0,logs/b-1"]))
-    assert any("One seed (a): the interval knows nothing of training noise" in note for note in alone)
+    assert any("One seed (a): the interval does not include training noise" in note for note in alone)
 
 
 def test_the_same_scores_give_the_same_intervals(scores):
@@ -259,7 +259,7 @@ def test_unequal_training_and_scoring_is_told(scores):
     told = comparison_warnings(table.rows, table.columns)
     assert any("different steps: a: 16; b: 8" in notice for notice in told)
     assert any("different batch size: a: 8; b: 16" in notice for notice in told)
-    assert any("How c was trained is not known" in notice for notice in told)
+    assert any("The training of c is unknown" in notice for notice in told)
     assert any("different precision: a, c: fp32; b: bf16 (cifar10)" in notice for notice in told)
 
 
@@ -300,7 +300,7 @@ def test_seeds_get_the_name_they_share(scores):
         (["logs/a", "logs/a"], "a: 2 rows have this label"),
         (["logs/a", "x=logs/a"], "compared 2 times"),
         (["x=nothing-*"], "nothing-\\*: matches neither"),
-        (["=logs/a"], "give LABEL=WHAT"),
+        (["=logs/a"], "give LABEL=NAME"),
         (["logs/a,logs/none"], "logs/none: no scores"),
         (["ViT-B-16,mine"], "ViT-B-16,mine: no scores"),
         (["x=logs/e,e-epoch_1-*"], "x: 2 epochs of run are no seeds"),
@@ -344,12 +344,12 @@ def test_the_whole_program(scores, tmp_path):
     done = programs.run(*command)
     assert done.returncode == 0, done.stderr
     assert max(map(len, done.stdout.splitlines()[:-1])) <= 120
-    assert "NOTICE: fff <1> had 5 captions" in done.stdout and "2 of 11" in done.stdout
+    assert "WARNING: fff <1> had 5 captions" in done.stdout and "2 of 11" in done.stdout
     page = (out / "index.html").read_text()
     assert "fff &lt;1&gt;" in page and "clip (baseline)" in page and "--caption-policy</code> sample" in page
     assert not re.search(r"(src|href)=(?!.data:)|https?://|url\(", page)
     markdown = (out / "table.md").read_text()
-    assert "| CIFAR-10 |" in markdown and "**Notice.**" in markdown
+    assert "| CIFAR-10 |" in markdown and "**Warning.**" in markdown
     table = pd.read_csv(out / "table.csv")
     assert {"value", "spread", "change", "low", "high", "seeds", "paired"} <= set(table)
     assert len(table[table["against"] == "clip"]) == 9

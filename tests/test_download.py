@@ -51,4 +51,4 @@ def test_sets_come_from_the_hub(tmp_path):
 @pytest.mark.slow
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path):
     (line,) = fetched("http://127.0.0.1:9", tmp_path, "pets")
-    assert line.startswith("--download: clip-benchmark/wds_vtab-pets cannot be fetched")
+    assert line.startswith("--download: clip-benchmark/wds_vtab-pets cannot be downloaded")

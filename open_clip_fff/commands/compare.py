@@ -3,10 +3,10 @@
     open-clip-fff compare --baseline clip=logs/clip --baseline 'one of 5=logs/sample-0,logs/sample-1' \\
         'fff=logs/fff-?' ViT-B-32-quickgelu,openai
 
-Every model is [LABEL=]WHAT[,WHAT...]; several WHAT are seeds of one row. WHAT is what open-clip-fff score was given (a
+Each MODEL is [LABEL=]NAME[,NAME...]; several NAMEs are seeds of one row. NAME is what open-clip-fff score was given (a
 run folder, a checkpoint, a hub folder, NAME,TAG) or the model's folder in the store.
 
-Writes OUT/index.html, table.csv, table.md, comparison.json, change.png, and from the runs' own folders curves.png,
+Writes OUT/index.html, table.csv, table.md, comparison.json, change.png, and, if run folders exist, curves.png,
 scalars.png and mining.png.
 """
 
@@ -21,23 +21,17 @@ WIDEST = 120
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff compare") -> int:
-    """The table, and a folder with all of it: 0, or 2 for a mistake, which is printed in one line."""
+    """Prints the table and writes the folder; returns 0, or 2 for a mistake of the user, printed in one line."""
 
     def body() -> int:
         parser = CommandParser(prog, __doc__)
         parser.add_argument("models", nargs="*", metavar="MODEL", help="rows to compare")
-        parser.add_argument(
-            "--baseline",
-            action="append",
-            required=True,
-            metavar="MODEL",
-            help="a row to compare with; may be repeated: changes are against the first",
-        )
-        parser.add_argument("--store", type=Path, default=Path("eval-results"), help="scores (default: eval-results)")
-        parser.add_argument(
-            "--out", type=Path, default=Path("comparison"), help="folder to write (default: comparison)"
-        )
-        parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: 2000)")
+        add = parser.add_argument
+        baseline = "a row to compare with; may be repeated: changes are against the first"
+        add("--baseline", action="append", required=True, metavar="MODEL", help=baseline)
+        add("--store", type=Path, default=Path("eval-results"), help="scores (default: eval-results)")
+        add("--out", type=Path, default=Path("comparison"), help="folder to write (default: comparison)")
+        add("--resamples", type=int, default=2000, help="of the bootstrap (default: 2000)")
         arguments = parser.parse_intermixed_args(typed(argv))
         from open_clip_fff.evaluation.compare.run import ComparisonSettings, compare
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff probe") -> int:
-    """Fits and scores as the command line says.
+    """Fits and scores.
 
     Returns:
-        0; 1 if something could not be scored while the rest was; 2 for a mistake that is known before the start.
+        0; 1 if some models or sets failed; 2 for a mistake in the command line.
     """
 
     def body() -> int:
@@ -28,19 +28,17 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff probe") -
         parser.add_argument(
             "--shots", type=int, default=-1, metavar="N", help="training images per class; -1 for all (default: all)"
         )
-        parser.add_argument(
-            "--seed", type=int, default=0, help="of their draw, and of those that choose C (default: 0)"
-        )
+        parser.add_argument("--seed", type=int, default=0, help="for drawing them, and for choosing C (default: 0)")
         arguments = parser.parse_args(typed(argv))
         if not (arguments.shots == -1 or arguments.shots > 0):
             raise UsageError(f"--shots {arguments.shots}: must be 1 or more, or -1 for all")
         from open_clip_fff.evaluation.probe import ProbeSettings, probe, with_training_images
         from open_clip_fff.evaluation.score_all import exit_code, prepare, score_models
 
-        splits = with_training_images(prepare(arguments), asked=arguments.datasets != ["all"])
+        splits = with_training_images(prepare(arguments), named=arguments.datasets != ["all"])
         settings = ProbeSettings(arguments.shots, arguments.seed)
         failed = score_models(
-            arguments, list(splits), line, evaluate=lambda at: probe(splits[at], settings), task=LINEAR_PROBE
+            arguments, list(splits), line, evaluate=lambda local: probe(splits[local], settings), task=LINEAR_PROBE
         )
         return exit_code(prog, failed)
 
@@ -48,9 +46,9 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff probe") -
 
 
 def line(score: "Score") -> str:
-    """A score, in a line."""
+    """A score as a line."""
     about, metrics = score.meta["set"], score.metrics
     fitted = plural(about["train_images"], "images")
     shown = f"acc1 {100 * metrics['lp_acc1']:.2f} %, {fitted} to fit, C {metrics['C']:g}"
-    shown += "" if metrics.get("converged", True) else ", stopped before it converged"
+    shown += "" if metrics.get("converged", True) else ", not converged"
     return f"{about['name']:<16} {about['images']:>6,} images  {shown}"

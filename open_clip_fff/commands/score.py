@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff score") -> int:
-    """Scores as the command line says.
+    """Scores models.
 
     Returns:
-        0; 1 if something could not be scored while the rest was; 2 for a mistake that is known before the start.
+        0; 1 if some models or sets failed; 2 for a mistake in the command line.
     """
 
     def body() -> int:
@@ -31,13 +31,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff score") -
 
 
 def line(score: "Score") -> str:
-    """A score, in a line."""
+    """A score as a line."""
     about = score.meta["set"]
     return f"{about['name']:<16} {about['images']:>6,} images  {score_text(score.metrics, about['metric'])}"
 
 
 def average(scores: "Sequence[Score]") -> str:
-    """The mean over those of the paper's 11 sets that were scored, and how many they are; nothing where none was."""
+    """The mean over those of the paper's 11 sets that were scored, and their number; empty if there are none."""
     metric = {each.name: each.metric for each in ELEVEN}
     values = [score.metrics[metric[name]] for score in scores if (name := score.meta["set"]["name"]) in metric]
     if not values:

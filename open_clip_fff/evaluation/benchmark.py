@@ -1,6 +1,6 @@
-"""clip-benchmark's data sets and evaluators, mended for the length of a call where they break with today's libraries.
+"""clip-benchmark's data sets and evaluators, patched during a call where they break with current libraries.
 
-Its figures are not touched: the mends only let them be computed, and keep what each image came to.
+The patches do not change its figures: they let them be computed, and record each image's outcome.
 """
 
 import tarfile
@@ -37,10 +37,10 @@ class EvalSettings:
 
     Attributes:
         device: `cpu` or `cuda`.
-        amp: clip-benchmark's: towers under autocast, in bfloat16 on CPU and float16 on CUDA; else in float32.
-        batch_size: images.
-        workers: of the loader, no more than a set has shards.
-        progress_bars: tqdm bars, where there is a terminal.
+        amp: as in clip-benchmark, autocast to bfloat16 on CPU and float16 on CUDA; else float32.
+        batch_size: images per batch.
+        workers: of the loader, at most one per shard.
+        progress_bars: whether tqdm bars are shown, if stderr is a terminal.
     """
 
     device: str = "cpu"
@@ -56,12 +56,12 @@ class EvalSettings:
 
 
 class EvalOutcome(NamedTuple):
-    """What came out.
+    """The result of one evaluation.
 
     Attributes:
         metrics: clip-benchmark's, by its names.
-        samples: per image or caption (`store.Score`).
-        sizes: images, and captions or classes and templates.
+        samples: outcomes per image or caption, as in `store.Score`.
+        sizes: numbers of images, and of captions or of classes and templates.
     """
 
     metrics: dict[str, float]
@@ -70,7 +70,7 @@ class EvalOutcome(NamedTuple):
 
 
 def evaluate(
-    model: Any, preprocess: Callable, tokenizer: Callable, at: LocalSet, settings: EvalSettings
+    model: Any, preprocess: Callable, tokenizer: Callable, local: LocalSet, settings: EvalSettings
 ) -> EvalOutcome:
     """Scores a model on a set by clip-benchmark's own evaluator.
 
@@ -78,20 +78,22 @@ def evaluate(
         model: an OpenCLIP model in eval mode, on the device.
         preprocess: from a PIL image to [3, H, W].
         tokenizer: from strings to int64 [n, L].
-        at: the set.
-        settings: how.
+        local: the set.
+        settings: how it is read and scored.
 
     Raises:
-        Exception: whatever clip-benchmark, webdataset or PIL raise on data that cannot be read.
+        Exception: of clip-benchmark, webdataset or PIL, for data that cannot be read.
     """
     torch.manual_seed(0)  # as clip-benchmark's command line does
-    loader = make_loader(at, preprocess, settings)
-    if at.spec.task == RETRIEVAL:
-        return _retrieval(model, tokenizer, loader, at, settings)
-    return _classification(model, tokenizer, loader, at, settings)
+    loader = make_loader(local, preprocess, settings)
+    if local.spec.task == RETRIEVAL:
+        return _retrieval(model, tokenizer, loader, local, settings)
+    return _classification(model, tokenizer, loader, local, settings)
 
 
-def _classification(model: Any, tokenizer: Callable, loader: Any, at: LocalSet, settings: EvalSettings) -> EvalOutcome:
+def _classification(
+    model: Any, tokenizer: Callable, loader: Any, local: LocalSet, settings: EvalSettings
+) -> EvalOutcome:
     classes, templates = loader.dataset.classes, loader.dataset.templates
     kept: dict[str, Tensor] = {}
 
@@ -101,7 +103,7 @@ def _classification(model: Any, tokenizer: Callable, loader: Any, at: LocalSet, 
         return logits, target
 
     original = classification.run_classification
-    bars = _bars(at.spec.name, settings)
+    bars = _bars(local.spec.name, settings)
     with without_sklearn_warnings(), replaced(classification, run_classification=run, accuracy=accuracy, tqdm=bars):
         metrics = classification.evaluate(
             model, loader, tokenizer, classes, templates, settings.device, amp=settings.amp
@@ -113,13 +115,13 @@ def _classification(model: Any, tokenizer: Callable, loader: Any, at: LocalSet, 
     return EvalOutcome(metrics, samples, {"images": len(target), "classes": len(classes), "templates": len(templates)})
 
 
-def _retrieval(model: Any, tokenizer: Callable, loader: Any, at: LocalSet, settings: EvalSettings) -> EvalOutcome:
+def _retrieval(model: Any, tokenizer: Callable, loader: Any, local: LocalSet, settings: EvalSettings) -> EvalOutcome:
     samples: dict[str, np.ndarray] = {}
 
     def batchify(func: Callable, scores: Tensor, positives: Tensor, *arguments: Any, k: int, **options: Any) -> Tensor:
-        # a set may have fewer images than k: all of them are then among the first k
+        # a set may have fewer images than k
         shares = original(func, scores, positives, *arguments, k=min(k, scores.shape[1]), **options)
-        # clip-benchmark asks for text to image first, for each k
+        # for each k, clip-benchmark calls this for text to image first
         direction = IMAGE_TO_TEXT if f"{TEXT_TO_IMAGE}@{k}" in samples else TEXT_TO_IMAGE
         samples[f"{direction}@{k}"] = (shares > 0).numpy()
         if direction == TEXT_TO_IMAGE:
@@ -127,7 +129,7 @@ def _retrieval(model: Any, tokenizer: Callable, loader: Any, at: LocalSet, setti
         return shares
 
     original = retrieval.batchify
-    with replaced(retrieval, batchify=batchify, tqdm=_bars(at.spec.name, settings)):
+    with replaced(retrieval, batchify=batchify, tqdm=_bars(local.spec.name, settings)):
         metrics = retrieval.evaluate(
             model, loader, tokenizer, settings.device, amp=settings.amp, recall_k_list=list(RECALL_AT)
         )
@@ -137,26 +139,25 @@ def _retrieval(model: Any, tokenizer: Callable, loader: Any, at: LocalSet, setti
 
 @contextmanager
 def without_sklearn_warnings() -> Iterator[None]:
-    """Without scikit-learn's warnings: that no image has, or was taken for, some class is a figure and no mistake."""
+    """Hides scikit-learn's warnings about classes without images or predictions, which are no mistake here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"sklearn\.")
         yield
 
 
 def accuracy(output: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> list[float]:
-    """clip-benchmark's top-k accuracy, which fails with numpy >= 2.4.
+    """Top-k accuracy; clip-benchmark's own fails with numpy >= 2.4.
 
     Args:
         output: logits [M, C].
         target: int64 [M].
-        topk: the k.
     """
-    found = output.topk(max(topk), 1, True, True)[1] == target[:, None]  # [M, k]
-    return [float(found[:, :k].float().sum()) / len(target) for k in topk]
+    hits = output.topk(max(topk), 1, True, True)[1] == target[:, None]  # [M, k]
+    return [float(hits[:, :k].float().sum()) / len(target) for k in topk]
 
 
 class _SizedLoader:
-    """A loader that knows its length, which one over tars does not, so that its bar tells when it will end."""
+    """A loader over tars that knows its length, so that the progress bar can show the time left."""
 
     def __init__(self, loader: DataLoader, dataset: Any, batches: int) -> None:
         self.loader, self.dataset, self.batches = loader, dataset, batches
@@ -169,41 +170,41 @@ class _SizedLoader:
 
 
 class SafeWebDataset(webdataset.WebDataset):
-    """webdataset's, which decodes images, captions and classes alone, whatever it is told: a set may be anybody's."""
+    """webdataset's, without its decoding of pickles: only images, captions and classes are decoded."""
 
     def decode(self, *_: Any, **__: Any) -> Any:
         return super().decode(SafeMembers(open_as_open_clip), pre=[], post=[])
 
 
-def build(at: LocalSet, preprocess: Callable, split: str = SPLIT) -> Any:
-    """clip-benchmark's data set, never downloading."""
+def build(local: LocalSet, preprocess: Callable, split: str = SPLIT) -> Any:
+    """clip-benchmark's data set, without its download."""
     tars = replaced(webdataset.compat, tar_file_expander=tar_files)
     with warnings.catch_warnings(), replaced(webdataset, WebDataset=SafeWebDataset), tars:
-        warnings.simplefilter("ignore")  # of webdataset's defaults, and of splits, which the sets' notes tell
-        return build_dataset(at.dataset, str(at.root), preprocess, split, download=False, task=at.spec.task)
+        warnings.simplefilter("ignore")  # on webdataset's defaults, and on splits, for which sets have notes
+        return build_dataset(local.dataset, str(local.root), preprocess, split, download=False, task=local.spec.task)
 
 
-def make_loader(at: LocalSet, preprocess: Callable, settings: EvalSettings, split: str = SPLIT) -> Any:
-    """Batches of (images [B, 3, H, W], labels [B] or lists of captions) of a split, always in the same order."""
-    dataset = build(at, preprocess, split)
-    if not at.shards:
+def make_loader(local: LocalSet, preprocess: Callable, settings: EvalSettings, split: str = SPLIT) -> Any:
+    """Batches of (images [B, 3, H, W], labels [B] or lists of captions) of a split, in a fixed order."""
+    dataset = build(local, preprocess, split)
+    if not local.shards:
         return DataLoader(
             dataset,
             settings.batch_size,
             num_workers=settings.workers,
-            collate_fn=get_dataset_collate_fn(at.dataset),
+            collate_fn=get_dataset_collate_fn(local.dataset),
         )
-    workers = min(settings.workers, at.shards)  # a worker without a shard ends the run
+    workers = min(settings.workers, local.shards)  # a worker without a shard raises
     loader = DataLoader(dataset.batched(settings.batch_size), batch_size=None, num_workers=workers)
-    images = count_images(at.root / split, at.shards)
+    images = count_images(local.root / split, local.shards)
     return _SizedLoader(loader, dataset, -(-images // settings.batch_size))
 
 
 def count_images(split: Path, shards: int) -> int:
-    """Samples in the tars of a webdataset split, from their headers alone.
+    """The number of samples in a webdataset split, from the tars' headers alone.
 
     Raises:
-        UsageError: if a tar was cut, which webdataset takes for its end.
+        UsageError: for a truncated tar, of which webdataset would silently read a part.
     """
     keys = set()
     for path in (split / f"{shard}.tar" for shard in range(shards)):
@@ -212,7 +213,7 @@ def count_images(split: Path, shards: int) -> int:
             end = tar.offset  # where the headers end
         padded = [member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE for member in members]
         if path.stat().st_size < max([end, *padded]) + tarfile.BLOCKSIZE:
-            raise UsageError(f"{path}: cut in the middle, after {plural(len(members), 'members')}; bring it again")
+            raise UsageError(f"{path}: truncated after {plural(len(members), 'members')}; download it again")
         keys |= {(path.name, member.name.rpartition("/")[2].partition(".")[0]) for member in members}
     return len(keys)
 

@@ -1,4 +1,4 @@
-"""Where a set lies on disk: clip-benchmark's webdataset form, or the form torchvision reads."""
+"""Finding evaluation sets on disk: clip-benchmark's webdataset form, or the form that torchvision reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, PROTOCOL, RETRIEVAL
 
 SPLIT = "test"  # clip-benchmark's name for what the sets themselves call test or val
 
-# What tells torchvision's form, below the root that its class is given: one of these groups, whole.
+# The files of torchvision's form, below its class's root: all of one of these groups.
 NATIVE: dict[str, tuple[tuple[str, ...], ...]] = {
     "cifar10": (("cifar-10-batches-py",),),
     "cifar100": (("cifar-100-python",),),
@@ -32,11 +32,11 @@ VTAB = ("caltech101", "cifar10", "cifar100", "dtd", "flowers", "pets")  # there 
 
 
 class LocalSet(NamedTuple):
-    """A set on disk.
+    """An evaluation set on disk.
 
     Attributes:
-        spec: what it is and how it is scored.
-        dataset: how clip-benchmark calls it: `wds/cifar10`, `cifar10`.
+        spec: its name, task and metric.
+        dataset: clip-benchmark's name for it: `wds/cifar10`, `cifar10`.
         root: its `--dataset_root`.
         shards: tars of the split; 0 for torchvision's form.
     """
@@ -54,15 +54,15 @@ class LocalSet(NamedTuple):
 def find_sets(
     names: list[str], root: Path, flags: tuple[str, str] = ("--datasets", "--data-root")
 ) -> tuple[list[LocalSet], list[str]]:
-    """The sets by name, or all: whatever lies below `root` in webdataset form, and those of the paper.
+    """Finds sets by name, or all: those below `root` in webdataset form, and the paper's.
 
     Args:
         names: of sets, or `["all"]`.
         root: the folder with the sets.
-        flags: what the person gave `names` and `root` by, for error lines.
+        flags: of `names` and `root`, for error lines.
 
     Returns:
-        Those that are there, and the names of those that are not.
+        The sets found, and the names of the missing ones.
 
     Raises:
         UsageError: if a name is neither the paper's nor a folder there, or a set lacks some of its files.
@@ -77,9 +77,9 @@ def find_sets(
             _check_complete(path)
     found, missing = [], []
     for name in names:
-        at = find_set(name, root)
-        if at is not None:
-            found.append(at)
+        local = find_set(name, root)
+        if local is not None:
+            found.append(local)
         elif name in PROTOCOL:
             missing.append(name)
         else:
@@ -90,7 +90,7 @@ def find_sets(
 
 
 def find_set(name: str, root: Path) -> LocalSet | None:
-    """One set below `root`, in webdataset form if it is there in both; None if in neither.
+    """Finds one set below `root`, preferably in webdataset form; None if it is missing.
 
     Raises:
         UsageError: if some of its files are missing.
@@ -106,54 +106,58 @@ def find_set(name: str, root: Path) -> LocalSet | None:
     return None
 
 
-def other_split(at: LocalSet, split: str) -> LocalSet | None:
-    """Another split of a set in webdataset form; None where it is not there."""
-    return at._replace(shards=_shards(at.root / split)) if at.shards and _is_webdataset(at.root, split) else None
+def other_split(local: LocalSet, split: str) -> LocalSet | None:
+    """Another split of a set in webdataset form; None if it is missing."""
+    return (
+        local._replace(shards=_shards(local.root / split))
+        if local.shards and _is_webdataset(local.root, split)
+        else None
+    )
 
 
 def where_to_get(names: Sequence[str], root: Path) -> str:
-    """Where sets of the paper come from, as a table."""
+    """A table of where sets of the paper can be downloaded, and of the files that torchvision's form has."""
     rows = [("not in " + str(root), "webdataset form, on the hub", "or torchvision's form, in DIR/SET or DIR")]
     rows += [(name, repository(name), " or ".join(map(" + ".join, NATIVE[name]))) for name in names]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{name:<{widths[0]}}   {hub:<{widths[1]}}   {native}" for name, hub, native in rows]
-    return "\n".join([*lines, "--download fetches the webdataset form; a set's folder there may keep its hub name"])
+    return "\n".join([*lines, "--download gets the webdataset form; its folder may be named as on the hub"])
 
 
 def download(name: str, root: Path) -> None:
-    """Fetches the test split of a set of the paper from the hub into `root`/`name`.
+    """Downloads the test split of a set of the paper from the hub into `root`/`name`.
 
     Raises:
-        UsageError: if it cannot be fetched.
+        UsageError: if it cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    wanted = [f"{SPLIT}/*", "*.txt"]
+    files = [f"{SPLIT}/*", "*.txt"]
     for repository in _repositories(name):
         try:
-            snapshot_download(repository, repo_type="dataset", local_dir=root / name, allow_patterns=wanted)
+            snapshot_download(repository, repo_type="dataset", local_dir=root / name, allow_patterns=files)
             return
         except RepositoryNotFoundError:
             continue
         except Exception as error:
-            raise UsageError(f"--download: {repository} cannot be fetched ({reason(error)})") from error
+            raise UsageError(f"--download: {repository} cannot be downloaded ({reason(error)})") from error
     raise UsageError(f"--download: the hub has neither of {', '.join(_repositories(name))}")
 
 
 def repository(name: str) -> str:
-    """Where on the hub a set of the paper lies in webdataset form, or may."""
+    """The hub repository that most likely has a set of the paper in webdataset form."""
     return _repositories(name)[0]
 
 
 def _repositories(name: str) -> list[str]:
-    """Where the hub may have a set, the likelier first."""
+    """Hub repositories that may have a set, the likelier one first."""
     names = [f"{HUB}/wds_{name}", f"{HUB}/wds_vtab-{name}"]
     return names[::-1] if name in VTAB else names
 
 
 def _folders(name: str, root: Path) -> list[Path]:
-    """Where a set's webdataset form may be: under its name, the hub's names, or at `root` itself."""
+    """Folders that may hold a set in webdataset form: by its name, the hub's names, or `root` itself."""
     names = (name, f"wds_{name}", f"wds_vtab-{name}")
     return [root / each for each in names] + ([root] if root.resolve().name in names else [])
 
@@ -194,10 +198,12 @@ def _spec(name: str, folder: Path) -> EvalSet:
 
 
 def _shards(split: Path) -> int:
-    told = (split / "nshards.txt").read_text().strip()
-    if not told.isdigit() or int(told) < 1:
-        raise UsageError(f"{split / 'nshards.txt'}: not a number of tars: {told[:40]!r}")
-    for shard in range(int(told)):
+    content = (split / "nshards.txt").read_text().strip()
+    if not content.isdigit() or int(content) < 1:
+        raise UsageError(f"{split / 'nshards.txt'}: not a number of tars: {content[:40]!r}")
+    for shard in range(int(content)):
         if not (split / f"{shard}.tar").is_file():
-            raise UsageError(f"{split / f'{shard}.tar'}: not there, but nshards.txt tells of {told}; bring them again")
-    return int(told)
+            raise UsageError(
+                f"{split / f'{shard}.tar'}: missing, but nshards.txt counts {content}; download the set again"
+            )
+    return int(content)

@@ -1,6 +1,6 @@
-"""A linear probe: how well a logistic regression on frozen image features tells the classes apart.
+"""A linear probe: a logistic regression on frozen image features, by scikit-learn.
 
-clip-benchmark's own probe asks for CUDA; scikit-learn's runs everywhere, on features of either device.
+clip-benchmark's own probe requires CUDA; this one also runs on the CPU.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, other_split
 from open_clip_fff.evaluation.protocol import ZERO_SHOT
 from open_clip_fff.plural import plural
 
-# what torchvision's classes call the images to train on; the other two know no split
+# torchvision's names of the training split; two sets have no split
 TRAIN = {"pets": "trainval", "fgvc_aircraft": "trainval"}
 NO_SPLIT = ("sun397", "caltech101")
 STRENGTHS = tuple(float(c) for c in np.logspace(-2, 5, 8))  # scikit-learn's C, 1 / weight decay
@@ -40,9 +40,9 @@ class ProbeSettings:
     """How the regression is fitted.
 
     Attributes:
-        shots: training images per class, drawn once; -1 for all, as clip-benchmark has it.
-        seed: of that draw and of the images held out to choose C.
-        max_iter: of L-BFGS.
+        shots: training images per class, drawn once; -1 for all, as in clip-benchmark.
+        seed: for this draw, and for the images held out to choose C.
+        max_iter: iterations of L-BFGS.
     """
 
     shots: int = -1
@@ -51,27 +51,27 @@ class ProbeSettings:
 
 
 def probe(train: LocalSet, probing: ProbeSettings) -> Callable[..., EvalOutcome]:
-    """What `scoring.score_set` takes to evaluate with: a regression fitted on `train`, scored on the set itself."""
+    """The `evaluate` of `scoring.score_set`: fits a regression on `train` and scores it on the set."""
     return partial(_evaluate, train, probing)
 
 
-def training_split(at: LocalSet) -> LocalSet:
+def training_split(local: LocalSet) -> LocalSet:
     """The training images of a set.
 
     Raises:
         UsageError: if it has none.
     """
-    name = at.spec.name
-    if at.spec.task != ZERO_SHOT or at.spec.metric == "mean_average_precision":
+    name = local.spec.name
+    if local.spec.task != ZERO_SHOT or local.spec.metric == "mean_average_precision":
         raise UsageError(f"{name}: a linear probe needs one class per image")
-    if at.shards:
-        train = other_split(at, "train")
+    if local.shards:
+        train = other_split(local, "train")
         if train is None:
-            raise UsageError(f"{name}: no train/nshards.txt in {at.root}, so there is nothing to fit a probe on")
+            raise UsageError(f"{name}: no train/nshards.txt in {local.root}, so there is nothing to fit a probe on")
         return train
     if name in NO_SPLIT:
-        raise UsageError(f"{name}: torchvision's form knows no split; bring clip-benchmark's webdataset form")
-    return at
+        raise UsageError(f"{name}: torchvision's form has no split; use clip-benchmark's webdataset form")
+    return local
 
 
 def _evaluate(
@@ -80,16 +80,16 @@ def _evaluate(
     model: Any,
     preprocess: Callable,
     tokenizer: Callable,
-    at: LocalSet,
+    local: LocalSet,
     settings: EvalSettings,
 ) -> EvalOutcome:
     split = "train" if train.shards else TRAIN.get(train.spec.name, "train")
     features, labels = encode(model, preprocess, train, settings, split)
-    held_features, target = encode(model, preprocess, at, settings, SPLIT)
+    held_features, target = encode(model, preprocess, local, settings, SPLIT)
     if probing.shots > 0:
         chosen = draw_shots(labels, probing.shots, probing.seed)
         features, labels = features[chosen], labels[chosen]
-    with without_sklearn_warnings():  # of regressions that did not converge: `converged` is about the one that counts
+    with without_sklearn_warnings():  # on convergence; `converged` reports the final regression's
         strength = choose_strength(features, labels, probing)
         fitted = _fit(features, labels, strength, probing)
     classes = int(max(labels.max(), target.max())) + 1
@@ -114,13 +114,13 @@ def _evaluate(
 
 @torch.no_grad()
 def encode(
-    model: Any, preprocess: Callable, at: LocalSet, settings: EvalSettings, split: str
+    model: Any, preprocess: Callable, local: LocalSet, settings: EvalSettings, split: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """L2-normalised image features float32 [M, D] and classes int64 [M] of a split."""
     features, labels = [], []
-    loader = make_loader(at, preprocess, settings, split)
+    loader = make_loader(local, preprocess, settings, split)
     for images, target in tqdm(
-        loader, desc=f"{at.spec.name} {split}", disable=None if settings.progress_bars else True, leave=False
+        loader, desc=f"{local.spec.name} {split}", disable=None if settings.progress_bars else True, leave=False
     ):
         with torch.autocast(settings.device, enabled=settings.amp):
             encoded = F.normalize(model.encode_image(images.to(settings.device)), dim=-1)
@@ -130,7 +130,7 @@ def encode(
 
 
 def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Rows with `shots` images of each class of `labels` [M], drawn with a seed.
+    """Indices of `shots` randomly drawn images of each class, ascending; `labels` is [M].
 
     Raises:
         UsageError: if a class has fewer.
@@ -146,7 +146,7 @@ def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
 
 
 def choose_strength(features: np.ndarray, labels: np.ndarray, probing: ProbeSettings) -> float:
-    """The C of `STRENGTHS` that does best on a tenth of the training images, held out of each class alike."""
+    """The C of `STRENGTHS` that is best on a tenth of the training images, held out with equal class shares."""
     counts = np.unique(labels, return_counts=True)[1]
     held = max(round(HELD_OUT * len(labels)), len(counts))
     if counts.min() < 2 or len(labels) - held < len(counts):
@@ -154,26 +154,29 @@ def choose_strength(features: np.ndarray, labels: np.ndarray, probing: ProbeSett
     fit_x, test_x, fit_y, test_y = train_test_split(
         features, labels, test_size=held, stratify=labels, random_state=probing.seed
     )
-    found = [_fit(fit_x, fit_y, strength, probing).score(test_x, test_y) for strength in STRENGTHS]
-    return STRENGTHS[int(np.argmax(found))]  # the strongest decay of equal ones
+    scores = [_fit(fit_x, fit_y, strength, probing).score(test_x, test_y) for strength in STRENGTHS]
+    return STRENGTHS[int(np.argmax(scores))]  # of equal ones, the strongest decay
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, strength: float, probing: ProbeSettings) -> LogisticRegression:
     return LogisticRegression(C=strength, max_iter=probing.max_iter).fit(features, labels)
 
 
-def with_training_images(sets: Sequence[LocalSet], asked: bool) -> dict[LocalSet, LocalSet]:
-    """Each set's training images; a set without them is named, and refused if it was asked for by name.
+def with_training_images(sets: Sequence[LocalSet], named: bool) -> dict[LocalSet, LocalSet]:
+    """The training split of each set that has one; the others are printed.
+
+    Args:
+        named: whether the user named these sets: one without a training split is then an error.
 
     Raises:
-        UsageError: as said, and if none is left.
+        UsageError: for such a set, and if none is left.
     """
     splits = {}
-    for at in sets:
+    for local in sets:
         try:
-            splits[at] = training_split(at)
+            splits[local] = training_split(local)
         except UsageError as error:
-            if asked:
+            if named:
                 raise
             print(f"- {error}", flush=True)
     if not splits:

@@ -1,4 +1,4 @@
-"""The FFF paper's comparisons: 11 zero-shot sets and 2 retrieval sets, by clip-benchmark's names."""
+"""The FFF paper's evaluation: 11 zero-shot sets and 2 retrieval sets, by clip-benchmark's names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ LINEAR_PROBE = "linear_probe"
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A set, and how it is scored.
+    """An evaluation set.
 
     Attributes:
         name: clip-benchmark's.
         title: for tables and plots.
         task: `ZERO_SHOT` or `RETRIEVAL`.
         metric: the field of clip-benchmark's JSON that the paper averages; for retrieval, the first of its recalls.
-        note: what a reader of the figure must know, empty where there is nothing.
+        note: what readers of its figure must know; may be empty.
     """
 
     name: str
@@ -38,7 +38,7 @@ ELEVEN = (
     EvalSet("food101", "Food-101"),
     EvalSet("pets", "Oxford Pets", metric="mean_per_class_recall"),
     EvalSet("flowers", "Flowers-102", metric="mean_per_class_recall"),
-    EvalSet("sun397", "SUN397", note="all images: clip-benchmark knows no split"),
+    EvalSet("sun397", "SUN397", note="all images: clip-benchmark has no split"),
     EvalSet("cars", "Stanford Cars"),
     EvalSet("dtd", "DTD"),
     EvalSet("caltech101", "Caltech-101", metric="mean_per_class_recall", note=_CALTECH),
@@ -53,7 +53,7 @@ PROTOCOL = {each.name: each for each in (*ELEVEN, *TWO)}
 
 
 def score_text(metrics: Mapping[str, float], metric: str) -> str:
-    """A set's own metric, or its recalls both ways, in per cent.
+    """A score as text: the set's metric, or recalls in both directions, in per cent.
 
     Args:
         metrics: clip-benchmark's, by its names, from 0 to 1.

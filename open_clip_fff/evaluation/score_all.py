@@ -1,4 +1,4 @@
-"""What the programs that score models have in common: models x sets, with progress; their flags are in flags.py."""
+"""Scoring models on sets with progress, for the commands score and probe; a failure does not stop the others."""
 
 import argparse
 import sys
@@ -9,6 +9,7 @@ import torch
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings
+from open_clip_fff.evaluation.benchmark import evaluate as zero_shot
 from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, repository, where_to_get
 from open_clip_fff.evaluation.scoring import Evaluate, score_set
 from open_clip_fff.evaluation.store import Score
@@ -16,18 +17,11 @@ from open_clip_fff.hub.loading import add_architectures, check_model_name, load_
 from open_clip_fff.plural import plural
 
 
-def eval_settings(arguments: argparse.Namespace) -> EvalSettings:
-    """The flags as settings."""
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    precision = arguments.precision or ("amp" if torch.cuda.is_available() else "fp32")
-    return EvalSettings(device, precision == "amp", arguments.batch_size, arguments.workers)
-
-
 def prepare(arguments: argparse.Namespace) -> list[LocalSet]:
-    """The sets to score. Those that are missing are fetched where that was asked for, and named.
+    """The sets to score; missing ones are downloaded (`--download`), or listed.
 
     Raises:
-        UsageError: for a model or set that was named and is not there, and if there is no set at all.
+        UsageError: if a named model or set is missing, or there is no set at all.
     """
     for name, least in (("batch_size", 1), ("workers", 0)):
         if (value := getattr(arguments, name)) < least:
@@ -39,18 +33,18 @@ def prepare(arguments: argparse.Namespace) -> list[LocalSet]:
     found, missing = find_sets(arguments.datasets, root)
     if missing and arguments.download:
         for name in missing:
-            print(f"fetching {name}", flush=True)
+            print(f"downloading {name}", flush=True)
             download(name, root)
         found, missing = find_sets(arguments.datasets, root)
-    asked = arguments.datasets != ["all"]
-    if missing and (asked or not found):
+    named = arguments.datasets != ["all"]
+    if missing and (named or not found):
         print(where_to_get(missing, root), flush=True)
-        what = f"--datasets {' '.join(missing)}: not" if asked else f"--data-root {root}: none of the sets is"
+        what = f"--datasets {' '.join(missing)}: not" if named else f"--data-root {root}: none of the sets is"
         raise UsageError(f"{what} there, see above")
-    print(f"{plural(len(found), 'sets')}: {', '.join(at.spec.name for at in found)}", flush=True)
+    print(f"{plural(len(found), 'sets')}: {', '.join(local.spec.name for local in found)}", flush=True)
     if missing:
         where = ", ".join(f"{name} ({repository(name)})" for name in missing)
-        print(f"of the paper's, not in {root}, but on the hub, from where --download fetches them: {where}", flush=True)
+        print(f"sets of the paper that are not in {root}, but can be downloaded with --download: {where}", flush=True)
     return found
 
 
@@ -62,20 +56,22 @@ def score_models(
     evaluate: Callable[[LocalSet], Evaluate] | None = None,
     task: str | None = None,
 ) -> int:
-    """Scores every model on every set, tells each as it comes, and goes on after a failure.
+    """Scores every model on every set and prints each score; goes on after a failure.
 
     Args:
         arguments: of `eval_parser`.
-        sets: what `prepare` found.
+        sets: from `prepare`.
         line: a score as text.
         total: a model's scores as one more line.
-        evaluate, task: from a set to what `score_set` takes, for other scores than zero-shot ones.
+        evaluate, task: other evaluators than the zero-shot ones, as for `score_set`.
 
     Returns:
-        How many models and sets failed.
+        The number of failures.
     """
-    settings, began = eval_settings(arguments), time.monotonic()
-    left, computed, failed = len(arguments.models) * len(sets), 0, 0
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = arguments.precision or ("amp" if torch.cuda.is_available() else "fp32")
+    settings = EvalSettings(device, precision == "amp", arguments.batch_size, arguments.workers)
+    left, computed, failed, began = len(arguments.models) * len(sets), 0, 0, time.monotonic()
     for given in arguments.models:
         try:
             loaded = load_model(given, settings.device)
@@ -85,11 +81,11 @@ def score_models(
             continue
         print(f"\n{loaded.name}, weights {loaded.weights[:8]}", flush=True)
         scores = []
-        for at in sets:
+        for local in sets:
             left -= 1
             try:
-                scorer = evaluate(at) if evaluate is not None else None
-                score, new = score_set(loaded, at, settings, arguments.store, arguments.again, scorer, task)
+                evaluator = zero_shot if evaluate is None else evaluate(local)
+                score, new = score_set(loaded, local, settings, arguments.store, arguments.again, evaluator, task)
             except UsageError as error:
                 print(f"  error: {error}", file=sys.stderr, flush=True)
                 failed += 1
@@ -97,23 +93,24 @@ def score_models(
             computed += new
             scores.append(score)
             pace = (time.monotonic() - began) / computed if computed else 0.0
-            print(f"  {line(score)}   {_told(score, new, pace * left)}", flush=True)
-        if total is not None and (told := total(scores)):
-            print(f"  {told}", flush=True)
+            print(f"  {line(score)}   {_origin(score, new, pace * left)}", flush=True)
+        if total is not None and (last := total(scores)):
+            print(f"  {last}", flush=True)
     print(f"\nScores are in {arguments.store}; open-clip-fff compare sets models side by side.", flush=True)
     return failed
 
 
 def exit_code(prog: str, failed: int) -> int:
-    """The exit code of a program of which so much failed, which it says."""
+    """1 if anything failed, which is printed; else 0."""
     if failed:
         print(f"{prog}: {plural(failed, 'scores')} failed, see above", file=sys.stderr, flush=True)
     return 1 if failed else 0
 
 
-def _told(score: Score, new: bool, rest: float) -> str:
-    """Where a score comes from, and how long the rest will take."""
+def _origin(score: Score, new: bool, remaining: float) -> str:
+    """Where a score comes from, and the estimated remaining time in seconds."""
     if not new:
         return "(from the store)"
-    minutes, seconds = divmod(round(rest), 60)
-    return f"({score.meta['seconds']:.0f} s{f'; the rest in about {minutes}:{seconds:02d}' if rest else ''})"
+    minutes, seconds = divmod(round(remaining), 60)
+    left = f"; the rest in about {minutes}:{seconds:02d}" if remaining else ""
+    return f"({score.meta['seconds']:.0f} s{left})"

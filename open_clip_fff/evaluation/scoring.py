@@ -1,4 +1,4 @@
-"""Models x sets: what is there already is not scored again, and one set that fails does not cost the others."""
+"""Scoring one model on one set, unless its score is in the store already."""
 
 import datetime
 import importlib.metadata
@@ -10,6 +10,7 @@ from typing import Any
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings
+from open_clip_fff.evaluation.benchmark import evaluate as zero_shot
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.store import META, Score, model_folder, read_score, write_score
 from open_clip_fff.hub.loading import LoadedModel
@@ -22,58 +23,69 @@ Evaluate = Callable[[Any, Callable, Callable, LocalSet, EvalSettings], EvalOutco
 
 def score_set(
     loaded: LoadedModel,
-    at: LocalSet,
+    local: LocalSet,
     settings: EvalSettings,
     store: Path,
     again: bool = False,
-    evaluate: Evaluate | None = None,
+    evaluate: Evaluate = zero_shot,
     task: str | None = None,
 ) -> tuple[Score, bool]:
-    """The score of a model on a set, from the store or computed now and put there.
+    """The score of a model on a set, from the store, or computed and stored.
 
     Args:
         loaded: the model.
-        at: the set.
-        settings: how it is scored.
+        local: the set.
+        settings: how it is read and scored.
         store: the folder of all scores.
-        again: compute it even if it is there.
-        evaluate: what computes it; clip-benchmark's zero-shot evaluators unless given.
-        task: clip-benchmark's name for that; the set's own unless given.
+        again: whether to compute it even if it is stored.
+        evaluate: computes it; clip-benchmark's zero-shot evaluators by default.
+        task: clip-benchmark's name of that; the set's own by default.
 
     Returns:
-        The score, and whether it was computed now.
+        The score, and whether it is new.
 
     Raises:
-        UsageError: if it is there with another precision or from other data, or the set cannot be read.
+        UsageError: if it was stored with another precision or from other data, or the set cannot be read.
     """
-    from open_clip_fff.evaluation.benchmark import evaluate as zero_shot
-
-    task = task or at.spec.task
-    name = at.spec.name if task == at.spec.task else f"{at.spec.name}_{task}"
+    task = task or local.spec.task
+    name = local.spec.name if task == local.spec.task else f"{local.spec.name}_{task}"
     folder = model_folder(store, loaded.name, loaded.weights) / name
     if (folder / META).is_file() and not again:
         score = read_score(folder)
-        _same(score, at, settings, folder)
+        _check_conditions(score, local, settings, folder)
         return score, False
     began = time.monotonic()
     try:
-        outcome = (evaluate or zero_shot)(loaded.model, loaded.preprocess, loaded.tokenizer, at, settings)
+        outcome = evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, local, settings)
     except UsageError:
         raise
-    except Exception as error:  # a tar that is cut, an image that is none, a label file that is missing
-        raise UsageError(f"{at.spec.name}: {at.root} cannot be scored ({reason(error)})") from error
+    except Exception as error:  # a truncated tar, a broken image, a missing label file
+        raise UsageError(f"{local.spec.name}: {local.root} cannot be scored ({reason(error)})") from error
     result = {
-        "dataset": at.dataset,
+        "dataset": local.dataset,
         "model": loaded.given,
         "pretrained": "" if loaded.epoch is None else f"epoch_{loaded.epoch}",
         "task": task,
         "metrics": outcome.metrics,
         "language": "en",
     }
+    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
     meta = {
-        "model": _model(loaded),
-        "set": _set(at, name, task, outcome),
-        **_conditions(settings),
+        "model": {
+            "given": loaded.given,
+            "name": loaded.name,
+            "weights": loaded.weights,
+            "epoch": loaded.epoch,
+            "run": None if loaded.run is None else str(loaded.run.resolve()),
+            "params": None if loaded.run is None else read_params(loaded.run) or None,
+            "stripped": list(loaded.stripped),
+        },
+        "set": _about_set(local, name, task, outcome),
+        "precision": settings.precision,
+        "device": settings.device,
+        "batch_size": settings.batch_size,
+        "workers": settings.workers,
+        "versions": versions | {"python": platform.python_version()},
         "seconds": round(time.monotonic() - began, 1),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -82,50 +94,27 @@ def score_set(
     return score, True
 
 
-def _model(loaded: LoadedModel) -> dict[str, Any]:
-    return {
-        "given": loaded.given,
-        "name": loaded.name,
-        "weights": loaded.weights,
-        "epoch": loaded.epoch,
-        "run": None if loaded.run is None else str(loaded.run.resolve()),
-        "params": None if loaded.run is None else read_params(loaded.run) or None,
-        "stripped": list(loaded.stripped),
-    }
-
-
-def _set(at: LocalSet, name: str, task: str, outcome: EvalOutcome) -> dict[str, Any]:
-    probe = task != at.spec.task
+def _about_set(local: LocalSet, name: str, task: str, outcome: EvalOutcome) -> dict[str, Any]:
+    probe = task != local.spec.task
     return {
         "name": name,
-        "title": f"{at.spec.title}, linear probe" if probe else at.spec.title,
+        "title": f"{local.spec.title}, linear probe" if probe else local.spec.title,
         "task": task,
-        "metric": "lp_acc1" if probe else at.spec.metric,
-        "note": at.spec.note,
-        "location": str(at.root.resolve()),
-        "layout": at.layout,
+        "metric": "lp_acc1" if probe else local.spec.metric,
+        "note": local.spec.note,
+        "location": str(local.root.resolve()),
+        "layout": local.layout,
         "split": SPLIT,
         **outcome.sizes,
     }
 
 
-def _conditions(settings: EvalSettings) -> dict[str, Any]:
-    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
-    return {
-        "precision": settings.precision,
-        "device": settings.device,
-        "batch_size": settings.batch_size,
-        "workers": settings.workers,
-        "versions": versions | {"python": platform.python_version()},
-    }
-
-
-def _same(score: Score, at: LocalSet, settings: EvalSettings, folder: Path) -> None:
-    now = {"precision": settings.precision, "data": str(at.root.resolve())}
-    then = {"precision": score.meta["precision"], "data": score.meta["set"]["location"]}
+def _check_conditions(score: Score, local: LocalSet, settings: EvalSettings, folder: Path) -> None:
+    now = {"precision": settings.precision, "data": str(local.root.resolve())}
+    stored = {"precision": score.meta["precision"], "data": score.meta["set"]["location"]}
     for name, value in now.items():
-        if then[name] != value:
+        if stored[name] != value:
             raise UsageError(
-                f"{folder} was scored with {name} {then[name]}, not {value}: --again scores it anew, another --store "
+                f"{folder} was scored with {name} {stored[name]}, not {value}: --again scores it anew, another --store "
                 f"keeps both"
             )

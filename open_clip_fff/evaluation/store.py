@@ -1,8 +1,8 @@
-"""What is kept of a model's score on a set: one folder, written whole or not at all.
+"""The store of scores: a folder per model and set, written completely or not at all.
 
 STORE/MODEL/SET/result.json   as clip-benchmark writes it; `clip_benchmark build STORE/*/*/result.json` works
-                meta.json     what the figures depend on: model, data, precision, versions
-                samples.npz   each image's (and caption's) outcome, for paired intervals
+                meta.json     what the metrics depend on: model, data, precision, versions
+                samples.npz   the outcome of each image (and caption), for paired intervals
 """
 
 import json
@@ -31,7 +31,7 @@ class Score:
             split, images, captions, classes, templates), `precision`, `device`, `batch_size`, `workers`, `seconds`,
             `versions`, `date`.
         samples: classification: `target` and `predicted` int64 [images]. Retrieval: `image_of_text` int64 [captions]
-            and, per recall of `result` and under its name, bool [images] or [captions]: whether it was a hit.
+            and, under the name of each recall in `result`, bool [images] or [captions]: whether it was a hit.
     """
 
     result: dict[str, Any]
@@ -40,17 +40,17 @@ class Score:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """By clip-benchmark's names; NaN where it has none, such as acc5 of fewer than 5 classes."""
+        """By clip-benchmark's names; NaN for undefined ones, such as acc5 of fewer than 5 classes."""
         return {name: float("nan") if value is None else value for name, value in self.result["metrics"].items()}
 
 
 def model_folder(store: Path, name: str, weights: str) -> Path:
-    """Where a model's scores are: its name for people, and its weights' fingerprint, so that no two share a folder."""
+    """The folder of a model's scores: readable by its name, unique by its weights' fingerprint."""
     return store / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}-{weights[:8]}"
 
 
 def write_score(folder: Path, score: Score) -> None:
-    """Makes or replaces `folder`, STORE/MODEL/SET."""
+    """Writes or replaces `folder`, STORE/MODEL/SET."""
     with atomic_folder(folder) as unfinished:
         result = {**score.result, "metrics": _strict(score.result["metrics"])}
         (unfinished / RESULT).write_text(json.dumps(result, allow_nan=False) + "\n")
@@ -60,7 +60,7 @@ def write_score(folder: Path, score: Score) -> None:
 
 
 def read_score(folder: Path) -> Score:
-    """What `write_score` wrote.
+    """Reads what `write_score` wrote.
 
     Raises:
         UsageError: if it cannot be read.
@@ -83,5 +83,5 @@ def scores(folder: Path) -> dict[str, Score]:
 
 
 def _strict(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """NaN is no JSON."""
+    """NaN as None, since JSON has no NaN."""
     return {name: None if value != value else value for name, value in metrics.items()}

@@ -1,6 +1,6 @@
 """The figures that are compared: the paper's metric of each set, the averages, and recalls."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,11 +37,11 @@ class Column:
 
     Attributes:
         group: `PAPER`, `OTHER`, `RECALL` or `PROBE`.
-        key: the set, as scores know it; `AVERAGE` as the set's name for the average.
-        title: the set's, for people.
+        key: the set, as scores name it; `AVERAGE` as the set's name for the average.
+        title: the set's title.
         metric: clip-benchmark's field.
-        detail: what the metric is, for people.
-        sets: of an average, the sets that it is over.
+        detail: the metric in words.
+        sets: the sets of an average.
     """
 
     group: str
@@ -53,7 +53,7 @@ class Column:
 
     @property
     def set_title(self) -> str:
-        """The set's title where the group is not to be seen."""
+        """The set's title where the group's heading is not shown."""
         return f"{self.title} (linear probe)" if self.group == PROBE else self.title
 
     @property
@@ -63,7 +63,7 @@ class Column:
 
 
 def columns_of(rows: Sequence[ModelRow]) -> list[Column]:
-    """All figures that any row has, in the order of the table; the average over the sets that all rows have."""
+    """All figures that any row has, in the table's order; the average is over the sets that all rows have."""
     scores = {key: score for row in rows for model in row.models for key, score in model.scores.items()}
     found = [column for key in sorted(scores, key=_order) for column in _columns(key, scores[key])]
     shared = [each for each in found if each.group == PAPER and all(row.has(each.key) for row in rows)]
@@ -80,7 +80,7 @@ def _order(key: SetKey) -> tuple[int, str]:
     return names.index(key[1]) if key[1] in names else len(names), key[1]
 
 
-def _columns(key: SetKey, score: Score) -> Iterable[Column]:
+def _columns(key: SetKey, score: Score) -> list[Column]:
     task, name = key
     title = PROTOCOL[name].title if name in PROTOCOL else score.meta["set"].get("title") or name
     one = Column(PAPER, key, title, score.meta["set"]["metric"])
@@ -94,35 +94,31 @@ def _columns(key: SetKey, score: Score) -> Iterable[Column]:
     return [one if name in OF_PROTOCOL else replace(one, group=OTHER)]
 
 
-def order_of_samples(model: ScoredModel, key: SetKey) -> tuple[object, ...]:
-    """What two scores must have in common for image n of one to be image n of the other.
+def sample_order(model: ScoredModel, key: SetKey) -> tuple[object, ...]:
+    """Equal for two scores if image n of one is image n of the other.
 
     Raises:
         UsageError: if a score does not hold an outcome for each image.
     """
     score = model.scores[key]
     images, truth = score.meta["set"]["images"], score.samples.get("image_of_text" if key[0] == RETRIEVAL else "target")
-    whole = truth is not None and (truth.max(initial=-1) < images if key[0] == RETRIEVAL else len(truth) == images)
-    if not whole or truth is None:
+    if truth is None or (truth.max(initial=-1) >= images if key[0] == RETRIEVAL else len(truth) != images):
         raise UsageError(
             f"{model.folder / key[1]}: its samples are not of its {images:,} images; "
             "delete it and run open-clip-fff score again"
         )
     workers = score.meta.get("workers") or 0
-    # webdataset deals batches from its workers in turn
-    dealt = (workers, score.meta.get("batch_size")) if workers > 1 and _is_web(score) else None
-    return truth.tobytes(), dealt
-
-
-def _is_web(score: Score) -> bool:
-    return str(score.meta["set"].get("layout", "")).startswith(("wds", "webdataset"))
+    webdataset = str(score.meta["set"].get("layout", "")).startswith(("wds", "webdataset"))
+    # webdataset takes batches from its workers in turn
+    batches = (workers, score.meta.get("batch_size")) if workers > 1 and webdataset else None
+    return truth.tobytes(), batches
 
 
 def hits_of(score: Score, column: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each image's hits and trials, and its class: float32 [N], float32 [N], int64 [N] (see bootstrap.py).
+    """Each image's hits, trials and class: float32 [N], float32 [N], int64 [N] (see bootstrap.py).
 
     Raises:
-        KeyError: if the figure has no outcomes that could be resampled.
+        KeyError: for a metric that cannot be resampled by images.
     """
     samples = score.samples
     if column.key[0] == RETRIEVAL:

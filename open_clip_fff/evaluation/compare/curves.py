@@ -1,4 +1,4 @@
-"""What a run folder tells of the training itself: steps and time from its log, scores from its results.
+"""Training curves from a run folder: steps and time from its log, scores from its results.
 
 OpenCLIP's runs and ours alike:
 
@@ -8,7 +8,7 @@ OpenCLIP's runs and ours alike:
     checkpoints/results.jsonl      OpenCLIP's evaluation, a line per epoch
     checkpoints/fff_results.jsonl  ours
 
-A resumed run has an epoch twice, of which the last counts, as do results.
+If a resumed run repeats an epoch, the last one counts, in log and results.
 """
 
 import json
@@ -35,14 +35,13 @@ STOCK_NAMES = {"imagenet-zeroshot-val-top1": "zeroshot/imagenet1k/acc1"}  # Open
 
 @dataclass(frozen=True)
 class RunCurves:
-    """One run.
+    """The curves of one run.
 
     Attributes:
-        steps: a row per log line: `step`, `minutes`, and where the log has them `scale`, `bias`, `mined` (captions per
-            image) and `right` (% of them).
-        epochs: a row per evaluation: `epoch`, `step`, `minutes`, and its scores by the names in the results, from 0
-            to 1.
-        finished: epochs that the log saw the end of, the earlier ones counted in.
+        steps: a row per log line: `step`, `minutes`, and if logged `scale`, `bias`, `mined` (captions per image) and
+            `right` (% of them).
+        epochs: a row per evaluation: `epoch`, `step`, `minutes`, and scores from 0 to 1, named as in the results.
+        finished: the number of the last epoch whose end is in the log.
     """
 
     steps: pd.DataFrame
@@ -51,11 +50,11 @@ class RunCurves:
 
 
 def read_curves(run: Path, epochs: int | None = None) -> RunCurves:
-    """Steps are optimizer steps; minutes are those of training, without the pauses for evaluation.
+    """Reads a run's curves, in optimizer steps and in minutes of training, without evaluation.
 
     Args:
         run: the run folder.
-        epochs: read no further than that.
+        epochs: the last one to read; None for all.
 
     Raises:
         UsageError: if there is no log with at least one line of training.
@@ -76,7 +75,7 @@ def read_curves(run: Path, epochs: int | None = None) -> RunCurves:
 
 @dataclass
 class _Epoch:
-    """What the log says of one epoch; its lines are dicts with `time`, images `seen`, `percent` and NUMBERS."""
+    """The log of one epoch; its lines are dicts with `time`, images `seen`, `percent` and NUMBERS."""
 
     number: int
     start: datetime
@@ -89,7 +88,7 @@ def _read_log(path: Path) -> list[_Epoch]:
         for match in filter(None, map(STAMP.match, file)):
             time, kind, number = datetime.strptime(match[1], "%Y-%m-%d,%H:%M:%S"), match[2], int(match[3])
             if kind == "Start epoch":
-                # what a resumed run does again, and what came after it, is no part of its history
+                # a resumed run repeats this epoch: drop it and later ones
                 epochs = {each: epoch for each, epoch in epochs.items() if each < number}
                 epochs[number] = _Epoch(number, time)
                 continue
@@ -97,18 +96,18 @@ def _read_log(path: Path) -> list[_Epoch]:
             found = {name: float(hit[1]) for name, each in NUMBERS.items() if (hit := each.search(match[4]))}
             if seen := SEEN.match(match[4]):
                 lines.append({"time": time, "seen": int(seen[1]), "percent": int(seen[2]), **found})
-            elif lines:  # our line follows OpenCLIP's
+            elif lines:  # our log line follows OpenCLIP's
                 lines[-1] |= found
     return [epochs[number] for number in sorted(epochs)]
 
 
 def _clock(epochs: list[_Epoch]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Log lines, and ends of epochs, by step and minutes."""
+    """Log lines, and the ends of epochs, with steps and minutes."""
     rows, ends, minutes = [], [], 0.0
-    batch = min(epoch.lines[0]["seen"] for epoch in epochs)  # an epoch's first line comes after its first step
+    batch = min(epoch.lines[0]["seen"] for epoch in epochs)  # the first line of an epoch comes after one step
     length = max(line["seen"] for epoch in epochs for line in epoch.lines) // batch
     if epochs[0].number > 0:
-        minutes = float("nan")  # the log begins later than the run
+        minutes = float("nan")  # the log begins after the start of the run
     else:
         ends.append({"epoch": 0, "step": 0, "minutes": 0.0})
     for epoch in epochs:
@@ -128,7 +127,7 @@ def _clock(epochs: list[_Epoch]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _results(folder: Path, ends: pd.DataFrame, epochs: int | None) -> pd.DataFrame:
-    """Evaluations with the step and time of the epoch that they came after."""
+    """Evaluations, with step and time of the epoch before them."""
     found: dict[int, dict] = {}
     for name in RESULTS:
         for line in (folder / name).read_text(errors="replace").splitlines() if (folder / name).is_file() else []:
@@ -136,7 +135,7 @@ def _results(folder: Path, ends: pd.DataFrame, epochs: int | None) -> pd.DataFra
                 row = json.loads(line)
                 epoch = int(row["epoch"])
             except (ValueError, KeyError, TypeError):
-                continue  # a line that was cut off
+                continue  # an incomplete line
             if epochs is None or epoch <= epochs:
                 found.setdefault(epoch, {}).update(_scores(row))
     table = pd.DataFrame([{"epoch": epoch, **found[epoch]} for epoch in sorted(found)])

@@ -1,7 +1,7 @@
-"""The comparison as one page that needs nothing but itself."""
+"""The comparison as a single HTML page, with its plots inside."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,13 @@ from open_clip_fff.tools.pages.html import Head, data_address, render
 
 @dataclass(frozen=True)
 class PlotImage:
-    """A plot.
+    """A plot on the page.
 
     Attributes:
         title: above it.
-        caption: beneath the title.
-        png: the file.
-        widest, least: how wide the page shows it, in rem; narrower windows scroll.
+        caption: below the title.
+        png: the file's content.
+        widest, least: its width on the page, in rem; narrower windows scroll.
     """
 
     title: str
@@ -33,54 +33,36 @@ class PlotImage:
 
     @property
     def data(self) -> str:
-        """As an address holds it."""
+        """As a data: URL."""
         return data_address(self.png, "image/png")
 
 
 def page(
     table: ComparisonTable,
     blocks: Sequence[TableBlock],
-    pictures: Sequence[PlotImage],
-    notices: Sequence[str],
+    plots: Sequence[PlotImage],
+    warnings: Sequence[str],
     notes: Sequence[str],
 ) -> str:
-    """HTML, with pictures and style in it."""
+    """The page as HTML, with plots and style inside."""
     by_name = {name_of(row): colours(table)[row.label] for row in table.rows}
     others = [row.label for row in table.rows if not row.baseline]
     sets = {column.key[1] for column in table.columns if not column.sets}
     against = " and ".join(row.label for row in table.baselines)
     title = f"{', '.join(others)} against {against}" if others else against
-    about = f"{plural(len(table.rows), 'models')}, {plural(len(sets), 'sets')}"
+    swatch = '<span class="swatch" style="background:{}"></span>'  # a dot of the row's colour in the plots
     return render(
         Path(__file__).parent,
-        Head(title, about, list(notices)),
+        Head(title, f"{plural(len(table.rows), 'models')}, {plural(len(sets), 'sets')}", list(warnings)),
         blocks=blocks,
-        pictures=pictures,
+        plots=plots,
         notes=notes,
-        models=_models(table),
-        flags=_flags,
-        swatch=lambda label: _swatch(by_name[label]),
+        rows=table.rows,
+        flags=_flags_as_code,
+        swatch=lambda label: Markup(swatch).format(by_name[label]),
     )
 
 
-def _swatch(colour: str) -> Markup:
-    """A dot of the row's colour in the pictures."""
-    return Markup('<span class="swatch" style="background:{}"></span>').format(colour)
-
-
-def _flags(text: str) -> Markup:
-    """No flag is broken at its hyphens."""
+def _flags_as_code(text: str) -> Markup:
+    """Marks flags as code, which is not broken at hyphens."""
     return Markup(re.sub(r"(--[a-z][a-z-]*)", r"<code>\1</code>", str(escape(text))))
-
-
-def _models(table: ComparisonTable) -> list[Mapping[str, object]]:
-    return [
-        {
-            "label": row.label if number == 0 else "",
-            "given": model.about["given"],
-            "epoch": "–" if model.about["epoch"] is None else model.about["epoch"],
-            "weights": model.about["weights"][:12],
-        }
-        for row in table.rows
-        for number, model in enumerate(row.models)
-    ]

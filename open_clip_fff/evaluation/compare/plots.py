@@ -1,4 +1,4 @@
-"""The pictures: changes with their intervals, and the curves of training."""
+"""The plots: changes with their intervals, and training curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,42 +12,42 @@ from open_clip_fff.evaluation.compare.curves import RunCurves
 from open_clip_fff.evaluation.compare.table import ComparisonTable
 from open_clip_fff.evaluation.compare.training import TrainingCurves
 
-# Okabe and Ito's, which most colour-blind people can tell apart, and some more
+# Okabe and Ito's palette for colour-blind readers, and more
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#8C6D31", "#7B4173", "#637939")
 INK, FAINT = "#333333", "#dddddd"
-SMOOTH = 30  # of a curve's length, the part that its running mean is over
-HOURS_FROM = 180  # minutes
+SMOOTH = 30  # the running mean is over 1/30 of a curve
+HOURS_FROM = 180  # minutes; longer runs have an axis in hours
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 THINNEST, STEP, MOST = 1.5, 1.0, 5.0  # points
 
 
-def line_style(place: int, count: int) -> dict[str, Any]:
-    """Matplotlib's width and dashes of curve `place` of `count`, drawn in this order.
+def line_style(index: int, count: int) -> dict[str, Any]:
+    """Matplotlib's width and dashes of curve `index` of `count`, so that equal curves are all visible.
 
-    Each is thinner than those before it, so that what lies beneath shows at its sides; and the widest, the first, is
-    solid, so that it shows between the dashes of the next.
+    Each is thinner than the one drawn before, which shows at its sides; the first is solid and shows between the dashes
+    of the next.
 
     Example:
         >>> line_style(0, 2), line_style(1, 2)
         ({'linewidth': 2.5, 'linestyle': '-'}, {'linewidth': 1.5, 'linestyle': (0, (4, 2))})
     """
     step = min(STEP, (MOST - THINNEST) / max(count - 1, 1))
-    return {"linewidth": round(THINNEST + step * (count - 1 - place), 2), "linestyle": DASHES[place % len(DASHES)]}
+    return {"linewidth": round(THINNEST + step * (count - 1 - index), 2), "linestyle": DASHES[index % len(DASHES)]}
 
 
 def colours(table: ComparisonTable) -> dict[str, str]:
-    """Each row's, the same in all pictures."""
+    """Each row's colour, the same in all plots."""
     return {row.label: COLOURS[number % len(COLOURS)] for number, row in enumerate(table.rows)}
 
 
 def looks(table: ComparisonTable) -> dict[str, dict[str, Any]]:
-    """Each row's curve: colour, width, dashes."""
+    """Each row's colour, width and dashes."""
     shown = colours(table)
-    return {label: {"color": shown[label], **line_style(place, len(shown))} for place, label in enumerate(shown)}
+    return {label: {"color": shown[label], **line_style(index, len(shown))} for index, label in enumerate(shown)}
 
 
 def draw_change(table: ComparisonTable) -> Figure | None:
-    """Change against the first baseline, a line per set; of retrieval R@1."""
+    """Changes against the first baseline, a line per set; for retrieval, R@1."""
     baseline = table.baselines[0]
     rows = [row for row in table.rows if row is not baseline]
     shown = [column for column in table.columns if column.group != RECALL or column.metric.endswith("@1")]
@@ -85,7 +85,7 @@ def draw_change(table: ComparisonTable) -> Figure | None:
 
 
 def draw_curves(table: ComparisonTable, training: TrainingCurves) -> Figure | None:
-    """Scores during training against steps and against time."""
+    """Scores during training, against steps and against time."""
     runs = {label: [each for each in seeds if len(each.epochs)] for label, seeds in training.curves.items()}
     runs = {label: seeds for label, seeds in runs.items() if seeds}
     if not training.measures:
@@ -114,18 +114,18 @@ def draw_curves(table: ComparisonTable, training: TrainingCurves) -> Figure | No
     labelled: dict[str, Any] = {}
     for axes, _ in panels:
         labelled |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    labels = [row.label for row in table.rows if row.label in labelled]  # a run may be in some of the panels only
+    labels = [row.label for row in table.rows if row.label in labelled]
     _legend(figure, [labelled[label] for label in labels], labels)
     return figure
 
 
 def draw_scalars(table: ComparisonTable, training: TrainingCurves) -> Figure | None:
-    """Logit scale and bias against steps."""
+    """Logit scale and bias, against steps."""
     return _by_step(table, training.curves, {"scale": "Logit scale", "bias": "Logit bias"})
 
 
 def draw_mining(table: ComparisonTable, training: TrainingCurves) -> Figure | None:
-    """Mined captions and how many of them are right, for the runs that mined."""
+    """Mined captions, and the share of right ones, for runs that mined."""
     mined = {
         label: [each for each in seeds if each.steps["mined"].gt(0).any()] for label, seeds in training.curves.items()
     }
@@ -136,7 +136,7 @@ def draw_mining(table: ComparisonTable, training: TrainingCurves) -> Figure | No
 def _by_step(
     table: ComparisonTable, runs: Mapping[str, Sequence[RunCurves]], titles: dict[str, str], smooth: bool = False
 ) -> Figure | None:
-    """A panel per column of `RunCurves.steps` that any run has."""
+    """A panel for each of these columns of `RunCurves.steps` that any run has."""
     steps = {label: [each.steps for each in seeds] for label, seeds in runs.items()}
     has = {name for seeds in steps.values() for each in seeds for name in titles if each[name].notna().any()}
     shown = [name for name in titles if name in has]
@@ -169,7 +169,7 @@ def _lines(
     marker: str = "",
     smooth: bool = False,
 ) -> None:
-    """A line for one run; for several, each thin and their mean, over the steps that all have."""
+    """A line for one run; for several, thin lines and their mean over common steps."""
     tables = [each for each in tables if len(each) and each[along].notna().any()]
     if not tables:
         return
@@ -184,7 +184,7 @@ def _lines(
 
 
 def _time(tables: Sequence[pd.DataFrame]) -> tuple[str, float]:
-    """The unit of the time axis, and how many minutes it has."""
+    """The unit of the time axis, and its minutes."""
     longest = max((each["minutes"].max() for each in tables), default=0)
     return ("hours", 60.0) if longest > HOURS_FROM else ("minutes", 1.0)
 
@@ -198,6 +198,6 @@ def _plain(axes: Any, grid: str) -> None:
 
 
 def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Above the panels, where it hides no point."""
+    """Above the panels."""
     columns = max(1, min(len(labels), 90 // (max(map(len, labels), default=1) + 6)))
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize="small")

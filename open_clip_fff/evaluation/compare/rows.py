@@ -1,4 +1,4 @@
-"""The rows of a comparison, from [LABEL=]WHAT[,WHAT…] to the scores of one or more seeds."""
+"""The rows of a comparison, from [LABEL=]NAME[,NAME…] to the scores of one or more seeds."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.compare.lookup import ScoreStore, StoredModel
+from open_clip_fff.evaluation.compare.lookup import ScoreStore
 from open_clip_fff.evaluation.store import Score, scores
 
 SetKey = tuple[str, str]  # clip-benchmark's task and the set's name
@@ -30,17 +30,17 @@ class ScoredModel:
 
     @cached_property
     def about(self) -> dict[str, Any]:
-        """`meta["model"]`, the same in all of its scores."""
+        """`meta["model"]`, the same in all its scores."""
         return next(iter(self.scores.values())).meta["model"]
 
     @property
     def name(self) -> str:
-        """For people, without the epoch."""
+        """The name without the epoch."""
         return re.sub(r"-epoch_\d+$", "", self.about["name"])
 
     @property
     def params(self) -> dict[str, str]:
-        """What it was trained with; empty where that is not known."""
+        """The settings of its training; empty if unknown."""
         return self.about.get("params") or {}
 
     @property
@@ -51,14 +51,14 @@ class ScoredModel:
 
 @dataclass(frozen=True, eq=False)
 class ModelRow:
-    """What is compared: one training recipe, in one or more seeds."""
+    """A row of the table: one training recipe, in one or more seeds."""
 
     label: str
     models: tuple[ScoredModel, ...]
     baseline: bool
 
     def has(self, key: SetKey) -> bool:
-        """Whether all of its seeds are scored on a set."""
+        """Whether all seeds are scored on a set."""
         return all(key in model.scores for model in self.models)
 
 
@@ -66,13 +66,13 @@ def read_rows(baselines: Sequence[str], others: Sequence[str], store: Path) -> t
     """The rows, baselines first.
 
     Raises:
-        UsageError: if a model is not in the store, its scores cannot be read, or something is compared twice.
+        UsageError: if a model is not in the store, its scores cannot be read, or something is named twice.
     """
     found = ScoreStore(store)
-    rows = tuple(_row(words, index < len(baselines), found) for index, words in enumerate([*baselines, *others]))
+    rows = tuple(_row(given, index < len(baselines), found) for index, given in enumerate([*baselines, *others]))
     for label, times in Counter(row.label for row in rows).items():
         if times > 1:
-            raise UsageError(f"{label}: {times} rows have this label; give them others, as in LABEL=WHAT")
+            raise UsageError(f"{label}: {times} rows have this label; give them others, as in LABEL=NAME")
     for folder, times in Counter(model.folder.resolve() for row in rows for model in row.models).items():
         if times > 1:
             raise UsageError(f"{folder}: is compared {times} times; name it once")
@@ -83,41 +83,35 @@ def read_rows(baselines: Sequence[str], others: Sequence[str], store: Path) -> t
     return rows
 
 
-def _row(words: str, baseline: bool, store: ScoreStore) -> ModelRow:
-    label, what = _split(words)
-    models = tuple(_read(entry) for entry in store.find_all(what))
-    return ModelRow(label or _common([model.name for model in models]), models, baseline)
+def _row(given: str, baseline: bool, store: ScoreStore) -> ModelRow:
+    label, equals, names = given.partition("=")
+    if not equals or "/" in label or os.path.exists(given):  # no label, but a path that contains =
+        label, names = "", given
+    elif not label.strip() or not names:
+        raise UsageError(f"{given}: give LABEL=NAME, or NAME alone")
+    models = tuple(_read(model.folder) for model in store.find_all(names))
+    return ModelRow(label.strip() or _common([model.name for model in models]), models, baseline)
 
 
-def _split(words: str) -> tuple[str, str]:
-    """A label stands before the first =, unless that is part of a path."""
-    label, equals, what = words.partition("=")
-    if not equals or "/" in label or os.path.exists(words):
-        return "", words
-    if not label.strip() or not what:
-        raise UsageError(f"{words}: give LABEL=WHAT, or WHAT alone")
-    return label.strip(), what
-
-
-def _read(entry: StoredModel) -> ScoredModel:
+def _read(folder: Path) -> ScoredModel:
     found = {}
-    for place, each in scores(entry.folder).items():
-        about = each.meta["set"]
-        if lacking := [name for name in ("task", "metric", "images") if name not in about]:
+    for name, score in scores(folder).items():
+        about = score.meta["set"]
+        if missing := [key for key in ("task", "metric", "images") if key not in about]:
             raise UsageError(
-                f"{entry.folder / place}: its meta.json says no {lacking[0]} of the set; "
+                f"{folder / name}: its meta.json has no {missing[0]} of the set; "
                 "delete it and run open-clip-fff score again"
             )
-        found[about["task"], about["name"]] = each
-    return ScoredModel(entry.folder, found)
+        found[about["task"], about["name"]] = score
+    return ScoredModel(folder, found)
 
 
 def _common(names: Sequence[str]) -> str:
-    """What seeds have in common (fff-0, fff-1: fff), or all of their names."""
+    """The common beginning of the names of seeds (fff-0, fff-1: fff), or all names."""
     unique = list(dict.fromkeys(names))
     if len(unique) == 1:
         return unique[0]
     stem = os.path.commonprefix(unique)  # noqa: RUF071 (characters are meant)
-    if any(name[len(stem) :][:1].isdigit() for name in unique):  # seeds 10 and 12 have the 1 in common, too
+    if any(name[len(stem) :][:1].isdigit() for name in unique):  # seeds 10 and 12 share the 1
         stem = stem.rstrip("0123456789")
     return re.sub(r"[-_. ]*(seed|s)?[-_. ]*$", "", stem) or ", ".join(unique)

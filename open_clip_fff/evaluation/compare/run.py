@@ -1,4 +1,4 @@
-"""The whole comparison, top to bottom."""
+"""The whole comparison: reads scores, makes table, plots and page, and writes the folder."""
 
 import io
 import json
@@ -22,9 +22,8 @@ from open_clip_fff.evaluation.compare.training import TrainingCurves, read_train
 from open_clip_fff.evaluation.compare.warnings import comparison_warnings
 
 DPI = 130
-INDEX = "comparison.json"
-PICTURES = ("change.png", "curves.png", "scalars.png", "mining.png")
-FILES = (INDEX, "table.csv", "table.md", "index.html", *PICTURES)
+INDEX = "comparison.json"  # also lists the files of the folder that are ours, which alone are overwritten
+FILES = (INDEX, "table.csv", "table.md", "index.html", "change.png", "curves.png", "scalars.png", "mining.png")
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,9 @@ class ComparisonSettings:
     """What to compare.
 
     Attributes:
-        baselines: [LABEL=]WHAT[,WHAT…] each; changes are against the first.
+        baselines: [LABEL=]NAME[,NAME…] each; changes are against the first.
         models: likewise.
-        store: where open-clip-fff score keeps its scores.
+        store: of open-clip-fff score.
         out: a folder for the results.
         resamples: of the bootstrap.
     """
@@ -46,34 +45,34 @@ class ComparisonSettings:
     resamples: int
 
 
-def compare(wanted: ComparisonSettings, width: int = 120) -> str:
-    """Writes the files of a comparison and returns its text for a terminal.
+def compare(settings: ComparisonSettings, width: int = 120) -> str:
+    """Writes the files of a comparison and returns its text for a terminal of that width.
 
     Raises:
         UsageError: if something cannot be compared.
     """
-    if wanted.resamples < 100:
-        raise UsageError(f"--resamples {wanted.resamples}: too few for a 95 % interval; give 100 or more")
-    check_out(wanted.out, FILES)
-    rows = read_rows(wanted.baselines, wanted.models, wanted.store)
-    table = make_table(rows, wanted.resamples)
+    out = settings.out
+    if settings.resamples < 100:
+        raise UsageError(f"--resamples {settings.resamples}: too few for a 95 % interval; give 100 or more")
+    _check_out(out)
+    rows = read_rows(settings.baselines, settings.models, settings.store)
+    table = make_table(rows, settings.resamples)
     training = read_training(rows)
-    table_blocks, warned = make_blocks(table), comparison_warnings(rows, table.columns) + list(table.doubtful)
-    beneath = [*footnotes(table), *training.notes]
-    pictures = _pictures(table, training)
-    text = terminal(table_blocks, warned, beneath, width)
+    blocks, warnings = make_blocks(table), comparison_warnings(rows, table.columns) + list(table.doubtful)
+    notes = [*footnotes(table), *training.notes]
+    plots = _plots(table, training)
     files = {
         "table.csv": table.records().to_csv(index=False, float_format="%.4f").encode(),
-        "table.md": markdown(table_blocks, warned, beneath).encode(),
-        "index.html": page(table, table_blocks, list(pictures.values()), warned, beneath).encode(),
-        **{name: picture.png for name, picture in pictures.items()},
+        "table.md": markdown(blocks, warnings, notes).encode(),
+        "index.html": page(table, blocks, list(plots.values()), warnings, notes).encode(),
+        **{name: plot.png for name, plot in plots.items()},
     }
-    write_out(wanted.out, _index(table), files)
-    return f"{text}\n\nWritten: {wanted.out}/{{{','.join([INDEX, *files])}}}"
+    _write_out(out, _index(table), files)
+    return f"{terminal(blocks, warnings, notes, width)}\n\nWritten: {out}/{{{','.join([INDEX, *files])}}}"
 
 
 def _index(table: ComparisonTable) -> Mapping[str, object]:
-    """For programs, the export of a model's card among them."""
+    """For programs, such as the export of a model's card."""
     return {
         "models": [
             {
@@ -89,19 +88,19 @@ def _index(table: ComparisonTable) -> Mapping[str, object]:
     }
 
 
-def _pictures(table: ComparisonTable, training: TrainingCurves) -> dict[str, PlotImage]:
-    """Those for which there is something to draw."""
+def _plots(table: ComparisonTable, training: TrainingCurves) -> dict[str, PlotImage]:
+    """Those that have something to show."""
     drawn: dict[str, tuple[Figure | None, str, str]] = {
         "curves.png": (
             draw_curves(table, training),
             "During training",
-            "Against steps and against the time spent training, evaluation not counted. Thin: single seeds.",
+            "Against steps and against training time without evaluation. Thin: single seeds.",
         ),
-        "scalars.png": (draw_scalars(table, training), "Logit scale and bias", "As the log shows them."),
+        "scalars.png": (draw_scalars(table, training), "Logit scale and bias", "From the log."),
         "mining.png": (
             draw_mining(table, training),
             "Mined captions",
-            "Captions of other images that were taken as positives; which are right is known with --class-key.",
+            "Captions of other images that were used as positives; which are right is known with --class-key.",
         ),
     }
     found = {
@@ -109,7 +108,7 @@ def _pictures(table: ComparisonTable, training: TrainingCurves) -> dict[str, Plo
     }
     if (change := draw_change(table)) is not None:
         title = f"Change against {table.baselines[0].label}"
-        found = {"change.png": PlotImage(title, "Of retrieval, recall at 1.", _png(change), 46, 26), **found}
+        found = {"change.png": PlotImage(title, "For retrieval, recall at 1.", _png(change), 46, 26), **found}
     return found
 
 
@@ -119,37 +118,33 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def check_out(out: Path, names: tuple[str, ...]) -> None:
-    """Before any work is done: whether these files may be written.
+# --- the folder
 
-    Raises:
-        UsageError: if one of them is somebody else's.
-    """
+
+def _check_out(out: Path) -> None:
+    """Raises UsageError, before any work is done, if a file would be overwritten that is not of a comparison."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file; give a folder")
-    if foreign := sorted({name for name in names if (out / name).exists()} - _ours(out)):
+    if foreign := sorted({name for name in FILES if (out / name).exists()} - _ours(out)):
         raise UsageError(f"--out {out}: holds {', '.join(foreign)}, not of an earlier comparison; give another folder")
 
 
-def write_out(out: Path, index: Mapping, files: Mapping[str, bytes]) -> None:
-    """Writes each file whole; what an earlier comparison wrote and this one does not is removed.
+def _write_out(out: Path, index: Mapping, files: Mapping[str, bytes]) -> None:
+    """Writes each file atomically, and removes those that only an earlier comparison had."""
 
-    Args:
-        out: the folder, made where it is missing.
-        index: what `INDEX` holds; the names of the files are added.
-        files: contents by name.
-    """
+    def write_index(names: Sequence[str]) -> None:
+        text = json.dumps({**index, "files": names}, indent=2, ensure_ascii=False)
+        write_atomically(out / INDEX, text.encode() + b"\n")
+
     out.mkdir(parents=True, exist_ok=True)
     stale = _ours(out) - set(files) - {INDEX}
     names = [INDEX, *files]
-    # first of all, so that a second start after a crash finds its files to be ours
-    text = json.dumps({**index, "files": sorted({*names, *stale})}, indent=2, ensure_ascii=False)
-    write_atomically(out / INDEX, text.encode() + b"\n")
+    write_index(sorted({*names, *stale}))  # first, so that after a crash all files are still known to be ours
     for name, content in files.items():
         write_atomically(out / name, content)
     for name in stale:
         (out / name).unlink(missing_ok=True)
-    write_atomically(out / INDEX, (json.dumps({**index, "files": names}, indent=2, ensure_ascii=False) + "\n").encode())
+    write_index(names)
 
 
 def _ours(out: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Rows and columns to numbers: figures, their change against each baseline, and its interval."""
+"""The table of a comparison: figures, their change against each baseline, and its interval."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ from open_clip_fff.evaluation.compare.estimate import SEED, Estimates, estimate
 from open_clip_fff.evaluation.compare.rows import ModelRow
 
 TAILS = (2.5, 97.5)  # per cent: a 95 % interval
+CHANGE_COLUMNS = ("against", "change", "low", "high", "paired", "seeds_drawn")  # of table.csv
 
 
 @dataclass(frozen=True)
 class Change:
-    """A figure less the baseline's, in points.
+    """A figure minus the baseline's, in points.
 
     Attributes:
         value: of the means over seeds.
-        low, high: the 95 % interval; NaN where outcomes per image are not known.
+        low, high: the 95 % interval; NaN without outcomes per image.
         paired: whether the same images were drawn for both.
-        seeds: whether seeds were drawn, too.
+        seeds: whether seeds were resampled, too.
     """
 
     value: float
@@ -33,7 +34,7 @@ class Change:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval is on one side of zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -44,7 +45,7 @@ class Cell:
     Attributes:
         mean: over seeds.
         spread: their standard deviation; NaN for one seed.
-        seeds: how many.
+        seeds: their number.
         changes: by the baseline's label.
     """
 
@@ -61,9 +62,9 @@ class ComparisonTable:
     Attributes:
         rows: baselines first.
         columns: in order.
-        cells: by label and column; what a row was not scored on is not there.
+        cells: by label and column, without those that were not scored.
         resamples: of the bootstrap.
-        doubtful: figures that their own outcomes do not give, as text.
+        doubtful: warnings about figures that their samples contradict.
     """
 
     rows: tuple[ModelRow, ...]
@@ -74,20 +75,20 @@ class ComparisonTable:
 
     @property
     def baselines(self) -> list[ModelRow]:
-        """In the order typed."""
+        """In the order given."""
         return [row for row in self.rows if row.baseline]
 
     def groups(self) -> list[tuple[str, list[Column]]]:
-        """The columns by the heading above them."""
+        """The columns by their heading."""
         return [(group, list(columns)) for group, columns in groupby(self.columns, lambda column: column.group)]
 
     def change(self, row: ModelRow, column: Column, against: ModelRow) -> Change | None:
-        """None where one of the two was not scored, and for the baseline itself."""
+        """None if one of the two was not scored, and for the baseline itself."""
         cell = self.cells.get((row.label, column))
         return None if cell is None else cell.changes.get(against.label)
 
     def records(self) -> pd.DataFrame:
-        """Everything in long form: a line for each figure and baseline that it is compared with."""
+        """The table in long form: a line for each figure and baseline."""
         baselines = {row.label for row in self.baselines}
         lines = []
         for (label, column), cell in self.cells.items():
@@ -96,20 +97,17 @@ class ComparisonTable:
                 **{"set": column.key[1], "sets": " ".join(column.sets), "metric": column.metric},
                 **{"value": cell.mean, "spread": cell.spread, "seeds": cell.seeds},
             }
-            changes = [
-                {"against": against, "change": change.value, "low": change.low, "high": change.high}
-                | {"paired": change.paired, "seeds_drawn": change.seeds}
-                for against, change in cell.changes.items()
+            changes: list[tuple] = [
+                (against, each.value, each.low, each.high, each.paired, each.seeds)
+                for against, each in cell.changes.items()
             ]
-            lines += [figure | change for change in changes or [dict.fromkeys(CHANGE)]]
+            without = (None,) * len(CHANGE_COLUMNS)
+            lines += [figure | dict(zip(CHANGE_COLUMNS, values, strict=True)) for values in changes or [without]]
         return pd.DataFrame(lines)
 
 
-CHANGE = ("against", "change", "low", "high", "paired", "seeds_drawn")
-
-
 def make_table(rows: Sequence[ModelRow], resamples: int) -> ComparisonTable:
-    """Everything that all or some rows were scored on.
+    """Compares rows on every set that any of them was scored on.
 
     Raises:
         UsageError: if rows cannot be compared.
@@ -147,7 +145,7 @@ def _change(row: ModelRow, baseline: ModelRow, column: Column, estimates: Estima
         return Change(value, np.nan, np.nan, paired, seeds)
     mine, other = np.stack(draws[: len(ours)], axis=1), np.stack(draws[len(ours) :], axis=1)
     if seeds:
-        # the same seeds for all columns: a seed is one trained model, good or bad on all sets at once
+        # the same seeds in all columns: a seed is one trained model, good or bad on all sets at once
         drawn = np.random.default_rng([SEED, len(ours)]).integers(len(ours), size=mine.shape)
         mine, other = (np.take_along_axis(each, drawn, axis=1) for each in (mine, other))
     low, high = np.percentile(mine.mean(axis=1) - other.mean(axis=1), TAILS)
@@ -155,18 +153,18 @@ def _change(row: ModelRow, baseline: ModelRow, column: Column, estimates: Estima
 
 
 def draws_seeds(row: ModelRow, baseline: ModelRow) -> bool:
-    """Seeds are drawn where both have the same number, at least two."""
+    """Whether seeds are resampled: both rows have the same number, at least two."""
     return len(row.models) == len(baseline.models) > 1
 
 
 def same_seeds(row: ModelRow, baseline: ModelRow) -> bool:
-    """Whether --seed tells which of their models belong together."""
+    """Whether --seed shows which of their models belong together."""
     ours, theirs = _seeds(row), _seeds(baseline)
     return None not in ours and len(set(ours)) == len(ours) and sorted(map(str, ours)) == sorted(map(str, theirs))
 
 
 def seed_order(row: ModelRow, baseline: ModelRow) -> list[int]:
-    """Which of the baseline's models goes with each of the row's; as they were given, where --seed does not tell."""
+    """The indices of the baseline's models that belong to the row's: by --seed, or in the order given."""
     if same_seeds(row, baseline):
         return [_seeds(baseline).index(seed) for seed in _seeds(row)]
     return list(range(len(baseline.models)))

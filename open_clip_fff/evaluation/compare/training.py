@@ -1,26 +1,25 @@
-"""The curves of all rows by the same measures, so that one plot can hold them."""
+"""The training curves of all rows, by measures that they have in common."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.compare.columns import DIRECTIONS
 from open_clip_fff.evaluation.compare.curves import RunCurves, read_curves
 from open_clip_fff.evaluation.compare.rows import ModelRow
-from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, PROTOCOL, TEXT_TO_IMAGE
+from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, PROTOCOL
 
 ALL, FIRST = "all_captions_{}_R@5", "{}_R@5"  # our validation's names, and OpenCLIP's
-DIRECTIONS = {"image → text": "image_to_text", "text → image": "text_to_image"}
-WAYS = {"image → text": IMAGE_TO_TEXT, "text → image": TEXT_TO_IMAGE}
 CLASSIFICATION = ("mean_per_class_recall", "acc1")
 
 
 @dataclass(frozen=True)
 class TrainingCurves:
-    """What is known of the runs behind the rows.
+    """The curves of a comparison.
 
     Attributes:
-        curves: by label, one per seed whose run folder is there.
+        curves: by label, one per seed whose run folder exists.
         measures: by title, the columns of `RunCurves.epochs` whose mean is drawn; every run has all of them or none.
         notes: what is not drawn, and why.
     """
@@ -31,7 +30,7 @@ class TrainingCurves:
 
 
 def read_training(rows: Sequence[ModelRow]) -> TrainingCurves:
-    """RunCurves of every row that has a run folder."""
+    """The curves of every row that has a run folder."""
     curves: dict[str, list[RunCurves]] = {}
     notes = []
     for row in rows:
@@ -50,55 +49,55 @@ def read_training(rows: Sequence[ModelRow]) -> TrainingCurves:
     without = [label for label, seeds in curves.items() if not any(len(each.epochs) for each in seeds)]
     if scored and without:
         notes.append(f"No evaluation during training: {', '.join(without)}.")
-    unclocked = [label for label, seeds in curves.items() if any(each.steps["minutes"].isna().all() for each in seeds)]
-    if unclocked:
-        notes.append(f"No time axis for {', '.join(unclocked)}: the log begins later than the run.")
+    timeless = [label for label, seeds in curves.items() if any(each.steps["minutes"].isna().all() for each in seeds)]
+    if timeless:
+        notes.append(f"No time axis for {', '.join(timeless)}: the log begins after the start of the run.")
     measures, more = _measures(scored)
     return TrainingCurves(curves, measures, (*dict.fromkeys(notes), *more))
 
 
 def _measures(scored: Sequence[set[str]]) -> tuple[dict[str, Sequence[str]], list[str]]:
-    """What those that have any of a kind all have."""
+    """Per kind of measure, the columns that all runs have which have any of that kind."""
     found: dict[str, Sequence[str]] = {}
     notes = []
-    by_set = [_accuracies(names) for names in scored]
-    if by_set := [each for each in by_set if each]:
-        shared = [name for name in by_set[0] if all(name in each for each in by_set)]
-        if shared:
-            found[f"Zero-shot accuracy, {_called(shared)}"] = [by_set[0][name] for name in shared]
-        if left := sorted({name for each in by_set for name in each} - set(shared)):
-            notes.append(
-                f"Zero-shot accuracy during training: {', '.join(left)} not drawn, since not all runs have it."
-            )
-    for text, recall in WAYS.items():
-        by_set = [each for names in scored if (each := _recalls(names, recall))]
-        if by_set and (shared := [name for name in by_set[0] if all(name in each for each in by_set)]):
-            found[f"Recall@5 {text}, {_called(shared)}"] = [by_set[0][name] for name in shared]
-    for text, way in DIRECTIONS.items():
+
+    def shared(kind: str, by_run: list[dict[str, str]]) -> list[str]:
+        by_run = [each for each in by_run if each]
+        names = [name for name in by_run[0] if all(name in each for each in by_run)] if by_run else []
+        if names:
+            found[f"{kind}, {_titles(names)}"] = [by_run[0][name] for name in names]
+        return sorted({name for each in by_run for name in each} - set(names))
+
+    if left := shared("Zero-shot accuracy", [_accuracies(names) for names in scored]):
+        notes.append(f"Zero-shot accuracy during training: {', '.join(left)} not drawn, since not all runs have it.")
+    for recall, text in DIRECTIONS.items():
+        shared(f"Recall@5 {text}", [_recalls(names, recall) for names in scored])
+    for recall, text in DIRECTIONS.items():
+        way = "image_to_text" if recall == IMAGE_TO_TEXT else "text_to_image"
         if scored and all(ALL.format(way) in names for names in scored):
             found[f"Recall@5 {text}, validation, all captions"] = [ALL.format(way)]
         elif any(FIRST.format(way) in names for names in scored):
-            # our runs have both, so that this one compares them with stock ones
+            # our runs have both, so this one compares them with stock runs
             found[f"Recall@5 {text}, validation, first captions"] = [FIRST.format(way)]
     return found, notes
 
 
 def _accuracies(names: set[str]) -> dict[str, str]:
-    """Columns by set: the paper's metric, else what there is."""
+    """Columns by set: the paper's metric, else another one."""
     found: dict[str, str] = {}
     for column in sorted(name for name in names if name.startswith("zeroshot/") and name.count("/") == 2):
         _, name, metric = column.split("/")
-        wanted = PROTOCOL[name].metric if name in PROTOCOL else "acc1"
-        if metric in CLASSIFICATION and (name not in found or metric == wanted):
+        preferred = PROTOCOL[name].metric if name in PROTOCOL else "acc1"
+        if metric in CLASSIFICATION and (name not in found or metric == preferred):
             found[name] = column
     return found
 
 
 def _recalls(names: set[str], recall: str) -> dict[str, str]:
-    """Columns of a retrieval set's recall@5, by set."""
+    """Columns of retrieval sets' recall@5, by set."""
     return {name.split("/")[1]: name for name in sorted(names) if re.fullmatch(rf"zeroshot/[^/]+/{recall}@5", name)}
 
 
-def _called(sets: Sequence[str]) -> str:
+def _titles(sets: Sequence[str]) -> str:
     titles = [PROTOCOL[name].title if name in PROTOCOL else name for name in sets]
     return titles[0] if len(titles) == 1 else f"mean of {len(titles)} sets"

@@ -1,4 +1,4 @@
-"""What a reader must know before believing a difference: how models were trained and scored, where that differs."""
+"""Warnings about a comparison: differences in training and scoring that may explain a gain."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -8,26 +8,26 @@ from open_clip_fff.evaluation.compare.rows import ModelRow, ScoredModel, SetKey
 from open_clip_fff.evaluation.protocol import PROTOCOL
 from open_clip_fff.evaluation.store import Score
 
-TAUGHT = ("frozen", "precomputed", "text")  # features of a model that was trained elsewhere
+PRETRAINED = ("frozen", "precomputed", "text")  # mining features of a model with a training of its own
 
 
 def comparison_warnings(rows: Sequence[ModelRow], columns: Sequence[Column]) -> list[str]:
-    """All of them, a paragraph each, the weightiest first."""
+    """All warnings, a paragraph each, the most important first."""
     return [*attribution(rows), *missing_sets(rows, columns), *unequal_training(rows), *unequal_evaluation(rows)]
 
 
-# --- what a gain is due to
+# --- more captions as the cause of a gain
 
 
 def captions(row: ModelRow) -> tuple[int, str]:
-    """K and the policy that a row was trained with: (1, "first") where that is not known."""
+    """K and the caption policy of a row's training; (1, "first") if unknown."""
     params = row.models[0].params
     number = params.get("captions_per_image", "1")
     return int(number) if number.isdigit() else 1, params.get("caption_policy", "first")
 
 
 def draws_one(row: ModelRow, baselines: Iterable[ModelRow]) -> ModelRow | None:
-    """The baseline that saw the same K captions, one at each visit: what is gained over it is not due to captions."""
+    """The baseline trained on the same K captions, one drawn at each visit, so that it isolates the method's effect."""
     number, policy = captions(row)
     if policy != "all" or number < 2:
         return None
@@ -38,19 +38,18 @@ def draws_one(row: ModelRow, baselines: Iterable[ModelRow]) -> ModelRow | None:
 
 
 def attribution(rows: Sequence[ModelRow]) -> list[str]:
-    """Rows with K captions in the batch, and no baseline that draws one of the same K."""
+    """For rows with K captions in the batch and no such baseline."""
     baselines = [row for row in rows if row.baseline]
-    lacking: dict[int, list[str]] = {}
+    without: dict[int, list[str]] = {}
     for row in rows:
         number, policy = captions(row)
         if policy == "all" and number > 1 and not row.baseline and draws_one(row, baselines) is None:
-            lacking.setdefault(number, []).append(row.label)
+            without.setdefault(number, []).append(row.label)
     return [
         f"{_and(labels)} had {number} captions of each image in the batch, and no baseline was trained on one of the "
-        f"same {number}: whether a gain is due to the method or to more captions cannot be told. Train that baseline "
-        f"on the same data with --method clip --captions-per-image {number} --caption-policy sample, and add it with "
-        "--baseline."
-        for number, labels in lacking.items()
+        f"same {number}: a gain may be due to the method or to more captions. Train that baseline on the same data "
+        f"with --method clip --captions-per-image {number} --caption-policy sample, and add it with --baseline."
+        for number, labels in without.items()
     ]
 
 
@@ -62,36 +61,35 @@ def _data(row: ModelRow) -> str | None:
 
 
 def missing_sets(rows: Sequence[ModelRow], columns: Sequence[Column]) -> list[str]:
-    """Sets that only some rows were scored on; the user's own first, of which there are few."""
+    """For sets that only some rows were scored on; the user's own sets first."""
     own = sorted(columns, key=lambda column: column.key[1] in PROTOCOL)  # stable
     titles = {column.key: column.set_title for column in own if column.metric != AVERAGE}
     partial = {key: title for key, title in titles.items() if not all(row.has(key) for row in rows)}
     lacking = []
     for row in rows:
-        if without := [f"{title}{_seeds_with(row, key)}" for key, title in partial.items() if not row.has(key)]:
+        if without := [f"{title}{_scored_seeds(row, key)}" for key, title in partial.items() if not row.has(key)]:
             lacking.append(f"{row.label} lacks {_and(without)}")
-    return [f"Not all have the same sets, and averages leave out what not all have: {'; '.join(lacking)}."] * bool(
-        lacking
-    )
+    text = f"Not all have the same sets, and averages leave out what not all have: {'; '.join(lacking)}."
+    return [text] if lacking else []
 
 
-def _seeds_with(row: ModelRow, key: SetKey) -> str:
+def _scored_seeds(row: ModelRow, key: SetKey) -> str:
     have = sum(key in model.scores for model in row.models)
-    return f" (there for {have} of {len(row.models)} seeds)" if have else ""
+    return f" (only {have} of {len(row.models)} seeds have it)" if have else ""
 
 
 # --- training
 
 
 def unequal_training(rows: Sequence[ModelRow]) -> list[str]:
-    """Steps, batch size and data."""
+    """For differences in steps, batch size, data, and pretrained models that helped."""
     unknown = [row.label for row in rows if not all(model.params for model in row.models)]
     known = [row for row in rows if row.label not in unknown]
     found = []
     if unknown and len(rows) > 1:
         found.append(
-            f"How {_and(unknown)} {'was' if len(unknown) == 1 else 'were'} trained is not known (no params.txt): "
-            "steps, batch size and training data may differ."
+            f"The training of {_and(unknown)} is unknown (no params.txt): steps, batch size and training data may "
+            "differ."
         )
     aspects: dict[str, Callable[[ScoredModel], Any]] = {
         "steps": steps,
@@ -101,23 +99,21 @@ def unequal_training(rows: Sequence[ModelRow]) -> list[str]:
     for name, aspect in aspects.items():
         values = {row.label: list(dict.fromkeys(map(aspect, row.models))) for row in known}
         if len({value for each in values.values() for value in each if value is not None}) > 1:
-            found.append(f"Trained with different {name}: {_told(values)}.")
-    taught = {
-        row.label: list(dict.fromkeys(name for model in row.models for name in _teachers(model))) for row in known
-    }
-    if len(rows) > 1 and any(taught.values()):
-        told = "; ".join(f"for {label}, {_and(each)}" for label, each in taught.items() if each)
-        found.append(f"Frozen models found false negatives, and their own training is not counted: {told}.")
+            found.append(f"Trained with different {name}: {_listed(values)}.")
+    helpers = {row.label: list(dict.fromkeys(name for m in row.models for name in _pretrained(m))) for row in known}
+    if len(rows) > 1 and any(helpers.values()):
+        listed = "; ".join(f"for {label}, {_and(each)}" for label, each in helpers.items() if each)
+        found.append(f"Frozen models found false negatives, and their own training is not counted: {listed}.")
     return found
 
 
-def _teachers(model: ScoredModel) -> list[str]:
+def _pretrained(model: ScoredModel) -> list[str]:
     """The frozen models that mined and scored pairs for a run."""
-    names = ["discriminator"] + ["mining_model"] * (model.params.get("mining_features") in TAUGHT)
-    told = {name: value for name in names if (value := model.params.get(name, "None")) != "None"}
-    if "mining_model" in told and (weights := model.params.get("mining_pretrained", "None")) != "None":
-        told["mining_model"] += f" ({weights})"
-    return list(told.values())
+    names = ["discriminator"] + ["mining_model"] * (model.params.get("mining_features") in PRETRAINED)
+    found = {name: value for name in names if (value := model.params.get(name, "None")) != "None"}
+    if "mining_model" in found and (weights := model.params.get("mining_pretrained", "None")) != "None":
+        found["mining_model"] += f" ({weights})"
+    return list(found.values())
 
 
 def batch_size(model: ScoredModel) -> int | None:
@@ -129,7 +125,7 @@ def batch_size(model: ScoredModel) -> int | None:
 
 
 def steps(model: ScoredModel) -> int | None:
-    """Optimizer steps up to the epoch scored, as OpenCLIP counts them for shards."""
+    """Optimizer steps up to the scored epoch, as OpenCLIP counts them for shards."""
     samples, epoch, batch = model.params.get("train_num_samples", ""), model.about["epoch"], batch_size(model)
     if not samples.isdigit() or epoch is None or batch is None:
         return None
@@ -140,14 +136,14 @@ def steps(model: ScoredModel) -> int | None:
 
 
 def unequal_evaluation(rows: Sequence[ModelRow]) -> list[str]:
-    """How the sets were scored: data, precision and versions."""
+    """For differences in the sets' data, precision and versions."""
     found: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for row in rows for model in row.models for key in model.scores):
         scored = {row.label: [model.scores[key] for model in row.models if key in model.scores] for row in rows}
         for name, aspect in SCORED_WITH.items():
             values = {label: list(dict.fromkeys(map(aspect, each))) for label, each in scored.items() if each}
             if len({value for each in values.values() for value in each}) > 1:
-                found.setdefault(f"Scored with different {name}: {_told(values)}", []).append(key[1])
+                found.setdefault(f"Scored with different {name}: {_listed(values)}", []).append(key[1])
     return [f"{text} ({', '.join(dict.fromkeys(names))})." for text, names in found.items()]
 
 
@@ -174,8 +170,8 @@ SCORED_WITH: dict[str, Callable[[Score], Any]] = {
 }
 
 
-def _told(values: dict[str, list]) -> str:
-    """clip 3,200; fff 6,400: labels with equal values together."""
+def _listed(values: dict[str, list]) -> str:
+    """`clip: 3,200; fff, grit: 6,400`: labels with equal values together."""
     together: dict[str, list[str]] = {}
     for label, each in values.items():
         text = " or ".join("unknown" if x is None else f"{x:,}" if isinstance(x, int) else str(x) for x in each)
