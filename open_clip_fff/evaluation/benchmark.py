@@ -56,17 +56,11 @@ class EvalSettings:
 
 
 class EvalOutcome(NamedTuple):
-    """The result of one evaluation.
+    """The result of one evaluation."""
 
-    Attributes:
-        metrics: clip-benchmark's, by its names.
-        samples: outcomes per image or caption, as in `store.Score`.
-        sizes: numbers of images, and of captions or of classes and templates.
-    """
-
-    metrics: dict[str, float]
-    samples: dict[str, np.ndarray]
-    sizes: dict[str, int]
+    metrics: dict[str, float]  # clip-benchmark's, by its names
+    samples: dict[str, np.ndarray]  # outcomes per image or caption, as in `store.Score`
+    sizes: dict[str, int]  # numbers of images, and of captions or of classes and templates
 
 
 def evaluate(
@@ -203,8 +197,7 @@ def make_loader(local: LocalSet, preprocess: Callable, settings: EvalSettings, s
 def count_images(split: Path, shards: int) -> int:
     """The number of samples in a webdataset split, from the tars' headers alone.
 
-    Raises:
-        UsageError: for a truncated tar, of which webdataset would silently read a part.
+    Raises UsageError for a truncated tar, of which webdataset would silently read a part.
     """
     keys = set()
     for path in (split / f"{shard}.tar" for shard in range(shards)):

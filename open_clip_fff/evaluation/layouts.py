@@ -32,19 +32,12 @@ VTAB = ("caltech101", "cifar10", "cifar100", "dtd", "flowers", "pets")  # there 
 
 
 class LocalSet(NamedTuple):
-    """An evaluation set on disk.
+    """An evaluation set on disk."""
 
-    Attributes:
-        spec: its name, task and metric.
-        dataset: clip-benchmark's name for it: `wds/cifar10`, `cifar10`.
-        root: its `--dataset_root`.
-        shards: tars of the split; 0 for torchvision's form.
-    """
-
-    spec: EvalSet
-    dataset: str
-    root: Path
-    shards: int
+    spec: EvalSet  # its name, task and metric
+    dataset: str  # clip-benchmark's name for it: `wds/cifar10`, `cifar10`
+    root: Path  # its `--dataset_root`
+    shards: int  # tars of the split; 0 for torchvision's form
 
     @property
     def layout(self) -> str:
@@ -92,8 +85,7 @@ def find_sets(
 def find_set(name: str, root: Path) -> LocalSet | None:
     """Finds one set below `root`, preferably in webdataset form; None if it is missing.
 
-    Raises:
-        UsageError: if some of its files are missing.
+    Raises UsageError if some of its files are missing.
     """
     for folder in _folders(name, root):
         _check_complete(folder)
@@ -127,8 +119,7 @@ def where_to_get(names: Sequence[str], root: Path) -> str:
 def download(name: str, root: Path) -> None:
     """Downloads the test split of a set of the paper from the hub into `root`/`name`.
 
-    Raises:
-        UsageError: if it cannot be downloaded.
+    Raises UsageError if it cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError

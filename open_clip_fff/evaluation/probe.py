@@ -37,17 +37,11 @@ HELD_OUT = 0.1  # of the training images, to choose C with
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How the regression is fitted.
+    """How the regression is fitted."""
 
-    Attributes:
-        shots: training images per class, drawn once; -1 for all, as in clip-benchmark.
-        seed: for this draw, and for the images held out to choose C.
-        max_iter: iterations of L-BFGS.
-    """
-
-    shots: int = -1
-    seed: int = 0
-    max_iter: int = 1000
+    shots: int = -1  # training images per class, drawn once; -1 for all, as in clip-benchmark
+    seed: int = 0  # for this draw, and for the images held out to choose C
+    max_iter: int = 1000  # iterations of L-BFGS
 
 
 def probe(train: LocalSet, probing: ProbeSettings) -> Callable[..., EvalOutcome]:
@@ -56,11 +50,7 @@ def probe(train: LocalSet, probing: ProbeSettings) -> Callable[..., EvalOutcome]
 
 
 def training_split(local: LocalSet) -> LocalSet:
-    """The training images of a set.
-
-    Raises:
-        UsageError: if it has none.
-    """
+    """The training images of a set; raises UsageError if it has none."""
     name = local.spec.name
     if local.spec.task != ZERO_SHOT or local.spec.metric == "mean_average_precision":
         raise UsageError(f"{name}: a linear probe needs one class per image")
@@ -132,8 +122,7 @@ def encode(
 def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
     """Indices of `shots` randomly drawn images of each class, ascending; `labels` is [M].
 
-    Raises:
-        UsageError: if a class has fewer.
+    Raises UsageError if a class has fewer.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     rows = []

@@ -11,21 +11,14 @@ LINEAR_PROBE = "linear_probe"
 
 @dataclass(frozen=True)
 class EvalSet:
-    """An evaluation set.
+    """An evaluation set."""
 
-    Attributes:
-        name: clip-benchmark's.
-        title: for tables and plots.
-        task: `ZERO_SHOT` or `RETRIEVAL`.
-        metric: the field of clip-benchmark's JSON that the paper averages; for retrieval, the first of its recalls.
-        note: what readers of its figure must know; may be empty.
-    """
-
-    name: str
-    title: str
-    task: str = ZERO_SHOT
+    name: str  # clip-benchmark's
+    title: str  # for tables and plots
+    task: str = ZERO_SHOT  # `ZERO_SHOT` or `RETRIEVAL`
+    # the field of clip-benchmark's JSON that the paper averages; for retrieval, the first of its recalls
     metric: str = "acc1"
-    note: str = ""
+    note: str = ""  # what readers of its figure must know; may be empty
 
 
 _CALTECH = (

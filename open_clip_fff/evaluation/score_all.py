@@ -20,8 +20,7 @@ from open_clip_fff.plural import plural
 def prepare(arguments: argparse.Namespace) -> list[LocalSet]:
     """The sets to score; missing ones are downloaded (`--download`), or listed.
 
-    Raises:
-        UsageError: if a named model or set is missing, or there is no set at all.
+    Raises UsageError if a named model or set is missing, or there is no set at all.
     """
     for name, least in (("batch_size", 1), ("workers", 0)):
         if (value := getattr(arguments, name)) < least:

@@ -60,11 +60,7 @@ def write_score(folder: Path, score: Score) -> None:
 
 
 def read_score(folder: Path) -> Score:
-    """Reads what `write_score` wrote.
-
-    Raises:
-        UsageError: if it cannot be read.
-    """
+    """Reads what `write_score` wrote; raises UsageError if it cannot be read."""
     try:
         result, meta = (json.loads((folder / name).read_text()) for name in (RESULT, META))
         with np.load(folder / SAMPLES, allow_pickle=False) as stored:

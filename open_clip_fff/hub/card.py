@@ -1,5 +1,6 @@
 """The model card: what is known of a model, and no number that was not measured."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,12 +13,11 @@ from open_clip_fff.config.description import describe, settings
 from open_clip_fff.config.flags import as_flag
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.topics import Topic, code
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub import run_facts
 from open_clip_fff.hub.base_names import base_names, params_by_base_names
 from open_clip_fff.hub.description import local_tower
 from open_clip_fff.hub.loading import LoadedModel
-from open_clip_fff.hub.measured import MeasuredRow
 from open_clip_fff.hub.params import plan_of_run, upstream_of_run
 from open_clip_fff.hub.run_facts import SavedStats
 from open_clip_fff.hub.source import WeightSource
@@ -27,24 +27,52 @@ from open_clip_fff.hub.source import WeightSource
 class CardInfo:
     """What only the user knows about a model; all optional.
 
-    Attributes:
-        captioner: what wrote the captions.
-        discriminator: what scored false negatives, and what it was trained on.
-        license: the hub's identifier.
-        repository: ORG/NAME, where it will be pushed.
-
     Raises:
         UsageError: for a licence that the hub's front matter cannot hold.
     """
 
-    captioner: str | None = None
-    discriminator: str | None = None
-    license: str | None = None
-    repository: str | None = None
+    captioner: str | None = None  # what wrote the captions
+    discriminator: str | None = None  # what scored false negatives, and what it was trained on
+    license: str | None = None  # the hub's identifier
+    repository: str | None = None  # ORG/NAME, where it will be pushed
 
     def __post_init__(self) -> None:
         if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
             raise UsageError(f"--license {self.license}: the hub's identifier, such as mit, apache-2.0 or cc-by-nc-4.0")
+
+
+@dataclass(frozen=True)
+class MeasuredRow:
+    """A comparison that includes the model."""
+
+    label: str  # the model's row
+    models: int  # of the row: seeds of one training if there are several
+    table: str  # markdown, with notes
+
+
+def read_comparison(folder: Path, weights: str) -> MeasuredRow:
+    """The row of a comparison that has the model with these weights.
+
+    Args:
+        folder: of open-clip-fff compare.
+        weights: `fingerprint` of the model's state dict.
+
+    Raises:
+        UsageError: if there is no comparison, or the model is not in it.
+    """
+    try:
+        models = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["models"]
+        table = (folder / "table.md").read_text(encoding="utf-8").strip()
+        rows = [(each["label"], len(each["weights"])) for each in models if weights in each["weights"]]
+        known = ", ".join(each["label"] for each in models)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"--comparison {folder}: no comparison of open-clip-fff compare ({reason(error)})") from error
+    if not rows:
+        raise UsageError(
+            f"--comparison {folder}: these weights ({weights[:8]}) were not measured there, only those of {known}; "
+            f"score them with open-clip-fff score and compare again"
+        )
+    return MeasuredRow(*rows[0], table)
 
 
 def model_card(

@@ -124,8 +124,7 @@ def _check_finite(checkpoint: Path) -> None:
 def find_checkpoint(run: Path) -> Path:
     """The path itself if it is a file, else the newest checkpoint of that run folder.
 
-    Raises:
-        UsageError: if there is none.
+    Raises UsageError if there is none.
     """
     if run.is_file():
         return run
@@ -152,8 +151,7 @@ def read_position(checkpoint: Path) -> Position | None:
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     """The weights on the CPU, by the model's own names, without prefixes of DDP and torch.compile.
 
-    Raises:
-        UsageError: if there are none; the line names the newest usable checkpoint before it.
+    Raises UsageError if there are none; the line names the newest usable checkpoint before it.
     """
     try:
         return _weights(checkpoint)
@@ -168,8 +166,7 @@ def _weights(checkpoint: Path) -> dict[str, Tensor]:
 def weights_of(stored: Any, checkpoint: Path | str) -> dict[str, Tensor]:
     """The weights in the content of a checkpoint, as `read_weights` returns them.
 
-    Raises:
-        UsageError: if there are none.
+    Raises UsageError if there are none.
     """
     weights = stored.get("state_dict", stored) if isinstance(stored, dict) else {}
     weights = weights if isinstance(weights, dict) else {}
@@ -195,11 +192,7 @@ def read_stored(checkpoint: Path) -> Any:
 
 
 def read_ema(checkpoint: Path) -> dict[str, Tensor]:
-    """The moving average of the weights that was saved with a checkpoint.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """The moving average of the weights that was saved with a checkpoint; raises UsageError if there is none."""
     name, state = read_extra(checkpoint)
     if "ema" not in state:
         raise UsageError(f"--ema: {checkpoint} has no moving average beside it ({name}): train with --ema-decay")
@@ -209,8 +202,7 @@ def read_ema(checkpoint: Path) -> dict[str, Tensor]:
 def read_extra(checkpoint: Path) -> tuple[str, dict[str, Any]]:
     """The file name of a checkpoint's extra state, and its content, empty where there is none.
 
-    Raises:
-        UsageError: if it belongs to another epoch.
+    Raises UsageError if it belongs to another epoch.
     """
     at = read_position(checkpoint) or Position(0)
     extra = Path(extra_path(str(checkpoint), at))

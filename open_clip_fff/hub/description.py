@@ -89,8 +89,7 @@ def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name
 def folder_description(folder: Path, weights: Mapping[str, Tensor]) -> dict:
     """The hub configuration in a folder; a bias among the weights is added to it.
 
-    Raises:
-        UsageError: if there is none, or it is invalid.
+    Raises UsageError if there is none, or it is invalid.
     """
     path = folder / CONFIG_NAME
     try:

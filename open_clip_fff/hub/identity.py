@@ -19,8 +19,7 @@ def stored_name(source: FrozenSource) -> str:
 
     So a run that was trained further is another model, and a copy elsewhere is the same.
 
-    Raises:
-        UsageError: if a file cannot be read.
+    Raises UsageError if a file cannot be read.
     """
     import open_clip
 

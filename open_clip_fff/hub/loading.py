@@ -56,8 +56,7 @@ class LoadedModel:
 def check_model_name(given: str) -> None:
     """Refuses, without loading anything, what cannot be one of `MODEL_FORMS`.
 
-    Raises:
-        UsageError: if there is no such file or folder, and it is no name either.
+    Raises UsageError if there is no such file or folder, and it is no name either.
     """
     path = Path(given.removeprefix("local-dir:"))
     if not (path.exists() or given.startswith("hf-hub:") or "," in given):
@@ -265,8 +264,7 @@ def _by_open_clip(
 def add_architectures(paths: Sequence[str]) -> None:
     """Registers architectures from OpenCLIP's json, files or folders.
 
-    Raises:
-        UsageError: if there is none, or it is no json, or names no architecture.
+    Raises UsageError if there is none, or it is no json, or names no architecture.
     """
     import open_clip
 

@@ -40,8 +40,7 @@ def read_params(run: Path) -> dict[str, str]:
 def plan_of_run(params: Mapping[str, str]) -> Plan:
     """The plan that the run followed; settings that it did not have yet are at their defaults.
 
-    Raises:
-        UsageError: for a value that this release does not take.
+    Raises UsageError for a value that this release does not take.
     """
     if "method" not in params:
         return make_plan(argparse.Namespace())

@@ -77,18 +77,12 @@ def settings(params: Params) -> list[str]:
 
 @dataclass(frozen=True)
 class SavedStats:
-    """What a run's extra state says about mining at a checkpoint.
+    """What a run's extra state says about mining at a checkpoint."""
 
-    Attributes:
-        file: its name; None if there is none.
-        held: the thresholds that a rate had found, by name; None if unknown.
-        steps: optimizer steps that mining counted; None if unknown.
-        seen: values of the last log line before it, by the names of TensorBoard's scalars.
-    """
-
-    file: str | None = None
-    held: Mapping[str, float | None] | None = None
-    steps: int | None = None
+    file: str | None = None  # its name; None if there is none
+    held: Mapping[str, float | None] | None = None  # the thresholds that a rate had found, by name; None if unknown
+    steps: int | None = None  # optimizer steps that mining counted; None if unknown
+    # values of the last log line before it, by the names of TensorBoard's scalars
     seen: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod

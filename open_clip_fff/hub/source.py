@@ -22,17 +22,11 @@ from open_clip_fff.plural import plural
 
 @dataclass(frozen=True)
 class WeightSource:
-    """Where the weights come from.
+    """Where the weights come from."""
 
-    Attributes:
-        checkpoints: one, or those to average; the last one determines architecture and epoch.
-        ema: whether to take the moving average saved with it instead.
-        model: the architecture's name; None takes the run's.
-    """
-
-    checkpoints: tuple[Path, ...]
-    ema: bool = False
-    model: str | None = None
+    checkpoints: tuple[Path, ...]  # one, or those to average; the last one determines architecture and epoch
+    ema: bool = False  # whether to take the moving average saved with it instead
+    model: str | None = None  # the architecture's name; None takes the run's
 
     def read(self) -> dict[str, Tensor]:
         """The weights by name."""
@@ -92,11 +86,7 @@ def choose_weights(given: Sequence[Path], averaged: int | None, ema: bool, model
 
 
 def last_checkpoints(run: Path, number: int) -> list[Path]:
-    """A run's last `number` checkpoints, in order.
-
-    Raises:
-        UsageError: if it has fewer.
-    """
+    """A run's last `number` checkpoints, in order; raises UsageError if it has fewer."""
     found = list(numbered_checkpoints(run).values())
     if number < 2 or number > len(found):
         raise UsageError(
@@ -112,8 +102,7 @@ def average(checkpoints: Sequence[Path]) -> dict[str, Tensor]:
     What is not floating-point, such as a batch counter, is the last one's. Batch-norm statistics are averaged like the
     rest, not re-estimated.
 
-    Raises:
-        UsageError: if one cannot be read, or has weights of other names or shapes than the first one.
+    Raises UsageError if one cannot be read, or has weights of other names or shapes than the first one.
     """
     total: dict[str, Tensor] = {}
     last: dict[str, Tensor] = {}

@@ -24,17 +24,12 @@ _RESIZED = ("visual.positional_embedding", "positional_embedding", "text.positio
 
 @dataclass(frozen=True)
 class LoadReport:
-    """How weights were loaded into a model.
+    """How weights were loaded into a model."""
 
-    Attributes:
-        left_out: names of weights that the architecture does not have, such as a sigmoid's bias or extra heads.
-        no_bias: whether the model has a bias and the weights have none: it is 0, as OpenCLIP makes it.
-        resized: position embeddings of another length, which were interpolated.
-    """
-
+    # names of weights that the architecture does not have, such as a sigmoid's bias or extra heads
     left_out: tuple[str, ...] = ()
-    no_bias: bool = False
-    resized: tuple[str, ...] = ()
+    no_bias: bool = False  # whether the model has a bias and the weights have none: it is 0, as OpenCLIP makes it
+    resized: tuple[str, ...] = ()  # position embeddings of another length, which were interpolated
 
     def lines(self, source: str) -> list[str]:
         """What differs from the file, a line each; `source` is the flag or file that the weights are from."""

@@ -5,12 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from open_clip_fff.hub.card import CardInfo, model_card
+from open_clip_fff.hub.card import CardInfo, model_card, read_comparison
 from open_clip_fff.hub.checkpoints import read_epoch, read_extra
 from open_clip_fff.hub.description import local_tower, read_description
 from open_clip_fff.hub.folder import check_free, write_hub_folder
 from open_clip_fff.hub.loading import LoadedModel, add_architectures, model_from_description
-from open_clip_fff.hub.measured import read_comparison
 from open_clip_fff.hub.params import plan_of_run, read_params
 from open_clip_fff.hub.push import check_name, check_portable, push
 from open_clip_fff.hub.run_facts import SavedStats
@@ -23,8 +22,7 @@ from open_clip_fff.models.text_design import design_of_config
 def run(arguments: argparse.Namespace) -> None:
     """Exports, and pushes, according to the command line.
 
-    Raises:
-        UsageError: as `export` does, and for an invalid repository name.
+    Raises UsageError as `export` does, and for an invalid repository name.
     """
     info = CardInfo(arguments.captioner, arguments.discriminator, arguments.license, arguments.push)
     if arguments.push:

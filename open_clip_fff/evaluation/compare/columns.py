@@ -33,23 +33,14 @@ OF_PROTOCOL = {each.name for each in ELEVEN}
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of the table.
+    """One figure of the table."""
 
-    Attributes:
-        group: `PAPER`, `OTHER`, `RECALL` or `PROBE`.
-        key: the set, as scores name it; `AVERAGE` as the set's name for the average.
-        title: the set's title.
-        metric: clip-benchmark's field.
-        detail: the metric in words.
-        sets: the sets of an average.
-    """
-
-    group: str
-    key: SetKey
-    title: str
-    metric: str
-    detail: str = ""
-    sets: tuple[str, ...] = ()
+    group: str  # `PAPER`, `OTHER`, `RECALL` or `PROBE`
+    key: SetKey  # the set, as scores name it; `AVERAGE` as the set's name for the average
+    title: str  # the set's title
+    metric: str  # clip-benchmark's field
+    detail: str = ""  # the metric in words
+    sets: tuple[str, ...] = ()  # the sets of an average
 
     @property
     def set_title(self) -> str:
@@ -97,8 +88,7 @@ def _columns(key: SetKey, score: Score) -> list[Column]:
 def sample_order(model: ScoredModel, key: SetKey) -> tuple[object, ...]:
     """Equal for two scores if image n of one is image n of the other.
 
-    Raises:
-        UsageError: if a score does not hold an outcome for each image.
+    Raises UsageError if a score does not hold an outcome for each image.
     """
     score = model.scores[key]
     images, truth = score.meta["set"]["images"], score.samples.get("image_of_text" if key[0] == RETRIEVAL else "target")

@@ -35,18 +35,14 @@ STOCK_NAMES = {"imagenet-zeroshot-val-top1": "zeroshot/imagenet1k/acc1"}  # Open
 
 @dataclass(frozen=True)
 class RunCurves:
-    """The curves of one run.
+    """The curves of one run."""
 
-    Attributes:
-        steps: a row per log line: `step`, `minutes`, and if logged `scale`, `bias`, `mined` (captions per image) and
-            `right` (% of them).
-        epochs: a row per evaluation: `epoch`, `step`, `minutes`, and scores from 0 to 1, named as in the results.
-        finished: the number of the last epoch whose end is in the log.
-    """
-
+    # a row per log line: `step`, `minutes`, and if logged `scale`, `bias`, `mined` (captions per image) and `right` (%
+    # of them)
     steps: pd.DataFrame
+    # a row per evaluation: `epoch`, `step`, `minutes`, and scores from 0 to 1, named as in the results
     epochs: pd.DataFrame
-    finished: int
+    finished: int  # the number of the last epoch whose end is in the log
 
 
 def read_curves(run: Path, epochs: int | None = None) -> RunCurves:

@@ -17,16 +17,11 @@ TOLERANCE = 0.005  # per cent, between a stored figure and the one recomputed fr
 
 @dataclass(frozen=True)
 class Estimate:
-    """A model's figure, in %.
+    """A model's figure, in %."""
 
-    Attributes:
-        value: as clip-benchmark computed it.
-        draws: float64 [resamples]; None if there are no outcomes per image.
-        order: two estimates are paired if it is equal: the same images were drawn, in the same order.
-    """
-
-    value: float
-    draws: np.ndarray | None
+    value: float  # as clip-benchmark computed it
+    draws: np.ndarray | None  # float64 [resamples]; None if there are no outcomes per image
+    # two estimates are paired if it is equal: the same images were drawn, in the same order
     order: tuple[int, ...] = ()
 
 
@@ -39,11 +34,7 @@ class Estimates:
 
 
 def estimate(rows: Sequence[ModelRow], columns: Sequence[Column], resamples: int) -> Estimates:
-    """All figures of all models.
-
-    Raises:
-        UsageError: if models were scored on different numbers of images of a set.
-    """
+    """All figures of all models; raises UsageError if models were scored on different numbers of images of a set."""
     estimates = Estimates()
     for column in columns:
         if column.metric != AVERAGE:

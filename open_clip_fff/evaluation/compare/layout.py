@@ -15,38 +15,23 @@ SAME_CAPTIONS = "Without the effect of more captions"
 
 @dataclass(frozen=True)
 class TextCell:
-    """A cell as text.
+    """A cell as text."""
 
-    Attributes:
-        value: "62.3 ± 0.4".
-        change: "+1.9", or empty.
-        interval: "[+0.7, +3.0]", or empty.
-        clear: whether the interval excludes zero.
-    """
-
-    value: str
-    change: str = ""
-    interval: str = ""
-    clear: bool = False
+    value: str  # "62.3 ± 0.4"
+    change: str = ""  # "+1.9", or empty
+    interval: str = ""  # "[+0.7, +3.0]", or empty
+    clear: bool = False  # whether the interval excludes zero
 
 
 @dataclass(frozen=True)
 class TableBlock:
-    """Columns under one heading.
+    """Columns under one heading."""
 
-    Attributes:
-        title: the heading.
-        against: the label of the baseline of all changes in the block.
-        reason: why it is compared with another baseline than the first; else empty.
-        columns: of every line.
-        lines: each row's label and cells.
-    """
-
-    title: str
-    against: str
-    reason: str
-    columns: tuple[Column, ...]
-    lines: tuple[tuple[str, tuple[TextCell, ...]], ...]
+    title: str  # the heading
+    against: str  # the label of the baseline of all changes in the block
+    reason: str  # why it is compared with another baseline than the first; else empty
+    columns: tuple[Column, ...]  # of every line
+    lines: tuple[tuple[str, tuple[TextCell, ...]], ...]  # each row's label and cells
 
     @property
     def changed(self) -> list[tuple[str, tuple[TextCell, ...]]]:

@@ -16,19 +16,12 @@ WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model of the store.
+    """A model of the store."""
 
-    Attributes:
-        folder: STORE/MODEL.
-        given: what open-clip-fff score was given.
-        run: its run folder, if it has one.
-        epoch: epochs trained, -1 if unknown.
-    """
-
-    folder: Path
-    given: str
-    run: Path | None
-    epoch: int
+    folder: Path  # STORE/MODEL
+    given: str  # what open-clip-fff score was given
+    run: Path | None  # its run folder, if it has one
+    epoch: int  # epochs trained, -1 if unknown
 
     def has_name(self, name: str) -> bool:
         """Whether it was scored as `name`, or from that run, checkpoint or folder."""
@@ -62,8 +55,7 @@ class ScoreStore:
 
         A comma may be part of a name (ViT-B-32,openai): an unknown piece is tried together with the next one.
 
-        Raises:
-            UsageError: if one is not in the store.
+        Raises UsageError if one is not in the store.
         """
         pieces, found = names.split(","), []
         while pieces:
@@ -83,8 +75,7 @@ class ScoreStore:
     def find(self, name: str) -> StoredModel:
         """One model; of a run folder, its last epoch.
 
-        Raises:
-            UsageError: if it is missing, or several have that name.
+        Raises UsageError if it is missing, or several have that name.
         """
         matches = self._matches(name)
         if not matches:

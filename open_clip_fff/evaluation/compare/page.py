@@ -16,19 +16,12 @@ from open_clip_fff.tools.pages.html import Head, data_address, render
 
 @dataclass(frozen=True)
 class PlotImage:
-    """A plot on the page.
+    """A plot on the page."""
 
-    Attributes:
-        title: above it.
-        caption: below the title.
-        png: the file's content.
-        widest, least: its width on the page, in rem; narrower windows scroll.
-    """
-
-    title: str
-    caption: str
-    png: bytes
-    widest: int = 62
+    title: str  # above it
+    caption: str  # below the title
+    png: bytes  # the file's content
+    widest: int = 62  # its width on the page, in rem; narrower windows scroll
     least: int = 40
 
     @property

@@ -18,15 +18,10 @@ SetKey = tuple[str, str]  # clip-benchmark's task and the set's name
 
 @dataclass(frozen=True, eq=False)
 class ScoredModel:
-    """One seed of a row.
+    """One seed of a row."""
 
-    Attributes:
-        folder: STORE/MODEL.
-        scores: by task and set.
-    """
-
-    folder: Path
-    scores: Mapping[SetKey, Score]
+    folder: Path  # STORE/MODEL
+    scores: Mapping[SetKey, Score]  # by task and set
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -65,8 +60,7 @@ class ModelRow:
 def read_rows(baselines: Sequence[str], others: Sequence[str], store: Path) -> tuple[ModelRow, ...]:
     """The rows, baselines first.
 
-    Raises:
-        UsageError: if a model is not in the store, its scores cannot be read, or something is named twice.
+    Raises UsageError if a model is not in the store, its scores cannot be read, or something is named twice.
     """
     found = ScoreStore(store)
     rows = tuple(_row(given, index < len(baselines), found) for index, given in enumerate([*baselines, *others]))

@@ -28,28 +28,19 @@ FILES = (INDEX, "table.csv", "table.md", "index.html", "change.png", "curves.png
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """What to compare.
+    """What to compare."""
 
-    Attributes:
-        baselines: [LABEL=]NAME[,NAME…] each; changes are against the first.
-        models: likewise.
-        store: of open-clip-fff score.
-        out: a folder for the results.
-        resamples: of the bootstrap.
-    """
-
-    baselines: Sequence[str]
-    models: Sequence[str]
-    store: Path
-    out: Path
-    resamples: int
+    baselines: Sequence[str]  # [LABEL=]NAME[,NAME…] each; changes are against the first
+    models: Sequence[str]  # likewise
+    store: Path  # of open-clip-fff score
+    out: Path  # a folder for the results
+    resamples: int  # of the bootstrap
 
 
 def compare(settings: ComparisonSettings, width: int = 120) -> str:
     """Writes the files of a comparison and returns its text for a terminal of that width.
 
-    Raises:
-        UsageError: if something cannot be compared.
+    Raises UsageError if something cannot be compared.
     """
     out = settings.out
     if settings.resamples < 100:

@@ -17,20 +17,13 @@ CHANGE_COLUMNS = ("against", "change", "low", "high", "paired", "seeds_drawn")  
 
 @dataclass(frozen=True)
 class Change:
-    """A figure minus the baseline's, in points.
+    """A figure minus the baseline's, in points."""
 
-    Attributes:
-        value: of the means over seeds.
-        low, high: the 95 % interval; NaN without outcomes per image.
-        paired: whether the same images were drawn for both.
-        seeds: whether seeds were resampled, too.
-    """
-
-    value: float
-    low: float
+    value: float  # of the means over seeds
+    low: float  # the 95 % interval; NaN without outcomes per image
     high: float
-    paired: bool
-    seeds: bool
+    paired: bool  # whether the same images were drawn for both
+    seeds: bool  # whether seeds were resampled, too
 
     @property
     def clear(self) -> bool:
@@ -40,38 +33,23 @@ class Change:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure in %.
+    """A figure in %."""
 
-    Attributes:
-        mean: over seeds.
-        spread: their standard deviation; NaN for one seed.
-        seeds: their number.
-        changes: by the baseline's label.
-    """
-
-    mean: float
-    spread: float
-    seeds: int
-    changes: Mapping[str, Change]
+    mean: float  # over seeds
+    spread: float  # their standard deviation; NaN for one seed
+    seeds: int  # their number
+    changes: Mapping[str, Change]  # by the baseline's label
 
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """The comparison.
+    """The comparison."""
 
-    Attributes:
-        rows: baselines first.
-        columns: in order.
-        cells: by label and column, without those that were not scored.
-        resamples: of the bootstrap.
-        doubtful: warnings about figures that their samples contradict.
-    """
-
-    rows: tuple[ModelRow, ...]
-    columns: tuple[Column, ...]
-    cells: Mapping[tuple[str, Column], Cell]
-    resamples: int
-    doubtful: tuple[str, ...] = ()
+    rows: tuple[ModelRow, ...]  # baselines first
+    columns: tuple[Column, ...]  # in order
+    cells: Mapping[tuple[str, Column], Cell]  # by label and column, without those that were not scored
+    resamples: int  # of the bootstrap
+    doubtful: tuple[str, ...] = ()  # warnings about figures that their samples contradict
 
     @property
     def baselines(self) -> list[ModelRow]:
@@ -107,11 +85,7 @@ class ComparisonTable:
 
 
 def make_table(rows: Sequence[ModelRow], resamples: int) -> ComparisonTable:
-    """Compares rows on every set that any of them was scored on.
-
-    Raises:
-        UsageError: if rows cannot be compared.
-    """
+    """Compares rows on every set that any of them was scored on; raises UsageError if rows cannot be compared."""
     columns = columns_of(rows)
     estimates = estimate(rows, columns, resamples)
     cells = {}

@@ -16,17 +16,12 @@ CLASSIFICATION = ("mean_per_class_recall", "acc1")
 
 @dataclass(frozen=True)
 class TrainingCurves:
-    """The curves of a comparison.
+    """The curves of a comparison."""
 
-    Attributes:
-        curves: by label, one per seed whose run folder exists.
-        measures: by title, the columns of `RunCurves.epochs` whose mean is drawn; every run has all of them or none.
-        notes: what is not drawn, and why.
-    """
-
-    curves: Mapping[str, Sequence[RunCurves]]
+    curves: Mapping[str, Sequence[RunCurves]]  # by label, one per seed whose run folder exists
+    # by title, the columns of `RunCurves.epochs` whose mean is drawn; every run has all of them or none
     measures: Mapping[str, Sequence[str]]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...]  # what is not drawn, and why
 
 
 def read_training(rows: Sequence[ModelRow]) -> TrainingCurves:

@@ -139,35 +139,28 @@ def unequal_evaluation(rows: Sequence[ModelRow]) -> list[str]:
     """For differences in the sets' data, precision and versions."""
     found: dict[str, list[str]] = {}
     for key in dict.fromkeys(key for row in rows for model in row.models for key in model.scores):
-        scored = {row.label: [model.scores[key] for model in row.models if key in model.scores] for row in rows}
-        for name, aspect in SCORED_WITH.items():
-            values = {label: list(dict.fromkeys(map(aspect, each))) for label, each in scored.items() if each}
+        scored = {row.label: [each.scores[key] for each in row.models if key in each.scores] for row in rows}
+        scored = {label: each for label, each in scored.items() if each}
+        for name in _conditions(next(iter(scored.values()))[0]):
+            values = {
+                label: list(dict.fromkeys(_conditions(each)[name] for each in seeds)) for label, seeds in scored.items()
+            }
             if len({value for each in values.values() for value in each}) > 1:
                 found.setdefault(f"Scored with different {name}: {_listed(values)}", []).append(key[1])
     return [f"{text} ({', '.join(dict.fromkeys(names))})." for text, names in found.items()]
 
 
-def _of_set(name: str) -> Callable[[Score], Any]:
-    def value(score: Score) -> str | int | None:
-        found = score.meta["set"].get(name)
-        return found if found is None or isinstance(found, str | int) else str(found)
-
-    return value
-
-
-def _version(name: str) -> Callable[[Score], Any]:
-    return lambda score: {key.replace("_", "-"): each for key, each in score.meta.get("versions", {}).items()}.get(name)
-
-
-SCORED_WITH: dict[str, Callable[[Score], Any]] = {
-    "precision": lambda score: score.meta.get("precision"),
-    "data": _of_set("location"),
-    "splits": _of_set("split"),
-    "numbers of classes": _of_set("classes"),
-    "numbers of templates": _of_set("templates"),
-    "versions of clip-benchmark": _version("clip-benchmark"),
-    "versions of torch": _version("torch"),
-}
+def _conditions(score: Score) -> dict[str, str | int | None]:
+    about, versions = score.meta["set"], score.meta.get("versions", {})
+    return {
+        "precision": score.meta.get("precision"),
+        "data": about.get("location"),
+        "splits": about.get("split"),
+        "numbers of classes": about.get("classes"),
+        "numbers of templates": about.get("templates"),
+        "versions of clip-benchmark": versions.get("clip-benchmark", versions.get("clip_benchmark")),
+        "versions of torch": versions.get("torch"),
+    }
 
 
 def _listed(values: dict[str, list]) -> str:
