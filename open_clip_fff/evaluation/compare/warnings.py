@@ -69,7 +69,7 @@ def missing_sets(rows: Sequence[ModelRow], columns: Sequence[Column]) -> list[st
     for row in rows:
         if without := [f"{title}{_scored_seeds(row, key)}" for key, title in partial.items() if not row.has(key)]:
             lacking.append(f"{row.label} lacks {_and(without)}")
-    text = f"Not all have the same sets, and averages leave out what not all have: {'; '.join(lacking)}."
+    text = f"Not all rows were scored on the same sets, and averages only use common ones: {'; '.join(lacking)}."
     return [text] if lacking else []
 
 
