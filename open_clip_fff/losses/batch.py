@@ -85,7 +85,16 @@ class GlobalBatchLoss(nn.Module, ABC):
                 text_features = text_features[:, None]
             image, text = full_precision(image_features), full_precision(text_features)
             valid = all_valid(text) if caption_valid is None else caption_valid
-            self._check_shapes(image, text, valid, image_ids, assignment, text_assignment)
+            if image.ndim != 2 or len(image) != len(text):
+                raise ValueError(f"images {list(image.shape)} do not go with texts {list(text.shape)}")
+            if text_assignment is not None and not isinstance(assignment, Tensor):
+                raise ValueError("text_assignment needs an assignment that is a tensor, too")
+            size, k = text.shape[:2]
+            pairs = "[B, N, K]", (size, size * self.world_size, k)
+            _check_shape("caption_valid", valid, "[B, K]", (size, k))
+            _check_shape("image_ids", image_ids, "[B]", (size,))
+            _check_shape("assignment", assignment, *pairs)
+            _check_shape("text_assignment", text_assignment, *pairs)
             mining = {"mining_image_features": mining_image_features, "mining_text_features": mining_text_features}
             if isinstance(assignment, Assignment):
                 if assignment.global_texts.ring != self._ring:
@@ -108,28 +117,10 @@ class GlobalBatchLoss(nn.Module, ABC):
     def _share(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
         """This rank's share, whose mean over ranks is the loss of the global batch."""
 
-    def _check_shapes(
-        self,
-        image: Tensor,
-        text: Tensor,
-        valid: Tensor,
-        ids: Tensor | None,
-        assignment: Tensor | Assignment | None,
-        by_text: Tensor | None,
-    ) -> None:
-        size, k = text.shape[:2]
-        if image.ndim != 2 or len(image) != size:
-            raise ValueError(f"images {list(image.shape)} do not go with texts {list(text.shape)}")
-        if valid.shape != (size, k):
-            raise ValueError(f"caption_valid is {list(valid.shape)}, not [B, K] = [{size}, {k}]")
-        if ids is not None and ids.shape != (size,):
-            raise ValueError(f"image_ids is {list(ids.shape)}, not [B] = [{size}]")
-        expected = (size, size * self.world_size, k)
-        for given in (assignment, by_text):
-            if given is not None and tuple(given.shape) != expected:
-                raise ValueError(f"assignment is {list(given.shape)}, not [B, N, K] = {list(expected)}")
-        if by_text is not None and not isinstance(assignment, Tensor):
-            raise ValueError("text_assignment needs an assignment that is a tensor, too")
+
+def _check_shape(name: str, given: Tensor | Assignment | None, letters: str, shape: tuple[int, ...]) -> None:
+    if given is not None and tuple(given.shape) != shape:
+        raise ValueError(f"{name} is {list(given.shape)}, not {letters} = {list(shape)}")
 
 
 def _features_that_mine(

@@ -68,19 +68,15 @@ class FFFLoss(GlobalBatchLoss):
         self.miner = None if mining is None else Miner(mining, rank, world_size)
 
     def _share(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
-        total, counted = self._sum(batch, scale, bias)
-        return total / self._norm(counted, len(batch.image))
-
-    def _sum(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Eq. 2's double sum over this rank's images, and its number of terms."""
         if self.impl == "dense":
             labels = batch.assignment.to_tensor()
-            return sigmoid_sum(logits(batch.image, batch.texts, scale, bias), labels), torch.count_nonzero(labels)
-        kernel = tile_kernel(self.impl, batch.image.device)
-        return tiled_sigmoid_sum(batch.image, batch.texts, scale, bias, batch.assignment, kernel)
-
-    def _norm(self, counted: Tensor, rows: int) -> Tensor | int:
-        """The divisor of this rank's sum, so that the mean over ranks is the loss of the global batch."""
+            total, counted = (
+                sigmoid_sum(logits(batch.image, batch.texts, scale, bias), labels),
+                torch.count_nonzero(labels),
+            )
+        else:
+            kernel = tile_kernel(self.impl, batch.image.device)
+            total, counted = tiled_sigmoid_sum(batch.image, batch.texts, scale, bias, batch.assignment, kernel)
         if self.reduction == "images":
-            return rows
-        return sum_over_ranks(counted, self.world_size).clamp(min=1) / self.world_size
+            return total / len(batch.image)
+        return total / (sum_over_ranks(counted, self.world_size).clamp(min=1) / self.world_size)

@@ -37,9 +37,8 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
         self.group: int | None = None
 
     def _share(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
-        return (self._dense if self.impl == "dense" else self._tiled)(batch, scale, bias)
-
-    def _tiled(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
+        if self.impl == "dense":
+            return self._dense(batch, scale, bias)
         return tiled_softmax_loss(batch.image, batch.texts, scale, bias, batch.assignment, self.alpha, self.group)
 
     def _dense(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:

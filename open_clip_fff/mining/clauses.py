@@ -93,8 +93,9 @@ def select(pairs: Candidates, thresholds: Thresholds, config: MiningConfig, cap:
 
 def prepared(features: MiningFeatures, text_text: str) -> MiningFeatures:
     """Features in the precision that mining computes in, with captions pooled once for all tiles."""
-    exact = _exact(features)
-    return exact._replace(pooled=pooled_text(exact.text, exact.valid)) if text_text == "pooled" else exact
+    with torch.no_grad(), exact_float32(features.text.device):
+        exact = _exact(features)
+        return exact._replace(pooled=pooled_text(exact.text, exact.valid)) if text_text == "pooled" else exact
 
 
 def _exact(features: MiningFeatures) -> MiningFeatures:

@@ -19,7 +19,7 @@ from open_clip_fff.mining.clauses import (
     select,
 )
 from open_clip_fff.mining.global_texts import TextBlock
-from open_clip_fff.mining.reference import MiningFeatures, Thresholds
+from open_clip_fff.mining.reference import Thresholds
 from open_clip_fff.mining.tiles import Assignment, Labels, OwnCaptions, squares
 from open_clip_fff.numerics import exact_float32
 
@@ -35,7 +35,7 @@ class MinedPairs(Assignment):
         features = own.global_texts.own.features
         assert features is not None
         self.thresholds, self.config = thresholds, config
-        self.rows = self._prepared(features)
+        self.rows = prepared(features, config.text_text)
         self._capped: Tensor | None = None
         self._score_limit: Tensor | None = None
         if config.cap is not None:
@@ -62,11 +62,7 @@ class MinedPairs(Assignment):
     def text_blocks(self) -> Iterator[TextBlock]:
         for columns in self.global_texts:
             assert columns.features is not None
-            yield columns._replace(features=self._prepared(columns.features))
-
-    def _prepared(self, features: MiningFeatures) -> MiningFeatures:
-        with torch.no_grad(), exact_float32(features.text.device):
-            return prepared(features, self.config.text_text)
+            yield columns._replace(features=prepared(columns.features, self.config.text_text))
 
     @torch.no_grad()
     def _tile(self, rows: slice, columns: TextBlock) -> tuple[Candidates, Mined]:
