@@ -7,9 +7,9 @@ import torch
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.models.frozen import FrozenModel
-from open_clip_fff.tools.sampling.draw import Draw
+from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FrozenExtractor
-from open_clip_fff.tools.sampling.reading import Reading, joined
+from open_clip_fff.tools.sampling.reading import SampleReader, concatenate
 from open_clip_fff.tools.shards.tars import count_samples
 
 
@@ -18,12 +18,12 @@ def plain(work, **_):
     return work
 
 
-def reading(urls: Sequence[str], captions: CaptionSettings, frozen: FrozenModel) -> Reading:
+def reading(urls: Sequence[str], captions: CaptionSettings, frozen: FrozenModel) -> SampleReader:
     """All samples of some shards."""
-    draw = Draw(urls, 10_000, 0, count_samples, plain)
-    return Reading(draw, captions, [FrozenExtractor(frozen)], torch.device("cpu"), plain)
+    draw = SampleDraw(urls, 10_000, 0, count_samples, plain)
+    return SampleReader(draw, captions, [FrozenExtractor(frozen)], torch.device("cpu"), plain)
 
 
 def sample_features(urls: Sequence[str], captions: CaptionSettings, frozen: FrozenModel, limit: int) -> MiningFeatures:
     """The features of the first `limit` images of some shards, in order."""
-    return joined(list(reading(urls, captions, frozen).parts())).features[0].subset(slice(limit))
+    return concatenate(list(reading(urls, captions, frozen).chunks())).features[0].subset(slice(limit))

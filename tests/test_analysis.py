@@ -11,16 +11,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from open_clip_fff.tools.analyze.agreement import among, between
 from open_clip_fff.tools.analyze.examples import at_random, worst
-from open_clip_fff.tools.analyze.fit import cosines, means
-from open_clip_fff.tools.analyze.frequencies import most_frequent, normalised
-from open_clip_fff.tools.analyze.kinds import kinds_of, one_of_each, strangers
+from open_clip_fff.tools.analyze.kinds import kinds_of, most_frequent, normalised, one_of_each, random_others
 from open_clip_fff.tools.analyze.measure import measure
-from open_clip_fff.tools.analyze.nearest import mean_of_nearest
 from open_clip_fff.tools.analyze.ranks import batches, outranked, rivals
-from open_clip_fff.tools.analyze.sample import Sample
+from open_clip_fff.tools.analyze.sample import CaptionSample
 from open_clip_fff.tools.analyze.sections import left_out, sections
+from open_clip_fff.tools.analyze.similarity import cosines, mean_of_nearest, means, raw_to_generated, within_images
 from open_clip_fff.tools.analyze.summary import summary
 from tests.conftest import colour_sample, write_tar
 from tests.test_features import embed
@@ -41,14 +38,14 @@ def dot(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(a.double() @ b.double())
 
 
-def made_up(counts: list[int], raws: list[int], seed: int = 0, captions: list[str] | None = None) -> Sample:
+def made_up(counts: list[int], raws: list[int], seed: int = 0, captions: list[str] | None = None) -> CaptionSample:
     """Images with so many captions, so many of them raw, at the front."""
     owner = owners(counts)
     raw = torch.cat([torch.arange(n) < r for n, r in zip(counts, raws, strict=True)])
     texts = captions or [f"caption {place % 7}" for place in range(len(owner))]
     keys = [f"{place:02d}" for place in range(len(counts))]
     image, text = unit(len(counts), 8, seed=seed), unit(len(owner), 8, seed=seed + 1)
-    return Sample(["a.tar"] * len(keys), keys, [b"jpeg"] * len(keys), texts, owner, raw, image, text)
+    return CaptionSample(["a.tar"] * len(keys), keys, [b"jpeg"] * len(keys), texts, owner, raw, image, text)
 
 
 def plain(items, **_):
@@ -77,7 +74,7 @@ def test_one_caption_of_each_image_and_captions_of_strangers():
     drawn = {tuple(one_of_each(owner, seed).tolist()) for seed in range(40)}
     assert len(drawn) > 20 and all(owner[list(places)].tolist() == list(range(len(COUNTS))) for places in drawn)
     assert {places[2] for places in drawn} == set((owner == 2).nonzero().flatten().tolist())
-    found = torch.stack([strangers(owner, seed) for seed in range(400)])
+    found = torch.stack([random_others(owner, seed) for seed in range(400)])
     assert (owner[found] != owner).all()
     counts = found[:, 0].bincount(minlength=len(owner))
     assert (counts[owner != owner[0]] > 0).all() and counts.max() < 50  # each is as likely: about 19 of 400
@@ -86,9 +83,9 @@ def test_one_caption_of_each_image_and_captions_of_strangers():
 def test_kinds_are_told_by_who_is_raw():
     sample = made_up([3, 1, 2, 2], [1, 1, 0, 2])
     raw, generated = kinds_of(sample.owner, sample.raw)
-    assert raw.name == "raw" and raw.places.tolist() == [0, 3, 6, 7] and raw.images.tolist() == [0, 1, 3]
-    assert generated.places.tolist() == [1, 2, 4, 5] and generated.owner.tolist() == [0, 0, 2, 2]
-    assert set(raw.one.tolist()) <= set(raw.places.tolist())
+    assert raw.name == "raw" and raw.indices.tolist() == [0, 3, 6, 7] and raw.images.tolist() == [0, 1, 3]
+    assert generated.indices.tolist() == [1, 2, 4, 5] and generated.owner.tolist() == [0, 0, 2, 2]
+    assert set(raw.one.tolist()) <= set(raw.indices.tolist())
     alone = made_up([3, 1, 2, 2], [1, 0, 0, 0])  # a kind of one image has nothing to be compared with
     assert [kind.name for kind in kinds_of(alone.owner, alone.raw)] == ["generated"]
 
@@ -96,7 +93,7 @@ def test_kinds_are_told_by_who_is_raw():
 def test_how_alike_the_captions_of_an_image_are():
     owner, raw = owners(COUNTS), torch.arange(sum(COUNTS)) % 3 == 0
     text = unit(len(owner), 6)
-    within, across = among(text, owner, len(COUNTS)), between(text, owner, raw, len(COUNTS))
+    within, across = within_images(text, owner, len(COUNTS)), raw_to_generated(text, owner, raw, len(COUNTS))
     for image, count in enumerate(COUNTS):
         places = (owner == image).nonzero().flatten().tolist()
         pairs = [dot(text[a], text[b]) for a in places for b in places if a < b]
@@ -111,7 +108,7 @@ def test_how_alike_the_captions_of_an_image_are():
 def test_equal_captions_are_as_alike_as_can_be():
     owner = owners([4, 2])
     text = unit(1, 64).expand(6, -1).contiguous()
-    assert among(text, owner, 2).tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert within_images(text, owner, 2).tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
 
 
 def test_the_mean_feature_is_that_of_normalised_captions():
@@ -181,11 +178,11 @@ def test_the_tables_hold_what_loops_find():
     raws = Counter(sample.owner[sample.raw].tolist())
     assert found.images["raw"].tolist() == [raws[image] for image in range(30)]
     for place, row in enumerate(found.of("generated").itertuples()):
-        caption = kinds_of(sample.owner, sample.raw)[1].places[place]
+        caption = kinds_of(sample.owner, sample.raw)[1].indices[place]
         assert row.caption == sample.captions[caption] and row.image == sample.owner[caption]
         assert row.fit == pytest.approx(dot(sample.image[row.image], sample.text[caption]), abs=1e-6)
     for kind in found.kinds:
-        texts = [sample.captions[place] for place in kind.places.tolist()]
+        texts = [sample.captions[place] for place in kind.indices.tolist()]
         assert found.of(kind.name)["times"].tolist() == [texts.count(text) for text in texts]
         drawn = dict(zip(kind.images.tolist(), kind.one.tolist(), strict=True))
         order = found.orders[kind.name].tolist()
@@ -213,15 +210,15 @@ def test_the_summary_says_the_tables_numbers():
     several = found.images[found.images["generated"] > 1]
     assert lines["fit_of_mean"].values["generated"] == pytest.approx(several["mean_generated"].mean())
     assert lines["frequent"].values["raw"] == pytest.approx(1.0)  # seven texts
-    assert lines["fit"].said("raw").replace("−", "-") == f"{found.of('raw')['fit'].mean():.3f}"
-    assert lines["among"].said("raw") == "–"
+    assert lines["fit"].formatted("raw").replace("−", "-") == f"{found.of('raw')['fit'].mean():.3f}"
+    assert lines["among"].formatted("raw") == "–"
 
 
 def test_both_kinds_are_looked_for_among_equally_many():
     found = measure(made_up([2] * 15 + [1] * 100, [1] * 15 + [0] * 100), 50, plain)
     assert found.pool == 15 and found.nearest == 14
     lines = {line.key: line for line in summary(found)}
-    assert lines["nearest"].words == "a caption and its 14 nearest" and set(lines["nearest"].values) == set(found.names)
+    assert lines["nearest"].title == "a caption and its 14 nearest" and set(lines["nearest"].values) == set(found.names)
 
 
 @pytest.mark.parametrize("images", [True, False])
@@ -250,11 +247,11 @@ def test_parts_that_make_no_sense_are_left_out_and_said(counts, raws, images):
     assert ("pooled" in keys) == bool(several and images)
     assert {"fit", "ranks"} <= set(keys) if images else not {"fit", "ranks", "pooled", "random", "worst"} & set(keys)
     said = " ".join(left_out(found, sample, "the model"))
-    assert ("reads captions alone" in said) != images
+    assert ("embeds captions alone" in said) != images
     assert ("no generated captions" in said) == ("generated" not in kinds)
     assert ("no raw captions" in said) == ("raw" not in kinds)
     assert ("No image has two captions of a kind" in said) == (not several)
-    assert ("how alike an image's captions are" in said) == ("among" not in keys)
+    assert ("how similar an image's captions are" in said) == ("among" not in keys)
     assert ("the mean of several" in said) == ("pooled" not in keys)
 
 
@@ -268,7 +265,7 @@ def test_examples_are_images_with_what_outranks_them():
     for example in (*shown, *at_random(found, sample, kind, 5)):
         assert example.outranking == counts[example.image] > 0
         assert [c.text for c in example.own] == [
-            sample.captions[p] for p in kind.places.tolist() if sample.owner[p] == example.image
+            sample.captions[p] for p in kind.indices.tolist() if sample.owner[p] == example.image
         ]
         own = next(caption.cosine for caption in example.own if caption.drawn)
         assert len(example.rivals) == min(6, example.outranking)
@@ -302,7 +299,7 @@ def analyse(program):
 def test_a_page_and_tables_of_the_users_own_data(analyse, training, tmp_path):
     out = tmp_path / "deep" / "analysis"
     done = analyse("--out", out, "--images", "60", "--batch", "20", "--show", "2", "--", *training)
-    assert "60 images with 212 captions from 4 shards, as tiny-clip (teacher.pt) sees them." in done.out
+    assert "60 images with 212 captions from 4 shards, with features of tiny-clip (teacher.pt)." in done.out
     text = (out / "analysis.html").read_text()
     page = Page(text)
     assert all(re.match(r"data:image/(jpeg|svg\+xml);base64,|#", address) for address in page.addresses)
@@ -346,7 +343,7 @@ def test_stored_features_and_those_of_texts(analyse, trainer, training, sentence
     analyse("--out", tmp_path / "frozen", "--", *training)
     captions = [*trainer.tars, "--json-text-key", "captions"]
     stored = [*captions, "--mining-features", "precomputed", "--feature-sidecar", str(tmp_path / "features")]
-    assert "as tiny-clip/" in analyse("--out", tmp_path / "stored", "--", *stored).out
+    assert "with features of tiny-clip/" in analyse("--out", tmp_path / "stored", "--", *stored).out
     ours, theirs = (pd.read_csv(tmp_path / name / "captions.csv") for name in ("frozen", "stored"))
     assert list(ours["caption"]) == list(theirs["caption"])
     for column in ("fit", "nearest", "random_caption"):
@@ -355,12 +352,12 @@ def test_stored_features_and_those_of_texts(analyse, trainer, training, sentence
     done = analyse("--out", tmp_path / "text", "--", *text)
     assert "outranked" not in done.out and "two drawn at random" in done.out
     page = Page((tmp_path / "text" / "analysis.html").read_text())
-    assert any("reads captions alone. Left out" in each for each in page.everything) and "lead" not in page.texts
+    assert any("embeds captions alone. Left out" in each for each in page.everything) and "lead" not in page.texts
     assert [each for each in page.addresses if each[0] == "#"] == ["#nearest", "#frequent", "#among"]
     assert not {"fit", "random_image"} & set(pd.read_csv(tmp_path / "text" / "captions.csv"))
     assert embed("--out", str(tmp_path / "sentences"), "--", *text) == 0
     stored[-1] = str(tmp_path / "sentences")
-    assert f"as {sentence_model.name} sees them" in analyse("--out", tmp_path / "stored-text", "--", *stored).out
+    assert f"with features of {sentence_model.name}." in analyse("--out", tmp_path / "stored-text", "--", *stored).out
     assert list(pd.read_csv(tmp_path / "stored-text" / "captions.csv")) == list(
         pd.read_csv(tmp_path / "text" / "captions.csv")
     )
@@ -376,7 +373,7 @@ def test_what_cannot_be_read_costs_itself_alone(analyse, training, tmp_path):
     (tmp_path / "b.tar").write_bytes(whole[: len(whole) // 2])
     data = ["--train-data", str(tmp_path / "{a,b}.tar"), *training[4:]]
     done = analyse("--out", tmp_path / "out", "--", *data, expect=1)
-    assert "b.tar cannot be read as a tar" in done.err and "2 samples left out" in done.out
+    assert "b.tar is left out from where it cannot be read" in done.err and "2 samples left out" in done.out
     left = pd.read_csv(tmp_path / "out" / "left-out.csv", dtype=str)
     assert left.to_numpy().tolist() == [["03", "image cannot be read"], ["04", "no caption"]]
     text = (tmp_path / "out" / "analysis.html").read_text()
@@ -407,7 +404,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(analyse, trainer, training
         (["--device", "nowhere"], training, "--device nowhere"),
         (["--image", "9"], training, "--image"),
         (["--out", tmp_path / "mine"], training, "holds captions.csv, not of an earlier analysis"),
-        (["--out", tmp_path / "file"], training, "cannot be made"),
+        (["--out", tmp_path / "file"], training, "cannot be written"),
         ([], [*trainer.tars, "--json-text-key", "captions"], "name the model with --mining-model"),
         ([], [*training, "--json-text-key", "nope"], "--json-text-key nope: no row of 00.tar has text there"),
         ([], [*training, "--text-key", "nope"], "--text-key nope: no row of 00.tar has text there"),

@@ -12,7 +12,7 @@ from open_clip_fff.config.mining import FrozenSource, MiningConfig
 from open_clip_fff.hub.training_flags import training_plan
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.models.frozen import load_frozen
-from open_clip_fff.tools.sampling.draw import SHARDS, Draw, quotas
+from open_clip_fff.tools.sampling.draw import SHARDS, SampleDraw, quotas
 from open_clip_fff.tools.shards.tars import count_samples
 from tests import colour_discriminator
 from tests.conftest import colour_sample, write_tar
@@ -22,7 +22,7 @@ from tests.test_features import STILL, embed
 
 pytestmark = pytest.mark.slow  # trainings, each from its start to its end
 
-JUDGE = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours"]
+DISCRIMINATOR = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours"]
 
 
 # --- the draw --------------------------------------------------------------------------------------------------------
@@ -36,7 +36,7 @@ def test_a_draw_is_even_over_shards_and_within_them(tmp_path):
         urls.append(str(write_tar(tmp_path / f"{number}.tar", samples)))
 
     def keys(images: int, seed: int = 0, size=count_samples) -> list[str]:
-        return [x["__key__"] for x in Draw(urls, images, seed, size, plain)]
+        return [x["__key__"] for x in SampleDraw(urls, images, seed, size, plain)]
 
     found = keys(50)
     assert [sum(key.startswith(f"{n}-") for key in found) for n in range(5)] == [20, 5, 15, 0, 10]
@@ -54,15 +54,15 @@ def test_a_draw_is_even_over_shards_and_within_them(tmp_path):
 def test_a_draw_reads_some_of_many_shards(tmp_path):
     url = str(write_tar(tmp_path / "0.tar", {"a": {"txt": b"x"}}))
     many = [f"{url}?{n}" for n in range(3 * SHARDS)]
-    draw = Draw(many, 10_000, 0, lambda _: 5, plain)
-    assert len(draw.places) == SHARDS and len(draw) == 5 * SHARDS
-    assert {int(url.split("?")[1]) // SHARDS for url in draw.places} == {0, 1, 2}
+    draw = SampleDraw(many, 10_000, 0, lambda _: 5, plain)
+    assert len(draw.indices) == SHARDS and len(draw) == 5 * SHARDS
+    assert {int(url.split("?")[1]) // SHARDS for url in draw.indices} == {0, 1, 2}
 
 
 def test_a_shard_that_breaks_off_costs_itself(tmp_path, shards):
     broken = tmp_path / "broken.tar"
     broken.write_bytes((shards / "01.tar").read_bytes()[:20_000])
-    draw = Draw([str(shards / "00.tar"), str(broken), str(tmp_path / "no.tar")], 64, 0, count_samples, plain)
+    draw = SampleDraw([str(shards / "00.tar"), str(broken), str(tmp_path / "no.tar")], 64, 0, count_samples, plain)
     found = [x["__url__"] for x in draw]
     assert found.count(str(shards / "00.tar")) == 16 and 0 < found.count(str(broken)) < 16
     assert set(draw.unreadable) == {str(broken), str(tmp_path / "no.tar")}  # what breaks off is told, too
@@ -135,7 +135,7 @@ def test_stored_features_give_the_same(calibrated, training, tmp_path):
     # float16 moves a cosine by a thousandth, and the sample's next one may be some thousandths farther
     assert by_store["threshold"].tolist()[:3] == pytest.approx(by_model["threshold"].tolist()[:3], abs=0.01)
     assert (
-        "captions each, as tiny-clip/" in out and "--feature-sidecar" in flags[1] and "--mining-model" not in flags[1]
+        "captions each, by tiny-clip/" in out and "--feature-sidecar" in flags[1] and "--mining-model" not in flags[1]
     )
 
 
@@ -154,25 +154,25 @@ def test_captions_alone(calibrated, trainer, sentence_model, tmp_path):
     assert again["threshold"][0] == pytest.approx(table["threshold"][0], abs=1e-3)
 
 
-def test_a_judge_and_classes(calibrated, shards, training, tmp_path):
-    """The judge sees colours, and the class is the colour: where there is no doubt, both say the same."""
+def test_match_scores_and_classes(calibrated, shards, training, tmp_path):
+    """The discriminator sees colours, and the class is the colour: where there is no doubt, both say the same."""
     names = list(colour_discriminator.COLOURS)
     for shard in range(4):
         samples = {f"{row}": {**colour_sample(shard * 16 + row), "cls": names[row % 4].encode()} for row in range(16)}
         write_tar(tmp_path / f"{shard}.tar", samples)
     data = ["--train-data", str(tmp_path / "{0..3}.tar"), *training[2:], "--text-key", "", "--class-key", "cls"]
     data += ["--captions-per-image", "4"]
-    cache = ["--discriminator-cache", str(tmp_path / "verdicts")]
-    table, _, out = calibrated("--mined-per-image", "4", "--match-pairs", "300", "--", *data, *JUDGE, *cache)
+    cache = ["--discriminator-cache", str(tmp_path / "scores")]
+    table, _, out = calibrated("--mined-per-image", "4", "--match-pairs", "300", "--", *data, *DISCRIMINATOR, *cache)
     clauses = table.iloc[:-1]
     assert 0 < sum(colour_discriminator.ASKED) <= clauses["asked"].sum() <= 300
     assert clauses["match_above"].tolist() == pytest.approx(clauses["right"].tolist(), abs=0.15)
     assert clauses[["match_above", "ambiguous_above", "no_above"]].sum(axis=1).tolist() == pytest.approx(
         [1.0] * len(clauses)
     )
-    assert (clauses["ambiguous_above"] == 0).all() and "the judge of" in out and "half match at" in out
-    again, _, _ = calibrated("--mined-per-image", "4", "--match-pairs", "300", "--", *data, *JUDGE, *cache)
-    assert not colour_discriminator.ASKED  # all verdicts were kept
+    assert (clauses["ambiguous_above"] == 0).all() and "match scores of" in out and "half match at" in out
+    again, _, _ = calibrated("--mined-per-image", "4", "--match-pairs", "300", "--", *data, *DISCRIMINATOR, *cache)
+    assert not colour_discriminator.ASKED  # all scores were cached
     pd.testing.assert_frame_equal(table, again)
 
 
@@ -183,7 +183,7 @@ def test_a_broken_shard_is_named_and_the_others_serve(program, training, shards,
     data = ["--train-data", str(tmp_path / "{00..03}.tar"), *training[2:]]
     done = program("calibrate", "--out", tmp_path / "out", "--", *data, expect=1, folder="scripts")
     assert "48 images" in done.out and (tmp_path / "out" / "flags.txt").exists()
-    assert done.err.count("03.tar is left out from where it breaks off") == 1
+    assert done.err.count("03.tar is left out from where it cannot be read") == 1
 
 
 def test_samples_that_cannot_serve_are_counted(program, training, tmp_path):

@@ -15,8 +15,8 @@ from open_clip_fff.config.mining import FrozenSource, MiningConfig
 from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.models.frozen import load_frozen
-from open_clip_fff.tools.calibrate.false_negatives import false_negatives
-from open_clip_fff.tools.calibrate.flags import model_flags, threshold_flags
+from open_clip_fff.tools.calibrate.run import model_flags, threshold_flags
+from open_clip_fff.tools.calibrate.table import false_negatives
 from tests.conftest import colour_sample, write_tar
 from tests.quantiles import quantile_thresholds
 from tests.samples import reading, sample_features
@@ -67,7 +67,7 @@ def test_rows_that_cannot_be_read_are_passed_over(tmp_path, teacher, tiny_name):
     frozen = load_frozen(FrozenSource(tiny_name, str(teacher)))
     assert len(sample_features([str(write_tar(tmp_path / "a.tar", samples))], CAPTIONS, frozen, 9).ids) == 2
     none = reading([str(write_tar(tmp_path / "b.tar", {"2": samples["2"]}))], CAPTIONS, frozen)
-    assert not list(none.parts()) and none.left_out == [("2", "no caption")]
+    assert not list(none.chunks()) and none.skipped == [("2", "no caption")]
 
 
 def test_false_negatives_are_those_of_drawn_batches():
@@ -90,7 +90,7 @@ def test_the_program_draws_what_there_is(program, shards, teacher, tiny_name, tm
     drawn = {path.name for path in (tmp_path / "out").iterdir()}
     assert drawn - {"false-negatives.png"} == {"thresholds.csv", "flags.txt", "cosines.png", "rates.png"}
     assert ("false-negatives.png" in drawn) == bool(classes)
-    assert ("cannot be told" in done.out) == (not classes)
+    assert ("are unknown" in done.out) == (not classes)
     for wrong, named in (
         ([*common, "--imagess", "3"], "--imagess"),
         ([common[0], str(tmp_path / "no.tar")], "no.tar"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from open_clip_fff.tools.caption.cleaning import EQUAL, LOOPING, WORDLESS, add_clean, flaw, tidied
+from open_clip_fff.tools.caption.cleaning import EQUAL, LOOPING, WORDLESS, add_clean, flaw, normalise_spaces
 
 
 @pytest.mark.parametrize(
@@ -50,4 +50,4 @@ def test_captions_are_tidied_and_told_apart():
     assert dropped == {EQUAL: 1, WORDLESS: 1, LOOPING: 1}  # nothing is counted beyond the fourth
     more, dropped = add_clean(kept[:2], ["A DOG", "a fox", "the end"], 3)
     assert more == ["a dog", "a dog's bed", "a fox"] and dropped == {EQUAL: 1}
-    assert tidied("\tx \u00a0 y ") == "x y"
+    assert normalise_spaces("\tx \u00a0 y ") == "x y"

@@ -18,7 +18,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.caption.captioner import shared_start
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_captioner, revision
-from open_clip_fff.tools.caption.writing import TOLD
+from open_clip_fff.tools.caption.writing import METADATA
 from tests.captioning_models import make_captioner
 from tests.conftest import colour_sample, write_tar
 from tests.matching_models import make
@@ -53,10 +53,12 @@ def captioner_of(folder, prompt=""):
 def test_what_generate_is_asked():
     nucleus = Decoding(top_p=0.8, temperature=0.7, tries=2)
     assert nucleus.arguments() | {"do_sample": True, "top_p": 0.8, "top_k": 0} == nucleus.arguments()
-    assert nucleus.rounds == 3 and "beams" not in nucleus.told() and nucleus.told()["temperature"] == 0.7
+    assert (
+        nucleus.rounds == 3 and "beams" not in nucleus.used_settings() and nucleus.used_settings()["temperature"] == 0.7
+    )
     beam = Decoding("beam", 3, beams=4)
     assert beam.arguments()["num_beams"] == 4 and beam.arguments()["num_return_sequences"] == 3 and beam.rounds == 1
-    assert "top_p" not in beam.arguments() and "tries" not in beam.told()
+    assert "top_p" not in beam.arguments() and "tries" not in beam.used_settings()
     assert Decoding("greedy", 1).arguments()["num_beams"] == 1
     for wrong, line in (
         ({"captions": 0}, "--captions 0"),
@@ -82,17 +84,17 @@ def test_each_kind_captions_and_images_matter(models, kind):
     captioner.check(SHORT, "--model")
     pictures = [captioner.prepare(Image.new("RGB", (40, 30), colour)) for colour in COLOURS]
     torch.manual_seed(0)
-    said = captioner.say(pictures, SHORT)
+    said = captioner.generate(pictures, SHORT)
     assert [len(texts) for texts, _ in said] == [3, 3, 3] and len({texts[0] for texts, _ in said}) > 1
     torch.manual_seed(0)
-    assert captioner.say(pictures, SHORT) == said
+    assert captioner.generate(pictures, SHORT) == said
     likeliest = Decoding("greedy", captions=1, max_new_tokens=8)
-    together = captioner.say(pictures, likeliest)
-    assert together == [captioner.say([picture], likeliest)[0] for picture in pictures]
+    together = captioner.generate(pictures, likeliest)
+    assert together == [captioner.generate([picture], likeliest)[0] for picture in pictures]
     assert all(len(texts[0].split()) <= 8 for texts, _ in together)
-    beams = captioner.say(pictures, Decoding("beam", captions=2, beams=3, max_new_tokens=8))
+    beams = captioner.generate(pictures, Decoding("beam", captions=2, beams=3, max_new_tokens=8))
     assert [len(texts) for texts, _ in beams] == [2, 2, 2]
-    assert captioner.say([], SHORT) == []
+    assert captioner.generate([], SHORT) == []
 
 
 @pytest.mark.parametrize("kind", ["blip", "blip2", "git"])
@@ -100,13 +102,13 @@ def test_a_prompt_is_said_to_the_model_and_not_to_the_reader(models, kind, monke
     plain, asked = captioner_of(models(kind)), captioner_of(models(kind), "picture in")
     picture = Image.new("RGB", (40, 30), "red")
     decoding = Decoding("greedy", captions=1, max_new_tokens=6)
-    said = asked.say([asked.prepare(picture)], decoding)[0].texts[0]
+    said = asked.generate([asked.prepare(picture)], decoding)[0].texts[0]
     rows, generate = [], asked.model.generate
     monkeypatch.setattr(asked.model, "generate", lambda **given: rows.append(generate(**given)) or rows[-1])
-    assert asked.say([asked.prepare(picture)], decoding)[0].texts[0] == said
+    assert asked.generate([asked.prepare(picture)], decoding)[0].texts[0] == said
     whole = asked.tokenizer.decode(rows[0][0], skip_special_tokens=True)
     assert whole.split() == ["picture", "in", *said.split()]
-    assert said != plain.say([plain.prepare(picture)], decoding)[0].texts[0]
+    assert said != plain.generate([plain.prepare(picture)], decoding)[0].texts[0]
 
 
 def test_only_the_prompt_is_cut_off():
@@ -142,7 +144,7 @@ def test_models_that_cannot_serve_are_refused_in_one_line(models, tmp_path):
     assert "has no image_token_index" in refused(old)
     # an image token that the model's words lack, met by the first picture and not by the millionth
     (old / "config.json").write_text(json.dumps({**config, "image_token_index": 999}))
-    assert "cannot caption a grey picture" in refused(old)
+    assert "cannot caption a grey image" in refused(old)
 
 
 def test_a_revision_is_that_of_weights_and_words(models, tmp_path):
@@ -185,7 +187,7 @@ def test_a_sidecar_is_what_training_reads(program, flags, shards, tmp_path):
     done = program("caption", "--out", out, *flags, folder="scripts")
     settings = json.loads((out / "settings.json").read_text())
     table = pq.read_table(out / "01.parquet")
-    assert json.loads(table.schema.metadata[TOLD]) == settings and len(settings["revision"]) == 64
+    assert json.loads(table.schema.metadata[METADATA]) == settings and len(settings["revision"]) == 64
     noted = {"model", "how", "captions", "top_p", "prompt", "seed", "batch size", "dtype", "transformers"}
     assert noted < set(settings)
     assert list(map(str, table.schema.types)) == ["string", "list<element: string>"]

@@ -17,10 +17,10 @@ from open_clip_fff.mining.clauses import mine
 from open_clip_fff.mining.hardest import hardest_negatives
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds, similarities
 from open_clip_fff.models.frozen import load_frozen
-from open_clip_fff.tools.gallery.matched import doubt, in_doubt, score_batch
-from open_clip_fff.tools.gallery.mined import STEPS, WINDOW, find, find_thresholds
-from open_clip_fff.tools.gallery.run import Wanted, gather
-from open_clip_fff.tools.sampling.draw import Draw
+from open_clip_fff.tools.gallery.mined import STEPS, WINDOW, find_thresholds, mine_sample
+from open_clip_fff.tools.gallery.run import GallerySettings, read_sample
+from open_clip_fff.tools.gallery.scored import nearest_to_thresholds, score_batch, threshold_distance
+from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FrozenExtractor
 from open_clip_fff.tools.shards.tars import count_samples
 from tests import colour_discriminator
@@ -31,7 +31,7 @@ from tests.test_features import embed
 
 BARS = MiningConfig(0.45, 0.5, 0.5, 0.1)
 EVERYTHING = 1_000  # rows
-JUDGE = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours"]
+DISCRIMINATOR = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours"]
 
 
 def moved(config: MiningConfig, by: float) -> MiningConfig:
@@ -57,7 +57,7 @@ CONFIGS = [
 def test_its_pairs_and_numbers_are_minings(config):
     f = random_features(40, 3, d=8)
     f.valid[5, 1:] = False
-    found = find(f, config, Thresholds.of(config), EVERYTHING)
+    found = mine_sample(f, config, Thresholds.of(config), EVERYTHING)
     pairs, cosines = mine(f, f, config).pairs, similarities(f, f, config.text_text)
     assert found.pairs == pairs.sum() > 0 and found.images == pairs.any(dim=(1, 2)).sum()
     expanded = [None if x is None else x.expand(pairs.shape) for x in cosines]
@@ -80,7 +80,7 @@ def test_its_pairs_and_numbers_are_minings(config):
 
 def test_what_is_in_doubt_comes_first_and_nothing_is_lost():
     f = random_features(40, 3, d=8)
-    found = find(f, BARS, Thresholds.of(BARS), EVERYTHING)
+    found = mine_sample(f, BARS, Thresholds.of(BARS), EVERYTHING)
     pairs = mine(f, f, BARS).pairs
     for part, all_of_them in ((found.mined, found.pairs), (found.nearly, found.near)):
         nearest = [min(abs(pair.margin) for pair in row.pairs) for row in part]
@@ -91,7 +91,7 @@ def test_what_is_in_doubt_comes_first_and_nothing_is_lost():
             assert group == sorted(group) and group[0] == min(abs(pair.margin) for pair in row.pairs)
             assert len({pair.other for pair in row.pairs}) <= 4
     assert all(-WINDOW <= pair.margin <= 0 for row in found.nearly for pair in row.pairs)
-    few = find(f, BARS, Thresholds.of(BARS), 3)
+    few = mine_sample(f, BARS, Thresholds.of(BARS), 3)
     assert few.mined == found.mined[:3] and few.nearly == found.nearly[:3] and few.pairs == found.pairs
     for step, more, fewer in zip(STEPS, found.more, found.fewer, strict=True):
         assert found.pairs + more == mine(f, f, moved(BARS, -step)).pairs.sum()
@@ -104,7 +104,7 @@ def test_tiles_cap_band_and_classes(monkeypatch):
     f = random_features(30, 2, d=8)
     capped = MiningConfig(0.45, 0.5, 0.5, 0.1, cap=2, band=0.02)
     labels = torch.arange(30) % 3
-    found = find(f, capped, Thresholds.of(capped), EVERYTHING, labels)
+    found = mine_sample(f, capped, Thresholds.of(capped), EVERYTHING, labels)
     mined = mine(f, f, capped)
     assert found.pairs == mined.pairs.sum() and found.doubtful == mined.doubtful.sum() > 0
     assert found.cut == mine(f, f, BARS).pairs.sum() - found.pairs > 0
@@ -112,7 +112,7 @@ def test_tiles_cap_band_and_classes(monkeypatch):
     shown = {(p.image, p.other, p.caption) for row in found.mined for p in row.pairs}
     assert shown == {tuple(place) for place in mined.pairs.nonzero().tolist()}
     monkeypatch.setattr("open_clip_fff.tools.gallery.mined.AREA", 4 * 30 * 2)
-    tiled = find(f, capped, Thresholds.of(capped), EVERYTHING, labels)
+    tiled = mine_sample(f, capped, Thresholds.of(capped), EVERYTHING, labels)
     for name in ("pairs", "images", "by_clause", "cut", "near", "right", "more", "fewer"):
         assert getattr(tiled, name) == getattr(found, name), name
     assert [row.image for row in tiled.mined] == [row.image for row in found.mined]
@@ -120,7 +120,7 @@ def test_tiles_cap_band_and_classes(monkeypatch):
 
 def test_texts_alone_have_one_score():
     f, config = text_alone(random_features(30, 2, d=8)), MiningConfig(None, None, 0.5, None)
-    found = find(f, config, Thresholds.of(config), EVERYTHING)
+    found = mine_sample(f, config, Thresholds.of(config), EVERYTHING)
     assert found.pairs == mine(f, f, config).pairs.sum() > 0
     assert {pair.scores[:2] for row in found.mined for pair in row.pairs} == {(None, None)}
 
@@ -128,14 +128,14 @@ def test_texts_alone_have_one_score():
 def test_a_rate_is_that_of_trainings_batches():
     f, batch = random_features(200, 2, d=16), 50
     thresholds = find_thresholds(f, MiningConfig(per_image=1.0), batch)
-    found = find(f, MiningConfig(per_image=1.0), thresholds, 1)
+    found = mine_sample(f, MiningConfig(per_image=1.0), thresholds, 1)
     assert found.pairs / 200 * (batch - 1) / 199 == pytest.approx(1.0, rel=0.1)
     assert find_thresholds(f, BARS, batch) == Thresholds.of(BARS)
     # a cap leaves less of a batch: its rate is that of training, batch by batch
     capped, mined = MiningConfig(per_image=0.5, cap=1), 0
     numbers = find_thresholds(f, capped, 40)
     for start in range(0, 200, 40):
-        mined += find(f.subset(slice(start, start + 40)), capped, numbers, 1).pairs
+        mined += mine_sample(f.subset(slice(start, start + 40)), capped, numbers, 1).pairs
     assert mined / 200 == pytest.approx(0.5, rel=0.1)
 
 
@@ -161,37 +161,39 @@ def hard_batch(n: int = 12, k: int = 2) -> tuple[MiningFeatures, list[list[str]]
     return f, captions, [torch.full((3, 4, 4), i, dtype=torch.uint8) for i in range(n)]
 
 
-def test_the_hardest_pairs_are_trainings_and_are_judged(monkeypatch):
-    monkeypatch.setattr("open_clip_fff.tools.gallery.matched.PAIRS", 5)
+def test_the_hardest_pairs_are_trainings_and_are_scored(monkeypatch):
+    monkeypatch.setattr("open_clip_fff.tools.gallery.scored.PAIRS", 5)
     f, captions, crops = hard_batch()
     settings, known = ConnectionSettings("x", positive=0.205, negative=0.105), Known()
-    said = score_batch(f, f, captions, crops, PairScorer(known), settings, start=100)
+    scored = score_batch(f, f, captions, crops, PairScorer(known), settings, start=100)
     hardest = hardest_negatives(f.image, f.text, f.ids, f.valid)
-    assert [(p.image - 100, (p.other - 100) * 2 + p.caption) for p in said.by_image] == list(
+    assert [(p.image - 100, (p.other - 100) * 2 + p.caption) for p in scored.by_image] == list(
         enumerate(hardest.caption.tolist())
     )
     expected = [(i * 2 + j, int(hardest.image[i, j])) for i in range(12) for j in range(2) if f.valid[i, j]]
-    assert [((p.other - 100) * 2 + p.caption, p.image - 100) for p in said.by_caption] == expected
-    for pair in (*said.by_image, *said.by_caption):
+    assert [((p.other - 100) * 2 + p.caption, p.image - 100) for p in scored.by_caption] == expected
+    for pair in (*scored.by_image, *scored.by_caption):
         image, other = pair.image - 100, pair.other - 100
         assert pair.q == pytest.approx((image + float(captions[other][pair.caption])) / 100)
-        assert pair.verdict == (pair.q > 0.205) - (pair.q < 0.105)
+        assert pair.label == (pair.q > 0.205) - (pair.q < 0.105)
         assert pair.cosine == pytest.approx(float(f.image[image] @ f.text[other, pair.caption]), abs=1e-6)
-    assert {pair.verdict for pair in said.by_caption} == {1, 0, -1} and not said.unasked
-    first = in_doubt(said.by_caption, settings, 5)
-    assert [doubt(pair, settings) for pair in first] == sorted(doubt(p, settings) for p in said.by_caption)[:5]
-    assert doubt(first[0]._replace(q=math.nan), settings) == 0.0
+    assert {pair.label for pair in scored.by_caption} == {1, 0, -1} and not scored.unscored
+    first = nearest_to_thresholds(scored.by_caption, settings, 5)
+    assert [threshold_distance(pair, settings) for pair in first] == sorted(
+        threshold_distance(p, settings) for p in scored.by_caption
+    )[:5]
+    assert threshold_distance(first[0]._replace(q=math.nan), settings) == 0.0
 
 
-def test_what_the_gate_keeps_back_is_not_asked():
+def test_pairs_below_the_gate_are_not_scored():
     f, captions, crops = hard_batch()
     settings, known = ConnectionSettings("x", gate=0.5), Known()
     gate = random_features(12, 2, d=8, seed=5)
-    said = score_batch(f, gate, captions, crops, PairScorer(known), settings)
+    scored = score_batch(f, gate, captions, crops, PairScorer(known), settings)
     total = 12 + int(f.valid.sum())
-    assert 0 < said.unasked < total and len(said.by_image) + len(said.by_caption) == total - said.unasked
-    assert known.asked <= total - said.unasked
-    for pair in said.by_image:
+    assert 0 < scored.unscored < total and len(scored.by_image) + len(scored.by_caption) == total - scored.unscored
+    assert known.asked <= total - scored.unscored
+    for pair in scored.by_image:
         assert float(gate.image[pair.image] @ gate.text[pair.other, pair.caption]) > 0.5
 
 
@@ -261,7 +263,7 @@ def test_a_page_of_the_users_own_data(show, shards, training, teacher, tiny_name
     plan, _ = training_plan([*training[4:], *BARS_TYPED], defaults={"method": "fff"})
     frozen = load_frozen(FrozenSource(tiny_name, str(teacher)))
     f = sample_features([str(shards / f"0{n}.tar") for n in range(4)], plan.captions, frozen, 64)
-    found = find(f, plan.mining, Thresholds.of(plan.mining), 5)
+    found = mine_sample(f, plan.mining, Thresholds.of(plan.mining), 5)
     mined = mine(f, f, plan.mining).pairs
     assert found.pairs == mined.sum() > 0
     assert any(text == f"{found.pairs:,} captions" for text in page.everything)
@@ -269,27 +271,29 @@ def test_a_page_of_the_users_own_data(show, shards, training, teacher, tiny_name
     assert len(page.texts["caption"]) == len(pairs)
     scores = [float(x.split()[-1]) for x in page.texts["chip"] if x.startswith("image–text")]
     assert scores == pytest.approx([pair.scores[0] for pair in pairs], abs=1e-4)
-    said = [re.fullmatch(r"(less than )?([\d.]+) (above|below), by .*", text) for text in page.texts["said"]]
-    assert [match[3] == "above" for match in said] == [pair.margin > 0 for pair in pairs]
-    for match, pair in zip(said, pairs, strict=True):
+    scored = [re.fullmatch(r"(less than )?([\d.]+) (above|below), by .*", text) for text in page.texts["reason"]]
+    assert [match[3] == "above" for match in scored] == [pair.margin > 0 for pair in pairs]
+    for match, pair in zip(scored, pairs, strict=True):
         assert float(match[2]) == pytest.approx(abs(pair.margin), abs=1e-4)
     assert "64 images of 4 shards" in " ".join(page.texts["about"])
 
 
-def test_a_judge_that_knows_colours(show, training):
-    page = show("--samples", "40", "--show", "400", "--", *training, *JUDGE)
+def test_a_discriminator_that_knows_colours(show, training):
+    page = show("--samples", "40", "--show", "400", "--", *training, *DISCRIMINATOR)
     assert sum(colour_discriminator.ASKED) > 0 and max(colour_discriminator.ASKED) <= 16 + 16 * 5
-    verdicts = [kind for kind in page.texts["said"] if kind in ("positive", "ignored", "negative")]
-    assert set(verdicts) == {"positive", "negative"}
+    labels = [kind for kind in page.texts["reason"] if kind in ("positive", "ignored", "negative")]
+    assert set(labels) == {"positive", "negative"}
     q = [float(text.split()[1]) for text in page.texts["chip"] if text.startswith("q ")]
-    assert {verdict for verdict, number in zip(verdicts, q, strict=True) if number > 0.8} == {"positive"}
+    assert {label for label, number in zip(labels, q, strict=True) if number > 0.8} == {"positive"}
     # 0.95 is 0.15 from its threshold, 0.05 is 0.45 from its
     assert [abs(number - 0.95) < 1e-6 for number in q[:40]] == sorted((number > 0.8 for number in q[:40]), reverse=True)
 
 
-def test_a_judge_where_nothing_mines(show, training, teacher):
+def test_a_discriminator_where_nothing_mines(show, training, teacher):
     alone = [*training[:2], *training[-6:], "--method", "mafa", "--captions-per-image", "2", "--caption-policy", "all"]
-    page = show("--samples", "20", "--batch-size", "10", "--hardest-by", f"tiny-clip,{teacher}", "--", *alone, *JUDGE)
+    page = show(
+        "--samples", "20", "--batch-size", "10", "--hardest-by", f"tiny-clip,{teacher}", "--", *alone, *DISCRIMINATOR
+    )
     assert [x for x in page.addresses if x[0] == "#"] == ["#by-image", "#by-caption"]
     assert "20 pairs" in page.everything and max(colour_discriminator.ASKED) <= 10 + 20
 
@@ -300,8 +304,8 @@ def test_it_takes_the_captions_that_a_batch_would_have(trainer, training, teache
 
     def gathered(*flags: str):
         plan, _ = training_plan([*training[4:], *flags], defaults={"method": "fff"})
-        wanted = Wanted(5, 6, FrozenExtractor(frozen), None, torch.device("cpu"))
-        return gather(plan, Draw(urls, 16, 0, count_samples, plain), wanted, plain)
+        settings = GallerySettings(5, 6, FrozenExtractor(frozen), None, torch.device("cpu"))
+        return read_sample(plan, SampleDraw(urls, 16, 0, count_samples, plain), settings, plain)
 
     everything = gathered()
     assert [len(row.captions) for row in everything.rows] == [2, 3, 4, 5] * 4
@@ -376,8 +380,8 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, trainer, training
             "a checkpoint of it",
         ),
         ([], [*training, "--p1", "2"], "a cosine threshold is a number from -1 to 1"),
-        ([], [*text, *JUDGE], "--hardest-by RUN_OR_MODEL"),
-        (["--hardest-by", "x"], training, "--hardest-by: hardest pairs are judged by --discriminator"),
+        ([], [*text, *DISCRIMINATOR], "--hardest-by RUN_OR_MODEL"),
+        (["--hardest-by", "x"], training, "--hardest-by: hardest pairs are scored by --discriminator"),
         ([], [*training, "--discriminator", "nowhere:x"], "no discriminator is called 'nowhere'"),
         ([], [*training, "--mining-features", "precomputed"], "none of the first 16 rows of 00.tar has any"),
     ):
@@ -405,5 +409,5 @@ def test_features_of_padding_do_not_count():
     f = random_features(20, 3, d=8)
     f.valid[:, 2] = False
     noisy = f._replace(text=torch.cat([f.text[:, :2], F.normalize(torch.randn(20, 1, 8), dim=-1)], dim=1))
-    ours, theirs = (find(x, BARS, Thresholds.of(BARS), EVERYTHING) for x in (f, noisy))
+    ours, theirs = (mine_sample(x, BARS, Thresholds.of(BARS), EVERYTHING) for x in (f, noisy))
     assert ours.mined == theirs.mined and ours.nearly == theirs.nearly

@@ -13,8 +13,8 @@ from open_clip_fff.host.report.step_log import StepReport
 from open_clip_fff.mining.counts import Rates
 from open_clip_fff.mining.histograms import BINS, edge
 from open_clip_fff.mining.reference import Thresholds
-from open_clip_fff.tools.calibrate.flags import threshold_flags
-from open_clip_fff.tools.gallery.sections import threshold_words
+from open_clip_fff.tools.calibrate.run import threshold_flags
+from open_clip_fff.tools.gallery.sections import format_thresholds
 
 HIGH = Thresholds(0.2731, torch.tensor(0.99962, dtype=torch.float64), 0.9999996, 0.24)
 
@@ -39,7 +39,7 @@ def printed_by_the_log() -> str:
     [
         printed_by_the_log,
         lambda: " ".join(threshold_flags(MiningConfig(*map(float, HIGH)))),
-        lambda: threshold_words(HIGH),
+        lambda: format_thresholds(HIGH),
     ],
 )
 def test_wherever_it_is_printed(printed):

@@ -1,4 +1,4 @@
-"""Thresholds for a sample: what is proposed, counted and judged is held against Eq. 1 and mining itself."""
+"""Thresholds for a sample: what is proposed, counted and scored is held against Eq. 1 and mining itself."""
 
 import math
 import re
@@ -16,14 +16,14 @@ from open_clip_fff.host.report.memory import AliveBytes
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.mining.histograms import BINS, bins, edge, first_bin, shares_above
 from open_clip_fff.mining.reference import MiningFeatures, similarities
-from open_clip_fff.tools.calibrate.agreement import agreement, half_way
+from open_clip_fff.tools.calibrate.agreement import clause_agreement, half_way
 from open_clip_fff.tools.calibrate.all_pairs import AllPairs
-from open_clip_fff.tools.calibrate.curves import TOGETHER, Curves, curves, in_batches
+from open_clip_fff.tools.calibrate.counts import MinedCounts, PairCounter
+from open_clip_fff.tools.calibrate.curves import TOGETHER, RateCurves, per_pair_rate, rate_curves
+from open_clip_fff.tools.calibrate.histograms import CosineHistograms, cosine_histograms
 from open_clip_fff.tools.calibrate.proposal import Proposal, images_for, propose, readable
-from open_clip_fff.tools.calibrate.rule import Counted, Counter
-from open_clip_fff.tools.calibrate.spread import Spread, spread
-from open_clip_fff.tools.calibrate.strata import ABOVE, STRATA, Strata
-from open_clip_fff.tools.calibrate.warnings import notices
+from open_clip_fff.tools.calibrate.strata import ABOVE, STRATA, StratifiedPairs
+from open_clip_fff.tools.calibrate.warnings import warnings
 from tests.quantiles import quantile_thresholds
 from tests.samples import plain
 from tests.test_assignment import random_features
@@ -39,15 +39,15 @@ def all_pairs(f: MiningFeatures, text_text: str = "pooled", labels: torch.Tensor
 
 def proposed(
     f: MiningFeatures, wanted: MiningConfig, batch: int = BATCH, rate: float = RATE
-) -> tuple[Proposal, Counted, Spread, Curves]:
+) -> tuple[Proposal, MinedCounts, CosineHistograms, RateCurves]:
     pairs = all_pairs(f, wanted.text_text)
-    seen = spread(pairs)
-    levels = curves(pairs, seen, wanted)
+    seen = cosine_histograms(pairs)
+    levels = rate_curves(pairs, seen, wanted)
     proposal = propose(seen, levels, wanted, batch, rate)
-    counter = Counter(pairs, proposal.config)
+    counter = PairCounter(pairs, proposal.config)
     for tile in pairs.tiles(""):
         counter.add(tile)
-    return proposal, counter.counted(), seen, levels
+    return proposal, counter.counts(), seen, levels
 
 
 def by_hand(f: MiningFeatures, config: MiningConfig) -> np.ndarray:
@@ -78,11 +78,11 @@ def by_hand(f: MiningFeatures, config: MiningConfig) -> np.ndarray:
 @pytest.mark.parametrize("form", ["pooled", "max"])
 def test_histograms_by_tiles_are_those_of_all_cosines(monkeypatch, form):
     monkeypatch.setattr("open_clip_fff.tools.calibrate.all_pairs.SIDE", 7)
-    monkeypatch.setattr("open_clip_fff.tools.calibrate.spread.CHUNK", 7)
+    monkeypatch.setattr("open_clip_fff.tools.calibrate.histograms.CHUNK", 7)
     f = random_features(60, 3, d=8)
     labels = torch.arange(60) % 3
     labels[:5] = -1
-    seen = spread(all_pairs(f, form, labels))
+    seen = cosine_histograms(all_pairs(f, form, labels))
     others = (f.ids[:, None] != f.ids)[..., None] & f.valid
     known = (labels >= 0)[:, None] & (labels >= 0)
     kinds = (others, others & known[..., None], others & (known & (labels[:, None] == labels))[..., None])
@@ -102,7 +102,7 @@ def test_histograms_by_tiles_are_those_of_all_cosines(monkeypatch, form):
 def test_quantiles_by_tiles_are_the_dense_ones_to_a_bin(monkeypatch):
     monkeypatch.setattr("open_clip_fff.tools.calibrate.all_pairs.SIDE", 64)
     f = random_features(200, 3, d=16)
-    dense, seen = quantile_thresholds(f, BATCH, RATE), spread(all_pairs(f))
+    dense, seen = quantile_thresholds(f, BATCH, RATE), cosine_histograms(all_pairs(f))
     share = RATE / ((BATCH - 1) * f.valid.double().sum(dim=1).mean().item())
     wide = math.pi / BINS  # a bin at cosine 0, where it is widest
     # neighbours of the quantile in the sample may be farther apart than a bin: the dense one lies between them
@@ -123,9 +123,9 @@ def test_memory_does_not_grow_with_the_pairs(monkeypatch):
     f = f._replace(image=f.image.float(), text=f.text.float())
     with AliveBytes(*(x for x in f if x is not None)) as counted:
         pairs = all_pairs(f)
-        seen = spread(pairs)
-        proposal = propose(seen, curves(pairs, seen, wanted), wanted, BATCH, RATE)
-        counter, strata = Counter(pairs, proposal.config), Strata(pairs, seen, proposal, 90, seed=0)
+        seen = cosine_histograms(pairs)
+        proposal = propose(seen, rate_curves(pairs, seen, wanted), wanted, BATCH, RATE)
+        counter, strata = PairCounter(pairs, proposal.config), StratifiedPairs(pairs, seen, proposal, 90, seed=0)
         for tile in pairs.tiles(""):
             counter.add(tile)
             strata.add(tile)
@@ -177,7 +177,7 @@ def test_the_lower_bar_is_at_most_p1_where_that_is_on(p1):
     assert proposal.config.p1_prime == pytest.approx(quartile if p1 is None else proposal.config.p1, abs=0.002)
     assert proposal.config.p1_prime <= quartile + 0.001 and (p1 is None or proposal.config.p1 < quartile)
     assert counted.pairs[0].tolist() == by_hand(f, proposal.config).tolist()
-    mined = counted.pairs[0, TOGETHER].item() * in_batches(120, BATCH)
+    mined = counted.pairs[0, TOGETHER].item() * per_pair_rate(120, BATCH)
     assert mined == pytest.approx(RATE, rel=0.08) if p1 else 0 < mined <= RATE
 
 
@@ -190,7 +190,7 @@ def test_other_forms_and_texts_alone(form):
         assert proposal.config.text_text == form and (given.image is not None or proposal.config.p1_prime is None)
         mined = mine(given, given, proposal.config).pairs.sum().item()
         assert mined == counted.pairs[0, TOGETHER]
-        assert mined * in_batches(100, BATCH) == pytest.approx(RATE, rel=0.08)
+        assert mined * per_pair_rate(100, BATCH) == pytest.approx(RATE, rel=0.08)
 
 
 def test_the_expectation_is_what_random_batches_mine():
@@ -215,10 +215,10 @@ def test_classes_judge_every_level():
     f, labels = random_features(90, 2, d=8), torch.arange(90) % 3
     labels[:6] = -1
     pairs, wanted = all_pairs(f, labels=labels), MiningConfig(0.1, 0.1, 0.1, 0.1)
-    seen = spread(pairs)
-    levels = curves(pairs, seen, wanted)
+    seen = cosine_histograms(pairs)
+    levels = rate_curves(pairs, seen, wanted)
     proposal = propose(seen, levels, wanted, BATCH, RATE)
-    counter = Counter(pairs, proposal.config)
+    counter = PairCounter(pairs, proposal.config)
     for tile in pairs.tiles(""):
         counter.add(tile)
     mined = mine(f, f, proposal.config)
@@ -226,9 +226,9 @@ def test_classes_judge_every_level():
     right = (labels[:, None] == labels)[..., None] & known
     for clause, pairs_of in enumerate((*(mined.pairs & x for x in mined.clauses), mined.pairs)):
         share = ((pairs_of & right).sum() / (pairs_of & known).sum()).item()
-        assert counter.counted().right()[clause] == pytest.approx(share)
+        assert counter.counts().right()[clause] == pytest.approx(share)
     place = int((levels.levels <= proposal.level).sum()) - 1
-    assert levels.right()[TOGETHER, place].item() == pytest.approx(counter.counted().right()[TOGETHER], abs=0.03)
+    assert levels.right()[TOGETHER, place].item() == pytest.approx(counter.counts().right()[TOGETHER], abs=0.03)
 
 
 @pytest.mark.parametrize("number", [10, 3000, 4096, 5000, 8000, 8150, BINS - 5])
@@ -246,7 +246,7 @@ def test_a_threshold_is_short_and_cuts_where_its_bin_begins(number):
 def said(f: MiningFeatures, wanted: MiningConfig | None = None, batch: int = BATCH, rate: float = RATE) -> str:
     wanted = wanted or MiningConfig(0.1, 0.1, 0.1, 0.1)
     proposal, counted, _, _ = proposed(f, wanted, batch, rate)
-    return "\n".join(notices(wanted, proposal, counted, batch, rate))
+    return "\n".join(warnings(wanted, proposal, counted, batch, rate))
 
 
 def test_equal_captions_tie():
@@ -257,8 +257,8 @@ def test_equal_captions_tie():
     wanted = MiningConfig(0.1, 0.1, 0.1, None)
     proposal, counted, _, _ = proposed(f, wanted)
     assert proposal.config.p3 is None and counted.equal == 40 * 39 * 2
-    assert counted.pairs[0, TOGETHER] * in_batches(120, BATCH) == pytest.approx(RATE, rel=0.1)
-    per_image = 40 * 39 * 2 * in_batches(120, BATCH)
+    assert counted.pairs[0, TOGETHER] * per_pair_rate(120, BATCH) == pytest.approx(RATE, rel=0.1)
+    per_image = 40 * 39 * 2 * per_pair_rate(120, BATCH)
     assert f"p3 is proposed off: too many pairs tie at cosine 1, {per_image:.2f} per image" in said(f, wanted)
     many = said(f, wanted, rate=3 * per_image)  # and where more is asked for, they are mined, and told
     assert f"{per_image:.2f} captions per image are mined by p3 for equal texts alone" in many
@@ -275,7 +275,7 @@ def test_what_to_know_before_trusting_them():
     few = said(f.subset(slice(60)), batch=200, rate=1)
     assert "only 18 pairs of this sample are above the thresholds" in few and "--images 142 would have 100" in few
     assert images_for(100, 200, 1) == 142 and 142 * 141 / 199 >= 100 > 141 * 140 / 199
-    assert "--mined-cap 2 is left out of account" in said(f, MiningConfig(0.1, 0.1, 0.1, 0.1, cap=2))
+    assert "--mined-cap 2 is not taken into account" in said(f, MiningConfig(0.1, 0.1, 0.1, 0.1, cap=2))
 
 
 def test_images_that_are_there_twice_tie_below_the_quantile():
@@ -298,10 +298,10 @@ def test_what_cannot_be_told_is_refused():
         proposed(same, MiningConfig())
 
 
-# --- the judge -------------------------------------------------------------------------------------------------------
+# --- match scores --------------------------------------------------------------------------------------------------
 
 
-def test_pairs_for_the_judge_are_drawn_by_clause_and_score(monkeypatch):
+def test_pairs_to_score_are_drawn_by_clause_and_score(monkeypatch):
     monkeypatch.setattr("open_clip_fff.tools.calibrate.all_pairs.SIDE", 40)
     f = clustered(2, n=150)
     wanted = MiningConfig(0.1, 0.1, 0.1, 0.1)
@@ -309,7 +309,7 @@ def test_pairs_for_the_judge_are_drawn_by_clause_and_score(monkeypatch):
     proposal, counted, seen, _ = proposed(f, wanted)
     drawn = {}
     for most in (90, 10**6):
-        strata = Strata(pairs, seen, proposal, most, seed=0)
+        strata = StratifiedPairs(pairs, seen, proposal, most, seed=0)
         for tile in pairs.tiles(""):
             strata.add(tile)
         drawn[most] = strata.drawn()
@@ -336,12 +336,12 @@ def test_pairs_for_the_judge_are_drawn_by_clause_and_score(monkeypatch):
 def test_agreement_is_weighted_by_what_it_stands_for():
     f = clustered(2, n=150)
     proposal, _, seen, _ = proposed(f, MiningConfig(0.1, 0.1, 0.1, 0.1))
-    strata = Strata(all_pairs(f), seen, proposal, 60, seed=0)
+    strata = StratifiedPairs(all_pairs(f), seen, proposal, 60, seed=0)
     for tile in all_pairs(f).tiles(""):
         strata.add(tile)
     drawn = strata.drawn()
     q = [torch.full((len(some.pairs),), [0.9, 0.6, 0.1, 0.1, 0.9, 0.9][some.stratum]) for some in drawn]
-    for found in agreement(drawn, q, ConnectionSettings("x")):
+    for found in clause_agreement(drawn, q, ConnectionSettings("x")):
         own = [some.population for some in drawn if some.clause == found.clause]
         assert found.above[:3] == pytest.approx(np.array(own[:3]) / sum(own[:3]))
         assert found.below == (0.0, 0.0, 1.0, len(drawn[3].pairs)) and found.side == "at"

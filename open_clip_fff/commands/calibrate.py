@@ -1,36 +1,33 @@
-"""Proposes p1, p2, p3 and p1' of Eq. 1 for your data and what mines there, and shows what they would do.
+"""Proposes p1, p2, p3 and p1' of Eq. 1 for your data and feature extractor, and shows what they would mine.
 
     open-clip-fff calibrate --out calibration --train-data 'data/{00000..00099}.tar' \\
         --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai --batch-size 1024
 
-Takes training's flags, too, all or some; where they name no method and no loss, it is as with `--method fff`. With
-`--discriminator` pairs around the thresholds are scored, with `--class-key` the table says how much of what
-is mined is right.
+Takes training's flags, too, all or some; without a method or loss, they mean `--method fff`.
+With `--discriminator` pairs around the thresholds are scored; with `--class-key` the table says how much of what is
+mined is right.
 """
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from open_clip_fff.commands.program import as_program, typed
-from open_clip_fff.config.command_line import parse_shard_flags
 from open_clip_fff.config.mining import SELF
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.training_flags import is_typed, parse_with_training, training_plan
-from open_clip_fff.tools.calibrate.files import FALSE_NEGATIVES, FILES
-from open_clip_fff.tools.sampling.sizes import SHARDS
+from open_clip_fff.tools.calibrate import FALSE_NEGATIVES, FILES
+from open_clip_fff.tools.sampling.flags import add_sample_flags, parse_sample
 
-USUAL_BATCH = 4096  # N where none is said
+DEFAULT_BATCH = 4096  # N if training's flags say none
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff calibrate") -> int:
-    """Shards in, thresholds out: 0; 1 if a shard could not be read; 2 for a mistake, which is printed in one line."""
+    """Shards in, thresholds out: 0; 1 if a shard could not be read to its end; 2 for a mistake."""
 
     def body() -> int:
         args, plan = parse(typed(argv), prog)
-        from open_clip_fff.tools.calibrate.command import run
+        from open_clip_fff.tools.calibrate.run import run
 
         return run(args, plan)
 
@@ -38,27 +35,20 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff calibrate
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
-    """The command line: the program's own flags, with OpenCLIP's as `training`, and the plan of training's.
+    """The command's own flags, with OpenCLIP's as `training`, and the plan of training.
 
     Raises:
-        UsageError: for a flag that cannot work.
+        UsageError: for an invalid flag, and if nothing mines that exists before training.
     """
     parser = CommandParser(prog, __doc__, "--train-data, --json-text-key, --mining-model, --discriminator, …")
-    add = parser.add_argument
     files = ", ".join((*FILES, FALSE_NEGATIVES))
-    add("--out", type=Path, required=True, metavar="DIR", help=f"for {files}; replaced if they are there")
-    add(
-        "--images",
-        type=int,
-        default=5_000,
-        metavar="N",
-        help=f"to draw, evenly from up to {SHARDS} shards (default: 5000)",
-    )
+    add_sample_flags(parser, ("DIR", f"for {files}; replaced if they are there"), ("--images", 5_000))
+    add = parser.add_argument
     add(
         "--global-batch",
         type=int,
         metavar="N",
-        help=f"of training, over all processes (default: --batch-size times --accum-freq, or {USUAL_BATCH})",
+        help=f"of training, over all processes (default: --batch-size times --accum-freq, or {DEFAULT_BATCH})",
     )
     add(
         "--mined-per-image",
@@ -67,34 +57,20 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
         help="captions of others that an image shall mine in a batch, by all clauses together (default: training's, 1)",
     )
     add("--match-pairs", type=int, default=500, metavar="P", help="that --discriminator scores (default: 500)")
-    add(
-        "--judge-pairs", type=int, dest="match_pairs", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-    )  # its old name
-    add("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    add("--judge-pairs", dest="match_pairs", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # old name
+    add("--seed", type=int, default=0, help="of the random sample (default: 0)")
     add("--workers", type=int, default=4, help="threads that decode (default: 4)")
-    add("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
-    args, training = parse_with_training(parser, argv)
-    plan, others = training_plan(training, defaults={"method": "fff"})
-    args.training = parse_shard_flags(others)
-    args.why = "(--global-batch)"
+    least = {"images": 2, "global_batch": 2, "match_pairs": 1, "workers": 0, "seed": 0}
+    args, plan = parse_sample(parser, argv, least)
+    args.batch_from = "(--global-batch)"
     if args.global_batch is None:
-        args.global_batch = USUAL_BATCH
-        if is_typed(others, "batch_size", "accum_freq"):
-            args.global_batch = args.training.batch_size * args.training.accum_freq
-            args.why = "(--batch-size of one process; --global-batch says another)"
+        args.global_batch = DEFAULT_BATCH
+        if args.batch_typed:
+            args.global_batch = args.one_process_batch
+            args.batch_from = "(--batch-size of one process; --global-batch sets another)"
     if args.mined_per_image is None:
         args.mined_per_image = 1.0 if plan.mining is None or plan.mining.per_image is None else plan.mining.per_image
-    check(args, plan)
-    return args, plan
-
-
-def check(args: argparse.Namespace, plan: Plan) -> None:
-    """Refuses what cannot work before anything is read.
-
-    Raises:
-        UsageError: for a number out of range, and where nothing mines, or only what there is not before training.
-    """
-    check_least(args, images=2, global_batch=2, match_pairs=1, workers=0, seed=0)
+    check_least(args, global_batch=2)
     if not args.mined_per_image > 0:
         raise UsageError(f"--mined-per-image {args.mined_per_image:g}: must be more than 0")
     if plan.features in SELF:
@@ -107,3 +83,4 @@ def check(args: argparse.Namespace, plan: Plan) -> None:
         raise UsageError("nothing mines: add --mining-features frozen --mining-model NAME")
     if plan.mining.p1 is plan.mining.p2 is plan.mining.p3 is None:
         raise UsageError("--p1, --p2 and --p3 are off: there is no threshold to find")
+    return args, plan

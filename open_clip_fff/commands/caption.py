@@ -4,8 +4,8 @@
         --model Salesforce/blip2-opt-2.7b --captions 5
 
 Writes a parquet per shard, for `--caption-sidecar captions --sidecar-text-key captions`, or with `--into tars` the
-shards again, with the captions in a field of each sample's json. Each file is whole or not there; a second start does
-those that are missing. `torchrun --nproc-per-node 8 -m open_clip_fff caption ...` shares the shards out.
+shards again, with the captions in a field of each sample's json. Files are written atomically; a second start writes
+those that are missing. `torchrun --nproc-per-node 8 -m open_clip_fff caption ...` divides the shards among processes.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.config.flags import as_flag
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.caption.decoding import DTYPES, HOW, Decoding
+from open_clip_fff.tools.caption.decoding import DTYPES, METHODS, Decoding
 from open_clip_fff.tools.shards.share import add_flags
 
 FIELD = "generated_captions"
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff caption")
 
     def body() -> int:
         args, decoding = parse(typed(argv), prog)
-        from open_clip_fff.tools.caption.command import run
+        from open_clip_fff.tools.caption.run import run
 
         return run(args, decoding)
 
@@ -36,11 +36,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff caption")
 
 
 def parse(argv: list[str], prog: str = "open-clip-fff caption") -> tuple[argparse.Namespace, Decoding]:
-    """The command line.
-
-    Raises:
-        UsageError: for a flag that cannot work.
-    """
+    """The command line. Raises UsageError for an invalid flag."""
     parser = CommandParser(prog, __doc__)
     parser.add_argument("--train-data", required=True, metavar="TARS", help="with braces as in training")
     add_flags(parser, "the captions")
@@ -48,15 +44,15 @@ def parse(argv: list[str], prog: str = "open-clip-fff caption") -> tuple[argpars
         "--model", default="Salesforce/blip2-opt-2.7b", metavar="NAME|DIR", help="(default: %(default)s)"
     )
     parser.add_argument(
-        "--prompt", default="", metavar="TEXT", help="how captions begin, or what a chat model is asked"
+        "--prompt", default="", metavar="TEXT", help="the start of each caption, or a chat model's question"
     )
-    draw = parser.add_argument_group("how captions are drawn")
+    draw = parser.add_argument_group("how captions are generated")
     draw.add_argument("--captions", type=int, metavar="K", help="of an image (default: 5; 1 with greedy)")
-    draw.add_argument("--decoding", choices=HOW, default="nucleus", help="(default: nucleus)")
-    draw.add_argument("--top-p", type=float, metavar="P", help="nucleus: the likeliest tokens' share (default: 0.9)")
+    draw.add_argument("--decoding", choices=METHODS, default="nucleus", help="(default: nucleus)")
+    draw.add_argument("--top-p", type=float, metavar="P", help="nucleus: probability mass sampled from (default: 0.9)")
     draw.add_argument("--temperature", type=float, metavar="T", help="nucleus (default: 1)")
     draw.add_argument("--tries", type=int, help="nucleus: more rounds for images with fewer than K (default: 1)")
-    draw.add_argument("--beams", type=int, help="beam: how many are followed (default: 5, or K)")
+    draw.add_argument("--beams", type=int, help="beam: their number (default: 5, or K)")
     draw.add_argument("--max-new-tokens", type=int, default=30, metavar="N", help="(default: 30)")
     draw.add_argument("--min-new-tokens", type=int, default=1, metavar="N", help="(default: 1)")
     draw.add_argument("--seed", type=int, default=0, help="(default: 0)")
@@ -72,11 +68,7 @@ def parse(argv: list[str], prog: str = "open-clip-fff caption") -> tuple[argpars
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuses numbers and names that cannot work.
-
-    Raises:
-        UsageError: for the first of them.
-    """
+    """Raises UsageError for an invalid number or name."""
     check_least(args, batch_size=1, workers=0)
     if not re.fullmatch(r"[\w.-]+", args.field):
         raise UsageError(f"--field {args.field}: letters, digits, '_', '.' and '-', so that training can name it")
@@ -85,14 +77,10 @@ def check(args: argparse.Namespace) -> None:
 
 
 def decoding_of(args: argparse.Namespace) -> Decoding:
-    """How captions are drawn.
-
-    Raises:
-        UsageError: for a flag of another way to draw, and for what cannot work.
-    """
+    """Raises UsageError for a flag of another decoding method, or an invalid value."""
     k = args.captions if args.captions is not None else 1 if args.decoding == "greedy" else 5
     given = {"beams": max(k, Decoding.beams)} if args.decoding == "beam" else {}
-    for how, names in HOW.items():
+    for how, names in METHODS.items():
         own = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
         if own and how != args.decoding:
             raise UsageError(f"{as_flag(next(iter(own)))}: goes with --decoding {how}, not {args.decoding}")

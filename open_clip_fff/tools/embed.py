@@ -22,7 +22,7 @@ from open_clip_fff.devices import usable
 from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.numerics import half_on_cuda
-from open_clip_fff.tools.sampling.extractors import FeatureExtractor, extractor_of
+from open_clip_fff.tools.sampling.extractors import FeatureExtractor, load_extractor
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
         refuse_input_folder(args.out, urls)
     folder = OutFolder(args.out, SUFFIX[args.into], settings)
     device = usable(share.device(args.device))
-    extractor = extractor_of(plan, device)
+    extractor = load_extractor(plan, device)
     if share.index == 0:
         print(f"features of {plain_name(model)}{', of captions alone' if plan.text_alone else ''}, on {device}")
 
@@ -67,7 +67,7 @@ def embed_shard(
     tick: Callable[[int], None],
 ) -> Iterator[tuple[str, bytes]]:
     """Key and stored features of a shard's samples with captions and a readable image."""
-    found = decoded_samples(read_samples([url]), reader, extractor.view, workers=args.workers)
+    found = decoded_samples(read_samples([url]), reader, extractor.preprocess, workers=args.workers)
     samples = as_usage_errors(found, url)
     while some := list(islice(samples, args.batch_size)):
         decoded = [sample for sample in some if isinstance(sample, DecodedSample)]

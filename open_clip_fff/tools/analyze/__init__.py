@@ -1,1 +1,4 @@
-"""What the captions of a data set are like, raw ones against generated ones: the analysis figures of FFF's paper."""
+"""The analysis figures of FFF's paper for the user's captions, raw against generated."""
+
+PAGE = "analysis.html"
+ALL = 10_000  # captions of an image: more than training may take

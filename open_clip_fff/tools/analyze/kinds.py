@@ -1,56 +1,58 @@
-"""The two kinds of captions, and one caption of each image drawn from a kind."""
+"""Raw and generated captions; one random caption of each image, frequent captions, captions of other images."""
 
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 RAW, GENERATED = "raw", "generated"
 SEED = 0
+TOP = 100
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
-class Kind(NamedTuple):
+class CaptionKind(NamedTuple):
     """The captions of one kind.
 
     Attributes:
         name: `raw` or `generated`.
-        places: int64 [T'], which of all captions they are, image-major.
+        indices: int64 [T'], among all captions, image-major.
         owner: int64 [T'], their images.
-        one: int64 [n], a caption (of all captions) of each image that has any, drawn at random; by image.
+        one: int64 [n], a random caption (among all) of each image that has any, by image.
         images: int64 [n], these images.
     """
 
     name: str
-    places: Tensor
+    indices: Tensor
     owner: Tensor
     one: Tensor
     images: Tensor
 
 
-def kinds_of(owner: Tensor, raw: Tensor, seed: int = SEED) -> list[Kind]:
+def kinds_of(owner: Tensor, raw: Tensor, seed: int = SEED) -> list[CaptionKind]:
     """The kinds that at least two images have.
 
     Args:
         owner: int64 [T], the image of each caption, ascending.
         raw: bool [T].
-        seed: of the drawing.
+        seed: of the random captions.
     """
-    found = []
+    kinds = []
     for name, mask in ((RAW, raw), (GENERATED, ~raw)):
-        places = mask.nonzero().flatten()
-        one = one_of_each(owner[places], seed)
+        indices = mask.nonzero().flatten()
+        one = one_of_each(owner[indices], seed)
         if len(one) > 1:
-            found.append(Kind(name, places, owner[places], places[one], owner[places[one]]))
-    return found
+            kinds.append(CaptionKind(name, indices, owner[indices], indices[one], owner[indices[one]]))
+    return kinds
 
 
 def one_of_each(owner: Tensor, seed: int = SEED) -> Tensor:
-    """A random place for each image that owns any, int64 [n], by image.
-
-    Args:
-        owner: int64 [T].
-        seed: of the drawing.
-    """
+    """A random index for each image in `owner`, int64 [n], by image."""
     shuffled = shuffle(torch.arange(len(owner), device=owner.device), seed)
     shuffled = shuffled[owner[shuffled].argsort(stable=True)]
     first = torch.ones_like(shuffled, dtype=torch.bool)
@@ -58,13 +60,8 @@ def one_of_each(owner: Tensor, seed: int = SEED) -> Tensor:
     return shuffled[first]
 
 
-def strangers(owner: Tensor, seed: int = SEED) -> Tensor:
-    """For each caption a caption of another image, each of them as likely, int64 [T].
-
-    Args:
-        owner: int64 [T], ascending, of two images at least.
-        seed: of the drawing.
-    """
+def random_others(owner: Tensor, seed: int = SEED) -> Tensor:
+    """For each caption a random caption of another image, int64 [T]; `owner` is ascending, of two images at least."""
     _, counts = owner.unique_consecutive(return_counts=True)
     ends, sizes = (x.repeat_interleave(counts) for x in (counts.cumsum(0), counts))
     drawn = torch.rand(len(owner), dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(owner.device)
@@ -73,6 +70,24 @@ def strangers(owner: Tensor, seed: int = SEED) -> Tensor:
 
 
 def shuffle(items: Tensor, seed: int = SEED) -> Tensor:
-    """In a random order, which is always the same."""
+    """In a random order, the same for each seed."""
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(seed))
     return items[order.to(items.device)]
+
+
+def normalised(text: str) -> str:
+    """The words in lower case, single-spaced, so that `A dog.` equals `a  dog`; text without words is kept."""
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(_WORD.findall(text)) or " ".join(text.split())
+
+
+def most_frequent(normal: Sequence[str], top: int = TOP) -> pd.DataFrame:
+    """The `top` most frequent of some normalised captions, equal counts in alphabetical order.
+
+    Returns:
+        Columns `rank` from 1, `caption`, `times`, and `share` of all captions, from 0 to 1.
+    """
+    counts = sorted(Counter(normal).items(), key=lambda item: (-item[1], item[0]))[:top]
+    table = pd.DataFrame(counts, columns=["caption", "times"])
+    table.insert(0, "rank", range(1, len(table) + 1))
+    return table.assign(share=table["times"] / max(len(normal), 1))

@@ -1,4 +1,4 @@
-"""All numbers of the analysis: a table of captions, one of images, and one of the most frequent captions."""
+"""All measurements: a table of captions, one of images, and one of the most frequent captions."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,44 +9,56 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import printable
-from open_clip_fff.tools.analyze.agreement import among, between
-from open_clip_fff.tools.analyze.fit import cosines, means
-from open_clip_fff.tools.analyze.frequencies import most_frequent, normalised
-from open_clip_fff.tools.analyze.kinds import GENERATED, RAW, Kind, kinds_of, shuffle, strangers
-from open_clip_fff.tools.analyze.nearest import NEAREST, mean_of_nearest
+from open_clip_fff.tools.analyze.kinds import (
+    GENERATED,
+    RAW,
+    CaptionKind,
+    kinds_of,
+    most_frequent,
+    normalised,
+    random_others,
+    shuffle,
+)
 from open_clip_fff.tools.analyze.ranks import outranked
-from open_clip_fff.tools.analyze.sample import Sample
+from open_clip_fff.tools.analyze.sample import CaptionSample
+from open_clip_fff.tools.analyze.similarity import (
+    NEAREST,
+    cosines,
+    mean_of_nearest,
+    means,
+    raw_to_generated,
+    within_images,
+)
 from open_clip_fff.tools.sampling.draw import Progress
 
-ONE, MEAN = "one", "mean"  # the texts that stand for an image: a caption drawn from a kind, and the mean of them
+ONE, MEAN = "one", "mean"  # the text of an image in a batch: a random caption of a kind, or the mean of all of them
 
 
 @dataclass
-class Measured:
-    """What was found out about N images and their T captions.
+class Measurements:
+    """Of N images and their T captions.
 
     Attributes:
-        captions: a row per caption of a kind: `image` (its place), `kind`, `caption`, `normal`, `words`, `times` (its
-            normalised text comes among its kind), `nearest` (mean cosine), and where images are seen `fit`,
-            `random_image` (cosines with its own image, and a random other one), `random_caption` (with a caption of
-            another image).
-        images: a row per image: `shard`, `key`; `raw`, `generated` (captions); `among_KIND`, `raw_to_generated` (mean
-            cosines of its captions), `random_raw_to_generated` (of one of its own and one of another image's);
-            `one_KIND`, `mean_KIND` (cosine of the image with a drawn caption, and with the mean of them);
-            `outranked_one_KIND`, `outranked_mean_KIND` (captions in its batch that fit as well). NaN where an image has
-            too few captions; a column in which all have is left out.
-        frequent: the most frequent captions by `kind` (`most_frequent`).
-        kinds: those that are there, raw first.
-        texts: what stood for each image, float32 [n, D] by `outranked_…` column, in the order of `orders`.
-        orders: by kind, the images in the order in which batches were cut, int64 [n].
-        pool: captions of a kind among which the nearest were looked for.
+        captions: a row per caption: `image` (its number), `kind`, `caption`, `normal` (normalised), `words`, `times`
+            (its normalised text occurs in its kind), `nearest` (mean cosine), `random_caption` (cosine with a caption
+            of another image); with image features `fit`, `random_image` (cosines with its own and another image).
+        images: a row per image: `shard`, `key`; `raw`, `generated` (numbers of captions); `among_KIND`,
+            `raw_to_generated` (mean cosines of its captions), `random_raw_to_generated` (of different images);
+            `one_KIND`, `mean_KIND` (cosine of the image with a random caption, and with the mean of all);
+            `outranked_one_KIND`, `outranked_mean_KIND` (captions in its batch with at least this cosine). NaN for too
+            few captions; columns of NaN are left out.
+        frequent: `most_frequent` captions by `kind`.
+        kinds: existing ones, raw first.
+        texts: of each image in its batch, float32 [n, D] by `outranked_…` column, in the order of `orders`.
+        orders: by kind, the images in the order of the batches, int64 [n].
+        pool: captions of a kind among which the nearest are searched.
         batch: images in a batch, by kind.
     """
 
     captions: pd.DataFrame
     images: pd.DataFrame
     frequent: pd.DataFrame
-    kinds: list[Kind]
+    kinds: list[CaptionKind]
     texts: dict[str, Tensor] = field(default_factory=dict)
     orders: dict[str, Tensor] = field(default_factory=dict)
     pool: int = 0
@@ -54,12 +66,11 @@ class Measured:
 
     @property
     def names(self) -> list[str]:
-        """Of the kinds."""
         return [kind.name for kind in self.kinds]
 
     @property
     def nearest(self) -> int:
-        """Captions over which a mean cosine to the nearest ones is taken."""
+        """How many nearest captions are averaged."""
         return min(NEAREST, self.pool - 1)
 
     def of(self, kind: str) -> pd.DataFrame:
@@ -67,19 +78,13 @@ class Measured:
         return self.captions[self.captions["kind"] == kind]
 
 
-def measure(sample: Sample, batch: int, progress: Progress) -> Measured:
-    """All of it.
-
-    Args:
-        sample: N images.
-        batch: images in a batch of the ranks.
-        progress: shows how far it is.
-    """
+def measure(sample: CaptionSample, batch: int, progress: Progress) -> Measurements:
+    """Measures a sample; ranks are taken in batches of `batch` images."""
     kinds = kinds_of(sample.owner, sample.raw)
     images = _images(sample)
-    found = Measured(pd.DataFrame(), images, pd.DataFrame(), kinds)
+    found = Measurements(pd.DataFrame(), images, pd.DataFrame(), kinds)
     captions, frequent = [], []
-    # equally many for both kinds: the more there are, the nearer the nearest
+    # equally many for both kinds: a larger pool has nearer captions
     found.pool = min((len(kind.one) for kind in kinds), default=0)
     for kind in kinds:
         table = _captions(sample, kind)
@@ -88,18 +93,18 @@ def measure(sample: Sample, batch: int, progress: Progress) -> Measured:
         pool = shuffle(kind.one)[: found.pool]
         table["nearest"] = _numbers(
             mean_of_nearest(
-                sample.text[kind.places],
+                sample.text[kind.indices],
                 kind.owner,
                 sample.text[pool],
                 sample.owner[pool],
-                progress=partial(progress, desc=f"nearest captions, {kind.name}", leave=False, delay=1),
+                progress=partial(progress, desc=f"nearest captions, {kind.name}", delay=1),
             )
         )
-        images[f"among_{kind.name}"] = _numbers(among(sample.text[kind.places], kind.owner, len(images)))
+        images[f"among_{kind.name}"] = _numbers(within_images(sample.text[kind.indices], kind.owner, len(images)))
         if sample.image is not None:
-            _see(found, sample, sample.image, kind, batch, progress)
+            _rank(found, sample, sample.image, kind, batch, progress)
     if len(kinds) > 1:
-        images["raw_to_generated"] = _numbers(between(sample.text, sample.owner, sample.raw, len(images)))
+        images["raw_to_generated"] = _numbers(raw_to_generated(sample.text, sample.owner, sample.raw, len(images)))
         images["random_raw_to_generated"] = _across(sample, *kinds)
     found.captions = pd.concat(captions, ignore_index=True) if captions else pd.DataFrame()
     found.frequent = pd.concat(frequent, ignore_index=True) if frequent else pd.DataFrame()
@@ -107,7 +112,7 @@ def measure(sample: Sample, batch: int, progress: Progress) -> Measured:
     return found
 
 
-def _across(sample: Sample, raw: Kind, generated: Kind) -> np.ndarray:
+def _across(sample: CaptionSample, raw: CaptionKind, generated: CaptionKind) -> np.ndarray:
     """The cosine of a raw caption of each image that has both kinds with a generated one of another image, [N]."""
     both = raw.images[torch.isin(raw.images, generated.images)]
     ours, theirs = (kind.one[torch.isin(kind.images, both)] for kind in (raw, generated))
@@ -118,7 +123,7 @@ def _across(sample: Sample, raw: Kind, generated: Kind) -> np.ndarray:
     return _at(both[order].cpu().numpy(), len(sample.keys), values)
 
 
-def _images(sample: Sample) -> pd.DataFrame:
+def _images(sample: CaptionSample) -> pd.DataFrame:
     counts = {
         name: sample.owner[mask].bincount(minlength=len(sample.keys)).cpu().numpy()
         for name, mask in ((RAW, sample.raw), (GENERATED, ~sample.raw))
@@ -127,14 +132,14 @@ def _images(sample: Sample) -> pd.DataFrame:
     return pd.DataFrame({**{name: list(each) for name, each in names.items()}, **counts})
 
 
-def _captions(sample: Sample, kind: Kind) -> pd.DataFrame:
-    """What takes a look at a kind's captions alone, and their cosines with images."""
-    texts = [sample.captions[place] for place in kind.places.tolist()]
+def _captions(sample: CaptionSample, kind: CaptionKind) -> pd.DataFrame:
+    """Words, frequencies and cosines of a kind's captions, without ranks."""
+    texts = [sample.captions[index] for index in kind.indices.tolist()]
     table = pd.DataFrame({"image": kind.owner.cpu().numpy(), "kind": kind.name, "caption": texts})
     table["normal"] = [normalised(text) for text in texts]
     table["words"] = [len(text.split()) for text in texts]
     table["times"] = table.groupby("normal")["normal"].transform("size")
-    text, other = sample.text[kind.places], strangers(kind.owner)
+    text, other = sample.text[kind.indices], random_others(kind.owner)
     table["random_caption"] = _numbers(cosines(text[other], text))
     if sample.image is not None:
         table["fit"] = _numbers(cosines(sample.image[kind.owner], text))
@@ -142,33 +147,35 @@ def _captions(sample: Sample, kind: Kind) -> pd.DataFrame:
     return table
 
 
-def _see(found: Measured, sample: Sample, image: Tensor, kind: Kind, batch: int, progress: Progress) -> None:
-    """What stands for each image, how well it fits, and what outranks it."""
+def _rank(
+    found: Measurements, sample: CaptionSample, image: Tensor, kind: CaptionKind, batch: int, progress: Progress
+) -> None:
+    """Adds the text of each image in its batch, its cosine, and how many outrank it."""
     order = shuffle(torch.arange(len(kind.images), device=image.device))
     found.orders[kind.name], found.batch[kind.name] = kind.images[order], min(batch, len(order))
     texts = {ONE: sample.text[kind.one]}
     if bool((kind.owner.bincount() > 1).any()):
-        texts[MEAN] = means(sample.text[kind.places], kind.owner, len(sample.keys))[kind.images]
-    places = kind.images.cpu().numpy()
+        texts[MEAN] = means(sample.text[kind.indices], kind.owner, len(sample.keys))[kind.images]
+    images = kind.images.cpu().numpy()
     for name, text in texts.items():
         column, label = f"{name}_{kind.name}", {ONE: "one", MEAN: "the mean"}[name]
-        found.images[column] = _at(places, len(found.images), cosines(image[kind.images], text))
+        found.images[column] = _at(images, len(found.images), cosines(image[kind.images], text))
         found.texts[f"outranked_{column}"] = text[order]
         counts = outranked(
             image[kind.images[order]],
             text[order],
             batch,
-            partial(progress, desc=f"batches, {label} {kind.name}", leave=False, delay=1),
+            partial(progress, desc=f"batches, {label} {kind.name}", delay=1),
         )
-        found.images[f"outranked_{column}"] = _at(places[order.cpu().numpy()], len(found.images), counts)
+        found.images[f"outranked_{column}"] = _at(images[order.cpu().numpy()], len(found.images), counts)
 
 
 def _numbers(values: Tensor) -> np.ndarray:
     return values.cpu().numpy().astype(np.float32)
 
 
-def _at(places: np.ndarray, length: int, values: Tensor) -> np.ndarray:
-    """Values of some images among all, NaN for the others."""
+def _at(images: np.ndarray, length: int, values: Tensor) -> np.ndarray:
+    """A column with the values of some images, NaN for the others."""
     column = np.full(length, np.nan, dtype=np.float32)
-    column[places] = values.cpu().numpy()
+    column[images] = values.cpu().numpy()
     return column

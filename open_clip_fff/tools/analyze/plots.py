@@ -1,4 +1,4 @@
-"""The figures."""
+"""The page's figures."""
 
 import io
 from collections.abc import Sequence
@@ -12,39 +12,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from open_clip_fff.tools.analyze.kinds import GENERATED, RAW
-from open_clip_fff.tools.analyze.measure import MEAN, ONE, Measured
+from open_clip_fff.tools.analyze.measure import MEAN, ONE, Measurements
 from open_clip_fff.tools.pages.html import data_address
 
-# of Okabe and Ito, which most colour-blind people can tell apart
+# Okabe and Ito's, which are safe for colour blindness
 COLOURS = {RAW: "#D55E00", GENERATED: "#0072B2", "random": "#999999", "between": "#009E73"}
 INK, FAINT = "#333333", "#dddddd"
 BINS = 60
-WIDTH, HEIGHT = 4.8, 2.7  # inches: its letters stay readable on a telephone
-RANKS = (0, 1, 2, 5, 10, 50, 100, 500)  # where the bars of the ranks begin
+WIDTH, HEIGHT = 4.8, 2.7  # inches: readable on a telephone
+RANKS = (0, 1, 2, 5, 10, 50, 100, 500)  # lower ends of the bars
 STYLE: Any = {"font.size": 8, "svg.hashsalt": "analysis", "hatch.linewidth": 0.6}
 
 
-class Cosines(NamedTuple):
-    """Some of them.
-
-    Attributes:
-        name: in the legend.
-        values: [n]; NaN is left out.
-        colour: a name in COLOURS.
-    """
+class CosineGroup(NamedTuple):
+    """Cosines [n] (NaN is left out), their name in the legend, and a name in COLOURS."""
 
     name: str
     values: np.ndarray
     colour: str
 
 
-def draw_cosines(panels: Sequence[Sequence[Cosines]], axis: str) -> Figure:
-    """Histograms of area 1: a panel under each other, and those of a panel over each other.
-
-    Args:
-        panels: they share what is measured.
-        axis: and what that is.
-    """
+def draw_cosines(panels: Sequence[Sequence[CosineGroup]], axis: str) -> Figure:
+    """Histograms of area 1, one panel below the other with a common axis of that name."""
     with matplotlib.rc_context(STYLE):
         figure, drawn = _axes(len(panels))
         everything = np.concatenate([each.values for panel in panels for each in panel])
@@ -81,8 +70,8 @@ def draw_frequencies(frequent: pd.DataFrame) -> Figure:
         return figure
 
 
-def draw_ranks(found: Measured) -> Figure:
-    """Bars: how many images are outranked by so many."""
+def draw_ranks(found: Measurements) -> Figure:
+    """Bars: the share of images by how many captions outrank theirs."""
     most = max(found.batch.values())
     edges = [edge for edge in RANKS if edge < most]
     columns = [f"{text}_{kind}" for kind in found.names for text in (ONE, MEAN)]
@@ -102,15 +91,15 @@ def draw_ranks(found: Measured) -> Figure:
             axes.bar(places, 100 * shares, width * 0.92, **look)
         labels = [f"{a}" if b == a + 1 else f"{a}–{b - 1}" for a, b in pairwise(edges)] + [f"{edges[-1]}+"]
         axes.set_xticks(range(len(edges)), labels)
-        axes.set_xlabel("captions of others that fit at least as well as its own")
+        axes.set_xlabel("captions of others that match at least as well as its own")
         axes.set_ylabel("% of images")
         axes.grid(axis="y", color=FAINT, linewidth=0.7)
         _legend(axes)
         return figure
 
 
-def address(figure: Figure) -> str:
-    """The figure as a page holds it: SVG in a data address."""
+def figure_url(figure: Figure) -> str:
+    """The figure as SVG in a data URL."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -129,5 +118,5 @@ def _axes(count: int) -> tuple[Figure, list[Any]]:
 
 
 def _legend(axes: Any) -> None:
-    """Above, where it hides nothing."""
+    # above the axes, where it hides nothing
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, frameon=False, handlelength=1.2)

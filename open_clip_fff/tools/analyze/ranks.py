@@ -1,4 +1,4 @@
-"""How many captions of a batch fit an image at least as well as its own (FFF, arXiv 2405.10286, Figure 3)."""
+"""How many captions of a batch match an image at least as well as its own (FFF, arXiv 2405.10286, Figure 3)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -7,18 +7,16 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.numerics import exact_float32
+from open_clip_fff.tools.analyze.similarity import AREA
 
 TIE = 1e-6  # as in validation: products of equal features differ in their last digits
-AREA = 2**24  # cosines that exist at a time, 64 MB
 
 
 def batches(images: int, size: int) -> list[tuple[slice, int]]:
-    """Batches that cover n images, each of `size` (of n, where there are fewer).
-
-    The last one reaches back, so that all images have equally many rivals.
+    """Batches that cover n images, each of min(size, n); the last one overlaps, so that all have equally many rivals.
 
     Returns:
-        For each, its images, and how many of them at its front an earlier one has counted.
+        Each batch's images, and how many at its front belong to an earlier one.
     """
     size = min(size, images)
     starts = range(0, images, size)
@@ -33,51 +31,41 @@ def outranked(
     progress: Callable[[list[tuple[Tensor, slice]]], Iterable[Any]] = iter,
     area: int = AREA,
 ) -> Tensor:
-    """For each image, how many captions of others in its batch have as high a cosine with it as its own, or a higher.
+    """The number of other captions in an image's batch with at least the cosine of its own, int64 [n], below `size`.
 
-    A rival with an equal cosine counts, as in validation: captions that images share are no one's own.
+    Equal cosines count, as in validation: captions that images share identify none of them.
 
     Args:
-        image: float32 [n, D], L2-normalised.
-        text: float32 [n, D], likewise: a caption of each image.
+        image, text: float32 [n, D], L2-normalised, a caption of each image.
         size: images in a batch.
-        progress: is handed the tiles, a bar, say.
+        progress: wraps the tiles.
         area: cosines that exist at a time (one row at least).
-
-    Returns:
-        int64 [n], from 0 to size - 1.
     """
-    found = []
+    parts = []
     with exact_float32(image.device):
         for rows, batch in progress(list(_tiles(len(image), size, area, image.device))):
             own = (image[rows] * text[rows]).sum(dim=1, keepdim=True)
-            behind = image[rows] @ text[batch].T < own - TIE
+            below = image[rows] @ text[batch].T < own - TIE
             rival = torch.arange(batch.start, batch.stop, device=image.device) != rows[:, None]
-            found.append((~behind & rival).sum(dim=1))
-    return torch.cat(found)
+            parts.append((~below & rival).sum(dim=1))
+    return torch.cat(parts)
 
 
 def _tiles(images: int, size: int, area: int, device: torch.device) -> Iterator[tuple[Tensor, slice]]:
-    """Rows of images, each once, and the batch of each."""
+    """Each image once, in row tiles, with its batch."""
     for batch, counted in batches(images, size):
         rows = torch.arange(batch.start + counted, batch.stop, device=device)
         for some in rows.split(max(area // (batch.stop - batch.start), 1)):
             yield some, batch
 
 
-def rivals(image: Tensor, text: Tensor, size: int, place: int, show: int) -> tuple[list[int], list[float]]:
-    """The places of the captions that outrank an image's own in its batch, the best first, and their cosines.
-
-    Args:
-        image, text, size: as in `outranked`.
-        place: of the image.
-        show: how many at most.
-    """
-    batch = next(batch for batch, counted in batches(len(image), size) if batch.start + counted <= place < batch.stop)
+def rivals(image: Tensor, text: Tensor, size: int, index: int, show: int) -> tuple[list[int], list[float]]:
+    """The up to `show` captions that outrank image `index` in its batch, the best first: indices and cosines."""
+    batch = next(batch for batch, counted in batches(len(image), size) if batch.start + counted <= index < batch.stop)
     with exact_float32(image.device):
-        cosines = text[batch] @ image[place]
-    own = cosines[place - batch.start].item()
-    cosines[place - batch.start] = -torch.inf
+        cosines = text[batch] @ image[index]
+    own = cosines[index - batch.start].item()
+    cosines[index - batch.start] = -torch.inf
     values, places = cosines.topk(min(show, len(cosines)))
     kept = values >= own - TIE
     return (places[kept] + batch.start).tolist(), values[kept].tolist()

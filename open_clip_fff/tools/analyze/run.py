@@ -1,142 +1,145 @@
-"""From shards to the page: take a sample, measure it, put it in words and figures."""
+"""open-clip-fff analyze: reads a sample, measures its captions, writes the page and CSVs, and prints the summary."""
 
+import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
-import torch
-
-from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.errors import UsageError
+from open_clip_fff.atomic_io import write_atomically
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.shards import SkippedSample
+from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.analyze.constants import PAGE
-from open_clip_fff.tools.analyze.measure import ONE, Measured, measure
-from open_clip_fff.tools.analyze.page import page
-from open_clip_fff.tools.analyze.sample import Missing, Sample, take
+from open_clip_fff.tools.analyze import ALL, PAGE
+from open_clip_fff.tools.analyze.measure import ONE, Measurements, measure
+from open_clip_fff.tools.analyze.sample import CaptionSample, read_sample
 from open_clip_fff.tools.analyze.sections import left_out, sections
-from open_clip_fff.tools.analyze.summary import Line, summary
-from open_clip_fff.tools.analyze.tables import LEFT_OUT, tables
-from open_clip_fff.tools.pages.html import Head
-from open_clip_fff.tools.sampling.draw import Draw, Progress
-from open_clip_fff.tools.sampling.extractors import FeatureExtractor
-from open_clip_fff.tools.sampling.reading import Reading, thumbnail
+from open_clip_fff.tools.analyze.summary import LEFT_OUT, NAMES, SummaryLine, csv_files, summary
+from open_clip_fff.tools.pages.html import Head, data_address, render
+from open_clip_fff.tools.sampling.command import exit_code, open_shards, progress, writing
+from open_clip_fff.tools.sampling.draw import SampleDraw
+from open_clip_fff.tools.sampling.extractors import load_extractor
+from open_clip_fff.tools.sampling.reading import SampleReader, thumbnail
+from open_clip_fff.tools.shards.tars import count_samples
 
-TITLE = "What the captions are like"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is looked at, and by whom.
-
-    Attributes:
-        batch: images in a batch of the ranks.
-        show: images of each part with examples.
-        extractor: the model's, or features that it left beside the images.
-        model: what it is called; None for the model that made the first stored features.
-        device: where it runs.
-        workers: threads that decode.
-    """
-
-    batch: int
-    show: int
-    extractor: FeatureExtractor
-    model: str | None
-    device: torch.device
-    workers: int
+TITLE = "Analysis of the captions"
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """What is written, and what is printed.
-
-    Attributes:
-        files: contents by name, the page last.
-        lines: of the summary.
-        kinds: its columns.
-        about: the sample and the model.
-        missing: what could not be looked at.
-    """
-
-    files: dict[str, str]
-    lines: list[Line]
-    kinds: list[str]
-    about: str
-    missing: Missing
-
-
-def analyse(
-    draw: Draw,
-    captions: CaptionSettings,
-    wanted: Wanted,
-    plan: list[tuple[str, str]],
-    command: str,
-    progress: Progress,
-) -> Analysis:
-    """All of it.
-
-    Args:
-        draw: the samples.
-        captions: where captions are.
-        wanted: how much is looked at.
-        plan: what the flags mean, for the page.
-        command: as it was typed, likewise.
-        progress: shows how far it is.
+def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
+    """Writes a folder with the page and CSVs; `command` is the typed command line.
 
     Raises:
-        UsageError: if too little can be read.
+        UsageError: for shards that training would refuse, a folder with other files, and too few images.
     """
-    device, workers = wanted.device, wanted.workers
-    reading = Reading(draw, captions, [wanted.extractor], device, progress, keep=thumbnail, workers=workers)
-    sample, missing = take(draw, reading)
-    check(sample, missing)
-    found = measure(sample, wanted.batch, progress)
+    plan, urls, device = open_shards(args, plan, args.out, any_number_of_captions=True)
+    foreign = [name for name in NAMES if (args.out / name).exists()]
+    if foreign and not (args.out / PAGE).exists():
+        raise UsageError(f"--out {args.out}: holds {foreign[0]}, not of an earlier analysis; name another folder")
+    extractor = load_extractor(plan, device)
+    draw = SampleDraw(urls, args.images, 0, count_samples, progress)
+    reader = SampleReader(draw, plan.captions, [extractor], device, progress, keep=thumbnail, workers=args.workers)
+    sample = read_sample(reader)
+    check_sample(sample, draw, reader.skipped)
+    found = measure(sample, args.batch, progress)
     if not found.kinds:
-        raise UsageError("--train-data: no two images have a caption of the same kind, and all here is comparison")
-    stored = wanted.extractor.stored
-    model = wanted.model or (stored.model if stored is not None else None) or "a model without a name"
+        raise UsageError("--train-data: no two images have a caption of the same kind, so there is nothing to compare")
+    stored = None if extractor.stored is None else extractor.stored.model
+    model = model_name(plan) or stored or "an unnamed model"
     about = (
         f"{plural(len(sample.keys), 'images')} with {plural(len(sample.captions), 'captions')} from "
-        f"{plural(len(set(sample.shards)), 'shards')}, as {model} sees them."
+        f"{plural(len(set(sample.shards)), 'shards')}, with features of {model}."
     )
     lines = summary(found)
-    head = Head(TITLE, about, notices(found, sample, missing, model, wanted), plan, command)
-    files = tables(found, sample, lines, missing)
-    files[PAGE] = page(head, lead(found, lines), found.names, lines, sections(found, sample, wanted.show), sample)
-    return Analysis(files, lines, found.names, about, missing)
+    warnings = _warnings(found, sample, draw, reader.skipped, model, args.batch)
+    files = csv_files(found, lines, reader.skipped)
+    files[PAGE] = render(
+        Path(__file__).parent,
+        Head(TITLE, about, warnings, _topics(plan), printable(command)),
+        lead=_lead(found, lines),
+        kinds=found.names,
+        lines=lines,
+        sections=sections(found, sample, args.show),
+        keys=[printable(key) for key in sample.keys],
+        address=lambda image: data_address(sample.thumbnails[image], "image/jpeg"),
+        cosine=lambda value: f"{value:.3f}".replace("-", "−"),
+    )
+    with writing(args.out):
+        for name, content in files.items():
+            write_atomically(args.out / name, content)
+    print(about)
+    print_summary(lines, found.names)
+    code = exit_code(draw)
+    if reader.skipped:
+        print(f"{plural(len(reader.skipped), 'samples')} left out; {args.out / LEFT_OUT} says which and why")
+    print(f"{args.out / PAGE} is written ({len(files[PAGE]) / 2**20:.1f} MiB): open it in a browser")
+    return code
 
 
-def check(sample: Sample, missing: Missing) -> None:
-    """Whether there is anything to compare.
-
-    Raises:
-        UsageError: if fewer than two images were read.
-    """
+def check_sample(sample: CaptionSample, draw: SampleDraw, skipped: Sequence[SkippedSample]) -> None:
+    """Raises UsageError if fewer than two images were read."""
     if len(sample.keys) < 2:
-        whys = [*missing.shards, *(f"{found.key}: {found.why}" for found in missing.samples)]
-        because = f" ({'; '.join(whys[:3])}{'; …' if len(whys) > 3 else ''})" if whys else ""
+        reasons = [*draw.warnings(), *(f"{each.key}: {each.why}" for each in skipped)]
+        because = f" ({'; '.join(reasons[:3])}{'; …' if len(reasons) > 3 else ''})" if reasons else ""
         raise UsageError(
             f"--train-data: {plural(len(sample.keys), 'images')} with captions read, and two are needed{because}"
         )
 
 
-def lead(found: Measured, lines: Sequence[Line]) -> str:
-    """The sentence that tells most, where images were seen."""
-    beaten = next((line for line in lines if line.key == f"outranked_{ONE}_1"), None)
-    if beaten is None:
+def print_summary(lines: Sequence[SummaryLine], kinds: Sequence[str]) -> None:
+    """The summary as a table."""
+    width, topic = max(len(line.title) for line in lines) + 2, ""
+    print(" " * width, *(f"{kind:>10}" for kind in kinds))
+    for line in lines:
+        if line.topic != topic:
+            topic = line.topic
+            print(topic)
+        print(f"  {line.title:<{width - 2}}", *(f"{line.formatted(kind):>10}" for kind in kinds))
+
+
+def model_name(plan: Plan) -> str | None:
+    """The architecture, and the tag or file of its weights; None for stored features."""
+    source = plan.miner
+    if source is None:
+        return None
+    weights = "" if source.pretrained is None else f" ({Path(source.pretrained).name})"
+    return f"{Path(source.model).name if Path(source.model).is_dir() else source.model}{weights}"
+
+
+def _topics(plan: Plan) -> list[tuple[str, str]]:
+    """Where captions and features are from, for the page's end."""
+    raw = len(plan.captions.text_keys)
+    sources = {"raw captions": plan.captions.sources[:raw], "generated captions": plan.captions.sources[raw:]}
+    topics = [(topic, ", ".join(names) or "none") for topic, names in sources.items()]
+    if plan.captions.per_image < ALL:
+        topics.append(("of an image", f"{plural(plan.captions.per_image, 'captions')} at most"))
+    stored = f"stored in {plan.feature_sidecar or 'the shards'}" if plan.features == "precomputed" else plan.features
+    return [*topics, ("features", stored if plan.miner is None else f"{stored}, of {plan.miner.name}")]
+
+
+def _lead(found: Measurements, lines: Sequence[SummaryLine]) -> str:
+    """The most important sentence, if images have features."""
+    outranked = next((line for line in lines if line.key == f"outranked_{ONE}_1"), None)
+    if outranked is None:
         return ""
-    size = f"{max(found.batch.values()):,}"
-    shares = " and ".join(f"{beaten.said(kind)} of images (by one {kind} caption each)" for kind in beaten.values)
-    return f"In batches of {size}, {shares} have a caption of another image that fits at least as well as their own."
+    size, kinds = f"{max(found.batch.values()):,}", outranked.values
+    shares = " and ".join(f"{outranked.formatted(kind)} of images (by one {kind} caption each)" for kind in kinds)
+    return f"In batches of {size}, {shares} have a caption of another image that matches at least as well as their own."
 
 
-def notices(found: Measured, sample: Sample, missing: Missing, model: str, wanted: Wanted) -> list[str]:
-    """What to know before looking."""
-    said = [f"All cosines are those of {model}, and relative to it: cosines of different models do not compare."]
-    said += left_out(found, sample, model)
-    small = {size for size in found.batch.values() if size < wanted.batch}
+def _warnings(
+    found: Measurements,
+    sample: CaptionSample,
+    draw: SampleDraw,
+    skipped: Sequence[SkippedSample],
+    model: str,
+    batch: int,
+) -> list[str]:
+    lines = [f"All cosines are those of {model}: cosines of different models do not compare."]
+    lines += left_out(found, sample, model)
+    small = {size for size in found.batch.values() if size < batch}
     if small:
-        said.append(f"There are too few images for batches of {wanted.batch:,}: they are of {min(small):,}.")
-    if missing.samples:
-        said.append(f"{plural(len(missing.samples), 'samples')} left out; {LEFT_OUT} says which and why.")
-    if missing.shards:
-        said.append(f"Not read to the end: {'; '.join(missing.shards[:5])}{'; …' if len(missing.shards) > 5 else ''}.")
-    return said
+        lines.append(f"There are too few images for batches of {batch:,}: they are of {min(small):,}.")
+    if skipped:
+        lines.append(f"{plural(len(skipped), 'samples')} left out; {LEFT_OUT} says which and why.")
+    if unreadable := draw.warnings():
+        lines.append(f"Not read to the end: {'; '.join(unreadable[:5])}{'; …' if len(unreadable) > 5 else ''}.")
+    return lines

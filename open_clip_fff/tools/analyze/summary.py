@@ -1,38 +1,44 @@
-"""The few numbers that a person wants first, and how a person would say them."""
+"""The most important numbers, for the terminal and the page, and the CSV files."""
 
 from typing import NamedTuple
 
 import pandas as pd
 
-from open_clip_fff.tools.analyze.frequencies import TOP
-from open_clip_fff.tools.analyze.measure import MEAN, ONE, Measured
+from open_clip_fff.data.shards import SkippedSample
+from open_clip_fff.errors import printable
+from open_clip_fff.tools.analyze.kinds import TOP
+from open_clip_fff.tools.analyze.measure import MEAN, ONE, Measurements
 
-BEATEN = (1, 10, 50)  # others at least
+OUTRANKED_BY = (1, 10, 50)  # captions, at least
 APART = "captions of different images, mean cosine"
 FIT = "a caption and an image, mean cosine"
-ALIKE = "captions of one image, mean cosine"
-REPEATED = "texts that come again, share of captions"
+SIMILAR = "captions of one image, mean cosine"
+REPEATED = "repeated texts, share of captions"
+CAPTIONS, IMAGES, FREQUENCIES, SUMMARY = "captions.csv", "images.csv", "frequencies.csv", "summary.csv"
+LEFT_OUT = "left-out.csv"
+NAMES = (CAPTIONS, IMAGES, FREQUENCIES, SUMMARY, LEFT_OUT)
+COLUMNS = ["kind", "caption", "words", "times", "nearest", "random_caption", "fit", "random_image"]  # of captions.csv
 
 
-class Line(NamedTuple):
-    """A number for each kind.
+class SummaryLine(NamedTuple):
+    """A number for each kind of captions.
 
     Attributes:
         key: its name in summary.csv.
-        topic: what several lines are about, with what is measured.
-        words: its name for people, under the topic.
+        topic: heading of several lines, with what is measured.
+        title: its name below the heading.
         unit: `count`, `number`, `cosine`, or `share` from 0 to 1.
-        values: by kind; a kind without any is not there.
+        values: by kind, if it has any.
     """
 
     key: str
     topic: str
-    words: str
+    title: str
     unit: str
     values: dict[str, float]
 
-    def said(self, kind: str) -> str:
-        """The number as a person reads it, or a dash."""
+    def formatted(self, kind: str) -> str:
+        """The number with its unit, or a dash."""
         value = self.values.get(kind)
         if value is None:
             return "–"
@@ -40,8 +46,8 @@ class Line(NamedTuple):
         return forms[self.unit].format(value).replace("-", "−").replace("%", " %")
 
 
-def summary(found: Measured) -> list[Line]:
-    """The lines that these data have numbers for; those of a topic stand together."""
+def summary(found: Measurements) -> list[SummaryLine]:
+    """The lines for which the data have measurements, grouped by topic."""
     lines = [
         *_counts(found),
         _mean(found, "nearest", APART, f"a caption and its {found.nearest} nearest"),
@@ -49,37 +55,54 @@ def summary(found: Measured) -> list[Line]:
         _mean(found, "fit", FIT, "its own image"),
         _mean(found, "random_image", FIT, "another image, drawn at random"),
         *_pooled(found),
-        *_alike(found),
+        *_similar(found),
         *_frequencies(found),
-        *(line for text in (ONE, MEAN) for line in _beaten(found, text)),
+        *(line for text in (ONE, MEAN) for line in _outranked(found, text)),
     ]
     return [line for line in lines if line.values]
 
 
-def table(lines: list[Line]) -> pd.DataFrame:
-    """summary.csv: `measure`, `kind`, `value`, `unit`, `meaning`."""
+def csv_files(found: Measurements, lines: list[SummaryLine], skipped: list[SkippedSample]) -> dict[str, str]:
+    """The contents of the CSV files, by name.
+
+    captions.csv has columns of `Measurements.captions` (`shard` and `key` instead of the image's number), images.csv
+    those of `Measurements.images`, summary.csv `measure`, `kind`, `value`, `unit`, `meaning`.
+    """
     columns = ["measure", "kind", "value", "unit", "meaning"]
-    rows = [(x.key, kind, value, x.unit, f"{x.topic}: {x.words}") for x in lines for kind, value in x.values.items()]
-    return pd.DataFrame(rows, columns=columns)
+    rows = [(x.key, kind, value, x.unit, f"{x.topic}: {x.title}") for x in lines for kind, value in x.values.items()]
+    captions = found.captions[[name for name in COLUMNS if name in found.captions]]
+    names = found.images.loc[found.captions["image"], ["shard", "key"]].reset_index(drop=True)
+    frames = {
+        CAPTIONS: pd.concat([names, captions], axis=1),
+        IMAGES: found.images,
+        FREQUENCIES: found.frequent[["kind", "rank", "times", "share", "caption"]],
+        SUMMARY: pd.DataFrame(rows, columns=columns),
+        LEFT_OUT: pd.DataFrame([(printable(each.key), each.why) for each in skipped], columns=["key", "reason"]),
+    }
+    return {name: frame.to_csv(index=False, float_format="%.6g") for name, frame in frames.items()}
 
 
-def _counts(found: Measured) -> list[Line]:
+def _counts(found: Measurements) -> list[SummaryLine]:
     tables = {kind: found.of(kind) for kind in found.names}
     topic = "in all"
     return [
-        Line("images", topic, "images that have any", "count", {k: t["image"].nunique() for k, t in tables.items()}),
-        Line("captions", topic, "captions", "count", {k: len(t) for k, t in tables.items()}),
-        Line("words", topic, "words of a caption", "number", {k: float(t["words"].mean()) for k, t in tables.items()}),
+        SummaryLine(
+            "images", topic, "images that have any", "count", {k: t["image"].nunique() for k, t in tables.items()}
+        ),
+        SummaryLine("captions", topic, "captions", "count", {k: len(t) for k, t in tables.items()}),
+        SummaryLine(
+            "words", topic, "words of a caption", "number", {k: float(t["words"].mean()) for k, t in tables.items()}
+        ),
     ]
 
 
-def _mean(found: Measured, column: str, topic: str, words: str) -> Line:
+def _mean(found: Measurements, column: str, topic: str, title: str) -> SummaryLine:
     values = {kind: float(found.of(kind)[column].mean()) for kind in found.names} if column in found.captions else {}
-    return Line(column, topic, words, "cosine", values)
+    return SummaryLine(column, topic, title, "cosine", values)
 
 
-def _pooled(found: Measured) -> list[Line]:
-    """Of the images that have several captions of a kind: for others the mean is the one."""
+def _pooled(found: Measurements) -> list[SummaryLine]:
+    """Of the images with several captions of a kind; for others the mean is the one caption."""
     values: dict[str, dict[str, float]] = {ONE: {}, MEAN: {}}
     for kind in found.names:
         if f"{MEAN}_{kind}" in found.images:
@@ -87,39 +110,39 @@ def _pooled(found: Measured) -> list[Line]:
             for text in values:
                 values[text][kind] = float(several[f"{text}_{kind}"].mean())
     return [
-        Line("fit_of_one", FIT, "one caption of an image that has several", "cosine", values[ONE]),
-        Line("fit_of_mean", FIT, "the mean feature of its captions", "cosine", values[MEAN]),
+        SummaryLine("fit_of_one", FIT, "one caption of an image that has several", "cosine", values[ONE]),
+        SummaryLine("fit_of_mean", FIT, "the mean feature of its captions", "cosine", values[MEAN]),
     ]
 
 
-def _alike(found: Measured) -> list[Line]:
+def _similar(found: Measurements) -> list[SummaryLine]:
     columns = {kind: f"among_{kind}" for kind in found.names if f"among_{kind}" in found.images}
     values = {kind: float(found.images[column].mean()) for kind, column in columns.items()}
-    lines = [Line("among", ALIKE, "any two of them", "cosine", values)]
+    lines = [SummaryLine("among", SIMILAR, "any two of them", "cosine", values)]
     if "raw_to_generated" in found.images:
         value = float(found.images["raw_to_generated"].mean())
         both = dict.fromkeys(found.names, value)
-        lines.append(Line("raw_to_generated", ALIKE, "a raw and a generated one", "cosine", both))
+        lines.append(SummaryLine("raw_to_generated", SIMILAR, "a raw and a generated one", "cosine", both))
     return lines
 
 
-def _frequencies(found: Measured) -> list[Line]:
+def _frequencies(found: Measurements) -> list[SummaryLine]:
     held = found.frequent.groupby("kind")["share"].sum().to_dict()
     least = {kind: min(TOP / len(found.of(kind)), 1.0) for kind in found.names}
-    again = {kind: float((found.of(kind)["times"] > 1).mean()) for kind in found.names}
+    repeated = {kind: float((found.of(kind)["times"] > 1).mean()) for kind in found.names}
     return [
-        Line("frequent", REPEATED, f"those with one of the {TOP} most frequent texts", "share", held),
-        Line("frequent_at_least", REPEATED, "the same if no text came twice", "share", least),
-        Line("repeated", REPEATED, "those whose text comes more than once", "share", again),
+        SummaryLine("frequent", REPEATED, f"those with one of the {TOP} most frequent texts", "share", held),
+        SummaryLine("frequent_at_least", REPEATED, "the same if no text occurred twice", "share", least),
+        SummaryLine("repeated", REPEATED, "those whose text occurs more than once", "share", repeated),
     ]
 
 
-def _beaten(found: Measured, text: str) -> list[Line]:
+def _outranked(found: Measurements, text: str) -> list[SummaryLine]:
     columns = {kind: f"outranked_{text}_{kind}" for kind in found.names if f"outranked_{text}_{kind}" in found.images}
     called = {ONE: "by one caption each", MEAN: "by the mean of their captions"}[text]
     sizes = " or ".join(f"{size:,}" for size in sorted(set(found.batch.values())))
     return [
-        Line(
+        SummaryLine(
             f"outranked_{text}_{least}",
             f"images outranked in batches of {sizes}, {called}",
             f"by {least} or more captions of others",
@@ -130,5 +153,5 @@ def _beaten(found: Measured, text: str) -> list[Line]:
                 if least < found.batch[kind]
             },
         )
-        for least in BEATEN
+        for least in OUTRANKED_BY
     ]

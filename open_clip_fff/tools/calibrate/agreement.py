@@ -1,4 +1,4 @@
-"""What a discriminator says of pairs near the thresholds."""
+"""Match scores of pairs near the thresholds: how many of what a clause mines a discriminator calls a match."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -13,114 +13,119 @@ from open_clip_fff.data.decoded import DecodedSample, decoded_samples
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.matching.scorer import PairScorer
-from open_clip_fff.tools.calibrate.strata import ABOVE, Drawn
+from open_clip_fff.tools.calibrate.strata import ABOVE, StratumPairs
 from open_clip_fff.tools.sampling.draw import Progress
 from open_clip_fff.tools.sampling.match_scores import center_crop, score_pairs
 
 HALF = 0.5
-AT_A_TIME = 32  # pairs
+PAIRS = 32  # at a time
 
 
-class Said(NamedTuple):
-    """Shares of some pairs that are called a match, ambiguous, and no match; NaN each where none were asked about."""
+class MatchShares(NamedTuple):
+    """Shares of pairs labelled match, ambiguous and no match (NaN each without pairs), and how many were scored."""
 
     match: float
     ambiguous: float
     no: float
-    asked: int
+    scored: int
 
 
-class Agreement(NamedTuple):
-    """What was said of one clause.
+class ClauseAgreement(NamedTuple):
+    """Match labels of one clause's pairs.
 
     Attributes:
         clause: 0, 1 or 2: S_it, S_ii or S_tt.
         above: of the pairs that it mines.
-        below: of as many just below its threshold.
-        half: the cosine at which half of the pairs are matches, or the end of what was asked about.
-        side: `at` that cosine; `above`, where even the best are not half matches; `below`, where even the worst are.
+        below: of as many pairs just below its threshold.
+        half: the cosine at which half of the pairs are matches, or the end of the scored range.
+        side: `at` that cosine; `above` if even the best pairs are not half matches; `below` if even the worst are.
     """
 
     clause: int
-    above: Said
-    below: Said
+    above: MatchShares
+    below: MatchShares
     half: float
     side: str
 
 
-def verdicts(
-    drawn: Sequence[Drawn],
+def stratum_scores(
+    drawn: Sequence[StratumPairs],
     rows: Sequence[CaptionRow],
     samples: Iterable[dict],
     captions: CaptionSettings,
-    judge: PairScorer,
+    scorer: PairScorer,
     device: torch.device,
     progress: Progress,
 ) -> list[Tensor]:
-    """q of the pairs of each stratum, float32 [m] each; the images are read again, only those that are asked about.
+    """q of the pairs of each stratum, float32 [m] each; reads the images again that are needed.
 
     Args:
         drawn: the pairs.
         rows: of the sample's images.
-        samples: those that the sample was made of, undecoded.
+        samples: undecoded, those that the sample was made of.
         captions: where captions are.
-        judge: who is asked.
+        scorer: of a discriminator for images in [0, 1].
         device: where it runs.
-        progress: is handed the pairs, some at a time, a bar, say.
+        progress: wraps the pairs, some at a time.
     """
-    pairs, place = torch.cat([some.pairs for some in drawn]).unique(dim=0, return_inverse=True)  # sorted by image
-    known = torch.tensor([row.id for row in rows])
-    wanted = set(known[pairs[:, 0]].tolist())
+    # sorted by image
+    pairs, inverse = torch.cat([stratum.pairs for stratum in drawn]).unique(dim=0, return_inverse=True)
+    all_ids = torch.tensor([row.id for row in rows])
+    needed = set(all_ids[pairs[:, 0]].tolist())
     crops: dict[int, Tensor] = {}
-    for picture in decoded_samples((x for x in samples if id_of(x) in wanted), CaptionReader(captions), center_crop()):
-        if isinstance(picture, DecodedSample):
-            crops[picture.row.id] = picture.image
-    found = []
-    for some in progress(pairs.split(AT_A_TIME), desc="judging"):
-        images, others, captions_of = some.unbind(dim=1)
-        texts = [rows[j].captions[k] for j, k in zip(others.tolist(), captions_of.tolist(), strict=True)]
-        ids = known[images].to(device), known[others].to(device)
-        found.append(score_pairs(judge, ids, texts, crops, ids[0]).cpu())
-    return list(torch.cat(found)[place].split([len(some.pairs) for some in drawn]))
+    for sample in decoded_samples((x for x in samples if id_of(x) in needed), CaptionReader(captions), center_crop()):
+        if isinstance(sample, DecodedSample):
+            crops[sample.row.id] = sample.image
+    scores = []
+    for some in progress(pairs.split(PAIRS), desc="match scores"):
+        images, others, numbers = some.unbind(dim=1)
+        texts = [rows[j].captions[k] for j, k in zip(others.tolist(), numbers.tolist(), strict=True)]
+        ids = all_ids[images].to(device), all_ids[others].to(device)
+        scores.append(score_pairs(scorer, ids, texts, crops, ids[0]).cpu())
+    return list(torch.cat(scores)[inverse].split([len(stratum.pairs) for stratum in drawn]))
 
 
-def agreement(drawn: Sequence[Drawn], q: Sequence[Tensor], settings: ConnectionSettings) -> list[Agreement]:
-    """By clause; shares over several strata are weighted by how many pairs of the sample each stands for."""
-    found = []
-    for clause in sorted({some.clause for some in drawn}):
-        own = [(some, settings.match_label(x)) for some, x in zip(drawn, q, strict=True) if some.clause == clause]
+def clause_agreement(
+    drawn: Sequence[StratumPairs], q: Sequence[Tensor], settings: ConnectionSettings
+) -> list[ClauseAgreement]:
+    """By clause; strata are weighted by their population."""
+    agreements = []
+    for clause in sorted({stratum.clause for stratum in drawn}):
+        own = [
+            (stratum, settings.match_label(x)) for stratum, x in zip(drawn, q, strict=True) if stratum.clause == clause
+        ]
         above = [part for part in own if part[0].stratum < ABOVE]
         below = [part for part in own if part[0].stratum == ABOVE]
-        matches = [(float(some.cosines.mean()), float((said > 0).double().mean())) for some, said in own]
-        found.append(Agreement(clause, _said(above), _said(below), *half_way(matches)))
-    return found
+        matches = [(float(stratum.cosines.mean()), float((labels > 0).double().mean())) for stratum, labels in own]
+        agreements.append(ClauseAgreement(clause, _shares(above), _shares(below), *half_way(matches)))
+    return agreements
 
 
 def half_way(matches: Sequence[tuple[float, float]]) -> tuple[float, str]:
     """The cosine at which half of the pairs are matches.
 
     Args:
-        matches: cosine, and the share of matches about there, from the highest cosine down.
+        matches: cosine and the share of matches near it, from the highest cosine down.
 
     Returns:
-        The cosine of the first fall below a half, on a line between its neighbours, and `at`; or the highest and
-        `above`, or the lowest and `below`.
+        The cosine at which the share first falls below a half, interpolated, and `at`; or the highest and `above`; or
+        the lowest and `below`.
     """
-    for place, (cosine, share) in enumerate(matches):
+    for number, (cosine, share) in enumerate(matches):
         if share < HALF:
-            if not place:
+            if not number:
                 return cosine, "above"
-            higher, most = matches[place - 1]
+            higher, most = matches[number - 1]
             return cosine + (higher - cosine) * (HALF - share) / (most - share), "at"
     return matches[-1][0], "below"
 
 
-def _said(parts: Sequence[tuple[Drawn, Tensor]]) -> Said:
-    total = sum(some.population for some, _ in parts)
+def _shares(parts: Sequence[tuple[StratumPairs, Tensor]]) -> MatchShares:
+    total = sum(stratum.population for stratum, _ in parts)
 
-    def share(verdict: int) -> float:
+    def share(label: int) -> float:
         if not total:
             return float("nan")
-        return sum(some.population * float((said == verdict).double().mean()) for some, said in parts) / total
+        return sum(stratum.population * float((x == label).double().mean()) for stratum, x in parts) / total
 
-    return Said(share(1), share(0), share(-1), sum(len(said) for _, said in parts))
+    return MatchShares(share(1), share(0), share(-1), sum(len(labels) for _, labels in parts))

@@ -1,4 +1,4 @@
-"""Plots of what is proposed: where the thresholds cut, what other quantiles and batch sizes would mine."""
+"""Plots of the thresholds: cosines, what other quantiles and batch sizes would mine, false negatives of batches."""
 
 from pathlib import Path
 from typing import Any
@@ -15,38 +15,38 @@ from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.numbers import cut
 from open_clip_fff.mining.histograms import BINS
 from open_clip_fff.mining.reference import Thresholds
-from open_clip_fff.tools.calibrate.curves import TOGETHER, Curves
+from open_clip_fff.tools.calibrate.curves import TOGETHER, RateCurves
+from open_clip_fff.tools.calibrate.histograms import CosineHistograms
 from open_clip_fff.tools.calibrate.proposal import Proposal
-from open_clip_fff.tools.calibrate.spread import Spread
 
 TITLES = {"image_text": "image–text", "image_image": "image–image", "text_text": "text–text"}
-CLAUSES = {"image_text": "p1", "image_image": "p2", "text_text": "p3"}  # of Eq. 1, each with its threshold
+THRESHOLDS = {"image_text": "p1", "image_image": "p2", "text_text": "p3"}
 OWN, RIGHT, WRONG = "#2a9d4a", "#2166ac", "#999999"
-BARS = 90  # of a histogram, about
-ABOVE = 100  # times the highest bar, for the legend
+BARS = 90  # of a histogram, approximately
+HEADROOM = 100  # times the highest bar, for the legend
 TEXTS = "#b5651d"
 COLOURS = ("#2166ac", "#8c510a", "#7b3294", "black")
-TIMES = (1 / 4, 1, 4, 16)  # N, whose curves are drawn
-# the first two lie on each other, as both are cut at the same quantile
-LOOKS: tuple[dict[str, Any], ...] = ({"lw": 3, "alpha": 0.4}, {"lw": 1, "ls": "--"}, {"lw": 1.2}, {"lw": 2})
-LEAST = 1e-3  # captions per image, below which nobody looks
+FACTORS = (1 / 4, 1, 4, 16)  # of N, whose curves are drawn
+# the first two coincide, since both are cut at the same quantile
+STYLES: tuple[dict[str, Any], ...] = ({"lw": 3, "alpha": 0.4}, {"lw": 1, "ls": "--"}, {"lw": 1.2}, {"lw": 2})
+LEAST = 1e-3  # captions per image, the lowest shown
 
 
-def draw_spread(spread: Spread, proposal: Proposal, path: Path) -> None:
-    """Histograms of the three cosines, their heights logarithmic since what is mined is a thin tail."""
-    labelled = len(spread.others) > 1
-    clauses = [(name, i) for i, name in enumerate(TITLES) if spread.others[0, i].any()]
+def draw_histograms(histograms: CosineHistograms, proposal: Proposal, path: Path) -> None:
+    """The three cosines, with a logarithmic axis since what is mined is a thin tail."""
+    labelled = len(histograms.others) > 1
+    clauses = [(name, i) for i, name in enumerate(TITLES) if histograms.others[0, i].any()]
     figure, panels = row_of_panels(len(clauses))
     for panel, (clause, number) in zip(panels, clauses, strict=True):
-        others = spread.others[:, number].cpu()
+        others = histograms.others[:, number].cpu()
         kinds = {"other images": (others[0], WRONG)}
         if labelled:
             kinds = {"of another class": (others[1] - others[2], WRONG), "others of its class": (others[2], RIGHT)}
         if clause == "image_text":
-            kinds["own captions"] = (spread.own.cpu(), OWN)
+            kinds["own captions"] = (histograms.own.cpu(), OWN)
         if clause == "text_text":
-            kinds["captions of one image"] = (spread.texts.cpu(), TEXTS)
-        _histograms(panel, {name: kind for name, kind in kinds.items() if kind[0].any()})
+            kinds["captions of one image"] = (histograms.texts.cpu(), TEXTS)
+        _draw_densities(panel, {name: kind for name, kind in kinds.items() if kind[0].any()})
         draw_thresholds(panel, clause, Thresholds.of(proposal.config))
         panel.set(title=TITLES[clause], xlabel="cosine")
         panel.legend(fontsize="x-small", frameon=False, loc="upper left", ncols=2)
@@ -54,11 +54,11 @@ def draw_spread(spread: Spread, proposal: Proposal, path: Path) -> None:
     save(figure, path)
 
 
-def _histograms(panel: plt.Axes, kinds: dict[str, tuple[Tensor, str]]) -> None:
-    """Densities over bars of equal angle, as the bins that they are made of."""
-    places = np.flatnonzero(np.sum([counts.numpy() for counts, _ in kinds.values()], axis=0))
-    step = max((places[-1] + 1 - places[0]) // BARS, 1)
-    starts = np.arange(places[0], places[-1] + 1, step)
+def _draw_densities(panel: plt.Axes, kinds: dict[str, tuple[Tensor, str]]) -> None:
+    """Densities over bars of equal angle, like the bins."""
+    filled = np.flatnonzero(np.sum([counts.numpy() for counts, _ in kinds.values()], axis=0))
+    step = max((filled[-1] + 1 - filled[0]) // BARS, 1)
+    starts = np.arange(filled[0], filled[-1] + 1, step)
     edges = -np.cos(np.pi * np.append(starts, min(starts[-1] + step, BINS)) / BINS)
     widths = np.diff(edges)
     heights = {
@@ -70,26 +70,26 @@ def _histograms(panel: plt.Axes, kinds: dict[str, tuple[Tensor, str]]) -> None:
         bars = np.maximum(heights[name], lowest)
         panel.stairs(bars, edges, baseline=lowest, fill=True, color=colour, alpha=0.4, label=name)
     panel.set_yscale("log")
-    panel.set_ylim(lowest, max(height.max() for height in heights.values()) * ABOVE)
+    panel.set_ylim(lowest, max(height.max() for height in heights.values()) * HEADROOM)
 
 
-def draw_curves(curves: Curves, proposal: Proposal, batch: int, per_image: float, path: Path) -> None:
-    """Expected captions per image against the quantile: by clause at N, together at other batch sizes."""
+def draw_curves(curves: RateCurves, proposal: Proposal, batch: int, per_image: float, path: Path) -> None:
+    """Expected captions per image by quantile: for each clause at N, for all together at other batch sizes."""
     figure, (by_clause, by_batch) = row_of_panels(2)
     share, mined = curves.levels.numpy(), curves.mined(batch).numpy()
     names = [*(f"{title} alone" for title in TITLES.values()), "all together"]
     for number, (name, colour) in enumerate(zip(names, COLOURS, strict=True)):
         if mined[number].any():
-            _curve(by_clause, share, mined[number], color=colour, label=name, **LOOKS[number])
-    shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, len(TIMES)))
-    for times, shade in zip(TIMES, shades, strict=True):
-        if (size := round(batch * times)) >= 2:
+            _curve(by_clause, share, mined[number], color=colour, label=name, **STYLES[number])
+    shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, len(FACTORS)))
+    for factor, shade in zip(FACTORS, shades, strict=True):
+        if (size := round(batch * factor)) >= 2:
             _curve(by_batch, share, curves.mined(size)[TOGETHER].numpy(), color=shade, label=f"N = {size:,}")
-    seen = mined[TOGETHER] >= LEAST
-    least = share[seen][0] / 2 if seen.any() else share[0]
+    shown = mined[TOGETHER] >= LEAST
+    least = share[shown][0] / 2 if shown.any() else share[0]
     for panel, title in ((by_clause, f"by clause, in batches of {batch:,}"), (by_batch, "all together")):
         panel.axvline(proposal.level, color="black", linestyle="--", linewidth=1, label="proposed")
-        panel.axhline(per_image, color="black", linestyle=":", linewidth=1, label=f"{per_image:g} asked for")
+        panel.axhline(per_image, color="black", linestyle=":", linewidth=1, label=f"{per_image:g} requested")
         panel.set(xscale="log", yscale="log", title=title, xlabel="share of others above each threshold")
         panel.set_xlim(max(least, proposal.level / 100), min(proposal.level * 100, 1))
         panel.set_ylim(max(per_image / 100, LEAST / 10), per_image * 100)
@@ -104,13 +104,13 @@ def draw_curves(curves: Curves, proposal: Proposal, batch: int, per_image: float
     save(figure, path)
 
 
-def _curve(panel: plt.Axes, share: np.ndarray, mined: np.ndarray, **look: Any) -> None:
+def _curve(panel: plt.Axes, share: np.ndarray, mined: np.ndarray, **style: Any) -> None:
     some = mined > 0
-    panel.plot(share[some], mined[some], **look)
+    panel.plot(share[some], mined[some], **style)
 
 
 def draw_false_negatives(table: pd.DataFrame, path: Path) -> None:
-    """False negatives against the batch size."""
+    """False negatives by batch size."""
     figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
     axes.semilogx(table["batch"], 100 * table["share"], color=RIGHT, base=2)
     axes.set(xlabel="global batch N", ylim=(0, 102))
@@ -124,23 +124,23 @@ def draw_false_negatives(table: pd.DataFrame, path: Path) -> None:
 
 
 def draw_thresholds(panel: plt.Axes, clause: str, thresholds: Thresholds) -> None:
-    """Lines where Eq. 1 cuts a clause's cosines."""
-    bars = {CLAUSES[clause]: "--"} | ({"p1_prime": ":"} if clause == "image_text" else {})
-    for bar, style in bars.items():
-        value = getattr(thresholds, bar)
+    """Vertical lines at a clause's thresholds."""
+    lines = {THRESHOLDS[clause]: "--"} | ({"p1_prime": ":"} if clause == "image_text" else {})
+    for name, style in lines.items():
+        value = getattr(thresholds, name)
         if value is not None:
-            label = f"{bar.replace('_prime', '′')} = {cut(value)}"
+            label = f"{name.replace('_prime', '′')} = {cut(value)}"
             panel.axvline(value, color="black", linestyle=style, linewidth=1, label=label)
 
 
 def row_of_panels(count: int) -> tuple[plt.Figure, np.ndarray]:
-    """A figure of so many panels beside each other."""
+    """A figure with panels beside each other."""
     figure, panels = plt.subplots(1, count, figsize=(4.2 * count, 3.4), layout="constrained", squeeze=False)
     return figure, panels[0]
 
 
 def save(figure: plt.Figure, path: Path) -> None:
-    """As a png, whole or not at all."""
+    """As a png, atomically."""
     with atomic_file(path) as file:
         figure.savefig(file, dpi=150, format="png")
     plt.close(figure)

@@ -1,4 +1,4 @@
-"""Thresholds at which all clauses of Eq. 1 together mine so many captions per image, each cut at one quantile."""
+"""Proposes thresholds at which Eq. 1's clauses together mine a given rate, each at the same quantile of its cosines."""
 
 import math
 from dataclasses import replace
@@ -8,23 +8,22 @@ from open_clip_fff.config.mining import MiningConfig
 from open_clip_fff.errors import UsageError
 from open_clip_fff.mining.histograms import BINS
 from open_clip_fff.mining.rate import first_bin_of_levels, level_at
-from open_clip_fff.tools.calibrate.curves import TOGETHER, Curves, in_batches
-from open_clip_fff.tools.calibrate.spread import Spread
+from open_clip_fff.tools.calibrate.curves import TOGETHER, RateCurves, per_pair_rate
+from open_clip_fff.tools.calibrate.histograms import CosineHistograms
 
-LEAST = 10  # pairs of the sample above the thresholds, without which there is nothing to go by
-EQUAL = 1 - 1.2e-6  # cosines above it are 1 to float32's rounding
-_TOP = 4  # bins, from EQUAL on
+LEAST = 10  # pairs of the sample that must be above the thresholds
+EQUAL = 1 - 1.2e-6  # cosines above it are 1 up to float32's rounding
+_EQUAL_BINS = 4  # from EQUAL on
 DECIMALS = range(3, 9)
 
 
 class Proposal(NamedTuple):
-    """What is proposed.
+    """Proposed thresholds.
 
     Attributes:
-        config: p1, p2, p3 and p1' by number; None for a clause that is off, or that cannot be cut at the level because
-            more pairs than that tie at cosine 1.
-        level: the share of its pairs that each clause cuts, before the bar of p1'.
-        shares: what each of the three really cuts: less, where pairs tie.
+        config: p1, p2, p3 and p1'; None for a clause that is off, or in which more pairs than wanted tie at cosine 1.
+        level: the share of its pairs that each clause should pass, before p1'.
+        shares: the share that each of the three passes: less, if pairs tie.
     """
 
     config: MiningConfig
@@ -32,73 +31,75 @@ class Proposal(NamedTuple):
     shares: tuple[float, float, float]
 
     def tied(self, clause: int) -> bool:
-        """Whether a clause cuts less than half of what it should, since pairs tie just below."""
+        """Whether a clause passes less than half of what it should, because pairs tie just below its threshold."""
         return self.shares[clause] < self.level / 2
 
 
-def propose(spread: Spread, curves: Curves, wanted: MiningConfig, batch: int, per_image: float) -> Proposal:
-    """The highest level at which no more than asked for is mined.
+def propose(
+    histograms: CosineHistograms, curves: RateCurves, config: MiningConfig, batch: int, per_image: float
+) -> Proposal:
+    """Takes the highest level that mines at most `per_image` captions per image in batches of N = `batch`.
 
     Args:
-        spread: of the sample.
+        histograms: of the sample.
         curves: of the sample.
-        wanted: which clauses are on, and the form of S_tt.
+        config: says which clauses are on, and the form of S_tt.
         batch: the global batch N.
-        per_image: captions that an image shall mine there.
+        per_image: the rate.
 
     Raises:
-        UsageError: if the sample is too small to tell, the rate more than there is to mine, or no clause can be cut.
+        UsageError: if the sample is too small, the rate exceeds all pairs, or no clause can be cut.
     """
-    images, pairs = curves.images, spread.others[0].sum(dim=-1).tolist()
-    target = per_image / in_batches(images, batch)  # pairs of the sample
+    images, pairs = curves.images, histograms.others[0].sum(dim=-1).tolist()
+    target = per_image / per_pair_rate(images, batch)  # pairs of the sample
     check_size(images, batch, per_image)
     if target >= max(pairs):
         raise UsageError(
             f"--mined-per-image {per_image:g}: in batches of {batch:,} an image meets "
-            f"{max(pairs) * in_batches(images, batch):.1f} captions of others; mine fewer"
+            f"{max(pairs) * per_pair_rate(images, batch):.1f} captions of others; mine fewer"
         )
     up_to = (curves.counts[0, TOGETHER].cumsum(dim=0) <= target).sum()
-    # a clause finds as many alone, so that no higher level can be right: levels jump where many pairs tie
+    # one clause alone mines as many at this level, so no higher one can be right: levels jump where many pairs tie
     alone = target / max(pairs)
     level = min(float(level_at(up_to)), alone)
-    above = spread.above
+    above = histograms.above
     numbers = [int(first_bin_of_levels(row, up_to, alone)) for row in above]
     shares = [float(row[number]) if number < BINS else 0.0 for row, number in zip(above, numbers, strict=True)]
-    on = (wanted.p1, wanted.p2, wanted.p3)
-    p1, p2, p3 = (None if bar is None else readable(number) for bar, number in zip(on, numbers, strict=True))
+    on = (config.p1, config.p2, config.p3)
+    p1, p2, p3 = (None if value is None else readable(number) for value, number in zip(on, numbers, strict=True))
     if p1 is p2 is p3 is None:
         raise UsageError(
             f"--mining-features: what mines gives so many pairs a cosine of 1 that {per_image:g} per image cannot be "
             f"told from the others; name other features, or more --mined-per-image"
         )
-    most = BINS if wanted.p1 is None else numbers[0]
-    bar = None if wanted.p1_prime is None else readable(min(int(spread.quartile), most))
-    config = replace(wanted, p1=p1, p2=p2, p3=p3, p1_prime=bar, per_image=None, cap=None, band=0.0)
-    return Proposal(config, level, (shares[0], shares[1], shares[2]))
+    most = BINS if config.p1 is None else numbers[0]
+    p1_prime = None if config.p1_prime is None else readable(min(int(histograms.quartile), most))
+    proposed = replace(config, p1=p1, p2=p2, p3=p3, p1_prime=p1_prime, per_image=None, cap=None, band=0.0)
+    return Proposal(proposed, level, (shares[0], shares[1], shares[2]))
 
 
 def check_size(images: int, batch: int, per_image: float) -> None:
-    """Refuses a sample in which hardly a pair would be above the thresholds.
+    """Refuses a sample with fewer than LEAST pairs above the thresholds.
 
     Raises:
-        UsageError: with the number of images that would do.
+        UsageError: with a sufficient number of images.
     """
-    if per_image / in_batches(images, batch) < LEAST:
+    if per_image / per_pair_rate(images, batch) < LEAST:
         raise UsageError(
             f"--images: {images:,} images are too few for {per_image:g} mined captions per image in batches of "
-            f"{batch:,}, which {per_image / in_batches(images, batch):.1f} of their pairs would be; take "
+            f"{batch:,}, which {per_image / per_pair_rate(images, batch):.1f} of their pairs would be; take "
             f"{images_for(LEAST, batch, per_image):,} or more"
         )
 
 
 def images_for(pairs: int, batch: int, per_image: float) -> int:
-    """How large a sample must be to have so many pairs above the thresholds."""
+    """The sample size that has so many pairs above the thresholds."""
     return math.ceil(0.5 + math.sqrt(0.25 + pairs * (batch - 1) / per_image))
 
 
 def readable(number: int) -> float | None:
-    """The shortest number in the lower quarter of a bin; None where what lies above is equal to float32's rounding."""
-    if number > BINS - _TOP:
+    """The shortest number in the lower quarter of a bin; None if what lies above equals 1 up to float32's rounding."""
+    if number > BINS - _EQUAL_BINS:
         return None
     low, high = (-math.cos(math.pi * x / BINS) for x in (number, number + 1))
     for decimals in DECIMALS:

@@ -1,161 +1,122 @@
-"""From a plan of training to thresholds for its data: a sample is seen, its pairs are counted, some are judged."""
+"""open-clip-fff calibrate: finds thresholds, prints them, and writes a table, flags to paste, and plots."""
 
-from collections import Counter as LoaderCounters
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import argparse
+import shlex
+from pathlib import Path
 
-import pandas as pd
-import torch
-
+from open_clip_fff.atomic_io import write_atomically
+from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.mining import FrozenSource, MiningConfig
+from open_clip_fff.config.numbers import cut
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.caption_rows import CaptionRow
-from open_clip_fff.data.shards import SkippedSample
-from open_clip_fff.errors import UsageError
-from open_clip_fff.matching.scorer import PairScorer
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.calibrate.agreement import Agreement, agreement, verdicts
-from open_clip_fff.tools.calibrate.all_pairs import AllPairs
-from open_clip_fff.tools.calibrate.curves import Curves, curves
-from open_clip_fff.tools.calibrate.false_negatives import false_negatives
-from open_clip_fff.tools.calibrate.proposal import Proposal, check_size, propose
-from open_clip_fff.tools.calibrate.rule import Counter
-from open_clip_fff.tools.calibrate.spread import Spread, spread
-from open_clip_fff.tools.calibrate.strata import Strata
-from open_clip_fff.tools.calibrate.table import thresholds_table
-from open_clip_fff.tools.calibrate.warnings import notices
-from open_clip_fff.tools.sampling.draw import Draw, Progress
-from open_clip_fff.tools.sampling.extractors import FeatureExtractor, without_raw
-from open_clip_fff.tools.sampling.reading import Reading, joined
+from open_clip_fff.tools.calibrate import FALSE_NEGATIVES, FILES
+from open_clip_fff.tools.calibrate.calibration import Calibration, CalibrationSettings, calibrate
+from open_clip_fff.tools.calibrate.plots import draw_curves, draw_false_negatives, draw_histograms
+from open_clip_fff.tools.calibrate.proposal import check_size
+from open_clip_fff.tools.calibrate.table import format_table
+from open_clip_fff.tools.sampling.command import exit_code, open_shards, progress, writing
+from open_clip_fff.tools.sampling.draw import SampleDraw
+from open_clip_fff.tools.sampling.extractors import load_extractor
+from open_clip_fff.tools.sampling.match_scores import load_scorer
+from open_clip_fff.tools.shards.tars import count_samples
+
+THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked for.
-
-    Attributes:
-        batch: the global batch N of training.
-        per_image: captions of others that an image shall mine there.
-        match_pairs: that a discriminator is asked about, at most.
-        seed: of what is drawn.
-        workers: threads that decode.
-        device: where models and pairs are.
-    """
-
-    batch: int
-    per_image: float
-    match_pairs: int
-    seed: int
-    workers: int
-    device: torch.device
-
-
-class Findings(NamedTuple):
-    """What came of it.
-
-    Attributes:
-        images, captions: of the sample.
-        left_out: samples that were passed over, by why.
-        spread, curves, proposal: of the sample.
-        table: what is proposed, and what it does.
-        false_negatives: of batches; None where no class is known.
-        own_above: share of images' own captions that outscore p1; None without p1.
-        notices: sentences to read before trusting it.
-    """
-
-    images: int
-    captions: int
-    left_out: LoaderCounters[str]
-    spread: Spread
-    curves: Curves
-    proposal: Proposal
-    table: pd.DataFrame
-    false_negatives: pd.DataFrame | None
-    own_above: float | None
-    notices: list[str]
-
-
-def calibrate(
-    plan: Plan, draw: Draw, extractor: FeatureExtractor, judge: PairScorer | None, wanted: Wanted, progress: Progress
-) -> Findings:
-    """Proposes thresholds.
-
-    Args:
-        plan: of training; something mines there.
-        draw: the sample.
-        extractor: makes the features that mine.
-        judge: who is asked about pairs near the thresholds; None for nobody.
-        wanted: how much shall be mined.
-        progress: shows how far reading and each pass are.
+def run(args: argparse.Namespace, plan: Plan) -> int:
+    """Finds the thresholds, prints and writes them.
 
     Raises:
-        UsageError: if the sample cannot serve.
+        UsageError: for shards that training would refuse, models that cannot be loaded, and too few images.
     """
-    assert plan.mining is not None
-    reading = Reading(
-        draw, plan.captions, [extractor], wanted.device, progress, seed=wanted.seed, workers=wanted.workers
+    check_size(args.images, args.global_batch, args.mined_per_image)
+    plan, urls, device = open_shards(args, plan, args.out)
+    settings = CalibrationSettings(
+        args.global_batch, args.mined_per_image, args.match_pairs, args.seed, args.workers, device
     )
-    parts = list(reading.parts())
-    rows = [picture.row for part in parts for picture in part.pictures]
-    check(rows, reading.left_out, plan, wanted)
-    (features,) = joined(parts).features
-    if not plan.mining.raw:
-        features = without_raw(features, rows)
-    labels = torch.tensor([row.label for row in rows], device=features.text.device)
-    pairs = AllPairs(features, labels, plan.mining.text_text, progress)
-    cosines = spread(pairs)
-    levels = curves(pairs, cosines, plan.mining)
-    proposal = propose(cosines, levels, plan.mining, wanted.batch, wanted.per_image)
-    counter = Counter(pairs, proposal.config)
-    strata = None if judge is None else Strata(pairs, cosines, proposal, wanted.match_pairs, wanted.seed)
-    for tile in pairs.tiles("counting"):
-        counter.add(tile)
-        if strata is not None:
-            strata.add(tile)
-    counted = counter.counted()
-    said = [] if strata is None or judge is None else _asked(strata, rows, draw, plan, judge, wanted.device, progress)
-    return Findings(
-        images=len(rows),
-        captions=int(features.valid.sum()),
-        left_out=LoaderCounters(each.why for each in reading.left_out),
-        spread=cosines,
-        curves=levels,
-        proposal=proposal,
-        table=thresholds_table(proposal, counted, said, wanted.batch),
-        false_negatives=false_negatives(labels[labels >= 0].cpu().numpy()) if pairs.labelled else None,
-        own_above=counted.own_above / counted.own if proposal.config.p1 is not None and counted.own else None,
-        notices=notices(plan.mining, proposal, counted, wanted.batch, wanted.per_image),
+    extractor = load_extractor(plan, device)
+    scorer = None if plan.connection is None else load_scorer(plan.connection, device)
+    draw = SampleDraw(urls, args.images, args.seed, count_samples, progress)
+    drawn = f"{plural(len(draw), 'samples')} of {len(draw.indices)} of {plural(len(urls), 'shards')}"
+    print(f"{drawn}; batches of {settings.batch:,} {args.batch_from}")
+    try:
+        found = calibrate(plan, draw, extractor, scorer, settings, progress)
+    finally:
+        code = exit_code(draw)
+    with writing(args.out):
+        names = write(args.out, found, plan, settings)
+    print(summary(found, plan, settings))
+    print(f"{args.out}/ holds {', '.join(names)}")
+    return code
+
+
+def write(out: Path, found: Calibration, plan: Plan, settings: CalibrationSettings) -> list[str]:
+    """Writes FILES, and FALSE_NEGATIVES if classes are known, each atomically; returns their names."""
+    write_atomically(out / FILES[0], found.table.to_csv(index=False))
+    write_atomically(out / FILES[1], flags_to_paste(found, plan, settings) + "\n")
+    draw_histograms(found.histograms, found.proposal, out / FILES[2])
+    draw_curves(found.curves, found.proposal, settings.batch, settings.per_image, out / FILES[3])
+    if found.false_negatives is None:
+        (out / FALSE_NEGATIVES).unlink(missing_ok=True)  # of an earlier sample
+        return [*FILES]
+    draw_false_negatives(found.false_negatives, out / FALSE_NEGATIVES)
+    return [*FILES, FALSE_NEGATIVES]
+
+
+def summary(found: Calibration, plan: Plan, settings: CalibrationSettings) -> str:
+    """The result for a terminal."""
+    extractor = plan.features if plan.miner is None else plan.miner.name
+    skipped = "".join(f"; {count:,} left out: {why}" for why, count in found.skipped.most_common())
+    lines = [
+        f"{plural(found.images, 'images')}, {found.captions / found.images:.2f} captions each, by {extractor}{skipped}"
+    ]
+    if found.own_above is not None:
+        lines.append(f"{found.own_above:.1%} of images' own captions outscore p1")
+    if found.false_negatives is None:
+        lines.append("no classes (--class-key): which pairs are right, and false negatives, are unknown")
+    lines += ["", format_table(found.table, settings.batch), ""]
+    lines += [f"! {warning}" for warning in found.warnings] + ([""] if found.warnings else [])
+    return "\n".join([*lines, flags_to_paste(found, plan, settings)])
+
+
+def flags_to_paste(found: Calibration, plan: Plan, settings: CalibrationSettings) -> str:
+    """Training's flags with thresholds as numbers, and those that find them during training."""
+    features = feature_flags(plan)
+    held = [*features, "--mined-per-image", f"{settings.per_image:g}"]
+    for name in THRESHOLDS:
+        if plan.mining is not None and getattr(plan.mining, name) is None and not plan.text_alone:
+            held += [as_flag(name), "off"]
+    return "\n".join(
+        [
+            "# by number",
+            shlex.join([*features, *threshold_flags(found.proposal.config)]),
+            "# or found in training: this many per image at whatever batch size, with thresholds that follow the data",
+            shlex.join(held),
+        ]
     )
 
 
-def check(rows: Sequence[CaptionRow], left_out: Sequence[SkippedSample], plan: Plan, wanted: Wanted) -> None:
-    """Refuses a sample that says nothing.
-
-    Raises:
-        UsageError: if it is too small, or has no class where one is named.
-    """
-    if len(rows) < 2:
-        whys = LoaderCounters(each.why for each in left_out).most_common()
-        why = ", ".join(f"{count:,} {reason}" for reason, count in whys) or "nothing in them"
-        raise UsageError(f"--train-data: {plural(len(rows), 'images')} with captions found ({why}), and pairs take 2")
-    check_size(len(rows), wanted.batch, wanted.per_image)
-    key = plan.captions.class_key
-    if key is not None and all(row.label < 0 for row in rows):
-        raise UsageError(f"--class-key {key}: no image has it; name a tar member or a json field")
+def model_flags(source: FrozenSource) -> list[str]:
+    """Of the model that mines."""
+    weights = [] if source.pretrained is None else ["--mining-pretrained", source.pretrained]
+    return ["--mining-model", source.model, *weights]
 
 
-def _asked(
-    strata: Strata,
-    rows: list[CaptionRow],
-    draw: Draw,
-    plan: Plan,
-    judge: PairScorer,
-    device: torch.device,
-    progress: Progress,
-) -> list[Agreement]:
-    assert plan.connection is not None
-    drawn = strata.drawn()
-    if not drawn:
-        return []
-    q = verdicts(drawn, rows, draw, plan.captions, judge, device, progress)
-    return agreement(drawn, q, plan.connection)
+def threshold_flags(config: MiningConfig) -> list[str]:
+    """Thresholds as numbers, with enough digits."""
+    return [part for name in THRESHOLDS for part in (as_flag(name), cut(getattr(config, name)))]
+
+
+def feature_flags(plan: Plan) -> list[str]:
+    """Of the feature extractor and of what takes part in mining."""
+    flags = ["--mining-features", plan.features]
+    if plan.miner is not None and (plan.features != "precomputed" or "mining_model" in plan.typed):
+        flags += model_flags(plan.miner)
+    if plan.feature_sidecar is not None:
+        flags += ["--feature-sidecar", plan.feature_sidecar]
+    for config in plan.model_config:
+        flags += ["--model-config", config]
+    if plan.mining is not None and plan.mining.text_text != MiningConfig.text_text:
+        flags += ["--text-text", plan.mining.text_text]
+    return flags + ([] if plan.mining is None or plan.mining.raw else ["--no-mine-raw"])

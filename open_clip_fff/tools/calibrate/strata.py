@@ -1,4 +1,4 @@
-"""Pairs near the thresholds, drawn evenly by clause and by score, for a judge to look at."""
+"""Random pairs near the thresholds, stratified by clause and cosine, for a discriminator to score."""
 
 from typing import NamedTuple
 
@@ -6,22 +6,22 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.mining.rate import clause_levels
-from open_clip_fff.tools.calibrate.all_pairs import AllPairs, Tile
+from open_clip_fff.tools.calibrate.all_pairs import AllPairs, PairTile
+from open_clip_fff.tools.calibrate.histograms import CosineHistograms
 from open_clip_fff.tools.calibrate.proposal import Proposal
-from open_clip_fff.tools.calibrate.spread import Spread
 
-# Strata of each clause: shares of its pairs, as multiples of the share above its threshold. Three lie above, the last
-# with the threshold at its foot, and three below, each with as many pairs as all those above it.
+# Strata of each clause: shares of its pairs, as multiples of the share above its threshold. Three lie above it, and
+# three below, each of these with as many pairs as all those above it.
 STRATA = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 ABOVE = 3  # of them
 
 
-class Drawn(NamedTuple):
-    """Some pairs of one stratum of one clause.
+class StratumPairs(NamedTuple):
+    """Pairs drawn from one stratum of one clause.
 
     Attributes:
         clause: 0, 1 or 2: S_it, S_ii or S_tt.
-        stratum: from the highest cosines down, below ABOVE where the clause mines it.
+        stratum: from the highest cosines down; below ABOVE where the clause mines it.
         population: pairs of the sample in it.
         pairs: image, other image and its caption, int64 [m, 3].
         cosines: of the clause, float32 [m].
@@ -34,55 +34,55 @@ class Drawn(NamedTuple):
     cosines: Tensor
 
 
-class Strata:
+class StratifiedPairs:
     """Draws from tiles as they come, the same pairs for the same seed.
 
     Args:
         pairs: of the sample.
-        spread: of the sample.
+        histograms: of the sample.
         proposal: the thresholds.
-        most: pairs to draw in all.
+        most: pairs to draw in total.
         seed: of the draw.
     """
 
-    def __init__(self, pairs: AllPairs, spread: Spread, proposal: Proposal, most: int, seed: int) -> None:
+    def __init__(self, pairs: AllPairs, histograms: CosineHistograms, proposal: Proposal, most: int, seed: int) -> None:
         config = proposal.config
-        self._above, self._config, self._shares = spread.above, config, proposal.shares
-        self._bar = None if config.p1_prime is None or pairs.features.image is None else config.p1_prime
-        bars = (config.p1, config.p2, config.p3)
-        self.clauses = [i for i, bar in enumerate(bars) if bar is not None and spread.others[0, i].any()]
+        self._above, self._config, self._shares = histograms.above, config, proposal.shares
+        self._p1_prime = None if config.p1_prime is None or pairs.features.image is None else config.p1_prime
+        thresholds = (config.p1, config.p2, config.p3)
+        self.clauses = [i for i, p in enumerate(thresholds) if p is not None and histograms.others[0, i].any()]
         self._each = max(most // max(len(self.clauses) * (len(STRATA) - 1), 1), 1)
         self._random = torch.Generator().manual_seed(seed)
         empty = torch.empty(0, 3, dtype=torch.int64), torch.empty(0), torch.empty(0)
         self._kept = {(i, s): (0, *empty) for i in self.clauses for s in range(len(STRATA) - 1)}
 
-    def add(self, tile: Tile) -> None:
+    def add(self, tile: PairTile) -> None:
         """Draws from one tile."""
-        levels, shape = clause_levels(tile.found, self._above, self._config, self._bar), tile.found.others.shape
+        levels, shape = clause_levels(tile.found, self._above, self._config, self._p1_prime), tile.found.others.shape
         for clause in self.clauses:
             level, cosine = levels[clause], tile.found.similarity[clause]
             assert level is not None and cosine is not None
             near = tile.found.others & (level <= STRATA[-1] * self._shares[clause])
-            places = near.nonzero().cpu()
-            if not len(places):
+            indices = near.nonzero().cpu()
+            if not len(indices):
                 continue
-            of_them = level.expand(shape)[near].cpu().double() / self._shares[clause]
-            stratum = torch.bucketize(of_them, torch.tensor(STRATA[1:-1], dtype=torch.float64) * (1 + 1e-6))
+            relative = level.expand(shape)[near].cpu().double() / self._shares[clause]
+            stratum = torch.bucketize(relative, torch.tensor(STRATA[1:-1], dtype=torch.float64) * (1 + 1e-6))
             cosines = cosine.expand(shape)[near].cpu()
-            places[:, 0] += tile.rows.start
-            places[:, 1] += tile.columns.start
-            draw = torch.rand(len(places), generator=self._random)
+            indices[:, 0] += tile.rows.start
+            indices[:, 1] += tile.columns.start
+            draw = torch.rand(len(indices), generator=self._random)
             for number in stratum.unique().tolist():
-                self._keep((clause, number), stratum == number, places, cosines, draw)
+                self._keep((clause, number), stratum == number, indices, cosines, draw)
 
-    def drawn(self) -> list[Drawn]:
-        """What was drawn of each stratum that holds anything, by clause, the highest cosines first."""
-        return [Drawn(*key, count, *kept[:2]) for key, (count, *kept) in sorted(self._kept.items()) if count]
+    def drawn(self) -> list[StratumPairs]:
+        """The pairs of each stratum that is not empty, by clause, the highest cosines first."""
+        return [StratumPairs(*key, count, *kept[:2]) for key, (count, *kept) in sorted(self._kept.items()) if count]
 
-    def _keep(self, key: tuple[int, int], mask: Tensor, places: Tensor, cosines: Tensor, draw: Tensor) -> None:
-        """The pairs with the smallest numbers stay: wherever they come from, each is as likely to."""
+    def _keep(self, key: tuple[int, int], mask: Tensor, indices: Tensor, cosines: Tensor, draw: Tensor) -> None:
+        """Keeps the pairs with the smallest random numbers: a uniform sample over all tiles."""
         count, *before = self._kept[key]
-        all_of_them = [torch.cat([a, b[mask]]) for a, b in zip(before, (places, cosines, draw), strict=True)]
-        first = all_of_them[2].argsort()[: self._each]
-        kept = [x[first] for x in all_of_them]
+        candidates = [torch.cat([a, b[mask]]) for a, b in zip(before, (indices, cosines, draw), strict=True)]
+        first = candidates[2].argsort()[: self._each]
+        kept = [x[first] for x in candidates]
         self._kept[key] = (count + int(mask.sum()), kept[0], kept[1], kept[2])

@@ -1,92 +1,115 @@
-"""What is proposed and what it would do, as a table: for a file, and for a terminal."""
+"""Tables: the proposed thresholds and what they would mine, for a file and a terminal; false negatives of batches."""
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from open_clip_fff.config.numbers import cut
-from open_clip_fff.tools.calibrate.agreement import Agreement
+from open_clip_fff.tools.calibrate.agreement import ClauseAgreement
+from open_clip_fff.tools.calibrate.counts import MinedCounts
 from open_clip_fff.tools.calibrate.curves import TOGETHER
 from open_clip_fff.tools.calibrate.proposal import Proposal
-from open_clip_fff.tools.calibrate.rule import Counted
 
+BATCHES = 2 ** np.arange(4, 17)  # N
 NAMES = ("p1", "p2", "p3")
 COSINES = ("image-text", "image-image", "text-text")
-
-
-def thresholds_table(proposal: Proposal, found: Counted, said: list[Agreement], batch: int) -> pd.DataFrame:
-    """One row per clause that is on, and one of all together.
-
-    Returns:
-        `clause`; `name` and `threshold`, and `p1_prime` beside p3; `quantile` of its cosines; `mined_per_image` in
-        batches of N = `batch`, for which the clause holds, and `only_by_it`; `right`, the share of the image's class,
-        where classes are known. Where a judge was asked: `match_above`, `ambiguous_above`, `no_above`, the same
-        `_below`, and `half_match` with `half_match_is`, on which side of it half are matches.
-    """
-    config, right = proposal.config, found.right()
-    mined, alone = (found.per_image(pairs, batch).tolist() for pairs in (found.pairs[0], found.alone))
-    by_clause, rows = {each.clause: each for each in said}, []
-    for clause, (name, cosine) in enumerate(zip(NAMES, COSINES, strict=True)):
-        threshold = getattr(config, name)
-        if threshold is None:
-            continue
-        row = {"clause": cosine, "name": name, "threshold": threshold, "quantile": 1 - proposal.shares[clause]}
-        row |= {"mined_per_image": mined[clause], "only_by_it": alone[clause]}
-        if name == "p3" and config.p1_prime is not None:
-            row["p1_prime"] = config.p1_prime
-        if clause in by_clause:
-            row |= _judged(by_clause[clause])
-        rows.append(row | ({} if right is None else {"right": right[clause]}))
-    together = {"clause": "any", "mined_per_image": mined[TOGETHER]}
-    rows.append(together | ({} if right is None else {"right": right[TOGETHER]}))
-    columns = ["clause", "name", "threshold", "p1_prime", "quantile", "mined_per_image", "only_by_it"]
-    return pd.DataFrame(rows, columns=columns + ([] if right is None else ["right"]) + (_JUDGED if said else []))
-
-
-def in_words(table: pd.DataFrame, batch: int) -> str:
-    """The table for a terminal."""
-    shown = pd.DataFrame({"clause": table["clause"].map(_CLAUSES)})
-    shown["threshold"] = [_bar(row) for _, row in table.iterrows()]
-    shown["quantile"] = [_number(x, ".6f") for x in table["quantile"]]
-    shown["mined/image"] = [_number(x, ".3f") for x in table["mined_per_image"]]
-    shown["only by it"] = [_number(x, ".3f") for x in table["only_by_it"]]
-    if "right" in table:
-        shown["right class"] = [_number(x, ".1%") for x in table["right"]]
-    lines = [f"in batches of {batch:,}:", _lines(shown)]
-    if "match_above" in table:
-        judged = table[table["asked"].notna()]
-        said = pd.DataFrame({"the judge of": judged["clause"].map(_CLAUSES)})
-        said["pairs"] = judged["asked"].astype(int)
-        for part in ("above", "below"):
-            for verdict in ("match", "ambiguous", "no"):
-                title = f"{_PARTS[part]}: {verdict}" if verdict == "match" else verdict
-                shares = [_number(x, ".0%") for x in judged[f"{verdict}_{part}"]]
-                said.insert(len(said.columns), title, shares, allow_duplicates=True)
-        said["half match at"] = [_half(row) for _, row in judged.iterrows()]
-        lines += ["", _lines(said)]
-    return "\n".join(lines)
-
-
-_JUDGED = [f"{verdict}_{part}" for part in ("above", "below") for verdict in ("match", "ambiguous", "no")]
-_JUDGED += ["half_match", "half_match_is", "asked"]
-_PARTS = {"above": "above", "below": "just below"}
+_MATCH_COLUMNS = [f"{label}_{side}" for side in ("above", "below") for label in ("match", "ambiguous", "no")]
+_MATCH_COLUMNS += ["half_match", "half_match_is", "asked"]
 _CLAUSES = {
     "image-text": "S_it > p1",
     "image-image": "S_ii > p2",
     "text-text": "S_tt > p3 and S_it > p1′",
     "any": "any of them",
 }
+_SCORED = "match scores of"
 
 
-def _judged(said: Agreement) -> dict[str, object]:
+def thresholds_table(
+    proposal: Proposal, counts: MinedCounts, agreements: list[ClauseAgreement], batch: int
+) -> pd.DataFrame:
+    """One row per clause that is on, and one for all together.
+
+    Returns:
+        `clause`; `name` and `threshold`, and `p1_prime` beside p3; `quantile` of its cosines; `mined_per_image` in
+        batches of N = `batch`, for which the clause holds, and `only_by_it`; `right`, the share of the image's class,
+        if classes are known. With match scores: `match_above`, `ambiguous_above`, `no_above`, the same `_below`;
+        `half_match`, and `half_match_is`, on which side of it half are matches; `asked`, how many pairs were scored.
+    """
+    config, right = proposal.config, counts.right()
+    mined, only = (counts.per_image(pairs, batch).tolist() for pairs in (counts.pairs[0], counts.only))
+    by_clause, rows = {each.clause: each for each in agreements}, []
+    for clause, (name, cosine) in enumerate(zip(NAMES, COSINES, strict=True)):
+        threshold = getattr(config, name)
+        if threshold is None:
+            continue
+        row = {"clause": cosine, "name": name, "threshold": threshold, "quantile": 1 - proposal.shares[clause]}
+        row |= {"mined_per_image": mined[clause], "only_by_it": only[clause]}
+        if name == "p3" and config.p1_prime is not None:
+            row["p1_prime"] = config.p1_prime
+        if clause in by_clause:
+            row |= _match_columns(by_clause[clause])
+        rows.append(row | ({} if right is None else {"right": right[clause]}))
+    together = {"clause": "any", "mined_per_image": mined[TOGETHER]}
+    rows.append(together | ({} if right is None else {"right": right[TOGETHER]}))
+    columns = ["clause", "name", "threshold", "p1_prime", "quantile", "mined_per_image", "only_by_it"]
+    columns += ([] if right is None else ["right"]) + (_MATCH_COLUMNS if agreements else [])
+    return pd.DataFrame(rows, columns=columns)
+
+
+def format_table(table: pd.DataFrame, batch: int) -> str:
+    """The table for a terminal."""
+    shown = pd.DataFrame({"clause": table["clause"].map(_CLAUSES)})
+    shown["threshold"] = [_threshold(row) for _, row in table.iterrows()]
+    shown["quantile"] = [_number(x, ".6f") for x in table["quantile"]]
+    shown["mined/image"] = [_number(x, ".3f") for x in table["mined_per_image"]]
+    shown["only by it"] = [_number(x, ".3f") for x in table["only_by_it"]]
+    if "right" in table:
+        shown["right class"] = [_number(x, ".1%") for x in table["right"]]
+    lines = [f"in batches of {batch:,}:", _aligned(shown)]
+    if "match_above" in table:
+        scored = table[table["asked"].notna()]
+        matches = pd.DataFrame({_SCORED: scored["clause"].map(_CLAUSES)})
+        matches["pairs"] = scored["asked"].astype(int)
+        for side, title in (("above", "above"), ("below", "just below")):
+            for label in ("match", "ambiguous", "no"):
+                shares = [_number(x, ".0%") for x in scored[f"{label}_{side}"]]
+                header = f"{title}: {label}" if label == "match" else label
+                matches.insert(len(matches.columns), header, shares, allow_duplicates=True)
+        matches["half match at"] = [_half(row) for _, row in scored.iterrows()]
+        lines += ["", _aligned(matches)]
+    return "\n".join(lines)
+
+
+def false_negatives(labels: np.ndarray, batches: np.ndarray = BATCHES) -> pd.DataFrame:
+    """How many negatives of a batch are false, if images of one class match each other's captions.
+
+    Args:
+        labels: classes int64 [n] of a sample, all known.
+        batches: global batch sizes N.
+
+    Returns:
+        One row per N: `batch`; `per_image`, other images of its class that an image meets on average; `share`, images
+        that meet one at all. Batches are drawn from data with the sample's shares of classes.
+    """
+    counts = np.bincount(np.unique(labels, return_inverse=True)[1])
+    shares = counts / counts.sum()
+    rows = [
+        (batch, (batch - 1) * float((shares**2).sum()), float((shares * (1 - (1 - shares) ** (batch - 1))).sum()))
+        for batch in batches.tolist()
+    ]
+    return pd.DataFrame(rows, columns=["batch", "per_image", "share"])
+
+
+def _match_columns(found: ClauseAgreement) -> dict[str, object]:
     row: dict[str, object] = {}
-    for part, shares in (("above", said.above), ("below", said.below)):
-        row |= {f"match_{part}": shares.match, f"ambiguous_{part}": shares.ambiguous, f"no_{part}": shares.no}
-    asked = said.above.asked + said.below.asked
-    return row | {"half_match": said.half, "half_match_is": said.side, "asked": asked}
+    for side, shares in (("above", found.above), ("below", found.below)):
+        row |= {f"match_{side}": shares.match, f"ambiguous_{side}": shares.ambiguous, f"no_{side}": shares.no}
+    scored = found.above.scored + found.below.scored
+    return row | {"half_match": found.half, "half_match_is": found.side, "asked": scored}
 
 
-def _bar(row: pd.Series) -> str:
+def _threshold(row: pd.Series) -> str:
     if row["clause"] == "any":
         return ""
     first = f"{row['name']} {cut(row['threshold'])}"
@@ -106,10 +129,9 @@ def _missing(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _lines(table: pd.DataFrame) -> str:
+def _aligned(table: pd.DataFrame) -> str:
     """Text to the left, numbers to the right."""
-    left = [name for name in table if name in ("clause", "threshold", "the judge of")]
-    for name in left:
+    for name in [name for name in table if name in ("clause", "threshold", _SCORED)]:
         width = max(table[name].str.len().max(), len(name))
         table = table.assign(**{name: table[name].str.ljust(width)}).rename(columns={name: name.ljust(width)})
     return table.to_string(index=False)

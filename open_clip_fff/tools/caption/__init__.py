@@ -1,1 +1,1 @@
-"""Pseudo-captions: what a captioner says of the images of a shard, cleaned, and where it is written."""
+"""Pseudo-captions: generated from the images of shards, cleaned, and written beside the shards or into new ones."""

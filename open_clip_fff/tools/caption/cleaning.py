@@ -1,9 +1,9 @@
-"""Which of the texts that a captioner made are kept.
+"""Filters generated texts.
 
-A text is *wordless* if no letter is in it, and *looping* if a run of words stands there three times in a row ("a dog a
-dog a dog", "red red red"), or if it ends in a run of three or more words that stands there twice in a row ("next to a
-bench next to a bench"): captioners that lose the thread say the same until they are stopped, wherever that is. "Side by
-side by side" and "very very big" stay. Texts are *equal* if their words are, whatever their case and punctuation.
+A text is *wordless* if it has no letter, and *looping* if a run of words occurs three times in a row ("a dog a dog a
+dog", "red red red"), or if it ends in a run of three or more words that occurs twice in a row ("next to a bench next to
+a bench"): degenerate captioners repeat themselves until they are stopped. "Side by side by side" and "very very big"
+are kept. Texts are *equal* if their words are, ignoring case and punctuation.
 """
 
 import re
@@ -15,20 +15,20 @@ from open_clip_fff.data.sources import texts_of
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 WORDLESS, LOOPING, EQUAL = "dropped as wordless", "dropped as looping", "dropped as equal to another"
 THRICE, TWICE = 3, 2
-LONG = 3  # words of a run that twice in a row is one time too many
+LONG = 3  # words of a run that must not occur twice at the end
 
 
 def add_clean(kept: Sequence[str], texts: Iterable[str], most: int) -> tuple[list[str], Counter[str]]:
-    """An image's captions with more of its texts, in their order, and how many of these were dropped, by reason.
+    """Adds the clean ones of further texts to an image's captions; also returns how many were dropped, by reason.
 
     Args:
-        kept: captions so far, which this made.
-        texts: as a captioner says them.
-        most: captions; texts beyond are passed over and not counted.
+        kept: captions so far, of earlier calls.
+        texts: raw.
+        most: captions; further texts are ignored and not counted.
     """
     captions, dropped = list(kept), Counter[str]()
     known = {tuple(words_of(caption)) for caption in captions}
-    for text in map(tidied, texts):
+    for text in map(normalise_spaces, texts):
         words = words_of(text)
         if len(captions) == most:
             break
@@ -42,25 +42,25 @@ def add_clean(kept: Sequence[str], texts: Iterable[str], most: int) -> tuple[lis
     return captions, dropped
 
 
-def tidied(text: str) -> str:
-    """Without white space at its ends, with one space where there was more, and with what training would take away."""
+def normalise_spaces(text: str) -> str:
+    """Single-spaced, and without what training would remove."""
     return " ".join("".join(texts_of(text)).split())
 
 
 def words_of(text: str) -> list[str]:
-    """Its words in lower case, without punctuation."""
+    """Words in lower case, without punctuation."""
     return WORD.findall(text.casefold())
 
 
 def flaw(text: str) -> str | None:
-    """Why a text is no caption; None where it is one."""
+    """Why a text is dropped; None if it is a caption."""
     if not any(letter.isalpha() for letter in text):
         return WORDLESS
     return LOOPING if loops(words_of(text)) else None
 
 
 def loops(words: Sequence[str]) -> bool:
-    """Whether they say the same over and over, by the rule above."""
+    """Whether the words are looping, as defined above."""
     if any(_repeats(words, length) >= TWICE for length in range(LONG, len(words) // TWICE + 1)):
         return True
     ends = range(THRICE, len(words) + 1)
@@ -68,7 +68,7 @@ def loops(words: Sequence[str]) -> bool:
 
 
 def _repeats(words: Sequence[str], length: int) -> int:
-    """How often the last `length` words stand at the end in a row."""
+    """How often the last `length` words occur at the end in a row."""
     run, times = words[-length:], 0
     while len(words) >= (times + 1) * length and (
         words[len(words) - (times + 1) * length : len(words) - times * length] == run

@@ -1,30 +1,30 @@
-"""How captions are drawn from a captioner."""
+"""Decoding settings of captioners."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from open_clip_fff.errors import UsageError
 
-DTYPES = ("float32", "float16", "bfloat16")  # of a captioner, by torch's names
-HOW = {"nucleus": ("top_p", "temperature", "tries"), "beam": ("beams",), "greedy": ()}  # and which settings are its own
+DTYPES = ("float32", "float16", "bfloat16")
+METHODS = {"nucleus": ("top_p", "temperature", "tries"), "beam": ("beams",), "greedy": ()}  # with their settings
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """The captions of an image.
+    """How captions are generated.
 
     Attributes:
-        how: `nucleus` (sampling among the likeliest tokens), `beam` (the best beams) or `greedy` (one caption).
+        how: `nucleus` (top-p sampling), `beam` (the best beams) or `greedy` (one caption).
         captions: K, of an image.
-        top_p: the share of probability that these tokens have together, above 0 and up to 1.
-        temperature: above 0; less than 1 is bolder about what is likely.
+        top_p: probability mass of the tokens sampled from, above 0 and up to 1.
+        temperature: above 0.
         tries: how often an image with fewer than K different captions is captioned again.
-        beams: how many are followed, K at least.
-        max_new_tokens: the longest caption, without the prompt.
-        min_new_tokens: the shortest.
+        beams: number, at least K.
+        max_new_tokens: maximum length without the prompt.
+        min_new_tokens: minimum length.
 
     Raises:
-        UsageError: for what cannot work, by its flag.
+        UsageError: for an invalid value, by its flag.
     """
 
     how: str = "nucleus"
@@ -57,16 +57,16 @@ class Decoding:
 
     @property
     def rounds(self) -> int:
-        """How often an image is captioned at most: another round of what is not random would say the same."""
+        """How often an image is captioned at most: deterministic decoding gives the same in a second round."""
         return 1 + self.tries if self.how == "nucleus" else 1
 
-    def told(self) -> dict[str, object]:
-        """The settings that matter, for a record."""
-        others = {name for how, names in HOW.items() for name in names if how != self.how}
+    def used_settings(self) -> dict[str, object]:
+        """The settings that the method uses, for a record."""
+        others = {name for how, names in METHODS.items() for name in names if how != self.how}
         return {name: value for name, value in asdict(self).items() if name not in others}
 
     def arguments(self) -> dict[str, Any]:
-        """Those of transformers' `generate`."""
+        """Of transformers' `generate`."""
         bounds = {"max_new_tokens": self.max_new_tokens, "min_new_tokens": self.min_new_tokens}
         shared = {**bounds, "num_return_sequences": self.captions}
         if self.how == "nucleus":

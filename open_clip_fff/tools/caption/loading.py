@@ -1,4 +1,4 @@
-"""Captioners by hub name or folder; no code of their own is run."""
+"""Loads captioners by hub name or folder, without running code from the hub."""
 
 import hashlib
 from pathlib import Path
@@ -13,14 +13,14 @@ from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.pixels import KINDS, PixelCaptioner
 from open_clip_fff.tools.caption.prompted import PromptedCaptioner
 
-READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # what transformers may read of a folder
+READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # suffixes that transformers may read
 
 
 def configuration(name: str) -> Any:
-    """What config.json says of a captioner.
+    """A captioner's configuration.
 
     Raises:
-        UsageError: if there is none, or transformers generates no text from images with such a model.
+        UsageError: if there is none, or its model type is not an image-text-to-text model of transformers.
     """
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
@@ -28,7 +28,7 @@ def configuration(name: str) -> Any:
     try:
         with silenced_transformers():
             config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # whatever keeps it from loading, the person can only choose another
+    except Exception as error:  # whatever the cause, the user can only choose another model
         raise UsageError(f"--model {name}: cannot be loaded ({reason(error)}); {FIX}") from error
     if config.model_type not in KNOWN:
         raise UsageError(
@@ -39,7 +39,7 @@ def configuration(name: str) -> Any:
 
 
 def revision(name: str, config: Any) -> str:
-    """Which weights and words these are: the hub's commit, or a hash of a folder's files."""
+    """The hub's commit, or a hash of a folder's files."""
     folder = Path(name)
     if not folder.is_dir():
         return str(getattr(config, "_commit_hash", None))
@@ -51,7 +51,7 @@ def revision(name: str, config: Any) -> str:
 
 
 def dtype_of(named: str, config: Any, device: str) -> str:
-    """`auto` as float32 on a CPU, else as the half that the model was saved in, or float16."""
+    """`auto` is float32 on a CPU, else bfloat16 if the model was saved in it, or float16."""
     if named != "auto":
         return named
     if not device.startswith("cuda"):
@@ -64,7 +64,7 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
 
     Args:
         name: of the hub, or a folder.
-        config: its own, as `configuration` gives it.
+        config: of `configuration`.
         prompt: empty for none.
         dtype: one of decoding.DTYPES.
 
@@ -76,7 +76,7 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
     try:
         with silenced_transformers():
             load: Any = transformers.AutoModelForImageTextToText.from_pretrained
-            model, found = load(
+            model, info = load(
                 name, config=config, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
             )
             beside: list[Any] = [transformers.AutoTokenizer, transformers.AutoImageProcessor]
@@ -85,7 +85,7 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
             parts = [part.from_pretrained(name, trust_remote_code=False) for part in beside]
     except Exception as error:
         raise UsageError(f"--model {name}: cannot be loaded ({reason(error)}); {FIX}") from error
-    if absent := absent_weights(model, found):
+    if absent := absent_weights(model, info):
         raise UsageError(
             f"--model {name}: weights of a captioner are missing ({absent[0]} and {len(absent) - 1} more are not in "
             f"it); name a model that was trained to caption, as Salesforce/blip2-opt-2.7b was"

@@ -1,4 +1,4 @@
-"""Captioners whose prompt is the same tokens for each image: BLIP, BLIP-2, GIT, and an encoder with a decoder."""
+"""Captioners with the same prompt tokens for each image: BLIP, BLIP-2, GIT, and vision encoder-decoders."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,13 +16,10 @@ KINDS = ("blip", "blip-2", "git", "vision-encoder-decoder")
 
 @dataclass
 class PixelCaptioner(Captioner):
-    """Images are resized in the threads that decode them.
-
-    Attributes:
-        image_processor: of transformers, the model's.
+    """Preprocesses images with transformers' `image_processor`.
 
     Raises:
-        UsageError: for a prompt that the model cannot take, or a configuration from before images had a token.
+        UsageError: for a prompt that the model cannot take, or a configuration without an image token.
     """
 
     image_processor: Any
@@ -35,17 +32,17 @@ class PixelCaptioner(Captioner):
         """[3, H, W]."""
         return self.image_processor(image, return_tensors="pt")["pixel_values"][0]
 
-    def inputs(self, pictures: Sequence[Tensor]) -> dict[str, Tensor]:
-        made = {"pixel_values": torch.stack(list(pictures))}
+    def inputs(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
+        inputs = {"pixel_values": torch.stack(list(images))}
         if self._prompt_ids:
-            ids = torch.tensor(self._prompt_ids).repeat(len(pictures), 1)
-            made |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        return made
+            ids = torch.tensor(self._prompt_ids).repeat(len(images), 1)
+            inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return inputs
 
 
 def _prompt_ids(config: Any, tokenizer: Any, prompt: str) -> list[int]:
-    """What the text begins with; empty where the model begins by itself."""
-    if config.model_type == "blip-2":  # its processors differ in whether they put the image's tokens in front
+    """Tokens at the start of the text; empty if the model adds its own."""
+    if config.model_type == "blip-2":  # its processors differ in whether they prepend the image tokens
         if config.image_token_index is None:
             raise UsageError("--model: its config.json has no image_token_index; name a newer revision of it")
         return [config.image_token_index] * config.num_query_tokens + tokenizer(prompt).input_ids
@@ -53,6 +50,6 @@ def _prompt_ids(config: Any, tokenizer: Any, prompt: str) -> list[int]:
         return []
     if config.model_type == "vision-encoder-decoder":
         raise UsageError(f"--prompt {prompt!r}: the model takes none, as a vision-encoder-decoder; leave it away")
-    if config.model_type == "git":  # an end in front of the caption would end it
+    if config.model_type == "git":  # an end token before the caption would end it
         return [tokenizer.cls_token_id, *tokenizer(prompt, add_special_tokens=False).input_ids]
     return tokenizer(prompt).input_ids

@@ -1,4 +1,4 @@
-"""Captioners whose processor takes picture and text together: all other image-text-to-text models of transformers."""
+"""Captioners whose processor takes image and text: all other image-text-to-text models of transformers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,10 +13,7 @@ from open_clip_fff.tools.caption.captioner import Captioner
 
 @dataclass
 class PromptedCaptioner(Captioner):
-    """The prompt is text that the model goes on with or, to a model with a chat template, what it is asked.
-
-    Attributes:
-        processor: of transformers, the model's.
+    """The prompt is text that the model continues or, for a model with a chat template, a question.
 
     Raises:
         UsageError: for a chat model without a prompt.
@@ -26,7 +23,7 @@ class PromptedCaptioner(Captioner):
     _text: str | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tokenizer.padding_side = "left"  # the text goes on at its right
+        self.tokenizer.padding_side = "left"  # the text continues at its right
         if not getattr(self.processor, "chat_template", None):
             self._text = self.prompt or None
             return
@@ -35,12 +32,12 @@ class PromptedCaptioner(Captioner):
                 "--prompt: the model is one to chat with; ask it, as in 'Describe the image in a sentence.'"
             )
         content = [{"type": "image"}, {"type": "text", "text": self.prompt}]
-        asked = [{"role": "user", "content": content}]
-        self._text = self.processor.apply_chat_template(asked, add_generation_prompt=True)
+        messages = [{"role": "user", "content": content}]
+        self._text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
 
     def prepare(self, image: Image.Image) -> Image.Image:
         return image
 
-    def inputs(self, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
-        text = {} if self._text is None else {"text": [self._text] * len(pictures), "padding": True}
-        return dict(self.processor(images=list(pictures), return_tensors="pt", **text))
+    def inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        text = {} if self._text is None else {"text": [self._text] * len(images), "padding": True}
+        return dict(self.processor(images=list(images), return_tensors="pt", **text))

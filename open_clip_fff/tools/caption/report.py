@@ -1,35 +1,53 @@
-"""What a person sees when captions are there: how many, a few of them as training reads them, and how to train."""
+"""The report on finished captions: how many, examples read as in training (for a terminal, and as a plot), flags."""
 
-from collections.abc import Mapping
-from pathlib import PurePosixPath
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
+from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import expand_shards, stem_of
+from open_clip_fff.data.images import read_image
+from open_clip_fff.data.shards import as_usage_errors, image_bytes, read_samples
 from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.errors import printable
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.caption.examples import RAW, draw, examples, in_words
 from open_clip_fff.tools.caption.writing import COLUMN
 from open_clip_fff.tools.shards.folder import OutFolder
 
-SHOWN, DRAWN = 3, 8
-PICTURE = "examples.png"
+RAW = "txt"
+PRINTED, DRAWN = 3, 8  # examples
+PLOT = "examples.png"
+COLUMNS = 2  # images beside each other
+LINE = 46  # characters
+
+
+class CaptionedSample(NamedTuple):
+    """A sample: its key, its raw captions, the new ones, and its image, undecoded."""
+
+    key: str
+    raw: list[str]
+    captions: list[str]
+    image: bytes
 
 
 def report(
-    folder: OutFolder, sources: Mapping[str, str], title: str, asked: int, field: str | None, typed: str
+    folder: OutFolder, sources: Mapping[str, str], title: str, most: int, field: str | None, pattern: str
 ) -> list[str]:
-    """Coverage, examples and flags of what a folder holds, in lines, and OUT/examples.png; none where it is empty.
+    """Lines with coverage, examples and training's flags of what a folder holds, and OUT/examples.png; none if empty.
 
     Args:
         folder: of captions.
         sources: the shards, by stem.
-        title: of the picture.
-        asked: K, captions of an image.
+        title: of the plot.
+        most: K, the most captions of an image.
         field: of the tars' json; None for sidecars.
-        typed: --train-data as it was.
+        pattern: --train-data as it was typed.
 
     Raises:
-        UsageError: if a shard cannot be read any more.
+        UsageError: if a shard cannot be read.
     """
     records = {stem: folder.record(stem) for stem in sources if folder.file(stem).exists()}
     counts = {stem: record.counts for stem, record in records.items() if record is not None}
@@ -37,30 +55,85 @@ def report(
     if first is None:
         return []
     images, captions = (sum(count[name] for count in counts.values()) for name in ("images", "captions"))
-    beside = {"sidecar": str(folder.path)} if field is None else {"json_keys": (field,)}
-    reader = CaptionReader(CaptionSettings(text_keys=(RAW,), per_image=asked + 1, policy="all", **beside))
-    found = examples(sources[first] if field is None else str(folder.file(first)), reader, DRAWN)
-    lines = [f"{captions / images:.2f} captions an image, of {asked}", *in_words(found[:SHOWN])]
+    source = {"sidecar": str(folder.path)} if field is None else {"json_keys": (field,)}
+    reader = CaptionReader(CaptionSettings(text_keys=(RAW,), per_image=most + 1, policy="all", **source))
+    examples = read_examples(sources[first] if field is None else str(folder.file(first)), reader, DRAWN)
+    lines = [f"{captions / images:.2f} captions an image, of {most}", *format_examples(examples[:PRINTED])]
     try:
-        draw(found, title, folder.path / PICTURE)
-        lines.append(f"{plural(len(found), 'images')} with captions: {folder.path / PICTURE}")
+        draw_examples(examples, title, folder.path / PLOT)
+        lines.append(f"{plural(len(examples), 'images')} with captions: {folder.path / PLOT}")
     except OSError:  # another process is drawing the same
         pass
-    raw = any(example.raw for example in found)
-    return [*lines, f"to train with them: {_flags(folder, sources, asked + raw, field, typed, raw)}"]
+    raw = any(example.raw for example in examples)
+    return [*lines, f"to train with them: {_flags(folder, sources, most + raw, field, pattern, raw)}"]
 
 
-def _flags(folder: OutFolder, sources: Mapping[str, str], most: int, field: str | None, typed: str, raw: bool) -> str:
-    """Those of training."""
+def read_examples(url: str, reader: CaptionReader, most: int) -> list[CaptionedSample]:
+    """The first samples of a shard with new captions; `reader` finds raw ones in `txt`, too.
+
+    Raises:
+        UsageError: if the shard cannot be read.
+    """
+
+    def captioned() -> Iterator[CaptionedSample]:
+        for sample in as_usage_errors(read_samples([url]), url):
+            texts = reader.read(sample).found
+            raw, content = texts.pop(RAW), image_bytes(sample)
+            if content is not None and (captions := [text for some in texts.values() for text in some]):
+                yield CaptionedSample(printable(str(sample["__key__"])), raw, captions, content)
+
+    return list(islice(captioned(), most))
+
+
+def format_examples(examples: Sequence[CaptionedSample]) -> list[str]:
+    """Lines for a terminal, each caption quoted."""
+    lines = []
+    for example in examples:
+        lines += [example.key, f"  raw  {', '.join(map(repr, example.raw)) or 'none'}"]
+        lines += [f"  {number:>3}  {text!r}" for number, text in enumerate(example.captions, 1)]
+    return lines
+
+
+def draw_examples(examples: Sequence[CaptionedSample], title: str, path: Path) -> None:
+    """A plot with captions beside images. Raises OSError if it cannot be written."""
+    from matplotlib.figure import Figure
+
+    texts = [_wrapped(example) for example in examples]
+    rows = [range(start, min(start + COLUMNS, len(examples))) for start in range(0, len(examples), COLUMNS)]
+    heights = [max(1.7, *(0.17 * (texts[index].count("\n") + 2) for index in row)) for row in rows]
+    figure = Figure(figsize=(11, sum(heights) + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    grid = figure.add_gridspec(len(rows), 2 * COLUMNS, width_ratios=[1, 2.1] * COLUMNS, height_ratios=heights)
+    for line, row in enumerate(rows):
+        for column, index in enumerate(row):
+            left, right = (figure.add_subplot(grid[line, 2 * column + side]) for side in (0, 1))
+            left.imshow(read_image(examples[index].image))
+            right.text(0, 1, texts[index], va="top", fontsize=8, transform=right.transAxes, parse_math=False)
+            left.set_anchor("N")
+            left.axis("off"), right.axis("off")
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=110)
+
+
+def _wrapped(example: CaptionedSample) -> str:
+    """Key and raw captions, an empty line, and the new ones."""
+    raw = [f"{example.key}: {', '.join(example.raw) or 'no raw caption'}"]
+    new = [f"{number}  {text}" for number, text in enumerate(example.captions, 1)]
+    lines = [textwrap.fill(text, LINE, subsequent_indent="    ", max_lines=3) for text in [*raw, *new]]
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _flags(folder: OutFolder, sources: Mapping[str, str], most: int, field: str | None, pattern: str, raw: bool) -> str:
+    """Of training."""
     if field is None:
-        flags = [f"--train-data '{typed}'", f"--caption-sidecar {folder.path} --sidecar-text-key {COLUMN}"]
+        flags = [f"--train-data '{pattern}'", f"--caption-sidecar {folder.path} --sidecar-text-key {COLUMN}"]
     else:
-        flags = [f"--train-data '{same_names(typed, folder, sources)}'", f"--json-text-key {field}"]
+        flags = [f"--train-data '{same_names(pattern, folder, sources)}'", f"--json-text-key {field}"]
     return " ".join([*flags, f"--captions-per-image {most}", *([] if raw else ["--text-key ''"])])
 
 
-def same_names(typed: str, folder: OutFolder, sources: Mapping[str, str]) -> str:
-    """The shards of the folder, by the pattern that was typed where it fits."""
-    pattern = str(folder.path / PurePosixPath(typed).name)
-    fits = [stem_of(url) for url in expand_shards(pattern)] == list(sources)
-    return pattern if fits else str(folder.path / f"{{{','.join(sources)}}}{folder.suffix}")
+def same_names(pattern: str, folder: OutFolder, sources: Mapping[str, str]) -> str:
+    """The folder's shards, by the typed pattern if it matches them."""
+    moved = str(folder.path / PurePosixPath(pattern).name)
+    matches = [stem_of(url) for url in expand_shards(moved)] == list(sources)
+    return moved if matches else str(folder.path / f"{{{','.join(sources)}}}{folder.suffix}")

@@ -1,4 +1,4 @@
-"""Where captions go: a parquet beside the shard, or the shard again."""
+"""Writes captions to a parquet file per shard, or to a copy of the shard."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -13,26 +13,25 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.shards.tars import members, tar_writer
 
 COLUMN = "captions"
-TOLD = b"captioning"  # the parquet's metadata of this name: the settings, as json
+METADATA = b"captioning"  # of the parquet: the settings as json
 NO_JSON = "json cannot be read"
 
 
 def write_sidecar(file: BinaryIO, captions: Iterable[tuple[str, list[str]]], settings: Mapping[str, object]) -> None:
-    """The columns `key` (string) and `captions` (list of strings), with the settings in the metadata."""
+    """Columns `key` (string) and `captions` (list of strings), with the settings in the metadata."""
     rows = list(captions)
     columns = {
         KEY: pa.array([key for key, _ in rows], pa.string()),
         COLUMN: pa.array([texts for _, texts in rows], pa.list_(pa.string())),
     }
-    told = {TOLD: json.dumps(settings, ensure_ascii=False).encode()}
-    pq.write_table(pa.table(columns).replace_schema_metadata(told), file)
+    metadata = {METADATA: json.dumps(settings, ensure_ascii=False).encode()}
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), file)
 
 
 def write_tar(url: str, file: BinaryIO, captions: Iterable[tuple[str, list[str]]], field: str) -> None:
-    """All samples of the shard, those that have captions with the field in their json, which is made where none is.
+    """All samples of the shard, with their captions in a field of their json, which is created if missing.
 
-    A sample without new captions stays as it is, without the field if it was there, and whole where its json cannot be
-    read.
+    A sample without new captions loses the field; a sample with an unreadable json is copied unchanged.
 
     Raises:
         UsageError: if the shard cannot be read.
@@ -41,7 +40,7 @@ def write_tar(url: str, file: BinaryIO, captions: Iterable[tuple[str, list[str]]
     with tar_writer(file) as tar:
         for sample in as_usage_errors(read_samples([url]), url):
             kept = members(sample)
-            texts = new.pop(str(sample["__key__"]), None)  # of a key that is there twice, it is the first's
+            texts = new.pop(str(sample["__key__"]), None)  # a repeated key's captions are the first sample's
             fields = fields_of(sample)
             if fields is not None and (texts or field in fields):
                 fields.pop(field, None)
@@ -50,7 +49,7 @@ def write_tar(url: str, file: BinaryIO, captions: Iterable[tuple[str, list[str]]
 
 
 def fields_of(sample: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The member json, empty where there is none; None for what is no object of named fields."""
+    """The json member, empty if missing; None if it is no json object."""
     try:
         fields = json.loads(sample.get("json", b"{}"))
     except (ValueError, RecursionError):
@@ -59,10 +58,10 @@ def fields_of(sample: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def refuse_taken(sample: Mapping[str, Any], field: str, overwrite: bool) -> str | None:
-    """Why a sample cannot get the field, None where it can.
+    """Why a sample cannot get the field; None if it can.
 
     Raises:
-        UsageError: if it has one already, which is not to be overwritten.
+        UsageError: if it has one already and `overwrite` is off.
     """
     fields = fields_of(sample)
     if fields is not None and field in fields and not overwrite:

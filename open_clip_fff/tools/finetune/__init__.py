@@ -1,1 +1,1 @@
-"""Fine-tuning of what FFF trains with, not by: discriminators and captioners."""
+"""Fine-tuning of the models that FFF uses beside CLIP: discriminators and captioners."""

@@ -1,28 +1,27 @@
-"""open-clip-fff train-captioner: a BLIP trained, measured and written."""
+"""open-clip-fff train-captioner: fine-tunes a BLIP, measures it on held-out images, and writes it."""
 
 import argparse
-import json
-import random
+from collections.abc import Sequence
 
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 
-from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import training_shards
 from open_clip_fff.devices import usable
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError
 from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.decoding import Decoding
-from open_clip_fff.tools.finetune.captioner_model import from_config, from_name, held_out_loss, loss, save
-from open_clip_fff.tools.finetune.loop import Fitting, fit, pictures
-from open_clip_fff.tools.finetune.pairs import Pair, TrainingPairs, held_out_pairs
+from open_clip_fff.tools.caption.loading import configuration, load_captioner
+from open_clip_fff.tools.caption.pixels import PixelCaptioner
+from open_clip_fff.tools.finetune.loop import fine_tune, image_transforms, save, seed_everything, tokenizer_captions
+from open_clip_fff.tools.finetune.pairs import ImagePair, TrainingPairs, held_out_pairs
+from open_clip_fff.tools.finetune.random_weights import random_parts
 
-WORDS_OF = 20_000  # samples whose captions a tokenizer is learned from
+CLASS = "BlipForConditionalGeneration"
+IGNORED = -100  # a label that transformers' losses ignore
 SHOWN = 4
 
 
@@ -32,62 +31,82 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     Raises:
         UsageError: if the model cannot be loaded, or there is nothing to train or measure on.
     """
-    plan, args.shards = training_shards(plan, args.training)
-    args.reader = CaptionReader(plan.captions)
-    random.seed(args.seed)
-    torch.manual_seed(args.seed)
-    captioner = from_name(args.model) if args.model else from_config(args.from_config, words(args))
+    plan, urls = training_shards(plan, args.training)
+    reader = CaptionReader(plan.captions)
+    seed_everything(args.seed)
+    if args.model:
+        captioner = load_blip(args.model)
+    else:
+        parts = random_parts(args.from_config, tokenizer_captions(urls, reader), None, {"blip": CLASS})
+        captioner = PixelCaptioner(parts.model, parts.tokenizer, "", parts.image_processor)
     model, images = captioner.model, captioner.image_processor
     model.to(usable(args.device)).eval()
     size = (images.size["height"], images.size["width"])
-    crop, whole = pictures(size, (tuple(images.image_mean), tuple(images.image_std)), args.min_crop)
-    pairs, others = held_out_pairs(args.shards, args.reader, whole, args.held_out, args.held_out_images)
+    crop, resize = image_transforms(size, (images.image_mean, images.image_std), args.min_crop)
+    pairs, others = held_out_pairs(urls, reader, resize, args.held_out, args.held_out_images)
     if not pairs or not others:
         raise UsageError(
             f"--held-out {args.held_out:g}: keeps {len(pairs)} of {plural(others + len(pairs), 'images')} with captions"
         )
     print(f"a BLIP of {sum(x.numel() for x in model.parameters()):,} weights, on {args.device}")
     before = held_out_loss(captioner, pairs)
-    loader = DataLoader(
-        TrainingPairs(args.shards, args.reader, crop, args.held_out, args.seed),
-        args.batch_size,
-        num_workers=args.workers,
-    )
-    rate = args.lr if args.lr is not None else 1e-3 if args.from_config else 1e-5
-
-    def losses(batch: tuple[torch.Tensor, list[str], torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"loss": loss(captioner, batch[0].to(args.device), batch[1])}
-
-    fit(model, loader, losses, Fitting(args.steps, rate, args.wd, args.warmup), args.device)
+    dataset = TrainingPairs(urls, reader, crop, args.held_out, args.seed)
+    fine_tune(model, dataset, lambda batch: {"loss": loss(captioner, batch[0].to(args.device), batch[1])}, args)
     after = held_out_loss(captioner, pairs)
-    print(
-        f"loss on {plural(len(pairs), 'held-out pairs')}: {before:.3f} before, {after:.3f} after "
-        f"{plural(args.steps, 'steps')}"
-    )
+    count, steps = plural(len(pairs), "held-out pairs"), plural(args.steps, "steps")
+    print(f"loss on {count}: {before:.3f} before, {after:.3f} after {steps}")
     print("\n".join(examples(captioner, pairs[:SHOWN])))
-    told = {
-        "held_out": {"before": before, "after": after},
-        "steps": args.steps,
-        "start": args.model or "random weights",
-    }
-    try:
-        with atomic_folder(args.out) as folder:
-            save(captioner, folder)
-            (folder / "training.json").write_text(json.dumps(told, indent=1) + "\n")
-    except Exception as error:  # a full disk is another exception to each library
-        raise UsageError(f"--out {args.out}: cannot be written ({reason(error)})") from error
+    record = {"held_out": {"before": before, "after": after}, "steps": args.steps}
+    record["start"] = args.model or "random weights"
+    save([model, captioner.tokenizer, images], args, "training.json", record)
     print(f"{args.out} is written: open-clip-fff caption --model {args.out}")
     return 0
 
 
-def words(args: argparse.Namespace) -> list[str]:
-    """Captions to learn a tokenizer from. Raises UsageError for a shard that cannot be read."""
-    samples = as_usage_errors(read_samples(args.shards, WORDS_OF), f"--train-data: {args.shards[0]}")
-    return [caption for sample in samples for caption in args.reader.row(sample).captions]
+def load_blip(name: str) -> PixelCaptioner:
+    """A captioning BLIP, by hub name or folder.
+
+    Raises:
+        UsageError: if it cannot be loaded, or is no BLIP.
+    """
+    config = configuration(name)
+    if config.model_type != "blip":
+        raise UsageError(f"--model {name}: its config.json says {config.model_type}; only a blip is trained here")
+    captioner = load_captioner(name, config, "", "float32")
+    assert isinstance(captioner, PixelCaptioner)
+    return captioner
 
 
-def examples(captioner: Captioner, pairs: list[Pair]) -> list[str]:
-    """The likeliest captions of held-out images beside their own."""
+def loss(captioner: PixelCaptioner, pixels: Tensor, captions: Sequence[str]) -> Tensor:
+    """The mean cross-entropy of the captions' next tokens, with the label smoothing of the model's configuration.
+
+    Args:
+        captioner: a BLIP.
+        pixels: [B, 3, H, W], normalised as it expects them.
+        captions: B strings, truncated to its maximum length.
+    """
+    most = captioner.model.config.text_config.max_position_embeddings
+    encoded = captioner.tokenizer(list(captions), padding=True, truncation=True, max_length=most, return_tensors="pt")
+    ids, mask = (encoded[name].to(pixels.device) for name in ("input_ids", "attention_mask"))
+    labels = ids.masked_fill(mask == 0, IGNORED)
+    return captioner.model(pixel_values=pixels, input_ids=ids, attention_mask=mask, labels=labels).loss
+
+
+@torch.no_grad()
+def held_out_loss(captioner: PixelCaptioner, pairs: Sequence[ImagePair], batch: int = 64) -> float:
+    """The mean over pairs, in eval mode."""
+    total = 0.0
+    for start in range(0, len(pairs), batch):
+        some = pairs[start : start + batch]
+        pixels = torch.stack([pair.pixels for pair in some]).to(captioner.model.device)
+        total += loss(captioner, pixels, [pair.caption for pair in some]).item() * len(some)
+    return total / len(pairs)
+
+
+def examples(captioner: PixelCaptioner, pairs: Sequence[ImagePair]) -> list[str]:
+    """Greedy captions of held-out images beside their own."""
     with silenced_transformers():
-        said = captioner.say([pair.pixels for pair in pairs], Decoding("greedy", captions=1))
-    return [f"  own {pair.caption!r}, said {texts[0]!r}" for pair, (texts, _) in zip(pairs, said, strict=True)]
+        generated = captioner.generate([pair.pixels for pair in pairs], Decoding("greedy", captions=1))
+    return [
+        f"  own {pair.caption!r}, generated {texts[0]!r}" for pair, (texts, _) in zip(pairs, generated, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""What trains a discriminator: ALBEF's and BLIP's two losses (arXiv 2107.07651, 2201.12086) on a batch of pairs."""
+"""A discriminator's losses: ALBEF's and BLIP's image-text contrast and matching (arXiv 2107.07651, 2201.12086)."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 from open_clip_fff.data.ids import caption_hash
 from open_clip_fff.matching.model import MatchingModel
-from open_clip_fff.tools.finetune.defaults import HARD
+from open_clip_fff.tools.finetune.flags import HARD
 
-TEMPERATURE = 0.07  # of the cosines; fixed, since transformers' models hold no learned one
+TEMPERATURE = 0.07  # of the cosines; fixed, since transformers' models have no learned one
 
 
 def losses(
@@ -18,16 +18,16 @@ def losses(
 ) -> tuple[Tensor, Tensor]:
     """The contrastive and the matching loss of B pairs, two scalars.
 
-    Each image is matched with its own caption, with another one, and each caption with another image: one match to two
-    that are none, from which the probabilities come.
+    The matching loss has each image with its own caption, each image with another caption, and each caption with
+    another image: one match to two others, which determines the scale of the probabilities.
 
     Args:
         matching: the model.
         pixels: [B, 3, *size], normalised as the model wants them.
         captions: B strings.
-        ids: int64 [B], the images' ids. Pairs of one image or of equal captions are never negatives.
-        hard: the share of the others that are drawn by the model's own cosine, 0 to 1; the rest is drawn evenly. Where
-            many captions fit many images, the hard ones are true, and the model learns to deny what it is to find.
+        ids: int64 [B], of the images. Pairs of one image or of equal captions are never negatives.
+        hard: the share of negatives sampled by the model's own cosine, 0 to 1; the rest is uniform. Where many captions
+            match many images, hard negatives are false ones, and the model learns to reject what it should find.
     """
     states = matching.encode(pixels)
     tokens, mask = matching.tokens(captions)
@@ -43,15 +43,15 @@ def losses(
 
 
 def same_pair(ids: Tensor, captions: Sequence[str]) -> Tensor:
-    """Which captions belong to which images as far as one can tell, bool [B, B]: of one image, or of equal words."""
+    """Known matches, bool [B, B]: of one image, or with equal captions."""
     texts = torch.tensor([caption_hash(caption) for caption in captions])
     return (ids[:, None] == ids).cpu() | (texts[:, None] == texts)
 
 
 def alignment_loss(cosines: Tensor, same: Tensor) -> Tensor:
-    """Cross-entropy over rows and columns of cosines [B, B]; equal pairs, bool [B, B], share a row's target evenly.
+    """Cross-entropy over rows and columns of cosines [B, B]; known matches, bool [B, B], share a row's target evenly.
 
-    It keeps the cosines telling, by which hard negatives are drawn.
+    It trains the cosines by which hard negatives are sampled.
     """
     logits, target = cosines / TEMPERATURE, same.float()
     rows = F.cross_entropy(logits, target / target.sum(dim=1, keepdim=True))
@@ -60,15 +60,15 @@ def alignment_loss(cosines: Tensor, same: Tensor) -> Tensor:
 
 
 def draw_negatives(cosines: Tensor, same: Tensor, hard: float) -> tuple[Tensor, Tensor]:
-    """A column that is not the same for each row that has one: the places of both, int64 [n], n <= B.
+    """A negative column for each row that has one: the indices of both, int64 [n], n <= B.
 
     Args:
         cosines: [B, B].
-        same: bool [B, B].
-        hard: the share that is drawn by the softmax of the cosines; the rest is drawn evenly.
+        same: bool [B, B], known matches.
+        hard: the share that is sampled by the softmax of the cosines; the rest is uniform.
     """
     rows = (~same).any(dim=1).nonzero()[:, 0]
     other = (~same)[rows].float()
-    alike = (cosines[rows] / TEMPERATURE).masked_fill(same[rows], -torch.inf).softmax(dim=1)
-    weights = hard * alike + (1 - hard) * other / other.sum(dim=1, keepdim=True)
+    by_cosine = (cosines[rows] / TEMPERATURE).masked_fill(same[rows], -torch.inf).softmax(dim=1)
+    weights = hard * by_cosine + (1 - hard) * other / other.sum(dim=1, keepdim=True)
     return rows, torch.multinomial(weights, 1)[:, 0] if len(rows) else rows

@@ -1,4 +1,4 @@
-"""How well a discriminator tells held-out pairs from what is none."""
+"""How well a discriminator separates held-out pairs from negatives."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,17 +9,17 @@ from torch import Tensor
 from open_clip_fff.config.connection import NEGATIVE, POSITIVE
 from open_clip_fff.matching.model import MatchingModel, match_probabilities
 from open_clip_fff.tools.finetune.discriminator_losses import same_pair
-from open_clip_fff.tools.finetune.pairs import Pair
+from open_clip_fff.tools.finetune.pairs import ImagePair
 
-BLOCK = 256  # images among which the hardest caption is sought: what a batch of training would look like
-Table = dict[str, dict[str, float | None]]
+BLOCK = 256  # images among which the hardest caption is searched, like a training batch
+MetricTable = dict[str, dict[str, float | None]]
 
 
 @torch.no_grad()
-def measure(matching: MatchingModel, pairs: Sequence[Pair], batch: int = 64) -> Table:
-    """Held-out pairs against as many that are none: with a random caption, and with the hardest by the model's cosine.
+def measure(matching: MatchingModel, pairs: Sequence[ImagePair], batch: int = 64) -> MetricTable:
+    """Held-out pairs against as many negatives: with a random caption, and with the hardest by the model's cosine.
 
-    A hardest one may well be true: it then counts as a mistake all the same, so that these are lower bounds.
+    A hardest caption may match, and counts as a mistake nevertheless: the metrics are lower bounds.
 
     Args:
         matching: the model, in eval mode.
@@ -27,15 +27,15 @@ def measure(matching: MatchingModel, pairs: Sequence[Pair], batch: int = 64) -> 
         batch: pairs at a time.
 
     Returns:
-        By `random` and `hardest`: `pairs` of each sort, `auc`, and `precision` and `recall` of q > POSITIVE and of
-        q > NEGATIVE, from 0 to 1; a precision is None where nothing passed.
+        By `random` and `hardest`: number of `pairs`, `auc`, and `precision` and `recall` of q > POSITIVE and
+        q > NEGATIVE, from 0 to 1; a precision is None if nothing passed.
     """
     captions = [pair.caption for pair in pairs]
     rows, chosen = _negatives(matching, pairs, batch)
     stack = [pair.pixels for pair in pairs]
 
-    def pixels(which: Tensor) -> Tensor:
-        return torch.stack([stack[place] for place in which.tolist()]).to(matching.device)
+    def pixels(indices: Tensor) -> Tensor:
+        return torch.stack([stack[index] for index in indices.tolist()]).to(matching.device)
 
     def q(texts: list[int]) -> Tensor:
         return match_probabilities(matching, pixels, rows, [captions[text] for text in texts], batch).cpu()
@@ -45,7 +45,7 @@ def measure(matching: MatchingModel, pairs: Sequence[Pair], batch: int = 64) -> 
 
 
 def scores(matched: Tensor, other: Tensor) -> dict[str, float | None]:
-    """The figures of two sorts of pairs, given q of each, float32 [n]; chance is .5, but for a recall."""
+    """Metrics of matches against negatives, given q of each, float32 [n]; chance is .5, except for a recall."""
     from sklearn.metrics import roc_auc_score
 
     labels = torch.cat([torch.ones(len(matched)), torch.zeros(len(other))])
@@ -58,8 +58,8 @@ def scores(matched: Tensor, other: Tensor) -> dict[str, float | None]:
     return found
 
 
-def _negatives(matching: MatchingModel, pairs: Sequence[Pair], batch: int) -> tuple[Tensor, dict[str, list[int]]]:
-    """Images that have a caption of another in their block, and for each of them a random and the hardest one."""
+def _negatives(matching: MatchingModel, pairs: Sequence[ImagePair], batch: int) -> tuple[Tensor, dict[str, list[int]]]:
+    """Images with a negative in their block, and for each of them a random and the hardest one."""
     draw = torch.Generator().manual_seed(0)
     rows: list[int] = []
     chosen: dict[str, list[int]] = {"random": [], "hardest": []}
@@ -79,8 +79,7 @@ def _negatives(matching: MatchingModel, pairs: Sequence[Pair], batch: int) -> tu
     return torch.tensor(rows), chosen
 
 
-def in_words(table: Table) -> str:
-    """The figures as a table."""
+def format_metrics(table: MetricTable) -> str:
     columns = list(next(iter(table.values())))
     lines = [f"{'matched against':<16}" + "".join(f"{column:>18}" for column in columns)]
     for name, row in table.items():

@@ -1,4 +1,4 @@
-"""Image-caption pairs of shards, for training a discriminator and for measuring it on those held out."""
+"""Image-caption pairs of shards, for training and for measuring on held-out images."""
 
 import logging
 import random
@@ -16,13 +16,13 @@ from open_clip_fff.data.shards import as_usage_errors, id_of, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, reason
 
-BUFFER = 1_000  # undecoded samples among which the next is drawn
+BUFFER = 1_000  # undecoded samples in the shuffle buffer
 _PARTS = 10_000
 
-Picture = Callable[[Image.Image], Tensor]
+ImageTransform = Callable[[Image.Image], Tensor]
 
 
-class Pair(NamedTuple):
+class ImagePair(NamedTuple):
     """An image [3, H, W], one of its captions, and the image's id."""
 
     pixels: Tensor
@@ -31,20 +31,20 @@ class Pair(NamedTuple):
 
 
 def held_out(image_id: int, share: float) -> bool:
-    """Whether an image is kept from training: by its id alone, so the same ones in every run."""
+    """Whether an image is excluded from training: by its id alone, so the same in every run."""
     return image_id % _PARTS < share * _PARTS
 
 
-def decode(sample: dict, row: CaptionRow, picture: Picture, draw: random.Random) -> Pair | None:
-    """The pair of a sample and one of its captions; None for no caption, or no image that can be read."""
-    pixels = decoded(sample, picture) if row.captions else None
-    return Pair(pixels, draw.choice(row.captions), row.id) if isinstance(pixels, Tensor) else None
+def decode(sample: dict, row: CaptionRow, transform: ImageTransform, draw: random.Random) -> ImagePair | None:
+    """A sample's image and a random caption; None without a caption or a readable image."""
+    pixels = decoded(sample, transform) if row.captions else None
+    return ImagePair(pixels, draw.choice(row.captions), row.id) if isinstance(pixels, Tensor) else None
 
 
 def held_out_pairs(
-    urls: Sequence[str], reader: CaptionReader, picture: Picture, share: float, limit: int
-) -> tuple[list[Pair], int]:
-    """The first `limit` pairs that are held out, and how many others with captions were passed over.
+    urls: Sequence[str], reader: CaptionReader, transform: ImageTransform, share: float, limit: int
+) -> tuple[list[ImagePair], int]:
+    """The first `limit` held-out pairs, and how many other images with captions were seen.
 
     Raises:
         UsageError: for a shard that cannot be read.
@@ -55,7 +55,7 @@ def held_out_pairs(
             row = reader.row(sample)
             if not held_out(row.id, share):
                 others += bool(row.captions)
-            elif pair := decode(sample, row, picture, random.Random(row.id)):
+            elif pair := decode(sample, row, transform, random.Random(row.id)):
                 found.append(pair)
                 if len(found) == limit:
                     return found, others
@@ -63,20 +63,22 @@ def held_out_pairs(
 
 
 class TrainingPairs(IterableDataset):
-    """Pairs that are not held out, over and over without an end; a caption is drawn anew at each visit.
+    """Pairs that are not held out, endlessly, with a random caption at each visit.
 
     Args:
-        urls: the shards, in another order at each pass, and shared out to the loader's workers.
+        urls: the shards, in another order at each pass, divided among the loader's workers.
         reader: finds the captions.
-        picture: from a picture to what the model looks at, with augmentation.
-        share: of the images that are held out.
+        transform: from an image to the model's input, with augmentation.
+        share: of held-out images.
         seed: of orders and captions.
     """
 
-    def __init__(self, urls: Sequence[str], reader: CaptionReader, picture: Picture, share: float, seed: int) -> None:
-        self.urls, self.reader, self.picture, self.share, self.seed = list(urls), reader, picture, share, seed
+    def __init__(
+        self, urls: Sequence[str], reader: CaptionReader, transform: ImageTransform, share: float, seed: int
+    ) -> None:
+        self.urls, self.reader, self.transform, self.share, self.seed = list(urls), reader, transform, share, seed
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[ImagePair]:
         """Raises UsageError if a whole pass finds no pair."""
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info else (0, 1)
@@ -84,7 +86,7 @@ class TrainingPairs(IterableDataset):
             draw = random.Random(f"{self.seed} {epoch} {worker}")
             some = False
             for sample in _shuffled(self._samples(epoch, worker, workers), draw):
-                if pair := decode(sample, self.reader.row(sample), self.picture, draw):
+                if pair := decode(sample, self.reader.row(sample), self.transform, draw):
                     some = True
                     yield pair
             if not some:
@@ -92,19 +94,18 @@ class TrainingPairs(IterableDataset):
 
     def _samples(self, epoch: int, worker: int, workers: int) -> Iterator[dict]:
         urls = random.Random(f"{self.seed} {epoch}").sample(self.urls, len(self.urls))
-        # where there are fewer shards than workers, all read all of them and each takes its share of the samples
+        # with fewer shards than workers, each worker reads all and takes its share of the samples
         split = len(urls) >= workers
         for url in urls[worker::workers] if split else urls:
             try:
                 for place, sample in enumerate(read_samples([url])):
                     if (split or place % workers == worker) and not held_out(id_of(sample), self.share):
                         yield sample
-            except Exception as error:  # a shard that is damaged in its midst costs its rest, and not the training
+            except Exception as error:  # a damaged shard costs its rest, not the training
                 logging.warning(f"--train-data: {url} cannot be read to its end ({reason(error)})")
 
 
 def _shuffled(samples: Iterator[dict], draw: random.Random) -> Iterator[dict]:
-    """The same samples, each drawn from a buffer."""
     buffer: list[dict] = []
     for sample in samples:
         buffer.append(sample)

@@ -1,4 +1,4 @@
-"""A model with random weights, for a small domain of one's own: from a configuration and some captions."""
+"""Models with random weights from a configuration, with a tokenizer learned from captions."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,8 +15,8 @@ MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXT = {"blip": "text_config", "blip-2": "qformer_config"}
 
 
-class Parts(NamedTuple):
-    """A model of transformers, what its configuration calls itself, and what stands beside it."""
+class ModelParts(NamedTuple):
+    """A model of transformers with its model type, tokenizer and image processor."""
 
     kind: str
     model: Any
@@ -25,21 +25,21 @@ class Parts(NamedTuple):
 
 
 def from_config(path: Path, captions: Iterable[str], tokenizer: str | None = None) -> MatchingModel:
-    """The matching model of a json file. Arguments and errors are those of `random_parts`."""
+    """The matching model of a json file; arguments and errors of `random_parts`."""
     parts = random_parts(path, captions, tokenizer, {kind: retrieval for kind, (_, retrieval) in KINDS.items()})
     return KINDS[parts.kind][0](parts.model, parts.tokenizer, parts.image_processor)
 
 
-def random_parts(path: Path, captions: Iterable[str], tokenizer: str | None, classes: Mapping[str, str]) -> Parts:
-    """What a json file describes, `{"model_type": "blip", "vision_config": {…}, …}` as transformers has it.
+def random_parts(path: Path, captions: Iterable[str], tokenizer: str | None, classes: Mapping[str, str]) -> ModelParts:
+    """The model of a transformers json, `{"model_type": "blip", "vision_config": {…}, …}`.
 
-    Its vocabulary follows the tokenizer's. Images are normalised as CLIP's are.
+    Its vocabulary is the tokenizer's. Images are normalised like CLIP's.
 
     Args:
         path: of the json file.
-        captions: from which a tokenizer of word pieces is learned, where none is named.
-        tokenizer: hub name or folder of another; None for none.
-        classes: by `model_type`, of `blip` and `blip-2`, transformers' class that is wanted.
+        captions: to learn a word-piece tokenizer from, unless one is named.
+        tokenizer: hub name or folder; None to learn one.
+        classes: transformers' class by `model_type`, for `blip` and `blip-2`.
 
     Raises:
         UsageError: if the file is no such configuration, or the tokenizer cannot be loaded.
@@ -58,21 +58,21 @@ def random_parts(path: Path, captions: Iterable[str], tokenizer: str | None, cla
             text |= {"encoder_hidden_size": vision.get("hidden_size", 768), "eos_token_id": words.sep_token_id}
         else:
             text |= {"use_qformer_text_input": True}
-        # transformers' default is made for weights that are loaded: with it, all images would look the same
+        # with transformers' default, made for loaded weights, all images would get the same states
         vision.setdefault("initializer_range", 0.02)
         model = cls(transformers.AutoConfig.for_model(**given))
-        if kind == "blip-2":  # queries that start equal would stay so
+        if kind == "blip-2":  # equal queries would stay equal
             torch.nn.init.normal_(model.query_tokens, std=0.02)
     except UsageError:
         raise
-    except Exception as error:  # not there, not json, another kind of model, widths that do not fit
+    except Exception as error:  # missing, no json, another kind of model, widths that do not fit
         message = f"{type(error).__name__}: {reason(error)}" if isinstance(error, KeyError) else reason(error)
         raise UsageError(
             f"--from-config {path}: no configuration of {' or '.join(classes)} that can be built ({message})"
         ) from error
     side = model.config.vision_config.image_size
     images = transformers.BlipImageProcessor(size={"height": side, "width": side})
-    return Parts(kind, model, words, images)
+    return ModelParts(kind, model, words, images)
 
 
 def _tokenizer(captions: Iterable[str], most: int, name: str | None) -> Any:

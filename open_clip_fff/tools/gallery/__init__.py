@@ -1,1 +1,1 @@
-"""What the miners find on one's own data, to look at: pairs in doubt first."""
+"""The pairs that mining finds in a sample, as an HTML page for choosing thresholds."""

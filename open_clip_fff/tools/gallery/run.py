@@ -1,43 +1,54 @@
-"""From a plan of training to the page: look at a sample, mine it, have it judged, put it in words."""
+"""open-clip-fff gallery: reads a sample, mines it, scores its hardest pairs, and writes the page."""
 
+import argparse
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from open_clip_fff.atomic_io import write_atomically
+from open_clip_fff.config.description import describe
+from open_clip_fff.config.open_clip import Upstream
 from open_clip_fff.config.plan import Plan
+from open_clip_fff.config.plan_text import plain
 from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.decoded import DecodedSample
 from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.errors import UsageError, printable
+from open_clip_fff.hub.loading import load_model
 from open_clip_fff.mining.reference import MiningFeatures
+from open_clip_fff.models.frozen import FrozenModel
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.gallery.matched import Verdicts, score_batch
-from open_clip_fff.tools.gallery.mined import find, find_thresholds
-from open_clip_fff.tools.gallery.page import page
-from open_clip_fff.tools.gallery.parts import Part, Words
-from open_clip_fff.tools.gallery.sections import mined_parts, scored_parts, threshold_words
-from open_clip_fff.tools.pages.html import Head
-from open_clip_fff.tools.sampling.draw import Draw, Progress
-from open_clip_fff.tools.sampling.extractors import FeatureExtractor, without_raw
+from open_clip_fff.tools.gallery.mined import find_thresholds, mine_sample
+from open_clip_fff.tools.gallery.page import GallerySection
+from open_clip_fff.tools.gallery.rows import RowBuilder
+from open_clip_fff.tools.gallery.scored import ScoredSample, score_batch
+from open_clip_fff.tools.gallery.sections import format_thresholds, mined_sections, scored_sections
+from open_clip_fff.tools.pages.html import Head, data_address, render
+from open_clip_fff.tools.sampling.command import exit_code, open_shards, progress, writing
+from open_clip_fff.tools.sampling.draw import Progress, SampleDraw
+from open_clip_fff.tools.sampling.extractors import FeatureExtractor, FrozenExtractor, load_extractor, without_raw
+from open_clip_fff.tools.sampling.flags import GALLERY_SHARDS
 from open_clip_fff.tools.sampling.match_scores import CROP, center_crop, load_scorer
-from open_clip_fff.tools.sampling.reading import Part as Images
-from open_clip_fff.tools.sampling.reading import Reading, joined, thumbnail
+from open_clip_fff.tools.sampling.reading import SampleChunk, SampleReader, concatenate, thumbnail
+from open_clip_fff.tools.shards.tars import count_samples
 
-TITLE = "What the miners find"
+TITLE = "What mining finds"
+TOPICS = ("captions", "mining", "discriminator")  # of the plan, shown at the top
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What is looked at.
+class GallerySettings:
+    """How much is shown, and by which models.
 
     Attributes:
-        show: rows of each part of the page.
-        batch: images of a batch of training: hardest pairs are looked for there, and a rate holds there.
-        mining: what mines; None where nothing does.
-        hardest: what finds the hardest pairs; None where nobody judges them.
-        device: where a discriminator runs.
+        show: rows of each section.
+        batch: images in a batch of training, in which hardest pairs are searched and a rate holds.
+        mining: the extractor that mines; None if nothing is mined.
+        hardest: the extractor that finds the hardest pairs; None without a discriminator.
+        device: of the discriminator.
     """
 
     show: int
@@ -47,105 +58,137 @@ class Wanted:
     device: torch.device
 
 
-class Gathered(NamedTuple):
-    """The sample: images with thumbnails, features of those extractors that there are, match scores, what is lost."""
+class GallerySample(NamedTuple):
+    """Images with thumbnails, their features by both extractors, match scores, and skipped samples."""
 
-    pictures: list[DecodedSample[bytes]]
+    samples: list[DecodedSample[bytes]]
     mining: MiningFeatures | None
     hardest: MiningFeatures | None
-    said: Verdicts
-    left_out: list[SkippedSample]
+    scored: ScoredSample
+    skipped: list[SkippedSample]
 
     @property
     def rows(self) -> list[CaptionRow]:
-        """Ids, and the captions that training would have in a batch."""
-        return [picture.row for picture in self.pictures]
+        """Ids, and the captions that training would use in a batch."""
+        return [sample.row for sample in self.samples]
 
 
-def gallery(
-    plan: Plan, draw: Draw, wanted: Wanted, topics: list[tuple[str, str]], command: str, progress: Progress
-) -> str:
-    """The page, HTML.
-
-    Args:
-        plan: of training.
-        draw: the samples.
-        wanted: how much of it, and who looks.
-        topics: what the flags mean, for the page's top.
-        command: as it was typed, likewise.
-        progress: shows how far reading and mining are.
+def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
+    """Writes the page; `command` is the typed command line.
 
     Raises:
-        UsageError: if the samples hold too little, or the discriminator cannot be had.
+        UsageError: for shards that training would refuse, models that cannot be loaded, and too few images.
     """
-    sample = gather(plan, draw, wanted, progress)
-    images, captions = len(sample.pictures), sum(len(row.captions) for row in sample.rows)
+    plan, urls, device = open_shards(args, plan, args.out.parent)
+    settings = GallerySettings(args.show, args.batch_size, *load_extractors(args, plan, device), device)
+    draw = SampleDraw(urls, args.samples, 0, count_samples, progress, GALLERY_SHARDS)
+    html = gallery(plan, draw, settings, command, progress)
+    with writing(args.out):
+        write_atomically(args.out, html)
+    print(f"{args.out} is written ({len(html) / 2**20:.1f} MiB): open it in a browser")
+    return exit_code(draw)
+
+
+def load_extractors(
+    args: argparse.Namespace, plan: Plan, device: torch.device
+) -> tuple[FeatureExtractor | None, FeatureExtractor | None]:
+    """The extractor that mines, and the one that finds the hardest pairs.
+
+    Raises:
+        UsageError: if one cannot be loaded, or none that is named can find the hardest pairs.
+    """
+    embeds_both = plan.features in ("frozen", "precomputed") and not plan.text_alone
+    if plan.connection is not None and args.hardest_by is None and not embeds_both:
+        raise UsageError(
+            "--discriminator: the model that is trained finds the hardest pairs; name it, or one like it: "
+            "--hardest-by RUN_OR_MODEL, before the --"
+        )
+    mining = None if plan.mining is None else load_extractor(plan, device)
+    if plan.connection is None or args.hardest_by is None:
+        return mining, None if plan.connection is None else mining
+    loaded = load_model(args.hardest_by, device)
+    return mining, FrozenExtractor(FrozenModel(loaded.model, loaded.tokenizer))
+
+
+def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: str, progress: Progress) -> str:
+    """The page as HTML with style and images.
+
+    Raises:
+        UsageError: if there are too few images, or the discriminator cannot be loaded.
+    """
+    sample = read_sample(plan, draw, settings, progress)
+    images, captions = len(sample.samples), sum(len(row.captions) for row in sample.rows)
     if images < 2:
         raise UsageError(f"--samples {len(draw)}: {plural(images, 'images')} with captions read, and pairs take 2")
-    topics = list(topics)
-    parts, notices = _parts(plan, sample, wanted, topics, progress)
-    if sample.left_out:
-        whys = Counter(each.why for each in sample.left_out).most_common()
-        told = ", ".join(f"{count:,} {why}" for why, count in whys)
-        notices.append(f"{plural(len(sample.left_out), 'samples')} left out: {told}.")
-    notices += draw.sentences()
-    shards = plural(len(draw.places), "shards")
-    about = f"{plural(images, 'images')} of {shards}, {captions / images:.2f} captions each."
-    head = Head(TITLE, about, notices, topics, command)
-    keys = [printable(each.key) for each in sample.pictures]
-    return page(head, wanted.batch, parts, [each.image for each in sample.pictures], keys)
-
-
-def gather(plan: Plan, draw: Draw, wanted: Wanted, progress: Progress) -> Gathered:
-    """Reads, extracts and asks, a batch at a time."""
-    extractors = [each for each in dict.fromkeys((wanted.mining, wanted.hardest)) if each is not None]
-    judge = None
-    if wanted.hardest is not None and plan.connection is not None:
-        judge = load_scorer(plan.connection, wanted.device)
-    crop = center_crop() if judge is not None else lambda _: torch.empty(0)
-    reading = Reading(
-        draw, plan.captions, extractors, wanted.device, progress, lambda picture: (thumbnail(picture), crop(picture))
+    described = describe(plan, Upstream(dataset_type="webdataset"))
+    topics = [(topic.name, plain("; ".join(topic.parts))) for topic in described if topic.name in TOPICS]
+    sections, warnings = _sections(plan, sample, settings, topics, progress)
+    if sample.skipped:
+        reasons = Counter(each.why for each in sample.skipped).most_common()
+        listed = ", ".join(f"{count:,} {why}" for why, count in reasons)
+        warnings.append(f"{plural(len(sample.skipped), 'samples')} left out: {listed}.")
+    warnings += draw.warnings()
+    about = (
+        f"{plural(images, 'images')} of {plural(len(draw.indices), 'shards')}, {captions / images:.2f} captions each."
     )
-    said, parts = Verdicts([], []), list[Images]()
-    for batch in reading.parts(wanted.batch):
-        if judge is not None and plan.connection is not None:
-            captions, crops = zip(*((each.row.captions, each.image[1]) for each in batch.pictures), strict=True)
-            start, gate, hardest = sum(len(part.pictures) for part in parts), batch.features[0], batch.features[-1]
-            said = said + score_batch(hardest, gate, captions, crops, judge, plan.connection, start)
-        parts.append(batch._replace(pictures=[each._replace(image=each.image[0]) for each in batch.pictures]))
-    whole = joined(parts) if parts else Images([], [])
-    features: dict[FeatureExtractor | None, MiningFeatures] = dict(zip(extractors, whole.features, strict=False))
-    by = features.get(wanted.mining), features.get(wanted.hardest)
-    return Gathered(whole.pictures, *by, said, reading.left_out)
+    return render(
+        Path(__file__).parent,
+        Head(TITLE, about, warnings, topics, command),
+        batch=settings.batch,
+        sections=sections,
+        keys=[printable(each.key) for each in sample.samples],
+        address=lambda image: data_address(sample.samples[image].image, "image/jpeg"),
+    )
 
 
-def _parts(
-    plan: Plan, sample: Gathered, wanted: Wanted, topics: list[tuple[str, str]], progress: Progress
-) -> tuple[list[Part], list[str]]:
-    """The page's parts, and what to know before looking at them; thresholds that were found join the topics."""
-    parts, notices = [], []
+def read_sample(plan: Plan, draw: SampleDraw, settings: GallerySettings, progress: Progress) -> GallerySample:
+    """Decodes, embeds and scores, a batch at a time."""
+    extractors = [each for each in dict.fromkeys((settings.mining, settings.hardest)) if each is not None]
+    scorer = None
+    if settings.hardest is not None and plan.connection is not None:
+        scorer = load_scorer(plan.connection, settings.device)
+    crop = center_crop() if scorer is not None else lambda _: torch.empty(0)
+    reader = SampleReader(
+        draw, plan.captions, extractors, settings.device, progress, lambda image: (thumbnail(image), crop(image))
+    )
+    scored, chunks, start = ScoredSample([], []), list[SampleChunk](), 0
+    for batch in reader.chunks(settings.batch):
+        if scorer is not None and plan.connection is not None:
+            captions, crops = zip(*((each.row.captions, each.image[1]) for each in batch.samples), strict=True)
+            gate, hardest = batch.features[0], batch.features[-1]
+            scored = scored + score_batch(hardest, gate, captions, crops, scorer, plan.connection, start)
+        start += len(batch.samples)
+        chunks.append(batch._replace(samples=[each._replace(image=each.image[0]) for each in batch.samples]))
+    everything = concatenate(chunks) if chunks else SampleChunk([], [])
+    features: dict[FeatureExtractor | None, MiningFeatures] = dict(zip(extractors, everything.features, strict=False))
+    by = features.get(settings.mining), features.get(settings.hardest)
+    return GallerySample(everything.samples, *by, scored, reader.skipped)
+
+
+def _sections(
+    plan: Plan, sample: GallerySample, settings: GallerySettings, topics: list[tuple[str, str]], progress: Progress
+) -> tuple[list[GallerySection], list[str]]:
+    """The page's sections, and warnings; thresholds found on the sample join the topics."""
+    sections, warnings = [], []
     labels = torch.tensor([row.label for row in sample.rows])
     if plan.mining is not None and sample.mining is not None:
-        features = sample.mining
-        if not plan.mining.raw:
-            features = without_raw(features, sample.rows)
-        thresholds = find_thresholds(features, plan.mining, wanted.batch)
-        bar = lambda tiles: progress(tiles, desc="mining", leave=False)  # noqa: E731
-        found = find(features, plan.mining, thresholds, wanted.show, labels.to(features.text.device), bar)
-        parts += mined_parts(found, Words(sample.rows, features, labels), wanted.batch)
+        features = sample.mining if plan.mining.raw else without_raw(sample.mining, sample.rows)
+        thresholds = find_thresholds(features, plan.mining, settings.batch)
+        bar = lambda tiles: progress(tiles, desc="mining")  # noqa: E731
+        mined = mine_sample(features, plan.mining, thresholds, settings.show, labels.to(features.text.device), bar)
+        sections += mined_sections(mined, RowBuilder(sample.rows, features, labels), settings.batch)
         if plan.mining.per_image is not None:
-            topics.append(("thresholds", f"{threshold_words(thresholds)}, found on this sample"))
+            topics.append(("thresholds", f"{format_thresholds(thresholds)}, found on this sample"))
         if plan.mining.cap is not None:
-            notices.append("The cap cuts the sample as one batch; smaller batches are cut less, larger ones more.")
+            warnings.append("The cap cuts the sample as one batch; smaller batches are cut less, larger ones more.")
     if plan.connection is not None and sample.hardest is not None:
-        words = Words(sample.rows, sample.hardest, labels)
-        parts += scored_parts(sample.said, words, plan.connection, wanted.batch, wanted.show)
-        notices.append(
-            f"The judge saw the middle of each image at {CROP} × {CROP} pixels; in training it sees the crops, and the "
-            f"model that is trained finds the hardest pairs."
+        builder = RowBuilder(sample.rows, sample.hardest, labels)
+        sections += scored_sections(sample.scored, builder, plan.connection, settings.batch, settings.show)
+        warnings.append(
+            f"The discriminator scored the centre of each image at {CROP} × {CROP} pixels; in training it gets the "
+            f"crops, and the model that is trained finds the hardest pairs."
         )
-        if sample.said.unasked:
-            notices.append(
-                f"{plural(sample.said.unasked, 'pairs')} below --match-gate: negatives, without being asked."
-            )
-    return parts, notices
+        if sample.scored.unscored:
+            count = plural(sample.scored.unscored, "pairs")
+            warnings.append(f"{count} below --match-gate: negatives, without being scored.")
+    return sections, warnings

@@ -1,4 +1,4 @@
-"""Pages of one look: `page.html.jinja` extends `base.html.jinja`, and its images and plots are in it."""
+"""HTML pages of one style: a folder's `page.html.jinja` extends `base.html.jinja` and contains its images."""
 
 import base64
 from dataclasses import dataclass, field
@@ -11,31 +11,25 @@ TEMPLATE = "page.html.jinja"
 
 @dataclass(frozen=True)
 class Head:
-    """What stands at the top of a page.
+    """The top of a page.
 
     Attributes:
         title: of the page, and its heading.
-        about: what it is about, in a sentence.
-        notices: what a reader should know before looking.
-        plan: what the flags mean, a topic and its words each.
+        about: a sentence.
+        warnings: what to know before reading.
+        plan: what the flags mean, by topic.
         command: as it was typed.
     """
 
     title: str
     about: str
-    notices: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     plan: list[tuple[str, str]] = field(default_factory=list)
     command: str = ""
 
 
-def render(folder: Path, head: Head, **words: object) -> str:
-    """HTML of a folder's `page.html.jinja`; what stands in it is escaped.
-
-    Args:
-        folder: with the template; it may include what is there and what is here.
-        head: what the base shows.
-        words: what the template speaks of.
-    """
+def render(folder: Path, head: Head, **context: object) -> str:
+    """HTML of a folder's `page.html.jinja`, which may include templates of this folder; values are escaped."""
     environment = Environment(
         loader=FileSystemLoader([folder, Path(__file__).parent]),
         autoescape=True,
@@ -43,9 +37,9 @@ def render(folder: Path, head: Head, **words: object) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    return environment.get_template(TEMPLATE).render(head=head, **words)
+    return environment.get_template(TEMPLATE).render(head=head, **context)
 
 
 def data_address(content: bytes, kind: str) -> str:
-    """An image as the address that a page holds it by; `kind` is its media type, as `image/png`."""
+    """An image as a data URL; `kind` is its media type, such as `image/png`."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

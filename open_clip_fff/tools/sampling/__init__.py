@@ -1,1 +1,1 @@
-"""A sample of a data set for the programs that look at it: which samples, and what feature extractors make of them."""
+"""A random sample of a data set's images and captions, and their features: for analyze, calibrate and gallery."""

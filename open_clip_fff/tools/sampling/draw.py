@@ -1,4 +1,4 @@
-"""An even draw from many shards: of each as many samples as its size calls for, from anywhere in it."""
+"""A random sample of many shards, in proportion to their sizes."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -7,25 +7,25 @@ import numpy as np
 
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import reason
-from open_clip_fff.tools.sampling.sizes import SHARDS
+from open_clip_fff.tools.sampling.flags import SHARDS
 
-Progress = Callable[..., Iterable[Any]]  # a tqdm
+Progress = Callable[..., Iterable[Any]]  # tqdm's signature
 
 
-class Draw:
-    """Samples of some shards, undecoded; the same ones at each pass and for the same seed.
+class SampleDraw:
+    """Undecoded samples of some shards, the same at each pass and for the same seed.
 
     Args:
-        urls: the shards.
-        images: samples to draw; all of them where there are fewer.
+        urls: of the shards.
+        images: samples to draw; all if there are fewer.
         seed: of the draw.
-        size: tells how many samples a shard has, 0 where that is not known: such a shard is read once to count them.
-        progress: is handed the shards while they are counted, a bar, say.
+        size: returns a shard's number of samples, 0 if unknown: such a shard is read once to count them.
+        progress: wraps the shards while they are counted.
         shards: to read at most.
 
     Attributes:
-        places: of the samples in their shards, rising, by the shard's url.
-        unreadable: why a shard could not be read to its end, by its url.
+        indices: of the samples in their shards, ascending, by url.
+        unreadable: why a shard could not be read to its end, by url.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class Draw:
     ) -> None:
         random, all_urls = np.random.default_rng(seed), list(dict.fromkeys(urls))
         chosen = random.choice(len(all_urls), min(shards, len(all_urls)), replace=False)
-        some = [all_urls[place] for place in sorted(chosen)]
+        some = [all_urls[index] for index in sorted(chosen)]
         self.unreadable: dict[str, str] = {}
         counting = progress(some, desc="counting samples", unit=" shards")
         sizes = [size(url) or sum(1 for _ in self._read(url)) for url in counting]
         shares = quotas(sizes, images)
-        self.places = {
+        self.indices = {
             url: sorted(random.choice(count, share, replace=False).tolist())
             for url, count, share in zip(some, sizes, shares, strict=True)
             if share
@@ -52,21 +52,19 @@ class Draw:
         self._sizes = dict(zip(some, sizes, strict=True))
 
     def __len__(self) -> int:
-        """How many samples were drawn."""
-        return sum(map(len, self.places.values()))
+        return sum(map(len, self.indices.values()))
 
     def __iter__(self) -> Iterator[dict]:
-        for url, places in self.places.items():
-            # whoever reads the last one reads on: what is damaged behind it is told
-            wanted, limit = set(places), places[-1] + 1 if places[-1] + 1 < self._sizes[url] else None
-            yield from (x for number, x in enumerate(self._read(url, limit)) if number in wanted)
+        for url, indices in self.indices.items():
+            # a shard whose last sample is drawn is read to its end, so that damage behind it is reported
+            drawn, limit = set(indices), indices[-1] + 1 if indices[-1] + 1 < self._sizes[url] else None
+            yield from (x for number, x in enumerate(self._read(url, limit)) if number in drawn)
 
-    def sentences(self) -> list[str]:
-        """What could not be read, so far, a sentence for each shard."""
-        return [f"{url} cannot be read as a tar ({why})" for url, why in self.unreadable.items()]
+    def warnings(self) -> list[str]:
+        """A line for each shard that could not be read to its end so far."""
+        return [f"{url} is left out from where it cannot be read ({why})" for url, why in self.unreadable.items()]
 
     def _read(self, url: str, limit: int | None = None) -> Iterator[dict]:
-        """The samples up to where the shard breaks off."""
         try:
             yield from read_samples([url], limit)
         except Exception as error:  # whatever webdataset and tarfile raise
@@ -74,12 +72,12 @@ class Draw:
 
 
 def quotas(sizes: Sequence[int], images: int) -> list[int]:
-    """Shares out so many images in proportion to sizes, none more than its size; remainders go to the largest."""
+    """Distributes a number of images in proportion to sizes, none above its size; largest remainders round up."""
     total = sum(sizes)
-    wanted = min(images, total)
-    exact = [wanted * size / max(total, 1) for size in sizes]
+    drawn = min(images, total)
+    exact = [drawn * size / max(total, 1) for size in sizes]
     shares = [int(share) for share in exact]
-    by_remainder = sorted(range(len(sizes)), key=lambda place: shares[place] - exact[place])
-    for place in by_remainder[: wanted - sum(shares)]:
-        shares[place] += 1
+    by_remainder = sorted(range(len(sizes)), key=lambda index: shares[index] - exact[index])
+    for index in by_remainder[: drawn - sum(shares)]:
+        shares[index] += 1
     return shares

@@ -1,4 +1,4 @@
-"""Asking a judge outside of training, about whole images: their middles, and captions cut as training cuts them."""
+"""Match scores outside of training: of images' centre crops, and of captions truncated as in training."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,11 +11,11 @@ from open_clip_fff.data.caption_strings import StringTokenizer, strings
 from open_clip_fff.matching.discriminators import make_discriminator
 from open_clip_fff.matching.scorer import PairScorer
 
-CROP = 224  # pixels, of what a discriminator gets: the middle of the image
+CROP = 224  # pixels
 
 
 def center_crop() -> Callable[[Image.Image], Tensor]:
-    """Makes uint8 [3, CROP, CROP] of a picture."""
+    """A transform from an image to uint8 [3, CROP, CROP]."""
     from torchvision import transforms
 
     bicubic = transforms.InterpolationMode.BICUBIC
@@ -23,16 +23,16 @@ def center_crop() -> Callable[[Image.Image], Tensor]:
 
 
 def load_scorer(settings: ConnectionSettings, device: torch.device) -> PairScorer:
-    """The judge that settings name, with its cache, for crops as they are, from 0 to 1.
+    """The discriminator of some settings, with its cache, for images in [0, 1].
 
     Raises:
-        UsageError: if it cannot be had.
+        UsageError: if it cannot be loaded.
     """
     return PairScorer.with_cache(make_discriminator(settings, device, (0.0,) * 3, (1.0,) * 3), settings.cache)
 
 
 def score_pairs(
-    judge: PairScorer,
+    scorer: PairScorer,
     ids: tuple[Tensor, Tensor],
     texts: Sequence[str],
     crops: Sequence[Tensor] | Mapping[int, Tensor],
@@ -41,16 +41,16 @@ def score_pairs(
     """q of P pairs, float32 [P].
 
     Args:
-        judge: who is asked.
-        ids: of each pair's image, and of the image whose caption it is, int64 [P] each.
+        scorer: of a discriminator for images in [0, 1].
+        ids: of each pair's image, and of the image that owns the caption, int64 [P] each.
         texts: P captions.
-        crops: uint8 [3, H, W] by the number of the image.
-        images: the number of each pair's image, int64 [P].
+        crops: uint8 [3, H, W] by image number.
+        images: the image number of each pair, int64 [P].
     """
-    cut = strings(StringTokenizer()(list(texts)))  # as in training, whose cached verdicts are by it
+    truncated = strings(StringTokenizer()(list(texts)))  # as in training: cached scores are keyed by these strings
 
-    def shown(places: Tensor) -> Tensor:
-        chosen = torch.stack([crops[image] for image in images[places].tolist()])
-        return chosen.to(places.device).float() / 255
+    def pixels(pairs: Tensor) -> Tensor:
+        chosen = torch.stack([crops[image] for image in images[pairs].tolist()])
+        return chosen.to(pairs.device).float() / 255
 
-    return judge(ids[0], cut, ids[1], shown)
+    return scorer(ids[0], truncated, ids[1], pixels)

@@ -1,4 +1,4 @@
-"""Reads a draw: its images, the captions that training would have, and the features that extractors make of both."""
+"""Decodes a sample draw and embeds it: images, the captions that training would use, and the features of both."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -16,45 +16,45 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tokens import draw_captions
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.numerics import half_on_cuda
-from open_clip_fff.tools.sampling.draw import Draw, Progress
-from open_clip_fff.tools.sampling.extractors import FeatureExtractor, mining_features, together
+from open_clip_fff.tools.sampling.draw import Progress, SampleDraw
+from open_clip_fff.tools.sampling.extractors import FeatureExtractor, concatenate_features, mining_features
 
 CHUNK = 64  # images that are embedded at a time
-THUMBNAIL, QUALITY = 176, 80  # pixels of the longer side, and of JPEG
+THUMBNAIL, QUALITY = 176, 80  # pixels of the longer side, and JPEG quality
 
 
-class Part(NamedTuple):
-    """Images of a sample that follow each other.
+class SampleChunk(NamedTuple):
+    """Consecutive images of a sample.
 
     Attributes:
-        pictures: their keys, shards and captions, and as `image` what was kept of them.
+        samples: keys, shards and captions; as `image` what the reader's `keep` returned.
         features: by extractor.
     """
 
-    pictures: list[DecodedSample[Any]]
+    samples: list[DecodedSample[Any]]
     features: list[MiningFeatures]
 
 
-class Reading:
-    """A draw, read once, without augmentation: those of its samples that have captions and a whole image.
+class SampleReader:
+    """Reads a draw once, without augmentation: its samples that have captions and a readable image.
 
     Args:
         draw: the samples.
         captions: where captions are, and which of them reach a batch.
-        extractors: where one asks for stored features, samples without any are left out, too.
+        extractors: if one reads stored features, samples without them are skipped.
         device: of the features.
-        progress: is handed the samples as they are decoded, a bar, say.
-        keep: what else is made of a picture.
-        seed: of the captions that are drawn under the policy `sample`.
+        progress: wraps the decoded samples.
+        keep: what to keep of each image.
+        seed: of the captions drawn by the policy `sample`.
         workers: threads that decode.
 
     Attributes:
-        left_out: samples, so far, and why.
+        skipped: samples so far that were skipped, and why.
     """
 
     def __init__(
         self,
-        draw: Draw,
+        draw: SampleDraw,
         captions: CaptionSettings,
         extractors: Sequence[FeatureExtractor],
         device: torch.device,
@@ -64,63 +64,63 @@ class Reading:
         workers: int = 0,
     ) -> None:
         self.captions, self.extractors, self.device = captions, list(extractors), device
-        self.left_out: list[SkippedSample] = []
+        self.skipped: list[SkippedSample] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._drawing = torch.get_rng_state()
+            self._rng_state = torch.get_rng_state()
 
-        def view(picture: Image.Image) -> tuple[Any, list[Tensor]]:
-            return keep(picture), [each.view(picture) for each in self.extractors]
+        def preprocess(image: Image.Image) -> tuple[Any, list[Tensor]]:
+            return keep(image), [extractor.preprocess(image) for extractor in self.extractors]
 
         stored = next((each.stored for each in self.extractors if each.stored is not None), None)
-        found = decoded_samples(draw, CaptionReader(captions), view, stored, workers)
-        self._found = progress(found, total=len(draw), desc="features", unit=" images")
+        samples = decoded_samples(draw, CaptionReader(captions), preprocess, stored, workers)
+        self._samples = progress(samples, total=len(draw), desc="features", unit=" images")
 
-    def parts(self, size: int = CHUNK) -> Iterator[Part]:
-        """Parts of `size` images; the last one is shorter.
+    def chunks(self, size: int = CHUNK) -> Iterator[SampleChunk]:
+        """Chunks of `size` images; the last one is shorter.
 
         Raises:
-            OneRankError: for stored features that are another model's, or of other captions.
+            OneRankError: for stored features of another model or of other captions.
         """
-        pictures = self._whole()
+        samples = self._readable()
         while True:
-            found: list[Part] = []
-            while some := list(islice(pictures, min(CHUNK, size - sum(len(part.pictures) for part in found)))):
-                found.append(self._embedded(some))
-            if not found:
+            parts: list[SampleChunk] = []
+            while some := list(islice(samples, min(CHUNK, size - sum(len(part.samples) for part in parts)))):
+                parts.append(self._embed(some))
+            if not parts:
                 return
-            yield joined(found)
+            yield concatenate(parts)
 
-    def _whole(self) -> Iterator[DecodedSample[tuple[Any, list[Tensor]]]]:
-        for picture in self._found:
-            if isinstance(picture, SkippedSample):
-                self.left_out.append(picture)
+    def _readable(self) -> Iterator[DecodedSample[tuple[Any, list[Tensor]]]]:
+        for sample in self._samples:
+            if isinstance(sample, SkippedSample):
+                self.skipped.append(sample)
             else:
-                yield picture
+                yield sample
 
-    def _embedded(self, some: Sequence[DecodedSample[tuple[Any, list[Tensor]]]]) -> Part:
-        with torch.random.fork_rng(devices=[]):  # what others draw in between changes nothing
-            torch.set_rng_state(self._drawing)
-            rows = [draw_captions(picture.row, self.captions) for picture in some]
-            self._drawing = torch.get_rng_state()
+    def _embed(self, some: Sequence[DecodedSample[tuple[Any, list[Tensor]]]]) -> SampleChunk:
+        with torch.random.fork_rng(devices=[]):  # independent of the random numbers that others draw in between
+            torch.set_rng_state(self._rng_state)
+            rows = [draw_captions(sample.row, self.captions) for sample in some]
+            self._rng_state = torch.get_rng_state()
         with half_on_cuda(self.device):
             features = [
-                mining_features(extractor, [picture.image[1][place] for picture in some], rows)
-                for place, extractor in enumerate(self.extractors)
+                mining_features(extractor, [sample.image[1][number] for sample in some], rows)
+                for number, extractor in enumerate(self.extractors)
             ]
         kept = zip(some, rows, strict=True)
-        return Part([picture._replace(row=row, image=picture.image[0]) for picture, row in kept], features)
+        return SampleChunk([sample._replace(row=row, image=sample.image[0]) for sample, row in kept], features)
 
 
-def joined(parts: Sequence[Part]) -> Part:
-    """Some parts, one or more, as one."""
-    features = [together(each) for each in zip(*(part.features for part in parts), strict=True)]
-    return Part([picture for part in parts for picture in part.pictures], features)
+def concatenate(chunks: Sequence[SampleChunk]) -> SampleChunk:
+    """One or more chunks as one."""
+    features = [concatenate_features(each) for each in zip(*(chunk.features for chunk in chunks), strict=True)]
+    return SampleChunk([sample for chunk in chunks for sample in chunk.samples], features)
 
 
-def thumbnail(picture: Image.Image) -> bytes:
+def thumbnail(image: Image.Image) -> bytes:
     """A small JPEG."""
-    small, buffer = picture.copy(), io.BytesIO()
+    small, buffer = image.copy(), io.BytesIO()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     small.save(buffer, "jpeg", quality=QUALITY)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""open-clip-fff caption: the captioner on its device, and each shard's file."""
+"""open-clip-fff caption: loads a captioner and writes the captions of each shard."""
 
 import argparse
 import re
@@ -27,10 +27,10 @@ SUFFIX = {"sidecar": ".parquet", "tars": ".tar"}
 
 
 def run(args: argparse.Namespace, decoding: Decoding) -> int:
-    """Captions what is missing.
+    """Captions the shards that are missing in the output folder.
 
     Raises:
-        UsageError: if the model cannot be loaded, the folder not be used, or the memory is too small.
+        UsageError: if the model cannot be loaded, the folder cannot be used, or the memory is too small.
     """
     import transformers
 
@@ -38,34 +38,31 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
     device, config = share.device(args.device), configuration(args.model)
     settings = {"model": args.model, "revision": revision(args.model, config), "prompt": args.prompt}
     settings |= {"dtype": dtype_of(args.dtype, config, device), "batch size": args.batch_size, "seed": args.seed}
-    settings |= {**decoding.told(), "transformers": transformers.__version__, "into": args.into}
+    settings |= {**decoding.used_settings(), "transformers": transformers.__version__, "into": args.into}
     settings |= {"field": args.field, "overwrite": args.overwrite} if args.into == "tars" else {}
     with silenced_transformers():
         try:
             captioner = load_captioner(args.model, config, args.prompt, settings["dtype"])
-            placed(captioner, device).check(decoding, f"--model {args.model}")
-            folder = OutFolder(args.out, SUFFIX[args.into], settings)  # that of a model which works
+            to_device(captioner, device).check(decoding, f"--model {args.model}")
+            folder = OutFolder(args.out, SUFFIX[args.into], settings)  # created only once the model works
             if share.index == 0:
                 print(f"captions of {args.model}, {decoding.how}, in {settings['dtype']} on {device}")
-            code = process_shards(shards, folder, share, work_of(args, captioner, decoding, settings))
+            code = process_shards(shards, folder, share, shard_writer(args, captioner, decoding, settings))
         except torch.OutOfMemoryError as error:
             raise OneRankError(
                 f"--batch-size {args.batch_size}: {decoding.captions} captions of so many images do not fit into the "
                 f"memory of {device}; lower it, and name another --out"
             ) from error
     if share.index == 0 or not share.together:
+        field = args.field if args.into == "tars" else None
         title = f"{args.model}, {decoding.how}" + (f", {args.prompt!r}" if args.prompt else "")
-        for line in report(folder, shards, title, decoding.captions, field_of(args), args.train_data):
+        for line in report(folder, shards, title, decoding.captions, field, args.train_data):
             print(line)
     return code
 
 
 def shards_of(args: argparse.Namespace) -> list[str]:
-    """The shards, of which one at least is there, and none starts with a field that would be lost.
-
-    Raises:
-        UsageError: otherwise.
-    """
+    """The shards. Raises UsageError if none exists, or the first sample has a field that would be overwritten."""
     urls = expand_shards(args.train_data)
     local = [url for url in urls if not re.match(r"\w+:", url)]
     if not urls or (len(local) == len(urls) and not any(Path(url).exists() for url in urls)):
@@ -77,30 +74,17 @@ def shards_of(args: argparse.Namespace) -> list[str]:
 
 
 def refuse_first(urls: list[str], args: argparse.Namespace) -> None:
-    """Looks at the first sample, and leaves what cannot be read for later: it costs its own shard only.
-
-    Raises:
-        UsageError: if it has the field already.
-    """
+    """Raises UsageError if the first sample has the field already; an unreadable shard is reported later."""
     try:
-        found = list(read_samples(urls, 1))
+        first = list(read_samples(urls, 1))
     except Exception:  # whatever webdataset raises
         return
-    for sample in found:
+    for sample in first:
         refuse_taken(sample, args.field, args.overwrite)
 
 
-def field_of(args: argparse.Namespace) -> str | None:
-    """Of the json in new tars; None for sidecars."""
-    return args.field if args.into == "tars" else None
-
-
-def placed(captioner: Captioner, device: str) -> Captioner:
-    """The captioner, on its device.
-
-    Raises:
-        OneRankError: if there is no such device, none that is free, or one that is too small.
-    """
+def to_device(captioner: Captioner, device: str) -> Captioner:
+    """The captioner on its device. Raises OneRankError if there is no usable device, or its memory is too small."""
     try:
         captioner.model.to(usable(device))
     except torch.OutOfMemoryError as error:
@@ -108,16 +92,16 @@ def placed(captioner: Captioner, device: str) -> Captioner:
     return captioner
 
 
-def work_of(
+def shard_writer(
     args: argparse.Namespace, captioner: Captioner, decoding: Decoding, settings: dict[str, object]
 ) -> Callable[[str, BinaryIO, Callable[[int], None]], ShardRecord]:
-    """Makes one shard's file."""
-    field = field_of(args)
+    """A function that writes one shard's file."""
+    field = args.field if args.into == "tars" else None
 
-    def passes(sample: dict) -> str | None:
+    def skip(sample: dict) -> str | None:
         return None if field is None else refuse_taken(sample, field, args.overwrite)
 
-    shard = ShardCaptioner(captioner, decoding, args.batch_size, args.workers, args.seed, passes)
+    shard = ShardCaptioner(captioner, decoding, args.batch_size, args.workers, args.seed, skip)
 
     def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
         record = ShardRecord(url)

@@ -1,4 +1,4 @@
-"""How the cosines of a sample are spread: histograms, in memory that does not grow with its pairs."""
+"""Histograms of a sample's cosines, in memory that does not grow with the number of pairs."""
 
 from typing import NamedTuple
 
@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.mining.histograms import BINS, bins, first_bin, histogram, shares_above
-from open_clip_fff.tools.calibrate.all_pairs import AllPairs, counted
+from open_clip_fff.tools.calibrate.all_pairs import AllPairs, multiplicity
 
 CHUNK = 1024  # images whose own captions are compared at a time
 
 
-class Spread(NamedTuple):
+class CosineHistograms(NamedTuple):
     """Counts of cosines in bins of equal angle, int64.
 
     Attributes:
-        others: [kinds, 3, BINS]: S_it, S_ii and S_tt of captions of other images; of all, and where classes are known
-            of those that are judged, and of those of the image's class. All zeros for a cosine that there is not.
-        own: [BINS]: S_it of images with their own captions.
-        texts: [BINS]: cosines of an image's own captions, one with another.
+        others: [kinds, 3, BINS], S_it, S_ii and S_tt of other images' captions by `PairTile.kinds`; zeros for a cosine
+            that does not exist.
+        own: [BINS], S_it of images with their own captions.
+        texts: [BINS], cosines among the captions of one image.
     """
 
     others: Tensor
@@ -27,16 +27,16 @@ class Spread(NamedTuple):
 
     @property
     def above(self) -> Tensor:
-        """Of all pairs of other images, the share in each bin or a higher one, [3, BINS]."""
+        """The share of other images' pairs in each bin or a higher one, [3, BINS]."""
         return shares_above(self.others[0])
 
     @property
     def quartile(self) -> Tensor:
-        """The bin of the lower quartile of own pairs, at which p1' is."""
+        """The bin of the lower quartile of own pairs, where p1' is."""
         return first_bin(shares_above(self.own), 0.75)
 
 
-def spread(pairs: AllPairs) -> Spread:
+def cosine_histograms(pairs: AllPairs) -> CosineHistograms:
     """One pass over a sample."""
     device = pairs.features.text.device
     others = torch.zeros(pairs.kinds, 3, BINS, dtype=torch.int64, device=device)
@@ -47,14 +47,14 @@ def spread(pairs: AllPairs) -> Spread:
                 continue
             number = bins(cosine)
             for kind, some in enumerate(tile.kinds(tile.found.others)):
-                others[kind, clause] += histogram(number, counted(cosine, some))
+                others[kind, clause] += histogram(number, multiplicity(cosine, some))
             if clause == 0 and bool((mask := tile.found.own).any()):
                 own += histogram(number, mask)
-    return Spread(others, own, _texts(pairs))
+    return CosineHistograms(others, own, _within_images(pairs))
 
 
 @torch.no_grad()
-def _texts(pairs: AllPairs) -> Tensor:
+def _within_images(pairs: AllPairs) -> Tensor:
     f = pairs.features
     k = f.text.shape[1]
     counts = torch.zeros(BINS, dtype=torch.int64, device=f.text.device)

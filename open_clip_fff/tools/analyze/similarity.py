@@ -1,0 +1,82 @@
+"""Cosines of captions and images (FFF, arXiv 2405.10286, Figures 2 and 3)."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from open_clip_fff.numerics import exact_float32
+
+NEAREST = 100
+AREA = 2**24  # cosines that exist at a time, 64 MB
+
+
+def cosines(image: Tensor, text: Tensor) -> Tensor:
+    """Of n pairs, float32 [n], given L2-normalised features [n, D] each."""
+    return (image * text).sum(dim=1)
+
+
+def means(text: Tensor, owner: Tensor, images: int) -> Tensor:
+    """The renormalised mean of each image's captions, float32 [N, D]; zeros without captions.
+
+    Args:
+        text: float32 [T, D], L2-normalised.
+        owner: int64 [T], the image of each caption.
+        images: N.
+    """
+    return F.normalize(_sums(text, owner, images)[0], dim=1).float()
+
+
+def within_images(text: Tensor, owner: Tensor, images: int) -> Tensor:
+    """The mean cosine among each image's captions, float64 [N]; NaN with fewer than two. Arguments of `means`."""
+    total, count = _sums(text, owner, images)
+    # |sum|² is the sum over all pairs, each twice, and over each caption with itself
+    squares = torch.zeros_like(total[:, 0]).index_add_(0, owner, text.double().square().sum(dim=1))
+    pairs = (count * (count - 1)).double()
+    return ((total.square().sum(dim=1) - squares) / pairs).where(pairs > 0, torch.nan)
+
+
+def raw_to_generated(text: Tensor, owner: Tensor, raw: Tensor, images: int) -> Tensor:
+    """The mean cosine of each image's raw captions (bool [T]) with its generated ones, float64 [N]; NaN without."""
+    (ours, few), (theirs, many) = (_sums(text[kind], owner[kind], images) for kind in (raw, ~raw))
+    pairs = (few * many).double()
+    return ((ours * theirs).sum(dim=1) / pairs).where(pairs > 0, torch.nan)
+
+
+@torch.no_grad()
+def mean_of_nearest(
+    text: Tensor,
+    owner: Tensor,
+    pool: Tensor,
+    pool_owner: Tensor,
+    nearest: int = NEAREST,
+    progress: Callable[[list[Tensor]], Iterable[Any]] = iter,
+    area: int = AREA,
+) -> Tensor:
+    """The mean cosine of each caption to the nearest captions of other images in a pool, float32 [T].
+
+    Args:
+        text: float32 [T, D], L2-normalised.
+        owner: int64 [T], their images.
+        pool: float32 [P, D], L2-normalised.
+        pool_owner: int64 [P]; no image has two in the pool.
+        nearest: how many, at most P - 1.
+        progress: wraps the row tiles.
+        area: cosines that exist at a time (one row at least).
+    """
+    nearest = min(nearest, len(pool) - 1)
+    tiles, parts = list(torch.arange(len(text), device=text.device).split(max(area // len(pool), 1))), []
+    with exact_float32(text.device):
+        for rows in progress(tiles):
+            tile = text[rows] @ pool.T
+            tile.masked_fill_(owner[rows, None] == pool_owner, -torch.inf)
+            parts.append(tile.topk(nearest, dim=1, sorted=False).values.mean(dim=1))
+    return torch.cat(parts)
+
+
+def _sums(text: Tensor, owner: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    """The sum of each image's captions, float64 [N, D], and their number, int64 [N]."""
+    total = torch.zeros(images, text.shape[1], dtype=torch.float64, device=text.device)
+    return total.index_add_(0, owner, text.double()), owner.bincount(minlength=images)

@@ -1,0 +1,60 @@
+"""What analyze, calibrate and gallery start and end with: shards, device, output folder, unreadable shards."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.training_data import preview_training_data, training_shards
+from open_clip_fff.devices import usable
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.tools.sampling.draw import SampleDraw
+
+progress = partial(tqdm, disable=None, leave=False)
+
+
+def open_shards(
+    args: argparse.Namespace, plan: Plan, folder: Path, any_number_of_captions: bool = False
+) -> tuple[Plan, list[str], torch.device]:
+    """The plan as the shards complete it, their urls, and the device; makes the output folder before the work.
+
+    Args:
+        args: with the parsed `training` flags, `out` and `device`.
+        plan: of training.
+        folder: to make.
+        any_number_of_captions: whether images may have fewer captions than the plan's K.
+
+    Raises:
+        UsageError: for shards that training would refuse, a folder that cannot be made, or an unusable device.
+    """
+    plan, urls = training_shards(plan, args.training)
+    with writing(args.out):
+        folder.mkdir(parents=True, exist_ok=True)
+    device, captions = usable(args.device), plan.captions
+    if any_number_of_captions:
+        plan = replace(plan, captions=replace(captions, per_image=1))
+    plan = preview_training_data(args.training, plan)[0]
+    return (replace(plan, captions=captions) if any_number_of_captions else plan), urls, device
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turns an OSError into a UsageError about --out."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({reason(error)})") from error
+
+
+def exit_code(draw: SampleDraw) -> int:
+    """0, or 1 if shards could not be read to their end, which are printed."""
+    for line in draw.warnings():
+        print(line, file=sys.stderr)
+    return 1 if draw.unreadable else 0
