@@ -7,9 +7,9 @@ from pathlib import Path
 
 from markupsafe import Markup, escape
 
-from open_clip_fff.evaluation.compare.layout import TableBlock, name_of
 from open_clip_fff.evaluation.compare.plots import colours
 from open_clip_fff.evaluation.compare.table import ComparisonTable
+from open_clip_fff.evaluation.compare.text import TableBlock, name_of
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pages.html import Head, data_address, render
 

@@ -12,12 +12,11 @@ from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.compare.columns import AVERAGE
 from open_clip_fff.evaluation.compare.footnotes import footnotes
-from open_clip_fff.evaluation.compare.layout import make_blocks
 from open_clip_fff.evaluation.compare.page import PlotImage, page
 from open_clip_fff.evaluation.compare.plots import draw_change, draw_curves, draw_mining, draw_scalars
 from open_clip_fff.evaluation.compare.rows import read_rows
 from open_clip_fff.evaluation.compare.table import ComparisonTable, make_table
-from open_clip_fff.evaluation.compare.text import markdown, terminal
+from open_clip_fff.evaluation.compare.text import make_blocks, markdown, terminal
 from open_clip_fff.evaluation.compare.training import TrainingCurves, read_training
 from open_clip_fff.evaluation.compare.warnings import comparison_warnings
 
