@@ -1,12 +1,12 @@
-"""Does on purpose what goes wrong on borrowed machines, with data from strangers, and says what came of it.
+"""Causes faults of machines and untrusted data on purpose, and reports what happened.
 
     python scripts/faults.py                        # all rows: some minutes on two cores
     python scripts/faults.py --only 'NaN|SIGSTOP'   # rows whose topic or name matches
     python scripts/faults.py --list
 
-Each row trains a tiny model as a person would start it, `python -m open_clip_fff.train`, with something that is wrong
-with its data, checkpoints, disk or processes; no command may take longer than two minutes. The table says what
-happened, in the programs' own words, and what was lost. The exit code is 1 where a row did not go as promised.
+Each row trains a tiny model with `python -m open_clip_fff.train` and a fault of its data, checkpoints, disk or
+processes; no command may take longer than two minutes. The table has what the programs printed, and what was lost. The
+exit code is 1 if a row did not end as promised.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 from faulty import code, numbers, reports, resume, waiting
 from faulty.lab import Lab
-from faulty.rows import FAULTS, Fault, Wrong
+from faulty.rows import FAULTS, BrokenPromise, Fault
 
 AT_ONCE = 2
 ORDER = [module.__name__ for module in (code, numbers, waiting, resume, reports)]
@@ -30,11 +30,7 @@ WIDTH = 118
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The rows, and the table.
-
-    Returns:
-        0, 1 if a row did not go as promised, or 2 for a mistake in the flags.
-    """
+    """Runs the rows and prints the table; returns 0, 1 if a row did not end as promised, or 2 for wrong flags."""
     arguments = parse(argv)
     all_rows = sorted(FAULTS, key=lambda row: ORDER.index(row.check.__module__))
     rows = [row for row in all_rows if re.search(arguments.only, f"{row.topic}: {row.name}", re.I)]
@@ -45,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(*(f"{row.topic}: {row.name}" for row in rows), sep="\n")
         return 0
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        table = pd.DataFrame(done(rows, Path(folder)))
+        table = pd.DataFrame(run_all(rows, Path(folder)))
     show(table)
     if arguments.out:
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -58,18 +54,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="faults.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", metavar="REGEX", help="rows whose topic or name matches (default: all)")
-    parser.add_argument("--list", action="store_true", help="names the rows, and does nothing")
+    parser.add_argument("--list", action="store_true", help="list the rows")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="for faults.csv and faults.md (default: nothing is written)"
     )
     return parser.parse_args(argv)
 
 
-def done(rows: Sequence[Fault], folder: Path) -> list[dict[str, object]]:
-    """Does all, two at a time, with a line for each that has ended."""
+def run_all(rows: Sequence[Fault], folder: Path) -> list[dict[str, object]]:
+    """Runs the rows, two at a time, with a line for each."""
     began, results = time.monotonic(), {}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        tasks = {pool.submit(one, row, folder / str(number)): row for number, row in enumerate(rows)}
+        tasks = {pool.submit(run_row, row, folder / str(number)): row for number, row in enumerate(rows)}
         for task in as_completed(tasks):
             results[tasks[task].name] = result = task.result()
             passed = time.monotonic() - began
@@ -79,15 +75,15 @@ def done(rows: Sequence[Fault], folder: Path) -> list[dict[str, object]]:
     return [results[row.name] for row in rows]
 
 
-def one(row: Fault, folder: Path) -> dict[str, object]:
-    """A row of the table."""
+def run_row(row: Fault, folder: Path) -> dict[str, object]:
+    """Runs a row; returns it for the table."""
     began, lab = time.monotonic(), Lab(folder)
     try:
         outcome = row.check(lab)
         happened, lost, good = outcome.happened, outcome.lost, True
-    except Wrong as error:
+    except BrokenPromise as error:
         happened, lost, good = str(error), "?", False
-    except Exception as error:  # a row's own mistake costs no other row
+    except Exception as error:  # the other rows continue
         happened, lost, good = f"{type(error).__name__}: {error}", "?", False
     happened = " ".join(happened.replace(f"{folder}/", "").split())
     seconds = round(time.monotonic() - began)

@@ -46,7 +46,7 @@ def test_a_row_that_does_not_go_as_promised_is_told(faults, capsys, monkeypatch,
     rows = importlib.import_module("faulty.rows")
 
     def wrong(lab):
-        rows.must(False, "it went on")
+        rows.require(False, "it went on")
 
     def mistaken(lab):
         return 1 / 0

@@ -264,7 +264,7 @@ SLOWLY = [
     "--epochs",
     "40",
     "--batch-hooks",
-    "told",
+    "report-pid",
 ]
 
 

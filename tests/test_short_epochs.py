@@ -111,7 +111,17 @@ def test_one_shard_for_two_ranks_is_refused(trainer, tmp_path):
 @pytest.mark.slow
 def test_a_rank_that_is_stopped_is_named(trainer, tmp_path):
     data = shards(tmp_path, (64, 64))
-    argv = [*MANY, "--plugin", "scripts.faulty.plugin", "--batch-hooks", "told", "--timeout", "0.2", "--epochs", "50"]
+    argv = [
+        *MANY,
+        "--plugin",
+        "scripts.faulty.plugin",
+        "--batch-hooks",
+        "report-pid",
+        "--timeout",
+        "0.2",
+        "--epochs",
+        "50",
+    ]
     run = Launched(trainer, tmp_path / "log", *argv, "--name", "x", data=data)
     pid = run.child(r"rank 1 is pid (\d+)")
     os.kill(pid, signal.SIGSTOP)

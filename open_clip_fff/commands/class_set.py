@@ -18,11 +18,7 @@ from open_clip_fff.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff class-set") -> int:
-    """Writes the set as the command line says.
-
-    Returns:
-        0, or 2 for a mistake that the user can fix, which is printed in one line.
-    """
+    """Writes the set as the command line says; returns an exit code."""
 
     def body() -> int:
         args = parse(typed(argv), prog)

@@ -1,12 +1,12 @@
-"""Stores what a frozen model makes of images and captions beside the images, so that mining needs no second tower.
+"""Stores a frozen model's features of images and captions, so that mining needs no second tower.
 
     open-clip-fff embed --out features --device cuda --train-data 'data/{00000..00099}.tar' \\
         --json-text-key captions --mining-model ViT-L-14-quickgelu --mining-pretrained openai
 
-Takes training's flags, too: the same captions are read. With `--mining-features text` features are a sentence model's,
-of captions alone. Writes a parquet per shard, for `--mining-features precomputed --feature-sidecar features`, or with
-`--into tars` the shards again, each sample with its `feat.npz`. Each file is whole or not there; a second start does
-those that are missing. `torchrun --nproc-per-node 8 -m open_clip_fff embed ...` shares the shards out.
+Takes training's flags, too, and reads the same captions. `--mining-features text` stores a sentence model's features of
+captions. Writes a parquet per shard, for `--mining-features precomputed --feature-sidecar features`, or with
+`--into tars` the shards again, each sample with its `feat.npz`. Files are written atomically; a second start makes
+the missing ones. `torchrun --nproc-per-node 8 -m open_clip_fff embed ...` shares the shards out.
 """
 
 import argparse
@@ -26,7 +26,7 @@ INTO = ("sidecar", "tars")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff embed") -> int:
-    """Shards in, features out."""
+    """Embeds as the command line says; returns an exit code."""
 
     def body() -> int:
         args, plan = parse(typed(argv), prog)

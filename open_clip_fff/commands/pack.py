@@ -1,13 +1,13 @@
-"""Packs pictures and captions as webdataset shards that training reads.
+"""Packs images and captions as webdataset shards that training reads.
 
     open-clip-fff pack captions.csv --out shards --image-key filepath --caption-key 'title;blip2' --resize 256
-    open-clip-fff pack pictures/ --out shards --shuffle 0
+    open-clip-fff pack images/ --out shards --shuffle 0
     open-clip-fff pack 'laion/{00000..00099}.tar' --out shards --captions recaptions.parquet --join url
 
-SOURCE is a table (CSV, jsonl, json, parquet, with paths of images or the images themselves); a folder of pictures with
+SOURCE is a table (CSV, jsonl, json, parquet, with paths of images or the images themselves); a folder of images with
 NAME.txt and NAME.json beside them, or with a table metadata.*; or shards, to which captions are joined. The raw caption
-goes to `txt`, all others to the json's `captions`. Each shard is read back before it gets its name; a second start does
-those that are missing. `torchrun --nproc-per-node 8 -m open_clip_fff pack ...` shares the shards out.
+goes to `txt`, all others to the json's `captions`. Each shard is read back and written atomically; a second start makes
+the missing ones. `torchrun --nproc-per-node 8 -m open_clip_fff pack ...` shares the shards out.
 """
 
 import argparse
@@ -23,16 +23,12 @@ from open_clip_fff.tools.shards.share import Share, add_flags
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff pack") -> int:
-    """A source in, shards out."""
+    """Packs a source as the command line says; returns an exit code."""
     return as_program(prog, lambda: run(parser(prog).parse_args(typed(argv))))
 
 
 def run(args: argparse.Namespace) -> int:
-    """From flags to the room.
-
-    Raises:
-        UsageError: for what cannot work.
-    """
+    """Packs with parsed flags. Raises UsageError for what cannot work."""
     if args.workers < 0:
         raise UsageError(f"--workers {args.workers}: threads, 0 or more")
     settings = PackSettings(
@@ -64,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
 def parser(prog: str) -> argparse.ArgumentParser:
     """The command line."""
     parser = CommandParser(prog, __doc__)
-    parser.add_argument("source", metavar="SOURCE", help="a table, a folder of pictures, or shards with braces")
+    parser.add_argument("source", metavar="SOURCE", help="a table, a folder of images, or shards with braces")
     add_flags(parser, "the shards", device=False)
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; say what would be")
+    parser.add_argument("--dry-run", action="store_true", help="write nothing; print what would be written")
     parser.add_argument("--images-per-shard", type=int, default=10_000, metavar="N", help="(default: 10000)")
     parser.add_argument("--shuffle", type=int, metavar="SEED", help="a random order; class by class makes bad shards")
     parser.add_argument("--workers", type=int, default=4, metavar="N", help="threads that read and decode (default: 4)")
@@ -80,12 +76,12 @@ def parser(prog: str) -> argparse.ArgumentParser:
     table.add_argument("--keep-columns", default="", metavar="'A;B'", help="columns that go into the json")
     table.add_argument("--url-key", metavar="COLUMN", help="goes into the json as url; what --join url goes by")
     table.add_argument("--class-key", metavar="COLUMN", help="goes into the member cls")
-    table.add_argument("--only", metavar="'COLUMN=A;B'", help="rows with one of these values there (default: all)")
-    table.add_argument("--group", action="store_true", help="one sample of all rows of an image, wherever they stand")
-    table.add_argument("--csv-separator", metavar="C", help="(default: what the first line has: tab, comma, | or ;)")
+    table.add_argument("--only", metavar="'COLUMN=A;B'", help="rows with one of these values (default: all)")
+    table.add_argument("--group", action="store_true", help="one sample of all rows of an image")
+    table.add_argument("--csv-separator", metavar="C", help="(default: the first of tab, comma, | and ; in the header)")
 
-    folder = parser.add_argument_group("a folder of pictures")
-    folder.add_argument("--class-from-folder", action="store_true", help="the folder right below SOURCE goes into cls")
+    folder = parser.add_argument_group("a folder of images")
+    folder.add_argument("--class-from-folder", action="store_true", help="the folder directly below SOURCE as cls")
     folder.add_argument(
         "--json-text-key",
         default="captions",
@@ -98,12 +94,15 @@ def parser(prog: str) -> argparse.ArgumentParser:
     join.add_argument("--join", choices=JOINS, default="key", help="by the key, or the json's url (default: key)")
 
     images = parser.add_argument_group("images")
-    images.add_argument("--resize", type=int, metavar="PX", help="short side of larger ones (default: all stay as is)")
+    images.add_argument("--resize", type=int, metavar="PX", help="short side of larger ones (default: keep all sizes)")
     images.add_argument("--resize-format", choices=FORMATS, default="jpg", help="of re-encoded ones (default: jpg)")
     images.add_argument("--quality", type=int, default=90, help="of jpg and webp (default: 90)")
-    images.add_argument("--min-size", type=int, default=0, metavar="PX", help="leave out those with a short side below")
+    images.add_argument("--min-size", type=int, default=0, metavar="PX", help="leave out smaller short sides")
     images.add_argument(
-        "--verify", action=argparse.BooleanOptionalAction, default=True, help="decode images that stay (default: yes)"
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="decode kept images (default: yes)",
     )
     return parser
 

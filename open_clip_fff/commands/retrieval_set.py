@@ -1,4 +1,4 @@
-"""Makes a retrieval set of one's own shards, in the form in which clip-benchmark (and open-clip-fff score) reads it.
+"""Makes a retrieval set of one's own shards, in the layout that clip-benchmark and score read.
 
 open-clip-fff retrieval-set 'data/test-{000..004}.tar' --out sets/my-test --json-text-key captions
 """
@@ -15,11 +15,7 @@ from open_clip_fff.hub.training_flags import CAPTION_FLAGS, CAPTIONS_HELP, parse
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff retrieval-set") -> int:
-    """Writes the set as the command line says.
-
-    Returns:
-        0, or 2 for a mistake that the user can mend, which is printed in one line.
-    """
+    """Writes the set as the command line says; returns an exit code."""
 
     def body() -> int:
         arguments, captions = parse(typed(argv), prog)
@@ -31,14 +27,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff retrieval
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSettings]:
-    """The command line, of which the flags about captions are training's.
-
-    Raises:
-        UsageError: for a flag that cannot work or is none of them.
-    """
+    """The command line with training's flags of captions. Raises UsageError for other flags and wrong values."""
     parser = CommandParser(prog, __doc__, CAPTIONS_HELP)
     parser.add_argument("shards", help="tars, with braces as in training")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the set's folder; it must not be there")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the set's folder, which must not exist")
     parser.add_argument("--captions", type=int, default=5, metavar="K", help="of an image at most (default: 5)")
     arguments, training = parse_with_training(parser, argv, only=CAPTION_FLAGS)
     check_least(arguments, captions=1)

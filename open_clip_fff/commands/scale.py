@@ -1,11 +1,11 @@
-"""What a large data set will take, from what a sample of it took: hours, disk, and money at your price of a GPU.
+"""Hours, disk and money that a large data set takes, estimated from a sample of it.
 
     open-clip-fff scale --images 30e6 --gpus 64 --price 2.5 \\
         --shards shards --captions captions --caption-rate 38 --features features --embed-rate 900 \\
         --train-rate 1100 --epochs 32
 
-Folders are those that open-clip-fff pack, caption and embed wrote of a sample, and bytes per image are read from them.
-Rates are images per second of one GPU, as those programs and training print them: measure them on one shard of yours.
+Bytes per image are those of folders that open-clip-fff pack, caption and embed wrote of a sample. Rates are images per
+second of one GPU, as these commands and training print them: measure them on one of your shards.
 """
 
 import argparse
@@ -23,11 +23,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff scale") -
 
 
 def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
-    """The command line.
-
-    Raises:
-        UsageError: for a number that is none, or not above 0.
-    """
+    """The command line. Raises UsageError for numbers that are not above 0."""
     parser = CommandParser(prog, __doc__)
     parser.add_argument("--images", type=float, required=True, help="of the whole data set, 30e6 say")
     parser.add_argument("--gpus", type=int, default=1, help="that share the work (default: 1)")
@@ -45,11 +41,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table of the steps that were named.
-
-    Raises:
-        UsageError: if none was, or a folder is not one of ours.
-    """
+    """Prints the table. Raises UsageError if no step was named, or a folder is not of our commands."""
     from open_clip_fff.tools.shards.costs import Step, bytes_per_image, costs  # and pandas
 
     found = []

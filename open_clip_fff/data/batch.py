@@ -12,20 +12,13 @@ class CaptionBatch(NamedTuple):
 
     It takes the place of OpenCLIP's text tensor: the loop only calls `.to()` on it and passes it to the model. It is a
     NamedTuple because torch's collate, pinning and DDP handle those.
-
-    Attributes:
-        tokens: int64 [B, K, L]; padding is the tokenised empty string.
-        valid: bool [B, K], False where a caption is padding.
-        raw: bool [B, K], True where a caption is raw (from a text key) and not generated.
-        ids: int64 [B], the images' ids; negative where there is none.
-        extras: more tensors [B, ...] by name; the loss gets those that the hooks leave, by keyword.
     """
 
-    tokens: Tensor
-    valid: Tensor
-    raw: Tensor
-    ids: Tensor
-    extras: dict[str, Tensor]
+    tokens: Tensor  # int64 [B, K, L]; padding is the tokenised empty string
+    valid: Tensor  # bool [B, K], False where a caption is padding
+    raw: Tensor  # bool [B, K], True where a caption is raw (from a text key) and not generated
+    ids: Tensor  # int64 [B], the images' ids; negative where there is none
+    extras: dict[str, Tensor]  # more tensors [B, ...] by name; the loss gets those that the hooks leave, by keyword
 
     def to(self, device: torch.device | str | None = None, non_blocking: bool = False) -> "CaptionBatch":
         def move(x: Tensor) -> Tensor:

@@ -16,41 +16,30 @@ _MARK = '{"open_clip_fff": 1, '
 
 
 class RowFeatures(NamedTuple):
-    """Stored features of an image and its k captions.
+    """Stored features of an image and its k captions."""
 
-    Attributes:
-        image: float16 [D]; [0] from a text-only model.
-        texts: float16 [k, D].
-    """
-
-    image: np.ndarray
-    texts: np.ndarray
+    image: np.ndarray  # float16 [D]; [0] from a text-only model
+    texts: np.ndarray  # float16 [k, D]
 
 
 class CaptionRow(NamedTuple):
-    """An image's id and its captions in the order of the sources, none of them empty.
-
-    Attributes:
-        raw: how many captions, the first ones, are raw (from a text key) and not generated.
-        label: the image's class (`ids.class_id`), negative if unknown.
-        packed: stored features of the image and its captions, base64 of float16 each; None if not needed.
-    """
+    """An image's id and its captions in the order of the sources, none of them empty."""
 
     id: int
     captions: list[str]
-    raw: int = 0
-    label: int = NO_ID
-    packed: Sequence[str] | None = None
+    raw: int = 0  # how many captions, the first ones, are raw (from a text key) and not generated
+    label: int = NO_ID  # the image's class (`ids.class_id`), negative if unknown
+    packed: Sequence[str] | None = None  # stored features, base64 of float16, of the image and of its captions
 
     def with_features(self, features: RowFeatures) -> "CaptionRow":
         return self._replace(packed=[base64.b64encode(part.tobytes()).decode() for part in features])
 
-    def only(self, places: Sequence[int]) -> "CaptionRow":
+    def only(self, indices: Sequence[int]) -> "CaptionRow":
         """The row with the captions at some positions, in this order."""
         features = self.features
-        raw = sum(place < self.raw for place in places)
-        row = self._replace(captions=[self.captions[place] for place in places], raw=raw)
-        return row if features is None else row.with_features(features._replace(texts=features.texts[list(places)]))
+        raw = sum(index < self.raw for index in indices)
+        row = self._replace(captions=[self.captions[index] for index in indices], raw=raw)
+        return row if features is None else row.with_features(features._replace(texts=features.texts[list(indices)]))
 
     @property
     def features(self) -> RowFeatures | None:

@@ -25,19 +25,12 @@ MEMBER, COLUMN = "feat.npz", "features"
 
 
 class StoredFeatures(NamedTuple):
-    """The content of one image's file.
+    """The content of one image's file."""
 
-    Attributes:
-        image: float16 [D]; [0] from a text-only model.
-        texts: float16 [k, D].
-        model: the model's name, with a hash if it was on disk (`hub.identity.stored_name`).
-        captions: int64 [k], the captions' hashes.
-    """
-
-    image: np.ndarray
-    texts: np.ndarray
-    model: str
-    captions: np.ndarray
+    image: np.ndarray  # float16 [D]; [0] from a text-only model
+    texts: np.ndarray  # float16 [k, D]
+    model: str  # the model's name, with a hash if it was on disk (`hub.identity.stored_name`)
+    captions: np.ndarray  # int64 [k], the captions' hashes
 
 
 class MissingFeatures(Exception):

@@ -21,53 +21,29 @@ TRIED = 16  # images, up to the first readable one
 
 @dataclass
 class Preview:
-    """Counts over the first rows of a data set.
+    """Counts over the first rows of a data set."""
 
-    Attributes:
-        name: the shard or file.
-        rows: rows that were read.
-        rows_with: by source, rows with text there.
-        captions: by source, captions there.
-        longest: the most captions of one row.
-        used: captions that training will use, at most K a row.
-        words: in the used captions.
-        empty: rows without any caption, which training skips.
-        repeated: captions that equal an earlier one of the same row.
-        shown: the first rows' keys and captions.
-        images: rows with an image.
-        damaged: rows with captions that cannot be read.
-        damage: the error of the first of them.
-        members: the rows' members, each with the start of its first json.
-        flag: the flag that names sources without a prefix.
-        classes: rows with a class.
-        opened: rows whose stored features were read; None if none are needed.
-        stored: those of them that have some.
-        lacking: the error of the first of the others.
-        model: the model that made the first features.
-        notes: columns that were typed without the spaces around their names.
-    """
-
-    name: str
-    rows: int = 0
-    rows_with: dict[str, int] = field(default_factory=dict)
-    captions: dict[str, int] = field(default_factory=dict)
-    longest: int = 0
-    used: int = 0
-    words: int = 0
-    empty: int = 0
-    repeated: int = 0
-    images: int = 0
-    damaged: int = 0
-    damage: str = ""
-    shown: list[tuple[str, list[str]]] = field(default_factory=list)
-    members: dict[str, str] = field(default_factory=dict)
-    flag: str = "--text-key"
-    classes: int = 0
-    opened: int | None = None
-    stored: int = 0
-    lacking: str = ""
-    model: str | None = None
-    notes: list[str] = field(default_factory=list)
+    name: str  # the shard or file
+    rows: int = 0  # rows that were read
+    rows_with: dict[str, int] = field(default_factory=dict)  # by source, rows with text there
+    captions: dict[str, int] = field(default_factory=dict)  # by source, captions there
+    longest: int = 0  # the most captions of one row
+    used: int = 0  # captions that training will use, at most K a row
+    words: int = 0  # in the used captions
+    empty: int = 0  # rows without any caption, which training skips
+    repeated: int = 0  # captions that equal an earlier one of the same row
+    images: int = 0  # rows with an image
+    damaged: int = 0  # rows with captions that cannot be read
+    damage: str = ""  # the error of the first of them
+    shown: list[tuple[str, list[str]]] = field(default_factory=list)  # the first rows' keys and captions
+    members: dict[str, str] = field(default_factory=dict)  # the rows' members, each with the start of its first json
+    flag: str = "--text-key"  # the flag that names sources without a prefix
+    classes: int = 0  # rows with a class
+    opened: int | None = None  # rows whose stored features were read; None if none are needed
+    stored: int = 0  # those of them that have some
+    lacking: str = ""  # the error of the first of the others
+    model: str | None = None  # the model that made the first features
+    notes: list[str] = field(default_factory=list)  # columns that were typed without the spaces around their names
 
     def add(self, key: str, found: Mapping[str, list[str]], per_image: int, label: int = NO_ID) -> None:
         """Counts one row by its captions by source and its class."""

@@ -19,17 +19,11 @@ FILES = 2_000  # shards for which a file each is opened
 
 
 class RowCounts(NamedTuple):
-    """The known numbers of rows of shards: upper bounds of what training can use.
+    """The known numbers of rows of shards: upper bounds of what training can use."""
 
-    Attributes:
-        shards: all of them, each once.
-        rows: by shard, where known.
-        counted_from: names of what they were counted from.
-    """
-
-    shards: tuple[str, ...] = ()
-    rows: Mapping[str, int] = {}
-    counted_from: tuple[str, ...] = ()
+    shards: tuple[str, ...] = ()  # all of them, each once
+    rows: Mapping[str, int] = {}  # by shard, where known
+    counted_from: tuple[str, ...] = ()  # names of what they were counted from
 
     def total(self, shards: Iterable[str]) -> int | None:
         """The rows of some shards; None if one is unknown."""

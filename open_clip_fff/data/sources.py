@@ -21,15 +21,10 @@ _INVISIBLE = {0: None, 0xFEFF: None}  # padding of fixed-width strings, and byte
 
 
 class SampleCaptions(NamedTuple):
-    """The captions of one sample.
+    """The captions of one sample."""
 
-    Attributes:
-        found: by source, in the order in which they join the row.
-        damage: an error for each member that cannot be read, whose sources have no captions then.
-    """
-
-    found: dict[str, list[str]]
-    damage: list[str]
+    found: dict[str, list[str]]  # by source, in the order in which they join the row
+    damage: list[str]  # an error for each member that cannot be read, whose sources have no captions then
 
 
 class CaptionReader:

@@ -41,17 +41,11 @@ def read_table(
 
 
 class TableColumns(NamedTuple):
-    """The columns of a CSV.
+    """The columns of a CSV, under their exact names."""
 
-    Attributes:
-        image: with the images' paths.
-        captions: settings with the caption columns as text keys, and the class column, under their exact names.
-        notes: a line for each column that was typed without the spaces around its name.
-    """
-
-    image: str
-    captions: CaptionSettings
-    notes: list[str]
+    image: str  # with the images' paths
+    captions: CaptionSettings  # with the caption columns as text keys, and the class column
+    notes: list[str]  # a line for each column that was typed without the spaces around its name
 
 
 def table_columns(path: str, separator: str, image: str, captions: CaptionSettings) -> TableColumns:

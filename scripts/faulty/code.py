@@ -1,4 +1,4 @@
-"""Data that would run code, or be opened by what nobody asked for."""
+"""Data that would run code, or start other programs."""
 
 import io
 import os
@@ -10,7 +10,7 @@ import torch
 
 from .inputs import colour_image, colour_sample, write_tar
 from .lab import CLIP, MANY, SCRIPTS, Ended, Lab
-from .rows import Outcome, fault, must
+from .rows import Outcome, fault, require
 
 TOPIC = "data runs no code"
 ROWS = 32
@@ -18,7 +18,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n0 0 mo
 
 
 class Payload:
-    """Unpickled, it makes a folder."""
+    """Makes a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -28,7 +28,7 @@ class Payload:
 
 
 def trap(path: Path) -> dict[str, bytes]:
-    """Members of a tar that make that folder when webdataset's own decoders meet them."""
+    """Members of a tar that make a folder when webdataset's own decoders read them."""
     saved = io.BytesIO()
     torch.save(Payload(path), saved)
     pickled = pickle.dumps(Payload(path))
@@ -36,15 +36,15 @@ def trap(path: Path) -> dict[str, bytes]:
 
 
 def trained_on_traps(lab: Lab, *flags: str) -> Outcome:
-    """Every row has the members; training and validation read them all."""
+    """Training and validation with these members in every row."""
     data, ran = lab.shards(ROWS), lab.folder / "ran"
     write_tar(lab.tar(0), {str(row): {**trap(ran), **colour_sample(row)} for row in range(ROWS)})
-    ended = lab.train(*flags, "--val-data", str(lab.tar(0)), data=data).went_on()
+    ended = lab.train(*flags, "--val-data", str(lab.tar(0)), data=data).succeeded()
     return nothing_ran(ended, ran, rf"\[{ROWS}/{ROWS} \(100%\)\]")
 
 
 def nothing_ran(ended: Ended, ran: Path, trained: str) -> Outcome:
-    must(not ran.exists(), "a member's code ran")
+    require(not ran.exists(), "a member's code ran")
     return Outcome(f"not decoded; {ended.line(trained).strip('[]')}", "nothing")
 
 
@@ -60,7 +60,7 @@ def ours(lab: Lab) -> Outcome:
 
 @fault(TOPIC, "pickles in a webdataset that eval/zero_shot.py scores")
 def scored(lab: Lab) -> Outcome:
-    lab.train(*CLIP, data=lab.shards(ROWS)).went_on()
+    lab.train(*CLIP, data=lab.shards(ROWS)).succeeded()
     folder, ran = lab.folder / "sets" / "mine" / "test", lab.folder / "ran"
     folder.mkdir(parents=True)
     (folder.parent / "classnames.txt").write_text("red\ngreen")
@@ -71,18 +71,18 @@ def scored(lab: Lab) -> Outcome:
     command = [SCRIPTS.parent / "eval" / "zero_shot.py", lab.logs / "x", "--model-config", lab.config]
     command += ["--data-root", lab.folder / "sets", "--datasets", "mine", "--device", "cpu", "--workers", "0"]
     command += ["--store", lab.folder / "store"]
-    return nothing_ran(lab.runs(command).went_on(), ran, r"mine .* 8 images.*")
+    return nothing_ran(lab.run(command).succeeded(), ran, r"mine .* 8 images.*")
 
 
 @fault(TOPIC, "a member whose name leaves the folder, through pack.py")
 def leaves(lab: Lab) -> Outcome:
     write_tar(lab.folder / "given.tar", {"../../out": colour_sample(0), "good": colour_sample(1)})
     out = lab.folder / "a" / "b" / "packed"
-    ended = lab.runs([SCRIPTS / "pack.py", lab.folder / "given.tar", "--out", out]).went_on()
+    ended = lab.run([SCRIPTS / "pack.py", lab.folder / "given.tar", "--out", out]).succeeded()
     (written,) = out.glob("*.tar")
     with tarfile.open(written) as tar:
         names = tar.getnames()
-    must(names and not any(".." in name for name in names), f"it wrote {names}")
+    require(names and not any(".." in name for name in names), f"it wrote {names}")
     return Outcome(ended.line(r"[^\n]*leaves the folder[^\n]*|[^\n]*left out[^\n]*").strip(), "the row")
 
 
@@ -90,5 +90,5 @@ def leaves(lab: Lab) -> Outcome:
 def postscript(lab: Lab) -> Outcome:
     data = lab.shards(ROWS)
     write_tar(lab.tar(0), {str(n): colour_sample(n) if n else {"txt": b"x", "jpg": EPS} for n in range(ROWS + 1)})
-    ended = lab.train(*MANY, data=data).went_on()
+    ended = lab.train(*MANY, data=data).succeeded()
     return Outcome("not opened", ended.line(r"Rows skipped or damaged in epoch 0: .+").split(": ")[1])

@@ -1,4 +1,4 @@
-"""Small inputs that are whole: coloured squares with captions as tars, and an architecture that trains in seconds."""
+"""Small undamaged inputs: tars of coloured squares with captions, and an architecture that trains in seconds."""
 
 import io
 import json
@@ -56,7 +56,7 @@ def write_tar(path: Path, samples: Mapping[str, Mapping[str, bytes]]) -> Path:
 
 
 def colour_shards(folder: Path, sizes: tuple[int, ...]) -> list[str]:
-    """Shards of so many rows, no image twice; the flags of training that name them."""
+    """Shards with these numbers of rows, all images different; returns training's flags."""
     first = 0
     folder.mkdir(parents=True, exist_ok=True)
     for number, size in enumerate(sizes):

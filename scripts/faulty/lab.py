@@ -1,4 +1,4 @@
-"""A folder to do harm in, and training as people start it: `python -m open_clip_fff.train`, alone or under torchrun."""
+"""A folder for one fault, and training by `python -m open_clip_fff.train`, also under torchrun."""
 
 import json
 import os
@@ -14,63 +14,45 @@ from pathlib import Path
 import torch
 
 from .inputs import TINY, colour_shards
-from .rows import Wrong
+from .rows import BrokenPromise
 
 SCRIPTS = Path(__file__).parent.parent
 ROOT = SCRIPTS.parent
 MANY = ("--method", "fff", "--mining-features", "off", "--captions-per-image", "2", "--json-text-key", "captions")
 CLIP = ("--method", "clip")
-LIMIT = 120.0  # seconds of a command: a fault that holds a run for longer is a fault of ours
+LIMIT = 120.0  # seconds of a command
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A command that has ended by itself.
+    """A command that has ended."""
 
-    Attributes:
-        code: its exit code.
-        seconds: how long it took.
-        text: all that it printed.
-    """
-
-    code: int
+    code: int  # its exit code
     seconds: float
-    text: str
+    text: str  # all that it printed
 
     def line(self, pattern: str) -> str:
-        """The part of what was printed that matches.
-
-        Raises:
-            Wrong: if nothing does.
-        """
+        """The printed text that matches. Raises BrokenPromise if there is none."""
         if not (found := re.search(pattern, self.text)):
-            raise Wrong(f"exit code {self.code}, and nothing like {pattern!r} was printed: …{self.text[-300:]}")
+            raise BrokenPromise(f"exit code {self.code}, and nothing like {pattern!r} was printed: …{self.text[-300:]}")
         return found[0]
 
     def refusal(self) -> str:
-        """The one line of an error, without the program's name.
-
-        Raises:
-            Wrong: if the exit code is not 2, there is not exactly one line, or a traceback.
-        """
+        """The only error line. Raises BrokenPromise for another exit code than 2, more lines, or a traceback."""
         lines = re.findall(r"^[\w./]+: error: (.+)", self.text, re.M)
         if self.code != 2 or len(lines) != 1 or "Traceback" in self.text:
-            raise Wrong(f"exit code {self.code}, {len(lines)} lines of errors: …{self.text[-300:]}")
+            raise BrokenPromise(f"exit code {self.code}, {len(lines)} lines of errors: …{self.text[-300:]}")
         return lines[0]
 
-    def went_on(self) -> "Ended":
-        """Itself, if all went well.
-
-        Raises:
-            Wrong: if not.
-        """
+    def succeeded(self) -> "Ended":
+        """Itself. Raises BrokenPromise for another exit code than 0."""
         if self.code:
-            raise Wrong(f"exit code {self.code}: …{self.text[-300:]}")
+            raise BrokenPromise(f"exit code {self.code}: …{self.text[-300:]}")
         return self
 
 
 class Running:
-    """A command at work, in a process group of its own."""
+    """A running command in its own process group."""
 
     def __init__(
         self, command: Sequence[str], out: Path, environment: dict[str, str], limit: float, largest_file: int | None
@@ -82,38 +64,30 @@ class Running:
         with out.open("w") as file:
             self.process = subprocess.Popen(command, stdout=file, **how)
 
-    def told(self, pattern: str) -> str:
-        """The first group of a line, once it is printed.
-
-        Raises:
-            Wrong: if it is not within the limit.
-        """
+    def wait_for(self, pattern: str) -> str:
+        """Waits for a line, and returns its first group. Raises BrokenPromise after the limit."""
         while time.monotonic() < self.began + self.limit and self.process.poll() is None:
             if found := re.search(pattern, self.out.read_text()):
                 return found[1]
             time.sleep(0.1)
-        raise Wrong(f"nothing like {pattern!r} was printed: …{self.out.read_text()[-300:]}")
+        raise BrokenPromise(f"nothing like {pattern!r} was printed: …{self.out.read_text()[-300:]}")
 
-    def signal(self, number: signal.Signals, all_of_it: bool = False) -> None:
-        """To the command's own process, or to its whole group, as a terminal and torchrun do."""
-        (os.killpg if all_of_it else os.kill)(self.process.pid, number)
+    def signal(self, number: signal.Signals, whole_group: bool = False) -> None:
+        """Signals the command's process, or its group, as a terminal and torchrun do."""
+        (os.killpg if whole_group else os.kill)(self.process.pid, number)
 
     def ended(self) -> Ended:
-        """Waits for it.
-
-        Raises:
-            Wrong: if it is still there after the limit; it is killed.
-        """
+        """Waits for its end. Kills it and raises BrokenPromise after the limit."""
         try:
             code = self.process.wait(max(self.began + self.limit - time.monotonic(), 1))
         except subprocess.TimeoutExpired:
-            raise Wrong(f"had not ended after {self.limit:.0f} s: …{self.out.read_text()[-300:]}") from None
+            raise BrokenPromise(f"had not ended after {self.limit:.0f} s: …{self.out.read_text()[-300:]}") from None
         finally:
             self.kill()
         return Ended(code, time.monotonic() - self.began, self.out.read_text())
 
     def kill(self) -> None:
-        """All of its group that is still there."""
+        """Kills its group."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -122,11 +96,7 @@ class Running:
 
 
 class Lab:
-    """A folder of one row's own.
-
-    Args:
-        folder: must not exist.
-    """
+    """One row's folder, which must not exist."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True)
@@ -136,7 +106,7 @@ class Lab:
         self._commands = 0
 
     def shards(self, *sizes: int, name: str = "data") -> list[str]:
-        """Shards of so many rows in a folder of that name; training's flags."""
+        """Makes shards with these numbers of rows; returns training's flags."""
         return colour_shards(self.folder / name, sizes)
 
     def tar(self, number: int, name: str = "data") -> Path:
@@ -146,13 +116,13 @@ class Lab:
     def start(
         self, command: Sequence[object], limit: float = LIMIT, largest_file: int | None = None, **environment: str
     ) -> Running:
-        """A command of Python's, from the checkout's folder.
+        """Starts Python in the checkout's folder.
 
         Args:
-            command: what follows the interpreter.
-            limit: the seconds that it may take.
-            largest_file: bytes to which its files may grow: the kernel's EFBIG, where a full disk has ENOSPC.
-            environment: variables on top of this process's.
+            command: the arguments of the interpreter.
+            limit: seconds that it may take.
+            largest_file: bytes of its largest file, for EFBIG in place of a full disk's ENOSPC.
+            environment: additional variables.
         """
         self._commands += 1
         paths = [str(ROOT), str(SCRIPTS), str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -161,8 +131,8 @@ class Lab:
         out = self.folder / f"printed-{self._commands}.txt"
         return Running([sys.executable, *map(str, command)], out, environment, limit, largest_file)
 
-    def starts(self, *flags: object, data: Sequence[str], ranks: int = 1, **more: object) -> Running:
-        """A training, under torchrun where there are several ranks."""
+    def start_training(self, *flags: object, data: Sequence[str], ranks: int = 1, **more: object) -> Running:
+        """Starts a training, under torchrun if there are several ranks."""
         launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks] if ranks > 1 else []
         end = ["--"] if ranks > 1 else []
         small = ["--model", "tiny-clip", "--device", "cpu", "--precision", "fp32", "--workers", "0", "--epochs", "1"]
@@ -172,11 +142,11 @@ class Lab:
         return self.start(command, **more)  # type: ignore[arg-type]
 
     def train(self, *flags: object, data: Sequence[str], ranks: int = 1, **more: object) -> Ended:
-        """A training, and its end."""
-        return self.starts(*flags, data=data, ranks=ranks, **more).ended()
+        """Trains, and waits for the end."""
+        return self.start_training(*flags, data=data, ranks=ranks, **more).ended()
 
-    def runs(self, command: Sequence[object], **more: object) -> Ended:
-        """Another of the programs, and its end."""
+    def run(self, command: Sequence[object], **more: object) -> Ended:
+        """Runs another program, and waits for its end."""
         return self.start(command, **more).ended()  # type: ignore[arg-type]
 
     def checkpoint(self, epoch: int, name: str = "x") -> Path:
@@ -184,24 +154,20 @@ class Lab:
         return self.logs / name / "checkpoints" / f"epoch_{epoch}.pt"
 
     def state(self, epoch: int, name: str = "x") -> dict:
-        """What a run's checkpoint holds."""
+        """The content of a run's checkpoint."""
         return torch.load(self.checkpoint(epoch, name), weights_only=True)
 
 
 def same_weights(one: dict, other: dict) -> str:
-    """Says that two checkpoints are equal to the last bit.
-
-    Raises:
-        Wrong: if they are not.
-    """
+    """A line that two checkpoints have equal weights. Raises BrokenPromise if they have not."""
     one, other = one["state_dict"], other["state_dict"]
     different = [name for name in one if not torch.equal(one[name], other[name])]
     if different or one.keys() != other.keys():
-        raise Wrong(f"{len(different)} of {len(one)} tensors differ")
+        raise BrokenPromise(f"{len(different)} of {len(one)} tensors differ")
     return f"all {len(one)} tensors equal the uninterrupted run's"
 
 
 def finite(checkpoint: dict) -> None:
-    """Raises Wrong if a weight is not."""
+    """Raises BrokenPromise if a weight is not finite."""
     if bad := [name for name, value in checkpoint["state_dict"].items() if not value.isfinite().all()]:
-        raise Wrong(f"{len(bad)} tensors are not finite")
+        raise BrokenPromise(f"{len(bad)} tensors are not finite")

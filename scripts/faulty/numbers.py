@@ -9,31 +9,31 @@ import torch
 from open_clip_fff.data.features import COLUMN, unpack
 
 from .lab import CLIP, MANY, SCRIPTS, Ended, Lab, finite
-from .rows import Outcome, fault, must
+from .rows import Outcome, fault, require
 
 TOPIC = "a number that is not finite never goes on"
 POISON = ("--plugin", "faulty.plugin", "--batch-hooks", "poison", "--logit-bias-init", "-10")
 FFF = (*MANY, *POISON)
 
 
-def left_out(lab: Lab, ended: Ended) -> Outcome:
-    """One step of four."""
-    ended.went_on()
+def skipped_step(lab: Lab, ended: Ended) -> Outcome:
+    """Checks that one step of four was skipped."""
+    ended.succeeded()
     state = lab.state(1)
     finite(state)
     steps = {int(each["step"]) for each in state["optimizer"]["state"].values()}
-    must(steps == {3}, f"the optimizer has taken {steps} steps of 4")
+    require(steps == {3}, f"the optimizer has taken {steps} steps of 4")
     return Outcome(ended.line(r"Steps left out in epoch 0: .+"), "the step")
 
 
 @fault(TOPIC, "a loss of NaN in one step")
 def one_step(lab: Lab) -> Outcome:
-    return left_out(lab, lab.train(*FFF, data=lab.shards(32, 32), POISON="2"))
+    return skipped_step(lab, lab.train(*FFF, data=lab.shards(32, 32), POISON="2"))
 
 
 @fault(TOPIC, "a loss of NaN in one step, on one of two ranks")
 def one_step_of_one_rank(lab: Lab) -> Outcome:
-    return left_out(lab, lab.train(*FFF, data=lab.shards(32, 32), ranks=2, POISON="2@1"))
+    return skipped_step(lab, lab.train(*FFF, data=lab.shards(32, 32), ranks=2, POISON="2@1"))
 
 
 @fault(TOPIC, "a loss of NaN from step 5 on, --delete-previous-checkpoint")
@@ -56,7 +56,7 @@ def stock_loss(lab: Lab) -> Outcome:
 @fault(TOPIC, "a checkpoint with a NaN, --resume")
 def resumed(lab: Lab) -> Outcome:
     data = lab.shards(32)
-    lab.train(*CLIP, "--epochs", "2", data=data).went_on()
+    lab.train(*CLIP, "--epochs", "2", data=data).succeeded()
     state = lab.state(2)
     next(iter(state["state_dict"].values())).fill_(torch.nan)
     torch.save(state, lab.checkpoint(2))
@@ -67,9 +67,9 @@ def resumed(lab: Lab) -> Outcome:
 @fault(TOPIC, "a NaN among stored features")
 def stored(lab: Lab) -> Outcome:
     data, folder = lab.shards(32), lab.folder / "features"
-    lab.train(*CLIP, data=data).went_on()
+    lab.train(*CLIP, data=data).succeeded()
     frozen = ["--mining-model", "tiny-clip", "--mining-pretrained", lab.checkpoint(1), "--model-config", lab.config]
-    lab.runs([SCRIPTS / "embed.py", "--out", folder, "--", *data, "--json-text-key", "captions", *frozen]).went_on()
+    lab.run([SCRIPTS / "embed.py", "--out", folder, "--", *data, "--json-text-key", "captions", *frozen]).succeeded()
     table = pq.read_table(folder / "00.parquet")
     rows = table.to_pylist()
     features, file = unpack(rows[3][COLUMN]), io.BytesIO()
@@ -78,7 +78,7 @@ def stored(lab: Lab) -> Outcome:
     rows[3][COLUMN] = file.getvalue()
     pq.write_table(table.from_pylist(rows), folder / "00.parquet")
     mined = ["--mining-features", "precomputed", "--feature-sidecar", folder, "--mined-per-image", "1"]
-    ended = lab.train(*MANY, *mined, "--name", "y", data=data).went_on()
+    ended = lab.train(*MANY, *mined, "--name", "y", data=data).succeeded()
     finite(lab.state(1, "y"))
     ended.line(r"its stored features are not finite")
     return Outcome(ended.line(r"Rows skipped or damaged in epoch 0: .+"), "the row")

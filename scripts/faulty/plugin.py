@@ -1,4 +1,4 @@
-"""A plug-in for faults that data cannot cause: images that are not finite, and a process that tells its number."""
+"""A plug-in for faults: images that are not finite, and ranks that print their process ids."""
 
 import os
 import time
@@ -25,9 +25,9 @@ class Poison:
         return batch._replace(images=torch.full_like(batch.images, torch.nan)) if poisoned else batch
 
 
-@register_batch_hook("told")
-class Told:
-    """Prints each rank's process after eight steps, and is slow enough for signals to find it at work."""
+@register_batch_hook("report-pid")
+class ReportPid:
+    """Prints each rank's process id after eight steps, and slows steps down so that signals arrive during training."""
 
     def __init__(self, context) -> None:
         self.rank, self.batches = context.rank, 0

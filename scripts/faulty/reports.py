@@ -1,4 +1,4 @@
-"""Damaged rows and small things: read, counted or refused, in words."""
+"""Damaged rows, plug-ins and programs: read, counted or refused with a message."""
 
 import getpass
 import io
@@ -14,7 +14,7 @@ from PIL import Image
 
 from .inputs import colour_image, colour_sample, png, write_tar
 from .lab import MANY, SCRIPTS, Lab
-from .rows import Outcome, fault, must
+from .rows import Outcome, fault, require
 
 TOPIC = "reports count rows and name causes"
 OTHER = "plug-ins, programs, what is published"
@@ -22,7 +22,7 @@ ROWS = 32
 
 
 def rows_of(lab: Lab, bad: bytes) -> list[str]:
-    """A shard of good rows, and one whose image is something else."""
+    """A shard of good rows, and one with another image."""
     data = lab.shards(ROWS)
     samples = {f"{n:04d}": colour_sample(n) for n in range(ROWS)}
     write_tar(lab.tar(0), {"bad": {**colour_sample(0), "png": bad}, **samples})
@@ -31,7 +31,7 @@ def rows_of(lab: Lab, bad: bytes) -> list[str]:
 
 @fault(TOPIC, "an image that is cut short")
 def cut_image(lab: Lab) -> Outcome:
-    ended = lab.train(*MANY, data=rows_of(lab, colour_image("red", 1)[:900])).went_on()
+    ended = lab.train(*MANY, data=rows_of(lab, colour_image("red", 1)[:900])).succeeded()
     ended.line(r"00\.tar: bad\.png cannot be read \(.+\)")
     return Outcome(ended.line(r"Rows skipped or damaged in epoch 0: .+"), "the row")
 
@@ -40,7 +40,7 @@ def cut_image(lab: Lab) -> Outcome:
 def bomb(lab: Lab) -> Outcome:
     buffer = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(buffer, "png")
-    ended = lab.train(*MANY, data=rows_of(lab, buffer.getvalue())).went_on()
+    ended = lab.train(*MANY, data=rows_of(lab, buffer.getvalue())).succeeded()
     return Outcome(ended.line(r"Rows skipped or damaged in epoch 0: .+"), "the row, undecoded")
 
 
@@ -51,13 +51,13 @@ def grey(lab: Lab) -> Outcome:
     values = np.linspace(0, 65535, 1600).reshape(40, 40).astype(np.uint16)
     seen = np.asarray(read_image(png(values)))[..., 0]
     white = float((seen == 255).mean())
-    must(white < 0.02, f"{white:.0%} white")
-    lab.train(*MANY, data=rows_of(lab, png(values))).went_on()
+    require(white < 0.02, f"{white:.0%} white")
+    lab.train(*MANY, data=rows_of(lab, png(values))).succeeded()
     return Outcome(f"scaled to 8 bits, {seen.min()} to {seen.max()}", "the low 8 bits")
 
 
 def sidecar(lab: Lab, captions: pa.Array) -> list[str]:
-    """A shard with a caption sidecar whose column holds that."""
+    """A shard with a caption sidecar."""
     data, folder = lab.shards(ROWS), lab.folder / "side"
     folder.mkdir()
     pq.write_table(pa.table({"key": [f"{n:04d}" for n in range(ROWS)], "captions": captions}), folder / "00.parquet")
@@ -77,7 +77,7 @@ def not_parquet(lab: Lab) -> Outcome:
 
 
 def plugin(lab: Lab, text: str) -> Outcome:
-    """A module of that text."""
+    """Training with a plug-in of this source."""
     (lab.folder / "mine.py").write_text(text)
     return Outcome(lab.train(*MANY, "--plugin", "mine", data=lab.shards(ROWS)).refusal(), "nothing")
 
@@ -115,37 +115,37 @@ def scores(lab: Lab) -> Outcome:
     kept, data = lab.folder / "scores", lab.shards(ROWS)
     flags = ["--method", "mafa", "--json-text-key", "captions", "--group-search-space", "32", "--plugin", "mine"]
     flags += ["--discriminator", "half", "--discriminator-cache", str(kept)]
-    lab.train(*flags, data=data).went_on()
+    lab.train(*flags, data=data).succeeded()
     (path,) = kept.glob("*.sqlite")
     with sqlite3.connect(path) as file:
         count = file.execute("UPDATE verdicts SET q = 1.5").rowcount
-    told = lab.train(*flags, "--name", "y", data=data).went_on().line(r"[^\n]*a match score of 1\.5[^\n]*")
+    line = lab.train(*flags, "--name", "y", data=data).succeeded().line(r"[^\n]*a match score of 1\.5[^\n]*")
     with sqlite3.connect(path) as file:
         left = file.execute("SELECT count(*) FROM verdicts WHERE q > 1").fetchone()[0]
-    return Outcome(told.split("| ")[-1], f"nothing: of {count} scores {count - left} were asked for, and made anew")
+    return Outcome(line.split("| ")[-1], f"nothing: of {count} scores, {count - left} were computed again")
 
 
 @fault(OTHER, "a full disk while pack.py writes")
 def packed(lab: Lab) -> Outcome:
-    pictures = lab.folder / "pictures"
-    pictures.mkdir()
+    images = lab.folder / "images"
+    images.mkdir()
     for n in range(40):
-        (pictures / f"{n}.png").write_bytes(colour_image("red", n))
-        (pictures / f"{n}.txt").write_text("red")
+        (images / f"{n}.png").write_bytes(colour_image("red", n))
+        (images / f"{n}.txt").write_text("red")
     out = lab.folder / "out"
-    ended = lab.runs([SCRIPTS / "pack.py", pictures, "--out", out], largest_file=30_000)
+    ended = lab.run([SCRIPTS / "pack.py", images, "--out", out], largest_file=30_000)
     left = [path.name for path in out.rglob("*.tar")]
-    must(not left, f"there are {left}")
-    return Outcome(ended.refusal(), "the shard that was not whole; a second start goes on")
+    require(not left, f"there are {left}")
+    return Outcome(ended.refusal(), "the unfinished shard; a second start makes it")
 
 
 @fault(OTHER, "local paths in what is exported")
 def card(lab: Lab) -> Outcome:
-    lab.train(*MANY, data=lab.shards(ROWS)).went_on()
+    lab.train(*MANY, data=lab.shards(ROWS)).succeeded()
     out = lab.folder / "out"
-    lab.runs(["-m", "open_clip_fff.export", lab.logs / "x", "--out", out]).went_on()
+    lab.run(["-m", "open_clip_fff.export", lab.logs / "x", "--out", out]).succeeded()
     secrets = [str(lab.folder), str(Path.home()) + "/", rf"\b{socket.gethostname()}\b", getpass.getuser() + "@"]
     for path in (*out.glob("*.json"), *out.glob("*.md")):
         found = re.search("|".join(secrets), path.read_text())
-        must(not found, f"{path.name} holds {found and found[0]}")
+        require(not found, f"{path.name} holds {found and found[0]}")
     return Outcome(f"none in {', '.join(sorted(path.name for path in out.iterdir()))}", "nothing")

@@ -1,4 +1,4 @@
-"""Runs that are interrupted and go on, and checkpoints that are none."""
+"""Interrupted and resumed runs, and damaged checkpoints."""
 
 import shutil
 import signal
@@ -8,18 +8,18 @@ from pathlib import Path
 import torch
 
 from .lab import CLIP, MANY, Lab, same_weights
-from .rows import Outcome, fault, must
+from .rows import Outcome, fault, require
 
 TOPIC = "resume is exact, checkpoints explain themselves"
 RANDOM = ("--force-patch-dropout", "0.5", "--caption-policy", "sample", "--workers", "2")
 
 
 def resumed(lab: Lab, *flags: str, ranks: int = 1) -> Outcome:
-    """Three epochs, once straight and once from after the second."""
+    """Three epochs, without interruption and resumed after the second."""
     data, flags = lab.shards(32, 32, 32, 32), (*flags, *RANDOM, "--epochs", "3")
-    lab.train(*flags, data=data, ranks=ranks).went_on()
+    lab.train(*flags, data=data, ranks=ranks).succeeded()
     from_two = ("--name", "y", "--resume", lab.checkpoint(2))
-    lab.train(*flags, *from_two, data=data, ranks=ranks).went_on()
+    lab.train(*flags, *from_two, data=data, ranks=ranks).succeeded()
     return Outcome(same_weights(lab.state(3), lab.state(3, "y")), "nothing")
 
 
@@ -38,18 +38,18 @@ def two_ranks(lab: Lab) -> Outcome:
     return resumed(lab, *MANY, ranks=2)
 
 
-def stopped(lab: Lab, number: signal.Signals, ranks: int = 1, all_of_it: bool = False) -> Outcome:
-    """A straight run, and one that is signalled in its first epoch and goes on."""
-    told = ("--plugin", "faulty.plugin", "--batch-hooks", "told")
-    data, flags = lab.shards(*(64,) * 4), (*MANY, *RANDOM, *told, "--epochs", "2")
-    lab.train(*flags, data=data, ranks=ranks).went_on()
-    running = lab.starts(*flags, "--name", "y", data=data, ranks=ranks)
-    running.told(r"rank 0 is pid (\d+)")
-    running.signal(number, all_of_it)
+def stopped(lab: Lab, number: signal.Signals, ranks: int = 1, whole_group: bool = False) -> Outcome:
+    """An uninterrupted run, and one that is signalled in its first epoch and resumed."""
+    hook = ("--plugin", "faulty.plugin", "--batch-hooks", "report-pid")
+    data, flags = lab.shards(*(64,) * 4), (*MANY, *RANDOM, *hook, "--epochs", "2")
+    lab.train(*flags, data=data, ranks=ranks).succeeded()
+    running = lab.start_training(*flags, "--name", "y", data=data, ranks=ranks)
+    running.wait_for(r"rank 0 is pid (\d+)")
+    running.signal(number, whole_group)
     ended = running.ended()
-    must(ended.code in (128 + number, 1), f"exit code {ended.code}")  # torchrun's own is 1
+    require(ended.code in (128 + number, 1), f"exit code {ended.code}")  # torchrun's own is 1
     line = ended.line(r"training ended after .*epoch_0_step_\d+\.pt")
-    lab.train(*flags, "--name", "y", "--resume", "latest", data=data, ranks=ranks).went_on()
+    lab.train(*flags, "--name", "y", "--resume", "latest", data=data, ranks=ranks).succeeded()
     return Outcome(f"{line}; {same_weights(lab.state(2), lab.state(2, 'y'))}", "nothing")
 
 
@@ -60,7 +60,7 @@ def sigterm(lab: Lab) -> Outcome:
 
 @fault(TOPIC, "the same with Ctrl-C, which loader workers get, too")
 def ctrl_c(lab: Lab) -> Outcome:
-    return stopped(lab, signal.SIGINT, all_of_it=True)
+    return stopped(lab, signal.SIGINT, whole_group=True)
 
 
 @fault(TOPIC, "SIGTERM of torchrun with two ranks in the middle of an epoch")
@@ -69,17 +69,17 @@ def sigterm_of_two(lab: Lab) -> Outcome:
 
 
 def broken(lab: Lab, change: Callable[[Path], object]) -> Outcome:
-    """Of two checkpoints the second is broken; --resume of it, and of the latest."""
+    """Damages the second of two checkpoints; resumes from it, and from the latest."""
     data = lab.shards(32)
-    lab.train(*CLIP, "--epochs", "2", data=data).went_on()
+    lab.train(*CLIP, "--epochs", "2", data=data).succeeded()
     path = lab.checkpoint(2)
     change(path)
     ended = lab.train(*CLIP, "--epochs", "3", "--resume", path, "--name", "y", data=data)
-    says = ended.refusal()
-    must(str(lab.checkpoint(1)) in says, f"the whole one is not named: {says}")
-    latest = lab.train(*CLIP, "--epochs", "2", "--resume", "latest", data=data).went_on()
+    message = ended.refusal()
+    require(str(lab.checkpoint(1)) in message, f"the complete one is not named: {message}")
+    latest = lab.train(*CLIP, "--epochs", "2", "--resume", "latest", data=data).succeeded()
     latest.line(r"warning: --resume .*; --resume latest goes on from .*epoch_1\.pt")
-    return Outcome(f"{says}; --resume latest takes that one, and says so", "epoch 2")
+    return Outcome(f"{message}; --resume latest takes that one, and says so", "epoch 2")
 
 
 @fault(TOPIC, "a checkpoint that is cut short")
@@ -105,16 +105,16 @@ def a_list(lab: Lab) -> Outcome:
 @fault(TOPIC, "an older epoch_latest.pt beside newer epochs, --resume latest")
 def older_latest(lab: Lab) -> Outcome:
     data = lab.shards(32)
-    lab.train(*CLIP, "--epochs", "2", data=data).went_on()
+    lab.train(*CLIP, "--epochs", "2", data=data).succeeded()
     shutil.copy(lab.checkpoint(1), lab.checkpoint(1).with_name("epoch_latest.pt"))
-    ended = lab.train(*CLIP, "--epochs", "3", "--resume", "latest", data=data).went_on()
+    ended = lab.train(*CLIP, "--epochs", "3", "--resume", "latest", data=data).succeeded()
     return Outcome(ended.line(r"note: --resume latest goes on from .*epoch_2\.pt, .+"), "nothing")
 
 
 @fault(TOPIC, "another method's checkpoint, --resume")
 def another_method(lab: Lab) -> Outcome:
     data = lab.shards(32)
-    lab.train(*CLIP, data=data).went_on()
+    lab.train(*CLIP, data=data).succeeded()
     ended = lab.train(*MANY, "--epochs", "2", "--resume", lab.checkpoint(1), "--name", "y", data=data)
     return Outcome(ended.refusal(), "nothing")
 
@@ -122,19 +122,21 @@ def another_method(lab: Lab) -> Outcome:
 @fault(TOPIC, "a full disk while a checkpoint is saved")
 def full_disk(lab: Lab) -> Outcome:
     data = lab.shards(32)
-    lab.train(*CLIP, data=data).went_on()
+    lab.train(*CLIP, data=data).succeeded()
     kept = lab.checkpoint(1).read_bytes()
     flags = ("--epochs", "2", "--resume", "latest", "--delete-previous-checkpoint")
     ended = lab.train(*CLIP, *flags, data=data, largest_file=len(kept) // 2)
-    must(lab.checkpoint(1).read_bytes() == kept, "the checkpoint before it has changed")
+    require(lab.checkpoint(1).read_bytes() == kept, "the checkpoint before it has changed")
     return Outcome(ended.refusal(), "epoch 2; epoch 1 is kept")
 
 
 @fault(TOPIC, "a second run in the folder, --resume latest")
 def locked(lab: Lab) -> Outcome:
     data = lab.shards(64)
-    first = lab.starts(*MANY, "--plugin", "faulty.plugin", "--batch-hooks", "told", "--epochs", "50", data=data)
-    first.told(r"rank 0 is (pid \d+)")
+    first = lab.start_training(
+        *MANY, "--plugin", "faulty.plugin", "--batch-hooks", "report-pid", "--epochs", "50", data=data
+    )
+    first.wait_for(r"rank 0 is (pid \d+)")
     try:
         return Outcome(lab.train(*MANY, "--epochs", "2", "--resume", "latest", data=data).refusal(), "nothing")
     finally:

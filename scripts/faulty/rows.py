@@ -1,4 +1,4 @@
-"""What a row of the table is, and all that there are, in the order in which they are defined."""
+"""The rows of the table, in the order in which they are defined."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,21 +8,16 @@ if TYPE_CHECKING:
     from .lab import Lab
 
 
-class Wrong(Exception):
-    """It did not go as promised; the message says what happened instead."""
+class BrokenPromise(Exception):
+    """A fault did not end as promised; the message says what happened instead."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a fault, in the words that the program printed where there are any.
+    """The result of a fault."""
 
-    Attributes:
-        happened: what the run did.
-        lost: of rows, steps, checkpoints.
-    """
-
-    happened: str
-    lost: str
+    happened: str  # what the run did, as it printed it
+    lost: str  # rows, steps, checkpoints
 
 
 Check = Callable[["Lab"], Outcome]
@@ -30,28 +25,18 @@ Check = Callable[["Lab"], Outcome]
 
 @dataclass(frozen=True)
 class Fault:
-    """A row.
+    """A row."""
 
-    Attributes:
-        topic: what is at stake.
-        name: what goes wrong.
-        check: does it, and says what came of it; raises Wrong if that is not what is promised.
-    """
-
-    topic: str
-    name: str
-    check: Check
+    topic: str  # the promise
+    name: str  # what goes wrong
+    check: Check  # causes it and returns the outcome; raises BrokenPromise
 
 
 FAULTS: list[Fault] = []
 
 
 def fault(topic: str, name: str) -> Callable[[Check], Check]:
-    """A decorator that makes a row of a check.
-
-    Raises:
-        ValueError: if there is a row of that name.
-    """
+    """A decorator that makes a row of a check. Raises ValueError for a name that exists."""
 
     def add(check: Check) -> Check:
         if any(each.name == name for each in FAULTS):
@@ -62,7 +47,7 @@ def fault(topic: str, name: str) -> Callable[[Check], Check]:
     return add
 
 
-def must(good: object, otherwise: str) -> None:
-    """Raises Wrong with that message unless it is good."""
+def require(good: object, otherwise: str) -> None:
+    """Raises BrokenPromise with a message unless `good`."""
     if not good:
-        raise Wrong(otherwise)
+        raise BrokenPromise(otherwise)

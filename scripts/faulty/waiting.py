@@ -1,4 +1,4 @@
-"""Shards that are short, empty or lost, and processes that stop: trained, told or ended, and never waited for."""
+"""Short, empty or lost shards, and stopped processes: trained, reported, or the run ends."""
 
 import os
 import re
@@ -7,33 +7,33 @@ from pathlib import Path
 
 from .inputs import colour_sample, write_tar
 from .lab import CLIP, MANY, Ended, Lab
-from .rows import Outcome, fault, must
+from .rows import Outcome, fault, require
 
 TOPIC = "a lost or short shard, a stopped process"
-SLOW = ("--plugin", "faulty.plugin", "--batch-hooks", "told", "--epochs", "50", "--timeout", "0.2")
+SLOW = ("--plugin", "faulty.plugin", "--batch-hooks", "report-pid", "--epochs", "50", "--timeout", "0.2")
 
 
 def one_line(ended: Ended, pattern: str) -> Outcome:
-    """A run of several ranks that ended itself."""
-    must(ended.code, "the run went on to its end")
+    """The error line of a run of several ranks that ended itself."""
+    require(ended.code, "the run went on to its end")
     line = ended.line(rf"error: .*{pattern}.*").removeprefix("error: ")
-    return Outcome(f"{line} ({ended.seconds:.0f} s with the start)", "the run, in the open")
+    return Outcome(f"{line} ({ended.seconds:.0f} s with the start)", "the run")
 
 
 @fault(TOPIC, "shards of 20, 20, 20 and 10 rows, batch 16, 4 workers, FFF")
 def small_shard(lab: Lab) -> Outcome:
-    ended = lab.train(*MANY, "--workers", "4", data=lab.shards(20, 20, 20, 10)).went_on()
+    ended = lab.train(*MANY, "--workers", "4", data=lab.shards(20, 20, 20, 10)).succeeded()
     steps = re.findall(r"Train Epoch: 0 \[ *(\d+)/(\d+)", ended.text)[-1]
-    must(steps[0] == steps[1], f"{steps[0]} of {steps[1]} rows")
+    require(steps[0] == steps[1], f"{steps[0]} of {steps[1]} rows")
     return Outcome(f"{steps[0]} of {steps[1]} rows of the schedule; rows flow on into the next pass", "nothing")
 
 
 @fault(TOPIC, "the same, OpenCLIP's own loss")
 def small_shard_of_clip(lab: Lab) -> Outcome:
-    ended = lab.train(*CLIP, "--workers", "4", data=lab.shards(20, 20, 20, 10)).went_on()
-    told = ended.line(r"Epoch 0 was short: .+")
-    taken, counted = map(int, re.findall(r"(\d+) of (\d+) mini-batches", told)[0])
-    return Outcome(told, f"{counted - taken} of {counted} steps, told")
+    ended = lab.train(*CLIP, "--workers", "4", data=lab.shards(20, 20, 20, 10)).succeeded()
+    line = ended.line(r"Epoch 0 was short: .+")
+    taken, counted = map(int, re.findall(r"(\d+) of (\d+) mini-batches", line)[0])
+    return Outcome(line, f"{counted - taken} of {counted} steps, reported")
 
 
 @fault(TOPIC, "four shards, one of them empty, 2 ranks x 2 workers")
@@ -48,7 +48,7 @@ def lost_shards(lab: Lab) -> Outcome:
     data = lab.shards(16, 16, 16, 16)
     lab.tar(2).write_bytes(lab.tar(2).read_bytes()[: lab.tar(2).stat().st_size // 2])
     lab.tar(3).write_text("<html>" * 999)
-    ended = lab.train(*MANY, data=data).went_on()
+    ended = lab.train(*MANY, data=data).succeeded()
     return Outcome(ended.line(r"Lost of 4 shards in epoch 0: .+"), "their rows of each epoch, named and counted")
 
 
@@ -66,17 +66,17 @@ def one_shard(lab: Lab) -> Outcome:
 
 @fault(TOPIC, "SIGSTOP of a rank")
 def stopped_rank(lab: Lab) -> Outcome:
-    running = lab.starts(*MANY, *SLOW, data=lab.shards(64, 64), ranks=2)
-    os.kill(int(running.told(r"rank 1 is pid (\d+)")), signal.SIGSTOP)
+    running = lab.start_training(*MANY, *SLOW, data=lab.shards(64, 64), ranks=2)
+    os.kill(int(running.wait_for(r"rank 1 is pid (\d+)")), signal.SIGSTOP)
     return one_line(running.ended(), "not heard from: rank 1")
 
 
 @fault(TOPIC, "SIGSTOP of a loader worker")
 def stopped_worker(lab: Lab) -> Outcome:
-    running = lab.starts(*MANY, *SLOW, "--workers", "2", data=lab.shards(64, 64))
-    rank = running.told(r"rank 0 is pid (\d+)")
+    running = lab.start_training(*MANY, *SLOW, "--workers", "2", data=lab.shards(64, 64))
+    rank = running.wait_for(r"rank 0 is pid (\d+)")
     children = Path(f"/proc/{rank}/task/{rank}/children").read_text().split()
     workers = [pid for pid in children if "pt_data_worker" in Path(f"/proc/{pid}/comm").read_text()]
-    must(len(workers) == 2, f"there are workers {workers}")
+    require(len(workers) == 2, f"there are workers {workers}")
     os.kill(int(workers[0]), signal.SIGSTOP)
     return one_line(running.ended(), "of its loader")

@@ -18,27 +18,16 @@ WRITTEN = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
 class Item(NamedTuple):
-    """A sample as its source has it.
+    """A sample as its source has it."""
 
-    Attributes:
-        key: in the shard.
-        image: its bytes, or the file that holds them.
-        members: all but the image, by extension.
-        raw: captions in the member `txt`.
-        more: captions in the json.
-        again: captions that repeat another one of the sample, and were dropped.
-        joined: rows of captions that were joined to it.
-        name: the image's extension in the source; empty to name it by its format.
-    """
-
-    key: str
-    image: bytes | Path
-    members: dict[str, bytes]
-    raw: int
-    more: int
-    again: int = 0
-    joined: int = 0
-    name: str = ""
+    key: str  # in the shard
+    image: bytes | Path  # its bytes, or the file that holds them
+    members: dict[str, bytes]  # all but the image, by extension
+    raw: int  # captions in the member `txt`
+    more: int  # captions in the json
+    again: int = 0  # captions that repeat another one of the sample, and were dropped
+    joined: int = 0  # rows of captions that were joined to it
+    name: str = ""  # the image's extension in the source; empty to name it by its format
 
 
 class SkipSample(Exception):

@@ -19,17 +19,11 @@ REMOTE = re.compile(r"^[\w+.-]+:")  # pipe:, s3://, https://
 
 
 class SourceKind(NamedTuple):
-    """What a source is.
+    """What a source is."""
 
-    Attributes:
-        name: `table`, `folder` or `shards`.
-        files: of tables or shards, paths or urls; empty for a folder.
-        images: the folder of an ImageFolder's tables and images; None for other sources.
-    """
-
-    name: str
-    files: tuple[str, ...]
-    images: Path | None = None
+    name: str  # `table`, `folder` or `shards`
+    files: tuple[str, ...]  # of tables or shards, paths or urls; empty for a folder
+    images: Path | None = None  # the folder of an ImageFolder's tables and images; None for other sources
 
     @property
     def size(self) -> int:

@@ -30,25 +30,15 @@ Order = Literal["identity"] | int | None
 
 @dataclass(frozen=True)
 class Listing:
-    """What a list is made of.
+    """What a list is made of."""
 
-    Attributes:
-        rows: of the source; iterated once at most.
-        columns: names of the caption columns.
-        repeats: what becomes of rows of one identity.
-        order: as in `arrange`.
-        about: the approximate number of rows; 0 if unknown.
-        read: gives notes on the reading, after all rows.
-        unused: gives notes on content that is not used, after all rows.
-    """
-
-    rows: Iterator[SourceRow]
-    columns: Sequence[str]
-    repeats: Repeats
-    order: Order
-    about: int = 0
-    read: Callable[[], list[str]] = list
-    unused: Callable[[], list[str]] = list
+    rows: Iterator[SourceRow]  # of the source; iterated once at most
+    columns: Sequence[str]  # names of the caption columns
+    repeats: Repeats  # what becomes of rows of one identity
+    order: Order  # as in `arrange`
+    about: int = 0  # the approximate number of rows; 0 if unknown
+    read: Callable[[], list[str]] = list  # gives notes on the reading, after all rows
+    unused: Callable[[], list[str]] = list  # gives notes on content that is not used, after all rows
 
 
 def make_list(path: Path, listing: Listing, share: Share) -> RowFile:

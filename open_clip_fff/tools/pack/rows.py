@@ -17,27 +17,16 @@ CAPTIONS = "captions of "  # prefix of a caption column's name in the file
 
 
 class SourceRow(NamedTuple):
-    """One row of a source.
+    """One row of a source."""
 
-    Attributes:
-        identity: int64 hash of the image, or of what captions are joined by.
-        key: the sample's key; of captions, what they are joined by.
-        image: the image's path in the file system's encoding; empty for none.
-        captions: texts by caption column.
-        label: the name of the class.
-        fields: more fields for the sample's json, as json.
-        file: the number of the table's file that holds the image; None for an image with a path.
-        row: likewise, the number of the row in it.
-    """
-
-    identity: int
-    key: str
-    image: bytes = b""
-    captions: Sequence[list[str]] = ()
-    label: str | None = None
-    fields: str | None = None
-    file: int | None = None
-    row: int | None = None
+    identity: int  # int64 hash of the image, or of what captions are joined by
+    key: str  # the sample's key; of captions, what they are joined by
+    image: bytes = b""  # the image's path in the file system's encoding; empty for none
+    captions: Sequence[list[str]] = ()  # texts by caption column
+    label: str | None = None  # the name of the class
+    fields: str | None = None  # more fields for the sample's json, as json
+    file: int | None = None  # the number of the table's file that holds the image; None for an image with a path
+    row: int | None = None  # likewise, the number of the row in it
 
 
 def schema(columns: Sequence[str]) -> pa.Schema:

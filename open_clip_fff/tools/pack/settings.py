@@ -12,21 +12,13 @@ LAYOUT = 2  # version of the lists in the output folder, and of the shards' cont
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How images are checked, resized and re-encoded.
+    """How images are checked, resized and re-encoded."""
 
-    Attributes:
-        resize: pixels of the short side of larger images; None keeps all as they are.
-        format: of re-encoded images; `keep` for their own.
-        quality: of jpg and webp, 1 to 100.
-        least: pixels of the short side; smaller images are left out.
-        verify: whether images that are kept are decoded, to find damage.
-    """
-
-    resize: int | None = None
-    format: str = "jpg"
-    quality: int = 90
-    least: int = 0
-    verify: bool = True
+    resize: int | None = None  # pixels of the short side of larger images; None keeps all as they are
+    format: str = "jpg"  # of re-encoded images; `keep` for their own
+    quality: int = 90  # of jpg and webp, 1 to 100
+    least: int = 0  # pixels of the short side; smaller images are left out
+    verify: bool = True  # whether images that are kept are decoded, to find damage
 
     def __post_init__(self) -> None:
         if self.resize is not None and self.resize < 1:
@@ -39,23 +31,14 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """A table's columns as typed; None and () for those to be guessed.
+    """A table's columns as typed; None and () for those to be guessed."""
 
-    Attributes:
-        image: paths of images.
-        captions: the raw caption, then others.
-        keep: those that go into the json.
-        url: of the image.
-        label: its class.
-        only: a column and values; rows with others are skipped. None for all rows.
-    """
-
-    image: str | None = None
-    captions: tuple[str, ...] = ()
-    keep: tuple[str, ...] = ()
-    url: str | None = None
-    label: str | None = None
-    only: tuple[str, tuple[str, ...]] | None = None
+    image: str | None = None  # paths of images
+    captions: tuple[str, ...] = ()  # the raw caption, then others
+    keep: tuple[str, ...] = ()  # those that go into the json
+    url: str | None = None  # of the image
+    label: str | None = None  # its class
+    only: tuple[str, tuple[str, ...]] | None = None  # a column and values; rows with others are skipped
 
     def __post_init__(self) -> None:
         if "captions" in self.keep:
@@ -64,35 +47,20 @@ class ColumnNames:
 
 @dataclass(frozen=True)
 class PackSettings:
-    """What to pack, and how.
+    """What to pack, and how."""
 
-    Attributes:
-        source: a table, a folder, or shards with braces.
-        columns: of a table.
-        images: how images are handled.
-        json_keys: json fields with captions, as in training.
-        separator: of a CSV; None to detect it.
-        image_root: the folder of a table's relative paths; None for the table's own.
-        group: whether rows of one image become one sample.
-        class_from_folder: whether an image's class is its folder directly below the source.
-        per_shard: images in a shard, including those that are left out.
-        seed: of the random order of rows; None for their own order.
-        captions: a table, or a folder with a parquet per shard, whose captions join the shards' samples.
-        join: `key`, or `url` in the samples' json.
-    """
-
-    source: str
-    columns: ColumnNames = field(default_factory=ColumnNames)
+    source: str  # a table, a folder, or shards with braces
+    columns: ColumnNames = field(default_factory=ColumnNames)  # of a table
     images: ImageSettings = field(default_factory=ImageSettings)
-    json_keys: tuple[str, ...] = ("captions",)
-    separator: str | None = None
-    image_root: Path | None = None
-    group: bool = False
-    class_from_folder: bool = False
-    per_shard: int = 10_000
-    seed: int | None = None
-    captions: Path | None = None
-    join: str = "key"
+    json_keys: tuple[str, ...] = ("captions",)  # json fields with captions, as in training
+    separator: str | None = None  # of a CSV; None to detect it
+    image_root: Path | None = None  # the folder of a table's relative paths; None for the table's own
+    group: bool = False  # whether rows of one image become one sample
+    class_from_folder: bool = False  # whether an image's class is its folder directly below the source
+    per_shard: int = 10_000  # images in a shard, including those that are left out
+    seed: int | None = None  # of the random order of rows; None for their own order
+    captions: Path | None = None  # captions of shards: a table, or a folder with a parquet per shard
+    join: str = "key"  # or `url`, a field of the samples' json
 
     def __post_init__(self) -> None:
         if self.per_shard < 1:

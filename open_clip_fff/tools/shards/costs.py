@@ -14,19 +14,12 @@ SUFFIXES = (".tar", ".parquet")
 
 @dataclass(frozen=True)
 class Step:
-    """One program over all images.
+    """One program over all images."""
 
-    Attributes:
-        name: of the step.
-        rate: images per second of one GPU (or process); None for no time.
-        bytes_per_image: that it writes; None for nothing.
-        visits: how often it sees each image.
-    """
-
-    name: str
-    rate: float | None = None
-    bytes_per_image: float | None = None
-    visits: float = 1.0
+    name: str  # of the step
+    rate: float | None = None  # images per second of one GPU (or process); None for no time
+    bytes_per_image: float | None = None  # that it writes; None for nothing
+    visits: float = 1.0  # how often it sees each image
 
 
 def costs(steps: Sequence[Step], images: float, gpus: int, price: float | None = None) -> pd.DataFrame:

@@ -16,17 +16,11 @@ SETTINGS = "settings.json"
 
 @dataclass
 class ShardRecord:
-    """What a shard's file was made of, as json beside it.
+    """What a shard's file was made of, as json beside it."""
 
-    Attributes:
-        source: the shard's url, or another name of what was read.
-        counts: by name, in the order in which they are printed; they add up over shards.
-        left_out: samples that were skipped.
-    """
-
-    source: str
-    counts: Counter[str] = field(default_factory=Counter)
-    left_out: list[SkippedSample] = field(default_factory=list)
+    source: str  # the shard's url, or another name of what was read
+    counts: Counter[str] = field(default_factory=Counter)  # in the order in which they are printed
+    left_out: list[SkippedSample] = field(default_factory=list)  # samples that were skipped
 
     def leave_out(self, key: str, why: str) -> None:
         """Notes a skipped sample."""

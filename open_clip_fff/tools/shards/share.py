@@ -27,19 +27,12 @@ def add_flags(parser: argparse.ArgumentParser, holds: str, device: bool = True) 
 
 @dataclass(frozen=True)
 class Share:
-    """One process's part of a list. It depends on the list alone: two processes never take the same shard.
+    """One process's part of a list. It depends on the list alone: two processes never take the same shard."""
 
-    Attributes:
-        index: this process's number, from 0.
-        count: of processes.
-        together: whether torchrun started all of them, so that they can wait for each other.
-        local: the number among the processes of this machine.
-    """
-
-    index: int = 0
-    count: int = 1
-    together: bool = False
-    local: int = 0
+    index: int = 0  # this process's number, from 0
+    count: int = 1  # of processes
+    together: bool = False  # whether torchrun started all of them, so that they can wait for each other
+    local: int = 0  # the number among the processes of this machine
 
     @classmethod
     def from_environment(cls, typed: str | None = None) -> "Share":
