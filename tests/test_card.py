@@ -1,4 +1,4 @@
-"""The model card says what was trained, and no number that nobody measured."""
+"""The model card describes the training, and has no number that was not measured."""
 
 import json
 import re
@@ -64,7 +64,7 @@ def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here)
         shlex.split(command)[:3] == ["python", "-m", "open_clip_fff.train"] and shlex.split(command)[-2:] == argv[-2:]
     )
     assert "Nothing was measured for this card." in text and "scores pairs" not in text and "leaks COCO" not in text
-    # what it tells people to do works
+    # its code runs
     code = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)[1].replace(
         "local-dir:model", f"local-dir:{tmp_path}/model"
     )

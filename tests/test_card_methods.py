@@ -150,7 +150,7 @@ def linked(text: str) -> str:
 
 
 def check_settings(run: Exported) -> None:
-    """Every setting of ours stands there, with its value and whose it is; those without effect by name."""
+    """Every setting of ours is listed with value and source; those without effect by name."""
     rows = dict(re.findall(r"^\| `--([\w-]+)` \| (.*) \|$", run.card, flags=re.MULTILINE))
     (idle,) = re.findall(r"^Without effect, given the others: (.*)\.$", run.card, flags=re.MULTILINE)
     told = settings(run.plan, upstream_of_run(run.params))
@@ -192,7 +192,7 @@ def test_the_card_of(method, exported):
     )
     for text in map(linked, expected):
         assert text in run.card, text
-    # what is told is what was typed, whatever way it went: through params.txt and back
+    # the typed plan survives params.txt
     assert plan_of_run(run.params) == run.plan
     check_settings(run)
     check_thresholds(run)

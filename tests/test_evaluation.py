@@ -227,7 +227,7 @@ def test_a_linear_probe_learns_colours(layout, loaded, tmp_path, monkeypatch):
 
 
 def test_scikit_learns_warnings_do_not_reach_the_terminal(loaded, tmp_path):
-    """A regression that stops early, and classes that no image was taken for; the first is told in the probe's line."""
+    """A regression that stops early, and classes that no image was taken for; the probe's line reports the first."""
     webdataset(tmp_path / "cifar100")
     webdataset(tmp_path / "cifar100", split="train", images=40)
     at = find_set("cifar100", tmp_path)

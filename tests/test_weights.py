@@ -1,4 +1,4 @@
-"""Weights of any kind into any model: what fits loads, what is left out is told, the rest is one line beforehand."""
+"""Weights of any kind into any model: what is left out is reported, a mismatch is one line before training."""
 
 import re
 from pathlib import Path
