@@ -1,4 +1,4 @@
-"""What care costs a healthy run: the look at gradients before each step, and our way through OpenCLIP's main.
+"""What checks cost a healthy run: that of gradients before each step, and our path through OpenCLIP's main.
 
     python scripts/bench_guard.py --out bench-guard
 
@@ -6,11 +6,11 @@ The guard: OpenCLIP's own loop over one prepared batch, with the guard of `--on-
 one step of each in turn. `in the guard` is the time spent in it, over the time of a step without it.
 
 The path: whole runs by `open_clip_train.main`, by `open_clip_fff.train` with no flag of ours, and with `--method clip`,
-on the same csv of images, by turns. A run's images per second are those of its median step; `processor time` is the
-main process's own, which other work on the machine hardly disturbs.
+on the same csv of images, in turn. A run's images per second are those of its median step; `processor time` is the main
+process's own, which other load on the machine hardly affects.
 
-Ratios are medians over rounds of a candidate over stock in the same round, so that what else the machine does hits all
-alike. Writes OUT/bench_guard.csv.
+Ratios are medians over rounds of a candidate over stock in the same round, so that other load affects all of them
+equally. Writes OUT/bench_guard.csv.
 """
 
 import argparse
@@ -55,9 +55,9 @@ PATHS: dict[str, tuple[Callable, list[str]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures what the command line says."""
+    """Runs the benchmark."""
     arguments = parse(argv)
-    logging.disable(logging.WARNING)  # a line a step; random weights, which are meant
+    logging.disable(logging.WARNING)  # a line per step, and warnings about random weights
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = [guard(arguments, batch) for batch in arguments.batch_sizes]
     with tempfile.TemporaryDirectory() as folder:
@@ -112,14 +112,14 @@ def guard(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:
 
 
 def now(device: torch.device) -> float:
-    """Seconds, once the device has done what was asked of it."""
+    """Seconds, after the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def paths(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
-    """A row for each way through OpenCLIP's main."""
+    """A row for each path through OpenCLIP's main."""
     data = csv_of(folder, 32 * arguments.steps)
     config = folder / "tiny-guarded.json"
     config.write_text(json.dumps(TINY))
@@ -134,7 +134,7 @@ def paths(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     names = list(PATHS)
     for round_ in range(arguments.rounds):
         for place in range(len(names)):
-            name = names[(place + round_) % len(names)]  # nobody always runs first
+            name = names[(place + round_) % len(names)]  # another one runs first in each round
             begin, flags = PATHS[name]
             clock, own = seconds(begin, [*common, *flags, "--name", f"{round_}-{place}"])
             rates[name].append(32 / clock)
@@ -158,7 +158,7 @@ def ratio(above: list[float], below: list[float]) -> float:
 
 
 def seconds(begin: Callable, argv: list[str]) -> tuple[float, float]:
-    """A step's time in a run, from the step before's end to its own, and the processor time in it; medians."""
+    """The medians of a run's times from one step's end to the next, and of the processor times."""
     ends: list[tuple[float, float]] = []
     hook = register_optimizer_step_post_hook(lambda *_: ends.append((time.perf_counter(), time.process_time())))
     printed = io.StringIO()
@@ -174,7 +174,7 @@ def seconds(begin: Callable, argv: list[str]) -> tuple[float, float]:
 
 
 def median_step(ends: Sequence[float]) -> float:
-    """Of the times between two steps' ends."""
+    """The median time from one step's end to the next."""
     return statistics.median(later - earlier for earlier, later in pairwise(ends))
 
 

@@ -2,14 +2,13 @@
 
     python scripts/bench_loss.py --out bench-loss --images 512 1024 2048 4096 --captions 1 5
 
-Every figure is a median over rounds in which all candidates run once each, so that whatever else the machine does hits
-all alike; compare ratios, not seconds. Memory is what is alive beside the inputs and one set of their gradients at the
-peak: counted storages on the CPU, the allocator's on CUDA.
+Every figure is a median over rounds in which each candidate runs once, so that other load on the machine affects all of
+them equally; compare ratios, not seconds. Memory is the peak without the inputs and one set of their gradients: bytes
+of storages on the CPU, the allocator's count on CUDA.
 """
 
 import argparse
 import inspect
-import os
 import statistics
 import sys
 import time
@@ -27,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.host.report.memory import AliveBytes
 from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
 
@@ -34,33 +34,33 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 MINING = MiningConfig(0.3, 0.9, 0.95, 0.2)
-CHUNK = 256  # images at a time, in OpenCLIP's chunked loss
+CHUNK = 256  # images per chunk of OpenCLIP's chunked loss
 FUSED = {"FFF triton": None, "FFF triton, mining": MINING}  # on a GPU; elsewhere their rows are empty
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def candidates(k: int) -> dict[str, Step]:
-    """What is measured at K captions, by name; OpenCLIP's losses take one."""
-    found: dict[str, Step] = {}
+    """The losses that are measured at K captions, by name; OpenCLIP's take one."""
+    steps: dict[str, Step] = {}
     for impl in ("dense", "tiled"):
-        found[f"FFF {impl}"] = FFFLoss(impl=impl)
-        found[f"FFF {impl}, mining"] = FFFLoss(impl=impl, mining=MINING)
-        found[f"softmax {impl}"] = MultiPositiveSoftmaxLoss(impl=impl)
+        steps[f"FFF {impl}"] = FFFLoss(impl=impl)
+        steps[f"FFF {impl}, mining"] = FFFLoss(impl=impl, mining=MINING)
+        steps[f"softmax {impl}"] = MultiPositiveSoftmaxLoss(impl=impl)
     if k == 1:
-        found["OpenCLIP SigLipLoss"] = partial(_one_caption, SigLipLoss(), True)
-        found["OpenCLIP ClipLoss"] = partial(_one_caption, ClipLoss(), False)
+        steps["OpenCLIP SigLipLoss"] = partial(_one_caption, SigLipLoss(), True)
+        steps["OpenCLIP ClipLoss"] = partial(_one_caption, ClipLoss(), False)
         if chunk := chunk_parameter(SigLipLoss):
-            found["OpenCLIP SigLipLoss, chunked"] = partial(_one_caption, SigLipLoss(**{chunk: CHUNK}), True)
-    return found
+            steps["OpenCLIP SigLipLoss, chunked"] = partial(_one_caption, SigLipLoss(**{chunk: CHUNK}), True)
+    return steps
 
 
 def chunk_parameter(loss: Callable) -> str | None:
-    """What OpenCLIP's loss calls the size of its chunks; None before its releases that have them (4.x)."""
+    """OpenCLIP's name for the size of its loss's chunks; None before 4.x, which has none."""
     return next((name for name in inspect.signature(loss).parameters if "chunk" in name), None)
 
 
 def fused(device: torch.device) -> tuple[dict[str, Step], str]:
-    """Those with the Triton kernel; or none of them, and why."""
+    """The losses with the Triton kernel; or none, and why."""
     note = triton_obstacle("cuda") if device.type == "cuda" else "no GPU here"
     return {name: FFFLoss(impl="triton", mining=mining) for name, mining in FUSED.items() if not note}, note or ""
 
@@ -70,7 +70,7 @@ def _one_caption(loss: Callable, bias: bool, image: Tensor, text: Tensor, scale:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures what the command line says."""
+    """Runs the benchmark."""
     arguments = parse(argv)
     device = torch.device(arguments.device)
     rows = []
@@ -102,7 +102,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(n: int, k: int, width: int, device: torch.device, rounds: int) -> list[dict]:
-    """A row per candidate, its ratios against the dense one of its kind and against OpenCLIP's sigmoid."""
+    """A row per candidate, with ratios to the dense form of it and to OpenCLIP's sigmoid."""
     generator = torch.Generator().manual_seed(0)
     image = F.normalize(torch.randn(n, width, generator=generator), dim=-1).to(device).requires_grad_()
     text = F.normalize(torch.randn(n, k, width, generator=generator), dim=-1).to(device).requires_grad_()
@@ -114,7 +114,7 @@ def measure(n: int, k: int, width: int, device: torch.device, rounds: int) -> li
         for name, step in steps.items():
             began = time.perf_counter()
             _run(step, inputs)
-            if round_:  # the first warms up
+            if round_:  # the first one warms up
                 seconds[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     memory = {name: extra_bytes(step, inputs) for name, step in steps.items()}
@@ -151,7 +151,7 @@ def _run(step: Step, inputs: Sequence[Tensor]) -> None:
 
 
 def extra_bytes(step: Step, inputs: Sequence[Tensor]) -> int:
-    """The peak of one step beside its inputs and one set of their gradients."""
+    """The peak of one step without its inputs and one set of their gradients."""
     gradients = sum(x.numel() * x.element_size() for x in inputs)
     if inputs[0].is_cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -164,7 +164,7 @@ def extra_bytes(step: Step, inputs: Sequence[Tensor]) -> int:
 
 
 def for_reading(table: pd.DataFrame) -> str:
-    """Rows of one N and K as text."""
+    """The table of one N and K, as text."""
     styles = {"seconds": "{:.3f}", "extra_mib": "{:,.1f}", "time_over_dense": "{:.2f}", "memory_over_dense": "{:.3f}"}
     shown, formats = table[["loss", "images", "captions", *styles, "note"]], {k: v.format for k, v in styles.items()}
     return shown.to_string(index=False, formatters=formats, na_rep="") + "\n"
@@ -188,9 +188,8 @@ def draw(table: pd.DataFrame, path: Path) -> None:
                 axes.set_ylabel(label)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize="small", frameon=False)
-    unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=150, format="png")
-    os.replace(unfinished, path)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=150, format="png")
     plt.close(figure)
 
 

@@ -3,16 +3,16 @@
     python scripts/bench_step.py --out bench-step --captions-from data/train-00.tar
 
 A step is OpenCLIP's own loop over one prepared batch: towers, loss, backward, AdamW. Stock CLIP and SigLIP read each
-image's first caption at full length, as stock does; FFF reads K of them with the trainer's defaults, without mining,
-mining online (its own features; at random weights the guard lets none of what it finds pass, at the same cost), or with
-precomputed features, which lie in the batch. All train the same weights.
+image's first caption at full length, as stock does; FFF reads K captions with the defaults of training, without mining,
+mining online (its own features; at random weights the guard rejects all pairs, at the same cost), or with precomputed
+features, which are in the batch. All train the same weights.
 
 Interleaved: each round runs every candidate once, and a ratio is the median over rounds of the candidate's images per
-second over stock's in the same round. So compare ratios; what else the machine does hits all alike.
+second over stock's in the same round. Compare ratios: other load on the machine affects all candidates equally.
 
-Memory comes from a step of its own: weights, AdamW's moments and the batch, and at the peak whatever is alive beside
-them, that is activations, gradients, the loss's and the optimizer's own. On CUDA it is the allocator's, on the CPU the
-bytes of storages.
+Memory is measured in a step of its own: weights, AdamW's moments, the batch, and the peak of all else, that is
+activations, gradients, and what loss and optimizer allocate. On CUDA it is the allocator's count, on the CPU the bytes
+of storages.
 
 Writes OUT/bench_step.csv (a row per model, captions, batch size and candidate) and OUT/bench_step.png.
 """
@@ -52,9 +52,9 @@ SHOWN = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures what the command line says."""
+    """Runs the benchmark."""
     arguments = parse(argv)
-    logging.disable(logging.WARNING)  # a line a step; random weights, which are meant
+    logging.disable(logging.WARNING)  # a line per step, and warnings about random weights
     add_architectures([str(SMALL), *(name for name in arguments.model if name.endswith(".json"))])
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict] = []
@@ -69,9 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 table.to_csv(arguments.out / "bench_step.csv", index=False)
                 print(for_reading(table[(table["model"] == args.model) & (table["captions"] == source)]), flush=True)
                 draw_steps(table, arguments.out / "bench_step.png")
-                del bench  # and its AdamW
+                del bench  # frees its AdamW
                 gc.collect()
-    table = pd.DataFrame(rows + missing()).convert_dtypes()  # whole numbers stay whole beside empty ones
+    table = pd.DataFrame(rows + missing()).convert_dtypes()  # integers stay integers beside empty cells
     table.to_csv(arguments.out / "bench_step.csv", index=False)
     for row in missing():
         print(f"{row['model']} on a GPU: {row['note']}")
@@ -111,16 +111,16 @@ def measure(bench: Bench, source: str, rounds: int) -> list[dict]:
     candidates = bench.candidates
     bar = tqdm(total=(rounds + 3) * len(candidates), desc=f"{bench.args.model}, {source}", leave=False, disable=None)
     losses = {}
-    for name, each in candidates.items():  # the first step warms up, and is the last of online mining's warm-up
+    for name, each in candidates.items():  # the first step warms up, and ends the warm-up of online mining
         bench.step(each)
         losses[name] = bench.loss(each)
-        each.mined_per_image()  # from here on
+        each.mined_per_image()  # count from here on
         bar.update(2)
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
     for round_ in range(rounds):
         for place in range(len(names)):
-            name = names[(place + round_) % len(names)]  # nobody always runs first
+            name = names[(place + round_) % len(names)]  # another one runs first in each round
             began = time.perf_counter()
             bench.step(candidates[name])
             seconds[name].append(time.perf_counter() - began)
@@ -163,12 +163,12 @@ def measure(bench: Bench, source: str, rounds: int) -> list[dict]:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's, or `cpu`."""
+    """The GPU's name, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def missing() -> list[dict]:
-    """Rows without figures, for what only a GPU could tell."""
+    """Rows without figures, for what needs a GPU."""
     if torch.cuda.is_available():
         return []
     return [{"model": name, "device": "cuda", "note": "no GPU here"} for name in LARGE]

@@ -2,10 +2,10 @@
 
     python scripts/bench_text.py --out text.csv --captions-from data/train-00.tar
 
-Interleaved, so that what else the machine does meets all of them: each round times every variant once, and a speed-up
+Interleaved, so that other load on the machine affects all of them: each round times every variant once, and a speed-up
 is the median over rounds of full length's time over the variant's in the same round. Captions of 8 to 14 words are
-drawn by a seed; `repeated` are drawn from 100 different ones, as where a template names a class; those of a tar are its
-json field `captions`.
+drawn by a seed; `repeated` ones are drawn from 100 different ones, like templates with class names; those of a tar are
+its json field `captions`.
 
 Writes a CSV with a row for each source of captions, batch size and variant, and prints it.
 """
@@ -34,7 +34,7 @@ VARIANTS = {
     "trimmed, distinct": TextSettings(groups=1),
     "trimmed, distinct, groups": TextSettings(),
 }
-IMAGE = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}  # there must be one
+IMAGE = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}  # a CLIP needs one
 
 
 def main() -> None:
@@ -64,17 +64,17 @@ def main() -> None:
 
 
 def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], list[str]]]:
-    """Where captions come from: a function from B to B*K of them, image after image."""
+    """Sources of captions: functions from B to B*K captions, image after image."""
     draw, k = random.Random(0), arguments.captions_per_image
     repeated = [drawn(draw) for _ in range(100)]
-    found = {
+    made = {
         "8-14 words": lambda size: [drawn(draw) for _ in range(size * k)],
         "repeated": lambda size: draw.choices(repeated, k=size * k),
     }
     if arguments.captions_from:
         real = read_captions(arguments.captions_from, k)
-        found[Path(arguments.captions_from).stem] = lambda size: [*chain.from_iterable(of_images(real, size, draw))]
-    return found
+        made[Path(arguments.captions_from).stem] = lambda size: [*chain.from_iterable(of_images(real, size, draw))]
+    return made
 
 
 def compare(model: CLIP, tokens: Tensor, rounds: int) -> list[dict]:
@@ -99,7 +99,7 @@ def compare(model: CLIP, tokens: Tensor, rounds: int) -> list[dict]:
 
 
 def work(tokens: Tensor, tower: UnpaddedText) -> dict[str, object]:
-    """Rows and lengths of the groups, and the tokens in all."""
+    """Rows and lengths of the groups, and the total of tokens."""
     groups = encoded(tokens, tower)
     shapes = " + ".join(f"{len(group)}x{group.shape[1]}" for group in groups)
     return {"rows x length": shapes, "tokens": sum(group.numel() for group in groups)}

@@ -4,7 +4,7 @@
 
 Interleaved on one thread, as in a loader worker: each round times both walks once, and seconds are the median over
 rounds. The plain loop (`open_clip_fff/grouping/reference.py`) is timed once, between rounds, up to --loop-up-to
-samples: it takes a minute at 1,920. Features are random pairs; what they are changes no time.
+samples: it takes a minute at 1,920. Features are random pairs; the time does not depend on them.
 
 Writes a CSV with a row for each size and variant, and prints it.
 """
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512, metavar="D", help="of the features")
     parser.add_argument("--quantile", type=float, default=0.9, help="of the second walk")
     parser.add_argument("--rounds", type=int, default=7, help="how often each walk is timed")
-    parser.add_argument("--loop-up-to", type=int, default=1920, metavar="S", help="the largest size it is timed at")
+    parser.add_argument("--loop-up-to", type=int, default=1920, metavar="S", help="the largest size of the plain loop")
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Captions to measure with, drawn by a seed or real, and what the text tower computes of them."""
+"""Captions for benchmarks, drawn by a seed or real, and the tokens that the text tower computes of them."""
 
 import json
 import tarfile
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from open_clip_fff.models.unpadded_text import UnpaddedText, remove_padding
 
-# one token each; captions of them are all different, as a captioner's mostly are
+# one token each; captions of them all differ, as most of a captioner's do
 _LINES = (
     "a the of on in with and at near by under over two three small large young old red green blue white black brown "
     "dog cat man woman boy girl child people bird horse car bus train bike boat ball table chair bed house street "
@@ -61,10 +61,10 @@ def of_images(images: list[list[str]], size: int, draw: Random) -> list[list[str
 
 
 def sources(path: str | None, k: int) -> dict[str, Callable[[int], list[list[str]]]]:
-    """Where captions come from: a function from B to K captions of each image, the same whenever it is asked.
+    """Sources of captions: functions from B to K captions of each image, the same in each call.
 
     Args:
-        path: as `read_captions`; None for those drawn alone.
+        path: as `read_captions`; None for drawn ones only.
         k: captions per image.
     """
 

@@ -1,6 +1,5 @@
-"""The picture of scripts/bench_step.py: what a step gives and takes, relative to stock OpenCLIP's SigLIP."""
+"""The plot of scripts/bench_step.py: speed and memory of a step, relative to stock OpenCLIP's SigLIP."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from open_clip_fff.atomic_io import atomic_file
+
 COLOURS = {"stock": "#999999", "off": "#56B4E9", "online": "#E69F00", "precomputed": "#0072B2"}
 INK, FAINT, LIMIT = "#333333", "#dddddd", "#D55E00"
-FASTEST, LEANEST = 0.9, 1.15  # where K = 5 with precomputed mining means to be, of stock's images/s and peak
+FASTEST, LEANEST = 0.9, 1.15  # goals of K = 5 with precomputed mining, relative to stock's images/s and peak
 GAP = 0.5  # bars, between stock, K = 1, K = 3, ...
 
 
@@ -45,13 +46,12 @@ def draw_steps(table: pd.DataFrame, path: Path) -> None:
     labels = ["stock, one caption" if how == "stock" else f"FFF, mining {how}" for how in seen]
     handles = [Patch(color=COLOURS[how]) for how in seen]
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
-    unfinished = path.with_name(f".{path.name}")
-    figure.savefig(unfinished, dpi=150, format="png")
-    os.replace(unfinished, path)
+    with atomic_file(path) as file:
+        figure.savefig(file, dpi=150, format="png")
 
 
 def _bars(axes: Any, rows: pd.DataFrame, ratios: pd.Series, figures: pd.Series, limit: float) -> list[float]:
-    """Bars from the top down, a gap before each K; where they stand."""
+    """Draws bars from the top down, with a gap before each K, and returns their positions."""
     stock = rows["candidate"].str.startswith("stock")
     groups = rows["k"].where(~stock, 0)
     places = [place + GAP * jumps for place, jumps in enumerate((groups != groups.shift()).cumsum())]

@@ -15,12 +15,12 @@ from open_clip_fff.config.command_line import parse_open_clip
 
 
 def name_of(model: str) -> str:
-    """An architecture's name, where its json is given."""
+    """An architecture's name, also from its json file."""
     return Path(model).stem if model.endswith(".json") else model
 
 
 def twin(model: nn.Module) -> Any:
-    """Another model of the same parameters, not a copy of them."""
+    """A second model that shares all parameters and buffers."""
     return copy.deepcopy(model, {id(x): x for x in [*model.parameters(), *model.buffers()]})
 
 

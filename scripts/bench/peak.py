@@ -1,4 +1,4 @@
-"""The most memory that a training step holds, as its user meets it."""
+"""The peak memory of a training step."""
 
 import torch
 
@@ -7,11 +7,11 @@ from open_clip_fff.host.report.memory import AliveBytes
 
 
 def peak_bytes(bench: Bench, candidate: Candidate) -> int:
-    """Weights, AdamW's moments and the batch, and the most that one step holds beside them.
+    """Weights, AdamW's moments and the batch, and the peak of what one step allocates besides.
 
-    That is activations, gradients, and whatever loss and optimizer make: on CUDA by the allocator; on the CPU storages
-    that are alive after each operation (what one makes and frees inside itself is not seen). The moments must be there,
-    from a step before.
+    That is activations, gradients, and what loss and optimizer allocate: by the allocator's count on CUDA, by storages
+    that are alive after each operation on the CPU (not those that an operation frees itself). Needs a step before,
+    which creates the moments.
     """
     optimizer = bench.optimizer
     moments = [x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)]

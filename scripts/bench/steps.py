@@ -1,4 +1,4 @@
-"""Training steps as OpenCLIP's loop makes them: stock, and ours by the trainer's own seams, all on the same weights."""
+"""Training steps of OpenCLIP's loop: stock, and ours as training builds them, all on the same weights."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ STORED_WIDTH = 768  # D' of stored features: ViT-L/14's
 
 
 class OneBatch:
-    """A loader of one batch, which is there already, for OpenCLIP's loop: an epoch is a step."""
+    """A loader of one existing batch for OpenCLIP's loop: an epoch is a step."""
 
     num_batches = 1
 
@@ -53,11 +53,11 @@ class Candidate:
         k: captions per image that it uses.
         mining: `off`, `online` or `precomputed`.
         model: shares its parameters with the other candidates'.
-        loss: a module that gives a dict of terms.
+        loss: a module that returns a dict of terms.
         loader: of one batch.
-        inputs: what lies in it.
-        text_tokens: what the text tower computes, padding included.
-        after_step: follows the optimizer.
+        inputs: the tensors of that batch.
+        text_tokens: the tokens that the text tower computes, including padding.
+        after_step: called after the optimizer.
     """
 
     name: str
@@ -71,14 +71,14 @@ class Candidate:
     after_step: Callable[[], None] = lambda: None
 
     def mined_per_image(self) -> float | None:
-        """Captions of others that its steps made positives, since the last look; None where they cannot."""
+        """Mined captions per image since the last call; None without mining."""
         return None if self.mining == "off" else rates(self.loss.counts.take(torch.device("cpu"))).mined
 
 
 class Bench:
     """Candidates of one architecture, captions and batch size, and the optimizer that all of them share.
 
-    The learning rate is zero: AdamW does all of its work, and every step starts from the same weights.
+    The learning rate is zero: AdamW computes its step, and every step starts from the same weights.
 
     Args:
         args: OpenCLIP's namespace, with model, device, precision.
@@ -120,7 +120,7 @@ class Bench:
         plan = plan_of(k, mining)
         state = RunState(self.args, plan)
         state.model = self.ours
-        # the trainer's own seam, which builds the hooks; the data are ours
+        # training's own function, which builds the hooks, with our batch as the data
         data_maker(state, lambda *_, **__: None)(self.args, None, tokenizer=self.tokenizer)
         tokens = torch.stack([self.tokenizer(row[:k]) for row in self.captions]).to(self.device)
         valid = torch.ones(tokens.shape[:2], dtype=torch.bool, device=self.device)
@@ -141,7 +141,7 @@ class Bench:
         )
 
     def step(self, candidate: Candidate) -> None:
-        """One step of OpenCLIP's loop, done when the device is."""
+        """One step of OpenCLIP's loop, until the device has finished."""
         data = {"train": DataInfo(candidate.loader)}
         train_one_epoch(
             candidate.model, data, candidate.loss, 0, self.optimizer, self.scaler, None, None, self.args, tb_writer=None
@@ -160,10 +160,10 @@ class Bench:
 
 
 def plan_of(k: int, mining: str) -> Plan:
-    """What the trainer makes of these flags; all else is at its default."""
+    """The plan of these flags, with defaults for all others."""
     flags = ["--method", "fff", "--captions-per-image", str(k), "--mining-features", mining]
     if mining != "off":
         flags += ["--mined-per-image", str(RATE)]
     if mining == "online":
-        flags += ["--mining-warmup", "1"]  # over, with its look at what is mined, by the first step that counts
+        flags += ["--mining-warmup", "1"]  # ends, with its measurement, before the first step that counts
     return make_plan(split(flags)[0])
