@@ -84,7 +84,7 @@ def csv_files(found: Measurements, lines: list[SummaryLine], skipped: list[Skipp
 
 def _counts(found: Measurements) -> list[SummaryLine]:
     tables = {kind: found.of(kind) for kind in found.names}
-    topic = "in all"
+    topic = "total"
     return [
         SummaryLine(
             "images", topic, "images that have any", "count", {k: t["image"].nunique() for k, t in tables.items()}
