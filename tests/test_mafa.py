@@ -1,4 +1,4 @@
-"""MAFA in real runs: grouped batches, a judge of the hardest negatives, smoothed targets; each of them elsewhere."""
+"""MAFA in real runs: grouped batches, a discriminator of hardest negatives, smoothed targets; each elsewhere, too."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.matching_models import make
 
 pytestmark = pytest.mark.slow  # trainings, each from its start to its end
 
-JUDGE = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--json-text-key", "captions"]
+DISCRIMINATOR = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--json-text-key", "captions"]
 MAFA = ["--method", "mafa", "--group-search-space", "32", "--captions-per-image", "2", "--caption-policy", "all"]
 RATE = r"False negatives: ([\d.]+)% \(of images ([\d.]+)%, of captions ([\d.]+)%, truly ([\d.]+)%, right ([\d.]+)%"
 
@@ -38,8 +38,8 @@ def test_strings_travel_as_bytes():
 
 @pytest.mark.parametrize("loss", ["s-itc", "softmax", "fff"])
 def test_false_negatives_are_found_and_counted(trainer, classed, capsys, loss):
-    """The judge knows colours, a raw caption names none: what it finds is right, and it is asked about no own pair."""
-    argv = [*JUDGE, *MAFA, "--loss", loss, "--class-key", "cls", "--epochs", "2", "--name", loss]
+    """It knows colours, a raw caption names none: what it finds is right, and it scores no own pair."""
+    argv = [*DISCRIMINATOR, *MAFA, "--loss", loss, "--class-key", "cls", "--epochs", "2", "--name", loss]
     assert trainer(*argv, "--log-every-n-steps", "1", data=classed) == 0
     printed = capsys.readouterr().out
     assert "colours, frozen, scores pairs (MAFA's connection mining" in printed
@@ -52,7 +52,7 @@ def test_false_negatives_are_found_and_counted(trainer, classed, capsys, loss):
     assert max(colour_discriminator.ASKED) <= 16 + 32
 
 
-def test_without_a_judge_the_truth_is_told(trainer, classed):
+def test_without_a_discriminator_the_truth_is_logged(trainer, classed):
     argv = ["--method", "grit", "--group-search-space", "32", "--class-key", "cls", "--epochs", "2", "--name", "told"]
     assert trainer(*argv, data=classed) == 0
     shares = [float(x) for x in re.findall(r"Hardest of one class: ([\d.]+)%", trainer.log("told"))]
@@ -60,26 +60,26 @@ def test_without_a_judge_the_truth_is_told(trainer, classed):
 
 
 def test_accumulation_asks_once(trainer, classed):
-    argv = [*JUDGE, *MAFA, "--batch-size", "8", "--accum-freq", "2", "--epochs", "1", "--name", "accumulated"]
+    argv = [*DISCRIMINATOR, *MAFA, "--batch-size", "8", "--accum-freq", "2", "--epochs", "1", "--name", "accumulated"]
     assert trainer(*argv, data=classed) == 0
     assert len(colour_discriminator.ASKED) == 4  # steps
 
 
-def test_verdicts_are_kept(trainer, classed, tmp_path):
-    argv = [*JUDGE, *MAFA, "--discriminator-cache", str(tmp_path / "verdicts"), "--aug-cfg", "scale=(1.0,1.0)"]
+def test_scores_are_cached(trainer, classed, tmp_path):
+    argv = [*DISCRIMINATOR, *MAFA, "--discriminator-cache", str(tmp_path / "scores"), "--aug-cfg", "scale=(1.0,1.0)"]
     assert trainer(*argv, "--name", "first", data=classed) == 0
     asked = sum(colour_discriminator.ASKED)
     assert trainer(*argv, "--name", "second", data=classed) == 0
     assert asked > 0 and sum(colour_discriminator.ASKED) == 0
-    assert list((tmp_path / "verdicts").glob("*.sqlite"))
+    assert list((tmp_path / "scores").glob("*.sqlite"))
 
 
 def test_it_begins_at_its_epoch_and_goes_through_the_gate(trainer, classed, teacher):
-    argv = [*JUDGE, *MAFA, "--loss", "softmax", "--epochs", "2", "--class-key", "cls"]
+    argv = [*DISCRIMINATOR, *MAFA, "--loss", "softmax", "--epochs", "2", "--class-key", "cls"]
     assert trainer(*argv, "--discriminator-start", "1", "--name", "late", data=classed) == 0
     rates = re.findall(r"FFF Epoch: (\d).* False negatives: ([\d.]+)%", trainer.log("late"))
     assert [epoch for epoch, _ in rates] == ["1"] * 4 and all(float(rate) > 0 for _, rate in rates)
-    assert trainer(*JUDGE, *MAFA, "--discriminator-start", "1", "--name", "never", data=classed) == 0
+    assert trainer(*DISCRIMINATOR, *MAFA, "--discriminator-start", "1", "--name", "never", data=classed) == 0
     for line in (
         "--discriminator-start 1: the last epoch is 0, so it will never be asked.",
         "--smoothing-start 1: the last epoch is 0, so no target will be smoothed.",
@@ -107,7 +107,7 @@ def test_a_real_discriminator_of_transformers(trainer, classed, tmp_path, kind):
 
 
 def test_cosmo_says_what_it_is(trainer, classed, capsys):
-    assert trainer(*JUDGE, *MAFA, "--method", "cosmo", "--epochs", "1", "--name", "cosmo", data=classed) == 0
+    assert trainer(*DISCRIMINATOR, *MAFA, "--method", "cosmo", "--epochs", "1", "--name", "cosmo", data=classed) == 0
     printed = capsys.readouterr().out
     assert "cosmo: COSMO, which is MAFA under the name of its first version" in printed
     assert "0.5 of each target even over all columns from epoch 1 on" in printed
@@ -120,8 +120,8 @@ def test_what_does_not_go_is_said(trainer, capsys):
 
     assert "--method mafa: connection mining needs a discriminator" in refused("--method", "mafa")
     assert "does nothing without --discriminator" in refused("--method", "grit", "--match-positive", "0.9")
-    assert "add --mining-features frozen" in refused(*JUDGE, "--method", "mafa", "--match-gate", "0.2")
-    assert "0 <= negative <= positive" in refused(*JUDGE, "--method", "mafa", "--match-negative", "0.9")
+    assert "add --mining-features frozen" in refused(*DISCRIMINATOR, "--method", "mafa", "--match-gate", "0.2")
+    assert "0 <= negative <= positive" in refused(*DISCRIMINATOR, "--method", "mafa", "--match-negative", "0.9")
     assert "takes no other positives" in refused("--method", "clip", "--discriminator", "blip:x")
     missing = refused("--method", "mafa", "--group-search-space", "32", "--discriminator", "blip:no/such-model")
     assert "--discriminator blip:no/such-model" in missing and not Path("no").exists()

@@ -170,7 +170,9 @@ def test_accumulation_equals_the_doubled_batch(trainer, teacher, loss):
         *("--mining-features", "frozen", *mining(teacher, "0.2", "0.97", "0.97", "0.0")),
         *("--logit-scale-init", "10"),
     ]
-    if loss == "s-itc":  # with a judge of the whole accumulated batch's hardest pairs, and smoothed from the start
+    if (
+        loss == "s-itc"
+    ):  # with a discriminator of the whole accumulated batch's hardest pairs, and smoothed from the start
         shared += ["--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--smoothing-start", "0"]
     data = [*trainer.table[:-1], "title;pseudo"]
     assert trainer(*shared, "--batch-size", "16", "--name", "whole", data=data) == 0

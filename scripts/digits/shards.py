@@ -30,7 +30,7 @@ def write_shards(data: Path, seed: int, classes: bool = False) -> str:
     Args:
         data: the folder to fill.
         seed: of the split and of the raw captions.
-        classes: whether the training shards have a KEY.cls, too, for --class-key, which judges and does not train.
+        classes: whether the training shards have a KEY.cls, too, for --class-key, which evaluates and does not train.
 
     Returns:
         A few lines that say what was written, with one image's captions.

@@ -18,7 +18,7 @@ from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.shards.folder import ShardRecord
 
 
-class PreparedImage(NamedTuple):
+class PreparedSample(NamedTuple):
     """A sample's key and its image as `Captioner.prepare` returns it."""
 
     key: str
@@ -55,7 +55,7 @@ class ShardCaptioner:
         keys: set[str] = set()
         samples = as_usage_errors(prefetch_map(self._prepared_sample, read_samples([url]), self.workers), url)
         while some := list(islice(samples, self.batch_size)):
-            prepared: list[PreparedImage] = []
+            prepared: list[PreparedSample] = []
             for sample in some:
                 if isinstance(sample, SkippedSample):
                     record.leave_out(*sample)
@@ -73,12 +73,12 @@ class ShardCaptioner:
                     record.leave_out(key, "no usable caption")
             tick(len(some))
 
-    def _prepared_sample(self, sample: dict) -> PreparedImage | SkippedSample:
+    def _prepared_sample(self, sample: dict) -> PreparedSample | SkippedSample:
         key = str(sample["__key__"])
         if why := self.skip(sample):
             return SkippedSample(key, why)
         image: Any = decoded(sample, self.captioner.prepare)
-        return image if isinstance(image, SkippedSample) else PreparedImage(key, image)
+        return image if isinstance(image, SkippedSample) else PreparedSample(key, image)
 
     def _captioned(self, images: list[Any], record: ShardRecord) -> list[list[str]]:
         """Up to K captions of each image; images with fewer are captioned again for at most `decoding.rounds`."""
