@@ -268,15 +268,15 @@ def test_a_csv_survives_a_corrupt_image(trainer, tmp_path, csv):
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path):
-    from open_clip_fff.host.fixes import save_whole
+    from open_clip_fff.host.fixes import save_atomically
 
     class Unsaveable:
         def __reduce__(self):
             raise OSError("disk full")
 
     path = tmp_path / "epoch_1.pt"
-    save_whole({"a": 1}, str(path))
+    save_atomically({"a": 1}, str(path))
     before = path.read_bytes()
     with pytest.raises(UsageError, match=r"epoch_1\.pt: cannot be saved \(disk full\)"):
-        save_whole({"a": [io.BytesIO(), Unsaveable()]}, str(path))
+        save_atomically({"a": [io.BytesIO(), Unsaveable()]}, str(path))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

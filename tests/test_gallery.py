@@ -40,7 +40,7 @@ def moved(config: MiningConfig, by: float) -> MiningConfig:
     return MiningConfig(**{name: x if x is None else x + by for name, x in bars.items()}, text_text=config.text_text)
 
 
-def text_alone(features: MiningFeatures) -> MiningFeatures:
+def text_only(features: MiningFeatures) -> MiningFeatures:
     return features._replace(image=None)
 
 
@@ -119,7 +119,7 @@ def test_tiles_cap_band_and_classes(monkeypatch):
 
 
 def test_texts_alone_have_one_score():
-    f, config = text_alone(random_features(30, 2, d=8)), MiningConfig(None, None, 0.5, None)
+    f, config = text_only(random_features(30, 2, d=8)), MiningConfig(None, None, 0.5, None)
     found = mine_sample(f, config, Thresholds.of(config), EVERYTHING)
     assert found.pairs == mine(f, f, config).pairs.sum() > 0
     assert {pair.scores[:2] for row in found.mined for pair in row.pairs} == {(None, None)}

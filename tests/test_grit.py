@@ -78,7 +78,8 @@ def test_fff_with_its_own_mining_and_accumulation(trainer, capsys):
     assert trainer(*argv) == 0
     printed = capsys.readouterr().out
     assert (
-        "each rank's mini-batches are of alike samples" in printed and "from epoch 1 on (epoch 0 is random)" in printed
+        "each rank's mini-batches are of similar samples" in printed
+        and "from epoch 1 on (epoch 0 is random)" in printed
     )
     assert len(recorder.BATCHES) == 32
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from open_clip_fff.host.loader.timeouts import LoaderWaits, state
+from open_clip_fff.host.loader.timeouts import LoaderTimeouts, state
 from tests.test_short_epochs import MANY, shards
 
 
@@ -72,32 +72,32 @@ def stop_workers() -> None:
 
 
 def test_a_healthy_loader_is_as_it_was():
-    waits = LoaderWaits(1)
+    waits = LoaderTimeouts(1)
     before = DataLoader.__iter__
     with waits.bounded():
         assert [len(batch) for batch in DataLoader(Rows(), 3)] == [3, 3, 2]
         loader = DataLoader(Rows(), 4, num_workers=2, persistent_workers=True)
         assert [batch[:, 0].tolist() for _ in range(2) for batch in loader] == 2 * [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert not waits.late and DataLoader.__iter__ is before
+    assert not waits.message and DataLoader.__iter__ is before
 
 
 def test_workers_that_run_and_give_nothing_are_named():
-    waits = LoaderWaits(0.02)
+    waits = LoaderTimeouts(0.02)
     with pytest.raises(RuntimeError), waits.bounded():
         list(DataLoader(Rows(hangs=5), 4, num_workers=2))
     assert re.search(
-        r"its loader's worker 0 \(pid \d+\), worker 1 \(pid \d+\): is the storage of the data g", waits.late
+        r"its loader's worker 0 \(pid \d+\), worker 1 \(pid \d+\): is the storage of the data g", waits.message
     )
     assert not states()
 
 
 def test_a_worker_that_is_stopped_when_all_is_done_does_not_keep_the_program():
-    waits = LoaderWaits(1)
+    waits = LoaderTimeouts(1)
     loader = DataLoader(Rows(), 4, num_workers=2, persistent_workers=True)
     with waits.bounded():
         list(loader)
         stop_workers()
-    assert not waits.late and not states()
+    assert not waits.message and not states()
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_worker_that_is_stopped_in_the_middle_of_a_batch_ends_the_run(
 HANGS = """
 import time
 from torch.utils.data import DataLoader
-from open_clip_fff.host import loader_waits
+from open_clip_fff.host.loader import timeouts
 from tests.test_loader_waits import Rows
 
 class Stubborn(DataLoader):
@@ -142,8 +142,8 @@ def sampler():
             pass  # that a worker was killed
         yield 0
 
-loader_waits.GRACE = 1.0
-with loader_waits.LoaderWaits(0.02).bounded():
+timeouts.GRACE = 1.0
+with timeouts.LoaderTimeouts(0.02).bounded():
     list(DataLoader(Rows(), sampler=sampler(), num_workers=1))
 """
 

@@ -8,7 +8,7 @@ import torch
 
 from open_clip_fff.config.flags import flag_parser
 from open_clip_fff.config.mining import MiningConfig
-from open_clip_fff.config.numbers import cut, number
+from open_clip_fff.config.numbers import number, threshold_text
 from open_clip_fff.host.report.step_log import StepReport
 from open_clip_fff.mining.counts import Rates
 from open_clip_fff.mining.histograms import BINS, edge
@@ -23,8 +23,8 @@ def test_it_reads_back_as_the_same_float32():
     edges = edge(torch.arange(BINS))  # what a held rate can find
     numbers = [*edges.tolist(), *torch.linspace(-1, 1, 999).tolist(), 0.27, 0.99962, 0.123456789]
     for value in numbers:
-        assert np.float32(float(cut(value))) == np.float32(value)
-    assert [cut(x) for x in (0.27, 0.99962, 1.0, None, 1.001)] == ["0.27", "0.99962", "1", "off", "off"]
+        assert np.float32(float(threshold_text(value))) == np.float32(value)
+    assert [threshold_text(x) for x in (0.27, 0.99962, 1.0, None, 1.001)] == ["0.27", "0.99962", "1", "off", "off"]
     assert [number(x) for x in (10.0, 0.9999999, 1)] == ["10", "0.9999999", "1"]
 
 

@@ -145,6 +145,11 @@ def test_every_flag_is_in_one_group_of_the_help_and_the_page_of_flags_is_not_sta
         (["--sidecar-text-key", "a"], "--sidecar-text-key does nothing without --caption-sidecar DIR"),
         (["--no-trim-tokens", "--length-groups", "2"], "--length-groups does nothing without --trim-tokens"),
         (["--mined-cap", "2", "--mining-features", "off"], "--mined-cap does nothing while mining is off"),
+        (["--loss", "softmax", "--loss-reduction", "pairs"], "--loss-reduction does nothing without --loss fff"),
+        (
+            ["--mining-features", "precomputed", "--mining-pretrained", "x"],
+            "--mining-pretrained does nothing without --mining-model",
+        ),
     ],
 )
 def test_a_flag_that_would_do_nothing_is_refused(argv, needs):

@@ -36,12 +36,21 @@ def test_help_and_mistakes_of_training_wait_for_nothing():
         "--loss fffm": "no loss is called 'fffm'",
         "--batch-hooks gritt --loss fff": "no batch hook is called 'gritt'",
         "--epochs many": "--epochs",
+        "--loss fff": "--train-data: there is nothing to train on",
+        "--train-data no.tar --epochs 1": "--train-data: no.tar does not exist (1 of 1)",
+        "--dataset-type synthetic --train-num-samples 8 --batch-size 0": "--batch-size 0: must be 1 or more",
+        "--dataset-type synthetic --train-num-samples 8 --lr-scheduler cos": "--lr-scheduler cos: there is no such one",
+        "--dataset-type synthetic --train-num-samples 8 --resume no.pt": "--resume no.pt: there is no such file",
+        "--dataset-type synthetic --train-num-samples 8 --loss fff --siglip": "--siglip: contradicts --loss fff",
     }
     code = f"""
 import contextlib, io, open_clip_fff
 from open_clip_fff.train import main
 with contextlib.redirect_stdout(io.StringIO()) as out:
     assert main(["--help"]) == 0 and "--mined-per-image" in out.getvalue() and "--aug-cfg" in out.getvalue()
+    assert "--help-fff shows" in out.getvalue()
+with contextlib.redirect_stdout(io.StringIO()) as out:
+    assert main(["--help-fff"]) == 0 and "--mined-per-image" in out.getvalue() and "--aug-cfg" not in out.getvalue()
 for line, message in {wrong}.items():
     with contextlib.redirect_stderr(io.StringIO()) as err:
         assert main(line.split()) == 2 and message in err.getvalue(), err.getvalue()

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 
 from open_clip_fff.commands.program import as_program, command_line, typed
-from open_clip_fff.config.mining import SELF
+from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
@@ -55,7 +55,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
         fixed=fixed,
         ignored=("mined_per_image", "ema_decay", "raw_weight"),
     )
-    if plan.features in (*SELF, "off"):
+    if plan.features in (*SELF_FEATURES, "off"):
         raise UsageError(
             f"--mining-features {plan.features}: there is no model to look with; choose frozen, precomputed or text"
         )

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 
 from open_clip_fff.commands.program import as_program, typed
-from open_clip_fff.config.mining import SELF
+from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
@@ -73,7 +73,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     check_least(args, global_batch=2)
     if not args.mined_per_image > 0:
         raise UsageError(f"--mined-per-image {args.mined_per_image:g}: must be more than 0")
-    if plan.features in SELF:
+    if plan.features in SELF_FEATURES:
         raise UsageError(
             f"--mining-features {plan.features}: the model that mines is the one that will be trained, so there are no "
             f"cosines before it is; hold a rate with --mined-per-image, or name a checkpoint: --mining-features frozen "

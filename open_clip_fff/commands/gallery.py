@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 
 from open_clip_fff.commands.program import as_program, command_line, typed
-from open_clip_fff.config.mining import SELF
+from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
@@ -54,7 +54,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     check_least(args, batch_size=2)
     if args.out.is_dir():
         raise UsageError(f"--out {args.out}: is a folder; name a file in it")
-    if plan.features in SELF:
+    if plan.features in SELF_FEATURES:
         raise UsageError(
             f"--mining-features {plan.features}: in training the model itself mines; look with a checkpoint of it: "
             f"--mining-features frozen --mining-model NAME --mining-pretrained CHECKPOINT"

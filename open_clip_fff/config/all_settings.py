@@ -1,4 +1,4 @@
-"""Every class that flags fill, and what a flag means where neither the user nor a method says anything."""
+"""Every class that flags fill, and every flag's default."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""Which captions an image has, and which of them reach the batch."""
+"""Where captions are read, and which of them join a batch."""
 
 import re
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from open_clip_fff.config.numbers import number
 from open_clip_fff.config.open_clip import Upstream
 from open_clip_fff.config.topics import Topic, code, codes
 
-OF_TARS = frozenset({"text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences"})
-PATTERN = "re:"  # a json key that is a regular expression over field names
+TAR_FLAGS = frozenset({"text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences"})
+PATTERN = "re:"  # begins a json key that is a regular expression over field names
 
 
 def _has_sidecar(settings: "CaptionSettings") -> bool:
@@ -32,11 +32,11 @@ def _bounds(text: str) -> tuple[int, int | None]:
 class CaptionSettings(Settings):
     """Where captions are read and how many of an image's captions join a batch.
 
-    What a field means, its flag's help says. An empty `val_sidecar` is none, None that of training; the upper bound of
-    `words` may be None.
+    Fields are documented by their flags' help. An empty `val_sidecar` is none, None that of training; the upper bound
+    of `words` may be None.
 
     Attributes:
-        shards: the data sets, `A::B`, that sidecars are in step with (--train-data); None where that is not known.
+        shards: --train-data, `A::B`, to which the folders of `sidecar` belong in turn; None where not known.
     """
 
     group: ClassVar[str] = "captions"
@@ -139,7 +139,7 @@ class CaptionSettings(Settings):
             raise ValueError(f"--caption-words {least}:{most}: nothing fits")
 
     def describe(self, upstream: Upstream) -> Topic:
-        """How many captions of an image were in a batch, and where they were from."""
+        """How many captions of an image are in a batch, and from where."""
         if self.per_image == 1:
             several = len(self.sources if upstream.data == "webdataset" else upstream.csv_caption_key.split(";")) > 1
             how = "one per image" + ", the first that is not empty" * several
@@ -185,7 +185,7 @@ class CaptionSettings(Settings):
 
     @property
     def of_validation(self) -> str:
-        """The sidecar of --val-data as people name it."""
+        """The sidecar of --val-data as it is printed."""
         return "that of training" if self.val_sidecar is None else self.val_sidecar or "none"
 
     @property
@@ -200,7 +200,7 @@ class CaptionSettings(Settings):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The sources as people name them, in the order in which they join the row."""
+        """The sources' names, in the order of their captions."""
         beside = [("sidecar", key) for key in self.sidecar_keys] if self.sidecar else []
         return (*self.text_keys, *(source_name(*names) for names in (*self.json_fields, *beside)))
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from open_clip_fff.config.fields import REQUIRED, Settings, setting
 from open_clip_fff.config.mining import threshold
-from open_clip_fff.config.numbers import cut
+from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.config.topics import MAFA, Topic, code, since
 
 if TYPE_CHECKING:  # settings need no torch
@@ -47,14 +47,14 @@ class ConnectionSettings(Settings):
         POSITIVE,
         "P(match) above which a negative is a positive",
         metavar="Q",
-        shown=lambda s: cut(s.positive),
+        shown=lambda s: threshold_text(s.positive),
     )
     negative: float = setting(
         "match_negative",
         NEGATIVE,
         "P(match) below which it stays a negative; between the two it is ignored",
         metavar="Q",
-        shown=lambda s: cut(s.negative),
+        shown=lambda s: threshold_text(s.negative),
     )
     gate: float | None = setting(
         "match_gate",
@@ -62,7 +62,7 @@ class ConnectionSettings(Settings):
         "score only pairs whose mining features have a higher cosine than this",
         unset="score all",
         metavar="COS",
-        shown=lambda s: cut(s.gate),
+        shown=lambda s: threshold_text(s.gate),
     )
     cache: str | None = setting(
         "discriminator_cache", None, "cache match scores there, by image and caption", unset="nowhere", metavar="DIR"
@@ -114,14 +114,16 @@ class ConnectionSettings(Settings):
         parts = [
             f"{code(self.discriminator)}{kind}, frozen, scores pairs (MAFA's connection mining, {MAFA})",
             "each image's and each caption's hardest negative, of the rank's own batch",
-            f"match score above {cut(self.positive)} a positive, below {cut(self.negative)} a negative, between them "
-            f"out of the loss",
+            f"match score above {threshold_text(self.positive)} a positive, below {threshold_text(self.negative)} a "
+            f"negative, between them out of the loss",
             "each only in the direction that found the pair"
             if loss in _TWO_WAYS
             else "each in both directions, since the loss has one matrix",
         ]
         if self.gate is not None:
-            parts.append(f"scored only where the mining features' cosine is above {cut(self.gate)}, else a negative")
+            parts.append(
+                f"scored only where the mining features' cosine is above {threshold_text(self.gate)}, else a negative"
+            )
         parts.append(since(self.start, trained))
         parts += [f"scores are kept in {code(self.cache or '')} and taken from there"] * (self.cache is not None)
         return Topic("discriminator", tuple(parts))

@@ -1,9 +1,9 @@
-"""Settings against each other: what no single one can know."""
+"""Settings that contradict each other, and flags that would do nothing."""
 
 from open_clip_fff.config.all_settings import OWNERS
 from open_clip_fff.config.fields import fields_by_flag, flag_of, has_effect
 from open_clip_fff.config.flags import as_flag
-from open_clip_fff.config.mining import OF_IMAGES, SELF, THRESHOLDS, FrozenSource, MiningConfig
+from open_clip_fff.config.mining import IMAGE_THRESHOLDS, SELF_FEATURES, THRESHOLDS, FrozenSource, MiningConfig
 from open_clip_fff.config.objective import OURS
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
@@ -12,7 +12,7 @@ MINING, MODEL = (frozenset(fields_by_flag(kind)) for kind in (MiningConfig, Froz
 
 
 def check(plan: Plan) -> None:
-    """What no single setting can know.
+    """Checks settings against each other.
 
     Raises:
         UsageError: for flags that contradict each other, and for those that would do nothing.
@@ -36,14 +36,14 @@ def check(plan: Plan) -> None:
 
 
 def idle_notes(plan: Plan) -> list[str]:
-    """On flags that would tell something, and have nothing to tell of: they change no training, and runs share them."""
+    """Warnings about flags that only add to the log, and here do not: not errors, as runs share command lines."""
     if "class_key" in plan.typed and not (plan.mining or plan.connection or plan.grouping):
         return ["warning: --class-key tells which mined pairs are right, and in this run nothing is mined"]
     return []
 
 
 def _check_needs(plan: Plan) -> None:
-    """Flags of parts that do not take part, and those that another setting leaves without effect."""
+    """Flags of settings that are not used, and those that another setting leaves without effect."""
     for kind in OWNERS:
         part = plan.parts.get(kind)
         for name, field in fields_by_flag(kind).items():
@@ -59,7 +59,7 @@ def _check_connection(plan: Plan) -> None:
                 f"--method {plan.method}: connection mining needs a discriminator: add --discriminator blip:NAME, or "
                 f"one of your own (open-clip-fff train-discriminator)"
             )
-    elif plan.connection.gate is not None and (plan.features not in ("frozen", "precomputed") or plan.text_alone):
+    elif plan.connection.gate is not None and (plan.features not in ("frozen", "precomputed") or plan.text_only):
         raise UsageError(
             "--match-gate goes by features of images and captions: add --mining-features frozen, or precomputed with "
             "those of a frozen model"
@@ -105,20 +105,22 @@ def _check_mining(plan: Plan) -> None:
 
 def _check_features(plan: Plan, config: MiningConfig) -> None:
     features, typed = plan.features, plan.typed
-    if features in SELF:
+    if features in SELF_FEATURES:
         for name in sorted(MODEL & typed):
             raise UsageError(f"{as_flag(name)}: with --mining-features {features} the trained model mines; drop one")
     if "feature_sidecar" in typed and features != "precomputed":
         raise UsageError("--feature-sidecar does nothing without --mining-features precomputed")
     if config.guarded and not config.warmup:
         raise UsageError("--mining-guard goes by what is mined at the warm-up's end: add --mining-warmup STEPS")
-    if plan.text_alone:
+    if plan.text_only:
         who = "a sentence model" if plan.stored_by is None else f"{plan.stored_by.model}, whose features are stored,"
-        for name in OF_IMAGES:
+        for name in IMAGE_THRESHOLDS:
             if getattr(config, name) is not None:
                 raise UsageError(f"{as_flag(name)}: {who} knows no images, and mines by --p3 alone; drop it")
     if features == "text" and "mining_pretrained" in typed:
         raise UsageError("--mining-pretrained: a sentence model comes with its weights; drop it")
+    if features == "precomputed" and "mining_pretrained" in typed and "mining_model" not in typed:
+        raise UsageError("--mining-pretrained does nothing without --mining-model: features are stored; drop it")
 
 
 def _check_thresholds(plan: Plan, config: MiningConfig) -> None:

@@ -1,9 +1,9 @@
-"""What a run does, in topics, and with every setting: the plan that is printed and the model card are made of it."""
+"""What a run does, in topics and with every setting, for the printed plan and the model card."""
 
 from typing import NamedTuple
 
 from open_clip_fff.config.all_settings import DEFAULTS, OWNERS
-from open_clip_fff.config.captions import OF_TARS
+from open_clip_fff.config.captions import TAR_FLAGS
 from open_clip_fff.config.fields import field_text, fields_by_flag, has_effect, value_text
 from open_clip_fff.config.flags import as_flag
 from open_clip_fff.config.methods import METHODS, TITLES
@@ -15,9 +15,9 @@ from open_clip_fff.config.safety import SafetySettings
 from open_clip_fff.config.topics import Topic, code, codes
 
 TYPED, DEFAULT, FOLLOWS = "typed", "default", "the other settings"
-# flags whose part is not there while they are off: that they are is said by themselves
+# flags whose settings do not exist while they are off, which is itself an effect
 _SWITCHES = {"discriminator", "zeroshot_data"}
-_NOBODY = object()
+_UNSET = object()
 
 
 class Setting(NamedTuple):
@@ -26,8 +26,8 @@ class Setting(NamedTuple):
     Attributes:
         flag: its name with underscores.
         value: as text.
-        source: who set it: `typed`, the method by name, `default`, or what follows from `the other settings`.
-        effect: whether it did anything beside the others.
+        source: `typed`, the method by name, `default`, or `the other settings`.
+        effect: whether it has an effect, given the others.
     """
 
     flag: str
@@ -37,13 +37,13 @@ class Setting(NamedTuple):
 
 
 def describe(plan: Plan, upstream: Upstream, full_length: str | None = None, trained: int | None = None) -> list[Topic]:
-    """What a run does, one topic each; parts that are not there are left out, but for mining.
+    """What a run does; topics that do not apply are left out, except for mining.
 
     Args:
         plan: of the run.
         upstream: OpenCLIP's own flags.
         full_length: why the text tower needs captions at full length; None where they may be trimmed.
-        trained: epochs that the model at hand was trained for; None before training.
+        trained: epochs that the model was trained for; None before training.
     """
     single = plan.mining is None and plan.connection is None and plan.captions.columns == 1
     hooks = tuple(name for name in plan.batch_hooks if name != GROUPS)
@@ -51,7 +51,7 @@ def describe(plan: Plan, upstream: Upstream, full_length: str | None = None, tra
         *([_method(plan)] if plan.typed else []),
         plan.loss.describe(upstream, single, plan.plugins, trained),
         plan.captions.describe(upstream),
-        *([] if plan.text.whole else [plan.text.describe(full_length, "distinct_captions" in plan.typed)]),
+        *([] if plan.text.as_open_clip else [plan.text.describe(full_length, "distinct_captions" in plan.typed)]),
         _mining(plan),
         *([] if plan.connection is None else [plan.connection.describe(plan.loss.name or "", trained)]),
         *([plan.logits.describe(upstream, plan.loss, plan.typed)] if plan.typed else []),
@@ -67,14 +67,14 @@ def settings(plan: Plan, upstream: Upstream) -> list[Setting]:
     """Every setting of ours, the method first."""
     preset = f"method {plan.method}"
     method = Setting("method", plan.method or "none", TYPED if plan.method else DEFAULT, plan.method is not None)
-    idle = OF_TARS if upstream.data != "webdataset" else frozenset()
+    idle = TAR_FLAGS if upstream.data != "webdataset" else frozenset()
     found = [method]
     for kind in OWNERS:
         for flag, field in fields_by_flag(kind).items():
             value, part = plan.values[flag], plan.parts.get(kind)
             if flag in plan.typed:
                 source = TYPED
-            elif plan.method and METHODS[plan.method].get(flag, _NOBODY) == value:
+            elif plan.method and METHODS[plan.method].get(flag, _UNSET) == value:
                 source = preset
             else:
                 source = DEFAULT if DEFAULTS[flag] == value else FOLLOWS
@@ -100,13 +100,13 @@ def _mining(plan: Plan) -> Topic:
 
 def _miner(plan: Plan) -> str:
     model = "" if plan.miner is None else plan.miner.describe()
-    place, alone = "beside the images in the tars", ", which sees captions alone"
+    stored_in, text_only = "beside the images in the tars", ", which sees captions alone"
     if plan.feature_sidecar is not None:
-        place = f"in the sidecar {code(plan.feature_sidecar)}"
+        stored_in = f"in the sidecar {code(plan.feature_sidecar)}"
     return {
         "frozen": f"a frozen model, {model}, which sees the same crops and captions",
-        "precomputed": f"features stored {place}" + f", of {model}" * bool(model) + alone * plan.text_alone,
-        "text": f"a sentence model, {model}{alone}",
+        "precomputed": f"features stored {stored_in}" + f", of {model}" * bool(model) + text_only * plan.text_only,
+        "text": f"a sentence model, {model}{text_only}",
         "ema": "the moving average of the trained model itself",
         "online": "the trained model itself",
     }[plan.features]

@@ -1,4 +1,4 @@
-"""A setting is written once: a dataclass's field that knows its flag, help, default, range and how it is shown."""
+"""A setting is written once: as a dataclass field with its flag, help, default, range and how it is shown."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,22 +13,22 @@ REQUIRED = dataclasses.MISSING  # the default of a field whose object exists onl
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """What a field knows of the flag that fills it.
+    """The flag that fills a field; it stands in the field's metadata.
 
     Attributes:
         name: with underscores.
-        help: what it does, without its default.
-        default: its value where neither the user nor a method says anything; None, too, where it follows from the
-            other settings (`resolve.py`).
-        default_text: that in words.
-        metavar, choices, parse: as argparse takes them; None for what the field's type asks for.
+        help: without the default.
+        default: the value where neither the user nor a method gives one; None, too, where it follows from other
+            settings (`resolve.py`).
+        default_text: that as text.
+        metavar, choices, parse: as in argparse; None for what the field's type implies.
         repeated: whether it may be typed several times.
         group: of the help (`flags.GROUPS`); None for that of the class.
-        check: whether a value will do, and the error line for one that will not, with a `{}` for it and a colon before
-            what is accepted.
+        check: whether a value is valid, and the error line for one that is not, with a `{}` for the value and a colon
+            before what is accepted.
         shown: from the object to the value as text; None for `value_text`.
-        when: from the object to whether the value has an effect beside the other fields; None for always.
-        needs: what else has to be typed for that, where the flag is refused without it.
+        when: from the object to whether the value has an effect, given the other fields; None for always.
+        needs: what else has to be typed for an effect; without it the flag is refused.
     """
 
     name: str
@@ -53,8 +53,8 @@ def setting(flag: str, default: Any, help: str, *, unset: str = "", follows: str
         flag: its name with underscores.
         default: the field's; REQUIRED for none.
         help: without the default, which is added.
-        unset: the default in words, where `value_text` would not do.
-        follows: likewise, where a flag that is not typed leaves the value to the other settings.
+        unset: the default as text, where `value_text` would not do.
+        follows: likewise, where the default follows from other settings.
         more: further attributes of `Flag`.
     """
     value = None if default is REQUIRED or follows else default
@@ -67,7 +67,7 @@ class Settings:
 
     Attributes:
         group: of the help, for the flags of all its fields.
-        needs: what has to be typed for it to take part, where its flags are refused without that.
+        needs: what has to be typed for these settings to be used; without it their flags are refused.
 
     Raises:
         ValueError: for a value out of range, in one line that names its flag.
@@ -85,8 +85,8 @@ class Settings:
             if about.choices is not None and value not in about.choices:
                 raise ValueError(f"{field.name} is {value!r}: choose from {', '.join(about.choices)} ({flag})")
             if about.check is not None and not about.check[0](value):
-                said = about.check[1].format(value)
-                raise ValueError(said if flag in said else f"{said} ({flag})")
+                message = about.check[1].format(value)
+                raise ValueError(message if flag in message else f"{message} ({flag})")
 
 
 def as_flag(name: str) -> str:
@@ -95,7 +95,7 @@ def as_flag(name: str) -> str:
 
 
 def flag_of(field: dataclasses.Field) -> Flag:
-    """What a field that `setting` made knows."""
+    """The flag of a field that `setting` made."""
     return field.metadata[Flag]  # type: ignore[index]
 
 
@@ -110,13 +110,13 @@ def filled(kind: type[Kind], values: Mapping[str, Any], /, **others: Any) -> Kin
     Args:
         kind: the class.
         values: by flag; those of other classes are passed over.
-        others: fields that no flag fills.
+        others: fields without a flag.
     """
     return kind(**{field.name: values[flag] for flag, field in fields_by_flag(kind).items()}, **others)
 
 
 def has_effect(field: dataclasses.Field, owner: object) -> bool:
-    """Whether a field does anything beside the others of its object."""
+    """Whether a field has an effect, given the others of its object."""
     when = flag_of(field).when
     return when is None or when(owner)
 
@@ -133,7 +133,7 @@ def kinds(hint: Any) -> set[Any]:
 
 
 def value_text(value: object) -> str:
-    """A setting's value much as one would type it."""
+    """A setting's value about as it would be typed."""
     if value is None or value == ():
         return "none"
     if isinstance(value, bool):

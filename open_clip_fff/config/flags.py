@@ -1,4 +1,4 @@
-"""Our flags, and nothing else: they fill a namespace with what the user typed."""
+"""Our flags' parser, which fills a namespace with what the user typed."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -49,26 +49,26 @@ def flags_of(group: str) -> Iterator[tuple[Flag, Any]]:
 
 
 def flag_parser() -> argparse.ArgumentParser:
-    """The parser of our flags; it holds no defaults, so that what was typed can be told from what was not."""
+    """The parser of our flags; without defaults, so that the namespace holds what was typed only."""
     parser = OneLineParser(
         prog="open_clip_fff.train", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS
     )
     for group, title in GROUPS.items():
-        place = parser.add_argument_group(title)
+        section = parser.add_argument_group(title)
         for flag, hint in flags_of(group):
-            place.add_argument(
+            section.add_argument(
                 as_flag(flag.name), help=f"{flag.help} (default: {flag.default_text})", **takes(flag, hint)
             )
     return parser
 
 
 def takes(flag: Flag, hint: Any) -> dict[str, Any]:
-    """What a flag takes, as argparse is told it; where the flag says nothing, by its field's type."""
+    """A flag's arguments for argparse; those it does not give follow from its field's type."""
     given, metavar = kinds(hint), {"metavar": flag.metavar}
     if flag.choices is not None:
         return {"choices": flag.choices}
     if flag.parse is not None:
-        return {"type": _saying_why(flag.parse), **metavar}
+        return {"type": _with_reason(flag.parse), **metavar}
     if flag.repeated:
         return {"action": "append", **metavar}
     if bool in given:
@@ -78,8 +78,8 @@ def takes(flag: Flag, hint: Any) -> dict[str, Any]:
     return {"type": int if int in given else float if float in given else str, **metavar}
 
 
-def _saying_why(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """What argparse can call: it shows an ArgumentTypeError's words, and not those of a ValueError."""
+def _with_reason(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """For argparse, which shows the message of an ArgumentTypeError, not of a ValueError."""
 
     def parsed(text: str) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""How mini-batches of alike samples are put together (GRIT-VLP)."""
+"""Grouped mini-batches of similar samples (GRIT-VLP)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from open_clip_fff.config.numbers import number
 from open_clip_fff.config.topics import GRIT, Topic, since
 
 
-def _whole(count: object) -> bool:
+def _is_positive_integer(count: object) -> bool:
     return isinstance(count, int) and not isinstance(count, bool) and count >= 1
 
 
@@ -16,9 +16,9 @@ def _whole(count: object) -> bool:
 class GroupingSettings(Settings):
     """Grouped mini-batches (GRIT-VLP, arXiv 2208.04060; MAFA, arXiv 2312.06112, builds on them).
 
-    What a field means, its flag's help says. The defaults are GRIT-VLP's, for mini-batches of 128: S = 15 of them, and
-    a queue of 25 search spaces. A search space no larger than a mini-batch has nothing to choose from. Mini-batches
-    that are not grouped stay random: alike samples are often false negatives, the more so the larger S is.
+    Fields are documented by their flags' help. The defaults are GRIT-VLP's, for mini-batches of 128: S = 15 of them, a
+    queue of 25 search spaces. A search space has to be larger than a mini-batch. Mini-batches that are not grouped
+    stay random: similar samples are often false negatives, the more so the larger S is.
     """
 
     group: ClassVar[str] = "grouping"
@@ -28,19 +28,19 @@ class GroupingSettings(Settings):
         1920,
         "samples among which neighbours are looked for; more than --batch-size",
         metavar="S",
-        check=(_whole, "search_space is {}: a whole number from 1 up"),
+        check=(_is_positive_integer, "search_space is {}: a whole number from 1 up"),
     )
     queue: int = setting(
         "group_queue",
         48000,
         "samples per rank that are read ahead",
         metavar="L",
-        check=(_whole, "queue is {}: a whole number from 1 up"),
+        check=(_is_positive_integer, "queue is {}: a whole number from 1 up"),
     )
     scope: str = setting(
         "group_scope",
         "rank",
-        "alike samples make a rank's mini-batch, or, of a CSV, the global one",
+        "similar samples make a rank's mini-batch, or, of a CSV, the global one",
         choices=("rank", "global"),
     )
     share: float = setting(
@@ -73,13 +73,13 @@ class GroupingSettings(Settings):
             )
 
     def describe(self, trained: int | None = None) -> Topic:
-        """How mini-batches are put together; `trained` is that of `words.since`."""
+        """How mini-batches are put together; `trained` as in `topics.since`."""
         scope = {"rank": "each rank's", "global": "the global"}[self.scope]
         features = "features stored beside the images"
         if self.source == "bank":
             features = f"features that the epoch before made, {since(1, trained)} (epoch 0 is random)"
         parts = [
-            f"{scope} mini-batches are of alike samples (GRIT-VLP, {GRIT})",
+            f"{scope} mini-batches are of similar samples (GRIT-VLP, {GRIT})",
             f"by {features}",
             f"search spaces of {self.search_space:,} samples, a queue of {self.queue:,}",
         ]

@@ -1,17 +1,17 @@
-"""How false negatives are found: Eq. 1 of FFF, and where its features come from."""
+"""Eq. 1 of FFF, which finds false negatives, and where its features come from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from open_clip_fff.config.fields import REQUIRED, Settings, setting
-from open_clip_fff.config.numbers import cut, number
+from open_clip_fff.config.numbers import number, threshold_text
 from open_clip_fff.config.topics import FFF, Topic, code
 
 FEATURES = ("off", "frozen", "precomputed", "text", "ema", "online")
-SELF = ("ema", "online")  # the trainee's own features: mining feeds back on itself
-OF_IMAGES = ("p1", "p2", "p1_prime")  # thresholds of cosines with an image, which a sentence model has none of
-WATCH = 20  # steps at the end of the warm-up in which mining is watched and not yet used
+SELF_FEATURES = ("ema", "online")  # the trained model's own features: mining feeds back on itself
+IMAGE_THRESHOLDS = ("p1", "p2", "p1_prime")  # thresholds of cosines with an image, which a sentence model does not have
+WATCH = 20  # last steps of the warm-up, in which what would be mined is counted
 THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
 
 
@@ -33,16 +33,16 @@ def threshold(value: float | str | None, name: str = "the value") -> float | Non
 
 
 def _symbol(name: str) -> str:
-    """As Eq. 1 writes it."""
+    """As in Eq. 1."""
     return name.replace("_prime", "'")
 
 
 def _threshold_setting(name: str, default: float, meaning: str, **more) -> Any:
-    """A threshold's field; where a rate is held, its number only says that the clause is on."""
+    """A threshold's field; with --mined-per-image its number only says that the clause is on."""
 
     def shown(config: "MiningConfig") -> str:
         value = getattr(config, name)
-        return "found in training" if config.per_image is not None and value is not None else cut(value)
+        return "found in training" if config.per_image is not None and value is not None else threshold_text(value)
 
     return setting(
         name, default, f"{_symbol(name)} of Eq. 1: {meaning}", metavar="COS|off", parse=threshold, shown=shown, **more
@@ -53,13 +53,13 @@ def _threshold_setting(name: str, default: float, meaning: str, **more) -> Any:
 class MiningConfig(Settings):
     """The thresholds of Eq. 1 (FFF, arXiv 2405.10286) and what becomes of a mined pair.
 
-    What a field means, its flag's help says. The thresholds' defaults are starting values for CLIP-like features
+    Fields are documented by their flags' help. The thresholds' defaults are starting values for CLIP-like features
     (matched pairs near cosine 0.3). They are *not* known to be the paper's and do not transfer to another feature
     extractor.
 
-    The cap goes by text-text cosines where there are no image features; what it cuts off is in doubt, too, where there
-    is a `band` (as MAFA's ambiguous zone). `per_image` counts after the cap; under it p1, p2 and p3 only say whether
-    their clause is on. The guard (mining/miner.py) is meant for the trained model's own features.
+    The cap sorts by text-text cosines where there are no image features; with a `band`, what it cuts off is in doubt
+    (as MAFA's ambiguous zone). `per_image` counts after the cap; with it p1, p2 and p3 only say whether their clause is
+    on. The guard (mining/miner.py) is meant for the trained model's own features.
     """
 
     group: ClassVar[str] = "mining"
@@ -69,7 +69,7 @@ class MiningConfig(Settings):
         "p3", 0.99, "text-text cosine above which a pair is mined if it also passes p1'"
     )
     p1_prime: float | None = _threshold_setting(
-        "p1_prime", 0.24, "lower image-text bar for text-text positives", when=lambda s: s.p3 is not None
+        "p1_prime", 0.24, "lower image-text threshold of text-text positives", when=lambda s: s.p3 is not None
     )
     text_text: str = setting(
         "text_text",
@@ -133,7 +133,7 @@ class MiningConfig(Settings):
             )
 
     def describe(self, by: str) -> Topic:
-        """Who becomes a positive, or leaves the loss, besides an image's own captions.
+        """What becomes a positive, or leaves the loss, besides an image's own captions.
 
         Args:
             by: whose cosines mine.
@@ -156,38 +156,38 @@ class MiningConfig(Settings):
             )
         return Topic("mining", tuple(parts))
 
-    def bars(self, held: Mapping[str, float | None] | None = None) -> list[tuple[str, str, str]]:
-        """Eq. 1's thresholds: what each is of, its symbol, and its value as the flag takes it.
+    def threshold_rows(self, held: Mapping[str, float | None] | None = None) -> list[tuple[str, str, str]]:
+        """Eq. 1's thresholds: which cosine, symbol, and value as the flag takes it.
 
         Args:
-            held: those that a rate held, by name; None for the typed ones.
+            held: those that --mined-per-image found, by name; None for the typed ones.
         """
         values = {name: getattr(self, name) for name in THRESHOLDS} if held is None else held
         rows = zip(THRESHOLDS, self._cosines(), strict=True)
-        return [(cosine, _symbol(name), cut(values.get(name))) for name, cosine in rows]
+        return [(cosine, _symbol(name), threshold_text(values.get(name))) for name, cosine in rows]
 
     def _cosines(self) -> tuple[str, str, str, str]:
         return "image-text", "image-image", f"text-text ({self.text_text})", "image-text of text-text positives"
 
     def _clauses(self) -> str:
         if self.per_image is not None:
-            on = [of for of, symbol, value in self.bars() if value != "off" and symbol != "p1'"]
+            on = [of for of, symbol, value in self.threshold_rows() if value != "off" and symbol != "p1'"]
             rate = f"{number(self.per_image)} captions per image"
             return f"by {', '.join(on)} at the thresholds that give {rate}, found and held in training"
-        *clauses, bar = self.bars()
+        *clauses, bar = self.threshold_rows()
         shown = [f"{symbol} off" if x == "off" else f"{of} > {symbol} {x}" for of, symbol, x in clauses]
         if self.p3 is not None:
             shown[2] += ", p1' off" if self.p1_prime is None else f" where image-text > p1' {bar[2]}"
         return ", ".join(shown)
 
     def watches(self, step: int) -> bool:
-        """Whether optimizer step `step` (from 0) needs mining features, to mine or to watch."""
+        """Whether optimizer step `step` (from 0) needs mining features, to mine or to count."""
         return step >= self.warmup - WATCH
 
 
 @dataclass(frozen=True)
 class FrozenSource(Settings):
-    """The frozen model whose features mine; what a field means, its flag's help says."""
+    """The frozen model whose features mine; fields are documented by their flags' help."""
 
     group: ClassVar[str] = "mining"
     model: str = setting(
@@ -205,23 +205,18 @@ class FrozenSource(Settings):
     )
 
     def describe(self) -> str:
-        """In words."""
+        """Its name and weights, as code."""
         return code(self.model) + (f" ({code(self.pretrained)})" if self.pretrained else "")
 
     @property
     def name(self) -> str:
-        """As the person named it; stored features call it so, too, where it is not on this machine's disk."""
+        """As the user named it; stored features have this name, too, unless it is a file."""
         return self.model if self.pretrained is None else f"{self.model}/{self.pretrained}"
 
 
 @dataclass(frozen=True)
 class StoredBy:
-    """The model that made stored features, as they say themselves.
-
-    Attributes:
-        model: its name (`hub.identity.stored_name`).
-        images: whether it sees images. A sentence model does not.
-    """
+    """The model that made stored features, as recorded with them; `images`: whether it sees images."""
 
     model: str
     images: bool

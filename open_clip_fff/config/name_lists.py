@@ -1,4 +1,4 @@
-"""`A;B`: names that are typed, and which of the names that are there they mean."""
+"""`A;B`: lists of names in flags, and which of the existing names they mean."""
 
 from collections.abc import Collection
 
@@ -9,7 +9,7 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def find_name(typed: str, there: Collection[str]) -> str | None:
-    """The name that is meant: the typed one if it is there, else the only one that differs by spaces around it.
+    """The existing name for a typed one: the same, or the only one that differs by spaces around it.
 
     Args:
         typed: a name.
@@ -18,5 +18,5 @@ def find_name(typed: str, there: Collection[str]) -> str | None:
     if typed in there:
         return typed
     bare = typed.strip()
-    alike = [name for name in there if isinstance(name, str) and name.strip() == bare]
-    return alike[0] if len(alike) == 1 else None
+    similar = [name for name in there if isinstance(name, str) and name.strip() == bare]
+    return similar[0] if len(similar) == 1 else None

@@ -8,14 +8,14 @@ def number(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
-def cut(threshold: SupportsFloat | None) -> str:
-    """A threshold (of cosines, or of match scores) as its flag takes it, wherever one is printed.
+def threshold_text(threshold: SupportsFloat | None) -> str:
+    """A threshold of cosines or match scores, as its flag takes it.
 
     Cosines are compared in float32, so these are the fewest digits that round to the same float32: what is pasted cuts
     at the same place. With three decimals .99962 would be 1.000, which switches a clause off.
 
     Args:
-        threshold: a number or a scalar tensor; None, and what no cosine can pass (a held rate may ask for it), is off.
+        threshold: a number or a scalar tensor; None, or more than any cosine (--mined-per-image may find it), is off.
     """
     if threshold is None or float(threshold) > 1.0:
         return "off"

@@ -1,4 +1,4 @@
-"""What is minimised, and where its two learnable scalars start."""
+"""The loss, and where its two learnable scalars start."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -16,11 +16,7 @@ STOCK_LOSSES = ("clip", "siglip")
 
 
 def check_made(impl: str, dist_impl: str) -> None:
-    """How a loss is computed.
-
-    Raises:
-        ValueError: for what there is not, and for what does not go together.
-    """
+    """Raises ValueError for unknown implementations of a loss, and for two that contradict each other."""
     if impl not in IMPLS:
         raise ValueError(f"impl is {impl!r}: choose from {', '.join(IMPLS)}")
     if dist_impl not in DIST_IMPLS:
@@ -33,9 +29,8 @@ def check_made(impl: str, dist_impl: str) -> None:
 class Smoothing(Settings):
     """The target of smoothed ITC (MAFA, arXiv 2312.06112), and GRIT-VLP's (arXiv 2208.04060) two additions.
 
-    What a field means, its flag's help says. `group` in `over` is the mini-batch that the loader gave the row. Before
-    epoch `start` alpha is 0: in epoch 0 batches are random. Under `stop_gradient` images learn from their softmax over
-    texts, texts from theirs over images.
+    Fields are documented by their flags' help. `group` in `over` is the row's mini-batch. Before epoch `start` alpha is
+    0: in epoch 0 batches are random. With `stop_gradient` images learn from their softmax over texts, and vice versa.
     """
 
     group: ClassVar[str] = "smoothing"
@@ -74,7 +69,7 @@ class Smoothing(Settings):
     )
 
     def describe(self, trained: int | None = None) -> tuple[str, ...]:
-        """What it adds to the softmax, as clauses; `trained` is that of `words.since`."""
+        """What it adds to the softmax, as clauses; `trained` as in `topics.since`."""
         over = {"all": "all columns", "group": "the rank's mini-batch"}[self.over]
         parts = [f"{number(self.alpha)} of each target even over {over} {since(self.start, trained)}"]
         if not self.alpha:
@@ -87,7 +82,7 @@ class Smoothing(Settings):
         return tuple(parts)
 
     def check_made(self, impl: str, dist_impl: str) -> None:
-        """Raises ValueError where a loss that is computed like this has not all of it."""
+        """Raises ValueError where such an implementation does not support it."""
         if (self.stop_gradient or self.consistency) and (impl == "tiled" or dist_impl == "ring"):
             raise ValueError(
                 "stop_gradient and consistency (--itc-stop-gradient, --itc-consistency) need all logits at once: "
@@ -97,7 +92,7 @@ class Smoothing(Settings):
 
 @dataclass(frozen=True)
 class LossSettings(Settings):
-    """The loss by its registered name; what a field means, its flag's help says.
+    """The loss by its registered name; fields are documented by their flags' help.
 
     Attributes:
         dist_impl: how `fff` and `softmax` see all ranks' texts: `gather`, or `ring`.
@@ -119,7 +114,8 @@ class LossSettings(Settings):
         "images",
         "norm of the sigmoid loss: per image, as Eq. 2 and SigLIP, or per counted pair",
         choices=REDUCTIONS,
-        when=lambda s: s.name == "fff",
+        when=lambda s: not s.stock and s.name not in ("softmax", "s-itc"),
+        needs="--loss fff",
     )
     impl: str = setting(
         "loss_impl",
@@ -141,13 +137,13 @@ class LossSettings(Settings):
     def describe(
         self, upstream: Upstream, single: bool, plugins: tuple[str, ...] = (), trained: int | None = None
     ) -> Topic:
-        """What is minimised, and whose it is.
+        """The loss and its origin.
 
         Args:
             upstream: OpenCLIP's flags, which choose among its own losses.
-            single: whether an image has one positive, its one caption.
+            single: whether an image has one positive only, its one caption.
             plugins: modules that may have brought the loss.
-            trained: that of `words.since`.
+            trained: as in `topics.since`.
         """
         if self.stock:
             return Topic("loss", (_stock_words(upstream, self.name == "siglip"),))
@@ -195,7 +191,7 @@ def _bias(text: str) -> float | str:
 
 @dataclass(frozen=True)
 class LogitSettings(Settings):
-    """logits = scale * cosine + bias, both scalars learnable; what a field means, its flag's help says."""
+    """logits = scale * cosine + bias, both learnable; fields are documented by their flags' help."""
 
     group: ClassVar[str] = "logits"
     scale_init: float | None = setting(

@@ -1,4 +1,4 @@
-"""OpenCLIP's own flags, as far as it takes them to say what a run does."""
+"""Those of OpenCLIP's own flags that describe a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -30,7 +30,7 @@ class Upstream:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Upstream":
-        """From all values by name, OpenCLIP's namespace, say; what is not there has its default."""
+        """From values by name, such as OpenCLIP's namespace; missing ones have their default."""
         return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values})
 
     @property

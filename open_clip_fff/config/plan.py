@@ -1,4 +1,4 @@
-"""One frozen object that says what a run does."""
+"""What a run does beyond OpenCLIP, in one frozen object."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,21 +19,21 @@ EMA_DECAY = 0.999  # where the moving average mines and no other decay is typed
 
 @dataclass(frozen=True)
 class Plan(Settings):
-    """What a run does beyond OpenCLIP; what a flag's field means, its help says.
+    """What a run does beyond OpenCLIP; fields with a flag are documented by its help.
 
     Attributes:
         method: the preset's name, None where no --method was typed.
-        text: how the text towers save work, where they can.
-        safety: what is done about numbers that are not finite, and images that are too large.
-        mining: Eq. 1's settings, None where nothing is mined.
-        miner: the frozen model whose features mine, or made the stored ones; None where there is none.
+        text: how text towers save work.
+        safety: about numbers that are not finite, large images and hanging ranks.
+        mining: Eq. 1's settings; None where it mines nothing.
+        miner: the frozen model whose features mine, or that made the stored ones; None without one.
         connection: the discriminator of hardest negatives; None without one.
-        grouping: of mini-batches; None where the loader's order is left alone.
-        zero_shot: what is scored every few epochs; None for nothing.
+        grouping: of mini-batches; None for the loader's order.
+        zero_shot: the sets that are scored every few epochs; None for none.
         logits: where scale and bias start.
         typed: the flags (with underscores) that the user typed; empty leaves training to OpenCLIP alone.
         values: every flag's final value, for params.txt.
-        stored_by: who made stored features, once some were looked at (`knowing`); None before, or where none are read.
+        stored_by: the model that made stored features, once they were read (`with_stored_model`); else None.
     """
 
     method: str | None
@@ -52,8 +52,8 @@ class Plan(Settings):
     features: str = setting(
         "mining_features",
         "off",
-        "what mines: a frozen model, its precomputed features, a text model alone, the trainee's moving average "
-        "(ema), the trainee itself (online), or nothing",
+        "what mines: a frozen model, its precomputed features, a text model alone, the trained model's moving average "
+        "(ema), the trained model itself (online), or nothing",
         choices=("off", "frozen", "precomputed", "text", "ema", "online"),
         group="mining",
     )
@@ -94,7 +94,7 @@ class Plan(Settings):
 
     @property
     def parts(self) -> dict[type, object]:
-        """The settings that take part, by class."""
+        """The settings that are used, by class."""
         smoothing = self.loss.smoothing if self.loss.name == "s-itc" else None
         features = (self.mining, self.miner, self.connection, self.grouping)
         found = (self, self.loss, smoothing, self.captions, self.text, *features)
@@ -103,12 +103,12 @@ class Plan(Settings):
 
     @property
     def stored(self) -> bool:
-        """Whether features that are stored beside the images are read."""
+        """Whether stored features are read."""
         return self.features == "precomputed" or (self.grouping is not None and self.grouping.source == "stored")
 
     @property
-    def text_alone(self) -> bool:
-        """Whether what mines has features of captions alone: a sentence model's, made in the step or stored."""
+    def text_only(self) -> bool:
+        """Whether only features of captions mine: a sentence model's, made in the step or stored."""
         if self.features == "precomputed":
             return self.stored_by is not None and not self.stored_by.images
         return self.features == "text"

@@ -1,11 +1,11 @@
-"""The plan in words, before training starts: the run's description for a terminal."""
+"""The plan as text for a terminal."""
 
 import re
 from collections.abc import Iterable, Sequence
 
 from open_clip_fff.config.topics import Topic
 
-WIDTH = 112  # a topic's clauses go on in the next line from there
+WIDTH = 112  # of a line; further clauses are in the next
 _NAME = 17
 
 

@@ -1,4 +1,4 @@
-"""From what was typed, and what a method stands for, to the plan: typed > method > default."""
+"""From typed flags and a method to the plan: typed > method > default."""
 
 import argparse
 from dataclasses import replace
@@ -11,7 +11,7 @@ from open_clip_fff.config.consistency import check
 from open_clip_fff.config.fields import filled
 from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.config.methods import METHODS
-from open_clip_fff.config.mining import OF_IMAGES, SELF, FrozenSource, MiningConfig, StoredBy
+from open_clip_fff.config.mining import IMAGE_THRESHOLDS, SELF_FEATURES, FrozenSource, MiningConfig, StoredBy
 from open_clip_fff.config.objective import LogitSettings, LossSettings, Smoothing
 from open_clip_fff.config.plan import EMA_DECAY, GRIT, Plan
 from open_clip_fff.config.safety import SafetySettings
@@ -20,18 +20,18 @@ from open_clip_fff.config.zero_shot import ZeroShotSettings
 from open_clip_fff.errors import UsageError
 
 
-def knowing(plan: Plan, made_by: StoredBy) -> Plan:
-    """The plan, once it is known which model made the stored features.
+def with_stored_model(plan: Plan, made_by: StoredBy) -> Plan:
+    """The plan, now that the model that made the stored features is known.
 
     Raises:
-        UsageError: if it asks for what that model does not see.
+        UsageError: if it needs features that this model does not have.
     """
     plan = replace(plan, stored_by=made_by, values=dict(plan.values))
     if plan.features == "precomputed" and plan.miner is None:
         plan = replace(plan, miner=FrozenSource(made_by.model))
         plan.values["mining_model"] = made_by.model
-    if plan.text_alone and plan.mining is not None:
-        off: dict[str, Any] = {name: None for name in OF_IMAGES if name not in plan.typed}
+    if plan.text_only and plan.mining is not None:
+        off: dict[str, Any] = {name: None for name in IMAGE_THRESHOLDS if name not in plan.typed}
         plan = replace(plan, mining=replace(plan.mining, **off))
         plan.values.update(off)
     check(plan)
@@ -39,7 +39,7 @@ def knowing(plan: Plan, made_by: StoredBy) -> Plan:
 
 
 def make_plan(typed: argparse.Namespace) -> Plan:
-    """The plan of what was typed; where no flag of ours was, it leaves training to OpenCLIP alone.
+    """The plan of typed flags; without any of ours, training is OpenCLIP's own.
 
     Raises:
         UsageError: for a value out of range or two flags that contradict each other.
@@ -59,9 +59,9 @@ def _expand(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
     preset: dict[str, Any] = dict(METHODS[method]) if method else {}
     if "mining_model" in given:
         preset.pop("mining_pretrained", None)  # a preset's weights belong to the preset's model
-    said = {**DEFAULTS, **preset, **given}  # a flag that may be repeated is typed as a list
+    chosen = {**DEFAULTS, **preset, **given}  # a flag that may be repeated is typed as a list
     values: dict[str, Any] = {
-        name: tuple(said[name]) if isinstance(said[name], list) else said[name] for name in DEFAULTS
+        name: tuple(chosen[name]) if isinstance(chosen[name], list) else chosen[name] for name in DEFAULTS
     }
     stock = LossSettings(values["loss"]).stock
     if values["caption_policy"] is None:
@@ -73,20 +73,20 @@ def _expand(method: str | None, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """What follows from the source of the features."""
+    """Fills in what follows from the source of the features."""
     features = values["mining_features"]
     if features == "text":
-        values.update({name: None for name in OF_IMAGES if name not in given})
+        values.update({name: None for name in IMAGE_THRESHOLDS if name not in given})
     if features in ("text", "precomputed") and "mining_model" not in given:
         values["mining_model"] = values["mining_pretrained"] = None  # a preset's model is neither
     if values["mining_guard"] is None:
-        values["mining_guard"] = features in SELF
+        values["mining_guard"] = features in SELF_FEATURES
     if features == "ema" and values["ema_decay"] is None:
         values["ema_decay"] = EMA_DECAY
     if values["mining_warmup"] is None:
-        if features in SELF:
+        if features in SELF_FEATURES:
             raise UsageError(
-                f"--mining-features {features}: the trainee's own features mean nothing at the start, and mining "
+                f"--mining-features {features}: the trained model's own features mean nothing at the start, and mining "
                 f"with them feeds back; say after how many steps it begins with --mining-warmup STEPS"
             )
         values["mining_warmup"] = 0
@@ -94,7 +94,7 @@ def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, A
 
 
 def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -> Plan:
-    """The plan of every flag's final value, as a run keeps them; nothing is set against anything else.
+    """The plan of every flag's final value, as a run keeps them, without the checks of `consistency`.
 
     Args:
         method: the preset's name.

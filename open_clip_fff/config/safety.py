@@ -1,4 +1,4 @@
-"""What a run does about numbers that are not finite, and about images that are too large."""
+"""What a run does about numbers that are not finite, images that are too large, and ranks that hang."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ SCALER_IN_A_ROW = 20  # the same of GradScaler's: it halves its scale at each, a
 
 @dataclass(frozen=True)
 class SafetySettings(Settings):
-    """What keeps a run from harm; what a field means, its flag's help says."""
+    """Safety; fields are documented by their flags' help."""
 
     group: ClassVar[str] = "safety"
     on_nonfinite: str = setting(
@@ -55,7 +55,7 @@ class SafetySettings(Settings):
     )
 
     def describe(self) -> Topic:
-        """What is left out."""
+        """What is left out, how long ranks wait, and when checkpoints are saved."""
         end = f"and {IN_A_ROW} in a row end the run" if self.on_nonfinite == STOP else "however many there are"
         steps = f"steps whose gradient is not finite are left out, {end}"
         waits = f"no rank waits for another, or for its loader, longer than {self.timeout:g} minutes"

@@ -9,7 +9,7 @@ from open_clip_fff.config.topics import Topic
 
 @dataclass(frozen=True)
 class TextSettings(Settings):
-    """What is left out: nothing that a feature depends on. What a field means, its flag's help says."""
+    """How the text tower saves work, without changing a feature; fields are documented by their flags' help."""
 
     group: ClassVar[str] = "text"
     trim: bool = setting(
@@ -30,7 +30,7 @@ class TextSettings(Settings):
     groups: int = setting(
         "length_groups",
         6,
-        "encode captions in up to N groups of like length, where that is less work",
+        "encode captions in up to N groups of similar length, where that is less work",
         metavar="N",
         check=(lambda groups: groups >= 1, "--length-groups is {}: at least 1, which is all captions together"),
         when=lambda s: s.trim,
@@ -44,11 +44,11 @@ class TextSettings(Settings):
     )
 
     def describe(self, full_length: str | None, asked: bool) -> Topic:
-        """What the text tower is spared.
+        """How the text tower saves work.
 
         Args:
             full_length: why it needs captions at full length; None where they may be trimmed.
-            asked: whether equal captions were to be encoded once whatever the tower is.
+            asked: whether --distinct-captions was typed.
         """
         length = "captions at full length" + ("" if full_length is None or not self.trim else f": {full_length}")
         if self.trim and full_length is None:
@@ -58,6 +58,6 @@ class TextSettings(Settings):
         return Topic("text tower", (length, *([f"equal captions encoded once{unless}"] if self.distinct else [])))
 
     @property
-    def whole(self) -> bool:
+    def as_open_clip(self) -> bool:
         """True where every row is encoded at full length, as OpenCLIP does."""
         return not (self.trim or self.distinct)

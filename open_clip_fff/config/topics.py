@@ -1,4 +1,4 @@
-"""What settings are described in: topics of clauses, for the plan in a terminal and for the model card alike."""
+"""Topics of clauses, which describe a run in the plan in a terminal and in the model card."""
 
 import re
 from dataclasses import dataclass
@@ -12,19 +12,14 @@ FFF, GRIT, MAFA = "arXiv 2405.10286", "arXiv 2208.04060", "arXiv 2312.06112"
 
 @dataclass(frozen=True)
 class Topic:
-    """What a run does in one respect.
-
-    Attributes:
-        name: of the respect, one word.
-        parts: clauses without an end mark; names that people gave are in backticks (`code`).
-    """
+    """What a run does in one respect; `parts` are clauses without an end mark, with the user's names as `code`."""
 
     name: str
     parts: tuple[str, ...]
 
 
 def code(text: str) -> str:
-    """A name as code, whatever is in it."""
+    """A name as code in markdown, whatever is in it."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if fence != "`" else ""
     return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
@@ -36,11 +31,11 @@ def codes(names: tuple[str, ...]) -> str:
 
 
 def since(epoch: int, trained: int | None) -> str:
-    """From which epoch on something is done.
+    """`from epoch N on`.
 
     Args:
         epoch: the first one, from 0.
-        trained: epochs that the model at hand was trained for; None where that lies ahead.
+        trained: epochs that the model was trained for; None before training.
     """
-    late = trained is not None and trained <= epoch
-    return f"from epoch {epoch} on" + (f", which {plural(trained or 0, 'epochs')} of training did not reach" * late)
+    never = trained is not None and trained <= epoch
+    return f"from epoch {epoch} on" + (f", which {plural(trained or 0, 'epochs')} of training did not reach" * never)

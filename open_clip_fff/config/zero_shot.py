@@ -9,7 +9,7 @@ from open_clip_fff.config.topics import Topic, code, codes
 
 @dataclass(frozen=True)
 class ZeroShotSettings(Settings):
-    """Which sets are scored every few epochs; how many, OpenCLIP's --zeroshot-frequency says."""
+    """Which sets are scored; OpenCLIP's --zeroshot-frequency sets how often."""
 
     group: ClassVar[str] = "watching"
     needs: ClassVar[str] = "--zeroshot-data DIR"
@@ -28,6 +28,6 @@ class ZeroShotSettings(Settings):
     )
 
     def describe(self) -> Topic:
-        """What is scored, as training goes on."""
+        """What is scored while training runs."""
         which = "all sets" if self.sets == ("all",) else codes(self.sets)
         return Topic("zero-shot", (f"{which} in {code(self.root)} scored as training goes on",))

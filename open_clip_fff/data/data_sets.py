@@ -1,5 +1,9 @@
 """Data sets, `A::B`: the shards of each, and the parquet of each shard."""
 
+import argparse
+import os
+import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from open_clip_fff.errors import UsageError
@@ -69,3 +73,23 @@ _SPLIT = "make data sets of them, A::B in --train-data, with a folder for each"
 
 def _set_of(url: str, sets: list[list[str]]) -> list[str]:
     return next(urls for urls in sets if url in urls)
+
+
+def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
+    """`webdataset`, `csv` or `synthetic`, as OpenCLIP decides for the data of a flag."""
+    if args.dataset_type != "auto":
+        return args.dataset_type
+    path = args.train_data if flag == "--train-data" else args.val_data
+    extension = path.split(".")[-1]
+    if extension not in ("csv", "tsv", "tar"):
+        raise UsageError(f"{flag} {path}: say what it is with --dataset-type webdataset or csv")
+    return "webdataset" if extension == "tar" else "csv"
+
+
+def check_files(flag: str, urls: Iterable[str]) -> None:
+    """Raises UsageError if a local file among some shards, or a table, does not exist."""
+    paths = [url for url in urls if not re.match(r"^[\w+.-]+:", url)]  # pipe:, s3://, https://
+    missing = [path for path in paths if not os.path.exists(path)]
+    if missing:
+        also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
+        raise UsageError(f"{flag}: {missing[0]} does not exist{also}; check the path and the braces")

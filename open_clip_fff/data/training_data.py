@@ -2,31 +2,17 @@
 
 import argparse
 import dataclasses
-import os
-import re
-from collections.abc import Iterable
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.config.resolve import knowing
-from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.config.resolve import with_stored_model
+from open_clip_fff.data.data_sets import check_files, dataset_kind, expand_shards
 from open_clip_fff.data.features import FeatureReader
 from open_clip_fff.data.preview import Preview, preview_csv, preview_sets
 from open_clip_fff.data.preview_text import check
 from open_clip_fff.data.table_columns import table_columns
 from open_clip_fff.errors import UsageError
-
-
-def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
-    """`webdataset`, `csv` or `synthetic`, as OpenCLIP decides for the data of a flag."""
-    if args.dataset_type != "auto":
-        return args.dataset_type
-    path = args.train_data if flag == "--train-data" else args.val_data
-    extension = path.split(".")[-1]
-    if extension not in ("csv", "tsv", "tar"):
-        raise UsageError(f"{flag} {path}: say what it is with --dataset-type webdataset or csv")
-    return "webdataset" if extension == "tar" else "csv"
 
 
 def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
@@ -57,15 +43,6 @@ def feature_reader(plan: Plan) -> FeatureReader | None:
     if plan.features != "precomputed" and (plan.grouping is None or plan.grouping.source != "stored"):
         return None
     return FeatureReader.of(plan)
-
-
-def check_files(flag: str, urls: Iterable[str]) -> None:
-    """Raises UsageError if a local file among some shards, or a table, does not exist."""
-    paths = [url for url in urls if not re.match(r"^[\w+.-]+:", url)]  # pipe:, s3://, https://
-    missing = [path for path in paths if not os.path.exists(path)]
-    if missing:
-        also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
-        raise UsageError(f"{flag}: {missing[0]} does not exist{also}; check the path and the braces")
 
 
 def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[str]]:
@@ -104,4 +81,4 @@ def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, l
         previews = preview_sets(args.train_data, captions, features)
     check(previews, captions)
     made_by = None if features is None else features.made_by
-    return plan if made_by is None else knowing(plan, made_by), previews, captions
+    return plan if made_by is None else with_stored_model(plan, made_by), previews, captions

@@ -10,10 +10,10 @@ from open_clip import get_input_dtype
 from open_clip_train.precision import get_autocast
 from torch import Tensor, nn
 
-from open_clip_fff.config.mining import SELF
+from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.plan import Plan
+from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.state import RunState
-from open_clip_fff.host.undisturbed import undisturbed
 from open_clip_fff.losses.bias_init import cosine_sums, initial_bias
 
 STEPS = 4  # of the full (accumulated, global) batch: tens of thousands of pairs already at N = 64
@@ -22,19 +22,19 @@ STEPS = 4  # of the full (accumulated, global) batch: tens of thousands of pairs
 def measure_bias(state: RunState, loader) -> None:
     """Sets the model's bias to `initial_bias` of the first batches, once; the same number on every rank.
 
-    It counts what will be mined once the warm-up is over, as far as that is known (`_outlook`). Leaves the random
-    generators and the model's buffers as they were.
+    It counts what will be mined after the warm-up, where that is known (`_mining_forecast`). Random generators and
+    buffers stay as they were.
     """
-    state.measure_bias = False  # whatever comes of it: after the first step it would overwrite what was learnt
+    state.measure_bias = False  # also if it fails: after the first step it would overwrite what was learnt
     model, criterion, args = state.model, state.criterion, state.args
     assert criterion is not None
-    outlook = _outlook(state.plan)
+    forecast = _mining_forecast(state.plan)
     total = torch.zeros(3, dtype=torch.float64, device=args.device)
-    with torch.no_grad(), undisturbed(model):
+    with torch.no_grad(), without_side_effects(model):
         model.train()
         for output in islice(_outputs(model, loader, args), STEPS):
             image, text = output.pop("image_features"), output.pop("text_features")
-            options: dict[str, Any] = {"skip_warmup": outlook.seen, **output}
+            options: dict[str, Any] = {"skip_warmup": forecast.counted, **output}
             assignment = criterion.assignment(image, text, **options)
             total += cosine_sums(image, text, assignment)
     state.counters.discard()  # the epoch will meet the same rows again
@@ -53,33 +53,28 @@ def measure_bias(state: RunState, loader) -> None:
         model.logit_bias.fill_(bias)
     if state.master:
         logging.info(
-            f"Logit bias starts at {bias:.3f}: share of positives {positives / pairs:.3%}{outlook.words}, "
+            f"Logit bias starts at {bias:.3f}: share of positives {positives / pairs:.3%}{forecast.note}, "
             f"scale {scale:.3f}, mean cosine {mean_cosine:.4f}, over {pairs:,.0f} pairs"
         )
 
 
-class _Outlook(NamedTuple):
-    """What will be mined once the warm-up is over, as far as it is to be counted before the first step.
+class _MiningForecast(NamedTuple):
+    """Whether the first batches' positives count what the warm-up delays, and what the log says of it."""
 
-    Attributes:
-        seen: whether the features of the first batches tell.
-        words: in the log, what the share of positives holds.
-    """
-
-    seen: bool
-    words: str = ""
+    counted: bool
+    note: str = ""
 
 
-def _outlook(plan: Plan) -> _Outlook:
+def _mining_forecast(plan: Plan) -> _MiningForecast:
     config, connection = plan.mining, plan.connection
-    late = "" if connection is None or not connection.start else "; the discriminator's come later"
+    later = "" if connection is None or not connection.start else "; the discriminator's come later"
     if config is None or not config.warmup:
-        return _Outlook(True, f" ({late[2:]})" if late else "")
-    if plan.features not in SELF:
-        return _Outlook(True, f" (with what is mined after the warm-up{late})")
+        return _MiningForecast(True, f" ({later[2:]})" if later else "")
+    if plan.features not in SELF_FEATURES:
+        return _MiningForecast(True, f" (with what is mined after the warm-up{later})")
     # The model's own features mine once it has learnt something, for which the bias must suit what it begins with: with
     # the rate counted in, it learnt so slowly on the digits that the guard of self-mining never let it begin.
-    return _Outlook(False, f" (without what is mined after the warm-up, to which the learnt bias adapts{late})")
+    return _MiningForecast(False, f" (without what is mined after the warm-up, to which the learnt bias adapts{later})")
 
 
 def _outputs(model: nn.Module, loader, args) -> Iterator[dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Training's command line understood, without torch: who mistypes a flag is not to wait for it."""
+"""Training's command line, parsed and checked without torch."""
 
 import argparse
 import os
@@ -11,17 +11,14 @@ from open_clip_fff.config.flags import split
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.hooks.registry import BATCH_HOOKS
+from open_clip_fff.host.checks.arguments import check_arguments
 from open_clip_fff.losses.registry import LOSSES
+
+LAUNCHED = {"WORLD_SIZE", "SLURM_NTASKS"}  # variables of torchrun's and Slurm's processes
 
 
 class Command(NamedTuple):
-    """What was typed.
-
-    Attributes:
-        args: OpenCLIP's namespace.
-        rest: the flags that are OpenCLIP's, as typed.
-        plan: what ours say.
-    """
+    """OpenCLIP's namespace, its flags as typed, and the plan of ours."""
 
     args: argparse.Namespace
     rest: list[str]
@@ -29,22 +26,24 @@ class Command(NamedTuple):
 
 
 def read_command(argv: Sequence[str]) -> Command:
-    """The flags, each by its own parser, and ours set against each other.
+    """Parses flags, each by its own parser, and checks what needs no torch.
 
     Raises:
-        UsageError: for a flag that there is not, a value that it does not take, and flags that contradict each other.
+        UsageError: for unknown flags, invalid values, contradictions, and files that are not there.
     """
     typed, rest = split(argv)
     args = parse_open_clip(rest)
     args.command = shlex.join(["python", "-m", "open_clip_fff.train", *argv])  # for params.txt
     plan = make_plan(typed)
-    if not plan.plugins:  # which may bring more names
+    if not plan.plugins:  # which may register more names
         check_names(plan)
+    if not LAUNCHED & set(os.environ):  # else all ranks check together, since files may lack on one machine only
+        check_arguments(args, plan)
     return Command(args, rest, plan)
 
 
 def check_names(plan: Plan) -> None:
-    """Raises UsageError for a loss or a hook that nobody has registered."""
+    """Raises UsageError for a loss or a hook that is not registered."""
     if not plan.loss.stock:
         LOSSES.check(plan.loss.name)
     for name in plan.batch_hooks:
@@ -52,8 +51,8 @@ def check_names(plan: Plan) -> None:
 
 
 def launched_rank() -> int:
-    """This process's rank as its environment says, before there is a process group; 0 for one that stands alone."""
-    if not {"WORLD_SIZE", "SLURM_NTASKS"} & set(os.environ):
+    """This process's rank by its environment, before there is a process group; 0 for a single process."""
+    if not LAUNCHED & set(os.environ):
         return 0
     from open_clip_train.distributed import is_using_distributed, world_info_from_env  # and torch with them
 

@@ -43,7 +43,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
         stack.enter_context(
             replaced(
                 oc_main,
-                torch=View(torch, nn=View(torch.nn, parallel=parallel), save=save_whole),
+                torch=View(torch, nn=View(torch.nn, parallel=parallel), save=save_atomically),
             )
         )
         stack.enter_context(
@@ -84,7 +84,7 @@ class AnyDeviceDDP(DistributedDataParallel):
         super().__init__(module, device_ids=device_ids, **kwargs)
 
 
-def save_whole(checkpoint: object, path: str) -> None:
+def save_atomically(checkpoint: object, path: str) -> None:
     """torch.save that leaves a whole file or none: OpenCLIP writes epoch_N.pt in place, and a kill leaves half of it.
 
     The unfinished file does not end in .pt, so that `--resume latest` never picks it.
@@ -168,8 +168,8 @@ class SeededShuffle(wds.PipelineStage):
         self.seed, self.bufsize, self.initial = seed, bufsize, initial
         self.epoch = LatestEpoch.latest
 
-    def place(self) -> str:
-        """Where it is run: seed, epoch, rank and worker."""
+    def seed_text(self) -> str:
+        """What seeds it: seed, epoch, rank and worker."""
         rank, _, worker, _ = wds.utils.pytorch_worker_info()
         return f"{self.seed}/{self.epoch_now()}/{rank}/{worker}"
 
@@ -178,4 +178,4 @@ class SeededShuffle(wds.PipelineStage):
         return self.epoch.get_value() if self.epoch is not None else 0
 
     def run(self, source: Iterator) -> Iterator:
-        return wds.filters._shuffle(source, self.bufsize, self.initial, random.Random(self.place()))
+        return wds.filters._shuffle(source, self.bufsize, self.initial, random.Random(self.seed_text()))

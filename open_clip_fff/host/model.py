@@ -85,13 +85,13 @@ def _save_text_work(state: RunState) -> None:
         UsageError: if --trim-tokens was typed for a tower that does not allow it.
     """
     model, text, typed = state.model, state.plan.text, state.plan.typed
-    if text.whole and not state.ours:
+    if text.as_open_clip and not state.own_loss:
         return
     check_text(state.args.model, state.plan, design_of_model(model))
     if text.distinct and "distinct_captions" not in typed and has_dropout(model):
         logging.info("Text tower: it has dropout, which equal captions do not share, so each is encoded.")
         text = dataclasses.replace(text, distinct=False)
-    (take_many_captions if state.ours else take_short_captions)(model, text)
+    (take_many_captions if state.own_loss else take_short_captions)(model, text)
 
 
 def _scalar_options(state: RunState) -> dict[str, float]:
@@ -123,4 +123,4 @@ def _start_scalars(state: RunState, loaded_bias: bool) -> None:
 
 
 def _wants_bias(state: RunState) -> bool:
-    return state.ours and LOSSES[state.plan.loss.name].bias
+    return state.own_loss and LOSSES[state.plan.loss.name].bias

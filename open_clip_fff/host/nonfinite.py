@@ -18,7 +18,7 @@ from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
 from open_clip_fff.numerics import not_finite
 from open_clip_fff.patching import View, replaced
 
-TOLD = 3  # lines of single steps in an epoch; counts go on
+MAX_WARNINGS = 3  # lines of single steps in an epoch; counts go on
 
 
 class StepGuard:
@@ -39,7 +39,7 @@ class StepGuard:
     def __init__(self, policy: str, accumulation: int = 1) -> None:
         self.policy, self.accumulation = policy, accumulation
         self.left_out = self._watching = False
-        self._row = self._skipped = self._told = 0
+        self._row = self._skipped = self._warned = 0
         self.losses = self._tried = self._unscaled = self._unscaled_row = self._reported = 0
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
@@ -63,10 +63,10 @@ class StepGuard:
                 f"gradients are not finite in half precision; lower --lr, or use --precision amp_bf16 or fp32"
             )
 
-    def news(self) -> tuple[int, int]:
+    def take_counts(self) -> tuple[int, int]:
         """Steps that were left out since the last call: for gradients that were not finite, and by GradScaler."""
         found = self._skipped, self._unscaled - self._reported
-        self._skipped, self._told, self._reported = 0, 0, self._unscaled
+        self._skipped, self._warned, self._reported = 0, 0, self._unscaled
         return found
 
     def _before(self, optimizer: torch.optim.Optimizer) -> None:
@@ -80,14 +80,14 @@ class StepGuard:
             return
         for parameter in parameters:
             parameter.grad = None
-        self._row, self._skipped, self._told = self._row + 1, self._skipped + 1, self._told + 1
+        self._row, self._skipped, self._warned = self._row + 1, self._skipped + 1, self._warned + 1
         if self.policy == STOP and self._row >= IN_A_ROW:
             raise UsageError(
                 f"--on-nonfinite stop: {IN_A_ROW} steps in a row had a gradient that is not finite, and were left out; "
                 f"lower --lr, look at the data, or go on regardless with --on-nonfinite {SKIP}"
             )
-        if self._told <= TOLD:
-            more = "; further ones are counted at the epoch's end" if self._told == TOLD else ""
+        if self._warned <= MAX_WARNINGS:
+            more = "; further ones are counted at the epoch's end" if self._warned == MAX_WARNINGS else ""
             logging.warning(f"A step is left out: its gradient is not finite ({self._row} in a row){more}.")
 
 

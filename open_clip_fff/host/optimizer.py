@@ -1,4 +1,4 @@
-"""The seams round the optimizer: what follows its steps, and scale and bias with a learning rate of their own."""
+"""The seams around the optimizer: what follows its steps, and a learning rate of their own for scale and bias."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +23,7 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
 
     Stock runs get nothing of this but timm's own defaults for what was not typed, which OpenCLIP passes on as None.
     """
-    by_timm = unset_left_out(timm.optim.create_optimizer_v2)
+    by_timm = without_none_options(timm.optim.create_optimizer_v2)
     if not state.plan.typed:
         with replaced(timm.optim, create_optimizer_v2=by_timm):
             yield
@@ -53,8 +53,8 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
         yield
 
 
-def unset_left_out(make: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """A maker of optimizers to which None means that nothing was said: an eps of None is a TypeError in most."""
+def without_none_options(make: Callable[..., torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """An optimizer factory that drops options that are None: an eps of None is a TypeError in most."""
 
     def made(*args: object, **options: object) -> torch.optim.Optimizer:
         return make(*args, **{name: value for name, value in options.items() if value is not None})

@@ -13,24 +13,24 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.data.training_data import preview_training_data, with_data_sets
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.attempt import attempt
 from open_clip_fff.host.checkpoints.extra_state import extra_state
-from open_clip_fff.host.checkpoints.mid_epoch import midway
-from open_clip_fff.host.checkpoints.resume_point import GoingOn, going_on
+from open_clip_fff.host.checkpoints.mid_epoch import mid_epoch_seams
+from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, find_checkpoint
 from open_clip_fff.host.checkpoints.resuming import resuming
-from open_clip_fff.host.checks.epoch_length import outlook, rows_of_data
+from open_clip_fff.host.checks.epoch_length import forecast_epochs, rows_of_data
 from open_clip_fff.host.checks.flags_and_files import check_host
 from open_clip_fff.host.checks.launch import check_launch, precision_notes
 from open_clip_fff.host.checks.weights import activation_notes, check_weights
 from open_clip_fff.host.command import Command, check_names
 from open_clip_fff.host.fixes import fixes, image_reader
-from open_clip_fff.host.loader.data import data_maker
-from open_clip_fff.host.loop import epoch_runner, loss_maker
+from open_clip_fff.host.loader.data import data_factory
+from open_clip_fff.host.loop import EpochRunner, loss_factory
 from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.nonfinite import finite_checkpoints
 from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.peers import bounded_waits
 from open_clip_fff.host.report.plan_log import plan_text
+from open_clip_fff.host.startup import startup
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.stopping import Stopped
 from open_clip_fff.host.validation import evaluator
@@ -65,22 +65,22 @@ def _train(command: Command) -> None:
         )
     check_launch(args)
     plan = with_data_sets(plan, args.train_data)
-    with bounded_waits(plan.safety.timeout) as peers, attempt(args, peers) as last_error:
+    with bounded_waits(plan.safety.timeout) as peers, startup(args, peers) as last_logged:
         if plan.typed:
             _bring_parts(plan)
         check_host(args, plan)
         check_weights(args, plan)
-        resumed = going_on(args, plan)
+        resumed = find_checkpoint(args, plan)
         rows = rows_of_data(args, plan)
         epoch = None if resumed.checkpoint is None else read_epoch(resumed.checkpoint)
-        foreseen = outlook(args, plan, rows, epoch or 0)
-        _warn(args, plan, [*resumed.notes, *foreseen.warnings])
+        forecast = forecast_epochs(args, plan, rows, epoch or 0)
+        _warn(args, plan, [*resumed.notes, *forecast.warnings])
         if plan.typed:
-            plan = _introduced(args, plan, foreseen.rows)
+            plan = _introduced(args, plan, forecast.rows)
             _fill(args, plan)
-        with _logging_put_back(last_error), _seams(_loaded(RunState(args, plan, rows=rows)), resumed):
+        with _logging_put_back(last_logged), _seams(_loaded(RunState(args, plan, rows=rows)), resumed):
             if oc_main.main(command.rest) == -1:  # OpenCLIP's way of giving up
-                raise UsageError(f"OpenCLIP gave up: {last_error.text or 'its own line above says why'}")
+                raise UsageError(f"OpenCLIP gave up: {last_logged.text or 'its own line above says why'}")
 
 
 def _loaded(state: RunState) -> RunState:
@@ -91,9 +91,11 @@ def _loaded(state: RunState) -> RunState:
     if plan.features == "text" and plan.miner is not None:
         state.sentences = load_sentences(plan.miner.model, cache)
     if plan.zero_shot is not None:
-        from open_clip_fff.host.zero_shot import sets_to_watch  # clip-benchmark and scikit-learn: half as long as torch
+        from open_clip_fff.host.zero_shot import (
+            find_zero_shot_sets,  # clip-benchmark and scikit-learn: half as long as torch
+        )
 
-        state.watched = sets_to_watch(plan.zero_shot)
+        state.zero_shot_sets = find_zero_shot_sets(plan.zero_shot)
     return state
 
 
@@ -155,11 +157,11 @@ def _logging_put_back(handler: logging.Handler) -> Iterator[None]:
 
 
 @contextmanager
-def _seams(state: RunState, resumed: GoingOn) -> Iterator[None]:
+def _seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
     """Every name that OpenCLIP's main looks up and we answer, for the length of one run."""
     with ExitStack() as stack:
         stack.enter_context(fixes(state.counters, state.args.seed, image_reader(state.plan)))
-        stack.enter_context(midway(state))
+        stack.enter_context(mid_epoch_seams(state))
         stack.enter_context(optimizer_seams(state))
         stack.enter_context(extra_state(state))
         stack.enter_context(finite_checkpoints(bool(state.plan.typed)))
@@ -169,9 +171,9 @@ def _seams(state: RunState, resumed: GoingOn) -> Iterator[None]:
                 oc_main,
                 parse_args=lambda _: state.args,
                 create_model_and_transforms=model_factory(state, oc_main.create_model_and_transforms),
-                get_data=data_maker(state, oc_main.get_data),
-                create_loss=loss_maker(state, oc_main.create_loss),
-                train_one_epoch=epoch_runner(state, oc_main.train_one_epoch),
+                get_data=data_factory(state, oc_main.get_data),
+                create_loss=loss_factory(state, oc_main.create_loss),
+                train_one_epoch=EpochRunner(state, oc_main.train_one_epoch),
                 evaluate=evaluator(state, oc_main.evaluate),
             )
         )

@@ -10,9 +10,9 @@ from open_clip_fff.data.counters import LoaderCounters
 from open_clip_fff.data.row_counts import RowCounts
 from open_clip_fff.evaluation.layouts import LocalSet
 from open_clip_fff.hooks.registry import BatchHook, SeesSteps
-from open_clip_fff.host.loader.tracking import Start, TrackedLoader
+from open_clip_fff.host.loader.tracking import EpochStart, TrackedLoader
 from open_clip_fff.host.nonfinite import StepGuard
-from open_clip_fff.host.stopping import Stopping
+from open_clip_fff.host.stopping import StopSignals
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.models.ema import WeightsEma
 from open_clip_fff.models.frozen import FrozenModel
@@ -25,8 +25,8 @@ class RunState:
 
     Attributes:
         args: OpenCLIP's namespace, which its main fills further (rank, world_size, device, name).
-        plan: what the run does beyond OpenCLIP; nothing, where no flag of ours was typed.
-        frozen: the model that mines, loaded before anything else; None where none does.
+        plan: what the run does beyond OpenCLIP; nothing where no flag of ours was typed.
+        frozen: the frozen model that mines, loaded before anything else; None without.
         sentences: the sentence-embedding model that mines, likewise.
         rows: what is known of the shards' rows.
         counters: rows that the loader read, skipped or found damaged.
@@ -36,16 +36,16 @@ class RunState:
         criterion: our loss with its assignment; None where OpenCLIP computes the loss.
         ema: the moving average of the model's weights; None where none is kept.
         preprocess: of images that are not trained on, once made.
-        watched: the sets that are scored every few epochs, found before training.
+        zero_shot_sets: the sets that are scored every few epochs, found before training.
         measure_bias: whether the bias is still to be measured before the first step.
-        seen: what the last log line of ours showed, by the names of TensorBoard's scalars.
-        extra: what a resumed run's extra state said, until it is given out; None in a new run.
-        random: the ranks' random generators at the last epoch's end, on rank 0; where OpenCLIP computes the loss.
+        last_scalars: what the last log line of ours showed, by the names of TensorBoard's scalars.
+        extra: a resumed run's extra state, until its parts have theirs; None in a new run.
+        random_states: the ranks' random generators at the last epoch's end, on rank 0; with OpenCLIP's losses.
         guard: leaves out steps whose gradient is not finite.
-        stopping: what signals have asked for.
-        tracked: the training loader, which knows what it has given; None where no flag of ours was typed.
-        start: where a run that goes on in the middle of an epoch begins; None elsewhere.
-        places: each rank's place in the epoch, on rank 0, while a checkpoint in the middle of it is saved.
+        stopping: the handlers of SIGTERM and Ctrl-C.
+        train_loader: the training loader, which tracks what it has yielded; None where no flag of ours was typed.
+        epoch_start: where a run that resumes in the middle of an epoch begins; None elsewhere.
+        loader_positions: each rank's position in the epoch, on rank 0, while a checkpoint in its middle is saved.
     """
 
     args: argparse.Namespace
@@ -60,25 +60,25 @@ class RunState:
     criterion: Criterion | None = None
     ema: WeightsEma | None = None
     preprocess: Callable | None = None
-    watched: list[LocalSet] = field(default_factory=list)
+    zero_shot_sets: list[LocalSet] = field(default_factory=list)
     measure_bias: bool = False
-    seen: dict[str, float] = field(default_factory=dict)
+    last_scalars: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] | None = None
-    random: list[dict[str, Any]] = field(default_factory=list)
+    random_states: list[dict[str, Any]] = field(default_factory=list)
     guard: StepGuard = field(init=False)
-    stopping: Stopping = field(init=False)
-    tracked: TrackedLoader | None = None
-    start: Start | None = None
-    places: list[dict[str, Any]] = field(default_factory=list)
+    stopping: StopSignals = field(init=False)
+    train_loader: TrackedLoader | None = None
+    epoch_start: EpochStart | None = None
+    loader_positions: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.counters = LoaderCounters(self.plan.captions.sources, self.rows.shards)
         self.guard = StepGuard(self.plan.safety.on_nonfinite, self.args.accum_freq)
-        self.stopping = Stopping(self.args.rank)
+        self.stopping = StopSignals(self.args.rank)
 
     @property
-    def ours(self) -> bool:
-        """True where our losses, with many captions and hooks, are in charge."""
+    def own_loss(self) -> bool:
+        """Whether the loss is ours or a plug-in's, with many captions and hooks."""
         return not self.plan.loss.stock
 
     @property
@@ -86,22 +86,22 @@ class RunState:
         return self.args.rank == 0
 
     @property
-    def watching(self) -> list[SeesSteps]:
-        """The hooks that want to know of epochs and steps."""
+    def step_observers(self) -> list[SeesSteps]:
+        """The hooks that are called at epochs and steps."""
         return [hook for hook in self.hooks if isinstance(hook, SeesSteps)]
 
     @property
     def steps(self) -> int:
-        """Optimizer steps that mining counts as done."""
+        """Optimizer steps that the miner has counted."""
         miner = None if self.criterion is None else self.criterion.miner
         return 0 if miner is None else miner.step
 
     def after_step(self) -> None:
-        """The optimizer has stepped."""
+        """To be called after each optimizer step."""
         if self.criterion is not None:
             self.criterion.after_step()
             if (last := self.criterion.last_batch()) is not None:
-                for hook in self.watching:
+                for hook in self.step_observers:
                     hook.after_step(*last)
         if self.ema is not None:
             self.ema.update(self.model)

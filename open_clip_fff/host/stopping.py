@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the step is finished, all ranks agree on where they stop, and loader workers hear nothing."""
+"""SIGTERM and Ctrl-C: the step is finished, all ranks stop behind the same one, and loader workers ignore signals."""
 
 import os
 import signal
@@ -18,28 +18,20 @@ from torch.distributed.distributed_c10d import _get_default_store
 from open_clip_fff.patching import View, replaced
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-CASCADE = 1.0  # seconds: a launcher and what stands above it may each send the same signal on
-LOOK = 2.0  # seconds between two looks at whether another rank was told to stop
+REPEAT_WINDOW = 1.0  # seconds: a launcher and its parent may both forward the same signal
+POLL = 2.0  # seconds between two looks at whether another rank has got a signal
 
 
 class Stopped(BaseException):
-    """Training ended because of a signal, after a checkpoint; no error.
-
-    Attributes:
-        code: the process's exit code, as shells have it.
-    """
+    """Training ended because of a signal, with a checkpoint; `code` is the exit code, as in shells."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.code = 128 + signum
 
 
-class Stopping:
-    """What the signals have asked for.
-
-    Attributes:
-        signum: the first one that came, here or on another rank; None so far.
-    """
+class StopSignals:
+    """The handlers of both signals; `signum` is the first that came, here or on another rank, None so far."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -49,61 +41,61 @@ class Stopping:
         self._before: dict[int, Any] = {}
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """At this block's end the signals do what they did before `listen`, which is for a run to call in it."""
+    def handlers_restored(self) -> Iterator[None]:
+        """At the block's end the handlers are those from before `install_handlers`, which is called in it."""
         try:
             yield
         finally:
             for signum, handler in self._before.items():
                 signal.signal(signum, handler)
 
-    def listen(self) -> None:
-        """From now on the first signal only asks, and a second one ends the process; in a main thread alone."""
+    def install_handlers(self) -> None:
+        """From now on the first signal asks for a stop, a second one ends the process; in a main thread only."""
         if not self._before and threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.signal(signum, self._heard) for signum in SIGNALS}
+            self._before = {signum: signal.signal(signum, self._on_signal) for signum in SIGNALS}
 
-    def _heard(self, signum: int, _: object) -> None:
+    def _on_signal(self, signum: int, _: object) -> None:
         if self.signum is None:
             self.signum, self._since = signum, time.monotonic()
-            if self.rank == 0:  # by no logger: the signal may have come while one was at work
+            if self.rank == 0:  # no logger: the signal may have interrupted one
                 name = signal.Signals(signum).name
-                told = f"{name}: training stops with a checkpoint after this step; a second one ends it at once\n"
-                os.write(2, told.encode())
-        elif time.monotonic() - self._since > CASCADE:
+                message = f"{name}: training stops with a checkpoint after this step; a second one ends it at once\n"
+                os.write(2, message.encode())
+        elif time.monotonic() - self._since > REPEAT_WINDOW:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
     @contextmanager
-    def deaf_loaders(self) -> Iterator[None]:
-        """The workers of OpenCLIP's loaders leave both signals to the run, and end with it."""
-        init = partial(_deafen, self._leaving)
-        loader = partial(_with_start, oc_data.DataLoader, init)
-        wds_loader = partial(_with_start, oc_data.wds.WebLoader, init)
+    def workers_ignoring_signals(self) -> Iterator[None]:
+        """The workers of OpenCLIP's loaders ignore both signals, and end with the run."""
+        init = partial(_ignore_signals, self._leaving)
+        loader = partial(_with_worker_init, oc_data.DataLoader, init)
+        wds_loader = partial(_with_worker_init, oc_data.wds.WebLoader, init)
         try:
             with replaced(oc_data, DataLoader=loader, wds=View(oc_data.wds, WebLoader=wds_loader)):
                 yield
         finally:
-            self.leave()
+            self.let_workers_end()
 
-    def leave(self) -> None:
-        """From now on SIGTERM ends the workers: it is how a process that exits ends them."""
+    def let_workers_end(self) -> None:
+        """From now on SIGTERM ends workers: a process that exits ends them so."""
         self._leaving.value = 1
 
 
-def _with_start(make: Callable, init: Callable, *args: Any, **options: Any) -> Any:
+def _with_worker_init(make: Callable, init: Callable, *args: Any, **options: Any) -> Any:
     return make(*args, **{"worker_init_fn": init, **options})
 
 
-def _deafen(leaving: Any, _: int) -> None:
-    """A worker's start: launchers signal the whole process group."""
+def _ignore_signals(leaving: Any, _: int) -> None:
+    """At a worker's start: launchers signal the whole process group."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
-    """Signals come after the block. Processes that are made in it begin without hearing any."""
+def signals_blocked() -> Iterator[None]:
+    """Signals are delivered after the block; processes that are started in it begin with both blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -111,13 +103,13 @@ def signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Agreement:
-    """Ranks that stop together, though signals reach them at different steps, or one of them alone.
+class StopAgreement:
+    """Makes ranks stop behind the same step, though signals reach them at different steps, or only one of them.
 
-    Each rank that knows says after which step it was, at the store at which ranks met; once all have, they stop one
-    step after the latest of these. No rank can be past that: a step ends only once all ranks have begun it, so that
-    when the last one speaks, behind step s, the others are in s or in s + 1. While nobody was told to stop, a rank
-    looks at the store every LOOK seconds.
+    A rank that knows of the signal writes its step into the process group's store; once all have, they stop one step
+    after the latest of these. No rank can be past that: a step ends only once all ranks have begun it, so that when the
+    last one writes, behind step s, the others are in s or in s + 1. Until there is a signal, a rank reads the store
+    every POLL seconds.
 
     Args:
         stopping: of this rank.
@@ -125,20 +117,20 @@ class Agreement:
         device: of small tensors that ranks exchange.
     """
 
-    def __init__(self, stopping: Stopping, world_size: int, device: str) -> None:
+    def __init__(self, stopping: StopSignals, world_size: int, device: str) -> None:
         self.stopping, self.world_size, self.device = stopping, world_size, device
         self.store = dist.PrefixStore("open_clip_fff/stop", _get_default_store()) if world_size > 1 else None
-        self._looked, self._said = time.monotonic(), False
+        self._looked, self._written = time.monotonic(), False
         self._target: int | None = None
 
     def due(self, step: int) -> bool:
-        """Whether all ranks stop behind this step, the `step`th of the run. Called on every rank behind each step."""
+        """Whether ranks stop behind this step, the `step`th of the run. To be called on every rank after each step."""
         stopping, store = self.stopping, self.store
         if store is None:
             return stopping.signum is not None
-        if not self._said:
+        if not self._written:
             now = time.monotonic()
-            if stopping.signum is None and now - self._looked < LOOK:
+            if stopping.signum is None and now - self._looked < POLL:
                 return False
             self._looked = now
             if stopping.signum is not None:
@@ -148,14 +140,14 @@ class Agreement:
             else:
                 return False
             store.set(f"step/{stopping.rank}", str(step))
-            self._said = True
+            self._written = True
         names = [f"step/{rank}" for rank in range(self.world_size)]
         if self._target is None and store.check(names):
             self._target = 1 + max(int(store.get(name)) for name in names)
         return step == self._target
 
-    def anyone(self) -> bool:
-        """Whether any rank was told to stop. Called on every rank between epochs."""
+    def any_rank(self) -> bool:
+        """Whether any rank got a signal. A collective: to be called on every rank between epochs."""
         if self.store is not None:
             signum = torch.tensor(int(self.stopping.signum or 0), device=self.device)
             dist.all_reduce(signum, dist.ReduceOp.MAX)

@@ -13,18 +13,17 @@ from torch import Tensor
 
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.counters import DAMAGE, LoaderCounters
+from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.report.coverage import damage_line, lost_line
 from open_clip_fff.host.report.recall import recall
-from open_clip_fff.host.report.results import AVERAGE, keep
-from open_clip_fff.host.report.validation_line import LOSS, RECALL, validation_line
+from open_clip_fff.host.report.results import AVERAGE, LOSS, RECALL, keep_results, validation_line
 from open_clip_fff.host.state import RunState
-from open_clip_fff.host.undisturbed import undisturbed
 from open_clip_fff.losses.sigmoid import FFFLoss
 from open_clip_fff.mining.labels import known_ids
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.plural import plural
 
-SIGN_OF_LIFE = 100  # batches
+PROGRESS_EVERY = 100  # batches
 
 
 def evaluator(state: RunState, evaluate: Callable) -> Callable:
@@ -47,7 +46,7 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
                 values |= _zero_shot(each, data, epoch, args, tokenizer, prefix)
         state.val_counters.discard()  # the same rows
         if values:
-            keep(values, epoch, data, args, tb_writer)
+            keep_results(values, epoch, data, args, tb_writer)
         return metrics
 
     return run
@@ -87,13 +86,13 @@ def validate(model: Any, loader, state: RunState, prefix: str = "") -> dict[str,
     """
     bias = getattr(model, "logit_bias", None)
     seen, loss = [], 0.0
-    with torch.no_grad(), undisturbed(model):
+    with torch.no_grad(), without_side_effects(model):
         model.eval()
         for index, encoded in enumerate(_encoded(model, loader, state.args), start=1):
             if bias is not None:
                 loss += _sigmoid_loss(encoded, model.logit_scale.exp(), bias) * len(encoded.image)
             seen.append(Encoded(*(x.cpu() for x in encoded)))
-            if index % SIGN_OF_LIFE == 0:
+            if index % PROGRESS_EVERY == 0:
                 images, known = sum(len(batch.image) for batch in seen), loader.num_samples
                 logging.info(f"FFF Eval: all captions of [{images} / {known or 'unknown'}] images encoded")
         image, text, valid, ids = (torch.cat(parts) for parts in zip(*seen, strict=True))

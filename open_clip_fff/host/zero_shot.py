@@ -13,15 +13,15 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.evaluation.benchmark import EvalSettings, count_images, evaluate
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, find_sets, where_to_get
 from open_clip_fff.evaluation.protocol import score_text
-from open_clip_fff.host.report.results import AVERAGE, keep
+from open_clip_fff.host.random_state import without_side_effects
+from open_clip_fff.host.report.results import AVERAGE, keep_results
 from open_clip_fff.host.state import RunState
-from open_clip_fff.host.undisturbed import undisturbed
 from open_clip_fff.plural import plural
 
 KEY = "zeroshot/{set}/{metric}"
 
 
-def sets_to_watch(settings: ZeroShotSettings) -> list[LocalSet]:
+def find_zero_shot_sets(settings: ZeroShotSettings) -> list[LocalSet]:
     """The sets on disk, looked at before training.
 
     Raises:
@@ -39,7 +39,7 @@ def sets_to_watch(settings: ZeroShotSettings) -> list[LocalSet]:
     return found
 
 
-class Watch:
+class ZeroShotEvaluator:
     """Scores the trained model, and its moving average, after an epoch; on rank 0.
 
     A set that cannot be scored costs a warning, not the run.
@@ -69,15 +69,15 @@ class Watch:
         models = {"": state.model} if state.ema is None else {"": state.model, AVERAGE: state.ema.module}
         values: dict[str, float] = {}
         for prefix, model in models.items():
-            for at in state.watched:
+            for at in state.zero_shot_sets:
                 values |= self._score(model, at, epoch, prefix)
         if values:
-            keep(values, epoch, data, state.args, tb_writer)
+            keep_results(values, epoch, data, state.args, tb_writer)
 
     def _score(self, model: Any, at: LocalSet, epoch: int, prefix: str) -> dict[str, float]:
         began = time.monotonic()
         try:
-            with undisturbed(model):
+            with without_side_effects(model):
                 model.eval()
                 found = evaluate(model, self.preprocess, self.tokenizer, at, self.settings)
         except Exception as error:  # what is only for looking at must not end the training

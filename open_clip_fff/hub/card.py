@@ -179,14 +179,14 @@ def _thresholds(plan: Plan, source: WeightSource, stats: SavedStats) -> tuple[li
     if mining is None:
         return [], ""
     if mining.per_image is None:
-        return mining.bars(), "They were set before training."
+        return mining.threshold_rows(), "They were set before training."
     if stats.held is None:
         return [], (
             f"Its thresholds are unknown: the run adapted them to its rate, and no extra state is beside "
             f"{code(checkpoint)}."
         )
     last = " the last of the averaged checkpoints," if len(source.checkpoints) > 1 else ""
-    return mining.bars(stats.held), (
+    return mining.threshold_rows(stats.held), (
         f"They were not set: the run adapted them to its rate. These are their values at{last} "
         f"{code(checkpoint)} (from {code(stats.file or '')} beside it)."
     )

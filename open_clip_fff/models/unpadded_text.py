@@ -53,7 +53,7 @@ class UnpaddedText:
         Returns:
             [n, D], with gradient where `encode` has it; the gradients of equal captions add up.
         """
-        if self.settings.whole:
+        if self.settings.as_open_clip:
             return encode(tokens)
         groups, source = remove_padding(tokens, valid, self.design, self.settings)
         features = []

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from open_clip_fff.atomic_io import atomic_folder
-from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.data.data_sets import check_files, expand_shards
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors, image_bytes, read_samples
 from open_clip_fff.data.sources import class_value
-from open_clip_fff.data.training_data import check_files
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.evaluation_sets import Members, SetWriter, how_to_score

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     device = usable(share.device(args.device))
     extractor = load_extractor(plan, device)
     if share.index == 0:
-        print(f"features of {plain_name(model)}{', of captions alone' if plan.text_alone else ''}, on {device}")
+        print(f"features of {plain_name(model)}{', of captions alone' if plan.text_only else ''}, on {device}")
 
     def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
         record = ShardRecord(url)

@@ -10,10 +10,9 @@ from tqdm import tqdm
 
 from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.data.data_sets import check_files, expand_shards
 from open_clip_fff.data.shards import IMAGES, SkippedSample, as_usage_errors, read_samples, unreadable_reason
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.training_data import check_files
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.shards.tars import tar_writer

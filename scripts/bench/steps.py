@@ -20,8 +20,8 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
-from open_clip_fff.host.loader.data import HookedLoader, data_maker
-from open_clip_fff.host.loop import loss_maker
+from open_clip_fff.host.loader.data import HookedLoader, data_factory
+from open_clip_fff.host.loop import loss_factory
 from open_clip_fff.host.state import RunState
 from open_clip_fff.mining.counts import rates
 from open_clip_fff.models.multi_caption import take_many_captions
@@ -121,7 +121,7 @@ class Bench:
         state = RunState(self.args, plan)
         state.model = self.ours
         # training's own function, which builds the hooks, with our batch as the data
-        data_maker(state, lambda *_, **__: None)(self.args, None, tokenizer=self.tokenizer)
+        data_factory(state, lambda *_, **__: None)(self.args, None, tokenizer=self.tokenizer)
         tokens = torch.stack([self.tokenizer(row[:k]) for row in self.captions]).to(self.device)
         valid = torch.ones(tokens.shape[:2], dtype=torch.bool, device=self.device)
         ids = torch.arange(len(tokens), device=self.device)
@@ -133,7 +133,7 @@ class Bench:
             k,
             mining,
             self.ours,
-            loss_maker(state, lambda args: None)(self.args),
+            loss_factory(state, lambda args: None)(self.args),
             HookedLoader(OneBatch(self.images, batch), self.device, state.hooks),
             [self.images, tokens, valid, batch.raw, ids, *extras.values()],
             sum(rows.numel() for rows in encoded(tokens.flatten(0, 1), UnpaddedText(self.model, plan.text))),

@@ -17,14 +17,14 @@ import torch
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.host.checkpoints.mid_epoch import check_sizes, sizes, start_of
-from open_clip_fff.host.fixes import save_whole
-from open_clip_fff.host.generators import generators
+from open_clip_fff.host.checkpoints.mid_epoch import check_loader_sizes, epoch_start, loader_sizes
+from open_clip_fff.host.fixes import save_atomically
+from open_clip_fff.host.random_state import random_state
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position, describe_file, extra_path
 from open_clip_fff.patching import View, replaced
 
-_MAPPED = partial(torch.load, mmap=True)  # read only as far as it is looked at
+_load_mapped = partial(torch.load, mmap=True)  # read only as far as it is looked at
 
 
 @contextmanager
@@ -51,20 +51,20 @@ def _mining_has_state(plan: Plan) -> bool:
 def _saver(state: RunState, save: Callable) -> Callable:
     def save_both(checkpoint: dict, path: str) -> None:
         at = Position.of(checkpoint)
-        extra: dict[str, Any] = {"epoch": at.epoch, "seen": dict(state.seen)}
+        extra: dict[str, Any] = {"epoch": at.epoch, "seen": dict(state.last_scalars)}
         if _mining_has_state(state.plan):
             assert state.criterion is not None and state.criterion.miner is not None
             extra["miner"] = state.criterion.miner.state_dict()
         if state.ema is not None:
             extra["ema"] = state.ema.state_dict()
         if at.step:
-            extra |= {"step": at.step, "midway": {"sizes": sizes(state.args), "ranks": state.places}}
-        if not state.ours:
+            extra |= {"step": at.step, "midway": {"sizes": loader_sizes(state.args), "ranks": state.loader_positions}}
+        if not state.own_loss:
             if at.step:
-                extra["random"] = [place.pop("begun") for place in state.places]
+                extra["random"] = [place.pop("begun") for place in state.loader_positions]
             else:  # validation may have drawn on this rank
-                extra["random"] = [generators(state.args.device), *state.random[1:]]
-        save_whole(extra, extra_path(path, at))
+                extra["random"] = [random_state(state.args.device), *state.random_states[1:]]
+        save_atomically(extra, extra_path(path, at))
         save(checkpoint, path)
         _clean(Path(path), at)
 
@@ -102,22 +102,22 @@ def _loader(state: RunState, load: Callable) -> Callable:
                 except RuntimeError as error:
                     told = " ".join(str(error).splitlines()[:2])
                     raise UsageError(f"--resume {path}: its moving average is of another model ({told})") from error
-        elif not state.ours:
+        elif not state.own_loss:
             try:
                 state.extra = _read(load, path, at)
             except UsageError as error:
                 state.extra = {"unread": str(error)}
         if at.step and state.extra is not None:
-            check_sizes(state.args, state.extra, path)
-            state.start = start_of(state)
-        if state.extra is not None and not state.ours:
+            check_loader_sizes(state.args, state.extra, path)
+            state.epoch_start = epoch_start(state)
+        if state.extra is not None and not state.own_loss:
             _check_random(state, path)
         return checkpoint
 
     return load_both
 
 
-def check_extra(plan: Plan, checkpoint: Path | str, at: Position, load: Callable = _MAPPED) -> dict[str, Any]:
+def check_extra(plan: Plan, checkpoint: Path | str, at: Position, load: Callable = _load_mapped) -> dict[str, Any]:
     """The extra state of a checkpoint.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Checkpoints in the middle of an epoch: every N steps, and where a signal ends training; and going on from them."""
+"""Checkpoints in the middle of an epoch: every N steps, and where a signal ends training; and resuming from them."""
 
 import argparse
 import logging
@@ -17,45 +17,41 @@ from open_clip_fff.config.flags import as_flag
 from open_clip_fff.data.counters import BAD_MEMBER
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import KeepsEpoch
-from open_clip_fff.host.generators import generators
-from open_clip_fff.host.loader.position import Past
-from open_clip_fff.host.loader.tracking import Start
+from open_clip_fff.host.checks.arguments import can_save_mid_epoch
+from open_clip_fff.host.loader.position import LoaderProgress
+from open_clip_fff.host.loader.tracking import EpochStart
+from open_clip_fff.host.random_state import random_state
 from open_clip_fff.host.state import RunState
-from open_clip_fff.host.stopping import Agreement, Stopped
+from open_clip_fff.host.stopping import StopAgreement, Stopped
 from open_clip_fff.hub.checkpoints import Position
 
-_SIZES = ("world_size", "workers", "batch_size", "accum_freq", "seed", "dataset_resampled")
+_LOADER_FLAGS = ("world_size", "workers", "batch_size", "accum_freq", "seed", "dataset_resampled")
 
 
 @contextmanager
-def midway(state: RunState) -> Iterator[None]:
-    """What training in the middle of an epoch needs round OpenCLIP's main; where a flag of ours was typed."""
+def mid_epoch_seams(state: RunState) -> Iterator[None]:
+    """The seams of OpenCLIP's main for checkpoints in the middle of an epoch; where a flag of ours was typed."""
     with ExitStack() as stack:
         if state.plan.typed:
             oc_train.enumerate = _enumerate  # type: ignore[attr-defined]  # its loop's, which counts the steps
             stack.callback(delattr, oc_train, "enumerate")
-        if saves(state.args, bool(state.plan.typed)):
-            stack.enter_context(state.stopping.deaf_loaders())
-            stack.enter_context(state.stopping.listening())
+        if can_save_mid_epoch(state.args, bool(state.plan.typed)):
+            stack.enter_context(state.stopping.workers_ignoring_signals())
+            stack.enter_context(state.stopping.handlers_restored())
         yield
 
 
 def _enumerate(batches: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
-    """Python's own, to which a loader says where it begins."""
+    """Python's own, from the loader's first batch on."""
     return enumerate(batches, getattr(batches, "first", start))
 
 
-def saves(args: argparse.Namespace, typed: bool) -> bool:
-    """Whether a run can save in the middle of an epoch."""
-    return typed and not args.horovod and (args.logs or "none").lower() != "none"
+def loader_sizes(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags that have to be the same for a loader to resume in the middle of an epoch."""
+    return {name: getattr(args, name) for name in _LOADER_FLAGS}
 
 
-def sizes(args: argparse.Namespace) -> dict[str, Any]:
-    """What the place in an epoch is counted in."""
-    return {name: getattr(args, name) for name in _SIZES}
-
-
-def check_sizes(args: argparse.Namespace, extra: Mapping[str, Any], checkpoint: Path | str) -> None:
+def check_loader_sizes(args: argparse.Namespace, extra: Mapping[str, Any], checkpoint: Path | str) -> None:
     """Raises UsageError if a run cannot go on in the middle of the checkpoint's epoch."""
     for name, was in extra["midway"]["sizes"].items():
         if was != (now := getattr(args, name)):
@@ -66,16 +62,16 @@ def check_sizes(args: argparse.Namespace, extra: Mapping[str, Any], checkpoint: 
             )
 
 
-def start_of(state: RunState) -> Start | None:
-    """Where this rank begins; None in a new run, and in one that goes on between epochs."""
+def epoch_start(state: RunState) -> EpochStart | None:
+    """Where this rank begins; None in a new run, and in one that resumes between epochs."""
     if state.extra is None or "midway" not in state.extra:
         return None
     own = state.extra["midway"]["ranks"][state.args.rank]
     epoch, step, steps = state.extra["epoch"], state.extra["step"], own["steps"]
-    return Start(epoch, step, steps, Past.of(own["past"]), own["random"], own["hooks"])
+    return EpochStart(epoch, step, steps, LoaderProgress.of(own["past"]), own["random"], own["hooks"])
 
 
-class Midway:
+class MidEpochCheckpoints:
     """One run's checkpoints in the middle of its epochs.
 
     Args:
@@ -85,17 +81,17 @@ class Midway:
 
     def __init__(self, state: RunState, steps: int) -> None:
         self.state, self.steps, self.every = state, steps, state.plan.safety.save_every
-        self.active = saves(state.args, bool(state.plan.typed)) and state.tracked is not None
+        self.active = can_save_mid_epoch(state.args, bool(state.plan.typed)) and state.train_loader is not None
         ranks = state.args.world_size if self.active else 1
-        self._agreement = Agreement(state.stopping, ranks, state.args.device)
+        self._agreement = StopAgreement(state.stopping, ranks, state.args.device)
         self._parts: tuple[Any, ...] = ()
-        self._begun: dict[str, Any] | None = None
+        self._epoch_random: dict[str, Any] | None = None
         self.epoch, self._writer, self._trained = 0, None, False
         if self.active:
-            state.stopping.listen()
+            state.stopping.install_handlers()
 
     def before_epoch(self, epoch: int, parts: tuple[Any, ...], writer: Any) -> None:
-        """An epoch begins, from `state.start` if that is in it.
+        """An epoch begins, from `state.epoch_start` if that is in it.
 
         Args:
             epoch: from 0.
@@ -103,17 +99,18 @@ class Midway:
             writer: TensorBoard's, or None.
         """
         state, self.epoch, self._parts, self._writer = self.state, epoch, parts, writer
-        if state.tracked is None:
+        if state.train_loader is None:
             return
-        # OpenCLIP's losses keep its stream of random numbers, so that this one's begin is not known otherwise
-        self._begun = None if state.ours else generators(state.args.device)
-        start = state.tracked.start = state.start if state.start and state.start.epoch == epoch else None
+        # with OpenCLIP's losses an epoch's random state follows from the one before, so that it has to be kept
+        self._epoch_random = None if state.own_loss else random_state(state.args.device)
+        at = state.epoch_start
+        start = state.train_loader.start = at if at is not None and at.epoch == epoch else None
         if start is not None:
-            self._go_on(start)
-        if self.active and self._agreement.anyone():
+            self._resume(start)
+        if self.active and self._agreement.any_rank():
             self._stop(0 if start is None else start.step)
 
-    def _go_on(self, start: Start) -> None:
+    def _resume(self, start: EpochStart) -> None:
         state, args = self.state, self.state.args
         if start.steps != self.steps:
             raise UsageError(
@@ -149,16 +146,16 @@ class Midway:
 
     def after_epoch(self) -> None:
         """The epoch's steps are done; what OpenCLIP does next, as validation, may take long. Raises Stopped."""
-        if self.active and self._agreement.anyone():
+        if self.active and self._agreement.any_rank():
             self._stop(self.steps)
 
     def _stop(self, step: int) -> None:
         state, signum = self.state, self.state.stopping.signum
         assert signum is not None
         path = self._save(step)
-        state.stopping.leave()
-        if state.tracked is not None:
-            state.tracked.end_workers()
+        state.stopping.let_workers_end()
+        if state.train_loader is not None:
+            state.train_loader.end_workers()
         stopped = Stopped(signum)
         if state.master:
             if self._writer is not None:
@@ -166,7 +163,7 @@ class Midway:
             behind = f"after step {step:,} of {self.steps:,} in" if step else "before"
             saved = "nothing was trained" if path is None else f"saved as {path}"
             logging.warning(
-                f"{stopped}: training ended {behind} epoch {self.epoch}; {saved}; {_to_continue(state.args)}"
+                f"{stopped}: training ended {behind} epoch {self.epoch}; {saved}; {_how_to_resume(state.args)}"
             )
         if state.args.world_size > 1:
             dist.barrier()  # rank 0 has saved; the first rank that leaves takes the others with it
@@ -197,29 +194,29 @@ class Midway:
             **({} if scaler is None else {"scaler": scaler.state_dict()}),
         }
         oc_main.torch.save(checkpoint, os.fspath(path))
-        state.places = []
+        state.loader_positions = []
         return path
 
     def _gather(self) -> None:
         """Brings each rank's place in the epoch to rank 0."""
         state = self.state
-        assert state.tracked is not None
+        assert state.train_loader is not None
         keeping = [hook for hook in state.hooks if isinstance(hook, KeepsEpoch)]
         own = {
             "steps": self.steps,
-            "past": state.tracked.past.state_dict(),
-            "random": generators(state.args.device),
-            "begun": self._begun,
+            "past": state.train_loader.past.state_dict(),
+            "random": random_state(state.args.device),
+            "begun": self._epoch_random,
             "hooks": {type(hook).__name__: hook.epoch_state() for hook in keeping},
         }
         ranks = state.args.world_size
-        state.places = [own] * (ranks if state.master else 0)
+        state.loader_positions = [own] * (ranks if state.master else 0)
         if ranks > 1:
-            dist.gather_object(own, state.places or None)
+            dist.gather_object(own, state.loader_positions or None)
 
 
-def _to_continue(args: argparse.Namespace) -> str:
-    """How to go on, for a person: the command, or, where a launcher stands before it, what is to be added."""
+def _how_to_resume(args: argparse.Namespace) -> str:
+    """How the user resumes: the command, or, where a launcher started it, what to add to it."""
     words = ["--resume", "latest"]
     if "--name" not in args.command:
         words = ["--name", args.name, *words]

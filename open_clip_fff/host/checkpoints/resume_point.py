@@ -12,7 +12,7 @@ from torch import Tensor
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.checkpoints.extra_state import check_extra, needs_extra
-from open_clip_fff.host.checkpoints.mid_epoch import check_sizes
+from open_clip_fff.host.checkpoints.mid_epoch import check_loader_sizes
 from open_clip_fff.host.checks.weights import architecture, check_resume, model_options, named
 from open_clip_fff.host.nonfinite import refuse_not_finite
 from open_clip_fff.hub.checkpoints import (
@@ -30,7 +30,7 @@ from open_clip_fff.hub.checkpoints import (
 Check = Callable[[Path], None]
 
 
-class GoingOn(NamedTuple):
+class ResumeCheckpoint(NamedTuple):
     """What a run goes on from.
 
     Attributes:
@@ -44,7 +44,7 @@ class GoingOn(NamedTuple):
     fits: bool = False
 
 
-def going_on(args: argparse.Namespace, plan: Plan) -> GoingOn:
+def find_checkpoint(args: argparse.Namespace, plan: Plan) -> ResumeCheckpoint:
     """Looks into the checkpoint to go on from; of `latest`, into ever older ones until one is whole.
 
     Raises:
@@ -52,7 +52,7 @@ def going_on(args: argparse.Namespace, plan: Plan) -> GoingOn:
     """
     latest = args.resume == "latest"
     if not args.resume or "://" in args.resume or (latest and (args.name is None or args.remote_sync)):
-        return GoingOn()
+        return ResumeCheckpoint()
     size = args.force_image_size
     size = size[0] if isinstance(size, (list, tuple)) and len(size) == 1 else size
     sizes = {"force_image_size": size, "force_context_length": args.force_context_length}
@@ -71,13 +71,13 @@ def going_on(args: argparse.Namespace, plan: Plan) -> GoingOn:
     return found._replace(notes=(*found.notes, note))
 
 
-def _latest(run: Path, save_most_recent: bool, check: Check) -> GoingOn:
+def _latest(run: Path, save_most_recent: bool, check: Check) -> ResumeCheckpoint:
     found = newest_first(run)
     upstream = _upstreams(run, save_most_recent)
     if not found and upstream is not None:  # by another name, which OpenCLIP takes, too
         found = [upstream]
     if not found:
-        return GoingOn()
+        return ResumeCheckpoint()
     checkpoint, errors = first_usable(found, check)
     if checkpoint is None:
         raise UsageError(f"{errors[0]}{'; none before it is usable' * (len(found) > 1)}") from errors[0]
@@ -85,7 +85,7 @@ def _latest(run: Path, save_most_recent: bool, check: Check) -> GoingOn:
     notes = [f"warning: {each}; --resume latest goes on from {checkpoint}" for each in told]
     if not notes and (upstream not in found or read_position(upstream) != read_position(checkpoint)):
         notes = [f"note: --resume latest goes on from {checkpoint}, the newest by the epochs that the files hold"]
-    return GoingOn(checkpoint, tuple(notes))
+    return ResumeCheckpoint(checkpoint, tuple(notes))
 
 
 def _upstreams(run: Path, save_most_recent: bool) -> Path | None:
@@ -95,15 +95,15 @@ def _upstreams(run: Path, save_most_recent: bool) -> Path | None:
     return Path(found) if found and Path(found).is_file() else None
 
 
-def _typed(checkpoint: Path, beside: list[Path], check: Check) -> GoingOn:
+def _typed(checkpoint: Path, beside: list[Path], check: Check) -> ResumeCheckpoint:
     place = beside.index(checkpoint.resolve()) if checkpoint.resolve() in beside else len(beside)
     try:
         check(checkpoint)
     except UsageError as error:
         raise UsageError(f"{error}{usable_before(checkpoint, check)}") from error
     if checkpoint.name == LATEST and 0 < place < len(beside):
-        return GoingOn(checkpoint, (f"warning: --resume {checkpoint}: {beside[0].name} beside it is newer",))
-    return GoingOn(checkpoint)
+        return ResumeCheckpoint(checkpoint, (f"warning: --resume {checkpoint}: {beside[0].name} beside it is newer",))
+    return ResumeCheckpoint(checkpoint)
 
 
 def check_stored(
@@ -127,4 +127,4 @@ def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | Non
         if needs_extra(plan) or (at.step and plan.typed):
             extra = check_extra(plan, path, at)
             if at.step:
-                check_sizes(args, extra, path)
+                check_loader_sizes(args, extra, path)

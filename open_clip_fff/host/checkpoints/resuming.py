@@ -6,14 +6,14 @@ from typing import Any
 
 import open_clip_train.main as oc_main
 
-from open_clip_fff.host.checkpoints.resume_point import GoingOn, check_stored
+from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, check_stored
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import weights_of
 from open_clip_fff.patching import replaced
 
 
 @contextmanager
-def resuming(state: RunState, resumed: GoingOn) -> Iterator[None]:
+def resuming(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
     """Checkpoints of one process go on under DDP, too, for which OpenCLIP wants `module.` before each name.
 
     Args:

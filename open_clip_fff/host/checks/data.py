@@ -2,37 +2,27 @@
 
 import argparse
 import os
-from pathlib import Path
 
 from open_clip_train.data import get_dataset_size
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.data_sets import BETWEEN, expand_shards, parquet_name
+from open_clip_fff.data.data_sets import BETWEEN, check_files, dataset_kind, expand_shards, parquet_name
 from open_clip_fff.data.row_counts import row_counts
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table_columns import column_names, read_table
-from open_clip_fff.data.training_data import check_files, dataset_kind, val_captions
+from open_clip_fff.data.training_data import val_captions
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 
 
 def check_data(args: argparse.Namespace, plan: Plan) -> None:
-    """That there is data, what it is, and that it is where the flags say.
+    """Checks that the files exist and can be read together.
 
     Raises:
         UsageError: for the first that is not.
     """
-    named = args.train_data or args.val_data or args.imagenet_val or args.imagenet_v2
-    if not named and args.dataset_type != "synthetic":
-        raise UsageError("--train-data: there is nothing to train on or to evaluate; name some data")
-    if args.imagenet_val and not any(path.is_dir() for path in Path(args.imagenet_val).glob("*")):
-        raise UsageError(f"--imagenet-val {args.imagenet_val}: no folder there that holds a folder for each class")
     if args.dataset_type == "synthetic":
-        if args.val_data:
-            raise UsageError("--val-data: does not go with --dataset-type synthetic; drop one")
-        if not args.train_num_samples or args.train_num_samples < 1:
-            raise UsageError("--train-num-samples: say how many images --dataset-type synthetic should make up")
         return
     for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
         if value:

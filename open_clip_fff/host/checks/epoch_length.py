@@ -8,10 +8,10 @@ from typing import NamedTuple
 import open_clip_train.data as oc_data
 
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.data.data_sets import dataset_kind, expand_shards
 from open_clip_fff.data.row_counts import RowCounts, row_counts
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.training_data import dataset_kind, feature_reader
+from open_clip_fff.data.training_data import feature_reader
 from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.plural import plural
 
@@ -29,7 +29,7 @@ def rows_of_data(args: argparse.Namespace, plan: Plan) -> RowCounts:
     return row_counts(expand_shards(args.train_data), [sidecar for sidecar in needed if sidecar is not None])
 
 
-class Stream(NamedTuple):
+class WorkerShards(NamedTuple):
     """One loader worker's shards in one epoch, and their rows; None where not known."""
 
     epoch: int
@@ -39,7 +39,7 @@ class Stream(NamedTuple):
     rows: int | None
 
 
-class Outlook(NamedTuple):
+class EpochForecast(NamedTuple):
     """What is told before training.
 
     Attributes:
@@ -51,7 +51,7 @@ class Outlook(NamedTuple):
     rows: str = ""
 
 
-def outlook(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch: int) -> Outlook:
+def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch: int) -> EpochForecast:
     """Compares rows with steps.
 
     Args:
@@ -64,7 +64,7 @@ def outlook(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch
         UsageError: if an epoch would be short, with several ranks: the others would wait for the one without rows.
     """
     if not counts.rows or args.dataset_resampled or args.seed < 0:
-        return Outlook()
+        return EpochForecast()
     workers, ours = max(args.workers, 1), not plan.loss.stock
     quota = _mini_batches(args)
     streams = list(_streams(args, counts, first_epoch))
@@ -81,7 +81,7 @@ def outlook(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch
         if ours and known:
             often = f"{taken / max(known):.2f}", f"{taken / min(known):.2f}"
             line += f", each trained {often[0] if often[0] == often[1] else ' to '.join(often)} times"
-    return Outlook(tuple(warnings), line)
+    return EpochForecast(tuple(warnings), line)
 
 
 def _mini_batches(args: argparse.Namespace) -> int:
@@ -90,7 +90,7 @@ def _mini_batches(args: argparse.Namespace) -> int:
     return math.ceil(math.ceil(rows / (args.batch_size * args.world_size)) / max(args.workers, 1))
 
 
-def _streams(args: argparse.Namespace, counts: RowCounts, first_epoch: int) -> Iterator[Stream]:
+def _streams(args: argparse.Namespace, counts: RowCounts, first_epoch: int) -> Iterator[WorkerShards]:
     """Every worker's, in the epochs to come, by OpenCLIP's own shuffle of shards."""
     urls, workers = expand_shards(args.train_data), max(args.workers, 1)
     epochs = range(first_epoch, min(args.epochs, first_epoch + max(VISITS // len(urls), 1)))
@@ -101,10 +101,10 @@ def _streams(args: argparse.Namespace, counts: RowCounts, first_epoch: int) -> I
         for rank in range(args.world_size):
             for worker in range(workers):
                 own = order[rank :: args.world_size][worker::workers]
-                yield Stream(epoch, rank, worker, own, counts.total(own))
+                yield WorkerShards(epoch, rank, worker, own, counts.total(own))
 
 
-def _short(args: argparse.Namespace, short: Sequence[Stream], quota: int, least: int, epochs: set[int]) -> str:
+def _short(args: argparse.Namespace, short: Sequence[WorkerShards], quota: int, least: int, epochs: set[int]) -> str:
     """A line on streams that fill no mini-batch. Raises UsageError where other ranks would wait."""
     first, workers = short[0], max(args.workers, 1)
     more = [f"and {len(first.shards) - 3} more"] if len(first.shards) > 3 else []

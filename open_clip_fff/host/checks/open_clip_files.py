@@ -52,24 +52,7 @@ def check_pretrained(flag: str, model: str | None, pretrained: str | None) -> No
         )
 
 
-def check_resume(args: argparse.Namespace) -> None:
-    """What --resume names.
-
-    Raises:
-        UsageError: if it is not there; where the newest is asked for and no run is named.
-    """
-    if args.resume == "latest":
-        if args.name is None:
-            raise UsageError("--resume latest: the run that it goes on with is not named; add --name NAME")
-        if args.remote_sync and args.save_most_recent:
-            raise UsageError("--resume latest: does not go with --remote-sync and --save-most-recent; drop one")
-        if args.remote_sync and args.remote_sync_protocol != "s3":
-            raise UsageError("--resume latest: with --remote-sync it needs --remote-sync-protocol s3")
-    elif args.resume and "://" not in args.resume and not os.path.isfile(args.resume):
-        raise UsageError(f"--resume {args.resume}: there is no such file")
-
-
-def check_pictures(args: argparse.Namespace) -> None:
+def check_image_flags(args: argparse.Namespace) -> None:
     """Puts a grey picture through OpenCLIP's transforms, with each flag that changes them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The seam where OpenCLIP makes its data sets: K captions in, batches through the hooks out."""
+"""The seam where OpenCLIP makes its data sets: captions as the plan says, and batch hooks."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -24,8 +24,8 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens, OrdersData
 from open_clip_fff.host.fixes import counting_damage
 from open_clip_fff.host.loader.grouping import order_table, stream_seams
-from open_clip_fff.host.loader.passes import Batches, PassesPipeline
-from open_clip_fff.host.loader.position import Progress
+from open_clip_fff.host.loader.passes import MiniBatches, RepeatingPipeline
+from open_clip_fff.host.loader.position import SkipTrained
 from open_clip_fff.host.loader.seeding import SeededPipeline, with_own_generator
 from open_clip_fff.host.loader.tracking import TrackedLoader, table_loader
 from open_clip_fff.host.report.coverage import caption_line, too_little
@@ -36,13 +36,13 @@ from open_clip_fff.patching import View, replaced
 _HOOKS = {"frozen": "frozen", "precomputed": "stored", "text": "sentence", "ema": "ema"}
 
 
-def data_maker(state: RunState, get_data: Callable) -> Callable:
+def data_factory(state: RunState, get_data: Callable) -> Callable:
     """OpenCLIP's `get_data`, whose data sets read captions as the plan says."""
     if not state.plan.typed:
         return get_data
 
     def with_captions(args, preprocess, epoch=0, tokenizer=None):
-        if state.ours:
+        if state.own_loss:
             state.hooks = _build_hooks(state, tokenizer)
         dataset_fn = partial(_dataset_fn, state, oc_data.get_dataset_fn)
         with replaced(oc_data, get_dataset_fn=dataset_fn):
@@ -84,7 +84,7 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
 
     def with_captions(args, preprocess, is_train, epoch=0, tokenizer=None):
         captions = state.plan.captions if is_train else val_captions(state.plan.captions, args.val_data)
-        many = state.ours or not is_train
+        many = state.own_loss or not is_train
         if many:
             extra = {}
             for hook in state.hooks if is_train else []:
@@ -100,15 +100,16 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
             CaptionReader(captions), counters, feature_reader(state.plan) if many and is_train else None
         )
         orders = [hook for hook in state.hooks if is_train and isinstance(hook, OrdersData)]
-        seams: dict[str, object] = {"batched": Batches}
+        seams: dict[str, object] = {"batched": MiniBatches}
         seams["WebLoader"] = partial(with_own_generator, oc_data.wds.WebLoader, args.seed, args.rank)
         if is_train:
-            progress = Progress()
+            skip_trained = SkipTrained()
             decode = oc_data.wds.decode
-            seams["decode"] = lambda *a, **k: Chain(progress, decode(*a, **k))
-            seams["DataPipeline"] = partial(PassesPipeline if many else SeededPipeline, progress, state.start)
+            seams["decode"] = lambda *a, **k: Chain(skip_trained, decode(*a, **k))
+            pipeline = RepeatingPipeline if many else SeededPipeline
+            seams["DataPipeline"] = partial(pipeline, skip_trained, state.epoch_start)
             if orders:
-                seams |= stream_seams(orders[0], progress, state.start)
+                seams |= stream_seams(orders[0], skip_trained, state.epoch_start)
         seams["tarfile_to_samples"] = lambda **_: oc_data.tarfile_to_samples_nothrow  # as training reads
         view = View(oc_data.wds, **seams)
         with (
@@ -125,14 +126,14 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
             info.dataloader = FirstCaptionLoader(info.dataloader)
             return info
         if info.shared_epoch is not None:  # a stream
-            state.tracked = TrackedLoader(info.dataloader, args.device)
+            state.train_loader = TrackedLoader(info.dataloader, args.device)
         else:
             if orders:
                 order_table(info, orders[0])
-            state.tracked = table_loader(info.dataloader, args.device)
-        info.dataloader = state.tracked
+            state.train_loader = table_loader(info.dataloader, args.device)
+        info.dataloader = state.train_loader
         if many:
-            info.dataloader = HookedLoader(state.tracked, torch.device(args.device), state.hooks)
+            info.dataloader = HookedLoader(state.train_loader, torch.device(args.device), state.hooks)
         return info
 
     return with_captions
@@ -141,7 +142,7 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
 def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, preprocess: Callable, **options):
     """OpenCLIP's CSV data set with every caption column sealed in the place of the first.
 
-    Its captions are all read here, and told of once; rows without any are left out, as they are from tars.
+    Its captions are all read here, and reported once; rows without any are left out, as they are from tars.
 
     Raises:
         UsageError: if a column is not there, or has text in fewer rows than --min-coverage asks for.
@@ -156,9 +157,9 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
         found = reader.by_column(cells)
         rows.append(reader.row_of(sample_id(str(path)), found, class_id(cells[key]) if key else NO_ID))
         counters.count_row(rows[-1], found)
-    news = counters.take()
-    logging.info(f"Captions in {filename}: {caption_line(news, captions)}")
-    if short := too_little(news, captions):
+    counts = counters.take()
+    logging.info(f"Captions in {filename}: {caption_line(counts, captions)}")
+    if short := too_little(counts, captions):
         raise UsageError(f"--min-coverage {captions.min_coverage:g}: in {filename}, {short}")
     kept = [(path, serialize(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
     if left_out := len(rows) - len(kept):

@@ -1,4 +1,4 @@
-"""The seams through which a hook orders OpenCLIP's training data."""
+"""The seams through which a batch hook orders OpenCLIP's training data."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,13 +12,13 @@ from open_clip_fff.data.shard_reader import Chain
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.hooks.registry import OrdersData
 from open_clip_fff.host.fixes import LatestEpoch
-from open_clip_fff.host.loader.passes import PassesPipeline
-from open_clip_fff.host.loader.position import Progress
-from open_clip_fff.host.loader.tracking import Start
+from open_clip_fff.host.loader.passes import RepeatingPipeline
+from open_clip_fff.host.loader.position import SkipTrained
+from open_clip_fff.host.loader.tracking import EpochStart
 
 
-def stream_seams(orders: OrdersData, progress: Progress, start: Start | None) -> dict[str, Any]:
-    """What OpenCLIP's tar pipeline should find in webdataset's place, so that one hook looks ahead in it."""
+def stream_seams(orders: OrdersData, skip_trained: SkipTrained, start: EpochStart | None) -> dict[str, Any]:
+    """What replaces webdataset's names in OpenCLIP's tar pipeline, so that a hook's look-ahead is a stage of it."""
     epoch = _Epoch()
     lookahead = orders.lookahead(epoch)
 
@@ -29,18 +29,18 @@ def stream_seams(orders: OrdersData, progress: Progress, start: Start | None) ->
     def to_tuple(*names: str) -> Chain:
         return Chain(wds.to_tuple(*names), lookahead.arrivals)
 
-    def pipeline(*stages: object) -> EpochPipeline:
-        progress.counters.append(lookahead)
-        return EpochPipeline(lookahead, progress, start, *stages)
+    def pipeline(*stages: object) -> GroupedPipeline:
+        skip_trained.counters.append(lookahead)
+        return GroupedPipeline(lookahead, skip_trained, start, *stages)
 
     return {"select": select, "to_tuple": to_tuple, "DataPipeline": pipeline}
 
 
-class EpochPipeline(PassesPipeline):
+class GroupedPipeline(RepeatingPipeline):
     """Tells the look-ahead when an epoch begins, and of how many mini-batches; it gets all passes as one stream."""
 
-    def __init__(self, lookahead: Lookahead, progress: Progress, start: Start | None, *stages: object) -> None:
-        super().__init__(progress, start, *stages)
+    def __init__(self, lookahead: Lookahead, skip: SkipTrained, start: EpochStart | None, *stages: object) -> None:
+        super().__init__(skip, start, *stages)
         self.lookahead = lookahead
 
     def __iter__(self) -> Iterator:
@@ -58,7 +58,7 @@ class _Epoch:
 
 
 def order_table(info: Any, orders: OrdersData) -> None:
-    """Gives the loader of a CSV a sampler by a hook, in place."""
+    """Replaces the sampler of a CSV's loader by a hook's, in place."""
     loader = info.dataloader
     ids = torch.tensor([sample_id(str(path)) for path in loader.dataset.images])
     sampler = orders.sampler(loader.dataset, ids)

@@ -12,15 +12,15 @@ from torch.utils.data import IterableDataset
 
 from open_clip_fff.data.batch import collate
 from open_clip_fff.host.fixes import SeededShuffle
-from open_clip_fff.host.loader.position import Progress
+from open_clip_fff.host.loader.position import SkipTrained
 from open_clip_fff.host.loader.seeding import SeededPipeline
-from open_clip_fff.host.loader.tracking import Start
+from open_clip_fff.host.loader.tracking import EpochStart
 
 
-class Batches:
-    """A stage that cuts samples into mini-batches, each handed on as soon as it is full.
+class MiniBatches:
+    """A stage that cuts samples into mini-batches, each yielded as soon as it is full.
 
-    (webdataset's waits for a sample more, which may cost the reading of another pass.)
+    (webdataset's waits for one more sample, for which another pass may have to be read.)
 
     Args:
         size: rows of a mini-batch.
@@ -45,18 +45,18 @@ class Batches:
             yield collate(batch)
 
 
-class Passes(IterableDataset):
-    """A pipeline's samples over and over, for as long as any of them come through to mini-batches.
+class RepeatedPasses(IterableDataset):
+    """A pipeline's samples over and over, for as long as any of them reach mini-batches.
 
     Args:
         once: the pipeline of one pass.
-        batches: where they arrive.
+        batches: the stage that counts them.
 
     Attributes:
-        patience: samples that stages in between may hold back before the first arrives.
+        patience: samples that the stages in between may hold back before the first arrives.
     """
 
-    def __init__(self, once: wds.DataPipeline, batches: Batches) -> None:
+    def __init__(self, once: wds.DataPipeline, batches: MiniBatches) -> None:
         self.once, self.batches, self.patience = once, batches, 0
 
     def __iter__(self) -> Iterator[dict]:
@@ -72,21 +72,21 @@ class Passes(IterableDataset):
                 return  # there is no row, or none of them can be read
 
 
-class PassesPipeline(SeededPipeline):
+class RepeatingPipeline(SeededPipeline):
     """OpenCLIP's pipeline of training data, whose first stages, up to the shuffling of samples, are repeated.
 
     Args:
-        progress, start: as `SeededPipeline`'s.
-        stages: OpenCLIP's, of which the last is `Batches`.
+        skip_trained, start: as `SeededPipeline`'s.
+        stages: OpenCLIP's, of which the last is `MiniBatches`.
     """
 
-    def __init__(self, progress: Progress, start: Start | None, *stages: Any) -> None:
-        super().__init__(progress, start, *stages)
-        cut = next(place for place, stage in enumerate(self.pipeline) if isinstance(stage, SeededShuffle)) + 1
-        self.passes = Passes(wds.DataPipeline(*self.pipeline[:cut]), self.pipeline[-1])
+    def __init__(self, skip_trained: SkipTrained, start: EpochStart | None, *stages: Any) -> None:
+        super().__init__(skip_trained, start, *stages)
+        cut = next(at for at, stage in enumerate(self.pipeline) if isinstance(stage, SeededShuffle)) + 1
+        self.passes = RepeatedPasses(wds.DataPipeline(*self.pipeline[:cut]), self.pipeline[-1])
         self.pipeline = [self.passes, *self.pipeline[cut:]]
 
-    def with_epoch(self, nsamples: int = -1, nbatches: int = -1) -> "PassesPipeline":
+    def with_epoch(self, nsamples: int = -1, nbatches: int = -1) -> "RepeatingPipeline":
         """An epoch is so many mini-batches."""
         self.passes.patience = max(nsamples, nbatches) * self.passes.batches.size
         return super().with_epoch(nsamples, nbatches)

@@ -1,6 +1,6 @@
-"""Where a loader is in its epoch: it travels with each mini-batch, so that what is read ahead is not taken for trained.
+"""Where a loader is in its epoch; sent with each mini-batch, so that what is only read ahead does not count as trained.
 
-A run that goes on in the middle of an epoch reads the same stream again and passes over what was trained, undecoded: a
+A run that resumes in the middle of an epoch reads the same stream again and passes over what was trained, undecoded: a
 worker needs the number of samples that reached its decoder, which of them the decoder lost, and its generators.
 """
 
@@ -11,20 +11,20 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import get_worker_info
 
-from open_clip_fff.host.generators import packed, unpacked
+from open_clip_fff.host.random_state import pickled_random_state, unpickled_random_state
 
-# how a worker holds its turn without a mini-batch: in a loader that begins anew, the first one is always worker 0's
-NOTHING = None
+# what a worker yields in its turn without a mini-batch: a new loader's first mini-batch is always worker 0's
+NO_BATCH = None
 
 
-class Place(NamedTuple):
-    """What a worker says with a mini-batch.
+class WorkerPosition(NamedTuple):
+    """What a worker sends with a mini-batch.
 
     Attributes:
         worker: its number.
         taken: samples of this epoch that reached the decoder.
         lost: those that it could not decode since the last mini-batch, by their number.
-        random: its generators (`generators.packed`); empty in the main process, which knows its own.
+        random: its generators (`pickled_random_state`); empty in the main process.
     """
 
     worker: int
@@ -33,49 +33,56 @@ class Place(NamedTuple):
     random: bytes
 
 
-def place(taken: int = 0, lost: list[int] | None = None) -> Place:
-    """Of the process that asks, right behind a mini-batch."""
+def worker_position(taken: int = 0, lost: list[int] | None = None) -> WorkerPosition:
+    """Of the calling process, right after a mini-batch."""
     worker = get_worker_info()
-    return Place(0 if worker is None else worker.id, taken, lost or [], b"" if worker is None else packed())
+    number, random = (0, b"") if worker is None else (worker.id, pickled_random_state())
+    return WorkerPosition(number, taken, lost or [], random)
 
 
 @dataclass
-class WorkerPast:
-    """What a worker has given in an epoch: mini-batches, and as in `Place`, but all that were lost."""
+class WorkerProgress:
+    """What a worker has yielded in an epoch: mini-batches, and as in `WorkerPosition`, but all lost ones."""
 
     batches: int = 0
     taken: int = 0
     lost: list[int] = field(default_factory=list)
     random: bytes | dict[str, Any] = b""
 
-    def add(self, now: Place) -> None:
-        """One mini-batch more."""
-        self.batches, self.taken, self.random = self.batches + 1, now.taken, now.random
-        self.lost += now.lost
+    def add(self, position: WorkerPosition) -> None:
+        """Counts a mini-batch."""
+        self.batches, self.taken, self.random = self.batches + 1, position.taken, position.random
+        self.lost += position.lost
+
+    def random_state(self) -> dict[str, Any] | None:
+        """Its generators as `host.random_state.random_state` gives them; None in the main process."""
+        if isinstance(self.random, bytes):
+            return unpickled_random_state(self.random) if self.random else None
+        return self.random
 
 
 @dataclass
-class Past:
-    """What a rank's loader has given in an epoch.
+class LoaderProgress:
+    """What a rank's loader has yielded in an epoch.
 
     Attributes:
         batches: mini-batches of all its workers.
-        last: the worker that gave the last one.
+        last: the worker of the last one.
         workers: each one's part, by its number.
     """
 
     batches: int = 0
     last: int = -1
-    workers: dict[int, WorkerPast] = field(default_factory=dict)
+    workers: dict[int, WorkerProgress] = field(default_factory=dict)
 
-    def add(self, now: Place) -> None:
-        """One mini-batch more."""
-        self.batches, self.last = self.batches + 1, now.worker
-        self.workers.setdefault(now.worker, WorkerPast()).add(now)
+    def add(self, position: WorkerPosition) -> None:
+        """Counts a mini-batch."""
+        self.batches, self.last = self.batches + 1, position.worker
+        self.workers.setdefault(position.worker, WorkerProgress()).add(position)
 
-    def worker(self, number: int) -> WorkerPast:
-        """A worker's part; an empty one where it gave nothing."""
-        return self.workers.get(number, WorkerPast())
+    def worker(self, number: int) -> WorkerProgress:
+        """A worker's part; an empty one where it yielded nothing."""
+        return self.workers.get(number, WorkerProgress())
 
     @property
     def lost(self) -> int:
@@ -89,45 +96,45 @@ class Past:
                 "batches": one.batches,
                 "taken": one.taken,
                 "lost": torch.tensor(one.lost, dtype=torch.int64),
-                "random": unpacked(one.random) if isinstance(one.random, bytes) and one.random else one.random or None,
+                "random": one.random_state(),
             }
             for number, one in self.workers.items()
         }
         return {"batches": self.batches, "last": self.last, "workers": workers}
 
     @classmethod
-    def of(cls, state: dict[str, Any]) -> "Past":
+    def of(cls, state: dict[str, Any]) -> "LoaderProgress":
         """What `state_dict` gave."""
         workers = {
-            number: WorkerPast(one["batches"], one["taken"], one["lost"].tolist(), one["random"] or b"")
+            number: WorkerProgress(one["batches"], one["taken"], one["lost"].tolist(), one["random"] or b"")
             for number, one in state["workers"].items()
         }
         return cls(state["batches"], state["last"], workers)
 
 
-class Progress:
-    """A stage before the decoder of tars: counts samples, and passes over those that were trained before.
+class SkipTrained:
+    """A stage before the decoder of tars: counts samples, and drops those that the run trained before it was resumed.
 
     Attributes:
-        taken, lost: as in `Place`, since the epoch began.
-        skipped: samples that were passed over.
-        counters: stages behind the decoder that count in `arrived` what comes through; the first tells what is lost.
+        taken, lost: as in `WorkerPosition`, since the epoch began.
+        skipped: samples that were dropped.
+        counters: stages after the decoder that count in `arrived` what comes through; the first shows what is lost.
     """
 
     def __init__(self) -> None:
         self.counters: list[Any] = []
-        self.begin(WorkerPast())
+        self.begin(WorkerProgress())
 
-    def begin(self, past: WorkerPast) -> None:
-        """An epoch begins, of which so much is trained."""
+    def begin(self, past: WorkerProgress) -> None:
+        """Begins an epoch, of which `past` is trained."""
         self.taken = self.skipped = 0
         self.lost: list[int] = []
         self._over, self._lost_before = past.taken, frozenset(past.lost)
 
-    def told(self) -> Place:
-        """The place behind a mini-batch; what was lost is told once."""
+    def position(self) -> WorkerPosition:
+        """The position after a mini-batch; lost samples are reported once."""
         lost, self.lost = self.lost, []
-        return place(self.taken, lost)
+        return worker_position(self.taken, lost)
 
     def __call__(self, samples: Iterable[dict]) -> Iterator[dict]:
         """One pass over a worker's shards, or all of them."""

@@ -1,6 +1,6 @@
-"""Random numbers that a resumed run draws again: seeded at each epoch's begin, or kept with the checkpoint.
+"""Random numbers that are the same in a resumed run: seeded at each epoch's begin, or kept with the checkpoint.
 
-Loader workers of tars outlive an epoch, and a run that goes on has new ones: they are seeded at each epoch's begin, by
+Loader workers of tars outlive an epoch, and a resumed run has new ones: they are seeded at each epoch's begin, by
 (seed, epoch, rank, worker). So is the main process, by (seed, epoch, rank), where the loss is ours. Where the loss is
 OpenCLIP's, so is the stream of random numbers: each rank's generators are kept with the checkpoint.
 """
@@ -16,63 +16,63 @@ import webdataset as wds
 from torch.utils.data import get_worker_info
 
 from open_clip_fff.host.fixes import SeededShuffle
-from open_clip_fff.host.generators import generators, restore, seed_all
-from open_clip_fff.host.loader.position import NOTHING, Past, Progress
-from open_clip_fff.host.loader.tracking import Start
+from open_clip_fff.host.loader.position import NO_BATCH, LoaderProgress, SkipTrained
+from open_clip_fff.host.loader.tracking import EpochStart
+from open_clip_fff.host.random_state import random_state, restore_random_state, seed_all
 from open_clip_fff.host.state import RunState
 
 
 class SeededPipeline(wds.DataPipeline):
-    """OpenCLIP's pipeline of training data, at whose begin, once an epoch, a loader worker seeds its generators.
+    """OpenCLIP's pipeline of training data; at each epoch's begin a loader worker seeds its generators.
 
-    With each mini-batch it gives its place in the epoch; the first epoch of a resumed run begins where it was stopped.
+    It yields each mini-batch with its position in the epoch; a resumed run's first epoch begins where it was stopped.
 
     Args:
-        progress: a stage before its decoder.
+        skip_trained: a stage before its decoder.
         start: where a resumed run begins; None for a new one.
         stages: OpenCLIP's, of which the last makes mini-batches and counts what arrives.
     """
 
     pipeline: list[Any]  # webdataset's, which has no types
 
-    def __init__(self, progress: Progress, start: Start | None, *stages: Any) -> None:
+    def __init__(self, skip_trained: SkipTrained, start: EpochStart | None, *stages: Any) -> None:
         super().__init__(*stages)
-        self.progress, self.start = progress, start
+        self.skip_trained, self.start = skip_trained, start
         self.shuffle = next(stage for stage in self.pipeline if isinstance(stage, SeededShuffle))
-        progress.counters.insert(0, self.pipeline[-1])
+        skip_trained.counters.insert(0, self.pipeline[-1])
 
     def __iter__(self) -> Iterator:
         worker = get_worker_info()
-        number, past = 0 if worker is None else worker.id, Past()
+        number, past = 0 if worker is None else worker.id, LoaderProgress()
         if self.start is not None and self.shuffle.epoch_now() == self.start.epoch:
             past = self.start.past
         own = past.worker(number)
-        self.progress.begin(own)
-        if worker is not None:  # with --workers 0 its numbers are the main process's own
-            seed_all("worker", self.shuffle.place())
+        self.skip_trained.begin(own)
+        if worker is not None:  # with --workers 0 the random numbers are the main process's
+            seed_all("worker", self.shuffle.seed_text())
             if isinstance(own.random, dict):
-                restore(own.random, "cpu")
+                restore_random_state(own.random, "cpu")
         if worker is not None and number <= past.last:
-            yield NOTHING
+            yield NO_BATCH
         left = self.nsamples - own.batches if self.nsamples > 0 else None
         for batch in islice(super().__iter__(), left):
-            yield batch, self.progress.told()
+            yield batch, self.skip_trained.position()
 
     def iterator(self) -> Iterator:
-        """webdataset's, to which a pass that is trained already is not an empty one."""
+        """webdataset's, but a pass that is trained already does not count as empty."""
         for _ in range(self.repetitions):
-            skipped, count = self.progress.skipped, 0
+            skipped, count = self.skip_trained.skipped, 0
             for batch in self.iterator1():
                 count += 1
                 yield batch
-            if not count and self.progress.skipped == skipped:
+            if not count and self.skip_trained.skipped == skipped:
                 return
 
 
 def with_own_generator(make: Callable, seed: int, rank: int, *args: Any, **options: Any) -> Any:
-    """A tar loader whose workers' first seed is not drawn from the main process's generator.
+    """A tar loader whose workers' base seed is not drawn from the main process's generator.
 
-    Its workers persist: an uninterrupted run draws that seed in its first epoch only, a resumed one in another.
+    Its workers persist: an uninterrupted run draws that seed in its first epoch, a resumed one in a later epoch.
     """
     if options.get("num_workers"):
         generator = torch.Generator().manual_seed(random.Random(f"loader/{seed}/{rank}").getrandbits(63))
@@ -81,26 +81,26 @@ def with_own_generator(make: Callable, seed: int, rank: int, *args: Any, **optio
 
 
 def before_epoch(state: RunState, epoch: int, first: bool) -> None:
-    """The main process's generators as this epoch needs them.
+    """Sets the main process's generators for an epoch.
 
     Args:
         state: the run.
-        epoch: which one, from 0.
-        first: whether it is the first that this process trains.
+        epoch: from 0.
+        first: whether it is the first of this process.
     """
     args = state.args
-    if state.ours:
+    if state.own_loss:
         seed_all("main", args.seed, epoch, args.rank)
     elif first and state.extra is not None and "random" in state.extra:
-        restore(state.extra["random"][args.rank], args.device)
+        restore_random_state(state.extra["random"][args.rank], args.device)
 
 
 def after_epoch(state: RunState) -> None:
-    """Brings all ranks' generators to rank 0, which saves; with OpenCLIP's loss and a flag of ours typed."""
-    if state.ours or not state.plan.typed:
+    """Gathers all ranks' generators on rank 0, which saves; with OpenCLIP's loss and a flag of ours typed."""
+    if state.own_loss or not state.plan.typed:
         return
-    own = generators(state.args.device)
+    own = random_state(state.args.device)
     ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    state.random = [own] * (ranks if state.master else 0)
+    state.random_states = [own] * (ranks if state.master else 0)
     if ranks > 1:
-        dist.gather_object(own, state.random or None)
+        dist.gather_object(own, state.random_states or None)

@@ -1,4 +1,4 @@
-"""An epoch that is shorter than the schedule counts: with one rank it is told, with several it ends the run at once."""
+"""An epoch that is shorter than the schedule counts: a warning with one rank, an error with several."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -8,10 +8,10 @@ from open_clip_fff.errors import OneRankError
 
 
 class CountedLoader:
-    """A training loader that notices when it ends too early.
+    """A training loader that detects when it ends too early.
 
-    DDP's ranks take every step together: where one has no mini-batch left, the others would wait for it until the
-    collective's timeout, half an hour later.
+    DDP's ranks take every step together: when one has no mini-batch left, the others would wait until the collective's
+    timeout, half an hour later.
 
     Args:
         loader: OpenCLIP's, or ours.
@@ -22,8 +22,8 @@ class CountedLoader:
             make an epoch short.
 
     Attributes:
-        epoch: which one it is, from 0.
-        after_batch: called with a mini-batch's number once the loop asks for the next one, that is, after its step.
+        epoch: from 0.
+        after_batch: called with a mini-batch's number when the loop asks for the next one, after its step.
     """
 
     def __init__(self, loader: Any, rank: int, world_size: int, batch: int, repeats: bool) -> None:

@@ -14,8 +14,8 @@ def recall(image: Tensor, text: Tensor, image_ids: Tensor, text_ids: Tensor, blo
     """R@1, R@5 and R@10 in both directions.
 
     Image to text: the share of images with an own caption among the top k of all captions. Text to image: the share of
-    captions whose image is among the top k of all images. What is own is told by id, so the order of the rows says
-    nothing, and an image that is there twice is not its own rival.
+    captions whose image is among the top k of all images. Own captions are those of the same id, so that the
+    order of rows does not matter, and an image that occurs twice does not compete with itself.
 
     Args:
         image: [N, D], L2-normalised.
@@ -28,17 +28,16 @@ def recall(image: Tensor, text: Tensor, image_ids: Tensor, text_ids: Tensor, blo
         `image_to_text_R@1` and so on, from 0 to 1.
     """
     directions = {
-        "image_to_text": rivals_ahead(image, text, image_ids, text_ids, block),
-        "text_to_image": rivals_ahead(text, image, text_ids, image_ids, block),
+        "image_to_text": rank_of_own(image, text, image_ids, text_ids, block),
+        "text_to_image": rank_of_own(text, image, text_ids, image_ids, block),
     }
     return {f"{name}_R@{k}": (ahead < k).double().mean().item() for name, ahead in directions.items() for k in TOPS}
 
 
-def rivals_ahead(queries: Tensor, targets: Tensor, query_ids: Tensor, target_ids: Tensor, block: int = BLOCK) -> Tensor:
-    """How many targets that are not its own stand before each query's best own one.
+def rank_of_own(queries: Tensor, targets: Tensor, query_ids: Tensor, target_ids: Tensor, block: int = BLOCK) -> Tensor:
+    """How many targets that are not its own rank before each query's best own one.
 
-    A rival with the same score stands before it: a model that gives all pairs one score has found nothing, and its
-    recall is 0 and not 1. So has a model that gives no numbers (NaN).
+    Ties rank before it, and so does NaN: a model that gives all pairs one score, or none, has recall 0.
 
     Args:
         queries: [Q, D].

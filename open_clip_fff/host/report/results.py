@@ -1,14 +1,21 @@
-"""What our evaluations find, kept where OpenCLIP keeps its own."""
+"""The numbers of our evaluations: the line of a validation, and the files and trackers where OpenCLIP keeps its own."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+
+from open_clip_fff.host.report.recall import TOPS
+from open_clip_fff.plural import plural
 
 RESULTS = "fff_results.jsonl"  # beside OpenCLIP's results.jsonl, whose readers know its keys
 AVERAGE = "ema_"  # before the numbers of the weights' moving average
 
+RECALL = "all_captions_"  # before the names in `recall`, which OpenCLIP gives to its own numbers, too
+LOSS = "sigmoid_val_loss"
 
-def keep(values: dict[str, float], epoch: int, data: dict, args, tb_writer) -> None:
-    """The numbers where OpenCLIP keeps its own, under other names and in a file of their own."""
+
+def keep_results(values: dict[str, float], epoch: int, data: dict, args, tb_writer) -> None:
+    """Keeps numbers where OpenCLIP keeps its own, under other names and in a file of their own."""
     tagged = {f"val/{name}": value for name, value in values.items()}
     if args.save_logs:
         if tb_writer is not None:
@@ -21,3 +28,22 @@ def keep(values: dict[str, float], epoch: int, data: dict, args, tb_writer) -> N
 
         steps = data["train"].dataloader.num_batches // args.accum_freq if "train" in data else None
         wandb.log({**tagged, "epoch": epoch}, step=None if steps is None else steps * epoch)
+
+
+def validation_line(epoch: int, values: Mapping[str, float], prefix: str = "") -> str:
+    """The line in the log.
+
+    Args:
+        epoch: as OpenCLIP's evaluation counts it, the number of epochs completed.
+        values: of `host.validation.validate`.
+        prefix: as given there, `ema_` say.
+    """
+    directions = []
+    for direction in ("image_to_text", "text_to_image"):
+        shares = " ".join(f"R@{k} {values[f'{prefix}{RECALL}{direction}_R@{k}']:.3f}" for k in TOPS)
+        directions.append(f"{direction.replace('_', '-')} {shares}")
+    who = f"{prefix.rstrip('_')} " if prefix else ""
+    captions, images = int(values[f"{prefix}num_captions"]), int(values[f"{prefix}num_images"])
+    seen = f"all {plural(captions, 'captions')} of {plural(images, 'images')}"
+    loss = f" {LOSS} {values[prefix + LOSS]:.4f}" if prefix + LOSS in values else ""
+    return f"FFF Eval Epoch: {epoch} {who}{seen}: {' '.join(directions)}{loss}"

@@ -1,11 +1,21 @@
 """The line beside OpenCLIP's at every log step, and the same numbers for TensorBoard and wandb."""
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from open_clip_fff.config.numbers import cut
-from open_clip_fff.mining.counts import ConnectionRates, Rates
+import torch
+import torch.distributed as dist
+
+from open_clip_fff.config.numbers import threshold_text
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.report.mining_warnings import mining_warning
+from open_clip_fff.host.state import RunState
+from open_clip_fff.hub.checkpoints import Position
+from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.mining.counts import ConnectionRates, Rates, connection_rates, rates
 
 
 @dataclass(frozen=True)
@@ -15,10 +25,10 @@ class StepReport:
     Attributes:
         epoch: as OpenCLIP counts, from 0.
         step: optimizer steps since the start of the run, from 0, as OpenCLIP's TensorBoard axis.
-        rates: since the last log step, over all ranks; None where nothing counts.
-        thresholds: those that a rate holds, by name; empty where none is held.
+        rates: of mining since the last log step, over all ranks.
+        thresholds: those that --mined-per-image has found, by name; empty without it.
         trust: in self-mining, 0 to 1; None where it is not guarded.
-        connections: what a discriminator said since the last log step; None where there is none.
+        connections: rates of match labels since the last log step; None without connection mining.
         scale: exp(logit_scale), after the step.
         bias: logit_bias, after the step; None where the model has none.
         eta: seconds left in the run, from the mean of all steps so far.
@@ -40,9 +50,9 @@ class StepReport:
         more = "" if r.right is None else f" Right: {r.right:.1%}"
         more += f" In doubt: {r.doubtful:.3f}" if r.doubtful else ""
         more += f" Held back: {r.held:.3f}" if r.held else ""
-        more += "".join(f" {name} {cut(x)}" for name, x in self.thresholds.items()).replace("_prime", "'")
+        more += "".join(f" {name} {threshold_text(x)}" for name, x in self.thresholds.items()).replace("_prime", "'")
         more += "" if self.trust is None else f" trust {self.trust:.3f}"
-        more += "" if self.connections is None else self._said(self.connections)
+        more += "" if self.connections is None else self._connections_text(self.connections)
         bias = "" if self.bias is None else f" Bias: {self.bias:.3f}"
         return (
             f"FFF Epoch: {self.epoch} Step: {self.step} "
@@ -51,7 +61,7 @@ class StepReport:
             f"Scale: {self.scale:.3f}{bias} ETA: {duration(self.eta)}"
         )
 
-    def _said(self, c: ConnectionRates) -> str:
+    def _connections_text(self, c: ConnectionRates) -> str:
         if c.rate is None:
             if c.unasked:
                 return " False negatives: not known (all of the hardest are below --match-gate)"
@@ -65,8 +75,8 @@ class StepReport:
             "ambiguous": c.doubtful,
             "not asked about": c.unasked or None,
         }
-        told = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share is not None)
-        return f" False negatives: {c.rate:.1%} ({told})"
+        details = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share is not None)
+        return f" False negatives: {c.rate:.1%} ({details})"
 
     def scalars(self) -> dict[str, float]:
         """By the tag under which trackers show it."""
@@ -86,8 +96,8 @@ class StepReport:
         if r.right is not None:
             values["mined_right"] = r.right
         if self.connections is not None:
-            said = {**vars(self.connections), "rate": self.connections.rate}
-            values.update({f"false_negatives_{name}": x for name, x in said.items() if x is not None})
+            shares = {**vars(self.connections), "rate": self.connections.rate}
+            values.update({f"false_negatives_{name}": x for name, x in shares.items() if x is not None})
         values.update({f"mining_{name}": x for name, x in self.thresholds.items()})
         if self.trust is not None:
             values["mining_trust"] = self.trust
@@ -100,17 +110,82 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-class Pace:
-    """Time left, from the mean of the steps so far."""
+class StepReporter:
+    """Logs a `StepReport` at OpenCLIP's log steps; between them it asks the device nothing.
 
-    def __init__(self, steps: int) -> None:
-        self.left, self.done, self.started = steps, 0, time.monotonic()
+    Args:
+        state: of the run.
+        criterion: our loss.
+        steps_per_epoch: optimizer steps of an epoch.
+        first: where the run begins.
+    """
 
-    def step(self) -> None:
-        """One step is done."""
-        self.left, self.done = self.left - 1, self.done + 1
+    def __init__(self, state: RunState, criterion: Criterion, steps_per_epoch: int, first: Position) -> None:
+        if steps_per_epoch < 1:
+            raise UsageError("--batch-size and --accum-freq: an epoch holds fewer rows than one step takes; lower them")
+        self.state, self.criterion, self.steps_per_epoch = state, criterion, steps_per_epoch
+        self.epoch = first.epoch
+        self.tb_writer: Any = None
+        self._warned: list[list[str]] = []
+        self._left, self._done = steps_per_epoch * (state.args.epochs - first.epoch) - first.step, 0
+        self._started = time.monotonic()
 
-    @property
-    def eta(self) -> float:
-        """Seconds left."""
-        return (time.monotonic() - self.started) / max(self.done, 1) * self.left
+    def after_batch(self, index: int) -> None:
+        """To be called after each micro-batch; the last of a step's ends the step."""
+        args = self.state.args
+        step, rest = divmod(index + 1, args.accum_freq)
+        if rest:
+            return
+        self._left, self._done = self._left - 1, self._done + 1
+        if (step - 1) % args.log_every_n_steps == 0 or step == self.steps_per_epoch:
+            self._show(step - 1)
+
+    def _show(self, step_in_epoch: int) -> None:
+        args, model, miner = self.state.args, self.state.model, self.criterion.miner
+        device, connections = torch.device(args.device), self.criterion.connections
+        sums = self.criterion.counts.take(device)
+        labels = sums.new_zeros(0) if connections is None else connections.counts.take(device)
+        if args.world_size > 1:
+            dist.all_reduce(sums)
+            if connections is not None:
+                dist.all_reduce(labels)
+        if not self.state.master:
+            return
+        mined = rates(sums)
+        self._warn(mined)
+        shares = None
+        if connections is not None:
+            shares = connection_rates(labels, connections.label_matches is not None)
+        found = None if miner is None else miner.thresholds()
+        trust = None if miner is None else miner.trust
+        report = StepReport(
+            epoch=self.epoch,
+            step=self.epoch * self.steps_per_epoch + step_in_epoch,
+            rates=mined,
+            thresholds={name: float(x) for name, x in found._asdict().items() if x is not None} if found else {},
+            trust=None if trust is None else float(trust),
+            connections=shares,
+            scale=model.logit_scale.exp().item(),
+            bias=None if model.logit_bias is None else model.logit_bias.item(),
+            eta=(time.monotonic() - self._started) / max(self._done, 1) * self._left,
+        )
+        logging.info(report.line())
+        scalars = self.state.last_scalars = report.scalars()
+        if self.tb_writer is not None:
+            for name, value in scalars.items():
+                self.tb_writer.add_scalar(name, value, report.step)
+        if args.wandb:
+            import wandb
+
+            wandb.log({**scalars, "step": report.step}, step=report.step)
+
+    def _warn(self, mined: Rates) -> None:
+        """Where mining does not do what the flags ask for; each kind of warning once in a run."""
+        args, miner = self.state.args, self.criterion.miner
+        if miner is None:
+            return
+        images = args.batch_size * args.accum_freq * args.world_size
+        warning = mining_warning(mined, miner, images * self.state.plan.captions.columns)
+        if warning is not None and (kind := warning.split()[:2]) not in self._warned:
+            self._warned.append(kind)
+            logging.warning(warning)

@@ -12,7 +12,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 from open_clip_fff.atomic_io import atomic_file
-from open_clip_fff.config.numbers import cut
+from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.mining.histograms import BINS
 from open_clip_fff.mining.reference import Thresholds
 from open_clip_fff.tools.calibrate.curves import TOGETHER, RateCurves
@@ -129,7 +129,7 @@ def draw_thresholds(panel: plt.Axes, clause: str, thresholds: Thresholds) -> Non
     for name, style in lines.items():
         value = getattr(thresholds, name)
         if value is not None:
-            label = f"{name.replace('_prime', '′')} = {cut(value)}"
+            label = f"{name.replace('_prime', '′')} = {threshold_text(value)}"
             panel.axvline(value, color="black", linestyle=style, linewidth=1, label=label)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.config.flags import as_flag
 from open_clip_fff.config.mining import FrozenSource, MiningConfig
-from open_clip_fff.config.numbers import cut
+from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.calibrate import FALSE_NEGATIVES, FILES
@@ -85,7 +85,7 @@ def flags_to_paste(found: Calibration, plan: Plan, settings: CalibrationSettings
     features = feature_flags(plan)
     held = [*features, "--mined-per-image", f"{settings.per_image:g}"]
     for name in THRESHOLDS:
-        if plan.mining is not None and getattr(plan.mining, name) is None and not plan.text_alone:
+        if plan.mining is not None and getattr(plan.mining, name) is None and not plan.text_only:
             held += [as_flag(name), "off"]
     return "\n".join(
         [
@@ -105,7 +105,7 @@ def model_flags(source: FrozenSource) -> list[str]:
 
 def threshold_flags(config: MiningConfig) -> list[str]:
     """Thresholds as numbers, with enough digits."""
-    return [part for name in THRESHOLDS for part in (as_flag(name), cut(getattr(config, name)))]
+    return [part for name in THRESHOLDS for part in (as_flag(name), threshold_text(getattr(config, name)))]
 
 
 def feature_flags(plan: Plan) -> list[str]:

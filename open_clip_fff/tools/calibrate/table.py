@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from open_clip_fff.config.numbers import cut
+from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.tools.calibrate.agreement import ClauseAgreement
 from open_clip_fff.tools.calibrate.counts import MinedCounts
 from open_clip_fff.tools.calibrate.curves import TOGETHER
@@ -112,8 +112,8 @@ def _match_columns(found: ClauseAgreement) -> dict[str, object]:
 def _threshold(row: pd.Series) -> str:
     if row["clause"] == "any":
         return ""
-    first = f"{row['name']} {cut(row['threshold'])}"
-    return first if _missing(row["p1_prime"]) else f"{first}, p1′ {cut(row['p1_prime'])}"
+    first = f"{row['name']} {threshold_text(row['threshold'])}"
+    return first if _missing(row["p1_prime"]) else f"{first}, p1′ {threshold_text(row['p1_prime'])}"
 
 
 def _half(row: pd.Series) -> str:

@@ -6,7 +6,7 @@ from itertools import groupby
 from torch import Tensor
 
 from open_clip_fff.config.connection import ConnectionSettings
-from open_clip_fff.config.numbers import cut
+from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds
 from open_clip_fff.tools.gallery.page import Chip, ImageRow, OtherImage, ShownCaption
@@ -65,7 +65,7 @@ class RowBuilder:
     def _scored(self, pair: ScoredPair, settings: ConnectionSettings) -> OtherImage:
         label = LABELS[pair.label]
         nearer = min(settings.positive, settings.negative, key=lambda threshold: abs(pair.q - threshold))
-        detail = f"{abs(pair.q - nearer):.4f} {'above' if pair.q > nearer else 'below'} {cut(nearer)}"
+        detail = f"{abs(pair.q - nearer):.4f} {'above' if pair.q > nearer else 'below'} {threshold_text(nearer)}"
         q = Chip("q", f"{pair.q:.4f}", detail, holds=pair.label > 0)
         caption = ShownCaption(self._text(pair), label, label, [q, Chip("cosine", f"{pair.cosine:.4f}")])
         return OtherImage(pair.other, [caption], self._class(pair))

@@ -97,7 +97,7 @@ def load_extractors(
     Raises:
         UsageError: if one cannot be loaded, or none that is named can find the hardest pairs.
     """
-    embeds_both = plan.features in ("frozen", "precomputed") and not plan.text_alone
+    embeds_both = plan.features in ("frozen", "precomputed") and not plan.text_only
     if plan.connection is not None and args.hardest_by is None and not embeds_both:
         raise UsageError(
             "--discriminator: the model that is trained finds the hardest pairs; name it, or one like it: "

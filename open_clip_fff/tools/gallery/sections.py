@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from open_clip_fff.config.connection import ConnectionSettings
-from open_clip_fff.config.numbers import cut
+from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.mining.reference import Thresholds
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.gallery.mined import STEPS, WINDOW, MinedSample
@@ -76,7 +76,7 @@ def scored_sections(
 
 def format_thresholds(thresholds: Thresholds) -> str:
     """`p1 0.27, p2 off, …`"""
-    return ", ".join(f"{name} {cut(value)}" for name, value in zip(THRESHOLDS, thresholds, strict=True))
+    return ", ".join(f"{name} {threshold_text(value)}" for name, value in zip(THRESHOLDS, thresholds, strict=True))
 
 
 def _facts(mined: MinedSample, images: int, batch: int) -> list[str]:
@@ -114,9 +114,9 @@ def _label_counts(pairs: Sequence[ScoredPair], settings: ConnectionSettings) -> 
         return []
     counts = Counter(pair.label for pair in pairs)
     names = {
-        1: f"positives (q above {cut(settings.positive)})",
+        1: f"positives (q above {threshold_text(settings.positive)})",
         0: "ignored (between)",
-        -1: f"negatives (q below {cut(settings.negative)})",
+        -1: f"negatives (q below {threshold_text(settings.negative)})",
     }
     return [f"{counts[label]:,} {name}, {counts[label] / len(pairs):.1%}" for label, name in names.items()]
 
@@ -129,5 +129,5 @@ def _score_histogram(pairs: Sequence[ScoredPair], settings: ConnectionSettings) 
         return "positive" if q > settings.positive else "negative" if q < settings.negative else "ignored"
 
     counts = torch.histc(torch.tensor([pair.q for pair in pairs]).nan_to_num(-1.0), SCORE_BINS, 0.0, 1.0)
-    marks = {cut(threshold): threshold for threshold in (settings.negative, settings.positive)}
+    marks = {threshold_text(threshold): threshold for threshold in (settings.negative, settings.positive)}
     return histogram(counts.long().tolist(), 0.0, 1.0, kind, marks, "pairs by q (height: logarithm of their number)")

@@ -1,0 +1,200 @@
+"""Mistakes that flags alone show, and files that are not there: found without torch."""
+
+import argparse
+import dataclasses
+import importlib.util
+import os
+import re
+import shutil
+from pathlib import Path
+
+from open_clip_fff.config.captions import TAR_FLAGS
+from open_clip_fff.config.fields import as_flag
+from open_clip_fff.config.objective import OURS
+from open_clip_fff.config.parsers import check_least
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.data_sets import check_files, dataset_kind
+from open_clip_fff.errors import UsageError
+
+SCHEDULERS = ("cosine", "const", "const-cooldown")
+SIGLIP_IMPLS = ("bidir", "shift", "reduce", "gather")
+NO_BIAS = "such a model has a logit_bias, for which OpenCLIP's distillation has no place"
+
+
+def check_arguments(args: argparse.Namespace, plan: Plan) -> None:
+    """Checks OpenCLIP's flags and ours, and the files that they name in full.
+
+    Raises:
+        UsageError: for the first that cannot work.
+    """
+    training = bool(args.train_data) or args.dataset_type == "synthetic"
+    check_least(args, batch_size=1, workers=0, seed=0, force_context_length=1)
+    if (sides := args.force_image_size or [1]) and (min(sides) < 1 or len(sides) > 2):
+        raise UsageError(f"--force-image-size {' '.join(map(str, sides))}: a side in pixels, or height and width")
+    if (args.force_patch_dropout or 0) >= 1:
+        raise UsageError(f"--force-patch-dropout {args.force_patch_dropout:g}: it is a share, less than 1")
+    _check_installed(args)
+    if training:
+        _check_training(args, siglip=args.siglip or plan.loss.name == "siglip")
+    _check_data(args)
+    if training:
+        _check_grouping(args, plan)
+    if plan.typed:
+        _check_loss(args, plan)
+    if plan.safety.save_every is not None and not can_save_mid_epoch(args, typed=True):
+        why = "--horovod has no way for it" if args.horovod else f"--logs {args.logs} keeps no checkpoints"
+        raise UsageError(f"--save-every-n-steps: {why}; drop one")
+    _check_resume(args)
+    _check_run_folder(args)
+
+
+def can_save_mid_epoch(args: argparse.Namespace, typed: bool) -> bool:
+    """Whether a run can save in the middle of an epoch."""
+    return typed and not args.horovod and (args.logs or "none").lower() != "none"
+
+
+def _check_training(args: argparse.Namespace, siglip: bool) -> None:
+    check_least(args, epochs=0, accum_freq=1, log_every_n_steps=1)
+    if args.trace:
+        raise UsageError("--trace: a traced model cannot be trained; drop it, or --train-data")
+    if args.distill_model and args.distill_pretrained:
+        if args.accum_freq > 1:
+            raise UsageError(f"--accum-freq {args.accum_freq}: does not go with --distill-model; drop one")
+        if "coca" in args.model.lower():
+            raise UsageError(f"--distill-model: does not go with --model {args.model}; drop it")
+        if siglip:
+            raise UsageError(f"--siglip: does not go with --distill-model: {NO_BIAS}; drop one")
+    if args.lr_scheduler not in SCHEDULERS:
+        raise UsageError(f"--lr-scheduler {args.lr_scheduler}: there is no such one; choose {', '.join(SCHEDULERS)}")
+    if args.lr_scheduler == "const-cooldown" and args.epochs_cooldown is None:
+        raise UsageError("--lr-scheduler const-cooldown: say for how many epochs, with --epochs-cooldown N")
+    if siglip and args.loss_dist_impl not in (None, *SIGLIP_IMPLS):
+        raise UsageError(f"--loss-dist-impl {args.loss_dist_impl}: SigLIP's is one of {', '.join(SIGLIP_IMPLS)}")
+
+
+def _check_installed(args: argparse.Namespace) -> None:
+    """Packages and programs that a flag asks for."""
+    reports = args.report_to
+    wanted = {
+        "--report-to wandb": ("wandb" in reports or "all" in reports, "wandb"),
+        "--report-to tensorboard": ("tensorboard" in reports or "all" in reports, "tensorboard"),
+        "--use-bnb-linear": (args.use_bnb_linear, "bitsandbytes"),
+        "--imagenet-v2": (args.imagenet_v2, "imagenetv2_pytorch"),
+    }
+    for flag, (asked, package) in wanted.items():
+        found = importlib.util.find_spec(package) if asked else None
+        if asked and (found is None or found.origin is None):  # a mere folder, as runs of wandb leave one behind
+            raise UsageError(f"{flag}: the package {package} is not installed; install it, or drop the flag")
+    if args.remote_sync and args.remote_sync_protocol == "s3" and shutil.which("aws") is None:
+        raise UsageError("--remote-sync: the program aws is not installed; install it, or drop the flag")
+
+
+def _check_data(args: argparse.Namespace) -> None:
+    named = args.train_data or args.val_data or args.imagenet_val or args.imagenet_v2
+    if not named and args.dataset_type != "synthetic":
+        raise UsageError("--train-data: there is nothing to train on or to evaluate; name some data")
+    if args.imagenet_val and not any(path.is_dir() for path in Path(args.imagenet_val).glob("*")):
+        raise UsageError(f"--imagenet-val {args.imagenet_val}: no folder there that holds a folder for each class")
+    if args.dataset_type == "synthetic":
+        if args.val_data:
+            raise UsageError("--val-data: does not go with --dataset-type synthetic; drop one")
+        if not args.train_num_samples or args.train_num_samples < 1:
+            raise UsageError("--train-num-samples: say how many images --dataset-type synthetic should make up")
+        return
+    for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
+        if value:
+            dataset_kind(args, flag)
+            if not re.search(r"[{$:]", value):  # what names several files is expanded by webdataset, which needs torch
+                check_files(flag, [value])
+
+
+def _check_resume(args: argparse.Namespace) -> None:
+    if args.resume == "latest":
+        if args.name is None:
+            raise UsageError("--resume latest: the run that it goes on with is not named; add --name NAME")
+        if args.remote_sync and args.save_most_recent:
+            raise UsageError("--resume latest: does not go with --remote-sync and --save-most-recent; drop one")
+        if args.remote_sync and args.remote_sync_protocol != "s3":
+            raise UsageError("--resume latest: with --remote-sync it needs --remote-sync-protocol s3")
+    elif args.resume and "://" not in args.resume and not os.path.isfile(args.resume):
+        raise UsageError(f"--resume {args.resume}: there is no such file")
+
+
+def _check_run_folder(args: argparse.Namespace) -> None:
+    rank = getattr(args, "rank", 0)  # OpenCLIP knows it later
+    # rank 0, which writes it, may be further than the others by now
+    if args.name is not None and args.resume != "latest" and (rank == 0 or args.log_local):
+        log = Path(args.logs) / args.name / (f"out-{rank}" if args.log_local else "out.log")
+        if log.exists():
+            raise UsageError(f"--name {args.name}: {log} exists; choose another name, or go on with --resume latest")
+    logs = Path(args.logs).absolute()
+    there = next(folder for folder in (logs, *logs.parents) if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise UsageError(f"--logs {args.logs}: nothing can be written in {there}")
+
+
+def _check_grouping(args: argparse.Namespace, plan: Plan) -> None:
+    grouping, kind = plan.grouping, dataset_kind(args)
+    if grouping is None:
+        return
+    if kind == "synthetic":
+        raise UsageError("--batch-hooks grit: synthetic data has no similar samples; use a CSV or tars")
+    if grouping.search_space <= args.batch_size:
+        raise UsageError(
+            f"--group-search-space {grouping.search_space}: has to be larger than --batch-size {args.batch_size}, or "
+            f"there is nothing to choose from; the paper's is 15 times that"
+        )
+    if grouping.scope == "global" and kind != "csv":
+        raise UsageError(
+            "--group-scope global: ranks read disjoint shards; tars are grouped per rank, a CSV either way"
+        )
+    if grouping.source == "stored" and kind == "csv":
+        raise UsageError("--group-features stored: a CSV has no features beside its images; use tars, or bank")
+
+
+def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
+    name = plan.loss.name
+    if args.siglip and name not in (None, "siglip"):
+        raise UsageError(f"--siglip: contradicts --loss {name}; drop one of them")
+    if args.train_data and dataset_kind(args) == "csv":
+        for tar_flag in sorted(TAR_FLAGS & plan.typed):
+            raise UsageError(f"{as_flag(tar_flag)}: is for tars; for a CSV use --csv-caption-key 'title;caption'")
+    if plan.features == "precomputed" and (not args.train_data or dataset_kind(args) != "webdataset"):
+        raise UsageError("--mining-features precomputed: stored features go with tars; use --mining-features frozen")
+    if plan.ema_decay is not None and (args.torchscript or args.use_bnb_linear):
+        raise UsageError("--ema-decay: does not go with --torchscript or --use-bnb-linear; drop one")
+    if plan.ema_decay is not None and args.precision in ("fp16", "pure_fp16"):
+        raise UsageError(f"--ema-decay: weights in {args.precision} are too coarse to average; use --precision amp")
+    if plan.loss.stock:
+        _check_stock_text(args, plan)
+        return
+    refused = {
+        "--distill-model": args.distill_model,
+        "--torchscript": args.torchscript,
+        "--trace": args.trace,
+        "--horovod": args.horovod,
+        "--use-bnb-linear": args.use_bnb_linear,
+    }
+    for flag, value in refused.items():
+        if value:
+            raise UsageError(f"{flag}: does not go with --loss {name}, which needs many captions per image; drop it")
+    _check_dist_impl(args, plan)
+
+
+def _check_dist_impl(args: argparse.Namespace, plan: Plan) -> None:
+    if not args.loss_dist_impl:
+        return
+    if plan.loss.name not in OURS:
+        raise UsageError(f"--loss-dist-impl: --loss {plan.loss.name} has one way only; drop it")
+    try:
+        dataclasses.replace(plan.loss, dist_impl=args.loss_dist_impl)
+    except ValueError as error:
+        raise UsageError(f"--loss-dist-impl {args.loss_dist_impl}: {error}") from None
+
+
+def _check_stock_text(args: argparse.Namespace, plan: Plan) -> None:
+    """What of OpenCLIP's own runs has no room for a changed text tower."""
+    for flag, value in {"--torchscript": args.torchscript, "--trace": args.trace}.items():
+        if value and not plan.text.as_open_clip:
+            names = sorted({"trim_tokens", "distinct_captions"} & plan.typed)
+            raise UsageError(f"{flag}: does not go with {' and '.join(map(as_flag, names))}; drop one of them")

@@ -1,0 +1,62 @@
+"""Warnings where mining does not do what the flags ask for."""
+
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.mining.counts import Rates
+from open_clip_fff.mining.miner import CROWD, GROWTH, TRUST, Miner
+
+
+def mining_warning(mined: Rates, miner: Miner, captions: int) -> str | None:
+    """What is wrong in mining and how to fix it; None where nothing is.
+
+    Args:
+        mined: since the last log step.
+        miner: with its thresholds and its guard.
+        captions: in the global batch.
+    """
+    config, reference = miner.config, miner.reference
+    if mined.held and reference is not None:
+        if miner.blind(captions):
+            return (
+                f"Self-mining stays off: at the warm-up's end {reference:.3f} of {captions:,} captions per image "
+                f"passed the thresholds, so the model's features tell nothing apart. Raise the thresholds, lengthen "
+                f"--mining-warmup, or mine with a frozen model."
+            )
+        if miner.trust is not None and miner.trust < TRUST:
+            return (
+                f"Self-mining waits: only {float(miner.trust):.1%} of own captions outscore what would be mined; below "
+                f"{TRUST:.0%} that would mostly be wrong. It begins by itself once the model knows more."
+            )
+        return (
+            f"Self-mining passes what the guard allows, {GROWTH:g} times the {reference:.3f} captions per image of the "
+            f"warm-up's end and {CROWD:.0%} of the {captions:,}: the worst {mined.held:.3f} per image are held back. "
+            f"Its own mistakes may be feeding it; raise the thresholds, or mine with a frozen model."
+        )
+    if config.per_image is not None and not mined.mined and miner.step > config.warmup:
+        return (
+            f"--mined-per-image {config.per_image:g}: nothing is mined, since more pairs than that are equally similar "
+            f"(equal captions, or features that have collapsed), and no threshold can tell them apart; ask for more, "
+            f"or mine with other features."
+        )
+    return None
+
+
+def never_reached(plan: Plan, steps: int, epochs: int) -> list[str]:
+    """A warning for each part of a plan that begins later than the run ends.
+
+    Args:
+        plan: of the run.
+        steps: optimizer steps in all of it.
+        epochs: likewise.
+    """
+    warnings, mining, connection, smoothing = [], plan.mining, plan.connection, plan.loss.smoothing
+    if mining is not None and mining.warmup >= steps:
+        warnings.append(f"--mining-warmup {mining.warmup:,}: the run has {steps:,} steps, so nothing will be mined.")
+    if connection is not None and connection.start >= epochs:
+        warnings.append(f"--discriminator-start {connection.start}: {_last(epochs)}, so it will never be asked.")
+    if plan.loss.name == "s-itc" and smoothing.alpha and smoothing.start >= epochs:
+        warnings.append(f"--smoothing-start {smoothing.start}: {_last(epochs)}, so no target will be smoothed.")
+    return warnings
+
+
+def _last(epochs: int) -> str:
+    return f"the last epoch is {epochs - 1}"

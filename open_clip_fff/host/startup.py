@@ -1,0 +1,169 @@
+"""From the start to the first step: what fails there is one line, and leaves no run folder behind."""
+
+import argparse
+import logging
+import os
+import re
+import shutil
+import sysconfig
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import open_clip
+import open_clip_train
+import open_clip_train.main as oc_main
+import torch.distributed as dist
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import open_clip_fff
+from open_clip_fff.errors import OneRankError, ReportedError, UsageError, error_message
+from open_clip_fff.host.checkpoints.run_lock import lock_run
+from open_clip_fff.host.peers import Peers
+from open_clip_fff.host.stopping import Stopped
+from open_clip_fff.patching import View, replaced
+
+KEPT = (".pt", ".jsonl")  # checkpoints and results: a folder that holds one is not removed
+LONGEST = 300  # characters of a library's message; some list every model that there is
+_PACKAGES = {
+    f"{Path(package.__path__[0])}{os.sep}": name
+    for package, name in ((open_clip, "OpenCLIP"), (open_clip_train, "OpenCLIP"), (open_clip_fff, "open_clip_fff"))
+}
+_LIBRARIES = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+class LastLoggedError(logging.Handler):
+    """Remembers the last error that was logged: `text` is its message, empty where there was none."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = record.getMessage()
+
+
+@contextmanager
+def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]:
+    """Wraps OpenCLIP's main and all that goes before it; the process group is made here.
+
+    Until an optimizer has made a step, an exception becomes a UsageError with its message, and the folders that this
+    run has made are removed, unless they hold a checkpoint or a result. Later exceptions pass. The run's folder is
+    locked meanwhile.
+
+    Args:
+        args: OpenCLIP's; rank, world size and device are filled in.
+        peers: the other ranks, not connected yet.
+
+    Yields:
+        A handler for the root logger: before OpenCLIP exits it logs why.
+
+    Raises:
+        UsageError: for what went wrong before the first step; a `ReportedError` on all but one of several ranks.
+    """
+    had_group, folders, logged, stepped = _has_group(), _RunFolders(args, peers), LastLoggedError(), threading.Event()
+    hook = register_optimizer_step_post_hook(lambda *_: stepped.set())
+    try:
+        device = oc_main.init_distributed_device(args)
+        if _has_group():
+            peers.connect()
+        if args.name is not None and (run := Path(args.logs) / args.name).is_dir():
+            folders.lock(run)  # else as soon as it is made
+        with replaced(oc_main, init_distributed_device=lambda _: device, os=View(os, makedirs=folders.make)):
+            yield logged
+    except (Exception, SystemExit) as error:
+        if stepped.is_set():
+            raise
+        reports = peers.chosen_to_report()
+        folders.remove(of_rank_0=reports)
+        line = error_message(error) if isinstance(error, UsageError) else in_one_line(error, logged.text)
+        if not reports:
+            raise ReportedError(line) from error
+        raise (OneRankError(f"rank {args.rank}: {line}") if args.rank else UsageError(line)) from error
+    except (KeyboardInterrupt, Stopped):
+        if not stepped.is_set():
+            folders.remove()
+        raise
+    finally:
+        hook.remove()
+        folders.unlock()
+        if _has_group() and not had_group:
+            dist.destroy_process_group()
+
+
+def _has_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+class _RunFolders:
+    """The folders that a run has made, and the lock on its own."""
+
+    def __init__(self, args: argparse.Namespace, peers: Peers) -> None:
+        self._args, self._peers = args, peers
+        self._made: list[str] = []
+        self._unlock: Callable[[], None] | None = None
+
+    def make(self, path: str, exist_ok: bool = False) -> None:
+        """`os.makedirs` that remembers what this run has made: another of the same name may start at the same time."""
+        try:
+            os.makedirs(path)
+        except FileExistsError:
+            os.makedirs(path, exist_ok=exist_ok)
+        else:
+            self._made.append(path)
+            self._peers.publish_folders(self._made)
+        self.lock(Path(path))  # OpenCLIP makes the run's folder before what is in it
+
+    def lock(self, run: Path) -> None:
+        """Locks the run's folder, on rank 0 for all. Raises UsageError if another process holds it."""
+        if self._unlock is None and not self._args.rank:
+            self._unlock = lock_run(run)
+
+    def unlock(self) -> None:
+        if self._unlock is not None:
+            self._unlock()
+
+    def remove(self, of_rank_0: bool = False) -> None:
+        """Removes folders that hold no checkpoint or result, so that the run's name is free again.
+
+        Args:
+            of_rank_0: also those that rank 0 has made, which may hang in a collective until it is killed.
+        """
+        for folder in map(Path, {*self._made, *(self._peers.published_folders() if of_rank_0 else ())}):
+            with suppress(FileNotFoundError):  # two ranks at once
+                if not any(path.suffix in KEPT for path in folder.rglob("*")):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def in_one_line(error: BaseException, logged: str = "") -> str:
+    """What stopped the start: whose code, its message, and the line.
+
+    Args:
+        error: that was raised; a loader worker's has its traceback in the message.
+        logged: the last logged error, for a SystemExit, which has no message.
+    """
+    frames = [(frame.filename, frame.lineno, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
+    in_worker = re.findall(r'File "(.+?)", line (\d+)', str(error))
+    who, file, number, code = _origin([*frames, *((*place, None) for place in in_worker)])
+    text = (
+        logged or "it gives no reason" if isinstance(error, SystemExit) else error_message(error) or code or "no reason"
+    )
+    text = " ".join(text.split())
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return (
+        f"{who} stopped before the first step: {text} "
+        f"({type(error).__name__} in {file}, line {number}; --debug shows the traceback)"
+    )
+
+
+def _origin(frames: list[tuple]) -> tuple:
+    """The innermost line of OpenCLIP's, ours, or a plugin's: the one that called the library that raised."""
+    for file, number, code in reversed(frames):
+        for folder, name in _PACKAGES.items():
+            if file.startswith(folder):
+                return name, file.removeprefix(str(Path(folder).parent) + os.sep), number, code
+        if os.path.isabs(file) and not file.startswith(_LIBRARIES):
+            return Path(file).name, file, number, code
+    return "Python", *frames[-1]
