@@ -16,8 +16,8 @@ Every flag of OpenCLIP is taken as it was; these are ours, and where none is typ
 that is typed wins over what `--method` stands for, and that over the default.
 
 `open-clip-fff train --help` prints OpenCLIP's flags and these, `--help-fff` these alone. Commands that take training's
-flags (embed, analyze, calibrate, gallery, ...) take them among their own. Of a flag that both have, such as `--workers`, the
-command's is meant, and behind `--` training's.
+flags (embed, analyze, calibrate, gallery, ...) take them among their own. Of a flag that both have, such as
+`--workers`, the command's is meant, and behind `--` that of training.
 
 | method | |
 |---|---|
