@@ -96,6 +96,12 @@ def test_losses_are_who_they_are(tmp_path):
     assert "FFF's Eq. 2 (arXiv 2405.10286)" in words("--method", "fff")["loss"]
     assert "counted pairs" in words("--method", "fff", "--loss-reduction", "pairs")["loss"]
     assert "not the paper's" in words("--method", "fff-softmax")["loss"]
+    anchor = words("--method", "fff", "--positive-weight", "per-anchor", "--loss-reduction", "pairs")["loss"]
+    assert "the positives of an image weigh 1 together" in anchor and "by the weights of the counted pairs" in anchor
+    light = words("--method", "fff-softmax", "--mined-weight", "0.5")["loss"]
+    assert "a mined positive weighs 0.5 where an own caption weighs 1" in light
+    mined = words("--method", "fff", "--positive-weight", "mined-per-anchor")["loss"]
+    assert "an own caption weighs 1, the mined positives of an image together 1;" in mined + ";"
     one = words("--loss", "softmax", "--caption-policy", "first")["loss"]
     assert one == "a softmax with one positive per image, which is CLIP's (arXiv 2103.00020)"
     assert "any number" in words("--loss", "softmax", "--captions-per-image", "2")["loss"]

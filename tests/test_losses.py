@@ -302,7 +302,16 @@ class NothingAsked(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("loss", [FFFLoss(), FFFLoss(reduction="pairs"), MultiPositiveSoftmaxLoss()])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        FFFLoss(),
+        FFFLoss(reduction="pairs"),
+        FFFLoss(reduction="pairs", positive_weight="per-anchor", mined_weight=0.5),
+        MultiPositiveSoftmaxLoss(),
+        MultiPositiveSoftmaxLoss(mined_weight=0.5),
+    ],
+)
 def test_a_step_does_not_wait_for_the_device(loss):
     """Mining, cap, rate, counting, loss, gradients and the step's end, until the rates are read at a log step."""
     x = Inputs(6, 2)

@@ -11,7 +11,7 @@ from open_clip_fff.config.flags import GROUPS, flag_parser, flags_of
 from open_clip_fff.config.flags_page import page
 from open_clip_fff.config.methods import METHODS
 from open_clip_fff.config.mining import FrozenSource, MiningConfig
-from open_clip_fff.config.objective import LogitSettings
+from open_clip_fff.config.objective import LogitSettings, PositiveWeights
 from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.errors import UsageError
 
@@ -60,6 +60,13 @@ def test_every_mining_flag_lands():
     )
 
 
+def test_what_positives_weigh_lands():
+    assert plan("--method", "fff").loss.weights == PositiveWeights() and plan("--method", "clip").loss.weights.equal
+    weighed = plan("--method", "fff", "--positive-weight", "mined-per-anchor", "--mined-weight", "0.5")
+    assert weighed.loss.weights == PositiveWeights("mined-per-anchor", 0.5)
+    assert plan("--method", "fff-softmax", "--mined-weight", "0.5").loss.weights == PositiveWeights(mined=0.5)
+
+
 def test_what_follows_from_the_source_of_the_features():
     ema = plan("--method", "fff", "--mining-features", "ema", "--mining-warmup", "500")
     assert ema.ema_decay == 0.999 and ema.miner is None and ema.mining.guarded and ema.mining.warmup == 500
@@ -88,6 +95,9 @@ def test_what_follows_from_the_source_of_the_features():
         (["--ema-decay", "1"], "0 < decay < 1"),
         (["--mining-warmup", "-1"], "it is 0 or more"),
         (["--loss", "softmax", "--loss-impl", "triton"], "--loss-impl triton: the kernel is that of --loss fff"),
+        (["--loss-impl", "triton", "--mined-weight", "2"], "gives every pair the same weight: use 'tiled'"),
+        (["--mining-features", "off", "--mined-weight", "0.5"], "--mined-weight 0.5: no mined pair becomes a positive"),
+        (["--mined-as", "ignore", "--positive-weight", "mined-per-anchor"], "no mined pair becomes a positive here"),
         (["--method", "siglip", "--loss-impl", "triton"], "has one way only"),
     ],
 )
@@ -113,6 +123,7 @@ def test_sources_keep_their_order():
         ("--method", "grit", "--group-queue", "100"),
         ("--method", "mafa", "--discriminator", "x", "--match-positive", "0.4"),
         ("--loss", "s-itc", "--smoothing-start", "-1"),
+        ("--method", "fff", "--mined-weight", "-0.5"),
     ],
 )
 def test_numbers_out_of_range(argv):
@@ -143,6 +154,11 @@ def test_every_flag_is_in_one_group_of_the_help_and_the_page_of_flags_is_not_sta
         (["--zeroshot-sets", "a"], "--zeroshot-sets does nothing without --zeroshot-data DIR"),
         (["--raw-weight", "2"], "--raw-weight does nothing without --caption-policy sample"),
         (["--sidecar-text-key", "a"], "--sidecar-text-key does nothing without --caption-sidecar DIR"),
+        (["--loss", "softmax", "--positive-weight", "per-anchor"], "--positive-weight does nothing without --loss fff"),
+        (
+            ["--method", "clip", "--mined-weight", "2"],
+            "--mined-weight does nothing without --loss fff, softmax or s-itc",
+        ),
         (["--no-trim-tokens", "--length-groups", "2"], "--length-groups does nothing without --trim-tokens"),
         (["--mined-cap", "2", "--mining-features", "off"], "--mined-cap does nothing while mining is off"),
         (["--loss", "softmax", "--loss-reduction", "pairs"], "--loss-reduction does nothing without --loss fff"),

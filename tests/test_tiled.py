@@ -204,7 +204,11 @@ MINED = partial(FFFLoss, mining=MiningConfig(0.9, 0.9, 0.9, 0.5))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", [MINED, MultiPositiveSoftmaxLoss], ids=["mining", "softmax"])
+@pytest.mark.parametrize(
+    "loss",
+    [MINED, partial(MINED, positive_weight="per-anchor", mined_weight=0.5), MultiPositiveSoftmaxLoss],
+    ids=["mining", "weights", "softmax"],
+)
 def test_bytes(loss):
     """At most 5 % of the dense ones at N = 4096, and linear in N."""
     dense = taken(loss(impl="dense"), 4096)

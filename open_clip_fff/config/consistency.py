@@ -25,6 +25,7 @@ def check(plan: Plan) -> None:
     if "loss_impl" in plan.typed and plan.loss.name not in OURS:
         raise UsageError(f"--loss-impl: chooses how --loss {', '.join(OURS)} are computed; {loss} has one way only")
     _check_needs(plan)
+    _check_weights(plan)
     _check_connection(plan)
     if plan.grouping is not None and plan.grouping.source == "stored" and plan.stored_by and not plan.stored_by.images:
         raise UsageError(
@@ -50,6 +51,15 @@ def _check_needs(plan: Plan) -> None:
             needs = kind.needs if part is None else flag_of(field).needs
             if name in plan.typed and needs and (part is None or not has_effect(field, part)):
                 raise UsageError(f"{as_flag(name)} does nothing without {needs}")
+
+
+def _check_weights(plan: Plan) -> None:
+    """Weights of mined positives, where there are none."""
+    mined = plan.connection is not None or (plan.mining is not None and plan.mining.mined_as == "positive")
+    if not mined and "mined_weight" in plan.typed:
+        raise UsageError(f"--mined-weight {plan.loss.mined_weight:g}: no mined pair becomes a positive here; drop it")
+    if not mined and plan.loss.positive_weight == "mined-per-anchor":
+        raise UsageError("--positive-weight mined-per-anchor: no mined pair becomes a positive here; use per-anchor")
 
 
 def _check_connection(plan: Plan) -> None:

@@ -13,9 +13,39 @@ IMPLS = ("auto", "dense", "tiled", "triton")
 DIST_IMPLS = ("gather", "ring")
 OURS = ("fff", "softmax", "s-itc")
 STOCK_LOSSES = ("clip", "siglip")
+POSITIVE_WEIGHTS = ("per-pair", "per-anchor", "mined-per-anchor")
 
 
-def check_made(impl: str, dist_impl: str) -> None:
+@dataclass(frozen=True)
+class PositiveWeights:
+    """What the positives of an image weigh in a loss, where a negative weighs 1.
+
+    Attributes:
+        per: `per-pair`: an own caption weighs 1, a mined one `mined`. `per-anchor`: the same, divided by their sum over
+            the image's positives. `mined-per-anchor`: an own caption weighs 1, all mined ones of an image together
+            `mined`.
+        mined: 0 or greater.
+
+    Raises:
+        ValueError: for anything else.
+    """
+
+    per: str = "per-pair"
+    mined: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.per not in POSITIVE_WEIGHTS:
+            raise ValueError(f"positive_weight is {self.per!r}: choose from {', '.join(POSITIVE_WEIGHTS)}")
+        if not 0.0 <= self.mined < float("inf"):
+            raise ValueError(f"mined_weight is {self.mined:g}: it is 0 or greater (--mined-weight)")
+
+    @property
+    def equal(self) -> bool:
+        """Whether every pair weighs 1."""
+        return self == PositiveWeights()
+
+
+def check_made(impl: str, dist_impl: str, weights: PositiveWeights) -> None:
     """Raises ValueError for unknown implementations of a loss, and for two that contradict each other."""
     if impl not in IMPLS:
         raise ValueError(f"impl is {impl!r}: choose from {', '.join(IMPLS)}")
@@ -23,6 +53,11 @@ def check_made(impl: str, dist_impl: str) -> None:
         raise ValueError(f"dist_impl is {dist_impl!r}: choose from {', '.join(DIST_IMPLS)}")
     if dist_impl == "ring" and impl == "dense":
         raise ValueError("dist_impl ring goes by tiles: impl dense needs all texts at once")
+    if impl == "triton" and not weights.equal:
+        raise ValueError(
+            "impl is 'triton', whose kernel gives every pair the same weight: use 'tiled' (--loss-impl), or leave out "
+            "--positive-weight and --mined-weight"
+        )
 
 
 @dataclass(frozen=True)
@@ -126,12 +161,30 @@ class LossSettings(Settings):
         choices=IMPLS,
         when=lambda s: s.name in OURS,
     )
+    positive_weight: str = setting(
+        "positive_weight",
+        "per-pair",
+        "in the sigmoid loss each positive weighs 1, or an image's positives together (per-anchor), or its mined ones "
+        "together and its own captions 1 each (mined-per-anchor)",
+        choices=POSITIVE_WEIGHTS,
+        when=lambda s: s.name == "fff",
+        needs="--loss fff",
+    )
+    mined_weight: float = setting(
+        "mined_weight",
+        1.0,
+        "what a mined positive weighs where an own caption weighs 1",
+        metavar="W",
+        check=(lambda weight: 0.0 <= weight < float("inf"), "mined weight is {:g}: it is 0 or greater"),
+        when=lambda s: s.name in OURS,
+        needs="--loss fff, softmax or s-itc",
+    )
     dist_impl: str = "gather"  # OpenCLIP's flag
     smoothing: Smoothing = field(default_factory=Smoothing)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_made(self.impl, self.dist_impl)
+        check_made(self.impl, self.dist_impl, self.weights)
         self.smoothing.check_made(self.impl, self.dist_impl)
 
     def describe(
@@ -148,20 +201,38 @@ class LossSettings(Settings):
         if self.stock:
             return Topic("loss", (_stock_words(upstream, self.name == "siglip"),))
         if self.name == "fff":
-            over = {"images": "the images", "pairs": "the counted pairs"}[self.reduction]
+            pairs = "the counted pairs" if self.weights.equal else "the weights of the counted pairs"
+            over = {"images": "the images", "pairs": pairs}[self.reduction]
             about = "a sigmoid over all images and all captions of the batch, any number of positives per image"
-            return Topic("loss", (f"FFF's Eq. 2 ({FFF}), {about}", f"the sum divided by {over}"))
+            return Topic("loss", (f"FFF's Eq. 2 ({FFF}), {about}", *self._weights(), f"the sum divided by {over}"))
         if self.name == "softmax" and single:
             return Topic("loss", (f"a softmax with one positive per image, which is CLIP's ({CLIP})",))
         if self.name == "softmax":
             about = f"a softmax over FFF's assignment ({FFF}), each target spread evenly over its positives"
-            return Topic("loss", (about, "any number of positives per image", "open_clip_fff's own, not the paper's"))
+            parts = (about, *self._weights(), "any number of positives per image")
+            return Topic("loss", (*parts, "open_clip_fff's own, not the paper's"))
         if self.name == "s-itc":
             about = f"MAFA's S-ITC ({MAFA}), a softmax with any number of positives per image"
-            return Topic("loss", (about, *self.smoothing.describe(trained)))
+            return Topic("loss", (about, *self._weights(), *self.smoothing.describe(trained)))
         return Topic(
             "loss", (f"{code(self.name or '')}, a loss of a plug-in" + f" ({codes(plugins)})" * bool(plugins),)
         )
+
+    def _weights(self) -> tuple[str, ...]:
+        """What positives weigh, where that is not 1 each."""
+        own = f"a mined positive weighs {number(self.mined_weight)} where an own caption weighs 1"
+        if self.name == "fff" and self.positive_weight == "per-anchor":
+            return "the positives of an image weigh 1 together", *[own] * (self.mined_weight != 1.0)
+        if self.name == "fff" and self.positive_weight == "mined-per-anchor":
+            return (f"an own caption weighs 1, the mined positives of an image together {number(self.mined_weight)}",)
+        return () if self.mined_weight == 1.0 else (own,)
+
+    @property
+    def weights(self) -> PositiveWeights:
+        """What positives weigh; one that is no sigmoid takes the weight of mined ones alone."""
+        if self.name not in OURS:
+            return PositiveWeights()
+        return PositiveWeights(self.positive_weight if self.name == "fff" else "per-pair", self.mined_weight)
 
     @property
     def stock(self) -> bool:

@@ -28,7 +28,7 @@ def measure_bias(state: RunState, loader) -> None:
     state.measure_bias = False  # also if it fails: after the first step it would overwrite what was learnt
     model, criterion, args = state.model, state.criterion, state.args
     assert criterion is not None
-    forecast = _mining_forecast(state.plan)
+    forecast, weights = _mining_forecast(state.plan), state.plan.loss.weights
     total = torch.zeros(3, dtype=torch.float64, device=args.device)
     with torch.no_grad(), without_side_effects(model):
         model.train()
@@ -36,7 +36,7 @@ def measure_bias(state: RunState, loader) -> None:
             image, text = output.pop("image_features"), output.pop("text_features")
             options: dict[str, Any] = {"skip_warmup": forecast.counted, **output}
             assignment = criterion.assignment(image, text, **options)
-            total += cosine_sums(image, text, assignment)
+            total += cosine_sums(image, text, assignment, weights)
     state.counters.discard()  # the epoch will meet the same rows again
     positives, pairs, cosines = total.tolist()
     mean_cosine, scale = cosines / max(pairs, 1.0), model.logit_scale.exp().item()
@@ -49,12 +49,13 @@ def measure_bias(state: RunState, loader) -> None:
             )
         return
     bias = initial_bias(positives / pairs, scale, mean_cosine)
+    counted = f"{pairs:,.0f} pairs" if weights.equal else f"pairs of weight {pairs:,.0f}"
     with torch.no_grad():
         model.logit_bias.fill_(bias)
     if state.master:
         logging.info(
             f"Logit bias starts at {bias:.3f}: share of positives {positives / pairs:.3%}{forecast.note}, "
-            f"scale {scale:.3f}, mean cosine {mean_cosine:.4f}, over {pairs:,.0f} pairs"
+            f"scale {scale:.3f}, mean cosine {mean_cosine:.4f}, over {counted}"
         )
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from open_clip_fff.config.objective import check_made
+from open_clip_fff.config.objective import PositiveWeights, check_made
 from open_clip_fff.distributed import gather_features, mean_over_ranks
 from open_clip_fff.mining.assign import given_assignment, make_assignment, own_text_block
 from open_clip_fff.mining.labels import all_valid
@@ -30,15 +30,17 @@ class GlobalBatch(NamedTuple):
 class GlobalBatchLoss(nn.Module, ABC):
     """A loss of the global batch and its assignment, computed in float32 (float64 inputs stay), outside autocast.
 
-    Arguments as `FFFLoss`. Raises ValueError for an unknown `impl` or `dist_impl`.
+    Arguments as `FFFLoss`; `weights`: what positives weigh. Raises ValueError for an unknown `impl` or `dist_impl`, or
+    one that cannot weigh positives.
     """
 
     by_tiles = True  # takes an `Assignment`, whose labels need not exist as one tensor
 
-    def __init__(self, rank: int, world_size: int, impl: str, dist_impl: str) -> None:
+    def __init__(self, rank: int, world_size: int, impl: str, dist_impl: str, weights: PositiveWeights) -> None:
         super().__init__()
-        check_made(impl, dist_impl)
+        check_made(impl, dist_impl, weights)
         self.rank, self.world_size, self.impl, self.dist_impl = rank, world_size, impl, dist_impl
+        self.weights = weights
         self.miner: Miner | None = None
         self._ring = dist_impl == "ring"
         self._check = FirstCall()

@@ -8,11 +8,21 @@ from open_clip_fff.losses.softmax import MultiPositiveSoftmaxLoss
 
 def _fff(context: LossContext) -> FFFLoss:
     settings = context.settings
-    return FFFLoss(context.rank, context.world_size, settings.reduction, settings.impl, dist_impl=settings.dist_impl)
+    return FFFLoss(
+        context.rank,
+        context.world_size,
+        settings.reduction,
+        settings.impl,
+        dist_impl=settings.dist_impl,
+        positive_weight=settings.positive_weight,
+        mined_weight=settings.mined_weight,
+    )
 
 
 def _softmax(context: LossContext) -> MultiPositiveSoftmaxLoss:
-    return MultiPositiveSoftmaxLoss(context.rank, context.world_size, context.settings.impl, context.settings.dist_impl)
+    settings = context.settings
+    how = settings.impl, settings.dist_impl, settings.mined_weight
+    return MultiPositiveSoftmaxLoss(context.rank, context.world_size, *how)
 
 
 def _s_itc(context: LossContext) -> SmoothedITCLoss:
@@ -20,7 +30,13 @@ def _s_itc(context: LossContext) -> SmoothedITCLoss:
     group = context.batch_size if smoothing.over == "group" else None
     run = context.rank, context.world_size, settings.impl, settings.dist_impl
     return SmoothedITCLoss(
-        smoothing.alpha, *run, group, smoothing.start, smoothing.stop_gradient, smoothing.consistency
+        smoothing.alpha,
+        *run,
+        group,
+        smoothing.start,
+        smoothing.stop_gradient,
+        smoothing.consistency,
+        mined_weight=settings.mined_weight,
     )
 
 

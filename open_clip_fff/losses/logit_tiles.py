@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.distributed import RingExchange
+from open_clip_fff.losses.weights import RowWeights
 from open_clip_fff.mining.tiles import Assignment, AssignmentBlock, Labels, tiles
 
 AREA = {"cpu": 2**18, "cuda": 2**24}  # pairs in a tile: what fits a core's cache, or keeps a GPU busy
@@ -23,6 +24,7 @@ class LogitTile(NamedTuple):
     by_image: Tensor  # int8 [b, c], the labels of each direction; one object where they agree
     by_text: Tensor
     same_group: Tensor | None = None  # bool [b, c], which pairs are of one group; None without groups
+    weights: Tensor | None = None  # [b, c] or [b, 1], what each pair weighs if it is a positive; None where that is 1
 
     @property
     def labels(self) -> Tensor:
@@ -31,13 +33,19 @@ class LogitTile(NamedTuple):
 
 
 def logit_tiles(
-    scaled: Tensor, text: Tensor, block: AssignmentBlock, offset: int = 0, group: int | None = None
+    scaled: Tensor,
+    text: Tensor,
+    block: AssignmentBlock,
+    weights: RowWeights | None = None,
+    offset: int = 0,
+    group: int | None = None,
 ) -> Iterator[LogitTile]:
     """All pairs of this rank's images and a block.
 
     Args:
         scaled: [B, D], image features times the scale.
         text: [n, K, D], the block's.
+        weights: of positives; None for 1 each.
         offset: of this rank's first image in the global batch.
         group: images per group, consecutive in the global batch; None without groups.
     """
@@ -54,7 +62,8 @@ def logit_tiles(
                 of_rows = _group_numbers(rows, offset, group, text)
                 of_columns = _group_numbers(columns, block.columns.offset, group, text)
                 same_group = (of_rows[:, None] == of_columns).repeat_interleave(k, dim=1)
-            yield LogitTile(rows, captions, part, scaled[rows] @ part.T, by_image, by_text, same_group)
+            as_positives = None if weights is None else weights.tile(rows, block.columns.ids[columns], k)
+            yield LogitTile(rows, captions, part, scaled[rows] @ part.T, by_image, by_text, same_group, as_positives)
 
 
 def exchange_texts(constants: list[Tensor], accumulators: list[Tensor], assignment: Assignment) -> RingExchange:

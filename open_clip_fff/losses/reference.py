@@ -15,21 +15,52 @@ def logits(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None) -> T
     return x if bias is None else x + bias
 
 
-def sigmoid_sum(logits: Tensor, assignment: Tensor) -> Tensor:
+def positive_weights(assignment: Tensor, own: Tensor, per: str = "per-pair", mined_weight: float = 1.0) -> Tensor:
+    """What each pair weighs (ours; in Eq. 2 each weighs 1): 1 a negative, 0 an ignored pair, and of a row's positives
+
+        u_ij               per-pair, with u = 1 for an own caption and mined_weight for a mined one
+        u_ij / sum_j u_ij  per-anchor
+        1, or mined_weight / number of mined ones      mined-per-anchor
+
+    Args:
+        assignment: int8 [B, N, K].
+        own: bool, broadcastable to it: the captions of the row's own image, by id.
+        per: one of config.objective.POSITIVE_WEIGHTS.
+        mined_weight: 0 or greater.
+
+    Returns:
+        float64 [B, N, K].
+    """
+    positive = assignment > 0
+    u = torch.where(own, 1.0, assignment.new_tensor(mined_weight, dtype=torch.float64)) * positive
+    if per == "per-anchor":
+        total = u.sum(dim=(1, 2), keepdim=True)
+        u = u / total.where(total > 0, 1.0)
+    elif per == "mined-per-anchor":
+        mined = positive & ~own
+        u = torch.where(mined, u / mined.sum(dim=(1, 2), keepdim=True).clamp(min=1), u)
+    return torch.where(positive, u, assignment.abs().double())
+
+
+def sigmoid_sum(logits: Tensor, assignment: Tensor, weights: Tensor | None = None) -> Tensor:
     """The double sum of FFF's Eq. 2 (arXiv 2405.10286), before its norm, over pairs that are not ignored.
 
-        sum_i sum_j softplus( -m_ij * (s * cos_ij + b) )
+        sum_i sum_j w_ij * softplus( -m_ij * (s * cos_ij + b) )
 
-    `logits` are [B, N, K], `assignment` int8 [B, N, K].
+    `logits` are [B, N, K], `assignment` int8 [B, N, K], `weights` those of `positive_weights`, None for 1 each.
     """
     m = assignment.to(logits.dtype)
-    return (F.softplus(-m * logits) * m.abs()).sum()
+    return (F.softplus(-m * logits) * (m.abs() if weights is None else weights.to(m.dtype))).sum()
 
 
 def row_cross_entropy(
-    logits: Tensor, assignment: Tensor, alpha: float = 0.0, same_group: Tensor | None = None
+    logits: Tensor,
+    assignment: Tensor,
+    alpha: float = 0.0,
+    same_group: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of each row's softmax with its target: its positives equally, and alpha spread over a group.
+    """Cross-entropy of each row's softmax with its target: its positives by weight, and alpha spread over a group.
 
         H_i = log sum_{j not ignored} exp(x_ij)  -  (1 - alpha) mean_{j positive} x_ij  -  alpha mean_{j in group} x_ij
 
@@ -39,11 +70,12 @@ def row_cross_entropy(
         alpha: of MAFA's smoothing (arXiv 2312.06112), 0 to 1.
         same_group: bool [R, C], the columns that alpha is spread over, less those that are ignored; where that leaves
             none, it stays with the positives. Default: all.
+        weights: [R, C], whose positives' are those of the mean over positives. Default: all the same.
 
     Returns:
-        H [R], zero where a row has no positive, and bool [R], whether it has one.
+        H [R], zero where a row has no positive with a weight, and bool [R], whether it has one.
     """
-    positive = assignment > 0
+    positive = (assignment > 0).to(logits.dtype) * (1.0 if weights is None else weights.to(logits.dtype))
     counts = positive.any(dim=1)
     ignored = (assignment == 0) & counts[:, None]  # a row without positives keeps a finite, unused normaliser
     normaliser = torch.logsumexp(logits.masked_fill(ignored, -torch.inf), dim=1)
@@ -54,4 +86,5 @@ def row_cross_entropy(
 
 
 def _mean(logits: Tensor, mask: Tensor) -> Tensor:
-    return (logits * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    total = mask.sum(dim=1)
+    return (logits * mask).sum(dim=1) / total.where(total > 0, 1)

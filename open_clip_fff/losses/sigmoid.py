@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.config.mining import MiningConfig
-from open_clip_fff.config.objective import REDUCTIONS
+from open_clip_fff.config.objective import REDUCTIONS, PositiveWeights
 from open_clip_fff.distributed import sum_over_ranks
 from open_clip_fff.losses.batch import GlobalBatch, GlobalBatchLoss
 from open_clip_fff.losses.reference import logits, sigmoid_sum
 from open_clip_fff.losses.tiled_sigmoid import tile_kernel, tiled_sigmoid_sum
+from open_clip_fff.losses.weights import dense_weights, row_weights
 from open_clip_fff.mining.miner import Miner
 
 
@@ -36,10 +37,16 @@ class FFFLoss(GlobalBatchLoss):
             The loss, its gradients and the assignment are the same.
         mining: Eq. 1's thresholds, for a loss that also mines, tile by tile. What depends on earlier steps (a rate, a
             warm-up, the guard) needs a `Miner`, whose assignment is passed to the loss.
+        positive_weight: the terms of an image's positives are multiplied by 1 each (`per-pair`, Eq. 2), by weights
+            whose sum is 1 (`per-anchor`), or by 1 for own captions, by id, and weights whose sum is `mined_weight` for
+            the others (`mined-per-anchor`); see `losses.reference.positive_weights`. The last two go over the
+            assignment once more.
+        mined_weight: what a positive that is no own caption weighs where an own caption weighs 1.
 
     Raises:
-        ValueError: for an unknown `impl` or `reduction`, for mining that depends on earlier steps, and for `triton` if
-            it is not installed (in `forward`: for float64 features, and for tensors that are not on CUDA).
+        ValueError: for an unknown `impl`, `reduction` or `positive_weight`, for mining that depends on earlier steps,
+            for a negative `mined_weight`, and for `triton` with weights, or if it is not installed (in `forward`: for
+            float64 features, and for tensors that are not on CUDA).
 
     Example:
         >>> image = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
@@ -57,8 +64,10 @@ class FFFLoss(GlobalBatchLoss):
         impl: str = "auto",
         mining: MiningConfig | None = None,
         dist_impl: str = "gather",
+        positive_weight: str = "per-pair",
+        mined_weight: float = 1.0,
     ) -> None:
-        super().__init__(rank, world_size, impl, dist_impl)
+        super().__init__(rank, world_size, impl, dist_impl, PositiveWeights(positive_weight, mined_weight))
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction is {reduction!r}: choose from {', '.join(REDUCTIONS)}")
         if mining is not None and (mining.per_image is not None or mining.warmup or mining.guarded):
@@ -70,13 +79,14 @@ class FFFLoss(GlobalBatchLoss):
     def _share(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
         if self.impl == "dense":
             labels = batch.assignment.to_tensor()
-            total, counted = (
-                sigmoid_sum(logits(batch.image, batch.texts, scale, bias), labels),
-                torch.count_nonzero(labels),
-            )
+            weights = dense_weights(batch.assignment, labels, self.weights)
+            total = sigmoid_sum(logits(batch.image, batch.texts, scale, bias), labels, weights)
+            counted = torch.count_nonzero(labels) if weights is None else weights.sum()
         else:
             kernel = tile_kernel(self.impl, batch.image.device)
-            total, counted = tiled_sigmoid_sum(batch.image, batch.texts, scale, bias, batch.assignment, kernel)
+            by_row = row_weights(batch.assignment, self.weights, batch.image)
+            total, counted = tiled_sigmoid_sum(batch.image, batch.texts, scale, bias, batch.assignment, kernel, by_row)
         if self.reduction == "images":
             return total / len(batch.image)
-        return total / (sum_over_ranks(counted, self.world_size).clamp(min=1) / self.world_size)
+        counted = sum_over_ranks(counted, self.world_size)
+        return total / (counted.where(counted > 0, 1) / self.world_size)

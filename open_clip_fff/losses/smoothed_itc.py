@@ -29,6 +29,7 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
         consistency: GRIT-VLP: weight of a term in which each direction's softmax is the other's target (0.2 there).
             With K captions, the softmax over texts is summed over an image's captions, the other is the mean over them;
             that is ours.
+        mined_weight: as `MultiPositiveSoftmaxLoss`.
 
     Raises:
         ValueError: for a number out of range, and for options that `impl` does not have.
@@ -50,11 +51,12 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
         start: int = 0,
         stop_gradient: bool = False,
         consistency: float = 0.0,
+        mined_weight: float = 1.0,
     ) -> None:
         self.settings = Smoothing(alpha, "all" if group is None else "group", start, stop_gradient, consistency)
         self.settings.check_made(impl, dist_impl)
         dense = stop_gradient or consistency > 0
-        super().__init__(rank, world_size, "dense" if dense and impl == "auto" else impl, dist_impl)
+        super().__init__(rank, world_size, "dense" if dense and impl == "auto" else impl, dist_impl, mined_weight)
         self.group = group
         self.set_epoch(start)
 

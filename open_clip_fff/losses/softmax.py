@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from open_clip_fff.config.objective import PositiveWeights
 from open_clip_fff.distributed import gather_constant, sum_over_ranks
 from open_clip_fff.losses.batch import GlobalBatch, GlobalBatchLoss
 from open_clip_fff.losses.reference import logits, row_cross_entropy
 from open_clip_fff.losses.tiled_softmax import tiled_softmax_loss
+from open_clip_fff.losses.weights import dense_weights, row_weights
 
 
 class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
@@ -22,6 +24,8 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
     Args:
         rank, world_size, dist_impl: as `FFFLoss`.
         impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`.
+        mined_weight: a positive that is no own caption, by id, weighs so much in the targets where an own caption
+            weighs 1. With 0 it is like a negative: it stays in the denominator.
 
     Example:
         >>> image = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
@@ -29,17 +33,25 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
         >>> loss = MultiPositiveSoftmaxLoss()(image, text, torch.tensor(10.0))
     """
 
-    def __init__(self, rank: int = 0, world_size: int = 1, impl: str = "auto", dist_impl: str = "gather") -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        impl: str = "auto",
+        dist_impl: str = "gather",
+        mined_weight: float = 1.0,
+    ) -> None:
         if impl == "triton":
             raise ValueError("impl is 'triton': the kernel is the sigmoid loss's; use 'tiled'")
-        super().__init__(rank, world_size, impl, dist_impl)
+        super().__init__(rank, world_size, impl, dist_impl, PositiveWeights(mined=mined_weight))
         self.alpha: float = 0.0  # of `SmoothedITCLoss`
         self.group: int | None = None
 
     def _share(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
         if self.impl == "dense":
             return self._dense(batch, scale, bias)
-        return tiled_softmax_loss(batch.image, batch.texts, scale, bias, batch.assignment, self.alpha, self.group)
+        weights, smoothing = row_weights(batch.assignment, self.weights, batch.image), (self.alpha, self.group)
+        return tiled_softmax_loss(batch.image, batch.texts, scale, bias, batch.assignment, *smoothing, weights)
 
     def _dense(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
         rows = logits(batch.image, batch.texts, scale, bias).flatten(1)
@@ -51,17 +63,21 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
         labels, same_group, k = batch.assignment.both_directions(), self._same_group(batch), batch.text.shape[1]
         of_images = None if same_group is None else same_group.repeat_interleave(k, dim=1)
         of_texts = None if same_group is None else same_group.repeat_interleave(k, dim=0)
-        per_image = row_cross_entropy(rows, labels.by_image.flatten(1), self.alpha, of_images)
-        per_text = row_cross_entropy(columns, self._columns(labels.by_text), self.alpha, of_texts)
+        by_row = dense_weights(batch.assignment, labels.by_image, self.weights)
+        by_column = dense_weights(batch.assignment, labels.by_text, self.weights)
+        by_row = None if by_row is None else by_row.flatten(1)
+        by_column = None if by_column is None else self._columns(by_column)
+        per_image = row_cross_entropy(rows, labels.by_image.flatten(1), self.alpha, of_images, by_row)
+        per_text = row_cross_entropy(columns, self._columns(labels.by_text), self.alpha, of_texts, by_column)
         return (self._mean(*per_image) + self._mean(*per_text)) / 2
 
     def _mean(self, entropy: Tensor, counted: Tensor) -> Tensor:
         """This rank's share, so that the mean over ranks is the mean over all rows that count."""
         return entropy.sum() * self.world_size / sum_over_ranks(counted.sum(), self.world_size).clamp(min=1)
 
-    def _columns(self, labels: Tensor) -> Tensor:
-        """M of all images against this rank's captions, int8 [B*K, N]: gathered, because M is not symmetric."""
-        gathered = gather_constant(labels, self.world_size)  # [N, N, K]
+    def _columns(self, by_row: Tensor) -> Tensor:
+        """M, or its weights, of all images and this rank's captions, [B*K, N]: gathered, because M is not symmetric."""
+        gathered = gather_constant(by_row, self.world_size)  # [N, N, K]
         return gathered.chunk(self.world_size, dim=1)[self.rank].permute(1, 2, 0).flatten(0, 1)
 
     def _same_group(self, batch: GlobalBatch) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 A sigmoid needs no normaliser over a row, so a tile's gradient is known as soon as its logits are:
 
-    y = -m * (s * cos + b)      L = sum softplus(y)      dL/d(s * cos + b) = -m * sigmoid(y)
+    y = -m * (s * cos + b)      L = sum w * softplus(y)      dL/d(s * cos + b) = -m * w * sigmoid(y)
 
 Backward only scales what forward computed. (OpenCLIP's own chunked loss still keeps each chunk's graph.)
 """
@@ -14,13 +14,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from open_clip_fff.losses.logit_tiles import exchange_texts, logit_tiles
+from open_clip_fff.losses.weights import RowWeights
 from open_clip_fff.mining.tiles import Assignment
 
-# logits [r, c], labels int8 [r, c], bias, whether the gradient is needed: `sigmoid_tile`, or an equivalent kernel
-TileKernel = Callable[[Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor]]
+# `sigmoid_tile`, or an equivalent kernel, which may lack the weights
+TileKernel = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
-def sigmoid_tile(logits: Tensor, labels: Tensor, bias: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+def sigmoid_tile(
+    logits: Tensor, labels: Tensor, bias: Tensor, needs_gradient: bool, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The sums over a tile, in PyTorch; the gradient overwrites the logits, so that no second tile is allocated.
 
     Args:
@@ -29,14 +32,20 @@ def sigmoid_tile(logits: Tensor, labels: Tensor, bias: Tensor, needs_gradient: b
         labels: int8 [r, c], +1 positive, -1 negative, 0 ignored.
         bias: b, scalar or [1].
         needs_gradient: whether to compute it.
+        weights: [r, c] or [r, 1], what each pair weighs if it is a positive; None for 1 each.
 
     Returns:
         Sum of the loss, float64 scalar; of the gradient, likewise, 0 where it is not needed; number of pairs that are
-        not ignored, int64 scalar.
+        not ignored, int64 scalar, or with weights the sum of theirs, float64.
     """
     sign = labels.to(logits.dtype).neg_()
     y = logits.add_(bias).mul_(sign).masked_fill_(labels == 0, -torch.inf)
-    loss, counted = torch.nn.functional.softplus(y).sum().double(), torch.count_nonzero(labels)
+    terms, counted = torch.nn.functional.softplus(y), torch.count_nonzero(labels)
+    if weights is not None:
+        weights = torch.where(labels > 0, weights, 1.0)
+        counted = counted + (weights.sum(dtype=torch.float64) - labels.numel())
+        terms, sign = terms.mul_(weights), sign.mul_(weights)
+    loss = terms.sum().double()
     if not needs_gradient:
         return loss, torch.zeros_like(loss), counted
     return loss, y.sigmoid_().mul_(sign).sum().double(), counted
@@ -80,8 +89,9 @@ def tiled_sigmoid_sum(
     bias: Tensor | None,
     assignment: Assignment,
     kernel: TileKernel = sigmoid_tile,
+    weights: RowWeights | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The double sum of Eq. 2, as `losses.reference.sigmoid_sum`, and its number of terms.
+    """The double sum of Eq. 2, as `losses.reference.sigmoid_sum`, and the sum of its terms' weights.
 
     Args:
         image: [B, D], L2-normalised.
@@ -91,24 +101,26 @@ def tiled_sigmoid_sum(
         bias: b, likewise; None is 0.
         assignment: of B images and N * K captions; its labels are computed once for every tile.
         kernel: computes a tile from its logits.
+        weights: of positives, for a kernel that takes them; None for 1 each.
 
     Returns:
-        Scalar with gradients to the first four, and int64 scalar.
+        Scalar with gradients to the first four; and scalar, float64, or without weights the number of terms, int64.
     """
     bias = image.new_zeros(()) if bias is None else bias
-    return _TiledSigmoid.apply(image, text, scale, bias, assignment, kernel)
+    return _TiledSigmoid.apply(image, text, scale, bias, assignment, kernel, weights)
 
 
 class _TiledSigmoid(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, image, text, scale, bias, assignment, kernel):
+    def forward(ctx, image, text, scale, bias, assignment, kernel, weights):
         needs_gradient = any(ctx.needs_input_grad)
         scaled, total, counted = image * scale, image.new_zeros((), dtype=torch.float64), 0
         by_image, by_bias = torch.zeros_like(image) if needs_gradient else None, total
         exchange = exchange_texts([text], [torch.zeros_like(text)] if needs_gradient else [], assignment)
         for ((texts, *_), by_texts), block in zip(exchange, assignment.blocks(), strict=True):
-            for tile in logit_tiles(scaled, texts, block):
-                loss, of_bias, pairs = kernel(tile.logits, tile.labels, bias, needs_gradient)
+            for tile in logit_tiles(scaled, texts, block, weights):
+                more = () if tile.weights is None else (tile.weights,)
+                loss, of_bias, pairs = kernel(tile.logits, tile.labels, bias, needs_gradient, *more)
                 gradient = tile.logits  # the kernel has overwritten them
                 total, by_bias, counted = total + loss, by_bias + of_bias, counted + pairs
                 if needs_gradient:
@@ -128,4 +140,4 @@ class _TiledSigmoid(torch.autograd.Function):
             (by_scale * gradient).to(scale.dtype).reshape(scale.shape),
             (by_bias * gradient).to(bias.dtype).reshape(bias.shape),
         )
-        return by_image * gradient, by_text * gradient, *scalars, None, None
+        return by_image * gradient, by_text * gradient, *scalars, None, None, None

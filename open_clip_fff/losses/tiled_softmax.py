@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from open_clip_fff.distributed import highest_over_ranks, sum_over_ranks
-from open_clip_fff.losses.logit_tiles import exchange_texts, logit_tiles
+from open_clip_fff.losses.logit_tiles import LogitTile, exchange_texts, logit_tiles
+from open_clip_fff.losses.weights import RowWeights
 from open_clip_fff.mining.tiles import Assignment
 
 
@@ -21,6 +22,7 @@ def tiled_softmax_loss(
     assignment: Assignment,
     alpha: float = 0.0,
     group: int | None = None,
+    weights: RowWeights | None = None,
 ) -> Tensor:
     """Half the mean cross-entropy of images (rows) and half that of captions (columns) that have a positive.
 
@@ -36,26 +38,27 @@ def tiled_softmax_loss(
         assignment: of B images and N * K captions; its labels are computed twice for every tile, and counted once.
         alpha: of the smoothing, 0 to 1.
         group: images per group, consecutive in the global batch, over which alpha is spread; None spreads it over all.
+        weights: of positives in the target of their row and of their column; None for 1 each.
 
     Returns:
         This rank's share: a scalar whose mean over ranks is the loss, and its gradients' mean the loss's gradient.
     """
     bias = image.new_zeros(()) if bias is None else bias
-    return _TiledSoftmax.apply(image, text, scale, bias, assignment, alpha, group if alpha else None)
+    return _TiledSoftmax.apply(image, text, scale, bias, assignment, alpha, group if alpha else None, weights)
 
 
 class _TiledSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, image, text, scale, bias, assignment, alpha, group):
+    def forward(ctx, image, text, scale, bias, assignment, alpha, group, weights):
         texts, scaled = assignment.global_texts, image * scale
-        rows, columns = _row_and_column_stats(scaled, text, assignment, alpha, group)
+        rows, columns = _row_and_column_stats(scaled, text, assignment, alpha, group, weights)
         own = columns if texts.ring else columns.chunk(texts.world_size, dim=1)[texts.rank]
-        weights = [_weight(stats, texts.world_size) for stats in (rows, own)]
-        terms = zip(weights, (rows, own), strict=True)
-        total = sum(weight * _entropies(stats, alpha).double().sum() for weight, stats in terms)
+        shares = [_share_of_row(stats, texts.world_size) for stats in (rows, own)]
+        terms = zip(shares, (rows, own), strict=True)
+        total = sum(share * _entropies(stats, alpha).double().sum() for share, stats in terms)
         if any(ctx.needs_input_grad):
-            targets = [_targets(stats, weight, alpha) for stats, weight in zip((rows, columns), weights, strict=True)]
-            by_image, by_text = _gradients(scaled, text, assignment.without_callback(), *targets, alpha, group)
+            targets = [_targets(stats, share, alpha) for stats, share in zip((rows, columns), shares, strict=True)]
+            by_image, by_text = _gradients(scaled, text, assignment.without_callback(), *targets, alpha, group, weights)
             by_scale = torch.linalg.vecdot(by_image, image).double().sum()
             ctx.save_for_backward(by_image.mul_(scale), by_text, by_scale, scale, bias)
         return total.to(image.dtype)
@@ -66,25 +69,30 @@ class _TiledSoftmax(torch.autograd.Function):
         by_image, by_text, by_scale, scale, bias = ctx.saved_tensors
         by_scale = (by_scale * gradient).to(scale.dtype).reshape(scale.shape)
         # a bias shifts all logits by the same number, which a softmax is invariant to
-        return by_image * gradient, by_text * gradient, by_scale, torch.zeros_like(bias), None, None, None
+        return by_image * gradient, by_text * gradient, by_scale, torch.zeros_like(bias), None, None, None, None
 
 
 def _row_and_column_stats(
-    scaled: Tensor, text: Tensor, assignment: Assignment, alpha: float, group: int | None
+    scaled: Tensor,
+    text: Tensor,
+    assignment: Assignment,
+    alpha: float,
+    group: int | None,
+    weights: RowWeights | None,
 ) -> tuple[Tensor, Tensor]:
     """Six statistics [6, B] of each row and [6, n * K] of each column of `text`, over all rows of all ranks.
 
-    Of the logits x that are not ignored: the maximum; the sum of exp(x - maximum); number and sum of the positives';
-    number and sum of those that alpha is spread over.
+    Of the logits x that are not ignored: the maximum; the sum of exp(x - maximum); weight and weighted sum of
+    the positives'; number and sum of those that alpha is spread over.
     """
     start = scaled.new_tensor([-torch.inf, *[0.0] * 5])[:, None]
     rows, columns = start.repeat(1, len(scaled)), start.repeat(1, text.shape[0] * text.shape[1])
     global_texts = assignment.global_texts
     exchange = exchange_texts([text], [columns], assignment)
     for ((texts, *_), (of_block,)), block in zip(exchange, assignment.blocks(), strict=True):
-        for tile in logit_tiles(scaled, texts, block, global_texts.own.offset, group):
-            _add_tile(rows[:, tile.rows], tile.logits, tile.by_image, tile.same_group, 1, alpha)
-            _add_tile(of_block[:, tile.captions], tile.logits, tile.by_text, tile.same_group, 0, alpha)
+        for tile in logit_tiles(scaled, texts, block, weights, global_texts.own.offset, group):
+            _add_tile(rows[:, tile.rows], tile, tile.by_image, 1, alpha)
+            _add_tile(of_block[:, tile.captions], tile, tile.by_text, 0, alpha)
     columns = exchange.accumulators[0]
     if not global_texts.ring:  # they are of this rank's rows alone
         highest = highest_over_ranks(columns[0], global_texts.world_size)
@@ -93,13 +101,18 @@ def _row_and_column_stats(
     return rows, columns
 
 
-def _add_tile(stats: Tensor, x: Tensor, labels: Tensor, same_group: Tensor | None, dim: int, alpha: float) -> None:
+def _add_tile(stats: Tensor, tile: LogitTile, labels: Tensor, dim: int, alpha: float) -> None:
     """Adds a tile [b, c] to the statistics of its rows (`dim` 1) or columns (0), in place."""
-    counted, positive = labels != 0, labels > 0
-    stats[2] += positive.sum(dim)
-    stats[3] += x.where(positive, 0.0).sum(dim)
+    x, counted, positive = tile.logits, labels != 0, labels > 0
+    if tile.weights is None:
+        stats[2] += positive.sum(dim)
+        stats[3] += x.where(positive, 0.0).sum(dim)
+    else:
+        target = positive * tile.weights
+        stats[2] += target.sum(dim)
+        stats[3] += (x * target).sum(dim)
     if alpha:
-        spread = counted if same_group is None else counted & same_group
+        spread = counted if tile.same_group is None else counted & tile.same_group
         stats[4] += spread.sum(dim)
         stats[5] += x.where(spread, 0.0).sum(dim)
     x = x.where(counted, -torch.inf)
@@ -111,27 +124,35 @@ def _add_tile(stats: Tensor, x: Tensor, labels: Tensor, same_group: Tensor | Non
 
 
 def _gradients(
-    scaled: Tensor, text: Tensor, assignment: Assignment, rows: Tensor, columns: Tensor, alpha: float, group: int | None
+    scaled: Tensor,
+    text: Tensor,
+    assignment: Assignment,
+    rows: Tensor,
+    columns: Tensor,
+    alpha: float,
+    group: int | None,
+    weights: RowWeights | None,
 ) -> tuple[Tensor, Tensor]:
     """Of s times the images [B, D] and of the texts [n, K, D], from this rank's rows; `rows`, `columns`: `_targets`."""
     by_image = torch.zeros_like(scaled)
     exchange = exchange_texts([text, columns], [torch.zeros_like(text)], assignment)
     for ((texts, of_block), (by_texts,)), block in zip(exchange, assignment.blocks(), strict=True):
-        for tile in logit_tiles(scaled, texts, block, assignment.global_texts.own.offset, group):
-            gradient = _gradient(rows[:, tile.rows, None], tile.logits, tile.by_image, tile.same_group, alpha)
-            of_columns = of_block[:, None, tile.captions]
-            gradient += _gradient(of_columns, tile.logits, tile.by_text, tile.same_group, alpha)
+        for tile in logit_tiles(scaled, texts, block, weights, assignment.global_texts.own.offset, group):
+            gradient = _gradient(rows[:, tile.rows, None], tile, tile.by_image, alpha)
+            gradient += _gradient(of_block[:, None, tile.captions], tile, tile.by_text, alpha)
             by_image[tile.rows].addmm_(gradient, tile.text)
             by_texts.flatten(0, 1)[tile.captions].addmm_(gradient.T, scaled[tile.rows])
     return by_image, exchange.accumulators[0]
 
 
-def _gradient(targets: Tensor, x: Tensor, labels: Tensor, same_group: Tensor | None, alpha: float) -> Tensor:
+def _gradient(targets: Tensor, tile: LogitTile, labels: Tensor, alpha: float) -> Tensor:
     """dL/dx [b, c] of one direction."""
     shift, share, even = targets
-    gradient = (x - shift).exp_()
+    gradient = (tile.logits - shift).exp_()
     if alpha:
-        gradient -= even if same_group is None else even * same_group
+        gradient -= even if tile.same_group is None else even * tile.same_group
+    if tile.weights is not None:
+        share = share * tile.weights
     return gradient.masked_fill_(labels == 0, 0.0).sub_((labels > 0) * share)
 
 
@@ -140,8 +161,8 @@ def _minus(x: Tensor, highest: Tensor) -> Tensor:
     return x - highest.masked_fill(highest == -torch.inf, 0.0)
 
 
-def _weight(stats: Tensor, world_size: int) -> Tensor:
-    """Of one row's cross-entropy in this rank's share of the loss: half of one over all rows that have a positive."""
+def _share_of_row(stats: Tensor, world_size: int) -> Tensor:
+    """Factor of one row's cross-entropy in this rank's share: half of one over all rows that have a positive."""
     return 0.5 * world_size / sum_over_ranks((stats[2] > 0).sum(), world_size).clamp(min=1).double()
 
 
@@ -149,17 +170,19 @@ def _entropies(stats: Tensor, alpha: float) -> Tensor:
     """Each row's cross-entropy with its target; 0 where it has no positive."""
     highest, sums, positives, of_positives, spread, of_spread = stats
     share = alpha * (spread > 0).to(spread.dtype)
-    target_mean = (1.0 - share) * of_positives / positives.clamp(min=1) + share * of_spread / spread.clamp(min=1)
+    weight = positives.where(positives > 0, 1.0)
+    target_mean = (1.0 - share) * of_positives / weight + share * of_spread / spread.clamp(min=1)
     return torch.where(positives > 0, highest + sums.log() - target_mean, 0.0)
 
 
-def _targets(stats: Tensor, weight: Tensor, alpha: float) -> Tensor:
+def _targets(stats: Tensor, share_of_row: Tensor, alpha: float) -> Tensor:
     """Shift, share and even, [3, R], from which the gradients of R rows' logits are computed.
 
-    A logit's is exp(x - shift), less `share` if it is a positive's, less `even` if alpha is spread over it.
+    A logit's is exp(x - shift), less `share` times its weight if it is a positive's, less `even` if alpha is spread
+    over it.
     """
     highest, sums, positives, _, spread, _ = stats
-    weights = torch.where(positives > 0, weight, 0.0).to(highest.dtype)
+    of_row = torch.where(positives > 0, share_of_row, 0.0).to(highest.dtype)
     share = alpha * (spread > 0).to(spread.dtype)
-    shares = (1.0 - share) * weights / positives.clamp(min=1), share * weights / spread.clamp(min=1)
-    return torch.stack([highest + sums.log() - weights.log(), *shares])
+    shares = (1.0 - share) * of_row / positives.where(positives > 0, 1.0), share * of_row / spread.clamp(min=1)
+    return torch.stack([highest + sums.log() - of_row.log(), *shares])

@@ -110,6 +110,7 @@ def main(out: str) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo")
     share = slice(rank * N // world_size, (rank + 1) * N // world_size)
+    light = {"mined_weight": 0.3}
     losses = {
         "fff-images": FFFLoss(rank, world_size),
         "fff-dense": FFFLoss(rank, world_size, impl="dense"),
@@ -123,6 +124,15 @@ def main(out: str) -> None:
         "s-itc-ring": SmoothedITCLoss(0.5, rank, world_size, dist_impl="ring"),
         "s-itc-grit": SmoothedITCLoss(0.5, rank, world_size, stop_gradient=True, consistency=0.2),
         "softmax-ring": MultiPositiveSoftmaxLoss(rank, world_size, dist_impl="ring"),
+        "anchor": FFFLoss(rank, world_size, positive_weight="per-anchor"),
+        "anchor-pairs-dense": FFFLoss(rank, world_size, "pairs", "dense", **light, positive_weight="per-anchor"),
+        "anchor-pairs-ring": FFFLoss(
+            rank, world_size, "pairs", **light, positive_weight="per-anchor", dist_impl="ring"
+        ),
+        "mined-per-anchor-ring": FFFLoss(rank, world_size, positive_weight="mined-per-anchor", dist_impl="ring"),
+        "light-softmax-dense": MultiPositiveSoftmaxLoss(rank, world_size, impl="dense", **light),
+        "light-softmax-ring": MultiPositiveSoftmaxLoss(rank, world_size, dist_impl="ring", **light),
+        "light-s-itc": SmoothedITCLoss(0.5, rank, world_size, group=2, **light),
     }
     minings = {
         "own": None,
@@ -161,7 +171,7 @@ def main(out: str) -> None:
                     "loss": value.detach(),
                     "gradients": {name: p.grad for name, p in model.module.named_parameters()},
                     "assignment": gather_constant(labels, world_size),
-                    "start": cosine_sums(*features, assignment),
+                    "start": cosine_sums(*features, assignment, loss.weights),
                     "mined_across_ranks": across,
                 }
         for loss_name, loss in losses.items():

@@ -1,0 +1,64 @@
+"""What positives weigh, for a dense loss and by tiles."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.config.objective import PositiveWeights
+from open_clip_fff.losses.reference import positive_weights
+from open_clip_fff.mining.labels import own_pairs
+from open_clip_fff.mining.tiles import Assignment, positive_counts
+
+
+class RowWeights(NamedTuple):
+    """What a positive of each of this rank's images weighs, `losses.reference.positive_weights` by rows.
+
+    Attributes:
+        ids: int64 [B], of the images.
+        own: [B], of each own caption.
+        mined: [B], of each mined caption; the same object as `own` where they weigh the same.
+    """
+
+    ids: Tensor
+    own: Tensor
+    mined: Tensor
+
+    def tile(self, rows: slice, column_ids: Tensor, k: int) -> Tensor:
+        """What each pair would weigh as a positive: [b, n * K], or [b, 1] where own and mined captions do not differ.
+
+        Args:
+            column_ids: int64 [n], of images with `k` captions each.
+        """
+        own, mined = self.own[rows, None], self.mined[rows, None]
+        if self.own is self.mined:
+            return own
+        return torch.where(own_pairs(self.ids[rows], column_ids), own, mined).repeat_interleave(k, dim=1)
+
+
+def row_weights(assignment: Assignment, weights: PositiveWeights, like: Tensor) -> RowWeights | None:
+    """Of this rank's images, in the type of `like`; None where every pair weighs 1.
+
+    Where the weights of an image go by the number of its positives, this goes over the whole assignment once.
+    """
+    ids = assignment.global_texts.own.ids
+    if weights.equal:
+        return None
+    ones = like.new_ones(len(ids))
+    if weights.per == "per-pair":
+        return RowWeights(ids, ones, ones * weights.mined)
+    own, mined = positive_counts(assignment).to(like.dtype)
+    if weights.per == "mined-per-anchor":
+        return RowWeights(ids, ones, weights.mined / mined.clamp(min=1))
+    total = own + weights.mined * mined
+    each = 1.0 / total.where(total > 0, 1.0)
+    return RowWeights(ids, each, each if weights.mined == 1.0 else each * weights.mined)
+
+
+def dense_weights(assignment: Assignment, labels: Tensor, weights: PositiveWeights) -> Tensor | None:
+    """`positive_weights` of a gathered assignment's labels [B, N, K]; None where every pair weighs 1."""
+    if weights.equal:
+        return None
+    ids = torch.cat([columns.ids for columns in assignment.global_texts])
+    own = own_pairs(assignment.global_texts.own.ids, ids)[..., None]
+    return positive_weights(labels, own, weights.per, weights.mined)
