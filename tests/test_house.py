@@ -88,6 +88,15 @@ def test_the_rooms_are_the_folders_and_a_row_names_none_below_it():
     ] == []
 
 
+def test_no_class_name_has_two_meanings():
+    where: dict[str, list[Path]] = {}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                where.setdefault(node.name, []).append(path)
+    assert {name: paths for name, paths in where.items() if len(paths) > 1} == {}
+
+
 def test_files_are_small():
     assert {path: n for path in SOURCES if (n := len(path.read_text().splitlines())) > 400} == {}
 

@@ -36,7 +36,7 @@ class Grit:
         self.features = self.bank or stored_features
         self._writer: BankWriter | None = None
         self._partial: PartialBank | None = None  # the epoch's bank, of the run that is resumed
-        # removes stored features from the batch, unless they mine: then `StoredFeatures` does
+        # removes stored features from the batch, unless they mine: then `PrecomputedFeatures` does
         self._pops = stored and context.plan.features != "precomputed"
 
     def __call__(self, batch: Batch) -> Batch:

@@ -64,7 +64,7 @@ class SentenceFeatures:
         return batch.adding(mining_text_features=self.tower(tokens, batch.captions.valid))
 
 
-class StoredFeatures:
+class PrecomputedFeatures:
     """Those stored beside the images, as the loader read them."""
 
     def __init__(self, context: HookContext) -> None:

@@ -119,7 +119,7 @@ _BUILT_IN = {
     "frozen-features": f"{_FEATURES}:FrozenFeatures",
     "grit": "open_clip_fff.hooks.grit:Grit",
     "sentence-features": f"{_FEATURES}:SentenceFeatures",
-    "stored-features": f"{_FEATURES}:StoredFeatures",
+    "stored-features": f"{_FEATURES}:PrecomputedFeatures",
 }
 
 BATCH_HOOKS: Registry[Callable[[HookContext], BatchHook]] = Registry("batch hook", "--batch-hooks", _BUILT_IN)

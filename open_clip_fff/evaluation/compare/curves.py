@@ -70,7 +70,7 @@ def read_curves(run: Path, epochs: int | None = None) -> RunCurves:
 
 
 @dataclass
-class _Epoch:
+class _EpochLog:
     """The log of one epoch; its lines are dicts with `time`, images `seen`, `percent` and NUMBERS."""
 
     number: int
@@ -78,17 +78,17 @@ class _Epoch:
     lines: list[dict] = field(default_factory=list)
 
 
-def _read_log(path: Path) -> list[_Epoch]:
-    epochs: dict[int, _Epoch] = {}
+def _read_log(path: Path) -> list[_EpochLog]:
+    epochs: dict[int, _EpochLog] = {}
     with path.open(encoding="utf-8", errors="replace") as file:
         for match in filter(None, map(STAMP.match, file)):
             time, kind, number = datetime.strptime(match[1], "%Y-%m-%d,%H:%M:%S"), match[2], int(match[3])
             if kind == "Start epoch":
                 # a resumed run repeats this epoch: drop it and later ones
                 epochs = {each: epoch for each, epoch in epochs.items() if each < number}
-                epochs[number] = _Epoch(number, time)
+                epochs[number] = _EpochLog(number, time)
                 continue
-            lines = epochs.setdefault(number, _Epoch(number, time)).lines
+            lines = epochs.setdefault(number, _EpochLog(number, time)).lines
             found = {name: float(hit[1]) for name, each in NUMBERS.items() if (hit := each.search(match[4]))}
             if seen := SEEN.match(match[4]):
                 lines.append({"time": time, "seen": int(seen[1]), "percent": int(seen[2]), **found})
@@ -97,7 +97,7 @@ def _read_log(path: Path) -> list[_Epoch]:
     return [epochs[number] for number in sorted(epochs)]
 
 
-def _clock(epochs: list[_Epoch]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _clock(epochs: list[_EpochLog]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Log lines, and the ends of epochs, with steps and minutes."""
     rows, ends, minutes = [], [], 0.0
     batch = min(epoch.lines[0]["seen"] for epoch in epochs)  # the first line of an epoch comes after one step
