@@ -99,7 +99,7 @@ def test_latest_is_the_newest_whole_one(trainer, run, made, capsys, kind):
     capsys.readouterr()
     assert trainer(*EMA, "--epochs", "2", "--resume", "latest", "--name", "x") == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: --resume ")]
-    assert says in line and line.endswith(f"; --resume latest goes on from {run / 'epoch_1.pt'}")
+    assert says in line and line.endswith(f"; --resume latest resumes from {run / 'epoch_1.pt'}")
     assert f"=> resuming checkpoint '{run / 'epoch_1.pt'}' (epoch 1)" in trainer.log("x")
     again = torch.load(run / "epoch_2.pt", weights_only=True)
     assert again["epoch"] == 2 and newest_checkpoint(run.parent) == run / "epoch_2.pt"
@@ -161,7 +161,7 @@ def test_an_older_epoch_latest_is_not_the_newest(trainer, run, capsys, most_rece
     shutil.copy(run / "epoch_1.pt", run / "epoch_latest.pt")
     capsys.readouterr()
     assert trainer(*EMA, "--epochs", "3", "--resume", "latest", "--name", "x", *most_recent) == 0
-    assert f"note: --resume latest goes on from {run / 'epoch_2.pt'}, the newest" in capsys.readouterr().out
+    assert f"note: --resume latest resumes from {run / 'epoch_2.pt'}, the newest" in capsys.readouterr().out
     assert "(epoch 2)" in trainer.log("x") and torch.load(run / "epoch_3.pt", weights_only=True)["epoch"] == 3
     # saved under its own name, whatever was resumed
     assert torch.load(run / "epoch_latest.pt", weights_only=True)["epoch"] == (3 if most_recent else 1)
@@ -178,7 +178,7 @@ def test_a_newer_epoch_latest_is(trainer, run, capsys):
     for most_recent in ([], ["--save-most-recent"]):
         capsys.readouterr()
         assert trainer(*EMA, "--epochs", "2", "--resume", "latest", "--name", "x", *most_recent) == 0
-        assert "--resume latest goes on from" not in capsys.readouterr().out
+        assert "--resume latest resumes from" not in capsys.readouterr().out
         assert trainer.log("x").count("epoch_latest.pt' (epoch 2)") == 1 + bool(most_recent)
     assert find_checkpoint(run.parent) == run / "epoch_latest.pt"
     (run / "epoch_latest.pt").write_bytes(b"")

@@ -188,7 +188,7 @@ def test_what_the_step_does_not_fit_is_refused_and_latest_takes_the_epochs(train
     stopped.with_suffix(".extra").unlink()
     assert trainer(*argv, "--name", "x", "--resume", "latest") == 0
     assert f"its extra state {stopped.with_suffix('.extra')} is not there" in (out := capsys.readouterr().out)
-    assert f"goes on from {whole}" in out and "step" not in "".join(names(trainer, "x"))
+    assert f"resumes from {whole}" in out and "step" not in "".join(names(trainer, "x"))
 
 
 def test_a_signal_at_an_epochs_end_and_one_in_validation(trainer):

@@ -37,7 +37,7 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
             }
         ),
         # COSMO is MAFA's first version: the same parts under another name, as far as what is public tells.
-        # Plain CLIP's loss: a softmax over one caption per image. Ours, because ids and features have to be seen.
+        # Plain CLIP's loss: a softmax over one caption per image. Ours, because a hook needs ids and features.
         "grit": MappingProxyType({"loss": "softmax", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
         "mafa": MappingProxyType({"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
         "cosmo": MappingProxyType({"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}),

@@ -1,4 +1,4 @@
-"""What breaks in OpenCLIP 3.3 with today's libraries, each mended for the length of a run, each with its reason."""
+"""What breaks in OpenCLIP 3.3 with today's libraries, each fixed for the length of a run, each with its reason."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -100,8 +100,8 @@ def save_atomically(checkpoint: object, path: str) -> None:
         if why is None:
             raise
         kept = newest_checkpoint(run_folder(Path(path)))
-        told = f"the newest checkpoint is {kept}" if kept else "no checkpoint was saved before"
-        raise UsageError(f"{path}: cannot be saved ({why.strerror or reason(why)}); {told}") from error
+        newest = f"the newest checkpoint is {kept}" if kept else "no checkpoint was saved before"
+        raise UsageError(f"{path}: cannot be saved ({why.strerror or reason(why)}); {newest}") from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

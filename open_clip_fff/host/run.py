@@ -48,7 +48,7 @@ def run(command: Command) -> int:
         0; 128 and the signal's number where one ended training with a checkpoint.
 
     Raises:
-        UsageError: for whatever the user can mend, before training starts where that can be known.
+        UsageError: for what the user can fix, before training starts where that can be known.
     """
     try:
         _train(command)

@@ -53,7 +53,7 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
 
 
 def _tell_rows(counters: LoaderCounters, epoch: int) -> None:
-    """What OpenCLIP's reading of the set skipped; ours, of the same rows, is not told."""
+    """What OpenCLIP's reading of the set skipped; ours, of the same rows, is not reported."""
     if damage := damage_line(counters.take(), DAMAGE):
         logging.warning(f"Rows skipped or damaged in validation after epoch {epoch}: {damage}")
     if lost := counters.shards.take():
@@ -85,17 +85,17 @@ def validate(model: Any, loader, state: RunState, prefix: str = "") -> dict[str,
         `all_captions_image_to_text_R@1` and so on, `num_images`, `num_captions` and maybe `sigmoid_val_loss`.
     """
     bias = getattr(model, "logit_bias", None)
-    seen, loss = [], 0.0
+    batches, loss = [], 0.0
     with torch.no_grad(), without_side_effects(model):
         model.eval()
         for index, encoded in enumerate(_encoded(model, loader, state.args), start=1):
             if bias is not None:
                 loss += _sigmoid_loss(encoded, model.logit_scale.exp(), bias) * len(encoded.image)
-            seen.append(Encoded(*(x.cpu() for x in encoded)))
+            batches.append(Encoded(*(x.cpu() for x in encoded)))
             if index % PROGRESS_EVERY == 0:
-                images, known = sum(len(batch.image) for batch in seen), loader.num_samples
+                images, known = sum(len(batch.image) for batch in batches), loader.num_samples
                 logging.info(f"FFF Eval: all captions of [{images} / {known or 'unknown'}] images encoded")
-        image, text, valid, ids = (torch.cat(parts) for parts in zip(*seen, strict=True))
+        image, text, valid, ids = (torch.cat(parts) for parts in zip(*batches, strict=True))
         ids = known_ids(ids, rank=0)
         shares = recall(image, text, ids, ids.repeat_interleave(valid.sum(dim=1)))
     values = {RECALL + name: share for name, share in shares.items()}

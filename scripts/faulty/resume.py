@@ -78,7 +78,7 @@ def broken(lab: Lab, change: Callable[[Path], object]) -> Outcome:
     message = ended.refusal()
     require(str(lab.checkpoint(1)) in message, f"the complete one is not named: {message}")
     latest = lab.train(*CLIP, "--epochs", "2", "--resume", "latest", data=data).succeeded()
-    latest.line(r"warning: --resume .*; --resume latest goes on from .*epoch_1\.pt")
+    latest.line(r"warning: --resume .*; --resume latest resumes from .*epoch_1\.pt")
     return Outcome(f"{message}; --resume latest takes that one, and says so", "epoch 2")
 
 
@@ -108,7 +108,7 @@ def older_latest(lab: Lab) -> Outcome:
     lab.train(*CLIP, "--epochs", "2", data=data).succeeded()
     shutil.copy(lab.checkpoint(1), lab.checkpoint(1).with_name("epoch_latest.pt"))
     ended = lab.train(*CLIP, "--epochs", "3", "--resume", "latest", data=data).succeeded()
-    return Outcome(ended.line(r"note: --resume latest goes on from .*epoch_2\.pt, .+"), "nothing")
+    return Outcome(ended.line(r"note: --resume latest resumes from .*epoch_2\.pt, .+"), "nothing")
 
 
 @fault(TOPIC, "another method's checkpoint, --resume")

@@ -1,1 +1,1 @@
-"""Checkpoints beyond OpenCLIP's: what they hold, when they are written, and going on from one."""
+"""Checkpoints beyond OpenCLIP's: what they hold, when they are written, and resuming from one."""

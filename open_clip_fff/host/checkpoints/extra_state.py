@@ -100,8 +100,8 @@ def _loader(state: RunState, load: Callable) -> Callable:
                 try:
                     state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to
                 except RuntimeError as error:
-                    told = " ".join(str(error).splitlines()[:2])
-                    raise UsageError(f"--resume {path}: its moving average is of another model ({told})") from error
+                    message = " ".join(str(error).splitlines()[:2])
+                    raise UsageError(f"--resume {path}: its moving average is of another model ({message})") from error
         elif not state.own_loss:
             try:
                 state.extra = _read(load, path, at)
@@ -123,15 +123,15 @@ def check_extra(plan: Plan, checkpoint: Path | str, at: Position, load: Callable
     Raises:
         UsageError: if there is none, or it is another epoch's, or another run's.
     """
-    mend = "resume with the flags it was trained with, or start from its weights with --pretrained"
+    fix = "resume with the flags it was trained with, or start from its weights with --pretrained"
     try:
         extra = _read(load, checkpoint, at)
     except UsageError as error:
-        raise UsageError(f"{error}; {mend}") from error
-    for name, wanted in (("ema", plan.ema_decay is not None), ("miner", _mining_has_state(plan))):
-        if wanted and name not in extra:
+        raise UsageError(f"{error}; {fix}") from error
+    for name, needed in (("ema", plan.ema_decay is not None), ("miner", _mining_has_state(plan))):
+        if needed and name not in extra:
             flag = {"ema": "--ema-decay", "miner": "--mined-per-image or --mining-warmup"}[name]
-            raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {mend}")
+            raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {fix}")
     return extra
 
 
@@ -159,11 +159,11 @@ def _read(load: Callable, checkpoint: Path | str, at: Position) -> dict[str, Any
 def _check_random(state: RunState, checkpoint: str) -> None:
     """Warns where the generators of OpenCLIP's stream are not those that the run was stopped with."""
     assert state.extra is not None
-    ranks, wanted = len(state.extra.get("random", [])), state.args.world_size
+    ranks, needed = len(state.extra.get("random", [])), state.args.world_size
     why = state.extra.pop("unread", f"--resume {checkpoint}: its extra state holds no random generators")
     if ranks:
-        why = f"--resume {checkpoint}: its extra state holds the random generators of {ranks} ranks, not of {wanted}"
-    if ranks != wanted:
+        why = f"--resume {checkpoint}: its extra state holds the random generators of {ranks} ranks, not of {needed}"
+    if ranks != needed:
         state.extra.pop("random", None)
         if state.master:
             logging.warning(f"{why}. The run goes on with other random numbers than it would have drawn.")

@@ -1,4 +1,4 @@
-"""Which checkpoint --resume stands for: a whole one, of this run's model; told where another may have been meant."""
+"""Which checkpoint --resume stands for: a complete one, of this run's model; notes say where another may be meant."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -81,10 +81,10 @@ def _latest(run: Path, save_most_recent: bool, check: Check) -> ResumeCheckpoint
     checkpoint, errors = first_usable(found, check)
     if checkpoint is None:
         raise UsageError(f"{errors[0]}{'; none before it is usable' * (len(found) > 1)}") from errors[0]
-    told = (" ".join(str(error).split()) for error in errors)  # libraries write several lines
-    notes = [f"warning: {each}; --resume latest goes on from {checkpoint}" for each in told]
+    messages = (" ".join(str(error).split()) for error in errors)  # libraries write several lines
+    notes = [f"warning: {each}; --resume latest resumes from {checkpoint}" for each in messages]
     if not notes and (upstream not in found or read_position(upstream) != read_position(checkpoint)):
-        notes = [f"note: --resume latest goes on from {checkpoint}, the newest by the epochs that the files hold"]
+        notes = [f"note: --resume latest resumes from {checkpoint}, the newest by the epochs that the files hold"]
     return ResumeCheckpoint(checkpoint, tuple(notes))
 
 

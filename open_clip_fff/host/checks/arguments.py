@@ -75,15 +75,15 @@ def _check_training(args: argparse.Namespace, siglip: bool) -> None:
 def _check_installed(args: argparse.Namespace) -> None:
     """Packages and programs that a flag asks for."""
     reports = args.report_to
-    wanted = {
+    packages = {
         "--report-to wandb": ("wandb" in reports or "all" in reports, "wandb"),
         "--report-to tensorboard": ("tensorboard" in reports or "all" in reports, "tensorboard"),
         "--use-bnb-linear": (args.use_bnb_linear, "bitsandbytes"),
         "--imagenet-v2": (args.imagenet_v2, "imagenetv2_pytorch"),
     }
-    for flag, (asked, package) in wanted.items():
-        found = importlib.util.find_spec(package) if asked else None
-        if asked and (found is None or found.origin is None):  # a mere folder, as runs of wandb leave one behind
+    for flag, (needed, package) in packages.items():
+        found = importlib.util.find_spec(package) if needed else None
+        if needed and (found is None or found.origin is None):  # a mere folder, as runs of wandb leave one behind
             raise UsageError(f"{flag}: the package {package} is not installed; install it, or drop the flag")
     if args.remote_sync and args.remote_sync_protocol == "s3" and shutil.which("aws") is None:
         raise UsageError("--remote-sync: the program aws is not installed; install it, or drop the flag")

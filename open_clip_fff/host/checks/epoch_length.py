@@ -40,7 +40,7 @@ class WorkerShards(NamedTuple):
 
 
 class EpochForecast(NamedTuple):
-    """What is told before training.
+    """What is reported before training.
 
     Attributes:
         warnings: what may not be meant.

@@ -37,8 +37,8 @@ def _check_environment(args: argparse.Namespace) -> None:
     """A Slurm shell, or what an earlier launcher left, speaks of processes that nobody started."""
     if args.dist_url not in (None, "env://"):
         return
-    wanted = ["MASTER_ADDR", "MASTER_PORT"] + ([] if "SLURM_PROCID" in os.environ else ["RANK", "WORLD_SIZE"])
-    missing = [name for name in wanted if name not in os.environ]
+    required = ["MASTER_ADDR", "MASTER_PORT"] + ([] if "SLURM_PROCID" in os.environ else ["RANK", "WORLD_SIZE"])
+    missing = [name for name in required if name not in os.environ]
     if missing:
         source = "WORLD_SIZE" if "WORLD_SIZE" in os.environ else "SLURM_NTASKS"
         raise OneRankError(
@@ -73,7 +73,7 @@ def _check_device(args: argparse.Namespace, distributed: bool) -> None:
 
 
 def precision_notes(args: argparse.Namespace) -> list[str]:
-    """A line for those who train in float16, as OpenCLIP does unless told otherwise, on a CPU."""
+    """A line for those who train in float16, as OpenCLIP does by default, on a CPU."""
     if torch.device(args.device).type != "cpu" or args.precision not in ("amp", "fp16", "pure_fp16"):
         return []
     return [
