@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from open_clip_fff.commands.program import print_page
 from open_clip_fff.errors import OneRankError, ReportedError, UsageError, error_message
 
 
@@ -21,14 +22,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         one line; 128 and the signal's number where SIGTERM or Ctrl-C ended training with a checkpoint. What else is
         raised later stays an exception.
     """
-    # OpenCLIP's loop is imported by whoever trains, and by no one else; torch, once the flags make sense
+    # only what trains imports OpenCLIP's loop; torch is imported once the flags make sense
     from open_clip_fff.config.command_line import help_fff, help_text
     from open_clip_fff.host.command import launched_rank, read_command
 
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         if {"-h", "--help", "--help-fff"} & set(argv):
-            print(help_fff() if "--help-fff" in argv else help_text())
+            print_page(help_fff() if "--help-fff" in argv else help_text())
             return 0
         command = read_command(argv)
         from open_clip_fff.host.run import run

@@ -108,6 +108,14 @@ for line, message in {wrong}.items():
     assert imported(code, HEAVY) == []
 
 
+def test_a_help_that_is_cut_by_head_is_no_error():
+    done = subprocess.run(
+        f"set -o pipefail; {sys.executable} -m open_clip_fff train --help | head -1",
+        shell=True, executable="/bin/bash", capture_output=True, text=True, cwd=ROOT, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_lazy_names_are_all_there():
     module = importlib.import_module("open_clip_fff")
     tree = ast.parse(Path(module.__file__).read_text())

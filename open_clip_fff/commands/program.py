@@ -1,5 +1,6 @@
 """What the commands have in common: one line for a mistake, and how they were called."""
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from open_clip_fff.errors import OneRankError, UsageError, is_first_rank, reason
 
 
 def as_program(prog: str, body: Callable[[], int]) -> int:
-    """Runs a program's body; a mistake that the user can mend, and Ctrl-C, are a line each and no traceback.
+    """Runs a program's body; a mistake that the user can fix, and Ctrl-C, are a line each and no traceback.
 
     Args:
         prog: how it was called: `open-clip-fff pack`, or `scripts/pack.py`.
@@ -25,8 +26,16 @@ def as_program(prog: str, body: Callable[[], int]) -> int:
             print(f"{name}: error: {reason(error, 1_000)}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
-        print(f"{name}: interrupted; what is whole stays, and a second start does the rest", file=sys.stderr)
+        print(f"{name}: interrupted; complete files stay, and a second start does the rest", file=sys.stderr)
         return 130
+
+
+def print_page(text: str) -> None:
+    """Prints a long text; a pipe that is closed before its end, as by `| head`, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
 
 
 def typed(argv: Sequence[str] | None) -> list[str]:
