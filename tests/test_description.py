@@ -168,6 +168,10 @@ def test_mining_by_whom_and_whereby():
     assert "p3 off; " in told("--p3", "off", "--mining-warmup", "9") + "; " and "where image-text" not in told(
         "--p3", "off"
     )
+    assert "only above 95% of the mean image-text cosine of the image's own captions" in told("--mining-margin", "95%")
+    assert "only above the mean image-text cosine of the image's own captions less 0.1" in told(
+        "--mining-margin", "0.1"
+    )
     assert "features stored beside the images in the tars;" in told("--mining-features", "precomputed")
     sidecar = told("--mining-features", "precomputed", "--feature-sidecar", "d", "--mining-model", "m")
     assert "features stored in the sidecar d, of m" in sidecar

@@ -52,11 +52,11 @@ def test_every_mining_flag_lands():
     argv = ["--loss", "softmax", "--mining-features", "frozen", "--mining-model", "m", "--mining-pretrained", "t"]
     argv += ["--p1", "0.1", "--p2", "0.2", "--p3", "0.3", "--p1-prime", "0.05", "--text-text", "max"]
     argv += ["--mined-cap", "4", "--mined-as", "ignore", "--ignore-band", "0.07", "--no-mine-raw"]
-    argv += ["--mining-warmup", "9", "--mining-guard"]
+    argv += ["--mining-warmup", "9", "--mining-guard", "--mining-margin", "95%"]
     mined = plan(*argv)
     assert mined.miner == FrozenSource("m", "t") and mined.features == "frozen"
     assert mined.mining == MiningConfig(
-        0.1, 0.2, 0.3, 0.05, "max", 4, "ignore", 0.07, False, None, warmup=9, guarded=True
+        0.1, 0.2, 0.3, 0.05, "max", 4, "ignore", 0.07, False, None, warmup=9, guarded=True, margin="95%"
     )
 
 
@@ -93,6 +93,8 @@ def test_what_follows_from_the_source_of_the_features():
         (["--mining-guard"], "add --mining-warmup STEPS"),
         (["--feature-sidecar", "d"], "does nothing without --mining-features precomputed"),
         (["--ema-decay", "1"], "0 < decay < 1"),
+        (["--mining-margin", "3"], "mining margin is 3: a number from -2 to 2, a percentage"),
+        (["--mining-features", "text", "--mining-model", "m", "--mining-margin", "95%"], "--mining-margin: a sentence"),
         (["--mining-warmup", "-1"], "it is 0 or more"),
         (["--loss", "softmax", "--loss-impl", "triton"], "--loss-impl triton: the kernel is that of --loss fff"),
         (["--loss-impl", "triton", "--mined-weight", "2"], "gives every pair the same weight: use 'tiled'"),

@@ -127,6 +127,10 @@ def _check_features(plan: Plan, config: MiningConfig) -> None:
         for name in IMAGE_THRESHOLDS:
             if getattr(config, name) is not None:
                 raise UsageError(f"{as_flag(name)}: {who} knows no images, and mines by --p3 alone; drop it")
+        if config.margin is not None:
+            raise UsageError(
+                f"--mining-margin: {who} knows no images, and there is no own pair to compare with; drop it"
+            )
     if features == "text" and "mining_pretrained" in typed:
         raise UsageError("--mining-pretrained: a sentence model comes with its weights; drop it")
     if features == "precomputed" and "mining_pretrained" in typed and "mining_model" not in typed:

@@ -32,6 +32,24 @@ def threshold(value: float | str | None, name: str = "the value") -> float | Non
     return number
 
 
+def mining_margin(value: float | str | None) -> float | str | None:
+    """A margin below the own pair's cosine: a number, a percentage such as `95%`, or `off` / None for none.
+
+    Raises:
+        ValueError: for anything else, in one line that says what is accepted.
+    """
+    if value is None or (isinstance(value, str) and value.strip().lower() == "off"):
+        return None
+    text = str(value).strip()
+    try:
+        number, limit = float(text.removesuffix("%")), 1000.0 if text.endswith("%") else 2.0
+    except ValueError:
+        number, limit = float("nan"), 0.0
+    if not abs(number) <= limit or (text.endswith("%") and number <= 0):
+        raise ValueError(f"mining margin is {value}: a number from -2 to 2, a percentage such as 95%, or 'off'")
+    return text if text.endswith("%") else number
+
+
 def _symbol(name: str) -> str:
     """As in Eq. 1."""
     return name.replace("_prime", "'")
@@ -121,8 +139,17 @@ class MiningConfig(Settings):
         "own captions",
         follows="yes for ema and online",
     )
+    margin: float | str | None = setting(
+        "mining_margin",
+        None,
+        "mine only captions whose image-text cosine is above the mean of the image's own captions less M, or above a "
+        "percentage of that mean",
+        metavar="M|P%",
+        parse=mining_margin,
+    )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "margin", mining_margin(self.margin))
         for name in THRESHOLDS:
             object.__setattr__(self, name, threshold(getattr(self, name), name))
         super().__post_init__()
@@ -144,6 +171,10 @@ class MiningConfig(Settings):
             f"cosines of {by}",
             self._clauses(),
         ]
+        if self.margin is not None:
+            share = f"{self.margin} of " if isinstance(self.margin, str) else ""
+            less = "" if share else f" less {number(float(self.margin))}"
+            parts.append(f"only above {share}the mean image-text cosine of the image's own captions{less}")
         if self.cap is not None:
             parts.append(f"at most {self.cap:,} per image, best image-text cosine first")
         if self.band:

@@ -12,7 +12,9 @@ from open_clip_fff.mining.reference import (
     MiningFeatures,
     Similarities,
     Thresholds,
+    above_own,
     clauses,
+    own_scores,
     pooled_text,
     similarities,
 )
@@ -43,6 +45,7 @@ class Candidates(NamedTuple):
     others: Tensor  # bool [B, N, K], captions of other images, without padding
     valid: Tensor  # bool [N, K], False where a caption is padding
     ids: Tensor  # int64 [N]
+    rows: MiningFeatures  # of the row images
 
     @property
     def own(self) -> Tensor:
@@ -52,7 +55,13 @@ class Candidates(NamedTuple):
     def subset(self, rows: slice) -> "Candidates":
         """The pairs of some row images."""
         similarity = Similarities(*(None if cosine is None else cosine[rows] for cosine in self.similarity))  # type: ignore[arg-type]
-        return self._replace(similarity=similarity, others=self.others[rows])
+        return self._replace(similarity=similarity, others=self.others[rows], rows=self.rows.subset(rows))
+
+    def above_own(self, margin: float | str, band: float = 0.0) -> Tensor:
+        """Which pairs a mining margin allows, bool [B, N, K] (`reference.above_own`)."""
+        own = own_scores(self.rows)
+        assert self.similarity.image_text is not None
+        return above_own(self.similarity.image_text, own, margin, band)
 
     @property
     def score(self) -> Tensor:
@@ -75,19 +84,23 @@ def candidates(rows: MiningFeatures, columns: MiningFeatures, text_text: str) ->
     """The cosines of B row images with N column images, and which captions are of other images."""
     rows, columns = _exact(rows), _exact(columns)
     same = own_pairs(rows.ids, columns.ids)[..., None]
-    return Candidates(similarities(rows, columns, text_text), columns.valid & ~same, columns.valid, columns.ids)
+    return Candidates(similarities(rows, columns, text_text), columns.valid & ~same, columns.valid, columns.ids, rows)
 
 
 def select(pairs: Candidates, thresholds: Thresholds, config: MiningConfig, cap: bool = True) -> Mined:
-    """The pairs above the thresholds, with `cap` cut to the config's; with a band, those just below are doubtful."""
+    """The pairs above thresholds and margin, with `cap` cut to the config's; with a band, those below are doubtful."""
     passed = clauses(pairs.similarity, thresholds)
     mined = passed.any & pairs.others
+    if config.margin is not None:
+        mined &= pairs.above_own(config.margin)
     if cap and config.cap is not None:
         best = best_per_row(mined, pairs.score, pairs.ids, config.cap)
         mined &= positions_mask(best, 0, *mined.shape[1:])
     doubtful = None
     if config.band:
         doubtful = clauses(pairs.similarity, thresholds.lowered(config.band)).any & pairs.others & ~mined
+        if config.margin is not None:
+            doubtful &= pairs.above_own(config.margin, config.band)
     return Mined(mined, passed, doubtful)
 
 

@@ -6,7 +6,8 @@ its own cosines at the same quantile. Quantiles come from histograms, whose coun
 The rule is ours; the paper's thresholds are numbers.
 
 A cap leaves min(cap, n) of a row's n pairs up to a level, which is the number of its `cap` lowest levels up to it. With
-a cap only these are counted, so that the rate is that of the pairs that the cap leaves.
+a cap only these are counted, so that the rate is that of the pairs that the cap leaves. With a mining margin only pairs
+above it are counted; where they are fewer than the rate, all of them are mined.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -157,19 +158,22 @@ class RateThresholds:
         return torch.stack(rows)
 
     def _level(self, pairs: Candidates, counts: Counts) -> Tensor:
-        """The pairs' levels by earlier counts, float32 [b, n, K]; NEVER for an image's own captions and padding."""
+        """The pairs' levels by earlier counts, float32 [b, n, K]; NEVER for own captions, padding, below a margin."""
         level = pairs.similarity.text_text.new_full(pairs.others.shape, NEVER, dtype=torch.float32)
         for share in clause_levels(pairs, shares_above(counts.cosines), self.config, self._p1_prime(counts)):
             if share is not None:
                 level = torch.minimum(level, share)
-        return level.masked_fill(~pairs.others, NEVER)
+        allowed = pairs.others
+        if self.config.margin is not None:
+            allowed = allowed & pairs.above_own(self.config.margin)
+        return level.masked_fill(~allowed, NEVER)
 
     def _thresholds(self, known: Counts) -> Thresholds:
         target = self.per_image * known.rows * (1 + 1e-9)  # faded counts are rounded, which must not lose the last pair
         up_to = (known.levels.cumsum(0) <= target).sum()
         above = shares_above(known.cosines)
         by_itself: Tensor | float = 1.0
-        if self.config.cap is None:
+        if self.config.cap is None and self.config.margin is None:
             # At this share one clause by itself finds `per_image`, so no larger share can be right; levels that were
             # counted with older shares may give a larger one where many pairs tie.
             by_itself = self.per_image * known.rows / known.cosines[:OWN].sum(dim=1).amax().clamp(min=1)

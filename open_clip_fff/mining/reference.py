@@ -115,6 +115,33 @@ def clauses(similarity: Similarities, thresholds: Thresholds) -> Clauses:
     )
 
 
+def own_scores(rows: MiningFeatures) -> Tensor:
+    """The mean S_it of each image's own valid captions, [B]; infinite where it has none, so that no caption is above.
+
+    Raises ValueError for features of captions alone.
+    """
+    if rows.image is None:
+        raise ValueError("a mining margin compares image-text cosines, and these features are of captions alone")
+    each = (rows.image[:, None] * rows.text).sum(dim=2)  # row by row: the same bits in every tile
+    count = rows.valid.sum(dim=1)
+    return ((each * rows.valid).sum(dim=1) / count.clamp(min=1)).where(count > 0, torch.inf)
+
+
+def above_own(image_text: Tensor, own: Tensor, margin: float | str, band: float = 0.0) -> Tensor:
+    """S_it > own - M, or for a percentage S_it > M * own (ours), less `band`, as the other thresholds.
+
+    Args:
+        image_text: [B, N, K].
+        own: `own_scores` [B].
+        margin: M, or a percentage such as "95%".
+
+    Returns:
+        bool [B, N, K].
+    """
+    lowest = own * (float(margin[:-1]) / 100.0) if isinstance(margin, str) else own - margin
+    return image_text > lowest[:, None, None] - band
+
+
 def best_pairs(pairs: Tensor, score: Tensor, limit: int) -> Tensor:
     """The guard of self-mining (ours): the best `limit` pairs, without those that tie with the first one left out."""
     ranked = score[pairs].sort(descending=True).values

@@ -51,6 +51,7 @@ def batches(draw: st.DrawFn, most: int = 7, kinds: tuple[str, ...] = ("normal", 
 
 
 BARS = st.one_of(st.none(), st.floats(-1, 1), st.sampled_from([-1.0, 0.0, 0.25, 0.5, 1.0]))
+MARGINS = st.sampled_from([None, None, None, 0.0, 0.3, -0.1, 2.0, "100%", "95%", "50%"])
 
 
 @st.composite
@@ -61,5 +62,6 @@ def configs(draw: st.DrawFn, caps: st.SearchStrategy = st.one_of(st.none(), st.i
         text_text=draw(st.sampled_from(["pooled", "max", "mean"])),
         cap=draw(caps),
         band=draw(st.sampled_from([0.0, 0.1, 0.5])),
+        margin=draw(MARGINS),
         mined_as=draw(st.sampled_from(["positive", "ignore"])),
     )

@@ -17,10 +17,10 @@ from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.hardest import hardest_negatives, match_labels
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.miner import Miner
-from open_clip_fff.mining.reference import MiningFeatures, Thresholds, text_text_similarity
+from open_clip_fff.mining.reference import MiningFeatures, Thresholds, own_scores, text_text_similarity
 from open_clip_fff.mining.tiles import OwnCaptions, tiles
 from open_clip_fff.patching import replaced
-from tests.properties.drawn import SEEDS, batches, configs, times
+from tests.properties.drawn import MARGINS, SEEDS, batches, configs, times
 
 SIZES = st.integers(1, 9)
 
@@ -52,11 +52,21 @@ def by_loops(f: MiningFeatures, config: MiningConfig) -> torch.Tensor:
             tt = -1.0 if not len(mine) else each.max() if config.text_text == "max" else each.mean()
         above = [bar is not None and x > bar for x, bar in ((it, config.p1), (ii, config.p2), (tt, config.p3))]
         pairs[i, j, c] = above[0] or above[1] or (above[2] and (config.p1_prime is None or it > config.p1_prime))
+        if config.margin is not None:
+            score = (mine @ f.image[i]).mean() if len(mine) else torch.inf
+            share = isinstance(config.margin, str)
+            pairs[i, j, c] &= it > (score * float(config.margin[:-1]) / 100 if share else score - config.margin)
     return pairs
 
 
 def near_a_bar(f: MiningFeatures, config: MiningConfig) -> bool:
     """Whether a cosine that is rounded one way here and another way there might decide: those of pooled and mean."""
+    if config.margin is not None:
+        own = own_scores(f)
+        bar = own * float(config.margin[:-1]) / 100 if isinstance(config.margin, str) else own - config.margin
+        gap = torch.einsum("bd,nkd->bnk", f.image, f.text) - bar[:, None, None]
+        if any(((gap + band).abs() < 1e-9).any() for band in (0.0, config.band)):
+            return True
     if config.p3 is None or config.text_text == "max":
         return False
     s = text_text_similarity(f, f, config.text_text)
@@ -116,11 +126,19 @@ def test_the_order_of_images_does_not_matter(drawn, config, seed):
 
 
 @times(60)
-@given(batches(), st.floats(0.1, 4.0), st.one_of(st.none(), st.integers(4, 6)), st.booleans(), st.integers(1, 4), SEEDS)
-def test_a_rate_is_not_exceeded_and_does_not_go_by_order(drawn, per_image, cap, filtered, steps, seed):
+@given(
+    batches(),
+    st.floats(0.1, 4.0),
+    st.one_of(st.none(), st.integers(4, 6)),
+    st.booleans(),
+    st.integers(1, 4),
+    SEEDS,
+    MARGINS,
+)
+def test_a_rate_is_not_exceeded_and_does_not_go_by_order(drawn, per_image, cap, filtered, steps, seed, margin):
     """Of the batch that its thresholds were counted by."""
     f, n = drawn.features, len(drawn.features.ids)
-    config = MiningConfig(0.1, 0.1, 0.1, 0.1 if filtered else None, per_image=per_image, cap=cap)
+    config = MiningConfig(0.1, 0.1, 0.1, 0.1 if filtered else None, per_image=per_image, cap=cap, margin=margin)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     one, other = Miner(config), Miner(config)
     for _ in range(steps):

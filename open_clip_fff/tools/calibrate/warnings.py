@@ -70,6 +70,8 @@ def warnings(typed: MiningConfig, proposal: Proposal, counts: MinedCounts, batch
     mined = float(counts.per_image(counts.pairs[0, TOGETHER], batch))
     if abs(mined - per_image) > OFF_BY * per_image:
         lines.append(f"{mined:.2f} captions per image are mined, not {per_image:g}: pairs that tie stay together")
+    if typed.margin is not None:
+        lines.append(f"--mining-margin {typed.margin} is not taken into account: it reduces what is counted here")
     for name, value in (("--mined-cap", typed.cap), ("--ignore-band", typed.band)):
         if value:
             lines.append(f"{name} {number(value)} is not taken into account: it reduces what is counted here")

@@ -127,8 +127,9 @@ def _mine_tile(
     """Of some rows: the counts of `MinedSample`, pairs above and below by row [b, 2], histogram, nearest pairs."""
     mined = select(found, thresholds, config)
     margin = margins(found.similarity, thresholds, found.others.shape)
-    passed = mined.clauses.any & found.others
-    nearly = found.others & ~passed & (margin > -WINDOW)
+    others = found.others if config.margin is None else found.others & found.above_own(config.margin)
+    passed = mined.clauses.any & others
+    nearly = others & ~passed & (margin > -WINDOW)
     none = torch.zeros_like(passed)
     counted = [
         mined.pairs,
@@ -136,11 +137,11 @@ def _mine_tile(
         none if mined.doubtful is None else mined.doubtful,
         none if right is None else mined.pairs & right[..., None],
         *(mined.pairs & clause for clause in mined.clauses),
-        *(found.others & ~passed & (margin > -step) for step in STEPS),
+        *(others & ~passed & (margin > -step) for step in STEPS),
         *(passed & (margin <= step) for step in STEPS),
     ]
     counts = torch.stack([pairs.sum() for pairs in counted]).cpu()
     per_row = torch.stack([pairs.sum(dim=(1, 2)) for pairs in (mined.pairs, nearly)], dim=1).cpu()
-    histogram = torch.histc(margin[found.others].float(), BINS, -WINDOW, WINDOW).long().cpu()
+    histogram = torch.histc(margin[others].float(), BINS, -WINDOW, WINDOW).long().cpu()
     nearest = (NearestPairs.of(pairs, margin, found.similarity) for pairs in (mined.pairs, nearly))
     return counts, per_row, histogram, *nearest  # type: ignore[return-value]
