@@ -49,7 +49,7 @@ def main(out: str) -> None:
             model = built()
             take_many_captions(model, settings)
             model = DistributedDataParallel(model)
-            if not settings.whole:
+            if not settings.as_open_clip:
                 dist.all_gather_object(lengths, max(group.shape[1] for group in packed(batch, model).groups))
             results[f"{batch_name}, {name}"] = gradients(model, batch)
         results[f"{batch_name}, lengths"] = lengths
