@@ -45,6 +45,7 @@ def candidates(k: int) -> dict[str, Step]:
     for impl in ("dense", "tiled"):
         steps[f"FFF {impl}"] = FFFLoss(impl=impl)
         steps[f"FFF {impl}, mining"] = FFFLoss(impl=impl, mining=MINING)
+        steps[f"FFF {impl}, mining, per-anchor"] = FFFLoss(impl=impl, mining=MINING, positive_weight="per-anchor")
         steps[f"softmax {impl}"] = MultiPositiveSoftmaxLoss(impl=impl)
     if k == 1:
         steps["OpenCLIP SigLipLoss"] = partial(_one_caption, SigLipLoss(), True)

@@ -52,3 +52,27 @@ def test_what_the_trained_model_itself_will_mine_is_not_counted_and_that_is_told
         bias, share, words = started(trainer, name, *argv, *more)
         assert (bias, share) == off[:2]
         assert words == " (without what is mined after the warm-up, to which the learnt bias adapts)"
+
+
+def test_positives_are_counted_by_weight(trainer, teacher):
+    """Per anchor each image's weigh 1 together, whatever is mined: the same share as of one caption without mining."""
+    source = mining(teacher, "0.2", "0.97", "0.97", "0.0")
+    weighs = r"share of positives ([\d.]+)%.* over pairs of weight ([\d,]+)"
+    found = {}
+    for name, more in {"all": source, "above own": [*source, "--mining-margin", "100%"]}.items():
+        argv = [
+            *FFF,
+            *more,
+            "--positive-weight",
+            "per-anchor",
+            "--mined-weight",
+            "0.5",
+            "--name",
+            name.replace(" ", "-"),
+        ]
+        assert trainer(*argv) == 0
+        log = trainer.log(name.replace(" ", "-"))
+        ((share, weight),) = re.findall(weighs, log)
+        mined = [float(x) for x in re.findall(r"Mined/image: ([\d.]+)", log)]
+        found[name] = float(share) / 100 * int(weight.replace(",", "")), sum(mined)
+    assert found["all"][0] == pytest.approx(found["above own"][0], rel=0.01) and found["all"][1] > found["above own"][1]
