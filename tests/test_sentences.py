@@ -146,7 +146,7 @@ def test_captions_alone_mine(trainer, sentence_model, capsys):
     first = ["--captions-per-image", "1", "--text-key", "", "--mined-per-image", "1"]
     assert trainer(*text, *first, "--name", "few") == 0
     assert set(re.findall(r"Mined/image: ([\d.]+)", trainer.log("few"))) == {"0.000"}
-    assert trainer.log("few").count("equally alike") == 1
+    assert trainer.log("few").count("equally similar") == 1
     capsys.readouterr()
     assert trainer(*text, "--p1", "0.3", "--name", "no") == 2
     assert "--p1: a sentence model knows no images" in capsys.readouterr().err

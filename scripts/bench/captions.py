@@ -81,6 +81,6 @@ def sources(path: str | None, k: int) -> dict[str, Callable[[int], list[list[str
 
 def encoded(tokens: Tensor, text: UnpaddedText) -> list[Tensor]:
     """The rows, int64 [n_g, L_g] each, that the text tower computes of int64 [n, L] without padding rows."""
-    if text.settings.whole:
+    if text.settings.as_open_clip:
         return [tokens]
     return remove_padding(tokens, torch.ones_like(tokens[:, 0], dtype=torch.bool), text.design, text.settings).groups
