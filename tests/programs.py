@@ -14,14 +14,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.preloaded"])
 TIMEOUT = 600.0  # seconds
+STREAMS = ("stdout", "stderr")
+STARTS = threading.Lock()
 
 
 class Program:
@@ -80,6 +84,59 @@ class Program:
         return subprocess.CompletedProcess(self.args, code, self.out.read_text(), self.err.read_text())
 
 
+class Started:
+    """A program that a program starts, for its own `subprocess`: forked from the same server.
+
+    Args:
+        argv: what stands behind `python`.
+        how: Popen's; stdout and stderr are files, or this program's own.
+    """
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, argv: list[str], own: tuple[str, str], how: dict) -> None:
+        out = how["stdout"].name if how.get("stdout") else own[0]
+        err = out if how.get("stderr") == subprocess.STDOUT else how["stderr"].name if how.get("stderr") else own[1]
+        variables = dict(how.get("env") or os.environ)
+        self.args = [sys.executable, *argv]
+        given = (argv, 0, str(how.get("cwd") or os.getcwd()), variables, str(out), str(err), 0)
+        self.process = FORKS.Process(target=_become, args=given)
+        with STARTS:
+            self.process.start()
+            # else the next start, in another thread, would take the exit code that `wait` reads
+            multiprocessing.process._children.discard(self.process)
+        self.pid = self.process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self.process.join(timeout)
+        if self.process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return self.process.exitcode
+
+    def communicate(self, input: None = None, timeout: float | None = None) -> tuple[None, None]:
+        self.wait(timeout)
+        return None, None
+
+    def terminate(self) -> None:
+        self.process.terminate()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def __enter__(self) -> "Started":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+
+
 def run(*argv: object, timeout: float = TIMEOUT, **how) -> subprocess.CompletedProcess[str]:
     """A program from its start to its end; the arguments are Program's."""
     return Program(argv, **how).done(timeout)
@@ -106,6 +163,7 @@ def _become(argv: list[str], ranks: int, cwd: str, variables: dict[str, str], ou
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout.reconfigure(line_buffering=True)
+    _fork_programs(out, err)
     if die_at:
         _die_at(die_at)
     try:
@@ -115,6 +173,25 @@ def _become(argv: list[str], ranks: int, cwd: str, variables: dict[str, str], ou
             _main(argv)
     finally:
         atexit._run_exitfuncs()  # multiprocessing ends its children without
+
+
+def _fork_programs(out: str, err: str) -> None:
+    """From now on what `subprocess` starts of ours is a fork of the server, too; what is stock OpenCLIP's is not."""
+    forkserver._forkserver.ensure_running = lambda: None  # it runs, though it is no child of this process
+    popen = subprocess.Popen
+
+    def start(command, *more, **how):
+        ours = isinstance(command, list) and command[0] == sys.executable and not more
+        module = ours and command[1] == "-m" and command[2].startswith("open_clip_fff")
+        door = ours and Path(command[1]).suffix == ".py" and Path(command[1]).resolve().parent == ROOT / "scripts"
+        files = all(
+            how.get(name) is None or how[name] == subprocess.STDOUT or hasattr(how[name], "name") for name in STREAMS
+        )
+        if (module or door) and files and not set(how) - {*STREAMS, "cwd", "env"}:
+            return Started(command[1:], (out, err), how)
+        return popen(command, *more, **how)
+
+    subprocess.Popen = start
 
 
 def _main(argv: list[str]) -> None:

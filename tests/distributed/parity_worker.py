@@ -111,6 +111,17 @@ def main(out: str) -> None:
     dist.init_process_group("gloo")
     share = slice(rank * N // world_size, (rank + 1) * N // world_size)
     light = {"mined_weight": 0.3}
+    weighted = {
+        "anchor": FFFLoss(rank, world_size, positive_weight="per-anchor"),
+        "anchor-pairs-dense": FFFLoss(rank, world_size, "pairs", "dense", **light, positive_weight="per-anchor"),
+        "anchor-pairs-ring": FFFLoss(
+            rank, world_size, "pairs", **light, positive_weight="per-anchor", dist_impl="ring"
+        ),
+        "mined-per-anchor-ring": FFFLoss(rank, world_size, positive_weight="mined-per-anchor", dist_impl="ring"),
+        "light-softmax-dense": MultiPositiveSoftmaxLoss(rank, world_size, impl="dense", **light),
+        "light-softmax-ring": MultiPositiveSoftmaxLoss(rank, world_size, dist_impl="ring", **light),
+        "light-s-itc": SmoothedITCLoss(0.5, rank, world_size, group=2, **light),
+    }
     losses = {
         "fff-images": FFFLoss(rank, world_size),
         "fff-dense": FFFLoss(rank, world_size, impl="dense"),
@@ -124,15 +135,12 @@ def main(out: str) -> None:
         "s-itc-ring": SmoothedITCLoss(0.5, rank, world_size, dist_impl="ring"),
         "s-itc-grit": SmoothedITCLoss(0.5, rank, world_size, stop_gradient=True, consistency=0.2),
         "softmax-ring": MultiPositiveSoftmaxLoss(rank, world_size, dist_impl="ring"),
-        "anchor": FFFLoss(rank, world_size, positive_weight="per-anchor"),
-        "anchor-pairs-dense": FFFLoss(rank, world_size, "pairs", "dense", **light, positive_weight="per-anchor"),
-        "anchor-pairs-ring": FFFLoss(
-            rank, world_size, "pairs", **light, positive_weight="per-anchor", dist_impl="ring"
-        ),
-        "mined-per-anchor-ring": FFFLoss(rank, world_size, positive_weight="mined-per-anchor", dist_impl="ring"),
-        "light-softmax-dense": MultiPositiveSoftmaxLoss(rank, world_size, impl="dense", **light),
-        "light-softmax-ring": MultiPositiveSoftmaxLoss(rank, world_size, dist_impl="ring", **light),
-        "light-s-itc": SmoothedITCLoss(0.5, rank, world_size, group=2, **light),
+    }
+    # weights depend on what is mined, not on how; limits relative to own pairs are of mining, not of the loss
+    weighted_minings = ("own", "mined", "by rate", "guarded")
+    relative = {
+        "above own": MiningConfig(-0.5, 0.4, 0.5, None, cap=5, band=0.05, margin=0.4),
+        "above own by rate": MiningConfig(per_image=2.0, margin="80%"),
     }
     minings = {
         "own": None,
@@ -141,41 +149,45 @@ def main(out: str) -> None:
         "banded": MiningConfig(0.45, 0.5, 0.6, 0.2, cap=3, band=0.15),
         "generated": MiningConfig(0.35, 0.4, 0.5, 0.1, raw=False),
         "by rate": MiningConfig(per_image=2.0),
-        "above own": MiningConfig(-0.5, 0.4, 0.5, None, cap=5, band=0.05, margin=0.4),
-        "above own by rate": MiningConfig(per_image=2.0, margin="80%"),
         "guarded": MiningConfig(0.2, 0.4, None, None, warmup=1, guarded=True),
         "ignored": MiningConfig(0.35, 0.4, 0.5, 0.1, text_text="max", mined_as="ignore"),
     }
+    cases = [(loss, mining) for loss in losses for mining in minings]
+    cases += [(loss, mining) for loss in weighted for mining in weighted_minings]
+    cases += [
+        (loss, mining) for loss in ("fff-images", "fff-ring", "softmax-ring", "s-itc-dense") for mining in relative
+    ]
+    losses, minings = losses | weighted, minings | relative
     results = {}
     for dtype in (torch.float32, torch.float64):
         batch = {name: x[share] for name, x in global_batch(dtype).items()}
-        for loss_name, loss in losses.items():
-            for mining_name, mining in minings.items():
-                model = DistributedDataParallel(Towers(dtype))
-                output = model(batch["images"], batch["texts"])
-                rest = {name: x for name, x in batch.items() if name not in ("images", "texts")}
-                criterion = Criterion(loss, mining, rank, world_size)
-                if mining is not None and mining.guarded:
-                    on_tile(criterion, output, rest)
-                value = criterion(**output, **rest)
-                value.backward()
-                features = output["image_features"].detach(), output["text_features"].detach()
-                shown = []
-                assignment = criterion.assignment(*features, on_tile=lambda *tile: shown.append(tile), **rest)  # noqa: B023
-                labels = assignment.to_tensor()
-                across = 0
-                for _, columns, _, mined in shown:
-                    if mined is not None:
-                        places = columns.offset + torch.arange(len(columns.ids))
-                        elsewhere = (places < share.start) | (places >= share.stop)
-                        across += int(mined.pairs[:, elsewhere].sum())
-                results[f"{dtype} {loss_name} {mining_name}"] = {
-                    "loss": value.detach(),
-                    "gradients": {name: p.grad for name, p in model.module.named_parameters()},
-                    "assignment": gather_constant(labels, world_size),
-                    "start": cosine_sums(*features, assignment, loss.weights),
-                    "mined_across_ranks": across,
-                }
+        for loss_name, mining_name in cases:
+            loss, mining = losses[loss_name], minings[mining_name]
+            model = DistributedDataParallel(Towers(dtype))
+            output = model(batch["images"], batch["texts"])
+            rest = {name: x for name, x in batch.items() if name not in ("images", "texts")}
+            criterion = Criterion(loss, mining, rank, world_size)
+            if mining is not None and mining.guarded:
+                on_tile(criterion, output, rest)
+            value = criterion(**output, **rest)
+            value.backward()
+            features = output["image_features"].detach(), output["text_features"].detach()
+            shown = []
+            assignment = criterion.assignment(*features, on_tile=lambda *tile: shown.append(tile), **rest)  # noqa: B023
+            labels = assignment.to_tensor()
+            across = 0
+            for _, columns, _, mined in shown:
+                if mined is not None:
+                    places = columns.offset + torch.arange(len(columns.ids))
+                    elsewhere = (places < share.start) | (places >= share.stop)
+                    across += int(mined.pairs[:, elsewhere].sum())
+            results[f"{dtype} {loss_name} {mining_name}"] = {
+                "loss": value.detach(),
+                "gradients": {name: p.grad for name, p in model.module.named_parameters()},
+                "assignment": gather_constant(labels, world_size),
+                "start": cosine_sums(*features, assignment, loss.weights),
+                "mined_across_ranks": across,
+            }
         for loss_name, loss in losses.items():
             results[f"{dtype} {loss_name} connected"] = connected(loss, batch, share, rank, world_size)
     every = [None] * world_size
