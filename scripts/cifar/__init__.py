@@ -1,0 +1,1 @@
+"""CIFAR-10 with captions, for the study of what mining, many captions and losses bring."""

@@ -1,0 +1,125 @@
+"""What the study compares: conditions, arms, and the named grids of both. Declared before any score was seen.
+
+All arms of a condition have the same images, towers, augmentation, batch size and number of steps, and one learning
+rate for each loss, chosen on validation images among the same number of tried ones.
+"""
+
+from dataclasses import dataclass
+
+RATES = (1e-3, 2e-3, 4e-3)
+MINED = 5  # captions of others that an image mines in a batch: as many as its own
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Data, and how it is gone through.
+
+    Attributes:
+        shares: `balanced` or `tailed`, by how many images a class has.
+        noise: of the raw captions, `web` or `half`.
+        batch: images in a batch.
+        epochs: how often each image is seen.
+    """
+
+    shares: str
+    noise: str = "web"
+    batch: int = 256
+    epochs: int = 10
+
+    @property
+    def name(self) -> str:
+        """Of its rows and folders."""
+        return f"{self.shares}-{self.noise}-{self.batch}"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name: in tables and folders.
+        loss: whose learning rate it has.
+        flags: of training.
+        miner: whose features mine: `minilm` (captions' alone), `clip` (a CLIP of the clean images), or none.
+    """
+
+    name: str
+    loss: str
+    flags: tuple[str, ...]
+    miner: str | None = None
+
+
+_RAW = ("--text-key", "txt", "--captions-per-image", "1")
+_FIVE = ("--text-key", "", "--json-text-key", "captions", "--captions-per-image", "5")
+_SIX = ("--text-key", "txt", "--json-text-key", "captions", "--captions-per-image", "6")
+_DRAWN = (*_FIVE, "--caption-policy", "sample")
+_RATE = ("--mined-per-image", str(MINED))
+_FFF, _SOFTMAX = ("--method", "fff"), ("--method", "fff-softmax")
+_OFF = ("--mining-features", "off")
+_IGNORE = ("--mined-as", "ignore")
+_ANCHOR = ("--positive-weight", "per-anchor")  # an image's positives weigh 1 / k each
+_TOGETHER = ("--positive-weight", "mined-per-anchor")  # own captions weigh 1 each, an image's mined ones 1 together
+_FIFTH = ("--mined-weight", "0.2")
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("CLIP, raw caption", "clip", ("--method", "clip", *_RAW)),
+        Arm("SigLIP, raw caption", "siglip", ("--method", "siglip", *_RAW)),
+        Arm("CLIP, one of five drawn", "clip", ("--method", "clip", *_DRAWN)),
+        Arm("SigLIP, one of five drawn", "siglip", ("--method", "siglip", *_DRAWN)),
+        Arm("softmax, five", "softmax", (*_SOFTMAX, *_FIVE, *_OFF)),
+        Arm("softmax, five and the raw one", "softmax", (*_SOFTMAX, *_SIX, *_OFF)),
+        Arm("softmax, five, MiniLM's pairs", "softmax", (*_SOFTMAX, *_FIVE, *_RATE), "minilm"),
+        Arm("softmax, five, the CLIP's pairs", "softmax", (*_SOFTMAX, *_FIVE, *_RATE), "clip"),
+        Arm("softmax, five, MiniLM's pairs ignored", "softmax", (*_SOFTMAX, *_FIVE, *_RATE, *_IGNORE), "minilm"),
+        Arm("FFF, five, none mined", "fff", (*_FFF, *_FIVE, *_OFF)),
+        Arm("FFF, five and the raw one, none mined", "fff", (*_FFF, *_SIX, *_OFF)),
+        Arm("FFF, five, MiniLM's pairs", "fff", (*_FFF, *_FIVE, *_RATE), "minilm"),
+        Arm("FFF, five, the CLIP's pairs", "fff", (*_FFF, *_FIVE, *_RATE), "clip"),
+        Arm("FFF, five, MiniLM's pairs, per anchor", "fff", (*_FFF, *_FIVE, *_RATE, *_ANCHOR), "minilm"),
+        Arm("FFF, five, MiniLM's pairs, mined per anchor", "fff", (*_FFF, *_FIVE, *_RATE, *_TOGETHER), "minilm"),
+        Arm("FFF, five, none mined, per anchor", "fff", (*_FFF, *_FIVE, *_OFF, *_ANCHOR)),
+        Arm(
+            "softmax, five, MiniLM's pairs, mined weigh 0.2", "softmax", (*_SOFTMAX, *_FIVE, *_RATE, *_FIFTH), "minilm"
+        ),
+        Arm("FFF, five, MiniLM's pairs ignored", "fff", (*_FFF, *_FIVE, *_RATE, *_IGNORE), "minilm"),
+    )
+}
+TUNED = {  # the arm by which a loss's rate is chosen
+    "clip": "CLIP, one of five drawn",
+    "siglip": "SigLIP, one of five drawn",
+    "softmax": "softmax, five",
+    "fff": "FFF, five, none mined",
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Conditions x arms x seeds."""
+
+    conditions: tuple[Condition, ...]
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+_DECIDING = (
+    "CLIP, raw caption",
+    "CLIP, one of five drawn",
+    "softmax, five",
+    "softmax, five, MiniLM's pairs",
+    "FFF, five, none mined",
+    "FFF, five, MiniLM's pairs",
+    "FFF, five, MiniLM's pairs, per anchor",
+    "FFF, five, MiniLM's pairs, mined per anchor",
+)
+_BOTH = (Condition("balanced"), Condition("tailed"))
+GRIDS = {
+    "deciding": Grid(_BOTH, _DECIDING, (0, 1, 2)),
+    "arms": Grid(_BOTH, tuple(ARMS), (0, 1, 2)),
+    "noise": Grid((Condition("balanced", "half"), Condition("tailed", "half")), _DECIDING, (0, 1, 2)),
+    "batch": Grid(
+        (Condition("balanced", batch=1024, epochs=40), Condition("tailed", batch=1024, epochs=40)), _DECIDING, (0, 1, 2)
+    ),
+    "try": Grid((Condition("balanced", batch=16, epochs=1),), ("CLIP, raw caption", "FFF, five, none mined"), (0,)),
+}

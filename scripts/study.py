@@ -1,0 +1,57 @@
+"""Where FFF wins, and why: CIFAR-10 with web-like captions and a captioner's, in miniature as in the paper.
+
+    python scripts/study.py data --source cifar10-train --data study     # images as parquets; makes all captions
+    python scripts/study.py run --data study --test cifar10 --grid deciding
+    python scripts/study.py table
+
+`run` chooses each loss's learning rate on validation images first, and adds a line to docs/study/runs.csv as each run
+ends; what is there is not run again. `table` makes docs/study's tables and plots of these lines.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core each
+
+HERE = Path(os.path.relpath(Path(__file__).parent))
+RESULTS = HERE.parent / "docs" / "study"
+
+
+def main() -> int:
+    """One of the three steps."""
+    parser = argparse.ArgumentParser(prog="scripts/study.py", description=(__doc__ or "").splitlines()[0])
+    steps = parser.add_subparsers(dest="step", required=True)
+    data = steps.add_parser("data", help="make the data")
+    data.add_argument("--source", type=Path, required=True, help="folder with CIFAR-10's training images as parquets")
+    data.add_argument("--data", type=Path, required=True, help="folder to fill")
+    data.add_argument("--some", type=int, metavar="N", help="so many images only, for a try")
+    data.add_argument("--captioner-steps", type=int, default=6_000, help="(default: 6000)")
+    run = steps.add_parser("run", help="train and score what is missing")
+    run.add_argument("--data", type=Path, required=True, help="what the first step made")
+    run.add_argument(
+        "--test", type=Path, help="CIFAR-10's test images in clip-benchmark's layout; once rates are chosen"
+    )
+    run.add_argument("--grid", default="deciding", help="(default: deciding)")
+    run.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the CSVs (default: {RESULTS})")
+    table = steps.add_parser("table", help="tables and plots of the CSVs")
+    table.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the CSVs (default: {RESULTS})")
+    args = parser.parse_args()
+    if args.step == "data":
+        from cifar.data import make
+
+        make(args.source, args.data, args.captioner_steps, args.some)
+    elif args.step == "run":
+        from cifar.runs import run_grid
+
+        run_grid(args.data, args.test, args.grid, args.results)
+    else:
+        from cifar.report import report
+
+        report(args.results)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The study on CIFAR-10, from parquets to its table, on a few images."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests import programs
+from tests.conftest import write_tar
+
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def jpeg(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "jpeg")
+    return file.getvalue()
+
+
+@pytest.fixture
+def photos() -> list[dict]:
+    draw = np.random.default_rng(0)
+    return [
+        {
+            "image": {"bytes": jpeg(draw.integers(256, size=(32, 32, 3), dtype=np.uint8)), "path": ""},
+            "label": label,
+            "class": name,
+        }
+        for _ in range(40)
+        for label, name in enumerate(NAMES)
+    ]
+
+
+@pytest.fixture
+def test_set(tmp_path, photos):
+    rows = {
+        f"{number:04d}": {"jpg": row["image"]["bytes"], "cls": str(row["label"]).encode()}
+        for number, row in enumerate(photos[:50])
+    }
+    folder = tmp_path / "cifar10"
+    (folder / "test").mkdir(parents=True)
+    write_tar(folder / "test" / "0.tar", rows)
+    (folder / "test" / "nshards.txt").write_text("1\n")
+    (folder / "classnames.txt").write_text("\n".join(NAMES) + "\n")
+    (folder / "zeroshot_classification_templates.txt").write_text("a photo of a {c}\n")
+    return folder
+
+
+@pytest.mark.slow
+def test_from_parquets_to_the_table(tmp_path, photos, test_set):
+    source, data, results = tmp_path / "train", tmp_path / "data", tmp_path / "results"
+    source.mkdir()
+    pd.DataFrame(photos).to_parquet(source / "0.parquet")
+    made = programs.run("scripts/study.py", "data", "--source", source, "--data", data, "--captioner-steps", 2)
+    assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
+    command = ["scripts/study.py", "run", "--data", data, "--test", test_set, "--grid", "try", "--results", results]
+    done = programs.run(*command)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    rates, runs = pd.read_csv(results / "rates.csv"), pd.read_csv(results / "runs.csv")
+    assert len(rates) == 6 and rates["validation top-1"].between(0, 100).all()
+    assert list(runs["arm"]) == ["CLIP, raw caption", "FFF, five, none mined"]
+    assert runs["top-1"].between(0, 100).all() and runs["mean per class"].notna().all()
+    again = programs.run(*command)  # what is there is not run again
+    assert again.returncode == 0 and "open_clip_fff.train" not in again.stdout
+    table = programs.run("scripts/study.py", "table", "--results", results)
+    assert table.returncode == 0 and "FFF, five, none mined" in table.stdout
+    assert (results / "study.png").stat().st_size > 10_000
