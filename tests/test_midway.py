@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import open_clip
 import PIL.Image
@@ -285,26 +286,27 @@ def test_a_second_signal_ends_at_once(trainer, tmp_path):
     assert "Traceback" not in out.read_text() and "step" not in "".join(names(trainer, "x"))
 
 
-@pytest.mark.parametrize("who", ["torchrun", "rank 1"])
-def test_two_ranks_stop_together_and_go_on(trainer, tmp_path, who):
+def test_two_ranks_stop_together_and_go_on(trainer, tmp_path):
     """torchrun signals each rank's whole group, workers and all; a rank that is told alone tells the other."""
     argv = [*SLOWLY, *RANDOM, "--batch-size", "4", "--epochs", "6", "--timeout", "1"]
 
-    def launched(out, *more: str) -> subprocess.Popen:
-        return started(trainer, tmp_path / out, *argv, "--name", *more, ranks=2)
+    def launched(out: Path, *more: str) -> subprocess.Popen:
+        return started(trainer, out, *argv, "--name", *more, ranks=2)
 
-    assert launched("straight", "straight").wait(180) == 0
-    run, out = launched("stopped", "x"), tmp_path / "stopped"
-    wait_for("rank 0 is pid", out)
-    wait_for("rank 1 is pid", out)
-    pid = int(re.search(r"rank 1 is pid (\d+)", out.read_text())[1])
-    os.kill(run.pid if who == "torchrun" else pid, signal.SIGTERM)
-    code, printed = run.wait(60), out.read_text()
-    assert code != 0 and printed.count("SIGTERM: training ended after step ") == 1, printed[-3000:]
-    assert "open_clip_fff.train: error" not in printed
-    assert "open_clip_fff" not in printed.partition("Traceback")[2].partition("torch.distributed.elastic")[0]
-    saved = newest_first(trainer.run("x"))[0].name
-    assert f"saved as {trainer.run('x') / 'checkpoints' / saved}" in printed and "_step_" in saved
-    assert "to go on, start it again with --resume latest added" in printed
-    assert launched("resumed", "x", "--resume", "latest").wait(180) == 0
-    assert_equal_checkpoints(trainer.checkpoint("straight", 6), trainer.checkpoint("x", 6))
+    assert launched(tmp_path / "straight", "straight").wait(180) == 0
+    for who in ("torchrun", "rank-1"):
+        out = tmp_path / who
+        run = launched(out, who)
+        wait_for("rank 0 is pid", out)
+        wait_for("rank 1 is pid", out)
+        pid = int(re.search(r"rank 1 is pid (\d+)", out.read_text())[1])
+        os.kill(run.pid if who == "torchrun" else pid, signal.SIGTERM)
+        code, printed = run.wait(60), out.read_text()
+        assert code != 0 and printed.count("SIGTERM: training ended after step ") == 1, printed[-3000:]
+        assert "open_clip_fff.train: error" not in printed
+        assert "open_clip_fff" not in printed.partition("Traceback")[2].partition("torch.distributed.elastic")[0]
+        saved = newest_first(trainer.run(who))[0].name
+        assert f"saved as {trainer.run(who) / 'checkpoints' / saved}" in printed and "_step_" in saved
+        assert "to go on, start it again with --resume latest added" in printed
+        assert launched(tmp_path / "resumed", who, "--resume", "latest").wait(180) == 0
+        assert_equal_checkpoints(trainer.checkpoint("straight", 6), trainer.checkpoint(who, 6))
