@@ -1,6 +1,6 @@
 """What a flag can choose, by name: a dict that refuses duplicates."""
 
-import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, TypeVar
 
@@ -51,8 +51,7 @@ class Registry(Generic[T]):
         self.check(name)
         assert name is not None
         if name not in self._entries:
-            module, _, attribute = self._built_in[name].partition(":")
-            self._entries[name] = getattr(importlib.import_module(module), attribute)
+            self._entries[name] = pkgutil.resolve_name(self._built_in[name])
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

@@ -12,7 +12,7 @@ leaves out what needs images. The page contains its images and needs no server.
 import argparse
 from collections.abc import Sequence
 
-from open_clip_fff.commands.program import as_program, command_line, typed
+from open_clip_fff.commands.program import parse_and_run
 from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.config.plan import Plan
@@ -23,14 +23,7 @@ from open_clip_fff.tools.sampling.flags import add_sample_flags, parse_sample
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff analyze") -> int:
     """Shards in, a folder with a page out: 0; 1 if a shard could not be read to its end; 2 for a mistake."""
-
-    def body() -> int:
-        args, plan = parse(typed(argv), prog)
-        from open_clip_fff.tools.analyze.run import run
-
-        return run(args, plan, command_line(prog, typed(argv)))
-
-    return as_program(prog, body)
+    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.analyze.run:run", with_line=True)
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:

@@ -11,7 +11,7 @@ mined is right.
 import argparse
 from collections.abc import Sequence
 
-from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.commands.program import parse_and_run
 from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
@@ -24,14 +24,7 @@ DEFAULT_BATCH = 4096  # N if training's flags say none
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff calibrate") -> int:
     """Shards in, thresholds out: 0; 1 if a shard could not be read to its end; 2 for a mistake."""
-
-    def body() -> int:
-        args, plan = parse(typed(argv), prog)
-        from open_clip_fff.tools.calibrate.run import run
-
-        return run(args, plan)
-
-    return as_program(prog, body)
+    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.calibrate.run:run")
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:

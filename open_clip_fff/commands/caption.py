@@ -12,7 +12,7 @@ import argparse
 import re
 from collections.abc import Sequence
 
-from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.commands.program import parse_and_run
 from open_clip_fff.config.flags import as_flag
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError
@@ -25,14 +25,7 @@ INTO = ("sidecar", "tars")
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff caption") -> int:
     """Shards in, captions out."""
-
-    def body() -> int:
-        args, decoding = parse(typed(argv), prog)
-        from open_clip_fff.tools.caption.run import run
-
-        return run(args, decoding)
-
-    return as_program(prog, body)
+    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.caption.run:run")
 
 
 def parse(argv: list[str], prog: str = "open-clip-fff caption") -> tuple[argparse.Namespace, Decoding]:

@@ -12,7 +12,7 @@ the missing ones. `torchrun --nproc-per-node 8 -m open_clip_fff embed ...` share
 import argparse
 from collections.abc import Sequence
 
-from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.commands.program import parse_and_run
 from open_clip_fff.config.command_line import parse_shard_flags
 from open_clip_fff.config.flags import flag_parser
 from open_clip_fff.config.parsers import CommandParser
@@ -27,14 +27,7 @@ INTO = ("sidecar", "tars")
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff embed") -> int:
     """Embeds as the command line says; returns an exit code."""
-
-    def body() -> int:
-        args, plan = parse(typed(argv), prog)
-        from open_clip_fff.tools.embed import run
-
-        return run(args, plan)
-
-    return as_program(prog, body)
+    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.embed:run")
 
 
 def parse(argv: list[str], prog: str = "open-clip-fff embed") -> tuple[argparse.Namespace, Plan]:

@@ -11,7 +11,7 @@ server.
 import argparse
 from collections.abc import Sequence
 
-from open_clip_fff.commands.program import as_program, command_line, typed
+from open_clip_fff.commands.program import parse_and_run
 from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
@@ -22,14 +22,7 @@ from open_clip_fff.tools.sampling.flags import GALLERY_SHARDS, add_sample_flags,
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff gallery") -> int:
     """Shards in, a page out: 0; 1 if a shard could not be read to its end; 2 for a mistake."""
-
-    def body() -> int:
-        args, plan = parse(typed(argv), prog)
-        from open_clip_fff.tools.gallery.run import run
-
-        return run(args, plan, command_line(prog, typed(argv)))
-
-    return as_program(prog, body)
+    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.gallery.run:run", with_line=True)
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:

@@ -1,9 +1,11 @@
 """What the commands have in common: one line for a mistake, and how they were called."""
 
 import os
+import pkgutil
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from open_clip_fff.errors import OneRankError, UsageError, is_first_rank, reason
 
@@ -28,6 +30,32 @@ def as_program(prog: str, body: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"{name}: interrupted; complete files stay, and a second start does the rest", file=sys.stderr)
         return 130
+
+
+def parse_and_run(
+    prog: str,
+    argv: Sequence[str] | None,
+    parse: Callable[[list[str], str], tuple[Any, ...]],
+    run: str,
+    with_line: bool = False,
+) -> int:
+    """A program whose work is imported once its flags are read. Returns the exit code.
+
+    Args:
+        prog: how it was called.
+        argv: its arguments; None takes them from the command line.
+        parse: from arguments and `prog` to what `run` takes.
+        run: what does the work and gives an exit code, as `module:function`.
+        with_line: whether it also takes a line that does the same again.
+    """
+    words = typed(argv)
+
+    def body() -> int:
+        parsed = parse(words, prog)
+        line = (command_line(prog, words),) if with_line else ()
+        return pkgutil.resolve_name(run)(*parsed, *line)
+
+    return as_program(prog, body)
 
 
 def print_page(text: str) -> None:

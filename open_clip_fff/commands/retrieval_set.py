@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.commands.program import parse_and_run
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.hub.training_flags import CAPTION_FLAGS, CAPTIONS_HELP, parse_with_training, training_plan
@@ -16,14 +16,7 @@ from open_clip_fff.hub.training_flags import CAPTION_FLAGS, CAPTIONS_HELP, parse
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff retrieval-set") -> int:
     """Writes the set as the command line says; returns an exit code."""
-
-    def body() -> int:
-        arguments, captions = parse(typed(argv), prog)
-        from open_clip_fff.tools.evaluation_sets import retrieval_set
-
-        return retrieval_set(arguments, captions)
-
-    return as_program(prog, body)
+    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.evaluation_sets:retrieval_set")
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSettings]:

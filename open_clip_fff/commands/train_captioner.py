@@ -11,7 +11,7 @@ before and after. `captioner` is written completely or not at all. One process, 
 import argparse
 from collections.abc import Sequence
 
-from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.commands.program import parse_and_run
 from open_clip_fff.config.command_line import parse_shard_flags
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.config.plan import Plan
@@ -23,14 +23,7 @@ UNUSED = ("raw_weight", "class_key", "min_coverage")  # settings that only train
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff train-captioner") -> int:
     """Shards in, a captioner out."""
-
-    def body() -> int:
-        args, plan = parse(typed(argv), prog)
-        from open_clip_fff.tools.finetune.captioner import run
-
-        return run(args, plan)
-
-    return as_program(prog, body)
+    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.finetune.captioner:run")
 
 
 def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, Plan]:
