@@ -26,6 +26,7 @@ MANY = ["--captions-per-image", "4", "--json-text-key", "captions"]
 GROUPED = ["--group-search-space", "32", "--class-key", "cls"]
 COLOURS = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--json-text-key", "captions"]
 TWO = ["--captions-per-image", "2", "--caption-policy", "all"]
+FUSION = ["--fusion-layers", "1"]
 GATE = ["--match-gate", "-0.123456", "--match-positive", "0.94000006"]
 # flags of each method's run, and what its card says (@: a link to arXiv)
 RUNS: dict[str, tuple[list[str], list[str]]] = {
@@ -82,6 +83,17 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
         ],
     ),
     "mafa": (
+        [*GROUPED, *COLOURS, *FUSION],
+        [
+            "MAFA (Byun et al., CVPR 2024, @2312.06112): grouped mini-batches, connection mining, S-ITC, ITM and MLM",
+            "**Fusion**: 1 layer of the text tower's width over the tokens of both towers (MAFA, @2312.06112); ",
+            "1 x image-text matching of own pairs and each image's hardest caption and each caption's hardest ",
+            "no masked language modelling: the text tower has no mask token.",
+            "`--discriminator fusion:DIR`",
+            "leaks COCO",
+        ],
+    ),
+    "mafa-itc": (
         [*GROUPED, *COLOURS, *TWO, "--epochs", "2"],
         [
             "MAFA's grouped mini-batches, connection mining and smoothed ITC (Byun et al., CVPR 2024, @2312.06112)",
@@ -96,8 +108,23 @@ RUNS: dict[str, tuple[list[str], list[str]]] = {
             "leaks COCO",
         ],
     ),
+    "grit-vlp": (
+        [*GROUPED, *FUSION],
+        [
+            "GRIT-VLP (Byun et al., ECCV 2022, @2208.04060): grouped mini-batches, its ITC, ITM and MLM",
+            "over the tokens of both towers (GRIT-VLP, @2208.04060)",
+            "0.2 times a consistency term between the directions",
+        ],
+    ),
+    "albef": (
+        [*FUSION, "--itm-weight", "0.5"],
+        [
+            "ALBEF's ITC, ITM and MLM (Li et al., 2021, @2107.07651) without its momentum model",
+            "0.5 x image-text matching of own pairs and a caption for each image and an image for each caption, ",
+        ],
+    ),
     "cosmo": (
-        [*GROUPED, *COLOURS, *TWO, *MINER, *GATE, "--loss", "fff"],
+        [*GROUPED, *COLOURS, *TWO, *MINER, *GATE, *FUSION, "--loss", "fff"],
         [
             "COSMO, which is MAFA under the name of its first version",
             "FFF's Eq. 2",
@@ -196,7 +223,7 @@ def test_the_card_of(method, exported):
     assert plan_of_run(run.params) == run.plan
     check_settings(run)
     check_thresholds(run)
-    assert ("discriminator" in run.card.replace("--discriminator", "")) == (method in ("mafa", "cosmo"))
+    assert ("discriminator" in run.card.replace("--discriminator", "")) == (method in ("mafa", "cosmo", "mafa-itc"))
     for pattern, told in (
         (r"Mined/image: ([\d.]+)", r"line, ([\d.]+) captions per image were mined"),
         (r"False negatives: ([\d.]+)%", r"false-negative rate was ([\d.]+)%"),

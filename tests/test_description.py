@@ -48,7 +48,7 @@ def test_every_flag_is_a_field_and_every_field_a_flag():
 @pytest.mark.parametrize("method", [None, *METHODS])
 def test_every_setting_is_told(method):
     argv = ["--method", method] if method else ["--loss", "softmax"]
-    argv += ["--discriminator", "blip:x"] if method in ("mafa", "cosmo") else []
+    argv += ["--discriminator", "blip:x"] if method in ("mafa", "cosmo", "mafa-itc") else []
     told = settings(plan(*argv), TARS)
     assert told[0].flag == "method" and {each.flag for each in told} == {"method", *DEFAULTS}
     for each in told:

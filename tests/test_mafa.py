@@ -15,7 +15,7 @@ from tests.matching_models import make
 pytestmark = pytest.mark.slow  # trainings, each from its start to its end
 
 DISCRIMINATOR = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--json-text-key", "captions"]
-MAFA = ["--method", "mafa", "--group-search-space", "32", "--captions-per-image", "2", "--caption-policy", "all"]
+MAFA = ["--method", "mafa-itc", "--group-search-space", "32", "--captions-per-image", "2", "--caption-policy", "all"]
 RATE = r"False negatives: ([\d.]+)% \(of images ([\d.]+)%, of captions ([\d.]+)%, truly ([\d.]+)%, right ([\d.]+)%"
 
 

@@ -12,10 +12,12 @@ if TYPE_CHECKING:  # settings need no torch
     from torch import Tensor
 
 POSITIVE, NEGATIVE = 0.8, 0.5
+UNDECIDED = 2  # a match label where the score equals a threshold, or is NaN
 COSINE = "open_clip"  # the kind of discriminator whose q is a cosine
 _KINDS = {
     "blip": " (BLIP's matching head)",
     "blip2": " (BLIP-2's matching head)",
+    "fusion": " (a fusion model that was trained by open_clip_fff)",
     COSINE: " (an OpenCLIP model, whose match score is its cosine)",
 }
 _TWO_WAYS = ("softmax", "s-itc")  # losses whose two directions have targets of their own
@@ -34,8 +36,8 @@ class ConnectionSettings(Settings):
     discriminator: str = setting(
         "discriminator",
         REQUIRED,
-        "scores the hardest negatives of each step: blip:NAME|DIR, blip2:NAME|DIR, open_clip:MODEL/TAG|DIR by its "
-        "cosine, a folder or hub name of either BLIP, or one of your --plugin",
+        "scores the hardest negatives of each step: blip:NAME|DIR, blip2:NAME|DIR, fusion:DIR (exported, or a run), "
+        "open_clip:MODEL/TAG|DIR by its cosine, a folder or hub name of either BLIP, or one of your --plugin",
         metavar="KIND:NAME",
         check=(
             lambda name: name.strip(),
@@ -96,12 +98,13 @@ class ConnectionSettings(Settings):
             )
         object.__setattr__(self, "gate", threshold(self.gate, "--match-gate"))
 
-    def match_label(self, q: "Tensor") -> "Tensor":
-        """Labels of match scores, float [...]: int8 [...], +1 a positive, -1 a true negative, 0 ignored.
+    def match_label(self, q: "Tensor", undecided: int = 0) -> "Tensor":
+        """Labels of match scores, float [...]: int8 [...], +1 a positive, -1 a true negative, 0 ambiguous, so ignored.
 
-        Scores equal to a threshold and NaN are ignored: what could not be scored is not trained on.
+        Scores equal to a threshold and NaN get `undecided`: what could not be scored is not trained on.
         """
-        return (q > self.positive).char() - (q < self.negative).char()
+        labels = (q > self.positive).char() - (q < self.negative).char()
+        return labels.masked_fill((q == self.positive) | (q == self.negative) | q.isnan(), undecided)
 
     def describe(self, loss: str, trained: int | None = None) -> Topic:
         """Which pairs are scored, and what their match labels do.

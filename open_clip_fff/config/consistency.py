@@ -27,6 +27,7 @@ def check(plan: Plan) -> None:
     _check_needs(plan)
     _check_weights(plan)
     _check_connection(plan)
+    _check_fusion(plan, loss)
     if plan.grouping is not None and plan.grouping.source == "stored" and plan.stored_by and not plan.stored_by.images:
         raise UsageError(
             f"--group-features stored: {plan.stored_by.model}, whose features are stored, knows no images, and "
@@ -64,7 +65,7 @@ def _check_weights(plan: Plan) -> None:
 
 def _check_connection(plan: Plan) -> None:
     if plan.connection is None:
-        if plan.method in ("mafa", "cosmo"):
+        if plan.method in ("mafa", "cosmo", "mafa-itc"):
             raise UsageError(
                 f"--method {plan.method}: connection mining needs a discriminator: add --discriminator blip:NAME, or "
                 f"one of your own (open-clip-fff train-discriminator)"
@@ -73,6 +74,22 @@ def _check_connection(plan: Plan) -> None:
         raise UsageError(
             "--match-gate goes by features of images and captions: add --mining-features frozen, or precomputed with "
             "those of a frozen model"
+        )
+
+
+def _check_fusion(plan: Plan, loss: str) -> None:
+    if plan.fusion is None:
+        return
+    if plan.loss.stock:
+        raise UsageError(f"--fusion-layers: {loss} is computed by OpenCLIP alone; use --loss s-itc, softmax or fff")
+    if plan.fusion.itm_negatives == "multinomial" and plan.connection is not None:
+        raise UsageError(
+            "--itm-negatives multinomial: draws pairs that the --discriminator, which is asked about the hardest, does "
+            "not score; drop one"
+        )
+    if not plan.fusion.itm_weight and not plan.fusion.mlm_weight:
+        raise UsageError(
+            "--itm-weight 0 and --mlm-weight 0 leave the fusion model nothing to learn; use --fusion-layers 0"
         )
 
 

@@ -6,6 +6,7 @@ from open_clip_fff.config.all_settings import DEFAULTS, OWNERS
 from open_clip_fff.config.captions import TAR_FLAGS
 from open_clip_fff.config.fields import field_text, fields_by_flag, has_effect, value_text
 from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.config.methods import METHODS, TITLES
 from open_clip_fff.config.numbers import number
 from open_clip_fff.config.open_clip import Upstream
@@ -16,7 +17,7 @@ from open_clip_fff.config.topics import Topic, code, codes
 
 TYPED, DEFAULT, FOLLOWS = "typed", "default", "the other settings"
 # flags whose settings do not exist while they are off, which is itself an effect
-_SWITCHES = {"discriminator", "zeroshot_data"}
+_SWITCHES = {"discriminator", "zeroshot_data", "fusion_layers"}
 _UNSET = object()
 
 
@@ -36,7 +37,13 @@ class Setting(NamedTuple):
     effect: bool
 
 
-def describe(plan: Plan, upstream: Upstream, full_length: str | None = None, trained: int | None = None) -> list[Topic]:
+def describe(
+    plan: Plan,
+    upstream: Upstream,
+    full_length: str | None = None,
+    trained: int | None = None,
+    masks: bool = True,
+) -> list[Topic]:
     """What a run does; topics that do not apply are left out, except for mining.
 
     Args:
@@ -44,6 +51,7 @@ def describe(plan: Plan, upstream: Upstream, full_length: str | None = None, tra
         upstream: OpenCLIP's own flags.
         full_length: why the text tower needs captions at full length; None where they may be trimmed.
         trained: epochs that the model was trained for; None before training.
+        masks: whether the text tower has a mask token, as Hugging Face's may.
     """
     single = plan.mining is None and plan.connection is None and plan.captions.columns == 1
     hooks = tuple(name for name in plan.batch_hooks if name != GROUPS)
@@ -54,6 +62,7 @@ def describe(plan: Plan, upstream: Upstream, full_length: str | None = None, tra
         *([] if plan.text.as_open_clip else [plan.text.describe(full_length, "distinct_captions" in plan.typed)]),
         _mining(plan),
         *([] if plan.connection is None else [plan.connection.describe(plan.loss.name or "", trained)]),
+        *([] if plan.fusion is None else [_fusion(plan, plan.fusion, masks)]),
         *([plan.logits.describe(upstream, plan.loss, plan.typed)] if plan.typed else []),
         *([] if plan.ema_decay is None else [_average(plan.ema_decay)]),
         *([] if plan.grouping is None else [plan.grouping.describe(trained)]),
@@ -110,6 +119,10 @@ def _miner(plan: Plan) -> str:
         "ema": "the moving average of the trained model itself",
         "online": "the trained model itself",
     }[plan.features]
+
+
+def _fusion(plan: Plan, fusion: FusionSettings, masks: bool) -> Topic:
+    return fusion.describe(masks, plan.connection is not None, plan.grouping is not None)
 
 
 def _average(decay: float) -> Topic:

@@ -19,6 +19,7 @@ GROUPS = {
     "grouping": "grouped mini-batches (GRIT): --batch-hooks grit, or --method grit, mafa, cosmo",
     "connection": "connection mining by a discriminator (MAFA, COSMO)",
     "smoothing": "smoothed ITC: --loss s-itc, or --method mafa, cosmo",
+    "fusion": "fusion model over both towers (ALBEF, GRIT-VLP, MAFA)",
     "weights": "weights",
     "safety": "safety",
     "watching": "evaluation during training",

@@ -5,12 +5,14 @@ from types import MappingProxyType
 
 from open_clip_fff.config.all_settings import DEFAULTS
 from open_clip_fff.config.mining import THRESHOLDS
-from open_clip_fff.config.topics import CLIP, FFF, GRIT, MAFA, SIGLIP
+from open_clip_fff.config.topics import ALBEF, CLIP, FFF, GRIT, MAFA, SIGLIP
 
 Preset = Mapping[str, object]
 
 # Keys are the flags' names with underscores.
 _ONE_CAPTION = {"captions_per_image": 1, "caption_policy": "first", "mining_features": "off"}
+_MAFA_ITC = {"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}
+LAYERS = 6  # as in ALBEF, whose text tower has as many
 _FFF = {
     "captions_per_image": 5,
     "caption_policy": "all",
@@ -39,8 +41,23 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
         # COSMO is MAFA's first version: the same parts under another name, as far as what is public tells.
         # Plain CLIP's loss: a softmax over one caption per image. Ours, because a hook needs ids and features.
         "grit": MappingProxyType({"loss": "softmax", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
-        "mafa": MappingProxyType({"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
-        "cosmo": MappingProxyType({"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
+        "mafa": MappingProxyType({**_MAFA_ITC, "fusion_layers": LAYERS}),
+        "cosmo": MappingProxyType({**_MAFA_ITC, "fusion_layers": LAYERS}),
+        "mafa-itc": MappingProxyType(_MAFA_ITC),
+        "grit-vlp": MappingProxyType(
+            {
+                "loss": "s-itc",
+                **_ONE_CAPTION,
+                "batch_hooks": ("grit",),
+                "smoothing": 0.0,
+                "itc_stop_gradient": True,
+                "itc_consistency": 0.2,
+                "fusion_layers": LAYERS,
+            }
+        ),
+        "albef": MappingProxyType(
+            {"loss": "softmax", **_ONE_CAPTION, "fusion_layers": LAYERS, "itm_negatives": "multinomial"}
+        ),
         "fff-softmax": MappingProxyType({"loss": "softmax", **_FFF}),
     }
 )
@@ -52,7 +69,10 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "siglip": f"SigLIP (Zhai et al., 2023, {SIGLIP}) as OpenCLIP trains it",
         "fff": f"FFF, Fixing Flawed Foundations (Bulat et al., CVPR 2024, {FFF})",
         "grit": f"CLIP in GRIT-VLP's grouped mini-batches (Byun et al., ECCV 2022, {GRIT})",
-        "mafa": f"MAFA's grouped mini-batches, connection mining and smoothed ITC (Byun et al., CVPR 2024, {MAFA})",
+        "mafa": f"MAFA (Byun et al., CVPR 2024, {MAFA}): grouped mini-batches, connection mining, S-ITC, ITM and MLM",
+        "mafa-itc": f"MAFA's grouped mini-batches, connection mining and smoothed ITC (Byun et al., CVPR 2024, {MAFA})",
+        "grit-vlp": f"GRIT-VLP (Byun et al., ECCV 2022, {GRIT}): grouped mini-batches, its ITC, ITM and MLM",
+        "albef": f"ALBEF's ITC, ITM and MLM (Li et al., 2021, {ALBEF}) without its momentum model",
         "cosmo": f"COSMO, which is MAFA under the name of its first version (Byun et al., CVPR 2024, {MAFA})",
         "fff-softmax": f"FFF's captions and mining (Bulat et al., CVPR 2024, {FFF}) under open_clip_fff's softmax",
     }

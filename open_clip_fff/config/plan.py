@@ -6,6 +6,7 @@ from typing import Any
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.fields import Settings, setting
+from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.config.mining import FrozenSource, MiningConfig, StoredBy
 from open_clip_fff.config.objective import LogitSettings, LossSettings
@@ -28,6 +29,7 @@ class Plan(Settings):
         mining: Eq. 1's settings; None where it mines nothing.
         miner: the frozen model whose features mine, or that made the stored ones; None without one.
         connection: the discriminator of hardest negatives; None without one.
+        fusion: of the transformer over both towers' tokens; None without one.
         grouping: of mini-batches; None for the loader's order.
         zero_shot: the sets that are scored every few epochs; None for none.
         logits: where scale and bias start.
@@ -44,6 +46,7 @@ class Plan(Settings):
     mining: MiningConfig | None
     miner: FrozenSource | None
     connection: ConnectionSettings | None
+    fusion: FusionSettings | None
     grouping: GroupingSettings | None
     zero_shot: ZeroShotSettings | None
     logits: LogitSettings
@@ -96,7 +99,7 @@ class Plan(Settings):
     def parts(self) -> dict[type, object]:
         """The settings that are used, by class."""
         smoothing = self.loss.smoothing if self.loss.name == "s-itc" else None
-        features = (self.mining, self.miner, self.connection, self.grouping)
+        features = (self.mining, self.miner, self.connection, self.fusion, self.grouping)
         found = (self, self.loss, smoothing, self.captions, self.text, *features)
         every = (*found, self.zero_shot, self.logits, self.safety)
         return {type(part): part for part in every if part is not None}

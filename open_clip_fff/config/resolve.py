@@ -9,6 +9,7 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.consistency import check
 from open_clip_fff.config.fields import filled
+from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.config.methods import METHODS
 from open_clip_fff.config.mining import IMAGE_THRESHOLDS, SELF_FEATURES, FrozenSource, MiningConfig, StoredBy
@@ -122,6 +123,7 @@ def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -
         mining=mining,
         miner=miner,
         connection=None if values["discriminator"] is None else filled(ConnectionSettings, values),
+        fusion=filled(FusionSettings, values) if values["fusion_layers"] else None,
         grouping=filled(GroupingSettings, values) if GRIT in values["batch_hooks"] else None,
         zero_shot=None if values["zeroshot_data"] is None else filled(ZeroShotSettings, values),
         logits=filled(LogitSettings, values),

@@ -7,6 +7,7 @@ from open_clip_fff.plural import plural
 
 # What is cited; the card makes links of it.
 CLIP, SIGLIP, COCA = "arXiv 2103.00020", "arXiv 2303.15343", "arXiv 2205.01917"
+ALBEF = "arXiv 2107.07651"
 FFF, GRIT, MAFA = "arXiv 2405.10286", "arXiv 2208.04060", "arXiv 2312.06112"
 
 

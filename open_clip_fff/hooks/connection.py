@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from open_clip_fff.config.connection import UNDECIDED
 from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.caption_strings import BYTES, HASHES, CaptionHashes, StringTokenizer, strings
 from open_clip_fff.data.tokens import Tokenizer
@@ -45,7 +46,7 @@ class Connection:
     def label_matches(
         self, caption: Tensor, image: Tensor, to_score: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor]:
-        """Match labels of pairs of the step's B images: +1 a match, 0 ambiguous, -1 none.
+        """Match labels of pairs of the step's B images: +1 a match, 0 ambiguous, -1 none, UNDECIDED at a threshold.
 
         Args:
             caption: int64 [B], the position j * K + k of each image's candidate; negative for none.
@@ -67,7 +68,7 @@ class Connection:
                 ids[captions // k],
                 lambda places: self._crops(images[places]),
             )
-            labels[scored] = self.settings.match_label(q)
+            labels[scored] = self.settings.match_label(q, UNDECIDED)
             self._last = pairs, labels
         labels = self._last[1]
         return labels[:size], labels[size:].view(size, k)

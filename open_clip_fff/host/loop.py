@@ -44,6 +44,8 @@ def loss_factory(state: RunState, create_loss: Callable) -> Callable:
         state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online)
         state.criterion.keep_last = bool(state.step_observers)
         state.criterion.connections = _connections(state)
+        if state.fusion is not None and plan.fusion is not None:
+            state.criterion.fusion = state.fusion.loss(plan.fusion, args.rank, args.world_size)
         if state.extra is not None and state.criterion.miner is not None and "miner" in state.extra:
             state.criterion.miner.load_state_dict(state.extra["miner"], torch.device(args.device))
         return state.criterion

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from open_clip_fff.host.checks.flags_and_files import check_text
+from open_clip_fff.host.fusion import add_fusion
 from open_clip_fff.host.report.plan_log import log_plan
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.description import describe, write_description
@@ -44,6 +45,8 @@ def model_factory(state: RunState, create: Callable) -> Callable:
             folder = Path(state.args.logs) / state.args.name
             write_description(describe(model_name, model, options), folder)
         _save_text_work(state)
+        if state.plan.fusion is not None:
+            state.fusion = add_fusion(model, model_name, state.plan.fusion, state.plan.typed, state.args)
         if state.plan.ema_decay is not None:
             state.ema = WeightsEma(model, state.plan.ema_decay)
         return made

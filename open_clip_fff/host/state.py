@@ -10,6 +10,7 @@ from open_clip_fff.data.counters import LoaderCounters
 from open_clip_fff.data.row_counts import RowCounts
 from open_clip_fff.evaluation.layouts import LocalSet
 from open_clip_fff.hooks.registry import BatchHook, SeesSteps
+from open_clip_fff.host.fusion import FusionParts
 from open_clip_fff.host.loader.tracking import EpochStart, TrackedLoader
 from open_clip_fff.host.nonfinite import StepGuard
 from open_clip_fff.host.stopping import StopSignals
@@ -34,6 +35,7 @@ class RunState:
         model: the trained model, once made (not wrapped by DDP).
         hooks: what each batch passes before the towers.
         criterion: our loss with its assignment; None where OpenCLIP computes the loss.
+        fusion: the fusion model and what its loss needs of the towers; None without one.
         ema: the moving average of the model's weights; None where none is kept.
         preprocess: of images that are not trained on, once made.
         zero_shot_sets: the sets that are scored every few epochs, found before training.
@@ -58,6 +60,7 @@ class RunState:
     model: Any = None
     hooks: list[BatchHook] = field(default_factory=list)
     criterion: Criterion | None = None
+    fusion: FusionParts | None = None
     ema: WeightsEma | None = None
     preprocess: Callable | None = None
     zero_shot_sets: list[LocalSet] = field(default_factory=list)

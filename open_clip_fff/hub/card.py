@@ -85,6 +85,7 @@ def model_card(
     measured: MeasuredRow | None = None,
     full_length: str | None = None,
     paths: bool = False,
+    fusion: bool = False,
 ) -> str:
     """The text of README.md.
 
@@ -98,6 +99,7 @@ def model_card(
         measured: a comparison that includes the model.
         full_length: why the text tower needs captions at full length; None if they may be trimmed.
         paths: whether local paths are shown; else only their base names.
+        fusion: whether its fusion model is beside it.
     """
     from jinja2 import Environment, StrictUndefined
 
@@ -113,6 +115,7 @@ def model_card(
         title=info.repository or out.resolve().name,
         address=f"hf-hub:{info.repository}" if info.repository else f"local-dir:{out.name}",
         weights=source.description(),
+        fusion=fusion,
         license=info.license,
         captioner=_one_line(info.captioner),
         discriminator=_one_line(info.discriminator, end="."),
@@ -148,7 +151,8 @@ def _of_run(
     if not params:
         return {"known": False, "plan": None, "sigmoid": False, "command": None, "settings": [], "ours": []}
     plan, upstream = plan_of_run(params), upstream_of_run(params)
-    topics = describe(plan, upstream, full_length, loaded.epoch)
+    text = (loaded.description or {}).get("model_cfg", {}).get("text_cfg", {})
+    topics = describe(plan, upstream, full_length, loaded.epoch, masks="hf_model_name" in text)
     thresholds, threshold_source = _thresholds(plan, source, stats)
     ours = settings(plan, upstream) if plan.typed else []
     siglip = plan.loss.stock and upstream.stock_loss(plan.loss.name == "siglip") == "siglip"

@@ -29,6 +29,7 @@ def write_hub_folder(
     card: str | None = None,
     check: Callable[[Path], object] | None = None,
     repository: str | None = None,
+    write_more: Callable[[Path], object] = lambda _: None,
 ) -> None:
     """Writes configuration, weights, model card and, if the text tower needs them, tokenizer files to `out`.
 
@@ -42,6 +43,7 @@ def write_hub_folder(
         check: raises UsageError for a wrong folder; by default it is loaded with OpenCLIP, in this process, and its
             weights are compared.
         repository: ORG/NAME of the hub where the folder will be: OpenCLIP then takes the tokenizer from there.
+        write_more: writes further files.
 
     Raises:
         UsageError: if `out` holds anything, cannot be written, or does not load back equal.
@@ -55,6 +57,7 @@ def write_hub_folder(
         with atomic_folder(out) as unfinished:
             failed = "written"
             _write(description, weights, card, repository, unfinished)
+            write_more(unfinished)
             _check_weights(weights, unfinished) if check is None else check(unfinished)
             (unfinished / WEIGHTS_NAME).chmod(0o644)  # safetensors writes files that only their owner can read
     except (OSError, SafetensorError) as error:  # a full disk

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from open_clip_fff import renamed
 from open_clip_fff.config.mining import MiningConfig
+from open_clip_fff.losses.fusion import FusionLoss
 from open_clip_fff.mining.assign import make_assignment, own_text_block
 from open_clip_fff.mining.clauses import Mined
 from open_clip_fff.mining.connections import ConnectionMiner
@@ -46,6 +47,7 @@ class Criterion(nn.Module):
 
     Attributes:
         connections: labels the hardest negatives; None without a discriminator.
+        fusion: matching and masked language modelling by a fusion model; None without one.
         keep_last: whether `last_batch` is needed.
         not_finite: images and captions whose mining features held NaN or infinity, once for each micro-batch of a step.
     """
@@ -63,6 +65,7 @@ class Criterion(nn.Module):
         self.loss, self.rank, self.world_size, self.accumulation = loss, rank, world_size, accumulation
         self.miner, self.online = None if mining is None else Miner(mining, rank, world_size), online
         self.connections: ConnectionMiner | None = None
+        self.fusion: FusionLoss | None = None
         self.counts = MiningCounts()
         self.not_finite = RunningSums(2)
         self.keep_last = False
@@ -115,6 +118,9 @@ class Criterion(nn.Module):
             given[renamed.OLD] = valid
         value = self.loss(**{name: x for name, x in given.items() if self._takes_all or name in self._takes})
         terms = value if isinstance(value, dict) else {"contrastive_loss": value}
+        if self.fusion is not None:
+            labelled = None if self.connections is None else self.connections.last
+            terms = {**terms, **self.fusion(image_features, text_features, logit_scale, labelled=labelled, **more)}
         return terms if output_dict else sum(terms.values())
 
     def assignment(

@@ -9,7 +9,7 @@ from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import architecture_fingerprint, fingerprint, tokenizer_fingerprint
 from open_clip_fff.matching.loading import load_matching
-from open_clip_fff.matching.model import MatchingModel, match_probabilities
+from open_clip_fff.matching.model import PairModel, match_probabilities
 from open_clip_fff.matching.registry import DISCRIMINATORS, Discriminator, DiscriminatorContext
 from open_clip_fff.models.crops import Crops
 
@@ -28,7 +28,7 @@ class MatchingDiscriminator:
         identity: hash of weights, architecture, tokenizer and preprocessing.
     """
 
-    def __init__(self, matching: MatchingModel, context: DiscriminatorContext) -> None:
+    def __init__(self, matching: PairModel, context: DiscriminatorContext) -> None:
         for parameter in matching.model.parameters():
             parameter.requires_grad_(False)
         model = f"{fingerprint(matching.model.state_dict())} {architecture_fingerprint(matching.model)}"

@@ -11,28 +11,56 @@ from torch import Tensor
 from open_clip_fff.numerics import half_on_cuda
 
 
-@dataclass
-class MatchingModel(ABC):
+class PairModel(ABC):
     """Encodes an image once and fuses it with each of several captions.
 
     Attributes:
         kind: as in `--discriminator KIND:NAME`.
-        model: of transformers, a class with an image-text matching head.
-        tokenizer, image_processor: of transformers, from the model's folder.
+        model: a module with all weights.
+        tokenizer: the captions'.
     """
 
     kind: ClassVar[str]
     model: Any
     tokenizer: Any
-    image_processor: Any
 
+    @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
         """Normalised images [U, 3, *size] to states [U, T, E]."""
-        return self.model.vision_model(pixel_values=pixels).last_hidden_state
 
     @abstractmethod
     def match(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits [P, 2] (no match, match) of P pairs, given states [P, T, E] and the captions' `tokens`."""
+
+    @abstractmethod
+    def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and attention mask, int64 [P, L] each, truncated to the model's maximum, on its device."""
+
+    @property
+    @abstractmethod
+    def size(self) -> tuple[int, int]:
+        """Height and width of its images."""
+
+    @property
+    @abstractmethod
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of its images, per channel."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+@dataclass
+class MatchingModel(PairModel):
+    """A class of transformers with an image-text matching head; tokenizer and image processor from its folder."""
+
+    model: Any
+    tokenizer: Any
+    image_processor: Any
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.model.vision_model(pixel_values=pixels).last_hidden_state
 
     @abstractmethod
     def align(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
@@ -44,24 +72,17 @@ class MatchingModel(ABC):
         """The part of the configuration with `vocab_size` and `max_position_embeddings`."""
 
     @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    @property
     def size(self) -> tuple[int, int]:
-        """Height and width of its images, from the preprocessor's configuration."""
         size = self.image_processor.size
         return int(size["height"]), int(size["width"])
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and standard deviation of its images, per channel."""
         if not self.image_processor.do_normalize:
             return (0.0,) * 3, (1.0,) * 3
         return tuple(self.image_processor.image_mean), tuple(self.image_processor.image_std)
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and attention mask, int64 [P, L] each, truncated to the model's maximum, on its device."""
         limit = min(self.tokenizer.model_max_length, self.text_config.max_position_embeddings)
         encoded = self.tokenizer(list(captions), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         ids, mask = encoded["input_ids"].to(self.device), encoded["attention_mask"].to(self.device)
@@ -71,7 +92,7 @@ class MatchingModel(ABC):
 
 @torch.no_grad()
 def match_probabilities(
-    matching: MatchingModel, pixels: Callable[[Tensor], Tensor], rows: Tensor, captions: Sequence[str], batch: int
+    matching: PairModel, pixels: Callable[[Tensor], Tensor], rows: Tensor, captions: Sequence[str], batch: int
 ) -> Tensor:
     """P(match) of P pairs, float32 [P] on the model's device; computed in half precision on CUDA.
 

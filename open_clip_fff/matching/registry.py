@@ -80,6 +80,7 @@ class SharesImages(Protocol):
 _BUILT_IN = {
     "blip": "open_clip_fff.matching.discriminators:blip",
     "blip2": "open_clip_fff.matching.discriminators:blip2",
+    "fusion": "open_clip_fff.matching.fusion:fusion",
     "open_clip": "open_clip_fff.matching.cosine:CosineDiscriminator",
 }
 

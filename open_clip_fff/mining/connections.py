@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from open_clip_fff.config.connection import UNDECIDED
 from open_clip_fff.mining.clauses import Mined
 from open_clip_fff.mining.counts import ConnectionCounts
 from open_clip_fff.mining.global_texts import TextBlock
-from open_clip_fff.mining.hardest import candidate_cosines, hardest_negatives, match_labels
-from open_clip_fff.mining.labels import NEGATIVE
+from open_clip_fff.mining.hardest import Hardest, candidate_cosines, hardest_negatives, match_labels
+from open_clip_fff.mining.labels import IGNORED, NEGATIVE
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.mining.tiles import Assignment, Labels
 
@@ -35,11 +36,16 @@ class ConnectionMiner:
         label_matches: labels pairs as match, ambiguous or no match; None without a discriminator.
         gate: pairs whose mining features have at most this cosine are not scored; None for no gate.
         start: the first epoch in which pairs are scored, and `active` is True.
+
+    Attributes:
+        last: the last batch's hardest negatives and their match labels, int8 [B] and [B, K], for a fusion model; None
+            where none were scored.
     """
 
     def __init__(self, label_matches: LabelMatches | None, gate: float | None = None, start: int = 0) -> None:
         self.label_matches, self.gate, self.start = label_matches, gate, start
         self.counts = ConnectionCounts()
+        self.last: tuple[Hardest, Tensor, Tensor] | None = None
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int) -> None:
@@ -58,7 +64,7 @@ class ConnectionMiner:
             features: those that mine, whose image-text cosines the gate compares; None where there are none.
             counting: whether this call is counted.
         """
-        label_matches = self.label_matches if self.active else None
+        label_matches, self.last = self.label_matches if self.active else None, None
         if label_matches is None and (self.label_matches is not None or own.classes is None or not counting):
             return own
         hardest, to_score = hardest_negatives(image, text, own.ids, own.valid), None
@@ -69,6 +75,9 @@ class ConnectionMiner:
                 of_images, of_texts = candidate_cosines(hardest, features.image, features.text)
                 to_score = of_images > self.gate, of_texts > self.gate
             labels = label_matches(hardest.caption, hardest.image, to_score)
+            self.last = hardest, *labels
+            by_image, by_text = (x.masked_fill(x == UNDECIDED, IGNORED) for x in labels)
+            labels = by_image, by_text
         if counting:
             self.counts.add(hardest, *labels, own.classes, to_score)
         if label_matches is None:

@@ -19,7 +19,7 @@ class Hardest(NamedTuple):
 
 
 @torch.no_grad()
-def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor) -> Hardest:
+def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor, after: Hardest | None = None) -> Hardest:
     """MAFA's candidates (arXiv 2312.06112): 2B pairs instead of B^2; with K captions, B + B*K.
 
     Captions of the same image, by id, and padding are no candidates; of equal cosines, the earlier is the harder.
@@ -29,6 +29,8 @@ def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor) -
         text: [B, K, D], likewise.
         ids: int64 [B].
         valid: bool [B, K].
+        after: the hardest, for the second hardest: no caption of the image whose caption is an image's hardest is a
+            candidate for that image, nor is a caption's hardest image for that caption.
     """
     size, k = valid.shape
     image, texts = full_precision(image.detach()), full_precision(text.detach()).flatten(0, 1)
@@ -40,12 +42,40 @@ def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor) -
         rows = slice(start, min(start + step, size))
         negative = own_assignment(ids[rows], ids, valid).flatten(1) == NEGATIVE
         cosines = (image[rows] @ texts.T).masked_fill(~negative, -torch.inf)
-        best, position = cosines.max(dim=1)
+        of_images = of_texts = cosines
+        if after is not None:
+            found = ids[after.caption[rows].clamp(min=0) // k]
+            of_images = cosines.masked_fill((found[:, None] == ids).repeat_interleave(k, 1), -torch.inf)
+            found = ids[after.image.flatten().clamp(min=0)]
+            of_texts = cosines.masked_fill(ids[rows, None] == found, -torch.inf)
+        best, position = of_images.max(dim=1)
         caption[rows] = position.where(best > -torch.inf, -1)
-        best, position = cosines.max(dim=0)
+        best, position = of_texts.max(dim=0)
         by_text = (position + start).where(best > highest, by_text)
         highest = torch.maximum(highest, best)
     return Hardest(caption, by_text.unflatten(0, (size, k)))
+
+
+@torch.no_grad()
+def drawn_negatives(image: Tensor, text: Tensor, scale: Tensor, ids: Tensor, valid: Tensor) -> Hardest:
+    """Like `hardest_negatives`, but drawn by the softmax of the logits (ALBEF's, arXiv 2107.07651).
+
+    Args:
+        image, text, ids, valid: as there.
+        scale: of the cosines.
+    """
+    size, k = valid.shape
+    image, texts = full_precision(image.detach()), full_precision(text.detach()).flatten(0, 1)
+    negative = own_assignment(ids, ids, valid).flatten(1) == NEGATIVE
+    logits = (scale.detach() * (image @ texts.T)).masked_fill(~negative, -torch.inf)
+    return Hardest(_drawn(logits), _drawn(logits.T).unflatten(0, (size, k)))
+
+
+def _drawn(logits: Tensor) -> Tensor:
+    """A column of each row by its softmax, int64 [n]; -1 for a row without any."""
+    some = (logits > -torch.inf).any(dim=1)
+    weights = logits.masked_fill(~some[:, None], 0.0).softmax(dim=1)
+    return torch.multinomial(weights, 1)[:, 0].where(some, -1)
 
 
 def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Makes any OpenCLIP model take captions [B, K, L], by a subclass of its own class."""
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.errors import UsageError
+from open_clip_fff.models.tower_tokens import TowerTokens
 from open_clip_fff.models.unpadded_text import UnpaddedText
 
 
@@ -19,19 +21,25 @@ class MultiCaption:
     """
 
     unpadded_text: UnpaddedText
+    tower_tokens: TowerTokens | None  # with a fusion model
 
     def forward(self: Any, image: Tensor | None = None, text: Tensor | CaptionBatch | None = None):
         """OpenCLIP's output dict with `text_features` [B, K, D], and with the other fields of the captions.
 
         These are `caption_valid` and `text_raw`, bool [B, K], `image_ids`, int64 [B], and the extras. Features of
-        padding are zeros, or, if all rows are encoded at full length, those of the empty string.
+        padding are zeros, or, if all rows are encoded at full length, those of the empty string. For a fusion model
+        also `tokens` [B, K, L], `image_tokens` [B, T, W'] and `text_tokens` [B*K, L', W].
         """
         if not isinstance(text, CaptionBatch):
             return super().forward(image, text)  # type: ignore[misc]
         encode = partial(self.encode_text, normalize=True)
-        output = dict(super().forward(image, None))  # type: ignore[misc]
-        features = self.unpadded_text(self, encode, text.tokens.flatten(0, 1), text.valid.flatten())
+        with nullcontext() if self.tower_tokens is None else self.tower_tokens.capture() as captured:
+            output = dict(super().forward(image, None))  # type: ignore[misc]
+            rows = text.tokens.flatten(0, 1), text.valid.flatten()
+            features, source = self.unpadded_text.encode_rows(self, encode, *rows)
         output["text_features"] = features.unflatten(0, text.valid.shape)
+        if captured is not None:
+            output |= {"image_tokens": captured.images[0], "text_tokens": captured.text(source), "tokens": text.tokens}
         return {**output, "caption_valid": text.valid, "text_raw": text.raw, "image_ids": text.ids, **text.extras}
 
 
@@ -65,6 +73,7 @@ def take_many_captions(model: nn.Module, text: TextSettings | None = None) -> No
         cls = type(model).__name__
         raise UsageError(f"--model: {cls} gives no named outputs, which our losses need: use --method clip")
     _mix(MultiCaption, model, text or TextSettings())
+    model.tower_tokens = None  # type: ignore[assignment]
 
 
 def take_short_captions(model: nn.Module, text: TextSettings) -> None:

@@ -25,13 +25,18 @@ class TextDesign:
     known: bool = True  # whether the tower is one of OpenCLIP's
 
     @property
+    def masked(self) -> bool:
+        """Whether it is a Hugging Face tower, which may have a mask token."""
+        return self.pool == "masked"
+
+    @property
     def obstacle(self) -> str | None:
         """Why trimming would change features, in a clause; None if it does not."""
         if not self.known:
             return "its text tower is none of OpenCLIP's"
         if self.writes:
             return "CoCa also learns to write its caption from the text tower's tokens"
-        if self.pool == "masked":
+        if self.masked:
             return None
         if self.embeds_class:
             return f"its class embedding stands at a fixed position behind the caption, {_PADDED}"

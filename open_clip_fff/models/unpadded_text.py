@@ -38,11 +38,17 @@ class UnpaddedText:
         self.design: TextDesign = design_of_model(model) if design is None else design
         self.settings = settings
 
+    def __call__(self, model: nn.Module, encode: Callable[[Tensor], Tensor], tokens: Tensor, valid: Tensor) -> Tensor:
+        """Features [n, D] of each row, as `encode_rows` gives them."""
+        return self.encode_rows(model, encode, tokens, valid)[0]
+
     # Row counts and lengths differ from batch to batch, so torch.compile skips this function, and compiles
     # `encode_text`, as OpenCLIP does, for the lengths that occur.
     @torch.compiler.disable(recursive=False)
-    def __call__(self, model: nn.Module, encode: Callable[[Tensor], Tensor], tokens: Tensor, valid: Tensor) -> Tensor:
-        """Features of each row, zeros where it is padding.
+    def encode_rows(
+        self, model: nn.Module, encode: Callable[[Tensor], Tensor], tokens: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Features of each row, zeros where it is padding, and which of the encoded rows it is.
 
         Args:
             model: the one given first, or a copy of it.
@@ -51,16 +57,16 @@ class UnpaddedText:
             valid: bool [n], False where a row is padding.
 
         Returns:
-            [n, D], with gradient where `encode` has it; the gradients of equal captions add up.
+            [n, D], with gradient where `encode` has it; the gradients of equal captions add up. `UnpaddedRows.source`.
         """
         if self.settings.as_open_clip:
-            return encode(tokens)
+            return encode(tokens), torch.arange(len(tokens), device=tokens.device)
         groups, source = remove_padding(tokens, valid, self.design, self.settings)
         features = []
         for group in groups:
             with short_context(model, group.shape[1]):
                 features.append(encode(group))
-        return restore_padding(features, source)
+        return restore_padding(features, source), source
 
 
 @torch.compiler.disable  # its shapes depend on the batch's values, which breaks a compiled graph anew for each shape

@@ -9,6 +9,7 @@ from open_clip_fff.hub.card import CardInfo, model_card, read_comparison
 from open_clip_fff.hub.checkpoints import read_epoch, read_extra
 from open_clip_fff.hub.description import local_tower, read_description
 from open_clip_fff.hub.folder import check_free, write_hub_folder
+from open_clip_fff.hub.fusion_files import CONFIG, fusion_to_export, write_fusion
 from open_clip_fff.hub.loading import LoadedModel, add_architectures, model_from_description
 from open_clip_fff.hub.params import plan_of_run, read_params
 from open_clip_fff.hub.push import check_name, check_portable, push
@@ -76,14 +77,20 @@ def export(
     params = read_params(source.run) if source.run else {}
     stats = _saved_stats(params, checkpoint) if params else None
     full_length = design_of_config(description["model_cfg"]).obstacle
-    card = model_card(loaded, source, params, info, out, stats, measured, full_length, paths)
+    fusion, note = fusion_to_export(source)
+    card = model_card(loaded, source, params, info, out, stats, measured, full_length, paths, fusion is not None)
     # in training's dtypes, and by OpenCLIP's current names
     kept = {
         name: tensor.to(weights[name].dtype) if name in weights else tensor
         for name, tensor in loaded.model.state_dict().items()
     }
-    write_hub_folder(description, kept, out, card, lambda folder: check(folder, loaded), info.repository)
-    return loaded
+
+    def write_more(folder: Path) -> None:
+        if fusion is not None:
+            write_fusion(fusion, folder)
+
+    write_hub_folder(description, kept, out, card, lambda folder: check(folder, loaded), info.repository, write_more)
+    return replace(loaded, notes=(*loaded.notes, note)) if note else loaded
 
 
 def _saved_stats(params: Mapping[str, str], checkpoint: Path) -> SavedStats:
@@ -100,6 +107,8 @@ def _print_summary(source: WeightSource, loaded: LoadedModel, info: CardInfo, ou
     print(f"from {', '.join(map(str, source.checkpoints))}")
     for note in loaded.notes:
         print(note)
+    if (out / CONFIG).is_file():
+        print(f"with its fusion model: --discriminator fusion:{out}")
     if info.discriminator:
         print("note: with a discriminator fine-tuned on COCO, COCO figures are not zero-shot; the card says so")
     if loaded.description and (tower := local_tower(loaded.description)):

@@ -113,7 +113,7 @@ class Half:
 def scores(lab: Lab) -> Outcome:
     (lab.folder / "mine.py").write_text(SCORER)
     kept, data = lab.folder / "scores", lab.shards(ROWS)
-    flags = ["--method", "mafa", "--json-text-key", "captions", "--group-search-space", "32", "--plugin", "mine"]
+    flags = ["--method", "mafa-itc", "--json-text-key", "captions", "--group-search-space", "32", "--plugin", "mine"]
     flags += ["--discriminator", "half", "--discriminator-cache", str(kept)]
     lab.train(*flags, data=data).succeeded()
     (path,) = kept.glob("*.sqlite")

@@ -22,6 +22,7 @@ from open_clip_fff.host.fixes import save_atomically
 from open_clip_fff.host.random_state import random_state
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position, describe_file, extra_path
+from open_clip_fff.models.fusion import load_weights
 from open_clip_fff.patching import View, replaced
 
 _load_mapped = partial(torch.load, mmap=True)  # read only as far as it is looked at
@@ -40,7 +41,7 @@ def extra_state(state: RunState) -> Iterator[None]:
 
 def needs_extra(plan: Plan) -> bool:
     """Whether a resumed run cannot go on without."""
-    return plan.ema_decay is not None or _mining_has_state(plan)
+    return plan.ema_decay is not None or plan.fusion is not None or _mining_has_state(plan)
 
 
 def _mining_has_state(plan: Plan) -> bool:
@@ -57,6 +58,9 @@ def _saver(state: RunState, save: Callable) -> Callable:
             extra["miner"] = state.criterion.miner.state_dict()
         if state.ema is not None:
             extra["ema"] = state.ema.state_dict()
+        if state.fusion is not None:
+            network = state.fusion.network
+            extra["fusion"] = {"sizes": network.sizes.as_dict(), "weights": network.state_dict()}
         if at.step:
             extra |= {"step": at.step, "midway": {"sizes": loader_sizes(state.args), "ranks": state.loader_positions}}
         if not state.own_loss:
@@ -96,6 +100,8 @@ def _loader(state: RunState, load: Callable) -> Callable:
         at = Position.of(checkpoint)
         if at.step or needs_extra(state.plan):
             state.extra = check_extra(state.plan, path, at, load)
+            if state.fusion is not None:
+                load_weights(state.fusion.network, state.extra.pop("fusion")["weights"], f"--resume {path}")
             if state.ema is not None:
                 try:
                     state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to
@@ -128,9 +134,12 @@ def check_extra(plan: Plan, checkpoint: Path | str, at: Position, load: Callable
         extra = _read(load, checkpoint, at)
     except UsageError as error:
         raise UsageError(f"{error}; {fix}") from error
-    for name, needed in (("ema", plan.ema_decay is not None), ("miner", _mining_has_state(plan))):
+    for name, flag, needed in (
+        ("ema", "--ema-decay", plan.ema_decay is not None),
+        ("fusion", "--fusion-layers", plan.fusion is not None),
+        ("miner", "--mined-per-image or --mining-warmup", _mining_has_state(plan)),
+    ):
         if needed and name not in extra:
-            flag = {"ema": "--ema-decay", "miner": "--mined-per-image or --mining-warmup"}[name]
             raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {fix}")
     return extra
 

@@ -168,6 +168,10 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     if plan.loss.stock:
         _check_stock_text(args, plan)
         return
+    if plan.fusion is not None:
+        for flag, value in {"--accum-freq": args.accum_freq > 1, "--torchcompile": args.torchcompile}.items():
+            if value:
+                raise UsageError(f"{flag}: does not go with a fusion model yet; drop it, or use --fusion-layers 0")
     refused = {
         "--distill-model": args.distill_model,
         "--torchscript": args.torchscript,

@@ -36,10 +36,10 @@ def check_host(args: argparse.Namespace, plan: Plan) -> None:
     check_image_flags(args)
 
 
-def full_length_reason(args: argparse.Namespace) -> str | None:
-    """Why --model needs its captions at full length; None where it does not, or where only the made model shows it."""
+def text_design(args: argparse.Namespace) -> TextDesign | None:
+    """That of --model's text tower; None where only the made model shows it."""
     config = _model_config(args)
-    return None if config is None else design_of_config(config).obstacle
+    return None if config is None else design_of_config(config)
 
 
 def _model_config(args: argparse.Namespace) -> dict | None:

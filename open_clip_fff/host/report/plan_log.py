@@ -7,12 +7,14 @@ from open_clip_fff.config.description import describe
 from open_clip_fff.config.open_clip import Upstream
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.plan_text import plan_lines
-from open_clip_fff.host.checks.flags_and_files import full_length_reason
+from open_clip_fff.host.checks.flags_and_files import text_design
 
 
 def plan_text(args: argparse.Namespace, plan: Plan) -> str:
     """What the run will do, a topic a line or more."""
-    return "\n".join(plan_lines(describe(plan, Upstream.of(vars(args)), full_length_reason(args))))
+    design = text_design(args)
+    full_length, masks = (None, True) if design is None else (design.obstacle, design.masked)
+    return "\n".join(plan_lines(describe(plan, Upstream.of(vars(args)), full_length, masks=masks)))
 
 
 def log_plan(args: argparse.Namespace, plan: Plan) -> None:

@@ -15,6 +15,7 @@ from open_clip_fff.host.report.mining_warnings import mining_warning
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.losses.fusion import FusionRates, fusion_rates
 from open_clip_fff.mining.counts import ConnectionRates, Rates, connection_rates, rates
 
 
@@ -32,6 +33,7 @@ class StepReport:
         scale: exp(logit_scale), after the step.
         bias: logit_bias, after the step; None where the model has none.
         eta: seconds left in the run, from the mean of all steps so far.
+        fusion: of matching and masked language modelling since the last log step; None without a fusion model.
     """
 
     epoch: int
@@ -43,6 +45,7 @@ class StepReport:
     bias: float | None
     eta: float
     connections: ConnectionRates | None = None
+    fusion: FusionRates | None = None
 
     def line(self) -> str:
         """One line for the log."""
@@ -53,6 +56,7 @@ class StepReport:
         more += "".join(f" {name} {threshold_text(x)}" for name, x in self.thresholds.items()).replace("_prime", "'")
         more += "" if self.trust is None else f" trust {self.trust:.3f}"
         more += "" if self.connections is None else self._connections_text(self.connections)
+        more += "" if self.fusion is None else self.fusion.text()
         bias = "" if self.bias is None else f" Bias: {self.bias:.3f}"
         return (
             f"FFF Epoch: {self.epoch} Step: {self.step} "
@@ -98,6 +102,8 @@ class StepReport:
         if self.connections is not None:
             shares = {**vars(self.connections), "rate": self.connections.rate}
             values.update({f"false_negatives_{name}": x for name, x in shares.items() if x is not None})
+        if self.fusion is not None:
+            values.update({f"fusion_{name}": x for name, x in vars(self.fusion).items() if x is not None})
         values.update({f"mining_{name}": x for name, x in self.thresholds.items()})
         if self.trust is not None:
             values["mining_trust"] = self.trust
@@ -145,10 +151,12 @@ class StepReporter:
         device, connections = torch.device(args.device), self.criterion.connections
         sums = self.criterion.counts.take(device)
         labels = sums.new_zeros(0) if connections is None else connections.counts.take(device)
+        fusion = self.criterion.fusion
+        fused = sums.new_zeros(0) if fusion is None else fusion.counts.take(device)
         if args.world_size > 1:
-            dist.all_reduce(sums)
-            if connections is not None:
-                dist.all_reduce(labels)
+            for each in (sums, labels, fused):
+                if len(each):
+                    dist.all_reduce(each)
         if not self.state.master:
             return
         mined = rates(sums)
@@ -165,6 +173,7 @@ class StepReporter:
             thresholds={name: float(x) for name, x in found._asdict().items() if x is not None} if found else {},
             trust=None if trust is None else float(trust),
             connections=shares,
+            fusion=None if fusion is None else fusion_rates(fused),
             scale=model.logit_scale.exp().item(),
             bias=None if model.logit_bias is None else model.logit_bias.item(),
             eta=(time.monotonic() - self._started) / max(self._done, 1) * self._left,

@@ -1,0 +1,81 @@
+"""The fusion model beside OpenCLIP's: made with the model, trained by its optimizer, kept out of its checkpoints."""
+
+import argparse
+import logging
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from typing import Any
+
+from open_clip_fff.config.fusion import FusionSettings
+from open_clip_fff.errors import UsageError
+from open_clip_fff.losses.fusion import FusionLoss, Vocabulary
+from open_clip_fff.models.fusion import Fusion, FusionSizes, FusionSlot
+from open_clip_fff.models.tower_tokens import TowerTokens
+
+
+@dataclass(frozen=True)
+class FusionParts:
+    """A run's fusion model, the towers' tokens, and their vocabulary; None where there is no mask token."""
+
+    network: Fusion
+    tokens: TowerTokens
+    vocabulary: Vocabulary | None
+
+    def loss(self, settings: FusionSettings, rank: int, world_size: int) -> FusionLoss:
+        return FusionLoss(self.network, self.tokens.describe, settings, self.vocabulary, rank, world_size)
+
+
+def add_fusion(
+    model: Any, model_name: str, settings: FusionSettings, typed: Set[str], args: argparse.Namespace
+) -> FusionParts:
+    """Adds a fusion model to an OpenCLIP model that takes many captions.
+
+    Args:
+        model: on its device.
+        model_name: for its tokenizer.
+        settings: of the fusion model.
+        typed: the flags that the user typed.
+        args: OpenCLIP's.
+
+    Raises:
+        UsageError: for a tower without tokens, and for --mlm-weight where there is no mask token.
+    """
+    tokens = TowerTokens(model)
+    vocabulary = _vocabulary(model, model_name, tokens, args) if settings.mlm_weight else None
+    if vocabulary is None and settings.mlm_weight and {"mlm_weight", "mlm_probability"} & typed:
+        raise UsageError(
+            f"--mlm-weight {settings.mlm_weight:g}: the text tower of --model {model_name} has no mask token; use a "
+            f"Hugging Face one, or --mlm-weight 0"
+        )
+    if vocabulary is None and not settings.itm_weight:
+        raise UsageError("--itm-weight 0: without a mask token there is nothing else for the fusion model to learn")
+    if vocabulary is None and settings.mlm_weight and args.rank == 0:
+        logging.info("Fusion: no masked language modelling, since the text tower has no mask token.")
+    sizes = FusionSizes(
+        settings.layers,
+        settings.width or tokens.text_width,
+        tokens.image_width,
+        tokens.text_width,
+        0 if vocabulary is None else vocabulary.size,
+    )
+    if settings.width is None and sizes.width >= 128 and sizes.width % 64:
+        sizes = replace(sizes, width=sizes.width // 64 * 64)
+    network = Fusion(sizes).to(args.device)
+    model.fusion = FusionSlot(network)
+    model.tower_tokens = tokens
+    return FusionParts(network, tokens, vocabulary)
+
+
+def _vocabulary(model: Any, model_name: str, tokens: TowerTokens, args: argparse.Namespace) -> Vocabulary | None:
+    if not tokens.design.masked:
+        return None
+    from open_clip import get_tokenizer
+
+    tokenizer = get_tokenizer(model_name, cache_dir=args.cache_dir, context_length=args.force_context_length)
+    mask = getattr(getattr(tokenizer, "tokenizer", None), "mask_token_id", None)
+    if mask is None:
+        return None
+    embedding = model.text.transformer.get_input_embeddings()
+    return Vocabulary(
+        embedding.num_embeddings, mask, tokens.design.token, lambda: embedding.weight, tokens.encode_masked
+    )

@@ -1,0 +1,79 @@
+"""A fusion model's files: `fusion.safetensors` and `fusion.json` in an exported folder, or a run's extra state."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.hub.checkpoints import find_checkpoint, read_extra
+from open_clip_fff.hub.source import WeightSource
+
+CONFIG, WEIGHTS = "fusion.json", "fusion.safetensors"
+
+
+class SavedFusion(NamedTuple):
+    """A fusion model as it is stored."""
+
+    sizes: Mapping[str, int]  # `models.fusion.FusionSizes`
+    weights: Mapping[str, Tensor]
+
+
+def read_fusion(path: Path) -> SavedFusion:
+    """That of an exported folder, a run's newest checkpoint, or a checkpoint.
+
+    Raises:
+        UsageError: if it has none, or it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (path / CONFIG).is_file():
+        if path.is_dir() and not (path / "checkpoints").is_dir():
+            raise UsageError(f"{path}: holds no fusion model ({CONFIG}); export a run that was trained with one")
+        found = fusion_of_checkpoint(find_checkpoint(path))
+        if found is None:
+            raise UsageError(f"{path}: was trained without a fusion model (--fusion-layers)")
+        return found
+    try:
+        sizes = json.loads((path / CONFIG).read_text())
+        return SavedFusion({name: int(size) for name, size in sizes.items()}, load_file(path / WEIGHTS))
+    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        raise UsageError(f"{path}: its fusion model cannot be read ({reason(error)})") from error
+
+
+def fusion_of_checkpoint(checkpoint: Path) -> SavedFusion | None:
+    """The fusion model that was saved with a checkpoint; None without one."""
+    state = read_extra(checkpoint)[1].get("fusion")
+    return None if state is None else SavedFusion(state["sizes"], state["weights"])
+
+
+def fusion_to_export(source: WeightSource) -> tuple[SavedFusion | None, str | None]:
+    """The fusion model that belongs to the weights that are exported, and a note where it is left out.
+
+    With the mean of several checkpoints it is the mean of theirs; a moving average of the towers has none.
+    """
+    found = [fusion for fusion in map(fusion_of_checkpoint, source.checkpoints) if fusion is not None]
+    if not found:
+        return None, None
+    if source.ema:
+        return None, "note: the fusion model is left out: it was trained with the weights and not with their average"
+    if len(found) < len(source.checkpoints) or any(each.sizes != found[0].sizes for each in found):
+        return None, "note: the fusion model is left out: the checkpoints do not have the same one"
+    weights = {
+        name: torch.stack([each.weights[name].double() for each in found]).mean(dim=0).to(tensor.dtype)
+        for name, tensor in found[-1].weights.items()
+    }
+    return SavedFusion(found[-1].sizes, weights), None
+
+
+def write_fusion(fusion: SavedFusion, folder: Path) -> None:
+    """Writes both files."""
+    from safetensors.torch import save_file
+
+    (folder / CONFIG).write_text(json.dumps(dict(fusion.sizes), indent=2) + "\n")
+    save_file({name: torch.clone(x).contiguous() for name, x in fusion.weights.items()}, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes files that only their owner can read

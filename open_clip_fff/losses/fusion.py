@@ -1,0 +1,266 @@
+"""The fusion model's loss: image-text matching (ITM) and masked language modelling (MLM), by MAFA's rules.
+
+As in ALBEF (arXiv 2107.07651), GRIT-VLP (arXiv 2208.04060) and MAFA (arXiv 2312.06112): pairs come from this rank's own
+batch, gradients reach both towers, and MLM goes over own pairs and over those that the discriminator converted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from open_clip_fff.config.fusion import FusionSettings
+from open_clip_fff.distributed import mean_over_ranks, sum_over_ranks
+from open_clip_fff.mining.counts import RunningSums
+from open_clip_fff.mining.hardest import Hardest, drawn_negatives, hardest_negatives
+from open_clip_fff.mining.itm import CONVERTED, HARD, OWN, REPLACED, ItmPairs, itm_targets
+from open_clip_fff.mining.labels import known_ids
+from open_clip_fff.numerics import full_precision
+
+KINDS = (OWN, HARD, CONVERTED, REPLACED)
+Labelled = tuple[Hardest, Tensor, Tensor]  # hardest negatives and their match labels (`ConnectionMiner.last`)
+
+
+class Tokens(Protocol):
+    """Tokens of n captions: features [n, L, W], mask bool [n, L], and the captions' own positions, int64 [n]."""
+
+    @property
+    def features(self) -> Tensor: ...
+
+    @property
+    def mask(self) -> Tensor: ...
+
+    @property
+    def pooled(self) -> Tensor: ...
+
+
+class Network(Protocol):
+    """The fusion model (models/fusion.py)."""
+
+    def __call__(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor: ...
+
+    def match(self, states: Tensor, pooled: Tensor) -> Tensor: ...
+
+    def predict(self, states: Tensor, embedding: Tensor | None = None) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The text tower's tokens, for masked language modelling.
+
+    Attributes:
+        size: number of token ids.
+        mask, padding: their ids.
+        embedding: returns the text tower's embedding [size, W].
+        encode: from masked ids and the ids before, int64 [n, L] each, to their tokens, with gradient.
+    """
+
+    size: int
+    mask: int
+    padding: int
+    embedding: Callable[[], Tensor]
+    encode: Callable[[Tensor, Tensor], Tokens]
+
+
+class Masked(NamedTuple):
+    """Captions with masked tokens, int64 [n, L], and which were chosen to be predicted, bool [n, L]."""
+
+    ids: Tensor
+    chosen: Tensor
+
+
+def mask_tokens(ids: Tensor, vocabulary: Vocabulary, probability: float) -> Masked:
+    """BERT's masking: of the chosen tokens 80 % become the mask, 10 % a random one, 10 % stay.
+
+    Never the first token or padding. ids: int64 [n, L].
+    """
+    chosen = torch.rand(ids.shape, device=ids.device) < probability
+    chosen &= ids != vocabulary.padding
+    chosen[:, 0] = False
+    how = torch.rand(ids.shape, device=ids.device)
+    masked = torch.where(chosen & (how < 0.8), vocabulary.mask, ids)
+    drawn = torch.randint_like(ids, vocabulary.size)
+    return Masked(torch.where(chosen & (how >= 0.8) & (how < 0.9), drawn, masked), chosen)
+
+
+class FusionLoss:
+    """ITM and MLM of a batch.
+
+    Args:
+        network: the fusion model.
+        describe: from the captions' token features [n, L, W] and ids int64 [n, L] to `Tokens`.
+        settings: weights and how negatives are found.
+        vocabulary: of the text tower; None where it has no mask token.
+        rank, world_size: this process's rank, and the number of ranks.
+
+    Attributes:
+        counts: what was right, until it is read.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        describe: Callable[[Tensor, Tensor], Tokens],
+        settings: FusionSettings,
+        vocabulary: Vocabulary | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.network, self.describe, self.settings = network, describe, settings
+        self.vocabulary = vocabulary if settings.mlm_weight else None
+        self.rank, self.world_size = rank, world_size
+        self.counts = FusionCounts()
+
+    def __call__(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        image_tokens: Tensor,
+        text_tokens: Tensor,
+        tokens: Tensor,
+        caption_valid: Tensor,
+        image_ids: Tensor,
+        labelled: Labelled | None = None,
+        **_: Any,
+    ) -> dict[str, Tensor]:
+        """The weighted terms by name; each is the global batch's mean, with this rank's share of the gradient.
+
+        Args:
+            image_features, text_features, logit_scale: of the trained model, [B, D] and [B, K, D].
+            image_tokens: [B, T, W'].
+            text_tokens: [B*K, L', W].
+            tokens: ids, int64 [B, K, L].
+            caption_valid: bool [B, K].
+            image_ids: int64 [B].
+            labelled: the hardest negatives with their match labels; None where no discriminator scored them.
+        """
+        ids = known_ids(image_ids, self.rank)
+        pairs = self.pairs(image_features, text_features, logit_scale, ids, caption_valid, labelled)
+        terms, counts = {}, torch.zeros(FusionCounts.LENGTH, dtype=torch.int64, device=tokens.device)
+        if self.settings.itm_weight:
+            text = self.describe(text_tokens, tokens.flatten(0, 1))
+            states = self.network(image_tokens[pairs.image], text.features[pairs.caption], text.mask[pairs.caption])
+            logits = full_precision(self.network.match(states, text.pooled[pairs.caption]))
+            terms["itm_loss"] = self.settings.itm_weight * self._mean(logits, pairs.match)
+            right = logits.argmax(dim=1) == pairs.match
+            for kind in KINDS:
+                counts[2 * kind], counts[2 * kind + 1] = (
+                    (pairs.kind == kind).sum(),
+                    (right & (pairs.kind == kind)).sum(),
+                )
+        if self.vocabulary is not None:
+            terms["mlm_loss"] = self.settings.mlm_weight * self._mlm(
+                self.vocabulary, pairs, image_tokens, tokens.flatten(0, 1), counts
+            )
+        self.counts.add_sums(counts)
+        return terms
+
+    def pairs(
+        self, image: Tensor, text: Tensor, scale: Tensor, ids: Tensor, valid: Tensor, labelled: Labelled | None
+    ) -> ItmPairs:
+        """The pairs of ITM, and what each is."""
+        if labelled is None:
+            if self.settings.itm_negatives == "multinomial":
+                found = drawn_negatives(image, text, scale, ids, valid)
+            else:
+                found = hardest_negatives(image, text, ids, valid)
+            return itm_targets(valid, found, found)
+        hardest, by_image, by_text = labelled
+        return itm_targets(valid, hardest, hardest_negatives(image, text, ids, valid, after=hardest), by_image, by_text)
+
+    def _mlm(
+        self, vocabulary: Vocabulary, pairs: ItmPairs, image_tokens: Tensor, ids: Tensor, counts: Tensor
+    ) -> Tensor:
+        used = (pairs.kind == OWN) | (pairs.kind == CONVERTED)
+        images, captions, kind = pairs.image[used], pairs.caption[used], pairs.kind[used]
+        masked = mask_tokens(ids[captions], vocabulary, self.settings.mlm_probability)
+        text = vocabulary.encode(masked.ids, ids[captions])
+        length = text.features.shape[1]
+        chosen = masked.chosen[:, :length]
+        states = self.network(image_tokens[images], text.features, text.mask)
+        target = ids[captions][:, :length][chosen]
+        logits = full_precision(self.network.predict(states[chosen], vocabulary.embedding()))
+        right = logits.argmax(dim=1) == target
+        converted = (kind == CONVERTED)[:, None].expand_as(chosen)[chosen]
+        for place, part in ((8, ~converted), (10, converted)):
+            counts[place], counts[place + 1] = part.sum(), (right & part).sum()
+        return self._mean(logits, target)
+
+    def _mean(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy, averaged over all ranks' rows."""
+        rows = sum_over_ranks(logits.new_tensor(len(target)), self.world_size)
+        total = F.cross_entropy(logits, target, reduction="sum")
+        return mean_over_ranks(total * self.world_size / rows.clamp(min=1), self.world_size)
+
+
+class FusionCounts(RunningSums):
+    """Pairs of each kind and how many were classified right; masked tokens of own and converted pairs, likewise."""
+
+    LENGTH = 2 * len(KINDS) + 4
+
+    def __init__(self) -> None:
+        super().__init__(self.LENGTH)
+
+
+@dataclass(frozen=True)
+class FusionRates:
+    """The fusion model since the last log step, over ranks; shares from 0 to 1, None where there is nothing.
+
+    Attributes:
+        itm: accuracy of matching; by kind of pair `own`, `hard`, `converted_right`, `replaced_right`.
+        converted, replaced: shares of the hardest pairs.
+        mlm: accuracy on masked tokens of own pairs; `mlm_converted` of converted ones.
+    """
+
+    itm: float | None
+    own: float | None
+    hard: float | None
+    converted_right: float | None
+    replaced_right: float | None
+    converted: float | None
+    replaced: float | None
+    mlm: float | None
+    mlm_converted: float | None
+
+    def text(self) -> str:
+        """For the log line."""
+        shares = {
+            "own": self.own,
+            "hard": self.hard,
+            "converted": self.converted_right,
+            "replaced": self.replaced_right,
+        }
+        kinds = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share is not None)
+        text = "" if self.itm is None else f" ITM right: {self.itm:.1%} ({kinds})"
+        if self.converted or self.replaced:
+            text += f" converted {self.converted:.1%}, replaced {self.replaced:.1%}"
+        if self.mlm is not None:
+            more = "" if self.mlm_converted is None else f" (converted {self.mlm_converted:.1%})"
+            text += f" MLM right: {self.mlm:.1%}{more}"
+        return text
+
+
+def fusion_rates(sums: Tensor) -> FusionRates:
+    """Reads `FusionCounts`' sums, added over ranks."""
+    numbers = sums.tolist()
+    pairs, right = numbers[0:8:2], numbers[1:8:2]
+    hardest = sum(pairs) - pairs[OWN]
+
+    def share(part: int, total: int) -> float | None:
+        return part / total if total else None
+
+    return FusionRates(
+        share(sum(right), sum(pairs)),
+        share(right[OWN], pairs[OWN]),
+        share(right[HARD], pairs[HARD]),
+        share(right[CONVERTED], pairs[CONVERTED]),
+        share(right[REPLACED], pairs[REPLACED]),
+        share(pairs[CONVERTED], hardest),
+        share(pairs[REPLACED], hardest),
+        share(numbers[9], numbers[8]),
+        share(numbers[11], numbers[10]),
+    )

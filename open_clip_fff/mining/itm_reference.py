@@ -1,0 +1,52 @@
+"""The pairs of image-text matching, as a plain loop over a matrix of similarities; `itm.py` is tested against it."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Pair = tuple[int, int, int, str]  # image, caption j * K + k, match, kind
+
+
+def itm_reference(
+    similarity: Tensor,
+    ids: Tensor,
+    valid: Tensor,
+    score: Callable[[int, int], float] | None = None,
+    positive: float = 0.8,
+    negative: float = 0.5,
+) -> list[Pair]:
+    """MAFA's rules (arXiv 2312.06112), one pair at a time.
+
+    Args:
+        similarity: [B, B * K].
+        ids: int64 [B], of images.
+        valid: bool [B, K].
+        score: P(match) of an image and a caption; None without a discriminator.
+        positive, negative: thresholds.
+    """
+    size, k = valid.shape
+    captions = [column for column in range(size * k) if valid.flatten()[column]]
+    pairs: list[Pair] = [(column // k, column, 1, "own") for column in captions]
+
+    def add(image: int, caption: int, second: tuple[int, int] | None) -> None:
+        q = 0.0 if score is None else score(image, caption)
+        if q > positive:
+            pairs.append((image, caption, 1, "converted"))
+        elif q < negative:
+            pairs.append((image, caption, 0, "hard"))
+        elif negative < q < positive and second is not None:
+            pairs.append((*second, 0, "replaced"))
+
+    for column in captions:
+        others = [row for row in range(size) if ids[row] != ids[column // k]]
+        ranked = sorted(others, key=lambda row: -similarity[row, column])
+        if ranked:
+            second = [row for row in ranked if ids[row] != ids[ranked[0]]]
+            add(ranked[0], column, (second[0], column) if second else None)
+    for row in range(size):
+        others = [column for column in captions if ids[column // k] != ids[row]]
+        ranked = sorted(others, key=lambda column: -similarity[row, column])
+        if ranked:
+            second = [column for column in ranked if ids[column // k] != ids[ranked[0] // k]]
+            add(row, ranked[0], (row, second[0]) if second else None)
+    return pairs
