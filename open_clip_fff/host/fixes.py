@@ -1,7 +1,7 @@
 """What breaks in OpenCLIP 3.3 with today's libraries, each fixed for the length of a run, each with its reason."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,17 +33,21 @@ _nothrow = oc_data.tarfile_to_samples_nothrow  # OpenCLIP's: `counting_damage` m
 def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[None]:
     """All fixes below. None changes a run that works without it, but for the order of shuffled tars.
 
+    An OpenCLIP with patches/ has some of them already: it trains the same.
+
     Args:
         counters: counts what is skipped.
         seed: of the order of shuffled tars.
         images: how images are read.
     """
     parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
+    native = {"save_whole": _save_by_torch} if hasattr(oc_main, "save_whole") else {}
     with ExitStack() as stack:
         stack.enter_context(
             replaced(
                 oc_main,
                 torch=View(torch, nn=View(torch.nn, parallel=parallel), save=save_atomically),
+                **native,
             )
         )
         stack.enter_context(
@@ -104,6 +108,11 @@ def save_atomically(checkpoint: object, path: str) -> None:
         raise UsageError(f"{path}: cannot be saved ({why.strerror or reason(why)}); {newest}") from error
 
 
+def _save_by_torch(checkpoint: object, path: str) -> None:
+    """In place of a patched OpenCLIP's `save_whole`: as stock saves, through what stands for its torch.save by now."""
+    oc_main.torch.save(checkpoint, path)
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """An exception and what it came from: torch speaks of positions where a disk is full."""
     while error is not None:
@@ -156,8 +165,11 @@ def image_reader(plan: Plan) -> ImageReader:
     return partial(read_image, max_pixels=plan.safety.max_pixels) if plan.typed else open_as_open_clip
 
 
-def decode_safely(images: ImageReader, *_: str, handler: Callable) -> Callable:
-    """webdataset's decoder of images and text, and of nothing else: its own unpickles members, whoever wrote them."""
+def decode_safely(images: ImageReader, *_: str, handler: Callable, only: Sequence[str] = ()) -> Callable:
+    """webdataset's decoder of images and text, and of nothing else: its own unpickles members, whoever wrote them.
+
+    (`only` names the members that a patched OpenCLIP leaves to it, images and text as well.)
+    """
     return wds.decode(SafeMembers(images), pre=[], post=[], handler=handler)
 
 

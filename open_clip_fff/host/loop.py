@@ -76,8 +76,10 @@ class EpochRunner:
         self._reporter: StepReporter | None = None
         self._zero_shot: Any = None
 
-    def __call__(self, model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None):
-        """Trains an epoch."""
+    def __call__(
+        self, model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None, **more: Any
+    ):
+        """Trains an epoch; `more` is a patched OpenCLIP's, as its batch hooks."""
         state, first = self.state, self._loader is None
         if self._loader is None:
             train = data["train"]
@@ -98,7 +100,7 @@ class EpochRunner:
         losses, expects_steps = state.guard.losses, loader.first < loader.num_batches
         hook = loss.register_forward_hook(lambda *_: state.guard.after_loss())
         self.train_one_epoch(
-            model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer
+            model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer, **more
         )
         hook.remove()
         loader.after_batch = []

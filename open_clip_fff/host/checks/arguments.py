@@ -15,6 +15,7 @@ from open_clip_fff.config.parsers import check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import check_files, dataset_kind
 from open_clip_fff.errors import UsageError
+from open_clip_fff.host.checks.patched import check_patched
 
 SCHEDULERS = ("cosine", "const", "const-cooldown")
 SIGLIP_IMPLS = ("bidir", "shift", "reduce", "gather")
@@ -40,6 +41,7 @@ def check_arguments(args: argparse.Namespace, plan: Plan) -> None:
     if training:
         _check_grouping(args, plan)
     if plan.typed:
+        check_patched(args, plan)
         _check_loss(args, plan)
     if plan.safety.save_every is not None and not can_save_mid_epoch(args, typed=True):
         why = "--horovod has no way for it" if args.horovod else f"--logs {args.logs} keeps no checkpoints"

@@ -1,0 +1,21 @@
+"""Flags that an OpenCLIP with patches/ has, where ours do the same."""
+
+import argparse
+
+from open_clip_fff.config.fields import as_flag
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.errors import UsageError
+
+# by the name in the namespace, which a stock OpenCLIP's does not have
+_DATA = {"num_captions": "--captions-per-image", "caption_keys": "--text-key or --json-text-key"}
+_LOSS = {"loss_fn": "--loss", "loss_chunk_size": "--loss-impl", "train_batch_hooks": "--batch-hooks"}
+
+
+def check_patched(args: argparse.Namespace, plan: Plan) -> None:
+    """Raises UsageError for a flag of a patched OpenCLIP whose place is taken by a flag of ours."""
+    taken = _DATA if plan.loss.stock else {**_DATA, **_LOSS}
+    for name, ours in taken.items():
+        value = getattr(args, name, None)
+        if value and value != 1:
+            why = "captions are read" if name in _DATA else f"--loss {plan.loss.name} is trained"
+            raise UsageError(f"{as_flag(name)}: is OpenCLIP's own, and {why} by open_clip_fff here; use {ours}")
