@@ -25,7 +25,7 @@ ALLOWED = {
     "losses": {"config", "mining"},
     "hooks": {"config", "data", "models", "matching", "grouping"},
     "tools.pages": set(),
-    "evaluation": {"config", "hub", "data", "tools.pages"},
+    "evaluation": {"config", "hub", "data", "models", "tools.pages"},
     "host": {"config", "hub", "data", "models", "mining", "grouping", "losses", "hooks", "evaluation"},
     "tools": {"config", "hub", "data", "models", "mining", "matching", "tools.pages"},
     "commands": {"config", "hub", "data", "evaluation", "tools"},

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff probe") -
         splits = with_training_images(prepare(arguments), named=arguments.datasets != ["all"])
         settings = ProbeSettings(arguments.shots, arguments.seed)
         failed = score_models(
-            arguments, list(splits), line, evaluate=lambda local: probe(splits[local], settings), task=LINEAR_PROBE
+            arguments, list(splits), line, evaluate=lambda _, local: probe(splits[local], settings), task=LINEAR_PROBE
         )
         return exit_code(prog, failed)
 

@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.flags import eval_parser
-from open_clip_fff.evaluation.protocol import ELEVEN, score_text
+from open_clip_fff.evaluation.protocol import ELEVEN, RECALL_AT, RERANKING, RETRIEVAL, score_text
 
 if TYPE_CHECKING:
+    from open_clip_fff.evaluation.layouts import LocalSet
+    from open_clip_fff.evaluation.scoring import Evaluate
     from open_clip_fff.evaluation.store import Score
+    from open_clip_fff.hub.loading import LoadedModel
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff score") -> int:
@@ -22,10 +26,32 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff score") -
     """
 
     def body() -> int:
-        arguments = eval_parser(prog, __doc__).parse_args(typed(argv))
+        parser = eval_parser(prog, __doc__)
+        rerank = (
+            "of retrieval sets, order the nearest N by the match logits of the model's fusion model (ALBEF and MAFA: "
+            "128 for Flickr30k, 256 for COCO)"
+        )
+        parser.add_argument("--rerank", type=int, metavar="N", help=rerank)
+        arguments = parser.parse_args(typed(argv))
+        if arguments.rerank is not None and arguments.rerank < max(RECALL_AT):
+            raise UsageError(f"--rerank {arguments.rerank}: recalls are up to the {max(RECALL_AT)}th; raise it")
         from open_clip_fff.evaluation.score_all import exit_code, prepare, score_models
 
-        return exit_code(prog, score_models(arguments, prepare(arguments), line, average))
+        sets = prepare(arguments)
+        if arguments.rerank is None:
+            return exit_code(prog, score_models(arguments, sets, line, average))
+        from open_clip_fff.evaluation.rerank import reranker
+
+        retrieval = [local for local in sets if local.spec.task == RETRIEVAL]
+        if not retrieval:
+            raise UsageError(f"--rerank: none of {', '.join(local.spec.name for local in sets)} is a retrieval set")
+
+        def evaluate(loaded: "LoadedModel", local: "LocalSet") -> "Evaluate":
+            return reranker(loaded, local, arguments.rerank)
+
+        return exit_code(
+            prog, score_models(arguments, retrieval, line, evaluate=evaluate, task=f"{RERANKING}{arguments.rerank}")
+        )
 
     return as_program(prog, body)
 

@@ -7,6 +7,8 @@ ZERO_SHOT, RETRIEVAL = "zeroshot_classification", "zeroshot_retrieval"  # clip-b
 RECALL_AT = (1, 5, 10)
 IMAGE_TO_TEXT, TEXT_TO_IMAGE = "text_retrieval_recall", "image_retrieval_recall"  # named after what is retrieved
 LINEAR_PROBE = "linear_probe"
+RERANKING = "rerank_"  # and the number of candidates: retrieval re-ranked by a fusion model
+ORDERS = ("itc_", "itm_", "itc_itm_")  # by features, by match logit, by the sum of both; before the recalls' names
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,22 @@ def score_text(metrics: Mapping[str, float], metric: str) -> str:
     """A score as text: the set's metric, or recalls in both directions, in per cent.
 
     Args:
-        metrics: clip-benchmark's, by its names, from 0 to 1.
+        metrics: clip-benchmark's, by its names, from 0 to 1; of a re-ranking those of each of `ORDERS`.
         metric: the set's own.
     """
-    if not metric.startswith(IMAGE_TO_TEXT):
+    if metric.startswith(IMAGE_TO_TEXT):
+        return _recalls(metrics)
+    if not metric.endswith(f"{IMAGE_TO_TEXT}@1"):
         return f"{metric} {100 * metrics[metric]:.2f} %"
+    titles = zip(ORDERS, ("ITC", "ITM", "ITC+ITM"), strict=True)
+    ceilings = [100 * metrics[f"{way}_ceiling"] for way in (IMAGE_TO_TEXT, TEXT_TO_IMAGE)]
+    orders = [f"{title}: {_recalls(metrics, order)}" for order, title in titles]
+    return "; ".join([*orders, f"at most {ceilings[0]:.1f} and {ceilings[1]:.1f}"])
+
+
+def _recalls(metrics: Mapping[str, float], order: str = "") -> str:
     ways = []
     for way, name in (("image to text", IMAGE_TO_TEXT), ("text to image", TEXT_TO_IMAGE)):
-        recalls = "/".join(f"{100 * metrics[f'{name}@{k}']:.1f}" for k in RECALL_AT)
+        recalls = "/".join(f"{100 * metrics[f'{order}{name}@{k}']:.1f}" for k in RECALL_AT)
         ways.append(f"{way} R@{'/'.join(map(str, RECALL_AT))} {recalls}")
     return ", ".join(ways)

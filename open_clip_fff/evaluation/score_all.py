@@ -13,7 +13,7 @@ from open_clip_fff.evaluation.benchmark import evaluate as zero_shot
 from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, repository, where_to_get
 from open_clip_fff.evaluation.scoring import Evaluate, score_set
 from open_clip_fff.evaluation.store import Score
-from open_clip_fff.hub.loading import add_architectures, check_model_name, load_model
+from open_clip_fff.hub.loading import LoadedModel, add_architectures, check_model_name, load_model
 from open_clip_fff.plural import plural
 
 
@@ -52,7 +52,7 @@ def score_models(
     sets: Sequence[LocalSet],
     line: Callable[[Score], str],
     total: Callable[[Sequence[Score]], str] | None = None,
-    evaluate: Callable[[LocalSet], Evaluate] | None = None,
+    evaluate: Callable[[LoadedModel, LocalSet], Evaluate] | None = None,
     task: str | None = None,
 ) -> int:
     """Scores every model on every set and prints each score; goes on after a failure.
@@ -83,7 +83,7 @@ def score_models(
         for local in sets:
             left -= 1
             try:
-                evaluator = zero_shot if evaluate is None else evaluate(local)
+                evaluator = zero_shot if evaluate is None else evaluate(loaded, local)
                 score, new = score_set(loaded, local, settings, arguments.store, arguments.again, evaluator, task)
             except UsageError as error:
                 print(f"  error: {error}", file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings
 from open_clip_fff.evaluation.benchmark import evaluate as zero_shot
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
+from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, LINEAR_PROBE, RERANKING
 from open_clip_fff.evaluation.store import META, Score, model_folder, read_score, write_score
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.params import read_params
@@ -95,12 +96,16 @@ def score_set(
 
 
 def _about_set(local: LocalSet, name: str, task: str, outcome: EvalOutcome) -> dict[str, Any]:
-    probe = task != local.spec.task
+    title, metric = local.spec.title, local.spec.metric
+    if task == LINEAR_PROBE:
+        title, metric = f"{title}, linear probe", "lp_acc1"
+    elif task.startswith(RERANKING):
+        title, metric = f"{title}, {task.removeprefix(RERANKING)} re-ranked", f"itm_{IMAGE_TO_TEXT}@1"
     return {
         "name": name,
-        "title": f"{local.spec.title}, linear probe" if probe else local.spec.title,
+        "title": title,
         "task": task,
-        "metric": "lp_acc1" if probe else local.spec.metric,
+        "metric": metric,
         "note": local.spec.note,
         "location": str(local.root.resolve()),
         "layout": local.layout,

@@ -11,8 +11,10 @@ from open_clip_fff.evaluation.protocol import (
     ELEVEN,
     IMAGE_TO_TEXT,
     LINEAR_PROBE,
+    ORDERS,
     PROTOCOL,
     RECALL_AT,
+    RERANKING,
     RETRIEVAL,
     TEXT_TO_IMAGE,
     ZERO_SHOT,
@@ -76,13 +78,24 @@ def _columns(key: SetKey, score: Score) -> list[Column]:
     title = PROTOCOL[name].title if name in PROTOCOL else score.meta["set"].get("title") or name
     one = Column(PAPER, key, title, score.meta["set"]["metric"])
     one = replace(one, detail=DETAILS.get(one.metric.removeprefix("lp_"), one.metric))
-    if task == RETRIEVAL:
-        recalls = [(f"{way}@{k}", f"{text} R@{k}") for way, text in DIRECTIONS.items() for k in RECALL_AT]
+    if is_retrieval(task):
+        orders = {"": ""} if task == RETRIEVAL else dict(zip(ORDERS, ("", ", ITM", ", ITC+ITM"), strict=True))
+        recalls = [
+            (f"{order}{way}@{k}", f"{text} R@{k}{by}")
+            for order, by in orders.items()
+            for way, text in DIRECTIONS.items()
+            for k in RECALL_AT
+        ]
         found = [replace(one, group=RECALL, metric=metric, detail=detail) for metric, detail in recalls]
         return [column for column in found if column.metric in score.metrics]
     if task == LINEAR_PROBE:
         return [replace(one, group=PROBE)]
     return [one if name in OF_PROTOCOL else replace(one, group=OTHER)]
+
+
+def is_retrieval(task: str) -> bool:
+    """Whether a task's outcomes are recalls, re-ranked ones included."""
+    return task == RETRIEVAL or task.startswith(RERANKING)
 
 
 def sample_order(model: ScoredModel, key: SetKey) -> tuple[object, ...]:
@@ -91,8 +104,9 @@ def sample_order(model: ScoredModel, key: SetKey) -> tuple[object, ...]:
     Raises UsageError if a score does not hold an outcome for each image.
     """
     score = model.scores[key]
-    images, truth = score.meta["set"]["images"], score.samples.get("image_of_text" if key[0] == RETRIEVAL else "target")
-    if truth is None or (truth.max(initial=-1) >= images if key[0] == RETRIEVAL else len(truth) != images):
+    images, retrieval = score.meta["set"]["images"], is_retrieval(key[0])
+    truth = score.samples.get("image_of_text" if retrieval else "target")
+    if truth is None or (truth.max(initial=-1) >= images if retrieval else len(truth) != images):
         raise UsageError(
             f"{model.folder / key[1]}: its samples are not of its {images:,} images; "
             "delete it and run open-clip-fff score again"
@@ -111,9 +125,9 @@ def hits_of(score: Score, column: Column) -> tuple[np.ndarray, np.ndarray, np.nd
         KeyError: for a metric that cannot be resampled by images.
     """
     samples = score.samples
-    if column.key[0] == RETRIEVAL:
+    if is_retrieval(column.key[0]):
         hit = samples[column.metric].astype(np.float32)
-        if column.metric.startswith(IMAGE_TO_TEXT):
+        if f"{IMAGE_TO_TEXT}@" in column.metric:
             return hit, np.ones_like(hit), np.zeros(len(hit), np.int64)
         owner, images = samples["image_of_text"], score.meta["set"]["images"]
         hits, trials = (np.bincount(owner, each, minlength=images) for each in (hit, np.ones_like(hit)))

@@ -1,0 +1,125 @@
+"""Retrieval re-ranked by a fusion model, as in ALBEF and MAFA: the nearest by ITC, ordered by the match logit (ITM)."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, make_loader
+from open_clip_fff.evaluation.layouts import LocalSet
+from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, ORDERS, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
+from open_clip_fff.evaluation.scoring import Evaluate
+from open_clip_fff.hub.loading import LoadedModel, local_path
+from open_clip_fff.models.fusion import Fusion, load_fusion
+from open_clip_fff.models.tower_tokens import TextTokens, TowerTokens
+
+PAIRS = 256  # that are fused at a time
+
+
+def reranker(loaded: LoadedModel, local: LocalSet, candidates: int) -> Evaluate:
+    """The `evaluate` of `scoring.score_set`.
+
+    Args:
+        loaded: an exported folder, a run or a checkpoint with a fusion model.
+        local: a retrieval set.
+        candidates: how many of the nearest, by the towers' features, are re-ranked.
+
+    Raises:
+        UsageError: for another kind of set, or a model without a fusion model.
+    """
+    if local.spec.task != RETRIEVAL:
+        raise UsageError(f"{local.spec.name}: re-ranking is for retrieval sets")
+    path = local_path(loaded.given)
+    if path is None:
+        raise UsageError(f"{loaded.given}: --rerank needs a fusion model, which an exported folder or a run has")
+    fusion = load_fusion(Path(path))
+
+    def evaluate(
+        model: Any, preprocess: Callable, tokenizer: Callable, local: LocalSet, settings: EvalSettings
+    ) -> EvalOutcome:
+        device = torch.device(settings.device)
+        loader = make_loader(local, preprocess, settings)
+        with torch.no_grad(), torch.autocast(device.type, enabled=settings.amp):
+            encoded = _encode(model, tokenizer, loader, device)
+            return _reranked(fusion.to(device), encoded, candidates, settings, local.spec.name)
+
+    return evaluate
+
+
+class EncodedSet(NamedTuple):
+    """A set's N images and M captions; tokens on the CPU."""
+
+    images: Tensor  # [N, D]
+    texts: Tensor  # [M, D]
+    owner: Tensor  # int64 [M], each caption's image
+    image_tokens: list[Tensor]  # [T, W'] each
+    text_tokens: list[tuple[Tensor, int]]  # [length, W], and the position of the caption's own feature
+
+
+def _encode(model: Any, tokenizer: Callable, loader: Any, device: torch.device) -> EncodedSet:
+    tokens = TowerTokens(model)
+    images, texts, owner = [], [], []
+    image_tokens: list[Tensor] = []
+    text_tokens: list[tuple[Tensor, int]] = []
+    for pixels, captions in loader:
+        with tokens.capture() as captured:
+            images.append(F.normalize(model.encode_image(pixels.to(device)).float(), dim=-1))
+            flat = [caption for each in captions for caption in each]
+            ids = tokenizer(flat).to(device)
+            texts.append(F.normalize(model.encode_text(ids).float(), dim=-1))
+        owner += [len(image_tokens) + row for row, each in enumerate(captions) for _ in each]
+        image_tokens += list(captured.images[0].cpu())
+        found = tokens.describe(captured.texts[0], ids)
+        text_tokens += [
+            (features[mask].cpu(), int(position))
+            for features, mask, position in zip(found.features, found.mask, found.pooled, strict=True)
+        ]
+    return EncodedSet(torch.cat(images), torch.cat(texts), torch.tensor(owner), image_tokens, text_tokens)
+
+
+def _reranked(fusion: Fusion, encoded: EncodedSet, candidates: int, settings: EvalSettings, name: str) -> EvalOutcome:
+    cosines = (encoded.images @ encoded.texts.T).cpu()
+    images, captions = cosines.shape
+    truth = encoded.owner == torch.arange(images)[:, None]  # [N, M]
+    samples: dict[str, np.ndarray] = {"image_of_text": encoded.owner.numpy()}
+    metrics: dict[str, float] = {}
+    ways = (IMAGE_TO_TEXT, cosines, truth), (TEXT_TO_IMAGE, cosines.T, truth.T)
+    pairs = sum(len(itc) * min(candidates, itc.shape[1]) for _, itc, _ in ways)
+    shown = settings.progress_bars
+    with tqdm(total=pairs, unit="pairs", desc=f"{name}, re-ranking", disable=None if shown else True) as bar:
+        for way, itc, right in ways:
+            nearest = itc.topk(min(candidates, itc.shape[1]), dim=1)
+            rows = torch.arange(len(itc))[:, None].expand_as(nearest.indices).flatten()
+            columns = nearest.indices.flatten()
+            of_images, of_texts = (rows, columns) if way == IMAGE_TO_TEXT else (columns, rows)
+            itm = torch.cat(list(_logits(fusion, encoded, of_images, of_texts, bar))).view_as(nearest.values)
+            found = right.gather(1, nearest.indices)
+            metrics[f"{way}_ceiling"] = found.any(dim=1).float().mean().item()
+            for order, score in zip(ORDERS, (nearest.values, itm, nearest.values + itm), strict=True):
+                ranked = found.gather(1, score.argsort(dim=1, descending=True, stable=True))
+                for k in RECALL_AT:
+                    hits = ranked[:, :k].any(dim=1)
+                    samples[f"{order}{way}@{k}"] = hits.numpy()
+                    metrics[f"{order}{way}@{k}"] = hits.float().mean().item()
+    metrics["candidates"] = candidates
+    return EvalOutcome(metrics, samples, {"images": images, "captions": captions})
+
+
+def _logits(fusion: Fusion, encoded: EncodedSet, images: Tensor, texts: Tensor, bar: Any) -> Iterator[Tensor]:
+    """Match logits of pairs, float32 [n] on the CPU, some at a time."""
+    device = next(fusion.parameters()).device
+    for of_images, of_texts in zip(images.split(PAIRS), texts.split(PAIRS), strict=True):
+        found = [encoded.text_tokens[index] for index in of_texts.tolist()]
+        features = torch.nn.utils.rnn.pad_sequence([features for features, _ in found], batch_first=True).to(device)
+        lengths = torch.tensor([len(features) for features, _ in found], device=device)
+        mask = torch.arange(features.shape[1], device=device) < lengths[:, None]
+        text = TextTokens(features, mask, torch.tensor([position for _, position in found], device=device))
+        pixels = torch.stack([encoded.image_tokens[index] for index in of_images.tolist()]).to(device)
+        yield fusion.match(fusion(pixels, text.features, text.mask), text.pooled)[:, 1].float().cpu()
+        bar.update(len(found))

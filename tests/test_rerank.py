@@ -1,0 +1,103 @@
+"""Retrieval re-ranked by a fusion model: against every pair scored by itself, and in the comparison's table."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from open_clip_fff.cli import main
+from open_clip_fff.evaluation.benchmark import EvalSettings
+from open_clip_fff.evaluation.layouts import find_sets
+from open_clip_fff.evaluation.rerank import reranker
+from open_clip_fff.hub.loading import load_model
+from open_clip_fff.matching.fusion import load_fused
+from tests.conftest import write_tar
+from tests.eval_sets import NAMES, jpeg, put
+
+pytestmark = pytest.mark.slow  # a training
+
+
+@pytest.fixture
+def exported(trainer, tmp_path, export_here):
+    argv = ["--method", "albef", "--fusion-layers", "1", "--lr", "0.01", "--epochs", "2", "--name", "albef"]
+    assert trainer(*argv, "--json-text-key", "captions", "--text-key", "") == 0
+    export_here(trainer.run("albef"), tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def retrieval(tmp_path):
+    """24 images with two captions each, of different lengths."""
+    rows = {
+        f"s{row:04d}": {"jpg": jpeg(row), "txt": f"a {NAMES[row % 4]} square\n{NAMES[row % 4]} {row} all over".encode()}
+        for row in range(24)
+    }
+    folder = tmp_path / "data" / "flickr8k"
+    (folder / "test").mkdir(parents=True)
+    write_tar(folder / "test" / "0.tar", rows)
+    put(folder / "test" / "nshards.txt", "1")
+    put(folder / "dataset_type.txt", "retrieval")
+    return folder
+
+
+def test_recalls_are_those_of_every_pair_scored_by_itself(exported, retrieval):
+    loaded = load_model(str(exported), "cpu")
+    (local,), _ = find_sets(["flickr8k"], retrieval.parent)
+    settings = EvalSettings(batch_size=5, workers=0, progress_bars=False)
+    outcome = reranker(loaded, local, 12)(loaded.model, loaded.preprocess, loaded.tokenizer, local, settings)
+    fused = load_fused(str(exported), "--discriminator")
+    import io
+
+    images = torch.stack([loaded.preprocess(Image.open(io.BytesIO(jpeg(row)))) for row in range(24)])
+    texts = [text for row in range(24) for text in (f"a {NAMES[row % 4]} square", f"{NAMES[row % 4]} {row} all over")]
+    owner = torch.arange(24).repeat_interleave(2)
+    with torch.no_grad():
+        tokens, mask = fused.tokens(texts)
+        states = fused.encode(images)
+        itm = torch.stack([fused.match(state.expand(48, -1, -1), tokens, mask)[:, 1] for state in states])
+        of_images = F.normalize(loaded.model.encode_image(images), dim=-1)
+        itc = of_images @ F.normalize(loaded.model.encode_text(tokens), dim=-1).T
+    assert outcome.sizes == {"images": 24, "captions": 48} and outcome.metrics["candidates"] == 12
+    for way, cosines, logits, right in (
+        ("text_retrieval_recall", itc, itm, owner == torch.arange(24)[:, None]),
+        ("image_retrieval_recall", itc.T, itm.T, (owner == torch.arange(24)[:, None]).T),
+    ):
+        for order, score in (("itc_", cosines), ("itm_", logits), ("itc_itm_", cosines + logits)):
+            for k in (1, 5, 10):
+                hits = []
+                for row in range(len(cosines)):
+                    near = cosines[row].argsort(descending=True, stable=True)[:12]
+                    best = near[score[row, near].argsort(descending=True, stable=True)][:k]
+                    hits.append(bool(right[row, best].any()))
+                assert outcome.samples[f"{order}{way}@{k}"].tolist() == hits, (order, way, k)
+                assert outcome.metrics[f"{order}{way}@{k}"] == pytest.approx(sum(hits) / len(hits))
+        near = [cosines[row].argsort(descending=True, stable=True)[:12] for row in range(len(cosines))]
+        ceiling = sum(bool(right[row, places].any()) for row, places in enumerate(near)) / len(cosines)
+        assert outcome.metrics[f"{way}_ceiling"] == pytest.approx(ceiling)
+
+
+def test_the_command_and_the_comparison(exported, retrieval, trainer, tmp_path, capsys):
+    argv = ["--data-root", str(retrieval.parent), "--store", str(tmp_path / "store"), "--workers", "0"]
+    assert main(["score", str(exported), *argv, "--rerank", "12"]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "ITC: image to text R@1/5/10" in printed and "; ITC+ITM: image to text" in printed and "; at most " in printed
+    )
+    assert main(["score", str(exported), *argv]) == 0
+    assert main(["score", str(exported), *argv, "--rerank", "12"]) == 0
+    assert "(from the store)" in capsys.readouterr().out
+    assert main(["score", str(exported), *argv, "--rerank", "24"]) == 0
+    assert "(from the store)" not in capsys.readouterr().out
+    out = tmp_path / "table"
+    assert main(["compare", "--store", str(tmp_path / "store"), "--baseline", str(exported), "--out", str(out)]) == 0
+    table = (out / "table.md").read_text()
+    assert "12 re-ranked" in table and "24 re-ranked" in table and "R@1, ITC+ITM" in table
+
+
+def test_mistakes_are_answered(exported, retrieval, trainer, tmp_path, capsys):
+    argv = ["--data-root", str(retrieval.parent), "--store", str(tmp_path / "store"), "--workers", "0"]
+    assert main(["score", str(exported), *argv, "--rerank", "9"]) == 2
+    assert "--rerank 9: recalls are up to the 10th; raise it" in capsys.readouterr().err
+    (exported / "fusion.json").unlink()
+    assert main(["score", str(exported), *argv, "--rerank", "10"]) == 1
+    assert "holds no fusion model" in capsys.readouterr().err
