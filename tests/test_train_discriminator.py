@@ -13,18 +13,26 @@ import torch
 from PIL import Image
 
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.config.connection import ConnectionSettings
+from open_clip_fff.config.connection import UNDECIDED, ConnectionSettings
 from open_clip_fff.data.shards import id_of, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
 from open_clip_fff.matching.discriminators import make_discriminator
+from open_clip_fff.mining.itm_reference import itm_reference
 from open_clip_fff.tools.finetune import pairs
-from open_clip_fff.tools.finetune.discriminator_losses import alignment_loss, draw_negatives, losses, same_pair
+from open_clip_fff.tools.finetune.discriminator_losses import (
+    alignment_loss,
+    draw_negatives,
+    hardest_pairs,
+    losses,
+    same_pair,
+)
 from open_clip_fff.tools.finetune.measure import scores
 from open_clip_fff.tools.finetune.pairs import TrainingPairs, held_out, held_out_pairs
 from tests.conftest import colour_sample, write_tar
 from tests.matching_models import make
 
+MAFA = ConnectionSettings("blip:x")
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "initializer_range": 0.1}
 DIGITS = {
@@ -67,6 +75,22 @@ def test_negatives_are_never_of_the_same_image_or_words():
     assert (counts[0.0][3, :3] / 500 - 1 / 3).abs().max() < 0.1  # evenly
     rows, columns = draw_negatives(cosines[:2, :2], same[:2, :2], 0.5)
     assert len(rows) == len(columns) == 0
+
+
+@pytest.mark.parametrize("case", range(12))
+def test_the_hardest_pairs_are_mafas(case):
+    """As the plain loop over the cosines has them, with a discriminator and without."""
+    draw = torch.Generator().manual_seed(case)
+    cosines = torch.rand(6, 6, generator=draw, dtype=torch.float64)
+    ids = torch.randint(0, 6, (6,), generator=draw)
+    values = torch.tensor([0.2, 0.5, 0.6, 0.8, 0.9], dtype=torch.float64)
+    q = values[torch.randint(0, 5, (6, 6), generator=draw)]
+    label = score = None
+    if case % 3:
+        label, score = lambda i, t: MAFA.match_label(q[i, t], UNDECIDED), lambda i, t: float(q[i, t])
+    found = hardest_pairs(label)(cosines, ids[:, None] == ids)
+    expected = itm_reference(cosines, ids, torch.ones(6, 1, dtype=torch.bool), score)
+    assert sorted(zip(*(x.tolist() for x in found), strict=True)) == sorted(pair[:3] for pair in expected)
 
 
 def test_equal_pairs_share_the_target():
@@ -200,6 +224,11 @@ def test_a_folder_is_trained_on_and_gives_the_same_twice(shards, tmp_path, capsy
     options = ["--steps", "3", "--batch-size", "8", "--lr", "1e-2"]
     weights = []
     capsys.readouterr()
+    mafa = ["--itm-negatives", "hardest", "--discriminator", str(model), "--match-positive", "0.6"]
+    assert program("--model", model, "--out", tmp_path / "mafa", *data, *options, *mafa, "--workers", "0") == 0
+    assert (tmp_path / "mafa" / "discriminator.json").is_file()
+    assert program("--model", model, "--out", tmp_path / "none", *data, *mafa[2:]) == 2
+    assert "add --itm-negatives hardest" in capsys.readouterr().err
     for number, more in enumerate((["--workers", "0"], ["--workers", "0", "--freeze-vision"])):
         for repeat in range(2 - number):
             out = tmp_path / f"out-{number}-{repeat}"

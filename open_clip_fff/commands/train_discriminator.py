@@ -14,27 +14,36 @@ from dataclasses import replace
 
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.training_flags import CAPTION_FLAGS, CAPTIONS_HELP, parse_with_training, training_plan
+from open_clip_fff.hub.training_flags import (
+    CAPTION_FLAGS,
+    CAPTIONS_HELP,
+    bring_parts,
+    parse_with_training,
+    training_plan,
+)
 from open_clip_fff.tools.finetune.flags import ALL, HARD, LEAST, add_flags, check
+
+LABELLING = ("discriminator", "match_positive", "match_negative", "plugin")
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff train-discriminator") -> int:
     """Shards in, a discriminator out: 0, or 2 for a mistake."""
 
     def body() -> int:
-        args, captions = parse(typed(argv), prog)
+        args, captions, connection = parse(typed(argv), prog)
         from open_clip_fff.data.sources import CaptionReader
         from open_clip_fff.tools.finetune.discriminator import run
 
-        return run(args, CaptionReader(captions))
+        return run(args, CaptionReader(captions), connection)
 
     return as_program(prog, body)
 
 
-def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSettings]:
-    """The command's own flags, and training's about captions.
+def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSettings, ConnectionSettings | None]:
+    """The command's own flags, and training's about captions and the discriminator that labels hardest pairs.
 
     Raises:
         UsageError: for an invalid flag.
@@ -51,10 +60,21 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
         help="of negatives sampled by the model's cosine, the others at random; less where many captions match many "
         f"images (default: {HARD})",
     )
+    parser.add_argument(
+        "--itm-negatives",
+        choices=("sampled", "hardest"),
+        default="sampled",
+        help="sampled: by --hard-negatives; hardest: each image's and each caption's hardest, as GRIT-VLP, and with "
+        "training's --discriminator KIND:NAME and --match-positive and -negative by MAFA's rules (default: sampled)",
+    )
     parser.add_argument("--freeze-vision", action=argparse.BooleanOptionalAction, default=False, help="(default: no)")
-    args, training = parse_with_training(parser, argv, only=CAPTION_FLAGS)
+    args, training = parse_with_training(parser, argv, only={*CAPTION_FLAGS, *LABELLING})
     check(args, batch_size=2, held_out_images=LEAST, hard_negatives=True)
     if args.tokenizer and not args.from_config:
         raise UsageError("--tokenizer: goes with --from-config; --model has its own")
     fixed = {"captions_per_image": ALL, "caption_policy": "all", "loss": "fff", "method": None}
-    return args, replace(training_plan(training, fixed=fixed)[0].captions, shards=args.train_data)
+    plan = training_plan(training, fixed=fixed)[0]
+    bring_parts(plan)
+    if plan.connection is not None and args.itm_negatives != "hardest":
+        raise UsageError("--discriminator: labels the hardest pairs; add --itm-negatives hardest")
+    return args, replace(plan.captions, shards=args.train_data), plan.connection

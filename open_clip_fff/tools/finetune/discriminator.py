@@ -1,18 +1,27 @@
 """open-clip-fff train-discriminator: fine-tunes a matching model, measures it on held-out pairs, and writes it."""
 
 import argparse
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from open_clip_fff.config.connection import UNDECIDED, ConnectionSettings
 from open_clip_fff.data.data_sets import expand_shards
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError
+from open_clip_fff.matching.discriminators import make_discriminator
 from open_clip_fff.matching.loading import load_matching
 from open_clip_fff.matching.model import MatchingModel
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.finetune.discriminator_losses import losses, same_pair
+from open_clip_fff.tools.finetune.discriminator_losses import (
+    LabelPairs,
+    hardest_pairs,
+    losses,
+    same_pair,
+    sampled_pairs,
+)
 from open_clip_fff.tools.finetune.flags import LEAST
 from open_clip_fff.tools.finetune.loop import (
     Losses,
@@ -27,7 +36,7 @@ from open_clip_fff.tools.finetune.pairs import ImagePair, ImageTransform, Traini
 from open_clip_fff.tools.finetune.random_weights import from_config
 
 
-def run(args: argparse.Namespace, reader: CaptionReader) -> int:
+def run(args: argparse.Namespace, reader: CaptionReader, connection: ConnectionSettings | None = None) -> int:
     """Trains, measures, and writes the folder.
 
     Raises:
@@ -48,9 +57,14 @@ def run(args: argparse.Namespace, reader: CaptionReader) -> int:
     if args.freeze_vision:
         model.vision_model.requires_grad_(False)
 
+    label = None if connection is None else labeller(matching, connection, args.device)
+
     def both(batch: tuple[Tensor, list[str], Tensor]) -> Losses:
         pixels, captions, ids = batch
-        contrastive, matched = losses(matching, pixels.to(args.device), captions, ids, args.hard_negatives)
+        pixels, pairs = pixels.to(args.device), sampled_pairs(args.hard_negatives)
+        if args.itm_negatives == "hardest":
+            pairs = hardest_pairs(None if label is None else label(pixels, captions))
+        contrastive, matched = losses(matching, pixels, captions, ids, pairs)
         return {"matching": matched, "contrastive": contrastive}
 
     fine_tune(model, TrainingPairs(urls, reader, crop, args.held_out, args.seed), both, args)
@@ -59,6 +73,23 @@ def run(args: argparse.Namespace, reader: CaptionReader) -> int:
     save([model, matching.tokenizer, matching.image_processor], args, "discriminator.json", record)
     print(f"{args.out} is written: --discriminator {matching.kind}:{args.out}")
     return 0
+
+
+def labeller(
+    matching: MatchingModel, settings: ConnectionSettings, device: str
+) -> Callable[[Tensor, list[str]], LabelPairs]:
+    """A frozen discriminator's match labels of a batch's pairs; it sees the crops that `matching` sees."""
+    discriminator = make_discriminator(settings, torch.device(device), *matching.normalisation)
+
+    def of_batch(pixels: Tensor, captions: list[str]) -> LabelPairs:
+        @torch.no_grad()
+        def label(images: Tensor, texts: Tensor) -> Tensor:
+            q = discriminator(pixels[images], [captions[text] for text in texts.tolist()])
+            return settings.match_label(q, UNDECIDED)
+
+        return label
+
+    return of_batch
 
 
 def measured_pairs(

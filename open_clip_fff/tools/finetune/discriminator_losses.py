@@ -1,6 +1,9 @@
-"""A discriminator's losses: ALBEF's and BLIP's image-text contrast and matching (arXiv 2107.07651, 2201.12086)."""
+"""A discriminator's losses: ALBEF's and BLIP's image-text contrast and matching (arXiv 2107.07651, 2201.12086).
 
-from collections.abc import Sequence
+Matching goes over sampled negatives, or over the hardest by MAFA's rules (arXiv 2312.06112), as a fusion model's does.
+"""
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +11,22 @@ from torch import Tensor
 
 from open_clip_fff.data.ids import caption_hash
 from open_clip_fff.matching.model import MatchingModel
+from open_clip_fff.mining.hardest import Hardest
+from open_clip_fff.mining.itm import itm_targets
 from open_clip_fff.tools.finetune.flags import HARD
+
+# match labels int8 [n] of images and captions at positions int64 [n] of the batch
+LabelPairs = Callable[[Tensor, Tensor], Tensor]
 
 TEMPERATURE = 0.07  # of the cosines; fixed, since transformers' models have no learned one
 
 
 def losses(
-    matching: MatchingModel, pixels: Tensor, captions: Sequence[str], ids: Tensor, hard: float = HARD
+    matching: MatchingModel,
+    pixels: Tensor,
+    captions: Sequence[str],
+    ids: Tensor,
+    pairs: "PairsOf | None" = None,
 ) -> tuple[Tensor, Tensor]:
     """The contrastive and the matching loss of B pairs, two scalars.
 
@@ -26,20 +38,58 @@ def losses(
         pixels: [B, 3, *size], normalised as the model wants them.
         captions: B strings.
         ids: int64 [B], of the images. Pairs of one image or of equal captions are never negatives.
-        hard: the share of negatives sampled by the model's own cosine, 0 to 1; the rest is uniform. Where many captions
-            match many images, hard negatives are false ones, and the model learns to reject what it should find.
+        pairs: chooses them; `sampled_pairs` by default.
     """
     states = matching.encode(pixels)
     tokens, mask = matching.tokens(captions)
     cosines = matching.align(states, tokens, mask)
     same = same_pair(ids, captions).to(cosines.device)
-    positives = torch.arange(len(captions), device=cosines.device)
-    rows, columns = draw_negatives(cosines.detach(), same, hard)
-    more_columns, more_rows = draw_negatives(cosines.detach().T, same.T, hard)
-    images, texts = torch.cat([positives, rows, more_rows]), torch.cat([positives, columns, more_columns])
+    images, texts, target = (pairs or sampled_pairs())(cosines.detach(), same)
     logits = matching.match(states[images], tokens[texts], mask[texts]).float()
-    target = (torch.arange(len(logits), device=logits.device) < len(positives)).long()
     return alignment_loss(cosines, same), F.cross_entropy(logits, target)
+
+
+# from cosines [B, B] and known matches, bool [B, B], to P pairs: images, captions, whether they match; int64 [P] each
+PairsOf = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+
+
+def sampled_pairs(hard: float = HARD) -> PairsOf:
+    """ALBEF's and BLIP's: own pairs, a caption drawn for each image, an image drawn for each caption.
+
+    Args:
+        hard: the share of negatives sampled by the model's own cosine, 0 to 1; the rest is uniform. Where many captions
+            match many images, hard negatives are false ones, and the model learns to reject what it should find.
+    """
+
+    def pairs(cosines: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        positives = torch.arange(len(cosines), device=cosines.device)
+        rows, columns = draw_negatives(cosines, same, hard)
+        more_columns, more_rows = draw_negatives(cosines.T, same.T, hard)
+        images, texts = torch.cat([positives, rows, more_rows]), torch.cat([positives, columns, more_columns])
+        return images, texts, (torch.arange(len(images), device=cosines.device) < len(positives)).long()
+
+    return pairs
+
+
+def hardest_pairs(label: LabelPairs | None = None) -> PairsOf:
+    """GRIT-VLP's, and with `label`, a discriminator's match labels, MAFA's (`mining.itm.itm_targets`)."""
+
+    def pairs(cosines: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        places = torch.arange(len(cosines), device=cosines.device)
+        hardest = Hardest(_nearest(cosines, same), _nearest(cosines.T, same.T)[:, None])
+        caption, image = hardest.caption.clamp(min=0), hardest.image[:, 0].clamp(min=0)
+        second = Hardest(_nearest(cosines, same | same[caption]), _nearest(cosines.T, same.T | same.T[image])[:, None])
+        labels = (None, None) if label is None else (label(places, caption), label(image, places)[:, None])
+        found = itm_targets(torch.ones_like(hardest.image, dtype=torch.bool), hardest, second, *labels)
+        return found.image, found.caption, found.match
+
+    return pairs
+
+
+def _nearest(cosines: Tensor, excluded: Tensor) -> Tensor:
+    """The best column of each row that is not excluded, int64 [B]; -1 where there is none."""
+    best, column = cosines.masked_fill(excluded, -torch.inf).max(dim=1)
+    return column.where(best > -torch.inf, -1)
 
 
 def same_pair(ids: Tensor, captions: Sequence[str]) -> Tensor:
