@@ -21,6 +21,8 @@ COMMANDS = {
     "train": ("train", "trains: OpenCLIP's flags and ours"),
     "score": ("commands.score", "zero-shot accuracy and retrieval recall of models"),
     "probe": ("commands.probe", "linear probes of models"),
+    "vqa": ("commands.vqa", "fine-tunes a fusion model to answer questions about images (VQAv2), and scores it"),
+    "nlvr2": ("commands.nlvr2", "the same for sentences about two images (NLVR2)"),
     "compare": ("commands.compare", "models that were scored side by side: table, intervals, plots, page"),
     "export": ("export", "a checkpoint as a folder that stock OpenCLIP loads, with a model card"),
     "class-set": ("commands.class_set", "a zero-shot classification set of one's own images, to score on"),

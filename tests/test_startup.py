@@ -94,6 +94,8 @@ def test_mistakes_in_commands_wait_for_nothing():
         "retrieval-set x.tar --out y --captions 0": "--captions 0",
         "train-captioner --model m --out x --steps 0": "--steps 0",
         "train-discriminator --model m --out x --train-data y --p1 0.3": "--p1: neither a flag",
+        "vqa --model m --images i --out x": "--train-questions: name the file to train on",
+        "nlvr2 --score m --images i --test-data x": "--result: name where the figures go",
         "scale --images 0": "--images 0: must be above 0",
         "export run --out x --private": "--private: goes with --push",
         "exprot run": "did you mean export?",

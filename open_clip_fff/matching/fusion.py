@@ -13,6 +13,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.matching.discriminators import MatchingDiscriminator
 from open_clip_fff.matching.model import PairModel
 from open_clip_fff.matching.registry import DiscriminatorContext
+from open_clip_fff.models.crops import image_size
 from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.models.fusion import Fusion, load_fusion
 from open_clip_fff.models.tower_tokens import TowerTokens
@@ -51,8 +52,7 @@ class FusedTowers(PairModel):
 
     @property
     def size(self) -> tuple[int, int]:
-        size = self._towers.visual.image_size
-        return (size, size) if isinstance(size, int) else tuple(size)
+        return image_size(self._towers.visual)
 
     @property
     def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -1,6 +1,7 @@
 """The training batch's images, normalised and resized for another model."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,3 +43,9 @@ class Crops:
         if tuple(x.shape[-2:]) != self.size:
             x = F.interpolate(x, self.size, mode="bicubic", antialias=True)
         return x
+
+
+def image_size(visual: Any) -> tuple[int, int]:
+    """Height and width of the images that an OpenCLIP image tower takes."""
+    size = visual.image_size
+    return (size, size) if isinstance(size, int) else tuple(size)

@@ -14,7 +14,7 @@ from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import tokenizer_fingerprint
 from open_clip_fff.hub.loading import load_named
-from open_clip_fff.models.crops import Crops
+from open_clip_fff.models.crops import Crops, image_size
 from open_clip_fff.models.unpadded_text import UnpaddedText
 from open_clip_fff.numerics import half_on_cuda
 
@@ -85,8 +85,7 @@ class FrozenTowers:
         visual = self.model.visual
         # that of the first convolution: models in low precision keep some weights in float32
         self.dtype = next((p.dtype for p in visual.parameters() if p.ndim == 4), torch.float32)
-        size = (visual.image_size,) * 2 if isinstance(visual.image_size, int) else tuple(visual.image_size)
-        self.crops = Crops(size, visual.image_mean, visual.image_std, device, image_mean, image_std)
+        self.crops = Crops(image_size(visual), visual.image_mean, visual.image_std, device, image_mean, image_std)
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:

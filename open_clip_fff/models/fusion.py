@@ -100,9 +100,13 @@ class Fusion(nn.Module):
             is_decoder=False,  # every token sees all others
         ).last_hidden_state
 
+    def own(self, states: Tensor, pooled: Tensor) -> Tensor:
+        """Of states [P, L, W] those at the captions' own positions, int64 [P]: [P, W]."""
+        return states[torch.arange(len(states), device=states.device), pooled]
+
     def match(self, states: Tensor, pooled: Tensor) -> Tensor:
         """Logits [P, 2], no match and match, of states [P, L, W] at the captions' own positions, int64 [P]."""
-        return self.itm_head(states[torch.arange(len(states), device=states.device), pooled])
+        return self.itm_head(self.own(states, pooled))
 
     def predict(self, states: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Logits [m, vocabulary] of masked tokens' states [m, W]; `embedding` is the text tower's, where tied."""

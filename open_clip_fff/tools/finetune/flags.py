@@ -1,4 +1,4 @@
-"""The flags that train-discriminator and train-captioner share."""
+"""The flags that commands which fine-tune share."""
 
 import argparse
 from pathlib import Path
@@ -14,20 +14,33 @@ ALL = 10_000  # captions of an image: more than training may take
 
 
 def add_flags(parser: CommandParser, models: str, min_crop: float) -> None:
-    """Adds them; `models` describes --model."""
+    """Adds those of train-discriminator and train-captioner; `models` describes --model."""
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--model", metavar="NAME|DIR", help=f"{models}: hub name or folder")
     start.add_argument("--from-config", type=Path, metavar="FILE", help="random weights, of transformers' json")
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="for the model; must not exist")
+    add_loop_flags(parser, "pairs", "1e-5; 1e-3 with --from-config", min_crop)
+    add("--held-out", type=float, default=0.05, help="share of images, by id (default: 0.05)")
+    add("--held-out-images", type=int, default=500, help="the most to measure on (default: 500)")
+
+
+def add_loop_flags(parser: CommandParser, rows: str, lr: str, min_crop: float) -> None:
+    """Adds those that `fine_tune` reads.
+
+    Args:
+        parser: the command's.
+        rows: what a batch is made of.
+        lr: the default of --lr, which the command fills in.
+        min_crop: the default of --min-crop.
+    """
+    add = parser.add_argument
     add("--steps", type=int, default=1_000, help="(default: 1000)")
-    add("--batch-size", type=int, default=32, metavar="N", help="pairs in a step (default: 32)")
-    add("--lr", type=float, help="(default: 1e-5; 1e-3 with --from-config)")
+    add("--batch-size", type=int, default=32, metavar="N", help=f"{rows} in a step (default: 32)")
+    add("--lr", type=float, help=f"(default: {lr})")
     add("--wd", type=float, default=0.05, help="weight decay (default: 0.05)")
     add("--warmup", type=int, help="steps (default: a tenth)")
     add("--min-crop", type=float, default=min_crop, help=f"least share of an image in a crop (default: {min_crop})")
-    add("--held-out", type=float, default=0.05, help="share of images, by id (default: 0.05)")
-    add("--held-out-images", type=int, default=500, help="the most to measure on (default: 500)")
     add("--workers", type=int, default=2, help="processes that read images (default: 2)")
     add("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     add("--seed", type=int, default=0, help="(default: 0)")
@@ -36,8 +49,16 @@ def add_flags(parser: CommandParser, models: str, min_crop: float) -> None:
 def check(args: argparse.Namespace, batch_size: int, held_out_images: int, hard_negatives: bool = False) -> None:
     """Raises UsageError for a number out of range, or an output folder that exists."""
     check_least(args, steps=1, batch_size=batch_size, held_out_images=held_out_images, workers=0)
-    ranges = {"held_out": (1e-4, 0.5), "min_crop": (1e-4, 1.0)}
-    for name, (least, most) in (ranges | ({"hard_negatives": (0.0, 1.0)} if hard_negatives else {})).items():
+    check_shares(args, held_out=(1e-4, 0.5), min_crop=(1e-4, 1.0))
+    if hard_negatives:
+        check_shares(args, hard_negatives=(0.0, 1.0))
+    if args.lr is None:
+        args.lr = 1e-3 if args.from_config else 1e-5
+    check_new_folder(args.out)
+
+
+def check_shares(args: argparse.Namespace, **ranges: tuple[float, float]) -> None:
+    """Raises UsageError for a share out of the range that its flag takes."""
+    for name, (least, most) in ranges.items():
         if not least <= (share := getattr(args, name)) <= most:
             raise UsageError(f"{as_flag(name)} {share:g}: a share from {least:g} to {most:g}")
-    check_new_folder(args.out)

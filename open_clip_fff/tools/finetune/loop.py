@@ -1,25 +1,26 @@
-"""What fine-tuning discriminators and captioners has in common: images, schedule, loop, and writing the model."""
+"""What all fine-tuning has in common: images, schedule, loop, and writing a model of transformers."""
 
 import argparse
 import json
 import math
 import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from torchvision import transforms
 from tqdm import tqdm
 
 from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, error_message, reason
 from open_clip_fff.models.transformers_weights import silenced_transformers
-from open_clip_fff.tools.finetune.pairs import ImageTransform, TrainingPairs
+from open_clip_fff.tools.finetune.pairs import ImageTransform
 
 TOKENIZER_SAMPLES = 20_000  # whose captions a tokenizer is learned from
 Losses = dict[str, Tensor]
@@ -61,39 +62,60 @@ def lr_factor(step: int, steps: int, warmup: int | None) -> float:
 
 
 def fine_tune(
-    model: Any, pairs: TrainingPairs, losses: Callable[[tuple[Tensor, list[str], Tensor]], Losses], args: Any
+    model: nn.Module,
+    data: IterableDataset,
+    losses: Callable[[Any], Losses],
+    args: Any,
+    rates: Mapping[nn.Module, float] | None = None,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> None:
     """AdamW over the sum of the losses, in bfloat16 on CUDA, with a progress bar; leaves the model in eval mode.
 
     Args:
-        model: of transformers, on its device.
-        pairs: an endless data set.
-        losses: of a batch (images, captions, ids), scalars by name.
+        model: on its device.
+        data: endless.
+        losses: of a batch of `data`, scalars by name.
         args: the command's flags: steps, batch_size, lr, wd, warmup, workers, device.
+        rates: the highest learning rates of the model's parts; None for args.lr in all of it.
+        after_step: called with the number of steps done, from 1; it may change the model's mode.
+
+    Raises:
+        UsageError: of the data, one line.
     """
-    weights = [x for x in model.parameters() if x.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [x for x in weights if x.ndim > 1], "weight_decay": args.wd},
-        {"params": [x for x in weights if x.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=args.lr if args.lr is not None else 1e-3 if args.from_config else 1e-5)
+    groups: list[dict[str, Any]] = []
+    for part, rate in ({model: args.lr} if rates is None else rates).items():
+        weights = [x for x in part.parameters() if x.requires_grad]
+        groups.append({"params": [x for x in weights if x.ndim > 1], "lr": rate, "weight_decay": args.wd})
+        groups.append({"params": [x for x in weights if x.ndim < 2], "lr": rate, "weight_decay": 0.0})
+    trained = [x for group in groups for x in group["params"]]
+    optimizer = torch.optim.AdamW(groups)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args.steps, args.warmup))
     kind = torch.device(args.device).type
-    batches = DataLoader(pairs, args.batch_size, num_workers=args.workers, drop_last=True, pin_memory=kind == "cuda")
-    model.train()
-    with tqdm(total=args.steps, unit="step", mininterval=1 if sys.stderr.isatty() else 30) as bar:
+    batches = DataLoader(data, args.batch_size, num_workers=args.workers, drop_last=True, pin_memory=kind == "cuda")
+    with plain_errors(), tqdm(total=args.steps, unit="step", mininterval=1 if sys.stderr.isatty() else 30) as bar:
         for _, batch in zip(range(args.steps), batches, strict=False):
+            model.train()
             with torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda"):
                 values = losses(batch)
             optimizer.zero_grad(set_to_none=True)
             torch.stack(list(values.values())).sum().backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             schedule.step()
             bar.update()
             if bar.n % 20 == 0 or bar.n == args.steps:  # reading a loss waits for the device
                 bar.set_postfix({name: f"{value.item():.3f}" for name, value in values.items()}, refresh=False)
+            after_step(bar.n)
     model.eval()
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """A mistake that a loader's worker meets stays one line, without the worker's traceback."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(error_message(error)) from error
 
 
 def save(parts: Sequence[Any], args: argparse.Namespace, name: str, record: Mapping[str, object]) -> None:

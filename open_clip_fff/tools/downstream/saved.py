@@ -1,0 +1,121 @@
+"""A fine-tuned model's folder: an exported fusion model's files, and the head beside them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.hub.checkpoints import read_weights
+from open_clip_fff.hub.description import folder_description
+from open_clip_fff.hub.folder import write_hub_folder
+from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
+from open_clip_fff.hub.loading import LoadedModel, load_named
+from open_clip_fff.models.fusion import load_fusion
+from open_clip_fff.tools.downstream.network import TaskNetwork
+
+HEAD, ABOUT, RESULT = "head.safetensors", "task.json", "result.json"
+
+
+class TaskModel(NamedTuple):
+    """A network for a task, with what is needed to use and to write it."""
+
+    network: TaskNetwork
+    classes: Sequence[str]
+    tokenizer: Any  # OpenCLIP's
+    description: Mapping[str, Any]  # of the towers, in OpenCLIP's hub format
+
+
+def new_task_model(given: str, pooled: bool, images: int, classes: Sequence[str]) -> TaskModel:
+    """Towers and fusion model of an exported folder or a run, and a new head.
+
+    Args:
+        given: as the user typed it.
+        pooled: whether the fusion model is left out, as in the baseline.
+        images: in an example.
+        classes: their names.
+
+    Raises:
+        UsageError: if there is no such model, or, unless `pooled`, it has no fusion model.
+    """
+    return _model(given, f"--model {given}", pooled, images, classes)
+
+
+def _model(given: str, source: str, pooled: bool, images: int, classes: Sequence[str]) -> TaskModel:
+    path = Path(given.removeprefix("local-dir:"))
+    if not path.exists():
+        raise UsageError(f"{source}: there is no such folder or checkpoint")
+    fusion = None if pooled else load_fusion(path)
+    loaded = load_named(
+        str(path) if path.is_file() or (path / "checkpoints").is_dir() else f"local-dir:{path}", None, source
+    )
+    description = loaded.description or _description(path, loaded)
+    network = TaskNetwork(loaded.model, fusion, description["model_cfg"]["embed_dim"], images, len(classes))
+    return TaskModel(network.requires_grad_(True), classes, loaded.tokenizer, description)
+
+
+def _description(folder: Path, loaded: LoadedModel) -> dict[str, Any]:
+    description = folder_description(folder, loaded.model.state_dict())
+    text = description["model_cfg"]["text_cfg"]
+    if text.get("hf_tokenizer_name") and (folder / "tokenizer_config.json").is_file():
+        text["hf_tokenizer_name"] = str(folder)  # its files are there; the name may be that of a folder elsewhere
+    return description
+
+
+def write_task_model(model: TaskModel, task: str, result: Mapping[str, Any], out: Path) -> None:
+    """Writes the folder, completely or not at all, and compares what it loads back to.
+
+    Args:
+        model: on any device.
+        task: `vqa` or `nlvr2`.
+        result: the figures, for `result.json`.
+        out: a path that does not exist, or an empty folder.
+
+    Raises:
+        UsageError: if it cannot be written, or loads back differently.
+    """
+    from safetensors.torch import save_file
+
+    network = model.network
+    about = {
+        "task": task, "pooled": network.fusion is None, "images": network.images, "classes": list(model.classes)
+    }  # fmt: skip
+
+    def write_more(folder: Path) -> None:
+        if network.fusion is not None:
+            write_fusion(SavedFusion(network.fusion.sizes.as_dict(), network.fusion.state_dict()), folder)
+        save_file({name: x.contiguous() for name, x in network.head.state_dict().items()}, folder / HEAD)
+        (folder / HEAD).chmod(0o644)
+        (folder / ABOUT).write_text(json.dumps(about) + "\n")
+        (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
+
+    def check(folder: Path) -> None:
+        back = load_task_model(folder, task).network.state_dict()
+        if different := [name for name, x in network.state_dict().items() if not torch.equal(back[name], x.cpu())]:
+            raise UsageError(f"what was written does not load back: {different[0]} differs")
+
+    write_hub_folder(model.description, network.towers.state_dict(), out, check=check, write_more=write_more)
+
+
+def load_task_model(folder: Path, task: str, flag: str = "--score") -> TaskModel:
+    """A folder of `write_task_model`, on the CPU.
+
+    Raises:
+        UsageError: if it is none, or of another task.
+    """
+    called = f"{flag} {folder}"
+    try:
+        about = json.loads((folder / ABOUT).read_text())
+        found, pooled, images, classes = (about[name] for name in ("task", "pooled", "images", "classes"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{called}: no folder that open-clip-fff {task} wrote ({ABOUT}: {reason(error)})") from error
+    if found != task:
+        raise UsageError(f"{called}: was fine-tuned for {found}; use open-clip-fff {found}")
+    model = _model(str(folder), called, pooled, images, classes)
+    try:
+        model.network.head.load_state_dict(read_weights(folder / HEAD))
+    except RuntimeError as error:
+        raise UsageError(f"{called}: {HEAD} does not fit {ABOUT} ({reason(error)})") from error
+    return model

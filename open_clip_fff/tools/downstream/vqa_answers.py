@@ -1,0 +1,64 @@
+"""VQA's answers: how they are normalised, what a right one counts, and the list of those that are classes.
+
+The accuracy is that of VQA (arXiv 1505.00468) and VQAv2 (arXiv 1612.00837): an answer that three people gave is right,
+and it is averaged over all sets of all people but one.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+AGREE = 3  # people who make an answer right
+LEAST = AGREE + 1  # people who are asked, since one is left out at a time
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(NUMBERS)}}
+ARTICLES = ("a", "an", "the")
+_IN_NUMBER = re.compile(r"(?<=\d),(?=\d)")
+_PERIOD = re.compile(r"\.(?!\d)")
+_MARKS = re.compile(r"""[;/"\[\](){}=+\\_<>@`,?!-]""")
+_NOT = re.compile(r"\b(ai|are|ca|could|did|does|do|had|has|have|is|might|must|need|should|was|were|wo|would)nt\b")
+
+
+def normalise(answer: str) -> str:
+    """An answer in the form in which answers are compared, as visualqa.org/evaluation.html describes it.
+
+    Lower case; no comma in numbers, and no period but in them; other marks, except apostrophes and colons, are spaces;
+    number words to ten are digits; articles go; `dont` is `don't`.
+
+    Example:
+        >>> normalise("The two-seater."), normalise("dont know"), normalise("1,000")
+        ('2 seater', "don't know", '1000')
+    """
+    text = _MARKS.sub(" ", _PERIOD.sub("", _IN_NUMBER.sub("", answer.lower())))
+    words = [DIGITS.get(word, word) for word in text.split() if word not in ARTICLES]
+    return _NOT.sub(r"\1n't", " ".join(words))
+
+
+def soft_score(answer: str, given: Sequence[str]) -> float:
+    """min(people who gave it / 3, 1): the target of training, of normalised answers."""
+    return min(given.count(answer) / AGREE, 1.0)
+
+
+def accuracy(answer: str, given: Sequence[str]) -> float:
+    """The mean of min(others who gave it / 3, 1) over all sets of all people but one, of normalised answers.
+
+    Example:
+        >>> [round(accuracy("yes", ["yes"] * n + ["no"] * (10 - n)), 2) for n in range(5)]
+        [0.0, 0.3, 0.6, 0.9, 1.0]
+    """
+    same, people = given.count(answer), len(given)
+    without = same * min((same - 1) / AGREE, 1.0) + (people - same) * min(same / AGREE, 1.0)
+    return without / people
+
+
+def frequent_answers(given: Iterable[Sequence[str]], most: int, min_count: int) -> list[str]:
+    """The answers that most people gave, those of equal count by the alphabet.
+
+    Args:
+        given: normalised, by question.
+        most: answers.
+        min_count: people who must have given one.
+    """
+    counts = Counter(answer for answers in given for answer in answers if answer)
+    often = sorted((-count, answer) for answer, count in counts.items() if count >= min_count)
+    return [answer for _, answer in often[:most]]

@@ -1,0 +1,65 @@
+"""Questions about the scanned digits in VQAv2's and NLVR2's forms, and a small fusion model with random weights."""
+
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from open_clip_fff.cli import main
+from open_clip_fff.hub.description import describe_named
+from open_clip_fff.hub.folder import write_hub_folder
+from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
+from open_clip_fff.models.fusion import Fusion, FusionSizes
+from scripts.digits.questions import write_questions
+
+SMALL = ["--batch-size", "8", "--workers", "0", "--lr", "1e-3", "--min-crop", "1"]
+
+
+@pytest.fixture(scope="session")
+def quiz(tmp_path_factory) -> Path:
+    """A folder with both tasks' files."""
+    folder = tmp_path_factory.mktemp("quiz")
+    write_questions(folder, {"train": 30, "val": 8, "test": 6}, {"train": 40, "val": 12, "test": 16}, captions=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fused(tmp_path_factory, tiny_name) -> Path:
+    """An exported model with a fusion model, as training writes it, but for its random weights."""
+    torch.manual_seed(0)
+    towers = open_clip.create_model(tiny_name)
+    network = Fusion(FusionSizes(layers=1, width=32, image_width=32, text_width=32))
+    saved = SavedFusion(network.sizes.as_dict(), network.state_dict())
+    out = tmp_path_factory.mktemp("fused") / "model"
+    description = describe_named(tiny_name, towers.state_dict())
+    write_hub_folder(description, towers.state_dict(), out, write_more=lambda folder: write_fusion(saved, folder))
+    return out
+
+
+def files(task: str, quiz: Path, *splits: str) -> list[str]:
+    """The flags that name a task's files."""
+    if task == "nlvr2":
+        return ["--images", f"{quiz}/pairs", *(x for s in splits for x in (f"--{s}-data", f"{quiz}/{s}.json"))]
+    names = ("questions", "annotations")
+    return ["--images", f"{quiz}/images"] + [
+        x for split in splits for name in names for x in (f"--{split}-{name}", f"{quiz}/{split}-{name}.json")
+    ]
+
+
+def refused(capsys, *argv: object) -> str:
+    """The one line of a call that is refused."""
+    capsys.readouterr()
+    assert main([str(word) for word in argv]) == 2
+    err = [line for line in capsys.readouterr().err.splitlines() if line.strip() and "step/s" not in line]
+    assert len(err) == 1, err
+    return err[0]
+
+
+def ok(*argv: object) -> None:
+    assert main([str(word) for word in argv]) == 0
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
