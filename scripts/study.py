@@ -20,7 +20,7 @@ RESULTS = HERE.parent / "docs" / "study"
 
 
 def main() -> int:
-    """One of the three steps."""
+    """One of the steps."""
     parser = argparse.ArgumentParser(prog="scripts/study.py", description=(__doc__ or "").splitlines()[0])
     steps = parser.add_subparsers(dest="step", required=True)
     data = steps.add_parser("data", help="make the data")
@@ -37,6 +37,9 @@ def main() -> int:
     run.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the CSVs (default: {RESULTS})")
     table = steps.add_parser("table", help="tables and plots of the CSVs")
     table.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the CSVs (default: {RESULTS})")
+    batches = steps.add_parser("batches", help="what a batch of N holds to mine, counted by stored sentence features")
+    batches.add_argument("--train-data", required=True, metavar="TARS", help="with braces")
+    batches.add_argument("--features", type=Path, required=True, metavar="DIR", help="of embed, of the same tars")
     args = parser.parse_args()
     if args.step == "data":
         from cifar.data import make
@@ -46,6 +49,12 @@ def main() -> int:
         from cifar.runs import run_grid
 
         run_grid(args.data, args.test, args.grid, args.results)
+    elif args.step == "batches":
+        from cifar.batches import table
+
+        from open_clip_fff.data.data_sets import expand_shards
+
+        print(table(expand_shards(args.train_data), args.features))
     else:
         from cifar.report import report
 

@@ -66,4 +66,5 @@ def test_from_parquets_to_the_table(tmp_path, photos, test_set):
     assert again.returncode == 0 and "open_clip_fff.train" not in again.stdout
     table = programs.run("scripts/study.py", "table", "--results", results)
     assert table.returncode == 0 and "FFF, five, none mined" in table.stdout
+    assert runs["top-1 in words"].between(0, 100).all() and runs["mean per class in words"].notna().all()
     assert (results / "study.png").stat().st_size > 10_000

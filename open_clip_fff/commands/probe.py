@@ -51,4 +51,4 @@ def line(score: "Score") -> str:
     fitted = plural(about["train_images"], "images")
     shown = f"acc1 {100 * metrics['lp_acc1']:.2f} %, {fitted} to fit, C {metrics['C']:g}"
     shown += "" if metrics.get("converged", True) else ", not converged"
-    return f"{about['name']:<16} {about['images']:>6,} images  {shown}"
+    return f"{about['name']:<24} {about['images']:>6,} images  {shown}"

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff score") -
 def line(score: "Score") -> str:
     """A score as a line."""
     about = score.meta["set"]
-    return f"{about['name']:<16} {about['images']:>6,} images  {score_text(score.metrics, about['metric'])}"
+    return f"{about['name']:<24} {about['images']:>6,} images  {score_text(score.metrics, about['metric'])}"
 
 
 def average(scores: "Sequence[Score]") -> str:

@@ -1,6 +1,7 @@
 """The study's trainings: a learning rate for each loss first, then each arm with each seed; a line of a CSV per run."""
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -12,11 +13,15 @@ from digits.runs import Run, Trainer
 
 from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition, Grid
 from cifar.data import SENTENCES, command, shards
+from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate
+from open_clip_fff.evaluation.layouts import find_sets
+from open_clip_fff.hub.loading import load_model
 from open_clip_fff.tools.shards.tars import count_samples
 
 MODEL = Path(__file__).parent / "cifar-conv.json"
 TUNING_SEED = 100  # of no run that is reported
-KEYS = ["condition", "arm", "seed"]
+IN_WORDS = "test-in-words"  # the test images, with the prompts of the validation images
+MEASURED_IN_WORDS = ["top-1 in words", "mean per class in words"]
 
 
 def run_grid(data: Path, test: Path | None, name: str, results: Path) -> None:
@@ -38,13 +43,21 @@ def run_grid(data: Path, test: Path | None, name: str, results: Path) -> None:
     for kind, folder in (("validation", data / "validation"), ("test", test)):
         if folder is not None and not (sets / kind).is_symlink():
             (sets / kind).symlink_to(folder.resolve())
+    if test is not None and not (sets / IN_WORDS).exists():
+        (sets / IN_WORDS).mkdir()
+        (sets / IN_WORDS / "test").symlink_to((test / "test").resolve())
+        for name in ("classnames.txt", "zeroshot_classification_templates.txt"):
+            (sets / IN_WORDS / name).symlink_to((data / "validation" / name).resolve())
     for condition in grid.conditions:
         arms = [ARMS[arm] for arm in grid.arms]
-        miners = {arm.miner: miner_flags(data, condition, arm.miner) for arm in arms if arm.miner}
+        used = {arm.miner for arm in arms if arm.miner}
+        miners = {miner: miner_flags(data, condition, miner) for miner in sorted(used)}
         losses = sorted({arm.loss for arm in arms})
         tune(data, condition, losses, results / "rates.csv")
         if test is not None:
             train(data, condition, arms, grid, miners, results)
+    if test is not None:
+        score_in_words(data, results / "runs.csv")
 
 
 def tune(data: Path, condition: Condition, losses: Iterable[str], path: Path) -> None:
@@ -97,8 +110,32 @@ def train(
         )
 
 
+def score_in_words(data: Path, path: Path) -> None:
+    """Adds to runs.csv the scores of the test images with prompts in the captions' words, where they are missing."""
+    runs = read(path)
+    for column in MEASURED_IN_WORDS:
+        if column not in runs:
+            runs[column] = math.nan
+    (local,), _ = find_sets([IN_WORDS], data / "sets")
+    for place, row in runs[runs[MEASURED_IN_WORDS[0]].isna()].iterrows():
+        folder = data / "logs" / run_name(row["condition"], row["arm"], row["rate"], row["seed"])
+        if not folder.exists():
+            continue
+        loaded = load_model(str(folder), "cpu")
+        settings = EvalSettings(workers=0)
+        found = evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, local, settings).metrics
+        print(f"{folder.name}: {100 * found['acc1']:.2f} % in the captions' words", flush=True)
+        runs.loc[place, MEASURED_IN_WORDS] = [100 * found["acc1"], 100 * found["mean_per_class_recall"]]
+        write(path, runs)
+
+
+def run_name(condition: str, arm: str, rate: float, seed: int) -> str:
+    """Of a run's folder."""
+    return re.sub(r"\W+", "-", f"{condition}-{arm}-{rate:g}-{seed}")
+
+
 def _run(condition: Condition, arm: Arm, seed: int, rate: float, miner: list[str]) -> Run:
-    name = re.sub(r"\W+", "-", f"{condition.name}-{arm.name}-{rate:g}-{seed}")
+    name = run_name(condition.name, arm.name, rate, seed)
     return Run(name, arm.name, (*arm.flags, *miner, "--lr", f"{rate:g}", "--seed", str(seed)))
 
 
@@ -225,8 +262,12 @@ def has(table: pd.DataFrame, row: dict[str, object]) -> bool:
 
 
 def append(path: Path, row: dict[str, object]) -> None:
-    """Adds a line to a CSV, with its columns for new ones; written again as a whole, so that none is lost."""
-    table = pd.concat([read(path), pd.DataFrame([row])], ignore_index=True)
+    """Adds a line to a CSV, with columns of its own where they are new."""
+    write(path, pd.concat([read(path), pd.DataFrame([row])], ignore_index=True))
+
+
+def write(path: Path, table: pd.DataFrame) -> None:
+    """A CSV, completely or not at all."""
     temporary = path.with_suffix(".tmp")
     table.to_csv(temporary, index=False)
     temporary.replace(path)
