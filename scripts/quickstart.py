@@ -44,7 +44,7 @@ def main() -> int:
     data, logs, exported, logits = (out / name for name in ("data", "logs", "fff-model", "stock-logits.npy"))
 
     say("Data: scikit-learn's scanned digits as webdataset shards")
-    print(write_shards(data, SEED))
+    print(write_shards(data, SEED, faulty=True))
 
     say(f"Training: {epochs * STEPS_PER_EPOCH} steps of {BATCH} images per method, two runs at a time. The commands:")
     with Trainer(shared_flags(data, logs, epochs), logs, epochs, clock) as trainer:

@@ -1,10 +1,17 @@
-"""Captions for scanned digits: clean ones that say what was measured in the pixels, and a noisy raw one.
+"""Captions for scanned digits: clean ones that say what was measured in the pixels, a captioner's, and a noisy raw one.
 
 The raw caption, drawn for each image, is what alt-texts are like:
 
     40 %  names the right digit      "three scan 0412"
     20 %  names a wrong digit        "seven scan 0412"
     40 %  names none                 "scan 0412", "stock photo", "untitled image"
+
+The captioner is faulty by design: it has one digit for each image with which it confuses it. Each of its four captions
+says the rest as measured, and names
+
+    50 %  the right digit, which is what a small captioner trained on CIFAR-10 reached (docs/study.md)
+    30 %  the one with which it confuses the image
+    20 %  any other one
 """
 
 import numpy as np
@@ -19,6 +26,7 @@ WORDS = {
     "size": ("small", "medium", "large"),
 }
 RIGHT, WRONG = 0.4, 0.2  # shares of raw captions; the rest names no digit
+KNOWN, CONFUSED = 0.5, 0.3  # shares of a captioner's captions; the rest names any other digit
 EMPTY = ("scan {key}", "stock photo", "untitled image")
 
 
@@ -66,6 +74,19 @@ def clean_captions(name: str, slant: str, stroke: str, size: str) -> list[str]:
         f"a {size} {name} with {stroke} strokes",
         f"{stroke} {name}, {size}, {slant}",
     ]
+
+
+def captioner_captions(target: int, words: dict[str, str], draw: np.random.Generator) -> list[str]:
+    """What the faulty captioner writes of one image; `words` by attribute."""
+    others = [digit for digit in range(len(NAMES)) if digit != target]
+    confused = int(draw.choice(others))
+    rest = [digit for digit in others if digit != confused]
+    captions = []
+    for number in range(4):
+        kind = draw.random()
+        digit = target if kind < KNOWN else confused if kind < KNOWN + CONFUSED else int(draw.choice(rest))
+        captions.append(clean_captions(NAMES[digit], **words)[number])
+    return captions
 
 
 def raw_caption(target: int, key: str, draw: np.random.Generator) -> str:

@@ -1,6 +1,6 @@
 """scikit-learn's scanned digits as webdataset shards.
 
-    data/train-00000.tar ...        KEY.png, KEY.txt (raw caption), KEY.json {"captions": [four clean ones]}
+    data/train-00000.tar ...        KEY.png, KEY.txt (raw caption), KEY.json {"captions": [four others]}
     data/test/0.tar                 KEY.png, KEY.cls (0 to 9), KEY.json; laid out for clip-benchmark
 
 The digit itself is written for the held-out images only: training sees it through captions or not at all.
@@ -17,20 +17,21 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from digits.captions import NAMES, PROMPTS, clean_captions, in_words, measure, raw_caption
+from digits.captions import NAMES, PROMPTS, captioner_captions, clean_captions, in_words, measure, raw_caption
 
 TRAINING = 1408  # 11 batches of 128; the other 389 of the 1,797 are held out
 SHARDS = 4
 SIDE = 32  # pixels; the scans are 8 x 8
 
 
-def write_shards(data: Path, seed: int, classes: bool = False) -> str:
+def write_shards(data: Path, seed: int, classes: bool = False, faulty: bool = False) -> str:
     """Writes everything above.
 
     Args:
         data: the folder to fill.
         seed: of the split and of the raw captions.
         classes: whether the training shards have a KEY.cls, too, for --class-key, which evaluates and does not train.
+        faulty: whether the four captions of training images are a faulty captioner's; else they are clean.
 
     Returns:
         A few lines that say what was written, with one image's captions.
@@ -44,6 +45,8 @@ def write_shards(data: Path, seed: int, classes: bool = False) -> str:
         target, key = int(targets[index]), f"{index:04d}"
         measured = {attribute: texts[index] for attribute, texts in words.items()}
         captions = clean_captions(NAMES[target], **measured)
+        if faulty and not held_out:
+            captions = captioner_captions(target, measured, draw)
         label = {"cls": str(target)} if held_out or classes else {}
         label |= {} if held_out else {"txt": raw_caption(target, key, draw)}
         texts = {**label, "json": json.dumps({"captions": captions})}
@@ -60,7 +63,7 @@ def write_shards(data: Path, seed: int, classes: bool = False) -> str:
     lines = [
         f"{len(train)} training images in {SHARDS} shards, {len(test)} held out. The first, a {name}:",
         f"raw    {first['txt'].decode()!r}",
-        *(f"clean  {caption!r}" for caption in json.loads(first["json"])["captions"]),
+        *(f"{'written' if faulty else 'clean'}  {caption!r}" for caption in json.loads(first["json"])["captions"]),
     ]
     return "\n".join(f"  {line}" for line in lines)
 
