@@ -326,6 +326,13 @@ def test_an_exported_fusion_model_is_a_discriminator(trainer, bert_clip, bert_na
     network = load_fusion(out)
     logits = network.match(network(given["image_tokens"], text.features, text.mask), text.pooled)
     assert torch.allclose(logits.softmax(dim=1)[:, 1], scores[0], atol=1e-6)
+    more = ["--method", "albef", "--fusion-layers", "1", "--lr", "0", "--wd", "0", "--fusion-pretrained", str(out)]
+    assert trainer(*more, "--model", f"local-dir:{out}", "--name", "tuned") == 0
+    first, tuned = (
+        torch.load(trainer.run(name) / "checkpoints" / "epoch_1.extra", weights_only=True)["fusion"]["weights"]
+        for name in ("first", "tuned")
+    )
+    assert all(torch.equal(first[key], tuned[key]) for key in first)
     again = ["--discriminator", f"fusion:{out}", "--match-positive", "0.6", "--match-negative", "0.4"]
     assert trainer(*argv, "--plugin", "tests.recorder", *again, "--name", "second") == 0
     assert "a fusion model that was trained by open_clip_fff" in capsys.readouterr().out
@@ -345,6 +352,7 @@ def test_what_does_not_go_with_a_fusion_model(trainer, tmp_path, capsys):
     assert "leave the fusion model nothing to learn" in refused(*plain, "--itm-weight", "0", "--mlm-weight", "0")
     assert "a multiple of 64" in refused(*plain, "--fusion-width", "100", "--fusion-width", "200")
     assert "which is asked about the hardest, does not score" in refused(*plain, "--discriminator", "blip:x")
+    assert "--fusion-pretrained none-there: no such folder" in refused(*plain, "--fusion-pretrained", "none-there")
     text = {**TINY, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32}}
     (tmp_path / "tiny-resnet.json").write_text(json.dumps(text))
     resnet = ["--model-config", str(tmp_path / "tiny-resnet.json"), "--model", "tiny-resnet"]

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from open_clip_fff.config.fields import Settings, setting
 from open_clip_fff.config.numbers import number
-from open_clip_fff.config.topics import ALBEF, GRIT, MAFA, Topic
+from open_clip_fff.config.topics import ALBEF, GRIT, MAFA, Topic, code
 from open_clip_fff.plural import plural
 
 ITM_NEGATIVES = ("hardest", "multinomial")
@@ -47,6 +47,14 @@ class FusionSettings(Settings):
         ),
         when=lambda s: s.layers > 0,
     )
+    pretrained: str | None = setting(
+        "fusion_pretrained",
+        None,
+        "starts from the fusion model of an exported folder, a run or a checkpoint, of the same sizes",
+        unset="random weights",
+        metavar="DIR|FILE",
+        when=lambda s: s.layers > 0,
+    )
     itm_weight: float = setting(
         "itm_weight", 1.0, "weight of image-text matching", **_weight("itm-weight"), when=lambda s: s.layers > 0
     )
@@ -82,9 +90,10 @@ class FusionSettings(Settings):
             discriminator: whether match labels decide what the hardest pairs are.
             grouped: whether mini-batches are grouped.
         """
+        start = "" if self.pretrained is None else f", starting from {code(self.pretrained)}"
         width = "the text tower's width" if self.width is None else f"width {self.width}"
         source = f"MAFA, {MAFA}" if discriminator else f"GRIT-VLP, {GRIT}" if grouped else f"ALBEF, {ALBEF}"
-        parts = [f"{plural(self.layers, 'layers')} of {width} over the tokens of both towers ({source})"]
+        parts = [f"{plural(self.layers, 'layers')} of {width} over the tokens of both towers ({source}){start}"]
         if self.itm_weight:
             negatives = "each image's hardest caption and each caption's hardest image"
             if self.itm_negatives == "multinomial":

@@ -4,12 +4,14 @@ import argparse
 import logging
 from collections.abc import Set
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.errors import UsageError
+from open_clip_fff.hub.fusion_files import read_fusion
 from open_clip_fff.losses.fusion import FusionLoss, Vocabulary
-from open_clip_fff.models.fusion import Fusion, FusionSizes, FusionSlot
+from open_clip_fff.models.fusion import Fusion, FusionSizes, FusionSlot, load_weights
 from open_clip_fff.models.tower_tokens import TowerTokens
 
 
@@ -60,7 +62,12 @@ def add_fusion(
     )
     if settings.width is None and sizes.width >= 128 and sizes.width % 64:
         sizes = replace(sizes, width=sizes.width // 64 * 64)
-    network = Fusion(sizes).to(args.device)
+    network = Fusion(sizes)
+    if settings.pretrained is not None:
+        load_weights(
+            network, read_fusion(Path(settings.pretrained)).weights, f"--fusion-pretrained {settings.pretrained}"
+        )
+    network.to(args.device)
     model.fusion = FusionSlot(network)
     model.tower_tokens = tokens
     return FusionParts(network, tokens, vocabulary)
