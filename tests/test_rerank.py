@@ -71,6 +71,10 @@ def test_recalls_are_those_of_every_pair_scored_by_itself(exported, retrieval):
                     hits.append(bool(right[row, best].any()))
                 assert outcome.samples[f"{order}{way}@{k}"].tolist() == hits, (order, way, k)
                 assert outcome.metrics[f"{order}{way}@{k}"] == pytest.approx(sum(hits) / len(hits))
+        order = cosines.argsort(dim=1, descending=True, stable=True)[:, :12]
+        scored, matches = logits.gather(1, order).flatten(), right.gather(1, order).flatten()
+        wins = (scored[matches][:, None] > scored[~matches]).double().mean()
+        assert outcome.metrics[f"{way}_auc"] == pytest.approx(wins.item(), abs=0.02)
         near = [cosines[row].argsort(descending=True, stable=True)[:12] for row in range(len(cosines))]
         ceiling = sum(bool(right[row, places].any()) for row, places in enumerate(near)) / len(cosines)
         assert outcome.metrics[f"{way}_ceiling"] == pytest.approx(ceiling)

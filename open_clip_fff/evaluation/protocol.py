@@ -59,9 +59,10 @@ def score_text(metrics: Mapping[str, float], metric: str) -> str:
     if not metric.endswith(f"{IMAGE_TO_TEXT}@1"):
         return f"{metric} {100 * metrics[metric]:.2f} %"
     titles = zip(ORDERS, ("ITC", "ITM", "ITC+ITM"), strict=True)
-    ceilings = [100 * metrics[f"{way}_ceiling"] for way in (IMAGE_TO_TEXT, TEXT_TO_IMAGE)]
+    ceilings, aucs = ([metrics[f"{way}_{of}"] for way in (IMAGE_TO_TEXT, TEXT_TO_IMAGE)] for of in ("ceiling", "auc"))
     orders = [f"{title}: {_recalls(metrics, order)}" for order, title in titles]
-    return "; ".join([*orders, f"at most {ceilings[0]:.1f} and {ceilings[1]:.1f}"])
+    most = f"at most {100 * ceilings[0]:.1f} and {100 * ceilings[1]:.1f}"
+    return "; ".join([*orders, most, f"ITM's AUC among candidates {aucs[0]:.3f} and {aucs[1]:.3f}"])
 
 
 def _recalls(metrics: Mapping[str, float], order: str = "") -> str:

@@ -1,5 +1,6 @@
 """Retrieval re-ranked by a fusion model, as in ALBEF and MAFA: the nearest by ITC, ordered by the match logit (ITM)."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from tqdm import tqdm
 
@@ -101,6 +103,7 @@ def _reranked(fusion: Fusion, encoded: EncodedSet, candidates: int, settings: Ev
             itm = torch.cat(list(_logits(fusion, encoded, of_images, of_texts, bar))).view_as(nearest.values)
             found = right.gather(1, nearest.indices)
             metrics[f"{way}_ceiling"] = found.any(dim=1).float().mean().item()
+            metrics[f"{way}_auc"] = _auc(itm, found)
             for order, score in zip(ORDERS, (nearest.values, itm, nearest.values + itm), strict=True):
                 ranked = found.gather(1, score.argsort(dim=1, descending=True, stable=True))
                 for k in RECALL_AT:
@@ -109,6 +112,13 @@ def _reranked(fusion: Fusion, encoded: EncodedSet, candidates: int, settings: Ev
                     metrics[f"{order}{way}@{k}"] = hits.float().mean().item()
     metrics["candidates"] = candidates
     return EvalOutcome(metrics, samples, {"images": images, "captions": captions})
+
+
+def _auc(logits: Tensor, right: Tensor) -> float:
+    """How well match logits tell the candidates that match from the others; NaN where there is only one kind."""
+    if bool(right.all()) or not bool(right.any()):
+        return math.nan
+    return float(roc_auc_score(right.flatten().numpy(), logits.flatten().numpy()))
 
 
 def _logits(fusion: Fusion, encoded: EncodedSet, images: Tensor, texts: Tensor, bar: Any) -> Iterator[Tensor]:
