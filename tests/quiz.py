@@ -25,17 +25,21 @@ def quiz(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def fused(tmp_path_factory, tiny_name) -> Path:
+def make_fused(name: str, out: Path) -> Path:
     """An exported model with a fusion model, as training writes it, but for its random weights."""
     torch.manual_seed(0)
-    towers = open_clip.create_model(tiny_name)
+    towers = open_clip.create_model(name, pretrained_hf=False)
     network = Fusion(FusionSizes(layers=1, width=32, image_width=32, text_width=32))
     saved = SavedFusion(network.sizes.as_dict(), network.state_dict())
-    out = tmp_path_factory.mktemp("fused") / "model"
-    description = describe_named(tiny_name, towers.state_dict())
+    description = describe_named(name, towers.state_dict())
     write_hub_folder(description, towers.state_dict(), out, write_more=lambda folder: write_fusion(saved, folder))
     return out
+
+
+@pytest.fixture(scope="session")
+def fused(tmp_path_factory, tiny_name) -> Path:
+    """That of the tiny architecture."""
+    return make_fused(tiny_name, tmp_path_factory.mktemp("fused") / "model")
 
 
 def files(task: str, quiz: Path, *splits: str) -> list[str]:

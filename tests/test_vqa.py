@@ -14,7 +14,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.downstream.images import ImageFolders, coco_key
 from open_clip_fff.tools.downstream.vqa import read_annotations
 from open_clip_fff.tools.downstream.vqa_answers import accuracy, frequent_answers, normalise, soft_score
-from tests.quiz import SMALL, files, fused, ok, quiz, read, refused  # noqa: F401
+from tests.quiz import SMALL, files, fused, make_fused, ok, quiz, read, refused  # noqa: F401
 
 
 def plain_accuracy(answer, given):
@@ -139,6 +139,19 @@ def test_a_fine_tuned_model_loads_back_with_the_same_score(fused, quiz, tmp_path
     assert torch.equal(*fusion)  # no task reads it
     line = refused(capsys, "nlvr2", "--score", out, *files("nlvr2", quiz, "test"), "--result", tmp_path / "x.json")
     assert "was fine-tuned for vqa; use open-clip-fff vqa" in line
+
+
+def test_a_hugging_face_tower_keeps_its_tokenizer(bert_clip, quiz, tmp_path):
+    """From an export, whose configuration names the tokenizer's folder elsewhere, to a fine-tuned one."""
+    if "tiny-bert-clip" not in open_clip.list_models():
+        open_clip.add_model_config(bert_clip)
+    start = make_fused("tiny-bert-clip", tmp_path / "start")
+    for given, out in ((start, tmp_path / "first"), (tmp_path / "first", tmp_path / "second")):
+        given = ["vqa", "--model", given, "--steps", 1, *SMALL, *files("vqa", quiz, "train", "val")]
+        ok(*given, "--out", out)
+    ok("vqa", "--score", out, "--workers", 0, *files("vqa", quiz, "test"), "--result", tmp_path / "r.json")
+    words = open_clip.get_tokenizer(f"local-dir:{out}").tokenizer.get_vocab()
+    assert words == open_clip.get_tokenizer("tiny-bert-clip").tokenizer.get_vocab()
 
 
 def test_the_baseline_needs_no_fusion_model(fused, quiz, tmp_path, capsys):
