@@ -1,7 +1,8 @@
 """Six trainings on scikit-learn's scanned digits, scored on held-out ones: `bash scripts/quickstart.sh`.
 
 Ten classes and batches of 128: an image meets about a dozen others of its own digit in every batch, and a contrastive
-loss calls them all negatives. Half of the captions name the wrong digit, as a small captioner's do. All trainings go through `python -m open_clip_fff.train`.
+loss calls them all negatives. Half of the captions name the wrong digit, as a small captioner's do. All trainings go
+through `python -m open_clip_fff.train`.
 """
 
 import argparse
