@@ -95,6 +95,8 @@ def test_drawn_negatives_follow_the_softmax():
     expected = torch.softmax(3.0 * (image @ image.T)[0, 1:], dim=0)[0]
     share = sum(int(found.caption[0]) == 1 for found in drawn) / 2000
     assert share == pytest.approx(float(expected), abs=0.04)
+    even = [drawn_negatives(image, text, torch.tensor(0.0), ids, valid) for _ in range(1000)]
+    assert sum(int(found.image[2]) for found in even) / 1000 == pytest.approx(0.5, abs=0.05)
     alone = drawn_negatives(image[:1], text[:1], torch.tensor(3.0), ids[:1], valid[:1])
     assert alone.caption.tolist() == [-1] and alone.image.tolist() == [[-1]]
 
@@ -363,6 +365,7 @@ def test_what_does_not_go_with_a_fusion_model(trainer, tmp_path, capsys):
 @pytest.mark.parametrize("method", ["albef", "grit-vlp", "fff-softmax"])
 def test_other_methods_with_a_fusion_model(trainer, method):
     argv = ["--method", method, "--fusion-layers", "1", "--fusion-width", "16", "--name", method]
+    argv += ["--itm-negatives", "random"] if method == "fff-softmax" else []
     argv += ["--mining-features", "off", "--captions-per-image", "3"] if method == "fff-softmax" else []
     argv += ["--json-text-key", "captions"] if method == "fff-softmax" else []
     assert trainer(*argv, *(["--group-search-space", "32"] if method == "grit-vlp" else [])) == 0

@@ -82,10 +82,10 @@ def _check_fusion(plan: Plan, loss: str) -> None:
         return
     if plan.loss.stock:
         raise UsageError(f"--fusion-layers: {loss} is computed by OpenCLIP alone; use --loss s-itc, softmax or fff")
-    if plan.fusion.itm_negatives == "multinomial" and plan.connection is not None:
+    if plan.fusion.itm_negatives != "hardest" and plan.connection is not None:
         raise UsageError(
-            "--itm-negatives multinomial: draws pairs that the --discriminator, which is asked about the hardest, does "
-            "not score; drop one"
+            f"--itm-negatives {plan.fusion.itm_negatives}: draws pairs that the --discriminator, which is asked about "
+            f"the hardest, does not score; drop one"
         )
     if not plan.fusion.itm_weight and not plan.fusion.mlm_weight:
         raise UsageError(

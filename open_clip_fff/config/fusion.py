@@ -8,7 +8,7 @@ from open_clip_fff.config.numbers import number
 from open_clip_fff.config.topics import ALBEF, GRIT, MAFA, Topic, code
 from open_clip_fff.plural import plural
 
-ITM_NEGATIVES = ("hardest", "multinomial")
+ITM_NEGATIVES = ("hardest", "multinomial", "random")
 
 
 def _weight(name: str) -> dict:
@@ -61,8 +61,8 @@ class FusionSettings(Settings):
     itm_negatives: str = setting(
         "itm_negatives",
         "hardest",
-        "the non-matching pairs: each image's most similar caption and each caption's most similar image, or ones "
-        "drawn by similarity (ALBEF)",
+        "the non-matching pairs: each image's most similar caption and each caption's most similar image; or "
+        "ones drawn by similarity (ALBEF), or evenly",
         choices=ITM_NEGATIVES,
         when=lambda s: s.layers > 0 and s.itm_weight > 0,
     )
@@ -96,8 +96,9 @@ class FusionSettings(Settings):
         parts = [f"{plural(self.layers, 'layers')} of {width} over the tokens of both towers ({source}){start}"]
         if self.itm_weight:
             negatives = "each image's hardest caption and each caption's hardest image"
-            if self.itm_negatives == "multinomial":
-                negatives = "a caption for each image and an image for each caption, drawn by similarity"
+            if self.itm_negatives != "hardest":
+                how = {"multinomial": "by similarity", "random": "evenly"}[self.itm_negatives]
+                negatives = f"a caption for each image and an image for each caption, drawn {how}"
             if discriminator:
                 negatives += ", a positive where the discriminator says match, the second hardest where it is in doubt"
             parts.append(f"{number(self.itm_weight)} x image-text matching of own pairs and {negatives}")

@@ -164,10 +164,11 @@ class FusionLoss:
     ) -> ItmPairs:
         """The pairs of ITM, and what each is."""
         if labelled is None:
-            if self.settings.itm_negatives == "multinomial":
-                found = drawn_negatives(image, text, scale, ids, valid)
-            else:
+            if self.settings.itm_negatives == "hardest":
                 found = hardest_negatives(image, text, ids, valid)
+            else:
+                evenly = self.settings.itm_negatives == "random"
+                found = drawn_negatives(image, text, torch.zeros_like(scale) if evenly else scale, ids, valid)
             return itm_targets(valid, found, found)
         hardest, by_image, by_text = labelled
         return itm_targets(valid, hardest, hardest_negatives(image, text, ids, valid, after=hardest), by_image, by_text)
