@@ -14,6 +14,6 @@ if [ "${1:-}" = quick ]; then
 elif [ $# = 0 ]; then
   "$PYTHON" -m mypy --no-error-summary open_clip_fff
 fi
-# One thread per process: the tests run two at a time, and small tensors gain nothing from more.
+# One thread per process: the tests run three at a time, as many wait for others, and small tensors gain nothing from more.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-exec "$PYTHON" -m pytest -n 2 --dist worksteal ${MARK[@]+"${MARK[@]}"} "$@"
+exec "$PYTHON" -m pytest -n 3 --dist worksteal ${MARK[@]+"${MARK[@]}"} "$@"
