@@ -370,3 +370,19 @@ def test_other_methods_with_a_fusion_model(trainer, method):
     argv += ["--json-text-key", "captions"] if method == "fff-softmax" else []
     assert trainer(*argv, *(["--group-search-space", "32"] if method == "grit-vlp" else [])) == 0
     assert trainer.log(method).count("ITM right") == 4
+
+
+@pytest.mark.slow
+def test_the_moving_average_is_of_the_towers_alone(trainer):
+    """And a run with both resumes exactly."""
+    argv = ["--method", "albef", "--fusion-layers", "1", "--ema-decay", "0.9", "--epochs", "2"]
+    assert trainer(*argv, "--name", "whole") == 0
+    first = trainer.run("whole") / "checkpoints" / "epoch_1.pt"
+    assert trainer(*argv, "--name", "resumed", "--resume", str(first)) == 0
+    whole, resumed = (
+        torch.load(trainer.run(name) / "checkpoints" / "epoch_2.extra", weights_only=True)
+        for name in ("whole", "resumed")
+    )
+    assert not any("fusion" in key for key in whole["ema"]["weights"])
+    for part in ("ema", "fusion"):
+        assert all(torch.equal(whole[part]["weights"][key], x) for key, x in resumed[part]["weights"].items())

@@ -51,7 +51,6 @@ class TowerTokens:
 
     def __init__(self, model: nn.Module) -> None:
         self.design = design_of_model(model)
-        self._model = [model]  # in a list, so that no copy of the model is made with this object
         self._image, self.image_width = _image_norm(model)
         self._text, self.text_width = _text_norm(model)
 
