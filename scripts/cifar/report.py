@@ -43,7 +43,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         for column in ("mined/image", "right %"):
             if column in own:
                 row[column] = "–" if own[column].isna().all() else f"{own[column].mean():.1f}"
-        row["seconds"] = f"{own['seconds'].mean():.0f}"
+        row["seconds"] = "–" if own["seconds"].isna().all() else f"{own['seconds'].mean():.0f}"
         rows.append(row)
     return pd.DataFrame(rows)
 
