@@ -59,7 +59,6 @@ def write_hub_folder(
             _write(description, weights, card, repository, unfinished)
             write_more(unfinished)
             _check_weights(weights, unfinished) if check is None else check(unfinished)
-            (unfinished / WEIGHTS_NAME).chmod(0o644)  # safetensors writes files that only their owner can read
     except (OSError, SafetensorError) as error:  # a full disk
         raise UsageError(f"--out {out}: cannot be {failed} ({reason(error)}); nothing was left there") from error
 
@@ -80,13 +79,19 @@ def write_config(description: Mapping, folder: Path, repository: str | None = No
 def _write(
     description: Mapping, weights: Mapping[str, Tensor], card: str | None, repository: str | None, folder: Path
 ) -> None:
-    from safetensors.torch import save_file
-
     write_config(description, folder, repository)
     if card is not None:
         (folder / CARD_NAME).write_text(card, encoding="utf-8")
+    write_tensors(weights, folder / WEIGHTS_NAME)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes tensors as safetensors, readable by all."""
+    from safetensors.torch import save_file
+
     # safetensors refuses tensors that share memory
-    save_file({name: tensor.detach().clone().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_NAME)
+    save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, path)
+    path.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def _check_weights(weights: Mapping[str, Tensor], folder: Path) -> None:

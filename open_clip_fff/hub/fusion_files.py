@@ -10,6 +10,7 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_extra
+from open_clip_fff.hub.folder import write_tensors
 from open_clip_fff.hub.source import WeightSource
 
 CONFIG, WEIGHTS = "fusion.json", "fusion.safetensors"
@@ -72,8 +73,5 @@ def fusion_to_export(source: WeightSource) -> tuple[SavedFusion | None, str | No
 
 def write_fusion(fusion: SavedFusion, folder: Path) -> None:
     """Writes both files."""
-    from safetensors.torch import save_file
-
     (folder / CONFIG).write_text(json.dumps(dict(fusion.sizes), indent=2) + "\n")
-    save_file({name: torch.clone(x).contiguous() for name, x in fusion.weights.items()}, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)  # safetensors writes files that only their owner can read
+    write_tensors(fusion.weights, folder / WEIGHTS)

@@ -10,7 +10,7 @@ import torch
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.checkpoints import read_weights
 from open_clip_fff.hub.description import folder_description
-from open_clip_fff.hub.folder import write_hub_folder
+from open_clip_fff.hub.folder import write_hub_folder, write_tensors
 from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
 from open_clip_fff.hub.loading import LoadedModel, load_named
 from open_clip_fff.models.fusion import load_fusion
@@ -76,8 +76,6 @@ def write_task_model(model: TaskModel, task: str, result: Mapping[str, Any], out
     Raises:
         UsageError: if it cannot be written, or loads back differently.
     """
-    from safetensors.torch import save_file
-
     network = model.network
     about = {
         "task": task, "pooled": network.fusion is None, "images": network.images, "classes": list(model.classes)
@@ -86,8 +84,7 @@ def write_task_model(model: TaskModel, task: str, result: Mapping[str, Any], out
     def write_more(folder: Path) -> None:
         if network.fusion is not None:
             write_fusion(SavedFusion(network.fusion.sizes.as_dict(), network.fusion.state_dict()), folder)
-        save_file({name: x.contiguous() for name, x in network.head.state_dict().items()}, folder / HEAD)
-        (folder / HEAD).chmod(0o644)
+        write_tensors(network.head.state_dict(), folder / HEAD)
         (folder / ABOUT).write_text(json.dumps(about) + "\n")
         (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
 
