@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from open_clip_fff.config.mining import FrozenSource
+from open_clip_fff.config.text import TextSettings
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.matching.discriminators import MatchingDiscriminator
@@ -17,6 +18,7 @@ from open_clip_fff.models.crops import image_size
 from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.models.fusion import Fusion, load_fusion
 from open_clip_fff.models.tower_tokens import TowerTokens
+from open_clip_fff.models.unpadded_text import UnpaddedText
 
 
 class FusedTowers(PairModel):
@@ -33,17 +35,13 @@ class FusedTowers(PairModel):
     def __init__(self, towers: Any, fusion: Fusion, tokenizer: Tokenizer) -> None:
         self.model, self.tokenizer = nn.ModuleDict({"towers": towers, "fusion": fusion}).eval(), tokenizer
         self._towers, self._tokens = towers, TowerTokens(towers)
-        self._fusion = fusion
+        self._fusion, self._unpadded_text = fusion, UnpaddedText(towers, TextSettings())
 
     def encode(self, pixels: Tensor) -> Tensor:
-        with self._tokens.capture() as captured:
-            self._towers.encode_image(pixels)
-        return captured.images[0]
+        return self._tokens.encode_images(self._towers, pixels)
 
     def match(self, states: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        with self._tokens.capture() as captured:
-            self._towers.encode_text(ids)
-        text = self._tokens.describe(captured.texts[0], ids)
+        text = self._tokens.encode_texts(self._towers, self._unpadded_text, ids)
         return self._fusion.match(self._fusion(states, text.features, text.mask), text.pooled)
 
     def tokens(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:

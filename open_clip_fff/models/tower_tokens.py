@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.models.text_design import design_of_model
+from open_clip_fff.models.unpadded_text import UnpaddedText, restore_padding
 
 FIX = "use another --model, or --fusion-layers 0"
 
@@ -32,8 +33,7 @@ class CapturedTokens:
     def text(self, source: Tensor) -> Tensor:
         """The captions' tokens in the batch's order, [n, L, W]; zeros for padding (`UnpaddedRows.source`)."""
         longest = max(part.shape[1] for part in self.texts)
-        padded = [F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in self.texts]
-        return torch.cat([*padded, torch.zeros_like(padded[0][:1])])[source]
+        return restore_padding([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in self.texts], source)
 
 
 class TowerTokens:
@@ -71,6 +71,19 @@ class TowerTokens:
         finally:
             for hook in hooks:
                 hook.remove()
+
+    def encode_images(self, model: Any, pixels: Tensor) -> Tensor:
+        """The image tower's tokens [n, T, W'] of normalised images [n, 3, H, W]; `model` is the one given first."""
+        with self.capture() as captured:
+            model.encode_image(pixels)
+        return captured.images[0]
+
+    def encode_texts(self, model: Any, unpadded_text: UnpaddedText, tokens: Tensor) -> TextTokens:
+        """The text tower's tokens of ids int64 [n, L], without padding; `model` is the one given first."""
+        rows = torch.ones_like(tokens[:, 0], dtype=torch.bool)
+        with self.capture() as captured:
+            _, source = unpadded_text.encode_rows(model, model.encode_text, tokens, rows)
+        return self.describe(captured.text(source), tokens)
 
     def describe(self, features: Tensor, tokens: Tensor) -> TextTokens:
         """The tokens' features [n, L, W] with mask and pooled position, given ids int64 [n, L] or longer."""

@@ -99,9 +99,8 @@ def remove_padding(tokens: Tensor, valid: Tensor, design: TextDesign, settings: 
 
 @torch.compiler.disable
 def restore_padding(features: list[Tensor], source: Tensor) -> Tensor:
-    """The groups' features [n_g, D] in the batch's order, [n, D]; zeros for padding."""
-    padding = features[0].new_zeros(1, features[0].shape[1])
-    return torch.cat([*features, padding])[source]  # -1 is the last row
+    """The groups' features [n_g, ...] in the batch's order, [n, ...]; zeros for padding."""
+    return torch.cat([*features, torch.zeros_like(features[0][:1])])[source]  # -1 is the last row
 
 
 def length_groups(lengths: list[int], most: int, pass_tokens: int) -> list[tuple[int, int]]:

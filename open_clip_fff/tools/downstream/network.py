@@ -55,16 +55,14 @@ class TaskNetwork(nn.Module):
             pixels: normalised images [B, I, 3, H, W].
             ids: the texts' tokens, int64 [B, L].
         """
-        images, rows = pixels.shape[1], torch.ones_like(ids[:, 0], dtype=torch.bool)
-        encode = partial(self.towers.encode_text, normalize=True)
+        images = pixels.shape[1]
         if self.fusion is None or self.tokens is None:
             image = self.towers.encode_image(pixels.flatten(0, 1), normalize=True).unflatten(0, (-1, images))
-            text = self.unpadded_text(self.towers, encode, ids, rows)
+            encode = partial(self.towers.encode_text, normalize=True)
+            text = self.unpadded_text(self.towers, encode, ids, torch.ones_like(ids[:, 0], dtype=torch.bool))
             return self.head(torch.cat([image.flatten(1), text, (image * text[:, None]).flatten(1)], dim=1))
-        with self.tokens.capture() as captured:
-            self.towers.encode_image(pixels.flatten(0, 1))
-            _, source = self.unpadded_text.encode_rows(self.towers, encode, ids, rows)
-        tokens = self.tokens.describe(captured.text(source), ids)
+        image = self.tokens.encode_images(self.towers, pixels.flatten(0, 1))
+        tokens = self.tokens.encode_texts(self.towers, self.unpadded_text, ids)
         features, mask, pooled = (x.repeat_interleave(images, dim=0) for x in tokens)
-        own = self.fusion.own(self.fusion(captured.images[0], features, mask), pooled)
+        own = self.fusion.own(self.fusion(image, features, mask), pooled)
         return self.head(own.unflatten(0, (-1, images)).flatten(1))
