@@ -29,7 +29,7 @@ _STAT = re.compile(r" \d+ files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+)
 
 
 class PatchError(Exception):
-    """What the user can mend, in one line."""
+    """What the user can fix, in one line."""
 
 
 @dataclass
