@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from open_clip_fff.config.connection import UNDECIDED, ConnectionSettings
 from open_clip_fff.config.fusion import FusionSettings
-from open_clip_fff.losses.fusion import FusionLoss, Vocabulary, fusion_rates, mask_tokens
+from open_clip_fff.losses.fusion import FusionLoss, Vocabulary, mask_tokens
+from open_clip_fff.losses.fusion_counts import fusion_rates
 from open_clip_fff.matching.registry import DISCRIMINATORS, DiscriminatorContext
 from open_clip_fff.mining.hardest import Hardest, drawn_negatives, hardest_negatives
 from open_clip_fff.mining.itm import CONVERTED, HARD, OWN, REPLACED, itm_targets

@@ -6,7 +6,6 @@ from open_clip_fff.config.all_settings import DEFAULTS, OWNERS
 from open_clip_fff.config.captions import TAR_FLAGS
 from open_clip_fff.config.fields import field_text, fields_by_flag, has_effect, value_text
 from open_clip_fff.config.flags import as_flag
-from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.config.methods import METHODS, TITLES
 from open_clip_fff.config.numbers import number
 from open_clip_fff.config.open_clip import Upstream
@@ -54,6 +53,7 @@ def describe(
         masks: whether the text tower has a mask token, as Hugging Face's may.
     """
     single = plan.mining is None and plan.connection is None and plan.captions.columns == 1
+    labelled, grouped = plan.connection is not None, plan.grouping is not None
     hooks = tuple(name for name in plan.batch_hooks if name != GROUPS)
     return [
         *([_method(plan)] if plan.typed else []),
@@ -62,7 +62,7 @@ def describe(
         *([] if plan.text.as_open_clip else [plan.text.describe(full_length, "distinct_captions" in plan.typed)]),
         _mining(plan),
         *([] if plan.connection is None else [plan.connection.describe(plan.loss.name or "", trained)]),
-        *([] if plan.fusion is None else [_fusion(plan, plan.fusion, masks)]),
+        *([] if plan.fusion is None else [plan.fusion.describe(masks, labelled, grouped)]),
         *([plan.logits.describe(upstream, plan.loss, plan.typed)] if plan.typed else []),
         *([] if plan.ema_decay is None else [_average(plan.ema_decay)]),
         *([] if plan.grouping is None else [plan.grouping.describe(trained)]),
@@ -119,10 +119,6 @@ def _miner(plan: Plan) -> str:
         "ema": "the moving average of the trained model itself",
         "online": "the trained model itself",
     }[plan.features]
-
-
-def _fusion(plan: Plan, fusion: FusionSettings, masks: bool) -> Topic:
-    return fusion.describe(masks, plan.connection is not None, plan.grouping is not None)
 
 
 def _average(decay: float) -> Topic:

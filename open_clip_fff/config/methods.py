@@ -11,7 +11,7 @@ Preset = Mapping[str, object]
 
 # Keys are the flags' names with underscores.
 _ONE_CAPTION = {"captions_per_image": 1, "caption_policy": "first", "mining_features": "off"}
-_MAFA_ITC = {"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}
+_GROUPED_ITC = {"loss": "s-itc", **_ONE_CAPTION, "batch_hooks": ("grit",)}
 LAYERS = 6  # as in ALBEF, whose text tower has as many
 _FFF = {
     "captions_per_image": 5,
@@ -41,14 +41,12 @@ METHODS: Mapping[str, Preset] = MappingProxyType(
         # COSMO is MAFA's first version: the same parts under another name, as far as what is public tells.
         # Plain CLIP's loss: a softmax over one caption per image. Ours, because a hook needs ids and features.
         "grit": MappingProxyType({"loss": "softmax", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
-        "mafa": MappingProxyType({**_MAFA_ITC, "fusion_layers": LAYERS}),
-        "cosmo": MappingProxyType({**_MAFA_ITC, "fusion_layers": LAYERS}),
-        "mafa-itc": MappingProxyType(_MAFA_ITC),
+        "mafa": MappingProxyType({**_GROUPED_ITC, "fusion_layers": LAYERS}),
+        "cosmo": MappingProxyType({**_GROUPED_ITC, "fusion_layers": LAYERS}),
+        "mafa-itc": MappingProxyType(_GROUPED_ITC),
         "grit-vlp": MappingProxyType(
             {
-                "loss": "s-itc",
-                **_ONE_CAPTION,
-                "batch_hooks": ("grit",),
+                **_GROUPED_ITC,
                 "smoothing": 0.0,
                 "itc_stop_gradient": True,
                 "itc_consistency": 0.2,

@@ -3,7 +3,7 @@
 import argparse
 import logging
 from collections.abc import Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.fusion_files import read_fusion
 from open_clip_fff.losses.fusion import FusionLoss, Vocabulary
-from open_clip_fff.models.fusion import Fusion, FusionSizes, FusionSlot, load_weights
+from open_clip_fff.models.fusion import Fusion, FusionSizes, FusionSlot, load_weights, width_for
 from open_clip_fff.models.tower_tokens import TowerTokens
 
 
@@ -55,13 +55,11 @@ def add_fusion(
         logging.info("Fusion: no masked language modelling, since the text tower has no mask token.")
     sizes = FusionSizes(
         settings.layers,
-        settings.width or tokens.text_width,
+        settings.width or width_for(tokens.text_width),
         tokens.image_width,
         tokens.text_width,
         0 if vocabulary is None else vocabulary.size,
     )
-    if settings.width is None and sizes.width >= 128 and sizes.width % 64:
-        sizes = replace(sizes, width=sizes.width // 64 * 64)
     network = Fusion(sizes)
     if settings.pretrained is not None:
         load_weights(

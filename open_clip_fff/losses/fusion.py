@@ -14,13 +14,12 @@ from torch import Tensor
 
 from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.distributed import mean_over_ranks, sum_over_ranks
-from open_clip_fff.mining.counts import RunningSums
+from open_clip_fff.losses.fusion_counts import KINDS, LENGTH, MLM, FusionCounts
 from open_clip_fff.mining.hardest import Hardest, drawn_negatives, hardest_negatives
-from open_clip_fff.mining.itm import CONVERTED, HARD, OWN, REPLACED, ItmPairs, itm_targets
+from open_clip_fff.mining.itm import CONVERTED, OWN, ItmPairs, itm_targets
 from open_clip_fff.mining.labels import known_ids
 from open_clip_fff.numerics import full_precision
 
-KINDS = (OWN, HARD, CONVERTED, REPLACED)
 Labelled = tuple[Hardest, Tensor, Tensor]  # hardest negatives and their match labels (`ConnectionMiner.last`)
 
 
@@ -138,24 +137,21 @@ class FusionLoss:
             image_ids: int64 [B].
             labelled: the hardest negatives with their match labels; None where no discriminator scored them.
         """
-        ids = known_ids(image_ids, self.rank)
+        ids, flat = known_ids(image_ids, self.rank), tokens.flatten(0, 1)
         pairs = self.pairs(image_features, text_features, logit_scale, ids, caption_valid, labelled)
-        terms, counts = {}, torch.zeros(FusionCounts.LENGTH, dtype=torch.int64, device=tokens.device)
+        terms, counts = {}, torch.zeros(LENGTH, dtype=torch.int64, device=tokens.device)
         if self.settings.itm_weight:
-            text = self.describe(text_tokens, tokens.flatten(0, 1))
+            text = self.describe(text_tokens, flat)
             states = self.network(image_tokens[pairs.image], text.features[pairs.caption], text.mask[pairs.caption])
             logits = full_precision(self.network.match(states, text.pooled[pairs.caption]))
             terms["itm_loss"] = self.settings.itm_weight * self._mean(logits, pairs.match)
             right = logits.argmax(dim=1) == pairs.match
             for kind in KINDS:
-                counts[2 * kind], counts[2 * kind + 1] = (
-                    (pairs.kind == kind).sum(),
-                    (right & (pairs.kind == kind)).sum(),
-                )
+                of_kind = pairs.kind == kind
+                counts[2 * kind], counts[2 * kind + 1] = of_kind.sum(), (right & of_kind).sum()
         if self.vocabulary is not None:
-            terms["mlm_loss"] = self.settings.mlm_weight * self._mlm(
-                self.vocabulary, pairs, image_tokens, tokens.flatten(0, 1), counts
-            )
+            mlm = self._mlm(self.vocabulary, pairs, image_tokens, flat, counts)
+            terms["mlm_loss"] = self.settings.mlm_weight * mlm
         self.counts.add_sums(counts)
         return terms
 
@@ -178,16 +174,17 @@ class FusionLoss:
     ) -> Tensor:
         used = (pairs.kind == OWN) | (pairs.kind == CONVERTED)
         images, captions, kind = pairs.image[used], pairs.caption[used], pairs.kind[used]
-        masked = mask_tokens(ids[captions], vocabulary, self.settings.mlm_probability)
-        text = vocabulary.encode(masked.ids, ids[captions])
+        original = ids[captions]
+        masked = mask_tokens(original, vocabulary, self.settings.mlm_probability)
+        text = vocabulary.encode(masked.ids, original)
         length = text.features.shape[1]
         chosen = masked.chosen[:, :length]
         states = self.network(image_tokens[images], text.features, text.mask)
-        target = ids[captions][:, :length][chosen]
+        target = original[:, :length][chosen]
         logits = full_precision(self.network.predict(states[chosen], vocabulary.embedding()))
         right = logits.argmax(dim=1) == target
         converted = (kind == CONVERTED)[:, None].expand_as(chosen)[chosen]
-        for place, part in ((8, ~converted), (10, converted)):
+        for place, part in ((MLM, ~converted), (MLM + 2, converted)):
             counts[place], counts[place + 1] = part.sum(), (right & part).sum()
         return self._mean(logits, target)
 
@@ -196,72 +193,3 @@ class FusionLoss:
         rows = sum_over_ranks(logits.new_tensor(len(target)), self.world_size)
         total = F.cross_entropy(logits, target, reduction="sum")
         return mean_over_ranks(total * self.world_size / rows.clamp(min=1), self.world_size)
-
-
-class FusionCounts(RunningSums):
-    """Pairs of each kind and how many were classified right; masked tokens of own and converted pairs, likewise."""
-
-    LENGTH = 2 * len(KINDS) + 4
-
-    def __init__(self) -> None:
-        super().__init__(self.LENGTH)
-
-
-@dataclass(frozen=True)
-class FusionRates:
-    """The fusion model since the last log step, over ranks; shares from 0 to 1, None where there is nothing.
-
-    Attributes:
-        itm: accuracy of matching; by kind of pair `own`, `hard`, `converted_right`, `replaced_right`.
-        converted, replaced: shares of the hardest pairs.
-        mlm: accuracy on masked tokens of own pairs; `mlm_converted` of converted ones.
-    """
-
-    itm: float | None
-    own: float | None
-    hard: float | None
-    converted_right: float | None
-    replaced_right: float | None
-    converted: float | None
-    replaced: float | None
-    mlm: float | None
-    mlm_converted: float | None
-
-    def text(self) -> str:
-        """For the log line."""
-        shares = {
-            "own": self.own,
-            "hard": self.hard,
-            "converted": self.converted_right,
-            "replaced": self.replaced_right,
-        }
-        kinds = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share is not None)
-        text = "" if self.itm is None else f" ITM right: {self.itm:.1%} ({kinds})"
-        if self.converted or self.replaced:
-            text += f" converted {self.converted:.1%}, replaced {self.replaced:.1%}"
-        if self.mlm is not None:
-            more = "" if self.mlm_converted is None else f" (converted {self.mlm_converted:.1%})"
-            text += f" MLM right: {self.mlm:.1%}{more}"
-        return text
-
-
-def fusion_rates(sums: Tensor) -> FusionRates:
-    """Reads `FusionCounts`' sums, added over ranks."""
-    numbers = sums.tolist()
-    pairs, right = numbers[0:8:2], numbers[1:8:2]
-    hardest = sum(pairs) - pairs[OWN]
-
-    def share(part: int, total: int) -> float | None:
-        return part / total if total else None
-
-    return FusionRates(
-        share(sum(right), sum(pairs)),
-        share(right[OWN], pairs[OWN]),
-        share(right[HARD], pairs[HARD]),
-        share(right[CONVERTED], pairs[CONVERTED]),
-        share(right[REPLACED], pairs[REPLACED]),
-        share(pairs[CONVERTED], hardest),
-        share(pairs[REPLACED], hardest),
-        share(numbers[9], numbers[8]),
-        share(numbers[11], numbers[10]),
-    )

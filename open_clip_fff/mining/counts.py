@@ -77,8 +77,8 @@ def rates(sums: Tensor) -> Rates:
     """Reads `MiningCounts`' sums, added over ranks; this is where the host waits for the device."""
     rows, *per_row, known, right, positives, pairs = sums.tolist()
     image_text, image_image, text_text, mined, doubtful, held = (count / max(rows, 1) for count in per_row)
-    share = positives / max(pairs, 1)
-    return Rates(image_text, image_image, text_text, mined, doubtful, held, share, _share(right, known))
+    positive_share = positives / max(pairs, 1)
+    return Rates(image_text, image_image, text_text, mined, doubtful, held, positive_share, share(right, known))
 
 
 @dataclass(frozen=True)
@@ -154,17 +154,18 @@ def connection_rates(sums: Tensor, labelled: bool = True) -> ConnectionRates:
     images, texts = sums.view(2, 8).tolist()
     scored, unscored, _, doubtful, known, same, of_known, right = (a + b for a, b in zip(images, texts, strict=True))
     if not labelled:
-        return ConnectionRates(true=_share(same, known))
+        return ConnectionRates(true=share(same, known))
     return ConnectionRates(
-        by_image=_share(images[2], images[0]),
-        by_text=_share(texts[2], texts[0]),
-        doubtful=_share(doubtful, scored),
-        unasked=_share(unscored, scored + unscored),
-        right=_share(right, of_known),
-        missed=_share(same - right, same),
-        true=_share(same, known),
+        by_image=share(images[2], images[0]),
+        by_text=share(texts[2], texts[0]),
+        doubtful=share(doubtful, scored),
+        unasked=share(unscored, scored + unscored),
+        right=share(right, of_known),
+        missed=share(same - right, same),
+        true=share(same, known),
     )
 
 
-def _share(part: int, total: int) -> float | None:
+def share(part: int, total: int) -> float | None:
+    """None where there is nothing to take a share of."""
     return part / total if total else None

@@ -40,21 +40,19 @@ def itm_targets(
             without a discriminator: nothing matches.
     """
     size, k = valid.shape
-    images = torch.arange(size, device=valid.device)
     columns = torch.arange(size * k, device=valid.device)
     own = columns[valid.flatten()]
-    pairs = [(own // k, own, torch.full_like(own, OWN))]
-    for first, other, labels, rows in (
-        (hardest.image.flatten(), second.image.flatten(), by_text, None),
-        (hardest.caption, second.caption, by_image, images),
-    ):
-        label = torch.full_like(first, NEGATIVE) if labels is None else labels.flatten().long()
-        found = torch.where(label == IGNORED, other, first)
-        kind = torch.full_like(first, HARD)
-        kind = kind.masked_fill(label == POSITIVE, CONVERTED).masked_fill(label == IGNORED, REPLACED)
-        kept = (found >= 0) & (label.abs() <= 1)
-        image, caption = (found, columns) if rows is None else (rows, found)
-        if rows is None:
-            kept &= valid.flatten()
-        pairs.append((image[kept], caption[kept], kind[kept]))
+    captions, images, kinds = _partners(hardest.image.flatten()[own], second.image.flatten()[own], by_text, own)
+    of_images = _partners(hardest.caption, second.caption, by_image, columns[:size])
+    pairs = (own // k, own, torch.full_like(own, OWN)), (images, captions, kinds), of_images
     return ItmPairs(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+
+
+def _partners(first: Tensor, second: Tensor, labels: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows that have a partner, the partner of each, and the kind of the pair, int64 [p] each; rows are int64 [n]."""
+    label = torch.full_like(first, NEGATIVE) if labels is None else labels.flatten()[rows].long()
+    found = torch.where(label == IGNORED, second, first)
+    kind = torch.full_like(first, HARD)
+    kind = kind.masked_fill(label == POSITIVE, CONVERTED).masked_fill(label == IGNORED, REPLACED)
+    kept = (found >= 0) & (label.abs() <= 1)
+    return rows[kept], found[kept], kind[kept]

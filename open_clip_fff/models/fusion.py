@@ -19,6 +19,11 @@ from open_clip_fff.hub.fusion_files import read_fusion
 HEAD_WIDTH = 64
 
 
+def width_for(text_width: int) -> int:
+    """The text tower's width, or the next lower one that whole attention heads fill."""
+    return text_width if text_width < 2 * HEAD_WIDTH else text_width // HEAD_WIDTH * HEAD_WIDTH
+
+
 @dataclass(frozen=True)
 class FusionSizes:
     """The network's sizes.

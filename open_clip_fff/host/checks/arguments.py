@@ -174,6 +174,8 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
         for flag, value in {"--accum-freq": args.accum_freq > 1, "--torchcompile": args.torchcompile}.items():
             if value:
                 raise UsageError(f"{flag}: does not go with a fusion model yet; drop it, or use --fusion-layers 0")
+        if (start := plan.fusion.pretrained) is not None and not Path(start).exists():
+            raise UsageError(f"--fusion-pretrained {start}: no such folder or checkpoint")
     refused = {
         "--distill-model": args.distill_model,
         "--torchscript": args.torchscript,

@@ -14,7 +14,6 @@ from open_clip_fff.host.checks.data import check_data
 from open_clip_fff.host.checks.open_clip_files import check_image_flags, check_pretrained, check_towers
 from open_clip_fff.host.checks.open_clip_flags import check_flags
 from open_clip_fff.hub.description import CONFIG_NAME
-from open_clip_fff.hub.fusion_files import read_fusion
 from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
 from open_clip_fff.models.text_design import TextDesign, design_of_config
 
@@ -32,10 +31,6 @@ def check_host(args: argparse.Namespace, plan: Plan) -> None:
     if plan.typed and not plan.loss.stock:
         _check_impl(args, plan)
         _check_rate(args, plan)
-    if plan.fusion is not None and (start := plan.fusion.pretrained) is not None:
-        if not Path(start).exists():
-            raise UsageError(f"--fusion-pretrained {start}: no such folder or checkpoint")
-        read_fusion(Path(start))
     check_pretrained("--pretrained", args.model, args.pretrained)
     check_pretrained("--distill-pretrained", args.distill_model, args.distill_pretrained)
     check_image_flags(args)

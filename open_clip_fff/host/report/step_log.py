@@ -15,7 +15,7 @@ from open_clip_fff.host.report.mining_warnings import mining_warning
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
-from open_clip_fff.losses.fusion import FusionRates, fusion_rates
+from open_clip_fff.losses.fusion_counts import FusionRates, fusion_rates
 from open_clip_fff.mining.counts import ConnectionRates, Rates, connection_rates, rates
 
 

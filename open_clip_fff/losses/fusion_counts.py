@@ -1,0 +1,76 @@
+"""What a fusion model gets right, counted on the device, and its rates for the log."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from open_clip_fff.mining.counts import RunningSums, share
+from open_clip_fff.mining.itm import CONVERTED, HARD, OWN, REPLACED
+
+KINDS = (OWN, HARD, CONVERTED, REPLACED)
+MLM = 2 * len(KINDS)  # where the masked tokens' counts begin
+LENGTH = MLM + 4
+
+
+class FusionCounts(RunningSums):
+    """Pairs of each kind and how many were classified right; masked tokens of own and converted pairs, likewise."""
+
+    def __init__(self) -> None:
+        super().__init__(LENGTH)
+
+
+@dataclass(frozen=True)
+class FusionRates:
+    """The fusion model since the last log step, over ranks; shares from 0 to 1, None where there is nothing.
+
+    Attributes:
+        itm: accuracy of matching; by kind of pair `own`, `hard`, `converted_right`, `replaced_right`.
+        converted, replaced: shares of the hardest pairs.
+        mlm: accuracy on masked tokens of own pairs; `mlm_converted` of converted ones.
+    """
+
+    itm: float | None
+    own: float | None
+    hard: float | None
+    converted_right: float | None
+    replaced_right: float | None
+    converted: float | None
+    replaced: float | None
+    mlm: float | None
+    mlm_converted: float | None
+
+    def text(self) -> str:
+        """For the log line."""
+        shares = {
+            "own": self.own,
+            "hard": self.hard,
+            "converted": self.converted_right,
+            "replaced": self.replaced_right,
+        }
+        kinds = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share is not None)
+        text = "" if self.itm is None else f" ITM right: {self.itm:.1%} ({kinds})"
+        if self.converted or self.replaced:
+            text += f" converted {self.converted:.1%}, replaced {self.replaced:.1%}"
+        if self.mlm is not None:
+            more = "" if self.mlm_converted is None else f" (converted {self.mlm_converted:.1%})"
+            text += f" MLM right: {self.mlm:.1%}{more}"
+        return text
+
+
+def fusion_rates(sums: Tensor) -> FusionRates:
+    """Reads `FusionCounts`' sums, added over ranks."""
+    numbers = sums.tolist()
+    pairs, right = numbers[0:MLM:2], numbers[1:MLM:2]
+    hardest = sum(pairs) - pairs[OWN]
+
+    return FusionRates(
+        share(sum(right), sum(pairs)),
+        share(right[OWN], pairs[OWN]),
+        share(right[HARD], pairs[HARD]),
+        share(right[CONVERTED], pairs[CONVERTED]),
+        share(right[REPLACED], pairs[REPLACED]),
+        share(pairs[CONVERTED], hardest),
+        share(pairs[REPLACED], hardest),
+        share(numbers[MLM + 1], numbers[MLM]),
+        share(numbers[MLM + 3], numbers[MLM + 2]),
+    )
