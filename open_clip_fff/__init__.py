@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from open_clip_fff.matching.registry import register_discriminator
     from open_clip_fff.mining.assign import make_assignment, own_text_block
     from open_clip_fff.mining.clauses import similarity_assignment
+    from open_clip_fff.mining.given import GivenPairs
     from open_clip_fff.mining.miner import Miner
     from open_clip_fff.mining.reference import MiningFeatures
 
@@ -30,6 +31,7 @@ _HOMES = {
     "Batch": "data.batch",
     "CaptionBatch": "data.batch",
     "FFFLoss": "losses.sigmoid",
+    "GivenPairs": "mining.given",
     "HookContext": "hooks.registry",
     "LossContext": "losses.registry",
     "Miner": "mining.miner",
@@ -54,6 +56,7 @@ __all__ = [
     "Batch",
     "CaptionBatch",
     "FFFLoss",
+    "GivenPairs",
     "HookContext",
     "LossContext",
     "Miner",

@@ -241,7 +241,7 @@ def test_the_tally_reports_news_once():
     assert news == {
         **dict.fromkeys(DAMAGE, 0),
         DAMAGE[0]: 1,
-        **{"rows": 2, "captions": 3, "raw": 1, "repeated": 1, "words": 5},
+        **{"rows": 2, "captions": 3, "raw": 1, "repeated": 1, "words": 5, "keys": 0},
         **{"source txt": 1, "source json:captions": 1},
     }
     settings = CaptionSettings(3, "all", json_keys=("captions",), min_coverage=0.6)

@@ -123,6 +123,31 @@ class CaptionSettings(Settings):
         "right; never trained on",
         metavar="NAME",
     )
+    positive_key: str | None = setting(
+        "positive_key",
+        None,
+        "tar member, json field or CSV column (product, patient): images with the same value are positives of each "
+        "other",
+        metavar="FIELD",
+        group="mining",
+    )
+    positive_key_as: str = setting(
+        "positive_key_as",
+        "positive",
+        "what they are of each other: positives, or neither positives nor negatives",
+        choices=("positive", "ignore"),
+        group="mining",
+        when=lambda s: s.positive_key is not None,
+        needs="--positive-key FIELD",
+    )
+    positives: str | None = setting(
+        "positives",
+        None,
+        "pairs of rows that are positives of each other: parquet, csv, tsv or jsonl with shard_a, key_a, shard_b, "
+        "key_b, and with --train-data A::B source_a, source_b, from 0",
+        metavar="FILE",
+        group="mining",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -161,6 +186,32 @@ class CaptionSettings(Settings):
                 f"classes from {code(self.class_key)} tell the log what is right, and nothing is trained on them"
             )
         return Topic("captions", tuple(parts))
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns of a CSV whose cells are text, where the text keys are its columns."""
+        return (*self.text_keys, *([] if self.positive_key is None else [self.positive_key]))
+
+    @property
+    def pairs_rows(self) -> bool:
+        """Whether the user says which images belong together."""
+        return self.positive_key is not None or self.positives is not None
+
+    @property
+    def gives_positives(self) -> bool:
+        """Whether some of them are positives."""
+        return self.positives is not None or (self.positive_key is not None and self.positive_key_as == "positive")
+
+    @property
+    def pairs_text(self) -> tuple[str, ...]:
+        """What the user says of pairs, in clauses."""
+        parts = []
+        if self.positive_key is not None:
+            what = "are positives of each other" if self.positive_key_as == "positive" else "are no negatives either"
+            parts.append(f"images of one {code(self.positive_key)} {what}")
+        if self.positives is not None:
+            parts.append(f"the pairs in {code(self.positives)} are positives")
+        return tuple(parts)
 
     def _from(self, upstream: Upstream) -> str:
         if upstream.data == "synthetic":

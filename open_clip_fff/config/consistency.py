@@ -57,6 +57,7 @@ def _check_needs(plan: Plan) -> None:
 def _check_weights(plan: Plan) -> None:
     """Weights of mined positives, where there are none."""
     mined = plan.connection is not None or (plan.mining is not None and plan.mining.mined_as == "positive")
+    mined = mined or plan.captions.gives_positives
     if not mined and "mined_weight" in plan.typed:
         raise UsageError(f"--mined-weight {plan.loss.mined_weight:g}: no mined pair becomes a positive here; drop it")
     if not mined and plan.loss.positive_weight == "mined-per-anchor":
@@ -103,6 +104,9 @@ def _check_stock(plan: Plan, loss: str) -> None:
         raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss fff or softmax")
     if plan.connection is not None:
         raise UsageError(f"--discriminator: {loss} takes no other positives; use --loss s-itc, softmax or fff")
+    for name in ("positive_key", "positives"):
+        if getattr(plan.captions, name) is not None:
+            raise UsageError(f"{as_flag(name)}: {loss} takes no other positives; use --loss fff, softmax or s-itc")
     if plan.batch_hooks:
         raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss fff or softmax")
     if plan.logits.bias_init == "auto":

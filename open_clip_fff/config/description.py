@@ -53,6 +53,7 @@ def describe(
         masks: whether the text tower has a mask token, as Hugging Face's may.
     """
     single = plan.mining is None and plan.connection is None and plan.captions.columns == 1
+    single = single and not plan.captions.gives_positives
     labelled, grouped = plan.connection is not None, plan.grouping is not None
     hooks = tuple(name for name in plan.batch_hooks if name != GROUPS)
     return [
@@ -100,11 +101,16 @@ def _method(plan: Plan) -> Topic:
 
 
 def _mining(plan: Plan) -> Topic:
+    given = plan.captions.pairs_text
     if plan.mining is not None:
-        return plan.mining.describe(_miner(plan))
+        mined = plan.mining.describe(_miner(plan))
+        return Topic(mined.name, (*mined.parts, *given))
     if plan.connection is not None:
-        return Topic("mining", ("nothing by FFF's Eq. 1, so that further positives are the discriminator's alone",))
-    return Topic("mining", ("nothing: an image's positives are its own captions alone",))
+        by = "the discriminator's and the user's" if plan.captions.gives_positives else "the discriminator's alone"
+        return Topic("mining", (f"nothing by FFF's Eq. 1, so that further positives are {by}", *given))
+    if plan.captions.gives_positives:
+        return Topic("mining", ("nothing by FFF's Eq. 1, so that further positives are the user's alone", *given))
+    return Topic("mining", ("nothing: an image's positives are its own captions alone", *given))
 
 
 def _miner(plan: Plan) -> str:

@@ -29,6 +29,8 @@ class CaptionRow(NamedTuple):
     captions: list[str]
     raw: int = 0  # how many captions, the first ones, are raw (from a text key) and not generated
     label: int = NO_ID  # the image's class (`ids.class_id`), negative if unknown
+    key: int = NO_ID  # by which the user pairs images (`ids.key_id`), negative if missing
+    row: int = NO_ID  # of the data set (`ids.row_id`), negative where no list of pairs needs it
     packed: Sequence[str] | None = None  # stored features, base64 of float16, of the image and of its captions
 
     def with_features(self, features: RowFeatures) -> "CaptionRow":

@@ -5,13 +5,14 @@ from collections.abc import Iterable, Mapping
 from multiprocessing import Array
 
 from open_clip_fff.data.caption_rows import CaptionRow
+from open_clip_fff.data.ids import NO_ID
 
 NO_CAPTION, BAD_CAPTIONS = "without a caption", "with unreadable captions"
 BAD_MEMBER = "with an unreadable member or image"
 NO_FEATURES = "without stored features that can be read"
 NOT_FINITE = "with stored features that are not finite"
 DAMAGE = (NO_CAPTION, BAD_CAPTIONS, BAD_MEMBER, NO_FEATURES, NOT_FINITE)
-TOTALS = ("rows", "captions", "raw", "repeated", "words")
+TOTALS = ("rows", "captions", "raw", "repeated", "words", "keys")
 MAX_LINES = 10  # log lines about rows of a kind in an epoch; counting continues
 
 _COMPLETE = -1
@@ -91,6 +92,7 @@ class LoaderCounters:
             "raw": row.raw,
             "repeated": len(row.captions) - len(set(row.captions)),
             "words": sum(len(text.split()) for text in row.captions),
+            "keys": int(row.key != NO_ID),
         }
         self._add({**counts, **{f"source {source}": 1 for source, texts in found.items() if texts}})
 

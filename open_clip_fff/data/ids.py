@@ -41,6 +41,31 @@ def caption_id(image_id: int, caption: str) -> tuple[int, int]:
     return image_id, caption_hash(caption)
 
 
+def row_id(shard: str, key: str) -> int:
+    """The id of a row of a data set, a non-negative int64.
+
+    Args:
+        shard: the tar's url or path as it is read, since keys repeat over shards; empty for a CSV.
+        key: the sample's; the image's path in a CSV.
+    """
+    return name_hash(f"{shard}\0{key}")
+
+
+def key_id(value: object) -> int:
+    """The id of what a field holds, int64: equal for equal texts, without the spaces around them; NO_ID for nothing.
+
+    Example:
+        >>> key_id(" 007") == key_id(b"007") != key_id("7") == key_id(7)
+        True
+    """
+    if isinstance(value, bytes):
+        value = value.decode(errors="surrogateescape")
+    if value is None or value != value or isinstance(value, list | dict):  # NaN equals nothing
+        return NO_ID
+    text = str(value).strip()
+    return name_hash(text) if text else NO_ID
+
+
 def class_id(name: object) -> int:
     """The id of a class, int64: a number as it is, a text's hash; NO_ID for anything else."""
     if isinstance(name, bytes):

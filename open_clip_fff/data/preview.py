@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.features import FeatureReader, MissingFeatures
-from open_clip_fff.data.ids import NO_ID, class_id
+from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.shards import image_bytes, read_samples, unreadable_reason
-from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.sources import CaptionReader, field_names
 from open_clip_fff.data.table_columns import read_table
 from open_clip_fff.errors import UsageError, printable, reason
 
@@ -37,18 +38,21 @@ class Preview:
     damage: str = ""  # the error of the first of them
     shown: list[tuple[str, list[str]]] = field(default_factory=list)  # the first rows' keys and captions
     members: dict[str, str] = field(default_factory=dict)  # the rows' members, each with the start of its first json
+    fields: list[str] = field(default_factory=list)  # names in the first member json
     flag: str = "--text-key"  # the flag that names sources without a prefix
     classes: int = 0  # rows with a class
+    keys: int = 0  # rows with a --positive-key
     opened: int | None = None  # rows whose stored features were read; None if none are needed
     stored: int = 0  # those of them that have some
     lacking: str = ""  # the error of the first of the others
     model: str | None = None  # the model that made the first features
     notes: list[str] = field(default_factory=list)  # columns that were typed without the spaces around their names
 
-    def add(self, key: str, found: Mapping[str, list[str]], per_image: int, label: int = NO_ID) -> None:
-        """Counts one row by its captions by source and its class."""
+    def add(self, name: str, found: Mapping[str, list[str]], per_image: int, row: CaptionRow) -> None:
+        """Counts one row by its captions by source, class and key."""
         self.rows += 1
-        self.classes += label != NO_ID
+        self.classes += row.label != NO_ID
+        self.keys += row.key != NO_ID
         for source, texts in found.items():
             self.rows_with[source] = self.rows_with.get(source, 0) + bool(texts)
             self.captions[source] = self.captions.get(source, 0) + len(texts)
@@ -59,13 +63,14 @@ class Preview:
         self.empty += not texts
         self.repeated += len(texts) - len(set(texts))
         if len(self.shown) < SHOWN:
-            self.shown.append((printable(key), texts))
+            self.shown.append((printable(name), texts))
 
     def add_members(self, sample: dict, damage: Sequence[str]) -> None:
         """Notes the members of a tar's row, and errors of those that cannot be read."""
         for name, member in sample.items():
             if not name.startswith("__"):
                 self.members.setdefault(name, _start(member) if name.endswith("json") else "")
+        self.fields = self.fields or field_names(sample)
         self.images += image_bytes(sample) is not None
         self.damaged += bool(damage)
         self.damage = self.damage or "".join(damage[:1])
@@ -109,7 +114,7 @@ def preview_shard(
         for sample in read_samples([url], limit):
             found, damage = reader.read(sample)
             keys.append(str(sample["__key__"]))
-            preview.add(keys[-1], found, captions.per_image, reader.class_of(sample))
+            preview.add(keys[-1], found, captions.per_image, reader.named_row(sample, found))
             preview.add_members(sample, damage)
             if features is not None and preview.rows <= OPENED:
                 texts = [text for texts in found.values() for text in texts][: captions.per_image]
@@ -132,14 +137,14 @@ def preview_csv(path: str, separator: str, image_column: str, captions: CaptionS
     Raises:
         UsageError: if the file or its first images cannot be read.
     """
-    table = read_table(path, separator, captions.text_keys, nrows=ROW_LIMIT)
+    table = read_table(path, separator, captions.text_columns, nrows=ROW_LIMIT)
     _check_images(f"--csv-img-key {image_column}: {path}", [str(image) for image in table[image_column].head(TRIED)])
     preview = Preview(name=Path(path).name, images=len(table), flag="--csv-caption-key")
     reader = CaptionReader(captions)
-    label_column = [] if captions.class_key is None else [captions.class_key]
-    for cells in table[list(dict.fromkeys([image_column, *captions.text_keys, *label_column]))].to_dict("records"):
-        label = NO_ID if captions.class_key is None else class_id(cells[captions.class_key])
-        preview.add(str(cells[image_column]), reader.by_column(cells), captions.per_image, label)
+    others = [] if captions.class_key is None else [captions.class_key]
+    for cells in table[list(dict.fromkeys([image_column, *captions.text_columns, *others]))].to_dict("records"):
+        image, found = str(cells[image_column]), reader.by_column(cells)
+        preview.add(image, found, captions.per_image, reader.table_row(image, cells, found))
     return preview
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.preview import Preview
 from open_clip_fff.data.shards import IMAGES, describe_members, dotted_key_note
+from open_clip_fff.data.table_columns import column_names
 from open_clip_fff.errors import UsageError
 from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.plural import plural
@@ -52,8 +53,11 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
             )
     if captions.class_key is not None and not any(preview.classes for preview in previews):
         raise UsageError(
-            f"--class-key {captions.class_key}: no row of {preview.name} has a class there; its rows hold "
-            f"{', '.join(sorted(preview.members)) or 'none'}"
+            f"--class-key {captions.class_key}: no row of {preview.name} has a class there; {_names_there(preview)}"
+        )
+    if captions.positive_key is not None and not any(preview.keys for preview in previews):
+        raise UsageError(
+            f"--positive-key {captions.positive_key}: no row of {names} has anything there; {_names_there(preview)}"
         )
     longest = max(preview.longest for preview in previews)
     if captions.policy != "first" and captions.per_image > longest:
@@ -84,6 +88,9 @@ def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
     if preview.opened and preview.model is not None:
         share, rows = preview.stored / preview.opened, plural(preview.opened, "rows")
         lines.append(f"  features of {plain_name(preview.model)} in {share:.2%} of the first {rows}")
+    if captions.positive_key is not None:
+        share = preview.keys / preview.rows
+        lines.append(f"  --positive-key {captions.positive_key} has a value in {share:.2%} of rows")
     lines += [f"  {note}" for note in preview.notes]
     if preview.damaged:
         lines.append(f"  {plural(preview.damaged, 'rows')} with captions that cannot be read, first {preview.damage}")
@@ -123,6 +130,14 @@ def _found_instead(source: str, preview: Preview) -> str:
     if start := preview.members.get(member):
         return f"the first {member} is {start}"
     return f"its rows hold {', '.join(sorted(preview.members))}" if preview.members else "all rows are empty there"
+
+
+def _names_there(preview: Preview) -> str:
+    """Where a class or a key could be."""
+    if not preview.members:  # a CSV, whose columns are known to be there
+        return "all rows are empty there"
+    fields = f", and json has {column_names(preview.fields)}" if preview.fields else ""
+    return f"its rows hold {', '.join(sorted(preview.members))}{fields}"
 
 
 def _quoted(text: str) -> str:

@@ -57,14 +57,20 @@ def row_counts(shards: Sequence[str], sidecars: Sequence[Sidecar] = ()) -> RowCo
     if few:
         unknown = [url for url in local if url not in rows]
         count("img2dataset's stats", unknown, lambda url: _number(_json(_stats_of(url)), "successes"))
-        count("tar headers", _smallest(url for url in unknown if url not in rows), image_rows)
+        count("tar headers", readable_at_once(url for url in unknown if url not in rows), image_rows)
         for sidecar in sidecars:
             count(sidecar.flag, urls, sidecar.size)
     return RowCounts(urls, rows, tuple(counted_from))
 
 
 def image_rows(path: str) -> int | None:
-    """The samples with an image in a local tar, by its headers; None if they cannot be read to the end."""
+    """The samples with an image in a local tar; None if it cannot be read to the end."""
+    keys = image_keys(path)
+    return None if keys is None else len(keys)
+
+
+def image_keys(path: str) -> set[str] | None:
+    """The keys of the samples with an image in a local tar, by its headers; None if they cannot be read to the end."""
     keys: set[str] = set()
     try:
         with tarfile.open(path, "r:", tarinfo=Header) as tar:
@@ -76,11 +82,11 @@ def image_rows(path: str) -> int | None:
                 tar.members = []  # type: ignore[attr-defined]  # it keeps them all
     except Exception:  # anything that tarfile raises for a damaged header
         return None
-    return len(keys)
+    return keys
 
 
-def _smallest(paths: Iterable[str]) -> list[str]:
-    """The smallest files, up to HEADERS bytes together."""
+def readable_at_once(paths: Iterable[str]) -> list[str]:
+    """The smallest local files, up to HEADERS bytes together."""
     sizes = sorted((Path(path).stat().st_size, path) for path in paths if Path(path).is_file())
     left, found = HEADERS, []
     for size, path in sizes:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from open_clip_fff.data.caption_rows import serialize
 from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, NO_FEATURES, NOT_FINITE, LoaderCounters
 from open_clip_fff.data.features import FeatureReader, FeaturesNotFinite, MissingFeatures
-from open_clip_fff.data.shards import IMAGES, id_of
+from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.data.sources import CaptionReader
 
 
@@ -36,7 +36,7 @@ class CaptionSerializer:
         found, damage = reader.read(sample)
         if damage:
             counters.count_damaged(BAD_CAPTIONS, self._line(damage[0]))
-        row = reader.row_of(id_of(sample), found, reader.class_of(sample))
+        row = reader.named_row(sample, found)
         counters.count_row(row, found)
         if not row.captions:
             counters.count_damaged(NO_CAPTION)

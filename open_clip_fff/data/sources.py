@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from open_clip_fff.config.captions import PATTERN, CaptionSettings, source_name
 from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.caption_rows import CaptionRow
-from open_clip_fff.data.ids import NO_ID, class_id
+from open_clip_fff.data.ids import NO_ID, class_id, key_id, row_id, sample_id
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.errors import printable
@@ -71,13 +71,33 @@ class CaptionReader:
         return self._within_bounds({key: cell_text(cells[key]) for key in self.captions.text_keys})
 
     def row(self, sample: dict) -> CaptionRow:
-        """The row of a sample: its id, first K captions and class."""
-        return self.row_of(id_of(sample), self.read(sample).found, self.class_of(sample))
+        """The row of a sample: its id, first K captions, class, key and row id."""
+        return self.named_row(sample, self.read(sample).found)
+
+    def named_row(self, sample: Mapping[str, object], found: Mapping[str, list[str]]) -> CaptionRow:
+        """The row of a sample with its captions by source."""
+        row = self.row_of(id_of(sample), found, self.class_of(sample))  # type: ignore[arg-type]
+        if self.captions.positives is not None:
+            row = row._replace(row=row_id(str(sample["__url__"]), str(sample["__key__"])))
+        return row if self.captions.positive_key is None else row._replace(key=self.key_of(sample))
+
+    def table_row(self, image: str, cells: Mapping[str, object], found: Mapping[str, list[str]]) -> CaptionRow:
+        """The row of a table, with the image's path and its captions by column."""
+        named = self.captions
+        label = NO_ID if named.class_key is None else class_id(cells[named.class_key])
+        row = self.row_of(sample_id(image), found, label)
+        key = NO_ID if named.positive_key is None else key_id(cells[named.positive_key])
+        return row._replace(key=key, row=NO_ID if named.positives is None else row_id("", image))
+
+    def key_of(self, sample: Mapping[str, object]) -> int:
+        """The id of a sample's --positive-key; negative if it has none."""
+        key = self.captions.positive_key
+        return NO_ID if key is None else key_id(value_of(sample, key))
 
     def class_of(self, sample: Mapping[str, object]) -> int:
         """The class id of a sample; negative if it has none."""
         key = self.captions.class_key
-        return NO_ID if key is None else class_id(class_value(sample, key))
+        return NO_ID if key is None else class_id(value_of(sample, key))
 
     def row_of(self, image_id: int, found: Mapping[str, list[str]], label: int = NO_ID) -> CaptionRow:
         """The row of an image with the first K of its captions by source."""
@@ -101,14 +121,22 @@ class CaptionReader:
         return {source: [text for text in texts if fits(text)] for source, texts in found.items()}
 
 
-def class_value(sample: Mapping[str, object], key: str) -> object:
-    """What names a sample's class, the content of a tar member or json field called `key`; None for neither."""
+def value_of(sample: Mapping[str, object], key: str) -> object:
+    """What names a sample's class, say: the content of a tar member or json field called `key`; None for neither."""
     if (member := find_name(key, sample)) is not None:
         return sample[member]
     try:
         return next(iter(field_values(_parsed(sample.get("json")), key)), None)
     except (ValueError, RecursionError):
         return None
+
+
+def field_names(sample: Mapping[str, object]) -> list[str]:
+    """The fields of a sample's member json; none where there is none that can be read."""
+    try:
+        return list(_parsed(sample.get("json")) or {})
+    except (ValueError, RecursionError):
+        return []
 
 
 def texts_of(value: object) -> list[str]:

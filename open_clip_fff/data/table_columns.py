@@ -12,13 +12,11 @@ from open_clip_fff.errors import UsageError
 SHOWN = 30  # columns that an error line names
 
 
-def read_table(
-    path: str, separator: str, captions: tuple[str, ...], content: TextIO | None = None, **options: Any
-) -> Any:
-    """A CSV as pandas reads it for OpenCLIP, but with its caption columns as text: pandas would make 7 of 007.
+def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextIO | None = None, **options: Any) -> Any:
+    """A CSV as pandas reads it for OpenCLIP, but with some columns as text: pandas would make 7 of 007.
 
     Args:
-        captions: names of the caption columns; missing ones are ignored.
+        texts: names of the columns with captions or keys; missing ones are ignored.
         content: the file, if it is open already.
         options: of `pandas.read_csv`.
 
@@ -29,7 +27,7 @@ def read_table(
 
     try:
         table = pd.read_csv(
-            path if content is None else content, sep=separator, dtype=dict.fromkeys(captions, str), **options
+            path if content is None else content, sep=separator, dtype=dict.fromkeys(texts, str), **options
         )
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
@@ -44,7 +42,7 @@ class TableColumns(NamedTuple):
     """The columns of a CSV, under their exact names."""
 
     image: str  # with the images' paths
-    captions: CaptionSettings  # with the caption columns as text keys, and the class column
+    captions: CaptionSettings  # with the caption columns as text keys, and the columns of classes and of keys
     notes: list[str]  # a line for each column that was typed without the spaces around its name
 
 
@@ -61,7 +59,8 @@ def table_columns(path: str, separator: str, image: str, captions: CaptionSettin
     image = find("--csv-img-key", image)
     keys = tuple(dict.fromkeys(find("--csv-caption-key", key) for key in captions.text_keys))
     label = None if captions.class_key is None else find("--class-key", captions.class_key)
-    return TableColumns(image, replace(captions, text_keys=keys, class_key=label), notes)
+    key = None if captions.positive_key is None else find("--positive-key", captions.positive_key)
+    return TableColumns(image, replace(captions, text_keys=keys, class_key=label, positive_key=key), notes)
 
 
 def find_column(flag: str, typed: str, there: Sequence[str], where: str, read: str = "") -> str:

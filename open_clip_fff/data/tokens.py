@@ -10,6 +10,8 @@ from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.caption_rows import CaptionRow, deserialize
 
 CLASSES = "image_classes"  # int64 [B], in a batch's extras if a class key is named
+# int64 [B], by which the user pairs images: with --positive-key, and with --positives
+KEYS, ROWS = "positive_keys", "row_ids"
 # with stored features: float16 [B, D], or [B, 0] from a text-only model; and [B, K, D]
 STORED_IMAGE, STORED_TEXT = "stored_image_features", "stored_text_features"
 Tokenizer = Callable[[list[str]], Tensor]
@@ -54,7 +56,9 @@ class CaptionTokenizer:
 
     def __call__(self, texts: str | Sequence[str]) -> list[CaptionBatch]:
         row, settings = _row(texts), self.captions
-        extras = {} if settings.class_key is None else {CLASSES: torch.tensor(row.label)}
+        named = {CLASSES: settings.class_key, KEYS: settings.positive_key, ROWS: settings.positives}
+        numbers = {CLASSES: row.label, KEYS: row.key, ROWS: row.row}
+        extras = {name: torch.tensor(numbers[name]) for name, flag in named.items() if flag is not None}
         columns = settings.columns
         indices = draw_indices(row, settings.policy, settings.raw_weight)[:columns]
         padded = [row.captions[i] for i in indices] + [""] * (columns - len(indices))

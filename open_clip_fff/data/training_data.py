@@ -9,9 +9,10 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.resolve import with_stored_model
 from open_clip_fff.data.data_sets import check_files, dataset_kind, expand_shards
 from open_clip_fff.data.features import FeatureReader
+from open_clip_fff.data.positives import NamedPairs, read_pairs
 from open_clip_fff.data.preview import Preview, preview_csv, preview_sets
 from open_clip_fff.data.preview_text import check
-from open_clip_fff.data.table_columns import table_columns
+from open_clip_fff.data.table_columns import read_table, table_columns
 from open_clip_fff.errors import UsageError
 
 
@@ -33,9 +34,12 @@ def with_data_sets(plan: Plan, shards: str | None) -> Plan:
 
 
 def val_captions(captions: CaptionSettings, shards: str | None) -> CaptionSettings:
-    """The settings for --val-data: its own sidecars, and all captions. OpenCLIP's own evaluation sees the first."""
+    """The settings for --val-data: its own sidecars, and all captions; --positives are of training's rows.
+
+    OpenCLIP's own evaluation sees the first caption.
+    """
     sidecar = captions.sidecar if captions.val_sidecar is None else captions.val_sidecar or None
-    return dataclasses.replace(captions, policy="all", sidecar=sidecar, shards=shards)
+    return dataclasses.replace(captions, policy="all", sidecar=sidecar, shards=shards, positives=None)
 
 
 def feature_reader(plan: Plan) -> FeatureReader | None:
@@ -43,6 +47,19 @@ def feature_reader(plan: Plan) -> FeatureReader | None:
     if plan.features != "precomputed" and (plan.grouping is None or plan.grouping.source != "stored"):
         return None
     return FeatureReader.of(plan)
+
+
+def training_pairs(plan: Plan, args: argparse.Namespace) -> NamedPairs | None:
+    """The pairs of --positives; None without it. Raises as `read_pairs`."""
+    path = plan.captions.positives
+    if path is None:
+        return None
+    if dataset_kind(args) != "csv":
+        return read_pairs(path, args.train_data)
+    columns, separator = csv_captions(args, plan.captions), args.csv_separator
+    image = table_columns(args.train_data, separator, args.csv_img_key, columns).image
+    images = read_table(args.train_data, separator, (), usecols=[image])[image]
+    return read_pairs(path, None, [str(image) for image in images])
 
 
 def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[str]]:
@@ -70,6 +87,9 @@ def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, l
     """
     captions = plan.captions
     if not args.train_data or dataset_kind(args) == "synthetic":
+        for flag, value in (("--positive-key", captions.positive_key), ("--positives", captions.positives)):
+            if value is not None:
+                raise UsageError(f"{flag} {value}: needs rows of --train-data, tars or a CSV")
         return plan, [], captions
     features = feature_reader(plan)
     if dataset_kind(args) == "csv":

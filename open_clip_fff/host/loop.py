@@ -24,6 +24,7 @@ from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.registry import LOSSES, LossContext
 from open_clip_fff.mining.connections import ConnectionMiner
+from open_clip_fff.mining.given import GivenPairs, ListedPairs
 from open_clip_fff.plural import plural
 
 
@@ -41,7 +42,8 @@ def loss_factory(state: RunState, create_loss: Callable) -> Callable:
         settings = replace(plan.loss, dist_impl=args.loss_dist_impl or plan.loss.dist_impl)  # OpenCLIP's own flag
         loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, settings, args.batch_size))
         online = plan.features == "online"
-        state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online)
+        given = _given_pairs(state)
+        state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online, given)
         state.criterion.keep_last = bool(state.step_observers)
         state.criterion.connections = _connections(state)
         if state.fusion is not None and plan.fusion is not None:
@@ -51,6 +53,16 @@ def loss_factory(state: RunState, create_loss: Callable) -> Callable:
         return state.criterion
 
     return make
+
+
+def _given_pairs(state: RunState) -> GivenPairs | None:
+    """What the user says of pairs: by --positive-key, and in --positives."""
+    if not state.plan.captions.pairs_rows:
+        return None
+    listed = None
+    if state.pairs is not None:
+        listed = ListedPairs.of(torch.from_numpy(state.pairs.pairs)).to(state.args.device)
+    return GivenPairs(state.key_label, listed)
 
 
 def _connections(state: RunState) -> ConnectionMiner | None:

@@ -11,7 +11,7 @@ import open_clip_fff
 from open_clip_fff.config.consistency import idle_notes
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.preview_text import preview_lines
-from open_clip_fff.data.training_data import preview_training_data, with_data_sets
+from open_clip_fff.data.training_data import preview_training_data, training_pairs, with_data_sets
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.checkpoints.extra_state import extra_state
 from open_clip_fff.host.checkpoints.mid_epoch import mid_epoch_seams
@@ -84,12 +84,15 @@ def _train(command: Command) -> None:
 
 
 def _loaded(state: RunState) -> RunState:
-    """The state with the model that mines and the sets to score, if any: what is not there should fail first."""
+    """The state with the model that mines, pairs and the sets to score, if any: what is not there should fail first."""
     plan, cache = state.plan, state.args.cache_dir
     if plan.features == "frozen" and plan.miner is not None:
         state.frozen = load_frozen(plan.miner, cache)
     if plan.features == "text" and plan.miner is not None:
         state.sentences = load_sentences(plan.miner.model, cache)
+    state.pairs = training_pairs(plan, state.args)
+    if state.pairs is not None and state.master:
+        print("\n".join(state.pairs.lines), flush=True)
     if plan.zero_shot is not None:
         from open_clip_fff.host.zero_shot import (
             find_zero_shot_sets,  # clip-benchmark and scikit-learn: half as long as torch

@@ -7,6 +7,7 @@ from typing import Any
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.counters import LoaderCounters
+from open_clip_fff.data.positives import NamedPairs
 from open_clip_fff.data.row_counts import RowCounts
 from open_clip_fff.evaluation.layouts import LocalSet
 from open_clip_fff.hooks.registry import BatchHook, SeesSteps
@@ -15,6 +16,7 @@ from open_clip_fff.host.loader.tracking import EpochStart, TrackedLoader
 from open_clip_fff.host.nonfinite import StepGuard
 from open_clip_fff.host.stopping import StopSignals
 from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.mining.labels import IGNORED, POSITIVE
 from open_clip_fff.models.ema import WeightsEma
 from open_clip_fff.models.frozen import FrozenModel
 from open_clip_fff.models.sentences import SentenceModel
@@ -29,6 +31,7 @@ class RunState:
         plan: what the run does beyond OpenCLIP; nothing where no flag of ours was typed.
         frozen: the frozen model that mines, loaded before anything else; None without.
         sentences: the sentence-embedding model that mines, likewise.
+        pairs: those of --positives; None without.
         rows: what is known of the shards' rows.
         counters: rows that the loader read, skipped or found damaged.
         val_counters: the same of validation.
@@ -54,6 +57,7 @@ class RunState:
     plan: Plan
     frozen: FrozenModel | None = None
     sentences: SentenceModel | None = None
+    pairs: NamedPairs | None = None
     rows: RowCounts = field(default_factory=RowCounts)
     counters: LoaderCounters = field(init=False)
     val_counters: LoaderCounters = field(default_factory=LoaderCounters)
@@ -83,6 +87,11 @@ class RunState:
     def own_loss(self) -> bool:
         """Whether the loss is ours or a plug-in's, with many captions and hooks."""
         return not self.plan.loss.stock
+
+    @property
+    def key_label(self) -> int:
+        """What images of one --positive-key are, `POSITIVE` or `IGNORED`."""
+        return POSITIVE if self.plan.captions.positive_key_as == "positive" else IGNORED
 
     @property
     def master(self) -> bool:

@@ -13,13 +13,17 @@ from torch import Tensor
 
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.counters import DAMAGE, LoaderCounters
+from open_clip_fff.data.ids import NO_ID
+from open_clip_fff.data.tokens import KEYS
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.report.coverage import damage_line, lost_line
-from open_clip_fff.host.report.recall import recall
+from open_clip_fff.host.report.recall import Keys, recall
 from open_clip_fff.host.report.results import AVERAGE, LOSS, RECALL, keep_results, validation_line
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.sigmoid import FFFLoss
-from open_clip_fff.mining.labels import known_ids
+from open_clip_fff.mining.assign import make_assignment, own_text_block
+from open_clip_fff.mining.given import GivenPairs
+from open_clip_fff.mining.labels import POSITIVE, known_ids
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.plural import plural
 
@@ -41,7 +45,7 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
         for prefix, each in models.items():
             if "clip_val_loss" in metrics:  # on rank 0, in the epochs that --val-frequency names
                 values |= validate(each, data["val"].dataloader.loader, state, prefix)
-                logging.info(validation_line(epoch, values, prefix))
+                logging.info(validation_line(epoch, values, prefix, _keys_note(state)))
             if prefix and state.master:  # OpenCLIP has done this for the model itself
                 values |= _zero_shot(each, data, epoch, args, tokenizer, prefix)
         state.val_counters.discard()  # the same rows
@@ -61,6 +65,12 @@ def _tell_rows(counters: LoaderCounters, epoch: int) -> None:
         logging.warning(f"Lost of {plural(len(counters.shards), 'shards')} in validation after epoch {epoch}: {line}")
 
 
+def _keys_note(state: RunState) -> str:
+    """What the line of a validation says of --positive-key."""
+    key, right = state.plan.captions.positive_key, state.key_label == POSITIVE
+    return "" if key is None else f" (others of one {key} are {'right, too' if right else 'left out'})"
+
+
 def _zero_shot(model: Any, data: dict, epoch: int, args, tokenizer, prefix: str) -> dict[str, float]:
     """OpenCLIP's own zero-shot evaluation, where its flags ask for one."""
     wrapped = SimpleNamespace(module=model) if args.distributed else model  # it takes DDP's wrapper off
@@ -71,8 +81,8 @@ def _zero_shot(model: Any, data: dict, epoch: int, args, tokenizer, prefix: str)
 def validate(model: Any, loader, state: RunState, prefix: str = "") -> dict[str, float]:
     """Recall over all captions, and the sigmoid loss where the model has a bias.
 
-    The loss is `FFFLoss` with an image's own captions as its only positives, the mean over the images of all batches:
-    like any contrastive loss, comparable only at the same batch size.
+    The loss is `FFFLoss` with an image's own captions as its only positives, and those that --positive-key pairs with
+    it, the mean over the images of all batches: like any contrastive loss, comparable only at the same batch size.
 
     Args:
         model: an `nn.Module` with OpenCLIP's `encode_image`, `encode_text` and scalars, not wrapped by DDP; its mode
@@ -90,14 +100,16 @@ def validate(model: Any, loader, state: RunState, prefix: str = "") -> dict[str,
         model.eval()
         for index, encoded in enumerate(_encoded(model, loader, state.args), start=1):
             if bias is not None:
-                loss += _sigmoid_loss(encoded, model.logit_scale.exp(), bias) * len(encoded.image)
+                loss += _sigmoid_loss(encoded, model.logit_scale.exp(), bias, state.key_label) * len(encoded.image)
             batches.append(Encoded(*(x.cpu() for x in encoded)))
             if index % PROGRESS_EVERY == 0:
                 images, known = sum(len(batch.image) for batch in batches), loader.num_samples
                 logging.info(f"FFF Eval: all captions of [{images} / {known or 'unknown'}] images encoded")
-        image, text, valid, ids = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        image, text, valid, ids, keys = (torch.cat(parts) for parts in zip(*batches, strict=True))
         ids = known_ids(ids, rank=0)
-        shares = recall(image, text, ids, ids.repeat_interleave(valid.sum(dim=1)))
+        text_ids, text_keys = (x.repeat_interleave(valid.sum(dim=1)) for x in (ids, keys))
+        by_key = Keys(keys, text_keys, state.key_label == POSITIVE) if (keys >= 0).any() else None
+        shares = recall(image, text, ids, text_ids, keys=by_key)
     values = {RECALL + name: share for name, share in shares.items()}
     values |= {"num_images": len(image), "num_captions": len(text)}
     values |= {} if bias is None else {LOSS: loss / len(image)}
@@ -112,12 +124,14 @@ class Encoded(NamedTuple):
         text: float32 [V, D], the valid captions, image after image.
         valid: bool [B, K], V of them True.
         ids: int64 [B], as the loader gave them.
+        keys: int64 [B], --positive-key, negative where missing.
     """
 
     image: Tensor
     text: Tensor
     valid: Tensor
     ids: Tensor
+    keys: Tensor
 
 
 def _encoded(model: Any, loader, args) -> Iterator[Encoded]:
@@ -130,14 +144,16 @@ def _encoded(model: Any, loader, args) -> Iterator[Encoded]:
         with autocast():
             image = model.encode_image(images, normalize=True)
             text = model.encode_text(captions.tokens[captions.valid], normalize=True)
-        yield Encoded(image.float(), text.float(), captions.valid, captions.ids)
+        keys = captions.extras.get(KEYS, torch.full_like(captions.ids, NO_ID))
+        yield Encoded(image.float(), text.float(), captions.valid, captions.ids, keys)
 
 
-def _sigmoid_loss(encoded: Encoded, scale: Tensor, bias: Tensor) -> float:
+def _sigmoid_loss(encoded: Encoded, scale: Tensor, bias: Tensor, key_label: int) -> float:
     """Eq. 2 of one batch, without mined pairs, in float32."""
-    image, text, valid, ids = encoded
+    image, text, valid, ids, keys = encoded
     padded = text.new_zeros(*valid.shape, text.shape[1])
     padded[valid] = text
     with exact_float32(image.device):
-        loss = FFFLoss()(image, padded, scale.float(), bias.float(), valid, known_ids(ids, rank=0))
+        assignment = make_assignment(own_text_block(valid, ids, keys=keys), given=GivenPairs(key_label))
+        loss = FFFLoss()(image, padded, scale.float(), bias.float(), assignment=assignment)
     return loss.item()

@@ -18,8 +18,9 @@ from open_clip_fff.mining.assign import make_assignment, own_text_block
 from open_clip_fff.mining.clauses import Mined
 from open_clip_fff.mining.connections import ConnectionMiner
 from open_clip_fff.mining.counts import MiningCounts, RunningSums
+from open_clip_fff.mining.given import GivenPairs
 from open_clip_fff.mining.global_texts import TextBlock
-from open_clip_fff.mining.labels import IGNORED, all_valid, as_labels
+from open_clip_fff.mining.labels import IGNORED, NEGATIVE, all_valid, as_labels
 from open_clip_fff.mining.miner import Miner
 from open_clip_fff.mining.reference import MiningFeatures, pooled_text
 from open_clip_fff.mining.tiles import Assignment, TileCallback
@@ -44,6 +45,7 @@ class Criterion(nn.Module):
         accumulation: OpenCLIP's --accum-freq. The loop back-propagates the whole loss once per micro-batch, which
             makes the scalars' gradients that many times too large: they are divided by it.
         online: whether the trained model's own features mine; else a batch hook adds those that do.
+        given: which images the user pairs; None for none.
 
     Attributes:
         connections: labels the hardest negatives; None without a discriminator.
@@ -60,10 +62,12 @@ class Criterion(nn.Module):
         world_size: int = 1,
         accumulation: int = 1,
         online: bool = False,
+        given: GivenPairs | None = None,
     ) -> None:
         super().__init__()
         self.loss, self.rank, self.world_size, self.accumulation = loss, rank, world_size, accumulation
         self.miner, self.online = None if mining is None else Miner(mining, rank, world_size), online
+        self.given = given
         self.connections: ConnectionMiner | None = None
         self.fusion: FusionLoss | None = None
         self.counts = MiningCounts()
@@ -95,15 +99,16 @@ class Criterion(nn.Module):
             image_features, text_features, logit_scale, logit_bias: as `FFFLoss`.
             output_dict: whether to return the loss's terms by name.
             more: `caption_valid` and `image_ids`, as `FFFLoss`; `text_raw` bool [B, K], which captions are raw;
-                `image_classes` int64 [B] (negative: unknown), for statistics; what batch hooks added, [B, ...] each:
+                `image_classes` int64 [B] (negative: unknown), for statistics; `positive_keys` and `row_ids`, int64 [B]
+                (negative: none), by which the user pairs images; what batch hooks added, [B, ...] each:
                 `mining_image_features` [B, D'] and `mining_text_features` [B, K, D'], `caption_hashes` int64 [B, K]
                 for a discriminator, and whatever the loss names.
         """
         valid, ids = more.get("caption_valid"), more.get("image_ids")
         if self.keep_last and ids is not None:
             self._last = ids, image_features.detach(), text_features.detach(), valid
-        on_tile = self._counter(more.get("image_classes"))
-        assignment = self.assignment(image_features, text_features, on_tile=on_tile, **more)
+        own = self._own_texts(text_features, **more)
+        assignment = self.assignment(image_features, text_features, on_tile=self._counter(own), **more)
         given: dict[str, Any] = {
             "image_features": image_features,
             "text_features": text_features,
@@ -120,7 +125,8 @@ class Criterion(nn.Module):
         terms = value if isinstance(value, dict) else {"contrastive_loss": value}
         if self.fusion is not None:
             labelled = None if self.connections is None else self.connections.last
-            terms = {**terms, **self.fusion(image_features, text_features, logit_scale, labelled=labelled, **more)}
+            more |= {"labelled": labelled, "negatives": self._negatives(own)}
+            terms = {**terms, **self.fusion(image_features, text_features, logit_scale, **more)}
         return terms if output_dict else sum(terms.values())
 
     def assignment(
@@ -128,15 +134,12 @@ class Criterion(nn.Module):
         image_features: Tensor,
         text_features: Tensor,
         caption_valid: Tensor | None = None,
-        image_ids: Tensor | None = None,
         text_raw: Tensor | None = None,
-        image_classes: Tensor | None = None,
         mining_image_features: Tensor | None = None,
         mining_text_features: Tensor | None = None,
-        caption_hashes: Tensor | None = None,
         on_tile: TileCallback | None = None,
         skip_warmup: bool = False,
-        **_: Any,
+        **more: Any,
     ) -> Assignment:
         """The assignment of this rank's images, computed for each tile that is read.
 
@@ -147,16 +150,16 @@ class Criterion(nn.Module):
         Raises:
             ValueError: where mining features first come, if they are not L2-normalised.
         """
-        valid = all_valid(text_features) if caption_valid is None else caption_valid
-        self._check(valid, mining_image_features=mining_image_features, mining_text_features=mining_text_features)
-        own = own_text_block(valid, image_ids, self.rank, classes=image_classes, captions=caption_hashes)
+        own = self._own_texts(text_features, caption_valid, **more)
+        self._check(own.valid, mining_image_features=mining_image_features, mining_text_features=mining_text_features)
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
         features = None
         if mining_text_features is not None:
             features = self._finite(mining_image_features, mining_text_features, own, counting=on_tile is not None)
         if self.connections is not None:
-            own = self.connections(image_features, text_features, own, features, counting=on_tile is not None)
+            counting, negatives = on_tile is not None, self._negatives(own)
+            own = self.connections(image_features, text_features, own, features, counting, negatives)
         mine = None
         if self.miner is not None and (skip_warmup or self.miner.needs_features):
             if features is None:
@@ -165,7 +168,7 @@ class Criterion(nn.Module):
                 features = features._replace(valid=features.valid & ~text_raw)
             own = own._replace(features=features)
             mine = self.miner.without_warmup if skip_warmup else self.miner
-        return make_assignment(own, self.rank, self.world_size, self._ring, mine, on_tile)
+        return make_assignment(own, self.rank, self.world_size, self._ring, mine, on_tile, self.given)
 
     def last_batch(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """Ids, image features and pooled text features of this rank's last batch, without gradient, if kept."""
@@ -186,6 +189,26 @@ class Criterion(nn.Module):
         if self.miner is not None:
             self.miner.after_step()
 
+    def _own_texts(
+        self,
+        text_features: Tensor,
+        caption_valid: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        image_classes: Tensor | None = None,
+        caption_hashes: Tensor | None = None,
+        positive_keys: Tensor | None = None,
+        row_ids: Tensor | None = None,
+        **_: Any,
+    ) -> TextBlock:
+        """This rank's captions, without mining features."""
+        valid = all_valid(text_features) if caption_valid is None else caption_valid
+        named = {"classes": image_classes, "captions": caption_hashes, "keys": positive_keys, "rows": row_ids}
+        return own_text_block(valid, image_ids, self.rank, **named)
+
+    def _negatives(self, own: TextBlock) -> Tensor | None:
+        """This rank's pairs of images that may be hard negatives, bool [B, B]; None for all."""
+        return None if self.given is None else self.given.labels(own, own) == NEGATIVE
+
     def _finite(self, image: Tensor | None, text: Tensor, own: TextBlock, counting: bool) -> MiningFeatures:
         """Mining features in which what is not finite mines nothing."""
         text, captions = only_finite(text)
@@ -196,19 +219,18 @@ class Criterion(nn.Module):
             self.not_finite.add_sums(torch.stack([(~images).sum(), (own.valid & ~captions).sum()]))
         return MiningFeatures(image, text, own.valid & captions & images[:, None], own.ids)
 
-    def _counter(self, classes: Tensor | None) -> TileCallback:
-        """Counts each tile, and each image in its first tile.
-
-        Args:
-            classes: int64 [B], negative where unknown; None where none is known.
-        """
+    def _counter(self, own: TextBlock) -> TileCallback:
+        """Counts each tile, and each image in its first tile."""
 
         def on_tile(rows: slice, columns: TextBlock, labels: Tensor, mined: Mined | None) -> None:
-            agreement = None
-            if classes is not None and columns.classes is not None:
-                ours, theirs = classes[rows][:, None], columns.classes
+            agreement = given = None
+            if own.classes is not None and columns.classes is not None:
+                ours, theirs = own.classes[rows][:, None], columns.classes
                 agreement = as_labels(ours == theirs).masked_fill((ours < 0) | (theirs < 0), IGNORED)
-            self.counts.add(labels, mined, agreement, rows=0 if columns.offset else len(labels))
+            if self.given is not None:
+                named = self.given.labels(own.subset(rows), columns) != NEGATIVE
+                given = (named * columns.valid.sum(dim=1)).sum()
+            self.counts.add(labels, mined, agreement, 0 if columns.offset else len(labels), given)
 
         return on_tile
 

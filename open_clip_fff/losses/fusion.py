@@ -124,6 +124,7 @@ class FusionLoss:
         caption_valid: Tensor,
         image_ids: Tensor,
         labelled: Labelled | None = None,
+        negatives: Tensor | None = None,
         **_: Any,
     ) -> dict[str, Tensor]:
         """The weighted terms by name; each is the global batch's mean, with this rank's share of the gradient.
@@ -136,9 +137,10 @@ class FusionLoss:
             caption_valid: bool [B, K].
             image_ids: int64 [B].
             labelled: the hardest negatives with their match labels; None where no discriminator scored them.
+            negatives: bool [B, B], pairs of images that may be no match; None for all.
         """
         ids, flat = known_ids(image_ids, self.rank), tokens.flatten(0, 1)
-        pairs = self.pairs(image_features, text_features, logit_scale, ids, caption_valid, labelled)
+        pairs = self.pairs(image_features, text_features, logit_scale, ids, caption_valid, labelled, negatives)
         terms, counts = {}, torch.zeros(LENGTH, dtype=torch.int64, device=tokens.device)
         if self.settings.itm_weight:
             text = self.describe(text_tokens, flat)
@@ -156,18 +158,27 @@ class FusionLoss:
         return terms
 
     def pairs(
-        self, image: Tensor, text: Tensor, scale: Tensor, ids: Tensor, valid: Tensor, labelled: Labelled | None
+        self,
+        image: Tensor,
+        text: Tensor,
+        scale: Tensor,
+        ids: Tensor,
+        valid: Tensor,
+        labelled: Labelled | None,
+        negatives: Tensor | None = None,
     ) -> ItmPairs:
         """The pairs of ITM, and what each is."""
         if labelled is None:
             if self.settings.itm_negatives == "hardest":
-                found = hardest_negatives(image, text, ids, valid)
+                found = hardest_negatives(image, text, ids, valid, negatives=negatives)
             else:
                 evenly = self.settings.itm_negatives == "random"
-                found = drawn_negatives(image, text, torch.zeros_like(scale) if evenly else scale, ids, valid)
+                scale = torch.zeros_like(scale) if evenly else scale
+                found = drawn_negatives(image, text, scale, ids, valid, negatives)
             return itm_targets(valid, found, found)
         hardest, by_image, by_text = labelled
-        return itm_targets(valid, hardest, hardest_negatives(image, text, ids, valid, after=hardest), by_image, by_text)
+        second = hardest_negatives(image, text, ids, valid, hardest, negatives)
+        return itm_targets(valid, hardest, second, by_image, by_text)
 
     def _mlm(
         self, vocabulary: Vocabulary, pairs: ItmPairs, image_tokens: Tensor, ids: Tensor, counts: Tensor

@@ -1,7 +1,8 @@
 """Makes the assignment of a batch, for `Criterion`, for a loss that is called by itself, and in your own loop.
 
 1. `own_text_block` describes this rank's captions; `GlobalTexts` adds the other ranks', gathered or in a ring.
-2. `OwnCaptions` (tiles.py): an image's own captions are positives, by id.
+2. `OwnCaptions` (tiles.py): an image's own captions are positives, by id, and those of pairs that the user names
+   (given.py).
 3. A `Miner` (miner.py) makes `MinedPairs` of it: Eq. 1 by tiles, with cap and guard.
 4. `ConnectedPairs` (connections.py) adds a discriminator's match labels.
 """
@@ -12,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from open_clip_fff.mining.connections import ConnectedPairs
+from open_clip_fff.mining.given import GivenPairs
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.labels import as_labels, known_ids, positions
 from open_clip_fff.mining.tiles import Assignment, GivenLabels, OwnCaptions, TileCallback
@@ -35,15 +37,18 @@ def make_assignment(
     ring: bool = False,
     mine: Callable[[OwnCaptions], Assignment] | None = None,
     on_tile: TileCallback | None = None,
+    given: GivenPairs | None = None,
 ) -> Assignment:
     """Own captions by id, mined pairs and match labels, computed for each tile that is read.
 
     Args:
-        own: this rank's captions; with `features` where `mine` needs them, with `match_labels` where there are any.
+        own: this rank's captions; with `features` where `mine` needs them, with `match_labels` where there are any,
+            with `keys` or `rows` where `given` needs them.
         rank, world_size: this process's rank, and the number of ranks.
         ring: whether text blocks go round the ranks; else they are gathered.
         mine: from the assignment without mining to the one with it, for example a `Miner`; None for own captions alone.
         on_tile: called with each tile that is computed.
+        given: which images the user pairs; None for none.
 
     Returns:
         [B, N, K] of this rank's images against all captions in gather order.
@@ -52,7 +57,7 @@ def make_assignment(
         >>> make_assignment(own_text_block(torch.tensor([[True, True], [True, False]]))).to_tensor().tolist()
         [[[1, 1], [-1, 0]], [[-1, -1], [1, 0]]]
     """
-    own_captions = OwnCaptions(GlobalTexts(own, rank, world_size, ring), on_tile)
+    own_captions = OwnCaptions(GlobalTexts(own, rank, world_size, ring), on_tile, given)
     assignment = own_captions if mine is None else mine(own_captions)
     return assignment if own.match_labels is None else ConnectedPairs(assignment)
 

@@ -42,20 +42,15 @@ class Candidates(NamedTuple):
     """The pairs of B row images and N column images that mining chooses from."""
 
     similarity: Similarities
-    others: Tensor  # bool [B, N, K], captions of other images, without padding
-    valid: Tensor  # bool [N, K], False where a caption is padding
+    others: Tensor  # bool [B, N, K], captions of other images, without padding and without pairs that are known
+    own: Tensor  # bool [B, N, K], captions of the row's own image, without padding: read by rates and the guard
     ids: Tensor  # int64 [N]
     rows: MiningFeatures  # of the row images
-
-    @property
-    def own(self) -> Tensor:
-        """Captions of the row's own image, bool [B, N, K]: read by rates and the guard."""
-        return self.valid & ~self.others
 
     def subset(self, rows: slice) -> "Candidates":
         """The pairs of some row images."""
         similarity = Similarities(*(None if cosine is None else cosine[rows] for cosine in self.similarity))  # type: ignore[arg-type]
-        return self._replace(similarity=similarity, others=self.others[rows], rows=self.rows.subset(rows))
+        return Candidates(similarity, self.others[rows], self.own[rows], self.ids, self.rows.subset(rows))
 
     def above_own(self, margin: float | str, band: float = 0.0) -> Tensor:
         """Which pairs a mining margin allows, bool [B, N, K] (`reference.above_own`)."""
@@ -70,21 +65,28 @@ class Candidates(NamedTuple):
         return (s.text_text if s.image_text is None else s.image_text).expand(self.others.shape)
 
 
-def mine(rows: MiningFeatures, columns: MiningFeatures, config: MiningConfig) -> Mined:
+def mine(rows: MiningFeatures, columns: MiningFeatures, config: MiningConfig, known: Tensor | None = None) -> Mined:
     """Eq. 1 with the config's thresholds, of B row images and the captions of N column images.
 
     Cosines and thresholds are float32 (float64 features stay so), outside autocast and without TF32: the spacing of
-    bfloat16 near 0.99 is 0.0039, too coarse for a threshold there.
+    bfloat16 near 0.99 is 0.0039, too coarse for a threshold there. `known` as `candidates`.
     """
     with torch.no_grad(), exact_float32(rows.text.device):
-        return select(candidates(rows, columns, config.text_text), Thresholds.of(config), config)
+        return select(candidates(rows, columns, config.text_text, known), Thresholds.of(config), config)
 
 
-def candidates(rows: MiningFeatures, columns: MiningFeatures, text_text: str) -> Candidates:
-    """The cosines of B row images with N column images, and which captions are of other images."""
+def candidates(
+    rows: MiningFeatures, columns: MiningFeatures, text_text: str, known: Tensor | None = None
+) -> Candidates:
+    """The cosines of B row images with N column images, and which captions are of other images.
+
+    `known`, bool [B, N], are pairs that are positives already, so that there is nothing to mine; None for none.
+    """
     rows, columns = _exact(rows), _exact(columns)
     same = own_pairs(rows.ids, columns.ids)[..., None]
-    return Candidates(similarities(rows, columns, text_text), columns.valid & ~same, columns.valid, columns.ids, rows)
+    others = ~same if known is None else ~(same | known[..., None])
+    similarity = similarities(rows, columns, text_text)
+    return Candidates(similarity, columns.valid & others, columns.valid & same, columns.ids, rows)
 
 
 def select(pairs: Candidates, thresholds: Thresholds, config: MiningConfig, cap: bool = True) -> Mined:
@@ -144,7 +146,11 @@ def assign(
     row_ids: Tensor, column_ids: Tensor, column_valid: Tensor, mined: Mined, mined_as: str = "positive"
 ) -> Tensor:
     """The assignment with mined pairs, int8 [B, N, K]; `mined_as` is `positive` or `ignore`; doubtful pairs get 0."""
-    labels = own_assignment(row_ids, column_ids, column_valid)
+    return with_mined(own_assignment(row_ids, column_ids, column_valid), mined, mined_as)
+
+
+def with_mined(labels: Tensor, mined: Mined, mined_as: str = "positive") -> Tensor:
+    """An assignment int8 [B, N, K] with mined pairs, as `assign`."""
     if mined.doubtful is not None:
         labels = labels.masked_fill(mined.doubtful, IGNORED)
     return labels.masked_fill(mined.pairs, POSITIVE if mined_as == "positive" else IGNORED)

@@ -53,7 +53,13 @@ class ConnectionMiner:
         self.active = self.label_matches is not None and epoch >= self.start
 
     def __call__(
-        self, image: Tensor, text: Tensor, own: TextBlock, features: MiningFeatures | None, counting: bool
+        self,
+        image: Tensor,
+        text: Tensor,
+        own: TextBlock,
+        features: MiningFeatures | None,
+        counting: bool,
+        negatives: Tensor | None = None,
     ) -> TextBlock:
         """This rank's texts, with `match_labels` where pairs were scored.
 
@@ -63,11 +69,12 @@ class ConnectionMiner:
             own: this rank's texts.
             features: those that mine, whose image-text cosines the gate compares; None where there are none.
             counting: whether this call is counted.
+            negatives: as `hardest_negatives`.
         """
         label_matches, self.last = self.label_matches if self.active else None, None
         if label_matches is None and (self.label_matches is not None or own.classes is None or not counting):
             return own
-        hardest, to_score = hardest_negatives(image, text, own.ids, own.valid), None
+        hardest, to_score = hardest_negatives(image, text, own.ids, own.valid, negatives=negatives), None
         if label_matches is None:
             labels = torch.full_like(hardest.caption, NEGATIVE), torch.full_like(hardest.image, NEGATIVE)
         else:

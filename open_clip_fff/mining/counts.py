@@ -42,23 +42,31 @@ class Rates:
     held: float  # captions per image that the guard of self-mining left out
     positive_share: float  # positives among all pairs that are not ignored, 0 to 1
     right: float | None = None  # share of mined pairs whose images are of one class; None where no class was known
+    given: float = 0.0  # captions per image of other images that the user pairs with it
 
 
 class MiningCounts(RunningSums):
     """Sums over the tiles of the assignments that `add` saw."""
 
     def __init__(self) -> None:
-        # rows; image_text, image_image, text_text, mined, doubtful, held; of known class, right; positives, pairs
-        super().__init__(11)
+        # rows; image_text, image_image, text_text, mined, doubtful, held; of known class, right; positives, pairs;
+        # given
+        super().__init__(12)
 
     def add(
-        self, labels: Tensor, mined: Mined | None, agreement: Tensor | None = None, rows: int | None = None
+        self,
+        labels: Tensor,
+        mined: Mined | None,
+        agreement: Tensor | None = None,
+        rows: int | None = None,
+        given: Tensor | None = None,
     ) -> None:
         """Counts a tile: its labels int8 [B, N, K], and the pairs mined for it.
 
         Args:
             agreement: int8 [B, N]: +1 the same class, -1 another, 0 unknown.
             rows: images to count; B by default. 0 where the tile is not the first of its images.
+            given: number of pairs that the user names, int64 scalar; None for none.
         """
         zero = torch.zeros((), dtype=torch.int64, device=labels.device)
         per_row, known, right = [zero] * 6, zero, zero
@@ -70,15 +78,17 @@ class MiningCounts(RunningSums):
                 known, right = ((mined.pairs & x[..., None]).sum() for x in (agreement != 0, agreement > 0))
         positives, counted = (labels == POSITIVE).sum(), torch.count_nonzero(labels)
         images = zero + (len(labels) if rows is None else rows)
-        self.add_sums(torch.stack([images, *per_row, known, right, positives, counted]))
+        given = zero if given is None else given
+        self.add_sums(torch.stack([images, *per_row, known, right, positives, counted, given]))
 
 
 def rates(sums: Tensor) -> Rates:
     """Reads `MiningCounts`' sums, added over ranks; this is where the host waits for the device."""
-    rows, *per_row, known, right, positives, pairs = sums.tolist()
+    rows, *per_row, known, right, positives, pairs, given = sums.tolist()
     image_text, image_image, text_text, mined, doubtful, held = (count / max(rows, 1) for count in per_row)
     positive_share = positives / max(pairs, 1)
-    return Rates(image_text, image_image, text_text, mined, doubtful, held, positive_share, share(right, known))
+    by_clause = image_text, image_image, text_text
+    return Rates(*by_clause, mined, doubtful, held, positive_share, share(right, known), given / max(rows, 1))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ class TextBlock(NamedTuple):
     classes: Tensor | None = None  # int64 [n], negative where unknown; None where none is known
     captions: Tensor | None = None  # int64 [n, K], the hash of each caption's text; None without a discriminator
     match_labels: MatchLabels | None = None  # of these images' hardest negatives; None without a discriminator
+    keys: Tensor | None = None  # int64 [n], by which the user pairs images, negative where missing; None without
+    rows: Tensor | None = None  # int64 [n], the data set's rows, for a list of pairs; None without
 
     def subset(self, images: slice) -> "TextBlock":
         """The captions of some of the images."""
@@ -56,7 +58,8 @@ class GlobalTexts:
 
 
 def _tensors(block: TextBlock) -> list[Tensor]:
-    optional = (block.classes, block.captions, *(block.features or ()), *(block.match_labels or ()))
+    named = block.classes, block.captions, block.keys, block.rows
+    optional = (*named, *(block.features or ()), *(block.match_labels or ()))
     return [block.ids, block.valid, *(x for x in optional if x is not None)]
 
 
@@ -67,7 +70,8 @@ def _rebuilt(like: TextBlock, offset: int, tensors: list[Tensor]) -> TextBlock:
     def maybe(x: Tensor | None) -> Tensor | None:
         return None if x is None else next(rest)
 
-    ids, valid, classes, captions = next(rest), next(rest), maybe(like.classes), maybe(like.captions)
+    ids, valid = next(rest), next(rest)
+    classes, captions, keys, rows = map(maybe, (like.classes, like.captions, like.keys, like.rows))
     features = None if like.features is None else MiningFeatures(*map(maybe, like.features))  # type: ignore[arg-type]
     labels = None if like.match_labels is None else MatchLabels(*map(maybe, like.match_labels))  # type: ignore[arg-type]
-    return TextBlock(offset, ids, valid, features, classes, captions, labels)
+    return TextBlock(offset, ids, valid, features, classes, captions, labels, keys, rows)

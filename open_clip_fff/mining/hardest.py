@@ -19,7 +19,14 @@ class Hardest(NamedTuple):
 
 
 @torch.no_grad()
-def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor, after: Hardest | None = None) -> Hardest:
+def hardest_negatives(
+    image: Tensor,
+    text: Tensor,
+    ids: Tensor,
+    valid: Tensor,
+    after: Hardest | None = None,
+    negatives: Tensor | None = None,
+) -> Hardest:
     """MAFA's candidates (arXiv 2312.06112): 2B pairs instead of B^2; with K captions, B + B*K.
 
     Captions of the same image, by id, and padding are no candidates; of equal cosines, the earlier is the harder.
@@ -31,6 +38,7 @@ def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor, a
         valid: bool [B, K].
         after: the hardest, for the second hardest: no caption of the image whose caption is an image's hardest is a
             candidate for that image, nor is a caption's hardest image for that caption.
+        negatives: bool [B, B], pairs of images that may be candidates; None for all.
     """
     size, k = valid.shape
     image, texts = full_precision(image.detach()), full_precision(text.detach()).flatten(0, 1)
@@ -40,7 +48,7 @@ def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor, a
     step = max(PAIRS_AT_ONCE // (size * k), 1)
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
-        negative = own_assignment(ids[rows], ids, valid).flatten(1) == NEGATIVE
+        negative = _negatives(ids, valid, negatives, rows)
         cosines = (image[rows] @ texts.T).masked_fill(~negative, -torch.inf)
         of_images = of_texts = cosines
         if after is not None:
@@ -57,18 +65,26 @@ def hardest_negatives(image: Tensor, text: Tensor, ids: Tensor, valid: Tensor, a
 
 
 @torch.no_grad()
-def drawn_negatives(image: Tensor, text: Tensor, scale: Tensor, ids: Tensor, valid: Tensor) -> Hardest:
+def drawn_negatives(
+    image: Tensor, text: Tensor, scale: Tensor, ids: Tensor, valid: Tensor, negatives: Tensor | None = None
+) -> Hardest:
     """Like `hardest_negatives`, but drawn by the softmax of the logits (ALBEF's, arXiv 2107.07651).
 
     Args:
-        image, text, ids, valid: as there.
+        image, text, ids, valid, negatives: as there.
         scale: of the cosines.
     """
     size, k = valid.shape
     image, texts = full_precision(image.detach()), full_precision(text.detach()).flatten(0, 1)
-    negative = own_assignment(ids, ids, valid).flatten(1) == NEGATIVE
+    negative = _negatives(ids, valid, negatives)
     logits = (scale.detach() * (image @ texts.T)).masked_fill(~negative, -torch.inf)
     return Hardest(_drawn(logits), _drawn(logits.T).unflatten(0, (size, k)))
+
+
+def _negatives(ids: Tensor, valid: Tensor, negatives: Tensor | None, rows: slice = slice(None)) -> Tensor:
+    """Captions that are candidates for some images, bool [b, B * K]."""
+    found = own_assignment(ids[rows], ids, valid) == NEGATIVE
+    return (found if negatives is None else found & negatives[rows, :, None]).flatten(1)
 
 
 def _drawn(logits: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ def itm_reference(
     score: Callable[[int, int], float] | None = None,
     positive: float = 0.8,
     negative: float = 0.5,
+    negatives: Tensor | None = None,
 ) -> list[Pair]:
     """MAFA's rules (arXiv 2312.06112), one pair at a time.
 
@@ -23,9 +24,11 @@ def itm_reference(
         valid: bool [B, K].
         score: P(match) of an image and a caption; None without a discriminator.
         positive, negative: thresholds.
+        negatives: bool [B, B], pairs of images that may be no match; None for all.
     """
     size, k = valid.shape
     captions = [column for column in range(size * k) if valid.flatten()[column]]
+    apart = (ids[:, None] != ids) & (negatives is None or negatives)
     pairs: list[Pair] = [(column // k, column, 1, "own") for column in captions]
 
     def add(image: int, caption: int, second: tuple[int, int] | None) -> None:
@@ -38,13 +41,13 @@ def itm_reference(
             pairs.append((*second, 0, "replaced"))
 
     for column in captions:
-        others = [row for row in range(size) if ids[row] != ids[column // k]]
+        others = [row for row in range(size) if apart[row, column // k]]
         ranked = sorted(others, key=lambda row: -similarity[row, column])
         if ranked:
             second = [row for row in ranked if ids[row] != ids[ranked[0]]]
             add(ranked[0], column, (second[0], column) if second else None)
     for row in range(size):
-        others = [column for column in captions if ids[column // k] != ids[row]]
+        others = [column for column in captions if apart[row, column // k]]
         ranked = sorted(others, key=lambda column: -similarity[row, column])
         if ranked:
             second = [column for column in ranked if ids[column // k] != ids[ranked[0] // k]]

@@ -11,12 +11,12 @@ from open_clip_fff.config.mining import MiningConfig
 from open_clip_fff.mining.clauses import (
     Candidates,
     Mined,
-    assign,
     best_per_row,
     candidates,
     positions_mask,
     prepared,
     select,
+    with_mined,
 )
 from open_clip_fff.mining.global_texts import TextBlock
 from open_clip_fff.mining.reference import Thresholds
@@ -34,7 +34,7 @@ class MinedPairs(Assignment):
         super().__init__(own.global_texts, own.on_tile)
         features = own.global_texts.own.features
         assert features is not None
-        self.thresholds, self.config = thresholds, config
+        self.own, self.thresholds, self.config = own, thresholds, config
         self.rows = prepared(features, config.text_text)
         self._capped: Tensor | None = None
         self._score_limit: Tensor | None = None
@@ -55,8 +55,8 @@ class MinedPairs(Assignment):
 
     @torch.no_grad()
     def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, Mined]:
-        _, mined = self._tile(rows, columns)
-        labels = assign(self.global_texts.own.ids[rows], columns.ids, columns.valid, mined, self.config.mined_as)
+        (own, _), (_, mined) = self.own.make(rows, columns), self._tile(rows, columns)
+        labels = with_mined(own.by_image, mined, self.config.mined_as)
         return Labels(labels, labels), mined
 
     def text_blocks(self) -> Iterator[TextBlock]:
@@ -68,7 +68,8 @@ class MinedPairs(Assignment):
     def _tile(self, rows: slice, columns: TextBlock) -> tuple[Candidates, Mined]:
         assert columns.features is not None
         with exact_float32(self.rows.text.device):
-            pairs = candidates(self.rows.subset(rows), columns.features, self.config.text_text)
+            known = self.own.known(rows, columns)
+            pairs = candidates(self.rows.subset(rows), columns.features, self.config.text_text, known)
             mined = select(pairs, self.thresholds, self.config, cap=False)
         if self._capped is not None:
             mined = mined.restricted_to(positions_mask(self._capped[rows], columns.offset, *columns.valid.shape))

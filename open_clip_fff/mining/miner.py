@@ -9,7 +9,6 @@ from torch import Tensor
 
 from open_clip_fff.config.mining import MiningConfig
 from open_clip_fff.mining.clauses import Candidates, candidates
-from open_clip_fff.mining.global_texts import GlobalTexts
 from open_clip_fff.mining.guard import own_recall, score_limit
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.rate import Counts, RateThresholds
@@ -83,7 +82,7 @@ class Miner:
         """
         if not self.needs_features:
             return own
-        counts, thresholds = self._find_thresholds(own.global_texts)
+        counts, thresholds = self._find_thresholds(own)
         mining = self.step >= self.config.warmup
         if not self.config.guarded:
             self._counted = _StepCounts(None, own.shape[1], counts, None)
@@ -98,13 +97,13 @@ class Miner:
     @torch.no_grad()
     def without_warmup(self, own: OwnCaptions) -> MinedPairs:
         """The assignment as after the warm-up, with these features; counts nothing."""
-        return MinedPairs(own, self._find_thresholds(own.global_texts)[1], self.config)
+        return MinedPairs(own, self._find_thresholds(own)[1], self.config)
 
-    def _find_thresholds(self, global_texts: GlobalTexts) -> tuple[Counts | None, Thresholds]:
+    def _find_thresholds(self, own: OwnCaptions) -> tuple[Counts | None, Thresholds]:
         """This step's thresholds, and with a rate what finding them counted."""
         if self._rate is None:
             return None, Thresholds.of(self.config)
-        return self._rate.observe(partial(self._sampled, global_texts, self._rate))
+        return self._rate.observe(partial(self._sampled, own, self._rate))
 
     def _guarded(self, pairs: MinedPairs, number: Tensor, trust: Tensor) -> MinedPairs:
         """The pairs that the guard accepts, of `number` in the global batch."""
@@ -120,15 +119,17 @@ class Miner:
             lowest = score_limit(one_pass, limit, features.dtype, self.world_size)
         return pairs.above(torch.where(trust >= TRUST, lowest, torch.inf))
 
-    def _sampled(self, global_texts: GlobalTexts, rate: RateThresholds) -> Iterator[Candidates]:
+    def _sampled(self, own: OwnCaptions, rate: RateThresholds) -> Iterator[Candidates]:
         """A pass over the rows that the rate counts."""
-        features = global_texts.own.features
+        features = own.global_texts.own.features
         assert features is not None
-        rows = features.subset(rate.sampled(*global_texts.shape))
-        for columns in global_texts:
+        sampled = rate.sampled(*own.shape)
+        rows = features.subset(sampled)
+        for columns in own.global_texts:
             assert columns.features is not None
             with exact_float32(rows.text.device):
-                pairs = candidates(rows, columns.features, self.config.text_text)
+                known = own.known(sampled, columns)
+                pairs = candidates(rows, columns.features, self.config.text_text, known)
             yield pairs
 
     def blind(self, captions: int) -> bool:

@@ -5,6 +5,7 @@
 with S_it, S_ii, S_tt the cosines image-text, image-image and text-text. Every faster path is tested against this file.
 """
 
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -140,6 +141,24 @@ def above_own(image_text: Tensor, own: Tensor, margin: float | str, band: float 
     """
     lowest = own * (float(margin[:-1]) / 100.0) if isinstance(margin, str) else own - margin
     return image_text > lowest[:, None, None] - band
+
+
+def given_labels(ids: Tensor, keys: Tensor, rows: Tensor, listed: set[tuple[int, int]], by_key: int = 1) -> Tensor:
+    """What the user says of each two of N images (ours): `given.GivenPairs.labels`, one pair at a time.
+
+    Args:
+        ids, keys, rows: int64 [N]; no two images share a negative key.
+        listed: pairs of rows.
+        by_key: what images of one key are, 1 or 0.
+    """
+    labels = torch.full((len(ids), len(ids)), -1, dtype=torch.int8)
+    for i, j in product(range(len(ids)), repeat=2):
+        if ids[i] != ids[j]:
+            if keys[i] == keys[j] >= 0:
+                labels[i, j] = by_key
+            if {(int(rows[i]), int(rows[j])), (int(rows[j]), int(rows[i]))} & listed:
+                labels[i, j] = 1
+    return labels
 
 
 def best_pairs(pairs: Tensor, score: Tensor, limit: int) -> Tensor:

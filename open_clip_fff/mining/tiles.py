@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.mining.clauses import Mined
+from open_clip_fff.mining.given import GivenPairs
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
-from open_clip_fff.mining.labels import IGNORED, POSITIVE, mask_padding, own_assignment, own_pairs
+from open_clip_fff.mining.labels import IGNORED, NEGATIVE, POSITIVE, mask_padding, own_assignment, own_pairs
 
 ALL = slice(None)
 AREA = 2**19  # pairs in a tile of mining's own passes
@@ -113,11 +114,29 @@ class GivenLabels(Assignment):
 
 
 class OwnCaptions(Assignment):
-    """An image's own captions, by id, are positives, all others negatives."""
+    """An image's own captions, by id, are positives, and so are those of images that `given` pairs with it.
+
+    All others are negatives, or ignored where `given` says so.
+    """
+
+    def __init__(
+        self, global_texts: GlobalTexts, on_tile: TileCallback | None = None, given: GivenPairs | None = None
+    ) -> None:
+        super().__init__(global_texts, on_tile)
+        self.given = given
 
     def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, None]:
-        labels = own_assignment(self.global_texts.own.ids[rows], columns.ids, columns.valid)
+        own = self.global_texts.own.subset(rows)
+        labels = own_assignment(own.ids, columns.ids, columns.valid)
+        if self.given is not None:
+            labels = torch.where(labels == NEGATIVE, self.given.labels(own, columns)[..., None], labels)
         return Labels(labels, labels), None
+
+    def known(self, rows: slice, columns: TextBlock) -> Tensor | None:
+        """Pairs of different images that are positives before anything is mined, bool [b, n]; None without any."""
+        if self.given is None:
+            return None
+        return self.given.labels(self.global_texts.own.subset(rows), columns) == POSITIVE
 
 
 @torch.no_grad()

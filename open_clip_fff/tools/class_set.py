@@ -10,7 +10,7 @@ from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.data.data_sets import check_files, expand_shards
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors, image_bytes, read_samples
-from open_clip_fff.data.sources import class_value
+from open_clip_fff.data.sources import value_of
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.evaluation_sets import Members, SetWriter, how_to_score
@@ -201,7 +201,7 @@ def _from_folders(folder: Path, labels: Sequence[str], unused: UnusedFiles) -> I
 
 def _from_shards(urls: Sequence[str], key: str) -> Iterator[LabelledImage]:
     for sample in as_usage_errors(read_samples(urls), " ".join(urls[:3])):
-        value = class_value(sample, key)
+        value = value_of(sample, key)
         value = value.decode(errors="replace") if isinstance(value, bytes) else value
         label = None if value is None or isinstance(value, dict | list) else str(value).strip()
         yield LabelledImage(str(sample["__key__"]), image_bytes(sample), label or None)

@@ -17,6 +17,7 @@ from open_clip_fff.distributed import gather_constant
 from open_clip_fff.losses.bias_init import cosine_sums
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.mining.connections import ConnectedPairs
+from open_clip_fff.mining.given import GivenPairs, ListedPairs
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.hardest import MatchLabels
 from open_clip_fff.mining.tiles import OwnCaptions
@@ -58,6 +59,8 @@ def global_batch(dtype: torch.dtype) -> dict[str, torch.Tensor]:
         "image_ids": torch.tensor(IDS),
         "mining_image_features": F.normalize(draw(N, D), dim=-1),
         "mining_text_features": F.normalize(draw(N, K, D), dim=-1),
+        "positive_keys": torch.tensor([5, 6, -1, 6, 5, -1, 7, 6]),
+        "row_ids": torch.arange(N),
     }
 
 
@@ -157,7 +160,9 @@ def main(out: str) -> None:
     cases += [
         (loss, mining) for loss in ("fff-images", "fff-ring", "softmax-ring", "s-itc-dense") for mining in relative
     ]
-    losses, minings = losses | weighted, minings | relative
+    cases += [(loss, "keyed") for loss in ("fff-images", "fff-ring", "anchor", "softmax-ring", "s-itc-dense")]
+    losses, minings = losses | weighted, minings | relative | {"keyed": MiningConfig(per_image=1.5, cap=2)}
+    given = GivenPairs(listed=ListedPairs.of(torch.tensor([[2, 7], [0, 5], [3, 4]])))
     results = {}
     for dtype in (torch.float32, torch.float64):
         batch = {name: x[share] for name, x in global_batch(dtype).items()}
@@ -166,7 +171,8 @@ def main(out: str) -> None:
             model = DistributedDataParallel(Towers(dtype))
             output = model(batch["images"], batch["texts"])
             rest = {name: x for name, x in batch.items() if name not in ("images", "texts")}
-            criterion = Criterion(loss, mining, rank, world_size)
+            named = given if mining_name == "keyed" else None
+            criterion = Criterion(loss, mining, rank, world_size, given=named)
             if mining is not None and mining.guarded:
                 on_tile(criterion, output, rest)
             value = criterion(**output, **rest)

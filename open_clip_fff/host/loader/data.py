@@ -13,7 +13,6 @@ from open_clip_fff.data.batch import Batch, CaptionBatch
 from open_clip_fff.data.caption_rows import serialize
 from open_clip_fff.data.counters import NO_CAPTION, LoaderCounters
 from open_clip_fff.data.data_sets import data_sets
-from open_clip_fff.data.ids import NO_ID, class_id, sample_id
 from open_clip_fff.data.serialize import CaptionSerializer
 from open_clip_fff.data.shard_reader import Chain
 from open_clip_fff.data.sources import CaptionReader
@@ -148,14 +147,14 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
         UsageError: if a column is not there, or has text in fewer rows than --min-coverage asks for.
     """
     image, captions, _ = table_columns(filename, options["sep"], options["img_key"], captions)
-    columns, reader, key = list(captions.text_keys), CaptionReader(captions), captions.class_key
-    used = {*columns, *([key] if key else [])}
-    table = read_table(filename, options["sep"], captions.text_keys, usecols=used).to_dict("records")
+    columns, reader = list(captions.text_keys), CaptionReader(captions)
+    used = {*captions.text_columns, *([captions.class_key] if captions.class_key else [])}
+    table = read_table(filename, options["sep"], captions.text_columns, usecols=used).to_dict("records")
     dataset = make(filename, preprocess, **{**options, "img_key": image, "caption_key": columns[0]})
     rows, counters = [], LoaderCounters(captions.sources)
     for path, cells in zip(dataset.images, table, strict=True):
         found = reader.by_column(cells)
-        rows.append(reader.row_of(sample_id(str(path)), found, class_id(cells[key]) if key else NO_ID))
+        rows.append(reader.table_row(str(path), cells, found))
         counters.count_row(rows[-1], found)
     counts = counters.take()
     logging.info(f"Captions in {filename}: {caption_line(counts, captions)}")

@@ -21,9 +21,11 @@ def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | No
         return None
     coverage = ", ".join(f"{source} {news[f'source {source}'] / rows:.2%}" for source in captions.sources)
     shares = f"{news['raw'] / used:.1%} of them raw, {news['repeated'] / used:.1%} repeated"
+    key = captions.positive_key
+    keyed = "" if key is None else f"; {key} in {news['keys'] / rows:.2%}"
     return (
         f"{plural(rows, 'rows')} read, text in {coverage}; {news['captions'] / rows:.2f} captions per image, {shares}, "
-        f"{news['words'] / used:.1f} words"
+        f"{news['words'] / used:.1f} words{keyed}"
     )
 
 

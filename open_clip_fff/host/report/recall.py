@@ -1,5 +1,7 @@
 """Retrieval where an image has many captions: whether an own one is found among those of all images."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,28 @@ TIE = 1e-6  # cosines that differ by less are equal: float32 products of equal f
 BLOCK = 2**22  # pairs that are scored at a time: 16 MB of float32, and their masks
 
 
-def recall(image: Tensor, text: Tensor, image_ids: Tensor, text_ids: Tensor, block: int = BLOCK) -> dict[str, float]:
+class Keys(NamedTuple):
+    """The --positive-key of each image and of each caption's image, int64 [N] and [V], negative where missing.
+
+    Captions of other images of the key are right, too, or they are left out, neither right nor wrong.
+    """
+
+    image: Tensor
+    text: Tensor
+    right: bool
+
+    def turned(self) -> "Keys":
+        return Keys(self.text, self.image, self.right)
+
+
+def recall(
+    image: Tensor,
+    text: Tensor,
+    image_ids: Tensor,
+    text_ids: Tensor,
+    block: int = BLOCK,
+    keys: Keys | None = None,
+) -> dict[str, float]:
     """R@1, R@5 and R@10 in both directions.
 
     Image to text: the share of images with an own caption among the top k of all captions. Text to image: the share of
@@ -23,18 +46,26 @@ def recall(image: Tensor, text: Tensor, image_ids: Tensor, text_ids: Tensor, blo
         image_ids: int64 [N].
         text_ids: int64 [V], the id of each caption's image.
         block: pairs that are scored at a time, which bounds the memory.
+        keys: by which the user pairs images; None without.
 
     Returns:
         `image_to_text_R@1` and so on, from 0 to 1.
     """
     directions = {
-        "image_to_text": rank_of_own(image, text, image_ids, text_ids, block),
-        "text_to_image": rank_of_own(text, image, text_ids, image_ids, block),
+        "image_to_text": rank_of_own(image, text, image_ids, text_ids, block, keys),
+        "text_to_image": rank_of_own(text, image, text_ids, image_ids, block, keys and keys.turned()),
     }
     return {f"{name}_R@{k}": (ahead < k).double().mean().item() for name, ahead in directions.items() for k in TOPS}
 
 
-def rank_of_own(queries: Tensor, targets: Tensor, query_ids: Tensor, target_ids: Tensor, block: int = BLOCK) -> Tensor:
+def rank_of_own(
+    queries: Tensor,
+    targets: Tensor,
+    query_ids: Tensor,
+    target_ids: Tensor,
+    block: int = BLOCK,
+    keys: Keys | None = None,
+) -> Tensor:
     """How many targets that are not its own rank before each query's best own one.
 
     Ties rank before it, and so does NaN: a model that gives all pairs one score, or none, has recall 0.
@@ -45,17 +76,23 @@ def rank_of_own(queries: Tensor, targets: Tensor, query_ids: Tensor, target_ids:
         query_ids: int64 [Q].
         target_ids: int64 [T].
         block: elements of the score matrix that exist at a time (one row at least).
+        keys: of queries and targets; None without.
 
     Returns:
         int64 [Q]; the largest int64 where a query has no own target.
     """
     rows = max(block // max(len(targets), 1), 1)
     ahead = []
-    for some, ids in zip(queries.split(rows), query_ids.split(rows), strict=True):
-        scores = some @ targets.t()
-        own = own_pairs(ids, target_ids)
+    for start in range(0, len(queries), rows):
+        part = slice(start, start + rows)
+        scores = queries[part] @ targets.t()
+        own = own_pairs(query_ids[part], target_ids)
+        left_out = torch.zeros_like(own)
+        if keys is not None:
+            same = own_pairs(keys.image[part], keys.text) & (keys.image[part, None] >= 0)
+            own, left_out = (own | same, left_out) if keys.right else (own, same)
         best = scores.masked_fill(~own, -torch.inf).amax(dim=1, keepdim=True)
         behind = scores < best - TIE  # false for NaN, which is thus ahead
-        count = (~(behind | own)).sum(dim=1)
+        count = (~(behind | own | left_out)).sum(dim=1)
         ahead.append(torch.where(own.any(dim=1), count, torch.iinfo(torch.int64).max))
     return torch.cat(ahead)

@@ -30,13 +30,14 @@ def keep_results(values: dict[str, float], epoch: int, data: dict, args, tb_writ
         wandb.log({**tagged, "epoch": epoch}, step=None if steps is None else steps * epoch)
 
 
-def validation_line(epoch: int, values: Mapping[str, float], prefix: str = "") -> str:
+def validation_line(epoch: int, values: Mapping[str, float], prefix: str = "", note: str = "") -> str:
     """The line in the log.
 
     Args:
         epoch: as OpenCLIP's evaluation counts it, the number of epochs completed.
         values: of `host.validation.validate`.
         prefix: as given there, `ema_` say.
+        note: on what counts as right.
     """
     directions = []
     for direction in ("image_to_text", "text_to_image"):
@@ -44,6 +45,6 @@ def validation_line(epoch: int, values: Mapping[str, float], prefix: str = "") -
         directions.append(f"{direction.replace('_', '-')} {shares}")
     who = f"{prefix.rstrip('_')} " if prefix else ""
     captions, images = int(values[f"{prefix}num_captions"]), int(values[f"{prefix}num_images"])
-    seen = f"all {plural(captions, 'captions')} of {plural(images, 'images')}"
+    seen = f"all {plural(captions, 'captions')} of {plural(images, 'images')}{note}"
     loss = f" {LOSS} {values[prefix + LOSS]:.4f}" if prefix + LOSS in values else ""
     return f"FFF Eval Epoch: {epoch} {who}{seen}: {' '.join(directions)}{loss}"

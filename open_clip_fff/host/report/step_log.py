@@ -34,6 +34,7 @@ class StepReport:
         bias: logit_bias, after the step; None where the model has none.
         eta: seconds left in the run, from the mean of all steps so far.
         fusion: of matching and masked language modelling since the last log step; None without a fusion model.
+        given: whether the user pairs images.
     """
 
     epoch: int
@@ -46,11 +47,13 @@ class StepReport:
     eta: float
     connections: ConnectionRates | None = None
     fusion: FusionRates | None = None
+    given: bool = False
 
     def line(self) -> str:
         """One line for the log."""
         r = self.rates
         more = "" if r.right is None else f" Right: {r.right:.1%}"
+        more += f" Given/image: {r.given:.3f}" if self.given else ""
         more += f" In doubt: {r.doubtful:.3f}" if r.doubtful else ""
         more += f" Held back: {r.held:.3f}" if r.held else ""
         more += "".join(f" {name} {threshold_text(x)}" for name, x in self.thresholds.items()).replace("_prime", "'")
@@ -95,6 +98,8 @@ class StepReport:
             "positive_share": r.positive_share,
             "logit_scale": self.scale,
         }
+        if self.given:
+            values["given_per_image"] = r.given
         if self.bias is not None:
             values["logit_bias"] = self.bias
         if r.right is not None:
@@ -174,6 +179,7 @@ class StepReporter:
             trust=None if trust is None else float(trust),
             connections=shares,
             fusion=None if fusion is None else fusion_rates(fused),
+            given=self.criterion.given is not None,
             scale=model.logit_scale.exp().item(),
             bias=None if model.logit_bias is None else model.logit_bias.item(),
             eta=(time.monotonic() - self._started) / max(self._done, 1) * self._left,
