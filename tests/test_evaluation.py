@@ -158,6 +158,8 @@ def test_the_program_resumes_and_names_what_is_missing(program, folder, tmp_path
     assert first.returncode == 0, first
     assert "1 of the paper's 11" in first.stdout and "clip-benchmark/wds_imagenet1k" in first.stdout
     assert "R@1/5/10" in first.stdout and "from the store" not in first.stdout
+    assert " captions (papers: 1,000 images with 5 captions each)" in first.stdout
+    assert "Image → text counts the images with any own caption among the first k" in first.stdout
     again = program("zero_shot", *common)
     assert again.out.count("from the store") == 2
     shutil.rmtree(next((tmp_path / "store").glob("*/cifar10")))

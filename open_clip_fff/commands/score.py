@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from open_clip_fff.commands.program import as_program, typed
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.flags import eval_parser
-from open_clip_fff.evaluation.protocol import ELEVEN, RECALL_AT, RERANKING, RETRIEVAL, score_text
+from open_clip_fff.evaluation.protocol import ELEVEN, RECALL_AT, RERANKING, RETRIEVAL, score_text, sizes_text
 
 if TYPE_CHECKING:
     from open_clip_fff.evaluation.layouts import LocalSet
@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff score") -
 def line(score: "Score") -> str:
     """A score as a line."""
     about = score.meta["set"]
-    return f"{about['name']:<24} {about['images']:>6,} images  {score_text(score.metrics, about['metric'])}"
+    sizes = sizes_text(about["name"], about["images"], about.get("captions"))
+    return f"{about['name']:<24} {sizes}  {score_text(score.metrics, about['metric'])}"
 
 
 def average(scores: "Sequence[Score]") -> str:

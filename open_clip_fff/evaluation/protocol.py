@@ -21,6 +21,7 @@ class EvalSet:
     # the field of clip-benchmark's JSON that the paper averages; for retrieval, the first of its recalls
     metric: str = "acc1"
     note: str = ""  # what readers of its figure must know; may be empty
+    images: int | None = None  # of a retrieval set, in papers, with five captions each or a few more
 
 
 _CALTECH = (
@@ -41,10 +42,27 @@ ELEVEN = (
     EvalSet("imagenet1k", "ImageNet"),
 )
 TWO = (
-    EvalSet("flickr30k", "Flickr30k", RETRIEVAL, f"{IMAGE_TO_TEXT}@1"),
-    EvalSet("mscoco_captions", "MSCOCO", RETRIEVAL, f"{IMAGE_TO_TEXT}@1"),
+    EvalSet("flickr30k", "Flickr30k", RETRIEVAL, f"{IMAGE_TO_TEXT}@1", images=1_000),
+    EvalSet("mscoco_captions", "MSCOCO", RETRIEVAL, f"{IMAGE_TO_TEXT}@1", images=5_000),
 )
 PROTOCOL = {each.name: each for each in (*ELEVEN, *TWO)}
+CAPTIONS = 5  # of an image, in papers' retrieval sets
+RECALLS = (
+    "Image → text counts the images with any own caption among the first k; text → image the captions whose image is"
+)
+
+
+def sizes_text(name: str, images: int, captions: int | None) -> str:
+    """A set's size as text, with that of papers where theirs is another, since recall depends on it.
+
+    `captions` is None but for retrieval.
+    """
+    if captions is None:
+        return f"{images:>6,} images"
+    wanted = PROTOCOL[name].images if name in PROTOCOL else None
+    same = wanted is None or (images == wanted and captions >= CAPTIONS * images)
+    note = "" if same else f" (papers: {wanted:,} images with {CAPTIONS} captions each)"
+    return f"{images:>6,} images, {captions:,} captions{note}"
 
 
 def score_text(metrics: Mapping[str, float], metric: str) -> str:

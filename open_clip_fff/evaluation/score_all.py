@@ -11,6 +11,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.benchmark import evaluate as zero_shot
 from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, repository, where_to_get
+from open_clip_fff.evaluation.protocol import RECALLS, RETRIEVAL
 from open_clip_fff.evaluation.scoring import Evaluate, score_set
 from open_clip_fff.evaluation.store import Score
 from open_clip_fff.hub.loading import LoadedModel, add_architectures, check_model_name, load_model
@@ -95,6 +96,8 @@ def score_models(
             print(f"  {line(score)}   {_origin(score, new, pace * left)}", flush=True)
         if total is not None and (last := total(scores)):
             print(f"  {last}", flush=True)
+    if any(local.spec.task == RETRIEVAL for local in sets):
+        print(f"\n{RECALLS}, as in CLIP's and most papers.", flush=True)
     print(f"\nScores are in {arguments.store}; open-clip-fff compare sets models side by side.", flush=True)
     return failed
 

@@ -5,7 +5,7 @@ import math
 from open_clip_fff.evaluation.compare.columns import AVERAGE, RECALL
 from open_clip_fff.evaluation.compare.rows import ModelRow
 from open_clip_fff.evaluation.compare.table import ComparisonTable, draws_seeds, same_seeds
-from open_clip_fff.evaluation.protocol import PROTOCOL, RETRIEVAL
+from open_clip_fff.evaluation.protocol import PROTOCOL, RECALLS, RETRIEVAL
 
 
 def footnotes(table: ComparisonTable) -> list[str]:
@@ -20,10 +20,7 @@ def footnotes(table: ComparisonTable) -> list[str]:
         titles = ", ".join(PROTOCOL[name].title for name in average.sets)
         notes.append(f"Average: unweighted, {average.detail} sets of the paper ({titles}), resampled independently.")
     if any(column.group == RECALL for column in table.columns):
-        notes.append(
-            "Image → text counts the images with any own caption among the first k; text → image the captions whose "
-            "image is, and resamples images together with their captions."
-        )
+        notes.append(f"{RECALLS}, and resamples images together with their captions.")
     if any(column.detail == "per class" for column in table.columns):
         notes.append("Per class: mean per class recall.")
     names = dict.fromkeys(column.key[1] for column in table.columns if column.key[0] != RETRIEVAL)
