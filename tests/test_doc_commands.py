@@ -14,7 +14,7 @@ from tests import programs
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 TRAIN = ("-m", "open_clip_fff.train")
-STUDY = ("scripts/study.py",)  # its flags are those of a step
+STUDIES = (("scripts/study.py",), ("scripts/fusion_study.py",))  # their flags are those of a step
 STARTS = {"python": [], "open-clip-fff": ["-m", "open_clip_fff"]}
 FEWER = {  # of the tutorial's pictures and steps
     **{"digits.images,": "digits.images[:300],", "i < 1100": "i < 200", "i < 1400": "i < 260", "275": "50"},
@@ -59,8 +59,8 @@ def flags(program: tuple[str, ...]) -> frozenset[str]:
 def unknown(words: list[str]) -> list[str]:
     """The flags of a command that its program, or training behind `--`, does not have."""
     program = tuple(words[: 1 if words[0] != "-m" else 3 if words[1] == "open_clip_fff" else 2])
-    if program == STUDY:
-        program = (*STUDY, words[1])
+    if program in STUDIES:
+        program = (*program, words[1])
     rest = words[len(program) :]
     own, behind = (rest[: rest.index("--")], rest[rest.index("--") :]) if "--" in rest else (rest, [])
     typed = [word.partition("=")[0] for word in own if word.startswith("--")]
