@@ -44,7 +44,7 @@ def main() -> int:
     if args.step == "data":
         from flickr.data import make
 
-        make(args.source, args.data, (*size.seeds, size.other))
+        make(args.source, args.data, size.other)
     else:
         Study(args.data, args.results, size).run()
     return 0

@@ -26,7 +26,7 @@ VISION = {"image_size": PIXELS, "layers": 2, "width": 128, "head_width": 32, "pa
 CAPTIONS = ("--text-key", "", "--json-text-key", "captions")
 
 
-def make(source: Path, data: Path, seeds: tuple[int, ...]) -> None:
+def make(source: Path, data: Path, seed: int) -> None:
     """Makes what is not there yet; `source` has train-*.tar, val-*.tar and test-*.tar."""
     data.mkdir(parents=True, exist_ok=True)
     if not (data / f"{NAME}.json").exists():
@@ -35,8 +35,7 @@ def make(source: Path, data: Path, seeds: tuple[int, ...]) -> None:
         if not (data / "sets" / name).exists():
             (shards,) = tars(source, split)
             command("retrieval-set", shards, "--out", data / "sets" / name, *CAPTIONS)
-    for seed in seeds:
-        start(data, seed)
+    start(data, seed)
     number, shards = 0, tars(source, "train")
     late = shards[(len(shards) + 1) // 2 :]
     for shard in shards:

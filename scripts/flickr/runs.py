@@ -1,7 +1,7 @@
 """The trainings and scores of the study of the fusion model; what is there is not run again.
 
-All arms start from the same model of their seed, which learnt ITC first and then ITM and MLM on even draws, and go on
-for the same number of steps.
+All arms start from one model, which learnt ITC first and then ITM and MLM on even draws, and go on for the same number
+of steps; their seeds differ in the order of the data and in what is drawn.
 """
 
 import re
@@ -49,7 +49,7 @@ class Size:
         tuned, twice: epochs of a discriminator's fine-tuning, and of an arm on photographs that are there twice.
         batch, candidates: images in a batch, and how many of the nearest are re-ranked.
         rates: learning rates to choose from.
-        seeds: of the arms; `other` is that of the runs that choose a rate, and of the discriminator.
+        seeds: of the arms; `other` is that of all other runs.
     """
 
     itc: int = 5
@@ -106,8 +106,9 @@ class Study:
         self.twice("con-d-start", rate)
         self.intervals()
 
-    def start(self, seed: int) -> str:
-        """The checkpoint that the arms of a seed start from."""
+    def start(self) -> str:
+        """The checkpoint that all arms start from."""
+        seed = self.size.other
         own = ("--seed", str(seed), "--lr", "1e-3")
         random = str(self.data / "start" / f"{seed}.pt")
         itc = self.train(f"itc-{seed}", (*ARMS[ITC], *own, "--pretrained", random), self.size.itc)
@@ -115,7 +116,7 @@ class Study:
 
     def arm(self, arm: str, seed: int, rate: float, name: str, more: Sequence[str] = (), twice: bool = False) -> str:
         """Trains an arm, and gives its checkpoint."""
-        start = self.start(seed)
+        start = self.start()
         fusion = () if arm == ITC else ("--fusion-pretrained", start)
         flags = (*ARMS[arm], "--pretrained", start, *fusion, "--lr", f"{rate:g}", "--seed", str(seed), *more)
         return self.train(name, flags, self.size.twice if twice else self.size.epochs, "twice" if twice else "once")
@@ -152,7 +153,8 @@ class Study:
     def best_discriminator(self) -> str:
         """That with the highest F1 on what is there twice, in the last epoch."""
         found = read(self.results / "negatives.csv").set_index("discriminator")
-        last = found[found["epoch"] == self.size.twice - 1].fillna(0.0)
+        last = found[found["epoch"] == self.size.twice - 1].reindex(columns=["missed", "right"])
+        last = last.fillna({"missed": 100.0, "right": 0.0})
         recall, precision = 100 - last["missed"], last["right"]
         f1 = 2 * recall * precision / (recall + precision).clip(lower=1e-9)
         return str(f1[list(TUNED)].idxmax())
@@ -168,7 +170,7 @@ class Study:
             "--train-data": "::".join(map(str, shards)),
             "--train-num-samples": images,
             "--dataset-type": "webdataset",
-            "--captions-per-image": 5,
+            "--captions-per-image": 5 if source == "once" else 3,
             "--caption-policy": "sample",
             "--model-config": self.data / f"{NAME}.json",
             "--model": NAME,

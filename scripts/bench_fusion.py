@@ -1,0 +1,147 @@
+"""What the fusion model costs: a training step with ITM, and with ITM and MLM, beside one with ITC alone.
+
+    python scripts/bench_fusion.py --out bench-fusion
+
+A step is OpenCLIP's own loop over one prepared batch of images with a caption of 8 to 14 words each: ViT-S/32 and a BERT of six layers,
+384 wide, with a vocabulary of 30,522, and `--fusion-layers` of that width; loss, backward, AdamW. Interleaved as
+bench_step.py, whose memory this is, too. Ratios are medians over rounds of seconds over those of ITC in the same round.
+
+Writes OUT/bench_fusion.csv.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import open_clip
+import pandas as pd
+import torch
+from bench.captions import WORDS, drawn
+from bench.models import adamw, open_clip_args
+from bench.peak import peak_bytes
+from bench.steps import Bench, Candidate, OneBatch
+
+from open_clip_fff.config.flags import split
+from open_clip_fff.config.resolve import make_plan
+from open_clip_fff.data.batch import CaptionBatch
+from open_clip_fff.host.fusion import add_fusion
+from open_clip_fff.host.loader.data import HookedLoader
+from open_clip_fff.host.loop import loss_factory
+from open_clip_fff.host.state import RunState
+from open_clip_fff.models.multi_caption import take_many_captions
+
+SMALL = Path(__file__).parent / "bench" / "ViT-S-32-text-384.json"
+NAME, ITC = "bench-bert", "ITC"
+MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+class FusionStep(Bench):
+    """One way to train, with a model and an AdamW of its own.
+
+    Args:
+        name: of the way.
+        flags: of training.
+        captions: one for each image.
+    """
+
+    def __init__(self, name: str, flags: list[str], captions: list[str]) -> None:
+        self.args = open_clip_args(NAME, "cpu", "fp32")
+        self.args.batch_size = len(captions)
+        self.device, self.scaler, self.captions = torch.device("cpu"), None, [[text] for text in captions]
+        torch.manual_seed(0)
+        self.model = open_clip.create_model(NAME, output_dict=True, pretrained_hf=False)
+        state = RunState(self.args, make_plan(split(flags)[0]))
+        state.model = self.model
+        take_many_captions(self.model, state.plan.text)
+        if state.plan.fusion is not None:
+            state.fusion = add_fusion(self.model, NAME, state.plan.fusion, state.plan.typed, self.args)
+        self.optimizer = adamw(self.model, self.args)
+        images = torch.randn(len(captions), 3, *[self.model.visual.image_size[0]] * 2)
+        tokens = open_clip.get_tokenizer(NAME)(captions)[:, None]
+        valid = torch.ones(tokens.shape[:2], dtype=torch.bool)
+        batch = CaptionBatch(tokens, valid, torch.zeros_like(valid), torch.arange(len(tokens)), {})
+        loss = loss_factory(state, lambda args: None)(self.args)
+        loader = HookedLoader(OneBatch(images, batch), self.device, [])
+        inputs = [images, tokens, valid, batch.raw, batch.ids]
+        self.candidate = Candidate(name, 1, "off", self.model, loss, loader, inputs, 0, state.after_step)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(prog="bench_fusion.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("bench-fusion"), help="folder (default: bench-fusion)")
+    parser.add_argument("--batch-size", type=int, default=32, help="images (default: 32)")
+    parser.add_argument("--fusion-layers", type=int, default=6, help="(default: 6, as in the paper)")
+    parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken (default: 5)")
+    arguments = parser.parse_args(argv)
+    logging.disable(logging.WARNING)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    open_clip.add_model_config(write_bert(arguments.out))
+    albef = ["--method", "albef", "--fusion-layers", str(arguments.fusion_layers)]
+    ways = {ITC: ["--loss", "softmax"], "ITC + ITM": [*albef, "--mlm-weight", "0"], "ITC + ITM + MLM": albef}
+    draw = Random(0)
+    captions = [drawn(draw) for _ in range(arguments.batch_size)]
+    steps = {name: FusionStep(name, flags, captions) for name, flags in ways.items()}
+    table = pd.DataFrame(measure(steps, arguments.rounds)).assign(
+        batch=arguments.batch_size, layers=arguments.fusion_layers
+    )
+    table.to_csv(arguments.out / "bench_fusion.csv", index=False, float_format="%.4g")
+    print(table.to_string(index=False, float_format="{:.3g}".format))
+    return 0
+
+
+def measure(steps: dict[str, FusionStep], rounds: int) -> list[dict]:
+    """A row for each way."""
+    for step in steps.values():
+        step.step(step.candidate)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    names = list(steps)
+    for number in range(rounds):
+        for place in range(len(names)):
+            name = names[(place + number) % len(names)]  # another one runs first in each round
+            began = time.perf_counter()
+            steps[name].step(steps[name].candidate)
+            seconds[name].append(time.perf_counter() - began)
+    peaks = {name: peak_bytes(step, step.candidate) for name, step in steps.items()}
+    return [
+        {
+            "step": name,
+            "seconds": statistics.median(seconds[name]),
+            "seconds_over_itc": statistics.median(
+                own / base for own, base in zip(seconds[name], seconds[ITC], strict=True)
+            ),
+            "peak_mib": peaks[name] / 2**20,
+            "peak_over_itc": peaks[name] / peaks[ITC],
+            "rounds": rounds,
+            "threads": torch.get_num_threads(),
+        }
+        for name in names
+    ]
+
+
+def write_bert(folder: Path) -> Path:
+    """The architecture's json: the small bench's image tower, and a BERT without weights beside it."""
+    from transformers import BertConfig, BertTokenizerFast
+
+    bert = folder / "bert"
+    bert.mkdir(exist_ok=True)
+    (bert / "vocab.txt").write_text("\n".join([*MARKS, *dict.fromkeys(WORDS)]) + "\n")
+    BertTokenizerFast(vocab=str(bert / "vocab.txt")).save_pretrained(bert)
+    sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536}
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    BertConfig(**sizes, **no_dropout).save_pretrained(bert)
+    text = {"hf_model_name": str(bert), "hf_tokenizer_name": str(bert), "hf_model_pretrained": False}
+    text |= {"hf_proj_type": "linear", "hf_pooler_type": "cls_pooler"}
+    path = folder / f"{NAME}.json"
+    path.write_text(json.dumps({**json.loads(SMALL.read_text()), "text_cfg": text}, indent=2) + "\n")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
