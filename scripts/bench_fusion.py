@@ -2,9 +2,9 @@
 
     python scripts/bench_fusion.py --out bench-fusion
 
-A step is OpenCLIP's own loop over one prepared batch of images with a caption of 8 to 14 words each: ViT-S/32 and a BERT of six layers,
-384 wide, with a vocabulary of 30,522, and `--fusion-layers` of that width; loss, backward, AdamW. Interleaved as
-bench_step.py, whose memory this is, too. Ratios are medians over rounds of seconds over those of ITC in the same round.
+A step is OpenCLIP's own loop over one prepared batch of images with a caption of 8 to 14 words each: ViT-S/32, a BERT
+of six layers, 384 wide, with a vocabulary of 30,522, and a fusion model of that width; loss, backward, AdamW. Ways are
+interleaved, and memory is counted, as in bench_step.py. Ratios are medians over rounds, to ITC in the same round.
 
 Writes OUT/bench_fusion.csv.
 """

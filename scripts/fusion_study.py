@@ -38,7 +38,7 @@ def main() -> int:
 
         print(report(args.results))
         return 0
-    from flickr.runs import TRY, Size, Study
+    from flickr.arms import TRY, Size
 
     size = TRY if args.small else Size()
     if args.step == "data":
@@ -46,6 +46,8 @@ def main() -> int:
 
         make(args.source, args.data, size.other)
     else:
+        from flickr.runs import Study
+
         Study(args.data, args.results, size).run()
     return 0
 
