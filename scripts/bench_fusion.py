@@ -45,31 +45,42 @@ class FusionStep(Bench):
     """One way to train, with a model and an AdamW of its own.
 
     Args:
+        model: the architecture.
         name: of the way.
         flags: of training.
         captions: one for each image.
     """
 
-    def __init__(self, name: str, flags: list[str], captions: list[str]) -> None:
-        self.args = open_clip_args(NAME, "cpu", "fp32")
+    def __init__(self, model: str, name: str, flags: list[str], captions: list[str]) -> None:
+        self.args = open_clip_args(model, "cpu", "fp32")
         self.args.batch_size = len(captions)
         self.device, self.scaler, self.captions = torch.device("cpu"), None, [[text] for text in captions]
         torch.manual_seed(0)
-        self.model = open_clip.create_model(NAME, output_dict=True, pretrained_hf=False)
+        self.model = open_clip.create_model(model, output_dict=True, pretrained_hf=False)
         state = RunState(self.args, make_plan(split(flags)[0]))
         state.model = self.model
         take_many_captions(self.model, state.plan.text)
         if state.plan.fusion is not None:
-            state.fusion = add_fusion(self.model, NAME, state.plan.fusion, state.plan.typed, self.args)
+            state.fusion = add_fusion(self.model, model, state.plan.fusion, state.plan.typed, self.args)
         self.optimizer = adamw(self.model, self.args)
         images = torch.randn(len(captions), 3, *[self.model.visual.image_size[0]] * 2)
-        tokens = open_clip.get_tokenizer(NAME)(captions)[:, None]
+        tokens = open_clip.get_tokenizer(model)(captions)[:, None]
         valid = torch.ones(tokens.shape[:2], dtype=torch.bool)
         batch = CaptionBatch(tokens, valid, torch.zeros_like(valid), torch.arange(len(tokens)), {})
         loss = loss_factory(state, lambda args: None)(self.args)
         loader = HookedLoader(OneBatch(images, batch), self.device, [])
         inputs = [images, tokens, valid, batch.raw, batch.ids]
         self.candidate = Candidate(name, 1, "off", self.model, loss, loader, inputs, 0, state.after_step)
+
+    def terms(self) -> dict[str, float]:
+        """The terms of a step's loss."""
+        found: dict[str, float] = {}
+        seen = self.candidate.loss.register_forward_hook(
+            lambda _, __, out: found.update({name: value.item() for name, value in out.items()})
+        )
+        self.step(self.candidate)
+        seen.remove()
+        return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,17 +94,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.disable(logging.WARNING)
     arguments.out.mkdir(parents=True, exist_ok=True)
     open_clip.add_model_config(write_bert(arguments.out))
-    albef = ["--method", "albef", "--fusion-layers", str(arguments.fusion_layers)]
-    ways = {ITC: ["--loss", "softmax"], "ITC + ITM": [*albef, "--mlm-weight", "0"], "ITC + ITM + MLM": albef}
     draw = Random(0)
     captions = [drawn(draw) for _ in range(arguments.batch_size)]
-    steps = {name: FusionStep(name, flags, captions) for name, flags in ways.items()}
+    steps = {name: FusionStep(NAME, name, flags, captions) for name, flags in ways(arguments.fusion_layers).items()}
     table = pd.DataFrame(measure(steps, arguments.rounds)).assign(
         batch=arguments.batch_size, layers=arguments.fusion_layers
     )
     table.to_csv(arguments.out / "bench_fusion.csv", index=False, float_format="%.4g")
     print(table.to_string(index=False, float_format="{:.3g}".format))
     return 0
+
+
+def ways(layers: int) -> dict[str, list[str]]:
+    """What is compared, as flags of training."""
+    albef = ["--method", "albef", "--fusion-layers", str(layers)]
+    return {ITC: ["--loss", "softmax"], "ITC + ITM": [*albef, "--mlm-weight", "0"], "ITC + ITM + MLM": albef}
 
 
 def measure(steps: dict[str, FusionStep], rounds: int) -> list[dict]:

@@ -28,7 +28,7 @@ CAPTIONS = ("--text-key", "", "--json-text-key", "captions")
 
 def make(source: Path, data: Path, seed: int) -> None:
     """Makes what is not there yet; `source` has train-*.tar, val-*.tar and test-*.tar."""
-    data.mkdir(parents=True, exist_ok=True)
+    photographs(tars(source, "train"), data)
     if not (data / f"{NAME}.json").exists():
         architecture(tars(source, "train"), data)
     for split, name in (("val", "validation"), ("test", "test")):
@@ -36,13 +36,17 @@ def make(source: Path, data: Path, seed: int) -> None:
             (shards,) = tars(source, split)
             command("retrieval-set", shards, "--out", data / "sets" / name, *CAPTIONS)
     start(data, seed)
-    number, shards = 0, tars(source, "train")
+
+
+def photographs(shards: list[Path], data: Path) -> None:
+    """Writes DATA/once and DATA/twice."""
+    number = 0
     late = shards[(len(shards) + 1) // 2 :]
     for shard in shards:
         rows = list(read_samples([str(shard)]))
         for name, copies in (("once", _once), ("twice", _twice)):
             path = data / name / shard.name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists() and not (name == "twice" and shard in late):
                 with atomic_file(path) as file, tar_writer(file) as tar:
                     for row, sample in enumerate(rows):
@@ -80,7 +84,7 @@ def architecture(shards: list[Path], data: Path) -> None:
     from transformers import BertConfig, BertTokenizerFast
 
     bert = data / "bert"
-    bert.mkdir(exist_ok=True)
+    bert.mkdir(parents=True, exist_ok=True)
     captions = [
         text for shard in shards for row in read_samples([str(shard)]) for text in json.loads(row["json"])["captions"]
     ]
