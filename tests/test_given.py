@@ -75,7 +75,7 @@ def test_a_loss_by_tiles_is_that_of_the_dense_assignment(small_tiles, loss, mini
     labels = torch.where(own == NEGATIVE, told[..., None], own)
     if config is not None:
         seen = MiningFeatures(image, text, valid, ids)
-        mined = mine(seen, seen, config, told == POSITIVE)
+        mined = mine(seen, seen, config, told)
         assert mined.pairs.any() and not mined.pairs[told == POSITIVE].any()
         assert config.cap is None or mined.pairs.sum(dim=(1, 2)).max() == config.cap
         labels = with_mined(labels, mined, config.mined_as)

@@ -42,7 +42,9 @@ class Candidates(NamedTuple):
     """The pairs of B row images and N column images that mining chooses from."""
 
     similarity: Similarities
-    others: Tensor  # bool [B, N, K], captions of other images, without padding and without pairs that are known
+    others: (
+        Tensor  # bool [B, N, K], captions of other images, without padding and without positives that the user names
+    )
     own: Tensor  # bool [B, N, K], captions of the row's own image, without padding: read by rates and the guard
     ids: Tensor  # int64 [N]
     rows: MiningFeatures  # of the row images
@@ -65,26 +67,26 @@ class Candidates(NamedTuple):
         return (s.text_text if s.image_text is None else s.image_text).expand(self.others.shape)
 
 
-def mine(rows: MiningFeatures, columns: MiningFeatures, config: MiningConfig, known: Tensor | None = None) -> Mined:
+def mine(rows: MiningFeatures, columns: MiningFeatures, config: MiningConfig, named: Tensor | None = None) -> Mined:
     """Eq. 1 with the config's thresholds, of B row images and the captions of N column images.
 
     Cosines and thresholds are float32 (float64 features stay so), outside autocast and without TF32: the spacing of
-    bfloat16 near 0.99 is 0.0039, too coarse for a threshold there. `known` as `candidates`.
+    bfloat16 near 0.99 is 0.0039, too coarse for a threshold there. `named` as `candidates`.
     """
     with torch.no_grad(), exact_float32(rows.text.device):
-        return select(candidates(rows, columns, config.text_text, known), Thresholds.of(config), config)
+        return select(candidates(rows, columns, config.text_text, named), Thresholds.of(config), config)
 
 
 def candidates(
-    rows: MiningFeatures, columns: MiningFeatures, text_text: str, known: Tensor | None = None
+    rows: MiningFeatures, columns: MiningFeatures, text_text: str, named: Tensor | None = None
 ) -> Candidates:
     """The cosines of B row images with N column images, and which captions are of other images.
 
-    `known`, bool [B, N], are pairs that are positives already, so that there is nothing to mine; None for none.
+    `named`, int8 [B, N], are the user's labels (given.py), whose positives are not mined; None for none.
     """
     rows, columns = _exact(rows), _exact(columns)
     same = own_pairs(rows.ids, columns.ids)[..., None]
-    others = ~same if known is None else ~(same | known[..., None])
+    others = ~same if named is None else ~(same | (named == POSITIVE)[..., None])
     similarity = similarities(rows, columns, text_text)
     return Candidates(similarity, columns.valid & others, columns.valid & same, columns.ids, rows)
 

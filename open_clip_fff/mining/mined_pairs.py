@@ -51,12 +51,13 @@ class MinedPairs(Assignment):
         """One pass over all pairs, tile by tile, without `on_tile`."""
         for columns in self.text_blocks():
             for rows, part in squares(self.shape[0], columns):
-                yield self._tile(rows, part)
+                yield self._tile(rows, part, self.own.named(rows, part))
 
     @torch.no_grad()
     def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, Mined]:
-        (own, _), (_, mined) = self.own.make(rows, columns), self._tile(rows, columns)
-        labels = with_mined(own.by_image, mined, self.config.mined_as)
+        named = self.own.named(rows, columns)
+        _, mined = self._tile(rows, columns, named)
+        labels = with_mined(self.own.labels(rows, columns, named), mined, self.config.mined_as)
         return Labels(labels, labels), mined
 
     def text_blocks(self) -> Iterator[TextBlock]:
@@ -65,11 +66,10 @@ class MinedPairs(Assignment):
             yield columns._replace(features=prepared(columns.features, self.config.text_text))
 
     @torch.no_grad()
-    def _tile(self, rows: slice, columns: TextBlock) -> tuple[Candidates, Mined]:
+    def _tile(self, rows: slice, columns: TextBlock, named: Tensor | None) -> tuple[Candidates, Mined]:
         assert columns.features is not None
         with exact_float32(self.rows.text.device):
-            known = self.own.known(rows, columns)
-            pairs = candidates(self.rows.subset(rows), columns.features, self.config.text_text, known)
+            pairs = candidates(self.rows.subset(rows), columns.features, self.config.text_text, named)
             mined = select(pairs, self.thresholds, self.config, cap=False)
         if self._capped is not None:
             mined = mined.restricted_to(positions_mask(self._capped[rows], columns.offset, *columns.valid.shape))
@@ -90,7 +90,7 @@ class MinedPairs(Assignment):
         )
         for columns in self.text_blocks():
             for rows, part in squares(size, columns):
-                pairs, mined = self._tile(rows, part)
+                pairs, mined = self._tile(rows, part, self.own.named(rows, part))
                 positions = best_per_row(mined.pairs, pairs.score, pairs.ids, cap)
                 inside = positions.clamp(min=0)
                 score = pairs.score.flatten(1).gather(1, inside).masked_fill(positions < 0, -torch.inf)

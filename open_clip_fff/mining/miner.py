@@ -128,8 +128,8 @@ class Miner:
         for columns in own.global_texts:
             assert columns.features is not None
             with exact_float32(rows.text.device):
-                known = own.known(sampled, columns)
-                pairs = candidates(rows, columns.features, self.config.text_text, known)
+                named = own.named(sampled, columns)
+                pairs = candidates(rows, columns.features, self.config.text_text, named)
             yield pairs
 
     def blind(self, captions: int) -> bool:

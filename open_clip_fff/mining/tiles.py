@@ -126,17 +126,17 @@ class OwnCaptions(Assignment):
         self.given = given
 
     def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, None]:
-        own = self.global_texts.own.subset(rows)
-        labels = own_assignment(own.ids, columns.ids, columns.valid)
-        if self.given is not None:
-            labels = torch.where(labels == NEGATIVE, self.given.labels(own, columns)[..., None], labels)
+        labels = self.labels(rows, columns, self.named(rows, columns))
         return Labels(labels, labels), None
 
-    def known(self, rows: slice, columns: TextBlock) -> Tensor | None:
-        """Pairs of different images that are positives before anything is mined, bool [b, n]; None without any."""
-        if self.given is None:
-            return None
-        return self.given.labels(self.global_texts.own.subset(rows), columns) == POSITIVE
+    def named(self, rows: slice, columns: TextBlock) -> Tensor | None:
+        """`given`'s labels of different images, int8 [b, n]; None without it."""
+        return None if self.given is None else self.given.labels(self.global_texts.own.subset(rows), columns)
+
+    def labels(self, rows: slice, columns: TextBlock, named: Tensor | None) -> Tensor:
+        """int8 [b, n, K], with `named`'s labels in the place of negatives."""
+        labels = own_assignment(self.global_texts.own.ids[rows], columns.ids, columns.valid)
+        return labels if named is None else torch.where(labels == NEGATIVE, named[..., None], labels)
 
 
 @torch.no_grad()
