@@ -16,7 +16,7 @@ from open_clip_fff.errors import UsageError, printable, reason
 
 ROW_LIMIT = 10_000  # of all data sets together
 SHOWN = 3
-OPENED = 100  # rows whose stored features are read
+OPENED = 100  # rows whose stored features and names of fields are read
 TRIED = 16  # images, up to the first readable one
 
 
@@ -38,7 +38,7 @@ class Preview:
     damage: str = ""  # the error of the first of them
     shown: list[tuple[str, list[str]]] = field(default_factory=list)  # the first rows' keys and captions
     members: dict[str, str] = field(default_factory=dict)  # the rows' members, each with the start of its first json
-    fields: list[str] = field(default_factory=list)  # names in the first member json
+    fields: dict[str, None] = field(default_factory=dict)  # names in the first rows' member json
     flag: str = "--text-key"  # the flag that names sources without a prefix
     classes: int = 0  # rows with a class
     keys: int = 0  # rows with a --positive-key
@@ -70,7 +70,8 @@ class Preview:
         for name, member in sample.items():
             if not name.startswith("__"):
                 self.members.setdefault(name, _start(member) if name.endswith("json") else "")
-        self.fields = self.fields or field_names(sample)
+        if self.rows <= OPENED:
+            self.fields.update(dict.fromkeys(field_names(sample)))
         self.images += image_bytes(sample) is not None
         self.damaged += bool(damage)
         self.damage = self.damage or "".join(damage[:1])

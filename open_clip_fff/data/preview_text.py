@@ -136,7 +136,7 @@ def _names_there(preview: Preview) -> str:
     """Where a class or a key could be."""
     if not preview.members:  # a CSV, whose columns are known to be there
         return "all rows are empty there"
-    fields = f", and json has {column_names(preview.fields)}" if preview.fields else ""
+    fields = f", and json has {column_names(list(preview.fields))}" if preview.fields else ""
     return f"its rows hold {', '.join(sorted(preview.members))}{fields}"
 
 
