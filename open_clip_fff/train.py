@@ -32,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_page(help_fff() if "--help-fff" in argv else help_text())
             return 0
         command = read_command(argv)
+        from open_clip_fff.host.generation import check_generation
+
+        check_generation()  # before what imports names that another OpenCLIP may not have
         from open_clip_fff.host.run import run
 
         return run(command)

@@ -32,7 +32,7 @@ from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.host.fusion import add_fusion
 from open_clip_fff.host.loader.data import HookedLoader
-from open_clip_fff.host.loop import loss_factory
+from open_clip_fff.host.own_loss import make_loss
 from open_clip_fff.host.state import RunState
 from open_clip_fff.models.multi_caption import take_many_captions
 
@@ -67,7 +67,7 @@ class FusionStep(Bench):
         tokens = open_clip.get_tokenizer(model)(captions)[:, None]
         valid = torch.ones(tokens.shape[:2], dtype=torch.bool)
         batch = CaptionBatch(tokens, valid, torch.zeros_like(valid), torch.arange(len(tokens)), {})
-        loss = loss_factory(state, lambda args: None)(self.args)
+        loss = make_loss(state)
         loader = HookedLoader(OneBatch(images, batch), self.device, [])
         inputs = [images, tokens, valid, batch.raw, batch.ids]
         self.candidate = Candidate(name, 1, "off", self.model, loss, loader, inputs, 0, state.after_step)

@@ -10,6 +10,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.patching import View, replaced
 
 USAGE = "usage: python -m open_clip_fff.train [OpenCLIP's flags] [open_clip_fff's flags]\n\n"
+_GONE = ("horovod", "torchscript", "trace")  # flags of 3.3 that OpenCLIP's main branch has no more
 NONE_TYPED = "open_clip_fff's flags (none typed: training is OpenCLIP's own):\n"
 
 
@@ -33,7 +34,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
 
     try:
         with replaced(oc_params, argparse=View(argparse, ArgumentParser=Kept)):
-            return oc_params.parse_args(argv), made[0]
+            args = oc_params.parse_args(argv)
     except UsageError as error:
         line = str(error)
         unknown = line.partition("unrecognized arguments: ")[2].split()
@@ -42,6 +43,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
         raise UsageError(line + "".join(hints)) from None
     except (ValueError, SyntaxError) as error:  # which its one flag of this kind lets through
         raise UsageError(f"--aug-cfg: takes NAME=VALUE, as in scale=(0.9,1.0) color_jitter=0.4 ({error})") from None
+    for name in _GONE:
+        vars(args).setdefault(name, False)
+    return args, made[0]
 
 
 def open_clip_parser() -> argparse.ArgumentParser:

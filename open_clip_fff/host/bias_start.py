@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.plan import Plan
+from open_clip_fff.host.loader.stages import unpack
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.bias_init import cosine_sums, initial_bias
@@ -81,7 +82,7 @@ def _mining_forecast(plan: Plan) -> _MiningForecast:
 def _outputs(model: nn.Module, loader, args) -> Iterator[dict[str, Tensor]]:
     """The model's output for one step's batch each time: its micro-batches run one by one and concatenated."""
     autocast = get_autocast(args.precision, device_type=torch.device(args.device).type)
-    batches = iter(loader)
+    batches = map(unpack, loader)
     while micro := list(islice(batches, args.accum_freq)):
         if len(micro) < args.accum_freq:
             return

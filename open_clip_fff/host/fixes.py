@@ -21,6 +21,7 @@ from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_as_open_clip, 
 from open_clip_fff.data.shard_reader import ShardReader
 from open_clip_fff.data.tars import tar_files, tar_samples
 from open_clip_fff.errors import UsageError, printable, reason
+from open_clip_fff.host.generation import PARALLEL, TASKS
 from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
 from open_clip_fff.patching import View, replaced
 
@@ -43,13 +44,8 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
     parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
     native = {"save_whole": _save_by_torch} if hasattr(oc_main, "save_whole") else {}
     with ExitStack() as stack:
-        stack.enter_context(
-            replaced(
-                oc_main,
-                torch=View(torch, nn=View(torch.nn, parallel=parallel), save=save_atomically),
-                **native,
-            )
-        )
+        stack.enter_context(replaced(PARALLEL, torch=View(torch, nn=View(torch.nn, parallel=parallel))))
+        stack.enter_context(replaced(oc_main, torch=View(oc_main.torch, save=save_atomically), **native))
         stack.enter_context(
             replaced(
                 oc_data,
@@ -63,6 +59,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
                     tarfile_to_samples=tar_samples,
                 ),
                 Image=View(oc_data.Image, open=images),
+                **({"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}),
             )
         )
         stack.enter_context(counting_damage(counters))
@@ -155,8 +152,8 @@ class LatestEpoch(oc_data.SharedEpoch):
 
     latest: "LatestEpoch | None" = None
 
-    def __init__(self, epoch: int = 0) -> None:
-        super().__init__(epoch)
+    def __init__(self, epoch: int = 0, *args: Any) -> None:
+        super().__init__(epoch, *args)
         LatestEpoch.latest = self
 
 
@@ -171,6 +168,14 @@ def decode_safely(images: ImageReader, *_: str, handler: Callable, only: Sequenc
     (`only` names the members that a patched OpenCLIP leaves to it, images and text as well.)
     """
     return wds.decode(SafeMembers(images), pre=[], post=[], handler=handler)
+
+
+def decode_image(images: ImageReader, content: bytes, max_pixels: int | None = None) -> Image.Image:
+    """In place of the decoder of images that OpenCLIP's main branch has instead; its own limit of pixels holds, too."""
+    image = images(content)
+    if max_pixels and image.width * image.height > max_pixels:
+        raise ValueError(f"it has {image.width} x {image.height} pixels, more than --max-image-pixels {max_pixels:,}")
+    return image
 
 
 class SeededShuffle(wds.PipelineStage):

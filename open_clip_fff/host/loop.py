@@ -1,8 +1,7 @@
-"""The seams around OpenCLIP's epoch: our loss, the bias before the first step, and what is reported after it."""
+"""What stands around OpenCLIP's epoch: the bias before the first step, checkpoints, and what is reported after it."""
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ import torch.distributed as dist
 
 from open_clip_fff.data.counters import DAMAGE
 from open_clip_fff.errors import UsageError, printable
-from open_clip_fff.hooks.registry import LabelsMatches
 from open_clip_fff.host.bias_start import measure_bias
 from open_clip_fff.host.checkpoints.mid_epoch import MidEpochCheckpoints
 from open_clip_fff.host.loader.seeding import after_epoch, before_epoch
@@ -21,99 +19,52 @@ from open_clip_fff.host.report.mining_warnings import never_reached
 from open_clip_fff.host.report.step_log import StepReporter
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
-from open_clip_fff.losses.criterion import Criterion
-from open_clip_fff.losses.registry import LOSSES, LossContext
-from open_clip_fff.mining.connections import ConnectionMiner
-from open_clip_fff.mining.given import GivenPairs, ListedPairs
 from open_clip_fff.plural import plural
 
 
-def loss_factory(state: RunState, create_loss: Callable) -> Callable:
-    """OpenCLIP's `create_loss`, or ours."""
-
-    def make(args):
-        if not state.own_loss:
-            return create_loss(args)
-        plan = state.plan
-        if args.world_size > 1 and args.loss_dist_impl == "ring":
-            logging.info(f"Loss {plan.loss.name}: texts and what mines go round the ranks, with gradient.")
-        elif args.world_size > 1 and not (args.local_loss and args.gather_with_grad):
-            logging.info(f"Loss {plan.loss.name} gathers with gradient, whatever --gather-with-grad says.")
-        settings = replace(plan.loss, dist_impl=args.loss_dist_impl or plan.loss.dist_impl)  # OpenCLIP's own flag
-        loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, settings, args.batch_size))
-        online = plan.features == "online"
-        given = _given_pairs(state)
-        state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online, given)
-        state.criterion.keep_last = bool(state.step_observers)
-        state.criterion.connections = _connections(state)
-        if state.fusion is not None and plan.fusion is not None:
-            state.criterion.fusion = state.fusion.loss(plan.fusion, args.rank, args.world_size)
-        if state.extra is not None and state.criterion.miner is not None and "miner" in state.extra:
-            state.criterion.miner.load_state_dict(state.extra["miner"], torch.device(args.device))
-        return state.criterion
-
-    return make
-
-
-def _given_pairs(state: RunState) -> GivenPairs | None:
-    """What the user says of pairs: by --positive-key, and in --positives."""
-    if not state.plan.captions.pairs_rows:
-        return None
-    listed = None
-    if state.pairs is not None:
-        listed = ListedPairs.of(torch.from_numpy(state.pairs.pairs)).to(state.args.device)
-    return GivenPairs(state.key_label, listed)
-
-
-def _connections(state: RunState) -> ConnectionMiner | None:
-    """Labels hardest negatives by the discriminator; without one, counts their classes in grouped mini-batches."""
-    labelling, settings = [hook for hook in state.hooks if isinstance(hook, LabelsMatches)], state.plan.connection
-    if labelling and settings is not None:
-        return ConnectionMiner(labelling[0].label_matches, settings.gate, settings.start)
-    return None if state.plan.grouping is None else ConnectionMiner(None)
-
-
 class EpochRunner:
-    """OpenCLIP's `train_one_epoch`, with our checkpoints and reports around it.
+    """Our checkpoints and reports around OpenCLIP's `train_one_epoch`."""
 
-    Args:
-        state: of the run.
-        train_one_epoch: OpenCLIP's.
-    """
-
-    def __init__(self, state: RunState, train_one_epoch: Callable) -> None:
-        self.state, self.train_one_epoch = state, train_one_epoch
+    def __init__(self, state: RunState) -> None:
+        self.state = state
         self._loader: CountedLoader | None = None
         self._checkpoints: MidEpochCheckpoints | None = None
         self._reporter: StepReporter | None = None
         self._zero_shot: Any = None
 
     def __call__(
-        self, model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None, **more: Any
-    ):
-        """Trains an epoch; `more` is a patched OpenCLIP's, as its batch hooks."""
-        state, first = self.state, self._loader is None
+        self, train: Callable, parts: tuple[Any, ...], loss: torch.nn.Module, epoch: int, data: dict, tb_writer: Any
+    ) -> None:
+        """Trains an epoch.
+
+        Args:
+            train: OpenCLIP's loop.
+            parts: for checkpoints: the model, the optimizer, GradScaler or None, and what returns OpenCLIP's counters.
+            loss: which is called once per mini-batch.
+            epoch: from 0.
+            data: OpenCLIP's.
+            tb_writer: TensorBoard's, or None.
+        """
+        state, args, first = self.state, self.state.args, self._loader is None
         if self._loader is None:
-            train = data["train"]
-            many = train.dataloader, args.rank, args.world_size, args.batch_size, state.own_loss
-            self._loader = train.dataloader = CountedLoader(*many)
+            info = data["train"]
+            many = info.dataloader, args.rank, args.world_size, args.batch_size, state.own_loss
+            self._loader = info.dataloader = CountedLoader(*many)
             self._checkpoints = MidEpochCheckpoints(state, self._loader.num_batches // args.accum_freq)
         loader, checkpoints = self._loader, self._checkpoints
         assert checkpoints is not None
         loader.epoch = epoch
         before_epoch(state, epoch, first=first)
-        checkpoints.before_epoch(epoch, (model, optimizer, scaler), tb_writer)
+        checkpoints.before_epoch(epoch, parts, tb_writer)
         after_batch: list[Callable[[int], None]] = [checkpoints.after_batch]
         if state.own_loss:
-            after_batch.insert(0, self._prepare_own_loss(data["train"], loss, epoch, tb_writer).after_batch)
+            after_batch.insert(0, self._prepare_own_loss(data["train"], epoch, tb_writer).after_batch)
         if state.ema is not None and first and state.extra is None:
             state.ema.restart(state.model)
         loader.after_batch = after_batch
         losses, expects_steps = state.guard.losses, loader.first < loader.num_batches
         hook = loss.register_forward_hook(lambda *_: state.guard.after_loss())
-        self.train_one_epoch(
-            model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=tb_writer, **more
-        )
+        train(tb_writer=tb_writer)
         hook.remove()
         loader.after_batch = []
         after_epoch(state)
@@ -132,10 +83,10 @@ class EpochRunner:
         if state.zero_shot_sets and state.master:
             self._score(epoch + 1, data, tb_writer)
 
-    def _prepare_own_loss(self, train: Any, loss: Criterion, epoch: int, tb_writer: Any) -> StepReporter:
+    def _prepare_own_loss(self, train: Any, epoch: int, tb_writer: Any) -> StepReporter:
         """What our losses need before an epoch."""
-        state, args, loader = self.state, self.state.args, self._loader
-        assert loader is not None
+        state, args, loader, loss = self.state, self.state.args, self._loader, self.state.criterion
+        assert loader is not None and loss is not None
         if self._reporter is None:
             steps = loader.num_batches // args.accum_freq
             self._reporter = StepReporter(state, loss, steps, Position(epoch, loader.first // args.accum_freq))

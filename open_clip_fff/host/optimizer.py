@@ -8,6 +8,7 @@ import timm.optim
 import torch
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.state import RunState
 from open_clip_fff.patching import View, replaced
 
@@ -44,9 +45,12 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
         return made
 
     with ExitStack() as stack:
-        stack.enter_context(replaced(oc_main, optim=View(torch.optim, AdamW=splitting(torch.optim.AdamW))))
-        # OpenCLIP imports this one inside its main
-        stack.enter_context(replaced(timm.optim, create_optimizer_v2=splitting(by_timm)))
+        if TASKS:
+            stack.enter_context(replaced(oc_main, create_optimizer=splitting(oc_main.create_optimizer)))
+        else:
+            stack.enter_context(replaced(oc_main, optim=View(torch.optim, AdamW=splitting(torch.optim.AdamW))))
+            # OpenCLIP imports this one inside its main
+            stack.enter_context(replaced(timm.optim, create_optimizer_v2=splitting(by_timm)))
         makers = ("cosine_lr", "const_lr", "const_lr_cooldown") if multiple != 1.0 else ()
         schedulers = {name: _multiplied(getattr(oc_main, name), multiple) for name in makers}
         stack.enter_context(replaced(oc_main, **schedulers))

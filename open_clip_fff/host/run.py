@@ -23,8 +23,8 @@ from open_clip_fff.host.checks.launch import check_launch, precision_notes
 from open_clip_fff.host.checks.weights import activation_notes, check_weights
 from open_clip_fff.host.command import Command, check_names
 from open_clip_fff.host.fixes import fixes, image_reader
+from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.loader.data import data_factory
-from open_clip_fff.host.loop import EpochRunner, loss_factory
 from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.nonfinite import finite_checkpoints
 from open_clip_fff.host.optimizer import optimizer_seams
@@ -39,6 +39,11 @@ from open_clip_fff.hub.training_flags import bring_parts
 from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.models.sentences import load_sentences
 from open_clip_fff.patching import replaced
+
+if TASKS:
+    from open_clip_fff.host.v4 import seams as own_seams
+else:
+    from open_clip_fff.host.v3 import seams as own_seams
 
 
 def run(command: Command) -> int:
@@ -59,10 +64,6 @@ def run(command: Command) -> int:
 
 def _train(command: Command) -> None:
     args, plan = command.args, command.plan
-    if hasattr(open_clip, "create_task"):
-        raise UsageError(
-            f"OpenCLIP {open_clip.__version__} is installed; this release drives 3.3: install open_clip_torch==3.3.0"
-        )
     check_launch(args)
     plan = with_data_sets(plan, args.train_data)
     with bounded_waits(plan.safety.timeout) as peers, startup(args, peers) as last_logged:
@@ -175,9 +176,8 @@ def _seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
                 parse_args=lambda _: state.args,
                 create_model_and_transforms=model_factory(state, oc_main.create_model_and_transforms),
                 get_data=data_factory(state, oc_main.get_data),
-                create_loss=loss_factory(state, oc_main.create_loss),
-                train_one_epoch=EpochRunner(state, oc_main.train_one_epoch),
                 evaluate=evaluator(state, oc_main.evaluate),
+                **own_seams(state),
             )
         )
         yield

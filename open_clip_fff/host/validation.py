@@ -15,6 +15,7 @@ from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.counters import DAMAGE, LoaderCounters
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.tokens import KEYS
+from open_clip_fff.host.loader.stages import unpack
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.report.coverage import damage_line, lost_line
 from open_clip_fff.host.report.recall import Keys, recall
@@ -138,7 +139,7 @@ def _encoded(model: Any, loader, args) -> Iterator[Encoded]:
     """The features of each batch, on the device; padding never meets the text tower."""
     device = torch.device(args.device)
     autocast = get_autocast(args.precision, device_type=device.type)
-    for images, captions in loader:
+    for images, captions in map(unpack, loader):
         captions = CaptionBatch(*captions).to(device, non_blocking=True)
         images = images.to(device=device, dtype=get_input_dtype(args.precision), non_blocking=True)
         with autocast():

@@ -21,7 +21,7 @@ from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
 from open_clip_fff.host.loader.data import HookedLoader, data_factory
-from open_clip_fff.host.loop import loss_factory
+from open_clip_fff.host.own_loss import make_loss
 from open_clip_fff.host.state import RunState
 from open_clip_fff.mining.counts import rates
 from open_clip_fff.models.multi_caption import take_many_captions
@@ -133,7 +133,7 @@ class Bench:
             k,
             mining,
             self.ours,
-            loss_factory(state, lambda args: None)(self.args),
+            make_loss(state),
             HookedLoader(OneBatch(self.images, batch), self.device, state.hooks),
             [self.images, tokens, valid, batch.raw, ids, *extras.values()],
             sum(rows.numel() for rows in encoded(tokens.flatten(0, 1), UnpaddedText(self.model, plan.text))),

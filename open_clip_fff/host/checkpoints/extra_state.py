@@ -19,6 +19,7 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checkpoints.mid_epoch import check_loader_sizes, epoch_start, loader_sizes
 from open_clip_fff.host.fixes import save_atomically
+from open_clip_fff.host.generation import READER
 from open_clip_fff.host.random_state import random_state
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position, describe_file, extra_path
@@ -35,7 +36,7 @@ def extra_state(state: RunState) -> Iterator[None]:
         yield
         return
     saving = View(oc_main.torch, save=_saver(state, oc_main.torch.save))
-    with replaced(oc_main, torch=saving, pt_load=_loader(state, oc_main.pt_load)):
+    with replaced(oc_main, torch=saving), replaced(READER, pt_load=_loader(state, READER.pt_load)):
         yield
 
 

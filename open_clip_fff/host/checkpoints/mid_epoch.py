@@ -95,7 +95,7 @@ class MidEpochCheckpoints:
 
         Args:
             epoch: from 0.
-            parts: the model, the optimizer and GradScaler or None, as OpenCLIP's loop has them.
+            parts: the model, the optimizer, GradScaler or None, and what returns more of the checkpoint.
             writer: TensorBoard's, or None.
         """
         state, self.epoch, self._parts, self._writer = self.state, epoch, parts, writer
@@ -184,7 +184,7 @@ class MidEpochCheckpoints:
             return None
         if not step and (path.exists() or not self._trained):  # OpenCLIP saves behind an epoch by itself
             return path if path.exists() else None
-        model, optimizer, scaler = self._parts
+        model, optimizer, scaler, more = self._parts
         checkpoint = {
             "epoch": at.epoch,
             **({"step": at.step} if at.step else {}),
@@ -192,6 +192,7 @@ class MidEpochCheckpoints:
             "state_dict": getattr(model, "_orig_mod", model).state_dict(),  # as it was before torch.compile
             "optimizer": optimizer.state_dict(),
             **({} if scaler is None else {"scaler": scaler.state_dict()}),
+            **more(),
         }
         oc_main.torch.save(checkpoint, os.fspath(path))
         state.loader_positions = []

@@ -7,6 +7,7 @@ from typing import Any
 import open_clip_train.main as oc_main
 
 from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, check_stored
+from open_clip_fff.host.generation import READER, TASKS
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import weights_of
 from open_clip_fff.patching import replaced
@@ -14,7 +15,7 @@ from open_clip_fff.patching import replaced
 
 @contextmanager
 def resuming(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
-    """Checkpoints of one process go on under DDP, too, for which OpenCLIP wants `module.` before each name.
+    """Checkpoints of one process go on under DDP, too, for which OpenCLIP 3.3 wants `module.` before each name.
 
     Args:
         state: of the run.
@@ -25,7 +26,7 @@ def resuming(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
     if state.args.resume == "latest" and checkpoint is not None:
         latest = _FirstName(checkpoint.name, oc_main.LATEST_CHECKPOINT_NAME)
         seams = {"get_latest_checkpoint": lambda *_, **__: str(checkpoint), "LATEST_CHECKPOINT_NAME": latest}
-    with replaced(oc_main, pt_load=_loader(state, resumed.fits, oc_main.pt_load), **seams):
+    with replaced(READER, pt_load=_loader(state, resumed.fits, READER.pt_load)), replaced(oc_main, **seams):
         yield
 
 
@@ -46,7 +47,7 @@ def _loader(state: RunState, fits: bool, load: Callable) -> Callable:
         if not fits:
             changed = args.trace or args.use_bnb_linear  # the model's parameters, after it was made
             check_stored(args, state.plan, path, checkpoint, None if changed else state.model.state_dict())
-        before = "module." if args.distributed and not args.horovod else ""
+        before = "module." if args.distributed and not args.horovod and not TASKS else ""
         weights = {before + name: tensor for name, tensor in weights_of(checkpoint, path).items()}
         return {**checkpoint, "state_dict": weights} if "epoch" in checkpoint else weights
 

@@ -13,6 +13,7 @@ from open_clip_fff.data.row_counts import RowCounts, row_counts
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import feature_reader
 from open_clip_fff.errors import UsageError, printable
+from open_clip_fff.host.generation import TASKS
 from open_clip_fff.plural import plural
 
 VISITS = 1_000_000  # of shards, in all epochs that are looked at; the first is always
@@ -95,6 +96,8 @@ def _streams(args: argparse.Namespace, counts: RowCounts, first_epoch: int) -> I
     urls, workers = expand_shards(args.train_data), max(args.workers, 1)
     epochs = range(first_epoch, min(args.epochs, first_epoch + max(VISITS // len(urls), 1)))
     sizes = oc_data._SHARD_SHUFFLE_SIZE, oc_data._SHARD_SHUFFLE_INITIAL
+    if TASKS:  # where the environment may say otherwise
+        sizes = oc_data.wds_shuffle_sizes()[:2]
     for epoch in epochs:
         shuffle = oc_data.detshuffle2(*sizes, seed=args.seed, epoch=epoch - 1)  # it adds 1
         order = list(shuffle.run(iter(urls)))

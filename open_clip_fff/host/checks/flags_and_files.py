@@ -13,6 +13,7 @@ from open_clip_fff.host.checks.arguments import check_arguments
 from open_clip_fff.host.checks.data import check_data
 from open_clip_fff.host.checks.open_clip_files import check_image_flags, check_pretrained, check_towers
 from open_clip_fff.host.checks.open_clip_flags import check_flags
+from open_clip_fff.host.generation import TASKS
 from open_clip_fff.hub.description import CONFIG_NAME
 from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
 from open_clip_fff.models.text_design import TextDesign, design_of_config
@@ -25,6 +26,10 @@ def check_host(args: argparse.Namespace, plan: Plan) -> None:
         UsageError: for the first thing that cannot work.
     """
     check_arguments(args, plan)
+    if TASKS:
+        from open_clip_fff.host.checks.tasks import check_tasks
+
+        check_tasks(args, plan)
     check_flags(args)
     _check_model(args, plan)
     check_data(args, plan)

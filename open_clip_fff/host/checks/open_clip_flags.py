@@ -10,7 +10,13 @@ from torch import nn
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks.arguments import NO_BIAS
+from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.optimizer import without_none_options
+
+if TASKS:
+    import open_clip_train.optim as oc_optim
+
+BUILT_IN = ("adamw", "nadamw") if TASKS else ("adamw",)
 
 
 def check_flags(args: argparse.Namespace) -> None:
@@ -61,14 +67,18 @@ def _check_optimizer(args: argparse.Namespace) -> None:
             raise UsageError(f"--beta1 and --beta2: --opt {args.opt} takes both or neither")
         if args.lr is None and not args.skip_scheduler:
             raise UsageError(f"--opt {args.opt}: OpenCLIP knows no learning rate for it; say one, as --lr 1e-3")
-    elif name != "adamw":
-        raise UsageError(f"--opt {args.opt}: choose adamw, or one of timm's, as timm/{name}")
+    elif name not in BUILT_IN:
+        raise UsageError(f"--opt {args.opt}: choose {' or '.join(BUILT_IN)}, or one of timm's, as timm/{name}")
     small = nn.Module()
     small.weight, small.bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
     betas = None if args.beta1 is None else (args.beta1, args.beta2)
     options = {"lr": args.lr, "eps": args.eps, "betas": betas}
     try:
-        if name == "adamw":
+        if TASKS:
+            more = {"opt_kwargs": args.opt_kwargs or {}, "fallback_list": args.opt_fallback_list}
+            given = {name: getattr(args, name) for name in ("opt", "lr", "beta1", "beta2", "eps", "momentum")}
+            oc_optim.create_optimizer(small, oc_optim.OptimizerCfg(**given, weight_decay=args.wd, **more))
+        elif name == "adamw":
             torch.optim.AdamW([{"params": small.parameters(), "weight_decay": args.wd}], **options)
         else:
             make = without_none_options(timm.optim.create_optimizer_v2)

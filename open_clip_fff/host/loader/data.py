@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import open_clip_train.data as oc_data
+import pandas as pd
 import torch
 
 from open_clip_fff.config.captions import CaptionSettings
@@ -22,10 +23,12 @@ from open_clip_fff.data.training_data import csv_captions, feature_reader, val_c
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens, OrdersData
 from open_clip_fff.host.fixes import counting_damage
+from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.loader.grouping import order_table, stream_seams
 from open_clip_fff.host.loader.passes import MiniBatches, RepeatingPipeline
 from open_clip_fff.host.loader.position import SkipTrained
 from open_clip_fff.host.loader.seeding import SeededPipeline, with_own_generator
+from open_clip_fff.host.loader.stages import before_decoder, pack, reading_txt, unpack
 from open_clip_fff.host.loader.tracking import TrackedLoader, table_loader
 from open_clip_fff.host.report.coverage import caption_line, too_little
 from open_clip_fff.host.state import RunState
@@ -40,12 +43,12 @@ def data_factory(state: RunState, get_data: Callable) -> Callable:
     if not state.plan.typed:
         return get_data
 
-    def with_captions(args, preprocess, epoch=0, tokenizer=None):
+    def with_captions(args, preprocess, epoch=0, tokenizer=None, **more):
         if state.own_loss:
             state.hooks = _build_hooks(state, tokenizer)
         dataset_fn = partial(_dataset_fn, state, oc_data.get_dataset_fn)
         with replaced(oc_data, get_dataset_fn=dataset_fn):
-            return get_data(args, preprocess, epoch=epoch, tokenizer=tokenizer)
+            return get_data(args, preprocess, epoch=epoch, tokenizer=tokenizer, **more)
 
     return with_captions
 
@@ -81,7 +84,7 @@ def _build_hooks(state: RunState, tokenizer: Tokenizer) -> list[BatchHook]:
 def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Callable:
     build = upstream(path, kind)
 
-    def with_captions(args, preprocess, is_train, epoch=0, tokenizer=None):
+    def with_captions(args, preprocess, is_train, epoch=0, tokenizer=None, **more):
         captions = state.plan.captions if is_train else val_captions(state.plan.captions, args.val_data)
         many = state.own_loss or not is_train
         if many:
@@ -103,12 +106,11 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
         seams["WebLoader"] = partial(with_own_generator, oc_data.wds.WebLoader, args.seed, args.rank)
         if is_train:
             skip_trained = SkipTrained()
-            decode = oc_data.wds.decode
-            seams["decode"] = lambda *a, **k: Chain(skip_trained, decode(*a, **k))
+            seams |= before_decoder(skip_trained)
             pipeline = RepeatingPipeline if many else SeededPipeline
             seams["DataPipeline"] = partial(pipeline, skip_trained, state.epoch_start)
             if orders:
-                seams |= stream_seams(orders[0], skip_trained, state.epoch_start)
+                seams |= stream_seams(orders[0], skip_trained, state.epoch_start, seams)
         seams["tarfile_to_samples"] = lambda **_: oc_data.tarfile_to_samples_nothrow  # as training reads
         view = View(oc_data.wds, **seams)
         with (
@@ -120,7 +122,7 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
                 CsvDataset=partial(_csv_dataset, oc_data.CsvDataset, csv_captions(args, captions)),
             ),
         ):
-            info = build(args, preprocess, is_train=is_train, epoch=epoch, tokenizer=wrapped)
+            info = build(reading_txt(args), preprocess, is_train=is_train, epoch=epoch, tokenizer=wrapped, **more)
         if not is_train:
             info.dataloader = FirstCaptionLoader(info.dataloader)
             return info
@@ -163,7 +165,8 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     kept = [(path, serialize(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
     if left_out := len(rows) - len(kept):
         logging.warning(f"Rows left out of {filename}: {left_out:,} {NO_CAPTION}")
-    dataset.images, dataset.captions = [path for path, _ in kept], [text for _, text in kept]
+    paths, texts = [path for path, _ in kept], [text for _, text in kept]
+    dataset.images, dataset.captions = (pd.Series(paths), pd.Series(texts)) if TASKS else (paths, texts)
     return dataset
 
 
@@ -183,17 +186,17 @@ class HookedLoader:
         """As `TrackedLoader`'s."""
         return self.loader.first
 
-    def __iter__(self) -> Iterator[Batch]:
-        for images, captions in self.loader:
+    def __iter__(self) -> Iterator[Batch | dict]:
+        for images, captions in map(unpack, self.loader):
             captions = CaptionBatch(*captions).to(self.device, non_blocking=True)
             batch = Batch(images.to(self.device, non_blocking=True), captions)
             for hook in self.hooks:
                 batch = _checked(hook(batch), len(images), hook)
-            yield batch
+            yield pack(batch)
 
 
 class FirstCaptionLoader:
-    """A validation loader as OpenCLIP's `evaluate` wants it: (images [B, 3, H, W], the first caption's tokens [B, L]).
+    """A validation loader as OpenCLIP's `evaluate` wants it: images [B, 3, H, W], the first caption's tokens [B, L].
 
     Attributes:
         loader: the one beneath, whose batches are (images, `CaptionBatch` of all captions).
@@ -203,9 +206,9 @@ class FirstCaptionLoader:
         self.loader = loader
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for images, captions in self.loader:
-            yield images, CaptionBatch(*captions).tokens[:, 0].contiguous()
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor] | dict[str, torch.Tensor]]:
+        for images, captions in map(unpack, self.loader):
+            yield pack((images, CaptionBatch(*captions).tokens[:, 0].contiguous()))
 
 
 def _checked(batch: Batch, size: int, hook: BatchHook) -> Batch:

@@ -1,39 +1,40 @@
 """The seams through which a batch hook orders OpenCLIP's training data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import webdataset as wds
 from torch.utils.data import DataLoader
 
 from open_clip_fff.data.ids import sample_id
-from open_clip_fff.data.shard_reader import Chain
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.hooks.registry import OrdersData
 from open_clip_fff.host.fixes import LatestEpoch
 from open_clip_fff.host.loader.passes import RepeatingPipeline
 from open_clip_fff.host.loader.position import SkipTrained
+from open_clip_fff.host.loader.stages import around_decoder
 from open_clip_fff.host.loader.tracking import EpochStart
 
 
-def stream_seams(orders: OrdersData, skip_trained: SkipTrained, start: EpochStart | None) -> dict[str, Any]:
-    """What replaces webdataset's names in OpenCLIP's tar pipeline, so that a hook's look-ahead is a stage of it."""
+def stream_seams(
+    orders: OrdersData, skip_trained: SkipTrained, start: EpochStart | None, seams: dict[str, Any]
+) -> dict[str, Any]:
+    """What replaces webdataset's names in OpenCLIP's tar pipeline, so that a hook's look-ahead is a stage of it.
+
+    Args:
+        orders: the hook.
+        skip_trained, start: as `SeededPipeline`'s.
+        seams: those so far.
+    """
     epoch = _Epoch()
     lookahead = orders.lookahead(epoch)
 
-    def select(predicate: Callable) -> Chain:
-        epoch.shared = LatestEpoch.latest  # OpenCLIP has just made it; that of validation data comes later
-        return Chain(wds.select(predicate), lookahead)
-
-    def to_tuple(*names: str) -> Chain:
-        return Chain(wds.to_tuple(*names), lookahead.arrivals)
-
     def pipeline(*stages: object) -> GroupedPipeline:
+        epoch.shared = LatestEpoch.latest  # OpenCLIP has just made it; that of validation data comes later
         skip_trained.counters.append(lookahead)
         return GroupedPipeline(lookahead, skip_trained, start, *stages)
 
-    return {"select": select, "to_tuple": to_tuple, "DataPipeline": pipeline}
+    return {**around_decoder(lookahead, lookahead.arrivals, seams), "DataPipeline": pipeline}
 
 
 class GroupedPipeline(RepeatingPipeline):

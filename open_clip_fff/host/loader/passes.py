@@ -25,12 +25,13 @@ class MiniBatches:
     Args:
         size: rows of a mini-batch.
         partial: whether the last one may have fewer.
+        collation_fn: is not asked; OpenCLIP's main branch names torch's.
 
     Attributes:
         arrived: samples that came so far.
     """
 
-    def __init__(self, size: int, partial: bool = True) -> None:
+    def __init__(self, size: int, partial: bool = True, collation_fn: Any = None) -> None:
         self.size, self.partial, self.arrived = size, partial, 0
 
     def __call__(self, samples: Iterable) -> Iterator[list]:

@@ -1,0 +1,34 @@
+"""What OpenCLIP's main branch has beyond 3.3 and is not driven yet: refused, never silently different."""
+
+import argparse
+
+from open_clip_train.data import DEFAULT_IMAGE_KEY
+
+from open_clip_fff.config.plan import Plan
+from open_clip_fff.errors import UsageError
+
+_STOCK = "python -m open_clip_train.main trains with it"
+
+
+def check_tasks(args: argparse.Namespace, plan: Plan) -> None:
+    """Raises UsageError for the first flag of the main branch that is not driven."""
+    everywhere = {
+        "--fsdp": args.fsdp,
+        "--torchcompile": args.torchcompile,
+        "--use-naflex": args.use_naflex,
+        "--force-naflex-vision": args.force_naflex_vision,
+        "--length-bucketing": args.length_bucketing,
+        f"--dataset-type {args.dataset_type}": args.dataset_type.endswith("-audio"),
+        "--audio-zeroshot-dataset": args.audio_zeroshot_dataset,
+    }
+    for flag, value in everywhere.items():
+        if value:
+            raise UsageError(f"{flag}: open_clip_fff does not go with it on OpenCLIP 4 yet; {_STOCK}")
+    with_ours = {
+        "--image-key": args.image_key != DEFAULT_IMAGE_KEY,
+        "--json-text-key-probs": args.json_text_key_probs,
+        "--report-to trackio": "trackio" in args.report_to,
+    }
+    for flag, value in with_ours.items():
+        if value and plan.typed:
+            raise UsageError(f"{flag}: does not go with open_clip_fff's flags on OpenCLIP 4 yet; drop it, or these")

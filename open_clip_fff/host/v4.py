@@ -1,0 +1,42 @@
+"""The seams of OpenCLIP's main branch (4.x): its training tasks, and a loop that is given one."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import open_clip_train.main as oc_main
+from open_clip.task import CLIPTask, CoCaTask, DistillCLIPTask, SigLIPTask, unwrap_model
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.loop import EpochRunner
+from open_clip_fff.host.own_loss import make_loss
+from open_clip_fff.host.state import RunState
+
+TRAINED = (CLIPTask, CoCaTask, DistillCLIPTask, SigLIPTask)
+
+
+def seams(state: RunState) -> dict[str, Callable]:
+    """What replaces names of OpenCLIP's main."""
+    create_task, train_one_epoch, run = oc_main.create_task, oc_main.train_one_epoch, EpochRunner(state)
+
+    def make(args: Any, model: Any, **parts: Any) -> Any:
+        if state.own_loss:
+            return CLIPTask(model, default_loss=False, rank=args.rank, world_size=args.world_size)
+        task = create_task(args, model=model, **parts)
+        if type(task) not in TRAINED:
+            raise UsageError(f"--model {args.model}: {type(task).__name__} is for OpenCLIP's own training alone")
+        return task
+
+    def train(train_state: Any, data: dict, args: Any, tb_writer: Any = None) -> None:
+        task = train_state.task
+        if state.own_loss and state.criterion is None:
+            task.loss = make_loss(state)  # the task was made before the data with their hooks, and before --resume
+
+        def counters() -> dict[str, int]:
+            return {name: getattr(train_state, name) for name in ("global_step", "samples_seen")}
+
+        parts = unwrap_model(task.trainable_module), train_state.optimizer, train_state.scaler, counters
+        step = partial(train_one_epoch, train_state, data, args)
+        run(step, parts, task.loss, train_state.epoch, data, tb_writer)
+
+    return {"create_task": make, "train_one_epoch": train}
