@@ -1,5 +1,6 @@
 """Loader workers that are stopped, or hang, end a run within --timeout, wherever they do."""
 
+import logging
 import multiprocessing
 import os
 import re
@@ -91,6 +92,22 @@ def test_workers_that_run_and_give_nothing_are_named():
     assert not states()
 
 
+def test_no_worker_ends_after_the_loaders_error():
+    """For each end torch raises in the main thread, whatever that does then: with logging's lock held, for example."""
+    waits, later = LoaderTimeouts(0.02), []
+    before = signal.getsignal(signal.SIGCHLD)
+    with waits.bounded():
+        try:
+            list(DataLoader(Rows(hangs=1), 1, num_workers=8))
+        except RuntimeError:
+            before = signal.signal(signal.SIGCHLD, lambda *_: later.append(states()))
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline and not later:
+            time.sleep(0.01)
+    signal.signal(signal.SIGCHLD, before)
+    assert waits.message and not later and not states()
+
+
 def test_a_worker_that_is_stopped_when_all_is_done_does_not_keep_the_program():
     waits = LoaderTimeouts(1)
     loader = DataLoader(Rows(), 4, num_workers=2, persistent_workers=True)
@@ -121,6 +138,7 @@ def test_a_worker_that_is_stopped_in_the_middle_of_a_batch_ends_the_run(
     )
     assert re.search(line, capsys.readouterr().err)
     assert time.monotonic() < began + 30 and not states()
+    assert not logging._lock._is_owned()  # or what logs in another thread waits for ever
 
 
 HANGS = """

@@ -115,6 +115,11 @@ class _Watchdog:
         self._seconds, self._waiting = 0.0, True
         try:
             return get()
+        except BaseException:
+            if self._limit.message:
+                # torch raises in SIGCHLD's handler: anywhere, were it later, such as where logging holds its lock
+                _kill(self.workers())
+            raise
         finally:
             self._waiting = False
 
