@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
 
 
 class View:
@@ -17,8 +16,8 @@ class View:
 
 
 @contextmanager
-def replaced(module: ModuleType | type, **names: object) -> Iterator[None]:
-    """Sets names of a module or class, and restores them at the end, also after an error.
+def replaced(module: object, **names: object) -> Iterator[None]:
+    """Sets names of a module, class or object, and restores them at the end, also after an error.
 
     Raises:
         AttributeError: if a name does not exist, which means that another version of OpenCLIP is installed.

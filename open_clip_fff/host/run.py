@@ -1,8 +1,8 @@
 """One run: the flags understood, the seams in place, OpenCLIP's main, and everything put back."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import open_clip
 import open_clip_train.main as oc_main
@@ -25,6 +25,7 @@ from open_clip_fff.host.command import Command, check_names
 from open_clip_fff.host.fixes import fixes, image_reader
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.loader.data import data_factory
+from open_clip_fff.host.log_levels import logging_put_back, set_up_logging
 from open_clip_fff.host.model import model_factory
 from open_clip_fff.host.nonfinite import finite_checkpoints
 from open_clip_fff.host.optimizer import optimizer_seams
@@ -79,7 +80,7 @@ def _train(command: Command) -> None:
         if plan.typed:
             plan = _introduced(args, plan, forecast.rows)
             _fill(args, plan)
-        with _logging_put_back(last_logged), _seams(_loaded(RunState(args, plan, rows=rows)), resumed):
+        with logging_put_back(last_logged), _seams(_loaded(RunState(args, plan, rows=rows)), resumed):
             if oc_main.main(command.rest) == -1:  # OpenCLIP's way of giving up
                 raise UsageError(f"OpenCLIP gave up: {last_logged.text or 'its own line above says why'}")
 
@@ -139,27 +140,6 @@ def _introduced(args, plan: Plan, rows: str) -> Plan:
     return plan
 
 
-def _logger_levels() -> dict[logging.Logger, int]:
-    named = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
-    return {logger: logger.level for logger in [logging.root, *named]}
-
-
-@contextmanager
-def _logging_put_back(handler: logging.Handler) -> Iterator[None]:
-    """Handlers and levels as they were, after OpenCLIP has set its own; and each line only once."""
-    handlers, levels = list(logging.root.handlers), _logger_levels()
-    # Without any handler, the first line logged gives the root one of its own beside OpenCLIP's.
-    logging.root.addHandler(handler)
-    try:
-        yield
-    finally:
-        for handler in [h for h in logging.root.handlers if h not in handlers]:
-            logging.root.removeHandler(handler)
-            handler.close()
-        for logger in _logger_levels():  # OpenCLIP sets INFO everywhere, and torch then talks until it exits
-            logger.setLevel(levels.get(logger, logging.NOTSET))
-
-
 @contextmanager
 def _seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
     """Every name that OpenCLIP's main looks up and we answer, for the length of one run."""
@@ -175,6 +155,7 @@ def _seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
                 oc_main,
                 parse_args=lambda _: state.args,
                 create_model_and_transforms=model_factory(state, oc_main.create_model_and_transforms),
+                setup_logging=partial(set_up_logging, oc_main.setup_logging),
                 get_data=data_factory(state, oc_main.get_data),
                 evaluate=evaluator(state, oc_main.evaluate),
                 **own_seams(state),

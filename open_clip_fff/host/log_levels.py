@@ -1,0 +1,46 @@
+"""Levels and handlers of Python's logging around OpenCLIP's main, which sets all of them.
+
+`Logger.setLevel` makes every logger forget what it remembers of levels. There are a thousand of them, so that setting
+each one's looks at a million: here levels are set first and forgotten once.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from open_clip_fff.patching import replaced
+
+
+def set_up_logging(setup: Callable[..., None], *args: Any, **options: Any) -> None:
+    """What `setup`, OpenCLIP's, does with its arguments: the root's level is every logger's."""
+    with replaced(logging.root.manager, loggerDict={}):
+        setup(*args, **options)
+    _set_levels({logger: logging.root.level for logger in _logger_levels()})
+
+
+@contextmanager
+def logging_put_back(handler: logging.Handler) -> Iterator[None]:
+    """Handlers and levels as they were, after OpenCLIP has set its own; and each line only once."""
+    handlers, levels = list(logging.root.handlers), _logger_levels()
+    # Without any handler, the first line logged gives the root one of its own beside OpenCLIP's.
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in [h for h in logging.root.handlers if h not in handlers]:
+            logging.root.removeHandler(handler)
+            handler.close()
+        # OpenCLIP sets INFO everywhere, and torch then talks until it exits
+        _set_levels({logger: levels.get(logger, logging.NOTSET) for logger in _logger_levels()})
+
+
+def _logger_levels() -> dict[logging.Logger, int]:
+    named = map(logging.getLogger, list(logging.root.manager.loggerDict))
+    return {logger: logger.level for logger in [logging.root, *named]}
+
+
+def _set_levels(levels: Mapping[logging.Logger, int]) -> None:
+    for logger, level in levels.items():
+        logger.level = level
+    logging.root.setLevel(levels[logging.root])
