@@ -1,5 +1,6 @@
 """Small real things: a tiny OpenCLIP architecture, real tars, a real CSV, and the trainer as a function."""
 
+import functools
 import importlib.util
 import json
 import logging
@@ -32,6 +33,14 @@ def quiet_after_open_clip():
         if isinstance(logger, logging.Logger):
             logger.level = logging.NOTSET  # setLevel looks at all loggers each time, and there are a thousand
     logging.root.setLevel(logging.WARNING)  # and clears what loggers remember of levels
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_vocabulary():
+    """OpenCLIP reads its vocabulary anew for each tokenizer, which is a third of a tiny training's start."""
+    import open_clip.factory
+
+    open_clip.factory.SimpleTokenizer = functools.cache(open_clip.factory.SimpleTokenizer)
 
 
 @pytest.fixture(scope="session")

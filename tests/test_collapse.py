@@ -55,7 +55,7 @@ def mined(digits: Path, name: str, *more: str) -> list[tuple[float, float]]:
 
 def test_self_mining_collapses_and_its_guard_stops_that(digits):
     """Thresholds that are too low: what is mined is pulled together, so more is mined."""
-    loose = ["--method", "fff-softmax", *LOOSE, "--epochs", "18"]
+    loose = ["--method", "fff-softmax", *LOOSE]
     free, guarded = mined(digits, "free", *loose, "--no-mining-guard"), mined(digits, "guarded", *loose)
     every = (BATCH - 1) * K  # captions of other images
     # Without: until it is everything, right in one of ten.

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import open_clip
 import PIL.Image
@@ -21,6 +20,7 @@ from open_clip_fff.hub.checkpoints import find_checkpoint, newest_first, read_ex
 from open_clip_fff.train import main as train
 from tests import recorder
 from tests.conftest import colour_sample, write_tar
+from tests.programs import torchrun
 from tests.test_resuming import FFF, RANDOM, RUNS
 from tests.test_training import assert_equal_checkpoints
 
@@ -290,13 +290,14 @@ def test_two_ranks_stop_together_and_go_on(trainer, tmp_path):
     """torchrun signals each rank's whole group, workers and all; a rank that is told alone tells the other."""
     argv = [*SLOWLY, *RANDOM, "--batch-size", "4", "--epochs", "6", "--timeout", "1"]
 
-    def launched(out: Path, *more: str) -> subprocess.Popen:
-        return started(trainer, out, *argv, "--name", *more, ranks=2)
+    def whole(*more: str) -> subprocess.CompletedProcess:
+        own = [*trainer.common, "--model-config", trainer.config, *trainer.tars]
+        return torchrun(2, "-m", "open_clip_fff.train", *own, *argv, "--name", *more)
 
-    assert launched(tmp_path / "straight", "straight").wait(180) == 0
+    assert whole("straight").returncode == 0
     for who in ("torchrun", "rank-1"):
         out = tmp_path / who
-        run = launched(out, who)
+        run = started(trainer, out, *argv, "--name", who, ranks=2)
         wait_for("rank 0 is pid", out)
         wait_for("rank 1 is pid", out)
         pid = int(re.search(r"rank 1 is pid (\d+)", out.read_text())[1])
@@ -308,5 +309,5 @@ def test_two_ranks_stop_together_and_go_on(trainer, tmp_path):
         saved = newest_first(trainer.run(who))[0].name
         assert f"saved as {trainer.run(who) / 'checkpoints' / saved}" in printed and "_step_" in saved
         assert "to go on, start it again with --resume latest added" in printed
-        assert launched(tmp_path / "resumed", who, "--resume", "latest").wait(180) == 0
+        assert whole(who, "--resume", "latest").returncode == 0
         assert_equal_checkpoints(trainer.checkpoint("straight", 6), trainer.checkpoint(who, 6))

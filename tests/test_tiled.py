@@ -173,7 +173,7 @@ def test_the_loss_mines_by_itself(small_tiles):
         FFFLoss(mining=config)(*leaves, valid, ids, mining_image_features=mining_image)
 
 
-def taken(loss, n: int, k: int = 5, d: int = 512) -> tuple[int, int]:
+def taken(loss, n: int, k: int, d: int) -> tuple[int, int]:
     """Bytes kept for backward and at the peak of a step's mining and loss, the inputs' gradients among them."""
     image, text = (x.requires_grad_() for x in features(n, k, d, torch.float32))
     scalars = torch.tensor(10.0, requires_grad=True), torch.tensor(-5.0, requires_grad=True)
@@ -201,21 +201,22 @@ def test_the_criterion_counts_the_same_by_tiles(small_tiles, mining):
 
 
 MINED = partial(FFFLoss, mining=MiningConfig(0.9, 0.9, 0.9, 0.5))
+WEIGHTED = partial(MINED, positive_weight="per-anchor", mined_weight=0.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "loss",
-    [MINED, partial(MINED, positive_weight="per-anchor", mined_weight=0.5), MultiPositiveSoftmaxLoss],
+    ("loss", "k", "d"),
+    [(MINED, 5, 512), (WEIGHTED, 2, 64), (MultiPositiveSoftmaxLoss, 2, 64)],
     ids=["mining", "weights", "softmax"],
 )
-def test_bytes(loss):
+def test_bytes(loss, k, d):
     """At most 5 % of the dense ones at N = 4096, and linear in N."""
-    dense = taken(loss(impl="dense"), 4096)
-    sizes = {n: taken(loss(impl="tiled"), n) for n in (1024, 2048, 4096)}
+    dense = taken(loss(impl="dense"), 4096, k, d)
+    sizes = {n: taken(loss(impl="tiled"), n, k, d) for n in (1024, 2048, 4096)}
     print(f"dense {dense}, tiled {sizes}")
-    assert dense[0] > 4096**2 * 5 * 4  # the count counts
-    gradients = 4096 * (1 + 5) * 512 * 4
+    assert dense[0] > 4096**2 * k * 4  # the count counts
+    gradients = 4096 * (1 + k) * d * 4
     for ours, theirs in zip(sizes[4096], dense, strict=True):
         assert ours - gradients <= 0.05 * (theirs - gradients)
     for at in (0, 1):
