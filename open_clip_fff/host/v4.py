@@ -20,6 +20,10 @@ def seams(state: RunState) -> dict[str, Callable]:
     create_task, train_one_epoch, run = oc_main.create_task, oc_main.train_one_epoch, EpochRunner(state)
 
     def make(args: Any, model: Any, **parts: Any) -> Any:
+        if args.variable_text and state.plan.typed:
+            raise UsageError(
+                f"--model {args.model}: its captions have no fixed length, which our loader does not know yet"
+            )
         if state.own_loss:
             return CLIPTask(model, default_loss=False, rank=args.rank, world_size=args.world_size)
         task = create_task(args, model=model, **parts)

@@ -1,5 +1,6 @@
 """Makes any OpenCLIP model take captions [B, K, L], by a subclass of its own class."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.errors import UsageError
+from open_clip_fff.models.text_design import design_of_model
 from open_clip_fff.models.tower_tokens import TowerTokens
 from open_clip_fff.models.unpadded_text import UnpaddedText
 
@@ -53,10 +55,22 @@ class ShortCaption:
 
     def encode_text(self: Any, text: Tensor, normalize: bool = False) -> Tensor:
         """Features [B, D] of tokens int64 [B, L]."""
-        encode = partial(super().encode_text, normalize=normalize)  # type: ignore[misc]
-        if not self.training:
-            return encode(text)
-        return self.unpadded_text(self, encode, text, torch.ones_like(text[:, 0], dtype=torch.bool))
+        return _short(self, partial(super().encode_text, normalize=normalize), text)  # type: ignore[misc]
+
+
+class ShortInnerCaption:
+    """`ShortCaption` for the classes of OpenCLIP's main branch, whose forward goes by `_encode_text`."""
+
+    unpadded_text: UnpaddedText
+
+    def _encode_text(self: Any, text: Tensor, normalize: bool = False) -> Tensor:
+        return _short(self, partial(super()._encode_text, normalize=normalize), text)  # type: ignore[misc]
+
+
+def _short(model: Any, encode: Callable[[Tensor], Tensor], text: Tensor) -> Tensor:
+    if not model.training:
+        return encode(text)
+    return model.unpadded_text(model, encode, text, torch.ones_like(text[:, 0], dtype=torch.bool))
 
 
 def take_many_captions(model: nn.Module, text: TextSettings | None = None) -> None:
@@ -78,7 +92,8 @@ def take_many_captions(model: nn.Module, text: TextSettings | None = None) -> No
 
 def take_short_captions(model: nn.Module, text: TextSettings) -> None:
     """Turns `model` into its own subclass whose text tower leaves out padding in training; it takes [B, L]."""
-    _mix(ShortCaption, model, text)
+    inner = hasattr(model, "_encode_text") and not design_of_model(model).writes  # CoCa's gives tokens, too
+    _mix(ShortInnerCaption if inner else ShortCaption, model, text)
 
 
 def _mix(mixin: type, model: Any, text: TextSettings) -> None:

@@ -11,12 +11,15 @@ import torch.distributed as dist
 
 from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.errors import UsageError
+from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.report.mining_warnings import mining_warning
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.fusion_counts import FusionRates, fusion_rates
 from open_clip_fff.mining.counts import ConnectionRates, Rates, connection_rates, rates
+
+ITS_OWN = ("train/logit_scale", "train/logit_bias")
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,9 @@ class StepReporter:
             eta=(time.monotonic() - self._started) / max(self._done, 1) * self._left,
         )
         logging.info(report.line())
-        scalars = self.state.last_scalars = report.scalars()
+        self.state.last_scalars = report.scalars()
+        # OpenCLIP's main branch shows both by the same names, before the step
+        scalars = {name: x for name, x in report.scalars().items() if not (TASKS and name in ITS_OWN)}
         if self.tb_writer is not None:
             for name, value in scalars.items():
                 self.tb_writer.add_scalar(name, value, report.step)

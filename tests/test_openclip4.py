@@ -1,0 +1,177 @@
+"""The trainer on OpenCLIP's main branch, against the same runs on 3.3: OPEN_CLIP_MAIN=/path/to/clone names a clone.
+
+Each run is a process of its own, in which the clone's `src` stands before the installed OpenCLIP.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from tests import kept_steps
+from tests.conftest import Trainer, colour_sample, write_tar
+from tests.programs import ROOT
+from tests.test_training import assert_equal_checkpoints
+
+CLONE = os.environ.get("OPEN_CLIP_MAIN", "")
+on_main = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CLONE, reason="OPEN_CLIP_MAIN names no clone of OpenCLIP's main branch"),
+]
+FIVE = ["--captions-per-image", "4", "--json-text-key", "captions"]
+GROUPED = [
+    *("--method", "mafa-itc", "--group-search-space", "32", "--captions-per-image", "2", "--caption-policy", "all"),
+    *("--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--json-text-key", "captions"),
+]
+
+
+def test_other_versions_are_named_at_once(trainer, capsys, monkeypatch):
+    for version in ("3.2.0", "4.0.0"):
+        monkeypatch.setattr(open_clip, "__version__", version)
+        assert trainer("--method", "clip", "--name", "other") == 2
+        line = capsys.readouterr().err
+        assert f"OpenCLIP {version} is installed; driven are 3.3" in line and line.count("\n") == 1
+    assert not trainer.run("other").exists()
+
+
+class Versions:
+    """The trainer on both versions.
+
+    Args:
+        trainer: for the flags that all runs share.
+        folder: for what the runs leave behind.
+    """
+
+    def __init__(self, trainer: Trainer, folder: Path) -> None:
+        self.trainer, self.folder = trainer, folder
+
+    def __call__(self, main: bool, name: str, *argv: str, ranks: int = 0, data: list[str] | None = None) -> list[dict]:
+        """A run on OpenCLIP's main branch or on 3.3.
+
+        Returns:
+            The steps of its rank 0, as `kept_steps` keeps them.
+        """
+        trainer, kept = self.trainer, self.folder / f"{name}.{main}"
+        paths = [str(ROOT), *([str(Path(CLONE) / "src")] if main else [])]
+        environment = {"PYTHONPATH": os.pathsep.join(paths), kept_steps.FILE: str(kept), "OMP_NUM_THREADS": "1"}
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
+        command = [sys.executable, *torchrun, "-m", "open_clip_fff.train", *(["--"] if ranks else [])]
+        command += [*trainer.common, "--model-config", str(trainer.config), *(data or trainer.tars)]
+        command += ["--plugin", "tests.kept_steps", "--name", f"{name}.{main}", *argv]
+        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        self.printed = done.stdout
+        assert ("open_clip_fff 0" in done.stdout) and (f"on OpenCLIP {'4' if main else '3.3'}." in done.stdout)
+        return torch.load(f"{kept}.0", weights_only=True)
+
+    def same(self, *argv: str, **how) -> list[dict]:
+        """Runs both, and checks that they are the same; returns the main branch's steps.
+
+        The loss of the first step is that of the same weights and batch; float error grows from there on.
+        """
+        released, mains = (self(main, "run", *argv, **how) for main in (False, True))
+        assert len(released) == len(mains) > 1
+        for number, (old, new) in enumerate(zip(released, mains, strict=True)):
+            assert new["losses"] == pytest.approx(old["losses"], rel=1e-4 if number else 1e-6)
+            assert (new["assignment"] is None) == (old["assignment"] is None)
+            if old["assignment"] is not None:
+                assert torch.equal(new["assignment"], old["assignment"])
+        return mains
+
+
+@pytest.fixture
+def versions(trainer, tmp_path) -> Versions:
+    return Versions(trainer, tmp_path)
+
+
+class TestOnMain:
+    pytestmark = on_main
+
+    @pytest.mark.parametrize("argv", [["--method", "clip"], ["--method", "clip", "--accum-freq", "2"]])
+    def test_stock_losses(self, versions, argv):
+        versions.same(*argv, "--json-text-key", "captions")
+
+    @pytest.mark.parametrize("method", ["fff", "fff-softmax"])
+    def test_mining_with_a_teacher_and_accumulation(self, versions, teacher, shards, method):
+        argv = ["--method", method, *FIVE, "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
+        argv += ["--mined-per-image", "2", "--accum-freq", "2", "--batch-size", "8", "--epochs", "2"]
+        steps = versions.same(*argv, "--ema-decay", "0.9", "--val-data", str(shards / "00.tar"))
+        assert any((step["assignment"] == 1).sum() > 16 * 4 for step in steps)
+        logs = [versions.trainer.log(f"run.{main}") for main in (False, True)]
+        for found in (r"FFF Eval Epoch.*?R@1 ([\d.]+)", r"Mined/image: ([\d.]+)", r"clip_val_loss: ([\d.]+)"):
+            old, new = ([float(x) for x in re.findall(found, log)] for log in logs)
+            assert len(old) >= 4 - 2 * ("Eval" in found or "val" in found) and new == pytest.approx(old, rel=1e-3)
+
+    def test_two_ranks(self, versions, teacher):
+        argv = ["--method", "fff", *FIVE, "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
+        versions.same(*argv, "--mined-per-image", "2", "--batch-size", "8", ranks=2)
+
+    def test_grouped_mini_batches_and_a_discriminator(self, versions, tmp_path):
+        for shard in range(4):
+            rows = {
+                f"{row:04d}": {**colour_sample(shard * 16 + row), "cls": str(row % 4).encode()} for row in range(16)
+            }
+            write_tar(tmp_path / f"{shard}.tar", rows)
+        data = ["--train-data", str(tmp_path / "{0..3}.tar"), "--train-num-samples", "64"]
+        versions.same(*GROUPED, "--class-key", "cls", "--epochs", "2", data=data)
+        found = [
+            re.findall(r"False negatives: .*?right [\d.]+", versions.trainer.log(f"run.{x}")) for x in (0 > 1, True)
+        ]
+        assert found[0] == found[1] and len(found[0]) == 8
+
+    def test_a_table(self, versions):
+        data = [*versions.trainer.table[:-1], "title;pseudo"]
+        versions.same(
+            "--method",
+            "fff",
+            "--captions-per-image",
+            "2",
+            "--mining-features",
+            "online",
+            "--epochs",
+            "2",
+            "--mining-warmup",
+            "1",
+            "--workers",
+            "1",
+            data=data,
+        )
+
+    def test_a_run_that_was_stopped_goes_on_and_is_exported(self, versions):
+        """Behind an epoch, and in the middle of one, on two ranks; equal to a run that was never stopped."""
+        trainer = versions.trainer
+        argv = [
+            "--method",
+            "fff-softmax",
+            *FIVE,
+            "--mining-features",
+            "ema",
+            "--ema-decay",
+            "0.9",
+            "--mining-warmup",
+            "2",
+        ]
+        argv += ["--mined-per-image", "2", "--batch-size", "8", "--epochs", "2"]
+        versions(True, "whole", *argv, ranks=2)
+        start = str(trainer.run("whole.True") / "checkpoints" / "epoch_1.pt")
+        versions(True, "resumed", *argv, "--resume", start, ranks=2)
+        whole = trainer.checkpoint("whole.True", 2)
+        assert_equal_checkpoints(whole, trainer.checkpoint("resumed.True", 2))
+        assert whole["global_step"] == 8 and not any(name.startswith("module") for name in whole["state_dict"])
+        folder = versions.folder / "exported"
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(CLONE) / "src")])}
+        command = [sys.executable, "-m", "open_clip_fff.export", str(trainer.run("whole.True")), "--out", str(folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and "checked: stock OpenCLIP" in done.stdout, done.stderr
+        released = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).state_dict()
+        assert all(torch.equal(released[name], tensor) for name, tensor in whole["state_dict"].items())
+
+    @pytest.mark.parametrize("flag", ["--fsdp", "--torchcompile", "--use-naflex", "--length-bucketing"])
+    def test_what_is_not_driven_is_said(self, versions, flag):
+        with pytest.raises(AssertionError, match=f"error: {flag}: open_clip_fff does not go with it on OpenCLIP 4 yet"):
+            versions(True, "refused", "--method", "clip", flag)
