@@ -9,13 +9,17 @@ from torch import Tensor
 
 def gather_constant(tensor: Tensor, world_size: int) -> Tensor:
     """All ranks' [B, ...] as [N, ...] in rank order, without gradient."""
-    tensor = tensor.detach().contiguous()
+    return gather_constants([tensor], world_size)[0]
+
+
+def gather_constants(tensors: Sequence[Tensor], world_size: int) -> list[Tensor]:
+    """The same for several tensors on one device, which travel in one message."""
     if world_size == 1:
-        return tensor
-    wire = _wire(tensor)
-    parts = [torch.empty_like(wire) for _ in range(world_size)]
-    dist.all_gather(parts, wire)
-    return torch.cat(parts).view(tensor.dtype)
+        return [tensor.detach().contiguous() for tensor in tensors]
+    own = Message.of([tensor.detach() for tensor in tensors])
+    ranks = [own.empty_like() for _ in range(world_size)]
+    dist.all_gather([each.content for each in ranks], own.content)
+    return [torch.cat(parts) for parts in zip(*(each.tensors for each in ranks), strict=True)]
 
 
 def sum_over_ranks(value: Tensor, world_size: int) -> Tensor:
@@ -58,11 +62,41 @@ def mean_over_ranks(value: Tensor, world_size: int) -> Tensor:
     return value + (sum_over_ranks(value, world_size) / world_size - value.detach())
 
 
+class Message:
+    """Tensors of any dtypes and shapes side by side in one buffer, which travels at once.
+
+    Attributes:
+        content: uint8, all bytes.
+        tensors: views of it.
+    """
+
+    def __init__(self, content: Tensor, like: Sequence[Tensor]) -> None:
+        self.content, self.tensors = content, []
+        sizes = [_aligned(x.nbytes) for x in like]
+        for part, tensor in zip(content.split(sizes), like, strict=True):
+            self.tensors.append(part[: tensor.nbytes].view(tensor.dtype).view(tensor.shape))
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "Message":
+        """Copies of tensors, which are on one device."""
+        device = tensors[0].device if tensors else None
+        size = sum(_aligned(x.nbytes) for x in tensors)
+        message = cls(torch.empty(size, dtype=torch.uint8, device=device), tensors)
+        for into, tensor in zip(message.tensors, tensors, strict=True):
+            into.copy_(tensor)
+        return message
+
+    def empty_like(self) -> "Message":
+        """One of the same size, for another rank's."""
+        return Message(torch.empty_like(self.content), self.tensors)
+
+
 class RingExchange:
     """Brings each rank the tensors of all ranks in turn, its own first, then those of the next rank, and so on.
 
-    No rank holds more than two other ranks' tensors at a time. Must be iterated once, to the end, and on every rank;
-    later turns overwrite the tensors of earlier ones.
+    What one rank gives travels in one message, however many tensors it is. No rank holds more than two other ranks'
+    tensors at a time, beside a copy of its own. Must be iterated once, to the end, and on every rank; later turns
+    overwrite the tensors of earlier ones.
 
     Args:
         constants: are read only; the next rank's travel while these are worked on.
@@ -72,46 +106,47 @@ class RingExchange:
     """
 
     def __init__(self, constants: Sequence[Tensor], accumulators: Sequence[Tensor], rank: int, world_size: int) -> None:
-        self.accumulators = [tensor.contiguous() for tensor in accumulators]
-        self._constants, self._rank, self._world_size = [x.contiguous() for x in constants], rank, world_size
+        self.accumulators = list(accumulators)
+        self._constants, self._rank, self._world_size = list(constants), rank, world_size
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """Tensors like `constants` and `accumulators`, of rank, rank + 1, ..., world_size - 1, 0, 1, ..."""
-        constants, buffers = self._constants, [_empty(self._constants) for _ in range(min(self._world_size - 1, 2))]
-        spare = _empty(self.accumulators) if self._world_size > 1 else []
+        if self._world_size == 1:
+            yield self._constants, self.accumulators
+            return
+        constants = Message.of(self._constants)
+        buffers = [constants.empty_like() for _ in range(min(self._world_size - 1, 2))]
+        accumulators = Message.of(self.accumulators)
+        spare = accumulators.empty_like()
         for turn in range(self._world_size):
-            incoming = buffers[turn % 2] if turn + 1 < self._world_size else []
-            requests = self._pass_on(constants, incoming)
-            yield constants, self.accumulators
+            last = turn + 1 == self._world_size
+            incoming = constants if last else buffers[turn % 2]
+            requests = [] if last else self._pass_on(constants, incoming)
+            yield constants.tensors, accumulators.tensors
             _wait(requests)
             constants = incoming
-            if self._world_size > 1:
-                # One turn more than constants: after the last, each rank's accumulators come home.
-                _wait(self._pass_on(self.accumulators, spare))
-                self.accumulators, spare = spare, self.accumulators
+            # One turn more than constants: after the last, each rank's accumulators come home.
+            _wait(self._pass_on(accumulators, spare))
+            accumulators, spare = spare, accumulators
+        self.accumulators = accumulators.tensors
 
-    def _pass_on(self, tensors: list[Tensor], incoming: list[Tensor]) -> list[dist.Work]:
+    def _pass_on(self, message: Message, incoming: Message) -> list[dist.Work]:
         """Starts to send to the previous rank and to receive from the next one."""
+        if not message.tensors:
+            return []
         previous, following = (self._rank - 1) % self._world_size, (self._rank + 1) % self._world_size
-        operations = []
-        for tensor, into in zip(tensors, incoming, strict=False):  # nothing is received in the last turn
-            operations.append(dist.P2POp(dist.isend, _wire(tensor), previous))
-            operations.append(dist.P2POp(dist.irecv, _wire(into), following))
-        return dist.batch_isend_irecv(operations) if operations else []
+        send = dist.P2POp(dist.isend, message.content, previous)
+        return dist.batch_isend_irecv([send, dist.P2POp(dist.irecv, incoming.content, following)])
 
 
-def _empty(tensors: list[Tensor]) -> list[Tensor]:
-    return [torch.empty_like(tensor) for tensor in tensors]
+def _aligned(size: int) -> int:
+    """Bytes up to where a tensor of any dtype may begin."""
+    return -(-size // 16) * 16
 
 
 def _wait(requests: list[dist.Work]) -> None:
     for request in requests:
         request.wait()
-
-
-def _wire(tensor: Tensor) -> Tensor:
-    """bool as bytes, without a copy: gloo cannot send bool."""
-    return tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor
 
 
 def _reduced(value: Tensor, world_size: int, how: dist.ReduceOp.RedOpType) -> Tensor:

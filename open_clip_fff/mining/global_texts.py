@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from open_clip_fff.distributed import RingExchange, gather_constant
+from open_clip_fff.distributed import RingExchange, gather_constants
 from open_clip_fff.mining.hardest import MatchLabels
 from open_clip_fff.mining.reference import MiningFeatures
 
@@ -45,7 +45,7 @@ class GlobalTexts:
     def __init__(self, own: TextBlock, rank: int = 0, world_size: int = 1, ring: bool = False) -> None:
         self.own, self.ring, self.rank, self.world_size = own, ring, rank, world_size
         self.shape = (len(own.ids), len(own.ids) * world_size, own.valid.shape[1])
-        self._all = own if ring else _rebuilt(own, 0, [gather_constant(x, world_size) for x in _tensors(own)])
+        self._all = own if ring else _rebuilt(own, 0, gather_constants(_tensors(own), world_size))
 
     def __iter__(self) -> Iterator[TextBlock]:
         if not self.ring:

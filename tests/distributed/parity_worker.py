@@ -87,9 +87,9 @@ def said() -> tuple[torch.Tensor, MatchLabels]:
     return texts, MatchLabels(ids[owner], captions, labels[0], image, labels[1])
 
 
-def connected(loss, batch: dict[str, torch.Tensor], share: slice, rank: int, world_size: int) -> dict:
+def connected(model, loss, batch: dict[str, torch.Tensor], share: slice, rank: int, world_size: int) -> dict:
     """Loss, gradients and both directions of the assignment, with match_labels that went by id."""
-    model = DistributedDataParallel(Towers(batch["images"].dtype))
+    model.zero_grad()
     output = model(batch["images"], batch["texts"])
     texts, every = said()
     match_labels = MatchLabels(*(x[share] for x in every))
@@ -166,9 +166,10 @@ def main(out: str) -> None:
     results = {}
     for dtype in (torch.float32, torch.float64):
         batch = {name: x[share] for name, x in global_batch(dtype).items()}
+        model = DistributedDataParallel(Towers(dtype))
         for loss_name, mining_name in cases:
             loss, mining = losses[loss_name], minings[mining_name]
-            model = DistributedDataParallel(Towers(dtype))
+            model.zero_grad()
             output = model(batch["images"], batch["texts"])
             rest = {name: x for name, x in batch.items() if name not in ("images", "texts")}
             named = given if mining_name == "keyed" else None
@@ -195,7 +196,7 @@ def main(out: str) -> None:
                 "mined_across_ranks": across,
             }
         for loss_name, loss in losses.items():
-            results[f"{dtype} {loss_name} connected"] = connected(loss, batch, share, rank, world_size)
+            results[f"{dtype} {loss_name} connected"] = connected(model, loss, batch, share, rank, world_size)
     every = [None] * world_size
     dist.all_gather_object(every, {name: r["loss"].item() for name, r in results.items()})
     assert all(losses == every[0] for losses in every), "the loss differs from rank to rank"
