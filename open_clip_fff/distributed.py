@@ -106,8 +106,8 @@ class RingExchange:
     """
 
     def __init__(self, constants: Sequence[Tensor], accumulators: Sequence[Tensor], rank: int, world_size: int) -> None:
-        self.accumulators = list(accumulators)
-        self._constants, self._rank, self._world_size = list(constants), rank, world_size
+        self.accumulators = [tensor.contiguous() for tensor in accumulators]
+        self._constants, self._rank, self._world_size = [x.contiguous() for x in constants], rank, world_size
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """Tensors like `constants` and `accumulators`, of rank, rank + 1, ..., world_size - 1, 0, 1, ..."""
