@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
 # Makes .venv with the package and its pinned dependencies, once; sourced by the other scripts, which then use $PYTHON.
-# FFF_VENV chooses another place. Needs Python >= 3.11 with pip and venv, and nothing else.
+# FFF_VENV chooses another place, FFF_PINS other versions (/dev/null: the newest). Needs Python >= 3.11 with pip and venv,
+# and nothing else.
 set -euo pipefail
 
 FFF_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 FFF_VENV="${FFF_VENV:-$FFF_ROOT/.venv}"
+FFF_PINS="${FFF_PINS:-$FFF_ROOT/scripts/constraints.txt}"
 PYTHON="$FFF_VENV/bin/python"
 FFF_STAMP="$FFF_VENV/open_clip_fff.installed"
 
 # Installed already, from these very pins?
-if ! cmp -s "$FFF_ROOT/scripts/constraints.txt" "$FFF_STAMP"; then
+if ! cmp -s "$FFF_PINS" "$FFF_STAMP"; then
   FFF_BASE=""
   for candidate in python3 python python3.14 python3.13 python3.12 python3.11; do
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
@@ -26,6 +28,6 @@ if ! cmp -s "$FFF_ROOT/scripts/constraints.txt" "$FFF_STAMP"; then
   # uv resolves and unpacks in seconds what takes pip minutes; it comes from pip itself.
   "$PYTHON" -m pip install --quiet --disable-pip-version-check uv
   "$FFF_VENV/bin/uv" pip install --quiet --python "$PYTHON" \
-    --constraint "$FFF_ROOT/scripts/constraints.txt" --editable "$FFF_ROOT[test]"
-  cp "$FFF_ROOT/scripts/constraints.txt" "$FFF_STAMP"
+    --constraint "$FFF_PINS" --editable "$FFF_ROOT[test]"
+  cp "$FFF_PINS" "$FFF_STAMP"
 fi

@@ -82,7 +82,8 @@ def _check_on_resume(optimizer: torch.optim.Optimizer) -> None:
         if [len(group["params"]) for group in saved["param_groups"]] != sizes:
             raise UsageError(
                 "--resume: the checkpoint was trained with another --logit-lr-mult, --lock-image or --lock-text (or by "
-                "stock OpenCLIP), and its optimizer state does not fit; resume with the flags it was trained with"
+                "stock OpenCLIP, or another version of it), and its optimizer state does not fit; resume with the "
+                "flags it was trained with"
             )
 
     optimizer.register_load_state_dict_pre_hook(check)
