@@ -133,6 +133,20 @@ def test_what_care_costs_is_measured(tiny_config, tmp_path):
     assert table["over_stock"]["open_clip_train"] == 1 and 0 < table["in the guard"]["guarded step"] < 1
 
 
+def test_every_loader_is_measured_on_the_same_rows(benches, tmp_path):
+    bench = benches("bench_loader")
+    small = ["--rows", "24", "--batch-size", "8", "--image-size", "16", "--rounds", "1"]
+    assert bench.main(["--out", str(tmp_path / "loader.csv"), *small]) == 0
+    table = pd.read_csv(tmp_path / "loader.csv").set_index("loader")
+    ours = ["ours K=1", "ours K=1, features", "ours K=5", "ours K=5, features"]
+    assert sorted(table.index) == sorted(["floor", "stock", "tokens K=1", "tokens K=5", *ours])
+    assert (table[["samples_per_second", "cpu_ms", "cpu_over_floor", "cpu_over_stock"]] > 0).all(axis=None)
+    assert table["cpu_over_stock"]["stock"] == table["cpu_over_floor"]["floor"] == 1
+    assert (table["over_stock_and_tokens"][ours] > 0).all() and table["over_stock_and_tokens"].count() == 4
+    loaders = bench.Bench(bench.made_shards(tmp_path, 16), tmp_path, 16, bench.parser().parse_args(small)).loaders
+    assert [loaders[name]() for name in ("floor", "stock", "tokens K=5", "ours K=5")] == [16] * 4
+
+
 def test_a_measured_step_is_a_step_and_all_start_from_the_same_weights(benches, tiny_name, five_captions):
     steps, models, captions = (benches(f"bench.{name}") for name in ("steps", "models", "captions"))
     args = models.open_clip_args(tiny_name, "cpu", "fp32")
