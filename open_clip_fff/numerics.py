@@ -57,3 +57,8 @@ def not_finite(tensors: Mapping[str, Any]) -> str | None:
         if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
             return name
     return None
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor of which each rank holds a part (FSDP2's parameters), as each rank has any other; a collective then."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -171,7 +171,33 @@ class TestOnMain:
         released = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).state_dict()
         assert all(torch.equal(released[name], tensor) for name, tensor in whole["state_dict"].items())
 
-    @pytest.mark.parametrize("flag", ["--fsdp", "--torchcompile", "--use-naflex", "--length-bucketing"])
+    def test_fsdp2_is_ddp(self, versions, teacher):
+        """With one group of captions; and a run that was stopped goes on."""
+        trainer, argv = versions.trainer, ["--method", "fff", *FIVE, "--batch-size", "8", "--epochs", "2"]
+        argv += ["--mining-model", "tiny-clip", "--mining-pretrained", str(teacher), "--mined-per-image", "2"]
+        argv += ["--length-groups", "1"]
+        plain = versions(True, "ddp", *argv, ranks=2)
+        sharded = versions(True, "fsdp", *argv, "--fsdp", ranks=2)
+        for old, new in zip(plain, sharded, strict=True):
+            assert new["losses"] == pytest.approx(old["losses"], rel=1e-6)
+            assert torch.equal(new["assignment"], old["assignment"])
+        start = str(trainer.run("fsdp.True") / "checkpoints" / "epoch_1.pt")
+        versions(True, "resumed", *argv, "--fsdp", "--resume", start, ranks=2)
+        weights = [trainer.checkpoint(f"{name}.True", 2)["state_dict"] for name in ("fsdp", "resumed", "ddp")]
+        for name, tensor in weights[0].items():
+            assert torch.equal(weights[1][name], tensor)
+            torch.testing.assert_close(weights[2][name], tensor, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("flag", ["--torchcompile", "--use-naflex", "--length-bucketing"])
     def test_what_is_not_driven_is_said(self, versions, flag):
         with pytest.raises(AssertionError, match=f"error: {flag}: open_clip_fff does not go with it on OpenCLIP 4 yet"):
             versions(True, "refused", "--method", "clip", flag)
+
+    def test_what_fsdp_has_no_way_for_is_said(self, versions):
+        for more, line in (
+            (["--method", "fff", "--mining-features", "off"], "--fsdp: add --length-groups 1"),
+            (["--method", "clip", "--ema-decay", "0.9"], "--ema-decay: does not go with --fsdp"),
+            (["--method", "clip", "--save-every-n-steps", "2"], "--save-every-n-steps: --fsdp has no way for it"),
+        ):
+            with pytest.raises(AssertionError, match=f"error: {line}"):
+                versions(True, "refused", *FIVE[2:], *more, "--fsdp")

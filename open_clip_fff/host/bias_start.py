@@ -16,6 +16,7 @@ from open_clip_fff.host.loader.stages import unpack
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.bias_init import cosine_sums, initial_bias
+from open_clip_fff.numerics import whole
 
 STEPS = 4  # of the full (accumulated, global) batch: tens of thousands of pairs already at N = 64
 
@@ -40,12 +41,13 @@ def measure_bias(state: RunState, loader) -> None:
             total += cosine_sums(image, text, assignment, weights)
     state.counters.discard()  # the epoch will meet the same rows again
     positives, pairs, cosines = total.tolist()
-    mean_cosine, scale = cosines / max(pairs, 1.0), model.logit_scale.exp().item()
+    mean_cosine, scale = cosines / max(pairs, 1.0), whole(model.logit_scale).exp().item()
     if not 0 < positives < pairs:
+        start = whole(model.logit_bias).item()
         if state.master:
             lacking = "negatives, all of their pairs are positives" if positives else "pairs"
             logging.warning(
-                f"Logit bias stays at {model.logit_bias.item():.3f}: the first batches hold no {lacking}, so that "
+                f"Logit bias stays at {start:.3f}: the first batches hold no {lacking}, so that "
                 f"--logit-bias-init auto has nothing to measure; give it a number"
             )
         return

@@ -15,7 +15,7 @@ import torch
 from open_clip_fff.config.safety import IN_A_ROW, SCALER_IN_A_ROW, SKIP, STOP
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
-from open_clip_fff.numerics import not_finite
+from open_clip_fff.numerics import not_finite, whole
 from open_clip_fff.patching import View, replaced
 
 MAX_WARNINGS = 3  # lines of single steps in an epoch; counts go on
@@ -92,7 +92,7 @@ class StepGuard:
 
 
 def _finite_norm(gradients: list[torch.Tensor], order: float) -> bool:
-    return bool(torch.nn.utils.get_total_norm(gradients, order).isfinite())
+    return bool(whole(torch.nn.utils.get_total_norm(gradients, order)).isfinite())
 
 
 def left_out_line(skipped: int, unscaled: int) -> str:

@@ -44,7 +44,8 @@ def check_arguments(args: argparse.Namespace, plan: Plan) -> None:
         check_patched(args, plan)
         _check_loss(args, plan)
     if plan.safety.save_every is not None and not can_save_mid_epoch(args, typed=True):
-        why = "--horovod has no way for it" if args.horovod else f"--logs {args.logs} keeps no checkpoints"
+        ranks = [flag for flag, given in _scattered(args).items() if given]
+        why = f"{ranks[0]} has no way for it" if ranks else f"--logs {args.logs} keeps no checkpoints"
         raise UsageError(f"--save-every-n-steps: {why}; drop one")
     _check_resume(args)
     _check_run_folder(args)
@@ -52,7 +53,12 @@ def check_arguments(args: argparse.Namespace, plan: Plan) -> None:
 
 def can_save_mid_epoch(args: argparse.Namespace, typed: bool) -> bool:
     """Whether a run can save in the middle of an epoch."""
-    return typed and not args.horovod and (args.logs or "none").lower() != "none"
+    return typed and not any(_scattered(args).values()) and (args.logs or "none").lower() != "none"
+
+
+def _scattered(args: argparse.Namespace) -> dict[str, bool]:
+    """The ways to train with which rank 0 alone cannot save."""
+    return {"--horovod": args.horovod, "--fsdp": getattr(args, "fsdp", False)}  # which 3.3 does not have
 
 
 def _check_training(args: argparse.Namespace, siglip: bool) -> None:

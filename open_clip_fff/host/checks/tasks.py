@@ -13,7 +13,7 @@ _STOCK = "python -m open_clip_train.main trains with it"
 def check_tasks(args: argparse.Namespace, plan: Plan) -> None:
     """Raises UsageError for the first flag of the main branch that is not driven."""
     everywhere = {
-        "--fsdp": args.fsdp,
+        "--fsdp-checkpoint sharded": args.fsdp and args.fsdp_checkpoint == "sharded",
         "--torchcompile": args.torchcompile,
         "--use-naflex": args.use_naflex,
         "--force-naflex-vision": args.force_naflex_vision,
@@ -32,3 +32,21 @@ def check_tasks(args: argparse.Namespace, plan: Plan) -> None:
     for flag, value in with_ours.items():
         if value and plan.typed:
             raise UsageError(f"{flag}: does not go with open_clip_fff's flags on OpenCLIP 4 yet; drop it, or these")
+    if args.fsdp and plan.typed:
+        _check_fsdp(args, plan)
+
+
+def _check_fsdp(args: argparse.Namespace, plan: Plan) -> None:
+    """What one rank does alone, or with the weights of its own, cannot be done where each has a part of them."""
+    alone = {
+        "--val-data": args.val_data,
+        "--zeroshot-data": plan.zero_shot,
+        "--ema-decay": plan.ema_decay,
+        "--fusion-layers": plan.fusion,
+        "--fsdp-offload-cpu": args.fsdp_offload_cpu,
+    }
+    for flag, value in alone.items():
+        if value:
+            raise UsageError(f"{flag}: does not go with --fsdp and open_clip_fff's flags yet; drop one")
+    if plan.text.trim and plan.text.groups != 1:
+        raise UsageError("--fsdp: add --length-groups 1, since the towers' parameters are brought together once a step")

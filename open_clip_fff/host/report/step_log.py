@@ -18,6 +18,7 @@ from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.fusion_counts import FusionRates, fusion_rates
 from open_clip_fff.mining.counts import ConnectionRates, Rates, connection_rates, rates
+from open_clip_fff.numerics import whole
 
 ITS_OWN = ("train/logit_scale", "train/logit_bias")
 
@@ -165,6 +166,7 @@ class StepReporter:
             for each in (sums, labels, fused):
                 if len(each):
                     dist.all_reduce(each)
+        scale, bias = whole(model.logit_scale), None if model.logit_bias is None else whole(model.logit_bias)
         if not self.state.master:
             return
         mined = rates(sums)
@@ -183,8 +185,8 @@ class StepReporter:
             connections=shares,
             fusion=None if fusion is None else fusion_rates(fused),
             given=self.criterion.given is not None,
-            scale=model.logit_scale.exp().item(),
-            bias=None if model.logit_bias is None else model.logit_bias.item(),
+            scale=scale.exp().item(),
+            bias=None if bias is None else bias.item(),
             eta=(time.monotonic() - self._started) / max(self._done, 1) * self._left,
         )
         logging.info(report.line())
