@@ -146,9 +146,27 @@ def test_a_file_and_its_reading_back():
         FeatureReader(None).read(sample, ["a cat", "a cow"])
     with pytest.raises(OneRankError, match=r"k7: its features are of some/model, not of another"):
         FeatureReader(None, "another").read(sample, ["a cat"])
-    for damaged in (content[:40], b"", pack(image, texts[:, :2], ["a", "b"], "m"), pack(None, texts, ["a"], "m")):
+    for damaged in (
+        content[:40],
+        content[:-1],
+        content[:-30],
+        content[:90] + b"!" + content[91:],
+        b"",
+        pack(image, texts[:, :2], ["a", "b"], "m"),
+        pack(None, texts, ["a"], "m"),
+    ):
         with pytest.raises(MissingFeatures):
             unpack(damaged)
+
+
+def test_a_file_that_another_program_wrote_holds_the_same():
+    """Compressed, in another order, or with more in it: what zipfile reads is read."""
+    arrays = np.load(io.BytesIO(pack(np.ones(4), np.ones((1, 4)), ["a dog"], "m")))
+    contents = {name: arrays[name] for name in reversed(arrays.files)}
+    for save, more in ((np.savez_compressed, {}), (np.savez, {}), (np.savez, {"more": np.ones(1)})):
+        save(file := io.BytesIO(), **contents, **more)
+        stored = unpack(file.getvalue())
+        assert stored.model == "m" and all(np.array_equal(stored._asdict()[n], contents[n]) for n in ("image", "texts"))
 
 
 def test_features_of_captions_alone():

@@ -4,9 +4,7 @@
 sentence model) and `texts` [k, D], the `model` that made them, and the hashes of the `captions` [k].
 """
 
-import functools
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,6 +17,7 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.caption_rows import RowFeatures
 from open_clip_fff.data.ids import caption_hash
 from open_clip_fff.data.sidecar import BYTES, Sidecar
+from open_clip_fff.data.zipped_arrays import read_arrays
 from open_clip_fff.errors import OneRankError, printable
 from open_clip_fff.fingerprint import same_model
 from open_clip_fff.hub.identity import stored_name
@@ -60,8 +59,7 @@ def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], m
 def unpack(content: bytes) -> StoredFeatures:
     """Reads a file. Raises MissingFeatures if it is truncated or something else."""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as file:
-            image, texts, model, captions = (_array(file.read(f"{name}.npy")) for name in StoredFeatures._fields)
+        image, texts, model, captions = read_arrays(content, StoredFeatures._fields)
         stored = StoredFeatures(image, texts, str(model), captions)
     except Exception as error:  # zipfile, struct, zlib, numpy and key errors
         raise MissingFeatures(f"no features in it ({error})") from error
@@ -69,20 +67,6 @@ def unpack(content: bytes) -> StoredFeatures:
     if len(of_image) != 1 or len(of_texts) != 2 or of_texts[0] != len(captions) or of_image[0] not in (0, of_texts[1]):
         raise MissingFeatures(f"image {of_image} and texts {of_texts} do not go together")
     return stored
-
-
-def _array(content: bytes) -> np.ndarray:
-    """An array in numpy's format. `np.load` takes four times as long, for headers that are equal in all rows."""
-    version, size = content[6], 2 if content[6] == 1 else 4
-    start = 8 + size + int.from_bytes(content[8 : 8 + size], "little")
-    shape, fortran, dtype = _header(version, content[8:start])
-    return np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if fortran else "C").copy()
-
-
-@functools.lru_cache(256)
-def _header(version: int, header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
-    read = np.lib.format.read_array_header_1_0 if version == 1 else np.lib.format.read_array_header_2_0
-    return read(io.BytesIO(header))
 
 
 def normalised_features(image: Tensor, texts: Tensor) -> tuple[Tensor | None, Tensor]:
@@ -147,18 +131,17 @@ class FeatureReader:
             OneRankError: if another model made them, or they are of other captions.
         """
         url, key = str(sample["__url__"]), str(sample["__key__"])
-        at = printable(f"{url}: {key}")
         content = sample.get(MEMBER)
         if self.sidecar is not None:
             content = next(iter(self.sidecar.lookup(url, key).get(COLUMN, [])), None)
             if self.sidecar.damage:
                 raise MissingFeatures(self.sidecar.damage)
         if not isinstance(content, bytes):
-            raise MissingFeatures(f"{at} has no stored features")
+            raise MissingFeatures(f"{_at(sample)} has no stored features")
         try:
             stored = unpack(content)
         except MissingFeatures as error:
-            raise MissingFeatures(f"{at}: its stored features cannot be read ({error})") from error
+            raise MissingFeatures(f"{_at(sample)}: its stored features cannot be read ({error})") from error
         widths = (len(stored.image), stored.texts.shape[1])
         self.model, self.widths = self.model or stored.model, self.widths or widths
         for what, theirs, ours, same in (
@@ -167,7 +150,7 @@ class FeatureReader:
         ):
             if not same:
                 raise OneRankError(
-                    f"--mining-features precomputed: {at}: its features are {what} {theirs}, not {what} {ours}"
+                    f"--mining-features precomputed: {_at(sample)}: its features are {what} {theirs}, not {what} {ours}"
                 )
         indices = {int(number): index for index, number in enumerate(stored.captions)}
         chosen = []
@@ -175,11 +158,16 @@ class FeatureReader:
             index = indices.get(caption_hash(text))
             if index is None:
                 raise OneRankError(
-                    f"--mining-features precomputed: {at}: no feature of its caption {text[:60]!r}; make the "
+                    f"--mining-features precomputed: {_at(sample)}: no feature of its caption {text[:60]!r}; make the "
                     f"features again from the captions that are trained on"
                 )
             chosen.append(index)
         features = RowFeatures(stored.image, stored.texts[chosen])
         if not all(np.isfinite(part).all() for part in features):
-            raise FeaturesNotFinite(f"{at}: its stored features are not finite")
+            raise FeaturesNotFinite(f"{_at(sample)}: its stored features are not finite")
         return features
+
+
+def _at(sample: Mapping[str, object]) -> str:
+    """A sample's name for error lines."""
+    return printable(f"{sample['__url__']}: {sample['__key__']}")
