@@ -10,6 +10,7 @@ import open_clip
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from open_clip_fff.data.ids import sample_id
@@ -103,6 +104,23 @@ def test_intervals_are_of_the_figures(study):
             assert line["against plain value"] == pytest.approx(own - mean("plain", order or "itc_"), abs=2e-3)
     itm = lines[(lines["order"] == "ITM") & (lines["way"] == "text → image")]
     assert (itm["against its ITC low"] > 0).all()  # 40 points more in 200 captions
+
+
+def test_hardest_negatives_are_those_of_a_loop(study):
+    hardest_with_hidden = study("flickr.hidden").hardest_with_hidden
+    draw = torch.Generator().manual_seed(1)
+    image = F.normalize(torch.randn(12, 4, generator=draw), dim=-1)
+    text = F.normalize(image[:, None] + 1.5 * torch.randn(12, 5, 4, generator=draw), dim=-1)
+    owner, number, hidden = (x.view(30, 12) for x in hardest_with_hidden(image, text, 12, 30))
+    assert torch.equal(hidden, owner == torch.arange(12)) and 0 < hidden.float().mean() < 1
+    for i in range(12):
+        cosines = image[i] @ text.flatten(0, 1).T
+        own = [float(cosines[i * 5 + k]) for k in range(5)]
+        found = cosines[owner[:, i] * 5 + number[:, i]]
+        # never harder than the hardest of all, and at least as hard as the least of its own captions
+        assert found.max() <= cosines.max() + 1e-6 and found.min() >= min(own) - 1e-6
+    alone = hardest_with_hidden(image, text, 1, 2)
+    assert alone[2].all()  # nobody else is there
 
 
 def test_what_the_fusion_model_costs_is_measured(study, bert_clip):

@@ -44,6 +44,12 @@ def negatives(table: pd.DataFrame) -> str:
     return markdown(pd.DataFrame({"discriminator": last["discriminator"], **shown}))
 
 
+def hidden(table: pd.DataFrame) -> str:
+    """Of the hardest negatives, %; the AUC of match scores among them."""
+    columns = [column for column in table if column not in ("discriminator", "pairs")]
+    return markdown(pd.DataFrame({"discriminator": table["discriminator"], **table[columns].map("{:.1f}".format)}))
+
+
 def recalls(table: pd.DataFrame) -> str:
     """Mean and spread over seeds, %."""
     columns = [column for column in table if column not in ("arm", "seed", "order")]
@@ -73,6 +79,7 @@ def intervals(table: pd.DataFrame) -> str:
 TABLES = {
     "rates": rates,
     "negatives": negatives,
+    "hidden": hidden,
     "recalls": recalls,
     "intervals": intervals,
     "trainings": trainings,

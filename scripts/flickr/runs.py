@@ -16,6 +16,7 @@ from digits.runs import Run, Trainer
 
 from flickr.arms import ARMS, GRIT, ITC, MAFA, PLAIN, TUNED, UNTUNED, Size
 from flickr.data import CAPTIONS, NAME, tars
+from flickr.hidden import hidden_negatives
 from flickr.logs import at_the_end, negatives
 from flickr.scores import WAYS, intervals, recalls, score
 from open_clip_fff.evaluation.protocol import ORDERS
@@ -61,6 +62,9 @@ class Study:
                     self.reported(arm, seed, rate, discriminator)
             self.intervals()
         self.twice(UNTUNED, rate)
+        if not (path := self.results / "hidden.csv").exists():
+            start = self.logs / f"joint-{size.other}"
+            write(path, hidden_negatives(self.data, start, size.batch))
 
     def start(self) -> str:
         """The checkpoint that all arms start from."""
