@@ -6,10 +6,12 @@ _FUSED = ("--fusion-layers", "1")
 _GRIT = ("--group-search-space", "960")  # 15 mini-batches, as in the paper
 _EVENLY, _BY_SIMILARITY = ("--itm-negatives", "random"), ("--itm-negatives", "multinomial")
 ITC, PLAIN, GRIT, MAFA = "ITC alone", "plain", "GRIT-VLP", "MAFA"
+MAFA_BY_PLAIN = "MAFA by plain"  # its discriminator is a plain model
 ARMS: dict[str, tuple[str, ...]] = {
     PLAIN: ("--method", "albef", *_FUSED, *_EVENLY),
     GRIT: ("--method", "grit-vlp", *_FUSED, *_GRIT),
     MAFA: ("--method", "mafa", *_FUSED, *_GRIT),
+    MAFA_BY_PLAIN: ("--method", "mafa", *_FUSED, *_GRIT),
     ITC: ("--method", "clip"),
 }
 UNTUNED = "con-d-start"  # a GRIT-VLP model, of which the discriminators are made

@@ -1,6 +1,7 @@
 """False negatives counted exactly: a second caption of a photograph, hidden among the negatives of its batch."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,6 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from flickr.arms import TUNED, UNTUNED
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.hub.loading import load_model
@@ -19,13 +19,14 @@ from open_clip_fff.matching.discriminators import make_discriminator
 DRAWS = 5  # of batches and captions
 
 
-def hidden_negatives(data: Path, features: Path, batch: int) -> pd.DataFrame:
+def hidden_negatives(data: Path, features: Path, batch: int, names: Sequence[str]) -> pd.DataFrame:
     """A line for each discriminator, in % of the hardest negatives.
 
     Args:
         data: of the study.
         features: the run whose features say which negative is the hardest.
         batch: photographs in a batch.
+        names: of the runs that are the discriminators.
     """
     loaded = load_model(str(features), "cpu")
     rows = list(read_samples([str(path) for path in sorted((data / "sets" / "validation" / "test").glob("*.tar"))]))
@@ -39,7 +40,7 @@ def hidden_negatives(data: Path, features: Path, batch: int) -> pd.DataFrame:
     photographs = torch.arange(len(rows)).repeat(DRAWS)[: len(owner)]
     texts = [captions[i][k] for i, k in zip(owner.tolist(), number.tolist(), strict=True)]
     lines = []
-    for name in (UNTUNED, *TUNED):
+    for name in names:
         settings = ConnectionSettings(f"fusion:{data / 'logs' / name}")
         visual = loaded.model.visual
         discriminator = make_discriminator(settings, torch.device("cpu"), visual.image_mean, visual.image_std)

@@ -14,7 +14,7 @@ import pandas as pd
 from cifar.runs import append, has, read, write
 from digits.runs import Run, Trainer
 
-from flickr.arms import ARMS, GRIT, ITC, MAFA, PLAIN, TUNED, UNTUNED, Size
+from flickr.arms import ARMS, GRIT, ITC, MAFA, MAFA_BY_PLAIN, PLAIN, TUNED, UNTUNED, Size
 from flickr.data import CAPTIONS, NAME, tars
 from flickr.hidden import hidden_negatives
 from flickr.logs import at_the_end, negatives
@@ -55,16 +55,18 @@ class Study:
             self.train(name, (*ARMS[PLAIN], *found_by, *start, "--seed", str(size.other)), size.tuned)
         for name in ("", *TUNED):
             self.twice(name, rate)
-        discriminator = self.best_discriminator()
-        for arms in ((PLAIN, GRIT, MAFA), (ITC,)):
+        plain, joint = f"rate-{rate:g}", f"joint-{size.other}"
+        if not (path := self.results / "hidden.csv").exists():
+            names = (UNTUNED, *TUNED, joint, plain)
+            write(path, hidden_negatives(self.data, self.logs / joint, size.batch, names))
+        discriminators = {MAFA: self.best_discriminator(), MAFA_BY_PLAIN: plain}
+        for arms in ((PLAIN, GRIT, MAFA), (MAFA_BY_PLAIN,), (ITC,)):
             for seed in size.seeds:
                 for arm in arms:
-                    self.reported(arm, seed, rate, discriminator)
+                    self.reported(arm, seed, rate, discriminators.get(arm, ""))
             self.intervals()
+        self.twice(plain, rate)
         self.twice(UNTUNED, rate)
-        if not (path := self.results / "hidden.csv").exists():
-            start = self.logs / f"joint-{size.other}"
-            write(path, hidden_negatives(self.data, start, size.batch))
 
     def start(self) -> str:
         """The checkpoint that all arms start from."""
@@ -85,7 +87,7 @@ class Study:
         """Trains an arm with a seed, and adds its recalls on the test images to recalls.csv."""
         path = self.results / "recalls.csv"
         if not has(read(path), {"arm": arm, "seed": seed}):
-            self.arm(arm, seed, rate, _name(arm, seed), self.discriminated(discriminator if arm == MAFA else ""))
+            self.arm(arm, seed, rate, _name(arm, seed), self.discriminated(discriminator))
             lines = pd.DataFrame(recalls(self.tested(arm, seed), arm, seed))
             write(path, pd.concat([read(path), lines], ignore_index=True))
 
