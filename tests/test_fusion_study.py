@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,20 @@ def test_hardest_negatives_are_those_of_a_loop(study):
         assert found.max() <= cosines.max() + 1e-6 and found.min() >= min(own) - 1e-6
     alone = hardest_with_hidden(image, text, 1, 2)
     assert alone[2].all()  # nobody else is there
+
+
+def test_the_page_s_figures_are_those_of_the_runs(study, tmp_path):
+    """The page shows rows and columns of the tables, which one command makes of the CSVs."""
+    for path in CSVS.glob("*.csv"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    made = study("flickr.report").report(tmp_path)
+    assert made == (CSVS / "tables.md").read_text() == (tmp_path / "tables.md").read_text()
+    rows = [set(re.findall(r"[^|]+", line.replace(" ", ""))) for line in made.splitlines() if line.startswith("|")]
+    page = (CSVS.parent / "fusion-study.md").read_text()
+    shown = [line.replace(" ", "") for line in page.splitlines() if line.startswith("|") and "---" not in line]
+    assert len(shown) > 10
+    for line in shown:
+        assert any(set(re.findall(r"[^|]+", line)) <= row for row in rows), line
 
 
 def test_what_the_fusion_model_costs_is_measured(study, bert_clip):

@@ -86,7 +86,7 @@ def _over_seeds(table: pd.DataFrame, wanted: str) -> pd.DataFrame:
     columns = table.columns[table.columns.str.contains(wanted)].tolist()
     groups = table.groupby(["arm", "order"], sort=False)[columns]
     mean, spread = groups.mean(), groups.std()
-    shown = mean.map("{:.1f}".format) + " ± " + spread.map("{:.1f}".format)
+    shown = mean.map("{:.1f}".format) + spread.map(lambda x: "" if x != x else f" ± {x:.1f}")
     return shown.where(mean.notna(), "–").reset_index()
 
 
