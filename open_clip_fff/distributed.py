@@ -1,6 +1,6 @@
 """What ranks exchange: gathers with and without gradient, sums, and a ring."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -82,9 +82,13 @@ class Message:
         device = tensors[0].device if tensors else None
         size = sum(_aligned(x.nbytes) for x in tensors)
         message = cls(torch.empty(size, dtype=torch.uint8, device=device), tensors)
-        for into, tensor in zip(message.tensors, tensors, strict=True):
-            into.copy_(tensor)
+        message.fill(tensors)
         return message
+
+    def fill(self, tensors: Sequence[Tensor]) -> None:
+        """Copies tensors into it."""
+        for into, tensor in zip(self.tensors, tensors, strict=True):
+            into.copy_(tensor)
 
     def empty_like(self) -> "Message":
         """One of the same size, for another rank's."""
@@ -100,14 +104,23 @@ class RingExchange:
 
     Args:
         constants: are read only; the next rank's travel while these are worked on.
-        accumulators: may be changed in place by each rank that gets them. At the end the attribute of this name holds
-            this rank's, with the changes of all ranks.
+        accumulators: what each rank begins with for each rank's, and may change in place. At the end the attribute of
+            this name holds this rank's, with the changes of all ranks; those of one turn travel during the next one.
         rank, world_size: this process's rank, and the number of ranks; with one, nothing travels.
+        merge: adds a second rank's accumulator to a first one's, in place.
     """
 
-    def __init__(self, constants: Sequence[Tensor], accumulators: Sequence[Tensor], rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        constants: Sequence[Tensor],
+        accumulators: Sequence[Tensor],
+        rank: int,
+        world_size: int,
+        merge: Callable[[Tensor, Tensor], object] = Tensor.add_,
+    ) -> None:
         self.accumulators = [tensor.contiguous() for tensor in accumulators]
         self._constants, self._rank, self._world_size = [x.contiguous() for x in constants], rank, world_size
+        self._merge = merge
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """Tensors like `constants` and `accumulators`, of rank, rank + 1, ..., world_size - 1, 0, 1, ..."""
@@ -116,19 +129,25 @@ class RingExchange:
             return
         constants = Message.of(self._constants)
         buffers = [constants.empty_like() for _ in range(min(self._world_size - 1, 2))]
-        accumulators = Message.of(self.accumulators)
-        spare = accumulators.empty_like()
+        share = Message.of(self.accumulators)
+        sent, arrived, travelling = share.empty_like(), share.empty_like(), []
         for turn in range(self._world_size):
             last = turn + 1 == self._world_size
             incoming = constants if last else buffers[turn % 2]
             requests = [] if last else self._pass_on(constants, incoming)
-            yield constants.tensors, accumulators.tensors
+            share.fill(self.accumulators)
+            yield constants.tensors, share.tensors
             _wait(requests)
             constants = incoming
+            _wait(travelling)
+            if turn:  # what the ranks before have added for this same rank
+                for own, others in zip(share.tensors, arrived.tensors, strict=True):
+                    self._merge(own, others)
+            share, sent = sent, share
             # One turn more than constants: after the last, each rank's accumulators come home.
-            _wait(self._pass_on(accumulators, spare))
-            accumulators, spare = spare, accumulators
-        self.accumulators = accumulators.tensors
+            travelling = self._pass_on(sent, arrived)
+        _wait(travelling)
+        self.accumulators = arrived.tensors
 
     def _pass_on(self, message: Message, incoming: Message) -> list[dist.Work]:
         """Starts to send to the previous rank and to receive from the next one."""

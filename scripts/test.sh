@@ -12,8 +12,14 @@ if [ "${1:-}" = quick ]; then
   MARK=(-m "not slow")
   shift
 elif [ $# = 0 ]; then
-  "$PYTHON" -m mypy --no-error-summary open_clip_fff
+  "$PYTHON" -m mypy --no-error-summary open_clip_fff &
+  TYPES=$!
 fi
-# One thread per process: the tests run three at a time, as many wait for others, and small tensors gain nothing from more.
+# One thread per process: the tests run four at a time, as many wait for others, and small tensors gain nothing from more.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-exec "$PYTHON" -m pytest -n 3 --dist worksteal ${MARK[@]+"${MARK[@]}"} "$@"
+CODE=0
+"$PYTHON" -m pytest -n 4 --dist worksteal ${MARK[@]+"${MARK[@]}"} "$@" || CODE=$?
+if [ -n "${TYPES:-}" ]; then
+  wait "$TYPES" || CODE=$?
+fi
+exit "$CODE"

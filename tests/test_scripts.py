@@ -147,6 +147,18 @@ def test_every_loader_is_measured_on_the_same_rows(benches, tmp_path):
     assert [loaders[name]() for name in ("floor", "stock", "tokens K=5", "ours K=5")] == [16] * 4
 
 
+@pytest.mark.slow
+def test_what_a_ring_gains_on_a_slow_link_is_measured(tmp_path):
+    small = ["--ranks", "2", "--batch-size", "32", "--captions", "2", "--width", "64", "--rounds", "1", "--mbit", "8"]
+    done = script("scripts/bench_ring.py", "--out", tmp_path, *small)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    table = pd.read_csv(tmp_path / "bench_ring.csv").set_index("loss")
+    assert list(table.index) == ["fff", "fff-softmax"]
+    bits = 32 * 2 * 64 * 32  # of each rank's texts, and of their gradient
+    for way in ("while computing", "before computing"):
+        assert (table[way] > 2 * bits / 8e6).all() and (table[way] > table["no slow link"]).all()
+
+
 def test_a_measured_step_is_a_step_and_all_start_from_the_same_weights(benches, tiny_name, five_captions):
     steps, models, captions = (benches(f"bench.{name}") for name in ("steps", "models", "captions"))
     args = models.open_clip_args(tiny_name, "cpu", "fp32")

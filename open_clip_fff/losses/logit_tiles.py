@@ -1,6 +1,6 @@
 """Logits and labels of a global batch, tile by tile, each with the captions that it is about."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -66,10 +66,15 @@ def logit_tiles(
             yield LogitTile(rows, captions, part, scaled[rows] @ part.T, by_image, by_text, same_group, as_positives)
 
 
-def exchange_texts(constants: list[Tensor], accumulators: list[Tensor], assignment: Assignment) -> RingExchange:
+def exchange_texts(
+    constants: list[Tensor],
+    accumulators: list[Tensor],
+    assignment: Assignment,
+    merge: Callable[[Tensor, Tensor], object] = Tensor.add_,
+) -> RingExchange:
     """Brings texts (`constants`) and their gradients (`accumulators`) along with the assignment's blocks."""
     texts = assignment.global_texts
-    return RingExchange(constants, accumulators, texts.rank, texts.world_size if texts.ring else 1)
+    return RingExchange(constants, accumulators, texts.rank, texts.world_size if texts.ring else 1, merge)
 
 
 def _group_numbers(images: slice, offset: int, group: int, like: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def _row_and_column_stats(
     start = scaled.new_tensor([-torch.inf, *[0.0] * 5])[:, None]
     rows, columns = start.repeat(1, len(scaled)), start.repeat(1, text.shape[0] * text.shape[1])
     global_texts = assignment.global_texts
-    exchange = exchange_texts([text], [columns], assignment)
+    exchange = exchange_texts([text], [columns], assignment, _merge_stats)
     for ((texts, *_), (of_block,)), block in zip(exchange, assignment.blocks(), strict=True):
         for tile in logit_tiles(scaled, texts, block, weights, global_texts.own.offset, group):
             _add_tile(rows[:, tile.rows], tile, tile.by_image, 1, alpha)
@@ -116,11 +116,23 @@ def _add_tile(stats: Tensor, tile: LogitTile, labels: Tensor, dim: int, alpha: f
         stats[4] += spread.sum(dim)
         stats[5] += x.where(spread, 0.0).sum(dim)
     x = x.where(counted, -torch.inf)
-    # Online log-sum-exp: the sum so far is rescaled to the new maximum, so that no exponential overflows.
-    highest = torch.maximum(stats[0], x.amax(dim))
-    stats[1] = stats[1] * _minus(stats[0], highest).exp()
+    highest = _rescaled(stats, x.amax(dim))
     stats[1] += _minus(x, highest.unsqueeze(dim)).exp_().sum(dim)
+
+
+def _merge_stats(stats: Tensor, others: Tensor) -> None:
+    """Adds statistics of the same columns, over other rows, in place."""
+    highest = _rescaled(stats, others[0])
+    stats[1] += others[1] * _minus(others[0], highest).exp()
+    stats[2:] += others[2:]
+
+
+def _rescaled(stats: Tensor, highest: Tensor) -> Tensor:
+    """Online log-sum-exp: the sum so far is rescaled to the new maximum, so that no exponential overflows."""
+    highest = torch.maximum(stats[0], highest)
+    stats[1] *= _minus(stats[0], highest).exp()
     stats[0] = highest
+    return highest
 
 
 def _gradients(
