@@ -8,66 +8,23 @@ of storages on the CPU, the allocator's count on CUDA.
 """
 
 import argparse
-import inspect
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import open_clip
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from open_clip.loss import ClipLoss, SigLipLoss
-from torch import Tensor
+from bench.losses import FUSED, candidates, chunk_parameter, extra_bytes, fused, interleaved_seconds, random_inputs
+from open_clip.loss import SigLipLoss
 from tqdm import tqdm
 
-from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
 from open_clip_fff.atomic_io import atomic_file
-from open_clip_fff.host.report.memory import AliveBytes
-from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
-
-MINING = MiningConfig(0.3, 0.9, 0.95, 0.2)
-CHUNK = 256  # images per chunk of OpenCLIP's chunked loss
-FUSED = {"FFF triton": None, "FFF triton, mining": MINING}  # on a GPU; elsewhere their rows are empty
-Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
-
-def candidates(k: int) -> dict[str, Step]:
-    """The losses that are measured at K captions, by name; OpenCLIP's take one."""
-    steps: dict[str, Step] = {}
-    for impl in ("dense", "tiled"):
-        steps[f"FFF {impl}"] = FFFLoss(impl=impl)
-        steps[f"FFF {impl}, mining"] = FFFLoss(impl=impl, mining=MINING)
-        steps[f"FFF {impl}, mining, per-anchor"] = FFFLoss(impl=impl, mining=MINING, positive_weight="per-anchor")
-        steps[f"softmax {impl}"] = MultiPositiveSoftmaxLoss(impl=impl)
-    if k == 1:
-        steps["OpenCLIP SigLipLoss"] = partial(_one_caption, SigLipLoss(), True)
-        steps["OpenCLIP ClipLoss"] = partial(_one_caption, ClipLoss(), False)
-        if chunk := chunk_parameter(SigLipLoss):
-            steps["OpenCLIP SigLipLoss, chunked"] = partial(_one_caption, SigLipLoss(**{chunk: CHUNK}), True)
-    return steps
-
-
-def chunk_parameter(loss: Callable) -> str | None:
-    """OpenCLIP's name for the size of its loss's chunks; None before 4.x, which has none."""
-    return next((name for name in inspect.signature(loss).parameters if "chunk" in name), None)
-
-
-def fused(device: torch.device) -> tuple[dict[str, Step], str]:
-    """The losses with the Triton kernel; or none, and why."""
-    note = triton_obstacle("cuda") if device.type == "cuda" else "no GPU here"
-    return {name: FFFLoss(impl="triton", mining=mining) for name, mining in FUSED.items() if not note}, note or ""
-
-
-def _one_caption(loss: Callable, bias: bool, image: Tensor, text: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    return loss(image, text[:, 0], scale, offset) if bias else loss(image, text[:, 0], scale)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,19 +61,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(n: int, k: int, width: int, device: torch.device, rounds: int) -> list[dict]:
     """A row per candidate, with ratios to the dense form of it and to OpenCLIP's sigmoid."""
-    generator = torch.Generator().manual_seed(0)
-    image = F.normalize(torch.randn(n, width, generator=generator), dim=-1).to(device).requires_grad_()
-    text = F.normalize(torch.randn(n, k, width, generator=generator), dim=-1).to(device).requires_grad_()
-    scalars = [torch.tensor(value, device=device, requires_grad=True) for value in (10.0, -8.0)]
     more, note = fused(device)
-    inputs, steps = (image, text, *scalars), candidates(k) | more
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in tqdm(range(rounds + 1), desc=f"N={n} K={k}", leave=False, disable=None):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            _run(step, inputs)
-            if round_:  # the first one warms up
-                seconds[name].append(time.perf_counter() - began)
+    inputs, steps = random_inputs(n, k, width, device), candidates(k) | more
+    seconds = interleaved_seconds(steps, inputs, tqdm(range(rounds), desc=f"N={n} K={k}", leave=False, disable=None))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     memory = {name: extra_bytes(step, inputs) for name, step in steps.items()}
     rows: list[dict] = []
@@ -142,26 +89,6 @@ def measure(n: int, k: int, width: int, device: torch.device, rounds: int) -> li
         )
     same = {name: rows[0][name] for name in ("images", "captions", "width", "device", "threads")}
     return rows + [{"loss": name, **same, "note": note} for name in FUSED if name not in more]
-
-
-def _run(step: Step, inputs: Sequence[Tensor]) -> None:
-    value = step(*inputs)
-    torch.autograd.grad(value, inputs, allow_unused=True)
-    if inputs[0].is_cuda:
-        torch.cuda.synchronize()
-
-
-def extra_bytes(step: Step, inputs: Sequence[Tensor]) -> int:
-    """The peak of one step without its inputs and one set of their gradients."""
-    gradients = sum(x.numel() * x.element_size() for x in inputs)
-    if inputs[0].is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        _run(step, inputs)
-        return max(torch.cuda.max_memory_allocated() - before - gradients, 1)
-    with AliveBytes(*inputs) as counted:
-        _run(step, inputs)
-    return max(counted.peak - gradients, 1)
 
 
 def for_reading(table: pd.DataFrame) -> str:

@@ -206,7 +206,7 @@ def test_losses_are_measured(tmp_path):
 
 
 def test_open_clips_chunked_loss_is_found_by_its_parameter(benches, monkeypatch):
-    bench = benches("bench_loss")
+    bench = benches("bench.losses")
 
     class Chunked(SigLipLoss):
         def __init__(self, rank: int = 0, chunk_size: int = 0) -> None:

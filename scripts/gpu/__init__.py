@@ -1,0 +1,1 @@
+"""The parts of scripts/gpu_check.py: what each measures, how they are run, and the page of their figures."""
