@@ -130,7 +130,8 @@ class RingExchange:
         constants = Message.of(self._constants)
         buffers = [constants.empty_like() for _ in range(min(self._world_size - 1, 2))]
         share = Message.of(self.accumulators)
-        sent, arrived, travelling = share.empty_like(), share.empty_like(), []
+        sent, arrived = share.empty_like(), share.empty_like()
+        travelling: list[dist.Work] = []
         for turn in range(self._world_size):
             last = turn + 1 == self._world_size
             incoming = constants if last else buffers[turn % 2]

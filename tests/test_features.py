@@ -92,8 +92,13 @@ def test_embedding_does_what_is_missing(trainer, teacher, stored, capsys):
     before = {path: path.read_bytes() for path in stored.glob("*.parquet")}
     assert len(before) == 4
     (stored / "02.parquet").unlink()
+    settings = json.loads((stored / "settings.json").read_text())
+    settings["captions"] |= {"class_key": "cls", "min_coverage": 0.0}  # an earlier version kept all of them
+    (stored / "settings.json").write_text(json.dumps(settings))
     flags = ["--json-text-key", "captions", "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
-    assert embed("--out", str(stored), "--", *trainer.tars, *flags) == 0
+    assert embed("--out", str(stored), "--", *trainer.tars, *flags, "--caption-words", "3:") == 2
+    assert "was made with captions: words [0, None] and not [3, None]; name another" in capsys.readouterr().err
+    assert embed("--out", str(stored), "--", *trainer.tars, *flags, "--positive-key", "txt") == 0
     assert "1 of 4 shards to do" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in stored.glob("*.parquet")} == before
 

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from itertools import islice
 from typing import BinaryIO
 
@@ -29,6 +28,7 @@ from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import OUTSIDE, leaves_folder, members, tar_writer
 
 SUFFIX = {"sidecar": ".parquet", "tars": ".tar"}
+READ = ("per_image", "policy", "text_keys", "json_keys", "sidecar", "sidecar_keys", "split_sentences", "words")
 
 
 def run(args: argparse.Namespace, plan: Plan) -> int:
@@ -37,7 +37,8 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     assert plan.miner is not None
     share, shards, captions = Share.from_environment(args.share), by_stem(urls), plan.captions
     model = stored_name(plan.miner)
-    settings = {"model": model, "captions": {**asdict(captions), "shards": None}, "batch size": args.batch_size}
+    read = {name: getattr(captions, name) for name in READ}  # what features depend on
+    settings = {"model": model, "captions": read, "batch size": args.batch_size}
     if args.into == "tars":
         refuse_input_folder(args.out, urls)
     folder = OutFolder(args.out, SUFFIX[args.into], settings)

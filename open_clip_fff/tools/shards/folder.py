@@ -50,7 +50,8 @@ class OutFolder:
     Args:
         path: the folder, made if it does not exist.
         suffix: of the files, with the dot.
-        settings: what the files depend on, as json; a folder with other settings is refused.
+        settings: what the files depend on, as json; a folder with other settings is refused. In a group of them, a
+            dictionary, those count that `settings` has: an earlier version may have written more.
         flag: that named the folder, for error lines.
 
     Raises:
@@ -67,6 +68,8 @@ class OutFolder:
                 write_atomically(file, json.dumps(ours, indent=1, ensure_ascii=False) + "\n")
         except (OSError, ValueError) as error:
             raise UsageError(f"{flag} {path}: cannot be used ({error})") from error
+        if isinstance(theirs, dict):
+            theirs = {name: _common(value, ours.get(name)) for name, value in theirs.items()}
         if theirs is not None and theirs != ours:
             raise UsageError(f"{flag} {path}: was made with {_difference(theirs, ours)}; name another folder")
 
@@ -117,9 +120,19 @@ def refuse_input_folder(out: Path, urls: Iterable[str], flag: str = "--out") -> 
         raise UsageError(f"{flag} {out}: the shards that are read are there; name another folder")
 
 
+def _common(theirs: object, ours: object) -> object:
+    """A setting, and of a group those that `ours` has."""
+    if not isinstance(theirs, dict) or not isinstance(ours, dict):
+        return theirs
+    return {name: value for name, value in theirs.items() if name in ours}
+
+
 def _difference(theirs: object, ours: Mapping[str, object]) -> str:
     """The first setting that differs."""
     if not isinstance(theirs, dict):
         return "something else"
     name = next(name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
-    return f"{name} {theirs.get(name)!r} and not {ours.get(name)!r}"
+    old, new = theirs.get(name), ours.get(name)
+    if isinstance(old, dict) and isinstance(new, dict):
+        return f"{name}: {_difference(old, new)}"
+    return f"{name} {old!r} and not {new!r}"
