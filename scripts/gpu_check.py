@@ -37,7 +37,7 @@ from gpu.running import Ended, run
 from open_clip_fff.atomic_io import write_atomically
 
 SCRIPTS = Path(__file__).parent
-LIMITS = {"triton": 90, "losses": 170, "step": 110, "ranks": 40, "amp": 40, "half_mining": 30}  # seconds; 480 in all
+LIMITS = {"triton": 90, "losses": 190, "step": 100, "ranks": 35, "amp": 40, "half_mining": 25}  # seconds; 480 in all
 ROOMY = 40 * 2**30  # bytes of GPU memory from which on steps have 256 images
 
 

@@ -42,6 +42,24 @@ def test_errors_are_those_against_all_of_float64(scripts, monkeypatch):
             assert 0 < max(exact.errors(*bench.forward_backward(step, inputs), truth).values()) < 1e-6, name
 
 
+def test_what_does_not_fit_is_said(scripts, monkeypatch):
+    losses, page, bench = (scripts(name) for name in ("gpu.losses", "gpu.page", "bench.losses"))
+
+    def too_large(*_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    steps = {"FFF dense": too_large, "FFF tiled": losses.losses(1, CPU)["FFF tiled"]}
+    rows = losses.of_batch(steps, bench.random_inputs(4, 1, 4, CPU))
+    assert rows["FFF dense"] == {"note": "out of memory"} and rows["FFF tiled"]["ms"] > 0
+    monkeypatch.setattr(losses, "SECONDS", -1.0)
+    kept: list[list[dict]] = []
+    losses.measure(CPU, kept.append)
+    assert len(kept[-1]) == 8 and {row["note"] for row in kept[-1]} == {"no time left"}
+    measured = [{"loss": name, "images": 4, "captions": 1, "features": "float32", **row} for name, row in rows.items()]
+    text = page.losses(measured + kept[-1])
+    assert "| FFF dense | out of memory | no time left | no time left | – | – |" in text
+
+
 def test_a_command_is_ended_at_its_limit_and_its_fault_named(scripts, tmp_path):
     running, said = scripts("gpu.running"), []
     run = partial(running.run, log=tmp_path / "log", environment=dict(os.environ), say=said.append)
