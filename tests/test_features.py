@@ -16,7 +16,7 @@ import torch
 
 from open_clip_fff import sample_id
 from open_clip_fff.config.mining import StoredBy
-from open_clip_fff.data.caption_rows import CaptionRow, deserialize, serialize
+from open_clip_fff.data.caption_rows import CaptionRow, RowBytes, deserialize
 from open_clip_fff.data.features import (
     COLUMN,
     MEMBER,
@@ -183,7 +183,7 @@ def test_features_of_captions_alone():
     found = reader.read(sample, ["c", "a"])
     assert found.image.shape == (0,) and np.array_equal(found.texts, texts[[2, 0]])
     assert reader.made_by == StoredBy("some/model", images=False)
-    row = deserialize(serialize(CaptionRow(1, ["c", "a"]).with_features(found))).only([1])
+    row = deserialize(RowBytes.of(CaptionRow(1, ["c", "a"], features=found)).decode()).only([1])
     assert row.captions == ["a"] and row.features.image.shape == (0,) and np.array_equal(row.features.texts, texts[:1])
     image, text = normalised_features(torch.zeros(1, 0).half(), 0.5 * torch.from_numpy(texts)[None].half())
     assert image is None and text.dtype == torch.float32 and torch.equal(text, torch.from_numpy(texts)[None])

@@ -1,9 +1,8 @@
-"""An image's captions, and their serialized form.
+"""An image's captions, and how they go through OpenCLIP's pipelines to the tokenizer, in the place of one caption.
 
-OpenCLIP's pipeline carries one string per image, `txt`. It is replaced by the row as JSON, which the tokenizer reads.
+In that of tars `txt` is replaced by bytes that carry the row; a CSV data set has strings, so there the row is JSON.
 """
 
-import base64
 import json
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,33 +30,57 @@ class CaptionRow(NamedTuple):
     label: int = NO_ID  # the image's class (`ids.class_id`), negative if unknown
     key: int = NO_ID  # by which the user pairs images (`ids.key_id`), negative if missing
     row: int = NO_ID  # of the data set (`ids.row_id`), negative where no list of pairs needs it
-    packed: Sequence[str] | None = None  # stored features, base64 of float16, of the image and of its captions
-
-    def with_features(self, features: RowFeatures) -> "CaptionRow":
-        return self._replace(packed=[base64.b64encode(part.tobytes()).decode() for part in features])
+    features: RowFeatures | None = None  # stored ones of the image and of its captions
 
     def only(self, indices: Sequence[int]) -> "CaptionRow":
         """The row with the captions at some positions, in this order."""
         features = self.features
+        if features is not None:
+            features = features._replace(texts=features.texts[list(indices)])
         raw = sum(index < self.raw for index in indices)
-        row = self._replace(captions=[self.captions[index] for index in indices], raw=raw)
-        return row if features is None else row.with_features(features._replace(texts=features.texts[list(indices)]))
+        return self._replace(captions=[self.captions[index] for index in indices], raw=raw, features=features)
 
-    @property
-    def features(self) -> RowFeatures | None:
-        if self.packed is None:
-            return None
-        image, texts = (np.frombuffer(base64.b64decode(part), dtype=np.float16) for part in self.packed)
-        return RowFeatures(image, texts.reshape(len(self.captions), -1))
+
+class RowText(str):
+    """A row's captions as a text, which carries the row."""
+
+    row: CaptionRow
+
+    @classmethod
+    def of(cls, row: CaptionRow) -> "RowText":
+        text = cls("\n".join(row.captions))
+        text.row = row
+        return text
+
+
+class RowBytes(bytes):
+    """A row as the content of a tar's member, before it is decoded: a process's loader alone sees it.
+
+    Its bytes are the captions and features, so that a queue with a limit of bytes counts them.
+    """
+
+    row: CaptionRow
+
+    @classmethod
+    def of(cls, row: CaptionRow) -> "RowBytes":
+        texts = "\n".join(row.captions).encode()
+        content = cls(b"".join([texts, *(part.tobytes() for part in row.features or ())]))
+        content.row = row
+        return content
+
+    def decode(self, *_: str) -> RowText:
+        return RowText.of(self.row)
 
 
 def serialize(row: CaptionRow) -> str:
-    """A row as one string."""
+    """A row without features as JSON."""
     return _MARK + json.dumps(row._asdict(), ensure_ascii=False)[1:]
 
 
 def deserialize(text: str) -> CaptionRow:
-    """Reads a serialized row; any other string becomes the only caption of a row without an id."""
+    """The row of a string; any other string becomes the only caption of a row without an id."""
+    if isinstance(text, RowText):
+        return text.row
     if not text.startswith(_MARK):
         return CaptionRow(NO_ID, [text], 1)
     content = json.loads(text)

@@ -64,7 +64,7 @@ def decoded_samples(
         if not row.captions:
             return sample, row, "no caption"
         try:
-            return sample, row if features is None else row.with_features(features.read(sample, row.captions)), None
+            return sample, row if features is None else row._replace(features=features.read(sample, row.captions)), None
         except MissingFeatures:
             return sample, row, "no features"
 

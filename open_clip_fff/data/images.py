@@ -62,7 +62,7 @@ class SafeMembers:
     def __init__(self, image: Callable[[bytes], Any]) -> None:
         self.readers: dict[str, Callable[[bytes], Any]] = {
             **dict.fromkeys(("jpg", "jpeg", "png", "webp"), image),
-            "txt": bytes.decode,
+            "txt": _text,
             "json": json.loads,
             "cls": int,
             "npy": _array,
@@ -71,6 +71,10 @@ class SafeMembers:
     def __call__(self, key: str, content: bytes) -> Any:
         reader = self.readers.get(key.lower().removeprefix("."))
         return content if reader is None else reader(content)
+
+
+def _text(content: bytes) -> str:
+    return content.decode()  # not bytes.decode, as a `RowBytes` has its own
 
 
 def _array(content: bytes) -> np.ndarray:

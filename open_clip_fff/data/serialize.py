@@ -1,8 +1,8 @@
-"""A stage of the loader's pipeline: from a sample of a tar to its image and its serialized captions."""
+"""A stage of the loader's pipeline: from a sample of a tar to its image and its row of captions."""
 
 from collections.abc import Iterator
 
-from open_clip_fff.data.caption_rows import serialize
+from open_clip_fff.data.caption_rows import CaptionRow, RowBytes
 from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, NO_FEATURES, NOT_FINITE, LoaderCounters
 from open_clip_fff.data.features import FeatureReader, FeaturesNotFinite, MissingFeatures
 from open_clip_fff.data.shards import IMAGES
@@ -10,7 +10,7 @@ from open_clip_fff.data.sources import CaptionReader
 
 
 class CaptionSerializer:
-    """Replaces a sample's members but the image by `txt`, its serialized row; runs before filters and decoding.
+    """Replaces a sample's members but the image by `txt`, its row; runs before filters and decoding.
 
     A sample without captions, or without features where they are needed, gets no `txt`; OpenCLIP's filter drops it.
 
@@ -27,11 +27,11 @@ class CaptionSerializer:
     def __call__(self, samples: Iterator[dict]) -> Iterator[dict]:
         """Raises OneRankError for features of another model or of other captions."""
         for sample in samples:
-            serialized = self._serialized(sample)
+            row = self._row(sample)
             kept = {name: value for name, value in sample.items() if name.startswith("__") or name in IMAGES}
-            yield kept if serialized is None else {**kept, "txt": serialized.encode()}
+            yield kept if row is None else {**kept, "txt": RowBytes.of(row)}
 
-    def _serialized(self, sample: dict) -> str | None:
+    def _row(self, sample: dict) -> CaptionRow | None:
         reader, counters = self.reader, self.counters
         found, damage = reader.read(sample)
         if damage:
@@ -43,12 +43,12 @@ class CaptionSerializer:
             return None
         if self.features is not None:
             try:
-                row = row.with_features(self.features.read(sample, row.captions))
+                row = row._replace(features=self.features.read(sample, row.captions))
             except MissingFeatures as why:
                 kind = NOT_FINITE if isinstance(why, FeaturesNotFinite) else NO_FEATURES
                 counters.count_damaged(kind, self._line(str(why)))
                 return None
-        return serialize(row)
+        return row
 
     def _line(self, damage: str) -> str:
         """A line for the log; empty if it is the last one again, as for a whole shard with a damaged sidecar."""
