@@ -8,6 +8,7 @@ from torch import Tensor
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.caption_rows import CaptionRow, deserialize
+from open_clip_fff.data.clip_tokens import fast_tokenizer
 
 CLASSES = "image_classes"  # int64 [B], in a batch's extras if a class key is named
 # int64 [B], by which the user pairs images: with --positive-key, and with --positives
@@ -52,7 +53,8 @@ class CaptionTokenizer:
     """
 
     def __init__(self, tokenizer: Tokenizer, captions: CaptionSettings, extra: Mapping[str, Tokenizer]) -> None:
-        self.tokenizer, self.captions, self.extra = tokenizer, captions, dict(extra)
+        self.tokenizer, self.captions = fast_tokenizer(tokenizer), captions
+        self.extra = {name: fast_tokenizer(other) for name, other in extra.items()}
 
     def __call__(self, texts: str | Sequence[str]) -> list[CaptionBatch]:
         row, settings = _row(texts), self.captions
@@ -83,7 +85,7 @@ class OneCaptionTokenizer:
     """Makes tokens [1, L] of a serialized row, for OpenCLIP's own losses."""
 
     def __init__(self, tokenizer: Tokenizer, policy: str = "first", raw_weight: float = 1.0) -> None:
-        self.tokenizer, self.policy, self.raw_weight = tokenizer, policy, raw_weight
+        self.tokenizer, self.policy, self.raw_weight = fast_tokenizer(tokenizer), policy, raw_weight
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
         row = _row(texts)
