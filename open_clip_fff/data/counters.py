@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from multiprocessing import Array
+from typing import Any
 
 from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.ids import NO_ID
@@ -94,7 +95,8 @@ class LoaderCounters:
             "words": sum(len(text.split()) for text in row.captions),
             "keys": int(row.key != NO_ID),
         }
-        self._add({**counts, **{f"source {source}": 1 for source, texts in found.items() if texts}})
+        counts.update((f"source {source}", 1) for source, texts in found.items() if texts)
+        self._add(counts)
 
     def take(self) -> dict[str, int]:
         """The counts since the last call, by name; sources as `source NAME`."""
@@ -112,5 +114,6 @@ class LoaderCounters:
 
     def _add(self, counts: Mapping[str, int]) -> None:
         with self._counts.get_lock():
+            now: Any = self._counts.get_obj()  # else each number would take the lock again
             for name, count in counts.items():
-                self._counts[self._names[name]] += count
+                now[self._names[name]] += count
