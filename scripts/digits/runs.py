@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -90,6 +91,8 @@ class Trainer:
     def _train(self, name: str, own: Sequence[str]) -> None:
         log, began = self.logs / f"{name}.txt", time.monotonic()
         command = [sys.executable, "-m", "open_clip_fff.train", *self.shared, *own]
+        if not (self.logs / name / "checkpoints" / f"epoch_{self.epochs}.pt").exists():
+            shutil.rmtree(self.logs / name, ignore_errors=True)  # of a run that was interrupted
         with log.open("w") as file:
             self._processes[name] = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
             code = self._processes[name].wait()
