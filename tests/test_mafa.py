@@ -8,6 +8,7 @@ import torch
 
 from open_clip_fff.data.caption_strings import CaptionHashes, StringTokenizer, strings
 from open_clip_fff.data.ids import caption_hash
+from open_clip_fff.host.report import mining_warnings
 from tests import colour_discriminator
 from tests.conftest import colour_sample, write_tar
 from tests.matching_models import make
@@ -65,12 +66,17 @@ def test_accumulation_asks_once(trainer, classed):
     assert len(colour_discriminator.ASKED) == 4  # steps
 
 
-def test_scores_are_cached(trainer, classed, tmp_path):
+def test_scores_are_cached(trainer, classed, tmp_path, monkeypatch):
     argv = [*DISCRIMINATOR, *MAFA, "--discriminator-cache", str(tmp_path / "scores"), "--aug-cfg", "scale=(1.0,1.0)"]
     assert trainer(*argv, "--name", "first", data=classed) == 0
     asked = sum(colour_discriminator.ASKED)
-    assert trainer(*argv, "--name", "second", data=classed) == 0
+    monkeypatch.setattr(mining_warnings, "ENOUGH", 40)
+    higher = ["--match-positive", "0.99", "--match-negative", "0.98"]  # than any of its scores
+    assert trainer(*argv, *higher, "--name", "second", data=classed) == 0
     assert asked > 0 and sum(colour_discriminator.ASKED) == 0
+    log = trainer.log("second")
+    assert "none is a match" not in trainer.log("first") and log.count("none is a match or in doubt") == 1
+    assert re.search(r"--discriminator colours: of the first [4-9]\d pairs that it scored none", log)
     assert list((tmp_path / "scores").glob("*.sqlite"))
 
 

@@ -1,8 +1,41 @@
 """Warnings where mining does not do what the flags ask for."""
 
+from torch import Tensor
+
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.mining.counts import Rates
+from open_clip_fff.mining.counts import Rates, connection_rates
 from open_clip_fff.mining.miner import CROWD, GROWTH, TRUST, Miner
+
+ENOUGH = 1000  # scored pairs, of which a discriminator that works finds some
+
+
+class SilentDiscriminator:
+    """Whether a discriminator has found anything yet.
+
+    Args:
+        name: of the discriminator.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name, self._scored, self._silent = name, 0, True
+
+    def warning(self, sums: Tensor) -> str | None:
+        """What is wrong, once, when enough pairs are scored; None where nothing is.
+
+        Args:
+            sums: `ConnectionCounts`' since the last call, over ranks.
+        """
+        rates = connection_rates(sums)
+        self._silent &= not (rates.by_image or rates.by_text or rates.doubtful)
+        self._scored += int(sums.view(2, -1)[:, 0].sum())
+        if not self._silent or self._scored < ENOUGH:
+            return None
+        self._silent = False
+        return (
+            f"--discriminator {self._name}: of the first {self._scored:,} pairs that it scored none is a match or in "
+            f"doubt, so that training is as without it. calibrate --discriminator shows its scores on these captions; "
+            f"train-discriminator makes one that knows them."
+        )
 
 
 def mining_warning(mined: Rates, miner: Miner, captions: int) -> str | None:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.generation import TASKS
-from open_clip_fff.host.report.mining_warnings import mining_warning
+from open_clip_fff.host.report.mining_warnings import SilentDiscriminator, mining_warning
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
@@ -142,6 +142,9 @@ class StepReporter:
         self.epoch = first.epoch
         self.tb_writer: Any = None
         self._warned: list[list[str]] = []
+        asked = criterion.connections is not None and criterion.connections.label_matches is not None
+        connection = state.plan.connection
+        self._discriminator = SilentDiscriminator(connection.discriminator) if asked and connection else None
         self._left, self._done = steps_per_epoch * (state.args.epochs - first.epoch) - first.step, 0
         self._started = time.monotonic()
 
@@ -172,6 +175,8 @@ class StepReporter:
         mined = rates(sums)
         self._warn(mined)
         shares = None
+        if self._discriminator is not None and (warning := self._discriminator.warning(labels)):
+            logging.warning(warning)
         if connections is not None:
             shares = connection_rates(labels, connections.label_matches is not None)
         found = None if miner is None else miner.thresholds()
