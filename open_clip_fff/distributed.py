@@ -16,7 +16,7 @@ def gather_constants(tensors: Sequence[Tensor], world_size: int) -> list[Tensor]
     """The same for several tensors on one device, which travel in one message."""
     if world_size == 1:
         return [tensor.detach().contiguous() for tensor in tensors]
-    own = Message.of([tensor.detach() for tensor in tensors])
+    own = Message.of(tensors)
     ranks = [own.empty_like() for _ in range(world_size)]
     dist.all_gather([each.content for each in ranks], own.content)
     return [torch.cat(parts) for parts in zip(*(each.tensors for each in ranks), strict=True)]
@@ -88,7 +88,7 @@ class Message:
     def fill(self, tensors: Sequence[Tensor]) -> None:
         """Copies tensors into it."""
         for into, tensor in zip(self.tensors, tensors, strict=True):
-            into.copy_(tensor)
+            into.copy_(tensor.detach())
 
     def empty_like(self) -> "Message":
         """One of the same size, for another rank's."""
