@@ -11,7 +11,8 @@ import lzma
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from webdataset.filters import pipelinefilter
 from webdataset.handlers import reraise_exception
@@ -26,8 +27,43 @@ _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 Handler = Callable[[Exception], bool]
 
 
+class _Parsed(NamedTuple):
+    """A file's header that tarfile has parsed: the bytes that may be equal in the next one, and what they say."""
+
+    same: bytes
+    how: tuple[str, str]  # encoding and errors
+    prefix: str  # of names
+    fields: tuple  # mode, mtime, uid, gid, uname, gname
+
+
 class Header(tarfile.TarInfo):
     """A member's header, for `tarfile.open(..., tarinfo=Header)`, that raises ReadError for damage."""
+
+    _last: _Parsed | None = None
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:  # type: ignore[override]
+        """tarfile's, in half the time where only name, size and checksum differ from the header before."""
+        same, last = buf[100:124] + buf[136:148] + buf[156:], Header._last
+        if last is not None and last.same == same and last.how == (encoding, errors):
+            size, checksum = buf[124:135], buf[148:154]
+            if buf[135:136] + buf[154:156] == b"\0\0 " and size.isdigit() and checksum.isdigit():
+                with suppress(ValueError):  # an 8 or 9
+                    if int(checksum, 8) == sum(buf) - sum(buf[148:156]) + 256:
+                        return cls._like(last, buf[:100].split(b"\0", 1)[0].decode(encoding, errors), int(size, 8))
+        made = super().frombuf(buf, encoding, errors)
+        if made.type == tarfile.REGTYPE:
+            prefix = buf[345:500].split(b"\0", 1)[0].decode(encoding, errors)
+            fields = (made.mode, made.mtime, made.uid, made.gid, made.uname, made.gname)
+            Header._last = _Parsed(same, (encoding, errors), f"{prefix}/" if prefix else "", fields)
+        return made
+
+    @classmethod
+    def _like(cls, last: _Parsed, name: str, size: int) -> tarfile.TarInfo:
+        made = cls(last.prefix + name)
+        made.size, made.type = size, tarfile.REGTYPE
+        made.mode, made.mtime, made.uid, made.gid, made.uname, made.gname = last.fields
+        return made
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "Header":  # type: ignore[override]
@@ -138,9 +174,7 @@ def _members(stream: Any, handler: Handler, refused: bytes | None) -> Iterator[t
             held = member.size + (held if key == before else 0)
             try:
                 if (why := _obstacle(member, held)) is None:
-                    file = archive.extractfile(member)
-                    assert file is not None
-                    yield member.name, file.read()
+                    yield member.name, _content(archive.fileobj, member)
                 elif refused is None:
                     raise ValueError(f"{member.name}: {why}")
                 else:
@@ -149,6 +183,15 @@ def _members(stream: Any, handler: Handler, refused: bytes | None) -> Iterator[t
                 error.args = (f"{error.args[0] if error.args else error} @ {stream}", *error.args[1:])
                 if not handler(error):
                     return
+
+
+def _content(stream: Any, member: tarfile.TarInfo) -> bytes:
+    """What `extractfile(member).read()` gives, without two files in between."""
+    stream.seek(member.offset_data)
+    content = stream.read(member.size)
+    if len(content) < member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
 
 
 def _obstacle(member: tarfile.TarInfo, held: int) -> str | None:

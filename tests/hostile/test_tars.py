@@ -8,6 +8,7 @@ import pytest
 
 from open_clip_fff import sample_id
 from open_clip_fff.data.caption_rows import CaptionRow, deserialize, serialize
+from open_clip_fff.data.tars import Header
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.hostile.conftest import FORGED, GOOD, SIZE, good_rows, hostile_images, train
@@ -172,3 +173,43 @@ def test_an_epoch_that_trains_nothing_is_no_success(trainer, tmp_path, capsys, m
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert "in epoch 0 the rows that can be read filled no step of --batch-size 16" in line
     assert not (trainer.run("x") / "checkpoints" / "epoch_1.pt").exists()
+
+
+class _AsTarfileParses(Header):
+    """The same without its memory of the header before."""
+
+    frombuf = classmethod(tarfile.TarInfo.frombuf.__func__)
+
+
+def _members_of(content: bytes, header: type[tarfile.TarInfo]) -> list[tuple] | str:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r|", tarinfo=header) as tar:
+            return [(m.name, m.size, m.type, m.mode, m.mtime, m.uid, m.gid, m.uname, m.gname) for m in tar]
+    except tarfile.ReadError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_a_header_like_the_one_before_is_parsed_as_tarfile_parses_it(form):
+    """With any of its bytes changed, with and without a checksum that fits."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+        for number, name in enumerate(("0.jpg", "0.txt", f"{'d' * 90}/{'n' * 60}.txt", "\udce9.txt", "1.txt")):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime, info.uname = 3 + number, 1.5 if number == 3 else 1, "me"
+            tar.addfile(info, io.BytesIO(b"x" * info.size))
+    whole = file.getvalue()
+    assert _members_of(whole, Header) == _members_of(whole, _AsTarfileParses) and len(_members_of(whole, Header)) == 5
+    second, damaged = 1024, 0
+    for at in (*range(120, 160), *range(0, 512, 7)):
+        for value in (0, ord("7"), ord("9")):
+            for fitting in (False, True):
+                header = bytearray(whole[second : second + 512])
+                header[at] = value
+                if fitting:
+                    header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 256)
+                changed = whole[:second] + bytes(header) + whole[second + 512 :]
+                expected = _members_of(changed, _AsTarfileParses)
+                assert _members_of(changed, Header) == expected, (at, value, fitting)
+                damaged += isinstance(expected, str)
+    assert damaged > 100
