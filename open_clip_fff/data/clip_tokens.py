@@ -42,14 +42,14 @@ class FastTokenizer:
     def _encode(self, text: str) -> list[int]:
         if not text.isascii() or not text.isprintable() or "&" in text:  # may need repair, or hold an entity
             return self.tokenizer.encode(text)
-        words = self._words
+        tokenizer, words = self.tokenizer, self._words
         found: list[int] = []
-        for word in self.tokenizer.pat.findall(stock.whitespace_clean(text).lower()):
+        for word in tokenizer.pat.findall(stock.whitespace_clean(text).lower()):
             tokens = words.get(word)
             if tokens is None:
                 if len(words) >= MOST_WORDS:
                     words.clear()
-                tokens = words[word] = self.tokenizer.encode(word)
+                tokens = words[word] = [tokenizer.encoder[piece] for piece in tokenizer.bpe(word).split(" ")]
             found += tokens
         return found
 
