@@ -105,5 +105,7 @@ def plain_name(name: str) -> str:
 
 def same_model(a: str, b: str) -> bool:
     """Whether two names mean one model: by their hashes if both have one, else by their names."""
+    if a == b:  # as in every row of a data set
+        return True
     hash_a, hash_b = _HASH.search(a), _HASH.search(b)
     return hash_a[0] == hash_b[0] if hash_a and hash_b else plain_name(a) == plain_name(b)

@@ -66,14 +66,14 @@ class CaptionTokenizer:
         padded = [row.captions[i] for i in indices] + [""] * (columns - len(indices))
         features = row.features
         if features is not None:
-            extras[STORED_IMAGE] = torch.from_numpy(features.image.copy())
+            extras[STORED_IMAGE] = torch.from_numpy(features.image)
             extras[STORED_TEXT] = torch.zeros(columns, features.texts.shape[1], dtype=torch.float16)
             extras[STORED_TEXT][: len(indices)] = torch.from_numpy(features.texts[indices])
         raw = [i < row.raw for i in indices] + [False] * (columns - len(indices))
         return [
             CaptionBatch(
                 tokens=self.tokenizer(padded),
-                valid=torch.arange(columns) < len(indices),
+                valid=torch.tensor([True] * len(indices) + [False] * (columns - len(indices))),
                 raw=torch.tensor(raw),
                 ids=torch.tensor(row.id),
                 extras={**extras, **{name: tokenizer(padded) for name, tokenizer in self.extra.items()}},
