@@ -1,4 +1,7 @@
-"""A plug-in that keeps each step's loss and assignment, with all their digits, so that two versions can be compared."""
+"""A plug-in that keeps each step's loss and assignment, with all their digits, so that two versions can be compared.
+
+It changes the losses of the whole process: only a program of its own may import it.
+"""
 
 import os
 from typing import Any

@@ -13,12 +13,12 @@ import open_clip
 import pytest
 import torch
 
-from tests import kept_steps
 from tests.conftest import Trainer, colour_sample, write_tar
 from tests.programs import ROOT
 from tests.test_training import assert_equal_checkpoints
 
 CLONE = os.environ.get("OPEN_CLIP_MAIN", "")
+KEPT = "KEPT_STEPS"  # of tests/kept_steps.py, which only programs of their own may import: it changes what it keeps
 on_main = [
     pytest.mark.slow,
     pytest.mark.skipif(not CLONE, reason="OPEN_CLIP_MAIN names no clone of OpenCLIP's main branch"),
@@ -58,7 +58,7 @@ class Versions:
         """
         trainer, kept = self.trainer, self.folder / f"{name}.{main}"
         paths = [str(ROOT), *([str(Path(CLONE) / "src")] if main else [])]
-        environment = {"PYTHONPATH": os.pathsep.join(paths), kept_steps.FILE: str(kept), "OMP_NUM_THREADS": "1"}
+        environment = {"PYTHONPATH": os.pathsep.join(paths), KEPT: str(kept), "OMP_NUM_THREADS": "1"}
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
         command = [sys.executable, *torchrun, "-m", "open_clip_fff.train", *(["--"] if ranks else [])]
         command += [*trainer.common, "--model-config", str(trainer.config), *(data or trainer.tars)]
