@@ -42,9 +42,7 @@ class Candidates(NamedTuple):
     """The pairs of B row images and N column images that mining chooses from."""
 
     similarity: Similarities
-    others: (
-        Tensor  # bool [B, N, K], captions of other images, without padding and without positives that the user names
-    )
+    others: Tensor  # bool [B, N, K], captions of other images, without padding or positives that the user names
     own: Tensor  # bool [B, N, K], captions of the row's own image, without padding: read by rates and the guard
     ids: Tensor  # int64 [N]
     rows: MiningFeatures  # of the row images
