@@ -5,7 +5,6 @@ of steps; their seeds differ in the order of the data and in what is drawn.
 """
 
 import re
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,7 +128,6 @@ class Study:
         last = self.logs / name / "checkpoints" / f"epoch_{epochs}.pt"
         if last.exists():
             return str(last)
-        shutil.rmtree(self.logs / name, ignore_errors=True)  # of a run that was interrupted
         shards = tars(self.data / source, "train")
         images = sum(count_samples(str(shard)) for shard in shards) // self.size.batch * self.size.batch
         shared: dict[str, object] = {
