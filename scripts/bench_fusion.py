@@ -26,6 +26,7 @@ from bench.captions import WORDS, drawn
 from bench.models import adamw, open_clip_args
 from bench.peak import peak_bytes
 from bench.steps import Bench, Candidate, OneBatch
+from bench.turns import in_turns
 
 from open_clip_fff.config.flags import split
 from open_clip_fff.config.resolve import make_plan
@@ -116,13 +117,10 @@ def measure(steps: dict[str, FusionStep], rounds: int) -> list[dict]:
     for step in steps.values():
         step.step(step.candidate)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for number in range(rounds):
-        for place in range(len(names)):
-            name = names[(place + number) % len(names)]  # another one runs first in each round
-            began = time.perf_counter()
-            steps[name].step(steps[name].candidate)
-            seconds[name].append(time.perf_counter() - began)
+    for name in in_turns(steps, rounds):
+        began = time.perf_counter()
+        steps[name].step(steps[name].candidate)
+        seconds[name].append(time.perf_counter() - began)
     peaks = {name: peak_bytes(step, step.candidate) for name, step in steps.items()}
     return [
         {
@@ -136,7 +134,7 @@ def measure(steps: dict[str, FusionStep], rounds: int) -> list[dict]:
             "rounds": rounds,
             "threads": torch.get_num_threads(),
         }
-        for name in names
+        for name in steps
     ]
 
 

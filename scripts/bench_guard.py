@@ -33,6 +33,7 @@ import pandas as pd
 import torch
 from bench.models import adamw, build, name_of, open_clip_args
 from bench.steps import CLIP, Bench
+from bench.turns import in_turns
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -131,14 +132,11 @@ def paths(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     ]
     rates: dict[str, list[float]] = {name: [] for name in PATHS}
     processor: dict[str, list[float]] = {name: [] for name in PATHS}
-    names = list(PATHS)
-    for round_ in range(arguments.rounds):
-        for place in range(len(names)):
-            name = names[(place + round_) % len(names)]  # another one runs first in each round
-            begin, flags = PATHS[name]
-            clock, own = seconds(begin, [*common, *flags, "--name", f"{round_}-{place}"])
-            rates[name].append(32 / clock)
-            processor[name].append(own)
+    for number, name in enumerate(in_turns(PATHS, arguments.rounds)):
+        begin, flags = PATHS[name]
+        clock, own = seconds(begin, [*common, *flags, "--name", str(number)])
+        rates[name].append(32 / clock)
+        processor[name].append(own)
     return [
         {
             "candidate": name,
@@ -148,7 +146,7 @@ def paths(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             "over_stock": ratio(rates[name], rates[STOCK]),
             "processor time": ratio(processor[name], processor[STOCK]),
         }
-        for name in names
+        for name in PATHS
     ]
 
 

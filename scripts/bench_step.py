@@ -33,6 +33,7 @@ from bench.figure import draw_steps
 from bench.models import build, name_of, open_clip_args
 from bench.peak import peak_bytes
 from bench.steps import CLIP, MINING, SIGLIP, Bench
+from bench.turns import in_turns
 from tqdm import tqdm
 
 from open_clip_fff.hub.loading import add_architectures
@@ -117,14 +118,11 @@ def measure(bench: Bench, source: str, rounds: int) -> list[dict]:
         each.mined_per_image()  # count from here on
         bar.update(2)
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    names = list(candidates)
-    for round_ in range(rounds):
-        for place in range(len(names)):
-            name = names[(place + round_) % len(names)]  # another one runs first in each round
-            began = time.perf_counter()
-            bench.step(candidates[name])
-            seconds[name].append(time.perf_counter() - began)
-            bar.update()
+    for name in in_turns(candidates, rounds):
+        began = time.perf_counter()
+        bench.step(candidates[name])
+        seconds[name].append(time.perf_counter() - began)
+        bar.update()
     peaks = {}
     for name, each in candidates.items():
         peaks[name] = peak_bytes(bench, each)
