@@ -19,17 +19,19 @@ class Condition:
         noise: of the raw captions, `web` or `half`.
         batch: images in a batch.
         epochs: how often each image is seen.
+        start: weights of `random` numbers, or of the `CLIP` of the clean images.
     """
 
     shares: str
     noise: str = "web"
     batch: int = 256
     epochs: int = 10
+    start: str = "random"
 
     @property
     def name(self) -> str:
         """Of its rows and folders."""
-        return f"{self.shares}-{self.noise}-{self.batch}"
+        return f"{self.shares}-{self.noise}-{self.batch}" + ("" if self.start == "random" else f"-from-{self.start}")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ _IGNORE = ("--mined-as", "ignore")
 _ANCHOR = ("--positive-weight", "per-anchor")  # an image's positives weigh 1 / k each
 _TOGETHER = ("--positive-weight", "mined-per-anchor")  # own captions weigh 1 each, an image's mined ones 1 together
 _FIFTH = ("--mined-weight", "0.2")
+_CLASS = (*_OFF, "--positive-key", "cls")  # all captions of images of its class, and no others: no miner finds more
 
 ARMS = {
     arm.name: arm
@@ -83,6 +86,9 @@ ARMS = {
         Arm(
             "softmax, five, MiniLM's pairs, mined weigh 0.2", "softmax", (*_SOFTMAX, *_FIVE, *_RATE, *_FIFTH), "minilm"
         ),
+        Arm("softmax, five, the true pairs", "softmax", (*_SOFTMAX, *_FIVE, *_CLASS)),
+        Arm("FFF, five, the true pairs", "fff", (*_FFF, *_FIVE, *_CLASS)),
+        Arm("FFF, five, the true pairs, mined per anchor", "fff", (*_FFF, *_FIVE, *_CLASS, *_TOGETHER)),
         Arm("FFF, five, MiniLM's pairs ignored", "fff", (*_FFF, *_FIVE, *_RATE, *_IGNORE), "minilm"),
     )
 }
@@ -113,9 +119,27 @@ _DECIDING = (
     "FFF, five, MiniLM's pairs, per anchor",
     "FFF, five, MiniLM's pairs, mined per anchor",
 )
+_MINERS = (
+    "softmax, five, the CLIP's pairs",
+    "FFF, five, the CLIP's pairs",
+    "softmax, five, the true pairs",
+    "FFF, five, the true pairs",
+    "FFF, five, the true pairs, mined per anchor",
+)
+_TUNED_ON = (
+    "CLIP, raw caption",
+    "CLIP, one of five drawn",
+    "softmax, five",
+    "softmax, five, MiniLM's pairs",
+    "softmax, five, the CLIP's pairs",
+    "FFF, five, none mined",
+    "FFF, five, the CLIP's pairs",
+)
 _BOTH = (Condition("balanced"), Condition("tailed"))
 GRIDS = {
     "deciding": Grid(_BOTH, _DECIDING, (0, 1, 2)),
+    "miners": Grid(_BOTH, _MINERS, (0, 1, 2)),
+    "finetuning": Grid((Condition("balanced", epochs=4, start="CLIP"),), _TUNED_ON, (0, 1, 2)),
     "arms": Grid(_BOTH, tuple(ARMS), (0, 1, 2)),
     "noise": Grid((Condition("balanced", "half"), Condition("tailed", "half")), _DECIDING, (0, 1, 2)),
     "batch": Grid(

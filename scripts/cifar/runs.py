@@ -164,6 +164,8 @@ def shared_flags(data: Path, condition: Condition, sets: Sequence[str]) -> list[
         "--zeroshot-frequency": condition.epochs,
         "--logs": data / "logs",
     }
+    if condition.start == "CLIP":
+        flags["--pretrained"] = clean_clip(data)
     return [str(text) for pair in flags.items() for text in pair]
 
 
