@@ -184,6 +184,15 @@ def bert_clip(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def matching_folders(tmp_path_factory):
+    """By kind, the folder of a small random matching model."""
+    from tests.matching_models import make
+
+    root = tmp_path_factory.mktemp("matching")
+    return {kind: make(root / kind, kind) for kind in ("blip", "blip2")}
+
+
 @pytest.fixture
 def export_here():
     """The export of a run or checkpoint, checked in this process: a second one takes seconds to start."""

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import torch
 
+from open_clip_fff.config.connection import ConnectionSettings
+from open_clip_fff.matching.discriminators import make_discriminator
 from tests.conftest import WORDS
 
 LONGEST = 12
@@ -12,6 +14,7 @@ VISION |= {"image_size": 24, "patch_size": 8}
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 TEXT |= {"encoder_hidden_size": 16, "max_position_embeddings": LONGEST + 4}
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
+TRAINED = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)  # mean and std of the trained model's images
 
 
 def make(folder: Path, kind: str, cls: str | None = None) -> Path:
@@ -39,3 +42,14 @@ def make(folder: Path, kind: str, cls: str | None = None) -> Path:
     tokenizer.save_pretrained(folder)
     BlipImageProcessor(size={"height": 24, "width": 24}, image_mean=MEAN, image_std=STD).save_pretrained(folder)
     return folder
+
+
+def discriminator_of(value, **options):
+    return make_discriminator(ConnectionSettings(str(value), **options), torch.device("cpu"), *TRAINED)
+
+
+def crops(n: int, side: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    """Crops 0 to 1, and as the training loader normalises them, [n, 3, side, side]."""
+    raw = torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in TRAINED)
+    return raw, (raw - mean) / std
