@@ -138,8 +138,10 @@ _TUNED_ON = (
 _BOTH = (Condition("balanced"), Condition("tailed"))
 GRIDS = {
     "deciding": Grid(_BOTH, _DECIDING, (0, 1, 2)),
+    "siglip": Grid(_BOTH, ("SigLIP, raw caption", "SigLIP, one of five drawn"), (0, 1, 2)),
     "miners": Grid(_BOTH, _MINERS, (0, 1, 2)),
     "finetuning": Grid((Condition("balanced", epochs=4, start="CLIP"),), _TUNED_ON, (0, 1, 2)),
+    "fresh": Grid((Condition("balanced"),), _DECIDING, (3,)),
     "arms": Grid(_BOTH, tuple(ARMS), (0, 1, 2)),
     "noise": Grid((Condition("balanced", "half"), Condition("tailed", "half")), _DECIDING, (0, 1, 2)),
     "batch": Grid(
