@@ -34,6 +34,7 @@ def main() -> int:
         "--test", type=Path, help="CIFAR-10's test images in clip-benchmark's layout; once rates are chosen"
     )
     run.add_argument("--grid", default="deciding", help="(default: deciding)")
+    run.add_argument("--shares", choices=("balanced", "tailed"), help="those conditions alone (default: both)")
     run.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the CSVs (default: {RESULTS})")
     table = steps.add_parser("table", help="tables and plots of the CSVs")
     table.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the CSVs (default: {RESULTS})")
@@ -48,7 +49,7 @@ def main() -> int:
     elif args.step == "run":
         from cifar.runs import run_grid
 
-        run_grid(args.data, args.test, args.grid, args.results)
+        run_grid(args.data, args.test, args.grid, args.results, args.shares)
     elif args.step == "batches":
         from cifar.batches import table
 

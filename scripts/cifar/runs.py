@@ -24,7 +24,7 @@ IN_WORDS = "test-in-words"  # the test images, with the prompts of the validatio
 MEASURED_IN_WORDS = ["top-1 in words", "mean per class in words"]
 
 
-def run_grid(data: Path, test: Path | None, name: str, results: Path) -> None:
+def run_grid(data: Path, test: Path | None, name: str, results: Path, shares: str | None = None) -> None:
     """Trains and scores what the CSVs of `results` lack.
 
     Args:
@@ -32,6 +32,7 @@ def run_grid(data: Path, test: Path | None, name: str, results: Path) -> None:
         test: the test set in clip-benchmark's layout; None to choose rates only.
         name: of the grid.
         results: the folder of rates.csv and runs.csv.
+        shares: `balanced` or `tailed`, to run its conditions alone.
 
     Raises:
         RunFailed: if a training fails.
@@ -48,7 +49,7 @@ def run_grid(data: Path, test: Path | None, name: str, results: Path) -> None:
         (sets / IN_WORDS / "test").symlink_to((test / "test").resolve())
         for name in ("classnames.txt", "zeroshot_classification_templates.txt"):
             (sets / IN_WORDS / name).symlink_to((data / "validation" / name).resolve())
-    for condition in grid.conditions:
+    for condition in (each for each in grid.conditions if shares in (None, each.shares)):
         arms = [ARMS[arm] for arm in grid.arms]
         used = {arm.miner for arm in arms if arm.miner}
         miners = {miner: miner_flags(data, condition, miner) for miner in sorted(used)}
