@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The tests with the newest released dependencies in place of scripts/constraints.txt, in an environment that is removed
-# afterwards (7 GB meanwhile, below TMPDIR). Prints what is newer than the pins; arguments go to pytest.
+# afterwards (7 GB meanwhile, below TMPDIR). Prints what is newer than the pins; arguments go to pytest. Where
+# OPEN_CLIP_MAIN names a clone of OpenCLIP's main branch, the trainer is tested on that, too.
 set -euo pipefail
 FFF_VENV="$(mktemp -d)/venv"
 export FFF_VENV FFF_PINS=/dev/null

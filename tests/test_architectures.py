@@ -9,6 +9,13 @@ import torch
 from tests.conftest import DRAWN, TINY
 
 CAPTIONS = ["--captions-per-image", "4", "--json-text-key", "captions"]
+TINY_COCA = {
+    "embed_dim": 32,
+    "vision_cfg": {**TINY["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+    "text_cfg": {**TINY["text_cfg"], "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    "custom_text": True,
+}
 
 
 @pytest.fixture
@@ -51,15 +58,8 @@ def test_a_hugging_face_text_tower(trainer, bert_clip, teacher, tmp_path, method
 
 
 def test_coca_trains_under_clip_is_exported_and_refused_by_fff(trainer, tmp_path, capsys, export_here):
-    config = {
-        "embed_dim": 32,
-        "vision_cfg": {**TINY["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
-        "text_cfg": {**TINY["text_cfg"], "embed_cls": True, "output_tokens": True},
-        "multimodal_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-        "custom_text": True,
-    }
     path = tmp_path / "tiny-coca.json"
-    path.write_text(json.dumps(config))
+    path.write_text(json.dumps(TINY_COCA))
     open_clip.add_model_config(path)
     start = open_clip.create_model("tiny-coca")
     # OpenCLIP leaves this one as the memory was, NaN at times

@@ -10,8 +10,8 @@ import open_clip_train.main as oc_main
 from open_clip_fff.errors import UsageError
 
 DRIVEN = (
-    "3.3 (open_clip_torch 3.3.0), and the main branch from 4.2.0.dev0 up to commit 89fb801 of 2026-06-27, whose "
-    "training tasks come before get_model_traits"
+    "3.3 (open_clip_torch 3.3.0), and 4.2.0.dev0, the main branch from its training tasks up to commit 665eeb5 "
+    "of 2026-09, with get_model_traits or from before it"
 )
 # main's training tasks and batches that are dictionaries, in place of 3.3's loss function and tuples
 TASKS = importlib.util.find_spec("open_clip.task") is not None
@@ -22,7 +22,5 @@ PARALLEL = importlib.import_module("open_clip.task.base_task") if TASKS else oc_
 
 def check_generation() -> None:
     """Raises UsageError for an OpenCLIP whose seams are not known."""
-    traits = hasattr(open_clip, "get_model_traits")
-    if traits or not open_clip.__version__.startswith("4.2." if TASKS else "3.3."):
-        found = f"{open_clip.__version__}{' with get_model_traits' if traits else ''}"
-        raise UsageError(f"OpenCLIP {found} is installed; driven are {DRIVEN}")
+    if not open_clip.__version__.startswith("4.2." if TASKS else "3.3."):
+        raise UsageError(f"OpenCLIP {open_clip.__version__} is installed; driven are {DRIVEN}")

@@ -5,14 +5,16 @@ from functools import partial
 from typing import Any
 
 import open_clip_train.main as oc_main
-from open_clip.task import CLIPTask, CoCaTask, DistillCLIPTask, SigLIPTask, unwrap_model
+from open_clip import CLIP, CoCa, CustomTextCLIP
+from open_clip.task import CLIPTask, unwrap_model
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.host.checks.open_clip_files import OTHER_KIND
 from open_clip_fff.host.loop import EpochRunner
 from open_clip_fff.host.own_loss import make_loss
 from open_clip_fff.host.state import RunState
 
-TRAINED = (CLIPTask, CoCaTask, DistillCLIPTask, SigLIPTask)
+TRAINED = (CLIP, CoCa, CustomTextCLIP)
 
 
 def seams(state: RunState) -> dict[str, Callable]:
@@ -20,16 +22,13 @@ def seams(state: RunState) -> dict[str, Callable]:
     create_task, train_one_epoch, run = oc_main.create_task, oc_main.train_one_epoch, EpochRunner(state)
 
     def make(args: Any, model: Any, **parts: Any) -> Any:
-        if args.variable_text and state.plan.typed:
-            raise UsageError(
-                f"--model {args.model}: its captions have no fixed length, which our loader does not know yet"
-            )
+        if not isinstance(model, TRAINED):
+            raise UsageError(f"--model {args.model}: {OTHER_KIND}")
+        if state.plan.typed:
+            _check_text(args)
         if state.own_loss:
             return CLIPTask(model, default_loss=False, rank=args.rank, world_size=args.world_size)
-        task = create_task(args, model=model, **parts)
-        if type(task) not in TRAINED:
-            raise UsageError(f"--model {args.model}: {type(task).__name__} is for OpenCLIP's own training alone")
-        return task
+        return create_task(args, model=model, **parts)
 
     def train(train_state: Any, data: dict, args: Any, tb_writer: Any = None) -> None:
         task = train_state.task
@@ -44,3 +43,17 @@ def seams(state: RunState) -> dict[str, Callable]:
         run(step, parts, task.loss, train_state.epoch, data, tb_writer)
 
     return {"create_task": make, "train_one_epoch": train}
+
+
+def _check_text(args: Any) -> None:
+    """Raises UsageError where batches would have a mask of tokens, `text_valid`, beside our mask of captions.
+
+    A model says so itself in newer commits of main, by its traits, which OpenCLIP has put into `args` by now.
+    """
+    if args.variable_text:
+        raise UsageError(f"--model {args.model}: its captions have no fixed length, which our loader does not know yet")
+    if getattr(args, "text_attention_mask", False):
+        raise UsageError(
+            f"--model {args.model}: wants masks of tokens, which our loader does not make yet: add "
+            f"--no-text-attention-mask, and padding is told by its token"
+        )

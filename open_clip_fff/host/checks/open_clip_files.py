@@ -9,6 +9,8 @@ from PIL import Image
 
 from open_clip_fff.errors import UsageError, reason
 
+OTHER_KIND = "it is no image tower beside a text tower; python -m open_clip_train.main trains it"
+
 
 def check_towers(args: argparse.Namespace, config: dict) -> None:
     """What is asked of the towers, given the architecture.
@@ -16,6 +18,8 @@ def check_towers(args: argparse.Namespace, config: dict) -> None:
     Raises:
         UsageError: if they do not have it, or their tokenizer cannot be had.
     """
+    if not {"text_cfg", "vision_cfg"} <= config.keys():  # as MaMMUT and models of sound, on OpenCLIP's main branch
+        raise UsageError(f"--model {args.model}: {OTHER_KIND}")
     text, vision = config["text_cfg"], config["vision_cfg"]
     if args.lock_text and not args.lock_text_freeze_layer_norm and not text.get("hf_model_name"):
         raise UsageError(
