@@ -1,5 +1,6 @@
 """Captions from tars to tokens: identity, serialized rows, sources, policies, masks, the preview."""
 
+import dataclasses
 import hashlib
 
 import pytest
@@ -7,11 +8,12 @@ import torch
 
 from open_clip_fff import CaptionBatch, caption_id, sample_id
 from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.data import preview as preview_module
 from open_clip_fff.data.batch import collate
 from open_clip_fff.data.caption_rows import CaptionRow, deserialize, serialize
 from open_clip_fff.data.counters import DAMAGE, LoaderCounters
 from open_clip_fff.data.ids import NO_ID
-from open_clip_fff.data.preview import preview_shard
+from open_clip_fff.data.preview import preview_csv, preview_shard
 from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sources import CaptionReader
@@ -221,6 +223,18 @@ def test_the_preview_counts_and_shows(shards):
     assert lines[0] == "Captions in 00.tar, 16 rows:"
     assert "    2 'a red square'" in lines and "    and 2 more, beyond K" in lines
     assert preview_shard(str(shards / "00.tar"), settings, limit=4).rows == 4
+
+
+def test_the_preview_ends_where_all_is_found(tmp_path, shards, monkeypatch):
+    monkeypatch.setattr(preview_module, "ENOUGH", 4)
+    url, found = str(shards / "00.tar"), CaptionSettings(3, "all", ("txt",), ("captions",))
+    assert preview_shard(url, found).rows == 4
+    for lacks in ({"per_image": 99}, {"json_keys": ("captions", "nothing")}, {"class_key": "nothing"}):
+        assert preview_shard(url, dataclasses.replace(found, **lacks)).rows == 16
+    (tmp_path / "image.png").write_bytes(colour_image("red", 1))
+    (tmp_path / "a.csv").write_text("image,text\n" + f"{tmp_path}/image.png,a square\n" * 9)
+    preview = preview_csv(str(tmp_path / "a.csv"), ",", "image", CaptionSettings(1, "all", ("text",)))
+    assert (preview.rows, preview.images, preview.empty) == (4, 4, 0)
 
 
 def test_the_preview_shows_repeats_and_empty_rows(tmp_path):

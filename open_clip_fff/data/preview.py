@@ -15,6 +15,7 @@ from open_clip_fff.data.table_columns import read_table
 from open_clip_fff.errors import UsageError, printable, reason
 
 ROW_LIMIT = 10_000  # of all data sets together
+ENOUGH = 1_000  # rows of one in which everything was found: a start does not wait for the shares of ten times as many
 SHOWN = 3
 OPENED = 100  # rows whose stored features and names of fields are read
 TRIED = 16  # images, up to the first readable one
@@ -76,6 +77,12 @@ class Preview:
         self.damaged += bool(damage)
         self.damage = self.damage or "".join(damage[:1])
 
+    def finds_all(self, captions: CaptionSettings) -> bool:
+        """Whether what the flags name was found: more rows would change no more than its shares."""
+        named = (captions.class_key, self.classes), (captions.positive_key, self.keys)
+        found = [self.images, *self.rows_with.values(), *(count for name, count in named if name is not None)]
+        return all(found) and (captions.policy == "first" or self.longest >= captions.per_image)
+
     def read_features(self, features: FeatureReader, sample: dict, texts: Sequence[str]) -> None:
         """Reads the stored features of a row's captions. Raises as `FeatureReader.read`."""
         self.opened = (self.opened or 0) + 1
@@ -100,7 +107,13 @@ def preview_sets(shards: str, captions: CaptionSettings, features: FeatureReader
 def preview_shard(
     url: str, captions: CaptionSettings, features: FeatureReader | None = None, limit: int = ROW_LIMIT
 ) -> Preview:
-    """Reads up to `limit` rows of a shard, and their stored features if a reader is given.
+    """Reads the first rows of a shard, and their stored features if a reader is given.
+
+    Args:
+        url: the shard.
+        captions: where captions are.
+        features: the reader.
+        limit: rows to read at most; no more than ENOUGH where they have all that the flags name.
 
     Raises:
         UsageError: if the shard, its first images or a sidecar cannot be read, or features are of other captions.
@@ -122,6 +135,8 @@ def preview_shard(
                 preview.read_features(features, sample, texts)
             if len(images) < TRIED and (image := image_bytes(sample)) is not None:
                 images.append(image)
+            if preview.rows >= ENOUGH and preview.finds_all(captions):
+                break
     except UsageError:
         raise
     except Exception as error:
@@ -140,12 +155,15 @@ def preview_csv(path: str, separator: str, image_column: str, captions: CaptionS
     """
     table = read_table(path, separator, captions.text_columns, nrows=ROW_LIMIT)
     _check_images(f"--csv-img-key {image_column}: {path}", [str(image) for image in table[image_column].head(TRIED)])
-    preview = Preview(name=Path(path).name, images=len(table), flag="--csv-caption-key")
+    preview = Preview(name=Path(path).name, flag="--csv-caption-key")
     reader = CaptionReader(captions)
     others = [] if captions.class_key is None else [captions.class_key]
     for cells in table[list(dict.fromkeys([image_column, *captions.text_columns, *others]))].to_dict("records"):
         image, found = str(cells[image_column]), reader.by_column(cells)
         preview.add(image, found, captions.per_image, reader.table_row(image, cells, found))
+        preview.images += 1
+        if preview.rows >= ENOUGH and preview.finds_all(captions):
+            break
     return preview
 
 
