@@ -113,7 +113,10 @@ def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -
 
 
 def _beside(image: Path, suffixes: Sequence[str]) -> Iterator[bytes]:
-    return (path.read_bytes() for path in files_beside(image, suffixes) if path.exists())
+    for path in files_beside(str(image), suffixes):
+        if os.path.exists(path):
+            with open(path, "rb") as file:
+                yield file.read()
 
 
 def _fields(text: bytes) -> ItemsView[str, object]:

@@ -76,9 +76,10 @@ def images_below(
     yield from _below(folder, skipped, unused, owned, frozenset(map(Path, known)))
 
 
-def files_beside(image: Path, suffixes: Iterable[str]) -> list[Path]:
+def files_beside(image: str, suffixes: Iterable[str]) -> list[str]:
     """Paths of files that may belong to an image: `NAME.txt` and `NAME.jpg.txt`, for each suffix."""
-    return [path for suffix in suffixes for path in (image.with_suffix(suffix), image.with_name(image.name + suffix))]
+    stem = os.path.splitext(image)[0]
+    return [f"{name}{suffix}" for suffix in suffixes for name in (stem, image)]
 
 
 def _below(

@@ -98,8 +98,9 @@ class ShardDigest:
     def add(self, key: str, members: Mapping[str, bytes], captions: int) -> None:
         """Adds a sample."""
         self.samples, self.captions = self.samples + 1, self.captions + captions
-        hashes = [(name, hashlib.blake2b(members[name]).hexdigest()) for name in sorted(members)]
-        self._hash.update(repr((key, hashes)).encode(errors="surrogatepass"))
+        for name in sorted(members):
+            self._hash.update(repr((key, name, len(members[name]))).encode(errors="surrogatepass"))
+            self._hash.update(members[name])
 
     @property
     def value(self) -> tuple[int, int, str]:
