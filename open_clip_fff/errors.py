@@ -3,6 +3,9 @@
 import os
 import re
 
+# webdataset's for a program whose output it reads, as of pipe: and https:, with all that it was started with
+_FAILED_PROGRAM = re.compile(r"""^\(\(\[?["'](\S+?)["']?[ ,].*\): exit (-?\d+) \(read\).*$""")
+
 
 class UsageError(Exception):
     """One line that names the flag or file, what is wrong and how to fix it.
@@ -40,5 +43,5 @@ def reason(error: BaseException, length: int = 200) -> str:
     more = len(error.args) > 1 and isinstance(error.args[0], str) and not isinstance(error, UnicodeError)
     message = error.args[0] if more else error  # webdataset adds arguments
     text = re.sub(r"( @)? <_io\..*", "", (str(message).strip() or type(error).__name__).splitlines()[0])
-    text = printable(text)
+    text = printable(_FAILED_PROGRAM.sub(r"exit status \2 of \1", text))
     return text if len(text) <= length else f"{text[:length]}…"

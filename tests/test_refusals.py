@@ -16,6 +16,7 @@ FLAGS = [
     ("--lr-scheduler linear", "cosine, const, const-cooldown"),
     ("--lr-scheduler const-cooldown", "--epochs-cooldown N"),
     ("--report-to wandb", "the package wandb is not installed"),
+    ("--report-to tensorbord", "choose wandb, tensorboard, all"),
     ("--imagenet-val /nowhere", "--imagenet-val /nowhere"),
     ("--imagenet-v2 /nowhere", "imagenetv2_pytorch"),
     ("--train-data-upsampling-factors 2::1", "--dataset-resampled"),
@@ -23,6 +24,7 @@ FLAGS = [
     ("--train-data-upsampling-factors x --dataset-resampled", "could not convert"),
     ("--train-data-upsampling-factors 0 --dataset-resampled", "not all 0"),
     ("--pretrained laion2b_e16", "which has none"),
+    ("--pretrained /etc", "is a folder; of a run name a checkpoint"),
     ("--model RN50 --pretrained laion2b_e16", "a tag of RN50, which has openai, yfcc15m, cc12m"),
     ("--distill-model tiny-clip --distill-pretrained x", "--distill-pretrained x: neither a file nor a tag"),
     ("--distill-model tiny-clip --distill-pretrained x --accum-freq 2", "--accum-freq 2: does not go with"),
@@ -37,6 +39,9 @@ FLAGS = [
     ("--log-every-n-steps 0", "must be 1 or more"),
     ("--batch-size 0", "must be 1 or more"),
     ("--accum-freq 0", "must be 1 or more"),
+    ("--warmup -1", "must be 0 or more"),
+    ("--grad-clip-norm 0", "must be above 0"),
+    (f"--name {256 * 'x'}", "is 256 long"),
     ("--epochs -1", "must be 0 or more"),
     ("--workers -1", "must be 0 or more"),
     ("--seed -1", "must be 0 or more"),
@@ -54,7 +59,9 @@ FLAGS = [
     ("--aug-cfg foo=1", "unexpected keyword argument 'foo'"),
     ("--image-mean .5 .5", "no picture can be made with it"),
     ("--image-std 0 0 0", "no picture can be made with it"),
-    ("--val-data /nowhere.json", "say what it is with --dataset-type"),
+    ("--val-data /nowhere.json", "/nowhere.json does not exist"),
+    ("--val-data /etc/hostname", "say what it is with --dataset-type"),
+    ("--val-data /etc", "/etc is a folder; name its tars"),
     ("--device nonsense", "--device nonsense: "),
     ("--device meta", "--device meta: "),
     ("--horovod", "the package horovod is not installed"),
@@ -119,6 +126,8 @@ def test_a_file_that_is_no_checkpoint(refused, tmp_path, shards, flag):
         "page.pt": (b"<html><body>404</body></html>", "the file begins with b'<html>"),
         "empty.pt": (b"", "the file is empty"),
         "shard.pt": ((shards / "00.tar").read_bytes(), "it is a tar"),
+        "half.safetensors": (b"\x40" + 7 * b"\0" + b'{"x":{"dtype"', "the file is cut short"),
+        "renamed.pt": (b"\x40" + 7 * b"\0" + b'{"x":{"dtype"', "it is safetensors"),
         "half.pt": ((tmp_path / "whole.pt").read_bytes()[:300], "the file is cut short"),
     }
     for name, (content, says) in files.items():
@@ -182,10 +191,9 @@ def test_the_first_backward_counts_as_well(trainer, capsys):
     assert "does not require grad" in line and "open_clip_train/train.py" in line
 
 
-def test_so_does_an_evaluation_alone(trainer, capsys, tmp_path):
+def test_an_evaluation_alone_needs_rows(refused, tmp_path):
     (tmp_path / "empty.csv").write_text("filepath\ttitle\n")
-    line = given_up(trainer, capsys, "--val-data", str(tmp_path / "empty.csv"), data=[])
-    assert "OpenCLIP stopped" in line
+    assert "--val-data: empty.csv holds no sample" in refused("--val-data", str(tmp_path / "empty.csv"), data=[])
 
 
 def test_its_way_of_giving_up(trainer, capsys, tmp_path, monkeypatch):

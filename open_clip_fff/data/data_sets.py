@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 
+_SCHEME = re.compile(r"^([\w+.-]+):")  # pipe:, s3://, https://
 BETWEEN = "::"  # separates data sets, as in OpenCLIP's --train-data, and their folders
 
 
@@ -82,14 +83,35 @@ def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
     path = args.train_data if flag == "--train-data" else args.val_data
     extension = path.split(".")[-1]
     if extension not in ("csv", "tsv", "tar"):
-        raise UsageError(f"{flag} {path}: say what it is with --dataset-type webdataset or csv")
+        raise UsageError(
+            f"{flag} {path}: say what it is with --dataset-type webdataset or csv; of other tables, and of folders of "
+            f"images, open-clip-fff pack makes tars"
+        )
     return "webdataset" if extension == "tar" else "csv"
 
 
 def check_files(flag: str, urls: Iterable[str]) -> None:
-    """Raises UsageError if a local file among some shards, or a table, does not exist."""
-    paths = [url for url in urls if not re.match(r"^[\w+.-]+:", url)]  # pipe:, s3://, https://
+    """Raises UsageError if a local file among some shards, or a table, is not there, or webdataset cannot open it."""
+    urls = list(urls)
+    paths = [url for url in urls if not _SCHEME.match(url)]
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
-        raise UsageError(f"{flag}: {missing[0]} does not exist{also}; check the path and the braces")
+        fix = "write {00000..00099}, as * is not expanded" if "*" in missing[0] else "check the path and the braces"
+        raise UsageError(f"{flag}: {missing[0]} does not exist{also}; {fix}")
+    if folder := next(filter(os.path.isdir, paths), None):
+        raise UsageError(f"{flag}: {folder} is a folder; name its tars, as '{folder.rstrip('/')}/{{00000..00099}}.tar'")
+    remote = {match[1]: url for url in reversed(urls) if (match := _SCHEME.match(url))}
+    for scheme in sorted(remote.keys() - _opened_schemes()) if remote else ():
+        copy = "aws s3 cp" if scheme == "s3" else "PROGRAM"
+        raise UsageError(
+            f"{flag}: {remote[scheme]}: webdataset opens no {scheme}: itself; write 'pipe:{copy} {remote[scheme]} -'"
+        )
+
+
+def _opened_schemes() -> set[str]:
+    """Those of urls that webdataset opens, or, as GOPEN_REWRITE says, opens something else for."""
+    from webdataset.gopen import gopen_schemes
+
+    rewritten = (rule.partition(":")[0] for rule in os.environ.get("GOPEN_REWRITE", "").split(";"))
+    return {*gopen_schemes, "file", *rewritten}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.caption_rows import CaptionRow
@@ -35,12 +36,14 @@ class Preview:
     empty: int = 0  # rows without any caption, which training skips
     repeated: int = 0  # captions that equal an earlier one of the same row
     images: int = 0  # rows with an image
+    usable: int = 0  # rows with an image and a caption
     damaged: int = 0  # rows with captions that cannot be read
     damage: str = ""  # the error of the first of them
     shown: list[tuple[str, list[str]]] = field(default_factory=list)  # the first rows' keys and captions
     members: dict[str, str] = field(default_factory=dict)  # the rows' members, each with the start of its first json
     fields: dict[str, None] = field(default_factory=dict)  # names in the first rows' member json
     flag: str = "--text-key"  # the flag that names sources without a prefix
+    data_flag: str = "--train-data"
     classes: int = 0  # rows with a class
     keys: int = 0  # rows with a --positive-key
     opened: int | None = None  # rows whose stored features were read; None if none are needed
@@ -66,21 +69,23 @@ class Preview:
         if len(self.shown) < SHOWN:
             self.shown.append((printable(name), texts))
 
-    def add_members(self, sample: dict, damage: Sequence[str]) -> None:
+    def add_members(self, sample: dict, captioned: bool, damage: Sequence[str]) -> None:
         """Notes the members of a tar's row, and errors of those that cannot be read."""
         for name, member in sample.items():
             if not name.startswith("__"):
                 self.members.setdefault(name, _start(member) if name.endswith("json") else "")
         if self.rows <= OPENED:
             self.fields.update(dict.fromkeys(field_names(sample)))
-        self.images += image_bytes(sample) is not None
+        has_image = image_bytes(sample) is not None
+        self.images += has_image
+        self.usable += has_image and captioned
         self.damaged += bool(damage)
         self.damage = self.damage or "".join(damage[:1])
 
     def finds_all(self, captions: CaptionSettings) -> bool:
         """Whether what the flags name was found: more rows would change no more than its shares."""
         named = (captions.class_key, self.classes), (captions.positive_key, self.keys)
-        found = [self.images, *self.rows_with.values(), *(count for name, count in named if name is not None)]
+        found = [self.usable, *self.rows_with.values(), *(count for name, count in named if name is not None)]
         return all(found) and (captions.policy == "first" or self.longest >= captions.per_image)
 
     def read_features(self, features: FeatureReader, sample: dict, texts: Sequence[str]) -> None:
@@ -94,10 +99,13 @@ class Preview:
         self.model = features.model
 
 
-def preview_sets(shards: str, captions: CaptionSettings, features: FeatureReader | None = None) -> list[Preview]:
-    """Previews the first shard of each data set of `A::B`. Raises as `preview_shard`."""
+def preview_sets(
+    shards: str, captions: CaptionSettings, features: FeatureReader | None = None, **more: Any
+) -> list[Preview]:
+    """Previews the first shard of each data set of `A::B`. Arguments and errors are those of `preview_shard`."""
     firsts = [urls[0] for urls in data_sets(shards)]
-    previews = [preview_shard(url, captions, features, max(ROW_LIMIT // len(firsts), SHOWN)) for url in firsts]
+    limit = max(ROW_LIMIT // len(firsts), SHOWN)
+    previews = [preview_shard(url, captions, features, limit, **more) for url in firsts]
     if len(previews) > 1:  # shards of several data sets often have equal names
         for preview, url in zip(previews, firsts, strict=True):
             preview.name, preview.shown = printable(url), preview.shown[:1]
@@ -105,7 +113,12 @@ def preview_sets(shards: str, captions: CaptionSettings, features: FeatureReader
 
 
 def preview_shard(
-    url: str, captions: CaptionSettings, features: FeatureReader | None = None, limit: int = ROW_LIMIT
+    url: str,
+    captions: CaptionSettings,
+    features: FeatureReader | None = None,
+    limit: int = ROW_LIMIT,
+    enough: int = ROW_LIMIT,
+    data_flag: str = "--train-data",
 ) -> Preview:
     """Reads the first rows of a shard, and their stored features if a reader is given.
 
@@ -114,11 +127,13 @@ def preview_shard(
         captions: where captions are.
         features: the reader.
         limit: rows to read at most; no more than ENOUGH where they have all that the flags name.
+        enough: rows with an image and a caption, after which it stops.
+        data_flag: that named the shard, for error lines.
 
     Raises:
         UsageError: if the shard, its first images or a sidecar cannot be read, or features are of other captions.
     """
-    preview, reader = Preview(name=url.rsplit("/", 1)[-1]), CaptionReader(captions)
+    preview, reader = Preview(name=url.rsplit("/", 1)[-1], data_flag=data_flag), CaptionReader(captions)
     keys: list[str] = []
     images: list[bytes] = []
     sidecars = [x for x in (reader.sidecar, None if features is None else features.sidecar) if x is not None]
@@ -129,39 +144,42 @@ def preview_shard(
             found, damage = reader.read(sample)
             keys.append(str(sample["__key__"]))
             preview.add(keys[-1], found, captions.per_image, reader.named_row(sample, found))
-            preview.add_members(sample, damage)
+            preview.add_members(sample, any(found.values()), damage)
             if features is not None and preview.rows <= OPENED:
                 texts = [text for texts in found.values() for text in texts][: captions.per_image]
                 preview.read_features(features, sample, texts)
             if len(images) < TRIED and (image := image_bytes(sample)) is not None:
                 images.append(image)
-            if preview.rows >= ENOUGH and preview.finds_all(captions):
+            if preview.usable >= enough or (preview.rows >= ENOUGH and preview.finds_all(captions)):
                 break
     except UsageError:
         raise
     except Exception as error:
-        raise UsageError(f"--train-data: {url} cannot be read as a tar ({reason(error)})") from error
+        raise UsageError(f"{data_flag}: {url} cannot be read as a tar ({reason(error)})") from error
     for sidecar in sidecars if keys else []:
         sidecar.check_join(url, keys)
-    _check_images(f"--train-data: {url}", images)
+    _check_images(f"{data_flag}: {url}", images)
     return preview
 
 
-def preview_csv(path: str, separator: str, image_column: str, captions: CaptionSettings) -> Preview:
-    """Reads the first rows of a CSV with columns as `table_columns` found them.
+def preview_csv(
+    path: str, separator: str, image_column: str, captions: CaptionSettings, data_flag: str = "--train-data"
+) -> Preview:
+    """Reads the first rows of a CSV with columns as `table_columns` found them, named by `data_flag`.
 
     Raises:
         UsageError: if the file or its first images cannot be read.
     """
     table = read_table(path, separator, captions.text_columns, nrows=ROW_LIMIT)
     _check_images(f"--csv-img-key {image_column}: {path}", [str(image) for image in table[image_column].head(TRIED)])
-    preview = Preview(name=Path(path).name, flag="--csv-caption-key")
+    preview = Preview(name=Path(path).name, flag="--csv-caption-key", data_flag=data_flag)
     reader = CaptionReader(captions)
     others = [] if captions.class_key is None else [captions.class_key]
     for cells in table[list(dict.fromkeys([image_column, *captions.text_columns, *others]))].to_dict("records"):
         image, found = str(cells[image_column]), reader.by_column(cells)
         preview.add(image, found, captions.per_image, reader.table_row(image, cells, found))
         preview.images += 1
+        preview.usable += any(found.values())
         if preview.rows >= ENOUGH and preview.finds_all(captions):
             break
     return preview

@@ -20,13 +20,7 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
         UsageError: no rows, images or captions, a source without any text, or K larger than any row.
     """
     for preview in previews:
-        if not preview.rows:
-            raise UsageError(f"--train-data: {preview.name} holds no sample")
-        if not preview.images:
-            raise UsageError(
-                f"--train-data: no row of {preview.name} has an image ({', '.join(IMAGES)}); its rows hold "
-                f"{describe_members(preview.members)}"
-            )
+        _check_images(preview)
     preview, names = previews[0], " or ".join(preview.name for preview in previews)
     for source in captions.sources:
         found = sum(preview.rows_with.get(source, 0) for preview in previews)
@@ -40,11 +34,7 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
                 f"--min-coverage {captions.min_coverage:g}: {source} has text in {share:.2%} of {names}'s rows"
             )
     for preview in previews:
-        if preview.empty == preview.rows:
-            sources = ", ".join(captions.sources)
-            raise UsageError(
-                f"--train-data: no row of {preview.name} has a caption in {sources}; {_found_instead(sources, preview)}"
-            )
+        _check_captions(preview, captions)
         if preview.opened and not preview.stored:
             raise UsageError(
                 f"--mining-features precomputed: none of the first {plural(preview.opened, 'rows')} of {preview.name} "
@@ -65,6 +55,37 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
             f"--captions-per-image {captions.per_image}: no row of {names} has more than "
             f"{plural(longest, 'captions')}; lower it, or name more sources with {preview.flag} 'A;B'"
             + (" and --json-text-key" if preview.flag == "--text-key" else "")
+        )
+
+
+def check_validation(previews: Sequence[Preview], captions: CaptionSettings) -> None:
+    """Raises UsageError if the preview of a data set shows no row that can be used."""
+    for preview in previews:
+        _check_images(preview)
+        _check_captions(preview, captions)
+
+
+def _check_images(preview: Preview) -> None:
+    if not preview.rows:
+        raise UsageError(f"{preview.data_flag}: {preview.name} holds no sample")
+    if not preview.images:
+        raise UsageError(
+            f"{preview.data_flag}: no row of {preview.name} has an image ({', '.join(IMAGES)}); its rows hold "
+            f"{describe_members(preview.members)}"
+        )
+
+
+def _check_captions(preview: Preview, captions: CaptionSettings) -> None:
+    if preview.empty == preview.rows:
+        sources = ", ".join(captions.sources)
+        raise UsageError(
+            f"{preview.data_flag}: no row of {preview.name} has a caption in {sources}; "
+            f"{_found_instead(sources, preview)}"
+        )
+    if preview.members and not preview.usable:
+        raise UsageError(
+            f"{preview.data_flag}: no row of {preview.name} has both an image and a caption: a row is what follows "
+            f"each other in the tar and has one key, so write it sorted, as with tar --sort=name, or open-clip-fff pack"
         )
 
 

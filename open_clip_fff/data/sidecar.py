@@ -108,6 +108,12 @@ class Sidecar:
             notes += spaces_note(self.column_flag, column, name)
         return notes
 
+    def missing(self, urls: Iterable[str]) -> list[Path]:
+        """The parquets of some shards that do not exist, by one listing of each folder."""
+        paths = [self.path(url) for url in urls]
+        there = {path for folder in {path.parent for path in paths} if folder.is_dir() for path in folder.iterdir()}
+        return [path for path in paths if path not in there]
+
     def size(self, url: str) -> int | None:
         """The rows of a shard's parquet, perhaps several of a key; None if it cannot be read."""
         import pyarrow.parquet as pq

@@ -12,9 +12,11 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from subprocess import TimeoutExpired
 from typing import Any, NamedTuple
 
 from webdataset.filters import pipelinefilter
+from webdataset.gopen import Pipe
 from webdataset.handlers import reraise_exception
 from webdataset.tariterators import base_plus_ext, group_by_keys, url_opener
 
@@ -117,9 +119,23 @@ def tar_files(
             if eof_value is not None:
                 yield eof_value
         except Exception as error:
+            error = _failed_program(source.get("stream")) or error
             error.args = (*error.args, source.get("stream"), source.get("url"))
             if not handler(error):
                 return
+
+
+def _failed_program(stream: Any) -> Exception | None:
+    """Why the program ended that wrote a tar, as of pipe: or https:, if that is why the tar did; else None."""
+    if isinstance(stream, Pipe):
+        try:
+            stream.proc.wait(timeout=1)  # longer, and it still writes: it is not the program that failed
+            stream.wait_for_child()
+        except TimeoutExpired:
+            return None
+        except OSError as error:
+            return error
+    return None
 
 
 class _PeekableStream:

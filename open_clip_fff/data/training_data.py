@@ -10,8 +10,8 @@ from open_clip_fff.config.resolve import with_stored_model
 from open_clip_fff.data.data_sets import check_files, dataset_kind, expand_shards
 from open_clip_fff.data.features import FeatureReader
 from open_clip_fff.data.positives import NamedPairs, read_pairs
-from open_clip_fff.data.preview import Preview, preview_csv, preview_sets
-from open_clip_fff.data.preview_text import check
+from open_clip_fff.data.preview import TRIED, Preview, preview_csv, preview_sets
+from open_clip_fff.data.preview_text import check, check_validation
 from open_clip_fff.data.table_columns import read_table, table_columns
 from open_clip_fff.errors import UsageError
 
@@ -72,10 +72,24 @@ def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[st
     Raises:
         UsageError: if the data are no tars, or do not exist.
     """
+    check_files("--train-data", expand_shards(args.train_data))
     if dataset_kind(args) != "webdataset":
         raise UsageError(f"--train-data {args.train_data}: only tars are read here, with --dataset-type webdataset")
-    check_files("--train-data", expand_shards(args.train_data))
     return with_data_sets(plan, args.train_data), expand_shards(args.train_data)
+
+
+def check_validation_data(args: argparse.Namespace, plan: Plan) -> None:
+    """Raises UsageError if nothing can be read in the first shard of a data set of --val-data, or in its table."""
+    if not args.val_data or args.dataset_type == "synthetic":
+        return
+    captions = val_captions(plan.captions, args.val_data)
+    if dataset_kind(args, "--val-data") == "csv":
+        columns = table_columns(args.val_data, args.csv_separator, args.csv_img_key, csv_captions(args, captions))
+        image, captions, _ = columns
+        previews = [preview_csv(args.val_data, args.csv_separator, image, captions, "--val-data")]
+    else:
+        previews = preview_sets(args.val_data, captions, enough=TRIED, data_flag="--val-data")
+    check_validation(previews, captions)
 
 
 def preview_training_data(args: argparse.Namespace, plan: Plan) -> tuple[Plan, list[Preview], CaptionSettings]:

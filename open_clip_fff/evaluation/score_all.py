@@ -26,6 +26,8 @@ def prepare(arguments: argparse.Namespace) -> list[LocalSet]:
     for name, least in (("batch_size", 1), ("workers", 0)):
         if (value := getattr(arguments, name)) < least:
             raise UsageError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+    if arguments.store.exists() and not arguments.store.is_dir():
+        raise UsageError(f"--store {arguments.store}: is a file; name a folder")
     add_architectures(arguments.model_config)
     for given in arguments.models:
         check_model_name(given)

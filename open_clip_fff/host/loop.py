@@ -50,7 +50,17 @@ class EpochRunner:
             info = data["train"]
             many = info.dataloader, args.rank, args.world_size, args.batch_size, state.own_loss
             self._loader = info.dataloader = CountedLoader(*many)
-            self._checkpoints = MidEpochCheckpoints(state, self._loader.num_batches // args.accum_freq)
+            steps = self._loader.num_batches // args.accum_freq
+            if steps < 1:
+                raise UsageError(
+                    "--batch-size and --accum-freq: an epoch holds fewer rows than one step takes; lower them"
+                )
+            if state.master and not args.skip_scheduler and args.warmup > steps * args.epochs:
+                logging.warning(
+                    f"--warmup {args.warmup:,}: the run has {plural(steps * args.epochs, 'steps')}, so the learning "
+                    f"rate ends at {steps * args.epochs / args.warmup:.2g} of --lr. Lower it."
+                )
+            self._checkpoints = MidEpochCheckpoints(state, steps)
         loader, checkpoints = self._loader, self._checkpoints
         assert checkpoints is not None
         loader.epoch = epoch

@@ -11,16 +11,23 @@ import open_clip_fff
 from open_clip_fff.config.consistency import idle_notes
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.preview_text import preview_lines
-from open_clip_fff.data.training_data import preview_training_data, training_pairs, with_data_sets
+from open_clip_fff.data.training_data import (
+    check_validation_data,
+    preview_training_data,
+    training_pairs,
+    with_data_sets,
+)
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.checkpoints.extra_state import extra_state
 from open_clip_fff.host.checkpoints.mid_epoch import mid_epoch_seams
 from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, find_checkpoint
 from open_clip_fff.host.checkpoints.resuming import resuming
+from open_clip_fff.host.checks.data import sidecar_notes
 from open_clip_fff.host.checks.epoch_length import forecast_epochs, rows_of_data
 from open_clip_fff.host.checks.flags_and_files import check_host
 from open_clip_fff.host.checks.launch import check_launch, precision_notes
 from open_clip_fff.host.checks.weights import activation_notes, check_weights
+from open_clip_fff.host.codebase import copy_codebase
 from open_clip_fff.host.command import Command, check_names
 from open_clip_fff.host.fixes import fixes, image_reader
 from open_clip_fff.host.generation import TASKS
@@ -76,7 +83,9 @@ def _train(command: Command) -> None:
         rows = rows_of_data(args, plan)
         epoch = None if resumed.checkpoint is None else read_epoch(resumed.checkpoint)
         forecast = forecast_epochs(args, plan, rows, epoch or 0)
-        _warn(args, plan, [*resumed.notes, *forecast.warnings])
+        done = [f"note: --resume {resumed.checkpoint}: all of --epochs {args.epochs} are trained"]
+        notes = [*resumed.notes, *(done if (epoch or 0) >= args.epochs > 0 else []), *sidecar_notes(args, plan)]
+        _warn(args, plan, [*notes, *forecast.warnings])
         if plan.typed:
             plan = _introduced(args, plan, forecast.rows)
             _fill(args, plan)
@@ -128,6 +137,7 @@ def _warn(args, plan: Plan, more: Sequence[str]) -> None:
 def _introduced(args, plan: Plan, rows: str) -> Plan:
     """The plan as the data make it; prints it, the captions' coverage, three rows. On rank 0; every rank checks."""
     plan, previews, captions = preview_training_data(args, plan)
+    check_validation_data(args, plan)
     if args.rank != 0:
         return plan
     print(f"open_clip_fff {open_clip_fff.__version__} on OpenCLIP {open_clip.__version__}")
@@ -158,6 +168,7 @@ def _seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
                 setup_logging=partial(set_up_logging, oc_main.setup_logging),
                 get_data=data_factory(state, oc_main.get_data),
                 evaluate=evaluator(state, oc_main.evaluate),
+                copy_codebase=copy_codebase,
                 **own_seams(state),
             )
         )

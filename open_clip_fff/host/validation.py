@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.counters import DAMAGE, LoaderCounters
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.tokens import KEYS
+from open_clip_fff.errors import UsageError
 from open_clip_fff.host.loader.stages import unpack
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.report.coverage import damage_line, lost_line
@@ -33,6 +36,7 @@ PROGRESS_EVERY = 100  # batches
 
 def evaluator(state: RunState, evaluate: Callable) -> Callable:
     """OpenCLIP's `evaluate`, its numbers as ever, followed by ours over all captions."""
+    evaluate = partial(_evaluated, evaluate)
     if not state.plan.typed:
         return evaluate
 
@@ -55,6 +59,35 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
         return metrics
 
     return run
+
+
+class _Counted:
+    """A validation loader that counts the batches it gave."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader, self.given = loader, 0
+        self.num_samples, self.num_batches = loader.num_samples, loader.num_batches
+
+    def __iter__(self) -> Iterator:
+        for batch in self._loader:
+            self.given += 1
+            yield batch
+
+
+def _evaluated(evaluate: Callable, model: Any, data: dict, epoch: int, args, **more: Any) -> dict[str, float]:
+    """OpenCLIP's evaluation, after which an epoch is saved: of no rows at all it would raise, and lose the epoch."""
+    if "val" not in data:
+        return evaluate(model, data, epoch, args, **more)
+    loader = _Counted(data["val"].dataloader)
+    try:
+        return evaluate(model, {**data, "val": replace(data["val"], dataloader=loader)}, epoch, args, **more)
+    except (RuntimeError, ValueError):  # torch's, which has no features to join
+        if loader.given:
+            raise
+        if "train" not in data:
+            raise UsageError("--val-data: no row can be read, so nothing is validated") from None
+        logging.warning(f"--val-data: no row can be read after epoch {epoch}, so nothing is validated.")
+        return {}
 
 
 def _tell_rows(counters: LoaderCounters, epoch: int) -> None:

@@ -239,4 +239,6 @@ def describe_file(path: Path) -> str | None:
         return "the file is empty"
     if start.startswith(b"\x80"):  # torch before 1.6
         return None
+    if start[8:10] == b'{"':
+        return "the file is cut short" if path.suffix == ".safetensors" else "it is safetensors: name it .safetensors"
     return "it is a tar" if tarfile.is_tarfile(path) else f"the file begins with {start!r}"

@@ -19,6 +19,8 @@ from open_clip_fff.host.checks.patched import check_patched
 
 SCHEDULERS = ("cosine", "const", "const-cooldown")
 SIGLIP_IMPLS = ("bidir", "shift", "reduce", "gather")
+MOST_NAME = 255  # letters of a file's name
+REPORTS = ("wandb", "tensorboard", "all")
 NO_BIAS = "such a model has a logit_bias, for which OpenCLIP's distillation has no place"
 
 
@@ -62,7 +64,9 @@ def _scattered(args: argparse.Namespace) -> dict[str, bool]:
 
 
 def _check_training(args: argparse.Namespace, siglip: bool) -> None:
-    check_least(args, epochs=0, accum_freq=1, log_every_n_steps=1)
+    check_least(args, epochs=0, accum_freq=1, log_every_n_steps=1, warmup=0)
+    if args.grad_clip_norm is not None and not args.grad_clip_norm > 0:
+        raise UsageError(f"--grad-clip-norm {args.grad_clip_norm:g}: must be above 0; without it nothing is clipped")
     if args.trace:
         raise UsageError("--trace: a traced model cannot be trained; drop it, or --train-data")
     if args.distill_model and args.distill_pretrained:
@@ -83,6 +87,8 @@ def _check_training(args: argparse.Namespace, siglip: bool) -> None:
 def _check_installed(args: argparse.Namespace) -> None:
     """Packages and programs that a flag asks for."""
     reports = args.report_to
+    if reports and not any(name in reports for name in REPORTS):  # as OpenCLIP looks for them
+        raise UsageError(f"--report-to {reports}: choose {', '.join(REPORTS)}")
     packages = {
         "--report-to wandb": ("wandb" in reports or "all" in reports, "wandb"),
         "--report-to tensorboard": ("tensorboard" in reports or "all" in reports, "tensorboard"),
@@ -111,9 +117,9 @@ def _check_data(args: argparse.Namespace) -> None:
         return
     for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
         if value:
-            dataset_kind(args, flag)
             if not re.search(r"[{$:]", value):  # what names several files is expanded by webdataset, which needs torch
                 check_files(flag, [value])
+            dataset_kind(args, flag)
 
 
 def _check_resume(args: argparse.Namespace) -> None:
@@ -133,6 +139,8 @@ def _check_run_folder(args: argparse.Namespace) -> None:
     # rank 0, which writes it, may be further than the others by now
     if args.name is not None and args.resume != "latest" and (rank == 0 or args.log_local):
         log = Path(args.logs) / args.name / (f"out-{rank}" if args.log_local else "out.log")
+        if len(longest := max(Path(args.name).parts, key=len, default="")) > MOST_NAME:
+            raise UsageError(f"--name: {longest[:30]}… is {len(longest)} long, and files have at most {MOST_NAME}")
         if log.exists():
             raise UsageError(f"--name {args.name}: {log} exists; choose another name, or go on with --resume latest")
     logs = Path(args.logs).absolute()

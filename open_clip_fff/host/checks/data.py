@@ -11,8 +11,8 @@ from open_clip_fff.data.data_sets import BETWEEN, check_files, dataset_kind, exp
 from open_clip_fff.data.row_counts import row_counts
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table_columns import column_names, read_table
-from open_clip_fff.data.training_data import val_captions
-from open_clip_fff.errors import UsageError
+from open_clip_fff.data.training_data import feature_reader, val_captions
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.plural import plural
 
 
@@ -37,6 +37,24 @@ def check_data(args: argparse.Namespace, plan: Plan) -> None:
         if plan.typed and args.train_num_samples is None:
             _check_one_folder(args.train_data)
         _check_val_sidecar(args, plan.captions)
+
+
+def sidecar_notes(args: argparse.Namespace, plan: Plan) -> list[str]:
+    """A line for each folder of sidecars that lacks those of some shards of --train-data."""
+    if not args.train_data or dataset_kind(args) != "webdataset":
+        return []
+    features, urls, notes = feature_reader(plan), expand_shards(args.train_data), []
+    for sidecar, lost in (
+        (CaptionReader(plan.captions).sidecar, "have no captions from there"),
+        (None if features is None else features.sidecar, "are not trained"),
+    ):
+        missing = [] if sidecar is None else sidecar.missing(urls)
+        if sidecar is not None and 0 < len(missing) < len(urls):  # all of them is an error, which the preview has
+            notes.append(
+                f"warning: {sidecar.flag}: {len(missing):,} of {plural(len(urls), 'shards')} have no parquet there "
+                f"(first {missing[0]}): their rows {lost}"
+            )
+    return notes
 
 
 def _check_stock_columns(args: argparse.Namespace, path: str) -> None:
@@ -94,10 +112,24 @@ def _check_one_folder(train_data: str) -> None:
         )
 
 
+def _rows_by_files(train_data: str) -> int | None:
+    """By the sizes.json, else the __len__, beside the first shard, as OpenCLIP reads them; None where neither is."""
+    try:
+        return get_dataset_size(train_data)[0]
+    except (OSError, ValueError, TypeError, KeyError, SyntaxError) as error:
+        folder = os.path.dirname(expand_shards(train_data)[0])
+        name = next(name for name in ("sizes.json", "__len__") if os.path.exists(os.path.join(folder, name)))
+        why = f"it has no {error}" if isinstance(error, KeyError) else reason(error)
+        raise UsageError(
+            f"--train-data: {os.path.join(folder, name)} does not tell the shards' rows ({why}); mend or remove it, or "
+            f"say --train-num-samples N"
+        ) from error
+
+
 def _check_shards(args: argparse.Namespace) -> None:
     if args.train_num_samples is not None and args.train_num_samples < 1:
         raise UsageError(f"--train-num-samples {args.train_num_samples}: it is 1 or more")
-    if args.train_num_samples is None and not get_dataset_size(args.train_data)[0]:
+    if args.train_num_samples is None and not _rows_by_files(args.train_data):
         raise UsageError("--train-num-samples: say how many images the shards hold (or put a sizes.json beside them)")
     shards = len(expand_shards(args.train_data))
     readers = max(args.workers, 1) * args.world_size  # each reads shards of its own

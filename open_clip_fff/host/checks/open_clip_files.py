@@ -50,6 +50,11 @@ def check_pretrained(flag: str, model: str | None, pretrained: str | None) -> No
         return
     name = model.replace("/", "-")
     if not open_clip.is_pretrained_cfg(name, pretrained) and not os.path.isfile(pretrained):
+        if os.path.isdir(pretrained):
+            raise UsageError(
+                f"{flag} {pretrained}: is a folder; of a run name a checkpoint, as checkpoints/epoch_1.pt in it, of an "
+                f"exported model its open_clip_model.safetensors"
+            )
         tags = open_clip.list_pretrained_tags_by_model(name)
         raise UsageError(
             f"{flag} {pretrained}: neither a file nor a tag of {model}, which has {', '.join(tags) or 'none'}"

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 
 from open_clip_fff.config.numbers import threshold_text
-from open_clip_fff.errors import UsageError
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.report.mining_warnings import SilentDiscriminator, mining_warning
 from open_clip_fff.host.state import RunState
@@ -136,8 +135,6 @@ class StepReporter:
     """
 
     def __init__(self, state: RunState, criterion: Criterion, steps_per_epoch: int, first: Position) -> None:
-        if steps_per_epoch < 1:
-            raise UsageError("--batch-size and --accum-freq: an epoch holds fewer rows than one step takes; lower them")
         self.state, self.criterion, self.steps_per_epoch = state, criterion, steps_per_epoch
         self.epoch = first.epoch
         self.tb_writer: Any = None

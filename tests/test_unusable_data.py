@@ -1,0 +1,124 @@
+"""Data of which nothing can be used: found before training, or, of validation, without losing what was trained."""
+
+import io
+import json
+import tarfile
+from types import SimpleNamespace
+
+import pytest
+import torch
+from open_clip_train.data import DataInfo
+
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.data.data_sets import check_files
+from open_clip_fff.data.preview import preview_sets, preview_shard
+from open_clip_fff.data.preview_text import check, check_validation
+from open_clip_fff.data.shards import as_usage_errors, read_samples
+from open_clip_fff.data.sidecar import Sidecar
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.host.codebase import copy_codebase
+from open_clip_fff.host.validation import evaluator
+from tests.conftest import colour_sample, write_tar
+
+RAW = CaptionSettings()
+
+
+def reading(url: str) -> str:
+    """The line of a shard that cannot be read."""
+    with pytest.raises(UsageError) as error:
+        list(as_usage_errors(read_samples([url]), url))
+    return str(error.value)
+
+
+def test_a_program_that_fails_is_told_by_its_exit_status(shards, tmp_path):
+    assert reading("pipe:exit 3").endswith("cannot be read as a tar (exit status 3 of exit)")
+    assert "exit status 1 of cat" in reading(f"pipe:cat {tmp_path}/none.tar 2>/dev/null")
+    https = "((['curl', '-f', '-s', 'https://x/0.tar'],), {'bufsize': 8192}): exit 22 (read) {}"  # webdataset's
+    assert reason(OSError(https)) == "exit status 22 of curl"
+    (tmp_path / "cut.tar").write_bytes((shards / "00.tar").read_bytes()[:2000])
+    assert "unexpected end of data" in reading(f"pipe:cat {tmp_path}/cut.tar")  # the program did its part
+
+
+def test_what_cannot_be_opened_is_told_before_it_is_tried(shards, tmp_path, monkeypatch):
+    def refused(url: str) -> str:
+        with pytest.raises(UsageError) as error:
+            check_files("--train-data", [str(shards / "00.tar"), url])
+        return str(error.value)
+
+    check_files("--train-data", ["pipe:cat x", "https://x/0.tar", "file:/x/0.tar", "gs://x/0.tar"])
+    assert f"{shards} is a folder; name its tars, as '{shards}/{{00000..00099}}.tar'" in refused(str(shards))
+    assert "* is not expanded" in refused(f"{shards}/*.tar")
+    assert "write 'pipe:aws s3 cp s3://b/0.tar -'" in refused("s3://b/0.tar")
+    assert "opens no az: itself" in refused("az://b/0.tar")
+    monkeypatch.setenv("GOPEN_REWRITE", "s3://b/=/mnt/b/")
+    check_files("--train-data", ["s3://b/0.tar"])
+
+
+def test_a_tar_whose_rows_are_torn_apart(tmp_path):
+    samples = {f"{row}": colour_sample(row) for row in range(4)}
+    members = [(f"{key}.{name}", content) for key, sample in samples.items() for name, content in sample.items()]
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:  # as `tar cf 0.tar *.png *.txt *.json` does it
+        for name, content in sorted(members, key=lambda member: member[0].partition(".")[2]):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    with pytest.raises(UsageError, match=r"no row of 0.tar has both an image and a caption: .* --sort=name"):
+        check([preview_shard(str(tmp_path / "0.tar"), RAW)], RAW)
+
+
+def test_validation_data_without_a_usable_row(shards, tmp_path):
+    write_tar(tmp_path / "plain.tar", {"0": {"png": colour_sample(0)["png"]}})
+    write_tar(tmp_path / "none.tar", {})
+    for name, says in {"plain": "has a caption in txt; its rows hold png", "none": "none.tar holds no sample"}.items():
+        with pytest.raises(UsageError, match=f"--val-data: .*{says}"):
+            check_validation(preview_sets(str(tmp_path / f"{name}.tar"), RAW, data_flag="--val-data"), RAW)
+    previews = preview_sets(str(shards / "{00..03}.tar"), RAW, enough=3, data_flag="--val-data")
+    check_validation(previews, RAW)
+    assert previews[0].rows == 3  # the rest need not be read
+
+
+def test_an_epoch_outlives_validation_data_that_are_gone(caplog):
+    def evaluate(model, data, epoch, args, tb_writer=None, tokenizer=None):
+        return {"sum": torch.cat(list(data["val"].dataloader)).sum().item()}
+
+    class Loader(list):
+        num_samples = num_batches = 0
+
+    run = evaluator(SimpleNamespace(plan=SimpleNamespace(typed=())), evaluate)
+    assert run(None, {"val": DataInfo(Loader([torch.ones(2)]))}, 1, None, tokenizer=None) == {"sum": 2}
+    assert run(None, {"train": None, "val": DataInfo(Loader())}, 3, None) == {}
+    assert "--val-data: no row can be read after epoch 3" in caplog.text
+    with pytest.raises(UsageError, match="no row can be read"):  # which is all that was asked for
+        run(None, {"val": DataInfo(Loader())}, 3, None)
+    with pytest.raises(RuntimeError):  # of another cause
+        run(None, {"val": DataInfo(Loader([torch.ones(2), torch.ones(2, 2)]))}, 1, None)
+
+
+def test_counts_beside_shards_that_tell_nothing(trainer, capsys, tmp_path):
+    write_tar(tmp_path / "0.tar", {"0": colour_sample(0)})
+    for name, content, says in (
+        ("__len__", "many", "__len__ does not tell the shards' rows"),
+        ("sizes.json", "{", "sizes.json does not tell the shards' rows"),
+        ("sizes.json", json.dumps({"1.tar": 4}), "it has no '0.tar'"),
+    ):
+        (tmp_path / name).write_text(content)
+        assert trainer("--name", "x", data=["--train-data", str(tmp_path / "0.tar")]) == 2
+        assert says in capsys.readouterr().err
+    assert not trainer.logs.exists()
+
+
+def test_sidecars_that_are_not_all_there(tmp_path):
+    (tmp_path / "00.parquet").touch()
+    urls = ["a/00.tar", "b/01.tar", "https://x/02.tar"]
+    assert Sidecar(str(tmp_path), ()).missing(urls) == [tmp_path / "01.parquet", tmp_path / "02.parquet"]
+    assert len(Sidecar(str(tmp_path / "none"), ()).missing(urls)) == 3
+
+
+def test_the_code_that_trains_is_copied_and_nothing_else(tmp_path):
+    args = SimpleNamespace(logs=str(tmp_path), name="x", rank=0)
+    copy_codebase(args)
+    copied = sorted(path.name for path in (tmp_path / "x/code").iterdir())
+    assert copied == ["open_clip", "open_clip_fff", "open_clip_train"]
+    (tmp_path / "x/code/open_clip_fff/train.py").write_text("")
+    copy_codebase(args)  # of a run that goes on
+    assert not (tmp_path / "x/code/open_clip_fff/train.py").read_text()
