@@ -4,6 +4,9 @@
 # and nothing else.
 set -euo pipefail
 
+# Set in many containers, where each of hundreds of processes would compile PyTorch's sources anew, for ten seconds.
+unset PYTHONDONTWRITEBYTECODE
+
 FFF_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 FFF_VENV="${FFF_VENV:-$FFF_ROOT/.venv}"
 FFF_PINS="${FFF_PINS:-$FFF_ROOT/scripts/constraints.txt}"

@@ -17,6 +17,9 @@ elif [ $# = 0 ]; then
 fi
 # One thread per process: the tests run four at a time, as many wait for others, and small tensors gain nothing from more.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+if [ ! -d tests/__pycache__ ]; then # compiled once, and not by each of four workers at the same time
+  "$PYTHON" -m pytest --collect-only --quiet >/dev/null || true
+fi
 CODE=0
 "$PYTHON" -m pytest -n 4 --dist worksteal ${MARK[@]+"${MARK[@]}"} "$@" || CODE=$?
 if [ -n "${TYPES:-}" ]; then
