@@ -342,6 +342,17 @@ def test_an_exported_fusion_model_is_a_discriminator(trainer, bert_clip, bert_na
     assert trainer.log("second").count("False negatives: ") == 4
 
 
+def test_towers_in_half_precision():
+    """As --precision pure_bf16 has them: the fusion model itself stays in float32."""
+    fusion, mask = Fusion(FusionSizes(1, 64, 48, 64, vocabulary=50)), torch.ones(2, 5, dtype=torch.bool)
+    image, text = torch.randn(2, 4, 48).bfloat16().requires_grad_(), torch.randn(2, 5, 64).bfloat16()
+    states = fusion(image, text, mask)
+    assert states.dtype == torch.float32 and torch.equal(states, fusion(image.float(), text.float(), mask))
+    fusion.predict(states[:, 0], torch.randn(50, 64).bfloat16()).sum().backward()
+    assert image.grad.dtype == torch.bfloat16 and image.grad.any()
+    assert fusion(image.half(), text.half(), mask).dtype == torch.float32
+
+
 def test_what_does_not_go_with_a_fusion_model(trainer, tmp_path, capsys):
     def refused(*argv: str) -> str:
         assert trainer(*argv, "--name", "refused") == 2

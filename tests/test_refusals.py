@@ -30,6 +30,8 @@ FLAGS = [
     ("--distill-model tiny-clip --distill-pretrained x --accum-freq 2", "--accum-freq 2: does not go with"),
     ("--distill-model tiny-clip --distill-pretrained x --siglip", "--siglip: does not go with --distill-model"),
     ("--distill-model ViT-B-16-SigLIP --distill-pretrained x", "--distill-model ViT-B-16-SigLIP: does not go with"),
+    ("--distill-model tiny-clip", "--distill-model does nothing without --distill-pretrained"),
+    ("--distill-pretrained x", "--distill-pretrained does nothing without --distill-model"),
     ("--opt timm/lamb", "say one, as --lr 1e-3"),
     ("--opt timm/lamb --lr 1e-3 --beta1 .9", "takes both or neither"),
     ("--opt timm/nonsense --lr 1e-3", "not found in registry"),
@@ -132,7 +134,8 @@ def test_a_file_that_is_no_checkpoint(refused, tmp_path, shards, flag):
     }
     for name, (content, says) in files.items():
         (tmp_path / name).write_bytes(content)
-        line = refused("--distill-model", "tiny-clip", flag, str(tmp_path / name))
+        teacher = ["--distill-model", "tiny-clip"] if "distill" in flag else []
+        line = refused(*teacher, flag, str(tmp_path / name))
         assert f"{flag} {tmp_path / name}: cannot be read as a checkpoint ({says}" in line
 
 

@@ -25,6 +25,9 @@ def test_defaults_what_is_typed_and_what_the_command_decides():
     assert training_plan(["--loss", "softmax"], defaults={"method": "fff"})[0].method is None
     with pytest.raises(UsageError, match="--plugin no_such_module: cannot be imported"):
         training_plan(["--plugin", "no_such_module"])
+    with pytest.raises(UsageError, match="name it as a module, no_such, with its folder on PYTHONPATH"):
+        training_plan(["--plugin", "parts/no_such.py"])
+    assert training_plan(["--method", "albef", "--fusion-layers", "0"])[0].fusion is None  # as our messages say it
     with pytest.raises(UsageError, match=r"--model-config no\.json: there is no such file"):
         training_plan(["--model-config", "no.json"])
 

@@ -50,7 +50,8 @@ def _check_needs(plan: Plan) -> None:
         part = plan.parts.get(kind)
         for name, field in fields_by_flag(kind).items():
             needs = kind.needs if part is None else flag_of(field).needs
-            if name in plan.typed and needs and (part is None or not has_effect(field, part)):
+            off = part is None and needs.partition(" ")[0] == as_flag(name)  # as --fusion-layers 0 says it
+            if name in plan.typed and needs and not off and (part is None or not has_effect(field, part)):
                 raise UsageError(f"{as_flag(name)} does nothing without {needs}")
 
 

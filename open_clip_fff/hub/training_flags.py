@@ -124,7 +124,10 @@ def bring_parts(plan: Plan) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise UsageError(f"--plugin {module}: cannot be imported ({error}); is it on PYTHONPATH?") from error
+            fix = "is it on PYTHONPATH?"
+            if module.endswith(".py"):
+                fix = f"name it as a module, {Path(module).stem}, with its folder on PYTHONPATH"
+            raise UsageError(f"--plugin {module}: cannot be imported ({error}); {fix}") from error
         except (Exception, SystemExit) as error:
             raise UsageError(f"--plugin {module}: cannot be imported ({_what_stops(module, error)})") from error
     if plan.model_config:

@@ -98,6 +98,8 @@ class Fusion(nn.Module):
             text: tokens [P, L, text width].
             mask: bool [P, L], which tokens belong to the caption.
         """
+        if not torch.is_autocast_enabled(image.device.type):  # towers in half precision, as of --precision pure_bf16
+            image, text = (tokens.to(self.itm_head.weight.dtype) for tokens in (image, text))
         return self.transformer(
             encoder_embeds=self.project(text),
             attention_mask=mask.long(),
@@ -119,7 +121,7 @@ class Fusion(nn.Module):
         if not self.sizes.tied:
             return self.mlm_decoder(states) + self.mlm_bias
         assert embedding is not None
-        return F.linear(states, embedding, self.mlm_bias)
+        return F.linear(states, embedding.to(self.mlm_bias.dtype), self.mlm_bias)
 
 
 class FusionSlot(nn.Module):
@@ -168,5 +170,7 @@ def load_weights(fusion: Fusion, weights: Mapping[str, Tensor], source: str) -> 
     try:
         fusion.load_state_dict(dict(weights))
     except RuntimeError as error:
-        message = " ".join(str(error).splitlines()[:2])
-        raise UsageError(f"{source}: its fusion model is another one ({message})") from error
+        message = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"{source}: its fusion model is another one, by --fusion-layers, --fusion-width or --model ({message}…)"
+        ) from error

@@ -69,7 +69,10 @@ def _check_training(args: argparse.Namespace, siglip: bool) -> None:
         raise UsageError(f"--grad-clip-norm {args.grad_clip_norm:g}: must be above 0; without it nothing is clipped")
     if args.trace:
         raise UsageError("--trace: a traced model cannot be trained; drop it, or --train-data")
-    if args.distill_model and args.distill_pretrained:
+    if bool(args.distill_model) != bool(args.distill_pretrained):
+        one, other = ("model", "pretrained")[:: 1 if args.distill_model else -1]
+        raise UsageError(f"--distill-{one} does nothing without --distill-{other}")
+    if args.distill_model:
         if args.accum_freq > 1:
             raise UsageError(f"--accum-freq {args.accum_freq}: does not go with --distill-model; drop one")
         if "coca" in args.model.lower():
