@@ -1,7 +1,7 @@
 """The study's data, made by the commands that one would type: packed, a captioner trained, captions written.
 
-    DATA/clean/                 10,000 images with five true captions each, one of them beside the others: the captioner learns from four
-    DATA/captioner/             a small BLIP that learnt from them
+    DATA/clean/                 10,000 images with five true captions each, one as txt, four as json
+    DATA/captioner/             a small BLIP that learnt from the four
     DATA/bare/, DATA/captions/  the other 40,000, and the captioner's five nucleus captions of each
     DATA/SHARES-NOISE/          those that train, with a raw caption (txt), the captioner's (json) and the class (cls),
                                 which is counted with and not trained on

@@ -213,8 +213,9 @@ def clean_clip(data: Path) -> Path:
     images = count(data / "clean") // 256 * 256
     if not checkpoint.exists():
         command(
-            *("train", "--method", "clip", "--caption-policy", "sample", "--captions-per-image", 5, "--text-key", "txt"),
-            *("--json-text-key", "captions", "--train-data", shards(data / "clean"), "--train-num-samples", images),
+            *("train", "--method", "clip", "--caption-policy", "sample", "--captions-per-image", 5),
+            *("--text-key", "txt", "--json-text-key", "captions"),
+            *("--train-data", shards(data / "clean"), "--train-num-samples", images),
             *("--model-config", MODEL, "--model", MODEL.stem, "--batch-size", 256, "--epochs", 10, "--lr", 2e-3),
             *("--warmup", 39, "--wd", 0.1, "--device", "cpu", "--precision", "fp32", "--workers", 1),
             *("--save-frequency", 10, "--logs", data / "logs", "--name", "clean"),
