@@ -15,7 +15,7 @@ def test_a_captioner_is_trained_on_ones_own_images_and_captions_them(program, sh
     config = {
         "model_type": "blip",
         "vision_config": {**small, "num_hidden_layers": 1, "image_size": 32, "patch_size": 16},
-        "text_config": {**small, "num_hidden_layers": 1, "max_position_embeddings": 32, "vocab_size": 200},
+        "text_config": {**small, "num_hidden_layers": 1, "max_position_embeddings": 24, "vocab_size": 200},
     }
     (tmp_path / "small.json").write_text(json.dumps(config))
     data = ["--", "--train-data", shards / "{00..03}.tar", "--text-key", "", "--json-text-key", "captions"]

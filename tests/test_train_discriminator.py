@@ -1,5 +1,6 @@
 """Training a discriminator on one's own pairs: what is drawn, what is measured, and the program from end to end."""
 
+import argparse
 import io
 import json
 import math
@@ -27,6 +28,7 @@ from open_clip_fff.tools.finetune.discriminator_losses import (
     losses,
     same_pair,
 )
+from open_clip_fff.tools.finetune.loop import check_losses
 from open_clip_fff.tools.finetune.measure import scores
 from open_clip_fff.tools.finetune.pairs import TrainingPairs, held_out, held_out_pairs
 from tests.conftest import colour_sample, write_tar
@@ -75,6 +77,13 @@ def test_negatives_are_never_of_the_same_image_or_words():
     assert (counts[0.0][3, :3] / 500 - 1 / 3).abs().max() < 0.1  # evenly
     rows, columns = draw_negatives(cosines[:2, :2], same[:2, :2], 0.5)
     assert len(rows) == len(columns) == 0
+    assert len(draw_negatives(torch.full((4, 4), torch.nan), same, 0.5)[1]) == 4  # the loss shows it
+
+
+def test_a_training_that_diverges_is_not_written():
+    check_losses({"matching": 0.7}, argparse.Namespace(lr=1e-5))
+    with pytest.raises(UsageError, match=r"--lr 10: training diverged \(matching nan\)"):
+        check_losses({"contrastive": 1.0, "matching": torch.tensor(torch.nan).item()}, argparse.Namespace(lr=10.0))
 
 
 @pytest.mark.parametrize("case", range(12))

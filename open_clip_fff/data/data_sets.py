@@ -97,7 +97,8 @@ def check_files(flag: str, urls: Iterable[str]) -> None:
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
-        fix = "write {00000..00099}, as * is not expanded" if "*" in missing[0] else "check the path and the braces"
+        hints = {"*": "write {00000..00099}, as * is not expanded", "~": "write $HOME, as a quoted ~ is not expanded"}
+        fix = next((hints[sign] for sign in hints if sign in missing[0]), "check the path and the braces")
         raise UsageError(f"{flag}: {missing[0]} does not exist{also}; {fix}")
     if folder := next(filter(os.path.isdir, paths), None):
         raise UsageError(f"{flag}: {folder} is a folder; name its tars, as '{folder.rstrip('/')}/{{00000..00099}}.tar'")

@@ -1,5 +1,6 @@
 """Captioners: models of transformers that generate texts of images."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,16 +64,20 @@ class Captioner(ABC):
         finished = [len(row) == 0 or int(row[-1]) in self._end_tokens for row in new]
         return [GeneratedTexts(texts[i : i + k], k - sum(finished[i : i + k])) for i in range(0, len(texts), k)]
 
+    def lengths(self) -> tuple[int, float]:
+        """The tokens of the prompt, and the most of a text with it; infinite where the model does not say."""
+        inputs = self.inputs([self.prepare(GREY)])
+        most = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        return inputs["input_ids"].shape[1] if "input_ids" in inputs else 1, math.inf if most is None else most
+
     def check(self, decoding: Decoding, flag: str) -> None:
         """Generates one token for a grey image, before hours of work.
 
         Raises:
             UsageError: if that fails, or captions may exceed the model's maximum length.
         """
-        inputs = self.inputs([self.prepare(GREY)])
-        prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 1
-        most = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-        if most is not None and prompt + decoding.max_new_tokens > most:
+        prompt, most = self.lengths()
+        if prompt + decoding.max_new_tokens > most:
             raise UsageError(
                 f"--max-new-tokens {decoding.max_new_tokens}: {flag} has texts of {most} tokens, and {prompt} of them "
                 f"are its prompt's; at most {max(most - prompt, 0)}"

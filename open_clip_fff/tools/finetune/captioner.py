@@ -16,7 +16,14 @@ from open_clip_fff.plural import plural
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.loading import configuration, load_captioner
 from open_clip_fff.tools.caption.pixels import PixelCaptioner
-from open_clip_fff.tools.finetune.loop import fine_tune, image_transforms, save, seed_everything, tokenizer_captions
+from open_clip_fff.tools.finetune.loop import (
+    check_losses,
+    fine_tune,
+    image_transforms,
+    save,
+    seed_everything,
+    tokenizer_captions,
+)
 from open_clip_fff.tools.finetune.pairs import ImagePair, TrainingPairs, held_out_pairs
 from open_clip_fff.tools.finetune.random_weights import random_parts
 
@@ -51,7 +58,8 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     print(f"a BLIP of {sum(x.numel() for x in model.parameters()):,} weights, on {args.device}")
     before = held_out_loss(captioner, pairs)
     dataset = TrainingPairs(urls, reader, crop, args.held_out, args.seed)
-    fine_tune(model, dataset, lambda batch: {"loss": loss(captioner, batch[0].to(args.device), batch[1])}, args)
+    last = fine_tune(model, dataset, lambda batch: {"loss": loss(captioner, batch[0].to(args.device), batch[1])}, args)
+    check_losses(last, args)
     after = held_out_loss(captioner, pairs)
     count, steps = plural(len(pairs), "held-out pairs"), plural(args.steps, "steps")
     print(f"loss on {count}: {before:.3f} before, {after:.3f} after {steps}")
@@ -105,8 +113,10 @@ def held_out_loss(captioner: PixelCaptioner, pairs: Sequence[ImagePair], batch: 
 
 def examples(captioner: PixelCaptioner, pairs: Sequence[ImagePair]) -> list[str]:
     """Greedy captions of held-out images beside their own."""
+    prompt, most = captioner.lengths()
+    greedy = Decoding("greedy", captions=1, max_new_tokens=int(min(Decoding.max_new_tokens, most - prompt)))
     with silenced_transformers():
-        generated = captioner.generate([pair.pixels for pair in pairs], Decoding("greedy", captions=1))
+        generated = captioner.generate([pair.pixels for pair in pairs], greedy)
     return [
         f"  own {pair.caption!r}, generated {texts[0]!r}" for pair, (texts, _) in zip(pairs, generated, strict=True)
     ]

@@ -25,6 +25,7 @@ from open_clip_fff.tools.finetune.discriminator_losses import (
 from open_clip_fff.tools.finetune.flags import LEAST
 from open_clip_fff.tools.finetune.loop import (
     Losses,
+    check_losses,
     fine_tune,
     image_transforms,
     save,
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace, reader: CaptionReader, connection: ConnectionS
         contrastive, matched = losses(matching, pixels, captions, ids, pairs)
         return {"matching": matched, "contrastive": contrastive}
 
-    fine_tune(model, TrainingPairs(urls, reader, crop, args.held_out, args.seed), both, args)
+    check_losses(fine_tune(model, TrainingPairs(urls, reader, crop, args.held_out, args.seed), both, args), args)
     after = print_metrics(f"after {plural(args.steps, 'steps')}", matching, pairs)
     record = {"arguments": vars(args), "held_out": {"before": before, "after": after}}
     save([model, matching.tokenizer, matching.image_processor], args, "discriminator.json", record)

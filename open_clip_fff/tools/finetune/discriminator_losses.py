@@ -115,10 +115,12 @@ def draw_negatives(cosines: Tensor, same: Tensor, hard: float) -> tuple[Tensor, 
     Args:
         cosines: [B, B].
         same: bool [B, B], known matches.
-        hard: the share that is sampled by the softmax of the cosines; the rest is uniform.
+        hard: the share that is sampled by the softmax of the cosines; the rest is uniform, and all of it where they
+            are not finite, which the loss then shows: multinomial would end a GPU's process.
     """
     rows = (~same).any(dim=1).nonzero()[:, 0]
     other = (~same)[rows].float()
     by_cosine = (cosines[rows] / TEMPERATURE).masked_fill(same[rows], -torch.inf).softmax(dim=1)
-    weights = hard * by_cosine + (1 - hard) * other / other.sum(dim=1, keepdim=True)
+    uniform = other / other.sum(dim=1, keepdim=True)
+    weights = torch.where(by_cosine.isfinite(), hard * by_cosine + (1 - hard) * uniform, uniform)
     return rows, torch.multinomial(weights, 1)[:, 0] if len(rows) else rows

@@ -68,7 +68,7 @@ def fine_tune(
     args: Any,
     rates: Mapping[nn.Module, float] | None = None,
     after_step: Callable[[int], None] = lambda step: None,
-) -> None:
+) -> dict[str, float]:
     """AdamW over the sum of the losses, in bfloat16 on CUDA, with a progress bar; leaves the model in eval mode.
 
     Args:
@@ -78,6 +78,9 @@ def fine_tune(
         args: the command's flags: steps, batch_size, lr, wd, warmup, workers, device.
         rates: the highest learning rates of the model's parts; None for args.lr in all of it.
         after_step: called with the number of steps done, from 1; it may change the model's mode.
+
+    Returns:
+        The losses of the last step.
 
     Raises:
         UsageError: of the data, one line.
@@ -107,6 +110,13 @@ def fine_tune(
                 bar.set_postfix({name: f"{value.item():.3f}" for name, value in values.items()}, refresh=False)
             after_step(bar.n)
     model.eval()
+    return {name: value.item() for name, value in values.items()}
+
+
+def check_losses(losses: Mapping[str, float], args: argparse.Namespace) -> None:
+    """Raises UsageError if the last losses are not finite."""
+    if bad := next((name for name, value in losses.items() if not math.isfinite(value)), None):
+        raise UsageError(f"--lr {args.lr:g}: training diverged ({bad} {losses[bad]}), and nothing is written; lower it")
 
 
 @contextmanager
