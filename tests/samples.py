@@ -10,7 +10,7 @@ from open_clip_fff.models.frozen import FrozenModel
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FrozenExtractor
 from open_clip_fff.tools.sampling.reading import SampleReader, concatenate
-from open_clip_fff.tools.shards.tars import count_samples
+from open_clip_fff.tools.shards.tars import sample_starts
 
 
 def plain(work, **_):
@@ -20,7 +20,7 @@ def plain(work, **_):
 
 def reading(urls: Sequence[str], captions: CaptionSettings, frozen: FrozenModel) -> SampleReader:
     """All samples of some shards."""
-    draw = SampleDraw(urls, 10_000, 0, count_samples, plain)
+    draw = SampleDraw(urls, 10_000, 0, sample_starts, plain)
     return SampleReader(draw, captions, [FrozenExtractor(frozen)], torch.device("cpu"), plain)
 
 

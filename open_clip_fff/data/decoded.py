@@ -26,13 +26,15 @@ class DecodedSample(NamedTuple, Generic[T]):
     url: str = ""
 
 
-def decoded(sample: dict, preprocess: Callable[[Image.Image], T]) -> T | SkippedSample:
-    """A sample's image as RGB, preprocessed."""
+def decoded(
+    sample: dict, preprocess: Callable[[Image.Image], T], read: Callable[[bytes], Image.Image] = read_image
+) -> T | SkippedSample:
+    """A sample's image as RGB, or as `read` makes it, preprocessed."""
     key, content = str(sample["__key__"]), image_bytes(sample)
     if content is None:
         return SkippedSample(key, "no image")
     try:
-        return preprocess(read_image(content))
+        return preprocess(read(content))
     except NO_IMAGE:
         return SkippedSample(key, UNREADABLE)
 
@@ -43,6 +45,7 @@ def decoded_samples(
     preprocess: Callable[[Image.Image], T],
     features: FeatureReader | None = None,
     workers: int = 0,
+    read: Callable[[bytes], Image.Image] = read_image,
 ) -> Iterator[DecodedSample[T] | SkippedSample]:
     """Decodes samples, in order.
 
@@ -52,6 +55,7 @@ def decoded_samples(
         preprocess: from a PIL image to what is needed, [3, H, W] for a model.
         features: finds stored features for the rows; a sample without any is skipped.
         workers: threads that decode ahead.
+        read: makes an image of its bytes.
 
     Raises:
         OneRankError: for features of another model or of other captions.
@@ -71,7 +75,7 @@ def decoded_samples(
     def with_image(found: tuple[dict, CaptionRow, str | None]) -> DecodedSample[T] | SkippedSample:
         sample, row, missing = found
         key = str(sample["__key__"])
-        image = SkippedSample(key, missing) if missing else decoded(sample, preprocess)
+        image = SkippedSample(key, missing) if missing else decoded(sample, preprocess, read)
         return image if isinstance(image, SkippedSample) else DecodedSample(key, row, image, str(sample["__url__"]))
 
     yield from prefetch_map(with_image, map(with_captions, samples), workers)

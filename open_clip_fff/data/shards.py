@@ -38,6 +38,18 @@ def read_samples(urls: Iterable[str], limit: int | None = None) -> Iterator[dict
     return islice(tar_samples()({"url": url} for url in urls), limit)
 
 
+def samples_at(path: str, starts: Iterable[int]) -> Iterator[dict]:
+    """The samples that start at these bytes of a local tar. Raises as `read_samples`."""
+    from webdataset.tariterators import group_by_keys
+
+    from open_clip_fff.data.tars import tar_files
+
+    with open(path, "rb") as stream:
+        for start in starts:
+            stream.seek(start)
+            yield from islice(group_by_keys(tar_files([{"url": path, "stream": stream}])), 1)
+
+
 def as_usage_errors(samples: Iterator[T], called: str) -> Iterator[T]:
     """Passes samples of `read_samples` on; errors of a shard that cannot be read become a UsageError.
 

@@ -22,7 +22,7 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, url_opener
 
 MOST_BYTES = 2**30  # of a sample's members together
 MOST_HEADER = 2**20  # bytes of a long name, or of pax records
-_NO_FILE = re.compile(r"__[^/]*__($|/)")  # webdataset's own, as `__index__`
+NO_FILE = re.compile(r"__[^/]*__($|/)")  # webdataset's own, as `__index__`
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 
@@ -184,7 +184,7 @@ def _members(stream: Any, handler: Handler, refused: bytes | None) -> Iterator[t
     with tarfile.open(fileobj=unpacked, mode="r|", tarinfo=Header) as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
-            if not member.isreg() or _NO_FILE.match(member.name):
+            if not member.isreg() or NO_FILE.match(member.name):
                 continue
             before, (key, _) = key, base_plus_ext(member.name)
             held = member.size + (held if key == before else 0)

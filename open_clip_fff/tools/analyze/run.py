@@ -19,7 +19,7 @@ from open_clip_fff.tools.sampling.command import exit_code, open_shards, progres
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import load_extractor
 from open_clip_fff.tools.sampling.reading import SampleReader, thumbnail
-from open_clip_fff.tools.shards.tars import count_samples
+from open_clip_fff.tools.shards.tars import sample_starts
 
 TITLE = "Analysis of the captions"
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     if foreign and not (args.out / PAGE).exists():
         raise UsageError(f"--out {args.out}: holds {foreign[0]}, not of an earlier analysis; name another folder")
     extractor = load_extractor(plan, device)
-    draw = SampleDraw(urls, args.images, 0, count_samples, progress)
+    draw = SampleDraw(urls, args.images, 0, sample_starts, progress)
     reader = SampleReader(draw, plan.captions, [extractor], device, progress, keep=thumbnail, workers=args.workers)
     sample = read_sample(reader)
     check_sample(sample, draw, reader.skipped)

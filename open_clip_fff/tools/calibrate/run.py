@@ -19,7 +19,7 @@ from open_clip_fff.tools.sampling.command import exit_code, open_shards, progres
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import load_extractor
 from open_clip_fff.tools.sampling.match_scores import load_scorer
-from open_clip_fff.tools.shards.tars import count_samples
+from open_clip_fff.tools.shards.tars import sample_starts
 
 THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     )
     extractor = load_extractor(plan, device)
     scorer = None if plan.connection is None else load_scorer(plan.connection, device)
-    draw = SampleDraw(urls, args.images, args.seed, count_samples, progress)
+    draw = SampleDraw(urls, args.images, args.seed, sample_starts, progress)
     drawn = f"{plural(len(draw), 'samples')} of {len(draw.indices)} of {plural(len(urls), 'shards')}"
     print(f"{drawn}; batches of {settings.batch:,} {args.batch_from}")
     try:

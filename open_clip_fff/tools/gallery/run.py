@@ -33,7 +33,7 @@ from open_clip_fff.tools.sampling.extractors import FeatureExtractor, FrozenExtr
 from open_clip_fff.tools.sampling.flags import GALLERY_SHARDS
 from open_clip_fff.tools.sampling.match_scores import CROP, center_crop, load_scorer
 from open_clip_fff.tools.sampling.reading import SampleChunk, SampleReader, concatenate, thumbnail
-from open_clip_fff.tools.shards.tars import count_samples
+from open_clip_fff.tools.shards.tars import sample_starts
 
 TITLE = "What mining finds"
 TOPICS = ("captions", "mining", "discriminator")  # of the plan, shown at the top
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     """
     plan, urls, device = open_shards(args, plan, args.out.parent)
     settings = GallerySettings(args.show, args.batch_size, *load_extractors(args, plan, device), device)
-    draw = SampleDraw(urls, args.samples, 0, count_samples, progress, GALLERY_SHARDS)
+    draw = SampleDraw(urls, args.samples, 0, sample_starts, progress, GALLERY_SHARDS)
     html = gallery(plan, draw, settings, command, progress)
     with writing(args.out):
         write_atomically(args.out, html)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from open_clip_fff.data.shards import read_samples
+from open_clip_fff.data.shards import read_samples, samples_at
 from open_clip_fff.errors import reason
 from open_clip_fff.tools.sampling.flags import SHARDS
 
@@ -19,7 +19,8 @@ class SampleDraw:
         urls: of the shards.
         images: samples to draw; all if there are fewer.
         seed: of the draw.
-        size: returns a shard's number of samples, 0 if unknown: such a shard is read once to count them.
+        starts: returns where in a shard's file each sample starts, so that others are not read; empty if unknown: such
+            a shard is read once to count them, and up to the last that is drawn at each pass.
         progress: wraps the shards while they are counted.
         shards: to read at most.
 
@@ -33,7 +34,7 @@ class SampleDraw:
         urls: Sequence[str],
         images: int,
         seed: int,
-        size: Callable[[str], int],
+        starts: Callable[[str], Sequence[int]],
         progress: Progress,
         shards: int = SHARDS,
     ) -> None:
@@ -42,7 +43,8 @@ class SampleDraw:
         some = [all_urls[index] for index in sorted(chosen)]
         self.unreadable: dict[str, str] = {}
         counting = progress(some, desc="counting samples", unit=" shards")
-        sizes = [size(url) or sum(1 for _ in self._read(url)) for url in counting]
+        self._starts = {url: starts(url) for url in counting}
+        sizes = [len(self._starts[url]) or sum(1 for _ in self._read(read_samples([url]), url)) for url in some]
         shares = quotas(sizes, images)
         self.indices = {
             url: sorted(random.choice(count, share, replace=False).tolist())
@@ -56,17 +58,21 @@ class SampleDraw:
 
     def __iter__(self) -> Iterator[dict]:
         for url, indices in self.indices.items():
+            if starts := self._starts[url]:
+                yield from self._read(samples_at(url, [starts[index] for index in indices]), url)
+                continue
             # a shard whose last sample is drawn is read to its end, so that damage behind it is reported
             drawn, limit = set(indices), indices[-1] + 1 if indices[-1] + 1 < self._sizes[url] else None
-            yield from (x for number, x in enumerate(self._read(url, limit)) if number in drawn)
+            samples = self._read(read_samples([url], limit), url)
+            yield from (x for number, x in enumerate(samples) if number in drawn)
 
     def warnings(self) -> list[str]:
         """A line for each shard that could not be read to its end so far."""
         return [f"{url} is left out from where it cannot be read ({why})" for url, why in self.unreadable.items()]
 
-    def _read(self, url: str, limit: int | None = None) -> Iterator[dict]:
+    def _read(self, samples: Iterator[dict], url: str) -> Iterator[dict]:
         try:
-            yield from read_samples([url], limit)
+            yield from samples
         except Exception as error:  # whatever webdataset and tarfile raise
             self.unreadable[url] = reason(error)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.decoded import DecodedSample, decoded_samples
+from open_clip_fff.data.images import open_image, read_image
 from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tokens import draw_captions
@@ -44,7 +45,7 @@ class SampleReader:
         extractors: if one reads stored features, samples without them are skipped.
         device: of the features.
         progress: wraps the decoded samples.
-        keep: what to keep of each image.
+        keep: what to keep of each image; None for nothing, and no decoding where all features are stored.
         seed: of the captions drawn by the policy `sample`.
         workers: threads that decode.
 
@@ -59,7 +60,7 @@ class SampleReader:
         extractors: Sequence[FeatureExtractor],
         device: torch.device,
         progress: Progress,
-        keep: Callable[[Image.Image], Any] = lambda _: None,
+        keep: Callable[[Image.Image], Any] | None = None,
         seed: int = 0,
         workers: int = 0,
     ) -> None:
@@ -70,10 +71,13 @@ class SampleReader:
             self._rng_state = torch.get_rng_state()
 
         def preprocess(image: Image.Image) -> tuple[Any, list[Tensor]]:
-            return keep(image), [extractor.preprocess(image) for extractor in self.extractors]
+            return keep and keep(image), [extractor.preprocess(image) for extractor in self.extractors]
 
         stored = next((each.stored for each in self.extractors if each.stored is not None), None)
-        samples = decoded_samples(draw, CaptionReader(captions), preprocess, stored, workers)
+        # stored features are those of images that could be decoded
+        pixels = keep is not None or any(each.stored is None for each in self.extractors)
+        read = read_image if pixels else open_image
+        samples = decoded_samples(draw, CaptionReader(captions), preprocess, stored, workers, read)
         self._samples = progress(samples, total=len(draw), desc="features", unit=" images")
 
     def chunks(self, size: int = CHUNK) -> Iterator[SampleChunk]:

@@ -3,11 +3,13 @@
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from open_clip_fff.data.tars import Header
+from webdataset.tariterators import base_plus_ext
+
+from open_clip_fff.data.tars import NO_FILE, Header
 
 
 class TarWriter:
@@ -22,17 +24,18 @@ class TarWriter:
 
     def write(self, sample: Mapping[str, Any]) -> None:
         """Writes `{"__key__": key, extension: bytes, ...}`, by extension, without other names with an underscore."""
+        parts: list[bytes] = []
         for name in sorted(sample):
             if not name.startswith("_"):
                 content = sample[name]
-                self._append(_header(f"{sample['__key__']}.{name}", len(content)))
-                self._append(content)
-                self._append(bytes(-len(content) % tarfile.BLOCKSIZE))
+                parts += _header(f"{sample['__key__']}.{name}", len(content)), content
+                parts.append(bytes(-len(content) % tarfile.BLOCKSIZE))
+        self._append(b"".join(parts))
 
     def close(self) -> None:
         """Writes the tar's end."""
-        self._append(bytes(2 * tarfile.BLOCKSIZE))
-        self._append(bytes(-self._written % tarfile.RECORDSIZE))
+        end = 2 * tarfile.BLOCKSIZE
+        self._append(bytes(end + -(self._written + end) % tarfile.RECORDSIZE))
 
     def _append(self, content: bytes) -> None:
         self._file.write(content)
@@ -105,3 +108,18 @@ def keys_of(url: str) -> set[str]:
     except Exception:  # anything that tarfile raises for a damaged header
         return keys
     return keys
+
+
+def sample_starts(url: str) -> list[int]:
+    """The byte at which each sample of a local tar starts, up to its first damage; none if remote or compressed."""
+    starts: list[int] = []
+    before = None
+    with suppress(Exception), tarfile.open(url, "r:", tarinfo=Header) as tar:  # as in `keys_of`
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # it keeps them all
+            key, _ = base_plus_ext(member.name)
+            if member.isreg() and key and not NO_FILE.match(member.name):
+                if key != before:
+                    starts.append(member.offset)
+                before = key
+    return starts
