@@ -147,6 +147,16 @@ def test_every_loader_is_measured_on_the_same_rows(benches, tmp_path):
     assert [loaders[name]() for name in ("floor", "stock", "tokens K=5", "ours K=5")] == [16] * 4
 
 
+def test_tools_are_measured_beside_plain_loops(benches, tmp_path):
+    bench = benches("bench_tools")
+    small = ["--images", "20", "--batch-size", "8", "--workers", "0", "--rounds", "1", "--only", "pack", "embed"]
+    assert bench.main(["--out", str(tmp_path / "tools.csv"), *small]) == 0
+    table = pd.read_csv(tmp_path / "tools.csv").set_index("candidate")
+    assert list(table.index) == ["copy, decode", "pack", "encode", "embed"]
+    assert table["against"].dropna().to_dict() == {"pack": "copy, decode", "embed": "encode"}
+    assert (table["cpu ratio"].dropna() > 0).all() and (table[["images/s", "cpu_ms"]] > 0).all(axis=None)
+
+
 @pytest.mark.slow
 def test_what_a_ring_gains_on_a_slow_link_is_measured(tmp_path):
     small = ["--ranks", "2", "--batch-size", "32", "--captions", "2", "--width", "64", "--rounds", "1", "--mbit", "8"]
