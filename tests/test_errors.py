@@ -203,6 +203,7 @@ def test_open_clip_features_that_cannot_follow(refused):
 
 def test_coca_keeps_its_own_loss(refused):
     assert "use --method clip" in refused(*FFF, "--model", "coca_base")
+    assert "CoCa by its own loss, not SigLIP's" in refused("--method", "siglip", "--model", "coca_base")
 
 
 def test_a_mining_model_that_cannot_be_had(refused):

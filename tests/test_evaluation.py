@@ -206,6 +206,23 @@ def test_another_precision_is_not_taken_from_the_store(loaded, tmp_path):
     )[1]
 
 
+def test_a_set_that_changed_is_not_taken_from_the_store(loaded, tmp_path):
+    folder = webdataset(tmp_path / "cifar10")
+    at = find_set("cifar10", tmp_path)
+    assert (
+        score_set(loaded, at, QUICK, tmp_path / "store")[1] and not score_set(loaded, at, QUICK, tmp_path / "store")[1]
+    )
+    names = folder / "classnames.txt"
+    names.write_text(names.read_text().splitlines()[0])
+    with pytest.raises(UsageError, match="has changed since it was scored; --again"):
+        score_set(loaded, at, QUICK, tmp_path / "store")
+    with pytest.raises(UsageError, match=r"an image has the class .* of 1 class with a name"):
+        score_set(loaded, at, QUICK, tmp_path / "store", again=True)
+    (folder / "zeroshot_classification_templates.txt").write_text("")
+    with pytest.raises(UsageError, match="holds no template"):
+        score_set(loaded, at, QUICK, tmp_path / "store", again=True)
+
+
 def test_a_set_that_is_there_in_part(tmp_path):
     folder = webdataset(tmp_path / "cifar10")
     (folder / "test" / "1.tar").unlink()

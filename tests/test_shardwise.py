@@ -57,6 +57,13 @@ def folder(tmp_path):
     return OutFolder(tmp_path / "out", ".txt", {"words": "few"})
 
 
+def test_a_file_of_something_else_is_no_shard_that_is_done(folder, texts):
+    folder.file("2").write_text("another program's")
+    with pytest.raises(OneRankError, match=r"2\.txt is there, and no record .*; name another folder, or remove"):
+        process_shards(texts, folder, Share(), copy)
+    assert folder.file("2").read_text() == "another program's" and not folder.file("1").exists()
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,15 @@ def _classification(
             model, loader, tokenizer, classes, templates, settings.device, amp=settings.amp
         )
     target, logits = kept["target"], kept["logits"]
+    if not templates:
+        raise UsageError(
+            f"{local.root}: zeroshot_classification_templates.txt holds no template, one a line with {{c}}"
+        )
+    if target.ndim == 1 and (last := int(target.max())) >= len(classes):
+        raise UsageError(
+            f"{local.root}: an image has the class {last}, counted from 0, of {plural(len(classes), 'classes')} with a "
+            f"name; classnames.txt has one a line, in their order"
+        )
     samples = {"target": target.numpy(), "predicted": logits.argmax(dim=1).numpy()}
     if target.ndim == 2:  # several labels an image
         samples["predicted"] = (logits > 0).numpy()

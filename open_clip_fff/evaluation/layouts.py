@@ -1,5 +1,6 @@
 """Finding evaluation sets on disk: clip-benchmark's webdataset form, or the form that torchvision reads."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,14 @@ class LocalSet(NamedTuple):
     @property
     def layout(self) -> str:
         return "webdataset" if self.shards else "torchvision"
+
+    def contents(self) -> str | None:
+        """A hash of the tars' sizes and the texts beside them, by which a set is seen to change; None without tars."""
+        if not self.shards:
+            return None
+        tars = [f"{path.name} {path.stat().st_size}" for path in sorted((self.root / SPLIT).glob("*.tar"))]
+        texts = [path.read_bytes() for name in CLASS_FILES if (path := self.root / name).is_file()]
+        return hashlib.sha256(b"\0".join([*map(str.encode, tars), *texts])).hexdigest()[:16]
 
 
 def find_sets(

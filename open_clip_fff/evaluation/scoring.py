@@ -108,6 +108,7 @@ def _about_set(local: LocalSet, name: str, task: str, outcome: EvalOutcome) -> d
         "metric": metric,
         "note": local.spec.note,
         "location": str(local.root.resolve()),
+        "contents": local.contents(),
         "layout": local.layout,
         "split": SPLIT,
         **outcome.sizes,
@@ -123,3 +124,5 @@ def _check_conditions(score: Score, local: LocalSet, settings: EvalSettings, fol
                 f"{folder} was scored with {name} {stored[name]}, not {value}: --again scores it anew, another --store "
                 f"keeps both"
             )
+    if score.meta["set"].get("contents", local.contents()) != local.contents():  # older scores have none
+        raise UsageError(f"{folder}: {local.root} has changed since it was scored; --again scores it anew")

@@ -75,6 +75,8 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> None:
             f"--model {args.model}: CoCa also learns to write its caption, which needs one caption per image; "
             f"use --method clip"
         )
+    if (args.siglip or plan.loss.name == "siglip") and "multimodal_cfg" in config:
+        raise UsageError(f"--model {args.model}: OpenCLIP trains CoCa by its own loss, not SigLIP's; use --method clip")
     check_text(args.model, plan, design_of_config(config))
 
 

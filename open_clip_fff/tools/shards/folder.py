@@ -78,11 +78,16 @@ class OutFolder:
         return self.path / f"{stem}{self.suffix}"
 
     def is_done(self, stem: str, source: str) -> bool:
-        """Whether a shard's file exists. Raises OneRankError if it was made of another source."""
+        """Whether a shard's file exists. Raises OneRankError if it was made of another source, or by something else."""
         if not self.file(stem).exists():
             return False
         record = self.record(stem)
-        if record is not None and record.source != source:
+        if record is None:
+            raise OneRankError(
+                f"{self.flag} {self.path}: {self.file(stem).name} is there, and no record of what it was made of "
+                f"({record_path(self.path, stem)}); name another folder, or remove that file"
+            )
+        if record.source != source:
             raise OneRankError(
                 f"{self.flag} {self.path}: {self.file(stem).name} was made of {printable(record.source)} and not of "
                 f"{printable(source)}; name another folder"
