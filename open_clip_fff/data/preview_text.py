@@ -22,11 +22,14 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
     for preview in previews:
         _check_images(preview)
     preview, names = previews[0], " or ".join(preview.name for preview in previews)
+    text = any(preview.empty < preview.rows for preview in previews)  # in other sources, then
     for source in captions.sources:
         found = sum(preview.rows_with.get(source, 0) for preview in previews)
         if not found:
+            others = [key for key in captions.text_keys if key != source]
+            fix = f"; without it: {preview.flag} '{';'.join(others)}'" if source in captions.text_keys and text else ""
             raise UsageError(
-                f"{_typed(source, preview)}: no row of {names} has text there; {_found_instead(source, preview)}"
+                f"{_typed(source, preview)}: no row of {names} has text there; {_found_instead(source, preview)}{fix}"
             )
         share = found / sum(preview.rows for preview in previews)
         if share < captions.min_coverage:
@@ -37,9 +40,9 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
         _check_captions(preview, captions)
         if preview.opened and not preview.stored:
             raise UsageError(
-                f"--mining-features precomputed: none of the first {plural(preview.opened, 'rows')} of {preview.name} "
-                f"has any that can be used ({preview.lacking}); make them with open-clip-fff embed, and name their "
-                f"folder with --feature-sidecar"
+                f"stored features (--mining-features precomputed, --group-features stored): none of the first "
+                f"{plural(preview.opened, 'rows')} of {preview.name} has any that can be used ({preview.lacking}); "
+                f"make them with open-clip-fff embed, and name their folder with --feature-sidecar"
             )
     if captions.class_key is not None and not any(preview.classes for preview in previews):
         raise UsageError(
