@@ -50,3 +50,10 @@ def test_communities_are_evened_and_each_sample_is_in_the_order_once(module):
     assert not order.equal(trial.community_order(torch.from_numpy(found), 8, 16, draw))
     batches = torch.from_numpy(found)[order[:192]].view(-1, 16)
     assert sum(len(batch.unique()) == 2 for batch in batches) >= 11  # two communities each; the last has what is left
+
+
+def test_changes_are_in_points_and_towards_the_neighbours(module):
+    hits = {"walk": [np.zeros((7, 50))] * 2, "neighbours": [np.full((7, 50), 0.25), np.full((7, 50), 0.75)]}
+    found = module("neighbours_study").changes("walk", hits)
+    assert found.pop("neighbours against") == "walk" and len(found) == 7
+    assert all(text == "+50.0 [+25.0, +75.0]" for text in found.values())
