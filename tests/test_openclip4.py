@@ -41,6 +41,12 @@ def test_other_versions_are_named_at_once(trainer, capsys, monkeypatch):
     assert not trainer.run("other").exists()
 
 
+def environment(main: bool = True, **more: str) -> dict[str, str]:
+    """Variables of a program on OpenCLIP's main branch, or on 3.3."""
+    paths = [str(ROOT), *([str(Path(CLONE) / "src")] if main else [])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", **more}
+
+
 class Versions:
     """The trainer on both versions.
 
@@ -59,13 +65,12 @@ class Versions:
             The steps of its rank 0, as `kept_steps` keeps them.
         """
         trainer, kept = self.trainer, self.folder / f"{name}.{main}"
-        paths = [str(ROOT), *([str(Path(CLONE) / "src")] if main else [])]
-        environment = {"PYTHONPATH": os.pathsep.join(paths), KEPT: str(kept), "OMP_NUM_THREADS": "1"}
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
         command = [sys.executable, *torchrun, "-m", "open_clip_fff.train", *(["--"] if ranks else [])]
         command += [*trainer.common, "--model-config", str(trainer.config), *(data or trainer.tars)]
         command += ["--plugin", "tests.kept_steps", "--name", f"{name}.{main}", *argv]
-        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300)
+        variables = environment(main, **{KEPT: str(kept)})
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         self.printed = done.stdout
         assert ("open_clip_fff 0" in done.stdout) and (f"on OpenCLIP {'4' if main else '3.3'}." in done.stdout)
@@ -166,12 +171,19 @@ class TestOnMain:
         assert_equal_checkpoints(whole, trainer.checkpoint("resumed.True", 2))
         assert whole["global_step"] == 8 and not any(name.startswith("module") for name in whole["state_dict"])
         folder = versions.folder / "exported"
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(CLONE) / "src")])}
         command = [sys.executable, "-m", "open_clip_fff.export", str(trainer.run("whole.True")), "--out", str(folder)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
         assert done.returncode == 0 and "checked: stock OpenCLIP" in done.stdout, done.stderr
         released = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).state_dict()
         assert all(torch.equal(released[name], tensor) for name, tensor in whole["state_dict"].items())
+
+    def test_the_quickstart(self, tmp_path):
+        """Its model is exported, too, and loaded by 3.3, which is what is installed."""
+        command = [sys.executable, "scripts/quickstart.py", "--out", str(tmp_path / "out"), "--epochs", "2"]
+        done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=1200)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert f"OpenCLIP {open_clip.__version__} alone" in done.stdout and "logits differ by" in done.stdout
+        assert "on OpenCLIP 4" in (tmp_path / "out" / "logs" / "fff.txt").read_text()
 
     def test_fsdp2_is_ddp(self, versions, teacher):
         """With one group of captions; and a run that was stopped goes on."""
