@@ -1,6 +1,5 @@
 """Going through a data set shard by shard: whole files, shares, what is missing, what is wrong; scripts/embed.py."""
 
-import io
 import json
 import multiprocessing
 import re
@@ -9,7 +8,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import webdataset as wds
 
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.data.features import COLUMN, MEMBER, unpack
@@ -98,22 +96,6 @@ def test_two_processes_do_not_write_one_file(tmp_path):
     go.set()
     other.join(60)
     assert contents(tmp_path) == {"x.bin": b"first"}
-
-
-def test_tars_are_webdatasets_bytes():
-    names = ["a", "a/b", "\u00fc", "\udc80", *("x" * length for length in (95, 96, 97, 300)), f"{'d' * 60}/{'e' * 60}"]
-    samples = [
-        {"__key__": name, "__url__": "x", "txt": name[:2].encode(errors="replace"), "jpg": b"y"} for name in names
-    ]
-    for some in (samples, samples[:1], []):
-        ours, theirs = io.BytesIO(), io.BytesIO()
-        with tar_writer(ours) as tar:
-            for sample in some:
-                tar.write(sample)
-        with wds.TarWriter(theirs, user="", group="", mtime=0, encoder=False) as tar:
-            for sample in some:
-                tar.write(sample)
-        assert ours.getvalue() == theirs.getvalue()
 
 
 def test_tars_of_the_same_samples_are_the_same_bytes(tmp_path):
