@@ -63,7 +63,7 @@ FLAGS = [
     ("--image-std 0 0 0", "no picture can be made with it"),
     ("--val-data /nowhere.json", "/nowhere.json does not exist"),
     ("--val-data /etc/hostname", "say what it is with --dataset-type"),
-    ("--val-data /etc", "/etc is a folder; name its tars"),
+    ("--val-data /etc", "/etc is a folder; name the table in it, or its tars"),
     ("--device nonsense", "--device nonsense: "),
     ("--device meta", "--device meta: "),
     ("--horovod", "the package horovod is not installed"),

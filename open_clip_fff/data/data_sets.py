@@ -101,7 +101,8 @@ def check_files(flag: str, urls: Iterable[str]) -> None:
         fix = next((hints[sign] for sign in hints if sign in missing[0]), "check the path and the braces")
         raise UsageError(f"{flag}: {missing[0]} does not exist{also}; {fix}")
     if folder := next(filter(os.path.isdir, paths), None):
-        raise UsageError(f"{flag}: {folder} is a folder; name its tars, as '{folder.rstrip('/')}/{{00000..00099}}.tar'")
+        fix = f"name the table in it, or its tars, as '{folder.rstrip('/')}/{{00000..00099}}.tar'"
+        raise UsageError(f"{flag}: {folder} is a folder; {fix}")
     remote = {match[1]: url for url in reversed(urls) if (match := _SCHEME.match(url))}
     for scheme in sorted(remote.keys() - _opened_schemes()) if remote else ():
         copy = "aws s3 cp" if scheme == "s3" else "PROGRAM"

@@ -125,7 +125,7 @@ def test_tables_that_cannot_be_meant(refused, table, tmp_path):
     assert "none of the first images can be read (cannot identify image file" in refused(data=table.write(whole))
     assert "--csv-caption-key: names no column" in refused(data=table.write(whole, column=" ; "))
     folder = ["--train-data", str(tmp_path), "--dataset-type", "csv"]
-    assert "Is a directory" in refused(data=folder)
+    assert "is a folder; name the table in it" in refused(data=folder)
 
 
 def test_bytes_that_are_not_utf_8_far_down_a_csv(trainer, table, capsys):
