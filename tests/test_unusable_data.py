@@ -46,7 +46,8 @@ def test_what_cannot_be_opened_is_told_before_it_is_tried(shards, tmp_path, monk
         return str(error.value)
 
     check_files("--train-data", ["pipe:cat x", "https://x/0.tar", "file:/x/0.tar", "gs://x/0.tar"])
-    assert f"{shards} is a folder; name the table in it, or its tars, as '{shards}/{{00000..00099}}.tar'" in refused(str(shards))
+    told = refused(str(shards))
+    assert f"{shards} is a folder; name the table in it, or its tars, as '{shards}/{{00000..00099}}.tar'" in told
     assert "* is not expanded" in refused(f"{shards}/*.tar")
     assert "a quoted ~ is not expanded" in refused("~/0.tar")
     assert "write 'pipe:aws s3 cp s3://b/0.tar -'" in refused("s3://b/0.tar")
