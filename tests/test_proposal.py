@@ -249,6 +249,18 @@ def said(f: MiningFeatures, wanted: MiningConfig | None = None, batch: int = BAT
     return "\n".join(warnings(wanted, proposal, counted, batch, rate))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cosine_is_in_the_bin_whose_threshold_it_exceeds(dtype):
+    """As mining compares: a rounded arc cosine put ties at a bin's edge below it, and more were mined than counted."""
+    edges = edge(torch.arange(BINS + 1)).to(dtype)
+    at, ends = edges[:-1], torch.linspace(0, 1e-5, 10_001, dtype=dtype)
+    around = torch.nextafter(at, torch.full_like(at, 2.0)), torch.nextafter(at, torch.full_like(at, -2.0))
+    cosine = torch.cat([at, *around, ends - 1, 1 - ends, 1e-17 * torch.randn(100, dtype=dtype)]).clamp(-1, 1)
+    found = bins(cosine)
+    assert found.equal((torch.searchsorted(edges, cosine) - 1).clamp(min=0))
+    assert (cosine <= edges[found + 1]).all() and ((cosine > edges[found]) | (found == 0)).all()
+
+
 def test_equal_captions_tie():
     """A third of the images share all captions: together they are more than is asked for, so p3 can cut nowhere."""
     f = random_features(120, 2, d=8)
