@@ -20,7 +20,6 @@ import argparse
 import gc
 import io
 import json
-import resource
 import statistics
 import sys
 import tarfile
@@ -36,6 +35,7 @@ import open_clip_train.data as oc_data
 import pandas as pd
 import torch
 from bench.models import open_clip_args
+from bench.processor import processor_seconds
 from bench.shards import K, made_shards, store_features
 from PIL import Image
 
@@ -187,12 +187,6 @@ def measured(epoch: Callable[[], int]) -> Measured:
     samples = epoch()
     gc.collect()  # ends workers that are left
     return Measured(time.perf_counter() - clock, processor_seconds() - cpu, samples)
-
-
-def processor_seconds() -> float:
-    """Of this process and of its workers that have ended, user and system."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ stock in the same round. Writes a CSV, and prints it.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from bench.processor import processor_seconds
 from bench.shards import K, made_shards
 from bench.turns import in_turns
 
@@ -101,12 +101,6 @@ def row(found: list[dict[str, float]], stock: list[dict[str, float]]) -> dict[st
         for name in MEASURES
     }
     return {**made, **ratios}
-
-
-def processor_seconds() -> float:
-    """Of the processes that have ended, user and system."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

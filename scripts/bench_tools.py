@@ -14,7 +14,6 @@ import argparse
 import io
 import json
 import random
-import resource
 import shutil
 import statistics
 import sys
@@ -31,6 +30,7 @@ import pandas as pd
 import torch
 from bench import plain_tools
 from bench.captions import drawn
+from bench.processor import processor_seconds
 from bench.turns import in_turns
 from PIL import Image
 
@@ -159,12 +159,6 @@ def measured(run: Callable[[Path], Any], out: Path) -> Measured:
     found = Measured(time.perf_counter() - clock, processor_seconds() - cpu)
     shutil.rmtree(out)
     return found
-
-
-def processor_seconds() -> float:
-    """Of this process and of those that it started and that have ended, user and system."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def row(name: str, rounds: dict[str, list[Measured]], images: int) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def _rows_by_files(train_data: str) -> int | None:
         name = next(name for name in ("sizes.json", "__len__") if os.path.exists(os.path.join(folder, name)))
         why = f"it has no {error}" if isinstance(error, KeyError) else reason(error)
         raise UsageError(
-            f"--train-data: {os.path.join(folder, name)} does not tell the shards' rows ({why}); mend or remove it, or "
+            f"--train-data: {os.path.join(folder, name)} does not tell the shards' rows ({why}); fix or remove it, or "
             f"say --train-num-samples N"
         ) from error
 
