@@ -42,7 +42,8 @@ class Arm:
         name: in tables and folders.
         loss: whose learning rate it has.
         flags: of training.
-        miner: whose features mine: `minilm` (captions' alone), `clip` (a CLIP of the clean images), or none.
+        miner: whose features mine: `minilm` (captions' alone), `clip` (a CLIP of the clean images), or none; or `blip`,
+            a discriminator of the clean images.
     """
 
     name: str
@@ -62,6 +63,8 @@ _IGNORE = ("--mined-as", "ignore")
 _ANCHOR = ("--positive-weight", "per-anchor")  # an image's positives weigh 1 / k each
 _TOGETHER = ("--positive-weight", "mined-per-anchor")  # own captions weigh 1 each, an image's mined ones 1 together
 _FIFTH = ("--mined-weight", "0.2")
+_GRIT, _SMOOTHED = ("--batch-hooks", "grit"), ("--loss", "s-itc")
+_PLAIN = ("--method", "clip", "--loss", "softmax")  # CLIP's loss, in the form that takes positives
 _CLASS = (*_OFF, "--positive-key", "cls")  # all captions of images of its class, and no others: no miner finds more
 
 ARMS = {
@@ -90,6 +93,13 @@ ARMS = {
         Arm("FFF, five, the true pairs", "fff", (*_FFF, *_FIVE, *_CLASS)),
         Arm("FFF, five, the true pairs, mined per anchor", "fff", (*_FFF, *_FIVE, *_CLASS, *_TOGETHER)),
         Arm("FFF, five, MiniLM's pairs ignored", "fff", (*_FFF, *_FIVE, *_RATE, *_IGNORE), "minilm"),
+        Arm("GRIT, one of five drawn", "clip", (*_PLAIN, *_GRIT, *_DRAWN)),
+        Arm("S-ITC, one of five drawn", "clip", (*_PLAIN, *_SMOOTHED, *_DRAWN)),
+        Arm("CLIP, one of five drawn, a discriminator", "clip", (*_PLAIN, *_DRAWN), "blip"),
+        Arm("GRIT, one of five drawn, a discriminator", "clip", (*_PLAIN, *_GRIT, *_DRAWN), "blip"),
+        Arm("MAFA-ITC, one of five drawn", "clip", ("--method", "mafa-itc", *_DRAWN), "blip"),
+        Arm("softmax, five, a discriminator", "softmax", (*_SOFTMAX, *_FIVE, *_OFF), "blip"),
+        Arm("FFF, five, a discriminator", "fff", (*_FFF, *_FIVE, *_OFF), "blip"),
     )
 }
 TUNED = {  # the arm by which a loss's rate is chosen
@@ -126,6 +136,15 @@ _MINERS = (
     "FFF, five, the true pairs",
     "FFF, five, the true pairs, mined per anchor",
 )
+_MAFA = (
+    "GRIT, one of five drawn",
+    "S-ITC, one of five drawn",
+    "CLIP, one of five drawn, a discriminator",
+    "GRIT, one of five drawn, a discriminator",
+    "MAFA-ITC, one of five drawn",
+    "softmax, five, a discriminator",
+    "FFF, five, a discriminator",
+)
 _TUNED_ON = (
     "CLIP, raw caption",
     "CLIP, one of five drawn",
@@ -140,6 +159,7 @@ GRIDS = {
     "deciding": Grid(_BOTH, _DECIDING, (0, 1, 2)),
     "siglip": Grid(_BOTH, ("SigLIP, raw caption", "SigLIP, one of five drawn"), (0, 1, 2)),
     "miners": Grid(_BOTH, _MINERS, (0, 1, 2)),
+    "mafa": Grid(_BOTH, _MAFA, (0, 1, 2)),
     "finetuning": Grid((Condition("balanced", epochs=4, start="CLIP"),), _TUNED_ON, (0, 1, 2)),
     "fresh": Grid((Condition("balanced"),), _DECIDING, (3,)),
     "arms": Grid(_BOTH, tuple(ARMS), (0, 1, 2)),

@@ -26,7 +26,7 @@ from cifar.images import Photo, balanced, long_tailed, parts, read_photos
 from open_clip_fff import sample_id
 from open_clip_fff.data.shards import image_bytes, read_samples
 
-HERE = Path(__file__).parent
+BLIP = Path(__file__).parent / "blip-32.json"
 PER_SHARD = 2_500
 STEPS, BATCH = 6_000, 64  # of the captioner's training
 SEED = 0
@@ -49,7 +49,7 @@ def make(source: Path, data: Path, steps: int = STEPS, some: int | None = None) 
     pack(data / "bare", others, [["photo"]] * len(others))
     if not (data / "captioner").exists():
         command(
-            *("train-captioner", "--from-config", HERE / "blip-32.json", "--out", data / "captioner"),
+            *("train-captioner", "--from-config", BLIP, "--out", data / "captioner"),
             *("--steps", steps, "--batch-size", BATCH, "--lr", 2e-3, "--workers", 1, "--seed", SEED, "--"),
             *("--train-data", shards(data / "clean"), "--text-key", "", "--json-text-key", "captions"),
         )

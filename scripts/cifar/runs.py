@@ -12,7 +12,7 @@ from digits.runs import Run, Trainer
 from digits.sentences import by_captions_alone, needed_sentence_model
 
 from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition, Grid
-from cifar.data import command, shards
+from cifar.data import BLIP, command, shards
 from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate
 from open_clip_fff.evaluation.layouts import find_sets
 from open_clip_fff.hub.loading import load_model
@@ -202,6 +202,8 @@ def miner_flags(data: Path, condition: Condition, miner: str) -> list[str]:
             *("--json-text-key", "captions", "--mining-features", "text", "--mining-model", model),
         )
         return by_captions_alone(out)
+    if miner == "blip":
+        return ["--discriminator", f"blip:{discriminator(data)}"]
     return ["--mining-features", "frozen", "--mining-model", MODEL.stem, "--mining-pretrained", str(clean_clip(data))]
 
 
@@ -219,6 +221,18 @@ def clean_clip(data: Path) -> Path:
             *("--save-frequency", 10, "--logs", data / "logs", "--name", "clean"),
         )
     return checkpoint
+
+
+def discriminator(data: Path) -> Path:
+    """A small BLIP that learnt which true captions match the captioner's images; trained where it is not there yet."""
+    folder = data / "discriminator"
+    if not folder.exists():
+        command(  # negatives at random: of the most similar captions many are as true of the image as its own
+            *("train-discriminator", "--from-config", BLIP, "--out", folder, "--steps", 3_000, "--batch-size", 64),
+            *("--lr", 2e-3, "--hard-negatives", 0, "--workers", 1, "--seed", 0, "--train-data", shards(data / "clean")),
+            *("--text-key", "", "--json-text-key", "captions"),
+        )
+    return folder
 
 
 def scores(run: Path) -> dict[str, float]:
