@@ -40,7 +40,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         for measure, title in MEASURES.items():
             row[f"{title}, %"] = spread(own[measure])
             row[f"{title}, against one of five"] = difference(own[measure], base[measure])
-        for column in ("mined/image", "right %"):
+        for column in ("mined/image", "right %", "hardest of one class %", "matched %", "matched right %"):
             if column in own:
                 row[column] = "–" if own[column].isna().all() else f"{own[column].mean():.1f}"
         row["seconds"] = "–" if own["seconds"].isna().all() else f"{own['seconds'].mean():.0f}"

@@ -246,7 +246,13 @@ def scores(run: Path) -> dict[str, float]:
 def logged(run: Path) -> dict[str, float]:
     """Of the run's log: the mean of what was mined and how much of it was right, and the scalars at the end."""
     log = (run / "out.log").read_text()
-    patterns = {"mined/image": r"Mined/image: ([\d.]+)", "right %": r"Right: ([\d.]+)%"}
+    patterns = {
+        "mined/image": r"Mined/image: ([\d.]+)",
+        "right %": r"Right: ([\d.]+)%",
+        "hardest of one class %": r"(?:Hardest of one class:|truly) ([\d.]+)%",
+        "matched %": r"False negatives: ([\d.]+)%",
+        "matched right %": r"False negatives: .*?right ([\d.]+)%",
+    }
     found = {name: [float(x) for x in re.findall(pattern, log)] for name, pattern in patterns.items()}
     means = {name: round(sum(values) / len(values), 3) for name, values in found.items() if values}
     last = {"scale": r"Logit Scale: ([\d.]+)", "bias": r"(?:Logit )?Bias: (-?[\d.]+)"}
