@@ -36,10 +36,14 @@ def test_errors_are_those_against_all_of_float64(scripts, monkeypatch):
             if not (kind := losses.objective(name, k)):
                 continue
             truth = exact.exact(kind, inputs)
+            single = max(exact.errors(*bench.forward_backward(step, inputs), truth).values())
+            if "bf16" in name:  # takes no float64
+                assert 1e-5 < single < 1e-2, name
+                continue
             value, gradients = bench.forward_backward(step, double)
             assert max(exact.errors(value, gradients, truth).values()) < 1e-12, name
             assert len(truth.image) == len(truth.text) == 4
-            assert 0 < max(exact.errors(*bench.forward_backward(step, inputs), truth).values()) < 1e-6, name
+            assert 0 < single < 1e-6, name
 
 
 def test_what_does_not_fit_is_said(scripts, monkeypatch):

@@ -11,6 +11,7 @@ from open_clip_fff.config.topics import CLIP, COCA, FFF, GRIT, MAFA, SIGLIP, Top
 REDUCTIONS = ("images", "pairs")
 IMPLS = ("auto", "dense", "tiled", "triton")
 DIST_IMPLS = ("gather", "ring")
+PRODUCTS = ("float32", "bf16")
 OURS = ("fff", "softmax", "s-itc")
 STOCK_LOSSES = ("clip", "siglip")
 POSITIVE_WEIGHTS = ("per-pair", "per-anchor", "mined-per-anchor")
@@ -45,7 +46,7 @@ class PositiveWeights:
         return self == PositiveWeights()
 
 
-def check_made(impl: str, dist_impl: str, weights: PositiveWeights) -> None:
+def check_made(impl: str, dist_impl: str, weights: PositiveWeights, products: str = "float32") -> None:
     """Raises ValueError for unknown implementations of a loss, and for two that contradict each other."""
     if impl not in IMPLS:
         raise ValueError(f"impl is {impl!r}: choose from {', '.join(IMPLS)}")
@@ -53,6 +54,12 @@ def check_made(impl: str, dist_impl: str, weights: PositiveWeights) -> None:
         raise ValueError(f"dist_impl is {dist_impl!r}: choose from {', '.join(DIST_IMPLS)}")
     if dist_impl == "ring" and impl == "dense":
         raise ValueError("dist_impl ring goes by tiles: impl dense needs all texts at once")
+    if products not in PRODUCTS:
+        raise ValueError(f"products are {products!r}: choose from {', '.join(PRODUCTS)}")
+    if products == "bf16" and impl == "dense":
+        raise ValueError(
+            "products of bf16 are computed by tiles: impl dense has those of float32 (--loss-products, --loss-impl)"
+        )
     if impl == "triton" and not weights.equal:
         raise ValueError(
             "impl is 'triton', whose kernel gives every pair the same weight: use 'tiled' (--loss-impl), or leave out "
@@ -116,12 +123,13 @@ class Smoothing(Settings):
             )
         return tuple(parts)
 
-    def check_made(self, impl: str, dist_impl: str) -> None:
+    def check_made(self, impl: str, dist_impl: str, products: str = "float32") -> None:
         """Raises ValueError where such an implementation does not support it."""
-        if (self.stop_gradient or self.consistency) and (impl == "tiled" or dist_impl == "ring"):
+        by_tiles = impl == "tiled" or dist_impl == "ring" or products == "bf16"
+        if (self.stop_gradient or self.consistency) and by_tiles:
             raise ValueError(
-                "stop_gradient and consistency (--itc-stop-gradient, --itc-consistency) need all logits at once: "
-                "impl dense, dist_impl gather (--loss-impl, --loss-dist-impl)"
+                "stop_gradient and consistency (--itc-stop-gradient, --itc-consistency) need all logits at once: impl "
+                "dense, dist_impl gather, products float32 (--loss-impl, --loss-dist-impl, --loss-products)"
             )
 
 
@@ -161,6 +169,14 @@ class LossSettings(Settings):
         choices=IMPLS,
         when=lambda s: s.name in OURS,
     )
+    products: str = setting(
+        "loss_products",
+        "float32",
+        "in what the loss multiplies features: bf16 rounds them and sums in float32, for speed on a GPU, not timed yet",
+        choices=PRODUCTS,
+        when=lambda s: s.name in OURS,
+        needs="--loss fff, softmax or s-itc",
+    )
     positive_weight: str = setting(
         "positive_weight",
         "per-pair",
@@ -184,8 +200,8 @@ class LossSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_made(self.impl, self.dist_impl, self.weights)
-        self.smoothing.check_made(self.impl, self.dist_impl)
+        check_made(self.impl, self.dist_impl, self.weights, self.products)
+        self.smoothing.check_made(self.impl, self.dist_impl, self.products)
 
     def describe(
         self, upstream: Upstream, single: bool, plugins: tuple[str, ...] = (), trained: int | None = None
@@ -204,16 +220,18 @@ class LossSettings(Settings):
             pairs = "the counted pairs" if self.weights.equal else "the weights of the counted pairs"
             over = {"images": "the images", "pairs": pairs}[self.reduction]
             about = "a sigmoid over all images and all captions of the batch, any number of positives per image"
-            return Topic("loss", (f"FFF's Eq. 2 ({FFF}), {about}", *self._weights(), f"the sum divided by {over}"))
+            parts = (f"FFF's Eq. 2 ({FFF}), {about}", *self._weights(), f"the sum divided by {over}")
+            return Topic("loss", (*parts, *self._products()))
         if self.name == "softmax" and single:
-            return Topic("loss", (f"a softmax with one positive per image, which is CLIP's ({CLIP})",))
+            parts = (f"a softmax with one positive per image, which is CLIP's ({CLIP})",)
+            return Topic("loss", (*parts, *self._products()))
         if self.name == "softmax":
             about = f"a softmax over FFF's assignment ({FFF}), each target spread evenly over its positives"
             parts = (about, *self._weights(), "any number of positives per image")
-            return Topic("loss", (*parts, "open_clip_fff's own, not the paper's"))
+            return Topic("loss", (*parts, "open_clip_fff's own, not the paper's", *self._products()))
         if self.name == "s-itc":
             about = f"MAFA's S-ITC ({MAFA}), a softmax with any number of positives per image"
-            return Topic("loss", (about, *self._weights(), *self.smoothing.describe(trained)))
+            return Topic("loss", (about, *self._weights(), *self.smoothing.describe(trained), *self._products()))
         return Topic(
             "loss", (f"{code(self.name or '')}, a loss of a plug-in" + f" ({codes(plugins)})" * bool(plugins),)
         )
@@ -226,6 +244,9 @@ class LossSettings(Settings):
         if self.name == "fff" and self.positive_weight == "mined-per-anchor":
             return (f"an own caption weighs 1, the mined positives of an image together {number(self.mined_weight)}",)
         return () if self.mined_weight == 1.0 else (own,)
+
+    def _products(self) -> tuple[str, ...]:
+        return ("features multiplied in bfloat16, summed in float32",) * (self.products == "bf16")
 
     @property
     def weights(self) -> PositiveWeights:

@@ -30,17 +30,19 @@ class GlobalBatch(NamedTuple):
 class GlobalBatchLoss(nn.Module, ABC):
     """A loss of the global batch and its assignment, computed in float32 (float64 inputs stay), outside autocast.
 
-    Arguments as `FFFLoss`; `weights`: what positives weigh. Raises ValueError for an unknown `impl` or `dist_impl`, or
-    one that cannot weigh positives.
+    Arguments as `FFFLoss`; `weights`: what positives weigh. Raises ValueError for an unknown `impl`, `dist_impl` or
+    `products`, and for an `impl` that cannot weigh positives, or round products.
     """
 
     by_tiles = True  # takes an `Assignment`, whose labels need not exist as one tensor
 
-    def __init__(self, rank: int, world_size: int, impl: str, dist_impl: str, weights: PositiveWeights) -> None:
+    def __init__(
+        self, rank: int, world_size: int, impl: str, dist_impl: str, weights: PositiveWeights, products: str
+    ) -> None:
         super().__init__()
-        check_made(impl, dist_impl, weights)
+        check_made(impl, dist_impl, weights, products)
         self.rank, self.world_size, self.impl, self.dist_impl = rank, world_size, impl, dist_impl
-        self.weights = weights
+        self.weights, self.products = weights, products
         self.miner: Miner | None = None
         self._ring = dist_impl == "ring"
         self._check = FirstCall()

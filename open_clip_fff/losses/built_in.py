@@ -16,12 +16,13 @@ def _fff(context: LossContext) -> FFFLoss:
         dist_impl=settings.dist_impl,
         positive_weight=settings.positive_weight,
         mined_weight=settings.mined_weight,
+        products=settings.products,
     )
 
 
 def _softmax(context: LossContext) -> MultiPositiveSoftmaxLoss:
     settings = context.settings
-    how = settings.impl, settings.dist_impl, settings.mined_weight
+    how = settings.impl, settings.dist_impl, settings.mined_weight, settings.products
     return MultiPositiveSoftmaxLoss(context.rank, context.world_size, *how)
 
 
@@ -37,6 +38,7 @@ def _s_itc(context: LossContext) -> SmoothedITCLoss:
         smoothing.stop_gradient,
         smoothing.consistency,
         mined_weight=settings.mined_weight,
+        products=settings.products,
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.distributed import RingExchange
+from open_clip_fff.losses.products import product
 from open_clip_fff.losses.weights import RowWeights
 from open_clip_fff.mining.tiles import Assignment, AssignmentBlock, Labels, tiles
 
@@ -43,8 +44,8 @@ def logit_tiles(
     """All pairs of this rank's images and a block.
 
     Args:
-        scaled: [B, D], image features times the scale.
-        text: [n, K, D], the block's.
+        scaled: [B, D], image features times the scale, float32 or float64, or bfloat16 for logits of float32.
+        text: [n, K, D], the block's, of the same type.
         weights: of positives; None for 1 each.
         offset: of this rank's first image in the global batch.
         group: images per group, consecutive in the global batch; None without groups.
@@ -63,7 +64,9 @@ def logit_tiles(
                 of_columns = _group_numbers(columns, block.columns.offset, group, text)
                 same_group = (of_rows[:, None] == of_columns).repeat_interleave(k, dim=1)
             as_positives = None if weights is None else weights.tile(rows, block.columns.ids[columns], k)
-            yield LogitTile(rows, captions, part, scaled[rows] @ part.T, by_image, by_text, same_group, as_positives)
+            yield LogitTile(
+                rows, captions, part, product(scaled[rows], part.T), by_image, by_text, same_group, as_positives
+            )
 
 
 def exchange_texts(

@@ -42,6 +42,8 @@ class FFFLoss(GlobalBatchLoss):
             the others (`mined-per-anchor`); see `losses.reference.positive_weights`. The last two go over the
             assignment once more.
         mined_weight: what a positive that is no own caption weighs where an own caption weighs 1.
+        products: `bf16` rounds the features to bfloat16 where they are multiplied, and sums in float32 (by tiles; of
+            float32 features). Meant for CUDA, not timed there yet.
 
     Raises:
         ValueError: for an unknown `impl`, `reduction` or `positive_weight`, for mining that depends on earlier steps,
@@ -66,8 +68,9 @@ class FFFLoss(GlobalBatchLoss):
         dist_impl: str = "gather",
         positive_weight: str = "per-pair",
         mined_weight: float = 1.0,
+        products: str = "float32",
     ) -> None:
-        super().__init__(rank, world_size, impl, dist_impl, PositiveWeights(positive_weight, mined_weight))
+        super().__init__(rank, world_size, impl, dist_impl, PositiveWeights(positive_weight, mined_weight), products)
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction is {reduction!r}: choose from {', '.join(REDUCTIONS)}")
         if mining is not None and (mining.per_image is not None or mining.warmup or mining.guarded):
@@ -85,8 +88,10 @@ class FFFLoss(GlobalBatchLoss):
         else:
             kernel = tile_kernel(self.impl, batch.image.device)
             by_row = row_weights(batch.assignment, self.weights, batch.image)
-            total, counted = tiled_sigmoid_sum(batch.image, batch.texts, scale, bias, batch.assignment, kernel, by_row)
+            total, counted = tiled_sigmoid_sum(
+                batch.image, batch.texts, scale, bias, batch.assignment, kernel, by_row, self.products
+            )
         if self.reduction == "images":
             return total / len(batch.image)
         counted = sum_over_ranks(counted, self.world_size)
-        return total / (counted.where(counted > 0, 1) / self.world_size)
+        return total / (counted.where(counted > 0, 1) / self.world_size).to(total.dtype)

@@ -29,7 +29,7 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
         consistency: GRIT-VLP: weight of a term in which each direction's softmax is the other's target (0.2 there).
             With K captions, the softmax over texts is summed over an image's captions, the other is the mean over them;
             that is ours.
-        mined_weight: as `MultiPositiveSoftmaxLoss`.
+        mined_weight, products: as `MultiPositiveSoftmaxLoss`.
 
     Raises:
         ValueError: for a number out of range, and for options that `impl` does not have.
@@ -52,11 +52,13 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
         stop_gradient: bool = False,
         consistency: float = 0.0,
         mined_weight: float = 1.0,
+        products: str = "float32",
     ) -> None:
         self.settings = Smoothing(alpha, "all" if group is None else "group", start, stop_gradient, consistency)
-        self.settings.check_made(impl, dist_impl)
+        self.settings.check_made(impl, dist_impl, products)
         dense = stop_gradient or consistency > 0
-        super().__init__(rank, world_size, "dense" if dense and impl == "auto" else impl, dist_impl, mined_weight)
+        impl = "dense" if dense and impl == "auto" else impl
+        super().__init__(rank, world_size, impl, dist_impl, mined_weight, products)
         self.group = group
         self.set_epoch(start)
 

@@ -26,6 +26,7 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
         impl: `tiled` (losses/tiled_softmax.py), `dense` (losses/reference.py), or `auto`, which is `tiled`.
         mined_weight: a positive that is no own caption, by id, weighs so much in the targets where an own caption
             weighs 1. With 0 it is like a negative: it stays in the denominator.
+        products: as `FFFLoss`.
 
     Example:
         >>> image = torch.nn.functional.normalize(torch.randn(4, 8), dim=-1)
@@ -40,10 +41,11 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
         impl: str = "auto",
         dist_impl: str = "gather",
         mined_weight: float = 1.0,
+        products: str = "float32",
     ) -> None:
         if impl == "triton":
             raise ValueError("impl is 'triton': the kernel is the sigmoid loss's; use 'tiled'")
-        super().__init__(rank, world_size, impl, dist_impl, PositiveWeights(mined=mined_weight))
+        super().__init__(rank, world_size, impl, dist_impl, PositiveWeights(mined=mined_weight), products)
         self.alpha: float = 0.0  # of `SmoothedITCLoss`
         self.group: int | None = None
 
@@ -51,7 +53,9 @@ class MultiPositiveSoftmaxLoss(GlobalBatchLoss):
         if self.impl == "dense":
             return self._dense(batch, scale, bias)
         weights, smoothing = row_weights(batch.assignment, self.weights, batch.image), (self.alpha, self.group)
-        return tiled_softmax_loss(batch.image, batch.texts, scale, bias, batch.assignment, *smoothing, weights)
+        return tiled_softmax_loss(
+            batch.image, batch.texts, scale, bias, batch.assignment, *smoothing, weights, self.products
+        )
 
     def _dense(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
         rows = logits(batch.image, batch.texts, scale, bias).flatten(1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from open_clip_fff.losses.logit_tiles import exchange_texts, logit_tiles
+from open_clip_fff.losses.products import add_product_, to_multiply
 from open_clip_fff.losses.weights import RowWeights
 from open_clip_fff.mining.tiles import Assignment
 
@@ -90,6 +91,7 @@ def tiled_sigmoid_sum(
     assignment: Assignment,
     kernel: TileKernel = sigmoid_tile,
     weights: RowWeights | None = None,
+    products: str = "float32",
 ) -> tuple[Tensor, Tensor]:
     """The double sum of Eq. 2, as `losses.reference.sigmoid_sum`, and the sum of its terms' weights.
 
@@ -102,21 +104,24 @@ def tiled_sigmoid_sum(
         assignment: of B images and N * K captions; its labels are computed once for every tile.
         kernel: computes a tile from its logits.
         weights: of positives, for a kernel that takes them; None for 1 each.
+        products: one of config.objective.PRODUCTS; `bf16` for float32 only.
 
     Returns:
         Scalar with gradients to the first four; and scalar, float64, or without weights the number of terms, int64.
     """
     bias = image.new_zeros(()) if bias is None else bias
-    return _TiledSigmoid.apply(image, text, scale, bias, assignment, kernel, weights)
+    return _TiledSigmoid.apply(image, text, scale, bias, assignment, kernel, weights, products)
 
 
 class _TiledSigmoid(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, image, text, scale, bias, assignment, kernel, weights):
+    def forward(ctx, image, text, scale, bias, assignment, kernel, weights, products):
         needs_gradient = any(ctx.needs_input_grad)
-        scaled, total, counted = image * scale, image.new_zeros((), dtype=torch.float64), 0
+        scaled, total, counted = to_multiply(image * scale, products), image.new_zeros((), dtype=torch.float64), 0
         by_image, by_bias = torch.zeros_like(image) if needs_gradient else None, total
-        exchange = exchange_texts([text], [torch.zeros_like(text)] if needs_gradient else [], assignment)
+        exchange = exchange_texts(
+            [to_multiply(text, products)], [torch.zeros_like(text)] if needs_gradient else [], assignment
+        )
         for ((texts, *_), by_texts), block in zip(exchange, assignment.blocks(), strict=True):
             for tile in logit_tiles(scaled, texts, block, weights):
                 more = () if tile.weights is None else (tile.weights,)
@@ -124,8 +129,8 @@ class _TiledSigmoid(torch.autograd.Function):
                 gradient = tile.logits  # the kernel has overwritten them
                 total, by_bias, counted = total + loss, by_bias + of_bias, counted + pairs
                 if needs_gradient:
-                    by_image[tile.rows].addmm_(gradient, tile.text)
-                    by_texts[0].flatten(0, 1)[tile.captions].addmm_(gradient.T, scaled[tile.rows])
+                    add_product_(by_image[tile.rows], gradient, tile.text)
+                    add_product_(by_texts[0].flatten(0, 1)[tile.captions], gradient.T, scaled[tile.rows])
         if needs_gradient:
             by_scale = torch.linalg.vecdot(by_image, image).double().sum()
             ctx.save_for_backward(by_image.mul_(scale), exchange.accumulators[0], by_scale, by_bias, scale, bias)
@@ -140,4 +145,4 @@ class _TiledSigmoid(torch.autograd.Function):
             (by_scale * gradient).to(scale.dtype).reshape(scale.shape),
             (by_bias * gradient).to(bias.dtype).reshape(bias.shape),
         )
-        return by_image * gradient, by_text * gradient, *scalars, None, None, None
+        return by_image * gradient, by_text * gradient, *scalars, None, None, None, None

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from open_clip_fff.distributed import highest_over_ranks, sum_over_ranks
 from open_clip_fff.losses.logit_tiles import LogitTile, exchange_texts, logit_tiles
+from open_clip_fff.losses.products import add_product_, sum_dtype, to_multiply
 from open_clip_fff.losses.weights import RowWeights
 from open_clip_fff.mining.tiles import Assignment
 
@@ -23,6 +24,7 @@ def tiled_softmax_loss(
     alpha: float = 0.0,
     group: int | None = None,
     weights: RowWeights | None = None,
+    products: str = "float32",
 ) -> Tensor:
     """Half the mean cross-entropy of images (rows) and half that of captions (columns) that have a positive.
 
@@ -39,18 +41,20 @@ def tiled_softmax_loss(
         alpha: of the smoothing, 0 to 1.
         group: images per group, consecutive in the global batch, over which alpha is spread; None spreads it over all.
         weights: of positives in the target of their row and of their column; None for 1 each.
+        products: one of config.objective.PRODUCTS; `bf16` for float32 only.
 
     Returns:
         This rank's share: a scalar whose mean over ranks is the loss, and its gradients' mean the loss's gradient.
     """
     bias = image.new_zeros(()) if bias is None else bias
-    return _TiledSoftmax.apply(image, text, scale, bias, assignment, alpha, group if alpha else None, weights)
+    return _TiledSoftmax.apply(image, text, scale, bias, assignment, alpha, group if alpha else None, weights, products)
 
 
 class _TiledSoftmax(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, image, text, scale, bias, assignment, alpha, group, weights):
-        texts, scaled = assignment.global_texts, image * scale
+    def forward(ctx, image, text, scale, bias, assignment, alpha, group, weights, products):
+        texts = assignment.global_texts
+        scaled, text = to_multiply(image * scale, products), to_multiply(text, products)
         rows, columns = _row_and_column_stats(scaled, text, assignment, alpha, group, weights)
         own = columns if texts.ring else columns.chunk(texts.world_size, dim=1)[texts.rank]
         shares = [_share_of_row(stats, texts.world_size) for stats in (rows, own)]
@@ -69,7 +73,7 @@ class _TiledSoftmax(torch.autograd.Function):
         by_image, by_text, by_scale, scale, bias = ctx.saved_tensors
         by_scale = (by_scale * gradient).to(scale.dtype).reshape(scale.shape)
         # a bias shifts all logits by the same number, which a softmax is invariant to
-        return by_image * gradient, by_text * gradient, by_scale, torch.zeros_like(bias), None, None, None, None
+        return by_image * gradient, by_text * gradient, by_scale, torch.zeros_like(bias), None, None, None, None, None
 
 
 def _row_and_column_stats(
@@ -85,7 +89,7 @@ def _row_and_column_stats(
     Of the logits x that are not ignored: the maximum; the sum of exp(x - maximum); weight and weighted sum of
     the positives'; number and sum of those that alpha is spread over.
     """
-    start = scaled.new_tensor([-torch.inf, *[0.0] * 5])[:, None]
+    start = scaled.new_tensor([-torch.inf, *[0.0] * 5], dtype=sum_dtype(scaled))[:, None]
     rows, columns = start.repeat(1, len(scaled)), start.repeat(1, text.shape[0] * text.shape[1])
     global_texts = assignment.global_texts
     exchange = exchange_texts([text], [columns], assignment, _merge_stats)
@@ -146,14 +150,14 @@ def _gradients(
     weights: RowWeights | None,
 ) -> tuple[Tensor, Tensor]:
     """Of s times the images [B, D] and of the texts [n, K, D], from this rank's rows; `rows`, `columns`: `_targets`."""
-    by_image = torch.zeros_like(scaled)
-    exchange = exchange_texts([text, columns], [torch.zeros_like(text)], assignment)
+    by_image, by_text = (torch.zeros_like(x, dtype=sum_dtype(x)) for x in (scaled, text))
+    exchange = exchange_texts([text, columns], [by_text], assignment)
     for ((texts, of_block), (by_texts,)), block in zip(exchange, assignment.blocks(), strict=True):
         for tile in logit_tiles(scaled, texts, block, weights, assignment.global_texts.own.offset, group):
             gradient = _gradient(rows[:, tile.rows, None], tile, tile.by_image, alpha)
             gradient += _gradient(of_block[:, None, tile.captions], tile, tile.by_text, alpha)
-            by_image[tile.rows].addmm_(gradient, tile.text)
-            by_texts.flatten(0, 1)[tile.captions].addmm_(gradient.T, scaled[tile.rows])
+            add_product_(by_image[tile.rows], gradient, tile.text)
+            add_product_(by_texts.flatten(0, 1)[tile.captions], gradient.T, scaled[tile.rows])
     return by_image, exchange.accumulators[0]
 
 

@@ -2,7 +2,8 @@
 
 An image's positives are its own K captions in all of them. siglip-kernel (PyPI; measured where it is installed) weighs
 an image's positives 1/K each, which is our `per-anchor`; with K = 1 all sigmoid losses are the same function. TF32 is
-on, as in OpenCLIP's training. `three products alone` is what any loss has to compute: logits and two gradients.
+on, as in OpenCLIP's training; `bf16` is --loss-products. `three products alone` is what any loss has to compute: logits
+and two gradients.
 """
 
 import gc
@@ -16,7 +17,7 @@ import torch
 from bench.losses import Step, candidates, extra_bytes, forward_backward, interleaved_seconds, random_inputs
 from torch import Tensor
 
-from open_clip_fff import FFFLoss
+from open_clip_fff import FFFLoss, MultiPositiveSoftmaxLoss
 from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
 from open_clip_fff.mining.tiles import tiles
 
@@ -55,6 +56,9 @@ def losses(k: int, device: torch.device) -> dict[str, Step]:
     steps = {name: step for name, step in candidates(k).items() if "mining" not in name}
     if not triton_obstacle(device.type):
         steps["FFF triton"] = FFFLoss(impl="triton")
+        steps["FFF triton, bf16"] = FFFLoss(impl="triton", products="bf16")
+    steps["FFF tiled, bf16"] = FFFLoss(impl="tiled", products="bf16")
+    steps["softmax tiled, bf16"] = MultiPositiveSoftmaxLoss(products="bf16")
     if k > 1:
         steps["FFF tiled, per-anchor"] = FFFLoss(impl="tiled", positive_weight="per-anchor")
     if device.type == "cuda" and (theirs := siglip_kernel(k, device)):

@@ -139,6 +139,13 @@ def main(out: str) -> None:
         "s-itc-grit": SmoothedITCLoss(0.5, rank, world_size, stop_gradient=True, consistency=0.2),
         "softmax-ring": MultiPositiveSoftmaxLoss(rank, world_size, dist_impl="ring"),
     }
+    half = {"products": "bf16"}  # of float32 alone
+    rounded = {
+        "bf16": FFFLoss(rank, world_size, **half),
+        "bf16-ring": FFFLoss(rank, world_size, **half, dist_impl="ring"),
+        "bf16-softmax": MultiPositiveSoftmaxLoss(rank, world_size, **half),
+        "bf16-softmax-ring": MultiPositiveSoftmaxLoss(rank, world_size, **half, dist_impl="ring"),
+    }
     # weights depend on what is mined, not on how; limits relative to own pairs are of mining, not of the loss
     weighted_minings = ("own", "mined", "by rate", "guarded")
     relative = {
@@ -161,6 +168,7 @@ def main(out: str) -> None:
         (loss, mining) for loss in ("fff-images", "fff-ring", "softmax-ring", "s-itc-dense") for mining in relative
     ]
     cases += [(loss, "keyed") for loss in ("fff-images", "fff-ring", "anchor", "softmax-ring", "s-itc-dense")]
+    cases += [(loss, "mined") for loss in rounded]
     losses, minings = losses | weighted, minings | relative | {"keyed": MiningConfig(per_image=1.5, cap=2)}
     given = GivenPairs(listed=ListedPairs.of(torch.tensor([[2, 7], [0, 5], [3, 4]])))
     results = {}
@@ -168,7 +176,9 @@ def main(out: str) -> None:
         batch = {name: x[share] for name, x in global_batch(dtype).items()}
         model = DistributedDataParallel(Towers(dtype))
         for loss_name, mining_name in cases:
-            loss, mining = losses[loss_name], minings[mining_name]
+            if loss_name in rounded and dtype != torch.float32:
+                continue
+            loss, mining = (losses | rounded)[loss_name], minings[mining_name]
             model.zero_grad()
             output = model(batch["images"], batch["texts"])
             rest = {name: x for name, x in batch.items() if name not in ("images", "texts")}

@@ -9,6 +9,7 @@ from tests import programs
 
 WORKER = Path(__file__).with_name("parity_worker.py")
 TOLERANCE = {"torch.float32": 1e-5, "torch.float64": 1e-10}
+ROUNDED = 5e-3  # of products of bfloat16: a last bit that differs between ranks may round the other way
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
 @pytest.mark.parametrize("processes", [2, 4])
 def test_one_process_equals_many(results, processes):
     for name, one in results[1].items():
-        many, tolerance = results[processes][name], TOLERANCE[name.split()[0]]
+        many, tolerance = results[processes][name], ROUNDED if "bf16" in name else TOLERANCE[name.split()[0]]
         assert torch.equal(one["assignment"], many["assignment"]), name
         close = {"rtol": tolerance, "atol": tolerance, "msg": lambda m, name=name: f"{name}: {m}"}
         torch.testing.assert_close(many["loss"], one["loss"], **close)
