@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping
 
 # webdataset's for a program whose output it reads, as of pipe: and https:, with all that it was started with
 _FAILED_PROGRAM = re.compile(r"""^\(\(\[?["'](\S+?)["']?[ ,].*\): exit (-?\d+) \(read\).*$""")
@@ -20,6 +21,13 @@ class OneRankError(UsageError):
 
 class ReportedError(UsageError):
     """A mistake that another process prints."""
+
+
+def refuse(flags: Mapping[str, object], why: str) -> None:
+    """Raises UsageError for the first flag that has a value, which is whether it is typed, or what."""
+    for flag, value in flags.items():
+        if value:
+            raise UsageError(f"{flag}: {why}")
 
 
 def is_first_rank() -> bool:

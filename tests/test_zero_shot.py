@@ -65,6 +65,7 @@ def test_a_set_that_breaks_costs_a_warning_not_the_run(trainer, sets):
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
+        (["--zeroshot-data", "SETS", "--zeroshot-frequency", "0"], "--zeroshot-data: nothing is scored with"),
         (["--zeroshot-data", "nowhere"], "--zeroshot-data nowhere: there is no such folder"),
         (["--zeroshot-data", "SETS", "--zeroshot-sets", "cifar11"], "--zeroshot-sets cifar11: not one of"),
         (["--zeroshot-data", "SETS", "--zeroshot-sets", "pets"], "--zeroshot-data: pets: not there"),

@@ -14,7 +14,7 @@ from open_clip_fff.config.objective import OURS
 from open_clip_fff.config.parsers import check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import check_files, dataset_kind
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, refuse
 from open_clip_fff.host.checks.patched import check_patched
 
 SCHEDULERS = ("cosine", "const", "const-cooldown")
@@ -42,6 +42,8 @@ def check_arguments(args: argparse.Namespace, plan: Plan) -> None:
     _check_data(args)
     if training:
         _check_grouping(args, plan)
+        if plan.zero_shot is not None and not args.zeroshot_frequency:
+            raise UsageError("--zeroshot-data: nothing is scored with --zeroshot-frequency 0; every how many epochs?")
     if plan.typed:
         check_patched(args, plan)
         _check_loss(args, plan)
@@ -64,7 +66,7 @@ def _scattered(args: argparse.Namespace) -> dict[str, bool]:
 
 
 def _check_training(args: argparse.Namespace, siglip: bool) -> None:
-    check_least(args, epochs=0, accum_freq=1, log_every_n_steps=1, warmup=0)
+    check_least(args, epochs=0, accum_freq=1, log_every_n_steps=1, warmup=0, zeroshot_frequency=0, val_frequency=0)
     if args.grad_clip_norm is not None and not args.grad_clip_norm > 0:
         raise UsageError(f"--grad-clip-norm {args.grad_clip_norm:g}: must be above 0; without it nothing is clipped")
     if args.trace:
@@ -188,9 +190,8 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
         _check_stock_text(args, plan)
         return
     if plan.fusion is not None:
-        for flag, value in {"--accum-freq": args.accum_freq > 1, "--torchcompile": args.torchcompile}.items():
-            if value:
-                raise UsageError(f"{flag}: does not go with a fusion model yet; drop it, or use --fusion-layers 0")
+        flags = {"--accum-freq": args.accum_freq > 1, "--torchcompile": args.torchcompile}
+        refuse(flags, "does not go with a fusion model yet; drop it, or use --fusion-layers 0")
         if (start := plan.fusion.pretrained) is not None and not Path(start).exists():
             raise UsageError(f"--fusion-pretrained {start}: no such folder or checkpoint")
     refused = {
@@ -200,9 +201,7 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
         "--horovod": args.horovod,
         "--use-bnb-linear": args.use_bnb_linear,
     }
-    for flag, value in refused.items():
-        if value:
-            raise UsageError(f"{flag}: does not go with --loss {name}, which needs many captions per image; drop it")
+    refuse(refused, f"does not go with --loss {name}, which needs many captions per image; drop it")
     _check_dist_impl(args, plan)
 
 
@@ -219,7 +218,8 @@ def _check_dist_impl(args: argparse.Namespace, plan: Plan) -> None:
 
 def _check_stock_text(args: argparse.Namespace, plan: Plan) -> None:
     """What of OpenCLIP's own runs has no room for a changed text tower."""
-    for flag, value in {"--torchscript": args.torchscript, "--trace": args.trace}.items():
-        if value and not plan.text.as_open_clip:
-            names = sorted({"trim_tokens", "distinct_captions"} & plan.typed)
-            raise UsageError(f"{flag}: does not go with {' and '.join(map(as_flag, names))}; drop one of them")
+    if not plan.text.as_open_clip:
+        names = " and ".join(map(as_flag, sorted({"trim_tokens", "distinct_captions"} & plan.typed)))
+        refuse(
+            {"--torchscript": args.torchscript, "--trace": args.trace}, f"does not go with {names}; drop one of them"
+        )

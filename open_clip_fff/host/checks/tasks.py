@@ -5,7 +5,7 @@ import argparse
 from open_clip_train.data import DEFAULT_IMAGE_KEY
 
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, refuse
 
 _STOCK = "python -m open_clip_train.main trains with it"
 
@@ -21,17 +21,14 @@ def check_tasks(args: argparse.Namespace, plan: Plan) -> None:
         f"--dataset-type {args.dataset_type}": args.dataset_type.endswith("-audio"),
         "--audio-zeroshot-dataset": args.audio_zeroshot_dataset,
     }
-    for flag, value in everywhere.items():
-        if value:
-            raise UsageError(f"{flag}: open_clip_fff does not go with it on OpenCLIP 4 yet; {_STOCK}")
+    refuse(everywhere, f"open_clip_fff does not go with it on OpenCLIP 4 yet; {_STOCK}")
     with_ours = {
         "--image-key": args.image_key != DEFAULT_IMAGE_KEY,
         "--json-text-key-probs": args.json_text_key_probs,
         "--report-to trackio": "trackio" in args.report_to,
     }
-    for flag, value in with_ours.items():
-        if value and plan.typed:
-            raise UsageError(f"{flag}: does not go with open_clip_fff's flags on OpenCLIP 4 yet; drop it, or these")
+    if plan.typed:
+        refuse(with_ours, "does not go with open_clip_fff's flags on OpenCLIP 4 yet; drop it, or these")
     if args.fsdp and plan.typed:
         _check_fsdp(args, plan)
 
@@ -45,8 +42,6 @@ def _check_fsdp(args: argparse.Namespace, plan: Plan) -> None:
         "--fusion-layers": plan.fusion,
         "--fsdp-offload-cpu": args.fsdp_offload_cpu,
     }
-    for flag, value in alone.items():
-        if value:
-            raise UsageError(f"{flag}: does not go with --fsdp and open_clip_fff's flags yet; drop one")
+    refuse(alone, "does not go with --fsdp and open_clip_fff's flags yet; drop one")
     if plan.text.trim and plan.text.groups != 1:
         raise UsageError("--fsdp: add --length-groups 1, since the towers' parameters are brought together once a step")
