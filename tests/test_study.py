@@ -67,4 +67,5 @@ def test_from_parquets_to_the_table(tmp_path, photos, test_set):
     table = programs.run("scripts/study.py", "table", "--results", results)
     assert table.returncode == 0 and "FFF, five, none mined" in table.stdout
     assert runs["top-1 in words"].between(0, 100).all() and runs["mean per class in words"].notna().all()
+    assert runs["own captions R@5"].between(0, 100).all() and runs["class R@1"].between(0, 100).all()
     assert (results / "study.png").stat().st_size > 10_000

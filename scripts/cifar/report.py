@@ -9,6 +9,7 @@ from digits.study import markdown
 from scipy.stats import t as student
 
 from cifar.arms import ARMS
+from cifar.recalls import MEASURES as RECALLS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -40,6 +41,7 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         for measure, title in MEASURES.items():
             row[f"{title}, %"] = spread(own[measure])
             row[f"{title}, against one of five"] = difference(own[measure], base[measure])
+        row |= {f"{measure}, %": spread(own[measure]) for measure in RECALLS if measure in own}
         for column in ("mined/image", "right %", "hardest of one class %", "matched %", "matched right %"):
             if column in own:
                 row[column] = "–" if own[column].isna().all() else f"{own[column].mean():.1f}"

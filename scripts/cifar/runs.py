@@ -1,7 +1,6 @@
 """The study's trainings: a learning rate for each loss first, then each arm with each seed; a line of a CSV per run."""
 
 import json
-import math
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from digits.sentences import by_captions_alone, needed_sentence_model
 
 from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition, Grid
 from cifar.data import BLIP, command, shards
+from cifar.recalls import MEASURES, recalls
 from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate
 from open_clip_fff.evaluation.layouts import find_sets
 from open_clip_fff.hub.loading import load_model
@@ -21,7 +21,7 @@ from open_clip_fff.tools.shards.tars import count_samples
 MODEL = Path(__file__).parent / "cifar-conv.json"
 TUNING_SEED = 100  # of no run that is reported
 IN_WORDS = "test-in-words"  # the test images, with the prompts of the validation images
-MEASURED_IN_WORDS = ["top-1 in words", "mean per class in words"]
+MEASURED_IN_WORDS = {"top-1 in words": "acc1", "mean per class in words": "mean_per_class_recall"}
 
 
 def run_grid(data: Path, test: Path | None, name: str, results: Path, shares: str | None = None) -> None:
@@ -58,7 +58,7 @@ def run_grid(data: Path, test: Path | None, name: str, results: Path, shares: st
         if test is not None:
             train(data, condition, arms, grid, miners, results)
     if test is not None:
-        score_in_words(data, results / "runs.csv")
+        score_more(data, results / "runs.csv")
 
 
 def tune(data: Path, condition: Condition, losses: Iterable[str], path: Path) -> None:
@@ -111,23 +111,25 @@ def train(
         )
 
 
-def score_in_words(data: Path, path: Path) -> None:
-    """Adds to runs.csv the scores of the test images with prompts in the captions' words, where they are missing."""
-    runs = read(path)
-    for column in MEASURED_IN_WORDS:
-        if column not in runs:
-            runs[column] = math.nan
+def score_more(data: Path, path: Path) -> None:
+    """Adds to runs.csv, where they are missing, the test images' scores in the captions' words, and recalls."""
+    for columns, measure in ((tuple(MEASURED_IN_WORDS), in_words), (MEASURES, recalls)):
+        runs = read(path).reindex(columns=list(dict.fromkeys([*read(path).columns, *columns])))
+        for place, row in runs[runs[columns[0]].isna()].iterrows():
+            folder = data / "logs" / run_name(row["condition"], row["arm"], row["rate"], row["seed"])
+            if folder.exists():
+                found = measure(folder, data)
+                print(folder.name, *(f"{name} {value:.2f} %" for name, value in found.items()), flush=True)
+                runs.loc[place, list(found)] = list(found.values())
+                write(path, runs)
+
+
+def in_words(run: Path, data: Path) -> dict[str, float]:
+    """Zero-shot scores of the test images, with prompts in the captions' words."""
     (local,), _ = find_sets([IN_WORDS], data / "sets")
-    for place, row in runs[runs[MEASURED_IN_WORDS[0]].isna()].iterrows():
-        folder = data / "logs" / run_name(row["condition"], row["arm"], row["rate"], row["seed"])
-        if not folder.exists():
-            continue
-        loaded = load_model(str(folder), "cpu")
-        settings = EvalSettings(workers=0)
-        found = evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, local, settings).metrics
-        print(f"{folder.name}: {100 * found['acc1']:.2f} % in the captions' words", flush=True)
-        runs.loc[place, MEASURED_IN_WORDS] = [100 * found["acc1"], 100 * found["mean_per_class_recall"]]
-        write(path, runs)
+    loaded = load_model(str(run), "cpu")
+    found = evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, local, EvalSettings(workers=0)).metrics
+    return {name: 100 * found[metric] for name, metric in MEASURED_IN_WORDS.items()}
 
 
 def run_name(condition: str, arm: str, rate: float, seed: int) -> str:
