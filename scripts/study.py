@@ -47,9 +47,12 @@ def main() -> int:
 
         make(args.source, args.data, args.captioner_steps, args.some)
     elif args.step == "run":
+        from cifar.curves import collect
         from cifar.runs import run_grid
 
         run_grid(args.data, args.test, args.grid, args.results, args.shares)
+        if args.test is not None:
+            collect(args.data, args.results)
     elif args.step == "batches":
         from cifar.batches import table
 

@@ -68,4 +68,7 @@ def test_from_parquets_to_the_table(tmp_path, photos, test_set):
     assert table.returncode == 0 and "FFF, five, none mined" in table.stdout
     assert runs["top-1 in words"].between(0, 100).all() and runs["mean per class in words"].notna().all()
     assert runs["own captions R@5"].between(0, 100).all() and runs["class R@1"].between(0, 100).all()
-    assert (results / "study.png").stat().st_size > 10_000
+    curves = pd.read_csv(results / "curves.csv")
+    assert curves.groupby("arm")["scale"].count().gt(0).all() and set(curves["arm"]) == set(runs["arm"])
+    assert curves.groupby("arm")["bias"].count().gt(0).to_dict() == dict(zip(runs["arm"], (False, True), strict=True))
+    assert all((results / f"{name}.png").stat().st_size > 10_000 for name in ("study", "curves"))

@@ -9,6 +9,7 @@ from digits.study import markdown
 from scipy.stats import t as student
 
 from cifar.arms import ARMS
+from cifar.curves import draw as draw_curves
 from cifar.recalls import MEASURES as RECALLS
 
 matplotlib.use("Agg")
@@ -20,7 +21,7 @@ BASELINE = "CLIP, one of five drawn"  # the same captions, one at each visit
 
 
 def report(results: Path) -> None:
-    """Writes tables.md and study.png, and prints the first."""
+    """Writes tables.md, study.png and curves.png, and prints the first."""
     runs = pd.read_csv(results / "runs.csv")
     parts = [
         f"## {condition}\n\n{markdown(summary(of_condition))}" for condition, of_condition in runs.groupby("condition")
@@ -29,6 +30,7 @@ def report(results: Path) -> None:
     (results / "tables.md").write_text(text)
     print(text)
     draw(runs, results / "study.png")
+    draw_curves(results)
 
 
 def summary(runs: pd.DataFrame) -> pd.DataFrame:
