@@ -35,6 +35,7 @@ def main() -> int:
     )
     run.add_argument("--grid", default="deciding", help="(default: deciding)")
     run.add_argument("--shares", choices=("balanced", "tailed"), help="those conditions alone (default: both)")
+    run.add_argument("--seeds", type=int, nargs="+", help="those alone (default: all of the grid)")
     run.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the CSVs (default: {RESULTS})")
     table = steps.add_parser("table", help="tables and plots of the CSVs")
     table.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the CSVs (default: {RESULTS})")
@@ -50,7 +51,7 @@ def main() -> int:
         from cifar.curves import collect
         from cifar.runs import run_grid
 
-        run_grid(args.data, args.test, args.grid, args.results, args.shares)
+        run_grid(args.data, args.test, args.grid, args.results, args.shares, args.seeds)
         if args.test is not None:
             collect(args.data, args.results)
     elif args.step == "batches":

@@ -1,10 +1,13 @@
 """The study on CIFAR-10, from parquets to its table, on a few images."""
 
+import importlib
 import io
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 
 from tests import programs
@@ -46,6 +49,18 @@ def test_set(tmp_path, photos):
     (folder / "classnames.txt").write_text("\n".join(NAMES) + "\n")
     (folder / "zeroshot_classification_templates.txt").write_text("a photo of a {c}\n")
     return folder
+
+
+def test_the_teachers_tower_takes_pixels_as_open_clip_gives_them(monkeypatch):
+    monkeypatch.syspath_prepend(programs.ROOT / "scripts")
+    teacher = importlib.import_module("cifar.teacher")
+    pixels = torch.rand(2, 3, 8, 8)
+    convolution, norm = torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.BatchNorm2d(4).eval()
+    norm.running_mean.uniform_(-1, 1)
+    wanted = norm(convolution((pixels - teacher.MEAN) / teacher.STD))
+    teacher.take_open_clips_pixels(convolution.weight.data, norm.running_mean)
+    mean, std = (torch.tensor(x)[:, None, None] for x in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+    torch.testing.assert_close(norm(convolution((pixels - mean) / std)), wanted)
 
 
 @pytest.mark.slow

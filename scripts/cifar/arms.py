@@ -43,7 +43,7 @@ class Arm:
         loss: whose learning rate it has.
         flags: of training.
         miner: whose features mine: `minilm` (captions' alone), `clip` (a CLIP of the clean images), or none; or `blip`,
-            a discriminator of the clean images.
+            a discriminator of the clean images; or `teacher`, a CLIP of the clean images with an ImageNet tower.
     """
 
     name: str
@@ -93,6 +93,9 @@ ARMS = {
         Arm("FFF, five, the true pairs", "fff", (*_FFF, *_FIVE, *_CLASS)),
         Arm("FFF, five, the true pairs, mined per anchor", "fff", (*_FFF, *_FIVE, *_CLASS, *_TOGETHER)),
         Arm("FFF, five, MiniLM's pairs ignored", "fff", (*_FFF, *_FIVE, *_RATE, *_IGNORE), "minilm"),
+        Arm("softmax, five, the teacher's pairs", "softmax", (*_SOFTMAX, *_FIVE, *_RATE), "teacher"),
+        Arm("FFF, five, the teacher's pairs", "fff", (*_FFF, *_FIVE, *_RATE), "teacher"),
+        Arm("FFF, five, the teacher's pairs, mined per anchor", "fff", (*_FFF, *_FIVE, *_RATE, *_TOGETHER), "teacher"),
         Arm("GRIT, one of five drawn", "clip", (*_PLAIN, *_GRIT, *_DRAWN)),
         Arm("S-ITC, one of five drawn", "clip", (*_PLAIN, *_SMOOTHED, *_DRAWN)),
         Arm("CLIP, one of five drawn, a discriminator", "clip", (*_PLAIN, *_DRAWN), "blip"),
@@ -136,6 +139,11 @@ _MINERS = (
     "FFF, five, the true pairs",
     "FFF, five, the true pairs, mined per anchor",
 )
+_TEACHER = (
+    "softmax, five, the teacher's pairs",
+    "FFF, five, the teacher's pairs",
+    "FFF, five, the teacher's pairs, mined per anchor",
+)
 _MAFA = (
     "GRIT, one of five drawn",
     "S-ITC, one of five drawn",
@@ -159,6 +167,7 @@ GRIDS = {
     "deciding": Grid(_BOTH, _DECIDING, (0, 1, 2)),
     "siglip": Grid(_BOTH, ("SigLIP, raw caption", "SigLIP, one of five drawn"), (0, 1, 2)),
     "miners": Grid(_BOTH, _MINERS, (0, 1, 2)),
+    "teacher": Grid(_BOTH, _TEACHER, (0, 1, 2)),
     "mafa": Grid(_BOTH, _MAFA, (0, 1, 2)),
     "finetuning": Grid((Condition("balanced", epochs=4, start="CLIP"),), _TUNED_ON, (0, 1, 2)),
     "fresh": Grid((Condition("balanced"),), _DECIDING, (3,)),

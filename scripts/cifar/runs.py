@@ -10,21 +10,31 @@ import pandas as pd
 from digits.runs import Run, Trainer
 from digits.sentences import by_captions_alone, needed_sentence_model
 
-from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition, Grid
+from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition
 from cifar.data import BLIP, command, shards
 from cifar.recalls import MEASURES, recalls
+from cifar.teacher import CONFIG as TEACHER
+from cifar.teacher import image_tower
 from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate
 from open_clip_fff.evaluation.layouts import find_sets
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.tools.shards.tars import count_samples
 
 MODEL = Path(__file__).parent / "cifar-conv.json"
+LOCKED = ("--lock-image", "--lock-image-freeze-bn-stats")
 TUNING_SEED = 100  # of no run that is reported
 IN_WORDS = "test-in-words"  # the test images, with the prompts of the validation images
 MEASURED_IN_WORDS = {"top-1 in words": "acc1", "mean per class in words": "mean_per_class_recall"}
 
 
-def run_grid(data: Path, test: Path | None, name: str, results: Path, shares: str | None = None) -> None:
+def run_grid(
+    data: Path,
+    test: Path | None,
+    name: str,
+    results: Path,
+    shares: str | None = None,
+    seeds: Sequence[int] | None = None,
+) -> None:
     """Trains and scores what the CSVs of `results` lack.
 
     Args:
@@ -33,6 +43,7 @@ def run_grid(data: Path, test: Path | None, name: str, results: Path, shares: st
         name: of the grid.
         results: the folder of rates.csv and runs.csv.
         shares: `balanced` or `tailed`, to run its conditions alone.
+        seeds: to run these of the grid's alone.
 
     Raises:
         RunFailed: if a training fails.
@@ -56,7 +67,9 @@ def run_grid(data: Path, test: Path | None, name: str, results: Path, shares: st
         losses = sorted({arm.loss for arm in arms})
         tune(data, condition, losses, results / "rates.csv")
         if test is not None:
-            train(data, condition, arms, grid, miners, results)
+            train(
+                data, condition, arms, [seed for seed in grid.seeds if seed in (seeds or grid.seeds)], miners, results
+            )
     if test is not None:
         score_more(data, results / "runs.csv")
 
@@ -84,12 +97,17 @@ def best_rate(results: Path, condition: Condition, loss: str) -> float:
 
 
 def train(
-    data: Path, condition: Condition, arms: Sequence[Arm], grid: Grid, miners: dict[str, list[str]], results: Path
+    data: Path,
+    condition: Condition,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    miners: dict[str, list[str]],
+    results: Path,
 ) -> None:
     """Adds to runs.csv a line for each arm and seed."""
     known = read(results / "runs.csv")
     runs = {}
-    for seed in grid.seeds:
+    for seed in seeds:
         for arm in arms:
             row = {"condition": condition.name, "arm": arm.name, "seed": seed}
             if not has(known, row):
@@ -204,6 +222,15 @@ def miner_flags(data: Path, condition: Condition, miner: str) -> list[str]:
             *("--json-text-key", "captions", "--mining-features", "text", "--mining-model", model),
         )
         return by_captions_alone(out)
+    if miner == "teacher":
+        folder = data / f"{condition.shares}-{condition.noise}"
+        checkpoint, out = teacher(data), data / "teacher" / folder.name
+        command(
+            *("embed", "--out", out, "--train-data", shards(folder), "--text-key", "", "--json-text-key", "captions"),
+            *("--mining-features", "frozen", "--mining-model", TEACHER.stem, "--mining-pretrained", checkpoint),
+            *("--model-config", TEACHER),
+        )
+        return ["--mining-features", "precomputed", "--feature-sidecar", str(out)]
     if miner == "blip":
         return ["--discriminator", f"blip:{discriminator(data)}"]
     return ["--mining-features", "frozen", "--mining-model", MODEL.stem, "--mining-pretrained", str(clean_clip(data))]
@@ -211,16 +238,29 @@ def miner_flags(data: Path, condition: Condition, miner: str) -> list[str]:
 
 def clean_clip(data: Path) -> Path:
     """The CLIP that learnt from the captioner's images and their true captions; trained where it is not there yet."""
-    checkpoint = data / "logs" / "clean" / "checkpoints" / "epoch_10.pt"
+    return trained_on_clean(data, "clean", MODEL, 10)
+
+
+def teacher(data: Path) -> Path:
+    """The same with a locked image tower of ImageNet's."""
+    tower = data / "teacher" / "image-tower.pt"
+    if not tower.exists():
+        image_tower(tower)
+    return trained_on_clean(data, "teacher", TEACHER, 6, "--pretrained", tower, *LOCKED)
+
+
+def trained_on_clean(data: Path, name: str, config: Path, epochs: int, *more: object) -> Path:
+    """A checkpoint of a CLIP of the captioner's images and their true captions, trained where it is not there yet."""
+    checkpoint = data / "logs" / name / "checkpoints" / f"epoch_{epochs}.pt"
     images = count(data / "clean") // 256 * 256
     if not checkpoint.exists():
         command(
             *("train", "--method", "clip", "--caption-policy", "sample", "--captions-per-image", 5),
             *("--text-key", "txt", "--json-text-key", "captions"),
             *("--train-data", shards(data / "clean"), "--train-num-samples", images),
-            *("--model-config", MODEL, "--model", MODEL.stem, "--batch-size", 256, "--epochs", 10, "--lr", 2e-3),
+            *("--model-config", config, "--model", config.stem, "--batch-size", 256, "--epochs", epochs, "--lr", 2e-3),
             *("--warmup", 39, "--wd", 0.1, "--device", "cpu", "--precision", "fp32", "--workers", 1),
-            *("--save-frequency", 10, "--logs", data / "logs", "--name", "clean"),
+            *("--save-frequency", epochs, "--logs", data / "logs", "--name", name, *more),
         )
     return checkpoint
 
