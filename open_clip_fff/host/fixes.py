@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import open_clip.timm_model
 import open_clip_train.data as oc_data
 import open_clip_train.main as oc_main
 import torch
@@ -23,6 +24,7 @@ from open_clip_fff.data.tars import tar_files, tar_samples
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.host.generation import PARALLEL, TASKS
 from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
+from open_clip_fff.models.frozen_norms import freeze_batch_norms
 from open_clip_fff.patching import View, replaced
 
 ImageReader = Callable[[Any], Image.Image]  # of bytes or a path
@@ -62,6 +64,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
                 **({"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}),
             )
         )
+        stack.enter_context(replaced(open_clip.timm_model, freeze_batch_norm_2d=freeze_batch_norms))
         stack.enter_context(counting_damage(counters))
         yield
 

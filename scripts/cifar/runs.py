@@ -21,7 +21,6 @@ from open_clip_fff.hub.loading import load_model
 from open_clip_fff.tools.shards.tars import count_samples
 
 MODEL = Path(__file__).parent / "cifar-conv.json"
-LOCKED = ("--lock-image", "--lock-image-freeze-bn-stats")
 TUNING_SEED = 100  # of no run that is reported
 IN_WORDS = "test-in-words"  # the test images, with the prompts of the validation images
 MEASURED_IN_WORDS = {"top-1 in words": "acc1", "mean per class in words": "mean_per_class_recall"}
@@ -246,7 +245,7 @@ def teacher(data: Path) -> Path:
     tower = data / "teacher" / "image-tower.pt"
     if not tower.exists():
         image_tower(tower)
-    return trained_on_clean(data, "teacher", TEACHER, 6, "--pretrained", tower, *LOCKED)
+    return trained_on_clean(data, "teacher", TEACHER, 6, "--pretrained", tower, "--lock-image")
 
 
 def trained_on_clean(data: Path, name: str, config: Path, epochs: int, *more: object) -> Path:
