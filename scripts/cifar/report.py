@@ -8,7 +8,7 @@ import pandas as pd
 from digits.study import markdown
 from scipy.stats import t as student
 
-from cifar.arms import ARMS
+from cifar.arms import ARMS, GRIDS
 from cifar.curves import draw as draw_curves
 from cifar.recalls import MEASURES as RECALLS
 
@@ -22,10 +22,13 @@ BASELINE = "CLIP, one of five drawn"  # the same captions, one at each visit
 
 def report(results: Path) -> None:
     """Writes tables.md, study.png and curves.png, and prints the first."""
-    runs = pd.read_csv(results / "runs.csv")
+    every = pd.read_csv(results / "runs.csv")
+    again = every["seed"].isin(GRIDS["fresh"].seeds)
+    runs = every[~again]
     parts = [
         f"## {condition}\n\n{markdown(summary(of_condition))}" for condition, of_condition in runs.groupby("condition")
     ]
+    parts += [fresh_seed(runs, of_condition) for _, of_condition in every[again].groupby("condition")]
     text = "\n".join(parts)
     (results / "tables.md").write_text(text)
     print(text)
@@ -50,6 +53,23 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         row["seconds"] = "–" if own["seconds"].isna().all() else f"{own['seconds'].mean():.0f}"
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def fresh_seed(runs: pd.DataFrame, fresh: pd.DataFrame) -> str:
+    """Each arm of one condition with a seed of its own, the mean of the others, and whether the order is the same."""
+    condition = fresh["condition"].iloc[0]
+    means = runs[runs["condition"] == condition].groupby("arm")[list(MEASURES)].agg(lambda values: values.mean())
+    both = fresh.set_index("arm")[list(MEASURES)].join(means, lsuffix=" fresh", rsuffix=" before", how="inner")
+    rows, orders = [{"arm": arm} for arm in both.index], []
+    for measure, title in MEASURES.items():
+        values = both[f"{measure} fresh"], both[f"{measure} before"]
+        orders.append(f"{title} {values[0].corr(values[1], method='spearman'):.2f}")
+        for row, fresh_one, before in zip(rows, *values, strict=True):
+            row |= {f"{title}, %": f"{fresh_one:.1f}", f"{title}, mean of the others": f"{before:.1f}"}
+    return (
+        f"## {condition}, a fresh seed\n\n{markdown(pd.DataFrame(rows))}\n"
+        f"Rank correlation with the means of the other seeds: {', '.join(orders)}.\n"
+    )
 
 
 def spread(values: pd.Series) -> str:
