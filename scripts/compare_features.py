@@ -110,7 +110,7 @@ def main() -> None:
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """The command line; what stands behind `--` goes to every run."""
     parser = argparse.ArgumentParser(prog="compare_features.py", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and picture")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and plot")
     parser.add_argument("--seeds", type=int, default=1, help="runs per row (default: 1)")
     parser.add_argument("--epochs", type=int, default=24, help="of each run (default: 24)")
     parser.add_argument("--warmup", type=int, default=66, help="steps before ema and online mine (default: 66)")
@@ -150,7 +150,7 @@ def means(curve: pd.DataFrame) -> dict[str, float | None]:
 
 
 def report(results: pd.DataFrame, curves: dict[Row, pd.DataFrame], out: Path) -> None:
-    """The tables and the picture."""
+    """The tables and the plot."""
     tables(results, ["loss", "policy", "features"], out)
     draw(curves, out / "features.png")
     print(f"\nmean ± standard deviation over seeds. Written: {out}/runs.csv, table.csv, table.md, features.png")

@@ -44,7 +44,11 @@ METHODS = {
 }
 PLAIN = "softmax-0-0"
 TRUE = r"(?:truly|Hardest of one class:) ([\d.]+)%"
-SAID = {"called false %": r"False negatives: ([\d.]+)%", "right %": r"right ([\d.]+)%", "missed %": r"missed ([\d.]+)%"}
+LOGGED = {
+    "called false %": r"False negatives: ([\d.]+)%",
+    "right %": r"right ([\d.]+)%",
+    "missed %": r"missed ([\d.]+)%",
+}
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def main() -> None:
             train_all(trainer, todo, arguments.epochs)
     data = out / "data" if arguments.digits else None
     for (row, seed), run in runs.items():
-        seen = said(logs / run.name / "out.log")
+        seen = logged(logs / run.name / "out.log")
         results.append({**vars(row), "seed": seed, **scores(logs / run.name, arguments.epochs, data), **seen})
     report(pd.DataFrame(results), out)
 
@@ -105,7 +109,7 @@ def main() -> None:
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """The command line; what stands behind `--` goes to every run."""
     parser = argparse.ArgumentParser(prog="compare_grouping.py", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and picture")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and plot")
     parser.add_argument("--seeds", type=int, default=3, help="runs per row (default: 3)")
     parser.add_argument("--epochs", type=int, default=24, help="of each run (default: 24)")
     parser.add_argument("--captions", type=int, default=5, help="K, of which one is drawn (default: 5)")
@@ -132,16 +136,16 @@ def digits_discriminator(folder: Path, shared: list[str]) -> str:
     return f"blip:{folder}"
 
 
-def said(log: Path) -> dict[str, float]:
+def logged(log: Path) -> dict[str, float]:
     """Means over the second half of a run, in percent: of the hardest negatives and of their match labels."""
     lines = [line for line in log.read_text().splitlines() if "FFF Epoch" in line]
     late = "\n".join(lines[len(lines) // 2 :])
-    found = {name: re.findall(pattern, late) for name, pattern in {"truly false %": TRUE, **SAID}.items()}
+    found = {name: re.findall(pattern, late) for name, pattern in {"truly false %": TRUE, **LOGGED}.items()}
     return {name: sum(map(float, shares)) / len(shares) for name, shares in found.items() if shares}
 
 
 def report(results: pd.DataFrame, out: Path) -> None:
-    """The tables and the picture."""
+    """The tables and the plot."""
     mean, spread = tables(results, ["method", "space"], out)
     draw(mean.reset_index(), spread.reset_index(), out / "grouping.png")
     print(f"\nmean ± standard deviation over seeds. Written: {out}/runs.csv, table.csv, table.md, grouping.png")

@@ -47,7 +47,7 @@ RECALLS = ("image_to_text_R@1", "image_to_text_R@5", "text_to_image_R@1", "text_
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and picture")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and plot")
     parser.add_argument("--mined-per-image", type=float, default=1.0, help="captions to mine for an image")
     parser.add_argument("--rate", nargs="*", default=[], metavar="METHOD=LR", help="a method's own learning rate")
     arguments, shared = parser.parse_known_args()

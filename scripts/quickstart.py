@@ -22,7 +22,7 @@ from digits.shards import SHARDS, TRAINING, write_shards
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 MODEL = HERE / "digits" / "digits-vit.json"
-SEED, BATCH, EVERY = 0, 128, 2  # the checkpoint of every second epoch is scored for the picture
+SEED, BATCH, EVERY = 0, 128, 2  # the checkpoint of every second epoch is scored for the plot
 STEPS_PER_EPOCH = TRAINING // BATCH
 MINED = 20  # captions of other images to mine for an image, of the 635 in a batch
 
@@ -80,7 +80,7 @@ def main() -> int:
             results.append(scorer.score(run, logs / run.name, STEPS_PER_EPOCH, trainer.seconds[run.name]))
 
     say("Scores on the held-out digits")
-    from digits.picture import draw, write_table
+    from digits.plot import draw, write_table
 
     print(write_table(results, out))
     print(scorer.notes(max(result.curve[max(result.curve)] for result in results)))

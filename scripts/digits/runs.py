@@ -25,7 +25,7 @@ class Run:
 
     Attributes:
         name: of its folder in logs/.
-        title: in the table and the picture.
+        title: in the table and the plot.
         flags: what it adds to the flags that all share.
         teacher: the run whose frozen model mines for it, None where nothing is mined.
     """

@@ -69,7 +69,7 @@ def write_shards(data: Path, seed: int, classes: bool = False, faulty: bool = Fa
 
 
 def png(ink: np.ndarray) -> bytes:
-    """Ink [8, 8], 0 to 1, as a picture of dark ink on white paper."""
+    """Ink [8, 8], 0 to 1, as an image of dark ink on white paper."""
     paper = Image.fromarray((255 * (1 - ink)).round().astype(np.uint8))
     file = io.BytesIO()
     paper.resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB").save(file, "png")

@@ -62,7 +62,7 @@ def check_pretrained(flag: str, model: str | None, pretrained: str | None) -> No
 
 
 def check_image_flags(args: argparse.Namespace) -> None:
-    """Puts a grey picture through OpenCLIP's transforms, with each flag that changes them.
+    """Puts a grey image through OpenCLIP's transforms, with each flag that changes them.
 
     Raises:
         UsageError: for the flag with which that fails.
@@ -83,4 +83,4 @@ def check_image_flags(args: argparse.Namespace) -> None:
                 transform = image_transform_v2(PreprocessCfg(**{"size": 32, **values}), training, augmentation)
                 transform(Image.new("RGB", (48, 40), "grey"))
         except Exception as error:  # whatever it is, it would be the same in training
-            raise UsageError(f"{flag}: no picture can be made with it ({reason(error)})") from error
+            raise UsageError(f"{flag}: no image can be made with it ({reason(error)})") from error

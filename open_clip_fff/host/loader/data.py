@@ -141,7 +141,7 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
 
 
 def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, preprocess: Callable, **options):
-    """OpenCLIP's CSV data set with every caption column sealed in the place of the first.
+    """OpenCLIP's CSV data set with every caption column serialized in the place of the first.
 
     Its captions are all read here, and reported once; rows without any are left out, as they are from tars.
 

@@ -1,4 +1,4 @@
-"""The table and the picture."""
+"""The table and the plot."""
 
 import shutil
 from collections.abc import Sequence
