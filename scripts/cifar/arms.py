@@ -90,6 +90,11 @@ ARMS = {
             "softmax, five, MiniLM's pairs, mined weigh 0.2", "softmax", (*_SOFTMAX, *_FIVE, *_RATE, *_FIFTH), "minilm"
         ),
         Arm("softmax, five, the true pairs", "softmax", (*_SOFTMAX, *_FIVE, *_CLASS)),
+        Arm(
+            "softmax, five, the true pairs, weigh 0.01",
+            "softmax",
+            (*_SOFTMAX, *_FIVE, *_CLASS, "--mined-weight", "0.01"),
+        ),
         Arm("FFF, five, the true pairs", "fff", (*_FFF, *_FIVE, *_CLASS)),
         Arm("FFF, five, the true pairs, mined per anchor", "fff", (*_FFF, *_FIVE, *_CLASS, *_TOGETHER)),
         Arm("FFF, five, MiniLM's pairs ignored", "fff", (*_FFF, *_FIVE, *_RATE, *_IGNORE), "minilm"),
@@ -167,6 +172,7 @@ GRIDS = {
     "deciding": Grid(_BOTH, _DECIDING, (0, 1, 2)),
     "siglip": Grid(_BOTH, ("SigLIP, raw caption", "SigLIP, one of five drawn"), (0, 1, 2)),
     "miners": Grid(_BOTH, _MINERS, (0, 1, 2)),
+    "light": Grid(_BOTH, ("softmax, five, the true pairs, weigh 0.01",), (0, 1, 2)),
     "teacher": Grid(_BOTH, _TEACHER, (0, 1, 2)),
     "mafa": Grid(_BOTH, _MAFA, (0, 1, 2)),
     "finetuning": Grid((Condition("balanced", epochs=4, start="CLIP"),), _TUNED_ON, (0, 1, 2)),
