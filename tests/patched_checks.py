@@ -304,6 +304,21 @@ def logit_bias(folder, config):
     assert "logit_bias" in dict(model.named_parameters()) and model(text=torch.zeros(1, 16).long())["logit_bias"] == -7
 
 
+def frozen_norms():
+    import open_clip
+    import torch
+
+    vision = {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "linear", "image_size": 32}
+    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    for unlocked in (0, 2):
+        model = open_clip.CLIP(16, vision, text)
+        images = torch.randn(8, 3, 32, 32)
+        model.encode_image(images)  # running statistics
+        wanted = model.eval().encode_image(images)
+        model.lock_image_tower(unlocked_groups=unlocked, freeze_bn_stats=True)
+        assert torch.allclose(model.encode_image(images), wanted, atol=1e-5), "the locked tower is another function"
+
+
 def whole_checkpoints(folder):
     """A failure while a checkpoint is saved leaves the one before, and nothing else."""
     import torch

@@ -74,14 +74,14 @@ def test_patches_apply_in_order_and_once(tmp_path):
     folder = copy_open_clip(tmp_path)
     before = sources(folder)
     done = apply("--check", folder)
-    assert (done.returncode, states(done)) == (0, ["applies"] * 10) and sources(folder) == before
+    assert (done.returncode, states(done)) == (0, ["applies"] * 11) and sources(folder) == before
     assert states(apply(folder, "--upto", 7)) == ["applied"] * 7
-    assert states(apply("--check", folder)) == ["is applied"] * 7 + ["applies"] * 3
-    assert states(apply(folder)) == ["is applied"] * 7 + ["applied"] * 3
+    assert states(apply("--check", folder)) == ["is applied"] * 7 + ["applies"] * 4
+    assert states(apply(folder)) == ["is applied"] * 7 + ["applied"] * 4
     after = sources(folder)
     assert set(after) == set(before) and after != before
     assert states(apply(folder, "--upto", 2)) == ["is applied"] * 2
-    assert states(apply(folder)) == ["is applied"] * 10 and sources(folder) == after
+    assert states(apply(folder)) == ["is applied"] * 11 and sources(folder) == after
 
 
 def test_by_hand_as_the_readme_says(tmp_path, patched):
@@ -96,7 +96,7 @@ def test_by_hand_as_the_readme_says(tmp_path, patched):
         assert "git apply" in command
         subprocess.run(["bash", "-c", command], cwd=tmp_path / folder, env=environment, check=True, timeout=60)
     assert sources(tmp_path / "clone" / "src") == sources(tmp_path / "clone" / "env") == sources(patched)
-    assert states(apply("--check", tmp_path / "clone")) == ["is applied"] * 10
+    assert states(apply("--check", tmp_path / "clone")) == ["is applied"] * 11
 
 
 def test_a_clone_in_a_folder_of_another_repository(tmp_path, patched):
@@ -166,7 +166,7 @@ def test_what_cannot_work_is_one_line(tmp_path, pristine):
         (["nowhere"], "nowhere: no such folder"),
         ([pristine / "open_clip"], "no OpenCLIP with its training code"),
         ([tmp_path], "version.py: says no version of OpenCLIP"),
-        ([pristine, "--upto", "11"], "--upto 11: there are patches 1 to 10"),
+        ([pristine, "--upto", "12"], "--upto 12: there are patches 1 to 11"),
     ):
         done = apply(*arguments, cwd=tmp_path)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and line in done.stderr
@@ -181,7 +181,7 @@ def test_each_patch_says_why_and_names_a_thread(tmp_path):
         assert path.name.startswith(f"{number:04d}-") and f"| `{path.stem}` |" in table
         row = next(line for line in table.splitlines() if path.stem in line)
         threads = {int(found) for found in re.findall(r"#(\d+)", header)}
-        assert f"[PATCH {number:02d}/10]" in header and len(header) > 500
+        assert f"[PATCH {number:02d}/11]" in header and len(header) > 500
         assert threads == {int(found) for found in re.findall(r"#(\d+)\]", row)}
         assert threads or "No upstream thread is known." in header
 
@@ -227,6 +227,13 @@ def test_members_are_not_unpickled(patched, pristine, tmp_path):
 def test_a_bias_is_loaded(patched, pristine, tmp_path, tiny_config):
     assert "AttributeError: 'NoneType'" in check(pristine, "logit_bias", tmp_path, tiny_config).stderr
     done = check(patched, "logit_bias", tmp_path, tiny_config)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_locked_timm_tower_keeps_its_activations(patched, pristine):
+    assert "is another function" in check(pristine, "frozen_norms").stderr
+    done = check(patched, "frozen_norms")
     assert done.returncode == 0, done.stderr
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Collection
 
-import timm.utils.model
 from open_clip.utils import freeze_batch_norm_2d
 from timm.layers import BatchNormAct2d, SyncBatchNormAct
+from timm.layers import freeze_batch_norm_2d as freeze_timm_batch_norm
 from torch import nn
 
 
@@ -22,5 +22,5 @@ def freeze_batch_norms(module: nn.Module, module_match: Collection[str] = (), na
     for at, norm in list(module.named_modules(prefix=name)):
         if isinstance(norm, BatchNormAct2d | SyncBatchNormAct) and (not module_match or at in module_match):
             parent, _, own = at.removeprefix(f"{name}.").rpartition(".")
-            module.get_submodule(parent).add_module(own, timm.utils.model.freeze_batch_norm_2d(norm))
+            module.get_submodule(parent).add_module(own, freeze_timm_batch_norm(norm))
     return freeze_batch_norm_2d(module, module_match, name)
