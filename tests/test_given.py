@@ -8,10 +8,13 @@ import torch
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss, SmoothedITCLoss
 from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.flags import flag_parser
+from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.data.ids import NO_ID, key_id, row_id
 from open_clip_fff.data.positives import read_pairs
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
+from open_clip_fff.host.report.mining_warnings import outweighed
 from open_clip_fff.host.report.recall import Keys, recall
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.fusion import FusionLoss
@@ -252,7 +255,25 @@ def test_a_run(trainer, csv, tmp_path, capsys):
     log = trainer.log("table")
     assert "product in 75.00%" in log and "1 pair of 2 rows" in capsys.readouterr().out
     shown = [float(line.split("Given/image: ")[1].split()[0]) for line in log.splitlines() if "Given/image" in line]
-    assert len(shown) == 2 and min(shown) > 3
+    assert len(shown) == 2 and min(shown) > 3 and log.count("Given positives: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "given", "advice"),
+    [
+        (["--method", "fff"], 21.0, "21 captions of other images count beside an image's own 5, each as much"),
+        (["--method", "fff"], 127.0, "if that matters, --positive-weight mined-per-anchor makes"),
+        (["--method", "fff-softmax"], 127.0, "if that matters, --mined-weight 0.008 makes"),
+        (["--method", "fff"], 20.0, None),
+        (["--method", "fff", "--positive-weight", "mined-per-anchor"], 127.0, None),
+        (["--method", "fff-softmax", "--mined-weight", "0.01"], 127.0, None),
+        (["--method", "fff", "--positive-key-as", "ignore"], 127.0, None),
+    ],
+)
+def test_positives_that_outweigh_own_captions(flags, given, advice):
+    plan = make_plan(flag_parser().parse_args([*flags, "--mining-features", "off", "--positive-key", "sku"]))
+    found = outweighed(given, plan)
+    assert found is None if advice is None else advice in found
 
 
 @pytest.mark.parametrize(

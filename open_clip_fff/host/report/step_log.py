@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.host.generation import TASKS
-from open_clip_fff.host.report.mining_warnings import SilentDiscriminator, mining_warning
+from open_clip_fff.host.report.mining_warnings import SilentDiscriminator, mining_warning, outweighed
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
@@ -205,11 +205,12 @@ class StepReporter:
 
     def _warn(self, mined: Rates) -> None:
         """Where mining does not do what the flags ask for; each kind of warning once in a run."""
-        args, miner = self.state.args, self.criterion.miner
-        if miner is None:
-            return
+        args, plan, miner = self.state.args, self.state.plan, self.criterion.miner
         images = args.batch_size * args.accum_freq * args.world_size
-        warning = mining_warning(mined, miner, images * self.state.plan.captions.columns)
-        if warning is not None and (kind := warning.split()[:2]) not in self._warned:
-            self._warned.append(kind)
-            logging.warning(warning)
+        warnings = [outweighed(mined.given, plan)]
+        if miner is not None:
+            warnings.append(mining_warning(mined, miner, images * plan.captions.columns))
+        for warning in filter(None, warnings):
+            if (kind := warning.split()[:2]) not in self._warned:
+                self._warned.append(kind)
+                logging.warning(warning)
