@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 SEED = 0
+SOFTMAX = "softmax, five"
 _TRAINED = re.compile(r"Train Epoch: (\d+) \[ *(\d+)/(\d+) .*Logit Scale: ([\d.]+)(?: Logit Bias: (-?[\d.]+))?")
 _BIAS = re.compile(r"FFF Epoch: \d+ Step: (\d+) .*Bias: (-?[\d.]+)")
 
@@ -42,13 +43,14 @@ def curve(log: str, condition: str) -> list[dict[str, float]]:
 
 
 def draw(results: Path) -> None:
-    """curves.png: scale and bias of each arm of the first condition."""
+    """curves.png: scale and bias of each arm of the first condition that has a bias, and of the plain softmax."""
     curves = read(results / "curves.csv")
     if not len(curves):
         return
     curves = curves[curves["condition"] == curves["condition"].iloc[0]]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    arms = [name for name in ARMS if name in set(curves["arm"])]
+    shown = {SOFTMAX, *curves.loc[curves["bias"].notna(), "arm"]}
+    arms = [name for name in ARMS if name in shown & set(curves["arm"])]
     for place, arm in enumerate(arms):
         own = curves[curves["arm"] == arm].sort_values("step")
         style = {"color": f"C{place % 10}", "ls": ("-", "--", ":")[place // 10], "lw": 1.3}
