@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 
 SEED = 0
 SOFTMAX = "softmax, five"
-_TRAINED = re.compile(r"Train Epoch: (\d+) \[ *(\d+)/(\d+) .*Logit Scale: ([\d.]+)(?: Logit Bias: (-?[\d.]+))?")
+_TRAINED = re.compile(r"Train Epoch: (\d+) \[ *(\d+)/(\d+) .*Logit Scale: ([\d.]+)")
 _BIAS = re.compile(r"FFF Epoch: \d+ Step: (\d+) .*Bias: (-?[\d.]+)")
 
 
@@ -33,9 +33,9 @@ def collect(data: Path, results: Path) -> None:
 def curve(log: str, condition: str) -> list[dict[str, float]]:
     """Scale and bias (where there is one) at each step that was logged."""
     batch, points = int(condition.split("-")[2]), {}
-    for epoch, seen, images, scale, bias in _TRAINED.findall(log):
+    for epoch, seen, images, scale in _TRAINED.findall(log):
         step = (int(epoch) * int(images) + int(seen)) // batch - 1
-        points[step] = {"step": step, "scale": float(scale)} | ({"bias": float(bias)} if bias else {})
+        points[step] = {"step": step, "scale": float(scale)}
     for step, bias in _BIAS.findall(log):
         if int(step) in points:
             points[int(step)]["bias"] = float(bias)

@@ -49,9 +49,9 @@ def recalls(run: Path, data: Path) -> dict[str, float]:
             [loaded.model.encode_text(part, normalize=True) for part in loaded.tokenizer(captions).split(250)]
         )
     cosines, of_class = image @ text.T, image_classes[:, None] == text_classes
-    found = {"own captions R@5": (own, 5), "class R@1": (of_class, 1)}
     return {
-        name: 50 * float(hits(cosines, right, k) + hits(cosines.T, right.T, k)) for name, (right, k) in found.items()
+        name: 50 * float(hits(cosines, right, k) + hits(cosines.T, right.T, k))
+        for name, right, k in zip(MEASURES, (own, of_class), (5, 1), strict=True)
     }
 
 
