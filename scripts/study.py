@@ -24,7 +24,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/study.py", description=(__doc__ or "").splitlines()[0])
     steps = parser.add_subparsers(dest="step", required=True)
     data = steps.add_parser("data", help="make the data")
-    data.add_argument("--source", type=Path, required=True, help="folder with CIFAR-10's training images as parquets")
+    source = data.add_mutually_exclusive_group(required=True)
+    source.add_argument("--source", type=Path, help="folder with CIFAR-10's training images as parquets")
+    source.add_argument("--flickr8k", type=Path, metavar="DIR", help="folder with train-*, val-* and test-*.tar")
     data.add_argument("--data", type=Path, required=True, help="folder to fill")
     data.add_argument("--some", type=int, metavar="N", help="so many images only, for a try")
     data.add_argument("--captioner-steps", type=int, default=6_000, help="(default: 6000)")
@@ -44,9 +46,14 @@ def main() -> int:
     batches.add_argument("--features", type=Path, required=True, metavar="DIR", help="of embed, of the same tars")
     args = parser.parse_args()
     if args.step == "data":
-        from cifar.data import make
+        if args.flickr8k:
+            from flickr import noisy
 
-        make(args.source, args.data, args.captioner_steps, args.some)
+            noisy.make(args.flickr8k, args.data)
+        else:
+            from cifar.data import make
+
+            make(args.source, args.data, args.captioner_steps, args.some)
     elif args.step == "run":
         from cifar.curves import collect
         from cifar.runs import run_grid

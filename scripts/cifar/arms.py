@@ -15,8 +15,8 @@ class Condition:
     """Data, and how it is gone through.
 
     Attributes:
-        shares: `balanced` or `tailed`, by how many images a class has.
-        noise: of the raw captions, `web` or `half`.
+        shares: `balanced` or `tailed`, by how many of CIFAR-10's images a class has; or `flickr8k`.
+        noise: of the raw captions, `web` or `half`; of Flickr8k's first captions, `human` or `swapped`.
         batch: images in a batch.
         epochs: how often each image is seen.
         start: weights of `random` numbers, or of the `CLIP` of the clean images.
@@ -43,7 +43,8 @@ class Arm:
         loss: whose learning rate it has.
         flags: of training.
         miner: whose features mine: `minilm` (captions' alone), `clip` (a CLIP of the clean images), or none; or `blip`,
-            a discriminator of the clean images; or `teacher`, a CLIP of the clean images with an ImageNet tower.
+            a discriminator of the clean images; or `teacher`, a CLIP of the clean images with an ImageNet tower; or
+            `list`, pairs of photographs that an ImageNet tower finds alike, as `--positives`.
     """
 
     name: str
@@ -56,13 +57,17 @@ _RAW = ("--text-key", "txt", "--captions-per-image", "1")
 _FIVE = ("--text-key", "", "--json-text-key", "captions", "--captions-per-image", "5")
 _SIX = ("--text-key", "txt", "--json-text-key", "captions", "--captions-per-image", "6")
 _DRAWN = (*_FIVE, "--caption-policy", "sample")
+_TWO = ("--text-key", "", "--json-text-key", "captions", "--captions-per-image", "2", "--caption-policy", "sample")
 _RATE = ("--mined-per-image", str(MINED))
+_ONE = ("--mined-per-image", "1")  # of single photographs: as many as p3 = 0.8 mines of Flickr8k in a batch of 256
 _FFF, _SOFTMAX = ("--method", "fff"), ("--method", "fff-softmax")
 _OFF = ("--mining-features", "off")
 _IGNORE = ("--mined-as", "ignore")
 _ANCHOR = ("--positive-weight", "per-anchor")  # an image's positives weigh 1 / k each
 _TOGETHER = ("--positive-weight", "mined-per-anchor")  # own captions weigh 1 each, an image's mined ones 1 together
 _FIFTH = ("--mined-weight", "0.2")
+_SLOW = ("--logit-lr-mult", "1")  # of scale and bias; 20 in `fff`
+_LATE = ("--mining-warmup", "200")  # steps of 400
 _GRIT, _SMOOTHED = ("--batch-hooks", "grit"), ("--loss", "s-itc")
 _PLAIN = ("--method", "clip", "--loss", "softmax")  # CLIP's loss, in the form that takes positives
 _CLASS = (*_OFF, "--positive-key", "cls")  # all captions of images of its class, and no others: no miner finds more
@@ -101,6 +106,16 @@ ARMS = {
         Arm("softmax, five, the teacher's pairs", "softmax", (*_SOFTMAX, *_FIVE, *_RATE), "teacher"),
         Arm("FFF, five, the teacher's pairs", "fff", (*_FFF, *_FIVE, *_RATE), "teacher"),
         Arm("FFF, five, the teacher's pairs, mined per anchor", "fff", (*_FFF, *_FIVE, *_RATE, *_TOGETHER), "teacher"),
+        Arm("softmax, five, one of MiniLM's pairs", "softmax", (*_SOFTMAX, *_FIVE, *_ONE), "minilm"),
+        Arm("FFF, five, one of MiniLM's pairs", "fff", (*_FFF, *_FIVE, *_ONE), "minilm"),
+        Arm("FFF, five, one of MiniLM's pairs, mined per anchor", "fff", (*_FFF, *_FIVE, *_ONE, *_TOGETHER), "minilm"),
+        Arm("softmax, five, a list's pairs", "softmax", (*_SOFTMAX, *_FIVE, *_OFF), "list"),
+        Arm("FFF, five, a list's pairs, mined per anchor", "fff", (*_FFF, *_FIVE, *_OFF, *_TOGETHER), "list"),
+        Arm("softmax, two of five drawn", "softmax", (*_SOFTMAX, *_TWO, *_OFF)),
+        Arm("FFF, two of five drawn, none mined", "fff", (*_FFF, *_TWO, *_OFF)),
+        Arm("FFF, five, none mined, the towers' rate", "fff", (*_FFF, *_FIVE, *_OFF, *_SLOW)),
+        Arm("FFF, five, MiniLM's pairs, the towers' rate", "fff", (*_FFF, *_FIVE, *_RATE, *_SLOW), "minilm"),
+        Arm("FFF, five, MiniLM's pairs, from half", "fff", (*_FFF, *_FIVE, *_RATE, *_LATE), "minilm"),
         Arm("GRIT, one of five drawn", "clip", (*_PLAIN, *_GRIT, *_DRAWN)),
         Arm("S-ITC, one of five drawn", "clip", (*_PLAIN, *_SMOOTHED, *_DRAWN)),
         Arm("CLIP, one of five drawn, a discriminator", "clip", (*_PLAIN, *_DRAWN), "blip"),
@@ -167,6 +182,24 @@ _TUNED_ON = (
     "FFF, five, none mined",
     "FFF, five, the CLIP's pairs",
 )
+_SIGMOID = (
+    "softmax, two of five drawn",
+    "FFF, two of five drawn, none mined",
+    "FFF, five, none mined, the towers' rate",
+    "FFF, five, MiniLM's pairs, the towers' rate",
+    "FFF, five, MiniLM's pairs, from half",
+)
+_FLICKR = (
+    "CLIP, raw caption",
+    "CLIP, one of five drawn",
+    "softmax, five",
+    "softmax, five, one of MiniLM's pairs",
+    "softmax, five, a list's pairs",
+    "FFF, five, none mined",
+    "FFF, five, one of MiniLM's pairs",
+    "FFF, five, one of MiniLM's pairs, mined per anchor",
+    "FFF, five, a list's pairs, mined per anchor",
+)
 _BOTH = (Condition("balanced"), Condition("tailed"))
 GRIDS = {
     "deciding": Grid(_BOTH, _DECIDING, (0, 1, 2)),
@@ -181,6 +214,10 @@ GRIDS = {
     "noise": Grid((Condition("balanced", "half"), Condition("tailed", "half")), _DECIDING, (0, 1, 2)),
     "batch": Grid(
         (Condition("balanced", batch=1024, epochs=40), Condition("tailed", batch=1024, epochs=40)), _DECIDING, (0, 1, 2)
+    ),
+    "sigmoid": Grid((Condition("balanced"),), _SIGMOID, (0, 1, 2)),
+    "flickr8k": Grid(
+        (Condition("flickr8k", "human", epochs=12), Condition("flickr8k", "swapped", epochs=12)), _FLICKR, (0, 1, 2)
     ),
     "try": Grid((Condition("balanced", batch=16, epochs=1),), ("CLIP, raw caption", "FFF, five, none mined"), (0,)),
 }

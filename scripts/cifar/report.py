@@ -9,45 +9,53 @@ from digits.study import markdown
 from scipy.stats import t as student
 
 from cifar.arms import ARMS, GRIDS
+from cifar.benches import BENCHES, CIFAR, Bench
 from cifar.curves import draw as draw_curves
 from cifar.recalls import MEASURES as RECALLS
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-# Test images are balanced, so that top-1 is the mean over classes, too.
-MEASURES = {"top-1": "clip-benchmark's prompts", "top-1 in words": "the captions' words"}
+COUNTED = ("mined/image", "given/image", "right %", "hardest of one class %", "matched %", "matched right %")
 BASELINE = "CLIP, one of five drawn"  # the same captions, one at each visit
 
 
 def report(results: Path) -> None:
-    """Writes tables.md, study.png and curves.png, and prints the first."""
-    every = pd.read_csv(results / "runs.csv")
-    again = every["seed"].isin(GRIDS["fresh"].seeds)
-    runs = every[~again]
-    parts = [
-        f"## {condition}\n\n{markdown(summary(of_condition))}" for condition, of_condition in runs.groupby("condition")
-    ]
-    parts += [fresh_seed(runs, of_condition) for _, of_condition in every[again].groupby("condition")]
-    text = "\n".join(parts)
-    (results / "tables.md").write_text(text)
-    print(text)
-    draw(runs, results / "study.png")
+    """Writes tables.md and study.png of each bench that has runs, and curves.png, and prints the tables."""
+    for bench in BENCHES:
+        if not (results / bench.folder / "runs.csv").exists():
+            continue
+        every = pd.read_csv(results / bench.folder / "runs.csv")
+        again = every["seed"].isin(GRIDS["fresh"].seeds)
+        runs = every[~again]
+        parts = [f"## {name}\n\n{markdown(summary(rows, bench))}" for name, rows in runs.groupby("condition")]
+        parts += [fresh_seed(runs, rows) for _, rows in every[again].groupby("condition")]
+        text = "\n".join(parts)
+        (results / bench.folder / "tables.md").write_text(text)
+        print(text)
+        draw(runs, bench, results / bench.folder / "study.png")
     draw_curves(results)
 
 
-def summary(runs: pd.DataFrame) -> pd.DataFrame:
+def summary(runs: pd.DataFrame, bench: Bench) -> pd.DataFrame:
     """A row for each arm of one condition, in the order in which arms are declared."""
     rows = []
     base = runs[runs["arm"] == BASELINE].set_index("seed")
     for arm in [name for name in ARMS if name in set(runs["arm"])]:
         own = runs[runs["arm"] == arm].set_index("seed")
         row = {"arm": arm, "seeds": len(own), "rate": f"{own['rate'].iloc[0]:g}"}
-        for measure, title in MEASURES.items():
+        for measure, title in bench.measures.items():
             row[f"{title}, %"] = spread(own[measure])
             row[f"{title}, against one of five"] = difference(own[measure], base[measure])
         row |= {f"{measure}, %": spread(own[measure]) for measure in RECALLS if measure in own}
-        for column in ("mined/image", "right %", "hardest of one class %", "matched %", "matched right %"):
+        for column in (
+            "mined/image",
+            "given/image",
+            "right %",
+            "hardest of one class %",
+            "matched %",
+            "matched right %",
+        ):
             if column in own:
                 row[column] = "–" if own[column].isna().all() else f"{own[column].mean():.1f}"
         row["seconds"] = "–" if own["seconds"].isna().all() else f"{own['seconds'].mean():.0f}"
@@ -58,10 +66,10 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
 def fresh_seed(runs: pd.DataFrame, fresh: pd.DataFrame) -> str:
     """Each arm of one condition with a seed of its own, the mean of the others, and whether the order is the same."""
     condition = fresh["condition"].iloc[0]
-    means = runs[runs["condition"] == condition].groupby("arm")[list(MEASURES)].agg(lambda values: values.mean())
-    both = fresh.set_index("arm")[list(MEASURES)].join(means, lsuffix=" fresh", rsuffix=" before", how="inner")
+    means = runs[runs["condition"] == condition].groupby("arm")[list(CIFAR.measures)].agg(lambda values: values.mean())
+    both = fresh.set_index("arm")[list(CIFAR.measures)].join(means, lsuffix=" fresh", rsuffix=" before", how="inner")
     rows, orders = [{"arm": arm} for arm in both.index], []
-    for measure, title in MEASURES.items():
+    for measure, title in CIFAR.measures.items():
         values = both[f"{measure} fresh"], both[f"{measure} before"]
         orders.append(f"{title} {values[0].corr(values[1], method='spearman'):.2f}")
         for row, fresh_one, before in zip(rows, *values, strict=True):
@@ -86,7 +94,7 @@ def difference(own: pd.Series, base: pd.Series) -> str:
     return f"{apart.mean():+.1f} [{apart.mean() - half:+.1f}, {apart.mean() + half:+.1f}]"
 
 
-def draw(runs: pd.DataFrame, path: Path) -> None:
+def draw(runs: pd.DataFrame, bench: Bench, path: Path) -> None:
     """A panel for each condition: a dot for each run, a bar at the mean."""
     conditions = list(runs["condition"].unique())
     arms = [name for name in ARMS if name in set(runs["arm"])]
@@ -101,11 +109,13 @@ def draw(runs: pd.DataFrame, path: Path) -> None:
     for axis, condition in zip(axes[0], conditions, strict=True):
         for place, arm in enumerate(arms):
             own = runs[(runs["condition"] == condition) & (runs["arm"] == arm)]
-            for (measure, title), colour, shift in zip(MEASURES.items(), ("C0", "C1"), (-0.12, 0.12), strict=True):
+            for (measure, title), colour, shift in zip(
+                bench.measures.items(), ("C0", "C1"), (-0.12, 0.12), strict=True
+            ):
                 height, label = place + shift, title if place == 0 else None
                 axis.plot(own[measure], [height] * len(own), "o", color=colour, ms=3.5, alpha=0.7)
                 axis.plot([own[measure].mean()], [height], "|", color=colour, ms=12, mew=2, label=label)
-        axis.set(title=condition, xlabel="top-1, % of 10,000 test images", yticks=range(len(arms)), yticklabels=arms)
+        axis.set(title=condition, xlabel=bench.axis, yticks=range(len(arms)), yticklabels=arms)
         axis.grid(axis="x", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].invert_yaxis()

@@ -9,8 +9,10 @@ from pathlib import Path
 import pandas as pd
 from digits.runs import Run, Trainer
 from digits.sentences import by_captions_alone, needed_sentence_model
+from flickr.noisy import alike
 
 from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition
+from cifar.benches import CIFAR, FLICKR, Bench
 from cifar.data import BLIP, command, shards
 from cifar.recalls import MEASURES, recalls
 from cifar.teacher import CONFIG as TEACHER
@@ -20,7 +22,7 @@ from open_clip_fff.evaluation.layouts import find_sets
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.tools.shards.tars import count_samples
 
-MODEL = Path(__file__).parent / "cifar-conv.json"
+MODEL = CIFAR.model
 TUNING_SEED = 100  # of no run that is reported
 IN_WORDS = "test-in-words"  # the test images, with the prompts of the validation images
 MEASURED_IN_WORDS = {"top-1 in words": "acc1", "mean per class in words": "mean_per_class_recall"}
@@ -49,6 +51,31 @@ def run_grid(
     """
     grid = GRIDS[name]
     results.mkdir(parents=True, exist_ok=True)
+    of_grid = [each for each in grid.conditions if shares in (None, each.shares)]
+    if CIFAR in map(bench_of, of_grid):
+        link_sets(data, test)
+    for condition in of_grid:
+        arms = [ARMS[arm] for arm in grid.arms]
+        used = {arm.miner for arm in arms if arm.miner}
+        miners = {miner: miner_flags(data, condition, miner) for miner in sorted(used)}
+        losses = sorted({arm.loss for arm in arms})
+        bench = bench_of(condition)
+        own = results / bench.folder
+        own.mkdir(exist_ok=True)
+        tune(data, condition, losses, own / "rates.csv")
+        if test is not None or bench is FLICKR:
+            train(data, condition, arms, [seed for seed in grid.seeds if seed in (seeds or grid.seeds)], miners, own)
+    if test is not None:
+        score_more(data, results / "runs.csv")
+
+
+def bench_of(condition: Condition) -> Bench:
+    """What a condition trains and scores on."""
+    return FLICKR if condition.shares == "flickr8k" else CIFAR
+
+
+def link_sets(data: Path, test: Path | None) -> None:
+    """CIFAR-10's sets in DATA/sets: validation, test, and test with the prompts of validation."""
     sets = data / "sets"
     sets.mkdir(exist_ok=True)
     for kind, folder in (("validation", data / "validation"), ("test", test)):
@@ -59,23 +86,11 @@ def run_grid(
         (sets / IN_WORDS / "test").symlink_to((test / "test").resolve())
         for name in ("classnames.txt", "zeroshot_classification_templates.txt"):
             (sets / IN_WORDS / name).symlink_to((data / "validation" / name).resolve())
-    for condition in (each for each in grid.conditions if shares in (None, each.shares)):
-        arms = [ARMS[arm] for arm in grid.arms]
-        used = {arm.miner for arm in arms if arm.miner}
-        miners = {miner: miner_flags(data, condition, miner) for miner in sorted(used)}
-        losses = sorted({arm.loss for arm in arms})
-        tune(data, condition, losses, results / "rates.csv")
-        if test is not None:
-            train(
-                data, condition, arms, [seed for seed in grid.seeds if seed in (seeds or grid.seeds)], miners, results
-            )
-    if test is not None:
-        score_more(data, results / "runs.csv")
 
 
 def tune(data: Path, condition: Condition, losses: Iterable[str], path: Path) -> None:
-    """Adds to rates.csv the top-1 on validation images of each loss at each rate."""
-    known = read(path)
+    """Adds to rates.csv the score on validation images of each loss at each rate."""
+    known, bench = read(path), bench_of(condition)
     runs = {}
     for loss in losses:
         for rate in RATES:
@@ -83,16 +98,15 @@ def tune(data: Path, condition: Condition, losses: Iterable[str], path: Path) ->
             if not has(known, row):
                 arm = ARMS[TUNED[loss]]
                 runs[_run(condition, arm, TUNING_SEED, rate, [])] = row
-    for run, folder, _ in trained(data, condition, list(runs), ["validation"]):
-        score = scores(folder)["zeroshot/validation/acc1"]
-        append(path, {**runs[run], "validation top-1": 100 * score})
+    for run, folder, _ in trained(data, condition, list(runs), bench.sets[:1]):
+        append(path, {**runs[run], **bench.scores(scores(folder))})
 
 
 def best_rate(results: Path, condition: Condition, loss: str) -> float:
     """The rate at which the loss did best on validation images."""
     rates = read(results / "rates.csv")
     of_loss = rates[(rates["condition"] == condition.name) & (rates["loss"] == loss)]
-    return float(of_loss.loc[of_loss["validation top-1"].idxmax(), "rate"])
+    return float(of_loss.loc[of_loss[bench_of(condition).chosen_by].idxmax(), "rate"])
 
 
 def train(
@@ -104,7 +118,7 @@ def train(
     results: Path,
 ) -> None:
     """Adds to runs.csv a line for each arm and seed."""
-    known = read(results / "runs.csv")
+    known, bench = read(results / "runs.csv"), bench_of(condition)
     runs = {}
     for seed in seeds:
         for arm in arms:
@@ -113,19 +127,9 @@ def train(
                 rate = best_rate(results, condition, arm.loss)
                 run = _run(condition, arm, seed, rate, miners[arm.miner] if arm.miner else [])
                 runs[run] = {**row, "loss": arm.loss, "rate": rate, "epochs": condition.epochs}
-    for run, folder, seconds in trained(data, condition, list(runs), ["validation", "test"]):
-        found = scores(folder)
-        append(
-            results / "runs.csv",
-            {
-                **runs[run],
-                "top-1": 100 * found["zeroshot/test/acc1"],
-                "mean per class": 100 * found["zeroshot/test/mean_per_class_recall"],
-                "validation top-1": 100 * found["zeroshot/validation/acc1"],
-                "seconds": round(seconds),
-                **logged(folder),
-            },
-        )
+    for run, folder, seconds in trained(data, condition, list(runs), bench.sets):
+        found = bench.scores(scores(folder))
+        append(results / "runs.csv", {**runs[run], **found, "seconds": round(seconds), **logged(folder)})
 
 
 def score_more(data: Path, path: Path) -> None:
@@ -161,15 +165,14 @@ def _run(condition: Condition, arm: Arm, seed: int, rate: float, miner: list[str
 
 def shared_flags(data: Path, condition: Condition, sets: Sequence[str]) -> list[str]:
     """What all runs of a condition have."""
-    folder = data / f"{condition.shares}-{condition.noise}"
+    folder, bench = data / f"{condition.shares}-{condition.noise}", bench_of(condition)
     images = count(folder)
     flags: dict[str, object] = {
         "--train-data": shards(folder),
         "--train-num-samples": images - images % condition.batch,
         "--dataset-type": "webdataset",
-        "--class-key": "cls",
-        "--model-config": MODEL,
-        "--model": MODEL.stem,
+        "--model-config": bench.model,
+        "--model": bench.model.stem,
         "--batch-size": condition.batch,
         "--epochs": condition.epochs,
         "--warmup": images // condition.batch,
@@ -186,7 +189,7 @@ def shared_flags(data: Path, condition: Condition, sets: Sequence[str]) -> list[
     }
     if condition.start == "CLIP":
         flags["--pretrained"] = clean_clip(data)
-    return [str(text) for pair in flags.items() for text in pair]
+    return [*bench.flags, *(str(text) for pair in flags.items() for text in pair)]
 
 
 def count(folder: Path) -> int:
@@ -230,6 +233,8 @@ def miner_flags(data: Path, condition: Condition, miner: str) -> list[str]:
             *("--model-config", TEACHER),
         )
         return ["--mining-features", "precomputed", "--feature-sidecar", str(out)]
+    if miner == "list":
+        return ["--positives", str(alike(data))]
     if miner == "blip":
         return ["--discriminator", f"blip:{discriminator(data)}"]
     return ["--mining-features", "frozen", "--mining-model", MODEL.stem, "--mining-pretrained", str(clean_clip(data))]
@@ -289,6 +294,7 @@ def logged(run: Path) -> dict[str, float]:
     log = (run / "out.log").read_text()
     patterns = {
         "mined/image": r"Mined/image: ([\d.]+)",
+        "given/image": r"Given/image: ([\d.]+)",
         "right %": r"Right: ([\d.]+)%",
         "hardest of one class %": r"(?:Hardest of one class:|truly) ([\d.]+)%",
         "matched %": r"False negatives: ([\d.]+)%",

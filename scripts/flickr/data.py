@@ -70,12 +70,18 @@ def _twice(sample: dict, number: int) -> Iterator[dict]:
 
 
 def _row(sample: dict, key: str, number: int, captions: slice, mirrored: bool = False) -> dict:
-    photo = Image.open(io.BytesIO(sample["jpg"])).convert("RGB")
+    text = json.dumps({"captions": json.loads(sample["json"])["captions"][captions]})
+    jpg = small_jpeg(sample["jpg"], mirrored)
+    return {"__key__": key, "jpg": jpg, "json": text.encode(), "cls": str(number).encode()}
+
+
+def small_jpeg(content: bytes, mirrored: bool = False) -> bytes:
+    """A photograph of SHORT pixels on its short side."""
+    photo = Image.open(io.BytesIO(content)).convert("RGB")
     photo = photo.resize([round(SHORT * side / min(photo.size)) for side in photo.size], Image.Resampling.BICUBIC)
     file = io.BytesIO()
     (ImageOps.mirror(photo) if mirrored else photo).save(file, "jpeg", quality=90)
-    text = json.dumps({"captions": json.loads(sample["json"])["captions"][captions]})
-    return {"__key__": key, "jpg": file.getvalue(), "json": text.encode(), "cls": str(number).encode()}
+    return file.getvalue()
 
 
 def architecture(shards: list[Path], data: Path) -> None:
