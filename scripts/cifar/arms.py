@@ -182,6 +182,7 @@ _TUNED_ON = (
     "FFF, five, none mined",
     "FFF, five, the CLIP's pairs",
 )
+_RAW_TOO = ("softmax, five and the raw one", "FFF, five and the raw one, none mined")
 _SIGMOID = (
     "softmax, two of five drawn",
     "FFF, two of five drawn, none mined",
@@ -201,6 +202,7 @@ _FLICKR = (
     "FFF, five, a list's pairs, mined per anchor",
 )
 _BOTH = (Condition("balanced"), Condition("tailed"))
+_FROM_CLIP = Condition("balanced", epochs=4, start="CLIP")
 GRIDS = {
     "deciding": Grid(_BOTH, _DECIDING, (0, 1, 2)),
     "siglip": Grid(_BOTH, ("SigLIP, raw caption", "SigLIP, one of five drawn"), (0, 1, 2)),
@@ -208,7 +210,8 @@ GRIDS = {
     "light": Grid(_BOTH, ("softmax, five, the true pairs, weigh 0.01",), (0, 1, 2)),
     "teacher": Grid(_BOTH, _TEACHER, (0, 1, 2)),
     "mafa": Grid(_BOTH, _MAFA, (0, 1, 2)),
-    "finetuning": Grid((Condition("balanced", epochs=4, start="CLIP"),), _TUNED_ON, (0, 1, 2)),
+    "finetuning": Grid((_FROM_CLIP,), _TUNED_ON, (0, 1, 2)),
+    "raw": Grid((_FROM_CLIP, Condition("balanced")), _RAW_TOO, (0, 1, 2)),
     "fresh": Grid((Condition("balanced"),), _DECIDING, (3,)),
     "arms": Grid(_BOTH, tuple(ARMS), (0, 1, 2)),
     "noise": Grid((Condition("balanced", "half"), Condition("tailed", "half")), _DECIDING, (0, 1, 2)),
