@@ -2,6 +2,7 @@
 
 import importlib
 import io
+import json
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import torch
 from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from PIL import Image
 
+from open_clip_fff.data.shards import read_samples
 from tests import programs
 from tests.conftest import write_tar
 
@@ -61,6 +63,39 @@ def test_the_teachers_tower_takes_pixels_as_open_clip_gives_them(monkeypatch):
     teacher.take_open_clips_pixels(convolution.weight.data, norm.running_mean)
     mean, std = (torch.tensor(x)[:, None, None] for x in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
     torch.testing.assert_close(norm(convolution((pixels - mean) / std)), wanted)
+
+
+def test_swapped_first_captions_are_anothers_or_name_nothing(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(programs.ROOT / "scripts")
+    noisy = importlib.import_module("flickr.noisy")
+    captions = [[f"photograph {number}, caption {k}" for k in range(5)] for number in range(60)]
+    rows = {
+        f"{number:03d}": {
+            "jpg": jpeg(np.zeros((80, 100, 3), np.uint8)),
+            "json": json.dumps({"captions": texts}).encode(),
+        }
+        for number, texts in enumerate(captions)
+    }
+    keys = list(rows)
+    for place, part in enumerate((keys[:25], keys[25:])):
+        write_tar(tmp_path / f"train-{place}.tar", {key: rows[key] for key in part})
+    for name, share in (("human", 0.0), ("swapped", 0.5)):
+        noisy.write(sorted(tmp_path.glob("*.tar")), tmp_path / name, share)
+    found = {
+        name: [row for tar in sorted((tmp_path / name).glob("*.tar")) for row in read_samples([str(tar)])]
+        for name in ("human", "swapped")
+    }
+    assert all(len(shards) == 60 for shards in found.values())
+    assert [json.loads(row["json"])["captions"] for row in found["human"]] == captions
+    firsts, texts = (
+        [row["txt"].decode() for row in found["swapped"]],
+        [json.loads(row["json"])["captions"] for row in found["swapped"]],
+    )
+    assert firsts == [each[0] for each in texts] and [each[1:] for each in texts] == [each[1:] for each in captions]
+    own = sum(first == before[0] for first, before in zip(firsts, captions, strict=True))
+    others = sum(first in {each[0] for each in captions} for first in firsts) - own
+    assert 20 <= own <= 42 and others >= 6 and 60 - own - others >= 6
+    assert Image.open(io.BytesIO(found["human"][0]["jpg"])).size == (90, 72)
 
 
 @pytest.mark.slow
