@@ -12,6 +12,7 @@ from cifar.arms import ARMS, GRIDS
 from cifar.benches import BENCHES, CIFAR, Bench
 from cifar.curves import draw as draw_curves
 from cifar.recalls import MEASURES as RECALLS
+from cifar.runs import BY_FREQUENCY
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -47,7 +48,8 @@ def summary(runs: pd.DataFrame, bench: Bench) -> pd.DataFrame:
         for measure, title in bench.measures.items():
             row[f"{title}, %"] = spread(own[measure])
             row[f"{title}, against one of five"] = difference(own[measure], base[measure])
-        row |= {f"{measure}, %": spread(own[measure]) for measure in RECALLS if measure in own}
+        more = [measure for measure in (*BY_FREQUENCY, *RECALLS) if measure in own and own[measure].notna().any()]
+        row |= {f"{measure}, %": spread(own[measure]) for measure in more}
         for column in (
             "mined/image",
             "given/image",

@@ -3,9 +3,10 @@
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from digits.runs import Run, Trainer
 from digits.sentences import by_captions_alone, needed_sentence_model
@@ -17,7 +18,7 @@ from cifar.data import BLIP, command, shards
 from cifar.recalls import MEASURES, recalls
 from cifar.teacher import CONFIG as TEACHER
 from cifar.teacher import image_tower
-from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate
+from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, evaluate
 from open_clip_fff.evaluation.layouts import find_sets
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.tools.shards.tars import count_samples
@@ -26,6 +27,8 @@ MODEL = CIFAR.model
 TUNING_SEED = 100  # of no run that is reported
 IN_WORDS = "test-in-words"  # the test images, with the prompts of the validation images
 MEASURED_IN_WORDS = {"top-1 in words": "acc1", "mean per class in words": "mean_per_class_recall"}
+# In `tailed` the class of label l has 1 / (l + 1) of the images that the first has.
+BY_FREQUENCY = {"3 frequent classes in words": range(3), "5 rare classes in words": range(5, 10)}
 
 
 def run_grid(
@@ -134,9 +137,15 @@ def train(
 
 def score_more(data: Path, path: Path) -> None:
     """Adds to runs.csv, where they are missing, the test images' scores in the captions' words, and recalls."""
-    for columns, measure in ((tuple(MEASURED_IN_WORDS), in_words), (MEASURES, recalls)):
+    measures: tuple[tuple[str, tuple[str, ...], Callable[[Path, Path], dict[str, float]]], ...] = (
+        ("", tuple(MEASURED_IN_WORDS), in_words),
+        ("tailed", tuple(BY_FREQUENCY), by_frequency),
+        ("", MEASURES, recalls),
+    )
+    for shares, columns, measure in measures:
         runs = read(path).reindex(columns=list(dict.fromkeys([*read(path).columns, *columns])))
-        for place, row in runs[runs[columns[0]].isna()].iterrows():
+        missing = runs[columns[0]].isna() & runs["condition"].str.startswith(shares)
+        for place, row in runs[missing].iterrows():
             folder = data / "logs" / run_name(row["condition"], row["arm"], row["rate"], row["seed"])
             if folder.exists():
                 found = measure(folder, data)
@@ -147,10 +156,22 @@ def score_more(data: Path, path: Path) -> None:
 
 def in_words(run: Path, data: Path) -> dict[str, float]:
     """Zero-shot scores of the test images, with prompts in the captions' words."""
+    found = evaluated_in_words(run, data).metrics
+    return {name: 100 * found[metric] for name, metric in MEASURED_IN_WORDS.items()}
+
+
+def by_frequency(run: Path, data: Path) -> dict[str, float]:
+    """Of the test images of frequent and of rare classes, how many are right, with prompts in the captions' words."""
+    found = evaluated_in_words(run, data).samples
+    right = found["predicted"] == found["target"]
+    return {name: 100 * float(right[np.isin(found["target"], labels)].mean()) for name, labels in BY_FREQUENCY.items()}
+
+
+def evaluated_in_words(run: Path, data: Path) -> EvalOutcome:
+    """The test images with prompts in the captions' words."""
     (local,), _ = find_sets([IN_WORDS], data / "sets")
     loaded = load_model(str(run), "cpu")
-    found = evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, local, EvalSettings(workers=0)).metrics
-    return {name: 100 * found[metric] for name, metric in MEASURED_IN_WORDS.items()}
+    return evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, local, EvalSettings(workers=0))
 
 
 def run_name(condition: str, arm: str, rate: float, seed: int) -> str:
