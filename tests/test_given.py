@@ -262,8 +262,8 @@ def test_a_run(trainer, csv, tmp_path, capsys):
     ("flags", "given", "advice"),
     [
         (["--method", "fff"], 21.0, "21 captions of other images count beside an image's own 5, each as much"),
-        (["--method", "fff"], 127.0, "if that matters, --positive-weight mined-per-anchor makes"),
-        (["--method", "fff-softmax"], 127.0, "if that matters, --mined-weight 0.008 makes"),
+        (["--method", "fff"], 127.0, "worst. --positive-weight mined-per-anchor makes"),
+        (["--method", "fff-softmax"], 127.0, "worst. --mined-weight 0.008 makes"),
         (["--method", "fff"], 20.0, None),
         (["--method", "fff", "--positive-weight", "mined-per-anchor"], 127.0, None),
         (["--method", "fff-softmax", "--mined-weight", "0.01"], 127.0, None),

@@ -77,7 +77,7 @@ def mining_warning(mined: Rates, miner: Miner, captions: int) -> str | None:
 def outweighed(given: float, plan: Plan) -> str | None:
     """What to add where the user's positives outweigh an image's own captions; None where they do not.
 
-    In the project's study that halved the recall of own captions, and cost small groups all they had where sizes differ;
+    In the project's study that halved the recall of own captions, and cost small groups most where sizes differ;
     at a light weight it cost nothing.
 
     Args:
