@@ -29,6 +29,7 @@ def analyse(program):
     return run
 
 
+@pytest.mark.slow
 def test_a_page_and_tables_of_the_users_own_data(analyse, training, tmp_path):
     out = tmp_path / "deep" / "analysis"
     done = analyse("--out", out, "--images", "60", "--batch", "20", "--show", "2", "--", *training)
@@ -71,6 +72,7 @@ def test_a_page_and_tables_of_the_users_own_data(analyse, training, tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_stored_features_and_those_of_texts(analyse, trainer, training, sentence_model, tmp_path):
     assert embed("--out", str(tmp_path / "features"), "--", *training) == 0
     analyse("--out", tmp_path / "frozen", "--", *training)
@@ -96,6 +98,7 @@ def test_stored_features_and_those_of_texts(analyse, trainer, training, sentence
     )
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_costs_itself_alone(analyse, training, tmp_path):
     samples = {f"{row:02d}": colour_sample(row) for row in range(12)}
     samples["03"]["png"] = b"no image"

@@ -24,6 +24,7 @@ def no_downloads(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["clip", "fff", "fff-softmax"])
 def test_a_hugging_face_text_tower(trainer, bert_clip, teacher, tmp_path, method, no_downloads, export_here):
     open_clip.add_model_config(bert_clip)
@@ -57,6 +58,7 @@ def test_a_hugging_face_text_tower(trainer, bert_clip, teacher, tmp_path, method
     assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_coca_trains_under_clip_is_exported_and_refused_by_fff(trainer, tmp_path, capsys, export_here):
     path = tmp_path / "tiny-coca.json"
     path.write_text(json.dumps(TINY_COCA))

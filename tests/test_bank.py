@@ -93,6 +93,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_publishes_nothing_and_is_written_over(tmp_path):
     assert programs.run("-c", KILLED, tmp_path).returncode == -signal.SIGKILL
     assert sorted(path.name for path in tmp_path.iterdir()) == [".epoch_0_rank_0.ids", ".epoch_0_rank_0.safetensors"]

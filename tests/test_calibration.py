@@ -82,6 +82,7 @@ def test_false_negatives_are_those_of_drawn_batches():
     assert table["share"][0] == pytest.approx(0.38)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [["--class-key", "width"], []])
 def test_the_program_draws_what_there_is(program, shards, teacher, tiny_name, tmp_path, classes):
     batch = ["--batch-size", "16"]

@@ -211,6 +211,7 @@ def test_a_sidecar_is_what_training_reads(program, flags, shards, tmp_path):
     assert counted["images"] == 16 and counted["captions"] == sum(map(len, rows.values()))
 
 
+@pytest.mark.slow
 def test_another_round_finds_more_captions_and_a_seed_others(program, flags, shards, tmp_path):
     def captions(name, *more):
         one = ["--train-data", str(shards / "00.tar")]
@@ -222,6 +223,7 @@ def test_another_round_finds_more_captions_and_a_seed_others(program, flags, sha
     assert captions("again", "--tries", "0") == once != captions("other", "--tries", "0", "--seed", "1")
 
 
+@pytest.mark.slow
 def test_tars_keep_all_and_get_a_field(program, flags, shards, tmp_path):
     out = tmp_path / "tars"
     done = program("caption", "--out", out, "--into", "tars", *flags, folder="scripts")

@@ -24,6 +24,7 @@ def card_of(out) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_of_a_run_with_typed_thresholds(trainer, teacher, tmp_path, export_here):
     argv = [*FFF, *mining(teacher, "0.2", "0.97", "off", "0.0"), "--mined-cap", "3", "--name", "run"]
     argv = ["--dist-url", "tcp://node7:2345", *argv]
@@ -102,6 +103,7 @@ def test_a_relative_path_that_is_there_is_its_base_name(tmp_path, monkeypatch):
     assert base_names("logs/x") == "x" and base_names("logs/y") == "logs/y" and base_names("ORG/NAME") == "ORG/NAME"
 
 
+@pytest.mark.slow
 def test_of_a_run_that_held_a_rate(trainer, teacher, tmp_path, export_here):
     miner = ["--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
     argv = [*FFF, *miner, "--mined-per-image", "3", "--epochs", "2"]

@@ -79,6 +79,7 @@ def test_a_run_without_training_is_named(tmp_path, log):
         read_curves(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_of_ours(trainer, teacher):
     mining = ["--mining-model", "tiny-clip", "--mining-pretrained", str(teacher), "--mined-per-image", "2"]
     data = ["--json-text-key", "captions", "--val-data", str(trainer.shards / "00.tar"), "--val-num-samples", "16"]

@@ -90,6 +90,7 @@ def test_clip_benchmark_scores_it(trainer, tmp_path, export_here):
     assert 0.0 <= json.loads(out.read_text())["metrics"]["acc1"] <= 1.0
 
 
+@pytest.mark.slow
 def test_a_single_checkpoint_of_a_run_and_what_it_is_called(trainer, tmp_path, export_here):
     assert trainer(*FFF, "--epochs", "2", "--name", "run") == 0
     run = trainer.run("run")
@@ -263,6 +264,7 @@ def test_a_model_that_diverged_is_not_exported(tiny_name, tmp_path, export_here)
     assert not (tmp_path / "model").exists()
 
 
+@pytest.mark.slow
 def test_mistakes_get_one_line_and_lose_nothing(trainer, tmp_path, capsys, export_here):
     assert trainer(*FFF, "--name", "run") == 0
     run, checkpoints = trainer.run("run"), trainer.run("run") / "checkpoints"

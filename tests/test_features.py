@@ -68,6 +68,7 @@ def mined(log: str) -> list[str]:
 # --- precomputed -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stored_features_mine_what_the_model_mines_in_the_step(trainer, teacher, stored, capsys):
     """From a sidecar, and from members of the tars: the same pairs as the frozen model itself finds."""
     assert trainer(*FFF, *mining(teacher, "0.2", "0.9", "0.9", "0.0"), *STILL, "--name", "frozen") == 0
@@ -103,6 +104,7 @@ def test_embedding_does_what_is_missing(trainer, teacher, stored, capsys):
     assert {path: path.read_bytes() for path in stored.glob("*.parquet")} == before
 
 
+@pytest.mark.slow
 def test_stored_features_know_what_is_in_a_models_files(trainer, teacher, tmp_path, capsys):
     """A run that goes on is another model under the same path; a copy is the same one under another."""
 
@@ -292,6 +294,7 @@ def test_features_that_cannot_serve(trainer, stored, teacher, capsys):
 # --- the class of an image, by which mined pairs are judged ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_classes_judge_what_was_mined(trainer, teacher, tmp_path, capsys):
     """Each colour is a class; it changes nothing in training."""
     for number, shard in enumerate(sorted(trainer.shards.glob("*.tar"))):

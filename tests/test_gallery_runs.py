@@ -68,6 +68,7 @@ def test_a_page_of_the_users_own_data(show, shards, training, teacher, tiny_name
     assert "64 images of 4 shards" in " ".join(page.texts["about"])
 
 
+@pytest.mark.slow
 def test_a_discriminator_that_knows_colours(show, training):
     page = show("--samples", "40", "--show", "400", "--", *training, *DISCRIMINATOR)
     assert sum(colour_discriminator.ASKED) > 0 and max(colour_discriminator.ASKED) <= 16 + 16 * 5

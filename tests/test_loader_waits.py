@@ -92,6 +92,7 @@ def test_workers_that_run_and_give_nothing_are_named():
     assert not states()
 
 
+@pytest.mark.slow
 def test_no_worker_ends_after_the_loaders_error():
     """For each end torch raises in the main thread, whatever that does then: with logging's lock held, for example."""
     waits, later = LoaderTimeouts(0.02), []

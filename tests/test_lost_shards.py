@@ -28,6 +28,7 @@ def lost(log: str) -> list[str]:
     return re.findall(r"Lost of (.*)", log)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("within", [True, False], ids=["within a member", "between members"])
 @pytest.mark.parametrize("flags", [[], [*MANY, "--logit-bias-init", "-10"]], ids=["stock", "fff"])
 def test_lost_shards_are_named_once_an_epoch_with_their_rows(trainer, tmp_path, flags, within):

@@ -33,6 +33,7 @@ def test_its_files_are_followed(folder):
     assert sentences.pooling == "mean" and sentences.tokenizer.length == 256  # its tokenizer alone would say 512
 
 
+@pytest.mark.slow
 def test_features_are_those_of_its_own_recipe(folder):
     """Of its card: padded to the longest, cut at 256 tokens, the mean under the mask, L2-normalised."""
     from transformers import AutoModel, AutoTokenizer

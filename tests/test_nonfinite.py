@@ -76,6 +76,7 @@ def test_skip_goes_on_and_counts(trainer, monkeypatch):
     assert finite(trainer.checkpoint("x", 3))
 
 
+@pytest.mark.slow
 def test_the_steps_that_gradscaler_leaves_out_are_counted(trainer, monkeypatch, capsys):
     flags = [*FFF, "--precision", "amp"]
     monkeypatch.setenv("POISON", "8")  # the last of an epoch, which shows when the next begins
@@ -133,6 +134,7 @@ def test_two_ranks_leave_out_the_same_step(trainer, tmp_path):
     assert "Steps left out in epoch 0: 1 whose gradient was not finite" in trainer.log("x")
 
 
+@pytest.mark.slow
 def test_mining_features_that_are_not_finite_are_counted_and_mine_nothing(trainer, teacher):
     """Of the first image and the second image's captions of each of 8 mini-batches, of which two make a step."""
     argv = [*PLAIN, *mining(teacher, "-1", "off", "off", "off"), "--plugin", "tests.blind", "--batch-hooks", "blind"]

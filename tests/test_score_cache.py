@@ -202,6 +202,7 @@ def test_a_match_score_outside_0_and_1_is_ignored_with_a_warning(tmp_path, caplo
     other.close()
 
 
+@pytest.mark.slow
 def test_what_was_put_survives_sigkill(tmp_path):
     code = (
         "import os, signal, sys, torch; from open_clip_fff.matching.score_cache import ScoreCache\n"

@@ -133,6 +133,7 @@ def test_what_care_costs_is_measured(tiny_config, tmp_path):
     assert table["over_stock"]["open_clip_train"] == 1 and 0 < table["in the guard"]["guarded step"] < 1
 
 
+@pytest.mark.slow
 def test_every_loader_is_measured_on_the_same_rows(benches, tmp_path):
     bench = benches("bench_loader")
     small = ["--rows", "24", "--batch-size", "8", "--image-size", "16", "--rounds", "1"]
@@ -147,6 +148,7 @@ def test_every_loader_is_measured_on_the_same_rows(benches, tmp_path):
     assert [loaders[name]() for name in ("floor", "stock", "tokens K=5", "ours K=5")] == [16] * 4
 
 
+@pytest.mark.slow
 def test_tools_are_measured_beside_plain_loops(benches, tmp_path):
     bench = benches("bench_tools")
     small = ["--images", "20", "--batch-size", "8", "--workers", "0", "--rounds", "1", "--only", "pack", "embed"]

@@ -131,6 +131,7 @@ def test_weights_that_are_missing_are_named(folder):
         load_sentences(str(folder))
 
 
+@pytest.mark.slow
 def test_captions_alone_mine(trainer, sentence_model, capsys):
     text = [*FFF, "--mining-features", "text", "--mining-model", str(sentence_model)]
     assert trainer(*text, "--mined-per-image", "14", "--workers", "1", "--epochs", "2", "--name", "text") == 0
@@ -180,6 +181,7 @@ def threshold(trainer, folder: Path) -> float:
     return float(some[gap : gap + 2].mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("into", ["sidecar", "tars"])
 def test_stored_features_mine_what_the_model_mines_in_the_step(trainer, sentence_model, text, into, tmp_path, capsys):
     """The same pairs, and so the same weights, to the last bit."""

@@ -18,6 +18,7 @@ from tests.programs import Program
 MANY = ["--method", "fff", "--mining-features", "off", "--captions-per-image", "2", "--json-text-key", "captions"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "2", "4"])
 def test_small_shards_are_trained_and_the_epoch_has_all_its_steps(trainer, tmp_path, workers):
     """img2dataset's last shard is smaller than a mini-batch."""

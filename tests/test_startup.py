@@ -131,6 +131,7 @@ def test_lazy_names_are_all_there():
         module.nothing  # noqa: B018
 
 
+@pytest.mark.slow
 def test_from_import_brings_only_what_it_names():
     assert imported("from open_clip_fff import UsageError, register_loss", HEAVY) == []
     assert imported("from open_clip_fff import FFFLoss", ["torch", "open_clip", "pandas"]) == ["torch"]

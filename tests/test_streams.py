@@ -55,6 +55,7 @@ def test_the_plan_says_how_often_rows_are_trained(trainer, tmp_path, capsys):
     assert f"{line} 1.20 to 1.60 times\n" in printed and "warning" not in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--method", "clip"]], ids=["stock", "clip"])
 def test_a_short_epoch_is_told_before_training_and_by_its_counts(trainer, tmp_path, capsys, flags):
     """What is foreseen is what comes, epoch by epoch: each has the worker of the small shard, whichever it is."""
@@ -68,6 +69,7 @@ def test_a_short_epoch_is_told_before_training_and_by_its_counts(trainer, tmp_pa
         assert f"Epoch {epoch} was short: 6 of 8 mini-batches" in trainer.log("x")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_told_of_its_own_epochs(trainer, tmp_path, capsys):
     """One of two workers has two shards of 4 rows, in each epoch others."""
     data = shards(tmp_path, (20, 4, 4, 4))

@@ -309,6 +309,7 @@ def assert_same_training(trainer, *names: str) -> None:
     assert len(curves[0]) > 1 and curves[0] == pytest.approx(curves[1], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "argv",
     [
@@ -326,6 +327,7 @@ def test_a_run_is_the_same_trimmed_or_not(trainer, argv, capsys):
     assert_same_training(trainer, "few", "whole")
 
 
+@pytest.mark.slow
 def test_mining_by_a_frozen_model_is_the_same_trimmed_or_not(trainer, teacher):
     mines = ["--mining-model", "tiny-clip", "--mining-pretrained", str(teacher), "--p1", "0.2"]
     argv = [*FFF[:-2], *mines, *STILL]

@@ -110,6 +110,7 @@ def test_frozen_features_are_those_of_the_models_own_preprocessing(tiny_name, tm
     assert towers.images(torch.randn(2, 3, 48, 48)).shape == (2, 32)
 
 
+@pytest.mark.slow
 def test_the_hook_makes_its_own_tokens_only_where_they_differ(tiny_name, teacher):
     frozen = load_frozen(FrozenSource(tiny_name, str(teacher)))
     assert not any(p.requires_grad for p in frozen.model.parameters()) and not frozen.model.training

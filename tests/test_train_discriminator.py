@@ -226,6 +226,7 @@ def pixels(content: bytes) -> torch.Tensor:
     return to_tensor(Image.open(io.BytesIO(content)).convert("RGB"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["blip", "blip2"])
 def test_a_folder_is_trained_on_and_gives_the_same_twice(shards, tmp_path, capsys, kind):
     model = make(tmp_path / "start", kind)

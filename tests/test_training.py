@@ -72,6 +72,7 @@ def test_fff_trains_on_tars_with_mining(trainer, teacher, capsys):
     assert "method: fff\n" in params and "p1: 0.2\n" in params and "caption_policy: all\n" in params
 
 
+@pytest.mark.slow
 def test_a_hub_format_folder_mines(trainer, tmp_path, export_here):
     assert trainer("--method", "clip", "--name", "clip") == 0
     export_here(trainer.run("clip"), tmp_path / "miner")
@@ -85,6 +86,7 @@ def test_a_hub_format_folder_mines(trainer, tmp_path, export_here):
     assert re.findall(r"Mined/image: ([\d.]+)", trainer.log("mined")) == ["3.000"] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1", "3"])
 def test_the_same_seed_gives_the_same_run_on_tars(trainer, teacher, workers):
     argv = [*FFF, *mining(teacher, "0.2", "0.97", "0.97", "0.0"), "--workers", workers, "--epochs", "2"]
@@ -95,6 +97,7 @@ def test_the_same_seed_gives_the_same_run_on_tars(trainer, teacher, workers):
         assert_equal_checkpoints(trainer.checkpoint("a", 2), trainer.checkpoint("other", 2))
 
 
+@pytest.mark.slow
 def test_equal_captions_from_any_source_train_equally(trainer, tmp_path):
     """The same two captions as tar members, as json in three forms, and as a sidecar: the same batches, bit for bit."""
     captions = {
@@ -162,6 +165,7 @@ def test_fff_trains_on_synthetic_data_where_no_image_has_an_id(trainer):
     assert "Positives: 6.250%" in trainer.log("synthetic")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["fff", "softmax", "s-itc"])
 def test_accumulation_equals_the_doubled_batch(trainer, teacher, loss):
     """Two micro-batches of 8 train as one batch of 16: assignment, towers, scale and bias (contract 11)."""
@@ -187,6 +191,7 @@ def test_accumulation_equals_the_doubled_batch(trainer, teacher, loss):
     assert not any(line.startswith("False negatives: 0.0%") for line in judged[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["amp_bf16", "pure_bf16"])
 def test_lower_precision(trainer, teacher, precision):
     thresholds = mining(teacher, "0.2", "0.97", "0.97", "0.0")
@@ -196,6 +201,7 @@ def test_lower_precision(trainer, teacher, precision):
     assert first[0] == first[1]  # what mines is float32 whatever the training is
 
 
+@pytest.mark.slow
 def test_resume_goes_on_as_if_never_stopped(trainer, teacher):
     """Equal to the last bit, where nothing random is left but the order of the shards and rows, which is seeded."""
     still = ["--aug-cfg", "scale=(1.0,1.0)"]

@@ -130,6 +130,7 @@ for generation in (80, 90):
     assert len(python("-c", code, TRITON_CACHE_DIR=str(tmp_path)).splitlines()) == 4
 
 
+@pytest.mark.slow
 def test_triton_is_optional():
     code = """
 import sys

@@ -141,6 +141,7 @@ def expected(checkpoint: dict, captions: list[list[str]]) -> dict[str, float]:
     return values | {"num_images": len(captions), "num_captions": len(text)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
 @pytest.mark.parametrize("argv", [FFF, DRAWN], ids=["fff", "clip"])
 def test_tars(trainer, shards, argv, workers):

@@ -97,6 +97,7 @@ def test_fused_states_do_not_depend_on_the_batch(tiny_name, bert_clip, tmp_path,
     assert any(x.grad is not None for key, x in towers.named_parameters() if "visual" not in key)
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_model_loads_back_with_the_same_score(fused, quiz, tmp_path, capsys):
     out, argv = tmp_path / "vqa", ["vqa", "--model", fused, "--steps", 6, "--validate-every", 2, *SMALL]
     ok(*argv, *files("vqa", quiz, "train", "val", "test"), "--out", out, "--predictions", tmp_path / "p.json")

@@ -65,6 +65,7 @@ def saved(path: Path, weights: dict, **more) -> Path:
 # --- a bias on one side ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [["clip"], ["fff-softmax", "--mining-features", "off", *MANY]])
 def test_the_sigmoids_weights_start_a_model_without_a_bias(trainer, biased, method):
     assert trainer("--method", *method, "--pretrained", str(biased), *STILL, "--name", "next") == 0
@@ -246,6 +247,7 @@ def test_what_open_clip_loads_we_load_alike(tiny_name, tmp_path):
 # --- a run or a checkpoint as the model that mines -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_a_checkpoint_or_a_folder_mines(runs, biased, tmp_path, export_here):
     export_here(biased, tmp_path / "model")
     other = saved(tmp_path / "other.pt", {k: x * 2 for k, x in read_weights(biased).items()})
@@ -280,6 +282,7 @@ def test_a_run_a_checkpoint_or_a_folder_mines(runs, biased, tmp_path, export_her
         seen("no-run")
 
 
+@pytest.mark.slow
 def test_a_run_mines_in_training(runs, trainer):
     mines = [*SIGMOID[:2], *MANY, "--p1", "0.2", "--p2", "0.9", "--mining-model"]
     assert trainer(*mines, str(runs.run("sigmoid")), "--name", "run") == 0
@@ -344,6 +347,7 @@ def test_openais_weights_without_quickgelu():
         assert activation_warning(name, tag, "X") is None
 
 
+@pytest.mark.slow
 def test_all_that_loads_a_tag_warns_once(trainer, runs, monkeypatch, capsys, recwarn):
     tag = {"quick": {"file": str(last(runs, "softmax")), "quick_gelu": True}}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-clip", tag)

@@ -27,6 +27,7 @@ def rows(trainer, name: str) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_logged_scores_are_those_of_the_checkpoint(trainer, sets, tmp_path):
     flags = ["--zeroshot-data", str(sets), "--zeroshot-frequency", "2", "--epochs", "3", "--ema-decay", "0.5"]
     assert trainer(*FFF, *flags, "--name", "run") == 0
@@ -44,6 +45,7 @@ def test_the_logged_scores_are_those_of_the_checkpoint(trainer, sets, tmp_path):
     assert found[-1]["ema_zeroshot/cifar10/acc1"] >= 0.0 and "zeroshot/cifar10/acc5" not in found[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [["--method", "clip"], FFF])
 def test_training_does_not_notice(trainer, sets, method):
     common = [*method, "--epochs", "2", "--zeroshot-frequency", "1"]
