@@ -19,6 +19,7 @@ from open_clip_fff.tools.pack.items import SkipSample, prepare_image
 from open_clip_fff.tools.pack.row_list import arrange
 from open_clip_fff.tools.pack.rows import CAPTIONS, RowFile, SourceRow, write_rows
 from open_clip_fff.tools.pack.settings import ImageSettings
+from open_clip_fff.tools.pack.table import caption_texts
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.packing_sets import TOKENS, compress, csv, left_out, pack, picture, pictures, samples, tars, tokens  # noqa: F401
 
@@ -128,6 +129,10 @@ def test_lines_that_are_no_rows_are_told(pack, pictures, tmp_path):
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
     done = pack(tmp_path / "t.jsonl", "--out", tmp_path / "jsonl")
     assert "Skipping line 2" in done.out and len(samples(tmp_path / "jsonl" / "00000.tar")) == 2
+
+
+def test_an_object_is_no_caption():
+    assert [caption_texts(cell) for cell in ({"en": "a cat"}, True, ["a", {"en": "b"}], 7)] == [[], [], ["a"], ["7"]]
 
 
 @pytest.mark.parametrize("repeats", ["keep", "join"])

@@ -194,8 +194,8 @@ def table_item(row: dict[str, Any], root: Path) -> Item:
 
 
 def caption_texts(cell: object) -> list[str]:
-    """The captions of a cell: a text, a list of texts, or such a list as json."""
-    if isinstance(cell, list):
+    """The captions of a cell: a text, a number, a list of texts (as json, too); none of an object or a bool."""
+    if isinstance(cell, list | dict | bool):
         return texts_of(cell)
     if isinstance(cell, bytes):
         cell = cell.decode(errors="replace")
