@@ -22,7 +22,8 @@ from webdataset.tariterators import base_plus_ext, group_by_keys, url_opener
 
 MOST_BYTES = 2**30  # of a sample's members together
 MOST_HEADER = 2**20  # bytes of a long name, or of pax records
-NO_FILE = re.compile(r"__[^/]*__($|/)")  # webdataset's own, as `__index__`
+# webdataset's own, as `__index__`, and macOS's, whose `dir/._1.jpg` before each file has webdataset's key `dir/`
+NO_FILE = re.compile(r"__[^/]*__($|/)|(.*/)?\._[^/]*$")
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _PAX = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 

@@ -8,6 +8,7 @@ import pytest
 
 from open_clip_fff import sample_id
 from open_clip_fff.data.caption_rows import CaptionRow, deserialize, serialize
+from open_clip_fff.data.shards import read_samples
 from open_clip_fff.data.tars import Header
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
@@ -179,6 +180,15 @@ class _AsTarfileParses(Header):
     """The same without its memory of the header before."""
 
     frombuf = classmethod(tarfile.TarInfo.frombuf.__func__)
+
+
+def test_files_of_macos_tear_no_sample_apart(tmp_path):
+    with tarfile.open(tmp_path / "00.tar", "w") as tar:
+        for name in ("d/._0.jpg", "d/0.jpg", "d/._0.txt", "d/0.txt"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert [(x["__key__"], {"jpg", "txt"} <= set(x)) for x in read_samples([str(tmp_path / "00.tar")])] == [
+        ("d/0", True)
+    ]
 
 
 def _members_of(content: bytes, header: type[tarfile.TarInfo]) -> list[tuple] | str:
