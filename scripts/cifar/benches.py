@@ -71,7 +71,7 @@ FLICKR = Bench(
     },
     chosen_by="validation R@5",
     measures={"R@5": "R@5", "R@10": "R@10"},
-    axis="recall, mean of both directions, % of 1,000 photographs",
+    axis="recall, mean of both directions, %",
     folder="flickr8k",
 )
 BENCHES = (CIFAR, FLICKR)
