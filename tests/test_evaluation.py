@@ -39,13 +39,16 @@ def folder(tiny_name, tmp_path_factory) -> Path:
     return out
 
 
+SLOW = {"imagenet1k": pytest.mark.slow}  # 80,000 prompts
+
+
 @pytest.fixture(scope="module")
 def loaded(folder) -> LoadedModel:
     return load_model(str(folder))
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "torchvision"])
-@pytest.mark.parametrize("name", PROTOCOL)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW.get(name, ())) for name in PROTOCOL])
 def test_every_set_of_the_paper_in_both_layouts(name, layout, loaded, tmp_path, monkeypatch):
     spec = PROTOCOL[name]
     root = tmp_path / name

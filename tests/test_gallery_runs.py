@@ -109,6 +109,7 @@ def test_it_takes_the_captions_that_a_batch_would_have(trainer, training, teache
         assert ours is theirs is None or torch.allclose(ours.float(), theirs.float(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_stored_features_and_those_of_texts(show, trainer, training, sentence_model, tmp_path):
     assert embed("--out", str(tmp_path / "features"), "--", *training) == 0
     frozen = show("--samples", "32", "--", *training, *BARS_TYPED)

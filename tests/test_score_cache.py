@@ -126,6 +126,7 @@ def test_equal_weights_are_not_all_that_a_discriminator_is(matching_folders, tmp
     assert discriminator_of(tmp_path / "moved").identity != expected
 
 
+@pytest.mark.slow
 def test_equal_weights_are_not_all_that_a_frozen_open_clip_model_is(teacher, tmp_path):
     import json
 

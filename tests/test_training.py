@@ -239,6 +239,7 @@ def test_scale_and_bias_have_a_learning_rate_of_their_own(trainer):
         assert len(groups[-1]["params"]) == 2
 
 
+@pytest.mark.slow
 def test_pretrained_weights_keep_their_scale_and_get_a_measured_bias(trainer, tmp_path):
     import open_clip
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from open_clip_fff import FFFLoss, MultiPositiveSoftmaxLoss
+from tests.once import once
 from tests.test_tiled import batch
 
 pytest.importorskip("triton")
@@ -33,10 +34,12 @@ def python(*argv: object, **environment: str) -> str:
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=on_a_gpu)])
 def found(request, tmp_path_factory) -> dict:
     """What tests/triton_worker.py found, on a GPU or interpreted."""
-    out = tmp_path_factory.mktemp("triton") / f"{request.param}.pt"
     interpreter = {"TRITON_INTERPRET": "1"} if request.param == "cpu" else {}
-    python("-m", "tests.triton_worker", request.param, out, **interpreter)
-    return torch.load(out, weights_only=True)
+
+    def make(folder: Path) -> None:
+        python("-m", "tests.triton_worker", request.param, folder / "found.pt", **interpreter)
+
+    return torch.load(once(tmp_path_factory, f"triton-{request.param}", make) / "found.pt", weights_only=True)
 
 
 def same(one: dict | list, other: dict | list) -> bool:
@@ -112,6 +115,7 @@ def test_more_pairs_than_an_int32_counts(found):
     assert found["huge"]["sum"] == pairs / 2 and found["huge"]["loss"] == pytest.approx(pairs * log(2), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_it_compiles_for_gpus_that_are_not_here(tmp_path):
     """The interpreter runs Python; a compiler takes less. No atomics, and places in a tile are 64 bits wide."""
     code = """

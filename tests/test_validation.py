@@ -169,6 +169,7 @@ def test_a_csv(trainer, csv, argv):
     assert found == pytest.approx({"epoch": 1, **expected(trainer.checkpoint("run"), captions)}, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_stock_open_clip_with_validation_trains_and_validates_the_same(trainer, csv):
     """Its metrics, its file and, two epochs on, every weight: our pass leaves no trace in any of them."""
     from open_clip_train.main import main as open_clip_main
@@ -187,6 +188,7 @@ def test_stock_open_clip_with_validation_trains_and_validates_the_same(trainer, 
     assert [row["num_captions"] for row in results(trainer, "ours")] == [64] * 3
 
 
+@pytest.mark.slow
 def test_open_clips_numbers_are_those_of_the_first_caption(trainer, shards, tmp_path):
     """The same validation set with and without further captions: only our numbers tell them apart."""
     rows = {f"{row:04d}": colour_sample(row) for row in range(16)}
@@ -203,6 +205,7 @@ def test_open_clips_numbers_are_those_of_the_first_caption(trainer, shards, tmp_
         assert one[f"all_captions_{direction}_R@10"] == pytest.approx(stock[f"{direction}_R@10"])
 
 
+@pytest.mark.slow
 def test_it_happens_when_open_clip_validates_and_tensorboard_gets_it(trainer, shards):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

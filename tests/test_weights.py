@@ -176,6 +176,7 @@ def test_weights_of_another_architecture_are_refused_before_anything_is_made(tra
     assert "--mining-features off" in said
 
 
+@pytest.mark.slow
 def test_stock_training_loads_by_itself_and_says_what_it_cannot(trainer, runs, refused, biased):
     said = refused("--pretrained", str(biased), by=stock)
     assert "holds logit_bias, which --model tiny-clip does not have" in said and "--method clip" in said

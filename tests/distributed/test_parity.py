@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests import programs
+from tests.once import once
 
 WORKER = Path(__file__).with_name("parity_worker.py")
 TOLERANCE = {"torch.float32": 1e-5, "torch.float64": 1e-10}
@@ -23,9 +24,11 @@ def torchrun(processes: int, *argv: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
-    folder = tmp_path_factory.mktemp("parity")
-    for processes in (1, 2, 4):
-        torchrun(processes, WORKER, folder / f"{processes}.pt")
+    def make(folder: Path) -> None:
+        for processes in (1, 2, 4):
+            torchrun(processes, WORKER, folder / f"{processes}.pt")
+
+    folder = once(tmp_path_factory, "parity", make)
     return {processes: torch.load(folder / f"{processes}.pt", weights_only=True) for processes in (1, 2, 4)}
 
 
