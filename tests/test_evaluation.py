@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 from open_clip_fff import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings, accuracy, evaluate
+from open_clip_fff.evaluation.compare.rows import ScoreStore
 from open_clip_fff.evaluation.layouts import find_set, find_sets
 from open_clip_fff.evaluation.probe import NO_SPLIT, ProbeSettings, draw_shots, probe, training_split
 from open_clip_fff.evaluation.protocol import PROTOCOL, RETRIEVAL
@@ -224,6 +226,57 @@ def test_a_set_that_changed_is_not_taken_from_the_store(loaded, tmp_path):
     (folder / "zeroshot_classification_templates.txt").write_text("")
     with pytest.raises(UsageError, match="holds no template"):
         score_set(loaded, at, QUICK, tmp_path / "store", again=True)
+
+
+def test_labels_that_changed_in_tars_of_equal_size_are_seen(loaded, tmp_path):
+    folder = webdataset(tmp_path / "cifar10")
+    at, store = find_set("cifar10", tmp_path), tmp_path / "store"
+    score_set(loaded, at, QUICK, store)
+    meta = next(store.glob("*/cifar10/meta.json"))
+    older = json.loads(meta.read_text())
+    older["set"]["contents"] = older["set"]["contents"][:16]
+    meta.write_text(json.dumps(older))  # as it was written before there was a second half
+    assert not score_set(loaded, at, QUICK, store)[1]
+    score_set(loaded, at, QUICK, store, again=True)
+    tar = folder / "test" / "0.tar"
+    content = tar.read_bytes()
+    with tarfile.open(tar) as members:
+        at_label = next(member.offset_data for member in members if member.name.endswith(".cls"))
+    tar.write_bytes(content[:at_label] + b"3" + content[at_label + 1 :])
+    with pytest.raises(UsageError, match="has changed since it was scored; --again"):
+        score_set(loaded, at, QUICK, store)
+
+
+def test_a_probe_of_other_training_images_is_not_taken_from_the_store(program, folder, tmp_path):
+    webdataset(tmp_path / "sets" / "cifar10")
+    webdataset(tmp_path / "sets" / "cifar10", split="train", images=16)
+    common = [folder, "--data-root", tmp_path / "sets", "--store", tmp_path / "store", "--workers", "0"]
+    common += ["--datasets", "cifar10"]
+    assert "16 images to fit" in program("linear_probe", *common).out
+    done = program("linear_probe", *common, "--shots", "1", expect=1)
+    assert "scored with shots -1, not 1: --again" in done.err
+    meta = next((tmp_path / "store").glob("*/*/meta.json"))
+    older = json.loads(meta.read_text())
+    del older["conditions"]
+    meta.write_text(json.dumps(older))  # older scores know the shots by their metrics
+    assert "seed 0, not 3" in program("linear_probe", *common, "--seed", "3", expect=1).err
+    assert "4 images to fit" in program("linear_probe", *common, "--shots", "1", "--again").out
+    shutil.rmtree(tmp_path / "sets" / "cifar10" / "train")
+    webdataset(tmp_path / "sets" / "cifar10", split="train", images=12)
+    assert "training images" in program("linear_probe", *common, "--shots", "1", expect=1).err
+
+
+def test_a_model_that_was_moved_is_found_by_its_new_name(folder, tmp_path):
+    webdataset(tmp_path / "cifar10")
+    webdataset(tmp_path / "pets")
+    (tmp_path / "a").mkdir()
+    before, after = shutil.copytree(folder, tmp_path / "a" / "tiny"), tmp_path / "b" / "tiny"
+    for name in ("cifar10", "pets"):
+        assert score_set(load_model(str(before)), find_set(name, tmp_path), QUICK, tmp_path / "store")[1]
+    after.parent.mkdir()
+    before.rename(after)
+    assert not score_set(load_model(str(after)), find_set("pets", tmp_path), QUICK, tmp_path / "store")[1]
+    assert ScoreStore(tmp_path / "store").find(str(after)).given == str(after)
 
 
 def test_a_set_that_is_there_in_part(tmp_path):

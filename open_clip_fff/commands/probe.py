@@ -32,13 +32,18 @@ def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff probe") -
         arguments = parser.parse_args(typed(argv))
         if not (arguments.shots == -1 or arguments.shots > 0):
             raise UsageError(f"--shots {arguments.shots}: must be 1 or more, or -1 for all")
-        from open_clip_fff.evaluation.probe import ProbeSettings, probe, with_training_images
+        from open_clip_fff.evaluation.probe import ProbeSettings, conditions, probe, with_training_images
         from open_clip_fff.evaluation.score_all import exit_code, prepare, score_models
 
         splits = with_training_images(prepare(arguments), named=arguments.datasets != ["all"])
         settings = ProbeSettings(arguments.shots, arguments.seed)
         failed = score_models(
-            arguments, list(splits), line, evaluate=lambda _, local: probe(splits[local], settings), task=LINEAR_PROBE
+            arguments,
+            list(splits),
+            line,
+            evaluate=lambda _, local: probe(splits[local], settings),
+            task=LINEAR_PROBE,
+            conditions=lambda local: conditions(splits[local], settings),
         )
         return exit_code(prog, failed)
 

@@ -1,10 +1,15 @@
 """Finding evaluation sets on disk: clip-benchmark's webdataset form, or the form that torchvision reads."""
 
 import hashlib
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from open_clip_fff.data.shards import IMAGES
+from open_clip_fff.data.tars import Header
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, PROTOCOL, RETRIEVAL, ZERO_SHOT, EvalSet
 
@@ -29,6 +34,7 @@ NATIVE: dict[str, tuple[tuple[str, ...], ...]] = {
 HUB = "clip-benchmark"  # the organisation that has the sets in webdataset form
 CLASS_FILES = ("classnames.txt", "zeroshot_classification_templates.txt")  # of a classification set
 TYPE_FILE = "dataset_type.txt"
+MOST_TEXT = 2**20  # bytes of a member with a label or captions
 VTAB = ("caltech101", "cifar10", "cifar100", "dtd", "flowers", "pets")  # there as wds_vtab-NAME
 
 
@@ -44,13 +50,36 @@ class LocalSet(NamedTuple):
     def layout(self) -> str:
         return "webdataset" if self.shards else "torchvision"
 
-    def contents(self) -> str | None:
-        """A hash of the tars' sizes and the texts beside them, by which a set is seen to change; None without tars."""
+    def contents(self, split: str = SPLIT) -> str | None:
+        """Two hashes by which a split is seen to change; None without tars.
+
+        The first is of the tars' sizes and the texts beside them; the second, which older scores lack, of the members'
+        names and sizes, and of labels and captions: other labels of one digit leave a tar its size.
+        """
         if not self.shards:
             return None
-        tars = [f"{path.name} {path.stat().st_size}" for path in sorted((self.root / SPLIT).glob("*.tar"))]
+        tars = sorted((self.root / split).glob("*.tar"))
+        sizes = [f"{path.name} {path.stat().st_size}" for path in tars]
         texts = [path.read_bytes() for name in CLASS_FILES if (path := self.root / name).is_file()]
-        return hashlib.sha256(b"\0".join([*map(str.encode, tars), *texts])).hexdigest()[:16]
+        members = [_members_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in tars]
+        return _short_hash([*map(str.encode, sizes), *texts]) + _short_hash(map(str.encode, members))
+
+
+def _short_hash(parts: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+
+
+@cache
+def _members_hash(path: Path, size: int, changed: int) -> str:
+    """A hash of a tar's members, by name and size, and of all that are no images; what is damaged ends it."""
+    digest = hashlib.sha256()
+    with suppress(OSError, tarfile.TarError), tarfile.open(path, tarinfo=Header) as tar:
+        for member in tar:
+            digest.update(f"{member.name} {member.size} ".encode(errors="surrogateescape"))
+            is_text = member.isfile() and not member.name.lower().endswith(IMAGES) and member.size <= MOST_TEXT
+            if is_text and (file := tar.extractfile(member)) is not None:
+                digest.update(file.read())
+    return digest.hexdigest()
 
 
 def find_sets(

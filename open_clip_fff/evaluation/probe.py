@@ -49,6 +49,15 @@ def probe(train: LocalSet, probing: ProbeSettings) -> Callable[..., EvalOutcome]
     return partial(_evaluate, train, probing)
 
 
+def conditions(train: LocalSet, probing: ProbeSettings) -> dict[str, int | str | None]:
+    """What a probe's score depends on besides the set and the model."""
+    return {"shots": probing.shots, "seed": probing.seed, "training images": train.contents(_split(train))}
+
+
+def _split(train: LocalSet) -> str:
+    return "train" if train.shards else TRAIN.get(train.spec.name, "train")
+
+
 def training_split(local: LocalSet) -> LocalSet:
     """The training images of a set; raises UsageError if it has none."""
     name = local.spec.name
@@ -73,8 +82,7 @@ def _evaluate(
     local: LocalSet,
     settings: EvalSettings,
 ) -> EvalOutcome:
-    split = "train" if train.shards else TRAIN.get(train.spec.name, "train")
-    features, labels = encode(model, preprocess, train, settings, split)
+    features, labels = encode(model, preprocess, train, settings, _split(train))
     held_features, target = encode(model, preprocess, local, settings, SPLIT)
     if probing.shots > 0:
         chosen = draw_shots(labels, probing.shots, probing.seed)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -57,6 +57,7 @@ def score_models(
     total: Callable[[Sequence[Score]], str] | None = None,
     evaluate: Callable[[LoadedModel, LocalSet], Evaluate] | None = None,
     task: str | None = None,
+    conditions: Callable[[LocalSet], Mapping[str, int | str | None]] | None = None,
 ) -> int:
     """Scores every model on every set and prints each score; goes on after a failure.
 
@@ -65,7 +66,7 @@ def score_models(
         sets: from `prepare`.
         line: a score as text.
         total: a model's scores as one more line.
-        evaluate, task: other evaluators than the zero-shot ones, as for `score_set`.
+        evaluate, task, conditions: other evaluators than the zero-shot ones, as for `score_set`.
 
     Returns:
         The number of failures.
@@ -87,7 +88,8 @@ def score_models(
             left -= 1
             try:
                 evaluator = zero_shot if evaluate is None else evaluate(loaded, local)
-                score, new = score_set(loaded, local, settings, arguments.store, arguments.again, evaluator, task)
+                also = None if conditions is None else conditions(local)
+                score, new = score_set(loaded, local, settings, arguments.store, arguments.again, evaluator, task, also)
             except UsageError as error:
                 print(f"  error: {error}", file=sys.stderr, flush=True)
                 failed += 1

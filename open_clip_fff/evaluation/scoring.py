@@ -4,7 +4,7 @@ import datetime
 import importlib.metadata
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings
 from open_clip_fff.evaluation.benchmark import evaluate as zero_shot
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, LINEAR_PROBE, RERANKING
-from open_clip_fff.evaluation.store import META, Score, model_folder, read_score, write_score
+from open_clip_fff.evaluation.store import META, Score, model_folder, read_score, rename_model, write_score
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.params import read_params
 
@@ -30,6 +30,7 @@ def score_set(
     again: bool = False,
     evaluate: Evaluate = zero_shot,
     task: str | None = None,
+    conditions: Mapping[str, int | str | None] | None = None,
 ) -> tuple[Score, bool]:
     """The score of a model on a set, from the store, or computed and stored.
 
@@ -41,19 +42,23 @@ def score_set(
         again: whether to compute it even if it is stored.
         evaluate: computes it; clip-benchmark's zero-shot evaluators by default.
         task: clip-benchmark's name of that; the set's own by default.
+        conditions: what else the score depends on, such as a probe's number of training images.
 
     Returns:
         The score, and whether it is new.
 
     Raises:
-        UsageError: if it was stored with another precision or from other data, or the set cannot be read.
+        UsageError: if it was stored with another precision or other conditions, or from other data, or the set cannot
+            be read.
     """
     task = task or local.spec.task
     name = local.spec.name if task == local.spec.task else f"{local.spec.name}_{task}"
-    folder = model_folder(store, loaded.name, loaded.weights) / name
+    folder, about = model_folder(store, loaded.name, loaded.weights) / name, _about_model(loaded)
     if (folder / META).is_file() and not again:
         score = read_score(folder)
-        _check_conditions(score, local, settings, folder)
+        _check_conditions(score, local, settings, conditions or {}, folder)
+        if score.meta["model"] != about:
+            rename_model(folder.parent, about)
         return score, False
     began = time.monotonic()
     try:
@@ -72,16 +77,9 @@ def score_set(
     }
     versions = {name: importlib.metadata.version(name) for name in VERSIONS}
     meta = {
-        "model": {
-            "given": loaded.given,
-            "name": loaded.name,
-            "weights": loaded.weights,
-            "epoch": loaded.epoch,
-            "run": None if loaded.run is None else str(loaded.run.resolve()),
-            "params": None if loaded.run is None else read_params(loaded.run) or None,
-            "stripped": list(loaded.stripped),
-        },
+        "model": about,
         "set": _about_set(local, name, task, outcome),
+        "conditions": dict(conditions or {}),
         "precision": settings.precision,
         "device": settings.device,
         "batch_size": settings.batch_size,
@@ -93,6 +91,18 @@ def score_set(
     score = Score(result, meta, outcome.samples)
     write_score(folder, score)
     return score, True
+
+
+def _about_model(loaded: LoadedModel) -> dict[str, Any]:
+    return {
+        "given": loaded.given,
+        "name": loaded.name,
+        "weights": loaded.weights,
+        "epoch": loaded.epoch,
+        "run": None if loaded.run is None else str(loaded.run.resolve()),
+        "params": None if loaded.run is None else read_params(loaded.run) or None,
+        "stripped": list(loaded.stripped),
+    }
 
 
 def _about_set(local: LocalSet, name: str, task: str, outcome: EvalOutcome) -> dict[str, Any]:
@@ -115,14 +125,20 @@ def _about_set(local: LocalSet, name: str, task: str, outcome: EvalOutcome) -> d
     }
 
 
-def _check_conditions(score: Score, local: LocalSet, settings: EvalSettings, folder: Path) -> None:
-    now = {"precision": settings.precision, "data": str(local.root.resolve())}
-    stored = {"precision": score.meta["precision"], "data": score.meta["set"]["location"]}
+def _check_conditions(
+    score: Score, local: LocalSet, settings: EvalSettings, conditions: Mapping[str, object], folder: Path
+) -> None:
+    probe = {"shots": score.metrics.get("fewshot_k"), "seed": score.metrics.get("seed")}  # older probes have only these
+    known = {name: value for name, value in probe.items() if value is not None} | score.meta.get("conditions", {})
+    now = {"precision": settings.precision, "data": str(local.root.resolve()), **conditions}
+    stored = {"precision": score.meta["precision"], "data": score.meta["set"]["location"], **known}
     for name, value in now.items():
-        if stored[name] != value:
+        if stored.get(name, value) != value:
             raise UsageError(
                 f"{folder} was scored with {name} {stored[name]}, not {value}: --again scores it anew, another --store "
                 f"keeps both"
             )
-    if score.meta["set"].get("contents", local.contents()) != local.contents():  # older scores have none
+    contents = local.contents()
+    older = score.meta["set"].get("contents", contents)  # older scores have none, or only the first half
+    if older != contents and not (older and contents and contents.startswith(older)):
         raise UsageError(f"{folder}: {local.root} has changed since it was scored; --again scores it anew")

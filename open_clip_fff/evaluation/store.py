@@ -9,13 +9,14 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from open_clip_fff.atomic_io import atomic_folder
+from open_clip_fff.atomic_io import atomic_folder, write_atomically
 from open_clip_fff.errors import UsageError, reason
 
 RESULT, META, SAMPLES = "result.json", "meta.json", "samples.npz"
@@ -28,8 +29,8 @@ class Score:
     Attributes:
         result: clip-benchmark's JSON: dataset, model, pretrained, task, metrics, language.
         meta: `model` (given, name, weights, epoch, run, params), `set` (name, title, task, metric, location, layout,
-            split, images, captions, classes, templates), `precision`, `device`, `batch_size`, `workers`, `seconds`,
-            `versions`, `date`.
+            split, images, captions, classes, templates), `conditions` (of a probe), `precision`, `device`,
+            `batch_size`, `workers`, `seconds`, `versions`, `date`.
         samples: classification: `target` and `predicted` int64 [images]. Retrieval: `image_of_text` int64 [captions]
             and, under the name of each recall in `result`, bool [images] or [captions]: whether it was a hit.
     """
@@ -71,6 +72,17 @@ def read_score(folder: Path) -> Score:
             f"{folder}: cannot be read as a score ({reason(error)}); delete it and run open-clip-fff score again"
         ) from error
     return Score(result, meta, samples)
+
+
+def rename_model(folder: Path, about: Mapping[str, Any]) -> None:
+    """Writes anew what the scores of a model's folder say of the model: it was moved, or is named otherwise.
+
+    A store that cannot be written stays as it is.
+    """
+    for path in sorted(folder.glob(f"*/{META}")):
+        with suppress(OSError, ValueError):
+            meta = {**json.loads(path.read_text()), "model": about}
+            write_atomically(path, json.dumps(meta, indent=2, allow_nan=False) + "\n")
 
 
 def scores(folder: Path) -> dict[str, Score]:

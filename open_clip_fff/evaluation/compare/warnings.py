@@ -151,13 +151,14 @@ def unequal_evaluation(rows: Sequence[ModelRow]) -> list[str]:
 
 
 def _conditions(score: Score) -> dict[str, str | int | None]:
-    about, versions = score.meta["set"], score.meta.get("versions", {})
+    about, versions, shots = score.meta["set"], score.meta.get("versions", {}), score.result["metrics"].get("fewshot_k")
     return {
         "precision": score.meta.get("precision"),
         "data": about.get("location"),
         "splits": about.get("split"),
         "numbers of classes": about.get("classes"),
         "numbers of templates": about.get("templates"),
+        "training images per class": {-1: "all"}.get(shots, shots),
         "versions of clip-benchmark": versions.get("clip-benchmark", versions.get("clip_benchmark")),
         "versions of torch": versions.get("torch"),
     }
