@@ -5,11 +5,11 @@ import hashlib
 
 import pytest
 import torch
+from torch.utils.data import default_collate
 
 from open_clip_fff import CaptionBatch, caption_id, sample_id
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data import preview as preview_module
-from open_clip_fff.data.batch import collate
 from open_clip_fff.data.caption_rows import CaptionRow, deserialize, serialize
 from open_clip_fff.data.counters import DAMAGE, LoaderCounters
 from open_clip_fff.data.ids import NO_ID
@@ -189,12 +189,12 @@ def test_policies():
     rare = CaptionTokenizer(tokenizer, CaptionSettings(3, "sample", raw_weight=0.25), {})
     drawn = [rare(weighed)[0].tokens[0, 0].item() for _ in range(999)]
     assert drawn.count(3) / 999 == pytest.approx(0.25 / 2.25, abs=0.03) and drawn.count(2) > 390
-    never = OneCaptionTokenizer(tokenizer, "sample", raw_weight=0.0)
+    never = OneCaptionTokenizer(tokenizer, CaptionSettings(3, "sample", raw_weight=0.0))
     assert {never(weighed)[0, 0].item() for _ in range(99)} == {2, 4}
     assert never(serialize(CaptionRow(5, ["abc"], raw=1)))[0, 0] == 3  # nothing else is there
-    plain = OneCaptionTokenizer(tokenizer, "sample")(text)
+    plain = OneCaptionTokenizer(tokenizer, CaptionSettings(3, "sample"))(text)
     assert plain.shape == (1, 3)
-    assert OneCaptionTokenizer(tokenizer)(text)[0, 0] == 3
+    assert OneCaptionTokenizer(tokenizer, CaptionSettings())(text)[0, 0] == 3
 
 
 def test_extra_tokenizers_ride_along():
@@ -206,7 +206,7 @@ def test_extra_tokenizers_ride_along():
 
 def test_rows_collate_to_a_batch_that_moves():
     rows = [CaptionTokenizer(tokenizer, ALL, {"more": tokenizer})(serialize(CaptionRow(i, ["a"])))[0] for i in range(4)]
-    images, batch = collate([(torch.zeros(3, 2, 2), row) for row in rows])
+    images, batch = default_collate([(torch.zeros(3, 2, 2), row) for row in rows])
     assert images.shape == (4, 3, 2, 2) and isinstance(batch, CaptionBatch)
     assert batch.tokens.shape == (4, 3, 3) and batch.valid.shape == (4, 3) and batch.ids.tolist() == [0, 1, 2, 3]
     moved = batch.to(device="meta", non_blocking=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from open_clip_fff.data.caption_strings import CaptionHashes, StringTokenizer, strings
+from open_clip_fff.data.caption_strings import caption_hashes, string_bytes, strings
 from open_clip_fff.data.ids import caption_hash
 from open_clip_fff.host.report import mining_warnings
 from tests import colour_discriminator
@@ -31,10 +31,10 @@ def classed(trainer, tmp_path) -> list[str]:
 
 def test_strings_travel_as_bytes():
     texts = ["a dog", "", "été à Paris", "x" * 600, "é" * 300]
-    made = StringTokenizer()(texts)
+    made = string_bytes(texts)
     assert made.dtype == torch.uint8 and strings(made) == ["a dog", "", "été à Paris", "x" * 512, "é" * 256]
-    assert strings(StringTokenizer()(["x" + "é" * 300])) == ["x" + "é" * 255]
-    assert CaptionHashes()(texts).tolist() == [caption_hash(text) for text in texts]
+    assert strings(string_bytes(["x" + "é" * 300])) == ["x" + "é" * 255]
+    assert caption_hashes(texts).tolist() == [caption_hash(text) for text in texts]
 
 
 @pytest.mark.parametrize("loss", ["s-itc", "softmax", "fff"])

@@ -101,7 +101,7 @@ def test_json_fields_members_and_classes_may_have_spaces(tmp_path):
     reader = CaptionReader(captions)
     found, damage = reader.read(sample)
     assert not damage and list(found.values()) == [[], ["raw"], ["a", "b"], ["c"], ["a", "b"]]
-    assert reader.class_of(sample) == 3
+    assert reader.row(sample).label == 3
 
 
 def test_a_sidecar_column_may_have_spaces(tmp_path):

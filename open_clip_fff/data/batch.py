@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils._pytree import tree_map
 
 
 class CaptionBatch(NamedTuple):
-    """The captions of B images; the tokenizer makes rows without the B, which `collate` stacks.
+    """The captions of B images; the tokenizer makes rows without the B, which torch's collate stacks.
 
     It takes the place of OpenCLIP's text tensor: the loop only calls `.to()` on it and passes it to the model. It is a
     NamedTuple because torch's collate, pinning and DDP handle those.
@@ -21,11 +21,7 @@ class CaptionBatch(NamedTuple):
     extras: dict[str, Tensor]  # more tensors [B, ...] by name; the loss gets those that the hooks leave, by keyword
 
     def to(self, device: torch.device | str | None = None, non_blocking: bool = False) -> "CaptionBatch":
-        def move(x: Tensor) -> Tensor:
-            return x.to(device=device, non_blocking=non_blocking)
-
-        extras = {name: move(x) for name, x in self.extras.items()}
-        return CaptionBatch(move(self.tokens), move(self.valid), move(self.raw), move(self.ids), extras)
+        return tree_map(lambda x: x.to(device=device, non_blocking=non_blocking), self)
 
 
 class Batch(NamedTuple):
@@ -43,8 +39,3 @@ class Batch(NamedTuple):
     def adding(self, **extras: Tensor) -> "Batch":
         """The batch with more tensors [B, ...] for the loss."""
         return self._replace(captions=self.captions._replace(extras={**self.captions.extras, **extras}))
-
-
-def collate(samples: list) -> list:
-    """Stacks (image, captions) rows in the loader's worker: thousands of small tensors would be slow to transfer."""
-    return default_collate(samples)

@@ -1,5 +1,6 @@
 """Caption strings as tensors, for hooks that read them: batches carry nothing else."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,22 +11,15 @@ HASHES = "caption_hashes"  # likewise; with the image's id they identify a capti
 LENGTH = 512  # bytes of UTF-8; longer captions are truncated
 
 
-class StringTokenizer:
+def string_bytes(texts: list[str]) -> Tensor:
     """Strings to uint8 [n, LENGTH], padded with zeros."""
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        made = torch.zeros(len(texts), LENGTH, dtype=torch.uint8)
-        for row, text in zip(made, texts, strict=True):
-            content = text.encode()[:LENGTH]
-            row[: len(content)] = torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else 0
-        return made
+    content = np.array([text.encode() for text in texts], dtype=f"S{LENGTH}")
+    return torch.from_numpy(content.view(np.uint8).reshape(len(texts), LENGTH))
 
 
-class CaptionHashes:
+def caption_hashes(texts: list[str]) -> Tensor:
     """Strings to their hashes (`data.ids.caption_hash`), int64 [n]."""
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        return torch.tensor([caption_hash(text) for text in texts], dtype=torch.int64)
+    return torch.tensor([caption_hash(text) for text in texts], dtype=torch.int64)
 
 
 def strings(content: Tensor) -> list[str]:

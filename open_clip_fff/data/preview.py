@@ -10,10 +10,10 @@ from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.features import FeatureReader, MissingFeatures
 from open_clip_fff.data.ids import NO_ID
-from open_clip_fff.data.shards import image_bytes, read_samples, unreadable_reason
+from open_clip_fff.data.shards import as_usage_errors, image_bytes, read_samples, unreadable_reason
 from open_clip_fff.data.sources import CaptionReader, field_names
 from open_clip_fff.data.table_columns import read_table
-from open_clip_fff.errors import UsageError, printable, reason
+from open_clip_fff.errors import UsageError, printable
 
 ROW_LIMIT = 10_000  # of all data sets together
 ENOUGH = 1_000  # rows of one in which everything was found: a start does not wait for the shares of ten times as many
@@ -139,23 +139,18 @@ def preview_shard(
     sidecars = [x for x in (reader.sidecar, None if features is None else features.sidecar) if x is not None]
     for sidecar in sidecars:
         preview.notes += sidecar.check(url)
-    try:
-        for sample in read_samples([url], limit):
-            found, damage = reader.read(sample)
-            keys.append(str(sample["__key__"]))
-            preview.add(keys[-1], found, captions.per_image, reader.named_row(sample, found))
-            preview.add_members(sample, any(found.values()), damage)
-            if features is not None and preview.rows <= OPENED:
-                texts = [text for texts in found.values() for text in texts][: captions.per_image]
-                preview.read_features(features, sample, texts)
-            if len(images) < TRIED and (image := image_bytes(sample)) is not None:
-                images.append(image)
-            if preview.usable >= enough or (preview.rows >= ENOUGH and preview.finds_all(captions)):
-                break
-    except UsageError:
-        raise
-    except Exception as error:
-        raise UsageError(f"{data_flag}: {url} cannot be read as a tar ({reason(error)})") from error
+    for sample in as_usage_errors(read_samples([url], limit), f"{data_flag}: {url}"):
+        found, damage = reader.read(sample)
+        keys.append(str(sample["__key__"]))
+        preview.add(keys[-1], found, captions.per_image, reader.named_row(sample, found))
+        preview.add_members(sample, any(found.values()), damage)
+        if features is not None and preview.rows <= OPENED:
+            texts = [text for texts in found.values() for text in texts][: captions.per_image]
+            preview.read_features(features, sample, texts)
+        if len(images) < TRIED and (image := image_bytes(sample)) is not None:
+            images.append(image)
+        if preview.usable >= enough or (preview.rows >= ENOUGH and preview.finds_all(captions)):
+            break
     for sidecar in sidecars if keys else []:
         sidecar.check_join(url, keys)
     _check_images(f"{data_flag}: {url}", images)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from open_clip_fff.config.captions import PATTERN, CaptionSettings, source_name
@@ -70,40 +71,34 @@ class CaptionReader:
         """The captions of a table's row, by column."""
         return self._within_bounds({key: cell_text(cells[key]) for key in self.captions.text_keys})
 
-    def row(self, sample: dict) -> CaptionRow:
+    def row(self, sample: Mapping[str, object]) -> CaptionRow:
         """The row of a sample: its id, first K captions, class, key and row id."""
         return self.named_row(sample, self.read(sample).found)
 
     def named_row(self, sample: Mapping[str, object], found: Mapping[str, list[str]]) -> CaptionRow:
         """The row of a sample with its captions by source."""
-        row = self.row_of(id_of(sample), found, self.class_of(sample))  # type: ignore[arg-type]
-        if self.captions.positives is not None:
-            row = row._replace(row=row_id(str(sample["__url__"]), str(sample["__key__"])))
-        return row if self.captions.positive_key is None else row._replace(key=self.key_of(sample))
+        place = str(sample["__url__"]), str(sample["__key__"])
+        return self._row(id_of(sample), found, partial(value_of, sample), place)  # type: ignore[arg-type]
 
     def table_row(self, image: str, cells: Mapping[str, object], found: Mapping[str, list[str]]) -> CaptionRow:
         """The row of a table, with the image's path and its captions by column."""
+        return self._row(sample_id(image), found, cells.__getitem__, ("", image))
+
+    def _row(
+        self,
+        image_id: int,
+        found: Mapping[str, list[str]],
+        value_of_name: Callable[[str], object],
+        place: tuple[str, str],
+    ) -> CaptionRow:
+        """The row with the first K captions, and of class, key and row id those that the settings name."""
         named = self.captions
-        label = NO_ID if named.class_key is None else class_id(cells[named.class_key])
-        row = self.row_of(sample_id(image), found, label)
-        key = NO_ID if named.positive_key is None else key_id(cells[named.positive_key])
-        return row._replace(key=key, row=NO_ID if named.positives is None else row_id("", image))
-
-    def key_of(self, sample: Mapping[str, object]) -> int:
-        """The id of a sample's --positive-key; negative if it has none."""
-        key = self.captions.positive_key
-        return NO_ID if key is None else key_id(value_of(sample, key))
-
-    def class_of(self, sample: Mapping[str, object]) -> int:
-        """The class id of a sample; negative if it has none."""
-        key = self.captions.class_key
-        return NO_ID if key is None else class_id(value_of(sample, key))
-
-    def row_of(self, image_id: int, found: Mapping[str, list[str]], label: int = NO_ID) -> CaptionRow:
-        """The row of an image with the first K of its captions by source."""
-        texts = [text for texts in found.values() for text in texts][: self.captions.per_image]
-        raw = sum(len(found[key]) for key in self.captions.text_keys)
-        return CaptionRow(image_id, texts, min(raw, len(texts)), label)
+        texts = [text for texts in found.values() for text in texts][: named.per_image]
+        raw = sum(len(found[key]) for key in named.text_keys)
+        label = NO_ID if named.class_key is None else class_id(value_of_name(named.class_key))
+        key = NO_ID if named.positive_key is None else key_id(value_of_name(named.positive_key))
+        row = NO_ID if named.positives is None else row_id(*place)
+        return CaptionRow(image_id, texts, min(raw, len(texts)), label, key, row)
 
     def _split(self, texts: Iterable[str]) -> list[str]:
         """Sentences of generated captions, if these are to be split."""

@@ -23,22 +23,17 @@ def _row(texts: str | Sequence[str]) -> CaptionRow:
     return deserialize(texts if isinstance(texts, str) else texts[0])
 
 
-def draw_indices(row: CaptionRow, policy: str, raw_weight: float) -> list[int]:
-    """Indices of the captions of one visit, drawn with torch's generator, which loaders seed per worker."""
-    size, raw = len(row.captions), row.raw
-    if policy == "all":
-        return list(range(size))
-    if policy == "first" or size < 2:
-        return [0]
-    if raw_weight == 1.0 or raw in (0, size):
-        return [int(torch.randint(size, ()))]
-    weights = torch.tensor([raw_weight] * raw + [1.0] * (size - raw))
-    return [int(torch.multinomial(weights, 1))]
-
-
 def draw_captions(row: CaptionRow, settings: CaptionSettings) -> CaptionRow:
-    """The row with the captions of one visit alone, at most K."""
-    return row.only(draw_indices(row, settings.policy, settings.raw_weight)[: settings.columns])
+    """The row with the captions of one visit alone, drawn with torch's generator, which loaders seed per worker."""
+    size, raw = len(row.captions), row.raw
+    if settings.policy == "all":
+        return row.only(range(min(size, settings.columns)))
+    if settings.policy == "first" or size < 2:
+        return row.only([0])
+    if settings.raw_weight == 1.0 or raw in (0, size):
+        return row.only([int(torch.randint(size, ()))])
+    weights = torch.tensor([settings.raw_weight] * raw + [1.0] * (size - raw))
+    return row.only([int(torch.multinomial(weights, 1))])
 
 
 class CaptionTokenizer:
@@ -57,24 +52,23 @@ class CaptionTokenizer:
         self.extra = {name: fast_tokenizer(other) for name, other in extra.items()}
 
     def __call__(self, texts: str | Sequence[str]) -> list[CaptionBatch]:
-        row, settings = _row(texts), self.captions
+        settings = self.captions
+        row = draw_captions(_row(texts), settings)
         named = {CLASSES: settings.class_key, KEYS: settings.positive_key, ROWS: settings.positives}
         numbers = {CLASSES: row.label, KEYS: row.key, ROWS: row.row}
         extras = {name: torch.tensor(numbers[name]) for name, flag in named.items() if flag is not None}
-        columns = settings.columns
-        indices = draw_indices(row, settings.policy, settings.raw_weight)[:columns]
-        padded = [row.captions[i] for i in indices] + [""] * (columns - len(indices))
-        features = row.features
-        if features is not None:
-            extras[STORED_IMAGE] = torch.from_numpy(features.image)
-            extras[STORED_TEXT] = torch.zeros(columns, features.texts.shape[1], dtype=torch.float16)
-            extras[STORED_TEXT][: len(indices)] = torch.from_numpy(features.texts[indices])
-        raw = [i < row.raw for i in indices] + [False] * (columns - len(indices))
+        columns, size = settings.columns, len(row.captions)
+        padded = row.captions + [""] * (columns - size)
+        if row.features is not None:
+            extras[STORED_IMAGE] = torch.from_numpy(row.features.image)
+            extras[STORED_TEXT] = torch.zeros(columns, row.features.texts.shape[1], dtype=torch.float16)
+            extras[STORED_TEXT][:size] = torch.from_numpy(row.features.texts)
+        places = torch.arange(columns)
         return [
             CaptionBatch(
                 tokens=self.tokenizer(padded),
-                valid=torch.tensor([True] * len(indices) + [False] * (columns - len(indices))),
-                raw=torch.tensor(raw),
+                valid=places < size,
+                raw=places < row.raw,
                 ids=torch.tensor(row.id),
                 extras={**extras, **{name: tokenizer(padded) for name, tokenizer in self.extra.items()}},
             )
@@ -84,9 +78,8 @@ class CaptionTokenizer:
 class OneCaptionTokenizer:
     """Makes tokens [1, L] of a serialized row, for OpenCLIP's own losses."""
 
-    def __init__(self, tokenizer: Tokenizer, policy: str = "first", raw_weight: float = 1.0) -> None:
-        self.tokenizer, self.policy, self.raw_weight = fast_tokenizer(tokenizer), policy, raw_weight
+    def __init__(self, tokenizer: Tokenizer, captions: CaptionSettings) -> None:
+        self.tokenizer, self.captions = fast_tokenizer(tokenizer), captions
 
     def __call__(self, texts: str | Sequence[str]) -> Tensor:
-        row = _row(texts)
-        return self.tokenizer([row.captions[i] for i in draw_indices(row, self.policy, self.raw_weight)])
+        return self.tokenizer(draw_captions(_row(texts), self.captions).captions)

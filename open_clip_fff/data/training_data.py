@@ -44,9 +44,7 @@ def val_captions(captions: CaptionSettings, shards: str | None) -> CaptionSettin
 
 def feature_reader(plan: Plan) -> FeatureReader | None:
     """The reader of stored features, if they mine or group."""
-    if plan.features != "precomputed" and (plan.grouping is None or plan.grouping.source != "stored"):
-        return None
-    return FeatureReader.of(plan)
+    return FeatureReader.of(plan) if plan.stored else None
 
 
 def training_pairs(plan: Plan, args: argparse.Namespace) -> NamedPairs | None:

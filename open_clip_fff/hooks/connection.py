@@ -8,7 +8,7 @@ from torch import Tensor
 
 from open_clip_fff.config.connection import UNDECIDED
 from open_clip_fff.data.batch import Batch
-from open_clip_fff.data.caption_strings import BYTES, HASHES, CaptionHashes, StringTokenizer, strings
+from open_clip_fff.data.caption_strings import BYTES, HASHES, caption_hashes, string_bytes, strings
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import HookContext
@@ -34,7 +34,7 @@ class Connection:
         )
         self.settings = settings
         self.scorer = PairScorer.with_cache(discriminator, settings.cache, context.rank)
-        self.tokenizers: Mapping[str, Tokenizer] = {BYTES: StringTokenizer(), HASHES: CaptionHashes()}
+        self.tokenizers: Mapping[str, Tokenizer] = {BYTES: string_bytes, HASHES: caption_hashes}
         self._step: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=context.accumulation)
         self._last: tuple[Tensor, Tensor] | None = None  # pairs and labels of this step's last call
 

@@ -93,7 +93,7 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
                 extra.update(hook.tokenizers if isinstance(hook, NeedsTokens) else {})
             wrapped = CaptionTokenizer(tokenizer, captions, extra)
         else:
-            wrapped = OneCaptionTokenizer(tokenizer, captions.policy, captions.raw_weight)
+            wrapped = OneCaptionTokenizer(tokenizer, captions)
         if not is_train:
             shards = [url for urls in data_sets(args.val_data) for url in urls]
             state.val_counters = LoaderCounters(captions.sources, shards)

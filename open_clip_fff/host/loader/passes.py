@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import webdataset as wds
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, default_collate
 
-from open_clip_fff.data.batch import collate
 from open_clip_fff.host.fixes import SeededShuffle
 from open_clip_fff.host.loader.position import SkipTrained
 from open_clip_fff.host.loader.seeding import SeededPipeline
@@ -18,9 +17,10 @@ from open_clip_fff.host.loader.tracking import EpochStart
 
 
 class MiniBatches:
-    """A stage that cuts samples into mini-batches, each yielded as soon as it is full.
+    """A stage that cuts samples into mini-batches, each stacked and yielded as soon as it is full.
 
-    (webdataset's waits for one more sample, for which another pass may have to be read.)
+    (webdataset's waits for one more sample, for which another pass may have to be read; and thousands of small tensors
+    would be slow to transfer.)
 
     Args:
         size: rows of a mini-batch.
@@ -40,10 +40,10 @@ class MiniBatches:
             self.arrived += 1
             batch.append(sample)
             if len(batch) == self.size:
-                yield collate(batch)
+                yield default_collate(batch)
                 batch = []
         if batch and self.partial:
-            yield collate(batch)
+            yield default_collate(batch)
 
 
 class RepeatedPasses(IterableDataset):

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from open_clip_fff.config.connection import ConnectionSettings
-from open_clip_fff.data.caption_strings import StringTokenizer, strings
+from open_clip_fff.data.caption_strings import string_bytes, strings
 from open_clip_fff.matching.discriminators import make_discriminator
 from open_clip_fff.matching.scorer import PairScorer
 
@@ -47,7 +47,7 @@ def score_pairs(
         crops: uint8 [3, H, W] by image number.
         images: the image number of each pair, int64 [P].
     """
-    truncated = strings(StringTokenizer()(list(texts)))  # as in training: cached scores are keyed by these strings
+    truncated = strings(string_bytes(list(texts)))  # as in training: cached scores are keyed by these strings
 
     def pixels(pairs: Tensor) -> Tensor:
         chosen = torch.stack([crops[image] for image in images[pairs].tolist()])
