@@ -94,7 +94,7 @@ def test_shards_with_classes(command, tmp_path):
     said = command(tmp_path / "data", "--out", tmp_path / "named", "--class-key", "label")
     assert "6 images of 4 classes (1 to 2 each)" in said
     assert "1 image cannot be read" in said and "1 without a class" in said
-    names = put_lines(tmp_path / "names.txt", "one", "two", "two", "four", "five")
+    names = put_lines(tmp_path / "names.txt", "one", "two", "Two", "four", "five")
     templates = put_lines(tmp_path / "templates.txt", "a {}", "the {c}")
     flags = ["--class-names", names, "--templates", templates]
     said = command(tmp_path / "data" / "{a..a}.tar", "--out", tmp_path / "numbered", *flags)

@@ -89,6 +89,14 @@ def test_the_hubs_folder_names_and_a_root_that_is_the_set(loaded, tmp_path):
     assert found[0].spec.task == RETRIEVAL
 
 
+def test_braces_and_colons_in_a_folders_name_are_no_pattern(loaded, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("s{a,b}::[1] 'x' %d ü")
+    webdataset(folder / "cifar10")
+    score, _ = score_set(loaded, find_set("cifar10", folder), QUICK, tmp_path / "store")
+    assert score.meta["set"]["images"] == IMAGES
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("amp", [False, True])
 @pytest.mark.parametrize("retrieval", [False, True])

@@ -45,3 +45,20 @@ def test_what_is_damaged_is_counted_and_mistakes_leave_nothing(program, shards, 
         error = program("retrieval_set", *arguments, expect=2).err.strip()
         assert named in error and len(error.splitlines()) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "out"]
+
+
+def test_copies_of_an_image_are_one_image_with_all_their_captions(program, tmp_path):
+    """One caption a row, as in Flickr's lists: 12 images with one caption each would make right captions wrong."""
+    samples = {
+        f"{row}_{copy}": {"png": colour_sample(row)["png"], "txt": f"caption {copy} of {row}\n".encode()}
+        for copy in range(3)
+        for row in range(4)
+    }
+    samples["3_2"]["txt"] = samples["3_1"]["txt"]
+    done = program("retrieval_set", write_tar(tmp_path / "a.tar", samples), "--out", tmp_path / "set", "--captions", 4)
+    assert "11 captions of 4 images; left out: 8 copies of an image, which has their captions" in done.out
+    rows = list(build_dataset("wds/set", str(tmp_path / "set"), str, "test", task="zeroshot_retrieval"))
+    assert [captions for _, captions in rows] == [
+        *([f"caption {copy} of {row}" for copy in range(3)] for row in range(3)),
+        ["caption 0 of 3", "caption 1 of 3"],
+    ]

@@ -173,7 +173,16 @@ class _SizedLoader:
 
 
 class SafeWebDataset(webdataset.WebDataset):
-    """webdataset's, without its decoding of pickles: only images, captions and classes are decoded."""
+    """webdataset's, without its decoding of pickles: only images, captions and classes are decoded.
+
+    Args:
+        pattern: clip-benchmark's `FOLDER/{0..N}.tar`; braces in the folder's own name are taken as they are.
+        options: webdataset's.
+    """
+
+    def __init__(self, pattern: str, **options: Any) -> None:
+        folder, _, last = pattern.rpartition("{0..")
+        super().__init__([f"{folder}{shard}.tar" for shard in range(int(last.removesuffix("}.tar")) + 1)], **options)
 
     def decode(self, *_: Any, **__: Any) -> Any:
         return super().decode(SafeMembers(open_as_open_clip), pre=[], post=[])
@@ -184,7 +193,8 @@ def build(local: LocalSet, preprocess: Callable, split: str = SPLIT) -> Any:
     tars = replaced(webdataset.compat, tar_file_expander=tar_files)
     with warnings.catch_warnings(), replaced(webdataset, WebDataset=SafeWebDataset), tars:
         warnings.simplefilter("ignore")  # on webdataset's defaults, and on splits, for which sets have notes
-        return build_dataset(local.dataset, str(local.root), preprocess, split, download=False, task=local.spec.task)
+        root = local.root.resolve() if local.shards else local.root  # webdataset takes a relative a::b for a scheme
+        return build_dataset(local.dataset, str(root), preprocess, split, download=False, task=local.spec.task)
 
 
 def make_loader(local: LocalSet, preprocess: Callable, settings: EvalSettings, split: str = SPLIT) -> Any:

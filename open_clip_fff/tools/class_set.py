@@ -100,7 +100,7 @@ def class_set(
     print("".join(f"not used: {line}\n" for line in unused.lines), end="")
     if empty := [name for name, count in zip(names, counts, strict=True) if not count]:
         print(f"without images: {_some(empty)}")
-    if same := [name for name, count in Counter(names).items() if count > 1]:
+    if same := [name for name, count in Counter(map(str.casefold, names)).items() if count > 1]:
         print(f"several classes have the same name, and no model can tell them apart: {_some(same)}")
     if split == SPLIT:
         print(how_to_score(out))

@@ -1,8 +1,9 @@
 """Evaluation sets in clip-benchmark's webdataset layout, and a retrieval set of one's own shards."""
 
 import argparse
+import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import check_files, expand_shards
-from open_clip_fff.data.shards import IMAGES, SkippedSample, as_usage_errors, read_samples, unreadable_reason
+from open_clip_fff.data.shards import IMAGES, SkippedSample, as_usage_errors, id_of, read_samples, unreadable_reason
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
@@ -61,7 +62,8 @@ class SetWriter:
 
 def how_to_score(out: Path) -> str:
     """The command that scores a model on a set."""
-    return f"score it with: open-clip-fff score MODEL --data-root {out.parent} --datasets {out.name}"
+    where, name = shlex.quote(str(out.parent)), shlex.quote(out.name)
+    return f"score it with: open-clip-fff score MODEL --data-root {where} --datasets {name}"
 
 
 def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> int:
@@ -75,15 +77,19 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
         raise UsageError(f"--out {out}: exists already; nothing was overwritten")
     urls, reader, writer, captions = expand_shards(shards), CaptionReader(settings), SetWriter(), 0
     check_files("SHARDS", urls)
+    texts, written = _captions_by_image(urls, reader), set[int]()
 
     def members(sample: dict) -> Members | SkippedSample:
         nonlocal captions
-        texts = [" ".join(text.split()) for text in reader.row(sample).captions[: arguments.captions]]
-        kind = next((name for name in IMAGES if name in sample), None)
-        if not texts or kind is None or unreadable_reason(sample[kind]) is not None:
+        image = id_of(sample)
+        own, kind = texts.get(image, [])[: arguments.captions], next((name for name in IMAGES if name in sample), None)
+        if not own or kind is None or unreadable_reason(sample[kind]) is not None:
             return SkippedSample(str(sample["__key__"]), "without captions or a readable image")
-        captions += len(texts)
-        return {kind: sample[kind], "txt": "\n".join(texts).encode()}
+        if image in written:
+            return SkippedSample(str(sample["__key__"]), "copies of an image, which has their captions")
+        written.add(image)
+        captions += len(own)
+        return {kind: sample[kind], "txt": "\n".join(own).encode()}
 
     with atomic_folder(out) as unfinished:
         samples = as_usage_errors(read_samples(urls), " ".join(urls[:3]))
@@ -94,3 +100,14 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
     print(f"{out}: {plural(captions, 'captions')} of {plural(writer.images, 'images')}{writer.summary()}")
     print(how_to_score(out))
     return 0
+
+
+def _captions_by_image(urls: Sequence[str], reader: CaptionReader) -> dict[int, list[str]]:
+    """Each image's captions by its id, one line each; a copy of the image adds those that it has not."""
+    texts: dict[int, list[str]] = {}
+    for sample in as_usage_errors(read_samples(urls), " ".join(urls[:3])):
+        row = reader.row(sample)
+        if (image := row.id) >= 0:
+            own = texts.setdefault(image, [])
+            own += [text for text in (" ".join(text.split()) for text in row.captions) if text not in own]
+    return texts

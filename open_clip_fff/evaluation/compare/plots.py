@@ -73,7 +73,7 @@ def draw_change(table: ComparisonTable) -> Figure | None:
         bounds = np.array([[change.low, change.high] for change in changes]).T
         colour = colours(table)[row.label]
         axes.hlines(places, *bounds, color=colour, linewidth=2, alpha=0.55)
-        axes.plot(values, places, "o", color=colour, markersize=5, label=row.label)
+        axes.plot(values, places, "o", color=colour, markersize=5, label=_in_legend(row.label))
     axes.axvline(0, color=INK, linewidth=1, zorder=1)
     axes.set_yticks(range(len(shown)), [each.name for each in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -114,7 +114,7 @@ def draw_curves(table: ComparisonTable, training: TrainingCurves) -> Figure | No
     labelled: dict[str, Any] = {}
     for axes, _ in panels:
         labelled |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    labels = [row.label for row in table.rows if row.label in labelled]
+    labels = [label for row in table.rows if (label := _in_legend(row.label)) in labelled]
     _legend(figure, [labelled[label] for label in labels], labels)
     return figure
 
@@ -154,7 +154,7 @@ def _by_step(
         axes.set_xlabel("training steps (bold: running mean)" if smooth else "training steps")
         _plain(axes, "both")
         labelled |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    labels = [row.label for row in table.rows if row.label in labelled]
+    labels = [label for row in table.rows if (label := _in_legend(row.label)) in labelled]
     _legend(figure, [labelled[label] for label in labels], labels)
     return figure
 
@@ -180,7 +180,12 @@ def _lines(
     mean = groups.mean()[groups.size() == len(tables)].reset_index()
     if smooth:
         mean[name] = mean[name].rolling(max(len(mean) // SMOOTH, 1), center=True, min_periods=1).mean()
-    axes.plot(mean[along], mean[name], marker=marker, markersize=2 + look["linewidth"], label=label, **look)
+    axes.plot(mean[along], mean[name], marker=marker, markersize=2 + look["linewidth"], label=_in_legend(label), **look)
+
+
+def _in_legend(label: str) -> str:
+    """The label with a space before an underscore, with which matplotlib marks what no legend shows."""
+    return f" {label}" if label.startswith("_") else label
 
 
 def _time(tables: Sequence[pd.DataFrame]) -> tuple[str, float]:

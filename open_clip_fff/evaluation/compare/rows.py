@@ -62,10 +62,12 @@ class ScoreStore:
 
         Raises UsageError if one is not in the store.
         """
+        if self._is_named(names):
+            return [self.find(names)]
         pieces, found = names.split(","), []
         while pieces:
             piece = pieces.pop(0)
-            if has_magic(piece):
+            if has_magic(piece) and not self._is_named(piece):
                 found += [self.find(each) for each in self._expand(piece)]
                 continue
             # joined if only the pair is known, or if neither piece is: most likely an unscored NAME,TAG
@@ -93,6 +95,10 @@ class ScoreStore:
         if len(newest) > 1:
             raise UsageError(f"{name}: may be {' or '.join(str(model.folder) for model in newest)}; give one of these")
         return newest[0]
+
+    def _is_named(self, name: str) -> bool:
+        """Whether a name with commas or brackets is one model's as it stands."""
+        return bool(self._matches(name)) or os.path.exists(name)
 
     def _matches(self, name: str) -> list[StoredModel]:
         """The models of that folder of the store, else all with that name."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from open_clip_fff.atomic_io import write_atomically
@@ -50,7 +51,8 @@ def compare(settings: ComparisonSettings, width: int = 120) -> str:
     training = read_training(rows)
     blocks, warnings = make_blocks(table), comparison_warnings(rows, table.columns) + list(table.doubtful)
     notes = [*footnotes(table), *training.notes]
-    plots = _plots(table, training)
+    with matplotlib.rc_context({"text.parse_math": False}):  # labels may hold $
+        plots = _plots(table, training)
     files = {
         "table.csv": table.records().to_csv(index=False, float_format="%.4f").encode(),
         "table.md": markdown(blocks, warnings, notes).encode(),
