@@ -248,37 +248,6 @@ def test_models_are_found_by_what_was_typed_for_them(scores, tmp_path, monkeypat
     assert labels == ["run", "name"]
 
 
-def test_commas_and_brackets_may_be_part_of_a_path(scores, tmp_path):
-    for name in ("run[1]", "run1", "a,b,c"):
-        (tmp_path / name).mkdir()
-        scores.model(name, run=tmp_path / name, given=str(tmp_path / name))
-    rows = read_rows([str(tmp_path / "run[1]")], [str(tmp_path / "a,b,c")], scores.folder)
-    assert [row.label for row in rows] == ["run[1]", "a,b,c"]
-    (tmp_path / "run[2]").mkdir()
-    (tmp_path / "run2").mkdir()
-    with pytest.raises(UsageError, match=r"run\[2\]: no scores of this model"):
-        read_rows([str(tmp_path / "run[2]")], [], scores.folder)
-
-
-def test_labels_are_drawn_as_they_are(scores, tmp_path, monkeypatch):
-    """No mathematics between dollars, and in the legend even with an underscore first."""
-    run = tmp_path / "logs" / "clip"
-    run.mkdir(parents=True)
-    (run / "out.log").write_text(STOCK)
-    scores.model("clip", run=run, epoch=2)
-    scores.model("fff", run=run, epoch=1)
-    legends, savefig = [], Figure.savefig
-
-    def recorded(figure, *arguments, **options):
-        legends.append([text.get_text().strip() for legend in figure.legends for text in legend.get_texts()])
-        return savefig(figure, *arguments, **options)
-
-    monkeypatch.setattr(Figure, "savefig", recorded)
-    settings = (["_a $\\frac$=clip-epoch_2*"], ["$x_{=fff*"], scores.folder, tmp_path / "out", 100)
-    compare(ComparisonSettings(*settings))
-    assert ["_a $\\frac$", "$x_{"] in legends
-
-
 def test_seeds_get_the_name_they_share(scores):
     for seed in (10, 12):
         scores.model(f"fff-s{seed}", seed=seed)

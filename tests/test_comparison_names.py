@@ -1,0 +1,46 @@
+"""Names and labels of a comparison's models that mean something to a shell's pattern or to matplotlib."""
+
+import pytest
+from matplotlib.figure import Figure
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.compare.rows import read_rows
+from open_clip_fff.evaluation.compare.run import ComparisonSettings, compare
+from tests.test_comparison import Scores
+from tests.test_curves import STOCK
+
+
+@pytest.fixture
+def scores(tmp_path) -> Scores:
+    return Scores(tmp_path / "store")
+
+
+def test_commas_and_brackets_may_be_part_of_a_path(scores, tmp_path):
+    for name in ("run[1]", "run1", "a,b,c"):
+        (tmp_path / name).mkdir()
+        scores.model(name, run=tmp_path / name, given=str(tmp_path / name))
+    rows = read_rows([str(tmp_path / "run[1]")], [str(tmp_path / "a,b,c")], scores.folder)
+    assert [row.label for row in rows] == ["run[1]", "a,b,c"]
+    (tmp_path / "run[2]").mkdir()
+    (tmp_path / "run2").mkdir()
+    with pytest.raises(UsageError, match=r"run\[2\]: no scores of this model"):
+        read_rows([str(tmp_path / "run[2]")], [], scores.folder)
+
+
+def test_labels_are_drawn_as_they_are(scores, tmp_path, monkeypatch):
+    """No mathematics between dollars, and in the legend even with an underscore first."""
+    run = tmp_path / "logs" / "clip"
+    run.mkdir(parents=True)
+    (run / "out.log").write_text(STOCK)
+    scores.model("clip", run=run, epoch=2)
+    scores.model("fff", run=run, epoch=1)
+    legends, savefig = [], Figure.savefig
+
+    def recorded(figure, *arguments, **options):
+        legends.append([text.get_text().strip() for legend in figure.legends for text in legend.get_texts()])
+        return savefig(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", recorded)
+    settings = (["_a $\\frac$=clip-epoch_2*"], ["$x_{=fff*"], scores.folder, tmp_path / "out", 100)
+    compare(ComparisonSettings(*settings))
+    assert ["_a $\\frac$", "$x_{"] in legends
