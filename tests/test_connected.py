@@ -124,7 +124,7 @@ def test_it_goes_with_mined_pairs_and_any_loss_by_tiles():
     base.on_tile = lambda *tile: shown.append(tile)
     assignment = ConnectedPairs(base)
     labels = assignment.both_directions()
-    assert (labels.by_image[base.to_tensor() == 1] == 1).all() and shown[0][-1].pairs.any()
+    assert (labels.by_image[base.to_tensor() == 1] == 1).all() and shown[0][-1].mined.pairs.any()
     (block,) = assignment.blocks()
     parts = [
         torch.cat([block.by_direction(rows, columns).by_text for columns in tiles(4, 3)], dim=1) for rows in tiles(4, 2)

@@ -226,7 +226,7 @@ def test_cosine_sums_by_definition():
 def asked(criterion, *arguments, **given):
     """The whole assignment, int8 [B, N, K], and the pairs mined for it."""
     shown = []
-    assignment = criterion.assignment(*arguments, on_tile=lambda *tile: shown.append(tile[-1]), **given)
+    assignment = criterion.assignment(*arguments, on_tile=lambda *tile: shown.append(tile[-1].mined), **given)
     return assignment.to_tensor(), shown[-1]
 
 

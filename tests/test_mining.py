@@ -122,14 +122,14 @@ def test_of_a_large_batch_some_rows_are_counted_wherever_they_are():
     config = MiningConfig(per_image=3.0)
     whole = candidates(f, f, "pooled")
     rate = RateThresholds(config)
-    seen, thresholds = rate.observe(lambda: [whole.subset(rate.sampled(770, 770, K))])
+    seen, thresholds = rate.observe(lambda: [candidates(f.subset(rate.sampled(770, 770, K)), f, "pooled")])
     assert seen.rows == 385
     mined = mine(f, f, MiningConfig(*(x.item() for x in thresholds))).pairs
     assert mined.sum().item() / 770 == pytest.approx(3, rel=0.2)
     # two processes count the rows that one counts
     halves = [f.subset(slice(385 * rank, 385 * (rank + 1))) for rank in (0, 1)]
     counted = [
-        candidates(half, f, "pooled").subset(RateThresholds(config, rank).sampled(385, 770, K)).others
+        candidates(half.subset(RateThresholds(config, rank).sampled(385, 770, K)), f, "pooled").others
         for rank, half in enumerate(halves)
     ]
     assert torch.equal(torch.cat(counted), whole.others[::2])
@@ -239,7 +239,7 @@ def test_own_recall_by_definition():
         expected = (own > bar).double().mean().item()
         recall, mined = own_recall([(found, pairs)], N, 1)
         assert recall.item() == pytest.approx(expected, abs=0.02) and mined == pairs.sum()
-        parts = [(found.subset(rows), pairs[rows]) for rows in tiles(N, 7)]
+        parts = [(candidates(f.subset(rows), f, "pooled"), pairs[rows]) for rows in tiles(N, 7)]
         assert own_recall(parts, N, 1) == (recall, mined)
         assert 0 < expected < 1
 

@@ -97,8 +97,9 @@ def test_mining_by_tiles_is_mining(small_tiles, off, more):
     wanted = assign(ids, ids, valid, mine(seen, seen, config), config.mined_as)
     shown = torch.zeros(n, n, k, dtype=torch.bool)
 
-    def on_tile(rows, columns, labels, mined):
-        shown[rows, columns.offset : columns.offset + len(columns.ids)] |= mined.pairs
+    def on_tile(rows, columns, tile):
+        places = (slice(block.offset, block.offset + len(block.ids)) for block in (rows, columns))
+        shown[tuple(places)] |= tile.mined.pairs
 
     own = OwnCaptions(GlobalTexts(TextBlock(0, ids, valid, seen)), on_tile)
     pairs = MinedPairs(own, Thresholds.of(config), config)

@@ -7,11 +7,12 @@ from torch import Tensor, nn
 
 from open_clip_fff.config.objective import PositiveWeights, check_made
 from open_clip_fff.distributed import gather_features, mean_over_ranks
-from open_clip_fff.mining.assign import given_assignment, make_assignment, own_text_block
+from open_clip_fff.mining.assign import make_assignment, own_text_block
+from open_clip_fff.mining.global_texts import GlobalTexts
 from open_clip_fff.mining.labels import all_valid
 from open_clip_fff.mining.miner import Miner
 from open_clip_fff.mining.reference import MiningFeatures
-from open_clip_fff.mining.tiles import Assignment
+from open_clip_fff.mining.tiles import Assignment, GivenLabels
 from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import full_precision, no_autocast
 from open_clip_fff.renamed import takes_old_name
@@ -106,7 +107,7 @@ class GlobalBatchLoss(nn.Module, ABC):
             else:
                 own, ranks = own_text_block(valid, image_ids, self.rank), (self.rank, self.world_size, self._ring)
                 if assignment is not None:
-                    assignment = given_assignment(assignment, text_assignment, own, *ranks)
+                    assignment = GivenLabels(assignment, GlobalTexts(own, *ranks), text_assignment)
                 else:
                     if self.miner is not None:
                         features = _features_that_mine(image, text, **mining)

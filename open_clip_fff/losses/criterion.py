@@ -15,7 +15,6 @@ from open_clip_fff import renamed
 from open_clip_fff.config.mining import MiningConfig
 from open_clip_fff.losses.fusion import FusionLoss
 from open_clip_fff.mining.assign import make_assignment, own_text_block
-from open_clip_fff.mining.clauses import Mined
 from open_clip_fff.mining.connections import ConnectionMiner
 from open_clip_fff.mining.counts import MiningCounts, RunningSums
 from open_clip_fff.mining.given import GivenPairs
@@ -23,7 +22,7 @@ from open_clip_fff.mining.global_texts import TextBlock
 from open_clip_fff.mining.labels import IGNORED, NEGATIVE, all_valid, as_labels
 from open_clip_fff.mining.miner import Miner
 from open_clip_fff.mining.reference import MiningFeatures, pooled_text
-from open_clip_fff.mining.tiles import Assignment, TileCallback
+from open_clip_fff.mining.tiles import Assignment, Tile, TileCallback
 from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import only_finite
 
@@ -107,8 +106,7 @@ class Criterion(nn.Module):
         valid, ids = more.get("caption_valid"), more.get("image_ids")
         if self.keep_last and ids is not None:
             self._last = ids, image_features.detach(), text_features.detach(), valid
-        own = self._own_texts(text_features, **more)
-        assignment = self.assignment(image_features, text_features, on_tile=self._counter(own), **more)
+        assignment = self.assignment(image_features, text_features, on_tile=self._count, **more)
         given: dict[str, Any] = {
             "image_features": image_features,
             "text_features": text_features,
@@ -125,7 +123,7 @@ class Criterion(nn.Module):
         terms = value if isinstance(value, dict) else {"contrastive_loss": value}
         if self.fusion is not None:
             labelled = None if self.connections is None else self.connections.last
-            more |= {"labelled": labelled, "negatives": self._negatives(own)}
+            more |= {"labelled": labelled, "negatives": self._negatives(assignment.global_texts.own)}
             terms = {**terms, **self.fusion(image_features, text_features, logit_scale, **more)}
         return terms if output_dict else sum(terms.values())
 
@@ -137,9 +135,14 @@ class Criterion(nn.Module):
         text_raw: Tensor | None = None,
         mining_image_features: Tensor | None = None,
         mining_text_features: Tensor | None = None,
+        image_ids: Tensor | None = None,
+        image_classes: Tensor | None = None,
+        caption_hashes: Tensor | None = None,
+        positive_keys: Tensor | None = None,
+        row_ids: Tensor | None = None,
         on_tile: TileCallback | None = None,
         skip_warmup: bool = False,
-        **more: Any,
+        **_: Any,
     ) -> Assignment:
         """The assignment of this rank's images, computed for each tile that is read.
 
@@ -150,7 +153,16 @@ class Criterion(nn.Module):
         Raises:
             ValueError: where mining features first come, if they are not L2-normalised.
         """
-        own = self._own_texts(text_features, caption_valid, **more)
+        valid = all_valid(text_features) if caption_valid is None else caption_valid
+        own = own_text_block(
+            valid,
+            image_ids,
+            self.rank,
+            classes=image_classes,
+            captions=caption_hashes,
+            keys=positive_keys,
+            rows=row_ids,
+        )
         self._check(own.valid, mining_image_features=mining_image_features, mining_text_features=mining_text_features)
         if self.online:
             mining_image_features, mining_text_features = image_features.detach(), text_features.detach()
@@ -189,22 +201,6 @@ class Criterion(nn.Module):
         if self.miner is not None:
             self.miner.after_step()
 
-    def _own_texts(
-        self,
-        text_features: Tensor,
-        caption_valid: Tensor | None = None,
-        image_ids: Tensor | None = None,
-        image_classes: Tensor | None = None,
-        caption_hashes: Tensor | None = None,
-        positive_keys: Tensor | None = None,
-        row_ids: Tensor | None = None,
-        **_: Any,
-    ) -> TextBlock:
-        """This rank's captions, without mining features."""
-        valid = all_valid(text_features) if caption_valid is None else caption_valid
-        named = {"classes": image_classes, "captions": caption_hashes, "keys": positive_keys, "rows": row_ids}
-        return own_text_block(valid, image_ids, self.rank, **named)
-
     def _negatives(self, own: TextBlock) -> Tensor | None:
         """This rank's pairs of images that may be hard negatives, bool [B, B]; None for all."""
         return None if self.given is None else self.given.labels(own, own) == NEGATIVE
@@ -219,20 +215,15 @@ class Criterion(nn.Module):
             self.not_finite.add_sums(torch.stack([(~images).sum(), (own.valid & ~captions).sum()]))
         return MiningFeatures(image, text, own.valid & captions & images[:, None], own.ids)
 
-    def _counter(self, own: TextBlock) -> TileCallback:
-        """Counts each tile, and each image in its first tile."""
-
-        def on_tile(rows: slice, columns: TextBlock, labels: Tensor, mined: Mined | None) -> None:
-            agreement = given = None
-            if own.classes is not None and columns.classes is not None:
-                ours, theirs = own.classes[rows][:, None], columns.classes
-                agreement = as_labels(ours == theirs).masked_fill((ours < 0) | (theirs < 0), IGNORED)
-            if self.given is not None:
-                named = self.given.labels(own.subset(rows), columns) != NEGATIVE
-                given = (named * columns.valid.sum(dim=1)).sum()
-            self.counts.add(labels, mined, agreement, 0 if columns.offset else len(labels), given)
-
-        return on_tile
+    def _count(self, rows: TextBlock, columns: TextBlock, tile: Tile) -> None:
+        """Counts a tile, and each image in its first tile."""
+        agreement = given = None
+        if rows.classes is not None and columns.classes is not None:
+            ours, theirs = rows.classes[:, None], columns.classes
+            agreement = as_labels(ours == theirs).masked_fill((ours < 0) | (theirs < 0), IGNORED)
+        if tile.named is not None:
+            given = ((tile.named != NEGATIVE) * columns.valid.sum(dim=1)).sum()
+        self.counts.add(tile.labels.merged(), tile.mined, agreement, 0 if columns.offset else len(rows.ids), given)
 
     def _divided_gradient(self, scalar: Tensor | None) -> Tensor | None:
         """The same number, with its gradient divided by the accumulation."""

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.distributed import mean_over_ranks, sum_over_ranks
-from open_clip_fff.losses.fusion_counts import KINDS, LENGTH, MLM, FusionCounts
+from open_clip_fff.losses.fusion_counts import KINDS, LENGTH, MLM
+from open_clip_fff.mining.counts import RunningSums
 from open_clip_fff.mining.hardest import Hardest, drawn_negatives, hardest_negatives
 from open_clip_fff.mining.itm import CONVERTED, OWN, ItmPairs, itm_targets
 from open_clip_fff.mining.labels import known_ids
@@ -111,7 +112,7 @@ class FusionLoss:
         self.network, self.describe, self.settings = network, describe, settings
         self.vocabulary = vocabulary if settings.mlm_weight else None
         self.rank, self.world_size = rank, world_size
-        self.counts = FusionCounts()
+        self.counts = RunningSums(LENGTH)
 
     def __call__(
         self,

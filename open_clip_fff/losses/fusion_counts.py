@@ -4,19 +4,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from open_clip_fff.mining.counts import RunningSums, share
+from open_clip_fff.mining.counts import share
 from open_clip_fff.mining.itm import CONVERTED, HARD, OWN, REPLACED
 
+# A vector of counts: pairs of each kind and how many of them were classified right; masked tokens of own pairs and of
+# converted ones, likewise.
 KINDS = (OWN, HARD, CONVERTED, REPLACED)
 MLM = 2 * len(KINDS)  # where the masked tokens' counts begin
 LENGTH = MLM + 4
-
-
-class FusionCounts(RunningSums):
-    """Pairs of each kind and how many were classified right; masked tokens of own and converted pairs, likewise."""
-
-    def __init__(self) -> None:
-        super().__init__(LENGTH)
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class FusionRates:
 
 
 def fusion_rates(sums: Tensor) -> FusionRates:
-    """Reads `FusionCounts`' sums, added over ranks."""
+    """Reads sums of counts, added over ranks."""
     numbers = sums.tolist()
     pairs, right = numbers[0:MLM:2], numbers[1:MLM:2]
     hardest = sum(pairs) - pairs[OWN]

@@ -15,8 +15,8 @@ from torch import Tensor
 from open_clip_fff.mining.connections import ConnectedPairs
 from open_clip_fff.mining.given import GivenPairs
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
-from open_clip_fff.mining.labels import as_labels, known_ids, positions
-from open_clip_fff.mining.tiles import Assignment, GivenLabels, OwnCaptions, TileCallback
+from open_clip_fff.mining.labels import known_ids, positions
+from open_clip_fff.mining.tiles import Assignment, OwnCaptions, TileCallback
 
 
 def own_text_block(valid: Tensor, ids: Tensor | None = None, rank: int = 0, **more: Any) -> TextBlock:
@@ -60,14 +60,3 @@ def make_assignment(
     own_captions = OwnCaptions(GlobalTexts(own, rank, world_size, ring), on_tile, given)
     assignment = own_captions if mine is None else mine(own_captions)
     return assignment if own.match_labels is None else ConnectedPairs(assignment)
-
-
-def given_assignment(
-    given: Tensor, by_text: Tensor | None, own: TextBlock, rank: int = 0, world_size: int = 1, ring: bool = False
-) -> Assignment:
-    """An assignment that exists as tensors, bool or int8 (else TypeError) [B, N, K].
-
-    `given` is as images see it, `by_text` as captions do where that differs; other arguments as `make_assignment`.
-    """
-    labels_by_text = None if by_text is None else as_labels(by_text)
-    return GivenLabels(as_labels(given), GlobalTexts(own, rank, world_size, ring), labels_by_text)

@@ -47,11 +47,6 @@ class Candidates(NamedTuple):
     ids: Tensor  # int64 [N]
     rows: MiningFeatures  # of the row images
 
-    def subset(self, rows: slice) -> "Candidates":
-        """The pairs of some row images."""
-        similarity = Similarities(*(None if cosine is None else cosine[rows] for cosine in self.similarity))  # type: ignore[arg-type]
-        return Candidates(similarity, self.others[rows], self.own[rows], self.ids, self.rows.subset(rows))
-
     def above_own(self, margin: float | str, band: float = 0.0) -> Tensor:
         """Which pairs a mining margin allows, bool [B, N, K] (`reference.above_own`)."""
         own = own_scores(self.rows)

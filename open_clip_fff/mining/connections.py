@@ -16,13 +16,12 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.config.connection import UNDECIDED
-from open_clip_fff.mining.clauses import Mined
 from open_clip_fff.mining.counts import ConnectionCounts
 from open_clip_fff.mining.global_texts import TextBlock
 from open_clip_fff.mining.hardest import Hardest, candidate_cosines, hardest_negatives, match_labels
 from open_clip_fff.mining.labels import IGNORED, NEGATIVE
 from open_clip_fff.mining.reference import MiningFeatures
-from open_clip_fff.mining.tiles import Assignment, Labels
+from open_clip_fff.mining.tiles import Assignment, Labels, Tile
 
 # (hardest caption int64 [B], hardest image int64 [B, K], which to score: bool [B] and [B, K], None for all)
 # to labels int8 [B] and [B, K]; positions as in `Hardest`
@@ -104,16 +103,17 @@ class ConnectedPairs(Assignment):
     def text_blocks(self) -> Iterator[TextBlock]:
         yield from self.base.text_blocks()
 
-    def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, Mined | None]:
-        own, (both, mined) = self.global_texts.own, self.base.make(rows, columns)
+    def make(self, rows: slice, columns: TextBlock) -> Tile:
+        own, tile = self.global_texts.own, self.base.make(rows, columns)
         assert own.match_labels is not None and columns.match_labels is not None and columns.captions is not None
         of_rows, of_columns = own.match_labels, columns.match_labels
         found_by_image = (columns.ids == of_rows.caption_of[rows, None])[..., None] & (
             columns.captions == of_rows.caption[rows, None, None]
         )
         found_by_text = own.ids[rows, None, None] == of_columns.image
-        by_image = _label(both.by_image, found_by_image, of_rows.by_image[rows, None, None])
-        return Labels(by_image, _label(both.by_text, found_by_text, of_columns.by_text)), mined
+        by_image = _label(tile.labels.by_image, found_by_image, of_rows.by_image[rows, None, None])
+        by_text = _label(tile.labels.by_text, found_by_text, of_columns.by_text)
+        return tile._replace(labels=Labels(by_image, by_text))
 
 
 def _label(labels: Tensor, pairs: Tensor, new: Tensor) -> Tensor:

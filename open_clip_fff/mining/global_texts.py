@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from open_clip_fff.distributed import RingExchange, gather_constants
 from open_clip_fff.mining.hardest import MatchLabels
@@ -26,7 +27,7 @@ class TextBlock(NamedTuple):
     def subset(self, images: slice) -> "TextBlock":
         """The captions of some of the images."""
         start, _, _ = images.indices(len(self.ids))
-        return _rebuilt(self, self.offset + start, [x[images] for x in _tensors(self)])
+        return tree_map_only(Tensor, lambda x: x[images], self)._replace(offset=self.offset + start)
 
 
 class GlobalTexts:
@@ -58,20 +59,10 @@ class GlobalTexts:
 
 
 def _tensors(block: TextBlock) -> list[Tensor]:
-    named = block.classes, block.captions, block.keys, block.rows
-    optional = (*named, *(block.features or ()), *(block.match_labels or ()))
-    return [block.ids, block.valid, *(x for x in optional if x is not None)]
+    return [x for x in tree_leaves(block) if isinstance(x, Tensor)]
 
 
 def _rebuilt(like: TextBlock, offset: int, tensors: list[Tensor]) -> TextBlock:
     """A block of `tensors`, which are in the order of `_tensors(like)`."""
     rest = iter(tensors)
-
-    def maybe(x: Tensor | None) -> Tensor | None:
-        return None if x is None else next(rest)
-
-    ids, valid = next(rest), next(rest)
-    classes, captions, keys, rows = map(maybe, (like.classes, like.captions, like.keys, like.rows))
-    features = None if like.features is None else MiningFeatures(*map(maybe, like.features))  # type: ignore[arg-type]
-    labels = None if like.match_labels is None else MatchLabels(*map(maybe, like.match_labels))  # type: ignore[arg-type]
-    return TextBlock(offset, ids, valid, features, classes, captions, labels, keys, rows)
+    return tree_map_only(Tensor, lambda _: next(rest), like)._replace(offset=offset)

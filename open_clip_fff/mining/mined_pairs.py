@@ -20,7 +20,7 @@ from open_clip_fff.mining.clauses import (
 )
 from open_clip_fff.mining.global_texts import TextBlock
 from open_clip_fff.mining.reference import Thresholds
-from open_clip_fff.mining.tiles import Assignment, Labels, OwnCaptions, squares
+from open_clip_fff.mining.tiles import Assignment, Labels, OwnCaptions, Tile, squares
 from open_clip_fff.numerics import exact_float32
 
 
@@ -54,11 +54,11 @@ class MinedPairs(Assignment):
                 yield self._tile(rows, part, self.own.named(rows, part))
 
     @torch.no_grad()
-    def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, Mined]:
-        named = self.own.named(rows, columns)
-        _, mined = self._tile(rows, columns, named)
-        labels = with_mined(self.own.labels(rows, columns, named), mined, self.config.mined_as)
-        return Labels(labels, labels), mined
+    def make(self, rows: slice, columns: TextBlock) -> Tile:
+        own = self.own.make(rows, columns)
+        _, mined = self._tile(rows, columns, own.named)
+        labels = with_mined(own.labels.by_image, mined, self.config.mined_as)
+        return Tile(Labels(labels, labels), mined, own.named)
 
     def text_blocks(self) -> Iterator[TextBlock]:
         for columns in self.global_texts:

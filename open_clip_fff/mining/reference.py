@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from open_clip_fff.config.mining import MiningConfig
 
@@ -26,7 +27,7 @@ class MiningFeatures(NamedTuple):
 
     def subset(self, images: slice | Tensor) -> "MiningFeatures":
         """Those of some images, by a slice or by indices."""
-        return MiningFeatures(*(None if x is None else x[images] for x in self))  # type: ignore[arg-type]
+        return tree_map_only(Tensor, lambda x: x[images], self)
 
 
 class Thresholds(NamedTuple):

@@ -11,13 +11,18 @@ from torch import Tensor
 from open_clip_fff.mining.clauses import Mined
 from open_clip_fff.mining.given import GivenPairs
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
-from open_clip_fff.mining.labels import IGNORED, NEGATIVE, POSITIVE, mask_padding, own_assignment, own_pairs
+from open_clip_fff.mining.labels import (
+    IGNORED,
+    NEGATIVE,
+    POSITIVE,
+    as_labels,
+    mask_padding,
+    own_assignment,
+    own_pairs,
+)
 
 ALL = slice(None)
 AREA = 2**19  # pairs in a tile of mining's own passes
-
-# called with each tile that is computed: its rows and columns, labels, and the pairs mined for it
-TileCallback = Callable[[slice, TextBlock, Tensor, Mined | None], None]
 
 
 class Labels(NamedTuple):
@@ -33,6 +38,17 @@ class Labels(NamedTuple):
         labels = torch.minimum(self.by_image, self.by_text)
         labels = labels.masked_fill((self.by_image == IGNORED) | (self.by_text == IGNORED), IGNORED)
         return labels.masked_fill((self.by_image == POSITIVE) | (self.by_text == POSITIVE), POSITIVE)
+
+
+class Tile(NamedTuple):
+    """The labels of some rows and columns, and what they were made of."""
+
+    labels: Labels
+    mined: Mined | None = None  # the pairs that were mined
+    named: Tensor | None = None  # int8 [b, n], what the user says of the images (`GivenPairs.labels`)
+
+
+TileCallback = Callable[[TextBlock, TextBlock, Tile], None]  # gets the images of a tile's rows, its columns, the tile
 
 
 class AssignmentBlock:
@@ -60,8 +76,8 @@ class Assignment(ABC):
         self.global_texts, self.on_tile, self.shape = global_texts, on_tile, global_texts.shape
 
     @abstractmethod
-    def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, Mined | None]:
-        """int8 [b, n, K] of some of this rank's images and some columns, and the pairs mined for it."""
+    def make(self, rows: slice, columns: TextBlock) -> Tile:
+        """Of some of this rank's images and some columns."""
 
     def text_blocks(self) -> Iterator[TextBlock]:
         """All columns, in blocks that `make` takes, or parts of which it takes."""
@@ -92,22 +108,26 @@ class Assignment(ABC):
         return again
 
     def _made(self, rows: slice, columns: TextBlock) -> Labels:
-        labels, mined = self.make(rows, columns)
+        tile = self.make(rows, columns)
         if self.on_tile is not None:
-            self.on_tile(rows, columns, labels.merged(), mined)
-        return labels
+            self.on_tile(self.global_texts.own.subset(rows), columns, tile)
+        return tile.labels
 
 
 class GivenLabels(Assignment):
-    """An assignment that exists as a tensor, int8 [B, N, K], or one for each direction; padding becomes 0."""
+    """An assignment that exists as a tensor, int8 or bool (else TypeError) [B, N, K]; padding becomes 0.
+
+    `by_text` is as captions see it, where that differs from how images do.
+    """
 
     def __init__(self, given: Tensor, global_texts: GlobalTexts, by_text: Tensor | None = None) -> None:
         super().__init__(global_texts)
-        self.given, self.by_text = given, by_text
+        self.given, self.by_text = as_labels(given), None if by_text is None else as_labels(by_text)
 
-    def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, None]:
+    def make(self, rows: slice, columns: TextBlock) -> Tile:
         by_image = self._part(self.given, rows, columns)
-        return Labels(by_image, by_image if self.by_text is None else self._part(self.by_text, rows, columns)), None
+        by_text = by_image if self.by_text is None else self._part(self.by_text, rows, columns)
+        return Tile(Labels(by_image, by_text))
 
     def _part(self, given: Tensor, rows: slice, columns: TextBlock) -> Tensor:
         return mask_padding(given[rows, columns.offset : columns.offset + len(columns.ids)], columns.valid)
@@ -125,18 +145,16 @@ class OwnCaptions(Assignment):
         super().__init__(global_texts, on_tile)
         self.given = given
 
-    def make(self, rows: slice, columns: TextBlock) -> tuple[Labels, None]:
-        labels = self.labels(rows, columns, self.named(rows, columns))
-        return Labels(labels, labels), None
+    def make(self, rows: slice, columns: TextBlock) -> Tile:
+        named = self.named(rows, columns)
+        labels = own_assignment(self.global_texts.own.ids[rows], columns.ids, columns.valid)
+        if named is not None:
+            labels = torch.where(labels == NEGATIVE, named[..., None], labels)
+        return Tile(Labels(labels, labels), named=named)
 
     def named(self, rows: slice, columns: TextBlock) -> Tensor | None:
         """`given`'s labels of different images, int8 [b, n]; None without it."""
         return None if self.given is None else self.given.labels(self.global_texts.own.subset(rows), columns)
-
-    def labels(self, rows: slice, columns: TextBlock, named: Tensor | None) -> Tensor:
-        """int8 [b, n, K], with `named`'s labels in the place of negatives."""
-        labels = own_assignment(self.global_texts.own.ids[rows], columns.ids, columns.valid)
-        return labels if named is None else torch.where(labels == NEGATIVE, named[..., None], labels)
 
 
 @torch.no_grad()
@@ -146,15 +164,13 @@ def positive_counts(assignment: Assignment) -> Tensor:
     Returns:
         int64 [2, B].
     """
-    ids, k = assignment.global_texts.own.ids, assignment.shape[2]
+    ids = assignment.global_texts.own.ids
     counts = ids.new_zeros(2, len(ids))
-    for block in assignment.without_callback().blocks():
-        for columns in tiles(len(block.columns.ids), max(AREA // k, 1)):
-            column_ids = block.columns.ids[columns]
-            for rows in tiles(len(ids), max(AREA // (len(column_ids) * k), 1)):
-                per_image = (block.tile(rows, columns) > 0).sum(dim=2)
-                own = own_pairs(ids[rows], column_ids)
-                counts[:, rows] += torch.stack([(per_image * own).sum(dim=1), (per_image * ~own).sum(dim=1)])
+    for columns in assignment.text_blocks():
+        for rows, part in squares(len(ids), columns):
+            per_image = (assignment.make(rows, part).labels.merged() > 0).sum(dim=2)
+            own = own_pairs(ids[rows], part.ids)
+            counts[:, rows] += torch.stack([(per_image * own).sum(dim=1), (per_image * ~own).sum(dim=1)])
     return counts
 
 

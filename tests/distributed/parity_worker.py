@@ -193,8 +193,8 @@ def main(out: str) -> None:
             assignment = criterion.assignment(*features, on_tile=lambda *tile: shown.append(tile), **rest)  # noqa: B023
             labels = assignment.to_tensor()
             across = 0
-            for _, columns, _, mined in shown:
-                if mined is not None:
+            for _, columns, tile in shown:
+                if (mined := tile.mined) is not None:
                     places = columns.offset + torch.arange(len(columns.ids))
                     elsewhere = (places < share.start) | (places >= share.stop)
                     across += int(mined.pairs[:, elsewhere].sum())
