@@ -17,7 +17,7 @@ from open_clip_fff.evaluation.compare.columns import AVERAGE
 from open_clip_fff.evaluation.compare.footnotes import footnotes
 from open_clip_fff.evaluation.compare.plots import COLOURS, line_style
 from open_clip_fff.evaluation.compare.rows import read_rows
-from open_clip_fff.evaluation.compare.run import ComparisonSettings, compare
+from open_clip_fff.evaluation.compare.run import compare
 from open_clip_fff.evaluation.compare.table import make_table
 from open_clip_fff.evaluation.compare.training import read_training
 from open_clip_fff.evaluation.compare.warnings import comparison_warnings, unequal_training
@@ -348,7 +348,7 @@ def test_curves_are_drawn_by_what_all_runs_measured(scores, tmp_path):
         "Recall@5 image → text, validation, all captions": ["all_captions_image_to_text_R@5"],
     }
     out = tmp_path / "out"
-    text = compare(ComparisonSettings(["logs/stock"], ["logs/ours", "logs/gone"], scores.folder, out, 200))
+    text = compare(["logs/stock"], ["logs/ours", "logs/gone"], scores.folder, out, 200)
     assert "No curves for gone" in text and not (out / "mining.png").exists()
     assert all((out / name).stat().st_size > 5_000 for name in ("curves.png", "scalars.png"))
     assert (out / "index.html").read_text().count("data:image/png;base64,") == 3
@@ -357,14 +357,14 @@ def test_curves_are_drawn_by_what_all_runs_measured(scores, tmp_path):
 def test_files_of_others_are_not_written_over(scores, tmp_path):
     scores.model("a"), scores.model("b")
     out = tmp_path / "out"
-    wanted = ComparisonSettings(["logs/a"], ["logs/b"], scores.folder, out, 200)
-    compare(wanted)
+    wanted = ["logs/a"], ["logs/b"], scores.folder, out, 200
+    compare(*wanted)
     assert (out / "change.png").exists()
-    compare(ComparisonSettings(["logs/a"], [], scores.folder, out, 200))  # ours are, and what is no longer drawn goes
+    compare(["logs/a"], [], scores.folder, out, 200)  # ours are, and what is no longer drawn goes
     assert not (out / "change.png").exists()
     (out / "comparison.json").unlink()
     with pytest.raises(UsageError, match=r"index.html, table.csv, table.md, not of an earlier comparison"):
-        compare(wanted)
+        compare(*wanted)
 
 
 def test_the_training_of_a_frozen_miner_is_told(scores):

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.compare.rows import read_rows
-from open_clip_fff.evaluation.compare.run import ComparisonSettings, compare
+from open_clip_fff.evaluation.compare.run import compare
 from tests.test_comparison import Scores
 from tests.test_curves import STOCK
 
@@ -42,5 +42,5 @@ def test_labels_are_drawn_as_they_are(scores, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", recorded)
     settings = (["_a $\\frac$=clip-epoch_2*"], ["$x_{=fff*"], scores.folder, tmp_path / "out", 100)
-    compare(ComparisonSettings(*settings))
+    compare(*settings)
     assert ["_a $\\frac$", "$x_{"] in legends

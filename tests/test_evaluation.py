@@ -5,6 +5,7 @@ import shutil
 import sys
 import tarfile
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -303,8 +304,8 @@ def test_a_linear_probe_learns_colours(layout, loaded, tmp_path, monkeypatch):
     else:
         TORCHVISION[name](tmp_path / name, monkeypatch)
     at = find_set(name, tmp_path)
-    train = training_split(at)
-    score, _ = score_set(loaded, at, QUICK, tmp_path / "s", evaluate=probe(train, ProbeSettings()), task="linear_probe")
+    fit = partial(probe, train=training_split(at), probing=ProbeSettings())
+    score, _ = score_set(loaded, at, QUICK, tmp_path / "s", evaluator=fit, task="linear_probe")
     assert score.metrics["lp_acc1"] == (score.samples["target"] == score.samples["predicted"]).mean() > 0.9
     assert next((tmp_path / "s").glob(f"*/{name}_linear_probe")).is_dir()
 
@@ -314,10 +315,9 @@ def test_scikit_learns_warnings_do_not_reach_the_terminal(loaded, tmp_path):
     webdataset(tmp_path / "cifar100")
     webdataset(tmp_path / "cifar100", split="train", images=40)
     at = find_set("cifar100", tmp_path)
-    stopped = probe(training_split(at), ProbeSettings(max_iter=1))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        outcome = stopped(loaded.model, loaded.preprocess, loaded.tokenizer, at, QUICK)
+        outcome = probe(loaded, at, QUICK, train=training_split(at), probing=ProbeSettings(max_iter=1))
         evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, at, QUICK)
     assert outcome.metrics["converged"] is False
     assert not [warning for warning in caught if "sklearn" in str(warning.filename)]

@@ -8,7 +8,7 @@ from PIL import Image
 from open_clip_fff.cli import main
 from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.layouts import find_sets
-from open_clip_fff.evaluation.rerank import reranker
+from open_clip_fff.evaluation.rerank import rerank
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.matching.fusion import load_fused
 from tests.conftest import write_tar
@@ -44,7 +44,7 @@ def test_recalls_are_those_of_every_pair_scored_by_itself(exported, retrieval):
     loaded = load_model(str(exported), "cpu")
     (local,), _ = find_sets(["flickr8k"], retrieval.parent)
     settings = EvalSettings(batch_size=5, workers=0, progress_bars=False)
-    outcome = reranker(loaded, local, 12)(loaded.model, loaded.preprocess, loaded.tokenizer, local, settings)
+    outcome = rerank(loaded, local, settings, candidates=12)
     fused = load_fused(str(exported), "--discriminator")
     import io
 

@@ -12,18 +12,14 @@ leaves out what needs images. The page contains its images and needs no server.
 import argparse
 from collections.abc import Sequence
 
-from open_clip_fff.commands.program import parse_and_run
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.analyze import ALL, PAGE
+from open_clip_fff.hub.training_flags import MANY
+from open_clip_fff.tools.analyze import PAGE
 from open_clip_fff.tools.sampling.flags import add_sample_flags, parse_sample
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff analyze") -> int:
-    """Shards in, a folder with a page out: 0; 1 if a shard could not be read to its end; 2 for a mistake."""
-    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.analyze.run:run", with_line=True)
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
@@ -44,7 +40,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
         parser,
         argv,
         {"images": 2, "batch": 2, "show": 0, "workers": 0},
-        defaults={"captions_per_image": ALL, "mining_features": "frozen"},
+        defaults={"captions_per_image": MANY, "mining_features": "frozen"},
         fixed=fixed,
         ignored=("mined_per_image", "ema_decay", "raw_weight"),
     )
@@ -53,3 +49,6 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
             f"--mining-features {plan.features}: there is no model to look with; choose frozen, precomputed or text"
         )
     return args, plan
+
+
+main = command("open-clip-fff analyze", parse, "open_clip_fff.tools.analyze.run:run", with_line=True)

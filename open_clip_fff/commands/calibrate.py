@@ -11,7 +11,7 @@ mined is right.
 import argparse
 from collections.abc import Sequence
 
-from open_clip_fff.commands.program import parse_and_run
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
@@ -20,11 +20,6 @@ from open_clip_fff.tools.calibrate import FALSE_NEGATIVES, FILES
 from open_clip_fff.tools.sampling.flags import add_sample_flags, parse_sample
 
 DEFAULT_BATCH = 4096  # N if training's flags say none
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff calibrate") -> int:
-    """Shards in, thresholds out: 0; 1 if a shard could not be read to its end; 2 for a mistake."""
-    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.calibrate.run:run")
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
@@ -77,3 +72,6 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     if plan.mining.p1 is plan.mining.p2 is plan.mining.p3 is None:
         raise UsageError("--p1, --p2 and --p3 are off: there is no threshold to find")
     return args, plan
+
+
+main = command("open-clip-fff calibrate", parse, "open_clip_fff.tools.calibrate.run:run")

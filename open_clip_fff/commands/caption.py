@@ -10,22 +10,15 @@ those that are missing. `torchrun --nproc-per-node 8 -m open_clip_fff caption ..
 
 import argparse
 import re
-from collections.abc import Sequence
 
-from open_clip_fff.commands.program import parse_and_run
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.flags import as_flag
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.caption.decoding import DTYPES, METHODS, Decoding
-from open_clip_fff.tools.shards.share import add_flags
+from open_clip_fff.tools.shards.share import INTO, add_flags
 
 FIELD = "generated_captions"
-INTO = ("sidecar", "tars")
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff caption") -> int:
-    """Shards in, captions out."""
-    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.caption.run:run")
 
 
 def parse(argv: list[str], prog: str = "open-clip-fff caption") -> tuple[argparse.Namespace, Decoding]:
@@ -80,3 +73,6 @@ def decoding_of(args: argparse.Namespace) -> Decoding:
         given |= own
     bounds = {"max_new_tokens": args.max_new_tokens, "min_new_tokens": args.min_new_tokens}
     return Decoding(args.decoding, k, **given, **bounds)
+
+
+main = command("open-clip-fff caption", parse, "open_clip_fff.tools.caption.run:run")

@@ -7,30 +7,17 @@ SOURCE is a folder with a folder of images for each class, as torchvision's Imag
 samples have a class. A class is named after its folder, with spaces for underscores, or by --class-names.
 """
 
-import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff class-set") -> int:
-    """Writes the set as the command line says; returns an exit code."""
-
-    def body() -> int:
-        args = parse(typed(argv), prog)
-        from open_clip_fff.tools.class_set import class_set
-
-        return class_set(args.source, args.out, args.split, args.class_key, args.class_names, args.templates)
-
-    return as_program(prog, body)
-
-
-def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
-    """The command line. Raises UsageError for a split that is no plain name."""
+def parse(argv: Sequence[str], prog: str) -> tuple[str, Path, str, str, Path | None, Path | None]:
+    """What `tools.class_set.class_set` takes. Raises UsageError for a split that is no plain name."""
     parser = CommandParser(prog, __doc__)
     parser.add_argument("source", metavar="SOURCE", help="a folder with a folder of images per class, or shards")
     parser.add_argument(
@@ -55,4 +42,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not re.fullmatch(r"[\w-]+", args.split):
         raise UsageError(f"--split {args.split}: letters and digits, such as test or train")
-    return args
+    return args.source, args.out, args.split, args.class_key, args.class_names, args.templates
+
+
+main = command("open-clip-fff class-set", parse, "open_clip_fff.tools.class_set:class_set")

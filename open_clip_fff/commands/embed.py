@@ -10,24 +10,16 @@ the missing ones. `torchrun --nproc-per-node 8 -m open_clip_fff embed ...` share
 """
 
 import argparse
-from collections.abc import Sequence
 
-from open_clip_fff.commands.program import parse_and_run
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.command_line import parse_shard_flags
 from open_clip_fff.config.flags import flag_parser
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.hub.training_flags import parse_with_training, training_plan
-from open_clip_fff.tools.shards.share import add_flags
+from open_clip_fff.hub.training_flags import ALL_CAPTIONS, parse_with_training, training_plan
+from open_clip_fff.tools.shards.share import INTO, add_flags
 
-ALL = 10_000  # captions of an image: more than training may take
 IDLE = ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw_weight")  # only training needs them
-INTO = ("sidecar", "tars")
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff embed") -> int:
-    """Embeds as the command line says; returns an exit code."""
-    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.embed:run")
 
 
 def parse(argv: list[str], prog: str = "open-clip-fff embed") -> tuple[argparse.Namespace, Plan]:
@@ -47,7 +39,9 @@ def parse(argv: list[str], prog: str = "open-clip-fff embed") -> tuple[argparse.
     args, training = parse_with_training(parser, argv)
     ours, _ = flag_parser().parse_known_args(training)
     features = "text" if getattr(ours, "mining_features", None) == "text" else "frozen"
-    fixed = {"loss": "fff", "mining_features": features, "captions_per_image": ALL, "caption_policy": "all"}
-    plan, others = training_plan(training, fixed={**fixed, "method": None}, ignored=IDLE)
+    plan, others = training_plan(training, fixed={**ALL_CAPTIONS, "mining_features": features}, ignored=IDLE)
     args.training = parse_shard_flags(others)
     return args, plan
+
+
+main = command("open-clip-fff embed", parse, "open_clip_fff.tools.embed:run")

@@ -11,18 +11,13 @@ server.
 import argparse
 from collections.abc import Sequence
 
-from open_clip_fff.commands.program import parse_and_run
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.mining import SELF_FEATURES
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub import MODEL_FORMS
 from open_clip_fff.tools.sampling.flags import GALLERY_SHARDS, add_sample_flags, parse_sample
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff gallery") -> int:
-    """Shards in, a page out: 0; 1 if a shard could not be read to its end; 2 for a mistake."""
-    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.gallery.run:run", with_line=True)
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
@@ -59,3 +54,6 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     if plan.connection is None and args.hardest_by is not None:
         raise UsageError("--hardest-by: hardest pairs are scored by --discriminator KIND:NAME, which is missing")
     return args, plan
+
+
+main = command("open-clip-fff gallery", parse, "open_clip_fff.tools.gallery.run:run", with_line=True)

@@ -9,18 +9,12 @@ file, if any, is scored after that. `my-nlvr2` is written completely or not at a
 """
 
 import argparse
-from collections.abc import Sequence
 
-from open_clip_fff.commands.program import parse_and_run
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.tools.downstream.flags import add_task_flags, check
 
 FILES = (("data", "json lines"),)
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff nlvr2") -> int:
-    """Sentences in, a fine-tuned model and its accuracy out."""
-    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.downstream.nlvr2:run")
 
 
 def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace]:
@@ -30,3 +24,6 @@ def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace]:
     args = parser.parse_args(argv)
     check(args, [name for name, _ in FILES])
     return (args,)
+
+
+main = command("open-clip-fff nlvr2", parse, "open_clip_fff.tools.downstream.nlvr2:run")

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
@@ -22,13 +22,9 @@ from open_clip_fff.tools.pack.settings import FORMATS, JOINS, ColumnNames, Image
 from open_clip_fff.tools.shards.share import Share, add_flags
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff pack") -> int:
-    """Packs a source as the command line says; returns an exit code."""
-    return as_program(prog, lambda: run(parser(prog).parse_args(typed(argv))))
-
-
-def run(args: argparse.Namespace) -> int:
-    """Packs with parsed flags. Raises UsageError for what cannot work."""
+def parse(argv: Sequence[str], prog: str) -> tuple[PackSettings, Path, Share, int, bool]:
+    """What `tools.pack.run.pack` takes. Raises UsageError for an invalid flag."""
+    args = parser(prog).parse_args(argv)
     if args.workers < 0:
         raise UsageError(f"--workers {args.workers}: threads, 0 or more")
     settings = PackSettings(
@@ -52,9 +48,7 @@ def run(args: argparse.Namespace) -> int:
         captions=args.captions,
         join=args.join,
     )
-    from open_clip_fff.tools.pack.run import pack
-
-    return pack(settings, args.out, Share.from_environment(args.share), args.workers, args.dry_run)
+    return settings, args.out, Share.from_environment(args.share), args.workers, args.dry_run
 
 
 def parser(prog: str) -> argparse.ArgumentParser:
@@ -115,3 +109,6 @@ def only(typed: str | None) -> tuple[str, tuple[str, ...]] | None:
     if not column.strip() or not split_names(values):
         raise UsageError(f"--only {typed}: write COLUMN=VALUE, or several values, COLUMN=A;B")
     return column, tuple(value.strip() for value in split_names(values))
+
+
+main = command("open-clip-fff pack", parse, "open_clip_fff.tools.pack.run:pack")

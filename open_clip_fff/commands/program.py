@@ -32,30 +32,29 @@ def as_program(prog: str, body: Callable[[], int]) -> int:
         return 130
 
 
-def parse_and_run(
-    prog: str,
-    argv: Sequence[str] | None,
-    parse: Callable[[list[str], str], tuple[Any, ...]],
-    run: str,
-    with_line: bool = False,
-) -> int:
-    """A program whose work is imported once its flags are read. Returns the exit code.
+def command(
+    name: str, parse: Callable[[list[str], str], tuple[Any, ...]], run: str, with_line: bool = False
+) -> Callable[..., int]:
+    """The `main(argv=None, prog=name)` of a command whose work is imported once its flags are read.
 
     Args:
-        prog: how it was called.
-        argv: its arguments; None takes them from the command line.
+        name: how it is called, unless `prog` says otherwise.
         parse: from arguments and `prog` to what `run` takes.
         run: what does the work and gives an exit code, as `module:function`.
         with_line: whether it also takes a line that does the same again.
     """
-    words = typed(argv)
 
-    def body() -> int:
-        parsed = parse(words, prog)
-        line = (command_line(prog, words),) if with_line else ()
-        return pkgutil.resolve_name(run)(*parsed, *line)
+    def main(argv: Sequence[str] | None = None, prog: str = name) -> int:
+        words = typed(argv)
 
-    return as_program(prog, body)
+        def body() -> int:
+            parsed = parse(words, prog)
+            line = (command_line(prog, words),) if with_line else ()
+            return pkgutil.resolve_name(run)(*parsed, *line)
+
+        return as_program(prog, body)
+
+    return main
 
 
 def print_page(text: str) -> None:

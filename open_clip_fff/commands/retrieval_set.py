@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from open_clip_fff.commands.program import parse_and_run
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.parsers import CommandParser, check_least
-from open_clip_fff.hub.training_flags import CAPTION_FLAGS, CAPTIONS_HELP, parse_with_training, training_plan
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff retrieval-set") -> int:
-    """Writes the set as the command line says; returns an exit code."""
-    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.evaluation_sets:retrieval_set")
+from open_clip_fff.hub.training_flags import (
+    ALL_CAPTIONS,
+    CAPTION_FLAGS,
+    CAPTIONS_HELP,
+    parse_with_training,
+    training_plan,
+)
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSettings]:
@@ -27,5 +28,8 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
     parser.add_argument("--captions", type=int, default=5, metavar="K", help="of an image at most (default: 5)")
     arguments, training = parse_with_training(parser, argv, only=CAPTION_FLAGS)
     check_least(arguments, captions=1)
-    fixed = {"captions_per_image": arguments.captions, "caption_policy": "all", "loss": "fff", "method": None}
+    fixed = {**ALL_CAPTIONS, "captions_per_image": arguments.captions}
     return arguments, replace(training_plan(training, fixed=fixed)[0].captions, shards=arguments.shards)
+
+
+main = command("open-clip-fff retrieval-set", parse, "open_clip_fff.tools.evaluation_sets:retrieval_set")

@@ -12,17 +12,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
 
 
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff scale") -> int:
-    """Prints the table."""
-    return as_program(prog, lambda: run(parse(typed(argv), prog)))
-
-
-def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
+def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace]:
     """The command line. Raises UsageError for numbers that are not above 0."""
     parser = CommandParser(prog, __doc__)
     parser.add_argument("--images", type=float, required=True, help="of the whole data set, 30e6 say")
@@ -37,27 +32,7 @@ def parse(argv: Sequence[str], prog: str) -> argparse.Namespace:
     for name, value in vars(args).items():
         if isinstance(value, int | float) and not value > 0:
             raise UsageError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
-    return args
+    return (args,)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Prints the table. Raises UsageError if no step was named, or a folder is not of our commands."""
-    from open_clip_fff.tools.shards.costs import Step, bytes_per_image, costs  # and pandas
-
-    found = []
-    for flag, name, folder, rate, visits in (
-        ("shards", "pack", args.shards, args.pack_rate, 1),
-        ("captions", "caption", args.captions, args.caption_rate, 1),
-        ("features", "embed", args.features, args.embed_rate, 1),
-        ("", f"train, {args.epochs:g} epochs", None, args.train_rate, args.epochs),
-    ):
-        if folder is not None or rate is not None:
-            size = None if folder is None else bytes_per_image(folder, f"--{flag}")
-            found.append(Step(name, rate, size, visits))
-    if not found:
-        raise UsageError("name at least one rate or folder, such as --caption-rate 38 --captions captions")
-    table = costs(found, args.images, args.gpus, args.price)
-    price = "" if args.price is None else f", {args.price:g} for a GPU's hour"
-    print(f"{args.images:,.0f} images on {args.gpus} GPUs{price}; each step's hours if nothing else runs\n")
-    print(table.dropna(axis="columns", how="all").to_string(float_format="{:,.1f}".format, na_rep="–"))
-    return 0
+main = command("open-clip-fff scale", parse, "open_clip_fff.tools.shards.costs:run")

@@ -9,21 +9,15 @@ before and after. `captioner` is written completely or not at all. One process, 
 """
 
 import argparse
-from collections.abc import Sequence
 
-from open_clip_fff.commands.program import parse_and_run
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.command_line import parse_shard_flags
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.hub.training_flags import parse_with_training, training_plan
-from open_clip_fff.tools.finetune.flags import ALL, add_flags, check
+from open_clip_fff.hub.training_flags import ALL_CAPTIONS, parse_with_training, training_plan
+from open_clip_fff.tools.finetune.flags import add_flags, check
 
 UNUSED = ("raw_weight", "class_key", "min_coverage")  # settings that only training needs
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff train-captioner") -> int:
-    """Shards in, a captioner out."""
-    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.finetune.captioner:run")
 
 
 def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, Plan]:
@@ -36,7 +30,9 @@ def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     add_flags(parser, "a BLIP that captions", 0.8)
     args, training = parse_with_training(parser, argv)
     check(args, batch_size=1, held_out_images=1)
-    fixed = {"loss": "fff", "mining_features": "off", "captions_per_image": ALL, "caption_policy": "all"}
-    plan, others = training_plan(training, fixed={**fixed, "method": None}, ignored=UNUSED)
+    plan, others = training_plan(training, fixed={**ALL_CAPTIONS, "mining_features": "off"}, ignored=UNUSED)
     args.training = parse_shard_flags(others)
     return args, plan
+
+
+main = command("open-clip-fff train-captioner", parse, "open_clip_fff.tools.finetune.captioner:run")

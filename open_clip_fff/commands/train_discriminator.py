@@ -12,34 +12,22 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 
-from open_clip_fff.commands.program import as_program, typed
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.training_flags import (
+    ALL_CAPTIONS,
     CAPTION_FLAGS,
     CAPTIONS_HELP,
     bring_parts,
     parse_with_training,
     training_plan,
 )
-from open_clip_fff.tools.finetune.flags import ALL, HARD, LEAST, add_flags, check
+from open_clip_fff.tools.finetune.flags import HARD, LEAST, add_flags, check
 
 LABELLING = ("discriminator", "match_positive", "match_negative", "plugin")
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff train-discriminator") -> int:
-    """Shards in, a discriminator out: 0, or 2 for a mistake."""
-
-    def body() -> int:
-        args, captions, connection = parse(typed(argv), prog)
-        from open_clip_fff.data.sources import CaptionReader
-        from open_clip_fff.tools.finetune.discriminator import run
-
-        return run(args, CaptionReader(captions), connection)
-
-    return as_program(prog, body)
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSettings, ConnectionSettings | None]:
@@ -72,9 +60,11 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
     check(args, batch_size=2, held_out_images=LEAST, hard_negatives=True)
     if args.tokenizer and not args.from_config:
         raise UsageError("--tokenizer: goes with --from-config; --model has its own")
-    fixed = {"captions_per_image": ALL, "caption_policy": "all", "loss": "fff", "method": None}
-    plan = training_plan(training, fixed=fixed)[0]
+    plan = training_plan(training, fixed=ALL_CAPTIONS)[0]
     bring_parts(plan)
     if plan.connection is not None and args.itm_negatives != "hardest":
         raise UsageError("--discriminator: labels the hardest pairs; add --itm-negatives hardest")
     return args, replace(plan.captions, shards=args.train_data), plan.connection
+
+
+main = command("open-clip-fff train-discriminator", parse, "open_clip_fff.tools.finetune.discriminator:run")

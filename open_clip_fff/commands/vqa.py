@@ -11,18 +11,12 @@ if any, are scored after that, by VQA's accuracy. `my-vqa` is written completely
 """
 
 import argparse
-from collections.abc import Sequence
 
-from open_clip_fff.commands.program import parse_and_run
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.tools.downstream.flags import add_task_flags, check
 
 FILES = (("questions", "questions json"), ("annotations", "annotations json"))
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "open-clip-fff vqa") -> int:
-    """Questions in, a fine-tuned model and its accuracy out."""
-    return parse_and_run(prog, argv, parse, "open_clip_fff.tools.downstream.vqa:run")
 
 
 def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace]:
@@ -36,3 +30,6 @@ def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace]:
     check_least(args, answers=2, min_count=1)
     check(args, [name for name, _ in FILES], optional=["annotations"])
     return (args,)
+
+
+main = command("open-clip-fff vqa", parse, "open_clip_fff.tools.downstream.vqa:run")

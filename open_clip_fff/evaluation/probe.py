@@ -3,10 +3,9 @@
 clip-benchmark's own probe requires CUDA; this one also runs on the CPU.
 """
 
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,10 @@ from open_clip_fff.evaluation.benchmark import (
     without_sklearn_warnings,
 )
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, other_split
-from open_clip_fff.evaluation.protocol import ZERO_SHOT
+from open_clip_fff.evaluation.protocol import LINEAR_PROBE, ZERO_SHOT
+from open_clip_fff.evaluation.score_all import exit_code, prepare, score_models
+from open_clip_fff.evaluation.store import Score
+from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.plural import plural
 
 # torchvision's names of the training split; two sets have no split
@@ -44,9 +46,32 @@ class ProbeSettings:
     max_iter: int = 1000  # iterations of L-BFGS
 
 
-def probe(train: LocalSet, probing: ProbeSettings) -> Callable[..., EvalOutcome]:
-    """The `evaluate` of `scoring.score_set`: fits a regression on `train` and scores it on the set."""
-    return partial(_evaluate, train, probing)
+def run(arguments: argparse.Namespace, prog: str) -> int:
+    """Fits and scores; 1 if some models or sets failed, else 0."""
+    splits = with_training_images(prepare(arguments), named=arguments.datasets != ["all"])
+    probing = ProbeSettings(arguments.shots, arguments.seed)
+
+    def evaluator(loaded: LoadedModel, local: LocalSet, settings: EvalSettings) -> EvalOutcome:
+        return probe(loaded, local, settings, splits[local], probing)
+
+    failed = score_models(
+        arguments,
+        list(splits),
+        score_line,
+        evaluator=evaluator,
+        task=LINEAR_PROBE,
+        conditions=lambda local: conditions(splits[local], probing),
+    )
+    return exit_code(prog, failed)
+
+
+def score_line(score: Score) -> str:
+    """A score as a line."""
+    about, metrics = score.meta["set"], score.metrics
+    fitted = plural(about["train_images"], "images")
+    shown = f"acc1 {100 * metrics['lp_acc1']:.2f} %, {fitted} to fit, C {metrics['C']:g}"
+    shown += "" if metrics.get("converged", True) else ", not converged"
+    return f"{about['name']:<24} {about['images']:>6,} images  {shown}"
 
 
 def conditions(train: LocalSet, probing: ProbeSettings) -> dict[str, int | str | None]:
@@ -73,17 +98,12 @@ def training_split(local: LocalSet) -> LocalSet:
     return local
 
 
-def _evaluate(
-    train: LocalSet,
-    probing: ProbeSettings,
-    model: Any,
-    preprocess: Callable,
-    tokenizer: Callable,
-    local: LocalSet,
-    settings: EvalSettings,
+def probe(
+    loaded: LoadedModel, local: LocalSet, settings: EvalSettings, train: LocalSet, probing: ProbeSettings
 ) -> EvalOutcome:
-    features, labels = encode(model, preprocess, train, settings, _split(train))
-    held_features, target = encode(model, preprocess, local, settings, SPLIT)
+    """Fits a regression on `train`, and scores it on `local`."""
+    features, labels = encode(loaded, train, settings, _split(train))
+    held_features, target = encode(loaded, local, settings, SPLIT)
     if probing.shots > 0:
         chosen = draw_shots(labels, probing.shots, probing.seed)
         features, labels = features[chosen], labels[chosen]
@@ -111,17 +131,15 @@ def _evaluate(
 
 
 @torch.no_grad()
-def encode(
-    model: Any, preprocess: Callable, local: LocalSet, settings: EvalSettings, split: str
-) -> tuple[np.ndarray, np.ndarray]:
+def encode(loaded: LoadedModel, local: LocalSet, settings: EvalSettings, split: str) -> tuple[np.ndarray, np.ndarray]:
     """L2-normalised image features float32 [M, D] and classes int64 [M] of a split."""
     features, labels = [], []
-    loader = make_loader(local, preprocess, settings, split)
+    loader = make_loader(local, loaded.preprocess, settings, split)
     for images, target in tqdm(
         loader, desc=f"{local.spec.name} {split}", disable=None if settings.progress_bars else True, leave=False
     ):
         with torch.autocast(settings.device, enabled=settings.amp):
-            encoded = F.normalize(model.encode_image(images.to(settings.device)), dim=-1)
+            encoded = F.normalize(loaded.model.encode_image(images.to(settings.device)), dim=-1)
         features.append(encoded.float().cpu())
         labels.append(torch.as_tensor(target))
     return torch.cat(features).numpy(), torch.cat(labels).long().numpy()

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +14,7 @@ from tqdm import tqdm
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, make_loader
 from open_clip_fff.evaluation.layouts import LocalSet
-from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, ORDERS, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
-from open_clip_fff.evaluation.scoring import Evaluate
+from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, ORDERS, RECALL_AT, TEXT_TO_IMAGE
 from open_clip_fff.hub.loading import LoadedModel, local_path
 from open_clip_fff.models.fusion import Fusion, load_fusion
 from open_clip_fff.models.tower_tokens import TextTokens, TowerTokens
@@ -24,34 +22,27 @@ from open_clip_fff.models.tower_tokens import TextTokens, TowerTokens
 PAIRS = 256  # that are fused at a time
 
 
-def reranker(loaded: LoadedModel, local: LocalSet, candidates: int) -> Evaluate:
-    """The `evaluate` of `scoring.score_set`.
+def rerank(loaded: LoadedModel, local: LocalSet, settings: EvalSettings, candidates: int) -> EvalOutcome:
+    """Scores a model on a retrieval set.
 
     Args:
         loaded: an exported folder, a run or a checkpoint with a fusion model.
-        local: a retrieval set.
+        local: the set.
+        settings: how it is read and scored.
         candidates: how many of the nearest, by the towers' features, are re-ranked.
 
     Raises:
-        UsageError: for another kind of set, or a model without a fusion model.
+        UsageError: for a model without a fusion model.
     """
-    if local.spec.task != RETRIEVAL:
-        raise UsageError(f"{local.spec.name}: re-ranking is for retrieval sets")
     path = local_path(loaded.given)
     if path is None:
         raise UsageError(f"{loaded.given}: --rerank needs a fusion model, which an exported folder or a run has")
-    fusion = load_fusion(Path(path))
-
-    def evaluate(
-        model: Any, preprocess: Callable, tokenizer: Callable, local: LocalSet, settings: EvalSettings
-    ) -> EvalOutcome:
-        device = torch.device(settings.device)
-        loader = make_loader(local, preprocess, settings)
-        with torch.no_grad(), torch.autocast(device.type, enabled=settings.amp):
-            encoded = _encode(model, tokenizer, loader, device)
-            return _reranked(fusion.to(device), encoded, candidates, settings, local.spec.name)
-
-    return evaluate
+    device = torch.device(settings.device)
+    fusion = load_fusion(path).to(device)
+    loader = make_loader(local, loaded.preprocess, settings)
+    with torch.no_grad(), torch.autocast(device.type, enabled=settings.amp):
+        encoded = _encode(loaded.model, loaded.tokenizer, loader, device)
+        return _reranked(fusion, encoded, candidates, settings, local.spec.name)
 
 
 class EncodedSet(NamedTuple):

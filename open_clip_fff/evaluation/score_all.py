@@ -4,18 +4,50 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings
-from open_clip_fff.evaluation.benchmark import evaluate as zero_shot
 from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, repository, where_to_get
-from open_clip_fff.evaluation.protocol import RECALLS, RETRIEVAL
-from open_clip_fff.evaluation.scoring import Evaluate, score_set
+from open_clip_fff.evaluation.protocol import ELEVEN, RECALLS, RERANKING, RETRIEVAL, score_text, sizes_text
+from open_clip_fff.evaluation.scoring import Evaluate, score_set, zero_shot
 from open_clip_fff.evaluation.store import Score
-from open_clip_fff.hub.loading import LoadedModel, add_architectures, check_model_name, load_model
+from open_clip_fff.hub.loading import add_architectures, check_model_name, load_model
 from open_clip_fff.plural import plural
+
+
+def run(arguments: argparse.Namespace, prog: str) -> int:
+    """Scores models; 1 if some models or sets failed, else 0."""
+    sets = prepare(arguments)
+    if arguments.rerank is None:
+        return exit_code(prog, score_models(arguments, sets, score_line, average))
+    from open_clip_fff.evaluation.rerank import rerank
+
+    retrieval = [local for local in sets if local.spec.task == RETRIEVAL]
+    if not retrieval:
+        raise UsageError(f"--rerank: none of {', '.join(local.spec.name for local in sets)} is a retrieval set")
+    evaluator = partial(rerank, candidates=arguments.rerank)
+    task = f"{RERANKING}{arguments.rerank}"
+    return exit_code(prog, score_models(arguments, retrieval, score_line, evaluator=evaluator, task=task))
+
+
+def score_line(score: Score) -> str:
+    """A score as a line."""
+    about = score.meta["set"]
+    sizes = sizes_text(about["name"], about["images"], about.get("captions"))
+    return f"{about['name']:<24} {sizes}  {score_text(score.metrics, about['metric'])}"
+
+
+def average(scores: Sequence[Score]) -> str:
+    """The mean over those of the paper's 11 sets that were scored, and their number; empty if there are none."""
+    metric = {each.name: each.metric for each in ELEVEN}
+    values = [score.metrics[metric[name]] for score in scores if (name := score.meta["set"]["name"]) in metric]
+    if not values:
+        return ""
+    mean = 100 * sum(values) / len(values)
+    return f"average over {len(values)} of the paper's {len(ELEVEN)} zero-shot sets: {mean:.2f} %"
 
 
 def prepare(arguments: argparse.Namespace) -> list[LocalSet]:
@@ -55,7 +87,7 @@ def score_models(
     sets: Sequence[LocalSet],
     line: Callable[[Score], str],
     total: Callable[[Sequence[Score]], str] | None = None,
-    evaluate: Callable[[LoadedModel, LocalSet], Evaluate] | None = None,
+    evaluator: Evaluate = zero_shot,
     task: str | None = None,
     conditions: Callable[[LocalSet], Mapping[str, int | str | None]] | None = None,
 ) -> int:
@@ -66,7 +98,7 @@ def score_models(
         sets: from `prepare`.
         line: a score as text.
         total: a model's scores as one more line.
-        evaluate, task, conditions: other evaluators than the zero-shot ones, as for `score_set`.
+        evaluator, task, conditions: other evaluators than the zero-shot ones, as for `score_set`.
 
     Returns:
         The number of failures.
@@ -87,7 +119,6 @@ def score_models(
         for local in sets:
             left -= 1
             try:
-                evaluator = zero_shot if evaluate is None else evaluate(loaded, local)
                 also = None if conditions is None else conditions(local)
                 score, new = score_set(loaded, local, settings, arguments.store, arguments.again, evaluator, task, also)
             except UsageError as error:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings
-from open_clip_fff.evaluation.benchmark import evaluate as zero_shot
+from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, evaluate
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, LINEAR_PROBE, RERANKING
 from open_clip_fff.evaluation.store import META, Score, model_folder, read_score, rename_model, write_score
@@ -19,7 +18,12 @@ from open_clip_fff.hub.params import read_params
 
 VERSIONS = ("open_clip_fff", "open_clip_torch", "clip-benchmark", "torch", "torchvision", "timm", "webdataset", "numpy")
 
-Evaluate = Callable[[Any, Callable, Callable, LocalSet, EvalSettings], EvalOutcome]
+Evaluate = Callable[[LoadedModel, LocalSet, EvalSettings], EvalOutcome]
+
+
+def zero_shot(loaded: LoadedModel, local: LocalSet, settings: EvalSettings) -> EvalOutcome:
+    """By clip-benchmark's zero-shot evaluators."""
+    return evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, local, settings)
 
 
 def score_set(
@@ -28,7 +32,7 @@ def score_set(
     settings: EvalSettings,
     store: Path,
     again: bool = False,
-    evaluate: Evaluate = zero_shot,
+    evaluator: Evaluate = zero_shot,
     task: str | None = None,
     conditions: Mapping[str, int | str | None] | None = None,
 ) -> tuple[Score, bool]:
@@ -40,7 +44,7 @@ def score_set(
         settings: how it is read and scored.
         store: the folder of all scores.
         again: whether to compute it even if it is stored.
-        evaluate: computes it; clip-benchmark's zero-shot evaluators by default.
+        evaluator: computes it; clip-benchmark's zero-shot evaluators by default.
         task: clip-benchmark's name of that; the set's own by default.
         conditions: what else the score depends on, such as a probe's number of training images.
 
@@ -62,7 +66,7 @@ def score_set(
         return score, False
     began = time.monotonic()
     try:
-        outcome = evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, local, settings)
+        outcome = evaluator(loaded, local, settings)
     except UsageError:
         raise
     except Exception as error:  # a truncated tar, a broken image, a missing label file

@@ -18,6 +18,9 @@ from open_clip_fff.errors import UsageError, reason
 NOTHING: Mapping[str, object] = MappingProxyType({})
 # those that say where captions are, for commands that take no others
 CAPTION_FLAGS = ("text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences", "caption_words")
+MANY = 10_000  # captions of an image: more than training may take
+# settings of commands that read all captions
+ALL_CAPTIONS = {"loss": "fff", "method": None, "captions_per_image": MANY, "caption_policy": "all"}
 CAPTIONS_HELP = f"those that say where captions are ({', '.join(map(as_flag, CAPTION_FLAGS))})"
 
 

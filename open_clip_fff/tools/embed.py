@@ -24,10 +24,9 @@ from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, load_extractor
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
-from open_clip_fff.tools.shards.share import Share
+from open_clip_fff.tools.shards.share import INTO, Share
 from open_clip_fff.tools.shards.tars import OUTSIDE, leaves_folder, members, tar_writer
 
-SUFFIX = {"sidecar": ".parquet", "tars": ".tar"}
 READ = ("per_image", "policy", "text_keys", "json_keys", "sidecar", "sidecar_keys", "split_sentences", "words")
 
 
@@ -41,7 +40,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     settings = {"model": model, "captions": read, "batch size": args.batch_size}
     if args.into == "tars":
         refuse_input_folder(args.out, urls)
-    folder = OutFolder(args.out, SUFFIX[args.into], settings)
+    folder = OutFolder(args.out, INTO[args.into], settings)
     device = usable(share.device(args.device))
     extractor = load_extractor(plan, device)
     if share.index == 0:

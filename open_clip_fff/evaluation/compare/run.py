@@ -1,9 +1,10 @@
-"""The whole comparison: reads scores, makes table, plots and page, and writes the folder."""
+"""open-clip-fff compare: reads scores, makes table, plots and page, and writes the folder."""
 
+import argparse
 import io
 import json
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -22,32 +23,39 @@ from open_clip_fff.evaluation.compare.training import TrainingCurves, read_train
 from open_clip_fff.evaluation.compare.warnings import comparison_warnings
 
 DPI = 130
+WIDEST = 120  # characters
 INDEX = "comparison.json"  # also lists the files of the folder that are ours, which alone are overwritten
 FILES = (INDEX, "table.csv", "table.md", "index.html", "change.png", "curves.png", "scalars.png", "mining.png")
 
 
-@dataclass(frozen=True)
-class ComparisonSettings:
-    """What to compare."""
-
-    baselines: Sequence[str]  # [LABEL=]NAME[,NAME…] each; changes are against the first
-    models: Sequence[str]  # likewise
-    store: Path  # of open-clip-fff score
-    out: Path  # a folder for the results
-    resamples: int  # of the bootstrap
+def run(args: argparse.Namespace) -> int:
+    """Prints the table and writes the folder. Raises UsageError as `compare`."""
+    width = min(shutil.get_terminal_size((WIDEST, 24)).columns, WIDEST)
+    print(compare(args.baseline, args.models, args.store, args.out, args.resamples, width))
+    return 0
 
 
-def compare(settings: ComparisonSettings, width: int = 120) -> str:
+def compare(
+    baselines: Sequence[str], models: Sequence[str], store: Path, out: Path, resamples: int, width: int = WIDEST
+) -> str:
     """Writes the files of a comparison and returns its text for a terminal of that width.
 
-    Raises UsageError if something cannot be compared.
+    Args:
+        baselines: [LABEL=]NAME[,NAME…] each; changes are against the first.
+        models: likewise.
+        store: of open-clip-fff score.
+        out: a folder for the results.
+        resamples: of the bootstrap.
+        width: of the terminal, in characters.
+
+    Raises:
+        UsageError: if something cannot be compared.
     """
-    out = settings.out
-    if settings.resamples < 100:
-        raise UsageError(f"--resamples {settings.resamples}: too few for a 95 % interval; give 100 or more")
+    if resamples < 100:
+        raise UsageError(f"--resamples {resamples}: too few for a 95 % interval; give 100 or more")
     _check_out(out)
-    rows = read_rows(settings.baselines, settings.models, settings.store)
-    table = make_table(rows, settings.resamples)
+    rows = read_rows(baselines, models, store)
+    table = make_table(rows, resamples)
     training = read_training(rows)
     blocks, warnings = make_blocks(table), comparison_warnings(rows, table.columns) + list(table.doubtful)
     notes = [*footnotes(table), *training.notes]

@@ -8,8 +8,9 @@ from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.errors import UsageError, printable
+from open_clip_fff.hub.training_flags import MANY
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.analyze import ALL, PAGE
+from open_clip_fff.tools.analyze import PAGE
 from open_clip_fff.tools.analyze.measure import ONE, Measurements, measure
 from open_clip_fff.tools.analyze.sample import CaptionSample, read_sample
 from open_clip_fff.tools.analyze.sections import left_out, sections
@@ -109,7 +110,7 @@ def _topics(plan: Plan) -> list[tuple[str, str]]:
     raw = len(plan.captions.text_keys)
     sources = {"raw captions": plan.captions.sources[:raw], "generated captions": plan.captions.sources[raw:]}
     topics = [(topic, ", ".join(names) or "none") for topic, names in sources.items()]
-    if plan.captions.per_image < ALL:
+    if plan.captions.per_image < MANY:
         topics.append(("of an image", f"{plural(plan.captions.per_image, 'captions')} at most"))
     stored = f"stored in {plan.feature_sidecar or 'the shards'}" if plan.features == "precomputed" else plan.features
     return [*topics, ("features", stored if plan.miner is None else f"{stored}, of {plan.miner.name}")]

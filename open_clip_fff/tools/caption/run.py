@@ -21,9 +21,7 @@ from open_clip_fff.tools.caption.shard import ShardCaptioner
 from open_clip_fff.tools.caption.writing import refuse_taken, write_sidecar, write_tar
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
-from open_clip_fff.tools.shards.share import Share
-
-SUFFIX = {"sidecar": ".parquet", "tars": ".tar"}
+from open_clip_fff.tools.shards.share import INTO, Share
 
 
 def run(args: argparse.Namespace, decoding: Decoding) -> int:
@@ -44,7 +42,7 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
         try:
             captioner = load_captioner(args.model, config, args.prompt, settings["dtype"])
             to_device(captioner, device).check(decoding, f"--model {args.model}")
-            folder = OutFolder(args.out, SUFFIX[args.into], settings)  # created only once the model works
+            folder = OutFolder(args.out, INTO[args.into], settings)  # created only once the model works
             if share.index == 0:
                 print(f"captions of {args.model}, {decoding.how}, in {settings['dtype']} on {device}")
             code = process_shards(shards, folder, share, shard_writer(args, captioner, decoding, settings))

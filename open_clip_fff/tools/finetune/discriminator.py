@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.connection import UNDECIDED, ConnectionSettings
 from open_clip_fff.data.data_sets import expand_shards
 from open_clip_fff.data.sources import CaptionReader
@@ -37,12 +38,13 @@ from open_clip_fff.tools.finetune.pairs import ImagePair, ImageTransform, Traini
 from open_clip_fff.tools.finetune.random_weights import from_config
 
 
-def run(args: argparse.Namespace, reader: CaptionReader, connection: ConnectionSettings | None = None) -> int:
+def run(args: argparse.Namespace, captions: CaptionSettings, connection: ConnectionSettings | None) -> int:
     """Trains, measures, and writes the folder.
 
     Raises:
         UsageError: if the model cannot be loaded, or there is nothing to train or measure on.
     """
+    reader = CaptionReader(captions)
     seed_everything(args.seed)
     urls = expand_shards(args.train_data)
     if args.model:

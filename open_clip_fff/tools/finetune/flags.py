@@ -10,7 +10,6 @@ from open_clip_fff.errors import UsageError
 
 HARD = 0.5  # the default share of negatives that are sampled by their cosine
 LEAST = 8  # held-out pairs, below which the discriminator's metrics mean nothing
-ALL = 10_000  # captions of an image: more than training may take
 
 
 def add_flags(parser: CommandParser, models: str, min_crop: float) -> None:

@@ -1,5 +1,6 @@
-"""Time, disk and money that a data set takes, from what a sample of it took."""
+"""open-clip-fff scale: time, disk and money that a data set takes, from what a sample of it took."""
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,27 @@ class Step:
     rate: float | None = None  # images per second of one GPU (or process); None for no time
     bytes_per_image: float | None = None  # that it writes; None for nothing
     visits: float = 1.0  # how often it sees each image
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table. Raises UsageError if no step was named, or a folder is not of our commands."""
+    found = []
+    for flag, name, folder, rate, visits in (
+        ("shards", "pack", args.shards, args.pack_rate, 1),
+        ("captions", "caption", args.captions, args.caption_rate, 1),
+        ("features", "embed", args.features, args.embed_rate, 1),
+        ("", f"train, {args.epochs:g} epochs", None, args.train_rate, args.epochs),
+    ):
+        if folder is not None or rate is not None:
+            size = None if folder is None else bytes_per_image(folder, f"--{flag}")
+            found.append(Step(name, rate, size, visits))
+    if not found:
+        raise UsageError("name at least one rate or folder, such as --caption-rate 38 --captions captions")
+    table = costs(found, args.images, args.gpus, args.price)
+    price = "" if args.price is None else f", {args.price:g} for a GPU's hour"
+    print(f"{args.images:,.0f} images on {args.gpus} GPUs{price}; each step's hours if nothing else runs\n")
+    print(table.dropna(axis="columns", how="all").to_string(float_format="{:,.1f}".format, na_rep="–"))
+    return 0
 
 
 def costs(steps: Sequence[Step], images: float, gpus: int, price: float | None = None) -> pd.DataFrame:

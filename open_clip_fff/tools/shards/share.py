@@ -12,6 +12,7 @@ from open_clip_fff.errors import UsageError
 
 T = TypeVar("T")
 
+INTO = {"sidecar": ".parquet", "tars": ".tar"}  # choices of --into, and the suffix of their files
 WAITING = timedelta(days=30)  # for the slowest process; torchrun notices one that dies
 
 
