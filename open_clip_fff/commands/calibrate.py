@@ -25,8 +25,7 @@ DEFAULT_BATCH = 4096  # N if training's flags say none
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     """The command's own flags, with OpenCLIP's as `training`, and the plan of training.
 
-    Raises:
-        UsageError: for an invalid flag, and if nothing mines that exists before training.
+    Raises UsageError for an invalid flag, and if nothing mines that exists before training.
     """
     parser = CommandParser(prog, __doc__, "--train-data, --json-text-key, --mining-model, --discriminator, …")
     files = ", ".join((*FILES, FALSE_NEGATIVES))

@@ -23,13 +23,9 @@ IDLE = ("feature_sidecar", "mined_per_image", "mining_warmup", "ema_decay", "raw
 
 
 def parse(argv: list[str], prog: str = "open-clip-fff embed") -> tuple[argparse.Namespace, Plan]:
-    """The command line: the program's own flags mixed with training's.
+    """The command's own flags, with OpenCLIP's as `training`, and the plan of training.
 
-    Returns:
-        The program's own flags, with OpenCLIP's as `training`, and the plan that ours make.
-
-    Raises:
-        UsageError: for a training flag that cannot work, or no model.
+    Raises UsageError for a training flag that cannot work, or no model.
     """
     parser = CommandParser(prog, __doc__, "--train-data, --json-text-key, --mining-model, --mining-pretrained, …")
     add_flags(parser, "the features")

@@ -23,8 +23,7 @@ from open_clip_fff.tools.sampling.flags import GALLERY_SHARDS, add_sample_flags,
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     """The command's own flags, with OpenCLIP's as `training`, and the plan of training.
 
-    Raises:
-        UsageError: for an invalid flag, and if nothing mines or nothing finds the hardest pairs.
+    Raises UsageError for an invalid flag, and if nothing mines or nothing finds the hardest pairs.
     """
     parser = CommandParser(prog, __doc__, "--train-data, --json-text-key, --mining-model, --p1, --discriminator, …")
     add_sample_flags(

@@ -11,14 +11,9 @@ from open_clip_fff.errors import OneRankError, UsageError, is_first_rank, reason
 
 
 def as_program(prog: str, body: Callable[[], int]) -> int:
-    """Runs a program's body; a mistake that the user can fix, and Ctrl-C, are a line each and no traceback.
+    """Runs a program's body, which gives the exit code: 2 for a mistake that the user can fix, 130 for Ctrl-C.
 
-    Args:
-        prog: how it was called: `open-clip-fff pack`, or `scripts/pack.py`.
-        body: what it does.
-
-    Returns:
-        What the body gives; 2 for a mistake; 130 for Ctrl-C.
+    These are a line each and no traceback; `prog` is how it was called, `open-clip-fff pack` or `scripts/pack.py`.
     """
     name = prog.removeprefix("scripts/")
     try:

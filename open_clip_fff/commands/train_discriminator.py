@@ -33,8 +33,7 @@ LABELLING = ("discriminator", "match_positive", "match_negative", "plugin")
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSettings, ConnectionSettings | None]:
     """The command's own flags, and training's about captions and the discriminator that labels hardest pairs.
 
-    Raises:
-        UsageError: for an invalid flag.
+    Raises UsageError for an invalid flag.
     """
     parser = CommandParser(prog, __doc__, CAPTIONS_HELP)
     add_flags(parser, "BLIP or BLIP-2 with a matching head", 0.5)

@@ -33,21 +33,13 @@ from open_clip_fff.plural import plural
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """How a set is read and scored.
+    """How a set is read and scored."""
 
-    Attributes:
-        device: `cpu` or `cuda`.
-        amp: as in clip-benchmark, autocast to bfloat16 on CPU and float16 on CUDA; else float32.
-        batch_size: images per batch.
-        workers: of the loader, at most one per shard.
-        progress_bars: whether tqdm bars are shown, if stderr is a terminal.
-    """
-
-    device: str = "cpu"
-    amp: bool = False
-    batch_size: int = 64
-    workers: int = 4
-    progress_bars: bool = True
+    device: str = "cpu"  # `cpu` or `cuda`
+    amp: bool = False  # as in clip-benchmark, autocast to bfloat16 on CPU and float16 on CUDA; else float32
+    batch_size: int = 64  # images per batch
+    workers: int = 4  # of the loader, at most one per shard
+    progress_bars: bool = True  # whether tqdm bars are shown, if stderr is a terminal
 
     @property
     def precision(self) -> str:
@@ -68,15 +60,10 @@ def evaluate(
 ) -> EvalOutcome:
     """Scores a model on a set by clip-benchmark's own evaluator.
 
-    Args:
-        model: an OpenCLIP model in eval mode, on the device.
-        preprocess: from a PIL image to [3, H, W].
-        tokenizer: from strings to int64 [n, L].
-        local: the set.
-        settings: how it is read and scored.
+    The model is OpenCLIP's, in eval mode and on the device; `preprocess` goes from a PIL image to [3, H, W],
+    `tokenizer` from strings to int64 [n, L].
 
-    Raises:
-        Exception: of clip-benchmark, webdataset or PIL, for data that cannot be read.
+    Raises any Exception of clip-benchmark, webdataset or PIL, for data that cannot be read.
     """
     torch.manual_seed(0)  # as clip-benchmark's command line does
     loader = make_loader(local, preprocess, settings)
@@ -149,12 +136,7 @@ def without_sklearn_warnings() -> Iterator[None]:
 
 
 def accuracy(output: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> list[float]:
-    """Top-k accuracy; clip-benchmark's own fails with numpy >= 2.4.
-
-    Args:
-        output: logits [M, C].
-        target: int64 [M].
-    """
+    """Top-k accuracy of logits [M, C] and targets int64 [M]; clip-benchmark's own fails with numpy >= 2.4."""
     hits = output.topk(max(topk), 1, True, True)[1] == target[:, None]  # [M, k]
     return [float(hits[:, :k].float().sum()) / len(target) for k in topk]
 

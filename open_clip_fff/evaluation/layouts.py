@@ -85,18 +85,11 @@ def _members_hash(path: Path, size: int, changed: int) -> str:
 def find_sets(
     names: list[str], root: Path, flags: tuple[str, str] = ("--datasets", "--data-root")
 ) -> tuple[list[LocalSet], list[str]]:
-    """Finds sets by name, or all: those below `root` in webdataset form, and the paper's.
+    """Finds sets by name, or `["all"]`: those below `root` in webdataset form, and the paper's.
 
-    Args:
-        names: of sets, or `["all"]`.
-        root: the folder with the sets.
-        flags: of `names` and `root`, for error lines.
+    Returns the sets found, and the names of the missing ones. Error lines name the `flags` of names and root.
 
-    Returns:
-        The sets found, and the names of the missing ones.
-
-    Raises:
-        UsageError: if a name is neither the paper's nor a folder there, or a set lacks some of its files.
+    Raises UsageError if a name is neither the paper's nor a folder there, or a set lacks some of its files.
     """
     if not root.is_dir():
         raise UsageError(f"{flags[1]} {root}: there is no such folder")

@@ -180,11 +180,7 @@ def _fit(features: np.ndarray, labels: np.ndarray, strength: float, probing: Pro
 def with_training_images(sets: Sequence[LocalSet], named: bool) -> dict[LocalSet, LocalSet]:
     """The training split of each set that has one; the others are printed.
 
-    Args:
-        named: whether the user named these sets: one without a training split is then an error.
-
-    Raises:
-        UsageError: for such a set, and if none is left.
+    Raises UsageError if none is left, and for a set without one that the user named.
     """
     splits = {}
     for local in sets:

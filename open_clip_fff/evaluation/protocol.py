@@ -66,11 +66,9 @@ def sizes_text(name: str, images: int, captions: int | None) -> str:
 
 
 def score_text(metrics: Mapping[str, float], metric: str) -> str:
-    """A score as text: the set's metric, or recalls in both directions, in per cent.
+    """A score as text: the set's own metric, or recalls in both directions, in per cent.
 
-    Args:
-        metrics: clip-benchmark's, by its names, from 0 to 1; of a re-ranking those of each of `ORDERS`.
-        metric: the set's own.
+    `metrics` are clip-benchmark's, by its names, from 0 to 1; of a re-ranking those of each of `ORDERS`.
     """
     if metric.startswith(IMAGE_TO_TEXT):
         return _recalls(metrics)

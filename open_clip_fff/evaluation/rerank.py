@@ -23,16 +23,9 @@ PAIRS = 256  # that are fused at a time
 
 
 def rerank(loaded: LoadedModel, local: LocalSet, settings: EvalSettings, candidates: int) -> EvalOutcome:
-    """Scores a model on a retrieval set.
+    """Scores a model on a retrieval set, whose nearest `candidates` by the towers' features are re-ranked.
 
-    Args:
-        loaded: an exported folder, a run or a checkpoint with a fusion model.
-        local: the set.
-        settings: how it is read and scored.
-        candidates: how many of the nearest, by the towers' features, are re-ranked.
-
-    Raises:
-        UsageError: for a model without a fusion model.
+    Raises UsageError for a model without a fusion model: an exported folder, a run or a checkpoint may have one.
     """
     path = local_path(loaded.given)
     if path is None:

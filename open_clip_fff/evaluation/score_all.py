@@ -91,17 +91,10 @@ def score_models(
     task: str | None = None,
     conditions: Callable[[LocalSet], Mapping[str, int | str | None]] | None = None,
 ) -> int:
-    """Scores every model on every set and prints each score; goes on after a failure.
+    """Scores every model on every set and prints each score; goes on after a failure. Returns the number of failures.
 
-    Args:
-        arguments: of `eval_parser`.
-        sets: from `prepare`.
-        line: a score as text.
-        total: a model's scores as one more line.
-        evaluator, task, conditions: other evaluators than the zero-shot ones, as for `score_set`.
-
-    Returns:
-        The number of failures.
+    `arguments` are those of `eval_parser`, `evaluator`, `task` and `conditions` as in `score_set`. `line` makes a line
+    of a score, and `total` one more of a model's scores.
     """
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     precision = arguments.precision or ("amp" if torch.cuda.is_available() else "fp32")

@@ -36,20 +36,15 @@ def score_set(
     task: str | None = None,
     conditions: Mapping[str, int | str | None] | None = None,
 ) -> tuple[Score, bool]:
-    """The score of a model on a set, from the store, or computed and stored.
+    """The score of a model on a set, from the store, or computed and stored; and whether it is new.
 
     Args:
-        loaded: the model.
-        local: the set.
-        settings: how it is read and scored.
+        loaded, local, settings: the model, the set, how it is read and scored.
         store: the folder of all scores.
         again: whether to compute it even if it is stored.
         evaluator: computes it; clip-benchmark's zero-shot evaluators by default.
         task: clip-benchmark's name of that; the set's own by default.
         conditions: what else the score depends on, such as a probe's number of training images.
-
-    Returns:
-        The score, and whether it is new.
 
     Raises:
         UsageError: if it was stored with another precision or other conditions, or from other data, or the set cannot

@@ -24,19 +24,15 @@ RESULT, META, SAMPLES = "result.json", "meta.json", "samples.npz"
 
 @dataclass(frozen=True)
 class Score:
-    """One model on one set.
+    """One model on one set."""
 
-    Attributes:
-        result: clip-benchmark's JSON: dataset, model, pretrained, task, metrics, language.
-        meta: `model` (given, name, weights, epoch, run, params), `set` (name, title, task, metric, location, layout,
-            split, images, captions, classes, templates), `conditions` (of a probe), `precision`, `device`,
-            `batch_size`, `workers`, `seconds`, `versions`, `date`.
-        samples: classification: `target` and `predicted` int64 [images]. Retrieval: `image_of_text` int64 [captions]
-            and, under the name of each recall in `result`, bool [images] or [captions]: whether it was a hit.
-    """
-
-    result: dict[str, Any]
+    result: dict[str, Any]  # clip-benchmark's JSON: dataset, model, pretrained, task, metrics, language
+    # `model` (given, name, weights, epoch, run, params), `set` (name, title, task, metric, location, layout, split,
+    # images, captions, classes, templates), `conditions` (of a probe), `precision`, `device`, `batch_size`,
+    # `workers`, `seconds`, `versions`, `date`
     meta: dict[str, Any]
+    # classification: `target` and `predicted` int64 [images]. Retrieval: `image_of_text` int64 [captions] and, under
+    # the name of each recall in `result`, bool [images] or [captions]: whether it was a hit
     samples: dict[str, np.ndarray]
 
     @property

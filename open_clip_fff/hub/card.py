@@ -27,8 +27,7 @@ from open_clip_fff.hub.source import WeightSource
 class CardInfo:
     """What only the user knows about a model; all optional.
 
-    Raises:
-        UsageError: for a licence that the hub's front matter cannot hold.
+    Raises UsageError for a licence that the hub's front matter cannot hold.
     """
 
     captioner: str | None = None  # what wrote the captions
@@ -51,14 +50,9 @@ class MeasuredRow:
 
 
 def read_comparison(folder: Path, weights: str) -> MeasuredRow:
-    """The row of a comparison that has the model with these weights.
+    """The row that has the model with these weights (their `fingerprint`), in a folder of open-clip-fff compare.
 
-    Args:
-        folder: of open-clip-fff compare.
-        weights: `fingerprint` of the model's state dict.
-
-    Raises:
-        UsageError: if there is no comparison, or the model is not in it.
+    Raises UsageError if there is no comparison, or the model is not in it.
     """
     try:
         models = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["models"]

@@ -89,8 +89,7 @@ def newest_checkpoint(run: Path) -> Path | None:
 def first_usable(checkpoints: Iterable[Path], check: Callable[[Path], object]) -> tuple[Path | None, list[UsageError]]:
     """The first checkpoint that passes a check (None if none does), and the errors of those before it.
 
-    Args:
-        check: raises UsageError for a checkpoint that cannot be used.
+    `check` raises UsageError for a checkpoint that cannot be used.
     """
     errors: list[UsageError] = []
     for path in checkpoints:
@@ -105,8 +104,7 @@ def first_usable(checkpoints: Iterable[Path], check: Callable[[Path], object]) -
 def usable_before(checkpoint: Path, check: Callable[[Path], object] | None = None) -> str:
     """End of an error line about an unusable checkpoint: the newest usable one of its run before it, if any.
 
-    Args:
-        check: as for `first_usable`; by default it must be readable, with finite weights.
+    `check` is as in `first_usable`; without one it must be readable, with finite weights.
     """
     if checkpoint.resolve().parent.name != "checkpoints":
         return ""

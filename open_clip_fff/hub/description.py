@@ -21,10 +21,8 @@ CONFIG_NAME = "open_clip_config.json"  # OpenCLIP's HF_CONFIG_NAME
 def describe(model_name: str, model: Any, options: Mapping[str, Any]) -> dict:
     """The hub configuration (`model_cfg` and `preprocess_cfg`) of a model that OpenCLIP's factory made.
 
-    Args:
-        model_name: as given to OpenCLIP, with or without a schema.
-        model: the model, for its image preprocessing and its scalars.
-        options: of `open_clip.create_model_and_transforms`; those that changed the architecture are written in.
+    Of the model it has the image preprocessing and the scalars, and of the `options` of
+    `open_clip.create_model_and_transforms` those that changed the architecture. The name may have a schema.
     """
     import open_clip
 
@@ -58,17 +56,12 @@ def write_description(description: dict, folder: Path) -> None:
 
 
 def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name: str | None = None) -> dict:
-    """The hub configuration for a training checkpoint.
+    """The hub configuration for RUN/checkpoints/epoch_N.pt, or for weights beside an open_clip_config.json.
 
     open_clip_fff.train writes one into its run folder; for a run of OpenCLIP's own trainer it is made from params.txt.
+    A `model_name` takes precedence over the run's.
 
-    Args:
-        checkpoint: RUN/checkpoints/epoch_N.pt, or weights beside an open_clip_config.json.
-        weights: those in it.
-        model_name: the architecture, if the user names it; takes precedence over the run's.
-
-    Raises:
-        UsageError: if the architecture is unknown, or its files cannot be used.
+    Raises UsageError if the architecture is unknown, or its files cannot be used.
     """
     run = run_folder(checkpoint)
     for folder in (run, checkpoint.resolve().parent):
@@ -103,15 +96,11 @@ def folder_description(folder: Path, weights: Mapping[str, Tensor]) -> dict:
 
 
 def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any] | None = None) -> dict:
-    """The hub configuration of an architecture that OpenCLIP knows by name.
+    """The hub configuration of an architecture by its name in OpenCLIP, which may be a registered one or have a schema.
 
-    Args:
-        model_name: one of OpenCLIP's, a registered one, or one with a schema.
-        weights: a bias among them is added to the configuration.
-        options: of `open_clip.create_model`.
+    A bias among the weights is added to the configuration; `options` are those of `open_clip.create_model`.
 
-    Raises:
-        UsageError: if OpenCLIP knows no such model, cannot make it, or the hub format cannot hold it.
+    Raises UsageError if OpenCLIP knows no such model, cannot make it, or the hub format cannot hold it.
     """
     import open_clip
 

@@ -26,8 +26,7 @@ class SavedFusion(NamedTuple):
 def read_fusion(path: Path) -> SavedFusion:
     """That of an exported folder, a run's newest checkpoint, or a checkpoint.
 
-    Raises:
-        UsageError: if it has none, or it cannot be read.
+    Raises UsageError if it has none, or it cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

@@ -21,33 +21,19 @@ from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, chec
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, and where it comes from.
+    """A model, and where it comes from."""
 
-    Attributes:
-        given: what the user typed.
-        name: short, for tables and folders.
-        model: OpenCLIP's `nn.Module`.
-        preprocess: from a PIL image to [3, H, W].
-        tokenizer: from strings to int64 [n, L].
-        weights: `fingerprint` of its state dict.
-        epoch: epochs trained; None if unknown.
-        run: its run folder, if it has one.
-        stripped: parameters of the checkpoint that OpenCLIP's architecture does not have.
-        description: its hub configuration, if it was made from one.
-        notes: lines on what differs from the file, or needs attention.
-    """
-
-    given: str
-    name: str
-    model: Any
-    preprocess: Callable[[Any], Tensor]
-    tokenizer: Callable[[Sequence[str]], Tensor]
-    weights: str
-    epoch: int | None = None
-    run: Path | None = None
-    stripped: tuple[str, ...] = ()
-    description: Mapping | None = None
-    notes: tuple[str, ...] = ()
+    given: str  # what the user typed
+    name: str  # short, for tables and folders
+    model: Any  # OpenCLIP's `nn.Module`
+    preprocess: Callable[[Any], Tensor]  # from a PIL image to [3, H, W]
+    tokenizer: Callable[[Sequence[str]], Tensor]  # from strings to int64 [n, L]
+    weights: str  # `fingerprint` of its state dict
+    epoch: int | None = None  # epochs trained; None if unknown
+    run: Path | None = None  # its run folder, if it has one
+    stripped: tuple[str, ...] = ()  # parameters of the checkpoint that OpenCLIP's architecture does not have
+    description: Mapping | None = None  # its hub configuration, if it was made from one
+    notes: tuple[str, ...] = ()  # lines on what differs from the file, or needs attention
 
 
 # --- names
@@ -88,14 +74,9 @@ def is_run_or_checkpoint(path: Path) -> bool:
 
 
 def load_model(given: str, device: torch.device | str = "cpu") -> LoadedModel:
-    """Loads a model with OpenCLIP's own factory, frozen and in eval mode.
+    """Loads one of `MODEL_FORMS` with OpenCLIP's own factory, frozen and in eval mode.
 
-    Args:
-        given: one of `MODEL_FORMS`.
-        device: where it is put.
-
-    Raises:
-        UsageError: if there is no such model, or it cannot be loaded, or would have random weights.
+    Raises UsageError if there is no such model, or it cannot be loaded, or would have random weights.
 
     Example:
         >>> loaded = load_model("logs/my-run")  # doctest: +SKIP
@@ -146,12 +127,9 @@ def load_named(
 def read_local(path: Path, weights: str | None) -> tuple[dict, Path, dict[str, Tensor]]:
     """The hub configuration of a run, checkpoint or hub folder, the file with its weights, and these weights.
 
-    Args:
-        path: of one of them.
-        weights: another checkpoint of the same architecture; None for its own, a run's newest.
+    With `weights`, those of another checkpoint of the same architecture; else its own, a run's newest.
 
-    Raises:
-        UsageError: if there is none, or one cannot be read.
+    Raises UsageError if there are none, or a file cannot be read.
     """
     if is_run_or_checkpoint(path):
         own = find_checkpoint(path)
@@ -172,11 +150,9 @@ def model_from_description(
 ) -> LoadedModel:
     """Builds the model of a hub configuration on the CPU, with these weights; other attributes as in `LoadedModel`.
 
-    Args:
-        source: the file or flag that the weights are from, for error lines.
+    `source` is the file or flag that the weights are from, for error lines.
 
-    Raises:
-        UsageError: if OpenCLIP cannot make it, or the weights do not fit.
+    Raises UsageError if OpenCLIP cannot make it, or the weights do not fit.
     """
     import open_clip
 

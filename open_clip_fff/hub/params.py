@@ -68,12 +68,9 @@ def upstream_of_run(params: Mapping[str, str]) -> Upstream:
 def model_options(params: Mapping[str, str], path: Path) -> dict[str, Any]:
     """The options of `open_clip.create_model` that OpenCLIP's trainer makes of its flags.
 
-    Args:
-        params: of the run; flags that an older OpenCLIP did not have are at their defaults.
-        path: of params.txt, for error lines.
+    Flags that an older OpenCLIP did not have are at their defaults.
 
-    Raises:
-        UsageError: if a value cannot be parsed.
+    Raises UsageError, with the path of params.txt, if a value cannot be parsed.
     """
     from open_clip import get_pretrained_cfg
 

@@ -27,19 +27,11 @@ def check_portable(description: Mapping, repository: str) -> None:
 
 
 def push(folder: Path, repository: str, private: bool = False) -> str:
-    """Uploads `folder` in one commit to a repository that is new or holds no model yet.
+    """Uploads a finished folder in one commit to a repository ORG/NAME that is new or holds no model yet.
 
-    Args:
-        folder: finished; it is never changed.
-        repository: ORG/NAME.
-        private: whether a new repository is private.
+    `private` is for a new repository. Returns the repository's address.
 
-    Returns:
-        The repository's address.
-
-    Raises:
-        UsageError: if the repository holds a model, or is public despite `private`, or the hub is unreachable or
-            refuses.
+    Raises UsageError if it holds a model, or is public despite `private`, or the hub is unreachable or refuses.
     """
     from huggingface_hub import HfApi
 

@@ -17,17 +17,12 @@ TOLERANCE = 1e-5  # of the largest logit: more than another order of sums, far l
 
 
 def check_in_stock_process(folder: Path, loaded: LoadedModel) -> float:
-    """Compares a folder with the model it was written from, in a process where our package cannot be imported.
+    """Compares a folder in OpenCLIP's hub format with the model it was written from, on the CPU and in eval mode.
 
-    Args:
-        folder: in OpenCLIP's hub format.
-        loaded: on the CPU, in eval mode.
+    It is loaded in a process where our package cannot be imported. Returns the largest difference between logits: 0.0,
+    or float error if the processes sum in another order.
 
-    Returns:
-        The largest difference between logits: 0.0, or float error if the processes sum in another order.
-
-    Raises:
-        UsageError: if stock OpenCLIP does not load the folder, or its pixels, token ids or logits differ.
+    Raises UsageError if stock OpenCLIP does not load the folder, or its pixels, token ids or logits differ.
     """
     ours = stock_outputs.model_outputs(loaded.model, loaded.preprocess, loaded.tokenizer)
     if not ours["logits"].isfinite().all():

@@ -120,8 +120,7 @@ def is_typed(flags: Sequence[str], *names: str) -> bool:
 def bring_parts(plan: Plan) -> None:
     """Imports plugins, whose parts register themselves, and registers architectures.
 
-    Raises:
-        UsageError: if one cannot be found, or raises, or exits.
+    Raises UsageError if one cannot be found, or raises, or exits.
     """
     for module in plan.plugins:
         try:

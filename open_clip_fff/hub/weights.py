@@ -78,9 +78,7 @@ def load_weights(
 def current_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of an older OpenCLIP, named and shaped as today's.
 
-    Args:
-        weights: by name.
-        own: the model's, which show where its text tower is, and whether its scalars have shape [] or [1].
+    The model's `own` show where its text tower is, and whether its scalars have shape [] or [1].
     """
     from open_clip.model import convert_to_custom_text_state_dict
 
@@ -96,12 +94,8 @@ def current_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> d
 def find_mismatch(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], resize: bool = False) -> str | None:
     """Why weights do not fit an architecture, by names and shapes alone; None if they fit.
 
-    A bias that one of them lacks and additional parameters are no mismatch.
-
-    Args:
-        weights: by name, as `current_names` returns them.
-        own: the model's; they may be on the device `meta`.
-        resize: whether position embeddings may have another length.
+    A bias that one of them lacks and additional parameters are no mismatch, and with `resize` no position embeddings of
+    another length. `weights` are as `current_names` returns them; the model's `own` may be on the device `meta`.
     """
     missing = [name for name in own if name not in weights and name != BIAS]
     for name in own:
@@ -129,13 +123,8 @@ def _additional_layer(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) 
 def checked_loading(source: str) -> Iterator[list[LoadReport]]:
     """Makes OpenCLIP's factory load weights with `load_weights`, from a tag, a file, a folder or the hub.
 
-    OpenCLIP's own activation warning is hidden, since `activation_warning` also names the architecture to use.
-
-    Args:
-        source: where the weights are from, for error lines.
-
-    Yields:
-        A list to which the report is appended; it stays empty if no weights are loaded.
+    OpenCLIP's own activation warning is hidden, since `activation_warning` also names the architecture to use. Yields a
+    list to which the report is appended; it stays empty if no weights are loaded. `source` is for error lines.
     """
     from open_clip import factory
 
@@ -159,13 +148,8 @@ def activation_warning(name: str, tag: str | None, source: str, forced: bool = F
     """A warning if weights would be used with another activation than they were trained with; else None.
 
     Weights trained with QuickGELU (OpenAI's and others) also load into an architecture with GELU: nothing fails, but
-    their features are worse. OpenCLIP's tables of tags tell, without a download.
-
-    Args:
-        name: OpenCLIP's name of the architecture.
-        tag: OpenCLIP's tag of the weights; None or a file's path gives no warning.
-        source: the flags that named both, for the line.
-        forced: whether the architecture is built with QuickGELU, whatever its name (`--force-quick-gelu`).
+    their features are worse. OpenCLIP's tables of tags tell, without a download; a file's path gives no warning.
+    `forced` is `--force-quick-gelu`, and `source` names the flags in the line.
     """
     from open_clip import get_model_config, get_pretrained_cfg
 

@@ -151,8 +151,7 @@ def name_classes(labels: Sequence[str], file: Path | None) -> Classes:
 def read_templates(file: Path | None) -> list[str]:
     """Templates with `{c}` for the class's name, which a file may write as `{}`.
 
-    Raises:
-        UsageError: for a file that cannot be read, or a line without a place for the name.
+    Raises UsageError for a file that cannot be read, or a line without a place for the name.
     """
     if file is None:
         return list(GENERIC_TEMPLATES)
@@ -170,8 +169,7 @@ def read_templates(file: Path | None) -> list[str]:
 def _images_of(source: str, key: str, unused: UnusedFiles) -> tuple[Callable[[], Iterator[LabelledImage]], list[str]]:
     """What goes through the images of a source, and the labels that they have, sorted.
 
-    Raises:
-        UsageError: if there are none, or a folder holds splits.
+    Raises UsageError if there are none, or a folder holds splits.
     """
     folder = Path(source)
     if urls := files_in(folder, ".tar") if folder.is_dir() else tuple(expand_shards(source)):

@@ -69,8 +69,7 @@ def how_to_score(out: Path) -> str:
 def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> int:
     """Writes a retrieval set completely or not at all, and prints what is in it.
 
-    Raises:
-        UsageError: if `--out` exists, a shard cannot be read, or no sample has captions and an image.
+    Raises UsageError if `--out` exists, a shard cannot be read, or no sample has captions and an image.
     """
     shards, out = arguments.shards, arguments.out
     if out.exists():

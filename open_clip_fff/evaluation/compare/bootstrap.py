@@ -21,17 +21,11 @@ AT_ONCE = 4_000_000  # counts in memory: images × resamples
 
 @dataclass(frozen=True)
 class HitCounts:
-    """The results of M models on the same N images.
+    """The results of M models on the same N images."""
 
-    Attributes:
-        hits: float32 [N, M]; how many of an image's trials a model got right.
-        trials: float32 [N]; the same for all models.
-        group: int64 [N]; classes from 0.
-    """
-
-    hits: np.ndarray
-    trials: np.ndarray
-    group: np.ndarray
+    hits: np.ndarray  # float32 [N, M]; how many of an image's trials a model got right
+    trials: np.ndarray  # float32 [N]; the same for all models
+    group: np.ndarray  # int64 [N]; classes from 0
 
 
 def figures(counts: HitCounts) -> np.ndarray:
@@ -40,11 +34,7 @@ def figures(counts: HitCounts) -> np.ndarray:
 
 
 def resample(counts: HitCounts, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """The figures over `resamples` draws of N images with replacement, the same draws for all models.
-
-    Returns:
-        float64 [resamples, M].
-    """
+    """The figures over draws of N images with replacement, the same for all models: float64 [resamples, M]."""
     images, models = counts.hits.shape
     sums = _sums(counts)
     parts, step = [], max(AT_ONCE // images, 1)

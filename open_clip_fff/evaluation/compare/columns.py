@@ -121,8 +121,7 @@ def sample_order(model: ScoredModel, key: SetKey) -> tuple[object, ...]:
 def hits_of(score: Score, column: Column) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each image's hits, trials and class: float32 [N], float32 [N], int64 [N] (see bootstrap.py).
 
-    Raises:
-        KeyError: for a metric that cannot be resampled by images.
+    Raises KeyError for a metric that cannot be resampled by images.
     """
     samples = score.samples
     if is_retrieval(column.key[0]):

@@ -46,14 +46,9 @@ class RunCurves:
 
 
 def read_curves(run: Path, epochs: int | None = None) -> RunCurves:
-    """Reads a run's curves, in optimizer steps and in minutes of training, without evaluation.
+    """Reads a run's curves, in optimizer steps and in minutes of training, without evaluation; all epochs or some.
 
-    Args:
-        run: the run folder.
-        epochs: the last one to read; None for all.
-
-    Raises:
-        UsageError: if there is no log with at least one line of training.
+    Raises UsageError if there is no log with at least one line of training.
     """
     log = next((path for name in ("out.log", "out-0") if (path := run / name).is_file()), None)
     if log is None:

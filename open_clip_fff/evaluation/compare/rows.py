@@ -40,14 +40,7 @@ class StoredModel:
 
 
 class ScoreStore:
-    """The models of a store.
-
-    Args:
-        folder: `--store` of open-clip-fff score.
-
-    Raises:
-        UsageError: if there is no such folder.
-    """
+    """The models of a store, `--store` of open-clip-fff score. Raises UsageError if there is no such folder."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():

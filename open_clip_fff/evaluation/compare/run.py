@@ -38,18 +38,11 @@ def run(args: argparse.Namespace) -> int:
 def compare(
     baselines: Sequence[str], models: Sequence[str], store: Path, out: Path, resamples: int, width: int = WIDEST
 ) -> str:
-    """Writes the files of a comparison and returns its text for a terminal of that width.
+    """Writes the files of a comparison into `out`, and returns its text for a terminal of that width.
 
-    Args:
-        baselines: [LABEL=]NAME[,NAME…] each; changes are against the first.
-        models: likewise.
-        store: of open-clip-fff score.
-        out: a folder for the results.
-        resamples: of the bootstrap.
-        width: of the terminal, in characters.
+    Baselines and models are [LABEL=]NAME[,NAME…] each; changes are against the first baseline.
 
-    Raises:
-        UsageError: if something cannot be compared.
+    Raises UsageError if something cannot be compared.
     """
     if resamples < 100:
         raise UsageError(f"--resamples {resamples}: too few for a 95 % interval; give 100 or more")

@@ -25,19 +25,13 @@ class RankedCaption(NamedTuple):
 
 
 class OutrankedImage(NamedTuple):
-    """An image.
+    """An image."""
 
-    Attributes:
-        image: its number.
-        own: its captions of the kind.
-        rivals: captions of others that outrank the drawn one in its batch, the best first, at most `RIVALS`.
-        outranking: their number.
-    """
-
-    image: int
-    own: list[RankedCaption]
+    image: int  # its number
+    own: list[RankedCaption]  # its captions of the kind
+    # captions of others that outrank the drawn one in its batch, the best first, at most `RIVALS`
     rivals: list[RankedCaption]
-    outranking: int
+    outranking: int  # their number
 
 
 def worst(found: Measurements, sample: CaptionSample, kind: CaptionKind, show: int) -> list[OutrankedImage]:

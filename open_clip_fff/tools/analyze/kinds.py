@@ -17,31 +17,17 @@ _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
 class CaptionKind(NamedTuple):
-    """The captions of one kind.
+    """The captions of one kind."""
 
-    Attributes:
-        name: `raw` or `generated`.
-        indices: int64 [T'], among all captions, image-major.
-        owner: int64 [T'], their images.
-        one: int64 [n], a random caption (among all) of each image that has any, by image.
-        images: int64 [n], these images.
-    """
-
-    name: str
-    indices: Tensor
-    owner: Tensor
-    one: Tensor
-    images: Tensor
+    name: str  # `raw` or `generated`
+    indices: Tensor  # int64 [T'], among all captions, image-major
+    owner: Tensor  # int64 [T'], their images
+    one: Tensor  # int64 [n], a random caption (among all) of each image that has any, by image
+    images: Tensor  # int64 [n], these images
 
 
 def kinds_of(owner: Tensor, raw: Tensor, seed: int = SEED) -> list[CaptionKind]:
-    """The kinds that at least two images have.
-
-    Args:
-        owner: int64 [T], the image of each caption, ascending.
-        raw: bool [T].
-        seed: of the random captions.
-    """
+    """The kinds that at least two images have; captions' images are int64 [T], ascending, and `raw` is bool [T]."""
     kinds = []
     for name, mask in ((RAW, raw), (GENERATED, ~raw)):
         indices = mask.nonzero().flatten()
@@ -84,8 +70,7 @@ def normalised(text: str) -> str:
 def most_frequent(normal: Sequence[str], top: int = TOP) -> pd.DataFrame:
     """The `top` most frequent of some normalised captions, equal counts in alphabetical order.
 
-    Returns:
-        Columns `rank` from 1, `caption`, `times`, and `share` of all captions, from 0 to 1.
+    Columns are `rank` from 1, `caption`, `times`, and `share` of all captions, from 0 to 1.
     """
     counts = sorted(Counter(normal).items(), key=lambda item: (-item[1], item[0]))[:top]
     table = pd.DataFrame(counts, columns=["caption", "times"])

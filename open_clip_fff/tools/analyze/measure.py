@@ -36,33 +36,25 @@ ONE, MEAN = "one", "mean"  # the text of an image in a batch: a random caption o
 
 @dataclass
 class Measurements:
-    """Of N images and their T captions.
+    """Of N images and their T captions."""
 
-    Attributes:
-        captions: a row per caption: `image` (its number), `kind`, `caption`, `normal` (normalised), `words`, `times`
-            (its normalised text occurs in its kind), `nearest` (mean cosine), `random_caption` (cosine with a caption
-            of another image); with image features `fit`, `random_image` (cosines with its own and another image).
-        images: a row per image: `shard`, `key`; `raw`, `generated` (numbers of captions); `among_KIND`,
-            `raw_to_generated` (mean cosines of its captions), `random_raw_to_generated` (of different images);
-            `one_KIND`, `mean_KIND` (cosine of the image with a random caption, and with the mean of all);
-            `outranked_one_KIND`, `outranked_mean_KIND` (captions in its batch with at least this cosine). NaN for too
-            few captions; columns of NaN are left out.
-        frequent: `most_frequent` captions by `kind`.
-        kinds: existing ones, raw first.
-        texts: of each image in its batch, float32 [n, D] by `outranked_…` column, in the order of `orders`.
-        orders: by kind, the images in the order of the batches, int64 [n].
-        pool: captions of a kind among which the nearest are searched.
-        batch: images in a batch, by kind.
-    """
-
+    # a row per caption: `image` (its number), `kind`, `caption`, `normal` (normalised), `words`, `times` (its
+    # normalised text occurs in its kind), `nearest` (mean cosine), `random_caption` (cosine with a caption of another
+    # image); with image features `fit`, `random_image` (cosines with its own and another image)
     captions: pd.DataFrame
+    # a row per image: `shard`, `key`; `raw`, `generated` (numbers of captions); `among_KIND`, `raw_to_generated`
+    # (mean cosines of its captions), `random_raw_to_generated` (of different images); `one_KIND`, `mean_KIND` (cosine
+    # of the image with a random caption, and with the mean of all); `outranked_one_KIND`, `outranked_mean_KIND`
+    # (captions in its batch with at least this cosine). NaN for too few captions; columns of NaN are left out
     images: pd.DataFrame
-    frequent: pd.DataFrame
-    kinds: list[CaptionKind]
+    frequent: pd.DataFrame  # `most_frequent` captions by `kind`
+    kinds: list[CaptionKind]  # existing ones, raw first
+    # of each image in its batch, float32 [n, D] by `outranked_…` column, in the order of `orders`
     texts: dict[str, Tensor] = field(default_factory=dict)
+    # by kind, the images in the order of the batches, int64 [n]
     orders: dict[str, Tensor] = field(default_factory=dict)
-    pool: int = 0
-    batch: dict[str, int] = field(default_factory=dict)
+    pool: int = 0  # captions of a kind among which the nearest are searched
+    batch: dict[str, int] = field(default_factory=dict)  # images in a batch, by kind
 
     @property
     def names(self) -> list[str]:

@@ -15,8 +15,7 @@ TIE = 1e-6  # as in validation: products of equal features differ in their last 
 def batches(images: int, size: int) -> list[tuple[slice, int]]:
     """Batches that cover n images, each of min(size, n); the last one overlaps, so that all have equally many rivals.
 
-    Returns:
-        Each batch's images, and how many at its front belong to an earlier one.
+    Returns each batch's images, and how many at its front belong to an earlier one.
     """
     size = min(size, images)
     starts = range(0, images, size)
@@ -33,13 +32,9 @@ def outranked(
 ) -> Tensor:
     """The number of other captions in an image's batch with at least the cosine of its own, int64 [n], below `size`.
 
-    Equal cosines count, as in validation: captions that images share identify none of them.
-
-    Args:
-        image, text: float32 [n, D], L2-normalised, a caption of each image.
-        size: images in a batch.
-        progress: wraps the tiles.
-        area: cosines that exist at a time (one row at least).
+    Equal cosines count, as in validation: captions that images share identify none of them. Features of n images and of
+    a caption of each are float32 [n, D], L2-normalised. `area` cosines exist at a time (one row at least), and
+    `progress` wraps the tiles.
     """
     parts = []
     with exact_float32(image.device):

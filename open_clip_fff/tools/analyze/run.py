@@ -28,8 +28,7 @@ TITLE = "Analysis of the captions"
 def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     """Writes a folder with the page and CSVs; `command` is the typed command line.
 
-    Raises:
-        UsageError: for shards that training would refuse, a folder with other files, and too few images.
+    Raises UsageError for shards that training would refuse, a folder with other files, and too few images.
     """
     plan, urls, device = open_shards(args, plan, args.out, any_number_of_captions=True)
     foreign = [name for name in NAMES if (args.out / name).exists()]

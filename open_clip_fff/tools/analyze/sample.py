@@ -10,33 +10,22 @@ from open_clip_fff.tools.sampling.reading import SampleChunk, SampleReader
 
 
 class CaptionSample(NamedTuple):
-    """N images and their T captions, image-major.
+    """N images and their T captions, image-major."""
 
-    Attributes:
-        shards, keys: of the images.
-        thumbnails: of the images, JPEG.
-        captions: the texts.
-        owner: int64 [T], the image of each caption.
-        raw: bool [T], whether it is from a text key, and not generated.
-        image: float32 [N, D], L2-normalised; None if the model embeds captions only.
-        text: float32 [T, D], L2-normalised.
-    """
-
-    shards: list[str]
-    keys: list[str]
-    thumbnails: list[bytes]
-    captions: list[str]
-    owner: Tensor
-    raw: Tensor
-    image: Tensor | None
-    text: Tensor
+    shards: list[str]  # of the images
+    keys: list[str]  # likewise
+    thumbnails: list[bytes]  # likewise, JPEG
+    captions: list[str]  # the texts
+    owner: Tensor  # int64 [T], the image of each caption
+    raw: Tensor  # bool [T], whether it is from a text key, and not generated
+    image: Tensor | None  # float32 [N, D], L2-normalised; None if the model embeds captions only
+    text: Tensor  # float32 [T, D], L2-normalised
 
 
 def read_sample(reader: SampleReader) -> CaptionSample:
     """Reads and embeds; the reader has one extractor and keeps thumbnails.
 
-    Raises:
-        OneRankError: for stored features of another model or of other captions.
+    Raises OneRankError for stored features of another model or of other captions.
     """
     sample, parts = CaptionSample([], [], [], [], torch.empty(0), torch.empty(0), None, torch.empty(0)), []
     for chunk in reader.chunks():

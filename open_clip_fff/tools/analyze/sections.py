@@ -15,23 +15,15 @@ ACROSS = {"raw_to_generated", "random_raw_to_generated"}  # columns of images th
 
 @dataclass(frozen=True)
 class AnalysisSection:
-    """A section of the page.
+    """A section of the page."""
 
-    Attributes:
-        key: its anchor.
-        title: a question.
-        how: how to read it.
-        figure: a data URL.
-        tables: by title, rows of times, share and caption.
-        examples: images with the captions that outrank theirs.
-    """
-
-    key: str
-    title: str
-    how: str
-    figure: str | None = None
+    key: str  # its anchor
+    title: str  # a question
+    how: str  # how to read it
+    figure: str | None = None  # a data URL
+    # by title, rows of times, share and caption
     tables: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)
-    examples: list[OutrankedImage] = field(default_factory=list)
+    examples: list[OutrankedImage] = field(default_factory=list)  # images with the captions that outrank theirs
 
 
 def sections(found: Measurements, sample: CaptionSample, show: int) -> list[AnalysisSection]:

@@ -19,12 +19,9 @@ def cosines(image: Tensor, text: Tensor) -> Tensor:
 
 
 def means(text: Tensor, owner: Tensor, images: int) -> Tensor:
-    """The renormalised mean of each image's captions, float32 [N, D]; zeros without captions.
+    """The renormalised mean of each of N images' captions, float32 [N, D]; zeros without captions.
 
-    Args:
-        text: float32 [T, D], L2-normalised.
-        owner: int64 [T], the image of each caption.
-        images: N.
+    `text` is float32 [T, D], L2-normalised, and `owner` int64 [T], the image of each caption.
     """
     return F.normalize(_sums(text, owner, images)[0], dim=1).float()
 
@@ -58,10 +55,8 @@ def mean_of_nearest(
     """The mean cosine of each caption to the nearest captions of other images in a pool, float32 [T].
 
     Args:
-        text: float32 [T, D], L2-normalised.
-        owner: int64 [T], their images.
-        pool: float32 [P, D], L2-normalised.
-        pool_owner: int64 [P]; no image has two in the pool.
+        text, pool: float32 [T, D] and [P, D], L2-normalised.
+        owner, pool_owner: their images, int64 [T] and [P]; no image has two in the pool.
         nearest: how many, at most P - 1.
         progress: wraps the row tiles.
         area: cosines that exist at a time (one row at least).

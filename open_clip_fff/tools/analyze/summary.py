@@ -21,21 +21,13 @@ COLUMNS = ["kind", "caption", "words", "times", "nearest", "random_caption", "fi
 
 
 class SummaryLine(NamedTuple):
-    """A number for each kind of captions.
+    """A number for each kind of captions."""
 
-    Attributes:
-        key: its name in summary.csv.
-        topic: heading of several lines, with what is measured.
-        title: its name below the heading.
-        unit: `count`, `number`, `cosine`, or `share` from 0 to 1.
-        values: by kind, if it has any.
-    """
-
-    key: str
-    topic: str
-    title: str
-    unit: str
-    values: dict[str, float]
+    key: str  # its name in summary.csv
+    topic: str  # heading of several lines, with what is measured
+    title: str  # its name below the heading
+    unit: str  # `count`, `number`, `cosine`, or `share` from 0 to 1
+    values: dict[str, float]  # by kind, if it has any
 
     def formatted(self, kind: str) -> str:
         """The number with its unit, or a dash."""

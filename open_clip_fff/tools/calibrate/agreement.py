@@ -31,21 +31,13 @@ class MatchShares(NamedTuple):
 
 
 class ClauseAgreement(NamedTuple):
-    """Match labels of one clause's pairs.
+    """Match labels of one clause's pairs."""
 
-    Attributes:
-        clause: 0, 1 or 2: S_it, S_ii or S_tt.
-        above: of the pairs that it mines.
-        below: of as many pairs just below its threshold.
-        half: the cosine at which half of the pairs are matches, or the end of the scored range.
-        side: `at` that cosine; `above` if even the best pairs are not half matches; `below` if even the worst are.
-    """
-
-    clause: int
-    above: MatchShares
-    below: MatchShares
-    half: float
-    side: str
+    clause: int  # 0, 1 or 2: S_it, S_ii or S_tt
+    above: MatchShares  # of the pairs that it mines
+    below: MatchShares  # of as many pairs just below its threshold
+    half: float  # the cosine at which half of the pairs are matches, or the end of the scored range
+    side: str  # `at` that cosine; `above` if even the best pairs are not half matches; `below` if even the worst are
 
 
 def stratum_scores(
@@ -59,14 +51,7 @@ def stratum_scores(
 ) -> list[Tensor]:
     """q of the pairs of each stratum, float32 [m] each; reads the images again that are needed.
 
-    Args:
-        drawn: the pairs.
-        rows: of the sample's images.
-        samples: undecoded, those that the sample was made of.
-        captions: where captions are.
-        scorer: of a discriminator for images in [0, 1].
-        device: where it runs.
-        progress: wraps the pairs, some at a time.
+    `samples` are those, undecoded, that the sample of `rows` was made of; `scorer` takes images in [0, 1].
     """
     # sorted by image
     pairs, inverse = torch.cat([stratum.pairs for stratum in drawn]).unique(dim=0, return_inverse=True)
@@ -102,14 +87,10 @@ def clause_agreement(
 
 
 def half_way(matches: Sequence[tuple[float, float]]) -> tuple[float, str]:
-    """The cosine at which half of the pairs are matches.
+    """The cosine at which half of the pairs match, given cosines, the highest first, and shares of matches near them.
 
-    Args:
-        matches: cosine and the share of matches near it, from the highest cosine down.
-
-    Returns:
-        The cosine at which the share first falls below a half, interpolated, and `at`; or the highest and `above`; or
-        the lowest and `below`.
+    It is that at which the share first falls below a half, interpolated, and `at`; or the highest and `above`; or the
+    lowest and `below`.
     """
     for number, (cosine, share) in enumerate(matches):
         if share < HALF:

@@ -17,20 +17,13 @@ SIDE = 512  # images of a tile, by row and by column
 
 
 class PairTile(NamedTuple):
-    """Some row images against the captions of some column images.
-
-    Attributes:
-        rows, columns: which.
-        found: cosines and masks.
-        classified: bool [b, m, 1], pairs with known classes; None if no class is known.
-        right: bool [b, m, 1], pairs of one class; likewise.
-    """
+    """Some row images against the captions of some column images."""
 
     rows: slice
     columns: slice
-    found: Candidates
-    classified: Tensor | None
-    right: Tensor | None
+    found: Candidates  # their cosines and masks
+    classified: Tensor | None  # bool [b, m, 1], pairs with known classes; None if no class is known
+    right: Tensor | None  # bool [b, m, 1], pairs of one class; likewise
 
     def kinds(self, pairs: Tensor) -> list[Tensor]:
         """The selected pairs, bool [b, m, K]; if classes are known, also those classified, and those right."""
@@ -39,13 +32,9 @@ class PairTile(NamedTuple):
 
 
 class AllPairs:
-    """The pairs of a sample, for any number of passes.
+    """The pairs of a sample of n images, for any number of passes; `text_text` is the form of S_tt.
 
-    Args:
-        features: of n images.
-        labels: their classes (`ids.class_id`), int64 [n], negative where unknown.
-        text_text: the form of S_tt.
-        progress: wraps the rows of tiles.
+    `labels` are their classes (`ids.class_id`), int64 [n], negative where unknown.
     """
 
     def __init__(self, features: MiningFeatures, labels: Tensor, text_text: str, progress: Progress) -> None:

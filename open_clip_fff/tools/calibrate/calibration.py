@@ -30,48 +30,29 @@ from open_clip_fff.tools.sampling.reading import SampleReader, concatenate
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """What to calibrate for.
+    """What to calibrate for."""
 
-    Attributes:
-        batch: the global batch N of training.
-        per_image: captions of others that an image shall mine there.
-        match_pairs: the most pairs that a discriminator scores.
-        seed: of the random sample.
-        workers: threads that decode.
-        device: of models and pairs.
-    """
-
-    batch: int
-    per_image: float
-    match_pairs: int
-    seed: int
-    workers: int
-    device: torch.device
+    batch: int  # the global batch N of training
+    per_image: float  # captions of others that an image shall mine there
+    match_pairs: int  # the most pairs that a discriminator scores
+    seed: int  # of the random sample
+    workers: int  # threads that decode
+    device: torch.device  # of models and pairs
 
 
 class Calibration(NamedTuple):
-    """The result.
+    """The result."""
 
-    Attributes:
-        images, captions: of the sample.
-        skipped: samples by the reason they were skipped.
-        histograms, curves, proposal: of the sample.
-        table: the thresholds and what they mine.
-        false_negatives: of batches; None if no class is known.
-        own_above: share of images' own captions that outscore p1; None without p1.
-        warnings: sentences.
-    """
-
-    images: int
-    captions: int
-    skipped: Counter[str]
+    images: int  # of the sample
+    captions: int  # likewise
+    skipped: Counter[str]  # samples by the reason they were skipped
     histograms: CosineHistograms
     curves: RateCurves
     proposal: Proposal
-    table: pd.DataFrame
-    false_negatives: pd.DataFrame | None
-    own_above: float | None
-    warnings: list[str]
+    table: pd.DataFrame  # the thresholds and what they mine
+    false_negatives: pd.DataFrame | None  # of batches; None if no class is known
+    own_above: float | None  # share of images' own captions that outscore p1; None without p1
+    warnings: list[str]  # sentences
 
 
 def calibrate(
@@ -82,18 +63,9 @@ def calibrate(
     settings: CalibrationSettings,
     progress: Progress,
 ) -> Calibration:
-    """Proposes thresholds.
+    """Proposes thresholds for a training that mines; `scorer` scores pairs near them, None for none.
 
-    Args:
-        plan: of a training that mines.
-        draw: the sample.
-        extractor: makes the features that mine.
-        scorer: scores pairs near the thresholds; None for none.
-        settings: what to calibrate for.
-        progress: wraps reading and each pass.
-
-    Raises:
-        UsageError: if the sample is too small.
+    `progress` wraps reading and each pass. Raises UsageError if the sample is too small.
     """
     assert plan.mining is not None
     reader = SampleReader(

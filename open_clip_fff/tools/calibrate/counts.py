@@ -14,22 +14,14 @@ from open_clip_fff.tools.calibrate.proposal import EQUAL
 
 
 class MinedCounts(NamedTuple):
-    """Mined pairs of a sample of n images.
+    """Mined pairs of a sample of n images."""
 
-    Attributes:
-        pairs: int64 [kinds, 4]: by S_it, S_ii, S_tt with p1', and any of them; kinds of `PairTile`.
-        only: int64 [3], pairs for which one clause holds, and no other.
-        equal: pairs whose texts are equal, S_tt of 1, and that pass p1'.
-        own: captions of the images themselves, and `own_above` those with S_it above p1.
-        images: n.
-    """
-
-    pairs: Tensor
-    only: Tensor
-    equal: int
-    own: int
+    pairs: Tensor  # int64 [kinds, 4]: by S_it, S_ii, S_tt with p1', and any of them; kinds of `PairTile`
+    only: Tensor  # int64 [3], pairs for which one clause holds, and no other
+    equal: int  # pairs whose texts are equal, S_tt of 1, and that pass p1'
+    own: int  # captions of the images themselves, and `own_above` those with S_it above p1
     own_above: int
-    images: int
+    images: int  # n
 
     def per_image(self, pairs: Tensor | int, batch: int) -> Tensor:
         """Pairs of the sample as captions per image in batches of N, float64."""

@@ -12,18 +12,13 @@ CHUNK = 1024  # images whose own captions are compared at a time
 
 
 class CosineHistograms(NamedTuple):
-    """Counts of cosines in bins of equal angle, int64.
+    """Counts of cosines in bins of equal angle, int64."""
 
-    Attributes:
-        others: [kinds, 3, BINS], S_it, S_ii and S_tt of other images' captions by `PairTile.kinds`; zeros for a cosine
-            that does not exist.
-        own: [BINS], S_it of images with their own captions.
-        texts: [BINS], cosines among the captions of one image.
-    """
-
+    # [kinds, 3, BINS], S_it, S_ii and S_tt of other images' captions by `PairTile.kinds`; zeros for a cosine that
+    # does not exist
     others: Tensor
-    own: Tensor
-    texts: Tensor
+    own: Tensor  # [BINS], S_it of images with their own captions
+    texts: Tensor  # [BINS], cosines among the captions of one image
 
     @property
     def above(self) -> Tensor:

@@ -18,17 +18,12 @@ DECIMALS = range(3, 9)
 
 
 class Proposal(NamedTuple):
-    """Proposed thresholds.
+    """Proposed thresholds."""
 
-    Attributes:
-        config: p1, p2, p3 and p1'; None for a clause that is off, or in which more pairs than wanted tie at cosine 1.
-        level: the share of its pairs that each clause should pass, before p1'.
-        shares: the share that each of the three passes: less, if pairs tie.
-    """
-
+    # p1, p2, p3 and p1'; None for a clause that is off, or in which more pairs than wanted tie at cosine 1
     config: MiningConfig
-    level: float
-    shares: tuple[float, float, float]
+    level: float  # the share of its pairs that each clause should pass, before p1'
+    shares: tuple[float, float, float]  # the share that each of the three passes: less, if pairs tie
 
     def tied(self, clause: int) -> bool:
         """Whether a clause passes less than half of what it should, because pairs tie just below its threshold."""
@@ -40,15 +35,9 @@ def propose(
 ) -> Proposal:
     """Takes the highest level that mines at most `per_image` captions per image in batches of N = `batch`.
 
-    Args:
-        histograms: of the sample.
-        curves: of the sample.
-        config: says which clauses are on, and the form of S_tt.
-        batch: the global batch N.
-        per_image: the rate.
+    `config` says which clauses are on, and the form of S_tt.
 
-    Raises:
-        UsageError: if the sample is too small, the rate exceeds all pairs, or no clause can be cut.
+    Raises UsageError if the sample is too small, the rate exceeds all pairs, or no clause can be cut.
     """
     images, pairs = curves.images, histograms.others[0].sum(dim=-1).tolist()
     target = per_image / per_pair_rate(images, batch)  # pairs of the sample
@@ -81,8 +70,7 @@ def propose(
 def check_size(images: int, batch: int, per_image: float) -> None:
     """Refuses a sample with fewer than LEAST pairs above the thresholds.
 
-    Raises:
-        UsageError: with a sufficient number of images.
+    Raises UsageError, with a sufficient number of images.
     """
     if per_image / per_pair_rate(images, batch) < LEAST:
         raise UsageError(

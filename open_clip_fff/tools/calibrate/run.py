@@ -27,8 +27,7 @@ THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
 def run(args: argparse.Namespace, plan: Plan) -> int:
     """Finds the thresholds, prints and writes them.
 
-    Raises:
-        UsageError: for shards that training would refuse, models that cannot be loaded, and too few images.
+    Raises UsageError for shards that training would refuse, models that cannot be loaded, and too few images.
     """
     check_size(args.images, args.global_batch, args.mined_per_image)
     plan, urls, device = open_shards(args, plan, args.out)

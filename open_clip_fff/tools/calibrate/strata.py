@@ -17,33 +17,17 @@ ABOVE = 3  # of them
 
 
 class StratumPairs(NamedTuple):
-    """Pairs drawn from one stratum of one clause.
+    """Pairs drawn from one stratum of one clause."""
 
-    Attributes:
-        clause: 0, 1 or 2: S_it, S_ii or S_tt.
-        stratum: from the highest cosines down; below ABOVE where the clause mines it.
-        population: pairs of the sample in it.
-        pairs: image, other image and its caption, int64 [m, 3].
-        cosines: of the clause, float32 [m].
-    """
-
-    clause: int
-    stratum: int
-    population: int
-    pairs: Tensor
-    cosines: Tensor
+    clause: int  # 0, 1 or 2: S_it, S_ii or S_tt
+    stratum: int  # from the highest cosines down; below ABOVE where the clause mines it
+    population: int  # pairs of the sample in it
+    pairs: Tensor  # image, other image and its caption, int64 [m, 3]
+    cosines: Tensor  # of the clause, float32 [m]
 
 
 class StratifiedPairs:
-    """Draws from tiles as they come, the same pairs for the same seed.
-
-    Args:
-        pairs: of the sample.
-        histograms: of the sample.
-        proposal: the thresholds.
-        most: pairs to draw in total.
-        seed: of the draw.
-    """
+    """Draws `most` pairs in total from tiles as they come, the same pairs for the same seed."""
 
     def __init__(self, pairs: AllPairs, histograms: CosineHistograms, proposal: Proposal, most: int, seed: int) -> None:
         config = proposal.config

@@ -30,11 +30,10 @@ def thresholds_table(
 ) -> pd.DataFrame:
     """One row per clause that is on, and one for all together.
 
-    Returns:
-        `clause`; `name` and `threshold`, and `p1_prime` beside p3; `quantile` of its cosines; `mined_per_image` in
-        batches of N = `batch`, for which the clause holds, and `only_by_it`; `right`, the share of the image's class,
-        if classes are known. With match scores: `match_above`, `ambiguous_above`, `no_above`, the same `_below`;
-        `half_match`, and `half_match_is`, on which side of it half are matches; `asked`, how many pairs were scored.
+    Columns are `clause`; `name` and `threshold`, and `p1_prime` beside p3; `quantile` of its cosines; `mined_per_image`
+    in batches of N = `batch`, for which the clause holds, and `only_by_it`; `right`, the share of the image's class, if
+    classes are known. With match scores: `match_above`, `ambiguous_above`, `no_above`, the same `_below`; `half_match`,
+    and `half_match_is`, on which side of it half are matches; `asked`, how many pairs were scored.
     """
     config, right = proposal.config, counts.right()
     mined, only = (counts.per_image(pairs, batch).tolist() for pairs in (counts.pairs[0], counts.only))
@@ -84,13 +83,9 @@ def format_table(table: pd.DataFrame, batch: int) -> str:
 def false_negatives(labels: np.ndarray, batches: np.ndarray = BATCHES) -> pd.DataFrame:
     """How many negatives of a batch are false, if images of one class match each other's captions.
 
-    Args:
-        labels: classes int64 [n] of a sample, all known.
-        batches: global batch sizes N.
-
-    Returns:
-        One row per N: `batch`; `per_image`, other images of its class that an image meets on average; `share`, images
-        that meet one at all. Batches are drawn from data with the sample's shares of classes.
+    `labels` are classes int64 [n] of a sample, all known; `batches` global batch sizes N. Returns one row per N:
+    `batch`; `per_image`, other images of its class that an image meets on average; `share`, images that meet one at
+    all. Batches are drawn from data with the sample's shares of classes.
     """
     counts = np.bincount(np.unique(labels, return_inverse=True)[1])
     shares = counts / counts.sum()

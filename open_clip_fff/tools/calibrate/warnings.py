@@ -21,15 +21,7 @@ WHY_TIED = (
 
 
 def warnings(typed: MiningConfig, proposal: Proposal, counts: MinedCounts, batch: int, per_image: float) -> list[str]:
-    """A sentence each.
-
-    Args:
-        typed: mining's settings of the command line.
-        proposal: the thresholds.
-        counts: what they mine.
-        batch: the global batch N.
-        per_image: the rate that was typed.
-    """
+    """A sentence each; `typed` are mining's settings of the command line, `per_image` the rate there, `batch` N."""
     config = proposal.config
     lines = []
     target = per_image / per_pair_rate(counts.images, batch)

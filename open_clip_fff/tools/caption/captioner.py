@@ -25,17 +25,11 @@ class GeneratedTexts(NamedTuple):
 
 @dataclass
 class Captioner(ABC):
-    """A model of transformers that generates text given an image.
+    """A model of transformers that generates text given an image."""
 
-    Attributes:
-        model: in eval mode.
-        tokenizer: the model's.
-        prompt: the start of each text, or a question, which is not part of the caption; empty for none.
-    """
-
-    model: Any
-    tokenizer: Any
-    prompt: str
+    model: Any  # in eval mode
+    tokenizer: Any  # the model's
+    prompt: str  # the start of each text, or a question, which is not part of the caption; empty for none
 
     @abstractmethod
     def prepare(self, image: Image.Image) -> Any:
@@ -73,8 +67,7 @@ class Captioner(ABC):
     def check(self, decoding: Decoding, flag: str) -> None:
         """Generates one token for a grey image, before hours of work.
 
-        Raises:
-            UsageError: if that fails, or captions may exceed the model's maximum length.
+        Raises UsageError if that fails, or captions may exceed the model's maximum length.
         """
         prompt, most = self.lengths()
         if prompt + decoding.max_new_tokens > most:

@@ -21,10 +21,7 @@ LONG = 3  # words of a run that must not occur twice at the end
 def add_clean(kept: Sequence[str], texts: Iterable[str], most: int) -> tuple[list[str], Counter[str]]:
     """Adds the clean ones of further texts to an image's captions; also returns how many were dropped, by reason.
 
-    Args:
-        kept: captions so far, of earlier calls.
-        texts: raw.
-        most: captions; further texts are ignored and not counted.
+    Once there are `most` captions, further texts are ignored and not counted.
     """
     captions, dropped = list(kept), Counter[str]()
     known = {tuple(words_of(caption)) for caption in captions}

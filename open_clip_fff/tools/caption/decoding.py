@@ -11,30 +11,16 @@ METHODS = {"nucleus": ("top_p", "temperature", "tries"), "beam": ("beams",), "gr
 
 @dataclass(frozen=True)
 class Decoding:
-    """How captions are generated.
+    """How captions are generated. Raises UsageError for an invalid value, by its flag."""
 
-    Attributes:
-        how: `nucleus` (top-p sampling), `beam` (the best beams) or `greedy` (one caption).
-        captions: K, of an image.
-        top_p: probability mass of the tokens sampled from, above 0 and up to 1.
-        temperature: above 0.
-        tries: how often an image with fewer than K different captions is captioned again.
-        beams: number, at least K.
-        max_new_tokens: maximum length without the prompt.
-        min_new_tokens: minimum length.
-
-    Raises:
-        UsageError: for an invalid value, by its flag.
-    """
-
-    how: str = "nucleus"
-    captions: int = 5
-    top_p: float = 0.9
-    temperature: float = 1.0
-    tries: int = 1
-    beams: int = 5
-    max_new_tokens: int = 30
-    min_new_tokens: int = 1
+    how: str = "nucleus"  # `nucleus` (top-p sampling), `beam` (the best beams) or `greedy` (one caption)
+    captions: int = 5  # K, of an image
+    top_p: float = 0.9  # probability mass of the tokens sampled from, above 0 and up to 1
+    temperature: float = 1.0  # above 0
+    tries: int = 1  # how often an image with fewer than K different captions is captioned again
+    beams: int = 5  # number, at least K
+    max_new_tokens: int = 30  # maximum length without the prompt
+    min_new_tokens: int = 1  # minimum length
 
     def __post_init__(self) -> None:
         if self.captions < 1:

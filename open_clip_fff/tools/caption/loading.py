@@ -19,8 +19,7 @@ READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # suffixes
 def configuration(name: str) -> Any:
     """A captioner's configuration.
 
-    Raises:
-        UsageError: if there is none, or its model type is not an image-text-to-text model of transformers.
+    Raises UsageError if there is none, or its model type is not an image-text-to-text model of transformers.
     """
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
@@ -60,16 +59,11 @@ def dtype_of(named: str, config: Any, device: str) -> str:
 
 
 def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner:
-    """Loads a captioner on the CPU, in eval mode.
+    """Loads a captioner of the hub, or of a folder, on the CPU, in eval mode.
 
-    Args:
-        name: of the hub, or a folder.
-        config: of `configuration`.
-        prompt: empty for none.
-        dtype: one of decoding.DTYPES.
+    Its `config` is that of `configuration`, `dtype` one of decoding.DTYPES; an empty prompt is none.
 
-    Raises:
-        UsageError: if it cannot be loaded, lacks weights, or cannot take the prompt.
+    Raises UsageError if it cannot be loaded, lacks weights, or cannot take the prompt.
     """
     import transformers
 

@@ -18,8 +18,7 @@ KINDS = ("blip", "blip-2", "git", "vision-encoder-decoder")
 class PixelCaptioner(Captioner):
     """Preprocesses images with transformers' `image_processor`.
 
-    Raises:
-        UsageError: for a prompt that the model cannot take, or a configuration without an image token.
+    Raises UsageError for a prompt that the model cannot take, or a configuration without an image token.
     """
 
     image_processor: Any

@@ -15,8 +15,7 @@ from open_clip_fff.tools.caption.captioner import Captioner
 class PromptedCaptioner(Captioner):
     """The prompt is text that the model continues or, for a model with a chat template, a question.
 
-    Raises:
-        UsageError: for a chat model without a prompt.
+    Raises UsageError for a chat model without a prompt.
     """
 
     processor: Any

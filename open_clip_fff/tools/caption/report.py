@@ -71,8 +71,7 @@ def report(
 def read_examples(url: str, reader: CaptionReader, most: int) -> list[CaptionedSample]:
     """The first samples of a shard with new captions; `reader` finds raw ones in `txt`, too.
 
-    Raises:
-        UsageError: if the shard cannot be read.
+    Raises UsageError if the shard cannot be read.
     """
 
     def captioned() -> Iterator[CaptionedSample]:

@@ -27,8 +27,7 @@ from open_clip_fff.tools.shards.share import INTO, Share
 def run(args: argparse.Namespace, decoding: Decoding) -> int:
     """Captions the shards that are missing in the output folder.
 
-    Raises:
-        UsageError: if the model cannot be loaded, the folder cannot be used, or the memory is too small.
+    Raises UsageError if the model cannot be loaded, the folder cannot be used, or the memory is too small.
     """
     import transformers
 

@@ -27,29 +27,20 @@ class PreparedSample(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardCaptioner:
-    """Captions a shard in batches, seeded per shard.
+    """Captions a shard in batches, seeded per shard."""
 
-    Attributes:
-        captioner: on its device.
-        decoding: how captions are generated.
-        batch_size: images at a time.
-        workers: threads that decode images.
-        seed: of the random numbers, combined with the shard's base name.
-        skip: returns why a sample is skipped, or None; may raise UsageError.
-    """
-
-    captioner: Captioner
-    decoding: Decoding
-    batch_size: int
-    workers: int
-    seed: int
+    captioner: Captioner  # on its device
+    decoding: Decoding  # how captions are generated
+    batch_size: int  # images at a time
+    workers: int  # threads that decode images
+    seed: int  # of the random numbers, combined with the shard's base name
+    # returns why a sample is skipped, or None; may raise UsageError
     skip: Callable[[dict], str | None] = lambda sample: None
 
     def captions(self, url: str, record: ShardRecord, tick: Callable[[int], None]) -> Iterator[tuple[str, list[str]]]:
         """Key and captions of samples with any; `record` counts, and lists the others.
 
-        Raises:
-            UsageError: if the shard cannot be read.
+        Raises UsageError if the shard cannot be read.
         """
         torch.manual_seed(name_hash(f"{PurePosixPath(url).name}/seed {self.seed}"))
         keys: set[str] = set()

@@ -33,8 +33,7 @@ def write_tar(url: str, file: BinaryIO, captions: Iterable[tuple[str, list[str]]
 
     A sample without new captions loses the field; a sample with an unreadable json is copied unchanged.
 
-    Raises:
-        UsageError: if the shard cannot be read.
+    Raises UsageError if the shard cannot be read.
     """
     new = dict(captions)
     with tar_writer(file) as tar:
@@ -60,8 +59,7 @@ def fields_of(sample: Mapping[str, Any]) -> dict[str, Any] | None:
 def refuse_taken(sample: Mapping[str, Any], field: str, overwrite: bool) -> str | None:
     """Why a sample cannot get the field; None if it can.
 
-    Raises:
-        UsageError: if it has one already and `overwrite` is off.
+    Raises UsageError if it has one already and `overwrite` is off.
     """
     fields = fields_of(sample)
     if fields is not None and field in fields and not overwrite:

@@ -18,31 +18,21 @@ from open_clip_fff.tools.finetune.pairs import ImageTransform
 
 @dataclass(frozen=True)
 class Example:
-    """One question, or one sentence.
+    """One question, or one sentence."""
 
-    Attributes:
-        images: that it is about.
-        text: of it.
-        target: from 0 to 1 by class; classes that are not there have 0.
-    """
-
-    images: tuple[Path, ...]
-    text: str
-    target: Mapping[int, float]
+    images: tuple[Path, ...]  # that it is about
+    text: str  # of it
+    target: Mapping[int, float]  # from 0 to 1 by class; classes that are not there have 0
 
 
 @dataclass(frozen=True)
 class Split:
-    """The examples of a file, and how answers to them are scored.
+    """The examples of a file, and how answers to them are scored."""
 
-    Attributes:
-        examples: in the file's order.
-        answers: from each example's predicted class to what is written as predictions.
-        score: to figures, `accuracy` (0 to 1) and `n` among them; None where the right answers are not known.
-    """
-
-    examples: Sequence[Example]
+    examples: Sequence[Example]  # in the file's order
+    # from each example's predicted class to what is written as predictions
     answers: Callable[[Sequence[int]], list[dict[str, Any]]]
+    # to figures, `accuracy` (0 to 1) and `n` among them; None where the right answers are not known
     score: Callable[[Sequence[int]], dict[str, Any]] | None
 
 
@@ -71,11 +61,7 @@ class ExampleSet(Dataset):
 class TrainingExamples(IterableDataset):
     """Examples endlessly, in another order at each pass: images [I, 3, H, W], text, and targets [C].
 
-    Args:
-        examples: at least one, divided among the loader's workers.
-        transform: from an image to the model's input, with augmentation.
-        classes: C.
-        seed: of the orders.
+    There is at least one; they are divided among the loader's workers. `transform` augments.
     """
 
     def __init__(self, examples: Sequence[Example], transform: ImageTransform, classes: int, seed: int) -> None:

@@ -15,13 +15,7 @@ SPLITS = {"train": "to train on", "val": "to choose the step on", "test": "to sc
 
 
 def add_task_flags(parser: CommandParser, files: Sequence[tuple[str, str]], rows: str) -> None:
-    """Adds them.
-
-    Args:
-        parser: the command's.
-        files: that make a split, as the end of their flags and what they hold.
-        rows: what a batch is made of.
-    """
+    """Adds them; `files` make a split, as the end of their flags and what they hold, and `rows` a batch."""
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--model", metavar="DIR|RUN", help="fine-tune this export or run with a fusion model")
     start.add_argument("--score", type=Path, metavar="DIR", help="score a folder that an earlier call wrote")
@@ -43,10 +37,7 @@ def add_task_flags(parser: CommandParser, files: Sequence[tuple[str, str]], rows
 def check(args: argparse.Namespace, files: Sequence[str], optional: Sequence[str] = ()) -> None:
     """Fills in rates, and raises UsageError for flags that do not go together and files that are not there.
 
-    Args:
-        args: the command's.
-        files: that make a split, as the end of their flags.
-        optional: those of them that a test split may lack.
+    `files` make a split, as the end of their flags; a test split may lack the `optional` ones.
     """
     check_least(args, steps=1, batch_size=1, workers=0, validate_every=1)
     check_shares(args, min_crop=(1e-4, 1.0))

@@ -12,14 +12,9 @@ SHOWN = 3
 
 
 class ImageFolders:
-    """The images in folders and those below, by a key of their file names.
+    """The images in the folders of --images and those below, by a key of their file names without suffix.
 
-    Args:
-        folders: of --images.
-        key: of a file's name without its suffix.
-
-    Raises:
-        UsageError: for a folder that does not exist.
+    Raises UsageError for a folder that does not exist.
     """
 
     def __init__(self, folders: Sequence[Path], key: Callable[[str], str] = str) -> None:
@@ -33,11 +28,7 @@ class ImageFolders:
                         self._paths.setdefault(key(stem), []).append(Path(below, stem + suffix))
 
     def find(self, keys: Iterable[str], asked_by: Path) -> dict[str, Path]:
-        """The file of each key.
-
-        Raises:
-            UsageError: if one is missing, or is there twice; `asked_by` is the file that names them.
-        """
+        """The file of each key that the file `asked_by` names. Raises UsageError if one is missing, or there twice."""
         wanted = dict.fromkeys(keys)
         if missing := [key for key in wanted if key not in self._paths]:
             shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")

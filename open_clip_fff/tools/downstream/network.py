@@ -49,12 +49,7 @@ class TaskNetwork(nn.Module):
         return self
 
     def forward(self, pixels: Tensor, ids: Tensor) -> Tensor:
-        """Logits [B, C].
-
-        Args:
-            pixels: normalised images [B, I, 3, H, W].
-            ids: the texts' tokens, int64 [B, L].
-        """
+        """Logits [B, C] of normalised images [B, I, 3, H, W] and the texts' tokens, int64 [B, L]."""
         images = pixels.shape[1]
         if self.fusion is None or self.tokens is None:
             image = self.towers.encode_image(pixels.flatten(0, 1), normalize=True).unflatten(0, (-1, images))

@@ -30,30 +30,21 @@ VALIDATIONS = 10  # in a fine-tuning, unless --validate-every says otherwise
 
 @dataclass(frozen=True)
 class DownstreamTask:
-    """A task of classes, over one text and some images.
+    """A task of classes, over one text and some images."""
 
-    Attributes:
-        name: of the command.
-        images: in an example.
-        classes: reads their names.
-        split: reads a split, `train`, `val` or `test`, given the classes and where images are.
-        image_key: from a file's name without suffix to the key by which the split finds it.
-        loss: of logits and targets [B, C].
-    """
-
-    name: str
-    images: int
-    classes: Callable[[], list[str]]
+    name: str  # of the command
+    images: int  # in an example
+    classes: Callable[[], list[str]]  # reads their names
+    # reads a split, `train`, `val` or `test`, given the classes and where images are
     split: Callable[[str, Sequence[str], ImageFolders], Split]
-    image_key: Callable[[str], str]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    image_key: Callable[[str], str]  # from a file's name without suffix to the key by which the split finds it
+    loss: Callable[[Tensor, Tensor], Tensor]  # of logits and targets [B, C]
 
 
 def run_task(args: argparse.Namespace, task: DownstreamTask) -> int:
     """Fine-tunes, chooses, scores and writes a folder; or scores one (--score).
 
-    Raises:
-        UsageError: for files, models and devices that do not go together.
+    Raises UsageError for files, models and devices that do not go together.
     """
     device, folders = usable(args.device), ImageFolders(args.images, task.image_key)
     if args.score:
@@ -87,8 +78,7 @@ def fine_tune_and_choose(
 ) -> dict[str, Any]:
     """Trains `model` and leaves it with the weights of the step that is best on `val`; returns what `result.json` has.
 
-    Raises:
-        UsageError: for an image that cannot be read.
+    Raises UsageError for an image that cannot be read.
     """
     network, device = model.network, torch.device(args.device)
     crop, _ = _transforms(model, args.min_crop)
@@ -126,8 +116,7 @@ def fine_tune_and_choose(
 def score_split(model: TaskModel, split: Split, args: argparse.Namespace) -> dict[str, Any]:
     """Figures of a test file, printed, and its predictions, where --predictions asks for them.
 
-    Raises:
-        UsageError: for an image that cannot be read, or a file that cannot be written.
+    Raises UsageError for an image that cannot be read, or a file that cannot be written.
     """
     predicted = predict(model, split.examples, args, "test")
     if args.predictions:
@@ -163,16 +152,9 @@ def write_text(path: Path, text: str, flag: str) -> None:
 
 
 def predict(model: TaskModel, examples: Sequence[Example], args: argparse.Namespace, bar: str = "") -> list[int]:
-    """The most probable class of each example, in eval mode, in half precision on CUDA.
+    """The most probable class of each example, in eval mode, in half precision on CUDA; `bar` titles a progress bar.
 
-    Args:
-        model: on its device.
-        examples: in order.
-        args: the command's: batch_size, workers, device.
-        bar: the title of a progress bar; empty for none.
-
-    Raises:
-        UsageError: for an image that cannot be read.
+    Raises UsageError for an image that cannot be read.
     """
     model.network.eval()
     device, (_, resize) = torch.device(args.device), _transforms(model, 1.0)

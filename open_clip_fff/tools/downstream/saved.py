@@ -67,14 +67,10 @@ def _description(folder: Path, loaded: LoadedModel) -> dict[str, Any]:
 def write_task_model(model: TaskModel, task: str, result: Mapping[str, Any], out: Path) -> None:
     """Writes the folder, completely or not at all, and compares what it loads back to.
 
-    Args:
-        model: on any device.
-        task: `vqa` or `nlvr2`.
-        result: the figures, for `result.json`.
-        out: a path that does not exist, or an empty folder.
+    The figures go into `result.json`. `task` is `vqa` or `nlvr2`, and `out` a path that does not exist, or an empty
+    folder.
 
-    Raises:
-        UsageError: if it cannot be written, or loads back differently.
+    Raises UsageError if it cannot be written, or loads back differently.
     """
     network = model.network
     about = {
@@ -97,11 +93,7 @@ def write_task_model(model: TaskModel, task: str, result: Mapping[str, Any], out
 
 
 def load_task_model(folder: Path, task: str, flag: str = "--score") -> TaskModel:
-    """A folder of `write_task_model`, on the CPU.
-
-    Raises:
-        UsageError: if it is none, or of another task.
-    """
+    """A folder of `write_task_model`, on the CPU. Raises UsageError if it is none, or of another task."""
     called = f"{flag} {folder}"
     try:
         about = json.loads((folder / ABOUT).read_text())

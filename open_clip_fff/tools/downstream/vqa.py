@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
 def read_annotations(path: Path) -> dict[Any, Annotation]:
     """By question id.
 
-    Raises:
-        UsageError: if the file is none of VQAv2's annotations, or a question has too few answers for the accuracy.
+    Raises UsageError if the file is none of VQAv2's annotations, or a question has too few answers for the accuracy.
     """
     found = {}
     for number, row in enumerate(json_list(path, "annotations")):

@@ -52,12 +52,9 @@ def accuracy(answer: str, given: Sequence[str]) -> float:
 
 
 def frequent_answers(given: Iterable[Sequence[str]], most: int, min_count: int) -> list[str]:
-    """The answers that most people gave, those of equal count by the alphabet.
+    """The `most` answers that most people gave, `min_count` at least, those of equal count by the alphabet.
 
-    Args:
-        given: normalised, by question.
-        most: answers.
-        min_count: people who must have given one.
+    They are `given` normalised, by question.
     """
     counts = Counter(answer for answers in given for answer in answers if answer)
     often = sorted((-count, answer) for answer, count in counts.items() if count >= min_count)

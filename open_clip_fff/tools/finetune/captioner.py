@@ -35,8 +35,7 @@ SHOWN = 4
 def run(args: argparse.Namespace, plan: Plan) -> int:
     """Trains, measures, and writes the folder.
 
-    Raises:
-        UsageError: if the model cannot be loaded, or there is nothing to train or measure on.
+    Raises UsageError if the model cannot be loaded, or there is nothing to train or measure on.
     """
     plan, urls = training_shards(plan, args.training)
     reader = CaptionReader(plan.captions)
@@ -72,11 +71,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
 
 
 def load_blip(name: str) -> PixelCaptioner:
-    """A captioning BLIP, by hub name or folder.
-
-    Raises:
-        UsageError: if it cannot be loaded, or is no BLIP.
-    """
+    """A captioning BLIP, by hub name or folder. Raises UsageError if it cannot be loaded, or is no BLIP."""
     config = configuration(name)
     if config.model_type != "blip":
         raise UsageError(f"--model {name}: its config.json says {config.model_type}; only a blip is trained here")
@@ -88,10 +83,7 @@ def load_blip(name: str) -> PixelCaptioner:
 def loss(captioner: PixelCaptioner, pixels: Tensor, captions: Sequence[str]) -> Tensor:
     """The mean cross-entropy of the captions' next tokens, with the label smoothing of the model's configuration.
 
-    Args:
-        captioner: a BLIP.
-        pixels: [B, 3, H, W], normalised as it expects them.
-        captions: B strings, truncated to its maximum length.
+    The BLIP gets pixels [B, 3, H, W], normalised as it expects them, and B captions, truncated to its maximum length.
     """
     most = captioner.model.config.text_config.max_position_embeddings
     encoded = captioner.tokenizer(list(captions), padding=True, truncation=True, max_length=most, return_tensors="pt")

@@ -41,8 +41,7 @@ from open_clip_fff.tools.finetune.random_weights import from_config
 def run(args: argparse.Namespace, captions: CaptionSettings, connection: ConnectionSettings | None) -> int:
     """Trains, measures, and writes the folder.
 
-    Raises:
-        UsageError: if the model cannot be loaded, or there is nothing to train or measure on.
+    Raises UsageError if the model cannot be loaded, or there is nothing to train or measure on.
     """
     reader = CaptionReader(captions)
     seed_everything(args.seed)

@@ -56,9 +56,8 @@ PairsOf = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 def sampled_pairs(hard: float = HARD) -> PairsOf:
     """ALBEF's and BLIP's: own pairs, a caption drawn for each image, an image drawn for each caption.
 
-    Args:
-        hard: the share of negatives sampled by the model's own cosine, 0 to 1; the rest is uniform. Where many captions
-            match many images, hard negatives are false ones, and the model learns to reject what it should find.
+    `hard` is the share of negatives sampled by the model's own cosine, 0 to 1; the rest is uniform. Where many captions
+    match many images, hard negatives are false ones, and the model learns to reject what it should find.
     """
 
     def pairs(cosines: Tensor, same: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -110,13 +109,10 @@ def alignment_loss(cosines: Tensor, same: Tensor) -> Tensor:
 
 
 def draw_negatives(cosines: Tensor, same: Tensor, hard: float) -> tuple[Tensor, Tensor]:
-    """A negative column for each row that has one: the indices of both, int64 [n], n <= B.
+    """A negative column for each row of cosines [B, B] that has one: the indices of both, int64 [n], n <= B.
 
-    Args:
-        cosines: [B, B].
-        same: bool [B, B], known matches.
-        hard: the share that is sampled by the softmax of the cosines; the rest is uniform, and all of it where they
-            are not finite, which the loss then shows: multinomial would end a GPU's process.
+    Known matches are in `same`, bool [B, B]. The share `hard` is sampled by the softmax of the cosines; the rest is
+    uniform, and all of it where they are not finite, which the loss then shows: multinomial would end a GPU's process.
     """
     rows = (~same).any(dim=1).nonzero()[:, 0]
     other = (~same)[rows].float()

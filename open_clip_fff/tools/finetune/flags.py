@@ -27,11 +27,7 @@ def add_flags(parser: CommandParser, models: str, min_crop: float) -> None:
 def add_loop_flags(parser: CommandParser, rows: str, lr: str, min_crop: float) -> None:
     """Adds those that `fine_tune` reads.
 
-    Args:
-        parser: the command's.
-        rows: what a batch is made of.
-        lr: the default of --lr, which the command fills in.
-        min_crop: the default of --min-crop.
+    `rows` says what a batch is made of, `lr` the default of --lr, which the command fills in.
     """
     add = parser.add_argument
     add("--steps", type=int, default=1_000, help="(default: 1000)")

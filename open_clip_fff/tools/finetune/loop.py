@@ -43,10 +43,8 @@ def image_transforms(
 ) -> tuple[ImageTransform, ImageTransform]:
     """From an image to [3, H, W], with random crops and without; no flips, since captions say left and right.
 
-    Args:
-        size: height and width.
-        normalisation: mean and standard deviation, per channel.
-        min_crop: least share of an image in a crop.
+    `size` is height and width, `normalisation` mean and standard deviation per channel, `min_crop` the least share of
+    an image in a crop.
     """
     last = [transforms.ToTensor(), transforms.Normalize(*normalisation)]
     bicubic = transforms.InterpolationMode.BICUBIC
@@ -131,8 +129,7 @@ def plain_errors() -> Iterator[None]:
 def save(parts: Sequence[Any], args: argparse.Namespace, name: str, record: Mapping[str, object]) -> None:
     """Model, tokenizer and image processor in transformers' format, and a json file of that name, atomically.
 
-    Raises:
-        UsageError: if they cannot be written.
+    Raises UsageError if they cannot be written.
     """
     try:
         with atomic_folder(args.out) as folder, silenced_transformers():

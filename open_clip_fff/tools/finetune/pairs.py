@@ -46,8 +46,7 @@ def held_out_pairs(
 ) -> tuple[list[ImagePair], int]:
     """The first `limit` held-out pairs, and how many other images with captions were seen.
 
-    Raises:
-        UsageError: for a shard that cannot be read.
+    Raises UsageError for a shard that cannot be read.
     """
     found, others = [], 0
     for url in urls:
@@ -65,12 +64,8 @@ def held_out_pairs(
 class TrainingPairs(IterableDataset):
     """Pairs that are not held out, endlessly, with a random caption at each visit.
 
-    Args:
-        urls: the shards, in another order at each pass, divided among the loader's workers.
-        reader: finds the captions.
-        transform: from an image to the model's input, with augmentation.
-        share: of held-out images.
-        seed: of orders and captions.
+    The shards have another order at each pass, and are divided among the loader's workers; `transform` augments,
+    `share` is that of held-out images.
     """
 
     def __init__(

@@ -21,34 +21,21 @@ STEPS = (0.005, 0.01, 0.02, 0.05)  # by which all thresholds might be moved
 
 
 class MinedSample(NamedTuple):
-    """What Eq. 1 mines in a sample treated as one batch.
+    """What Eq. 1 mines in a sample treated as one batch."""
 
-    Attributes:
-        thresholds: as numbers.
-        pairs, images: mined pairs, and images that mine any.
-        by_clause: mined pairs for which each clause of Eq. 1 holds.
-        near: pairs at most WINDOW below the thresholds.
-        cut: pairs that pass the thresholds and exceed the cap.
-        doubtful: ignored pairs, in a band below the thresholds or cut; None without a band.
-        right: mined pairs within a class; None if no class is known.
-        more, fewer: for each of STEPS, how many pairs (before a cap) lower thresholds add and higher ones remove.
-        histogram: pairs by margin, int64 [BINS] from -WINDOW to WINDOW.
-        mined, nearly: rows nearest to the thresholds, above and below them.
-    """
-
-    thresholds: Thresholds
-    pairs: int
-    images: int
-    by_clause: tuple[int, ...]
-    near: int
-    cut: int
-    doubtful: int | None
-    right: int | None
-    more: tuple[int, ...]
-    fewer: tuple[int, ...]
-    histogram: Tensor
-    mined: list[MinedRow]
-    nearly: list[MinedRow]
+    thresholds: Thresholds  # as numbers
+    pairs: int  # mined
+    images: int  # that mine any
+    by_clause: tuple[int, ...]  # mined pairs for which each clause of Eq. 1 holds
+    near: int  # pairs at most WINDOW below the thresholds
+    cut: int  # pairs that pass the thresholds and exceed the cap
+    doubtful: int | None  # ignored pairs, in a band below the thresholds or cut; None without a band
+    right: int | None  # mined pairs within a class; None if no class is known
+    more: tuple[int, ...]  # for each of STEPS, how many pairs (before a cap) lower thresholds add
+    fewer: tuple[int, ...]  # likewise, that higher thresholds remove
+    histogram: Tensor  # pairs by margin, int64 [BINS] from -WINDOW to WINDOW
+    mined: list[MinedRow]  # nearest above the thresholds
+    nearly: list[MinedRow]  # nearest below them
 
 
 def find_thresholds(features: MiningFeatures, config: MiningConfig, batch: int) -> Thresholds:
@@ -85,15 +72,10 @@ def mine_sample(
     labels: Tensor | None = None,
     progress: Callable[[list[slice]], Iterable[Any]] = iter,
 ) -> MinedSample:
-    """Mines a sample as one batch.
+    """Mines a sample of n images as one batch, with the form of S_tt, the cap and the band of `config`.
 
-    Args:
-        features: of n images.
-        config: the form of S_tt, cap and band.
-        thresholds: of Eq. 1, as numbers.
-        show: rows of each part.
-        labels: classes int64 [n], negative where unknown; None if all are.
-        progress: wraps the row tiles.
+    `labels` are classes int64 [n], negative where unknown; None if all are. `show` rows of each part are kept, and
+    `progress` wraps the row tiles.
     """
     columns, parts = prepared(features, config.text_text), []
     with exact_float32(features.text.device):

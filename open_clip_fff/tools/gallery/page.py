@@ -56,47 +56,28 @@ class Bar(NamedTuple):
 
 
 class Histogram(NamedTuple):
-    """Bars of logarithmic height.
+    """Bars of logarithmic height."""
 
-    Attributes:
-        bars: those that are not empty.
-        marks: positions in percent and labels.
-        ends: labels of the left and right end.
-        caption: what is counted.
-    """
-
-    bars: list[Bar]
-    marks: list[tuple[float, str]]
-    ends: tuple[str, str]
-    caption: str
+    bars: list[Bar]  # those that are not empty
+    marks: list[tuple[float, str]]  # positions in percent and labels
+    ends: tuple[str, str]  # labels of the left and right end
+    caption: str  # what is counted
 
 
 @dataclass(frozen=True)
 class GallerySection:
-    """A section of the page.
+    """A section of the page."""
 
-    Attributes:
-        key: its anchor.
-        title, count: of the heading.
-        description: what it shows, in a sentence.
-        facts: counts, a sentence each.
-        rows: in order.
-        empty: shown if there are no rows.
-        histogram: of all pairs.
-        table: column titles and values.
-        halves: whether an image and what was found for it get half of the width each.
-    """
-
-    key: str
-    title: str
-    count: str
-    description: str
-    facts: list[str]
-    rows: list[ImageRow]
-    empty: str
-    histogram: Histogram | None = None
-    table: list[tuple[str, str]] = field(default_factory=list)
-    halves: bool = False
+    key: str  # its anchor
+    title: str  # in the heading
+    count: str  # likewise
+    description: str  # what it shows, in a sentence
+    facts: list[str]  # counts, a sentence each
+    rows: list[ImageRow]  # in order
+    empty: str  # shown if there are no rows
+    histogram: Histogram | None = None  # of all pairs
+    table: list[tuple[str, str]] = field(default_factory=list)  # column titles and values
+    halves: bool = False  # whether an image and what was found for it get half of the width each
 
 
 def histogram(
@@ -109,12 +90,7 @@ def histogram(
 ) -> Histogram:
     """A histogram of bins of equal width from `low` to `high`.
 
-    Args:
-        counts: of the bins.
-        low, high: the ends.
-        kind: returns the colour's name for a bin's centre.
-        marks: values to mark, by label.
-        caption: what is counted.
+    `kind` returns the colour's name for a bin's centre; `marks` are values to mark, by label.
     """
     width, most = (high - low) / len(counts), math.log1p(max(counts, default=0))
     bars = []

@@ -13,20 +13,14 @@ IMAGES = 4  # other images shown beside an image, at most
 
 
 class MinedPair(NamedTuple):
-    """A row image and a caption of another image.
+    """A row image and a caption of another image."""
 
-    Attributes:
-        image, other: numbers in the sample, of the row image and of the caption's image.
-        caption: its number among that image's captions.
-        scores: S_it, S_ii and S_tt; None without image features.
-        margin: by how much all thresholds together could rise before the pair is no longer mined; if it is not mined,
-            minus the amount by which they would have to fall.
-    """
-
-    image: int
-    other: int
-    caption: int
-    scores: tuple[float | None, ...]
+    image: int  # the row image's number in the sample
+    other: int  # that of the caption's image
+    caption: int  # its number among that image's captions
+    scores: tuple[float | None, ...]  # S_it, S_ii and S_tt; None without image features
+    # by how much all thresholds together could rise before the pair is no longer mined; if it is not mined, minus the
+    # amount by which they would have to fall
     margin: float
 
     def above(self, thresholds: Thresholds) -> tuple[float | None, ...]:
@@ -77,17 +71,11 @@ def _above(cosine: Tensor | None, threshold: float | Tensor | None) -> Tensor | 
 
 
 class NearestPairs(NamedTuple):
-    """For each of b rows, the up to P = IMAGES other images whose captions are nearest to the thresholds.
+    """For each of b rows, the up to P = IMAGES other images whose captions are nearest to the thresholds."""
 
-    Attributes:
-        columns: the other images, int64 [b, P], the nearest first.
-        margin: of their captions, [b, P, K]; infinite for captions outside the selection.
-        scores: S_it, S_ii and S_tt, [b, P, K, 3]; NaN where missing.
-    """
-
-    columns: Tensor
-    margin: Tensor
-    scores: Tensor
+    columns: Tensor  # the other images, int64 [b, P], the nearest first
+    margin: Tensor  # of their captions, [b, P, K]; infinite for captions outside the selection
+    scores: Tensor  # S_it, S_ii and S_tt, [b, P, K, 3]; NaN where missing
 
     @classmethod
     def of(cls, pairs: Tensor, margin: Tensor, similarity: Similarities) -> "NearestPairs":

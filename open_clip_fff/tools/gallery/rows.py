@@ -20,12 +20,9 @@ LABELS = {1: "positive", 0: "ignored", -1: "negative"}
 
 
 class RowBuilder:
-    """Makes rows of pairs.
+    """Makes rows of pairs; `features` are for the cosines of an image's own captions.
 
-    Args:
-        rows: ids and captions of the sample's images.
-        features: for the cosines of an image's own captions.
-        labels: classes int64 [n], negative where unknown.
+    `labels` are classes int64 [n], negative where unknown.
     """
 
     def __init__(self, rows: Sequence[CaptionRow], features: MiningFeatures, labels: Tensor) -> None:

@@ -41,21 +41,13 @@ TOPICS = ("captions", "mining", "discriminator")  # of the plan, shown at the to
 
 @dataclass(frozen=True)
 class GallerySettings:
-    """How much is shown, and by which models.
+    """How much is shown, and by which models."""
 
-    Attributes:
-        show: rows of each section.
-        batch: images in a batch of training, in which hardest pairs are searched and a rate holds.
-        mining: the extractor that mines; None if nothing is mined.
-        hardest: the extractor that finds the hardest pairs; None without a discriminator.
-        device: of the discriminator.
-    """
-
-    show: int
-    batch: int
-    mining: FeatureExtractor | None
-    hardest: FeatureExtractor | None
-    device: torch.device
+    show: int  # rows of each section
+    batch: int  # images in a batch of training, in which hardest pairs are searched and a rate holds
+    mining: FeatureExtractor | None  # the extractor that mines; None if nothing is mined
+    hardest: FeatureExtractor | None  # the extractor that finds the hardest pairs; None without a discriminator
+    device: torch.device  # of the discriminator
 
 
 class GallerySample(NamedTuple):
@@ -76,8 +68,7 @@ class GallerySample(NamedTuple):
 def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     """Writes the page; `command` is the typed command line.
 
-    Raises:
-        UsageError: for shards that training would refuse, models that cannot be loaded, and too few images.
+    Raises UsageError for shards that training would refuse, models that cannot be loaded, and too few images.
     """
     plan, urls, device = open_shards(args, plan, args.out.parent)
     settings = GallerySettings(args.show, args.batch_size, *load_extractors(args, plan, device), device)
@@ -94,8 +85,7 @@ def load_extractors(
 ) -> tuple[FeatureExtractor | None, FeatureExtractor | None]:
     """The extractor that mines, and the one that finds the hardest pairs.
 
-    Raises:
-        UsageError: if one cannot be loaded, or none that is named can find the hardest pairs.
+    Raises UsageError if one cannot be loaded, or none that is named can find the hardest pairs.
     """
     embeds_both = plan.features in ("frozen", "precomputed") and not plan.text_only
     if plan.connection is not None and args.hardest_by is None and not embeds_both:
@@ -113,8 +103,7 @@ def load_extractors(
 def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: str, progress: Progress) -> str:
     """The page as HTML with style and images.
 
-    Raises:
-        UsageError: if there are too few images, or the discriminator cannot be loaded.
+    Raises UsageError if there are too few images, or the discriminator cannot be loaded.
     """
     sample = read_sample(plan, draw, settings, progress)
     images, captions = len(sample.samples), sum(len(row.captions) for row in sample.rows)

@@ -17,22 +17,14 @@ PAIRS = 512  # whose images are held as floats at a time
 
 
 class ScoredPair(NamedTuple):
-    """A hardest pair with its match score.
+    """A hardest pair with its match score."""
 
-    Attributes:
-        image, other: numbers in the sample, of the image and of the caption's image.
-        caption: its number among that image's captions.
-        cosine: by which it was the hardest.
-        q: P(match).
-        label: +1 a positive, 0 ignored, -1 a negative.
-    """
-
-    image: int
-    other: int
-    caption: int
-    cosine: float
-    q: float
-    label: int
+    image: int  # its number in the sample
+    other: int  # that of the caption's image
+    caption: int  # its number among that image's captions
+    cosine: float  # by which it was the hardest
+    q: float  # P(match)
+    label: int  # +1 a positive, 0 ignored, -1 a negative
 
 
 class ScoredSample(NamedTuple):
@@ -61,8 +53,7 @@ def score_batch(
     Args:
         features: of B images, for finding the hardest pairs.
         gate: of the same images, for --match-gate.
-        captions: up to K of each image.
-        crops: uint8 [3, H, W] of each.
+        captions, crops: up to K captions and uint8 [3, H, W], of each image.
         scorer: of a discriminator for images in [0, 1].
         settings: thresholds and gate.
         start: number of the batch's first image in the sample.

@@ -20,18 +20,11 @@ CAPTION_NAMES = (
 
 
 def choose_columns(table: SourceTable, typed: ColumnNames, image: bool = True) -> tuple[ColumnNames, list[str]]:
-    """The typed columns of a table, and guesses for the image and captions that were not typed.
+    """The typed columns of a table, and guesses for the image (unless it is off) and captions that were not typed.
 
-    Args:
-        table: to look in.
-        typed: by the flags.
-        image: whether there must be a column of images.
+    Returns the exact names, and a line for each that was typed without the spaces around its name.
 
-    Returns:
-        The exact names, and a line for each that was typed without the spaces around its name.
-
-    Raises:
-        UsageError: for a column that does not exist or fit, or no column of images.
+    Raises UsageError for a column that does not exist or fit, or no column of images.
     """
     notes: list[str] = []
 

@@ -72,16 +72,12 @@ def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
 def folder_rows(
     folder: Path, class_from_folder: bool, unused: UnusedFiles, out: Path | None = None
 ) -> Iterator[SourceRow]:
-    """A row per image. Paths with one key, such as `a/b.jpg` and `a_b.png`, have one identity.
+    """A row per image below a folder. Paths with one key, such as `a/b.jpg` and `a_b.png`, have one identity.
 
-    Args:
-        folder: with everything below it but hidden files.
-        class_from_folder: whether the folder directly below it is the class.
-        unused: gets files that belong to no image.
-        out: the output folder, which is skipped.
+    With `class_from_folder` the folder directly below it is the class; `unused` gets files that belong to no image. The
+    output folder `out` is skipped.
 
-    Raises:
-        UsageError: if a folder cannot be read.
+    Raises UsageError if a folder cannot be read.
     """
     for path in images_below(folder, unused, out):
         relative = path.relative_to(folder)
@@ -94,13 +90,7 @@ def folder_rows(
 def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -> Item:
     """The sample of an image with the files beside it: `NAME.txt` or `NAME.jpg.txt`, a caption a line, and `NAME.json`.
 
-    Args:
-        row: of a `RowFile`.
-        folder: of relative paths.
-        json_keys: json fields with captions; all fields are kept.
-
-    Raises:
-        SkipSample: if a file cannot be read.
+    All fields of the json are kept; those of `json_keys` are captions. Raises SkipSample if a file cannot be read.
     """
     image = folder / os.fsdecode(row["image"])
     try:
@@ -141,13 +131,7 @@ def _names_files(file: Path) -> bool:
 
 
 class NamedImages:
-    """Notes which images the rows of a list name, eight bytes each, to find images without a row.
-
-    Args:
-        folder: of relative paths.
-        files: the tables.
-        out: the output folder, which is skipped.
-    """
+    """Notes which images the rows of a list name, eight bytes each, to find images below `folder` without a row."""
 
     def __init__(self, folder: Path, files: Sequence[str], out: Path) -> None:
         self._folder, self._files, self._out, self._named = folder, files, out, array("q")

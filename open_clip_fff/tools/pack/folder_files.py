@@ -38,15 +38,9 @@ class UnusedFiles:
 
 
 def unused_in(source: str, used: Iterable[str], images: bool) -> list[str]:
-    """A line on the files directly in a source that are not used; none if it is no folder, or all are used.
+    """A line on the files directly in a source that are not `used`; none if it is no folder, or all are used.
 
-    Args:
-        source: a path.
-        used: paths of used files.
-        images: whether its images are used, too.
-
-    Raises:
-        UsageError: if it cannot be read.
+    With `images`, its images are used, too. Raises UsageError if it cannot be read.
     """
     unused, read, folder = UnusedFiles(), {Path(path).name for path in used}, Path(source)
     if folder.is_dir():
@@ -61,15 +55,10 @@ def images_below(
 ) -> Iterator[Path]:
     """Images in a folder and below, folder by folder, in the order of names; no hidden files.
 
-    Args:
-        folder: links to its parents are not followed.
-        unused: gets other files.
-        out: the output folder, which is skipped.
-        beside: whether files that are named after an image, as in `files_beside`, count as used.
-        known: paths of files that are used otherwise.
+    Links to a folder's parents are not followed, the output folder `out` is skipped, and `unused` gets other files, but
+    those that are `known`, and with `beside` those that are named after an image, as in `files_beside`.
 
-    Raises:
-        UsageError: if a folder cannot be read.
+    Raises UsageError if a folder cannot be read.
     """
     owned = (*CAPTION_SUFFIXES, FIELDS_SUFFIX) if beside else ()
     skipped = () if out is None or not out.is_dir() else (_inode(out),)

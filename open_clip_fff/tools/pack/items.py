@@ -45,16 +45,10 @@ class PreparedImage(NamedTuple):
 def members_of(
     captions: Sequence[list[str]], fields: dict[str, object], label: str | None = None
 ) -> tuple[dict[str, bytes], int, int, int]:
-    """The members beside an image: `txt`, `json` and `cls`, without empty ones.
+    """The members beside an image, `txt`, `json` and `cls`, without empty ones; `captions` are texts by source.
 
-    Args:
-        captions: texts by source. The first text of the first source is the raw caption; all others go into the json's
-            `captions`, each once.
-        fields: of the json.
-        label: the name of the class.
-
-    Returns:
-        The members, and how many captions are in the txt, in the json, and were dropped as repeats.
+    The first text of the first source is the raw caption; all others go into the json's `captions`, each once. Also
+    returns how many captions are in the txt, in the json, and were dropped as repeats.
     """
     raw = captions[0][:1] if captions else []
     found = [text for texts in captions for text in texts]
@@ -88,10 +82,7 @@ def prepare_image(content: bytes, settings: ImageSettings) -> PreparedImage:
     """An image's own bytes, or those of a smaller one.
 
     GIF, BMP and TIFF, which training does not read, are re-encoded at their own size. What is re-encoded is rotated as
-    its EXIF says, and is RGB.
-
-    Raises:
-        SkipSample: if it cannot be read, or is too small.
+    its EXIF says, and is RGB. Raises SkipSample if it cannot be read, or is too small.
     """
     try:
         image = Image.open(io.BytesIO(content), formats=OPENED)

@@ -84,12 +84,9 @@ class PerShard:
 
 
 class OneTable:
-    """Joins one table to all shards.
+    """Joins one table, with a row per identity and sorted by it, to all shards.
 
-    Args:
-        rows: one per identity, sorted by it.
-        name: of the table.
-        field: of the samples' json that is looked up; None for the key.
+    They are joined by a `field` of the samples' json; None for the key.
     """
 
     def __init__(self, rows: RowFile, name: str, field: str | None) -> None:
@@ -133,9 +130,8 @@ class OneTable:
 def check_join(join: Join, shards: Sequence[str]) -> None:
     """Checks that captions join the samples of the first readable shard.
 
-    Raises:
-        UsageError: if none does, with a key of each side; or if one table joins by key and the first two shards share a
-            key, whose samples would both get all its captions.
+    Raises UsageError if none does, with a key of each side; or if one table joins by key and the first two shards share
+    a key, whose samples would both get all its captions.
     """
     join.check(shards[0])
     both = keys_of(shards[0]) & keys_of(shards[1]) if len(shards) > 1 else set()

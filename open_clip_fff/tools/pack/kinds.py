@@ -32,18 +32,12 @@ class SourceKind(NamedTuple):
 
 
 def detect_kind(source: str, flag: str = "SOURCE", table: bool = False) -> SourceKind:
-    """Detects what a source is.
+    """Detects what a source is, a table where other flags mean one; `flag` named it.
 
     A folder is shards if it holds tars; a table if it is an ImageFolder, or holds parquets with images or paths of
     existing ones; else images.
 
-    Args:
-        source: as typed.
-        flag: that named it, for error lines.
-        table: whether other flags mean a table, which then has priority over images.
-
-    Raises:
-        UsageError: if it does not exist, or is none of these.
+    Raises UsageError if it does not exist, or is none of these.
     """
     path = Path(source)
     if path.is_dir():

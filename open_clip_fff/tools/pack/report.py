@@ -138,11 +138,9 @@ def _join_lines(counts: Counter[str], total: int, partly: bool, by_url: bool) ->
 
 
 def unread_fields(jsons: Iterable[bytes | None], keys: Sequence[str]) -> list[str]:
-    """A line on json fields with text that no key of captions names, if there are any.
+    """A line on json fields with text that no key of captions names, as in `field_values`, if there are any.
 
-    Args:
-        jsons: the json of each sample; None if it has none.
-        keys: of captions, as in `field_values`.
+    `jsons` are of a sample each, None if it has none.
     """
     counts: Counter[str] = Counter()
     samples = 0

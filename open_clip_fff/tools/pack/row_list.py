@@ -44,8 +44,7 @@ class Listing:
 def make_list(path: Path, listing: Listing, share: Share) -> RowFile:
     """The list at a path; one process, torchrun's first one, writes it if it does not exist, and the others wait.
 
-    Raises:
-        UsageError: if the source cannot be read, or the list cannot be written.
+    Raises UsageError if the source cannot be read, or the list cannot be written.
     """
     while not path.exists():
         if share.together and share.index:

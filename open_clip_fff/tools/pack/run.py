@@ -27,20 +27,11 @@ PREPARE: dict[str, Callable[[PackSettings, SourceKind], PreparedSource]] = {
 
 
 def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry: bool = False) -> int:
-    """Makes the missing shards of this process's share.
+    """Makes the missing shards of this process's share, with `workers` threads that read and decode.
 
-    Args:
-        settings: what to pack, and how.
-        out: the folder for shards.
-        share: this process's.
-        workers: threads that read and decode.
-        dry: whether only to print what would be done.
+    With `dry` it only prints what would be done. Returns 0, or 1 if a shard could not be read.
 
-    Returns:
-        0, or 1 if a shard could not be read.
-
-    Raises:
-        UsageError: for what cannot work.
+    Raises UsageError for what cannot work.
     """
     kind = detect_kind(settings.source, table=bool(settings.columns.image or settings.image_root))
     check_flags(kind, settings)

@@ -32,14 +32,7 @@ CAPTIONS = "captions.arrow"  # the list of captions, in the output folder
 
 
 class ShardSource:
-    """Samples of shards, each of which makes one of the same name.
-
-    Args:
-        urls: the shards.
-        json_keys: json fields with captions.
-        join: finds more captions; None for none.
-        unused: lines on files that are not used.
-    """
+    """Samples of shards, each of which makes one of the same name; `join` finds more captions."""
 
     def __init__(
         self, urls: tuple[str, ...], json_keys: tuple[str, ...], join: Join | None, unused: Sequence[str] = ()

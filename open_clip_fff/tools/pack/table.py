@@ -121,14 +121,10 @@ def table_rows(
 ) -> Iterator[SourceRow]:
     """A row per row; its key is its number, from 0.
 
-    Args:
-        table: to read.
-        columns: of it.
-        by_content: whether images in the table are read, to find rows of one image.
-        starts: for each file, the folder of its relative paths; empty if all have the same.
+    With `by_content` images in the table are read, to find rows of one image. `starts` are, for each file, the folder
+    of its relative paths; empty if all have the same.
 
-    Raises:
-        UsageError: if the table cannot be read, or holds neither images nor paths in their column.
+    Raises UsageError if the table cannot be read, or holds neither images nor paths in their column.
     """
     inline, image_column = columns.image in table.inline, columns.image or ""
     names = [*columns.captions, *columns.keep, *filter(None, (columns.url, columns.label))]
@@ -177,14 +173,9 @@ def joined_rows(table: SourceTable, columns: ColumnNames, by: str) -> Iterator[S
 
 
 def table_item(row: dict[str, Any], root: Path) -> Item:
-    """The sample of a row.
+    """The sample of a `RowFile`'s row, with its image's bytes if the table holds them, else its path below `root`.
 
-    Args:
-        row: of a `RowFile`, with its image's bytes if the table holds them.
-        root: the folder of relative paths.
-
-    Raises:
-        SkipSample: if it names no image.
+    Raises SkipSample if it names no image.
     """
     if (content := row.get(CONTENT)) is None and not row["image"]:
         raise SkipSample("no path of an image" if row["file"] is None else "no image")

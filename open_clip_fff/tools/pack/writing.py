@@ -60,18 +60,9 @@ def write_shard(
     workers: int,
     tick: Callable[[int], None],
 ) -> ShardRecord:
-    """Writes one shard, reads it back and compares.
+    """Writes one shard, reads it back and compares; calls `tick` with the number of finished samples.
 
-    Args:
-        shard: what it is made of.
-        file: open for writing and reading.
-        source: of samples.
-        settings: of images.
-        workers: threads that read and decode.
-        tick: called with the number of finished samples.
-
-    Raises:
-        UsageError: if the source cannot be read, or the file does not hold what was written.
+    Raises UsageError if the source cannot be read, or the file does not hold what was written.
     """
     record, written = ShardRecord(shard), ShardDigest()
     with tar_writer(file) as tar:

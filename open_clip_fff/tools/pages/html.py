@@ -11,21 +11,13 @@ TEMPLATE = "page.html.jinja"
 
 @dataclass(frozen=True)
 class Head:
-    """The top of a page.
+    """The top of a page."""
 
-    Attributes:
-        title: of the page, and its heading.
-        about: a sentence.
-        warnings: what to know before reading.
-        plan: what the flags mean, by topic.
-        command: as it was typed.
-    """
-
-    title: str
-    about: str
-    warnings: list[str] = field(default_factory=list)
-    plan: list[tuple[str, str]] = field(default_factory=list)
-    command: str = ""
+    title: str  # of the page, and its heading
+    about: str  # a sentence
+    warnings: list[str] = field(default_factory=list)  # what to know before reading
+    plan: list[tuple[str, str]] = field(default_factory=list)  # what the flags mean, by topic
+    command: str = ""  # as it was typed
 
 
 def render(folder: Path, head: Head, **context: object) -> str:

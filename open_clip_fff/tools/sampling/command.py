@@ -25,14 +25,10 @@ def open_shards(
 ) -> tuple[Plan, list[str], torch.device]:
     """The plan as the shards complete it, their urls, and the device; makes the output folder before the work.
 
-    Args:
-        args: with the parsed `training` flags, `out` and `device`.
-        plan: of training.
-        folder: to make.
-        any_number_of_captions: whether images may have fewer captions than the plan's K.
+    `args` have the parsed `training` flags, `out` and `device`. With `any_number_of_captions` images may have fewer
+    captions than the plan's K.
 
-    Raises:
-        UsageError: for shards that training would refuse, a folder that cannot be made, or an unusable device.
+    Raises UsageError for shards that training would refuse, a folder that cannot be made, or an unusable device.
     """
     plan, urls = training_shards(plan, args.training)
     with writing(args.out):

@@ -17,13 +17,9 @@ from open_clip_fff.models.sentences import SentenceModel, SentenceTower, load_se
 
 
 class FeatureExtractor(ABC):
-    """Makes features of images and captions.
+    """Makes features of images and captions."""
 
-    Attributes:
-        stored: the reader of stored features, which the rows must then have; None otherwise.
-    """
-
-    stored: FeatureReader | None = None
+    stored: FeatureReader | None = None  # the reader of stored features, which the rows must then have; None otherwise
 
     def preprocess(self, image: Image) -> Tensor:
         """The model's input, [3, H, W]; empty, [0], if images are not embedded."""
@@ -72,11 +68,9 @@ class SentenceExtractor(FeatureExtractor):
 
 
 def load_extractor(plan: Plan, device: torch.device | str = "cpu") -> FeatureExtractor:
-    """The extractor that a plan of training mines with.
+    """The extractor that a plan of training mines with. Raises UsageError if the model cannot be loaded.
 
-    Raises:
-        UsageError: if the model cannot be loaded.
-        ValueError: if the trained model itself mines, or nothing does.
+    Raises ValueError if the trained model itself mines, or nothing does.
     """
     if plan.features == "precomputed":
         return StoredExtractor(FeatureReader.of(plan), device)
@@ -101,10 +95,7 @@ def mining_features(
 ) -> MiningFeatures:
     """Features of b > 0 images with at most K captions, float32: image [b, D] or None, text [b, K, D].
 
-    Args:
-        extractor: makes the features.
-        inputs: `FeatureExtractor.preprocess` of the images.
-        rows: their ids and captions.
+    `inputs` are `FeatureExtractor.preprocess` of the images, `rows` their ids and captions.
     """
     k = max(len(row.captions) for row in rows)
     image, text = extractor(inputs, rows, k)

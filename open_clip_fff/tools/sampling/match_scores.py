@@ -23,11 +23,7 @@ def center_crop() -> Callable[[Image.Image], Tensor]:
 
 
 def load_scorer(settings: ConnectionSettings, device: torch.device) -> PairScorer:
-    """The discriminator of some settings, with its cache, for images in [0, 1].
-
-    Raises:
-        UsageError: if it cannot be loaded.
-    """
+    """A discriminator with its cache, for images in [0, 1]. Raises UsageError if it cannot be loaded."""
     return PairScorer.with_cache(make_discriminator(settings, device, (0.0,) * 3, (1.0,) * 3), settings.cache)
 
 

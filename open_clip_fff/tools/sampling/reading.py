@@ -25,15 +25,10 @@ THUMBNAIL, QUALITY = 176, 80  # pixels of the longer side, and JPEG quality
 
 
 class SampleChunk(NamedTuple):
-    """Consecutive images of a sample.
+    """Consecutive images of a sample."""
 
-    Attributes:
-        samples: keys, shards and captions; as `image` what the reader's `keep` returned.
-        features: by extractor.
-    """
-
-    samples: list[DecodedSample[Any]]
-    features: list[MiningFeatures]
+    samples: list[DecodedSample[Any]]  # keys, shards and captions; as `image` what the reader's `keep` returned
+    features: list[MiningFeatures]  # by extractor
 
 
 class SampleReader:
@@ -83,8 +78,7 @@ class SampleReader:
     def chunks(self, size: int = CHUNK) -> Iterator[SampleChunk]:
         """Chunks of `size` images; the last one is shorter.
 
-        Raises:
-            OneRankError: for stored features of another model or of other captions.
+        Raises OneRankError for stored features of another model or of other captions.
         """
         samples = self._readable()
         while True:

@@ -45,17 +45,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def costs(steps: Sequence[Step], images: float, gpus: int, price: float | None = None) -> pd.DataFrame:
-    """Time, disk and money of steps that run one after the other.
+    """Time, disk and money of steps that run one after the other, over `images` in the whole data set.
 
-    Args:
-        steps: the programs.
-        images: in the whole data set.
-        gpus: that share the work evenly.
-        price: of one GPU for an hour, in any currency; None if unknown.
-
-    Returns:
-        A row per step and `together`: `GPU hours per million`, `hours` by the clock, `GPU hours`, `cost`,
-        `GB per million` (10^9 bytes) and `GB`; NaN where a step has none.
+    The work is shared evenly by `gpus`; `price` is of one of them for an hour, in any currency. Returns a row per step
+    and `together`: `GPU hours per million`, `hours` by the clock, `GPU hours`, `cost`, `GB per million` (10^9 bytes)
+    and `GB`; NaN where a step has none.
     """
     nan, rows = float("nan"), []
     for step in steps:

@@ -33,11 +33,8 @@ def process_shards(
             returns the record. Raises UsageError, with the source's name, if that cannot be read.
         size: how many samples a source has, 0 if unknown, for the progress bar.
 
-    Returns:
-        0, or 1 if a process could not read a shard.
-
-    Raises:
-        UsageError: if the folder cannot be written, or holds shards of other sources.
+    Returns 0, or 1 if a process could not read a shard. Raises UsageError if the folder cannot be written, or holds
+    shards of other sources.
     """
     mine = share.of(list(sources))
     missing = [stem for stem in mine if not folder.is_done(stem, sources[stem])]
@@ -65,13 +62,7 @@ def process_shards(
 
 
 class ShardProgress:
-    """A progress bar over samples whose number is estimated from the shards so far.
-
-    Args:
-        shards: their number.
-        first: samples of the first one, 0 if unknown.
-        shown: whether to draw the bar.
-    """
+    """A progress bar over samples; their number is estimated from the shards so far, first by that of the first one."""
 
     def __init__(self, shards: int, first: int, shown: bool) -> None:
         self._shards, self._samples, self._done = shards, 0, 0

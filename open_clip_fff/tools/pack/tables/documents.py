@@ -14,21 +14,14 @@ Document = dict[str, Any]
 
 
 class DocumentLayout(NamedTuple):
-    """The layout of a document.
+    """The layout of a document."""
 
-    Attributes:
-        name: for printed lines.
-        image: the column of images.
-        rows: makes a row per image of the document, with its captions in `captions`.
-        used: fields of the document that rows are made of.
-        unused: makes lines on content of these that is in no row.
-    """
-
-    name: str
-    image: str
+    name: str  # for printed lines
+    image: str  # the column of images
+    # makes a row per image of the document, with its captions in `captions`
     rows: Callable[[Document], Iterator[Cells]]
-    used: tuple[str, ...]
-    unused: Callable[[Document], list[str]] = lambda document: []
+    used: tuple[str, ...]  # fields of the document that rows are made of
+    unused: Callable[[Document], list[str]] = lambda document: []  # makes lines on content of these that is in no row
 
 
 def coco(document: Document) -> DocumentLayout | None:
@@ -82,9 +75,7 @@ LAYOUTS: tuple[Callable[[Document], DocumentLayout | None], ...] = (coco, karpat
 class DocumentReader(Reader):
     """A row per image; the document is in memory only while rows are read.
 
-    Raises:
-        UsageError: if its layout is unknown.
-        ValueError: as the layouts.
+    Raises UsageError if its layout is unknown, and ValueError as the layouts.
     """
 
     form = "json"

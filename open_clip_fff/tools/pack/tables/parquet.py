@@ -47,8 +47,7 @@ class ParquetReader(Reader):
 def cells_at(file: str, column: str, numbers: Sequence[int]) -> Iterator[object]:
     """A column's cells in some rows, by ascending numbers. Reads a row group up to the last of its rows.
 
-    Raises:
-        OSError, ValueError: if the file cannot be read, or has fewer rows.
+    Raises OSError or ValueError if the file cannot be read, or has fewer rows.
     """
     import pyarrow.parquet as pq
 
@@ -105,16 +104,11 @@ def cell_image(cell: object) -> CellImage | None:
 
 
 class InlineImages:
-    """Images in a column of parquets, by file and row.
+    """Images in a column of parquets, by file and row; `folder` is for a temporary file.
 
-    Rows in the table's order are read in one pass. For others, as after --shuffle, images are collected in a temporary
-    file. Memory is that of a parquet page: 1,024 images as arrow writes them, or a row group's, 100 for Hugging Face
-    and img2dataset.
-
-    Args:
-        files: parquets.
-        column: with images.
-        folder: for the temporary file.
+    Rows in the table's order are read in one pass. For others, as after --shuffle, images are collected in the
+    temporary file. Memory is that of a parquet page: 1,024 images as arrow writes them, or a row group's, 100 for
+    Hugging Face and img2dataset.
     """
 
     def __init__(self, files: Sequence[str], column: str, folder: Path) -> None:

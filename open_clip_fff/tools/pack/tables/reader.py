@@ -66,9 +66,8 @@ def bare_name(file: str) -> str:
 def open_text(file: str) -> Iterator[TextIO]:
     """A file as UTF-8 text with its own line ends.
 
-    Raises:
-        OSError, ValueError: if it cannot be read, now or later.
-        UsageError: if the installed arrow lacks its compression.
+    Raises OSError or ValueError if it cannot be read, now or later, and UsageError if the installed arrow lacks its
+    compression.
     """
     import pyarrow as pa
 

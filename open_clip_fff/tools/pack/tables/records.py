@@ -25,15 +25,9 @@ class JsonRecord(NamedTuple):
 
 
 class RecordsReader(Reader):
-    """Columns are the fields of the first records; LLaVA's conversations become captions.
+    """Columns are the fields of the first records, as `records` parses them; LLaVA's conversations become captions.
 
-    Args:
-        file: its path.
-        form: `jsonl` or `json`.
-        records: parses the file.
-
-    Raises:
-        UsageError: if none of the first records is an object.
+    Raises UsageError if none of the first records is an object.
     """
 
     fixed = False

@@ -15,14 +15,9 @@ LOOK = 1_000  # first lines, by which the number of lines is estimated
 
 
 class SeparatedReader(Reader):
-    """Cells as text; empty ones are NaN.
+    """Cells as text; empty ones are NaN. The separator is the first of SEPARATORS in the header unless one is given.
 
-    Args:
-        file: its path.
-        separator: between cells; None for the first of SEPARATORS in the header.
-
-    Raises:
-        UsageError: if it is no UTF-8 text, or no table.
+    Raises UsageError if it is no UTF-8 text, or no table.
     """
 
     form = "csv"
