@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,25 +36,6 @@ class Joined(NamedTuple):
         return {"json": as_json({**fields, "captions": list(dict.fromkeys([*captions, *new]))})}
 
 
-class Join(Protocol):
-    """Finds captions by sample."""
-
-    def check(self, shard: str) -> None:
-        """Raises UsageError if a shard's captions cannot be read."""
-
-    def find(self, sample: Mapping[str, Any]) -> Joined | None:
-        """The captions of a sample; None if it has no row."""
-
-    def check_any(self, shard: str, samples: Sequence[Mapping[str, Any]]) -> None:
-        """Raises UsageError, with a key of each side, if no sample of a shard has a row."""
-
-    def total(self, shards: Sequence[str]) -> int:
-        """The number of rows of captions for some shards."""
-
-    def notes(self) -> list[str]:
-        """Lines on the reading of the captions."""
-
-
 class PerShard:
     """Joins `STEM.parquet` of a folder to each `STEM.tar`, by key; `columns` have the captions."""
 
@@ -62,9 +43,11 @@ class PerShard:
         self._sidecar = Sidecar(str(folder), columns, "--captions", "--caption-key")
 
     def check(self, shard: str) -> None:
+        """Raises UsageError if a shard's captions cannot be read."""
         self._sidecar.check(shard)
 
     def find(self, sample: Mapping[str, Any]) -> Joined | None:
+        """The captions of a sample; None if it has no row."""
         columns = self._sidecar.lookup(str(sample["__url__"]), str(sample["__key__"]))
         if self._sidecar.damage:
             raise UsageError(f"--captions: {self._sidecar.damage}")
@@ -72,14 +55,17 @@ class PerShard:
         return Joined(texts_of(values), len(values[0])) if values else None
 
     def check_any(self, shard: str, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Raises UsageError, with a key of each side, if no sample of a shard has a row."""
         self._sidecar.check_join(shard, [str(sample["__key__"]) for sample in samples])
 
     def total(self, shards: Sequence[str]) -> int:
+        """The number of rows of captions for some shards."""
         import pyarrow.parquet as pq
 
         return sum(pq.read_metadata(self._sidecar.path(shard)).num_rows for shard in shards)
 
     def notes(self) -> list[str]:
+        """Lines on the reading of the captions."""
         return []
 
 
@@ -125,6 +111,9 @@ class OneTable:
 
     def notes(self) -> list[str]:
         return self.rows.notes(READ)
+
+
+Join = PerShard | OneTable  # by the names of the same methods
 
 
 def check_join(join: Join, shards: Sequence[str]) -> None:

@@ -11,10 +11,10 @@ from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.items import Item
 from open_clip_fff.tools.pack.row_list import READ, UNUSED
 from open_clip_fff.tools.pack.rows import RowFile
-from open_clip_fff.tools.pack.tables.parquet import InlineImages
 from open_clip_fff.tools.shards.share import Share
 
 T = TypeVar("T")
+WithImages = Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]]
 
 RUNS = 8  # of consecutive rows that a dry run reads of a table with images
 
@@ -22,17 +22,9 @@ RUNS = 8  # of consecutive rows that a dry run reads of a table with images
 class SampleSource(Protocol, Generic[T]):
     """Samples by shard."""
 
-    @property
-    def shards(self) -> Mapping[str, str]:
-        """What each shard is made of, by the stem of its file."""
-
-    @property
-    def json_keys(self) -> tuple[str, ...]:
-        """Json fields with captions in the shards."""
-
-    @property
-    def read_keys(self) -> tuple[str, ...] | None:
-        """Json fields of the source that captions are read from; None if it has no json."""
+    shards: Mapping[str, str]  # what each shard is made of, by the stem of its file
+    json_keys: tuple[str, ...]  # json fields with captions in the shards
+    read_keys: tuple[str, ...] | None  # json fields of the source that captions are read from; None if it has no json
 
     def size(self, shard: str) -> int:
         """How many samples a shard has, by what it is made of; 0 if unknown."""
@@ -64,16 +56,14 @@ class PreparedSource(NamedTuple):
 
 
 class ListedSource:
-    """The rows of a list, a fixed number a shard.
+    """The rows of a list, `per_shard` of them a shard.
 
     Args:
         rows: in their order.
         name: of the table or folder.
-        per_shard: rows of a shard.
         item: makes a sample of a row.
         repeats: makes a line of the numbers of rows and, if fewer, of images.
-        images: finds images that are in the table itself; None if rows have paths.
-        read_keys: as of a `SampleSource`.
+        with_images: adds to rows the images that are in the table itself; None if rows have paths.
     """
 
     json_keys: tuple[str, ...] = ("captions",)
@@ -85,11 +75,11 @@ class ListedSource:
         per_shard: int,
         item: Callable[[dict[str, Any]], Item],
         repeats: Callable[[int, int], str],
-        images: InlineImages | None = None,
+        with_images: WithImages | None = None,
         read_keys: tuple[str, ...] | None = None,
     ) -> None:
         self.rows, self.item, self.read_keys = rows, item, read_keys
-        self._repeats, self._images = repeats, images
+        self._repeats, self._with_images = repeats, with_images
         parts = [range(start, min(start + per_shard, len(rows))) for start in range(0, len(rows), per_shard)]
         width = max(5, len(str(len(parts) - 1)))
         names = [f"samples {part.start} to {part.stop - 1} of {name}" for part in parts]
@@ -105,7 +95,7 @@ class ListedSource:
 
     def examples(self, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """Evenly spread; in a few runs if each row with an image costs a row group."""
-        run = 1 if self._images is None else count // RUNS
+        run = 1 if self._with_images is None else count // RUNS
         starts = np.linspace(0, max(len(self.rows) - run, 0), count // run).astype(np.int64)
         numbers = np.unique(starts[:, None] + np.arange(run))
         return self._at(numbers[numbers < len(self.rows)])
@@ -123,5 +113,5 @@ class ListedSource:
 
     def _at(self, numbers: NDArray[np.int64]) -> Iterator[tuple[str, dict[str, Any]]]:
         rows = self.rows.take(numbers).to_pylist()
-        for row in rows if self._images is None else self._images.filled(rows):
+        for row in rows if self._with_images is None else self._with_images(rows):
             yield row["key"], row

@@ -25,7 +25,7 @@ from open_clip_fff.tools.pack.row_list import ROWS, Listing, make_list
 from open_clip_fff.tools.pack.rows import SourceRow, captions_of
 from open_clip_fff.tools.pack.settings import ColumnNames, PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
-from open_clip_fff.tools.pack.tables.parquet import CONTENT, CellImage, InlineImages, cell_image
+from open_clip_fff.tools.pack.tables.parquet import CONTENT, CellImage, cell_image, with_images
 from open_clip_fff.tools.pack.tables.table import SourceTable, TableRow
 from open_clip_fff.tools.shards.share import Share
 
@@ -65,7 +65,7 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
             unused=unused,
         )
         listed = make_list(lists / ROWS, listing, share)
-        images = InlineImages(table.files, columns.image or "", lists) if inline else None
+        images = partial(with_images, files=table.files, column=columns.image or "", folder=lists) if inline else None
         return ListedSource(listed, table.name, settings.per_shard, partial(table_item, root=root), repeats, images)
 
     lines = [columns_line(table, settings.columns, columns), *notes, *_splits(table)]

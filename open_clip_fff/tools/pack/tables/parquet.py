@@ -103,42 +103,40 @@ def cell_image(cell: object) -> CellImage | None:
     return CellImage("" if cell is None or cell != cell else str(cell), None)  # NaN is not itself
 
 
-class InlineImages:
-    """Images in a column of parquets, by file and row; `folder` is for a temporary file.
+def with_images(
+    rows: Sequence[dict[str, Any]], files: Sequence[str], column: str, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Rows of a list with the bytes, or paths, of their images in a column of parquets, found by file and row.
 
-    Rows in the table's order are read in one pass. For others, as after --shuffle, images are collected in the
-    temporary file. Memory is that of a parquet page: 1,024 images as arrow writes them, or a row group's, 100 for
+    Rows in the table's order are read in one pass. For others, as after --shuffle, images are collected in a temporary
+    file in `folder`. Memory is that of a parquet page: 1,024 images as arrow writes them, or a row group's, 100 for
     Hugging Face and img2dataset.
+
+    Raises UsageError if a file cannot be read.
     """
+    order = sorted(range(len(rows)), key=lambda number: (rows[number]["file"], rows[number]["row"]))
+    images = _images_of([rows[number] for number in order], files, column)
+    if order == list(range(len(rows))):
+        for row, image in zip(rows, images, strict=True):
+            yield _with(row, image)
+        return
+    with tempfile.TemporaryFile(dir=folder) as file:
+        spans: dict[int, tuple[CellImage, int, int]] = {}
+        for number, image in zip(order, images, strict=True):
+            spans[number] = image._replace(content=None), file.tell(), file.write(image.content or b"")
+        for number, row in enumerate(rows):
+            image, start, size = spans[number]
+            file.seek(start)
+            yield _with(row, image._replace(content=file.read(size) or None))
 
-    def __init__(self, files: Sequence[str], column: str, folder: Path) -> None:
-        self.files, self.column, self._folder = files, column, folder
 
-    def filled(self, rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Rows of a list with their images' bytes, or paths. Raises UsageError if a file cannot be read."""
-        order = sorted(range(len(rows)), key=lambda number: (rows[number]["file"], rows[number]["row"]))
-        images = self._images([rows[number] for number in order])
-        if order == list(range(len(rows))):
-            for row, image in zip(rows, images, strict=True):
-                yield _with(row, image)
-            return
-        with tempfile.TemporaryFile(dir=self._folder) as file:
-            spans: dict[int, tuple[CellImage, int, int]] = {}
-            for number, image in zip(order, images, strict=True):
-                spans[number] = image._replace(content=None), file.tell(), file.write(image.content or b"")
-            for number, row in enumerate(rows):
-                image, start, size = spans[number]
-                file.seek(start)
-                yield _with(row, image._replace(content=file.read(size) or None))
-
-    def _images(self, rows: Sequence[dict[str, Any]]) -> Iterator[CellImage]:
-        for number, group in groupby(rows, lambda row: row["file"]):
-            file = self.files[number]
-            try:
-                for cell in cells_at(file, self.column, [row["row"] for row in group]):
-                    yield cell_image(cell) or CellImage("", None)
-            except UNREADABLE as error:
-                raise UsageError(f"{file} cannot be read as parquet ({reason(error)})") from error
+def _images_of(rows: Sequence[dict[str, Any]], files: Sequence[str], column: str) -> Iterator[CellImage]:
+    for number, group in groupby(rows, lambda row: row["file"]):
+        try:
+            for cell in cells_at(files[number], column, [row["row"] for row in group]):
+                yield cell_image(cell) or CellImage("", None)
+        except UNREADABLE as error:
+            raise UsageError(f"{files[number]} cannot be read as parquet ({reason(error)})") from error
 
 
 def _with(row: dict[str, Any], image: CellImage) -> dict[str, Any]:

@@ -15,33 +15,19 @@ CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # suffixes, and arrow's
 
 
 class Reader:
-    """The rows of one file.
+    """The rows of one file. All methods raise OSError or ValueError if it cannot be read."""
 
-    Attributes:
-        form: the file's format, for error lines.
-        fixed: whether all rows have all columns; else missing cells are None.
-        columns: their names.
-        layout: the recognised layout of data, for printed lines; empty if the format has only one.
-        image: the layout's column of images; None if it is not fixed.
-        captions: the layout's columns of captions.
-        inline: columns whose cells may be images themselves.
-        skipped: errors of rows that cannot be read, added while reading.
-
-    Raises:
-        OSError, ValueError: from any method, if the file cannot be read.
-    """
-
-    form = ""
-    fixed = True
+    form = ""  # the file's format, for error lines
+    fixed = True  # whether all rows have all columns; else missing cells are None
+    columns: Sequence[str] = ()
+    layout = ""  # the recognised layout of data, for printed lines; empty if the format has only one
+    image: str | None = None  # the layout's column of images; None if it is not fixed
+    captions: tuple[str, ...] = ()  # the layout's columns of captions
+    inline: frozenset[str] = frozenset()  # columns whose cells may be images themselves
 
     def __init__(self, file: str) -> None:
         self.file = file
-        self.columns: Sequence[str] = ()
-        self.layout = ""
-        self.image: str | None = None
-        self.captions: tuple[str, ...] = ()
-        self.inline: frozenset[str] = frozenset()
-        self.skipped: list[str] = []
+        self.skipped: list[str] = []  # errors of rows that cannot be read, added while reading
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
         """All rows in order, with the cells of some columns; each call starts again."""

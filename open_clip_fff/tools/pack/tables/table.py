@@ -82,20 +82,12 @@ def open_reader(file: str, separator: str | None = None) -> Reader:
 
 
 class SourceTable:
-    """The rows of one file or several.
+    """The rows of one file, or of several with the same columns; it has the attributes of a `Reader`.
 
-    Args:
-        files: all with the same columns.
-        separator: of a CSV; None to detect it.
-        folder: that names the table in printed lines; None for the file's name, or the first one's folder.
+    The separator is a CSV's, None to detect it. The folder names the table in printed lines; None for the file's name,
+    or the first one's folder.
 
-    Attributes:
-        columns, layout, image, captions, inline: as of a `Reader`.
-        separator: of a CSV; empty for other formats.
-        skipped: errors of lines that are no rows, added while reading.
-
-    Raises:
-        UsageError: if the first file cannot be read.
+    Raises UsageError if the first file cannot be read.
     """
 
     def __init__(self, files: Sequence[str], separator: str | None = None, folder: Path | None = None) -> None:
