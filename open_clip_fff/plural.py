@@ -1,6 +1,7 @@
 """Counts of things in printed lines."""
 
 import re
+from collections import Counter
 
 _PLURAL = re.compile(r"\b(?:(\w+(?:ss|sh|ch|x))es|(\w+)ies|(\w{2,}[^\Ws])s)\b")  # not as, is, has
 
@@ -20,3 +21,8 @@ def plural(number: int, things: str) -> str:
     if number == 1 and not things.startswith("with "):
         things = _PLURAL.sub(lambda match: match[1] or (f"{match[2]}y" if match[2] else match[3]), things, count=1)
     return f"{number:,} {things}"
+
+
+def reasons(counts: Counter[str]) -> str:
+    """`3 without a caption, 1 no image`: why things were left out, the most frequent reason first; empty for none."""
+    return ", ".join(f"{count:,} {why}" for why, count in counts.most_common())

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from open_clip_fff.config.parsers import check_least
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, repository, where_to_get
@@ -55,9 +56,7 @@ def prepare(arguments: argparse.Namespace) -> list[LocalSet]:
 
     Raises UsageError if a named model or set is missing, or there is no set at all.
     """
-    for name, least in (("batch_size", 1), ("workers", 0)):
-        if (value := getattr(arguments, name)) < least:
-            raise UsageError(f"--{name.replace('_', '-')} {value}: must be {least} or more")
+    check_least(arguments, batch_size=1, workers=0)
     if arguments.store.exists() and not arguments.store.is_dir():
         raise UsageError(f"--store {arguments.store}: is a file; name a folder")
     add_architectures(arguments.model_config)

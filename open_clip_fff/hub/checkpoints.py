@@ -55,6 +55,11 @@ def run_folder(checkpoint: Path) -> Path:
     return checkpoint.resolve().parent.parent
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """The run of a checkpoint; None for one outside of RUN/checkpoints."""
+    return run_folder(checkpoint) if checkpoint.resolve().parent.name == "checkpoints" else None
+
+
 def numbered_checkpoints(run: Path) -> dict[int, Path]:
     """The checkpoints at the end of an epoch, by epoch, in order."""
     return {at.epoch: path for at, path in sorted(_positions(run).items()) if not at.step}
@@ -106,9 +111,9 @@ def usable_before(checkpoint: Path, check: Callable[[Path], object] | None = Non
 
     `check` is as in `first_usable`; without one it must be readable, with finite weights.
     """
-    if checkpoint.resolve().parent.name != "checkpoints":
+    if (run := run_of(checkpoint)) is None:
         return ""
-    others, own = [path.resolve() for path in newest_first(run_folder(checkpoint))], checkpoint.resolve()
+    others, own = [path.resolve() for path in newest_first(run)], checkpoint.resolve()
     older = others[others.index(own) + 1 :] if own in others else others
     usable, _ = first_usable(older, check or _check_finite)
     return f"; the newest usable one before it is {usable}" if usable else ""

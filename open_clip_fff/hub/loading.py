@@ -13,7 +13,7 @@ from torch import Tensor
 from open_clip_fff.errors import UsageError, is_first_rank, reason
 from open_clip_fff.fingerprint import fingerprint
 from open_clip_fff.hub import MODEL_FORMS
-from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_folder
+from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_of
 from open_clip_fff.hub.description import CONFIG_NAME, folder_description, only_errors_logged, read_description
 from open_clip_fff.hub.folder import write_config
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, checked_loading, load_weights
@@ -180,7 +180,7 @@ def _from_checkpoint(path: Path, weights: str | None, source: str) -> LoadedMode
     description, checkpoint, tensors = read_local(path, weights)
     own = find_checkpoint(path).resolve() if is_run_or_checkpoint(path) else None
     epoch = read_epoch(checkpoint)
-    run = run_folder(own) if own is not None and own.parent.name == "checkpoints" else None
+    run = None if own is None else run_of(own)
     folder = run or (path.resolve() if own is None else own.parent)
     name = folder.name + (f"-epoch_{epoch}" if epoch is not None else f"-{checkpoint.stem}")
     loaded = model_from_description(source, name, description, tensors, str(checkpoint))

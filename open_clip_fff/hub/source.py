@@ -15,6 +15,7 @@ from open_clip_fff.hub.checkpoints import (
     read_epoch,
     read_weights,
     run_folder,
+    run_of,
 )
 from open_clip_fff.hub.params import read_params
 from open_clip_fff.plural import plural
@@ -37,8 +38,7 @@ class WeightSource:
     @property
     def run(self) -> Path | None:
         """The run's folder; None for a checkpoint outside of one."""
-        checkpoint = self.checkpoints[-1].resolve()
-        return run_folder(checkpoint) if checkpoint.parent.name == "checkpoints" else None
+        return run_of(self.checkpoints[-1])
 
     def description(self) -> str:
         """Which weights they are, in words."""

@@ -15,7 +15,7 @@ from open_clip_fff.data.data_sets import check_files, expand_shards
 from open_clip_fff.data.shards import IMAGES, SkippedSample, as_usage_errors, id_of, read_samples, unreadable_reason
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
-from open_clip_fff.plural import plural
+from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.shards.tars import tar_writer
 
 IMAGES_PER_TAR = 1_000
@@ -49,8 +49,7 @@ class SetWriter:
 
     def summary(self) -> str:
         """What was left out, for the end of a line; empty for nothing."""
-        reasons = ", ".join(f"{count:,} {why}" for why, count in self.left_out.most_common())
-        return f"; left out: {reasons}" if reasons else ""
+        return f"; left out: {reasons(self.left_out)}" if self.left_out else ""
 
     def _usable(self, samples: Iterable[Members | SkippedSample]) -> Iterator[Members]:
         for sample in tqdm(samples, unit=" images", disable=None):

@@ -1,6 +1,6 @@
 """The plots: changes with their intervals, and training curves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def draw_change(table: ComparisonTable) -> Figure | None:
     axes.set_xlabel(f"change against {baseline.label}, points, with 95 % interval")
     _plain(axes, "x")
     axes.tick_params(axis="y", length=0)
-    _legend(figure, *axes.get_legend_handles_labels())
+    _legend(figure, table, [axes])
     return figure
 
 
@@ -111,11 +111,7 @@ def draw_curves(table: ComparisonTable, training: TrainingCurves) -> Figure | No
             axes.set_xlim(left=0)
     panels[-1][0].set_xlabel("training steps")
     panels[-1][1].set_xlabel(f"{unit} of training")
-    labelled: dict[str, Any] = {}
-    for axes, _ in panels:
-        labelled |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    labels = [label for row in table.rows if (label := _in_legend(row.label)) in labelled]
-    _legend(figure, [labelled[label] for label in labels], labels)
+    _legend(figure, table, panels[:, 0])
     return figure
 
 
@@ -145,7 +141,6 @@ def _by_step(
         return None
     figure = Figure(figsize=(5 * len(shown), 3.4), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
-    labelled: dict[str, Any] = {}
     for axes, name in zip(panels, shown, strict=True):
         for label, seeds in steps.items():
             tables = [each[["step", name]].dropna() for each in seeds if each[name].notna().any()]
@@ -153,9 +148,7 @@ def _by_step(
         axes.set_title(titles[name], loc="left", fontsize="medium")
         axes.set_xlabel("training steps (bold: running mean)" if smooth else "training steps")
         _plain(axes, "both")
-        labelled |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    labels = [label for row in table.rows if (label := _in_legend(row.label)) in labelled]
-    _legend(figure, [labelled[label] for label in labels], labels)
+    _legend(figure, table, panels)
     return figure
 
 
@@ -202,7 +195,12 @@ def _plain(axes: Any, grid: str) -> None:
     axes.tick_params(color=FAINT, labelcolor=INK)
 
 
-def _legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """Above the panels."""
+def _legend(figure: Figure, table: ComparisonTable, panels: Iterable[Any]) -> None:
+    """Above the panels: the rows that any of them shows."""
+    shown: dict[str, Any] = {}
+    for axes in panels:
+        shown |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    labels = [label for row in table.rows if (label := _in_legend(row.label)) in shown]
     columns = max(1, min(len(labels), 90 // (max(map(len, labels), default=1) + 6)))
+    handles = [shown[label] for label in labels]
     figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize="small")

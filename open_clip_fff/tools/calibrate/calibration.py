@@ -13,7 +13,7 @@ from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.errors import UsageError
 from open_clip_fff.matching.scorer import PairScorer
-from open_clip_fff.plural import plural
+from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.calibrate.agreement import clause_agreement, stratum_scores
 from open_clip_fff.tools.calibrate.all_pairs import AllPairs
 from open_clip_fff.tools.calibrate.counts import PairCounter
@@ -113,8 +113,7 @@ def check_sample(
 ) -> None:
     """Refuses a sample that is too small, or without classes if --class-key names them. Raises UsageError."""
     if len(rows) < 2:
-        reasons = Counter(each.why for each in skipped).most_common()
-        why = ", ".join(f"{count:,} {reason}" for reason, count in reasons) or "nothing in them"
+        why = reasons(Counter(each.why for each in skipped)) or "nothing in them"
         raise UsageError(f"--train-data: {plural(len(rows), 'images')} with captions found ({why}), and pairs take 2")
     check_size(len(rows), settings.batch, settings.per_image)
     key = plan.captions.class_key

@@ -6,10 +6,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
 
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.numbers import threshold_text
@@ -54,7 +53,7 @@ def draw_histograms(histograms: CosineHistograms, proposal: Proposal, path: Path
     save(figure, path)
 
 
-def _draw_densities(panel: plt.Axes, kinds: dict[str, tuple[Tensor, str]]) -> None:
+def _draw_densities(panel: Axes, kinds: dict[str, tuple[Tensor, str]]) -> None:
     """Densities over bars of equal angle, like the bins."""
     filled = np.flatnonzero(np.sum([counts.numpy() for counts, _ in kinds.values()], axis=0))
     step = max((filled[-1] + 1 - filled[0]) // BARS, 1)
@@ -81,7 +80,7 @@ def draw_curves(curves: RateCurves, proposal: Proposal, batch: int, per_image: f
     for number, (name, colour) in enumerate(zip(names, COLOURS, strict=True)):
         if mined[number].any():
             _curve(by_clause, share, mined[number], color=colour, label=name, **STYLES[number])
-    shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, len(FACTORS)))
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.85, 0.1, len(FACTORS)))
     for factor, shade in zip(FACTORS, shades, strict=True):
         if (size := round(batch * factor)) >= 2:
             _curve(by_batch, share, curves.mined(size)[TOGETHER].numpy(), color=shade, label=f"N = {size:,}")
@@ -104,14 +103,15 @@ def draw_curves(curves: RateCurves, proposal: Proposal, batch: int, per_image: f
     save(figure, path)
 
 
-def _curve(panel: plt.Axes, share: np.ndarray, mined: np.ndarray, **style: Any) -> None:
+def _curve(panel: Axes, share: np.ndarray, mined: np.ndarray, **style: Any) -> None:
     some = mined > 0
     panel.plot(share[some], mined[some], **style)
 
 
 def draw_false_negatives(table: pd.DataFrame, path: Path) -> None:
     """False negatives by batch size."""
-    figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    axes = figure.subplots()
     axes.semilogx(table["batch"], 100 * table["share"], color=RIGHT, base=2)
     axes.set(xlabel="global batch N", ylim=(0, 102))
     axes.set_ylabel("images that meet another of their class, %", color=RIGHT)
@@ -123,7 +123,7 @@ def draw_false_negatives(table: pd.DataFrame, path: Path) -> None:
     save(figure, path)
 
 
-def draw_thresholds(panel: plt.Axes, clause: str, thresholds: Thresholds) -> None:
+def draw_thresholds(panel: Axes, clause: str, thresholds: Thresholds) -> None:
     """Vertical lines at a clause's thresholds."""
     lines = {THRESHOLDS[clause]: "--"} | ({"p1_prime": ":"} if clause == "image_text" else {})
     for name, style in lines.items():
@@ -133,14 +133,13 @@ def draw_thresholds(panel: plt.Axes, clause: str, thresholds: Thresholds) -> Non
             panel.axvline(value, color="black", linestyle=style, linewidth=1, label=label)
 
 
-def row_of_panels(count: int) -> tuple[plt.Figure, np.ndarray]:
+def row_of_panels(count: int) -> tuple[Figure, np.ndarray]:
     """A figure with panels beside each other."""
-    figure, panels = plt.subplots(1, count, figsize=(4.2 * count, 3.4), layout="constrained", squeeze=False)
-    return figure, panels[0]
+    figure = Figure(figsize=(4.2 * count, 3.4), layout="constrained")
+    return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
-def save(figure: plt.Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """As a png, atomically."""
     with atomic_file(path) as file:
         figure.savefig(file, dpi=150, format="png")
-    plt.close(figure)

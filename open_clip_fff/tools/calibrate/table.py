@@ -1,6 +1,6 @@
 """Tables: the proposed thresholds and what they would mine, for a file and a terminal; false negatives of batches."""
 
-import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,7 +108,7 @@ def _threshold(row: pd.Series) -> str:
     if row["clause"] == "any":
         return ""
     first = f"{row['name']} {threshold_text(row['threshold'])}"
-    return first if _missing(row["p1_prime"]) else f"{first}, p1′ {threshold_text(row['p1_prime'])}"
+    return first if pd.isna(row["p1_prime"]) else f"{first}, p1′ {threshold_text(row['p1_prime'])}"
 
 
 def _half(row: pd.Series) -> str:
@@ -116,12 +116,8 @@ def _half(row: pd.Series) -> str:
     return f"{side}{row['half_match']:.6f}"
 
 
-def _number(value: object, form: str) -> str:
-    return "" if _missing(value) else format(value, form)
-
-
-def _missing(value: object) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+def _number(value: Any, form: str) -> str:
+    return "" if pd.isna(value) else format(value, form)
 
 
 def _aligned(table: pd.DataFrame) -> str:

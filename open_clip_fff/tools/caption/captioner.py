@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.tools.caption.decoding import Decoding
 
+KINDS = ("blip", "blip-2", "git", "vision-encoder-decoder")  # those of PixelCaptioner
 GREY = Image.new("RGB", (64, 48), (127, 127, 127))
 
 
@@ -99,7 +100,78 @@ class Captioner(ABC):
         return tensor.to(self.model.device, dtype)
 
 
+@dataclass
+class PixelCaptioner(Captioner):
+    """Preprocesses images with transformers' `image_processor`.
+
+    Raises UsageError for a prompt that the model cannot take, or a configuration without an image token.
+    """
+
+    image_processor: Any
+    _prompt_ids: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._prompt_ids = _prompt_ids(self.model.config, self.tokenizer, self.prompt)
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """[3, H, W]."""
+        return self.image_processor(image, return_tensors="pt")["pixel_values"][0]
+
+    def inputs(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
+        inputs = {"pixel_values": torch.stack(list(images))}
+        if self._prompt_ids:
+            ids = torch.tensor(self._prompt_ids).repeat(len(images), 1)
+            inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return inputs
+
+
+@dataclass
+class PromptedCaptioner(Captioner):
+    """The prompt is text that the model continues or, for a model with a chat template, a question.
+
+    Raises UsageError for a chat model without a prompt.
+    """
+
+    processor: Any
+    _text: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.tokenizer.padding_side = "left"  # the text continues at its right
+        if not getattr(self.processor, "chat_template", None):
+            self._text = self.prompt or None
+            return
+        if not self.prompt:
+            raise UsageError(
+                "--prompt: the model is one to chat with; ask it, as in 'Describe the image in a sentence.'"
+            )
+        content = [{"type": "image"}, {"type": "text", "text": self.prompt}]
+        messages = [{"role": "user", "content": content}]
+        self._text = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+
+    def prepare(self, image: Image.Image) -> Image.Image:
+        return image
+
+    def inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
+        text = {} if self._text is None else {"text": [self._text] * len(images), "padding": True}
+        return dict(self.processor(images=list(images), return_tensors="pt", **text))
+
+
 def shared_start(row: Tensor, prompt: Tensor) -> int:
     """How many tokens of a prompt [L] a generated row [T] repeats: most models do, some do not."""
     length = min(len(row), len(prompt))
     return int((row[:length] == prompt[:length]).cumprod(dim=0).sum())
+
+
+def _prompt_ids(config: Any, tokenizer: Any, prompt: str) -> list[int]:
+    """Tokens at the start of the text; empty if the model adds its own."""
+    if config.model_type == "blip-2":  # its processors differ in whether they prepend the image tokens
+        if config.image_token_index is None:
+            raise UsageError("--model: its config.json has no image_token_index; name a newer revision of it")
+        return [config.image_token_index] * config.num_query_tokens + tokenizer(prompt).input_ids
+    if not prompt:
+        return []
+    if config.model_type == "vision-encoder-decoder":
+        raise UsageError(f"--prompt {prompt!r}: the model takes none, as a vision-encoder-decoder; leave it away")
+    if config.model_type == "git":  # an end token before the caption would end it
+        return [tokenizer.cls_token_id, *tokenizer(prompt, add_special_tokens=False).input_ids]
+    return tokenizer(prompt).input_ids

@@ -9,9 +9,7 @@ import torch
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.matching.loading import FIX
 from open_clip_fff.models.transformers_weights import absent_weights, silenced_transformers
-from open_clip_fff.tools.caption.captioner import Captioner
-from open_clip_fff.tools.caption.pixels import KINDS, PixelCaptioner
-from open_clip_fff.tools.caption.prompted import PromptedCaptioner
+from open_clip_fff.tools.caption.captioner import KINDS, Captioner, PixelCaptioner, PromptedCaptioner
 
 READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # suffixes that transformers may read
 

@@ -58,7 +58,7 @@ def run_task(args: argparse.Namespace, task: DownstreamTask) -> int:
     classes = task.classes()
     names = [name for name in ("train", "val", "test") if reads(args, name)]
     splits = {name: task.split(name, classes, folders) for name in names}
-    model = new_task_model(args.model, args.pooled, task.images, classes)
+    model = new_task_model(args.model, f"--model {args.model}", args.pooled, task.images, classes)
     if args.freeze_towers:
         model.network.towers.requires_grad_(False)
     model.network.to(device)

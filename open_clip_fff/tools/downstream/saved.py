@@ -28,22 +28,13 @@ class TaskModel(NamedTuple):
     description: Mapping[str, Any]  # of the towers, in OpenCLIP's hub format
 
 
-def new_task_model(given: str, pooled: bool, images: int, classes: Sequence[str]) -> TaskModel:
-    """Towers and fusion model of an exported folder or a run, and a new head.
+def new_task_model(given: str, source: str, pooled: bool, images: int, classes: Sequence[str]) -> TaskModel:
+    """Towers and fusion model of an exported folder or a run, and a new head over some images of an example.
 
-    Args:
-        given: as the user typed it.
-        pooled: whether the fusion model is left out, as in the baseline.
-        images: in an example.
-        classes: their names.
+    `pooled` leaves the fusion model out, as in the baseline; `source` is for error lines.
 
-    Raises:
-        UsageError: if there is no such model, or, unless `pooled`, it has no fusion model.
+    Raises UsageError if there is no such model, or, unless `pooled`, it has no fusion model.
     """
-    return _model(given, f"--model {given}", pooled, images, classes)
-
-
-def _model(given: str, source: str, pooled: bool, images: int, classes: Sequence[str]) -> TaskModel:
     path = Path(given.removeprefix("local-dir:"))
     if not path.exists():
         raise UsageError(f"{source}: there is no such folder or checkpoint")
@@ -92,9 +83,9 @@ def write_task_model(model: TaskModel, task: str, result: Mapping[str, Any], out
     write_hub_folder(model.description, network.towers.state_dict(), out, check=check, write_more=write_more)
 
 
-def load_task_model(folder: Path, task: str, flag: str = "--score") -> TaskModel:
+def load_task_model(folder: Path, task: str) -> TaskModel:
     """A folder of `write_task_model`, on the CPU. Raises UsageError if it is none, or of another task."""
-    called = f"{flag} {folder}"
+    called = f"--score {folder}"
     try:
         about = json.loads((folder / ABOUT).read_text())
         found, pooled, images, classes = (about[name] for name in ("task", "pooled", "images", "classes"))
@@ -102,7 +93,7 @@ def load_task_model(folder: Path, task: str, flag: str = "--score") -> TaskModel
         raise UsageError(f"{called}: no folder that open-clip-fff {task} wrote ({ABOUT}: {reason(error)})") from error
     if found != task:
         raise UsageError(f"{called}: was fine-tuned for {found}; use open-clip-fff {found}")
-    model = _model(str(folder), called, pooled, images, classes)
+    model = new_task_model(str(folder), called, pooled, images, classes)
     try:
         model.network.head.load_state_dict(read_weights(folder / HEAD))
     except RuntimeError as error:

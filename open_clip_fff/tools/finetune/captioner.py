@@ -13,9 +13,9 @@ from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError
 from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.plural import plural
+from open_clip_fff.tools.caption.captioner import PixelCaptioner
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.loading import configuration, load_captioner
-from open_clip_fff.tools.caption.pixels import PixelCaptioner
 from open_clip_fff.tools.finetune.loop import (
     check_losses,
     fine_tune,

@@ -20,7 +20,7 @@ from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.models.frozen import FrozenModel
-from open_clip_fff.plural import plural
+from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.gallery.mined import find_thresholds, mine_sample
 from open_clip_fff.tools.gallery.page import GallerySection
 from open_clip_fff.tools.gallery.rows import RowBuilder
@@ -113,9 +113,8 @@ def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: st
     topics = [(topic.name, plain("; ".join(topic.parts))) for topic in described if topic.name in TOPICS]
     sections, warnings = _sections(plan, sample, settings, topics, progress)
     if sample.skipped:
-        reasons = Counter(each.why for each in sample.skipped).most_common()
-        listed = ", ".join(f"{count:,} {why}" for why, count in reasons)
-        warnings.append(f"{plural(len(sample.skipped), 'samples')} left out: {listed}.")
+        why = reasons(Counter(each.why for each in sample.skipped))
+        warnings.append(f"{plural(len(sample.skipped), 'samples')} left out: {why}.")
     warnings += draw.warnings()
     about = (
         f"{plural(images, 'images')} of {plural(len(draw.indices), 'shards')}, {captions / images:.2f} captions each."

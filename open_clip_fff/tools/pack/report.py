@@ -13,7 +13,7 @@ from typing import Any
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sources import field_values, texts_of
-from open_clip_fff.plural import plural
+from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.pack.join import OneTable
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.shards import ShardSource
@@ -66,11 +66,10 @@ def _coverage(source: SampleSource[Any]) -> list[str]:
 
 def _counts(samples: list[PackedSample], made: list[Any]) -> list[str]:
     counts = sum((Counter(sample.counts) for sample in samples), Counter())
-    reasons = Counter(sample.why for sample in made if not isinstance(sample, PackedSample))
+    left_out = Counter(sample.why for sample in made if not isinstance(sample, PackedSample))
     held = ", ".join(plural(counts[name], name) for name in (IMAGES, RAW, MORE, NONE, JOINED) if counts[name])
     lines = [f"of {plural(len(made), 'samples')} that were looked at: {held or 'none can be packed'}"]
-    left_out = ", ".join(f"{count:,} {why}" for why, count in reasons.most_common())
-    return [*lines, f"left out: {left_out}"] if reasons else lines
+    return [*lines, f"left out: {reasons(left_out)}"] if left_out else lines
 
 
 def _size(source: SampleSource[Any], samples: list[PackedSample], made: int) -> list[str]:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.errors import OneRankError, UsageError
-from open_clip_fff.plural import plural
+from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples
@@ -122,15 +122,14 @@ def _write_shard(stem: str, source: str, folder: OutFolder, work: Work, tick: Ca
 def summary(folder: OutFolder, sources: Mapping[str, str], failed: list[str]) -> str:
     """What the folder holds of all shards, by any process."""
     done = [stem for stem in sources if folder.file(stem).exists()]
-    counts, reasons = Counter[str](), Counter[str]()
+    counts, left_out = Counter[str](), Counter[str]()
     for record in filter(None, map(folder.record, done)):
         counts.update(record.counts)
-        reasons.update(why for _, why in record.left_out)
+        left_out.update(why for _, why in record.left_out)
     held = ", ".join(plural(number, name) for name, number in counts.items()) or "nothing"
     lines = [f"{folder.path} holds {len(done)} of {plural(len(sources), 'shards')}: {held}"]
-    if reasons:
-        why = ", ".join(f"{number:,} {text}" for text, number in reasons.most_common())
-        lines.append(f"left out: {why}; each is named in {folder.path}/records")
+    if left_out:
+        lines.append(f"left out: {reasons(left_out)}; each is named in {folder.path}/records")
     if failed:
         lines.append(f"not done, since they cannot be read: {', '.join(failed[:8])}{', …' if len(failed) > 8 else ''}")
     elif len(done) < len(sources):
