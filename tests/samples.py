@@ -10,18 +10,12 @@ from open_clip_fff.models.frozen import FrozenModel
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FrozenExtractor
 from open_clip_fff.tools.sampling.reading import SampleReader, concatenate
-from open_clip_fff.tools.shards.tars import sample_starts
-
-
-def plain(work, **_):
-    """No bar."""
-    return work
 
 
 def reading(urls: Sequence[str], captions: CaptionSettings, frozen: FrozenModel) -> SampleReader:
     """All samples of some shards."""
-    draw = SampleDraw(urls, 10_000, 0, sample_starts, plain)
-    return SampleReader(draw, captions, [FrozenExtractor(frozen)], torch.device("cpu"), plain)
+    draw = SampleDraw(urls, 10_000, 0)
+    return SampleReader(draw, captions, [FrozenExtractor(frozen)], torch.device("cpu"))
 
 
 def sample_features(urls: Sequence[str], captions: CaptionSettings, frozen: FrozenModel, limit: int) -> MiningFeatures:

@@ -41,10 +41,6 @@ def made_up(counts: list[int], raws: list[int], seed: int = 0, captions: list[st
     return CaptionSample(["a.tar"] * len(keys), keys, [b"jpeg"] * len(keys), texts, owner, raw, image, text)
 
 
-def plain(items, **_):
-    return items
-
-
 # --- the parts, each against a loop ----------------------------------------------------------------------------------
 
 
@@ -166,7 +162,7 @@ def test_a_collapsed_model_finds_nothing():
 
 def test_the_tables_hold_what_loops_find():
     sample = made_up(COUNTS * 3, [1, 1, 1, 0, 1, 2, 1, 2, 1, 1] * 3)
-    found = measure(sample, 8, plain)
+    found = measure(sample, 8)
     assert found.names == ["raw", "generated"] and len(found.captions) == len(sample.captions)
     raws = Counter(sample.owner[sample.raw].tolist())
     assert found.images["raw"].tolist() == [raws[image] for image in range(30)]
@@ -193,7 +189,7 @@ def test_the_tables_hold_what_loops_find():
 
 def test_the_summary_says_the_tables_numbers():
     sample = made_up(COUNTS * 3, [1] * 30)
-    found = measure(sample, 8, plain)
+    found = measure(sample, 8)
     lines = {line.key: line for line in summary(found)}
     counts = found.images["outranked_one_generated"].dropna()
     assert lines["outranked_one_1"].values["generated"] == pytest.approx((counts >= 1).mean())
@@ -208,7 +204,7 @@ def test_the_summary_says_the_tables_numbers():
 
 
 def test_both_kinds_are_looked_for_among_equally_many():
-    found = measure(made_up([2] * 15 + [1] * 100, [1] * 15 + [0] * 100), 50, plain)
+    found = measure(made_up([2] * 15 + [1] * 100, [1] * 15 + [0] * 100), 50)
     assert found.pool == 15 and found.nearest == 14
     lines = {line.key: line for line in summary(found)}
     assert lines["nearest"].title == "a caption and its 14 nearest" and set(lines["nearest"].values) == set(found.names)
@@ -230,7 +226,7 @@ def test_parts_that_make_no_sense_are_left_out_and_said(counts, raws, images):
     sample = made_up(counts, raws)
     if not images:
         sample = sample._replace(image=None)
-    found = measure(sample, 1000, plain)
+    found = measure(sample, 1000)
     keys = [part.key.split("-")[0] for part in sections(found, sample, 2)]
     kinds = [name for name, has in (("raw", sum(raws) > 1), ("generated", sum(counts) - sum(raws) > 1)) if has]
     assert found.names == kinds
@@ -250,7 +246,7 @@ def test_parts_that_make_no_sense_are_left_out_and_said(counts, raws, images):
 
 def test_examples_are_images_with_what_outranks_them():
     sample = made_up(COUNTS * 3, [1] * 30, captions=[f"text {place}" for place in range(75)][: 3 * sum(COUNTS)])
-    found = measure(sample, 12, plain)
+    found = measure(sample, 12)
     kind = found.kinds[1]
     shown = worst(found, sample, kind, 5)
     counts = found.images["outranked_one_generated"]

@@ -16,7 +16,7 @@ from open_clip_fff.tools.sampling.draw import SHARDS, SampleDraw, quotas
 from open_clip_fff.tools.shards.tars import sample_starts
 from tests import colour_discriminator
 from tests.conftest import colour_sample, write_tar
-from tests.samples import plain, sample_features
+from tests.samples import sample_features
 from tests.test_assignment import OFF
 from tests.test_features import STILL, embed
 
@@ -36,7 +36,7 @@ def test_a_draw_is_even_over_shards_and_within_them(tmp_path):
         urls.append(str(write_tar(tmp_path / f"{number}.tar", samples)))
 
     def keys(images: int, seed: int = 0, starts=sample_starts) -> list[str]:
-        return [x["__key__"] for x in SampleDraw(urls, images, seed, starts, plain)]
+        return [x["__key__"] for x in SampleDraw(urls, images, seed, starts)]
 
     found = keys(50)
     assert [sum(key.startswith(f"{n}-") for key in found) for n in range(5)] == [20, 5, 15, 0, 10]
@@ -54,7 +54,7 @@ def test_a_draw_is_even_over_shards_and_within_them(tmp_path):
 def test_a_draw_reads_some_of_many_shards(tmp_path):
     url = str(write_tar(tmp_path / "0.tar", {"a": {"txt": b"x"}}))
     many = [f"{url}?{n}" for n in range(3 * SHARDS)]
-    draw = SampleDraw(many, 10_000, 0, lambda _: range(5), plain)
+    draw = SampleDraw(many, 10_000, 0, lambda _: range(5))
     assert len(draw.indices) == SHARDS and len(draw) == 5 * SHARDS
     assert {int(url.split("?")[1]) // SHARDS for url in draw.indices} == {0, 1, 2}
 
@@ -62,7 +62,7 @@ def test_a_draw_reads_some_of_many_shards(tmp_path):
 def test_a_shard_that_breaks_off_costs_itself(tmp_path, shards):
     broken = tmp_path / "broken.tar"
     broken.write_bytes((shards / "01.tar").read_bytes()[:20_000])
-    draw = SampleDraw([str(shards / "00.tar"), str(broken), str(tmp_path / "no.tar")], 64, 0, sample_starts, plain)
+    draw = SampleDraw([str(shards / "00.tar"), str(broken), str(tmp_path / "no.tar")], 64, 0)
     found = [x["__url__"] for x in draw]
     assert found.count(str(shards / "00.tar")) == 16 and 0 < found.count(str(broken)) < 16
     assert set(draw.unreadable) == {str(broken), str(tmp_path / "no.tar")}  # what breaks off is told, too

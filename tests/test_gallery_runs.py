@@ -15,11 +15,10 @@ from open_clip_fff.tools.gallery.mined import mine_sample
 from open_clip_fff.tools.gallery.run import GallerySettings, read_sample
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FrozenExtractor
-from open_clip_fff.tools.shards.tars import sample_starts
 from tests import colour_discriminator
 from tests.conftest import colour_sample, write_tar
 from tests.page import Page
-from tests.samples import plain, sample_features
+from tests.samples import sample_features
 from tests.test_features import embed
 
 DISCRIMINATOR = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours"]
@@ -96,7 +95,7 @@ def test_it_takes_the_captions_that_a_batch_would_have(trainer, training, teache
     def gathered(*flags: str):
         plan, _ = training_plan([*training[4:], *flags], defaults={"method": "fff"})
         settings = GallerySettings(5, 6, FrozenExtractor(frozen), None, torch.device("cpu"))
-        return read_sample(plan, SampleDraw(urls, 16, 0, sample_starts, plain), settings, plain)
+        return read_sample(plan, SampleDraw(urls, 16, 0), settings)
 
     everything = gathered()
     assert [len(row.captions) for row in everything.rows] == [2, 3, 4, 5] * 4

@@ -25,7 +25,6 @@ from open_clip_fff.tools.calibrate.proposal import Proposal, images_for, propose
 from open_clip_fff.tools.calibrate.strata import ABOVE, STRATA, StratifiedPairs
 from open_clip_fff.tools.calibrate.warnings import warnings
 from tests.quantiles import quantile_thresholds
-from tests.samples import plain
 from tests.test_assignment import random_features
 from tests.test_mining import features as clustered
 
@@ -34,7 +33,7 @@ BATCH, RATE = 50, 1.5
 
 
 def all_pairs(f: MiningFeatures, text_text: str = "pooled", labels: torch.Tensor | None = None) -> AllPairs:
-    return AllPairs(f, torch.full((len(f.ids),), -1) if labels is None else labels, text_text, plain)
+    return AllPairs(f, torch.full((len(f.ids),), -1) if labels is None else labels, text_text)
 
 
 def proposed(

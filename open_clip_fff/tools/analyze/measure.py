@@ -1,7 +1,6 @@
 """All measurements: a table of captions, one of images, and one of the most frequent captions."""
 
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -29,7 +28,6 @@ from open_clip_fff.tools.analyze.similarity import (
     raw_to_generated,
     within_images,
 )
-from open_clip_fff.tools.sampling.draw import Progress
 
 ONE, MEAN = "one", "mean"  # the text of an image in a batch: a random caption of a kind, or the mean of all of them
 
@@ -70,7 +68,7 @@ class Measurements:
         return self.captions[self.captions["kind"] == kind]
 
 
-def measure(sample: CaptionSample, batch: int, progress: Progress) -> Measurements:
+def measure(sample: CaptionSample, batch: int) -> Measurements:
     """Measures a sample; ranks are taken in batches of `batch` images."""
     kinds = kinds_of(sample.owner, sample.raw)
     images = _images(sample)
@@ -89,12 +87,12 @@ def measure(sample: CaptionSample, batch: int, progress: Progress) -> Measuremen
                 kind.owner,
                 sample.text[pool],
                 sample.owner[pool],
-                progress=partial(progress, desc=f"nearest captions, {kind.name}", delay=1),
+                bar=f"nearest captions, {kind.name}",
             )
         )
         images[f"among_{kind.name}"] = _numbers(within_images(sample.text[kind.indices], kind.owner, len(images)))
         if sample.image is not None:
-            _rank(found, sample, sample.image, kind, batch, progress)
+            _rank(found, sample, sample.image, kind, batch)
     if len(kinds) > 1:
         images["raw_to_generated"] = _numbers(raw_to_generated(sample.text, sample.owner, sample.raw, len(images)))
         images["random_raw_to_generated"] = _across(sample, *kinds)
@@ -139,9 +137,7 @@ def _captions(sample: CaptionSample, kind: CaptionKind) -> pd.DataFrame:
     return table
 
 
-def _rank(
-    found: Measurements, sample: CaptionSample, image: Tensor, kind: CaptionKind, batch: int, progress: Progress
-) -> None:
+def _rank(found: Measurements, sample: CaptionSample, image: Tensor, kind: CaptionKind, batch: int) -> None:
     """Adds the text of each image in its batch, its cosine, and how many outrank it."""
     order = shuffle(torch.arange(len(kind.images), device=image.device))
     found.orders[kind.name], found.batch[kind.name] = kind.images[order], min(batch, len(order))
@@ -153,12 +149,7 @@ def _rank(
         column, label = f"{name}_{kind.name}", {ONE: "one", MEAN: "the mean"}[name]
         found.images[column] = _at(images, len(found.images), cosines(image[kind.images], text))
         found.texts[f"outranked_{column}"] = text[order]
-        counts = outranked(
-            image[kind.images[order]],
-            text[order],
-            batch,
-            partial(progress, desc=f"batches, {label} {kind.name}", delay=1),
-        )
+        counts = outranked(image[kind.images[order]], text[order], batch, bar=f"batches, {label} {kind.name}")
         found.images[f"outranked_{column}"] = _at(images[order.cpu().numpy()], len(found.images), counts)
 
 

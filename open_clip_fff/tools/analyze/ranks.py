@@ -1,13 +1,13 @@
 """How many captions of a batch match an image at least as well as its own (FFF, arXiv 2405.10286, Figure 3)."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.tools.analyze.similarity import AREA
+from open_clip_fff.tools.sampling.progress import progress
 
 TIE = 1e-6  # as in validation: products of equal features differ in their last digits
 
@@ -27,18 +27,18 @@ def outranked(
     image: Tensor,
     text: Tensor,
     size: int,
-    progress: Callable[[list[tuple[Tensor, slice]]], Iterable[Any]] = iter,
     area: int = AREA,
+    bar: str = "batches",
 ) -> Tensor:
     """The number of other captions in an image's batch with at least the cosine of its own, int64 [n], below `size`.
 
     Equal cosines count, as in validation: captions that images share identify none of them. Features of n images and of
-    a caption of each are float32 [n, D], L2-normalised. `area` cosines exist at a time (one row at least), and
-    `progress` wraps the tiles.
+    a caption of each are float32 [n, D], L2-normalised. `area` cosines exist at a time (one row at least); `bar`
+    titles a progress bar.
     """
     parts = []
     with exact_float32(image.device):
-        for rows, batch in progress(list(_tiles(len(image), size, area, image.device))):
+        for rows, batch in progress(list(_tiles(len(image), size, area, image.device)), desc=bar, delay=1):
             own = (image[rows] * text[rows]).sum(dim=1, keepdim=True)
             below = image[rows] @ text[batch].T < own - TIE
             rival = torch.arange(batch.start, batch.stop, device=image.device) != rows[:, None]

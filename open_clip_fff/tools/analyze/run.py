@@ -16,11 +16,10 @@ from open_clip_fff.tools.analyze.sample import CaptionSample, read_sample
 from open_clip_fff.tools.analyze.sections import left_out, sections
 from open_clip_fff.tools.analyze.summary import LEFT_OUT, NAMES, SummaryLine, csv_files, summary
 from open_clip_fff.tools.pages.html import Head, data_address, render
-from open_clip_fff.tools.sampling.command import exit_code, open_shards, progress, writing
+from open_clip_fff.tools.sampling.command import exit_code, open_shards, writing
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import load_extractor
 from open_clip_fff.tools.sampling.reading import SampleReader, thumbnail
-from open_clip_fff.tools.shards.tars import sample_starts
 
 TITLE = "Analysis of the captions"
 
@@ -35,11 +34,11 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     if foreign and not (args.out / PAGE).exists():
         raise UsageError(f"--out {args.out}: holds {foreign[0]}, not of an earlier analysis; name another folder")
     extractor = load_extractor(plan, device)
-    draw = SampleDraw(urls, args.images, 0, sample_starts, progress)
-    reader = SampleReader(draw, plan.captions, [extractor], device, progress, keep=thumbnail, workers=args.workers)
+    draw = SampleDraw(urls, args.images, 0)
+    reader = SampleReader(draw, plan.captions, [extractor], device, keep=thumbnail, workers=args.workers)
     sample = read_sample(reader)
     check_sample(sample, draw, reader.skipped)
-    found = measure(sample, args.batch, progress)
+    found = measure(sample, args.batch)
     if not found.kinds:
         raise UsageError("--train-data: no two images have a caption of the same kind, so there is nothing to compare")
     stored = None if extractor.stored is None else extractor.stored.model

@@ -1,13 +1,11 @@
 """Cosines of captions and images (FFF, arXiv 2405.10286, Figures 2 and 3)."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from open_clip_fff.numerics import exact_float32
+from open_clip_fff.tools.sampling.progress import progress
 
 NEAREST = 100
 AREA = 2**24  # cosines that exist at a time, 64 MB
@@ -49,8 +47,8 @@ def mean_of_nearest(
     pool: Tensor,
     pool_owner: Tensor,
     nearest: int = NEAREST,
-    progress: Callable[[list[Tensor]], Iterable[Any]] = iter,
     area: int = AREA,
+    bar: str = "nearest captions",
 ) -> Tensor:
     """The mean cosine of each caption to the nearest captions of other images in a pool, float32 [T].
 
@@ -58,13 +56,13 @@ def mean_of_nearest(
         text, pool: float32 [T, D] and [P, D], L2-normalised.
         owner, pool_owner: their images, int64 [T] and [P]; no image has two in the pool.
         nearest: how many, at most P - 1.
-        progress: wraps the row tiles.
         area: cosines that exist at a time (one row at least).
+        bar: the title of a progress bar.
     """
     nearest = min(nearest, len(pool) - 1)
     tiles, parts = list(torch.arange(len(text), device=text.device).split(max(area // len(pool), 1))), []
     with exact_float32(text.device):
-        for rows in progress(tiles):
+        for rows in progress(tiles, desc=bar, delay=1):
             tile = text[rows] @ pool.T
             tile.masked_fill_(owner[rows, None] == pool_owner, -torch.inf)
             parts.append(tile.topk(nearest, dim=1, sorted=False).values.mean(dim=1))

@@ -11,7 +11,7 @@ from open_clip_fff.mining.labels import own_pairs
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.mining.tiles import tiles
 from open_clip_fff.numerics import exact_float32
-from open_clip_fff.tools.sampling.draw import Progress
+from open_clip_fff.tools.sampling.progress import progress
 
 SIDE = 512  # images of a tile, by row and by column
 
@@ -37,10 +37,10 @@ class AllPairs:
     `labels` are their classes (`ids.class_id`), int64 [n], negative where unknown.
     """
 
-    def __init__(self, features: MiningFeatures, labels: Tensor, text_text: str, progress: Progress) -> None:
+    def __init__(self, features: MiningFeatures, labels: Tensor, text_text: str) -> None:
         with torch.no_grad(), exact_float32(features.text.device):
             self.features: MiningFeatures = prepared(features, text_text)
-        self.labels, self.text_text, self._progress = labels, text_text, progress
+        self.labels, self.text_text = labels, text_text
         self.labelled = bool((labels >= 0).any())
 
     def __len__(self) -> int:
@@ -54,7 +54,7 @@ class AllPairs:
     @torch.no_grad()
     def tiles(self, desc: str) -> Iterator[PairTile]:
         """All tiles in order; `desc` names the pass in the progress bar."""
-        for rows in self._progress(list(tiles(len(self), SIDE)), desc=desc):
+        for rows in progress(list(tiles(len(self), SIDE)), desc=desc):
             for columns in tiles(len(self), SIDE):
                 with exact_float32(self.features.text.device):
                     found = candidates(self.features.subset(rows), self.features.subset(columns), self.text_text)

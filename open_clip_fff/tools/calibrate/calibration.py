@@ -23,7 +23,7 @@ from open_clip_fff.tools.calibrate.proposal import Proposal, check_size, propose
 from open_clip_fff.tools.calibrate.strata import StratifiedPairs
 from open_clip_fff.tools.calibrate.table import false_negatives, thresholds_table
 from open_clip_fff.tools.calibrate.warnings import warnings
-from open_clip_fff.tools.sampling.draw import Progress, SampleDraw
+from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, without_raw
 from open_clip_fff.tools.sampling.reading import SampleReader, concatenate
 
@@ -61,15 +61,14 @@ def calibrate(
     extractor: FeatureExtractor,
     scorer: PairScorer | None,
     settings: CalibrationSettings,
-    progress: Progress,
 ) -> Calibration:
     """Proposes thresholds for a training that mines; `scorer` scores pairs near them, None for none.
 
-    `progress` wraps reading and each pass. Raises UsageError if the sample is too small.
+    Raises UsageError if the sample is too small.
     """
     assert plan.mining is not None
     reader = SampleReader(
-        draw, plan.captions, [extractor], settings.device, progress, seed=settings.seed, workers=settings.workers
+        draw, plan.captions, [extractor], settings.device, seed=settings.seed, workers=settings.workers
     )
     chunks = list(reader.chunks())
     rows = [sample.row for chunk in chunks for sample in chunk.samples]
@@ -78,7 +77,7 @@ def calibrate(
     if not plan.mining.raw:
         features = without_raw(features, rows)
     labels = torch.tensor([row.label for row in rows], device=features.text.device)
-    pairs = AllPairs(features, labels, plan.mining.text_text, progress)
+    pairs = AllPairs(features, labels, plan.mining.text_text)
     histograms = cosine_histograms(pairs)
     curves = rate_curves(pairs, histograms, plan.mining)
     proposal = propose(histograms, curves, plan.mining, settings.batch, settings.per_image)
@@ -92,7 +91,7 @@ def calibrate(
             strata.add(tile)
     counts, agreements = counter.counts(), []
     if strata is not None and scorer is not None and plan.connection is not None and (drawn := strata.drawn()):
-        q = stratum_scores(drawn, rows, draw, plan.captions, scorer, settings.device, progress)
+        q = stratum_scores(drawn, rows, draw, plan.captions, scorer, settings.device)
         agreements = clause_agreement(drawn, q, plan.connection)
     return Calibration(
         images=len(rows),

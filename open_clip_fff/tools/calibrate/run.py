@@ -15,11 +15,10 @@ from open_clip_fff.tools.calibrate.calibration import Calibration, CalibrationSe
 from open_clip_fff.tools.calibrate.plots import draw_curves, draw_false_negatives, draw_histograms
 from open_clip_fff.tools.calibrate.proposal import check_size
 from open_clip_fff.tools.calibrate.table import format_table
-from open_clip_fff.tools.sampling.command import exit_code, open_shards, progress, writing
+from open_clip_fff.tools.sampling.command import exit_code, open_shards, writing
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import load_extractor
 from open_clip_fff.tools.sampling.match_scores import load_scorer
-from open_clip_fff.tools.shards.tars import sample_starts
 
 THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
 
@@ -36,11 +35,11 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     )
     extractor = load_extractor(plan, device)
     scorer = None if plan.connection is None else load_scorer(plan.connection, device)
-    draw = SampleDraw(urls, args.images, args.seed, sample_starts, progress)
+    draw = SampleDraw(urls, args.images, args.seed)
     drawn = f"{plural(len(draw), 'samples')} of {len(draw.indices)} of {plural(len(urls), 'shards')}"
     print(f"{drawn}; batches of {settings.batch:,} {args.batch_from}")
     try:
-        found = calibrate(plan, draw, extractor, scorer, settings, progress)
+        found = calibrate(plan, draw, extractor, scorer, settings)
     finally:
         code = exit_code(draw)
     with writing(args.out):

@@ -1,8 +1,8 @@
 """Eq. 1 on a sample: the pairs that it mines, and those just below the thresholds."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from open_clip_fff.mining.reference import MiningFeatures, Thresholds
 from open_clip_fff.mining.tiles import AREA, tiles
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.tools.gallery.pairs import MinedRow, NearestPairs, margins
+from open_clip_fff.tools.sampling.progress import progress
 
 WINDOW, BINS = 0.05, 50  # of the histogram: so far below and above the thresholds
 STEPS = (0.005, 0.01, 0.02, 0.05)  # by which all thresholds might be moved
@@ -70,16 +71,14 @@ def mine_sample(
     thresholds: Thresholds,
     show: int,
     labels: Tensor | None = None,
-    progress: Callable[[list[slice]], Iterable[Any]] = iter,
 ) -> MinedSample:
     """Mines a sample of n images as one batch, with the form of S_tt, the cap and the band of `config`.
 
-    `labels` are classes int64 [n], negative where unknown; None if all are. `show` rows of each part are kept, and
-    `progress` wraps the row tiles.
+    `labels` are classes int64 [n], negative where unknown; None if all are. `show` rows of each part are kept.
     """
     columns, parts = prepared(features, config.text_text), []
     with exact_float32(features.text.device):
-        for rows in progress(list(tiles(len(features.ids), max(AREA // features.valid.numel(), 1)))):
+        for rows in progress(list(tiles(len(features.ids), max(AREA // features.valid.numel(), 1))), desc="mining"):
             found = candidates(columns.subset(rows), columns, config.text_text)
             right = None if labels is None else own_pairs(labels[rows], labels) & (labels >= 0)
             parts.append(_mine_tile(found, config, thresholds, right))

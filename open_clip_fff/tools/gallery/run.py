@@ -27,13 +27,12 @@ from open_clip_fff.tools.gallery.rows import RowBuilder
 from open_clip_fff.tools.gallery.scored import ScoredSample, score_batch
 from open_clip_fff.tools.gallery.sections import format_thresholds, mined_sections, scored_sections
 from open_clip_fff.tools.pages.html import Head, data_address, render
-from open_clip_fff.tools.sampling.command import exit_code, open_shards, progress, writing
-from open_clip_fff.tools.sampling.draw import Progress, SampleDraw
+from open_clip_fff.tools.sampling.command import exit_code, open_shards, writing
+from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, FrozenExtractor, load_extractor, without_raw
 from open_clip_fff.tools.sampling.flags import GALLERY_SHARDS
 from open_clip_fff.tools.sampling.match_scores import CROP, center_crop, load_scorer
 from open_clip_fff.tools.sampling.reading import SampleChunk, SampleReader, concatenate, thumbnail
-from open_clip_fff.tools.shards.tars import sample_starts
 
 TITLE = "What mining finds"
 TOPICS = ("captions", "mining", "discriminator")  # of the plan, shown at the top
@@ -72,8 +71,8 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     """
     plan, urls, device = open_shards(args, plan, args.out.parent)
     settings = GallerySettings(args.show, args.batch_size, *load_extractors(args, plan, device), device)
-    draw = SampleDraw(urls, args.samples, 0, sample_starts, progress, GALLERY_SHARDS)
-    html = gallery(plan, draw, settings, command, progress)
+    draw = SampleDraw(urls, args.samples, 0, shards=GALLERY_SHARDS)
+    html = gallery(plan, draw, settings, command)
     with writing(args.out):
         write_atomically(args.out, html)
     print(f"{args.out} is written ({len(html) / 2**20:.1f} MiB): open it in a browser")
@@ -100,18 +99,18 @@ def load_extractors(
     return mining, FrozenExtractor(FrozenModel(loaded.model, loaded.tokenizer))
 
 
-def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: str, progress: Progress) -> str:
+def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: str) -> str:
     """The page as HTML with style and images.
 
     Raises UsageError if there are too few images, or the discriminator cannot be loaded.
     """
-    sample = read_sample(plan, draw, settings, progress)
+    sample = read_sample(plan, draw, settings)
     images, captions = len(sample.samples), sum(len(row.captions) for row in sample.rows)
     if images < 2:
         raise UsageError(f"--samples {len(draw)}: {plural(images, 'images')} with captions read, and pairs take 2")
     described = describe(plan, Upstream(dataset_type="webdataset"))
     topics = [(topic.name, plain("; ".join(topic.parts))) for topic in described if topic.name in TOPICS]
-    sections, warnings = _sections(plan, sample, settings, topics, progress)
+    sections, warnings = _sections(plan, sample, settings, topics)
     if sample.skipped:
         why = reasons(Counter(each.why for each in sample.skipped))
         warnings.append(f"{plural(len(sample.skipped), 'samples')} left out: {why}.")
@@ -129,7 +128,7 @@ def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: st
     )
 
 
-def read_sample(plan: Plan, draw: SampleDraw, settings: GallerySettings, progress: Progress) -> GallerySample:
+def read_sample(plan: Plan, draw: SampleDraw, settings: GallerySettings) -> GallerySample:
     """Decodes, embeds and scores, a batch at a time."""
     extractors = [each for each in dict.fromkeys((settings.mining, settings.hardest)) if each is not None]
     scorer = None
@@ -137,7 +136,7 @@ def read_sample(plan: Plan, draw: SampleDraw, settings: GallerySettings, progres
         scorer = load_scorer(plan.connection, settings.device)
     crop = center_crop() if scorer is not None else lambda _: torch.empty(0)
     reader = SampleReader(
-        draw, plan.captions, extractors, settings.device, progress, lambda image: (thumbnail(image), crop(image))
+        draw, plan.captions, extractors, settings.device, lambda image: (thumbnail(image), crop(image))
     )
     scored, chunks, start = ScoredSample([], []), list[SampleChunk](), 0
     for batch in reader.chunks(settings.batch):
@@ -154,7 +153,7 @@ def read_sample(plan: Plan, draw: SampleDraw, settings: GallerySettings, progres
 
 
 def _sections(
-    plan: Plan, sample: GallerySample, settings: GallerySettings, topics: list[tuple[str, str]], progress: Progress
+    plan: Plan, sample: GallerySample, settings: GallerySettings, topics: list[tuple[str, str]]
 ) -> tuple[list[GallerySection], list[str]]:
     """The page's sections, and warnings; thresholds found on the sample join the topics."""
     sections, warnings = [], []
@@ -162,8 +161,7 @@ def _sections(
     if plan.mining is not None and sample.mining is not None:
         features = sample.mining if plan.mining.raw else without_raw(sample.mining, sample.rows)
         thresholds = find_thresholds(features, plan.mining, settings.batch)
-        bar = lambda tiles: progress(tiles, desc="mining")  # noqa: E731
-        mined = mine_sample(features, plan.mining, thresholds, settings.show, labels.to(features.text.device), bar)
+        mined = mine_sample(features, plan.mining, thresholds, settings.show, labels.to(features.text.device))
         sections += mined_sections(mined, RowBuilder(sample.rows, features, labels), settings.batch)
         if plan.mining.per_image is not None:
             topics.append(("thresholds", f"{format_thresholds(thresholds)}, found on this sample"))

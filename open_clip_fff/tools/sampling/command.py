@@ -5,19 +5,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.training_data import preview_training_data, training_shards
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.tools.sampling.draw import SampleDraw
-
-progress = partial(tqdm, disable=None, leave=False)
 
 
 def open_shards(

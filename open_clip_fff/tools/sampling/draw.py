@@ -1,15 +1,14 @@
 """A random sample of many shards, in proportion to their sizes."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from open_clip_fff.data.shards import read_samples, samples_at
 from open_clip_fff.errors import reason
 from open_clip_fff.tools.sampling.flags import SHARDS
-
-Progress = Callable[..., Iterable[Any]]  # tqdm's signature
+from open_clip_fff.tools.sampling.progress import progress
+from open_clip_fff.tools.shards.tars import sample_starts
 
 
 class SampleDraw:
@@ -21,7 +20,6 @@ class SampleDraw:
         seed: of the draw.
         starts: returns where in a shard's file each sample starts, so that others are not read; empty if unknown: such
             a shard is read once to count them, and up to the last that is drawn at each pass.
-        progress: wraps the shards while they are counted.
         shards: to read at most.
 
     Attributes:
@@ -34,8 +32,7 @@ class SampleDraw:
         urls: Sequence[str],
         images: int,
         seed: int,
-        starts: Callable[[str], Sequence[int]],
-        progress: Progress,
+        starts: Callable[[str], Sequence[int]] = sample_starts,
         shards: int = SHARDS,
     ) -> None:
         random, all_urls = np.random.default_rng(seed), list(dict.fromkeys(urls))

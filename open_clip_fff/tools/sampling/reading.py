@@ -17,8 +17,9 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tokens import draw_captions
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.numerics import half_on_cuda
-from open_clip_fff.tools.sampling.draw import Progress, SampleDraw
+from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, concatenate_features, mining_features
+from open_clip_fff.tools.sampling.progress import progress
 
 CHUNK = 64  # images that are embedded at a time
 THUMBNAIL, QUALITY = 176, 80  # pixels of the longer side, and JPEG quality
@@ -39,7 +40,6 @@ class SampleReader:
         captions: where captions are, and which of them reach a batch.
         extractors: if one reads stored features, samples without them are skipped.
         device: of the features.
-        progress: wraps the decoded samples.
         keep: what to keep of each image; None for nothing, and no decoding where all features are stored.
         seed: of the captions drawn by the policy `sample`.
         workers: threads that decode.
@@ -54,7 +54,6 @@ class SampleReader:
         captions: CaptionSettings,
         extractors: Sequence[FeatureExtractor],
         device: torch.device,
-        progress: Progress,
         keep: Callable[[Image.Image], Any] | None = None,
         seed: int = 0,
         workers: int = 0,
