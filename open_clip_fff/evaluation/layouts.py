@@ -141,7 +141,7 @@ def other_split(local: LocalSet, split: str) -> LocalSet | None:
 def where_to_get(names: Sequence[str], root: Path) -> str:
     """A table of where sets of the paper can be downloaded, and of the files that torchvision's form has."""
     rows = [("not in " + str(root), "webdataset form, on the hub", "or torchvision's form, in DIR/SET or DIR")]
-    rows += [(name, repository(name), " or ".join(map(" + ".join, NATIVE[name]))) for name in names]
+    rows += [(name, repositories(name)[0], " or ".join(map(" + ".join, NATIVE[name]))) for name in names]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{name:<{widths[0]}}   {hub:<{widths[1]}}   {native}" for name, hub, native in rows]
     return "\n".join([*lines, "--download gets the webdataset form; its folder may be named as on the hub"])
@@ -156,7 +156,7 @@ def download(name: str, root: Path) -> None:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     files = [f"{SPLIT}/*", "*.txt"]
-    for repository in _repositories(name):
+    for repository in repositories(name):
         try:
             snapshot_download(repository, repo_type="dataset", local_dir=root / name, allow_patterns=files)
             return
@@ -164,16 +164,11 @@ def download(name: str, root: Path) -> None:
             continue
         except Exception as error:
             raise UsageError(f"--download: {repository} cannot be downloaded ({reason(error)})") from error
-    raise UsageError(f"--download: the hub has neither of {', '.join(_repositories(name))}")
+    raise UsageError(f"--download: the hub has neither of {', '.join(repositories(name))}")
 
 
-def repository(name: str) -> str:
-    """The hub repository that most likely has a set of the paper in webdataset form."""
-    return _repositories(name)[0]
-
-
-def _repositories(name: str) -> list[str]:
-    """Hub repositories that may have a set, the likelier one first."""
+def repositories(name: str) -> list[str]:
+    """Hub repositories that may have a set of the paper in webdataset form, the likelier one first."""
     names = [f"{HUB}/wds_{name}", f"{HUB}/wds_vtab-{name}"]
     return names[::-1] if name in VTAB else names
 

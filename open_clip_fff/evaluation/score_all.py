@@ -11,7 +11,7 @@ import torch
 from open_clip_fff.config.parsers import check_least
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings
-from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, repository, where_to_get
+from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, repositories, where_to_get
 from open_clip_fff.evaluation.protocol import ELEVEN, RECALLS, RERANKING, RETRIEVAL, score_text, sizes_text
 from open_clip_fff.evaluation.scoring import Evaluate, score_set, zero_shot
 from open_clip_fff.evaluation.store import Score
@@ -76,7 +76,7 @@ def prepare(arguments: argparse.Namespace) -> list[LocalSet]:
         raise UsageError(f"{what} there, see above")
     print(f"{plural(len(found), 'sets')}: {', '.join(local.spec.name for local in found)}", flush=True)
     if missing:
-        where = ", ".join(f"{name} ({repository(name)})" for name in missing)
+        where = ", ".join(f"{name} ({repositories(name)[0]})" for name in missing)
         print(f"sets of the paper that are not in {root}, but can be downloaded with --download: {where}", flush=True)
     return found
 

@@ -13,7 +13,7 @@ from open_clip_fff.data.shards import SkippedSample, as_usage_errors, image_byte
 from open_clip_fff.data.sources import value_of
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.evaluation_sets import Members, SetWriter, how_to_score
+from open_clip_fff.tools.evaluation_sets import Members, how_to_score, write_split
 from open_clip_fff.tools.pack.folder_files import UnusedFiles, entries_of, images_below
 from open_clip_fff.tools.pack.items import SkipSample, image_content, prepare_image
 from open_clip_fff.tools.pack.kinds import files_in
@@ -71,7 +71,7 @@ def class_set(
     names, numbers = name_classes(labels, names_file)
     files = {CLASS_NAMES: names, TEMPLATES: read_templates(templates_file)}
     is_new = _check_out(out, split, files)
-    writer, per_class = SetWriter(), Counter[int]()
+    per_class = Counter[int]()
 
     def members(image: LabelledImage) -> Members | SkippedSample:
         if image.label is None or image.content is None:
@@ -88,15 +88,15 @@ def class_set(
             yield made
 
     with atomic_folder(out if is_new else out / split) as unfinished:
-        writer.write_split(unfinished / split if is_new else unfinished, counted())
-        if not writer.images:
-            raise UsageError(f"{source}: no image with a class can be read{writer.summary()}")
+        written, left_out = write_split(unfinished / split if is_new else unfinished, counted())
+        if not written:
+            raise UsageError(f"{source}: no image with a class can be read{left_out}")
         for name, lines in files.items() if is_new else ():
             (unfinished / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     counts = [per_class[number] for number in range(len(names))]
     each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
-    print(f"{out}: {plural(writer.images, 'images')} of {plural(len(names), 'classes')} ({each} each), ", end="")
-    print(f"{plural(len(files[TEMPLATES]), 'templates')}, split {split}{writer.summary()}")
+    print(f"{out}: {plural(written, 'images')} of {plural(len(names), 'classes')} ({each} each), ", end="")
+    print(f"{plural(len(files[TEMPLATES]), 'templates')}, split {split}{left_out}")
     print("".join(f"not used: {line}\n" for line in unused.lines), end="")
     if empty := [name for name, count in zip(names, counts, strict=True) if not count]:
         print(f"without images: {_some(empty)}")

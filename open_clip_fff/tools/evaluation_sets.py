@@ -23,40 +23,30 @@ IMAGES_PER_TAR = 1_000
 Members = dict[str, bytes]  # of a sample, by extension
 
 
-class SetWriter:
-    """Counts what is written to a set and what is left out.
+def write_split(folder: Path, samples: Iterable[Members | SkippedSample]) -> tuple[int, str]:
+    """Writes `0.tar`, `1.tar`, … and `nshards.txt` into a folder; equal samples make equal bytes.
 
-    Attributes:
-        images: samples written.
-        left_out: samples that cannot be used, by reason.
+    Returns how many were written, and the end of a line on what was left out; empty for nothing.
     """
+    left_out = Counter[str]()
 
-    def __init__(self) -> None:
-        self.images = 0
-        self.left_out: Counter[str] = Counter()
-
-    def write_split(self, folder: Path, samples: Iterable[Members | SkippedSample]) -> None:
-        """Writes `0.tar`, `1.tar`, … and `nshards.txt` into a folder; equal samples make equal bytes."""
-        folder.mkdir(exist_ok=True)
-        shards, usable = 0, self._usable(samples)
-        for first in usable:
-            with (folder / f"{shards}.tar").open("wb") as file, tar_writer(file) as tar:
-                for members in chain([first], islice(usable, IMAGES_PER_TAR - 1)):
-                    tar.write({"__key__": f"s{self.images:07d}", **members})
-                    self.images += 1
-            shards += 1
-        (folder / "nshards.txt").write_text(f"{shards}\n")
-
-    def summary(self) -> str:
-        """What was left out, for the end of a line; empty for nothing."""
-        return f"; left out: {reasons(self.left_out)}" if self.left_out else ""
-
-    def _usable(self, samples: Iterable[Members | SkippedSample]) -> Iterator[Members]:
+    def usable() -> Iterator[Members]:
         for sample in tqdm(samples, unit=" images", disable=None):
             if isinstance(sample, SkippedSample):
-                self.left_out[sample.why] += 1
+                left_out[sample.why] += 1
             else:
                 yield sample
+
+    folder.mkdir(exist_ok=True)
+    images, shards, remaining = 0, 0, usable()
+    for first in remaining:
+        with (folder / f"{shards}.tar").open("wb") as file, tar_writer(file) as tar:
+            for members in chain([first], islice(remaining, IMAGES_PER_TAR - 1)):
+                tar.write({"__key__": f"s{images:07d}", **members})
+                images += 1
+        shards += 1
+    (folder / "nshards.txt").write_text(f"{shards}\n")
+    return images, f"; left out: {reasons(left_out)}" if left_out else ""
 
 
 def how_to_score(out: Path) -> str:
@@ -73,7 +63,7 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
     shards, out = arguments.shards, arguments.out
     if out.exists():
         raise UsageError(f"--out {out}: exists already; nothing was overwritten")
-    urls, reader, writer, captions = expand_shards(shards), CaptionReader(settings), SetWriter(), 0
+    urls, reader, captions = expand_shards(shards), CaptionReader(settings), 0
     check_files("SHARDS", urls)
     texts, written = _captions_by_image(urls, reader), set[int]()
 
@@ -91,11 +81,11 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
 
     with atomic_folder(out) as unfinished:
         samples = as_usage_errors(read_samples(urls), " ".join(urls[:3]))
-        writer.write_split(unfinished / "test", map(members, samples))
-        if not writer.images:
+        images, left_out = write_split(unfinished / "test", map(members, samples))
+        if not images:
             raise UsageError(f"{shards}: no sample has captions and a readable image; --text-key and --json-text-key?")
         (unfinished / "dataset_type.txt").write_text("retrieval\n")
-    print(f"{out}: {plural(captions, 'captions')} of {plural(writer.images, 'images')}{writer.summary()}")
+    print(f"{out}: {plural(captions, 'captions')} of {plural(images, 'images')}{left_out}")
     print(how_to_score(out))
     return 0
 

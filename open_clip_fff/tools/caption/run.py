@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
     settings |= {"dtype": dtype_of(args.dtype, config, device), "batch size": args.batch_size, "seed": args.seed}
     settings |= {**decoding.used_settings(), "transformers": transformers.__version__, "into": args.into}
     settings |= {"field": args.field, "overwrite": args.overwrite} if args.into == "tars" else {}
+    field = args.field if args.into == "tars" else None
     with silenced_transformers():
         try:
             captioner = load_captioner(args.model, config, args.prompt, settings["dtype"])
@@ -44,14 +46,14 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
             folder = OutFolder(args.out, INTO[args.into], settings)  # created only once the model works
             if share.index == 0:
                 print(f"captions of {args.model}, {decoding.how}, in {settings['dtype']} on {device}")
-            code = process_shards(shards, folder, share, shard_writer(args, captioner, decoding, settings))
+            shard = ShardCaptioner(captioner, decoding, args.batch_size, args.workers, args.seed, field, args.overwrite)
+            code = process_shards(shards, folder, share, partial(write_shard, captioner=shard, settings=settings))
         except torch.OutOfMemoryError as error:
             raise OneRankError(
                 f"--batch-size {args.batch_size}: {decoding.captions} captions of so many images do not fit into the "
                 f"memory of {device}; lower it, and name another --out"
             ) from error
     if share.index == 0 or not share.together:
-        field = args.field if args.into == "tars" else None
         title = f"{args.model}, {decoding.how}" + (f", {args.prompt!r}" if args.prompt else "")
         for line in report(folder, shards, title, decoding.captions, field, args.train_data):
             print(line)
@@ -89,24 +91,14 @@ def to_device(captioner: Captioner, device: str) -> Captioner:
     return captioner
 
 
-def shard_writer(
-    args: argparse.Namespace, captioner: Captioner, decoding: Decoding, settings: dict[str, object]
-) -> Callable[[str, BinaryIO, Callable[[int], None]], ShardRecord]:
-    """A function that writes one shard's file."""
-    field = args.field if args.into == "tars" else None
-
-    def skip(sample: dict) -> str | None:
-        return None if field is None else refuse_taken(sample, field, args.overwrite)
-
-    shard = ShardCaptioner(captioner, decoding, args.batch_size, args.workers, args.seed, skip)
-
-    def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
-        record = ShardRecord(url)
-        captions = shard.captions(url, record, tick)
-        if field is None:
-            write_sidecar(file, captions, settings)
-        else:
-            write_tar(url, file, captions, field)
-        return record
-
-    return work
+def write_shard(
+    url: str, file: BinaryIO, tick: Callable[[int], None], captioner: ShardCaptioner, settings: dict[str, object]
+) -> ShardRecord:
+    """Writes one shard's file."""
+    record = ShardRecord(url)
+    captions = captioner.captions(url, record, tick)
+    if captioner.field is None:
+        write_sidecar(file, captions, settings)
+    else:
+        write_tar(url, file, captions, captioner.field)
+    return record

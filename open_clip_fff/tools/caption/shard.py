@@ -15,6 +15,7 @@ from open_clip_fff.data.shards import SkippedSample, as_usage_errors, read_sampl
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.cleaning import add_clean
 from open_clip_fff.tools.caption.decoding import Decoding
+from open_clip_fff.tools.caption.writing import refuse_taken
 from open_clip_fff.tools.shards.folder import ShardRecord
 
 
@@ -34,13 +35,13 @@ class ShardCaptioner:
     batch_size: int  # images at a time
     workers: int  # threads that decode images
     seed: int  # of the random numbers, combined with the shard's base name
-    # returns why a sample is skipped, or None; may raise UsageError
-    skip: Callable[[dict], str | None] = lambda sample: None
+    field: str | None  # of the tars' json that captions go into; None for sidecars
+    overwrite: bool  # whether a sample may have that field already
 
     def captions(self, url: str, record: ShardRecord, tick: Callable[[int], None]) -> Iterator[tuple[str, list[str]]]:
         """Key and captions of samples with any; `record` counts, and lists the others.
 
-        Raises UsageError if the shard cannot be read.
+        Raises UsageError if the shard cannot be read, or a sample has the field and may not.
         """
         torch.manual_seed(name_hash(f"{PurePosixPath(url).name}/seed {self.seed}"))
         keys: set[str] = set()
@@ -66,7 +67,7 @@ class ShardCaptioner:
 
     def _prepared_sample(self, sample: dict) -> PreparedSample | SkippedSample:
         key = str(sample["__key__"])
-        if why := self.skip(sample):
+        if self.field is not None and (why := refuse_taken(sample, self.field, self.overwrite)):
             return SkippedSample(key, why)
         image: Any = decoded(sample, self.captioner.prepare)
         return image if isinstance(image, SkippedSample) else PreparedSample(key, image)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,8 +27,8 @@ class MinedPair(NamedTuple):
     def above(self, thresholds: Thresholds) -> tuple[float | None, ...]:
         """Scores minus p1, p2 and p3, and S_it minus p1'; None for a missing threshold or score."""
         scores = (*self.scores, self.scores[0])
-        return tuple(
-            None if score is None or threshold is None else score - as_float32(float(threshold))
+        return tuple(  # cosines are compared as float32
+            None if score is None or threshold is None else score - float(np.float32(threshold))
             for score, threshold in zip(scores, thresholds, strict=True)
         )
 
@@ -59,11 +60,6 @@ def margins(similarity: Similarities, thresholds: Thresholds, shape: torch.Size)
         if margin is not None:
             largest = torch.maximum(largest, margin)
     return largest
-
-
-def as_float32(number: float) -> float:
-    """The nearest float32, in which cosines are compared."""
-    return torch.tensor(number, dtype=torch.float32).item()
 
 
 def _above(cosine: Tensor | None, threshold: float | Tensor | None) -> Tensor | None:
