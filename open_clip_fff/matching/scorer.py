@@ -1,7 +1,6 @@
 """Match scores of pairs with as few forward passes of the discriminator as possible."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,42 +13,16 @@ from open_clip_fff.matching.score_cache import FLAG, ScoreCache
 Images = Tensor | Callable[[Tensor], Tensor]
 
 
-class ScoreCounts(NamedTuple):
-    """Pairs by where their match score came from.
-
-    Attributes:
-        own: a caption of the image itself: 1 without a forward pass.
-        cached: from the disk.
-        repeated: the same pair as another of the same call.
-        scored: by the model.
-    """
-
-    own: int = 0
-    cached: int = 0
-    repeated: int = 0
-    scored: int = 0
-
-    @property
-    def requested(self) -> int:
-        """All but own pairs."""
-        return self.cached + self.repeated + self.scored
-
-
 class PairScorer:
     """Match scores by id where the caption is the image's own, from the cache where possible, else by the model.
 
     Args:
         discriminator: the model.
         cache: of match scores on disk; None for none.
-
-    Attributes:
-        total: counts over all calls.
-        last: counts of the last call.
     """
 
     def __init__(self, discriminator: Discriminator, cache: ScoreCache | None = None) -> None:
         self.discriminator, self.cache = discriminator, cache
-        self.total, self.last = ScoreCounts(), ScoreCounts()
 
     @classmethod
     def with_cache(cls, discriminator: Discriminator, folder: str | None, rank: int = 0) -> "PairScorer":
@@ -80,12 +53,11 @@ class PairScorer:
                 [u, 3, H, W]. It is called at most once, with one index per image to be scored.
         """
         ids = image_ids.tolist()
-        own = [image >= 0 and image == owner for image, owner in zip(ids, owners.tolist(), strict=True)]
         q = [1.0] * len(ids)
         # indices by pair: both directions of a batch may have found the same one
         pairs: dict[tuple[int, int], list[int]] = {}
-        for index, (image, caption) in enumerate(zip(ids, captions, strict=True)):
-            if not own[index]:
+        for index, (image, caption, owner) in enumerate(zip(ids, captions, owners.tolist(), strict=True)):
+            if image < 0 or image != owner:
                 pairs.setdefault((image if image >= 0 else -1 - index, caption_hash(caption)), []).append(index)
         scores, known = self._cached(list(pairs))
         unknown = [pair for pair, is_known in zip(pairs, known.tolist(), strict=True) if not is_known]
@@ -97,9 +69,6 @@ class PairScorer:
         for indices, score in zip(pairs.values(), scores.tolist(), strict=True):
             for index in indices:
                 q[index] = score
-        requested, cached = sum(map(len, pairs.values())), int(known.sum())
-        self.last = ScoreCounts(sum(own), cached, requested - len(pairs), len(unknown))
-        self.total = ScoreCounts(*(a + b for a, b in zip(self.total, self.last, strict=True)))
         return torch.tensor(q, dtype=torch.float32, device=image_ids.device)
 
     def _cached(self, pairs: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
