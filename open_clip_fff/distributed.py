@@ -7,6 +7,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def group_size() -> int:
+    """The number of processes of the group; 1 without a group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def gather_constant(tensor: Tensor, world_size: int) -> Tensor:
     """All ranks' [B, ...] as [N, ...] in rank order, without gradient."""
     return gather_constants([tensor], world_size)[0]

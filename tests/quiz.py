@@ -1,6 +1,7 @@
 """Questions about the scanned digits in VQAv2's and NLVR2's forms, and a small fusion model with random weights."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import open_clip
@@ -30,7 +31,7 @@ def make_fused(name: str, out: Path) -> Path:
     torch.manual_seed(0)
     towers = open_clip.create_model(name, pretrained_hf=False)
     network = Fusion(FusionSizes(layers=1, width=32, image_width=32, text_width=32))
-    saved = SavedFusion(network.sizes.as_dict(), network.state_dict())
+    saved = SavedFusion(asdict(network.sizes), network.state_dict())
     description = describe_named(name, towers.state_dict())
     write_hub_folder(description, towers.state_dict(), out, write_more=lambda folder: write_fusion(saved, folder))
     return out

@@ -1,7 +1,6 @@
 """Every class that flags fill, and every flag's default."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.connection import ConnectionSettings
@@ -20,6 +19,6 @@ OWNERS: tuple[type[Settings], ...] = (
     *(LossSettings, Smoothing, CaptionSettings, TextSettings, Plan, FrozenSource, MiningConfig, ConnectionSettings),
     *(FusionSettings, GroupingSettings, LogitSettings, ZeroShotSettings, SafetySettings),
 )
-DEFAULTS: Mapping[str, object] = MappingProxyType(
-    {flag: flag_of(field).default for owner in OWNERS for flag, field in fields_by_flag(owner).items()}
-)
+DEFAULTS: Mapping[str, object] = {
+    flag: flag_of(field).default for owner in OWNERS for flag, field in fields_by_flag(owner).items()
+}

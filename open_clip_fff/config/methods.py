@@ -23,55 +23,46 @@ _FFF = {
     **{name: DEFAULTS[name] for name in THRESHOLDS},
 }
 
-METHODS: Mapping[str, Preset] = MappingProxyType(
-    {
-        "clip": MappingProxyType({"loss": "clip", **_ONE_CAPTION}),
-        "siglip": MappingProxyType({"loss": "siglip", **_ONE_CAPTION}),
-        "fff": MappingProxyType(
-            {
-                "loss": "fff",
-                **_FFF,
-                # Small-scale probes of ours: SigLIP's -10 is a bad start at small batch, 25 is a worse scale than 10,
-                # and both scalars want a faster rate than the towers.
-                "logit_scale_init": 10.0,
-                "logit_bias_init": "auto",
-                "logit_lr_mult": 20.0,
-            }
-        ),
-        # COSMO is MAFA's first version: the same parts under another name, as far as what is public tells.
-        # Plain CLIP's loss: a softmax over one caption per image. Ours, because a hook needs ids and features.
-        "grit": MappingProxyType({"loss": "softmax", **_ONE_CAPTION, "batch_hooks": ("grit",)}),
-        "mafa": MappingProxyType({**_GROUPED_ITC, "fusion_layers": LAYERS}),
-        "cosmo": MappingProxyType({**_GROUPED_ITC, "fusion_layers": LAYERS}),
-        "mafa-itc": MappingProxyType(_GROUPED_ITC),
-        "grit-vlp": MappingProxyType(
-            {
-                **_GROUPED_ITC,
-                "smoothing": 0.0,
-                "itc_stop_gradient": True,
-                "itc_consistency": 0.2,
-                "fusion_layers": LAYERS,
-            }
-        ),
-        "albef": MappingProxyType(
-            {"loss": "softmax", **_ONE_CAPTION, "fusion_layers": LAYERS, "itm_negatives": "multinomial"}
-        ),
-        "fff-softmax": MappingProxyType({"loss": "softmax", **_FFF}),
-    }
-)
+_PRESETS: Mapping[str, Preset] = {
+    "clip": {"loss": "clip", **_ONE_CAPTION},
+    "siglip": {"loss": "siglip", **_ONE_CAPTION},
+    "fff": {
+        "loss": "fff",
+        **_FFF,
+        # Small-scale probes of ours: SigLIP's -10 is a bad start at small batch, 25 is a worse scale than 10, and both
+        # scalars want a faster rate than the towers.
+        "logit_scale_init": 10.0,
+        "logit_bias_init": "auto",
+        "logit_lr_mult": 20.0,
+    },
+    # Plain CLIP's loss: a softmax over one caption per image. Ours, because a hook needs ids and features.
+    "grit": {"loss": "softmax", **_ONE_CAPTION, "batch_hooks": ("grit",)},
+    "mafa": {**_GROUPED_ITC, "fusion_layers": LAYERS},
+    # COSMO is MAFA's first version: the same parts under another name, as far as what is public tells.
+    "cosmo": {**_GROUPED_ITC, "fusion_layers": LAYERS},
+    "mafa-itc": _GROUPED_ITC,
+    "grit-vlp": {
+        **_GROUPED_ITC,
+        "smoothing": 0.0,
+        "itc_stop_gradient": True,
+        "itc_consistency": 0.2,
+        "fusion_layers": LAYERS,
+    },
+    "albef": {"loss": "softmax", **_ONE_CAPTION, "fusion_layers": LAYERS, "itm_negatives": "multinomial"},
+    "fff-softmax": {"loss": "softmax", **_FFF},
+}
+METHODS: Mapping[str, Preset] = MappingProxyType({name: MappingProxyType(preset) for name, preset in _PRESETS.items()})
 
 # What each is, in words.
-TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "clip": f"CLIP (Radford et al., 2021, {CLIP}) as OpenCLIP trains it",
-        "siglip": f"SigLIP (Zhai et al., 2023, {SIGLIP}) as OpenCLIP trains it",
-        "fff": f"FFF, Fixing Flawed Foundations (Bulat et al., CVPR 2024, {FFF})",
-        "grit": f"CLIP in GRIT-VLP's grouped mini-batches (Byun et al., ECCV 2022, {GRIT})",
-        "mafa": f"MAFA (Byun et al., CVPR 2024, {MAFA}): grouped mini-batches, connection mining, S-ITC, ITM and MLM",
-        "mafa-itc": f"MAFA's grouped mini-batches, connection mining and smoothed ITC (Byun et al., CVPR 2024, {MAFA})",
-        "grit-vlp": f"GRIT-VLP (Byun et al., ECCV 2022, {GRIT}): grouped mini-batches, its ITC, ITM and MLM",
-        "albef": f"ALBEF's ITC, ITM and MLM (Li et al., 2021, {ALBEF}) without its momentum model",
-        "cosmo": f"COSMO, which is MAFA under the name of its first version (Byun et al., CVPR 2024, {MAFA})",
-        "fff-softmax": f"FFF's captions and mining (Bulat et al., CVPR 2024, {FFF}) under open_clip_fff's softmax",
-    }
-)
+TITLES: Mapping[str, str] = {
+    "clip": f"CLIP (Radford et al., 2021, {CLIP}) as OpenCLIP trains it",
+    "siglip": f"SigLIP (Zhai et al., 2023, {SIGLIP}) as OpenCLIP trains it",
+    "fff": f"FFF, Fixing Flawed Foundations (Bulat et al., CVPR 2024, {FFF})",
+    "grit": f"CLIP in GRIT-VLP's grouped mini-batches (Byun et al., ECCV 2022, {GRIT})",
+    "mafa": f"MAFA (Byun et al., CVPR 2024, {MAFA}): grouped mini-batches, connection mining, S-ITC, ITM and MLM",
+    "mafa-itc": f"MAFA's grouped mini-batches, connection mining and smoothed ITC (Byun et al., CVPR 2024, {MAFA})",
+    "grit-vlp": f"GRIT-VLP (Byun et al., ECCV 2022, {GRIT}): grouped mini-batches, its ITC, ITM and MLM",
+    "albef": f"ALBEF's ITC, ITM and MLM (Li et al., 2021, {ALBEF}) without its momentum model",
+    "cosmo": f"COSMO, which is MAFA under the name of its first version (Byun et al., CVPR 2024, {MAFA})",
+    "fff-softmax": f"FFF's captions and mining (Bulat et al., CVPR 2024, {FFF}) under open_clip_fff's softmax",
+}

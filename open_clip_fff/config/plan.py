@@ -8,7 +8,7 @@ from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.fields import Settings, setting
 from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.config.grouping import GroupingSettings
-from open_clip_fff.config.mining import FrozenSource, MiningConfig, StoredBy
+from open_clip_fff.config.mining import FEATURES, FrozenSource, MiningConfig, StoredBy
 from open_clip_fff.config.objective import LogitSettings, LossSettings
 from open_clip_fff.config.safety import SafetySettings
 from open_clip_fff.config.text import TextSettings
@@ -57,7 +57,7 @@ class Plan(Settings):
         "off",
         "what mines: a frozen model, its precomputed features, a text model alone, the trained model's moving average "
         "(ema), the trained model itself (online), or nothing",
-        choices=("off", "frozen", "precomputed", "text", "ema", "online"),
+        choices=FEATURES,
         group="mining",
     )
     feature_sidecar: str | None = setting(

@@ -52,18 +52,22 @@ def row_counts(shards: Sequence[str], sidecars: Sequence[Sidecar] = ()) -> RowCo
                 rows[url] = number
                 counted_from[name] = None
 
-    sizes = cache(_sizes)
+    sizes = cache(lambda folder: _json(Path(folder) / "sizes.json"))
     count("sizes.json", local, lambda url: _number(sizes(os.path.dirname(url)), os.path.basename(url)))
     if few:
         unknown = [url for url in local if url not in rows]
-        count("img2dataset's stats", unknown, lambda url: _number(_json(_stats_of(url)), "successes"))
-        count("tar headers", readable_at_once(url for url in unknown if url not in rows), image_rows)
+        count(
+            "img2dataset's stats",
+            unknown,
+            lambda url: _number(_json(_stats_of(url)), "successes"),
+        )
+        count("tar headers", readable_at_once(url for url in unknown if url not in rows), _image_rows)
         for sidecar in sidecars:
             count(sidecar.flag, urls, sidecar.size)
     return RowCounts(urls, rows, tuple(counted_from))
 
 
-def image_rows(path: str) -> int | None:
+def _image_rows(path: str) -> int | None:
     """The samples with an image in a local tar; None if it cannot be read to the end."""
     keys = image_keys(path)
     return None if keys is None else len(keys)
@@ -95,10 +99,6 @@ def readable_at_once(paths: Iterable[str]) -> list[str]:
             break
         found.append(path)
     return found
-
-
-def _sizes(folder: str) -> object:
-    return _json(Path(folder) / "sizes.json")
 
 
 def _stats_of(url: str) -> Path:

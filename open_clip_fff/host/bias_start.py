@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from open_clip import get_input_dtype
@@ -30,13 +30,13 @@ def measure_bias(state: RunState, loader) -> None:
     state.measure_bias = False  # also if it fails: after the first step it would overwrite what was learnt
     model, criterion, args = state.model, state.criterion, state.args
     assert criterion is not None
-    forecast, weights = _mining_forecast(state.plan), state.plan.loss.weights
+    (count_mined, note), weights = _mining_forecast(state.plan), state.plan.loss.weights
     total = torch.zeros(3, dtype=torch.float64, device=args.device)
     with torch.no_grad(), without_side_effects(model):
         model.train()
         for output in islice(_outputs(model, loader, args), STEPS):
             image, text = output.pop("image_features"), output.pop("text_features")
-            options: dict[str, Any] = {"skip_warmup": forecast.counted, **output}
+            options: dict[str, Any] = {"skip_warmup": count_mined, **output}
             assignment = criterion.assignment(image, text, **options)
             total += cosine_sums(image, text, assignment, weights)
     state.counters.discard()  # the epoch will meet the same rows again
@@ -57,28 +57,22 @@ def measure_bias(state: RunState, loader) -> None:
         model.logit_bias.fill_(bias)
     if state.master:
         logging.info(
-            f"Logit bias starts at {bias:.3f}: share of positives {positives / pairs:.3%}{forecast.note}, "
+            f"Logit bias starts at {bias:.3f}: share of positives {positives / pairs:.3%}{note}, "
             f"scale {scale:.3f}, mean cosine {mean_cosine:.4f}, over {counted}"
         )
 
 
-class _MiningForecast(NamedTuple):
+def _mining_forecast(plan: Plan) -> tuple[bool, str]:
     """Whether the first batches' positives count what the warm-up delays, and what the log says of it."""
-
-    counted: bool
-    note: str = ""
-
-
-def _mining_forecast(plan: Plan) -> _MiningForecast:
     config, connection = plan.mining, plan.connection
     later = "" if connection is None or not connection.start else "; the discriminator's come later"
     if config is None or not config.warmup:
-        return _MiningForecast(True, f" ({later[2:]})" if later else "")
+        return True, f" ({later[2:]})" if later else ""
     if plan.features not in SELF_FEATURES:
-        return _MiningForecast(True, f" (with what is mined after the warm-up{later})")
+        return True, f" (with what is mined after the warm-up{later})"
     # The model's own features mine once it has learnt something, for which the bias must suit what it begins with: with
     # the rate counted in, it learnt so slowly on the digits that the guard of self-mining never let it begin.
-    return _MiningForecast(False, f" (without what is mined after the warm-up, to which the learnt bias adapts{later})")
+    return False, f" (without what is mined after the warm-up, to which the learnt bias adapts{later})"
 
 
 def _outputs(model: nn.Module, loader, args) -> Iterator[dict[str, Tensor]]:

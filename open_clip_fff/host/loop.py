@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from open_clip_fff.data.counters import DAMAGE
+from open_clip_fff.distributed import group_size, sum_over_ranks
 from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.host.bias_start import measure_bias
 from open_clip_fff.host.checkpoints.mid_epoch import MidEpochCheckpoints
@@ -35,16 +36,7 @@ class EpochRunner:
     def __call__(
         self, train: Callable, parts: tuple[Any, ...], loss: torch.nn.Module, epoch: int, data: dict, tb_writer: Any
     ) -> None:
-        """Trains an epoch.
-
-        Args:
-            train: OpenCLIP's loop.
-            parts: for checkpoints: the model, the optimizer, GradScaler or None, and what returns OpenCLIP's counters.
-            loss: which is called once per mini-batch.
-            epoch: from 0.
-            data: OpenCLIP's.
-            tb_writer: TensorBoard's, or None.
-        """
+        """Trains an epoch by OpenCLIP's loop, `train`; `parts` as in `MidEpochCheckpoints.before_epoch`."""
         state, args, first = self.state, self.state.args, self._loader is None
         if self._loader is None:
             info = data["train"]
@@ -147,9 +139,7 @@ def _report_mining(state: RunState, epoch: int) -> None:
     """Logs how many features of the epoch could not mine, as they were not finite."""
     if state.criterion is None or state.criterion.miner is None:
         return
-    sums = state.criterion.not_finite.take(torch.device(state.args.device))
-    if _several():
-        dist.all_reduce(sums)
+    sums = sum_over_ranks(state.criterion.not_finite.take(torch.device(state.args.device)), group_size())
     images, captions = (sums // state.args.accum_freq).tolist()
     if state.master and (images or captions):
         logging.warning(
@@ -159,21 +149,13 @@ def _report_mining(state: RunState, epoch: int) -> None:
 
 
 def _over_ranks(counts: dict[str, int], device: str) -> dict[str, int]:
-    if not _several():
-        return counts
-    sums = torch.tensor(list(counts.values()), device=device)
-    dist.all_reduce(sums)
+    sums = sum_over_ranks(torch.tensor(list(counts.values()), device=device), group_size())
     return dict(zip(counts, sums.tolist(), strict=True))
 
 
 def _joined(own: dict[str, int]) -> dict[str, int]:
     """The dictionaries of all ranks in one."""
-    if not _several():
-        return own
-    everywhere = [own] * dist.get_world_size()
-    dist.all_gather_object(everywhere, own)
+    everywhere = [own] * group_size()
+    if len(everywhere) > 1:
+        dist.all_gather_object(everywhere, own)
     return {name: number for each in everywhere for name, number in each.items()}
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized()

@@ -5,7 +5,7 @@ there, it stands on the text tower's last layer and not in its middle, starts fr
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,6 @@ class FusionSizes:
     def tied(self) -> bool:
         """Whether the masked-language head's weights are the text tower's embedding, as in BERT."""
         return self.vocabulary > 0 and self.width == self.text_width
-
-    def as_dict(self) -> dict[str, int]:
-        return asdict(self)
 
 
 class Fusion(nn.Module):

@@ -8,6 +8,7 @@ middle of an epoch, as `epoch_N_step_S.extra`, it also holds each rank's place i
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def _saver(state: RunState, save: Callable) -> Callable:
             extra["ema"] = state.ema.state_dict()
         if state.fusion is not None:
             network = state.fusion.network
-            extra["fusion"] = {"sizes": network.sizes.as_dict(), "weights": network.state_dict()}
+            extra["fusion"] = {"sizes": asdict(network.sizes), "weights": network.state_dict()}
         if at.step:
             extra |= {"step": at.step, "midway": {"sizes": loader_sizes(state.args), "ranks": state.loader_positions}}
         if not state.own_loss:

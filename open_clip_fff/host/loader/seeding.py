@@ -15,6 +15,7 @@ import torch.distributed as dist
 import webdataset as wds
 from torch.utils.data import get_worker_info
 
+from open_clip_fff.distributed import group_size
 from open_clip_fff.host.fixes import SeededShuffle
 from open_clip_fff.host.loader.position import NO_BATCH, LoaderProgress, SkipTrained
 from open_clip_fff.host.loader.tracking import EpochStart
@@ -81,13 +82,7 @@ def with_own_generator(make: Callable, seed: int, rank: int, *args: Any, **optio
 
 
 def before_epoch(state: RunState, epoch: int, first: bool) -> None:
-    """Sets the main process's generators for an epoch.
-
-    Args:
-        state: the run.
-        epoch: from 0.
-        first: whether it is the first of this process.
-    """
+    """Sets the main process's generators for an epoch; `first` says whether it is the first of this process."""
     args = state.args
     if state.own_loss:
         seed_all("main", args.seed, epoch, args.rank)
@@ -100,7 +95,7 @@ def after_epoch(state: RunState) -> None:
     if state.own_loss or not state.plan.typed:
         return
     own = random_state(state.args.device)
-    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    ranks = group_size()
     state.random_states = [own] * (ranks if state.master else 0)
     if ranks > 1:
         dist.gather_object(own, state.random_states or None)

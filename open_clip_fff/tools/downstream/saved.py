@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,7 +71,7 @@ def write_task_model(model: TaskModel, task: str, result: Mapping[str, Any], out
 
     def write_more(folder: Path) -> None:
         if network.fusion is not None:
-            write_fusion(SavedFusion(network.fusion.sizes.as_dict(), network.fusion.state_dict()), folder)
+            write_fusion(SavedFusion(asdict(network.fusion.sizes), network.fusion.state_dict()), folder)
         write_tensors(network.head.state_dict(), folder / HEAD)
         (folder / ABOUT).write_text(json.dumps(about) + "\n")
         (folder / RESULT).write_text(json.dumps(result, indent=2) + "\n")
