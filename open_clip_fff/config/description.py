@@ -46,8 +46,6 @@ def describe(
     """What a run does; topics that do not apply are left out, except for mining.
 
     Args:
-        plan: of the run.
-        upstream: OpenCLIP's own flags.
         full_length: why the text tower needs captions at full length; None where they may be trimmed.
         trained: epochs that the model was trained for; None before training.
         masks: whether the text tower has a mask token, as Hugging Face's may.

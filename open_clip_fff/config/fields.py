@@ -105,13 +105,7 @@ def fields_by_flag(kind: type) -> dict[str, dataclasses.Field]:
 
 
 def filled(kind: type[Kind], values: Mapping[str, Any], /, **others: Any) -> Kind:
-    """An object of a settings class.
-
-    Args:
-        kind: the class.
-        values: by flag; those of other classes are passed over.
-        others: fields without a flag.
-    """
+    """An object of a settings class, of values by flag, among which may be others', and of fields without a flag."""
     return kind(**{field.name: values[flag] for flag, field in fields_by_flag(kind).items()}, **others)
 
 

@@ -311,13 +311,7 @@ class LogitSettings(Settings):
     )
 
     def describe(self, upstream: Upstream, loss: LossSettings, typed: frozenset[str]) -> Topic:
-        """Where the two scalars start, and how fast they learn.
-
-        Args:
-            upstream: says whether there are weights to start from, whose scalars stay unless a start was typed.
-            loss: says whether there is a bias.
-            typed: the flags that were typed.
-        """
+        """Where the two scalars start, and how fast they learn; loaded ones stay unless a start was typed."""
         siglip = loss.stock and upstream.stock_loss(loss.name == "siglip") == "siglip"
         loaded = "that of the weights that training starts from"
         scale = "OpenCLIP's 10" if siglip else "the model's own"

@@ -95,12 +95,7 @@ def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, A
 
 
 def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -> Plan:
-    """The plan of every flag's final value, as a run keeps them, without the checks of `consistency`.
-
-    Args:
-        method: the preset's name.
-        values: by flag, all of `DEFAULTS`.
-        typed: the flags that were typed.
+    """The plan of every flag's final value, all of `DEFAULTS`, as a run keeps them; `consistency` does not check it.
 
     Raises:
         ValueError: for a value out of range.

@@ -36,12 +36,7 @@ _nothrow = oc_data.tarfile_to_samples_nothrow  # OpenCLIP's: `counting_damage` m
 def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[None]:
     """All fixes below. None changes a run that works without it, but for the order of shuffled tars.
 
-    An OpenCLIP with patches/ has some of them already: it trains the same.
-
-    Args:
-        counters: counts what is skipped.
-        seed: of the order of shuffled tars.
-        images: how images are read.
+    An OpenCLIP with patches/ has some of them already: it trains the same. `seed` is that of shuffled tars' order.
     """
     parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
     native = {"save_whole": _save_by_torch} if hasattr(oc_main, "save_whole") else {}

@@ -30,14 +30,7 @@ class FusionParts:
 def add_fusion(
     model: Any, model_name: str, settings: FusionSettings, typed: Set[str], args: argparse.Namespace
 ) -> FusionParts:
-    """Adds a fusion model to an OpenCLIP model that takes many captions.
-
-    Args:
-        model: on its device.
-        model_name: for its tokenizer.
-        settings: of the fusion model.
-        typed: the flags that the user typed.
-        args: OpenCLIP's.
+    """Adds a fusion model to an OpenCLIP model that takes many captions, on its device.
 
     Raises:
         UsageError: for a tower without tokens, and for --mlm-weight where there is no mask token.

@@ -28,10 +28,7 @@ _TIMEOUT = re.compile(r"timed? ?out|timeout", re.I)
 
 @contextmanager
 def bounded_waits(minutes: float) -> Iterator["Peers"]:
-    """Limits the waits of a rank for others and for loader workers; a line says which of them did not answer.
-
-    Args:
-        minutes: of one wait.
+    """Limits each wait of a rank for others and for loader workers; a line says which of them did not answer.
 
     Yields:
         The other ranks, once the caller has let them `connect`.

@@ -110,11 +110,6 @@ class StopAgreement:
     after the latest of these. No rank can be past that: a step ends only once all ranks have begun it, so that when the
     last one writes, behind step s, the others are in s or in s + 1. Until there is a signal, a rank reads the store
     every POLL seconds.
-
-    Args:
-        stopping: of this rank.
-        world_size: number of ranks.
-        device: of small tensors that ranks exchange.
     """
 
     def __init__(self, stopping: StopSignals, world_size: int, device: str) -> None:

@@ -122,7 +122,6 @@ def validate(model: Any, loader, state: RunState, prefix: str = "") -> dict[str,
         model: an `nn.Module` with OpenCLIP's `encode_image`, `encode_text` and scalars, not wrapped by DDP; its mode
             and everything random stay as they were.
         loader: of (images [B, 3, H, W], captions), with `num_samples`, 0 where that is not known.
-        state: for the arguments: device and precision.
         prefix: before each name, to tell one model's numbers from another's.
 
     Returns:

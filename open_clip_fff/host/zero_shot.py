@@ -42,10 +42,7 @@ def find_zero_shot_sets(settings: ZeroShotSettings) -> list[LocalSet]:
 class ZeroShotEvaluator:
     """Scores the trained model, and its moving average, after an epoch; on rank 0.
 
-    A set that cannot be scored costs a warning, not the run.
-
-    Args:
-        state: the run, whose model is made by now.
+    A set that cannot be scored costs a warning, not the run. The run's model is made by now.
     """
 
     def __init__(self, state: RunState) -> None:

@@ -72,12 +72,7 @@ def epoch_start(state: RunState) -> EpochStart | None:
 
 
 class MidEpochCheckpoints:
-    """One run's checkpoints in the middle of its epochs.
-
-    Args:
-        state: of the run.
-        steps: of an epoch.
-    """
+    """One run's checkpoints in the middle of its epochs, which have so many `steps` each."""
 
     def __init__(self, state: RunState, steps: int) -> None:
         self.state, self.steps, self.every = state, steps, state.plan.safety.save_every
@@ -93,10 +88,8 @@ class MidEpochCheckpoints:
     def before_epoch(self, epoch: int, parts: tuple[Any, ...], writer: Any) -> None:
         """An epoch begins, from `state.epoch_start` if that is in it.
 
-        Args:
-            epoch: from 0.
-            parts: the model, the optimizer, GradScaler or None, and what returns more of the checkpoint.
-            writer: TensorBoard's, or None.
+        `parts` are the model, the optimizer, GradScaler or None, and what returns more of the checkpoint; `writer` is
+        TensorBoard's, or None.
         """
         state, self.epoch, self._parts, self._writer = self.state, epoch, parts, writer
         if state.train_loader is None:

@@ -17,9 +17,7 @@ from open_clip_fff.patching import replaced
 def resuming(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
     """Checkpoints of one process go on under DDP, too, for which OpenCLIP 3.3 wants `module.` before each name.
 
-    Args:
-        state: of the run.
-        resumed: what `latest` stands for, where that is known; OpenCLIP goes by names alone.
+    And `latest` stands for what `resumed` says, where that is known; OpenCLIP goes by names alone.
     """
     seams: dict[str, Any] = {}
     checkpoint = resumed.checkpoint

@@ -53,13 +53,7 @@ class EpochForecast(NamedTuple):
 
 
 def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch: int) -> EpochForecast:
-    """Compares rows with steps.
-
-    Args:
-        args: OpenCLIP's.
-        plan: of the run.
-        counts: of the rows.
-        first_epoch: that will be trained, from 0.
+    """Compares rows with steps, in the epochs from `first_epoch` on.
 
     Raises:
         UsageError: if an epoch would be short, with several ranks: the others would wait for the one without rows.

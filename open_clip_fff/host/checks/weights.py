@@ -81,13 +81,9 @@ def _check_start(flags: str, name: str, weights: str | None, options: Mapping, p
 def check_resume(
     args: argparse.Namespace, checkpoint: Path | str, stored: Mapping, own: Mapping[str, Tensor] | None
 ) -> None:
-    """A checkpoint to go on from, in which all has to be as it was.
+    """A checkpoint to go on from, `stored`, in which all has to be as it was.
 
-    Args:
-        args: of the run.
-        checkpoint: where it is.
-        stored: what is in it.
-        own: the parameters of the run's model, which may be on the device `meta`; None where they are not known.
+    `own` are the parameters of the run's model, which may be on the device `meta`; None where they are not known.
 
     Raises:
         UsageError: in one line that says what differs, and how it was trained.

@@ -21,10 +21,7 @@ def stream_seams(
 ) -> dict[str, Any]:
     """What replaces webdataset's names in OpenCLIP's tar pipeline, so that a hook's look-ahead is a stage of it.
 
-    Args:
-        orders: the hook.
-        skip_trained, start: as `SeededPipeline`'s.
-        seams: those so far.
+    `skip_trained` and `start` are as `SeededPipeline`'s, `seams` those so far.
     """
     epoch = _Epoch()
     lookahead = orders.lookahead(epoch)

@@ -22,13 +22,8 @@ class MiniBatches:
     (webdataset's waits for one more sample, for which another pass may have to be read; and thousands of small tensors
     would be slow to transfer.)
 
-    Args:
-        size: rows of a mini-batch.
-        partial: whether the last one may have fewer.
-        collation_fn: is not asked; OpenCLIP's main branch names torch's.
-
-    Attributes:
-        arrived: samples that came so far.
+    The last one may have fewer rows than `size` where `partial` says so. OpenCLIP's main branch names a `collation_fn`,
+    torch's, which is not asked. `arrived` counts the samples that came so far.
     """
 
     def __init__(self, size: int, partial: bool = True, collation_fn: Any = None) -> None:
@@ -47,11 +42,7 @@ class MiniBatches:
 
 
 class RepeatedPasses(IterableDataset):
-    """A pipeline's samples over and over, for as long as any of them reach mini-batches.
-
-    Args:
-        once: the pipeline of one pass.
-        batches: the stage that counts them.
+    """A pipeline's samples over and over, for as long as any of them reach `batches`.
 
     Attributes:
         patience: samples that the stages in between may hold back before the first arrives.

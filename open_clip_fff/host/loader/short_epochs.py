@@ -14,9 +14,6 @@ class CountedLoader:
     timeout, half an hour later.
 
     Args:
-        loader: OpenCLIP's, or ours.
-        rank: this process's rank.
-        world_size: number of ranks.
         batch: rows of a mini-batch.
         repeats: whether rows of small shards are carried on into the next pass, so that only rows that cannot be read
             make an epoch short.

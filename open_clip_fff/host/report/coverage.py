@@ -10,12 +10,7 @@ NAMED = 10  # shards in a line
 
 
 def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | None:
-    """Coverage by source, captions per image, repeats and length; None where no row was counted.
-
-    Args:
-        news: `data.counters.LoaderCounters.news`.
-        captions: for the names of the sources.
-    """
+    """Coverage by source, captions per image, repeats and length, of `LoaderCounters.take`; None for no row."""
     rows, used = news["rows"], max(news["captions"], 1)
     if not rows:
         return None

@@ -11,21 +11,13 @@ HEAVY = 4  # positives of the user's for each own caption
 
 
 class SilentDiscriminator:
-    """Whether a discriminator has found anything yet.
-
-    Args:
-        name: of the discriminator.
-    """
+    """Whether a discriminator has found anything yet."""
 
     def __init__(self, name: str) -> None:
         self._name, self._scored, self._silent = name, 0, True
 
     def warning(self, sums: Tensor) -> str | None:
-        """What is wrong, once, when enough pairs are scored; None where nothing is.
-
-        Args:
-            sums: `ConnectionCounts`' since the last call, over ranks.
-        """
+        """What is wrong, once, when enough pairs are scored, by `ConnectionCounts`' sums over ranks; else None."""
         rates = connection_rates(sums)
         self._silent &= not (rates.by_image or rates.by_text or rates.doubtful)
         self._scored += int(sums.view(2, -1)[:, 0].sum())
@@ -40,13 +32,7 @@ class SilentDiscriminator:
 
 
 def mining_warning(mined: Rates, miner: Miner, captions: int) -> str | None:
-    """What is wrong in mining and how to fix it; None where nothing is.
-
-    Args:
-        mined: since the last log step.
-        miner: with its thresholds and its guard.
-        captions: in the global batch.
-    """
+    """What is wrong in mining and how to fix it; None where nothing is. `captions` counts the global batch's."""
     config, reference = miner.config, miner.reference
     if mined.held and reference is not None:
         if miner.blind(captions):
@@ -78,15 +64,10 @@ def outweighed(given: float, plan: Plan) -> str | None:
     """What to add where the user's positives outweigh an image's own captions; None where they do not.
 
     In the project's study that halved the recall of own captions, and cost small groups most where sizes differ;
-    at a light weight it cost nothing.
-
-    Args:
-        given: captions of other images that the user pairs with an image, on average.
-        plan: of the run.
+    at a light weight it cost nothing. `given` counts captions of other images that the user pairs with an image.
     """
-    captions, own = plan.captions, plan.captions.columns
-    ignored = captions.positive_key is not None and captions.positive_key_as == "ignore"
-    if ignored or not captions.gives_positives or not plan.loss.weights.equal or given <= HEAVY * own:
+    own = plan.captions.columns
+    if plan.captions.positive_key_as == "ignore" or not plan.loss.weights.equal or given <= HEAVY * own:
         return None
     flag = "--positive-weight mined-per-anchor" if plan.loss.name == "fff" else f"--mined-weight {1 / given:.1g}"
     return (
@@ -97,13 +78,7 @@ def outweighed(given: float, plan: Plan) -> str | None:
 
 
 def never_reached(plan: Plan, steps: int, epochs: int) -> list[str]:
-    """A warning for each part of a plan that begins later than the run ends.
-
-    Args:
-        plan: of the run.
-        steps: optimizer steps in all of it.
-        epochs: likewise.
-    """
+    """A warning for each part of a plan that begins later than the run, of so many optimizer steps, ends."""
     warnings, mining, connection, smoothing = [], plan.mining, plan.connection, plan.loss.smoothing
     if mining is not None and mining.warmup >= steps:
         warnings.append(f"--mining-warmup {mining.warmup:,}: the run has {steps:,} steps, so nothing will be mined.")

@@ -35,8 +35,7 @@ def validation_line(epoch: int, values: Mapping[str, float], prefix: str = "", n
 
     Args:
         epoch: as OpenCLIP's evaluation counts it, the number of epochs completed.
-        values: of `host.validation.validate`.
-        prefix: as given there, `ema_` say.
+        values, prefix: of `host.validation.validate`.
         note: on what counts as right.
     """
     directions = []

@@ -125,14 +125,7 @@ def duration(seconds: float) -> str:
 
 
 class StepReporter:
-    """Logs a `StepReport` at OpenCLIP's log steps; between them it asks the device nothing.
-
-    Args:
-        state: of the run.
-        criterion: our loss.
-        steps_per_epoch: optimizer steps of an epoch.
-        first: where the run begins.
-    """
+    """Logs a `StepReport` at OpenCLIP's log steps, from `first` on; between them it asks the device nothing."""
 
     def __init__(self, state: RunState, criterion: Criterion, steps_per_epoch: int, first: Position) -> None:
         self.state, self.criterion, self.steps_per_epoch = state, criterion, steps_per_epoch
