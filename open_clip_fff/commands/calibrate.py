@@ -31,18 +31,10 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
     files = ", ".join((*FILES, FALSE_NEGATIVES))
     add_sample_flags(parser, ("DIR", f"for {files}; replaced if they are there"), ("--images", 5_000))
     add = parser.add_argument
-    add(
-        "--global-batch",
-        type=int,
-        metavar="N",
-        help=f"of training, over all processes (default: --batch-size times --accum-freq, or {DEFAULT_BATCH})",
-    )
-    add(
-        "--mined-per-image",
-        type=float,
-        metavar="R",
-        help="captions of others that an image shall mine in a batch, by all clauses together (default: training's, 1)",
-    )
+    batch = f"of training, over all processes (default: --batch-size times --accum-freq, or {DEFAULT_BATCH})"
+    add("--global-batch", type=int, metavar="N", help=batch)
+    rate = "captions of others that an image shall mine in a batch, by all clauses together (default: training's, 1)"
+    add("--mined-per-image", type=float, metavar="R", help=rate)
     add("--match-pairs", type=int, default=500, metavar="P", help="that --discriminator scores (default: 500)")
     add("--judge-pairs", dest="match_pairs", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # old name
     add("--seed", type=int, default=0, help="of the random sample (default: 0)")

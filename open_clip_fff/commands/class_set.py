@@ -19,26 +19,15 @@ from open_clip_fff.errors import UsageError
 def parse(argv: Sequence[str], prog: str) -> tuple[str, Path, str, str, Path | None, Path | None]:
     """What `tools.class_set.class_set` takes. Raises UsageError for a split that is no plain name."""
     parser = CommandParser(prog, __doc__)
-    parser.add_argument("source", metavar="SOURCE", help="a folder with a folder of images per class, or shards")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the set's folder; a split is added to one"
-    )
-    parser.add_argument(
-        "--class-key", default="cls", metavar="NAME", help="of shards: tar member or json field (default: cls)"
-    )
-    parser.add_argument(
-        "--class-names",
-        type=Path,
-        metavar="FILE",
-        help="names in order, or LABEL<TAB>NAME, a line each (default: labels)",
-    )
-    parser.add_argument(
-        "--templates",
-        type=Path,
-        metavar="FILE",
-        help="one a line, with {c} for the name (default: CLIP's short list)",
-    )
-    parser.add_argument("--split", default="test", metavar="NAME", help="train serves linear probes (default: test)")
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="a folder with a folder of images per class, or shards")
+    add("--out", type=Path, required=True, metavar="DIR", help="the set's folder; a split is added to one")
+    add("--class-key", default="cls", metavar="NAME", help="of shards: tar member or json field (default: cls)")
+    names = "names in order, or LABEL<TAB>NAME, a line each (default: labels)"
+    add("--class-names", type=Path, metavar="FILE", help=names)
+    templates = "one a line, with {c} for the name (default: CLIP's short list)"
+    add("--templates", type=Path, metavar="FILE", help=templates)
+    add("--split", default="test", metavar="NAME", help="train serves linear probes (default: test)")
     args = parser.parse_args(argv)
     if not re.fullmatch(r"[\w-]+", args.split):
         raise UsageError(f"--split {args.split}: letters and digits, such as test or train")

@@ -76,12 +76,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
 
     folder = parser.add_argument_group("a folder of images")
     folder.add_argument("--class-from-folder", action="store_true", help="the folder directly below SOURCE as cls")
-    folder.add_argument(
-        "--json-text-key",
-        default="captions",
-        metavar="'A;B'",
-        help="captions in a json (default: captions)",
-    )
+    field = "captions in a json (default: captions)"
+    folder.add_argument("--json-text-key", default="captions", metavar="'A;B'", help=field)
 
     join = parser.add_argument_group("shards")
     join.add_argument("--captions", type=Path, metavar="PATH", help="a table, or a folder with a parquet per shard")
@@ -92,12 +88,8 @@ def parser(prog: str) -> argparse.ArgumentParser:
     images.add_argument("--resize-format", choices=FORMATS, default="jpg", help="of re-encoded ones (default: jpg)")
     images.add_argument("--quality", type=int, default=90, help="of jpg and webp (default: 90)")
     images.add_argument("--min-size", type=int, default=0, metavar="PX", help="leave out smaller short sides")
-    images.add_argument(
-        "--verify",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="decode kept images (default: yes)",
-    )
+    decode = "decode kept images (default: yes)"
+    images.add_argument("--verify", action=argparse.BooleanOptionalAction, default=True, help=decode)
     return parser
 
 

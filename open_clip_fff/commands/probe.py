@@ -14,9 +14,8 @@ from open_clip_fff.evaluation.flags import eval_parser
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, str]:
     """Raises UsageError for an invalid flag."""
     parser = eval_parser(prog, __doc__)
-    parser.add_argument(
-        "--shots", type=int, default=-1, metavar="N", help="training images per class; -1 for all (default: all)"
-    )
+    shots = "training images per class; -1 for all (default: all)"
+    parser.add_argument("--shots", type=int, default=-1, metavar="N", help=shots)
     parser.add_argument("--seed", type=int, default=0, help="for drawing them, and for choosing C (default: 0)")
     arguments = parser.parse_args(argv)
     if not (arguments.shots == -1 or arguments.shots > 0):

@@ -37,24 +37,20 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
     """
     parser = CommandParser(prog, __doc__, CAPTIONS_HELP)
     add_flags(parser, "BLIP or BLIP-2 with a matching head", 0.5)
-    parser.add_argument("--train-data", required=True, metavar="TARS", help="with braces as in training")
-    parser.add_argument("--tokenizer", metavar="NAME|DIR", help="for --from-config (default: learned from captions)")
-    parser.add_argument(
-        "--hard-negatives",
-        type=float,
-        default=HARD,
-        metavar="SHARE",
-        help="of negatives sampled by the model's cosine, the others at random; less where many captions match many "
-        f"images (default: {HARD})",
+    add = parser.add_argument
+    add("--train-data", required=True, metavar="TARS", help="with braces as in training")
+    add("--tokenizer", metavar="NAME|DIR", help="for --from-config (default: learned from captions)")
+    hard = (
+        "of negatives sampled by the model's cosine, the others at random; less where many captions match many images "
+        f"(default: {HARD})"
     )
-    parser.add_argument(
-        "--itm-negatives",
-        choices=("sampled", "hardest"),
-        default="sampled",
-        help="sampled: by --hard-negatives; hardest: each image's and each caption's hardest, as GRIT-VLP, and with "
-        "training's --discriminator KIND:NAME and --match-positive and -negative by MAFA's rules (default: sampled)",
+    add("--hard-negatives", type=float, default=HARD, metavar="SHARE", help=hard)
+    negatives = (
+        "sampled: by --hard-negatives; hardest: each image's and each caption's hardest, as GRIT-VLP, and with "
+        "training's --discriminator KIND:NAME and --match-positive and -negative by MAFA's rules (default: sampled)"
     )
-    parser.add_argument("--freeze-vision", action=argparse.BooleanOptionalAction, default=False, help="(default: no)")
+    add("--itm-negatives", choices=("sampled", "hardest"), default="sampled", help=negatives)
+    add("--freeze-vision", action=argparse.BooleanOptionalAction, default=False, help="(default: no)")
     args, training = parse_with_training(parser, argv, only={*CAPTION_FLAGS, *LABELLING})
     check(args, batch_size=2, held_out_images=LEAST, hard_negatives=True)
     if args.tokenizer and not args.from_config:

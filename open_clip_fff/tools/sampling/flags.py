@@ -16,16 +16,11 @@ FFF: Mapping[str, object] = {"method": "fff"}
 
 def add_sample_flags(parser: CommandParser, out: tuple[str, str], size: tuple[str, int], shards: int = SHARDS) -> None:
     """Adds --out (metavar and help), the flag of the sample's size (and its default), and --device."""
-    name, default = size
-    parser.add_argument("--out", type=Path, required=True, metavar=out[0], help=out[1])
-    parser.add_argument(
-        name,
-        type=int,
-        default=default,
-        metavar="N",
-        help=f"to draw, evenly from up to {shards} shards (default: {default})",
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    (name, default), add = size, parser.add_argument
+    add("--out", type=Path, required=True, metavar=out[0], help=out[1])
+    drawn = f"to draw, evenly from up to {shards} shards (default: {default})"
+    add(name, type=int, default=default, metavar="N", help=drawn)
+    add("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
 
 
 def parse_sample(
