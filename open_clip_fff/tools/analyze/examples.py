@@ -41,12 +41,10 @@ def worst(found: Measurements, sample: CaptionSample, kind: CaptionKind, show: i
     return _examples(found, sample, kind, [int(image) for image in images if counts[image] > 0])
 
 
-def at_random(
-    found: Measurements, sample: CaptionSample, kind: CaptionKind, show: int, seed: int = SEED
-) -> list[OutrankedImage]:
-    """Random images among those that any caption outranks, the same for each seed."""
+def at_random(found: Measurements, sample: CaptionSample, kind: CaptionKind, show: int) -> list[OutrankedImage]:
+    """Random images among those that any caption outranks, always the same."""
     outranked = np.flatnonzero(found.images[f"outranked_{ONE}_{kind.name}"] > 0)
-    return _examples(found, sample, kind, np.random.default_rng(seed).permutation(outranked)[:show].tolist())
+    return _examples(found, sample, kind, np.random.default_rng(SEED).permutation(outranked)[:show].tolist())
 
 
 def _examples(found: Measurements, sample: CaptionSample, kind: CaptionKind, images: list[int]) -> list[OutrankedImage]:

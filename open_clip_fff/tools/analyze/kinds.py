@@ -26,12 +26,12 @@ class CaptionKind(NamedTuple):
     images: Tensor  # int64 [n], these images
 
 
-def kinds_of(owner: Tensor, raw: Tensor, seed: int = SEED) -> list[CaptionKind]:
+def kinds_of(owner: Tensor, raw: Tensor) -> list[CaptionKind]:
     """The kinds that at least two images have; captions' images are int64 [T], ascending, and `raw` is bool [T]."""
     kinds = []
     for name, mask in ((RAW, raw), (GENERATED, ~raw)):
         indices = mask.nonzero().flatten()
-        one = one_of_each(owner[indices], seed)
+        one = one_of_each(owner[indices])
         if len(one) > 1:
             kinds.append(CaptionKind(name, indices, owner[indices], indices[one], owner[indices[one]]))
     return kinds

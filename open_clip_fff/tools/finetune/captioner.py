@@ -29,7 +29,8 @@ from open_clip_fff.tools.finetune.random_weights import random_parts
 
 CLASS = "BlipForConditionalGeneration"
 IGNORED = -100  # a label that transformers' losses ignore
-SHOWN = 4
+SHOWN = 4  # held-out images with generated captions
+AT_ONCE = 64  # held-out pairs
 
 
 def run(args: argparse.Namespace, plan: Plan) -> int:
@@ -93,11 +94,11 @@ def loss(captioner: PixelCaptioner, pixels: Tensor, captions: Sequence[str]) -> 
 
 
 @torch.no_grad()
-def held_out_loss(captioner: PixelCaptioner, pairs: Sequence[ImagePair], batch: int = 64) -> float:
+def held_out_loss(captioner: PixelCaptioner, pairs: Sequence[ImagePair]) -> float:
     """The mean over pairs, in eval mode."""
     total = 0.0
-    for start in range(0, len(pairs), batch):
-        some = pairs[start : start + batch]
+    for start in range(0, len(pairs), AT_ONCE):
+        some = pairs[start : start + AT_ONCE]
         pixels = torch.stack([pair.pixels for pair in some]).to(captioner.model.device)
         total += loss(captioner, pixels, [pair.caption for pair in some]).item() * len(some)
     return total / len(pairs)

@@ -52,14 +52,13 @@ class OutFolder:
         suffix: of the files, with the dot.
         settings: what the files depend on, as json; a folder with other settings is refused. In a group of them, a
             dictionary, those count that `settings` has: an earlier version may have written more.
-        flag: that named the folder, for error lines.
 
     Raises:
         UsageError: if it has other settings, or cannot be written.
     """
 
-    def __init__(self, path: Path, suffix: str, settings: Mapping[str, object], flag: str = "--out") -> None:
-        self.path, self.suffix, self.flag = path, suffix, flag
+    def __init__(self, path: Path, suffix: str, settings: Mapping[str, object]) -> None:
+        self.path, self.suffix = path, suffix
         file, ours = path / SETTINGS, json.loads(json.dumps(settings))
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -67,11 +66,11 @@ class OutFolder:
             if theirs is None:
                 write_atomically(file, json.dumps(ours, indent=1, ensure_ascii=False) + "\n")
         except (OSError, ValueError) as error:
-            raise UsageError(f"{flag} {path}: cannot be used ({error})") from error
+            raise UsageError(f"--out {path}: cannot be used ({error})") from error
         if isinstance(theirs, dict):
             theirs = {name: _common(value, ours.get(name)) for name, value in theirs.items()}
         if theirs is not None and theirs != ours:
-            raise UsageError(f"{flag} {path}: was made with {_difference(theirs, ours)}; name another folder")
+            raise UsageError(f"--out {path}: was made with {_difference(theirs, ours)}; name another folder")
 
     def file(self, stem: str) -> Path:
         """A shard's file."""
@@ -84,12 +83,12 @@ class OutFolder:
         record = self.record(stem)
         if record is None:
             raise OneRankError(
-                f"{self.flag} {self.path}: {self.file(stem).name} is there, and no record of what it was made of "
+                f"--out {self.path}: {self.file(stem).name} is there, and no record of what it was made of "
                 f"({record_path(self.path, stem)}); name another folder, or remove that file"
             )
         if record.source != source:
             raise OneRankError(
-                f"{self.flag} {self.path}: {self.file(stem).name} was made of {printable(record.source)} and not of "
+                f"--out {self.path}: {self.file(stem).name} was made of {printable(record.source)} and not of "
                 f"{printable(source)}; name another folder"
             )
         return True
@@ -119,10 +118,10 @@ def by_stem(urls: Iterable[str], flag: str = "--train-data") -> dict[str, str]:
     return found
 
 
-def refuse_input_folder(out: Path, urls: Iterable[str], flag: str = "--out") -> None:
+def refuse_input_folder(out: Path, urls: Iterable[str]) -> None:
     """Raises UsageError if the shards that are read are in `out`, where they would count as done."""
     if out.resolve() in {Path(url).resolve().parent for url in urls}:
-        raise UsageError(f"{flag} {out}: the shards that are read are there; name another folder")
+        raise UsageError(f"--out {out}: the shards that are read are there; name another folder")
 
 
 def _common(theirs: object, ours: object) -> object:

@@ -114,9 +114,9 @@ def _write_shard(stem: str, source: str, folder: OutFolder, work: Work, tick: Ca
                 raise _Unreadable(error) from error
             folder.write_record(stem, record)
     except BlockingIOError as error:
-        raise OneRankError(f"{folder.flag} {path}: another process is at it; give each its own --share I/N") from error
+        raise OneRankError(f"--out {path}: another process is at it; give each its own --share I/N") from error
     except OSError as error:
-        raise OneRankError(f"{folder.flag} {path}: cannot be written ({error})") from error
+        raise OneRankError(f"--out {path}: cannot be written ({error})") from error
 
 
 def summary(folder: OutFolder, sources: Mapping[str, str], failed: list[str]) -> str:
