@@ -4,8 +4,7 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import webdataset as wds
 from webdataset.tariterators import base_plus_ext
@@ -53,16 +52,10 @@ def count_samples(url: str) -> int:
 def keys_of(url: str) -> set[str]:
     """The keys of a local tar, by its headers, up to its first damage; none if it is remote."""
     keys: set[str] = set()
-    if not Path(url).is_file():
-        return keys
-    try:
-        with tarfile.open(url, tarinfo=Header) as tar:
-            for member in tar:
-                if member.isfile():
-                    folder, slash, name = member.name.rpartition("/")
-                    keys.add(f"{folder}{slash}{name.partition('.')[0]}")
-    except Exception:  # anything that tarfile raises for a damaged header
-        return keys
+    for member in _headers(url):
+        if member.isfile():
+            folder, slash, name = member.name.rpartition("/")
+            keys.add(f"{folder}{slash}{name.partition('.')[0]}")
     return keys
 
 
@@ -70,12 +63,18 @@ def sample_starts(url: str) -> list[int]:
     """The byte at which each sample of a local tar starts, up to its first damage; none if remote or compressed."""
     starts: list[int] = []
     before = None
-    with suppress(Exception), tarfile.open(url, "r:", tarinfo=Header) as tar:  # as in `keys_of`
+    for member in _headers(url, "r:"):
+        key, _ = base_plus_ext(member.name)
+        if member.isreg() and key and not NO_FILE.match(member.name):
+            if key != before:
+                starts.append(member.offset)
+            before = key
+    return starts
+
+
+def _headers(url: str, mode: Literal["r", "r:"] = "r") -> Iterator[tarfile.TarInfo]:
+    """The headers of a local tar, up to its first damage; none if it is remote."""
+    with suppress(Exception), tarfile.open(url, mode, tarinfo=Header) as tar:  # anything that tarfile raises
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # it keeps them all
-            key, _ = base_plus_ext(member.name)
-            if member.isreg() and key and not NO_FILE.match(member.name):
-                if key != before:
-                    starts.append(member.offset)
-                before = key
-    return starts
+            yield member
