@@ -82,12 +82,12 @@ def _train(command: Command) -> None:
         resumed = find_checkpoint(args, plan)
         rows = rows_of_data(args, plan)
         epoch = None if resumed.checkpoint is None else read_epoch(resumed.checkpoint)
-        forecast = forecast_epochs(args, plan, rows, epoch or 0)
+        warnings, rows_line = forecast_epochs(args, plan, rows, epoch or 0)
         done = [f"note: --resume {resumed.checkpoint}: all of --epochs {args.epochs} are trained"]
         notes = [*resumed.notes, *(done if (epoch or 0) >= args.epochs > 0 else []), *sidecar_notes(args, plan)]
-        _warn(args, plan, [*notes, *forecast.warnings])
+        _warn(args, plan, [*notes, *warnings])
         if plan.typed:
-            plan = _introduced(args, plan, forecast.rows)
+            plan = _introduced(args, plan, rows_line)
             _fill(args, plan)
         with logging_put_back(last_logged), _seams(_loaded(RunState(args, plan, rows=rows)), resumed):
             if oc_main.main(command.rest) == -1:  # OpenCLIP's way of giving up

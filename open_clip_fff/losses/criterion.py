@@ -6,7 +6,7 @@ because under gradient accumulation only the loss sees the whole batch.
 
 import inspect
 import logging
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,20 +27,12 @@ from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import only_finite
 
 
-@runtime_checkable
-class ChangesByEpoch(Protocol):
-    """A loss that depends on the epoch, as smoothing does."""
-
-    def set_epoch(self, epoch: int) -> None: ...
-
-
 class Criterion(nn.Module):
     """Makes the assignment, calls the loss, counts.
 
     Args:
         loss: its forward gets by keyword what its signature names of `Criterion.forward`'s arguments and `assignment`.
         mining: Eq. 1's settings; None for own captions only.
-        rank, world_size: this process's rank, and the number of ranks.
         accumulation: OpenCLIP's --accum-freq. The loop back-propagates the whole loss once per micro-batch, which
             makes the scalars' gradients that many times too large: they are divided by it.
         online: whether the trained model's own features mine; else a batch hook adds those that do.
@@ -193,8 +185,8 @@ class Criterion(nn.Module):
         """Called when an epoch begins, counted from 0."""
         if self.connections is not None:
             self.connections.set_epoch(epoch)
-        if isinstance(self.loss, ChangesByEpoch):
-            self.loss.set_epoch(epoch)
+        if (set_epoch := getattr(self.loss, "set_epoch", None)) is not None:  # it depends on it, as smoothing does
+            set_epoch(epoch)
 
     def after_step(self) -> None:
         """Called on every rank after each optimizer step."""

@@ -6,7 +6,7 @@ batch, gradients reach both towers, and MLM goes over own pairs and over those t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -65,17 +65,10 @@ class Vocabulary:
     encode: Callable[[Tensor, Tensor], Tokens]
 
 
-class Masked(NamedTuple):
-    """Captions with masked tokens, int64 [n, L], and which were chosen to be predicted, bool [n, L]."""
-
-    ids: Tensor
-    chosen: Tensor
-
-
-def mask_tokens(ids: Tensor, vocabulary: Vocabulary, probability: float) -> Masked:
+def mask_tokens(ids: Tensor, vocabulary: Vocabulary, probability: float) -> tuple[Tensor, Tensor]:
     """BERT's masking: of the chosen tokens 80 % become the mask, 10 % a random one, 10 % stay.
 
-    Never the first token or padding. ids: int64 [n, L].
+    Never the first token or padding. From ids int64 [n, L] to the masked ones, and which were chosen, bool [n, L].
     """
     chosen = torch.rand(ids.shape, device=ids.device) < probability
     chosen &= ids != vocabulary.padding
@@ -83,7 +76,7 @@ def mask_tokens(ids: Tensor, vocabulary: Vocabulary, probability: float) -> Mask
     how = torch.rand(ids.shape, device=ids.device)
     masked = torch.where(chosen & (how < 0.8), vocabulary.mask, ids)
     drawn = torch.randint_like(ids, vocabulary.size)
-    return Masked(torch.where(chosen & (how >= 0.8) & (how < 0.9), drawn, masked), chosen)
+    return torch.where(chosen & (how >= 0.8) & (how < 0.9), drawn, masked), chosen
 
 
 class FusionLoss:
@@ -94,7 +87,6 @@ class FusionLoss:
         describe: from the captions' token features [n, L, W] and ids int64 [n, L] to `Tokens`.
         settings: weights and how negatives are found.
         vocabulary: of the text tower; None where it has no mask token.
-        rank, world_size: this process's rank, and the number of ranks.
 
     Attributes:
         counts: what was right, until it is read.
@@ -187,10 +179,10 @@ class FusionLoss:
         used = (pairs.kind == OWN) | (pairs.kind == CONVERTED)
         images, captions, kind = pairs.image[used], pairs.caption[used], pairs.kind[used]
         original = ids[captions]
-        masked = mask_tokens(original, vocabulary, self.settings.mlm_probability)
-        text = vocabulary.encode(masked.ids, original)
+        masked, chosen = mask_tokens(original, vocabulary, self.settings.mlm_probability)
+        text = vocabulary.encode(masked, original)
         length = text.features.shape[1]
-        chosen = masked.chosen[:, :length]
+        chosen = chosen[:, :length]
         states = self.network(image_tokens[images], text.features, text.mask)
         target = original[:, :length][chosen]
         logits = full_precision(self.network.predict(states[chosen], vocabulary.embedding()))

@@ -11,11 +11,7 @@ from open_clip_fff.mining.labels import IGNORED, POSITIVE
 
 
 class RunningSums:
-    """Adds up integer vectors of one length on their device.
-
-    Args:
-        length: of the vectors.
-    """
+    """Adds up integer vectors of one length on their device."""
 
     def __init__(self, length: int) -> None:
         self._length, self._sums = length, torch.zeros(0)

@@ -35,7 +35,6 @@ class GlobalTexts:
 
     Args:
         own: this rank's.
-        rank, world_size: this process's rank, and the number of ranks.
         ring: whether blocks go round the ranks, so that none holds all of them. Else they are gathered at once, into
             one block.
 

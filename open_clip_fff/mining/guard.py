@@ -29,16 +29,15 @@ def score_limit(
     `one_pass` goes over this rank's tiles: scores of `dtype` (float32 or float64) and mined pairs, [b, n, K] each.
     """
     bits = torch.finfo(dtype).bits
-    left: Tensor | int = limit
-    lowest: Tensor | int = -(2 ** (DIGIT - 1))  # the smallest number of a pass; its digits are relative to it
-    number = torch.zeros(())
+    left = torch.tensor(limit)
+    lowest = torch.tensor(-(2 ** (DIGIT - 1)))  # the smallest number of a pass; its digits are relative to it
+    number = lowest
     for shift in range(bits - DIGIT, -1, -DIGIT):
-        counts: Tensor | int = 0
+        counts = torch.tensor(0)
         for score, pairs in one_pass():
             digit = (_ordered(score) >> shift) - lowest
             inside = pairs & (digit >= 0) & (digit < 2**DIGIT)
             counts = counts + histogram(digit.clamp(0, 2**DIGIT - 1), inside, 2**DIGIT)
-        assert isinstance(counts, Tensor)
         counts = sum_over_ranks(counts, world_size)
         at_least = counts.flip(0).cumsum(0).flip(0)
         digit = (at_least > left).sum() - 1
@@ -63,13 +62,11 @@ def own_recall(tiles: Iterable[tuple[Candidates, Tensor]], rows: int, world_size
     Returns:
         float64 scalar from 0 to 1, the same on every rank; and m, int64 scalar.
     """
-    counts: Tensor | int = 0
-    pairs: Tensor | int = 0
+    counts = pairs = torch.tensor(0)
     for tile, mined in tiles:
         number = bins(tile.score)
         counts = counts + torch.stack([histogram(number, tile.others), histogram(number, tile.own)])
         pairs = pairs + mined.sum()
-    assert isinstance(counts, Tensor) and isinstance(pairs, Tensor)
     seen = torch.stack([pairs, pairs.new_tensor(rows)])
     counts, seen = sum_over_ranks(counts, world_size).double(), sum_over_ranks(seen, world_size)
     others, own = shares_above(counts)

@@ -111,14 +111,12 @@ class RateThresholds:
         `one_pass` goes over the rows that `sampled` names and all columns, in one or more parts.
         """
         levels = _Levels(self.config.cap)
-        cosines: Tensor | int = 0
-        rows = 0
+        cosines, rows = torch.tensor(0), 0
         for part in one_pass():
             rows = len(part.others)
             cosines = cosines + self._cosines(part)
             if self._kept is not None:
                 levels.add(self._level(part, self._kept))
-        assert isinstance(cosines, Tensor)
         summed = self._summed(cosines), torch.empty(0), self._summed(torch.tensor(rows, device=cosines.device))
         seen = Counts(*summed)
         if self._kept is None:
@@ -203,7 +201,7 @@ class _Levels:
 
     def __init__(self, cap: int | None) -> None:
         self._cap = cap
-        self._counts: Tensor | int = 0
+        self._counts = torch.tensor(0)
         self._lowest: Tensor | None = None
 
     def add(self, level: Tensor) -> None:
@@ -217,9 +215,7 @@ class _Levels:
 
     def counts(self) -> Tensor:
         """int64 [LEVELS]."""
-        counts = self._counts if self._lowest is None else _histogram(self._lowest)
-        assert isinstance(counts, Tensor)
-        return counts
+        return self._counts if self._lowest is None else _histogram(self._lowest)
 
 
 def _histogram(level: Tensor) -> Tensor:

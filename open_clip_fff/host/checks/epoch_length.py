@@ -40,28 +40,19 @@ class WorkerShards(NamedTuple):
     rows: int | None
 
 
-class EpochForecast(NamedTuple):
-    """What is reported before training.
-
-    Attributes:
-        warnings: what may not be meant.
-        rows: the rows and how often they are trained, for the plan; empty where they are not known.
-    """
-
-    warnings: tuple[str, ...] = ()
-    rows: str = ""
-
-
-def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch: int) -> EpochForecast:
+def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch: int) -> tuple[list[str], str]:
     """Compares rows with steps, in the epochs from `first_epoch` on.
+
+    Returns:
+        Warnings, and a line on the rows and how often they are trained; empty where they are not known.
 
     Raises:
         UsageError: if an epoch would be short, with several ranks: the others would wait for the one without rows.
     """
     if not counts.rows or args.dataset_resampled or args.seed < 0:
-        return EpochForecast()
+        return [], ""
     if plan.typed and counts.total(counts.shards) == 0:
-        return EpochForecast()  # no number of workers helps; the preview says what the shards hold instead
+        return [], ""  # no number of workers helps; the preview says what the shards hold instead
     workers, ours = max(args.workers, 1), not plan.loss.stock
     quota = _mini_batches(args)
     streams = list(_streams(args, counts, first_epoch))
@@ -78,7 +69,7 @@ def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, fir
         if ours and known:
             often = f"{taken / max(known):.2f}", f"{taken / min(known):.2f}"
             line += f", each trained {often[0] if often[0] == often[1] else ' to '.join(often)} times"
-    return EpochForecast(tuple(warnings), line)
+    return warnings, line
 
 
 def _mini_batches(args: argparse.Namespace) -> int:

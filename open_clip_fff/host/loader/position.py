@@ -92,12 +92,7 @@ class LoaderProgress:
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
         workers = {
-            number: {
-                "batches": one.batches,
-                "taken": one.taken,
-                "lost": torch.tensor(one.lost, dtype=torch.int64),
-                "random": one.random_state(),
-            }
+            number: {**vars(one), "lost": torch.tensor(one.lost, dtype=torch.int64), "random": one.random_state()}
             for number, one in self.workers.items()
         }
         return {"batches": self.batches, "last": self.last, "workers": workers}

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from torch import Tensor
 
 from open_clip_fff.config.numbers import threshold_text
+from open_clip_fff.distributed import sum_over_ranks
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.report.mining_warnings import SilentDiscriminator, mining_warning, outweighed
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.fusion_counts import FusionRates, fusion_rates
-from open_clip_fff.mining.counts import ConnectionRates, Rates, connection_rates, rates
+from open_clip_fff.mining.counts import ConnectionRates, Rates, RunningSums, connection_rates, rates
 from open_clip_fff.numerics import whole
 
 ITS_OWN = ("train/logit_scale", "train/logit_bias")
@@ -149,26 +150,19 @@ class StepReporter:
             self._show(step - 1)
 
     def _show(self, step_in_epoch: int) -> None:
-        args, model, miner = self.state.args, self.state.model, self.criterion.miner
-        device, connections = torch.device(args.device), self.criterion.connections
-        sums = self.criterion.counts.take(device)
-        labels = sums.new_zeros(0) if connections is None else connections.counts.take(device)
-        fusion = self.criterion.fusion
-        fused = sums.new_zeros(0) if fusion is None else fusion.counts.take(device)
-        if args.world_size > 1:
-            for each in (sums, labels, fused):
-                if len(each):
-                    dist.all_reduce(each)
+        args, model, criterion = self.state.args, self.state.model, self.criterion
+        miner, connections, fusion = criterion.miner, criterion.connections, criterion.fusion
+        sums = self._over_ranks(criterion.counts)
+        labels = torch.empty(0) if connections is None else self._over_ranks(connections.counts)
+        fused = torch.empty(0) if fusion is None else self._over_ranks(fusion.counts)
         scale, bias = whole(model.logit_scale), None if model.logit_bias is None else whole(model.logit_bias)
         if not self.state.master:
             return
         mined = rates(sums)
         self._warn(mined)
-        shares = None
         if self._discriminator is not None and (warning := self._discriminator.warning(labels)):
             logging.warning(warning)
-        if connections is not None:
-            shares = connection_rates(labels, connections.label_matches is not None)
+        asked = connections is not None and connections.label_matches is not None
         found = None if miner is None else miner.thresholds()
         trust = None if miner is None else miner.trust
         report = StepReport(
@@ -177,9 +171,9 @@ class StepReporter:
             rates=mined,
             thresholds={name: float(x) for name, x in found._asdict().items() if x is not None} if found else {},
             trust=None if trust is None else float(trust),
-            connections=shares,
+            connections=None if connections is None else connection_rates(labels, asked),
             fusion=None if fusion is None else fusion_rates(fused),
-            given=self.criterion.given is not None,
+            given=criterion.given is not None,
             scale=scale.exp().item(),
             bias=None if bias is None else bias.item(),
             eta=(time.monotonic() - self._started) / max(self._done, 1) * self._left,
@@ -195,6 +189,11 @@ class StepReporter:
             import wandb
 
             wandb.log({**scalars, "step": report.step}, step=report.step)
+
+    def _over_ranks(self, counts: RunningSums) -> Tensor:
+        """What was counted since the last log step."""
+        args = self.state.args
+        return sum_over_ranks(counts.take(torch.device(args.device)), args.world_size)
 
     def _warn(self, mined: Rates) -> None:
         """Where mining does not do what the flags ask for; each kind of warning once in a run."""
