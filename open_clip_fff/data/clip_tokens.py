@@ -15,10 +15,7 @@ MOST_WORDS = 2**17  # that are remembered; a captioner's vocabulary is smaller
 
 
 class FastTokenizer:
-    """Tokens as those of the tokenizer that it has.
-
-    Args:
-        tokenizer: OpenCLIP's, as `can_be_fast` says.
+    """Tokens as those of OpenCLIP's tokenizer that it has, made by `fast_tokenizer`.
 
     Example:
         >>> tokenizer = open_clip.get_tokenizer("ViT-B-32")

@@ -55,12 +55,7 @@ class LostShards:
 class LoaderCounters:
     """Counters of rows and captions that were read, skipped or damaged, in memory that workers share.
 
-    Args:
-        sources: the caption sources; rows with text in each are counted.
-        shards: all urls.
-
-    Attributes:
-        shards: which of them were lost.
+    Rows with text in each of the caption sources are counted; `shards` tells which shards were lost.
     """
 
     def __init__(self, sources: Iterable[str] = (), shards: Iterable[str] = ()) -> None:

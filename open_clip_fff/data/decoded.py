@@ -51,7 +51,6 @@ def decoded_samples(
 
     Args:
         samples: undecoded, as `read_samples` makes them.
-        reader: finds the captions.
         preprocess: from a PIL image to what is needed, [3, H, W] for a model.
         features: finds stored features for the rows; a sample without any is skipped.
         workers: threads that decode ahead.

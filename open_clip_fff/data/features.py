@@ -119,11 +119,7 @@ class FeatureReader:
         return StoredBy(self.model, images=self.widths[0] > 0)
 
     def read(self, sample: Mapping[str, object], captions: Sequence[str]) -> RowFeatures:
-        """The features of a sample and its captions.
-
-        Args:
-            sample: members by extension, as bytes, with `__url__` and `__key__`.
-            captions: the k captions.
+        """The features of a sample (members by extension, as bytes, with `__url__` and `__key__`) and its captions.
 
         Raises:
             MissingFeatures: if the sample has no readable ones.

@@ -52,9 +52,6 @@ class SafeMembers:
     webdataset's own unpickles .pyd, .pickle and .pkl, gives .pth to torch.load, and looks into .gz: an untrusted tar
     could run any code.
 
-    Args:
-        image: makes an image of bytes.
-
     Example:
         >>> webdataset.decode(SafeMembers(read_image), pre=[], post=[])
     """

@@ -88,12 +88,7 @@ class _Row(NamedTuple):
 
 
 class _Shards:
-    """Finds the shard of a row by its stem, its file's name, or as --train-data names it.
-
-    Args:
-        where: for error lines.
-        shards: the data sets, `A::B`.
-    """
+    """Finds the shard of a row by its stem, its file's name, or as --train-data names it; `where` begins errors."""
 
     def __init__(self, where: str, shards: str) -> None:
         self.where = where

@@ -123,9 +123,6 @@ def preview_shard(
     """Reads the first rows of a shard, and their stored features if a reader is given.
 
     Args:
-        url: the shard.
-        captions: where captions are.
-        features: the reader.
         limit: rows to read at most; no more than ENOUGH where they have all that the flags name.
         enough: rows with an image and a caption, after which it stops.
         data_flag: that named the shard, for error lines.

@@ -12,12 +12,7 @@ from open_clip_fff.data.sources import CaptionReader
 class CaptionSerializer:
     """Replaces a sample's members but the image by `txt`, its row; runs before filters and decoding.
 
-    A sample without captions, or without features where they are needed, gets no `txt`; OpenCLIP's filter drops it.
-
-    Args:
-        reader: finds the captions.
-        counters: counts what was read, skipped or damaged.
-        features: finds stored features; None if none are needed.
+    A sample without captions, or without features where `features` is given, gets no `txt`; OpenCLIP's filter drops it.
     """
 
     def __init__(self, reader: CaptionReader, counters: LoaderCounters, features: FeatureReader | None = None) -> None:

@@ -51,12 +51,7 @@ def samples_at(path: str, starts: Iterable[int]) -> Iterator[dict]:
 
 
 def as_usage_errors(samples: Iterator[T], called: str) -> Iterator[T]:
-    """Passes samples of `read_samples` on; errors of a shard that cannot be read become a UsageError.
-
-    Args:
-        samples: made of those of `read_samples`.
-        called: the shard's name, for the error line.
-    """
+    """Passes samples of `read_samples` on; errors of a shard that cannot be read become a UsageError that names it."""
     try:
         yield from samples
     except UsageError:

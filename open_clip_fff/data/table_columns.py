@@ -66,15 +66,8 @@ def table_columns(path: str, separator: str, image: str, captions: CaptionSettin
 def find_column(flag: str, typed: str, there: Sequence[str], where: str, read: str = "") -> str:
     """The column of a typed name, which may lack the spaces around the column's own.
 
-    Args:
-        flag: that named it.
-        typed: the name.
-        there: all columns.
-        where: the table's name, for the error line.
-        read: how it was read, for the end of that line.
-
     Raises:
-        UsageError: if there is none, with the closest one.
+        UsageError: if there is none; it names `flag`, the table (`where`), the closest column and how it was `read`.
     """
     if (name := find_name(typed, there)) is not None:
         return name

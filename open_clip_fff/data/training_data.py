@@ -61,11 +61,7 @@ def training_pairs(plan: Plan, args: argparse.Namespace) -> NamedPairs | None:
 
 
 def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[str]]:
-    """The plan with its data sets, and the shards of --train-data.
-
-    Args:
-        plan: of our flags.
-        args: OpenCLIP's flags, from `parse_shard_flags`.
+    """The plan with its data sets, and the shards of --train-data; `args` are those of `parse_shard_flags`.
 
     Raises:
         UsageError: if the data are no tars, or do not exist.

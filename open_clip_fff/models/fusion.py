@@ -49,9 +49,6 @@ class FusionSizes:
 class Fusion(nn.Module):
     """Fuses each caption's tokens with an image's.
 
-    Args:
-        sizes: of the network.
-
     Example:
         >>> fusion = Fusion(FusionSizes(layers=1, width=32, image_width=48, text_width=32))
         >>> image, text = torch.randn(4, 10, 48), torch.randn(4, 7, 32)
@@ -125,9 +122,6 @@ class FusionSlot(nn.Module):
     """Holds a fusion model in an OpenCLIP model, whose optimizer and DDP see it and whose state dict does not.
 
     So a run's checkpoints load in stock OpenCLIP.
-
-    Attributes:
-        network: the fusion model.
     """
 
     def __init__(self, network: Fusion) -> None:
