@@ -102,7 +102,7 @@ def bytes_of_chunks():
     """Linear in the batch, where SigLipLoss is quadratic."""
     from open_clip.loss import SigLipLoss
 
-    from open_clip_fff.host.report.memory import AliveBytes
+    from scripts.bench.memory import AliveBytes
 
     peaks = {}
     for images, chunk in product((1024, 2048), (0, 32)):

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.mining import MiningConfig
 from open_clip_fff.errors import UsageError
-from open_clip_fff.host.report.memory import AliveBytes
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.mining.histograms import BINS, bins, edge, first_bin, shares_above
 from open_clip_fff.mining.reference import MiningFeatures, similarities
@@ -24,6 +23,7 @@ from open_clip_fff.tools.calibrate.histograms import CosineHistograms, cosine_hi
 from open_clip_fff.tools.calibrate.proposal import Proposal, images_for, propose, readable
 from open_clip_fff.tools.calibrate.strata import ABOVE, STRATA, StratifiedPairs
 from open_clip_fff.tools.calibrate.warnings import warnings
+from scripts.bench.memory import AliveBytes
 from tests.quantiles import quantile_thresholds
 from tests.test_assignment import random_features
 from tests.test_mining import features as clustered

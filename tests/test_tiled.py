@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
-from open_clip_fff.host.report.memory import AliveBytes
 from open_clip_fff.losses import logit_tiles
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.mining import tiles as assignment_tiles
@@ -17,6 +16,7 @@ from open_clip_fff.mining.labels import own_assignment
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds
 from open_clip_fff.mining.tiles import OwnCaptions, tiles
+from scripts.bench.memory import AliveBytes
 
 SIZES = [(1, 1), (5, 3), (37, 2), (64, 5), (130, 1)]
 LOSSES = {

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
+from bench.memory import AliveBytes
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
-from open_clip_fff.host.report.memory import AliveBytes
 from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
 
 MINING = MiningConfig(0.3, 0.9, 0.95, 0.2)

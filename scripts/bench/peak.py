@@ -2,8 +2,8 @@
 
 import torch
 
+from bench.memory import AliveBytes
 from bench.steps import Bench, Candidate
-from open_clip_fff.host.report.memory import AliveBytes
 
 
 def peak_bytes(bench: Bench, candidate: Candidate) -> int:

@@ -13,8 +13,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
-from open_clip_fff.host.report.memory import AliveBytes
 from open_clip_fff.losses.criterion import Criterion
+from scripts.bench.memory import AliveBytes
 
 B, K, D = 64, 5, 1024
 MINING = {
