@@ -167,16 +167,11 @@ def _json(name: str, file: str, cache_dir: str | None) -> Any:
     """The content of a json file beside a model's weights; None if there is no such file."""
     from transformers.utils import cached_file
 
-    path = Path(name) / file
-    if not Path(name).is_dir():
-        found = cached_file(
-            name,
-            file,
-            cache_dir=cache_dir,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        if found is None:
-            return None
-        path = Path(found)
-    return json.loads(path.read_text()) if path.is_file() else None
+    found = cached_file(
+        name,
+        file,
+        cache_dir=cache_dir,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return None if found is None else json.loads(Path(found).read_text())

@@ -129,9 +129,8 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
         if info.shared_epoch is not None:  # a stream
             state.train_loader = TrackedLoader(info.dataloader, args.device)
         else:
-            if orders:
-                order_table(info, orders[0])
-            state.train_loader = table_loader(info.dataloader, args.device)
+            batches = order_table(info, orders[0]) if orders else info.dataloader.batch_sampler
+            state.train_loader = table_loader(info.dataloader, batches, args.device)
         info.dataloader = state.train_loader
         if many:
             info.dataloader = HookedLoader(state.train_loader, torch.device(args.device), state.hooks)

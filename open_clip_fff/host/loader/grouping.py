@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler
 
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.grouping.lookahead import Lookahead
@@ -55,20 +55,9 @@ class _Epoch:
         return 0 if self.shared is None else self.shared.get_value()
 
 
-def order_table(info: Any, orders: OrdersData) -> None:
-    """Replaces the sampler of a CSV's loader by a hook's, in place."""
+def order_table(info: Any, orders: OrdersData) -> BatchSampler:
+    """The mini-batches of a CSV's loader in a hook's order; OpenCLIP tells the hook's sampler the epochs."""
     loader = info.dataloader
     ids = torch.tensor([sample_id(str(path)) for path in loader.dataset.images])
-    sampler = orders.sampler(loader.dataset, ids)
-    ordered = DataLoader(
-        loader.dataset,
-        batch_size=loader.batch_size,
-        sampler=sampler,
-        num_workers=loader.num_workers,
-        pin_memory=loader.pin_memory,
-        collate_fn=loader.collate_fn,
-        drop_last=True,
-        worker_init_fn=loader.worker_init_fn,
-    )
-    ordered.num_samples, ordered.num_batches = loader.num_samples, len(ordered)  # type: ignore[attr-defined]
-    info.dataloader, info.sampler = ordered, sampler
+    info.sampler = orders.sampler(loader.dataset, ids)
+    return BatchSampler(info.sampler, loader.batch_size, drop_last=True)

@@ -91,12 +91,12 @@ class TrackedLoader:
             worker.terminate()
 
 
-def table_loader(loader: DataLoader, device: str) -> TrackedLoader:
-    """A tracked loader of a map-style data set: what was trained is skipped in its order."""
+def table_loader(loader: DataLoader, batches: Sampler[list[int]], device: str) -> TrackedLoader:
+    """A tracked loader of a map-style data set by its mini-batches of indices, without those that were trained."""
     collate = CollateWithPosition(loader.collate_fn)
     made = DataLoader(
         loader.dataset,
-        batch_sampler=RemainingBatches(loader.batch_sampler, max(loader.num_workers, 1), device),
+        batch_sampler=RemainingBatches(batches, max(loader.num_workers, 1), device),
         num_workers=loader.num_workers,
         pin_memory=loader.pin_memory,
         collate_fn=collate,
