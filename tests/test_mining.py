@@ -42,7 +42,7 @@ def pairs_of(miner: Miner, f: MiningFeatures) -> Mined | None:
     assignment = miner(OwnCaptions(GlobalTexts(TextBlock(0, f.ids, f.valid, f))))
     if not isinstance(assignment, MinedPairs):
         return None
-    ((_, mined),) = assignment.all_tiles()
+    ((*_, mined),) = assignment.all_tiles()
     return mined
 
 

@@ -68,7 +68,6 @@ def make_discriminator(
     """Loads `KIND:NAME`, one of a plug-in, or a folder or hub name whose config.json says BLIP or BLIP-2.
 
     Args:
-        settings: name it.
         device: where it runs and where the batch's images are.
         image_mean, image_std: normalisation of these images, per channel.
         cache_dir: of the hub's files; None for the hub's default.

@@ -65,9 +65,7 @@ class ConnectionMiner:
         Args:
             image: [B, D], the trained model's.
             text: [B, K, D], likewise.
-            own: this rank's texts.
             features: those that mine, whose image-text cosines the gate compares; None where there are none.
-            counting: whether this call is counted.
             negatives: as `hardest_negatives`.
         """
         label_matches, self.last = self.label_matches if self.active else None, None

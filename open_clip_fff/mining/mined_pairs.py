@@ -47,11 +47,11 @@ class MinedPairs(Assignment):
         fewer._score_limit = score
         return fewer
 
-    def all_tiles(self) -> Iterator[tuple[Candidates, Mined]]:
-        """One pass over all pairs, tile by tile, without `on_tile`."""
+    def all_tiles(self) -> Iterator[tuple[slice, TextBlock, Candidates, Mined]]:
+        """One pass over all pairs, tile by tile, without `on_tile`: its rows, its columns, and what is found there."""
         for columns in self.text_blocks():
             for rows, part in squares(self.shape[0], columns):
-                yield self._tile(rows, part, self.own.named(rows, part))
+                yield rows, part, *self._tile(rows, part, self.own.named(rows, part))
 
     @torch.no_grad()
     def make(self, rows: slice, columns: TextBlock) -> Tile:
@@ -88,13 +88,11 @@ class MinedPairs(Assignment):
             torch.zeros((size, cap), device=device, dtype=torch.int64),
             torch.full((size, cap), -1, device=device, dtype=torch.int64),
         )
-        for columns in self.text_blocks():
-            for rows, part in squares(size, columns):
-                pairs, mined = self._tile(rows, part, self.own.named(rows, part))
-                positions = best_per_row(mined.pairs, pairs.score, pairs.ids, cap)
-                inside = positions.clamp(min=0)
-                score = pairs.score.flatten(1).gather(1, inside).masked_fill(positions < 0, -torch.inf)
-                best.update(rows, _BestPairs(score, pairs.ids[inside // k], positions + part.offset * k))
+        for rows, part, pairs, mined in self.all_tiles():
+            positions = best_per_row(mined.pairs, pairs.score, pairs.ids, cap)
+            inside = positions.clamp(min=0)
+            score = pairs.score.flatten(1).gather(1, inside).masked_fill(positions < 0, -torch.inf)
+            best.update(rows, _BestPairs(score, pairs.ids[inside // k], positions + part.offset * k))
         return best.positions.masked_fill(best.score == -torch.inf, -1)
 
 

@@ -88,7 +88,7 @@ class Miner:
             self._counted = _StepCounts(None, own.shape[1], counts, None)
             return MinedPairs(own, thresholds, self.config) if mining else own
         pairs = MinedPairs(own, thresholds, self.config)
-        tiles = ((found, mined.pairs) for found, mined in pairs.all_tiles())
+        tiles = ((found, mined.pairs) for _, _, found, mined in pairs.all_tiles())
         trust, number = own_recall(tiles, own.shape[0], self.world_size)
         trust = trust if self.trust is None else FADE * self.trust + (1.0 - FADE) * trust
         self._counted = _StepCounts(number, own.shape[1], counts, trust)
@@ -114,7 +114,7 @@ class Miner:
         if number > limit:
 
             def one_pass() -> Iterator[tuple[Tensor, Tensor]]:
-                return ((found.score, mined.pairs) for found, mined in pairs.all_tiles())
+                return ((found.score, mined.pairs) for _, _, found, mined in pairs.all_tiles())
 
             lowest = score_limit(one_pass, limit, features.dtype, self.world_size)
         return pairs.above(torch.where(trust >= TRUST, lowest, torch.inf))
