@@ -1,10 +1,12 @@
 """A number that is not finite never goes on: steps are left out, checkpoints refused, and it is told."""
 
 import re
+from argparse import Namespace
 
 import pytest
 import torch
 
+from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.config.safety import IN_A_ROW, SCALER_IN_A_ROW
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.nonfinite import StepGuard, not_finite
@@ -106,21 +108,23 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_resumed(trainer, caps
     assert "its weight visual.proj is not finite" in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_is_not_finite_replaces_none(tmp_path, monkeypatch):
+def test_a_checkpoint_that_is_not_finite_replaces_none(tmp_path):
     import open_clip_train.main as oc_main
 
-    from open_clip_fff.host.nonfinite import finite_checkpoints
+    from open_clip_fff.host.checkpoints.extra_state import extra_state
+    from open_clip_fff.host.state import RunState
 
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
     good = {"epoch": 1, "state_dict": {"w": torch.ones(2), "steps": torch.tensor(3)}}
-    with finite_checkpoints(True):
-        oc_main.torch.save(good, folder / "epoch_1.pt")
+    args, plan = Namespace(rank=0, accum_freq=1, device="cpu"), make_plan(Namespace(method="clip"))
+    with extra_state(RunState(args, plan)):
+        oc_main.torch.save(good, str(folder / "epoch_1.pt"))
         bad = {"epoch": 2, "state_dict": {"w": torch.tensor([1.0, torch.inf])}}
         for name in ("epoch_2.pt", "tmp.pt"):
             with pytest.raises(UsageError, match=r"after epoch 2 the weight w is not finite, .*epoch_1\.pt"):
-                oc_main.torch.save(bad, folder / name)
-    assert [path.name for path in folder.iterdir()] == ["epoch_1.pt"]
+                oc_main.torch.save(bad, str(folder / name))
+    assert sorted(path.name for path in folder.iterdir()) == ["epoch_1.extra", "epoch_1.pt"]
 
 
 @pytest.mark.slow

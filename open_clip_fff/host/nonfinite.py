@@ -4,19 +4,16 @@ DDP has added up the gradients when the optimizer's step begins, so that all ran
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import open_clip_train.main as oc_main
 import torch
 
 from open_clip_fff.config.safety import IN_A_ROW, SCALER_IN_A_ROW, SKIP, STOP
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
 from open_clip_fff.numerics import not_finite, whole
-from open_clip_fff.patching import View, replaced
 
 MAX_WARNINGS = 3  # lines of single steps in an epoch; counts go on
 
@@ -102,30 +99,17 @@ def left_out_line(skipped: int, unscaled: int) -> str:
     return ", ".join(parts)
 
 
-@contextmanager
-def finite_checkpoints(typed: bool) -> Iterator[None]:
-    """Refuses to write weights that are not finite; where a flag of ours was typed.
+def refuse_to_save(checkpoint: Any, path: str) -> None:
+    """Raises UsageError for a checkpoint whose weights are not finite.
 
     Whole checkpoints stay as they are: OpenCLIP deletes the one before only once the next is written.
     """
-    if not typed:
-        yield
-        return
-    with replaced(oc_main, torch=View(oc_main.torch, save=_saver(oc_main.torch.save))):
-        yield
-
-
-def _saver(save: Callable) -> Callable:
-    def checked(checkpoint: Any, path: str) -> None:
-        if isinstance(checkpoint, dict) and (name := not_finite(checkpoint.get("state_dict", {}))):
-            before = newest_checkpoint(run_folder(Path(path)))
-            raise UsageError(
-                f"after epoch {checkpoint.get('epoch')} the weight {name} is not finite, and is not saved; "
-                + (f"the last checkpoint is {before}" if before else "no checkpoint was saved before")
-            )
-        save(checkpoint, path)
-
-    return checked
+    if isinstance(checkpoint, dict) and (name := not_finite(checkpoint.get("state_dict", {}))):
+        before = newest_checkpoint(run_folder(Path(path)))
+        raise UsageError(
+            f"after epoch {checkpoint.get('epoch')} the weight {name} is not finite, and is not saved; "
+            + (f"the last checkpoint is {before}" if before else "no checkpoint was saved before")
+        )
 
 
 def refuse_not_finite(weights: Mapping[str, Any], checkpoint: Path | str) -> None:

@@ -34,7 +34,6 @@ from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.loader.data import data_factory
 from open_clip_fff.host.log_levels import logging_put_back, set_up_logging
 from open_clip_fff.host.model import model_factory
-from open_clip_fff.host.nonfinite import finite_checkpoints
 from open_clip_fff.host.optimizer import optimizer_seams
 from open_clip_fff.host.peers import bounded_waits
 from open_clip_fff.host.report.plan_log import plan_text
@@ -158,7 +157,6 @@ def _seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
         stack.enter_context(mid_epoch_seams(state))
         stack.enter_context(optimizer_seams(state))
         stack.enter_context(extra_state(state))
-        stack.enter_context(finite_checkpoints(bool(state.plan.typed)))
         stack.enter_context(resuming(state, resumed))
         stack.enter_context(
             replaced(

@@ -21,6 +21,7 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checkpoints.mid_epoch import check_loader_sizes, epoch_start, loader_sizes
 from open_clip_fff.host.fixes import save_atomically
 from open_clip_fff.host.generation import READER
+from open_clip_fff.host.nonfinite import refuse_to_save
 from open_clip_fff.host.random_state import random_state
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position, describe_file, extra_path
@@ -32,7 +33,7 @@ _load_mapped = partial(torch.load, mmap=True)  # read only as far as it is looke
 
 @contextmanager
 def extra_state(state: RunState) -> Iterator[None]:
-    """Saves and loads the extra state of runs that have one, with OpenCLIP's own checkpoints."""
+    """Saves and loads the extra state of runs that have one, with OpenCLIP's own checkpoints, if those are finite."""
     if not state.plan.typed:
         yield
         return
@@ -53,6 +54,7 @@ def _mining_has_state(plan: Plan) -> bool:
 
 def _saver(state: RunState, save: Callable) -> Callable:
     def save_both(checkpoint: dict, path: str) -> None:
+        refuse_to_save(checkpoint, path)
         at = Position.of(checkpoint)
         extra: dict[str, Any] = {"epoch": at.epoch, "seen": dict(state.last_scalars)}
         if _mining_has_state(state.plan):
