@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.caption_rows import CaptionRow, deserialize, serialize
-from open_clip_fff.data.caption_strings import CaptionHashes
+from open_clip_fff.data.caption_strings import caption_hashes
 from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, LoaderCounters
 from open_clip_fff.data.serialize import CaptionSerializer
 from open_clip_fff.data.sources import CaptionReader
@@ -81,9 +81,9 @@ def test_captions_in_are_captions_out(fields, raw, most):
         assert not expected
         return
     assert row.captions == expected and row.raw == min(len(before), most)
-    (batch,) = CaptionTokenizer(CaptionHashes(), captions, {"hashes": CaptionHashes()})(serialize(row))
+    (batch,) = CaptionTokenizer(caption_hashes, captions, {"hashes": caption_hashes})(serialize(row))
     padded = [*expected, *[""] * (most - len(expected))]
-    assert torch.equal(batch.tokens, CaptionHashes()(padded)) and batch.valid.tolist() == [bool(x) for x in padded]
+    assert torch.equal(batch.tokens, caption_hashes(padded)) and batch.valid.tolist() == [bool(x) for x in padded]
 
 
 @times(150)
@@ -105,7 +105,7 @@ def test_any_bytes_are_captions_or_damage(members, class_key, split):
     news = counters.take()
     assert (news[BAD_CAPTIONS], news[NO_CAPTION]) == (bool(damage), row is None)
     if row is not None:
-        (batch,) = CaptionTokenizer(CaptionHashes(), captions, {})(serialize(row))
+        (batch,) = CaptionTokenizer(caption_hashes, captions, {})(serialize(row))
         assert class_key is None or -1 <= batch.extras[CLASSES].item() < 2**63
 
 
