@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from open_clip_fff.data.counters import DAMAGE
 from open_clip_fff.distributed import group_size, sum_over_ranks
 from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.host.bias_start import measure_bias
@@ -129,7 +128,7 @@ def _report_rows(state: RunState, epoch: int) -> None:
     if state.master:
         if read := caption_line(counts, captions):
             logging.info(f"Captions in epoch {epoch}: {read}")
-        if damage := damage_line(counts, DAMAGE):
+        if damage := damage_line(counts):
             logging.warning(f"Rows skipped or damaged in epoch {epoch}: {damage}")
     if short := too_little(counts, captions):
         raise UsageError(f"--min-coverage {captions.min_coverage:g}: in epoch {epoch}, {short}")

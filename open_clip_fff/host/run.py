@@ -75,7 +75,8 @@ def _train(command: Command) -> None:
     plan = with_data_sets(plan, args.train_data)
     with bounded_waits(plan.safety.timeout) as peers, startup(args, peers) as last_logged:
         if plan.typed:
-            _bring_parts(plan)
+            bring_parts(plan)
+            check_names(plan)  # which the parts may have registered
         check_host(args, plan)
         check_weights(args, plan)
         resumed = find_checkpoint(args, plan)
@@ -110,12 +111,6 @@ def _loaded(state: RunState) -> RunState:
 
         state.zero_shot_sets = find_zero_shot_sets(plan.zero_shot)
     return state
-
-
-def _bring_parts(plan: Plan) -> None:
-    """Brings the user's own parts, and looks up every name that the plan uses."""
-    bring_parts(plan)
-    check_names(plan)
 
 
 def _fill(args, plan: Plan) -> None:

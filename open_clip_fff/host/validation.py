@@ -14,7 +14,7 @@ from open_clip_train.zero_shot import zero_shot_eval
 from torch import Tensor
 
 from open_clip_fff.data.batch import CaptionBatch
-from open_clip_fff.data.counters import DAMAGE, LoaderCounters
+from open_clip_fff.data.counters import LoaderCounters
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.tokens import KEYS
 from open_clip_fff.errors import UsageError
@@ -92,7 +92,7 @@ def _evaluated(evaluate: Callable, model: Any, data: dict, epoch: int, args, **m
 
 def _tell_rows(counters: LoaderCounters, epoch: int) -> None:
     """What OpenCLIP's reading of the set skipped; ours, of the same rows, is not reported."""
-    if damage := damage_line(counters.take(), DAMAGE):
+    if damage := damage_line(counters.take()):
         logging.warning(f"Rows skipped or damaged in validation after epoch {epoch}: {damage}")
     if lost := counters.shards.take():
         line = lost_line(lost, {})

@@ -99,11 +99,6 @@ def _native(tower: Any, pool: str, eos: int, embeds_class: bool, writes: bool) -
     return TextDesign(pool, causal, embeds_class, writes, token=eos if pool == "eos" else -1)
 
 
-def text_tower(model: nn.Module) -> Any:
-    """The module with the text tower's positions: the model itself for OpenCLIP's `CLIP`, which has no such module."""
-    return getattr(model, "text", model)
-
-
 def has_dropout(model: nn.Module) -> bool:
     """Whether equal captions get different features in training, because of the text tower's dropout."""
     tower = getattr(model, "text", None) or getattr(model, "transformer", None) or model

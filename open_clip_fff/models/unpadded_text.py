@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from open_clip_fff.config.text import TextSettings
-from open_clip_fff.models.text_design import TextDesign, design_of_model, text_tower
+from open_clip_fff.models.text_design import TextDesign, design_of_model
 
 # Each further group of rows is one more pass over the tower's weights and kernels, as expensive as so many tokens; a
 # group that saves fewer tokens is not worth it. On a CPU the cost is the weights' gradient once more, above all the
@@ -86,8 +86,8 @@ def remove_padding(tokens: Tensor, valid: Tensor, design: TextDesign, settings: 
     if not settings.trim:
         source[places] = copies
         return UnpaddedRows([rows], source)
-    lengths = _round_up(design.lengths(rows), settings.multiple, tokens.shape[1])
-    lengths, order = lengths.sort(stable=True)
+    whole = -(-design.lengths(rows) // settings.multiple) * settings.multiple
+    lengths, order = whole.clamp(max=tokens.shape[1]).sort(stable=True)
     source[places] = order.argsort()[copies]
     rows, groups, start = rows[order], [], 0
     cost = PASS_TOKENS.get(tokens.device.type, PASS_TOKENS_ELSEWHERE)
@@ -137,7 +137,7 @@ def short_context(model: nn.Module, length: int) -> Iterator[None]:
     view; blocks that are recomputed for gradient checkpointing got the mask as an argument, and need neither. A
     Hugging Face tower takes any length.
     """
-    tower: Any = text_tower(model)
+    tower: Any = getattr(model, "text", model)  # OpenCLIP's `CLIP` has the positions itself
     positions, mask = tower._parameters.get("positional_embedding"), tower._buffers.get("attn_mask")
     if positions is None or length >= tower.context_length:  # a class embedding has one position more
         yield
@@ -151,7 +151,3 @@ def short_context(model: nn.Module, length: int) -> Iterator[None]:
         tower._parameters["positional_embedding"] = positions
         if mask is not None:
             tower._buffers["attn_mask"] = mask
-
-
-def _round_up(lengths: Tensor, multiple: int, most: int) -> Tensor:
-    return ((lengths + multiple - 1) // multiple * multiple).clamp(max=most)

@@ -187,7 +187,10 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     if plan.ema_decay is not None and args.precision in ("fp16", "pure_fp16"):
         raise UsageError(f"--ema-decay: weights in {args.precision} are too coarse to average; use --precision amp")
     if plan.loss.stock:
-        _check_stock_text(args, plan)
+        if not plan.text.as_open_clip:
+            names = " and ".join(map(as_flag, sorted({"trim_tokens", "distinct_captions"} & plan.typed)))
+            scripted = {"--torchscript": args.torchscript, "--trace": args.trace}
+            refuse(scripted, f"does not go with {names}; drop one of them")
         return
     if plan.fusion is not None:
         flags = {"--accum-freq": args.accum_freq > 1, "--torchcompile": args.torchcompile}
@@ -214,12 +217,3 @@ def _check_dist_impl(args: argparse.Namespace, plan: Plan) -> None:
         dataclasses.replace(plan.loss, dist_impl=args.loss_dist_impl)
     except ValueError as error:
         raise UsageError(f"--loss-dist-impl {args.loss_dist_impl}: {error}") from None
-
-
-def _check_stock_text(args: argparse.Namespace, plan: Plan) -> None:
-    """What of OpenCLIP's own runs has no room for a changed text tower."""
-    if not plan.text.as_open_clip:
-        names = " and ".join(map(as_flag, sorted({"trim_tokens", "distinct_captions"} & plan.typed)))
-        refuse(
-            {"--torchscript": args.torchscript, "--trace": args.trace}, f"does not go with {names}; drop one of them"
-        )

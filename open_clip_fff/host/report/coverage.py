@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.data.counters import DAMAGE
 from open_clip_fff.plural import plural
 
 LOST = "shards lost"
@@ -24,9 +25,9 @@ def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | No
     )
 
 
-def damage_line(news: Mapping[str, int], kinds: tuple[str, ...]) -> str | None:
+def damage_line(news: Mapping[str, int]) -> str | None:
     """Rows that were skipped or damaged; None where there were none."""
-    return ", ".join(f"{news[kind]:,} {kind}" for kind in kinds if news[kind]) or None
+    return ", ".join(f"{news[kind]:,} {kind}" for kind in DAMAGE if news[kind]) or None
 
 
 def lost_line(read: Mapping[str, int], rows: Mapping[str, int]) -> str:

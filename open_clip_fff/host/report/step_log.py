@@ -133,9 +133,9 @@ class StepReporter:
         self.epoch = first.epoch
         self.tb_writer: Any = None
         self._warned: list[list[str]] = []
-        asked = criterion.connections is not None and criterion.connections.label_matches is not None
+        self._labels = criterion.connections is not None and criterion.connections.label_matches is not None
         connection = state.plan.connection
-        self._discriminator = SilentDiscriminator(connection.discriminator) if asked and connection else None
+        self._discriminator = SilentDiscriminator(connection.discriminator) if self._labels and connection else None
         self._left, self._done = steps_per_epoch * (state.args.epochs - first.epoch) - first.step, 0
         self._started = time.monotonic()
 
@@ -162,7 +162,6 @@ class StepReporter:
         self._warn(mined)
         if self._discriminator is not None and (warning := self._discriminator.warning(labels)):
             logging.warning(warning)
-        asked = connections is not None and connections.label_matches is not None
         found = None if miner is None else miner.thresholds()
         trust = None if miner is None else miner.trust
         report = StepReport(
@@ -171,7 +170,7 @@ class StepReporter:
             rates=mined,
             thresholds={name: float(x) for name, x in found._asdict().items() if x is not None} if found else {},
             trust=None if trust is None else float(trust),
-            connections=None if connections is None else connection_rates(labels, asked),
+            connections=None if connections is None else connection_rates(labels, self._labels),
             fusion=None if fusion is None else fusion_rates(fused),
             given=criterion.given is not None,
             scale=scale.exp().item(),
