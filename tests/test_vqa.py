@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.downstream.images import ImageFolders, coco_key
+from open_clip_fff.tools.downstream.files import ImageFolders, coco_key
 from open_clip_fff.tools.downstream.vqa import read_annotations
 from open_clip_fff.tools.downstream.vqa_answers import accuracy, frequent_answers, normalise, soft_score
 from tests.quiz import SMALL, files, fused, make_fused, ok, quiz, read, refused  # noqa: F401

@@ -56,7 +56,10 @@ def write_hub_folder(
     try:
         with atomic_folder(out) as unfinished:
             failed = "written"
-            _write(description, weights, card, repository, unfinished)
+            write_config(description, unfinished, repository)
+            if card is not None:
+                (unfinished / CARD_NAME).write_text(card, encoding="utf-8")
+            write_tensors(weights, unfinished / WEIGHTS_NAME)
             write_more(unfinished)
             _check_weights(weights, unfinished) if check is None else check(unfinished)
     except (OSError, SafetensorError) as error:  # a full disk
@@ -74,15 +77,6 @@ def write_config(description: Mapping, folder: Path, repository: str | None = No
         HFTokenizer(name).tokenizer.save_pretrained(folder)
         text["hf_tokenizer_name"] = repository or (Path(name).resolve().name if Path(name).exists() else name)
     (folder / CONFIG_NAME).write_text(json.dumps(description, indent=2) + "\n")
-
-
-def _write(
-    description: Mapping, weights: Mapping[str, Tensor], card: str | None, repository: str | None, folder: Path
-) -> None:
-    write_config(description, folder, repository)
-    if card is not None:
-        (folder / CARD_NAME).write_text(card, encoding="utf-8")
-    write_tensors(weights, folder / WEIGHTS_NAME)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

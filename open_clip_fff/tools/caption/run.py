@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -68,18 +69,12 @@ def shards_of(args: argparse.Namespace) -> list[str]:
         raise UsageError(f"--train-data {args.train_data}: no such file; braces count, as in 'data/{{000..099}}.tar'")
     if args.into == "tars":
         refuse_input_folder(args.out, local)
-        refuse_first(local[:1], args)
+        first: list[dict] = []
+        with suppress(Exception):  # whatever webdataset raises; an unreadable shard is reported later
+            first += read_samples(local[:1], 1)
+        for sample in first:
+            refuse_taken(sample, args.field, args.overwrite)
     return urls
-
-
-def refuse_first(urls: list[str], args: argparse.Namespace) -> None:
-    """Raises UsageError if the first sample has the field already; an unreadable shard is reported later."""
-    try:
-        first = list(read_samples(urls, 1))
-    except Exception:  # whatever webdataset raises
-        return
-    for sample in first:
-        refuse_taken(sample, args.field, args.overwrite)
 
 
 def to_device(captioner: Captioner, device: str) -> Captioner:

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.downstream.examples import Example, Split
-from open_clip_fff.tools.downstream.images import ImageFolders
-from open_clip_fff.tools.downstream.json_files import field, json_lines
+from open_clip_fff.tools.downstream.files import ImageFolders, field, json_lines
 from open_clip_fff.tools.downstream.run import DownstreamTask, run_task
 
 CLASSES = ["False", "True"]

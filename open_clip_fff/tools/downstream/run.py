@@ -20,7 +20,7 @@ from open_clip_fff.models.crops import image_size
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.downstream.examples import Example, ExampleSet, Split, TrainingExamples
-from open_clip_fff.tools.downstream.images import ImageFolders
+from open_clip_fff.tools.downstream.files import ImageFolders
 from open_clip_fff.tools.downstream.saved import TaskModel, load_task_model, new_task_model, write_task_model
 from open_clip_fff.tools.finetune.loop import fine_tune, image_transforms, plain_errors, seed_everything
 from open_clip_fff.tools.finetune.pairs import ImageTransform

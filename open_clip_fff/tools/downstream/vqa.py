@@ -13,8 +13,7 @@ from torch import Tensor
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.downstream.examples import Example, Split
-from open_clip_fff.tools.downstream.images import ImageFolders, coco_key
-from open_clip_fff.tools.downstream.json_files import field, json_list
+from open_clip_fff.tools.downstream.files import ImageFolders, coco_key, field, json_list
 from open_clip_fff.tools.downstream.run import DownstreamTask, run_task
 from open_clip_fff.tools.downstream.vqa_answers import LEAST, accuracy, frequent_answers, normalise, soft_score
 
