@@ -15,7 +15,7 @@ SPLITS = {"train": "to train on", "val": "to choose the step on", "test": "to sc
 
 
 def add_task_flags(parser: CommandParser, files: Sequence[tuple[str, str]], rows: str) -> None:
-    """Adds them; `files` make a split, as the end of their flags and what they hold, and `rows` a batch."""
+    """Adds them. A split is made of `files`, the end of whose flags and what they hold is given; a batch of `rows`."""
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--model", metavar="DIR|RUN", help="fine-tune this export or run with a fusion model")
     start.add_argument("--score", type=Path, metavar="DIR", help="score a folder that an earlier call wrote")

@@ -30,7 +30,7 @@ class TaskModel(NamedTuple):
 
 
 def new_task_model(given: str, source: str, pooled: bool, images: int, classes: Sequence[str]) -> TaskModel:
-    """Towers and fusion model of an exported folder or a run, and a new head over some images of an example.
+    """Towers and fusion model of an exported folder or a run, and a new head, for examples of some images.
 
     `pooled` leaves the fusion model out, as in the baseline; `source` is for error lines.
 

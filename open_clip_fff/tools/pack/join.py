@@ -113,7 +113,7 @@ class OneTable:
         return self.rows.notes(READ)
 
 
-Join = PerShard | OneTable  # by the names of the same methods
+Join = PerShard | OneTable  # they have the same methods
 
 
 def check_join(join: Join, shards: Sequence[str]) -> None:
