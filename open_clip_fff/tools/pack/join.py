@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from open_clip_fff.data.ids import name_hash
 from open_clip_fff.data.shards import as_usage_errors, read_samples
@@ -60,8 +61,6 @@ class PerShard:
 
     def total(self, shards: Sequence[str]) -> int:
         """The number of rows of captions for some shards."""
-        import pyarrow.parquet as pq
-
         return sum(pq.read_metadata(self._sidecar.path(shard)).num_rows for shard in shards)
 
     def notes(self) -> list[str]:

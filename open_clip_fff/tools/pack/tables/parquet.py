@@ -6,6 +6,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.tables.reader import UNREADABLE, Cells, Reader
@@ -23,24 +26,18 @@ class ParquetReader(Reader):
     form = "parquet"
 
     def __init__(self, file: str) -> None:
-        import pyarrow.parquet as pq
-
         super().__init__(file)
         schema = pq.read_schema(file)
         self.columns = list(schema.names)
         self.inline = frozenset(field.name for field in schema if _holds_bytes(field.type))
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
-        import pyarrow.parquet as pq
-
         piece = FEW if self.inline & set(columns) else PIECE
         with pq.ParquetFile(self.file, **STREAMED) as table:
             for batch in table.iter_batches(piece, columns=list(columns)):
                 yield from batch.to_pylist()
 
     def about(self) -> int:
-        import pyarrow.parquet as pq
-
         return pq.read_metadata(self.file).num_rows
 
 
@@ -49,8 +46,6 @@ def cells_at(file: str, column: str, numbers: Sequence[int]) -> Iterator[object]
 
     Raises OSError or ValueError if the file cannot be read, or has fewer rows.
     """
-    import pyarrow.parquet as pq
-
     left, first = list(reversed(numbers)), 0
     with pq.ParquetFile(file, **STREAMED) as table:
         for group in range(table.num_row_groups):
@@ -76,8 +71,6 @@ def _cells_in(table: Any, group: int, column: str, first: int, left: list[int], 
 
 def _holds_bytes(kind: Any) -> bool:
     """Whether an arrow type is bytes, as in img2dataset's parquets, or has some, as in Hugging Face's."""
-    import pyarrow as pa
-
     if pa.types.is_struct(kind):
         return any(kind.field(n).name == "bytes" and _holds_bytes(kind.field(n).type) for n in range(kind.num_fields))
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)

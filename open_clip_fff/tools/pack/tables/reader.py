@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import pyarrow as pa
+
 from open_clip_fff.errors import UsageError
 
 Cells = dict[str, object]
@@ -55,8 +57,6 @@ def open_text(file: str) -> Iterator[TextIO]:
     Raises OSError or ValueError if it cannot be read, now or later, and UsageError if the installed arrow lacks its
     compression.
     """
-    import pyarrow as pa
-
     codec = CODECS.get(Path(file).suffix.lower())
     if codec is None:
         with open(file, encoding="utf-8-sig", newline="") as text:
