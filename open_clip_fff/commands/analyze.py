@@ -23,10 +23,7 @@ from open_clip_fff.tools.sampling.flags import add_sample_flags, parse_sample
 
 
 def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, Plan]:
-    """The command's own flags, with OpenCLIP's as `training`, and the plan of training.
-
-    Raises UsageError for an invalid flag.
-    """
+    """The flags, with OpenCLIP's as `training`, and the plan of training. Raises UsageError for an invalid flag."""
     parser = CommandParser(prog, __doc__, "--train-data, --text-key, --json-text-key, --mining-model, …")
     add_sample_flags(parser, ("DIR", f"folder for {PAGE} and the CSVs"), ("--images", 5_000))
     add = parser.add_argument

@@ -21,10 +21,7 @@ UNUSED = ("raw_weight", "class_key", "min_coverage")  # settings that only train
 
 
 def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace, Plan]:
-    """The command's own flags, with OpenCLIP's as `training`, and the plan of training.
-
-    Raises UsageError for an invalid flag.
-    """
+    """The flags, with OpenCLIP's as `training`, and the plan of training. Raises UsageError for an invalid flag."""
     parser = CommandParser(prog, __doc__, "--train-data, --text-key, --json-text-key, --caption-sidecar, …")
     add_flags(parser, "a BLIP that captions", 0.8)
     args, training = parse_with_training(parser, argv)

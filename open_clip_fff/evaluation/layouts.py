@@ -148,10 +148,7 @@ def where_to_get(names: Sequence[str], root: Path) -> str:
 
 
 def download(name: str, root: Path) -> None:
-    """Downloads the test split of a set of the paper from the hub into `root`/`name`.
-
-    Raises UsageError if it cannot be downloaded.
-    """
+    """Downloads the test split of a paper's set from the hub into `root`/`name`. Raises UsageError if it cannot."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 

@@ -146,10 +146,7 @@ def encode(loaded: LoadedModel, local: LocalSet, settings: EvalSettings, split: 
 
 
 def draw_shots(labels: np.ndarray, shots: int, seed: int) -> np.ndarray:
-    """Indices of `shots` randomly drawn images of each class, ascending; `labels` is [M].
-
-    Raises UsageError if a class has fewer.
-    """
+    """Indices of random images of each class, ascending; `labels` is [M]. Raises UsageError if one has too few."""
     order = np.random.default_rng(seed).permutation(len(labels))
     rows = []
     for label in np.unique(labels):

@@ -125,10 +125,7 @@ def _check_finite(checkpoint: Path) -> None:
 
 
 def find_checkpoint(run: Path) -> Path:
-    """The path itself if it is a file, else the newest checkpoint of that run folder.
-
-    Raises UsageError if there is none.
-    """
+    """A file itself, or the newest checkpoint of a run folder. Raises UsageError if there is none."""
     if run.is_file():
         return run
     if found := newest_first(run):
@@ -167,10 +164,7 @@ def _weights(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def weights_of(stored: Any, checkpoint: Path | str) -> dict[str, Tensor]:
-    """The weights in the content of a checkpoint, as `read_weights` returns them.
-
-    Raises UsageError if there are none.
-    """
+    """The weights in a checkpoint's content, as `read_weights` returns them. Raises UsageError if there are none."""
     weights = stored.get("state_dict", stored) if isinstance(stored, dict) else {}
     weights = weights if isinstance(weights, dict) else {}
     other = next((name for name, tensor in weights.items() if not isinstance(tensor, Tensor)), None)

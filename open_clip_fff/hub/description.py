@@ -80,10 +80,7 @@ def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name
 
 
 def folder_description(folder: Path, weights: Mapping[str, Tensor]) -> dict:
-    """The hub configuration in a folder; a bias among the weights is added to it.
-
-    Raises UsageError if there is none, or it is invalid.
-    """
+    """A folder's hub configuration, with a bias if the weights have one. Raises UsageError if it is invalid."""
     path = folder / CONFIG_NAME
     try:
         description = json.loads(path.read_text())

@@ -24,10 +24,7 @@ class SavedFusion(NamedTuple):
 
 
 def read_fusion(path: Path) -> SavedFusion:
-    """That of an exported folder, a run's newest checkpoint, or a checkpoint.
-
-    Raises UsageError if it has none, or it cannot be read.
-    """
+    """That of an export, a checkpoint, or a run's newest one. Raises UsageError if none can be read."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

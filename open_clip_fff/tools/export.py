@@ -21,10 +21,7 @@ from open_clip_fff.models.text_design import design_of_config
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Exports, and pushes, according to the command line.
-
-    Raises UsageError as `export` does, and for an invalid repository name.
-    """
+    """Exports, and pushes, as the flags say. Raises UsageError as `export`, and for an invalid repository name."""
     info = CardInfo(arguments.captioner, arguments.discriminator, arguments.license, arguments.push)
     if arguments.push:
         check_name(arguments.push)

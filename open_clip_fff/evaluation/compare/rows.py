@@ -73,10 +73,7 @@ class ScoreStore:
         return found
 
     def find(self, name: str) -> StoredModel:
-        """One model; of a run folder, its last epoch.
-
-        Raises UsageError if it is missing, or several have that name.
-        """
+        """One model; of a run, its last epoch. Raises UsageError if it is missing, or several have that name."""
         matches = self._matches(name)
         if not matches:
             raise UsageError(

@@ -68,10 +68,7 @@ def propose(
 
 
 def check_size(images: int, batch: int, per_image: float) -> None:
-    """Refuses a sample with fewer than LEAST pairs above the thresholds.
-
-    Raises UsageError, with a sufficient number of images.
-    """
+    """Raises UsageError, with a sufficient number, for a sample with fewer than LEAST pairs above the thresholds."""
     if per_image / per_pair_rate(images, batch) < LEAST:
         raise UsageError(
             f"--images: {images:,} images are too few for {per_image:g} mined captions per image in batches of "

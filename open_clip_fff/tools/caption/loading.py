@@ -15,10 +15,7 @@ READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # suffixes
 
 
 def configuration(name: str) -> Any:
-    """A captioner's configuration.
-
-    Raises UsageError if there is none, or its model type is not an image-text-to-text model of transformers.
-    """
+    """A captioner's configuration. Raises UsageError for none, or a model type that captions no images."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 

@@ -69,10 +69,7 @@ def report(
 
 
 def read_examples(url: str, reader: CaptionReader, most: int) -> list[CaptionedSample]:
-    """The first samples of a shard with new captions; `reader` finds raw ones in `txt`, too.
-
-    Raises UsageError if the shard cannot be read.
-    """
+    """A shard's first samples with new captions, and their raw ones. Raises UsageError if it cannot be read."""
 
     def captioned() -> Iterator[CaptionedSample]:
         for sample in as_usage_errors(read_samples([url]), url):

@@ -57,10 +57,7 @@ def fields_of(sample: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def refuse_taken(sample: Mapping[str, Any], field: str, overwrite: bool) -> str | None:
-    """Why a sample cannot get the field; None if it can.
-
-    Raises UsageError if it has one already and `overwrite` is off.
-    """
+    """Why a sample cannot get the field; None if it can. Raises UsageError if it has one, and `overwrite` is off."""
     fields = fields_of(sample)
     if fields is not None and field in fields and not overwrite:
         raise UsageError(

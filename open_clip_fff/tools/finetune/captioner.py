@@ -34,10 +34,7 @@ AT_ONCE = 64  # held-out pairs
 
 
 def run(args: argparse.Namespace, plan: Plan) -> int:
-    """Trains, measures, and writes the folder.
-
-    Raises UsageError if the model cannot be loaded, or there is nothing to train or measure on.
-    """
+    """Trains, measures, and writes. Raises UsageError if no model can be loaded, or there is nothing to train on."""
     plan, urls = training_shards(plan, args.training)
     reader = CaptionReader(plan.captions)
     seed_everything(args.seed)

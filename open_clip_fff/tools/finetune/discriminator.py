@@ -39,10 +39,7 @@ from open_clip_fff.tools.finetune.random_weights import from_config
 
 
 def run(args: argparse.Namespace, captions: CaptionSettings, connection: ConnectionSettings | None) -> int:
-    """Trains, measures, and writes the folder.
-
-    Raises UsageError if the model cannot be loaded, or there is nothing to train or measure on.
-    """
+    """Trains, measures, and writes. Raises UsageError if no model can be loaded, or there is nothing to train on."""
     reader = CaptionReader(captions)
     seed_everything(args.seed)
     urls = expand_shards(args.train_data)

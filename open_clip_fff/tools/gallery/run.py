@@ -100,10 +100,7 @@ def load_extractors(
 
 
 def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: str) -> str:
-    """The page as HTML with style and images.
-
-    Raises UsageError if there are too few images, or the discriminator cannot be loaded.
-    """
+    """The page as HTML. Raises UsageError if there are too few images, or the discriminator cannot be loaded."""
     sample = read_sample(plan, draw, settings)
     images, captions = len(sample.samples), sum(len(row.captions) for row in sample.rows)
     if images < 2:

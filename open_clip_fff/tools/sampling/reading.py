@@ -75,10 +75,7 @@ class SampleReader:
         self._samples = progress(samples, total=len(draw), desc="features", unit=" images")
 
     def chunks(self, size: int = CHUNK) -> Iterator[SampleChunk]:
-        """Chunks of `size` images; the last one is shorter.
-
-        Raises OneRankError for stored features of another model or of other captions.
-        """
+        """Chunks of images. Raises OneRankError for stored features of another model or of other captions."""
         samples = self._readable()
         while True:
             parts: list[SampleChunk] = []
