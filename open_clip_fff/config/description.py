@@ -21,19 +21,12 @@ _UNSET = object()
 
 
 class Setting(NamedTuple):
-    """One setting of a run.
+    """One setting of a run."""
 
-    Attributes:
-        flag: its name with underscores.
-        value: as text.
-        source: `typed`, the method by name, `default`, or `the other settings`.
-        effect: whether it has an effect, given the others.
-    """
-
-    flag: str
-    value: str
-    source: str
-    effect: bool
+    flag: str  # its name with underscores
+    value: str  # as text
+    source: str  # `typed`, the method by name, `default`, or `the other settings`
+    effect: bool  # whether it has an effect, given the others
 
 
 def describe(

@@ -65,16 +65,12 @@ def setting(flag: str, default: Any, help: str, *, unset: str = "", follows: str
 class Settings:
     """A frozen dataclass of settings.
 
-    Attributes:
-        group: of the help, for the flags of all its fields.
-        needs: what has to be typed for these settings to be used; without it their flags are refused.
-
     Raises:
         ValueError: for a value out of range, in one line that names its flag.
     """
 
-    group: ClassVar[str] = ""
-    needs: ClassVar[str] = ""
+    group: ClassVar[str] = ""  # of the help, for the flags of all its fields
+    needs: ClassVar[str] = ""  # what has to be typed for these settings to be used; without it their flags are refused
 
     def __post_init__(self) -> None:
         for field in fields_by_flag(type(self)).values():

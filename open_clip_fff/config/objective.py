@@ -21,18 +21,14 @@ POSITIVE_WEIGHTS = ("per-pair", "per-anchor", "mined-per-anchor")
 class PositiveWeights:
     """What the positives of an image weigh in a loss, where a negative weighs 1.
 
-    Attributes:
-        per: `per-pair`: an own caption weighs 1, a mined one `mined`. `per-anchor`: the same, divided by their sum over
-            the image's positives. `mined-per-anchor`: an own caption weighs 1, all mined ones of an image together
-            `mined`.
-        mined: 0 or greater.
-
     Raises:
         ValueError: for anything else.
     """
 
+    # `per-pair`: an own caption weighs 1, a mined one `mined`. `per-anchor`: the same, divided by their sum over the
+    # image's positives. `mined-per-anchor`: an own caption weighs 1, all mined ones of an image together `mined`.
     per: str = "per-pair"
-    mined: float = 1.0
+    mined: float = 1.0  # 0 or greater
 
     def __post_init__(self) -> None:
         if self.per not in POSITIVE_WEIGHTS:

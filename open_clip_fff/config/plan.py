@@ -20,38 +20,22 @@ EMA_DECAY = 0.999  # where the moving average mines and no other decay is typed
 
 @dataclass(frozen=True)
 class Plan(Settings):
-    """What a run does beyond OpenCLIP; fields with a flag are documented by its help.
+    """What a run does beyond OpenCLIP; fields with a flag are documented by its help."""
 
-    Attributes:
-        method: the preset's name, None where no --method was typed.
-        text: how text towers save work.
-        safety: about numbers that are not finite, large images and hanging ranks.
-        mining: Eq. 1's settings; None where it mines nothing.
-        miner: the frozen model whose features mine, or that made the stored ones; None without one.
-        connection: the discriminator of hardest negatives; None without one.
-        fusion: of the transformer over both towers' tokens; None without one.
-        grouping: of mini-batches; None for the loader's order.
-        zero_shot: the sets that are scored every few epochs; None for none.
-        logits: where scale and bias start.
-        typed: the flags (with underscores) that the user typed; empty leaves training to OpenCLIP alone.
-        values: every flag's final value, for params.txt.
-        stored_by: the model that made stored features, once they were read (`with_stored_model`); else None.
-    """
-
-    method: str | None
+    method: str | None  # the preset's name, None where no --method was typed
     loss: LossSettings
     captions: CaptionSettings
-    text: TextSettings
-    safety: SafetySettings
-    mining: MiningConfig | None
-    miner: FrozenSource | None
-    connection: ConnectionSettings | None
-    fusion: FusionSettings | None
-    grouping: GroupingSettings | None
-    zero_shot: ZeroShotSettings | None
-    logits: LogitSettings
-    typed: frozenset[str]
-    values: dict[str, Any]
+    text: TextSettings  # how text towers save work
+    safety: SafetySettings  # about numbers that are not finite, large images and hanging ranks
+    mining: MiningConfig | None  # Eq. 1's settings; None where it mines nothing
+    miner: FrozenSource | None  # the frozen model whose features mine, or that made the stored ones; None without one
+    connection: ConnectionSettings | None  # the discriminator of hardest negatives; None without one
+    fusion: FusionSettings | None  # of the transformer over both towers' tokens; None without one
+    grouping: GroupingSettings | None  # of mini-batches; None for the loader's order
+    zero_shot: ZeroShotSettings | None  # the sets that are scored every few epochs; None for none
+    logits: LogitSettings  # where scale and bias start
+    typed: frozenset[str]  # the flags (with underscores) that the user typed; empty leaves training to OpenCLIP alone
+    values: dict[str, Any]  # every flag's final value, for params.txt
     features: str = setting(
         "mining_features",
         "off",
@@ -93,6 +77,7 @@ class Plan(Settings):
     plugins: tuple[str, ...] = setting(
         "plugin", (), "imports your module, which registers its parts", metavar="MODULE", repeated=True, group="extend"
     )
+    # the model that made stored features, once they were read (`with_stored_model`); else None
     stored_by: StoredBy | None = None
 
     @property

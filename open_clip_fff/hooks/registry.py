@@ -57,13 +57,9 @@ class BatchHook(Protocol):
 
 @runtime_checkable
 class NeedsTokens(Protocol):
-    """A hook that needs the captions tokenised its own way, in the loader's workers.
+    """A hook that needs the captions tokenised its own way, in the loader's workers."""
 
-    Attributes:
-        tokenizers: by the name under which their tokens are in the batch's `extras`, [B, K, ...].
-    """
-
-    tokenizers: Mapping[str, Tokenizer]
+    tokenizers: Mapping[str, Tokenizer]  # by the name under which their tokens are in the batch's `extras`, [B, K, ...]
 
 
 @runtime_checkable

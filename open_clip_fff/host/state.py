@@ -24,58 +24,36 @@ from open_clip_fff.models.sentences import SentenceModel
 
 @dataclass
 class RunState:
-    """One run, from its arguments to its parts as OpenCLIP makes them.
+    """One run, from its arguments to its parts as OpenCLIP makes them."""
 
-    Attributes:
-        args: OpenCLIP's namespace, which its main fills further (rank, world_size, device, name).
-        plan: what the run does beyond OpenCLIP; nothing where no flag of ours was typed.
-        frozen: the frozen model that mines, loaded before anything else; None without.
-        sentences: the sentence-embedding model that mines, likewise.
-        pairs: those of --positives; None without.
-        rows: what is known of the shards' rows.
-        counters: rows that the loader read, skipped or found damaged.
-        val_counters: the same of validation.
-        model: the trained model, once made (not wrapped by DDP).
-        hooks: what each batch passes before the towers.
-        criterion: our loss with its assignment; None where OpenCLIP computes the loss.
-        fusion: the fusion model and what its loss needs of the towers; None without one.
-        ema: the moving average of the model's weights; None where none is kept.
-        preprocess: of images that are not trained on, once made.
-        zero_shot_sets: the sets that are scored every few epochs, found before training.
-        measure_bias: whether the bias is still to be measured before the first step.
-        last_scalars: what the last log line of ours showed, by the names of TensorBoard's scalars.
-        extra: a resumed run's extra state, until its parts have theirs; None in a new run.
-        random_states: the ranks' random generators at the last epoch's end, on rank 0; with OpenCLIP's losses.
-        guard: leaves out steps whose gradient is not finite.
-        stopping: the handlers of SIGTERM and Ctrl-C.
-        train_loader: the training loader, which tracks what it has yielded; None where no flag of ours was typed.
-        epoch_start: where a run that resumes in the middle of an epoch begins; None elsewhere.
-        loader_positions: each rank's position in the epoch, on rank 0, while a checkpoint in its middle is saved.
-    """
-
-    args: argparse.Namespace
-    plan: Plan
-    frozen: FrozenModel | None = None
-    sentences: SentenceModel | None = None
-    pairs: NamedPairs | None = None
-    rows: RowCounts = field(default_factory=RowCounts)
-    counters: LoaderCounters = field(init=False)
-    val_counters: LoaderCounters = field(default_factory=LoaderCounters)
-    model: Any = None
-    hooks: list[BatchHook] = field(default_factory=list)
-    criterion: Criterion | None = None
-    fusion: FusionParts | None = None
-    ema: WeightsEma | None = None
-    preprocess: Callable | None = None
+    args: argparse.Namespace  # OpenCLIP's namespace, which its main fills further (rank, world_size, device, name)
+    plan: Plan  # what the run does beyond OpenCLIP; nothing where no flag of ours was typed
+    frozen: FrozenModel | None = None  # the frozen model that mines, loaded before anything else; None without
+    sentences: SentenceModel | None = None  # the sentence-embedding model that mines, likewise
+    pairs: NamedPairs | None = None  # those of --positives; None without
+    rows: RowCounts = field(default_factory=RowCounts)  # what is known of the shards' rows
+    counters: LoaderCounters = field(init=False)  # rows that the loader read, skipped or found damaged
+    val_counters: LoaderCounters = field(default_factory=LoaderCounters)  # the same of validation
+    model: Any = None  # the trained model, once made (not wrapped by DDP)
+    hooks: list[BatchHook] = field(default_factory=list)  # what each batch passes before the towers
+    criterion: Criterion | None = None  # our loss with its assignment; None where OpenCLIP computes the loss
+    fusion: FusionParts | None = None  # the fusion model and what its loss needs of the towers; None without one
+    ema: WeightsEma | None = None  # the moving average of the model's weights; None where none is kept
+    preprocess: Callable | None = None  # of images that are not trained on, once made
+    # the sets that are scored every few epochs, found before training
     zero_shot_sets: list[LocalSet] = field(default_factory=list)
-    measure_bias: bool = False
+    measure_bias: bool = False  # whether the bias is still to be measured before the first step
+    # what the last log line of ours showed, by the names of TensorBoard's scalars
     last_scalars: dict[str, float] = field(default_factory=dict)
-    extra: dict[str, Any] | None = None
+    extra: dict[str, Any] | None = None  # a resumed run's extra state, until its parts have theirs; None in a new run
+    # the ranks' random generators at the last epoch's end, on rank 0; with OpenCLIP's losses
     random_states: list[dict[str, Any]] = field(default_factory=list)
-    guard: StepGuard = field(init=False)
-    stopping: StopSignals = field(init=False)
+    guard: StepGuard = field(init=False)  # leaves out steps whose gradient is not finite
+    stopping: StopSignals = field(init=False)  # the handlers of SIGTERM and Ctrl-C
+    # the training loader, which tracks what it has yielded; None where no flag of ours was typed
     train_loader: TrackedLoader | None = None
-    epoch_start: EpochStart | None = None
+    epoch_start: EpochStart | None = None  # where a run that resumes in the middle of an epoch begins; None elsewhere
+    # each rank's position in the epoch, on rank 0, while a checkpoint in its middle is saved
     loader_positions: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:

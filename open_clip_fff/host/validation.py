@@ -150,21 +150,13 @@ def validate(model: Any, loader, state: RunState, prefix: str = "") -> dict[str,
 
 
 class Encoded(NamedTuple):
-    """A batch after the towers.
+    """A batch after the towers."""
 
-    Attributes:
-        image: float32 [B, D].
-        text: float32 [V, D], the valid captions, image after image.
-        valid: bool [B, K], V of them True.
-        ids: int64 [B], as the loader gave them.
-        keys: int64 [B], --positive-key, negative where missing.
-    """
-
-    image: Tensor
-    text: Tensor
-    valid: Tensor
-    ids: Tensor
-    keys: Tensor
+    image: Tensor  # float32 [B, D]
+    text: Tensor  # float32 [V, D], the valid captions, image after image
+    valid: Tensor  # bool [B, K], V of them True
+    ids: Tensor  # int64 [B], as the loader gave them
+    keys: Tensor  # int64 [B], --positive-key, negative where missing
 
 
 def _encoded(model: Any, loader, args) -> Iterator[Encoded]:

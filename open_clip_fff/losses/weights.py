@@ -12,17 +12,11 @@ from open_clip_fff.mining.tiles import Assignment, positive_counts
 
 
 class RowWeights(NamedTuple):
-    """What a positive of each of this rank's images weighs, `losses.reference.positive_weights` by rows.
+    """What a positive of each of this rank's images weighs, `losses.reference.positive_weights` by rows."""
 
-    Attributes:
-        ids: int64 [B], of the images.
-        own: [B], of each own caption.
-        mined: [B], of each mined caption; the same object as `own` where they weigh the same.
-    """
-
-    ids: Tensor
-    own: Tensor
-    mined: Tensor
+    ids: Tensor  # int64 [B], of the images
+    own: Tensor  # [B], of each own caption
+    mined: Tensor  # [B], of each mined caption; the same object as `own` where they weigh the same
 
     def tile(self, rows: slice, column_ids: Tensor, k: int) -> Tensor:
         """What each pair would weigh as a positive: [b, n * K], or [b, 1] where own and mined captions do not differ.

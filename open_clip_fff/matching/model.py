@@ -12,17 +12,11 @@ from open_clip_fff.numerics import half_on_cuda
 
 
 class PairModel(ABC):
-    """Encodes an image once and fuses it with each of several captions.
+    """Encodes an image once and fuses it with each of several captions."""
 
-    Attributes:
-        kind: as in `--discriminator KIND:NAME`.
-        model: a module with all weights.
-        tokenizer: the captions'.
-    """
-
-    kind: ClassVar[str]
-    model: Any
-    tokenizer: Any
+    kind: ClassVar[str]  # as in `--discriminator KIND:NAME`
+    model: Any  # a module with all weights
+    tokenizer: Any  # the captions'
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:

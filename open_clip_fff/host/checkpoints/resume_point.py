@@ -31,17 +31,11 @@ Check = Callable[[Path], None]
 
 
 class ResumeCheckpoint(NamedTuple):
-    """What a run goes on from.
+    """What a run goes on from."""
 
-    Attributes:
-        checkpoint: None for nothing, or what only OpenCLIP looks up, as on another machine.
-        notes: a line each, where --resume stands for another file than might be thought.
-        fits: whether its weights were looked at already, with those of the run's model.
-    """
-
-    checkpoint: Path | None = None
-    notes: tuple[str, ...] = ()
-    fits: bool = False
+    checkpoint: Path | None = None  # None for nothing, or what only OpenCLIP looks up, as on another machine
+    notes: tuple[str, ...] = ()  # a line each, where --resume stands for another file than might be thought
+    fits: bool = False  # whether its weights were looked at already, with those of the run's model
 
 
 def find_checkpoint(args: argparse.Namespace, plan: Plan) -> ResumeCheckpoint:

@@ -18,19 +18,12 @@ NO_BATCH = None
 
 
 class WorkerPosition(NamedTuple):
-    """What a worker sends with a mini-batch.
+    """What a worker sends with a mini-batch."""
 
-    Attributes:
-        worker: its number.
-        taken: samples of this epoch that reached the decoder.
-        lost: those that it could not decode since the last mini-batch, by their number.
-        random: its generators (`pickled_random_state`); empty in the main process.
-    """
-
-    worker: int
-    taken: int
-    lost: list[int]
-    random: bytes
+    worker: int  # its number
+    taken: int  # samples of this epoch that reached the decoder
+    lost: list[int]  # those that it could not decode since the last mini-batch, by their number
+    random: bytes  # its generators (`pickled_random_state`); empty in the main process
 
 
 def worker_position(taken: int = 0, lost: list[int] | None = None) -> WorkerPosition:
@@ -63,17 +56,11 @@ class WorkerProgress:
 
 @dataclass
 class LoaderProgress:
-    """What a rank's loader has yielded in an epoch.
+    """What a rank's loader has yielded in an epoch."""
 
-    Attributes:
-        batches: mini-batches of all its workers.
-        last: the worker of the last one.
-        workers: each one's part, by its number.
-    """
-
-    batches: int = 0
-    last: int = -1
-    workers: dict[int, WorkerProgress] = field(default_factory=dict)
+    batches: int = 0  # mini-batches of all its workers
+    last: int = -1  # the worker of the last one
+    workers: dict[int, WorkerProgress] = field(default_factory=dict)  # each one's part, by its number
 
     def add(self, position: WorkerPosition) -> None:
         """Counts a mini-batch."""

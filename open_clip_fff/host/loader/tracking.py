@@ -15,23 +15,14 @@ from open_clip_fff.host.stopping import signals_blocked
 
 @dataclass(frozen=True)
 class EpochStart:
-    """Where a resumed run begins, on one rank.
+    """Where a resumed run begins, on one rank."""
 
-    Attributes:
-        epoch: from 0; it is trained in part.
-        step: optimizer steps of it that are done.
-        steps: of the whole epoch.
-        past: what the loader has yielded for them.
-        random: the process's generators after that step.
-        hooks: what batch hooks keep of the epoch, by their class.
-    """
-
-    epoch: int
-    step: int
-    steps: int
-    past: LoaderProgress
-    random: dict[str, Any]
-    hooks: dict[str, Any] = field(default_factory=dict)
+    epoch: int  # from 0; it is trained in part
+    step: int  # optimizer steps of it that are done
+    steps: int  # of the whole epoch
+    past: LoaderProgress  # what the loader has yielded for them
+    random: dict[str, Any]  # the process's generators after that step
+    hooks: dict[str, Any] = field(default_factory=dict)  # what batch hooks keep of the epoch, by their class
 
 
 class TrackedLoader:

@@ -25,33 +25,21 @@ ITS_OWN = ("train/logit_scale", "train/logit_bias")
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one log step shows.
+    """What one log step shows."""
 
-    Attributes:
-        epoch: as OpenCLIP counts, from 0.
-        step: optimizer steps since the start of the run, from 0, as OpenCLIP's TensorBoard axis.
-        rates: of mining since the last log step, over all ranks.
-        thresholds: those that --mined-per-image has found, by name; empty without it.
-        trust: in self-mining, 0 to 1; None where it is not guarded.
-        connections: rates of match labels since the last log step; None without connection mining.
-        scale: exp(logit_scale), after the step.
-        bias: logit_bias, after the step; None where the model has none.
-        eta: seconds left in the run, from the mean of all steps so far.
-        fusion: of matching and masked language modelling since the last log step; None without a fusion model.
-        given: whether the user pairs images.
-    """
-
-    epoch: int
-    step: int
-    rates: Rates
-    thresholds: Mapping[str, float]
-    trust: float | None
-    scale: float
-    bias: float | None
-    eta: float
+    epoch: int  # as OpenCLIP counts, from 0
+    step: int  # optimizer steps since the start of the run, from 0, as OpenCLIP's TensorBoard axis
+    rates: Rates  # of mining since the last log step, over all ranks
+    thresholds: Mapping[str, float]  # those that --mined-per-image has found, by name; empty without it
+    trust: float | None  # in self-mining, 0 to 1; None where it is not guarded
+    scale: float  # exp(logit_scale), after the step
+    bias: float | None  # logit_bias, after the step; None where the model has none
+    eta: float  # seconds left in the run, from the mean of all steps so far
+    # rates of match labels since the last log step; None without connection mining
     connections: ConnectionRates | None = None
+    # of matching and masked language modelling since the last log step; None without a fusion model
     fusion: FusionRates | None = None
-    given: bool = False
+    given: bool = False  # whether the user pairs images
 
     def line(self) -> str:
         """One line for the log."""
