@@ -13,37 +13,26 @@ REQUIRED = dataclasses.MISSING  # the default of a field whose object exists onl
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """The flag that fills a field; it stands in the field's metadata.
+    """The flag that fills a field; it stands in the field's metadata."""
 
-    Attributes:
-        name: with underscores.
-        help: without the default.
-        default: the value where neither the user nor a method gives one; None, too, where it follows from other
-            settings (`resolve.py`).
-        default_text: that as text.
-        metavar, choices, parse: as in argparse; None for what the field's type implies.
-        repeated: whether it may be typed several times.
-        group: of the help (`flags.GROUPS`); None for that of the class.
-        check: whether a value is valid, and the error line for one that is not, with a `{}` for the value and a colon
-            before what is accepted.
-        shown: from the object to the value as text; None for `value_text`.
-        when: from the object to whether the value has an effect, given the other fields; None for always.
-        needs: what else has to be typed for an effect; without it the flag is refused.
-    """
-
-    name: str
-    help: str
+    name: str  # with underscores
+    help: str  # without the default
+    # the value where neither the user nor a method gives one; None, too, where it follows from other settings
+    # (`resolve.py`)
     default: Any
-    default_text: str
-    metavar: str | None = None
-    choices: tuple[str, ...] | None = None
+    default_text: str  # that as text
+    metavar: str | None = None  # as in argparse; None for what the field's type implies
+    choices: tuple[str, ...] | None = None  # likewise, as the next one
     parse: Callable[[str], Any] | None = None
-    repeated: bool = False
-    group: str | None = None
+    repeated: bool = False  # whether it may be typed several times
+    group: str | None = None  # of the help (`flags.GROUPS`); None for that of the class
+    # whether a value is valid, and the error line for one that is not, with a `{}` for the value and a colon before
+    # what is accepted
     check: tuple[Callable[[Any], bool], str] | None = None
-    shown: Callable[[Any], str] | None = None
+    shown: Callable[[Any], str] | None = None  # from the object to the value as text; None for `value_text`
+    # from the object to whether the value has an effect, given the other fields; None for always
     when: Callable[[Any], bool] | None = None
-    needs: str = ""
+    needs: str = ""  # what else has to be typed for an effect; without it the flag is refused
 
 
 def setting(flag: str, default: Any, help: str, *, unset: str = "", follows: str = "", **more: Any) -> Any:

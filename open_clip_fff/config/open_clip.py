@@ -7,26 +7,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Upstream:
-    """Fields are named as OpenCLIP's flags are, and have its defaults.
+    """Fields are named as OpenCLIP's flags are, and have its defaults."""
 
-    Attributes:
-        model: the architecture.
-        pretrained: weights that training starts from.
-        siglip: whether its sigmoid loss was asked for.
-        distill_model, distill_pretrained: a teacher.
-        dataset_type: `webdataset`, `csv`, `synthetic`, or `auto`, by the name of the data.
-        train_data: shards or a table.
-        csv_caption_key: a CSV's column of captions; with our flags, several with semicolons between them.
-    """
-
-    model: str = ""
-    pretrained: str | None = None
-    siglip: bool = False
-    distill_model: str | None = None
-    distill_pretrained: str | None = None
-    dataset_type: str = "auto"
-    train_data: str | None = None
-    csv_caption_key: str = "title"
+    model: str = ""  # the architecture
+    pretrained: str | None = None  # weights that training starts from
+    siglip: bool = False  # whether its sigmoid loss was asked for
+    distill_model: str | None = None  # a teacher
+    distill_pretrained: str | None = None  # its weights
+    dataset_type: str = "auto"  # `webdataset`, `csv`, `synthetic`, or `auto`, by the name of the data
+    train_data: str | None = None  # shards or a table
+    csv_caption_key: str = "title"  # a CSV's column of captions; with our flags, several with semicolons between them
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Upstream":

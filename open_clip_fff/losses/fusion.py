@@ -49,19 +49,13 @@ class Network(Protocol):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The text tower's tokens, for masked language modelling.
+    """The text tower's tokens, for masked language modelling."""
 
-    Attributes:
-        size: number of token ids.
-        mask, padding: their ids.
-        embedding: returns the text tower's embedding [size, W].
-        encode: from masked ids and the ids before, int64 [n, L] each, to their tokens, with gradient.
-    """
-
-    size: int
-    mask: int
-    padding: int
-    embedding: Callable[[], Tensor]
+    size: int  # number of token ids
+    mask: int  # its id
+    padding: int  # likewise
+    embedding: Callable[[], Tensor]  # returns the text tower's embedding [size, W]
+    # from masked ids and the ids before, int64 [n, L] each, to their tokens, with gradient
     encode: Callable[[Tensor, Tensor], Tokens]
 
 

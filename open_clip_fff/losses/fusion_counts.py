@@ -16,22 +16,16 @@ LENGTH = MLM + 4
 
 @dataclass(frozen=True)
 class FusionRates:
-    """The fusion model since the last log step, over ranks; shares from 0 to 1, None where there is nothing.
+    """The fusion model since the last log step, over ranks; shares from 0 to 1, None where there is nothing."""
 
-    Attributes:
-        itm: accuracy of matching; by kind of pair `own`, `hard`, `converted_right`, `replaced_right`.
-        converted, replaced: shares of the hardest pairs.
-        mlm: accuracy on masked tokens of own pairs; `mlm_converted` of converted ones.
-    """
-
-    itm: float | None
+    itm: float | None  # accuracy of matching; by kind of pair `own`, `hard`, `converted_right`, `replaced_right`
     own: float | None
     hard: float | None
     converted_right: float | None
     replaced_right: float | None
-    converted: float | None
-    replaced: float | None
-    mlm: float | None
+    converted: float | None  # share of the hardest pairs
+    replaced: float | None  # likewise
+    mlm: float | None  # accuracy on masked tokens of own pairs; `mlm_converted` of converted ones
     mlm_converted: float | None
 
     def text(self) -> str:

@@ -15,24 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DiscriminatorContext:
-    """What a discriminator is built from.
+    """What a discriminator is built from."""
 
-    Attributes:
-        name: the part of `KIND:NAME` behind the colon; may be empty.
-        device: where it runs, and where its images are.
-        image_mean, image_std: normalisation of those images, per channel.
-        cache_dir: of the hub's files; None for the hub's default.
-        batch: the most pairs to score at a time.
-        flag: the flag and its value, for error messages.
-    """
-
-    name: str
-    device: torch.device
-    image_mean: tuple[float, ...]
+    name: str  # the part of `KIND:NAME` behind the colon; may be empty
+    device: torch.device  # where it runs, and where its images are
+    image_mean: tuple[float, ...]  # normalisation of those images, per channel, like `image_std`
     image_std: tuple[float, ...]
-    cache_dir: str | None = None
-    batch: int = 64
-    flag: str = "--discriminator"
+    cache_dir: str | None = None  # of the hub's files; None for the hub's default
+    batch: int = 64  # the most pairs to score at a time
+    flag: str = "--discriminator"  # the flag and its value, for error messages
 
 
 class Discriminator(Protocol):

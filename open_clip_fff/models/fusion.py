@@ -26,19 +26,13 @@ def width_for(text_width: int) -> int:
 
 @dataclass(frozen=True)
 class FusionSizes:
-    """The network's sizes.
+    """The network's sizes."""
 
-    Attributes:
-        layers, width: of the transformer.
-        image_width, text_width: of the towers' tokens.
-        vocabulary: tokens that the masked-language head tells apart; 0 for no such head.
-    """
-
-    layers: int
-    width: int
-    image_width: int
-    text_width: int
-    vocabulary: int = 0
+    layers: int  # of the transformer
+    width: int  # of the transformer
+    image_width: int  # of the towers' tokens
+    text_width: int  # of the towers' tokens
+    vocabulary: int = 0  # tokens that the masked-language head tells apart; 0 for no such head
 
     @property
     def tied(self) -> bool:
