@@ -22,12 +22,11 @@ PAIRS = 32  # at a time
 
 
 class MatchShares(NamedTuple):
-    """Shares of pairs labelled match, ambiguous and no match (NaN each without pairs), and how many were scored."""
+    """Shares of pairs labelled match, ambiguous and no match (NaN each without pairs)."""
 
     match: float
     ambiguous: float
     no: float
-    scored: int
 
 
 class ClauseAgreement(NamedTuple):
@@ -38,6 +37,7 @@ class ClauseAgreement(NamedTuple):
     below: MatchShares  # of as many pairs just below its threshold
     half: float  # the cosine at which half of the pairs are matches, or the end of the scored range
     side: str  # `at` that cosine; `above` if even the best pairs are not half matches; `below` if even the worst are
+    scored: int  # pairs, those farther below the threshold included, by which `half` is found
 
 
 def stratum_scores(
@@ -81,7 +81,8 @@ def clause_agreement(
         above = [part for part in own if part[0].stratum < ABOVE]
         below = [part for part in own if part[0].stratum == ABOVE]
         matches = [(float(stratum.cosines.mean()), float((labels > 0).double().mean())) for stratum, labels in own]
-        agreements.append(ClauseAgreement(clause, _shares(above), _shares(below), *half_way(matches)))
+        scored = sum(len(labels) for _, labels in own)
+        agreements.append(ClauseAgreement(clause, _shares(above), _shares(below), *half_way(matches), scored))
     return agreements
 
 
@@ -108,4 +109,4 @@ def _shares(parts: Sequence[tuple[StratumPairs, Tensor]]) -> MatchShares:
             return float("nan")
         return sum(stratum.population * float((x == label).double().mean()) for stratum, x in parts) / total
 
-    return MatchShares(share(1), share(0), share(-1), sum(len(labels) for _, labels in parts))
+    return MatchShares(share(1), share(0), share(-1))

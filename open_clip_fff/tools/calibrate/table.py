@@ -100,8 +100,7 @@ def _match_columns(found: ClauseAgreement) -> dict[str, object]:
     row: dict[str, object] = {}
     for side, shares in (("above", found.above), ("below", found.below)):
         row |= {f"match_{side}": shares.match, f"ambiguous_{side}": shares.ambiguous, f"no_{side}": shares.no}
-    scored = found.above.scored + found.below.scored
-    return row | {"half_match": found.half, "half_match_is": found.side, "asked": scored}
+    return row | {"half_match": found.half, "half_match_is": found.side, "asked": found.scored}
 
 
 def _threshold(row: pd.Series) -> str:
