@@ -182,7 +182,7 @@ def test_accumulation_equals_the_doubled_batch(trainer, teacher, loss):
     assert trainer(*shared, "--batch-size", "16", "--name", "whole", data=data) == 0
     assert trainer(*shared, "--batch-size", "8", "--accum-freq", "2", "--name", "halves", data=data) == 0
     whole, halves = trainer.checkpoint("whole")["state_dict"], trainer.checkpoint("halves")["state_dict"]
-    for name, tensor in whole.items():  # float32 of a rate of 0.1: sums in another order differ by 4e-6 on some processors
+    for name, tensor in whole.items():  # float32 at a rate of 0.1: on some processors another order of sums adds 4e-6
         torch.testing.assert_close(halves[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
     mined = [re.findall(r"Mined/image: ([\d.]+)", trainer.log(name)) for name in ("whole", "halves")]
     assert mined[0] == mined[1] and float(mined[0][0]) > 0
