@@ -353,9 +353,11 @@ def test_agreement_is_weighted_by_what_it_stands_for():
     drawn = strata.drawn()
     q = [torch.full((len(some.pairs),), [0.9, 0.6, 0.1, 0.1, 0.9, 0.9][some.stratum]) for some in drawn]
     for found in clause_agreement(drawn, q, ConnectionSettings("x")):
-        own = [some.population for some in drawn if some.clause == found.clause]
-        assert found.above[:3] == pytest.approx(np.array(own[:3]) / sum(own[:3]))
-        assert found.below == (0.0, 0.0, 1.0, len(drawn[3].pairs)) and found.side == "at"
+        own = [some for some in drawn if some.clause == found.clause]
+        populations = np.array([some.population for some in own[:3]])
+        assert found.above == pytest.approx(populations / populations.sum())
+        assert found.below == (0.0, 0.0, 1.0) and found.side == "at"
+        assert found.scored == sum(len(some.pairs) for some in own)
 
 
 def test_where_half_of_them_are_matches():
