@@ -14,8 +14,7 @@ from open_clip_fff.data.sources import texts_of
 
 WORD = re.compile(r"\w+(?:['’]\w+)*")
 WORDLESS, LOOPING, EQUAL = "dropped as wordless", "dropped as looping", "dropped as equal to another"
-THRICE, TWICE = 3, 2
-LONG = 3  # words of a run that must not occur twice at the end
+_LOOP = re.compile(r"(?<!\S)((?:\S+ )+?)\1\1|(?<!\S)((?:\S+ ){3,})\2$")  # of words with a space behind each
 
 
 def add_clean(kept: Sequence[str], texts: Iterable[str], most: int) -> tuple[list[str], Counter[str]]:
@@ -53,22 +52,4 @@ def flaw(text: str) -> str | None:
     """Why a text is dropped; None if it is a caption."""
     if not any(letter.isalpha() for letter in text):
         return WORDLESS
-    return LOOPING if loops(words_of(text)) else None
-
-
-def loops(words: Sequence[str]) -> bool:
-    """Whether the words are looping, as defined above."""
-    if any(_repeats(words, length) >= TWICE for length in range(LONG, len(words) // TWICE + 1)):
-        return True
-    ends = range(THRICE, len(words) + 1)
-    return any(_repeats(words[:end], length) >= THRICE for end in ends for length in range(1, end // THRICE + 1))
-
-
-def _repeats(words: Sequence[str], length: int) -> int:
-    """How often the last `length` words occur at the end in a row."""
-    run, times = words[-length:], 0
-    while len(words) >= (times + 1) * length and (
-        words[len(words) - (times + 1) * length : len(words) - times * length] == run
-    ):
-        times += 1
-    return times
+    return LOOPING if _LOOP.search("".join(f"{word} " for word in words_of(text))) else None
