@@ -1,8 +1,10 @@
 """parquet, with paths of images or with the images themselves."""
 
 import tempfile
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from functools import partial
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,27 +48,20 @@ def cells_at(file: str, column: str, numbers: Sequence[int]) -> Iterator[object]
 
     Raises OSError or ValueError if the file cannot be read, or has fewer rows.
     """
-    left, first = list(reversed(numbers)), 0
     with pq.ParquetFile(file, **STREAMED) as table:
-        for group in range(table.num_row_groups):
-            end = first + table.metadata.row_group(group).num_rows
-            if left and left[-1] < end:
-                yield from _cells_in(table, group, column, first, left, end)
-            first = end
-    if left:
-        raise ValueError(f"it has {plural(first, 'rows')}, and row {left[-1]} is asked for: it has changed")
-
-
-def _cells_in(table: Any, group: int, column: str, first: int, left: list[int], end: int) -> Iterator[object]:
-    """The cells in one row group; `left` has the remaining numbers, descending, and loses those that are read."""
-    for batch in table.iter_batches(FEW, row_groups=[group], columns=[column]):
-        here = []
-        while left and left[-1] < min(first + len(batch), end):
-            here.append(left.pop() - first)
-        yield from batch.column(0).take(here).to_pylist() if here else ()
-        first += len(batch)
-        if not left or left[-1] >= end:
-            return
+        ends = list(accumulate(table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)))
+        for group, some in groupby(numbers, partial(bisect_right, ends)):
+            left = list(some)
+            if group == len(ends):
+                rows = plural(table.metadata.num_rows, "rows")
+                raise ValueError(f"it has {rows}, and row {left[0]} is asked for: it has changed")
+            first = ends[group - 1] if group else 0
+            for batch in table.iter_batches(FEW, row_groups=[group], columns=[column]):
+                here = left[: bisect_left(left, first + len(batch))]
+                yield from batch.column(0).take([number - first for number in here]).to_pylist() if here else ()
+                left, first = left[len(here) :], first + len(batch)
+                if not left:
+                    break
 
 
 def _holds_bytes(kind: Any) -> bool:
