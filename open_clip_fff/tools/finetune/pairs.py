@@ -9,6 +9,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.filters import _shuffle
 
 from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.decoded import decoded
@@ -80,7 +81,7 @@ class TrainingPairs(IterableDataset):
         for epoch in count():
             draw = random.Random(f"{self.seed} {epoch} {worker}")
             some = False
-            for sample in _shuffled(self._samples(epoch, worker, workers), draw):
+            for sample in _shuffle(self._samples(epoch, worker, workers), BUFFER, BUFFER, draw):
                 if pair := decode(sample, self.reader.row(sample), self.transform, draw):
                     some = True
                     yield pair
@@ -98,15 +99,3 @@ class TrainingPairs(IterableDataset):
                         yield sample
             except Exception as error:  # a damaged shard costs its rest, not the training
                 logging.warning(f"--train-data: {url} cannot be read to its end ({reason(error)})")
-
-
-def _shuffled(samples: Iterator[dict], draw: random.Random) -> Iterator[dict]:
-    buffer: list[dict] = []
-    for sample in samples:
-        buffer.append(sample)
-        if len(buffer) > BUFFER:
-            place = draw.randrange(len(buffer))
-            buffer[place], buffer[-1] = buffer[-1], buffer[place]
-            yield buffer.pop()
-    draw.shuffle(buffer)
-    yield from buffer
