@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from open_clip_fff.data.caption_strings import caption_hashes, string_bytes, strings
-from open_clip_fff.data.ids import caption_hash
+from open_clip_fff.data.ids import text_hash
 from open_clip_fff.host.report import mining_warnings
 from tests import colour_discriminator
 from tests.conftest import colour_sample, write_tar
@@ -34,7 +34,7 @@ def test_strings_travel_as_bytes():
     made = string_bytes(texts)
     assert made.dtype == torch.uint8 and strings(made) == ["a dog", "", "été à Paris", "x" * 512, "é" * 256]
     assert strings(string_bytes(["x" + "é" * 300])) == ["x" + "é" * 255]
-    assert caption_hashes(texts).tolist() == [caption_hash(text) for text in texts]
+    assert caption_hashes(texts).tolist() == [text_hash(text) for text in texts]
 
 
 @pytest.mark.parametrize("loss", ["s-itc", "softmax", "fff"])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from open_clip_fff.data.ids import ID_VERSION, NO_ID, caption_hash
+from open_clip_fff.data.ids import ID_VERSION, NO_ID, text_hash
 from open_clip_fff.errors import UsageError
 from open_clip_fff.matching.registry import DISCRIMINATORS
 from open_clip_fff.matching.score_cache import ScoreCache
@@ -233,4 +233,4 @@ def test_a_full_disk_ends_the_keeping_and_not_the_training(tmp_path, caplog):
 
 
 def test_captions_are_known_by_their_text():
-    assert caption_hash("a dog") != caption_hash("a cat") and 0 <= caption_hash("a dog") < 2**63
+    assert text_hash("a dog") != text_hash("a cat") and 0 <= text_hash("a dog") < 2**63

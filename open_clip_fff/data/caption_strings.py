@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_clip_fff.data.ids import caption_hash
+from open_clip_fff.data.ids import text_hash
 
 BYTES = "caption_bytes"  # in a batch's extras
 HASHES = "caption_hashes"  # likewise; with the image's id they identify a caption
@@ -18,8 +18,8 @@ def string_bytes(texts: list[str]) -> Tensor:
 
 
 def caption_hashes(texts: list[str]) -> Tensor:
-    """Strings to their hashes (`data.ids.caption_hash`), int64 [n]."""
-    return torch.tensor([caption_hash(text) for text in texts], dtype=torch.int64)
+    """Strings to their hashes (`data.ids.text_hash`), int64 [n]."""
+    return torch.tensor([text_hash(text) for text in texts], dtype=torch.int64)
 
 
 def strings(content: Tensor) -> list[str]:

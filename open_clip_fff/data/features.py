@@ -15,7 +15,7 @@ from torch import Tensor
 from open_clip_fff.config.mining import StoredBy
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.caption_rows import RowFeatures
-from open_clip_fff.data.ids import caption_hash
+from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.sidecar import BYTES, Sidecar
 from open_clip_fff.data.zipped_arrays import read_arrays
 from open_clip_fff.errors import OneRankError, printable
@@ -45,7 +45,7 @@ class FeaturesNotFinite(MissingFeatures):
 def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], model: str) -> bytes:
     """The file of one image: L2-normalised image [D] (None from a text-only model) and texts [k, D] of k captions."""
     file = io.BytesIO()
-    hashes = np.array([caption_hash(text) for text in captions], dtype=np.int64)
+    hashes = np.array([text_hash(text) for text in captions], dtype=np.int64)
     np.savez(
         file,
         image=np.zeros(0, np.float16) if image is None else image.astype(np.float16),
@@ -151,7 +151,7 @@ class FeatureReader:
         indices = {int(number): index for index, number in enumerate(stored.captions)}
         chosen = []
         for text in captions:
-            index = indices.get(caption_hash(text))
+            index = indices.get(text_hash(text))
             if index is None:
                 raise OneRankError(
                     f"--mining-features precomputed: {_at(sample)}: no feature of its caption {text[:60]!r}; make the "

@@ -23,22 +23,17 @@ def sample_id(image: bytes | str | None) -> int:
     """
     if image is None:
         return NO_ID
-    return name_hash(image) if isinstance(image, str) else _hash63(image)
+    return text_hash(image) if isinstance(image, str) else _hash63(image)
 
 
-def name_hash(name: str) -> int:
-    """The hash of a name, a non-negative int64."""
-    return _hash63(name.encode(errors="surrogatepass"))  # a tar's names may be bytes that are not UTF-8
-
-
-def caption_hash(caption: str) -> int:
-    """The id of a text, a non-negative int64."""
-    return name_hash(caption)
+def text_hash(text: str) -> int:
+    """The hash of a caption or a name, a non-negative int64."""
+    return _hash63(text.encode(errors="surrogatepass"))  # a tar's names may be bytes that are not UTF-8
 
 
 def caption_id(image_id: int, caption: str) -> tuple[int, int]:
     """The id of a caption: its image's and its text's."""
-    return image_id, caption_hash(caption)
+    return image_id, text_hash(caption)
 
 
 def row_id(shard: str, key: str) -> int:
@@ -48,7 +43,7 @@ def row_id(shard: str, key: str) -> int:
         shard: the tar's url or path as it is read, since keys repeat over shards; empty for a CSV.
         key: the sample's; the image's path in a CSV.
     """
-    return name_hash(f"{shard}\0{key}")
+    return text_hash(f"{shard}\0{key}")
 
 
 def key_id(value: object) -> int:
@@ -63,7 +58,7 @@ def key_id(value: object) -> int:
     if value is None or value != value or isinstance(value, list | dict):  # NaN equals nothing
         return NO_ID
     text = str(value).strip()
-    return name_hash(text) if text else NO_ID
+    return text_hash(text) if text else NO_ID
 
 
 def class_id(name: object) -> int:
@@ -72,5 +67,5 @@ def class_id(name: object) -> int:
         name = name.decode("utf-8", errors="replace")
     if isinstance(name, str):
         name = name.strip()
-        return int(name) if name.isdecimal() and len(name) < 19 else name_hash(name) if name else NO_ID
+        return int(name) if name.isdecimal() and len(name) < 19 else text_hash(name) if name else NO_ID
     return int(name) if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < 2**63 else NO_ID

@@ -45,8 +45,8 @@ class ScoreCache:
 
     Example:
         >>> cache = ScoreCache("scores", discriminator.identity)
-        >>> cache.put_many([sample_id], [caption_hash("a dog")], torch.tensor([0.9]))
-        >>> q, known = cache.get_many([sample_id], [caption_hash("a dog")])
+        >>> cache.put_many([sample_id], [text_hash("a dog")], torch.tensor([0.9]))
+        >>> q, known = cache.get_many([sample_id], [text_hash("a dog")])
     """
 
     def __init__(self, folder: str | Path, identity: str, rank: int = 0) -> None:
@@ -81,7 +81,7 @@ class ScoreCache:
 
         Args:
             image_ids: int64, of `data.ids.sample_id`; negative ids are unknown images, which are never cached.
-            caption_ids: int64, of `data.ids.caption_hash`.
+            caption_ids: int64, of `data.ids.text_hash`.
         """
         if self._lookups % REFRESH == 0:
             self._open_others()

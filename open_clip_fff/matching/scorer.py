@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from open_clip_fff.data.ids import caption_hash
+from open_clip_fff.data.ids import text_hash
 from open_clip_fff.errors import UsageError
 from open_clip_fff.matching.registry import Discriminator, SharesImages
 from open_clip_fff.matching.score_cache import FLAG, ScoreCache
@@ -58,7 +58,7 @@ class PairScorer:
         pairs: dict[tuple[int, int], list[int]] = {}
         for index, (image, caption, owner) in enumerate(zip(ids, captions, owners.tolist(), strict=True)):
             if image < 0 or image != owner:
-                pairs.setdefault((image if image >= 0 else -1 - index, caption_hash(caption)), []).append(index)
+                pairs.setdefault((image if image >= 0 else -1 - index, text_hash(caption)), []).append(index)
         scores, known = self._cached(list(pairs))
         unknown = [pair for pair, is_known in zip(pairs, known.tolist(), strict=True) if not is_known]
         if unknown:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from open_clip_fff.data.decoded import decoded
-from open_clip_fff.data.ids import name_hash
+from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors, read_samples
 from open_clip_fff.tools.caption.captioner import Captioner
@@ -43,7 +43,7 @@ class ShardCaptioner:
 
         Raises UsageError if the shard cannot be read, or a sample has the field and may not.
         """
-        torch.manual_seed(name_hash(f"{PurePosixPath(url).name}/seed {self.seed}"))
+        torch.manual_seed(text_hash(f"{PurePosixPath(url).name}/seed {self.seed}"))
         keys: set[str] = set()
         samples = as_usage_errors(prefetch_map(self._prepared_sample, read_samples([url]), self.workers), url)
         while some := list(islice(samples, self.batch_size)):

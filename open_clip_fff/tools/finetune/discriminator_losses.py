@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from open_clip_fff.data.ids import caption_hash
+from open_clip_fff.data.ids import text_hash
 from open_clip_fff.matching.model import MatchingModel
 from open_clip_fff.mining.hardest import Hardest
 from open_clip_fff.mining.itm import itm_targets
@@ -93,7 +93,7 @@ def _nearest(cosines: Tensor, excluded: Tensor) -> Tensor:
 
 def same_pair(ids: Tensor, captions: Sequence[str]) -> Tensor:
     """Known matches, bool [B, B]: of one image, or with equal captions."""
-    texts = torch.tensor([caption_hash(caption) for caption in captions])
+    texts = torch.tensor([text_hash(caption) for caption in captions])
     return (ids[:, None] == ids).cpu() | (texts[:, None] == texts)
 
 

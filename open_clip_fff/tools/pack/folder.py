@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_fff.config.name_lists import find_name
-from open_clip_fff.data.ids import name_hash
+from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.sources import field_values, texts_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
@@ -84,7 +84,7 @@ def folder_rows(
         key = _NOT_IN_KEYS.sub("_", str(relative.with_suffix("")))
         label = relative.parts[0] if class_from_folder and len(relative.parts) > 1 else None
         name = label and label.encode(errors="replace").decode()
-        yield SourceRow(name_hash(key), key, os.fsencode(relative), label=name)
+        yield SourceRow(text_hash(key), key, os.fsencode(relative), label=name)
 
 
 def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -> Item:
@@ -148,7 +148,7 @@ class NamedImages:
         below = images_below(self._folder, unused, self._out, beside=False, known=self._files)
         for some in batched(below, COMPARED):
             paths = [path.relative_to(self._folder).as_posix() for path in some]
-            for index in np.flatnonzero(~np.isin([name_hash(path) for path in paths], named)):
+            for index in np.flatnonzero(~np.isin([text_hash(path) for path in paths], named)):
                 unused.add(paths[index])
         return unused.lines
 

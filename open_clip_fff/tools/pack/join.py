@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from open_clip_fff.data.ids import name_hash
+from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.data.sources import texts_of
@@ -92,7 +92,7 @@ class OneTable:
 
     def find(self, sample: Mapping[str, Any]) -> Joined | None:
         value = self.value(sample)
-        row = None if value is None else self.rows.find(name_hash(value), value)
+        row = None if value is None else self.rows.find(text_hash(value), value)
         return None if row is None else Joined(texts_of(captions_of(row)), row[MERGED])
 
     def check_any(self, shard: str, samples: Sequence[Mapping[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.config.name_lists import find_name
-from open_clip_fff.data.ids import name_hash, sample_id
+from open_clip_fff.data.ids import sample_id, text_hash
 from open_clip_fff.data.shards import unreadable_reason
 from open_clip_fff.data.sources import cell_text, texts_of
 from open_clip_fff.errors import UsageError
@@ -133,7 +133,7 @@ def table_rows(
         image = image_at(cells.get(image_column), table, image_column)
         path = "".join(cell_text(image.path))
         path = joined_path(starts[file], path) if starts else path
-        identity = sample_id(image.content) if image.content else name_hash(path) if path else -1 - number
+        identity = sample_id(image.content) if image.content else text_hash(path) if path else -1 - number
         fields = {name: cells[name] for name in columns.keep if cell_text(cells[name])}
         if columns.url and (url := cell_text(cells[columns.url])):
             fields["url"] = url[0]
@@ -169,7 +169,7 @@ def joined_rows(table: SourceTable, columns: ColumnNames, by: str) -> Iterator[S
     """A row per row of captions that join samples by a column. Raises UsageError as the table."""
     for _, _, cells in table.rows([by, *columns.captions]):
         key = "".join(cell_text(cells[by]))
-        yield SourceRow(name_hash(key), key, captions=[caption_texts(cells[name]) for name in columns.captions])
+        yield SourceRow(text_hash(key), key, captions=[caption_texts(cells[name]) for name in columns.captions])
 
 
 def table_item(row: dict[str, Any], root: Path) -> Item:
