@@ -15,11 +15,11 @@ import pytest
 from PIL import Image
 
 from open_clip_fff.data.shards import read_samples
+from open_clip_fff.data.sources import caption_texts
 from open_clip_fff.tools.pack.items import SkipSample, prepare_image
 from open_clip_fff.tools.pack.row_list import arrange
 from open_clip_fff.tools.pack.rows import CAPTIONS, RowFile, SourceRow, write_rows
 from open_clip_fff.tools.pack.settings import ImageSettings
-from open_clip_fff.tools.pack.table import caption_texts
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.packing_sets import TOKENS, compress, csv, left_out, pack, picture, pictures, samples, tars, tokens  # noqa: F401
 
@@ -125,6 +125,9 @@ def test_lines_that_are_no_rows_are_told(pack, pictures, tmp_path):
     (tmp_path / "t.csv").write_text("image,caption\npics/0.png,a\npics/1.png,b,c,d\npics/2.png,e\n")
     done = pack(tmp_path / "t.csv", "--out", tmp_path / "csv")
     assert "1 row cannot be read, the first:" in done.out and "line 3" in done.out
+    (tmp_path / "open.csv").write_text('image,caption\npics/0.png,"a\npics/1.png,b\npics/2.png,"c\n')
+    done = pack(tmp_path / "open.csv", "--out", tmp_path / "open")
+    assert "2 rows cannot be read, the first: pics/0.png has it in a caption, where a quote has no end" in done.out
     lines = ['{"image": "pics/0.png", "caption": "a"}', '{"image": "pics', '{"image": "pics/2.png"}']
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
     done = pack(tmp_path / "t.jsonl", "--out", tmp_path / "jsonl")

@@ -69,7 +69,7 @@ class CaptionReader:
 
     def by_column(self, cells: Mapping[str, object]) -> dict[str, list[str]]:
         """The captions of a table's row, by column."""
-        return self._within_bounds({key: cell_text(cells[key]) for key in self.captions.text_keys})
+        return self._within_bounds({key: caption_texts(cells[key]) for key in self.captions.text_keys})
 
     def row(self, sample: Mapping[str, object]) -> CaptionRow:
         """The row of a sample: its id, first K captions, class, key and row id."""
@@ -150,6 +150,20 @@ def texts_of(value: object) -> list[str]:
 def cell_text(value: object) -> list[str]:
     """The caption of a table's cell as a list; empty for an empty or missing cell (None or NaN)."""
     return [] if value is None or value != value else texts_of(str(value))
+
+
+def caption_texts(cell: object) -> list[str]:
+    """The captions of a cell: a text, a number, a list of texts (as json, too); none of an object or a bool."""
+    if isinstance(cell, list | dict | bool):
+        return texts_of(cell)
+    if isinstance(cell, bytes):
+        cell = cell.decode(errors="replace")
+    if isinstance(cell, str) and cell.lstrip().startswith("["):
+        try:
+            return texts_of(json.loads(cell))
+        except (ValueError, RecursionError):
+            pass
+    return cell_text(cell)
 
 
 def field_values(fields: object, key: str) -> list[object]:

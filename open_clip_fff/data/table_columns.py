@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any, NamedTuple, TextIO
 
 from open_clip_fff.config.captions import CaptionSettings
@@ -36,6 +37,16 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
     if not isinstance(table.index, pd.RangeIndex):  # pandas took the first column for the index
         raise UsageError(f"{path} has more cells per row than names in its header")
     return table
+
+
+def further_rows(text: str, image: str) -> int:
+    """How many further rows of a CSV a caption holds, as one that begins with a quote without an end in its own row.
+
+    They are the lines behind the first in which an image of the same suffix is named as that of its row.
+    """
+    lines = text.splitlines()[1:]
+    suffix = PurePath(image).suffix if lines else ""
+    return sum(suffix in line for line in lines) if suffix else 0
 
 
 class TableColumns(NamedTuple):

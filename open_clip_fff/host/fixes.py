@@ -139,9 +139,9 @@ class ForgivingCsvDataset(oc_data.CsvDataset):
             try:
                 return super().__getitem__(row)
             except NO_IMAGE as error:
-                self.counters.count_damaged(
-                    BAD_MEMBER, f"{self.images[row]} cannot be read ({error}). Using the next row."
-                )
+                if not offset:  # one that should stand in is counted when its own turn comes
+                    line = f"{self.images[row]} cannot be read ({error}). Using the next row."
+                    self.counters.count_damaged(BAD_MEMBER, line)
         raise OSError("no image of this CSV can be read")
 
 

@@ -21,6 +21,7 @@ HOSTILE_CELLS = {
     "a line break": ('"a cat\nand a dog"', ["a cat\nand a dog"]),
     "the separator": ('"a cat\tand a dog"', ["a cat\tand a dog"]),
     "a list as text": ("\"['a cat', 'a dog']\"", ["['a cat', 'a dog']"]),
+    "a list as json": ('"[""a cat"", ""a dog""]"', ["a cat"]),  # of the two captions, K = 1
     "emoji": ("🐈 قطة", ["🐈 قطة"]),
     "NUL": ("a\0dog", ["adog"]),
     "long": ("a cat sits " * 100_000, ["a cat sits " * 100_000]),
@@ -90,7 +91,7 @@ def test_images_that_are_none_in_a_csv(trainer, table, tmp_path):
     lines = "".join(f"{path}\tnever seen\n" for path in sorted(paths))
     log = train(trainer, table.write(table.head + lines + table.body), GOOD + len(paths))
     assert set(recorder.rows()) == set(recorder.rows_of(*good_rows()))  # the next good row stands in
-    assert f"{sum(range(len(paths) + 1))} with an unreadable member or image" in log
+    assert f"epoch 0: {len(paths)} with an unreadable member or image" in log  # each row once
     for path in paths - {""}:
         assert f"{path} cannot be read (" in log
 
@@ -128,10 +129,22 @@ def test_tables_that_cannot_be_meant(refused, table, tmp_path):
     assert "is a folder; name the table in it" in refused(data=folder)
 
 
-def test_bytes_that_are_not_utf_8_far_down_a_csv(trainer, table, capsys):
-    far = table.head + table.body * 2_000 + f"{table.images[0]}\tun café\n"  # below what is looked at before
+@pytest.mark.parametrize(
+    "last, says", {"un café": " is not UTF-8 text", "a cat\ta dog": " cannot be read as a table"}.items()
+)
+def test_what_cannot_be_read_far_down_a_csv(trainer, table, capsys, last, says):
+    far = table.head + table.body * 2_000 + f"{table.images[0]}\t{last}\n"  # below what is looked at before
     assert trainer(*FFF, "--captions-per-image", "1", "--name", "x", data=table.write(far.encode("latin-1"))) == 2
-    assert "train.csv is not UTF-8 text" in capsys.readouterr().err.splitlines()[-1]
+    assert f"error: {table.folder}/train.csv{says}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_rows_inside_a_caption_are_told(trainer, table):
+    """A quote that begins a cell ends where the next one is, rows further down."""
+    rows = table.body.splitlines(keepends=True)
+    for row in (1, 4):
+        rows[row] = f'{table.images[row]}\t"open {row}\n'
+    log = train(trainer, table.write(table.head + "".join(rows)), GOOD - 3)
+    assert f"train.csv: 3 rows of it are inside a caption, the first in that of {table.images[1]}, where a quote" in log
 
 
 def test_a_csv_with_fewer_rows_than_a_batch(trainer, table, capsys):

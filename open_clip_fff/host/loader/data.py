@@ -17,7 +17,7 @@ from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.serialize import CaptionSerializer
 from open_clip_fff.data.shard_reader import Chain
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.table_columns import read_table, table_columns
+from open_clip_fff.data.table_columns import further_rows, read_table, table_columns
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
 from open_clip_fff.data.training_data import csv_captions, feature_reader, val_captions
 from open_clip_fff.errors import UsageError
@@ -33,6 +33,7 @@ from open_clip_fff.host.loader.tracking import TrackedLoader, table_loader
 from open_clip_fff.host.report.coverage import caption_line, too_little
 from open_clip_fff.host.state import RunState
 from open_clip_fff.patching import View, replaced
+from open_clip_fff.plural import plural
 
 # the hook that makes the features that mine; with `online`, the loss has them
 _HOOKS = {"frozen": "frozen", "precomputed": "stored", "text": "sentence", "ema": "ema"}
@@ -150,13 +151,16 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     image, captions, _ = table_columns(filename, options["sep"], options["img_key"], captions)
     columns, reader = list(captions.text_keys), CaptionReader(captions)
     used = {*captions.text_columns, *([captions.class_key] if captions.class_key else [])}
-    table = read_table(filename, options["sep"], captions.text_columns, usecols=used).to_dict("records")
+    # all columns, as OpenCLIP does next: with `usecols` a row with a cell too many is no error
+    table = read_table(filename, options["sep"], captions.text_columns)[list(used)].to_dict("records")
     dataset = make(filename, preprocess, **{**options, "img_key": image, "caption_key": columns[0]})
-    rows, counters = [], LoaderCounters(captions.sources)
+    rows, counters, lost = [], LoaderCounters(captions.sources), {}
     for path, cells in zip(dataset.images, table, strict=True):
         found = reader.by_column(cells)
         rows.append(reader.table_row(str(path), cells, found))
         counters.count_row(rows[-1], found)
+        if further := sum(further_rows(text, str(path)) for texts in found.values() for text in texts):
+            lost[path] = further
     counts = counters.take()
     logging.info(f"Captions in {filename}: {caption_line(counts, captions)}")
     if short := too_little(counts, captions):
@@ -164,6 +168,11 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     kept = [(path, serialize(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
     if left_out := len(rows) - len(kept):
         logging.warning(f"Rows left out of {filename}: {left_out:,} {NO_CAPTION}")
+    if lost:
+        logging.warning(
+            f"{filename}: {plural(sum(lost.values()), 'rows')} of it are inside a caption, the first in that of "
+            f"{next(iter(lost))}, where a quote has no end: double the quotes of a caption, and put it in quotes."
+        )
     paths, texts = [path for path, _ in kept], [text for _, text in kept]
     dataset.images, dataset.captions = (pd.Series(paths), pd.Series(texts)) if TASKS else (paths, texts)
     return dataset

@@ -13,7 +13,8 @@ from typing import Any
 from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.ids import sample_id, text_hash
 from open_clip_fff.data.shards import unreadable_reason
-from open_clip_fff.data.sources import cell_text, texts_of
+from open_clip_fff.data.sources import caption_texts, cell_text
+from open_clip_fff.data.table_columns import further_rows
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.columns import choose_columns, columns_line, unused_columns
@@ -134,6 +135,10 @@ def table_rows(
         path = "".join(cell_text(image.path))
         path = joined_path(starts[file], path) if starts else path
         identity = sample_id(image.content) if image.content else text_hash(path) if path else -1 - number
+        captions = [caption_texts(cells[name]) for name in columns.captions]
+        if table.separator:  # a CSV's
+            inside = sum(further_rows(text, path) for texts in captions for text in texts)
+            table.skipped += [f"{path} has it in a caption, where a quote has no end"] * inside
         fields = {name: cells[name] for name in columns.keep if cell_text(cells[name])}
         if columns.url and (url := cell_text(cells[columns.url])):
             fields["url"] = url[0]
@@ -141,7 +146,7 @@ def table_rows(
             identity,  # unique for rows without an image
             f"{number:09d}",
             b"" if inline else path.encode(),
-            [caption_texts(cells[name]) for name in columns.captions],
+            captions,
             "".join(cell_text(cells[columns.label])) or None if columns.label else None,
             as_json(fields).decode() if fields else None,
             *((file, row) if inline else ()),
@@ -182,17 +187,3 @@ def table_item(row: dict[str, Any], root: Path) -> Item:
     fields = json.loads(row["fields"]) if row["fields"] else {}
     members = members_of(captions_of(row), fields, row["label"])
     return Item(row["key"], root / os.fsdecode(row["image"]) if content is None else content, *members)
-
-
-def caption_texts(cell: object) -> list[str]:
-    """The captions of a cell: a text, a number, a list of texts (as json, too); none of an object or a bool."""
-    if isinstance(cell, list | dict | bool):
-        return texts_of(cell)
-    if isinstance(cell, bytes):
-        cell = cell.decode(errors="replace")
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
-        try:
-            return texts_of(json.loads(cell))
-        except (ValueError, RecursionError):
-            pass
-    return cell_text(cell)
