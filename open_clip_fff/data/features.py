@@ -17,7 +17,6 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.caption_rows import RowFeatures
 from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.sidecar import BYTES, Sidecar
-from open_clip_fff.data.zipped_arrays import read_arrays
 from open_clip_fff.errors import OneRankError, printable
 from open_clip_fff.fingerprint import same_model
 from open_clip_fff.hub.identity import stored_name
@@ -59,7 +58,8 @@ def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], m
 def unpack(content: bytes) -> StoredFeatures:
     """Reads a file. Raises MissingFeatures if it is truncated or something else."""
     try:
-        image, texts, model, captions = read_arrays(content, StoredFeatures._fields)
+        with np.load(io.BytesIO(content)) as file:
+            image, texts, model, captions = (file[name] for name in StoredFeatures._fields)
         stored = StoredFeatures(image, texts, str(model), captions)
     except Exception as error:  # zipfile, struct, zlib, numpy and key errors
         raise MissingFeatures(f"no features in it ({error})") from error
