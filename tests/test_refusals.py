@@ -69,6 +69,7 @@ FLAGS = [
     ("--horovod", "the package horovod is not installed"),
     ("--use-bnb-linear SwitchBackLinearGlobal", "bitsandbytes"),
     ("--logs /dev/null", "nothing can be written in /dev/null"),
+    ("--logs /dev --name null", "--logs /dev: nothing can be written in /dev/null"),
     ("--resume latest --save-most-recent --remote-sync s3://x", "--remote-sync and --save-most-recent"),
 ]
 
@@ -99,6 +100,14 @@ def test_nothing_to_do(refused, method):
     assert "--train-num-samples" in refused(*method, data=["--dataset-type", "synthetic"])
     both = ["--dataset-type", "synthetic", "--train-num-samples", "32", "--val-data", "x.tar"]
     assert "--val-data: does not go with" in refused(*method, data=both)
+
+
+@pytest.mark.parametrize(
+    "flags", ["--train-data x.tar", "--json-text-key captions", "--class-key x", "--min-coverage 0.5"]
+)
+def test_made_up_data_have_nothing_to_read(refused, flags):
+    data = ["--dataset-type", "synthetic", "--train-num-samples", "32"]
+    assert f"{flags.split()[0]}: does not go with --dataset-type synthetic" in refused(*flags.split(), data=data)
 
 
 def test_a_column_that_a_stock_run_does_not_find(trainer, capsys):

@@ -10,6 +10,7 @@ from open_clip_fff.config.open_clip import Upstream
 from open_clip_fff.config.topics import Topic, code, codes
 
 TAR_FLAGS = frozenset({"text_key", "json_text_key", "caption_sidecar", "sidecar_text_key", "split_sentences"})
+ROW_FLAGS = TAR_FLAGS | {"caption_words", "min_coverage", "class_key", "positive_key", "positives"}
 PATTERN = "re:"  # begins a json key that is a regular expression over field names
 
 

@@ -182,6 +182,8 @@ def _check_images(where: str, images: Sequence[bytes | str]) -> None:
     if images and all(map(unreadable_reason, images)):
         relative = isinstance(images[0], str) and not Path(images[0]).is_absolute()
         here = f"; paths start at {Path.cwd()}" if relative else ""
+        if relative and "://" in str(images[0]):
+            here = "; urls are not downloaded: get the images with img2dataset, and train on the tars that it makes"
         raise UsageError(f"{where}: none of the first images can be read ({unreadable_reason(images[0])}{here})")
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TextIO
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.name_lists import find_name
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 
 SHOWN = 30  # columns that an error line names
 
@@ -32,6 +32,9 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
         )
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except pd.errors.ParserError as error:
+        fix = "a cell that holds the separator, a quote or a line break stands in quotes, with its own doubled"
+        raise UsageError(f"{path} cannot be read as a table ({reason(error)}); {fix}") from error
     except (OSError, ValueError, ImportError) as error:  # ImportError: no package to decompress it
         raise UsageError(f"{path} cannot be read as a table ({error})") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas took the first column for the index
@@ -63,7 +66,7 @@ def table_columns(path: str, separator: str, image: str, captions: CaptionSettin
     notes: list[str] = []
 
     def find(flag: str, typed: str) -> str:
-        name = find_column(flag, typed, there, path, f" (read with --csv-separator {separator!r})")
+        name = find_column(flag, typed, there, path, read_with(separator, there))
         notes.extend(spaces_note(flag, typed, name))
         return name
 
@@ -85,7 +88,15 @@ def find_column(flag: str, typed: str, there: Sequence[str], where: str, read: s
     by_small = {column.strip().lower(): column for column in there}
     close = difflib.get_close_matches(typed.strip().lower(), by_small, n=1)
     hint = f" (did you mean {shown(by_small[close[0]])}?)" if close else ""
+    if all(find_name(part, there) for part in typed.split(",")):
+        hint = f" (several are separated by ;, as {typed.replace(',', ';')!r})"
     raise UsageError(f"{flag} {typed}: {where} has no such column{hint}; it has {column_names(there)}{read}")
+
+
+def read_with(separator: str, there: Sequence[str]) -> str:
+    """How a CSV was read, for an error line: where all is one column, with the separator that it seems to have."""
+    other = next((mark for mark in "\t,;|" if mark != separator and len(there) == 1 and mark in there[0]), None)
+    return f" (read with --csv-separator {separator!r})" + (f"; try --csv-separator {other!r}" if other else "")
 
 
 def spaces_note(flag: str, typed: str, name: str) -> list[str]:

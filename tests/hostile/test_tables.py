@@ -104,7 +104,10 @@ def test_tables_that_cannot_be_meant(refused, table, tmp_path):
         "nothing": ("", "train.csv cannot be read as a table (No columns"),
         "only blank lines": ("\n\n", "cannot be read as a table (No columns"),
         "only a header": (table.head, "train.csv holds no sample"),
-        "another separator": (whole.replace("\t", ","), r"it has filepath,title (read with --csv-separator '\t')"),
+        "another separator": (
+            whole.replace("\t", ","),
+            r"title (read with --csv-separator '\t'); try --csv-separator ','",
+        ),
         "no header": (table.body, "--csv-img-key filepath:"),
         "only missing captions": (missing, "--csv-caption-key title: no row of train.csv has text there"),
         "a cell too many": (whole + f"{table.images[0]}\ta\tb\tc\n", "Expected 2 fields in line 10, saw 4"),
@@ -117,6 +120,7 @@ def test_tables_that_cannot_be_meant(refused, table, tmp_path):
             f"No such file or directory: '0.png'; paths start at {Path.cwd()}",
         ),
         "more cells than names": (table.head + table.body.replace("\n", "\t\n"), "more cells per row than names"),
+        "urls": (whole.replace(f"\n{tmp_path}", "\nhttps://x"), "'https://x/0.png'; urls are not downloaded: get"),
         "images of another folder": (whole.replace(str(tmp_path), "/nowhere"), "--csv-img-key filepath: "),
     }
     for name, (content, expected) in cases.items():
@@ -124,6 +128,10 @@ def test_tables_that_cannot_be_meant(refused, table, tmp_path):
     for path in tmp_path.glob("*.png"):
         path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
     assert "none of the first images can be read (cannot identify image file" in refused(data=table.write(whole))
+    assert "(several are separated by ;, as 'filepath;title')" in refused(
+        data=table.write(whole, column="filepath,title")
+    )
+    assert "--csv-separator '': what is between" in refused("--csv-separator", "", data=table.write(whole))
     assert "--csv-caption-key: names no column" in refused(data=table.write(whole, column=" ; "))
     folder = ["--train-data", str(tmp_path), "--dataset-type", "csv"]
     assert "is a folder; name the table in it" in refused(data=folder)

@@ -8,7 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
-from open_clip_fff.config.captions import TAR_FLAGS
+from open_clip_fff.config.captions import ROW_FLAGS, TAR_FLAGS
 from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.objective import OURS
 from open_clip_fff.config.parsers import check_least
@@ -114,6 +114,8 @@ def _check_data(args: argparse.Namespace) -> None:
         raise UsageError("--train-data: there is nothing to train on or to evaluate; name some data")
     if args.imagenet_val and not any(path.is_dir() for path in Path(args.imagenet_val).glob("*")):
         raise UsageError(f"--imagenet-val {args.imagenet_val}: no folder there that holds a folder for each class")
+    if not args.csv_separator or args.csv_separator in "\r\n":
+        raise UsageError(f"--csv-separator {args.csv_separator!r}: what is between two cells of a row, as ',' or ';'")
     if args.dataset_type == "synthetic":
         if args.val_data:
             raise UsageError("--val-data: does not go with --dataset-type synthetic; drop one")
@@ -148,8 +150,8 @@ def _check_run_folder(args: argparse.Namespace) -> None:
             raise UsageError(f"--name: {longest[:30]}… is {len(longest)} long, and files have at most {MOST_NAME}")
         if log.exists():
             raise UsageError(f"--name {args.name}: {log} exists; choose another name, or go on with --resume latest")
-    logs = Path(args.logs).absolute()
-    there = next(folder for folder in (logs, *logs.parents) if folder.exists())
+    checkpoints = Path(args.logs, args.name or "", "checkpoints" if args.name else "").absolute()
+    there = next(folder for folder in (checkpoints, *checkpoints.parents) if folder.exists())
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise UsageError(f"--logs {args.logs}: nothing can be written in {there}")
 
@@ -180,6 +182,9 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     if args.train_data and dataset_kind(args) == "csv":
         for tar_flag in sorted(TAR_FLAGS & plan.typed):
             raise UsageError(f"{as_flag(tar_flag)}: is for tars; for a CSV use --csv-caption-key 'title;caption'")
+    if args.dataset_type == "synthetic":
+        typed = {as_flag(flag): True for flag in sorted(ROW_FLAGS & plan.typed)}
+        refuse({"--train-data": args.train_data, **typed}, "does not go with --dataset-type synthetic; drop one")
     if plan.features == "precomputed" and (not args.train_data or dataset_kind(args) != "webdataset"):
         raise UsageError("--mining-features precomputed: stored features go with tars; use --mining-features frozen")
     if plan.ema_decay is not None and (args.torchscript or args.use_bnb_linear):

@@ -10,7 +10,7 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import BETWEEN, check_files, dataset_kind, expand_shards, parquet_name
 from open_clip_fff.data.row_counts import row_counts
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.table_columns import column_names, read_table
+from open_clip_fff.data.table_columns import column_names, read_table, read_with
 from open_clip_fff.data.training_data import feature_reader, val_captions
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.plural import plural
@@ -63,8 +63,8 @@ def _check_stock_columns(args: argparse.Namespace, path: str) -> None:
     for flag, name in (("--csv-img-key", args.csv_img_key), ("--csv-caption-key", args.csv_caption_key)):
         if name not in there:
             raise UsageError(
-                f"{flag} {name}: {path} has no such column; it has {column_names(there)} "
-                f"(read with --csv-separator {args.csv_separator!r})"
+                f"{flag} {name}: {path} has no such column; it has {column_names(there)}"
+                f"{read_with(args.csv_separator, there)}"
             )
 
 
