@@ -1,6 +1,9 @@
 """What OpenCLIP and its libraries refuse: one line before anything is written, or at least before the first step."""
 
+import argparse
+import io
 import json
+import pickle
 import re
 
 import pytest
@@ -130,6 +133,12 @@ def test_architectures_that_cannot_do_what_is_asked(refused, tmp_path):
     assert "--lock-image-unlocked-groups 1: a ResNet" in refused(*own, "--model", "tiny-rn", *locked)
 
 
+def saved(content: object, save=torch.save) -> bytes:
+    file = io.BytesIO()
+    save(content, file)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize("flag", ["--resume", "--pretrained", "--distill-pretrained"])
 def test_a_file_that_is_no_checkpoint(refused, tmp_path, shards, flag):
     torch.save({"epoch": 1}, tmp_path / "whole.pt")
@@ -140,6 +149,9 @@ def test_a_file_that_is_no_checkpoint(refused, tmp_path, shards, flag):
         "half.safetensors": (b"\x40" + 7 * b"\0" + b'{"x":{"dtype"', "the file is cut short"),
         "renamed.pt": (b"\x40" + 7 * b"\0" + b'{"x":{"dtype"', "it is safetensors"),
         "half.pt": ((tmp_path / "whole.pt").read_bytes()[:300], "the file is cut short"),
+        "settings.pt": (saved({"state_dict": {}, "args": argparse.Namespace()}), "it holds argparse.Namespace beside"),
+        "pickle.pt": (pickle.dumps({"epoch": 1}), "it is a pickle of something else than tensors"),
+        "script.pt": (saved(torch.jit.script(torch.nn.Identity()), torch.jit.save), "it is a TorchScript archive"),
     }
     for name, (content, says) in files.items():
         (tmp_path / name).write_bytes(content)

@@ -3,6 +3,7 @@
 import os
 import re
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -182,7 +183,8 @@ def read_stored(checkpoint: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(checkpoint)
-        with _numpy_numbers_allowed():  # mmap takes the zip format of torch 1.6 and later
+        # mmap takes the zip format of torch 1.6 and later; a TorchScript archive is an error, with no warning before
+        with _numpy_numbers_allowed(), warnings.catch_warnings(action="ignore"):
             return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(checkpoint))
     except Exception as error:
         raise _unreadable(checkpoint, error) from error
