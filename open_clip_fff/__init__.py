@@ -9,23 +9,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from open_clip_fff.config.mining import MiningConfig
-    from open_clip_fff.data.batch import Batch, CaptionBatch
-    from open_clip_fff.data.ids import caption_id, sample_id
-    from open_clip_fff.distributed import gather_features
-    from open_clip_fff.errors import UsageError
-    from open_clip_fff.grouping.walk import alternating_walk
-    from open_clip_fff.hooks.registry import HookContext, register_batch_hook
-    from open_clip_fff.losses.registry import LossContext, register_loss
-    from open_clip_fff.losses.sigmoid import FFFLoss
-    from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
-    from open_clip_fff.losses.softmax import MultiPositiveSoftmaxLoss
-    from open_clip_fff.matching.registry import register_discriminator
-    from open_clip_fff.mining.assign import make_assignment, own_text_block
-    from open_clip_fff.mining.clauses import similarity_assignment
-    from open_clip_fff.mining.given import GivenPairs
-    from open_clip_fff.mining.miner import Miner
-    from open_clip_fff.mining.reference import MiningFeatures
+    from open_clip_fff.config.mining import MiningConfig as MiningConfig
+    from open_clip_fff.data.batch import Batch as Batch
+    from open_clip_fff.data.batch import CaptionBatch as CaptionBatch
+    from open_clip_fff.data.ids import caption_id as caption_id
+    from open_clip_fff.data.ids import sample_id as sample_id
+    from open_clip_fff.distributed import gather_features as gather_features
+    from open_clip_fff.errors import UsageError as UsageError
+    from open_clip_fff.grouping.walk import alternating_walk as alternating_walk
+    from open_clip_fff.hooks.registry import HookContext as HookContext
+    from open_clip_fff.hooks.registry import register_batch_hook as register_batch_hook
+    from open_clip_fff.losses.registry import LossContext as LossContext
+    from open_clip_fff.losses.registry import register_loss as register_loss
+    from open_clip_fff.losses.sigmoid import FFFLoss as FFFLoss
+    from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss as SmoothedITCLoss
+    from open_clip_fff.losses.softmax import MultiPositiveSoftmaxLoss as MultiPositiveSoftmaxLoss
+    from open_clip_fff.matching.registry import register_discriminator as register_discriminator
+    from open_clip_fff.mining.assign import make_assignment as make_assignment
+    from open_clip_fff.mining.assign import own_text_block as own_text_block
+    from open_clip_fff.mining.clauses import similarity_assignment as similarity_assignment
+    from open_clip_fff.mining.given import GivenPairs as GivenPairs
+    from open_clip_fff.mining.miner import Miner as Miner
+    from open_clip_fff.mining.reference import MiningFeatures as MiningFeatures
 
 _HOMES = {
     "Batch": "data.batch",
@@ -52,30 +57,7 @@ _HOMES = {
     "similarity_assignment": "mining.clauses",
 }
 
-__all__ = [
-    "Batch",
-    "CaptionBatch",
-    "FFFLoss",
-    "GivenPairs",
-    "HookContext",
-    "LossContext",
-    "Miner",
-    "MiningConfig",
-    "MiningFeatures",
-    "MultiPositiveSoftmaxLoss",
-    "SmoothedITCLoss",
-    "UsageError",
-    "alternating_walk",
-    "caption_id",
-    "gather_features",
-    "make_assignment",
-    "own_text_block",
-    "register_batch_hook",
-    "register_discriminator",
-    "register_loss",
-    "sample_id",
-    "similarity_assignment",
-]
+__all__ = sorted(_HOMES)
 
 __version__ = "0.2.0"
 
