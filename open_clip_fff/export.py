@@ -9,27 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from open_clip_fff.commands.program import command
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exports, and pushes, according to the command line.
-
-    Returns:
-        0, or 2 for a mistake of the user, which is printed in one line.
-    """
-    try:
-        arguments = _parser().parse_args(argv)
-        if arguments.private and not arguments.push:
-            raise UsageError("--private: goes with --push ORG/NAME")
-        from open_clip_fff.tools.export import run  # torch and OpenCLIP
-
-        run(arguments)
-    except UsageError as error:
-        print(f"open_clip_fff.export: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        return 2
-    return 0
 
 
 def _number(text: str) -> int:
@@ -38,8 +20,9 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser("python -m open_clip_fff.export", __doc__)
+def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace]:
+    """Raises UsageError for an invalid flag."""
+    parser = CommandParser(prog, __doc__)
     add = parser.add_argument
     add("run", type=Path, nargs="+", help="a run's folder (its last checkpoint), or a checkpoint, of OpenCLIP or ours")
     add("--out", type=Path, required=True, help="the folder to make; it must be empty or not exist")
@@ -62,8 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("the hub").add_argument
     add("--push", metavar="ORG/NAME", help="upload the finished folder in one commit, never over another model")
     add("--private", action="store_true", help="make the repository private")
-    return parser
+    arguments = parser.parse_args(argv)
+    if arguments.private and not arguments.push:
+        raise UsageError("--private: goes with --push ORG/NAME")
+    return (arguments,)
 
+
+main = command("python -m open_clip_fff.export", parse, "open_clip_fff.tools.export:run")
 
 if __name__ == "__main__":
     sys.exit(main())

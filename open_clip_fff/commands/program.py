@@ -15,7 +15,7 @@ def as_program(prog: str, body: Callable[[], int]) -> int:
 
     These are a line each and no traceback; `prog` is how it was called, `open-clip-fff pack` or `scripts/pack.py`.
     """
-    name = prog.removeprefix("scripts/")
+    name = prog.removeprefix("scripts/").removeprefix("python -m ")
     try:
         return body()
     except UsageError as error:

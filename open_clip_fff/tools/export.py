@@ -20,7 +20,7 @@ from open_clip_fff.mining.rate import held_thresholds
 from open_clip_fff.models.text_design import design_of_config
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Exports, and pushes, as the flags say. Raises UsageError as `export`, and for an invalid repository name."""
     info = CardInfo(arguments.captioner, arguments.discriminator, arguments.license, arguments.push)
     if arguments.push:
@@ -32,6 +32,7 @@ def run(arguments: argparse.Namespace) -> None:
     _print_summary(source, loaded, info, arguments.out)
     if arguments.push:
         print(f"pushed to {push(arguments.out, arguments.push, arguments.private)}")
+    return 0
 
 
 def export(
