@@ -51,7 +51,12 @@ def architecture_fingerprint(model: nn.Module) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: Any, read: Callable[[list[str]], Any] | None = None) -> str:
-    """A hash of a tokenizer's vocabulary and settings.
+    """A hash of `tokenizer_facts`."""
+    return hashlib.sha256(_json(tokenizer_facts(tokenizer, read))).hexdigest()
+
+
+def tokenizer_facts(tokenizer: Any, read: Callable[[list[str]], Any] | None = None) -> dict[str, Any]:
+    """A tokenizer's vocabulary and settings, and its tokens of a few texts: equal for those that give equal tokens.
 
     Args:
         tokenizer: of OpenCLIP or transformers, or any function from strings to tokens.
@@ -70,7 +75,7 @@ def tokenizer_fingerprint(tokenizer: Any, read: Callable[[list[str]], Any] | Non
         for name in _TOKENIZER_SETTINGS:
             known.setdefault(name, []).append(_plain(getattr(part, name, None)))
     known["probes"] = (read or tokenizer)(_PROBES).tolist()
-    return hashlib.sha256(_json(known)).hexdigest()
+    return known
 
 
 def _plain(value: Any) -> Any:

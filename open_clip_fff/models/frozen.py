@@ -12,7 +12,7 @@ from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.data.tokens import Tokenizer
 from open_clip_fff.errors import UsageError
-from open_clip_fff.fingerprint import tokenizer_fingerprint
+from open_clip_fff.fingerprint import tokenizer_facts
 from open_clip_fff.hub.loading import load_named
 from open_clip_fff.models.crops import Crops, image_size
 from open_clip_fff.models.unpadded_text import UnpaddedText
@@ -24,7 +24,7 @@ BATCH, TEXTS = 64, 512  # images, and texts (without padding), that are embedded
 
 def same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
     """Whether two tokenizers give the same tokens: the same vocabulary and settings."""
-    return tokenizer_fingerprint(a) == tokenizer_fingerprint(b)
+    return tokenizer_facts(a) == tokenizer_facts(b)
 
 
 class FrozenModel(NamedTuple):
