@@ -71,6 +71,20 @@ def test_a_log_that_begins_later_has_steps_but_no_time(run):
     assert list(curves.epochs["step"]) == [128]
 
 
+def test_results_that_cannot_be_meant_are_counted(run):
+    epochs = ("Infinity", "NaN", "-1", "1.5", '"2"', "null", "true")
+    lines = [f'{{"epoch": {epoch}, "x": 0.1}}\n' for epoch in epochs]
+    lines += ["[" * 9_999 + "\n", "5\n", f'{{"epoch": 1, "x": 1{"0" * 400}}}\n', '{"epoch": 1, "step": 7, "x": 0.3}\n']
+    curves = read_curves(run(STOCK, *lines))
+    assert curves.unread == len(lines) - 1 and list(curves.epochs["x"]) == [0.3] and list(curves.epochs["step"]) == [64]
+
+
+@pytest.mark.parametrize(("old", "new"), [("2026-11-24", "2026-19-24"), ("[  96/", "[   0/"), ("14.286", "1.4.286")])
+def test_a_damaged_log_is_named(run, old, new):
+    with pytest.raises(UsageError, match=r"out\.log: cannot be read as the log of"):
+        read_curves(run(STOCK.replace(old, new)))
+
+
 @pytest.mark.parametrize("log", [None, "", "nothing\n", "2026-11-23,23:59:30 | INFO | Start epoch 0\n"])
 def test_a_run_without_training_is_named(tmp_path, log):
     if log is not None:

@@ -13,13 +13,14 @@ If a resumed run repeats an epoch, the last one counts, in log and results.
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d,\d\d:\d\d:\d\d) \|.*\| (Start epoch|Train Epoch:|FFF Epoch:) (\d+)(.*)")
 RESULTS = ("results.jsonl", "fff_results.jsonl")
@@ -43,22 +44,27 @@ class RunCurves:
     # a row per evaluation: `epoch`, `step`, `minutes`, and scores from 0 to 1, named as in the results
     epochs: pd.DataFrame
     finished: int  # the number of the last epoch whose end is in the log
+    unread: int = 0  # lines of the results that tell no epoch, or cannot be read
 
 
 def read_curves(run: Path, epochs: int | None = None) -> RunCurves:
     """Reads a run's curves, in optimizer steps and in minutes of training, without evaluation; all epochs or some.
 
-    Raises UsageError if there is no log with at least one line of training.
+    Raises UsageError if there is no log with at least one line of training, or it cannot be read.
     """
     log = next((path for name in ("out.log", "out-0") if (path := run / name).is_file()), None)
     if log is None:
         raise UsageError(f"{run}: no out.log in this folder")
-    trained = [each for each in _read_log(log) if each.lines and (epochs is None or each.number < epochs)]
-    if not trained:
-        raise UsageError(f"{log}: no line of training in it")
-    steps, ends = _clock(trained)
+    try:
+        trained = [each for each in _read_log(log) if each.lines and (epochs is None or each.number < epochs)]
+        if not trained:
+            raise UsageError(f"{log}: no line of training in it")
+        steps, ends = _clock(trained)
+    except (ValueError, ArithmeticError) as error:
+        raise UsageError(f"{log}: cannot be read as the log of a training ({reason(error)})") from error
     finished = int(ends["epoch"].max()) if len(ends) else 0
-    return RunCurves(steps, _results(run / "checkpoints", ends, epochs), finished)
+    scores, unread = _results(run / "checkpoints", ends, epochs)
+    return RunCurves(steps, scores, finished, unread)
 
 
 # --- the log
@@ -117,22 +123,25 @@ def _clock(epochs: list[_EpochLog]) -> tuple[pd.DataFrame, pd.DataFrame]:
 # --- the results
 
 
-def _results(folder: Path, ends: pd.DataFrame, epochs: int | None) -> pd.DataFrame:
-    """Evaluations, with step and time of the epoch before them."""
+def _results(folder: Path, ends: pd.DataFrame, epochs: int | None) -> tuple[pd.DataFrame, int]:
+    """Evaluations, with step and time of the epoch before them; and how many lines tell no epoch."""
     found: dict[int, dict] = {}
+    unread = 0
     for name in RESULTS:
         for line in (folder / name).read_text(errors="replace").splitlines() if (folder / name).is_file() else []:
             try:
                 row = json.loads(line)
-                epoch = int(row["epoch"])
-            except (ValueError, KeyError, TypeError):
-                continue  # an incomplete line
-            if epochs is None or epoch <= epochs:
-                found.setdefault(epoch, {}).update(_scores(row))
+                epoch, scores = row["epoch"], _scores(row, ends.columns)
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+                epoch = None  # an incomplete line
+            if type(epoch) is not int or epoch < 0:
+                unread += 1
+            elif epochs is None or epoch <= epochs:
+                found.setdefault(epoch, {}).update(scores)
     table = pd.DataFrame([{"epoch": epoch, **found[epoch]} for epoch in sorted(found)])
-    return ends.merge(table, on="epoch") if len(table) else ends.iloc[:0]
+    return ends.merge(table, on="epoch") if len(table) else ends.iloc[:0], unread
 
 
-def _scores(row: dict) -> dict[str, float]:
-    numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "epoch"}
+def _scores(row: dict, others: Collection[str]) -> dict[str, float]:
+    numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name not in others}
     return {STOCK_NAMES.get(name, name): float(value) for name, value in numbers.items()}

@@ -9,6 +9,7 @@ from open_clip_fff.evaluation.compare.columns import DIRECTIONS
 from open_clip_fff.evaluation.compare.curves import RunCurves, read_curves
 from open_clip_fff.evaluation.compare.rows import ModelRow
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, PROTOCOL
+from open_clip_fff.plural import plural
 
 ALL, FIRST = "all_captions_{}_R@5", "{}_R@5"  # our validation's names, and OpenCLIP's
 CLASSIFICATION = ("mean_per_class_recall", "acc1")
@@ -38,6 +39,9 @@ def read_training(rows: Sequence[ModelRow]) -> TrainingCurves:
                 curves.setdefault(row.label, []).append(found)
                 if found.finished < (scored := model.about["epoch"] or 0):
                     notes.append(f"The log of {model.run} ends in epoch {found.finished}, before the {scored} scored.")
+                if found.unread:
+                    unread = plural(found.unread, "lines")
+                    notes.append(f"Of the results of {model.run}, {unread} cannot be read or have no epoch.")
             except (UsageError, OSError) as error:
                 notes.append(f"No curves for {row.label}: {error}.")
     scored = [set(each.epochs) for seeds in curves.values() for each in seeds if len(each.epochs)]
