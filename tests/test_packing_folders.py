@@ -103,6 +103,11 @@ def test_fields_of_the_json_that_no_flag_names_are_told(pack, img2dataset, tmp_p
     assert f"not used: {told}: --json-text-key names captions\n" in done.out
     done = pack(img2dataset, "--out", tmp_path / "out", "--json-text-key", "re:.*", "--dry-run")
     assert "fields of the json" not in done.out
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics" / "0.png").write_bytes(colour_image("red", 0))
+    (tmp_path / "pics" / "0.json").write_text('{"captions": {"en": "a", "more": [{"de": "b"}, {"de": "c"}]}, "n": 1}')
+    done = pack(tmp_path / "pics", "--out", tmp_path / "objects")
+    assert "not used: fields of the json with text (captions.en in 1, captions.more.de in 1, of 1 sample" in done.out
 
 
 # --- keys with dots --------------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from open_clip_fff.data.ids import NO_ID
 
 NO_CAPTION, BAD_CAPTIONS = "without a caption", "with unreadable captions"
 BAD_MEMBER = "with an unreadable member or image"
+WITHOUT_IMAGE = "without an image"
 NO_FEATURES = "without stored features that can be read"
 NOT_FINITE = "with stored features that are not finite"
-DAMAGE = (NO_CAPTION, BAD_CAPTIONS, BAD_MEMBER, NO_FEATURES, NOT_FINITE)
+DAMAGE = (NO_CAPTION, BAD_CAPTIONS, BAD_MEMBER, WITHOUT_IMAGE, NO_FEATURES, NOT_FINITE)
 TOTALS = ("rows", "captions", "raw", "repeated", "words", "keys")
 MAX_LINES = 10  # log lines about rows of a kind in an epoch; counting continues
 

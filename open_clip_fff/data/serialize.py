@@ -3,9 +3,16 @@
 from collections.abc import Iterator
 
 from open_clip_fff.data.caption_rows import CaptionRow, RowBytes
-from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, NO_FEATURES, NOT_FINITE, LoaderCounters
+from open_clip_fff.data.counters import (
+    BAD_CAPTIONS,
+    NO_CAPTION,
+    NO_FEATURES,
+    NOT_FINITE,
+    WITHOUT_IMAGE,
+    LoaderCounters,
+)
 from open_clip_fff.data.features import FeatureReader, FeaturesNotFinite, MissingFeatures
-from open_clip_fff.data.shards import IMAGES
+from open_clip_fff.data.shards import IMAGES, image_bytes
 from open_clip_fff.data.sources import CaptionReader
 
 
@@ -36,6 +43,9 @@ class CaptionSerializer:
         if not row.captions:
             counters.count_damaged(NO_CAPTION)
             return None
+        if image_bytes(sample) is None:
+            counters.count_damaged(WITHOUT_IMAGE)  # OpenCLIP's filter drops it
+            return row
         if self.features is not None:
             try:
                 row = row._replace(features=self.features.read(sample, row.captions))

@@ -4,7 +4,8 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -145,19 +146,25 @@ def unread_fields(jsons: Iterable[bytes | None], keys: Sequence[str]) -> list[st
     samples = 0
     for content in jsons:
         samples += 1
-        try:
-            fields = json.loads(content or b"{}")
-        except (ValueError, RecursionError):
-            continue
-        for name, value in fields.items() if isinstance(fields, dict) else ():
-            if texts_of(value) and not any(field_values({name: value}, key) for key in keys):
-                counts[name] += 1
+        with suppress(ValueError, RecursionError):
+            texts = dict(_texts(json.loads(content or b"{}")))
+            read = {path for path, field in texts.items() if any(texts_of(field_values(field, key)) for key in keys)}
+            counts.update(path for path in texts if path not in read)
     if not counts:
         return []
     names = ", ".join(f"{name} in {count:,}" for name, count in counts.most_common(FIELDS))
     more = f", … ({len(counts)} in all)" if len(counts) > FIELDS else ""
     where = f"of {plural(samples, 'samples')} that were looked at"
     return [f"fields of the json with text ({names}{more}, {where}): --json-text-key names captions"]
+
+
+def _texts(fields: object) -> Iterator[tuple[str, dict]]:
+    """The texts in json fields, and in objects there: the path of each, and an object with that field alone."""
+    for name, value in fields.items() if isinstance(fields, dict) else ():
+        if texts_of(value):
+            yield name, {name: value}
+        for each in value if isinstance(value, list) else [value]:
+            yield from ((f"{name}.{path}", {name: field}) for path, field in _texts(each))
 
 
 def braces(stems: Iterable[str]) -> list[str]:
