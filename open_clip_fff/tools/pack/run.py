@@ -18,6 +18,7 @@ from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, ShardRecord, 
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 
+LAYOUT = 2  # version of the lists in the output folder, and of the shards' content
 # each checks a source and writes nothing
 PREPARE: dict[str, Callable[[PackSettings, SourceKind], PreparedSource]] = {
     "table": prepare_table,
@@ -45,7 +46,8 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     if dry:
         dry_run(settings, prepared, workers)
         return 0
-    folder = OutFolder(out, ".tar", {**settings.kept(), "bytes of SOURCE": kind.size})
+    depends_on = {"layout": LAYOUT, "SOURCE": settings.source, **settings.typed, "bytes of SOURCE": kind.size}
+    folder = OutFolder(out, ".tar", depends_on)
     try:
         source = prepared.open(out, share)
     except UsageError:
