@@ -190,8 +190,8 @@ class CaptionSettings(Settings):
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """The columns of a CSV whose cells are text, where the text keys are its columns."""
-        return (*self.text_keys, *([] if self.positive_key is None else [self.positive_key]))
+        """The columns of a CSV that are read, all as text, where the text keys are its columns."""
+        return (*self.text_keys, *(key for key in (self.class_key, self.positive_key) if key is not None))
 
     @property
     def pairs_rows(self) -> bool:

@@ -68,4 +68,6 @@ def class_id(name: object) -> int:
     if isinstance(name, str):
         name = name.strip()
         return int(name) if name.isdecimal() and len(name) < 19 else text_hash(name) if name else NO_ID
+    if isinstance(name, float) and name.is_integer():  # as pandas writes whole numbers beside missing ones
+        name = int(name)
     return int(name) if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < 2**63 else NO_ID

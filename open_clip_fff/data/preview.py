@@ -166,8 +166,7 @@ def preview_csv(
     _check_images(f"--csv-img-key {image_column}: {path}", [str(image) for image in table[image_column].head(TRIED)])
     preview = Preview(name=Path(path).name, flag="--csv-caption-key", data_flag=data_flag)
     reader = CaptionReader(captions)
-    others = [] if captions.class_key is None else [captions.class_key]
-    for cells in table[list(dict.fromkeys([image_column, *captions.text_columns, *others]))].to_dict("records"):
+    for cells in table[list(dict.fromkeys([image_column, *captions.text_columns]))].to_dict("records"):
         image, found = str(cells[image_column]), reader.by_column(cells)
         preview.add(image, found, captions.per_image, reader.table_row(image, cells, found))
         preview.images += 1

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from open_clip_fff import sample_id
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.data.ids import NO_ID, class_id
+from open_clip_fff.data.preview import preview_csv
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.hostile.conftest import FFF, FORGED, GOOD, good_rows, hostile_images, train
@@ -144,6 +147,16 @@ def test_what_cannot_be_read_far_down_a_csv(trainer, table, capsys, last, says):
     far = table.head + table.body * 2_000 + f"{table.images[0]}\t{last}\n"  # below what is looked at before
     assert trainer(*FFF, "--captions-per-image", "1", "--name", "x", data=table.write(far.encode("latin-1"))) == 2
     assert f"error: {table.folder}/train.csv{says}" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_classes_beside_an_empty_cell_are_classes(table):
+    """Pandas makes 0.0, 1.0 and NaN of 0, 1 and nothing."""
+    labels = ["0", "1", "", "3", "a cat", "NaN", "0", "1"]
+    rows = [f"{line}\t{label}\n" for line, label in zip(table.body.splitlines(), labels, strict=True)]
+    table.write("filepath\ttitle\tlabel\n" + "".join(rows))
+    settings = CaptionSettings(text_keys=("title",), class_key="label")
+    assert preview_csv(f"{table.folder}/train.csv", "\t", "filepath", settings).classes == 6
+    assert class_id(3.0) == class_id("3") == class_id(3) == 3 and class_id(0.5) == class_id(float("nan")) == NO_ID
 
 
 def test_rows_inside_a_caption_are_told(trainer, table):
