@@ -1,7 +1,6 @@
 """Processes the shards of this process's share, and prints a summary of all."""
 
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
@@ -49,10 +48,10 @@ def process_shards(
                 _write_shard(stem, sources[stem], folder, work, progress.tick)
             except _Unreadable as error:
                 failed.append(stem)
-                progress.print(f"left out: {error}")
+                progress.bar.write(f"left out: {error}", file=sys.stderr)
             progress.shard_done()
     finally:
-        progress.close()
+        progress.bar.close()
     if shown:
         print(progress.speed() + (", by this one of the processes" if share.count > 1 else ""), flush=True)
     all_failed: list[str] = [stem for part in share.gather(failed) for stem in part]
@@ -65,39 +64,29 @@ class ShardProgress:
     """A progress bar over samples; their number is estimated from the shards so far, first by that of the first one."""
 
     def __init__(self, shards: int, first: int, shown: bool) -> None:
-        self._shards, self._samples, self._done = shards, 0, 0
-        self._began = time.monotonic()
+        self._shards, self._done = shards, 0
         interval = 1 if sys.stderr.isatty() else 30
         total = first * shards or None
-        self._bar = tqdm(total=total, unit=" images", mininterval=interval, disable=not shown, smoothing=0.05)
+        self.bar = tqdm(total=total, unit=" images", mininterval=interval, disable=not shown, smoothing=0.05)
         self._label()
 
     def tick(self, samples: int) -> None:
         """Counts samples of the current shard."""
-        self._samples += samples
-        self._bar.update(samples)
+        self.bar.update(samples)
 
     def shard_done(self) -> None:
         """Estimates the total again."""
         self._done += 1
-        self._bar.total = round(self._samples / self._done * self._shards) or None
+        self.bar.total = round(self.bar.n / self._done * self._shards) or None
         self._label()
-
-    def print(self, line: str) -> None:
-        """Prints a line above the bar."""
-        self._bar.write(line, file=sys.stderr)
 
     def speed(self) -> str:
         """Samples, seconds and samples per second of this process."""
-        seconds = time.monotonic() - self._began
-        each = f"{self._samples / max(seconds, 1e-9):,.1f} a second"
-        return f"{plural(self._samples, 'images')} in {seconds:.0f} s: {each}"
-
-    def close(self) -> None:
-        self._bar.close()
+        seconds = self.bar.format_dict["elapsed"]
+        return f"{plural(self.bar.n, 'images')} in {seconds:.0f} s: {self.bar.n / max(seconds, 1e-9):,.1f} a second"
 
     def _label(self) -> None:
-        self._bar.set_description(f"shard {min(self._done + 1, self._shards)}/{self._shards}")
+        self.bar.set_description(f"shard {min(self._done + 1, self._shards)}/{self._shards}")
 
 
 class _Unreadable(Exception):
