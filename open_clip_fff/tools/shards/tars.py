@@ -4,6 +4,8 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
 from typing import BinaryIO, Literal
 
 import webdataset as wds
@@ -51,30 +53,19 @@ def count_samples(url: str) -> int:
 
 def keys_of(url: str) -> set[str]:
     """The keys of a local tar, by its headers, up to its first damage; none if it is remote."""
-    keys: set[str] = set()
-    for member in _headers(url):
-        if member.isfile():
-            folder, slash, name = member.name.rpartition("/")
-            keys.add(f"{folder}{slash}{name.partition('.')[0]}")
-    return keys
+    return {key for key, _ in _files(url)}
 
 
 def sample_starts(url: str) -> list[int]:
     """The byte at which each sample of a local tar starts, up to its first damage; none if remote or compressed."""
-    starts: list[int] = []
-    before = None
-    for member in _headers(url, "r:"):
-        key, _ = base_plus_ext(member.name)
-        if member.isreg() and key and not NO_FILE.match(member.name):
-            if key != before:
-                starts.append(member.offset)
-            before = key
-    return starts
+    return [next(files)[1] for _, files in groupby(_files(url, "r:"), itemgetter(0))]
 
 
-def _headers(url: str, mode: Literal["r", "r:"] = "r") -> Iterator[tarfile.TarInfo]:
-    """The headers of a local tar, up to its first damage; none if it is remote."""
+def _files(url: str, mode: Literal["r", "r:"] = "r") -> Iterator[tuple[str, int]]:
+    """Key and first byte of each file of a local tar that webdataset reads, up to its first damage; none if remote."""
     with suppress(Exception), tarfile.open(url, mode, tarinfo=Header) as tar:  # anything that tarfile raises
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # it keeps them all
-            yield member
+            key, _ = base_plus_ext(member.name)
+            if member.isreg() and key and not NO_FILE.match(member.name):
+                yield key, member.offset
