@@ -96,6 +96,7 @@ def test_what_is_no_checkpoint_names_the_newest_whole_one(trainer, run, made, ca
 @pytest.mark.parametrize("kind", ["truncated", "NaN", "stock's", "list", "extra state cut short"])
 def test_latest_is_the_newest_whole_one(trainer, run, made, capsys, kind):
     says = broken(kind, run, made)
+    (run / "results.jsonl").write_text('{"epoch": 2, "cut o')
     capsys.readouterr()
     assert trainer(*EMA, "--epochs", "2", "--resume", "latest", "--name", "x") == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: --resume ")]
@@ -103,6 +104,7 @@ def test_latest_is_the_newest_whole_one(trainer, run, made, capsys, kind):
     assert f"=> resuming checkpoint '{run / 'epoch_1.pt'}' (epoch 1)" in trainer.log("x")
     again = torch.load(run / "epoch_2.pt", weights_only=True)
     assert again["epoch"] == 2 and newest_checkpoint(run.parent) == run / "epoch_2.pt"
+    assert (run / "results.jsonl").read_text() == '{"epoch": 2, "cut o\n'  # the next line is one of its own
 
 
 @pytest.mark.parametrize("kind", ["truncated", "empty", "html", "NaN", "list"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import open_clip_train.main as oc_main
@@ -39,12 +40,22 @@ class _FirstName:
         return name
 
 
+def _end_lines(folder: Path) -> None:
+    """Ends lines of results that a full disk or a kill has cut off, or the next one would be lost with them."""
+    for path in folder.glob("*results.jsonl"):
+        if path.read_bytes()[-1:] not in (b"", b"\n"):
+            with path.open("a") as file:
+                file.write("\n")
+
+
 def _loader(state: RunState, fits: bool, load: Callable) -> Callable:
     def load_fitting(path: str, map_location: Any = None) -> Any:
         checkpoint, args = load(path, map_location=map_location), state.args
         if not fits:
             changed = args.trace or args.use_bnb_linear  # the model's parameters, after it was made
             check_stored(args, state.plan, path, checkpoint, None if changed else state.model.state_dict())
+        if state.master:
+            _end_lines(Path(args.checkpoint_path))
         before = "module." if args.distributed and not args.horovod and not TASKS else ""
         weights = {before + name: tensor for name, tensor in weights_of(checkpoint, path).items()}
         return {**checkpoint, "state_dict": weights} if "epoch" in checkpoint else weights
