@@ -20,6 +20,7 @@ class Condition:
         batch: images in a batch.
         epochs: how often each image is seen.
         start: weights of `random` numbers, or of the `CLIP` of the clean images.
+        longer: whether there are more steps than in the other conditions: as many as take the time of mining.
     """
 
     shares: str
@@ -27,11 +28,13 @@ class Condition:
     batch: int = 256
     epochs: int = 10
     start: str = "random"
+    longer: bool = False
 
     @property
     def name(self) -> str:
         """Of its rows and folders."""
-        return f"{self.shares}-{self.noise}-{self.batch}" + ("" if self.start == "random" else f"-from-{self.start}")
+        start = "" if self.start == "random" else f"-from-{self.start}"
+        return f"{self.shares}-{self.noise}-{self.batch}{start}" + ("-longer" if self.longer else "")
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,7 @@ _SIGMOID = (
     "FFF, five, MiniLM's pairs, the towers' rate",
     "FFF, five, MiniLM's pairs, from half",
 )
+_WITHOUT_MINING = ("CLIP, raw caption", "CLIP, one of five drawn", "softmax, five", "FFF, five, none mined")
 _FLICKR = (
     "CLIP, raw caption",
     "CLIP, one of five drawn",
@@ -220,6 +224,7 @@ GRIDS = {
         (Condition("balanced", batch=1024, epochs=40), Condition("tailed", batch=1024, epochs=40)), _DECIDING, (0, 1, 2)
     ),
     "sigmoid": Grid((Condition("balanced"),), _SIGMOID, (0, 1, 2)),
+    "time": Grid((Condition("balanced", epochs=15, longer=True),), _WITHOUT_MINING, (0, 1, 2)),
     "flickr8k": Grid(
         (Condition("flickr8k", "human", epochs=12), Condition("flickr8k", "swapped", epochs=12)), _FLICKR, (0, 1, 2)
     ),
