@@ -188,6 +188,10 @@ _TUNED_ON = (
 )
 _RAW_TOO = ("softmax, five and the raw one", "FFF, five and the raw one, none mined")
 _SIGMOID = (
+    "CLIP, one of five drawn",  # this and three more are there to compare with
+    "softmax, five",
+    "FFF, five, none mined",
+    "FFF, five, MiniLM's pairs",
     "softmax, two of five drawn",
     "FFF, two of five drawn, none mined",
     "FFF, five, none mined, the towers' rate",
