@@ -1,5 +1,6 @@
 """Data of which nothing can be used: found before training, or, of validation, without losing what was trained."""
 
+import errno
 import io
 import json
 import tarfile
@@ -94,6 +95,15 @@ def test_an_epoch_outlives_validation_data_that_are_gone(caplog):
         run(None, {"val": DataInfo(Loader())}, 3, None)
     with pytest.raises(RuntimeError):  # of another cause
         run(None, {"val": DataInfo(Loader([torch.ones(2), torch.ones(2, 2)]))}, 1, None)
+
+    def full(*_, **more):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run = evaluator(SimpleNamespace(plan=SimpleNamespace(typed=())), full)
+    assert run(None, {"train": None}, 4, None) == {}
+    assert "Evaluation after epoch 4 ended without results: [Errno 28] No space left on device." in caplog.text
+    with pytest.raises(OSError):
+        run(None, {"val": DataInfo(Loader())}, 4, None)
 
 
 def test_counts_beside_shards_that_tell_nothing(trainer, capsys, tmp_path):

@@ -233,6 +233,13 @@ def test_evaluation_only_and_a_sign_of_life(trainer, csv, tmp_path):
     assert (found["epoch"], found["num_images"], found["num_captions"]) == (0, 104, 208)
 
 
+def test_results_that_cannot_be_written_cost_no_epoch(trainer, csv):
+    (trainer.run("run") / "checkpoints" / "fff_results.jsonl").mkdir(parents=True)
+    assert trainer("--method", "clip", "--val-data", str(csv), "--name", "run", data=trainer.table) == 0
+    assert "Results of epoch 1 are in the log alone: [Errno 21] Is a directory" in trainer.log("run")
+    assert trainer.checkpoint("run")["epoch"] == 1
+
+
 def test_a_damaged_validation_image_is_not_counted_with_the_training_rows(trainer, csv, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     (tmp_path / "val.csv").write_text(f"{csv.read_text()}{tmp_path / 'bad.png'}\tbroken\tbroken\n")

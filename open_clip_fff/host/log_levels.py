@@ -6,7 +6,7 @@ each one's looks at a million: here levels are set first and forgotten once.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from open_clip_fff.patching import replaced
@@ -30,7 +30,8 @@ def logging_put_back(handler: logging.Handler) -> Iterator[None]:
     finally:
         for handler in [h for h in logging.root.handlers if h not in handlers]:
             logging.root.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # on a full disk
+                handler.close()
         # OpenCLIP sets INFO everywhere, and torch then talks until it exits
         _set_levels({logger: levels.get(logger, logging.NOTSET) for logger in _logger_levels()})
 

@@ -17,7 +17,7 @@ from open_clip_fff.data.batch import CaptionBatch
 from open_clip_fff.data.counters import LoaderCounters
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.tokens import KEYS
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.loader.stages import unpack
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.report.coverage import damage_line, lost_line
@@ -55,7 +55,10 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
                 values |= _zero_shot(each, data, epoch, args, tokenizer, prefix)
         state.val_counters.discard()  # the same rows
         if values:
-            keep_results(values, epoch, data, args, tb_writer)
+            try:
+                keep_results(values, epoch, data, args, tb_writer)
+            except OSError as error:  # as of a full disk: the epoch is not saved yet
+                logging.warning(f"Results of epoch {epoch} are in the log alone: {reason(error)}.")
         return metrics
 
     return run
@@ -75,14 +78,19 @@ class _Counted:
 
 
 def _evaluated(evaluate: Callable, model: Any, data: dict, epoch: int, args, **more: Any) -> dict[str, float]:
-    """OpenCLIP's evaluation, after which an epoch is saved: of no rows at all it would raise, and lose the epoch."""
-    if "val" not in data:
-        return evaluate(model, data, epoch, args, **more)
-    loader = _Counted(data["val"].dataloader)
+    """OpenCLIP's evaluation, after which an epoch is saved: of no rows, or on a full disk, it would lose it."""
+    loader = _Counted(data["val"].dataloader) if "val" in data else None
+    if loader is not None:
+        data = {**data, "val": replace(data["val"], dataloader=loader)}
     try:
-        return evaluate(model, {**data, "val": replace(data["val"], dataloader=loader)}, epoch, args, **more)
+        return evaluate(model, data, epoch, args, **more)
+    except OSError as error:
+        if "train" not in data:
+            raise
+        logging.warning(f"Evaluation after epoch {epoch} ended without results: {reason(error)}.")
+        return {}
     except (RuntimeError, ValueError):  # torch's, which has no features to join
-        if loader.given:
+        if loader is None or loader.given:
             raise
         if "train" not in data:
             raise UsageError("--val-data: no row can be read, so nothing is validated") from None
