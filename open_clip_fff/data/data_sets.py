@@ -62,7 +62,8 @@ def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:
             path = Path(folder) / parquet_name(url)
             other = owners.setdefault(path, url)
             if other != url:
-                where = "name a folder for each data set, A::B" if url not in _set_of(other, sets) else _SPLIT
+                one_set = any(url in each and other in each for each in sets)
+                where = _SPLIT if one_set else "name a folder for each data set, A::B"
                 raise UsageError(f"{flag}: {other} and {url} would both have {path}, but are different shards; {where}")
             if found.setdefault(url, path) != path:
                 raise UsageError(f"{flag}: {url} is in two data sets, with {found[url]} and {path}; name it once")
@@ -70,10 +71,6 @@ def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:
 
 
 _SPLIT = "make data sets of them, A::B in --train-data, with a folder for each"
-
-
-def _set_of(url: str, sets: list[list[str]]) -> list[str]:
-    return next(urls for urls in sets if url in urls)
 
 
 def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:

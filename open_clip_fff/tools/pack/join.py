@@ -130,13 +130,12 @@ def check_join(join: Join, shards: Sequence[str]) -> None:
         )
     for shard in shards:
         with suppress(UsageError):
-            samples = [_without_image(sample) for sample in as_usage_errors(read_samples([shard]), shard)]
+            samples = [  # without images
+                {name: sample[name] for name in ("__url__", "__key__", "json") if name in sample}
+                for sample in as_usage_errors(read_samples([shard]), shard)
+            ]
             break
     else:
         return  # none can be read, which is reported shard by shard
     if samples:
         join.check_any(shard, samples)
-
-
-def _without_image(sample: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: sample[name] for name in ("__url__", "__key__", "json") if name in sample}
