@@ -4,15 +4,17 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from webdataset.tariterators import base_plus_ext
 
 from open_clip_fff.data.data_sets import stem_of
 from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.data.sidecar import Sidecar
-from open_clip_fff.data.tars import Header
+from open_clip_fff.data.tars import NO_FILE, Header
 
 HEADERS = 2**26  # bytes of local tars whose headers are read, the smallest first: a fifth of a second
 FILES = 2_000  # shards for which a file each is opened
@@ -56,37 +58,34 @@ def row_counts(shards: Sequence[str], sidecars: Sequence[Sidecar] = ()) -> RowCo
     count("sizes.json", local, lambda url: _number(sizes(os.path.dirname(url)), os.path.basename(url)))
     if few:
         unknown = [url for url in local if url not in rows]
-        count(
-            "img2dataset's stats",
-            unknown,
-            lambda url: _number(_json(_stats_of(url)), "successes"),
-        )
-        count("tar headers", readable_at_once(url for url in unknown if url not in rows), _image_rows)
+        stats = {url: Path(url).with_name(f"{stem_of(url)}_stats.json") for url in unknown}
+        count("img2dataset's stats", unknown, lambda url: _number(_json(stats[url]), "successes"))
+        uncounted = readable_at_once(url for url in unknown if url not in rows)
+        count("tar headers", uncounted, lambda url: None if (keys := image_keys(url)) is None else len(keys))
         for sidecar in sidecars:
             count(sidecar.flag, urls, sidecar.size)
     return RowCounts(urls, rows, tuple(counted_from))
 
 
-def _image_rows(path: str) -> int | None:
-    """The samples with an image in a local tar; None if it cannot be read to the end."""
-    keys = image_keys(path)
-    return None if keys is None else len(keys)
-
-
 def image_keys(path: str) -> set[str] | None:
     """The keys of the samples with an image in a local tar, by its headers; None if they cannot be read to the end."""
-    keys: set[str] = set()
     try:
-        with tarfile.open(path, "r:", tarinfo=Header) as tar:
-            for member in tar:
-                folder, slash, name = member.name.rpartition("/")
-                key, _, extension = name.partition(".")
-                if member.isfile() and extension.lower() in IMAGES:
-                    keys.add(f"{folder}{slash}{key}")
-                tar.members = []  # type: ignore[attr-defined]  # it keeps them all
+        return {key for key, extension, _ in tar_entries(path) if extension.lower() in IMAGES}
     except Exception:  # anything that tarfile raises for a damaged header
         return None
-    return keys
+
+
+def tar_entries(path: str, mode: Literal["r", "r:"] = "r:") -> Iterator[tuple[str, str, int]]:
+    """Key, extension and first byte of each file in a local tar that webdataset reads, by its headers.
+
+    Raises whatever tarfile raises, for damage as well.
+    """
+    with tarfile.open(path, mode, tarinfo=Header) as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # it keeps them all
+            key, extension = base_plus_ext(member.name)
+            if member.isreg() and key and not NO_FILE.match(member.name):
+                yield key, extension, member.offset
 
 
 def readable_at_once(paths: Iterable[str]) -> list[str]:
@@ -99,10 +98,6 @@ def readable_at_once(paths: Iterable[str]) -> list[str]:
             break
         found.append(path)
     return found
-
-
-def _stats_of(url: str) -> Path:
-    return Path(url).with_name(f"{stem_of(url)}_stats.json")
 
 
 def _json(path: Path) -> object:

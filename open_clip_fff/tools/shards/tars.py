@@ -1,7 +1,6 @@
 """Writing tars, equal bytes for equal samples, and counting their samples."""
 
 import re
-import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import groupby
@@ -9,9 +8,8 @@ from operator import itemgetter
 from typing import BinaryIO, Literal
 
 import webdataset as wds
-from webdataset.tariterators import base_plus_ext
 
-from open_clip_fff.data.tars import NO_FILE, Header
+from open_clip_fff.data.row_counts import tar_entries
 
 
 @contextmanager
@@ -62,10 +60,6 @@ def sample_starts(url: str) -> list[int]:
 
 
 def _files(url: str, mode: Literal["r", "r:"] = "r") -> Iterator[tuple[str, int]]:
-    """Key and first byte of each file of a local tar that webdataset reads, up to its first damage; none if remote."""
-    with suppress(Exception), tarfile.open(url, mode, tarinfo=Header) as tar:  # anything that tarfile raises
-        for member in tar:
-            tar.members = []  # type: ignore[attr-defined]  # it keeps them all
-            key, _ = base_plus_ext(member.name)
-            if member.isreg() and key and not NO_FILE.match(member.name):
-                yield key, member.offset
+    """Key and first byte of each file of a local tar, up to its first damage; none if it is remote."""
+    with suppress(Exception):  # anything that tarfile raises
+        yield from ((key, start) for key, _, start in tar_entries(url, mode))
