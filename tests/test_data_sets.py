@@ -138,6 +138,7 @@ def test_formats_do_not_mix(trainer, tmp_path, csv, capsys):
         f"{csv}::{tmp_path}/a/00000.tar": f"{csv} is a table among tars",
         f"{tmp_path}/a/00000.tar::{csv}": f"{csv} is a table among tars",
         f"{csv}::{csv}": "names 2 tables, and one is read",
+        f"{csv.parent}/{{train,train}}.csv": "names 2 tables, and one is read",
     }.items():
         data = ["--train-data", shards, "--train-num-samples", "16", "--csv-img-key", "filepath"]
         assert trainer(*FFF, "--name", "x", data=data) == 2

@@ -114,7 +114,7 @@ def test_bounds_of_words_hold_for_a_csv_too(refused, trainer):
     # titles have two words, pseudo-captions three
     data = [*trainer.table[:-1], "title;pseudo"]
     line = refused("--loss", "fff", "--caption-words", "3:", data=data)
-    assert "--csv-caption-key title: no row of train.csv has text there" in line
+    assert "title: no row of train.csv has text there (--caption-words 3:); the first title is img 0" in line
     data[-1] = "pseudo"
     assert "--csv-caption-key pseudo" in refused("--loss", "fff", "--caption-words", "4:", data=data)
     assert trainer("--loss", "fff", "--caption-words", "3:", "--name", "three", data=data) == 0

@@ -11,7 +11,7 @@ from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.features import FeatureReader, MissingFeatures
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.shards import as_usage_errors, image_bytes, read_samples, unreadable_reason
-from open_clip_fff.data.sources import CaptionReader, field_names
+from open_clip_fff.data.sources import CaptionReader, cell_text, field_names
 from open_clip_fff.data.table_columns import read_table
 from open_clip_fff.errors import UsageError, printable
 
@@ -41,6 +41,7 @@ class Preview:
     damage: str = ""  # the error of the first of them
     shown: list[tuple[str, list[str]]] = field(default_factory=list)  # the first rows' keys and captions
     members: dict[str, str] = field(default_factory=dict)  # the rows' members, each with the start of its first json
+    cells: dict[str, str] = field(default_factory=dict)  # by column of captions in a CSV, the start of one
     fields: dict[str, None] = field(default_factory=dict)  # names in the first rows' member json
     flag: str = "--text-key"  # the flag that names sources without a prefix
     data_flag: str = "--train-data"
@@ -168,6 +169,9 @@ def preview_csv(
     reader = CaptionReader(captions)
     for cells in table[list(dict.fromkeys([image_column, *captions.text_columns]))].to_dict("records"):
         image, found = str(cells[image_column]), reader.by_column(cells)
+        for key in captions.text_keys:
+            if key not in preview.cells and (text := cell_text(cells[key])):
+                preview.cells[key] = _start(text[0])
         preview.add(image, found, captions.per_image, reader.table_row(image, cells, found))
         preview.images += 1
         preview.usable += any(found.values())

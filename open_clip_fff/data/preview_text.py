@@ -28,9 +28,9 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
         if not found:
             others = [key for key in captions.text_keys if key != source]
             fix = f"; without it: {preview.flag} '{';'.join(others)}'" if source in captions.text_keys and text else ""
-            raise UsageError(
-                f"{_typed(source, preview)}: no row of {names} has text there; {_found_instead(source, preview)}{fix}"
-            )
+            bounds = f" (--caption-words {captions.bounds})" if captions.bounds else ""
+            instead = f"{bounds}; {_found_instead(source, preview)}{fix}"
+            raise UsageError(f"{_typed(source, preview)}: no row of {names} has text there{instead}")
         share = found / sum(preview.rows for preview in previews)
         if share < captions.min_coverage:
             raise UsageError(
@@ -151,8 +151,8 @@ def _found_instead(source: str, preview: Preview) -> str:
     member = source.partition(":")[0]
     if preview.damaged == preview.rows:
         return preview.damage
-    if start := preview.members.get(member):
-        return f"the first {member} is {start}"
+    if start := preview.members.get(member) or preview.cells.get(source):
+        return f"the first {source if preview.cells else member} is {start}"
     return f"its rows hold {', '.join(sorted(preview.members))}" if preview.members else "all rows are empty there"
 
 

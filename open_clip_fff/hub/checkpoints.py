@@ -228,7 +228,7 @@ def _unreadable(checkpoint: Path, error: Exception) -> UsageError:
 
 def describe_file(path: Path) -> str | None:
     """What an unreadable file is, if its first bytes show it; torch's own error only speaks of `weights_only`."""
-    if not path.is_file():
+    if not path.is_file() or not os.access(path, os.R_OK):
         return None
     with path.open("rb") as file:
         start = file.read(40)

@@ -113,6 +113,10 @@ def test_tables_that_cannot_be_meant(refused, table, tmp_path):
         ),
         "no header": (table.body, "--csv-img-key filepath:"),
         "only missing captions": (missing, "--csv-caption-key title: no row of train.csv has text there"),
+        "lists without texts": (
+            missing.replace("NA", "[1]"),
+            "no row of train.csv has text there; the first title is [1]",
+        ),
         "a cell too many": (whole + f"{table.images[0]}\ta\tb\tc\n", "Expected 2 fields in line 10, saw 4"),
         "a quote that never ends": (whole + f'{table.images[0]}\t"a cat\n', "EOF inside string starting at row 9"),
         "latin-1": (whole.replace("good", "café").encode("latin-1"), "is not UTF-8 text ("),

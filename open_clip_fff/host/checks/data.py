@@ -74,8 +74,8 @@ def _check_formats(args: argparse.Namespace) -> None:
     tables = [part for part in sets if part.split(".")[-1] in ("csv", "tsv")]
     if tables and len(tables) < len(sets):
         raise UsageError(f"--train-data: {tables[0]} is a table among tars; make tars of it with open-clip-fff pack")
-    if len(sets) > 1 and dataset_kind(args) == "csv":
-        raise UsageError(f"--train-data: names {len(sets)} tables, and one is read; make one of them, or tars of both")
+    if dataset_kind(args) == "csv" and (number := len(expand_shards(args.train_data))) > 1:
+        raise UsageError(f"--train-data: names {number} tables, and one is read; make one of them, or tars of all")
 
 
 def _check_val_sidecar(args: argparse.Namespace, captions: CaptionSettings) -> None:
