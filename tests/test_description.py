@@ -274,3 +274,5 @@ def test_a_plan_comes_back_from_params_txt(argv, tmp_path):
     assert plan_of_run(params).values == made.values
     with pytest.raises(UsageError, match=r"params\.txt of the run: logit learning-rate multiple is 0"):
         plan_of_run({**params, "logit_lr_mult": "0"})
+    with pytest.raises(UsageError, match=r"params\.txt of the run: "):
+        plan_of_run({**params, "captions_per_image": "many"})

@@ -42,14 +42,14 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
     return table
 
 
-def further_rows(text: str, image: str) -> int:
+def further_rows(text: str, image: str, separator: str) -> int:
     """How many further rows of a CSV a caption holds, as one that begins with a quote without an end in its own row.
 
-    They are the lines behind the first in which an image of the same suffix is named as that of its row.
+    They are the lines behind the first with a separator, and with an image of the same suffix as that of its row.
     """
     lines = text.splitlines()[1:]
     suffix = PurePath(image).suffix if lines else ""
-    return sum(suffix in line for line in lines) if suffix else 0
+    return sum(suffix in line and separator in line for line in lines) if suffix else 0
 
 
 class TableColumns(NamedTuple):

@@ -55,7 +55,7 @@ def plan_of_run(params: Mapping[str, str]) -> Plan:
         }
     try:
         return plan_of(method, values, _typed(params))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UsageError(f"params.txt of the run: {error}") from error
 
 

@@ -166,6 +166,7 @@ def test_classes_beside_an_empty_cell_are_classes(table):
 def test_rows_inside_a_caption_are_told(trainer, table):
     """A quote that begins a cell ends where the next one is, rows further down."""
     rows = table.body.splitlines(keepends=True)
+    rows[0] = f'{table.images[0]}\t"good 0 0\nand no row: x.png"\n'
     for row in (1, 4):
         rows[row] = f'{table.images[row]}\t"open {row}\n'
     log = train(trainer, table.write(table.head + "".join(rows)), GOOD - 3)

@@ -160,7 +160,7 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
         found = reader.by_column(cells)
         rows.append(reader.table_row(str(path), cells, found))
         counters.count_row(rows[-1], found)
-        if further := sum(further_rows(text, str(path)) for texts in found.values() for text in texts):
+        if further := sum(further_rows(x, str(path), options["sep"]) for texts in found.values() for x in texts):
             lost[path] = further
     counts = counters.take()
     logging.info(f"Captions in {filename}: {caption_line(counts, captions)}")

@@ -137,7 +137,7 @@ def table_rows(
         identity = sample_id(image.content) if image.content else text_hash(path) if path else -1 - number
         captions = [caption_texts(cells[name]) for name in columns.captions]
         if table.separator:  # a CSV's
-            inside = sum(further_rows(text, path) for texts in captions for text in texts)
+            inside = sum(further_rows(text, path, table.separator) for texts in captions for text in texts)
             table.skipped += [f"{path} has it in a caption, where a quote has no end"] * inside
         fields = {name: cells[name] for name in columns.keep if cell_text(cells[name])}
         if columns.url and (url := cell_text(cells[columns.url])):
