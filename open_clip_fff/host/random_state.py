@@ -1,6 +1,5 @@
 """The global random generators of Python, numpy and torch: seeded, kept and brought back."""
 
-import pickle
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,13 +20,9 @@ def seed_all(*names: object) -> None:
 
 def random_state(device: str) -> dict[str, Any]:
     """Their state in this process, in types that `torch.load(weights_only=True)` reads."""
-    states = _of_cpu(random.getstate(), np.random.get_state(), torch.get_rng_state())
+    name, keys, *rest = cast(tuple[Any, ...], np.random.get_state())
+    states = {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "torch": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if torch.device(device).type == "cuda" else {})
-
-
-def _of_cpu(python: tuple, numpy: Any, torchs: torch.Tensor) -> dict[str, Any]:
-    name, keys, *rest = cast(tuple[Any, ...], numpy)
-    return {"python": python, "numpy": (name, keys.tolist(), *rest), "torch": torchs}
 
 
 def restore_random_state(states: dict[str, Any], device: str) -> None:
@@ -38,17 +33,6 @@ def restore_random_state(states: dict[str, Any], device: str) -> None:
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.device(device).type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def pickled_random_state() -> bytes:
-    """The state of those on the CPU, for a process of the same run: a loader worker sends it with each mini-batch."""
-    return pickle.dumps((random.getstate(), np.random.get_state(), torch.get_rng_state().numpy()), protocol=5)
-
-
-def unpickled_random_state(state: bytes) -> dict[str, Any]:
-    """What `pickled_random_state` gave, as `random_state` gives it."""
-    python, numpy, torchs = pickle.loads(state)  # of our own process, never of a file
-    return _of_cpu(python, numpy, torch.from_numpy(torchs.copy()))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ A run that resumes in the middle of an epoch reads the same stream again and pas
 worker needs the number of samples that reached its decoder, which of them the decoder lost, and its generators.
 """
 
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import get_worker_info
 
-from open_clip_fff.host.random_state import pickled_random_state, unpickled_random_state
+from open_clip_fff.host.random_state import random_state
 
 # what a worker yields in its turn without a mini-batch: a new loader's first mini-batch is always worker 0's
 NO_BATCH = None
@@ -23,13 +24,13 @@ class WorkerPosition(NamedTuple):
     worker: int  # its number
     taken: int  # samples of this epoch that reached the decoder
     lost: list[int]  # those that it could not decode since the last mini-batch, by their number
-    random: bytes  # its generators (`pickled_random_state`); empty in the main process
+    random: bytes  # its generators (`host.random_state`), pickled; empty in the main process
 
 
 def worker_position(taken: int = 0, lost: list[int] | None = None) -> WorkerPosition:
     """Of the calling process, right after a mini-batch."""
     worker = get_worker_info()
-    number, random = (0, b"") if worker is None else (worker.id, pickled_random_state())
+    number, random = (0, b"") if worker is None else (worker.id, pickle.dumps(random_state("cpu")))
     return WorkerPosition(number, taken, lost or [], random)
 
 
@@ -50,7 +51,7 @@ class WorkerProgress:
     def random_state(self) -> dict[str, Any] | None:
         """Its generators as `host.random_state.random_state` gives them; None in the main process."""
         if isinstance(self.random, bytes):
-            return unpickled_random_state(self.random) if self.random else None
+            return pickle.loads(self.random) if self.random else None  # of our own process, never of a file
         return self.random
 
 
