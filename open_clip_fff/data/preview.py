@@ -164,7 +164,10 @@ def preview_csv(
         UsageError: if the file or its first images cannot be read.
     """
     table = read_table(path, separator, captions.text_columns, nrows=ROW_LIMIT)
-    _check_images(f"--csv-img-key {image_column}: {path}", [str(image) for image in table[image_column].head(TRIED)])
+    images = [str(image) for image in table[image_column].dropna().head(TRIED)]
+    if len(table) and not images:
+        raise UsageError(f"--csv-img-key {image_column}: the first rows of {path} are empty there")
+    _check_images(f"--csv-img-key {image_column}: {path}", images)
     preview = Preview(name=Path(path).name, flag="--csv-caption-key", data_flag=data_flag)
     reader = CaptionReader(captions)
     for cells in table[list(dict.fromkeys([image_column, *captions.text_columns]))].to_dict("records"):
@@ -173,8 +176,9 @@ def preview_csv(
             if key not in preview.cells and (text := cell_text(cells[key])):
                 preview.cells[key] = _start(text[0])
         preview.add(image, found, captions.per_image, reader.table_row(image, cells, found))
-        preview.images += 1
-        preview.usable += any(found.values())
+        has_image = bool(cell_text(cells[image_column]))
+        preview.images += has_image
+        preview.usable += has_image and any(found.values())
         if preview.rows >= ENOUGH and preview.finds_all(captions):
             break
     return preview

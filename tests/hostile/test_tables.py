@@ -92,9 +92,10 @@ def test_images_that_are_none_in_a_csv(trainer, table, tmp_path):
         (tmp_path / name).write_bytes(content)
         paths.add(str(tmp_path / name))
     lines = "".join(f"{path}\tnever seen\n" for path in sorted(paths))
-    log = train(trainer, table.write(table.head + lines + table.body), GOOD + len(paths))
+    log = train(trainer, table.write(table.head + lines + table.body), GOOD + len(paths) - 1)
     assert set(recorder.rows()) == set(recorder.rows_of(*good_rows()))  # the next good row stands in
-    assert f"epoch 0: {len(paths)} with an unreadable member or image" in log  # each row once
+    assert f"Rows left out of {tmp_path}/train.csv: 1 without an image\n" in log
+    assert f"epoch 0: {len(paths) - 1} with an unreadable member or image" in log  # each row once
     for path in paths - {""}:
         assert f"{path} cannot be read (" in log
 
@@ -128,6 +129,7 @@ def test_tables_that_cannot_be_meant(refused, table, tmp_path):
         ),
         "more cells than names": (table.head + table.body.replace("\n", "\t\n"), "more cells per row than names"),
         "urls": (whole.replace(f"\n{tmp_path}", "\nhttps://x"), "'https://x/0.png'; urls are not downloaded: get"),
+        "no images": (table.head + "\tgood\n" * GOOD, "--csv-img-key filepath: the first rows of"),
         "images of another folder": (whole.replace(str(tmp_path), "/nowhere"), "--csv-img-key filepath: "),
     }
     for name, (content, expected) in cases.items():

@@ -12,11 +12,11 @@ import torch
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.batch import Batch, CaptionBatch
 from open_clip_fff.data.caption_rows import serialize
-from open_clip_fff.data.counters import NO_CAPTION, LoaderCounters
+from open_clip_fff.data.counters import NO_CAPTION, WITHOUT_IMAGE, LoaderCounters
 from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.serialize import CaptionSerializer
 from open_clip_fff.data.shard_reader import Chain
-from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.sources import CaptionReader, cell_text
 from open_clip_fff.data.table_columns import further_rows, read_table, table_columns
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
 from open_clip_fff.data.training_data import csv_captions, feature_reader, val_captions
@@ -166,9 +166,12 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     logging.info(f"Captions in {filename}: {caption_line(counts, captions)}")
     if short := too_little(counts, captions):
         raise UsageError(f"--min-coverage {captions.min_coverage:g}: in {filename}, {short}")
-    kept = [(path, serialize(row)) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
-    if left_out := len(rows) - len(kept):
-        logging.warning(f"Rows left out of {filename}: {left_out:,} {NO_CAPTION}")
+    captioned = [(path, row) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
+    kept = [(path, serialize(row)) for path, row in captioned if cell_text(path)]
+    left_out = {NO_CAPTION: len(rows) - len(captioned), WITHOUT_IMAGE: len(captioned) - len(kept)}
+    if any(left_out.values()):
+        why = ", ".join(f"{number:,} {kind}" for kind, number in left_out.items() if number)
+        logging.warning(f"Rows left out of {filename}: {why}")
     if lost:
         logging.warning(
             f"{filename}: {plural(sum(lost.values()), 'rows')} of it are inside a caption, the first in that of "
