@@ -28,6 +28,7 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
         if not found:
             others = [key for key in captions.text_keys if key != source]
             fix = f"; without it: {preview.flag} '{';'.join(others)}'" if source in captions.text_keys and text else ""
+            fix += "; several names are separated by ; and not by ," * ("," in source)
             bounds = f" (--caption-words {captions.bounds})" if captions.bounds else ""
             instead = f"{bounds}; {_found_instead(source, preview)}{fix}"
             raise UsageError(f"{_typed(source, preview)}: no row of {names} has text there{instead}")
