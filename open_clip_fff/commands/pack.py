@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_clip_fff.commands.program import command
-from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
@@ -28,11 +27,8 @@ def parse(argv: Sequence[str], prog: str) -> tuple[PackSettings, Path, Share, in
     args = parser(prog).parse_args(argv)
     if args.workers < 0:
         raise UsageError(f"--workers {args.workers}: threads, 0 or more")
-    unkept = ("source", "out", "share", "dry_run", "workers")
-    typed = {as_flag(n): str(x) if isinstance(x, Path) else x for n, x in vars(args).items() if n not in unkept}
     settings = PackSettings(
         source=args.source,
-        typed=typed,
         columns=ColumnNames(
             args.image_key,
             split_names(args.caption_key),

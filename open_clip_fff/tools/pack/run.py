@@ -18,7 +18,6 @@ from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, ShardRecord, 
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 
-LAYOUT = 2  # version of the lists in the output folder, and of the shards' content
 # each checks a source and writes nothing
 PREPARE: dict[str, Callable[[PackSettings, SourceKind], PreparedSource]] = {
     "table": prepare_table,
@@ -46,8 +45,7 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     if dry:
         dry_run(settings, prepared, workers)
         return 0
-    depends_on = {"layout": LAYOUT, "SOURCE": settings.source, **settings.typed, "bytes of SOURCE": kind.size}
-    folder = OutFolder(out, ".tar", depends_on)
+    folder = OutFolder(out, ".tar", {**settings.kept(), "bytes of SOURCE": kind.size})
     try:
         source = prepared.open(out, share)
     except UsageError:

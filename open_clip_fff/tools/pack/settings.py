@@ -1,6 +1,5 @@
 """Settings of packing."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from open_clip_fff.errors import UsageError
 
 FORMATS = ("jpg", "webp", "keep")
 JOINS = ("key", "url")
+LAYOUT = 2  # version of the lists in the output folder, and of the shards' content
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,6 @@ class PackSettings:
     """What to pack, and how."""
 
     source: str  # a table, a folder, or shards with braces
-    typed: Mapping[str, object]  # by flag, what the shards depend on, as json
     columns: ColumnNames = field(default_factory=ColumnNames)  # of a table
     images: ImageSettings = field(default_factory=ImageSettings)
     json_keys: tuple[str, ...] = ("captions",)  # json fields with captions, as in training
@@ -68,3 +67,31 @@ class PackSettings:
             raise UsageError(f"--images-per-shard {self.per_shard}: 1 or more")
         if self.seed is not None and self.seed < 0:
             raise UsageError(f"--shuffle {self.seed}: the seed is 0 or greater")
+
+    def kept(self) -> dict[str, object]:
+        """What the shards depend on, by flag, as json."""
+        columns, images = self.columns, self.images
+        return {
+            "layout": LAYOUT,
+            "SOURCE": self.source,
+            "--image-key": columns.image,
+            "--image-root": self.image_root and str(self.image_root),
+            "--caption-key": ";".join(columns.captions),
+            "--keep-columns": ";".join(columns.keep),
+            "--url-key": columns.url,
+            "--class-key": columns.label,
+            "--only": columns.only and f"{columns.only[0]}={';'.join(columns.only[1])}",
+            "--csv-separator": self.separator,
+            "--group": self.group,
+            "--class-from-folder": self.class_from_folder,
+            "--json-text-key": ";".join(self.json_keys),
+            "--captions": self.captions and str(self.captions),
+            "--join": self.join,
+            "--images-per-shard": self.per_shard,
+            "--shuffle": self.seed,
+            "--resize": images.resize,
+            "--resize-format": images.format,
+            "--quality": images.quality,
+            "--min-size": images.least,
+            "--verify": images.verify,
+        }
