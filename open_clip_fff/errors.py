@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 # webdataset's for a program whose output it reads, as of pipe: and https:, with all that it was started with
 _FAILED_PROGRAM = re.compile(r"""^\(\(\[?["'](\S+?)["']?[ ,].*\): exit (-?\d+) \(read\).*$""")
@@ -28,6 +29,20 @@ def refuse(flags: Mapping[str, object], why: str) -> None:
     for flag, value in flags.items():
         if value:
             raise UsageError(f"{flag}: {why}")
+
+
+@contextmanager
+def as_mistake(what: str, *errors: type[Exception], fix: str = "") -> Iterator[None]:
+    """Errors of these types become a UsageError: what is wrong, the reason in brackets, and how to fix it.
+
+    A UsageError passes as it is.
+    """
+    try:
+        yield
+    except UsageError:
+        raise
+    except errors as error:
+        raise UsageError(f"{what} ({reason(error)}){f'; {fix}' if fix else ''}") from error
 
 
 def is_first_rank() -> bool:

@@ -11,7 +11,7 @@ from open_clip_fff.data.data_sets import BETWEEN, data_sets, stem_of
 from open_clip_fff.data.ids import row_id
 from open_clip_fff.data.row_counts import image_keys, readable_at_once
 from open_clip_fff.data.table_columns import column_names
-from open_clip_fff.errors import UsageError, printable, reason
+from open_clip_fff.errors import UsageError, as_mistake, printable
 from open_clip_fff.plural import plural
 
 TABLE = ""  # the shard of a CSV's rows
@@ -145,7 +145,5 @@ def _read(path: str) -> Any:
     suffix = Path(path).suffix.lower()
     if suffix not in readers:
         raise UsageError(f"--positives {path}: is none of {', '.join(readers)}")
-    try:
+    with as_mistake(f"--positives {path}: cannot be read", OSError, ValueError, ImportError):
         return readers[suffix]()
-    except (OSError, ValueError, ImportError) as error:
-        raise UsageError(f"--positives {path}: cannot be read ({reason(error)})") from error

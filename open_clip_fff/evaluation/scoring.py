@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, evaluate
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, LINEAR_PROBE, RERANKING
@@ -60,12 +60,9 @@ def score_set(
             rename_model(folder.parent, about)
         return score, False
     began = time.monotonic()
-    try:
+    # a truncated tar, a broken image, a missing label file
+    with as_mistake(f"{local.spec.name}: {local.root} cannot be scored", Exception):
         outcome = evaluator(loaded, local, settings)
-    except UsageError:
-        raise
-    except Exception as error:  # a truncated tar, a broken image, a missing label file
-        raise UsageError(f"{local.spec.name}: {local.root} cannot be scored ({reason(error)})") from error
     result = {
         "dataset": local.dataset,
         "model": loaded.given,

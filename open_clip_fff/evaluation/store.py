@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from open_clip_fff.atomic_io import atomic_folder, write_atomically
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import as_mistake
 
 RESULT, META, SAMPLES = "result.json", "meta.json", "samples.npz"
 
@@ -58,15 +58,12 @@ def write_score(folder: Path, score: Score) -> None:
 
 def read_score(folder: Path) -> Score:
     """Reads what `write_score` wrote; raises UsageError if it cannot be read."""
-    try:
+    fix = "delete it and run open-clip-fff score again"
+    with as_mistake(f"{folder}: cannot be read as a score", OSError, ValueError, KeyError, TypeError, fix=fix):
         result, meta = (json.loads((folder / name).read_text()) for name in (RESULT, META))
         with np.load(folder / SAMPLES, allow_pickle=False) as stored:
             samples = dict(stored)
         result["metrics"], meta["model"]["weights"], meta["set"]["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{folder}: cannot be read as a score ({reason(error)}); delete it and run open-clip-fff score again"
-        ) from error
     return Score(result, meta, samples)
 
 

@@ -13,7 +13,7 @@ from open_clip_fff.config.description import describe, settings
 from open_clip_fff.config.flags import as_flag
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.topics import Topic, code
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.hub import run_facts
 from open_clip_fff.hub.base_names import base_names, params_by_base_names
 from open_clip_fff.hub.description import local_tower
@@ -54,13 +54,12 @@ def read_comparison(folder: Path, weights: str) -> MeasuredRow:
 
     Raises UsageError if there is no comparison, or the model is not in it.
     """
-    try:
+    none = f"--comparison {folder}: no comparison of open-clip-fff compare"
+    with as_mistake(none, OSError, ValueError, KeyError, TypeError):
         models = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))["models"]
         table = (folder / "table.md").read_text(encoding="utf-8").strip()
         rows = [(each["label"], len(each["weights"])) for each in models if weights in each["weights"]]
         known = ", ".join(each["label"] for each in models)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"--comparison {folder}: no comparison of open-clip-fff compare ({reason(error)})") from error
     if not rows:
         raise UsageError(
             f"--comparison {folder}: these weights ({weights[:8]}) were not measured there, only those of {known}; "

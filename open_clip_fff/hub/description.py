@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from open_clip_fff.atomic_io import write_atomically
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake, reason
 from open_clip_fff.hub.checkpoints import run_folder
 from open_clip_fff.hub.params import model_options, read_params
 from open_clip_fff.hub.weights import BIAS
@@ -82,13 +82,11 @@ def read_description(checkpoint: Path, weights: Mapping[str, Tensor], model_name
 def folder_description(folder: Path, weights: Mapping[str, Tensor]) -> dict:
     """A folder's hub configuration, with a bias if the weights have one. Raises UsageError if it is invalid."""
     path = folder / CONFIG_NAME
-    try:
+    with as_mistake(f"{path}: not a description of a model", OSError, ValueError, KeyError, TypeError, AttributeError):
         description = json.loads(path.read_text())
         config = description["model_cfg"]
         if BIAS in weights:
             config.setdefault("init_logit_bias", 0.0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path}: not a description of a model ({reason(error)})") from error
     return description
 
 
@@ -104,10 +102,8 @@ def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapp
     options = dict(options or {})
     if BIAS in weights:
         options.setdefault("init_logit_bias", 0.0)
-    try:
+    with as_mistake(f"{model_name}: cannot be looked up", Exception):  # a missing folder, an unreachable hub
         known = open_clip.get_model_config(_registered(model_name))
-    except Exception as error:  # a missing folder, an unreachable hub
-        raise UsageError(f"{model_name}: cannot be looked up ({reason(error)})") from error
     if known is None:
         raise UsageError(
             f"OpenCLIP has no model {model_name} (it has {len(open_clip.list_models())}); --model-config adds one"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_extra
 from open_clip_fff.hub.folder import write_tensors
 from open_clip_fff.hub.source import WeightSource
@@ -35,11 +35,10 @@ def read_fusion(path: Path) -> SavedFusion:
         if found is None:
             raise UsageError(f"{path}: was trained without a fusion model (--fusion-layers)")
         return found
-    try:
+    unreadable = (OSError, ValueError, TypeError, AttributeError, SafetensorError)
+    with as_mistake(f"{path}: its fusion model cannot be read", *unreadable):
         sizes = json.loads((path / CONFIG).read_text())
         return SavedFusion({name: int(size) for name, size in sizes.items()}, load_file(path / WEIGHTS))
-    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
-        raise UsageError(f"{path}: its fusion model cannot be read ({reason(error)})") from error
 
 
 def fusion_of_checkpoint(checkpoint: Path) -> SavedFusion | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_clip_fff.errors import UsageError, is_first_rank, reason
+from open_clip_fff.errors import UsageError, as_mistake, is_first_rank, reason
 from open_clip_fff.fingerprint import fingerprint
 from open_clip_fff.hub import MODEL_FORMS
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_of
@@ -215,17 +215,13 @@ def _by_open_clip(
 ) -> LoadedModel:
     import open_clip
 
-    try:
+    with as_mistake(f"{source}: cannot be loaded", Exception):  # a corrupt folder, no network, an unknown tag
         # no pretrained tower parts: all weights come from the source
         with checked_loading(source) as reports:
             model, _, preprocess = open_clip.create_model_and_transforms(
                 name, tag, require_pretrained=True, pretrained_text=False, cache_dir=cache_dir, **options
             )
         tokenizer = open_clip.get_tokenizer(name, cache_dir=cache_dir)
-    except UsageError:
-        raise
-    except Exception as error:  # a corrupt folder, no network, an unknown tag
-        raise UsageError(f"{source}: cannot be loaded ({reason(error)})") from error
     (report,) = reports
     return LoadedModel(
         *(source, short, model, preprocess, tokenizer, fingerprint(model.state_dict())),
@@ -248,10 +244,8 @@ def add_architectures(paths: Sequence[str]) -> None:
         if not Path(path).exists():
             raise UsageError(f"--model-config {path}: there is no such file or folder")
         before = set(open_clip.list_models())
-        try:
+        with as_mistake(f"--model-config {path}: cannot be read", OSError, ValueError):
             open_clip.add_model_config(path)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--model-config {path}: cannot be read ({reason(error)})") from error
         files = [Path(path)] if Path(path).is_file() else list(Path(path).iterdir())
         # an earlier call in this process may have registered them already
         if before == set(open_clip.list_models()) and not any(file.stem in before for file in files):

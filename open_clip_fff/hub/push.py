@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.hub.description import CONFIG_NAME, local_tower
 
 _MODEL_FILE = re.compile(r".*\.(safetensors|bin|pt|pth)$|(.*/)?" + re.escape(CONFIG_NAME))
@@ -36,7 +36,8 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    try:
+    fix = f"the model is in {folder}, for `hf upload {repository} {folder}`"
+    with as_mistake(f"--push {repository}: the hub cannot be used", Exception, fix=fix):  # no network, token or right
         api.create_repo(repository, private=private or None, exist_ok=True)
         info = api.model_info(repository)
         _check_free(info, repository, private, folder)
@@ -47,13 +48,6 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
             parent_commit=info.sha,
             commit_message="A model in OpenCLIP's hub format",
         )
-    except UsageError:
-        raise
-    except Exception as error:  # no network, no token, no right to write
-        raise UsageError(
-            f"--push {repository}: the hub cannot be used ({reason(error)}); the model is in {folder}, for "
-            f"`hf upload {repository} {folder}`"
-        ) from error
     return f"{api.endpoint}/{repository}"
 
 

@@ -1,6 +1,6 @@
 """Loads image-text matching models by hub name or folder, without running code from the hub."""
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.matching.blip import Blip, Blip2
 from open_clip_fff.matching.model import MatchingModel
 from open_clip_fff.models.transformers_weights import absent_weights, silenced_transformers
@@ -28,23 +28,19 @@ def load_matching(name: str, flag: str, cache_dir: str | None = None, kind: str 
     import transformers
 
     options = {"cache_dir": cache_dir, "trust_remote_code": False}
-    try:
-        with silenced_transformers():
-            config = transformers.AutoConfig.from_pretrained(name, **options)
-            known = KINDS.get(config.model_type)
-            if known is None or kind not in (None, known[0].kind):
-                expected = " or ".join(key for key, (wrapper, _) in KINDS.items() if kind in (None, wrapper.kind))
-                raise UsageError(f"{flag}: its config.json says {config.model_type}, not {expected}")
-            wrapper, retrieval = known
-            model, info = getattr(transformers, retrieval).from_pretrained(
-                name, config=config, cache_dir=cache_dir, output_loading_info=True
-            )
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
-            image_processor = transformers.AutoImageProcessor.from_pretrained(name, **options)
-    except UsageError:
-        raise
-    except Exception as error:  # whatever the cause, the user can only choose another model
-        raise UsageError(f"{flag}: cannot be loaded ({reason(error)}); {FIX}") from error
+    # whatever the cause, the user can only choose another model
+    with as_mistake(f"{flag}: cannot be loaded", Exception, fix=FIX), silenced_transformers():
+        config = transformers.AutoConfig.from_pretrained(name, **options)
+        known = KINDS.get(config.model_type)
+        if known is None or kind not in (None, known[0].kind):
+            expected = " or ".join(key for key, (wrapper, _) in KINDS.items() if kind in (None, wrapper.kind))
+            raise UsageError(f"{flag}: its config.json says {config.model_type}, not {expected}")
+        wrapper, retrieval = known
+        model, info = getattr(transformers, retrieval).from_pretrained(
+            name, config=config, cache_dir=cache_dir, output_loading_info=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+        image_processor = transformers.AutoImageProcessor.from_pretrained(name, **options)
     if absent := absent_weights(model, info):
         head = "no image-text matching head" if any(key.startswith("itm_head") for key in absent) else "weights missing"
         raise UsageError(

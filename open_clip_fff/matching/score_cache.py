@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.data.ids import ID_VERSION
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake, reason
 
 FLAG = "--discriminator-cache"
 REFRESH = 100  # look-ups between two scans for other ranks' new files
@@ -56,7 +56,8 @@ class ScoreCache:
         self.writable, self._lookups = True, 0
         self._warned: set[Path] = set()
         self._others: dict[Path, sqlite3.Connection] = {}
-        try:
+        fix = "name another folder"
+        with as_mistake(f"{FLAG}: {self.path} cannot be used", OSError, sqlite3.Error, fix=fix):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._check_id_versions()
             self._own = _open(self.path)
@@ -68,10 +69,8 @@ class ScoreCache:
                 self._own.execute("INSERT INTO discriminator VALUES (?)", (identity,))
                 self._own.execute(f"PRAGMA user_version = {ID_VERSION}")
             self._own.execute("COMMIT")
-        except (OSError, sqlite3.Error) as error:
-            raise UsageError(f"{FLAG}: {self.path} cannot be used ({reason(error)}); name another folder") from error
         if identities - {identity}:
-            raise UsageError(f"{FLAG}: {self.path} holds another discriminator's match scores; name another folder")
+            raise UsageError(f"{FLAG}: {self.path} holds another discriminator's match scores; {fix}")
 
     def __len__(self) -> int:
         return self._own.execute("SELECT count(*) FROM verdicts").fetchone()[0]

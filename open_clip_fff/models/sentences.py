@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from open_clip_fff.config.text import TextSettings
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.models.text_design import TextDesign
 from open_clip_fff.models.transformers_weights import absent_weights, silenced_transformers
 from open_clip_fff.models.unpadded_text import UnpaddedText
@@ -114,15 +114,10 @@ def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
     from transformers import AutoModel, AutoTokenizer
 
     options: dict[str, Any] = {"cache_dir": cache_dir, "trust_remote_code": False}
-    try:
-        with silenced_transformers():
-            model, info = AutoModel.from_pretrained(name, output_loading_info=True, **options)
-            tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except Exception as error:  # of many types; for all of them the user has to choose another model
-        raise UsageError(
-            f"--mining-model {name}: cannot be loaded as a sentence model ({reason(error)}); name another model, or a "
-            f"folder"
-        ) from error
+    what, fix = f"--mining-model {name}: cannot be loaded as a sentence model", "name another model, or a folder"
+    with as_mistake(what, Exception, fix=fix), silenced_transformers():  # of many types, with one remedy for all
+        model, info = AutoModel.from_pretrained(name, output_loading_info=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     absent = absent_weights(model, info)
     if getattr(model.config, "is_encoder_decoder", False):
         absent = [weight for weight in absent if not weight.startswith("decoder.")]

@@ -11,7 +11,7 @@ from open_clip_fff.data.data_sets import check_files, expand_shards
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors, image_bytes, read_samples
 from open_clip_fff.data.sources import value_of
-from open_clip_fff.errors import UsageError, printable, reason
+from open_clip_fff.errors import UsageError, as_mistake, printable
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.evaluation_sets import Members, how_to_score, write_split
 from open_clip_fff.tools.pack.folder_files import UnusedFiles, entries_of, images_below
@@ -218,10 +218,8 @@ def _check_out(out: Path, split: str, files: dict[str, list[str]]) -> bool:
 
 def _lines(file: Path, flag: str) -> list[str]:
     """The lines of a text file. Raises UsageError if it cannot be read, or one is empty."""
-    try:
+    with as_mistake(f"{flag} {file}: cannot be read", OSError, UnicodeDecodeError):
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{flag} {file}: cannot be read ({reason(error)})") from error
     if not all(lines) or not lines:
         raise UsageError(f"{flag} {file}: line {lines.index('') + 1 if lines else 1} is empty")
     return lines

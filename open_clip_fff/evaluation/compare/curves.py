@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake
 
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d,\d\d:\d\d:\d\d) \|.*\| (Start epoch|Train Epoch:|FFF Epoch:) (\d+)(.*)")
 RESULTS = ("results.jsonl", "fff_results.jsonl")
@@ -55,13 +55,11 @@ def read_curves(run: Path, epochs: int | None = None) -> RunCurves:
     log = next((path for name in ("out.log", "out-0") if (path := run / name).is_file()), None)
     if log is None:
         raise UsageError(f"{run}: no out.log in this folder")
-    try:
+    with as_mistake(f"{log}: cannot be read as the log of a training", ValueError, ArithmeticError):
         trained = [each for each in _read_log(log) if each.lines and (epochs is None or each.number < epochs)]
         if not trained:
             raise UsageError(f"{log}: no line of training in it")
         steps, ends = _clock(trained)
-    except (ValueError, ArithmeticError) as error:
-        raise UsageError(f"{log}: cannot be read as the log of a training ({reason(error)})") from error
     finished = int(ends["epoch"].max()) if len(ends) else 0
     scores, unread = _results(run / "checkpoints", ends, epochs)
     return RunCurves(steps, scores, finished, unread)

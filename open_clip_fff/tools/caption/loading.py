@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.matching.loading import FIX
 from open_clip_fff.models.transformers_weights import absent_weights, silenced_transformers
 from open_clip_fff.tools.caption.captioner import KINDS, Captioner, PixelCaptioner, PromptedCaptioner
@@ -19,11 +19,8 @@ def configuration(name: str) -> Any:
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
-    try:
-        with silenced_transformers():
-            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # whatever the cause, the user can only choose another model
-        raise UsageError(f"--model {name}: cannot be loaded ({reason(error)}); {FIX}") from error
+    with as_mistake(f"--model {name}: cannot be loaded", Exception, fix=FIX), silenced_transformers():
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     if config.model_type not in KNOWN:
         raise UsageError(
             f"--model {name}: its config.json says {config.model_type}, with which transformers captions no images; "
@@ -62,18 +59,15 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
     """
     import transformers
 
-    try:
-        with silenced_transformers():
-            load: Any = transformers.AutoModelForImageTextToText.from_pretrained
-            model, info = load(
-                name, config=config, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
-            )
-            beside: list[Any] = [transformers.AutoTokenizer, transformers.AutoImageProcessor]
-            if config.model_type not in KINDS:
-                beside = [transformers.AutoProcessor]
-            parts = [part.from_pretrained(name, trust_remote_code=False) for part in beside]
-    except Exception as error:
-        raise UsageError(f"--model {name}: cannot be loaded ({reason(error)}); {FIX}") from error
+    with as_mistake(f"--model {name}: cannot be loaded", Exception, fix=FIX), silenced_transformers():
+        load: Any = transformers.AutoModelForImageTextToText.from_pretrained
+        model, info = load(
+            name, config=config, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
+        )
+        beside: list[Any] = [transformers.AutoTokenizer, transformers.AutoImageProcessor]
+        if config.model_type not in KINDS:
+            beside = [transformers.AutoProcessor]
+        parts = [part.from_pretrained(name, trust_remote_code=False) for part in beside]
     if absent := absent_weights(model, info):
         raise UsageError(
             f"--model {name}: weights of a captioner are missing ({absent[0]} and {len(absent) - 1} more are not in "

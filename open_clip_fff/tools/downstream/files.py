@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SHOWN = 3
@@ -51,10 +51,8 @@ def coco_key(stem: str) -> str:
 
 def json_list(path: Path, name: str) -> list[Any]:
     """The list `name` of a json file's object. Raises UsageError if there is none."""
-    try:
+    with as_mistake(f"{path}: cannot be read as json", OSError, ValueError):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as json ({reason(error)})") from error
     found = content.get(name) if isinstance(content, dict) else None
     if not isinstance(found, list) or not found:
         raise UsageError(f'{path}: has no rows in "{name}"')
@@ -63,17 +61,13 @@ def json_list(path: Path, name: str) -> list[Any]:
 
 def json_lines(path: Path) -> list[Any]:
     """A file of one json value a line; empty lines are passed over. Raises UsageError if it cannot be read."""
-    try:
+    with as_mistake(f"{path}: cannot be read", OSError, ValueError):
         lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read ({reason(error)})") from error
     rows = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            try:
+            with as_mistake(f"{path}, line {number}: is no json", ValueError):
                 rows.append(json.loads(line))
-            except ValueError as error:
-                raise UsageError(f"{path}, line {number}: is no json ({reason(error)})") from error
     if not rows:
         raise UsageError(f"{path}: is empty")
     return rows

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.devices import usable
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import as_mistake
 from open_clip_fff.models.crops import image_size
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.plural import plural
@@ -144,10 +144,8 @@ def reads(args: argparse.Namespace, name: str) -> bool:
 
 def write_text(path: Path, text: str, flag: str) -> None:
     """Writes a file atomically. Raises UsageError if that fails; `flag` names it."""
-    try:
+    with as_mistake(f"{flag} {path}: cannot be written", OSError):
         write_atomically(path, text + "\n")
-    except OSError as error:
-        raise UsageError(f"{flag} {path}: cannot be written ({reason(error)})") from error
     print(f"{path} is written")
 
 

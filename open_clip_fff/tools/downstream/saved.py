@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake, reason
 from open_clip_fff.hub.checkpoints import read_weights
 from open_clip_fff.hub.description import folder_description
 from open_clip_fff.hub.folder import write_hub_folder, write_tensors
@@ -95,8 +95,6 @@ def load_task_model(folder: Path, task: str) -> TaskModel:
     if found != task:
         raise UsageError(f"{called}: was fine-tuned for {found}; use open-clip-fff {found}")
     model = new_task_model(str(folder), called, pooled, images, classes)
-    try:
+    with as_mistake(f"{called}: {HEAD} does not fit {ABOUT}", RuntimeError):
         model.network.head.load_state_dict(read_weights(folder / HEAD))
-    except RuntimeError as error:
-        raise UsageError(f"{called}: {HEAD} does not fit {ABOUT} ({reason(error)})") from error
     return model

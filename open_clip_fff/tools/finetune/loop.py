@@ -18,7 +18,7 @@ from tqdm import tqdm
 from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.errors import UsageError, error_message, reason
+from open_clip_fff.errors import UsageError, as_mistake, error_message
 from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.tools.finetune.pairs import ImageTransform
 
@@ -131,10 +131,9 @@ def save(parts: Sequence[Any], args: argparse.Namespace, name: str, record: Mapp
 
     Raises UsageError if they cannot be written.
     """
-    try:
-        with atomic_folder(args.out) as folder, silenced_transformers():
-            for part in parts:
-                part.save_pretrained(folder)
-            (folder / name).write_text(json.dumps(record, indent=2, default=str) + "\n")
-    except Exception as error:  # libraries raise different exceptions for a full disk
-        raise UsageError(f"--out {args.out}: cannot be written ({reason(error)})") from error
+    # libraries raise different exceptions for a full disk
+    writing = as_mistake(f"--out {args.out}: cannot be written", Exception)
+    with writing, atomic_folder(args.out) as folder, silenced_transformers():
+        for part in parts:
+            part.save_pretrained(folder)
+        (folder / name).write_text(json.dumps(record, indent=2, default=str) + "\n")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake, reason
 from open_clip_fff.matching.loading import KINDS
 from open_clip_fff.matching.model import MatchingModel
 
@@ -79,10 +79,8 @@ def _tokenizer(captions: Iterable[str], most: int, name: str | None) -> Any:
     import transformers
 
     if name is not None:
-        try:
+        with as_mistake(f"--tokenizer {name}: cannot be loaded", Exception):
             return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        except Exception as error:
-            raise UsageError(f"--tokenizer {name}: cannot be loaded ({reason(error)})") from error
     from tokenizers import BertWordPieceTokenizer
 
     learned = BertWordPieceTokenizer()

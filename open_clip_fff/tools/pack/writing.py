@@ -13,7 +13,7 @@ from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tars import tar_files
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.items import SkipSample, image_content, prepare_image
 from open_clip_fff.tools.pack.settings import ImageSettings
@@ -102,17 +102,16 @@ class ShardDigest:
 def check_written(file: BinaryIO, written: ShardDigest, json_keys: tuple[str, ...]) -> None:
     """Reads a tar as training does. Raises UsageError if it differs from what was written."""
     reader, read = CaptionReader(CaptionSettings(json_keys=json_keys)), ShardDigest()
-    try:
+    fix = "is the disk damaged?"
+    with as_mistake("what was written cannot be read", Exception, fix=fix):  # anything that webdataset raises
         file.flush()
         with os.fdopen(os.dup(file.fileno()), "rb") as stream:
             stream.seek(0)
             for sample in group_by_keys(tar_files([{"url": "written", "stream": stream}])):
                 held = {name: member for name, member in members(sample).items() if isinstance(member, bytes)}
                 read.add(sample["__key__"], held, sum(map(len, reader.read(sample).found.values())))
-    except Exception as error:  # anything that webdataset and tarfile raise
-        raise UsageError(f"what was written cannot be read ({reason(error)}); is the disk damaged?") from error
     if read.value != written.value:
         raise UsageError(
             f"what was written holds {plural(read.samples, 'samples')} with {plural(read.captions, 'captions')} where "
-            f"{written.samples} with {written.captions} went in, or other bytes; is the disk damaged?"
+            f"{written.samples} with {written.captions} went in, or other bytes; {fix}"
         )

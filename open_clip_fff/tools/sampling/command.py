@@ -2,8 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.training_data import preview_training_data, training_shards
 from open_clip_fff.devices import usable
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import as_mistake
 from open_clip_fff.tools.sampling.draw import SampleDraw
 
 
@@ -36,13 +35,9 @@ def open_shards(
     return (replace(plan, captions=captions) if any_number_of_captions else plan), urls, device
 
 
-@contextmanager
-def writing(out: Path) -> Iterator[None]:
+def writing(out: Path) -> AbstractContextManager[None]:
     """Turns an OSError into a UsageError about --out."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written ({reason(error)})") from error
+    return as_mistake(f"--out {out}: cannot be written", OSError)
 
 
 def exit_code(draw: SampleDraw) -> int:

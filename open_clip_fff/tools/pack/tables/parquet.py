@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import as_mistake
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.tables.reader import UNREADABLE, Cells, Reader
 from open_clip_fff.tools.pack.tables.separated import PIECE
@@ -120,11 +120,9 @@ def with_images(
 
 def _images_of(rows: Sequence[dict[str, Any]], files: Sequence[str], column: str) -> Iterator[CellImage]:
     for number, group in groupby(rows, lambda row: row["file"]):
-        try:
+        with as_mistake(f"{files[number]} cannot be read as parquet", *UNREADABLE):
             for cell in cells_at(files[number], column, [row["row"] for row in group]):
                 yield cell_image(cell) or CellImage("", None)
-        except UNREADABLE as error:
-            raise UsageError(f"{files[number]} cannot be read as parquet ({reason(error)})") from error
 
 
 def _with(row: dict[str, Any], image: CellImage) -> dict[str, Any]:

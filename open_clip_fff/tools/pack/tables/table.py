@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.tables.documents import DocumentReader
 from open_clip_fff.tools.pack.tables.parquet import ParquetReader
@@ -75,10 +75,8 @@ def open_reader(file: str, separator: str | None = None) -> Reader:
     make = form(file)
     if make is None:
         raise UsageError(f"{file} is none of {', '.join(sorted(FORMS))}")
-    try:
+    with as_mistake(f"{file} cannot be read as {Path(bare_name(file)).suffix[1:]}", *UNREADABLE):
         return make(file, separator) if make is SeparatedReader else make(file)
-    except UNREADABLE as error:
-        raise UsageError(f"{file} cannot be read as {Path(bare_name(file)).suffix[1:]} ({reason(error)})") from error
 
 
 class SourceTable:
@@ -132,9 +130,7 @@ class SourceTable:
             reader.skipped = self.skipped
             if missing := [column for column in names if reader.fixed and column not in reader.columns]:
                 raise UsageError(f"{file} has no column {missing[0]!r}, which {self.files[0]} has")
-            try:
+            with as_mistake(f"{file} cannot be read as {reader.form}", *UNREADABLE):
                 for row, cells in enumerate(reader.rows(names)):
                     yield TableRow(number, row, cells)
                 self._unused += reader.unused()
-            except UNREADABLE as error:
-                raise UsageError(f"{file} cannot be read as {reader.form} ({reason(error)})") from error
