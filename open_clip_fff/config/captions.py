@@ -190,8 +190,9 @@ class CaptionSettings(Settings):
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """The columns of a CSV that are read, all as text, where the text keys are its columns."""
-        return (*self.text_keys, *(key for key in (self.class_key, self.positive_key) if key is not None))
+        """The columns of a CSV that are read, once each, all as text, where the text keys are its columns."""
+        keys = (*self.text_keys, self.class_key, self.positive_key)
+        return tuple(dict.fromkeys(key for key in keys if key is not None))
 
     @property
     def pairs_rows(self) -> bool:

@@ -151,9 +151,7 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     image, captions, _ = table_columns(filename, options["sep"], options["img_key"], captions)
     columns, reader = list(captions.text_keys), CaptionReader(captions)
     # all columns, as OpenCLIP does next: with `usecols` a row with a cell too many is no error
-    table = read_table(filename, options["sep"], captions.text_columns)[list({*captions.text_columns})].to_dict(
-        "records"
-    )
+    table = read_table(filename, options["sep"], captions.text_columns)[list(captions.text_columns)].to_dict("records")
     dataset = make(filename, preprocess, **{**options, "img_key": image, "caption_key": columns[0]})
     rows, counters, lost = [], LoaderCounters(captions.sources), {}
     for path, cells in zip(dataset.images, table, strict=True):
