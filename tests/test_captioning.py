@@ -137,6 +137,11 @@ def test_models_that_cannot_serve_are_refused_in_one_line(models, tmp_path):
     (bare / "preprocessor_config.json").unlink()
     (bare / "processor_config.json").unlink(missing_ok=True)
     assert "cannot be loaded" in refused(bare) and "preprocessor" in refused(bare)
+    for kind in ("blip", "chat"):
+        mute = Path(shutil.copytree(models(kind), tmp_path / f"mute-{kind}"))
+        for path in (*mute.glob("tokenizer*"), *mute.glob("vocab*")):
+            path.unlink()
+        assert "cannot be loaded" in refused(mute) and "tokenizer" in refused(mute)
     old = tmp_path / "old"
     shutil.copytree(models("blip2"), old)
     config = json.loads((old / "config.json").read_text())

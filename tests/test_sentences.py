@@ -119,6 +119,32 @@ def test_the_files_of_sentence_transformers_say_how(folder):
         load_sentences(str(folder))
 
 
+def test_files_that_are_missing_or_broken_are_named(folder):
+    """A tokenizer of config.json alone gives all words one token; a pooling that is not there is not the mean."""
+
+    def refused(match):
+        with pytest.raises(UsageError, match=match) as found:
+            load_sentences(str(folder))
+        assert "\n" not in str(found.value)
+
+    steps = [{"type": f"sentence_transformers.models.{name}", "path": name} for name in ("Transformer", "Pooling")]
+    write(folder, modules=[{**steps[0], "path": ""}, steps[1]])
+    refused("modules.json names Pooling/config.json, which says how tokens are pooled and is not there")
+    write(folder, Pooling__config={"pooling_mode_cls_token": True})
+    assert load_sentences(str(folder)).pooling == "cls"
+    for broken in ("{", '{"a": 1}', "[1]"):
+        (folder / "modules.json").write_text(broken)
+        refused("json files beside it cannot be read")
+    below = folder / "Transformer"
+    write(folder, modules=steps, Transformer__sentence_bert_config={"max_seq_length": 7})
+    for path in [path for path in folder.iterdir() if path.is_file() and path.name != "modules.json"]:
+        shutil.move(path, below / path.name)
+    assert load_sentences(str(folder)).tokenizer(["a red square"]).shape == (1, 7)  # an older layout
+    for path in below.glob("tokenizer*"):
+        path.unlink()
+    refused("its tokenizer's files are missing")
+
+
 def test_weights_that_are_missing_are_named(folder):
     from safetensors.torch import load_file, save_file
 

@@ -3,7 +3,7 @@
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.matching.blip import Blip, Blip2
 from open_clip_fff.matching.model import MatchingModel
-from open_clip_fff.models.transformers_weights import absent_weights, silenced_transformers
+from open_clip_fff.models.transformers_weights import absent_weights, load_tokenizer, silenced_transformers
 
 # by the model type in config.json: our wrapper, and transformers' class with a matching head
 KINDS: dict[str, tuple[type[MatchingModel], str]] = {
@@ -39,7 +39,7 @@ def load_matching(name: str, flag: str, cache_dir: str | None = None, kind: str 
         model, info = getattr(transformers, retrieval).from_pretrained(
             name, config=config, cache_dir=cache_dir, output_loading_info=True
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **options)
+        tokenizer = load_tokenizer(name, cache_dir=cache_dir)
         image_processor = transformers.AutoImageProcessor.from_pretrained(name, **options)
     if absent := absent_weights(model, info):
         head = "no image-text matching head" if any(key.startswith("itm_head") for key in absent) else "weights missing"

@@ -12,7 +12,7 @@ from torch import Tensor
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.models.text_design import TextDesign
-from open_clip_fff.models.transformers_weights import absent_weights, silenced_transformers
+from open_clip_fff.models.transformers_weights import absent_weights, load_tokenizer, silenced_transformers
 from open_clip_fff.models.unpadded_text import UnpaddedText
 from open_clip_fff.numerics import full_precision, no_autocast
 
@@ -109,15 +109,17 @@ def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
     model's own length and the mean.
 
     Raises:
-        UsageError: if it cannot be loaded, lacks weights, or pools in an unknown way.
+        UsageError: if it cannot be loaded, lacks weights or a vocabulary, or pools in an unknown way.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
-    options: dict[str, Any] = {"cache_dir": cache_dir, "trust_remote_code": False}
+    options: dict[str, Any] = {"cache_dir": cache_dir}
     what, fix = f"--mining-model {name}: cannot be loaded as a sentence model", "name another model, or a folder"
     with as_mistake(what, Exception, fix=fix), silenced_transformers():  # of many types, with one remedy for all
-        model, info = AutoModel.from_pretrained(name, output_loading_info=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        layout = _layout(name, cache_dir)
+        options |= {"subfolder": layout.weights} if layout.weights else {}
+        model, info = AutoModel.from_pretrained(name, output_loading_info=True, trust_remote_code=False, **options)
+        tokenizer = load_tokenizer(name, **options)
     absent = absent_weights(model, info)
     if getattr(model.config, "is_encoder_decoder", False):
         absent = [weight for weight in absent if not weight.startswith("decoder.")]
@@ -131,24 +133,48 @@ def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
         )
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    config, positions = _json(name, "sentence_bert_config.json", cache_dir) or {}, "max_position_embeddings"
-    limits = config.get("max_seq_length"), tokenizer.model_max_length, getattr(model.config, positions, None)
+    settings, positions = layout.settings, "max_position_embeddings"
+    limits = settings.get("max_seq_length"), tokenizer.model_max_length, getattr(model.config, positions, None)
     length = min(LENGTH, *(limit for limit in limits if limit))
-    sentence_tokenizer = SentenceTokenizer(tokenizer, length, bool(config.get("do_lower_case")))
-    return SentenceModel(model.eval().float(), sentence_tokenizer, _pooling(name, cache_dir))
+    sentence_tokenizer = SentenceTokenizer(tokenizer, length, bool(settings.get("do_lower_case")))
+    return SentenceModel(model.eval().float(), sentence_tokenizer, layout.pooling)
 
 
-def _pooling(name: str, cache_dir: str | None) -> str:
-    modules = _json(name, "modules.json", cache_dir) or []
-    steps = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
-    if unknown := [step for step in steps if step not in _MODULES]:
-        raise UsageError(
-            f"--mining-model {name}: its modules.json has a step {unknown[0]}; known are {', '.join(_MODULES)}; name "
-            f"another model"
-        )
-    config = _json(name, f"{steps.get('Pooling', '1_Pooling')}/config.json", cache_dir)
-    if config is None:
-        return "mean"
+class _Layout(NamedTuple):
+    """What sentence-transformers' files say."""
+
+    weights: str  # the folder with weights and tokenizer below the model's; empty for that itself
+    settings: dict  # sentence_bert_config.json
+    pooling: str
+
+
+def _layout(name: str, cache_dir: str | None) -> _Layout:
+    """Reads them. Raises UsageError if one cannot be read, is missing, or says something unknown."""
+    broken = (ValueError, KeyError, TypeError, AttributeError)  # no json, or of another form
+    with as_mistake(f"--mining-model {name}: sentence-transformers' json files beside it cannot be read", *broken):
+        modules = _json(name, "modules.json", cache_dir) or []
+        steps = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
+        if unknown := [step for step in steps if step not in _MODULES]:
+            raise UsageError(
+                f"--mining-model {name}: its modules.json has a step {unknown[0]}; known are {', '.join(_MODULES)}; "
+                f"name another model"
+            )
+        weights = steps.get("Transformer", "")
+        if _json(name, f"{weights}/config.json", cache_dir) is None:
+            weights = ""
+        found = _json(name, f"{weights}/sentence_bert_config.json".lstrip("/"), cache_dir) if weights else None
+        settings = found or _json(name, "sentence_bert_config.json", cache_dir) or {}
+        file = f"{steps.get('Pooling', '1_Pooling')}/config.json"
+        config = _json(name, file, cache_dir)
+        if config is None and "Pooling" in steps:
+            raise UsageError(
+                f"--mining-model {name}: its modules.json names {file}, which says how tokens are pooled and is not "
+                f"there; get it, too"
+            )
+        return _Layout(weights, dict(settings), "mean" if config is None else _pooling(name, config))
+
+
+def _pooling(name: str, config: dict) -> str:
     # older files have a switch for each mode, newer ones the name of one
     switches = [key for key, value in config.items() if key.startswith("pooling_mode_") and value is True]
     mode = str(config.get("pooling_mode", " and ".join(switches)))

@@ -1,4 +1,4 @@
-"""Loading models of transformers: without its output, and without random weights."""
+"""Loading models of transformers: without its output, random weights, and tokenizers that know no word."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,6 +8,28 @@ from typing import Any
 def absent_weights(model: Any, info: Mapping[str, Any]) -> list[str]:
     """The names of a model's weights that its files lack, which are random; `info` is `output_loading_info`'s."""
     return sorted(set(info["missing_keys"]) & {name for name, _ in model.named_parameters()})
+
+
+def load_tokenizer(name: str, **options: Any) -> Any:
+    """A tokenizer by hub name or from a folder; runs no code from there, and raises ValueError as `check_vocabulary`.
+
+    `options` are those of `from_pretrained`.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
+    check_vocabulary(tokenizer)
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Any) -> None:
+    """Raises ValueError for a tokenizer that gives all texts the same tokens.
+
+    Where a tokenizer's files are missing, transformers makes one of the model's config.json alone, without a word.
+    """
+    words = len(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+    if words < 2:  # a T5's has a space
+        raise ValueError("its tokenizer's files are missing: tokenizer.json, or a vocabulary")
 
 
 @contextmanager

@@ -4,10 +4,12 @@ import argparse
 import os
 
 import open_clip
+from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.models.transformers_weights import check_vocabulary
 
 OTHER_KIND = "it is no image tower beside a text tower; python -m open_clip_train.main trains it"
 
@@ -32,7 +34,11 @@ def check_towers(args: argparse.Namespace, config: dict) -> None:
     by_name = "siglip" in args.model.lower() and not text.get("hf_tokenizer_name")
     if by_name or text.get("hf_tokenizer_name"):
         try:
-            open_clip.get_tokenizer(args.model, cache_dir=args.cache_dir, context_length=args.force_context_length)
+            made = open_clip.get_tokenizer(
+                args.model, cache_dir=args.cache_dir, context_length=args.force_context_length
+            )
+            if isinstance(made, HFTokenizer):
+                check_vocabulary(made.tokenizer)
         except Exception as error:
             why = f"--model {args.model}: its tokenizer cannot be had ({reason(error)})"
             if by_name:

@@ -8,7 +8,12 @@ import torch
 
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.matching.loading import FIX
-from open_clip_fff.models.transformers_weights import absent_weights, silenced_transformers
+from open_clip_fff.models.transformers_weights import (
+    absent_weights,
+    check_vocabulary,
+    load_tokenizer,
+    silenced_transformers,
+)
 from open_clip_fff.tools.caption.captioner import KINDS, Captioner, PixelCaptioner, PromptedCaptioner
 
 READ = (".json", ".safetensors", ".bin", ".txt", ".model", ".jinja")  # suffixes that transformers may read
@@ -64,10 +69,11 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
         model, info = load(
             name, config=config, dtype=getattr(torch, dtype), output_loading_info=True, trust_remote_code=False
         )
-        beside: list[Any] = [transformers.AutoTokenizer, transformers.AutoImageProcessor]
-        if config.model_type not in KINDS:
-            beside = [transformers.AutoProcessor]
-        parts = [part.from_pretrained(name, trust_remote_code=False) for part in beside]
+        words = load_tokenizer(name) if config.model_type in KINDS else None
+        processor: Any = transformers.AutoProcessor if words is None else transformers.AutoImageProcessor
+        images = processor.from_pretrained(name, trust_remote_code=False)
+        if words is None and (words := getattr(images, "tokenizer", None)) is not None:
+            check_vocabulary(words)
     if absent := absent_weights(model, info):
         raise UsageError(
             f"--model {name}: weights of a captioner are missing ({absent[0]} and {len(absent) - 1} more are not in "
@@ -75,7 +81,7 @@ def load_captioner(name: str, config: Any, prompt: str, dtype: str) -> Captioner
         )
     model.eval()
     if config.model_type in KINDS:
-        return PixelCaptioner(model, parts[0], prompt, parts[1])
-    if not hasattr(parts[0], "tokenizer"):
+        return PixelCaptioner(model, words, prompt, images)
+    if words is None:
         raise UsageError(f"--model {name}: has no processor of images and text; {FIX}")
-    return PromptedCaptioner(model, parts[0].tokenizer, prompt, parts[0])
+    return PromptedCaptioner(model, words, prompt, images)

@@ -10,6 +10,7 @@ import torch
 from open_clip_fff.errors import UsageError, as_mistake, reason
 from open_clip_fff.matching.loading import KINDS
 from open_clip_fff.matching.model import MatchingModel
+from open_clip_fff.models.transformers_weights import load_tokenizer
 
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TEXT = {"blip": "text_config", "blip-2": "qformer_config"}
@@ -80,7 +81,7 @@ def _tokenizer(captions: Iterable[str], most: int, name: str | None) -> Any:
 
     if name is not None:
         with as_mistake(f"--tokenizer {name}: cannot be loaded", Exception):
-            return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            return load_tokenizer(name)
     from tokenizers import BertWordPieceTokenizer
 
     learned = BertWordPieceTokenizer()
