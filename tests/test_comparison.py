@@ -216,8 +216,13 @@ def test_a_gain_from_more_captions_is_not_taken_for_the_methods(scores):
 def test_unequal_training_and_scoring_is_told(scores):
     scores.model("a", params=CLIP, epoch=2), scores.model("b", params=CLIP | {"batch_size": "16"}, precision="bf16")
     scores.model("c", given="ViT-B-32,openai", epoch=None)
+    for name, shots in (("a", 5), ("b", -1)):  # as a linear probe's result has them
+        file = next(scores.folder.glob(f"{name}-*/cifar10/result.json"))
+        result = json.loads(file.read_text())
+        file.write_text(json.dumps(result | {"metrics": result["metrics"] | {"fewshot_k": shots}}))
     table = scores.table(["logs/a"], ["logs/b", "ViT-B-32,openai"])
     told = comparison_warnings(table.rows, table.columns)
+    assert any("different training images per class: a: 5; b: all; c: unknown (cifar10)" in notice for notice in told)
     assert any("different steps: a: 16; b: 8" in notice for notice in told)
     assert any("different batch size: a: 8; b: 16" in notice for notice in told)
     assert any("The training of c is unknown" in notice for notice in told)
@@ -285,7 +290,15 @@ def test_scores_that_cannot_be_compared_are_refused(scores):
     write_score(c / "cifar10", short)
     with pytest.raises(UsageError, match="cifar10: scored on different numbers of images"):
         scores.table(["logs/a"], ["logs/c"])
-    (next(scores.folder.glob("b-*")) / "cifar10" / "samples.npz").write_bytes(b"PK")
+    b = next(scores.folder.glob("b-*")) / "cifar10"
+    meta = json.loads((b / "meta.json").read_text())
+    damages = ("set", "task", None), ("set", "images", "9"), ("model", "run", 3), ("model", "epoch", "")
+    for part, name, value in damages:
+        (b / "meta.json").write_text(json.dumps(meta | {part: meta[part] | {name: value}}))
+        with pytest.raises(UsageError, match=rf"cannot be read as a score \(its meta.json has no {name} of the {part}"):
+            scores.table(["logs/a"], [str(b.parent)])
+    (b / "meta.json").write_text(json.dumps(meta))
+    (b / "samples.npz").write_bytes(b"PK")
     with pytest.raises(UsageError, match="cannot be read as a score"):
         scores.table(["logs/a"], ["logs/b"])
 

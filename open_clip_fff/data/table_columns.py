@@ -11,6 +11,13 @@ from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.errors import UsageError, reason
 
 SHOWN = 30  # columns that an error line names
+CONTENTS = {  # by first bytes: what is no text, and what to do
+    b"\x1f\x8b": "is gzip, which its name does not say; let it end in .gz",
+    b"BZh": "is bz2, which its name does not say; let it end in .bz2",
+    b"\x28\xb5\x2f\xfd": "is zstd, which its name does not say; let it end in .zst",
+    b"PK\x03\x04": "is a zip archive or a workbook; unpack it, or save it as CSV",
+    b"PAR1": "is a parquet; let its name end in .parquet, and make shards of it with open-clip-fff pack",
+}
 
 
 def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextIO | None = None, **options: Any) -> Any:
@@ -31,7 +38,7 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
             path if content is None else content, sep=separator, dtype=dict.fromkeys(texts, str), **options
         )
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
+        raise no_text(path, error) from error
     except pd.errors.ParserError as error:
         fix = "a cell that holds the separator, a quote or a line break stands in quotes, with its own doubled"
         raise UsageError(f"{path} cannot be read as a table ({reason(error)}); {fix}") from error
@@ -40,6 +47,16 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
     if not isinstance(table.index, pd.RangeIndex):  # pandas took the first column for the index
         raise UsageError(f"{path} has more cells per row than names in its header")
     return table
+
+
+def no_text(path: str, error: UnicodeDecodeError) -> UsageError:
+    """The error for a table that is not UTF-8 text: what it is instead, where its first bytes tell that."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    for first, what in CONTENTS.items():
+        if start.startswith(first):
+            return UsageError(f"{path} {what}")
+    return UsageError(f"{path} is not UTF-8 text ({error}); save it as UTF-8")
 
 
 def further_rows(text: str, image: str, separator: str) -> int:

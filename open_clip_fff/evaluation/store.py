@@ -20,6 +20,10 @@ from open_clip_fff.atomic_io import atomic_folder, write_atomically
 from open_clip_fff.errors import as_mistake
 
 RESULT, META, SAMPLES = "result.json", "meta.json", "samples.npz"
+NEEDED: dict[str, dict[str, Any]] = {  # of meta.json, with types: whatever reads a score relies on these
+    "model": {"given": str, "name": str, "weights": str, "run": str | None, "epoch": int | None},
+    "set": {"name": str, "task": str, "metric": str, "images": int},
+}
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,17 @@ def write_score(folder: Path, score: Score) -> None:
 def read_score(folder: Path) -> Score:
     """Reads what `write_score` wrote; raises UsageError if it cannot be read."""
     fix = "delete it and run open-clip-fff score again"
-    with as_mistake(f"{folder}: cannot be read as a score", OSError, ValueError, KeyError, TypeError, fix=fix):
+    errors = (OSError, ValueError, KeyError, TypeError, AttributeError)
+    with as_mistake(f"{folder}: cannot be read as a score", *errors, fix=fix):
         result, meta = (json.loads((folder / name).read_text()) for name in (RESULT, META))
         with np.load(folder / SAMPLES, allow_pickle=False) as stored:
             samples = dict(stored)
-        result["metrics"], meta["model"]["weights"], meta["set"]["name"]
+        for part, fields in NEEDED.items():
+            for name, kind in fields.items():
+                if not isinstance(meta[part].get(name, ...), kind):
+                    raise ValueError(f"its {META} has no {name} of the {part}")
+        if not all(isinstance(value, float | int | None) for value in result["metrics"].values()):
+            raise ValueError(f"its {RESULT} has metrics that are no numbers")
     return Score(result, meta, samples)
 
 

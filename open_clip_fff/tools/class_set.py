@@ -119,6 +119,7 @@ def name_classes(labels: Sequence[str], file: Path | None) -> Classes:
         UsageError: for fewer than two classes, numbers without names, or names that do not fit the labels.
     """
     are_numbers = all(label.isdecimal() for label in labels)
+    in_order = {label: number for number, label in enumerate(labels)}
     if len(labels) < 2:
         raise UsageError(f"SOURCE: has {plural(len(labels), 'classes')} ({_some(labels)}); a set needs two or more")
     if file is None:
@@ -126,13 +127,13 @@ def name_classes(labels: Sequence[str], file: Path | None) -> Classes:
             raise UsageError(f"--class-names: the classes are numbers ({_some(labels)}); name a file with their names")
         names = [" ".join(label.replace("_", " ").split()) or label for label in labels]
         names = [name.encode(errors="replace").decode() for name in names]  # a folder's name may be no UTF-8
-        return Classes(names, {label: number for number, label in enumerate(labels)})
+        return Classes(names, in_order)
     lines = _lines(file, "--class-names")
     if all("\t" in line for line in lines):
         by_label = {label.strip(): name.strip() for label, _, name in (line.partition("\t") for line in lines)}
         if missing := [label for label in labels if not by_label.get(label)]:
             raise UsageError(f"--class-names {file}: has no name for {_some(missing)}")
-        return Classes([by_label[label] for label in labels], {label: number for number, label in enumerate(labels)})
+        return Classes([by_label[label] for label in labels], in_order)
     if are_numbers:
         if int(max(labels, key=int)) >= len(lines):
             raise UsageError(
@@ -145,7 +146,7 @@ def name_classes(labels: Sequence[str], file: Path | None) -> Classes:
             f"--class-names {file}: has {plural(len(lines), 'names')} for {plural(len(labels), 'classes')} "
             f"({_some(labels)}); write one for each, in this order, or LABEL<TAB>NAME in each line"
         )
-    return Classes(lines, {label: number for number, label in enumerate(labels)})
+    return Classes(lines, in_order)
 
 
 def read_templates(file: Path | None) -> list[str]:

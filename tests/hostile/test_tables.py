@@ -1,7 +1,10 @@
 """Hostile tables: cells, files, images."""
 
+import gzip
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from open_clip_fff import sample_id
@@ -103,6 +106,8 @@ def test_images_that_are_none_in_a_csv(trainer, table, tmp_path):
 def test_tables_that_cannot_be_meant(refused, table, tmp_path):
     whole = table.head + table.body
     missing = table.head + "".join(f"{image}\tNA\n" for image in table.images)
+    parquet = pa.Table.from_pydict({"filepath": list(map(str, table.images)), "title": ["a café"] * len(table.images)})
+    pq.write_table(parquet, tmp_path / "x.parquet")
     tar = write_tar(tmp_path / "x.tar", {f"{row}": colour_sample(row) for row in range(2)}).read_bytes()
     cases = {
         "nothing": ("", "train.csv cannot be read as a table (No columns"),
@@ -123,6 +128,8 @@ def test_tables_that_cannot_be_meant(refused, table, tmp_path):
         "latin-1": (whole.replace("good", "café").encode("latin-1"), "is not UTF-8 text ("),
         "UTF-16": (whole.encode("utf-16"), "save it as UTF-8"),
         "a tar": (tar, "train.csv is not UTF-8 text"),
+        "gzip": (gzip.compress(whole.encode()), "train.csv is gzip, which its name does not say; let it end in .gz"),
+        "a parquet": ((tmp_path / "x.parquet").read_bytes(), "train.csv is a parquet; let its name end in .parquet"),
         "relative paths": (
             whole.replace(f"{tmp_path}/", ""),
             f"No such file or directory: '0.png'; paths start at {Path.cwd()}",

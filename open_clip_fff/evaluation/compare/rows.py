@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from glob import glob, has_magic
@@ -111,15 +112,14 @@ class ScoreStore:
 
 
 def _stored_model(folder: Path) -> StoredModel | None:
-    """From any of a model's scores; unreadable ones are reported when they are compared."""
-    for path in sorted(folder.glob(f"[!.]*/{META}")):
-        try:
+    """From any of a model's scores. If none can be read it has its folder's name alone: comparing it reports them."""
+    paths = sorted(folder.glob(f"[!.]*/{META}"))
+    for path in paths:
+        with suppress(OSError, ValueError, KeyError, TypeError):
             model = json.loads(path.read_text())["model"]
-            epoch = -1 if model["epoch"] is None else model["epoch"]
+            epoch = -1 if model["epoch"] is None else int(model["epoch"])
             return StoredModel(folder, model["given"], Path(model["run"]) if model["run"] else None, epoch)
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
+    return StoredModel(folder, str(folder), None, -1) if paths else None
 
 
 def _epoch(checkpoint: Path) -> int:
@@ -203,16 +203,9 @@ def _row(given: str, baseline: bool, store: ScoreStore) -> ModelRow:
 
 
 def _scored_model(folder: Path) -> ScoredModel:
-    found = {}
-    for name, score in scores(folder).items():
-        about = score.meta["set"]
-        if missing := [key for key in ("task", "metric", "images") if key not in about]:
-            raise UsageError(
-                f"{folder / name}: its meta.json has no {missing[0]} of the set; "
-                "delete it and run open-clip-fff score again"
-            )
-        found[about["task"], about["name"]] = score
-    return ScoredModel(folder, found)
+    return ScoredModel(
+        folder, {(score.meta["set"]["task"], score.meta["set"]["name"]): score for score in scores(folder).values()}
+    )
 
 
 def _common(names: Sequence[str]) -> str:
