@@ -1,5 +1,6 @@
 """Checkpoints that are no good explain themselves; what is saved stays; a run's folder is one run's."""
 
+import logging
 import re
 import shutil
 import subprocess
@@ -7,10 +8,12 @@ import sys
 
 import pytest
 import torch
+from open_clip_train.logger import setup_logging
 
 from open_clip_fff.atomic_io import atomic_folder, write_atomically
 from open_clip_fff.errors import UsageError
 from open_clip_fff.export import main as export
+from open_clip_fff.host.log_levels import logging_put_back, set_up_logging
 from open_clip_fff.hub.checkpoints import find_checkpoint, newest_checkpoint
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.train import main
@@ -202,6 +205,18 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_saved(trainer, run, capsys, 
     assert f"{run / failed}: cannot be saved (File too large); the newest checkpoint is {run / 'epoch_2.pt'}" in line
     assert (run / "epoch_2.pt").read_bytes() == kept
     assert not [path.name for path in run.iterdir() if "unfinished" in path.name or path.name.startswith("epoch_3.pt")]
+
+
+def test_a_log_on_a_full_disk_is_one_warning(tmp_path, capsys):
+    with logging_put_back(logging.NullHandler()):
+        set_up_logging(setup_logging, str(tmp_path / "out.log"), logging.INFO)
+        logging.info("a line")
+        with full_disk(20):
+            for _ in range(3):
+                logging.info("a line that does not fit")
+    told = capsys.readouterr().err
+    assert told.count("out.log cannot be written ([Errno 27] File too large); lines are missing in it") == 1
+    assert "Traceback" not in told and "a line" in (tmp_path / "out.log").read_text()
 
 
 def test_files_and_folders_that_are_written_whole_leave_nothing_on_a_full_disk(tmp_path):

@@ -5,18 +5,27 @@ each one's looks at a million: here levels are set first and forgotten once.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
+from open_clip_fff.errors import reason
 from open_clip_fff.patching import replaced
 
 
 def set_up_logging(setup: Callable[..., None], *args: Any, **options: Any) -> None:
-    """What `setup`, OpenCLIP's, does with its arguments: the root's level is every logger's."""
+    """What `setup`, OpenCLIP's, does with its arguments: the root's level is every logger's.
+
+    A log that cannot be written, as on a full disk, is one warning, where logging prints a traceback for each line.
+    """
     with replaced(logging.root.manager, loggerDict={}):
         setup(*args, **options)
     _set_levels({logger: logging.root.level for logger in _logger_levels()})
+    for handler in logging.root.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handleError = partial(_warn_once, handler, set())  # type: ignore[method-assign]
 
 
 @contextmanager
@@ -34,6 +43,16 @@ def logging_put_back(handler: logging.Handler) -> Iterator[None]:
                 handler.close()
         # OpenCLIP sets INFO everywhere, and torch then talks until it exits
         _set_levels({logger: levels.get(logger, logging.NOTSET) for logger in _logger_levels()})
+
+
+def _warn_once(handler: logging.FileHandler, told: set[str], record: logging.LogRecord) -> None:
+    error = sys.exc_info()[1]
+    if not isinstance(error, OSError):
+        logging.FileHandler.handleError(handler, record)
+    elif not told:
+        told.add(handler.baseFilename)
+        line = f"warning: {handler.baseFilename} cannot be written ({reason(error)}); lines are missing in it"
+        print(line, file=sys.stderr, flush=True)
 
 
 def _logger_levels() -> dict[logging.Logger, int]:
