@@ -108,6 +108,17 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_resumed(trainer, caps
     assert "its weight visual.proj is not finite" in capsys.readouterr().err
 
 
+def test_a_mask_of_attention_is_no_weight(trainer):
+    """A scripted model keeps it in its state, with minus infinity above the diagonal."""
+    argv = ["--method", "clip", "--torchscript", "--batch-size", "32", "--name", "x"]
+    assert trainer(*argv) == 0
+    weights = trainer.checkpoint("x")["state_dict"]
+    assert weights["attn_mask"].isneginf().any() and not_finite(weights) is None
+    assert not_finite({"attn_mask": torch.full((2, 2), torch.nan)}) == "attn_mask"
+    assert trainer(*argv, "--epochs", "2", "--resume", "latest") == 0
+    assert trainer.checkpoint("x", 2)["epoch"] == 2
+
+
 def test_a_checkpoint_that_is_not_finite_replaces_none(tmp_path):
     import open_clip_train.main as oc_main
 

@@ -107,7 +107,7 @@ def check_resume(
             f"{called}: holds {here}{BIAS}{_trained_with(checkpoint, args)}, and this run's model {there}; resume with "
             f"the flags it was trained with, or {start}"
         )
-    more = sorted(weights.keys() - own.keys())
+    more = sorted(name for name in weights.keys() - own.keys() if not (args.torchscript and name.endswith("attn_mask")))
     obstacle = find_mismatch(weights, own) or (f"it holds {more[0]}, which the model does not have" if more else None)
     if obstacle:
         raise UsageError(
