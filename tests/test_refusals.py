@@ -133,6 +133,26 @@ def test_architectures_that_cannot_do_what_is_asked(refused, tmp_path):
     assert "--lock-image-unlocked-groups 1: a ResNet" in refused(*own, "--model", "tiny-rn", *locked)
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--lock-image", "--lock-image: --model coca_tiny is a CoCa, whose towers OpenCLIP cannot lock"),
+        ("--lock-text --lock-text-freeze-layer-norm", "--lock-text: --model coca_tiny is a CoCa"),
+        ("--precision bf16", "--precision bf16: --model coca_tiny is a CoCa, part of which stays in float32"),
+        ("--force-context-length 77", "--force-context-length 77: --model coca_tiny is a CoCa"),
+        ("--coca-contrastive-loss-weight 0 --coca-caption-loss-weight 0", "nothing would be trained"),
+    ],
+)
+def test_what_a_coca_does_not_do(refused, tmp_path, flags, says):
+    """OpenCLIP finds it out once all is built, or trains nothing without a word."""
+    size = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    vision = {**TINY["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
+    text = {**TINY["text_cfg"], "embed_cls": True, "output_tokens": True}
+    towers = {"vision_cfg": vision, "text_cfg": text, "multimodal_cfg": size, "custom_text": True}
+    (tmp_path / "coca_tiny.json").write_text(json.dumps({**TINY, **towers}))
+    assert says in refused("--model-config", str(tmp_path), "--model", "coca_tiny", *flags.split())
+
+
 def saved(content: object, save=torch.save) -> bytes:
     file = io.BytesIO()
     save(content, file)

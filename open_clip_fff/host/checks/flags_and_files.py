@@ -11,7 +11,7 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.checks.arguments import check_arguments
 from open_clip_fff.host.checks.data import check_data
-from open_clip_fff.host.checks.open_clip_files import check_image_flags, check_pretrained, check_towers
+from open_clip_fff.host.checks.open_clip_files import check_coca, check_image_flags, check_pretrained, check_towers
 from open_clip_fff.host.checks.open_clip_flags import check_flags
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.hub.description import CONFIG_NAME
@@ -70,6 +70,7 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> None:
     if config is None:
         return
     check_towers(args, config)
+    check_coca(args, config)
     if not plan.loss.stock and "multimodal_cfg" in config:
         raise UsageError(
             f"--model {args.model}: CoCa also learns to write its caption, which needs one caption per image; "

@@ -9,6 +9,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.host.generation import TASKS
 from open_clip_fff.models.transformers_weights import check_vocabulary
 
 OTHER_KIND = "it is no image tower beside a text tower; python -m open_clip_train.main trains it"
@@ -44,6 +45,29 @@ def check_towers(args: argparse.Namespace, config: dict) -> None:
             if by_name:
                 why += "; OpenCLIP downloads SigLIP's for any name with siglip in it: rename an architecture of yours"
             raise UsageError(why) from error
+
+
+def check_coca(args: argparse.Namespace, config: dict) -> None:
+    """What is asked of a CoCa, given the architecture; nothing of other models.
+
+    Raises:
+        UsageError: if OpenCLIP has no way for it.
+    """
+    if (writer := config.get("multimodal_cfg")) is None:
+        return
+    if not args.coca_contrastive_loss_weight and not args.coca_caption_loss_weight:
+        raise UsageError("--coca-contrastive-loss-weight 0 and --coca-caption-loss-weight 0: nothing would be trained")
+    kind = f"--model {args.model} is a CoCa"
+    for tower, locked in (("image", args.lock_image), ("text", args.lock_text)):
+        if locked and not hasattr(open_clip.CoCa, f"lock_{tower}_tower"):
+            raise UsageError(f"--lock-{tower}: {kind}, whose towers OpenCLIP cannot lock; drop it")
+    if TASKS:
+        return
+    if args.precision in ("bf16", "fp16"):
+        raise UsageError(f"--precision {args.precision}: {kind}, part of which stays in float32; use amp_bf16 or amp")
+    length, most = args.force_context_length or 0, writer.get("context_length", 77)
+    if length > most:
+        raise UsageError(f"--force-context-length {length}: {kind}, which writes texts of {most} tokens; lower it")
 
 
 def check_pretrained(flag: str, model: str | None, pretrained: str | None) -> None:
