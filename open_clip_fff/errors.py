@@ -52,7 +52,11 @@ def is_first_rank() -> bool:
 
 def error_message(error: BaseException) -> str:
     """An error's message, without the traceback that torch adds to errors of a loader's worker."""
-    text = _of_torch(str(error).strip())
+    return _of_workers(str(error).strip())
+
+
+def _of_workers(text: str) -> str:
+    text = _of_torch(text)
     return text.splitlines()[-1].split(": ", 1)[-1] if "Original Traceback" in text else text
 
 
@@ -77,6 +81,6 @@ def reason(error: BaseException, length: int = 200) -> str:
     """A library's error message as one short line: some list every model they have, and open files."""
     more = len(error.args) > 1 and isinstance(error.args[0], str) and not isinstance(error, UnicodeError)
     message = error.args[0] if more else error  # webdataset adds arguments
-    text = re.sub(r"( @)? <_io\..*", "", (_of_torch(str(message).strip()) or type(error).__name__).splitlines()[0])
+    text = re.sub(r"( @)? <_io\..*", "", (_of_workers(str(message).strip()) or type(error).__name__).splitlines()[0])
     text = printable(_FAILED_PROGRAM.sub(r"exit status \2 of \1", text))
     return text if len(text) <= length else f"{text[:length]}…"

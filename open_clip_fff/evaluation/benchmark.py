@@ -21,10 +21,12 @@ from clip_benchmark.datasets.builder import build_dataset, get_dataset_collate_f
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from webdataset.autodecode import Decoder, DecodingError
 
+from open_clip_fff.data.class_texts import check_texts
 from open_clip_fff.data.images import SafeMembers, open_as_open_clip
 from open_clip_fff.data.tars import Header, tar_files
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
 from open_clip_fff.patching import replaced
@@ -75,6 +77,8 @@ def evaluate(
 def _classification(
     model: Any, tokenizer: Callable, loader: Any, local: LocalSet, settings: EvalSettings
 ) -> EvalOutcome:
+    if local.shards:
+        check_texts(local.root)
     classes, templates = loader.dataset.classes, loader.dataset.templates
     kept: dict[str, Tensor] = {}
 
@@ -90,14 +94,12 @@ def _classification(
             model, loader, tokenizer, classes, templates, settings.device, amp=settings.amp
         )
     target, logits = kept["target"], kept["logits"]
-    if not templates:
+    negative = (target < 0) & bool(local.shards)  # torchvision has labels of its own
+    wrong = target[negative | (target >= len(classes))] if target.ndim == 1 else target[:0]
+    if len(wrong):
         raise UsageError(
-            f"{local.root}: zeroshot_classification_templates.txt holds no template, one a line with {{c}}"
-        )
-    if target.ndim == 1 and (last := int(target.max())) >= len(classes):
-        raise UsageError(
-            f"{local.root}: an image has the class {last}, counted from 0, of {plural(len(classes), 'classes')} with a "
-            f"name; classnames.txt has one a line, in their order"
+            f"{local.root}: an image has the class {int(wrong[0])}, counted from 0, of "
+            f"{plural(len(classes), 'classes')} with a name; classnames.txt has one a line, in their order"
         )
     samples = {"target": target.numpy(), "predicted": logits.argmax(dim=1).numpy()}
     if target.ndim == 2:  # several labels an image
@@ -107,6 +109,7 @@ def _classification(
 
 def _retrieval(model: Any, tokenizer: Callable, loader: Any, local: LocalSet, settings: EvalSettings) -> EvalOutcome:
     samples: dict[str, np.ndarray] = {}
+    empty = 0
 
     def batchify(func: Callable, scores: Tensor, positives: Tensor, *arguments: Any, k: int, **options: Any) -> Tensor:
         # a set may have fewer images than k
@@ -118,13 +121,21 @@ def _retrieval(model: Any, tokenizer: Callable, loader: Any, local: LocalSet, se
             samples["image_of_text"] = positives.int().argmax(dim=1).numpy()
         return shares
 
+    def tokenized(texts: Sequence[str]) -> Tensor:
+        nonlocal empty
+        empty += sum(not text.strip() for text in texts)
+        return tokenizer(texts)
+
     original = retrieval.batchify
     with replaced(retrieval, batchify=batchify, tqdm=_bars(local.spec.name, settings)):
         metrics = retrieval.evaluate(
-            model, loader, tokenizer, settings.device, amp=settings.amp, recall_k_list=list(RECALL_AT)
+            model, loader, tokenized, settings.device, amp=settings.amp, recall_k_list=list(RECALL_AT)
         )
-    captions = len(samples["image_of_text"])
-    return EvalOutcome(metrics, samples, {"images": len(samples[f"{IMAGE_TO_TEXT}@1"]), "captions": captions})
+    images, captions = len(samples[f"{IMAGE_TO_TEXT}@1"]), len(samples["image_of_text"])
+    bare = images - len(np.unique(samples["image_of_text"]))
+    odd = {"empty_captions": empty, "images_without_captions": bare}
+    sizes = {"images": images, "captions": captions, **{name: count for name, count in odd.items() if count}}
+    return EvalOutcome(metrics, samples, sizes)
 
 
 @contextmanager
@@ -167,7 +178,16 @@ class SafeWebDataset(webdataset.WebDataset):
         super().__init__([f"{folder}{shard}.tar" for shard in range(int(last.removesuffix("}.tar")) + 1)], **options)
 
     def decode(self, *_: Any, **__: Any) -> Any:
-        return super().decode(SafeMembers(open_as_open_clip), pre=[], post=[])
+        return self.map(partial(_decoded, Decoder([SafeMembers(open_as_open_clip)], pre=[], post=[])))
+
+
+def _decoded(decoder: Decoder, sample: dict) -> dict:
+    """A decoded sample. Raises ValueError for a member that cannot be decoded, with its name and the cause."""
+    try:
+        return decoder(sample)
+    except DecodingError as error:
+        member, why = f"{error.key}.{error.k} in {Path(error.url).name}", reason(error.__cause__ or error)
+        raise ValueError(f"{member} cannot be read: {why}") from error
 
 
 def build(local: LocalSet, preprocess: Callable, split: str = SPLIT) -> Any:

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from open_clip_fff.data.class_texts import NAMES, TEMPLATES
 from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.data.tars import Header
 from open_clip_fff.errors import UsageError, reason
@@ -32,7 +33,8 @@ NATIVE: dict[str, tuple[tuple[str, ...], ...]] = {
     "mscoco_captions": (("val2014", "coco_test_karpathy.json"),),
 }
 HUB = "clip-benchmark"  # the organisation that has the sets in webdataset form
-CLASS_FILES = ("classnames.txt", "zeroshot_classification_templates.txt")  # of a classification set
+CLASS_FILES = (NAMES, TEMPLATES)  # of a classification set
+PREFIXES = ("wds/vtab/", "wds/", "vtab/", "wds_vtab-", "wds_")  # of sets' names in clip-benchmark and on the hub
 TYPE_FILE = "dataset_type.txt"
 MOST_TEXT = 2**20  # bytes of a member with a label or captions
 VTAB = ("caltech101", "cifar10", "cifar100", "dtd", "flowers", "pets")  # there as wds_vtab-NAME
@@ -102,6 +104,10 @@ def find_sets(
     found, missing = [], []
     for name in names:
         local = find_set(name, root)
+        prefix = next((each for each in PREFIXES if name.startswith(each)), None)
+        if local is None and prefix is not None:
+            name = name.removeprefix(prefix)
+            local = find_set(name, root)
         if local is not None:
             found.append(local)
         elif name in PROTOCOL:
@@ -109,6 +115,9 @@ def find_sets(
         else:
             _check_complete(root / name)
             here = f", nor a set in webdataset form in {root} (there: {', '.join(others) or 'none'})"
+            if (root / name).is_dir():
+                fix = f"open-clip-fff class-set makes one of a folder of images, as {root / name / SPLIT}"
+                raise UsageError(f"{flags[0]} {name}: {root / name} is a folder, and no set in webdataset form; {fix}")
             raise UsageError(f"{flags[0]} {name}: not one of {', '.join(PROTOCOL)}{here}")
     return found, missing
 

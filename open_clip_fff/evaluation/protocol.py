@@ -52,17 +52,18 @@ RECALLS = (
 )
 
 
-def sizes_text(name: str, images: int, captions: int | None) -> str:
+def sizes_text(name: str, images: int, captions: int | None, empty: int = 0, bare: int = 0) -> str:
     """A set's size as text, with that of papers where theirs is another, since recall depends on it.
 
-    `captions` is None but for retrieval.
+    `captions` is None but for retrieval, `empty` those that are empty lines, `bare` the images without any.
     """
     if captions is None:
-        return f"{images:>6,} images"
+        return f"{images:>6,} {'image' if images == 1 else 'images'}"
     wanted = PROTOCOL[name].images if name in PROTOCOL else None
     same = wanted is None or (images == wanted and captions >= CAPTIONS * images)
     note = "" if same else f" (papers: {wanted:,} images with {CAPTIONS} captions each)"
-    return f"{images:>6,} images, {captions:,} captions{note}"
+    odd = f" ({empty:,} of them empty lines)" * bool(empty) + f" ({bare:,} of the images have none)" * bool(bare)
+    return f"{images:>6,} images, {captions:,} captions{odd}{note}"
 
 
 def score_text(metrics: Mapping[str, float], metric: str) -> str:

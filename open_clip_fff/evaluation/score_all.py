@@ -37,7 +37,8 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
 def score_line(score: Score) -> str:
     """A score as a line."""
     about = score.meta["set"]
-    sizes = sizes_text(about["name"], about["images"], about.get("captions"))
+    odd = (about.get(name, 0) for name in ("empty_captions", "images_without_captions"))
+    sizes = sizes_text(about["name"], about["images"], about.get("captions"), *odd)
     return f"{about['name']:<24} {sizes}  {score_text(score.metrics, about['metric'])}"
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from open_clip_fff.atomic_io import atomic_folder
+from open_clip_fff.data.class_texts import NAMES as CLASS_NAMES
+from open_clip_fff.data.class_texts import TEMPLATES, check_templates
 from open_clip_fff.data.data_sets import check_files, expand_shards
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors, image_bytes, read_samples
@@ -19,7 +21,6 @@ from open_clip_fff.tools.pack.items import SkipSample, image_content, prepare_im
 from open_clip_fff.tools.pack.kinds import files_in
 from open_clip_fff.tools.pack.settings import ImageSettings
 
-CLASS_NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"  # clip-benchmark's
 GENERIC_TEMPLATES = (  # the seven that CLIP's authors found best for ImageNet; OpenCLIP's SIMPLE_IMAGENET_TEMPLATES
     "itap of a {c}.",
     "a bad photo of the {c}.",
@@ -157,13 +158,7 @@ def read_templates(file: Path | None) -> list[str]:
     if file is None:
         return list(GENERIC_TEMPLATES)
     templates = [line.replace("{}", "{c}") for line in _lines(file, "--templates")]
-    for template in templates:
-        try:
-            fits = template.format(c="") != template
-        except (LookupError, ValueError):
-            fits = False
-        if not fits:
-            raise UsageError(f"--templates {file}: {template!r} has no {{c}} for the class's name, or other braces")
+    check_templates(f"--templates {file}", templates)
     return templates
 
 

@@ -1,0 +1,43 @@
+"""The texts beside a classification set in webdataset form, checked as clip-benchmark will read them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from open_clip_fff.errors import UsageError, as_mistake
+
+NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
+
+
+def check_texts(root: Path) -> None:
+    """The names of classes and the templates of the set in `root`.
+
+    Raises:
+        UsageError: for an empty line, which would be a class or a prompt without a text, a byte order mark, or a
+            template without a place for the name: all classes would get one prompt.
+    """
+    _lines(root / NAMES, "name")
+    check_templates(str(root / TEMPLATES), _lines(root / TEMPLATES, "template"))
+
+
+def check_templates(file: str, templates: Sequence[str]) -> None:
+    """Raises UsageError for a template that `format` does not give a class's name, as `c`; `file` is for the line."""
+    for template in templates:
+        try:
+            fits = template.format(c="") != template
+        except (LookupError, ValueError, AttributeError):
+            fits = False
+        if not fits:
+            raise UsageError(f"{file}: {template!r} has no {{c}} for the class's name, or other braces")
+        if template.startswith(("[", "lambda")):  # lists as json, and OpenCLIP's in Python
+            raise UsageError(f"{file}: {template[:40]!r} is code; write a template a line, without quotes")
+
+
+def _lines(file: Path, what: str) -> list[str]:
+    with as_mistake(f"{file}: cannot be read", OSError, UnicodeDecodeError):
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    if not lines or not all(lines):
+        why = f"line {lines.index('') + 1} is empty; delete it" if lines else f"holds no {what}; write one a line"
+        raise UsageError(f"{file}: {why}")
+    if lines[0].startswith("\ufeff"):
+        raise UsageError(f"{file}: a byte order mark would be a part of {lines[0][1:]!r}; save it as UTF-8 without one")
+    return lines
