@@ -1,4 +1,4 @@
-"""Opening untrusted images: three formats, a limit of pixels, 8-bit RGB."""
+"""Opening untrusted images: three formats, of files six, a limit of pixels, 8-bit RGB."""
 
 import io
 import json
@@ -12,17 +12,26 @@ from PIL import Image
 from open_clip_fff.config.safety import PIXELS
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow goes by content: an EPS named .jpg would start Ghostscript
+FILE_FORMATS = (*FORMATS, "GIF", "BMP", "TIFF")  # of files that a table names; of tars, as OpenCLIP, the three alone
 NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what opening something else raises
 
 
-def open_image(content: bytes | str | Path, max_pixels: int = PIXELS) -> Image.Image:
+def open_image(
+    content: bytes | str | Path, max_pixels: int = PIXELS, formats: tuple[str, ...] | None = None
+) -> Image.Image:
     """An image from its bytes or path, not decoded yet.
 
+    Args:
+        formats: by default FORMATS for bytes, FILE_FORMATS for a path.
+
     Raises:
-        OSError: if it is of none of FORMATS, or cannot be read.
+        OSError: if it is of none of these formats, or cannot be read.
         ValueError: if it has more pixels than `max_pixels`.
     """
-    image = Image.open(io.BytesIO(content) if isinstance(content, bytes) else content, formats=FORMATS)
+    if isinstance(content, bytes):
+        image = Image.open(io.BytesIO(content), formats=formats or FORMATS)
+    else:
+        image = Image.open(content, formats=formats or FILE_FORMATS)
     width, height = image.size
     if width * height > max_pixels:
         raise ValueError(f"it has {width} x {height} pixels, more than {max_pixels:,}")

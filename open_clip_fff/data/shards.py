@@ -89,10 +89,10 @@ def dotted_key_note(members: Iterable[str]) -> str:
     )
 
 
-def unreadable_reason(image: bytes | str) -> str | None:
-    """Why an image, its bytes or path, cannot be decoded; None if it can."""
+def unreadable_reason(image: bytes | str, formats: tuple[str, ...] | None = None) -> str | None:
+    """Why an image, its bytes or path, cannot be decoded; None if it can. `formats` are as in `open_image`."""
     try:
-        open_image(image, MOST_PIXELS).load()
+        open_image(image, MOST_PIXELS, formats).load()
     except NO_IMAGE as error:
         return reason(error)
     return None

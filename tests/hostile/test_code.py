@@ -104,6 +104,28 @@ def test_an_image_of_another_format_is_no_image(trainer, tmp_path, flags):
     assert re.search(r"Rows skipped or damaged in epoch 0: [24] with an unreadable member or image", trainer.log("x"))
 
 
+def test_tars_of_gifs_are_told_what_helps(trainer, tmp_path, capsys):
+    gif = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(gif, "gif")
+    write_tar(tmp_path / "00.tar", {str(row): {"txt": b"x", "jpg": gif.getvalue()} for row in range(GOOD)})
+    assert trainer("--name", "x", data=["--train-data", str(tmp_path / "00.tar"), *SIZE]) == 2
+    assert "in tars they are JPEG, PNG, WEBP: open-clip-fff pack re-encodes others" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], ["--method", "clip"]], ids=["stock", "clip"])
+def test_tables_open_three_more_formats(trainer, tmp_path, flags):
+    """Its CSVs may name files of any format: photographs of satellites and of patients are TIFFs, BMPs and GIFs."""
+    rows = ["filepath\ttitle"]
+    for row, form in enumerate(["gif", "bmp", "tiff", "png"]):
+        path = tmp_path / f"{row}.{form}"
+        Image.open(io.BytesIO(colour_image("red", row))).save(path)
+        rows.append(f"{path}\tgood {row}")
+    (tmp_path / "train.csv").write_text("\n".join(rows))
+    data = ["--train-data", str(tmp_path / "train.csv"), "--csv-img-key", "filepath", "--batch-size", "4"]
+    assert trainer(*flags, "--name", "x", data=data) == 0
+    assert "Rows skipped" not in trainer.log("x")
+
+
 def test_tables_open_no_other_format_either(trainer, tmp_path):
     rows = ["filepath\ttitle"]
     for row in range(GOOD + 1):

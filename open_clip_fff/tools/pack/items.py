@@ -9,11 +9,10 @@ from typing import NamedTuple
 from PIL import Image, ImageOps
 
 from open_clip_fff.data.decoded import UNREADABLE
-from open_clip_fff.data.images import FORMATS, NO_IMAGE, to_rgb
+from open_clip_fff.data.images import FILE_FORMATS, NO_IMAGE, to_rgb
 from open_clip_fff.tools.pack.settings import ImageSettings
 
 READ = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # what training reads, by PIL's names
-OPENED = (*FORMATS, "GIF", "BMP", "TIFF")  # by content, whatever the name is
 WRITTEN = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 
@@ -81,11 +80,11 @@ def image_content(image: bytes | Path) -> bytes:
 def prepare_image(content: bytes, settings: ImageSettings) -> PreparedImage:
     """An image's own bytes, or those of a smaller one.
 
-    GIF, BMP and TIFF, which training does not read, are re-encoded at their own size. What is re-encoded is rotated as
-    its EXIF says, and is RGB. Raises SkipSample if it cannot be read, or is too small.
+    GIF, BMP and TIFF, which training does not read in tars, are re-encoded at their own size. What is re-encoded is
+    rotated as its EXIF says, and is RGB. Raises SkipSample if it cannot be read, or is too small.
     """
     try:
-        image = Image.open(io.BytesIO(content), formats=OPENED)
+        image = Image.open(io.BytesIO(content), formats=FILE_FORMATS)
         own, short = READ.get(image.format or ""), min(image.size)
         if short < settings.least:
             raise SkipSample(f"smaller than {settings.least} pixels")
