@@ -137,6 +137,13 @@ def test_a_missing_shard(refused, shards):
         line = refused(*flags, data=data)
         assert "04.tar does not exist (and 1 more of 6)" in line and "--train-data" in line
     assert "--val-data" in refused("--val-data", str(shards / "99.tar"))
+    opened = f"{shards}/{{00..03.tar"
+    for flag in ("--train-data", "--val-data"):
+        line = refused(*FFF, "--train-num-samples", "64", flag, opened, data=["--train-data", str(shards / "00.tar")])
+        assert f"{flag} {opened}: a brace has no other; ranges are written {{00000..00099}}" in line
+    for around in ("{}::", '"{}"', "'{} '"):
+        line = refused("--train-data", around.format(shards / "{00..03}.tar"), "--train-num-samples", "64", data=[])
+        assert f"drop what stands around {shards}/{{00..03}}.tar" in line
 
 
 def test_a_shard_that_is_no_tar(refused, tmp_path):

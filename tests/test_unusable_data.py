@@ -51,6 +51,12 @@ def test_what_cannot_be_opened_is_told_before_it_is_tried(shards, tmp_path, monk
     assert f"{shards} is a folder; name the table in it, or its tars, as '{shards}/{{00000..00099}}.tar'" in told
     assert "* is not expanded" in refused(f"{shards}/*.tar")
     assert "a quoted ~ is not expanded" in refused("~/0.tar")
+    assert "a variable of that name is not set" in refused("$NOWHERE/0.tar")
+    assert "a range is written {00000..00099}" in refused(f"{shards}/{{00-03}}.tar")
+    both = [str(shards / "00.tar"), str(shards / "01.tar")]
+    for between in (",", " ", "; "):
+        assert f"several are separated by ::, as {'::'.join(both)}" in refused(between.join(both))
+    assert f"'{both[0]} ' does not exist (1 of 2); drop the spaces or quotes around it" in refused(f"{both[0]} ")
     assert "write 'pipe:aws s3 cp s3://b/0.tar -'" in refused("s3://b/0.tar")
     assert "opens no az: itself" in refused("az://b/0.tar")
     monkeypatch.setenv("GOPEN_REWRITE", "s3://b/=/mnt/b/")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from open_clip_fff.data.table_columns import shown
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 
@@ -13,11 +14,14 @@ _SCHEME = re.compile(r"^([\w+.-]+):")  # pipe:, s3://, https://
 BETWEEN = "::"  # separates data sets, as in OpenCLIP's --train-data, and their folders
 
 
-def expand_shards(shards: str) -> list[str]:
-    """The shards of all data sets; webdataset expands braces, variables and `::`."""
+def expand_shards(shards: str, flag: str = "--train-data") -> list[str]:
+    """The shards of all data sets; webdataset expands braces, variables and `::`. UsageError for one brace alone."""
     from webdataset.shardlists import expand_urls
 
-    return expand_urls(shards)
+    try:
+        return expand_urls(shards)
+    except ValueError as error:  # braceexpand's
+        raise UsageError(f"{flag} {shards}: a brace has no other; ranges are written {{00000..00099}}") from error
 
 
 def data_sets(shards: str) -> list[list[str]]:
@@ -78,8 +82,10 @@ def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
     if args.dataset_type != "auto":
         return args.dataset_type
     path = args.train_data if flag == "--train-data" else args.val_data
-    extension = path.split(".")[-1]
+    extension, bare = path.split(".")[-1], path.strip(" \t\r\n:'\"")
     if extension not in ("csv", "tsv", "tar"):
+        if bare != path and bare.endswith((".csv", ".tsv", ".tar")):
+            raise UsageError(f"{flag} {path!r}: drop what stands around {bare}")
         raise UsageError(
             f"{flag} {path}: say what it is with --dataset-type webdataset or csv; of other tables, and of folders of "
             f"images, open-clip-fff pack makes tars"
@@ -94,9 +100,7 @@ def check_files(flag: str, urls: Iterable[str]) -> None:
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
-        hints = {"*": "write {00000..00099}, as * is not expanded", "~": "write $HOME, as a quoted ~ is not expanded"}
-        fix = next((hints[sign] for sign in hints if sign in missing[0]), "check the path and the braces")
-        raise UsageError(f"{flag}: {missing[0]} does not exist{also}; {fix}")
+        raise UsageError(f"{flag}: {shown(missing[0])} does not exist{also}; {_path_fix(missing[0])}")
     if folder := next(filter(os.path.isdir, paths), None):
         fix = f"name the table in it, or its tars, as '{folder.rstrip('/')}/{{00000..00099}}.tar'"
         raise UsageError(f"{flag}: {folder} is a folder; {fix}")
@@ -106,6 +110,24 @@ def check_files(flag: str, urls: Iterable[str]) -> None:
         raise UsageError(
             f"{flag}: {remote[scheme]}: webdataset opens no {scheme}: itself; write 'pipe:{copy} {remote[scheme]} -'"
         )
+
+
+def _path_fix(path: str) -> str:
+    """What may be wrong with the path of a file that does not exist, and how to fix it."""
+    if "*" in path:
+        return "write {00000..00099}, as * is not expanded"
+    if "~" in path:
+        return "write $HOME, as a quoted ~ is not expanded"
+    if "$" in path:
+        return "a variable of that name is not set"
+    if re.search(r"\{\d+-\d+}", path):
+        return "a range is written {00000..00099}"
+    if path != path.strip(" '\""):
+        return "drop the spaces or quotes around it"
+    parts = [part for part in re.split(r"[,;\s]+", path) if part]
+    if len(parts) > 1 and all(map(os.path.exists, parts)):
+        return f"several are separated by {BETWEEN}, as {BETWEEN.join(parts[:2])}"
+    return "check the path and the braces"
 
 
 def _opened_schemes() -> set[str]:

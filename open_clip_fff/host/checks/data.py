@@ -27,7 +27,7 @@ def check_data(args: argparse.Namespace, plan: Plan) -> None:
     for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):
         if value:
             kind = dataset_kind(args, flag)
-            check_files(flag, expand_shards(value))
+            check_files(flag, expand_shards(value, flag))
             if kind == "csv" and not plan.typed:
                 _check_stock_columns(args, value)
     if args.train_data:
