@@ -166,6 +166,12 @@ def test_a_csv_without_the_column(refused, trainer):
     assert "--csv-caption-key blip" in line and "it has filepath, title, pseudo" in line
     line = refused("--loss", "fff", "--captions-per-image", "3", data=[*trainer.table[:-1], "title;pseudo"])
     assert "no row of train.csv has more than 2" in line and "--csv-caption-key 'A;B'" in line
+    assert "pack --group" not in line
+    again = trainer.csv.parent / "again.csv"
+    again.write_text(trainer.csv.read_text() + "".join(trainer.csv.read_text().splitlines(keepends=True)[1:]))
+    data = ["--train-data", str(again), *trainer.table[2:]]
+    line = refused("--loss", "fff", "--captions-per-image", "2", data=data)
+    assert "rows with the same image are joined by open-clip-fff pack --group" in line
     lost = trainer.csv.parent / "lost.csv"
     lost.write_text("filepath\ttitle\n/nowhere/1.png\ta cat\n")
     assert "/nowhere/1.png" in refused("--loss", "fff", data=["--train-data", str(lost), *trainer.table[2:]])

@@ -272,8 +272,16 @@ def test_a_mistake_in_a_loaders_worker_comes_without_the_workers_traceback(train
 
 
 def test_too_few_rows_for_a_step_leave_no_folder(trainer, capsys):
-    line = given_up(trainer, capsys, "--loss", "fff", "--batch-size", "64", data=trainer.table)
+    data = ["--dataset-type", "synthetic", "--train-num-samples", "32"]
+    line = given_up(trainer, capsys, "--loss", "fff", "--batch-size", "64", data=data)
     assert "filled no step" in line or "fewer rows than one step" in line
+
+
+@pytest.mark.parametrize("flags", ["--batch-size 33", "--batch-size 16 --accum-freq 3"])
+def test_a_table_with_fewer_rows_than_a_step(refused, trainer, flags):
+    line = refused("--method", "clip", *flags.split(), data=trainer.table)
+    assert line.split("error: ")[1].startswith(flags.replace(" --", " and --"))
+    assert "train.csv holds fewer rows than one step takes (32 with an image and a caption); lower them" in line
 
 
 def test_ctrl_c_before_the_first_step_stays_what_it_is(trainer, monkeypatch):

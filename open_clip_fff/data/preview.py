@@ -38,6 +38,8 @@ class Preview:
     repeated: int = 0  # captions that equal an earlier one of the same row
     images: int = 0  # rows with an image
     usable: int = 0  # rows with an image and a caption
+    whole: bool = False  # a table of which all rows were read
+    again: int = 0  # rows of a table whose image an earlier one has
     damaged: int = 0  # rows with captions that cannot be read
     damage: str = ""  # the error of the first of them
     shown: list[tuple[str, list[str]]] = field(default_factory=list)  # the first rows' keys and captions
@@ -170,6 +172,7 @@ def preview_csv(
         raise UsageError(f"--csv-img-key {image_column}: the first rows of {path} are empty there")
     _check_images(f"--csv-img-key {image_column}: {path}", images)
     preview = Preview(name=Path(path).name, flag="--csv-caption-key", data_flag=data_flag)
+    preview.whole, preview.again = len(table) < ROW_LIMIT, int(table[image_column].dropna().duplicated().sum())
     reader = CaptionReader(captions)
     for cells in table[list(dict.fromkeys([image_column, *captions.text_columns]))].to_dict("records"):
         image, found = str(cells[image_column]), reader.by_column(cells)
@@ -181,6 +184,7 @@ def preview_csv(
         preview.images += has_image
         preview.usable += has_image and any(found.values())
         if preview.rows >= ENOUGH and preview.finds_all(captions):
+            preview.whole = False
             break
     return preview
 

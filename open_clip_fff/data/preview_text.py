@@ -55,10 +55,12 @@ def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
         )
     longest = max(preview.longest for preview in previews)
     if captions.policy != "first" and captions.per_image > longest:
+        more = " and --json-text-key" * (preview.flag == "--text-key")
+        if preview.again:
+            more += "; rows with the same image are joined by open-clip-fff pack --group"
         raise UsageError(
             f"--captions-per-image {captions.per_image}: no row of {names} has more than "
-            f"{plural(longest, 'captions')}; lower it, or name more sources with {preview.flag} 'A;B'"
-            + (" and --json-text-key" if preview.flag == "--text-key" else "")
+            f"{plural(longest, 'captions')}; lower it, or name more sources with {preview.flag} 'A;B'{more}"
         )
 
 

@@ -23,7 +23,7 @@ from open_clip_fff.host.checkpoints.mid_epoch import mid_epoch_seams
 from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, find_checkpoint
 from open_clip_fff.host.checkpoints.resuming import resuming
 from open_clip_fff.host.checks.data import sidecar_notes
-from open_clip_fff.host.checks.epoch_length import forecast_epochs, rows_of_data
+from open_clip_fff.host.checks.epoch_length import check_table_rows, forecast_epochs, rows_of_data
 from open_clip_fff.host.checks.flags_and_files import check_host
 from open_clip_fff.host.checks.launch import check_launch, precision_notes
 from open_clip_fff.host.checks.weights import activation_notes, check_weights
@@ -131,6 +131,7 @@ def _warn(args, plan: Plan, more: Sequence[str]) -> None:
 def _introduced(args, plan: Plan, rows: str) -> Plan:
     """The plan as the data make it; prints it, the captions' coverage, three rows. On rank 0; every rank checks."""
     plan, previews, captions = preview_training_data(args, plan)
+    check_table_rows(args, previews)
     check_validation_data(args, plan)
     if args.rank != 0:
         return plan

@@ -9,6 +9,7 @@ import open_clip_train.data as oc_data
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import dataset_kind, expand_shards
+from open_clip_fff.data.preview import Preview
 from open_clip_fff.data.row_counts import RowCounts, row_counts
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import feature_reader
@@ -70,6 +71,19 @@ def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, fir
             often = f"{taken / max(known):.2f}", f"{taken / min(known):.2f}"
             line += f", each trained {often[0] if often[0] == often[1] else ' to '.join(often)} times"
     return warnings, line
+
+
+def check_table_rows(args: argparse.Namespace, previews: Sequence[Preview]) -> None:
+    """Raises UsageError if a table, of which all rows are known, holds fewer than one step takes."""
+    step = args.batch_size * args.accum_freq
+    for preview in previews:
+        if preview.whole and math.ceil(preview.usable / args.world_size) < step:
+            accumulated = f" and --accum-freq {args.accum_freq}" * (args.accum_freq > 1)
+            ranks = f" of {plural(args.world_size, 'ranks')}" * (args.world_size > 1)
+            raise UsageError(
+                f"--batch-size {args.batch_size}{accumulated}: {preview.name} holds fewer rows than one step{ranks} "
+                f"takes ({preview.usable:,} with an image and a caption); lower them"
+            )
 
 
 def _mini_batches(args: argparse.Namespace) -> int:
