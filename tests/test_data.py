@@ -2,7 +2,9 @@
 
 import dataclasses
 import hashlib
+import json
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import default_collate
@@ -16,7 +18,7 @@ from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.preview import preview_csv, preview_shard
 from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.data.shards import id_of
-from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.sources import CaptionReader, caption_texts
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer
 from open_clip_fff.host.report.coverage import caption_line, too_little
 from tests.conftest import colour_image, write_tar
@@ -72,6 +74,18 @@ def test_what_is_no_caption_joins_nothing(value):
 
 def test_a_string_is_one_caption_and_not_its_characters():
     assert CaptionReader(ALL).row(sample(json=b'{"captions": "a cat"}')).captions == ["a cat"]
+
+
+def test_a_list_of_captions_in_a_cell_is_read_as_it_was_printed():
+    """pandas writes lists into a CSV as Python prints them, and arrays as numpy does."""
+    many = ["a cat", 'it\'s "one"', "two\nlines é", "\\"]
+    for cell in (str(many), json.dumps(many), str(np.array(many, object)), repr(many).replace("', ", "'\n ")):
+        assert caption_texts(cell) == many, cell
+    assert caption_texts(str(["a", None, float("nan")])) == ["a"]
+    for text in ("[OC] a 'cat'", "['a', b]", "['a", "[]]", "__import__('os')", "[__import__('os').system('x')]"):
+        assert caption_texts(text) == [text]
+    assert caption_texts("['a'" + " " * 100_000) == ["['a'"]  # at once
+    assert caption_texts('{"en": "a cat"}') == []
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2]", b'"a cat"', b"[" * 10**5])

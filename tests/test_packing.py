@@ -9,6 +9,7 @@ import re
 import tarfile
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -136,6 +137,26 @@ def test_lines_that_are_no_rows_are_told(pack, pictures, tmp_path):
 
 def test_an_object_is_no_caption():
     assert [caption_texts(cell) for cell in ({"en": "a cat"}, True, ["a", {"en": "b"}], 7)] == [[], [], ["a"], ["7"]]
+
+
+def test_captions_in_objects_are_told_and_named_by_a_path(pack, pictures, tmp_path):
+    """As Hugging Face's Karpathy and multilingual sets have them."""
+    rows = [
+        {"image": f"pics/{n}.png", "caption": {"en": f"en {n}", "de": f"de {n}"}, "all": [{"raw": "a"}, {"raw": "b"}]}
+        for n in range(2)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    pd.DataFrame({name: [json.dumps(row[name]) for row in rows] for name in ("caption", "all")}).assign(
+        image=[row["image"] for row in rows]
+    ).to_csv(tmp_path / "t.csv", index=False)
+    for form in ("parquet", "jsonl", "csv"):
+        told = pack(tmp_path / f"t.{form}", "--out", tmp_path / f"told-{form}").out
+        assert "texts in objects (caption.en in 2, caption.de in 2): --caption-key names captions" in told
+        out = tmp_path / form
+        pack(tmp_path / f"t.{form}", "--out", out, "--image-root", tmp_path, "--caption-key", "caption.de;all.raw")
+        assert [x["txt"] for x in samples(out / "00000.tar")] == [b"de 0", b"de 1"]
+        assert [x["json"] for x in samples(out / "00000.tar")] == [{"captions": ["a", "b"]}] * 2
 
 
 @pytest.mark.parametrize("repeats", ["keep", "join"])

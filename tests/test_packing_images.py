@@ -132,7 +132,7 @@ def test_tables_of_images_that_cannot_be_meant(pack, refused, hugging_face, tmp_
     page = write(tmp_path / "page.parquet", [{"bytes": b"<html>", "path": None}] * 3)
     assert "page.parquet is an image (cannot identify" in refused(page)
     lists = tmp_path / "lists.parquet"
-    pq.write_table(pa.table({"image": [[{"bytes": IMAGES[0]}]]}), lists)
+    pq.write_table(pa.table({"image": [[[{"bytes": IMAGES[0]}]]]}), lists)
     assert (
         "--image-key image: " in (line := refused(lists)) and "holds list there, and neither paths nor images" in line
     )

@@ -113,6 +113,41 @@ def test_llava(pack, pictures, tmp_path, form):
     assert left_out(tmp_path / "out") == {name: "no path of an image" for name in ("000000002", "000000004")}
 
 
+def test_messages_and_lists_of_images(pack, pictures, tmp_path):
+    """Chats with roles, in a jsonl and in a parquet with the images; a list of one image is that image."""
+    said = [
+        [{"role": "user", "content": "<image>What?"}, {"role": "assistant", "content": "A red square."}],
+        [{"from": "human", "value": "What?"}, {"from": "model", "value": "<image> A green one."}],
+        [{"role": "assistant", "content": [{"type": "text", "text": "Parts."}, {"type": "image"}]}],
+        [{"role": "assistant", "content": "Of two."}],
+    ]
+    named = [["0.png"], ["1.png"], ["2.png"], ["2.png", "3.png"]]
+    expected = [b"A red square.", b"A green one.", b"Parts."]
+    for name, column in (("messages", "images"), ("conversations", "image")):
+        lines = [{column: some, name: turns} for some, turns in zip(named, said, strict=True)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+        pack(tmp_path / f"{name}.jsonl", "--out", tmp_path / name, "--image-root", pictures)
+        assert [x["txt"] for x in packed(tmp_path / name)] == expected
+    rows = [
+        {"images": [{"bytes": (pictures / path).read_bytes(), "path": path} for path in some], "messages": turns}
+        for some, turns in zip(named[::3], said[::3], strict=True)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    done = pack(tmp_path / "t.parquet", "--out", tmp_path / "parquet")
+    assert "conversations in `messages`, whose answers are captions, images in `images`" in done.out
+    assert [x["txt"] for x in packed(tmp_path / "parquet")] == expected[:1]
+    assert packed(tmp_path / "parquet")[0]["png"] == (pictures / "0.png").read_bytes()
+    assert left_out(tmp_path / "parquet") == {"000000001": "no image"}
+
+
+def test_ids_of_coco_are_equal_as_numbers_and_as_texts(pack, pictures, tmp_path):
+    images = [{"id": str(n), "file_name": f"{n}.png"} for n in range(2)]
+    document = {"images": images, "annotations": [{"image_id": n, "caption": f"of {n}"} for n in range(2)]}
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    done = pack(tmp_path / "t.json", "--out", tmp_path / "out", "--image-root", pictures)
+    assert "not listed" not in done.out and [x["txt"] for x in packed(tmp_path / "out")] == [b"of 0", b"of 1"]
+
+
 def test_fields_that_come_late_are_named(pack, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("open_clip_fff.tools.pack.tables.records.LOOK", 2)
     rows = [{"image": f"{n}.png", "caption": "a", **({"blip": "b"} if n > 2 else {})} for n in range(6)]

@@ -1,5 +1,6 @@
 """Reading the captions of one sample from the sources that flags name."""
 
+import ast
 import json
 import math
 import re
@@ -18,6 +19,8 @@ from open_clip_fff.errors import printable
 T = TypeVar("T")
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_LITERAL = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
+_PRINTED_LIST = re.compile(rf"\[[\s,]*(?:(?:{_LITERAL}|None|nan)[\s,]*)+\]", re.DOTALL)  # by Python or numpy
 _INVISIBLE = {0: None, 0xFEFF: None}  # padding of fixed-width strings, and byte order marks
 
 
@@ -153,17 +156,29 @@ def cell_text(value: object) -> list[str]:
 
 
 def caption_texts(cell: object) -> list[str]:
-    """The captions of a cell: a text, a number, a list of texts (as json, too); none of an object or a bool."""
+    """The captions of a cell: a text, a number, a list of texts; none of an object or a bool.
+
+    A list may be json, or as Python and numpy print it, which is what pandas writes into a CSV; an object may be json.
+    """
     if isinstance(cell, list | dict | bool):
         return texts_of(cell)
     if isinstance(cell, bytes):
         cell = cell.decode(errors="replace")
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
+    if isinstance(cell, str) and (text := cell.strip()).startswith(("[", "{")):
         try:
-            return texts_of(json.loads(cell))
+            return texts_of(json.loads(text))
         except (ValueError, RecursionError):
-            pass
+            if _PRINTED_LIST.fullmatch(text):
+                return texts_of([_literal(found) for found in re.findall(_LITERAL, text, re.DOTALL)])
     return cell_text(cell)
+
+
+def _literal(text: str) -> str:
+    """The string that Python prints so."""
+    try:
+        return ast.literal_eval(text) if "\\" in text else text[1:-1]
+    except (ValueError, SyntaxError):  # of a damaged escape, or a line break
+        return text[1:-1]
 
 
 def field_values(fields: object, key: str) -> list[object]:

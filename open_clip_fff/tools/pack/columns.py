@@ -10,9 +10,9 @@ from open_clip_fff.tools.pack.tables.table import SourceTable
 
 PATH_NAMES = (
     *("filepath", "file_path", "image_path", "img_path", "path", "file_name", "filename", "image_name", "file"),
-    "image",
+    *("image", "images"),
 )
-INLINE_NAMES = ("image", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "bytes")
+INLINE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "bytes")
 CAPTION_NAMES = (
     *("title", "caption", "text", "captions", "raw_caption", "alt_text", "comment", "txt"),
     *("description", "sentence", "sentences", "prompt"),
@@ -29,6 +29,9 @@ def choose_columns(table: SourceTable, typed: ColumnNames, image: bool = True) -
     notes: list[str] = []
 
     def find(flag: str, name: str) -> str:
+        head, _, path = name.partition(".")
+        if flag == "--caption-key" and path and name not in table.columns and head in table.columns:
+            return name
         found = check_column(table, flag, name)
         notes.extend(spaces_note(flag, name, found))
         return found
@@ -64,6 +67,11 @@ def check_column(table: SourceTable, flag: str, name: str) -> str:
     return find_column(flag, name, table.columns, table.name, read)
 
 
+def own_columns(names: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """The columns that captions are in: the name itself, or what stands before a dot, as in `sentences.raw`."""
+    return [name if name in columns else name.partition(".")[0] for name in names]
+
+
 def columns_line(table: SourceTable, typed: ColumnNames, columns: ColumnNames) -> str:
     """Which columns are read, and which of them were guessed."""
     parts = [table.layout] if table.layout else []
@@ -80,7 +88,15 @@ def columns_line(table: SourceTable, typed: ColumnNames, columns: ColumnNames) -
 def unused_columns(table: SourceTable, columns: ColumnNames, *others: str) -> list[str]:
     """A line on the columns that are read neither as `columns` nor as `others`, if there are any."""
     only = columns.only[:1] if columns.only else ()
-    read = {columns.image, *columns.captions, *columns.keep, columns.url, columns.label, *only, *others}
+    read = {
+        columns.image,
+        *own_columns(columns.captions, table.columns),
+        *columns.keep,
+        columns.url,
+        columns.label,
+        *only,
+        *others,
+    }
     names = [name for name in table.columns if name not in read]
     return [f"{len(names)} of {plural(len(table.columns), 'columns')} ({column_names(names)})"] if names else []
 

@@ -5,6 +5,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,11 +14,11 @@ from typing import Any
 from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.ids import sample_id, text_hash
 from open_clip_fff.data.shards import unreadable_reason
-from open_clip_fff.data.sources import caption_texts, cell_text
+from open_clip_fff.data.sources import caption_texts, cell_text, field_values, texts_of
 from open_clip_fff.data.table_columns import further_rows
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.pack.columns import choose_columns, columns_line, unused_columns
+from open_clip_fff.tools.pack.columns import choose_columns, columns_line, own_columns, unused_columns
 from open_clip_fff.tools.pack.folder import FILE_NAME, NamedImages, joined_path
 from open_clip_fff.tools.pack.folder_files import unused_in
 from open_clip_fff.tools.pack.items import Item, SkipSample, as_json, members_of
@@ -27,7 +28,8 @@ from open_clip_fff.tools.pack.rows import SourceRow, captions_of
 from open_clip_fff.tools.pack.settings import ColumnNames, PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
 from open_clip_fff.tools.pack.tables.parquet import CONTENT, CellImage, cell_image, with_images
-from open_clip_fff.tools.pack.tables.table import SourceTable, TableRow
+from open_clip_fff.tools.pack.tables.reader import Cells
+from open_clip_fff.tools.pack.tables.table import SHOWN, SourceTable, TableRow
 from open_clip_fff.tools.shards.share import Share
 
 
@@ -50,11 +52,12 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
 
     def open_in(lists: Path, share: Share) -> SampleSource[dict]:
         named = NamedImages(root, table.files, lists) if kind.images else None
-        rows = table_rows(table, columns, by_content=settings.group, starts=starts)
+        nested: Counter[str] = Counter()
+        rows = table_rows(table, columns, by_content=settings.group, starts=starts, nested=nested)
 
         def unused() -> list[str]:
             files = named.unused() if named else unused_in(settings.source, table.files, not inline)
-            return [*unused_columns(table, columns), *table.unused(), *files]
+            return [*unused_columns(table, columns), *_nested(nested), *table.unused(), *files]
 
         listing = Listing(
             rows=named.noting(rows) if named else rows,
@@ -118,24 +121,30 @@ def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, star
 
 
 def table_rows(
-    table: SourceTable, columns: ColumnNames, by_content: bool = False, starts: Sequence[str] = ()
+    table: SourceTable,
+    columns: ColumnNames,
+    by_content: bool = False,
+    starts: Sequence[str] = (),
+    nested: Counter[str] | None = None,
 ) -> Iterator[SourceRow]:
     """A row per row; its key is its number, from 0.
 
     With `by_content` images in the table are read, to find rows of one image. `starts` are, for each file, the folder
-    of its relative paths; empty if all have the same.
+    of its relative paths; empty if all have the same. `nested` counts texts in objects of caption columns, by path.
 
     Raises UsageError if the table cannot be read, or holds neither images nor paths in their column.
     """
     inline, image_column = columns.image in table.inline, columns.image or ""
-    names = [*columns.captions, *columns.keep, *filter(None, (columns.url, columns.label))]
+    names = [*own_columns(columns.captions, table.columns), *columns.keep, *filter(None, (columns.url, columns.label))]
     names += [] if inline and not by_content else [image_column]
     for number, (file, row, cells) in selected_rows(table, columns, names):
         image = image_at(cells.get(image_column), table, image_column)
         path = "".join(cell_text(image.path))
         path = joined_path(starts[file], path) if starts else path
         identity = sample_id(image.content) if image.content else text_hash(path) if path else -1 - number
-        captions = [caption_texts(cells[name]) for name in columns.captions]
+        captions = [captions_at(cells, name) for name in columns.captions]
+        if nested is not None:
+            nested.update(path for name in columns.captions for path in nested_texts(cells, name))
         if table.separator:  # a CSV's
             inside = sum(further_rows(text, path, table.separator) for texts in captions for text in texts)
             table.skipped += [f"{path} has it in a caption, where a quote has no end"] * inside
@@ -172,9 +181,38 @@ def image_at(cell: object, table: SourceTable, column: str) -> CellImage:
 
 def joined_rows(table: SourceTable, columns: ColumnNames, by: str) -> Iterator[SourceRow]:
     """A row per row of captions that join samples by a column. Raises UsageError as the table."""
-    for _, _, cells in table.rows([by, *columns.captions]):
+    for _, _, cells in table.rows([by, *own_columns(columns.captions, table.columns)]):
         key = "".join(cell_text(cells[by]))
-        yield SourceRow(text_hash(key), key, captions=[caption_texts(cells[name]) for name in columns.captions])
+        yield SourceRow(text_hash(key), key, captions=[captions_at(cells, name) for name in columns.captions])
+
+
+def captions_at(cells: Cells, name: str) -> list[str]:
+    """The captions of a row in a column, or in objects there by a path, as `sentences.raw`."""
+    if name in cells:
+        return caption_texts(cells[name])
+    head, _, path = name.partition(".")
+    return texts_of(field_values(_as_object(cells[head]), path))
+
+
+def nested_texts(cells: Cells, name: str) -> list[str]:
+    """Paths of texts in the objects of a caption column, which are no captions of it."""
+    value = _as_object(cells.get(name))
+    objects = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, dict)]
+    return list(dict.fromkeys(f"{name}.{key}" for each in objects for key, text in each.items() if texts_of(text)))
+
+
+def _as_object(cell: object) -> object:
+    """A cell, or what its json says."""
+    if isinstance(cell, str) and cell.lstrip().startswith(("{", "[")):
+        with suppress(ValueError, RecursionError):
+            return json.loads(cell)
+    return cell
+
+
+def _nested(counts: Counter[str]) -> list[str]:
+    """A line on texts in objects of caption columns, if there are any."""
+    names = ", ".join(f"{name} in {count:,}" for name, count in counts.most_common(SHOWN))
+    return [f"texts in objects ({names}): --caption-key names captions by such a path"] if counts else []
 
 
 def table_item(row: dict[str, Any], root: Path) -> Item:

@@ -39,14 +39,14 @@ def coco(document: Document) -> DocumentLayout | None:
 def _coco_rows(document: Document) -> Iterator[Cells]:
     captions: dict[Any, list[object]] = defaultdict(list)
     for annotation in document["annotations"]:
-        captions[annotation.get("image_id")].append(annotation.get("caption"))
+        captions[str(annotation.get("image_id"))].append(annotation.get("caption"))
     for image in document["images"]:
-        yield {**image, "captions": captions.get(image.get("id"), [])}
+        yield {**image, "captions": captions.get(str(image.get("id")), [])}
 
 
 def _coco_strays(document: Document) -> list[str]:
-    listed = {image.get("id") for image in document["images"]}
-    strays = sum(annotation.get("image_id") not in listed for annotation in document["annotations"])
+    listed = {str(image.get("id")) for image in document["images"]}
+    strays = sum(str(annotation.get("image_id")) not in listed for annotation in document["annotations"])
     return [f"{plural(strays, 'annotations')} of images that are not listed"] if strays else []
 
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from open_clip_fff.errors import as_mistake
 from open_clip_fff.plural import plural
+from open_clip_fff.tools.pack.tables.chats import CAPTIONS, COLUMNS, answers, one_of
 from open_clip_fff.tools.pack.tables.reader import UNREADABLE, Cells, Reader
 from open_clip_fff.tools.pack.tables.separated import PIECE
 
@@ -32,12 +33,20 @@ class ParquetReader(Reader):
         schema = pq.read_schema(file)
         self.columns = list(schema.names)
         self.inline = frozenset(field.name for field in schema if _holds_bytes(field.type))
+        self._chat = next((field.name for field in schema if _is_chat(field)), None)
+        if CAPTIONS in self.columns:
+            self._chat = None
+        if self._chat is not None:
+            self.columns = [*(name for name in self.columns if name != self._chat), CAPTIONS]
+            self.layout, self.captions = f"conversations in `{self._chat}`, whose answers are captions", (CAPTIONS,)
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
         piece = FEW if self.inline & set(columns) else PIECE
+        read = [self._chat if self._chat and name == CAPTIONS else name for name in columns]
         with pq.ParquetFile(self.file, **STREAMED) as table:
-            for batch in table.iter_batches(piece, columns=list(columns)):
-                yield from batch.to_pylist()
+            for batch in table.iter_batches(piece, columns=list(dict.fromkeys(read))):
+                for cells in batch.to_pylist():
+                    yield cells if read == list(columns) else {**cells, CAPTIONS: answers(cells[self._chat])}
 
     def about(self) -> int:
         return pq.read_metadata(self.file).num_rows
@@ -65,10 +74,21 @@ def cells_at(file: str, column: str, numbers: Sequence[int]) -> Iterator[object]
 
 
 def _holds_bytes(kind: Any) -> bool:
-    """Whether an arrow type is bytes, as in img2dataset's parquets, or has some, as in Hugging Face's."""
+    """Whether an arrow type is bytes, as in img2dataset's parquets, or has or lists some, as in Hugging Face's."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _holds_bytes(kind.value_type)
     if pa.types.is_struct(kind):
         return any(kind.field(n).name == "bytes" and _holds_bytes(kind.field(n).type) for n in range(kind.num_fields))
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+
+
+def _is_chat(field: Any) -> bool:
+    """Whether a column holds lists of turns, as `chat_column` has them."""
+    if field.name not in COLUMNS or not (pa.types.is_list(field.type) or pa.types.is_large_list(field.type)):
+        return False
+    turn = field.type.value_type
+    names = {turn.field(n).name for n in range(turn.num_fields)} if pa.types.is_struct(turn) else set()
+    return bool(names & {"value", "content"})
 
 
 class CellImage(NamedTuple):
@@ -79,7 +99,11 @@ class CellImage(NamedTuple):
 
 
 def cell_image(cell: object) -> CellImage | None:
-    """The image of a path, of bytes, or of Hugging Face's `{bytes, path}`; None for other cells."""
+    """The image of a path, of bytes, of Hugging Face's `{bytes, path}`, or of a list of one; None for other cells.
+
+    A list of several images is about none of them: it has neither path nor bytes.
+    """
+    cell = one_of(cell)
     if isinstance(cell, bytes):
         return CellImage("", cell or None)
     if isinstance(cell, dict) and {"path", "bytes"} & set(cell):

@@ -1,20 +1,17 @@
 """Objects with named fields: the lines of a jsonl, or a list in a json; LLaVA's conversations among them."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TextIO
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.tools.pack.tables.chats import CAPTIONS, answers, chat_column, one_of
 from open_clip_fff.tools.pack.tables.reader import Cells, Reader, open_text
 from open_clip_fff.tools.pack.tables.separated import LOOK, lines_about
 
 CHUNK = 1 << 20  # characters
-CHAT = "conversations"  # LLaVA: {"id", "image", "conversations": [{"from", "value"}, …]}
-ANSWERS = frozenset({"gpt", "assistant"})  # those who describe the image
-_IMAGE_TAG = re.compile(r"\s*<image>\s*")
 
 
 class JsonRecord(NamedTuple):
@@ -39,10 +36,10 @@ class RecordsReader(Reader):
             found = [record.fields for record in islice(records(text), LOOK) if record.fields]
         if not found:
             raise UsageError(f"{file} holds no row: a {form} has objects with named fields, in each line or in a list")
-        self._chats = _is_chat(found[0])
-        if self._chats:
-            found = [_with_captions(fields) for fields in found]
-            self.layout, self.image, self.captions = "LLaVA's conversations", "image", ("captions",)
+        self._chat = chat_column(found[0])
+        if self._chat is not None:
+            found = [_with_captions(fields, self._chat) for fields in found]
+            self.layout, self.image, self.captions = "LLaVA's conversations", "image", (CAPTIONS,)
         self.columns = list(dict.fromkeys(name for fields in found for name in fields))
         self._later: Counter[str] = Counter()  # fields that the first records lack
 
@@ -54,7 +51,7 @@ class RecordsReader(Reader):
                     where = f"{'line' if self.form == 'jsonl' else 'entry'} {number}"
                     self.skipped.append(f"{self.file}: Skipping {where}: it is no object with named fields")
                     continue
-                fields = _with_captions(fields) if self._chats else fields
+                fields = _with_captions(fields, self._chat)
                 self._later.update(fields.keys() - known)
                 yield {column: fields.get(column) for column in columns}
 
@@ -112,19 +109,10 @@ def _object(line: str) -> Cells | None:
     return fields if isinstance(fields, dict) else None
 
 
-def _is_chat(fields: Cells) -> bool:
-    turns = fields.get(CHAT)
-    return isinstance(turns, list) and bool(turns) and all(isinstance(x, dict) and "value" in x for x in turns)
-
-
-def _with_captions(fields: Cells) -> Cells:
+def _with_captions(fields: Cells, chat: str | None) -> Cells:
     """A conversation as `captions`, its answers; without `image` if it is about several."""
-    turns = fields.get(CHAT)
-    turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
-    answers = [turn.get("value") for turn in turns if turn.get("from") in ANSWERS]
-    captions = [_IMAGE_TAG.sub(" ", text).strip() for text in answers if isinstance(text, str)]
-    image = fields.get("image")
-    if isinstance(image, list):
-        image = image[0] if len(image) == 1 else None
-    rest = {name: value for name, value in fields.items() if name not in ("image", CHAT)}
-    return {"image": image, "captions": captions, **rest}
+    if chat is None:
+        return fields
+    image = one_of(fields.get("image", fields.get("images")))
+    rest = {name: value for name, value in fields.items() if name not in ("image", "images", chat)}
+    return {"image": image, CAPTIONS: answers(fields.get(chat)), **rest}
