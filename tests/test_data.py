@@ -85,7 +85,7 @@ def test_a_list_of_captions_in_a_cell_is_read_as_it_was_printed():
     for text in ("[OC] a 'cat'", "['a', b]", "['a", "[]]", "__import__('os')", "[__import__('os').system('x')]"):
         assert caption_texts(text) == [text]
     assert caption_texts("['a'" + " " * 100_000) == ["['a'"]  # at once
-    assert caption_texts('{"en": "a cat"}') == []
+    assert caption_texts('{"en": "a cat"}') == ['{"en": "a cat"}']  # told by pack
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2]", b'"a cat"', b"[" * 10**5])

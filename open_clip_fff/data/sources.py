@@ -158,13 +158,13 @@ def cell_text(value: object) -> list[str]:
 def caption_texts(cell: object) -> list[str]:
     """The captions of a cell: a text, a number, a list of texts; none of an object or a bool.
 
-    A list may be json, or as Python and numpy print it, which is what pandas writes into a CSV; an object may be json.
+    A list may be json, or as Python and numpy print it, which is what pandas writes into a CSV.
     """
     if isinstance(cell, list | dict | bool):
         return texts_of(cell)
     if isinstance(cell, bytes):
         cell = cell.decode(errors="replace")
-    if isinstance(cell, str) and (text := cell.strip()).startswith(("[", "{")):
+    if isinstance(cell, str) and (text := cell.strip()).startswith("["):
         try:
             return texts_of(json.loads(text))
         except (ValueError, RecursionError):
