@@ -26,7 +26,8 @@ HOSTILE_CELLS = {
     "quotes": ('"a ""fat"" cat"', ['a "fat" cat']),
     "a line break": ('"a cat\nand a dog"', ["a cat\nand a dog"]),
     "the separator": ('"a cat\tand a dog"', ["a cat\tand a dog"]),
-    "a list as text": ("\"['a cat', 'a dog']\"", ["['a cat', 'a dog']"]),
+    "a list as Python prints it": ("\"['a cat', 'a dog']\"", ["a cat"]),  # as the next
+    "a list of code": ("\"['a cat', cat]\"", ["['a cat', cat]"]),
     "a list as json": ('"[""a cat"", ""a dog""]"', ["a cat"]),  # of the two captions, K = 1
     "emoji": ("🐈 قطة", ["🐈 قطة"]),
     "NUL": ("a\0dog", ["adog"]),
