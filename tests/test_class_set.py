@@ -116,6 +116,7 @@ def test_mistakes_are_one_line_and_leave_nothing(command, folders, tmp_path):
     write_tar(tar, {f"{row}": {"jpg": jpeg(row), "cls": str(row).encode()} for row in range(4)})
     few, gap = put_lines(tmp_path / "few.txt", "a", "b"), put_lines(tmp_path / "gap.txt", "a", "", "b")
     tabs = put_lines(tmp_path / "tabs.txt", f"{LABELS[0]}\ta")
+    beside = put_lines(tmp_path / "beside.txt", *(f"{label}, a name" for label in LABELS))
     for label in LABELS:
         put(tmp_path / "broken" / label / "a.jpg", "no image")
     put(tmp_path / "splits" / "train" / "cat" / "a.jpg", jpeg(0))
@@ -130,6 +131,7 @@ def test_mistakes_are_one_line_and_leave_nothing(command, folders, tmp_path):
         ([folders, "--class-names", gap], "line 2 is empty"),
         ([folders, "--class-names", tabs], f"has no name for {LABELS[1]}, "),
         ([folders, "--class-names", tmp_path / "none"], "cannot be read"),
+        ([folders, "--class-names", beside], "each line begins with a label"),
         ([folders, "--templates", few], "'a' has no {c}"),
         ([folders, "--split", "a/b"], "--split a/b"),
         ([folders / LABELS[0]], "has 1 class (more)"),
@@ -140,6 +142,15 @@ def test_mistakes_are_one_line_and_leave_nothing(command, folders, tmp_path):
         error = command(*arguments, "--out", tmp_path / "out", expect=2)
         assert named in error and len(error.splitlines()) == 1, error
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_names_that_are_codes_are_told(command, tmp_path):
+    """wordnet's ids, as ImageNet's folders have, and numbers, as CUB's; what macOS zips beside is no class."""
+    for label in ("n01440764", "001.Black_Albatross", "00.5", "cat", "3d_model", "__MACOSX"):
+        put(tmp_path / "in" / label / "a.jpg", jpeg(0))
+    told = command(tmp_path / "in", "--out", tmp_path / "out")
+    assert "5 images of 5 classes" in told
+    assert "codes or begin with numbers, of which models know nothing: 00.5, 001.Black Albatross, n01440764;" in told
 
 
 @pytest.mark.parametrize("name", ["mine", "cifar10"])

@@ -39,6 +39,7 @@ def test_what_is_damaged_is_counted_and_mistakes_leave_nothing(program, shards, 
         ([tar, "--out", out], f"--out {out}: exists already"),
         ([tar, "--out", tmp_path / "x", "--text-kay", "txt"], "--text-kay"),
         ([tar, "--out", tmp_path / "x", "--text-key", "nope"], "no sample has captions"),
+        ([tar, "--out", tmp_path / "x", "--json-text-key", "nope"], "no sample has a caption in json:nope"),
         ([tmp_path / "no.tar", "--out", tmp_path / "x"], "no.tar"),
         ([tar, "--out", tmp_path / "x", "--captions", "0"], "--captions 0"),
     ):

@@ -1,5 +1,6 @@
 """open-clip-fff class-set: a zero-shot classification set of folders of classes, or of shards with classes."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -34,6 +35,7 @@ SPLIT = "test"  # on which models are scored
 SPLITS = {"train", "val", "valid", "validation", "test"}
 THREADS = 4  # that read and decode images
 SHOWN = 5  # classes that a line names
+CODE = re.compile(r"n\d{8}$|\d+[. _-]|[\W\d_]*$")  # wordnet's ids, numbers before a name, or no letter at all
 
 
 class LabelledImage(NamedTuple):
@@ -103,6 +105,9 @@ def class_set(
         print(f"without images: {_some(empty)}")
     if same := [name for name, count in Counter(map(str.casefold, names)).items() if count > 1]:
         print(f"several classes have the same name, and no model can tell them apart: {_some(same)}")
+    if codes := [name for name in names if CODE.match(name)]:
+        fix = "--class-names FILE with LABEL<TAB>NAME in each line"
+        print(f"names that are codes or begin with numbers, of which models know nothing: {_some(codes)}; give {fix}")
     if split == SPLIT:
         print(how_to_score(out))
     return 0
@@ -135,6 +140,12 @@ def name_classes(labels: Sequence[str], file: Path | None) -> Classes:
         if missing := [label for label in labels if not by_label.get(label)]:
             raise UsageError(f"--class-names {file}: has no name for {_some(missing)}")
         return Classes([by_label[label] for label in labels], in_order)
+    words = [re.split(r"[\s,;:=]", line, maxsplit=1) for line in lines]
+    if {word[0] for word in words} == set(labels) and all(len(word) > 1 for word in words):
+        raise UsageError(
+            f"--class-names {file}: each line begins with a label ({printable(lines[0])}); where that is no part of "
+            f"the name, write a tab behind it: LABEL<TAB>NAME"
+        )
     if are_numbers:
         if int(max(labels, key=int)) >= len(lines):
             raise UsageError(

@@ -91,11 +91,19 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
 
 
 def _captions_by_image(urls: Sequence[str], reader: CaptionReader) -> dict[int, list[str]]:
-    """Each image's captions by its id, one line each; a copy of the image adds those that it has not."""
+    """Each image's captions by its id, one line each; a copy of the image adds those that it has not.
+
+    Raises UsageError if a shard cannot be read, or a source that is named has no caption at all.
+    """
     texts: dict[int, list[str]] = {}
+    counts = Counter[str]()
     for sample in as_usage_errors(read_samples(urls), " ".join(urls[:3])):
-        row = reader.row(sample)
+        found = reader.read(sample).found
+        counts.update({source: len(captions) for source, captions in found.items()})
+        row = reader.named_row(sample, found)
         if (image := row.id) >= 0:
             own = texts.setdefault(image, [])
             own += [text for text in (" ".join(text.split()) for text in row.captions) if text not in own]
+    if counts.total() and (empty := [name for name, count in counts.items() if not count and name != "txt"]):
+        raise UsageError(f"no sample has a caption in {', '.join(empty)}; --text-key, --json-text-key?")
     return texts

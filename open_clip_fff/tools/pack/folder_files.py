@@ -105,10 +105,11 @@ def _inode(folder: Path) -> tuple[int, int]:
 
 
 def entries_of(folder: Path) -> list[tuple[str, bool]]:
-    """Names in a folder, and whether each is a folder; no hidden ones."""
+    """Names in a folder, and whether each is a folder; no hidden ones, and not those that macOS zips beside."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+            shown = (entry for entry in entries if not entry.name.startswith((".", "__MACOSX")))
+            return sorted((entry.name, entry.is_dir()) for entry in shown)
     except OSError as error:
         raise UsageError(f"{folder} cannot be read ({error})") from error
 
