@@ -88,6 +88,15 @@ def test_a_list_of_captions_in_a_cell_is_read_as_it_was_printed():
     assert caption_texts('{"en": "a cat"}') == ['{"en": "a cat"}']  # told by pack
 
 
+def test_a_list_of_captions_in_a_fields_text_is_a_list():
+    """img2dataset writes the columns of a CSV into its json as they are there, as strings."""
+    many = ["a cat", "it's b"]
+    for text in (str(many), json.dumps(many)):
+        assert CaptionReader(ALL).row(sample(json=json.dumps({"captions": text}).encode())).captions == many
+    for text, captions in (("[]", []), ("[[0.5]]", ["[[0.5]]"]), ("[UNK] 'x'", ["[UNK] 'x'"])):
+        assert CaptionReader(ALL).row(sample(json=json.dumps({"captions": text}).encode())).captions == captions
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[1, 2]", b'"a cat"', b"[" * 10**5])
 def test_json_that_is_none_names_the_sample_and_costs_its_own_captions_only(content):
     settings = CaptionSettings(9, "all", json_keys=("captions", "syn.json:syn_text"))

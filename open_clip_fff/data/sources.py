@@ -66,7 +66,7 @@ class CaptionReader:
             columns = self.sidecar.lookup(str(sample["__url__"]), str(sample["__key__"]))
             damage += [self.sidecar.damage] if self.sidecar.damage else []
             for key in captions.sidecar_keys:
-                texts = attempt(f"{at}, {key} in its sidecar,", texts_of, columns.get(key))
+                texts = attempt(f"{at}, {key} in its sidecar,", _listed_texts, columns.get(key))
                 found[source_name("sidecar", key)] = self._split(texts or [])
         return SampleCaptions(self._within_bounds(found), damage)
 
@@ -204,7 +204,16 @@ def _named(values: Mapping[str, object], typed: str) -> object:
 
 
 def _texts_at(fields: object, key: str) -> list[str]:
-    return texts_of(field_values(fields, key))
+    return _listed_texts(field_values(fields, key))
+
+
+def _listed_texts(value: object) -> list[str]:
+    """The texts of a json field or a sidecar's column, of which a text may be a list, as img2dataset copies it."""
+    if isinstance(value, list):
+        return [text for item in value for text in _listed_texts(item)]
+    if not (isinstance(value, str) and value.lstrip().startswith("[")):
+        return texts_of(value)
+    return caption_texts(value) or ([] if value.strip() == "[]" else texts_of(value))
 
 
 def _parsed(member: Any) -> dict | None:

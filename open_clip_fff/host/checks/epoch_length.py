@@ -78,11 +78,10 @@ def check_table_rows(args: argparse.Namespace, previews: Sequence[Preview]) -> N
     step = args.batch_size * args.accum_freq
     for preview in previews:
         if preview.whole and math.ceil(preview.usable / args.world_size) < step:
-            accumulated = f" and --accum-freq {args.accum_freq}" * (args.accum_freq > 1)
-            ranks = f" of {plural(args.world_size, 'ranks')}" * (args.world_size > 1)
+            ranks = f" on each of {plural(args.world_size, 'ranks')}" * (args.world_size > 1)
             raise UsageError(
-                f"--batch-size {args.batch_size}{accumulated}: {preview.name} holds fewer rows than one step{ranks} "
-                f"takes ({preview.usable:,} with an image and a caption); lower them"
+                f"--batch-size and --accum-freq: an epoch holds fewer rows than one step takes, {step:,}{ranks}: "
+                f"{preview.name} has {preview.usable:,} with an image and a caption; lower them"
             )
 
 
