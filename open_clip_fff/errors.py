@@ -8,6 +8,9 @@ from contextlib import contextmanager
 # webdataset's for a program whose output it reads, as of pipe: and https:, with all that it was started with
 _FAILED_PROGRAM = re.compile(r"""^\(\(\[?["'](\S+?)["']?[ ,].*\): exit (-?\d+) \(read\).*$""")
 
+POINTER = b"version https://git-lfs"  # begins what a clone without Git LFS has for a large file
+POINTER_NOTE = "it is Git LFS's pointer to the file: git lfs pull gets the file itself"
+
 
 class UsageError(Exception):
     """One line that names the flag or file, what is wrong and how to fix it.
@@ -43,6 +46,15 @@ def as_mistake(what: str, *errors: type[Exception], fix: str = "") -> Iterator[N
         raise
     except errors as error:
         raise UsageError(f"{what} ({reason(error)}){f'; {fix}' if fix else ''}") from error
+
+
+def is_pointer(path: str) -> bool:
+    """Whether a local file is Git LFS's pointer to another."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(POINTER)) == POINTER
+    except (OSError, ValueError):
+        return False
 
 
 def is_first_rank() -> bool:

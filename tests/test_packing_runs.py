@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import POINTER, UsageError
 from open_clip_fff.tools.pack.report import braces
 from open_clip_fff.tools.pack.settings import ImageSettings
 from open_clip_fff.tools.pack.shards import ShardSource
@@ -147,13 +147,19 @@ def test_training_reads_what_was_packed(pack, trainer, tokens, tmp_path):
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_there(refused, tmp_path):
+def test_what_is_not_there(pack, refused, tmp_path):
     assert "nowhere.csv does not exist; check the path" in refused(tmp_path / "nowhere.csv")
     assert "00.tar does not exist (and 2 more of 3)" in refused(tmp_path / "{00..02}.tar")
     (tmp_path / "a.doc").write_text("x")
     assert "neither a folder nor one of .csv" in refused(tmp_path / "a.doc")
     (tmp_path / "empty").mkdir()
     assert "no image in it or below" in refused(tmp_path / "empty")
+    for name in ("lfs.parquet", "lfs.csv"):
+        (tmp_path / name).write_bytes(POINTER + b".github.com/spec/v1\noid sha256:ab\nsize 12\n")
+        assert "it is Git LFS's pointer to the file: git lfs pull" in refused(tmp_path / name)
+    (tmp_path / "lfs.csv").rename(tmp_path / "lfs.tar")
+    done = pack(tmp_path / "lfs.tar", "--out", tmp_path / "out", expect=1)
+    assert f"{tmp_path}/lfs.tar: it is Git LFS's pointer" in done.out + done.err
 
 
 def test_columns_that_are_not_there(refused, tokens):

@@ -176,6 +176,31 @@ def test_weights_of_another_architecture_are_refused_before_anything_is_made(tra
     assert "--mining-features off" in said
 
 
+def test_weights_under_other_names_are_told_with_what_helps(tiny_name, tmp_path):
+    """Files of other trainers, of wrappers and of transformers; a clone without Git LFS."""
+    model = open_clip.create_model(tiny_name)
+    own = model.state_dict()
+
+    def line(content: object) -> str:
+        torch.save(content, tmp_path / "w.pt")
+        with pytest.raises(UsageError) as found:
+            load_weights(model, read_weights(tmp_path / "w.pt"), "--pretrained w.pt")
+        return str(found.value)
+
+    for name in ("model", "model_state_dict", "module"):
+        assert f"those under {name!r} may be meant: torch.save them alone" in line({"epoch": 1, name: own})
+    for prefix in ("model.", "_fsdp_wrapped_module.", "base_model.model."):
+        said = line({prefix + name: tensor for name, tensor in own.items()})
+        assert f"they are there as {prefix}positional_embedding and so on: save them without {prefix!r}" in said
+    custom = {name if name.startswith(("visual", "logit")) else f"text.{name}": x for name, x in own.items()}
+    assert "they are there as text.positional_embedding and so on: of an architecture with custom_text" in line(custom)
+    named = {"vision_model.pre_layrnorm.bias": torch.ones(2), "logit_scale": torch.ones(1)}
+    assert "its names are transformers': take OpenCLIP's file" in line(named)
+    (tmp_path / "lfs.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 12\n")
+    with pytest.raises(UsageError, match="it is Git LFS's pointer to the file: git lfs pull"):
+        read_weights(tmp_path / "lfs.pt")
+
+
 @pytest.mark.slow
 def test_stock_training_loads_by_itself_and_says_what_it_cannot(trainer, runs, refused, biased):
     said = refused("--pretrained", str(biased), by=stock)

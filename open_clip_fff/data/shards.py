@@ -8,7 +8,7 @@ from open_clip_fff.config.safety import MOST_PIXELS
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.images import NO_IMAGE, open_image
 from open_clip_fff.data.table_columns import column_names
-from open_clip_fff.errors import as_mistake, printable, reason
+from open_clip_fff.errors import POINTER_NOTE, UsageError, as_mistake, is_pointer, printable, reason
 
 T = TypeVar("T")
 
@@ -52,8 +52,13 @@ def samples_at(path: str, starts: Iterable[int]) -> Iterator[dict]:
 
 def as_usage_errors(samples: Iterator[T], called: str) -> Iterator[T]:
     """Passes samples of `read_samples` on; errors of a shard that cannot be read become a UsageError that names it."""
-    with as_mistake(f"{called} cannot be read as a tar", Exception):
-        yield from samples
+    try:
+        with as_mistake(f"{called} cannot be read as a tar", Exception):
+            yield from samples
+    except UsageError as error:
+        if is_pointer(called):
+            raise UsageError(f"{called}: {POINTER_NOTE}") from error
+        raise
 
 
 def image_bytes(sample: dict) -> bytes | None:

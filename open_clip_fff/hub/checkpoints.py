@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import POINTER, POINTER_NOTE, UsageError, reason
 from open_clip_fff.numerics import not_finite
 
 LATEST = "epoch_latest.pt"  # of --save-most-recent
@@ -170,10 +170,18 @@ def weights_of(stored: Any, checkpoint: Path | str) -> dict[str, Tensor]:
     weights = weights if isinstance(weights, dict) else {}
     other = next((name for name, tensor in weights.items() if not isinstance(tensor, Tensor)), None)
     if not weights or other is not None:
-        hint = "; export --ema makes a model of a run's moving average" if "ema" in weights else ""
+        hint = "; export --ema makes a model of a run's moving average" if "ema" in weights else _inner(weights)
         found = "it holds none" if other is None else f"{other!r} is not one"
         raise UsageError(f"{checkpoint}: no weights of a model: they are tensors by name, and {found}{hint}")
     return {_WRAPPED.sub("", name): tensor for name, tensor in weights.items()}
+
+
+def _inner(stored: Mapping[str, Any]) -> str:
+    """End of an error line: where other trainers' files have weights, as in `model`, if one does."""
+    for name, inner in stored.items():
+        if isinstance(inner, dict) and inner and all(isinstance(tensor, Tensor) for tensor in inner.values()):
+            return f"; those under {name!r} may be meant: torch.save them alone"
+    return ""
 
 
 def read_stored(checkpoint: Path) -> Any:
@@ -232,6 +240,8 @@ def describe_file(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         start = file.read(40)
+    if start.startswith(POINTER):
+        return POINTER_NOTE
     if start.startswith(b"PK"):
         return None if zipfile.is_zipfile(path) else "the file is cut short"
     if not start:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,9 +105,21 @@ def find_mismatch(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], resi
             timm = "; OpenCLIP builds a timm tower at its own image size" if ".trunk.pos_embed" in name else ""
             return f"{name} is {list(there)} there and {list(here)} in the model{timm}"
     if missing:
-        return f"{len(missing)} are missing, {missing[0]} among them"
+        return f"{len(missing)} are missing, {missing[0]} among them{_other_names(missing, weights)}"
     layer = _additional_layer(weights, own)
     return None if layer is None else f"the model has no layer for {layer}"
+
+
+def _other_names(missing: Sequence[str], weights: Mapping[str, Tensor]) -> str:
+    """End of an error line: by which other names missing weights are there, if they are."""
+    if any(name.startswith(("text_model.", "vision_model.")) for name in weights):
+        return "; its names are transformers': take OpenCLIP's file, such as open_clip_model.safetensors"
+    for name in weights:
+        prefix = name.removesuffix(missing[0])
+        if prefix != name and all(prefix + each in weights for each in missing):
+            fix = "of an architecture with custom_text" if prefix == "text." else f"save them without {prefix!r}"
+            return f"; they are there as {name} and so on: {fix}"
+    return ""
 
 
 def _additional_layer(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from open_clip_fff.data.decoded import UNREADABLE
 from open_clip_fff.data.images import FILE_FORMATS, NO_IMAGE, to_rgb
+from open_clip_fff.errors import POINTER, POINTER_NOTE
 from open_clip_fff.tools.pack.settings import ImageSettings
 
 READ = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # what training reads, by PIL's names
@@ -83,6 +84,8 @@ def prepare_image(content: bytes, settings: ImageSettings) -> PreparedImage:
     GIF, BMP and TIFF, which training does not read in tars, are re-encoded at their own size. What is re-encoded is
     rotated as its EXIF says, and is RGB. Raises SkipSample if it cannot be read, or is too small.
     """
+    if content.startswith(POINTER):
+        raise SkipSample(f"no image: {POINTER_NOTE}")
     try:
         image = Image.open(io.BytesIO(content), formats=FILE_FORMATS)
         own, short = READ.get(image.format or ""), min(image.size)

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from open_clip_fff.errors import UsageError, as_mistake
+from open_clip_fff.errors import POINTER_NOTE, UsageError, as_mistake, is_pointer
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.tables.documents import DocumentReader
 from open_clip_fff.tools.pack.tables.parquet import ParquetReader
@@ -75,6 +75,8 @@ def open_reader(file: str, separator: str | None = None) -> Reader:
     make = form(file)
     if make is None:
         raise UsageError(f"{file} is none of {', '.join(sorted(FORMS))}")
+    if is_pointer(file):
+        raise UsageError(f"{file}: {POINTER_NOTE}")
     with as_mistake(f"{file} cannot be read as {Path(bare_name(file)).suffix[1:]}", *UNREADABLE):
         return make(file, separator) if make is SeparatedReader else make(file)
 
