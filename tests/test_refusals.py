@@ -72,6 +72,8 @@ FLAGS = [
     ("--horovod", "the package horovod is not installed"),
     ("--use-bnb-linear SwitchBackLinearGlobal", "bitsandbytes"),
     ("--logs /dev/null", "nothing can be written in /dev/null"),
+    ("--lock-image --lock-image-unlocked-groups=-1", "--lock-image-unlocked-groups -1: must be 0 or more"),
+    ("--remote-sync-protocol fsspec --remote-sync nowhere://x", "--remote-sync nowhere://x: cannot be written to"),
     ("--logs /dev --name null", "--logs /dev: nothing can be written in /dev/null"),
     ("--resume latest --save-most-recent --remote-sync s3://x", "--remote-sync and --save-most-recent"),
 ]
@@ -349,6 +351,21 @@ def test_float16_on_a_cpu_is_told_once(trainer, capsys):
 def test_a_class_key_with_nothing_to_judge_is_a_warning(trainer, capsys):
     assert trainer("--name", "x", "--method", "clip", "--class-key", "json") == 0
     assert capsys.readouterr().out.count("warning: --class-key tells which mined pairs are right") == 1
+
+
+def test_flags_of_open_clips_that_do_nothing_are_told(trainer, capsys):
+    locks = ["--lock-image-unlocked-groups", "1", "--lock-text-freeze-layer-norm", "--epochs-cooldown", "1"]
+    augmentation = ["--aug-cfg", "color_jitter=(0.1,0.1,0.1,0.1)", "re_prob=0.2"]
+    assert trainer("--name", "x", "--method", "clip", "--momentum", "0.9", *locks, *augmentation) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if " does nothing without " in line]
+    assert told == [
+        "warning: --lock-image-unlocked-groups does nothing without --lock-image",
+        "warning: --lock-text-freeze-layer-norm does nothing without --lock-text",
+        "warning: --epochs-cooldown does nothing without --lr-scheduler const-cooldown",
+        "warning: --momentum does nothing without an optimizer of timm's, as --opt timm/sgd",
+        "warning: --aug-cfg re_prob does nothing without use_timm=True",
+        "warning: --aug-cfg color_jitter does nothing without color_jitter_prob, or use_timm=True",
+    ]
 
 
 # --- several processes ------------------------------------------------------------------------------------------------

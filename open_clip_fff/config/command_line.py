@@ -42,7 +42,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
         hints = (did_you_mean(word, known) for word in unknown if word.startswith("--"))
         raise UsageError(line + "".join(hints)) from None
     except (ValueError, SyntaxError) as error:  # which its one flag of this kind lets through
-        raise UsageError(f"--aug-cfg: takes NAME=VALUE, as in scale=(0.9,1.0) color_jitter=0.4 ({error})") from None
+        raise UsageError(f"--aug-cfg: takes NAME=VALUE, as in scale=(0.4,1.0) use_timm=True ({error})") from None
     for name in _GONE:
         vars(args).setdefault(name, False)
     return args, made[0]

@@ -14,7 +14,7 @@ from open_clip_fff.config.objective import OURS
 from open_clip_fff.config.parsers import check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import check_files, dataset_kind
-from open_clip_fff.errors import UsageError, refuse
+from open_clip_fff.errors import UsageError, as_mistake, refuse
 from open_clip_fff.host.checks.patched import check_patched
 
 SCHEDULERS = ("cosine", "const", "const-cooldown")
@@ -67,6 +67,7 @@ def _scattered(args: argparse.Namespace) -> dict[str, bool]:
 
 def _check_training(args: argparse.Namespace, siglip: bool) -> None:
     check_least(args, epochs=0, accum_freq=1, log_every_n_steps=1, warmup=0, zeroshot_frequency=0, val_frequency=0)
+    check_least(args, lock_image_unlocked_groups=0, lock_text_unlocked_layers=0)
     if args.grad_clip_norm is not None and not args.grad_clip_norm > 0:
         raise UsageError(f"--grad-clip-norm {args.grad_clip_norm:g}: must be above 0; without it nothing is clipped")
     if args.trace:
@@ -106,6 +107,11 @@ def _check_installed(args: argparse.Namespace) -> None:
             raise UsageError(f"{flag}: the package {package} is not installed; install it, or drop the flag")
     if args.remote_sync and args.remote_sync_protocol == "s3" and shutil.which("aws") is None:
         raise UsageError("--remote-sync: the program aws is not installed; install it, or drop the flag")
+    if args.remote_sync and args.remote_sync_protocol == "fsspec":
+        import fsspec
+
+        with as_mistake(f"--remote-sync {args.remote_sync}: cannot be written to", ImportError, ValueError):
+            fsspec.get_filesystem_class(fsspec.utils.get_protocol(args.remote_sync))
 
 
 def _check_data(args: argparse.Namespace) -> None:

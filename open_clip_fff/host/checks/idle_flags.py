@@ -1,0 +1,39 @@
+"""OpenCLIP's flags that do nothing without another one, about which it says nothing."""
+
+import argparse
+
+from open_clip_fff.host.generation import TASKS
+
+_BY_TIMM = ("ratio", "re_prob", "re_count")  # items of --aug-cfg
+
+
+def idle_flag_notes(args: argparse.Namespace) -> list[str]:
+    """A warning for each flag that was typed without the one it belongs to: no errors, as runs share command lines."""
+    if not (args.train_data or args.dataset_type == "synthetic"):
+        return []
+    cooldown, timm = args.lr_scheduler == "const-cooldown", args.opt.lower().startswith("timm/")
+    flags = {
+        "--lock-image-unlocked-groups": (args.lock_image_unlocked_groups, args.lock_image, "--lock-image"),
+        "--lock-image-freeze-bn-stats": (args.lock_image_freeze_bn_stats, args.lock_image, "--lock-image"),
+        "--lock-text-unlocked-layers": (args.lock_text_unlocked_layers, args.lock_text, "--lock-text"),
+        "--lock-text-freeze-layer-norm": (args.lock_text_freeze_layer_norm, args.lock_text, "--lock-text"),
+        "--epochs-cooldown": (args.epochs_cooldown is not None, cooldown, "--lr-scheduler const-cooldown"),
+        "--lr-cooldown-end": (args.lr_cooldown_end, cooldown, "--lr-scheduler const-cooldown"),
+        "--momentum": (args.momentum is not None, timm, "an optimizer of timm's, as --opt timm/sgd"),
+        **{f"--aug-cfg {item}": (True, False, needs) for item, needs in _unused_items(args.aug_cfg or {}).items()},
+    }
+    idle = [(flag, needs) for flag, (typed, on, needs) in flags.items() if typed and not on]
+    return [f"warning: {flag} does nothing without {needs}" for flag, needs in idle]
+
+
+def _unused_items(augmentation: dict) -> dict[str, str]:
+    """The items of --aug-cfg that OpenCLIP 3.3 leaves out, each with what it would need."""
+    if TASKS:
+        return {}
+    if augmentation.get("use_timm"):
+        dropped = ("color_jitter_prob", "gray_scale_prob")
+        return {item: "OpenCLIP's own transforms: drop use_timm" for item in dropped if augmentation.get(item)}
+    unused = {item: "use_timm=True" for item in _BY_TIMM if augmentation.get(item) is not None}
+    if augmentation.get("color_jitter") is not None and not augmentation.get("color_jitter_prob"):
+        unused["color_jitter"] = "color_jitter_prob, or use_timm=True"
+    return unused
