@@ -241,6 +241,18 @@ def test_scale_and_bias_have_a_learning_rate_of_their_own(trainer):
         assert len(groups[-1]["params"]) == 2
 
 
+@pytest.mark.parametrize("method", [[], ["--method", "fff", "--mining-features", "off"]], ids=["stock", "ours"])
+@pytest.mark.parametrize(
+    "schedule", [["--warmup", "1"], ["--lr-scheduler", "const-cooldown", "--warmup", "0", "--epochs-cooldown", "0"]]
+)
+def test_a_schedule_without_steps_of_its_own_ends_where_the_run_does(trainer, method, schedule):
+    """Two batches are left over by --accum-freq: OpenCLIP asks for the rate of a second step, and divides by zero."""
+    argv = [*method, *schedule, "--batch-size", "12", "--accum-freq", "3", "--name", "x"]
+    data = [*trainer.tars[:3], "60", *(["--json-text-key", "captions"] if method else [])]
+    assert trainer(*argv, data=data) == 0
+    assert trainer.log("x").count("Train Epoch") == 1
+
+
 @pytest.mark.slow
 def test_pretrained_weights_keep_their_scale_and_get_a_measured_bias(trainer, tmp_path):
     import open_clip

@@ -1,7 +1,7 @@
 """The seams around the optimizer: what follows its steps, and a learning rate of their own for scale and bias."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import open_clip_train.main as oc_main
 import timm.optim
@@ -13,6 +13,7 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.patching import View, replaced
 
 SCALARS = ("logit_scale", "logit_bias")
+SCHEDULES = ("cosine_lr", "const_lr", "const_lr_cooldown")  # OpenCLIP's makers of --lr-scheduler
 
 
 @contextmanager
@@ -22,14 +23,16 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
     Splits the two scalars into a parameter group of their own, and keeps its rate at a multiple of the others'; only
     where the multiple is not 1: otherwise the optimizer's state stays the one stock OpenCLIP can resume.
 
-    Stock runs get nothing of this but timm's own defaults for what was not typed, which OpenCLIP passes on as None.
+    Stock runs get nothing of this but timm's own defaults for what was not typed, which OpenCLIP passes on as None, and
+    schedules that do not divide by zero at the run's end.
     """
     by_timm = without_none_options(timm.optim.create_optimizer_v2)
+    multiple, guard = state.plan.logits.lr_mult if state.plan.typed else 1.0, state.guard
+    schedules = {name: _multiplied(getattr(oc_main, name), multiple) for name in SCHEDULES}
     if not state.plan.typed:
-        with replaced(timm.optim, create_optimizer_v2=by_timm):
+        with replaced(timm.optim, create_optimizer_v2=by_timm), replaced(oc_main, **schedules):
             yield
         return
-    multiple, guard = state.plan.logits.lr_mult, state.guard
 
     def splitting(make: Callable) -> Callable:
         def made(*args: object, **options: object) -> torch.optim.Optimizer:
@@ -51,9 +54,7 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
             stack.enter_context(replaced(oc_main, optim=View(torch.optim, AdamW=splitting(torch.optim.AdamW))))
             # OpenCLIP imports this one inside its main
             stack.enter_context(replaced(timm.optim, create_optimizer_v2=splitting(by_timm)))
-        makers = ("cosine_lr", "const_lr", "const_lr_cooldown") if multiple != 1.0 else ()
-        schedulers = {name: _multiplied(getattr(oc_main, name), multiple) for name in makers}
-        stack.enter_context(replaced(oc_main, **schedulers))
+        stack.enter_context(replaced(oc_main, **schedules))
         yield
 
 
@@ -90,15 +91,18 @@ def _check_on_resume(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _multiplied(make: Callable, multiple: float) -> Callable:
-    """A scheduler maker of OpenCLIP's, which sets one rate for all groups, then ours to its multiple."""
+    """A scheduler maker of OpenCLIP's, which sets one rate for all groups, then the last group's to its multiple.
 
-    def scheduler(optimizer: torch.optim.Optimizer, *args: object) -> Callable[[int], float]:
+    Where warm-up or cool-down leave no steps to the schedule, OpenCLIP's divides by zero behind the run's last step, at
+    batches that `--accum-freq` leaves over: no step takes its rate from there.
+    """
+
+    def scheduler(optimizer: torch.optim.Optimizer, *args: object) -> Callable[[int], None]:
         adjust = make(optimizer, *args)
 
-        def step(number: int) -> float:
-            lr = adjust(number)
-            optimizer.param_groups[-1]["lr"] = lr * multiple
-            return lr
+        def step(number: int) -> None:
+            with suppress(ZeroDivisionError):
+                optimizer.param_groups[-1]["lr"] = adjust(number) * multiple
 
         return step
 
