@@ -279,6 +279,14 @@ def test_too_few_rows_for_a_step_leave_no_folder(trainer, capsys):
     assert "filled no step" in line or "fewer rows than one step" in line
 
 
+@pytest.mark.parametrize("flags", ["--batch-size 65", "--batch-size 16 --accum-freq 5", "--batch-size 33 --workers 2"])
+def test_tars_with_fewer_rows_than_a_step(refused, flags):
+    """For OpenCLIP's losses, whose loaders drop what fills no mini-batch; ours read rows again."""
+    line = refused("--method", "clip", *flags.split())
+    assert "--batch-size and --accum-freq: an epoch holds fewer rows than one step takes" in line
+    assert "4 shards have 64; lower them" in line and ("--workers" in line) == ("--workers" in flags)
+
+
 @pytest.mark.parametrize("flags", ["--batch-size 33", "--batch-size 16 --accum-freq 3"])
 def test_a_table_with_fewer_rows_than_a_step(refused, trainer, flags):
     line = refused("--method", "clip", *flags.split(), data=trainer.table)

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -58,6 +59,8 @@ def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, fir
     quota = _mini_batches(args)
     streams = list(_streams(args, counts, first_epoch))
     least = 1 if ours else args.batch_size
+    if not ours:
+        _check_steps(args, counts, streams)
     short = [stream for stream in streams if stream.rows is not None and stream.rows < least]
     warnings = [_short(args, short, quota, least, {stream.epoch for stream in streams})] if short else []
     known = [stream.rows for stream in streams if stream.rows]
@@ -71,6 +74,23 @@ def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, fir
             often = f"{taken / max(known):.2f}", f"{taken / min(known):.2f}"
             line += f", each trained {often[0] if often[0] == often[1] else ' to '.join(often)} times"
     return warnings, line
+
+
+def _check_steps(args: argparse.Namespace, counts: RowCounts, streams: Sequence[WorkerShards]) -> None:
+    """Raises UsageError if no epoch can have a step of OpenCLIP's, whose loaders drop what fills no mini-batch."""
+    total = counts.total(counts.shards)
+    if total is None or args.world_size > 1:  # with several ranks one that is short is refused in any case
+        return
+    batches = Counter[int]()
+    for stream in streams:
+        batches[stream.epoch] += (stream.rows or 0) // args.batch_size
+    if batches and max(batches.values()) < args.accum_freq:
+        fewer = " or --workers" * (args.workers > 1)
+        raise UsageError(
+            f"--batch-size and --accum-freq: an epoch holds fewer rows than one step takes, "
+            f"{args.batch_size * args.accum_freq:,}: {plural(len(counts.shards), 'shards')} have {total:,}; lower "
+            f"them{fewer}"
+        )
 
 
 def check_table_rows(args: argparse.Namespace, previews: Sequence[Preview]) -> None:
