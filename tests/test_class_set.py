@@ -116,6 +116,7 @@ def test_mistakes_are_one_line_and_leave_nothing(command, folders, tmp_path):
     write_tar(tar, {f"{row}": {"jpg": jpeg(row), "cls": str(row).encode()} for row in range(4)})
     few, gap = put_lines(tmp_path / "few.txt", "a", "b"), put_lines(tmp_path / "gap.txt", "a", "", "b")
     tabs = put_lines(tmp_path / "tabs.txt", f"{LABELS[0]}\ta")
+    table = put_lines(tmp_path / "a.csv", "image,class")
     beside = put_lines(tmp_path / "beside.txt", *(f"{label}, a name" for label in LABELS))
     for label in LABELS:
         put(tmp_path / "broken" / label / "a.jpg", "no image")
@@ -127,6 +128,7 @@ def test_mistakes_are_one_line_and_leave_nothing(command, folders, tmp_path):
         ([tar, "--class-names", few], "has 2 names, from class 0 on, and there is a class 3"),
         ([tar, "--class-key", "nope"], "--class-key nope: no sample"),
         ([tmp_path / "no.tar"], f"SOURCE: {tmp_path / 'no.tar'} does not exist"),
+        ([table], "a.csv is a table and no tar; open-clip-fff pack makes shards of it"),
         ([folders, "--class-names", few], "has 2 names for 4 classes"),
         ([folders, "--class-names", gap], "line 2 is empty"),
         ([folders, "--class-names", tabs], f"has no name for {LABELS[1]}, "),

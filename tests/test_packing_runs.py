@@ -3,6 +3,7 @@
 
 import gc
 import io
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from open_clip_fff.tools.pack.report import braces
 from open_clip_fff.tools.pack.settings import ImageSettings
 from open_clip_fff.tools.pack.shards import ShardSource
 from open_clip_fff.tools.pack.writing import write_shard
+from open_clip_fff.tools.shards.tars import tar_writer
 from tests.conftest import colour_sample, write_tar
 from tests.full_disk import full_disk
 from tests.packing_sets import TOKENS, csv, pack, pictures, refused, tars, tokens  # noqa: F401
@@ -160,6 +162,43 @@ def test_what_is_not_there(pack, refused, tmp_path):
     (tmp_path / "lfs.csv").rename(tmp_path / "lfs.tar")
     done = pack(tmp_path / "lfs.tar", "--out", tmp_path / "out", expect=1)
     assert f"{tmp_path}/lfs.tar: it is Git LFS's pointer" in done.out + done.err
+
+
+def test_tables_that_need_a_hand_are_told_how(refused, pictures, tmp_path):
+    """Paths of Windows, files without a header, urls, Flickr's numbers behind names."""
+    for content, says in {
+        "image,title\npics\\0.png,a\npics\\1.png,b\n": "write / for \\ in the paths",
+        "image,title\nE:\\pics\\0.png,a\nE:\\pics\\1.png,b\n": "write / for \\ in the paths and no drive",
+        "image,title\npics/0.png#0,a\npics/0.png#1,b\n": "drop the # and the number behind it",
+        "pics/0.png,a\npics/1.png,b\n": "that is a row and no header: write names of columns",
+        "a cat\thttp://x/0.jpg\na dog\thttp://x/1.jpg\n": "that is a row and no header",
+        "0.jpg#0\ta cat\n0.jpg#1\ta dog\n": "that is a row and no header",
+        "URL,TEXT\nhttps://x/0,a\n": "; 'URL' has urls: get the images with img2dataset",
+    }.items():
+        (tmp_path / "t.csv").write_text(content)
+        assert says in refused(tmp_path / "t.csv")
+    (tmp_path / "t.csv").unlink()
+
+
+def test_tars_that_need_a_hand_are_told_how(pack, refused, pictures, tmp_path):
+    """Images first and captions behind; tars in folders below; folders of images beside tars."""
+    samples = {f"{row}": colour_sample(row) for row in range(2)}
+    parts = [{key: {name: x[name]} for key, x in samples.items()} for name in ("png", "txt")]
+    torn = tmp_path / "torn" / "00000.tar"
+    torn.parent.mkdir()
+    with torn.open("wb") as file, tar_writer(file) as tar:
+        for part in parts:
+            for key, members in part.items():
+                tar.write({"__key__": key, **members})
+    assert "the files of '0' do not follow each other" in refused(torn)
+    write_tar(torn, samples)
+    pictures.rename(torn.parent / "pics")
+    done = pack(torn.parent, "--out", tmp_path / "out")
+    assert "not used: 1 folder with images (pics)\n" in done.out and "2 images" in done.out
+    (tmp_path / "above").mkdir()
+    torn.parent.rename(tmp_path / "above" / "torn")
+    shutil.rmtree(tmp_path / "above" / "torn" / "pics")
+    assert f"name one of these, such as {tmp_path}/above/torn" in refused(tmp_path / "above")
 
 
 def test_columns_that_are_not_there(refused, tokens):

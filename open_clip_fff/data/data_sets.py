@@ -11,6 +11,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 
 _SCHEME = re.compile(r"^([\w+.-]+):")  # pipe:, s3://, https://
+TABLES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
 BETWEEN = "::"  # separates data sets, as in OpenCLIP's --train-data, and their folders
 
 
@@ -110,6 +111,15 @@ def check_files(flag: str, urls: Iterable[str]) -> None:
         raise UsageError(
             f"{flag}: {remote[scheme]}: webdataset opens no {scheme}: itself; write 'pipe:{copy} {remote[scheme]} -'"
         )
+
+
+def check_tars(flag: str, urls: Iterable[str]) -> None:
+    """Raises UsageError as `check_files`, and for a local table, which these commands do not read."""
+    urls = list(urls)
+    check_files(flag, urls)
+    for url in urls:
+        if not _SCHEME.match(url) and url.lower().endswith(TABLES):
+            raise UsageError(f"{flag}: {url} is a table and no tar; open-clip-fff pack makes shards of it")
 
 
 def _path_fix(path: str) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.data.class_texts import NAMES as CLASS_NAMES
 from open_clip_fff.data.class_texts import TEMPLATES, check_templates
-from open_clip_fff.data.data_sets import check_files, expand_shards
+from open_clip_fff.data.data_sets import check_tars, expand_shards
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors, image_bytes, read_samples
 from open_clip_fff.data.sources import value_of
@@ -180,7 +180,7 @@ def _images_of(source: str, key: str, unused: UnusedFiles) -> tuple[Callable[[],
     """
     folder = Path(source)
     if urls := files_in(folder, ".tar") if folder.is_dir() else tuple(expand_shards(source)):
-        check_files("SOURCE", urls)
+        check_tars("SOURCE", urls)
         images = partial(_from_shards, urls, key)
         labels = sorted({image.label for image in images() if image.label is not None})
         if not labels:

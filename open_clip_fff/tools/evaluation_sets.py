@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.data.data_sets import check_files, expand_shards
+from open_clip_fff.data.data_sets import check_tars, expand_shards
 from open_clip_fff.data.shards import IMAGES, SkippedSample, as_usage_errors, id_of, read_samples, unreadable_reason
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
@@ -64,7 +64,7 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
     if out.exists():
         raise UsageError(f"--out {out}: exists already; nothing was overwritten")
     urls, reader, captions = expand_shards(shards), CaptionReader(settings), 0
-    check_files("SHARDS", urls)
+    check_tars("SHARDS", urls)
     texts, written = _captions_by_image(urls, reader), set[int]()
 
     def members(sample: dict) -> Members | SkippedSample:

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import torch
 
-from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.data.data_sets import check_tars, expand_shards
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.devices import usable
 from open_clip_fff.errors import OneRankError, UsageError
@@ -67,6 +67,7 @@ def shards_of(args: argparse.Namespace) -> list[str]:
     local = [url for url in urls if not re.match(r"\w+:", url)]
     if not urls or (len(local) == len(urls) and not any(Path(url).exists() for url in urls)):
         raise UsageError(f"--train-data {args.train_data}: no such file; braces count, as in 'data/{{000..099}}.tar'")
+    check_tars("--train-data", [url for url in urls if Path(url).exists()])
     if args.into == "tars":
         refuse_input_folder(args.out, local)
         first: list[dict] = []

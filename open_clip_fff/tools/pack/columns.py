@@ -1,6 +1,8 @@
 """Which columns of a table hold what: as typed, or guessed by common names."""
 
+import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 from open_clip_fff.data.table_columns import column_names, find_column, spaces_note
 from open_clip_fff.errors import UsageError
@@ -13,6 +15,8 @@ PATH_NAMES = (
     *("image", "images"),
 )
 INLINE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "bytes")
+URL = re.compile(r"https?://")
+IMAGE_OR_URL = re.compile(r"^https?://|\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?$", re.IGNORECASE)
 CAPTION_NAMES = (
     *("title", "caption", "text", "captions", "raw_caption", "alt_text", "comment", "txt"),
     *("description", "sentence", "sentences", "prompt"),
@@ -47,11 +51,23 @@ def choose_columns(table: SourceTable, typed: ColumnNames, image: bool = True) -
         only=(find("--only", typed.only[0]), typed.only[1]) if typed.only else None,
     )
     if image and image_name is None:
-        what = f"paths; it has {column_names(table.columns)}"
-        raise UsageError(f"--image-key: say which column of {table.name} holds images or their {what}")
+        there = f"it has {column_names(table.columns)}{_no_image_hint(table)}"
+        raise UsageError(f"--image-key: say which column of {table.name} holds images or their paths; {there}")
     if with_bytes := table.inline & set(columns.keep):
         raise UsageError(f"--keep-columns {min(with_bytes)}: holds bytes, and a json holds none")
     return columns, notes
+
+
+def _no_image_hint(table: SourceTable) -> str:
+    """End of an error line: why a table may have no column of images."""
+    if table.separator and any(IMAGE_OR_URL.search(name) for name in table.columns):
+        return "; that is a row and no header: write names of columns into the first line"
+    with suppress(UsageError):
+        cells = next(iter(table.rows(table.columns)), None)
+        for name, cell in cells.cells.items() if cells is not None else ():
+            if isinstance(cell, str) and URL.match(cell):
+                return f"; {name!r} has urls: get the images with img2dataset, and pack what it makes"
+    return ""
 
 
 def image_column(table: SourceTable) -> str | None:

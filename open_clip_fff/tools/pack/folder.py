@@ -45,6 +45,8 @@ def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
     folder, unused = Path(settings.source), UnusedFiles()
     if next(folder_rows(folder, False, unused), None) is None:
         holds = "".join(f"; it holds {line}" for line in unused.lines)
+        if tars := sorted(folder.rglob("*.tar")):
+            raise UsageError(f"{folder}: its tars are in folders below; name one of these, such as {tars[0].parent}")
         raise UsageError(
             f"{folder}: no image in it or below ({', '.join(sorted(IMAGE_SUFFIXES))}), and no .tar or .parquet{holds}"
         )

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from open_clip_fff.errors import UsageError, printable
+from open_clip_fff.plural import plural
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 CAPTION_SUFFIXES = (".txt", ".caption")  # of files beside an image, with a caption a line
@@ -48,6 +49,19 @@ def unused_in(source: str, used: Iterable[str], images: bool) -> list[str]:
             if not is_folder and name not in read and not (images and _suffix(name) in IMAGE_SUFFIXES):
                 unused.add(name)
     return unused.lines
+
+
+def image_folders_in(source: str) -> list[str]:
+    """A line on the folders with images directly in a source of shards; none if it is no folder, or has none."""
+    folder = Path(source)
+    names = [name for name, is_folder in entries_of(folder) if is_folder] if folder.is_dir() else []
+    names = [name for name in names if next(images_below(folder / name, UnusedFiles()), None) is not None]
+    more = ", …" if len(names) > SHOWN else ""
+    return (
+        [f"{plural(len(names), 'folders')} with images ({', '.join(map(printable, names[:SHOWN]))}{more})"]
+        if names
+        else []
+    )
 
 
 def images_below(

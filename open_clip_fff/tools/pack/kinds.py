@@ -15,7 +15,7 @@ from open_clip_fff.tools.pack.tables.parquet import cell_image
 from open_clip_fff.tools.pack.tables.table import FORMS, SourceTable, form
 
 TRIED = 16  # first rows that are checked
-REMOTE = re.compile(r"^[\w+.-]+:")  # pipe:, s3://, https://
+REMOTE = re.compile(r"^[\w+.-]{2,}:")  # pipe:, s3://, https://
 
 
 class SourceKind(NamedTuple):

@@ -14,7 +14,7 @@ from open_clip_fff.data.table_columns import column_names, spaces_note
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.columns import check_column, choose_columns, columns_line, unused_columns
-from open_clip_fff.tools.pack.folder_files import unused_in
+from open_clip_fff.tools.pack.folder_files import image_folders_in, unused_in
 from open_clip_fff.tools.pack.items import Item, SkipSample
 from open_clip_fff.tools.pack.join import Join, Joined, OneTable, PerShard, check_join
 from open_clip_fff.tools.pack.kinds import SourceKind, detect_kind, files_in
@@ -25,7 +25,7 @@ from open_clip_fff.tools.pack.table import joined_rows
 from open_clip_fff.tools.pack.tables.table import SourceTable
 from open_clip_fff.tools.shards.folder import by_stem
 from open_clip_fff.tools.shards.share import Share
-from open_clip_fff.tools.shards.tars import count_samples, members
+from open_clip_fff.tools.shards.tars import check_torn, count_samples, members
 
 TRIED = 1_000  # samples that are checked, up to the first with an image
 CAPTIONS = "captions.arrow"  # the list of captions, in the output folder
@@ -94,7 +94,7 @@ def prepare_shards(settings: PackSettings, kind: SourceKind) -> PreparedSource:
     def open_in(lists: Path, share: Share) -> SampleSource[Any]:
         if (join := opened(lists, share)) is not None:
             check_join(join, kind.files)
-        unused = unused_in(settings.source, kind.files, images=False)
+        unused = [*unused_in(settings.source, kind.files, images=False), *image_folders_in(settings.source)]
         return ShardSource(kind.files, settings.json_keys, join, unused)
 
     return PreparedSource([f"{settings.source}: {plural(len(kind.files), 'shards')}", *lines], open_in)
@@ -105,6 +105,7 @@ def _check_images(shard: str) -> None:
     held: dict[str, None] = {}
     if not Path(shard).is_file():
         return
+    check_torn("SOURCE", shard)
     with suppress(UsageError):
         for sample in as_usage_errors(read_samples([shard], TRIED), shard):
             if image_bytes(sample) is not None:

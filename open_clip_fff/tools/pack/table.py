@@ -114,9 +114,14 @@ def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, star
             "img2dataset, and pack what it makes"
         )
     if not any((root / path.strip()).exists() for path in paths):
+        fix = "name the folder that paths start at"
+        if all("\\" in path for path in paths):
+            fix = "write / for \\ in the paths" + " and no drive" * (":" in paths[0])
+        elif all(re.search(r"#\d+$", path) for path in paths):
+            fix = "drop the # and the number behind it"
         raise UsageError(
             f"--image-root: none of the first {plural(len(paths), 'images')} of {table.name} is there, such as "
-            f"{root / paths[0].strip()}; name the folder that paths start at"
+            f"{root / paths[0].strip()}; {fix}"
         )
 
 

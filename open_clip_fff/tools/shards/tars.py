@@ -1,6 +1,7 @@
 """Writing tars, equal bytes for equal samples, and counting their samples."""
 
 import re
+import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import groupby
@@ -10,6 +11,8 @@ from typing import BinaryIO, Literal
 import webdataset as wds
 
 from open_clip_fff.data.row_counts import tar_entries
+from open_clip_fff.data.shards import IMAGES
+from open_clip_fff.errors import UsageError, printable
 
 
 @contextmanager
@@ -52,6 +55,22 @@ def count_samples(url: str) -> int:
 def keys_of(url: str) -> set[str]:
     """The keys of a local tar, by its headers, up to its first damage; none if it is remote."""
     return {key for key, _ in _files(url)}
+
+
+def check_torn(flag: str, url: str) -> None:
+    """Raises UsageError if files of one sample do not follow each other in a local tar, by its headers.
+
+    A key that is there twice, with an image each time, is no such sample.
+    """
+    with_image: dict[str, bool] = {}
+    with suppress(OSError, ValueError, tarfile.TarError):  # damage is reported later
+        for key, entries in groupby(tar_entries(url), itemgetter(0)):
+            here = any(extension.lower() in IMAGES for _, extension, _ in entries)
+            if with_image.setdefault(key, here) != here:
+                raise UsageError(
+                    f"{flag}: in {url} the files of {printable(key)!r} do not follow each other, and would be two "
+                    f"samples, one without an image; write the tar sorted, as with tar --sort=name"
+                )
 
 
 def sample_starts(url: str) -> list[int]:
