@@ -11,6 +11,7 @@ import open_clip_fff
 from open_clip_fff.config.consistency import idle_notes
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.preview_text import preview_lines
+from open_clip_fff.data.row_counts import RowCounts
 from open_clip_fff.data.training_data import (
     check_validation_data,
     preview_training_data,
@@ -23,7 +24,7 @@ from open_clip_fff.host.checkpoints.mid_epoch import mid_epoch_seams
 from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, find_checkpoint
 from open_clip_fff.host.checkpoints.resuming import resuming
 from open_clip_fff.host.checks.data import sidecar_notes
-from open_clip_fff.host.checks.epoch_length import check_table_rows, forecast_epochs, rows_of_data
+from open_clip_fff.host.checks.epoch_length import check_table_rows, check_tar_rows, forecast_epochs, rows_of_data
 from open_clip_fff.host.checks.flags_and_files import check_host
 from open_clip_fff.host.checks.idle_flags import idle_flag_notes
 from open_clip_fff.host.checks.launch import check_launch, precision_notes
@@ -88,7 +89,7 @@ def _train(command: Command) -> None:
         notes = [*resumed.notes, *(done if (epoch or 0) >= args.epochs > 0 else []), *sidecar_notes(args, plan)]
         _warn(args, plan, [*notes, *warnings])
         if plan.typed:
-            plan = _introduced(args, plan, rows_line)
+            plan = _introduced(args, plan, rows, epoch or 0, rows_line)
             _fill(args, plan)
         with logging_put_back(last_logged), _seams(_loaded(RunState(args, plan, rows=rows)), resumed):
             if oc_main.main(command.rest) == -1:  # OpenCLIP's way of giving up
@@ -129,10 +130,11 @@ def _warn(args, plan: Plan, more: Sequence[str]) -> None:
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
 
 
-def _introduced(args, plan: Plan, rows: str) -> Plan:
+def _introduced(args, plan: Plan, counts: RowCounts, first_epoch: int, rows: str) -> Plan:
     """The plan as the data make it; prints it, the captions' coverage, three rows. On rank 0; every rank checks."""
     plan, previews, captions = preview_training_data(args, plan)
     check_table_rows(args, previews)
+    check_tar_rows(args, plan, counts, first_epoch)
     check_validation_data(args, plan)
     if args.rank != 0:
         return plan

@@ -163,8 +163,9 @@ def test_tars_that_cannot_be_meant(refused, tmp_path):
 
 @pytest.mark.parametrize("method", ["fff", "clip"])
 def test_an_epoch_that_trains_nothing_is_no_success(trainer, tmp_path, capsys, method):
-    """Fewer rows than a mini-batch, which our losses go on to fill; or none that has both captions and an image."""
+    """Fewer readable rows than a mini-batch, which our losses go on to fill; or none with captions and an image."""
     rows = {f"{row}": colour_sample(row) for row in range(3)}
+    rows |= {f"{row}": {"txt": b"a cat", "png": b"no image"} for row in range(3, 16)}
     if method == "fff":  # what the preview looks for is there, though not in one row
         rows = {"0": {"png": rows["0"]["png"]}, "1": {"txt": b"a cat", "png": b"no image"}}
     write_tar(tmp_path / "00.tar", rows)

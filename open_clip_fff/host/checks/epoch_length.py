@@ -59,8 +59,6 @@ def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, fir
     quota = _mini_batches(args)
     streams = list(_streams(args, counts, first_epoch))
     least = 1 if ours else args.batch_size
-    if not ours:
-        _check_steps(args, counts, streams)
     short = [stream for stream in streams if stream.rows is not None and stream.rows < least]
     warnings = [_short(args, short, quota, least, {stream.epoch for stream in streams})] if short else []
     known = [stream.rows for stream in streams if stream.rows]
@@ -76,13 +74,16 @@ def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, fir
     return warnings, line
 
 
-def _check_steps(args: argparse.Namespace, counts: RowCounts, streams: Sequence[WorkerShards]) -> None:
-    """Raises UsageError if no epoch can have a step of OpenCLIP's, whose loaders drop what fills no mini-batch."""
+def check_tar_rows(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch: int) -> None:
+    """Raises UsageError if no epoch can have a step of OpenCLIP's, whose loaders drop what fills no mini-batch.
+
+    With several ranks one that is short is refused by `forecast_epochs`.
+    """
     total = counts.total(counts.shards)
-    if total is None or args.world_size > 1:  # with several ranks one that is short is refused in any case
+    if not total or not plan.loss.stock or args.dataset_resampled or args.seed < 0 or args.world_size > 1:
         return
     batches = Counter[int]()
-    for stream in streams:
+    for stream in _streams(args, counts, first_epoch):
         batches[stream.epoch] += (stream.rows or 0) // args.batch_size
     if batches and max(batches.values()) < args.accum_freq:
         fewer = " or --workers" * (args.workers > 1)
