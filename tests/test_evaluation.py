@@ -5,7 +5,6 @@ import shutil
 import sys
 import tarfile
 import warnings
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,15 +19,13 @@ from open_clip_fff.evaluation.compare.rows import ScoreStore
 from open_clip_fff.evaluation.layouts import find_set, find_sets
 from open_clip_fff.evaluation.probe import NO_SPLIT, ProbeSettings, draw_shots, probe, training_split
 from open_clip_fff.evaluation.protocol import PROTOCOL, RETRIEVAL
-from open_clip_fff.evaluation.score_all import score_line
 from open_clip_fff.evaluation.scoring import score_set
 from open_clip_fff.evaluation.store import read_score
 from open_clip_fff.hub.description import describe
 from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.hub.loading import LoadedModel, load_model
 from tests import programs
-from tests.conftest import write_tar
-from tests.eval_sets import IMAGES, TORCHVISION, jpeg, webdataset
+from tests.eval_sets import IMAGES, TORCHVISION, webdataset
 
 EVAL = Path(__file__).parent.parent / "eval"
 QUICK = EvalSettings(batch_size=3, workers=0, progress_bars=False)
@@ -296,55 +293,6 @@ def test_a_set_that_is_there_in_part(tmp_path):
     (folder / "test" / "1.tar").unlink()
     with pytest.raises(UsageError, match=r"1\.tar: missing"):
         find_set("cifar10", tmp_path)
-
-
-NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
-UNUSABLE = {  # of a set's files and members, what is wrong with it
-    "line 2 is empty; delete it": {NAMES: b"red\n\ngreen\nblue\nyellow"},
-    "line 5 is empty": {NAMES: b"red\ngreen\nblue\nyellow\n\n"},
-    "a byte order mark would be a part of 'red'": {NAMES: b"\xef\xbb\xbfred\r\ngreen\r\nblue\r\nyellow"},
-    "holds no name; write one a line": {NAMES: b""},
-    "'a photo' has no {c} for the class's name": {TEMPLATES: b"a {c}\na photo"},
-    "'a {}' has no {c}": {TEMPLATES: b"a {}"},
-    "is code; write a template a line": {TEMPLATES: b"lambda c: f'a {c}',"},
-    "an image has the class -1, counted from 0, of 4 classes": {"cls": b"-1"},
-    "a.cls in 0.tar cannot be read: invalid literal for int": {"cls": b"red"},
-    "a.jpg in 0.tar cannot be read: cannot identify image file": {"jpg": b"no image"},
-}
-
-
-@pytest.mark.parametrize("says", UNUSABLE)
-def test_sets_that_would_be_scored_wrongly_are_refused(says, loaded, tmp_path):
-    folder = webdataset(tmp_path / "mine", shards=1, images=2)
-    for name, content in UNUSABLE[says].items():
-        if name.endswith(".txt"):
-            (folder / name).write_bytes(content)
-        else:
-            write_tar(folder / "test" / "0.tar", {"a": {"jpg": jpeg(0), "cls": b"0", name: content}})
-    for workers in (0, 1) if "invalid literal" in says else (0,):
-        with pytest.raises(UsageError) as found:
-            score_set(loaded, find_set("mine", tmp_path), replace(QUICK, workers=workers), tmp_path / "store")
-        assert says in str(found.value) and "\n" not in str(found.value)
-    assert not (tmp_path / "store").exists()
-
-
-def test_captions_that_are_empty_lines_are_told(loaded, tmp_path):
-    folder = webdataset(tmp_path / "mine", shards=1, images=2, retrieval=True)
-    texts = [b"a\n\nb", b"", b"c"]
-    write_tar(folder / "test" / "0.tar", {str(n): {"jpg": jpeg(n), "txt": text} for n, text in enumerate(texts)})
-    score, _ = score_set(loaded, find_set("mine", tmp_path), QUICK, tmp_path / "store")
-    assert "3 images, 4 captions (1 of them empty lines) (1 of the images have none)" in score_line(score)
-
-
-def test_a_set_is_found_by_its_name_in_clip_benchmark(tmp_path):
-    webdataset(tmp_path / "cifar10", shards=1, images=2)
-    webdataset(tmp_path / "wds_mine", shards=1, images=2)
-    for name in ("wds/cifar10", "wds/vtab/cifar10", "wds_vtab-cifar10", "wds_mine", "wds/mine"):
-        (found,), _ = find_sets([name], tmp_path)
-        assert found.dataset in ("wds/cifar10", "wds/mine", "wds/wds_mine")
-    (tmp_path / "folder" / "cat").mkdir(parents=True)
-    with pytest.raises(UsageError, match=r"no set in webdataset form; open-clip-fff class-set makes one"):
-        find_sets(["folder"], tmp_path)
 
 
 @pytest.mark.parametrize("layout", ["webdataset", "torchvision"])

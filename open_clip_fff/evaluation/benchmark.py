@@ -94,17 +94,22 @@ def _classification(
             model, loader, tokenizer, classes, templates, settings.device, amp=settings.amp
         )
     target, logits = kept["target"], kept["logits"]
-    negative = (target < 0) & bool(local.shards)  # torchvision has labels of its own
-    wrong = target[negative | (target >= len(classes))] if target.ndim == 1 else target[:0]
-    if len(wrong):
-        raise UsageError(
-            f"{local.root}: an image has the class {int(wrong[0])}, counted from 0, of "
-            f"{plural(len(classes), 'classes')} with a name; classnames.txt has one a line, in their order"
-        )
+    if target.ndim == 1:
+        check_classes(local, target.numpy(), len(classes))
     samples = {"target": target.numpy(), "predicted": logits.argmax(dim=1).numpy()}
     if target.ndim == 2:  # several labels an image
         samples["predicted"] = (logits > 0).numpy()
     return EvalOutcome(metrics, samples, {"images": len(target), "classes": len(classes), "templates": len(templates)})
+
+
+def check_classes(local: LocalSet, labels: np.ndarray, names: int) -> None:
+    """Raises UsageError if one of the labels int64 [M] is none of so many classes with a name, counted from 0."""
+    negative = (labels < 0) & bool(local.shards)  # torchvision has labels of its own
+    if len(wrong := labels[negative | (labels >= names)]):
+        raise UsageError(
+            f"{local.root}: an image has the class {int(wrong[0])}, counted from 0, of {plural(names, 'classes')} with "
+            f"a name; classnames.txt has one a line, in their order"
+        )
 
 
 def _retrieval(model: Any, tokenizer: Callable, loader: Any, local: LocalSet, settings: EvalSettings) -> EvalOutcome:

@@ -15,11 +15,13 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
+from open_clip_fff.data.class_texts import NAMES, check_texts
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import (
     EvalOutcome,
     EvalSettings,
     accuracy,
+    check_classes,
     make_loader,
     without_sklearn_warnings,
 )
@@ -101,9 +103,19 @@ def training_split(local: LocalSet) -> LocalSet:
 def probe(
     loaded: LoadedModel, local: LocalSet, settings: EvalSettings, train: LocalSet, probing: ProbeSettings
 ) -> EvalOutcome:
-    """Fits a regression on `train`, and scores it on `local`."""
+    """Fits a regression on `train`, and scores it on `local`.
+
+    Raises UsageError for classes without a name, and training images of one class or of other classes alone.
+    """
     features, labels = encode(loaded, train, settings, _split(train))
     held_features, target = encode(loaded, local, settings, SPLIT)
+    if local.shards:
+        check_texts(local.root)
+        names = len((local.root / NAMES).read_text(encoding="utf-8").splitlines())
+        check_classes(local, np.concatenate([labels, target]), names)
+    if len(np.unique(labels)) < 2 or not np.isin(target, labels).any():
+        which = "are all of one class" if len(np.unique(labels)) < 2 else "are of none of the test images' classes"
+        raise UsageError(f"{local.root}: its training images {which}")
     if probing.shots > 0:
         chosen = draw_shots(labels, probing.shots, probing.seed)
         features, labels = features[chosen], labels[chosen]

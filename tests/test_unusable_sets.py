@@ -1,0 +1,82 @@
+"""Sets that would be scored wrongly in silence, and the names by which sets are found."""
+# ruff: noqa: F811
+
+from dataclasses import replace
+
+import pytest
+
+from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.layouts import find_set, find_sets
+from open_clip_fff.evaluation.probe import ProbeSettings, probe, training_split
+from open_clip_fff.evaluation.score_all import score_line
+from open_clip_fff.evaluation.scoring import score_set
+from tests.conftest import write_tar
+from tests.eval_sets import jpeg, webdataset
+from tests.test_evaluation import QUICK, folder, loaded  # noqa: F401
+
+NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
+UNUSABLE = {  # of a set's files and members, what is wrong with it
+    "line 2 is empty; delete it": {NAMES: b"red\n\ngreen\nblue\nyellow"},
+    "line 5 is empty": {NAMES: b"red\ngreen\nblue\nyellow\n\n"},
+    "a byte order mark would be a part of 'red'": {NAMES: b"\xef\xbb\xbfred\r\ngreen\r\nblue\r\nyellow"},
+    "holds no name; write one a line": {NAMES: b""},
+    "'a photo' has no {c} for the class's name": {TEMPLATES: b"a {c}\na photo"},
+    "'a {}' has no {c}": {TEMPLATES: b"a {}"},
+    "is code; write a template a line": {TEMPLATES: b"lambda c: f'a {c}',"},
+    "an image has the class -1, counted from 0, of 4 classes": {"cls": b"-1"},
+    "a.cls in 0.tar cannot be read: invalid literal for int": {"cls": b"red"},
+    "a.jpg in 0.tar cannot be read: cannot identify image file": {"jpg": b"no image"},
+}
+
+
+@pytest.mark.parametrize("says", UNUSABLE)
+def test_sets_that_would_be_scored_wrongly_are_refused(says, loaded, tmp_path):
+    folder = webdataset(tmp_path / "mine", shards=1, images=2)
+    for name, content in UNUSABLE[says].items():
+        if name.endswith(".txt"):
+            (folder / name).write_bytes(content)
+        else:
+            write_tar(folder / "test" / "0.tar", {"a": {"jpg": jpeg(0), "cls": b"0", name: content}})
+    for workers in (0, 1) if "invalid literal" in says else (0,):
+        with pytest.raises(UsageError) as found:
+            score_set(loaded, find_set("mine", tmp_path), replace(QUICK, workers=workers), tmp_path / "store")
+        assert says in str(found.value) and "\n" not in str(found.value)
+    assert not (tmp_path / "store").exists()
+
+
+def test_captions_that_are_empty_lines_are_told(loaded, tmp_path):
+    folder = webdataset(tmp_path / "mine", shards=1, images=2, retrieval=True)
+    texts = [b"a\n\nb", b"", b"c"]
+    write_tar(folder / "test" / "0.tar", {str(n): {"jpg": jpeg(n), "txt": text} for n, text in enumerate(texts)})
+    score, _ = score_set(loaded, find_set("mine", tmp_path), QUICK, tmp_path / "store")
+    assert "3 images, 4 captions (1 of them empty lines) (1 of the images have none)" in score_line(score)
+
+
+def test_a_set_is_found_by_its_name_in_clip_benchmark(tmp_path):
+    webdataset(tmp_path / "cifar10", shards=1, images=2)
+    webdataset(tmp_path / "wds_mine", shards=1, images=2)
+    for name in ("wds/cifar10", "wds/vtab/cifar10", "wds_vtab-cifar10", "wds_mine", "wds/mine"):
+        (found,), _ = find_sets([name], tmp_path)
+        assert found.dataset in ("wds/cifar10", "wds/mine", "wds/wds_mine")
+    (tmp_path / "folder" / "cat").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"no set in webdataset form; open-clip-fff class-set makes one"):
+        find_sets(["folder"], tmp_path)
+
+
+def test_training_images_that_a_probe_cannot_be_fitted_on(loaded, tmp_path):
+    webdataset(tmp_path / "mine", shards=1)
+    webdataset(tmp_path / "mine", shards=1, split="train")
+    at = find_set("mine", tmp_path)
+    for labels, says in (
+        ((3, 4), "an image has the class 4, counted from 0, of 4 classes"),
+        ((1, 1), "its training images are all of one class"),
+    ):
+        rows = {str(n): {"jpg": jpeg(n), "cls": str(label).encode()} for n, label in enumerate(labels)}
+        write_tar(at.root / "train" / "0.tar", rows)
+        with pytest.raises(UsageError, match=says):
+            probe(loaded, at, QUICK, training_split(at), ProbeSettings())
+    rows = {str(n): {"jpg": jpeg(n), "cls": b"3"} for n in range(2)}
+    write_tar(at.root / "test" / "0.tar", rows)
+    write_tar(at.root / "train" / "0.tar", {str(n): {"jpg": jpeg(n), "cls": str(n).encode()} for n in range(2)})
+    with pytest.raises(UsageError, match="are of none of the test images' classes"):
+        probe(loaded, at, QUICK, training_split(at), ProbeSettings())
