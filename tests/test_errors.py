@@ -167,6 +167,12 @@ def test_a_csv_without_the_column(refused, trainer):
     line = refused("--loss", "fff", "--captions-per-image", "3", data=[*trainer.table[:-1], "title;pseudo"])
     assert "no row of train.csv has more than 2" in line and "--csv-caption-key 'A;B'" in line
     assert "pack --group" not in line
+    double = trainer.csv.parent / "double.csv"
+    double.write_text(trainer.csv.read_text().replace("\t", "||"))
+    data = ["--train-data", str(double), *trainer.table[2:], "--csv-separator"]
+    for separator in ("||", "(|"):
+        line = refused("--loss", "fff", data=[*data, separator])
+        assert f"several characters are a regular expression: write {re.escape(separator)}" in line
     again = trainer.csv.parent / "again.csv"
     again.write_text(trainer.csv.read_text() + "".join(trainer.csv.read_text().splitlines(keepends=True)[1:]))
     data = ["--train-data", str(again), *trainer.table[2:]]
@@ -180,6 +186,8 @@ def test_a_csv_without_the_column(refused, trainer):
     assert "--csv-caption-key" in refused("--loss", "fff", "--split-sentences", data=trainer.table)
     for flag in ("--text-key", "--json-text-key", "--caption-sidecar"):
         assert "--csv-caption-key" in refused("--loss", "fff", flag, "title", data=trainer.table)
+    data = ["--train-data", str(double), *trainer.table[2:], "--csv-separator", r"\|\|"]
+    assert trainer("--loss", "fff", "--name", "several", data=data) == 0
 
 
 def test_workers_without_shards_for_them(refused):

@@ -1,6 +1,7 @@
 """Reading a CSV, and finding its columns by the names that are typed."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
@@ -33,6 +34,8 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
     """
     import pandas as pd
 
+    if len(separator) > 1 and separator != r"\s+":  # a regular expression to pandas
+        options["engine"] = "python"  # which it takes in any case, with a warning
     try:
         table = pd.read_csv(
             path if content is None else content, sep=separator, dtype=dict.fromkeys(texts, str), **options
@@ -42,6 +45,8 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
     except pd.errors.ParserError as error:
         fix = "a cell that holds the separator, a quote or a line break stands in quotes, with its own doubled"
         raise UsageError(f"{path} cannot be read as a table ({reason(error)}); {fix}") from error
+    except re.error as error:
+        raise UsageError(f"--csv-separator {separator!r}: {error}{_escaped(separator)}") from error
     except (OSError, ValueError, ImportError) as error:  # ImportError: no package to decompress it
         raise UsageError(f"{path} cannot be read as a table ({error})") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas took the first column for the index
@@ -113,7 +118,15 @@ def find_column(flag: str, typed: str, there: Sequence[str], where: str, read: s
 def read_with(separator: str, there: Sequence[str]) -> str:
     """How a CSV was read, for an error line: where all is one column, with the separator that it seems to have."""
     other = next((mark for mark in "\t,;|" if mark != separator and len(there) == 1 and mark in there[0]), None)
-    return f" (read with --csv-separator {separator!r})" + (f"; try --csv-separator {other!r}" if other else "")
+    fix = f"; try --csv-separator {other!r}" if other else _escaped(separator)
+    return f" (read with --csv-separator {separator!r}){fix}"
+
+
+def _escaped(separator: str) -> str:
+    """How several characters are written, a regular expression to pandas; empty where they stand for themselves."""
+    if len(separator) < 2 or "\\" in separator or re.escape(separator) == separator:
+        return ""
+    return f"; several characters are a regular expression: write {re.escape(separator)}"
 
 
 def spaces_note(flag: str, typed: str, name: str) -> list[str]:
