@@ -174,6 +174,22 @@ def save_lone(path: Path, name: str, **stored) -> dict[str, torch.Tensor]:
     return weights
 
 
+def test_a_name_beside_a_file_loses_no_preprocessing_in_silence(tiny_name, tmp_path, export_here):
+    """What a file's own folder says of images and activation, against the model of a name."""
+    save_lone(tmp_path / "lone.pt", tiny_name)
+    export_here(tmp_path / "lone.pt", tmp_path / "model", model=tiny_name)
+    named = f"{tiny_name},{tmp_path / 'model' / 'open_clip_model.safetensors'}"
+    assert load_model(named).notes == ()
+    path = tmp_path / "model" / "open_clip_config.json"
+    description = json.loads(path.read_text())
+    description["preprocess_cfg"]["mean"], description["model_cfg"]["quick_gelu"] = [0.5] * 3, True
+    path.write_text(json.dumps(description))
+    mean, quick = load_model(named).notes
+    assert "was trained with mean [0.5, 0.5, 0.5], and tiny-clip has (0.48" in mean and str(path.parent) in mean
+    assert "was trained with quick_gelu True, and tiny-clip has False" in quick
+    assert load_model(str(path.parent)).notes == ()
+
+
 def test_a_lone_checkpoint_of_any_age(tiny_name, tmp_path, export_here):
     """DDP's and torch.compile's prefixes, a bias the name knows nothing of, scalars of shape [1], numpy's numbers."""
     path = tmp_path / "lone.pt"

@@ -13,7 +13,7 @@ from torch import Tensor
 from open_clip_fff.errors import UsageError, as_mistake, is_first_rank, reason
 from open_clip_fff.fingerprint import fingerprint
 from open_clip_fff.hub import MODEL_FORMS
-from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_of
+from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_folder, run_of
 from open_clip_fff.hub.description import CONFIG_NAME, folder_description, only_errors_logged, read_description
 from open_clip_fff.hub.folder import write_config
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, checked_loading, load_weights
@@ -207,7 +207,36 @@ def _by_name(name: str, weights: str | None, source: str, cache_dir: str | None,
     options = {"init_logit_bias": 0.0} if holds_bias else {}
     loaded = _by_open_clip(source, short, name, weights, cache_dir, **options)
     warning = activation_warning(name, weights, source)
-    return replace(loaded, notes=(*loaded.notes, *([warning] if warning else [])))
+    lost = _lost_settings(Path(weights), registered, loaded.model, source) if file else []
+    return replace(loaded, notes=(*loaded.notes, *([warning] if warning else []), *lost))
+
+
+def _lost_settings(file: Path, name: str, model: Any, source: str) -> list[str]:
+    """A warning for each way in which a file's own folder describes another model than the one built by a name.
+
+    These are no weights, and nothing fails without them: preprocessing and activation.
+    """
+    import open_clip
+
+    folder = next((each for each in (run_folder(file), file.resolve().parent) if (each / CONFIG_NAME).is_file()), None)
+    try:
+        there = folder_description(folder, {}) if folder is not None else {}
+    except UsageError:
+        there = {}
+    own = there.get("preprocess_cfg") or {}
+    pairs: dict[str, tuple[Any, ...]] = {
+        key: (own[key], model.visual.preprocess_cfg[key]) for key in ("mean", "std") if key in own
+    }
+    if there:
+        built = open_clip.get_model_config(name) or {}
+        quick = (bool(config.get("quick_gelu")) for config in (there["model_cfg"], built))
+        pairs["quick_gelu"] = tuple(quick)
+    return [
+        f"warning: {source}: {file} was trained with {what} {theirs}, and {name} has {ours}: name {folder} in its "
+        f"place, which brings its own"
+        for what, (theirs, ours) in pairs.items()
+        if (list(theirs) != list(ours) if isinstance(theirs, list | tuple) else theirs != ours)
+    ]
 
 
 def _by_open_clip(
