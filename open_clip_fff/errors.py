@@ -93,6 +93,7 @@ def reason(error: BaseException, length: int = 200) -> str:
     """A library's error message as one short line: some list every model they have, and open files."""
     more = len(error.args) > 1 and isinstance(error.args[0], str) and not isinstance(error, UnicodeError)
     message = error.args[0] if more else error  # webdataset adds arguments
-    text = re.sub(r"( @)? <_io\..*", "", (_of_workers(str(message).strip()) or type(error).__name__).splitlines()[0])
+    first = (_of_workers(str(message).strip()) or type(error).__name__).splitlines()[0]
+    text = re.sub(r"( @)? <_io\..*| dict_keys\(.*", "", first)
     text = printable(_FAILED_PROGRAM.sub(r"exit status \2 of \1", text))
     return text if len(text) <= length else f"{text[:length]}…"

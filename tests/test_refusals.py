@@ -286,7 +286,7 @@ def test_tars_with_fewer_rows_than_a_step(trainer, capsys, flags):
     (line,) = capsys.readouterr().err.splitlines()
     assert not trainer.logs.exists()
     assert "--batch-size and --accum-freq: an epoch holds fewer rows than one step takes" in line
-    assert "4 shards have 64; lower them" in line and ("--workers" in line) == ("--workers" in flags)
+    assert "4 shards with 64; lower them" in line and ("--workers" in line) == ("--workers" in flags)
 
 
 @pytest.mark.parametrize("flags", ["--batch-size 33", "--batch-size 16 --accum-freq 3"])

@@ -53,6 +53,10 @@ def test_the_plan_says_how_often_rows_are_trained(trainer, tmp_path, capsys):
     printed = capsys.readouterr().out
     line = "Rows: 70 in 4 shards (by tar headers); an epoch takes 96, shared among 2 loader workers, each trained"
     assert f"{line} 1.20 to 1.60 times\n" in printed and "warning" not in printed
+    twice = ["--train-data", f"{tmp_path}/00.tar::{tmp_path}/00.tar", "--train-num-samples", "40"]
+    assert trainer(*MANY, "--name", "y", data=twice) == 0
+    line = "Rows: 40 in 2 shards (by tar headers); an epoch takes 48, shared among 1 rank, each trained 1.20 times"
+    assert line in capsys.readouterr().out
 
 
 @pytest.mark.slow

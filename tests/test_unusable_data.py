@@ -75,6 +75,14 @@ def test_a_tar_whose_rows_are_torn_apart(tmp_path):
         check([preview_shard(str(tmp_path / "0.tar"), RAW)], RAW)
 
 
+def test_a_tar_with_two_members_of_one_name(tmp_path):
+    write_tar(tmp_path / "0.tar", {"0": colour_sample(0)})
+    with tarfile.open(tmp_path / "0.tar", "a") as tar:
+        tar.addfile(tarfile.TarInfo("0.png"))
+    line = reading(str(tmp_path / "0.tar"))
+    assert line.endswith("0.tar cannot be read as a tar (0.png: duplicate file name in tar file png)")
+
+
 def test_validation_data_without_a_usable_row(shards, tmp_path):
     write_tar(tmp_path / "plain.tar", {"0": {"png": colour_sample(0)["png"]}})
     write_tar(tmp_path / "none.tar", {})

@@ -62,11 +62,12 @@ def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, fir
     short = [stream for stream in streams if stream.rows is not None and stream.rows < least]
     warnings = [_short(args, short, quota, least, {stream.epoch for stream in streams})] if short else []
     known = [stream.rows for stream in streams if stream.rows]
-    line, total = "", counts.total(counts.shards)
+    line, urls = "", expand_shards(args.train_data)  # some may be listed again
+    total = counts.total(urls)
     if total is not None:
         taken = quota * args.batch_size
         readers = plural(args.world_size * workers, "loader workers" if args.workers else "ranks")
-        line = f"{total:,} in {plural(len(counts.shards), 'shards')} (by {', '.join(counts.counted_from)})"
+        line = f"{total:,} in {plural(len(urls), 'shards')} (by {', '.join(counts.counted_from)})"
         line += f"; an epoch takes {taken * workers * args.world_size:,}, shared among {readers}"
         if ours and known:
             often = f"{taken / max(known):.2f}", f"{taken / min(known):.2f}"
@@ -79,7 +80,8 @@ def check_tar_rows(args: argparse.Namespace, plan: Plan, counts: RowCounts, firs
 
     With several ranks one that is short is refused by `forecast_epochs`.
     """
-    total = counts.total(counts.shards)
+    urls = expand_shards(args.train_data) if counts.rows else []
+    total = counts.total(urls)
     if not total or not plan.loss.stock or args.dataset_resampled or args.seed < 0 or args.world_size > 1:
         return
     batches = Counter[int]()
@@ -89,7 +91,7 @@ def check_tar_rows(args: argparse.Namespace, plan: Plan, counts: RowCounts, firs
         fewer = " or --workers" * (args.workers > 1)
         raise UsageError(
             f"--batch-size and --accum-freq: an epoch holds fewer rows than one step takes, "
-            f"{args.batch_size * args.accum_freq:,}: {plural(len(counts.shards), 'shards')} have {total:,}; lower "
+            f"{args.batch_size * args.accum_freq:,}: {plural(len(urls), 'shards')} with {total:,}; lower "
             f"them{fewer}"
         )
 
