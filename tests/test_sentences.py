@@ -109,6 +109,11 @@ def test_the_files_of_sentence_transformers_say_how(folder):
     write(folder, modules=None, sentence_bert_config={"max_seq_length": 5, "do_lower_case": True})
     tokenizer = load_sentences(str(folder)).tokenizer
     assert tokenizer(["a red square"]).shape == (1, 5) and torch.equal(tokenizer(["A Red"]), tokenizer(["a red"]))
+    write(folder, config_sentence_transformers={"prompts": {"query": "Find: "}, "default_prompt_name": "query"})
+    prompted = load_sentences(str(folder)).tokenizer
+    assert torch.equal(prompted(["A Red"]), tokenizer(["Find: a red"]))
+    write(folder, config_sentence_transformers={"prompts": {"query": "Find: "}, "default_prompt_name": None})
+    assert torch.equal(load_sentences(str(folder)).tokenizer(["a red"]), tokenizer(["a red"]))
     write(folder, sentence_bert_config={"max_seq_length": 4096, "do_lower_case": False})
     assert load_sentences(str(folder)).tokenizer.length == 32  # as many positions as it has
     write(folder, **{"1_Pooling__config": {"pooling_mode": "max"}})

@@ -32,14 +32,15 @@ _MODULES = ("Transformer", "Pooling", "Normalize")  # of sentence-transformers; 
 class SentenceTokenizer:
     """Captions to token ids, int64 [n, `length`], followed by PADDING; with `lower`, of captions in lower case.
 
-    `padding` is the model's own padding token.
+    `padding` is the model's own padding token; `prompt` stands before each caption.
     """
 
-    def __init__(self, tokenizer: Any, length: int, lower: bool = False) -> None:
-        self.tokenizer, self.length, self.lower = tokenizer, length, lower
+    def __init__(self, tokenizer: Any, length: int, lower: bool = False, prompt: str = "") -> None:
+        self.tokenizer, self.length, self.lower, self.prompt = tokenizer, length, lower, prompt
         self.padding: int = tokenizer.pad_token_id or 0
 
     def __call__(self, texts: list[str]) -> Tensor:
+        texts = [self.prompt + text for text in texts] if self.prompt else texts
         texts = [text.lower() for text in texts] if self.lower else texts
         made = self.tokenizer(texts, truncation=True, max_length=self.length, return_attention_mask=False)["input_ids"]
         tokens = torch.full((len(texts), self.length), PADDING)
@@ -136,7 +137,7 @@ def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
     settings, positions = layout.settings, "max_position_embeddings"
     limits = settings.get("max_seq_length"), tokenizer.model_max_length, getattr(model.config, positions, None)
     length = min(LENGTH, *(limit for limit in limits if limit))
-    sentence_tokenizer = SentenceTokenizer(tokenizer, length, bool(settings.get("do_lower_case")))
+    sentence_tokenizer = SentenceTokenizer(tokenizer, length, bool(settings.get("do_lower_case")), layout.prompt)
     return SentenceModel(model.eval().float(), sentence_tokenizer, layout.pooling)
 
 
@@ -146,6 +147,7 @@ class _Layout(NamedTuple):
     weights: str  # the folder with weights and tokenizer below the model's; empty for that itself
     settings: dict  # sentence_bert_config.json
     pooling: str
+    prompt: str  # before each text, where config_sentence_transformers.json has one by default
 
 
 def _layout(name: str, cache_dir: str | None) -> _Layout:
@@ -171,7 +173,9 @@ def _layout(name: str, cache_dir: str | None) -> _Layout:
                 f"--mining-model {name}: its modules.json names {file}, which says how tokens are pooled and is not "
                 f"there; get it, too"
             )
-        return _Layout(weights, dict(settings), "mean" if config is None else _pooling(name, config))
+        more = _json(name, "config_sentence_transformers.json", cache_dir) or {}
+        prompt = (more.get("prompts") or {}).get(more.get("default_prompt_name")) or ""
+        return _Layout(weights, dict(settings), "mean" if config is None else _pooling(name, config), prompt)
 
 
 def _pooling(name: str, config: dict) -> str:
