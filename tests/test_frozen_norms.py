@@ -1,4 +1,4 @@
-"""--lock-image-freeze-bn-stats with timm's norms that have an activation in them."""
+"""--lock-image-freeze-bn-stats with timm's norms that have an activation in them, and norms of several ranks."""
 
 import open_clip
 import pytest
@@ -6,7 +6,8 @@ import torch
 
 from open_clip_fff.data.counters import LoaderCounters
 from open_clip_fff.data.images import read_image
-from open_clip_fff.host.fixes import fixes
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.fixes import AnyDeviceDDP, fixes
 
 TOWER = {
     "embed_dim": 16,
@@ -34,3 +35,8 @@ def test_a_locked_tower_is_the_same_function(unlocked):
     unlocked_again = open_clip.CLIP(**TOWER)
     unlocked_again.load_state_dict(kept)
     torch.testing.assert_close(unlocked_again.eval().encode_image(images), model.eval().encode_image(images))
+
+
+def test_norms_of_several_ranks_need_a_gpu():
+    with pytest.raises(UsageError, match="--use-bn-sync: torch computes the norms of several ranks on a GPU alone"):
+        AnyDeviceDDP(torch.nn.Sequential(torch.nn.SyncBatchNorm(4)), device_ids=[torch.device("cpu")])

@@ -75,11 +75,18 @@ def counting_damage(counters: LoaderCounters) -> AbstractContextManager[None]:
 
 
 class AnyDeviceDDP(DistributedDataParallel):
-    """DDP that also trains on CPU: OpenCLIP passes device_ids=[cpu], a ValueError; gloo on CPU wants none."""
+    """DDP that also trains on CPU: OpenCLIP passes device_ids=[cpu], a ValueError; gloo on CPU wants none.
+
+    Raises:
+        UsageError: for --use-bn-sync on a CPU, if the model has such norms.
+    """
 
     def __init__(self, module: torch.nn.Module, device_ids: list | None = None, **kwargs: Any) -> None:
         if device_ids and torch.device(device_ids[0]).type == "cpu":
             device_ids = None
+        norms = any(isinstance(each, torch.nn.SyncBatchNorm) for each in module.modules())
+        if norms and next(module.parameters()).device.type == "cpu":
+            raise UsageError("--use-bn-sync: torch computes the norms of several ranks on a GPU alone; drop it")
         super().__init__(module, device_ids=device_ids, **kwargs)
 
 
