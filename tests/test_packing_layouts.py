@@ -137,7 +137,13 @@ def test_messages_and_lists_of_images(pack, pictures, tmp_path):
     assert "conversations in `messages`, whose answers are captions, images in `images`" in done.out
     assert [x["txt"] for x in packed(tmp_path / "parquet")] == expected[:1]
     assert packed(tmp_path / "parquet")[0]["png"] == (pictures / "0.png").read_bytes()
-    assert left_out(tmp_path / "parquet") == {"000000001": "no image"}
+    assert left_out(tmp_path / "parquet") == {"000000001": "no image"} and "not used" not in done.out
+    done = pack(tmp_path / "t.parquet", "--out", tmp_path / "kept", "--keep-columns", "messages")
+    assert packed(tmp_path / "kept")[0]["json"]["messages"][1]["content"] == "A red square."
+    table = pq.read_table(tmp_path / "t.parquet").append_column("caption", pa.array(["own", "another"]))
+    pq.write_table(table, tmp_path / "both.parquet")  # captions of their own come first
+    done = pack(tmp_path / "both.parquet", "--out", tmp_path / "both")
+    assert packed(tmp_path / "both")[0]["txt"] == b"own" and "captions by `caption`" in done.out
 
 
 def test_ids_of_coco_are_equal_as_numbers_and_as_texts(pack, pictures, tmp_path):

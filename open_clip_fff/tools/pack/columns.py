@@ -8,6 +8,8 @@ from open_clip_fff.data.table_columns import column_names, find_column, spaces_n
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.settings import ColumnNames
+from open_clip_fff.tools.pack.tables.chats import CAPTIONS
+from open_clip_fff.tools.pack.tables.reader import CAPTION_NAMES
 from open_clip_fff.tools.pack.tables.table import SourceTable
 
 PATH_NAMES = (
@@ -17,10 +19,6 @@ PATH_NAMES = (
 INLINE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "bytes")
 URL = re.compile(r"https?://")
 IMAGE_OR_URL = re.compile(r"^https?://|\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?$", re.IGNORECASE)
-CAPTION_NAMES = (
-    *("title", "caption", "text", "captions", "raw_caption", "alt_text", "comment", "txt"),
-    *("description", "sentence", "sentences", "prompt"),
-)
 
 
 def choose_columns(table: SourceTable, typed: ColumnNames, image: bool = True) -> tuple[ColumnNames, list[str]]:
@@ -104,6 +102,7 @@ def columns_line(table: SourceTable, typed: ColumnNames, columns: ColumnNames) -
 def unused_columns(table: SourceTable, columns: ColumnNames, *others: str) -> list[str]:
     """A line on the columns that are read neither as `columns` nor as `others`, if there are any."""
     only = columns.only[:1] if columns.only else ()
+    others = (*others, *(table.made_of if CAPTIONS in columns.captions else ()))
     read = {
         columns.image,
         *own_columns(columns.captions, table.columns),

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from open_clip_fff.errors import as_mistake
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.tables.chats import CAPTIONS, COLUMNS, answers, one_of
-from open_clip_fff.tools.pack.tables.reader import UNREADABLE, Cells, Reader
+from open_clip_fff.tools.pack.tables.reader import CAPTION_NAMES, UNREADABLE, Cells, Reader
 from open_clip_fff.tools.pack.tables.separated import PIECE
 
 FEW = 32  # rows in memory at a time if they hold images
@@ -37,8 +37,11 @@ class ParquetReader(Reader):
         if CAPTIONS in self.columns:
             self._chat = None
         if self._chat is not None:
-            self.columns = [*(name for name in self.columns if name != self._chat), CAPTIONS]
-            self.layout, self.captions = f"conversations in `{self._chat}`, whose answers are captions", (CAPTIONS,)
+            plain = any(name.lower() in CAPTION_NAMES for name in self.columns)
+            self.columns, self.made_of = [*self.columns, CAPTIONS], (self._chat,)
+            if not plain:
+                self.layout = f"conversations in `{self._chat}`, whose answers are captions"
+                self.captions = (CAPTIONS,)
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
         piece = FEW if self.inline & set(columns) else PIECE

@@ -12,6 +12,10 @@ from open_clip_fff.errors import UsageError
 
 Cells = dict[str, object]
 
+CAPTION_NAMES = (  # columns that are guessed to have captions
+    *("title", "caption", "text", "captions", "raw_caption", "alt_text", "comment", "txt"),
+    *("description", "sentence", "sentences", "prompt"),
+)
 UNREADABLE = (OSError, ValueError, KeyError)  # includes pyarrow's and pandas' errors
 CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}  # suffixes, and arrow's names
 
@@ -25,6 +29,7 @@ class Reader:
     layout = ""  # the recognised layout of data, for printed lines; empty if the format has only one
     image: str | None = None  # the layout's column of images; None if it is not fixed
     captions: tuple[str, ...] = ()  # the layout's columns of captions
+    made_of: tuple[str, ...] = ()  # columns that the column `captions` is made of
     inline: frozenset[str] = frozenset()  # columns whose cells may be images themselves
 
     def __init__(self, file: str) -> None:

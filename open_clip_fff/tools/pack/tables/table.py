@@ -95,6 +95,7 @@ class SourceTable:
         self._first = open_reader(files[0], separator)
         self.columns, self.inline = self._first.columns, self._first.inline
         self.layout, self.image, self.captions = self._first.layout, self._first.image, self._first.captions
+        self.made_of = self._first.made_of
         self.separator = getattr(self._first, "separator", "")
         self.skipped: list[str] = []
         self._unused: list[str] = []
