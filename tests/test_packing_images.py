@@ -109,6 +109,17 @@ def test_paths_in_the_place_of_bytes(pack, pictures, tmp_path):
     assert left_out(tmp_path / "only") == {"000000001": "image file is not there"}
 
 
+def test_a_set_without_an_image_that_can_be_read_ends_with_a_code(pack, tmp_path):
+    """Each is named in a record, and what comes behind in a script does not go on."""
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "pics" / "a.jpg").write_bytes(b"<html>")
+    for _ in range(2):  # and when there is nothing to do
+        done = pack(tmp_path / "pics", "--out", tmp_path / "out", expect=1)
+        assert "holds 1 of 1 shard: nothing\nleft out: 1 image cannot be read" in done.out
+    (tmp_path / "pics" / "b.png").write_bytes(IMAGES[0])
+    pack(tmp_path / "pics", "--out", tmp_path / "other")
+
+
 def test_rows_of_one_image_are_known_by_its_bytes(pack, tmp_path):
     """Hugging Face's copies of COCO have a row per caption; their paths may say nothing."""
     cells = [{"bytes": IMAGES[number % 4], "path": None} for number in range(12)]

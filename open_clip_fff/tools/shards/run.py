@@ -32,8 +32,8 @@ def process_shards(
             returns the record. Raises UsageError, with the source's name, if that cannot be read.
         size: how many samples a source has, 0 if unknown, for the progress bar.
 
-    Returns 0, or 1 if a process could not read a shard. Raises UsageError if the folder cannot be written, or holds
-    shards of other sources.
+    Returns 0, or 1 if a process could not read a shard, or no shard holds anything. Raises UsageError if the folder
+    cannot be written, or holds shards of other sources.
     """
     mine = share.of(list(sources))
     missing = [stem for stem in mine if not folder.is_done(stem, sources[stem])]
@@ -57,7 +57,7 @@ def process_shards(
     all_failed: list[str] = [stem for part in share.gather(failed) for stem in part]
     if share.index == 0 or not share.together:
         print(summary(folder, sources, all_failed), flush=True)
-    return 1 if all_failed else 0
+    return 1 if all_failed or _holds_nothing(folder, sources) else 0
 
 
 class ShardProgress:
@@ -87,6 +87,12 @@ class ShardProgress:
 
     def _label(self) -> None:
         self.bar.set_description(f"shard {min(self._done + 1, self._shards)}/{self._shards}")
+
+
+def _holds_nothing(folder: OutFolder, sources: Mapping[str, str]) -> bool:
+    """Whether all shards are done, and no sample of any could be used."""
+    records = [folder.record(stem) for stem in sources if folder.file(stem).exists()]
+    return len(records) == len(sources) and not any(record is None or record.counts.total() for record in records)
 
 
 class _Unreadable(Exception):
