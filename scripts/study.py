@@ -3,9 +3,11 @@
     python scripts/study.py data --source cifar10-train --data study     # images as parquets; makes all captions
     python scripts/study.py run --data study --test cifar10 --grid deciding
     python scripts/study.py table
+    python scripts/study.py difference 'softmax, five' 'CLIP, one of five drawn'
 
 `run` chooses each loss's learning rate on validation images first, and adds a line to docs/study/runs.csv as each run
-ends; what is there is not run again. `table` makes docs/study's tables and plots of these lines.
+ends; what is there is not run again. `table` makes docs/study's tables and plots of these lines, and `difference` says
+how far one arm is ahead of another.
 """
 
 import argparse
@@ -41,6 +43,12 @@ def main() -> int:
     run.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the CSVs (default: {RESULTS})")
     table = steps.add_parser("table", help="tables and plots of the CSVs")
     table.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the CSVs (default: {RESULTS})")
+    apart = steps.add_parser("difference", help="between two arms, by seeds, with 95 %% intervals")
+    apart.add_argument("arm", help="as tables name it")
+    apart.add_argument("other", help="the one that it is compared with")
+    apart.add_argument("--condition", default="balanced-web-256", help="(default: balanced-web-256)")
+    apart.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
+    apart.add_argument("--results", type=Path, nargs="+", default=[RESULTS], help=f"one or more (default: {RESULTS})")
     batches = steps.add_parser("batches", help="what a batch of N holds to mine, counted by stored sentence features")
     batches.add_argument("--train-data", required=True, metavar="TARS", help="with braces")
     batches.add_argument("--features", type=Path, required=True, metavar="DIR", help="of embed, of the same tars")
@@ -67,6 +75,10 @@ def main() -> int:
         from open_clip_fff.data.data_sets import expand_shards
 
         print(table(expand_shards(args.train_data), args.features))
+    elif args.step == "difference":
+        from cifar.report import differences
+
+        print(differences(args.arm, args.other, args.condition, args.seeds, args.results))
     else:
         from cifar.report import report
 

@@ -207,7 +207,8 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_saved(trainer, run, capsys, 
     assert not [path.name for path in run.iterdir() if "unfinished" in path.name or path.name.startswith("epoch_3.pt")]
 
 
-def test_a_log_on_a_full_disk_is_one_warning(tmp_path, capsys):
+def test_a_log_on_a_full_disk_is_one_warning(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(logging.root, "handlers", [])  # pytest's, and those of runs before
     with logging_put_back(logging.NullHandler()):
         set_up_logging(setup_logging, str(tmp_path / "out.log"), logging.INFO)
         logging.info("a line")

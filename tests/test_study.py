@@ -98,6 +98,20 @@ def test_swapped_first_captions_are_anothers_or_name_nothing(tmp_path, monkeypat
     assert Image.open(io.BytesIO(found["human"][0]["jpg"])).size == (90, 72)
 
 
+def test_differences_are_paired_by_seed_and_folder(tmp_path):
+    """Two captioners with two seeds each: 1, 2, 3 and 6 ahead, by 3 ± 3.182 standard errors."""
+    rows = {"condition": "c", "seed": [0, 1] * 2, "arm": ["a"] * 2 + ["b"] * 2, "top-1 in words": 5.0}
+    for folder, values in (("one", [11, 22, 10, 20]), ("two", [43, 36, 40, 30])):
+        (tmp_path / folder).mkdir()
+        columns = {"top-1": values, "own captions R@5": 5.0, "class R@1": 5.0}
+        pd.DataFrame({**rows, **columns}).to_csv(tmp_path / folder / "runs.csv", index=False)
+    where = ["--condition", "c", "--results", tmp_path / "one", tmp_path / "two"]
+    found = programs.run("scripts/study.py", "difference", "a", "b", *where).stdout
+    assert "| clip-benchmark's prompts | 4 | +3.0 [-0.4, +6.4] | +1.0, +2.0, +3.0, +6.0 |" in found
+    missing = programs.run("scripts/study.py", "difference", "a", "z", *where)
+    assert missing.returncode == 1 and missing.stderr == "z: no run of it in c; there are a; b\n"
+
+
 @pytest.mark.slow
 def test_from_parquets_to_the_table(tmp_path, photos, test_set):
     source, data, results = tmp_path / "train", tmp_path / "data", tmp_path / "results"
@@ -116,6 +130,10 @@ def test_from_parquets_to_the_table(tmp_path, photos, test_set):
     assert again.returncode == 0 and "open_clip_fff.train" not in again.stdout
     table = programs.run("scripts/study.py", "table", "--results", results)
     assert table.returncode == 0 and "FFF, five, none mined" in table.stdout
+    where = ["--condition", runs["condition"][0], "--seeds", runs["seed"][0], "--results", results]
+    apart = programs.run("scripts/study.py", "difference", *runs["arm"], *where)
+    by = runs["top-1"][0] - runs["top-1"][1]
+    assert f"| clip-benchmark's prompts | 1 | – | {by:+.1f} |" in apart.stdout, apart  # one seed has no interval
     assert runs["top-1 in words"].between(0, 100).all() and runs["mean per class in words"].notna().all()
     assert runs["own captions R@5"].between(0, 100).all() and runs["class R@1"].between(0, 100).all()
     curves = pd.read_csv(results / "curves.csv")

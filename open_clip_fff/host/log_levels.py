@@ -20,11 +20,12 @@ def set_up_logging(setup: Callable[..., None], *args: Any, **options: Any) -> No
 
     A log that cannot be written, as on a full disk, is one warning, where logging prints a traceback for each line.
     """
+    before = list(logging.root.handlers)
     with replaced(logging.root.manager, loggerDict={}):
         setup(*args, **options)
     _set_levels({logger: logging.root.level for logger in _logger_levels()})
     for handler in logging.root.handlers:
-        if isinstance(handler, logging.FileHandler):
+        if isinstance(handler, logging.FileHandler) and handler not in before:
             handler.handleError = partial(_warn_once, handler, set())  # type: ignore[method-assign]
 
 

@@ -1,6 +1,7 @@
 """Tables and plots of the study's CSVs: each arm's mean and spread over seeds, and its difference to a baseline."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -50,14 +51,7 @@ def summary(runs: pd.DataFrame, bench: Bench) -> pd.DataFrame:
             row[f"{title}, against one of five"] = difference(own[measure], base[measure])
         more = [measure for measure in (*BY_FREQUENCY, *RECALLS) if measure in own and own[measure].notna().any()]
         row |= {f"{measure}, %": spread(own[measure]) for measure in more}
-        for column in (
-            "mined/image",
-            "given/image",
-            "right %",
-            "hardest of one class %",
-            "matched %",
-            "matched right %",
-        ):
+        for column in COUNTED:
             if column in own:
                 row[column] = "–" if own[column].isna().all() else f"{own[column].mean():.1f}"
         row["seconds"] = "–" if own["seconds"].isna().all() else f"{own['seconds'].mean():.0f}"
@@ -80,6 +74,25 @@ def fresh_seed(runs: pd.DataFrame, fresh: pd.DataFrame) -> str:
         f"## {condition}, a fresh seed\n\n{markdown(pd.DataFrame(rows))}\n"
         f"Rank correlation with the means of the other seeds: {', '.join(orders)}.\n"
     )
+
+
+def differences(arm: str, other: str, condition: str, seeds: Sequence[int], results: Sequence[Path]) -> str:
+    """How far one arm is ahead of another, by each measure, over some seeds of all folders, each of a captioner."""
+    runs = pd.concat({folder: pd.read_csv(folder / "runs.csv") for folder in results}, names=["folder"])
+    runs = runs[(runs["condition"] == condition) & runs["seed"].isin(seeds)].reset_index("folder")
+    runs = runs.set_index(["folder", "seed"])
+    own, base = (runs[runs["arm"] == name] for name in (arm, other))
+    for name, found in ((arm, own), (other, base)):
+        if found.empty:
+            raise SystemExit(f"{name}: no run of it in {condition}; there are {'; '.join(runs['arm'].unique())}")
+    rows = []
+    for measure, title in {**CIFAR.measures, **{name: name for name in RECALLS}}.items():
+        apart = (own[measure] - base[measure]).dropna()
+        each = ", ".join(f"{value:+.1f}" for value in apart)
+        rows.append(
+            {"%": title, "runs": len(apart), "difference": difference(own[measure], base[measure]), "each": each}
+        )
+    return markdown(pd.DataFrame(rows))
 
 
 def spread(values: pd.Series) -> str:
@@ -121,5 +134,6 @@ def draw(runs: pd.DataFrame, bench: Bench, path: Path) -> None:
         axis.grid(axis="x", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0][0].invert_yaxis()
-    axes[0][-1].legend(frameon=False, fontsize="small")
+    marks = axes[0][0].get_legend_handles_labels()
+    figure.legend(*marks, loc="outside lower center", ncols=len(bench.measures), frameon=False, fontsize="small")
     figure.savefig(path, dpi=130)
