@@ -11,6 +11,7 @@ from open_clip_fff.distributed import group_size, sum_over_ranks
 from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.host.bias_start import measure_bias
 from open_clip_fff.host.checkpoints.mid_epoch import MidEpochCheckpoints
+from open_clip_fff.host.checks.epoch_length import TOO_FEW
 from open_clip_fff.host.loader.seeding import after_epoch, before_epoch
 from open_clip_fff.host.loader.short_epochs import CountedLoader
 from open_clip_fff.host.nonfinite import left_out_line
@@ -43,9 +44,7 @@ class EpochRunner:
             self._loader = info.dataloader = CountedLoader(*many)
             steps = self._loader.num_batches // args.accum_freq
             if steps < 1:
-                raise UsageError(
-                    "--batch-size and --accum-freq: an epoch holds fewer rows than one step takes; lower them"
-                )
+                raise UsageError(f"{TOO_FEW}; lower them")
             if state.master and not args.skip_scheduler and args.warmup > steps * args.epochs:
                 logging.warning(
                     f"--warmup {args.warmup:,}: the run has {plural(steps * args.epochs, 'steps')}, so the learning "

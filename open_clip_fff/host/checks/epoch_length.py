@@ -18,6 +18,7 @@ from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.plural import plural
 
+TOO_FEW = "--batch-size and --accum-freq: an epoch holds fewer rows than one step takes"
 VISITS = 1_000_000  # of shards, in all epochs that are looked at; the first is always
 
 
@@ -90,8 +91,7 @@ def check_tar_rows(args: argparse.Namespace, plan: Plan, counts: RowCounts, firs
     if batches and max(batches.values()) < args.accum_freq:
         fewer = " or --workers" * (args.workers > 1)
         raise UsageError(
-            f"--batch-size and --accum-freq: an epoch holds fewer rows than one step takes, "
-            f"{args.batch_size * args.accum_freq:,}: {plural(len(urls), 'shards')} with {total:,}; lower "
+            f"{TOO_FEW}, {args.batch_size * args.accum_freq:,}: {plural(len(urls), 'shards')} with {total:,}; lower "
             f"them{fewer}"
         )
 
@@ -103,8 +103,8 @@ def check_table_rows(args: argparse.Namespace, previews: Sequence[Preview]) -> N
         if preview.whole and math.ceil(preview.usable / args.world_size) < step:
             ranks = f" on each of {plural(args.world_size, 'ranks')}" * (args.world_size > 1)
             raise UsageError(
-                f"--batch-size and --accum-freq: an epoch holds fewer rows than one step takes, {step:,}{ranks}: "
-                f"{preview.name} has {preview.usable:,} with an image and a caption; lower them"
+                f"{TOO_FEW}, {step:,}{ranks}: {preview.name} has {preview.usable:,} with an image and a caption; lower "
+                f"them"
             )
 
 

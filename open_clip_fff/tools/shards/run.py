@@ -55,9 +55,13 @@ def process_shards(
     if shown:
         print(progress.speed() + (", by this one of the processes" if share.count > 1 else ""), flush=True)
     all_failed: list[str] = [stem for part in share.gather(failed) for stem in part]
-    if share.index == 0 or not share.together:
-        print(summary(folder, sources, all_failed), flush=True)
-    return 1 if all_failed or _holds_nothing(folder, sources) else 0
+    nothing = False
+    if share.index == 0 or not share.together:  # this one reads the records of all, and its code is that of all
+        records = {stem: folder.record(stem) for stem in sources if folder.file(stem).exists()}
+        print(summary(folder, sources, records, all_failed), flush=True)
+        of_any = any(record is None or record.counts.total() for record in records.values())
+        nothing = len(records) == len(sources) and not of_any
+    return 1 if all_failed or nothing else 0
 
 
 class ShardProgress:
@@ -89,12 +93,6 @@ class ShardProgress:
         self.bar.set_description(f"shard {min(self._done + 1, self._shards)}/{self._shards}")
 
 
-def _holds_nothing(folder: OutFolder, sources: Mapping[str, str]) -> bool:
-    """Whether all shards are done, and no sample of any could be used."""
-    records = [folder.record(stem) for stem in sources if folder.file(stem).exists()]
-    return len(records) == len(sources) and not any(record is None or record.counts.total() for record in records)
-
-
 class _Unreadable(Exception):
     """A shard's source cannot be read."""
 
@@ -114,19 +112,20 @@ def _write_shard(stem: str, source: str, folder: OutFolder, work: Work, tick: Ca
         raise OneRankError(f"--out {path}: cannot be written ({error})") from error
 
 
-def summary(folder: OutFolder, sources: Mapping[str, str], failed: list[str]) -> str:
-    """What the folder holds of all shards, by any process."""
-    done = [stem for stem in sources if folder.file(stem).exists()]
+def summary(
+    folder: OutFolder, sources: Mapping[str, str], records: Mapping[str, ShardRecord | None], failed: list[str]
+) -> str:
+    """What the folder holds of all shards, by any process; `records` are those of the shards that are there."""
     counts, left_out = Counter[str](), Counter[str]()
-    for record in filter(None, map(folder.record, done)):
+    for record in filter(None, records.values()):
         counts.update(record.counts)
         left_out.update(why for _, why in record.left_out)
     held = ", ".join(plural(number, name) for name, number in counts.items()) or "nothing"
-    lines = [f"{folder.path} holds {len(done)} of {plural(len(sources), 'shards')}: {held}"]
+    lines = [f"{folder.path} holds {len(records)} of {plural(len(sources), 'shards')}: {held}"]
     if left_out:
         lines.append(f"left out: {reasons(left_out)}; each is named in {folder.path}/records")
     if failed:
         lines.append(f"not done, since they cannot be read: {', '.join(failed[:8])}{', …' if len(failed) > 8 else ''}")
-    elif len(done) < len(sources):
+    elif len(records) < len(sources):
         lines.append("the others are other processes', or a second start's")
     return "\n".join(lines)
