@@ -19,6 +19,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core ea
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 RESULTS = HERE.parent / "docs" / "study"
+# where trainings find what the study registers, such as `--plugin cifar.per_caption`
+os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.resolve()), os.environ.get("PYTHONPATH", "")])
 
 
 def main() -> int:

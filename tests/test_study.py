@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD, ClipLoss
 from PIL import Image
 
+from open_clip_fff.config.objective import LossSettings
 from open_clip_fff.data.shards import read_samples
+from open_clip_fff.losses.registry import LossContext
 from tests import programs
 from tests.conftest import write_tar
 
@@ -96,6 +98,14 @@ def test_swapped_first_captions_are_anothers_or_name_nothing(tmp_path, monkeypat
     others = sum(first in {each[0] for each in captions} for first in firsts) - own
     assert 20 <= own <= 42 and others >= 6 and 60 - own - others >= 6
     assert Image.open(io.BytesIO(found["human"][0]["jpg"])).size == (90, 72)
+
+
+def test_a_softmax_for_each_caption_is_the_mean_of_clips_losses(monkeypatch):
+    monkeypatch.syspath_prepend(programs.ROOT / "scripts")
+    loss = importlib.import_module("cifar.per_caption").PerCaptionSoftmax(LossContext(0, 1, LossSettings()))
+    image, text = (torch.nn.functional.normalize(torch.randn(*shape, 8), dim=-1) for shape in ((6,), (6, 3)))
+    own = [ClipLoss()(image, text[:, k], torch.tensor(9.0)) for k in range(3)]
+    torch.testing.assert_close(loss(image, text, torch.tensor(9.0), labels=None), torch.stack(own).mean())
 
 
 def test_differences_are_paired_by_seed_and_folder(tmp_path):

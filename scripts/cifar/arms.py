@@ -74,6 +74,7 @@ _SLOW = ("--logit-lr-mult", "1")  # of scale and bias; 20 in `fff`
 _LATE = ("--mining-warmup", "200")  # steps of 400
 _GRIT, _SMOOTHED = ("--batch-hooks", "grit"), ("--loss", "s-itc")
 _PLAIN = ("--method", "clip", "--loss", "softmax")  # CLIP's loss, in the form that takes positives
+_EACH = ("--plugin", "cifar.per_caption", "--loss", "per-caption")
 _CLASS = (*_OFF, "--positive-key", "cls")  # all captions of images of its class, and no others: no miner finds more
 
 ARMS = {
@@ -88,6 +89,7 @@ ARMS = {
         Arm("softmax, five, MiniLM's pairs", "softmax", (*_SOFTMAX, *_FIVE, *_RATE), "minilm"),
         Arm("softmax, five, the CLIP's pairs", "softmax", (*_SOFTMAX, *_FIVE, *_RATE), "clip"),
         Arm("softmax, five, MiniLM's pairs ignored", "softmax", (*_SOFTMAX, *_FIVE, *_RATE, *_IGNORE), "minilm"),
+        Arm("softmax, five, each by itself", "per-caption", (*_SOFTMAX, *_EACH, *_FIVE, *_OFF)),
         Arm("FFF, five, none mined", "fff", (*_FFF, *_FIVE, *_OFF)),
         Arm("FFF, five and the raw one, none mined", "fff", (*_FFF, *_SIX, *_OFF)),
         Arm("FFF, five, MiniLM's pairs", "fff", (*_FFF, *_FIVE, *_RATE), "minilm"),
@@ -133,6 +135,7 @@ TUNED = {  # the arm by which a loss's rate is chosen
     "clip": "CLIP, one of five drawn",
     "siglip": "SigLIP, one of five drawn",
     "softmax": "softmax, five",
+    "per-caption": "softmax, five, each by itself",
     "fff": "FFF, five, none mined",
 }
 
@@ -188,8 +191,9 @@ _TUNED_ON = (
 )
 _RAW_TOO = ("softmax, five and the raw one", "FFF, five and the raw one, none mined")
 _SIGMOID = (
-    "CLIP, one of five drawn",  # this and three more are there to compare with
+    "CLIP, one of five drawn",  # this and four more are there to compare with
     "softmax, five",
+    "softmax, five, MiniLM's pairs",
     "FFF, five, none mined",
     "FFF, five, MiniLM's pairs",
     "softmax, two of five drawn",
@@ -228,6 +232,7 @@ GRIDS = {
         (Condition("balanced", batch=1024, epochs=40), Condition("tailed", batch=1024, epochs=40)), _DECIDING, (0, 1, 2)
     ),
     "sigmoid": Grid((Condition("balanced"),), _SIGMOID, (0, 1, 2)),
+    "others": Grid((Condition("balanced"),), ("softmax, five, each by itself",), (0, 1, 2)),
     "time": Grid((Condition("balanced", epochs=15, longer=True),), _WITHOUT_MINING, (0, 1, 2)),
     "flickr8k": Grid(
         (Condition("flickr8k", "human", epochs=12), Condition("flickr8k", "swapped", epochs=12)), _FLICKR, (0, 1, 2)
