@@ -11,7 +11,8 @@ BINS = 8192
 
 def bins(cosine: Tensor) -> Tensor:
     """The bin of each cosine, int64, rising with it: the last whose `edge` is below it, as mining compares them."""
-    number = ((1.0 - cosine.clamp(-1.0, 1.0).acos() / math.pi) * BINS).long().clamp(0, BINS - 1)
+    cosine = cosine.clamp(-1.0, 1.0)  # of features in bfloat16, whose lengths are rounded, too
+    number = ((1.0 - cosine.acos() / math.pi) * BINS).long().clamp(0, BINS - 1)
     edges = edge(torch.arange(BINS + 1, device=cosine.device)).to(cosine.dtype)
     number += cosine > edges[number + 1]  # the arc cosine is rounded, which must not put a tie on the other side
     return number - ((cosine <= edges[number]) & (number > 0)).long()
