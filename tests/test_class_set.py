@@ -18,6 +18,7 @@ from open_clip_fff.evaluation.probe import training_split
 from open_clip_fff.tools.class_set import GENERIC_TEMPLATES
 from tests.conftest import COLOURS, colour_image, write_tar
 from tests.eval_sets import jpeg, put, webdataset
+from tests.full_disk import full_disk
 
 LABELS = [f"{colour}_square" for colour in sorted(COLOURS)]
 QUICK = EvalSettings(batch_size=3, workers=0, progress_bars=False)
@@ -143,6 +144,9 @@ def test_mistakes_are_one_line_and_leave_nothing(command, folders, tmp_path):
     ):
         error = command(*arguments, "--out", tmp_path / "out", expect=2)
         assert named in error and len(error.splitlines()) == 1, error
+    with full_disk(1000):
+        error = command(folders, "--out", tmp_path / "out", expect=2)
+    assert error.endswith(f"--out {tmp_path / 'out'}: cannot be written ([Errno 27] File too large)"), error
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".*"))
 
 
@@ -165,4 +169,5 @@ def test_a_set_that_lacks_files_is_named_with_them(name, tmp_path):
                 find_sets(names, tmp_path)
         (tmp_path / "kept").rename(tmp_path / name / lost)
     webdataset(tmp_path / "pairs", retrieval=True)  # needs no names of classes
+    (webdataset(tmp_path / ".killed.x") / "test/nshards.txt").unlink()  # what a killed process left
     assert {at.spec.name for at in find_sets(["all"], tmp_path)[0]} == {name, "pairs"}

@@ -23,6 +23,7 @@ from open_clip_fff.evaluation.compare.training import read_training
 from open_clip_fff.evaluation.compare.warnings import comparison_warnings, unequal_training
 from open_clip_fff.evaluation.store import Score, model_folder, write_score
 from tests import programs
+from tests.full_disk import full_disk
 from tests.test_curves import STOCK, result
 
 ROOT = Path(__file__).parent.parent
@@ -301,6 +302,16 @@ def test_scores_that_cannot_be_compared_are_refused(scores):
     (b / "samples.npz").write_bytes(b"PK")
     with pytest.raises(UsageError, match="cannot be read as a score"):
         scores.table(["logs/a"], ["logs/b"])
+    b.rename(b.with_name(".cifar10.x"))  # what a killed process left
+    scores.model("b")
+    scores.table(["logs/a"], ["logs/b"])
+    before = (b / "samples.npz").read_bytes()
+    with full_disk(100):
+        with pytest.raises(UsageError, match=rf"--store {b}: cannot be written .*File too large"):
+            write_score(b, short)
+        with pytest.raises(UsageError, match=r"--out .*: cannot be written .*File too large"):
+            compare(["logs/a"], [], scores.folder, scores.folder / "out", 200)
+    assert (b / "samples.npz").read_bytes() == before
 
 
 # --- what is written

@@ -6,6 +6,7 @@ from clip_benchmark.datasets.builder import build_dataset
 
 from open_clip_fff.evaluation.benchmark import count_images
 from tests.conftest import colour_sample, write_tar
+from tests.full_disk import full_disk
 
 
 def test_the_set_has_the_captions_in_order(program, shards, tmp_path):
@@ -45,6 +46,9 @@ def test_what_is_damaged_is_counted_and_mistakes_leave_nothing(program, shards, 
     ):
         error = program("retrieval_set", *arguments, expect=2).err.strip()
         assert named in error and len(error.splitlines()) == 1
+    with full_disk(1000):
+        error = program("retrieval_set", tar, "--out", tmp_path / "x", expect=2).err
+    assert f"--out {tmp_path / 'x'}: cannot be written ([Errno 27] File too large)" in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "out"]
 
 

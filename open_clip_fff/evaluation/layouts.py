@@ -95,11 +95,12 @@ def find_sets(
     """
     if not root.is_dir():
         raise UsageError(f"{flags[1]} {root}: there is no such folder")
-    others = [path.name for path in sorted(root.iterdir()) if _is_webdataset(path, SPLIT)]
+    folders = sorted(root.glob("[!.]*"))  # and none that is being written, or was when its process was killed
+    others = [path.name for path in folders if _is_webdataset(path, SPLIT)]
     if names == ["all"]:
         taken = {path.name for name in PROTOCOL for path in _folders(name, root)}
         names = [*(name for name in others if name not in taken), *PROTOCOL]  # the user's own first
-        for path in sorted(root.iterdir()):
+        for path in folders:
             _check_complete(path)
     found, missing = [], []
     for name in names:

@@ -51,8 +51,8 @@ def model_folder(store: Path, name: str, weights: str) -> Path:
 
 
 def write_score(folder: Path, score: Score) -> None:
-    """Writes or replaces `folder`, STORE/MODEL/SET."""
-    with atomic_folder(folder) as unfinished:
+    """Writes or replaces `folder`, STORE/MODEL/SET. Raises UsageError if it cannot be written."""
+    with as_mistake(f"--store {folder}: cannot be written", OSError), atomic_folder(folder) as unfinished:
         result = {**score.result, "metrics": _strict(score.result["metrics"])}
         (unfinished / RESULT).write_text(json.dumps(result, allow_nan=False) + "\n")
         (unfinished / META).write_text(json.dumps(score.meta, indent=2, allow_nan=False) + "\n")
@@ -82,7 +82,7 @@ def rename_model(folder: Path, about: Mapping[str, Any]) -> None:
 
     A store that cannot be written stays as it is.
     """
-    for path in sorted(folder.glob(f"*/{META}")):
+    for path in stored(folder):
         with suppress(OSError, ValueError):
             meta = {**json.loads(path.read_text()), "model": about}
             write_atomically(path, json.dumps(meta, indent=2, allow_nan=False) + "\n")
@@ -90,7 +90,12 @@ def rename_model(folder: Path, about: Mapping[str, Any]) -> None:
 
 def scores(folder: Path) -> dict[str, Score]:
     """All scores of a model's folder, by the set's name."""
-    return {path.parent.name: read_score(path.parent) for path in sorted(folder.glob(f"*/{META}"))}
+    return {path.parent.name: read_score(path.parent) for path in stored(folder)}
+
+
+def stored(folder: Path) -> list[Path]:
+    """The `meta.json` of each score of a model's folder, and of none that a killed process left half-written."""
+    return sorted(folder.glob(f"[!.]*/{META}"))
 
 
 def _strict(metrics: Mapping[str, float]) -> dict[str, float | None]:

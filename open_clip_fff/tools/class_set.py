@@ -67,7 +67,8 @@ def class_set(
         templates_file: a template a line; None for GENERIC_TEMPLATES.
 
     Raises:
-        UsageError: if the source, the names or the templates cannot be used, or `out` is something else.
+        UsageError: if the source, the names or the templates cannot be used, or `out` is something else, or cannot be
+            written.
     """
     unused = UnusedFiles()
     images, labels = _images_of(source, class_key, unused)
@@ -90,7 +91,8 @@ def class_set(
             per_class.update([] if isinstance(made, SkippedSample) else [int(made["cls"])])
             yield made
 
-    with atomic_folder(out if is_new else out / split) as unfinished:
+    folder = out if is_new else out / split
+    with as_mistake(f"--out {out}: cannot be written", OSError), atomic_folder(folder) as unfinished:
         written, left_out = write_split(unfinished / split if is_new else unfinished, counted())
         if not written:
             raise UsageError(f"{source}: no image with a class can be read{left_out}")

@@ -14,7 +14,7 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import check_tars, expand_shards
 from open_clip_fff.data.shards import IMAGES, SkippedSample, as_usage_errors, id_of, read_samples, unreadable_reason
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.shards.tars import tar_writer
 
@@ -58,7 +58,8 @@ def how_to_score(out: Path) -> str:
 def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> int:
     """Writes a retrieval set completely or not at all, and prints what is in it.
 
-    Raises UsageError if `--out` exists, a shard cannot be read, or no sample has captions and an image.
+    Raises UsageError if `--out` exists or cannot be written, a shard cannot be read, or no sample has captions and an
+    image.
     """
     shards, out = arguments.shards, arguments.out
     if out.exists():
@@ -79,7 +80,7 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
         captions += len(own)
         return {kind: sample[kind], "txt": "\n".join(own).encode()}
 
-    with atomic_folder(out) as unfinished:
+    with as_mistake(f"--out {out}: cannot be written", OSError), atomic_folder(out) as unfinished:
         samples = as_usage_errors(read_samples(urls), " ".join(urls[:3]))
         images, left_out = write_split(unfinished / "test", map(members, samples))
         if not images:

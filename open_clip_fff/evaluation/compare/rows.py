@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.store import META, Score, scores
+from open_clip_fff.evaluation.store import Score, scores, stored
 from open_clip_fff.hub.checkpoints import Position, read_epoch, run_folder
 
 SetKey = tuple[str, str]  # clip-benchmark's task and the set's name
@@ -113,7 +113,7 @@ class ScoreStore:
 
 def _stored_model(folder: Path) -> StoredModel | None:
     """From any of a model's scores. If none can be read it has its folder's name alone: comparing it reports them."""
-    paths = sorted(folder.glob(f"[!.]*/{META}"))
+    paths = stored(folder)
     for path in paths:
         with suppress(OSError, ValueError, KeyError, TypeError):
             model = json.loads(path.read_text())["model"]

@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from open_clip_fff.atomic_io import write_atomically
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.evaluation.compare.columns import AVERAGE
 from open_clip_fff.evaluation.compare.footnotes import footnotes
 from open_clip_fff.evaluation.compare.page import PlotImage, page
@@ -60,7 +60,8 @@ def compare(
         "index.html": page(table, blocks, list(plots.values()), warnings, notes).encode(),
         **{name: plot.png for name, plot in plots.items()},
     }
-    _write_out(out, _index(table), files)
+    with as_mistake(f"--out {out}: cannot be written", OSError):
+        _write_out(out, _index(table), files)
     return f"{terminal(blocks, warnings, notes, width)}\n\nWritten: {out}/{{{','.join([INDEX, *files])}}}"
 
 
