@@ -222,3 +222,13 @@ def test_an_image_that_cannot_be_read_is_named(fused, quiz, tmp_path, capsys, wo
     given = [*files("vqa", quiz, "train", "val"), "--images", tmp_path / "images", "--out", tmp_path / "x"]
     line = refused(capsys, "vqa", "--model", fused, *SMALL, *given, "--workers", workers)
     assert "COCO_train2014_" in line and "cannot be read as an image" in line
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_was_trained_is_kept_where_a_test_image_cannot_be_read(fused, quiz, tmp_path, capsys):
+    shutil.copytree(quiz / "images", tmp_path / "images")
+    for path in (tmp_path / "images").glob("COCO_test*"):
+        path.write_bytes(b"no image")
+    given = [*files("vqa", quiz, "train", "val", "test"), "--images", tmp_path / "images", "--out", tmp_path / "x"]
+    assert "cannot be read as an image" in refused(capsys, "vqa", "--model", fused, *SMALL, "--steps", 1, *given)
+    ok("vqa", "--score", tmp_path / "x", *files("vqa", quiz, "test"), "--result", tmp_path / "r.json")

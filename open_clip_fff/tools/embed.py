@@ -40,9 +40,9 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     settings = {"model": model, "captions": read, "batch size": args.batch_size}
     if args.into == "tars":
         refuse_input_folder(args.out, urls)
-    folder = OutFolder(args.out, INTO[args.into], settings)
     device = usable(share.device(args.device))
     extractor = load_extractor(plan, device)
+    folder = OutFolder(args.out, INTO[args.into], settings)  # created only once the model works
     if share.index == 0:
         print(f"features of {plain_name(model)}{', of captions alone' if plan.text_only else ''}, on {device}")
 

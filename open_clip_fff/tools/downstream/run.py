@@ -66,10 +66,12 @@ def run_task(args: argparse.Namespace, task: DownstreamTask) -> int:
     kind = "the towers' pooled features" if args.pooled else "fused states"
     print(f"{task.name} over {kind}: {plural(len(classes), 'classes')}; examples: {counts}")
     record = fine_tune_and_choose(model, splits["train"], splits["val"], args, task.loss)
-    if "test" in splits:
-        record["test"] = score_split(model, splits["test"], args)
-    write_task_model(model, task.name, record, args.out)
-    print(f"{args.out} is written: open-clip-fff {task.name} --score {args.out}")
+    try:
+        if "test" in splits:
+            record["test"] = score_split(model, splits["test"], args)
+    finally:  # what was trained is kept, also where a test image cannot be read
+        write_task_model(model, task.name, record, args.out)
+        print(f"{args.out} is written: open-clip-fff {task.name} --score {args.out}")
     return 0
 
 
