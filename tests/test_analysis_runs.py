@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import colour_sample, write_tar
+from tests.full_disk import full_disk
 from tests.page import Page
 from tests.test_features import embed
 
@@ -155,4 +156,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(analyse, trainer, training
         error = analyse(*given, "--", *behind, expect=2).err.strip().splitlines()[-1]
         assert error.startswith("analyze_captions.py: error: ") and named in error, error
     assert (tmp_path / "mine" / "captions.csv").read_text() == "mine"
+    with full_disk(50_000):  # enough for the tables, which without the page would be in the way of a second start
+        done = analyse("--out", tmp_path / "out", "--images", "8", "--batch", "4", "--", *training, expect=2)
+    assert f"--out {tmp_path / 'out'}: cannot be written ([Errno 27] File too large)" in done.err
     assert not list((tmp_path / "out").iterdir())

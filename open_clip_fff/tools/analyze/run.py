@@ -49,8 +49,7 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     )
     lines = summary(found)
     warnings = _warnings(found, sample, draw, reader.skipped, model, args.batch)
-    files = csv_files(found, lines, reader.skipped)
-    files[PAGE] = render(
+    page = render(
         Path(__file__).parent,
         Head(TITLE, about, warnings, _topics(plan), printable(command)),
         lead=_lead(found, lines),
@@ -61,15 +60,15 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
         address=lambda image: data_address(sample.thumbnails[image], "image/jpeg"),
         cosine=lambda value: f"{value:.3f}".replace("-", "−"),
     )
-    with writing(args.out):
-        for name, content in files.items():
+    with writing(args.out):  # the page first: by it the others are known as an analysis's, if a full disk ends this
+        for name, content in {PAGE: page, **csv_files(found, lines, reader.skipped)}.items():
             write_atomically(args.out / name, content)
     print(about)
     print_summary(lines, found.names)
     code = exit_code(draw)
     if reader.skipped:
         print(f"{plural(len(reader.skipped), 'samples')} left out; {args.out / LEFT_OUT} says which and why")
-    print(f"{args.out / PAGE} is written ({len(files[PAGE]) / 2**20:.1f} MiB): open it in a browser")
+    print(f"{args.out / PAGE} is written ({len(page) / 2**20:.1f} MiB): open it in a browser")
     return code
 
 
