@@ -124,6 +124,15 @@ def test_consistency_by_definition():
     valid = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0], [0, 1, 0], [1, 1, 1]]).bool()
     value = SmoothedITCLoss(0.5, consistency=0.2)(ragged.image, ragged.text, ragged.scale, caption_valid=valid)
     assert all(gradient.isfinite().all() for gradient in [value, *ragged.gradients(value)])
+    logits = (ragged.scale * torch.einsum("id,jkd->ijk", ragged.image, ragged.text)).detach()
+    has, expected = valid.any(dim=1), 0.0
+    by_image = logits.masked_fill(~valid, -torch.inf).flatten(1).softmax(dim=1).view_as(logits).sum(dim=2)
+    by_text = logits[has].softmax(dim=0)
+    for i in has.nonzero()[:, 0].tolist():
+        p, q = by_image[i, has], by_text[:, i, valid[i]].mean(dim=1)
+        expected = expected - ((q * p.log()).sum() + (p * q.log()).sum()) / 2 / has.sum()
+    plain = SmoothedITCLoss(0.5, impl="dense")(ragged.image, ragged.text, ragged.scale, caption_valid=valid)
+    assert (value - plain).item() == pytest.approx(0.2 * expected.item(), rel=1e-12)
 
 
 def test_gradients_numerically():

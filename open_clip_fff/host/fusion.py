@@ -55,9 +55,12 @@ def add_fusion(
     )
     network = Fusion(sizes)
     if settings.pretrained is not None:
-        load_weights(
-            network, read_fusion(Path(settings.pretrained)).weights, f"--fusion-pretrained {settings.pretrained}"
-        )
+        weights = dict(read_fusion(Path(settings.pretrained)).weights)
+        if vocabulary is None:  # as when a model is fine-tuned for retrieval, by ITC and ITM alone
+            weights = {name: weight for name, weight in weights.items() if not name.startswith("mlm_")}
+        load_weights(network, weights, f"--fusion-pretrained {settings.pretrained}")
+    if not settings.itm_weight:  # DDP waits for the gradients of all that it does not know to be fixed
+        network.itm_head.requires_grad_(False)
     network.to(args.device)
     model.fusion = FusionSlot(network)
     model.tower_tokens = tokens

@@ -89,7 +89,8 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
         own, among = own | ~counted[:, None], valid | ~has[:, None]  # keeps images without a caption finite
         texts = _shares(rows, valid.flatten()).unflatten(1, valid.shape).masked_fill(~among, -torch.inf)
         images = _shares(columns, has).unflatten(0, own.shape).masked_fill(~own[..., None], -torch.inf)
-        p, q = texts.logsumexp(dim=2), images.logsumexp(dim=1) - own.sum(dim=1, keepdim=True).log()
+        captions = own.sum(dim=1, keepdim=True).to(images.dtype)
+        p, q = texts.logsumexp(dim=2), images.logsumexp(dim=1) - captions.log()
         crossed = sum(-(target.detach().exp() * trained * has).sum(dim=1) for target, trained in ((q, p), (p, q)))
         return self._mean(crossed.where(counted, 0.0) / 2, counted)
 

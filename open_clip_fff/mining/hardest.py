@@ -88,10 +88,13 @@ def _negatives(ids: Tensor, valid: Tensor, negatives: Tensor | None, rows: slice
 
 
 def _drawn(logits: Tensor) -> Tensor:
-    """A column of each row by its softmax, int64 [n]; -1 for a row without any."""
-    some = (logits > -torch.inf).any(dim=1)
-    weights = logits.masked_fill(~some[:, None], 0.0).softmax(dim=1)
-    return torch.multinomial(weights, 1)[:, 0].where(some, -1)
+    """A column of each row by its softmax, int64 [n]; -1 for a row without any, or whose softmax is not finite.
+
+    The loss of features that are not finite is not, either, and the step is skipped: multinomial would end the process.
+    """
+    weights = logits.softmax(dim=1)
+    some = weights.isfinite().all(dim=1)
+    return torch.multinomial(weights.masked_fill(~some[:, None], 1.0), 1)[:, 0].where(some, -1)
 
 
 def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
