@@ -2,8 +2,7 @@
 
 import json
 import re
-from argparse import Namespace
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import open_clip
 import pytest
@@ -12,8 +11,6 @@ import torch.nn.functional as F
 
 from open_clip_fff.config.connection import UNDECIDED, ConnectionSettings
 from open_clip_fff.config.fusion import FusionSettings
-from open_clip_fff.host.fusion import add_fusion
-from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
 from open_clip_fff.losses.fusion import FusionLoss, Vocabulary, mask_tokens
 from open_clip_fff.losses.fusion_counts import fusion_rates
 from open_clip_fff.matching.registry import DISCRIMINATORS, DiscriminatorContext
@@ -103,9 +100,6 @@ def test_drawn_negatives_follow_the_softmax():
     assert sum(int(found.image[2]) for found in even) / 1000 == pytest.approx(0.5, abs=0.05)
     alone = drawn_negatives(image[:1], text[:1], torch.tensor(3.0), ids[:1], valid[:1])
     assert alone.caption.tolist() == [-1] and alone.image.tolist() == [[-1]]
-    image = torch.cat([image[:2], torch.full_like(image[:1], torch.nan)])  # the loss is not finite, either
-    found = drawn_negatives(image, text, torch.tensor(3.0), ids, valid)
-    assert found.caption.tolist()[2] == -1 and found.image.flatten().tolist()[:2] == [-1, -1]
 
 
 @pytest.fixture(scope="module")
@@ -261,29 +255,6 @@ def test_masked_language_modelling_goes_over_converted_pairs(bert_name):
     assert rates.itm is None and rates.mlm is not None and rates.mlm_converted is not None
     found = rates.mlm * int(chosen[:-1].sum()) + rates.mlm_converted * int(chosen[-1].sum())
     assert found == pytest.approx(right)
-
-
-def test_one_term_alone(bert_name, tmp_path):
-    """A model trained with both is fine-tuned by ITM alone; what the loss does not reach is fixed, as DDP wants it."""
-    args = Namespace(rank=0, device="cpu", cache_dir=None, force_context_length=None)
-
-    def made(**options):
-        model = prepared(bert_name)
-        return model, add_fusion(model, bert_name, FusionSettings(1, **options), set(), args)
-
-    both = made()[1].network
-    write_fusion(SavedFusion(asdict(both.sizes), both.state_dict()), tmp_path)
-    captions = batch(bert_name, TEXTS)
-    for term, options in (("itm", {"mlm_weight": 0.0}), ("mlm", {"itm_weight": 0.0})):
-        model, parts = made(pretrained=str(tmp_path), **options)
-        found = parts.network.state_dict()
-        assert all(torch.equal(weight, both.state_dict()[name]) for name, weight in found.items())
-        assert any("mlm" in name for name in found) == (term == "mlm")
-        out = model(torch.randn(3, 3, *model.visual.image_size), captions)
-        terms = parts.loss(FusionSettings(1, **options), 0, 1)(**out)
-        assert list(terms) == [f"{term}_loss"]
-        terms[f"{term}_loss"].backward()
-        assert all((p.grad is not None) == p.requires_grad for p in parts.network.parameters())
 
 
 def start(name, bert_clip, tmp_path) -> list[str]:

@@ -1,0 +1,46 @@
+"""A fusion model of which one term alone is trained, and one whose features are not finite."""
+# ruff: noqa: F811
+
+from argparse import Namespace
+from dataclasses import asdict
+
+import torch
+import torch.nn.functional as F
+
+from open_clip_fff.config.fusion import FusionSettings
+from open_clip_fff.host.fusion import add_fusion
+from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
+from open_clip_fff.mining.hardest import drawn_negatives
+from tests.test_fusion import TEXTS, batch, bert_name, prepared  # noqa: F401  # a fixture is among them
+
+
+def test_one_term_alone(bert_name, tmp_path):
+    """A model trained with both is fine-tuned by ITM alone; what the loss does not reach is fixed, as DDP wants it."""
+    args = Namespace(rank=0, device="cpu", cache_dir=None, force_context_length=None)
+
+    def made(**options):
+        model = prepared(bert_name)
+        return model, add_fusion(model, bert_name, FusionSettings(1, **options), set(), args)
+
+    both = made()[1].network
+    write_fusion(SavedFusion(asdict(both.sizes), both.state_dict()), tmp_path)
+    captions = batch(bert_name, TEXTS)
+    for term, options in (("itm", {"mlm_weight": 0.0}), ("mlm", {"itm_weight": 0.0})):
+        model, parts = made(pretrained=str(tmp_path), **options)
+        found = parts.network.state_dict()
+        assert all(torch.equal(weight, both.state_dict()[name]) for name, weight in found.items())
+        assert any("mlm" in name for name in found) == (term == "mlm")
+        out = model(torch.randn(3, 3, *model.visual.image_size), captions)
+        terms = parts.loss(FusionSettings(1, **options), 0, 1)(**out)
+        assert list(terms) == [f"{term}_loss"]
+        terms[f"{term}_loss"].backward()
+        assert all((p.grad is not None) == p.requires_grad for p in parts.network.parameters())
+
+
+def test_drawn_negatives_of_features_that_are_not_finite():
+    """The loss is not finite, either, and the step counts as such a one; multinomial alone would end the process."""
+    image, text = (F.normalize(torch.randn(shape), dim=-1) for shape in ((3, 4), (3, 2, 4)))
+    image[2] = torch.nan
+    found = drawn_negatives(image, text, torch.tensor(3.0), torch.arange(3), torch.ones(3, 2, dtype=torch.bool))
+    assert found.caption[2] == -1 and (found.caption[:2] >= 0).all()
+    assert (found.image[:2] == -1).all() and (found.image[2] >= 0).all()
