@@ -93,6 +93,7 @@ def test_a_list_of_captions_in_a_fields_text_is_a_list():
     many = ["a cat", "it's b"]
     for text in (str(many), json.dumps(many)):
         assert CaptionReader(ALL).row(sample(json=json.dumps({"captions": text}).encode())).captions == many
+        assert CaptionReader(ALL).row(sample(txt=text.encode())).captions == many == caption_texts([text])
     for text, captions in (("[]", []), ("[[0.5]]", ["[[0.5]]"]), ("[UNK] 'x'", ["[UNK] 'x'"])):
         assert CaptionReader(ALL).row(sample(json=json.dumps({"captions": text}).encode())).captions == captions
 
@@ -261,11 +262,12 @@ def test_the_preview_ends_where_all_is_found(tmp_path, shards, monkeypatch):
 
 
 def test_the_preview_shows_repeats_and_empty_rows(tmp_path):
-    same = {"png": colour_image("red", 1), "txt": b"same", "json": b'{"captions": ["same"]}'}
+    same = {"png": colour_image("red", 1), "txt": b"a\nb", "json": b'{"captions": ["a\\nb"]}'}
     write_tar(tmp_path / "a.tar", {"1": same, "2": {"png": b"x", "json": b'{"captions": []}'}})
     settings = CaptionSettings(2, "all", ("txt",), ("captions",))
     lines = "\n".join(preview_lines([preview_shard(str(tmp_path / "a.tar"), settings)], settings))
-    assert "1.00 captions per image of K = 2, of 1.0 words; the longest row has 2" in lines
+    assert "1.00 captions per image of K = 2, of 2.0 words; the longest row has 2" in lines
+    assert "1 row with a caption of several lines: json has lists of captions" in lines
     assert "1 row without a caption: training skips them" in lines and "1 caption equal to an earlier one" in lines
 
 

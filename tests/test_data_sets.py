@@ -127,7 +127,7 @@ def test_data_sets_may_have_captions_in_different_places(trainer, tmp_path, caps
     assert trainer(*FFF, "--json-text-key", "alt", "--name", "x", data=both(tmp_path)) == 0
     printed = capsys.readouterr().out
     assert f"Captions in {tmp_path}/a/00000.tar, 8 rows:" in printed and f"Captions in {tmp_path}/b/" in printed
-    assert printed.count("! --text-key txt: none in this data set; its rows hold json, png") == 1
+    assert printed.count("! --text-key txt: none in this data set; its rows hold json, png, and json has alt") == 1
     assert printed.count("! --json-text-key alt: none in this data set; its rows hold png, txt") == 1
     assert len(recorder.ids()) == 2 * ROWS
 

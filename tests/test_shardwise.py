@@ -227,8 +227,9 @@ def test_features_beside_the_images_are_those_of_the_sidecar(program, flags, tmp
 
 
 def test_embedding_leaves_out_what_it_cannot_read_and_says_so(program, flags, tmp_path):
-    samples = {f"{row:02d}": colour_sample(row) for row in range(4)}
+    samples = {f"{row:02d}": colour_sample(row) for row in range(5)}
     samples["00"].pop("txt"), samples["00"].pop("json")
+    samples["04"].update(txt=b"caf\xe9", json=b"")
     samples["01"]["png"] = samples["01"]["png"][:60]
     samples["02"].pop("png")
     write_tar(tmp_path / "0.tar", samples)
@@ -237,10 +238,10 @@ def test_embedding_leaves_out_what_it_cannot_read_and_says_so(program, flags, tm
     data = ["--train-data", str(tmp_path / "{0..1}.tar"), *flags[4:]]
     done = program("embed", "--out", tmp_path / "out", "--", *data, folder="scripts", expect=1)
     assert "1 of 2 shards: 1 image, 5 captions" in done.out
-    assert "1 no caption, 1 image cannot be read, 1 no image" in done.out
+    assert "1 no caption, 1 image cannot be read, 1 no image, 1 captions cannot be read" in done.out
     assert re.search(r"left out: .*1.tar cannot be read as a tar \(unexpected end of data\)$", done.err, re.M)
     left_out = json.loads((tmp_path / "out" / "records" / "0.json").read_text())["left_out"]
-    assert [entry["key"] for entry in left_out] == ["00", "01", "02"]
+    assert [entry["key"] for entry in left_out] == ["00", "01", "02", "04"]
     for wrong, line in ((["--device", "cuda:9"], "--device cuda:9"), (["--share", "5"], "write I/N")):
         done = program("embed", "--out", tmp_path / "o", *wrong, "--", *data, folder="scripts", expect=2)
         assert line in done.err and len(done.err.splitlines()) == 1, done.err

@@ -63,9 +63,10 @@ def decoded_samples(
 
     def with_captions(sample: dict) -> tuple[dict, CaptionRow, str | None]:
         """Looks sidecars up, in one thread."""
-        row = reader.row(sample)
+        found, damage = reader.read(sample)
+        row = reader.named_row(sample, found)
         if not row.captions:
-            return sample, row, "no caption"
+            return sample, row, "captions cannot be read" if damage else "no caption"
         try:
             return sample, row if features is None else row._replace(features=features.read(sample, row.captions)), None
         except MissingFeatures:

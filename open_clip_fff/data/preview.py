@@ -35,6 +35,7 @@ class Preview:
     used: int = 0  # captions that training will use, at most K a row
     words: int = 0  # in the used captions
     empty: int = 0  # rows without any caption, which training skips
+    broken: int = 0  # rows with a caption of several lines
     repeated: int = 0  # captions that equal an earlier one of the same row
     images: int = 0  # rows with an image
     usable: int = 0  # rows with an image and a caption
@@ -69,6 +70,7 @@ class Preview:
         self.used += min(len(texts), per_image)
         self.words += sum(len(text.split()) for text in texts[:per_image])
         self.empty += not texts
+        self.broken += any("\n" in text for text in texts)
         self.repeated += len(texts) - len(set(texts))
         if len(self.shown) < SHOWN:
             self.shown.append((printable(name), texts))

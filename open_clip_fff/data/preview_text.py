@@ -127,6 +127,11 @@ def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
         )
     if preview.empty:
         lines.append(f"  {plural(preview.empty, 'rows')} without a caption: training skips them")
+    if preview.broken:
+        lines.append(
+            f"  {plural(preview.broken, 'rows')} with a caption of several lines: json has lists of captions, "
+            "and open-clip-fff pack makes a caption of each line of a folder's NAME.txt"
+        )
     if preview.repeated:
         lines.append(
             f"  {plural(preview.repeated, 'captions')} equal to an earlier one of the row: is one text in two sources?"
@@ -156,7 +161,7 @@ def _found_instead(source: str, preview: Preview) -> str:
         return preview.damage
     if start := preview.members.get(member) or preview.cells.get(source):
         return f"the first {source if preview.cells else member} is {start}"
-    return f"its rows hold {', '.join(sorted(preview.members))}" if preview.members else "all rows are empty there"
+    return _names_there(preview)
 
 
 def _names_there(preview: Preview) -> str:

@@ -57,7 +57,7 @@ class CaptionReader:
                 damage.append(printable(f"{where} cannot be read ({error})"))
                 return None
 
-        found = {key: attempt(f"{at}.{key}", texts_of, _named(sample, key)) or [] for key in captions.text_keys}
+        found = {key: attempt(f"{at}.{key}", listed_texts, _named(sample, key)) or [] for key in captions.text_keys}
         members = {name: attempt(f"{at}.{name}", _parsed, sample.get(name)) for name in dict(captions.json_fields)}
         for name, field in captions.json_fields:
             source, texts = source_name(name, field), attempt(f"{at}.{name}", _texts_at, members[name], field)
@@ -66,7 +66,7 @@ class CaptionReader:
             columns = self.sidecar.lookup(str(sample["__url__"]), str(sample["__key__"]))
             damage += [self.sidecar.damage] if self.sidecar.damage else []
             for key in captions.sidecar_keys:
-                texts = attempt(f"{at}, {key} in its sidecar,", _listed_texts, columns.get(key))
+                texts = attempt(f"{at}, {key} in its sidecar,", listed_texts, columns.get(key))
                 found[source_name("sidecar", key)] = self._split(texts or [])
         return SampleCaptions(self._within_bounds(found), damage)
 
@@ -150,6 +150,20 @@ def texts_of(value: object) -> list[str]:
     return [text] if text else []
 
 
+def listed_texts(value: object) -> list[str]:
+    """The texts of a member, a json field or a sidecar's column, each perhaps a list, as img2dataset copies it.
+
+    ValueError if not UTF-8.
+    """
+    if isinstance(value, list):
+        return [text for item in value for text in listed_texts(item)]
+    if isinstance(value, bytes):
+        value = value.decode()
+    if not (isinstance(value, str) and value.lstrip().startswith("[")):
+        return texts_of(value)
+    return caption_texts(value) or ([] if value.strip() == "[]" else texts_of(value))
+
+
 def cell_text(value: object) -> list[str]:
     """The caption of a table's cell as a list; empty for an empty or missing cell (None or NaN)."""
     return [] if value is None or value != value else texts_of(str(value))
@@ -161,15 +175,15 @@ def caption_texts(cell: object) -> list[str]:
     A list may be json, or as Python and numpy print it, which is what pandas writes into a CSV.
     """
     if isinstance(cell, list | dict | bool):
-        return texts_of(cell)
+        return listed_texts(cell)
     if isinstance(cell, bytes):
         cell = cell.decode(errors="replace")
     if isinstance(cell, str) and (text := cell.strip()).startswith("["):
         try:
-            return texts_of(json.loads(text))
+            return listed_texts(json.loads(text))
         except (ValueError, RecursionError):
             if _PRINTED_LIST.fullmatch(text):
-                return texts_of([_literal(found) for found in re.findall(_LITERAL, text, re.DOTALL)])
+                return listed_texts([_literal(found) for found in re.findall(_LITERAL, text, re.DOTALL)])
     return cell_text(cell)
 
 
@@ -204,16 +218,7 @@ def _named(values: Mapping[str, object], typed: str) -> object:
 
 
 def _texts_at(fields: object, key: str) -> list[str]:
-    return _listed_texts(field_values(fields, key))
-
-
-def _listed_texts(value: object) -> list[str]:
-    """The texts of a json field or a sidecar's column, of which a text may be a list, as img2dataset copies it."""
-    if isinstance(value, list):
-        return [text for item in value for text in _listed_texts(item)]
-    if not (isinstance(value, str) and value.lstrip().startswith("[")):
-        return texts_of(value)
-    return caption_texts(value) or ([] if value.strip() == "[]" else texts_of(value))
+    return listed_texts(field_values(fields, key))
 
 
 def _parsed(member: Any) -> dict | None:

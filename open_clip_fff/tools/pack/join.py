@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import Sidecar
-from open_clip_fff.data.sources import texts_of
+from open_clip_fff.data.sources import listed_texts, texts_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.items import as_json
 from open_clip_fff.tools.pack.row_list import MERGED, READ
@@ -30,7 +30,7 @@ class Joined(NamedTuple):
         """The member `json` with these texts, but the raw one, added to its `captions`; empty if it cannot be read."""
         try:
             fields = json.loads(members.get("json", b"{}"))
-            captions, raw = texts_of(fields.get("captions")), texts_of(members.get("txt"))
+            captions, raw = listed_texts(fields.get("captions")), listed_texts(members.get("txt"))
         except (ValueError, AttributeError, RecursionError):
             return {}  # the error is reported where captions are read
         new = [text for text in self.captions if text not in raw]
@@ -53,7 +53,7 @@ class PerShard:
         if self._sidecar.damage:
             raise UsageError(f"--captions: {self._sidecar.damage}")
         values = list(columns.values())
-        return Joined(texts_of(values), len(values[0])) if values else None
+        return Joined(listed_texts(values), len(values[0])) if values else None
 
     def check_any(self, shard: str, samples: Sequence[Mapping[str, Any]]) -> None:
         """Raises UsageError, with a key of each side, if no sample of a shard has a row."""
