@@ -38,11 +38,14 @@ def test_a_resumed_run_draws_what_it_would_have_drawn(trainer, kind):
     assert_equal_checkpoints(trainer.checkpoint("straight", 3), trainer.checkpoint("resumed", 3))
 
 
-def test_epochs_draw_differently(trainer):
+def test_epochs_draw_differently(trainer, capsys):
     """With a rate of nothing and one batch an epoch, the logged losses differ by what is drawn alone."""
     data = [*trainer.tars[:-1], "16"]
     still = [*FFF, *RANDOM, "--lr", "0", "--wd", "0", "--epochs", "3", "--logit-bias-init", "-3", "--name", "still"]
     assert trainer(*still, data=data) == 0
+    assert capsys.readouterr().out.count("warning: --lr 0 trains nothing") == 1
+    assert trainer(*still, "--wd", "-0.1", data=data) == 2
+    assert "--wd -0.1: must be 0 or more" in capsys.readouterr().err
     losses = [line.split("Loss: ")[1] for line in trainer.log("still").splitlines() if "Loss: " in line]
     assert len(losses) == len(set(losses)) == 3
 

@@ -23,7 +23,8 @@ def idle_flag_notes(args: argparse.Namespace) -> list[str]:
         **{f"--aug-cfg {item}": (True, False, needs) for item, needs in _unused_items(args.aug_cfg or {}).items()},
     }
     idle = [(flag, needs) for flag, (typed, on, needs) in flags.items() if typed and not on]
-    return [f"warning: {flag} does nothing without {needs}" for flag, needs in idle]
+    notes = ["warning: --lr 0 trains nothing"] if args.lr == 0 else []
+    return notes + [f"warning: {flag} does nothing without {needs}" for flag, needs in idle]
 
 
 def _unused_items(augmentation: dict) -> dict[str, str]:
