@@ -146,6 +146,26 @@ def test_messages_and_lists_of_images(pack, pictures, tmp_path):
     assert packed(tmp_path / "both")[0]["txt"] == b"own" and "captions by `caption`" in done.out
 
 
+PLAIN = [
+    {f"pics/{n}.png": f"a {n}" for n in range(3)},
+    {f"pics/{n}.png": [f"a {n}"] for n in range(3)},
+    {f"pics/{n}.png": {"caption": f"a {n}"} for n in range(3)},
+    {f"7{n}": {"filename": f"pics/{n}.png", "caption": f"a {n}", "negative": "no"} for n in range(3)},
+    {"image": [f"pics/{n}.png" for n in range(3)], "captions": [[f"a {n}"] for n in range(3)]},
+    {"Image Path": {str(n): f"pics/{n}.png" for n in range(3)}, "caption": {str(n): f"a {n}" for n in range(3)}},
+    {"version": 1, "data": [{"img": f"pics/{n}.png", "caption": f"a {n}"} for n in range(3)]},
+]
+
+
+def test_plain_jsons(pack, pictures, tmp_path):
+    """Captions, or fields, by names of images or by ids; columns; rows in a field."""
+    for number, content in enumerate(PLAIN):
+        pack(write(tmp_path / "x.json", content), "--out", tmp_path / f"{number}")
+        made = packed(tmp_path / f"{number}")
+        assert [x["txt"].decode() for x in made] == ["a 0", "a 1", "a 2"], content
+        assert [x["png"] for x in made] == [(pictures / f"{n}.png").read_bytes() for n in range(3)]
+
+
 def test_ids_of_coco_are_equal_as_numbers_and_as_texts(pack, pictures, tmp_path):
     images = [{"id": str(n), "file_name": f"{n}.png"} for n in range(2)]
     document = {"images": images, "annotations": [{"image_id": n, "caption": f"of {n}"} for n in range(2)]}
@@ -181,6 +201,7 @@ def test_jsons_that_cannot_be_meant(refused, pictures, tmp_path):
     assert "instances.json cannot be read as json (it is COCO's, but no annotation has a caption; take" in line
     line = refused(write(tmp_path / "x.json", {"data": [], "version": 1}))
     assert "x.json is neither COCO's captions" in line and "it has data, version" in line
+    assert "it has 0, 1, 2" in refused(write(tmp_path / "x.json", {str(n): "no name of an image" for n in range(3)}))
     (tmp_path / "cut.json").write_text(json.dumps(COCO)[:200])
     assert "cut.json cannot be read as json" in refused(tmp_path / "cut.json")
     (tmp_path / "list.json").write_text(json.dumps([{"image": "0.png"}] * 5)[:-20])

@@ -2,7 +2,9 @@
 # ruff: noqa: F811
 
 import gc
+import gzip
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -178,6 +180,26 @@ def test_tables_that_need_a_hand_are_told_how(refused, pictures, tmp_path):
         (tmp_path / "t.csv").write_text(content)
         assert says in refused(tmp_path / "t.csv")
     (tmp_path / "t.csv").unlink()
+    for fields, says in {
+        ("image", "/9j/4AAQ" + "SkZJ" * 2000): "--image-key image: ",
+        ("pic", "data:image/png;base64,iVBO"): "'pic' has images in base64: write them as files",
+        ("pic", "pics/0.png"): "; 'pic' has names of images: --image-key 'pic'",
+        ("image", "pics/0"): "write .png behind the names",
+        ("image", "a" * 300): "name the folder that paths start at",
+    }.items():
+        (tmp_path / "t.jsonlines").write_text(json.dumps(dict([fields])))
+        line = refused(tmp_path / "t.jsonlines")
+        assert says in line and len(line) < 1000
+    for name, says in {"x.arrow": "load_from_disk(FOLDER).to_parquet(FILE)", "x.token": "names of columns"}.items():
+        (tmp_path / name).write_bytes(b"x")
+        assert says in refused(tmp_path / name)
+    (tmp_path / "saved" / "train").mkdir(parents=True)
+    (tmp_path / "x.arrow").rename(tmp_path / "saved" / "train" / "x.arrow")
+    assert "load_from_disk(FOLDER).to_parquet(FILE)" in refused(tmp_path / "saved")
+    for name in ("t.jsonl", "t.json", "t.csv", "t.csv.gz"):
+        content = '{"image": "pics/0.png",\n"caption": "caf\xe9"}'.encode("cp1252")
+        (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+        assert f"{name} is not UTF-8 text" in refused(tmp_path / name)
 
 
 def test_tars_that_need_a_hand_are_told_how(pack, refused, pictures, tmp_path):

@@ -12,6 +12,7 @@ from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.errors import UsageError, reason
 
 SHOWN = 30  # columns that an error line names
+LONG = 80  # characters of a name there; that of a file without a header may be an image in base64
 CONTENTS = {  # by first bytes: what is no text, and what to do
     b"\x1f\x8b": "is gzip, which its name does not say; let it end in .gz",
     b"BZh": "is bz2, which its name does not say; let it end in .bz2",
@@ -59,7 +60,7 @@ def no_text(path: str, error: UnicodeDecodeError) -> UsageError:
     with open(path, "rb") as file:
         start = file.read(4)
     for first, what in CONTENTS.items():
-        if start.startswith(first):
+        if start.startswith(first) and (PurePath(path).suffix or path) not in what:
             return UsageError(f"{path} {what}")
     return UsageError(f"{path} is not UTF-8 text ({error}); save it as UTF-8")
 
@@ -137,7 +138,7 @@ def spaces_note(flag: str, typed: str, name: str) -> list[str]:
 def column_names(there: Sequence[str]) -> str:
     """Columns, for an error line."""
     more = f", … ({len(there)} in all)" if len(there) > SHOWN else ""
-    return ", ".join(map(shown, there[:SHOWN])) + more
+    return ", ".join(shown(name if len(name) <= LONG else f"{name[:LONG]}…") for name in there[:SHOWN]) + more
 
 
 def shown(name: str) -> str:

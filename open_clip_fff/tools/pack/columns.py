@@ -14,10 +14,12 @@ from open_clip_fff.tools.pack.tables.table import SourceTable
 
 PATH_NAMES = (
     *("filepath", "file_path", "image_path", "img_path", "path", "file_name", "filename", "image_name", "file"),
-    *("image", "images"),
+    *("image", "images", "img", "image_file", "image_filename"),
 )
 INLINE_NAMES = ("image", "images", "jpg", "jpeg", "png", "webp", "img", "picture", "image_bytes", "bytes")
 URL = re.compile(r"https?://")
+IN_BASE64 = " has images in base64: write them as files, or as bytes into a parquet"
+BASE64 = re.compile(r"data:image/|/9j/|iVBORw0KGgo|UklGR|R0lGOD")  # how images begin in it
 IMAGE_OR_URL = re.compile(r"^https?://|\.(jpe?g|png|webp|gif|bmp|tiff?)(#\d+)?$", re.IGNORECASE)
 
 
@@ -58,13 +60,17 @@ def choose_columns(table: SourceTable, typed: ColumnNames, image: bool = True) -
 
 def _no_image_hint(table: SourceTable) -> str:
     """End of an error line: why a table may have no column of images."""
-    if table.separator and any(IMAGE_OR_URL.search(name) for name in table.columns):
+    if table.separator and any(IMAGE_OR_URL.search(name) or BASE64.match(name) for name in table.columns):
         return "; that is a row and no header: write names of columns into the first line"
     with suppress(UsageError):
         cells = next(iter(table.rows(table.columns)), None)
         for name, cell in cells.cells.items() if cells is not None else ():
+            if isinstance(cell, str) and BASE64.match(cell):
+                return f"; {name!r}{IN_BASE64}"
             if isinstance(cell, str) and URL.match(cell):
                 return f"; {name!r} has urls: get the images with img2dataset, and pack what it makes"
+            if isinstance(cell, str) and IMAGE_OR_URL.search(cell):
+                return f"; {name!r} has names of images: --image-key {name!r}"
     return ""
 
 
@@ -117,6 +123,6 @@ def unused_columns(table: SourceTable, columns: ColumnNames, *others: str) -> li
 
 
 def _guess(columns: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:
-    """The first of some common names among the columns."""
-    by_lower = {column.strip().lower(): column for column in reversed(columns)}
+    """The first of some common names among the columns, of which some have spaces or hyphens, as `Image Path`."""
+    by_lower = {re.sub(r"[\s-]+", "_", column.strip().lower()): column for column in reversed(columns)}
     return tuple(by_lower[name] for name in names if name in by_lower)[:1]

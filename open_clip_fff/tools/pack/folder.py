@@ -14,12 +14,13 @@ import numpy as np
 
 from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.ids import text_hash
-from open_clip_fff.data.sources import field_values, texts_of
+from open_clip_fff.data.sources import field_values, listed_texts
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.folder_files import (
     CAPTION_SUFFIXES,
     FIELDS_SUFFIX,
+    FIXES,
     IMAGE_SUFFIXES,
     UnusedFiles,
     entries_of,
@@ -45,6 +46,7 @@ def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
     folder, unused = Path(settings.source), UnusedFiles()
     if next(folder_rows(folder, False, unused), None) is None:
         holds = "".join(f"; it holds {line}" for line in unused.lines)
+        holds += next((f"; {fix}" for suffix, fix in FIXES.items() if f" {suffix} (" in holds), "")
         if tars := sorted(folder.rglob("*.tar")):
             raise UsageError(f"{folder}: its tars are in folders below; name one of these, such as {tars[0].parent}")
         raise UsageError(
@@ -98,7 +100,7 @@ def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -
     try:
         lines = [line for text in _beside(image, CAPTION_SUFFIXES) for line in text.decode("utf-8-sig").splitlines()]
         fields = {name: value for text in _beside(image, [FIELDS_SUFFIX]) for name, value in _fields(text)}
-        found = [texts_of(lines), *(texts_of(field_values(fields, key)) for key in json_keys)]
+        found = [listed_texts(lines), *(listed_texts(field_values(fields, key)) for key in json_keys)]
         return Item(row["key"], image, *members_of(found, fields, row["label"]))
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise SkipSample("text or json beside it cannot be read") from error

@@ -12,6 +12,13 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".
 CAPTION_SUFFIXES = (".txt", ".caption")  # of files beside an image, with a caption a line
 FIELDS_SUFFIX = ".json"
 SHOWN = 2  # names of each kind
+FIXES = {  # by suffix: what helps with data that are not read
+    ".arrow": "write a parquet with datasets: load_from_disk(FOLDER).to_parquet(FILE)",
+    ".tfrecord": "write its images and captions as tars, or into a parquet",
+    ".token": "write a tab and names of columns into its first line, and let it end in .tsv",
+    ".xlsx": "save it as CSV",
+    ".zip": "unpack it",
+}
 
 
 class UnusedFiles:

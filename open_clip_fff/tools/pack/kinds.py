@@ -1,5 +1,6 @@
 """What a source is: a table, a folder of images, or shards."""
 
+import os
 import re
 from itertools import islice
 from pathlib import Path
@@ -9,7 +10,7 @@ from open_clip_fff.data.data_sets import expand_shards
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.columns import image_column
 from open_clip_fff.tools.pack.folder import metadata_files
-from open_clip_fff.tools.pack.folder_files import UnusedFiles, images_below
+from open_clip_fff.tools.pack.folder_files import FIXES, UnusedFiles, images_below
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.tables.parquet import cell_image
 from open_clip_fff.tools.pack.tables.table import FORMS, SourceTable, form
@@ -63,7 +64,8 @@ def detect_kind(source: str, flag: str = "SOURCE", table: bool = False) -> Sourc
         return SourceKind("table", files)
     if not all(".tar" in file for file in files):
         known = ", ".join(sorted({*FORMS, ".tar"}))
-        raise UsageError(f"{flag} {source}: neither a folder nor one of {known}")
+        fix = FIXES.get(Path(source).suffix.lower())
+        raise UsageError(f"{flag} {source}: neither a folder nor one of {known}" + (f"; {fix}" if fix else ""))
     return SourceKind("shards", files)
 
 
@@ -81,7 +83,7 @@ def _has_images(file: str, folder: Path) -> bool:
         images = [cell_image(cells[column]) for _, _, cells in islice(table.rows([column]), TRIED)]
     except UsageError:
         return False
-    return any(x and (x.content or (x.path.strip() and (folder / x.path.strip()).exists())) for x in images)
+    return any(x and (x.content or (x.path.strip() and os.path.exists(folder / x.path.strip()))) for x in images)
 
 
 def check_flags(kind: SourceKind, settings: PackSettings) -> None:

@@ -4,7 +4,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import groupby
@@ -49,8 +49,7 @@ def dry_run(settings: PackSettings, prepared: PreparedSource, workers: int) -> N
     samples = [sample for sample in made if isinstance(sample, PackedSample)]
     lines = [*_coverage(source), *source.notes(), *_counts(samples, made), *_size(source, samples, len(made))]
     lines += [line for sample in samples[:SHOWN] for line in _sample_lines(sample)]
-    jsons = (sample.members.get("json") for sample in samples)
-    unread = unread_fields(jsons, source.read_keys) if source.read_keys else []
+    unread = unread_texts((sample.members for sample in samples), source.read_keys) if source.read_keys else []
     lines += [f"not used: {line}" for line in [*source.unused(), *unread]]
     print("\n".join([*lines, "dry run: nothing is written"]))
 
@@ -104,7 +103,7 @@ def ending(folder: OutFolder, source: SampleSource[Any]) -> list[str]:
     unread = []
     if source.read_keys and done:
         samples = as_usage_errors(read_samples([str(folder.file(done[0]))], EXAMPLES), done[0])
-        unread = unread_fields((sample.get("json") for sample in samples), source.read_keys)
+        unread = unread_texts(samples, source.read_keys)
     lines = [f"not used: {line}" for line in [*source.unused(), *unread]]
     if isinstance(source, ShardSource) and source.join is not None:
         total, partly = source.join.total([source.shards[stem] for stem in done]), len(done) < len(source.shards)
@@ -137,25 +136,31 @@ def _join_lines(counts: Counter[str], total: int, partly: bool, by_url: bool) ->
     return [*lines, f"{'at least ' * by_url}{total - rows:,} of {plural(total, 'rows')} of captions found no sample"]
 
 
-def unread_fields(jsons: Iterable[bytes | None], keys: Sequence[str]) -> list[str]:
-    """A line on json fields with text that no key of captions names, as in `field_values`, if there are any.
-
-    `jsons` are of a sample each, None if it has none.
-    """
-    counts: Counter[str] = Counter()
-    samples = 0
-    for content in jsons:
-        samples += 1
+def unread_texts(samples: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
+    """Lines on json fields with text that no key of captions names, as in `field_values`, and on other such members."""
+    fields, others = Counter[str](), Counter[str]()
+    number = 0
+    for sample in samples:
+        number += 1
         with suppress(ValueError, RecursionError):
-            texts = dict(_texts(json.loads(content or b"{}")))
+            texts = dict(_texts(json.loads(sample.get("json") or b"{}")))
             read = {path for path, field in texts.items() if any(texts_of(field_values(field, key)) for key in keys)}
-            counts.update(path for path in texts if path not in read)
-    if not counts:
-        return []
+            fields.update(path for path in texts if path not in read)
+        for name, member in sample.items():
+            named = name.startswith("__") or name in TEXTS or any(key.startswith(f"{name}:") for key in keys)
+            with suppress(ValueError):
+                others.update([name] if not named and texts_of(member) else [])
+    where = f"of {plural(number, 'samples')} that were looked at"
+    lines = (
+        [f"fields of the json with text ({_named(fields)}, {where}): --json-text-key names captions"] if fields else []
+    )
+    by = "training reads them by --text-key NAME, or --json-text-key NAME.json:FIELD"
+    return lines + ([f"members with text ({_named(others)}, {where}): {by}"] if others else [])
+
+
+def _named(counts: Counter[str]) -> str:
     names = ", ".join(f"{name} in {count:,}" for name, count in counts.most_common(FIELDS))
-    more = f", … ({len(counts)} in all)" if len(counts) > FIELDS else ""
-    where = f"of {plural(samples, 'samples')} that were looked at"
-    return [f"fields of the json with text ({names}{more}, {where}): --json-text-key names captions"]
+    return names + (f", … ({len(counts)} in all)" if len(counts) > FIELDS else "")
 
 
 def _texts(fields: object) -> Iterator[tuple[str, dict]]:

@@ -14,13 +14,20 @@ from typing import Any
 from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.ids import sample_id, text_hash
 from open_clip_fff.data.shards import unreadable_reason
-from open_clip_fff.data.sources import caption_texts, cell_text, field_values, texts_of
+from open_clip_fff.data.sources import caption_texts, cell_text, field_values, listed_texts, texts_of
 from open_clip_fff.data.table_columns import further_rows
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.pack.columns import choose_columns, columns_line, own_columns, unused_columns
+from open_clip_fff.tools.pack.columns import (
+    BASE64,
+    IN_BASE64,
+    choose_columns,
+    columns_line,
+    own_columns,
+    unused_columns,
+)
 from open_clip_fff.tools.pack.folder import FILE_NAME, NamedImages, joined_path
-from open_clip_fff.tools.pack.folder_files import unused_in
+from open_clip_fff.tools.pack.folder_files import IMAGE_SUFFIXES, unused_in
 from open_clip_fff.tools.pack.items import Item, SkipSample, as_json, members_of
 from open_clip_fff.tools.pack.kinds import REMOTE, TRIED, SourceKind
 from open_clip_fff.tools.pack.row_list import ROWS, Listing, make_list
@@ -108,17 +115,21 @@ def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, star
         return
     if not paths:
         raise UsageError(f"--image-key {column}: the first rows of {table.name} are empty there")
+    if all(BASE64.match(path) for path in paths):
+        raise UsageError(f"--image-key {column}: {table.name}{IN_BASE64}")
     if all(REMOTE.match(path) for path in paths):
         raise UsageError(
             f"--image-key {column}: {table.name} holds urls there, such as {paths[0]!r}; get the images with "
             "img2dataset, and pack what it makes"
         )
-    if not any((root / path.strip()).exists() for path in paths):
+    if not any(os.path.exists(root / path.strip()) for path in paths):
         fix = "name the folder that paths start at"
         if all("\\" in path for path in paths):
             fix = "write / for \\ in the paths" + " and no drive" * (":" in paths[0])
         elif all(re.search(r"#\d+$", path) for path in paths):
             fix = "drop the # and the number behind it"
+        elif found := next((x for x in sorted(IMAGE_SUFFIXES) if os.path.exists(f"{root / paths[0].strip()}{x}")), ""):
+            fix = f"write {found} behind the names"
         raise UsageError(
             f"--image-root: none of the first {plural(len(paths), 'images')} of {table.name} is there, such as "
             f"{root / paths[0].strip()}; {fix}"
@@ -196,7 +207,7 @@ def captions_at(cells: Cells, name: str) -> list[str]:
     if name in cells:
         return caption_texts(cells[name])
     head, _, path = name.partition(".")
-    return texts_of(field_values(_as_object(cells[head]), path))
+    return listed_texts(field_values(_as_object(cells[head]), path))
 
 
 def nested_texts(cells: Cells, name: str) -> list[str]:

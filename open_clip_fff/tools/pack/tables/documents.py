@@ -1,12 +1,15 @@
-"""json files that are one object with lists of images and captions: COCO's and Karpathy's."""
+"""json files that are one object: COCO's captions, Karpathy's splits, and rows by name, by column or in a field."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from open_clip_fff.data.table_columns import column_names
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
+from open_clip_fff.tools.pack.folder_files import IMAGE_SUFFIXES
 from open_clip_fff.tools.pack.tables.reader import Cells, Reader
 from open_clip_fff.tools.pack.tables.separated import LOOK
 
@@ -17,10 +20,9 @@ class DocumentLayout(NamedTuple):
     """The layout of a document."""
 
     name: str  # for printed lines
-    image: str  # the column of images
-    # makes a row per image of the document, with its captions in `captions`
-    rows: Callable[[Document], Iterator[Cells]]
-    used: tuple[str, ...]  # fields of the document that rows are made of
+    image: str | None  # the column of images; None where it is to be guessed, as that of captions
+    rows: Callable[[Document], Iterator[Cells]]  # makes the document's rows; those of an image have `captions`
+    used: Collection[str]  # fields of the document that rows are made of
     unused: Callable[[Document], list[str]] = lambda document: []  # makes lines on content of these that is in no row
 
 
@@ -69,7 +71,41 @@ def _karpathy_rows(document: Document) -> Iterator[Cells]:
         yield {"image": path, "captions": [x.get("raw") for x in image.get("sentences") or []], **rest}
 
 
-LAYOUTS: tuple[Callable[[Document], DocumentLayout | None], ...] = (coco, karpathy)
+def by_name(document: Document) -> DocumentLayout | None:
+    """The caption, captions or fields of each image: `{"1.jpg": "a cat"}`; fields by anything: `{"7": {…}}`."""
+    of_images = any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in document)
+    if not of_images and not (document and all(isinstance(x, dict) and "0" not in x for x in document.values())):
+        return None
+
+    def rows(document: Document) -> Iterator[Cells]:
+        for name, x in document.items():
+            yield {"file": name, **(x if isinstance(x, dict) else {"captions": x})}
+
+    return DocumentLayout("rows by name", "file" if of_images else None, rows, frozenset(document))
+
+
+def by_column(document: Document) -> DocumentLayout | None:
+    """Columns of one length, each a list, or pandas' `{"0": cell, "1": cell}`."""
+    lengths = {len(x) if isinstance(x, list) or (isinstance(x, dict) and "0" in x) else 0 for x in document.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        return None
+
+    def rows(document: Document) -> Iterator[Cells]:
+        cells = [x.values() if isinstance(x, dict) else x for x in document.values()]
+        return (dict(zip(document, row, strict=True)) for row in zip(*cells, strict=True))
+
+    return DocumentLayout("columns", None, rows, frozenset(document))
+
+
+def in_field(document: Document) -> DocumentLayout | None:
+    """A list of objects in the only field with one, as `{"data": [{…}]}`."""
+    names = [name for name in document if _objects(document, name)]
+    if len(names) != 1:
+        return None
+    return DocumentLayout(f"the objects in `{names[0]}`", None, lambda document: iter(document[names[0]]), (*names,))
+
+
+LAYOUTS: tuple[Callable[[Document], DocumentLayout | None], ...] = (coco, karpathy, in_field, by_name, by_column)
 
 
 class DocumentReader(Reader):
@@ -88,15 +124,17 @@ class DocumentReader(Reader):
         if layout is None:
             raise UsageError(
                 f"{file} is neither COCO's captions (images, annotations), Karpathy's splits (images with sentences), "
-                f"a list of objects nor an object a line; it has {', '.join(document) or 'nothing'}"
+                "a list of objects, captions by names of images nor an object a line; it has "
+                f"{column_names(list(document)) or 'nothing'}"
             )
-        self.layout, self.image, self.captions = layout.name, layout.image, ("captions",)
-        self._layout, self._count = layout, len(document["images"])
+        self.layout, self.image, self._layout = layout.name, layout.image, layout
+        self._count = sum(1 for _ in layout.rows(document))
         others = [f"{name} ({len(x):,})" if isinstance(x, list) else name for name, x in document.items()
                   if name not in layout.used]  # fmt: skip
         self._unused = layout.unused(document) + ([f"fields of the json: {', '.join(others)}"] if others else [])
         rows = islice(layout.rows(document), LOOK)
         self.columns = list(dict.fromkeys(name for row in rows for name in row))
+        self.captions = ("captions",) if layout.image and "captions" in self.columns else ()
 
     def rows(self, columns: Sequence[str]) -> Iterator[Cells]:
         for row in self._layout.rows(self._load()):

@@ -8,6 +8,7 @@ from typing import TextIO
 
 import pyarrow as pa
 
+from open_clip_fff.data.table_columns import no_text
 from open_clip_fff.errors import UsageError
 
 Cells = dict[str, object]
@@ -59,15 +60,17 @@ def bare_name(file: str) -> str:
 def open_text(file: str) -> Iterator[TextIO]:
     """A file as UTF-8 text with its own line ends.
 
-    Raises OSError or ValueError if it cannot be read, now or later, and UsageError if the installed arrow lacks its
-    compression.
+    Raises OSError or ValueError if it cannot be read, now or later, and UsageError if it is not UTF-8, or the installed
+    arrow lacks its compression.
     """
     codec = CODECS.get(Path(file).suffix.lower())
-    if codec is None:
-        with open(file, encoding="utf-8-sig", newline="") as text:
-            yield text
-        return
-    if not pa.Codec.is_available(codec):
+    if codec is not None and not pa.Codec.is_available(codec):
         raise UsageError(f"{file}: the pyarrow that is installed reads no {codec}; unpack the file first")
-    with pa.input_stream(file, compression=codec) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
-        yield text
+    try:
+        with (
+            pa.input_stream(file, compression=codec) as stream,
+            io.TextIOWrapper(stream, "utf-8-sig", newline="") as text,
+        ):
+            yield text
+    except UnicodeDecodeError as error:
+        raise no_text(file, error) from error

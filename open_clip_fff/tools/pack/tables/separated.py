@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-from open_clip_fff.data.table_columns import no_text, read_table
+from open_clip_fff.data.table_columns import read_table
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.tables.reader import Cells, Reader, bare_name, open_text
 
@@ -62,7 +62,5 @@ def _separator(file: str) -> str:
         with open_text(file) as lines:
             line = lines.readline()
         return next((mark for mark in SEPARATORS if mark in line), ",")
-    except UnicodeDecodeError as error:
-        raise no_text(file, error) from error
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error})") from error

@@ -59,6 +59,7 @@ FORMS: dict[str, Callable[..., Reader]] = {
     ".txt": SeparatedReader,
     ".parquet": ParquetReader,
     ".jsonl": partial(RecordsReader, form="jsonl", records=lines_of),
+    ".jsonlines": partial(RecordsReader, form="jsonl", records=lines_of),
     ".ndjson": partial(RecordsReader, form="jsonl", records=lines_of),
     ".json": json_reader,
 }
