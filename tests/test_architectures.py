@@ -26,7 +26,7 @@ def no_downloads(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["clip", "fff", "fff-softmax"])
-def test_a_hugging_face_text_tower(trainer, bert_clip, teacher, tmp_path, method, no_downloads, export_here):
+def test_a_hugging_face_text_tower(trainer, bert_clip, teacher, tmp_path, method, no_downloads, export_here, capsys):
     open_clip.add_model_config(bert_clip)
     torch.manual_seed(0)
     weights = tmp_path / "start.pt"
@@ -45,6 +45,8 @@ def test_a_hugging_face_text_tower(trainer, bert_clip, teacher, tmp_path, method
     if method != "clip":  # mined by a model with another tokenizer, whose tokens the workers make too
         argv += [*CAPTIONS, "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher), "--p1", "0.2"]
     assert trainer(*argv, "--name", method) == 0
+    assert trainer(*argv, "--name", "half", "--precision", "bf16") == 2
+    assert "has a text tower of transformers, part of which stays in float32; use amp" in capsys.readouterr().err
     # copies of a caption keep a dropout of their own, unless told otherwise
     assert ("Text tower: it has dropout" in trainer.log(method)) == (method != "clip")
     out = tmp_path / "model"
@@ -74,3 +76,14 @@ def test_coca_trains_under_clip_is_exported_and_refused_by_fff(trainer, tmp_path
     assert "CoCa" in (tmp_path / "exported" / "README.md").read_text()
     assert trainer("--method", "fff", *CAPTIONS, "--mining-features", "off", *model, "--name", "refused") == 2
     assert "use --method clip" in capsys.readouterr().err
+
+
+def test_a_resnet_with_frozen_norms_goes_on_and_is_exported(trainer, tmp_path, export_here):
+    """Such norms count no batches, and an architecture's own do."""
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+    (tmp_path / "tiny-rn.json").write_text(json.dumps({**TINY, "vision_cfg": vision}))
+    argv = ["--method", "clip", "--model-config", str(tmp_path), "--model", "tiny-rn", "--name", "rn"]
+    argv += ["--lock-image", "--lock-image-freeze-bn-stats"]
+    assert trainer(*argv) == 0
+    assert trainer(*argv, "--epochs", "2", "--resume", "latest") == 0
+    export_here(trainer.run("rn"), tmp_path / "out")

@@ -18,6 +18,7 @@ from open_clip_fff.patching import replaced
 
 SCALE, BIAS = "logit_scale", "logit_bias"
 BIG_VISION = (".npz", ".npy")  # SigLIP's original files, for which OpenCLIP has a reader of its own
+OPTIONAL = (BIAS, ".num_batches_tracked")  # the second counts for nobody, and frozen norms have none
 _IDS = ".position_ids"  # buffers of older transformers text towers; OpenCLIP ignores them, too
 _RESIZED = ("visual.positional_embedding", "positional_embedding", "text.positional_embedding")
 
@@ -94,10 +95,11 @@ def current_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> d
 def find_mismatch(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], resize: bool = False) -> str | None:
     """Why weights do not fit an architecture, by names and shapes alone; None if they fit.
 
-    A bias that one of them lacks and additional parameters are no mismatch, and with `resize` no position embeddings of
-    another length. `weights` are as `current_names` returns them; the model's `own` may be on the device `meta`.
+    A bias that one of them lacks, missing counters and additional parameters are no mismatch, and with `resize` no
+    position embeddings of another length. `weights` are as `current_names` returns them; the model's `own` may be on
+    the device `meta`.
     """
-    missing = [name for name in own if name not in weights and name != BIAS]
+    missing = [name for name in own if name not in weights and not name.endswith(OPTIONAL)]
     for name in own:
         if name not in weights or (there := tuple(weights[name].shape)) == (here := tuple(own[name].shape)):
             continue

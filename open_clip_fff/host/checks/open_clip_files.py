@@ -24,6 +24,10 @@ def check_towers(args: argparse.Namespace, config: dict) -> None:
     if not {"text_cfg", "vision_cfg"} <= config.keys():  # as MaMMUT and models of sound, on OpenCLIP's main branch
         raise UsageError(f"--model {args.model}: {OTHER_KIND}")
     text, vision = config["text_cfg"], config["vision_cfg"]
+    casts_half = args.precision in ("bf16", "fp16") and not vision.get("timm_model_name") and not TASKS
+    if casts_half and text.get("hf_model_name"):
+        kind = f"--model {args.model} has a text tower of transformers"
+        raise UsageError(f"--precision {args.precision}: {kind}, part of which stays in float32; use amp_bf16 or amp")
     if args.lock_text and not args.lock_text_freeze_layer_norm and not text.get("hf_model_name"):
         raise UsageError(
             f"--lock-text: the text tower of {args.model} is locked with its layer norms or not at all: "
