@@ -267,6 +267,11 @@ def test_the_preview_shows_repeats_and_empty_rows(tmp_path):
     settings = CaptionSettings(2, "all", ("txt",), ("captions",))
     lines = "\n".join(preview_lines([preview_shard(str(tmp_path / "a.tar"), settings)], settings))
     assert "1.00 captions per image of K = 2, of 2.0 words; the longest row has 2" in lines
+    assert "have more words than" not in lines
+    cut = preview_lines([preview_shard(str(tmp_path / "a.tar"), settings)], settings, tokens=3)
+    assert "  100.0% of these have more words than the text tower has tokens (3): they are cut; --split" in "\n".join(
+        cut
+    )
     assert "1 row with a caption of several lines: json has lists of captions" in lines
     assert "1 row without a caption: training skips them" in lines and "1 caption equal to an earlier one" in lines
 

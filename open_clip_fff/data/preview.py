@@ -1,5 +1,6 @@
 """A preview of the first shard of each data set: coverage of the caption sources, and rows as text."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ class Preview:
     captions: dict[str, int] = field(default_factory=dict)  # by source, captions there
     longest: int = 0  # the most captions of one row
     used: int = 0  # captions that training will use, at most K a row
-    words: int = 0  # in the used captions
+    lengths: Counter[int] = field(default_factory=Counter)  # of the used captions, by words
     empty: int = 0  # rows without any caption, which training skips
     broken: int = 0  # rows with a caption of several lines
     repeated: int = 0  # captions that equal an earlier one of the same row
@@ -68,7 +69,7 @@ class Preview:
         texts = [text for texts in found.values() for text in texts]
         self.longest = max(self.longest, len(texts))
         self.used += min(len(texts), per_image)
-        self.words += sum(len(text.split()) for text in texts[:per_image])
+        self.lengths.update(len(text.split()) for text in texts[:per_image])
         self.empty += not texts
         self.broken += any("\n" in text for text in texts)
         self.repeated += len(texts) - len(set(texts))

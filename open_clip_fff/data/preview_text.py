@@ -95,12 +95,15 @@ def _check_captions(preview: Preview, captions: CaptionSettings) -> None:
         )
 
 
-def preview_lines(previews: Sequence[Preview], captions: CaptionSettings) -> list[str]:
-    """The previews as lines: a coverage table, then the first rows, each caption quoted on its own line."""
-    return [line for preview in previews for line in _lines(preview, captions)]
+def preview_lines(previews: Sequence[Preview], captions: CaptionSettings, tokens: int | None = None) -> list[str]:
+    """The previews as lines: a coverage table, then the first rows, each caption quoted on its own line.
+
+    `tokens` is the text tower's length; None where it is not known.
+    """
+    return [line for preview in previews for line in _lines(preview, captions, tokens)]
 
 
-def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
+def _lines(preview: Preview, captions: CaptionSettings, tokens: int | None) -> list[str]:
     width = max(len(source) for source in captions.sources)
     lines = [f"Captions in {preview.name}, {plural(preview.rows, 'rows')}:"]
     for source in captions.sources:
@@ -108,10 +111,16 @@ def _lines(preview: Preview, captions: CaptionSettings) -> list[str]:
         lines.append(f"  {source:<{width}}  text in {share:7.2%} of rows, {count:.2f} captions per row")
         if not preview.rows_with[source]:  # another data set has some
             lines.append(f"  ! {_typed(source, preview)}: none in this data set; {_found_instead(source, preview)}")
+    words = sum(length * number for length, number in preview.lengths.items())
     lines.append(
         f"  {'used':<{width}}  {preview.used / preview.rows:.2f} captions per image of K = {captions.per_image}, "
-        f"of {preview.words / max(preview.used, 1):.1f} words; the longest row has {preview.longest}"
+        f"of {words / max(preview.used, 1):.1f} words; the longest row has {preview.longest}"
     )
+    if tokens and (cut := sum(number for length, number in preview.lengths.items() if length > tokens - 2)):
+        lines.append(
+            f"  {cut / preview.used:.1%} of these have more words than the text tower has tokens ({tokens}): "
+            "they are cut; --split-sentences makes a caption of each sentence (of json and sidecars)"
+        )
     if preview.opened and preview.model is not None:
         share, rows = preview.stored / preview.opened, plural(preview.opened, "rows")
         lines.append(f"  features of {plain_name(preview.model)} in {share:.2%} of the first {rows}")

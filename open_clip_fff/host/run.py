@@ -28,7 +28,7 @@ from open_clip_fff.host.checks.epoch_length import check_table_rows, check_tar_r
 from open_clip_fff.host.checks.flags_and_files import check_host
 from open_clip_fff.host.checks.idle_flags import idle_flag_notes
 from open_clip_fff.host.checks.launch import check_launch, precision_notes
-from open_clip_fff.host.checks.weights import activation_notes, check_weights
+from open_clip_fff.host.checks.weights import activation_notes, check_weights, context_length
 from open_clip_fff.host.codebase import copy_codebase
 from open_clip_fff.host.command import Command, check_names
 from open_clip_fff.host.fixes import fixes, image_reader
@@ -141,7 +141,7 @@ def _introduced(args, plan: Plan, counts: RowCounts, first_epoch: int, rows: str
     print(f"open_clip_fff {open_clip_fff.__version__} on OpenCLIP {open_clip.__version__}")
     print(plan_text(args, plan))
     if previews:
-        print("\n".join(preview_lines(previews, captions)))
+        print("\n".join(preview_lines(previews, captions, context_length(args))))
     if rows:
         print(f"Rows: {rows}")
     print(flush=True)

@@ -29,6 +29,12 @@ def activation_notes(args: argparse.Namespace) -> list[str]:
     return [note for note in notes if note]
 
 
+def context_length(args: argparse.Namespace) -> int | None:
+    """How many tokens the text tower takes; None where the hub would have to be asked."""
+    config = None if ":" in args.model else open_clip.get_model_config(args.model.replace("/", "-"))
+    return args.force_context_length or (config and config["text_cfg"].get("context_length", 77))
+
+
 def check_weights(args: argparse.Namespace, plan: Plan) -> None:
     """The weights to start from that flags name, if files of this machine, where the architecture is no hub's.
 
