@@ -249,6 +249,9 @@ def test_without_captions_it_says_what_is_missing(pack, pictures, tmp_path):
     done = pack(pictures, "--out", tmp_path / "out", "--shuffle", 0)
     assert "8 images, 8 without a caption" in done.out and "no sample has a caption" in done.out
     assert "--train-data" not in done.out and "--shuffle SEED" not in done.out
+    (pictures / "3.txt").write_bytes(b"caf\xe9")
+    pack(pictures, "--out", tmp_path / "latin")
+    assert left_out(tmp_path / "latin") == {"3": "text or json beside it is not UTF-8"}
 
 
 # --- images ----------------------------------------------------------------------------------------------------------

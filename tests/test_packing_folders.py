@@ -106,6 +106,11 @@ def test_fields_of_the_json_that_no_flag_names_are_told(pack, img2dataset, tmp_p
     (tmp_path / "pics").mkdir()
     (tmp_path / "pics" / "0.png").write_bytes(colour_image("red", 0))
     (tmp_path / "pics" / "0.json").write_text('{"captions": {"en": "a", "more": [{"de": "b"}, {"de": "c"}]}, "n": 1}')
+    samples = {
+        f"{row}": {"png": colour_image("red", row), "caption": b"a", "syn.json": b'{"x": "b"}'} for row in range(2)
+    }
+    done = pack(write_tar(tmp_path / "0.tar", samples), "--out", tmp_path / "members", "--json-text-key", "syn.json:x")
+    assert "not used: members with text (caption in 2, of 2 samples that were looked at): training reads" in done.out
     done = pack(tmp_path / "pics", "--out", tmp_path / "objects")
     assert "not used: fields of the json with text (captions.en in 1, captions.more.de in 1, of 1 sample" in done.out
 

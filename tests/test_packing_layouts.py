@@ -153,6 +153,7 @@ PLAIN = [
     {f"7{n}": {"filename": f"pics/{n}.png", "caption": f"a {n}", "negative": "no"} for n in range(3)},
     {"image": [f"pics/{n}.png" for n in range(3)], "captions": [[f"a {n}"] for n in range(3)]},
     {"Image Path": {str(n): f"pics/{n}.png" for n in range(3)}, "caption": {str(n): f"a {n}" for n in range(3)}},
+    {"image": [f"pics/{n}.png" for n in range(3)], "caption_1": [f"a {n}" for n in range(3)], "caption_2": ["b"] * 3},
     {"version": 1, "data": [{"img": f"pics/{n}.png", "caption": f"a {n}"} for n in range(3)]},
 ]
 

@@ -44,7 +44,7 @@ def choose_columns(table: SourceTable, typed: ColumnNames, image: bool = True) -
     captions = tuple(find("--caption-key", name) for name in typed.captions)
     columns = ColumnNames(
         image=image_name if image else None,
-        captions=tuple(dict.fromkeys(captions)) or table.captions or _guess(table.columns, CAPTION_NAMES),
+        captions=tuple(dict.fromkeys(captions)) or table.captions or _guess_captions(table.columns),
         keep=tuple(find("--keep-columns", name) for name in typed.keep),
         url=find("--url-key", typed.url) if typed.url else None,
         label=find("--class-key", typed.label) if typed.label else None,
@@ -120,6 +120,12 @@ def unused_columns(table: SourceTable, columns: ColumnNames, *others: str) -> li
     }
     names = [name for name in table.columns if name not in read]
     return [f"{len(names)} of {plural(len(table.columns), 'columns')} ({column_names(names)})"] if names else []
+
+
+def _guess_captions(columns: Sequence[str]) -> tuple[str, ...]:
+    """A common name among the columns, else those that are numbered, as `caption_0`, `caption_1`."""
+    numbered = (name for name in columns if re.fullmatch(r"captions?[\W_]*\d+", name.strip(), re.IGNORECASE))
+    return _guess(columns, CAPTION_NAMES) or tuple(numbered)
 
 
 def _guess(columns: Sequence[str], names: tuple[str, ...]) -> tuple[str, ...]:

@@ -102,6 +102,8 @@ def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -
         fields = {name: value for text in _beside(image, [FIELDS_SUFFIX]) for name, value in _fields(text)}
         found = [listed_texts(lines), *(listed_texts(field_values(fields, key)) for key in json_keys)]
         return Item(row["key"], image, *members_of(found, fields, row["label"]))
+    except UnicodeDecodeError as error:
+        raise SkipSample("text or json beside it is not UTF-8") from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise SkipSample("text or json beside it cannot be read") from error
 
