@@ -112,7 +112,7 @@ def ending(folder: OutFolder, source: SampleSource[Any]) -> list[str]:
         return lines
     usable = counts[IMAGES] - counts[NONE]  # training skips images without a caption
     if not usable:
-        return [*lines, "no sample has a caption: training needs some, by open-clip-fff caption, --captions or of a table"]
+        return [*lines, "no sample has a caption: training needs some, of open-clip-fff caption, --captions or a table"]
     flags = f"--train-data '{'::'.join(f'{folder.path}/{name}.tar' for name in braces(done))}'"
     flags += f" --train-num-samples {usable}"
     if not counts[RAW]:
