@@ -130,6 +130,7 @@ def test_mistakes_are_one_line_and_leave_nothing(command, folders, tmp_path):
         ([tar, "--class-key", "nope"], "--class-key nope: no sample"),
         ([tmp_path / "no.tar"], f"SOURCE: {tmp_path / 'no.tar'} does not exist"),
         ([table], "a.csv is a table and no tar; open-clip-fff pack makes shards of it"),
+        ([beside], "beside.txt is a table and no tar"),
         ([folders, "--class-names", few], "has 2 names for 4 classes"),
         ([folders, "--class-names", gap], "line 2 is empty"),
         ([folders, "--class-names", tabs], f"has no name for {LABELS[1]}, "),

@@ -202,7 +202,7 @@ def test_tables_that_need_a_hand_are_told_how(refused, pictures, tmp_path):
         assert f"{name} is not UTF-8 text" in refused(tmp_path / name)
 
 
-def test_tars_that_need_a_hand_are_told_how(pack, refused, pictures, tmp_path):
+def test_tars_that_need_a_hand_are_told_how(pack, refused, program, pictures, tmp_path):
     """Images first and captions behind; tars in folders below; folders of images beside tars."""
     samples = {f"{row}": colour_sample(row) for row in range(2)}
     parts = [{key: {name: x[name]} for key, x in samples.items()} for name in ("png", "txt")]
@@ -213,6 +213,9 @@ def test_tars_that_need_a_hand_are_told_how(pack, refused, pictures, tmp_path):
             for key, members in part.items():
                 tar.write({"__key__": key, **members})
     assert "the files of '0' do not follow each other" in refused(torn)
+    for command, flags in {"caption": (), "embed": ("--mining-model", "RN50", "--mining-pretrained", "openai")}.items():
+        done = program(command, "--train-data", torn, "--out", tmp_path / "x", *flags, folder="scripts", expect=2)
+        assert f"--train-data: in {torn} the files of '0' do not follow each other" in done.err
     write_tar(torn, samples)
     pictures.rename(torn.parent / "pics")
     done = pack(torn.parent, "--out", tmp_path / "out")

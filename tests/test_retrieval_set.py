@@ -30,16 +30,18 @@ def test_what_is_damaged_is_counted_and_mistakes_leave_nothing(program, shards, 
     samples["3"]["txt"] = b"two\nlines"
     tar = write_tar(tmp_path / "a.tar", samples)
     out = tmp_path / "out"
-    assert (
-        "2 captions of 2 images; left out: 2 without captions or a readable image"
-        in program("retrieval_set", tar, "--out", out).out
-    )
+    said = program("retrieval_set", tar, "--out", out).out
+    assert "2 captions of 2 images; left out: 2 without captions or a readable image" in said
+    assert "1 caption of several lines, each one caption here" in said
     with tarfile.open(out / "test" / "0.tar") as written:
         assert [written.extractfile(m).read() for m in written if m.name.endswith("txt")] == [b"img 0", b"two lines"]
     for arguments, named in (
         ([tar, "--out", out], f"--out {out}: exists already"),
         ([tar, "--out", tmp_path / "x", "--text-kay", "txt"], "--text-kay"),
-        ([tar, "--out", tmp_path / "x", "--text-key", "nope"], "no sample has captions"),
+        (
+            [tar, "--out", tmp_path / "x", "--text-key", "nope"],
+            "has captions (nope) and a readable image; they hold json, png, txt",
+        ),
         ([tar, "--out", tmp_path / "x", "--json-text-key", "nope"], "no sample has a caption in json:nope"),
         ([tmp_path / "no.tar", "--out", tmp_path / "x"], "no.tar"),
         ([tar, "--out", tmp_path / "x", "--captions", "0"], "--captions 0"),

@@ -11,7 +11,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 
 _SCHEME = re.compile(r"^([\w+.-]+):")  # pipe:, s3://, https://
-TABLES = (".csv", ".tsv", ".parquet", ".json", ".jsonl")
+TABLES = (".csv", ".tsv", ".txt", ".parquet", ".json", ".jsonl", ".jsonlines", ".ndjson")
 BETWEEN = "::"  # separates data sets, as in OpenCLIP's --train-data, and their folders
 
 

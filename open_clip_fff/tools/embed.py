@@ -25,7 +25,7 @@ from open_clip_fff.tools.sampling.extractors import FeatureExtractor, load_extra
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import INTO, Share
-from open_clip_fff.tools.shards.tars import OUTSIDE, leaves_folder, members, tar_writer
+from open_clip_fff.tools.shards.tars import OUTSIDE, check_torn, leaves_folder, members, tar_writer
 
 READ = ("per_image", "policy", "text_keys", "json_keys", "sidecar", "sidecar_keys", "split_sentences", "words")
 
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     model = stored_name(plan.miner)
     read = {name: getattr(captions, name) for name in READ}  # what features depend on
     settings = {"model": model, "captions": read, "batch size": args.batch_size}
+    check_torn("--train-data", urls[0])
     if args.into == "tars":
         refuse_input_folder(args.out, urls)
     device = usable(share.device(args.device))

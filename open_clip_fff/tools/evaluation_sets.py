@@ -12,7 +12,15 @@ from tqdm import tqdm
 from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import check_tars, expand_shards
-from open_clip_fff.data.shards import IMAGES, SkippedSample, as_usage_errors, id_of, read_samples, unreadable_reason
+from open_clip_fff.data.shards import (
+    IMAGES,
+    SkippedSample,
+    as_usage_errors,
+    describe_members,
+    id_of,
+    read_samples,
+    unreadable_reason,
+)
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.plural import plural, reasons
@@ -84,7 +92,9 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
         samples = as_usage_errors(read_samples(urls), " ".join(urls[:3]))
         images, left_out = write_split(unfinished / "test", map(members, samples))
         if not images:
-            raise UsageError(f"{shards}: no sample has captions and a readable image; --text-key and --json-text-key?")
+            held = describe_members({name for sample in read_samples(urls, IMAGES_PER_TAR) for name in sample})
+            sources = ", ".join(settings.sources)
+            raise UsageError(f"{shards}: no sample has captions ({sources}) and a readable image; they hold {held}")
         (unfinished / "dataset_type.txt").write_text("retrieval\n")
     print(f"{out}: {plural(captions, 'captions')} of {plural(images, 'images')}{left_out}")
     print(how_to_score(out))
@@ -97,14 +107,19 @@ def _captions_by_image(urls: Sequence[str], reader: CaptionReader) -> dict[int, 
     Raises UsageError if a shard cannot be read, or a source that is named has no caption at all.
     """
     texts: dict[int, list[str]] = {}
-    counts = Counter[str]()
+    counts, joined = Counter[str](), 0
     for sample in as_usage_errors(read_samples(urls), " ".join(urls[:3])):
         found = reader.read(sample).found
         counts.update({source: len(captions) for source, captions in found.items()})
         row = reader.named_row(sample, found)
+        joined += sum("\n" in text for text in row.captions)
         if (image := row.id) >= 0:
             own = texts.setdefault(image, [])
             own += [text for text in (" ".join(text.split()) for text in row.captions) if text not in own]
     if counts.total() and (empty := [name for name, count in counts.items() if not count and name != "txt"]):
         raise UsageError(f"no sample has a caption in {', '.join(empty)}; --text-key, --json-text-key?")
+    if joined:
+        print(
+            f"{plural(joined, 'captions')} of several lines, each one caption here: lists of captions belong into json"
+        )
     return texts

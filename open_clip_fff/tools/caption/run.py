@@ -24,6 +24,7 @@ from open_clip_fff.tools.caption.writing import refuse_taken, write_sidecar, wri
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import INTO, Share
+from open_clip_fff.tools.shards.tars import check_torn
 
 
 def run(args: argparse.Namespace, decoding: Decoding) -> int:
@@ -62,12 +63,13 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
 
 
 def shards_of(args: argparse.Namespace) -> list[str]:
-    """The shards. Raises UsageError if none exists, or the first sample has a field that would be overwritten."""
+    """The shards. Raises UsageError if none exists, or the first is torn or has a field that would be overwritten."""
     urls = expand_shards(args.train_data)
     local = [url for url in urls if not re.match(r"\w+:", url)]
     if not urls or (len(local) == len(urls) and not any(Path(url).exists() for url in urls)):
         raise UsageError(f"--train-data {args.train_data}: no such file; braces count, as in 'data/{{000..099}}.tar'")
     check_tars("--train-data", [url for url in urls if Path(url).exists()])
+    check_torn("--train-data", urls[0])
     if args.into == "tars":
         refuse_input_folder(args.out, local)
         first: list[dict] = []
