@@ -345,6 +345,9 @@ def test_captions_join_from_one_table(pack, tars, tmp_path, by):
         new = [f"new {turn} of {number}" for turn in range(2)] if number in (0, 1, 7, 11) else []
         assert sample["json"]["captions"] == json.loads(colour_sample(number)["json"])["captions"] + new
     assert "captions joined 33.33% of 12 samples" in done.out and "1 of 9 rows of captions found no sample" in done.out
+    (tmp_path / "a.json").write_text(json.dumps({names["key"](n): [f"new {n}", "more"] for n in (0, 1, 7, 11)}))
+    done = pack(tars, "--out", tmp_path / by, "--captions", tmp_path / "a.json")
+    assert "captions joined 33.33% of 12 samples" in done.out
 
 
 def test_a_shard_cut_in_the_middle_costs_itself_only(pack, tars, tmp_path):

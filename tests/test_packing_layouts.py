@@ -202,7 +202,7 @@ def test_jsons_that_cannot_be_meant(refused, pictures, tmp_path):
     assert "instances.json cannot be read as json (it is COCO's, but no annotation has a caption; take" in line
     line = refused(write(tmp_path / "x.json", {"data": [], "version": 1}))
     assert "x.json is neither COCO's captions" in line and "it has data, version" in line
-    assert "it has 0, 1, 2" in refused(write(tmp_path / "x.json", {str(n): "no name of an image" for n in range(3)}))
+    assert "it has key, captions" in refused(write(tmp_path / "x.json", {str(n): ["no image"] for n in range(3)}))
     (tmp_path / "cut.json").write_text(json.dumps(COCO)[:200])
     assert "cut.json cannot be read as json" in refused(tmp_path / "cut.json")
     (tmp_path / "list.json").write_text(json.dumps([{"image": "0.png"}] * 5)[:-20])

@@ -10,7 +10,7 @@ from open_clip_fff.data.table_columns import column_names
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.folder_files import IMAGE_SUFFIXES
-from open_clip_fff.tools.pack.tables.reader import Cells, Reader
+from open_clip_fff.tools.pack.tables.reader import CAPTION_NAMES, Cells, Reader
 from open_clip_fff.tools.pack.tables.separated import LOOK
 
 Document = dict[str, Any]
@@ -72,22 +72,25 @@ def _karpathy_rows(document: Document) -> Iterator[Cells]:
 
 
 def by_name(document: Document) -> DocumentLayout | None:
-    """The caption, captions or fields of each image: `{"1.jpg": "a cat"}`; fields by anything: `{"7": {…}}`."""
+    """The caption, captions or fields of each image, `{"1.jpg": "a cat"}`, or by keys, `{"7": {…}}`."""
     of_images = any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in document)
-    if not of_images and not (document and all(isinstance(x, dict) and "0" not in x for x in document.values())):
+    kinds = {type(x) for x in document.values()}
+    if not of_images and not (kinds == {dict} or (kinds and kinds <= {str, list})):
         return None
+    column = "file" if of_images else "key"
 
     def rows(document: Document) -> Iterator[Cells]:
         for name, x in document.items():
-            yield {"file": name, **(x if isinstance(x, dict) else {"captions": x})}
+            yield {column: name, **(x if isinstance(x, dict) else {"captions": x})}
 
-    return DocumentLayout("rows by name", "file" if of_images else None, rows, frozenset(document))
+    return DocumentLayout("rows by name", column if of_images else None, rows, frozenset(document))
 
 
 def by_column(document: Document) -> DocumentLayout | None:
-    """Columns of one length, each a list, or pandas' `{"0": cell, "1": cell}`."""
+    """Columns of one length, some of captions, each a list, or pandas' `{"0": cell, "1": cell}`."""
     lengths = {len(x) if isinstance(x, list) or (isinstance(x, dict) and "0" in x) else 0 for x in document.values()}
-    if len(lengths) != 1 or 0 in lengths:
+    named = any(known in name.lower() for name in document for known in CAPTION_NAMES)
+    if len(lengths) != 1 or 0 in lengths or not named:
         return None
 
     def rows(document: Document) -> Iterator[Cells]:
@@ -105,7 +108,7 @@ def in_field(document: Document) -> DocumentLayout | None:
     return DocumentLayout(f"the objects in `{names[0]}`", None, lambda document: iter(document[names[0]]), (*names,))
 
 
-LAYOUTS: tuple[Callable[[Document], DocumentLayout | None], ...] = (coco, karpathy, in_field, by_name, by_column)
+LAYOUTS: tuple[Callable[[Document], DocumentLayout | None], ...] = (coco, karpathy, in_field, by_column, by_name)
 
 
 class DocumentReader(Reader):
