@@ -176,6 +176,7 @@ def bert_clip(tmp_path_factory):
     (folder / "vocab.txt").write_text("\n".join(WORDS + [str(n) for n in range(10)]))
     BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    size["pad_token_id"] = WORDS.index("[PAD]")
     BertConfig(vocab_size=64, **size).save_pretrained(folder)
     text = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "hf_proj_type": "mlp", "context_length": 16}
     text |= {"hf_pooler_type": "mean_pooler", "hf_model_pretrained": False}
