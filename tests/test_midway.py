@@ -217,6 +217,15 @@ def test_a_signal_at_an_epochs_end_and_one_in_validation(trainer):
     assert_equal_checkpoints(trainer.checkpoint("straight", 2), trainer.checkpoint("x", 2))
 
 
+def test_behind_an_epochs_last_step_batches_that_are_left_over_make_no_step(trainer):
+    argv = ["--method", "clip", "--accum-freq", "3", "--epochs", "2", "--name", "x"]  # a step of three of four batches
+    with in_step(1, told()):
+        assert trainer(*argv) == 143
+    assert names(trainer, "x") == ["epoch_0_step_1.extra", "epoch_0_step_1.pt"]
+    assert trainer(*argv, "--resume", "latest") == 0
+    assert names(trainer, "x")[-1] == "epoch_2.pt"
+
+
 def test_handlers_are_put_back_and_stock_runs_have_none(trainer):
     before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
     seen = []

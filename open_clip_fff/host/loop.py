@@ -62,7 +62,7 @@ class EpochRunner:
         if state.ema is not None and first and state.extra is None:
             state.ema.restart(state.model)
         loader.after_batch = after_batch
-        losses, expects_steps = state.guard.losses, loader.first < loader.num_batches
+        losses, expects_steps = state.guard.losses, loader.num_batches - loader.first >= args.accum_freq
         hook = loss.register_forward_hook(lambda *_: state.guard.after_loss())
         train(tb_writer=tb_writer)
         hook.remove()
