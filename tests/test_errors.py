@@ -56,7 +56,9 @@ def test_a_caption_field_that_does_not_exist(refused):
     assert "--json-text-key blip2: no row of 00.tar has text there" in line
     assert "separated by ; and not" in refused(*FFF, "--json-text-key", "captions,title")
     assert "--text-key caption: no row of 00.tar" in refused(*FFF, "--text-key", "caption")
-    assert "json, png, txt; without it: --text-key ''" in refused(*FFF, "--text-key", "caption")
+    assert "json, png, txt, and json has captions, title, width; without it: --text-key ''" in refused(
+        *FFF, "--text-key", "caption"
+    )
     # a number is no caption
     assert "--json-text-key width" in refused(*FFF, "--json-text-key", "width")
 

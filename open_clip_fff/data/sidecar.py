@@ -90,7 +90,8 @@ class Sidecar:
 
         path = self.path(url)
         if not path.exists():
-            raise UsageError(f"{self.flag}: {path} does not exist; each shard has a parquet of its own stem there")
+            one = "; open-clip-fff pack --captions joins one table to all shards" * (self.flag == "--caption-sidecar")
+            raise UsageError(f"{self.flag}: {path} does not exist; each shard has a parquet of its own stem there{one}")
         try:
             schema = pq.read_schema(path)
         except (OSError, ValueError) as error:

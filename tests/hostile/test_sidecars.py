@@ -145,6 +145,8 @@ def test_sidecars_that_cannot_be_meant(refused, beside):
         beside.write(dict(table, key=pa.array(table["key"])) if isinstance(table, dict) and "key" in table else table)
         assert expected in refused(*beside.flags, data=data), name
     path.unlink()
-    assert "00.parquet does not exist; each shard has" in refused(*beside.flags, data=data)
+    assert "00.parquet does not exist; each shard has a parquet of its own stem there; open-clip-fff pack" in refused(
+        *beside.flags, data=data
+    )
     path.mkdir()
     assert "00.parquet cannot be read as parquet (" in refused(*beside.flags, data=data)
