@@ -285,9 +285,8 @@ def test_mistakes_are_one_line(scores, words, told):
 def test_scores_that_cannot_be_compared_are_refused(scores):
     scores.model("a"), scores.model("b")
     c = scores.model("c", seed=3)
-    short = digits(
-        "cifar10", 0.5, np.random.default_rng(0), json.loads((c / "cifar10/meta.json").read_text()), images=200
-    )
+    meta = json.loads((c / "cifar10/meta.json").read_text())
+    short = digits("cifar10", 0.5, np.random.default_rng(0), meta, images=200)
     write_score(c / "cifar10", short)
     with pytest.raises(UsageError, match="cifar10: scored on different numbers of images"):
         scores.table(["logs/a"], ["logs/c"])
@@ -306,11 +305,10 @@ def test_scores_that_cannot_be_compared_are_refused(scores):
     scores.model("b")
     scores.table(["logs/a"], ["logs/b"])
     before = (b / "samples.npz").read_bytes()
-    with full_disk(100):
-        with pytest.raises(UsageError, match=rf"--store {b}: cannot be written .*File too large"):
-            write_score(b, short)
-        with pytest.raises(UsageError, match=r"--out .*: cannot be written .*File too large"):
-            compare(["logs/a"], [], scores.folder, scores.folder / "out", 200)
+    with full_disk(100), pytest.raises(UsageError, match=rf"--store {b}: cannot be written .*File too large"):
+        write_score(b, short)
+    with full_disk(100), pytest.raises(UsageError, match=r"--out .*: cannot be written .*File too large"):
+        compare(["logs/a"], [], scores.folder, scores.folder / "out", 200)
     assert (b / "samples.npz").read_bytes() == before
 
 
@@ -356,8 +354,8 @@ def test_curves_are_drawn_by_what_all_runs_measured(scores, tmp_path):
     more = {"zeroshot/imagenet1k/acc1": 0.2, "zeroshot/pets/mean_per_class_recall": 0.3, "zeroshot/pets/acc5": 0.4}
     more |= {"all_captions_image_to_text_R@5": 0.3, "zeroshot/mine/text_retrieval_recall@5": 0.6}
     (ours / "checkpoints" / "fff_results.jsonl").write_text(result(1, **more))
-    scores.model("stock", run=stock, epoch=1), scores.model("ours", run=ours, epoch=1)
-    scores.model("gone", run=tmp_path / "gone", epoch=1)
+    for name in ("stock", "ours", "gone"):
+        scores.model(name, run=tmp_path / name, epoch=1)
     training = read_training(read_rows(["logs/stock"], ["logs/ours", "logs/gone"], scores.folder))
     assert training.measures == {
         "Recall@5 image → text, mine": ["zeroshot/mine/text_retrieval_recall@5"],
