@@ -203,6 +203,7 @@ def test_jsons_that_cannot_be_meant(refused, pictures, tmp_path):
     line = refused(write(tmp_path / "x.json", {"data": [], "version": 1}))
     assert "x.json is neither COCO's captions" in line and "it has data, version" in line
     assert "it has key, captions" in refused(write(tmp_path / "x.json", {str(n): ["no image"] for n in range(3)}))
+    assert "it has train, test" in refused(write(tmp_path / "x.json", {"train": [{"a": 1}], "test": [{"a": 2}]}))
     (tmp_path / "cut.json").write_text(json.dumps(COCO)[:200])
     assert "cut.json cannot be read as json" in refused(tmp_path / "cut.json")
     (tmp_path / "list.json").write_text(json.dumps([{"image": "0.png"}] * 5)[:-20])

@@ -74,7 +74,7 @@ def _karpathy_rows(document: Document) -> Iterator[Cells]:
 def by_name(document: Document) -> DocumentLayout | None:
     """The caption, captions or fields of each image, `{"1.jpg": "a cat"}`, or by keys, `{"7": {…}}`."""
     of_images = any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in document)
-    kinds = {type(x) for x in document.values()}
+    kinds = {type(x) if not _objects(document, name) else None for name, x in document.items()}
     if not of_images and not (kinds == {dict} or (kinds and kinds <= {str, list})):
         return None
     column = "file" if of_images else "key"
