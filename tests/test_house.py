@@ -97,6 +97,16 @@ def test_no_class_name_has_two_meanings():
     assert {name: paths for name, paths in where.items() if len(paths) > 1} == {}
 
 
+def test_nothing_else_is_committed_at_the_top():
+    """Such as the folder of a run."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no clone")
+    files = {".gitignore", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml"}
+    folders = {".ci", "docs", "eval", "open_clip_fff", "patches", "scripts", "tests"}
+    assert {line.split("/")[0] for line in listed.stdout.splitlines()} == {*files, *folders, "setup.py"}
+
+
 def test_files_are_small():
     files = [
         *SOURCES,
