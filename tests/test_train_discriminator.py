@@ -31,6 +31,7 @@ from open_clip_fff.tools.finetune.discriminator_losses import (
 from open_clip_fff.tools.finetune.loop import check_losses
 from open_clip_fff.tools.finetune.measure import scores
 from open_clip_fff.tools.finetune.pairs import TrainingPairs, held_out, held_out_pairs
+from open_clip_fff.tools.finetune.random_weights import from_config
 from tests.conftest import colour_sample, write_tar
 from tests.matching_models import make
 
@@ -254,6 +255,14 @@ def test_a_folder_is_trained_on_and_gives_the_same_twice(shards, tmp_path, capsy
     frozen = [name for name in begun if name.startswith("vision_model")]
     assert all(torch.equal(begun[name], weights[2][name]) for name in frozen)
     assert "Writing" not in capsys.readouterr().err
+
+
+def test_the_same_captions_teach_the_same_tokenizer(tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps(DIGITS))
+    words = [f"{a}{b}{c}" for a in "abcde" for b in "lmnop" for c in ("s", "ing", "ed", "é")]
+    captions = [" ".join(words[row : row + 9]) for row in range(80)]
+    found = [from_config(tmp_path / "c.json", captions).tokenizer.get_vocab() for _ in range(4)]
+    assert all(vocabulary == found[0] for vocabulary in found) and {"a", "##e"} <= found[0].keys()
 
 
 def test_blip2_starts_from_random_weights_too(shards, tmp_path):

@@ -1,7 +1,7 @@
 """Models with random weights from a configuration, with a tokenizer learned from captions."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,13 +25,13 @@ class ModelParts(NamedTuple):
     image_processor: Any
 
 
-def from_config(path: Path, captions: Iterable[str], tokenizer: str | None = None) -> MatchingModel:
+def from_config(path: Path, captions: Sequence[str], tokenizer: str | None = None) -> MatchingModel:
     """The matching model of a json file; arguments and errors of `random_parts`."""
     parts = random_parts(path, captions, tokenizer, {kind: retrieval for kind, (_, retrieval) in KINDS.items()})
     return KINDS[parts.kind][0](parts.model, parts.tokenizer, parts.image_processor)
 
 
-def random_parts(path: Path, captions: Iterable[str], tokenizer: str | None, classes: Mapping[str, str]) -> ModelParts:
+def random_parts(path: Path, captions: Sequence[str], tokenizer: str | None, classes: Mapping[str, str]) -> ModelParts:
     """The model of a transformers json, `{"model_type": "blip", "vision_config": {…}, …}`.
 
     Its vocabulary is the tokenizer's. Images are normalised like CLIP's.
@@ -76,7 +76,7 @@ def random_parts(path: Path, captions: Iterable[str], tokenizer: str | None, cla
     return ModelParts(kind, model, words, images)
 
 
-def _tokenizer(captions: Iterable[str], most: int, name: str | None) -> Any:
+def _tokenizer(captions: Sequence[str], most: int, name: str | None) -> Any:
     import transformers
 
     if name is not None:
@@ -85,5 +85,18 @@ def _tokenizer(captions: Iterable[str], most: int, name: str | None) -> Any:
     from tokenizers import BertWordPieceTokenizer
 
     learned = BertWordPieceTokenizer()
-    learned.train_from_iterator(captions, vocab_size=most, min_frequency=1, special_tokens=MARKS, show_progress=False)
+    first = [*MARKS, *_characters(learned, captions)]
+    sizes = {"vocab_size": most, "min_frequency": 1, "limit_alphabet": len(first)}
+    learned.train_from_iterator(captions, special_tokens=first, show_progress=False, **sizes)
     return transformers.BertTokenizer(vocab=learned.get_vocab())
+
+
+def _characters(tokenizer: Any, captions: Sequence[str]) -> list[str]:
+    """The characters that begin words, and those that go on with them, as the tokenizer writes both.
+
+    The library takes them up in the order of a hash table, and of equally frequent pairs those that came first: without
+    this list each run would learn another vocabulary.
+    """
+    split = tokenizer.pre_tokenizer.pre_tokenize_str
+    words = {word for caption in captions for word, _ in split(tokenizer.normalize(caption))}
+    return sorted({f"##{char}" if place else char for word in words for place, char in enumerate(word)})
