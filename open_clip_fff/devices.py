@@ -1,4 +1,6 @@
-"""Where models run."""
+"""Where models run, and sizes that depend on it."""
+
+from dataclasses import dataclass
 
 import torch
 
@@ -11,3 +13,20 @@ def usable(named: str) -> torch.device:
         return torch.empty(0, device=named).device
     except (RuntimeError, AssertionError) as error:
         raise OneRankError(f"--device {named}: {reason(error)}") from error
+
+
+@dataclass(frozen=True)
+class PerDevice:
+    """A number that is one on a CPU, whose caches are small, and another on an accelerator, whose launches are dear."""
+
+    cpu: int
+    accelerator: int
+
+    def on(self, device: torch.device) -> int:
+        """The one for `device`.
+
+        Example:
+            >>> PerDevice(cpu=2**19, accelerator=2**24).on(torch.device("cpu"))
+            524288
+        """
+        return self.cpu if device.type == "cpu" else self.accelerator

@@ -130,7 +130,8 @@ def command_of(name: str, device: torch.device, out: Path) -> tuple[list[str], P
 def environment(device: torch.device) -> dict[str, str]:
     """This process's, with our folders, and on a CPU with Triton's interpreter."""
     paths = [str(SCRIPTS.parent), str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]
-    more = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    more = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}  # the largest batches leave no room for fragments
+    more |= {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     if device.type == "cpu":
         more |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return os.environ | {"HF_HUB_OFFLINE": "1"} | more

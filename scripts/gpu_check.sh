@@ -7,4 +7,5 @@ if [ -z "${PYTHON:-}" ]; then
   PYTHON="${FFF_VENV:-$ROOT/.venv}/bin/python"
   [ -x "$PYTHON" ] || source "$ROOT/scripts/install.sh"
 fi
+export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}" # $PYTHON may not have the package installed
 exec "$PYTHON" "$ROOT/scripts/gpu_check.py" "$@"

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.mining import MiningConfig
+from open_clip_fff.devices import PerDevice
 from open_clip_fff.matching.scorer import PairScorer
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.mining.hardest import hardest_negatives
@@ -97,7 +98,7 @@ def test_tiles_cap_band_and_classes(monkeypatch):
     assert found.right == (mined.pairs & (labels[:, None] == labels)[..., None]).sum()
     shown = {(p.image, p.other, p.caption) for row in found.mined for p in row.pairs}
     assert shown == {tuple(place) for place in mined.pairs.nonzero().tolist()}
-    monkeypatch.setattr("open_clip_fff.tools.gallery.mined.AREA", 4 * 30 * 2)
+    monkeypatch.setattr("open_clip_fff.tools.gallery.mined.AREA", PerDevice(4 * 30 * 2, 4 * 30 * 2))
     tiled = mine_sample(f, capped, Thresholds.of(capped), EVERYTHING, labels)
     for name in ("pairs", "images", "by_clause", "cut", "near", "right", "more", "fewer"):
         assert getattr(tiled, name) == getattr(found, name), name

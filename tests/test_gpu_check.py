@@ -1,6 +1,7 @@
 """The command that is run where a GPU is, on a CPU: its parts, its limits, its page."""
 
 import importlib
+import itertools
 import json
 import os
 import subprocess
@@ -52,9 +53,14 @@ def test_what_does_not_fit_is_said(scripts, monkeypatch):
     def too_large(*_: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    steps = {"FFF dense": too_large, "FFF tiled": losses.losses(1, CPU)["FFF tiled"]}
+    tiled, calls = losses.losses(1, CPU)["FFF tiled"], itertools.count()
+
+    def fits_once(*inputs: torch.Tensor) -> torch.Tensor:
+        return too_large() if next(calls) else tiled(*inputs)
+
+    steps = {"FFF dense": too_large, "softmax dense": fits_once, "FFF tiled": tiled}
     rows = losses.of_batch(steps, bench.random_inputs(4, 1, 4, CPU))
-    assert rows["FFF dense"] == {"note": "out of memory"} and rows["FFF tiled"]["ms"] > 0
+    assert rows["FFF dense"] == rows["softmax dense"] == {"note": "out of memory"} and rows["FFF tiled"]["ms"] > 0
     monkeypatch.setattr(losses, "SECONDS", -1.0)
     kept: list[list[dict]] = []
     losses.measure(CPU, kept.append)

@@ -12,9 +12,11 @@ import torch
 
 from open_clip_fff import CaptionBatch, FFFLoss, UsageError
 from open_clip_fff.config.text import TextSettings
+from open_clip_fff.devices import PerDevice
+from open_clip_fff.models import unpadded_text
 from open_clip_fff.models.multi_caption import take_many_captions, take_short_captions
 from open_clip_fff.models.text_design import TextDesign, design_of_config, design_of_model, has_dropout
-from open_clip_fff.models.unpadded_text import PASS_TOKENS, UnpaddedText, length_groups, remove_padding, short_context
+from open_clip_fff.models.unpadded_text import UnpaddedText, length_groups, remove_padding, short_context
 from tests.conftest import DRAWN, TINY
 from tests.test_scripts import script
 
@@ -93,7 +95,7 @@ def test_features_and_gradients_are_those_at_full_length(name, settings):
 
 
 def test_length_groups_change_nothing_either(monkeypatch):
-    monkeypatch.setitem(PASS_TOKENS, "cpu", 0)
+    monkeypatch.setattr(unpadded_text, "PASS_TOKENS", PerDevice(0, 0))
     model, batch = built(), caption_batch()
     packed = remove_padding(
         batch.tokens.flatten(0, 1), batch.valid.flatten(), design_of_model(model), TextSettings(multiple=1)
@@ -103,7 +105,7 @@ def test_length_groups_change_nothing_either(monkeypatch):
 
 
 def test_gradient_checkpointing(monkeypatch):
-    monkeypatch.setitem(PASS_TOKENS, "cpu", 0)
+    monkeypatch.setattr(unpadded_text, "PASS_TOKENS", PerDevice(0, 0))
     for cls in (open_clip.CLIP, open_clip.CustomTextCLIP):
         model = built(cls).train()
         model.set_grad_checkpointing()

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
+from open_clip_fff.devices import PerDevice
 from open_clip_fff.losses import logit_tiles
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.mining import tiles as assignment_tiles
@@ -31,9 +32,9 @@ OPEN = {"p1": 0.25, "p2": 0.4, "p3": 0.5, "p1_prime": 0.0}
 def small_tiles(request, monkeypatch):
     """Tiles as they are, and so small that no size below is a multiple of theirs."""
     area, width = request.param
-    monkeypatch.setitem(logit_tiles.AREA, "cpu", area)
-    monkeypatch.setitem(logit_tiles.WIDTH, "cpu", width)
-    monkeypatch.setattr(assignment_tiles, "AREA", min(2 * area, assignment_tiles.AREA))
+    monkeypatch.setattr(logit_tiles, "AREA", PerDevice(area, area))
+    monkeypatch.setattr(logit_tiles, "WIDTH", PerDevice(width, width))
+    monkeypatch.setattr(assignment_tiles, "AREA", PerDevice(2 * area, 2 * area))
 
 
 def features(n, k, d=16, dtype=torch.float64, seed=0):

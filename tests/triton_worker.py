@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 from open_clip_fff import FFFLoss, MiningConfig
+from open_clip_fff.devices import PerDevice
 from open_clip_fff.losses import logit_tiles as walk
 from open_clip_fff.losses import sigmoid_triton
 from open_clip_fff.losses.tiled_sigmoid import sigmoid_tile
@@ -80,7 +81,7 @@ def losses(device: str) -> dict:
     """Through FFFLoss, by one tile and by many, against the dense loss in float64 on the same (rounded) features."""
     results = {}
     for area, width in ((2**18, 1024), (96, 7)):
-        walk.AREA[device], walk.WIDTH[device] = area, width
+        walk.AREA, walk.WIDTH = PerDevice(area, area), PerDevice(width, width)
         for name, loss in LOSSES.items():
             for dtype in (torch.float32, torch.bfloat16):
                 leaves, valid, ids = batch(37, 2)

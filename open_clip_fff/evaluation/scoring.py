@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from open_clip_fff import __version__
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, evaluate
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
@@ -16,7 +17,7 @@ from open_clip_fff.evaluation.store import META, Score, model_folder, read_score
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.params import read_params
 
-VERSIONS = ("open_clip_fff", "open_clip_torch", "clip-benchmark", "torch", "torchvision", "timm", "webdataset", "numpy")
+VERSIONS = ("open_clip_torch", "clip-benchmark", "torch", "torchvision", "timm", "webdataset", "numpy")
 
 Evaluate = Callable[[LoadedModel, LocalSet, EvalSettings], EvalOutcome]
 
@@ -71,7 +72,8 @@ def score_set(
         "metrics": outcome.metrics,
         "language": "en",
     }
-    versions = {name: importlib.metadata.version(name) for name in VERSIONS}
+    # ours also where it is not installed, but on the path
+    versions = {"open_clip_fff": __version__} | {name: importlib.metadata.version(name) for name in VERSIONS}
     meta = {
         "model": about,
         "set": _about_set(local, name, task, outcome),

@@ -48,7 +48,7 @@ def cosine_sums(image: Tensor, text: Tensor, assignment: Assignment, weights: Po
         text = gather_constant(text, texts.world_size)
     sums, by_row = image.new_zeros(3, dtype=torch.float64), row_weights(assignment, weights, image)
     for ((of_block,), _), block in zip(exchange_texts([text], [], assignment), assignment.blocks(), strict=True):
-        for rows in tiles(len(image), max(AREA // of_block[..., 0].numel(), 1)):
+        for rows in tiles(len(image), max(AREA.on(image.device) // of_block[..., 0].numel(), 1)):
             labels = block.tile(rows)
             # The sum over pairs is linear in the texts: weighted first, they need no cosine of each pair.
             positive, counted = (labels == POSITIVE).flatten(1), labels.abs().to(of_block.dtype).flatten(1)

@@ -6,13 +6,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from open_clip_fff.devices import PerDevice
 from open_clip_fff.distributed import RingExchange
 from open_clip_fff.losses.products import product
 from open_clip_fff.losses.weights import RowWeights
 from open_clip_fff.mining.tiles import Assignment, AssignmentBlock, Labels, tiles
 
-AREA = {"cpu": 2**18, "cuda": 2**24}  # pairs in a tile: what fits a core's cache, or keeps a GPU busy
-WIDTH = {"cpu": 1024, "cuda": 2**14}  # captions in it
+AREA = PerDevice(2**18, 2**24)  # pairs in a tile
+WIDTH = PerDevice(1024, 2**14)  # captions in it
 
 
 class LogitTile(NamedTuple):
@@ -50,11 +51,11 @@ def logit_tiles(
         offset: of this rank's first image in the global batch.
         group: images per group, consecutive in the global batch; None without groups.
     """
-    kind, (images, k) = scaled.device.type, text.shape[:2]
-    for columns in tiles(images, max(WIDTH[kind] // k, 1)):
+    area, (images, k) = AREA.on(scaled.device), text.shape[:2]
+    for columns in tiles(images, max(WIDTH.on(scaled.device) // k, 1)):
         part = text[columns].flatten(0, 1)
         captions = slice(columns.start * k, columns.stop * k)
-        for rows in tiles(len(scaled), max(AREA[kind] // len(part), 1)):
+        for rows in tiles(len(scaled), max(area // len(part), 1)):
             labels = block.by_direction(rows, columns)
             by_image = labels.by_image.flatten(1)
             by_text = by_image if labels.by_text is labels.by_image else labels.by_text.flatten(1)

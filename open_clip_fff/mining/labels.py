@@ -45,10 +45,9 @@ def as_labels(assignment: Tensor) -> Tensor:
 
 def own_assignment(row_ids: Tensor, column_ids: Tensor, column_valid: Tensor) -> Tensor:
     """The assignment without mining, int8 [B, N, K]: own captions positive, all others negative, padding ignored."""
-    own = own_pairs(row_ids, column_ids)[:, :, None].expand(-1, -1, column_valid.shape[1])
-    return mask_padding(as_labels(own), column_valid)
+    return mask_padding(as_labels(own_pairs(row_ids, column_ids))[:, :, None], column_valid)
 
 
 def mask_padding(labels: Tensor, column_valid: Tensor) -> Tensor:
-    """`labels`, int8 [B, N, K], with 0 in the columns of padding; `column_valid` is bool [N, K]."""
+    """`labels`, int8 [B, N, K] or [B, N, 1], with 0 in the columns of padding; `column_valid` is bool [N, K]."""
     return labels * column_valid.to(torch.int8)

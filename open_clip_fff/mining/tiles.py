@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from open_clip_fff.devices import PerDevice
 from open_clip_fff.mining.clauses import Mined
 from open_clip_fff.mining.given import GivenPairs
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
@@ -22,7 +23,7 @@ from open_clip_fff.mining.labels import (
 )
 
 ALL = slice(None)
-AREA = 2**19  # pairs in a tile of mining's own passes
+AREA = PerDevice(2**19, 2**24)  # pairs in a tile of mining's own passes
 
 
 class Labels(NamedTuple):
@@ -182,8 +183,8 @@ def tiles(length: int, size: int) -> Iterator[slice]:
 
 def squares(rows: int, columns: TextBlock) -> Iterator[tuple[slice, TextBlock]]:
     """Tiles of at most `AREA` pairs that cover so many rows and a block of texts."""
-    k = columns.valid.shape[1]
-    for images in tiles(len(columns.ids), max(AREA // k, 1)):
+    area, k = AREA.on(columns.valid.device), columns.valid.shape[1]
+    for images in tiles(len(columns.ids), max(area // k, 1)):
         part = columns.subset(images)
-        for some_rows in tiles(rows, max(AREA // part.valid.numel(), 1)):
+        for some_rows in tiles(rows, max(area // part.valid.numel(), 1)):
             yield some_rows, part

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from open_clip_fff.config.text import TextSettings
+from open_clip_fff.devices import PerDevice
 from open_clip_fff.models.text_design import TextDesign, design_of_model
 
 # Each further group of rows is one more pass over the tower's weights and kernels, as expensive as so many tokens; a
 # group that saves fewer tokens is not worth it. On a CPU the cost is the weights' gradient once more, above all the
 # embedding's, which is as large as the vocabulary; on a GPU a millisecond or two of launches (estimated, not measured).
-PASS_TOKENS = {"cpu": 128}
-PASS_TOKENS_ELSEWHERE = 512
+PASS_TOKENS = PerDevice(128, 512)
 
 
 class UnpaddedRows(NamedTuple):
@@ -90,8 +90,7 @@ def remove_padding(tokens: Tensor, valid: Tensor, design: TextDesign, settings: 
     lengths, order = whole.clamp(max=tokens.shape[1]).sort(stable=True)
     source[places] = order.argsort()[copies]
     rows, groups, start = rows[order], [], 0
-    cost = PASS_TOKENS.get(tokens.device.type, PASS_TOKENS_ELSEWHERE)
-    for size, length in length_groups(lengths.tolist(), settings.groups, cost):
+    for size, length in length_groups(lengths.tolist(), settings.groups, PASS_TOKENS.on(tokens.device)):
         groups.append(rows[start : start + size, :length].contiguous())
         start += size
     return UnpaddedRows(groups, source)

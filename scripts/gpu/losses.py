@@ -106,10 +106,14 @@ def of_batch(steps: dict[str, Step], inputs: tuple[Tensor, ...]) -> dict[str, di
     """What each loss takes, and how far its value and its gradients to some images and captions are off."""
     n, k = inputs[1].shape[:2]
     rows: dict[str, dict[str, Any]] = {}
+    fitting: dict[str, Step] = {}
     for name, step in steps.items():
         peak = unless_full(partial(extra_bytes, step, inputs))
-        rows[name] = {"note": "out of memory"} if peak is None else {"peak_mib": peak / 2**20}
-    fitting = {name: steps[name] for name, row in rows.items() if "note" not in row}
+        again = None if peak is None else unless_full(partial(forward_backward, step, inputs))
+        if again is None:  # once it may fit, and then not into what the first step left in pieces
+            rows[name] = {"note": "out of memory"}
+        else:
+            rows[name], fitting[name] = {"peak_mib": peak / 2**20}, step
     rounds = range(3 if n * n * k > 2**31 else 5) if inputs[0].is_cuda else range(1)
     for name, seconds in interleaved_seconds(fitting, inputs, rounds).items():
         rows[name]["ms"] = 1000 * statistics.median(seconds)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from open_clip_fff import MiningConfig
+from open_clip_fff.devices import PerDevice
 from open_clip_fff.losses import logit_tiles as walk
 from open_clip_fff.mining import tiles as assignment_tiles
 from open_clip_fff.mining.clauses import assign, mine
@@ -28,7 +29,8 @@ SIZES = st.integers(1, 9)
 @contextmanager
 def tiles_of(area: int, width: int):
     """Tiles of so many pairs and captions, those of the losses and those of mining."""
-    with replaced(walk, AREA={"cpu": area}, WIDTH={"cpu": width}), replaced(assignment_tiles, AREA=area):
+    small = PerDevice(area, area)
+    with replaced(walk, AREA=small, WIDTH=PerDevice(width, width)), replaced(assignment_tiles, AREA=small):
         yield
 
 

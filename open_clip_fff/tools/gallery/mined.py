@@ -78,7 +78,8 @@ def mine_sample(
     """
     columns, parts = prepared(features, config.text_text), []
     with exact_float32(features.text.device):
-        for rows in progress(list(tiles(len(features.ids), max(AREA // features.valid.numel(), 1))), desc="mining"):
+        area = AREA.on(features.valid.device)
+        for rows in progress(list(tiles(len(features.ids), max(area // features.valid.numel(), 1))), desc="mining"):
             found = candidates(columns.subset(rows), columns, config.text_text)
             right = None if labels is None else own_pairs(labels[rows], labels) & (labels >= 0)
             parts.append(_mine_tile(found, config, thresholds, right))
