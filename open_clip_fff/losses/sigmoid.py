@@ -22,8 +22,8 @@ class FFFLoss(GlobalBatchLoss):
     (float64 inputs stay) outside autocast.
 
     It is deterministic: no random numbers, no atomic additions of floats, tiles in a fixed order; the same input gives
-    the same bits on the same machine. (Tested on the CPU. On CUDA, PyTorch guarantees it for matrix products where
-    CUBLAS_WORKSPACE_CONFIG is set; sums over ranks depend on the back end.)
+    the same bits on the same machine. (Tested on the CPU, and the kernel on CUDA, where PyTorch guarantees it for
+    matrix products if CUBLAS_WORKSPACE_CONFIG is set; sums over ranks depend on the back end.)
 
     Args:
         rank, world_size: this process's rank, and the number of ranks, over which features are gathered with gradient.
@@ -31,7 +31,8 @@ class FFFLoss(GlobalBatchLoss):
         impl: `tiled` (losses/tiled_sigmoid.py), `dense` (losses/reference.py, which keeps several [B, N, K]), or
             `auto`, which is `tiled`. They give the same loss, gradients and assignment; only the dense one can be
             differentiated twice. `triton` is `tiled` with a fused kernel for each tile (losses/sigmoid_triton.py), for
-            float32 on CUDA; it has been run in Triton's interpreter only, so `auto` does not choose it.
+            float32 on CUDA. It takes 0.5 to 1.0 times as long on an H200, and needs a C compiler at run time, so `auto`
+            does not choose it.
         dist_impl: `gather` brings all ranks' texts to each rank; in a `ring` they go round the ranks, and no rank holds
             more than two other ranks' at a time (mining features, ids and masks likewise), with `impl="tiled"` only.
             The loss, its gradients and the assignment are the same.
@@ -43,7 +44,7 @@ class FFFLoss(GlobalBatchLoss):
             assignment once more.
         mined_weight: what a positive that is no own caption weighs where an own caption weighs 1.
         products: `bf16` rounds the features to bfloat16 where they are multiplied, and sums in float32 (by tiles; of
-            float32 features). Meant for CUDA, not timed there yet.
+            float32 features). It gained nothing beside TF32 on an H200 (docs/gpu.md).
 
     Raises:
         ValueError: for an unknown `impl`, `reduction` or `positive_weight`, for mining that depends on earlier steps,

@@ -4,8 +4,8 @@ The kernel is memory-bound: per pair it reads 4 bytes of logit and 1 of label, a
 writes the sums of its own pairs to an element of its own, and PyTorch adds those up in float64: no atomics, so that the
 same input gives the same bits.
 
-Tested in Triton's interpreter, and compiled for GPUs, but not run on one yet. Imported only if needed: Triton is
-optional, and reads TRITON_INTERPRET when this module is imported.
+Tested in Triton's interpreter and on an H200 (docs/gpu.md). Imported only if needed: Triton is optional, and reads
+TRITON_INTERPRET when this module is imported.
 """
 
 import torch

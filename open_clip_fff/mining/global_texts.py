@@ -26,7 +26,7 @@ class TextBlock(NamedTuple):
 
     def subset(self, images: slice) -> "TextBlock":
         """The captions of some of the images."""
-        start, _, _ = images.indices(len(self.ids))
+        start = images.start or 0  # in torch 2.11, torch.compile knows no slice.indices
         return tree_map_only(Tensor, lambda x: x[images], self)._replace(offset=self.offset + start)
 
 

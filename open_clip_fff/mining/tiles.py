@@ -58,13 +58,14 @@ class AssignmentBlock:
     def __init__(self, columns: TextBlock, make: Callable[[slice, TextBlock], Labels]) -> None:
         self.columns, self._make = columns, make
 
-    def tile(self, rows: slice = ALL, columns: slice = ALL) -> Tensor:
+    # None for all: in torch 2.11, torch.compile takes no slice as a default
+    def tile(self, rows: slice | None = None, columns: slice | None = None) -> Tensor:
         """int8 [b, n', K] of some of the rows and some of the block's images (mining/labels.py)."""
         return self.by_direction(rows, columns).merged()
 
-    def by_direction(self, rows: slice = ALL, columns: slice = ALL) -> Labels:
+    def by_direction(self, rows: slice | None = None, columns: slice | None = None) -> Labels:
         """The same, for each direction."""
-        return self._make(rows, self.columns.subset(columns))
+        return self._make(ALL if rows is None else rows, self.columns.subset(ALL if columns is None else columns))
 
 
 class Assignment(ABC):

@@ -35,13 +35,18 @@ class MultiCaption:
         if not isinstance(text, CaptionBatch):
             return super().forward(image, text)  # type: ignore[misc]
         encode = partial(self.encode_text, normalize=True)
+        # waits for the device: before the image tower, so that all of the forward is in its queue after that
+        rows = self.unpadded_text.rows(text.tokens.flatten(0, 1), text.valid.flatten())
         with nullcontext() if self.tower_tokens is None else self.tower_tokens.capture() as captured:
             output = dict(super().forward(image, None))  # type: ignore[misc]
-            rows = text.tokens.flatten(0, 1), text.valid.flatten()
-            features, source = self.unpadded_text.encode_rows(self, encode, *rows)
+            features = self.unpadded_text.encode_rows(self, encode, rows)
         output["text_features"] = features.unflatten(0, text.valid.shape)
         if captured is not None:
-            output |= {"image_tokens": captured.images[0], "text_tokens": captured.text(source), "tokens": text.tokens}
+            output |= {
+                "image_tokens": captured.images[0],
+                "text_tokens": captured.text(rows.source),
+                "tokens": text.tokens,
+            }
         return {**output, "caption_valid": text.valid, "text_raw": text.raw, "image_ids": text.ids, **text.extras}
 
 

@@ -80,10 +80,10 @@ class TowerTokens:
 
     def encode_texts(self, model: Any, unpadded_text: UnpaddedText, tokens: Tensor) -> TextTokens:
         """The text tower's tokens of ids int64 [n, L], without padding; `model` is the one given first."""
-        rows = torch.ones_like(tokens[:, 0], dtype=torch.bool)
+        rows = unpadded_text.rows(tokens, torch.ones_like(tokens[:, 0], dtype=torch.bool))
         with self.capture() as captured:
-            _, source = unpadded_text.encode_rows(model, model.encode_text, tokens, rows)
-        return self.describe(captured.text(source), tokens)
+            unpadded_text.encode_rows(model, model.encode_text, rows)
+        return self.describe(captured.text(rows.source), tokens)
 
     def describe(self, features: Tensor, tokens: Tensor) -> TextTokens:
         """The tokens' features [n, L, W] with mask and pooled position, given ids int64 [n, L] or longer."""

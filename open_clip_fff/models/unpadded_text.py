@@ -13,8 +13,9 @@ from open_clip_fff.models.text_design import TextDesign, design_of_model
 
 # Each further group of rows is one more pass over the tower's weights and kernels, as expensive as so many tokens; a
 # group that saves fewer tokens is not worth it. On a CPU the cost is the weights' gradient once more, above all the
-# embedding's, which is as large as the vocabulary; on a GPU a millisecond or two of launches (estimated, not measured).
-PASS_TOKENS = PerDevice(128, 512)
+# embedding's, which is as large as the vocabulary. On a GPU it is launches, some 700 in 12 layers forward and backward:
+# about 5 ms, in which a base tower encodes several thousand tokens (estimated, not timed yet).
+PASS_TOKENS = PerDevice(128, 4096)
 
 
 class UnpaddedRows(NamedTuple):
@@ -39,34 +40,33 @@ class UnpaddedText:
         self.settings = settings
 
     def __call__(self, model: nn.Module, encode: Callable[[Tensor], Tensor], tokens: Tensor, valid: Tensor) -> Tensor:
-        """Features [n, D] of each row, as `encode_rows` gives them."""
-        return self.encode_rows(model, encode, tokens, valid)[0]
+        """Features [n, D] of each row of tokens int64 [n, L], zeros where bool [n] says that it is padding."""
+        return self.encode_rows(model, encode, self.rows(tokens, valid))
+
+    def rows(self, tokens: Tensor, valid: Tensor) -> UnpaddedRows:
+        """What there is to encode of tokens int64 [n, L] and bool [n], False where a row is padding.
+
+        On CUDA this waits for the device: best before there is much for it to do.
+        """
+        if self.settings.as_open_clip:
+            return UnpaddedRows([tokens], torch.arange(len(tokens), device=tokens.device))
+        return remove_padding(tokens, valid, self.design, self.settings)
 
     # Row counts and lengths differ from batch to batch, so torch.compile skips this function, and compiles
     # `encode_text`, as OpenCLIP does, for the lengths that occur.
     @torch.compiler.disable(recursive=False)
-    def encode_rows(
-        self, model: nn.Module, encode: Callable[[Tensor], Tensor], tokens: Tensor, valid: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Features of each row, zeros where it is padding, and which of the encoded rows it is.
+    def encode_rows(self, model: nn.Module, encode: Callable[[Tensor], Tensor], rows: UnpaddedRows) -> Tensor:
+        """Features [n, D] of each row, zeros where it is padding; the gradients of equal captions add up.
 
-        Args:
-            model: the one given first, or a copy of it.
-            encode: int64 [n, L] to features [n, D], by that model's text tower.
-            tokens: int64 [n, L].
-            valid: bool [n], False where a row is padding.
-
-        Returns:
-            [n, D], with gradient where `encode` has it; the gradients of equal captions add up. `UnpaddedRows.source`.
+        `model` is the one given first, or a copy of it, `encode` int64 [n, L] to features [n, D] by its text tower.
         """
         if self.settings.as_open_clip:
-            return encode(tokens), torch.arange(len(tokens), device=tokens.device)
-        groups, source = remove_padding(tokens, valid, self.design, self.settings)
+            return encode(rows.groups[0])
         features = []
-        for group in groups:
+        for group in rows.groups:
             with short_context(model, group.shape[1]):
                 features.append(encode(group))
-        return restore_padding(features, source), source
+        return restore_padding(features, rows.source)
 
 
 @torch.compiler.disable  # its shapes depend on the batch's values, which breaks a compiled graph anew for each shape

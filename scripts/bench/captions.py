@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_clip_fff.models.unpadded_text import UnpaddedText, remove_padding
+from open_clip_fff.models.unpadded_text import UnpaddedText
 
 # one token each; captions of them all differ, as most of a captioner's do
 _LINES = (
@@ -81,6 +81,4 @@ def sources(path: str | None, k: int) -> dict[str, Callable[[int], list[list[str
 
 def encoded(tokens: Tensor, text: UnpaddedText) -> list[Tensor]:
     """The rows, int64 [n_g, L_g] each, that the text tower computes of int64 [n, L] without padding rows."""
-    if text.settings.as_open_clip:
-        return [tokens]
-    return remove_padding(tokens, torch.ones_like(tokens[:, 0], dtype=torch.bool), text.design, text.settings).groups
+    return text.rows(tokens, torch.ones_like(tokens[:, 0], dtype=torch.bool)).groups

@@ -73,10 +73,13 @@ def _check_device(args: argparse.Namespace, distributed: bool) -> None:
 
 
 def precision_notes(args: argparse.Namespace) -> list[str]:
-    """A line for those who train in float16, as OpenCLIP does by default, on a CPU."""
-    if torch.device(args.device).type != "cpu" or args.precision not in ("amp", "fp16", "pure_fp16"):
-        return []
-    return [
-        f"warning: --precision {args.precision} on a CPU: most CPUs are slow in float16; --precision fp32 is usually "
-        f"faster"
-    ]
+    """Lines for those who train in float16 on a CPU, as OpenCLIP does by default, or with weights in float16."""
+    flag, notes = f"warning: --precision {args.precision}", []
+    if torch.device(args.device).type == "cpu" and args.precision in ("amp", "fp16", "pure_fp16"):
+        notes.append(f"{flag} on a CPU: most CPUs are slow in float16; --precision fp32 is usually faster")
+    if args.precision in ("fp16", "pure_fp16"):
+        notes.append(
+            f"{flag} has weights and Adam's moments in float16, without a GradScaler: small ones become 0, and weights "
+            f"are often not finite soon; --precision amp keeps them in float32"
+        )
+    return notes
