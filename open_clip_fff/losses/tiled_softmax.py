@@ -95,8 +95,12 @@ def _row_and_column_stats(
     exchange = exchange_texts([text], [columns], assignment, _merge_stats)
     for ((texts, *_), (of_block,)), block in zip(exchange, assignment.blocks(), strict=True):
         for tile in logit_tiles(scaled, texts, block, weights, global_texts.own.offset, group):
-            _add_tile(rows[:, tile.rows], tile, tile.by_image, 1, alpha)
-            _add_tile(of_block[:, tile.captions], tile, tile.by_text, 0, alpha)
+            of_rows, of_columns = rows[:, tile.rows], of_block[:, tile.captions]
+            if tile.by_text is tile.by_image:
+                _add_tile({1: of_rows, 0: of_columns}, tile, tile.by_image, alpha)
+            else:
+                _add_tile({1: of_rows}, tile, tile.by_image, alpha)
+                _add_tile({0: of_columns}, tile, tile.by_text, alpha)
     columns = exchange.accumulators[0]
     if not global_texts.ring:  # they are of this rank's rows alone
         highest = highest_over_ranks(columns[0], global_texts.world_size)
@@ -105,23 +109,24 @@ def _row_and_column_stats(
     return rows, columns
 
 
-def _add_tile(stats: Tensor, tile: LogitTile, labels: Tensor, dim: int, alpha: float) -> None:
-    """Adds a tile [b, c] to the statistics of its rows (`dim` 1) or columns (0), in place."""
-    x, counted, positive = tile.logits, labels != 0, labels > 0
-    if tile.weights is None:
-        stats[2] += positive.sum(dim)
-        stats[3] += x.where(positive, 0.0).sum(dim)
-    else:
-        target = positive * tile.weights
-        stats[2] += target.sum(dim)
-        stats[3] += (x * target).sum(dim)
+def _add_tile(stats: dict[int, Tensor], tile: LogitTile, labels: Tensor, alpha: float) -> None:
+    """Adds a tile [b, c] to the statistics of its rows (those of dimension 1) or columns (of 0), in place."""
+    logits, counted, positive = tile.logits, labels != 0, labels > 0
+    target = positive if tile.weights is None else positive * tile.weights
+    of_target = logits.where(positive, 0.0) if tile.weights is None else logits * target
+    for dim, sums in stats.items():
+        sums[2] += target.sum(dim)
+        sums[3] += of_target.sum(dim)
     if alpha:
         spread = counted if tile.same_group is None else counted & tile.same_group
-        stats[4] += spread.sum(dim)
-        stats[5] += x.where(spread, 0.0).sum(dim)
-    x = x.where(counted, -torch.inf)
-    highest = _rescaled(stats, x.amax(dim))
-    stats[1] += _minus(x, highest.unsqueeze(dim)).exp_().sum(dim)
+        of_spread = logits.where(spread, 0.0)
+        for dim, sums in stats.items():
+            sums[4] += spread.sum(dim)
+            sums[5] += of_spread.sum(dim)
+    x = logits.where(counted, -torch.inf)
+    for dim, sums in stats.items():
+        highest = _rescaled(sums, x.amax(dim))
+        sums[1] += _minus(x, highest.unsqueeze(dim)).exp_().sum(dim)
 
 
 def _merge_stats(stats: Tensor, others: Tensor) -> None:
@@ -154,17 +159,24 @@ def _gradients(
     exchange = exchange_texts([text, columns], [by_text], assignment)
     for ((texts, of_block), (by_texts,)), block in zip(exchange, assignment.blocks(), strict=True):
         for tile in logit_tiles(scaled, texts, block, weights, assignment.global_texts.own.offset, group):
-            gradient = _gradient(rows[:, tile.rows, None], tile, tile.by_image, alpha)
-            gradient += _gradient(of_block[:, None, tile.captions], tile, tile.by_text, alpha)
+            of_rows, of_columns = rows[:, tile.rows, None], of_block[:, None, tile.captions]
+            if tile.by_text is tile.by_image:
+                gradient = _gradient([of_rows, of_columns], tile, tile.by_image, alpha)
+            else:
+                gradient = _gradient([of_rows], tile, tile.by_image, alpha)
+                gradient += _gradient([of_columns], tile, tile.by_text, alpha)
             add_product_(by_image[tile.rows], gradient, tile.text)
             add_product_(by_texts.flatten(0, 1)[tile.captions], gradient.T, scaled[tile.rows])
     return by_image, exchange.accumulators[0]
 
 
-def _gradient(targets: Tensor, tile: LogitTile, labels: Tensor, alpha: float) -> Tensor:
-    """dL/dx [b, c] of one direction."""
-    shift, share, even = targets
+def _gradient(targets: list[Tensor], tile: LogitTile, labels: Tensor, alpha: float) -> Tensor:
+    """dL/dx [b, c] of one direction, or of both where they have the same labels."""
+    (shift, share, even), *other = targets
     gradient = (tile.logits - shift).exp_()
+    for shift, more_share, more_even in other:
+        gradient += (tile.logits - shift).exp_()
+        share, even = share + more_share, even + more_even if alpha else even
     if alpha:
         gradient -= even if tile.same_group is None else even * tile.same_group
     if tile.weights is not None:
