@@ -93,13 +93,16 @@ def test_the_command_measures_and_names_the_part_that_failed(scripts, tmp_path, 
     check, losses, page = (scripts(name) for name in ("gpu_check", "gpu.losses", "gpu.page"))
     assert sum(check.LIMITS.values()) <= 8 * 60
     monkeypatch.setitem(check.LIMITS, "ranks", 0.3)
-    assert check.main(["--device", "cpu", "--out", str(tmp_path), "--only", "ranks", "half_mining"]) == 1
+    assert check.main(["--device", "cpu", "--out", str(tmp_path), "--only", "ranks", "half_mining", "step_parts"]) == 1
     printed = capsys.readouterr().out
     assert printed.endswith("\nfailed: ranks\n") and "half_mining: passed" in printed
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["parts"]["ranks"]["fault"] == "ended after its limit of 0.3 s"
     mined = found["parts"]["half_mining"]["figures"]["rows"]
     assert len(mined) == 6 and all(row["mined"] > 0 and row["differ"] <= row["mined"] for row in mined)
+    parts = found["parts"]["step_parts"]["figures"]["rows"]
+    assert all(row["ms"] > 0 for row in parts) and len({row["text_tokens"] for row in parts}) > 2
+    assert "| one pass | " in (tmp_path / "gpu.md").read_text()
     assert "means anything" in (tmp_path / "gpu.md").read_text()
 
     def keep(rows: list[dict]) -> None:

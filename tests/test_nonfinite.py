@@ -160,3 +160,14 @@ def test_mining_features_that_are_not_finite_are_counted_and_mine_nothing(traine
     assert "nan" not in log and "left out" not in log
     mined = [float(x) for x in re.findall(r"Mined/image: ([\d.]+)", log)]
     assert len(mined) == 8 and all(0 < x < 12 * 4 for x in mined)  # of 16 images, 12 have all of their features
+
+
+def test_float16_is_warned_of_on_a_cpu_and_as_the_type_of_weights(trainer, capsys):
+    from open_clip_fff.train import main
+
+    argv = [*trainer.common, "--dataset-type", "synthetic", "--train-num-samples", "16"]
+    for precision, times, weights in (("amp", 1, 0), ("amp_bf16", 0, 0), ("fp32", 0, 0), ("pure_fp16", 1, 1)):
+        assert main([*argv, "--precision", precision, "--name", precision]) in (0, 2 * weights)
+        out, told = capsys.readouterr().out, f"warning: --precision {precision}"
+        assert out.count(f"{told} on a CPU") == out.count("--precision fp32 is") == times
+        assert out.count(f"{told} has weights and Adam's moments in float16") == weights

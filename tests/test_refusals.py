@@ -348,17 +348,6 @@ def test_debug_is_no_flag_of_ours(trainer):
     assert "FFF" not in trainer.log("debug")
 
 
-def test_float16_on_a_cpu_is_told_once(trainer, capsys):
-    from open_clip_fff.train import main
-
-    argv = [*trainer.common, "--dataset-type", "synthetic", "--train-num-samples", "16"]
-    for precision, times, weights in (("amp", 1, 0), ("amp_bf16", 0, 0), ("fp32", 0, 0), ("pure_fp16", 1, 1)):
-        assert main([*argv, "--precision", precision, "--name", precision]) in ([0] if not weights else [0, 2])
-        out = capsys.readouterr().out
-        assert out.count(f"warning: --precision {precision} on a CPU") == out.count("--precision fp32 is") == times
-        assert out.count(f"warning: --precision {precision} has weights and Adam's moments in float16") == weights
-
-
 def test_a_class_key_with_nothing_to_judge_is_a_warning(trainer, capsys):
     assert trainer("--name", "x", "--method", "clip", "--class-key", "json") == 0
     assert capsys.readouterr().out.count("warning: --class-key tells which mined pairs are right") == 1

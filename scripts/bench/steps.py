@@ -1,7 +1,7 @@
 """Training steps of OpenCLIP's loop: stock, and ours as training builds them, all on the same weights."""
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,10 +96,8 @@ class Bench:
         size = model.visual.image_size if isinstance(model.visual.image_size, tuple) else (model.visual.image_size,) * 2
         self.images = torch.randn(len(captions), 3, *size, generator=generator).to(self.device)
         centres = torch.randn(len(captions), 1, STORED_WIDTH, generator=generator)
-        noise = torch.randn(len(captions), 1 + max(ks), STORED_WIDTH, generator=generator)
+        noise = torch.randn(len(captions), 1 + max(ks, default=0), STORED_WIDTH, generator=generator)
         self.stored = F.normalize(centres + noise, dim=-1).half().to(self.device)
-        self.ours = twin(model)
-        take_many_captions(self.ours, plan_of(1, "off").text)
         self.optimizer = adamw(model, args)
         self.scaler = torch.amp.GradScaler(self.device.type) if args.precision == "amp" else None
         found = [self.stock(CLIP, ClipLoss()), self.stock(SIGLIP, SigLipLoss())]
@@ -115,11 +113,12 @@ class Bench:
             name, 1, "off", model, loss, OneBatch(self.images, tokens), [self.images, tokens], tokens.numel()
         )
 
-    def fff(self, k: int, mining: str) -> Candidate:
-        """Our loss, text path and hooks on K captions of each image."""
-        plan = plan_of(k, mining)
-        state = RunState(self.args, plan)
-        state.model = self.ours
+    def fff(self, k: int, mining: str, flags: Sequence[str] = ()) -> Candidate:
+        """Our loss, text path and hooks on K captions of each image, with further flags."""
+        plan = plan_of(k, mining, flags)
+        state, model = RunState(self.args, plan), twin(self.model)
+        take_many_captions(model, plan.text)
+        state.model = model
         # training's own function, which builds the hooks, with our batch as the data
         data_factory(state, lambda *_, **__: None)(self.args, None, tokenizer=self.tokenizer)
         tokens = torch.stack([self.tokenizer(row[:k]) for row in self.captions]).to(self.device)
@@ -132,7 +131,7 @@ class Bench:
             f"FFF K={k}, mining {mining}",
             k,
             mining,
-            self.ours,
+            model,
             make_loss(state),
             HookedLoader(OneBatch(self.images, batch), self.device, state.hooks),
             [self.images, tokens, valid, batch.raw, ids, *extras.values()],
@@ -159,9 +158,9 @@ class Bench:
         return values[0]
 
 
-def plan_of(k: int, mining: str) -> Plan:
+def plan_of(k: int, mining: str, more: Sequence[str] = ()) -> Plan:
     """The plan of these flags, with defaults for all others."""
-    flags = ["--method", "fff", "--captions-per-image", str(k), "--mining-features", mining]
+    flags = ["--method", "fff", "--captions-per-image", str(k), "--mining-features", mining, *more]
     if mining != "off":
         flags += ["--mined-per-image", str(RATE)]
     if mining == "online":

@@ -98,6 +98,22 @@ def steps(rows: list[dict[str, Any]]) -> str:
     return f"`bench_step.py`, {rows[0]['precision']}, captions of {rows[0]['captions']}.\n\n" + table(heads, cells)
 
 
+def step_parts(figures: dict[str, Any]) -> str:
+    """Milliseconds, and what the device did in them."""
+    cells = (
+        (
+            row["candidate"],
+            f"{row['ms']:.1f}",
+            f"{row['busy_ms']:.1f}" if "busy_ms" in row else "–",
+            f"{row['kernels']:,}" if "kernels" in row else "–",
+            f"{row['text_tokens']:,}",
+        )
+        for row in figures["rows"]
+    )
+    about = f"{figures['model']}, {figures['images']} images, K = {figures['captions']}, {figures['precision']}."
+    return f"{about}\n\n" + table(("step", "ms", "of these busy", "kernels", "tokens of text"), cells)
+
+
 def ranks(figures: dict[str, Any]) -> str:
     """How far ranks and one process are apart."""
     alone = " With one rank no features travel." if figures["ranks"] == 1 else ""
@@ -134,6 +150,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "triton": ("The Triton kernel's tests", triton),
     "losses": ("Losses", losses),
     "step": ("A whole step", steps),
+    "step_parts": ("What a step consists of", step_parts),
     "ranks": ("Ranks", ranks),
     "amp": ("Float16 with a GradScaler", amp),
     "half_mining": ("Mining in half precision", half_mining),
