@@ -7,6 +7,11 @@ import torch
 from open_clip_fff.errors import OneRankError, reason
 
 
+def or_best(named: str | None) -> str:
+    """What --device names; where it is not typed, `cuda` if there is a GPU, else `cpu`."""
+    return named or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def usable(named: str) -> torch.device:
     """The device `cpu`, `cuda`, `cuda:1`, … Raises OneRankError if there is none of that name, or none that is free."""
     try:

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-import torch
-
 from open_clip_fff.config.parsers import check_least
+from open_clip_fff.devices import or_best
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, repositories, where_to_get
@@ -96,8 +95,8 @@ def score_models(
     `arguments` are those of `eval_parser`, `evaluator`, `task` and `conditions` as in `score_set`. `line` makes a line
     of a score, and `total` one more of a model's scores.
     """
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    precision = arguments.precision or ("amp" if torch.cuda.is_available() else "fp32")
+    device = or_best(arguments.device)
+    precision = arguments.precision or ("amp" if device == "cuda" else "fp32")
     settings = EvalSettings(device, precision == "amp", arguments.batch_size, arguments.workers)
     left, computed, failed, began = len(arguments.models) * len(sets), 0, 0, time.monotonic()
     for given in arguments.models:

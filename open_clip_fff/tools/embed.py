@@ -17,7 +17,7 @@ from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import KEY
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import training_shards
-from open_clip_fff.devices import usable
+from open_clip_fff.devices import or_best, usable
 from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.numerics import half_on_cuda
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     check_torn("--train-data", urls[0])
     if args.into == "tars":
         refuse_input_folder(args.out, urls)
-    device = usable(share.device(args.device))
+    device = usable(share.device(or_best(args.device)))
     extractor = load_extractor(plan, device)
     folder = OutFolder(args.out, INTO[args.into], settings)  # created only once the model works
     if share.index == 0:

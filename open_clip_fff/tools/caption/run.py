@@ -12,7 +12,7 @@ import torch
 
 from open_clip_fff.data.data_sets import check_tars, expand_shards
 from open_clip_fff.data.shards import read_samples
-from open_clip_fff.devices import usable
+from open_clip_fff.devices import or_best, usable
 from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.tools.caption.captioner import Captioner
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
     import transformers
 
     share, shards = Share.from_environment(args.share), by_stem(shards_of(args))
-    device, config = share.device(args.device), configuration(args.model)
+    device, config = share.device(or_best(args.device)), configuration(args.model)
     settings = {"model": args.model, "revision": revision(args.model, config), "prompt": args.prompt}
     settings |= {"dtype": dtype_of(args.dtype, config, device), "batch size": args.batch_size, "seed": args.seed}
     settings |= {**decoding.used_settings(), "transformers": transformers.__version__, "into": args.into}

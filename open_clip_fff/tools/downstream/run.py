@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from open_clip_fff.atomic_io import write_atomically
-from open_clip_fff.devices import usable
+from open_clip_fff.devices import or_best, usable
 from open_clip_fff.errors import as_mistake
 from open_clip_fff.models.crops import image_size
 from open_clip_fff.numerics import half_on_cuda
@@ -46,6 +46,7 @@ def run_task(args: argparse.Namespace, task: DownstreamTask) -> int:
 
     Raises UsageError for files, models and devices that do not go together.
     """
+    args.device = or_best(args.device)
     device, folders = usable(args.device), ImageFolders(args.images, task.image_key)
     if args.score:
         model = load_task_model(args.score, task.name)

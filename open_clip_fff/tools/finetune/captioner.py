@@ -9,7 +9,7 @@ from torch import Tensor
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import training_shards
-from open_clip_fff.devices import usable
+from open_clip_fff.devices import or_best, usable
 from open_clip_fff.errors import UsageError
 from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.plural import plural
@@ -44,6 +44,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
         parts = random_parts(args.from_config, tokenizer_captions(urls, reader), None, {"blip": CLASS})
         captioner = PixelCaptioner(parts.model, parts.tokenizer, "", parts.image_processor)
     model, images = captioner.model, captioner.image_processor
+    args.device = or_best(args.device)
     model.to(usable(args.device)).eval()
     size = (images.size["height"], images.size["width"])
     crop, resize = image_transforms(size, (images.image_mean, images.image_std), args.min_crop)

@@ -10,7 +10,7 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.connection import UNDECIDED, ConnectionSettings
 from open_clip_fff.data.data_sets import expand_shards
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.devices import usable
+from open_clip_fff.devices import or_best, usable
 from open_clip_fff.errors import UsageError
 from open_clip_fff.matching.discriminators import make_discriminator
 from open_clip_fff.matching.loading import load_matching
@@ -48,6 +48,7 @@ def run(args: argparse.Namespace, captions: CaptionSettings, connection: Connect
     else:
         matching = from_config(args.from_config, tokenizer_captions(urls, reader), args.tokenizer)
     model = matching.model
+    args.device = or_best(args.device)
     model.to(usable(args.device)).eval()
     crop, resize = image_transforms(matching.size, matching.normalisation, args.min_crop)
     pairs = measured_pairs(args, urls, reader, resize)

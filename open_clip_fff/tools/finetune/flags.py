@@ -37,7 +37,7 @@ def add_loop_flags(parser: CommandParser, rows: str, lr: str, min_crop: float) -
     add("--warmup", type=int, help="steps (default: a tenth)")
     add("--min-crop", type=float, default=min_crop, help=f"least share of an image in a crop (default: {min_crop})")
     add("--workers", type=int, default=2, help="processes that read images (default: 2)")
-    add("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    add("--device", help="cpu, cuda, ... (default: cuda if available)")
     add("--seed", type=int, default=0, help="(default: 0)")
 
 

@@ -10,7 +10,7 @@ import torch
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.training_data import preview_training_data, training_shards
-from open_clip_fff.devices import usable
+from open_clip_fff.devices import or_best, usable
 from open_clip_fff.errors import as_mistake
 from open_clip_fff.tools.sampling.draw import SampleDraw
 
@@ -28,7 +28,7 @@ def open_shards(
     plan, urls = training_shards(plan, args.training)
     with writing(args.out):
         folder.mkdir(parents=True, exist_ok=True)
-    device, captions = usable(args.device), plan.captions
+    device, captions = usable(or_best(args.device)), plan.captions
     if any_number_of_captions:
         plan = replace(plan, captions=replace(captions, per_image=1))
     plan = preview_training_data(args.training, plan)[0]

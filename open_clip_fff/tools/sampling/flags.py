@@ -20,7 +20,7 @@ def add_sample_flags(parser: CommandParser, out: tuple[str, str], size: tuple[st
     add("--out", type=Path, required=True, metavar=out[0], help=out[1])
     drawn = f"to draw, evenly from up to {shards} shards (default: {default})"
     add(name, type=int, default=default, metavar="N", help=drawn)
-    add("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    add("--device", help="cpu, cuda, ... (default: cuda if available)")
 
 
 def parse_sample(

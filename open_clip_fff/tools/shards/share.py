@@ -23,7 +23,8 @@ def add_flags(parser: argparse.ArgumentParser, holds: str, device: bool = True) 
         "--share", metavar="I/N", help="do the Ith of N shares, from 0, as in a job array (default: torchrun's, or all)"
     )
     if device:
-        parser.add_argument("--device", default="cpu", help="cpu, cuda, ...; under torchrun cuda is each one's own")
+        about = "cpu, cuda, ...; under torchrun cuda is each one's own (default: cuda if available)"
+        parser.add_argument("--device", help=about)
 
 
 @dataclass(frozen=True)
