@@ -6,6 +6,7 @@ import re
 import runpy
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,26 @@ def members_of(shards: list[Path]) -> list[tuple[str, dict[str, bytes]]]:
     """Key and members of each sample."""
     samples = read_samples([str(path) for path in shards], 1000)
     return [(x["__key__"], {name: y for name, y in x.items() if not name.startswith("__")}) for x in samples]
+
+
+def test_a_key_that_is_there_twice_is_embedded_once(trainer, teacher, tmp_path, capsys):
+    samples = [("x", colour_sample(0)), ("y", colour_sample(1)), ("x", colour_sample(2))]
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for key, sample in samples:
+            for name, content in sample.items():
+                member = tarfile.TarInfo(f"{key}.{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    argv = ["--", "--train-data", str(tmp_path / "0.tar"), "--json-text-key", "captions", "--mining-model", "tiny-clip"]
+    argv += ["--mining-pretrained", str(teacher), "--model-config", str(trainer.config)]
+    for into in ("sidecar", "tars"):
+        assert embed("--out", str(tmp_path / into), "--into", into, *argv) == 0
+        out = capsys.readouterr().out
+        assert "2 images" in out and "1 its key was there before" in out
+    table = pq.read_table(tmp_path / "sidecar" / "0.parquet")
+    (x, first), (y, second), (again, none) = members_of([tmp_path / "tars" / "0.tar"])
+    assert table["key"].to_pylist() == ["x", "y"] == [x, y] and again == "x"
+    assert table["features"].to_pylist() == [first[MEMBER], second[MEMBER]] and MEMBER not in none
 
 
 def mined(log: str) -> list[str]:

@@ -25,7 +25,7 @@ from open_clip_fff.tools.sampling.extractors import FeatureExtractor, load_extra
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import INTO, Share
-from open_clip_fff.tools.shards.tars import OUTSIDE, check_torn, leaves_folder, members, tar_writer
+from open_clip_fff.tools.shards.tars import OUTSIDE, REPEATED, check_torn, leaves_folder, members, tar_writer
 
 READ = ("per_image", "policy", "text_keys", "json_keys", "sidecar", "sidecar_keys", "split_sentences", "words")
 
@@ -69,10 +69,9 @@ def embed_shard(
 ) -> Iterator[tuple[str, bytes]]:
     """Key and stored features of a shard's samples with captions and a readable image."""
     found = decoded_samples(read_samples([url]), reader, extractor.preprocess, workers=args.workers)
-    samples = as_usage_errors(found, url)
+    samples, keys = as_usage_errors(found, url), set[str]()
     while some := list(islice(samples, args.batch_size)):
         decoded = [sample for sample in some if isinstance(sample, DecodedSample)]
-        record.counts.update(images=len(decoded))
         record.left_out += [sample for sample in some if not isinstance(sample, DecodedSample)]
         if decoded:
             rows = [sample.row for sample in decoded]
@@ -82,7 +81,11 @@ def embed_shard(
             images = None if image_features is None else image_features.cpu().numpy()
             texts = text_features.cpu().numpy()
             for index, (sample, row) in enumerate(zip(decoded, rows, strict=True)):
-                record.counts.update(captions=len(row.captions))
+                if sample.key in keys:  # they are found by it: the first sample's are not the other's
+                    record.leave_out(sample.key, REPEATED)
+                    continue
+                keys.add(sample.key)
+                record.counts.update(images=1, captions=len(row.captions))
                 image, own = None if images is None else images[index], texts[index, : len(row.captions)]
                 if np.isfinite(own).all() and (image is None or np.isfinite(image).all()):
                     yield sample.key, pack(image, own, row.captions, model)
@@ -105,4 +108,5 @@ def write_tar(url: str, file: BinaryIO, features: dict[str, bytes], record: Shar
             if leaves_folder(sample):
                 record.leave_out(key, OUTSIDE)
                 continue
-            tar.write({**members(sample), **({MEMBER: features[key]} if key in features else {})})
+            stored = features.pop(key, None)  # a repeated key's are the first sample's
+            tar.write({**members(sample), **({} if stored is None else {MEMBER: stored})})

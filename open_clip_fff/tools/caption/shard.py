@@ -17,6 +17,7 @@ from open_clip_fff.tools.caption.cleaning import add_clean
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.writing import refuse_taken
 from open_clip_fff.tools.shards.folder import ShardRecord
+from open_clip_fff.tools.shards.tars import REPEATED
 
 
 class PreparedSample(NamedTuple):
@@ -52,7 +53,7 @@ class ShardCaptioner:
                 if isinstance(sample, SkippedSample):
                     record.leave_out(*sample)
                 elif sample.key in keys:
-                    record.leave_out(sample.key, "its key was there before")
+                    record.leave_out(sample.key, REPEATED)
                 else:
                     keys.add(sample.key)
                     prepared.append(sample)

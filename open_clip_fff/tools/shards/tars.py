@@ -28,6 +28,7 @@ def tar_writer(file: BinaryIO) -> Iterator[wds.TarWriter]:
 
 
 OUTSIDE = "its name leaves the folder"
+REPEATED = "its key was there before"
 
 
 def leaves_folder(sample: Mapping[str, object]) -> bool:
