@@ -47,7 +47,7 @@ LIMITS = {
     "ranks": 30,
     "amp": 35,
     "half_mining": 25,
-}  # seconds; 480 in all
+}
 ROOMY = 40 * 2**30  # bytes of GPU memory from which on steps have 256 images
 
 
