@@ -14,8 +14,8 @@ import json
 import logging
 import statistics
 import sys
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -26,7 +26,7 @@ from bench.captions import WORDS, drawn
 from bench.models import adamw, open_clip_args
 from bench.peak import peak_bytes
 from bench.steps import Bench, Candidate, OneBatch
-from bench.turns import in_turns
+from bench.turns import seconds_in_turns
 
 from open_clip_fff.config.flags import split
 from open_clip_fff.config.resolve import make_plan
@@ -116,11 +116,7 @@ def measure(steps: dict[str, FusionStep], rounds: int) -> list[dict]:
     """A row for each way."""
     for step in steps.values():
         step.step(step.candidate)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for name in in_turns(steps, rounds):
-        began = time.perf_counter()
-        steps[name].step(steps[name].candidate)
-        seconds[name].append(time.perf_counter() - began)
+    seconds = seconds_in_turns({name: partial(step.step, step.candidate) for name, step in steps.items()}, rounds)
     peaks = {name: peak_bytes(step, step.candidate) for name, step in steps.items()}
     return [
         {

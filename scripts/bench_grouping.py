@@ -27,6 +27,7 @@ from bench.steps import CLIP, Bench
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.data.shards import ID
+from open_clip_fff.devices import or_best
 from open_clip_fff.grouping.bank import BankWriter
 from open_clip_fff.grouping.feature_sources import LastEpochFeatures
 from open_clip_fff.grouping.lookahead import Lookahead
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512, metavar="D", help="of the features in the bank")
     parser.add_argument("--discriminator", metavar="KIND:NAME", help="(default: none is measured)")
     parser.add_argument("--rounds", type=int, default=5, help="of which the median is taken (default: 5)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=or_best(None))
     arguments = parser.parse_args()
 
     add_architectures([str(SMALL)])

@@ -37,6 +37,7 @@ from bench.turns import in_turns
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from open_clip_fff.devices import or_best
 from open_clip_fff.host.nonfinite import StepGuard
 from open_clip_fff.hub.loading import add_architectures
 from open_clip_fff.train import main as ours
@@ -77,7 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16, 64], metavar="B", help="of guarded steps")
     parser.add_argument("--rounds", type=int, default=7, help="of which the median is taken (default: 7)")
     parser.add_argument("--steps", type=int, default=40, help="of a whole run, 32 images each (default: 40)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=or_best(None))
     parser.add_argument("--precision", choices=("fp32", "amp", "amp_bf16"), help="default: fp32, on CUDA amp_bf16")
     arguments = parser.parse_args(argv)
     arguments.precision = arguments.precision or ("amp_bf16" if arguments.device.startswith("cuda") else "fp32")

@@ -22,6 +22,7 @@ from open_clip.loss import SigLipLoss
 from tqdm import tqdm
 
 from open_clip_fff.atomic_io import atomic_file
+from open_clip_fff.devices import or_best
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -55,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--captions", type=int, nargs="+", default=[1, 5], metavar="K", help="captions per image")
     parser.add_argument("--width", type=int, default=512, metavar="D", help="of the features (default: 512)")
     parser.add_argument("--rounds", type=int, default=7, help="of which the median is taken (default: 7)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=or_best(None))
     return parser.parse_args(argv)
 
 

@@ -22,8 +22,8 @@ import gc
 import logging
 import statistics
 import sys
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -33,9 +33,10 @@ from bench.figure import draw_steps
 from bench.models import build, name_of, open_clip_args
 from bench.peak import peak_bytes
 from bench.steps import CLIP, MINING, SIGLIP, Bench
-from bench.turns import in_turns
+from bench.turns import seconds_in_turns
 from tqdm import tqdm
 
+from open_clip_fff.devices import or_best
 from open_clip_fff.hub.loading import add_architectures
 
 SMALL = Path(__file__).parent / "bench" / "ViT-S-32-text-384.json"
@@ -97,7 +98,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--captions-per-image", type=int, nargs="+", default=[1, 3, 5], metavar="K")
     parser.add_argument("--mining", nargs="+", choices=MINING, default=list(MINING))
     parser.add_argument("--rounds", type=int, default=7, help="of which the median is taken (default: 7)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=or_best(None))
     parser.add_argument("--precision", choices=("fp32", "amp", "amp_bf16"), help="default: fp32, on CUDA amp_bf16")
     arguments = parser.parse_args(argv)
     cuda = arguments.device.startswith("cuda")
@@ -117,12 +118,8 @@ def measure(bench: Bench, source: str, rounds: int) -> list[dict]:
         losses[name] = bench.loss(each)
         each.mined_per_image()  # count from here on
         bar.update(2)
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for name in in_turns(candidates, rounds):
-        began = time.perf_counter()
-        bench.step(candidates[name])
-        seconds[name].append(time.perf_counter() - began)
-        bar.update()
+    steps = {name: partial(bench.step, each) for name, each in candidates.items()}
+    seconds = seconds_in_turns(steps, rounds, bar.update)
     peaks = {}
     for name, each in candidates.items():
         peaks[name] = peak_bytes(bench, each)

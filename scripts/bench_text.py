@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from bench.captions import drawn, encoded, of_images, read_captions
+from bench.captions import drawn, of_images, read_captions
 from open_clip import CLIP, SimpleTokenizer
 from torch import Tensor
 
@@ -100,7 +100,7 @@ def compare(model: CLIP, tokens: Tensor, rounds: int) -> list[dict]:
 
 def work(tokens: Tensor, tower: UnpaddedText) -> dict[str, object]:
     """Rows and lengths of the groups, and the total of tokens."""
-    groups = encoded(tokens, tower)
+    groups = tower.rows(tokens).groups
     shapes = " + ".join(f"{len(group)}x{group.shape[1]}" for group in groups)
     return {"rows x length": shapes, "tokens": sum(group.numel() for group in groups)}
 
@@ -109,8 +109,7 @@ def timed(model: CLIP, tower: UnpaddedText, tokens: Tensor) -> float:
     """Seconds of one forward and backward."""
     model.zero_grad()
     start = time.perf_counter()
-    valid = torch.ones_like(tokens[:, 0], dtype=torch.bool)
-    features = tower(model, partial(model.encode_text, normalize=True), tokens, valid)
+    features = tower(model, partial(model.encode_text, normalize=True), tokens)
     (features * torch.linspace(-1, 1, features.shape[1], device=features.device)).sum().backward()
     if tokens.is_cuda:
         torch.cuda.synchronize()

@@ -4,6 +4,8 @@ A gradient needs the normalisers of its row and of its column, so logits are com
 once for the gradients of images and of captions together. Backward only scales what forward computed.
 """
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -95,18 +97,21 @@ def _row_and_column_stats(
     exchange = exchange_texts([text], [columns], assignment, _merge_stats)
     for ((texts, *_), (of_block,)), block in zip(exchange, assignment.blocks(), strict=True):
         for tile in logit_tiles(scaled, texts, block, weights, global_texts.own.offset, group):
-            of_rows, of_columns = rows[:, tile.rows], of_block[:, tile.captions]
-            if tile.by_text is tile.by_image:
-                _add_tile({1: of_rows, 0: of_columns}, tile, tile.by_image, alpha)
-            else:
-                _add_tile({1: of_rows}, tile, tile.by_image, alpha)
-                _add_tile({0: of_columns}, tile, tile.by_text, alpha)
+            for labels, stats in _by_labels(tile, rows[:, tile.rows], of_block[:, tile.captions]):
+                _add_tile(stats, tile, labels, alpha)
     columns = exchange.accumulators[0]
     if not global_texts.ring:  # they are of this rank's rows alone
         highest = highest_over_ranks(columns[0], global_texts.world_size)
         columns[1] *= _minus(columns[0], highest).exp()
         columns = torch.cat([highest[None], sum_over_ranks(columns[1:], global_texts.world_size)])
     return rows, columns
+
+
+def _by_labels(tile: LogitTile, rows: Tensor, columns: Tensor) -> list[tuple[Tensor, dict[int, Tensor]]]:
+    """What is of a tile's rows (dimension 1) and columns (0), with the labels as they see it; once if these agree."""
+    if tile.by_text is tile.by_image:
+        return [(tile.by_image, {1: rows, 0: columns})]
+    return [(tile.by_image, {1: rows}), (tile.by_text, {0: columns})]
 
 
 def _add_tile(stats: dict[int, Tensor], tile: LogitTile, labels: Tensor, alpha: float) -> None:
@@ -159,20 +164,16 @@ def _gradients(
     exchange = exchange_texts([text, columns], [by_text], assignment)
     for ((texts, of_block), (by_texts,)), block in zip(exchange, assignment.blocks(), strict=True):
         for tile in logit_tiles(scaled, texts, block, weights, assignment.global_texts.own.offset, group):
-            of_rows, of_columns = rows[:, tile.rows, None], of_block[:, None, tile.captions]
-            if tile.by_text is tile.by_image:
-                gradient = _gradient([of_rows, of_columns], tile, tile.by_image, alpha)
-            else:
-                gradient = _gradient([of_rows], tile, tile.by_image, alpha)
-                gradient += _gradient([of_columns], tile, tile.by_text, alpha)
+            targets = _by_labels(tile, rows[:, tile.rows, None], of_block[:, None, tile.captions])
+            gradient = reduce(Tensor.add_, (_gradient(of, tile, labels, alpha) for labels, of in targets))
             add_product_(by_image[tile.rows], gradient, tile.text)
             add_product_(by_texts.flatten(0, 1)[tile.captions], gradient.T, scaled[tile.rows])
     return by_image, exchange.accumulators[0]
 
 
-def _gradient(targets: list[Tensor], tile: LogitTile, labels: Tensor, alpha: float) -> Tensor:
+def _gradient(targets: dict[int, Tensor], tile: LogitTile, labels: Tensor, alpha: float) -> Tensor:
     """dL/dx [b, c] of one direction, or of both where they have the same labels."""
-    (shift, share, even), *other = targets
+    (shift, share, even), *other = targets.values()
     gradient = (tile.logits - shift).exp_()
     for shift, more_share, more_even in other:
         gradient += (tile.logits - shift).exp_()

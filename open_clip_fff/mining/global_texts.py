@@ -25,7 +25,7 @@ class TextBlock(NamedTuple):
     rows: Tensor | None = None  # int64 [n], the data set's rows, for a list of pairs; None without
 
     def subset(self, images: slice) -> "TextBlock":
-        """The captions of some of the images."""
+        """The captions of some of the images; the slice does not count from the end."""
         start = images.start or 0  # in torch 2.11, torch.compile knows no slice.indices
         return tree_map_only(Tensor, lambda x: x[images], self)._replace(offset=self.offset + start)
 

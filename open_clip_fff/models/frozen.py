@@ -55,8 +55,7 @@ class FrozenModel(NamedTuple):
         unpadded_text, features = UnpaddedText(self.model, TextSettings()), []
         for i in range(0, len(texts), TEXTS):
             part = self.tokenizer(list(texts[i : i + TEXTS])).to(self.device)
-            valid = torch.ones(len(part), dtype=torch.bool, device=self.device)
-            features.append(unpadded_text(self.model, self.model.encode_text, part, valid).float())
+            features.append(unpadded_text(self.model, self.model.encode_text, part).float())
         return F.normalize(torch.cat(features), dim=-1)
 
 

@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from open_clip_fff.config.text import TextSettings
@@ -75,7 +74,7 @@ class ShortInnerCaption:
 def _short(model: Any, encode: Callable[[Tensor], Tensor], text: Tensor) -> Tensor:
     if not model.training:
         return encode(text)
-    return model.unpadded_text(model, encode, text, torch.ones_like(text[:, 0], dtype=torch.bool))
+    return model.unpadded_text(model, encode, text)
 
 
 def take_many_captions(model: nn.Module, text: TextSettings | None = None) -> None:

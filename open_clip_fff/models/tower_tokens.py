@@ -80,7 +80,7 @@ class TowerTokens:
 
     def encode_texts(self, model: Any, unpadded_text: UnpaddedText, tokens: Tensor) -> TextTokens:
         """The text tower's tokens of ids int64 [n, L], without padding; `model` is the one given first."""
-        rows = unpadded_text.rows(tokens, torch.ones_like(tokens[:, 0], dtype=torch.bool))
+        rows = unpadded_text.rows(tokens)
         with self.capture() as captured:
             unpadded_text.encode_rows(model, model.encode_text, rows)
         return self.describe(captured.text(rows.source), tokens)

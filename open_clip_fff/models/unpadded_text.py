@@ -39,17 +39,21 @@ class UnpaddedText:
         self.design: TextDesign = design_of_model(model) if design is None else design
         self.settings = settings
 
-    def __call__(self, model: nn.Module, encode: Callable[[Tensor], Tensor], tokens: Tensor, valid: Tensor) -> Tensor:
-        """Features [n, D] of each row of tokens int64 [n, L], zeros where bool [n] says that it is padding."""
+    def __call__(
+        self, model: nn.Module, encode: Callable[[Tensor], Tensor], tokens: Tensor, valid: Tensor | None = None
+    ) -> Tensor:
+        """Features [n, D] of each row of tokens int64 [n, L], zeros where it is padding; arguments as below."""
         return self.encode_rows(model, encode, self.rows(tokens, valid))
 
-    def rows(self, tokens: Tensor, valid: Tensor) -> UnpaddedRows:
-        """What there is to encode of tokens int64 [n, L] and bool [n], False where a row is padding.
+    def rows(self, tokens: Tensor, valid: Tensor | None = None) -> UnpaddedRows:
+        """What there is to encode of tokens int64 [n, L] and bool [n], False where a row is padding; None for no row.
 
         On CUDA this waits for the device: best before there is much for it to do.
         """
         if self.settings.as_open_clip:
             return UnpaddedRows([tokens], torch.arange(len(tokens), device=tokens.device))
+        if valid is None:
+            valid = torch.ones_like(tokens[:, 0], dtype=torch.bool)
         return remove_padding(tokens, valid, self.design, self.settings)
 
     # Row counts and lengths differ from batch to batch, so torch.compile skips this function, and compiles

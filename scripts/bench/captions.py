@@ -7,11 +7,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from open_clip_fff.models.unpadded_text import UnpaddedText
-
 # one token each; captions of them all differ, as most of a captioner's do
 _LINES = (
     "a the of on in with and at near by under over two three small large young old red green blue white black brown "
@@ -77,8 +72,3 @@ def sources(path: str | None, k: int) -> dict[str, Callable[[int], list[list[str
         real = read_captions(path, k)
         found[Path(path).stem] = lambda size: of_images(real, size, Random(0))
     return found
-
-
-def encoded(tokens: Tensor, text: UnpaddedText) -> list[Tensor]:
-    """The rows, int64 [n_g, L_g] each, that the text tower computes of int64 [n, L] without padding rows."""
-    return text.rows(tokens, torch.ones_like(tokens[:, 0], dtype=torch.bool)).groups

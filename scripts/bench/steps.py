@@ -13,7 +13,6 @@ from open_clip_train.data import DataInfo
 from open_clip_train.train import train_one_epoch
 from torch import Tensor, nn
 
-from bench.captions import encoded
 from bench.models import adamw, twin
 from open_clip_fff.config.flags import split
 from open_clip_fff.config.plan import Plan
@@ -25,7 +24,6 @@ from open_clip_fff.host.own_loss import make_loss
 from open_clip_fff.host.state import RunState
 from open_clip_fff.mining.counts import rates
 from open_clip_fff.models.multi_caption import take_many_captions
-from open_clip_fff.models.unpadded_text import UnpaddedText
 
 CLIP, SIGLIP = "stock CLIP", "stock SigLIP"
 MINING = ("off", "online", "precomputed")
@@ -135,7 +133,7 @@ class Bench:
             make_loss(state),
             HookedLoader(OneBatch(self.images, batch), self.device, state.hooks),
             [self.images, tokens, valid, batch.raw, ids, *extras.values()],
-            sum(rows.numel() for rows in encoded(tokens.flatten(0, 1), UnpaddedText(self.model, plan.text))),
+            sum(rows.numel() for rows in model.unpadded_text.rows(tokens.flatten(0, 1)).groups),
             state.after_step,
         )
 

@@ -1,6 +1,7 @@
 """The order in which a benchmark's candidates are measured."""
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 
 def in_turns(names: Iterable[str], rounds: int) -> Iterator[str]:
@@ -14,3 +15,16 @@ def in_turns(names: Iterable[str], rounds: int) -> Iterator[str]:
     for number in range(rounds):
         for place in range(len(names)):
             yield names[(place + number) % len(names)]
+
+
+def seconds_in_turns(
+    steps: Mapping[str, Callable[[], object]], rounds: int, after_each: Callable[[], object] = lambda: None
+) -> dict[str, list[float]]:
+    """What each step, by its name, takes in each round; a step returns once the device has finished."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for name in in_turns(steps, rounds):
+        began = time.perf_counter()
+        steps[name]()
+        seconds[name].append(time.perf_counter() - began)
+        after_each()
+    return seconds

@@ -8,8 +8,8 @@ import json
 import math
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from bench.captions import drawn
 from bench.models import build, open_clip_args
 from bench.steps import SIGLIP, Bench, Candidate
-from bench.turns import in_turns
+from bench.turns import seconds_in_turns
 from faulty.inputs import TINY
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -56,17 +56,13 @@ def measure(device: torch.device, keep: Callable[[Any], None]) -> None:
     for about, flags in VARIANTS.items():
         if cuda or "triton" not in flags:
             candidates[about] = bench.fff(K, "off", flags)
-    milliseconds: dict[str, list[float]] = {about: [] for about in candidates}
     for each in candidates.values():
         bench.step(each)
         bench.step(each)
-    for about in in_turns(candidates, rounds):
-        began = time.perf_counter()
-        bench.step(candidates[about])
-        milliseconds[about].append(1000 * (time.perf_counter() - began))
+    seconds = seconds_in_turns({about: partial(bench.step, each) for about, each in candidates.items()}, rounds)
     rows = []
     for about, each in candidates.items():
-        row = {"candidate": about, "ms": statistics.median(milliseconds[about]), "text_tokens": each.text_tokens}
+        row = {"candidate": about, "ms": 1000 * statistics.median(seconds[about]), "text_tokens": each.text_tokens}
         rows.append(row | device_time(bench, each, device))
         print(f"> {about}: {row['ms']:.1f} ms")
         keep({"model": name, "images": size, "captions": K, "precision": args.precision, "rows": rows})

@@ -54,7 +54,7 @@ class TaskNetwork(nn.Module):
         if self.fusion is None or self.tokens is None:
             image = self.towers.encode_image(pixels.flatten(0, 1), normalize=True).unflatten(0, (-1, images))
             encode = partial(self.towers.encode_text, normalize=True)
-            text = self.unpadded_text(self.towers, encode, ids, torch.ones_like(ids[:, 0], dtype=torch.bool))
+            text = self.unpadded_text(self.towers, encode, ids)
             return self.head(torch.cat([image.flatten(1), text, (image * text[:, None]).flatten(1)], dim=1))
         image = self.tokens.encode_images(self.towers, pixels.flatten(0, 1))
         tokens = self.tokens.encode_texts(self.towers, self.unpadded_text, ids)
