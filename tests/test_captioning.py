@@ -21,6 +21,7 @@ from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_ca
 from open_clip_fff.tools.caption.writing import METADATA
 from tests.captioning_models import make_captioner
 from tests.conftest import colour_sample, write_tar
+from tests.full_disk import full_disk
 from tests.matching_models import make
 from tests.programs import ROOT, contents, run, torchrun
 
@@ -346,6 +347,14 @@ def test_memory_that_is_too_small_is_a_line(program, flags, monkeypatch, tmp_pat
     monkeypatch.setattr(BlipForConditionalGeneration, "generate", full)
     done = program("caption", "--out", tmp_path / "o", *flags, folder="scripts", expect=2)
     assert "--batch-size 8: 3 captions of so many images do not fit" in done.err.splitlines()[-1]
+
+
+def test_a_plot_that_finds_no_room_is_told_of(program, flags, shards, tmp_path):
+    out = tmp_path / "out"
+    with full_disk(50_000):  # enough for the captions
+        done = program("caption", "--out", out, *flags, folder="scripts")
+    assert f"no plot: {out / 'examples.png'} cannot be written ([Errno 27]" in done.out
+    assert not (out / "examples.png").exists() and "to train with them" in done.out
 
 
 @pytest.mark.slow

@@ -45,9 +45,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def open_as_open_clip(content: bytes, max_pixels: int = PIXELS) -> Image.Image:
+def open_as_open_clip(content: bytes) -> Image.Image:
     """An image in RGB, decoded as OpenCLIP does: 16-bit grey becomes white. Raises as listed in NO_IMAGE."""
-    return open_image(content, max_pixels).convert("RGB")
+    return open_image(content).convert("RGB")
 
 
 def read_image(content: bytes | str | Path, max_pixels: int = PIXELS) -> Image.Image:

@@ -33,7 +33,8 @@ def add_fusion(
     """Adds a fusion model to an OpenCLIP model that takes many captions, on its device.
 
     Raises:
-        UsageError: for a tower without tokens, and for --mlm-weight where there is no mask token.
+        UsageError: for a tower without tokens, for --mlm-weight where there is no mask token, and for a tokenizer
+            whose padding is not the text tower's.
     """
     tokens = TowerTokens(model)
     vocabulary = _vocabulary(model, model_name, tokens, args) if settings.mlm_weight else None
@@ -72,10 +73,16 @@ def _vocabulary(model: Any, model_name: str, tokens: TowerTokens, args: argparse
         return None
     from open_clip import get_tokenizer
 
-    tokenizer = get_tokenizer(model_name, cache_dir=args.cache_dir, context_length=args.force_context_length)
-    mask = getattr(getattr(tokenizer, "tokenizer", None), "mask_token_id", None)
+    made = get_tokenizer(model_name, cache_dir=args.cache_dir, context_length=args.force_context_length)
+    tokenizer = getattr(made, "tokenizer", None)
+    mask = getattr(tokenizer, "mask_token_id", None)
     if mask is None:
         return None
+    if tokenizer.pad_token_id != tokens.design.token:  # it would learn to restore padding
+        raise UsageError(
+            f"--model {model_name}: its tokenizer pads with token {tokenizer.pad_token_id}, and its text tower leaves "
+            f"out token {tokens.design.token} as padding; make pad_token_id in both one, or set --mlm-weight 0"
+        )
     embedding = model.text.transformer.get_input_embeddings()
     return Vocabulary(
         embedding.num_embeddings, mask, tokens.design.token, lambda: embedding.weight, tokens.encode_masked

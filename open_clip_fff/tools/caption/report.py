@@ -62,8 +62,10 @@ def report(
     try:
         draw_examples(examples, title, folder.path / PLOT)
         lines.append(f"{plural(len(examples), 'images')} with captions: {folder.path / PLOT}")
-    except OSError:  # another process is drawing the same
+    except BlockingIOError:  # another process is drawing the same
         pass
+    except OSError as error:  # the captions are finished
+        lines.append(f"no plot: {folder.path / PLOT} cannot be written ({error})")
     raw = any(example.raw for example in examples)
     return [*lines, f"to train with them: {_flags(folder, sources, most + raw, field, pattern, raw)}"]
 
