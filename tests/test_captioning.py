@@ -298,6 +298,15 @@ def test_a_key_that_is_there_twice_is_captioned_once(program, flags, tmp_path):
     assert pq.read_table(tmp_path / "o" / "0.parquet")["key"].to_pylist() == ["x", "y"]
 
 
+def test_a_name_that_leaves_the_folder_is_not_copied(program, flags, tmp_path):
+    write_tar(tmp_path / "0.tar", {"../x": colour_sample(0), "y": colour_sample(1)})
+    argv = ["--train-data", tmp_path / "0.tar", *flags[2:], "--into", "tars"]
+    program("caption", "--out", tmp_path / "o", *argv, folder="scripts")
+    assert [sample["__key__"] for sample in read_samples([str(tmp_path / "o" / "0.tar")])] == ["y"]
+    (left,) = json.loads((tmp_path / "o" / "records" / "0.json").read_text())["left_out"]
+    assert left == {"key": "../x", "why": "its name leaves the folder"}
+
+
 def test_what_cannot_work_is_refused_in_one_line(program, flags, models, shards, tmp_path):
     def refused(*more):
         done = program("caption", "--out", tmp_path / "refused", *flags, *more, folder="scripts", expect=2)

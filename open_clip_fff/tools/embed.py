@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import BinaryIO
 
 import numpy as np
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 import torch
 
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.decoded import DecodedSample, decoded_samples
+from open_clip_fff.data.decoded import decoded_samples
 from open_clip_fff.data.features import COLUMN, MEMBER, pack
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import KEY
@@ -22,10 +21,11 @@ from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, load_extractor
+from open_clip_fff.tools.shards.batches import usable_batches
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import INTO, Share
-from open_clip_fff.tools.shards.tars import OUTSIDE, REPEATED, check_torn, leaves_folder, members, tar_writer
+from open_clip_fff.tools.shards.tars import check_torn, samples_to_copy, tar_writer
 
 READ = ("per_image", "policy", "text_keys", "json_keys", "sidecar", "sidecar_keys", "split_sentences", "words")
 
@@ -49,9 +49,11 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
 
     def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
         record = ShardRecord(url)
-        features = embed_shard(url, CaptionReader(captions), extractor, model, device, args, record, tick)
-        write = write_parquet if args.into == "sidecar" else write_tar
-        write(url, file, dict(features), record)
+        features = dict(embed_shard(url, CaptionReader(captions), extractor, model, device, args, record, tick))
+        if args.into == "sidecar":
+            write_parquet(file, features)
+        else:
+            write_tar(url, file, features, record)
         return record
 
     return process_shards(shards, folder, share, work)
@@ -69,32 +71,25 @@ def embed_shard(
 ) -> Iterator[tuple[str, bytes]]:
     """Key and stored features of a shard's samples with captions and a readable image."""
     found = decoded_samples(read_samples([url]), reader, extractor.preprocess, workers=args.workers)
-    samples, keys = as_usage_errors(found, url), set[str]()
-    while some := list(islice(samples, args.batch_size)):
-        decoded = [sample for sample in some if isinstance(sample, DecodedSample)]
-        record.left_out += [sample for sample in some if not isinstance(sample, DecodedSample)]
-        if decoded:
-            rows = [sample.row for sample in decoded]
-            with half_on_cuda(device):
-                k = max(len(row.captions) for row in rows)
-                image_features, text_features = extractor([sample.image for sample in decoded], rows, k)
-            images = None if image_features is None else image_features.cpu().numpy()
-            texts = text_features.cpu().numpy()
-            for index, (sample, row) in enumerate(zip(decoded, rows, strict=True)):
-                if sample.key in keys:  # they are found by it: the first sample's are not the other's
-                    record.leave_out(sample.key, REPEATED)
-                    continue
-                keys.add(sample.key)
-                record.counts.update(images=1, captions=len(row.captions))
-                image, own = None if images is None else images[index], texts[index, : len(row.captions)]
-                if np.isfinite(own).all() and (image is None or np.isfinite(image).all()):
-                    yield sample.key, pack(image, own, row.captions, model)
-                else:
-                    record.leave_out(sample.key, "features are not finite")
-        tick(len(some))
+    for samples in usable_batches(as_usage_errors(found, url), args.batch_size, record, tick):
+        if not samples:
+            continue
+        rows = [sample.row for sample in samples]
+        with half_on_cuda(device):
+            k = max(len(row.captions) for row in rows)
+            image_features, text_features = extractor([sample.image for sample in samples], rows, k)
+        images = None if image_features is None else image_features.cpu().numpy()
+        texts = text_features.cpu().numpy()
+        for index, (sample, row) in enumerate(zip(samples, rows, strict=True)):
+            record.counts.update(images=1, captions=len(row.captions))
+            image, own = None if images is None else images[index], texts[index, : len(row.captions)]
+            if np.isfinite(own).all() and (image is None or np.isfinite(image).all()):
+                yield sample.key, pack(image, own, row.captions, model)
+            else:
+                record.leave_out(sample.key, "features are not finite")
 
 
-def write_parquet(url: str, file: BinaryIO, features: dict[str, bytes], record: ShardRecord) -> None:
+def write_parquet(file: BinaryIO, features: dict[str, bytes]) -> None:
     """The columns `key` and `features`."""
     contents = pa.array(features.values(), pa.binary())
     pq.write_table(pa.table({KEY: pa.array(features, pa.string()), COLUMN: contents}), file)
@@ -103,10 +98,6 @@ def write_parquet(url: str, file: BinaryIO, features: dict[str, bytes], record: 
 def write_tar(url: str, file: BinaryIO, features: dict[str, bytes], record: ShardRecord) -> None:
     """All samples of the shard, with their features, but those whose name leaves the folder."""
     with tar_writer(file) as tar:
-        for sample in as_usage_errors(read_samples([url]), url):
-            key = str(sample["__key__"])
-            if leaves_folder(sample):
-                record.leave_out(key, OUTSIDE)
-                continue
+        for key, held in samples_to_copy(url, record):
             stored = features.pop(key, None)  # a repeated key's are the first sample's
-            tar.write({**members(sample), **({} if stored is None else {MEMBER: stored})})
+            tar.write({"__key__": key, **held, **({} if stored is None else {MEMBER: stored})})

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
@@ -16,8 +15,8 @@ from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.cleaning import add_clean
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.writing import refuse_taken
+from open_clip_fff.tools.shards.batches import usable_batches
 from open_clip_fff.tools.shards.folder import ShardRecord
-from open_clip_fff.tools.shards.tars import REPEATED
 
 
 class PreparedSample(NamedTuple):
@@ -45,18 +44,8 @@ class ShardCaptioner:
         Raises UsageError if the shard cannot be read, or a sample has the field and may not.
         """
         torch.manual_seed(text_hash(f"{PurePosixPath(url).name}/seed {self.seed}"))
-        keys: set[str] = set()
         samples = as_usage_errors(prefetch_map(self._prepared_sample, read_samples([url]), self.workers), url)
-        while some := list(islice(samples, self.batch_size)):
-            prepared: list[PreparedSample] = []
-            for sample in some:
-                if isinstance(sample, SkippedSample):
-                    record.leave_out(*sample)
-                elif sample.key in keys:
-                    record.leave_out(sample.key, REPEATED)
-                else:
-                    keys.add(sample.key)
-                    prepared.append(sample)
+        for prepared in usable_batches(samples, self.batch_size, record, tick):
             record.counts.update(images=len(prepared), captions=0)
             captioned = self._captioned([image for _, image in prepared], record)
             for (key, _), captions in zip(prepared, captioned, strict=True):
@@ -64,7 +53,6 @@ class ShardCaptioner:
                     yield key, captions
                 else:
                     record.leave_out(key, "no usable caption")
-            tick(len(some))
 
     def _prepared_sample(self, sample: dict) -> PreparedSample | SkippedSample:
         key = str(sample["__key__"])

@@ -7,10 +7,10 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import KEY
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.shards.tars import members, tar_writer
+from open_clip_fff.tools.shards.folder import ShardRecord
+from open_clip_fff.tools.shards.tars import samples_to_copy, tar_writer
 
 COLUMN = "captions"
 METADATA = b"captioning"  # of the parquet: the settings as json
@@ -28,23 +28,25 @@ def write_sidecar(file: BinaryIO, captions: Iterable[tuple[str, list[str]]], set
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), file)
 
 
-def write_tar(url: str, file: BinaryIO, captions: Iterable[tuple[str, list[str]]], field: str) -> None:
+def write_tar(
+    url: str, file: BinaryIO, captions: Iterable[tuple[str, list[str]]], field: str, record: ShardRecord
+) -> None:
     """All samples of the shard, with their captions in a field of their json, which is created if missing.
 
-    A sample without new captions loses the field; a sample with an unreadable json is copied unchanged.
+    A sample without new captions loses the field, one with an unreadable json is copied unchanged, and one whose name
+    leaves the folder is left out.
 
     Raises UsageError if the shard cannot be read.
     """
     new = dict(captions)
     with tar_writer(file) as tar:
-        for sample in as_usage_errors(read_samples([url]), url):
-            kept = members(sample)
-            texts = new.pop(str(sample["__key__"]), None)  # a repeated key's captions are the first sample's
-            fields = fields_of(sample)
+        for key, held in samples_to_copy(url, record):
+            texts = new.pop(key, None)  # a repeated key's captions are the first sample's
+            fields = fields_of(held)
             if fields is not None and (texts or field in fields):
                 fields.pop(field, None)
-                kept["json"] = json.dumps(fields | ({field: texts} if texts else {}), ensure_ascii=False).encode()
-            tar.write(kept)
+                held["json"] = json.dumps(fields | ({field: texts} if texts else {}), ensure_ascii=False).encode()
+            tar.write({"__key__": key, **held})
 
 
 def fields_of(sample: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -71,7 +71,7 @@ class ShardSource:
         if image is None:
             raise SkipSample("no image" if dotted_image(sample) is None else "no image: its key has a dot")
         name = next(name for name, member in sample.items() if member is image)
-        held = {name: bytes(member) for name, member in members(sample).items() if isinstance(member, bytes)}
+        held = members(sample)
         del held[name]
         if joined is not None and joined.captions:
             held |= joined.into(held)

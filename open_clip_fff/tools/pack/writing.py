@@ -108,8 +108,7 @@ def check_written(file: BinaryIO, written: ShardDigest, json_keys: tuple[str, ..
         with os.fdopen(os.dup(file.fileno()), "rb") as stream:
             stream.seek(0)
             for sample in group_by_keys(tar_files([{"url": "written", "stream": stream}])):
-                held = {name: member for name, member in members(sample).items() if isinstance(member, bytes)}
-                read.add(sample["__key__"], held, sum(map(len, reader.read(sample).found.values())))
+                read.add(sample["__key__"], members(sample), sum(map(len, reader.read(sample).found.values())))
     if read.value != written.value:
         raise UsageError(
             f"what was written holds {plural(read.samples, 'samples')} with {plural(read.captions, 'captions')} where "

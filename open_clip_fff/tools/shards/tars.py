@@ -1,4 +1,4 @@
-"""Writing tars, equal bytes for equal samples, and counting their samples."""
+"""Writing and copying tars, equal bytes for equal samples, and counting their samples."""
 
 import re
 import tarfile
@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import webdataset as wds
 
 from open_clip_fff.data.row_counts import tar_entries
-from open_clip_fff.data.shards import IMAGES
+from open_clip_fff.data.shards import IMAGES, as_usage_errors, read_samples
 from open_clip_fff.errors import UsageError, printable
+from open_clip_fff.tools.shards.folder import ShardRecord
 
 
 @contextmanager
@@ -28,7 +29,6 @@ def tar_writer(file: BinaryIO) -> Iterator[wds.TarWriter]:
 
 
 OUTSIDE = "its name leaves the folder"
-REPEATED = "its key was there before"
 
 
 def leaves_folder(sample: Mapping[str, object]) -> bool:
@@ -43,9 +43,22 @@ def leaves_folder(sample: Mapping[str, object]) -> bool:
     return any(".." in path or (len(path) > 1 and (not path[0] or path[0].endswith(":"))) for path in paths)
 
 
-def members(sample: Mapping[str, object]) -> dict[str, object]:
-    """A sample's key and its members, without webdataset's other fields."""
-    return {"__key__": sample["__key__"], **{n: value for n, value in sample.items() if not n.startswith("__")}}
+def members(sample: Mapping[str, Any]) -> dict[str, bytes]:
+    """A sample's members, without webdataset's own fields."""
+    return {name: content for name, content in sample.items() if not name.startswith("__")}
+
+
+def samples_to_copy(url: str, record: ShardRecord) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key and members of a shard's samples, but of those whose name leaves the folder, which `record` notes.
+
+    Raises UsageError if the shard cannot be read.
+    """
+    for sample in as_usage_errors(read_samples([url]), url):
+        key = str(sample["__key__"])
+        if leaves_folder(sample):
+            record.leave_out(key, OUTSIDE)
+        else:
+            yield key, members(sample)
 
 
 def count_samples(url: str) -> int:
