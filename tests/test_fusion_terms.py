@@ -1,9 +1,12 @@
-"""A fusion model of which one term alone is trained, and one whose features are not finite."""
+"""A fusion model with one term alone, with features that are not finite, with a tokenizer that pads otherwise."""
 # ruff: noqa: F811
 
+import json
+import shutil
 from argparse import Namespace
 from dataclasses import asdict
 
+import open_clip
 import torch
 import torch.nn.functional as F
 
@@ -11,7 +14,8 @@ from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.host.fusion import add_fusion
 from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
 from open_clip_fff.mining.hardest import drawn_negatives
-from tests.test_fusion import TEXTS, batch, bert_name, prepared  # noqa: F401  # a fixture is among them
+from tests.conftest import TINY
+from tests.test_fusion import TEXTS, batch, bert_name, prepared, start  # noqa: F401  # a fixture is among them
 
 
 def test_one_term_alone(bert_name, tmp_path):
@@ -44,3 +48,18 @@ def test_drawn_negatives_of_features_that_are_not_finite():
     found = drawn_negatives(image, text, torch.tensor(3.0), torch.arange(3), torch.ones(3, 2, dtype=torch.bool))
     assert found.caption[2] == -1 and (found.caption[:2] >= 0).all()
     assert (found.image[:2] == -1).all() and (found.image[2] >= 0).all()
+
+
+def test_a_tokenizer_with_another_padding_is_refused(trainer, bert_clip, tmp_path, capsys):
+    folder = tmp_path / "bert"
+    shutil.copytree(bert_clip.parent, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "pad_token_id": config["pad_token_id"] - 1}))
+    text = {**json.loads(bert_clip.read_text())["text_cfg"], "hf_model_name": str(folder)}
+    (folder / "other-padding.json").write_text(json.dumps({**TINY, "text_cfg": text}))
+    open_clip.add_model_config(folder / "other-padding.json")
+    argv = start("other-padding", folder / "other-padding.json", tmp_path)
+    assert trainer("--method", "albef", "--fusion-layers", "1", "--name", "refused", *argv) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    padding = config["pad_token_id"]
+    assert f"pads with token {padding}, and its text tower leaves out token {padding - 1} as padding" in said

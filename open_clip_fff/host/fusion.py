@@ -74,7 +74,7 @@ def _vocabulary(model: Any, model_name: str, tokens: TowerTokens, args: argparse
     from open_clip import get_tokenizer
 
     made = get_tokenizer(model_name, cache_dir=args.cache_dir, context_length=args.force_context_length)
-    tokenizer = getattr(made, "tokenizer", None)
+    tokenizer: Any = getattr(made, "tokenizer", None)
     mask = getattr(tokenizer, "mask_token_id", None)
     if mask is None:
         return None
