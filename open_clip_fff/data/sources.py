@@ -58,7 +58,7 @@ class CaptionReader:
                 return None
 
         found = {key: attempt(f"{at}.{key}", listed_texts, _named(sample, key)) or [] for key in captions.text_keys}
-        members = {name: attempt(f"{at}.{name}", _parsed, sample.get(name)) for name in dict(captions.json_fields)}
+        members = {name: attempt(f"{at}.{name}", fields_of, sample.get(name)) for name in dict(captions.json_fields)}
         for name, field in captions.json_fields:
             source, texts = source_name(name, field), attempt(f"{at}.{name}", _texts_at, members[name], field)
             found[source] = [*found.get(source, []), *self._split(texts or [])]
@@ -124,17 +124,30 @@ def value_of(sample: Mapping[str, object], key: str) -> object:
     if (member := find_name(key, sample)) is not None:
         return sample[member]
     try:
-        return next(iter(field_values(_parsed(sample.get("json")), key)), None)
+        return next(iter(field_values(fields_of(sample.get("json")), key)), None)
     except (ValueError, RecursionError):
         return None
 
 
 def field_names(sample: Mapping[str, object]) -> list[str]:
     """The fields of a sample's member json; none where there is none that can be read."""
+    return list(fields_or_none(sample.get("json")) or {})
+
+
+def fields_of(member: Any) -> dict[str, Any]:
+    """The fields of a json object, given as text or bytes; none for None. ValueError or RecursionError for all else."""
+    fields = {} if member is None else json.loads(member)
+    if not isinstance(fields, dict):
+        raise ValueError("it is no object with named fields")
+    return fields
+
+
+def fields_or_none(member: Any) -> dict[str, Any] | None:
+    """The same, and None where `fields_of` raises an error."""
     try:
-        return list(_parsed(sample.get("json")) or {})
+        return fields_of(member)
     except (ValueError, RecursionError):
-        return []
+        return None
 
 
 def texts_of(value: object) -> list[str]:
@@ -219,12 +232,3 @@ def _named(values: Mapping[str, object], typed: str) -> object:
 
 def _texts_at(fields: object, key: str) -> list[str]:
     return listed_texts(field_values(fields, key))
-
-
-def _parsed(member: Any) -> dict | None:
-    if member is None:
-        return None
-    fields = json.loads(member)
-    if not isinstance(fields, dict):
-        raise ValueError("it is no object with named fields")
-    return fields

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from open_clip_fff.data.sidecar import KEY
+from open_clip_fff.data.sources import fields_or_none
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.shards.folder import ShardRecord
 from open_clip_fff.tools.shards.tars import samples_to_copy, tar_writer
@@ -42,25 +43,16 @@ def write_tar(
     with tar_writer(file) as tar:
         for key, held in samples_to_copy(url, record):
             texts = new.pop(key, None)  # a repeated key's captions are the first sample's
-            fields = fields_of(held)
+            fields = fields_or_none(held.get("json"))
             if fields is not None and (texts or field in fields):
                 fields.pop(field, None)
                 held["json"] = json.dumps(fields | ({field: texts} if texts else {}), ensure_ascii=False).encode()
             tar.write({"__key__": key, **held})
 
 
-def fields_of(sample: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The json member, empty if missing; None if it is no json object."""
-    try:
-        fields = json.loads(sample.get("json", b"{}"))
-    except (ValueError, RecursionError):
-        return None
-    return fields if isinstance(fields, dict) else None
-
-
 def refuse_taken(sample: Mapping[str, Any], field: str, overwrite: bool) -> str | None:
     """Why a sample cannot get the field; None if it can. Raises UsageError if it has one, and `overwrite` is off."""
-    fields = fields_of(sample)
+    fields = fields_or_none(sample.get("json"))
     if fields is not None and field in fields and not overwrite:
         raise UsageError(
             f"--field {field}: {sample['__url__']}: the json of {sample['__key__']} has one already; name another, or "

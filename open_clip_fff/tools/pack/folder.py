@@ -1,11 +1,10 @@
 """A folder of images with captions and fields in files beside them, and Hugging Face's ImageFolder."""
 
-import json
 import os
 import posixpath
 import re
 from array import array
-from collections.abc import ItemsView, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 
 from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.ids import text_hash
-from open_clip_fff.data.sources import field_values, listed_texts
+from open_clip_fff.data.sources import field_values, fields_of, listed_texts
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.folder_files import (
@@ -99,7 +98,8 @@ def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -
     image = folder / os.fsdecode(row["image"])
     try:
         lines = [line for text in _beside(image, CAPTION_SUFFIXES) for line in text.decode("utf-8-sig").splitlines()]
-        fields = {name: value for text in _beside(image, [FIELDS_SUFFIX]) for name, value in _fields(text)}
+        jsons = [fields_of(text or None) for text in _beside(image, [FIELDS_SUFFIX])]
+        fields = {name: value for each in jsons for name, value in each.items()}
         found = [listed_texts(lines), *(listed_texts(field_values(fields, key)) for key in json_keys)]
         return Item(row["key"], image, *members_of(found, fields, row["label"]))
     except UnicodeDecodeError as error:
@@ -113,13 +113,6 @@ def _beside(image: Path, suffixes: Sequence[str]) -> Iterator[bytes]:
         if os.path.exists(path):
             with open(path, "rb") as file:
                 yield file.read()
-
-
-def _fields(text: bytes) -> ItemsView[str, object]:
-    fields = json.loads(text or b"{}")
-    if not isinstance(fields, dict):
-        raise ValueError("it is no object with named fields")
-    return fields.items()
 
 
 def metadata_files(folder: Path) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """Captions of other files, joined to the samples of shards."""
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import Sidecar
-from open_clip_fff.data.sources import listed_texts, texts_of
+from open_clip_fff.data.sources import fields_of, fields_or_none, listed_texts, texts_of
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.items import as_json
 from open_clip_fff.tools.pack.row_list import MERGED, READ
@@ -29,9 +28,9 @@ class Joined(NamedTuple):
     def into(self, members: Mapping[str, bytes]) -> dict[str, bytes]:
         """The member `json` with these texts, but the raw one, added to its `captions`; empty if it cannot be read."""
         try:
-            fields = json.loads(members.get("json", b"{}"))
+            fields = fields_of(members.get("json"))
             captions, raw = listed_texts(fields.get("captions")), listed_texts(members.get("txt"))
-        except (ValueError, AttributeError, RecursionError):
+        except (ValueError, RecursionError):
             return {}  # the error is reported where captions are read
         new = [text for text in self.captions if text not in raw]
         return {"json": as_json({**fields, "captions": list(dict.fromkeys([*captions, *new]))})}
@@ -84,10 +83,7 @@ class OneTable:
         """What a sample is joined by; None if it lacks the field."""
         if self.field is None:
             return str(sample["__key__"])
-        try:
-            value = json.loads(sample.get("json", b"{}"))[self.field]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return None
+        value = (fields_or_none(sample.get("json")) or {}).get(self.field)
         return value if isinstance(value, str) else None
 
     def find(self, sample: Mapping[str, Any]) -> Joined | None:

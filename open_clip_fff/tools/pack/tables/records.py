@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, TextIO
 
+from open_clip_fff.data.sources import fields_or_none
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.tables.chats import CAPTIONS, answers, chat_column, one_of
 from open_clip_fff.tools.pack.tables.reader import Cells, Reader, open_text
@@ -67,7 +68,7 @@ def lines_of(text: TextIO) -> Iterator[JsonRecord]:
     """The objects of a jsonl, without empty lines."""
     for number, line in enumerate(text, 1):
         if line.strip():
-            yield JsonRecord(number, _object(line))
+            yield JsonRecord(number, fields_or_none(line))
 
 
 def entries_of(text: TextIO) -> Iterator[JsonRecord]:
@@ -99,14 +100,6 @@ def _skip_space(buffer: str, place: int) -> int:
     while buffer[place : place + 1] in (" ", "\n", "\r", "\t", ","):
         place += 1
     return place
-
-
-def _object(line: str) -> Cells | None:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return fields if isinstance(fields, dict) else None
 
 
 def _with_captions(fields: Cells, chat: str | None) -> Cells:
