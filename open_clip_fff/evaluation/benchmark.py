@@ -88,7 +88,7 @@ def _classification(
         return logits, target
 
     original = classification.run_classification
-    bars = _bars(local.spec.name, settings)
+    bars = progress_bars(local.spec.name, settings)
     with without_sklearn_warnings(), replaced(classification, run_classification=run, accuracy=accuracy, tqdm=bars):
         metrics = classification.evaluate(
             model, loader, tokenizer, classes, templates, settings.device, amp=settings.amp
@@ -132,7 +132,7 @@ def _retrieval(model: Any, tokenizer: Callable, loader: Any, local: LocalSet, se
         return tokenizer(texts)
 
     original = retrieval.batchify
-    with replaced(retrieval, batchify=batchify, tqdm=_bars(local.spec.name, settings)):
+    with replaced(retrieval, batchify=batchify, tqdm=progress_bars(local.spec.name, settings)):
         metrics = retrieval.evaluate(
             model, loader, tokenized, settings.device, amp=settings.amp, recall_k_list=list(RECALL_AT)
         )
@@ -157,17 +157,13 @@ def accuracy(output: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> list
     return [float(hits[:, :k].float().sum()) / len(target) for k in topk]
 
 
-class _SizedLoader:
+class _SizedLoader(DataLoader):
     """A loader over tars that knows its length, so that the progress bar can show the time left."""
 
-    def __init__(self, loader: DataLoader, dataset: Any, batches: int) -> None:
-        self.loader, self.dataset, self.batches = loader, dataset, batches
+    batches = 0
 
     def __len__(self) -> int:
         return self.batches
-
-    def __iter__(self) -> Iterator:
-        return iter(self.loader)
 
 
 class SafeWebDataset(webdataset.WebDataset):
@@ -215,9 +211,9 @@ def make_loader(local: LocalSet, preprocess: Callable, settings: EvalSettings, s
             collate_fn=get_dataset_collate_fn(local.dataset),
         )
     workers = min(settings.workers, local.shards)  # a worker without a shard raises
-    loader = DataLoader(dataset.batched(settings.batch_size), batch_size=None, num_workers=workers)
-    images = count_images(local.root / split, local.shards)
-    return _SizedLoader(loader, dataset, -(-images // settings.batch_size))
+    loader = _SizedLoader(dataset.batched(settings.batch_size), batch_size=None, num_workers=workers)
+    loader.batches = -(-count_images(local.root / split, local.shards) // settings.batch_size)
+    return loader
 
 
 def count_images(split: Path, shards: int) -> int:
@@ -237,5 +233,6 @@ def count_images(split: Path, shards: int) -> int:
     return len(keys)
 
 
-def _bars(name: str, settings: EvalSettings) -> Callable:
+def progress_bars(name: str, settings: EvalSettings) -> Callable:
+    """tqdm, with a title, as the settings want it."""
     return partial(tqdm, desc=name, disable=None if settings.progress_bars else True, leave=False)

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import train_test_split
-from tqdm import tqdm
 
 from open_clip_fff.data.class_texts import NAMES, check_texts
 from open_clip_fff.errors import UsageError
@@ -23,6 +22,7 @@ from open_clip_fff.evaluation.benchmark import (
     accuracy,
     check_classes,
     make_loader,
+    progress_bars,
     without_sklearn_warnings,
 )
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, other_split
@@ -147,9 +147,7 @@ def encode(loaded: LoadedModel, local: LocalSet, settings: EvalSettings, split: 
     """L2-normalised image features float32 [M, D] and classes int64 [M] of a split."""
     features, labels = [], []
     loader = make_loader(local, loaded.preprocess, settings, split)
-    for images, target in tqdm(
-        loader, desc=f"{local.spec.name} {split}", disable=None if settings.progress_bars else True, leave=False
-    ):
+    for images, target in progress_bars(f"{local.spec.name} {split}", settings)(loader):
         with torch.autocast(settings.device, enabled=settings.amp):
             encoded = F.normalize(loaded.model.encode_image(images.to(settings.device)), dim=-1)
         features.append(encoded.float().cpu())

@@ -49,8 +49,7 @@ def report(
     Raises:
         UsageError: if a shard cannot be read.
     """
-    records = {stem: folder.record(stem) for stem in sources if folder.file(stem).exists()}
-    counts = {stem: record.counts for stem, record in records.items() if record is not None}
+    counts = {stem: record.counts for stem, record in folder.records(sources).items() if record is not None}
     first = next((stem for stem, count in counts.items() if count["captions"]), None)
     if first is None:
         return []

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
                 f"--batch-size {args.batch_size}: {decoding.captions} captions of so many images do not fit into the "
                 f"memory of {device}; lower it, and name another --out"
             ) from error
-    if share.index == 0 or not share.together:
+    if share.reports:
         title = f"{args.model}, {decoding.how}" + (f", {args.prompt!r}" if args.prompt else "")
         for line in report(folder, shards, title, decoding.captions, field, args.train_data):
             print(line)

@@ -40,9 +40,7 @@ def new_task_model(given: str, source: str, pooled: bool, images: int, classes: 
     if not path.exists():
         raise UsageError(f"{source}: there is no such folder or checkpoint")
     fusion = None if pooled else load_fusion(path)
-    loaded = load_named(
-        str(path) if path.is_file() or (path / "checkpoints").is_dir() else f"local-dir:{path}", None, source
-    )
+    loaded = load_named(str(path), None, source)
     description = loaded.description or _description(path, loaded)
     network = TaskNetwork(loaded.model, fusion, description["model_cfg"]["embed_dim"], images, len(classes))
     return TaskModel(network.requires_grad_(True), classes, loaded.tokenizer, description)

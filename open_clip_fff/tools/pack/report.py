@@ -96,11 +96,10 @@ def _sample_lines(sample: PackedSample) -> list[str]:
 
 def ending(folder: OutFolder, source: SampleSource[Any]) -> list[str]:
     """The last lines, on the shards that exist."""
-    done = [stem for stem in source.shards if folder.file(stem).exists()]
-    counts: Counter[str] = Counter()
-    for record in filter(None, map(folder.record, done)):
+    records = folder.records(source.shards)
+    done, counts, unread = list(records), Counter[str](), []
+    for record in filter(None, records.values()):
         counts.update(record.counts)
-    unread = []
     if source.read_keys and done:
         samples = as_usage_errors(read_samples([str(folder.file(done[0]))], EXAMPLES), done[0])
         unread = unread_texts(samples, source.read_keys)

@@ -60,6 +60,6 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
         return write_shard(shard, file, source, settings.images, workers, tick)
 
     code = process_shards(source.shards, folder, share, work, source.size)
-    if share.index == 0 or not share.together:
+    if share.reports:
         print("\n".join(ending(folder, source)), flush=True)
     return code

@@ -97,6 +97,10 @@ class OutFolder:
         """A shard's record; None if it cannot be read."""
         return ShardRecord.read(record_path(self.path, stem))
 
+    def records(self, stems: Iterable[str]) -> dict[str, ShardRecord | None]:
+        """The records of those shards whose file exists."""
+        return {stem: self.record(stem) for stem in stems if self.file(stem).exists()}
+
     def write_record(self, stem: str, record: ShardRecord) -> None:
         """Must come before the shard's file is renamed."""
         write_atomically(record_path(self.path, stem), record.text())

@@ -56,8 +56,8 @@ def process_shards(
         print(progress.speed() + (", by this one of the processes" if share.count > 1 else ""), flush=True)
     all_failed: list[str] = [stem for part in share.gather(failed) for stem in part]
     nothing = False
-    if share.index == 0 or not share.together:  # this one reads the records of all, and its code is that of all
-        records = {stem: folder.record(stem) for stem in sources if folder.file(stem).exists()}
+    if share.reports:  # this one reads the records of all, and its code is that of all
+        records = folder.records(sources)
         print(summary(folder, sources, records, all_failed), flush=True)
         of_any = any(record is None or record.counts.total() for record in records.values())
         nothing = len(records) == len(sources) and not of_any

@@ -52,6 +52,11 @@ class Share:
             raise UsageError(f"--share {typed}: write I/N, this process's number from 0 and that of all, such as 0/16")
         return cls(int(index), int(count))
 
+    @property
+    def reports(self) -> bool:
+        """Whether this process prints what all have made: the first of torchrun's, or one that was started alone."""
+        return self.index == 0 or not self.together
+
     def of(self, items: Sequence[T]) -> list[T]:
         """Every `count`th item of a list."""
         return list(items[self.index :: self.count])
