@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "open_clip_fff"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-# Rooms from the ground up, as a caption passes them; a room imports from itself and from those named here, which stand
+# Folders in the order in which a caption passes them; one imports from itself and from those named here, which stand
 # above it. `tools/` and `commands/` never import `host`: whoever looks at data needs no training loop.
 ALLOWED = {
     "config": set(),
@@ -45,9 +45,9 @@ COMMON = {
 }
 
 
-def room_of(parts: Sequence[str]) -> str:
-    """The room of a module, by the parts of its name: a folder, or one of a folder's that has a row of its own."""
-    return next(room for n in (2, 1) if (room := ".".join(parts[:n])) in ALLOWED or n == 1)
+def folder_of(parts: Sequence[str]) -> str:
+    """The folder of a module, by the parts of its name; one in another where that has a row of its own."""
+    return next(folder for n in (2, 1) if (folder := ".".join(parts[:n])) in ALLOWED or n == 1)
 
 
 def imports(path: Path) -> set[str]:
@@ -62,29 +62,32 @@ def imports(path: Path) -> set[str]:
 
 def forbidden(path: Path) -> list[str]:
     """What a file imports and may not."""
-    room, found = room_of(path.relative_to(PACKAGE).with_suffix("").parts), []
+    folder, found = folder_of(path.relative_to(PACKAGE).with_suffix("").parts), []
     for module in imports(path):
-        parser = room == "config" and module == "open_clip_train.params"
-        if module.startswith("open_clip_train") and room != "host" and not parser:
+        parser = folder == "config" and module == "open_clip_train.params"
+        if module.startswith("open_clip_train") and folder != "host" and not parser:
             found.append(f"{path} knows OpenCLIP's loop")
         first, *parts = module.split(".")
-        if first == "open_clip_fff" and parts and room in ALLOWED and parts[0] not in COMMON:
-            there = room_of(parts)
-            known = there == room or not {there, parts[0]}.isdisjoint(ALLOWED[room])
-            found += [] if known else [f"{path}: {room} imports {module}"]
+        if first == "open_clip_fff" and parts and folder in ALLOWED and parts[0] not in COMMON:
+            there = folder_of(parts)
+            known = there == folder or not {there, parts[0]}.isdisjoint(ALLOWED[folder])
+            found += [] if known else [f"{path}: {folder} imports {module}"]
     return found
 
 
-def test_rooms_import_only_what_they_may():
+def test_folders_import_only_what_they_may():
     assert SOURCES and [each for path in SOURCES for each in forbidden(path)] == []
 
 
-def test_the_rooms_are_the_folders_and_a_row_names_none_below_it():
+def test_each_folder_has_a_row_which_names_none_below_it():
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders == {room for room in ALLOWED if "." not in room} and len(folders) <= 13
+    assert folders == {folder for folder in ALLOWED if "." not in folder} and len(folders) <= 13
     rows = list(ALLOWED)
     assert [
-        (room, other) for room, others in ALLOWED.items() for other in others if rows.index(other) >= rows.index(room)
+        (folder, other)
+        for folder, others in ALLOWED.items()
+        for other in others
+        if rows.index(other) >= rows.index(folder)
     ] == []
 
 

@@ -21,7 +21,6 @@ from open_clip_fff.hub.training_flags import (
     ALL_CAPTIONS,
     CAPTION_FLAGS,
     CAPTIONS_HELP,
-    bring_parts,
     parse_with_training,
     training_plan,
 )
@@ -56,7 +55,6 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
     if args.tokenizer and not args.from_config:
         raise UsageError("--tokenizer: goes with --from-config; --model has its own")
     plan = training_plan(training, fixed=ALL_CAPTIONS)[0]
-    bring_parts(plan)
     if plan.connection is not None and args.itm_negatives != "hardest":
         raise UsageError("--discriminator: labels the hardest pairs; add --itm-negatives hardest")
     return args, replace(plan.captions, shards=args.train_data), plan.connection

@@ -44,7 +44,7 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.host.stopping import Stopped
 from open_clip_fff.host.validation import evaluator
 from open_clip_fff.hub.checkpoints import read_epoch
-from open_clip_fff.hub.training_flags import bring_parts
+from open_clip_fff.hub.training_flags import import_plugins
 from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.models.sentences import load_sentences
 from open_clip_fff.patching import replaced
@@ -77,8 +77,8 @@ def _train(command: Command) -> None:
     plan = with_data_sets(plan, args.train_data)
     with bounded_waits(plan.safety.timeout) as peers, startup(args, peers) as last_logged:
         if plan.typed:
-            bring_parts(plan)
-            check_names(plan)  # which the parts may have registered
+            import_plugins(plan)
+            check_names(plan)  # which the plugins may have registered
         check_host(args, plan)
         check_weights(args, plan)
         resumed = find_checkpoint(args, plan)

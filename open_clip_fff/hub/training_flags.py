@@ -108,7 +108,7 @@ def training_plan(
     if "loss" in vars(typed) and "method" in defaults and "method" not in vars(typed):
         del given["method"]
     plan = make_plan(argparse.Namespace(**{name: value for name, value in given.items() if name not in ignored}))
-    bring_parts(plan)
+    import_plugins(plan)
     return plan, others
 
 
@@ -117,8 +117,8 @@ def is_typed(flags: Sequence[str], *names: str) -> bool:
     return any(flag.split("=")[0] in map(as_flag, names) for flag in flags)
 
 
-def bring_parts(plan: Plan) -> None:
-    """Imports plugins, whose parts register themselves, and registers architectures.
+def import_plugins(plan: Plan) -> None:
+    """Imports plugins, whose losses and other parts register themselves, and registers architectures.
 
     Raises UsageError if one cannot be found, or raises, or exits.
     """
