@@ -23,7 +23,7 @@ import open_clip
 import pandas as pd
 import torch
 from bench.captions import WORDS, drawn
-from bench.models import adamw, open_clip_args
+from bench.models import SMALL, adamw, open_clip_args
 from bench.peak import peak_bytes
 from bench.steps import Bench, Candidate, OneBatch
 from bench.turns import seconds_in_turns
@@ -37,7 +37,6 @@ from open_clip_fff.host.own_loss import make_loss
 from open_clip_fff.host.state import RunState
 from open_clip_fff.models.multi_caption import take_many_captions
 
-SMALL = Path(__file__).parent / "bench" / "ViT-S-32-text-384.json"
 NAME, ITC = "bench-bert", "ITC"
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 

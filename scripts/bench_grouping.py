@@ -5,7 +5,7 @@
 Grouping: the CPU seconds that a worker of the loader spends on finding features in the bank and on the walk, per
 mini-batch, over the median of the steps; workers spend them beside the step, and not in it.
 A discriminator: the wall time of scoring a step's hardest pairs, first without a cache, then with all of them in it.
-Rounds alternate between the two.
+In each round all are timed once.
 
 Writes a CSV with a row per thing measured, and prints it.
 """
@@ -13,16 +13,17 @@ Writes a CSV with a row per thing measured, and prints it.
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from bench.captions import sources
-from bench.models import build, open_clip_args
+from bench.models import SMALL, build, open_clip_args
 from bench.steps import CLIP, Bench
+from bench.turns import seconds_in_turns
 
 from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.grouping import GroupingSettings
@@ -36,7 +37,6 @@ from open_clip_fff.matching.discriminators import make_discriminator
 from open_clip_fff.matching.scorer import PairScorer
 from open_clip_fff.mining.hardest import hardest_negatives
 
-SMALL = Path(__file__).parent / "bench" / "ViT-S-32-text-384.json"
 SAMPLE = b"x" * 20_000  # bytes of an undecoded image
 
 
@@ -59,10 +59,8 @@ def main() -> None:
     scorers = scoring(bench, captions, arguments) if arguments.discriminator else {}
     step = bench.candidates[CLIP]
     bench.step(step)
-    seconds: dict[str, list[float]] = {"a step of stock CLIP": [], **{name: [] for name in scorers}}
-    for _ in range(arguments.rounds):
-        for name in seconds:
-            seconds[name].append(timed(scorers.get(name, lambda: bench.step(step))))
+    timed = {"a step of stock CLIP": partial(bench.step, step), **scorers}
+    seconds = seconds_in_turns(timed, arguments.rounds)
     rows = [{"what": name, "seconds": statistics.median(values)} for name, values in seconds.items()]
     for space in arguments.search_spaces or [5 * arguments.batch_size, 15 * arguments.batch_size]:
         rows.append({"what": f"grouping, S = {space}, CPU", "seconds": grouping(space, arguments)})
@@ -71,13 +69,6 @@ def main() -> None:
     table = table.assign(model=arguments.model, batch=arguments.batch_size, device=args.device, width=arguments.width)
     table.to_csv(arguments.out, index=False)
     print(table.to_string(index=False, float_format="{:.4f}".format))
-
-
-def timed(run: Callable[[], object]) -> float:
-    """Seconds."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
 
 
 def grouping(space: int, arguments: argparse.Namespace) -> float:

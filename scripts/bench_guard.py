@@ -31,7 +31,7 @@ import numpy as np
 import open_clip_train.main as oc_main
 import pandas as pd
 import torch
-from bench.models import adamw, build, name_of, open_clip_args
+from bench.models import SMALL, adamw, build, name_of, open_clip_args, precision_on
 from bench.steps import CLIP, Bench
 from bench.turns import in_turns
 from PIL import Image
@@ -42,7 +42,6 @@ from open_clip_fff.host.nonfinite import StepGuard
 from open_clip_fff.hub.loading import add_architectures
 from open_clip_fff.train import main as ours
 
-SMALL = Path(__file__).parent / "bench" / "ViT-S-32-text-384.json"
 TINY = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
@@ -81,7 +80,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default=or_best(None))
     parser.add_argument("--precision", choices=("fp32", "amp", "amp_bf16"), help="default: fp32, on CUDA amp_bf16")
     arguments = parser.parse_args(argv)
-    arguments.precision = arguments.precision or ("amp_bf16" if arguments.device.startswith("cuda") else "fp32")
+    arguments.precision = precision_on(arguments.device, arguments.precision)
     return arguments
 
 

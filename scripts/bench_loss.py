@@ -64,7 +64,8 @@ def measure(n: int, k: int, width: int, device: torch.device, rounds: int) -> li
     """A row per candidate, with ratios to the dense form of it and to OpenCLIP's sigmoid."""
     more, note = fused(device)
     inputs, steps = random_inputs(n, k, width, device), candidates(k) | more
-    seconds = interleaved_seconds(steps, inputs, tqdm(range(rounds), desc=f"N={n} K={k}", leave=False, disable=None))
+    with tqdm(total=(rounds + 1) * len(steps), desc=f"N={n} K={k}", leave=False, disable=None) as bar:
+        seconds = interleaved_seconds(steps, inputs, rounds, bar.update)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     memory = {name: extra_bytes(step, inputs) for name, step in steps.items()}
     rows: list[dict] = []

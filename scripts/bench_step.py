@@ -30,7 +30,7 @@ import pandas as pd
 import torch
 from bench.captions import sources
 from bench.figure import draw_steps
-from bench.models import build, name_of, open_clip_args
+from bench.models import SMALL, build, name_of, open_clip_args, precision_on
 from bench.peak import peak_bytes
 from bench.steps import CLIP, MINING, SIGLIP, Bench
 from bench.turns import seconds_in_turns
@@ -39,7 +39,6 @@ from tqdm import tqdm
 from open_clip_fff.devices import or_best
 from open_clip_fff.hub.loading import add_architectures
 
-SMALL = Path(__file__).parent / "bench" / "ViT-S-32-text-384.json"
 LARGE = ["ViT-B-32", "ViT-B-16"]
 SHOWN = {
     "candidate": "{}",
@@ -104,7 +103,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     cuda = arguments.device.startswith("cuda")
     arguments.model = arguments.model or (LARGE if cuda else [SMALL.stem])
     arguments.batch_sizes = arguments.batch_sizes or ([256, 1024] if cuda else [64])
-    arguments.precision = arguments.precision or ("amp_bf16" if cuda else "fp32")
+    arguments.precision = precision_on(arguments.device, arguments.precision)
     return arguments
 
 

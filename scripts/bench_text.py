@@ -13,7 +13,6 @@ Writes a CSV with a row for each source of captions, batch size and variant, and
 import argparse
 import random
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from itertools import chain
@@ -22,6 +21,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from bench.captions import drawn, of_images, read_captions
+from bench.turns import seconds_in_turns
 from open_clip import CLIP, SimpleTokenizer
 from torch import Tensor
 
@@ -79,18 +79,15 @@ def sources(arguments: argparse.Namespace) -> dict[str, Callable[[int], list[str
 
 def compare(model: CLIP, tokens: Tensor, rounds: int) -> list[dict]:
     """Every variant on the same captions; the first round warms up and is not counted."""
-    steps = {name: UnpaddedText(model, settings) for name, settings in VARIANTS.items()}
-    for tower in steps.values():
-        timed(model, tower, tokens)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, tower in steps.items():
-            seconds[name].append(timed(model, tower, tokens))
+    towers = {name: UnpaddedText(model, settings) for name, settings in VARIANTS.items()}
+    steps = {name: partial(forward_backward, model, tower, tokens) for name, tower in towers.items()}
+    seconds_in_turns(steps, 1)
+    seconds = seconds_in_turns(steps, rounds)
     full = seconds["full length"]
     return [
         {
             "variant": name,
-            **work(tokens, steps[name]),
+            **work(tokens, towers[name]),
             "ms": 1000 * statistics.median(times),
             "speed-up": statistics.median(a / b for a, b in zip(full, times, strict=True)),
         }
@@ -105,15 +102,13 @@ def work(tokens: Tensor, tower: UnpaddedText) -> dict[str, object]:
     return {"rows x length": shapes, "tokens": sum(group.numel() for group in groups)}
 
 
-def timed(model: CLIP, tower: UnpaddedText, tokens: Tensor) -> float:
-    """Seconds of one forward and backward."""
+def forward_backward(model: CLIP, tower: UnpaddedText, tokens: Tensor) -> None:
+    """Returns once the device has finished."""
     model.zero_grad()
-    start = time.perf_counter()
     features = tower(model, partial(model.encode_text, normalize=True), tokens)
     (features * torch.linspace(-1, 1, features.shape[1], device=features.device)).sum().backward()
     if tokens.is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

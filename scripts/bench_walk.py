@@ -3,20 +3,21 @@
     python scripts/bench_walk.py --out walk.csv
 
 Interleaved on one thread, as in a loader worker: each round times both walks once, and seconds are the median over
-rounds. The plain loop (`open_clip_fff/grouping/reference.py`) is timed once, between rounds, up to --loop-up-to
-samples: it takes a minute at 1,920. Features are random pairs; the time does not depend on them.
+rounds. The plain loop (`open_clip_fff/grouping/reference.py`) is timed once, after them, up to --loop-up-to samples: it
+takes a minute at 1,920. Features are random pairs; the time does not depend on them.
 
 Writes a CSV with a row for each size and variant, and prints it.
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
+from bench.turns import seconds_in_turns
 from torch import Tensor
 
 from open_clip_fff import alternating_walk
@@ -57,23 +58,12 @@ def compare(image: Tensor, text: Tensor, arguments: argparse.Namespace) -> dict[
         "nearest": lambda: alternating_walk(image, text),
         f"quantile {arguments.quantile:g}": lambda: alternating_walk(image, text, quantile=arguments.quantile),
     }
-    vectors = image.tolist(), text.tolist()
-    for walk in walks.values():
-        walk()
-    seconds: dict[str, list[float]] = {name: [] for name in walks}
-    for round_ in range(arguments.rounds):
-        for name, walk in walks.items():
-            seconds[name].append(timed(walk))
-        if round_ == arguments.rounds // 2 and len(image) <= arguments.loop_up_to:
-            seconds[LOOP] = [timed(lambda: reference.alternating_walk(*vectors))]
+    seconds_in_turns(walks, 1)
+    seconds = seconds_in_turns(walks, arguments.rounds)
+    if len(image) <= arguments.loop_up_to:
+        loop = partial(reference.alternating_walk, image.tolist(), text.tolist())
+        seconds |= seconds_in_turns({LOOP: loop}, 1)
     return seconds
-
-
-def timed(walk: Callable[[], object]) -> float:
-    """Seconds of one walk."""
-    start = time.perf_counter()
-    walk()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

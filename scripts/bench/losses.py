@@ -1,8 +1,7 @@
 """Losses to measure, the features that they are called with, and their time and memory."""
 
 import inspect
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -11,6 +10,7 @@ from open_clip.loss import ClipLoss, SigLipLoss
 from torch import Tensor
 
 from bench.memory import AliveBytes
+from bench.turns import seconds_in_turns
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss
 from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
 
@@ -63,18 +63,12 @@ def random_inputs(
 
 
 def interleaved_seconds(
-    steps: Mapping[str, Step], inputs: Sequence[Tensor], rounds: Iterable[int]
+    steps: Mapping[str, Step], inputs: Sequence[Tensor], rounds: int, after_each: Callable[[], object] = lambda: None
 ) -> dict[str, list[float]]:
-    """Each candidate's seconds in each of the `rounds`, in which all run in turn, after one that warms up."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        forward_backward(step, inputs)
-    for _ in rounds:
-        for name, step in steps.items():
-            began = time.perf_counter()
-            forward_backward(step, inputs)
-            seconds[name].append(time.perf_counter() - began)
-    return seconds
+    """Each candidate's seconds in each round, in which all run in turn, after one that warms up."""
+    runs = {name: partial(forward_backward, step, inputs) for name, step in steps.items()}
+    seconds_in_turns(runs, 1, after_each)
+    return seconds_in_turns(runs, rounds, after_each)
 
 
 def forward_backward(step: Step, inputs: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor | None, ...]]:

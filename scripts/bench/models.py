@@ -13,6 +13,8 @@ from torch import nn
 
 from open_clip_fff.config.command_line import parse_open_clip
 
+SMALL = Path(__file__).parent / "ViT-S-32-text-384.json"  # an architecture for two cores
+
 
 def name_of(model: str) -> str:
     """An architecture's name, also from its json file."""
@@ -22,6 +24,11 @@ def name_of(model: str) -> str:
 def twin(model: nn.Module) -> Any:
     """A second model that shares all parameters and buffers."""
     return copy.deepcopy(model, {id(x): x for x in [*model.parameters(), *model.buffers()]})
+
+
+def precision_on(device: str, typed: str | None) -> str:
+    """As typed, else `amp_bf16` on CUDA and `fp32` on other devices."""
+    return typed or ("amp_bf16" if device.startswith("cuda") else "fp32")
 
 
 def open_clip_args(model: str, device: str, precision: str) -> Namespace:

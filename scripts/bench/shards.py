@@ -3,7 +3,6 @@
 import io
 import json
 import random
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from open_clip_fff.data.data_sets import parquet_name
 from open_clip_fff.data.features import COLUMN, pack
 from open_clip_fff.data.shards import image_bytes, read_samples
 from open_clip_fff.data.sidecar import KEY
+from open_clip_fff.tools.shards.tars import tar_writer
 
 K = 5
 WIDTH = 768  # of stored features: ViT-L/14's
@@ -25,16 +25,13 @@ def made_shards(folder: Path, rows: int) -> str:
     """2 tars of JPEGs of 128 pixels, some 5 kB each as photographs have, with five captions."""
     noise, draw = np.random.default_rng(0), random.Random(0)
     for shard in range(2):
-        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+        with (folder / f"{shard}.tar").open("wb") as file, tar_writer(file) as tar:
             for number in range(shard, rows, 2):
                 coarse = Image.fromarray(noise.integers(0, 255, (20, 20, 3), dtype=np.uint8))
                 image, captions = io.BytesIO(), [drawn(draw) for _ in range(K)]
                 coarse.resize((128, 128), Image.Resampling.BICUBIC).save(image, "jpeg", quality=85)
-                members = {"jpg": image.getvalue(), "txt": captions[0].encode()}
-                for name, content in {**members, "json": json.dumps({"captions": captions}).encode()}.items():
-                    info = tarfile.TarInfo(f"{number:06d}.{name}")
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
+                texts = {"txt": captions[0].encode(), "json": json.dumps({"captions": captions}).encode()}
+                tar.write({"__key__": f"{number:06d}", "jpg": image.getvalue(), **texts})
     return str(folder / "{0..1}.tar")
 
 

@@ -14,13 +14,14 @@ import argparse
 import io
 import json
 import sys
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
+
+from open_clip_fff.tools.shards.tars import tar_writer
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
@@ -108,21 +109,14 @@ def _write_nlvr2(
 
 
 def _write_captions(out: Path, squares: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    def members(number: int) -> Iterator[tuple[str, bytes]]:
-        scans, digits = squares[number]
-        _save(buffer := io.BytesIO(), list(scans))
-        yield "png", buffer.getvalue()
-        named = [f"{NAMES[digit]} {place}" for digit, place in zip(digits, PLACES, strict=True)]
-        yield "txt", ", ".join(named).encode()
-
     out.mkdir(parents=True, exist_ok=True)
     for shard in range(SHARDS):
-        with tarfile.open(out / f"{shard:02d}.tar", "w") as tar:
+        with (out / f"{shard:02d}.tar").open("wb") as file, tar_writer(file) as tar:
             for number in range(shard, len(squares), SHARDS):
-                for end, content in members(number):
-                    info = tarfile.TarInfo(f"{number:06d}.{end}")
-                    info.size = len(content)
-                    tar.addfile(info, io.BytesIO(content))
+                scans, digits = squares[number]
+                _save(image := io.BytesIO(), list(scans))
+                named = ", ".join(f"{NAMES[digit]} {place}" for digit, place in zip(digits, PLACES, strict=True))
+                tar.write({"__key__": f"{number:06d}", "png": image.getvalue(), "txt": named.encode()})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

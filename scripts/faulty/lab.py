@@ -58,9 +58,10 @@ class Running:
         self, command: Sequence[str], out: Path, environment: dict[str, str], limit: float, largest_file: int | None
     ) -> None:
         self.out, self.limit, self.began = out, limit, time.monotonic()
-        how = {"env": environment, "start_new_session": True, "cwd": ROOT, "stderr": subprocess.STDOUT}
         if largest_file is not None:
+            environment = {**environment, "PYTHONDONTWRITEBYTECODE": "1"}  # Python would keep the beginning of a .pyc
             command = ["bash", "-c", f'ulimit -f {largest_file // 1024}; exec "$@"', "bash", *command]
+        how = {"env": environment, "start_new_session": True, "cwd": ROOT, "stderr": subprocess.STDOUT}
         with out.open("w") as file:
             self.process = subprocess.Popen(command, stdout=file, **how)
 

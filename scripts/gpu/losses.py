@@ -114,7 +114,7 @@ def of_batch(steps: dict[str, Step], inputs: tuple[Tensor, ...]) -> dict[str, di
             rows[name] = {"note": "out of memory"}
         else:
             rows[name], fitting[name] = {"peak_mib": peak / 2**20}, step
-    rounds = range(3 if n * n * k > 2**31 else 5) if inputs[0].is_cuda else range(1)
+    rounds = (3 if n * n * k > 2**31 else 5) if inputs[0].is_cuda else 1
     for name, seconds in interleaved_seconds(fitting, inputs, rounds).items():
         rows[name]["ms"] = 1000 * statistics.median(seconds)
     truths: dict[str, Any] = {}
