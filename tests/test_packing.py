@@ -129,6 +129,9 @@ def test_lines_that_are_no_rows_are_told(pack, pictures, tmp_path):
     (tmp_path / "open.csv").write_text('image,caption\npics/0.png,"a\npics/1.png,b\npics/2.png,"c\n')
     done = pack(tmp_path / "open.csv", "--out", tmp_path / "open")
     assert "2 rows cannot be read, the first: pics/0.png has it in a caption, where a quote has no end" in done.out
+    (tmp_path / "last.tsv").write_text('caption\timage\n"a\tpics/0.png\n8" b\tpics/1.png\nc\tpics/2.png\n')
+    done = pack(tmp_path / "last.tsv", "--out", tmp_path / "last")
+    assert "1 row cannot be read, the first: pics/1.png has it in a caption, where a quote has no end" in done.out
     lines = ['{"image": "pics/0.png", "caption": "a"}', '{"image": "pics', '{"image": "pics/2.png"}']
     (tmp_path / "t.jsonl").write_text("\n".join(lines))
     done = pack(tmp_path / "t.jsonl", "--out", tmp_path / "jsonl")

@@ -68,10 +68,11 @@ def no_text(path: str, error: UnicodeDecodeError) -> UsageError:
 def further_rows(text: str, image: str, separator: str) -> int:
     """How many further rows of a CSV a caption holds, as one that begins with a quote without an end in its own row.
 
-    They are the lines behind the first with a separator, and with an image of the same suffix as that of its row.
+    They are the lines with a separator, and with an image of the same suffix as that of its row. The first line is one
+    where captions stand before images.
     """
-    lines = text.splitlines()[1:]
-    suffix = PurePath(image).suffix if lines else ""
+    lines = text.splitlines()
+    suffix = PurePath(image).suffix if len(lines) > 1 else ""
     return sum(suffix in line and separator in line for line in lines) if suffix else 0
 
 
