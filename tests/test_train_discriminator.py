@@ -28,7 +28,7 @@ from open_clip_fff.tools.finetune.discriminator_losses import (
     losses,
     same_pair,
 )
-from open_clip_fff.tools.finetune.loop import check_losses
+from open_clip_fff.tools.finetune.loop import check_losses, fine_tune
 from open_clip_fff.tools.finetune.measure import scores
 from open_clip_fff.tools.finetune.pairs import TrainingPairs, held_out, held_out_pairs
 from open_clip_fff.tools.finetune.random_weights import from_config
@@ -85,6 +85,20 @@ def test_a_training_that_diverges_is_not_written():
     check_losses({"matching": 0.7}, argparse.Namespace(lr=1e-5))
     with pytest.raises(UsageError, match=r"--lr 10: training diverged \(matching nan\)"):
         check_losses({"contrastive": 1.0, "matching": torch.tensor(torch.nan).item()}, argparse.Namespace(lr=10.0))
+
+
+def test_a_training_that_diverges_ends_early():
+    model, steps = torch.nn.Linear(1, 1), []
+    args = argparse.Namespace(steps=1000, batch_size=1, lr=1.0, wd=0.0, warmup=1, workers=0, device="cpu")
+    last = fine_tune(model, Endless(), lambda x: {"loss": model(x).mean() * math.nan}, args, after_step=steps.append)
+    assert math.isnan(last["loss"]) and len(steps) < 20
+
+
+class Endless(torch.utils.data.IterableDataset):
+    """Ones, without end."""
+
+    def __iter__(self):
+        return iter(lambda: torch.ones(1), None)
 
 
 @pytest.mark.parametrize("case", range(12))

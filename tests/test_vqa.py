@@ -69,6 +69,8 @@ def test_images_are_found_by_coco_s_names(tmp_path):
     (tmp_path / "42.png").touch()
     with pytest.raises(UsageError, match=r"are the same image of q\.json"):
         ImageFolders([tmp_path], coco_key).find(["42"], "q.json")
+    (tmp_path / "val2014" / "back").symlink_to(tmp_path)
+    assert ImageFolders([tmp_path], coco_key).find(["7"], "q.json")  # the one file, by several ways
     with pytest.raises(UsageError, match=r"2 of 3 images of q\.json are not there: 8, 10"):
         ImageFolders([tmp_path], coco_key).find(["7", "8", "10", "8"], "q.json")
 
@@ -232,3 +234,18 @@ def test_what_was_trained_is_kept_where_a_test_image_cannot_be_read(fused, quiz,
     given = [*files("vqa", quiz, "train", "val", "test"), "--images", tmp_path / "images", "--out", tmp_path / "x"]
     assert "cannot be read as an image" in refused(capsys, "vqa", "--model", fused, *SMALL, "--steps", 1, *given)
     ok("vqa", "--score", tmp_path / "x", *files("vqa", quiz, "test"), "--result", tmp_path / "r.json")
+
+
+def test_a_training_that_diverges_ends(fused, quiz, tmp_path, capsys):
+    given = [*SMALL, *files("vqa", quiz, "train", "val"), "--pooled", "--head-lr", "1e-3"]
+
+    def train(out, *more):
+        return ["vqa", "--model", fused, "--out", tmp_path / out, "--steps", 3, "--warmup", 1, *given, *more]
+
+    line = refused(capsys, *train("x", "--lr", "nan"))
+    assert "--lr nan: training diverged before step 1, and nothing is written" in line
+    assert not (tmp_path / "x").exists()
+    ok(*train("y", "--lr", "1e30", "--head-lr", "1e30", "--validate-every", "1"))
+    assert "training diverged after it; lower it" in capsys.readouterr().err
+    found = read(tmp_path / "y" / "result.json")
+    assert found["chosen_step"] == found["validation"][-1]["step"] == 1  # no step with weights that are not finite

@@ -38,7 +38,9 @@ class ImageFolders:
             folders = " ".join(map(str, self.folders))
             lack = f"{len(missing)} of {len(wanted)} images of {asked_by} are not there: {shown}"
             raise UsageError(f"--images {folders}: {lack}")
-        if twice := next((self._paths[key] for key in wanted if len(self._paths[key]) > 1), None):
+        several = (self._paths[key] for key in wanted if len(self._paths[key]) > 1)
+        # a file may be there again by a link to a folder, also by one that leads back
+        if twice := next((paths for paths in several if len(set(map(os.path.realpath, paths))) > 1), None):
             raise UsageError(f"--images: {twice[0]} and {twice[1]} are the same image of {asked_by}; name one folder")
         return {key: self._paths[key][0] for key in wanted}
 

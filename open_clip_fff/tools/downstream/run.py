@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.devices import or_best, usable
-from open_clip_fff.errors import as_mistake
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.models.crops import image_size
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.plural import plural
@@ -81,7 +82,7 @@ def fine_tune_and_choose(
 ) -> dict[str, Any]:
     """Trains `model` and leaves it with the weights of the step that is best on `val`; returns what `result.json` has.
 
-    Raises UsageError for an image that cannot be read.
+    Raises UsageError for an image that cannot be read, or a training that diverges before it is validated once.
     """
     network, device = model.network, torch.device(args.device)
     crop, _ = _transforms(model, args.min_crop)
@@ -98,6 +99,8 @@ def fine_tune_and_choose(
     def after_step(step: int) -> None:
         if step % every and step != args.steps:
             return
+        if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
+            return  # all answers would be the first class, which may be the most frequent one
         found = score(predict(model, val.examples, args))
         history.append({"step": step, "accuracy": found["accuracy"]})
         tqdm.write(f"step {step}: {describe(found)}")
@@ -108,10 +111,14 @@ def fine_tune_and_choose(
     parts = [part for part in (network.towers, network.fusion) if part is not None]
     rates = {**dict.fromkeys(parts, args.lr), network.head: args.head_lr}
     data = TrainingExamples(train.examples, crop, len(model.classes), args.seed)
-    fine_tune(network, data, losses, args, rates, after_step)
+    last = fine_tune(network, data, losses, args, rates, after_step)
+    if "weights" not in best:
+        raise UsageError(f"--lr {args.lr:g}: training diverged before step {every}, and nothing is written; lower it")
     network.load_state_dict(best.pop("weights"))
     chosen = best.pop("step")
     print(f"step {chosen} is the best one on the validation file")
+    if not math.isfinite(last["loss"]):
+        print(f"warning: --lr {args.lr:g}: training diverged after it; lower it", file=sys.stderr)
     arguments = json.loads(json.dumps(vars(args), default=str))
     return {"arguments": arguments, "chosen_step": chosen, "validation": history, "val": best}
 

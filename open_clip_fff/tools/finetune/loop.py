@@ -78,7 +78,7 @@ def fine_tune(
         after_step: called with the number of steps done, from 1; it may change the model's mode.
 
     Returns:
-        The losses of the last step.
+        The losses of the last step, which is an earlier one where they are not finite.
 
     Raises:
         UsageError: of the data, one line.
@@ -105,10 +105,13 @@ def fine_tune(
             schedule.step()
             bar.update()
             if bar.n % 20 == 0 or bar.n == args.steps:  # reading a loss waits for the device
-                bar.set_postfix({name: f"{value.item():.3f}" for name, value in values.items()}, refresh=False)
+                found = {name: value.item() for name, value in values.items()}
+                bar.set_postfix({name: f"{value:.3f}" for name, value in found.items()}, refresh=False)
+                if not all(map(math.isfinite, found.values())):
+                    break
             after_step(bar.n)
     model.eval()
-    return {name: value.item() for name, value in values.items()}
+    return found
 
 
 def check_losses(losses: Mapping[str, float], args: argparse.Namespace) -> None:
