@@ -197,7 +197,7 @@ def matching_folders(tmp_path_factory):
 @pytest.fixture
 def export_here():
     """The export of a run or checkpoint, checked in this process: a second one takes seconds to start."""
-    from open_clip_fff.hub.source import choose_weights
+    from open_clip_fff.hub.weight_source import choose_weights
     from open_clip_fff.tools.export import export
 
     def check(folder: Path, loaded) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.source import average, last_checkpoints
+from open_clip_fff.hub.weight_source import average, last_checkpoints
 from tests.test_towers import TIMM_RESNET
 
 

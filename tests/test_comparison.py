@@ -169,7 +169,7 @@ def test_recall_and_linear_probe_have_columns_of_their_own(scores):
     details = [column.detail for column in table.columns if column.key[1] == "flickr30k"]
     assert details[0] == "image → text R@1" and details[-1] == "text → image R@10" and len(details) == 6
     change = cell(table, "b", "flickr30k", "image_retrieval_recall@1").changes["a"]
-    assert change.low < change.value < change.high and change.clear
+    assert change.low < change.value < change.high and change.excludes_zero
 
 
 def test_seeds_have_a_spread_and_are_drawn(scores):

@@ -14,9 +14,9 @@ import torch
 from open_clip_fff.errors import UsageError
 from open_clip_fff.export import main as export
 from open_clip_fff.hub.loading import load_model
-from open_clip_fff.hub.source import choose_weights
 from open_clip_fff.hub.stock_check import check_in_stock_process
 from open_clip_fff.hub.stock_outputs import model_outputs
+from open_clip_fff.hub.weight_source import choose_weights
 from open_clip_fff.tools.export import export as write
 from tests import programs
 from tests.conftest import COLOURS, TINY, colour_image, write_tar

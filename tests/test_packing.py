@@ -268,7 +268,7 @@ def test_resizing_is_only_ever_down(size, expected, form):
     if expected is None:
         assert made == (content, "png", False)
         return
-    assert made.anew and made.extension == (form if form != "keep" else "png")
+    assert made.reencoded and made.extension == (form if form != "keep" else "png")
     image = Image.open(io.BytesIO(made.content))
     assert image.size == expected and image.mode == "RGB"
 
@@ -286,7 +286,7 @@ def test_what_is_made_anew_looks_like_the_image_and_stands_upright():
 def test_formats_that_training_does_not_read_are_written_anew():
     for kind in ("gif", "bmp", "tiff"):
         made = prepare_image(picture(40, 30, kind), ImageSettings(format="keep"))
-        assert made.anew and made.extension == "png" and Image.open(io.BytesIO(made.content)).size == (40, 30)
+        assert made.reencoded and made.extension == "png" and Image.open(io.BytesIO(made.content)).size == (40, 30)
     assert prepare_image(picture(40, 30, "webp"), ImageSettings()).extension == "webp"
 
 

@@ -10,8 +10,8 @@ import torch
 from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_weights
-from open_clip_fff.hub.identity import stored_name
 from open_clip_fff.hub.loading import load_model
+from open_clip_fff.hub.stored_names import stored_name
 from open_clip_fff.hub.weights import LoadReport, activation_warning, find_mismatch, load_weights
 from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.train import main

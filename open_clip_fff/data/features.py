@@ -19,7 +19,7 @@ from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.sidecar import BYTES, Sidecar
 from open_clip_fff.errors import OneRankError, printable
 from open_clip_fff.fingerprint import same_model
-from open_clip_fff.hub.identity import stored_name
+from open_clip_fff.hub.stored_names import stored_name
 
 MEMBER, COLUMN = "feat.npz", "features"
 
@@ -29,7 +29,7 @@ class StoredFeatures(NamedTuple):
 
     image: np.ndarray  # float16 [D]; [0] from a text-only model
     texts: np.ndarray  # float16 [k, D]
-    model: str  # the model's name, with a hash if it was on disk (`hub.identity.stored_name`)
+    model: str  # the model's name, with a hash if it was on disk (`hub.stored_names.stored_name`)
     captions: np.ndarray  # int64 [k], the captions' hashes
 
 

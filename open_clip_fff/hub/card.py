@@ -20,7 +20,7 @@ from open_clip_fff.hub.description import local_tower
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.params import plan_of_run, upstream_of_run
 from open_clip_fff.hub.run_facts import SavedStats
-from open_clip_fff.hub.source import WeightSource
+from open_clip_fff.hub.weight_source import WeightSource
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_extra
 from open_clip_fff.hub.folder import write_tensors
-from open_clip_fff.hub.source import WeightSource
+from open_clip_fff.hub.weight_source import WeightSource
 
 CONFIG, WEIGHTS = "fusion.json", "fusion.safetensors"
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.topics import code
@@ -84,11 +83,6 @@ class SavedStats:
     steps: int | None = None  # optimizer steps that mining counted; None if unknown
     # values of the last log line before it, by the names of TensorBoard's scalars
     seen: Mapping[str, float] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, file: str, state: Mapping[str, Any], held: Mapping[str, float | None] | None) -> "SavedStats":
-        """From the content of the file, and the thresholds in it."""
-        return cls(file if state else None, held, state.get("miner", {}).get("step"), state.get("seen", {}))
 
     def sentences(self, plan: Plan) -> list[str]:
         """What was mined and, of the hardest negatives, how many matched."""

@@ -18,7 +18,7 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import training_shards
 from open_clip_fff.devices import or_best, usable
 from open_clip_fff.fingerprint import plain_name
-from open_clip_fff.hub.identity import stored_name
+from open_clip_fff.hub.stored_names import stored_name
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, load_extractor
 from open_clip_fff.tools.shards.batches import usable_batches

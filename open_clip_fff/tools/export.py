@@ -14,8 +14,8 @@ from open_clip_fff.hub.loading import LoadedModel, add_architectures, model_from
 from open_clip_fff.hub.params import plan_of_run, read_params
 from open_clip_fff.hub.push import check_name, check_portable, push
 from open_clip_fff.hub.run_facts import SavedStats
-from open_clip_fff.hub.source import WeightSource, choose_weights
 from open_clip_fff.hub.stock_check import check_in_stock_process
+from open_clip_fff.hub.weight_source import WeightSource, choose_weights
 from open_clip_fff.mining.rate import held_thresholds
 from open_clip_fff.models.text_design import design_of_config
 
@@ -97,7 +97,8 @@ def _saved_stats(params: Mapping[str, str], checkpoint: Path) -> SavedStats:
     held = None
     if mining is not None and mining.per_image is not None and "miner" in state:
         held = held_thresholds(mining, state["miner"]["rate"])
-    return SavedStats.of(name, state, None if held is None else held._asdict())
+    step, seen = state.get("miner", {}).get("step"), state.get("seen", {})
+    return SavedStats(name if state else None, None if held is None else held._asdict(), step, seen)
 
 
 def _print_summary(source: WeightSource, loaded: LoadedModel, info: CardInfo, out: Path) -> None:

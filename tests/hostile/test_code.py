@@ -179,4 +179,5 @@ def test_packing_opens_what_it_says_and_scales_sixteen_bits():
         prepare_image(EPS, ImageSettings())
     grey = np.full((40, 40), 20_000, dtype=np.uint16)
     smaller = prepare_image(png(grey), ImageSettings(resize=20, format="png"))
-    assert smaller.anew and np.unique(np.asarray(Image.open(io.BytesIO(smaller.content)))).tolist() == [20_000 >> 8]
+    pixels = np.asarray(Image.open(io.BytesIO(smaller.content)))
+    assert smaller.reencoded and np.unique(pixels).tolist() == [20_000 >> 8]

@@ -26,7 +26,7 @@ class Change:
     seeds: bool  # whether seeds were resampled, too
 
     @property
-    def clear(self) -> bool:
+    def excludes_zero(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 

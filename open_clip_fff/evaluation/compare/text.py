@@ -22,7 +22,7 @@ class TextCell:
     value: str  # "62.3 ± 0.4"
     change: str = ""  # "+1.9", or empty
     interval: str = ""  # "[+0.7, +3.0]", or empty
-    clear: bool = False  # whether the interval excludes zero
+    excludes_zero: bool = False  # whether the interval does
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def change_text(change: Change) -> tuple[str, str, bool]:
     if math.isnan(change.value):
         return "", "", False
     interval = "" if math.isnan(change.low) else f"[{_signed(change.low)}, {_signed(change.high)}]"
-    return _signed(change.value), interval, change.clear
+    return _signed(change.value), interval, change.excludes_zero
 
 
 def _signed(points: float) -> str:
@@ -183,7 +183,7 @@ def _table(block: TableBlock) -> str:
 
 
 def _markdown_cell(cell: TextCell) -> str:
-    change = f"**{cell.change}**" if cell.clear else cell.change
+    change = f"**{cell.change}**" if cell.excludes_zero else cell.change
     return "<br>".join(filter(None, [cell.value, f"{change} {cell.interval}".strip()]))
 
 

@@ -25,7 +25,7 @@ class Item(NamedTuple):
     members: dict[str, bytes]  # all but the image, by extension
     raw: int  # captions in the member `txt`
     more: int  # captions in the json
-    again: int = 0  # captions that repeat another one of the sample, and were dropped
+    repeated: int = 0  # captions that repeat another one of the sample, and were dropped
     joined: int = 0  # rows of captions that were joined to it
     name: str = ""  # the image's extension in the source; empty to name it by its format
 
@@ -39,7 +39,7 @@ class PreparedImage(NamedTuple):
 
     content: bytes
     extension: str
-    anew: bool
+    reencoded: bool
 
 
 def members_of(

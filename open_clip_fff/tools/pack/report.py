@@ -20,12 +20,12 @@ from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.shards import ShardSource
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
 from open_clip_fff.tools.pack.writing import (
-    ANEW,
     IMAGES,
     JOINED,
     MORE,
     NONE,
     RAW,
+    REENCODED,
     ROWS,
     PackedSample,
     pack_sample,
@@ -89,7 +89,7 @@ def _sample_lines(sample: PackedSample) -> list[str]:
             text = member.decode(errors="replace")
             text = text if len(text) <= CHARACTERS else text[:CHARACTERS] + "…"
         else:
-            text = f"{plural(len(member), 'bytes')}{', re-encoded' if sample.counts[ANEW] else ''}"
+            text = f"{plural(len(member), 'bytes')}{', re-encoded' if sample.counts[REENCODED] else ''}"
         lines.append(f"    {name:<5} {text}")
     return lines
 

@@ -24,8 +24,8 @@ from open_clip_fff.tools.shards.tars import OUTSIDE, leaves_folder, members, tar
 T = TypeVar("T")
 
 IMAGES, RAW, MORE, NONE = "images", "raw captions", "captions in json", "without a caption"
-AGAIN = "repeated captions left away"
-ANEW, JOINED, ROWS = "images written anew", "with captions joined", "rows joined"
+REPEATED = "repeated captions left away"
+REENCODED, JOINED, ROWS = "images written anew", "with captions joined", "rows joined"
 
 
 class PackedSample(NamedTuple):
@@ -46,9 +46,9 @@ def pack_sample(found: tuple[str, T], source: SampleSource[T], settings: ImageSe
         image = prepare_image(image_content(item.image), settings)
     except SkipSample as why:
         return SkippedSample(key, str(why))
-    name = image.extension if image.anew or not item.name else item.name
-    counts = {IMAGES: 1, RAW: item.raw, MORE: item.more, AGAIN: item.again, NONE: not (item.raw or item.more)}
-    counts |= {ANEW: image.anew, JOINED: item.joined > 0, ROWS: item.joined}
+    name = image.extension if image.reencoded or not item.name else item.name
+    counts = {IMAGES: 1, RAW: item.raw, MORE: item.more, REPEATED: item.repeated, NONE: not (item.raw or item.more)}
+    counts |= {REENCODED: image.reencoded, JOINED: item.joined > 0, ROWS: item.joined}
     return PackedSample(item.key, {**item.members, name: image.content}, counts)
 
 

@@ -10,8 +10,8 @@ from open_clip_fff.data.table_columns import column_names
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.folder_files import IMAGE_SUFFIXES
+from open_clip_fff.tools.pack.tables.csv import LOOK
 from open_clip_fff.tools.pack.tables.reader import CAPTION_NAMES, Cells, Reader
-from open_clip_fff.tools.pack.tables.separated import LOOK
 
 Document = dict[str, Any]
 

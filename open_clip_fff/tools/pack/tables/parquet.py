@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from open_clip_fff.errors import as_mistake
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.tables.chats import CAPTIONS, COLUMNS, answers, one_of
+from open_clip_fff.tools.pack.tables.csv import PIECE
 from open_clip_fff.tools.pack.tables.reader import CAPTION_NAMES, UNREADABLE, Cells, Reader
-from open_clip_fff.tools.pack.tables.separated import PIECE
 
 FEW = 32  # rows in memory at a time if they hold images
 # by default a column of a row group is read at once: a gigabyte for ten thousand images

@@ -9,8 +9,8 @@ from typing import NamedTuple, TextIO
 from open_clip_fff.data.sources import fields_or_none
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.tables.chats import CAPTIONS, answers, chat_column, one_of
+from open_clip_fff.tools.pack.tables.csv import LOOK, lines_about
 from open_clip_fff.tools.pack.tables.reader import Cells, Reader, open_text
-from open_clip_fff.tools.pack.tables.separated import LOOK, lines_about
 
 CHUNK = 1 << 20  # characters
 

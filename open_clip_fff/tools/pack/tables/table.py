@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from open_clip_fff.errors import POINTER_NOTE, UsageError, as_mistake, is_pointer
 from open_clip_fff.plural import plural
+from open_clip_fff.tools.pack.tables.csv import CsvReader
 from open_clip_fff.tools.pack.tables.documents import DocumentReader
 from open_clip_fff.tools.pack.tables.parquet import ParquetReader
 from open_clip_fff.tools.pack.tables.reader import UNREADABLE, Cells, Reader, bare_name, open_text
 from open_clip_fff.tools.pack.tables.records import RecordsReader, entries_of, lines_of
-from open_clip_fff.tools.pack.tables.separated import SeparatedReader
 
 SHOWN = 4  # files of a table that are named
 
@@ -54,14 +54,10 @@ def _is_json(line: str) -> bool:
 
 
 FORMS: dict[str, Callable[..., Reader]] = {
-    ".csv": SeparatedReader,
-    ".tsv": SeparatedReader,
-    ".txt": SeparatedReader,
-    ".parquet": ParquetReader,
-    ".jsonl": partial(RecordsReader, form="jsonl", records=lines_of),
-    ".jsonlines": partial(RecordsReader, form="jsonl", records=lines_of),
-    ".ndjson": partial(RecordsReader, form="jsonl", records=lines_of),
+    **dict.fromkeys((".csv", ".tsv", ".txt"), CsvReader),
+    **dict.fromkeys((".jsonl", ".jsonlines", ".ndjson"), partial(RecordsReader, form="jsonl", records=lines_of)),
     ".json": json_reader,
+    ".parquet": ParquetReader,
 }
 
 
@@ -79,7 +75,7 @@ def open_reader(file: str, separator: str | None = None) -> Reader:
     if is_pointer(file):
         raise UsageError(f"{file}: {POINTER_NOTE}")
     with as_mistake(f"{file} cannot be read as {Path(bare_name(file)).suffix[1:]}", *UNREADABLE):
-        return make(file, separator) if make is SeparatedReader else make(file)
+        return make(file, separator) if make is CsvReader else make(file)
 
 
 class SourceTable:

@@ -14,7 +14,7 @@ SEPARATORS = "\t,|;"  # the first one in the header is the file's
 LOOK = 1_000  # first lines, by which the number of lines is estimated
 
 
-class SeparatedReader(Reader):
+class CsvReader(Reader):
     """Cells as text; empty ones are NaN. The separator is the first of SEPARATORS in the header unless one is given.
 
     Raises UsageError if it is no UTF-8 text, or no table.
