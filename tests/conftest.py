@@ -25,6 +25,13 @@ MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*COLOURS, *("a", "square", "something", "all", "over", "picture", "in", "img", "title"), *MARKS]
 
 
+def open_clip_loads(folder: Path) -> None:
+    """The check of `write_hub_folder` in tests: stock OpenCLIP makes a model of the folder, with its weights."""
+    import open_clip
+
+    open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
+
+
 @pytest.fixture(autouse=True)
 def quiet_after_open_clip():
     """OpenCLIP's own main, which some tests call beside ours, sets every logger to INFO; torch then talks for ever."""

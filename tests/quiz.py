@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import open_clip
@@ -15,6 +16,7 @@ from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
 from open_clip_fff.models.fusion import Fusion, FusionSizes
 from scripts.digits.questions import write_questions
+from tests.conftest import open_clip_loads
 
 SMALL = ["--batch-size", "8", "--workers", "0", "--lr", "1e-3", "--min-crop", "1"]
 
@@ -34,7 +36,7 @@ def make_fused(name: str, out: Path) -> Path:
     network = Fusion(FusionSizes(layers=1, width=32, image_width=32, text_width=32))
     saved = SavedFusion(asdict(network.sizes), network.state_dict())
     description = describe_named(name, towers.state_dict())
-    write_hub_folder(description, towers.state_dict(), out, write_more=lambda folder: write_fusion(saved, folder))
+    write_hub_folder(description, towers.state_dict(), out, open_clip_loads, write_more=partial(write_fusion, saved))
     return out
 
 

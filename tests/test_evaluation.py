@@ -27,6 +27,7 @@ from open_clip_fff.hub.description import describe
 from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.hub.loading import LoadedModel, load_model
 from tests import programs
+from tests.conftest import open_clip_loads
 from tests.eval_sets import IMAGES, TORCHVISION, webdataset
 
 EVAL = Path(__file__).parent.parent / "eval"
@@ -40,7 +41,7 @@ def folder(tiny_name, tmp_path_factory) -> Path:
     options = {"init_logit_bias": -10.0}
     model = open_clip.create_model(tiny_name, **options)
     out = tmp_path_factory.mktemp("model") / "tiny"
-    write_hub_folder(describe(tiny_name, model, options), model.state_dict(), out)
+    write_hub_folder(describe(tiny_name, model, options), model.state_dict(), out, open_clip_loads)
     return out
 
 

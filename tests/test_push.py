@@ -15,6 +15,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.description import describe_named
 from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.hub.push import check_name, check_portable
+from tests.conftest import open_clip_loads
 from tests.hub_server import Repository, serving
 
 PUSH = """
@@ -122,11 +123,11 @@ def test_a_pushed_tokenizer_is_taken_from_where_it_is_pushed(bert_clip, tmp_path
     torch.manual_seed(0)
     model = open_clip.create_model("tiny-bert-clip", pretrained_text=False)
     described = describe_named("tiny-bert-clip", model.state_dict())
-    write_hub_folder(described, model.state_dict(), tmp_path / "model", repository="us/model")
+    write_hub_folder(described, model.state_dict(), tmp_path / "model", open_clip_loads, repository="us/model")
     config = json.loads((tmp_path / "model" / "open_clip_config.json").read_text())
     assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == "us/model"
     assert described["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == str(bert_clip.parent)
-    write_hub_folder(described, model.state_dict(), tmp_path / "kept")
+    write_hub_folder(described, model.state_dict(), tmp_path / "kept", open_clip_loads)
     config = json.loads((tmp_path / "kept" / "open_clip_config.json").read_text())
     assert config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] == bert_clip.parent.name
     # hf_model_name alone stays a folder of this machine: OpenCLIP reads the tower's configuration there

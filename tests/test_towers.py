@@ -18,6 +18,7 @@ from open_clip_fff.hub.description import describe
 from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.models.frozen import FrozenTowers, load_frozen, same_tokens
 from open_clip_fff.models.multi_caption import take_many_captions
+from tests.conftest import open_clip_loads
 
 CAPTIONS = [["a cat", "a small cat"], ["two dogs", ""], ["a red car on a road", "car"]]
 
@@ -138,7 +139,7 @@ def test_the_description_rebuilds_the_model(tiny_name, tmp_path):
     model, _, preprocess = open_clip.create_model_and_transforms(tiny_name, **options, image_mean=(0.1, 0.2, 0.3))
     with torch.no_grad():
         model.logit_bias.fill_(-4.5)
-    write_hub_folder(describe(tiny_name, model, options), model.state_dict(), tmp_path / "out")
+    write_hub_folder(describe(tiny_name, model, options), model.state_dict(), tmp_path / "out", open_clip_loads)
     again, _, preprocess_again = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'out'}")
     assert str(preprocess) == str(preprocess_again).replace("[", "(").replace("]", ")")
     images, tokens = torch.randn(2, 3, 48, 48), open_clip.get_tokenizer(f"local-dir:{tmp_path / 'out'}")(["a", "b c"])
@@ -152,7 +153,7 @@ def test_a_folder_that_holds_something_is_not_written_over(tiny_name, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("x")
     with pytest.raises(UsageError, match="not empty"):
-        write_hub_folder(describe(tiny_name, model, {}), model.state_dict(), tmp_path / "out")
+        write_hub_folder(describe(tiny_name, model, {}), model.state_dict(), tmp_path / "out", open_clip_loads)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
@@ -160,5 +161,5 @@ def test_a_failed_write_leaves_nothing(tiny_name, tmp_path):
     model = open_clip.create_model(tiny_name)
     weights = {**model.state_dict(), "visual.proj": torch.zeros(2, 2)}
     with pytest.raises(Exception, match="size mismatch"):
-        write_hub_folder(describe(tiny_name, model, {}), weights, tmp_path / "out")
+        write_hub_folder(describe(tiny_name, model, {}), weights, tmp_path / "out", open_clip_loads)
     assert list(tmp_path.iterdir()) == []

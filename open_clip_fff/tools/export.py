@@ -87,7 +87,7 @@ def export(
         if fusion is not None:
             write_fusion(fusion, folder)
 
-    write_hub_folder(description, kept, out, card, lambda folder: check(folder, loaded), info.repository, write_more)
+    write_hub_folder(description, kept, out, lambda folder: check(folder, loaded), card, info.repository, write_more)
     return replace(loaded, notes=(*loaded.notes, note)) if note else loaded
 
 

@@ -79,7 +79,7 @@ def write_task_model(model: TaskModel, task: str, result: Mapping[str, Any], out
         if different := [name for name, x in network.state_dict().items() if not torch.equal(back[name], x.cpu())]:
             raise UsageError(f"what was written does not load back: {different[0]} differs")
 
-    write_hub_folder(model.description, network.towers.state_dict(), out, check=check, write_more=write_more)
+    write_hub_folder(model.description, network.towers.state_dict(), out, check, write_more=write_more)
 
 
 def load_task_model(folder: Path, task: str) -> TaskModel:
