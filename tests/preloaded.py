@@ -1,5 +1,7 @@
 """What the programs import, for tests/programs.py: once, before there is any."""
 
+import gc
+
 import clip_benchmark.metrics.zeroshot_classification
 import clip_benchmark.metrics.zeroshot_retrieval
 import jinja2
@@ -20,3 +22,6 @@ import open_clip_fff.host.run
 
 __all__ = ["clip_benchmark", "jinja2", "matplotlib", "open_clip", "open_clip_fff", "open_clip_train", "pandas"]
 __all__ += ["pyarrow", "scipy", "sklearn", "tensorboard", "torch", "transformers"]
+
+gc.collect()
+gc.freeze()  # a fork's collections neither walk nor copy what was there before it

@@ -10,6 +10,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,9 +80,10 @@ class Program:
 
     def done(self, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
         """Waits for it, and gives what it printed."""
-        code = self.wait(timeout)
-        assert not self.dies or code == -signal.SIGKILL, (self.out.read_text(), self.err.read_text())
-        return subprocess.CompletedProcess(self.args, code, self.out.read_text(), self.err.read_text())
+        code, out, err = self.wait(timeout), self.out.read_text(), self.err.read_text()
+        shutil.rmtree(self.folder)
+        assert not self.dies or code == -signal.SIGKILL, (out, err)
+        return subprocess.CompletedProcess(self.args, code, out, err)
 
 
 class Started:

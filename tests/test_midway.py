@@ -20,7 +20,7 @@ from open_clip_fff.hub.checkpoints import find_checkpoint, newest_first, read_ex
 from open_clip_fff.train import main as train
 from tests import recorder
 from tests.conftest import colour_sample, write_tar
-from tests.programs import torchrun
+from tests.programs import Program, torchrun
 from tests.test_resuming import FFF, RANDOM, RUNS
 from tests.test_training import assert_equal_checkpoints
 
@@ -299,14 +299,18 @@ def test_two_ranks_stop_together_and_go_on(trainer, tmp_path):
     """torchrun signals each rank's whole group, workers and all; a rank that is told alone tells the other."""
     argv = [*SLOWLY, *RANDOM, "--batch-size", "4", "--epochs", "6", "--timeout", "1"]
 
+    own = ["-m", "open_clip_fff.train", *trainer.common, "--model-config", trainer.config, *trainer.tars, *argv]
+
     def whole(*more: str) -> subprocess.CompletedProcess:
-        own = [*trainer.common, "--model-config", trainer.config, *trainer.tars]
-        return torchrun(2, "-m", "open_clip_fff.train", *own, *argv, "--name", *more)
+        return torchrun(2, *own, "--name", *more)
 
     assert whole("straight").returncode == 0
     for who in ("torchrun", "rank-1"):
         out = tmp_path / who
-        run = started(trainer, out, *argv, "--name", who, ranks=2)
+        if who == "torchrun":
+            run = started(trainer, out, *argv, "--name", who, ranks=2)
+        else:
+            run = Program([*own, "--name", who], ranks=2, env={"PYTHONUNBUFFERED": "1"}, out=out)
         wait_for("rank 0 is pid", out)
         wait_for("rank 1 is pid", out)
         pid = int(re.search(r"rank 1 is pid (\d+)", out.read_text())[1])
