@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from open_clip_fff.mining.miner import Miner as Miner
     from open_clip_fff.mining.reference import MiningFeatures as MiningFeatures
 
-_HOMES = {
+_MODULES = {
     "Batch": "data.batch",
     "CaptionBatch": "data.batch",
     "FFFLoss": "losses.sigmoid",
@@ -57,18 +57,18 @@ _HOMES = {
     "similarity_assignment": "mining.clauses",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = sorted(_MODULES)
 
 __version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:
     """A name's object, of the module that is imported for it (PEP 562)."""
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})

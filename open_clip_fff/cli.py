@@ -1,4 +1,4 @@
-"""`open-clip-fff COMMAND …`: one door to every program; a command's code is imported when it is called.
+"""`open-clip-fff COMMAND …`: one program for all commands; a command's code is imported when it is called.
 
 open-clip-fff pack pictures/ --out shards
 open-clip-fff COMMAND --help

@@ -35,7 +35,7 @@ WAYS = {
 
 
 def main() -> int:
-    """The story, top to bottom."""
+    """All steps, in their order."""
     args = parse()
     data, model = args.out / "data", args.out / "captioner"
     print(write_shards(data, args.seed, classes=True))

@@ -43,7 +43,7 @@ BEGAN = time.monotonic()
 
 
 def main() -> int:
-    """The story, top to bottom."""
+    """All steps, in their order."""
     arguments = parse()
     out, epochs = folder(arguments.out, arguments.fresh), arguments.epochs
     data, logs, exported, logits, features = (out / name for name in WRITTEN)

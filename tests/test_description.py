@@ -17,6 +17,7 @@ from open_clip_fff.config.plan_text import plain, plan_lines
 from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.config.topics import code
 from open_clip_fff.errors import UsageError
+from open_clip_fff.hub import run_facts
 from open_clip_fff.hub.params import plan_of_run, read_params, upstream_of_run
 
 TARS = Upstream(model="ViT-B-32", train_data="a.tar")
@@ -276,3 +277,5 @@ def test_a_plan_comes_back_from_params_txt(argv, tmp_path):
         plan_of_run({**params, "logit_lr_mult": "0"})
     with pytest.raises(UsageError, match=r"params\.txt of the run: "):
         plan_of_run({**params, "captions_per_image": "many"})
+    with pytest.raises(UsageError, match=r"params\.txt of the run: batch_size is 'many', and a number is needed"):
+        run_facts.batch({**params, "batch_size": "many"})

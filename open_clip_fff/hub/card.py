@@ -163,7 +163,7 @@ def _of_run(
         "batch": run_facts.batch(params),
         "start": run_facts.start(params),
         "command": run_facts.value_of(params, "command"),
-        "ranks": int(run_facts.value_of(params, "world_size") or 1),
+        "ranks": run_facts.number_of(params, "world_size"),
         "ours": [each._replace(flag=as_flag(each.flag)) for each in ours if each.effect],
         "without_effect": [as_flag(each.flag) for each in ours if not each.effect],
         "settings": run_facts.settings(params),

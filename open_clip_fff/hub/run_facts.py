@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.config.topics import code
+from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 
 Params = Mapping[str, str]  # hub/params.py
@@ -34,11 +35,20 @@ def value_of(params: Params, name: str) -> str | None:
     return None if text in ("", "None", "False", "()", "{}", "[]") else text
 
 
+def number_of(params: Params, name: str) -> int:
+    """A setting's number; 1 if it is missing. Raises UsageError for what is no number."""
+    text = value_of(params, name) or "1"
+    if not text.isdecimal():
+        raise UsageError(f"params.txt of the run: {name} is {text!r}, and a number is needed")
+    return int(text)
+
+
 def data(params: Params) -> str:
     """The training data."""
-    named, samples = value_of(params, "train_data"), value_of(params, "train_num_samples")
+    named, known = value_of(params, "train_data"), value_of(params, "train_num_samples") is not None
     kind = "synthetic" if value_of(params, "dataset_type") == "synthetic" else "not stated"
-    return (code(named) if named else kind) + (f", {plural(int(samples), 'images')} an epoch" if samples else "")
+    size = f", {plural(number_of(params, 'train_num_samples'), 'images')} an epoch" if known else ""
+    return (code(named) if named else kind) + size
 
 
 def epochs(trained: int | None, params: Params) -> str:
@@ -61,7 +71,7 @@ def start(params: Params) -> str:
 
 def batch(params: Params) -> str:
     """Images per step, and how they were split."""
-    size, ranks, steps = (int(value_of(params, name) or 1) for name in ("batch_size", "world_size", "accum_freq"))
+    size, ranks, steps = (number_of(params, name) for name in ("batch_size", "world_size", "accum_freq"))
     factors = [f"{size:,}"]
     factors += [f"{ranks:,} processes"] if ranks > 1 else []
     factors += [f"{steps:,} accumulated"] if steps > 1 else []

@@ -1,1 +1,1 @@
-"""What goes wrong with borrowed machines and data from strangers, done on purpose: the rows of faults.py."""
+"""Faults of machines and of untrusted data, caused on purpose: the rows of faults.py."""

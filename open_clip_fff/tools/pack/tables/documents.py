@@ -35,7 +35,7 @@ def coco(document: Document) -> DocumentLayout | None:
         return None
     if not any("caption" in annotation for annotation in document["annotations"]):
         raise ValueError("it is COCO's, but no annotation has a caption; take the one that is called captions_*.json")
-    return DocumentLayout("COCO's captions", "file_name", _coco_rows, ("images", "annotations"), _coco_strays)
+    return DocumentLayout("COCO's captions", "file_name", _coco_rows, ("images", "annotations"), _coco_unlisted)
 
 
 def _coco_rows(document: Document) -> Iterator[Cells]:
@@ -46,10 +46,10 @@ def _coco_rows(document: Document) -> Iterator[Cells]:
         yield {**image, "captions": captions.get(str(image.get("id")), [])}
 
 
-def _coco_strays(document: Document) -> list[str]:
+def _coco_unlisted(document: Document) -> list[str]:
     listed = {str(image.get("id")) for image in document["images"]}
-    strays = sum(str(annotation.get("image_id")) not in listed for annotation in document["annotations"])
-    return [f"{plural(strays, 'annotations')} of images that are not listed"] if strays else []
+    unlisted = sum(str(annotation.get("image_id")) not in listed for annotation in document["annotations"])
+    return [f"{plural(unlisted, 'annotations')} of images that are not listed"] if unlisted else []
 
 
 def karpathy(document: Document) -> DocumentLayout | None:
