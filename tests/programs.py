@@ -161,6 +161,8 @@ def _become(argv: list[str], ranks: int, cwd: str, variables: dict[str, str], ou
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(cwd)
+    paths = variables.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [path for path in paths if path and path not in sys.path]
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -189,7 +191,7 @@ def _fork_programs(out: str, err: str) -> None:
         files = all(
             how.get(name) is None or how[name] == subprocess.STDOUT or hasattr(how[name], "name") for name in STREAMS
         )
-        if (module or door) and files and not set(how) - {*STREAMS, "cwd", "env"}:
+        if (module or door) and files and not set(how) - {*STREAMS, "cwd", "env", "start_new_session"}:
             return Started(command[1:], (out, err), how)
         return popen(command, *more, **how)
 
