@@ -69,7 +69,7 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> None:
     config = _model_config(args)
     if config is None:
         return
-    check_towers(args, config)
+    check_towers(args, config, bool(plan.typed))
     check_coca(args, config)
     if not plan.loss.stock and "multimodal_cfg" in config:
         raise UsageError(

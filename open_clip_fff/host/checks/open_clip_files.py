@@ -9,14 +9,15 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.host.checks.text_tower import check_text_tower
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.models.transformers_weights import check_vocabulary
 
 OTHER_KIND = "it is no image tower beside a text tower; python -m open_clip_train.main trains it"
 
 
-def check_towers(args: argparse.Namespace, config: dict) -> None:
-    """What is asked of the towers, given the architecture.
+def check_towers(args: argparse.Namespace, config: dict, typed: bool) -> None:
+    """What is asked of the towers, given the architecture, and whether a flag of ours is typed.
 
     Raises:
         UsageError: if they do not have it, or their tokenizer cannot be had.
@@ -37,6 +38,7 @@ def check_towers(args: argparse.Namespace, config: dict) -> None:
     if groups and isinstance(vision.get("layers"), list | tuple) and not vision.get("timm_model_name"):
         raise UsageError(f"--lock-image-unlocked-groups {groups}: a ResNet is locked whole; drop it")
     by_name = "siglip" in args.model.lower() and not text.get("hf_tokenizer_name")
+    made = None
     if by_name or text.get("hf_tokenizer_name"):
         try:
             made = open_clip.get_tokenizer(
@@ -49,6 +51,7 @@ def check_towers(args: argparse.Namespace, config: dict) -> None:
             if by_name:
                 why += "; OpenCLIP downloads SigLIP's for any name with siglip in it: rename an architecture of yours"
             raise UsageError(why) from error
+    check_text_tower(args, config, made, typed)
 
 
 def check_coca(args: argparse.Namespace, config: dict) -> None:

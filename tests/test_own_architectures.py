@@ -1,0 +1,68 @@
+"""Architectures of one's own whose text tower cannot read what its tokenizer gives it."""
+
+import json
+import shutil
+
+import pytest
+from transformers import AutoConfig, AutoModel
+
+from scripts.faulty.inputs import TINY
+
+NATIVE = TINY["text_cfg"]
+OURS = ["--method", "fff-softmax", "--mining-features", "off", "--captions-per-image", "1"]
+
+
+def run(trainer, tmp_path, capsys, text, *argv):
+    """Trains with these text towers; returns the exit code and what was printed."""
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({**TINY, "custom_text": True, "text_cfg": text}))
+    trainer.config = path
+    code = trainer("--model", "own", "--name", "x", *argv)
+    printed = capsys.readouterr()
+    return code, printed.err if code else printed.out
+
+
+@pytest.mark.parametrize("flags", [[], OURS], ids=["stock", "ours"])
+def test_a_native_tower(trainer, tmp_path, capsys, flags):
+    code, err = run(trainer, tmp_path, capsys, {**NATIVE, "vocab_size": 32000}, *flags)
+    assert code == 2 and "knows 32,000 tokens, its tokenizer gives 49,408; write that as vocab_size" in err
+    code, err = run(trainer, tmp_path, capsys, {**NATIVE, "pool_type": "none"}, *flags)
+    assert code == 2 and "--model own: pool_type none makes no feature" in err
+    assert not trainer.logs.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "tower", "says"),
+    [
+        ({}, {"vocab_size": 20}, "its text tower knows 20 tokens, its tokenizer gives 2"),
+        ({}, {"max_position_embeddings": 8}, "context_length 16: NAME reads at most 8 tokens; write 8"),
+        ({}, {"model_type": "roberta", "max_position_embeddings": 8, "pad_token_id": 1}, "reads at most 6 tokens"),
+        ({}, {"model_type": "distilbert"}, "hf_model_name NAME is a distilbert, and OpenCLIP takes roberta, "),
+        ({}, {"pad_token_id": None}, "the config.json of hf_model_name NAME has no pad_token_id"),
+        ({"hf_proj_type": None}, {"hidden_size": 48}, "hf_proj_type None: the features of NAME are 48 wide"),
+        ({"hf_proj_type": "none"}, {}, "hf_proj_type none: the features of NAME are 32 wide, and embed_dim is 32"),
+        ({"hf_pooler_type": "mean"}, {}, "hf_pooler_type mean: there is no such one; choose mean_pooler"),
+        ({"hf_pooler_type": "max_pooler"}, {}, "hf_pooler_type max_pooler: OpenCLIP's fails"),
+    ],
+)
+def test_a_tower_of_transformers(trainer, bert_clip, tmp_path, capsys, text, tower, says):
+    code, err = run(trainer, tmp_path, capsys, changed(bert_clip, tmp_path, tower) | text, *OURS)
+    assert code == 2 and says.replace("NAME", str(tmp_path / "tower")) in err and len(err.splitlines()) == 1
+    assert not trainer.logs.exists()
+
+
+def test_another_padding_is_a_warning(trainer, bert_clip, tmp_path, capsys):
+    text = changed(bert_clip, tmp_path, {"pad_token_id": 1})
+    AutoModel.from_config(AutoConfig.from_pretrained(tmp_path / "tower")).save_pretrained(tmp_path / "tower")
+    code, out = run(trainer, tmp_path, capsys, text, *OURS)
+    assert code == 0 and "reads as text; it leaves out token 1; make pad_token_id in both one" in out
+
+
+def changed(bert_clip, tmp_path, tower):
+    """The text_cfg of `tiny-bert-clip`, for a copy of its folder in which config.json has some other values."""
+    folder = tmp_path / "tower"
+    shutil.copytree(bert_clip.parent, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **tower}))
+    named = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}
+    return json.loads(bert_clip.read_text())["text_cfg"] | named
