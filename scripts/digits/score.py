@@ -67,12 +67,20 @@ class Scorer:
         curve = {}
         for epoch in sorted(found):
             model, prepare = load(self.config, found[epoch])
-            images = torch.stack([prepare(Image.open(io.BytesIO(row["png"]))) for row in self.rows])
+            images = self.images(prepare)
             logits = self.classify(model, images)
-            curve[epoch * steps_per_epoch] = (logits.argmax(dim=1) == self.labels).double().mean().item()
+            curve[epoch * steps_per_epoch] = self.top1(logits)
             if epoch != max(found):
                 found[epoch].unlink()
         return Result(run, seconds, curve, self.recall(model, images), mined_per_image(folder / "out.log"), logits)
+
+    def images(self, prepare: Callable[[Image.Image], Tensor]) -> Tensor:
+        """All of them, [N, 3, H, W]."""
+        return torch.stack([prepare(Image.open(io.BytesIO(row["png"]))) for row in self.rows])
+
+    def top1(self, logits: Tensor) -> float:
+        """The accuracy of logits [N, 10], 0 to 1."""
+        return (logits.argmax(dim=1) == self.labels).double().mean().item()
 
     def classify(self, model: open_clip.CLIP, images: Tensor) -> Tensor:
         """100 x the cosines of images [N, 3, H, W] with the ten classes, [N, 10]."""

@@ -1,6 +1,5 @@
 """What studies on the scanned digits, or on one's own data, share: flags, scores, tables with a spread over seeds."""
 
-import io
 import json
 import os
 from collections.abc import Iterable
@@ -76,15 +75,11 @@ def scores(run: Path, epochs: int, data: Path | None) -> dict[str, float]:
 
 def accuracy(run: Path, epochs: int, data: Path) -> float:
     """Zero-shot top-1 of the last checkpoint on the held-out digits."""
-    import torch
-    from PIL import Image
-
     from digits.score import Scorer, load
 
     model, prepare = load(DIGITS, checkpoint(run, epochs))
     scorer = Scorer(DIGITS, data)
-    images = torch.stack([prepare(Image.open(io.BytesIO(row["png"]))) for row in scorer.rows])
-    return (scorer.classify(model, images).argmax(dim=1) == scorer.labels).double().mean().item()
+    return scorer.top1(scorer.classify(model, scorer.images(prepare)))
 
 
 def tables(results: pd.DataFrame, keys: list[str], out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
