@@ -79,3 +79,11 @@ def test_mistakes_are_known_before_training(trainer, sets, flags, named, capsys)
     flags = [str(sets) if flag == "SETS" else flag for flag in flags]
     assert trainer(*FFF, *flags, "--name", "run") == 2
     assert named in capsys.readouterr().err and not trainer.run("run").exists()
+
+
+def test_a_tar_that_is_cut_short_is_known_before_training(trainer, sets, capsys):
+    tar = sets / "mine" / "test" / "0.tar"
+    tar.write_bytes(tar.read_bytes()[:-20_000])
+    assert trainer(*FFF, "--zeroshot-data", str(sets), "--name", "run") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"{tar}: cannot be read as a tar (" in line and line.endswith("download it again")

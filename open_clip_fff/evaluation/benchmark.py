@@ -25,8 +25,9 @@ from webdataset.autodecode import Decoder, DecodingError
 
 from open_clip_fff.data.class_texts import check_texts
 from open_clip_fff.data.images import SafeMembers, open_as_open_clip
-from open_clip_fff.data.tars import Header, tar_files
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.data.row_counts import tar_entries
+from open_clip_fff.data.tars import tar_files
+from open_clip_fff.errors import UsageError, as_mistake, reason
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
 from open_clip_fff.patching import replaced
@@ -219,17 +220,12 @@ def make_loader(local: LocalSet, preprocess: Callable, settings: EvalSettings, s
 def count_images(split: Path, shards: int) -> int:
     """The number of samples in a webdataset split, from the tars' headers alone.
 
-    Raises UsageError for a truncated tar, of which webdataset would silently read a part.
+    Raises UsageError for a tar that is cut short, damaged or none.
     """
-    keys = set()
+    keys = set[tuple[str, str]]()
     for path in (split / f"{shard}.tar" for shard in range(shards)):
-        with tarfile.open(path, tarinfo=Header) as tar:
-            members = tar.getmembers()
-            end = tar.offset  # where the headers end
-        padded = [member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE for member in members]
-        if path.stat().st_size < max([end, *padded]) + tarfile.BLOCKSIZE:
-            raise UsageError(f"{path}: truncated after {plural(len(members), 'members')}; download it again")
-        keys |= {(path.name, member.name.rpartition("/")[2].partition(".")[0]) for member in members}
+        with as_mistake(f"{path}: cannot be read as a tar", OSError, tarfile.TarError, fix="download it again"):
+            keys |= {(path.name, key) for key, _, _ in tar_entries(str(path), "r")}
     return len(keys)
 
 
