@@ -48,7 +48,8 @@ def test_what_cannot_work_is_one_line(fused, quiz, tmp_path, capsys):
         return refused(capsys, *argv, *given, "--val-data", tmp_path / "val.json")
 
     first, *_ = lines = (quiz / "val.json").read_text().splitlines()
-    assert "val.json, line 2: is no json" in changed(f"{first}\n{{no")
+    assert "val.json, line 2: is no json" in changed(f"\ufeff{first}\n{{no")
+    assert "val.json: has no object a line; it is one list, as in ALBEF's files" in changed(f"[{first}]")
     assert "val.json: is empty" in changed("\n\n")
     assert "val.json, row 1: has no identifier that is text" in changed(first.replace("identifier", "id"))
     assert "row 1: label Maybe is neither True nor False" in changed(first.replace('"True"', '"maybe"'))

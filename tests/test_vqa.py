@@ -202,6 +202,8 @@ def test_what_cannot_work_is_one_line(fused, quiz, tmp_path, capsys):
     assert "val-questions.json, question 2: has no question that is text" in line(*nameless)
     other = changed("val-questions.json", lambda x: x.pop("questions"))
     assert 'val-questions.json: has no rows in "questions"' in line(*other)
+    (tmp_path / "val-questions.json").write_text('[{"question": "what?"}]')
+    assert "it is one list, as in ALBEF's files, and the public set's own is an object" in line(*other)
     (tmp_path / "val-questions.json").write_text('{"questions": [')
     assert "val-questions.json: cannot be read as json" in line(*other)
     absent = changed("val-questions.json", lambda x: x["questions"][0].update(image_id=999))

@@ -11,6 +11,7 @@ from open_clip_fff.errors import UsageError, as_mistake
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 SHOWN = 3
+ONE_LIST = "; it is one list, as in ALBEF's files, and the public set's own is "
 NAMES: dict[Any, str] = {str: "text", list: "a list"}
 
 
@@ -54,17 +55,18 @@ def coco_key(stem: str) -> str:
 def json_list(path: Path, name: str) -> list[Any]:
     """The list `name` of a json file's object. Raises UsageError if there is none."""
     with as_mistake(f"{path}: cannot be read as json", OSError, ValueError):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     found = content.get(name) if isinstance(content, dict) else None
     if not isinstance(found, list) or not found:
-        raise UsageError(f'{path}: has no rows in "{name}"')
+        other = f"{ONE_LIST}an object" if isinstance(content, list) else ""
+        raise UsageError(f'{path}: has no rows in "{name}"{other}')
     return found
 
 
 def json_lines(path: Path) -> list[Any]:
     """A file of one json value a line; empty lines are passed over. Raises UsageError if it cannot be read."""
     with as_mistake(f"{path}: cannot be read", OSError, ValueError):
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -72,6 +74,8 @@ def json_lines(path: Path) -> list[Any]:
                 rows.append(json.loads(line))
     if not rows:
         raise UsageError(f"{path}: is empty")
+    if isinstance(rows[0], list):
+        raise UsageError(f"{path}: has no object a line{ONE_LIST}such lines")
     return rows
 
 
