@@ -303,8 +303,9 @@ def test_a_name_that_leaves_the_folder_is_not_copied(program, flags, tmp_path):
     argv = ["--train-data", tmp_path / "0.tar", *flags[2:], "--into", "tars"]
     program("caption", "--out", tmp_path / "o", *argv, folder="scripts")
     assert [sample["__key__"] for sample in read_samples([str(tmp_path / "o" / "0.tar")])] == ["y"]
-    (left,) = json.loads((tmp_path / "o" / "records" / "0.json").read_text())["left_out"]
-    assert left == {"key": "../x", "why": "its name leaves the folder"}
+    record = json.loads((tmp_path / "o" / "records" / "0.json").read_text())
+    assert record["left_out"] == [{"key": "../x", "why": "its name leaves the folder"}]
+    assert record["counts"]["images"] == 1
 
 
 def test_what_cannot_work_is_refused_in_one_line(program, flags, models, shards, tmp_path):

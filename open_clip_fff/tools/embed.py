@@ -25,7 +25,7 @@ from open_clip_fff.tools.shards.batches import usable_batches
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import INTO, Share
-from open_clip_fff.tools.shards.tars import check_torn, samples_to_copy, tar_writer
+from open_clip_fff.tools.shards.tars import check_torn, members, samples_to_copy, tar_writer
 
 READ = ("per_image", "policy", "text_keys", "json_keys", "sidecar", "sidecar_keys", "split_sentences", "words")
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
         if args.into == "sidecar":
             write_parquet(file, features)
         else:
-            write_tar(url, file, features, record)
+            write_tar(url, file, features)
         return record
 
     return process_shards(shards, folder, share, work)
@@ -70,7 +70,8 @@ def embed_shard(
     tick: Callable[[int], None],
 ) -> Iterator[tuple[str, bytes]]:
     """Key and stored features of a shard's samples with captions and a readable image."""
-    found = decoded_samples(read_samples([url]), reader, extractor.preprocess, workers=args.workers)
+    read = read_samples([url]) if args.into == "sidecar" else samples_to_copy(url, record)
+    found = decoded_samples(read, reader, extractor.preprocess, workers=args.workers)
     for samples in usable_batches(as_usage_errors(found, url), args.batch_size, record, tick):
         if not samples:
             continue
@@ -95,9 +96,10 @@ def write_parquet(file: BinaryIO, features: dict[str, bytes]) -> None:
     pq.write_table(pa.table({KEY: pa.array(features, pa.string()), COLUMN: contents}), file)
 
 
-def write_tar(url: str, file: BinaryIO, features: dict[str, bytes], record: ShardRecord) -> None:
+def write_tar(url: str, file: BinaryIO, features: dict[str, bytes]) -> None:
     """All samples of the shard, with their features, but those whose name leaves the folder."""
     with tar_writer(file) as tar:
-        for key, held in samples_to_copy(url, record):
+        for sample in as_usage_errors(samples_to_copy(url), url):
+            key = str(sample["__key__"])
             stored = features.pop(key, None)  # a repeated key's are the first sample's
-            tar.write({"__key__": key, **held, **({} if stored is None else {MEMBER: stored})})
+            tar.write({"__key__": key, **members(sample), **({} if stored is None else {MEMBER: stored})})

@@ -98,5 +98,5 @@ def write_shard(
     if captioner.field is None:
         write_sidecar(file, captions, settings)
     else:
-        write_tar(url, file, captions, captioner.field, record)
+        write_tar(url, file, captions, captioner.field)
     return record

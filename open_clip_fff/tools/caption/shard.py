@@ -17,6 +17,7 @@ from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.writing import refuse_taken
 from open_clip_fff.tools.shards.batches import usable_batches
 from open_clip_fff.tools.shards.folder import ShardRecord
+from open_clip_fff.tools.shards.tars import samples_to_copy
 
 
 class PreparedSample(NamedTuple):
@@ -44,7 +45,8 @@ class ShardCaptioner:
         Raises UsageError if the shard cannot be read, or a sample has the field and may not.
         """
         torch.manual_seed(text_hash(f"{PurePosixPath(url).name}/seed {self.seed}"))
-        samples = as_usage_errors(prefetch_map(self._prepared_sample, read_samples([url]), self.workers), url)
+        read = read_samples([url]) if self.field is None else samples_to_copy(url, record)
+        samples = as_usage_errors(prefetch_map(self._prepared_sample, read, self.workers), url)
         for prepared in usable_batches(samples, self.batch_size, record, tick):
             record.counts.update(images=len(prepared), captions=0)
             captioned = self._captioned([image for _, image in prepared], record)

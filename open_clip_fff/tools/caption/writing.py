@@ -7,11 +7,11 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from open_clip_fff.data.shards import as_usage_errors
 from open_clip_fff.data.sidecar import KEY
 from open_clip_fff.data.sources import fields_or_none
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.shards.folder import ShardRecord
-from open_clip_fff.tools.shards.tars import samples_to_copy, tar_writer
+from open_clip_fff.tools.shards.tars import members, samples_to_copy, tar_writer
 
 COLUMN = "captions"
 METADATA = b"captioning"  # of the parquet: the settings as json
@@ -29,9 +29,7 @@ def write_sidecar(file: BinaryIO, captions: Iterable[tuple[str, list[str]]], set
     pq.write_table(pa.table(columns).replace_schema_metadata(metadata), file)
 
 
-def write_tar(
-    url: str, file: BinaryIO, captions: Iterable[tuple[str, list[str]]], field: str, record: ShardRecord
-) -> None:
+def write_tar(url: str, file: BinaryIO, captions: Iterable[tuple[str, list[str]]], field: str) -> None:
     """All samples of the shard, with their captions in a field of their json, which is created if missing.
 
     A sample without new captions loses the field, one with an unreadable json is copied unchanged, and one whose name
@@ -41,7 +39,8 @@ def write_tar(
     """
     new = dict(captions)
     with tar_writer(file) as tar:
-        for key, held in samples_to_copy(url, record):
+        for sample in as_usage_errors(samples_to_copy(url), url):
+            key, held = str(sample["__key__"]), members(sample)
             texts = new.pop(key, None)  # a repeated key's captions are the first sample's
             fields = fields_or_none(held.get("json"))
             if fields is not None and (texts or field in fields):

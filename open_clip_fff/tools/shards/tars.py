@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Literal
 import webdataset as wds
 
 from open_clip_fff.data.row_counts import tar_entries
-from open_clip_fff.data.shards import IMAGES, as_usage_errors, read_samples
+from open_clip_fff.data.shards import IMAGES, read_samples
 from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.tools.shards.folder import ShardRecord
 
@@ -48,17 +48,13 @@ def members(sample: Mapping[str, Any]) -> dict[str, bytes]:
     return {name: content for name, content in sample.items() if not name.startswith("__")}
 
 
-def samples_to_copy(url: str, record: ShardRecord) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and members of a shard's samples, but of those whose name leaves the folder, which `record` notes.
-
-    Raises UsageError if the shard cannot be read.
-    """
-    for sample in as_usage_errors(read_samples([url]), url):
-        key = str(sample["__key__"])
-        if leaves_folder(sample):
-            record.leave_out(key, OUTSIDE)
-        else:
-            yield key, members(sample)
+def samples_to_copy(url: str, record: ShardRecord | None = None) -> Iterator[dict[str, Any]]:
+    """A shard's samples, but those whose name leaves the folder, which `record` notes. Raises as `read_samples`."""
+    for sample in read_samples([url]):
+        if not leaves_folder(sample):
+            yield sample
+        elif record is not None:
+            record.leave_out(str(sample["__key__"]), OUTSIDE)
 
 
 def count_samples(url: str) -> int:
