@@ -244,10 +244,13 @@ def test_a_training_that_diverges_ends(fused, quiz, tmp_path, capsys):
     def train(out, *more):
         return ["vqa", "--model", fused, "--out", tmp_path / out, "--steps", 3, "--warmup", 1, *given, *more]
 
-    line = refused(capsys, *train("x", "--lr", "nan"))
-    assert "--lr nan: training diverged before step 1, and nothing is written" in line
+    for flag, value in (("--lr", "nan"), ("--head-lr", "-0.5"), ("--wd", "-0.1"), ("--warmup", "-1")):
+        assert f"{flag} {value}: must be 0 or more" in refused(capsys, *train("x", flag, value))
+    large = ["--lr", "1e30", "--head-lr", "1e30", "--validate-every"]
+    line = refused(capsys, *train("x", *large, "2"))
+    assert "--lr 1e+30: training diverged before step 2, and nothing is written" in line
     assert not (tmp_path / "x").exists()
-    ok(*train("y", "--lr", "1e30", "--head-lr", "1e30", "--validate-every", "1"))
+    ok(*train("y", *large, "1"))
     assert "training diverged after it; lower it" in capsys.readouterr().err
     found = read(tmp_path / "y" / "result.json")
     assert found["chosen_step"] == found["validation"][-1]["step"] == 1  # no step with weights that are not finite

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import textwrap
 from collections.abc import Iterable
 from typing import NoReturn
@@ -73,7 +74,7 @@ def did_you_mean(typed: str, known: Iterable[str]) -> str:
 
 
 def check_least(args: argparse.Namespace, **least: int) -> None:
-    """Raises UsageError for a number below the least that its flag takes; None is passed over."""
+    """Raises UsageError for a number below the least that its flag takes, or not finite; None is passed over."""
     for name, low in least.items():
-        if (value := getattr(args, name)) is not None and value < low:
-            raise UsageError(f"{as_flag(name)} {value}: must be {low} or more")
+        if (value := getattr(args, name)) is not None and not low <= value < math.inf:
+            raise UsageError(f"{as_flag(name)} {value}: must be {low} or more" + ", and finite" * (value == math.inf))

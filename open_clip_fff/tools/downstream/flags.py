@@ -8,7 +8,7 @@ from open_clip_fff.atomic_io import check_new_folder
 from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.finetune.flags import add_loop_flags, check_shares
+from open_clip_fff.tools.finetune.flags import add_loop_flags, check_loop_flags, check_shares
 
 LR, HEAD_FACTOR = 2e-5, 10  # ALBEF's rate for both tasks; the head is new
 SPLITS = {"train": "to train on", "val": "to choose the step on", "test": "to score, after that"}
@@ -39,7 +39,8 @@ def check(args: argparse.Namespace, files: Sequence[str], optional: Sequence[str
 
     `files` make a split, as the end of their flags; a test split may lack the `optional` ones.
     """
-    check_least(args, steps=1, batch_size=1, workers=0, validate_every=1)
+    check_least(args, batch_size=1, validate_every=1, head_lr=0)
+    check_loop_flags(args)
     check_shares(args, min_crop=(1e-4, 1.0))
     named = {split: [name for name in files if getattr(args, f"{split}_{name}")] for split in SPLITS}
     if args.score:

@@ -23,7 +23,7 @@ from open_clip_fff.tools.finetune.discriminator_losses import (
     same_pair,
     sampled_pairs,
 )
-from open_clip_fff.tools.finetune.flags import LEAST
+from open_clip_fff.tools.finetune.flags import LEAST, MOST_HELD_OUT
 from open_clip_fff.tools.finetune.loop import (
     Losses,
     check_losses,
@@ -101,9 +101,10 @@ def measured_pairs(
         raise UsageError(f"--train-data: no image with a caption in {', '.join(reader.captions.sources)}")
     ids = torch.tensor([pair.id for pair in pairs])
     if len(pairs) < LEAST or bool(same_pair(ids, [pair.caption for pair in pairs]).all()):
+        fix = "raise it" if args.held_out < MOST_HELD_OUT else "that is the most, so more of them are needed"
         raise UsageError(
             f"--held-out {args.held_out:g}: keeps {len(pairs)} of {plural(others + len(pairs), 'images')} with "
-            f"captions, too few different ones to measure on; raise it"
+            f"captions, too few different ones to measure on; {fix}"
         )
     return pairs
 

@@ -10,6 +10,7 @@ from open_clip_fff.errors import UsageError
 
 HARD = 0.5  # the default share of negatives that are sampled by their cosine
 LEAST = 8  # held-out pairs, below which the discriminator's metrics mean nothing
+MOST_HELD_OUT = 0.5  # of --held-out
 
 
 def add_flags(parser: CommandParser, models: str, min_crop: float) -> None:
@@ -43,13 +44,19 @@ def add_loop_flags(parser: CommandParser, rows: str, lr: str, min_crop: float) -
 
 def check(args: argparse.Namespace, batch_size: int, held_out_images: int, hard_negatives: bool = False) -> None:
     """Raises UsageError for a number out of range, or an output folder that exists."""
-    check_least(args, steps=1, batch_size=batch_size, held_out_images=held_out_images, workers=0)
-    check_shares(args, held_out=(1e-4, 0.5), min_crop=(1e-4, 1.0))
+    check_least(args, batch_size=batch_size, held_out_images=held_out_images)
+    check_loop_flags(args)
+    check_shares(args, held_out=(1e-4, MOST_HELD_OUT), min_crop=(1e-4, 1.0))
     if hard_negatives:
         check_shares(args, hard_negatives=(0.0, 1.0))
     if args.lr is None:
         args.lr = 1e-3 if args.from_config else 1e-5
     check_new_folder(args.out)
+
+
+def check_loop_flags(args: argparse.Namespace) -> None:
+    """Raises UsageError for a number with which `fine_tune` would do harm; of --batch-size each command has its own."""
+    check_least(args, steps=1, lr=0, wd=0, warmup=0, workers=0)
 
 
 def check_shares(args: argparse.Namespace, **ranges: tuple[float, float]) -> None:
