@@ -51,6 +51,22 @@ def test_a_tower_of_transformers(trainer, bert_clip, tmp_path, capsys, text, tow
     assert not trainer.logs.exists()
 
 
+def test_tokens_that_no_text_gives_need_no_place_in_the_tower(trainer, bert_clip, tmp_path, capsys):
+    """SigLIP's towers for many languages have 250,000, and their tokenizer 100 of T5's behind them."""
+    text = changed(bert_clip, tmp_path, {})
+    vocabulary = tmp_path / "tower" / "tokenizer.json"
+    tokenizer = json.loads(vocabulary.read_text())
+    words = tokenizer["model"]["vocab"]
+    words |= {f"▁<extra_id_{number}>": len(words) + number for number in range(100)}
+    vocabulary.write_text(json.dumps(tokenizer))
+    AutoModel.from_config(AutoConfig.from_pretrained(tmp_path / "tower")).save_pretrained(tmp_path / "tower")
+    assert run(trainer, tmp_path, capsys, text, *OURS)[0] == 0
+    words["square"] = 200
+    vocabulary.write_text(json.dumps(tokenizer))
+    code, err = run(trainer, tmp_path, capsys, text, *OURS, "--name", "y")
+    assert code == 2 and "knows 64 tokens, its tokenizer gives 201" in err
+
+
 def test_another_padding_is_a_warning(trainer, bert_clip, tmp_path, capsys):
     text = changed(bert_clip, tmp_path, {"pad_token_id": 1})
     AutoModel.from_config(AutoConfig.from_pretrained(tmp_path / "tower")).save_pretrained(tmp_path / "tower")

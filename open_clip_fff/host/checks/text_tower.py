@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 from typing import Any
 
 import open_clip
@@ -11,6 +12,7 @@ from open_clip_fff.errors import UsageError, reason
 
 CLIP_TOKENS = 49_408  # of OpenCLIP's own tokenizer
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(open_clip.CLIPTextCfg)}
+NO_WORD = re.compile("▁?<[^<>]+>")
 BY_TABLE = ("bert", "roberta", "xlm-roberta")  # kinds with a table of positions
 
 
@@ -95,9 +97,12 @@ def _check_transformers(
 
 
 def _tokens(tokenizer: Any) -> int:
-    """One more than the largest id of a tokenizer's words; some have tokens behind them that no text gives."""
+    """One more than the largest id of a tokenizer's words; some have tokens behind them that no text gives.
+
+    Such are added ones, and T5's `<extra_id_0>`, which stand among the words of some of its tokenizers.
+    """
     inner: Any = getattr(tokenizer, "tokenizer", None)
     if not hasattr(inner, "get_added_vocab"):
         return int(tokenizer.vocab_size)
-    added = inner.get_added_vocab()
-    return 1 + max((number for word, number in inner.get_vocab().items() if word not in added), default=-1)
+    added, ids = inner.get_added_vocab(), inner.get_vocab()
+    return 1 + max((ids[word] for word in ids if word not in added and not NO_WORD.fullmatch(word)), default=-1)
