@@ -1,6 +1,7 @@
 """Captioners: how they are asked, each kind of model, and caption.py from end to end."""
 
 import json
+import math
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from open_clip_fff.commands.caption import parse
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.preview import preview_shard
 from open_clip_fff.data.shards import read_samples
@@ -68,12 +70,15 @@ def test_what_generate_is_asked():
         ({"how": "beam", "captions": 1, "beams": 1}, "--beams 1"),
         ({"top_p": 0.0}, "--top-p 0"),
         ({"temperature": 0.0}, "--temperature 0"),
+        ({"temperature": math.inf}, "--temperature inf"),
         ({"tries": -1}, "--tries -1"),
         ({"min_new_tokens": 9, "max_new_tokens": 8}, "--min-new-tokens 9"),
         ({"min_new_tokens": 0, "max_new_tokens": 0}, "--max-new-tokens 0"),
     ):
         with pytest.raises(UsageError, match=re.escape(line)):
             Decoding(**wrong)
+    with pytest.raises(UsageError, match="--prompt: is no UTF-8 text"):
+        parse(["--train-data", "0.tar", "--out", "x", "--prompt", "un caf\udce9"])  # from a terminal in Latin-1
 
 
 # --- models ----------------------------------------------------------------------------------------------------------

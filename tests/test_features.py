@@ -122,6 +122,7 @@ def test_embedding_does_what_is_missing(trainer, teacher, stored, capsys):
     assert "was made with captions: words [0, None] and not [3, None]; name another" in capsys.readouterr().err
     new = stored.with_name("new")  # a model or device that cannot be used leaves no folder with its settings
     assert embed("--out", str(new), "--device", "nothing", "--", *trainer.tars, *flags) == 2 and not new.exists()
+    assert embed("--out", str(new), "--batch-size", "0", "--", *trainer.tars, *flags) == 2 and not new.exists()
     capsys.readouterr()
     assert embed("--out", str(stored), "--", *trainer.tars, *flags, "--positive-key", "txt") == 0
     assert "1 of 4 shards to do" in capsys.readouterr().out

@@ -14,7 +14,7 @@ import re
 from open_clip_fff.commands.program import command
 from open_clip_fff.config.flags import as_flag
 from open_clip_fff.config.parsers import CommandParser, check_least
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.tools.caption.decoding import DTYPES, METHODS, Decoding
 from open_clip_fff.tools.shards.share import INTO, add_flags
 
@@ -56,6 +56,8 @@ def parse(argv: list[str], prog: str = "open-clip-fff caption") -> tuple[argpars
 def check(args: argparse.Namespace) -> None:
     """Raises UsageError for an invalid number or name."""
     check_least(args, batch_size=1, workers=0)
+    with as_mistake("--prompt: is no UTF-8 text, as the terminal sends it", UnicodeEncodeError):
+        args.prompt.encode()
     if not re.fullmatch(r"[\w.-]+", args.field):
         raise UsageError(f"--field {args.field}: letters, digits, '_', '.' and '-', so that training can name it")
     if args.into == "sidecar" and (args.overwrite or args.field != FIELD):

@@ -14,7 +14,7 @@ import argparse
 from open_clip_fff.commands.program import command
 from open_clip_fff.config.command_line import parse_shard_flags
 from open_clip_fff.config.flags import flag_parser
-from open_clip_fff.config.parsers import CommandParser
+from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.hub.training_flags import ALL_CAPTIONS, parse_with_training, training_plan
 from open_clip_fff.tools.shards.share import INTO, add_flags
@@ -33,6 +33,7 @@ def parse(argv: list[str], prog: str = "open-clip-fff embed") -> tuple[argparse.
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
     parser.add_argument("--workers", type=int, default=4, help="threads that decode (default: 4)")
     args, training = parse_with_training(parser, argv)
+    check_least(args, batch_size=1, workers=0)
     ours, _ = flag_parser().parse_known_args(training)
     features = "text" if getattr(ours, "mining_features", None) == "text" else "frozen"
     plan, others = training_plan(training, fixed={**ALL_CAPTIONS, "mining_features": features}, ignored=IDLE)

@@ -1,5 +1,6 @@
 """Decoding settings of captioners."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,8 +32,8 @@ class Decoding:
             raise UsageError(f"--beams {self.beams}: must be 2 or more, and no fewer than --captions {self.captions}")
         if not 0.0 < self.top_p <= 1.0:
             raise UsageError(f"--top-p {self.top_p:g}: a share above 0 and up to 1")
-        if not self.temperature > 0:
-            raise UsageError(f"--temperature {self.temperature:g}: must be above 0")
+        if not 0 < self.temperature < math.inf:
+            raise UsageError(f"--temperature {self.temperature:g}: must be above 0, and finite")
         if self.tries < 0:
             raise UsageError(f"--tries {self.tries}: must be 0 or more")
         if not 0 <= self.min_new_tokens <= self.max_new_tokens or not self.max_new_tokens:
