@@ -77,6 +77,16 @@ def test_a_folder_without_pictures_says_what_it_holds(refused, tmp_path):
     assert "it holds 3 .gz (0.tar.gz, 1.tar.gz, …)" in refused(tmp_path / "in")
 
 
+def test_a_folder_of_tars_with_a_link_to_nothing(pack, refused, tmp_path):
+    folder = tmp_path / "in"
+    (folder / "no.tar").mkdir(parents=True)
+    write_tar(folder / "0.tar", {"0": colour_sample(0)})
+    (folder / "1.tar").symlink_to("gone.tar")
+    assert "1.tar is a link to a file that is not there" in refused(folder)
+    (folder / "1.tar").unlink()
+    assert "holds 1 of 1 shard: 1 image" in pack(folder, "--out", tmp_path / "out").out
+
+
 def test_a_table_that_names_images_wins_over_the_pictures_beside_it(pack, pictures, tmp_path):
     rows = [{"image": f"{number}.png", "caption": f"caption {number}"} for number in range(8)]
     pq.write_table(pa.Table.from_pylist(rows), pictures / "all.parquet")

@@ -70,8 +70,11 @@ def detect_kind(source: str, flag: str = "SOURCE", table: bool = False) -> Sourc
 
 
 def files_in(folder: Path, suffix: str) -> tuple[str, ...]:
-    """The files directly in a folder, by name."""
-    return tuple(sorted(str(file) for file in folder.glob(f"*{suffix}")))
+    """The files directly in a folder, by name. Raises UsageError for a link to one that is not there."""
+    files = sorted(str(file) for file in folder.glob(f"*{suffix}") if not file.is_dir())
+    if lost := next((file for file in files if not os.path.exists(file)), None):
+        raise UsageError(f"{lost} is a link to a file that is not there; remove it, or name the others with braces")
+    return tuple(files)
 
 
 def _has_images(file: str, folder: Path) -> bool:
