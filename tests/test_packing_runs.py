@@ -246,6 +246,8 @@ def test_tables_that_cannot_be_meant(refused, tokens, tmp_path):
     assert "--image-root: none of the first 16 images" in line and "elsewhere/pics/0.png" in line
     line = refused(csv(tmp_path / "urls.csv", [("image", "caption"), ("https://x/y.jpg", "a")]))
     assert "holds urls there, such as 'https://x/y.jpg'" in line and "img2dataset" in line
+    line = refused(csv(tmp_path / "urls.csv", [("image", "caption"), (f"file://{tmp_path}/y.jpg", "a")]))
+    assert line.endswith("/y.jpg'; write paths, without file://\n")
     pq.write_table(pa.table({"image": [{"bytes": b"x", "path": "a.jpg"}]}), tmp_path / "held.parquet")
     assert "held.parquet is an image (cannot identify" in refused(tmp_path / "held.parquet")
     assert "are empty there" in refused(csv(tmp_path / "e.csv", [("image", "caption"), ("", "a")]))

@@ -14,7 +14,7 @@ from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.images import FILE_FORMATS, FORMATS
 from open_clip_fff.data.shards import as_usage_errors, image_bytes, read_samples, unreadable_reason
 from open_clip_fff.data.sources import CaptionReader, cell_text, field_names
-from open_clip_fff.data.table_columns import read_table
+from open_clip_fff.data.table_columns import LOCAL_URL, read_table
 from open_clip_fff.errors import UsageError, printable
 
 ROW_LIMIT = 10_000  # of all data sets together
@@ -199,6 +199,8 @@ def _check_images(where: str, images: Sequence[bytes | str]) -> None:
         here = f"; paths start at {Path.cwd()}" if relative else ""
         if relative and "://" in str(images[0]):
             here = "; urls are not downloaded: get the images with img2dataset, and train on the tars that it makes"
+            if str(images[0]).startswith(LOCAL_URL):
+                here = f"; write paths, without {LOCAL_URL}"
         if isinstance(images[0], bytes) and any(unreadable_reason(image, FILE_FORMATS) is None for image in images):
             here = f"; in tars they are {', '.join(FORMATS)}: open-clip-fff pack re-encodes others, of a folder or CSV"
         raise UsageError(f"{where}: none of the first images can be read ({unreadable_reason(images[0])}{here})")

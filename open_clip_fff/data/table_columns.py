@@ -11,6 +11,7 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.errors import UsageError, reason
 
+LOCAL_URL = "file://"
 SHOWN = 30  # columns that an error line names
 LONG = 80  # characters of a name there; that of a file without a header may be an image in base64
 CONTENTS = {  # by first bytes: what is no text, and what to do

@@ -137,6 +137,7 @@ def test_tables_that_cannot_be_meant(refused, table, tmp_path):
         ),
         "more cells than names": (table.head + table.body.replace("\n", "\t\n"), "more cells per row than names"),
         "urls": (whole.replace(f"\n{tmp_path}", "\nhttps://x"), "'https://x/0.png'; urls are not downloaded: get"),
+        "file urls": (whole.replace(f"\n{tmp_path}", "\nfile:///x"), "write paths, without file://)"),
         "no images": (table.head + "\tgood\n" * GOOD, "--csv-img-key filepath: the first rows of"),
         "images of another folder": (whole.replace(str(tmp_path), "/nowhere"), "--csv-img-key filepath: "),
     }

@@ -15,7 +15,7 @@ from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.ids import sample_id, text_hash
 from open_clip_fff.data.shards import unreadable_reason
 from open_clip_fff.data.sources import caption_texts, cell_text, field_values, listed_texts, texts_of
-from open_clip_fff.data.table_columns import further_rows
+from open_clip_fff.data.table_columns import LOCAL_URL, further_rows
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.columns import (
@@ -118,10 +118,10 @@ def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, star
     if all(BASE64.match(path) for path in paths):
         raise UsageError(f"--image-key {column}: {table.name}{IN_BASE64}")
     if all(REMOTE.match(path) for path in paths):
-        raise UsageError(
-            f"--image-key {column}: {table.name} holds urls there, such as {paths[0]!r}; get the images with "
-            "img2dataset, and pack what it makes"
-        )
+        fix = "get the images with img2dataset, and pack what it makes"
+        if all(path.startswith(LOCAL_URL) for path in paths):
+            fix = f"write paths, without {LOCAL_URL}"
+        raise UsageError(f"--image-key {column}: {table.name} holds urls there, such as {paths[0]!r}; {fix}")
     if not any(os.path.exists(root / path.strip()) for path in paths):
         fix = "name the folder that paths start at"
         if all("\\" in path for path in paths):
