@@ -17,6 +17,7 @@ UNUSABLE = {  # of a set's files and members, what is wrong with it
     "line 2 is empty; delete it": {NAMES: b"red\n\ngreen\nblue\nyellow"},
     "line 5 is empty": {NAMES: b"red\ngreen\nblue\nyellow\n\n"},
     "a byte order mark would be a part of 'red'": {NAMES: b"\xef\xbb\xbfred\r\ngreen\r\nblue\r\nyellow"},
+    "classnames.txt: cannot be read ('utf-8' codec": {NAMES: b"red\ngr\xfcn\nblue\nyellow"},
     "holds no name; write one a line": {NAMES: b""},
     "'a photo' has no {c} for the class's name": {TEMPLATES: b"a {c}\na photo"},
     "'a {}' has no {c}": {TEMPLATES: b"a {}"},

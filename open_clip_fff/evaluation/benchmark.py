@@ -69,6 +69,8 @@ def evaluate(
     Raises any Exception of clip-benchmark, webdataset or PIL, for data that cannot be read.
     """
     torch.manual_seed(0)  # as clip-benchmark's command line does
+    if local.shards and local.spec.task != RETRIEVAL:
+        check_texts(local.root)
     loader = make_loader(local, preprocess, settings)
     if local.spec.task == RETRIEVAL:
         return _retrieval(model, tokenizer, loader, local, settings)
@@ -78,8 +80,6 @@ def evaluate(
 def _classification(
     model: Any, tokenizer: Callable, loader: Any, local: LocalSet, settings: EvalSettings
 ) -> EvalOutcome:
-    if local.shards:
-        check_texts(local.root)
     classes, templates = loader.dataset.classes, loader.dataset.templates
     kept: dict[str, Tensor] = {}
 
