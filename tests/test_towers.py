@@ -16,6 +16,7 @@ from open_clip_fff.hooks.mining_features import FrozenFeatures
 from open_clip_fff.hooks.registry import HookContext
 from open_clip_fff.hub.description import describe
 from open_clip_fff.hub.folder import write_hub_folder
+from open_clip_fff.hub.loading import load_model
 from open_clip_fff.models.frozen import FrozenTowers, load_frozen, same_tokens
 from open_clip_fff.models.multi_caption import take_many_captions
 from tests.conftest import open_clip_loads
@@ -112,6 +113,14 @@ def test_frozen_features_are_those_of_the_models_own_preprocessing(tiny_name, tm
 
 
 @pytest.mark.slow
+def test_a_folder_that_is_called_like_an_architecture_is_none(tiny_name, teacher, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / tiny_name).mkdir()  # of logs, say
+    frozen = load_frozen(FrozenSource(tiny_name, str(teacher)))
+    assert torch.equal(frozen.model.visual.proj, torch.load(teacher)["state_dict"]["visual.proj"])
+    assert load_model(f"{tiny_name},{teacher}").given == f"{tiny_name},{teacher}"
+
+
 def test_the_hook_makes_its_own_tokens_only_where_they_differ(tiny_name, teacher):
     frozen = load_frozen(FrozenSource(tiny_name, str(teacher)))
     assert not any(p.requires_grad for p in frozen.model.parameters()) and not frozen.model.training

@@ -60,9 +60,15 @@ def split_model_name(given: str) -> tuple[str, str | None]:
 
 
 def local_path(name: str) -> Path | None:
-    """The run, checkpoint or folder with that path; None if it is no path."""
+    """The run, checkpoint or folder with that path; None if it is no path, or one without a model, called like one."""
     path = Path(name.removeprefix("local-dir:"))
-    return path if path.exists() or name.startswith("local-dir:") else None
+    if name.startswith("local-dir:"):
+        return path
+    if path.is_dir() and not is_run_or_checkpoint(path) and not (path / CONFIG_NAME).is_file():
+        import open_clip
+
+        return None if name in open_clip.list_models() else path
+    return path if path.exists() else None
 
 
 def is_run_or_checkpoint(path: Path) -> bool:
