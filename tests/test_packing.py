@@ -295,14 +295,16 @@ def test_images_that_cannot_be_read_or_are_small_are_left_out(pack, pictures, tm
     (pictures / "2.png").write_bytes(b"<html>404</html>")
     (pictures / "3.png").write_bytes(picture(200, 39, "png"))
     (pictures / "4.png").write_bytes(b"")
+    os.mkfifo(pictures / "pipe.png")
     done = pack(pictures, "--out", tmp_path / "out", "--min-size", 40)
-    assert "4 images" in done.out and "left out: 3 image cannot be read, 1 smaller than 40 pixels" in done.out
+    assert "4 images" in done.out and "left out: 3 image cannot be read, 1 smaller than 40 pixels, 1 image" in done.out
     assert left_out(tmp_path / "out") == {
+        "pipe": "image file cannot be read",
         **{name: "image cannot be read" for name in "124"},
         "3": "smaller than 40 pixels",
     }
     done = pack(pictures, "--out", tmp_path / "trusting", "--min-size", 40, "--no-verify")
-    assert left_out(tmp_path / "trusting").keys() == {"2", "3", "4"}  # only its header is read
+    assert left_out(tmp_path / "trusting").keys() == {"2", "3", "4", "pipe"}  # only its header is read
     with pytest.raises(SkipSample):
         prepare_image((pictures / "1.png").read_bytes(), ImageSettings(resize=20, verify=False))
 

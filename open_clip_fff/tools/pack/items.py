@@ -71,6 +71,8 @@ def image_content(image: bytes | Path) -> bytes:
     if isinstance(image, bytes):
         return image
     try:
+        if image.exists() and not image.is_file():  # a named pipe would be waited for
+            raise OSError(f"{image} is no file")
         return image.read_bytes()
     except FileNotFoundError as error:
         raise SkipSample("image file is not there") from error
