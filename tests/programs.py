@@ -19,6 +19,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from multiprocessing import forkserver
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -218,10 +219,13 @@ def _launch(argv: list[str], ranks: int) -> None:
 
     at = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": str(uuid.uuid4())}
     config = LaunchConfig(1, 1, ranks, max_restarts=0, start_method="fork", monitor_interval=0.1, **at)
-    elastic_launch(config, _rank)(argv)
+    elastic_launch(config, _rank)(argv, multiprocessing.get_context("fork").Barrier(ranks))
 
 
-def _rank(argv: list[str]) -> None:
+def _rank(argv: list[str], all_there: Barrier) -> None:
+    # The agent's store looks up the address of a rank that connects. A rank that is forked meanwhile finds the C
+    # library's lock for that taken, by a thread that it does not have, and waits for ever.
+    all_there.wait()
     try:
         _main(argv)
     except SystemExit as end:
