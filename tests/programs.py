@@ -56,7 +56,7 @@ class Program:
         self.out, self.err = (out, out) if out else (self.folder / "out", self.folder / "err")
         for path in {self.out, self.err}:
             path.touch()  # there to be read from now on
-        variables = {**os.environ, **(env or {})}
+        variables = {**os.environ, "TMPDIR": str(self.folder), **(env or {})}
         how = (self.args, ranks, str(cwd), variables, str(self.out), str(self.err), die_at)
         self.process = FORKS.Process(target=_become, args=how)
         self.process.start()
@@ -82,7 +82,7 @@ class Program:
     def done(self, timeout: float = TIMEOUT) -> subprocess.CompletedProcess[str]:
         """Waits for it, and gives what it printed."""
         code, out, err = self.wait(timeout), self.out.read_text(), self.err.read_text()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)  # a loader's worker may still be ending
         assert not self.dies or code == -signal.SIGKILL, (out, err)
         return subprocess.CompletedProcess(self.args, code, out, err)
 
@@ -162,6 +162,7 @@ def _become(argv: list[str], ranks: int, cwd: str, variables: dict[str, str], ou
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(cwd)
+    tempfile.tempdir = None  # not what the server found
     paths = variables.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[1:1] = [path for path in paths if path and path not in sys.path]
     for stream, path in ((1, out), (2, err)):
