@@ -1,7 +1,6 @@
 """Small real things: a tiny OpenCLIP architecture, real tars, a real CSV, and the trainer as a function."""
 
 import functools
-import gc
 import importlib.util
 import json
 import logging
@@ -31,17 +30,6 @@ def open_clip_loads(folder: Path) -> None:
     import open_clip
 
     open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
-
-
-def pytest_collection_finish():
-    """What is imported stays: collections that walk it are a thirtieth of the tests' time."""
-    gc.collect()
-    gc.freeze()
-
-
-def pytest_unconfigure():
-    """Extension modules complain of what is not collected at the end."""
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
