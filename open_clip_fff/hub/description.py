@@ -126,6 +126,13 @@ def _registered(model_name: str) -> str:
     return model_name if ":" in model_name else model_name.replace("/", "-")
 
 
+def registered_architecture(model_name: str) -> dict[str, Any] | None:
+    """The architecture of a name in OpenCLIP's registry; None for one that is not there, or has a schema."""
+    import open_clip
+
+    return None if ":" in model_name else open_clip.get_model_config(_registered(model_name))
+
+
 def local_tower(description: Mapping) -> str | None:
     """The local folder from which OpenCLIP reads the text tower's configuration; None if it needs none."""
     tower = description["model_cfg"]["text_cfg"].get("hf_model_name")

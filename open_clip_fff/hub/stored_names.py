@@ -7,7 +7,7 @@ from pathlib import Path
 from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.fingerprint import fingerprint, hashed_name
 from open_clip_fff.hub.checkpoints import read_weights
-from open_clip_fff.hub.description import CONFIG_NAME
+from open_clip_fff.hub.description import CONFIG_NAME, registered_architecture
 from open_clip_fff.hub.loading import is_run_or_checkpoint, local_path, read_local
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, SCALE
 
@@ -21,8 +21,6 @@ def stored_name(source: FrozenSource) -> str:
 
     Raises UsageError if a file cannot be read.
     """
-    import open_clip
-
     name, weights, called = source.model, source.pretrained, source.name
     path = local_path(name)
     if path is not None and (is_run_or_checkpoint(path) or (path / CONFIG_NAME).is_file()):
@@ -30,7 +28,7 @@ def stored_name(source: FrozenSource) -> str:
         config, called = description["model_cfg"], str(checkpoint) if is_run_or_checkpoint(path) else called
     else:
         file = Path(weights or "")
-        config = None if ":" in name else open_clip.get_model_config(name.replace("/", "-"))
+        config = registered_architecture(name)
         if path is not None or config is None or not file.is_file() or file.suffix in BIG_VISION:
             return called
         tensors = read_weights(file)

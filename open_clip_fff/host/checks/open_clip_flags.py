@@ -2,7 +2,6 @@
 
 import argparse
 
-import open_clip
 import timm.optim
 import torch
 from open_clip_train.data import expand_urls
@@ -12,6 +11,7 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks.arguments import NO_BIAS
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.optimizer import without_none_options
+from open_clip_fff.hub.description import registered_architecture
 
 if TASKS:
     import open_clip_train.optim as oc_optim
@@ -37,7 +37,7 @@ def check_flags(args: argparse.Namespace) -> None:
 def _check_no_bias(args: argparse.Namespace) -> None:
     """OpenCLIP's distillation passes every output of both models on, and takes no bias."""
     for flag, name in (("--model", args.model), ("--distill-model", args.distill_model)):
-        config = None if ":" in name else open_clip.get_model_config(name.replace("/", "-"))
+        config = registered_architecture(name)
         if "init_logit_bias" in (config or {}):
             raise UsageError(
                 f"{flag} {name}: does not go with distillation: {NO_BIAS}; name another, or drop --distill-model"

@@ -9,6 +9,7 @@ import open_clip
 import torch
 
 from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.hub.description import registered_architecture
 
 CLIP_TOKENS = 49_408  # of OpenCLIP's own tokenizer
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(open_clip.CLIPTextCfg)}
@@ -39,7 +40,7 @@ def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | No
 
 def padding_notes(args: argparse.Namespace) -> list[str]:
     """A warning where the text tower leaves out another token as padding than its tokenizer pads with."""
-    config = None if ":" in args.model else open_clip.get_model_config(args.model.replace("/", "-"))
+    config = registered_architecture(args.model)
     text = (config or {}).get("text_cfg", {})
     name, tokenizer_name = text.get("hf_model_name"), text.get("hf_tokenizer_name")
     found = _transformers_config(name) if name and tokenizer_name else None

@@ -12,7 +12,7 @@ from torch import Tensor
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import read_weights, run_folder, usable_before, weights_of
-from open_clip_fff.hub.description import only_errors_logged
+from open_clip_fff.hub.description import only_errors_logged, registered_architecture
 from open_clip_fff.hub.params import read_params
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, current_names, find_mismatch
 from open_clip_fff.losses.registry import LOSSES
@@ -31,8 +31,9 @@ def activation_notes(args: argparse.Namespace) -> list[str]:
 
 def context_length(args: argparse.Namespace) -> int | None:
     """How many tokens the text tower takes; None where the hub would have to be asked."""
-    config = None if ":" in args.model else open_clip.get_model_config(args.model.replace("/", "-"))
-    return args.force_context_length or (config and config["text_cfg"].get("context_length", 77))
+    config = registered_architecture(args.model)
+    own = None if config is None else config["text_cfg"].get("context_length", 77)
+    return args.force_context_length or own
 
 
 def check_weights(args: argparse.Namespace, plan: Plan) -> None:
