@@ -244,7 +244,8 @@ def test_a_training_that_diverges_ends(fused, quiz, tmp_path, capsys):
     def train(out, *more):
         return ["vqa", "--model", fused, "--out", tmp_path / out, "--steps", 3, "--warmup", 1, *given, *more]
 
-    for flag, value in (("--lr", "nan"), ("--head-lr", "-0.5"), ("--wd", "-0.1"), ("--warmup", "-1")):
+    assert "--lr: nan is not a finite number" in refused(capsys, *train("x", "--lr", "nan"))
+    for flag, value in (("--head-lr", "-0.5"), ("--wd", "-0.1"), ("--warmup", "-1")):
         assert f"{flag} {value}: must be 0 or more" in refused(capsys, *train("x", flag, value))
     large = ["--lr", "1e30", "--head-lr", "1e30", "--validate-every"]
     line = refused(capsys, *train("x", *large, "2"))

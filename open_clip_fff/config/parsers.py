@@ -5,7 +5,7 @@ import difflib
 import math
 import textwrap
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from open_clip_fff.config.fields import as_flag
 from open_clip_fff.errors import UsageError
@@ -14,10 +14,16 @@ CLOSE = 0.7  # of difflib's ratio, without the dashes; below it a suggestion is 
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser that raises a mistake as a UsageError of one line, and prints no usage."""
+    """A parser that raises a mistake as a UsageError of one line, and prints no usage; it takes no inf and no nan."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        value = super()._get_value(action, arg_string)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise argparse.ArgumentError(action, f"{arg_string} is not a finite number")
+        return value
 
 
 class CommandParser(OneLineParser):
@@ -74,7 +80,7 @@ def did_you_mean(typed: str, known: Iterable[str]) -> str:
 
 
 def check_least(args: argparse.Namespace, **least: int) -> None:
-    """Raises UsageError for a number below the least that its flag takes, or not finite; None is passed over."""
+    """Raises UsageError for a number below the least that its flag takes; None is passed over."""
     for name, low in least.items():
-        if (value := getattr(args, name)) is not None and not low <= value < math.inf:
-            raise UsageError(f"{as_flag(name)} {value}: must be {low} or more" + ", and finite" * (value == math.inf))
+        if (value := getattr(args, name)) is not None and value < low:
+            raise UsageError(f"{as_flag(name)} {value}: must be {low} or more")
