@@ -57,10 +57,13 @@ def flag_parser() -> argparse.ArgumentParser:
     for group, title in GROUPS.items():
         section = parser.add_argument_group(title)
         for flag, hint in flags_of(group):
-            section.add_argument(
-                as_flag(flag.name), help=f"{flag.help} (default: {flag.default_text})", **takes(flag, hint)
-            )
+            add_flag(section, flag, hint)
     return parser
+
+
+def add_flag(parser: argparse._ActionsContainer, flag: Flag, hint: Any) -> None:
+    """Adds a flag to a parser, or to a group of its help; `hint` is its field's type."""
+    parser.add_argument(as_flag(flag.name), help=f"{flag.help} (default: {flag.default_text})", **takes(flag, hint))
 
 
 def takes(flag: Flag, hint: Any) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def check_flags(kind: SourceKind, settings: PackSettings) -> None:
         "--only": (columns.only, "table"),
         "--csv-separator": (settings.separator, "table shards"),
         "--image-root": (settings.image_root, "table"),
-        "--group": (settings.group, "table"),
+        "--group": (settings.group_rows, "table"),
         "--class-from-folder": (settings.class_from_folder, "folder"),
         "--shuffle": (settings.seed is not None, "table folder"),
         "--captions": (settings.captions, "shards"),

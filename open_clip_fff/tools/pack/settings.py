@@ -1,44 +1,69 @@
-"""Settings of packing."""
+"""Settings of packing, each with its flag."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from open_clip_fff.config.fields import Settings, as_flag, fields_by_flag, setting
+from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.errors import UsageError
 
 FORMATS = ("jpg", "webp", "keep")
 JOINS = ("key", "url")
 LAYOUT = 2  # version of the lists in the output folder, and of the shards' content
+GROUPS = (TABLE, FOLDER, SHARDS, IMAGES) = ("a table", "a folder of images", "shards", "images")  # of the help
+
+
+def parse_only(typed: str) -> tuple[str, tuple[str, ...]]:
+    """`COLUMN=A;B` as a column and values. Raises UsageError for anything else."""
+    column, _, values = typed.partition("=")
+    if not column.strip() or not split_names(values):
+        raise UsageError(f"--only {typed}: write COLUMN=VALUE, or several values, COLUMN=A;B")
+    return column, tuple(value.strip() for value in split_names(values))
 
 
 @dataclass(frozen=True)
-class ImageSettings:
+class ImageSettings(Settings):
     """How images are checked, resized and re-encoded."""
 
-    resize: int | None = None  # pixels of the short side of larger images; None keeps all as they are
-    format: str = "jpg"  # of re-encoded images; `keep` for their own
-    quality: int = 90  # of jpg and webp, 1 to 100
-    least: int = 0  # pixels of the short side; smaller images are left out
-    verify: bool = True  # whether images that are kept are decoded, to find damage
+    group = IMAGES
 
-    def __post_init__(self) -> None:
-        if self.resize is not None and self.resize < 1:
-            raise UsageError(f"--resize {self.resize}: pixels of the short side, 1 or more")
-        if not 1 <= self.quality <= 100:
-            raise UsageError(f"--quality {self.quality}: from 1 to 100")
-        if self.least < 0:
-            raise UsageError(f"--min-size {self.least}: pixels of the short side, 0 or more")
+    resize: int | None = setting(
+        "resize",
+        None,
+        "short side of larger ones",
+        unset="keep all sizes",
+        metavar="PX",
+        check=(lambda x: x >= 1, "--resize {}: pixels of the short side, 1 or more"),
+    )
+    format: str = setting("resize_format", "jpg", "of re-encoded ones; keep: their own", choices=FORMATS)
+    quality: int = setting(
+        "quality", 90, "of jpg and webp", check=(lambda x: 1 <= x <= 100, "--quality {}: from 1 to 100")
+    )
+    least: int = setting(
+        "min_size",
+        0,
+        "leave out smaller short sides",
+        metavar="PX",
+        check=(lambda x: x >= 0, "--min-size {}: pixels of the short side, 0 or more"),
+    )
+    verify: bool = setting("verify", True, "decode kept images, to find damage")
 
 
 @dataclass(frozen=True)
-class ColumnNames:
+class ColumnNames(Settings):
     """A table's columns as typed; None and () for those to be guessed."""
 
-    image: str | None = None  # paths of images
-    captions: tuple[str, ...] = ()  # the raw caption, then others
-    keep: tuple[str, ...] = ()  # those that go into the json
-    url: str | None = None  # of the image
-    label: str | None = None  # its class
-    only: tuple[str, tuple[str, ...]] | None = None  # a column and values; rows with others are skipped
+    group = TABLE
+
+    image: str | None = setting("image_key", None, "paths of images, or images", unset="guessed", metavar="COLUMN")
+    captions: tuple[str, ...] = setting("caption_key", (), "columns: the raw caption; others", unset="one is guessed")
+    keep: tuple[str, ...] = setting("keep_columns", (), "columns that go into the json")
+    url: str | None = setting("url_key", None, "goes into the json as url; what --join url goes by", metavar="COLUMN")
+    label: str | None = setting("class_key", None, "goes into the member cls", metavar="COLUMN")
+    only: tuple[str, tuple[str, ...]] | None = setting(
+        "only", None, "rows with one of these values", unset="all", metavar="'COLUMN=A;B'", parse=parse_only
+    )
 
     def __post_init__(self) -> None:
         if "captions" in self.keep:
@@ -46,52 +71,55 @@ class ColumnNames:
 
 
 @dataclass(frozen=True)
-class PackSettings:
+class PackSettings(Settings):
     """What to pack, and how."""
 
     source: str  # a table, a folder, or shards with braces
-    columns: ColumnNames = field(default_factory=ColumnNames)  # of a table
+    columns: ColumnNames = field(default_factory=ColumnNames)
     images: ImageSettings = field(default_factory=ImageSettings)
-    json_keys: tuple[str, ...] = ("captions",)  # json fields with captions, as in training
-    separator: str | None = None  # of a CSV; None to detect it
-    image_root: Path | None = None  # the folder of a table's relative paths; None for the table's own
-    group: bool = False  # whether rows of one image become one sample
-    class_from_folder: bool = False  # whether an image's class is its folder directly below the source
-    per_shard: int = 10_000  # images in a shard, including those that are left out
-    seed: int | None = None  # of the random order of rows; None for their own order
-    captions: Path | None = None  # captions of shards: a table, or a folder with a parquet per shard
-    join: str = "key"  # or `url`, a field of the samples' json
-
-    def __post_init__(self) -> None:
-        if self.per_shard < 1:
-            raise UsageError(f"--images-per-shard {self.per_shard}: 1 or more")
-        if self.seed is not None and self.seed < 0:
-            raise UsageError(f"--shuffle {self.seed}: the seed is 0 or greater")
+    per_shard: int = setting(
+        "images_per_shard",
+        10_000,
+        "images in a shard, including those that are left out",
+        metavar="N",
+        check=(lambda x: x >= 1, "--images-per-shard {}: 1 or more"),
+    )
+    seed: int | None = setting(
+        "shuffle",
+        None,
+        "a random order; class by class makes bad shards",
+        unset="their own",
+        metavar="SEED",
+        check=(lambda x: x >= 0, "--shuffle {}: the seed is 0 or greater"),
+    )
+    image_root: Path | None = setting(  # noqa: RUF009
+        "image_root", None, "paths start there", unset="the table's folder", metavar="DIR", parse=Path, group=TABLE
+    )
+    group_rows: bool = setting("group", False, "one sample of all rows of an image", group=TABLE)
+    separator: str | None = setting(
+        "csv_separator",
+        None,
+        "between cells",
+        unset="the first of tab, comma, | and ; in the header",
+        metavar="C",
+        group=TABLE,
+    )
+    class_from_folder: bool = setting(
+        "class_from_folder", False, "the folder directly below SOURCE as cls", group=FOLDER
+    )
+    json_keys: tuple[str, ...] = setting("json_text_key", ("captions",), "captions in a json", group=FOLDER)
+    captions: Path | None = setting(  # noqa: RUF009
+        "captions", None, "a table, or a folder with a parquet per shard", metavar="PATH", parse=Path, group=SHARDS
+    )
+    join: str = setting("join", "key", "by the key, or the json's url", choices=JOINS, group=SHARDS)
 
     def kept(self) -> dict[str, object]:
         """What the shards depend on, by flag, as json."""
-        columns, images = self.columns, self.images
-        return {
-            "layout": LAYOUT,
-            "SOURCE": self.source,
-            "--image-key": columns.image,
-            "--image-root": self.image_root and str(self.image_root),
-            "--caption-key": ";".join(columns.captions),
-            "--keep-columns": ";".join(columns.keep),
-            "--url-key": columns.url,
-            "--class-key": columns.label,
-            "--only": columns.only and f"{columns.only[0]}={';'.join(columns.only[1])}",
-            "--csv-separator": self.separator,
-            "--group": self.group,
-            "--class-from-folder": self.class_from_folder,
-            "--json-text-key": ";".join(self.json_keys),
-            "--captions": self.captions and str(self.captions),
-            "--join": self.join,
-            "--images-per-shard": self.per_shard,
-            "--shuffle": self.seed,
-            "--resize": images.resize,
-            "--resize-format": images.format,
-            "--quality": images.quality,
-            "--min-size": images.least,
-            "--verify": images.verify,
-        }
+        values: dict[str, Any] = {"layout": LAYOUT, "SOURCE": self.source}
+        for owner in (self.columns, self, self.images):
+            values |= {as_flag(flag): getattr(owner, x.name) for flag, x in fields_by_flag(type(owner)).items()}
+        if self.columns.only:
+            column, names = self.columns.only
+            values["--only"] = f"{column}={';'.join(names)}"
+        values |= {flag: ";".join(value) for flag, value in values.items() if isinstance(value, tuple)}
+        return values | {flag: str(value) for flag, value in values.items() if isinstance(value, Path)}

@@ -54,13 +54,17 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
     table.skipped.clear()
 
     def repeats(rows: int, images: int) -> str:
-        rest = ", each one sample" if settings.group else "; --group makes one sample of each, with all their captions"
+        rest = (
+            ", each one sample"
+            if settings.group_rows
+            else "; --group makes one sample of each, with all their captions"
+        )
         return f"{plural(rows, 'rows')} are about {plural(images, 'images')}{rest}"
 
     def open_in(lists: Path, share: Share) -> SampleSource[dict]:
         named = NamedImages(root, table.files, lists) if kind.images else None
         nested: Counter[str] = Counter()
-        rows = table_rows(table, columns, by_content=settings.group, starts=starts, nested=nested)
+        rows = table_rows(table, columns, by_content=settings.group_rows, starts=starts, nested=nested)
 
         def unused() -> list[str]:
             files = named.unused() if named else unused_in(settings.source, table.files, not inline)
@@ -69,7 +73,7 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
         listing = Listing(
             rows=named.noting(rows) if named else rows,
             columns=columns.captions,
-            repeats="join" if settings.group else "keep",
+            repeats="join" if settings.group_rows else "keep",
             order=settings.seed,
             about=table.about(),
             read=table.warnings,
