@@ -21,7 +21,7 @@ from digits.study import markdown
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.tools.caption.writing import COLUMN
+from open_clip_fff.tools.caption.shard import COLUMN
 
 HERE = Path(__file__).parent
 HELD_OUT = 389

@@ -20,7 +20,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.caption.captioner import shared_start
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_captioner, revision
-from open_clip_fff.tools.caption.writing import METADATA
+from open_clip_fff.tools.caption.shard import METADATA
 from tests.captioning_models import make_captioner
 from tests.conftest import colour_sample, write_tar
 from tests.full_disk import full_disk

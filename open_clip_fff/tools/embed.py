@@ -6,14 +6,12 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.decoded import decoded_samples
 from open_clip_fff.data.features import COLUMN, MEMBER, pack
 from open_clip_fff.data.shards import as_usage_errors, read_samples
-from open_clip_fff.data.sidecar import KEY
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import training_shards
 from open_clip_fff.devices import or_best, usable
@@ -21,11 +19,11 @@ from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.hub.stored_names import stored_name
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, load_extractor
-from open_clip_fff.tools.shards.batches import usable_batches
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
+from open_clip_fff.tools.shards.per_sample import usable_batches, write_copy, write_sidecar
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import INTO, Share
-from open_clip_fff.tools.shards.tars import check_torn, members, samples_to_copy, tar_writer
+from open_clip_fff.tools.shards.tars import check_torn, samples_to_copy
 
 READ = ("per_image", "policy", "text_keys", "json_keys", "sidecar", "sidecar_keys", "split_sentences", "words")
 
@@ -49,11 +47,11 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
 
     def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
         record = ShardRecord(url)
-        features = dict(embed_shard(url, CaptionReader(captions), extractor, model, device, args, record, tick))
+        features = embed_shard(url, CaptionReader(captions), extractor, model, device, args, record, tick)
         if args.into == "sidecar":
-            write_parquet(file, features)
+            write_sidecar(file, features, pa.field(COLUMN, pa.binary()))
         else:
-            write_tar(url, file, features)
+            write_copy(url, file, features, lambda _, stored: {} if stored is None else {MEMBER: stored})
         return record
 
     return process_shards(shards, folder, share, work)
@@ -88,18 +86,3 @@ def embed_shard(
                 yield sample.key, pack(image, own, row.captions, model)
             else:
                 record.leave_out(sample.key, "features are not finite")
-
-
-def write_parquet(file: BinaryIO, features: dict[str, bytes]) -> None:
-    """The columns `key` and `features`."""
-    contents = pa.array(features.values(), pa.binary())
-    pq.write_table(pa.table({KEY: pa.array(features, pa.string()), COLUMN: contents}), file)
-
-
-def write_tar(url: str, file: BinaryIO, features: dict[str, bytes]) -> None:
-    """All samples of the shard, with their features, but those whose name leaves the folder."""
-    with tar_writer(file) as tar:
-        for sample in as_usage_errors(samples_to_copy(url), url):
-            key = str(sample["__key__"])
-            stored = features.pop(key, None)  # a repeated key's are the first sample's
-            tar.write({"__key__": key, **members(sample), **({} if stored is None else {MEMBER: stored})})

@@ -14,7 +14,7 @@ from open_clip_fff.data.shards import as_usage_errors, image_bytes, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import printable
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.caption.writing import COLUMN
+from open_clip_fff.tools.caption.shard import COLUMN
 from open_clip_fff.tools.shards.folder import OutFolder
 
 RAW = "txt"

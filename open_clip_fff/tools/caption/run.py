@@ -2,11 +2,8 @@
 
 import argparse
 import re
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 
@@ -19,9 +16,8 @@ from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_captioner, revision
 from open_clip_fff.tools.caption.report import report
-from open_clip_fff.tools.caption.shard import ShardCaptioner
-from open_clip_fff.tools.caption.writing import refuse_taken, write_sidecar, write_tar
-from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
+from open_clip_fff.tools.caption.shard import ShardCaptioner, refuse_taken
+from open_clip_fff.tools.shards.folder import OutFolder, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import INTO, Share
 from open_clip_fff.tools.shards.tars import check_torn
@@ -48,8 +44,9 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
             folder = OutFolder(args.out, INTO[args.into], settings)  # created only once the model works
             if share.index == 0:
                 print(f"captions of {args.model}, {decoding.how}, in {settings['dtype']} on {device}")
-            shard = ShardCaptioner(captioner, decoding, args.batch_size, args.workers, args.seed, field, args.overwrite)
-            code = process_shards(shards, folder, share, partial(write_shard, captioner=shard, settings=settings))
+            numbers = (args.batch_size, args.workers, args.seed)
+            work = ShardCaptioner(captioner, decoding, *numbers, field, args.overwrite, settings).write
+            code = process_shards(shards, folder, share, work)
         except torch.OutOfMemoryError as error:
             raise OneRankError(
                 f"--batch-size {args.batch_size}: {decoding.captions} captions of so many images do not fit into the "
@@ -87,16 +84,3 @@ def to_device(captioner: Captioner, device: str) -> Captioner:
     except torch.OutOfMemoryError as error:
         raise OneRankError(f"--device {device}: too small for the model; --dtype float16 halves it") from error
     return captioner
-
-
-def write_shard(
-    url: str, file: BinaryIO, tick: Callable[[int], None], captioner: ShardCaptioner, settings: dict[str, object]
-) -> ShardRecord:
-    """Writes one shard's file."""
-    record = ShardRecord(url)
-    captions = captioner.captions(url, record, tick)
-    if captioner.field is None:
-        write_sidecar(file, captions, settings)
-    else:
-        write_tar(url, file, captions, captioner.field)
-    return record

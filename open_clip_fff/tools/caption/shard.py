@@ -1,23 +1,31 @@
-"""The captions of one shard, deterministic for the seed and the shard's name."""
+"""The captions of one shard, deterministic for the seed and the shard's name, and its file."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+import pyarrow as pa
 import torch
 
 from open_clip_fff.data.decoded import decoded
 from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors, read_samples
+from open_clip_fff.data.sources import fields_or_none
+from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.cleaning import add_clean
 from open_clip_fff.tools.caption.decoding import Decoding
-from open_clip_fff.tools.caption.writing import refuse_taken
-from open_clip_fff.tools.shards.batches import usable_batches
 from open_clip_fff.tools.shards.folder import ShardRecord
+from open_clip_fff.tools.shards.per_sample import usable_batches, write_copy, write_sidecar
 from open_clip_fff.tools.shards.tars import samples_to_copy
+
+COLUMN = "captions"  # of a sidecar, lists of strings
+METADATA = b"captioning"  # of a sidecar: the settings as json
+NO_JSON = "json cannot be read"
 
 
 class PreparedSample(NamedTuple):
@@ -29,7 +37,7 @@ class PreparedSample(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardCaptioner:
-    """Captions a shard in batches, seeded per shard."""
+    """Captions a shard in batches, seeded per shard, and writes them into a parquet or a copy of the shard."""
 
     captioner: Captioner  # on its device
     decoding: Decoding  # how captions are generated
@@ -38,6 +46,22 @@ class ShardCaptioner:
     seed: int  # of the random numbers, combined with the shard's base name
     field: str | None  # of the tars' json that captions go into; None for sidecars
     overwrite: bool  # whether a sample may have that field already
+    settings: Mapping[str, object]  # kept in sidecars
+
+    def write(self, url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
+        """Captions a shard and writes its file; `tick` gets the numbers of samples that are done.
+
+        Of tars, a sample without new captions loses the field, and one with an unreadable json is copied unchanged.
+        Raises as `captions`.
+        """
+        record = ShardRecord(url)
+        captions = self.captions(url, record, tick)
+        if self.field is None:
+            metadata = {METADATA: json.dumps(self.settings, ensure_ascii=False).encode()}
+            write_sidecar(file, captions, pa.field(COLUMN, pa.list_(pa.string())), metadata)
+        else:
+            write_copy(url, file, captions, partial(with_captions, field=self.field))
+        return record
 
     def captions(self, url: str, record: ShardRecord, tick: Callable[[int], None]) -> Iterator[tuple[str, list[str]]]:
         """Key and captions of samples with any; `record` counts, and lists the others.
@@ -80,3 +104,23 @@ class ShardCaptioner:
         if short:
             record.counts[f"images with fewer than {most}"] += len(short)
         return captions
+
+
+def with_captions(members: Mapping[str, bytes], texts: list[str] | None, field: str) -> dict[str, bytes]:
+    """The member json with captions in a field, which is created if missing; none where nothing changes."""
+    fields = fields_or_none(members.get("json"))
+    if fields is None or not (texts or field in fields):
+        return {}
+    fields.pop(field, None)
+    return {"json": json.dumps(fields | ({field: texts} if texts else {}), ensure_ascii=False).encode()}
+
+
+def refuse_taken(sample: Mapping[str, Any], field: str, overwrite: bool) -> str | None:
+    """Why a sample cannot get the field; None if it can. Raises UsageError if it has one, and `overwrite` is off."""
+    fields = fields_or_none(sample.get("json"))
+    if fields is not None and field in fields and not overwrite:
+        raise UsageError(
+            f"--field {field}: {sample['__url__']}: the json of {sample['__key__']} has one already; name another, or "
+            "add --overwrite"
+        )
+    return NO_JSON if fields is None else None

@@ -1,0 +1,76 @@
+"""What a model gives for each sample of a shard: from batches of them to a parquet, or a copy of the shard."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import BinaryIO, Protocol, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from open_clip_fff.data.shards import SkippedSample, as_usage_errors
+from open_clip_fff.data.sidecar import KEY
+from open_clip_fff.tools.shards.folder import ShardRecord
+from open_clip_fff.tools.shards.tars import members, samples_to_copy, tar_writer
+
+
+class KeyedSample(Protocol):
+    """A sample with its key."""
+
+    @property
+    def key(self) -> str: ...
+
+
+K = TypeVar("K", bound=KeyedSample)
+T = TypeVar("T")
+
+
+def usable_batches(
+    samples: Iterator[K | SkippedSample], size: int, record: ShardRecord, tick: Callable[[int], None]
+) -> Iterator[list[K]]:
+    """Those of each `size` samples that can be used; `record` notes the others, and samples whose key was there before.
+
+    Results are found by key: those of the first sample are not another's. After each batch `tick` gets how many samples
+    it was made of.
+    """
+    keys = set[str]()
+    while some := list(islice(samples, size)):
+        usable: list[K] = []
+        for sample in some:
+            if isinstance(sample, SkippedSample):
+                record.left_out.append(sample)
+            elif sample.key in keys:
+                record.leave_out(sample.key, "its key was there before")
+            else:
+                keys.add(sample.key)
+                usable.append(sample)
+        yield usable
+        tick(len(some))
+
+
+def write_sidecar(
+    file: BinaryIO, found: Iterable[tuple[str, object]], column: pa.Field, metadata: Mapping[bytes, bytes] | None = None
+) -> None:
+    """Writes a parquet with the column `key`, and `column` with what was found for that key."""
+    rows = list(found)
+    schema = pa.schema([(KEY, pa.string()), column], metadata)
+    pq.write_table(pa.table([[key for key, _ in rows], [value for _, value in rows]], schema=schema), file)
+
+
+def write_copy(
+    url: str,
+    file: BinaryIO,
+    found: Iterable[tuple[str, T]],
+    changes: Callable[[dict[str, bytes], T | None], Mapping[str, bytes]],
+) -> None:
+    """Writes a tar with all samples of a shard, but those whose name leaves the folder.
+
+    `changes` makes new members of a sample's own and of what was found for its key, None for nothing.
+
+    Raises UsageError if the shard cannot be read.
+    """
+    new = dict(found)
+    with tar_writer(file) as tar:
+        for sample in as_usage_errors(samples_to_copy(url), url):
+            key, held = str(sample["__key__"]), members(sample)
+            value = new.pop(key, None)  # a repeated key's is the first sample's
+            tar.write({"__key__": key, **held, **changes(held, value)})
