@@ -1,11 +1,6 @@
 """`open-clip-fff caption`, from a clone: see open_clip_fff/commands/caption.py, or --help."""
 
-import sys
-from functools import partial
-
-from open_clip_fff.commands import caption
-
-main = partial(caption.main, prog="scripts/caption.py")
+from open_clip_fff.commands.caption import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main(prog="scripts/caption.py"))

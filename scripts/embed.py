@@ -1,11 +1,6 @@
 """`open-clip-fff embed`, from a clone: see open_clip_fff/commands/embed.py, or --help."""
 
-import sys
-from functools import partial
-
-from open_clip_fff.commands import embed
-
-main = partial(embed.main, prog="scripts/embed.py")
+from open_clip_fff.commands.embed import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main(prog="scripts/embed.py"))

@@ -1,11 +1,6 @@
 """`open-clip-fff pack`, from a clone: see open_clip_fff/commands/pack.py, or --help."""
 
-import sys
-from functools import partial
-
-from open_clip_fff.commands import pack
-
-main = partial(pack.main, prog="scripts/pack.py")
+from open_clip_fff.commands.pack import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main(prog="scripts/pack.py"))

@@ -1,11 +1,6 @@
 """`open-clip-fff scale`, from a clone: see open_clip_fff/commands/scale.py, or --help."""
 
-import sys
-from functools import partial
-
-from open_clip_fff.commands import scale
-
-main = partial(scale.main, prog="scripts/scale.py")
+from open_clip_fff.commands.scale import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main(prog="scripts/scale.py"))

@@ -1,10 +1,10 @@
 """Small real things: a tiny OpenCLIP architecture, real tars, a real CSV, and the trainer as a function."""
 
 import functools
-import importlib.util
 import json
 import logging
 import os
+import runpy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,18 +165,17 @@ class Done(NamedTuple):
 
 
 @pytest.fixture
-def program(capsys):
-    """A program of eval/, or of another folder, by its `main`, in this process."""
+def program(capsys, monkeypatch):
+    """A program of eval/, or of another folder, as a command line starts it, in this process."""
 
     def run(name: str, *arguments: object, expect: int = 0, folder: str = "eval") -> Done:
-        path = Path(__file__).parent.parent / folder / f"{name}.py"
-        found = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
+        path = str(Path(__file__).parent.parent / folder / f"{name}.py")
         capsys.readouterr()
-        code = module.main([str(argument) for argument in arguments])
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+            patch.setattr("sys.argv", [path, *map(str, arguments)])
+            runpy.run_path(path, run_name="__main__")
         done = Done(*capsys.readouterr())
-        assert code == expect, done
+        assert end.value.code == expect, done
         return done
 
     return run

@@ -3,9 +3,7 @@
 import io
 import json
 import re
-import runpy
 import shutil
-import sys
 import tarfile
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 import torch
 
 from open_clip_fff import sample_id
+from open_clip_fff.commands.embed import main
 from open_clip_fff.config.mining import StoredBy
 from open_clip_fff.data.caption_rows import CaptionRow, RowBytes, deserialize
 from open_clip_fff.data.features import (
@@ -34,17 +33,12 @@ from tests.conftest import colour_sample, write_tar
 from tests.recorder import RECORDED
 from tests.test_training import FFF, mining
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 EVERYTHING = ["--p1", "0.2", "--p2", "0.9", "--p3", "0.9", "--p1-prime", "0.0"]
 STILL = ["--aug-cfg", "scale=(1.0,1.0)"]  # the model then sees in training nearly what was embedded
 
 
 def embed(*argv: str) -> int:
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        return runpy.run_path(str(SCRIPTS / "embed.py"))["main"](list(argv))
-    finally:
-        sys.path.remove(str(SCRIPTS))
+    return main(list(argv))
 
 
 @pytest.fixture

@@ -5,14 +5,13 @@ import io
 import json
 import math
 import random
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from open_clip_fff.commands.train_discriminator import main
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.connection import UNDECIDED, ConnectionSettings
 from open_clip_fff.data.shards import id_of, read_samples
@@ -36,7 +35,6 @@ from tests.conftest import colour_sample, write_tar
 from tests.matching_models import make
 
 MAFA = ConnectionSettings("blip:x")
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "initializer_range": 0.1}
 DIGITS = {
     "model_type": "blip",
@@ -48,11 +46,7 @@ DIGITS = {
 
 
 def program(*argv: object) -> int:
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        return runpy.run_path(str(SCRIPTS / "train_discriminator.py"))["main"]([str(argument) for argument in argv])
-    finally:
-        sys.path.remove(str(SCRIPTS))
+    return main([str(argument) for argument in argv], prog="scripts/train_discriminator.py")
 
 
 def reader() -> CaptionReader:
@@ -195,15 +189,12 @@ def test_its_figures():
 
 
 @pytest.mark.slow
-def test_on_the_digits_it_beats_chance_and_its_folder_judges(tmp_path, capsys):
+def test_on_the_digits_it_beats_chance_and_its_folder_judges(tmp_path, capsys, monkeypatch):
     """From random weights, in half a minute; chance is a precision of .5, and a digit in ten is right by chance."""
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        from digits.shards import write_shards
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "scripts")
+    from digits.shards import write_shards
 
-        write_shards(tmp_path / "data", seed=0)
-    finally:
-        sys.path.remove(str(SCRIPTS))
+    write_shards(tmp_path / "data", seed=0)
     (tmp_path / "small.json").write_text(json.dumps(DIGITS))
     data = [
         "--train-data",
