@@ -89,22 +89,21 @@ def arrange(
         file: to write to.
         repeats: of rows with one identity: `join` them to one, with the captions of all and the rest of the first;
             `rename` their keys, with a hash of the image's path; or `keep` them.
-        order: by `identity`, or random by a seed; None for the order of the first rows.
+        order: of joined rows by `identity`, or random by a seed; None for the order of the first rows.
         notes: lines by name, for `RowFile.notes`.
     """
     identities = rows.identities
+    values, counts = np.unique(identities, return_counts=True)
     if repeats == "join":
-        numbers, starts = _grouped(identities)
+        numbers, starts = np.argsort(identities, kind="stable"), np.concatenate([[0], np.cumsum(counts)])
     else:
         numbers, starts = np.arange(len(identities)), np.arange(len(identities) + 1)
     if order == "identity":
-        numbers = numbers if repeats == "join" else np.argsort(identities, kind="stable")
         samples = np.arange(len(starts) - 1)
     else:
         samples = np.argsort(numbers[starts[:-1]], kind="stable")
         if order is not None:
             samples = np.random.default_rng(order).permutation(samples)
-    values, counts = np.unique(identities, return_counts=True)
     repeated = values[counts > 1] if repeats == "rename" else values[:0]
     noted = {"images": str(len(values)), "rows": str(len(identities)), "notes": json.dumps(dict(notes or {}))}
     layout = rows.schema.append(pa.field(MERGED, pa.int64())).with_metadata(noted)
@@ -115,13 +114,6 @@ def arrange(
             places = np.arange(offsets[-1]) + np.repeat(starts[some] - offsets[:-1], np.diff(offsets))
             merged = _merged(rows.take(numbers[places]), offsets)
             out.write_batch(_renamed(merged, repeated).cast(layout))
-
-
-def _grouped(identities: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers grouped by identity, and where each group starts (and the last ends)."""
-    numbers = np.argsort(identities, kind="stable")
-    changes = np.flatnonzero(np.diff(identities[numbers])) + 1
-    return numbers, np.concatenate([[0], changes, [len(identities)]]) if len(identities) else np.zeros(1, np.int64)
 
 
 def _merged(batch: pa.RecordBatch, offsets: NDArray[np.int64]) -> pa.RecordBatch:

@@ -3,8 +3,7 @@
 import json
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache, cached_property
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -61,14 +60,13 @@ class RowFile:
 
     def __init__(self, file: BinaryIO) -> None:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._reader = pa.ipc.open_file(pa.py_buffer(mapped))
-        self.schema: pa.Schema = self._reader.schema
-        self._batch = cache(self._reader.get_batch)  # reads nothing
-        count = self._reader.num_record_batches
-        self._length = (count - 1) * BATCH + self._batch(count - 1).num_rows if count else 0
+        self._table = pa.ipc.open_file(pa.py_buffer(mapped)).read_all()  # only its layout: the rows stay in the file
+        self.schema: pa.Schema = self._table.schema
+        self._batches = self._table.to_batches()
+        self._starts = np.array([batch["identity"][0].as_py() for batch in self._batches], np.int64)
 
     def __len__(self) -> int:
-        return self._length
+        return self._table.num_rows
 
     @property
     def columns(self) -> list[str]:
@@ -82,32 +80,26 @@ class RowFile:
     @property
     def identities(self) -> NDArray[np.int64]:
         """int64 of all rows, a copy."""
-        parts = [batch.column("identity").to_numpy() for batch in self._batches()]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        return self._table["identity"].to_numpy()
 
     def take(self, numbers: NDArray[np.int64]) -> pa.RecordBatch:
         """Some rows, in the order of the numbers."""
-        order = np.argsort(numbers, kind="stable")
-        part, local = np.divmod(numbers[order], BATCH)
-        cuts = [0, *(np.flatnonzero(np.diff(part)) + 1), len(part)]
-        found = [
-            self._batch(int(part[start])).take(pa.array(local[start:stop]))
-            for start, stop in pairwise(cuts)
-            if stop > start
-        ]
-        if not found:
+        part, local = np.divmod(numbers, BATCH)
+        order = np.argsort(part, kind="stable")
+        parts, starts = np.unique(part[order], return_index=True)
+        if not len(parts):
             return pa.RecordBatch.from_pylist([], schema=self.schema)
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        return pa.concat_batches(found).take(pa.array(back))
+        rows = np.split(local[order], starts[1:])
+        found = [self._batches[one].take(pa.array(some)) for one, some in zip(parts, rows, strict=True)]
+        return pa.concat_batches(found).take(pa.array(np.argsort(order)))
 
     def find(self, identity: int, key: str) -> dict[str, Any] | None:
         """The row of a key, in a file whose rows are sorted by identity."""
         number = int(np.searchsorted(self._starts, identity, side="right")) - 1
         for part in range(max(number - 1, 0), number + 1):  # equal identities may span two batches
-            ids = self._batch(part).column("identity").to_numpy()
+            ids = self._batches[part]["identity"].to_numpy()
             first, last = (int(np.searchsorted(ids, identity, side=side)) for side in ("left", "right"))
-            for row in self._batch(part).slice(first, last - first).to_pylist():
+            for row in self._batches[part].slice(first, last - first).to_pylist():
                 if row["key"] == key:
                     return row
         return None
@@ -116,17 +108,10 @@ class RowFile:
         """For each caption column its name, its rows with text, and its captions."""
         found = []
         for name in self.columns:
-            lengths = [pc.list_value_length(batch.column(CAPTIONS + name)) for batch in self._batches()]
-            having = sum(pc.sum(pc.greater(x, 0)).as_py() or 0 for x in lengths)
-            found.append((name, having, sum(pc.sum(x).as_py() or 0 for x in lengths)))
+            lengths = pc.list_value_length(self._table[CAPTIONS + name])
+            having = pc.sum(pc.greater(lengths, 0)).as_py() or 0
+            found.append((name, having, pc.sum(lengths).as_py() or 0))
         return found
-
-    def _batches(self) -> Iterator[pa.RecordBatch]:
-        return map(self._reader.get_batch, range(self._reader.num_record_batches))
-
-    @cached_property
-    def _starts(self) -> NDArray[np.int64]:
-        return np.array([batch.column("identity")[0].as_py() for batch in self._batches()], np.int64)
 
 
 def captions_of(row: dict[str, Any]) -> list[list[str]]:
