@@ -64,7 +64,7 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
     def open_in(lists: Path, share: Share) -> SampleSource[dict]:
         named = NamedImages(root, table.files, lists) if kind.images else None
         nested: Counter[str] = Counter()
-        rows = table_rows(table, columns, by_content=settings.group_rows, starts=starts, nested=nested)
+        rows = table_rows(table, columns, settings.group_rows, starts, nested)
 
         def unused() -> list[str]:
             files = named.unused() if named else unused_in(settings.source, table.files, not inline)
@@ -141,11 +141,7 @@ def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, star
 
 
 def table_rows(
-    table: SourceTable,
-    columns: ColumnNames,
-    by_content: bool = False,
-    starts: Sequence[str] = (),
-    nested: Counter[str] | None = None,
+    table: SourceTable, columns: ColumnNames, by_content: bool, starts: Sequence[str], nested: Counter[str]
 ) -> Iterator[SourceRow]:
     """A row per row; its key is its number, from 0.
 
@@ -163,8 +159,7 @@ def table_rows(
         path = joined_path(starts[file], path) if starts else path
         identity = sample_id(image.content) if image.content else text_hash(path) if path else -1 - number
         captions = [captions_at(cells, name) for name in columns.captions]
-        if nested is not None:
-            nested.update(path for name in columns.captions for path in nested_texts(cells, name))
+        nested.update(path for name in columns.captions for path in nested_texts(cells, name))
         if table.separator:  # a CSV's
             inside = sum(further_rows(text, path, table.separator) for texts in captions for text in texts)
             table.skipped += [f"{path} has it in a caption, where a quote has no end"] * inside

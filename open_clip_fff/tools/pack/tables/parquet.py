@@ -33,9 +33,8 @@ class ParquetReader(Reader):
         schema = pq.read_schema(file)
         self.columns = list(schema.names)
         self.inline = frozenset(field.name for field in schema if _holds_bytes(field.type))
-        self._chat = next((field.name for field in schema if _is_chat(field)), None)
-        if CAPTIONS in self.columns:
-            self._chat = None
+        chats = [] if CAPTIONS in self.columns else [field.name for field in schema if _is_chat(field)]
+        self._chat = chats[0] if chats else None
         if self._chat is not None:
             plain = any(name.lower() in CAPTION_NAMES for name in self.columns)
             self.columns, self.made_of = [*self.columns, CAPTIONS], (self._chat,)
