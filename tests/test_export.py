@@ -295,7 +295,7 @@ def test_mistakes_get_one_line_and_lose_nothing(trainer, tmp_path, capsys, expor
     capsys.readouterr()
     x = tmp_path / "x"
     mistakes = {
-        f"{run} --out {tmp_path / 'model'}": "exists and is not empty",
+        f"{run} --out {tmp_path / 'model'}": "exists already",
         f"{run}": "required: --out",
         f"{tmp_path / 'nothing'} --out {x}": f"{tmp_path / 'nothing'}: neither a checkpoint nor a run",
         f"{tmp_path / 'empty'} --out {x}": f"{tmp_path / 'empty'}: neither a checkpoint nor a run",
@@ -313,7 +313,7 @@ def test_mistakes_get_one_line_and_lose_nothing(trainer, tmp_path, capsys, expor
         f"{lone} --average 2 --out {x}": "is one checkpoint; give its run's folder",
         f"{run} --ema --average 2 --out {x}": "give one of them",
         f"{run} {lone} --out {x}": "to export the mean of several, add --average",
-        f"{run} --out {lone}/model": "cannot be made",
+        f"{run} --out {lone}/model": "cannot be written",
         f"{run} --comparison {tmp_path} --out {x}": "no comparison of open-clip-fff compare",
         f"{run} --license MIT! --out {x}": "the hub's identifier",
         f"{run} --push model --out {x}": "write it as ORG/NAME",

@@ -7,18 +7,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from open_clip_fff.atomic_io import atomic_folder
+from open_clip_fff.atomic_io import atomic_folder, check_new_folder
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.description import CONFIG_NAME
 
 WEIGHTS_NAME = "open_clip_model.safetensors"  # the first name that OpenCLIP looks for
 CARD_NAME = "README.md"
-
-
-def check_free(out: Path) -> None:
-    """Raises UsageError if `out` exists and is not an empty folder."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out}: exists and is not empty; nothing was overwritten")
 
 
 def write_hub_folder(
@@ -48,12 +42,10 @@ def write_hub_folder(
     """
     from safetensors import SafetensorError
 
-    check_free(out)
+    check_new_folder(out)
     out = out.resolve()
-    failed = "made"
     try:
         with atomic_folder(out) as unfinished:
-            failed = "written"
             write_config(description, unfinished, repository)
             if card is not None:
                 (unfinished / CARD_NAME).write_text(card, encoding="utf-8")
@@ -61,7 +53,7 @@ def write_hub_folder(
             write_more(unfinished)
             check(unfinished)
     except (OSError, SafetensorError) as error:  # a full disk
-        raise UsageError(f"--out {out}: cannot be {failed} ({reason(error)}); nothing was left there") from error
+        raise UsageError(f"--out {out}: cannot be written ({reason(error)}); nothing was left there") from error
 
 
 def write_config(description: Mapping, folder: Path, repository: str | None = None) -> None:

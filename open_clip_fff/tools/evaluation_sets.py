@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from open_clip_fff.atomic_io import atomic_folder
+from open_clip_fff.atomic_io import atomic_folder, check_new_folder
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import check_tars, expand_shards
 from open_clip_fff.data.shards import (
@@ -66,12 +66,10 @@ def how_to_score(out: Path) -> str:
 def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> int:
     """Writes a retrieval set completely or not at all, and prints what is in it.
 
-    Raises UsageError if `--out` exists or cannot be written, a shard cannot be read, or no sample has captions and an
-    image.
+    Raises UsageError as `check_new_folder`, and if a shard cannot be read, or no sample has captions and an image.
     """
     shards, out = arguments.shards, arguments.out
-    if out.exists():
-        raise UsageError(f"--out {out}: exists already; nothing was overwritten")
+    check_new_folder(out)
     urls, reader, captions = expand_shards(shards), CaptionReader(settings), 0
     check_tars("SHARDS", urls)
     texts, written = _captions_by_image(urls, reader), set[int]()

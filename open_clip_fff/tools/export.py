@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from open_clip_fff.atomic_io import check_new_folder
 from open_clip_fff.hub.card import CardInfo, model_card, read_comparison
 from open_clip_fff.hub.checkpoints import read_epoch, read_extra
 from open_clip_fff.hub.description import local_tower, read_description
-from open_clip_fff.hub.folder import check_free, write_hub_folder
+from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.hub.fusion_files import CONFIG, fusion_to_export, write_fusion
 from open_clip_fff.hub.loading import LoadedModel, add_architectures, model_from_description
 from open_clip_fff.hub.params import plan_of_run, read_params
@@ -25,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     info = CardInfo(arguments.captioner, arguments.discriminator, arguments.license, arguments.push)
     if arguments.push:
         check_name(arguments.push)
-    check_free(arguments.out)
+    check_new_folder(arguments.out)
     add_architectures(arguments.model_config)
     source = choose_weights(arguments.run, arguments.average, arguments.ema, arguments.model)
     loaded = export(source, arguments.out, info, arguments.comparison, arguments.card_paths)
