@@ -3,9 +3,14 @@
 import json
 import shutil
 
+import open_clip
 import pytest
+import torch
 from transformers import AutoConfig, AutoModel
 
+from open_clip_fff import UsageError
+from open_clip_fff.config.mining import FrozenSource
+from open_clip_fff.models.frozen import load_frozen
 from scripts.faulty.inputs import TINY
 
 NATIVE = TINY["text_cfg"]
@@ -72,6 +77,71 @@ def test_another_padding_is_a_warning(trainer, bert_clip, tmp_path, capsys):
     AutoModel.from_config(AutoConfig.from_pretrained(tmp_path / "tower")).save_pretrained(tmp_path / "tower")
     code, out = run(trainer, tmp_path, capsys, text, *OURS)
     assert code == 0 and "reads as text; it leaves out token 1; make pad_token_id in both one" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "tower", "says"),
+    [
+        ({**NATIVE, "vocab_size": 20000}, None, "its text tower knows 20,000 tokens, its tokenizer gives 49,408"),
+        ({}, {"vocab_size": 20}, "its text tower knows 20 tokens, its tokenizer gives 2"),
+        ({}, {"max_position_embeddings": 8}, "its text tower reads at most 8 tokens, its tokenizer gives 16"),
+        ({}, {"pad_token_id": 1}, None),
+    ],
+)
+def test_a_model_that_mines(bert_clip, tmp_path, capsys, text, tower, says):
+    """It reads other tokens than the model that is trained, if its tokenizer is another."""
+    weights = made(tmp_path, "mines", text if tower is None else changed(bert_clip, tmp_path, tower) | text)
+    if says is None:
+        load_frozen(FrozenSource("mines", weights))
+        assert "--mining-model mines --mining-pretrained" in (printed := capsys.readouterr().out)
+        assert "it leaves out token 1; make pad_token_id in both one" in printed
+        return
+    with pytest.raises(UsageError, match=f"--mining-model mines .*: {says}.*; name another model"):
+        load_frozen(FrozenSource("mines", weights))
+
+
+def test_a_teacher_is_given_the_tokens_of_the_model(trainer, bert_clip, tmp_path, capsys):
+    """Of `tiny-clip`, which are 16 of 49,408."""
+    for name, text, says in (
+        (
+            "few",
+            {**NATIVE, "vocab_size": 20000},
+            "its text tower knows 20,000 tokens, --model's tokenizer gives 49,408",
+        ),
+        (
+            "short",
+            {**NATIVE, "context_length": 8},
+            "reads texts of 8 tokens, and --model's have 16; add --force-context",
+        ),
+        (
+            "bert",
+            changed(bert_clip, tmp_path, {"max_position_embeddings": 8}),
+            "reads texts of 8 tokens, and --model's",
+        ),
+    ):
+        teacher = ["--distill-model", name, "--distill-pretrained", made(tmp_path, name, text)]
+        assert trainer("--name", "x", *teacher) == 2
+        assert f"--distill-model {name}: {says}" in capsys.readouterr().err and not trainer.logs.exists()
+
+
+def test_a_teacher_with_another_tokenizer_is_a_warning(trainer, bert_clip, tmp_path, capsys):
+    text = changed(bert_clip, tmp_path, {})
+    AutoModel.from_config(AutoConfig.from_pretrained(tmp_path / "tower")).save_pretrained(tmp_path / "tower")
+    teacher = ["--distill-model", "teacher", "--distill-pretrained", made(tmp_path, "teacher", NATIVE)]
+    code, out = run(trainer, tmp_path, capsys, text, *teacher)
+    assert code == 0 and "warning: --distill-model teacher: has another tokenizer than --model's" in out
+    trainer.config = tmp_path / "teacher.json"
+    assert trainer("--name", "y", *teacher) == 0 and "another tokenizer" not in capsys.readouterr().out
+
+
+def made(tmp_path, name, text):
+    """Registers an architecture with this text tower; returns a file of random weights."""
+    path = tmp_path / f"{name}.json"
+    path.write_text(json.dumps({**TINY, "text_cfg": text}))
+    open_clip.add_model_config(path)
+    model = open_clip.create_model(name, pretrained_text=False)
+    torch.save({"epoch": 1, "state_dict": model.state_dict()}, path.with_suffix(".pt"))
+    return str(path.with_suffix(".pt"))
 
 
 def changed(bert_clip, tmp_path, tower):

@@ -28,7 +28,6 @@ from open_clip_fff.host.checks.epoch_length import check_table_rows, check_tar_r
 from open_clip_fff.host.checks.flags_and_files import check_host
 from open_clip_fff.host.checks.idle_flags import idle_flag_notes
 from open_clip_fff.host.checks.launch import check_launch, precision_notes
-from open_clip_fff.host.checks.text_tower import padding_notes
 from open_clip_fff.host.checks.weights import activation_notes, check_weights, context_length
 from open_clip_fff.host.codebase import copy_codebase
 from open_clip_fff.host.command import Command, check_names
@@ -80,14 +79,14 @@ def _train(command: Command) -> None:
         if plan.typed:
             import_plugins(plan)
             check_names(plan)  # which the plugins may have registered
-        check_host(args, plan)
+        found = check_host(args, plan)
         check_weights(args, plan)
         resumed = find_checkpoint(args, plan)
         rows = rows_of_data(args, plan)
         epoch = None if resumed.checkpoint is None else read_epoch(resumed.checkpoint)
         warnings, rows_line = forecast_epochs(args, plan, rows, epoch or 0)
         done = [f"note: --resume {resumed.checkpoint}: all of --epochs {args.epochs} are trained"]
-        notes = [*resumed.notes, *(done if (epoch or 0) >= args.epochs > 0 else []), *sidecar_notes(args, plan)]
+        notes = [*found, *resumed.notes, *(done if (epoch or 0) >= args.epochs > 0 else []), *sidecar_notes(args, plan)]
         _warn(args, plan, [*notes, *warnings])
         if plan.typed:
             plan = _introduced(args, plan, rows, epoch or 0, rows_line)
@@ -127,7 +126,7 @@ def _fill(args, plan: Plan) -> None:
 def _warn(args, plan: Plan, more: Sequence[str]) -> None:
     """What works, and may not be meant; on rank 0."""
     if args.rank == 0:
-        notes = [*more, *precision_notes(args), *activation_notes(args), *padding_notes(args)]
+        notes = [*more, *precision_notes(args), *activation_notes(args)]
         notes += [*idle_notes(plan), *idle_flag_notes(args)]
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
 

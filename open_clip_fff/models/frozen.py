@@ -11,10 +11,11 @@ from torch import Tensor
 from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.data.tokens import Tokenizer
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, is_first_rank
 from open_clip_fff.fingerprint import tokenizer_facts
 from open_clip_fff.hub.loading import load_named
 from open_clip_fff.models.crops import Crops, image_size
+from open_clip_fff.models.text_tokens import check_tokens
 from open_clip_fff.models.unpadded_text import UnpaddedText
 from open_clip_fff.numerics import half_on_cuda
 
@@ -112,13 +113,16 @@ def load_frozen(
         fix: advice for the error line.
 
     Raises:
-        UsageError: if it cannot be loaded, or would have random weights.
+        UsageError: if it cannot be loaded, would have random weights, or cannot read all that its tokenizer gives.
     """
     called = called or f"--mining-model {source.model}" + (
         f" --mining-pretrained {source.pretrained}" if source.pretrained else ""
     )
     try:
         loaded = load_named(source.model, source.pretrained, called, cache_dir, bias=False)
+        notes = check_tokens(loaded.model, loaded.tokenizer, called)
     except UsageError as error:
         raise UsageError(f"{error}; {fix}") from error
+    if is_first_rank():
+        print("".join(f"{note}\n" for note in notes), end="", flush=True)
     return FrozenModel(loaded.model, loaded.tokenizer)

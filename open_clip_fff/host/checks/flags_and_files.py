@@ -19,8 +19,11 @@ from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
 from open_clip_fff.models.text_design import TextDesign, design_of_config
 
 
-def check_host(args: argparse.Namespace, plan: Plan) -> None:
+def check_host(args: argparse.Namespace, plan: Plan) -> list[str]:
     """Checks flags against each other and against the disk.
+
+    Returns:
+        Warnings of what works, and may not be meant.
 
     Raises:
         UsageError: for the first thing that cannot work.
@@ -31,7 +34,7 @@ def check_host(args: argparse.Namespace, plan: Plan) -> None:
 
         check_tasks(args, plan)
     check_flags(args)
-    _check_model(args, plan)
+    notes = _check_model(args, plan)
     check_data(args, plan)
     if plan.typed and not plan.loss.stock:
         _check_impl(args, plan)
@@ -39,6 +42,7 @@ def check_host(args: argparse.Namespace, plan: Plan) -> None:
     check_pretrained("--pretrained", args.model, args.pretrained)
     check_pretrained("--distill-pretrained", args.distill_model, args.distill_pretrained)
     check_image_flags(args)
+    return notes
 
 
 def text_design(args: argparse.Namespace) -> TextDesign | None:
@@ -65,11 +69,11 @@ def _model_config(args: argparse.Namespace) -> dict | None:
     return config
 
 
-def _check_model(args: argparse.Namespace, plan: Plan) -> None:
+def _check_model(args: argparse.Namespace, plan: Plan) -> list[str]:
     config = _model_config(args)
     if config is None:
-        return
-    check_towers(args, config, bool(plan.typed))
+        return []
+    notes = check_towers(args, config, bool(plan.typed))
     check_coca(args, config)
     if not plan.loss.stock and "multimodal_cfg" in config:
         raise UsageError(
@@ -79,6 +83,7 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> None:
     if (args.siglip or plan.loss.name == "siglip") and "multimodal_cfg" in config:
         raise UsageError(f"--model {args.model}: OpenCLIP trains CoCa by its own loss, not SigLIP's; use --method clip")
     check_text(args.model, plan, design_of_config(config))
+    return notes
 
 
 def check_text(model: str, plan: Plan, design: TextDesign) -> None:

@@ -9,15 +9,18 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.host.checks.text_tower import check_text_tower
+from open_clip_fff.host.checks.text_tower import check_teacher, check_text_tower
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.models.transformers_weights import check_vocabulary
 
 OTHER_KIND = "it is no image tower beside a text tower; python -m open_clip_train.main trains it"
 
 
-def check_towers(args: argparse.Namespace, config: dict, typed: bool) -> None:
+def check_towers(args: argparse.Namespace, config: dict, typed: bool) -> list[str]:
     """What is asked of the towers, given the architecture, and whether a flag of ours is typed.
+
+    Returns:
+        Warnings.
 
     Raises:
         UsageError: if they do not have it, or their tokenizer cannot be had.
@@ -51,7 +54,7 @@ def check_towers(args: argparse.Namespace, config: dict, typed: bool) -> None:
             if by_name:
                 why += "; OpenCLIP downloads SigLIP's for any name with siglip in it: rename an architecture of yours"
             raise UsageError(why) from error
-    check_text_tower(args, config, made, typed)
+    return [*check_text_tower(args, config, made, typed), *check_teacher(args, config, made, typed)]
 
 
 def check_coca(args: argparse.Namespace, config: dict) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import re
 from typing import Any
 
 import open_clip
@@ -10,50 +9,91 @@ import torch
 
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.description import registered_architecture
+from open_clip_fff.models.frozen import same_tokens
+from open_clip_fff.models.text_tokens import most_tokens, padding_notes, tokens_given
 
 CLIP_TOKENS = 49_408  # of OpenCLIP's own tokenizer
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(open_clip.CLIPTextCfg)}
-NO_WORD = re.compile("▁?<[^<>]+>")
-BY_TABLE = ("bert", "roberta", "xlm-roberta")  # kinds with a table of positions
 
 
-def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | None, typed: bool) -> None:
+def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | None, typed: bool) -> list[str]:
     """The text tower of --model against its tokenizer; None for OpenCLIP's own.
+
+    Returns:
+        Warnings.
 
     Raises:
         UsageError: for one that fails on all texts, or, where a flag of ours is `typed`, on some.
     """
-    text, where = {**_DEFAULTS, **config["text_cfg"]}, f"--model {args.model}"
+    text, where, notes = {**_DEFAULTS, **config["text_cfg"]}, f"--model {args.model}", []
     if name := text.get("hf_model_name"):
         if (found := _transformers_config(name)) is None:
-            return
+            return []
         _check_transformers(where, name, text, found, config.get("embed_dim"), args.force_context_length)
+        notes = [] if tokenizer is None else padding_notes(where, tokenizer, found)
         holds, fix = found.vocab_size, "hf_tokenizer_name names the one that belongs to it"
     else:
         if text["pool_type"] == "none" and "multimodal_cfg" not in config:
             raise UsageError(f"{where}: pool_type none makes no feature of a text; write argmax, first, last or eos")
         holds, fix = text["vocab_size"], "write that as vocab_size, or name another hf_tokenizer_name"
-    given = CLIP_TOKENS if tokenizer is None else _tokens(tokenizer)
+    given = CLIP_TOKENS if tokenizer is None else tokens_given(tokenizer)
     if given > holds and (typed or tokenizer is None):
         raise UsageError(f"{where}: its text tower knows {holds:,} tokens, its tokenizer gives {given:,}; {fix}")
+    return notes
 
 
-def padding_notes(args: argparse.Namespace) -> list[str]:
-    """A warning where the text tower leaves out another token as padding than its tokenizer pads with."""
-    config = registered_architecture(args.model)
-    text = (config or {}).get("text_cfg", {})
-    name, tokenizer_name = text.get("hf_model_name"), text.get("hf_tokenizer_name")
-    found = _transformers_config(name) if name and tokenizer_name else None
-    if found is None:
+def check_teacher(args: argparse.Namespace, config: dict, tokenizer: Any | None, typed: bool) -> list[str]:
+    """The text tower of --distill-model, to which OpenCLIP gives what --model's tokenizer makes of a text.
+
+    Args:
+        args: OpenCLIP's.
+        config: the architecture of --model.
+        tokenizer: its tokenizer; None for OpenCLIP's own.
+        typed: whether a flag of ours is.
+
+    Returns:
+        A warning where the teacher has another tokenizer.
+
+    Raises:
+        UsageError: as `check_text_tower`.
+    """
+    teacher = registered_architecture(args.distill_model) if args.distill_model else None
+    if teacher is None:
         return []
-    made: Any = open_clip.get_tokenizer(args.model, cache_dir=args.cache_dir)
-    given, left_out = made.tokenizer.pad_token_id, found.pad_token_id
-    if given == left_out:
+    text, where, other = {**_DEFAULTS, **teacher["text_cfg"]}, f"--distill-model {args.distill_model}", "--model's"
+    length = args.force_context_length or {**_DEFAULTS, **config["text_cfg"]}["context_length"]
+    if name := text.get("hf_model_name"):
+        if (found := _transformers_config(name)) is None:
+            return []
+        holds, most = found.vocab_size, most_tokens(found)
+    else:
+        holds, most = text["vocab_size"], text["context_length"]
+    exact = not (name or teacher.get("custom_text"))
+    if most is not None and (length > most or (exact and length < most)):
+        fix = f"add --force-context-length {most}, or name another"
+        raise UsageError(f"{where}: reads texts of {most} tokens, and {other} have {length}; {fix}")
+    given = CLIP_TOKENS if tokenizer is None else tokens_given(tokenizer)
+    if given > holds and (typed or tokenizer is None):
+        raise UsageError(
+            f"{where}: its text tower knows {holds:,} tokens, {other} tokenizer gives {given:,}; name another"
+        )
+    if _same_tokens(args, length):
         return []
     return [
-        f"warning: --model {args.model}: its tokenizer pads with token {given}, which the text tower reads as text; it "
-        f"leaves out token {left_out}; make pad_token_id in both one"
+        f"warning: {where}: has another tokenizer than {other}, whose tokens it gets: its text features mean nothing"
     ]
+
+
+def _same_tokens(args: argparse.Namespace, length: int) -> bool:
+    """Whether the teacher's own tokenizer gives the same tokens; also where one of the two cannot be had."""
+    try:
+        made = (
+            open_clip.get_tokenizer(name, cache_dir=args.cache_dir, context_length=length)
+            for name in (args.model, args.distill_model)
+        )
+        return same_tokens(*made)
+    except Exception:
+        return True
 
 
 def _transformers_config(name: str) -> Any | None:
@@ -88,22 +128,7 @@ def _check_transformers(
     if projection not in ("linear", "mlp") and not (projection is None and width == embed_dim):
         why = f"the features of {name} are {width} wide, and embed_dim is {embed_dim}"
         raise UsageError(f"{where}: hf_proj_type {projection}: {why}; choose linear or mlp")
-    if found.model_type in BY_TABLE:
-        most = found.max_position_embeddings
-        if found.model_type != "bert":
-            most -= found.pad_token_id + 1  # their positions begin behind the padding's
-        if (length := forced_length or text["context_length"]) > most:
-            fix = f"write {most}, or add --force-context-length {most}"
-            raise UsageError(f"{where}: context_length {length}: {name} reads at most {most} tokens; {fix}")
-
-
-def _tokens(tokenizer: Any) -> int:
-    """One more than the largest id of a tokenizer's words; some have tokens behind them that no text gives.
-
-    Such are added ones, and T5's `<extra_id_0>`, which stand among the words of some of its tokenizers.
-    """
-    inner: Any = getattr(tokenizer, "tokenizer", None)
-    if not hasattr(inner, "get_added_vocab"):
-        return int(tokenizer.vocab_size)
-    added, ids = inner.get_added_vocab(), inner.get_vocab()
-    return 1 + max((ids[word] for word in ids if word not in added and not NO_WORD.fullmatch(word)), default=-1)
+    length, most = forced_length or text["context_length"], most_tokens(found)
+    if most is not None and length > most:
+        fix = f"write {most}, or add --force-context-length {most}"
+        raise UsageError(f"{where}: context_length {length}: {name} reads at most {most} tokens; {fix}")

@@ -1,0 +1,66 @@
+"""Whether a text tower can read what its tokenizer gives it: else a rare or long text ends the run."""
+
+import re
+from typing import Any
+
+from open_clip_fff.errors import UsageError
+
+NO_WORD = re.compile("▁?<[^<>]+>")
+BY_TABLE = ("bert", "roberta", "xlm-roberta")  # kinds of transformers with a table of positions
+
+
+def tokens_given(tokenizer: Any) -> int:
+    """One more than the largest id of a tokenizer's words; some have tokens behind them that no text gives.
+
+    Such are added ones, and T5's `<extra_id_0>`, which stand among the words of some of its tokenizers.
+    """
+    inner: Any = getattr(tokenizer, "tokenizer", None)
+    if not hasattr(inner, "get_added_vocab"):
+        return int(tokenizer.vocab_size)
+    added, ids = inner.get_added_vocab(), inner.get_vocab()
+    return 1 + max((ids[word] for word in ids if word not in added and not NO_WORD.fullmatch(word)), default=-1)
+
+
+def most_tokens(config: Any) -> int | None:
+    """The longest text that a model of transformers reads, by its configuration; None for any length."""
+    if config.model_type not in BY_TABLE:
+        return None
+    if config.model_type == "bert":
+        return config.max_position_embeddings
+    return config.max_position_embeddings - config.pad_token_id - 1  # their positions begin behind the padding's
+
+
+def padding_notes(where: str, tokenizer: Any, config: Any) -> list[str]:
+    """A warning where a tower of transformers leaves out another token as padding than its tokenizer pads with."""
+    given, left_out = tokenizer.tokenizer.pad_token_id, config.pad_token_id
+    if given == left_out:
+        return []
+    return [
+        f"warning: {where}: its tokenizer pads with token {given}, which the text tower reads as text; it leaves out "
+        f"token {left_out}; make pad_token_id in both one"
+    ]
+
+
+def check_tokens(model: Any, tokenizer: Any, where: str) -> list[str]:
+    """A made model's text tower against its tokenizer; `where` is how the user named the model.
+
+    Returns:
+        Warnings.
+
+    Raises:
+        UsageError: if some text has a token, or more of them, than the tower has a place for.
+    """
+    tower = getattr(model, "text", model)  # OpenCLIP's `CLIP` has the tokens' table itself
+    config = getattr(tower, "config", None)
+    table = getattr(tower, "token_embedding", None) if config is None else tower.transformer.get_input_embeddings()
+    holds = getattr(table, "num_embeddings", None)
+    if holds is not None and (given := tokens_given(tokenizer)) > holds:
+        raise UsageError(f"{where}: its text tower knows {holds:,} tokens, its tokenizer gives {given:,}")
+    if config is None:
+        return []
+    most = most_tokens(config)
+    if most is not None and tokenizer.context_length > most:
+        raise UsageError(
+            f"{where}: its text tower reads at most {most} tokens, its tokenizer gives {tokenizer.context_length}"
+        )
+    return padding_notes(where, tokenizer, config) if hasattr(tokenizer, "tokenizer") else []
