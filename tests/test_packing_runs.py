@@ -15,7 +15,7 @@ import pytest
 from open_clip_fff.errors import POINTER, UsageError
 from open_clip_fff.tools.pack.report import braces
 from open_clip_fff.tools.pack.settings import ImageSettings
-from open_clip_fff.tools.pack.shards import ShardSource
+from open_clip_fff.tools.pack.source import ShardSource
 from open_clip_fff.tools.pack.writing import write_shard
 from open_clip_fff.tools.shards.tars import tar_writer
 from tests.conftest import colour_sample, write_tar

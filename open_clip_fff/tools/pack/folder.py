@@ -30,7 +30,7 @@ from open_clip_fff.tools.pack.items import Item, SkipSample, members_of
 from open_clip_fff.tools.pack.row_list import ROWS, Listing, make_list
 from open_clip_fff.tools.pack.rows import SourceRow, batched
 from open_clip_fff.tools.pack.settings import PackSettings
-from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
+from open_clip_fff.tools.pack.source import ListedSource, PreparedSource
 from open_clip_fff.tools.pack.tables.table import SourceTable
 from open_clip_fff.tools.shards.share import Share
 
@@ -56,7 +56,7 @@ def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
         clashing = "those that clash have a hash of their path behind them"
         return f"{plural(rows, 'images')} have {plural(keys, 'different keys')}; {clashing}"
 
-    def open_in(lists: Path, share: Share) -> SampleSource[Any]:
+    def open_in(lists: Path, share: Share) -> ListedSource:
         unused = UnusedFiles()
         rows = folder_rows(folder, settings.class_from_folder, unused, lists)
         listing = Listing(rows, (), "rename", settings.seed, unused=lambda: unused.lines)

@@ -17,8 +17,7 @@ from open_clip_fff.data.sources import field_values, texts_of
 from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.pack.join import OneTable
 from open_clip_fff.tools.pack.settings import PackSettings
-from open_clip_fff.tools.pack.shards import ShardSource
-from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
+from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource, ShardSource
 from open_clip_fff.tools.pack.writing import (
     IMAGES,
     JOINED,
@@ -54,7 +53,7 @@ def dry_run(settings: PackSettings, prepared: PreparedSource, workers: int) -> N
     print("\n".join([*lines, "dry run: nothing is written"]))
 
 
-def _coverage(source: SampleSource[Any]) -> list[str]:
+def _coverage(source: SampleSource) -> list[str]:
     if not isinstance(source, ListedSource):
         return []
     count = len(source.rows)
@@ -72,7 +71,7 @@ def _counts(samples: list[PackedSample], made: list[Any]) -> list[str]:
     return [*lines, f"left out: {reasons(left_out)}"] if left_out else lines
 
 
-def _size(source: SampleSource[Any], samples: list[PackedSample], made: int) -> list[str]:
+def _size(source: SampleSource, samples: list[PackedSample], made: int) -> list[str]:
     """Shards and bytes, estimated from the examples."""
     each = sum(sum(BLOCK + -(-len(x) // BLOCK) * BLOCK for x in sample.members.values()) for sample in samples)
     total, about = source.total(), "" if isinstance(source, ListedSource) else "about "
@@ -94,7 +93,7 @@ def _sample_lines(sample: PackedSample) -> list[str]:
     return lines
 
 
-def ending(folder: OutFolder, source: SampleSource[Any]) -> list[str]:
+def ending(folder: OutFolder, source: SampleSource) -> list[str]:
     """The last lines, on the shards that exist."""
     records = folder.records(source.shards)
     done, counts, unread = list(records), Counter[str](), []

@@ -1,89 +1,28 @@
 """Shards as a source, and captions that are joined to their samples."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import parquet_name
-from open_clip_fff.data.shards import IMAGES, as_usage_errors, describe_members, dotted_image, image_bytes, read_samples
-from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.shards import IMAGES, as_usage_errors, describe_members, image_bytes, read_samples
 from open_clip_fff.data.table_columns import column_names, spaces_note
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.columns import check_column, choose_columns, columns_line, unused_columns
 from open_clip_fff.tools.pack.folder_files import image_folders_in, unused_in
-from open_clip_fff.tools.pack.items import Item, SkipSample
-from open_clip_fff.tools.pack.join import Join, Joined, OneTable, PerShard, check_join
+from open_clip_fff.tools.pack.join import Join, OneTable, PerShard, check_join
 from open_clip_fff.tools.pack.kinds import SourceKind, detect_kind, files_in
 from open_clip_fff.tools.pack.row_list import Listing, make_list
 from open_clip_fff.tools.pack.settings import PackSettings
-from open_clip_fff.tools.pack.source import PreparedSource, SampleSource
+from open_clip_fff.tools.pack.source import PreparedSource, ShardSource
 from open_clip_fff.tools.pack.table import joined_rows
 from open_clip_fff.tools.pack.tables.table import SourceTable
-from open_clip_fff.tools.shards.folder import by_stem
 from open_clip_fff.tools.shards.share import Share
-from open_clip_fff.tools.shards.tars import check_torn, count_samples, members
+from open_clip_fff.tools.shards.tars import check_torn
 
 TRIED = 1_000  # samples that are checked, up to the first with an image
 CAPTIONS = "captions.arrow"  # the list of captions, in the output folder
-
-
-class ShardSource:
-    """Samples of shards, each of which makes one of the same name; `join` finds more captions."""
-
-    def __init__(
-        self, urls: tuple[str, ...], json_keys: tuple[str, ...], join: Join | None, unused: Sequence[str] = ()
-    ) -> None:
-        self.join, self._unused = join, list(unused)
-        self.shards: Mapping[str, str] = by_stem(urls, "SOURCE")
-        joined = () if join is None or "captions" in json_keys else ("captions",)
-        self.json_keys: tuple[str, ...] = (*json_keys, *joined)
-        self.read_keys: tuple[str, ...] | None = self.json_keys
-        self._reader = CaptionReader(CaptionSettings(json_keys=self.json_keys))
-
-    def size(self, shard: str) -> int:
-        return count_samples(shard)
-
-    def samples(self, shard: str) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
-        if self.join is not None:
-            self.join.check(shard)
-        for sample in as_usage_errors(read_samples([shard]), shard):
-            yield str(sample["__key__"]), (sample, self.join.find(sample) if self.join is not None else None)
-
-    def examples(self, count: int) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
-        return islice(self.samples(next(iter(self.shards.values()))), count)
-
-    def total(self) -> int:
-        return count_samples(next(iter(self.shards.values()))) * len(self.shards)
-
-    def notes(self) -> list[str]:
-        return [] if self.join is None else self.join.notes()
-
-    def unused(self) -> list[str]:
-        return self._unused
-
-    def item(self, content: tuple[dict[str, Any], Joined | None]) -> Item:
-        sample, joined = content
-        image = image_bytes(sample)
-        if image is None:
-            raise SkipSample("no image" if dotted_image(sample) is None else "no image: its key has a dot")
-        name = next(name for name, member in sample.items() if member is image)
-        held = members(sample)
-        del held[name]
-        if joined is not None and joined.captions:
-            held |= joined.into(held)
-        found, damage = self._reader.read({**sample, **held})
-        if damage:
-            raise SkipSample("captions cannot be read")
-        raw = len(found["txt"])
-        return Item(
-            *(str(sample["__key__"]), image, held, raw, sum(map(len, found.values())) - raw),
-            joined=joined.rows if joined is not None else 0,
-            name=name,
-        )
 
 
 def prepare_shards(settings: PackSettings, kind: SourceKind) -> PreparedSource:
@@ -91,7 +30,7 @@ def prepare_shards(settings: PackSettings, kind: SourceKind) -> PreparedSource:
     _check_images(kind.files[0])
     lines, opened = _join(settings, kind) if settings.captions else ([], lambda lists, share: None)
 
-    def open_in(lists: Path, share: Share) -> SampleSource[Any]:
+    def open_in(lists: Path, share: Share) -> ShardSource:
         if (join := opened(lists, share)) is not None:
             check_join(join, kind.files)
         unused = [*unused_in(settings.source, kind.files, images=False), *image_folders_in(settings.source)]

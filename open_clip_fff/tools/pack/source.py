@@ -1,58 +1,28 @@
 """What is packed, shard by shard; folder.py, table.py and shards.py prepare a source each."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.data.shards import as_usage_errors, dotted_image, image_bytes, read_samples
+from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.pack.items import Item
+from open_clip_fff.tools.pack.items import Item, SkipSample
+from open_clip_fff.tools.pack.join import Join, Joined
 from open_clip_fff.tools.pack.row_list import READ, UNUSED
 from open_clip_fff.tools.pack.rows import RowFile
+from open_clip_fff.tools.shards.folder import by_stem
 from open_clip_fff.tools.shards.share import Share
+from open_clip_fff.tools.shards.tars import count_samples, members
 
-T = TypeVar("T")
 WithImages = Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]]
 
 RUNS = 8  # of consecutive rows that a dry run reads of a table with images
-
-
-class SampleSource(Protocol, Generic[T]):
-    """Samples by shard."""
-
-    shards: Mapping[str, str]  # what each shard is made of, by the stem of its file
-    json_keys: tuple[str, ...]  # json fields with captions in the shards
-    read_keys: tuple[str, ...] | None  # json fields of the source that captions are read from; None if it has no json
-
-    def size(self, shard: str) -> int:
-        """How many samples a shard has, by what it is made of; 0 if unknown."""
-
-    def samples(self, shard: str) -> Iterator[tuple[str, T]]:
-        """Key and content of each sample, in order. Raises UsageError for a shard that cannot be read."""
-
-    def examples(self, count: int) -> Iterator[tuple[str, T]]:
-        """Some samples that stand for all."""
-
-    def total(self) -> int:
-        """How many samples there are; 0 if unknown."""
-
-    def notes(self) -> list[str]:
-        """Lines that are printed before packing."""
-
-    def unused(self) -> list[str]:
-        """Lines on content that is not used."""
-
-    def item(self, content: T) -> Item:
-        """Makes a sample, in any thread. Raises SkipSample if it cannot be packed."""
-
-
-class PreparedSource(NamedTuple):
-    """Lines on what was detected, and a function that opens the source, given a folder for lists and a share."""
-
-    lines: list[str]
-    open: Callable[[Path, Share], SampleSource[Any]]
 
 
 class ListedSource:
@@ -64,9 +34,13 @@ class ListedSource:
         item: makes a sample of a row.
         repeats: makes a line of the numbers of rows and, if fewer, of images.
         with_images: adds to rows the images that are in the table itself; None if rows have paths.
+        read_keys: json fields of the source that captions are read from; None if it has no json.
+
+    Attributes:
+        shards: what each shard is made of, by the stem of its file.
     """
 
-    json_keys: tuple[str, ...] = ("captions",)
+    json_keys: tuple[str, ...] = ("captions",)  # json fields with captions in the shards
 
     def __init__(
         self,
@@ -87,31 +61,105 @@ class ListedSource:
         self._part_of = dict(zip(names, parts, strict=True))
 
     def size(self, shard: str) -> int:
+        """How many samples a shard has, by what it is made of; 0 if unknown."""
         return len(self._part_of[shard])
 
     def samples(self, shard: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Key and content of each sample, in order. Raises UsageError for a shard that cannot be read."""
         part = self._part_of[shard]
         return self._at(np.arange(part.start, part.stop))
 
     def examples(self, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Evenly spread; in a few runs if each row with an image costs a row group."""
+        """Some samples that stand for all: evenly spread, in a few runs if each row with an image costs a row group."""
         run = 1 if self._with_images is None else count // RUNS
         starts = np.linspace(0, max(len(self.rows) - run, 0), count // run).astype(np.int64)
         numbers = np.unique(starts[:, None] + np.arange(run))
         return self._at(numbers[numbers < len(self.rows)])
 
     def total(self) -> int:
+        """How many samples there are; 0 if unknown."""
         return len(self.rows)
 
     def notes(self) -> list[str]:
+        """Lines that are printed before packing."""
         images, rows = (int(self.rows.schema.metadata[name]) for name in (b"images", b"rows"))
         repeats = [] if images == rows else [self._repeats(rows, images)]
         return [*self.rows.notes(READ), plural(len(self.rows), "samples"), *repeats]
 
     def unused(self) -> list[str]:
+        """Lines on content that is not used."""
         return self.rows.notes(UNUSED)
 
     def _at(self, numbers: NDArray[np.int64]) -> Iterator[tuple[str, dict[str, Any]]]:
         rows = self.rows.take(numbers).to_pylist()
         for row in rows if self._with_images is None else self._with_images(rows):
             yield row["key"], row
+
+
+class ShardSource:
+    """Samples of shards, each of which makes one of the same name; `join` finds more captions.
+
+    It has the methods of `ListedSource`.
+    """
+
+    def __init__(
+        self, urls: tuple[str, ...], json_keys: tuple[str, ...], join: Join | None, unused: Sequence[str] = ()
+    ) -> None:
+        self.join, self._unused = join, list(unused)
+        self.shards: Mapping[str, str] = by_stem(urls, "SOURCE")
+        joined = () if join is None or "captions" in json_keys else ("captions",)
+        self.json_keys: tuple[str, ...] = (*json_keys, *joined)
+        self.read_keys: tuple[str, ...] | None = self.json_keys
+        self._reader = CaptionReader(CaptionSettings(json_keys=self.json_keys))
+
+    def size(self, shard: str) -> int:
+        return count_samples(shard)
+
+    def samples(self, shard: str) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
+        if self.join is not None:
+            self.join.check(shard)
+        for sample in as_usage_errors(read_samples([shard]), shard):
+            yield str(sample["__key__"]), (sample, self.join.find(sample) if self.join is not None else None)
+
+    def examples(self, count: int) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
+        return islice(self.samples(next(iter(self.shards.values()))), count)
+
+    def total(self) -> int:
+        return count_samples(next(iter(self.shards.values()))) * len(self.shards)
+
+    def notes(self) -> list[str]:
+        return [] if self.join is None else self.join.notes()
+
+    def unused(self) -> list[str]:
+        return self._unused
+
+    def item(self, content: tuple[dict[str, Any], Joined | None]) -> Item:
+        """Makes a sample, in any thread. Raises SkipSample if it cannot be packed."""
+        sample, joined = content
+        image = image_bytes(sample)
+        if image is None:
+            raise SkipSample("no image" if dotted_image(sample) is None else "no image: its key has a dot")
+        name = next(name for name, member in sample.items() if member is image)
+        held = members(sample)
+        del held[name]
+        if joined is not None and joined.captions:
+            held |= joined.into(held)
+        found, damage = self._reader.read({**sample, **held})
+        if damage:
+            raise SkipSample("captions cannot be read")
+        raw = len(found["txt"])
+        return Item(
+            *(str(sample["__key__"]), image, held, raw, sum(map(len, found.values())) - raw),
+            joined=joined.rows if joined is not None else 0,
+            name=name,
+        )
+
+
+SampleSource = ListedSource | ShardSource
+
+
+class PreparedSource(NamedTuple):
+    """Lines on what was detected, and a function that opens the source, given a folder for lists and a share."""
+
+    lines: list[str]
+    open: Callable[[Path, Share], SampleSource]

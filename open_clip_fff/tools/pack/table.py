@@ -33,7 +33,7 @@ from open_clip_fff.tools.pack.kinds import REMOTE, TRIED, SourceKind
 from open_clip_fff.tools.pack.row_list import ROWS, Listing, make_list
 from open_clip_fff.tools.pack.rows import SourceRow, captions_of
 from open_clip_fff.tools.pack.settings import ColumnNames, PackSettings
-from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource
+from open_clip_fff.tools.pack.source import ListedSource, PreparedSource
 from open_clip_fff.tools.pack.tables.parquet import CONTENT, CellImage, cell_image, with_images
 from open_clip_fff.tools.pack.tables.reader import Cells
 from open_clip_fff.tools.pack.tables.table import SHOWN, SourceTable, TableRow
@@ -61,7 +61,7 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
         )
         return f"{plural(rows, 'rows')} are about {plural(images, 'images')}{rest}"
 
-    def open_in(lists: Path, share: Share) -> SampleSource[dict]:
+    def open_in(lists: Path, share: Share) -> ListedSource:
         named = NamedImages(root, table.files, lists) if kind.images else None
         nested: Counter[str] = Counter()
         rows = table_rows(table, columns, settings.group_rows, starts, nested)

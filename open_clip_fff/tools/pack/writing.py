@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import BinaryIO, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple
 
 from webdataset.tariterators import group_by_keys
 
@@ -21,8 +21,6 @@ from open_clip_fff.tools.pack.source import SampleSource
 from open_clip_fff.tools.shards.folder import ShardRecord
 from open_clip_fff.tools.shards.tars import OUTSIDE, leaves_folder, members, tar_writer
 
-T = TypeVar("T")
-
 IMAGES, RAW, MORE, NONE = "images", "raw captions", "captions in json", "without a caption"
 REPEATED = "repeated captions left away"
 REENCODED, JOINED, ROWS = "images written anew", "with captions joined", "rows joined"
@@ -36,7 +34,7 @@ class PackedSample(NamedTuple):
     counts: dict[str, int]
 
 
-def pack_sample(found: tuple[str, T], source: SampleSource[T], settings: ImageSettings) -> PackedSample | SkippedSample:
+def pack_sample(found: tuple[str, Any], source: SampleSource, settings: ImageSettings) -> PackedSample | SkippedSample:
     """Makes one sample of its key and content in the source."""
     key, content = found
     try:
@@ -55,7 +53,7 @@ def pack_sample(found: tuple[str, T], source: SampleSource[T], settings: ImageSe
 def write_shard(
     shard: str,
     file: BinaryIO,
-    source: SampleSource[T],
+    source: SampleSource,
     settings: ImageSettings,
     workers: int,
     tick: Callable[[int], None],
