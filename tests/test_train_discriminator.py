@@ -321,7 +321,9 @@ def test_what_cannot_work_is_refused_in_one_line(shards, tmp_path, capsys):
         *whole, "--json-text-key", "nothing", "--caption-words", "99:"
     )
     assert "--held-out 0.0001: keeps 0 of 64 images" in refused(*whole, "--held-out", "0.0001")
-    assert "09.tar cannot be read as a tar" in refused(*whole, "--train-data", shards / "09.tar")
+    assert "04.tar does not exist (1 of 2)" in refused(*whole, "--train-data", shards / "{03..04}.tar")
+    (tmp_path / "no.tar").write_text("no tar")
+    assert "no.tar cannot be read as a tar" in refused(*whole, "--train-data", tmp_path / "no.tar")
     scratch = ["--out", tmp_path / "out", *data]
     for content in ('{"model_type": "clip"}', "no json", '{"model_type": "blip", "text_config": {"hidden_size": "x"}}'):
         (tmp_path / "c.json").write_text(content)

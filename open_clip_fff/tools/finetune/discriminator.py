@@ -8,7 +8,7 @@ from torch import Tensor
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.connection import UNDECIDED, ConnectionSettings
-from open_clip_fff.data.data_sets import expand_shards
+from open_clip_fff.data.data_sets import check_tars, expand_shards
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.devices import or_best, usable
 from open_clip_fff.errors import UsageError
@@ -43,6 +43,7 @@ def run(args: argparse.Namespace, captions: CaptionSettings, connection: Connect
     reader = CaptionReader(captions)
     seed_everything(args.seed)
     urls = expand_shards(args.train_data)
+    check_tars("--train-data", urls)
     if args.model:
         matching = load_matching(args.model, f"--model {args.model}")
     else:
