@@ -24,7 +24,7 @@ from open_clip_fff.hub.training_flags import (
     parse_with_training,
     training_plan,
 )
-from open_clip_fff.tools.finetune.flags import HARD, LEAST, add_flags, check
+from open_clip_fff.tools.finetune.flags import HARD, LEAST, add_flags, check, check_shares
 
 LABELLING = ("discriminator", "match_positive", "match_negative", "plugin")
 
@@ -51,7 +51,8 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
     add("--itm-negatives", choices=("sampled", "hardest"), default="sampled", help=negatives)
     add("--freeze-vision", action=argparse.BooleanOptionalAction, default=False, help="(default: no)")
     args, training = parse_with_training(parser, argv, only={*CAPTION_FLAGS, *LABELLING})
-    check(args, batch_size=2, held_out_images=LEAST, hard_negatives=True)
+    check(args, batch_size=2, held_out_images=LEAST)
+    check_shares(args, hard_negatives=(0.0, 1.0))
     if args.tokenizer and not args.from_config:
         raise UsageError("--tokenizer: goes with --from-config; --model has its own")
     plan = training_plan(training, fixed=ALL_CAPTIONS)[0]

@@ -42,13 +42,11 @@ def add_loop_flags(parser: CommandParser, rows: str, lr: str, min_crop: float) -
     add("--seed", type=int, default=0, help="(default: 0)")
 
 
-def check(args: argparse.Namespace, batch_size: int, held_out_images: int, hard_negatives: bool = False) -> None:
+def check(args: argparse.Namespace, batch_size: int, held_out_images: int) -> None:
     """Raises UsageError for a number out of range, or an output folder that exists."""
     check_least(args, batch_size=batch_size, held_out_images=held_out_images)
     check_loop_flags(args)
     check_shares(args, held_out=(1e-4, MOST_HELD_OUT), min_crop=(1e-4, 1.0))
-    if hard_negatives:
-        check_shares(args, hard_negatives=(0.0, 1.0))
     if args.lr is None:
         args.lr = 1e-3 if args.from_config else 1e-5
     check_new_folder(args.out)
