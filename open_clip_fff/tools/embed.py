@@ -1,7 +1,7 @@
 """open-clip-fff embed: features of the samples of each shard, in parquets or tars."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.decoded import decoded_samples
+from open_clip_fff.data.decoded import DecodedSample, decoded_samples
 from open_clip_fff.data.features import COLUMN, MEMBER, pack
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader
@@ -47,7 +47,10 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
 
     def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
         record = ShardRecord(url)
-        features = embed_shard(url, CaptionReader(captions), extractor, model, device, args, record, tick)
+        read = read_samples([url]) if args.into == "sidecar" else samples_to_copy(url, record)
+        found = decoded_samples(read, CaptionReader(captions), extractor.preprocess, workers=args.workers)
+        batches = usable_batches(as_usage_errors(found, url), args.batch_size, record, tick)
+        features = embed(batches, extractor, model, device, record)
         if args.into == "sidecar":
             write_sidecar(file, features, pa.field(COLUMN, pa.binary()))
         else:
@@ -57,20 +60,15 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     return process_shards(shards, folder, share, work)
 
 
-def embed_shard(
-    url: str,
-    reader: CaptionReader,
+def embed(
+    batches: Iterable[list[DecodedSample]],
     extractor: FeatureExtractor,
     model: str,
     device: torch.device,
-    args: argparse.Namespace,
     record: ShardRecord,
-    tick: Callable[[int], None],
 ) -> Iterator[tuple[str, bytes]]:
-    """Key and stored features of a shard's samples with captions and a readable image."""
-    read = read_samples([url]) if args.into == "sidecar" else samples_to_copy(url, record)
-    found = decoded_samples(read, reader, extractor.preprocess, workers=args.workers)
-    for samples in usable_batches(as_usage_errors(found, url), args.batch_size, record, tick):
+    """Key and stored features of samples; `record` counts them, and lists those whose features are not finite."""
+    for samples in batches:
         if not samples:
             continue
         rows = [sample.row for sample in samples]

@@ -1,5 +1,6 @@
 """json files that are one object: COCO's captions, Karpathy's splits, and rows by name, by column or in a field."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import islice
@@ -11,7 +12,7 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.folder_files import IMAGE_SUFFIXES
 from open_clip_fff.tools.pack.tables.csv import LOOK
-from open_clip_fff.tools.pack.tables.reader import CAPTION_NAMES, Cells, Reader
+from open_clip_fff.tools.pack.tables.reader import CAPTION_NAMES, Cells, Reader, open_text
 
 Document = dict[str, Any]
 
@@ -114,15 +115,15 @@ LAYOUTS: tuple[Callable[[Document], DocumentLayout | None], ...] = (coco, karpat
 class DocumentReader(Reader):
     """A row per image; the document is in memory only while rows are read.
 
-    Raises UsageError if its layout is unknown, and ValueError as the layouts.
+    Raises UsageError if its layout is unknown, and ValueError as the layouts, or if it is no object.
     """
 
     form = "json"
     fixed = False
 
-    def __init__(self, file: str, load: Callable[[], Document]) -> None:
+    def __init__(self, file: str) -> None:
         super().__init__(file)
-        document, self._load = load(), load
+        document = self._load()
         layout = next(filter(None, (layout(document) for layout in LAYOUTS)), None)
         if layout is None:
             raise UsageError(
@@ -148,6 +149,13 @@ class DocumentReader(Reader):
 
     def unused(self) -> list[str]:
         return self._unused
+
+    def _load(self) -> Document:
+        with open_text(self.file) as text:
+            document = json.load(text)
+        if not isinstance(document, dict):
+            raise ValueError("it is neither a list nor an object")
+        return document
 
 
 def _objects(fields: Document, name: str) -> list[Document] | None:

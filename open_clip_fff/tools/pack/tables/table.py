@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from open_clip_fff.errors import POINTER_NOTE, UsageError, as_mistake, is_pointer
 from open_clip_fff.plural import plural
@@ -34,15 +34,7 @@ def json_reader(file: str) -> Reader:
         return RecordsReader(file, "json", entries_of)
     if second and _is_json(first):
         return RecordsReader(file, "jsonl", lines_of)
-
-    def load() -> dict[str, Any]:
-        with open_text(file) as text:
-            document = json.load(text)
-        if not isinstance(document, dict):
-            raise ValueError("it is neither a list nor an object")
-        return document
-
-    return DocumentReader(file, load)
+    return DocumentReader(file)
 
 
 def _is_json(line: str) -> bool:
