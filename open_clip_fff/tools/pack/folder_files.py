@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from open_clip_fff.errors import UsageError, printable
+from open_clip_fff.errors import as_mistake, printable
 from open_clip_fff.plural import plural
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
@@ -118,21 +118,19 @@ def _below(
 
 def _inode(folder: Path) -> tuple[int, int]:
     """A folder's device and inode. Raises UsageError if it cannot be read."""
-    try:
+    with as_mistake(f"{folder} cannot be read", OSError):
         here = folder.stat()
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({error})") from error
-    return here.st_dev, here.st_ino
+        return here.st_dev, here.st_ino
 
 
 def entries_of(folder: Path) -> list[tuple[str, bool]]:
-    """Names in a folder, and whether each is a folder; no hidden ones, and not those that macOS zips beside."""
-    try:
-        with os.scandir(folder) as entries:
-            shown = (entry for entry in entries if not entry.name.startswith((".", "__MACOSX")))
-            return sorted((entry.name, entry.is_dir()) for entry in shown)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be read ({error})") from error
+    """Names in a folder, and whether each is a folder; no hidden ones, and not those that macOS zips beside.
+
+    Raises UsageError if it cannot be read.
+    """
+    with as_mistake(f"{folder} cannot be read", OSError), os.scandir(folder) as entries:
+        shown = (entry for entry in entries if not entry.name.startswith((".", "__MACOSX")))
+        return sorted((entry.name, entry.is_dir()) for entry in shown)
 
 
 def _suffix(name: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from open_clip_fff.atomic_io import atomic_file
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.tools.pack.rows import BATCH, CAPTIONS, RowFile, SourceRow, write_rows
 from open_clip_fff.tools.shards.share import Share
 
@@ -57,11 +57,9 @@ def make_list(path: Path, listing: Listing, share: Share) -> RowFile:
             time.sleep(WAIT)
         except OSError as error:
             raise UsageError(f"--out {path}: cannot be written ({error})") from error
-    try:
-        with path.open("rb") as file:
-            return RowFile(file)
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); remove it, and it is made again") from error
+    fix = "remove it, and it is made again"
+    with as_mistake(f"{path} cannot be read", OSError, ValueError, fix=fix), path.open("rb") as file:
+        return RowFile(file)
 
 
 def _write(file: BinaryIO, folder: Path, listing: Listing, shown: bool) -> None:

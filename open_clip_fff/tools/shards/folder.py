@@ -9,7 +9,7 @@ from pathlib import Path
 from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.data.data_sets import stem_of
 from open_clip_fff.data.shards import SkippedSample
-from open_clip_fff.errors import OneRankError, UsageError, printable
+from open_clip_fff.errors import OneRankError, UsageError, as_mistake, printable
 
 SETTINGS = "settings.json"
 
@@ -60,13 +60,11 @@ class OutFolder:
     def __init__(self, path: Path, suffix: str, settings: Mapping[str, object]) -> None:
         self.path, self.suffix = path, suffix
         file, ours = path / SETTINGS, json.loads(json.dumps(settings))
-        try:
+        with as_mistake(f"--out {path}: cannot be used", OSError, ValueError):
             path.mkdir(parents=True, exist_ok=True)
             theirs = json.loads(file.read_text()) if file.exists() else None
             if theirs is None:
                 write_atomically(file, json.dumps(ours, indent=1, ensure_ascii=False) + "\n")
-        except (OSError, ValueError) as error:
-            raise UsageError(f"--out {path}: cannot be used ({error})") from error
         if isinstance(theirs, dict):
             theirs = {name: _common(value, ours.get(name)) for name, value in theirs.items()}
         if theirs is not None and theirs != ours:

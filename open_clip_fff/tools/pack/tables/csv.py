@@ -6,7 +6,6 @@ from itertools import islice
 from pathlib import Path
 
 from open_clip_fff.data.table_columns import read_table
-from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.tables.reader import Cells, Reader, bare_name, open_text
 
 PIECE = 16_384  # rows in memory at a time
@@ -58,9 +57,6 @@ def lines_about(file: str) -> int:
 
 
 def _separator(file: str) -> str:
-    try:
-        with open_text(file) as lines:
-            line = lines.readline()
-        return next((mark for mark in SEPARATORS if mark in line), ",")
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error})") from error
+    with open_text(file) as lines:
+        line = lines.readline()
+    return next((mark for mark in SEPARATORS if mark in line), ",")
