@@ -16,6 +16,7 @@ import torch
 
 import open_clip_fff
 from open_clip_fff import UsageError
+from open_clip_fff.config.zero_shot import ZeroShotSettings
 from open_clip_fff.evaluation.benchmark import EvalSettings, accuracy, evaluate
 from open_clip_fff.evaluation.compare.rows import ScoreStore
 from open_clip_fff.evaluation.layouts import find_set, find_sets
@@ -23,6 +24,7 @@ from open_clip_fff.evaluation.probe import NO_SPLIT, ProbeSettings, draw_shots, 
 from open_clip_fff.evaluation.protocol import PROTOCOL, RETRIEVAL
 from open_clip_fff.evaluation.scoring import score_set
 from open_clip_fff.evaluation.store import read_score
+from open_clip_fff.host.zero_shot import find_zero_shot_sets
 from open_clip_fff.hub.description import describe
 from open_clip_fff.hub.folder import write_hub_folder
 from open_clip_fff.hub.loading import LoadedModel, load_model
@@ -224,6 +226,16 @@ def test_mistakes_and_damage_cost_one_line_and_nothing_else(program, folder, tmp
     ):
         done = program("zero_shot", *arguments, expect=2)
         assert len(done.err.strip().splitlines()) == 1 and named in done.err, done.err
+
+
+def test_classes_with_one_name_are_told_once(program, folder, tmp_path, capsys):
+    for name in ("mine", "cifar10"):  # of the paper's sets ImageNet has such, too
+        (webdataset(tmp_path / "data" / name) / "classnames.txt").write_text("red\nRed\nblue\nyellow\n")
+    done = program("zero_shot", folder, "--data-root", tmp_path / "data", "--store", tmp_path / "store")
+    says = "mine/classnames.txt: several classes have the same name, and no model can tell them apart: red"
+    assert says in done.out and done.out.count("same name") == 1 and done.out.count("acc1") == 2
+    find_zero_shot_sets(ZeroShotSettings(str(tmp_path / "data"), ("all",)))
+    assert f"warning: {tmp_path / 'data'}/{says}" in capsys.readouterr().out
 
 
 def test_another_precision_is_not_taken_from_the_store(loaded, tmp_path):

@@ -1,10 +1,12 @@
 """The texts beside a classification set in webdataset form, checked as clip-benchmark will read them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_clip_fff.errors import UsageError, as_mistake
+from open_clip_fff.errors import UsageError, as_mistake, printable
 
+SHOWN = 5  # names that a line has
 NAMES, TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
 
 
@@ -17,6 +19,27 @@ def check_texts(root: Path) -> None:
     """
     _lines(root / NAMES, "name")
     check_templates(str(root / TEMPLATES), _lines(root / TEMPLATES, "template"))
+
+
+def repeated_names(root: Path) -> list[str]:
+    """A warning of classes that have one name in the set in `root`; none where its names cannot be read."""
+    try:
+        line = same_names_line(_lines(root / NAMES, "name"))
+    except UsageError:  # which its score will be
+        return []
+    return [f"warning: {root / NAMES}: {line}"] if line else []
+
+
+def same_names_line(names: Sequence[str]) -> str:
+    """Says which names several classes have; empty where each has its own."""
+    same = [name for name, count in Counter(map(str.casefold, names)).items() if count > 1]
+    return f"several classes have the same name, and no model can tell them apart: {some(same)}" if same else ""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first SHOWN names, and how many there are."""
+    more = f", … {len(names):,} in all" if len(names) > SHOWN else ""
+    return ", ".join(map(printable, names[:SHOWN])) + more
 
 
 def check_templates(file: str, templates: Sequence[str]) -> None:

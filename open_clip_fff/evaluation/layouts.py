@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from open_clip_fff.data.class_texts import NAMES, TEMPLATES
+from open_clip_fff.data.class_texts import NAMES, TEMPLATES, repeated_names
 from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.data.tars import Header
 from open_clip_fff.errors import UsageError, reason
@@ -137,6 +137,12 @@ def find_set(name: str, root: Path) -> LocalSet | None:
             if all((folder / path).exists() for path in group):
                 return LocalSet(PROTOCOL[name], name, folder, 0)
     return None
+
+
+def name_warnings(sets: Iterable[LocalSet]) -> list[str]:
+    """A warning for each of one's own sets in which several classes have one name (ImageNet's have, too)."""
+    own = [at.root for at in sets if at.shards and at.spec.task != RETRIEVAL and at.spec.name not in PROTOCOL]
+    return [line for root in own for line in repeated_names(root)]
 
 
 def other_split(local: LocalSet, split: str) -> LocalSet | None:

@@ -10,7 +10,7 @@ from open_clip_fff.config.parsers import check_least
 from open_clip_fff.devices import or_best
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings
-from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, repositories, where_to_get
+from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, name_warnings, repositories, where_to_get
 from open_clip_fff.evaluation.protocol import ELEVEN, RECALLS, RERANKING, RETRIEVAL, score_text, sizes_text
 from open_clip_fff.evaluation.scoring import Evaluate, score_set, zero_shot
 from open_clip_fff.evaluation.store import Score
@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
     """Scores models; 1 if some models or sets failed, else 0."""
     sets = prepare(arguments)
     if arguments.rerank is None:
+        print("".join(f"{line}\n" for line in name_warnings(sets)), end="", flush=True)
         return exit_code(prog, score_models(arguments, sets, score_line, average))
     from open_clip_fff.evaluation.rerank import rerank
 

@@ -9,9 +9,9 @@ import torch
 from open_clip import get_input_dtype, get_tokenizer
 
 from open_clip_fff.config.zero_shot import ZeroShotSettings
-from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.errors import UsageError, is_first_rank, reason
 from open_clip_fff.evaluation.benchmark import EvalSettings, count_images, evaluate
-from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, find_sets, where_to_get
+from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, find_sets, name_warnings, where_to_get
 from open_clip_fff.evaluation.protocol import score_text
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.report.results import AVERAGE, keep_results
@@ -22,7 +22,7 @@ KEY = "zeroshot/{set}/{metric}"
 
 
 def find_zero_shot_sets(settings: ZeroShotSettings) -> list[LocalSet]:
-    """The sets on disk, looked at before training.
+    """The sets on disk, looked at before training; the first rank prints what is odd about them.
 
     Raises:
         UsageError: if a set that was named is not there, or not whole, or there is none.
@@ -36,6 +36,8 @@ def find_zero_shot_sets(settings: ZeroShotSettings) -> list[LocalSet]:
     for at in found:
         if at.shards:
             count_images(at.root / SPLIT, at.shards)
+    if is_first_rank():
+        print("".join(f"{line}\n" for line in name_warnings(found)), end="", flush=True)
     return found
 
 

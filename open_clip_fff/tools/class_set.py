@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.data.class_texts import NAMES as CLASS_NAMES
-from open_clip_fff.data.class_texts import TEMPLATES, check_templates
+from open_clip_fff.data.class_texts import TEMPLATES, check_templates, same_names_line, some
 from open_clip_fff.data.data_sets import check_tars, expand_shards
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors, image_bytes, read_samples
@@ -34,7 +34,6 @@ GENERIC_TEMPLATES = (  # the seven that CLIP's authors found best for ImageNet; 
 SPLIT = "test"  # on which models are scored
 SPLITS = {"train", "val", "valid", "validation", "test"}
 THREADS = 4  # that read and decode images
-SHOWN = 5  # classes that a line names
 CODE = re.compile(r"n\d{8}$|\d+[. _-]|[\W\d_]*$")  # wordnet's ids, numbers before a name, or no letter at all
 
 
@@ -104,12 +103,12 @@ def class_set(
     print(f"{plural(len(files[TEMPLATES]), 'templates')}, split {split}{left_out}")
     print("".join(f"not used: {line}\n" for line in unused.lines), end="")
     if empty := [name for name, count in zip(names, counts, strict=True) if not count]:
-        print(f"without images: {_some(empty)}")
-    if same := [name for name, count in Counter(map(str.casefold, names)).items() if count > 1]:
-        print(f"several classes have the same name, and no model can tell them apart: {_some(same)}")
+        print(f"without images: {some(empty)}")
+    if same := same_names_line(names):
+        print(same)
     if codes := [name for name in names if CODE.match(name)]:
         fix = "--class-names FILE with LABEL<TAB>NAME in each line"
-        print(f"names that are codes or begin with numbers, of which models know nothing: {_some(codes)}; give {fix}")
+        print(f"names that are codes or begin with numbers, of which models know nothing: {some(codes)}; give {fix}")
     if split == SPLIT:
         print(how_to_score(out))
     return 0
@@ -129,10 +128,10 @@ def name_classes(labels: Sequence[str], file: Path | None) -> Classes:
     are_numbers = all(label.isdecimal() for label in labels)
     in_order = {label: number for number, label in enumerate(labels)}
     if len(labels) < 2:
-        raise UsageError(f"SOURCE: has {plural(len(labels), 'classes')} ({_some(labels)}); a set needs two or more")
+        raise UsageError(f"SOURCE: has {plural(len(labels), 'classes')} ({some(labels)}); a set needs two or more")
     if file is None:
         if are_numbers:
-            raise UsageError(f"--class-names: the classes are numbers ({_some(labels)}); name a file with their names")
+            raise UsageError(f"--class-names: the classes are numbers ({some(labels)}); name a file with their names")
         names = [" ".join(label.replace("_", " ").split()) or label for label in labels]
         names = [name.encode(errors="replace").decode() for name in names]  # a folder's name may be no UTF-8
         return Classes(names, in_order)
@@ -140,7 +139,7 @@ def name_classes(labels: Sequence[str], file: Path | None) -> Classes:
     if all("\t" in line for line in lines):
         by_label = {label.strip(): name.strip() for label, _, name in (line.partition("\t") for line in lines)}
         if missing := [label for label in labels if not by_label.get(label)]:
-            raise UsageError(f"--class-names {file}: has no name for {_some(missing)}")
+            raise UsageError(f"--class-names {file}: has no name for {some(missing)}")
         return Classes([by_label[label] for label in labels], in_order)
     words = [re.split(r"[\s,;:=]", line, maxsplit=1) for line in lines]
     if {word[0] for word in words} == set(labels) and all(len(word) > 1 for word in words):
@@ -158,7 +157,7 @@ def name_classes(labels: Sequence[str], file: Path | None) -> Classes:
     if len(lines) != len(labels):
         raise UsageError(
             f"--class-names {file}: has {plural(len(lines), 'names')} for {plural(len(labels), 'classes')} "
-            f"({_some(labels)}); write one for each, in this order, or LABEL<TAB>NAME in each line"
+            f"({some(labels)}); write one for each, in this order, or LABEL<TAB>NAME in each line"
         )
     return Classes(lines, in_order)
 
@@ -192,7 +191,7 @@ def _images_of(source: str, key: str, unused: UnusedFiles) -> tuple[Callable[[],
     if not labels:
         raise UsageError(f"{source}: has neither a folder of images for each class nor tars")
     if SPLITS.issuperset(map(str.lower, labels)):
-        raise UsageError(f"{source}: holds splits ({_some(labels)}) and not classes; name one of them, such as "
+        raise UsageError(f"{source}: holds splits ({some(labels)}) and not classes; name one of them, such as "
                          f"{folder / labels[0]}")  # fmt: skip
     for name, is_folder in entries_of(folder):
         if not is_folder:
@@ -232,8 +231,3 @@ def _lines(file: Path, flag: str) -> list[str]:
     if not all(lines) or not lines:
         raise UsageError(f"{flag} {file}: line {lines.index('') + 1 if lines else 1} is empty")
     return lines
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f", … {len(names):,} in all" if len(names) > SHOWN else ""
-    return ", ".join(map(printable, names[:SHOWN])) + more
