@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from open_clip_fff.errors import UsageError, as_mistake, reason
+from open_clip_fff.errors import as_mistake
 from open_clip_fff.matching.loading import KINDS
 from open_clip_fff.matching.model import MatchingModel
 from open_clip_fff.models.transformers_weights import load_tokenizer
@@ -47,7 +47,9 @@ def random_parts(path: Path, captions: Sequence[str], tokenizer: str | None, cla
     """
     import transformers
 
-    try:
+    # missing, no json, another kind of model, widths that do not fit
+    failed = f"--from-config {path}: no configuration of {' or '.join(classes)} that can be built"
+    with as_mistake(failed, Exception):
         given = json.loads(path.read_text())
         kind = given["model_type"]
         cls = getattr(transformers, classes[kind])
@@ -64,13 +66,6 @@ def random_parts(path: Path, captions: Sequence[str], tokenizer: str | None, cla
         model = cls(transformers.AutoConfig.for_model(**given))
         if kind == "blip-2":  # equal queries would stay equal
             torch.nn.init.normal_(model.query_tokens, std=0.02)
-    except UsageError:
-        raise
-    except Exception as error:  # missing, no json, another kind of model, widths that do not fit
-        message = f"{type(error).__name__}: {reason(error)}" if isinstance(error, KeyError) else reason(error)
-        raise UsageError(
-            f"--from-config {path}: no configuration of {' or '.join(classes)} that can be built ({message})"
-        ) from error
     side = model.config.vision_config.image_size
     images = transformers.BlipImageProcessor(size={"height": side, "width": side})
     return ModelParts(kind, model, words, images)
