@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.shards import as_usage_errors, read_samples
@@ -36,31 +35,27 @@ class Joined(NamedTuple):
         return {"json": as_json({**fields, "captions": list(dict.fromkeys([*captions, *new]))})}
 
 
-class PerShard:
+class PerShard(Sidecar):
     """Joins `STEM.parquet` of a folder to each `STEM.tar`, by key; `columns` have the captions."""
 
     def __init__(self, folder: Path, columns: tuple[str, ...]) -> None:
-        self._sidecar = Sidecar(str(folder), columns, "--captions", "--caption-key")
-
-    def check(self, shard: str) -> None:
-        """Raises UsageError if a shard's captions cannot be read."""
-        self._sidecar.check(shard)
+        super().__init__(str(folder), columns, "--captions", "--caption-key")
 
     def find(self, sample: Mapping[str, Any]) -> Joined | None:
         """The captions of a sample; None if it has no row."""
-        columns = self._sidecar.lookup(str(sample["__url__"]), str(sample["__key__"]))
-        if self._sidecar.damage:
-            raise UsageError(f"--captions: {self._sidecar.damage}")
+        columns = self.lookup(str(sample["__url__"]), str(sample["__key__"]))
+        if self.damage:
+            raise UsageError(f"--captions: {self.damage}")
         values = list(columns.values())
         return Joined(listed_texts(values), len(values[0])) if values else None
 
     def check_any(self, shard: str, samples: Sequence[Mapping[str, Any]]) -> None:
         """Raises UsageError, with a key of each side, if no sample of a shard has a row."""
-        self._sidecar.check_join(shard, [str(sample["__key__"]) for sample in samples])
+        self.check_join(shard, [str(sample["__key__"]) for sample in samples])
 
     def total(self, shards: Sequence[str]) -> int:
         """The number of rows of captions for some shards."""
-        return sum(pq.read_metadata(self._sidecar.path(shard)).num_rows for shard in shards)
+        return sum(self.size(shard) or 0 for shard in shards)
 
     def notes(self) -> list[str]:
         """Lines on the reading of the captions."""
