@@ -50,7 +50,7 @@ class Failing(io.FileIO):
 def test_damage_is_found_before_a_shard_gets_its_name(tmp_path, lose):
     """Whichever of the blocks that a tar is written in is lost or changed."""
     write_tar(tmp_path / "a.tar", {str(row): colour_sample(row) for row in range(4)})
-    given = (ShardSource((str(tmp_path / "a.tar"),), ("captions",), None), ImageSettings(), 0, lambda n: None)
+    given = (lambda n: None, ShardSource((str(tmp_path / "a.tar"),), ("captions",), None), ImageSettings(), 0)
     with Failing(tmp_path / "whole", -1, lose) as file:
         assert write_shard(str(tmp_path / "a.tar"), file, *given).counts["images"] == 4
         blocks = file.calls

@@ -1,8 +1,8 @@
 """Packs a source, or prints what packing would do."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.folder import prepare_folder
@@ -14,7 +14,7 @@ from open_clip_fff.tools.pack.shards import CAPTIONS, prepare_shards
 from open_clip_fff.tools.pack.source import PreparedSource
 from open_clip_fff.tools.pack.table import prepare_table
 from open_clip_fff.tools.pack.writing import write_shard
-from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, ShardRecord, refuse_input_folder
+from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 
@@ -55,10 +55,7 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
         raise
     if share.index == 0:
         print("".join(f"{line}\n" for line in source.notes()), end="", flush=True)
-
-    def work(shard: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
-        return write_shard(shard, file, source, settings.images, workers, tick)
-
+    work = partial(write_shard, source=source, settings=settings.images, workers=workers)
     code = process_shards(source.shards, folder, share, work, source.size)
     if share.reports:
         print("\n".join(ending(folder, source)), flush=True)
