@@ -67,6 +67,17 @@ class Measurements:
         """The captions of a kind."""
         return self.captions[self.captions["kind"] == kind]
 
+    def by_kind(self, column: str) -> dict[str, pd.Series]:
+        """A column of `captions`, or the columns COLUMN_KIND of `images`, for each kind that has it."""
+        if column in self.captions:
+            return {kind: self.of(kind)[column] for kind in self.names}
+        return {kind: self.images[name] for kind in self.names if (name := f"{column}_{kind}") in self.images}
+
+    def of_several(self, text: str) -> dict[str, pd.Series]:
+        """The columns TEXT_KIND, ONE's or MEAN's, over the images with several captions of a kind."""
+        columns = self.by_kind(text)
+        return {kind: columns[kind][self.images[kind] > 1] for kind in self.by_kind(MEAN)}
+
 
 def measure(sample: CaptionSample, batch: int) -> Measurements:
     """Measures a sample; ranks are taken in batches of `batch` images."""
@@ -118,8 +129,8 @@ def _images(sample: CaptionSample) -> pd.DataFrame:
         name: sample.owner[mask].bincount(minlength=len(sample.keys)).cpu().numpy()
         for name, mask in ((RAW, sample.raw), (GENERATED, ~sample.raw))
     }
-    names = {"shard": map(printable, sample.shards), "key": map(printable, sample.keys)}
-    return pd.DataFrame({**{name: list(each) for name, each in names.items()}, **counts})
+    names = {"shard": list(map(printable, sample.shards)), "key": list(map(printable, sample.keys))}
+    return pd.DataFrame({**names, **counts})
 
 
 def _captions(sample: CaptionSample, kind: CaptionKind) -> pd.DataFrame:

@@ -74,16 +74,15 @@ def draw_ranks(found: Measurements) -> Figure:
     """Bars: the share of images by how many captions outrank theirs."""
     most = max(found.batch.values())
     edges = [edge for edge in RANKS if edge < most]
-    columns = [f"{text}_{kind}" for kind in found.names for text in (ONE, MEAN)]
-    columns = [column for column in columns if f"outranked_{column}" in found.images]
+    columns = {text: found.by_kind(f"outranked_{text}") for text in (ONE, MEAN)}
+    shown = [(text, kind) for kind in found.names for text in columns if kind in columns[text]]
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = _axes(1)
-        width = 0.84 / len(columns)
-        for number, column in enumerate(columns):
-            text, _, kind = column.partition("_")
-            counts = found.images[f"outranked_{column}"].dropna().to_numpy()
+        width = 0.84 / len(shown)
+        for number, (text, kind) in enumerate(shown):
+            counts = columns[text][kind].dropna().to_numpy()
             shares = np.histogram(counts, [*edges, np.inf])[0] / len(counts)
-            places = np.arange(len(edges)) + (number - (len(columns) - 1) / 2) * width
+            places = np.arange(len(edges)) + (number - (len(shown) - 1) / 2) * width
             look: dict[str, Any] = {"color": COLOURS[kind], "label": f"one {kind} caption"}
             if text == MEAN:
                 look |= {"color": "white", "edgecolor": COLOURS[kind], "hatch": "////", "linewidth": 0.8}

@@ -1,6 +1,9 @@
 """The page's sections: a figure each, how to read it, and what is left out and why."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+import pandas as pd
 
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.analyze.examples import OutrankedImage, at_random, worst
@@ -28,16 +31,10 @@ class AnalysisSection:
 
 def sections(found: Measurements, sample: CaptionSample, show: int) -> list[AnalysisSection]:
     """Those for which the data have measurements, with `show` images of each kind of examples."""
-    parts = [_nearest(found), _frequent(found)]
-    if (among := _among(found)) is not None:
-        parts.append(among)
+    parts = [_nearest(found), _fit(found), _frequent(found), _among(found), _pooled(found)]
     if sample.image is not None:
-        parts.insert(1, _fit(found))
-        if any(f"{MEAN}_{kind}" in found.images for kind in found.names):
-            parts.append(_pooled(found))
-        parts.append(_ranks(found))
-        parts += _examples(found, sample, show)
-    return parts
+        parts += [_ranks(found), *_examples(found, sample, show)]
+    return [part for part in parts if part is not None]
 
 
 def left_out(found: Measurements, sample: CaptionSample, model: str) -> list[str]:
@@ -69,32 +66,46 @@ def left_out(found: Measurements, sample: CaptionSample, model: str) -> list[str
     return lines
 
 
-def _nearest(found: Measurements) -> AnalysisSection:
-    panel = [CosineGroup(kind, found.of(kind)["nearest"].to_numpy(), kind) for kind in found.names]
-    return AnalysisSection(
+def _cosines(key: str, title: str, how: str, panels: list[list[CosineGroup]], axis: str) -> AnalysisSection | None:
+    """Histograms, a panel below the other; None if there is nothing to draw."""
+    return AnalysisSection(key, title, how, figure_url(draw_cosines(panels, axis))) if panels else None
+
+
+def _beside(
+    grey: Mapping[str, pd.Series], grey_name: str, coloured: Mapping[str, pd.Series], name: str
+) -> list[list[CosineGroup]]:
+    """A panel for each kind that is coloured, whose name takes the place of {} in the groups' names."""
+    return [
+        [
+            CosineGroup(grey_name.format(kind), grey[kind].to_numpy(), "random"),
+            CosineGroup(name.format(kind), values.to_numpy(), kind),
+        ]
+        for kind, values in coloured.items()
+    ]
+
+
+def _nearest(found: Measurements) -> AnalysisSection | None:
+    axis = f"mean cosine to the {found.nearest} nearest captions"
+    return _cosines(
         "nearest",
         "Do captions tell images apart?",
-        f"For each caption, the mean cosine to the {found.nearest} nearest captions of other images. The farther "
+        f"For each caption, the {axis} of other images. The farther "
         f"left, the more specific it is; captions that match anything gather at the right. The nearest are "
         f"searched among {plural(found.pool, 'captions')} of the same kind, one of each image.",
-        figure_url(draw_cosines([panel], f"mean cosine to the {found.nearest} nearest captions")),
+        [[CosineGroup(kind, values.to_numpy(), kind) for kind, values in found.by_kind("nearest").items()]],
+        axis,
     )
 
 
-def _fit(found: Measurements) -> AnalysisSection:
-    panels = [
-        [
-            CosineGroup("with another image", found.of(kind)["random_image"].to_numpy(), "random"),
-            CosineGroup(f"{kind} captions with their image", found.of(kind)["fit"].to_numpy(), kind),
-        ]
-        for kind in found.names
-    ]
-    return AnalysisSection(
+def _fit(found: Measurements) -> AnalysisSection | None:
+    own, other = found.by_kind("fit"), found.by_kind("random_image")
+    return _cosines(
         "fit",
         "Do captions match their images?",
         "The cosine of each caption with its own image, and in grey with another image drawn at random. The farther "
         "right of the grey, the better captions identify their image; those within it may as well belong to any other.",
-        figure_url(draw_cosines(panels, "cosine of caption and image")),
+        _beside(other, "with another image", own, "{} captions with their image"),
+        "cosine of caption and image",
     )
 
 
@@ -117,50 +128,33 @@ def _frequent(found: Measurements) -> AnalysisSection:
 
 
 def _among(found: Measurements) -> AnalysisSection | None:
-    panels = [
-        [
-            CosineGroup("of different images", found.of(kind)["random_caption"].to_numpy(), "random"),
-            CosineGroup(f"{kind} captions of an image", found.images[f"among_{kind}"].to_numpy(), kind),
-        ]
-        for kind in found.names
-        if f"among_{kind}" in found.images
-    ]
+    other, own = found.by_kind("random_caption"), found.by_kind("among")
+    panels = _beside(other, "of different images", own, "{} captions of an image")
     if set(found.images) >= ACROSS:
-        pair = [
-            CosineGroup("of different images", found.images["random_raw_to_generated"].to_numpy(), "random"),
-            CosineGroup(
-                "raw with generated captions of an image", found.images["raw_to_generated"].to_numpy(), "between"
-            ),
-        ]
-        panels.append(pair)
-    if not panels:
-        return None
-    return AnalysisSection(
+        across, random = (found.images[name].to_numpy() for name in ("raw_to_generated", "random_raw_to_generated"))
+        both = CosineGroup("raw with generated captions of an image", across, "between")
+        panels.append([CosineGroup("of different images", random, "random"), both])
+    return _cosines(
         "among",
         "How similar are the captions of one image?",
         "For each image, the mean cosine among its captions; in grey, captions of different images. Far to the right, "
         "further captions repeat the first one and add little; within the grey, they are unrelated, and some are "
         "probably wrong.",
-        figure_url(draw_cosines(panels, "mean cosine of captions")),
+        panels,
+        "mean cosine of captions",
     )
 
 
-def _pooled(found: Measurements) -> AnalysisSection:
-    panels = []
-    for kind in found.names:
-        if f"{MEAN}_{kind}" in found.images:
-            several = found.images[found.images[kind] > 1]
-            one, mean = (several[f"{text}_{kind}"].to_numpy() for text in (ONE, MEAN))
-            panels.append(
-                [CosineGroup(f"one {kind} caption", one, "random"), CosineGroup("the mean of an image's", mean, kind)]
-            )
-    return AnalysisSection(
+def _pooled(found: Measurements) -> AnalysisSection | None:
+    one, mean = (found.of_several(text) for text in (ONE, MEAN))
+    return _cosines(
         "pooled",
         "Are several captions better than one?",
         "The cosine of an image with one of its captions, in grey, and with the mean feature of all of a kind "
         "(normalised again), over images that have several. The farther the colour is right of the grey, the more the "
         "captions complement each other.",
-        figure_url(draw_cosines(panels, "cosine with the image")),
+        _beside(one, "one {} caption", mean, "the mean of an image's"),
+        "cosine with the image",
     )
 
 

@@ -1,5 +1,6 @@
 """The most important numbers, for the terminal and the page, and the CSV files."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
@@ -10,6 +11,7 @@ from open_clip_fff.tools.analyze.kinds import TOP
 from open_clip_fff.tools.analyze.measure import MEAN, ONE, Measurements
 
 OUTRANKED_BY = (1, 10, 50)  # captions, at least
+TOTAL = "total"
 APART = "captions of different images, mean cosine"
 FIT = "a caption and an image, mean cosine"
 SIMILAR = "captions of one image, mean cosine"
@@ -40,14 +42,20 @@ class SummaryLine(NamedTuple):
 
 def summary(found: Measurements) -> list[SummaryLine]:
     """The lines for which the data have measurements, grouped by topic."""
+    images, between = found.by_kind("image"), "raw_to_generated"
+    both = {kind: found.images[between] for kind in found.names if between in found.images}
     lines = [
-        *_counts(found),
-        _mean(found, "nearest", APART, f"a caption and its {found.nearest} nearest"),
-        _mean(found, "random_caption", APART, "two drawn at random"),
-        _mean(found, "fit", FIT, "its own image"),
-        _mean(found, "random_image", FIT, "another image, drawn at random"),
-        *_pooled(found),
-        *_similar(found),
+        SummaryLine("images", TOTAL, "images that have any", "count", {k: x.nunique() for k, x in images.items()}),
+        SummaryLine("captions", TOTAL, "captions", "count", {k: len(x) for k, x in images.items()}),
+        _mean("words", TOTAL, "words of a caption", found.by_kind("words"), "number"),
+        _mean("nearest", APART, f"a caption and its {found.nearest} nearest", found.by_kind("nearest")),
+        _mean("random_caption", APART, "two drawn at random", found.by_kind("random_caption")),
+        _mean("fit", FIT, "its own image", found.by_kind("fit")),
+        _mean("random_image", FIT, "another image, drawn at random", found.by_kind("random_image")),
+        _mean("fit_of_one", FIT, "one caption of an image that has several", found.of_several(ONE)),
+        _mean("fit_of_mean", FIT, "the mean feature of its captions", found.of_several(MEAN)),
+        _mean("among", SIMILAR, "any two of them", found.by_kind("among")),
+        _mean(between, SIMILAR, "a raw and a generated one", both),
         *_frequencies(found),
         *(line for text in (ONE, MEAN) for line in _outranked(found, text)),
     ]
@@ -74,48 +82,8 @@ def csv_files(found: Measurements, lines: list[SummaryLine], skipped: list[Skipp
     return {name: frame.to_csv(index=False, float_format="%.6g") for name, frame in frames.items()}
 
 
-def _counts(found: Measurements) -> list[SummaryLine]:
-    tables = {kind: found.of(kind) for kind in found.names}
-    topic = "total"
-    return [
-        SummaryLine(
-            "images", topic, "images that have any", "count", {k: t["image"].nunique() for k, t in tables.items()}
-        ),
-        SummaryLine("captions", topic, "captions", "count", {k: len(t) for k, t in tables.items()}),
-        SummaryLine(
-            "words", topic, "words of a caption", "number", {k: float(t["words"].mean()) for k, t in tables.items()}
-        ),
-    ]
-
-
-def _mean(found: Measurements, column: str, topic: str, title: str) -> SummaryLine:
-    values = {kind: float(found.of(kind)[column].mean()) for kind in found.names} if column in found.captions else {}
-    return SummaryLine(column, topic, title, "cosine", values)
-
-
-def _pooled(found: Measurements) -> list[SummaryLine]:
-    """Of the images with several captions of a kind; for others the mean is the one caption."""
-    values: dict[str, dict[str, float]] = {ONE: {}, MEAN: {}}
-    for kind in found.names:
-        if f"{MEAN}_{kind}" in found.images:
-            several = found.images[found.images[kind] > 1]
-            for text in values:
-                values[text][kind] = float(several[f"{text}_{kind}"].mean())
-    return [
-        SummaryLine("fit_of_one", FIT, "one caption of an image that has several", "cosine", values[ONE]),
-        SummaryLine("fit_of_mean", FIT, "the mean feature of its captions", "cosine", values[MEAN]),
-    ]
-
-
-def _similar(found: Measurements) -> list[SummaryLine]:
-    columns = {kind: f"among_{kind}" for kind in found.names if f"among_{kind}" in found.images}
-    values = {kind: float(found.images[column].mean()) for kind, column in columns.items()}
-    lines = [SummaryLine("among", SIMILAR, "any two of them", "cosine", values)]
-    if "raw_to_generated" in found.images:
-        value = float(found.images["raw_to_generated"].mean())
-        both = dict.fromkeys(found.names, value)
-        lines.append(SummaryLine("raw_to_generated", SIMILAR, "a raw and a generated one", "cosine", both))
-    return lines
+def _mean(key: str, topic: str, title: str, columns: Mapping[str, pd.Series], unit: str = "cosine") -> SummaryLine:
+    return SummaryLine(key, topic, title, unit, {kind: float(each.mean()) for kind, each in columns.items()})
 
 
 def _frequencies(found: Measurements) -> list[SummaryLine]:
@@ -130,7 +98,7 @@ def _frequencies(found: Measurements) -> list[SummaryLine]:
 
 
 def _outranked(found: Measurements, text: str) -> list[SummaryLine]:
-    columns = {kind: f"outranked_{text}_{kind}" for kind in found.names if f"outranked_{text}_{kind}" in found.images}
+    columns = found.by_kind(f"outranked_{text}")
     called = {ONE: "by one caption each", MEAN: "by the mean of their captions"}[text]
     sizes = " or ".join(f"{size:,}" for size in sorted(set(found.batch.values())))
     return [
@@ -140,8 +108,8 @@ def _outranked(found: Measurements, text: str) -> list[SummaryLine]:
             f"by {least} or more captions of others",
             "share",
             {
-                kind: float((found.images[column].dropna() >= least).mean())
-                for kind, column in columns.items()
+                kind: float((counts.dropna() >= least).mean())
+                for kind, counts in columns.items()
                 if least < found.batch[kind]
             },
         )
