@@ -11,10 +11,10 @@ from open_clip_fff.evaluation.compare.columns import AVERAGE, RECALL
 from open_clip_fff.evaluation.compare.curves import RunCurves
 from open_clip_fff.evaluation.compare.table import ComparisonTable
 from open_clip_fff.evaluation.compare.training import TrainingCurves
+from open_clip_fff.tools.pages.figures import FAINT, INK, plain
 
 # Okabe and Ito's palette for colour-blind readers, and more
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#444444", "#8C6D31", "#7B4173", "#637939")
-INK, FAINT = "#333333", "#dddddd"
 SMOOTH = 30  # the running mean is over 1/30 of a curve
 HOURS_FROM = 180  # minutes; longer runs have an axis in hours
 DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
@@ -78,7 +78,7 @@ def draw_change(table: ComparisonTable) -> Figure | None:
     axes.set_yticks(range(len(shown)), [each.name for each in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlabel(f"change against {baseline.label}, points, with 95 % interval")
-    _plain(axes, "x")
+    plain(axes, "x")
     axes.tick_params(axis="y", length=0)
     _legend(figure, table, [axes])
     return figure
@@ -107,7 +107,7 @@ def draw_curves(table: ComparisonTable, training: TrainingCurves) -> Figure | No
         line[0].set_ylabel("%")
         line[0].set_title(title, loc="left", fontsize="medium")
         for axes in line:
-            _plain(axes, "both")
+            plain(axes, "both")
             axes.set_xlim(left=0)
     panels[-1][0].set_xlabel("training steps")
     panels[-1][1].set_xlabel(f"{unit} of training")
@@ -147,7 +147,7 @@ def _by_step(
             _lines(axes, tables, "step", name, label, looks(table)[label], smooth=smooth)
         axes.set_title(titles[name], loc="left", fontsize="medium")
         axes.set_xlabel("training steps (bold: running mean)" if smooth else "training steps")
-        _plain(axes, "both")
+        plain(axes, "both")
     _legend(figure, table, panels)
     return figure
 
@@ -185,14 +185,6 @@ def _time(tables: Sequence[pd.DataFrame]) -> tuple[str, float]:
     """The unit of the time axis, and its minutes."""
     longest = max((each["minutes"].max() for each in tables), default=0)
     return ("hours", 60.0) if longest > HOURS_FROM else ("minutes", 1.0)
-
-
-def _plain(axes: Any, grid: str) -> None:
-    axes.grid(axis=grid, color=FAINT, linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-    axes.tick_params(color=FAINT, labelcolor=INK)
 
 
 def _legend(figure: Figure, table: ComparisonTable, panels: Iterable[Any]) -> None:

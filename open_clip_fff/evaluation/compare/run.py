@@ -1,14 +1,13 @@
 """open-clip-fff compare: reads scores, makes table, plots and page, and writes the folder."""
 
 import argparse
-import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
-from matplotlib.figure import Figure
 
 from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.errors import UsageError, as_mistake
@@ -21,6 +20,7 @@ from open_clip_fff.evaluation.compare.table import ComparisonTable, make_table
 from open_clip_fff.evaluation.compare.text import make_blocks, markdown, terminal
 from open_clip_fff.evaluation.compare.training import TrainingCurves, read_training
 from open_clip_fff.evaluation.compare.warnings import comparison_warnings
+from open_clip_fff.tools.pages.figures import png
 
 DPI = 130
 WIDEST = 120  # characters
@@ -84,7 +84,9 @@ def _index(table: ComparisonTable) -> Mapping[str, object]:
 
 def _plots(table: ComparisonTable, training: TrainingCurves) -> dict[str, PlotImage]:
     """Those that have something to show."""
-    drawn: dict[str, tuple[Figure | None, str, str]] = {
+    first = table.baselines[0].label
+    drawn: dict[str, tuple[Any, ...]] = {
+        "change.png": (draw_change(table), f"Change against {first}", "For retrieval, recall at 1.", 46, 26),
         "curves.png": (
             draw_curves(table, training),
             "During training",
@@ -97,19 +99,11 @@ def _plots(table: ComparisonTable, training: TrainingCurves) -> dict[str, PlotIm
             "Captions of other images that were used as positives; which are right is known with --class-key.",
         ),
     }
-    found = {
-        name: PlotImage(title, caption, _png(figure)) for name, (figure, title, caption) in drawn.items() if figure
+    return {
+        name: PlotImage(title, caption, png(figure, DPI), *widths)
+        for name, (figure, title, caption, *widths) in drawn.items()
+        if figure is not None
     }
-    if (change := draw_change(table)) is not None:
-        title = f"Change against {table.baselines[0].label}"
-        found = {"change.png": PlotImage(title, "For retrieval, recall at 1.", _png(change), 46, 26), **found}
-    return found
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
 
 
 # --- the folder

@@ -13,11 +13,11 @@ from matplotlib.ticker import LogLocator
 
 from open_clip_fff.tools.analyze.kinds import GENERATED, RAW
 from open_clip_fff.tools.analyze.measure import MEAN, ONE, Measurements
+from open_clip_fff.tools.pages.figures import plain
 from open_clip_fff.tools.pages.html import data_address
 
 # Okabe and Ito's, which are safe for colour blindness
 COLOURS = {RAW: "#D55E00", GENERATED: "#0072B2", "random": "#999999", "between": "#009E73"}
-INK, FAINT = "#333333", "#dddddd"
 BINS = 60
 WIDTH, HEIGHT = 4.8, 2.7  # inches: readable on a telephone
 RANKS = (0, 1, 2, 5, 10, 50, 100, 500)  # lower ends of the bars
@@ -55,7 +55,7 @@ def draw_cosines(panels: Sequence[Sequence[CosineGroup]], axis: str) -> Figure:
 def draw_frequencies(frequent: pd.DataFrame) -> Figure:
     """Shares of the most frequent captions by rank."""
     with matplotlib.rc_context(STYLE):
-        figure, (axes,) = _axes(1)
+        figure, (axes,) = _axes(1, "y")
         for kind, rows in frequent.groupby("kind", sort=False):
             axes.semilogy(rows["rank"], 100 * rows["share"], color=COLOURS[str(kind)], linewidth=1.8, label=kind)
         low, high = 100 * frequent["share"].min(), 100 * frequent["share"].max()
@@ -65,7 +65,6 @@ def draw_frequencies(frequent: pd.DataFrame) -> Figure:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-        axes.grid(axis="y", color=FAINT, linewidth=0.7)
         _legend(axes)
         return figure
 
@@ -77,7 +76,7 @@ def draw_ranks(found: Measurements) -> Figure:
     columns = {text: found.by_kind(f"outranked_{text}") for text in (ONE, MEAN)}
     shown = [(text, kind) for kind in found.names for text in columns if kind in columns[text]]
     with matplotlib.rc_context(STYLE):
-        figure, (axes,) = _axes(1)
+        figure, (axes,) = _axes(1, "y")
         width = 0.84 / len(shown)
         for number, (text, kind) in enumerate(shown):
             counts = columns[text][kind].dropna().to_numpy()
@@ -92,7 +91,6 @@ def draw_ranks(found: Measurements) -> Figure:
         axes.set_xticks(range(len(edges)), labels)
         axes.set_xlabel("captions of others that match at least as well as its own")
         axes.set_ylabel("% of images")
-        axes.grid(axis="y", color=FAINT, linewidth=0.7)
         _legend(axes)
         return figure
 
@@ -105,14 +103,11 @@ def figure_url(figure: Figure) -> str:
     return data_address(buffer.getvalue(), "image/svg+xml")
 
 
-def _axes(count: int) -> tuple[Figure, list[Any]]:
+def _axes(count: int, grid: str | None = None) -> tuple[Figure, list[Any]]:
     figure = Figure(figsize=(WIDTH, HEIGHT * (1 if count == 1 else 0.72 * count)), layout="constrained")
     panels = list(figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0])
     for axes in panels:
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(FAINT)
-        axes.tick_params(color=FAINT, labelcolor=INK)
-        axes.set_axisbelow(True)
+        plain(axes, grid)
     return figure, panels
 
 

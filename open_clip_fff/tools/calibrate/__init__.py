@@ -1,4 +1,4 @@
 """Thresholds of Eq. 1 for the user's data and feature extractor."""
 
-FILES = ("thresholds.csv", "flags.txt", "cosines.png", "rates.png")
+TABLE, FLAGS, COSINES, RATES = FILES = ("thresholds.csv", "flags.txt", "cosines.png", "rates.png")
 FALSE_NEGATIVES = "false-negatives.png"  # if classes are known

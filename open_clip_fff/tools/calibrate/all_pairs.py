@@ -22,13 +22,11 @@ class PairTile(NamedTuple):
     rows: slice
     columns: slice
     found: Candidates  # their cosines and masks
-    classified: Tensor | None  # bool [b, m, 1], pairs with known classes; None if no class is known
-    right: Tensor | None  # bool [b, m, 1], pairs of one class; likewise
+    known: tuple[Tensor, ...]  # bool [b, m, 1], pairs with known classes, and pairs of one; empty if none is known
 
     def kinds(self, pairs: Tensor) -> list[Tensor]:
         """The selected pairs, bool [b, m, K]; if classes are known, also those classified, and those right."""
-        known = [kind for kind in (self.classified, self.right) if kind is not None]
-        return [pairs, *(pairs & kind for kind in known)]
+        return [pairs, *(pairs & kind for kind in self.known)]
 
 
 class AllPairs:
@@ -58,11 +56,11 @@ class AllPairs:
             for columns in tiles(len(self), SIDE):
                 with exact_float32(self.features.text.device):
                     found = candidates(self.features.subset(rows), self.features.subset(columns), self.text_text)
-                yield PairTile(rows, columns, found, *self._classes(rows, columns))
+                yield PairTile(rows, columns, found, self._classes(rows, columns))
 
-    def _classes(self, rows: slice, columns: slice) -> tuple[Tensor | None, Tensor | None]:
+    def _classes(self, rows: slice, columns: slice) -> tuple[Tensor, ...]:
         if not self.labelled:
-            return None, None
+            return ()
         a, b = self.labels[rows], self.labels[columns]
         classified = (a >= 0)[:, None] & (b >= 0)
         return classified[..., None], (classified & own_pairs(a, b))[..., None]

@@ -1,6 +1,5 @@
 """Plots of the thresholds: cosines, what other quantiles and batch sizes would mine, false negatives of batches."""
 
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -10,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.mining.histograms import BINS
 from open_clip_fff.mining.reference import Thresholds
@@ -31,7 +29,7 @@ STYLES: tuple[dict[str, Any], ...] = ({"lw": 3, "alpha": 0.4}, {"lw": 1, "ls": "
 LEAST = 1e-3  # captions per image, the lowest shown
 
 
-def draw_histograms(histograms: CosineHistograms, proposal: Proposal, path: Path) -> None:
+def draw_histograms(histograms: CosineHistograms, proposal: Proposal) -> Figure:
     """The three cosines, with a logarithmic axis since what is mined is a thin tail."""
     labelled = len(histograms.others) > 1
     clauses = [(name, i) for i, name in enumerate(TITLES) if histograms.others[0, i].any()]
@@ -50,7 +48,7 @@ def draw_histograms(histograms: CosineHistograms, proposal: Proposal, path: Path
         panel.set(title=TITLES[clause], xlabel="cosine")
         panel.legend(fontsize="x-small", frameon=False, loc="upper left", ncols=2)
     panels[0].set_ylabel("density")
-    save(figure, path)
+    return figure
 
 
 def _draw_densities(panel: Axes, kinds: dict[str, tuple[Tensor, str]]) -> None:
@@ -72,7 +70,7 @@ def _draw_densities(panel: Axes, kinds: dict[str, tuple[Tensor, str]]) -> None:
     panel.set_ylim(lowest, max(height.max() for height in heights.values()) * HEADROOM)
 
 
-def draw_curves(curves: RateCurves, proposal: Proposal, batch: int, per_image: float, path: Path) -> None:
+def draw_curves(curves: RateCurves, proposal: Proposal, batch: int, per_image: float) -> Figure:
     """Expected captions per image by quantile: for each clause at N, for all together at other batch sizes."""
     figure, (by_clause, by_batch) = row_of_panels(2)
     share, mined = curves.levels.numpy(), curves.mined(batch).numpy()
@@ -100,7 +98,7 @@ def draw_curves(curves: RateCurves, proposal: Proposal, batch: int, per_image: f
         right.plot(share, 100 * curves.right()[TOGETHER].numpy(), color=OWN, linewidth=1.2)
         right.set_ylim(0, 102)
         right.set_ylabel("of the image's class, %", color=OWN)
-    save(figure, path)
+    return figure
 
 
 def _curve(panel: Axes, share: np.ndarray, mined: np.ndarray, **style: Any) -> None:
@@ -108,7 +106,7 @@ def _curve(panel: Axes, share: np.ndarray, mined: np.ndarray, **style: Any) -> N
     panel.plot(share[some], mined[some], **style)
 
 
-def draw_false_negatives(table: pd.DataFrame, path: Path) -> None:
+def draw_false_negatives(table: pd.DataFrame) -> Figure:
     """False negatives by batch size."""
     figure = Figure(figsize=(5.2, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -120,7 +118,7 @@ def draw_false_negatives(table: pd.DataFrame, path: Path) -> None:
     right.loglog(table["batch"], table["per_image"], color=OWN, base=2)
     right.set_yscale("log", base=10)
     right.set_ylabel("false negatives per image", color=OWN)
-    save(figure, path)
+    return figure
 
 
 def draw_thresholds(panel: Axes, clause: str, thresholds: Thresholds) -> None:
@@ -137,9 +135,3 @@ def row_of_panels(count: int) -> tuple[Figure, np.ndarray]:
     """A figure with panels beside each other."""
     figure = Figure(figsize=(4.2 * count, 3.4), layout="constrained")
     return figure, figure.subplots(1, count, squeeze=False)[0]
-
-
-def save(figure: Figure, path: Path) -> None:
-    """As a png, atomically."""
-    with atomic_file(path) as file:
-        figure.savefig(file, dpi=150, format="png")

@@ -10,11 +10,12 @@ from open_clip_fff.config.mining import FrozenSource, MiningConfig
 from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.calibrate import FALSE_NEGATIVES, FILES
+from open_clip_fff.tools.calibrate import COSINES, FALSE_NEGATIVES, FLAGS, RATES, TABLE
 from open_clip_fff.tools.calibrate.calibration import Calibration, CalibrationSettings, calibrate
 from open_clip_fff.tools.calibrate.plots import draw_curves, draw_false_negatives, draw_histograms
 from open_clip_fff.tools.calibrate.proposal import check_size
 from open_clip_fff.tools.calibrate.table import format_table
+from open_clip_fff.tools.pages.figures import png
 from open_clip_fff.tools.sampling.command import exit_code, open_shards, writing
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import load_extractor
@@ -51,15 +52,19 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
 
 def write(out: Path, found: Calibration, plan: Plan, settings: CalibrationSettings) -> list[str]:
     """Writes FILES, and FALSE_NEGATIVES if classes are known, each atomically; returns their names."""
-    write_atomically(out / FILES[0], found.table.to_csv(index=False))
-    write_atomically(out / FILES[1], flags_to_paste(found, plan, settings) + "\n")
-    draw_histograms(found.histograms, found.proposal, out / FILES[2])
-    draw_curves(found.curves, found.proposal, settings.batch, settings.per_image, out / FILES[3])
+    files: dict[str, str | bytes] = {
+        TABLE: found.table.to_csv(index=False),
+        FLAGS: flags_to_paste(found, plan, settings) + "\n",
+        COSINES: png(draw_histograms(found.histograms, found.proposal)),
+        RATES: png(draw_curves(found.curves, found.proposal, settings.batch, settings.per_image)),
+    }
     if found.false_negatives is None:
         (out / FALSE_NEGATIVES).unlink(missing_ok=True)  # of an earlier sample
-        return [*FILES]
-    draw_false_negatives(found.false_negatives, out / FALSE_NEGATIVES)
-    return [*FILES, FALSE_NEGATIVES]
+    else:
+        files[FALSE_NEGATIVES] = png(draw_false_negatives(found.false_negatives))
+    for name, content in files.items():
+        write_atomically(out / name, content)
+    return list(files)
 
 
 def summary(found: Calibration, plan: Plan, settings: CalibrationSettings) -> str:

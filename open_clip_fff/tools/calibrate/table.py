@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from open_clip_fff.config.numbers import threshold_text
-from open_clip_fff.tools.calibrate.agreement import ClauseAgreement
+from open_clip_fff.tools.calibrate.agreement import ClauseAgreement, MatchShares
 from open_clip_fff.tools.calibrate.counts import MinedCounts
 from open_clip_fff.tools.calibrate.curves import TOGETHER
 from open_clip_fff.tools.calibrate.proposal import Proposal
@@ -14,7 +14,7 @@ from open_clip_fff.tools.calibrate.proposal import Proposal
 BATCHES = 2 ** np.arange(4, 17)  # N
 NAMES = ("p1", "p2", "p3")
 COSINES = ("image-text", "image-image", "text-text")
-_MATCH_COLUMNS = [f"{label}_{side}" for side in ("above", "below") for label in ("match", "ambiguous", "no")]
+_MATCH_COLUMNS = [f"{label}_{side}" for side in ("above", "below") for label in MatchShares._fields]
 _MATCH_COLUMNS += ["half_match", "half_match_is", "asked"]
 _CLAUSES = {
     "image-text": "S_it > p1",
@@ -47,7 +47,8 @@ def thresholds_table(
         if name == "p3" and config.p1_prime is not None:
             row["p1_prime"] = config.p1_prime
         if clause in by_clause:
-            row |= _match_columns(by_clause[clause])
+            _, above, below, *others = by_clause[clause]
+            row |= dict(zip(_MATCH_COLUMNS, (*above, *below, *others), strict=True))
         rows.append(row | ({} if right is None else {"right": right[clause]}))
     together = {"clause": "any", "mined_per_image": mined[TOGETHER]}
     rows.append(together | ({} if right is None else {"right": right[TOGETHER]}))
@@ -71,7 +72,7 @@ def format_table(table: pd.DataFrame, batch: int) -> str:
         matches = pd.DataFrame({_SCORED: scored["clause"].map(_CLAUSES)})
         matches["pairs"] = scored["asked"].astype(int)
         for side, title in (("above", "above"), ("below", "just below")):
-            for label in ("match", "ambiguous", "no"):
+            for label in MatchShares._fields:
                 shares = [_number(x, ".0%") for x in scored[f"{label}_{side}"]]
                 header = f"{title}: {label}" if label == "match" else label
                 matches.insert(len(matches.columns), header, shares, allow_duplicates=True)
@@ -94,13 +95,6 @@ def false_negatives(labels: np.ndarray, batches: np.ndarray = BATCHES) -> pd.Dat
         for batch in batches.tolist()
     ]
     return pd.DataFrame(rows, columns=["batch", "per_image", "share"])
-
-
-def _match_columns(found: ClauseAgreement) -> dict[str, object]:
-    row: dict[str, object] = {}
-    for side, shares in (("above", found.above), ("below", found.below)):
-        row |= {f"match_{side}": shares.match, f"ambiguous_{side}": shares.ambiguous, f"no_{side}": shares.no}
-    return row | {"half_match": found.half, "half_match_is": found.side, "asked": found.scored}
 
 
 def _threshold(row: pd.Series) -> str:
