@@ -1,11 +1,15 @@
-"""Names and labels of a comparison's models that mean something to a shell's pattern or to matplotlib."""
+"""Comparisons of odd models: names that mean something to a shell's pattern or to matplotlib, and missing scores."""
 
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation.compare.curves import RunCurves
+from open_clip_fff.evaluation.compare.plots import draw_change, draw_curves
 from open_clip_fff.evaluation.compare.rows import read_rows
 from open_clip_fff.evaluation.compare.run import compare
+from open_clip_fff.evaluation.compare.training import TrainingCurves
 from tests.test_comparison import Scores
 from tests.test_curves import STOCK
 
@@ -44,3 +48,20 @@ def test_labels_are_drawn_as_they_are(scores, tmp_path, monkeypatch):
     settings = (["_a $\\frac$=clip-epoch_2*"], ["$x_{=fff*"], scores.folder, tmp_path / "out", 100)
     compare(*settings)
     assert ["_a $\\frac$", "$x_{"] in legends
+
+
+def test_a_model_that_shares_no_set_with_the_baseline_has_no_change_to_draw(scores):
+    scores.model("a"), scores.model("b"), scores.model("c", sets=("pets",))
+    figure = draw_change(scores.table(["logs/a"], ["logs/b", "logs/c"]))
+    assert figure.axes[0].get_legend_handles_labels()[1] == ["b"]
+
+
+def test_a_run_without_time_leaves_the_others_theirs(scores):
+    scores.model("a"), scores.model("b")
+    steps = pd.DataFrame(columns=["step", "minutes"])
+    curves = {
+        label: [RunCurves(steps, pd.DataFrame({"epoch": [1], "step": [10], "minutes": [minutes], "acc": [0.5]}), 1)]
+        for label, minutes in (("a", float("nan")), ("b", 600.0))
+    }
+    figure = draw_curves(scores.table(["logs/a"], ["logs/b"]), TrainingCurves(curves, {"accuracy": ["acc"]}, ()))
+    assert figure.axes[1].get_xlabel() == "hours of training"

@@ -20,6 +20,7 @@ from open_clip_fff.tools.calibrate.all_pairs import AllPairs
 from open_clip_fff.tools.calibrate.counts import MinedCounts, PairCounter
 from open_clip_fff.tools.calibrate.curves import TOGETHER, RateCurves, per_pair_rate, rate_curves
 from open_clip_fff.tools.calibrate.histograms import CosineHistograms, cosine_histograms
+from open_clip_fff.tools.calibrate.plots import draw_histograms
 from open_clip_fff.tools.calibrate.proposal import Proposal, images_for, propose, readable
 from open_clip_fff.tools.calibrate.strata import ABOVE, STRATA, StratifiedPairs
 from open_clip_fff.tools.calibrate.warnings import warnings
@@ -228,6 +229,16 @@ def test_classes_judge_every_level():
         assert counter.counts().right()[clause] == pytest.approx(share)
     place = int((levels.levels <= proposal.level).sum()) - 1
     assert levels.right()[TOGETHER, place].item() == pytest.approx(counter.counts().right()[TOGETHER], abs=0.03)
+
+
+def test_cosines_are_drawn_where_a_single_image_has_a_class():
+    f, labels = random_features(90, 2, d=8), torch.full((90,), -1)
+    labels[0] = 3
+    pairs, wanted = all_pairs(f, labels=labels), MiningConfig(0.1, 0.1, 0.1, 0.1)
+    seen = cosine_histograms(pairs)
+    proposal = propose(seen, rate_curves(pairs, seen, wanted), wanted, BATCH, RATE)
+    panels = draw_histograms(seen, proposal).axes
+    assert [panel.get_legend_handles_labels()[1][0] for panel in panels] == ["other images"] * 3
 
 
 @pytest.mark.parametrize("number", [10, 3000, 4096, 5000, 8000, 8150, BINS - 5])

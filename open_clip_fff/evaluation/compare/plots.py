@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -64,16 +63,14 @@ def draw_change(table: ComparisonTable) -> Figure | None:
             axes.axhline(position - 0.5, color=FAINT, linewidth=1, zorder=0)
     for number, row in enumerate(rows):
         offset = (number - (len(rows) - 1) / 2) * min(0.8 / len(rows), 0.25)
-        places, changes = [], []
-        for position, column in enumerate(shown):
-            if (change := table.change(row, column, baseline)) is not None:
-                places.append(position + offset)
-                changes.append(change)
-        values = np.array([change.value for change in changes])
-        bounds = np.array([[change.low, change.high] for change in changes]).T
+        found = [(position + offset, table.change(row, each, baseline)) for position, each in enumerate(shown)]
+        changes = {place: change for place, change in found if change is not None}
+        if not changes:
+            continue  # scored on none of these sets
+        low, value, high = zip(*((each.low, each.value, each.high) for each in changes.values()), strict=True)
         colour = colours(table)[row.label]
-        axes.hlines(places, *bounds, color=colour, linewidth=2, alpha=0.55)
-        axes.plot(values, places, "o", color=colour, markersize=5, label=_in_legend(row.label))
+        axes.hlines([*changes], low, high, color=colour, linewidth=2, alpha=0.55)
+        axes.plot(value, [*changes], "o", color=colour, markersize=5, label=_in_legend(row.label))
     axes.axvline(0, color=INK, linewidth=1, zorder=1)
     axes.set_yticks(range(len(shown)), [each.name for each in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)
@@ -183,7 +180,7 @@ def _in_legend(label: str) -> str:
 
 def _time(tables: Sequence[pd.DataFrame]) -> tuple[str, float]:
     """The unit of the time axis, and its minutes."""
-    longest = max((each["minutes"].max() for each in tables), default=0)
+    longest = pd.concat(tables)["minutes"].max()  # without those whose log begins after the start
     return ("hours", 60.0) if longest > HOURS_FROM else ("minutes", 1.0)
 
 

@@ -31,7 +31,7 @@ LEAST = 1e-3  # captions per image, the lowest shown
 
 def draw_histograms(histograms: CosineHistograms, proposal: Proposal) -> Figure:
     """The three cosines, with a logarithmic axis since what is mined is a thin tail."""
-    labelled = len(histograms.others) > 1
+    labelled = bool(histograms.others[1:2].any())  # not if a single image has a class
     clauses = [(name, i) for i, name in enumerate(TITLES) if histograms.others[0, i].any()]
     figure, panels = row_of_panels(len(clauses))
     for panel, (clause, number) in zip(panels, clauses, strict=True):
