@@ -1,7 +1,7 @@
 """The table of a comparison: figures, their change against each baseline, and its interval."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from itertools import groupby
 
 import numpy as np
@@ -75,10 +75,7 @@ class ComparisonTable:
                 **{"set": column.key[1], "sets": " ".join(column.sets), "metric": column.metric},
                 **{"value": cell.mean, "spread": cell.spread, "seeds": cell.seeds},
             }
-            changes: list[tuple] = [
-                (against, each.value, each.low, each.high, each.paired, each.seeds)
-                for against, each in cell.changes.items()
-            ]
+            changes = [(against, *astuple(change)) for against, change in cell.changes.items()]
             without = (None,) * len(CHANGE_COLUMNS)
             lines += [figure | dict(zip(CHANGE_COLUMNS, values, strict=True)) for values in changes or [without]]
         return pd.DataFrame(lines)

@@ -49,9 +49,9 @@ def at_random(found: Measurements, sample: CaptionSample, kind: CaptionKind, sho
 
 def _examples(found: Measurements, sample: CaptionSample, kind: CaptionKind, images: list[int]) -> list[OutrankedImage]:
     assert sample.image is not None
-    column = f"outranked_{ONE}_{kind.name}"
-    order, text = found.orders[kind.name], found.texts[column]
+    order, column = found.orders[kind.name], f"outranked_{ONE}_{kind.name}"
     drawn = dict(zip(kind.images.tolist(), kind.one.tolist(), strict=True))
+    text = sample.text[[drawn[image] for image in order.tolist()]]
     examples = []
     for image in images:
         captions = kind.indices[kind.owner == image]

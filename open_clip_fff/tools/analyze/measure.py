@@ -47,8 +47,6 @@ class Measurements:
     images: pd.DataFrame
     frequent: pd.DataFrame  # `most_frequent` captions by `kind`
     kinds: list[CaptionKind]  # existing ones, raw first
-    # of each image in its batch, float32 [n, D] by `outranked_…` column, in the order of `orders`
-    texts: dict[str, Tensor] = field(default_factory=dict)
     # by kind, the images in the order of the batches, int64 [n]
     orders: dict[str, Tensor] = field(default_factory=dict)
     pool: int = 0  # captions of a kind among which the nearest are searched
@@ -149,7 +147,7 @@ def _captions(sample: CaptionSample, kind: CaptionKind) -> pd.DataFrame:
 
 
 def _rank(found: Measurements, sample: CaptionSample, image: Tensor, kind: CaptionKind, batch: int) -> None:
-    """Adds the text of each image in its batch, its cosine, and how many outrank it."""
+    """Adds the order of the batches, each image's cosine with its text there, and how many others outrank it."""
     order = shuffle(torch.arange(len(kind.images), device=image.device))
     found.orders[kind.name], found.batch[kind.name] = kind.images[order], min(batch, len(order))
     texts = {ONE: sample.text[kind.one]}
@@ -159,7 +157,6 @@ def _rank(found: Measurements, sample: CaptionSample, image: Tensor, kind: Capti
     for name, text in texts.items():
         column, label = f"{name}_{kind.name}", {ONE: "one", MEAN: "the mean"}[name]
         found.images[column] = _at(images, len(found.images), cosines(image[kind.images], text))
-        found.texts[f"outranked_{column}"] = text[order]
         counts = outranked(image[kind.images[order]], text[order], batch, bar=f"batches, {label} {kind.name}")
         found.images[f"outranked_{column}"] = _at(images[order.cpu().numpy()], len(found.images), counts)
 
