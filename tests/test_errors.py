@@ -2,11 +2,15 @@
 
 import io
 import json
+import os
 import re
+import signal
 import sys
 
 import pytest
 
+from open_clip_fff.atomic_io import atomic_file, atomic_folder
+from open_clip_fff.commands.program import as_program
 from open_clip_fff.errors import UsageError
 from tests.conftest import colour_sample, write_tar
 
@@ -32,6 +36,23 @@ def test_an_unknown_flag_with_a_suggestion(refused):
     line = refused("--caption-per-image", "5")
     assert "--caption-per-image" in line and "did you mean --captions-per-image" in line
     assert "did you mean --batch-size" in refused("--batchsize", "5")
+
+
+def test_what_sigterm_ends_leaves_nothing_unfinished(tmp_path, capsys):
+    """A second one, as timeout and Slurm send, does not end the removal."""
+
+    def body() -> int:
+        with atomic_folder(tmp_path / "set") as folder, atomic_file(tmp_path / "00.tar"):
+            (folder / "0.tar").write_text("half")
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    assert as_program("open-clip-fff pack", body) == 143
+    assert "open-clip-fff pack: interrupted; complete files stay" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_value_that_a_flag_does_not_take(refused):

@@ -3,28 +3,56 @@
 import os
 import pkgutil
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from open_clip_fff.errors import OneRankError, UsageError, is_first_rank, reason
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception that lets whoever writes remove what is not finished."""
 
 
 def as_program(prog: str, body: Callable[[], int]) -> int:
     """Runs a program's body, which gives the exit code: 2 for a mistake that the user can fix, 130 for Ctrl-C.
 
-    These are a line each and no traceback; `prog` is how it was called, `open-clip-fff pack` or `scripts/pack.py`.
+    143 is SIGTERM's. These are a line each and no traceback; `prog` is how it was called, `open-clip-fff pack` or
+    `scripts/pack.py`.
     """
     name = prog.removeprefix("scripts/").removeprefix("python -m ")
     try:
-        return body()
+        with _terminable():
+            return body()
     except UsageError as error:
         if isinstance(error, OneRankError) or is_first_rank():  # the others' line is the same
             print(f"{name}: error: {reason(error, 1_000)}", file=sys.stderr, flush=True)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stopped:
         print(f"{name}: interrupted; complete files stay, and a second start does the rest", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """In the block SIGTERM raises Terminated, unless a caller has a handler of its own; in a main thread only."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice, and the second would end the removal
+    raise Terminated
 
 
 def command(
