@@ -1,6 +1,6 @@
 """Settings of packing, each with its flag."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,6 @@ from open_clip_fff.config.fields import Settings, as_flag, fields_by_flag, setti
 from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.errors import UsageError
 
-FORMATS = ("jpg", "webp", "keep")
-JOINS = ("key", "url")
 LAYOUT = 2  # version of the lists in the output folder, and of the shards' content
 GROUPS = (TABLE, FOLDER, SHARDS, IMAGES) = ("a table", "a folder of images", "shards", "images")  # of the help
 
@@ -36,7 +34,7 @@ class ImageSettings(Settings):
         metavar="PX",
         check=(lambda x: x >= 1, "--resize {}: pixels of the short side, 1 or more"),
     )
-    format: str = setting("resize_format", "jpg", "of re-encoded ones; keep: their own", choices=FORMATS)
+    format: str = setting("resize_format", "jpg", "of re-encoded ones", choices=("jpg", "webp", "keep"))
     quality: int = setting(
         "quality", 90, "of jpg and webp", check=(lambda x: 1 <= x <= 100, "--quality {}: from 1 to 100")
     )
@@ -75,8 +73,8 @@ class PackSettings(Settings):
     """What to pack, and how."""
 
     source: str  # a table, a folder, or shards with braces
-    columns: ColumnNames = field(default_factory=ColumnNames)
-    images: ImageSettings = field(default_factory=ImageSettings)
+    columns: ColumnNames
+    images: ImageSettings
     per_shard: int = setting(
         "images_per_shard",
         10_000,
@@ -111,7 +109,7 @@ class PackSettings(Settings):
     captions: Path | None = setting(  # noqa: RUF009
         "captions", None, "a table, or a folder with a parquet per shard", metavar="PATH", parse=Path, group=SHARDS
     )
-    join: str = setting("join", "key", "by the key, or the json's url", choices=JOINS, group=SHARDS)
+    join: str = setting("join", "key", "by the key, or the json's url", choices=("key", "url"), group=SHARDS)
 
     def kept(self) -> dict[str, object]:
         """What the shards depend on, by flag, as json."""
