@@ -58,8 +58,8 @@ def run_task(args: argparse.Namespace, task: DownstreamTask) -> int:
         return 0
     seed_everything(args.seed)
     classes = task.classes()
-    names = [name for name in ("train", "val", "test") if reads(args, name)]
-    splits = {name: task.split(name, classes, folders) for name in names}
+    has_test = any(getattr(args, f"test_{file}", None) is not None for file in ("questions", "data"))
+    splits = {name: task.split(name, classes, folders) for name in ("train", "val", *["test"] * has_test)}
     model = new_task_model(args.model, f"--model {args.model}", args.pooled, task.images, classes)
     if args.freeze_towers:
         model.network.towers.requires_grad_(False)
@@ -145,11 +145,6 @@ def describe(figures: Mapping[str, Any]) -> str:
     for name, part in figures.get("by_answer_type", {}).items():
         rest.append(f"{name} {100 * part['accuracy']:.1f} % of {part['n']:,}")
     return ", ".join([text, *rest])
-
-
-def reads(args: argparse.Namespace, name: str) -> bool:
-    """Whether flags name files of a split, `train`, `val` or `test`."""
-    return any(getattr(args, f"{name}_{file}", None) is not None for file in ("questions", "data"))
 
 
 def write_text(path: Path, text: str, flag: str) -> None:
