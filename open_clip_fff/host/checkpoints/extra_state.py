@@ -5,7 +5,7 @@ It lives beside the checkpoint, as `epoch_N.extra`. The name holds the epoch and
 middle of an epoch, as `epoch_N_step_S.extra`, it also holds each rank's place in that epoch.
 """
 
-import logging
+import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,14 +18,12 @@ import torch
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.host.checkpoints.mid_epoch import check_loader_sizes, epoch_start, loader_sizes
+from open_clip_fff.host.checkpoints.mid_epoch import check_loader_sizes, loader_sizes
 from open_clip_fff.host.fixes import save_atomically
-from open_clip_fff.host.generation import READER
 from open_clip_fff.host.nonfinite import refuse_to_save
 from open_clip_fff.host.random_state import random_state
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position, describe_file, extra_path
-from open_clip_fff.models.fusion import load_weights
 from open_clip_fff.patching import View, replaced
 
 _load_mapped = partial(torch.load, mmap=True)  # read only as far as it is looked at
@@ -33,18 +31,16 @@ _load_mapped = partial(torch.load, mmap=True)  # read only as far as it is looke
 
 @contextmanager
 def extra_state(state: RunState) -> Iterator[None]:
-    """Saves and loads the extra state of runs that have one, with OpenCLIP's own checkpoints, if those are finite."""
-    if not state.plan.typed:
-        yield
-        return
-    saving = View(oc_main.torch, save=_saver(state, oc_main.torch.save))
-    with replaced(oc_main, torch=saving), replaced(READER, pt_load=_loader(state, READER.pt_load)):
+    """Saves the extra state of runs that have one, with OpenCLIP's own checkpoints, if those are finite."""
+    saving = {"save": _saver(state, oc_main.torch.save)} if state.plan.typed else {}
+    with replaced(oc_main, torch=View(oc_main.torch, **saving)):
         yield
 
 
-def needs_extra(plan: Plan) -> bool:
-    """Whether a resumed run cannot go on without."""
-    return plan.ema_decay is not None or plan.fusion is not None or _mining_has_state(plan)
+def needs_extra(plan: Plan, at: Position) -> bool:
+    """Whether a run that is resumed from there cannot go on without."""
+    midway = bool(at.step and plan.typed)
+    return midway or plan.ema_decay is not None or plan.fusion is not None or _mining_has_state(plan)
 
 
 def _mining_has_state(plan: Plan) -> bool:
@@ -96,46 +92,18 @@ def _clean(checkpoint: Path, at: Position) -> None:
             path.unlink(missing_ok=True)
 
 
-def _loader(state: RunState, load: Callable) -> Callable:
-    def load_both(path: str, map_location: Any = None) -> Any:
-        checkpoint = load(path, map_location=map_location)
-        if "epoch" not in checkpoint:  # weights alone, for a new run
-            return checkpoint
-        at = Position.of(checkpoint)
-        if at.step or needs_extra(state.plan):
-            state.extra = check_extra(state.plan, path, at, load)
-            if state.fusion is not None:
-                load_weights(state.fusion.network, state.extra.pop("fusion")["weights"], f"--resume {path}")
-            if state.ema is not None:
-                try:
-                    state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to
-                except RuntimeError as error:
-                    message = " ".join(str(error).splitlines()[:2])
-                    raise UsageError(f"--resume {path}: its moving average is of another model ({message})") from error
-        elif not state.own_loss:
-            try:
-                state.extra = _read(load, path, at)
-            except UsageError as error:
-                state.extra = {"unread": str(error)}
-        if at.step and state.extra is not None:
-            check_loader_sizes(state.args, state.extra, path)
-            state.epoch_start = epoch_start(state)
-        if state.extra is not None and not state.own_loss:
-            _check_random(state, path)
-        return checkpoint
-
-    return load_both
-
-
-def check_extra(plan: Plan, checkpoint: Path | str, at: Position, load: Callable = _load_mapped) -> dict[str, Any]:
+def check_extra(
+    args: argparse.Namespace, plan: Plan, checkpoint: Path | str, at: Position, load: Callable = _load_mapped
+) -> dict[str, Any]:
     """The extra state of a checkpoint.
 
     Raises:
-        UsageError: if there is none, or it is another epoch's, or another run's.
+        UsageError: if there is none, or it is another epoch's, or another run's, or a run of these flags cannot go on
+            in the middle of its epoch.
     """
     fix = "resume with the flags it was trained with, or start from its weights with --pretrained"
     try:
-        extra = _read(load, checkpoint, at)
+        extra = read_beside(load, checkpoint, at)
     except UsageError as error:
         raise UsageError(f"{error}; {fix}") from error
     for name, flag, needed in (
@@ -145,10 +113,12 @@ def check_extra(plan: Plan, checkpoint: Path | str, at: Position, load: Callable
     ):
         if needed and name not in extra:
             raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {fix}")
+    if at.step:
+        check_loader_sizes(args, extra, checkpoint)
     return extra
 
 
-def _read(load: Callable, checkpoint: Path | str, at: Position) -> dict[str, Any]:
+def read_beside(load: Callable, checkpoint: Path | str, at: Position) -> dict[str, Any]:
     """What lies beside a checkpoint.
 
     Raises:
@@ -167,16 +137,3 @@ def _read(load: Callable, checkpoint: Path | str, at: Position) -> dict[str, Any
     if at.step and (extra.get("step") != at.step or "midway" not in extra):
         raise UsageError(f"--resume {checkpoint}: {path} does not tell where in its epoch training was")
     return extra
-
-
-def _check_random(state: RunState, checkpoint: str) -> None:
-    """Warns where the generators of OpenCLIP's stream are not those that the run was stopped with."""
-    assert state.extra is not None
-    ranks, needed = len(state.extra.get("random", [])), state.args.world_size
-    why = state.extra.pop("unread", f"--resume {checkpoint}: its extra state holds no random generators")
-    if ranks:
-        why = f"--resume {checkpoint}: its extra state holds the random generators of {ranks} ranks, not of {needed}"
-    if ranks != needed:
-        state.extra.pop("random", None)
-        if state.master:
-            logging.warning(f"{why}. The run goes on with other random numbers than it would have drawn.")

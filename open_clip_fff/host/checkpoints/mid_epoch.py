@@ -62,13 +62,11 @@ def check_loader_sizes(args: argparse.Namespace, extra: Mapping[str, Any], check
             )
 
 
-def epoch_start(state: RunState) -> EpochStart | None:
-    """Where this rank begins; None in a new run, and in one that resumes between epochs."""
-    if state.extra is None or "midway" not in state.extra:
-        return None
-    own = state.extra["midway"]["ranks"][state.args.rank]
-    epoch, step, steps = state.extra["epoch"], state.extra["step"], own["steps"]
-    return EpochStart(epoch, step, steps, LoaderProgress.of(own["past"]), own["random"], own["hooks"])
+def epoch_start(extra: Mapping[str, Any], rank: int) -> EpochStart:
+    """Where a rank begins, by the extra state of a checkpoint in the middle of an epoch."""
+    own = extra["midway"]["ranks"][rank]
+    past = LoaderProgress.of(own["past"])
+    return EpochStart(extra["epoch"], extra["step"], own["steps"], past, own["random"], own["hooks"])
 
 
 class MidEpochCheckpoints:

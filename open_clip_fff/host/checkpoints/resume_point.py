@@ -12,7 +12,6 @@ from torch import Tensor
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.checkpoints.extra_state import check_extra, needs_extra
-from open_clip_fff.host.checkpoints.mid_epoch import check_loader_sizes
 from open_clip_fff.host.checks.weights import architecture, check_resume, model_options, named
 from open_clip_fff.host.nonfinite import refuse_not_finite
 from open_clip_fff.hub.checkpoints import (
@@ -118,7 +117,5 @@ def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | Non
         raise UsageError(f"--resume {path}: holds weights and no epoch, so no run can go on from it")
     if "epoch" in stored:
         at = Position.of(stored)
-        if needs_extra(plan) or (at.step and plan.typed):
-            extra = check_extra(plan, path, at)
-            if at.step:
-                check_loader_sizes(args, extra, path)
+        if needs_extra(plan, at):
+            check_extra(args, plan, path, at)

@@ -1,5 +1,6 @@
 """The seam where OpenCLIP reads a checkpoint to go on from: fitted to the number of processes, and checked."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Any
 
 import open_clip_train.main as oc_main
 
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.checkpoints.extra_state import check_extra, needs_extra, read_beside
+from open_clip_fff.host.checkpoints.mid_epoch import epoch_start
 from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, check_stored
 from open_clip_fff.host.generation import READER, TASKS
 from open_clip_fff.host.state import RunState
-from open_clip_fff.hub.checkpoints import weights_of
+from open_clip_fff.hub.checkpoints import Position, weights_of
+from open_clip_fff.models.fusion import load_weights
 from open_clip_fff.patching import replaced
 
 
@@ -54,6 +59,8 @@ def _loader(state: RunState, fits: bool, load: Callable) -> Callable:
         if not fits:
             changed = args.trace or args.use_bnb_linear  # the model's parameters, after it was made
             check_stored(args, state.plan, path, checkpoint, None if changed else state.model.state_dict())
+        if state.plan.typed and "epoch" in checkpoint:  # else weights alone, for a new run
+            _restore_extra(state, path, Position.of(checkpoint), load)
         if state.master:
             _end_lines(Path(args.checkpoint_path))
         before = "module." if args.distributed and not args.horovod and not TASKS else ""
@@ -61,3 +68,38 @@ def _loader(state: RunState, fits: bool, load: Callable) -> Callable:
         return {**checkpoint, "state_dict": weights} if "epoch" in checkpoint else weights
 
     return load_fitting
+
+
+def _restore_extra(state: RunState, path: str, at: Position, load: Callable) -> None:
+    """Gives the run's parts their share of the extra state beside a checkpoint; `state.extra` is what is left."""
+    if needs_extra(state.plan, at):
+        state.extra = check_extra(state.args, state.plan, path, at, load)
+        if state.fusion is not None:
+            load_weights(state.fusion.network, state.extra.pop("fusion")["weights"], f"--resume {path}")
+        if state.ema is not None:
+            try:
+                state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to
+            except RuntimeError as error:
+                message = " ".join(str(error).splitlines()[:2])
+                raise UsageError(f"--resume {path}: its moving average is of another model ({message})") from error
+        if at.step:
+            state.epoch_start = epoch_start(state.extra, state.args.rank)
+    elif not state.own_loss:
+        try:
+            state.extra = read_beside(load, path, at)
+        except UsageError as error:
+            state.extra = {"unread": str(error)}
+    if state.extra is not None and not state.own_loss:
+        _check_random(state, state.extra, path)
+
+
+def _check_random(state: RunState, extra: dict[str, Any], checkpoint: str) -> None:
+    """Warns where the generators of OpenCLIP's stream are not those that the run was stopped with."""
+    ranks, needed = len(extra.get("random", [])), state.args.world_size
+    why = extra.pop("unread", f"--resume {checkpoint}: its extra state holds no random generators")
+    if ranks:
+        why = f"--resume {checkpoint}: its extra state holds the random generators of {ranks} ranks, not of {needed}"
+    if ranks != needed:
+        extra.pop("random", None)
+        if state.master:
+            logging.warning(f"{why}. The run goes on with other random numbers than it would have drawn.")
