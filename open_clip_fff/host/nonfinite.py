@@ -1,10 +1,9 @@
-"""A number that is not finite never goes on: not from gradients to weights, nor from weights to a checkpoint or back.
+"""A number that is not finite never goes on: neither from gradients to weights nor from weights to a checkpoint.
 
 DDP has added up the gradients when the optimizer's step begins, so that all ranks see the same and decide alike.
 """
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +109,3 @@ def refuse_to_save(checkpoint: Any, path: str) -> None:
             f"after epoch {checkpoint.get('epoch')} the weight {name} is not finite, and is not saved; "
             + (f"the last checkpoint is {before}" if before else "no checkpoint was saved before")
         )
-
-
-def refuse_not_finite(weights: Mapping[str, Any], checkpoint: Path | str) -> None:
-    """Raises UsageError if weights to go on from hold a number that is not finite."""
-    if name := not_finite(weights):
-        raise UsageError(f"--resume {checkpoint}: its weight {name} is not finite; resume from an earlier checkpoint")

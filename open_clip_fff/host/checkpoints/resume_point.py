@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from open_clip_train.main import get_latest_checkpoint
 from torch import Tensor
@@ -13,7 +13,6 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.checkpoints.extra_state import check_extra, needs_extra
 from open_clip_fff.host.checks.weights import architecture, check_resume, model_options, named
-from open_clip_fff.host.nonfinite import refuse_not_finite
 from open_clip_fff.hub.checkpoints import (
     LATEST,
     Position,
@@ -23,7 +22,6 @@ from open_clip_fff.hub.checkpoints import (
     read_stored,
     run_folder,
     usable_before,
-    weights_of,
 )
 
 Check = Callable[[Path], None]
@@ -99,20 +97,11 @@ def _typed(checkpoint: Path, beside: list[Path], check: Check) -> ResumeCheckpoi
     return ResumeCheckpoint(checkpoint)
 
 
-def check_stored(
-    args: argparse.Namespace, plan: Plan, path: Path | str, stored: Any, own: Mapping[str, Tensor] | None
-) -> None:
-    """Raises UsageError if a run cannot go on from the weights in what was read; `check_resume` has the arguments."""
-    check_resume(args, path, stored, own)
-    if plan.typed:
-        refuse_not_finite(weights_of(stored, path), path)
-
-
 def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | None, latest: bool, path: Path) -> None:
     """Raises UsageError if a run of these flags cannot go on from a checkpoint."""
     with named("--resume"):
         stored = read_stored(path)
-    check_stored(args, plan, path, stored, own)
+    check_resume(args, plan, path, stored, own)
     if latest and "epoch" not in stored:
         raise UsageError(f"--resume {path}: holds weights and no epoch, so no run can go on from it")
     if "epoch" in stored:

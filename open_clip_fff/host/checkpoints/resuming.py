@@ -11,7 +11,8 @@ import open_clip_train.main as oc_main
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.checkpoints.extra_state import check_extra, needs_extra, read_beside
 from open_clip_fff.host.checkpoints.mid_epoch import epoch_start
-from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, check_stored
+from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint
+from open_clip_fff.host.checks.weights import check_resume
 from open_clip_fff.host.generation import READER, TASKS
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position, weights_of
@@ -58,7 +59,7 @@ def _loader(state: RunState, fits: bool, load: Callable) -> Callable:
         checkpoint, args = load(path, map_location=map_location), state.args
         if not fits:
             changed = args.trace or args.use_bnb_linear  # the model's parameters, after it was made
-            check_stored(args, state.plan, path, checkpoint, None if changed else state.model.state_dict())
+            check_resume(args, state.plan, path, checkpoint, None if changed else state.model.state_dict())
         if state.plan.typed and "epoch" in checkpoint:  # else weights alone, for a new run
             _restore_extra(state, path, Position.of(checkpoint), load)
         if state.master:
@@ -75,7 +76,7 @@ def _restore_extra(state: RunState, path: str, at: Position, load: Callable) -> 
     if needs_extra(state.plan, at):
         state.extra = check_extra(state.args, state.plan, path, at, load)
         if state.fusion is not None:
-            load_weights(state.fusion.network, state.extra.pop("fusion")["weights"], f"--resume {path}")
+            load_weights(state.model.fusion.network, state.extra.pop("fusion")["weights"], f"--resume {path}")
         if state.ema is not None:
             try:
                 state.ema.load_state_dict(state.extra.pop("ema"))  # a copy of the model: not to be held on to

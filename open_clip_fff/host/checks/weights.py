@@ -11,7 +11,7 @@ from torch import Tensor
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.checkpoints import read_weights, run_folder, usable_before, weights_of
+from open_clip_fff.hub.checkpoints import read_weights, run_of, usable_before, weights_of
 from open_clip_fff.hub.description import only_errors_logged, registered_architecture
 from open_clip_fff.hub.params import read_params
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, current_names, find_mismatch
@@ -86,9 +86,9 @@ def _check_start(flags: str, name: str, weights: str | None, options: Mapping, p
 
 
 def check_resume(
-    args: argparse.Namespace, checkpoint: Path | str, stored: Mapping, own: Mapping[str, Tensor] | None
+    args: argparse.Namespace, plan: Plan, checkpoint: Path | str, stored: Mapping, own: Mapping[str, Tensor] | None
 ) -> None:
-    """A checkpoint to go on from, `stored`, in which all has to be as it was.
+    """A checkpoint to go on from, `stored`, in which all has to be as it was, and finite where a flag of ours is typed.
 
     `own` are the parameters of the run's model, which may be on the device `meta`; None where they are not known.
 
@@ -104,6 +104,8 @@ def check_resume(
     opt = _params(checkpoint).get("opt", args.opt)
     if training and "epoch" in stored and opt.lower() != args.opt.lower():
         raise UsageError(f"{called}: its optimizer's state is of --opt {opt}, not {args.opt}; resume with --opt {opt}")
+    if plan.typed and (name := not_finite(weights)):
+        raise UsageError(f"{called}: its weight {name} is not finite; resume from an earlier checkpoint")
     if own is None:
         return
     if not training:
@@ -136,8 +138,8 @@ def _trained_with(checkpoint: Path | str, args: argparse.Namespace) -> str:
 
 def _params(checkpoint: Path | str) -> dict[str, str]:
     """The settings of the run that a checkpoint belongs to; none where they are not known."""
-    folder = Path(checkpoint).resolve().parent
-    return read_params(run_folder(Path(checkpoint))) if folder.name == "checkpoints" else {}
+    run = run_of(Path(checkpoint))
+    return {} if run is None else read_params(run)
 
 
 def architecture(name: str, options: Mapping) -> Mapping[str, Tensor] | None:
