@@ -20,7 +20,7 @@ from tests.test_fusion import TEXTS, batch, bert_name, prepared, start  # noqa: 
 
 def test_one_term_alone(bert_name, tmp_path):
     """A model trained with both is fine-tuned by ITM alone; what the loss does not reach is fixed, as DDP wants it."""
-    args = Namespace(rank=0, device="cpu", cache_dir=None, force_context_length=None)
+    args = Namespace(rank=0, world_size=1, device="cpu", cache_dir=None, force_context_length=None)
 
     def made(**options):
         model = prepared(bert_name)
@@ -30,15 +30,15 @@ def test_one_term_alone(bert_name, tmp_path):
     write_fusion(SavedFusion(asdict(both.sizes), both.state_dict()), tmp_path)
     captions = batch(bert_name, TEXTS)
     for term, options in (("itm", {"mlm_weight": 0.0}), ("mlm", {"itm_weight": 0.0})):
-        model, parts = made(pretrained=str(tmp_path), **options)
-        found = parts.network.state_dict()
+        model, loss = made(pretrained=str(tmp_path), **options)
+        found = loss.network.state_dict()
         assert all(torch.equal(weight, both.state_dict()[name]) for name, weight in found.items())
         assert any("mlm" in name for name in found) == (term == "mlm")
         out = model(torch.randn(3, 3, *model.visual.image_size), captions)
-        terms = parts.loss(FusionSettings(1, **options), 0, 1)(**out)
+        terms = loss(**out)
         assert list(terms) == [f"{term}_loss"]
         terms[f"{term}_loss"].backward()
-        assert all((p.grad is not None) == p.requires_grad for p in parts.network.parameters())
+        assert all((p.grad is not None) == p.requires_grad for p in loss.network.parameters())
 
 
 def test_drawn_negatives_of_features_that_are_not_finite():

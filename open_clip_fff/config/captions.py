@@ -75,7 +75,7 @@ class CaptionSettings(Settings):
         "the same for --val-data; '' for none",
         unset="--caption-sidecar, where no stem repeats",
         metavar="DIR",
-        shown=lambda s: s.of_validation,
+        shown=lambda s: "that of training" if s.val_sidecar is None else s.val_sidecar or "none",
         when=_has_sidecar,
     )
     shards: str | None = None  # OpenCLIP's --train-data
@@ -195,11 +195,6 @@ class CaptionSettings(Settings):
         return tuple(dict.fromkeys(key for key in keys if key is not None))
 
     @property
-    def pairs_rows(self) -> bool:
-        """Whether the user says which images belong together."""
-        return self.positive_key is not None or self.positives is not None
-
-    @property
     def gives_positives(self) -> bool:
         """Whether some of them are positives."""
         return self.positives is not None or (self.positive_key is not None and self.positive_key_as == "positive")
@@ -235,11 +230,6 @@ class CaptionSettings(Settings):
         """The bounds of words as they are typed; empty where there are none."""
         least, most = self.words
         return f"{least or ''}:{'' if most is None else most}" if least or most is not None else ""
-
-    @property
-    def of_validation(self) -> str:
-        """The sidecar of --val-data as it is printed."""
-        return "that of training" if self.val_sidecar is None else self.val_sidecar or "none"
 
     @property
     def columns(self) -> int:

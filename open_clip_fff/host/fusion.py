@@ -3,7 +3,6 @@
 import argparse
 import logging
 from collections.abc import Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,13 @@ from open_clip_fff.models.fusion import Fusion, FusionSizes, FusionSlot, load_we
 from open_clip_fff.models.tower_tokens import TowerTokens
 
 
-@dataclass(frozen=True)
-class FusionParts:
-    """A run's fusion model, the towers' tokens, and their vocabulary; None where there is no mask token."""
-
-    network: Fusion
-    tokens: TowerTokens
-    vocabulary: Vocabulary | None
-
-    def loss(self, settings: FusionSettings, rank: int, world_size: int) -> FusionLoss:
-        return FusionLoss(self.network, self.tokens.describe, settings, self.vocabulary, rank, world_size)
-
-
 def add_fusion(
     model: Any, model_name: str, settings: FusionSettings, typed: Set[str], args: argparse.Namespace
-) -> FusionParts:
+) -> FusionLoss:
     """Adds a fusion model to an OpenCLIP model that takes many captions, on its device.
+
+    Returns:
+        Its loss, without a vocabulary where there is no mask token.
 
     Raises:
         UsageError: for a tower without tokens, for --mlm-weight where there is no mask token, and for a tokenizer
@@ -65,7 +55,7 @@ def add_fusion(
     network.to(args.device)
     model.fusion = FusionSlot(network)
     model.tower_tokens = tokens
-    return FusionParts(network, tokens, vocabulary)
+    return FusionLoss(network, tokens.describe, settings, vocabulary, args.rank, args.world_size)
 
 
 def _vocabulary(model: Any, model_name: str, tokens: TowerTokens, args: argparse.Namespace) -> Vocabulary | None:

@@ -27,8 +27,7 @@ def make_loss(state: RunState) -> Criterion:
     state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online, given)
     state.criterion.keep_last = bool(state.step_observers)
     state.criterion.connections = _connections(state)
-    if state.fusion is not None and plan.fusion is not None:
-        state.criterion.fusion = state.fusion.loss(plan.fusion, args.rank, args.world_size)
+    state.criterion.fusion = state.fusion
     if state.extra is not None and state.criterion.miner is not None and "miner" in state.extra:
         state.criterion.miner.load_state_dict(state.extra["miner"], torch.device(args.device))
     return state.criterion
@@ -36,11 +35,11 @@ def make_loss(state: RunState) -> Criterion:
 
 def _given_pairs(state: RunState) -> GivenPairs | None:
     """What the user says of pairs: by --positive-key, and in --positives."""
-    if not state.plan.captions.pairs_rows:
-        return None
     listed = None
     if state.pairs is not None:
         listed = ListedPairs.of(torch.from_numpy(state.pairs.pairs)).to(state.args.device)
+    elif state.plan.captions.positive_key is None:
+        return None
     return GivenPairs(state.key_label, listed)
 
 

@@ -11,11 +11,11 @@ from open_clip_fff.data.positives import NamedPairs
 from open_clip_fff.data.row_counts import RowCounts
 from open_clip_fff.evaluation.layouts import LocalSet
 from open_clip_fff.hooks.registry import BatchHook, SeesSteps
-from open_clip_fff.host.fusion import FusionParts
 from open_clip_fff.host.loader.tracking import EpochStart, TrackedLoader
 from open_clip_fff.host.nonfinite import StepGuard
 from open_clip_fff.host.stopping import StopSignals
 from open_clip_fff.losses.criterion import Criterion
+from open_clip_fff.losses.fusion import FusionLoss
 from open_clip_fff.mining.labels import IGNORED, POSITIVE
 from open_clip_fff.models.ema import WeightsEma
 from open_clip_fff.models.frozen import FrozenModel
@@ -37,7 +37,7 @@ class RunState:
     model: Any = None  # the trained model, once made (not wrapped by DDP)
     hooks: list[BatchHook] = field(default_factory=list)  # what each batch passes before the towers
     criterion: Criterion | None = None  # our loss with its assignment; None where OpenCLIP computes the loss
-    fusion: FusionParts | None = None  # the fusion model and what its loss needs of the towers; None without one
+    fusion: FusionLoss | None = None  # the loss of the fusion model, which is in `model`; None without one
     ema: WeightsEma | None = None  # the moving average of the model's weights; None where none is kept
     preprocess: Callable | None = None  # of images that are not trained on, once made
     # the sets that are scored every few epochs, found before training

@@ -59,7 +59,7 @@ def _saver(state: RunState, save: Callable) -> Callable:
         if state.ema is not None:
             extra["ema"] = state.ema.state_dict()
         if state.fusion is not None:
-            network = state.fusion.network
+            network = state.model.fusion.network
             extra["fusion"] = {"sizes": asdict(network.sizes), "weights": network.state_dict()}
         if at.step:
             extra |= {"step": at.step, "midway": {"sizes": loader_sizes(state.args), "ranks": state.loader_positions}}
