@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class View:
-    """A module with some names replaced, for one importer; all other names are the module's own."""
+    """A module, or another object, with some names replaced, for one user of it; all other names are its own."""
 
-    def __init__(self, module: object, **replaced: object) -> None:
-        self._module = module
+    def __init__(self, viewed: Any, **replaced: object) -> None:
+        self._viewed = viewed
         self.__dict__.update(replaced)
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._module, name)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._viewed, name)
 
 
 @contextmanager

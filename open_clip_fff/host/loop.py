@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -28,21 +29,17 @@ class EpochRunner:
 
     def __init__(self, state: RunState) -> None:
         self.state = state
-        self._loader: CountedLoader | None = None
         self._checkpoints: MidEpochCheckpoints | None = None
         self._reporter: StepReporter | None = None
-        self._zero_shot: Any = None
 
     def __call__(
         self, train: Callable, parts: tuple[Any, ...], loss: torch.nn.Module, epoch: int, data: dict, tb_writer: Any
     ) -> None:
         """Trains an epoch by OpenCLIP's loop, `train`; `parts` as in `MidEpochCheckpoints.before_epoch`."""
-        state, args, first = self.state, self.state.args, self._loader is None
-        if self._loader is None:
-            info = data["train"]
-            many = info.dataloader, args.rank, args.world_size, args.batch_size, state.own_loss
-            self._loader = info.dataloader = CountedLoader(*many)
-            steps = self._loader.num_batches // args.accum_freq
+        state, args, info, first = self.state, self.state.args, data["train"], self._checkpoints is None
+        if self._checkpoints is None:
+            info.dataloader = CountedLoader(info.dataloader, args, repeats=state.own_loss)
+            steps = info.dataloader.num_batches // args.accum_freq
             if steps < 1:
                 raise UsageError(f"{TOO_FEW}; lower them")
             if state.master and not args.skip_scheduler and args.warmup > steps * args.epochs:
@@ -51,14 +48,13 @@ class EpochRunner:
                     f"rate ends at {steps * args.epochs / args.warmup:.2g} of --lr. Lower it."
                 )
             self._checkpoints = MidEpochCheckpoints(state, steps)
-        loader, checkpoints = self._loader, self._checkpoints
-        assert checkpoints is not None
+        loader, checkpoints = info.dataloader, self._checkpoints
         loader.epoch = epoch
         before_epoch(state, epoch, first=first)
         checkpoints.before_epoch(epoch, parts, tb_writer)
         after_batch: list[Callable[[int], None]] = [checkpoints.after_batch]
         if state.own_loss:
-            after_batch.insert(0, self._prepare_own_loss(data["train"], epoch, tb_writer).after_batch)
+            after_batch.insert(0, self._prepare_own_loss(info, epoch, tb_writer).after_batch)
         if state.ema is not None and first and state.extra is None:
             state.ema.restart(state.model)
         loader.after_batch = after_batch
@@ -80,13 +76,13 @@ class EpochRunner:
                 f"--train-data: in epoch {epoch} the rows that can be read filled no step of --batch-size "
                 f"{args.batch_size} and --accum-freq {args.accum_freq}, so nothing was trained"
             )
-        if state.zero_shot_sets and state.master:
-            self._score(epoch + 1, data, tb_writer)
+        if state.zero_shot_sets and state.master and self._zero_shot.due(epoch + 1):
+            self._zero_shot(epoch + 1, data, tb_writer)
 
-    def _prepare_own_loss(self, train: Any, epoch: int, tb_writer: Any) -> StepReporter:
+    def _prepare_own_loss(self, info: Any, epoch: int, tb_writer: Any) -> StepReporter:
         """What our losses need before an epoch."""
-        state, args, loader, loss = self.state, self.state.args, self._loader, self.state.criterion
-        assert loader is not None and loss is not None
+        state, args, loader, loss = self.state, self.state.args, info.dataloader, self.state.criterion
+        assert loss is not None
         if self._reporter is None:
             steps = loader.num_batches // args.accum_freq
             self._reporter = StepReporter(state, loss, steps, Position(epoch, loader.first // args.accum_freq))
@@ -95,21 +91,19 @@ class EpochRunner:
                     logging.warning(warning)
         loss.set_epoch(epoch)
         if state.measure_bias and args.resume is None:
-            train.set_epoch(epoch)
+            info.set_epoch(epoch)
             measure_bias(state, loader)
         self._reporter.epoch, self._reporter.tb_writer = epoch, tb_writer
         for observer in state.step_observers:
             observer.before_epoch(epoch)
         return self._reporter
 
-    def _score(self, epochs: int, data: dict, tb_writer: Any) -> None:
-        """--zeroshot-data, after so many epochs."""
-        if self._zero_shot is None:
-            from open_clip_fff.host.zero_shot import ZeroShotEvaluator  # clip-benchmark, which no other run needs
+    @cached_property
+    def _zero_shot(self) -> Any:
+        """--zeroshot-data."""
+        from open_clip_fff.host.zero_shot import ZeroShotEvaluator  # clip-benchmark, which no other run needs
 
-            self._zero_shot = ZeroShotEvaluator(self.state)
-        if self._zero_shot.due(epochs):
-            self._zero_shot(epochs, data, tb_writer)
+        return ZeroShotEvaluator(self.state)
 
 
 def _report_rows(state: RunState, epoch: int) -> None:

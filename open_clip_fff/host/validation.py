@@ -29,6 +29,7 @@ from open_clip_fff.mining.assign import make_assignment, own_text_block
 from open_clip_fff.mining.given import GivenPairs
 from open_clip_fff.mining.labels import POSITIVE, known_ids
 from open_clip_fff.numerics import exact_float32
+from open_clip_fff.patching import View
 from open_clip_fff.plural import plural
 
 PROGRESS_EVERY = 100  # batches
@@ -64,15 +65,13 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
     return run
 
 
-class _Counted:
+class _Counted(View):
     """A validation loader that counts the batches it gave."""
 
-    def __init__(self, loader: Any) -> None:
-        self._loader, self.given = loader, 0
-        self.num_samples, self.num_batches = loader.num_samples, loader.num_batches
+    given = 0
 
     def __iter__(self) -> Iterator:
-        for batch in self._loader:
+        for batch in self._viewed:
             self.given += 1
             yield batch
 

@@ -180,7 +180,7 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     return dataset
 
 
-class HookedLoader:
+class HookedLoader(View):
     """A loader whose batches have passed the hooks, on the training device, once each.
 
     Here and not in the model's forward, which gradient accumulation runs twice per micro-batch and `torch.compile`
@@ -188,13 +188,8 @@ class HookedLoader:
     """
 
     def __init__(self, loader, device: torch.device, hooks: list[BatchHook]) -> None:
+        super().__init__(loader)
         self.loader, self.device, self.hooks = loader, device, hooks
-        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
-
-    @property
-    def first(self) -> int:
-        """As `TrackedLoader`'s."""
-        return self.loader.first
 
     def __iter__(self) -> Iterator[Batch | dict]:
         for images, captions in map(unpack, self.loader):
@@ -205,7 +200,7 @@ class HookedLoader:
             yield pack(batch)
 
 
-class FirstCaptionLoader:
+class FirstCaptionLoader(View):
     """A validation loader as OpenCLIP's `evaluate` wants it: images [B, 3, H, W], the first caption's tokens [B, L].
 
     Attributes:
@@ -213,8 +208,8 @@ class FirstCaptionLoader:
     """
 
     def __init__(self, loader) -> None:
+        super().__init__(loader)
         self.loader = loader
-        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor] | dict[str, torch.Tensor]]:
         for images, captions in map(unpack, self.loader):

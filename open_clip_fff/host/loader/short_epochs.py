@@ -1,20 +1,22 @@
 """An epoch that is shorter than the schedule counts: a warning with one rank, an error with several."""
 
+import argparse
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from open_clip_fff.errors import OneRankError
+from open_clip_fff.patching import View
 
 
-class CountedLoader:
+class CountedLoader(View):
     """A training loader that detects when it ends too early.
 
     DDP's ranks take every step together: when one has no mini-batch left, the others would wait until the collective's
     timeout, half an hour later.
 
     Args:
-        batch: rows of a mini-batch.
+        args: OpenCLIP's.
         repeats: whether rows of small shards are carried on into the next pass, so that only rows that cannot be read
             make an epoch short.
 
@@ -23,11 +25,10 @@ class CountedLoader:
         after_batch: called with a mini-batch's number when the loop asks for the next one, after its step.
     """
 
-    def __init__(self, loader: Any, rank: int, world_size: int, batch: int, repeats: bool) -> None:
-        self.loader, self.rank, self.world_size, self.batch = loader, rank, world_size, batch
-        self.repeats, self.epoch = repeats, 0
+    def __init__(self, loader: Any, args: argparse.Namespace, repeats: bool) -> None:
+        super().__init__(loader)
+        self.loader, self.args, self.repeats, self.epoch = loader, args, repeats, 0
         self.after_batch: list[Callable[[int], None]] = []
-        self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
 
     @property
     def first(self) -> int:
@@ -46,13 +47,13 @@ class CountedLoader:
             self._short(count)
 
     def _short(self, count: int) -> None:
-        why = "a loader worker's shards hold no row that can be read"
+        args, why = self.args, "a loader worker's shards hold no row that can be read"
         if not self.repeats:
-            why = f"a loader worker's shards hold fewer rows that can be read than a mini-batch of {self.batch}"
+            why = f"a loader worker's shards hold fewer rows that can be read than a mini-batch of {args.batch_size}"
         gave = f"{count:,} of {self.num_batches:,} mini-batches"
-        if self.world_size > 1:
+        if args.world_size > 1:
             raise OneRankError(
-                f"--train-data: rank {self.rank}'s loader gave {gave} in epoch {self.epoch} ({why}), and the other "
+                f"--train-data: rank {args.rank}'s loader gave {gave} in epoch {self.epoch} ({why}), and the other "
                 f"ranks wait for the rest; use fewer --workers or ranks, or shards of more equal sizes"
             )
         logging.warning(
