@@ -73,7 +73,6 @@ class ConnectionSettings(Settings):
         "discriminator_batch",
         64,
         "pairs that it scores at a time",
-        metavar="N",
         check=(lambda pairs: pairs >= 1, "the discriminator scores {} pairs at a time: it is at least 1"),
     )
     start: int = setting(

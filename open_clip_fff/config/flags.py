@@ -79,7 +79,9 @@ def takes(flag: Flag, hint: Any) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if tuple in given:
         return {"type": split_names, "metavar": "'A;B'"}
-    return {"type": int if int in given else float if float in given else str, **metavar}
+    if int in given:
+        return {"type": int, "metavar": flag.metavar or "N"}
+    return {"type": float if float in given else str, **metavar}
 
 
 def _with_reason(parse: Callable[[str], Any]) -> Callable[[str], Any]:

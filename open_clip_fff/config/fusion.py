@@ -32,7 +32,6 @@ class FusionSettings(Settings):
         "fusion_layers",
         0,
         "layers of a transformer over the tokens of both towers, trained with them; 0 for none",
-        metavar="N",
         check=(lambda layers: layers >= 0, "--fusion-layers is {}: it is 0 or more"),
     )
     width: int | None = setting(
@@ -45,7 +44,6 @@ class FusionSettings(Settings):
             lambda width: width >= 1 and (width < 128 or width % 64 == 0),
             "--fusion-width is {}: a multiple of 64, as attention heads are 64 wide, or less than 128 for one head",
         ),
-        when=lambda s: s.layers > 0,
     )
     pretrained: str | None = setting(
         "fusion_pretrained",
@@ -53,25 +51,21 @@ class FusionSettings(Settings):
         "starts from the fusion model of an exported folder, a run or a checkpoint, of the same sizes",
         unset="random weights",
         metavar="DIR|FILE",
-        when=lambda s: s.layers > 0,
     )
-    itm_weight: float = setting(
-        "itm_weight", 1.0, "weight of image-text matching", **_weight("itm-weight"), when=lambda s: s.layers > 0
-    )
+    itm_weight: float = setting("itm_weight", 1.0, "weight of image-text matching", **_weight("itm-weight"))
     itm_negatives: str = setting(
         "itm_negatives",
         "hardest",
         "the non-matching pairs: each image's most similar caption and each caption's most similar image; or "
         "ones drawn by similarity (ALBEF), or evenly",
         choices=ITM_NEGATIVES,
-        when=lambda s: s.layers > 0 and s.itm_weight > 0,
+        when=lambda s: s.itm_weight > 0,
     )
     mlm_weight: float = setting(
         "mlm_weight",
         1.0,
         "weight of masked language modelling, where the text tower has a mask token",
         **_weight("mlm-weight"),
-        when=lambda s: s.layers > 0,
     )
     mlm_probability: float = setting(
         "mlm_probability",
@@ -79,7 +73,7 @@ class FusionSettings(Settings):
         "share of a caption's tokens that are masked",
         metavar="P",
         check=(lambda share: 0.0 < share < 1.0, "--mlm-probability is {:g}: greater than 0, less than 1"),
-        when=lambda s: s.layers > 0 and s.mlm_weight > 0,
+        when=lambda s: s.mlm_weight > 0,
     )
 
     def describe(self, masks: bool, discriminator: bool, grouped: bool) -> Topic:

@@ -100,7 +100,6 @@ class MiningConfig(Settings):
         "mined_cap",
         None,
         "at most N mined captions per image, best image-text first",
-        metavar="N",
         check=(lambda cap: cap >= 1, "cap is {}: it is at least 1"),
     )
     mined_as: str = setting(

@@ -32,7 +32,6 @@ class SafetySettings(Settings):
         PIXELS,
         "images with more are not decoded, and count as unreadable",
         unset=f"{PIXELS}, where Pillow warns",
-        metavar="N",
         check=(
             lambda pixels: 1 <= pixels <= MOST_PIXELS,
             f"--max-image-pixels is {{}}: from 1 to {MOST_PIXELS:,}, Pillow's own limit",
@@ -50,7 +49,6 @@ class SafetySettings(Settings):
         None,
         "also save a checkpoint every N steps of the run, in the middle of an epoch, in place of the one before",
         unset="only where SIGTERM or Ctrl-C ends training",
-        metavar="N",
         check=(lambda steps: steps >= 1, "--save-every-n-steps is {}: steps, 1 or more"),
     )
 
