@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,27 +40,27 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
     """
     parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
     native = {"save_whole": _save_by_torch} if hasattr(oc_main, "save_whole") else {}
-    with ExitStack() as stack:
-        stack.enter_context(replaced(PARALLEL, torch=View(torch, nn=View(torch.nn, parallel=parallel))))
-        stack.enter_context(replaced(oc_main, torch=View(oc_main.torch, save=save_atomically), **native))
-        stack.enter_context(
-            replaced(
-                oc_data,
-                # webdataset >= 0.2.90 ends each shard with an empty sample: KeyError 'fname' in OpenCLIP's grouping
-                tar_file_expander=partial(tar_files, eof_value=None, refused=b""),
-                SharedEpoch=LatestEpoch,
-                wds=View(
-                    oc_data.wds,
-                    shuffle=partial(SeededShuffle, seed),
-                    decode=partial(decode_safely, images),
-                    tarfile_to_samples=tar_samples,
-                ),
-                Image=View(oc_data.Image, open=images),
-                **({"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}),
-            )
-        )
-        stack.enter_context(replaced(open_clip.timm_model, freeze_batch_norm_2d=freeze_batch_norms))
-        stack.enter_context(counting_damage(counters))
+    webdataset = View(
+        oc_data.wds,
+        shuffle=partial(SeededShuffle, seed),
+        decode=partial(decode_safely, images),
+        tarfile_to_samples=tar_samples,
+    )
+    with (
+        replaced(PARALLEL, torch=View(torch, nn=View(torch.nn, parallel=parallel))),
+        replaced(oc_main, torch=View(oc_main.torch, save=save_atomically), **native),
+        replaced(
+            oc_data,
+            # webdataset >= 0.2.90 ends each shard with an empty sample: KeyError 'fname' in OpenCLIP's grouping
+            tar_file_expander=partial(tar_files, eof_value=None, refused=b""),
+            SharedEpoch=LatestEpoch,
+            wds=webdataset,
+            Image=View(oc_data.Image, open=images),
+            **({"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}),
+        ),
+        replaced(open_clip.timm_model, freeze_batch_norm_2d=freeze_batch_norms),
+        counting_damage(counters),
+    ):
         yield
 
 

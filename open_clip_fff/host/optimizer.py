@@ -1,7 +1,7 @@
 """The seams around the optimizer: what follows its steps, and a learning rate of their own for scale and bias."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 
 import open_clip_train.main as oc_main
 import timm.optim
@@ -26,15 +26,9 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
     Stock runs get nothing of this but timm's own defaults for what was not typed, which OpenCLIP passes on as None, and
     schedules that do not divide by zero at the run's end.
     """
-    by_timm = without_none_options(timm.optim.create_optimizer_v2)
     multiple, guard = state.plan.logits.lr_mult if state.plan.typed else 1.0, state.guard
-    schedules = {name: _multiplied(getattr(oc_main, name), multiple) for name in SCHEDULES}
-    if not state.plan.typed:
-        with replaced(timm.optim, create_optimizer_v2=by_timm), replaced(oc_main, **schedules):
-            yield
-        return
 
-    def splitting(make: Callable) -> Callable:
+    def watched(make: Callable) -> Callable:
         def made(*args: object, **options: object) -> torch.optim.Optimizer:
             optimizer = make(*args, **options)
             if multiple != 1.0:
@@ -45,16 +39,16 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
             inner.register_step_post_hook(lambda *_: None if guard.left_out else state.after_step())
             return optimizer
 
-        return made
+        return made if state.plan.typed else make
 
-    with ExitStack() as stack:
-        if TASKS:
-            stack.enter_context(replaced(oc_main, create_optimizer=splitting(oc_main.create_optimizer)))
-        else:
-            stack.enter_context(replaced(oc_main, optim=View(torch.optim, AdamW=splitting(torch.optim.AdamW))))
-            # OpenCLIP imports this one inside its main
-            stack.enter_context(replaced(timm.optim, create_optimizer_v2=splitting(by_timm)))
-        stack.enter_context(replaced(oc_main, **schedules))
+    seams: dict[str, object] = {name: _multiplied(getattr(oc_main, name), multiple) for name in SCHEDULES}
+    by_timm = without_none_options(timm.optim.create_optimizer_v2)
+    if TASKS:
+        seams["create_optimizer"] = watched(oc_main.create_optimizer)
+    else:
+        seams["optim"], by_timm = View(torch.optim, AdamW=watched(torch.optim.AdamW)), watched(by_timm)
+    # OpenCLIP imports timm's inside its main
+    with replaced(oc_main, **seams), replaced(timm.optim, create_optimizer_v2=by_timm):
         yield
 
 

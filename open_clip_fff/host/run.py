@@ -1,7 +1,7 @@
 """One run: the flags understood, the seams in place, OpenCLIP's main, and everything put back."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 
 import open_clip
@@ -83,13 +83,13 @@ def _train(command: Command) -> None:
         check_weights(args, plan)
         resumed = find_checkpoint(args, plan)
         rows = rows_of_data(args, plan)
-        epoch = None if resumed.checkpoint is None else read_epoch(resumed.checkpoint)
-        warnings, rows_line = forecast_epochs(args, plan, rows, epoch or 0)
+        epoch = 0 if resumed.checkpoint is None else read_epoch(resumed.checkpoint) or 0
+        warnings, rows_line = forecast_epochs(args, plan, rows, epoch)
         done = [f"note: --resume {resumed.checkpoint}: all of --epochs {args.epochs} are trained"]
-        notes = [*found, *resumed.notes, *(done if (epoch or 0) >= args.epochs > 0 else []), *sidecar_notes(args, plan)]
-        _warn(args, plan, [*notes, *warnings])
+        done = done if epoch >= args.epochs > 0 else []
+        _warn(args, plan, [*found, *resumed.notes, *done, *sidecar_notes(args, plan), *warnings])
         if plan.typed:
-            plan = _introduced(args, plan, rows, epoch or 0, rows_line)
+            plan = _introduced(args, plan, rows, epoch, rows_line)
             _fill(args, plan)
         with logging_put_back(last_logged), _seams(_loaded(RunState(args, plan, rows=rows)), resumed):
             if oc_main.main(command.rest) == -1:  # OpenCLIP's way of giving up
@@ -152,22 +152,21 @@ def _introduced(args, plan: Plan, counts: RowCounts, first_epoch: int, rows: str
 @contextmanager
 def _seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
     """Every name that OpenCLIP's main looks up and we answer, for the length of one run."""
-    with ExitStack() as stack:
-        stack.enter_context(fixes(state.counters, state.args.seed, image_reader(state.plan)))
-        stack.enter_context(mid_epoch_seams(state))
-        stack.enter_context(optimizer_seams(state))
-        stack.enter_context(extra_state(state))
-        stack.enter_context(resuming(state, resumed))
-        stack.enter_context(
-            replaced(
-                oc_main,
-                parse_args=lambda _: state.args,
-                create_model_and_transforms=model_factory(state, oc_main.create_model_and_transforms),
-                setup_logging=partial(set_up_logging, oc_main.setup_logging),
-                get_data=data_factory(state, oc_main.get_data),
-                evaluate=evaluator(state, oc_main.evaluate),
-                copy_codebase=copy_codebase,
-                **own_seams(state),
-            )
-        )
+    with (
+        fixes(state.counters, state.args.seed, image_reader(state.plan)),
+        mid_epoch_seams(state),
+        optimizer_seams(state),
+        extra_state(state),
+        resuming(state, resumed),
+        replaced(
+            oc_main,
+            parse_args=lambda _: state.args,
+            create_model_and_transforms=model_factory(state, oc_main.create_model_and_transforms),
+            setup_logging=partial(set_up_logging, oc_main.setup_logging),
+            get_data=data_factory(state, oc_main.get_data),
+            evaluate=evaluator(state, oc_main.evaluate),
+            copy_codebase=copy_codebase,
+            **own_seams(state),
+        ),
+    ):
         yield

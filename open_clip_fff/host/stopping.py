@@ -40,15 +40,6 @@ class StopSignals:
         self._since = 0.0
         self._before: dict[int, Any] = {}
 
-    @contextmanager
-    def handlers_restored(self) -> Iterator[None]:
-        """At the block's end the handlers are those from before `install_handlers`, which is called in it."""
-        try:
-            yield
-        finally:
-            for signum, handler in self._before.items():
-                signal.signal(signum, handler)
-
     def install_handlers(self) -> None:
         """From now on the first signal asks for a stop, a second one ends the process; in a main thread only."""
         if not self._before and threading.current_thread() is threading.main_thread():
@@ -66,8 +57,11 @@ class StopSignals:
             os.kill(os.getpid(), signum)
 
     @contextmanager
-    def workers_ignoring_signals(self) -> Iterator[None]:
-        """The workers of OpenCLIP's loaders ignore both signals, and end with the run."""
+    def in_run(self) -> Iterator[None]:
+        """Loaders that OpenCLIP makes in the block have workers that ignore both signals, and end with it.
+
+        At its end the handlers are those from before `install_handlers`, which is called in it.
+        """
         init = partial(_ignore_signals, self._leaving)
         loader = partial(_with_worker_init, oc_data.DataLoader, init)
         wds_loader = partial(_with_worker_init, oc_data.wds.WebLoader, init)
@@ -75,6 +69,8 @@ class StopSignals:
             with replaced(oc_data, DataLoader=loader, wds=View(oc_data.wds, WebLoader=wds_loader)):
                 yield
         finally:
+            for signum, handler in self._before.items():
+                signal.signal(signum, handler)
             self.let_workers_end()
 
     def let_workers_end(self) -> None:

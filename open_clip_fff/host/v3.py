@@ -18,11 +18,9 @@ def seams(state: RunState) -> dict[str, Callable]:
     def make(args: Any) -> Any:
         return make_loss(state) if state.own_loss else create_loss(args)
 
-    def train(
-        model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args, tb_writer=None, **more: Any
-    ) -> None:
+    def train(*parts: Any, tb_writer: Any = None, **more: Any) -> None:
         """`more` is a patched OpenCLIP's, as its batch hooks."""
-        parts = model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args
+        model, data, loss, epoch, optimizer, scaler, *_ = parts
         step = partial(train_one_epoch, *parts, **more)
         run(step, (model, optimizer, scaler, dict), loss, epoch, data, tb_writer)
 

@@ -36,8 +36,7 @@ def mid_epoch_seams(state: RunState) -> Iterator[None]:
             oc_train.enumerate = _enumerate  # type: ignore[attr-defined]  # its loop's, which counts the steps
             stack.callback(delattr, oc_train, "enumerate")
         if can_save_mid_epoch(state.args, bool(state.plan.typed)):
-            stack.enter_context(state.stopping.workers_ignoring_signals())
-            stack.enter_context(state.stopping.handlers_restored())
+            stack.enter_context(state.stopping.in_run())
         yield
 
 

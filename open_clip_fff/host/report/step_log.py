@@ -79,32 +79,27 @@ class StepReport:
 
     def scalars(self) -> dict[str, float]:
         """By the tag under which trackers show it."""
-        r = self.rates
+        r, labels, fusion = self.rates, self.connections, self.fusion
         values = {
             "mined_per_image": r.mined,
             "mined_image_text": r.image_text,
             "mined_image_image": r.image_image,
             "mined_text_text": r.text_text,
+            "mined_right": r.right,
+            "given_per_image": r.given if self.given else None,
             "doubtful_per_image": r.doubtful,
             "held_back_per_image": r.held,
             "positive_share": r.positive_share,
             "logit_scale": self.scale,
+            "logit_bias": self.bias,
+            "mining_trust": self.trust,
+            **{f"mining_{name}": x for name, x in self.thresholds.items()},
         }
-        if self.given:
-            values["given_per_image"] = r.given
-        if self.bias is not None:
-            values["logit_bias"] = self.bias
-        if r.right is not None:
-            values["mined_right"] = r.right
-        if self.connections is not None:
-            shares = {**vars(self.connections), "rate": self.connections.rate}
-            values.update({f"false_negatives_{name}": x for name, x in shares.items() if x is not None})
-        if self.fusion is not None:
-            values.update({f"fusion_{name}": x for name, x in vars(self.fusion).items() if x is not None})
-        values.update({f"mining_{name}": x for name, x in self.thresholds.items()})
-        if self.trust is not None:
-            values["mining_trust"] = self.trust
-        return {f"train/{name}": value for name, value in values.items()}
+        if labels is not None:
+            values |= {f"false_negatives_{name}": x for name, x in {**vars(labels), "rate": labels.rate}.items()}
+        if fusion is not None:
+            values |= {f"fusion_{name}": x for name, x in vars(fusion).items()}
+        return {f"train/{name}": value for name, value in values.items() if value is not None}
 
 
 def duration(seconds: float) -> str:
