@@ -51,7 +51,7 @@ FLAGS = [
     ("--accum-freq 0", "must be 1 or more"),
     ("--warmup -1", "must be 0 or more"),
     ("--grad-clip-norm 0", "must be above 0"),
-    (f"--name {256 * 'x'}", "is 256 long"),
+    (f"--name {256 * 'x'}", "is 256 bytes long"),
     ("--epochs -1", "must be 0 or more"),
     ("--workers -1", "must be 0 or more"),
     ("--seed -1", "must be 0 or more"),
@@ -82,6 +82,10 @@ FLAGS = [
     ("--remote-sync-protocol fsspec --remote-sync nowhere://x", "--remote-sync nowhere://x: cannot be written to"),
     ("--logs /dev --name null", "--logs /dev: nothing can be written in /dev/null"),
     ("--resume latest --save-most-recent --remote-sync s3://x", "--remote-sync and --save-most-recent"),
+    (f"--name {'字' * 100} --resume latest", "字… is 300 bytes long, and files' names have at most 255"),
+    (f"--logs /tmp/{'x' * 256}/logs", "x… is 256 bytes long"),
+    (f"--imagenet-val {'x' * 256}", "no folder there that holds a folder for each class"),
+    (f"--method albef --fusion-pretrained {'x' * 256}", "no such folder or checkpoint"),
 ]
 
 

@@ -19,7 +19,7 @@ from open_clip_fff.host.checks.patched import check_patched
 
 SCHEDULERS = ("cosine", "const", "const-cooldown")
 SIGLIP_IMPLS = ("bidir", "shift", "reduce", "gather")
-MOST_NAME = 255  # letters of a file's name
+MOST_NAME = 255  # bytes of a file's name
 REPORTS = ("wandb", "tensorboard", "all")
 NO_BIAS = "such a model has a logit_bias, for which OpenCLIP's distillation has no place"
 
@@ -119,8 +119,10 @@ def _check_data(args: argparse.Namespace) -> None:
     named = args.train_data or args.val_data or args.imagenet_val or args.imagenet_v2
     if not named and args.dataset_type != "synthetic":
         raise UsageError("--train-data: there is nothing to train on or to evaluate; name some data")
-    if args.imagenet_val and not any(path.is_dir() for path in Path(args.imagenet_val).glob("*")):
-        raise UsageError(f"--imagenet-val {args.imagenet_val}: no folder there that holds a folder for each class")
+    if (root := args.imagenet_val) and not (
+        os.path.isdir(root) and any(path.is_dir() for path in Path(root).iterdir())
+    ):
+        raise UsageError(f"--imagenet-val {root}: no folder there that holds a folder for each class")
     if not args.csv_separator or args.csv_separator in "\r\n":
         raise UsageError(f"--csv-separator {args.csv_separator!r}: what is between two cells of a row, as ',' or ';'")
     if args.dataset_type == "synthetic":
@@ -150,11 +152,13 @@ def _check_resume(args: argparse.Namespace) -> None:
 
 def _check_run_folder(args: argparse.Namespace) -> None:
     rank = getattr(args, "rank", 0)  # OpenCLIP knows it later
+    for flag, path in (("--logs", args.logs), ("--name", args.name)):
+        longest = max(Path(path or "").parts, key=lambda part: len(os.fsencode(part)), default="")
+        if (size := len(os.fsencode(longest))) > MOST_NAME:
+            raise UsageError(f"{flag}: {longest[:30]}… is {size} bytes long, and files' names have at most {MOST_NAME}")
     # rank 0, which writes it, may be further than the others by now
     if args.name is not None and args.resume != "latest" and (rank == 0 or args.log_local):
         log = Path(args.logs) / args.name / (f"out-{rank}" if args.log_local else "out.log")
-        if len(longest := max(Path(args.name).parts, key=len, default="")) > MOST_NAME:
-            raise UsageError(f"--name: {longest[:30]}… is {len(longest)} long, and files have at most {MOST_NAME}")
         if log.exists():
             raise UsageError(f"--name {args.name}: {log} exists; choose another name, or go on with --resume latest")
     checkpoints = Path(args.logs, args.name or "", "checkpoints" if args.name else "").absolute()
@@ -207,7 +211,7 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
     if plan.fusion is not None:
         flags = {"--accum-freq": args.accum_freq > 1, "--torchcompile": args.torchcompile}
         refuse(flags, "does not go with a fusion model yet; drop it, or use --fusion-layers 0")
-        if (start := plan.fusion.pretrained) is not None and not Path(start).exists():
+        if (start := plan.fusion.pretrained) is not None and not os.path.exists(start):
             raise UsageError(f"--fusion-pretrained {start}: no such folder or checkpoint")
     refused = {
         "--distill-model": args.distill_model,
