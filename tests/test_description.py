@@ -13,9 +13,8 @@ from open_clip_fff.config.flags import flag_parser
 from open_clip_fff.config.methods import METHODS, TITLES
 from open_clip_fff.config.open_clip import Upstream
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.config.plan_text import plain, plan_lines
 from open_clip_fff.config.resolve import make_plan
-from open_clip_fff.config.topics import code
+from open_clip_fff.config.topics import code, plain, plan_lines
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub import run_facts
 from open_clip_fff.hub.params import plan_of_run, read_params, upstream_of_run

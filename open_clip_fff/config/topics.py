@@ -1,6 +1,7 @@
 """Topics of clauses, which describe a run in the plan in a terminal and in the model card."""
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from open_clip_fff.plural import plural
@@ -9,6 +10,8 @@ from open_clip_fff.plural import plural
 CLIP, SIGLIP, COCA = "arXiv 2103.00020", "arXiv 2303.15343", "arXiv 2205.01917"
 ALBEF = "arXiv 2107.07651"
 FFF, GRIT, MAFA = "arXiv 2405.10286", "arXiv 2208.04060", "arXiv 2312.06112"
+WIDTH = 112  # of a line in a terminal; further clauses are in the next
+_NAME = 17
 
 
 @dataclass(frozen=True)
@@ -40,3 +43,24 @@ def since(epoch: int, trained: int | None) -> str:
     """
     never = trained is not None and trained <= epoch
     return f"from epoch {epoch} on" + (f", which {plural(trained or 0, 'epochs')} of training did not reach" * never)
+
+
+def plan_lines(topics: Iterable[Topic]) -> list[str]:
+    """What the run will do, a topic in a line or more; a clause is never broken."""
+    return [line for topic in topics for line in _lines(topic.name, [plain(part) for part in topic.parts])]
+
+
+def plain(text: str) -> str:
+    """Without the backticks round names."""
+    return re.sub(r"(`+)( ?)(.+?)\2\1(?!`)", r"\3", text)
+
+
+def _lines(name: str, parts: Sequence[str]) -> list[str]:
+    lines = [f"  {name:<{_NAME - 2}}{parts[0]}"]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) > WIDTH:
+            lines[-1] += ";"
+            lines.append(" " * _NAME + part)
+        else:
+            lines[-1] += f"; {part}"
+    return lines

@@ -6,7 +6,7 @@ import logging
 from open_clip_fff.config.description import describe
 from open_clip_fff.config.open_clip import Upstream
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.config.plan_text import plan_lines
+from open_clip_fff.config.topics import plan_lines
 from open_clip_fff.host.checks.flags_and_files import text_design
 
 

@@ -12,7 +12,7 @@ from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.config.description import describe
 from open_clip_fff.config.open_clip import Upstream
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.config.plan_text import plain
+from open_clip_fff.config.topics import plain
 from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.decoded import DecodedSample
 from open_clip_fff.data.shards import SkippedSample
