@@ -17,7 +17,7 @@ from open_clip_fff.data.preview_text import check, check_validation
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.host.codebase import copy_codebase
+from open_clip_fff.host.fixes import copy_codebase
 from open_clip_fff.host.validation import evaluator
 from tests.conftest import colour_sample, write_tar
 

@@ -1,6 +1,8 @@
 """What breaks in OpenCLIP 3.3 with today's libraries, each fixed for the length of a run, each with its reason."""
 
+import argparse
 import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip.timm_model
+import open_clip_train
 import open_clip_train.data as oc_data
 import open_clip_train.main as oc_main
 import torch
@@ -15,6 +18,7 @@ import webdataset as wds
 from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
 
+import open_clip_fff
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.counters import BAD_MEMBER, LoaderCounters
@@ -48,7 +52,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
     )
     with (
         replaced(PARALLEL, torch=View(torch, nn=View(torch.nn, parallel=parallel))),
-        replaced(oc_main, torch=View(oc_main.torch, save=save_atomically), **native),
+        replaced(oc_main, torch=View(oc_main.torch, save=save_atomically), copy_codebase=copy_codebase, **native),
         replaced(
             oc_data,
             # webdataset >= 0.2.90 ends each shard with an empty sample: KeyError 'fname' in OpenCLIP's grouping
@@ -160,6 +164,19 @@ class LatestEpoch(oc_data.SharedEpoch):
     def __init__(self, epoch: int = 0, *args: Any) -> None:
         super().__init__(epoch, *args)
         LatestEpoch.latest = self
+
+
+def copy_codebase(args: argparse.Namespace) -> None:
+    """--copy-codebase: OpenCLIP's copies all packages of its environment, gigabytes, where it was installed by pip.
+
+    This one copies the packages that train into the run's folder; of a run that goes on, its first copy stays.
+    """
+    code = Path(args.logs) / args.name / "code"
+    if args.rank != 0 or code.exists():
+        return
+    for package in (open_clip, open_clip_train, open_clip_fff):
+        folder = Path(package.__path__[0])
+        shutil.copytree(folder, code / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def image_reader(plan: Plan) -> ImageReader:

@@ -29,7 +29,6 @@ from open_clip_fff.host.checks.flags_and_files import check_host
 from open_clip_fff.host.checks.idle_flags import idle_flag_notes
 from open_clip_fff.host.checks.launch import check_launch, precision_notes
 from open_clip_fff.host.checks.weights import activation_notes, check_weights, context_length
-from open_clip_fff.host.codebase import copy_codebase
 from open_clip_fff.host.command import Command, check_names
 from open_clip_fff.host.fixes import fixes, image_reader
 from open_clip_fff.host.generation import TASKS
@@ -107,9 +106,8 @@ def _loaded(state: RunState) -> RunState:
     if state.pairs is not None and state.master:
         print("\n".join(state.pairs.lines), flush=True)
     if plan.zero_shot is not None:
-        from open_clip_fff.host.zero_shot import (
-            find_zero_shot_sets,  # clip-benchmark and scikit-learn: half as long as torch
-        )
+        # with clip-benchmark and scikit-learn, half as long as torch
+        from open_clip_fff.host.zero_shot import find_zero_shot_sets
 
         state.zero_shot_sets = find_zero_shot_sets(plan.zero_shot)
     return state
@@ -165,7 +163,6 @@ def _seams(state: RunState, resumed: ResumeCheckpoint) -> Iterator[None]:
             setup_logging=partial(set_up_logging, oc_main.setup_logging),
             get_data=data_factory(state, oc_main.get_data),
             evaluate=evaluator(state, oc_main.evaluate),
-            copy_codebase=copy_codebase,
             **own_seams(state),
         ),
     ):
