@@ -1,6 +1,7 @@
 """What ranks exchange: gathers with and without gradient, sums, and a ring."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,15 @@ def sum_over_ranks(value: Tensor, world_size: int) -> Tensor:
 def highest_over_ranks(value: Tensor, world_size: int) -> Tensor:
     """The maximum of each element of `value` over ranks, without gradient."""
     return _reduced(value, world_size, dist.ReduceOp.MAX)
+
+
+def objects_of_ranks(own: Any) -> list[Any]:
+    """All ranks' objects in rank order, on the first rank; an empty list on the others."""
+    ranks = group_size()
+    found = [own] * ranks if ranks == 1 or dist.get_rank() == 0 else []
+    if ranks > 1:
+        dist.gather_object(own, found or None)
+    return found
 
 
 def gather_features(image: Tensor, text: Tensor, rank: int, world_size: int) -> tuple[Tensor, Tensor]:

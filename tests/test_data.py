@@ -20,7 +20,8 @@ from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sources import CaptionReader, caption_texts
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer
-from open_clip_fff.host.report.coverage import caption_line, too_little
+from open_clip_fff.errors import UsageError
+from open_clip_fff.host.report.coverage import caption_line, check_coverage
 from tests.conftest import colour_image, write_tar
 
 ALL = CaptionSettings(3, "all", ("txt", "caption"), ("captions", "blip2"))
@@ -293,5 +294,6 @@ def test_the_tally_reports_news_once():
         "2 rows read, text in txt 50.00%, json:captions 50.00%; 1.50 captions per image, 33.3% of them raw, "
         "33.3% repeated, 1.7 words"
     )
-    assert too_little(news, settings) == "txt has text in 50.00% of 2 rows"
+    with pytest.raises(UsageError, match=r"^--min-coverage 0\.6: in epoch 3, txt has text in 50\.00% of 2 rows$"):
+        check_coverage(news, settings, "epoch 3")
     assert not any(counters.take().values()) and caption_line(counters.take(), settings) is None

@@ -6,9 +6,8 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from open_clip_fff.distributed import group_size, sum_over_ranks
+from open_clip_fff.distributed import group_size, objects_of_ranks, sum_over_ranks
 from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.host.bias_start import measure_bias
 from open_clip_fff.host.checkpoints.mid_epoch import MidEpochCheckpoints
@@ -16,7 +15,7 @@ from open_clip_fff.host.checks.epoch_length import TOO_FEW
 from open_clip_fff.host.loader.seeding import after_epoch, before_epoch
 from open_clip_fff.host.loader.short_epochs import CountedLoader
 from open_clip_fff.host.nonfinite import left_out_line
-from open_clip_fff.host.report.coverage import LOST, caption_line, damage_line, lost_line, too_little
+from open_clip_fff.host.report.coverage import LOST, caption_line, check_coverage, damage_line, lost_line
 from open_clip_fff.host.report.mining_warnings import never_reached
 from open_clip_fff.host.report.step_log import StepReporter
 from open_clip_fff.host.state import RunState
@@ -115,16 +114,16 @@ def _report_rows(state: RunState, epoch: int) -> None:
     lost, captions = state.counters.shards.take(), state.plan.captions
     counts = _over_ranks({**state.counters.take(), LOST: len(lost)}, state.args.device)
     if counts[LOST]:
-        line = printable(lost_line(_joined(lost), state.rows.rows))
+        everywhere = {name: rows for each in objects_of_ranks(lost) for name, rows in each.items()}
         if state.master:
+            line = printable(lost_line(everywhere, state.rows.rows))
             logging.warning(f"Lost of {plural(len(state.counters.shards), 'shards')} in epoch {epoch}: {line}")
     if state.master:
         if read := caption_line(counts, captions):
             logging.info(f"Captions in epoch {epoch}: {read}")
         if damage := damage_line(counts):
             logging.warning(f"Rows skipped or damaged in epoch {epoch}: {damage}")
-    if short := too_little(counts, captions):
-        raise UsageError(f"--min-coverage {captions.min_coverage:g}: in epoch {epoch}, {short}")
+    check_coverage(counts, captions, f"epoch {epoch}")
 
 
 def _report_mining(state: RunState, epoch: int) -> None:
@@ -143,11 +142,3 @@ def _report_mining(state: RunState, epoch: int) -> None:
 def _over_ranks(counts: dict[str, int], device: str) -> dict[str, int]:
     sums = sum_over_ranks(torch.tensor(list(counts.values()), device=device), group_size())
     return dict(zip(counts, sums.tolist(), strict=True))
-
-
-def _joined(own: dict[str, int]) -> dict[str, int]:
-    """The dictionaries of all ranks in one."""
-    everywhere = [own] * group_size()
-    if len(everywhere) > 1:
-        dist.all_gather_object(everywhere, own)
-    return {name: number for each in everywhere for name, number in each.items()}

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from open_clip_fff.config.flags import as_flag
 from open_clip_fff.data.counters import BAD_MEMBER
+from open_clip_fff.distributed import objects_of_ranks
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import KeepsEpoch
 from open_clip_fff.host.checks.arguments import can_save_mid_epoch
@@ -200,10 +201,7 @@ class MidEpochCheckpoints:
             "begun": self._epoch_random,
             "hooks": {type(hook).__name__: hook.epoch_state() for hook in keeping},
         }
-        ranks = state.args.world_size
-        state.loader_positions = [own] * (ranks if state.master else 0)
-        if ranks > 1:
-            dist.gather_object(own, state.loader_positions or None)
+        state.loader_positions = objects_of_ranks(own)
 
 
 def _how_to_resume(args: argparse.Namespace) -> str:

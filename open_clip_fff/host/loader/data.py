@@ -20,7 +20,6 @@ from open_clip_fff.data.sources import CaptionReader, cell_text
 from open_clip_fff.data.table_columns import further_rows, read_table, table_columns
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
 from open_clip_fff.data.training_data import csv_captions, feature_reader, val_captions
-from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens, OrdersData
 from open_clip_fff.host.fixes import counting_damage
 from open_clip_fff.host.generation import TASKS
@@ -30,7 +29,7 @@ from open_clip_fff.host.loader.position import SkipTrained
 from open_clip_fff.host.loader.seeding import SeededPipeline, with_own_generator
 from open_clip_fff.host.loader.stages import before_decoder, pack, reading_txt, unpack
 from open_clip_fff.host.loader.tracking import TrackedLoader, table_loader
-from open_clip_fff.host.report.coverage import caption_line, too_little
+from open_clip_fff.host.report.coverage import caption_line, check_coverage
 from open_clip_fff.host.state import RunState
 from open_clip_fff.patching import View, replaced
 from open_clip_fff.plural import plural
@@ -162,8 +161,7 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
             lost[path] = further
     counts = counters.take()
     logging.info(f"Captions in {filename}: {caption_line(counts, captions)}")
-    if short := too_little(counts, captions):
-        raise UsageError(f"--min-coverage {captions.min_coverage:g}: in {filename}, {short}")
+    check_coverage(counts, captions, filename)
     captioned = [(path, row) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
     kept = [(path, serialize(row)) for path, row in captioned if cell_text(path)]
     left_out = {NO_CAPTION: len(rows) - len(captioned), WITHOUT_IMAGE: len(captioned) - len(kept)}

@@ -11,11 +11,10 @@ from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import webdataset as wds
 from torch.utils.data import get_worker_info
 
-from open_clip_fff.distributed import group_size
+from open_clip_fff.distributed import objects_of_ranks
 from open_clip_fff.host.fixes import SeededShuffle
 from open_clip_fff.host.loader.position import NO_BATCH, LoaderProgress, SkipTrained
 from open_clip_fff.host.loader.tracking import EpochStart
@@ -92,10 +91,5 @@ def before_epoch(state: RunState, epoch: int, first: bool) -> None:
 
 def after_epoch(state: RunState) -> None:
     """Gathers all ranks' generators on rank 0, which saves; with OpenCLIP's loss and a flag of ours typed."""
-    if state.own_loss or not state.plan.typed:
-        return
-    own = random_state(state.args.device)
-    ranks = group_size()
-    state.random_states = [own] * (ranks if state.master else 0)
-    if ranks > 1:
-        dist.gather_object(own, state.random_states or None)
+    if state.plan.typed and not state.own_loss:
+        state.random_states = objects_of_ranks(random_state(state.args.device))

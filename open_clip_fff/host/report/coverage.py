@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.counters import DAMAGE
+from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 
 LOST = "shards lost"
@@ -49,10 +50,10 @@ def lost_line(read: Mapping[str, int], rows: Mapping[str, int]) -> str:
     return f"{plural(len(read), 'shards')}, {cost}: {', '.join([*parts[:NAMED], *more])}"
 
 
-def too_little(news: Mapping[str, int], captions: CaptionSettings) -> str | None:
-    """The source that fell below --min-coverage, in words; None where none did."""
+def check_coverage(news: Mapping[str, int], captions: CaptionSettings, where: str) -> None:
+    """Raises UsageError if a source fell below --min-coverage."""
     for source in captions.sources:
         share = news[f"source {source}"] / max(news["rows"], 1)
         if news["rows"] and share < captions.min_coverage:
-            return f"{source} has text in {share:.2%} of {plural(news['rows'], 'rows')}"
-    return None
+            short = f"{source} has text in {share:.2%} of {plural(news['rows'], 'rows')}"
+            raise UsageError(f"--min-coverage {captions.min_coverage:g}: in {where}, {short}")
