@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import tarfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,12 +14,15 @@ from open_clip_train.data import DataInfo
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.data_sets import check_files
 from open_clip_fff.data.preview import preview_sets, preview_shard
-from open_clip_fff.data.preview_text import check, check_validation
+from open_clip_fff.data.preview_text import check, check_validation, preview_lines
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.fixes import copy_codebase
 from open_clip_fff.host.validation import evaluator
+from open_clip_fff.tools.class_set import _images_of
+from open_clip_fff.tools.evaluation_sets import retrieval_set
+from open_clip_fff.tools.pack.folder_files import UnusedFiles
 from tests.conftest import colour_sample, write_tar
 
 RAW = CaptionSettings()
@@ -63,16 +67,35 @@ def test_what_cannot_be_opened_is_told_before_it_is_tried(shards, tmp_path, monk
     check_files("--train-data", ["s3://b/0.tar"])
 
 
-def test_a_tar_whose_rows_are_torn_apart(tmp_path):
-    samples = {f"{row}": colour_sample(row) for row in range(4)}
+def torn_tar(path: Path, rows: int, whole: int) -> Path:
+    """A tar of all images, then all texts, as `tar cf 0.tar *.png *.txt` writes it, with `whole` samples at the end."""
+    samples = {f"{row}": colour_sample(row) for row in range(rows + whole)}
     members = [(f"{key}.{name}", content) for key, sample in samples.items() for name, content in sample.items()]
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:  # as `tar cf 0.tar *.png *.txt *.json` does it
-        for name, content in sorted(members, key=lambda member: member[0].partition(".")[2]):
+    order = sorted(members[: 3 * rows], key=lambda member: member[0].partition(".")[2])
+    with tarfile.open(path, "w") as tar:
+        for name, content in order + members[3 * rows :]:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_a_tar_whose_rows_are_torn_apart(tmp_path):
+    torn = torn_tar(tmp_path / "0.tar", 4, whole=0)
     with pytest.raises(UsageError, match=r"no row of 0.tar has both an image and a caption: .* --sort=name"):
-        check([preview_shard(str(tmp_path / "0.tar"), RAW)], RAW)
+        check([preview_shard(str(torn), RAW)], RAW)
+
+
+def test_a_tar_in_the_order_of_a_folder_where_a_few_rows_are_whole_by_chance(tmp_path):
+    torn = torn_tar(tmp_path / "0.tar", 4, whole=2)
+    with pytest.raises(UsageError, match=r"--val-data: 2 rows of 0.tar have both an image and a caption: .*sort=name"):
+        check_validation([preview_shard(str(torn), RAW, data_flag="--val-data")], RAW)
+    most = preview_shard(str(torn_tar(tmp_path / "1.tar", 2, whole=9)), RAW)
+    check([most], RAW)
+    assert "4 rows whose files do not follow each other: " in "\n".join(preview_lines([most], RAW))
+    for read in (retrieval_set, lambda arguments, _: _images_of(arguments.shards, "json.title", UnusedFiles())):
+        with pytest.raises(UsageError, match=r"(SHARDS|SOURCE): in .*0.tar the files of '0' do not follow each other"):
+            read(SimpleNamespace(shards=str(torn), out=tmp_path / "out", captions=1), RAW)
 
 
 def test_a_tar_with_two_members_of_one_name(tmp_path):

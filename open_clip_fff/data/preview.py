@@ -40,6 +40,7 @@ class Preview:
     repeated: int = 0  # captions that equal an earlier one of the same row
     images: int = 0  # rows with an image
     usable: int = 0  # rows with an image and a caption
+    torn: int = 0  # rows that lack one of both, and whose key an earlier row has
     whole: bool = False  # a table of which all rows were read
     again: int = 0  # rows of a table whose image an earlier one has
     damaged: int = 0  # rows with captions that cannot be read
@@ -76,8 +77,8 @@ class Preview:
         if len(self.shown) < SHOWN:
             self.shown.append((printable(name), texts))
 
-    def add_members(self, sample: dict, captioned: bool, damage: Sequence[str]) -> None:
-        """Notes the members of a tar's row, and errors of those that cannot be read."""
+    def add_members(self, sample: dict, captioned: bool, again: bool, damage: Sequence[str]) -> None:
+        """Notes the members of a tar's row, whether its key is there `again`, and errors of what cannot be read."""
         for name, member in sample.items():
             if not name.startswith("__"):
                 self.members.setdefault(name, _start(member) if name.endswith("json") else "")
@@ -86,6 +87,7 @@ class Preview:
         has_image = image_bytes(sample) is not None
         self.images += has_image
         self.usable += has_image and captioned
+        self.torn += again and not (has_image and captioned)
         self.damaged += bool(damage)
         self.damage = self.damage or "".join(damage[:1])
 
@@ -138,16 +140,17 @@ def preview_shard(
         UsageError: if the shard, its first images or a sidecar cannot be read, or features are of other captions.
     """
     preview, reader = Preview(name=url.rsplit("/", 1)[-1], data_flag=data_flag), CaptionReader(captions)
-    keys: list[str] = []
+    keys: dict[str, None] = {}
     images: list[bytes] = []
     sidecars = [x for x in (reader.sidecar, None if features is None else features.sidecar) if x is not None]
     for sidecar in sidecars:
         preview.notes += sidecar.check(url)
     for sample in as_usage_errors(read_samples([url], limit), f"{data_flag}: {url}"):
         found, damage = reader.read(sample)
-        keys.append(str(sample["__key__"]))
-        preview.add(keys[-1], found, captions.per_image, reader.named_row(sample, found))
-        preview.add_members(sample, any(found.values()), damage)
+        key = str(sample["__key__"])
+        preview.add(key, found, captions.per_image, reader.named_row(sample, found))
+        preview.add_members(sample, any(found.values()), key in keys, damage)
+        keys[key] = None
         if features is not None and preview.rows <= OPENED:
             texts = [text for texts in found.values() for text in texts][: captions.per_image]
             preview.read_features(features, sample, texts)

@@ -11,6 +11,10 @@ from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.plural import plural
 
 LONG = 1_000  # characters of a printed caption
+FOLLOW = (
+    "a row is what follows each other in the tar and has one key, so write it sorted, as with tar --sort=name, or "
+    "open-clip-fff pack"
+)
 
 
 def check(previews: Sequence[Preview], captions: CaptionSettings) -> None:
@@ -88,10 +92,11 @@ def _check_captions(preview: Preview, captions: CaptionSettings) -> None:
             f"{preview.data_flag}: no row of {preview.name} has a caption in {sources}; "
             f"{_found_instead(sources, preview)}"
         )
-    if preview.members and not preview.usable:
+    if preview.members and preview.usable <= preview.torn:  # in the order of a folder some rows are whole by chance
+        number = plural(preview.usable, "rows") if preview.usable else "no row"
         raise UsageError(
-            f"{preview.data_flag}: no row of {preview.name} has both an image and a caption: a row is what follows "
-            f"each other in the tar and has one key, so write it sorted, as with tar --sort=name, or open-clip-fff pack"
+            f"{preview.data_flag}: {number} of {preview.name} {'have' if preview.usable > 1 else 'has'} both an image "
+            f"and a caption: {FOLLOW}"
         )
 
 
@@ -134,6 +139,8 @@ def _lines(preview: Preview, captions: CaptionSettings, tokens: int | None) -> l
         lines.append(
             f"  {plural(without, 'rows')} without an image: training skips them{dotted_key_note(preview.members)}"
         )
+    if preview.torn:
+        lines.append(f"  {plural(preview.torn, 'rows')} whose files do not follow each other: {FOLLOW}")
     if preview.empty:
         lines.append(f"  {plural(preview.empty, 'rows')} without a caption: training skips them")
     if preview.broken:

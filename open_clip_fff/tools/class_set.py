@@ -21,6 +21,7 @@ from open_clip_fff.tools.pack.folder_files import UnusedFiles, entries_of, image
 from open_clip_fff.tools.pack.items import SkipSample, image_content, prepare_image
 from open_clip_fff.tools.pack.kinds import files_in
 from open_clip_fff.tools.pack.settings import ImageSettings
+from open_clip_fff.tools.shards.tars import check_torn
 
 GENERIC_TEMPLATES = (  # the seven that CLIP's authors found best for ImageNet; OpenCLIP's SIMPLE_IMAGENET_TEMPLATES
     "itap of a {c}.",
@@ -182,6 +183,8 @@ def _images_of(source: str, key: str, unused: UnusedFiles) -> tuple[Callable[[],
     folder = Path(source)
     if urls := files_in(folder, ".tar") if folder.is_dir() else tuple(expand_shards(source)):
         check_tars("SOURCE", urls)
+        for url in urls:
+            check_torn("SOURCE", url)
         images = partial(_from_shards, urls, key)
         labels = sorted({image.label for image in images() if image.label is not None})
         if not labels:

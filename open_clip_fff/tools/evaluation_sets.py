@@ -24,7 +24,7 @@ from open_clip_fff.data.shards import (
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.plural import plural, reasons
-from open_clip_fff.tools.shards.tars import tar_writer
+from open_clip_fff.tools.shards.tars import check_torn, tar_writer
 
 IMAGES_PER_TAR = 1_000
 
@@ -72,6 +72,8 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
     check_new_folder(out)
     urls, reader, captions = expand_shards(shards), CaptionReader(settings), 0
     check_tars("SHARDS", urls)
+    for url in urls:
+        check_torn("SHARDS", url)
     texts, written = _captions_by_image(urls, reader), set[int]()
 
     def members(sample: dict) -> Members | SkippedSample:
