@@ -152,3 +152,16 @@ def changed(bert_clip, tmp_path, tower):
     (folder / "config.json").write_text(json.dumps({**config, **tower}))
     named = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}
     return json.loads(bert_clip.read_text())["text_cfg"] | named
+
+
+def test_weights_beside_a_folder_that_has_its_own(trainer, tmp_path, capsys):
+    """OpenCLIP passes over --pretrained there, and says so in the middle of its log."""
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY, "preprocess_cfg": {}}))
+    flags = [*OURS, "--model", f"local-dir:{tmp_path}", "--pretrained", "weights.pt"]
+    assert trainer("--name", "x", *flags) == 2
+    assert f"--pretrained weights.pt: OpenCLIP does not read it beside local-dir:{tmp_path}" in capsys.readouterr().err
+    assert not trainer.logs.exists()
+    (tmp_path / "open_clip_model.safetensors").touch()
+    assert trainer("--name", "x", *flags) == 2
+    said = capsys.readouterr()
+    assert f"--pretrained weights.pt is not read: --model local-dir:{tmp_path} has its own weights" in said.out

@@ -1,6 +1,7 @@
 """--zeroshot-data: scores while training goes on, which training does not notice."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.layouts import find_set
 from open_clip_fff.evaluation.scoring import score_set
+from open_clip_fff.host.checks.idle_flags import imagenet_notes
 from open_clip_fff.hub.loading import load_model
 from tests.eval_sets import webdataset
 
@@ -87,3 +89,23 @@ def test_a_tar_that_is_cut_short_is_known_before_training(trainer, sets, capsys)
     assert trainer(*FFF, "--zeroshot-data", str(sets), "--name", "run") == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert f"{tar}: cannot be read as a tar (" in line and line.endswith("download it again")
+
+
+def test_folders_that_are_not_imagenets_are_told(tmp_path):
+    """OpenCLIP gives the first class's label to whatever folder is the first one."""
+
+    def told(*names: str) -> list[str]:
+        for name in names:
+            (tmp_path / name).mkdir(exist_ok=True)
+        return imagenet_notes(SimpleNamespace(imagenet_val=str(tmp_path)))
+
+    assert imagenet_notes(SimpleNamespace(imagenet_val=None)) == []
+    assert "its 2 folders (cat first) are not ImageNet's 1,000" in told("cat", "dog")[0]
+    for folder in tmp_path.iterdir():
+        folder.rmdir()
+    assert told(*(f"n{number:08d}" for number in range(1000))) == []
+    (tmp_path / "n00000000").rename(tmp_path / "tench")
+    assert "(n00000001 first)" in told()[0]
+    for folder in tmp_path.iterdir():
+        folder.rmdir()
+    assert "(0 first)" in told(*map(str, range(1000)))[0]  # 10 comes before 2

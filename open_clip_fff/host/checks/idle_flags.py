@@ -1,9 +1,16 @@
 """OpenCLIP's flags that do nothing without another one, about which it says nothing."""
 
 import argparse
+import re
+from pathlib import Path
 
+from open_clip.factory import parse_model_name
+
+from open_clip_fff.errors import printable
 from open_clip_fff.host.generation import TASKS
+from open_clip_fff.plural import plural
 
+IMAGENET_CLASSES = 1_000
 _BY_TIMM = ("ratio", "re_prob", "re_count")  # items of --aug-cfg
 
 
@@ -24,7 +31,25 @@ def idle_flag_notes(args: argparse.Namespace) -> list[str]:
     }
     idle = [(flag, needs) for flag, (typed, on, needs) in flags.items() if typed and not on]
     notes = ["warning: --lr 0 trains nothing"] if args.lr == 0 else []
+    if args.pretrained and parse_model_name(args.model)[0] is not None:
+        notes.append(f"warning: --pretrained {args.pretrained} is not read: --model {args.model} has its own weights")
     return notes + [f"warning: {flag} does nothing without {needs}" for flag, needs in idle]
+
+
+def imagenet_notes(args: argparse.Namespace) -> list[str]:
+    """A warning where the folders of --imagenet-val are not ImageNet's, in its order, by which alone OpenCLIP goes."""
+    if not args.imagenet_val:
+        return []
+    names = sorted(path.name for path in Path(args.imagenet_val).iterdir() if path.is_dir())
+    numbers = all(name.isdecimal() for name in names) and names == sorted(names, key=int)
+    if len(names) == IMAGENET_CLASSES and (numbers or all(re.fullmatch(r"n\d{8}", name) for name in names)):
+        return []
+    folders = f"{plural(len(names), 'folders')} ({printable(names[0])} first)"
+    return [
+        f"warning: --imagenet-val {args.imagenet_val}: its {folders} are not ImageNet's {IMAGENET_CLASSES:,} "
+        f"(n01440764 first), and OpenCLIP takes them for those in their order: the accuracies mean nothing. "
+        f"open-clip-fff class-set makes a set of them, for --zeroshot-data"
+    ]
 
 
 def _unused_items(augmentation: dict) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from pathlib import Path
 
 import open_clip
 from open_clip.tokenizer import HFTokenizer
@@ -13,6 +14,7 @@ from open_clip_fff.host.checks.text_tower import check_teacher, check_text_tower
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.models.transformers_weights import check_vocabulary
 
+WEIGHTS = (".safetensors", ".bin", ".pth")  # as OpenCLIP looks for them in a folder
 OTHER_KIND = "it is no image tower beside a text tower; python -m open_clip_train.main trains it"
 
 
@@ -84,9 +86,17 @@ def check_pretrained(flag: str, model: str | None, pretrained: str | None) -> No
     """What --pretrained names for a model.
 
     Raises:
-        UsageError: if it is neither a tag of the model nor a file.
+        UsageError: if it is neither a tag of the model nor a file, or would be passed over for none.
     """
-    if not model or not pretrained or open_clip.factory.parse_model_name(model)[0] is not None:
+    if not model or not pretrained:
+        return
+    schema, folder = open_clip.factory.parse_model_name(model)
+    if schema == "local-dir" and not any(next(Path(folder).glob(f"*{kind}"), None) for kind in WEIGHTS):
+        raise UsageError(
+            f"{flag} {pretrained}: OpenCLIP does not read it beside {model}, whose folder holds no weights; put them "
+            f"there, as open_clip_model.safetensors or open_clip_pytorch_model.bin"
+        )
+    if schema is not None:
         return
     name = model.replace("/", "-")
     if not open_clip.is_pretrained_cfg(name, pretrained) and not os.path.isfile(pretrained):
