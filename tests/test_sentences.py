@@ -240,9 +240,16 @@ def test_stored_features_mine_what_the_model_mines_in_the_step(trainer, sentence
     assert f"mining_model: {sentence_model}\n" in params and "\np1: None\n" in params and "\np1_prime: None\n" in params
 
 
-def test_what_stored_features_of_captions_cannot_do(trainer, text, tmp_path, capsys):
-    assert embed("--out", str(tmp_path), "--", *trainer.tars, *text) == 0
-    stored = [*FFF, "--mining-features", "precomputed", "--feature-sidecar", str(tmp_path)]
+def test_what_stored_features_of_captions_cannot_do(trainer, folder, text, tmp_path, capsys):
+    out, text = tmp_path / "out", [*text, "--mining-model", str(folder)]
+    assert embed("--out", str(out), "--", *trainer.tars, *text) == 0
+    write(folder, config_sentence_transformers={"prompts": {"q": "query: "}, "default_prompt_name": "q"})
+    (out / "00.parquet").unlink()
+    assert embed("--out", str(out), "--", *trainer.tars, *text) == 2  # else some would be of another prompt
+    assert f"--out {out}: was made with the model's files " in capsys.readouterr().err
+    write(folder, config_sentence_transformers=None)
+    assert embed("--out", str(out), "--", *trainer.tars, *text) == 0
+    stored = [*FFF, "--mining-features", "precomputed", "--feature-sidecar", str(out)]
     judge = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours", "--match-gate", "0.2"]
     grouped = [*stored, "--batch-hooks", "grit", "--group-features", "stored"]
     for argv, named in (

@@ -5,12 +5,15 @@ import json
 from pathlib import Path
 
 from open_clip_fff.config.mining import FrozenSource
+from open_clip_fff.errors import as_mistake
 from open_clip_fff.fingerprint import fingerprint, hashed_name
 from open_clip_fff.hub.checkpoints import read_weights
 from open_clip_fff.hub.description import CONFIG_NAME, registered_architecture
 from open_clip_fff.hub.loading import is_run_or_checkpoint, local_path, read_local
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, SCALE
 
+# the files of a sentence model: weights, tokenizer, and settings, of which its prompt is one
+_SENTENCE_FILES = {".bin", ".json", ".model", ".safetensors", ".txt"}
 _SCALARS = {SCALE, BIAS, "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale"}  # features do not depend on
 
 
@@ -36,3 +39,14 @@ def stored_name(source: FrozenSource) -> str:
     digest = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode())
     digest.update(fingerprint(tensors).encode())
     return hashed_name(called, digest.hexdigest())
+
+
+def files_hash(folder: Path) -> str:
+    """A hash of a sentence model's files, by names and contents. Raises UsageError if one cannot be read."""
+    digest = hashlib.sha256()
+    for path in sorted(path.relative_to(folder) for path in folder.rglob("*")):
+        if path.suffix in _SENTENCE_FILES and not any(part.startswith(".") for part in path.parts):
+            with as_mistake(f"{folder / path}: cannot be read", OSError), open(folder / path, "rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path} {content} ".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -16,7 +17,7 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import training_shards
 from open_clip_fff.devices import or_best, usable
 from open_clip_fff.fingerprint import plain_name
-from open_clip_fff.hub.stored_names import stored_name
+from open_clip_fff.hub.stored_names import files_hash, stored_name
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, load_extractor
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     model = stored_name(plan.miner)
     read = {name: getattr(captions, name) for name in READ}  # what features depend on
     settings = {"model": model, "captions": read, "batch size": args.batch_size}
+    if plan.text_only and (here := Path(plan.miner.model)).is_dir():
+        settings["the model's files"] = files_hash(here)  # of which its name has no hash
     check_torn("--train-data", urls[0])
     if args.into == "tars":
         refuse_input_folder(args.out, urls)
