@@ -88,7 +88,9 @@ def test_a_tar_whose_rows_are_torn_apart(tmp_path):
 
 def test_a_tar_in_the_order_of_a_folder_where_a_few_rows_are_whole_by_chance(tmp_path):
     torn = torn_tar(tmp_path / "0.tar", 4, whole=2)
-    with pytest.raises(UsageError, match=r"--val-data: 2 rows of 0.tar have both an image and a caption: .*sort=name"):
+    with pytest.raises(
+        UsageError, match=r"--val-data: only 2 rows of 0.tar have both an image and a caption: .*sort=name"
+    ):
         check_validation([preview_shard(str(torn), RAW, data_flag="--val-data")], RAW)
     most = preview_shard(str(torn_tar(tmp_path / "1.tar", 2, whole=9)), RAW)
     check([most], RAW)

@@ -9,7 +9,7 @@ import torch
 from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.layouts import find_set
 from open_clip_fff.evaluation.scoring import score_set
-from open_clip_fff.host.checks.idle_flags import imagenet_notes
+from open_clip_fff.host.checks.idle_flags import as_imagenets, imagenet_notes
 from open_clip_fff.hub.loading import load_model
 from tests.eval_sets import webdataset
 
@@ -93,19 +93,12 @@ def test_a_tar_that_is_cut_short_is_known_before_training(trainer, sets, capsys)
 
 def test_folders_that_are_not_imagenets_are_told(tmp_path):
     """OpenCLIP gives the first class's label to whatever folder is the first one."""
-
-    def told(*names: str) -> list[str]:
-        for name in names:
-            (tmp_path / name).mkdir(exist_ok=True)
-        return imagenet_notes(SimpleNamespace(imagenet_val=str(tmp_path)))
-
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+    told = imagenet_notes(SimpleNamespace(imagenet_val=str(tmp_path)))
+    assert "its 2 folders (cat first) are not ImageNet's 1,000" in told[0]
     assert imagenet_notes(SimpleNamespace(imagenet_val=None)) == []
-    assert "its 2 folders (cat first) are not ImageNet's 1,000" in told("cat", "dog")[0]
-    for folder in tmp_path.iterdir():
-        folder.rmdir()
-    assert told(*(f"n{number:08d}" for number in range(1000))) == []
-    (tmp_path / "n00000000").rename(tmp_path / "tench")
-    assert "(n00000001 first)" in told()[0]
-    for folder in tmp_path.iterdir():
-        folder.rmdir()
-    assert "(0 first)" in told(*map(str, range(1000)))[0]  # 10 comes before 2
+    ids, padded = [[f"{start}{number:08d}" for number in range(1000)] for start in ("n", "")]
+    assert as_imagenets(ids) and as_imagenets(padded)
+    assert not as_imagenets([*ids[1:], "tench"]) and not as_imagenets(ids[1:])
+    assert not as_imagenets(sorted(map(str, range(1000))))  # 10 comes before 2

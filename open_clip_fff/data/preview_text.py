@@ -93,7 +93,7 @@ def _check_captions(preview: Preview, captions: CaptionSettings) -> None:
             f"{_found_instead(sources, preview)}"
         )
     if preview.members and preview.usable <= preview.torn:  # in the order of a folder some rows are whole by chance
-        number = plural(preview.usable, "rows") if preview.usable else "no row"
+        number = f"only {plural(preview.usable, 'rows')}" if preview.usable else "no row"
         raise UsageError(
             f"{preview.data_flag}: {number} of {preview.name} {'have' if preview.usable > 1 else 'has'} both an image "
             f"and a caption: {FOLLOW}"

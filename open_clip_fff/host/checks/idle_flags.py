@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from open_clip.factory import parse_model_name
@@ -41,8 +42,7 @@ def imagenet_notes(args: argparse.Namespace) -> list[str]:
     if not args.imagenet_val:
         return []
     names = sorted(path.name for path in Path(args.imagenet_val).iterdir() if path.is_dir())
-    numbers = all(name.isdecimal() for name in names) and names == sorted(names, key=int)
-    if len(names) == IMAGENET_CLASSES and (numbers or all(re.fullmatch(r"n\d{8}", name) for name in names)):
+    if as_imagenets(names):
         return []
     folders = f"{plural(len(names), 'folders')} ({printable(names[0])} first)"
     return [
@@ -50,6 +50,12 @@ def imagenet_notes(args: argparse.Namespace) -> list[str]:
         f"(n01440764 first), and OpenCLIP takes them for those in their order: the accuracies mean nothing. "
         f"open-clip-fff class-set makes a set of them, for --zeroshot-data"
     ]
+
+
+def as_imagenets(names: Sequence[str]) -> bool:
+    """Whether folders with these names, in this order, can be ImageNet's: WordNet's ids, or numbers in their order."""
+    numbers = all(name.isdecimal() for name in names) and list(names) == sorted(names, key=int)
+    return len(names) == IMAGENET_CLASSES and (numbers or all(re.fullmatch(r"n\d{8}", name) for name in names))
 
 
 def _unused_items(augmentation: dict) -> dict[str, str]:
