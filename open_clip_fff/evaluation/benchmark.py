@@ -205,12 +205,8 @@ def make_loader(local: LocalSet, preprocess: Callable, settings: EvalSettings, s
     """Batches of (images [B, 3, H, W], labels [B] or lists of captions) of a split, in a fixed order."""
     dataset = build(local, preprocess, split)
     if not local.shards:
-        return DataLoader(
-            dataset,
-            settings.batch_size,
-            num_workers=settings.workers,
-            collate_fn=get_dataset_collate_fn(local.dataset),
-        )
+        collate = get_dataset_collate_fn(local.dataset)
+        return DataLoader(dataset, settings.batch_size, num_workers=settings.workers, collate_fn=collate)
     workers = min(settings.workers, local.shards)  # a worker without a shard raises
     loader = _SizedLoader(dataset.batched(settings.batch_size), batch_size=None, num_workers=workers)
     loader.batches = -(-count_images(local.root / split, local.shards) // settings.batch_size)

@@ -147,11 +147,9 @@ def name_warnings(sets: Iterable[LocalSet]) -> list[str]:
 
 def other_split(local: LocalSet, split: str) -> LocalSet | None:
     """Another split of a set in webdataset form; None if it is missing."""
-    return (
-        local._replace(shards=_shards(local.root / split))
-        if local.shards and _is_webdataset(local.root, split)
-        else None
-    )
+    if not local.shards or not _is_webdataset(local.root, split):
+        return None
+    return local._replace(shards=_shards(local.root / split))
 
 
 def where_to_get(names: Sequence[str], root: Path) -> str:

@@ -27,7 +27,7 @@ from open_clip_fff.evaluation.benchmark import (
 )
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, other_split
 from open_clip_fff.evaluation.protocol import LINEAR_PROBE, ZERO_SHOT
-from open_clip_fff.evaluation.score_all import exit_code, prepare, score_models
+from open_clip_fff.evaluation.score_all import prepare, score_models
 from open_clip_fff.evaluation.store import Score
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.plural import plural
@@ -56,15 +56,10 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
     def evaluator(loaded: LoadedModel, local: LocalSet, settings: EvalSettings) -> EvalOutcome:
         return probe(loaded, local, settings, splits[local], probing)
 
-    failed = score_models(
-        arguments,
-        list(splits),
-        score_line,
-        evaluator=evaluator,
-        task=LINEAR_PROBE,
-        conditions=lambda local: conditions(splits[local], probing),
-    )
-    return exit_code(prog, failed)
+    def also(local: LocalSet) -> dict[str, int | str | None]:
+        return conditions(splits[local], probing)
+
+    return score_models(arguments, prog, list(splits), score_line, evaluator, LINEAR_PROBE, also)
 
 
 def score_line(score: Score) -> str:

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
     sets = prepare(arguments)
     if arguments.rerank is None:
         print("".join(f"{line}\n" for line in name_warnings(sets)), end="", flush=True)
-        return exit_code(prog, score_models(arguments, sets, score_line, average))
+        return score_models(arguments, prog, sets, score_line)
     from open_clip_fff.evaluation.rerank import rerank
 
     retrieval = [local for local in sets if local.spec.task == RETRIEVAL]
@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
         raise UsageError(f"--rerank: none of {', '.join(local.spec.name for local in sets)} is a retrieval set")
     evaluator = partial(rerank, candidates=arguments.rerank)
     task = f"{RERANKING}{arguments.rerank}"
-    return exit_code(prog, score_models(arguments, retrieval, score_line, evaluator=evaluator, task=task))
+    return score_models(arguments, prog, retrieval, score_line, evaluator, task)
 
 
 def score_line(score: Score) -> str:
@@ -84,17 +84,17 @@ def prepare(arguments: argparse.Namespace) -> list[LocalSet]:
 
 def score_models(
     arguments: argparse.Namespace,
+    prog: str,
     sets: Sequence[LocalSet],
     line: Callable[[Score], str],
-    total: Callable[[Sequence[Score]], str] | None = None,
     evaluator: Evaluate = zero_shot,
     task: str | None = None,
-    conditions: Callable[[LocalSet], Mapping[str, int | str | None]] | None = None,
+    conditions: Callable[[LocalSet], Mapping[str, int | str | None]] = lambda _: {},
 ) -> int:
-    """Scores every model on every set and prints each score; goes on after a failure. Returns the number of failures.
+    """Scores every model on every set and prints each score; goes on after a failure. Returns 1 if any failed, else 0.
 
-    `arguments` are those of `eval_parser`, `evaluator`, `task` and `conditions` as in `score_set`. `line` makes a line
-    of a score, and `total` one more of a model's scores.
+    `arguments` are those of `eval_parser`, `evaluator`, `task` and `conditions` as in `score_set`; `line` makes a line
+    of a score.
     """
     device = or_best(arguments.device)
     precision = arguments.precision or ("amp" if device == "cuda" else "fp32")
@@ -112,7 +112,7 @@ def score_models(
         for local in sets:
             left -= 1
             try:
-                also = None if conditions is None else conditions(local)
+                also = conditions(local)
                 score, new = score_set(loaded, local, settings, arguments.store, arguments.again, evaluator, task, also)
             except UsageError as error:
                 print(f"  error: {error}", file=sys.stderr, flush=True)
@@ -122,16 +122,11 @@ def score_models(
             scores.append(score)
             pace = (time.monotonic() - began) / computed if computed else 0.0
             print(f"  {line(score)}   {_origin(score, new, pace * left)}", flush=True)
-        if total is not None and (last := total(scores)):
+        if last := average(scores):
             print(f"  {last}", flush=True)
     if any(local.spec.task == RETRIEVAL for local in sets):
         print(f"\n{RECALLS}, as in CLIP's and most papers.", flush=True)
     print(f"\nScores are in {arguments.store}; open-clip-fff compare sets models side by side.", flush=True)
-    return failed
-
-
-def exit_code(prog: str, failed: int) -> int:
-    """1 if anything failed, which is printed; else 0."""
     if failed:
         print(f"{prog}: {plural(failed, 'scores')} failed, see above", file=sys.stderr, flush=True)
     return 1 if failed else 0
