@@ -37,6 +37,23 @@ def test_a_native_tower(trainer, tmp_path, capsys, flags):
 
 
 @pytest.mark.parametrize(
+    ("part", "fields", "says"),
+    [
+        ("text_cfg", {"heads": 5}, "text_cfg: heads 5: has to divide width, which is 32"),
+        ("vision_cfg", {"head_width": 64}, "vision_cfg: head_width 64: has to divide width, which is 32"),
+        ("vision_cfg", {"witdh": 32}, "vision_cfg has no field witdh (did you mean width?)"),
+        ("vision_cfg", {"timm_model_name": "resnet51"}, "vision_cfg: timm_model_name resnet51: timm has no such model"),
+    ],
+)
+def test_a_field_that_open_clip_cannot_use(trainer, tmp_path, capsys, part, fields, says):
+    path = tmp_path / "fields.json"
+    path.write_text(json.dumps({**TINY, part: {**TINY[part], **fields}}))
+    trainer.config = path
+    assert trainer("--model", "fields", "--name", "x") == 2
+    assert f"--model fields: fields.json: {says}" in capsys.readouterr().err and not trainer.logs.exists()
+
+
+@pytest.mark.parametrize(
     ("text", "tower", "says"),
     [
         ({}, {"vocab_size": 20}, "its text tower knows 20 tokens, its tokenizer gives 2"),

@@ -9,6 +9,7 @@ import torch
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
+from open_clip_fff.host.checks.architecture import check_architecture
 from open_clip_fff.host.checks.arguments import check_arguments
 from open_clip_fff.host.checks.data import check_data
 from open_clip_fff.host.checks.open_clip_files import check_coca, check_image_flags, check_pretrained, check_towers
@@ -74,6 +75,8 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> list[str]:
     if config is None:
         return []
     notes = check_towers(args, config, bool(plan.typed))
+    if ":" not in args.model:
+        check_architecture(args.model, config)
     check_coca(args, config)
     if not plan.loss.stock and "multimodal_cfg" in config:
         raise UsageError(
