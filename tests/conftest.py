@@ -1,6 +1,5 @@
 """Small real things: a tiny OpenCLIP architecture, real tars, a real CSV, and the trainer as a function."""
 
-import functools
 import json
 import logging
 import os
@@ -36,14 +35,20 @@ def open_clip_loads(folder: Path) -> None:
 def quiet_after_open_clip():
     """OpenCLIP's own main, which some tests call beside ours, sets every logger to INFO; torch then talks for ever.
 
+    And its handlers stay: all later trainings' lines would go into its log, too.
+
     An exception out of a signal's handler, as torch raises one where a loader's worker is killed, can leave logging's
     lock held for good: the threads of a later test would wait for it for ever.
     """
+    handlers = list(logging.root.handlers)
     yield
     held = logging._lock._is_owned()
     while logging._lock._is_owned():
         logging._lock.release()
     assert not held, "this test left logging's lock held"
+    for handler in [h for h in logging.root.handlers if h not in handlers]:
+        logging.root.removeHandler(handler)
+        handler.close()
     for logger in logging.root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.level = logging.NOTSET  # setLevel looks at all loggers each time, and there are a thousand
@@ -52,10 +57,9 @@ def quiet_after_open_clip():
 
 @pytest.fixture(scope="session", autouse=True)
 def one_vocabulary():
-    """OpenCLIP reads its vocabulary anew for each tokenizer, which is a third of a tiny training's start."""
-    import open_clip.factory
+    from tests import vocabulary
 
-    open_clip.factory.SimpleTokenizer = functools.cache(open_clip.factory.SimpleTokenizer)
+    vocabulary.read_once()
 
 
 @pytest.fixture(scope="session")

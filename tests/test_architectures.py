@@ -12,7 +12,7 @@ CAPTIONS = ["--captions-per-image", "4", "--json-text-key", "captions"]
 TINY_COCA = {
     "embed_dim": 32,
     "vision_cfg": {**TINY["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
-    "text_cfg": {**TINY["text_cfg"], "embed_cls": True, "output_tokens": True},
+    "text_cfg": {**TINY["text_cfg"], "width": 32, "embed_cls": True, "output_tokens": True},
     "multimodal_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
     "custom_text": True,
 }

@@ -159,7 +159,7 @@ def test_what_a_coca_does_not_do(refused, tmp_path, flags, says):
     """OpenCLIP finds it out once all is built, or trains nothing without a word."""
     size = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     vision = {**TINY["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True}
-    text = {**TINY["text_cfg"], "embed_cls": True, "output_tokens": True}
+    text = {**TINY["text_cfg"], "width": 32, "embed_cls": True, "output_tokens": True}
     towers = {"vision_cfg": vision, "text_cfg": text, "multimodal_cfg": size, "custom_text": True}
     (tmp_path / "coca_tiny.json").write_text(json.dumps({**TINY, **towers}))
     assert says in refused("--model-config", str(tmp_path), "--model", "coca_tiny", *flags.split())

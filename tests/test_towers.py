@@ -31,7 +31,7 @@ TIMM_RESNET = {
         "image_size": 32,
         "timm_pool": "avg",
     },
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
     "custom_text": True,
 }
 
@@ -161,7 +161,7 @@ def test_a_folder_that_holds_something_is_not_written_over(tiny_name, tmp_path):
     model = open_clip.create_model(tiny_name)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("x")
-    with pytest.raises(UsageError, match="not empty"):
+    with pytest.raises(UsageError, match="exists already"):
         write_hub_folder(describe(tiny_name, model, {}), model.state_dict(), tmp_path / "out", open_clip_loads)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
