@@ -39,8 +39,10 @@ def test_a_native_tower(trainer, tmp_path, capsys, flags):
 @pytest.mark.parametrize(
     ("part", "fields", "says"),
     [
-        ("text_cfg", {"heads": 5}, "text_cfg: heads 5: has to divide width, which is 32"),
+        ("text_cfg", {"heads": 5}, "text_cfg: heads 5: has to divide width, which is 8"),
         ("vision_cfg", {"head_width": 64}, "vision_cfg: head_width 64: has to divide width, which is 32"),
+        ("text_cfg", {"width": "8"}, "text_cfg: width '8': has to be a whole number, 1 or more"),
+        ("vision_cfg", {"patch_size": 0}, "vision_cfg: patch_size 0: has to be a whole number, 1 or more"),
         ("vision_cfg", {"witdh": 32}, "vision_cfg has no field witdh (did you mean width?)"),
         ("vision_cfg", {"timm_model_name": "resnet51"}, "vision_cfg: timm_model_name resnet51: timm has no such model"),
     ],

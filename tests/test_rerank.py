@@ -17,6 +17,11 @@ from tests.eval_sets import NAMES, jpeg, put
 pytestmark = pytest.mark.slow  # a training
 
 
+def texts_of(row: int) -> tuple[str, str]:
+    """No two images have the same, whose order would be that of rounding."""
+    return f"a {NAMES[row % 4]} square, {row}", f"{NAMES[row % 4]} {row} all over"
+
+
 @pytest.fixture
 def exported(trainer, tmp_path, export_here):
     argv = ["--method", "albef", "--fusion-layers", "1", "--lr", "0.01", "--epochs", "2", "--name", "albef"]
@@ -28,10 +33,7 @@ def exported(trainer, tmp_path, export_here):
 @pytest.fixture
 def retrieval(tmp_path):
     """24 images with two captions each, of different lengths."""
-    rows = {
-        f"s{row:04d}": {"jpg": jpeg(row), "txt": f"a {NAMES[row % 4]} square\n{NAMES[row % 4]} {row} all over".encode()}
-        for row in range(24)
-    }
+    rows = {f"s{row:04d}": {"jpg": jpeg(row), "txt": "\n".join(texts_of(row)).encode()} for row in range(24)}
     folder = tmp_path / "data" / "flickr8k"
     (folder / "test").mkdir(parents=True)
     write_tar(folder / "test" / "0.tar", rows)
@@ -49,7 +51,7 @@ def test_recalls_are_those_of_every_pair_scored_by_itself(exported, retrieval):
     import io
 
     images = torch.stack([loaded.preprocess(Image.open(io.BytesIO(jpeg(row)))) for row in range(24)])
-    texts = [text for row in range(24) for text in (f"a {NAMES[row % 4]} square", f"{NAMES[row % 4]} {row} all over")]
+    texts = [text for row in range(24) for text in texts_of(row)]
     owner = torch.arange(24).repeat_interleave(2)
     with torch.no_grad():
         tokens, mask = fused.tokens(texts)

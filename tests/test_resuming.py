@@ -44,8 +44,9 @@ def test_epochs_draw_differently(trainer, capsys):
     still = [*FFF, *RANDOM, "--lr", "0", "--wd", "0", "--epochs", "3", "--logit-bias-init", "-3", "--name", "still"]
     assert trainer(*still, data=data) == 0
     assert capsys.readouterr().out.count("warning: --lr 0 trains nothing") == 1
-    assert trainer(*still, "--wd", "-0.1", data=data) == 2
-    assert "--wd -0.1: must be 0 or more" in capsys.readouterr().err
+    for flag, value in (("--wd", "-0.1"), ("--epochs-cooldown", "-1")):
+        assert trainer(*still, flag, value, data=data) == 2
+        assert f"{flag} {value}: must be 0 or more" in capsys.readouterr().err
     losses = [line.split("Loss: ")[1] for line in trainer.log("still").splitlines() if "Loss: " in line]
     assert len(losses) == len(set(losses)) == 3
 

@@ -80,13 +80,15 @@ def test_images_are_found_by_coco_s_names(tmp_path):
 def test_fused_states_do_not_depend_on_the_batch(tiny_name, bert_clip, tmp_path, name, images):
     """Trimmed, grouped by length, equal texts once: the same logits one by one, in float64, with all gradients."""
     from open_clip_fff.models.fusion import Fusion, FusionSizes
+    from open_clip_fff.models.tower_tokens import TowerTokens
     from open_clip_fff.tools.downstream.network import TaskNetwork
 
     if name not in open_clip.list_models():
         open_clip.add_model_config(bert_clip)
     torch.manual_seed(0)
     towers = open_clip.create_model(name, pretrained_hf=False)
-    network = TaskNetwork(towers, Fusion(FusionSizes(1, 32, 32, 32)), 32, images, 5).double().eval()
+    sizes = FusionSizes(1, 32, 32, TowerTokens(towers).text_width)
+    network = TaskNetwork(towers, Fusion(sizes), 32, images, 5).double().eval()
     pixels = torch.randn(4, images, 3, 32, 32, dtype=torch.float64)
     texts = ["a red square", "blue", "a red square all over the picture", "blue"]
     ids = open_clip.get_tokenizer(name)(texts)

@@ -79,7 +79,7 @@ def test_weights_without_a_bias_start_the_sigmoid_whose_bias_is_measured(trainer
     plain = read_weights(last(runs, "softmax"))
     assert trainer(*SIGMOID, "--pretrained", str(last(runs, "softmax")), *STILL, "--name", "next") == 0
     log, after = trainer.log("next"), trainer.checkpoint("next")["state_dict"]
-    assert "holds no logit_bias" in log and float(re.search(r"Logit bias starts at (-[\d.]+)", log)[1]) < -1
+    assert "holds no logit_bias" in log and float(re.search(r"Logit bias starts at (-[\d.]+)", log)[1]) < -0.5
     assert all(torch.equal(tensor, after[name]) for name, tensor in plain.items())
     # a bias of 0 that is there was learnt, and stays
     zero = saved(tmp_path / "zero.pt", plain | {"logit_bias": torch.tensor(0.0)})
@@ -136,7 +136,7 @@ def test_a_resume_that_cannot_go_on_is_one_line(trainer, runs, refused, tmp_path
     wide = tmp_path / "wide.json"
     wide.write_text(str({**TINY, "embed_dim": 48}).replace("'", '"'))
     line = refused("--model-config", str(wide), "--model", "wide", "--resume", str(last(runs, "softmax")))
-    assert "does not fit --model wide: text_projection is [32, 32] there and [32, 48] in the model" in line
+    assert "does not fit --model wide: text_projection is [8, 32] there and [8, 48] in the model" in line
     assert "(trained with --method clip --model tiny-clip)" in line
     stored = runs.checkpoint("softmax")
     weights = stored["state_dict"]

@@ -178,6 +178,6 @@ def test_packing_opens_what_it_says_and_scales_sixteen_bits():
     with pytest.raises(SkipSample):
         prepare_image(EPS, ImageSettings())
     grey = np.full((40, 40), 20_000, dtype=np.uint16)
-    smaller = prepare_image(png(grey), ImageSettings(resize=20, format="png"))
+    smaller = prepare_image(png(grey), ImageSettings(resize=20, format="keep"))
     pixels = np.asarray(Image.open(io.BytesIO(smaller.content)))
     assert smaller.reencoded and np.unique(pixels).tolist() == [20_000 >> 8]

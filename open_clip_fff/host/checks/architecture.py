@@ -9,6 +9,8 @@ from open_clip_fff.config.parsers import did_you_mean
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.generation import TASKS
 
+WHOLE = ("width", "heads", "head_width", "patch_size", "image_size", "context_length", "vocab_size")
+
 
 def check_architecture(name: str, config: dict) -> None:
     """Looks at both towers' fields.
@@ -17,10 +19,8 @@ def check_architecture(name: str, config: dict) -> None:
         UsageError: for the first that is unknown or does not fit the others.
     """
     for part, kind in (("text_cfg", open_clip.CLIPTextCfg), ("vision_cfg", open_clip.CLIPVisionCfg)):
-        where, known = (
-            f"--model {name}: {name}.json: {part}",
-            {field.name: field.default for field in dataclasses.fields(kind)},
-        )
+        where = f"--model {name}: {name}.json: {part}"
+        known = {field.name: field.default for field in dataclasses.fields(kind)}
         # on OpenCLIP's main branch other kinds of models have fields of their own
         if not TASKS and (unknown := [key for key in config[part] if key not in known]):
             raise UsageError(f"{where} has no field {unknown[0]}{did_you_mean(unknown[0], known)}")
@@ -33,11 +33,15 @@ def _check_tower(where: str, tower: dict) -> None:
             close = did_you_mean(timm_name, timm.list_models())
             raise UsageError(f"{where}: timm_model_name {timm_name}: timm has no such model{close}")
         return
-    width = tower["width"]
-    if tower.get("hf_model_name") or not isinstance(width, int) or isinstance(tower["layers"], list | tuple):
+    if tower.get("hf_model_name") or isinstance(tower["layers"], list | tuple):  # the latter is a ResNet's
         return
+    for field in WHOLE:
+        value = tower.get(field, 1)
+        if not isinstance(value, list | tuple) and (type(value) is not int or value < 1):
+            raise UsageError(f"{where}: {field} {value!r}: has to be a whole number, 1 or more")
+    width = tower["width"]
     if "heads" in tower:
         if width % tower["heads"]:
             raise UsageError(f"{where}: heads {tower['heads']}: has to divide width, which is {width}")
-    elif not 0 < tower["head_width"] <= width or width % (width // tower["head_width"]):
+    elif not tower["head_width"] <= width or width % (width // tower["head_width"]):
         raise UsageError(f"{where}: head_width {tower['head_width']}: has to divide width, which is {width}")

@@ -68,7 +68,7 @@ def _scattered(args: argparse.Namespace) -> dict[str, bool]:
 def _check_training(args: argparse.Namespace, siglip: bool) -> None:
     check_least(args, epochs=0, accum_freq=1, log_every_n_steps=1, warmup=0, zeroshot_frequency=0, val_frequency=0)
     check_least(args, lock_image_unlocked_groups=0, lock_text_unlocked_layers=0, wd=0)
-    check_least(args, eps=0, lr_cooldown_end=0, lr_cooldown_power=0)
+    check_least(args, eps=0, epochs_cooldown=0, lr_cooldown_end=0, lr_cooldown_power=0)
     if args.grad_clip_norm is not None and not args.grad_clip_norm > 0:
         raise UsageError(f"--grad-clip-norm {args.grad_clip_norm:g}: must be above 0; without it nothing is clipped")
     if args.trace:
