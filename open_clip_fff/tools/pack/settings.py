@@ -79,7 +79,6 @@ class PackSettings(Settings):
         "images_per_shard",
         10_000,
         "images in a shard, including those that are left out",
-        metavar="N",
         check=(lambda x: x >= 1, "--images-per-shard {}: 1 or more"),
     )
     seed: int | None = setting(
