@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 # webdataset's for a program whose output it reads, as of pipe: and https:, with all that it was started with
@@ -60,6 +60,12 @@ def is_pointer(path: str) -> bool:
 def is_first_rank() -> bool:
     """Whether this is the first of torchrun's processes, or the only one: it prints for all."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def print_warnings(lines: Iterable[str]) -> None:
+    """Prints what works and may not be meant, a line each, on the first rank."""
+    if is_first_rank():
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)
 
 
 def error_message(error: BaseException) -> str:

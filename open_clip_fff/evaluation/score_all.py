@@ -8,7 +8,7 @@ from functools import partial
 
 from open_clip_fff.config.parsers import check_least
 from open_clip_fff.devices import or_best
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, print_warnings
 from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, name_warnings, repositories, where_to_get
 from open_clip_fff.evaluation.protocol import ELEVEN, RECALLS, RERANKING, RETRIEVAL, score_text, sizes_text
@@ -22,7 +22,7 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
     """Scores models; 1 if some models or sets failed, else 0."""
     sets = prepare(arguments)
     if arguments.rerank is None:
-        print("".join(f"{line}\n" for line in name_warnings(sets)), end="", flush=True)
+        print_warnings(name_warnings(sets))
         return score_models(arguments, prog, sets, score_line)
     from open_clip_fff.evaluation.rerank import rerank
 

@@ -18,7 +18,7 @@ from open_clip_fff.data.training_data import (
     training_pairs,
     with_data_sets,
 )
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, print_warnings
 from open_clip_fff.host.checkpoints.extra_state import extra_state
 from open_clip_fff.host.checkpoints.mid_epoch import mid_epoch_seams
 from open_clip_fff.host.checkpoints.resume_point import ResumeCheckpoint, find_checkpoint
@@ -126,7 +126,7 @@ def _warn(args, plan: Plan, more: Sequence[str]) -> None:
     if args.rank == 0:
         notes = [*more, *precision_notes(args), *activation_notes(args)]
         notes += [*idle_notes(plan), *idle_flag_notes(args), *imagenet_notes(args)]
-        print("".join(f"{note}\n" for note in notes), end="", flush=True)
+        print_warnings(notes)
 
 
 def _introduced(args, plan: Plan, counts: RowCounts, first_epoch: int, rows: str) -> Plan:

@@ -9,7 +9,7 @@ import torch
 from open_clip import get_input_dtype, get_tokenizer
 
 from open_clip_fff.config.zero_shot import ZeroShotSettings
-from open_clip_fff.errors import UsageError, is_first_rank, reason
+from open_clip_fff.errors import UsageError, print_warnings, reason
 from open_clip_fff.evaluation.benchmark import EvalSettings, count_images, evaluate
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, find_sets, name_warnings, where_to_get
 from open_clip_fff.evaluation.protocol import score_text
@@ -36,8 +36,7 @@ def find_zero_shot_sets(settings: ZeroShotSettings) -> list[LocalSet]:
     for at in found:
         if at.shards:
             count_images(at.root / SPLIT, at.shards)
-    if is_first_rank():
-        print("".join(f"{line}\n" for line in name_warnings(found)), end="", flush=True)
+    print_warnings(name_warnings(found))
     return found
 
 

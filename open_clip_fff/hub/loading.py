@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_clip_fff.errors import UsageError, as_mistake, is_first_rank, reason
+from open_clip_fff.errors import UsageError, as_mistake, print_warnings, reason
 from open_clip_fff.fingerprint import fingerprint
 from open_clip_fff.hub import MODEL_FORMS
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_folder, run_of
@@ -125,8 +125,7 @@ def load_named(
     else:
         raise UsageError(f"{source}: {name} comes with its weights; download it to use {weights} instead")
     loaded.model.eval().requires_grad_(False)
-    if is_first_rank():
-        print("".join(f"{note}\n" for note in loaded.notes), end="", flush=True)
+    print_warnings(loaded.notes)
     return loaded
 
 

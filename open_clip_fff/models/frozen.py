@@ -11,7 +11,7 @@ from torch import Tensor
 from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.data.tokens import Tokenizer
-from open_clip_fff.errors import UsageError, is_first_rank
+from open_clip_fff.errors import UsageError, print_warnings
 from open_clip_fff.fingerprint import tokenizer_facts
 from open_clip_fff.hub.loading import load_named
 from open_clip_fff.models.crops import Crops, image_size
@@ -123,6 +123,5 @@ def load_frozen(
         notes = check_tokens(loaded.model, loaded.tokenizer, called)
     except UsageError as error:
         raise UsageError(f"{error}; {fix}") from error
-    if is_first_rank():
-        print("".join(f"{note}\n" for note in notes), end="", flush=True)
+    print_warnings(notes)
     return FrozenModel(loaded.model, loaded.tokenizer)

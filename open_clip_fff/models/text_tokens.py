@@ -1,12 +1,14 @@
 """Whether a text tower can read what its tokenizer gives it: else a rare or long text ends the run."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from open_clip_fff.errors import UsageError
 
 NO_WORD = re.compile("▁?<[^<>]+>")
 BY_TABLE = ("bert", "roberta", "xlm-roberta")  # kinds of transformers with a table of positions
+CLIP_TOKENS = 49_408  # of OpenCLIP's own tokenizer
 
 
 def tokens_given(tokenizer: Any) -> int:
@@ -41,6 +43,31 @@ def padding_notes(where: str, tokenizer: Any, config: Any) -> list[str]:
     ]
 
 
+@dataclass(frozen=True)
+class TextLimits:
+    """What a text tower can read: token ids below `tokens`, texts of at most `length`; None where that is not known."""
+
+    tokens: int | None
+    length: int | None = None
+
+    @classmethod
+    def of_transformers(cls, config: Any) -> "TextLimits":
+        """Of a model of transformers, by its configuration."""
+        return cls(config.vocab_size, most_tokens(config))
+
+    def check_tokenizer(self, tokenizer: Any | None, where: str, whose: str = "its", fix: str = "") -> None:
+        """Raises `UsageError` if `tokenizer`, None for OpenCLIP's own, gives ids that the tower has no place for.
+
+        `where` is how the user named the tower, `whose` names the tokenizer.
+        """
+        if self.tokens is None:
+            return
+        given = CLIP_TOKENS if tokenizer is None else tokens_given(tokenizer)
+        if given > self.tokens:
+            knows = f"its text tower knows {self.tokens:,} tokens"
+            raise UsageError(f"{where}: {knows}, {whose} tokenizer gives {given:,}{fix}")
+
+
 def check_tokens(model: Any, tokenizer: Any, where: str) -> list[str]:
     """A made model's text tower against its tokenizer; `where` is how the user named the model.
 
@@ -52,15 +79,13 @@ def check_tokens(model: Any, tokenizer: Any, where: str) -> list[str]:
     """
     tower = getattr(model, "text", model)  # OpenCLIP's `CLIP` has the tokens' table itself
     config = getattr(tower, "config", None)
-    table = getattr(tower, "token_embedding", None) if config is None else tower.transformer.get_input_embeddings()
-    holds = getattr(table, "num_embeddings", None)
-    if holds is not None and (given := tokens_given(tokenizer)) > holds:
-        raise UsageError(f"{where}: its text tower knows {holds:,} tokens, its tokenizer gives {given:,}")
     if config is None:
-        return []
-    most = most_tokens(config)
-    if most is not None and tokenizer.context_length > most:
-        raise UsageError(
-            f"{where}: its text tower reads at most {most} tokens, its tokenizer gives {tokenizer.context_length}"
+        TextLimits(getattr(getattr(tower, "token_embedding", None), "num_embeddings", None)).check_tokenizer(
+            tokenizer, where
         )
+        return []
+    limits, length = TextLimits.of_transformers(config), tokenizer.context_length
+    limits.check_tokenizer(tokenizer, where)
+    if limits.length is not None and length > limits.length:
+        raise UsageError(f"{where}: its text tower reads at most {limits.length} tokens, its tokenizer gives {length}")
     return padding_notes(where, tokenizer, config) if hasattr(tokenizer, "tokenizer") else []

@@ -183,8 +183,7 @@ def _images_of(source: str, key: str, unused: UnusedFiles) -> tuple[Callable[[],
     folder = Path(source)
     if urls := files_in(folder, ".tar") if folder.is_dir() else tuple(expand_shards(source)):
         check_tars("SOURCE", urls)
-        for url in urls:
-            check_torn("SOURCE", url)
+        check_torn("SOURCE", *urls)
         images = partial(_from_shards, urls, key)
         labels = sorted({image.label for image in images() if image.label is not None})
         if not labels:

@@ -72,8 +72,7 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
     check_new_folder(out)
     urls, reader, captions = expand_shards(shards), CaptionReader(settings), 0
     check_tars("SHARDS", urls)
-    for url in urls:
-        check_torn("SHARDS", url)
+    check_torn("SHARDS", *urls)
     texts, written = _captions_by_image(urls, reader), set[int]()
 
     def members(sample: dict) -> Members | SkippedSample:

@@ -96,7 +96,9 @@ def differences(arm: str, other: str, condition: str, seeds: Sequence[int], resu
 
 
 def spread(values: pd.Series) -> str:
-    """Mean ± standard deviation."""
+    """Mean ± standard deviation; a dash without values."""
+    if values.isna().all():
+        return "–"
     return f"{values.mean():.1f}" + (f" ± {values.std():.1f}" if len(values) > 1 else "")
 
 

@@ -10,9 +10,8 @@ import torch
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.description import registered_architecture
 from open_clip_fff.models.frozen import same_tokens
-from open_clip_fff.models.text_tokens import most_tokens, padding_notes, tokens_given
+from open_clip_fff.models.text_tokens import TextLimits, padding_notes
 
-CLIP_TOKENS = 49_408  # of OpenCLIP's own tokenizer
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(open_clip.CLIPTextCfg)}
 
 
@@ -29,16 +28,17 @@ def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | No
     if name := text.get("hf_model_name"):
         if (found := _transformers_config(name)) is None:
             return []
-        _check_transformers(where, name, text, found, config.get("embed_dim"), args.force_context_length)
+        limits = TextLimits.of_transformers(found)
+        length = args.force_context_length or text["context_length"]
+        _check_transformers(where, name, text, found, config.get("embed_dim"), length, limits.length)
         notes = [] if tokenizer is None else padding_notes(where, tokenizer, found)
-        holds, fix = found.vocab_size, "hf_tokenizer_name names the one that belongs to it"
+        fix = "hf_tokenizer_name names the one that belongs to it"
     else:
         if text["pool_type"] == "none" and "multimodal_cfg" not in config:
             raise UsageError(f"{where}: pool_type none makes no feature of a text; write argmax, first, last or eos")
-        holds, fix = text["vocab_size"], "write that as vocab_size, or name another hf_tokenizer_name"
-    given = CLIP_TOKENS if tokenizer is None else tokens_given(tokenizer)
-    if given > holds and (typed or tokenizer is None):
-        raise UsageError(f"{where}: its text tower knows {holds:,} tokens, its tokenizer gives {given:,}; {fix}")
+        limits, fix = TextLimits(text["vocab_size"]), "write that as vocab_size, or name another hf_tokenizer_name"
+    if typed or tokenizer is None:
+        limits.check_tokenizer(tokenizer, where, fix=f"; {fix}")
     return notes
 
 
@@ -65,18 +65,15 @@ def check_teacher(args: argparse.Namespace, config: dict, tokenizer: Any | None,
     if name := text.get("hf_model_name"):
         if (found := _transformers_config(name)) is None:
             return []
-        holds, most = found.vocab_size, most_tokens(found)
+        limits = TextLimits.of_transformers(found)
     else:
-        holds, most = text["vocab_size"], text["context_length"]
-    exact = not (name or teacher.get("custom_text"))
+        limits = TextLimits(text["vocab_size"], text["context_length"])
+    exact, most = not (name or teacher.get("custom_text")), limits.length
     if most is not None and (length > most or (exact and length < most)):
         fix = f"add --force-context-length {most}, or name another"
         raise UsageError(f"{where}: reads texts of {most} tokens, and {other} have {length}; {fix}")
-    given = CLIP_TOKENS if tokenizer is None else tokens_given(tokenizer)
-    if given > holds and (typed or tokenizer is None):
-        raise UsageError(
-            f"{where}: its text tower knows {holds:,} tokens, {other} tokenizer gives {given:,}; name another"
-        )
+    if typed or tokenizer is None:
+        limits.check_tokenizer(tokenizer, where, whose=other, fix="; name another")
     if _same_tokens(args, length):
         return []
     return [
@@ -107,7 +104,7 @@ def _transformers_config(name: str) -> Any | None:
 
 
 def _check_transformers(
-    where: str, name: str, text: dict, found: Any, embed_dim: int | None, forced_length: int | None
+    where: str, name: str, text: dict, found: Any, embed_dim: int | None, length: int, most: int | None
 ) -> None:
     from open_clip.hf_configs import arch_dict
     from open_clip.hf_model import _POOLERS
@@ -128,7 +125,6 @@ def _check_transformers(
     if projection not in ("linear", "mlp") and not (projection is None and width == embed_dim):
         why = f"the features of {name} are {width} wide, and embed_dim is {embed_dim}"
         raise UsageError(f"{where}: hf_proj_type {projection}: {why}; choose linear or mlp")
-    length, most = forced_length or text["context_length"], most_tokens(found)
     if most is not None and length > most:
         fix = f"write {most}, or add --force-context-length {most}"
         raise UsageError(f"{where}: context_length {length}: {name} reads at most {most} tokens; {fix}")

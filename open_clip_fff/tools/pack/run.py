@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, print_warnings
 from open_clip_fff.tools.pack.folder import prepare_folder
 from open_clip_fff.tools.pack.kinds import SourceKind, check_flags, detect_kind
 from open_clip_fff.tools.pack.report import dry_run, ending
@@ -54,7 +54,7 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
                 (out / name).unlink(missing_ok=True)
         raise
     if share.index == 0:
-        print("".join(f"{line}\n" for line in source.notes()), end="", flush=True)
+        print_warnings(source.notes())
     work = partial(write_shard, source=source, settings=settings.images, workers=workers)
     code = process_shards(source.shards, folder, share, work, source.size)
     if share.reports:

@@ -67,20 +67,21 @@ def keys_of(url: str) -> set[str]:
     return {key for key, _ in _files(url)}
 
 
-def check_torn(flag: str, url: str) -> None:
+def check_torn(flag: str, *urls: str) -> None:
     """Raises UsageError if files of one sample do not follow each other in a local tar, by its headers.
 
     A key that is there twice, with an image each time, is no such sample.
     """
-    with_image: dict[str, bool] = {}
-    with suppress(OSError, ValueError, tarfile.TarError):  # damage is reported later
-        for key, entries in groupby(tar_entries(url), itemgetter(0)):
-            here = any(extension.lower() in IMAGES for _, extension, _ in entries)
-            if with_image.setdefault(key, here) != here:
-                raise UsageError(
-                    f"{flag}: in {url} the files of {printable(key)!r} do not follow each other, and would be two "
-                    f"samples, one without an image; write the tar sorted, as with tar --sort=name"
-                )
+    for url in urls:
+        with_image: dict[str, bool] = {}
+        with suppress(OSError, ValueError, tarfile.TarError):  # damage is reported later
+            for key, entries in groupby(tar_entries(url), itemgetter(0)):
+                here = any(extension.lower() in IMAGES for _, extension, _ in entries)
+                if with_image.setdefault(key, here) != here:
+                    raise UsageError(
+                        f"{flag}: in {url} the files of {printable(key)!r} do not follow each other, and would be two "
+                        f"samples, one without an image; write the tar sorted, as with tar --sort=name"
+                    )
 
 
 def sample_starts(url: str) -> list[int]:
