@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from open_clip_fff.cli import main
 from open_clip_fff.evaluation.benchmark import EvalSettings
@@ -94,6 +95,10 @@ def test_the_command_and_the_comparison(exported, retrieval, trainer, tmp_path, 
     assert "(from the store)" in capsys.readouterr().out
     assert main(["score", str(exported), *argv, "--rerank", "24"]) == 0
     assert "(from the store)" not in capsys.readouterr().out
+    weights = load_file(exported / "fusion.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, exported / "fusion.safetensors")
+    assert main(["score", str(exported), *argv, "--rerank", "24"]) == 1  # of the same towers
+    assert "was scored with fusion model " in (error := capsys.readouterr().err) and "--again" in error
     out = tmp_path / "table"
     assert main(["compare", "--store", str(tmp_path / "store"), "--baseline", str(exported), "--out", str(out)]) == 0
     table = (out / "table.md").read_text()

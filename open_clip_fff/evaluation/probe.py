@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
     def evaluator(loaded: LoadedModel, local: LocalSet, settings: EvalSettings) -> EvalOutcome:
         return probe(loaded, local, settings, splits[local], probing)
 
-    def also(local: LocalSet) -> dict[str, int | str | None]:
+    def also(_: LoadedModel, local: LocalSet) -> dict[str, int | str | None]:
         return conditions(splits[local], probing)
 
     return score_models(arguments, prog, list(splits), score_line, evaluator, LINEAR_PROBE, also)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, make_loader
 from open_clip_fff.evaluation.layouts import LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, ORDERS, RECALL_AT, TEXT_TO_IMAGE
+from open_clip_fff.fingerprint import fingerprint
+from open_clip_fff.hub.fusion_files import read_fusion
 from open_clip_fff.hub.loading import LoadedModel, local_path
 from open_clip_fff.models.fusion import Fusion, load_fusion
 from open_clip_fff.models.tower_tokens import TextTokens, TowerTokens
@@ -27,15 +30,24 @@ def rerank(loaded: LoadedModel, local: LocalSet, settings: EvalSettings, candida
 
     Raises UsageError for a model without a fusion model: an exported folder, a run or a checkpoint may have one.
     """
-    path = local_path(loaded.given)
-    if path is None:
-        raise UsageError(f"{loaded.given}: --rerank needs a fusion model, which an exported folder or a run has")
     device = torch.device(settings.device)
-    fusion = load_fusion(path).to(device)
+    fusion = load_fusion(_place_of_fusion(loaded)).to(device)
     loader = make_loader(local, loaded.preprocess, settings)
     with torch.no_grad(), torch.autocast(device.type, enabled=settings.amp):
         encoded = _encode(loaded.model, loaded.tokenizer, loader, device)
         return _reranked(fusion, encoded, candidates, settings, local.spec.name)
+
+
+def conditions(loaded: LoadedModel, _: LocalSet) -> dict[str, str]:
+    """What a score depends on besides the set and the towers. Raises UsageError as `rerank`."""
+    return {"fusion model": fingerprint(read_fusion(_place_of_fusion(loaded)).weights)[:8]}
+
+
+def _place_of_fusion(loaded: LoadedModel) -> Path:
+    path = local_path(loaded.given)
+    if path is None:
+        raise UsageError(f"{loaded.given}: --rerank needs a fusion model, which an exported folder or a run has")
+    return path
 
 
 class EncodedSet(NamedTuple):

@@ -14,7 +14,7 @@ from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, name
 from open_clip_fff.evaluation.protocol import ELEVEN, RECALLS, RERANKING, RETRIEVAL, score_text, sizes_text
 from open_clip_fff.evaluation.scoring import Evaluate, score_set, zero_shot
 from open_clip_fff.evaluation.store import Score
-from open_clip_fff.hub.loading import add_architectures, check_model_name, load_model
+from open_clip_fff.hub.loading import LoadedModel, add_architectures, check_model_name, load_model
 from open_clip_fff.plural import plural
 
 
@@ -24,14 +24,14 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
     if arguments.rerank is None:
         print_warnings(name_warnings(sets))
         return score_models(arguments, prog, sets, score_line)
-    from open_clip_fff.evaluation.rerank import rerank
+    from open_clip_fff.evaluation.rerank import conditions, rerank
 
     retrieval = [local for local in sets if local.spec.task == RETRIEVAL]
     if not retrieval:
         raise UsageError(f"--rerank: none of {', '.join(local.spec.name for local in sets)} is a retrieval set")
     evaluator = partial(rerank, candidates=arguments.rerank)
     task = f"{RERANKING}{arguments.rerank}"
-    return score_models(arguments, prog, retrieval, score_line, evaluator, task)
+    return score_models(arguments, prog, retrieval, score_line, evaluator, task, conditions)
 
 
 def score_line(score: Score) -> str:
@@ -89,7 +89,7 @@ def score_models(
     line: Callable[[Score], str],
     evaluator: Evaluate = zero_shot,
     task: str | None = None,
-    conditions: Callable[[LocalSet], Mapping[str, int | str | None]] = lambda _: {},
+    conditions: Callable[[LoadedModel, LocalSet], Mapping[str, int | str | None]] = lambda *_: {},
 ) -> int:
     """Scores every model on every set and prints each score; goes on after a failure. Returns 1 if any failed, else 0.
 
@@ -112,7 +112,7 @@ def score_models(
         for local in sets:
             left -= 1
             try:
-                also = conditions(local)
+                also = conditions(loaded, local)
                 score, new = score_set(loaded, local, settings, arguments.store, arguments.again, evaluator, task, also)
             except UsageError as error:
                 print(f"  error: {error}", file=sys.stderr, flush=True)
