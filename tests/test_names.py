@@ -11,6 +11,7 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.name_lists import find_name, split_names
 from open_clip_fff.data.preview import preview_shard
 from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.table_columns import table_columns
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from tests import recorder
@@ -73,6 +74,15 @@ def test_training_reads_a_csv_column_whose_name_begins_with_a_space(trainer, fli
     assert note in (said := capsys.readouterr().out)
     assert ("read from the column ' comment'" in said) == bool(note)
     assert "--class-key comment_number: read from the column ' comment_number'" in said
+
+
+def test_a_csv_with_two_columns_of_a_name_is_read_by_the_first_with_a_warning(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("image,title,title\n0.png,the first,the second\n")
+    found = table_columns(str(path), ",", "image", CaptionSettings(text_keys=("title",)))
+    assert found.captions.text_keys == ("title",)
+    note = f"warning: --csv-caption-key title: {path} has several columns of this name; the first is read"
+    assert found.notes == [note]
 
 
 def test_openclip_alone_still_trains_with_these_flags(trainer, flickr):

@@ -82,7 +82,7 @@ class TableColumns(NamedTuple):
 
     image: str  # with the images' paths
     captions: CaptionSettings  # with the caption columns as text keys, and the columns of classes and of keys
-    notes: list[str]  # a line for each column that was typed without the spaces around its name
+    notes: list[str]  # a line for each column that was typed without the spaces around it, or has others of its name
 
 
 def table_columns(path: str, separator: str, image: str, captions: CaptionSettings) -> TableColumns:
@@ -93,6 +93,8 @@ def table_columns(path: str, separator: str, image: str, captions: CaptionSettin
     def find(flag: str, typed: str) -> str:
         name = find_column(flag, typed, there, path, read_with(separator, there))
         notes.extend(spaces_note(flag, typed, name))
+        if f"{name}.1" in there:  # pandas' name of a second one
+            notes.append(f"warning: {flag} {typed}: {path} has several columns of this name; the first is read")
         return name
 
     image = find("--csv-img-key", image)
