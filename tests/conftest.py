@@ -56,6 +56,14 @@ def quiet_after_open_clip():
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_fork_server(tmp_path_factory):
+    from tests import programs
+
+    if "PYTEST_XDIST_WORKER" in os.environ and Path("/proc/self/fd").is_dir():
+        programs.share_server(tmp_path_factory.getbasetemp().parent)  # the run's own
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_vocabulary():
     from tests import vocabulary
 

@@ -7,6 +7,7 @@ imported, is started in the usual way elsewhere.
 """
 
 import atexit
+import fcntl
 import multiprocessing
 import os
 import runpy
@@ -18,7 +19,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -28,6 +29,34 @@ FORKS.set_forkserver_preload(["tests.preloaded"])
 TIMEOUT = 600.0  # seconds
 STREAMS = ("stdout", "stderr")
 STARTS = threading.Lock()
+
+
+def share_server(folder: Path) -> None:
+    """From now on this process is one of several with one fork server: the first to need it starts it, the others join.
+
+    Else each of pytest-xdist's workers would have its own, with all that it imports. It ends with the last of them.
+    """
+    server = forkserver._forkserver
+    start, one_at_a_time = server.ensure_running, threading.Lock()
+
+    def ensure_running() -> None:
+        resource_tracker.ensure_running()
+        with one_at_a_time, (folder / "fork server").open("a+") as file:
+            if server._forkserver_address is not None:
+                return
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            if found := file.read():
+                server._forkserver_address, alive = found.splitlines()
+                server._forkserver_alive_fd = os.open(alive, os.O_WRONLY)
+                return
+            own = multiprocessing.current_process()._config
+            before, own["tempdir"] = own.get("tempdir"), str(folder)  # its socket outlives this process's own folder
+            start()
+            own["tempdir"] = before
+            file.write(f"{server._forkserver_address}\n/proc/{os.getpid()}/fd/{server._forkserver_alive_fd}\n")
+
+    server.ensure_running = ensure_running
 
 
 class Program:

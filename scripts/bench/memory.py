@@ -25,7 +25,8 @@ class AliveBytes(TorchDispatchMode):
         super().__init__()
         self.peak = 0
         self._given = {tensor.untyped_storage()._cdata for tensor in given}
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}  # and some that are freed since
+        self._bytes = 0  # of these
 
     def __torch_dispatch__(
         self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
@@ -36,11 +37,15 @@ class AliveBytes(TorchDispatchMode):
                 continue
             storage = tensor.untyped_storage()
             if storage._cdata not in self._given:
+                _, before = self._alive.get(storage._cdata, (None, 0))
                 self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, self.now())
+                self._bytes += storage.nbytes() - before
+        if self._bytes > self.peak:  # else what is alive is not more, either
+            self.peak = max(self.peak, self.now())
         return out
 
     def now(self) -> int:
         """Bytes that are alive."""
         self._alive = {key: entry for key, entry in self._alive.items() if not entry[0].expired()}
-        return sum(size for _, size in self._alive.values())
+        self._bytes = sum(size for _, size in self._alive.values())
+        return self._bytes
