@@ -15,13 +15,13 @@ elif [ $# = 0 ]; then
   "$PYTHON" -m mypy --no-error-summary open_clip_fff &
   TYPES=$!
 fi
-# One thread per process: the tests run five at a time, as many wait for others, and small tensors gain nothing from more.
+# One thread per process: the tests run four at a time, as many wait for others, and small tensors gain nothing from more.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-if [ ! -d tests/__pycache__ ]; then # compiled once, and not by each of five workers at the same time
+if [ ! -d tests/__pycache__ ]; then # compiled once, and not by each of four workers at the same time
   "$PYTHON" -m pytest --collect-only --quiet >/dev/null || true
 fi
 CODE=0
-"$PYTHON" -m pytest -n 5 --dist worksteal ${MARK[@]+"${MARK[@]}"} "$@" || CODE=$?
+"$PYTHON" -m pytest -n 4 --dist worksteal ${MARK[@]+"${MARK[@]}"} "$@" || CODE=$?
 if [ -n "${TYPES:-}" ]; then
   wait "$TYPES" || CODE=$?
 fi
