@@ -19,6 +19,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -47,9 +48,12 @@ def share_server(folder: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             if found := file.read():
-                server._forkserver_address, alive = found.splitlines()
-                server._forkserver_alive_fd = os.open(alive, os.O_WRONLY)
-                return
+                address, alive = found.splitlines()
+                with suppress(OSError):  # who started it has ended, and it with them
+                    server._forkserver_alive_fd = os.open(alive, os.O_WRONLY)
+                    server._forkserver_address = address
+                    return
+            file.truncate(0)
             own = multiprocessing.current_process()._config
             before, own["tempdir"] = own.get("tempdir"), str(folder)  # its socket outlives this process's own folder
             start()
