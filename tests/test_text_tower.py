@@ -91,7 +91,8 @@ def assert_equal_to_whole(model, settings: TextSettings, batch: CaptionBatch, to
 def test_features_and_gradients_are_those_at_full_length(name, settings):
     cls, text = NATIVE[name]
     assert_equal_to_whole(built(cls, **text), SETTINGS[settings], caption_batch(), 1e-12)
-    assert_equal_to_whole(built(cls, torch.float32, **text), SETTINGS[settings], caption_batch(), 1e-6)
+    # processors add in different orders; the line above settles the rest
+    assert_equal_to_whole(built(cls, torch.float32, **text), SETTINGS[settings], caption_batch(), 1e-5)
 
 
 def test_length_groups_change_nothing_either(monkeypatch):

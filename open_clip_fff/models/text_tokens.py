@@ -55,6 +55,14 @@ class TextLimits:
         """Of a model of transformers, by its configuration."""
         return cls(config.vocab_size, most_tokens(config))
 
+    @classmethod
+    def of_model(cls, model: Any) -> "TextLimits":
+        """Of a made model of OpenCLIP."""
+        tower = getattr(model, "text", model)  # OpenCLIP's `CLIP` has the tokens' table itself
+        if hasattr(tower, "config"):
+            return cls.of_transformers(tower.config)
+        return cls(getattr(getattr(tower, "token_embedding", None), "num_embeddings", None))
+
     def check_tokenizer(self, tokenizer: Any | None, where: str, whose: str = "its", fix: str = "") -> None:
         """Raises `UsageError` if `tokenizer`, None for OpenCLIP's own, gives ids that the tower has no place for.
 
@@ -77,15 +85,9 @@ def check_tokens(model: Any, tokenizer: Any, where: str) -> list[str]:
     Raises:
         UsageError: if some text has a token, or more of them, than the tower has a place for.
     """
-    tower = getattr(model, "text", model)  # OpenCLIP's `CLIP` has the tokens' table itself
-    config = getattr(tower, "config", None)
-    if config is None:
-        TextLimits(getattr(getattr(tower, "token_embedding", None), "num_embeddings", None)).check_tokenizer(
-            tokenizer, where
-        )
-        return []
-    limits, length = TextLimits.of_transformers(config), tokenizer.context_length
+    limits = TextLimits.of_model(model)
     limits.check_tokenizer(tokenizer, where)
-    if limits.length is not None and length > limits.length:
-        raise UsageError(f"{where}: its text tower reads at most {limits.length} tokens, its tokenizer gives {length}")
-    return padding_notes(where, tokenizer, config) if hasattr(tokenizer, "tokenizer") else []
+    if limits.length is not None and (given := tokenizer.context_length) > limits.length:
+        raise UsageError(f"{where}: its text tower reads at most {limits.length} tokens, its tokenizer gives {given}")
+    config = getattr(getattr(model, "text", None), "config", None)
+    return [] if config is None or not hasattr(tokenizer, "tokenizer") else padding_notes(where, tokenizer, config)
