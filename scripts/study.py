@@ -34,6 +34,7 @@ def main() -> int:
     data.add_argument("--data", type=Path, required=True, help="folder to fill")
     data.add_argument("--some", type=int, metavar="N", help="so many images only, for a try")
     data.add_argument("--captioner-steps", type=int, default=6_000, help="(default: 6000)")
+    data.add_argument("--captions", type=Path, metavar="DIR", help="use these, in place of a captioner's to be trained")
     run = steps.add_parser("run", help="train and score what is missing")
     run.add_argument("--data", type=Path, required=True, help="what the first step made")
     run.add_argument(
@@ -63,7 +64,7 @@ def main() -> int:
         else:
             from cifar.data import make
 
-            make(args.source, args.data, args.captioner_steps, args.some)
+            make(args.source, args.data, args.captioner_steps, args.some, args.captions)
     elif args.step == "run":
         from cifar.curves import collect
         from cifar.runs import run_grid

@@ -129,6 +129,10 @@ def test_from_parquets_to_the_table(tmp_path, photos, test_set):
     pd.DataFrame(photos).to_parquet(source / "0.parquet")
     made = programs.run("scripts/study.py", "data", "--source", source, "--data", data, "--captioner-steps", 2)
     assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
+    elsewhere = ["--data", tmp_path / "elsewhere", "--captions", data / "captions"]  # no captioner is trained
+    assert programs.run("scripts/study.py", "data", "--source", source, *elsewhere).returncode == 0
+    tars = [sorted((folder / "balanced-web").glob("*.tar")) for folder in (data, tmp_path / "elsewhere")]
+    assert tars[0] and [tar.read_bytes() for tar in tars[0]] == [tar.read_bytes() for tar in tars[1]]
     command = ["scripts/study.py", "run", "--data", data, "--test", test_set, "--grid", "try", "--results", results]
     done = programs.run(*command)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -33,7 +33,7 @@ SEED = 0
 TEMPLATES = ("a photo of a {c}", "a picture of a {c}")  # clip-benchmark's form
 
 
-def make(source: Path, data: Path, steps: int = STEPS, some: int | None = None) -> None:
+def make(source: Path, data: Path, steps: int = STEPS, some: int | None = None, written: Path | None = None) -> None:
     """Makes what is not there yet.
 
     Args:
@@ -41,23 +41,17 @@ def make(source: Path, data: Path, steps: int = STEPS, some: int | None = None) 
         data: the folder to fill.
         steps: of the captioner's training.
         some: use so many images, for a try; None for all.
+        written: the folder of captions that were written before; None to train a captioner that writes them.
     """
     photos = parts(read_photos(source), some)
     clean, train, others = photos["clean"], photos["train"], photos["validation"] + photos["train"]
     draw = np.random.default_rng(SEED)
     pack(data / "clean", clean, [true_captions(photo.name, photo.pixels(), draw) for photo in clean])
     pack(data / "bare", others, [["photo"]] * len(others))
-    if not (data / "captioner").exists():
-        command(
-            *("train-captioner", "--from-config", BLIP, "--out", data / "captioner"),
-            *("--steps", steps, "--batch-size", BATCH, "--lr", 2e-3, "--workers", 1, "--seed", SEED, "--"),
-            *("--train-data", shards(data / "clean"), "--text-key", "", "--json-text-key", "captions"),
-        )
-    command(
-        *("caption", "--train-data", shards(data / "bare"), "--out", data / "captions", "--seed", SEED),
-        *("--model", data / "captioner", "--captions", 5, "--max-new-tokens", 20),
-    )
-    captions = read_captions(data)
+    if written is None:
+        written = data / "captions"
+        write_captions(data, written, steps)
+    captions = read_captions(data, written)
     tailed = long_tailed(train)
     for shares, chosen in {"tailed": tailed, "balanced": balanced(train, len(tailed))}.items():
         for noise in SHARES:
@@ -65,6 +59,20 @@ def make(source: Path, data: Path, steps: int = STEPS, some: int | None = None) 
             texts = [[first, *captions[photo.key]] for first, photo in zip(raw, chosen, strict=True)]
             pack(data / f"{shares}-{noise}", chosen, texts)
     write_validation(data / "validation", photos["validation"])
+
+
+def write_captions(data: Path, out: Path, steps: int) -> None:
+    """Trains a captioner on the clean images, unless there is one, and has it write captions of the others."""
+    if not (data / "captioner").exists():
+        command(
+            *("train-captioner", "--from-config", BLIP, "--out", data / "captioner"),
+            *("--steps", steps, "--batch-size", BATCH, "--lr", 2e-3, "--workers", 1, "--seed", SEED, "--"),
+            *("--train-data", shards(data / "clean"), "--text-key", "", "--json-text-key", "captions"),
+        )
+    command(
+        *("caption", "--train-data", shards(data / "bare"), "--out", out, "--seed", SEED),
+        *("--model", data / "captioner", "--captions", 5, "--max-new-tokens", 20),
+    )
 
 
 def shards(folder: Path) -> str:
@@ -94,11 +102,11 @@ def pack(out: Path, photos: Sequence[Photo], captions: Sequence[list[str]]) -> N
     table.unlink()
 
 
-def read_captions(data: Path) -> dict[str, list[str]]:
-    """What the captioner wrote, by the key of a photograph."""
+def read_captions(data: Path, written: Path) -> dict[str, list[str]]:
+    """What a captioner wrote, by the key of a photograph."""
     found = {}
     for tar in sorted((data / "bare").glob("*.tar")):
-        table = pd.read_parquet(data / "captions" / f"{tar.stem}.parquet").set_index("key")["captions"]
+        table = pd.read_parquet(written / f"{tar.stem}.parquet").set_index("key")["captions"]
         for sample in read_samples([str(tar)]):
             found[f"{sample_id(image_bytes(sample)):020d}"] = list(table.get(sample["__key__"], ()))
     return found
