@@ -162,7 +162,11 @@ def test_a_run_of_open_clips_own_trainer(trainer, tmp_path, export_here, kind):
     loaded = export_here(trainer.run(kind), tmp_path / "model")
     for each in (loaded, load_model(str(tmp_path / "model")), load_model(str(trainer.run(kind)))):
         given = model_outputs(each.model, each.preprocess, each.tokenizer)
-        assert all(torch.equal(trained[name], given[name]) for name in trained)
+        assert all(torch.equal(trained[name], given[name]) for name in ("pixels", "tokens"))
+        weights = each.model.state_dict()
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+        # equal but for the last bits: on some processors products depend on where in memory their factors are
+        torch.testing.assert_close(given["logits"], trained["logits"])
     config = json.loads((tmp_path / "model" / "open_clip_config.json").read_text())["model_cfg"]
     assert config.get("init_logit_bias") == (-10.0 if kind == "siglip" else None)
 

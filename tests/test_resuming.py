@@ -44,9 +44,11 @@ def test_epochs_draw_differently(trainer, capsys):
     still = [*FFF, *RANDOM, "--lr", "0", "--wd", "0", "--epochs", "3", "--logit-bias-init", "-3", "--name", "still"]
     assert trainer(*still, data=data) == 0
     assert capsys.readouterr().out.count("warning: --lr 0 trains nothing") == 1
-    for flag, value in (("--wd", "-0.1"), ("--epochs-cooldown", "-1")):
-        assert trainer(*still, flag, value, data=data) == 2
-        assert f"{flag} {value}: must be 0 or more" in capsys.readouterr().err
+    said = {("--wd", "-0.1"): "must be 0 or more", ("--epochs-cooldown", "-1"): "must be 0 or more"}
+    said["--epochs-cooldown", "4"] = "the run has 3 epochs; at most as many"
+    for (flag, value), why in said.items():
+        assert trainer(*still, "--lr-scheduler", "const-cooldown", flag, value, data=data) == 2
+        assert f"{flag} {value}: {why}" in capsys.readouterr().err
     losses = [line.split("Loss: ")[1] for line in trainer.log("still").splitlines() if "Loss: " in line]
     assert len(losses) == len(set(losses)) == 3
 

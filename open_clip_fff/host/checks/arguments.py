@@ -87,6 +87,8 @@ def _check_training(args: argparse.Namespace, siglip: bool) -> None:
         raise UsageError(f"--lr-scheduler {args.lr_scheduler}: there is no such one; choose {', '.join(SCHEDULERS)}")
     if args.lr_scheduler == "const-cooldown" and args.epochs_cooldown is None:
         raise UsageError("--lr-scheduler const-cooldown: say for how many epochs, with --epochs-cooldown N")
+    if args.lr_scheduler == "const-cooldown" and args.epochs_cooldown > args.epochs:
+        raise UsageError(f"--epochs-cooldown {args.epochs_cooldown}: the run has {args.epochs} epochs; at most as many")
     if siglip and args.loss_dist_impl not in (None, *SIGLIP_IMPLS):
         raise UsageError(f"--loss-dist-impl {args.loss_dist_impl}: SigLIP's is one of {', '.join(SIGLIP_IMPLS)}")
 
