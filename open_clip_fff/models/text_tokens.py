@@ -58,9 +58,9 @@ class TextLimits:
     @classmethod
     def of_model(cls, model: Any) -> "TextLimits":
         """Of a made model of OpenCLIP."""
+        if (config := _transformers_config(model)) is not None:
+            return cls.of_transformers(config)
         tower = getattr(model, "text", model)  # OpenCLIP's `CLIP` has the tokens' table itself
-        if hasattr(tower, "config"):
-            return cls.of_transformers(tower.config)
         return cls(getattr(getattr(tower, "token_embedding", None), "num_embeddings", None))
 
     def check_tokenizer(self, tokenizer: Any | None, where: str, whose: str = "its", fix: str = "") -> None:
@@ -89,5 +89,10 @@ def check_tokens(model: Any, tokenizer: Any, where: str) -> list[str]:
     limits.check_tokenizer(tokenizer, where)
     if limits.length is not None and (given := tokenizer.context_length) > limits.length:
         raise UsageError(f"{where}: its text tower reads at most {limits.length} tokens, its tokenizer gives {given}")
-    config = getattr(getattr(model, "text", None), "config", None)
+    config = _transformers_config(model)
     return [] if config is None or not hasattr(tokenizer, "tokenizer") else padding_notes(where, tokenizer, config)
+
+
+def _transformers_config(model: Any) -> Any | None:
+    """The configuration of a made model's text tower; None for one of OpenCLIP's own."""
+    return getattr(getattr(model, "text", None), "config", None)
