@@ -58,8 +58,8 @@ def is_pointer(path: str) -> bool:
 
 
 def is_first_rank() -> bool:
-    """Whether this is the first of torchrun's processes, or the only one: it prints for all."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this is the first of torchrun's or srun's processes, or the only one: it prints for all."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def print_warnings(lines: Iterable[str]) -> None:

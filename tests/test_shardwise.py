@@ -120,6 +120,12 @@ def test_shares_are_disjoint_and_whole(monkeypatch):
     for wrong in ("3/3", "1", "-1/2", "a/b", "1/"):
         with pytest.raises(UsageError, match="write I/N"):
             Share.from_environment(wrong)
+    for name, value in (("SLURM_PROCID", "0"), ("SLURM_NTASKS", "4")):  # of a batch script, of which there is one
+        monkeypatch.setenv(name, value)
+    assert Share.from_environment() == Share()
+    for name, value in (("SLURM_PROCID", "2"), ("SLURM_STEP_NUM_TASKS", "4")):  # of one of srun's four processes
+        monkeypatch.setenv(name, value)
+    assert Share.from_environment() == Share(2, 4) and Share.from_environment("0/3") == Share(0, 3)
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")

@@ -1,4 +1,4 @@
-"""Which shards are this process's, by torchrun's variables or by --share, and the flags of these commands."""
+"""Which shards are this process's, by torchrun's or srun's variables or by --share, and these commands' flags."""
 
 import argparse
 import os
@@ -13,15 +13,15 @@ from open_clip_fff.errors import UsageError
 T = TypeVar("T")
 
 INTO = {"sidecar": ".parquet", "tars": ".tar"}  # choices of --into, and the suffix of their files
+_TORCHRUN, _SRUN = {"RANK", "WORLD_SIZE"}, {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"}  # variables that tell shares
 WAITING = timedelta(days=30)  # for the slowest process; torchrun notices one that dies
 
 
 def add_flags(parser: argparse.ArgumentParser, holds: str, device: bool = True) -> None:
     """Adds --out, which will hold something, --share and, for commands with a model, --device."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"for {holds}; a second start goes on")
-    parser.add_argument(
-        "--share", metavar="I/N", help="do the Ith of N shares, from 0, as in a job array (default: torchrun's, or all)"
-    )
+    about = "do the Ith of N shares, from 0, as in a job array (default: torchrun's or srun's, or all)"
+    parser.add_argument("--share", metavar="I/N", help=about)
     if device:
         about = "cpu, cuda, ...; under torchrun cuda is each one's own (default: cuda if available)"
         parser.add_argument("--device", help=about)
@@ -38,14 +38,19 @@ class Share:
 
     @classmethod
     def from_environment(cls, typed: str | None = None) -> "Share":
-        """As typed (`3/16`, from 0), or torchrun's, or everything. Raises UsageError if malformed, or for both."""
-        by_torchrun = {"RANK", "WORLD_SIZE"} <= set(os.environ)
+        """As typed (`3/16`, from 0), or torchrun's or srun's, or everything.
+
+        Raises:
+            UsageError: if malformed, or typed under torchrun.
+        """
         if typed is None:
-            if not by_torchrun:
-                return cls()
-            rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-            return cls(rank, size, size > 1, local)
-        if by_torchrun:
+            if _TORCHRUN <= set(os.environ):
+                rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+                return cls(rank, size, size > 1, local)
+            if _SRUN <= set(os.environ):  # a batch script, one process of a job of several, has no step
+                return cls(int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"]))
+            return cls()
+        if _TORCHRUN <= set(os.environ):
             raise UsageError(f"--share {typed}: torchrun shares out by itself; drop the flag or torchrun")
         index, slash, count = typed.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
