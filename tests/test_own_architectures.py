@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoConfig, AutoModel
 
 from open_clip_fff import UsageError
 from open_clip_fff.config.mining import FrozenSource
+from open_clip_fff.host.checks.architecture import check_architecture
 from open_clip_fff.models.frozen import load_frozen
 from scripts.faulty.inputs import TINY
 
@@ -41,7 +43,11 @@ def test_a_native_tower(trainer, tmp_path, capsys, flags):
     [
         ("text_cfg", {"heads": 5}, "text_cfg: heads 5: has to divide width, which is 8"),
         ("vision_cfg", {"head_width": 64}, "vision_cfg: head_width 64: has to divide width, which is 32"),
-        ("text_cfg", {"width": "8"}, "text_cfg: width '8': has to be a whole number, 1 or more"),
+        ("text_cfg", {"width": "8"}, "text_cfg: width '8': has to be a whole number"),
+        ("text_cfg", {"embed_cls": "true"}, "text_cfg: embed_cls 'true': has to be true or false"),
+        ("vision_cfg", {"layers": "1"}, "vision_cfg: layers '1': has to be a list or a whole number"),
+        ("vision_cfg", {"layers": -1}, "vision_cfg: layers -1: has to be a whole number, 1 or more"),
+        ("vision_cfg", {"mlp_ratio": "4"}, "vision_cfg: mlp_ratio '4': has to be a number"),
         ("vision_cfg", {"patch_size": 0}, "vision_cfg: patch_size 0: has to be a whole number, 1 or more"),
         ("vision_cfg", {"witdh": 32}, "vision_cfg has no field witdh (did you mean width?)"),
         ("vision_cfg", {"timm_model_name": "resnet51"}, "vision_cfg: timm_model_name resnet51: timm has no such model"),
@@ -53,6 +59,18 @@ def test_a_field_that_open_clip_cannot_use(trainer, tmp_path, capsys, part, fiel
     trainer.config = path
     assert trainer("--model", "fields", "--name", "x") == 2
     assert f"--model fields: fields.json: {says}" in capsys.readouterr().err and not trainer.logs.exists()
+
+
+def test_an_embed_dim_of_nothing(trainer, tmp_path, capsys):
+    trainer.config = tmp_path / "narrow.json"
+    trainer.config.write_text(json.dumps({**TINY, "embed_dim": 0}))
+    assert trainer("--model", "narrow", "--name", "x") == 2 and not trainer.logs.exists()
+    assert "--model narrow: narrow.json: embed_dim 0: has to be a whole number, 1 or more" in capsys.readouterr().err
+
+
+def test_open_clip_s_own_architectures_have_fields_that_fit():
+    for path in (Path(open_clip.__file__).parent / "model_configs").glob("*.json"):
+        check_architecture(path.stem, json.loads(path.read_text()))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Fields of an architecture's json that OpenCLIP cannot make a model of, which it says without the field's name."""
 
 import dataclasses
+import typing
 
 import open_clip
 import timm
@@ -9,7 +10,15 @@ from open_clip_fff.config.parsers import did_you_mean
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.generation import TASKS
 
-WHOLE = ("width", "heads", "head_width", "patch_size", "image_size", "context_length", "vocab_size")
+WHOLE = ("layers", "width", "heads", "head_width", "patch_size", "image_size", "context_length", "vocab_size")
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text",
+    dict: "an object",
+    tuple: "a list",
+}
 
 
 def check_architecture(name: str, config: dict) -> None:
@@ -18,13 +27,34 @@ def check_architecture(name: str, config: dict) -> None:
     Raises:
         UsageError: for the first that is unknown or does not fit the others.
     """
+    _check_size(f"--model {name}: {name}.json: embed_dim", config["embed_dim"])
     for part, kind in (("text_cfg", open_clip.CLIPTextCfg), ("vision_cfg", open_clip.CLIPVisionCfg)):
         where = f"--model {name}: {name}.json: {part}"
         known = {field.name: field.default for field in dataclasses.fields(kind)}
         # on OpenCLIP's main branch other kinds of models have fields of their own
         if not TASKS and (unknown := [key for key in config[part] if key not in known]):
             raise UsageError(f"{where} has no field {unknown[0]}{did_you_mean(unknown[0], known)}")
+        _check_kinds(where, config[part], typing.get_type_hints(kind))
         _check_tower(where, {**known, **config[part]})
+
+
+def _check_kinds(where: str, tower: dict, annotations: dict) -> None:
+    """Compares values with what OpenCLIP's dataclass says of them; null, which its own files have, fits all."""
+    for field, value in tower.items():
+        if value is None or field not in annotations or field == "attentional_pool":  # which takes texts, too
+            continue
+        kinds = [
+            typing.get_origin(kind) or kind for kind in typing.get_args(annotations[field]) or [annotations[field]]
+        ]
+        found = {list: tuple}.get(type(value), type(value))
+        if found not in kinds and not (found is int and float in kinds):
+            says = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
+            raise UsageError(f"{where}: {field} {value!r}: has to be {says}")
+
+
+def _check_size(what: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise UsageError(f"{what} {value!r}: has to be a whole number, 1 or more")
 
 
 def _check_tower(where: str, tower: dict) -> None:
@@ -36,9 +66,8 @@ def _check_tower(where: str, tower: dict) -> None:
     if tower.get("hf_model_name") or isinstance(tower["layers"], list | tuple):  # the latter is a ResNet's
         return
     for field in WHOLE:
-        value = tower.get(field, 1)
-        if not isinstance(value, list | tuple) and (type(value) is not int or value < 1):
-            raise UsageError(f"{where}: {field} {value!r}: has to be a whole number, 1 or more")
+        if not isinstance(value := tower.get(field, 1), list | tuple):
+            _check_size(f"{where}: {field}", value)
     width = tower["width"]
     if "heads" in tower:
         if width % tower["heads"]:

@@ -13,7 +13,6 @@ from open_clip_fff.errors import UsageError
 T = TypeVar("T")
 
 INTO = {"sidecar": ".parquet", "tars": ".tar"}  # choices of --into, and the suffix of their files
-_TORCHRUN, _SRUN = {"RANK", "WORLD_SIZE"}, {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"}  # variables that tell shares
 WAITING = timedelta(days=30)  # for the slowest process; torchrun notices one that dies
 
 
@@ -43,14 +42,15 @@ class Share:
         Raises:
             UsageError: if malformed, or typed under torchrun.
         """
+        by_torchrun = {"RANK", "WORLD_SIZE"} <= set(os.environ)
         if typed is None:
-            if _TORCHRUN <= set(os.environ):
+            if by_torchrun:
                 rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
                 return cls(rank, size, size > 1, local)
-            if _SRUN <= set(os.environ):  # a batch script, one process of a job of several, has no step
+            if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= set(os.environ):  # a batch script, run once, has no step
                 return cls(int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"]))
             return cls()
-        if _TORCHRUN <= set(os.environ):
+        if by_torchrun:
             raise UsageError(f"--share {typed}: torchrun shares out by itself; drop the flag or torchrun")
         index, slash, count = typed.partition("/")
         if not (slash and index.isdecimal() and count.isdecimal() and int(index) < int(count)):
