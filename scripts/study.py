@@ -15,6 +15,8 @@ import os
 import sys
 from pathlib import Path
 
+from cifar.arms import GRIDS
+
 os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core each
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
@@ -40,7 +42,7 @@ def main() -> int:
     run.add_argument(
         "--test", type=Path, help="CIFAR-10's test images in clip-benchmark's layout; once rates are chosen"
     )
-    run.add_argument("--grid", default="deciding", help="(default: deciding)")
+    run.add_argument("--grid", default="deciding", choices=sorted(GRIDS), metavar="GRID", help="(default: deciding)")
     run.add_argument("--shares", choices=("balanced", "tailed"), help="those conditions alone (default: both)")
     run.add_argument("--seeds", type=int, nargs="+", help="those alone (default: all of the grid)")
     run.add_argument("--results", type=Path, default=RESULTS, help=f"folder of the CSVs (default: {RESULTS})")
@@ -57,6 +59,9 @@ def main() -> int:
     batches.add_argument("--features", type=Path, required=True, metavar="DIR", help="of embed, of the same tars")
     args = parser.parse_args()
     if args.step == "data":
+        for flag, folder in (("--source", args.source), ("--captions", args.captions)):
+            if folder is not None and not any(folder.glob("*.parquet")):
+                data.error(f"{flag} {folder}: no parquet there")
         if args.flickr8k:
             from flickr import noisy
 
