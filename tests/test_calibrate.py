@@ -43,7 +43,7 @@ def test_a_draw_is_even_over_shards_and_within_them(tmp_path):
     assert len(set(found)) == 50 and found == keys(50) != keys(50, seed=1)
     assert max(int(key[2:]) for key in found if key[0] == "0") > 30  # not the first ones
     assert len(keys(1_000)) == 100
-    assert keys(50, starts=lambda _: []) == found  # where the size is not known, the shard is counted
+    assert keys(50, starts=lambda _: ([], None)) == found  # where the size is not known, the shard is counted
     first = [int(key[2:]) for seed in range(60) for key in keys(10, seed) if key[0] == "0"]
     often = np.bincount(first, minlength=40)
     assert often.sum() == 240 and often.max() < 18  # 6 each on average
@@ -54,7 +54,7 @@ def test_a_draw_is_even_over_shards_and_within_them(tmp_path):
 def test_a_draw_reads_some_of_many_shards(tmp_path):
     url = str(write_tar(tmp_path / "0.tar", {"a": {"txt": b"x"}}))
     many = [f"{url}?{n}" for n in range(3 * SHARDS)]
-    draw = SampleDraw(many, 10_000, 0, lambda _: range(5))
+    draw = SampleDraw(many, 10_000, 0, lambda _: (range(5), None))
     assert len(draw.indices) == SHARDS and len(draw) == 5 * SHARDS
     assert {int(url.split("?")[1]) // SHARDS for url in draw.indices} == {0, 1, 2}
 

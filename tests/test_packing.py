@@ -84,7 +84,7 @@ def test_a_table_of_each_form_gives_the_same_samples(pack, pictures, tmp_path, f
         "000000004": "no path of an image",
     }
     assert "3 images, 1 raw caption, 3 captions in json, 1 repeated caption left away, 1 without a caption" in done.out
-    where = f"--train-data '{tmp_path}/out/{{00000..00001}}.tar' --train-num-samples 2 --json-text-key captions"
+    where = f"--train-data '{tmp_path}/out/00000.tar' --train-num-samples 2 --json-text-key captions"
     assert where in done.out
 
 

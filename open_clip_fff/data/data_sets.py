@@ -4,6 +4,7 @@ import argparse
 import os
 import re
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 
 from open_clip_fff.data.table_columns import shown
@@ -28,6 +29,23 @@ def expand_shards(shards: str, flag: str = "--train-data") -> list[str]:
 def data_sets(shards: str) -> list[list[str]]:
     """The shards of each data set of `A::B`."""
     return [expand_shards(part) for part in shards.split(BETWEEN)]
+
+
+def braces(stems: Iterable[str]) -> list[str]:
+    """Names with runs of numbers in braces: 00000, 00001 as {00000..00001}."""
+    split = [re.fullmatch(r"(.*?)(\d*)", stem, re.DOTALL) for stem in stems]
+    parts = [(match[1], match[2]) for match in split if match]
+
+    def run(numbered: tuple[int, tuple[str, str]]) -> tuple[str, int, int]:
+        number, (start, digits) = numbered
+        return start, len(digits), int(digits) - number if digits else -1
+
+    found = []
+    for (start, width, _), members in groupby(enumerate(parts), run):
+        numbers = [digits for _, (_, digits) in members]
+        long = width and len(numbers) > 1
+        found += [f"{start}{{{numbers[0]}..{numbers[-1]}}}"] if long else [start + digits for digits in numbers]
+    return found
 
 
 def stem_of(url: str) -> str:

@@ -103,7 +103,7 @@ class _Shards:
     def find(self, source: object, name: str) -> str | None:
         """The url of a shard; None if there is none. Raises UsageError if there are several."""
         try:
-            number = None if source is None or source != source or source == "" else int(source)  # type: ignore[call-overload]
+            number = None if str(source) in ("", "None", "nan", "<NA>") else int(source)  # type: ignore[call-overload]
         except ValueError:
             raise UsageError(f"{self.where}: source is {source!r}: the number of a data set, from 0") from None
         found = self._urls.get((number, name), set())

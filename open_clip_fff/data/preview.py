@@ -111,13 +111,16 @@ class Preview:
 def preview_sets(
     shards: str, captions: CaptionSettings, features: FeatureReader | None = None, **more: Any
 ) -> list[Preview]:
-    """Previews the first shard of each data set of `A::B`. Arguments and errors are those of `preview_shard`."""
-    firsts = [urls[0] for urls in data_sets(shards)]
-    limit = max(ROW_LIMIT // len(firsts), SHOWN)
-    previews = [preview_shard(url, captions, features, limit, **more) for url in firsts]
-    if len(previews) > 1:  # shards of several data sets often have equal names
-        for preview, url in zip(previews, firsts, strict=True):
+    """Previews the first shard with a sample of each data set of `A::B`; arguments, errors as of `preview_shard`."""
+    sets, previews = data_sets(shards), []
+    for urls in sets:
+        for url in urls[:TRIED]:
+            preview = preview_shard(url, captions, features, max(ROW_LIMIT // len(sets), SHOWN), **more)
+            if preview.rows:
+                break
+        if len(sets) > 1:  # shards of several data sets often have equal names
             preview.name, preview.shown = printable(url), preview.shown[:1]
+        previews.append(preview)
     return previews
 
 

@@ -101,6 +101,8 @@ class Sidecar:
         notes: list[str] = []
         for column in self.columns:
             name = find_column(self.column_flag, column, schema.names, str(path))
+            if schema.names.count(name) > 1:
+                raise UsageError(f"{self.column_flag} {column}: {path} has several columns of that name")
             kind = schema.field(name).type
             if not self._holds.fits(kind):
                 raise UsageError(

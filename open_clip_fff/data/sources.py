@@ -21,6 +21,7 @@ T = TypeVar("T")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _LITERAL = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _PRINTED_LIST = re.compile(rf"\[[\s,]*(?:(?:{_LITERAL}|None|nan)[\s,]*)+\]", re.DOTALL)  # by Python or numpy
+_LIST_OF_NOTHING = re.compile(r"\[(?:[\s,]|\"\"|''|null|None|nan|NaN)*\]")
 _INVISIBLE = {0: None, 0xFEFF: None}  # padding of fixed-width strings, and byte order marks
 
 
@@ -170,15 +171,16 @@ def listed_texts(value: object) -> list[str]:
     """
     if isinstance(value, list):
         return [text for item in value for text in listed_texts(item)]
-    if isinstance(value, bytes):
-        value = value.decode()
-    if not (isinstance(value, str) and value.lstrip().startswith("[")):
-        return texts_of(value)
-    return caption_texts(value) or ([] if value.strip() == "[]" else texts_of(value))
+    texts = texts_of(value)
+    if not texts or not texts[0].startswith("["):
+        return texts
+    return caption_texts(texts[0]) or ([] if _LIST_OF_NOTHING.fullmatch(texts[0]) else texts)
 
 
 def cell_text(value: object) -> list[str]:
     """The caption of a table's cell as a list; empty for an empty or missing cell (None or NaN)."""
+    if isinstance(value, float) and value.is_integer():  # as pandas writes whole numbers beside missing ones
+        value = int(value)
     return [] if value is None or value != value else texts_of(str(value))
 
 
@@ -191,7 +193,7 @@ def caption_texts(cell: object) -> list[str]:
         return listed_texts(cell)
     if isinstance(cell, bytes):
         cell = cell.decode(errors="replace")
-    if isinstance(cell, str) and (text := cell.strip()).startswith("["):
+    if isinstance(cell, str) and (text := "".join(texts_of(cell))).startswith("["):
         try:
             return listed_texts(json.loads(text))
         except (ValueError, RecursionError):

@@ -23,6 +23,12 @@ CONTENTS = {  # by first bytes: what is no text, and what to do
 }
 
 
+def separated_by(separator: str) -> dict[str, Any]:
+    """pandas' options for a separator: a regular expression needs another engine, which it takes with a warning."""
+    is_pattern = len(separator) > 1 and separator != r"\s+"
+    return {"sep": separator, **({"engine": "python"} if is_pattern else {})}
+
+
 def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextIO | None = None, **options: Any) -> Any:
     """A CSV as pandas reads it for OpenCLIP, but with some columns as text: pandas would make 7 of 007.
 
@@ -36,11 +42,9 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
     """
     import pandas as pd
 
-    if len(separator) > 1 and separator != r"\s+":  # a regular expression to pandas
-        options["engine"] = "python"  # which it takes in any case, with a warning
     try:
         table = pd.read_csv(
-            path if content is None else content, sep=separator, dtype=dict.fromkeys(texts, str), **options
+            path if content is None else content, dtype=dict.fromkeys(texts, str), **separated_by(separator), **options
         )
     except UnicodeDecodeError as error:
         raise no_text(path, error) from error

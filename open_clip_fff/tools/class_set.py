@@ -13,7 +13,7 @@ from open_clip_fff.data.class_texts import TEMPLATES, check_templates, same_name
 from open_clip_fff.data.data_sets import check_tars, expand_shards
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors, image_bytes, read_samples
-from open_clip_fff.data.sources import value_of
+from open_clip_fff.data.sources import cell_text, value_of
 from open_clip_fff.errors import UsageError, as_mistake, printable
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.evaluation_sets import Members, how_to_score, write_split
@@ -211,7 +211,9 @@ def _from_shards(urls: Sequence[str], key: str) -> Iterator[LabelledImage]:
     for sample in as_usage_errors(read_samples(urls), " ".join(urls[:3])):
         value = value_of(sample, key)
         value = value.decode(errors="replace") if isinstance(value, bytes) else value
-        label = None if value is None or isinstance(value, dict | list) else str(value).strip()
+        label = "" if isinstance(value, dict | list) else "".join(cell_text(value))
+        number = label.removesuffix(".0")  # of a CSV that pandas wrote with a class missing
+        label = number if number.isdecimal() else label
         yield LabelledImage(str(sample["__key__"]), image_bytes(sample), label or None)
 
 

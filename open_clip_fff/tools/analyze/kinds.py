@@ -1,19 +1,19 @@
 """Raw and generated captions; one random caption of each image, frequent captions, captions of other images."""
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import pandas as pd
+import regex
 import torch
 from torch import Tensor
 
 RAW, GENERATED = "raw", "generated"
 SEED = 0
 TOP = 100
-_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_WORD = regex.compile(r"\w+(?:['’-]\w+)*")
 
 
 class CaptionKind(NamedTuple):

@@ -12,7 +12,7 @@ from open_clip_fff.tools.sampling.reading import SampleChunk, SampleReader
 class CaptionSample(NamedTuple):
     """N images and their T captions, image-major."""
 
-    shards: list[str]  # of the images
+    shards: list[str]  # of the images, by name, or by url where data sets have equal names
     keys: list[str]  # likewise
     thumbnails: list[bytes]  # likewise, JPEG
     captions: list[str]  # the texts
@@ -32,13 +32,16 @@ def read_sample(reader: SampleReader) -> CaptionSample:
         parts.append(_flatten(chunk, len(sample.keys)))
         for each in chunk.samples:
             sample.keys.append(each.key)
-            sample.shards.append(each.url.rstrip("/").rsplit("/", 1)[-1])
+            sample.shards.append(each.url)
             sample.thumbnails.append(each.image)
             sample.captions.extend(each.row.captions)
     if not parts:
         return sample
     owner, raw, image, text = zip(*parts, strict=True)
     images = None if image[0] is None else torch.cat(image)
+    names = {url: url.rstrip("/").rsplit("/", 1)[-1] for url in sample.shards}
+    if len(set(names.values())) == len(names):
+        sample = sample._replace(shards=[names[url] for url in sample.shards])
     return sample._replace(owner=torch.cat(owner), raw=torch.cat(raw), image=images, text=torch.cat(text))
 
 

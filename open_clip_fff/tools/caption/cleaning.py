@@ -6,15 +6,16 @@ a bench"): degenerate captioners repeat themselves until they are stopped. "Side
 are kept. Texts are *equal* if their words are, ignoring case and punctuation.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import regex
+
 from open_clip_fff.data.sources import texts_of
 
-WORD = re.compile(r"\w+(?:['’]\w+)*")
+WORD = regex.compile(r"\w+(?:['’]\w+)*")  # to re, vowel signs are no letters
 WORDLESS, LOOPING, EQUAL = "dropped as wordless", "dropped as looping", "dropped as equal to another"
-_LOOP = re.compile(r"(?<!\S)((?:\S+ )+?)\1\1|(?<!\S)((?:\S+ ){3,})\2$")  # of words with a space behind each
+_LOOP = regex.compile(r"(?<!\S)((?:\S+ )+?)\1\1|(?<!\S)((?:\S+ ){3,})\2$")  # of words with a space behind each
 
 
 def add_clean(kept: Sequence[str], texts: Iterable[str], most: int) -> tuple[list[str], Counter[str]]:

@@ -3,12 +3,12 @@
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.data.data_sets import expand_shards, stem_of
+from open_clip_fff.data.data_sets import braces
 from open_clip_fff.data.images import read_image
 from open_clip_fff.data.shards import as_usage_errors, image_bytes, read_samples
 from open_clip_fff.data.sources import CaptionReader
@@ -125,12 +125,6 @@ def _flags(folder: OutFolder, sources: Mapping[str, str], most: int, field: str 
     if field is None:
         flags = [f"--train-data '{pattern}'", f"--caption-sidecar {folder.path} --sidecar-text-key {COLUMN}"]
     else:
-        flags = [f"--train-data '{same_names(pattern, folder, sources)}'", f"--json-text-key {field}"]
+        tars = "::".join(f"{folder.path}/{name}{folder.suffix}" for name in braces(sources))
+        flags = [f"--train-data '{tars}'", f"--json-text-key {field}"]
     return " ".join([*flags, f"--captions-per-image {most}", *([] if raw else ["--text-key ''"])])
-
-
-def same_names(pattern: str, folder: OutFolder, sources: Mapping[str, str]) -> str:
-    """The folder's shards, by the typed pattern if it matches them."""
-    moved = str(folder.path / PurePosixPath(pattern).name)
-    matches = [stem_of(url) for url in expand_shards(moved)] == list(sources)
-    return moved if matches else str(folder.path / f"{{{','.join(sources)}}}{folder.suffix}")

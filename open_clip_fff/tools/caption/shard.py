@@ -21,7 +21,7 @@ from open_clip_fff.tools.caption.cleaning import add_clean
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.shards.folder import ShardRecord
 from open_clip_fff.tools.shards.per_sample import usable_batches, write_copy, write_sidecar
-from open_clip_fff.tools.shards.tars import samples_to_copy
+from open_clip_fff.tools.shards.tars import as_json, samples_to_copy
 
 COLUMN = "captions"  # of a sidecar, lists of strings
 METADATA = b"captioning"  # of a sidecar: the settings as json
@@ -112,7 +112,7 @@ def with_captions(members: Mapping[str, bytes], texts: list[str] | None, field: 
     if fields is None or not (texts or field in fields):
         return {}
     fields.pop(field, None)
-    return {"json": json.dumps(fields | ({field: texts} if texts else {}), ensure_ascii=False).encode()}
+    return {"json": as_json(fields | ({field: texts} if texts else {}))}
 
 
 def refuse_taken(sample: Mapping[str, Any], field: str, overwrite: bool) -> str | None:

@@ -93,7 +93,8 @@ def folder_rows(
 def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -> Item:
     """The sample of an image with the files beside it: `NAME.txt` or `NAME.jpg.txt`, a caption a line, and `NAME.json`.
 
-    All fields of the json are kept; those of `json_keys` are captions. Raises SkipSample if a file cannot be read.
+    All fields of the json are kept; those of `json_keys` are captions. `captions`, if there are none of them there,
+    becomes `unused_captions`. Raises SkipSample if a file cannot be read.
     """
     image = folder / os.fsdecode(row["image"])
     try:
@@ -101,6 +102,9 @@ def folder_item(row: dict[str, Any], folder: Path, json_keys: tuple[str, ...]) -
         jsons = [fields_of(text or None) for text in _beside(image, [FIELDS_SUFFIX])]
         fields = {name: value for each in jsons for name, value in each.items()}
         found = [listed_texts(lines), *(listed_texts(field_values(fields, key)) for key in json_keys)]
+        own = {"captions": fields.pop("captions", None)}
+        if not any(listed_texts(field_values(own, key)) for key in json_keys) and own["captions"] is not None:
+            fields["unused_captions" if any(found) or listed_texts(own["captions"]) else "captions"] = own["captions"]
         return Item(row["key"], image, *members_of(found, fields, row["label"]))
     except UnicodeDecodeError as error:
         raise SkipSample("text or json beside it is not UTF-8") from error

@@ -1,17 +1,18 @@
 """A sample on its way from a source into a shard, and its image: checked, resized, re-encoded."""
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageOps
 
+from open_clip_fff.config.safety import PIXELS
 from open_clip_fff.data.decoded import UNREADABLE
 from open_clip_fff.data.images import FILE_FORMATS, NO_IMAGE, to_rgb
 from open_clip_fff.errors import POINTER, POINTER_NOTE
 from open_clip_fff.tools.pack.settings import ImageSettings
+from open_clip_fff.tools.shards.tars import as_json
 
 READ = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # what training reads, by PIL's names
 WRITTEN = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
@@ -61,11 +62,6 @@ def members_of(
     return members, len(raw), len(more), len(found) - len(raw) - len(more)
 
 
-def as_json(fields: dict[str, object]) -> bytes:
-    """A json member; halves of a truncated emoji become question marks."""
-    return json.dumps(fields, ensure_ascii=False, default=str).encode(errors="replace")
-
-
 def image_content(image: bytes | Path) -> bytes:
     """An image's bytes. Raises SkipSample for a file that cannot be read."""
     if isinstance(image, bytes):
@@ -94,6 +90,8 @@ def prepare_image(content: bytes, settings: ImageSettings) -> PreparedImage:
         if short < settings.least:
             raise SkipSample(f"smaller than {settings.least} pixels")
         size = settings.resize if settings.resize is not None and settings.resize < short else short
+        if size == short and image.width * image.height > PIXELS:
+            raise SkipSample(f"more than {PIXELS:,} pixels: --resize makes it smaller")
         if own and size == short:
             if settings.verify:
                 image.load()
@@ -111,6 +109,8 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(image.size)
     width, height = (round(2 * scale * side) for side in image.size)
     image.draft(None, (width, height))  # decodes a JPEG at a fraction of its size
+    image.getexif()  # keeps the rotation; of the bytes Pillow would write all tags again, and raise for damaged ones
+    image.info.pop("exif", None)
     image = to_rgb(ImageOps.exif_transpose(image))
     scale = size / min(image.size)
     width, height = (max(size, round(scale * side)) for side in image.size)

@@ -10,12 +10,11 @@ import numpy as np
 from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import Sidecar
-from open_clip_fff.data.sources import fields_of, fields_or_none, listed_texts, texts_of
+from open_clip_fff.data.sources import cell_text, fields_of, fields_or_none, listed_texts, texts_of
 from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.pack.items import as_json
 from open_clip_fff.tools.pack.row_list import MERGED, READ
 from open_clip_fff.tools.pack.rows import RowFile, captions_of
-from open_clip_fff.tools.shards.tars import keys_of
+from open_clip_fff.tools.shards.tars import as_json, keys_of
 
 
 class Joined(NamedTuple):
@@ -79,7 +78,7 @@ class OneTable:
         if self.field is None:
             return str(sample["__key__"])
         value = (fields_or_none(sample.get("json")) or {}).get(self.field)
-        return value if isinstance(value, str) else None
+        return "".join(cell_text(value)) if isinstance(value, str) else None  # as the table's cells are read
 
     def find(self, sample: Mapping[str, Any]) -> Joined | None:
         value = self.value(sample)
@@ -109,16 +108,12 @@ Join = PerShard | OneTable  # they have the same methods
 def check_join(join: Join, shards: Sequence[str]) -> None:
     """Checks that captions join the samples of the first readable shard.
 
-    Raises UsageError if none does, with a key of each side; or if one table joins by key and the first two shards share
-    a key, whose samples would both get all its captions.
+    Raises UsageError if none does, with a key of each side; or if one table joins by key and two local shards share a
+    key, whose samples would both get all its captions.
     """
     join.check(shards[0])
-    both = keys_of(shards[0]) & keys_of(shards[1]) if len(shards) > 1 else set()
-    if both and isinstance(join, OneTable) and join.field is None:
-        raise UsageError(
-            f"--captions: {join.name} joins by key, and {min(both)!r} is a key of {shards[0]} and of {shards[1]}; "
-            "give a parquet per shard, or --join url"
-        )
+    if isinstance(join, OneTable) and join.field is None:
+        _check_keys(join.name, shards)
     for shard in shards:
         with suppress(UsageError):
             samples = [  # without images
@@ -130,3 +125,16 @@ def check_join(join: Join, shards: Sequence[str]) -> None:
         return  # none can be read, which is reported shard by shard
     if samples:
         join.check_any(shard, samples)
+
+
+def _check_keys(name: str, shards: Sequence[str]) -> None:
+    """Raises UsageError if two local shards share a key; eight bytes of memory for each."""
+    hashes = [np.fromiter(map(text_hash, keys_of(shard)), np.int64) for shard in shards]
+    ordered = np.sort(np.concatenate(hashes))
+    if len(shared := ordered[1:][ordered[1:] == ordered[:-1]]):
+        first, second = [shard for shard, of_shard in zip(shards, hashes, strict=True) if shared[0] in of_shard][:2]
+        key = min(keys_of(first) & keys_of(second))
+        raise UsageError(
+            f"--captions: {name} joins by key, and {key!r} is a key of {first} and of {second}; give a parquet per "
+            "shard, or --join url"
+        )

@@ -55,7 +55,7 @@ def detect_kind(source: str, flag: str = "SOURCE", table: bool = False) -> Sourc
         return SourceKind("table", files) if files else SourceKind("folder", ())
     if form(source) and path.is_file():
         return SourceKind("table", (source,))
-    files = tuple(expand_shards(source))
+    files = tuple(expand_shards(source, flag))
     missing = [file for file in files if not REMOTE.match(file) and not Path(file).is_file()]
     if missing:
         more = f" (and {len(missing) - 1} more of {len(files)})" if len(missing) > 1 else ""

@@ -1,16 +1,15 @@
 """What packing prints: what it would do, and at its end what joined and how to train on the shards."""
 
 import json
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from open_clip_fff.data.data_sets import braces
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sources import field_values, texts_of
@@ -111,7 +110,8 @@ def ending(folder: OutFolder, source: SampleSource) -> list[str]:
     usable = counts[IMAGES] - counts[NONE]  # training skips images without a caption
     if not usable:
         return [*lines, "no sample has a caption: training needs some, of open-clip-fff caption, --captions or a table"]
-    flags = f"--train-data '{'::'.join(f'{folder.path}/{name}.tar' for name in braces(done))}'"
+    held = (stem for stem, found in records.items() if found is None or found.counts[IMAGES])
+    flags = f"--train-data '{'::'.join(f'{folder.path}/{name}.tar' for name in braces(held))}'"
     flags += f" --train-num-samples {usable}"
     if not counts[RAW]:
         flags += " --text-key ''"
@@ -168,20 +168,3 @@ def _texts(fields: object) -> Iterator[tuple[str, dict]]:
             yield name, {name: value}
         for each in value if isinstance(value, list) else [value]:
             yield from ((f"{name}.{path}", {name: field}) for path, field in _texts(each))
-
-
-def braces(stems: Iterable[str]) -> list[str]:
-    """Names with runs of numbers in braces: 00000, 00001 as {00000..00001}."""
-    split = [re.fullmatch(r"(.*?)(\d*)", stem, re.DOTALL) for stem in stems]
-    parts = [(match[1], match[2]) for match in split if match]
-
-    def run(numbered: tuple[int, tuple[str, str]]) -> tuple[str, int, int]:
-        number, (start, digits) = numbered
-        return start, len(digits), int(digits) - number if digits else -1
-
-    found = []
-    for (start, width, _), members in groupby(enumerate(parts), run):
-        numbers = [digits for _, (_, digits) in members]
-        long = width and len(numbers) > 1
-        found += [f"{start}{{{numbers[0]}..{numbers[-1]}}}"] if long else [start + digits for digits in numbers]
-    return found

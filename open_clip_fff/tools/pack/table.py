@@ -28,7 +28,7 @@ from open_clip_fff.tools.pack.columns import (
 )
 from open_clip_fff.tools.pack.folder import FILE_NAME, NamedImages, joined_path
 from open_clip_fff.tools.pack.folder_files import IMAGE_SUFFIXES, unused_in
-from open_clip_fff.tools.pack.items import Item, SkipSample, as_json, members_of
+from open_clip_fff.tools.pack.items import Item, SkipSample, members_of
 from open_clip_fff.tools.pack.kinds import REMOTE, TRIED, SourceKind
 from open_clip_fff.tools.pack.row_list import ROWS, Listing, make_list
 from open_clip_fff.tools.pack.rows import SourceRow, captions_of
@@ -38,6 +38,7 @@ from open_clip_fff.tools.pack.tables.parquet import CONTENT, CellImage, cell_ima
 from open_clip_fff.tools.pack.tables.reader import Cells
 from open_clip_fff.tools.pack.tables.table import SHOWN, SourceTable, TableRow
 from open_clip_fff.tools.shards.share import Share
+from open_clip_fff.tools.shards.tars import as_json
 
 
 def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:

@@ -18,8 +18,8 @@ class SampleDraw:
         urls: of the shards.
         images: samples to draw; all if there are fewer.
         seed: of the draw.
-        starts: returns where in a shard's file each sample starts, so that others are not read; empty if unknown: such
-            a shard is read once to count them, and up to the last that is drawn at each pass.
+        starts: returns where in a shard's file each sample starts, so that others are not read, and why not all are
+            known; where none is, a shard is read once to count them, and up to the last that is drawn at each pass.
         shards: to read at most.
 
     Attributes:
@@ -32,7 +32,7 @@ class SampleDraw:
         urls: Sequence[str],
         images: int,
         seed: int,
-        starts: Callable[[str], Sequence[int]] = sample_starts,
+        starts: Callable[[str], tuple[Sequence[int], str | None]] = sample_starts,
         shards: int = SHARDS,
     ) -> None:
         random, all_urls = np.random.default_rng(seed), list(dict.fromkeys(urls))
@@ -40,7 +40,11 @@ class SampleDraw:
         some = [all_urls[index] for index in sorted(chosen)]
         self.unreadable: dict[str, str] = {}
         counting = progress(some, desc="counting samples", unit=" shards")
-        self._starts = {url: starts(url) for url in counting}
+        self._starts: dict[str, Sequence[int]] = {}
+        for url in counting:
+            self._starts[url], damage = starts(url)
+            if self._starts[url] and damage is not None:
+                self.unreadable[url] = damage
         sizes = [len(self._starts[url]) or sum(1 for _ in self._read(read_samples([url]), url)) for url in some]
         shares = quotas(sizes, images)
         self.indices = {

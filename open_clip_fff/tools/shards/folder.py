@@ -28,7 +28,8 @@ class ShardRecord:
 
     def text(self) -> str:
         """As json, the same in every run."""
-        content = {"source": self.source, "counts": dict(self.counts), "left_out": [x._asdict() for x in self.left_out]}
+        left_out = [{"key": as_utf8(key), "why": why} for key, why in self.left_out]
+        content = {"source": self.source, "counts": dict(self.counts), "left_out": left_out}
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
@@ -102,6 +103,11 @@ class OutFolder:
     def write_record(self, stem: str, record: ShardRecord) -> None:
         """Must come before the shard's file is renamed."""
         write_atomically(record_path(self.path, stem), record.text())
+
+
+def as_utf8(key: str) -> str:
+    """A key; of one that is not UTF-8 the odd bytes are escaped."""
+    return key.encode(errors="backslashreplace").decode()
 
 
 def record_path(folder: Path, stem: str) -> Path:

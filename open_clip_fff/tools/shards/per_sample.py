@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors
 from open_clip_fff.data.sidecar import KEY
-from open_clip_fff.tools.shards.folder import ShardRecord
+from open_clip_fff.tools.shards.folder import ShardRecord, as_utf8
 from open_clip_fff.tools.shards.tars import members, samples_to_copy, tar_writer
 
 
@@ -27,10 +27,10 @@ T = TypeVar("T")
 def usable_batches(
     samples: Iterator[K | SkippedSample], size: int, record: ShardRecord, tick: Callable[[int], None]
 ) -> Iterator[list[K]]:
-    """Those of each `size` samples that can be used; `record` notes the others, and samples whose key was there before.
+    """Those of each `size` samples that can be used; `record` notes the others.
 
-    Results are found by key: those of the first sample are not another's. After each batch `tick` gets how many samples
-    it was made of.
+    Results are found by key, which has to be text: those of the first sample of a key are not another's, even if that
+    one cannot be used. After each batch `tick` gets how many samples it was made of.
     """
     keys = set[str]()
     while some := list(islice(samples, size)):
@@ -40,9 +40,11 @@ def usable_batches(
                 record.left_out.append(sample)
             elif sample.key in keys:
                 record.leave_out(sample.key, "its key was there before")
+            elif as_utf8(sample.key) != sample.key:
+                record.leave_out(sample.key, "its key is not UTF-8")
             else:
-                keys.add(sample.key)
                 usable.append(sample)
+            keys.add(sample.key)
         yield usable
         tick(len(some))
 

@@ -1,18 +1,19 @@
 """Writing and copying tars, equal bytes for equal samples, and counting their samples."""
 
+import json
 import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import webdataset as wds
 
 from open_clip_fff.data.row_counts import tar_entries
 from open_clip_fff.data.shards import IMAGES, read_samples
-from open_clip_fff.errors import UsageError, printable
+from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.tools.shards.folder import ShardRecord
 
 
@@ -48,6 +49,11 @@ def members(sample: Mapping[str, Any]) -> dict[str, bytes]:
     return {name: content for name, content in sample.items() if not name.startswith("__")}
 
 
+def as_json(fields: Mapping[str, object]) -> bytes:
+    """A json member; halves of a truncated emoji become question marks."""
+    return json.dumps(fields, ensure_ascii=False, default=str).encode(errors="replace")
+
+
 def samples_to_copy(url: str, record: ShardRecord | None = None) -> Iterator[dict[str, Any]]:
     """A shard's samples, but those whose name leaves the folder, which `record` notes. Raises as `read_samples`."""
     for sample in read_samples([url]):
@@ -64,7 +70,10 @@ def count_samples(url: str) -> int:
 
 def keys_of(url: str) -> set[str]:
     """The keys of a local tar, by its headers, up to its first damage; none if it is remote."""
-    return {key for key, _ in _files(url)}
+    keys = set[str]()
+    with suppress(Exception):  # whatever tarfile raises
+        keys.update(key for key, _, _ in tar_entries(url, "r"))
+    return keys
 
 
 def check_torn(flag: str, *urls: str) -> None:
@@ -84,12 +93,15 @@ def check_torn(flag: str, *urls: str) -> None:
                     )
 
 
-def sample_starts(url: str) -> list[int]:
-    """The byte at which each sample of a local tar starts, up to its first damage; none if remote or compressed."""
-    return [next(files)[1] for _, files in groupby(_files(url, "r:"), itemgetter(0))]
+def sample_starts(url: str) -> tuple[list[int], str | None]:
+    """The byte at which each sample of a local tar starts, up to its first damage, and what that is.
 
-
-def _files(url: str, mode: Literal["r", "r:"] = "r") -> Iterator[tuple[str, int]]:
-    """Key and first byte of each file of a local tar, up to its first damage; none if it is remote."""
-    with suppress(Exception):  # anything that tarfile raises
-        yield from ((key, start) for key, _, start in tar_entries(url, mode))
+    None if the tar is remote, compressed, or damaged from its beginning.
+    """
+    starts: list[int] = []
+    try:
+        for _, files in groupby(tar_entries(url), itemgetter(0)):
+            starts.append(next(files)[2])
+    except Exception as error:  # whatever tarfile raises
+        return starts, reason(error)
+    return starts, None

@@ -18,7 +18,7 @@ def answers(turns: object) -> list[str]:
     """The texts that describe the image, without `<image>`."""
     found = []
     for turn in turns if isinstance(turns, list) else []:
-        if isinstance(turn, dict) and (turn.get("from") or turn.get("role")) in ANSWERS:
+        if isinstance(turn, dict) and str(turn.get("from") or turn.get("role")) in ANSWERS:
             found += _texts(turn.get("value") or turn.get("content"))
     return found
 

@@ -68,8 +68,9 @@ def karpathy(document: Document) -> DocumentLayout | None:
 def _karpathy_rows(document: Document) -> Iterator[Cells]:
     for image in document["images"]:
         rest = {name: value for name, value in image.items() if name not in ("filename", "filepath", "sentences")}
-        path = "/".join(filter(None, (image.get("filepath"), image.get("filename"))))
-        yield {"image": path, "captions": [x.get("raw") for x in image.get("sentences") or []], **rest}
+        path = "/".join(str(part) for part in (image.get("filepath"), image.get("filename")) if part)
+        texts = [x.get("raw") if isinstance(x, dict) else x for x in image.get("sentences") or []]
+        yield {"image": path, "captions": texts, **rest}
 
 
 def by_name(document: Document) -> DocumentLayout | None:

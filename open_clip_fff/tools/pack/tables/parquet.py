@@ -77,7 +77,8 @@ def cells_at(file: str, column: str, numbers: Sequence[int]) -> Iterator[object]
 
 def _holds_bytes(kind: Any) -> bool:
     """Whether an arrow type is bytes, as in img2dataset's parquets, or has or lists some, as in Hugging Face's."""
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    nested = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_dictionary
+    if any(is_nested(kind) for is_nested in nested):
         return _holds_bytes(kind.value_type)
     if pa.types.is_struct(kind):
         return any(kind.field(n).name == "bytes" and _holds_bytes(kind.field(n).type) for n in range(kind.num_fields))
