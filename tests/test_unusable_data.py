@@ -19,6 +19,7 @@ from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.fixes import copy_codebase
+from open_clip_fff.host.loader.timeouts import LoaderTimeouts
 from open_clip_fff.host.validation import evaluator
 from open_clip_fff.tools.class_set import _images_of
 from open_clip_fff.tools.evaluation_sets import retrieval_set
@@ -126,7 +127,7 @@ def test_an_epoch_outlives_validation_data_that_are_gone(caplog):
     class Loader(list):
         num_samples = num_batches = 0
 
-    run = evaluator(SimpleNamespace(plan=SimpleNamespace(typed=())), evaluate)
+    run = evaluator(SimpleNamespace(plan=SimpleNamespace(typed=()), loaders=LoaderTimeouts(1)), evaluate)
     assert run(None, {"val": DataInfo(Loader([torch.ones(2)]))}, 1, None, tokenizer=None) == {"sum": 2}
     assert run(None, {"train": None, "val": DataInfo(Loader())}, 3, None) == {}
     assert "--val-data: no row can be read after epoch 3" in caplog.text
@@ -138,7 +139,7 @@ def test_an_epoch_outlives_validation_data_that_are_gone(caplog):
     def full(*_, **more):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    run = evaluator(SimpleNamespace(plan=SimpleNamespace(typed=())), full)
+    run = evaluator(SimpleNamespace(plan=SimpleNamespace(typed=()), loaders=LoaderTimeouts(1)), full)
     assert run(None, {"train": None}, 4, None) == {}
     assert "Evaluation after epoch 4 ended without results: [Errno 28] No space left on device." in caplog.text
     with pytest.raises(OSError):

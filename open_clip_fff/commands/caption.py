@@ -74,4 +74,4 @@ def decoding_of(args: argparse.Namespace) -> Decoding:
     return Decoding(args.decoding, k, **given, **bounds)
 
 
-main = command("open-clip-fff caption", parse, "open_clip_fff.tools.caption.run:run")
+main = command("open-clip-fff caption", parse, "open_clip_fff.tools.caption.run:run", shared=True)

@@ -41,4 +41,4 @@ def parse(argv: list[str], prog: str = "open-clip-fff embed") -> tuple[argparse.
     return args, plan
 
 
-main = command("open-clip-fff embed", parse, "open_clip_fff.tools.embed:run")
+main = command("open-clip-fff embed", parse, "open_clip_fff.tools.embed:run", shared=True)

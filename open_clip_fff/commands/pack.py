@@ -51,4 +51,4 @@ def parser(prog: str) -> CommandParser:
     return parser
 
 
-main = command("open-clip-fff pack", parse, "open_clip_fff.tools.pack.run:pack")
+main = command("open-clip-fff pack", parse, "open_clip_fff.tools.pack.run:pack", shared=True)

@@ -17,18 +17,22 @@ class Terminated(BaseException):
     """SIGTERM, as an exception that lets whoever writes remove what is not finished."""
 
 
-def as_program(prog: str, body: Callable[[], int]) -> int:
+def as_program(prog: str, body: Callable[[], int], shared: bool = False) -> int:
     """Runs a program's body, which gives the exit code: 2 for a mistake that the user can fix, 130 for Ctrl-C.
 
-    143 is SIGTERM's. These are a line each and no traceback; `prog` is how it was called, `open-clip-fff pack` or
-    `scripts/pack.py`.
+    143 is SIGTERM's. These are a line each and no traceback.
+
+    Args:
+        prog: how it was called, `open-clip-fff pack` or `scripts/pack.py`.
+        body: what it does.
+        shared: whether the processes of torchrun share its work; the first one then prints mistakes for all.
     """
     name = prog.removeprefix("scripts/").removeprefix("python -m ")
     try:
         with _terminable():
             return body()
     except UsageError as error:
-        if isinstance(error, OneRankError) or is_first_rank():  # the others' line is the same
+        if not shared or isinstance(error, OneRankError) or is_first_rank():  # the others' line is the same
             print(f"{name}: error: {reason(error, 1_000)}", file=sys.stderr, flush=True)
         return 2
     except (KeyboardInterrupt, Terminated) as stopped:
@@ -56,7 +60,11 @@ def _terminate(*_: object) -> NoReturn:
 
 
 def command(
-    name: str, parse: Callable[[list[str], str], tuple[Any, ...]], run: str, with_line: bool = False
+    name: str,
+    parse: Callable[[list[str], str], tuple[Any, ...]],
+    run: str,
+    with_line: bool = False,
+    shared: bool = False,
 ) -> Callable[..., int]:
     """The `main(argv=None, prog=name)` of a command whose work is imported once its flags are read.
 
@@ -65,6 +73,7 @@ def command(
         parse: from arguments and `prog` to what `run` takes.
         run: what does the work and gives an exit code, as `module:function`.
         with_line: whether it also takes a line that does the same again.
+        shared: whether several processes share its work.
     """
 
     def main(argv: Sequence[str] | None = None, prog: str = name) -> int:
@@ -75,7 +84,7 @@ def command(
             line = (command_line(prog, words),) if with_line else ()
             return pkgutil.resolve_name(run)(*parsed, *line)
 
-        return as_program(prog, body)
+        return as_program(prog, body, shared)
 
     return main
 

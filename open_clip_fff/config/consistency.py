@@ -111,7 +111,7 @@ def _check_stock(plan: Plan, loss: str) -> None:
     if plan.batch_hooks:
         raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss fff or softmax")
     if plan.logits.bias_init == "auto":
-        raise UsageError(f"--logit-bias-init auto: only our losses measure it; give {loss} a number")
+        raise UsageError("--logit-bias-init auto: only --loss fff measures it; give a number, or drop it")
 
 
 def _check_captions(plan: Plan, loss: str) -> None:

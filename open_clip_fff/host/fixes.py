@@ -53,6 +53,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
     with (
         replaced(PARALLEL, torch=View(torch, nn=View(torch.nn, parallel=parallel))),
         replaced(oc_main, torch=View(oc_main.torch, save=save_atomically), copy_codebase=copy_codebase, **native),
+        replaced(oc_main, start_sync_process=partial(daemon, oc_main.start_sync_process)),
         replaced(
             oc_data,
             # webdataset >= 0.2.90 ends each shard with an empty sample: KeyError 'fname' in OpenCLIP's grouping
@@ -112,6 +113,13 @@ def save_atomically(checkpoint: object, path: str) -> None:
         kept = newest_checkpoint(run_folder(Path(path)))
         newest = f"the newest checkpoint is {kept}" if kept else "no checkpoint was saved before"
         raise UsageError(f"{path}: cannot be saved ({why.strerror or reason(why)}); {newest}") from error
+
+
+def daemon(start: Callable, *args: object) -> Any:
+    """--remote-sync's process, which copies for ever: one that is no daemon keeps a run that raises from ending."""
+    process = start(*args)
+    process.daemon = True
+    return process
 
 
 def _save_by_torch(checkpoint: object, path: str) -> None:

@@ -114,6 +114,10 @@ def _start_scalars(state: RunState, loaded_bias: bool) -> None:
         if logits.scale_init is not None and "logit_scale_init" in typed:
             model.logit_scale.fill_(math.log(logits.scale_init))
         if model.logit_bias is None:
+            if "logit_bias_init" in typed and state.master:
+                logging.warning(
+                    f"--logit-bias-init has no effect: under {state.plan.loss.name} this model has no bias."
+                )
             return
         if loaded_bias and "logit_bias_init" not in typed:
             return

@@ -40,7 +40,8 @@ def bounded_waits(minutes: float) -> Iterator["Peers"]:
     def begin(*args: Any, **options: Any) -> None:
         dist.init_process_group(*args, **{"timeout": datetime.timedelta(minutes=minutes), **options})
 
-    peers, loaders = Peers(), LoaderTimeouts(minutes)
+    loaders = LoaderTimeouts(minutes)
+    peers = Peers(loaders)
     distributed = View(torch.distributed, init_process_group=begin)
     try:
         with replaced(oc_distributed, torch=View(torch, distributed=distributed)), loaders.bounded():
@@ -76,7 +77,8 @@ class Peers:
     and how many steps it has done: a process that is stopped is silent, one that waits is not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, loaders: LoaderTimeouts) -> None:
+        self.loaders = loaders  # this rank's own
         self.rank, self.world_size, self._steps = 0, 1, 0
         self._store: Any = None
         self._step_hook: Any = None

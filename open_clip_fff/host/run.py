@@ -90,7 +90,7 @@ def _train(command: Command) -> None:
         if plan.typed:
             plan = _introduced(args, plan, rows, epoch, rows_line)
             _fill(args, plan)
-        with logging_put_back(last_logged), _seams(_loaded(RunState(args, plan, rows=rows)), resumed):
+        with logging_put_back(last_logged), _seams(_loaded(RunState(args, plan, peers.loaders, rows=rows)), resumed):
             if oc_main.main(command.rest) == -1:  # OpenCLIP's way of giving up
                 raise UsageError(f"OpenCLIP gave up: {last_logged.text or 'its own line above says why'}")
 

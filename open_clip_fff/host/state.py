@@ -1,8 +1,10 @@
 """What the seams of one run share."""
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from open_clip_fff.config.plan import Plan
@@ -11,6 +13,7 @@ from open_clip_fff.data.positives import NamedPairs
 from open_clip_fff.data.row_counts import RowCounts
 from open_clip_fff.evaluation.layouts import LocalSet
 from open_clip_fff.hooks.registry import BatchHook, SeesSteps
+from open_clip_fff.host.loader.timeouts import LoaderTimeouts
 from open_clip_fff.host.loader.tracking import EpochStart, TrackedLoader
 from open_clip_fff.host.nonfinite import StepGuard
 from open_clip_fff.host.stopping import StopSignals
@@ -28,6 +31,8 @@ class RunState:
 
     args: argparse.Namespace  # OpenCLIP's namespace, which its main fills further (rank, world_size, device, name)
     plan: Plan  # what the run does beyond OpenCLIP; nothing where no flag of ours was typed
+    # how long this rank waits for its loaders' workers
+    loaders: LoaderTimeouts = field(default_factory=partial(LoaderTimeouts, math.inf))
     frozen: FrozenModel | None = None  # the frozen model that mines, loaded before anything else; None without
     sentences: SentenceModel | None = None  # the sentence-embedding model that mines, likewise
     pairs: NamedPairs | None = None  # those of --positives; None without

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
@@ -51,7 +51,8 @@ class StopSignals:
             if self.rank == 0:  # no logger: the signal may have interrupted one
                 name = signal.Signals(signum).name
                 message = f"{name}: training stops with a checkpoint after this step; a second one ends it at once\n"
-                os.write(2, message.encode())
+                with suppress(OSError):  # `2>&1 | tee log` may be dead of the same Ctrl-C
+                    os.write(2, message.encode())
         elif time.monotonic() - self._since > REPEAT_WINDOW:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)

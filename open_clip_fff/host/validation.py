@@ -19,6 +19,7 @@ from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.tokens import KEYS
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.loader.stages import unpack
+from open_clip_fff.host.loader.timeouts import LoaderTimeouts
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.report.coverage import damage_line, lost_line
 from open_clip_fff.host.report.recall import Keys, recall
@@ -37,7 +38,7 @@ PROGRESS_EVERY = 100  # batches
 
 def evaluator(state: RunState, evaluate: Callable) -> Callable:
     """OpenCLIP's `evaluate`, its numbers as ever, followed by ours over all captions."""
-    evaluate = partial(_evaluated, evaluate)
+    evaluate = partial(_evaluated, state.loaders, evaluate)
     if not state.plan.typed:
         return evaluate
 
@@ -56,10 +57,7 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
                 values |= _zero_shot(each, data, epoch, args, tokenizer, prefix)
         state.val_counters.discard()  # the same rows
         if values:
-            try:
-                keep_results(values, epoch, data, args, tb_writer)
-            except OSError as error:  # as of a full disk: the epoch is not saved yet
-                logging.warning(f"Results of epoch {epoch} are in the log alone: {reason(error)}.")
+            keep_results(values, epoch, data, args, tb_writer)
         return metrics
 
     return run
@@ -76,7 +74,9 @@ class _Counted(View):
             yield batch
 
 
-def _evaluated(evaluate: Callable, model: Any, data: dict, epoch: int, args, **more: Any) -> dict[str, float]:
+def _evaluated(
+    loaders: LoaderTimeouts, evaluate: Callable, model: Any, data: dict, epoch: int, args, **more: Any
+) -> dict[str, float]:
     """OpenCLIP's evaluation, after which an epoch is saved: of no rows, or on a full disk, it would lose it."""
     loader = _Counted(data["val"].dataloader) if "val" in data else None
     if loader is not None:
@@ -88,7 +88,10 @@ def _evaluated(evaluate: Callable, model: Any, data: dict, epoch: int, args, **m
             raise
         logging.warning(f"Evaluation after epoch {epoch} ended without results: {reason(error)}.")
         return {}
-    except (RuntimeError, ValueError):  # torch's, which has no features to join
+    except (RuntimeError, ValueError):  # torch's, which has no features to join, or whose workers were killed
+        if "train" in data and (message := loaders.excuse()):
+            logging.warning(f"Evaluation after epoch {epoch} ended without results: {message}.")
+            return {}
         if loader is None or loader.given:
             raise
         if "train" not in data:
@@ -115,7 +118,13 @@ def _keys_note(state: RunState) -> str:
 def _zero_shot(model: Any, data: dict, epoch: int, args, tokenizer, prefix: str) -> dict[str, float]:
     """OpenCLIP's own zero-shot evaluation, where its flags ask for one."""
     wrapped = SimpleNamespace(module=model) if args.distributed else model  # it takes DDP's wrapper off
-    found = zero_shot_eval(wrapped, data, epoch, args, tokenizer=tokenizer)
+    try:
+        found = zero_shot_eval(wrapped, data, epoch, args, tokenizer=tokenizer)
+    except OSError as error:  # of an image; the epoch is not saved yet
+        if "train" not in data:
+            raise
+        logging.warning(f"Evaluation of {prefix}model after epoch {epoch} ended without results: {reason(error)}.")
+        return {}
     return {prefix + name: value for name, value in found.items()}
 
 

@@ -79,7 +79,8 @@ class ZeroShotEvaluator:
                 model.eval()
                 found = evaluate(model, self.preprocess, self.tokenizer, at, self.settings)
         except Exception as error:  # what is only for looking at must not end the training
-            logging.warning(f"FFF Zero-shot Epoch: {epoch} {at.spec.name} cannot be scored ({reason(error)})")
+            why = self.state.loaders.excuse() or reason(error)
+            logging.warning(f"FFF Zero-shot Epoch: {epoch} {at.spec.name} cannot be scored ({why})")
             return {}
         who = f"{prefix.rstrip('_')} " if prefix else ""
         cost = f"{plural(found.sizes['images'], 'images')}, {time.monotonic() - began:.0f} s"

@@ -5,7 +5,7 @@ import logging
 import os
 import shlex
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,15 @@ _LOADER_FLAGS = ("world_size", "workers", "batch_size", "accum_freq", "seed", "d
 @contextmanager
 def mid_epoch_seams(state: RunState) -> Iterator[None]:
     """The seams of OpenCLIP's main for checkpoints in the middle of an epoch; where a flag of ours was typed."""
-    with ExitStack() as stack:
-        if state.plan.typed:
-            oc_train.enumerate = _enumerate  # type: ignore[attr-defined]  # its loop's, which counts the steps
-            stack.callback(delattr, oc_train, "enumerate")
-        if can_save_mid_epoch(state.args, bool(state.plan.typed)):
-            stack.enter_context(state.stopping.in_run())
+    if not state.plan.typed:
         yield
+        return
+    oc_train.enumerate = _enumerate  # type: ignore[attr-defined]  # its loop's, which counts the steps
+    try:
+        with state.stopping.in_run():  # `TrackedLoader` starts workers with both signals blocked
+            yield
+    finally:
+        del oc_train.enumerate  # type: ignore[attr-defined]
 
 
 def _enumerate(batches: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
@@ -108,8 +110,8 @@ class MidEpochCheckpoints:
                 f"--resume {args.resume}: it was saved in the middle of an epoch of {start.steps:,} steps, and this "
                 f"run's have {self.steps:,}: go on with the same data, or from an epoch's checkpoint"
             )
-        for hook in state.hooks:
-            if isinstance(hook, KeepsEpoch) and (kept := start.hooks.get(type(hook).__name__)) is not None:
+        for name, hook in _epoch_keepers(state).items():
+            if (kept := start.hooks.get(name)) is not None:
                 hook.load_epoch_state(kept)
         state.counters.count_damaged(BAD_MEMBER, rows=start.past.lost)
         if state.master:
@@ -151,6 +153,8 @@ class MidEpochCheckpoints:
         if state.master:
             if self._writer is not None:
                 self._writer.flush()
+            if state.args.remote_sync and path is not None:
+                _sync(state.args)
             behind = f"after step {step:,} of {self.steps:,} in" if step else "before"
             saved = "nothing was trained" if path is None else f"saved as {path}"
             logging.warning(
@@ -193,15 +197,31 @@ class MidEpochCheckpoints:
         """Brings each rank's place in the epoch to rank 0."""
         state = self.state
         assert state.train_loader is not None
-        keeping = [hook for hook in state.hooks if isinstance(hook, KeepsEpoch)]
         own = {
             "steps": self.steps,
             "past": state.train_loader.past.state_dict(),
             "random": random_state(state.args.device),
             "begun": self._epoch_random,
-            "hooks": {type(hook).__name__: hook.epoch_state() for hook in keeping},
+            "hooks": {name: hook.epoch_state() for name, hook in _epoch_keepers(state).items()},
         }
         state.loader_positions = objects_of_ranks(own)
+
+
+def _epoch_keepers(state: RunState) -> dict[str, KeepsEpoch]:
+    """The hooks with a state within an epoch, by their class, and a number from the second one of a class on."""
+    keepers: dict[str, KeepsEpoch] = {}
+    for hook in state.hooks:
+        if isinstance(hook, KeepsEpoch):
+            of_class = sum(type(each) is type(hook) for each in keepers.values())
+            keepers[type(hook).__name__ + (f" {of_class}" if of_class else "")] = hook
+    return keepers
+
+
+def _sync(args: argparse.Namespace) -> None:
+    """--remote-sync, once more, as OpenCLIP does at a run's end."""
+    run, remote = os.path.join(args.logs, args.name), os.path.join(args.remote_sync, args.name)
+    if not oc_main.remote_sync(run, remote, args.remote_sync_protocol):
+        logging.warning(f"--remote-sync: {remote} lacks what was saved last")
 
 
 def _how_to_resume(args: argparse.Namespace) -> str:

@@ -85,7 +85,7 @@ def _restore_extra(state: RunState, path: str, at: Position, load: Callable) -> 
                 raise UsageError(f"--resume {path}: its moving average is of another model ({message})") from error
         if at.step:
             state.epoch_start = epoch_start(state.extra, state.args.rank)
-    elif not state.own_loss:
+    elif not state.own_loss and (state.args.train_data or state.args.dataset_type == "synthetic"):
         try:
             state.extra = read_beside(load, path, at)
         except UsageError as error:

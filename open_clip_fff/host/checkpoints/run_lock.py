@@ -9,7 +9,8 @@ from pathlib import Path
 from open_clip_fff.atomic_io import allow_missing_locks
 from open_clip_fff.errors import UsageError
 
-NAME = ".lock"
+# --remote-sync-protocol fsspec passes over names with this in it: reading the file would give the lock back
+NAME = ".epoch_latest.pt.lock"
 
 
 def lock_run(folder: Path) -> Callable[[], None]:

@@ -50,26 +50,28 @@ def _check_environment(args: argparse.Namespace) -> None:
 
 def _check_device(args: argparse.Namespace, distributed: bool) -> None:
     flag = f"--device {args.device}"
+    # each machine has its own devices: the first process of each prints
+    mistake = UsageError if int(os.environ.get("LOCAL_RANK", "0")) else OneRankError
     try:
         kind = torch.device(args.device).type
         available, known = is_device_available(kind)
     except (RuntimeError, AttributeError, AssertionError) as error:
-        raise UsageError(f"{flag}: {reason(error)}") from error
+        raise mistake(f"{flag}: {reason(error)}") from error
     if known and not available:
         return  # OpenCLIP warns, and takes the CPU
     if kind != "cuda":
         try:
             torch.zeros(1, device=args.device).item()
         except (RuntimeError, AssertionError) as error:
-            raise UsageError(f"{flag}: {reason(error)}") from error
+            raise mistake(f"{flag}: {reason(error)}") from error
         return
     there, here = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if distributed and not args.no_set_device_rank and here > there:
-        raise UsageError(
+        raise mistake(
             f"{flag}: {plural(here, 'processes')} on this machine, which has {plural(there, 'GPUs')}; start {there}"
         )
     if not distributed and (torch.device(args.device).index or 0) >= there:
-        raise UsageError(f"{flag}: this machine has {plural(there, 'GPUs')}, numbered from 0")
+        raise mistake(f"{flag}: this machine has {plural(there, 'GPUs')}, numbered from 0")
 
 
 def precision_notes(args: argparse.Namespace) -> list[str]:

@@ -12,6 +12,7 @@ from PIL import Image
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks.text_tower import check_teacher, check_text_tower
 from open_clip_fff.host.generation import TASKS
+from open_clip_fff.hub.description import only_errors_logged
 from open_clip_fff.models.transformers_weights import check_vocabulary
 
 WEIGHTS = (".safetensors", ".bin", ".pth")  # as OpenCLIP looks for them in a folder
@@ -46,9 +47,10 @@ def check_towers(args: argparse.Namespace, config: dict, typed: bool) -> list[st
     made = None
     if by_name or text.get("hf_tokenizer_name"):
         try:
-            made = open_clip.get_tokenizer(
-                args.model, cache_dir=args.cache_dir, context_length=args.force_context_length
-            )
+            with only_errors_logged():
+                made = open_clip.get_tokenizer(
+                    args.model, cache_dir=args.cache_dir, context_length=args.force_context_length
+                )
             if isinstance(made, HFTokenizer):
                 check_vocabulary(made.tokenizer)
         except Exception as error:

@@ -8,7 +8,7 @@ import open_clip
 import torch
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.hub.description import registered_architecture
+from open_clip_fff.hub.description import only_errors_logged, registered_architecture
 from open_clip_fff.models.frozen import same_tokens
 from open_clip_fff.models.text_tokens import TextLimits, padding_notes
 
@@ -88,7 +88,8 @@ def _same_tokens(args: argparse.Namespace, length: int) -> bool:
             open_clip.get_tokenizer(name, cache_dir=args.cache_dir, context_length=length)
             for name in (args.model, args.distill_model)
         )
-        return same_tokens(*made)
+        with only_errors_logged():
+            return same_tokens(*made)
     except Exception:
         return True
 

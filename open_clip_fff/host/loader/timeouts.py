@@ -61,6 +61,11 @@ class LoaderTimeouts:
             self._ended.set()
             _kill([worker for worker in self._workers if self.message or state(worker.pid) in (*STOPPED, "")])
 
+    def excuse(self) -> str:
+        """For who goes on without what a loader should have given: `message`, for which the run does not end then."""
+        message, self.message = self.message, ""
+        return message
+
     def give_up(self, iterator: Any, workers: list[Any]) -> None:
         """Kills workers that did not answer; if the run does not end then, ends this process."""
         numbered = [(f"worker {number} (pid {worker.pid})", state(worker.pid)) for number, worker in enumerate(workers)]
@@ -77,7 +82,7 @@ class LoaderTimeouts:
             iterator._shutdown = True  # torch would take a lock for it, which a killed worker may hold for ever
         for worker in workers:
             worker.kill()
-        if not self._ended.wait(GRACE):
+        if not self._ended.wait(GRACE) and self.message:
             print(f"open_clip_fff.train: error: {self.message}", file=sys.stderr, flush=True)
             os._exit(2)
 

@@ -1,9 +1,11 @@
 """The numbers of our evaluations: the line of a validation, and the files and trackers where OpenCLIP keeps its own."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from open_clip_fff.errors import reason
 from open_clip_fff.host.report.recall import TOPS
 from open_clip_fff.plural import plural
 
@@ -15,7 +17,17 @@ LOSS = "sigmoid_val_loss"
 
 
 def keep_results(values: dict[str, float], epoch: int, data: dict, args, tb_writer) -> None:
-    """Keeps numbers where OpenCLIP keeps its own, under other names and in a file of their own."""
+    """Keeps numbers where OpenCLIP keeps its own, under other names and in a file of their own.
+
+    Where that cannot be written, as on a full disk, a warning says so: the epoch is not saved yet.
+    """
+    try:
+        _keep(values, epoch, data, args, tb_writer)
+    except OSError as error:
+        logging.warning(f"Results of epoch {epoch} are in the log alone: {reason(error)}.")
+
+
+def _keep(values: dict[str, float], epoch: int, data: dict, args, tb_writer) -> None:
     tagged = {f"val/{name}": value for name, value in values.items()}
     if args.save_logs:
         if tb_writer is not None:

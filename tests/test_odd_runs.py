@@ -1,0 +1,173 @@
+"""How runs end, sync, lock, log and are refused where something about them is odd: each of these went wrong once."""
+
+import argparse
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+
+import open_clip
+import pytest
+import torch
+from open_clip_train.file_utils import remote_sync
+
+from open_clip_fff.config.flags import split
+from open_clip_fff.config.resolve import make_plan
+from open_clip_fff.errors import OneRankError, UsageError
+from open_clip_fff.host.checkpoints.mid_epoch import _epoch_keepers
+from open_clip_fff.host.checkpoints.run_lock import NAME, lock_run
+from open_clip_fff.host.checks.launch import check_launch
+from open_clip_fff.host.loader import timeouts
+from open_clip_fff.host.report.results import keep_results
+from open_clip_fff.host.state import RunState
+from open_clip_fff.host.stopping import StopSignals
+from tests.failing_plugin import FAILS
+from tests.test_midway import in_step, told
+
+CLIP = ["--method", "clip"]
+
+
+def test_a_signal_is_taken_where_nobody_reads_stderr_any_more():
+    """`2>&1 | tee log`: the Ctrl-C ends tee, too."""
+    read, write = os.pipe()
+    kept = os.dup(2)
+    os.close(read)
+    os.dup2(write, 2)
+    try:
+        signals = StopSignals(rank=0)
+        signals._on_signal(signal.SIGINT, None)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept), os.close(write)
+    assert signals.signum == signal.SIGINT
+
+
+@pytest.mark.slow
+def test_an_error_ends_a_run_without_a_folder(trainer):
+    """Its loader's workers began with signals blocked, and Python waits for them at its exit."""
+    argv = [*trainer.common, *trainer.tars, "--model-config", str(trainer.config), *FAILS, "--logs", "none"]
+    argv[argv.index("--workers") + 1] = "1"
+    env = {**os.environ, "FAILING": "0:2:error"}
+    command = [sys.executable, "-m", "open_clip_fff.train", *argv, "--json-text-key", "captions"]
+    done = subprocess.run(command, env=env, text=True, capture_output=True, timeout=120)
+    assert done.returncode == 1 and "on purpose" in done.stderr
+
+
+@pytest.mark.slow
+def test_what_a_stopped_run_saved_is_synced_and_its_process_is_no_obstacle(trainer, tmp_path):
+    others = set(multiprocessing.active_children())
+    sync = ["--remote-sync", str(tmp_path / "far"), "--remote-sync-protocol", "fsspec", "--name", "x"]
+    with in_step(3, told()):
+        assert trainer(*CLIP, *sync, "--epochs", "2") == 143
+    assert (tmp_path / "far" / "x" / "checkpoints" / "epoch_0_step_3.pt").is_file()
+    (copying,) = set(multiprocessing.active_children()) - others
+    assert copying.daemon  # else Python would wait for it for ever
+    copying.kill()
+
+
+def test_a_sync_does_not_give_a_runs_lock_back(tmp_path):
+    def held() -> bool:
+        """As another process sees it."""
+        command = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        done = subprocess.run([sys.executable, "-c", command, str(tmp_path / "run" / NAME)], capture_output=True)
+        return b"BlockingIOError" in done.stderr
+
+    (tmp_path / "run").mkdir()
+    unlock = lock_run(tmp_path / "run")
+    assert held() and remote_sync(str(tmp_path / "run"), str(tmp_path / "far"), "fsspec") and held()
+    unlock()
+    assert not held()
+
+
+@pytest.mark.slow
+def test_a_validation_image_that_hangs_costs_a_warning(trainer, tmp_path, monkeypatch):
+    monkeypatch.setattr(timeouts, "GRACE", 0.5)
+    os.mkfifo(tmp_path / "hangs.png")
+    first = "".join(trainer.csv.read_text().splitlines(keepends=True)[:25])  # which are looked at before training
+    (tmp_path / "val.csv").write_text(f"{first}{tmp_path / 'hangs.png'}\ta cat\t\n")
+    argv = [*CLIP, "--workers", "1", "--timeout", "0.05", "--epochs", "8", "--val-frequency", "8", "--name", "x"]
+    data = [*trainer.table, "--val-data", str(tmp_path / "val.csv")]
+    assert trainer(*argv, data=data) == 0
+    assert "Evaluation after epoch 8 ended without results: --timeout 0.05: rank 0" in trainer.log("x")
+
+
+def test_results_that_cannot_be_written_cost_a_warning(tmp_path, caplog):
+    args = argparse.Namespace(save_logs=True, checkpoint_path=str(tmp_path / "nowhere"), wandb=False)
+    keep_results({"a": 1.0}, 3, {}, args, None)
+    assert "Results of epoch 3 are in the log alone: [Errno 2] No such file" in caplog.text
+
+
+@pytest.mark.slow
+def test_an_image_that_cannot_be_read_costs_the_averages_figures_too(trainer, tmp_path, monkeypatch):
+    import open_clip_train.zero_shot as zero_shot
+
+    monkeypatch.setattr(zero_shot, "build_zero_shot_classifier", lambda *_, **__: torch.zeros(16, 1000))
+    (tmp_path / "images" / "n0").mkdir(parents=True)
+    (tmp_path / "images" / "n0" / "0.png").write_bytes(b"no image")
+    argv = ["--imagenet-val", str(tmp_path / "images"), "--zeroshot-frequency", "1", "--ema-decay", "0.9"]
+    assert trainer(*CLIP, *argv, "--name", "x") == 0
+    assert trainer.log("x").count("ended without results") == 2 and trainer.checkpoint("x")
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_is_looked_at_leaves_no_handler_behind(trainer, bert_clip, tmp_path, monkeypatch):
+    """Else each line of the log would be printed twice."""
+    open_clip.add_model_config(bert_clip)
+    weights = open_clip.create_model("tiny-bert-clip", pretrained_text=False).state_dict()
+    torch.save(weights, tmp_path / "start.pt")
+    trainer.config = bert_clip
+    monkeypatch.setattr(logging.root, "handlers", [])
+    argv = ["--model", "tiny-bert-clip", "--pretrained", str(tmp_path / "start.pt")]
+    assert trainer(*CLIP, *argv, "--name", "x") == 0
+    assert not logging.root.handlers
+
+
+def test_the_first_process_of_each_machine_says_what_its_devices_lack(trainer, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    names = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
+    args = argparse.Namespace(horovod=False, dist_url=None, device="cuda", no_set_device_rank=False)
+    for local, kind in (("0", OneRankError), ("1", UsageError)):
+        for name, value in {**names, "LOCAL_RANK": local}.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UsageError, match="2 processes on this machine, which has 1 GPU") as raised:
+            check_launch(args)
+        assert type(raised.value) is kind
+
+
+def test_two_hooks_of_a_class_keep_a_state_each():
+    class Counting:
+        def __call__(self, batch):
+            return batch
+
+        def epoch_state(self):
+            return {}
+
+        def load_epoch_state(self, state):
+            pass
+
+    state = RunState(argparse.Namespace(rank=0, accum_freq=1), make_plan(split(CLIP)[0]))
+    state.hooks = [Counting(), Counting()]
+    assert list(_epoch_keepers(state).items()) == [("Counting", state.hooks[0]), ("Counting 1", state.hooks[1])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [CLIP, ["--loss", "softmax", "--json-text-key", "captions"]], ids=["clip", "softmax"])
+def test_a_bias_for_a_model_without_one_is_told(trainer, flags):
+    assert trainer(*flags, "--logit-bias-init", "-5", "--name", "x") == 0
+    assert "--logit-bias-init has no effect: under " in trainer.log("x")
+
+
+@pytest.mark.parametrize("command", ["export", "score", "compare", "scale"])
+def test_a_command_that_shares_no_work_says_its_mistake_in_any_process(monkeypatch, capsys, command):
+    from open_clip_fff.cli import main
+
+    monkeypatch.setenv("RANK", "1"), monkeypatch.setenv("WORLD_SIZE", "2")
+    wrong = {"export": ["logs/no", "--out", "o"], "score": ["no"], "compare": ["no"], "scale": ["--images", "1"]}
+    try:
+        code = main([command, *wrong[command]])
+    except SystemExit as end:  # argparse's
+        code = end.code
+    assert code == 2 and "error" in capsys.readouterr().err
