@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -45,13 +46,14 @@ def test_a_signal_is_taken_where_nobody_reads_stderr_any_more():
 
 
 @pytest.mark.slow
-def test_an_error_ends_a_run_without_a_folder(trainer):
+def test_an_error_ends_a_run_without_a_folder(trainer, tmp_path):
     """Its loader's workers began with signals blocked, and Python waits for them at its exit."""
     argv = [*trainer.common, *trainer.tars, "--model-config", str(trainer.config), *FAILS, "--logs", "none"]
     argv[argv.index("--workers") + 1] = "1"
-    env = {**os.environ, "FAILING": "0:2:error"}
+    path = os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])
+    env = {**os.environ, "FAILING": "0:2:error", "PYTHONPATH": path}
     command = [sys.executable, "-m", "open_clip_fff.train", *argv, "--json-text-key", "captions"]
-    done = subprocess.run(command, env=env, text=True, capture_output=True, timeout=120)
+    done = subprocess.run(command, env=env, cwd=tmp_path, text=True, capture_output=True, timeout=120)
     assert done.returncode == 1 and "on purpose" in done.stderr
 
 

@@ -21,6 +21,7 @@ from open_clip_fff.hub.fusion_files import read_fusion
 from open_clip_fff.hub.loading import LoadedModel, local_path
 from open_clip_fff.models.fusion import Fusion, load_fusion
 from open_clip_fff.models.tower_tokens import TextTokens, TowerTokens
+from open_clip_fff.numerics import no_autocast
 
 PAIRS = 256  # that are fused at a time
 
@@ -82,7 +83,8 @@ def _encode(model: Any, tokenizer: Callable, loader: Any, device: torch.device) 
 
 
 def _reranked(fusion: Fusion, encoded: EncodedSet, candidates: int, settings: EvalSettings, name: str) -> EvalOutcome:
-    cosines = (encoded.images @ encoded.texts.T).cpu()
+    with no_autocast(encoded.images.device):  # in half precision captions that are nearly as near tie
+        cosines = (encoded.images @ encoded.texts.T).cpu()
     images, captions = cosines.shape
     truth = encoded.owner == torch.arange(images)[:, None]  # [N, M]
     samples: dict[str, np.ndarray] = {"image_of_text": encoded.owner.numpy()}

@@ -1,7 +1,9 @@
 """Scoring one model on one set, unless its score is in the store already."""
 
 import datetime
+import hashlib
 import importlib.metadata
+import json
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +16,7 @@ from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, evalua
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, LINEAR_PROBE, RERANKING
 from open_clip_fff.evaluation.store import META, Score, model_folder, read_score, rename_model, write_score
+from open_clip_fff.fingerprint import architecture_fingerprint
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.hub.params import read_params
 
@@ -57,6 +60,12 @@ def score_set(
     if (folder / META).is_file() and not again:
         score = read_score(folder)
         _check_conditions(score, local, settings, conditions or {}, folder)
+        then = score.meta["model"].get("settings", about["settings"])  # older scores have none
+        if then != about["settings"] and score.meta.get("versions") == _versions():  # other modules have other fields
+            raise UsageError(
+                f"{folder}: architecture or preprocessing of {loaded.given} have changed since it was scored; --again "
+                f"scores it anew"
+            )
         if score.meta["model"] != about:
             rename_model(folder.parent, about)
         return score, False
@@ -72,8 +81,6 @@ def score_set(
         "metrics": outcome.metrics,
         "language": "en",
     }
-    # ours also where it is not installed, but on the path
-    versions = {"open_clip_fff": __version__} | {name: importlib.metadata.version(name) for name in VERSIONS}
     meta = {
         "model": about,
         "set": _about_set(local, name, task, outcome),
@@ -81,8 +88,8 @@ def score_set(
         "precision": settings.precision,
         "device": settings.device,
         "batch_size": settings.batch_size,
-        "workers": settings.workers,
-        "versions": versions | {"python": platform.python_version()},
+        "workers": min(settings.workers, local.shards) if local.shards else settings.workers,  # as `make_loader`
+        "versions": _versions(),
         "seconds": round(time.monotonic() - began, 1),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -100,7 +107,21 @@ def _about_model(loaded: LoadedModel) -> dict[str, Any]:
         "run": None if loaded.run is None else str(loaded.run.resolve()),
         "params": None if loaded.run is None else read_params(loaded.run) or None,
         "stripped": list(loaded.stripped),
+        "settings": _settings(loaded),
     }
+
+
+def _settings(loaded: LoadedModel) -> str:
+    """A hash of architecture and preprocessing, by which equal weights may score differently."""
+    preprocessing = getattr(getattr(loaded.model, "visual", None), "preprocess_cfg", None)
+    text = f"{architecture_fingerprint(loaded.model)} {json.dumps(preprocessing, sort_keys=True, default=str)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    # ours also where it is not installed, but on the path
+    versions = {"open_clip_fff": __version__} | {name: importlib.metadata.version(name) for name in VERSIONS}
+    return versions | {"python": platform.python_version()}
 
 
 def _about_set(local: LocalSet, name: str, task: str, outcome: EvalOutcome) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from open_clip_fff.errors import UsageError, as_mistake, print_warnings, reason
 from open_clip_fff.fingerprint import fingerprint
 from open_clip_fff.hub import MODEL_FORMS
-from open_clip_fff.hub.checkpoints import find_checkpoint, read_epoch, read_weights, run_folder, run_of
+from open_clip_fff.hub.checkpoints import find_checkpoint, read_position, read_weights, run_folder, run_of
 from open_clip_fff.hub.description import CONFIG_NAME, folder_description, only_errors_logged, read_description
 from open_clip_fff.hub.folder import write_config
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, checked_loading, load_weights
@@ -184,12 +184,12 @@ def model_from_description(
 def _from_checkpoint(path: Path, weights: str | None, source: str) -> LoadedModel:
     description, checkpoint, tensors = read_local(path, weights)
     own = find_checkpoint(path).resolve() if is_run_or_checkpoint(path) else None
-    epoch = read_epoch(checkpoint)
+    at = read_position(checkpoint)
     run = None if own is None else run_of(own)
     folder = run or (path.resolve() if own is None else own.parent)
-    name = folder.name + (f"-epoch_{epoch}" if epoch is not None else f"-{checkpoint.stem}")
+    name = f"{folder.name}-{checkpoint.stem if at is None else at.stem}"
     loaded = model_from_description(source, name, description, tensors, str(checkpoint))
-    return replace(loaded, epoch=epoch, run=run)
+    return replace(loaded, epoch=None if at is None else at.epoch, run=run)
 
 
 def _by_name(name: str, weights: str | None, source: str, cache_dir: str | None, bias: bool) -> LoadedModel:

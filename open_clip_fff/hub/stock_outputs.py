@@ -34,17 +34,9 @@ def model_outputs(model: Any, preprocess: Callable, tokenizer: Callable) -> dict
     return {"pixels": pixels, "tokens": tokens, "logits": logits}
 
 
-class _RefuseOurPackage:
-    """An import hook that hides open_clip_fff, as if it were not installed."""
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name.split(".")[0] == "open_clip_fff":
-            raise ModuleNotFoundError(f"{name} is hidden from this process")
-
-
 def main(folder: str, outputs: str, threads: str) -> None:
     """Loads `folder` as any user of stock OpenCLIP would, and saves the model's outputs."""
-    sys.meta_path.insert(0, _RefuseOurPackage())  # type: ignore[arg-type]
+    sys.modules["open_clip_fff"] = None  # type: ignore[assignment]  # as if it were not installed
     import open_clip
 
     torch.set_num_threads(int(threads))  # the order of sums depends on it

@@ -13,6 +13,7 @@ from open_clip_fff.hub.checkpoints import (
     numbered_checkpoints,
     read_ema,
     read_epoch,
+    read_position,
     read_weights,
     run_folder,
     run_of,
@@ -42,14 +43,17 @@ class WeightSource:
 
     def description(self) -> str:
         """Which weights they are, in words."""
-        epochs = [read_epoch(checkpoint) for checkpoint in self.checkpoints]
-        if len(epochs) > 1:
+        if len(self.checkpoints) > 1:
+            epochs = [read_epoch(checkpoint) for checkpoint in self.checkpoints]
             listed = ", ".join(str(epoch or path.name) for epoch, path in zip(epochs, self.checkpoints, strict=True))
             return (
                 f"the mean of {len(epochs)} checkpoints' weights (after epochs {listed}), summed in float64; "
                 f"batch-norm statistics, if any, are averaged too, not re-estimated"
             )
-        after = f"the weights after epoch {epochs[0]}" if epochs[0] else f"the weights of {self.checkpoints[0].name}"
+        at = read_position(self.checkpoints[0])
+        after = f"the weights of {self.checkpoints[0].name}"
+        if at is not None and any(at):
+            after = f"the weights after epoch {at.epoch}" + (f" and {plural(at.step, 'steps')}" if at.step else "")
         if not self.ema:
             return after
         decay = read_params(run_folder(self.checkpoints[-1])).get("ema_decay")

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from open_clip_fff.config.objective import PositiveWeights, check_made
@@ -53,8 +54,8 @@ class GlobalBatchLoss(nn.Module, ABC):
         self,
         image_features: Tensor,
         text_features: Tensor,
-        logit_scale: Tensor,
-        logit_bias: Tensor | None = None,
+        logit_scale: Tensor | float,
+        logit_bias: Tensor | float | None = None,
         caption_valid: Tensor | None = None,
         image_ids: Tensor | None = None,
         assignment: Tensor | Assignment | None = None,
@@ -116,7 +117,9 @@ class GlobalBatchLoss(nn.Module, ABC):
             self._check(assignment.global_texts.own.valid, image_features=image, text_features=text, **mining)
             gathered = (image, text) if self._ring else gather_features(image, text, self.rank, self.world_size)
             batch = GlobalBatch(image, text, *gathered, assignment)
-            return mean_over_ranks(self._share(batch, logit_scale, logit_bias), self.world_size)
+            scale = torch.as_tensor(logit_scale, device=image.device)
+            bias = None if logit_bias is None else torch.as_tensor(logit_bias, device=image.device)
+            return mean_over_ranks(self._share(batch, scale, bias), self.world_size)
 
     @abstractmethod
     def _share(self, batch: GlobalBatch, scale: Tensor, bias: Tensor | None) -> Tensor:
@@ -135,4 +138,9 @@ def _features_that_mine(
         return image.detach(), text.detach()
     if mining_image_features is None or mining_text_features is None:
         raise ValueError("mining_image_features and mining_text_features go together")
+    if mining_text_features.ndim == 2:
+        mining_text_features = mining_text_features[:, None]
+    width = mining_text_features.shape[-1]
+    _check_shape("mining_text_features", mining_text_features, "[B, K, D']", (*text.shape[:2], width))
+    _check_shape("mining_image_features", mining_image_features, "[B, D']", (len(image), width))
     return mining_image_features, mining_text_features

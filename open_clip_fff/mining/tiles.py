@@ -13,9 +13,7 @@ from open_clip_fff.mining.clauses import Mined
 from open_clip_fff.mining.given import GivenPairs
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
 from open_clip_fff.mining.labels import (
-    IGNORED,
     NEGATIVE,
-    POSITIVE,
     as_labels,
     mask_padding,
     own_assignment,
@@ -34,11 +32,8 @@ class Labels(NamedTuple):
 
     def merged(self) -> Tensor:
         """For a loss with one matrix: positive where either is, else ignored where either is."""
-        if self.by_text is self.by_image:
-            return self.by_image
-        labels = torch.minimum(self.by_image, self.by_text)
-        labels = labels.masked_fill((self.by_image == IGNORED) | (self.by_text == IGNORED), IGNORED)
-        return labels.masked_fill((self.by_image == POSITIVE) | (self.by_text == POSITIVE), POSITIVE)
+        # positive is 1, ignored 0, negative -1
+        return self.by_image if self.by_text is self.by_image else torch.maximum(self.by_image, self.by_text)
 
 
 class Tile(NamedTuple):

@@ -132,8 +132,9 @@ def hits_of(score: Score, column: Column) -> tuple[np.ndarray, np.ndarray, np.nd
         hits, trials = (np.bincount(owner, each, minlength=images) for each in (hit, np.ones_like(hit)))
         return hits.astype(np.float32), trials.astype(np.float32), np.zeros(len(hits), np.int64)
     target = samples["target"]
-    hit = (samples["predicted"] == target).astype(np.float32)
     metric = column.metric.removeprefix("lp_")
+    chosen = samples["first" if metric == "acc1" and "first" in samples else "predicted"]
+    hit = (chosen == target).astype(np.float32)
     if metric not in ("acc1", "mean_per_class_recall"):
         raise KeyError(metric)
     group = np.unique(target, return_inverse=True)[1] if metric == "mean_per_class_recall" else np.zeros_like(target)

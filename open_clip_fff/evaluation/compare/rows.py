@@ -14,7 +14,7 @@ from typing import Any
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.store import Score, scores, stored
-from open_clip_fff.hub.checkpoints import Position, read_epoch, run_folder
+from open_clip_fff.hub.checkpoints import Position, read_position, run_folder
 
 SetKey = tuple[str, str]  # clip-benchmark's task and the set's name
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
@@ -27,7 +27,7 @@ class StoredModel:
     folder: Path  # STORE/MODEL
     given: str  # what open-clip-fff score was given
     run: Path | None  # its run folder, if it has one
-    epoch: int  # epochs trained, -1 if unknown
+    at: Position  # how far it was trained, epoch -1 if unknown
 
     def has_name(self, name: str) -> bool:
         """Whether it was scored as `name`, or from that run, checkpoint or folder."""
@@ -37,7 +37,7 @@ class StoredModel:
         if self.run is None:
             return Path(self.given.removeprefix("local-dir:")).resolve() == path
         run = self.run.resolve()
-        return run == path or (run == run_folder(path) and path.suffix == ".pt" and self.epoch == _epoch(path))
+        return run == path or (run == run_folder(path) and path.suffix == ".pt" and self.at == _position(path))
 
 
 class ScoreStore:
@@ -81,8 +81,8 @@ class ScoreStore:
                 f"{name}: no scores of this model in {self.folder} ({self._contents()}); "
                 f"open-clip-fff score {name} makes them"
             )
-        last = max(model.epoch for model in matches)
-        newest = [model for model in matches if model.epoch == last]
+        last = max(model.at for model in matches)
+        newest = [model for model in matches if model.at == last]
         if len(newest) > 1:
             raise UsageError(f"{name}: may be {' or '.join(str(model.folder) for model in newest)}; give one of these")
         return newest[0]
@@ -117,15 +117,17 @@ def _stored_model(folder: Path) -> StoredModel | None:
     for path in paths:
         with suppress(OSError, ValueError, KeyError, TypeError):
             model = json.loads(path.read_text())["model"]
-            epoch = -1 if model["epoch"] is None else int(model["epoch"])
-            return StoredModel(folder, model["given"], Path(model["run"]) if model["run"] else None, epoch)
-    return StoredModel(folder, str(folder), None, -1) if paths else None
+            at = Position.named(model["name"].rpartition("-")[2])
+            at = at or Position(-1 if model["epoch"] is None else int(model["epoch"]))
+            return StoredModel(folder, model["given"], Path(model["run"]) if model["run"] else None, at)
+    return StoredModel(folder, str(folder), None, Position(-1)) if paths else None
 
 
-def _epoch(checkpoint: Path) -> int:
+def _position(checkpoint: Path) -> Position:
     at = Position.named(checkpoint.stem)
-    epoch = at.epoch if at is not None else read_epoch(checkpoint) if checkpoint.is_file() else None
-    return -1 if epoch is None else epoch
+    if at is None and checkpoint.is_file():
+        at = read_position(checkpoint)
+    return at or Position(-1)
 
 
 # --- rows
@@ -146,7 +148,7 @@ class ScoredModel:
     @property
     def name(self) -> str:
         """The name without the epoch."""
-        return re.sub(r"-epoch_\d+$", "", self.about["name"])
+        return re.sub(r"-epoch_\d+(_step_\d+)?$", "", self.about["name"])
 
     @property
     def params(self) -> dict[str, str]:

@@ -129,7 +129,9 @@ def steps(model: ScoredModel) -> int | None:
     samples, epoch, batch = model.params.get("train_num_samples", ""), model.about["epoch"], batch_size(model)
     if not samples.isdigit() or epoch is None or batch is None:
         return None
-    return epoch * -(-int(samples) // batch)
+    accumulated, workers = (int(model.params.get(name, "1")) or 1 for name in ("accum_freq", "workers"))
+    batches = -(-int(samples) // (batch // accumulated))
+    return epoch * (-(-batches // workers) * workers // accumulated)  # each worker gives as many batches
 
 
 # --- evaluation
@@ -155,6 +157,7 @@ def _conditions(score: Score) -> dict[str, str | int | None]:
     return {
         "precision": score.meta.get("precision"),
         "data": about.get("location"),
+        "contents of the data": (about.get("contents") or "")[:16] or None,  # older scores have the first half
         "splits": about.get("split"),
         "numbers of classes": about.get("classes"),
         "numbers of templates": about.get("templates"),
