@@ -45,7 +45,7 @@ def test_a_native_tower(trainer, tmp_path, capsys, flags):
         ("vision_cfg", {"head_width": 64}, "vision_cfg: head_width 64: has to divide width, which is 32"),
         ("text_cfg", {"width": "8"}, "text_cfg: width '8': has to be a whole number"),
         ("text_cfg", {"embed_cls": "true"}, "text_cfg: embed_cls 'true': has to be true or false"),
-        ("vision_cfg", {"layers": "1"}, "vision_cfg: layers '1': has to be a list or a whole number"),
+        ("vision_cfg", {"layers": "1"}, "vision_cfg: layers '1': has to be a whole number or a list"),
         ("vision_cfg", {"layers": -1}, "vision_cfg: layers -1: has to be a whole number, 1 or more"),
         ("vision_cfg", {"mlp_ratio": "4"}, "vision_cfg: mlp_ratio '4': has to be a number"),
         ("vision_cfg", {"patch_size": 0}, "vision_cfg: patch_size 0: has to be a whole number, 1 or more"),

@@ -123,7 +123,8 @@ def _zero_shot(model: Any, data: dict, epoch: int, args, tokenizer, prefix: str)
     except OSError as error:  # of an image; the epoch is not saved yet
         if "train" not in data:
             raise
-        logging.warning(f"Evaluation of {prefix}model after epoch {epoch} ended without results: {reason(error)}.")
+        line = f"Evaluation of the moving average after epoch {epoch} ended without results: {reason(error)}."
+        logging.warning(line)
         return {}
     return {prefix + name: value for name, value in found.items()}
 

@@ -43,12 +43,11 @@ def _check_kinds(where: str, tower: dict, annotations: dict) -> None:
     for field, value in tower.items():
         if value is None or field not in annotations or field == "attentional_pool":  # which takes texts, too
             continue
-        kinds = [
-            typing.get_origin(kind) or kind for kind in typing.get_args(annotations[field]) or [annotations[field]]
-        ]
+        union = typing.get_args(annotations[field]) or [annotations[field]]
+        kinds = {typing.get_origin(kind) or kind for kind in union} - {type(None)}
         found = {list: tuple}.get(type(value), type(value))
-        if found not in kinds and not (found is int and float in kinds):
-            says = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
+        if kinds <= KINDS.keys() and found not in kinds | ({int} if float in kinds else set()):
+            says = " or ".join(words for kind, words in KINDS.items() if kind in kinds)
             raise UsageError(f"{where}: {field} {value!r}: has to be {says}")
 
 
