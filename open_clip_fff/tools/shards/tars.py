@@ -94,9 +94,9 @@ def check_torn(flag: str, *urls: str) -> None:
 
 
 def sample_starts(url: str) -> tuple[list[int], str | None]:
-    """The byte at which each sample of a local tar starts, up to its first damage, and what that is.
+    """The byte at which each sample of a local tar starts, and why these are not all, None if they are.
 
-    None if the tar is remote, compressed, or damaged from its beginning.
+    There are none of a tar that is remote, compressed, or damaged from its beginning.
     """
     starts: list[int] = []
     try:
