@@ -20,8 +20,8 @@ class Condition:
         batch: images in a batch.
         epochs: how often each image is seen.
         start: weights of `random` numbers, or of the `CLIP` of the clean images.
-        longer: a word for more steps than in the other conditions: `longer`, as many as take the time of mining, and
-            `thrice` as many; empty for as many.
+        steps: a word for another number of steps than elsewhere: `longer`, as many as take the time of mining, `thrice`
+            as many, a `quarter` of them; empty for as many.
     """
 
     shares: str
@@ -29,13 +29,13 @@ class Condition:
     batch: int = 256
     epochs: int = 10
     start: str = "random"
-    longer: str = ""
+    steps: str = ""
 
     @property
     def name(self) -> str:
         """Of its rows and folders."""
         start = "" if self.start == "random" else f"-from-{self.start}"
-        return f"{self.shares}-{self.noise}-{self.batch}{start}" + (f"-{self.longer}" if self.longer else "")
+        return f"{self.shares}-{self.noise}-{self.batch}{start}" + (f"-{self.steps}" if self.steps else "")
 
 
 @dataclass(frozen=True)
@@ -232,11 +232,12 @@ GRIDS = {
     "batch": Grid(
         (Condition("balanced", batch=1024, epochs=40), Condition("tailed", batch=1024, epochs=40)), _DECIDING, (0, 1, 2)
     ),
+    "quarter": Grid((Condition("balanced", batch=1024, steps="quarter"),), _DECIDING, (0, 1, 2)),
     "sigmoid": Grid((Condition("balanced"),), _SIGMOID, (0, 1, 2)),
     "others": Grid((Condition("balanced"),), ("softmax, five, each by itself",), (0, 1, 2)),
-    "time": Grid((Condition("balanced", epochs=15, longer="longer"),), _WITHOUT_MINING, (0, 1, 2)),
+    "time": Grid((Condition("balanced", epochs=15, steps="longer"),), _WITHOUT_MINING, (0, 1, 2)),
     "long": Grid(
-        (Condition("balanced", epochs=30, longer="thrice"),), ("CLIP, one of five drawn", "softmax, five"), (0, 1, 2)
+        (Condition("balanced", epochs=30, steps="thrice"),), ("CLIP, one of five drawn", "softmax, five"), (0, 1, 2)
     ),
     "flickr8k": Grid(
         (Condition("flickr8k", "human", epochs=12), Condition("flickr8k", "swapped", epochs=12)), _FLICKR, (0, 1, 2)
