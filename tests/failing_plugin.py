@@ -1,6 +1,7 @@
-"""A plug-in whose hook fails where an environment variable says, `RANK:BATCH:ERROR`."""
+"""A plug-in whose hook fails where an environment variable says, `RANK:BATCH:ERROR`; `sigterm` when it is made."""
 
 import os
+import signal
 
 from open_clip_fff import Batch, register_batch_hook
 
@@ -11,8 +12,10 @@ FAILS = ["--plugin", "tests.failing_plugin", "--batch-hooks", "failing", "--loss
 class Failing:
     def __init__(self, context) -> None:
         rank, batch, name = os.environ["FAILING"].split(":")
+        if name == "sigterm":
+            os.kill(os.getpid(), signal.SIGTERM)
         self.left = int(batch) if int(rank) == context.rank else -1
-        self.error = {"error": RuntimeError("on purpose,\nin two lines"), "ctrl-c": KeyboardInterrupt()}[name]
+        self.error = {"error": RuntimeError("on purpose,\nin two lines"), "ctrl-c": KeyboardInterrupt()}.get(name)
 
     def __call__(self, batch: Batch) -> Batch:
         if self.left == 0:

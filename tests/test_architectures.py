@@ -76,6 +76,9 @@ def test_coca_trains_under_clip_is_exported_and_refused_by_fff(trainer, tmp_path
     assert "CoCa" in (tmp_path / "exported" / "README.md").read_text()
     assert trainer("--method", "fff", *CAPTIONS, "--mining-features", "off", *model, "--name", "refused") == 2
     assert "use --method clip" in capsys.readouterr().err
+    path.write_text(json.dumps({name: part for name, part in TINY_COCA.items() if name != "custom_text"}))
+    assert trainer(*DRAWN, *model, "--name", "refused") == 2
+    assert 'its json has multimodal_cfg, and lacks "custom_text": true; write it' in capsys.readouterr().err
 
 
 def test_a_resnet_with_frozen_norms_goes_on_and_is_exported(trainer, tmp_path, export_here):

@@ -20,6 +20,7 @@ from open_clip_fff.hub.checkpoints import find_checkpoint, newest_first, read_ex
 from open_clip_fff.train import main as train
 from tests import recorder
 from tests.conftest import colour_sample, write_tar
+from tests.failing_plugin import FAILS
 from tests.programs import Program, torchrun
 from tests.test_resuming import FFF, RANDOM, RUNS
 from tests.test_training import assert_equal_checkpoints
@@ -175,7 +176,7 @@ def test_it_is_a_checkpoint_like_others(trainer, stopped, tmp_path, capsys):
 OTHERS = {
     "with --workers 0, and now it is 1: go on with 0": ["--workers", "1"],
     "with --batch-size 8, and now it is 16: go on with 8": ["--batch-size", "16"],
-    "in the middle of an epoch of 8 steps, and this run's have 6": ["--train-num-samples", "48"],
+    "with --train-num-samples 64, and now it is 48: go on with 64": ["--train-num-samples", "48"],
 }
 
 
@@ -184,8 +185,19 @@ def test_what_the_step_does_not_fit_is_refused_and_latest_takes_the_epochs(train
     for says, flags in OTHERS.items():
         assert trainer(*argv, *flags, "--resume", str(stopped), "--name", "y") == 2
         line = capsys.readouterr().err.strip().splitlines()[-1]
-        assert says in line and ("steps" in says or line.endswith(f"the newest usable one before it is {whole}")), line
+        assert says in line and line.endswith(f"the newest usable one before it is {whole}"), line
         assert not trainer.run("y").exists()
+    extra = torch.load(stopped.with_suffix(".extra"), weights_only=True)
+    del extra["midway"]["sizes"]["train_num_samples"]  # as where the data say it, or an older version has saved
+    torch.save(extra, stopped.with_suffix(".extra"))
+    assert trainer(*argv, "--train-num-samples", "48", "--resume", str(stopped), "--name", "y") == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "an epoch of 8 steps, and this run's have 6: go on with the same data" in line
+    assert line.split(" (")[0].endswith(f"or from an epoch's checkpoint, {whole}"), line
+    # nothing is trained: neither the loader's numbers nor its place matter
+    table = ["--val-data", str(trainer.csv), "--csv-img-key", "filepath", "--csv-caption-key", "title"]
+    assert trainer(*argv, *table, "--batch-size", "4", "--resume", str(stopped), "--name", "only", data=[]) == 0
+    assert "Eval Epoch: 1" in trainer.log("only") and "note" not in capsys.readouterr().out
     stopped.with_suffix(".extra").unlink()
     assert trainer(*argv, "--name", "x", "--resume", "latest") == 0
     assert f"its extra state {stopped.with_suffix('.extra')} is not there" in (out := capsys.readouterr().out)
@@ -230,12 +242,19 @@ def test_handlers_are_put_back_and_stock_runs_have_none(trainer):
     before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
     seen = []
     look = lambda: seen.append([signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)])  # noqa: E731
-    with in_step(1, look):
+    with in_step(2, look):
         assert trainer("--name", "ours") == 0
-    with in_step(1, look):
+    with in_step(2, look):
         assert train([*trainer.common, *trainer.tars, "--name", "stock"]) == 0
     assert seen[0] != before == seen[1]
     assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_a_signal_at_the_start_frees_the_runs_name(trainer, tmp_path):
+    program = [*trainer.common, *trainer.tars, "--model-config", str(trainer.config), "--name", "x", *FAILS]
+    stopped = Program(["-m", "open_clip_fff.train", *program], env={"FAILING": "0:0:sigterm"}, out=tmp_path / "log")
+    assert stopped.wait() == -signal.SIGTERM and not trainer.run("x").exists()
+    assert "Running with a single process" in (tmp_path / "log").read_text()  # its folder was there
 
 
 def test_a_run_without_a_folder_cannot_save(trainer, capsys):

@@ -69,7 +69,7 @@ FLAGS = [
     ("--aug-cfg scale=(0.9,", "NAME=VALUE"),
     ("--aug-cfg foo=1", "unexpected keyword argument 'foo'"),
     ("--image-mean .5 .5", "no image can be made with it"),
-    ("--image-std 0 0 0", "no image can be made with it"),
+    ("--image-std -1 0.2 0.2", "pixels are divided by it; above 0"),
     ("--val-data /nowhere.json", "/nowhere.json does not exist"),
     ("--val-data /etc/hostname", "say what it is with --dataset-type"),
     ("--val-data /etc", "/etc is a folder; name the table in it, or its tars"),

@@ -75,6 +75,7 @@ def test_a_set_that_breaks_costs_a_warning_not_the_run(trainer, sets):
         (["--zeroshot-data", "SETS", "--zeroshot-sets", "pets"], "--zeroshot-data: pets: not there"),
         (["--zeroshot-data", "SETS", "--zeroshot-sets", ""], "--zeroshot-sets names no set"),
         (["--zeroshot-sets", "cifar10"], "does nothing without --zeroshot-data"),
+        (["--train-data", "", "--zeroshot-data", "SETS"], "--zeroshot-data: is scored as training goes on"),
     ],
 )
 def test_mistakes_are_known_before_training(trainer, sets, flags, named, capsys):

@@ -96,6 +96,11 @@ def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:
 _SPLIT = "make data sets of them, A::B in --train-data, with a folder for each"
 
 
+def trains(args: argparse.Namespace) -> bool:
+    """Whether a command line of OpenCLIP's trains; else it only evaluates."""
+    return bool(args.train_data) or args.dataset_type == "synthetic"
+
+
 def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
     """`webdataset`, `csv` or `synthetic`, as OpenCLIP decides for the data of a flag."""
     if args.dataset_type != "auto":

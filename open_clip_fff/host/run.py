@@ -10,6 +10,7 @@ import open_clip_train.main as oc_main
 import open_clip_fff
 from open_clip_fff.config.consistency import idle_notes
 from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.data_sets import trains
 from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.data.row_counts import RowCounts
 from open_clip_fff.data.training_data import (
@@ -85,7 +86,7 @@ def _train(command: Command) -> None:
         epoch = 0 if resumed.checkpoint is None else read_epoch(resumed.checkpoint) or 0
         warnings, rows_line = forecast_epochs(args, plan, rows, epoch)
         done = [f"note: --resume {resumed.checkpoint}: all of --epochs {args.epochs} are trained"]
-        done = done if epoch >= args.epochs > 0 else []
+        done = done if epoch >= args.epochs > 0 and trains(args) else []
         _warn(args, plan, [*found, *resumed.notes, *done, *sidecar_notes(args, plan), *warnings])
         if plan.typed:
             plan = _introduced(args, plan, rows, epoch, rows_line)

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sysconfig
 import threading
 import traceback
@@ -64,7 +65,13 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
         UsageError: for what went wrong before the first step; a `ReportedError` on all but one of several ranks.
     """
     had_group, folders, logged, stepped = _has_group(), _RunFolders(args, peers), LastLoggedError(), threading.Event()
-    hook = register_optimizer_step_post_hook(lambda *_: stepped.set())
+    default_again = _removal_at_sigterm(folders)
+
+    def first_step(*_: object) -> None:
+        stepped.set()
+        default_again()
+
+    hook = register_optimizer_step_post_hook(first_step)
     try:
         device = oc_main.init_distributed_device(args)
         if _has_group():
@@ -88,9 +95,31 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
         raise
     finally:
         hook.remove()
+        default_again()
         folders.unlock()
         if _has_group() and not had_group:
             dist.destroy_process_group()
+
+
+def _removal_at_sigterm(folders: "_RunFolders") -> Callable[[], None]:
+    """Makes SIGTERM remove the folders before it ends the process, as it does by default; returns what undoes that.
+
+    Nothing is changed where a caller has a handler, or outside of the main thread.
+    """
+
+    def remove_and_end(signum: int, _: object) -> None:
+        folders.remove()
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
+
+    def undo() -> None:
+        if signal.getsignal(signal.SIGTERM) is remove_and_end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    main = threading.current_thread() is threading.main_thread()
+    if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, remove_and_end)
+    return undo
 
 
 def _has_group() -> bool:

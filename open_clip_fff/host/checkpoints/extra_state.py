@@ -17,6 +17,7 @@ import open_clip_train.main as oc_main
 import torch
 
 from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checkpoints.mid_epoch import check_loader_sizes, loader_sizes
 from open_clip_fff.host.fixes import save_atomically
@@ -37,9 +38,9 @@ def extra_state(state: RunState) -> Iterator[None]:
         yield
 
 
-def needs_extra(plan: Plan, at: Position) -> bool:
+def needs_extra(args: argparse.Namespace, plan: Plan, at: Position) -> bool:
     """Whether a run that is resumed from there cannot go on without."""
-    midway = bool(at.step and plan.typed)
+    midway = bool(at.step and plan.typed) and trains(args)
     return midway or plan.ema_decay is not None or plan.fusion is not None or _mining_has_state(plan)
 
 
@@ -113,7 +114,7 @@ def check_extra(
     ):
         if needed and name not in extra:
             raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {fix}")
-    if at.step:
+    if at.step and trains(args):
         check_loader_sizes(args, extra, checkpoint)
     return extra
 

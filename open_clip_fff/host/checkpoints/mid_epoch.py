@@ -27,6 +27,7 @@ from open_clip_fff.host.stopping import StopAgreement, Stopped
 from open_clip_fff.hub.checkpoints import Position
 
 _LOADER_FLAGS = ("world_size", "workers", "batch_size", "accum_freq", "seed", "dataset_resampled")
+_EPOCH_FLAGS = ("train_num_samples", "train_data_upsampling_factors")  # None where the data say how long an epoch is
 
 
 @contextmanager
@@ -50,13 +51,14 @@ def _enumerate(batches: Any, start: int = 0) -> Iterator[tuple[int, Any]]:
 
 def loader_sizes(args: argparse.Namespace) -> dict[str, Any]:
     """The flags that have to be the same for a loader to resume in the middle of an epoch."""
-    return {name: getattr(args, name) for name in _LOADER_FLAGS}
+    return {name: getattr(args, name) for name in (*_LOADER_FLAGS, *_EPOCH_FLAGS)}
 
 
 def check_loader_sizes(args: argparse.Namespace, extra: Mapping[str, Any], checkpoint: Path | str) -> None:
     """Raises UsageError if a run cannot go on in the middle of the checkpoint's epoch."""
     for name, was in extra["midway"]["sizes"].items():
-        if was != (now := getattr(args, name)):
+        now = getattr(args, name)
+        if was != now and not (name in _EPOCH_FLAGS and None in (was, now)):
             called = "the number of ranks" if name == "world_size" else as_flag(name)
             raise UsageError(
                 f"--resume {checkpoint}: it was saved in the middle of an epoch with {called} {was}, and now it is "
@@ -106,9 +108,11 @@ class MidEpochCheckpoints:
     def _resume(self, start: EpochStart) -> None:
         state, args = self.state, self.state.args
         if start.steps != self.steps:
+            before = Path(args.resume).with_name(f"{Position(start.epoch, 0).stem}.pt")
             raise UsageError(
                 f"--resume {args.resume}: it was saved in the middle of an epoch of {start.steps:,} steps, and this "
                 f"run's have {self.steps:,}: go on with the same data, or from an epoch's checkpoint"
+                + (f", {before}" if before.exists() else "")
             )
         for name, hook in _epoch_keepers(state).items():
             if (kept := start.hooks.get(name)) is not None:

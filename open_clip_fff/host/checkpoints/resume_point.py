@@ -10,6 +10,7 @@ from open_clip_train.main import get_latest_checkpoint
 from torch import Tensor
 
 from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.checkpoints.extra_state import check_extra, needs_extra
 from open_clip_fff.host.checks.weights import architecture, check_resume, model_options, named
@@ -56,7 +57,7 @@ def find_checkpoint(args: argparse.Namespace, plan: Plan) -> ResumeCheckpoint:
         found = _typed(typed, [path.resolve() for path in newest_first(run_folder(typed))], check)
     found = found._replace(fits=found.checkpoint is not None and own is not None)
     at = None if found.checkpoint is None or plan.typed else read_position(found.checkpoint)
-    if at is None or not at.step:
+    if at is None or not at.step or not trains(args):
         return found
     note = f"warning: --resume {found.checkpoint}: without a flag of ours epoch {at.epoch} is trained from its begin"
     return found._replace(notes=(*found.notes, note))
@@ -106,5 +107,5 @@ def _check(args: argparse.Namespace, plan: Plan, own: Mapping[str, Tensor] | Non
         raise UsageError(f"--resume {path}: holds weights and no epoch, so no run can go on from it")
     if "epoch" in stored:
         at = Position.of(stored)
-        if needs_extra(plan, at):
+        if needs_extra(args, plan, at):
             check_extra(args, plan, path, at)

@@ -8,6 +8,7 @@ from typing import Any
 
 import open_clip_train.main as oc_main
 
+from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.checkpoints.extra_state import check_extra, needs_extra, read_beside
 from open_clip_fff.host.checkpoints.mid_epoch import epoch_start
@@ -73,7 +74,7 @@ def _loader(state: RunState, fits: bool, load: Callable) -> Callable:
 
 def _restore_extra(state: RunState, path: str, at: Position, load: Callable) -> None:
     """Gives the run's parts their share of the extra state beside a checkpoint; `state.extra` is what is left."""
-    if needs_extra(state.plan, at):
+    if needs_extra(state.args, state.plan, at):
         state.extra = check_extra(state.args, state.plan, path, at, load)
         if state.fusion is not None:
             load_weights(state.model.fusion.network, state.extra.pop("fusion")["weights"], f"--resume {path}")
@@ -83,9 +84,9 @@ def _restore_extra(state: RunState, path: str, at: Position, load: Callable) -> 
             except RuntimeError as error:
                 message = " ".join(str(error).splitlines()[:2])
                 raise UsageError(f"--resume {path}: its moving average is of another model ({message})") from error
-        if at.step:
+        if at.step and trains(state.args):
             state.epoch_start = epoch_start(state.extra, state.args.rank)
-    elif not state.own_loss and (state.args.train_data or state.args.dataset_type == "synthetic"):
+    elif not state.own_loss and trains(state.args):
         try:
             state.extra = read_beside(load, path, at)
         except UsageError as error:

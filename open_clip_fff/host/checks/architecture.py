@@ -11,6 +11,10 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.host.generation import TASKS
 
 WHOLE = ("layers", "width", "heads", "head_width", "patch_size", "image_size", "context_length", "vocab_size")
+CHOICES: dict[str, dict[str, tuple[str, ...]]] = {
+    "text_cfg": {"pool_type": ("argmax", "first", "last", "eos", "none")},
+    "vision_cfg": {"pool_type": ("tok", "avg", "none"), "pos_embed_type": ("learnable", "sin_cos_2d")},
+}
 KINDS = {
     int: "a whole number",
     float: "a number",
@@ -35,6 +39,9 @@ def check_architecture(name: str, config: dict) -> None:
         if not TASKS and (unknown := [key for key in config[part] if key not in known]):
             raise UsageError(f"{where} has no field {unknown[0]}{did_you_mean(unknown[0], known)}")
         _check_kinds(where, config[part], typing.get_type_hints(kind))
+        for field, choices in CHOICES[part].items():
+            if not TASKS and (chosen := config[part].get(field, choices[0])) not in choices:
+                raise UsageError(f"{where}: {field} {chosen!r}: choose {', '.join(choices[:-1])} or {choices[-1]}")
         _check_tower(where, {**known, **config[part]})
 
 
@@ -65,8 +72,11 @@ def _check_tower(where: str, tower: dict) -> None:
     if tower.get("hf_model_name") or isinstance(tower["layers"], list | tuple):  # the latter is a ResNet's
         return
     for field in WHOLE:
-        if not isinstance(value := tower.get(field, 1), list | tuple):
+        value = tower.get(field, 1)
+        if not isinstance(value, list | tuple):
             _check_size(f"{where}: {field}", value)
+        elif len(value) != 2:
+            raise UsageError(f"{where}: {field} {value!r}: has to be one number, or height and width")
     width = tower["width"]
     if "heads" in tower:
         if width % tower["heads"]:

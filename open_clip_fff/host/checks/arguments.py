@@ -13,7 +13,7 @@ from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.objective import OURS
 from open_clip_fff.config.parsers import check_least
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.data.data_sets import check_files, dataset_kind
+from open_clip_fff.data.data_sets import check_files, dataset_kind, trains
 from open_clip_fff.errors import UsageError, as_mistake, refuse
 from open_clip_fff.host.checks.patched import check_patched
 
@@ -30,15 +30,22 @@ def check_arguments(args: argparse.Namespace, plan: Plan) -> None:
     Raises:
         UsageError: for the first that cannot work.
     """
-    training = bool(args.train_data) or args.dataset_type == "synthetic"
+    training = trains(args)
     check_least(args, batch_size=1, workers=0, seed=0, force_context_length=1, force_patch_dropout=0)
     if (sides := args.force_image_size or [1]) and (min(sides) < 1 or len(sides) > 2):
         raise UsageError(f"--force-image-size {' '.join(map(str, sides))}: a side in pixels, or height and width")
+    if min(std := args.image_std or [1]) <= 0:
+        raise UsageError(f"--image-std {' '.join(map('{:g}'.format, std))}: pixels are divided by it; above 0")
     if (args.force_patch_dropout or 0) >= 1:
         raise UsageError(f"--force-patch-dropout {args.force_patch_dropout:g}: it is a share, less than 1")
     _check_installed(args)
     if training:
         _check_training(args, siglip=args.siglip or plan.loss.name == "siglip")
+    if plan.zero_shot is not None and not training:
+        raise UsageError(
+            "--zeroshot-data: is scored as training goes on, and --train-data is not there; open-clip-fff score scores "
+            "checkpoints"
+        )
     _check_data(args)
     if training:
         _check_grouping(args, plan)

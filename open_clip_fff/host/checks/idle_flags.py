@@ -7,6 +7,7 @@ from pathlib import Path
 
 from open_clip.factory import parse_model_name
 
+from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import printable
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.plural import plural
@@ -17,7 +18,7 @@ _BY_TIMM = ("ratio", "re_prob", "re_count")  # items of --aug-cfg
 
 def idle_flag_notes(args: argparse.Namespace) -> list[str]:
     """A warning for each flag that was typed without the one it belongs to: no errors, as runs share command lines."""
-    if not (args.train_data or args.dataset_type == "synthetic"):
+    if not trains(args):
         return []
     cooldown, timm = args.lr_scheduler == "const-cooldown", args.opt.lower().startswith("timm/")
     flags = {

@@ -77,6 +77,8 @@ def check_coca(args: argparse.Namespace, config: dict) -> None:
             raise UsageError(f"--lock-{tower}: {kind}, whose towers OpenCLIP cannot lock; drop it")
     if TASKS:
         return
+    if not (config.get("custom_text") or args.force_custom_text or config["text_cfg"].get("hf_model_name")):
+        raise UsageError(f'--model {args.model}: its json has multimodal_cfg, and lacks "custom_text": true; write it')
     if args.precision in ("bf16", "fp16"):
         raise UsageError(f"--precision {args.precision}: {kind}, part of which stays in float32; use amp_bf16 or amp")
     length, most = args.force_context_length or 0, writer.get("context_length", 77)

@@ -7,6 +7,7 @@ import torch
 from open_clip_train.data import expand_urls
 from torch import nn
 
+from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.checks.arguments import NO_BIAS
 from open_clip_fff.host.generation import TASKS
@@ -27,7 +28,7 @@ def check_flags(args: argparse.Namespace) -> None:
     """
     if args.seed + args.world_size > 2**32:
         raise UsageError(f"--seed {args.seed}: it is less than 2**32")
-    if args.train_data or args.dataset_type == "synthetic":
+    if trains(args):
         if args.distill_model and args.distill_pretrained:
             _check_no_bias(args)
         _check_upsampling(args)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import read_weights, run_of, usable_before, weights_of
 from open_clip_fff.hub.description import only_errors_logged, registered_architecture
@@ -95,7 +96,7 @@ def check_resume(
     Raises:
         UsageError: in one line that says what differs, and how it was trained.
     """
-    called, training = f"--resume {checkpoint}", bool(args.train_data) or args.dataset_type == "synthetic"
+    called, training = f"--resume {checkpoint}", trains(args)
     start = f"start from its towers with --pretrained {checkpoint}"
     with named("--resume"):
         weights = weights_of(stored, checkpoint)
