@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from open_clip_fff import __version__
 from open_clip_fff.config.parsers import did_you_mean
 
 # By the order in which one meets them: the module whose `main` it is, and what it does.
@@ -49,6 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(help_text())
         return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"open_clip_fff {__version__}")
+        return 0
     name, *rest = argv
     if name not in COMMANDS:
         hint = did_you_mean(name, COMMANDS) or f" (there are: {', '.join(COMMANDS)})"

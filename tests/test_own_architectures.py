@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel
 from open_clip_fff import UsageError
 from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.host.checks.architecture import check_architecture
+from open_clip_fff.hub.loading import load_model
 from open_clip_fff.models.frozen import load_frozen
 from scripts.faulty.inputs import TINY
 
@@ -83,6 +84,7 @@ def test_open_clip_s_own_architectures_have_fields_that_fit():
         ({}, {"max_position_embeddings": 8}, "context_length 16: NAME reads at most 8 tokens; write 8"),
         ({}, {"model_type": "roberta", "max_position_embeddings": 8, "pad_token_id": 1}, "reads at most 6 tokens"),
         ({}, {"model_type": "distilbert"}, "hf_model_name NAME is a distilbert, and OpenCLIP takes roberta, "),
+        ({}, {"model_type": "chinese_clip"}, "hf_model_name NAME is a chinese_clip, and OpenCLIP takes roberta, "),
         ({}, {"pad_token_id": None}, "the config.json of hf_model_name NAME has no pad_token_id"),
         ({"hf_proj_type": None}, {"hidden_size": 48}, "hf_proj_type None: the features of NAME are 48 wide"),
         ({"hf_proj_type": "none"}, {}, "hf_proj_type none: the features of NAME are 32 wide, and embed_dim is 32"),
@@ -104,7 +106,7 @@ def test_tokens_that_no_text_gives_need_no_place_in_the_tower(trainer, bert_clip
     words = tokenizer["model"]["vocab"]
     words |= {f"▁<extra_id_{number}>": len(words) + number for number in range(100)}
     vocabulary.write_text(json.dumps(tokenizer))
-    AutoModel.from_config(AutoConfig.from_pretrained(tmp_path / "tower")).save_pretrained(tmp_path / "tower")
+    random_weights(tmp_path / "tower")
     assert run(trainer, tmp_path, capsys, text, *OURS)[0] == 0
     words["square"] = 200
     vocabulary.write_text(json.dumps(tokenizer))
@@ -112,9 +114,48 @@ def test_tokens_that_no_text_gives_need_no_place_in_the_tower(trainer, bert_clip
     assert code == 2 and "knows 64 tokens, its tokenizer gives 201" in err
 
 
+@pytest.mark.parametrize("precision", ["fp32", "amp_bf16"])
+def test_a_tower_that_was_saved_in_half_is_trained_and_loaded_in_full(trainer, bert_clip, tmp_path, capsys, precision):
+    """As many on the hub are; transformers makes a model in the precision that its config.json names."""
+    text = changed(bert_clip, tmp_path, {"dtype": "bfloat16"})
+    random_weights(tmp_path / "tower")
+    assert run(trainer, tmp_path, capsys, text, *OURS, "--precision", precision)[0] == 0
+    kinds = {tensor.dtype for tensor in trainer.checkpoint("x")["state_dict"].values() if tensor.is_floating_point()}
+    assert kinds == {torch.float32}
+    loaded = load_model(str(trainer.run("x")))
+    assert loaded.model.text.transformer.dtype == torch.float32
+    assert loaded.model.encode_text(loaded.tokenizer(["a red square"])).isfinite().all()
+
+
+NO_MORE = "the tower of own has no more, so nothing would be locked; lower it"
+ROBERTA = {"model_type": "roberta", "pad_token_id": 1}
+
+
+@pytest.mark.parametrize(
+    ("tower", "flag", "most", "says"),
+    [
+        (None, "--lock-image --lock-image-unlocked-groups", 2, NO_MORE),
+        (None, "--lock-text --lock-text-freeze-layer-norm --lock-text-unlocked-layers", 2, NO_MORE),
+        (ROBERTA, "--lock-text --lock-text-unlocked-layers", 1, NO_MORE),
+        ({}, "--lock-text --lock-text-unlocked-layers", 0, "OpenCLIP can lock this tower of own whole alone; drop it"),
+    ],
+    ids=["image", "native", "roberta", "bert"],
+)
+def test_a_lock_that_locks_nothing_is_refused(trainer, bert_clip, tmp_path, capsys, tower, flag, most, says):
+    text = NATIVE if tower is None else changed(bert_clip, tmp_path, tower)
+    for count in (most + 1, 99):
+        code, err = run(trainer, tmp_path, capsys, text, *flag.split(), str(count))
+        assert code == 2 and f"{flag.split()[-1]} {count}: {says}" in err and not trainer.logs.exists()
+    if tower:
+        random_weights(tmp_path / "tower")
+    if most:
+        code, _ = run(trainer, tmp_path, capsys, text, *OURS, *flag.split(), str(most))
+        assert code == 0 and len(trainer.checkpoint("x")["optimizer"]["state"]) > 0
+
+
 def test_another_padding_is_a_warning(trainer, bert_clip, tmp_path, capsys):
     text = changed(bert_clip, tmp_path, {"pad_token_id": 1})
-    AutoModel.from_config(AutoConfig.from_pretrained(tmp_path / "tower")).save_pretrained(tmp_path / "tower")
+    random_weights(tmp_path / "tower")
     code, out = run(trainer, tmp_path, capsys, text, *OURS)
     assert code == 0 and "reads as text; it leaves out token 1; make pad_token_id in both one" in out
 
@@ -166,7 +207,7 @@ def test_a_teacher_is_given_the_tokens_of_the_model(trainer, bert_clip, tmp_path
 
 def test_a_teacher_with_another_tokenizer_is_a_warning(trainer, bert_clip, tmp_path, capsys):
     text = changed(bert_clip, tmp_path, {})
-    AutoModel.from_config(AutoConfig.from_pretrained(tmp_path / "tower")).save_pretrained(tmp_path / "tower")
+    random_weights(tmp_path / "tower")
     teacher = ["--distill-model", "teacher", "--distill-pretrained", made(tmp_path, "teacher", NATIVE)]
     code, out = run(trainer, tmp_path, capsys, text, *teacher)
     assert code == 0 and "warning: --distill-model teacher: has another tokenizer than --model's" in out
@@ -182,6 +223,11 @@ def made(tmp_path, name, text):
     model = open_clip.create_model(name, pretrained_text=False)
     torch.save({"epoch": 1, "state_dict": model.state_dict()}, path.with_suffix(".pt"))
     return str(path.with_suffix(".pt"))
+
+
+def random_weights(tower):
+    """Saves some, as its config.json says, beside it."""
+    AutoModel.from_config(AutoConfig.from_pretrained(tower)).save_pretrained(tower)
 
 
 def changed(bert_clip, tmp_path, tower):

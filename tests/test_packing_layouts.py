@@ -3,6 +3,7 @@
 
 import io
 import json
+import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -286,3 +287,27 @@ def test_files_of_two_splits_are_told(pack, pictures, tmp_path):
     assert "3 images" in pack(tmp_path / "clone", "--out", tmp_path / "cloned").out
     done = pack(tmp_path / "clone" / "data" / "train-{00000..00001}-of-00002.parquet", "--out", tmp_path / "train")
     assert "files of all names" not in done.out and "2 images" in done.out
+
+
+def test_folders_of_two_splits_are_told(pack, pictures, tmp_path):
+    """As the hub converts data sets to parquet, as Hugging Face's ImageFolder, as COCO's folders, and one of them."""
+    rows = [{"image": {"bytes": (pictures / "0.png").read_bytes(), "path": None}, "text": "a"}]
+    for split in ("train", "test"):
+        parquet, images = tmp_path / "hub" / "default" / split, tmp_path / "images" / f"{split}2017"
+        parquet.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), parquet / "0000.parquet")
+        images.mkdir(parents=True)
+        shutil.copy(pictures / "0.png", images / f"{split}.png")
+    line = "warning: test and train are packed together; name one, as in"
+    done = pack(tmp_path / "hub" / "default", "--out", tmp_path / "a")
+    assert f"{line} '{tmp_path}/hub/default/train'" in done.out and f"{tmp_path}/hub/default (2 files)" in done.out
+    assert line not in pack(tmp_path / "hub" / "default" / "train", "--out", tmp_path / "b").out
+    done = pack(tmp_path / "hub", "--out", tmp_path / "c", expect=2)
+    assert f"its parquets are in folders below; name one of these, such as {tmp_path}/hub/default/test" in done.err
+    done = pack(tmp_path / "images", "--out", tmp_path / "d")
+    assert f"{line} '{tmp_path}/images/train2017'" in done.out
+    for split in ("train", "test"):
+        folder = tmp_path / "images" / f"{split}2017"
+        (folder / "metadata.jsonl").write_text(json.dumps({"file_name": f"{split}.png", "text": "a"}))
+    done = pack(tmp_path / "images", "--out", tmp_path / "e")
+    assert f"{line} '{tmp_path}/images/train2017'" in done.out and "2 images, 2 raw captions" in done.out

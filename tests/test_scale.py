@@ -88,6 +88,15 @@ def test_the_recipes_commands_are_what_the_programs_read(recipe, variables, has,
         assert args.device == "cuda" and args.share == ("2/64" if recipe == "slurm.sh" else None)
 
 
+def test_an_array_with_gaps_is_refused():
+    variables = {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "2"}
+    env = {**os.environ, **variables, "DRY_RUN": "1", "SHARDS": "x.tar", "OUT": "/x"}
+    env["SLURM_SUBMIT_DIR"] = str(SCRIPTS.parent)
+    shell = ["bash", str(SCRIPTS / "recipes" / "slurm.sh")]
+    done = subprocess.run(shell, env=env, text=True, capture_output=True, timeout=60)
+    assert done.returncode == 2 and "--array=3,… has gaps" in done.stderr and not done.stdout
+
+
 def test_a_recipe_asks_for_what_it_needs():
     env = {name: value for name, value in os.environ.items() if name not in ("SHARDS", "OUT")}
     shell = ["bash", str(SCRIPTS / "recipes" / "torchrun.sh")]

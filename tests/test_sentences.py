@@ -124,6 +124,16 @@ def test_the_files_of_sentence_transformers_say_how(folder):
         load_sentences(str(folder))
 
 
+def test_a_model_that_reads_images_too_is_none(tmp_path):
+    from transformers import CLIPConfig, CLIPModel
+
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    text, vision = {**small, "vocab_size": 8, "bos_token_id": 0, "eos_token_id": 1}, {**small, "image_size": 32}
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision)).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="a clip is no sentence model, as it reads images, too; a CLIP mines with"):
+        load_sentences(str(tmp_path))
+
+
 def test_files_that_are_missing_or_broken_are_named(folder):
     """A tokenizer of config.json alone gives all words one token; a pooling that is not there is not the mean."""
 

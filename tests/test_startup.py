@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from open_clip_fff.cli import COMMANDS
+from open_clip_fff import __version__
+from open_clip_fff.cli import COMMANDS, main
 from tests.conftest import TINY
 
 ROOT = Path(__file__).parent.parent
@@ -110,6 +111,10 @@ for line, message in {wrong}.items():
         assert main(line.split()) == 2 and message in err.getvalue(), (line, err.getvalue())
 """
     assert imported(code, HEAVY) == []
+
+
+def test_a_version_is_printed(capsys):
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"open_clip_fff {__version__}\n"
 
 
 def test_a_help_that_is_cut_by_head_is_no_error():

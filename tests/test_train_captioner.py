@@ -31,6 +31,11 @@ def test_a_captioner_is_trained_on_ones_own_images_and_captions_them(program, sh
     right = [named[row] == ("red", "green", "blue", "yellow")[row % 4] for row in range(16)]
     assert sum(right) > 12, captions
     # it goes on from there, and what cannot work is a line
+    answers = (
+        (tmp_path / "mine" / "config.json").read_text().replace("ForConditionalGeneration", "ForQuestionAnswering")
+    )
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / "config.json").write_text(answers)
     again = ["--model", tmp_path / "mine", "--steps", "1", "--batch-size", "2", "--workers", "0", "--held-out", "0.2"]
     program("train_captioner", *again, "--out", tmp_path / "more", *data, folder="scripts")
     for wrong, line in (
@@ -40,6 +45,7 @@ def test_a_captioner_is_trained_on_ones_own_images_and_captions_them(program, sh
         (["--out", tmp_path / "x", "--held-out", "0.0001"], "keeps 0 of 64 images"),
         (["--out", tmp_path / "x", "--device", "nothing"], "--device nothing"),
         (["--out", tmp_path / "x", "--model", tmp_path / "small.json"], "cannot be loaded"),
+        (["--out", tmp_path / "x", "--model", tmp_path / "answers"], "BlipForQuestionAnswering, which was trained to"),
     ):
         done = program("train_captioner", *again, *wrong, *data, folder="scripts", expect=2)
         assert line in done.err and len(done.err.splitlines()) == 1, done.err

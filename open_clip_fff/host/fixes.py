@@ -28,6 +28,7 @@ from open_clip_fff.data.tars import tar_files, tar_samples
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.host.generation import PARALLEL, TASKS
 from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
+from open_clip_fff.hub.float32_text import float32_text_towers
 from open_clip_fff.models.frozen_norms import freeze_batch_norms
 from open_clip_fff.patching import View, replaced
 
@@ -64,6 +65,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
             **({"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}),
         ),
         replaced(open_clip.timm_model, freeze_batch_norm_2d=freeze_batch_norms),
+        float32_text_towers(),
         counting_damage(counters),
     ):
         yield

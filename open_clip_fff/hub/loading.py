@@ -15,6 +15,7 @@ from open_clip_fff.fingerprint import fingerprint
 from open_clip_fff.hub import MODEL_FORMS
 from open_clip_fff.hub.checkpoints import find_checkpoint, read_position, read_weights, run_folder, run_of
 from open_clip_fff.hub.description import CONFIG_NAME, folder_description, only_errors_logged, read_description
+from open_clip_fff.hub.float32_text import float32_text_towers
 from open_clip_fff.hub.folder import write_config
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, checked_loading, load_weights
 
@@ -164,7 +165,7 @@ def model_from_description(
     with tempfile.TemporaryDirectory() as folder:
         try:
             write_config(description, Path(folder))
-            with only_errors_logged():
+            with only_errors_logged(), float32_text_towers():
                 model, _, preprocess = open_clip.create_model_and_transforms(
                     f"local-dir:{folder}", load_weights=False, pretrained_text=False
                 )
@@ -251,7 +252,7 @@ def _by_open_clip(
 
     with as_mistake(f"{source}: cannot be loaded", Exception):  # a corrupt folder, no network, an unknown tag
         # no pretrained tower parts: all weights come from the source
-        with checked_loading(source) as reports:
+        with checked_loading(source) as reports, float32_text_towers():
             model, _, preprocess = open_clip.create_model_and_transforms(
                 name, tag, require_pretrained=True, pretrained_text=False, cache_dir=cache_dir, **options
             )

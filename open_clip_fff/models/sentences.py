@@ -110,7 +110,7 @@ def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
     model's own length and the mean.
 
     Raises:
-        UsageError: if it cannot be loaded, lacks weights or a vocabulary, or pools in an unknown way.
+        UsageError: if it cannot be loaded, lacks weights or a vocabulary, reads images, or pools in an unknown way.
     """
     from transformers import AutoModel
 
@@ -120,6 +120,11 @@ def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
         layout = _layout(name, cache_dir)
         options |= {"subfolder": layout.weights} if layout.weights else {}
         model, info = AutoModel.from_pretrained(name, output_loading_info=True, trust_remote_code=False, **options)
+        if hasattr(model.config, "vision_config"):
+            raise UsageError(
+                f"--mining-model {name}: a {model.config.model_type} is no sentence model, as it reads images, too; a "
+                f"CLIP mines with --mining-features frozen, as OpenCLIP has it"
+            )
         tokenizer = load_tokenizer(name, **options)
     absent = absent_weights(model, info)
     if getattr(model.config, "is_encoder_decoder", False):

@@ -53,7 +53,7 @@ class TextLimits:
     @classmethod
     def of_transformers(cls, config: Any) -> "TextLimits":
         """Of a model of transformers, by its configuration."""
-        return cls(config.vocab_size, most_tokens(config))
+        return cls(getattr(config, "vocab_size", None), most_tokens(config))  # one of several towers has none
 
     @classmethod
     def of_model(cls, model: Any) -> "TextLimits":

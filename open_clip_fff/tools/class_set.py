@@ -21,6 +21,7 @@ from open_clip_fff.tools.pack.folder_files import UnusedFiles, entries_of, image
 from open_clip_fff.tools.pack.items import SkipSample, image_content, prepare_image
 from open_clip_fff.tools.pack.kinds import files_in
 from open_clip_fff.tools.pack.settings import ImageSettings
+from open_clip_fff.tools.pack.splits import SPLITS
 from open_clip_fff.tools.shards.tars import check_torn
 
 GENERIC_TEMPLATES = (  # the seven that CLIP's authors found best for ImageNet; OpenCLIP's SIMPLE_IMAGENET_TEMPLATES
@@ -33,7 +34,6 @@ GENERIC_TEMPLATES = (  # the seven that CLIP's authors found best for ImageNet; 
     "a photo of the small {c}.",
 )
 SPLIT = "test"  # on which models are scored
-SPLITS = {"train", "val", "valid", "validation", "test"}
 THREADS = 4  # that read and decode images
 CODE = re.compile(r"n\d{8}$|\d+[. _-]|[\W\d_]*$")  # wordnet's ids, numbers before a name, or no letter at all
 

@@ -47,8 +47,10 @@ def draw(results: Path) -> None:
     curves = read(results / "curves.csv")
     if not len(curves):
         return
-    curves = curves[curves["condition"] == curves["condition"].iloc[0]]
+    condition = curves["condition"].iloc[0]
+    curves = curves[curves["condition"] == condition]
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    figure.suptitle(condition, fontsize="small")
     shown = {SOFTMAX, *curves.loc[curves["bias"].notna(), "arm"]}
     arms = [name for name in ARMS if name in shown & set(curves["arm"])]
     for place, arm in enumerate(arms):

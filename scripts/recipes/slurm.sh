@@ -9,11 +9,15 @@
 #
 #   SHARDS='data/{00000..06999}.tar' OUT=/mnt/work sbatch --export=ALL scripts/recipes/slurm.sh
 #
-# A task embeds the shards that it captioned, so that tasks wait for no other. Keep the array's size when you start it
-# again while some of its tasks still run. The other variables are in steps.sh.
+# A task embeds the shards that it captioned, so that tasks wait for no other. Start the whole array again, not some of
+# its tasks: what is there is not made twice. Keep its size while some still run. The other variables are in steps.sh.
 set -euo pipefail
 # Slurm runs a copy of this file: RECIPES says where the others are
 source "${RECIPES:-${SLURM_SUBMIT_DIR:-.}/scripts/recipes}/steps.sh"
+if (( SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN >= SLURM_ARRAY_TASK_COUNT )); then
+  echo "slurm.sh: --array=$SLURM_ARRAY_TASK_MIN,… has gaps, and tasks share the shards by their number: start all of them" >&2
+  exit 2
+fi
 SHARE=(--share "$((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN))/$SLURM_ARRAY_TASK_COUNT")
 caption "${PYTHON:-python}"
 embed "${PYTHON:-python}"

@@ -1,13 +1,15 @@
 """Weights against the architecture, by names and shapes alone, before anything is built or written."""
 
 import argparse
+import io
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import trains
@@ -38,11 +40,13 @@ def context_length(args: argparse.Namespace) -> int | None:
 
 
 def check_weights(args: argparse.Namespace, plan: Plan) -> None:
-    """The weights to start from that flags name, if files of this machine, where the architecture is no hub's.
+    """Locks of towers, and the weights to start from that flags name, if files of this machine, where the architecture
+    is no hub's.
 
     Raises:
-        UsageError: if one cannot be read or does not fit.
+        UsageError: if one cannot be read or does not fit, or a lock locks nothing.
     """
+    _check_locks(args, plan)
     _check_start("--", args.model, args.pretrained, model_options(args, plan), plan)
     if args.distill_model and args.distill_pretrained:
         _check_start("--distill-", args.distill_model, args.distill_pretrained, {}, plan)
@@ -143,13 +147,39 @@ def _params(checkpoint: Path | str) -> dict[str, str]:
     return {} if run is None else read_params(run)
 
 
+def _check_locks(args: argparse.Namespace, plan: Plan) -> None:
+    """Parts of --model's towers that stay trained beside a lock; OpenCLIP locks nothing if they are all."""
+    image, text = args.lock_image_unlocked_groups, args.lock_text_unlocked_layers
+    towers = {"image": (args.lock_image, "groups", image), "text": (args.lock_text, "layers", text)}
+    for tower, (locked, parts, count) in towers.items():
+        model = _meta_model(args.model, model_options(args, plan)) if locked and count else None
+        if model is None:
+            continue
+        flag, before = f"--lock-{tower}-unlocked-{parts} {count}", _frozen(model)
+        try:
+            with redirect_stdout(io.StringIO()):
+                getattr(model, f"lock_{tower}_tower")(count)
+        except KeyError as error:  # as OpenCLIP's table of transformers' models has it for BERT
+            raise UsageError(f"{flag}: OpenCLIP can lock this tower of {args.model} whole alone; drop it") from error
+        if _frozen(model) == before:
+            raise UsageError(f"{flag}: the tower of {args.model} has no more, so nothing would be locked; lower it")
+
+
+def _frozen(model: nn.Module) -> int:
+    return sum(not parameter.requires_grad for parameter in model.parameters())
+
+
 def architecture(name: str, options: Mapping) -> Mapping[str, Tensor] | None:
     """The parameters of a model by name, on the device `meta`; None where the hub would have to be asked."""
+    model = _meta_model(name, options)
+    return None if model is None else model.state_dict()
+
+
+def _meta_model(name: str, options: Mapping) -> Any | None:
     if name.startswith("hf-hub:"):
         return None
     try:
         with torch.device("meta"), only_errors_logged():
-            model = open_clip.create_model(name, device="meta", load_weights=False, pretrained_text=False, **options)
+            return open_clip.create_model(name, device="meta", load_weights=False, pretrained_text=False, **options)
     except Exception:  # whatever it is, it is said once the model is made
         return None
-    return model.state_dict()

@@ -46,7 +46,7 @@ def draw_histograms(histograms: CosineHistograms, proposal: Proposal) -> Figure:
         _draw_densities(panel, {name: kind for name, kind in kinds.items() if kind[0].any()})
         draw_thresholds(panel, clause, Thresholds.of(proposal.config))
         panel.set(title=TITLES[clause], xlabel="cosine")
-        panel.legend(fontsize="x-small", frameon=False, loc="upper left", ncols=2)
+        panel.legend(fontsize="x-small", framealpha=0.9, edgecolor="none", loc="upper left", ncols=2)
     panels[0].set_ylabel("density")
     return figure
 

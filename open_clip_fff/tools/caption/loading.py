@@ -31,6 +31,11 @@ def configuration(name: str) -> Any:
             f"--model {name}: its config.json says {config.model_type}, with which transformers captions no images; "
             f"name BLIP-2, BLIP, or another model for image-text-to-text"
         )
+    if wrong := [kind for kind in config.architectures or [] if kind.endswith("ForQuestionAnswering")]:
+        raise UsageError(
+            f"--model {name}: its config.json says {wrong[0]}, which was trained to answer questions and captions "
+            f"nothing; name a captioner"
+        )
     return config
 
 

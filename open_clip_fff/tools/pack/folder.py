@@ -31,6 +31,7 @@ from open_clip_fff.tools.pack.row_list import ROWS, Listing, make_list
 from open_clip_fff.tools.pack.rows import SourceRow, batched
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource
+from open_clip_fff.tools.pack.splits import mixed_folders
 from open_clip_fff.tools.pack.tables.table import SourceTable
 from open_clip_fff.tools.shards.share import Share
 
@@ -46,8 +47,10 @@ def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
     if next(folder_rows(folder, False, unused), None) is None:
         holds = "".join(f"; it holds {line}" for line in unused.lines)
         holds += next((f"; {fix}" for suffix, fix in FIXES.items() if f" {suffix} (" in holds), "")
-        if tars := sorted(folder.rglob("*.tar")):
-            raise UsageError(f"{folder}: its tars are in folders below; name one of these, such as {tars[0].parent}")
+        for kind in ("tar", "parquet"):
+            if below := sorted(folder.rglob(f"*.{kind}")):
+                where = f"its {kind}s are in folders below; name one of these, such as {below[0].parent}"
+                raise UsageError(f"{folder}: {where}")
         raise UsageError(
             f"{folder}: no image in it or below ({', '.join(sorted(IMAGE_SUFFIXES))}), and no .tar or .parquet{holds}"
         )
@@ -67,6 +70,7 @@ def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
 
     fields, texts = ", ".join(settings.json_keys), ", ".join(f"NAME{suffix}" for suffix in CAPTION_SUFFIXES)
     lines = [f"{folder}: images, with captions from {texts} and NAME.json ({fields}) beside them"]
+    lines += mixed_folders(path for path in folder.iterdir() if path.is_dir())
     if settings.seed is None:
         lines.append("they are packed folder by folder; where these are classes, --shuffle SEED makes better shards")
     return PreparedSource(lines, open_in)

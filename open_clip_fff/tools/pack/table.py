@@ -34,6 +34,7 @@ from open_clip_fff.tools.pack.row_list import ROWS, Listing, make_list
 from open_clip_fff.tools.pack.rows import SourceRow, captions_of
 from open_clip_fff.tools.pack.settings import ColumnNames, PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource
+from open_clip_fff.tools.pack.splits import mixed_files
 from open_clip_fff.tools.pack.tables.parquet import CONTENT, CellImage, cell_image, with_images
 from open_clip_fff.tools.pack.tables.reader import Cells
 from open_clip_fff.tools.pack.tables.table import SHOWN, SourceTable, TableRow
@@ -84,19 +85,10 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
         images = partial(with_images, files=table.files, column=columns.image or "", folder=lists) if inline else None
         return ListedSource(listed, table.name, settings.per_shard, partial(table_item, root=root), repeats, images)
 
-    lines = [columns_line(table, settings.columns, columns), *notes, *_splits(table)]
+    lines = [columns_line(table, settings.columns, columns), *notes, *mixed_files(table.files)]
     if inline and settings.seed is not None and (shards := -(-table.about() // settings.per_shard)) > 1:
         lines.append(f"after --shuffle, each of {shards:,} shards goes through all of {table.name} for its images")
     return PreparedSource(lines, open_in)
-
-
-def _splits(table: SourceTable) -> list[str]:
-    """A line if files are called `train-…` and `test-…`, which may not belong together."""
-    kinds = Counter(re.split(r"[-_.]?\d", Path(file).stem)[0] for file in table.files)
-    if len(kinds) < 2 or len({Path(file).parent for file in table.files}) > 1:
-        return []
-    names = ", ".join(f"{kind or 'numbers'} ({count:,})" for kind, count in sorted(kinds.items()))
-    return [f"files of all names are packed: {names}; name some with braces, as in '{table.files[0]}'"]
 
 
 def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, starts: Sequence[str]) -> None:

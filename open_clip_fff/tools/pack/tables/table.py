@@ -1,6 +1,7 @@
 """Which reader a file has, and tables of one file or several."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,11 @@ class SourceTable:
             names = [str(Path(file).relative_to(self._folder)) for file in self.files]
             more = f", … {len(names)} in all" if len(names) > SHOWN else ""
             return f"{self._folder} ({', '.join(names[:SHOWN])}{more})"
-        return self.files[0] if len(self.files) == 1 else f"{Path(self.files[0]).parent} ({len(self.files)} files)"
+        return self.files[0] if len(self.files) == 1 else f"{self._above} ({len(self.files)} files)"
+
+    @property
+    def _above(self) -> str:
+        return os.path.commonpath([Path(file).parent for file in self.files]) or "."
 
     def warnings(self) -> list[str]:
         """A line on the rows that were skipped, if there are any."""
