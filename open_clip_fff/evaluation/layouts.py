@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from webdataset.tariterators import base_plus_ext
+
 from open_clip_fff.data.class_texts import NAMES, TEMPLATES, repeated_names
 from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.data.tars import Header
@@ -36,6 +38,7 @@ HUB = "clip-benchmark"  # the organisation that has the sets in webdataset form
 CLASS_FILES = (NAMES, TEMPLATES)  # of a classification set
 PREFIXES = ("wds/vtab/", "wds/", "vtab/", "wds_vtab-", "wds_")  # of sets' names in clip-benchmark and on the hub
 TYPE_FILE = "dataset_type.txt"
+LABELS = {"classification": "cls", "multilabel": "npy", "retrieval": "txt"}  # the member, by what the file says
 MOST_TEXT = 2**20  # bytes of a member with a label or captions
 VTAB = ("caltech101", "cifar10", "cifar100", "dtd", "flowers", "pets")  # there as wds_vtab-NAME
 
@@ -199,6 +202,7 @@ def _check_complete(folder: Path) -> None:
     split = folder / SPLIT
     if not any((folder / name).is_file() for name in (*CLASS_FILES, TYPE_FILE)) and not any(split.glob("*.tar")):
         return
+    _check_label(folder, split / "0.tar")
     wanted = [split / "nshards.txt", *(() if _type(folder) == "retrieval" else (folder / name for name in CLASS_FILES))]
     if missing := [str(path.relative_to(folder)) for path in wanted if not path.is_file()]:
         raise UsageError(
@@ -207,10 +211,30 @@ def _check_complete(folder: Path) -> None:
         )
 
 
+def _check_label(folder: Path, tar: Path) -> None:
+    """Raises UsageError if the first sample of a split lacks the label that the set's type needs."""
+    members: dict[str, list[str]] = {}
+    with suppress(OSError, tarfile.TarError), tarfile.open(tar, tarinfo=Header) as file:  # told as it is scored
+        for member in file:
+            key, extension = base_plus_ext(member.name)
+            if key is not None:
+                members.setdefault(key, []).append(extension.lower())
+            if len(members) > 1:
+                break
+    found, label = next(iter(members.values()), []), LABELS[_type(folder)]
+    if found and label not in found:
+        kinds = ", ".join(f"{member} for {kind}" for kind, member in LABELS.items())
+        raise UsageError(
+            f"{tar}: its first sample has {' + '.join(found)}, and no {label}, as a set for {_type(folder)} has; "
+            f"{folder / TYPE_FILE} says what a set is for ({kinds})"
+        )
+
+
 def _type(folder: Path) -> str:
     """`classification`, `multilabel` or `retrieval`."""
     path = folder / TYPE_FILE
-    return path.read_text().strip().lower() if path.is_file() else "classification"
+    found = path.read_text().strip().lower() if path.is_file() else ""
+    return found if found in LABELS else "classification"
 
 
 def _spec(name: str, folder: Path) -> EvalSet:
