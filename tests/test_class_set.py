@@ -171,9 +171,7 @@ def test_a_set_that_lacks_files_is_named_with_them(name, tmp_path):
         (tmp_path / "kept").rename(tmp_path / name / lost)
     webdataset(tmp_path / "pairs", retrieval=True)  # needs no names of classes
     (tmp_path / "pairs" / "dataset_type.txt").rename(tmp_path / "kept")
-    with pytest.raises(
-        UsageError, match=r"0.tar: its first sample has .*txt.*, and no cls, .*dataset_type.txt says"
-    ):
+    with pytest.raises(UsageError, match=r"0.tar: its first sample has .*txt.*, and no cls, .*dataset_type.txt says"):
         find_sets(["pairs"], tmp_path)
     (tmp_path / "kept").rename(tmp_path / "pairs" / "dataset_type.txt")
     (webdataset(tmp_path / ".killed.x") / "test/nshards.txt").unlink()  # what a killed process left
