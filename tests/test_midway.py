@@ -1,6 +1,7 @@
 """A run that is stopped in the middle of an epoch goes on as if it had not been: every number, every sample."""
 
 import logging
+import multiprocessing
 import os
 import re
 import signal
@@ -255,6 +256,32 @@ def test_a_signal_at_the_start_frees_the_runs_name(trainer, tmp_path):
     stopped = Program(["-m", "open_clip_fff.train", *program], env={"FAILING": "0:0:sigterm"}, out=tmp_path / "log")
     assert stopped.wait() == -signal.SIGTERM and not trainer.run("x").exists()
     assert "Running with a single process" in (tmp_path / "log").read_text()  # its folder was there
+
+
+def test_a_process_that_was_forked_at_the_start_removes_nothing(trainer):
+    """As of --remote-sync, which is ended by SIGTERM whenever the run ends."""
+    context, ended = multiprocessing.get_context("fork"), []
+    ready = context.Event()
+
+    def asleep(ready) -> None:
+        ready.set()
+        time.sleep(60)
+
+    class AtStart(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "Running with a single process" in record.getMessage():
+                (child := context.Process(target=asleep, args=(ready,))).start()
+                ready.wait()  # Python forgets a signal that comes as it forks
+                child.terminate()
+                child.join()
+                ended.append(child.exitcode)
+
+    logging.root.addHandler(handler := AtStart())
+    try:
+        assert trainer("--method", "clip", "--name", "x") == 0
+    finally:
+        logging.root.removeHandler(handler)
+    assert ended == [-signal.SIGTERM] and "Running with a single process" in trainer.log("x")
 
 
 def test_a_run_without_a_folder_cannot_save(trainer, capsys):

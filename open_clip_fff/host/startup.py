@@ -104,11 +104,14 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
 def _removal_at_sigterm(folders: "_RunFolders") -> Callable[[], None]:
     """Makes SIGTERM remove the folders before it ends the process, as it does by default; returns what undoes that.
 
-    Nothing is changed where a caller has a handler, or outside of the main thread.
+    Nothing is changed where a caller has a handler, or outside of the main thread. Processes that are forked meanwhile,
+    as of --remote-sync, have the handler, too, and remove nothing.
     """
+    run = os.getpid()
 
     def remove_and_end(signum: int, _: object) -> None:
-        folders.remove()
+        if os.getpid() == run:
+            folders.remove()
         signal.signal(signum, signal.SIG_DFL)
         os.kill(os.getpid(), signum)
 
