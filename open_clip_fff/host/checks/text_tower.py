@@ -34,8 +34,8 @@ def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | No
         notes = [] if tokenizer is None else padding_notes(where, tokenizer, found)
         if (kind := getattr(found, "dtype", None)) in (torch.float16, torch.bfloat16):
             notes.append(
-                f"warning: {where}: the weights of hf_model_name {name} are {str(kind).removeprefix('torch.')}; they are "
-                f"trained in float32, and stock OpenCLIP fails on what is exported then; name a copy saved in float32"
+                f"warning: {where}: the weights of hf_model_name {name} are {str(kind).removeprefix('torch.')}; they "
+                f"are trained in float32, and stock OpenCLIP fails on what is exported then; name a copy saved in float32"
             )
         fix = "hf_tokenizer_name names the one that belongs to it"
     else:
