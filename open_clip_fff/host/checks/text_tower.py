@@ -33,10 +33,9 @@ def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | No
         _check_transformers(where, name, text, found, config.get("embed_dim"), length, limits.length)
         notes = [] if tokenizer is None else padding_notes(where, tokenizer, found)
         if (kind := getattr(found, "dtype", None)) in (torch.float16, torch.bfloat16):
-            notes.append(
-                f"warning: {where}: the weights of hf_model_name {name} are {str(kind).removeprefix('torch.')}; they "
-                f"are trained in float32, and stock OpenCLIP fails on what is exported then; name a copy saved in float32"
-            )
+            was = f"the weights of hf_model_name {name} are {str(kind).removeprefix('torch.')}"
+            fails = "stock OpenCLIP fails on what is exported then; name a copy saved in float32"
+            notes.append(f"warning: {where}: {was}; they are trained in float32, and {fails}")
         fix = "hf_tokenizer_name names the one that belongs to it"
     else:
         if text["pool_type"] == "none" and "multimodal_cfg" not in config:
