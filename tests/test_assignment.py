@@ -259,3 +259,14 @@ def test_counts_by_clause():
     agreement = torch.tensor([[1, 1, -1, -1], [1, 1, -1, 0], [-1, 0, 1, 1], [-1, -1, 1, 1]], dtype=torch.int8)
     counts.add(assign(f.ids, f.ids, f.valid, mined), mined, agreement)
     assert rates(counts.take(IMAGES.device)).right == 0.5
+
+
+def test_pairs_in_doubt_and_held_back_are_counted_per_image():
+    f = MiningFeatures(IMAGES, TEXTS, torch.ones(4, 1, dtype=torch.bool), torch.arange(4))
+    mined = mine(f, f, MiningConfig(0.94, 0.86, 0.99, 0.6))
+    doubtful = torch.zeros(4, 4, 1, dtype=torch.bool)
+    doubtful[0, 2:] = True
+    counts = MiningCounts()
+    counts.add(assign(f.ids, f.ids, f.valid, mined), mined._replace(doubtful=doubtful, held=torch.tensor(3)))
+    seen = rates(counts.take(IMAGES.device))
+    assert (seen.doubtful, seen.held) == (0.5, 0.75)

@@ -1,5 +1,6 @@
 """The bias before the first step: measured once or never, with what will be mined once the warm-up is over."""
 
+import math
 import re
 
 import pytest
@@ -76,3 +77,12 @@ def test_positives_are_counted_by_weight(trainer, teacher):
         mined = [float(x) for x in re.findall(r"Mined/image: ([\d.]+)", log)]
         found[name] = float(share) / 100 * int(weight.replace(",", "")), sum(mined)
     assert found["all"][0] == pytest.approx(found["above own"][0], rel=0.01) and found["all"][1] > found["above own"][1]
+
+
+def test_it_is_that_of_the_share_the_scale_and_the_mean_cosine(trainer):
+    argv = ["--method", "fff", "--captions-per-image", "4", "--json-text-key", "captions", "--mining-features", "off"]
+    assert trainer(*argv, "--lr", "1e-9", "--name", "b") == 0
+    line = r"Logit bias starts at (-?[\d.]+): share of positives ([\d.]+)%.*?, scale ([\d.]+), mean cosine (-?[\d.]+),"
+    ((bias, share, scale, mean),) = [map(float, found) for found in re.findall(line, trainer.log("b"))]
+    assert bias == pytest.approx(math.log(share / (100 - share)) - scale * mean, abs=0.01)
+    assert scale == pytest.approx(10, abs=1e-3)

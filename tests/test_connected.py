@@ -10,7 +10,7 @@ from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
 from open_clip_fff.mining.connections import ConnectedPairs, ConnectionMiner
 from open_clip_fff.mining.counts import ConnectionCounts, connection_rates
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
-from open_clip_fff.mining.hardest import Hardest, hardest_negatives, match_labels
+from open_clip_fff.mining.hardest import Hardest, candidate_cosines, hardest_negatives, match_labels
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds
 from open_clip_fff.mining.tiles import OwnCaptions, tiles
@@ -138,3 +138,13 @@ def test_it_goes_with_mined_pairs_and_any_loss_by_tiles():
     smoothed = SmoothedITCLoss(0.5)
     given = {"assignment": labels.by_image, "text_assignment": labels.by_text}
     assert smoothed(image, text, scale, assignment=assignment) == smoothed(image, text, scale, **given)
+
+
+def test_cosines_of_the_gate_are_those_of_the_hardest_pairs():
+    hardest = hardest_negatives(*features(6, 2), torch.arange(6), torch.ones(6, 2, dtype=torch.bool))
+    image, text = features(6, 2, seed=9)
+    of_images, of_texts = candidate_cosines(hardest, image, text)
+    for i in range(6):
+        assert of_images[i] == pytest.approx(float(image[i] @ text.flatten(0, 1)[hardest.caption[i]]))
+        for k in range(2):
+            assert of_texts[i, k] == pytest.approx(float(text[i, k] @ image[hardest.image[i, k]]))

@@ -1,5 +1,7 @@
 """The connection discriminator: what transformers itself would say, asked no more than is needed, and kept on disk."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -166,3 +168,12 @@ def test_a_folder_whose_parts_do_not_fit_is_refused(matching_folders, tmp_path):
     assert "cannot be loaded" in refused(tmp_path / "size")
     BertConfig().save_pretrained(tmp_path / "bert")
     assert "its config.json says bert, not blip or blip-2" in refused(tmp_path / "bert")
+
+
+def test_a_processor_that_does_not_normalise(tmp_path):
+    folder = make(tmp_path / "plain", "blip")
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "do_normalize": False}))
+    raw, images = crops(len(CAPTIONS), 24)
+    found = discriminator_of(folder)(images, CAPTIONS)
+    torch.testing.assert_close(found, theirs("blip", folder, raw, CAPTIONS), atol=1e-5, rtol=0)

@@ -297,3 +297,8 @@ def test_the_tally_reports_news_once():
     with pytest.raises(UsageError, match=r"^--min-coverage 0\.6: in epoch 3, txt has text in 50\.00% of 2 rows$"):
         check_coverage(news, settings, "epoch 3")
     assert not any(counters.take().values()) and caption_line(counters.take(), settings) is None
+
+
+def test_of_several_raw_captions_as_many_are_counted_as_are_drawn():
+    row = CaptionReader(CaptionSettings(1, "sample", ("txt", "caption"))).row(sample(txt=b"a", caption=b"b"))
+    assert row.captions == ["a"] and row.raw == 1

@@ -19,6 +19,7 @@ from open_clip_fff.host.report.recall import Keys, recall
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.fusion import FusionLoss
 from open_clip_fff.mining.clauses import mine, with_mined
+from open_clip_fff.mining.connections import ConnectionMiner
 from open_clip_fff.mining.counts import rates
 from open_clip_fff.mining.given import GivenPairs, ListedPairs
 from open_clip_fff.mining.global_texts import TextBlock
@@ -292,3 +293,25 @@ def test_refusals(trainer, capsys, flags, line):
     assert line in capsys.readouterr().err
     assert trainer(*DRAWN, "--positive-key", "title") == 2
     assert "--positive-key: clip takes no other positives; use --loss fff, softmax" in capsys.readouterr().err
+
+
+def test_pairs_that_are_given_are_not_asked_of_the_discriminator():
+    (image, text), keys, asked = features(12, 1), torch.arange(12) % 3, []
+
+    def label_matches(caption, other, _):
+        asked.append((caption, other[:, 0]))
+        return torch.full_like(caption, -1, dtype=torch.int8), torch.full_like(other, -1, dtype=torch.int8)
+
+    criterion = Criterion(FFFLoss(), None, given=GivenPairs())
+    criterion.connections = ConnectionMiner(label_matches)
+    given = {"image_ids": torch.arange(12), "positive_keys": keys, "caption_hashes": torch.arange(12)[:, None]}
+    criterion.assignment(image, text, **given)
+    ((captions, images),) = asked
+    assert (keys[captions] != keys).all() and (keys[images] != keys).all()
+
+
+def test_a_key_that_no_row_of_a_table_has_is_told(tmp_path):
+    path = written(tmp_path / "pairs.csv", [("a.png", "b.png"), ("a.png", "typo.png")], "key_a key_b")
+    found = read_pairs(path, None, ["a.png", "b.png"])
+    assert len(found.pairs) == 1
+    assert "left out 1 pair with a key that is not in its shard (first typo.png)" in found.lines[0]

@@ -2,6 +2,7 @@
 anything."""
 
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -12,6 +13,9 @@ from open_clip_fff import alternating_walk
 from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.grouping import reference as loops
 from open_clip_fff.grouping.order import arrange
+from open_clip_fff.grouping.sampler import GroupedSampler
+from open_clip_fff.hooks.grit import Grit
+from open_clip_fff.hooks.registry import HookContext
 from tests.test_scripts import script
 
 
@@ -247,3 +251,33 @@ def test_settings_are_checked(choice, message):
     with pytest.raises(ValueError, match=message) as error:
         GroupingSettings(**choice)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("scope", ["rank", "global"])
+def test_two_ranks_share_the_rows_of_a_table(scope):
+    image, text = (torch.randn(64, 8, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
+
+    def find(ids, _):
+        return image[ids], text[ids], torch.ones(len(ids), dtype=torch.bool)
+
+    def indices(rank, ranks, batch):
+        settings = GroupingSettings(search_space=32 // ranks, queue=64 // ranks, scope=scope)
+        sampler = GroupedSampler(range(64), torch.arange(64), settings, batch, lambda _: find, rank, ranks)
+        sampler.set_epoch(1)
+        return torch.tensor(list(sampler))
+
+    parts = [indices(rank, 2, 4) for rank in (0, 1)]
+    assert sorted(torch.cat(parts).tolist()) == list(range(64))
+    if scope == "global":  # a mini-batch of both ranks is one of a single rank's, of twice the size
+        both = torch.cat([part.view(-1, 4) for part in parts], dim=1)
+        assert {frozenset(x) for x in both.tolist()} == {frozenset(x) for x in indices(0, 1, 8).view(-1, 8).tolist()}
+
+
+def test_the_hook_s_sampler_is_its_rank_s(tmp_path):
+    plan, device = (
+        SimpleNamespace(grouping=GroupingSettings(search_space=8, queue=8), features="off"),
+        torch.device("cpu"),
+    )
+    ranks = {"batch_size": 2, "rank": 1, "world_size": 2, "folder": tmp_path}
+    sampler = Grit(HookContext(plan, device, (0.5,), (0.5,), None, **ranks)).sampler(range(16), torch.arange(16))
+    assert (sampler.rank, sampler.num_replicas, sampler.batch) == (1, 2, 2) and len(list(sampler)) == 8

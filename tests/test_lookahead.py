@@ -3,13 +3,15 @@
 import random
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from open_clip_fff.config.grouping import GroupingSettings
+from open_clip_fff.data.caption_rows import CaptionRow, RowBytes, RowFeatures
 from open_clip_fff.data.shards import ID
-from open_clip_fff.grouping.feature_sources import LastEpochFeatures
+from open_clip_fff.grouping.feature_sources import LastEpochFeatures, stored_features
 from open_clip_fff.grouping.lookahead import Lookahead
 
 D, BATCH = 16, 4
@@ -130,3 +132,11 @@ def test_the_first_batch_waits_for_one_search_space_alone():
 
 def test_no_bank_no_groups(tmp_path):
     assert LastEpochFeatures([tmp_path / "nothing", tmp_path])(3) is None
+
+
+def test_stored_features_are_the_mean_of_an_images_captions():
+    axes = np.eye(3, dtype=np.float16)
+    rows = [CaptionRow(1, ["a", "b"], features=RowFeatures(axes[0], axes[1:])), CaptionRow(2, ["c"])]
+    image, text, known = stored_features(1)(torch.tensor([1, 2]), list(map(RowBytes.of, rows)))
+    assert known.tolist() == [True, False] and image[0].tolist() == [1, 0, 0]
+    torch.testing.assert_close(text[0], torch.tensor([0, 0.5**0.5, 0.5**0.5]))

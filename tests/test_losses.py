@@ -368,3 +368,10 @@ def test_a_loss_of_before_gets_its_old_name_with_one_warning(caplog):
     assert [record.message for record in caplog.records] == [
         "Old: text_valid is called caption_valid since open_clip_fff 0.2; the old name works until 0.3."
     ]
+
+
+def test_pairs_of_an_unknown_class_are_not_counted_as_wrong():
+    image = torch.ones(4, 4) / 2
+    criterion = Criterion(FFFLoss(), MiningConfig(0.5, None, None, None), online=True)
+    criterion(image, image[:, None], torch.tensor(5.0), torch.tensor(0.0), image_classes=torch.tensor([0, 0, 1, -1]))
+    assert rates(criterion.counts.take(image.device)).right == pytest.approx(2 / 6)

@@ -11,7 +11,9 @@ import torch
 from open_clip_fff import FFFLoss, MiningConfig
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate
+from open_clip_fff.evaluation.compare.bootstrap import HitCounts, figures
 from open_clip_fff.evaluation.compare.columns import OTHER, Column, hits_of
+from open_clip_fff.evaluation.compare.estimate import estimate
 from open_clip_fff.evaluation.compare.rows import read_rows
 from open_clip_fff.evaluation.compare.warnings import steps, unequal_evaluation
 from open_clip_fff.evaluation.layouts import find_sets
@@ -22,7 +24,7 @@ from open_clip_fff.hub.loading import load_model
 from open_clip_fff.hub.weight_source import WeightSource
 from open_clip_fff.models.fusion import Fusion, FusionSizes
 from tests.eval_sets import put, webdataset
-from tests.test_comparison import Scores
+from tests.test_comparison import CLIP, Scores, cell
 
 QUICK = EvalSettings(workers=0, progress_bars=False)
 
@@ -150,3 +152,53 @@ def test_a_scale_may_be_a_number_and_features_that_mine_have_to_fit():
         loss(image, text, 10.0, -8.0, mining_image_features=image[:, :4], mining_text_features=text[:, 0, :4])
     with pytest.raises(ValueError, match="mining_image_features is"):
         loss(image, text, 10.0, -8.0, mining_image_features=image[:, :4], mining_text_features=text)
+
+
+def test_the_spread_over_seeds_is_that_of_a_sample(tmp_path):
+    scores = Scores(tmp_path / "store")
+    for seed in range(3):
+        scores.model(f"a-{seed}", 0.5 + 0.05 * seed, params={"seed": str(seed), **CLIP}, seed=seed)
+    alone = [cell(scores.table([f"logs/a-{n}"], []), f"a-{n}", "cifar10").mean for n in range(3)]
+    found = cell(scores.table(["a=logs/a-0,logs/a-1,logs/a-2"], []), "a", "cifar10")
+    assert found.spread == pytest.approx(np.std(alone, ddof=1)) and found.mean == pytest.approx(np.mean(alone))
+
+
+def test_intervals_are_of_95_percent(tmp_path):
+    scores = Scores(tmp_path / "store")
+    scores.model("a", 0.5), scores.model("b", 0.55)
+    table, rows = scores.table(["logs/a"], ["logs/b"]), read_rows(["logs/a"], ["logs/b"], scores.folder)
+    (column,) = [column for column in table.columns if column.key[1] == "cifar10"]
+    found = estimate(rows, [column], 300).found
+    theirs, ours = (found[row.models[0], column].draws for row in rows)
+    change = cell(table, "b", "cifar10").changes["a"]
+    assert (change.low, change.high) == pytest.approx(tuple(np.percentile(ours - theirs, (2.5, 97.5))))
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "figure"),
+    [
+        ("zeroshot_classification", "mean_per_class_recall", 0.5),
+        ("zeroshot_classification", "acc1", 0.75),
+        ("zeroshot_retrieval", "image_retrieval_recall@1", 0.5),
+    ],
+)
+def test_a_figure_by_hand(task, metric, figure):
+    """Three images of one class and one of another, all taken for the first; three captions of one image, two found."""
+    classes = {"target": np.array([0, 0, 0, 1]), "predicted": np.array([0, 0, 0, 0])}
+    texts = {"image_of_text": np.array([0, 0, 0, 1]), metric: np.array([True, True, False, False])}
+    samples, images = (texts, 2) if task.endswith("retrieval") else (classes, 4)
+    score = Score({"metrics": {}}, {"set": {"task": task, "name": "x", "images": images}}, samples)
+    hits, trials, group = hits_of(score, Column(OTHER, (task, "x"), "x", metric))
+    assert figures(HitCounts(hits[:, None], trials, group))[0] == pytest.approx(figure)
+
+
+def test_a_stored_figure_that_its_samples_do_not_give_is_told(tmp_path):
+    scores = Scores(tmp_path / "store")
+    folder = scores.model("a", 0.5, ["cifar10", "pets", "flickr30k"])
+    assert scores.table(["logs/a"], []).doubtful == ()
+    file = folder / "cifar10" / "result.json"
+    result = json.loads(file.read_text())
+    result["metrics"]["acc1"] += 0.01
+    file.write_text(json.dumps(result))
+    (line,) = scores.table(["logs/a"], []).doubtful
+    assert "cifar10: acc1 is" in line

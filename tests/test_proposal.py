@@ -23,6 +23,7 @@ from open_clip_fff.tools.calibrate.histograms import CosineHistograms, cosine_hi
 from open_clip_fff.tools.calibrate.plots import draw_histograms
 from open_clip_fff.tools.calibrate.proposal import Proposal, images_for, propose, readable
 from open_clip_fff.tools.calibrate.strata import ABOVE, STRATA, StratifiedPairs
+from open_clip_fff.tools.calibrate.table import thresholds_table
 from open_clip_fff.tools.calibrate.warnings import warnings
 from scripts.bench.memory import AliveBytes
 from tests.quantiles import quantile_thresholds
@@ -376,3 +377,16 @@ def test_where_half_of_them_are_matches():
     assert half_way([(0.9, 1.0), (0.8, 0.75), (0.6, 0.25), (0.4, 0.9)]) == (pytest.approx(0.7), "at")
     assert half_way([(0.9, 0.4), (0.8, 1.0)]) == (0.9, "above")
     assert half_way([(0.9, 0.8), (0.8, 0.5)]) == (0.8, "below")
+
+
+def test_what_one_clause_alone_mines_and_quantiles():
+    f = random_features(120, 2, d=8)
+    proposal, counted, _, _ = proposed(f, MiningConfig(0.1, 0.1, 0.1, 0.1))
+    mined = mine(f, f, proposal.config)
+    each = torch.stack([mined.pairs & x for x in mined.clauses])
+    alone = (each & (each.sum(dim=0) == 1)).sum(dim=(1, 2, 3))
+    assert counted.only.tolist() == alone.tolist() and 0 < alone.sum() < each.sum()
+    table = thresholds_table(proposal, counted, [], BATCH)
+    assert table["only_by_it"].tolist()[:3] == pytest.approx((alone * (BATCH - 1) / (120 * 119)).tolist())
+    assert table["quantile"].tolist()[:3] == pytest.approx([1 - share for share in proposal.shares])
+    assert len(set(proposal.shares)) > 1

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from open_clip_fff.models.ema import WeightsEma
 from tests.conftest import DRAWN
 from tests.test_training import FFF, assert_equal_checkpoints
 
@@ -147,3 +148,25 @@ def test_the_average_is_validated_and_exported(trainer, tmp_path, capsys, export
     assert "has no moving average beside it (epoch_1.extra): train with --ema-decay" in capsys.readouterr().err
     assert trainer(*DRAWN, "--ema-decay", "0.9", "--precision", "fp16", "--name", "half") == 2
     assert "too coarse to average" in capsys.readouterr().err
+
+
+def test_the_average_is_that_of_its_formula():
+    model = torch.nn.Linear(2, 1, bias=False)
+    model.logit_scale = torch.nn.Parameter(torch.tensor(1.0))
+    ema, generator = WeightsEma(model, 0.7), torch.Generator().manual_seed(0)
+    wanted = model.weight.detach().clone()
+    for step in range(1, 41):  # the decay is reached in step 24
+        with torch.no_grad():
+            model.weight.copy_(torch.randn(1, 2, generator=generator))
+        ema.update(model)
+        decay = min(0.7, step / (10 + step))
+        wanted = decay * wanted + (1 - decay) * model.weight.detach()
+        torch.testing.assert_close(ema.module.weight.detach(), wanted)
+
+
+def test_a_smaller_decay_keeps_the_average_nearer_to_the_weights(trainer):
+    for name, decay in (("low", "0.15"), ("high", "0.5")):
+        assert trainer(*DRAWN, "--ema-decay", decay, "--lr", "0.01", "--name", name) == 0
+    low, high = (extra(trainer, name, 1)["ema"]["weights"]["visual.proj"] for name in ("low", "high"))
+    weights = trainer.checkpoint("low")["state_dict"]["visual.proj"]
+    assert 0 < (low - weights).abs().max() < (high - weights).abs().max()

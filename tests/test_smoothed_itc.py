@@ -151,3 +151,14 @@ def test_what_does_not_go_is_said():
     for wrong in ({"alpha": 1.5}, {"stop_gradient": True, "impl": "tiled"}, {"consistency": 0.2, "dist_impl": "ring"}):
         with pytest.raises(ValueError, match=r"from 0 to 1|impl dense"):
             SmoothedITCLoss(**wrong)
+
+
+def test_the_other_direction_of_the_consistency_is_a_fixed_target():
+    x = Inputs(5)
+    with_it, without = (SmoothedITCLoss(0.5, consistency=w, impl="dense")(x.image, x.text, x.scale) for w in (0.2, 0.0))
+    found = x.gradients(with_it - without)
+    rows = x.scale * x.image @ x.text[:, 0].T
+    p, q = rows.log_softmax(dim=1), rows.T.log_softmax(dim=1)
+    wanted = x.gradients(-0.2 * ((q.detach().exp() * p).sum() + (p.detach().exp() * q).sum()) / 10)
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)

@@ -111,6 +111,13 @@ def probe(
     if len(np.unique(labels)) < 2 or not np.isin(target, labels).any():
         which = "are all of one class" if len(np.unique(labels)) < 2 else "are of none of the test images' classes"
         raise UsageError(f"{local.root}: its training images {which}")
+    return fit_and_score(features, labels, held_features, target, probing)
+
+
+def fit_and_score(
+    features: np.ndarray, labels: np.ndarray, held_features: np.ndarray, target: np.ndarray, probing: ProbeSettings
+) -> EvalOutcome:
+    """The probe's figures, by features float32 [M, D] and classes int64 [M] to fit on, and of the images to score."""
     if probing.shots > 0:
         chosen = draw_shots(labels, probing.shots, probing.seed)
         features, labels = features[chosen], labels[chosen]
