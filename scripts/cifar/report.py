@@ -10,7 +10,7 @@ from digits.study import markdown
 from scipy.stats import t as student
 
 from cifar.arms import ARMS, GRIDS
-from cifar.benches import BENCHES, CIFAR, Bench
+from cifar.benches import BENCHES, CIFAR, FLICKR, Bench
 from cifar.curves import draw as draw_curves
 from cifar.recalls import MEASURES as RECALLS
 from cifar.runs import BY_FREQUENCY
@@ -78,7 +78,10 @@ def fresh_seed(runs: pd.DataFrame, fresh: pd.DataFrame) -> str:
 
 def differences(arm: str, other: str, condition: str, seeds: Sequence[int], results: Sequence[Path]) -> str:
     """How far one arm is ahead of another, by each measure, over some seeds of all folders, each of a captioner."""
-    runs = pd.concat({folder: pd.read_csv(folder / "runs.csv") for folder in results}, names=["folder"])
+    bench = FLICKR if condition.startswith("flickr8k") else CIFAR
+    measures = bench.measures if bench is FLICKR else {**bench.measures, **{name: name for name in RECALLS}}
+    files = {folder: folder / bench.folder / "runs.csv" for folder in results}
+    runs = pd.concat({folder: pd.read_csv(file) for folder, file in files.items()}, names=["folder"])
     runs = runs[(runs["condition"] == condition) & runs["seed"].isin(seeds)].reset_index("folder")
     runs = runs.set_index(["folder", "seed"])
     own, base = (runs[runs["arm"] == name] for name in (arm, other))
@@ -86,7 +89,7 @@ def differences(arm: str, other: str, condition: str, seeds: Sequence[int], resu
         if found.empty:
             raise SystemExit(f"{name}: no run of it in {condition}; there are {'; '.join(runs['arm'].unique())}")
     rows = []
-    for measure, title in {**CIFAR.measures, **{name: name for name in RECALLS}}.items():
+    for measure, title in measures.items():
         apart = (own[measure] - base[measure]).dropna()
         each = ", ".join(f"{value:+.1f}" for value in apart)
         rows.append(
