@@ -26,4 +26,4 @@ def float32_text_towers() -> Iterator[None]:
 
 
 def _in_float32(make: Callable, *args: Any, **options: Any) -> Any:
-    return make(*args, dtype=torch.float32, **options)
+    return make(*args, **{**options, "dtype": torch.float32})  # blocks may stand in one another
