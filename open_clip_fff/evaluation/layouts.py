@@ -5,12 +5,13 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from webdataset.tariterators import base_plus_ext
-
 from open_clip_fff.data.class_texts import NAMES, TEMPLATES, repeated_names
+from open_clip_fff.data.row_counts import tar_entries
 from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.data.tars import Header
 from open_clip_fff.errors import UsageError, reason
@@ -213,15 +214,11 @@ def _check_complete(folder: Path) -> None:
 
 def _check_label(folder: Path, tar: Path) -> None:
     """Raises UsageError if the first sample of a split lacks the label that the set's type needs."""
-    members: dict[str, list[str]] = {}
-    with suppress(OSError, tarfile.TarError), tarfile.open(tar, tarinfo=Header) as file:  # told as it is scored
-        for member in file:
-            key, extension = base_plus_ext(member.name)
-            if key is not None:
-                members.setdefault(key, []).append(extension.lower())
-            if len(members) > 1:
-                break
-    found, label = next(iter(members.values()), []), LABELS[_type(folder)]
+    found, label = [], LABELS[_type(folder)]
+    with suppress(OSError, tarfile.TarError):  # told as it is scored
+        _, entries = next(groupby(tar_entries(str(tar), "r"), itemgetter(0)), ("", ()))
+        for _, extension, _ in entries:  # those before damage count, too
+            found.append(extension.lower())
     if found and label not in found:
         kinds = ", ".join(f"{member} for {kind}" for kind, member in LABELS.items())
         raise UsageError(

@@ -75,3 +75,8 @@ FLICKR = Bench(
     folder="flickr8k",
 )
 BENCHES = (CIFAR, FLICKR)
+
+
+def bench_of(condition: str) -> Bench:
+    """What a condition of that name trains and scores on."""
+    return FLICKR if condition.startswith(f"{FLICKR.folder}-") else CIFAR

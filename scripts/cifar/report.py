@@ -10,7 +10,7 @@ from digits.study import markdown
 from scipy.stats import t as student
 
 from cifar.arms import ARMS, GRIDS
-from cifar.benches import BENCHES, CIFAR, FLICKR, Bench
+from cifar.benches import BENCHES, CIFAR, FLICKR, Bench, bench_of
 from cifar.curves import draw as draw_curves
 from cifar.recalls import MEASURES as RECALLS
 from cifar.runs import BY_FREQUENCY
@@ -78,7 +78,7 @@ def fresh_seed(runs: pd.DataFrame, fresh: pd.DataFrame) -> str:
 
 def differences(arm: str, other: str, condition: str, seeds: Sequence[int], results: Sequence[Path]) -> str:
     """How far one arm is ahead of another, by each measure, over some seeds of all folders, each of a captioner."""
-    bench = FLICKR if condition.startswith("flickr8k") else CIFAR
+    bench = bench_of(condition)
     measures = bench.measures if bench is FLICKR else {**bench.measures, **{name: name for name in RECALLS}}
     files = {folder: folder / bench.folder / "runs.csv" for folder in results}
     runs = pd.concat({folder: pd.read_csv(file) for folder, file in files.items()}, names=["folder"])

@@ -13,7 +13,7 @@ from digits.sentences import by_captions_alone, needed_sentence_model
 from flickr.noisy import alike
 
 from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition
-from cifar.benches import CIFAR, FLICKR, Bench
+from cifar.benches import CIFAR, FLICKR, bench_of
 from cifar.data import BLIP, command, shards
 from cifar.recalls import MEASURES, recalls
 from cifar.teacher import CONFIG as TEACHER
@@ -55,14 +55,14 @@ def run_grid(
     grid = GRIDS[name]
     results.mkdir(parents=True, exist_ok=True)
     of_grid = [each for each in grid.conditions if shares in (None, each.shares)]
-    if CIFAR in map(bench_of, of_grid):
+    if CIFAR in [bench_of(each.name) for each in of_grid]:
         link_sets(data, test)
     for condition in of_grid:
         arms = [ARMS[arm] for arm in grid.arms]
         used = {arm.miner for arm in arms if arm.miner}
         miners = {miner: miner_flags(data, condition, miner) for miner in sorted(used)}
         losses = sorted({arm.loss for arm in arms})
-        bench = bench_of(condition)
+        bench = bench_of(condition.name)
         own = results / bench.folder
         own.mkdir(exist_ok=True)
         tune(data, condition, losses, own / "rates.csv")
@@ -70,11 +70,6 @@ def run_grid(
             train(data, condition, arms, [seed for seed in grid.seeds if seed in (seeds or grid.seeds)], miners, own)
     if test is not None:
         score_more(data, results / "runs.csv")
-
-
-def bench_of(condition: Condition) -> Bench:
-    """What a condition trains and scores on."""
-    return FLICKR if condition.shares == "flickr8k" else CIFAR
 
 
 def link_sets(data: Path, test: Path | None) -> None:
@@ -93,7 +88,7 @@ def link_sets(data: Path, test: Path | None) -> None:
 
 def tune(data: Path, condition: Condition, losses: Iterable[str], path: Path) -> None:
     """Adds to rates.csv the score on validation images of each loss at each rate."""
-    known, bench = read(path), bench_of(condition)
+    known, bench = read(path), bench_of(condition.name)
     runs = {}
     for loss in losses:
         for rate in RATES:
@@ -109,7 +104,7 @@ def best_rate(results: Path, condition: Condition, loss: str) -> float:
     """The rate at which the loss did best on validation images."""
     rates = read(results / "rates.csv")
     of_loss = rates[(rates["condition"] == condition.name) & (rates["loss"] == loss)]
-    return float(of_loss.loc[of_loss[bench_of(condition).chosen_by].idxmax(), "rate"])
+    return float(of_loss.loc[of_loss[bench_of(condition.name).chosen_by].idxmax(), "rate"])
 
 
 def train(
@@ -121,7 +116,7 @@ def train(
     results: Path,
 ) -> None:
     """Adds to runs.csv a line for each arm and seed."""
-    known, bench = read(results / "runs.csv"), bench_of(condition)
+    known, bench = read(results / "runs.csv"), bench_of(condition.name)
     runs = {}
     for seed in seeds:
         for arm in arms:
@@ -173,7 +168,7 @@ def _run(condition: Condition, arm: Arm, seed: int, rate: float, miner: list[str
 
 def shared_flags(data: Path, condition: Condition, sets: Sequence[str]) -> list[str]:
     """What all runs of a condition have."""
-    folder, bench = data / f"{condition.shares}-{condition.noise}", bench_of(condition)
+    folder, bench = data / f"{condition.shares}-{condition.noise}", bench_of(condition.name)
     images = count(folder)
     flags: dict[str, object] = {
         "--train-data": shards(folder),
