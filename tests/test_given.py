@@ -9,6 +9,7 @@ import torch
 from open_clip_fff import FFFLoss, MiningConfig, MultiPositiveSoftmaxLoss, SmoothedITCLoss
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.flags import flag_parser
+from open_clip_fff.config.fusion import ITM_NEGATIVES
 from open_clip_fff.config.resolve import make_plan
 from open_clip_fff.data.ids import NO_ID, key_id, row_id
 from open_clip_fff.data.positives import read_pairs
@@ -110,7 +111,7 @@ def test_a_mined_pair_of_an_ignored_key_is_a_positive_and_a_rate_counts_what_is_
     assert ((by_rate == POSITIVE) & ~same).sum() == N * K + 2 * N
 
 
-@pytest.mark.parametrize("negatives", ["hardest", "softmax", "random"])
+@pytest.mark.parametrize("negatives", ITM_NEGATIVES)
 def test_a_given_pair_is_no_hard_negative(negatives):
     (image, text), ids, valid = features(12, K), torch.arange(12), torch.rand(12, K) > 0.3
     keys = torch.arange(12) % 3

@@ -27,13 +27,13 @@ def test_two_ranks_train_with_mining(trainer, teacher, shards, tmp_path):
     # one rank speaks, and says each thing once
     assert printed.count("open_clip_fff 0") == 1 and printed.count("FFF Epoch") == log.count("FFF Epoch")
     assert log.count("FFF Epoch") == 2 * 2  # 64 images, 2 ranks of 8, 2 accumulated: 2 steps an epoch
-    assert all(float(rate) > 0 for rate in re.findall(r"Mined/image: ([\d.]+)", log))
+    assert min(float(rate) for rate in re.findall(r"Mined/image: ([\d.]+)", log)) > 0
     assert "gathers with gradient" in log and "image_to_text_R@1" in log
     assert printed.count("FFF Eval Epoch") == log.count("FFF Eval Epoch") == 2
     assert printed.count("FFF Zero-shot Epoch") == log.count("FFF Zero-shot Epoch") == 2
     # the share of positives is counted over the global batch of 32 images
     counted = [float(share) for share in re.findall(r"Positives: ([\d.]+)%", log)]
-    assert all(share > 100 / 32 for share in counted)
+    assert min(counted) > 100 / 32
     assert trainer.checkpoint("two", 2)["epoch"] == 2
     # and the same with texts and mining features going round
     ring = [*argv, "--loss-dist-impl", "ring", "--name", "ring"]
