@@ -23,8 +23,10 @@ UNUSABLE = {  # of a set's files and members, what is wrong with it
     "'a {}' has no {c}": {TEMPLATES: b"a {}"},
     "is code; write a template a line": {TEMPLATES: b"lambda c: f'a {c}',"},
     "an image has the class -1, counted from 0, of 4 classes": {"cls": b"-1"},
-    "a.cls in 0.tar cannot be read: invalid literal for int": {"cls": b"red"},
-    "a.jpg in 0.tar cannot be read: cannot identify image file": {"jpg": b"no image"},
+    "b.cls in 0.tar cannot be read: invalid literal for int": {"cls": b"red"},
+    "b.jpg in 0.tar cannot be read: cannot identify image file": {"jpg": b"no image"},
+    "b in 0.tar has no cls": {"jpg": None},
+    "b in 0.tar has no webp or png or jpg or jpeg": {"cls": None},
 }
 
 
@@ -35,7 +37,9 @@ def test_sets_that_would_be_scored_wrongly_are_refused(says, loaded, tmp_path):
         if name.endswith(".txt"):
             (folder / name).write_bytes(content)
         else:
-            write_tar(folder / "test" / "0.tar", {"a": {"jpg": jpeg(0), "cls": b"0", name: content}})
+            members = {"jpg": jpeg(0), "cls": b"0"}
+            last = members | {name: content} if content is not None else {name: members[name]}
+            write_tar(folder / "test" / "0.tar", {"a": members, "b": last})
     with pytest.raises(UsageError) as found:
         score_set(loaded, find_set("mine", tmp_path), QUICK, tmp_path / "store")
     assert says in str(found.value) and "\n" not in str(found.value)

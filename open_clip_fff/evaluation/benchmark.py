@@ -172,6 +172,8 @@ class _SizedLoader(DataLoader):
 class SafeWebDataset(webdataset.WebDataset):
     """webdataset's, without its decoding of pickles: only images, captions and classes are decoded.
 
+    Errors name the sample.
+
     Args:
         pattern: clip-benchmark's `FOLDER/{0..N}.tar`; braces in the folder's own name are taken as they are.
         options: webdataset's.
@@ -183,6 +185,17 @@ class SafeWebDataset(webdataset.WebDataset):
 
     def decode(self, *_: Any, **__: Any) -> Any:
         return self.map(partial(_decoded, Decoder([SafeMembers(open_as_open_clip)], pre=[], post=[])))
+
+    def to_tuple(self, *members: Any) -> Any:
+        return self.map(partial(_picked, members))
+
+
+def _picked(members: Sequence[Any], sample: dict) -> tuple:
+    """The sample's members, of each list of names the first that is there. Raises ValueError if none is."""
+    for names in members:
+        if not sample.keys() & set(wanted := [names] if isinstance(names, str) else names):
+            raise ValueError(f"{sample['__key__']} in {Path(sample['__url__']).name} has no {' or '.join(wanted)}")
+    return tuple(webdataset.filters.getfirst(sample, names) for names in members)
 
 
 def _decoded(decoder: Decoder, sample: dict) -> dict:
