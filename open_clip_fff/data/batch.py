@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+_BY_IMAGE = ("stored_image_features", "mining_image_features")  # [B, D], also where D happens to be K
+
 
 class CaptionBatch(NamedTuple):
     """The captions of B images; the tokenizer makes rows without the B, which torch's collate stacks.
@@ -22,6 +24,26 @@ class CaptionBatch(NamedTuple):
 
     def to(self, device: torch.device | str | None = None, non_blocking: bool = False) -> "CaptionBatch":
         return tree_map(lambda x: x.to(device=device, non_blocking=non_blocking), self)
+
+    def picking(self, chosen: Tensor) -> "CaptionBatch":
+        """Some of each image's captions, in any order, and what the extras have of these.
+
+        Args:
+            chosen: int64 [B, K'], positions in the K; one that is taken twice stands there twice.
+
+        Example:
+            >>> order = torch.rand(batch.captions.valid.shape).argsort(dim=1)
+            >>> batch = batch._replace(captions=batch.captions.picking(order))
+        """
+        rows = torch.arange(len(chosen), device=chosen.device)[:, None]
+        extras = {name: self.extras[name][rows, chosen] for name in self.by_caption()}
+        tokens, valid, raw = (x[rows, chosen] for x in (self.tokens, self.valid, self.raw))
+        return self._replace(tokens=tokens, valid=valid, raw=raw, extras=self.extras | extras)
+
+    def by_caption(self) -> list[str]:
+        """The names of extras [B, K, ...]: those that are in the order of the captions."""
+        shape = self.valid.shape
+        return [name for name, tensor in self.extras.items() if tensor.shape[:2] == shape and name not in _BY_IMAGE]
 
 
 class Batch(NamedTuple):

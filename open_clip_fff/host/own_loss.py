@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import torch
 
+from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import LabelsMatches
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.criterion import Criterion
@@ -14,14 +15,24 @@ from open_clip_fff.mining.given import GivenPairs, ListedPairs
 
 
 def make_loss(state: RunState) -> Criterion:
-    """The loss of a run whose data, hooks and resumed state are there."""
+    """The loss of a run whose data, hooks and resumed state are there.
+
+    Raises UsageError for a loss with parameters: OpenCLIP's optimizer has the model's alone.
+    """
     plan, args = state.plan, state.args
     if args.world_size > 1 and args.loss_dist_impl == "ring":
         logging.info(f"Loss {plan.loss.name}: texts and what mines go round the ranks, with gradient.")
     elif args.world_size > 1 and not (args.local_loss and args.gather_with_grad):
         logging.info(f"Loss {plan.loss.name} gathers with gradient, whatever --gather-with-grad says.")
     settings = replace(plan.loss, dist_impl=args.loss_dist_impl or plan.loss.dist_impl)  # OpenCLIP's own flag
-    loss = LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, settings, args.batch_size))
+    loss = (
+        LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, settings, args.batch_size)).to(args.device)
+    )
+    if learnt := [name for name, parameter in loss.named_parameters() if parameter.requires_grad]:
+        raise UsageError(
+            f"--loss {plan.loss.name}: its parameters would never be trained ({', '.join(learnt)}), since the "
+            f"optimizer has the model's alone: make them buffers"
+        )
     online = plan.features == "online"
     given = _given_pairs(state)
     state.criterion = Criterion(loss, plan.mining, args.rank, args.world_size, args.accum_freq, online, given)

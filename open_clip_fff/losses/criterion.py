@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from open_clip_fff import renamed
 from open_clip_fff.config.mining import MiningConfig
+from open_clip_fff.errors import UsageError
 from open_clip_fff.losses.fusion import FusionLoss
 from open_clip_fff.mining.assign import make_assignment, own_text_block
 from open_clip_fff.mining.connections import ConnectionMiner
@@ -112,7 +113,7 @@ class Criterion(nn.Module):
         if self._old_name:
             given[renamed.OLD] = valid
         value = self.loss(**{name: x for name, x in given.items() if self._takes_all or name in self._takes})
-        terms = value if isinstance(value, dict) else {"contrastive_loss": value}
+        terms = self._terms(value)
         if self.fusion is not None:
             labelled = None if self.connections is None else self.connections.last
             more |= {"labelled": labelled, "negatives": self._negatives(assignment.global_texts.own)}
@@ -192,6 +193,20 @@ class Criterion(nn.Module):
         """Called on every rank after each optimizer step."""
         if self.miner is not None:
             self.miner.after_step()
+
+    def _terms(self, value: Any) -> dict[str, Any]:
+        """The loss's terms by name. Raises UsageError for what OpenCLIP's loop cannot train on, or would add."""
+        terms = value if isinstance(value, dict) else {"contrastive_loss": value}
+        for name, term in terms.items():
+            found = list(term.shape) if isinstance(term, Tensor) else type(term).__name__
+            if found:
+                raise UsageError(f"--loss: {type(self.loss).__name__} gave {name} {found}: a term is a scalar tensor")
+            if not name.endswith("_loss"):
+                raise UsageError(
+                    f"--loss: {type(self.loss).__name__} gave {name}, and all that it gives are added up: drop it, or "
+                    f"name it {name}_loss if it is one of the loss's terms"
+                )
+        return terms
 
     def _negatives(self, own: TextBlock) -> Tensor | None:
         """This rank's pairs of images that may be hard negatives, bool [B, B]; None for all."""

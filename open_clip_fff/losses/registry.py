@@ -57,8 +57,11 @@ def register_loss(name: str, *, bias: bool = False) -> Callable:
         ...     def __init__(self, context):
         ...         super().__init__()
         ...
+        ...         self.ranks = context.rank, context.world_size
+        ...
         ...     def forward(self, image_features, text_features, assignment):
-        ...         cosine = torch.einsum("bd,nkd->bnk", image_features, text_features)
+        ...         _, texts = gather_features(image_features, text_features, *self.ranks)
+        ...         cosine = torch.einsum("bd,nkd->bnk", image_features, texts)
         ...         return (1 - assignment * cosine).relu().mean()
     """
     if name in STOCK_LOSSES:

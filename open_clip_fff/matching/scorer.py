@@ -34,9 +34,9 @@ class PairScorer:
         if folder is None:
             return cls(discriminator)
         identity = getattr(discriminator, "identity", None)
-        if not identity:
+        if not isinstance(identity, str) or not identity:
             raise UsageError(
-                f"{FLAG}: {type(discriminator).__name__} has no `identity`, so its match scores cannot be cached"
+                f"{FLAG}: {type(discriminator).__name__} has no `identity`, a string: its match scores cannot be cached"
             )
         return cls(discriminator, ScoreCache(folder, identity, rank))
 
@@ -97,9 +97,14 @@ class PairScorer:
             q = self.discriminator.pairs(crops, rows, texts)
         else:
             q = self.discriminator(crops[rows], texts)
-        if q.shape != (len(pairs),):
-            raise ValueError(f"the discriminator gave q of shape {tuple(q.shape)} for {len(pairs)} pairs")
-        return q.float().cpu()
+        who = f"--discriminator: {type(self.discriminator).__name__}"
+        if not isinstance(q, Tensor) or q.shape != (len(pairs),):
+            found = list(q.shape) if isinstance(q, Tensor) else type(q).__name__
+            raise UsageError(f"{who} gave match scores {found} of {len(pairs)} pairs: a tensor, one a pair")
+        q = q.float().cpu()
+        if not bool(((q >= 0) & (q <= 1)).all()):
+            raise UsageError(f"{who} gave match scores from {q.min():.3g} to {q.max():.3g}: they are from 0 to 1")
+        return q
 
 
 def candidate_pairs(caption: Tensor, image: Tensor, above_gate: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:

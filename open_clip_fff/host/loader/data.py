@@ -20,6 +20,7 @@ from open_clip_fff.data.sources import CaptionReader, cell_text
 from open_clip_fff.data.table_columns import further_rows, read_table, table_columns
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tokenizer
 from open_clip_fff.data.training_data import csv_captions, feature_reader, val_captions
+from open_clip_fff.hooks.check import check_batch
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens, OrdersData
 from open_clip_fff.host.fixes import counting_damage
 from open_clip_fff.host.generation import TASKS
@@ -190,11 +191,12 @@ class HookedLoader(View):
         self.loader, self.device, self.hooks = loader, device, hooks
 
     def __iter__(self) -> Iterator[Batch | dict]:
-        for images, captions in map(unpack, self.loader):
+        for number, (images, captions) in enumerate(map(unpack, self.loader)):
             captions = CaptionBatch(*captions).to(self.device, non_blocking=True)
             batch = Batch(images.to(self.device, non_blocking=True), captions)
             for hook in self.hooks:
-                batch = _checked(hook(batch), len(images), hook)
+                before, batch = batch, hook(batch)
+                check_batch(hook, before, batch, thorough=number == 0)
             yield pack(batch)
 
 
@@ -212,13 +214,3 @@ class FirstCaptionLoader(View):
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor] | dict[str, torch.Tensor]]:
         for images, captions in map(unpack, self.loader):
             yield pack((images, CaptionBatch(*captions).tokens[:, 0].contiguous()))
-
-
-def _checked(batch: Batch, size: int, hook: BatchHook) -> Batch:
-    tensors = {"images": batch.images, "tokens": batch.captions.tokens, **batch.captions.extras}
-    for name, tensor in tensors.items():
-        if len(tensor) != size:
-            raise ValueError(
-                f"{type(hook).__name__} gave {name} {list(tensor.shape)}: dimension 0 must stay B = {size}"
-            )
-    return batch

@@ -1,0 +1,45 @@
+"""Whether what a batch hook returned can be trained on: mistakes in a hook of one's own are told with its name."""
+
+from torch import Tensor
+
+from open_clip_fff.data.batch import Batch
+from open_clip_fff.errors import UsageError
+from open_clip_fff.hooks.registry import BatchHook
+
+_MEND = "captions.picking(positions) takes along all that they have"
+
+
+def check_batch(hook: BatchHook, before: Batch, after: Batch, thorough: bool) -> None:
+    """Raises UsageError if a hook's batch lacks images or their extras, or has captions beside others' extras.
+
+    Args:
+        before, after: what the hook was given, and what it returned.
+        thorough: whether captions are compared, which waits for the GPU.
+    """
+    who = f"--batch-hooks: {type(hook).__name__}"
+    if not isinstance(after, Batch):
+        raise UsageError(f"{who} returned {type(after).__name__}: a hook returns a Batch")
+    captions, size = after.captions, len(before.images)
+    named = {"images": after.images, **captions._asdict(), **captions.extras}
+    del named["extras"]
+    for name, tensor in named.items():
+        if not isinstance(tensor, Tensor) or not tensor.ndim or len(tensor) != size:
+            found = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise UsageError(f"{who} gave {name} {found}: it is a tensor whose dimension 0 stays B = {size}")
+    if len(shapes := {captions.tokens.shape[:2], captions.valid.shape, captions.raw.shape}) > 1:
+        raise UsageError(f"{who} gave tokens, valid and raw of {len(shapes)} shapes [B, K]; {_MEND}")
+    left = [name for name in before.captions.by_caption() if captions.extras.get(name) is before.captions.extras[name]]
+    if left and _picked(before, after, thorough):
+        raise UsageError(f"{who} put captions in other places, and left {', '.join(left)} in theirs; {_MEND}")
+
+
+def _picked(before: Batch, after: Batch, thorough: bool) -> bool:
+    """Whether captions have changed in number, or stand where others stood."""
+    (old, new), valid = (before.captions.tokens, after.captions.tokens), before.captions.valid
+    if new is old or new.shape[1] != old.shape[1]:
+        return new is not old
+    if not thorough or new.shape != old.shape:  # tokens of another length are captions of another kind
+        return False
+    same = (new[:, :, None] == old[:, None]).all(dim=-1)  # [B, K, K]
+    elsewhere = same & after.captions.valid[:, :, None] & valid[:, None] & ~same.diagonal(dim1=1, dim2=2)[:, :, None]
+    return bool(elsewhere.any())
