@@ -1,6 +1,7 @@
 """Architectures of one's own whose text tower cannot read what its tokenizer gives it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,44 @@ def test_a_field_that_open_clip_cannot_use(trainer, tmp_path, capsys, part, fiel
     trainer.config = path
     assert trainer("--model", "fields", "--name", "x") == 2
     assert f"--model fields: fields.json: {says}" in capsys.readouterr().err and not trainer.logs.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"quick_gelu": "false"}, "tiny.json: quick_gelu 'false': has to be true or false"),
+        ({"custom_text": "no"}, "tiny.json: custom_text 'no': has to be true or false"),
+        ({"init_logit_scale": "2.6"}, "tiny.json: init_logit_scale '2.6': has to be a number"),
+        ({"init_logit_bias": "-10"}, "tiny.json: init_logit_bias '-10': has to be a number"),
+        ({"init_logit_bais": -10}, "tiny.json has no field init_logit_bais (did you mean init_logit_bias?)"),
+        (
+            {"vision_cfg": {"layers": [1, 1, 1], "width": 8}},
+            "layers [1, 1, 1]: has to be one number, or a ResNet's four",
+        ),
+    ],
+)
+def test_a_field_of_the_model_that_open_clip_cannot_use(fields, says):
+    with pytest.raises(UsageError, match=f"--model tiny: .*{re.escape(says)}"):
+        check_architecture("tiny", {**TINY, **fields})
+
+
+def timm_model(name: str, size: int) -> dict:
+    vision = {"timm_model_name": name, "timm_pool": "", "timm_proj": "linear", "image_size": size}
+    return {**TINY, "vision_cfg": vision}
+
+
+def test_a_timm_tower_reads_images_of_its_own_size(trainer, tmp_path, capsys):
+    trainer.config = tmp_path / "own.json"
+    trainer.config.write_text(json.dumps(timm_model("test_vit3", 32)))
+    assert trainer("--model", "own", "--name", "x") == 2 and not trainer.logs.exists()
+    says = (
+        "--model own: own.json: vision_cfg: image_size 32: test_vit3 reads 160 x 160 (Input height (32) doesn't match"
+    )
+    assert says in capsys.readouterr().err
+    assert trainer("--model", "own", "--name", "x", "--method", "clip", "--force-image-size", "32") == 0
+    assert "warning: --force-image-size: it gives test_vit3 weights of other shapes" in capsys.readouterr().out
+    trainer.config.write_text(json.dumps(timm_model("test_resnet", 32)))  # reads any
+    assert trainer("--model", "own", "--name", "y", "--method", "clip") == 0
 
 
 def test_an_embed_dim_of_nothing(trainer, tmp_path, capsys):

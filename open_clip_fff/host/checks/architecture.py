@@ -26,14 +26,19 @@ KINDS = {
 
 
 def check_architecture(name: str, config: dict) -> None:
-    """Looks at both towers' fields.
+    """Looks at a model's fields, and at both towers'.
 
     Raises:
         UsageError: for the first that is unknown or does not fit the others.
     """
-    _check_size(f"--model {name}: {name}.json: embed_dim", config["embed_dim"])
+    here, annotations = f"--model {name}: {name}.json", typing.get_type_hints(open_clip.CLIP.__init__)
+    _check_size(f"{here}: embed_dim", config["embed_dim"])
+    fields = [*annotations, "custom_text", "multimodal_cfg"]
+    if not TASKS and (unknown := [key for key in config if key not in fields]):
+        raise UsageError(f"{here} has no field {unknown[0]}{did_you_mean(unknown[0], fields)}")
+    _check_kinds(here, config, {**annotations, "custom_text": bool})
     for part, kind in (("text_cfg", open_clip.CLIPTextCfg), ("vision_cfg", open_clip.CLIPVisionCfg)):
-        where = f"--model {name}: {name}.json: {part}"
+        where = f"{here}: {part}"
         known = {field.name: field.default for field in dataclasses.fields(kind)}
         # on OpenCLIP's main branch other kinds of models have fields of their own
         if not TASKS and (unknown := [key for key in config[part] if key not in known]):
@@ -69,7 +74,9 @@ def _check_tower(where: str, tower: dict) -> None:
             close = did_you_mean(timm_name, timm.list_models())
             raise UsageError(f"{where}: timm_model_name {timm_name}: timm has no such model{close}")
         return
-    if tower.get("hf_model_name") or isinstance(tower["layers"], list | tuple):  # the latter is a ResNet's
+    if isinstance(tower.get("layers"), list | tuple) and len(tower["layers"]) != 4:
+        raise UsageError(f"{where}: layers {tower['layers']!r}: has to be one number, or a ResNet's four")
+    if tower.get("hf_model_name") or isinstance(tower["layers"], list | tuple):
         return
     for field in WHOLE:
         value = tower.get(field, 1)

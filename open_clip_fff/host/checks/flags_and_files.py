@@ -14,6 +14,7 @@ from open_clip_fff.host.checks.arguments import check_arguments
 from open_clip_fff.host.checks.data import check_data
 from open_clip_fff.host.checks.open_clip_files import check_coca, check_image_flags, check_pretrained, check_towers
 from open_clip_fff.host.checks.open_clip_flags import check_flags
+from open_clip_fff.host.checks.timm_tower import check_timm_size
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.hub.description import CONFIG_NAME
 from open_clip_fff.losses.tiled_sigmoid import triton_obstacle
@@ -77,6 +78,7 @@ def _check_model(args: argparse.Namespace, plan: Plan) -> list[str]:
     notes = check_towers(args, config, bool(plan.typed))
     if ":" not in args.model:
         check_architecture(args.model, config)
+        notes += check_timm_size(args, config)
     check_coca(args, config)
     if not plan.loss.stock and "multimodal_cfg" in config:
         raise UsageError(
