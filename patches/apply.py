@@ -159,16 +159,20 @@ class Scratch:
         return {patch.path for patch in undone}
 
     def write_back(self) -> None:
-        """Replaces the files that have changed, once all of them are written beside."""
+        """Replaces the files that have changed, once all of them are written beside; else nothing of them stays."""
         written = {}
-        for file in self.files:
-            target, new = self.packages / file, self.folder / file
-            if new.is_file() and new.read_bytes() != target.read_bytes():
-                beside = written[target] = target.with_name(f".{target.name}.patching")
-                shutil.copyfile(new, beside)
-                shutil.copymode(target, beside)
-        for target, beside in written.items():
-            os.replace(beside, target)
+        try:
+            for file in self.files:
+                target, new = self.packages / file, self.folder / file
+                if new.is_file() and new.read_bytes() != target.read_bytes():
+                    beside = written[target] = target.with_name(f".{target.name}.patching")
+                    shutil.copyfile(new, beside)
+                    shutil.copymode(target, beside)
+            for target, beside in written.items():
+                os.replace(beside, target)
+        finally:
+            for beside in written.values():
+                beside.unlink(missing_ok=True)
 
 
 def explain(patch: Patch, complaint: str) -> str:

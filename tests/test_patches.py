@@ -174,6 +174,15 @@ def test_what_cannot_work_is_one_line(tmp_path, pristine):
     assert done.returncode == 2 and done.stderr.startswith("apply.py: git is not installed")
 
 
+def test_a_copy_that_cannot_be_written_is_left_as_it_was(tmp_path):
+    folder = copy_open_clip(tmp_path)
+    before = {path for path in folder.rglob("*")}
+    (folder / "open_clip" / ".factory.py.patching").symlink_to(tmp_path / "nowhere" / "factory.py")
+    text = sources(folder)
+    assert apply(folder).returncode != 0
+    assert sources(folder) == text and {path for path in folder.rglob("*")} == before
+
+
 def test_each_patch_says_why_and_names_a_thread(tmp_path):
     table = (PATCHES / "README.md").read_text()
     for number, path in enumerate(SERIES, 1):
