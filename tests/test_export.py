@@ -189,7 +189,7 @@ def test_a_name_beside_a_file_loses_no_preprocessing_in_silence(tiny_name, tmp_p
     description["preprocess_cfg"]["mean"], description["model_cfg"]["quick_gelu"] = [0.5] * 3, True
     path.write_text(json.dumps(description))
     mean, quick = load_model(named).notes
-    assert "was trained with mean [0.5, 0.5, 0.5], and tiny-clip has (0.48" in mean and str(path.parent) in mean
+    assert "was trained with mean (0.5, 0.5, 0.5), and tiny-clip has (0.48" in mean and str(path.parent) in mean
     assert "was trained with quick_gelu True, and tiny-clip has False" in quick
     assert load_model(str(path.parent)).notes == ()
 

@@ -29,7 +29,7 @@ from open_clip_fff.host.checks.epoch_length import check_table_rows, check_tar_r
 from open_clip_fff.host.checks.flags_and_files import check_host
 from open_clip_fff.host.checks.idle_flags import idle_flag_notes, imagenet_notes
 from open_clip_fff.host.checks.launch import check_launch, precision_notes
-from open_clip_fff.host.checks.weights import activation_notes, check_weights, context_length
+from open_clip_fff.host.checks.weights import check_weights, context_length, setting_notes
 from open_clip_fff.host.command import Command, check_names
 from open_clip_fff.host.fixes import fixes, image_reader
 from open_clip_fff.host.generation import TASKS
@@ -125,7 +125,7 @@ def _fill(args, plan: Plan) -> None:
 def _warn(args, plan: Plan, more: Sequence[str]) -> None:
     """What works, and may not be meant; on rank 0."""
     if args.rank == 0:
-        notes = [*more, *precision_notes(args), *activation_notes(args)]
+        notes = [*more, *precision_notes(args), *setting_notes(args)]
         notes += [*idle_notes(plan), *idle_flag_notes(args), *imagenet_notes(args)]
         print_warnings(notes)
 

@@ -133,6 +133,26 @@ def registered_architecture(model_name: str) -> dict[str, Any] | None:
     return None if ":" in model_name else open_clip.get_model_config(_registered(model_name))
 
 
+def quick_gelu(model_name: str) -> bool:
+    """Whether an architecture in OpenCLIP's registry has QuickGELU."""
+    return bool((registered_architecture(model_name) or {}).get("quick_gelu"))
+
+
+def trained_settings(file: Path) -> tuple[Path | None, dict[str, Any]]:
+    """A file's run or folder that describes its model, and what is no weight there, so that nothing fails without it.
+
+    These are `quick_gelu`, and the images' `mean` and `std`, tuples of floats; nothing where they are not known.
+    """
+    folders = [each for each in (run_folder(file), file.resolve().parent) if (each / CONFIG_NAME).is_file()]
+    try:
+        description = folder_description(folders[0], {})
+    except (IndexError, UsageError):
+        return None, {}
+    images = description.get("preprocess_cfg") or {}
+    found = {key: tuple(images[key]) for key in ("mean", "std") if isinstance(images.get(key), list)}
+    return folders[0], {**found, "quick_gelu": bool(description["model_cfg"].get("quick_gelu"))}
+
+
 def local_tower(description: Mapping) -> str | None:
     """The local folder from which OpenCLIP reads the text tower's configuration; None if it needs none."""
     tower = description["model_cfg"]["text_cfg"].get("hf_model_name")

@@ -13,8 +13,15 @@ from torch import Tensor
 from open_clip_fff.errors import UsageError, as_mistake, print_warnings, reason
 from open_clip_fff.fingerprint import fingerprint
 from open_clip_fff.hub import MODEL_FORMS
-from open_clip_fff.hub.checkpoints import find_checkpoint, read_position, read_weights, run_folder, run_of
-from open_clip_fff.hub.description import CONFIG_NAME, folder_description, only_errors_logged, read_description
+from open_clip_fff.hub.checkpoints import find_checkpoint, read_position, read_weights, run_of
+from open_clip_fff.hub.description import (
+    CONFIG_NAME,
+    folder_description,
+    only_errors_logged,
+    quick_gelu,
+    read_description,
+    trained_settings,
+)
 from open_clip_fff.hub.float32_text import float32_text_towers
 from open_clip_fff.hub.folder import write_config
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, checked_loading, load_weights
@@ -218,30 +225,15 @@ def _by_name(name: str, weights: str | None, source: str, cache_dir: str | None,
 
 
 def _lost_settings(file: Path, name: str, model: Any, source: str) -> list[str]:
-    """A warning for each way in which a file's own folder describes another model than the one built by a name.
-
-    These are no weights, and nothing fails without them: preprocessing and activation.
-    """
-    import open_clip
-
-    folder = next((each for each in (run_folder(file), file.resolve().parent) if (each / CONFIG_NAME).is_file()), None)
-    try:
-        there = folder_description(folder, {}) if folder is not None else {}
-    except UsageError:
-        there = {}
-    own = there.get("preprocess_cfg") or {}
-    pairs: dict[str, tuple[Any, ...]] = {
-        key: (own[key], model.visual.preprocess_cfg[key]) for key in ("mean", "std") if key in own
-    }
-    if there:
-        built = open_clip.get_model_config(name) or {}
-        quick = (bool(config.get("quick_gelu")) for config in (there["model_cfg"], built))
-        pairs["quick_gelu"] = tuple(quick)
+    """A warning for each way in which a file's own folder describes another model than the one built by a name."""
+    images = model.visual.preprocess_cfg
+    built = {"mean": tuple(images["mean"]), "std": tuple(images["std"]), "quick_gelu": quick_gelu(name)}
+    folder, own = trained_settings(file)
     return [
-        f"warning: {source}: {file} was trained with {what} {theirs}, and {name} has {ours}: name {folder} in its "
-        f"place, which brings its own"
-        for what, (theirs, ours) in pairs.items()
-        if (list(theirs) != list(ours) if isinstance(theirs, list | tuple) else theirs != ours)
+        f"warning: {source}: {file} was trained with {what} {theirs}, and {name} has {built[what]}: name {folder} in "
+        f"its place, which brings its own"
+        for what, theirs in own.items()
+        if theirs != built[what]
     ]
 
 

@@ -123,12 +123,13 @@ def import_plugins(plan: Plan) -> None:
     Raises UsageError if one cannot be found, or raises, or exits.
     """
     for module in plan.plugins:
+        as_module = f"name it as a module, {Path(module).stem}, with its folder on PYTHONPATH"
+        if "/" in module or module.startswith("."):
+            raise UsageError(f"--plugin {module}: is a path; {as_module}")
         try:
             importlib.import_module(module)
         except ImportError as error:
-            fix = "is it on PYTHONPATH?"
-            if module.endswith(".py"):
-                fix = f"name it as a module, {Path(module).stem}, with its folder on PYTHONPATH"
+            fix = as_module if module.endswith(".py") else "is it on PYTHONPATH?"
             raise UsageError(f"--plugin {module}: cannot be imported ({error}); {fix}") from error
         except (Exception, SystemExit) as error:
             raise UsageError(f"--plugin {module}: cannot be imported ({_what_stops(module, error)})") from error

@@ -9,27 +9,52 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor, nn
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import trains
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import read_weights, run_of, usable_before, weights_of
-from open_clip_fff.hub.description import only_errors_logged, registered_architecture
+from open_clip_fff.hub.description import only_errors_logged, quick_gelu, registered_architecture, trained_settings
 from open_clip_fff.hub.params import read_params
 from open_clip_fff.hub.weights import BIAS, BIG_VISION, activation_warning, current_names, find_mismatch
 from open_clip_fff.losses.registry import LOSSES
 from open_clip_fff.numerics import not_finite
 
 
-def activation_notes(args: argparse.Namespace) -> list[str]:
-    """A line for each model of training that OpenCLIP would build with another activation than its weights had."""
+def setting_notes(args: argparse.Namespace) -> list[str]:
+    """A line for each model of training that OpenCLIP would build with other settings than its weights had.
+
+    These are no weights, so that nothing fails: the activation, and the images' mean and standard deviation.
+    """
     student = f"--model {args.model} --pretrained {args.pretrained}"
     teacher = f"--distill-model {args.distill_model} --distill-pretrained {args.distill_pretrained}"
     notes = [activation_warning(args.model, args.pretrained, student, args.force_quick_gelu)]
     if args.distill_model:
         notes.append(activation_warning(args.distill_model, args.distill_pretrained, teacher))
+    changed = _changed_settings(args, args.model, args.pretrained, args.force_quick_gelu)
+    mend = "--image-mean, --image-std and --force-quick-gelu set them"
+    notes += [f"warning: {student}: {each}; {mend}" for each in changed]
+    changed = _changed_settings(args, args.distill_model, args.distill_pretrained, False)
+    notes += [f"warning: {teacher}: {each}" for each in changed]
     return [note for note in notes if note]
+
+
+def _changed_settings(args: argparse.Namespace, model: str | None, file: str | None, forced: bool) -> list[str]:
+    """What is no weight and was another when a file of this machine was trained, as its run or folder says."""
+    if not model or not file or ":" in model or not Path(file).is_file():
+        return []
+    built = {
+        "mean": tuple(args.image_mean or OPENAI_DATASET_MEAN),
+        "std": tuple(args.image_std or OPENAI_DATASET_STD),
+        "quick_gelu": forced or quick_gelu(model),
+    }
+    return [
+        f"it was trained with {what} {theirs}, and {model} has {built[what]} here"
+        for what, theirs in trained_settings(Path(file))[1].items()
+        if theirs != built[what]
+    ]
 
 
 def context_length(args: argparse.Namespace) -> int | None:
@@ -111,6 +136,8 @@ def check_resume(
         raise UsageError(f"{called}: its optimizer's state is of --opt {opt}, not {args.opt}; resume with --opt {opt}")
     if plan.typed and (name := not_finite(weights)):
         raise UsageError(f"{called}: its weight {name} is not finite; resume from an earlier checkpoint")
+    if changed := _changed_settings(args, args.model, str(checkpoint), args.force_quick_gelu):
+        raise UsageError(f"{called}: {changed[0]}; resume with the flags it was trained with")
     if own is None:
         return
     if not training:

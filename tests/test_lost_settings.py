@@ -1,0 +1,49 @@
+"""Activation and images' mean are no weights: nothing fails where a run that goes on from others has another one."""
+
+import re
+
+import pytest
+
+from tests.conftest import Trainer
+
+MEAN = ["--image-mean", "0.5", "0.5", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_config, tiny_name, shards, csv, tmp_path_factory) -> str:
+    """Of a run with QuickGELU and a mean of its own."""
+    trainer = Trainer(tiny_config, shards, csv, tmp_path_factory.mktemp("runs"))
+    assert trainer("--method", "clip", "--force-quick-gelu", *MEAN, "--name", "before") == 0
+    return str(trainer.run("before") / "checkpoints" / "epoch_1.pt")
+
+
+def test_weights_to_start_from(trainer, checkpoint, capsys):
+    assert trainer("--pretrained", checkpoint, "--method", "clip", "--name", "x") == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: --model tiny-clip ")]
+    assert all(line.endswith("; --image-mean, --image-std and --force-quick-gelu set them") for line in told)
+    assert [re.search("epoch_1.pt: (.*);", line)[1] for line in told] == [
+        "it was trained with mean (0.5, 0.5, 0.5), and tiny-clip has (0.48145466, 0.4578275, 0.40821073) here",
+        "it was trained with quick_gelu True, and tiny-clip has False here",
+    ]
+    assert trainer("--pretrained", checkpoint, "--force-quick-gelu", *MEAN, "--method", "clip", "--name", "y") == 0
+    assert "it was trained with" not in capsys.readouterr().out
+
+
+def test_a_teacher_sees_the_students_images(trainer, checkpoint, capsys):
+    argv = ["--method", "clip", "--distill-model", "tiny-clip", "--distill-pretrained", checkpoint, "--name", "x"]
+    assert trainer(*argv, "--force-quick-gelu", *MEAN) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if "it was trained with" in line]
+    assert len(told) == 1 and "--distill-pretrained" in told[0] and "quick_gelu True" in told[0]
+
+
+def test_a_run_goes_on_as_it_was(trainer, checkpoint, capsys):
+    more = ["--method", "clip", "--resume", checkpoint, "--epochs", "2", "--name", "x"]
+    for flags, says in (
+        ([], "mean (0.5, 0.5, 0.5)"),
+        (MEAN, "quick_gelu True"),
+        (["--force-quick-gelu"], "mean (0.5,"),
+    ):
+        assert trainer(*more, *flags) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert f"epoch_1.pt: it was trained with {says}" in line and line.endswith("with the flags it was trained with")
+    assert trainer(*more, *MEAN, "--force-quick-gelu") == 0
