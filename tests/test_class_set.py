@@ -75,6 +75,12 @@ def test_folders_of_classes_are_scored_by_clip_benchmark(command, folders, tiny_
     assert files_of(tmp_path / "again") == files_of(at.root)
     assert "split train" in command(folders, "--out", at.root, "--split", "train")
     assert training_split(find_set("mine", tmp_path / "sets")) is not None
+    other = put_lines(tmp_path / "templates.txt", "a {c}")
+    said = command(folders, "--out", at.root, "--split", "val", "--templates", other, expect=2)
+    assert f"--templates: {at.root} has others, for all of its splits" in said
+    one = tmp_path / "one"
+    assert "1 template, split test" in command(folders, "--out", one, "--templates", other)
+    assert "1 template, split train" in command(folders, "--out", one, "--split", "train")
     shutil.rmtree(folders / LABELS[3])
     assert "is a set of other classes" in command(folders, "--out", at.root, "--split", "val", expect=2)
     assert "exists already" in command(folders, "--out", at.root, expect=2)

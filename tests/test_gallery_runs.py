@@ -88,6 +88,13 @@ def test_a_discriminator_where_nothing_mines(show, training, teacher):
     assert "20 pairs" in page.everything and max(colour_discriminator.ASKED) <= 10 + 20
 
 
+@pytest.mark.parametrize(("batch", "warns"), [("64", False), ("128", True)])
+def test_the_rate_of_a_capped_batch_that_is_larger_than_the_sample(show, training, batch, warns):
+    argv = ["--samples", "64", "--batch-size", batch, "--", *training, "--mined-per-image", "2", "--mined-cap", "4"]
+    page = show(*argv)
+    assert any("thresholds are those of batches as large as the sample" in text for text in page.everything) == warns
+
+
 def test_it_takes_the_captions_that_a_batch_would_have(trainer, training, teacher, tiny_name):
     frozen = load_frozen(FrozenSource(tiny_name, str(teacher)))
     urls = [str(trainer.shards / "00.tar")]

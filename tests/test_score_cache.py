@@ -58,7 +58,7 @@ def test_own_pairs_are_never_sent_and_equal_ones_once(red):
     assert scorer(ids[:1], captions[:1], owners[:1], images).tolist() == [1] and len(asked) == 1
     assert scorer(ids[:0], [], owners[:0], images).shape == (0,)
     assert len(discriminator.calls) == 1
-    with pytest.raises(ValueError, match=r"shape \(2,\) for 1 pairs"):
+    with pytest.raises(UsageError, match=r"match scores \[2\] of 1 pairs"):
         PairScorer(lambda images, captions: torch.zeros(2))(
             ids[2:3], captions[2:3], owners[2:3], torch.ones(1, 3, 4, 4)
         )

@@ -74,7 +74,7 @@ def class_set(
     images, labels = _images_of(source, class_key, unused)
     names, numbers = name_classes(labels, names_file)
     files = {CLASS_NAMES: names, TEMPLATES: read_templates(templates_file)}
-    is_new = _check_out(out, split, files)
+    is_new = _check_out(out, split, files, templates_file is not None)
     per_class = Counter[int]()
 
     def members(image: LabelledImage) -> Members | SkippedSample:
@@ -146,7 +146,7 @@ def name_classes(labels: Sequence[str], file: Path | None) -> Classes:
     if {word[0] for word in words} == set(labels) and all(len(word) > 1 for word in words):
         raise UsageError(
             f"--class-names {file}: each line begins with a label ({printable(lines[0])}); where that is no part of "
-            f"the name, write a tab behind it: LABEL<TAB>NAME"
+            f"the name, write a tab after it: LABEL<TAB>NAME"
         )
     if are_numbers:
         if int(max(labels, key=int)) >= len(lines):
@@ -217,14 +217,21 @@ def _from_shards(urls: Sequence[str], key: str) -> Iterator[LabelledImage]:
         yield LabelledImage(str(sample["__key__"]), image_bytes(sample), label or None)
 
 
-def _check_out(out: Path, split: str, files: dict[str, list[str]]) -> bool:
-    """Whether the set is new. Raises UsageError where `out` is neither new nor a set of these classes."""
+def _check_out(out: Path, split: str, files: dict[str, list[str]], templates_typed: bool) -> bool:
+    """Whether the set is new; else `files` get its templates.
+
+    Raises UsageError where `out` is neither new nor a set of these classes, and for other templates than it has.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return True
     if (out / split).exists() or not (out / CLASS_NAMES).is_file():
         raise UsageError(f"--out {out}: exists already; nothing was overwritten")
     if _lines(out / CLASS_NAMES, "--out") != files[CLASS_NAMES]:
         raise UsageError(f"--out {out}: is a set of other classes; name another folder for split {split}")
+    theirs = _lines(out / TEMPLATES, "--out")
+    if templates_typed and theirs != files[TEMPLATES]:
+        raise UsageError(f"--templates: {out} has others, for all of its splits; drop it, or name another folder")
+    files[TEMPLATES] = theirs
     return False
 
 

@@ -109,7 +109,7 @@ def _mine_tile(
     """Of some rows: the counts of `MinedSample`, pairs above and below by row [b, 2], histogram, nearest pairs."""
     mined = select(found, thresholds, config)
     margin = margins(found.similarity, thresholds, found.others.shape)
-    others = found.others if config.margin is None else found.others & found.above_own(config.margin)
+    others = found.allowed(config.margin)
     passed = mined.clauses.any & others
     nearly = others & ~passed & (margin > -WINDOW)
     none = torch.zeros_like(passed)

@@ -162,6 +162,11 @@ def _sections(
         sections += mined_sections(mined, RowBuilder(sample.rows, features, labels), settings.batch)
         if plan.mining.per_image is not None:
             topics.append(("thresholds", f"{format_thresholds(thresholds)}, found on this sample"))
+            if plan.mining.cap is not None and settings.batch > len(sample.samples):
+                warnings.append(
+                    f"With a cap, thresholds are those of batches as large as the sample; --samples {settings.batch:,} "
+                    f"or more finds those of batches of {settings.batch:,}."
+                )
         if plan.mining.cap is not None:
             warnings.append("The cap cuts the sample as one batch; smaller batches are cut less, larger ones more.")
     if plan.connection is not None and sample.hardest is not None:

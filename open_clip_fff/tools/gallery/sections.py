@@ -9,6 +9,7 @@ from open_clip_fff.config.connection import ConnectionSettings
 from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.mining.reference import Thresholds
 from open_clip_fff.plural import plural
+from open_clip_fff.tools.calibrate.curves import per_pair_rate
 from open_clip_fff.tools.gallery.mined import STEPS, WINDOW, MinedSample
 from open_clip_fff.tools.gallery.page import GallerySection, Histogram, histogram
 from open_clip_fff.tools.gallery.rows import CLAUSES, THRESHOLDS, RowBuilder
@@ -98,7 +99,7 @@ def _facts(mined: MinedSample, images: int, batch: int) -> list[str]:
 
 def _per_image(pairs: int, images: int, batch: int) -> str:
     """The sample's pairs as captions per image in a batch of N, as in the log's Mined/image."""
-    return f"{pairs / images * (batch - 1) / (images - 1):.2f}"
+    return f"{pairs * per_pair_rate(images, batch):.2f}"
 
 
 def _moved_thresholds(mined: MinedSample, images: int, batch: int) -> list[tuple[str, str]]:
