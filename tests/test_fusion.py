@@ -358,19 +358,19 @@ def test_what_does_not_go_with_a_fusion_model(trainer, tmp_path, capsys):
         assert trainer(*argv, "--name", "refused") == 2
         return capsys.readouterr().err.splitlines()[-1]
 
-    assert "computed by OpenCLIP alone; use --loss s-itc" in refused("--method", "clip", "--fusion-layers", "1")
+    assert "computed by OpenCLIP alone; use --loss fff" in refused("--method", "clip", "--fusion-layers", "1")
     assert "does nothing without --fusion-layers N" in refused("--method", "fff-softmax", "--itm-weight", "2")
     plain = ["--method", "albef", "--fusion-layers", "1"]
     assert "--accum-freq: does not go with a fusion model yet" in refused(*plain, "--accum-freq", "2")
     assert "has no mask token; use a Hugging Face one" in refused(*plain, "--mlm-weight", "1")
     assert "leave the fusion model nothing to learn" in refused(*plain, "--itm-weight", "0", "--mlm-weight", "0")
     assert "a multiple of 64" in refused(*plain, "--fusion-width", "100", "--fusion-width", "200")
-    assert "which is asked about the hardest, does not score" in refused(*plain, "--discriminator", "blip:x")
+    assert "which scores the hardest alone" in refused(*plain, "--discriminator", "blip:x")
     assert "--fusion-pretrained none-there: no such folder" in refused(*plain, "--fusion-pretrained", "none-there")
     text = {**TINY, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32}}
     (tmp_path / "tiny-resnet.json").write_text(json.dumps(text))
     resnet = ["--model-config", str(tmp_path / "tiny-resnet.json"), "--model", "tiny-resnet"]
-    assert "its image tower, ModifiedResNet, gives no tokens behind a norm" in refused(*plain, *resnet)
+    assert "its image tower, ModifiedResNet, gives no tokens after a norm" in refused(*plain, *resnet)
 
 
 @pytest.mark.slow

@@ -100,7 +100,7 @@ def test_it_begins_at_its_epoch_and_goes_through_the_gate(trainer, classed, teac
     assert asked["-1"] > asked["0"] > 0 == asked["0.99"]
     # pairs that nobody examined are no part of the rate
     assert found["0.99"] == ["not known (all of the hardest are below --match-gate)"] * 8
-    assert "not asked about" not in found["-1"][0] and "not asked about" in found["0"][0]
+    assert "not scored" not in found["-1"][0] and "not scored" in found["0"][0]
 
 
 @pytest.mark.parametrize("kind", ["blip", "blip2"])

@@ -170,7 +170,7 @@ def test_it_is_a_checkpoint_like_others(trainer, stopped, tmp_path, capsys):
     capsys.readouterr()
     stock = [*trainer.common, *trainer.tars, *EIGHT, "--epochs", "2", "--resume", str(stopped), "--name", "stock"]
     assert train(stock) == 0
-    assert "warning: " in (out := capsys.readouterr().out) and "epoch 1 is trained from its begin" in out
+    assert "warning: " in (out := capsys.readouterr().out) and "epoch 1 is trained from its start" in out
     assert trainer.log("stock").count("Train Epoch: 1") == 8
 
 

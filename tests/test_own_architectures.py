@@ -127,7 +127,7 @@ def test_open_clip_s_own_architectures_have_fields_that_fit():
         ({}, {"pad_token_id": None}, "the config.json of hf_model_name NAME has no pad_token_id"),
         ({"hf_proj_type": None}, {"hidden_size": 48}, "hf_proj_type None: the features of NAME are 48 wide"),
         ({"hf_proj_type": "none"}, {}, "hf_proj_type none: the features of NAME are 32 wide, and embed_dim is 32"),
-        ({"hf_pooler_type": "mean"}, {}, "hf_pooler_type mean: there is no such one; choose mean_pooler"),
+        ({"hf_pooler_type": "mean"}, {}, "hf_pooler_type mean: there is no such pooler; choose mean_pooler"),
         ({"hf_pooler_type": "max_pooler"}, {}, "hf_pooler_type max_pooler: OpenCLIP's fails"),
     ],
 )

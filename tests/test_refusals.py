@@ -140,7 +140,7 @@ def test_architectures_that_cannot_do_what_is_asked(refused, tmp_path):
     (tmp_path / "tiny-rn.json").write_text(json.dumps({**TINY, "vision_cfg": vision}))
     own = ["--model-config", str(tmp_path)]
     line = refused(*own, "--model", "tiny-siglip")
-    assert "--model tiny-siglip: its tokenizer cannot be had" in line and "rename" in line
+    assert "--model tiny-siglip: its tokenizer cannot be loaded" in line and "rename" in line
     locked = ["--lock-image", "--lock-image-unlocked-groups", "1"]
     assert "--lock-image-unlocked-groups 1: a ResNet" in refused(*own, "--model", "tiny-rn", *locked)
 

@@ -40,7 +40,7 @@ def test_help_and_mistakes_of_training_wait_for_nothing():
         "--loss fff": "--train-data: there is nothing to train on",
         "--train-data no.tar --epochs 1": "--train-data: no.tar does not exist (1 of 1)",
         "--dataset-type synthetic --train-num-samples 8 --batch-size 0": "--batch-size 0: must be 1 or more",
-        "--dataset-type synthetic --train-num-samples 8 --lr-scheduler cos": "--lr-scheduler cos: there is no such one",
+        "--dataset-type synthetic --train-num-samples 8 --lr-scheduler cos": "--lr-scheduler cos: no such schedule",
         "--dataset-type synthetic --train-num-samples 8 --resume no.pt": "--resume no.pt: there is no such file",
         "--dataset-type synthetic --train-num-samples 8 --loss fff --siglip": "--siglip: contradicts --loss fff",
     }

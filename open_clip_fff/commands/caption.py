@@ -12,7 +12,7 @@ import argparse
 import re
 
 from open_clip_fff.commands.program import command
-from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.tools.caption.decoding import DTYPES, METHODS, Decoding

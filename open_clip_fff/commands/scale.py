@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_clip_fff.commands.program import command
+from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.parsers import CommandParser
 from open_clip_fff.errors import UsageError
 
@@ -31,7 +32,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace]:
     args = parser.parse_args(argv)
     for name, value in vars(args).items():
         if isinstance(value, int | float) and not value > 0:
-            raise UsageError(f"--{name.replace('_', '-')} {value:g}: must be above 0")
+            raise UsageError(f"{as_flag(name)} {value:g}: must be above 0")
     return (args,)
 
 

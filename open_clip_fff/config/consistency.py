@@ -1,13 +1,13 @@
 """Settings that contradict each other, and flags that would do nothing."""
 
 from open_clip_fff.config.all_settings import OWNERS
-from open_clip_fff.config.fields import fields_by_flag, flag_of, has_effect
-from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.fields import as_flag, fields_by_flag, flag_of, has_effect
 from open_clip_fff.config.mining import IMAGE_THRESHOLDS, SELF_FEATURES, THRESHOLDS, FrozenSource, MiningConfig
 from open_clip_fff.config.objective import OURS
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.errors import UsageError
 
+LOSSES = "fff, softmax or s-itc"  # that we compute
 MINING, MODEL = (frozenset(fields_by_flag(kind)) for kind in (MiningConfig, FrozenSource))
 
 
@@ -83,11 +83,11 @@ def _check_fusion(plan: Plan, loss: str) -> None:
     if plan.fusion is None:
         return
     if plan.loss.stock:
-        raise UsageError(f"--fusion-layers: {loss} is computed by OpenCLIP alone; use --loss s-itc, softmax or fff")
+        raise UsageError(f"--fusion-layers: {loss} is computed by OpenCLIP alone; use --loss {LOSSES}")
     if plan.fusion.itm_negatives != "hardest" and plan.connection is not None:
         raise UsageError(
-            f"--itm-negatives {plan.fusion.itm_negatives}: draws pairs that the --discriminator, which is asked about "
-            f"the hardest, does not score; drop one"
+            f"--itm-negatives {plan.fusion.itm_negatives}: draws pairs that the --discriminator, which scores "
+            f"the hardest alone; drop one"
         )
     if not plan.fusion.itm_weight and not plan.fusion.mlm_weight:
         raise UsageError(
@@ -99,17 +99,17 @@ def _check_stock(plan: Plan, loss: str) -> None:
     if plan.captions.policy == "all" and plan.captions.per_image > 1:
         raise UsageError(
             f"--caption-policy all: {loss} takes one caption per image; use --caption-policy sample or first, "
-            f"or --loss fff or softmax"
+            f"or --loss {LOSSES}"
         )
     if plan.mining is not None:
-        raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss fff or softmax")
+        raise UsageError(f"--mining-features: {loss} takes no mined pairs; use --loss {LOSSES}")
     if plan.connection is not None:
-        raise UsageError(f"--discriminator: {loss} takes no other positives; use --loss s-itc, softmax or fff")
+        raise UsageError(f"--discriminator: {loss} takes no other positives; use --loss {LOSSES}")
     for name in ("positive_key", "positives"):
         if getattr(plan.captions, name) is not None:
-            raise UsageError(f"{as_flag(name)}: {loss} takes no other positives; use --loss fff, softmax or s-itc")
+            raise UsageError(f"{as_flag(name)}: {loss} takes no other positives; use --loss {LOSSES}")
     if plan.batch_hooks:
-        raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss fff or softmax")
+        raise UsageError(f"--batch-hooks: {loss} is computed by OpenCLIP alone; use --loss {LOSSES}")
     if plan.logits.bias_init == "auto":
         raise UsageError("--logit-bias-init auto: only --loss fff measures it; give a number, or drop it")
 

@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 from open_clip_fff.config.all_settings import DEFAULTS, OWNERS
 from open_clip_fff.config.captions import TAR_FLAGS
-from open_clip_fff.config.fields import field_text, fields_by_flag, has_effect, value_text
-from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.fields import as_flag, field_text, fields_by_flag, has_effect, value_text
 from open_clip_fff.config.methods import METHODS, TITLES
 from open_clip_fff.config.numbers import number
 from open_clip_fff.config.open_clip import Upstream
@@ -96,11 +95,10 @@ def _mining(plan: Plan) -> Topic:
     if plan.mining is not None:
         mined = plan.mining.describe(_miner(plan))
         return Topic(mined.name, (*mined.parts, *given))
-    if plan.connection is not None:
-        by = "the discriminator's and the user's" if plan.captions.gives_positives else "the discriminator's alone"
-        return Topic("mining", (f"nothing by FFF's Eq. 1, so that further positives are {by}", *given))
-    if plan.captions.gives_positives:
-        return Topic("mining", ("nothing by FFF's Eq. 1, so that further positives are the user's alone", *given))
+    by = ["the discriminator's"] * (plan.connection is not None) + ["the user's"] * plan.captions.gives_positives
+    if by:
+        others = f"{' and '.join(by)}{' alone' * (len(by) == 1)}"
+        return Topic("mining", (f"nothing by FFF's Eq. 1, so that further positives are {others}", *given))
     return Topic("mining", ("nothing: an image's positives are its own captions alone", *given))
 
 

@@ -4,9 +4,10 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from open_clip_fff.config.fields import Flag, value_text
-from open_clip_fff.config.flags import GROUPS, as_flag, flags_of, takes
+from open_clip_fff.config.fields import Flag, as_flag, value_text
+from open_clip_fff.config.flags import GROUPS, flags_of, takes
 from open_clip_fff.config.methods import METHODS, TITLES
+from open_clip_fff.config.topics import table_cell
 
 HEAD = """# Flags
 
@@ -17,7 +18,7 @@ that is typed wins over what `--method` stands for, and that over the default.
 
 `open-clip-fff train --help` prints OpenCLIP's flags and these, `--help-fff` these alone. Commands that take training's
 flags (embed, analyze, calibrate, gallery, ...) take them among their own. Of a flag that both have, such as
-`--workers`, the command's is meant, and behind `--` that of training.
+`--workers`, the command's is meant, and after `--` that of training.
 
 | method | |
 |---|---|
@@ -26,13 +27,13 @@ flags (embed, analyze, calibrate, gallery, ...) take them among their own. Of a 
 
 def page() -> str:
     """The whole page, in markdown."""
-    methods = "".join(f"| `{name}` | {_cell(title)} |\n" for name, title in TITLES.items())
+    methods = "".join(f"| `{name}` | {table_cell(title)} |\n" for name, title in TITLES.items())
     return HEAD + methods + "".join(f"\n{section}" for section in _sections())
 
 
 def _sections() -> Iterator[str]:
     for group, title in GROUPS.items():
-        rows = "".join(f"| {' | '.join(map(_cell, _row(flag, hint)))} |\n" for flag, hint in flags_of(group))
+        rows = "".join(f"| {' | '.join(map(table_cell, _row(flag, hint)))} |\n" for flag, hint in flags_of(group))
         yield f"## {title[0].upper()}{title[1:]}\n\n| flag | default | meaning |\n|---|---|---|\n{rows}"
 
 
@@ -54,10 +55,6 @@ def _presets(flag: Flag) -> Iterator[str]:
         if preset.get(flag.name, flag.default) != flag.default:
             by_value.setdefault(value_text(preset[flag.name]), []).append(method)
     return (f"{value} in {', '.join(methods)}" for value, methods in by_value.items())
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 if __name__ == "__main__":

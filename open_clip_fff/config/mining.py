@@ -193,11 +193,9 @@ class MiningConfig(Settings):
             held: those that --mined-per-image found, by name; None for the typed ones.
         """
         values = {name: getattr(self, name) for name in THRESHOLDS} if held is None else held
-        rows = zip(THRESHOLDS, self._cosines(), strict=True)
+        cosines = "image-text", "image-image", f"text-text ({self.text_text})", "image-text of text-text positives"
+        rows = zip(THRESHOLDS, cosines, strict=True)
         return [(cosine, _symbol(name), threshold_text(values.get(name))) for name, cosine in rows]
-
-    def _cosines(self) -> tuple[str, str, str, str]:
-        return "image-text", "image-image", f"text-text ({self.text_text})", "image-text of text-text positives"
 
     def _clauses(self) -> str:
         if self.per_image is not None:

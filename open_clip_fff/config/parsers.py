@@ -48,7 +48,7 @@ class CommandParser(OneLineParser):
         if self.training is None:
             return text
         more = f"{self.training}; open-clip-fff train --help-fff lists them. They may stand among the command's own, "
-        more += "or behind --, where each flag is training's, also one that the command has, too (--workers, say)."
+        more += "or after --, where each flag is training's, also one that the command has, too (--workers, say)."
         return f"{text}\ntraining's flags:\n{textwrap.indent(textwrap.fill(more, 77), '  ')}\n"
 
     def _usage(self) -> Iterable[str]:

@@ -100,9 +100,7 @@ def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -
     Raises:
         ValueError: for a value out of range.
     """
-    features, mining, miner = values["mining_features"], None, None
-    if features != "off":
-        mining = filled(MiningConfig, values)
+    features, miner = values["mining_features"], None
     if features in ("frozen", "text") and values["mining_model"] is None:
         raise ValueError(f"--mining-features {features}: name the model with --mining-model NAME|DIR")
     if features in ("frozen", "text", "precomputed") and values["mining_model"] is not None:
@@ -115,7 +113,7 @@ def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -
         captions=filled(CaptionSettings, values),
         text=filled(TextSettings, values),
         safety=filled(SafetySettings, values),
-        mining=mining,
+        mining=None if features == "off" else filled(MiningConfig, values),
         miner=miner,
         connection=None if values["discriminator"] is None else filled(ConnectionSettings, values),
         fusion=filled(FusionSettings, values) if values["fusion_layers"] else None,

@@ -15,7 +15,7 @@ class TextSettings(Settings):
     trim: bool = setting(
         "trim_tokens",
         True,
-        "cut captions behind their last token, where that changes no feature",
+        "cut captions after their last token, where that changes no feature",
         follows="yes there, for our losses; no for OpenCLIP's",
     )
     multiple: int = setting(

@@ -29,6 +29,11 @@ def code(text: str) -> str:
     return f"{fence}{pad}{' '.join(text.split())}{pad}{fence}"
 
 
+def table_cell(text: str) -> str:
+    """Text for a cell of a markdown table."""
+    return text.replace("|", "\\|")
+
+
 def codes(names: tuple[str, ...]) -> str:
     """Several, with commas."""
     return ", ".join(map(code, names))

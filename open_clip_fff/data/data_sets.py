@@ -11,7 +11,7 @@ from open_clip_fff.data.table_columns import shown
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 
-_SCHEME = re.compile(r"^([\w+.-]+):")  # pipe:, s3://, https://
+SCHEME = re.compile(r"^([\w+.-]+):")  # pipe:, s3://, https://
 TABLES = (".csv", ".tsv", ".txt", ".parquet", ".json", ".jsonl", ".jsonlines", ".ndjson")
 BETWEEN = "::"  # separates data sets, as in OpenCLIP's --train-data, and their folders
 
@@ -120,7 +120,7 @@ def dataset_kind(args: argparse.Namespace, flag: str = "--train-data") -> str:
 def check_files(flag: str, urls: Iterable[str]) -> None:
     """Raises UsageError if a local file among some shards, or a table, is not there, or webdataset cannot open it."""
     urls = list(urls)
-    paths = [url for url in urls if not _SCHEME.match(url)]
+    paths = [url for url in urls if not SCHEME.match(url)]
     missing = [path for path in paths if not os.path.exists(path)]
     if missing:
         also = f" (and {len(missing) - 1} more of {len(paths)})" if len(missing) > 1 else f" (1 of {len(paths)})"
@@ -128,7 +128,7 @@ def check_files(flag: str, urls: Iterable[str]) -> None:
     if folder := next(filter(os.path.isdir, paths), None):
         fix = f"name the table in it, or its tars, as '{folder.rstrip('/')}/{{00000..00099}}.tar'"
         raise UsageError(f"{flag}: {folder} is a folder; {fix}")
-    remote = {match[1]: url for url in reversed(urls) if (match := _SCHEME.match(url))}
+    remote = {match[1]: url for url in reversed(urls) if (match := SCHEME.match(url))}
     for scheme in sorted(remote.keys() - _opened_schemes()) if remote else ():
         copy = "aws s3 cp" if scheme == "s3" else "PROGRAM"
         raise UsageError(
@@ -141,7 +141,7 @@ def check_tars(flag: str, urls: Iterable[str]) -> None:
     urls = list(urls)
     check_files(flag, urls)
     for url in urls:
-        if not _SCHEME.match(url) and url.lower().endswith(TABLES):
+        if not SCHEME.match(url) and url.lower().endswith(TABLES):
             raise UsageError(f"{flag}: {url} is a table and no tar; open-clip-fff pack makes shards of it")
 
 

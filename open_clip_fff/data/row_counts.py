@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
@@ -11,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from webdataset.tariterators import base_plus_ext
 
-from open_clip_fff.data.data_sets import stem_of
+from open_clip_fff.data.data_sets import SCHEME, stem_of
 from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.data.tars import NO_FILE, Header
@@ -44,7 +43,7 @@ def row_counts(shards: Sequence[str], sidecars: Sequence[Sidecar] = ()) -> RowCo
     """
     urls = tuple(dict.fromkeys(shards))
     few = len(urls) <= FILES
-    local = [url for url in urls if not re.match(r"^[\w+.-]+:", url)]
+    local = [url for url in urls if not SCHEME.match(url)]
     rows: dict[str, int] = {}
     counted_from: dict[str, None] = {}
 

@@ -171,9 +171,7 @@ class _CheckedEnd:
 def _decompressed(stream: Any) -> _CheckedEnd:
     """A tar's bytes, decompressed as they are read."""
     file: Any = _PeekableStream(stream)
-    if file.start.startswith(b"\x1f\x8b"):
-        return _CheckedEnd(gzip.GzipFile(fileobj=file))
-    for magic, opener in ((b"BZh", bz2.BZ2File), (b"\xfd7zXZ\0", lzma.LZMAFile)):
+    for magic, opener in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)):
         if file.start.startswith(magic):
             return _CheckedEnd(opener(file))
     return _CheckedEnd(file)

@@ -15,7 +15,7 @@ CLASSES = "image_classes"  # int64 [B], in a batch's extras if a class key is na
 KEYS, ROWS = "positive_keys", "row_ids"
 # with stored features: float16 [B, D], or [B, 0] from a text-only model; and [B, K, D]
 STORED_IMAGE, STORED_TEXT = "stored_image_features", "stored_text_features"
-Tokenizer = Callable[[list[str]], Tensor]
+Tokenizer = Callable[[list[str]], Tensor]  # n strings to int64 [n, L]
 
 
 def _row(texts: str | Sequence[str]) -> CaptionRow:
@@ -54,9 +54,9 @@ class CaptionTokenizer:
     def __call__(self, texts: str | Sequence[str]) -> list[CaptionBatch]:
         settings = self.captions
         row = draw_captions(_row(texts), settings)
-        named = {CLASSES: settings.class_key, KEYS: settings.positive_key, ROWS: settings.positives}
-        numbers = {CLASSES: row.label, KEYS: row.key, ROWS: row.row}
-        extras = {name: torch.tensor(numbers[name]) for name, flag in named.items() if flag is not None}
+        flags = settings.class_key, settings.positive_key, settings.positives
+        numbers = zip((CLASSES, KEYS, ROWS), flags, (row.label, row.key, row.row), strict=True)
+        extras = {name: torch.tensor(number) for name, flag, number in numbers if flag is not None}
         columns, size = settings.columns, len(row.captions)
         padded = row.captions + [""] * (columns - size)
         if row.features is not None:

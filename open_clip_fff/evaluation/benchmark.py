@@ -95,11 +95,10 @@ def _classification(
             model, loader, tokenizer, classes, templates, settings.device, amp=settings.amp
         )
     target, logits = kept["target"], kept["logits"]
-    if target.ndim == 1:
-        check_classes(local, target.numpy(), len(classes))
     if target.ndim == 2:  # several labels an image
         samples = {"target": target.numpy(), "predicted": (logits > 0).numpy()}
     else:  # of equal logits clip-benchmark's acc1, by topk, may take another than its mean_per_class_recall, by argmax
+        check_classes(local, target.numpy(), len(classes))
         first = logits.topk(5 if len(classes) >= 5 else 1, dim=1).indices[:, 0]
         samples = {"target": target.numpy(), "predicted": logits.argmax(dim=1).numpy(), "first": first.numpy()}
     return EvalOutcome(metrics, samples, {"images": len(target), "classes": len(classes), "templates": len(templates)})

@@ -178,8 +178,8 @@ def choose_strength(features: np.ndarray, labels: np.ndarray, probing: ProbeSett
     fit_x, test_x, fit_y, test_y = train_test_split(
         features, labels, test_size=held, stratify=labels, random_state=probing.seed
     )
-    scores = [_fit(fit_x, fit_y, strength, probing).score(test_x, test_y) for strength in STRENGTHS]
-    return STRENGTHS[int(np.argmax(scores))]  # of equal ones, the strongest decay
+    # of equal ones the first, with the strongest decay
+    return max(STRENGTHS, key=lambda strength: _fit(fit_x, fit_y, strength, probing).score(test_x, test_y))
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, strength: float, probing: ProbeSettings) -> LogisticRegression:

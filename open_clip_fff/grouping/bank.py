@@ -161,7 +161,7 @@ class Bank:
     def __reduce__(self) -> tuple[type["Bank"], tuple[Path, int, int]]:
         return Bank, (self.folder, self.epoch, self.world_size)
 
-    def lookup(self, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def lookup(self, ids: Tensor, serialized: Sequence[bytes] = ()) -> tuple[Tensor, Tensor, Tensor]:
         """The features of samples, by ids int64 [n] (else ValueError).
 
         Returns:

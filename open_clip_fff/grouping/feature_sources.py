@@ -1,7 +1,6 @@
 """The features that samples are grouped by: the last epoch's, from the bank, or those stored beside the images."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -48,7 +47,7 @@ class LastEpochFeatures:
     def __call__(self, epoch: int) -> FeatureLookup | None:
         for folder in self.folders:
             if ranks := len(published(folder, epoch - 1)):
-                return partial(_from_bank, Bank(folder, epoch - 1, ranks))
+                return Bank(folder, epoch - 1, ranks).lookup
         return None
 
     def missing(self, epoch: int) -> str | None:
@@ -64,10 +63,6 @@ class LastEpochFeatures:
 def stored_features(epoch: int) -> FeatureLookup | None:
     """Looks up the features beside the images, which exist in every epoch."""
     return _from_rows
-
-
-def _from_bank(bank: Bank, ids: Tensor, serialized: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]:
-    return bank.lookup(ids)
 
 
 def _from_rows(ids: Tensor, serialized: Sequence[bytes]) -> tuple[Tensor, Tensor, Tensor]:

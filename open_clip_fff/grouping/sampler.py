@@ -65,8 +65,7 @@ class GroupedSampler(DistributedSampler):
 
     def _grouped(self, ids: Tensor, lookup: FeatureLookup, ranks: int) -> Tensor:
         """The order of some samples, queue by queue."""
-        scale, batch = {"rank": 1, "global": ranks}[self.settings.scope], self.batch * ranks
-        space, queue = self.settings.search_space * scale, self.settings.queue * scale
+        batch, space, queue = (x * ranks for x in (self.batch, self.settings.search_space, self.settings.queue))
         settings = dataclasses.replace(self.settings, search_space=space, queue=queue)
         seed = f"{self.seed}/{self.epoch}/{0 if self.settings.scope == 'global' else self.rank}"
         generator = torch.Generator().manual_seed(random.Random(seed).getrandbits(63))

@@ -10,9 +10,9 @@ import torch
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.state import RunState
+from open_clip_fff.hub.weights import BIAS, SCALE
 from open_clip_fff.patching import View, replaced
 
-SCALARS = ("logit_scale", "logit_bias")
 SCHEDULES = ("cosine_lr", "const_lr", "const_lr_cooldown")  # OpenCLIP's makers of --lr-scheduler
 
 
@@ -62,7 +62,7 @@ def without_none_options(make: Callable[..., torch.optim.Optimizer]) -> Callable
 
 
 def _split(optimizer: torch.optim.Optimizer, state: RunState, multiple: float) -> None:
-    scalars = [p for name, p in state.model.named_parameters() if name in SCALARS and p.requires_grad]
+    scalars = [p for name, p in state.model.named_parameters() if name in (SCALE, BIAS) and p.requires_grad]
     moved = {id(p) for p in scalars}
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in moved]
@@ -87,7 +87,7 @@ def _check_on_resume(optimizer: torch.optim.Optimizer) -> None:
 def _multiplied(make: Callable, multiple: float) -> Callable:
     """A scheduler maker of OpenCLIP's, which sets one rate for all groups, then the last group's to its multiple.
 
-    Where warm-up or cool-down leave no steps to the schedule, OpenCLIP's divides by zero behind the run's last step, at
+    Where warm-up or cool-down leave no steps to the schedule, OpenCLIP's divides by zero after the run's last step, at
     batches that `--accum-freq` leaves over: no step takes its rate from there.
     """
 

@@ -64,7 +64,8 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
     Raises:
         UsageError: for what went wrong before the first step; a `ReportedError` on all but one of several ranks.
     """
-    had_group, folders, logged, stepped = _has_group(), _RunFolders(args, peers), LastLoggedError(), threading.Event()
+    had_group, stepped = dist.is_initialized(), threading.Event()
+    folders, logged = _RunFolders(args, peers), LastLoggedError()
     default_again = _removal_at_sigterm(folders)
 
     def first_step(*_: object) -> None:
@@ -74,7 +75,7 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
     hook = register_optimizer_step_post_hook(first_step)
     try:
         device = oc_main.init_distributed_device(args)
-        if _has_group():
+        if dist.is_initialized():
             peers.connect()
         if args.name is not None and (run := Path(args.logs) / args.name).is_dir():
             folders.lock(run)  # else as soon as it is made
@@ -97,7 +98,7 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
         hook.remove()
         default_again()
         folders.unlock()
-        if _has_group() and not had_group:
+        if dist.is_initialized() and not had_group:
             dist.destroy_process_group()
 
 
@@ -123,10 +124,6 @@ def _removal_at_sigterm(folders: "_RunFolders") -> Callable[[], None]:
     if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, remove_and_end)
     return undo
-
-
-def _has_group() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 class _RunFolders:

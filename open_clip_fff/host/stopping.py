@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the step is finished, all ranks stop behind the same one, and loader workers ignore signals."""
+"""SIGTERM and Ctrl-C: the step is finished, all ranks stop after the same one, and loader workers ignore signals."""
 
 import os
 import signal
@@ -101,11 +101,11 @@ def signals_blocked() -> Iterator[None]:
 
 
 class StopAgreement:
-    """Makes ranks stop behind the same step, though signals reach them at different steps, or only one of them.
+    """Makes ranks stop after the same step, though signals reach them at different steps, or only one of them.
 
     A rank that knows of the signal writes its step into the process group's store; once all have, they stop one step
     after the latest of these. No rank can be past that: a step ends only once all ranks have begun it, so that when the
-    last one writes, behind step s, the others are in s or in s + 1. Until there is a signal, a rank reads the store
+    last one writes, after step s, the others are in s or in s + 1. Until there is a signal, a rank reads the store
     every POLL seconds.
     """
 
@@ -116,7 +116,7 @@ class StopAgreement:
         self._target: int | None = None
 
     def due(self, step: int) -> bool:
-        """Whether ranks stop behind this step, the `step`th of the run. To be called on every rank after each step."""
+        """Whether ranks stop after this step, the `step`th of the run. To be called on every rank after each step."""
         stopping, store = self.stopping, self.store
         if store is None:
             return stopping.signum is not None

@@ -43,7 +43,7 @@ def find_zero_shot_sets(settings: ZeroShotSettings) -> list[LocalSet]:
 class ZeroShotEvaluator:
     """Scores the trained model, and its moving average, after an epoch; on rank 0.
 
-    A set that cannot be scored costs a warning, not the run. The run's model is made by now.
+    A set that cannot be scored costs a warning, not the run. The run's model is made by then.
     """
 
     def __init__(self, state: RunState) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import open_clip_fff
 from open_clip_fff.config.description import describe, settings
-from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.config.topics import Topic, code
+from open_clip_fff.config.topics import Topic, code, table_cell
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.hub import run_facts
 from open_clip_fff.hub.base_names import base_names, params_by_base_names
@@ -100,7 +100,7 @@ def model_card(
     environment = Environment(
         trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, keep_trailing_newline=True
     )
-    environment.filters |= {"code": code, "cell": _cell, "points": _points}
+    environment.filters |= {"code": code, "cell": table_cell, "points": _points}
     template = environment.from_string(resources.files(__package__).joinpath("card.md.jinja").read_text("utf-8"))
     text = template.render(
         **_of_model(loaded, source.model or params.get("model"), shown),
@@ -171,7 +171,7 @@ def _of_run(
 
 
 def _thresholds(plan: Plan, source: WeightSource, stats: SavedStats) -> tuple[list[tuple[str, str, str]], str]:
-    """Eq. 1's rows (MiningConfig.bars), empty if unknown, and a sentence on where they come from."""
+    """Eq. 1's rows (`MiningConfig.threshold_rows`), empty if unknown, and a sentence on where they come from."""
     mining, checkpoint = plan.mining, source.checkpoints[-1].name
     if mining is None:
         return [], ""
@@ -203,11 +203,7 @@ def _by_cell(table: str, shown: Callable[[str], str]) -> str:
 
 
 def _one_line(text: str | None, end: str = "") -> str | None:
-    return None if text is None else " ".join(text.split()).removesuffix(end or "\0")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return None if text is None else " ".join(text.split()).removesuffix(end)
 
 
 def _points(topic: Topic) -> str:

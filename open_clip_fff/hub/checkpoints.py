@@ -61,12 +61,8 @@ def run_of(checkpoint: Path) -> Path | None:
     return run_folder(checkpoint) if checkpoint.resolve().parent.name == "checkpoints" else None
 
 
-def numbered_checkpoints(run: Path) -> dict[int, Path]:
-    """The checkpoints at the end of an epoch, by epoch, in order."""
-    return {at.epoch: path for at, path in sorted(_positions(run).items()) if not at.step}
-
-
-def _positions(run: Path) -> dict[Position, Path]:
+def by_position(run: Path) -> dict[Position, Path]:
+    """The run's numbered checkpoints."""
     named = ((Position.named(path.stem), path) for path in (run / "checkpoints").glob("epoch_*.pt"))
     return {at: path for at, path in named if at is not None}
 
@@ -77,7 +73,7 @@ def newest_first(run: Path) -> list[Path]:
     `epoch_latest.pt` is placed by the epoch it holds, after the numbered one of that epoch, or first where it cannot be
     read.
     """
-    found = [((float(at.epoch), float(at.step)), path) for at, path in _positions(run).items()]
+    found = [((float(at.epoch), float(at.step)), path) for at, path in by_position(run).items()]
     latest = run / "checkpoints" / LATEST
     if latest.is_file():
         try:

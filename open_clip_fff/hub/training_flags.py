@@ -29,7 +29,7 @@ def parse_with_training(
 ) -> tuple[argparse.Namespace, list[str]]:
     """A command line that mixes a command's own flags and training's, with or without `--` between them.
 
-    A flag that both have is the command's own, but behind `--`, where all flags are training's.
+    A flag that both have is the command's own, but after `--`, where all flags are training's.
 
     Args:
         parser: of the command's own flags.
@@ -151,7 +151,7 @@ def _what_stops(module: str, error: BaseException) -> str:
 
 
 def split_at_dashes(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """A program's own flags, and those of training behind `--`."""
+    """A program's own flags, and those of training after `--`."""
     argv = list(argv)
     if "--" not in argv:
         return argv, []

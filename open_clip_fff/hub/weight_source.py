@@ -9,8 +9,8 @@ from torch import Tensor
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hub.checkpoints import (
+    by_position,
     find_checkpoint,
-    numbered_checkpoints,
     read_ema,
     read_epoch,
     read_position,
@@ -91,7 +91,7 @@ def choose_weights(given: Sequence[Path], averaged: int | None, ema: bool, model
 
 def last_checkpoints(run: Path, number: int) -> list[Path]:
     """A run's last `number` checkpoints, in order; raises UsageError if it has fewer."""
-    found = list(numbered_checkpoints(run).values())
+    found = [path for at, path in sorted(by_position(run).items()) if not at.step]
     if number < 2 or number > len(found):
         raise UsageError(
             f"--average {number}: {run} has {plural(len(found), 'numbered checkpoints')} (--save-frequency), and a "

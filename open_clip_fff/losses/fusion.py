@@ -154,7 +154,7 @@ class FusionLoss:
         labelled: Labelled | None,
         negatives: Tensor | None = None,
     ) -> ItmPairs:
-        """The pairs of ITM, and what each is."""
+        """The pairs of ITM, and what each is, by features [B, D] and [B, K, D]; the rest as in `forward`."""
         if labelled is None:
             if self.settings.itm_negatives == "hardest":
                 found = hardest_negatives(image, text, ids, valid, negatives=negatives)

@@ -23,15 +23,9 @@ class LogitTile(NamedTuple):
     captions: slice  # of the block's n * K
     text: Tensor  # [c, D], the captions' features
     logits: Tensor  # s * cos [b, c], without a bias; may be overwritten
-    by_image: Tensor  # int8 [b, c], the labels of each direction; one object where they agree
-    by_text: Tensor
+    labels: Labels  # int8 [b, c] each
     same_group: Tensor | None = None  # bool [b, c], which pairs are of one group; None without groups
     weights: Tensor | None = None  # [b, c] or [b, 1], what each pair weighs if it is a positive; None where that is 1
-
-    @property
-    def labels(self) -> Tensor:
-        """int8 [b, c], both directions merged."""
-        return Labels(self.by_image, self.by_text).merged()
 
 
 def logit_tiles(
@@ -65,9 +59,8 @@ def logit_tiles(
                 of_columns = _group_numbers(columns, block.columns.offset, group, text)
                 same_group = (of_rows[:, None] == of_columns).repeat_interleave(k, dim=1)
             as_positives = None if weights is None else weights.tile(rows, block.columns.ids[columns], k)
-            yield LogitTile(
-                rows, captions, part, product(scaled[rows], part.T), by_image, by_text, same_group, as_positives
-            )
+            flat, logits = Labels(by_image, by_text), product(scaled[rows], part.T)
+            yield LogitTile(rows, captions, part, logits, flat, same_group, as_positives)
 
 
 def exchange_texts(
@@ -76,7 +69,7 @@ def exchange_texts(
     assignment: Assignment,
     merge: Callable[[Tensor, Tensor], object] = Tensor.add_,
 ) -> RingExchange:
-    """Brings texts (`constants`) and their gradients (`accumulators`) along with the assignment's blocks."""
+    """Brings texts (`constants`, [n, K, D] first) and gradients (`accumulators`) along with the assignment's blocks."""
     texts = assignment.global_texts
     return RingExchange(constants, accumulators, texts.rank, texts.world_size if texts.ring else 1, merge)
 

@@ -125,7 +125,7 @@ class _TiledSigmoid(torch.autograd.Function):
         for ((texts, *_), by_texts), block in zip(exchange, assignment.blocks(), strict=True):
             for tile in logit_tiles(scaled, texts, block, weights):
                 more = () if tile.weights is None else (tile.weights,)
-                loss, of_bias, pairs = kernel(tile.logits, tile.labels, bias, needs_gradient, *more)
+                loss, of_bias, pairs = kernel(tile.logits, tile.labels.merged(), bias, needs_gradient, *more)
                 gradient = tile.logits  # the kernel has overwritten them
                 total, by_bias, counted = total + loss, by_bias + of_bias, counted + pairs
                 if needs_gradient:

@@ -109,9 +109,10 @@ def _row_and_column_stats(
 
 def _by_labels(tile: LogitTile, rows: Tensor, columns: Tensor) -> list[tuple[Tensor, dict[int, Tensor]]]:
     """What is of a tile's rows (dimension 1) and columns (0), with the labels as they see it; once if these agree."""
-    if tile.by_text is tile.by_image:
-        return [(tile.by_image, {1: rows, 0: columns})]
-    return [(tile.by_image, {1: rows}), (tile.by_text, {0: columns})]
+    by_image, by_text = tile.labels
+    if by_text is by_image:
+        return [(by_image, {1: rows, 0: columns})]
+    return [(by_image, {1: rows}), (by_text, {0: columns})]
 
 
 def _add_tile(stats: dict[int, Tensor], tile: LogitTile, labels: Tensor, alpha: float) -> None:

@@ -1,6 +1,7 @@
 """The discriminator that `--discriminator` names; BLIP and BLIP-2 as discriminators."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -48,16 +49,6 @@ class MatchingDiscriminator:
         return match_probabilities(self.matching, lambda index: self.crops(images[index]), rows, captions, self.batch)
 
 
-def blip(context: DiscriminatorContext) -> MatchingDiscriminator:
-    """`blip:NAME`: BlipForImageTextRetrieval."""
-    return _load(context, "blip")
-
-
-def blip2(context: DiscriminatorContext) -> MatchingDiscriminator:
-    """`blip2:NAME`: Blip2ForImageTextRetrieval."""
-    return _load(context, "blip2")
-
-
 def make_discriminator(
     settings: ConnectionSettings,
     device: torch.device,
@@ -93,3 +84,6 @@ def _load(context: DiscriminatorContext, kind: str | None = None) -> MatchingDis
     if not context.name:
         raise UsageError(f"{context.flag}: name the model, {kind}:NAME or {kind}:FOLDER")
     return MatchingDiscriminator(load_matching(context.name, context.flag, context.cache_dir, kind), context)
+
+
+blip, blip2 = partial(_load, kind="blip"), partial(_load, kind="blip2")  # BlipFor..., Blip2ForImageTextRetrieval

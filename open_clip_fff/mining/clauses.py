@@ -47,11 +47,13 @@ class Candidates(NamedTuple):
     ids: Tensor  # int64 [N]
     rows: MiningFeatures  # of the row images
 
-    def above_own(self, margin: float | str, band: float = 0.0) -> Tensor:
-        """Which pairs a mining margin allows, bool [B, N, K] (`reference.above_own`)."""
+    def allowed(self, margin: float | str | None, band: float = 0.0) -> Tensor:
+        """Those of `others` that a mining margin allows, bool [B, N, K] (`reference.above_own`); all for None."""
+        if margin is None:
+            return self.others
         own = own_scores(self.rows)
         assert self.similarity.image_text is not None
-        return above_own(self.similarity.image_text, own, margin, band)
+        return self.others & above_own(self.similarity.image_text, own, margin, band)
 
     @property
     def score(self) -> Tensor:
@@ -87,17 +89,14 @@ def candidates(
 def select(pairs: Candidates, thresholds: Thresholds, config: MiningConfig, cap: bool = True) -> Mined:
     """The pairs above thresholds and margin, with `cap` cut to the config's; with a band, those below are doubtful."""
     passed = clauses(pairs.similarity, thresholds)
-    mined = passed.any & pairs.others
-    if config.margin is not None:
-        mined &= pairs.above_own(config.margin)
+    mined = passed.any & pairs.allowed(config.margin)
     if cap and config.cap is not None:
         best = best_per_row(mined, pairs.score, pairs.ids, config.cap)
         mined &= positions_mask(best, 0, *mined.shape[1:])
     doubtful = None
     if config.band:
-        doubtful = clauses(pairs.similarity, thresholds.lowered(config.band)).any & pairs.others & ~mined
-        if config.margin is not None:
-            doubtful &= pairs.above_own(config.margin, config.band)
+        lowered = clauses(pairs.similarity, thresholds.lowered(config.band)).any
+        doubtful = lowered & pairs.allowed(config.margin, config.band) & ~mined
     return Mined(mined, passed, doubtful)
 
 

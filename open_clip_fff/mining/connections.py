@@ -68,27 +68,25 @@ class ConnectionMiner:
             features: those that mine, whose image-text cosines the gate compares; None where there are none.
             negatives: as `hardest_negatives`.
         """
-        label_matches, self.last = self.label_matches if self.active else None, None
-        if label_matches is None and (self.label_matches is not None or own.classes is None or not counting):
+        self.last = to_score = None
+        if not self.active and (self.label_matches is not None or own.classes is None or not counting):
             return own
-        hardest, to_score = hardest_negatives(image, text, own.ids, own.valid, negatives=negatives), None
-        if label_matches is None:
+        hardest = hardest_negatives(image, text, own.ids, own.valid, negatives=negatives)
+        if self.label_matches is None:
             labels = torch.full_like(hardest.caption, NEGATIVE), torch.full_like(hardest.image, NEGATIVE)
-        else:
-            if self.gate is not None and features is not None and features.image is not None:
-                of_images, of_texts = candidate_cosines(hardest, features.image, features.text)
-                to_score = of_images > self.gate, of_texts > self.gate
-            labels = label_matches(hardest.caption, hardest.image, to_score)
-            self.last = hardest, *labels
-            by_image, by_text = (x.masked_fill(x == UNDECIDED, IGNORED) for x in labels)
-            labels = by_image, by_text
-        if counting:
-            self.counts.add(hardest, *labels, own.classes, to_score)
-        if label_matches is None:
+            self.counts.add(hardest, *labels, own.classes)
             return own
+        if self.gate is not None and features is not None and features.image is not None:
+            of_images, of_texts = candidate_cosines(hardest, features.image, features.text)
+            to_score = of_images > self.gate, of_texts > self.gate
+        labels = self.label_matches(hardest.caption, hardest.image, to_score)
+        self.last = hardest, *labels
+        by_image, by_text = (x.masked_fill(x == UNDECIDED, IGNORED) for x in labels)
+        if counting:
+            self.counts.add(hardest, by_image, by_text, own.classes, to_score)
         if own.captions is None:
             raise ValueError("connection mining needs caption_hashes, which a batch hook adds")
-        return own._replace(match_labels=match_labels(hardest, own.ids, own.captions, *labels))
+        return own._replace(match_labels=match_labels(hardest, own.ids, own.captions, by_image, by_text))
 
 
 class ConnectedPairs(Assignment):

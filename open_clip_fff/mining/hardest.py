@@ -98,7 +98,11 @@ def _drawn(logits: Tensor) -> Tensor:
 
 
 def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """The candidates' cosines [B] and [B, K] by other L2-normalised features; meaningless without a candidate."""
+    """The candidates' cosines [B] and [B, K] by other L2-normalised features; meaningless without a candidate.
+
+    Args:
+        image, text: [B, D'] and [B, K, D'].
+    """
     image, text = full_precision(image), full_precision(text)
     of_images = (image * text.flatten(0, 1)[hardest.caption.clamp(min=0)]).sum(dim=-1)
     return of_images, (text * image[hardest.image.clamp(min=0)]).sum(dim=-1)

@@ -30,7 +30,7 @@ def shares_above(counts: Tensor) -> Tensor:
 
 
 def first_bin(above: Tensor, share: Tensor | float) -> Tensor:
-    """The lowest bin with at most `share` in it or above; BINS where even the last has more.
+    """The lowest bin with at most `share` in it or above, by shares [BINS]; BINS where even the last has more.
 
     Shares fall from bin to bin, so the number of bins with a larger share is the index of the first that qualifies.
     """

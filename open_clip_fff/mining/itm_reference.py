@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from open_clip_fff.config.connection import NEGATIVE, POSITIVE
+
 Pair = tuple[int, int, int, str]  # image, caption j * K + k, match, kind
 
 
@@ -12,8 +14,6 @@ def itm_reference(
     ids: Tensor,
     valid: Tensor,
     score: Callable[[int, int], float] | None = None,
-    positive: float = 0.8,
-    negative: float = 0.5,
     negatives: Tensor | None = None,
 ) -> list[Pair]:
     """MAFA's rules (arXiv 2312.06112), one pair at a time.
@@ -23,7 +23,6 @@ def itm_reference(
         ids: int64 [B], of images.
         valid: bool [B, K].
         score: P(match) of an image and a caption; None without a discriminator.
-        positive, negative: thresholds.
         negatives: bool [B, B], pairs of images that may be no match; None for all.
     """
     size, k = valid.shape
@@ -33,11 +32,11 @@ def itm_reference(
 
     def add(image: int, caption: int, second: tuple[int, int] | None) -> None:
         q = 0.0 if score is None else score(image, caption)
-        if q > positive:
+        if q > POSITIVE:
             pairs.append((image, caption, 1, "converted"))
-        elif q < negative:
+        elif q < NEGATIVE:
             pairs.append((image, caption, 0, "hard"))
-        elif negative < q < positive and second is not None:
+        elif NEGATIVE < q < POSITIVE and second is not None:
             pairs.append((*second, 0, "replaced"))
 
     for column in captions:

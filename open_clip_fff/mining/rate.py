@@ -78,7 +78,7 @@ def level_at(number: Tensor) -> Tensor:
 
 
 def first_bin_of_levels(above: Tensor, up_to: Tensor, share: Tensor | float) -> Tensor:
-    """The lowest bin of cosines with at most `share` in it or above and a level in the first `up_to` bins of levels.
+    """The lowest bin of cosines with at most `share` in it or above (by shares [BINS]), of the first `up_to` levels.
 
     Compares bins of levels, by which pairs are counted: a level at which a bin begins may hold too many pairs.
     """
@@ -161,10 +161,7 @@ class RateThresholds:
         for share in clause_levels(pairs, shares_above(counts.cosines), self.config, self._p1_prime(counts)):
             if share is not None:
                 level = torch.minimum(level, share)
-        allowed = pairs.others
-        if self.config.margin is not None:
-            allowed = allowed & pairs.above_own(self.config.margin)
-        return level.masked_fill(~allowed, NEVER)
+        return level.masked_fill(~pairs.allowed(self.config.margin), NEVER)
 
     def _thresholds(self, known: Counts) -> Thresholds:
         target = self.per_image * known.rows * (1 + 1e-9)  # faded counts are rounded, which must not lose the last pair

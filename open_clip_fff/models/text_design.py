@@ -39,7 +39,7 @@ class TextDesign:
         if self.masked:
             return None
         if self.embeds_class:
-            return f"its class embedding stands at a fixed position behind the caption, {_PADDED}"
+            return f"its class embedding stands at a fixed position after the caption, {_PADDED}"
         if not self.causal:
             return f"every token of its text tower attends to all others, {_PADDED}"
         if self.pool not in ("argmax", "eos"):

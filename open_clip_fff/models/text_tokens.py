@@ -12,7 +12,7 @@ CLIP_TOKENS = 49_408  # of OpenCLIP's own tokenizer
 
 
 def tokens_given(tokenizer: Any) -> int:
-    """One more than the largest id of a tokenizer's words; some have tokens behind them that no text gives.
+    """One more than the largest id of a tokenizer's words; some have tokens after them that no text gives.
 
     Such are added ones, and T5's `<extra_id_0>`, which stand among the words of some of its tokenizers.
     """

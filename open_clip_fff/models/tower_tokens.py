@@ -31,7 +31,7 @@ class CapturedTokens:
         self.texts: list[Tensor] = []  # [n_g, L_g, W] each
 
     def text(self, source: Tensor) -> Tensor:
-        """The captions' tokens in the batch's order, [n, L, W]; zeros for padding (`UnpaddedRows.source`)."""
+        """The captions' tokens in the batch's order [n, L, W]; zeros for padding (`UnpaddedRows`, int64 [n])."""
         longest = max(part.shape[1] for part in self.texts)
         return restore_padding([F.pad(part, (0, 0, 0, longest - part.shape[1])) for part in self.texts], source)
 
@@ -121,7 +121,7 @@ def _image_norm(model: Any) -> tuple[nn.Module, int]:
     norm = getattr(visual.trunk, "norm", None) if isinstance(visual, TimmModel) else None
     if isinstance(visual, TimmModel) and hasattr(visual.trunk, "blocks") and isinstance(norm, nn.LayerNorm):
         return norm, visual.trunk.num_features
-    raise UsageError(f"--fusion-layers: its image tower, {_called(visual)}, gives no tokens behind a norm; {FIX}")
+    raise UsageError(f"--fusion-layers: its image tower, {_called(visual)}, gives no tokens after a norm; {FIX}")
 
 
 def _text_norm(model: Any) -> tuple[nn.Module, int]:

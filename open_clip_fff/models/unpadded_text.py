@@ -102,7 +102,7 @@ def remove_padding(tokens: Tensor, valid: Tensor, design: TextDesign, settings: 
 
 @torch.compiler.disable
 def restore_padding(features: list[Tensor], source: Tensor) -> Tensor:
-    """The groups' features [n_g, ...] in the batch's order, [n, ...]; zeros for padding."""
+    """The groups' features [n_g, ...] in the order of `source`, int64 [n], as [n, ...]; zeros for padding."""
     return torch.cat([*features, torch.zeros_like(features[0][:1])])[source]  # -1 is the last row
 
 

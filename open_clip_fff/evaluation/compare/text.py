@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from open_clip_fff.config.topics import table_cell
 from open_clip_fff.evaluation.compare.columns import AVERAGE, RECALL, Column
 from open_clip_fff.evaluation.compare.rows import ModelRow
 from open_clip_fff.evaluation.compare.table import Change, ComparisonTable
@@ -178,8 +179,7 @@ def _table(block: TableBlock) -> str:
     lines = [header, ["---", *["---:"] * len(block.columns)]]
     lines += [[_plain(label), *map(_markdown_cell, cells)] for label, cells in block.lines]
     title = f"**{block.title}**, %" + (f"; below, the change against {block.baseline}" if block.changed else "")
-    rows = (" | ".join(cell.replace("|", "\\|") for cell in line) for line in lines)
-    return "\n".join([_plain(title), "", *(f"| {row} |" for row in rows)])
+    return "\n".join([_plain(title), "", *(f"| {' | '.join(map(table_cell, line))} |" for line in lines)])
 
 
 def _markdown_cell(cell: TextCell) -> str:

@@ -13,7 +13,7 @@ import open_clip_train.main as oc_main
 import open_clip_train.train as oc_train
 import torch.distributed as dist
 
-from open_clip_fff.config.flags import as_flag
+from open_clip_fff.config.fields import as_flag
 from open_clip_fff.data.counters import BAD_MEMBER
 from open_clip_fff.distributed import objects_of_ranks
 from open_clip_fff.errors import UsageError
@@ -169,7 +169,7 @@ class MidEpochCheckpoints:
         raise stopped
 
     def _save(self, step: int) -> Path | None:
-        """Writes what is needed to go on behind a step of this epoch, as OpenCLIP writes checkpoints; on rank 0.
+        """Writes what is needed to go on after a step of this epoch, as OpenCLIP writes checkpoints; on rank 0.
 
         Returns:
             Where it is; None where nothing was trained, and on other ranks.

@@ -91,7 +91,7 @@ def _check_training(args: argparse.Namespace, siglip: bool) -> None:
         if siglip:
             raise UsageError(f"--siglip: does not go with --distill-model: {NO_BIAS}; drop one")
     if args.lr_scheduler not in SCHEDULERS:
-        raise UsageError(f"--lr-scheduler {args.lr_scheduler}: there is no such one; choose {', '.join(SCHEDULERS)}")
+        raise UsageError(f"--lr-scheduler {args.lr_scheduler}: no such schedule; choose {', '.join(SCHEDULERS)}")
     if args.lr_scheduler == "const-cooldown" and args.epochs_cooldown is None:
         raise UsageError("--lr-scheduler const-cooldown: say for how many epochs, with --epochs-cooldown N")
     if args.lr_scheduler == "const-cooldown" and args.epochs_cooldown > args.epochs:

@@ -58,7 +58,7 @@ def sidecar_notes(args: argparse.Namespace, plan: Plan) -> list[str]:
 
 
 def _check_stock_columns(args: argparse.Namespace, path: str) -> None:
-    """OpenCLIP takes names of columns to the letter; where a flag of ours is typed, the preview looks for them."""
+    """OpenCLIP takes names of columns exactly as typed; where a flag of ours is typed, the preview looks for them."""
     there = [str(name) for name in read_table(path, args.csv_separator, (), nrows=0).columns]
     for flag, name in (("--csv-img-key", args.csv_img_key), ("--csv-caption-key", args.csv_caption_key)):
         if name not in there:

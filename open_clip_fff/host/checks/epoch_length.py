@@ -1,4 +1,4 @@
-"""What each rank's and loader worker's shards can fill, held against the steps of an epoch before training."""
+"""What each rank's and loader worker's shards can fill, compared with the steps of an epoch before training."""
 
 import argparse
 import math
@@ -23,7 +23,7 @@ VISITS = 1_000_000  # of shards, in all epochs that are looked at; the first is 
 
 
 def rows_of_data(args: argparse.Namespace, plan: Plan) -> RowCounts:
-    """What is known of the rows of --train-data, where it is tars; of rows that are trained in vain, too."""
+    """What is known of the rows of --train-data, where it is tars; and of those without captions or features."""
     if not args.train_data or dataset_kind(args) != "webdataset":
         return RowCounts()
     features, captions = feature_reader(plan), CaptionReader(plan.captions)

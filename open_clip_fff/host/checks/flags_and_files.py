@@ -114,9 +114,6 @@ def _check_rate(args: argparse.Namespace, plan: Plan) -> None:
 def _check_impl(args: argparse.Namespace, plan: Plan) -> None:
     if plan.loss.impl != "triton":
         return
-    device = args.device.split(":")[0]
-    if device == "cuda" and not torch.cuda.is_available():
-        device = "cpu"  # as OpenCLIP does
-    obstacle = triton_obstacle(device)
-    if obstacle is not None:
+    device = args.device.split(":")[0]  # OpenCLIP takes the CPU where there is no GPU
+    if obstacle := triton_obstacle("cpu" if device == "cuda" and not torch.cuda.is_available() else device):
         raise UsageError(f"--loss-impl triton: {obstacle}; use --loss-impl tiled")

@@ -17,7 +17,7 @@ def check_launch(args: argparse.Namespace) -> None:
     """The environment and --device, before processes wait for each other.
 
     Raises:
-        UsageError: for what OpenCLIP's start of distributed training would raise, or wait for in vain.
+        UsageError: for what OpenCLIP's start of distributed training would raise, or wait for without end.
     """
     try:
         distributed = is_using_distributed()

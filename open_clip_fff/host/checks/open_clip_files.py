@@ -26,7 +26,7 @@ def check_towers(args: argparse.Namespace, config: dict, typed: bool) -> list[st
         Warnings.
 
     Raises:
-        UsageError: if they do not have it, or their tokenizer cannot be had.
+        UsageError: if they do not have it, or their tokenizer cannot be loaded.
     """
     if not {"text_cfg", "vision_cfg"} <= config.keys():  # as MaMMUT and models of sound, on OpenCLIP's main branch
         raise UsageError(f"--model {args.model}: {OTHER_KIND}")
@@ -54,7 +54,7 @@ def check_towers(args: argparse.Namespace, config: dict, typed: bool) -> list[st
             if isinstance(made, HFTokenizer):
                 check_vocabulary(made.tokenizer)
         except Exception as error:
-            why = f"--model {args.model}: its tokenizer cannot be had ({reason(error)})"
+            why = f"--model {args.model}: its tokenizer cannot be loaded ({reason(error)})"
             if by_name:
                 why += "; OpenCLIP downloads SigLIP's for any name with siglip in it: rename an architecture of yours"
             raise UsageError(why) from error

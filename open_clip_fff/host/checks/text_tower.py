@@ -86,7 +86,7 @@ def check_teacher(args: argparse.Namespace, config: dict, tokenizer: Any | None,
 
 
 def _same_tokens(args: argparse.Namespace, length: int) -> bool:
-    """Whether the teacher's own tokenizer gives the same tokens; also where one of the two cannot be had."""
+    """Whether the teacher's own tokenizer gives the same tokens; also where one of the two cannot be loaded."""
     try:
         made = (
             open_clip.get_tokenizer(name, cache_dir=args.cache_dir, context_length=length)
@@ -99,7 +99,7 @@ def _same_tokens(args: argparse.Namespace, length: int) -> bool:
 
 
 def _transformers_config(name: str) -> Any | None:
-    """Of a model of transformers; None where it cannot be had, which OpenCLIP says as it makes the model."""
+    """Of a model of transformers; None where it cannot be loaded, which OpenCLIP says as it makes the model."""
     from transformers import AutoConfig
 
     try:
@@ -124,7 +124,7 @@ def _check_transformers(
         try:
             _POOLERS[pooler]()(BaseModelOutput(last_hidden_state=torch.zeros(1, 1, 1)), torch.ones(1, 1).long())
         except Exception as error:
-            why = "there is no such one" if isinstance(error, KeyError) else f"OpenCLIP's fails ({reason(error)})"
+            why = "there is no such pooler" if isinstance(error, KeyError) else f"OpenCLIP's fails ({reason(error)})"
             raise UsageError(f"{where}: hf_pooler_type {pooler}: {why}; choose mean_pooler or cls_pooler") from error
     width, projection = getattr(found, arch_dict[found.model_type]["config_names"]["width"]), text["hf_proj_type"]
     if projection not in ("linear", "mlp") and not (projection is None and width == embed_dim):

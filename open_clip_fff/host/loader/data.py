@@ -13,7 +13,7 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.batch import Batch, CaptionBatch
 from open_clip_fff.data.caption_rows import serialize
 from open_clip_fff.data.counters import NO_CAPTION, WITHOUT_IMAGE, LoaderCounters
-from open_clip_fff.data.data_sets import data_sets
+from open_clip_fff.data.data_sets import expand_shards
 from open_clip_fff.data.serialize import CaptionSerializer
 from open_clip_fff.data.shard_reader import Chain
 from open_clip_fff.data.sources import CaptionReader, cell_text
@@ -96,8 +96,7 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
         else:
             wrapped = OneCaptionTokenizer(tokenizer, captions)
         if not is_train:
-            shards = [url for urls in data_sets(args.val_data) for url in urls]
-            state.val_counters = LoaderCounters(captions.sources, shards)
+            state.val_counters = LoaderCounters(captions.sources, expand_shards(args.val_data))
         counters = state.counters if is_train else state.val_counters
         serializer = CaptionSerializer(
             CaptionReader(captions), counters, feature_reader(state.plan) if many and is_train else None

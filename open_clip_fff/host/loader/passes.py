@@ -23,7 +23,7 @@ class MiniBatches:
     would be slow to transfer.)
 
     The last one may have fewer rows than `size` where `partial` says so. OpenCLIP's main branch names a `collation_fn`,
-    torch's, which is not asked. `arrived` counts the samples that came so far.
+    torch's, which is not used. `arrived` counts the samples that came so far.
     """
 
     def __init__(self, size: int, partial: bool = True, collation_fn: Any = None) -> None:

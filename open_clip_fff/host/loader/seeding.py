@@ -1,6 +1,6 @@
-"""Random numbers that are the same in a resumed run: seeded at each epoch's begin, or kept with the checkpoint.
+"""Random numbers that are the same in a resumed run: seeded at each epoch's start, or kept with the checkpoint.
 
-Loader workers of tars outlive an epoch, and a resumed run has new ones: they are seeded at each epoch's begin, by
+Loader workers of tars outlive an epoch, and a resumed run has new ones: they are seeded at each epoch's start, by
 (seed, epoch, rank, worker). So is the main process, by (seed, epoch, rank), where the loss is ours. Where the loss is
 OpenCLIP's, so is the stream of random numbers: each rank's generators are kept with the checkpoint.
 """
@@ -23,7 +23,7 @@ from open_clip_fff.host.state import RunState
 
 
 class SeededPipeline(wds.DataPipeline):
-    """OpenCLIP's pipeline of training data; at each epoch's begin a loader worker seeds its generators.
+    """OpenCLIP's pipeline of training data; at each epoch's start a loader worker seeds its generators.
 
     It yields each mini-batch with its position in the epoch; a resumed run's first epoch begins where it was stopped.
 

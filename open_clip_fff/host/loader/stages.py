@@ -45,7 +45,7 @@ def before_decoder(stage: Callable) -> dict[str, Any]:
 
 
 def around_decoder(before: Callable, after: Callable, seams: dict[str, Any]) -> dict[str, Any]:
-    """The same for a stage behind the filter of samples without caption or image, and one behind all decoding.
+    """The same for a stage after the filter of samples without caption or image, and one after all decoding.
 
     Args:
         before, after: the stages.

@@ -33,7 +33,7 @@ class TrackedLoader:
         device: of the generators.
 
     Attributes:
-        start: where the next iteration begins; None at the epoch's own begin.
+        start: where the next iteration begins; None at the epoch's own start.
         past: what this iteration has yielded so far.
     """
 
@@ -106,10 +106,10 @@ def _begin_worker(init: Callable | None, collate: "CollateWithPosition", number:
 class RemainingBatches(Sampler[list[int]]):
     """The mini-batches of indices that are still to be trained.
 
-    Their order is drawn from the process's generators as they were at the epoch's begin.
+    Their order is drawn from the process's generators as they were at the epoch's start.
 
     Attributes:
-        start: where to begin; None at the epoch's own begin.
+        start: where to begin; None at the epoch's own start.
     """
 
     def __init__(self, batches: Any, workers: int, device: str) -> None:

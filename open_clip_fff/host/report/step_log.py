@@ -72,7 +72,7 @@ class StepReport:
             "right": c.right,
             "missed": c.missed,
             "ambiguous": c.doubtful,
-            "not asked about": c.unasked or None,
+            "not scored": c.unasked or None,
         }
         details = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share is not None)
         return f" False negatives: {c.rate:.1%} ({details})"
@@ -109,7 +109,7 @@ def duration(seconds: float) -> str:
 
 
 class StepReporter:
-    """Logs a `StepReport` at OpenCLIP's log steps, from `first` on; between them it asks the device nothing."""
+    """Logs a `StepReport` at OpenCLIP's log steps, from `first` on; between them it does not wait for the device."""
 
     def __init__(self, state: RunState, criterion: Criterion, steps_per_epoch: int, first: Position) -> None:
         self.state, self.criterion, self.steps_per_epoch = state, criterion, steps_per_epoch

@@ -5,8 +5,8 @@ import shlex
 from pathlib import Path
 
 from open_clip_fff.atomic_io import write_atomically
-from open_clip_fff.config.flags import as_flag
-from open_clip_fff.config.mining import FrozenSource, MiningConfig
+from open_clip_fff.config.fields import as_flag
+from open_clip_fff.config.mining import THRESHOLDS, FrozenSource, MiningConfig
 from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.plural import plural
@@ -20,8 +20,6 @@ from open_clip_fff.tools.sampling.command import exit_code, open_shards, writing
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import load_extractor
 from open_clip_fff.tools.sampling.match_scores import load_scorer
-
-THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
 
 
 def run(args: argparse.Namespace, plan: Plan) -> int:

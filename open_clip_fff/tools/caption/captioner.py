@@ -171,7 +171,7 @@ def _prompt_ids(config: Any, tokenizer: Any, prompt: str) -> list[int]:
     if not prompt:
         return []
     if config.model_type == "vision-encoder-decoder":
-        raise UsageError(f"--prompt {prompt!r}: the model takes none, as a vision-encoder-decoder; leave it away")
+        raise UsageError(f"--prompt {prompt!r}: the model takes none, as a vision-encoder-decoder; drop it")
     if config.model_type == "git":  # an end token before the caption would end it
         return [tokenizer.cls_token_id, *tokenizer(prompt, add_special_tokens=False).input_ids]
     return tokenizer(prompt).input_ids

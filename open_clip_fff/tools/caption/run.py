@@ -1,13 +1,12 @@
 """open-clip-fff caption: loads a captioner and writes the captions of each shard."""
 
 import argparse
-import re
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from open_clip_fff.data.data_sets import check_tars, expand_shards
+from open_clip_fff.data.data_sets import SCHEME, check_tars, expand_shards
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.devices import or_best, usable
 from open_clip_fff.errors import OneRankError, UsageError
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
 def shards_of(args: argparse.Namespace) -> list[str]:
     """The shards. Raises UsageError if none exists, or the first is torn or has a field that would be overwritten."""
     urls = expand_shards(args.train_data)
-    local = [url for url in urls if not re.match(r"\w+:", url)]
+    local = [url for url in urls if not SCHEME.match(url)]
     if not urls or (len(local) == len(urls) and not any(Path(url).exists() for url in urls)):
         raise UsageError(f"--train-data {args.train_data}: no such file; braces count, as in 'data/{{000..099}}.tar'")
     check_tars("--train-data", [url for url in urls if Path(url).exists()])

@@ -139,7 +139,7 @@ def score_split(model: TaskModel, split: Split, args: argparse.Namespace) -> dic
 
 
 def describe(figures: Mapping[str, Any]) -> str:
-    """`63.2 % of 1,200 right`, and the other figures behind it."""
+    """`63.2 % of 1,200 right`, and the other figures after it."""
     text = f"{100 * figures['accuracy']:.1f} % of {figures['n']:,} right"
     rest = [f"{name} {100 * value:.1f} %" for name, value in figures.items() if isinstance(value, float)][1:]
     for name, part in figures.get("by_answer_type", {}).items():

@@ -47,16 +47,16 @@ def prepare_folder(settings: PackSettings, kind: object) -> PreparedSource:
     if next(folder_rows(folder, False, unused), None) is None:
         holds = "".join(f"; it holds {line}" for line in unused.lines)
         holds += next((f"; {fix}" for suffix, fix in FIXES.items() if f" {suffix} (" in holds), "")
-        for kind in ("tar", "parquet"):
-            if below := sorted(folder.rglob(f"*.{kind}")):
-                where = f"its {kind}s are in folders below; name one of these, such as {below[0].parent}"
+        for suffix in ("tar", "parquet"):
+            if below := sorted(folder.rglob(f"*.{suffix}")):
+                where = f"its {suffix}s are in folders below; name one of these, such as {below[0].parent}"
                 raise UsageError(f"{folder}: {where}")
         raise UsageError(
             f"{folder}: no image in it or below ({', '.join(sorted(IMAGE_SUFFIXES))}), and no .tar or .parquet{holds}"
         )
 
     def repeats(rows: int, keys: int) -> str:
-        clashing = "those that clash have a hash of their path behind them"
+        clashing = "those that clash have a hash of their path after them"
         return f"{plural(rows, 'images')} have {plural(keys, 'different keys')}; {clashing}"
 
     def open_in(lists: Path, share: Share) -> ListedSource:

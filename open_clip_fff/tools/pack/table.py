@@ -124,9 +124,9 @@ def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, star
         if all("\\" in path for path in paths):
             fix = "write / for \\ in the paths" + " and no drive" * (":" in paths[0])
         elif all(re.search(r"#\d+$", path) for path in paths):
-            fix = "drop the # and the number behind it"
+            fix = "drop the # and the number after it"
         elif found := next((x for x in sorted(IMAGE_SUFFIXES) if os.path.exists(f"{root / paths[0].strip()}{x}")), ""):
-            fix = f"write {found} behind the names"
+            fix = f"write {found} after the names"
         raise UsageError(
             f"--image-root: none of the first {plural(len(paths), 'images')} of {table.name} is there, such as "
             f"{root / paths[0].strip()}; {fix}"
