@@ -124,6 +124,25 @@ def test_the_files_of_sentence_transformers_say_how(folder):
         load_sentences(str(folder))
 
 
+@pytest.mark.parametrize("path", ["", "Transformer"])
+def test_a_model_of_the_hub_loads_by_its_name(folder, path, tmp_path):
+    """From the hub's cache, where its client refuses a file whose name begins with a slash."""
+    steps = [{"type": f"sentence_transformers.models.{name}", "path": name} for name in ("Transformer", "Pooling")]
+    write(folder, modules=[{**steps[0], "path": path}, steps[1]], Pooling__config={"pooling_mode_cls_token": True})
+    write(folder, **{f"{path}/sentence_bert_config".lstrip("/"): {"max_seq_length": 7}})
+    for file in [file for file in folder.iterdir() if path and file.is_file() and file.name != "modules.json"]:
+        shutil.move(file, folder / path / file.name)
+    cached, commit = tmp_path / "cache" / "models--org--sentences", "a" * 40
+    shutil.copytree(folder, cached / "snapshots" / commit)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    found = load_sentences("org/sentences", str(tmp_path / "cache"))
+    assert found.pooling == "cls" and found.tokenizer.length == 7
+    for wrong in ("org/sentence", "sentences", "./sentences", str(tmp_path / "sentence")):
+        with pytest.raises(UsageError, match=f"--mining-model {wrong}: there is no folder of that name, and from the"):
+            load_sentences(wrong, str(tmp_path / "cache"))
+
+
 def test_a_model_that_reads_images_too_is_none(tmp_path):
     from transformers import CLIPConfig, CLIPModel
 

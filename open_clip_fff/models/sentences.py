@@ -115,7 +115,8 @@ def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
     from transformers import AutoModel
 
     options: dict[str, Any] = {"cache_dir": cache_dir}
-    what, fix = f"--mining-model {name}: cannot be loaded as a sentence model", "name another model, or a folder"
+    where = "" if Path(name).exists() else "there is no folder of that name, and from the hub it "
+    what, fix = f"--mining-model {name}: {where}cannot be loaded as a sentence model", "name another model, or a folder"
     with as_mistake(what, Exception, fix=fix), silenced_transformers():  # of many types, with one remedy for all
         layout = _layout(name, cache_dir)
         options |= {"subfolder": layout.weights} if layout.weights else {}
@@ -167,9 +168,9 @@ def _layout(name: str, cache_dir: str | None) -> _Layout:
                 f"name another model"
             )
         weights = steps.get("Transformer", "")
-        if _json(name, f"{weights}/config.json", cache_dir) is None:
+        if weights and _json(name, f"{weights}/config.json", cache_dir) is None:
             weights = ""
-        found = _json(name, f"{weights}/sentence_bert_config.json".lstrip("/"), cache_dir) if weights else None
+        found = _json(name, f"{weights}/sentence_bert_config.json", cache_dir) if weights else None
         settings = found or _json(name, "sentence_bert_config.json", cache_dir) or {}
         file = f"{steps.get('Pooling', '1_Pooling')}/config.json"
         config = _json(name, file, cache_dir)
