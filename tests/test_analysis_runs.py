@@ -106,7 +106,7 @@ def test_what_cannot_be_read_costs_itself_alone(analyse, training, tmp_path):
     samples["04"].pop("txt"), samples["04"].pop("json")
     samples["05"]["json"] = json.dumps({"captions": ["<script>x</script>", "https://a.b/c"]}).encode()
     write_tar(tmp_path / "a.tar", samples)
-    whole = write_tar(tmp_path / "b.tar", {f"b{row}": colour_sample(row) for row in range(9)}).read_bytes()
+    whole = write_tar(tmp_path / "b.tar", {f"b{row}": colour_sample(12 + row) for row in range(9)}).read_bytes()
     (tmp_path / "b.tar").write_bytes(whole[: len(whole) // 2])
     data = ["--train-data", str(tmp_path / "{a,b}.tar"), *training[4:]]
     done = analyse("--out", tmp_path / "out", "--", *data, expect=1)
@@ -117,6 +117,27 @@ def test_what_cannot_be_read_costs_itself_alone(analyse, training, tmp_path):
     assert "Not read to the end" in text and "<script>" not in text
     images = pd.read_csv(tmp_path / "out" / "images.csv", dtype={"key": str})
     assert (images["shard"] == "a.tar").sum() == 10 and 0 < (images["shard"] == "b.tar").sum() < 9
+
+
+@pytest.mark.slow
+def test_copies_of_an_image_are_one_image_with_all_their_captions(analyse, training, tmp_path):
+    """A caption a row, as in Flickr's lists: an image's other captions are no other image's, which outrank its own."""
+    whole, copies = {}, {}
+    for row in range(70):  # more than are embedded at a time
+        texts = [f"a {row} picture", f"something {row * 7} all over"]
+        rows = [json.dumps({"captions": part}).encode() for part in (texts, texts[:1], texts[1:])]
+        image = {"png": colour_sample(row)["png"], "txt": f"img {row}".encode()}
+        whole[f"{row:02d}"], copies[f"{row:02d}"] = {**image, "json": rows[0]}, {**image, "json": rows[1]}
+        copies[f"copy {row}"] = {"png": image["png"], "json": rows[2]}
+    for name, samples in (("whole", whole), ("copies", dict(sorted(copies.items())))):
+        tar = write_tar(tmp_path / f"{name}.tar", samples)
+        done = analyse("--out", tmp_path / name, "--", "--train-data", tar, *training[4:])
+        assert "70 images with 210 captions from 1 shard" in done.out
+        assert ("(70 copies of an image joined to it)" in done.out) == (name == "copies")
+    for table in ("images", "captions", "summary"):
+        ours, theirs = (pd.read_csv(tmp_path / name / f"{table}.csv") for name in ("whole", "copies"))
+        numbers = [column for column in ours if column != "shard"]
+        pd.testing.assert_frame_equal(ours[numbers], theirs[numbers], atol=1e-5)
 
 
 def test_only_generated_captions_stand_alone(analyse, training, tmp_path):

@@ -43,9 +43,10 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
         raise UsageError("--train-data: no two images have a caption of the same kind, so there is nothing to compare")
     stored = None if extractor.stored is None else extractor.stored.model
     model = model_name(plan) or stored or "an unnamed model"
+    joined = f" ({plural(sample.copies, 'copies')} of an image joined to it)" if sample.copies else ""
     about = (
         f"{plural(len(sample.keys), 'images')} with {plural(len(sample.captions), 'captions')} from "
-        f"{plural(len(set(sample.shards)), 'shards')}, with features of {model}."
+        f"{plural(len(set(sample.shards)), 'shards')}{joined}, with features of {model}."
     )
     lines = summary(found)
     warnings = _warnings(found, sample, draw, reader.skipped, model, args.batch)
