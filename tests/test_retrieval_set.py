@@ -63,9 +63,29 @@ def test_copies_of_an_image_are_one_image_with_all_their_captions(program, tmp_p
     }
     samples["3_2"]["txt"] = samples["3_1"]["txt"]
     done = program("retrieval_set", write_tar(tmp_path / "a.tar", samples), "--out", tmp_path / "set", "--captions", 4)
-    assert "11 captions of 4 images; left out: 8 copies of an image, which has their captions" in done.out
+    assert (
+        "11 captions of 4 images; left out: 8 copies of an image, which has their captions; dropped: 1 caption that an "
+        "image had already\n"
+    ) in done.out
     rows = list(build_dataset("wds/set", str(tmp_path / "set"), str, "test", task="zeroshot_retrieval"))
     assert [captions for _, captions in rows] == [
         *([f"caption {copy} of {row}" for copy in range(3)] for row in range(3)),
         ["caption 0 of 3", "caption 1 of 3"],
     ]
+
+
+def test_a_text_that_an_image_has_several_times_is_one_caption(program, tmp_path):
+    """Of txt and json, or within a list: a repeat would stand for a caption of its own, beyond K."""
+    samples = {
+        "0": {
+            **colour_sample(0),
+            "txt": b"a dog",
+            "json": b'{"captions": ["a  dog", "a cat", "a cat", "a cow", "last"]}',
+        },
+        "1": {**colour_sample(1), "json": b'{"captions": ["a bird"]}'},
+    }
+    tar = write_tar(tmp_path / "a.tar", samples)
+    done = program("retrieval_set", tar, "--out", tmp_path / "set", "--json-text-key", "captions", "--captions", 3)
+    assert "5 captions of 2 images; dropped: 2 captions that an image had already\n" in done.out
+    rows = list(build_dataset("wds/set", str(tmp_path / "set"), str, "test", task="zeroshot_retrieval"))
+    assert [captions for _, captions in rows] == [["a dog", "a cat", "a cow"], ["img 1", "a bird"]]

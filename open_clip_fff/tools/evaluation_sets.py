@@ -73,12 +73,12 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
     urls, reader, captions = expand_shards(shards), CaptionReader(settings), 0
     check_tars("SHARDS", urls)
     check_torn("SHARDS", *urls)
-    texts, written = _captions_by_image(urls, reader), set[int]()
+    (texts, repeated), written = _captions_by_image(urls, reader, arguments.captions), set[int]()
 
     def members(sample: dict) -> Members | SkippedSample:
         nonlocal captions
         image = id_of(sample)
-        own, kind = texts.get(image, [])[: arguments.captions], next((name for name in IMAGES if name in sample), None)
+        own, kind = texts.get(image, []), next((name for name in IMAGES if name in sample), None)
         if not own or kind is None or unreadable_reason(sample[kind]) is not None:
             return SkippedSample(str(sample["__key__"]), "without captions or a readable image")
         if image in written:
@@ -95,30 +95,36 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
             sources = ", ".join(settings.sources)
             raise UsageError(f"{shards}: no sample has captions ({sources}) and a readable image; they hold {held}")
         (unfinished / "dataset_type.txt").write_text("retrieval\n")
-    print(f"{out}: {plural(captions, 'captions')} of {plural(images, 'images')}{left_out}")
+    again = f"; dropped: {plural(repeated, 'captions')} that an image had already" if repeated else ""
+    print(f"{out}: {plural(captions, 'captions')} of {plural(images, 'images')}{left_out}{again}")
     print(how_to_score(out))
     return 0
 
 
-def _captions_by_image(urls: Sequence[str], reader: CaptionReader) -> dict[int, list[str]]:
-    """Each image's captions by its id, one line each; a copy of the image adds those that it has not.
+def _captions_by_image(urls: Sequence[str], reader: CaptionReader, most: int) -> tuple[dict[int, list[str]], int]:
+    """Each image's first `most` captions by its id, one line each, and how many repeat another of their image.
+
+    A copy of an image adds those that it has not.
 
     Raises UsageError if a shard cannot be read, or a source that is named has no caption at all.
     """
     texts: dict[int, list[str]] = {}
-    counts, joined = Counter[str](), 0
+    counts, joined, repeated = Counter[str](), 0, 0
     for sample in as_usage_errors(read_samples(urls), " ".join(urls[:3])):
         found = reader.read(sample).found
         counts.update({source: len(captions) for source, captions in found.items()})
-        row = reader.named_row(sample, found)
-        joined += sum("\n" in text for text in row.captions)
-        if (image := row.id) >= 0:
+        if (image := id_of(sample)) >= 0:
             own = texts.setdefault(image, [])
-            own += [text for text in (" ".join(text.split()) for text in row.captions) if text not in own]
+            for text in chain.from_iterable(found.values()):
+                if (line := " ".join(text.split())) in own:
+                    repeated += 1
+                elif len(own) < most:
+                    own.append(line)
+                    joined += "\n" in text
     if counts.total() and (empty := [name for name, count in counts.items() if not count and name != "txt"]):
         raise UsageError(f"no sample has a caption in {', '.join(empty)}; --text-key, --json-text-key?")
     if joined:
         print(
             f"{plural(joined, 'captions')} of several lines, each one caption here: lists of captions belong into json"
         )
-    return texts
+    return texts, repeated
