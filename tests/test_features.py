@@ -112,8 +112,8 @@ def test_embedding_does_what_is_missing(trainer, teacher, stored, capsys):
     settings["captions"] |= {"class_key": "cls", "min_coverage": 0.0}  # an earlier version kept all of them
     (stored / "settings.json").write_text(json.dumps(settings))
     flags = ["--json-text-key", "captions", "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
-    assert embed("--out", str(stored), "--", *trainer.tars, *flags, "--caption-words", "3:") == 2
-    assert "was made with captions: words [0, None] and not [3, None]; name another" in capsys.readouterr().err
+    assert embed("--out", str(stored), "--", *trainer.tars, *flags, "--caption-words", "2:") == 2
+    assert "was made with captions: words [0, None] and not [2, None]; name another" in capsys.readouterr().err
     new = stored.with_name("new")  # a model or device that cannot be used leaves no folder with its settings
     assert embed("--out", str(new), "--device", "nothing", "--", *trainer.tars, *flags) == 2 and not new.exists()
     assert embed("--out", str(new), "--batch-size", "0", "--", *trainer.tars, *flags) == 2 and not new.exists()

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -253,3 +254,23 @@ def test_embedding_leaves_out_what_it_cannot_read_and_says_so(program, flags, tm
         assert line in done.err and len(done.err.splitlines()) == 1, done.err
     done = program("embed", "--out", tmp_path, "--into", "tars", "--", *data, folder="scripts", expect=2)
     assert "the shards that are read are there" in done.err and not (tmp_path / "settings.json").exists()
+
+
+def test_captions_that_are_not_where_the_flags_say_are_told_before_anything_is_embedded(program, flags, tmp_path):
+    """Else the features are of txt alone; a first shard that cannot be read is passed over here, too."""
+    for typed, line in (
+        (["--json-text-key", "caption"], "--json-text-key caption: no row of 00.tar has text there"),
+        (["--text-key", "text"], "--text-key text: no row of 00.tar has text there"),
+        (["--caption-sidecar", str(tmp_path)], f"--caption-sidecar: {tmp_path / '00.parquet'} does not exist"),
+    ):
+        done = program("embed", "--out", tmp_path / "out", "--", *flags, *typed, folder="scripts", expect=2)
+        assert line in done.err and len(done.err.splitlines()) == 1 and not (tmp_path / "out").exists()
+    (tmp_path / "0.tar").write_bytes(b"no tar" * 1000)
+    write_tar(tmp_path / "1.tar", {"0": colour_sample(0)})
+    data = ["--train-data", str(tmp_path / "{0..1}.tar"), *flags[4:]]
+    done = program("embed", "--out", tmp_path / "out", "--", *data, folder="scripts", expect=1)
+    assert "1 of 2 shards: 1 image" in done.out and "0.tar cannot be read as a tar" in done.err
+    (tmp_path / "captions").mkdir()  # of a job array whose task 0 has not made its own yet
+    pq.write_table(pa.table({"key": ["0"], "captions": [["a dog"]]}), tmp_path / "captions" / "1.parquet")
+    mine = ["--share", "1/2", "--", *data, "--caption-sidecar", tmp_path / "captions"]
+    assert "1 image, 3 captions" in program("embed", "--out", tmp_path / "mine", *mine, folder="scripts").out

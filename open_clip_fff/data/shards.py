@@ -8,12 +8,16 @@ from open_clip_fff.config.safety import MOST_PIXELS
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.images import NO_IMAGE, open_image
 from open_clip_fff.data.table_columns import column_names
-from open_clip_fff.errors import POINTER_NOTE, UsageError, as_mistake, is_pointer, printable, reason
+from open_clip_fff.errors import POINTER_NOTE, UsageError, is_pointer, printable, reason
 
 T = TypeVar("T")
 
 IMAGES = ("jpg", "png", "jpeg", "webp")  # members with an image; the first one is decoded, as in OpenCLIP
 ID = "__id__"  # a sample's image id; webdataset ignores names with two underscores
+
+
+class UnreadableTar(UsageError):
+    """A line that names a shard, and why it cannot be read."""
 
 
 class SkippedSample(NamedTuple):
@@ -51,14 +55,14 @@ def samples_at(path: str, starts: Iterable[int]) -> Iterator[dict]:
 
 
 def as_usage_errors(samples: Iterator[T], called: str) -> Iterator[T]:
-    """Passes samples of `read_samples` on; errors of a shard that cannot be read become a UsageError that names it."""
+    """Passes samples of `read_samples` on; errors of a shard that cannot be read become an UnreadableTar."""
     try:
-        with as_mistake(f"{called} cannot be read as a tar", Exception):
-            yield from samples
-    except UsageError as error:
-        if is_pointer(called):
-            raise UsageError(f"{called}: {POINTER_NOTE}") from error
+        yield from samples
+    except UsageError:
         raise
+    except Exception as error:  # whatever webdataset and tarfile raise
+        why = f": {POINTER_NOTE}" if is_pointer(called) else f" cannot be read as a tar ({reason(error)})"
+        raise UnreadableTar(f"{called}{why}") from error
 
 
 def image_bytes(sample: dict) -> bytes | None:

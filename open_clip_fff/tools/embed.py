@@ -2,6 +2,8 @@
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,10 +11,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.decoded import DecodedSample, decoded_samples
 from open_clip_fff.data.features import COLUMN, MEMBER, pack
-from open_clip_fff.data.shards import as_usage_errors, read_samples
+from open_clip_fff.data.preview import preview_sets
+from open_clip_fff.data.preview_text import check
+from open_clip_fff.data.shards import UnreadableTar, as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.training_data import training_shards
 from open_clip_fff.devices import or_best, usable
@@ -30,7 +36,10 @@ READ = ("per_image", "policy", "text_keys", "json_keys", "sidecar", "sidecar_key
 
 
 def run(args: argparse.Namespace, plan: Plan) -> int:
-    """Makes the missing shards. Raises UsageError if the model cannot be loaded, or the folder not be used."""
+    """Makes the missing shards.
+
+    Raises UsageError for captions that training would refuse, a model that cannot be loaded, or a folder not be used.
+    """
     plan, urls = training_shards(plan, args.training)
     assert plan.miner is not None
     share, shards, captions = Share.from_environment(args.share), by_stem(urls), plan.captions
@@ -40,6 +49,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     if plan.text_only and (here := Path(plan.miner.model)).is_dir():
         settings["the model's files"] = files_hash(here)  # of which its name has no hash
     check_torn("--train-data", urls[0])
+    check_captions(args.training.train_data, captions, share)
     if args.into == "tars":
         refuse_input_folder(args.out, urls)
     device = usable(share.device(or_best(args.device)))
@@ -61,6 +71,16 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
         return record
 
     return process_shards(shards, folder, share, work)
+
+
+def check_captions(shards: str, captions: CaptionSettings, share: Share) -> None:
+    """Raises UsageError for captions of the first shards that training would refuse, but for fewer than K of them."""
+    sidecar = CaptionReader(captions).sidecar
+    if share.count > 1 and sidecar is not None and sidecar.missing(urls[0] for urls in data_sets(shards)):
+        return  # another task of a job array still makes them
+    any_number = replace(captions, per_image=1)
+    with suppress(UnreadableTar):  # which is named as its turn comes, and the others are done
+        check(preview_sets(shards, any_number), any_number)
 
 
 def embed(
