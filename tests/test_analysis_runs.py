@@ -114,7 +114,7 @@ def test_what_cannot_be_read_costs_itself_alone(analyse, training, tmp_path):
     left = pd.read_csv(tmp_path / "out" / "left-out.csv", dtype=str)
     assert left.to_numpy().tolist() == [["03", "image cannot be read"], ["04", "no caption"]]
     text = (tmp_path / "out" / "analysis.html").read_text()
-    assert "Not read to the end" in text and "<script>" not in text
+    assert "b.tar is left out from where it cannot be read" in text and "<script>" not in text
     images = pd.read_csv(tmp_path / "out" / "images.csv", dtype={"key": str})
     assert (images["shard"] == "a.tar").sum() == 10 and 0 < (images["shard"] == "b.tar").sum() < 9
 

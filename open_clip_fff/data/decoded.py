@@ -18,12 +18,13 @@ UNREADABLE = "image cannot be read"
 
 
 class DecodedSample(NamedTuple, Generic[T]):
-    """A sample with captions: its preprocessed image, and the url of its shard."""
+    """A sample with captions: its preprocessed image, the url of its shard, and an error of captions not read."""
 
     key: str
     row: CaptionRow
     image: T
     url: str = ""
+    damage: str = ""
 
 
 def decoded(
@@ -52,7 +53,7 @@ def decoded_samples(
     Args:
         samples: undecoded, as `read_samples` makes them.
         preprocess: from a PIL image to what is needed, [3, H, W] for a model.
-        features: finds stored features for the rows; a sample without any is skipped.
+        features: finds stored features for the rows; a sample without any that can be used is skipped.
         workers: threads that decode ahead.
         read: makes an image of its bytes.
 
@@ -61,21 +62,24 @@ def decoded_samples(
         Exception: whatever `samples` raises.
     """
 
-    def with_captions(sample: dict) -> tuple[dict, CaptionRow, str | None]:
+    def with_captions(sample: dict) -> tuple[dict, CaptionRow, str, str | None]:
         """Looks sidecars up, in one thread."""
         found, damage = reader.read(sample)
-        row = reader.named_row(sample, found)
+        row, first = reader.named_row(sample, found), "".join(damage[:1])
         if not row.captions:
-            return sample, row, "captions cannot be read" if damage else "no caption"
+            return sample, row, first, "captions cannot be read" if damage else "no caption"
         try:
-            return sample, row if features is None else row._replace(features=features.read(sample, row.captions)), None
-        except MissingFeatures:
-            return sample, row, "no features"
+            row = row if features is None else row._replace(features=features.read(sample, row.captions))
+        except MissingFeatures as error:
+            return sample, row, first, error.why
+        return sample, row, first, None
 
-    def with_image(found: tuple[dict, CaptionRow, str | None]) -> DecodedSample[T] | SkippedSample:
-        sample, row, missing = found
+    def with_image(found: tuple[dict, CaptionRow, str, str | None]) -> DecodedSample[T] | SkippedSample:
+        sample, row, damage, missing = found
         key = str(sample["__key__"])
         image = SkippedSample(key, missing) if missing else decoded(sample, preprocess, read)
-        return image if isinstance(image, SkippedSample) else DecodedSample(key, row, image, str(sample["__url__"]))
+        if isinstance(image, SkippedSample):
+            return image
+        return DecodedSample(key, row, image, str(sample["__url__"]), damage)
 
     yield from prefetch_map(with_image, map(with_captions, samples), workers)

@@ -34,11 +34,21 @@ class StoredFeatures(NamedTuple):
 
 
 class MissingFeatures(Exception):
-    """A sample has no readable features and is skipped."""
+    """A sample has no features that can be used, and is skipped; `why` says so of all samples of a kind."""
+
+    why = "no features"
+
+
+class UnreadableFeatures(MissingFeatures):
+    """They are damaged, or their sidecar is."""
+
+    why = "features cannot be read"
 
 
 class FeaturesNotFinite(MissingFeatures):
-    """A sample has NaN or infinity in its features and is skipped."""
+    """There is NaN or infinity in them."""
+
+    why = "features are not finite"
 
 
 def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], model: str) -> bytes:
@@ -56,16 +66,16 @@ def pack(image: np.ndarray | None, texts: np.ndarray, captions: Sequence[str], m
 
 
 def unpack(content: bytes) -> StoredFeatures:
-    """Reads a file. Raises MissingFeatures if it is truncated or something else."""
+    """Reads a file. Raises UnreadableFeatures if it is truncated or something else."""
     try:
         with np.load(io.BytesIO(content)) as file:
             image, texts, model, captions = (file[name] for name in StoredFeatures._fields)
         stored = StoredFeatures(image, texts, str(model), captions)
     except Exception as error:  # zipfile, struct, zlib, numpy and key errors
-        raise MissingFeatures(f"no features in it ({error})") from error
+        raise UnreadableFeatures(f"no features in it ({error})") from error
     of_image, of_texts = stored.image.shape, stored.texts.shape
     if len(of_image) != 1 or len(of_texts) != 2 or of_texts[0] != len(captions) or of_image[0] not in (0, of_texts[1]):
-        raise MissingFeatures(f"image {of_image} and texts {of_texts} do not go together")
+        raise UnreadableFeatures(f"image {of_image} and texts {of_texts} do not go together")
     return stored
 
 
@@ -122,8 +132,7 @@ class FeatureReader:
         """The features of a sample (members by extension, as bytes, with `__url__` and `__key__`) and its captions.
 
         Raises:
-            MissingFeatures: if the sample has no readable ones.
-            FeaturesNotFinite: if some are not finite.
+            MissingFeatures: if the sample has none, none that can be read, or some that are not finite.
             OneRankError: if another model made them, or they are of other captions.
         """
         url, key = str(sample["__url__"]), str(sample["__key__"])
@@ -131,13 +140,13 @@ class FeatureReader:
         if self.sidecar is not None:
             content = next(iter(self.sidecar.lookup(url, key).get(COLUMN, [])), None)
             if self.sidecar.damage:
-                raise MissingFeatures(self.sidecar.damage)
+                raise UnreadableFeatures(self.sidecar.damage)
         if not isinstance(content, bytes):
             raise MissingFeatures(f"{_at(sample)} has no stored features")
         try:
             stored = unpack(content)
-        except MissingFeatures as error:
-            raise MissingFeatures(f"{_at(sample)}: its stored features cannot be read ({error})") from error
+        except UnreadableFeatures as error:
+            raise UnreadableFeatures(f"{_at(sample)}: its stored features cannot be read ({error})") from error
         widths = (len(stored.image), stored.texts.shape[1])
         self.model, self.widths = self.model or stored.model, self.widths or widths
         for what, theirs, ours, same in (

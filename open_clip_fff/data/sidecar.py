@@ -47,7 +47,7 @@ class Sidecar:
         holds: what the columns must hold.
 
     Attributes:
-        damage: why the sidecar of the last shard cannot be read; None if it can.
+        damaged: lines on sidecars that cannot be read, by the shard's url.
 
     Raises:
         UsageError: as `parquets`.
@@ -65,9 +65,14 @@ class Sidecar:
         self._holds = holds
         self.folder, self.columns, self.flag, self.column_flag = folder, columns, flag, column_flag
         self._paths = {} if shards is None else parquets(folder, shards, flag)
-        self.damage: str | None = None
+        self.damaged: dict[str, str] = {}
         self._url: str | None = None
         self._rows: Rows = {}
+
+    @property
+    def damage(self) -> str | None:
+        """Why the sidecar of the last shard cannot be read; None if it can."""
+        return self.damaged.get(self._url or "")
 
     def path(self, url: str) -> Path:
         """The parquet of a shard. Raises UsageError if it is in none of the data sets of several folders."""
@@ -149,11 +154,12 @@ class Sidecar:
         Empty if the sidecar has no such key or cannot be read; `damage` then says why.
         """
         if url != self._url:
-            self._url, self._rows, self.damage = url, {}, None
+            self._url, self._rows = url, {}
+            self.damaged.pop(url, None)
             try:
                 self._rows = self._load(url)
             except (OSError, ValueError) as error:  # missing, truncated, no parquet, or other columns
-                self.damage = printable(f"{self.path(url)} cannot be read ({reason(error)})")
+                self.damaged[url] = printable(f"{self.path(url)} cannot be read ({reason(error)})")
         return self._rows.get(key, {})
 
     def _load(self, url: str) -> Rows:

@@ -102,6 +102,8 @@ def embed(
         texts = text_features.cpu().numpy()
         for index, (sample, row) in enumerate(zip(samples, rows, strict=True)):
             record.counts.update(images=1, captions=len(row.captions))
+            if sample.damage:
+                record.counts["images with captions that cannot be read"] += 1
             image, own = None if images is None else images[index], texts[index, : len(row.captions)]
             if np.isfinite(own).all() and (image is None or np.isfinite(image).all()):
                 yield sample.key, pack(image, own, row.captions, model)

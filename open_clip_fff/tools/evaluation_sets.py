@@ -109,9 +109,10 @@ def _captions_by_image(urls: Sequence[str], reader: CaptionReader, most: int) ->
     Raises UsageError if a shard cannot be read, or a source that is named has no caption at all.
     """
     texts: dict[int, list[str]] = {}
-    counts, joined, repeated = Counter[str](), 0, 0
+    counts, joined, repeated, damaged = Counter[str](), 0, 0, list[str]()
     for sample in as_usage_errors(read_samples(urls), " ".join(urls[:3])):
-        found = reader.read(sample).found
+        found, damage = reader.read(sample)
+        damaged += damage[:1]
         counts.update({source: len(captions) for source, captions in found.items()})
         if (image := id_of(sample)) >= 0:
             own = texts.setdefault(image, [])
@@ -127,4 +128,6 @@ def _captions_by_image(urls: Sequence[str], reader: CaptionReader, most: int) ->
         print(
             f"{plural(joined, 'captions')} of several lines, each one caption here: lists of captions belong into json"
         )
+    if damaged:
+        print(f"{plural(len(damaged), 'samples')} with captions that cannot be read, first {damaged[0]}")
     return texts, repeated

@@ -139,6 +139,4 @@ def _warnings(
         lines.append(f"There are too few images for batches of {batch:,}: they are of {min(small):,}.")
     if skipped:
         lines.append(f"{plural(len(skipped), 'samples')} left out; {LEFT_OUT} says which and why.")
-    if unreadable := draw.warnings():
-        lines.append(f"Not read to the end: {'; '.join(unreadable[:5])}{'; …' if len(unreadable) > 5 else ''}.")
-    return lines
+    return lines + draw.warnings()

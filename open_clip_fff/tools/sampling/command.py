@@ -41,7 +41,7 @@ def writing(out: Path) -> AbstractContextManager[None]:
 
 
 def exit_code(draw: SampleDraw) -> int:
-    """0, or 1 if shards could not be read to their end, which are printed."""
+    """0, or 1 if shards or sidecars could not be read to their end; prints what could not be read."""
     for line in draw.warnings():
         print(line, file=sys.stderr)
-    return 1 if draw.unreadable else 0
+    return 1 if draw.lost() else 0

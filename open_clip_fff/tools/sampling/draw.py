@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from open_clip_fff.data.shards import read_samples, samples_at
+from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.errors import reason
+from open_clip_fff.plural import plural
 from open_clip_fff.tools.sampling.flags import SHARDS
 from open_clip_fff.tools.sampling.progress import progress
 from open_clip_fff.tools.shards.tars import sample_starts
@@ -25,6 +27,8 @@ class SampleDraw:
     Attributes:
         indices: of the samples in their shards, ascending, by url.
         unreadable: why a shard could not be read to its end, by url.
+        sidecars: of captions and features, by which `SampleReader` reads the samples.
+        damage: an error of each sample that it read without some of its captions.
     """
 
     def __init__(
@@ -39,6 +43,8 @@ class SampleDraw:
         chosen = random.choice(len(all_urls), min(shards, len(all_urls)), replace=False)
         some = [all_urls[index] for index in sorted(chosen)]
         self.unreadable: dict[str, str] = {}
+        self.sidecars: list[Sidecar] = []
+        self.damage: list[str] = []
         counting = progress(some, desc="counting samples", unit=" shards")
         self._starts: dict[str, Sequence[int]] = {}
         for url in counting:
@@ -67,9 +73,15 @@ class SampleDraw:
             samples = self._read(read_samples([url], limit), url)
             yield from (x for number, x in enumerate(samples) if number in drawn)
 
+    def lost(self) -> list[str]:
+        """A line for each shard that could not be read to its end so far, and each sidecar that could not be read."""
+        shards = [f"{url} is left out from where it cannot be read ({why})" for url, why in self.unreadable.items()]
+        return shards + [line for sidecar in self.sidecars for line in sidecar.damaged.values()]
+
     def warnings(self) -> list[str]:
-        """A line for each shard that could not be read to its end so far."""
-        return [f"{url} is left out from where it cannot be read ({why})" for url, why in self.unreadable.items()]
+        """The same, and a line on samples that were read without some of their captions."""
+        what = "images with captions that cannot be read"
+        return self.lost() + [f"{plural(len(self.damage), what)}, first {first}" for first in self.damage[:1]]
 
     def _read(self, samples: Iterator[dict], url: str) -> Iterator[dict]:
         try:

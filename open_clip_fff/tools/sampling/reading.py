@@ -71,7 +71,10 @@ class SampleReader:
         # stored features are those of images that could be decoded
         pixels = keep is not None or any(each.stored is None for each in self.extractors)
         read = read_image if pixels else open_image
-        samples = decoded_samples(draw, CaptionReader(captions), preprocess, stored, workers, read)
+        reader, self._damage = CaptionReader(captions), draw.damage
+        sidecars = (reader.sidecar, None if stored is None else stored.sidecar)
+        draw.sidecars = [sidecar for sidecar in sidecars if sidecar is not None]
+        samples = decoded_samples(draw, reader, preprocess, stored, workers, read)
         self._samples = progress(samples, total=len(draw), desc="features", unit=" images")
 
     def chunks(self, size: int = CHUNK) -> Iterator[SampleChunk]:
@@ -90,6 +93,7 @@ class SampleReader:
             if isinstance(sample, SkippedSample):
                 self.skipped.append(sample)
             else:
+                self._damage += [sample.damage] if sample.damage else []
                 yield sample
 
     def _embed(self, some: Sequence[DecodedSample[tuple[Any, list[Tensor]]]]) -> SampleChunk:
