@@ -193,6 +193,20 @@ def test_samples_that_cannot_serve_are_counted(program, training, tmp_path):
     done = program("calibrate", "--out", tmp_path / "out", "--", *data, folder="scripts")
     assert "38 images" in done.out and "1 left out: image cannot be read" in done.out
     assert "1 left out: no caption" in done.out
+    for name, own, few in (
+        (
+            "calibrate",
+            ["--global-batch", "4096"],
+            "38 images (left out: 1 image cannot be read, 1 no caption) are too few",
+        ),
+        ("mined_gallery", [], "1 image with captions read (left out: 1 image cannot be read), and pairs take 2"),
+        ("calibrate", [], "1 image with captions found (left out: 1 image cannot be read), and pairs take 2"),
+        ("calibrate", [], "1 image with captions found, and pairs take 2"),
+    ):  # which is the data's, and not --images' or --samples'
+        error = program(name, "--out", tmp_path / name, *own, "--", *data, expect=2, folder="scripts").err
+        assert f"error: --train-data: {few}" in error
+        keys = ["07"] if "found (" in few else ["03", "07"]
+        write_tar(tmp_path / "00.tar", {key: samples[key] for key in keys})
 
 
 def test_mistakes_are_a_line_and_leave_what_was_there(program, training, tmp_path):

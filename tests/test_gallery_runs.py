@@ -189,7 +189,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, trainer, training
     broken = write_tar(tmp_path / "few.tar", {"0": colour_sample(3), "1": {**colour_sample(4), "png": b"no image"}})
     few = ["--train-data", str(broken), "--train-num-samples", "2", *training[4:]]
     error = program("mined_gallery", "--out", out, "--", *few, expect=2, folder="scripts").err
-    assert "1 image with captions read, and pairs take 2" in error
+    assert "1 image with captions read (left out: 1 image cannot be read), and pairs take 2" in error
     assert out.read_text() == "as it was" and not list(tmp_path.glob(".gallery*"))
 
 

@@ -111,10 +111,10 @@ def check_sample(
     rows: Sequence[CaptionRow], skipped: Sequence[SkippedSample], plan: Plan, settings: CalibrationSettings
 ) -> None:
     """Refuses a sample that is too small, or without classes if --class-key names them. Raises UsageError."""
+    left_out = f" (left out: {why})" if (why := reasons(Counter(each.why for each in skipped))) else ""
     if len(rows) < 2:
-        why = reasons(Counter(each.why for each in skipped)) or "nothing in them"
-        raise UsageError(f"--train-data: {plural(len(rows), 'images')} with captions found ({why}), and pairs take 2")
-    check_size(len(rows), settings.batch, settings.per_image)
+        raise UsageError(f"--train-data: {plural(len(rows), 'images')} with captions found{left_out}, and pairs take 2")
+    check_size(len(rows), settings.batch, settings.per_image, "--train-data", left_out)
     key = plan.captions.class_key
     if key is not None and all(row.label < 0 for row in rows):
         raise UsageError(f"--class-key {key}: no image has it; name a tar member or a json field")

@@ -67,11 +67,14 @@ def propose(
     return Proposal(proposed, level, (shares[0], shares[1], shares[2]))
 
 
-def check_size(images: int, batch: int, per_image: float) -> None:
-    """Raises UsageError, with a sufficient number, for a sample with fewer than LEAST pairs above the thresholds."""
+def check_size(images: int, batch: int, per_image: float, flag: str = "--images", left_out: str = "") -> None:
+    """Raises UsageError, with a sufficient number, for a sample with fewer than LEAST pairs above the thresholds.
+
+    The line begins with the `flag` by which they are so few, and has a note on what was `left_out`.
+    """
     if per_image / per_pair_rate(images, batch) < LEAST:
         raise UsageError(
-            f"--images: {images:,} images are too few for {per_image:g} mined captions per image in batches of "
+            f"{flag}: {images:,} images{left_out} are too few for {per_image:g} mined captions per image in batches of "
             f"{batch:,}, which {per_image / per_pair_rate(images, batch):.1f} of their pairs would be; take "
             f"{images_for(LEAST, batch, per_image):,} or more"
         )

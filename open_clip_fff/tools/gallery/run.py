@@ -103,13 +103,14 @@ def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: st
     """The page as HTML. Raises UsageError if there are too few images, or the discriminator cannot be loaded."""
     sample = read_sample(plan, draw, settings)
     images, captions = len(sample.samples), sum(len(row.captions) for row in sample.rows)
+    why = reasons(Counter(each.why for each in sample.skipped))
     if images < 2:
-        raise UsageError(f"--samples {len(draw)}: {plural(images, 'images')} with captions read, and pairs take 2")
+        left_out = f" (left out: {why})" if why else ""
+        raise UsageError(f"--train-data: {plural(images, 'images')} with captions read{left_out}, and pairs take 2")
     described = describe(plan, Upstream(dataset_type="webdataset"))
     topics = [(topic.name, plain("; ".join(topic.parts))) for topic in described if topic.name in TOPICS]
     sections, warnings = _sections(plan, sample, settings, topics)
-    if sample.skipped:
-        why = reasons(Counter(each.why for each in sample.skipped))
+    if why:
         warnings.append(f"{plural(len(sample.skipped), 'samples')} left out: {why}.")
     warnings += draw.warnings()
     about = (
