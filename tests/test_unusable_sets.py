@@ -1,10 +1,12 @@
 """Sets that would be scored wrongly in silence, and the names by which sets are found."""
 # ruff: noqa: F811
 
+from dataclasses import replace
+
 import pytest
 
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.evaluation.layouts import find_set, find_sets
+from open_clip_fff.evaluation.layouts import find_set, find_sets, name_warnings
 from open_clip_fff.evaluation.probe import ProbeSettings, probe, training_split
 from open_clip_fff.evaluation.score_all import score_line
 from open_clip_fff.evaluation.scoring import score_set
@@ -57,6 +59,33 @@ def test_captions_that_are_empty_lines_are_told(loaded, tmp_path):
     write_tar(folder / "test" / "0.tar", {str(n): {"jpg": jpeg(n), "txt": text} for n, text in enumerate(texts)})
     score, _ = score_set(loaded, find_set("mine", tmp_path), QUICK, tmp_path / "store")
     assert "3 images, 4 captions (1 of them empty lines) (1 of the images have none)" in score_line(score)
+
+
+@pytest.mark.parametrize("retrieval", [True, False])
+def test_tars_without_a_sample(loaded, tmp_path, retrieval):
+    folder = webdataset(tmp_path / "mine", images=4, retrieval=retrieval)
+    expected, _ = score_set(loaded, find_set("mine", tmp_path), QUICK, tmp_path / "store")
+    (folder / "test" / "nshards.txt").write_text("3")
+    write_tar(folder / "test" / "2.tar", {})
+    three = replace(QUICK, workers=3)  # one of which has the empty tar alone
+    score, _ = score_set(loaded, find_set("mine", tmp_path), three, tmp_path / "store", again=True)
+    assert str(score.metrics) == str(expected.metrics)  # acc5 of four classes is NaN
+    for shard in range(2):
+        write_tar(folder / "test" / f"{shard}.tar", {})
+    with pytest.raises(UsageError, match=f"^{folder / 'test'}: no sample in 3 tars$"):
+        score_set(loaded, find_set("mine", tmp_path), QUICK, tmp_path / "store", again=True)
+
+
+def test_a_set_of_one_class_is_told(tmp_path):
+    """Whatever is predicted is right; of several labels an image may have none."""
+    folder = webdataset(tmp_path / "mine", shards=1)
+    assert name_warnings([find_set("mine", tmp_path)]) == []
+    (folder / NAMES).write_text("red\n")
+    (told,) = name_warnings([find_set("mine", tmp_path)])
+    assert told == f"warning: {folder / NAMES}: names one class, red, so that its accuracy is 100 % with any model"
+    (folder / "dataset_type.txt").write_text("multilabel")
+    write_tar(folder / "test" / "0.tar", {"0": {"jpg": jpeg(0), "npy": b""}})
+    assert name_warnings([find_set("mine", tmp_path)]) == []
 
 
 def test_a_set_is_found_by_its_name_in_clip_benchmark(tmp_path):

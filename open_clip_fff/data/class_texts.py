@@ -21,12 +21,18 @@ def check_texts(root: Path) -> None:
     check_templates(str(root / TEMPLATES), _lines(root / TEMPLATES, "template"))
 
 
-def repeated_names(root: Path) -> list[str]:
-    """A warning of classes that have one name in the set in `root`; none where its names cannot be read."""
+def odd_names(root: Path, one_label: bool) -> list[str]:
+    """A warning of classes that have one name in the set in `root`, or of one class; none where these cannot be read.
+
+    `one_label` is whether an image has one label, and not several.
+    """
     try:
-        line = same_names_line(_lines(root / NAMES, "name"))
+        names = _lines(root / NAMES, "name")
     except UsageError:  # which its score will be
         return []
+    line = same_names_line(names)
+    if len(names) == 1 and one_label:
+        line = f"names one class, {printable(names[0])}, so that its accuracy is 100 % with any model"
     return [f"warning: {root / NAMES}: {line}"] if line else []
 
 

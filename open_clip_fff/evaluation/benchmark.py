@@ -180,7 +180,10 @@ class SafeWebDataset(webdataset.WebDataset):
 
     def __init__(self, pattern: str, **options: Any) -> None:
         folder, _, last = pattern.rpartition("{0..")
-        super().__init__([f"{folder}{shard}.tar" for shard in range(int(last.removesuffix("}.tar")) + 1)], **options)
+        urls = [f"{folder}{shard}.tar" for shard in range(int(last.removesuffix("}.tar")) + 1)]
+        super().__init__(
+            urls, empty_check=False, **options
+        )  # a worker may have an empty one: `count_images` checks all
 
     def decode(self, *_: Any, **__: Any) -> Any:
         return self.map(partial(_decoded, Decoder([SafeMembers(open_as_open_clip)], pre=[], post=[])))
@@ -230,12 +233,14 @@ def make_loader(local: LocalSet, preprocess: Callable, settings: EvalSettings, s
 def count_images(split: Path, shards: int) -> int:
     """The number of samples in a webdataset split, from the tars' headers alone.
 
-    Raises UsageError for a tar that is cut short, damaged or none.
+    Raises UsageError for a tar that is cut short, damaged or none, and if there is no sample.
     """
     keys = set[tuple[str, str]]()
     for path in (split / f"{shard}.tar" for shard in range(shards)):
         with as_mistake(f"{path}: cannot be read as a tar", OSError, tarfile.TarError, fix="download it again"):
             keys |= {(path.name, key) for key, _, _ in tar_entries(str(path), "r")}
+    if not keys:
+        raise UsageError(f"{split}: no sample in {plural(shards, 'tars')}")
     return len(keys)
 
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from open_clip_fff.data.class_texts import NAMES, TEMPLATES, repeated_names
+from open_clip_fff.data.class_texts import NAMES, TEMPLATES, odd_names
 from open_clip_fff.data.row_counts import tar_entries
 from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.data.tars import Header
@@ -144,9 +144,9 @@ def find_set(name: str, root: Path) -> LocalSet | None:
 
 
 def name_warnings(sets: Iterable[LocalSet]) -> list[str]:
-    """A warning for each of one's own sets in which several classes have one name (ImageNet's have, too)."""
-    own = [at.root for at in sets if at.shards and at.spec.task != RETRIEVAL and at.spec.name not in PROTOCOL]
-    return [line for root in own for line in repeated_names(root)]
+    """A warning for each of one's own sets of one class, or in which several have one name (ImageNet's have, too)."""
+    own = [at for at in sets if at.shards and at.spec.task != RETRIEVAL and at.spec.name not in PROTOCOL]
+    return [line for at in own for line in odd_names(at.root, at.spec.metric == EvalSet.metric)]
 
 
 def other_split(local: LocalSet, split: str) -> LocalSet | None:
