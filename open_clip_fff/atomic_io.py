@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, as_mistake
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
@@ -34,12 +34,20 @@ def write_atomically(out: Path, content: str | bytes) -> None:
 
 def check_new_folder(out: Path) -> None:
     """Raises UsageError if an output folder exists with content, or cannot be made: hours before it is written."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out}: exists already; name another folder, or remove it")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot be written ({error})") from error
+    with as_mistake(f"--out {out}: cannot be written", OSError):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"--out {out}: exists already; name another folder, or remove it")
+        if out.is_mount():
+            raise UsageError(f"--out {out}: is a mount point, which no finished folder can replace; name one in it")
+    check_writable(out.resolve().parent, f"--out {out}")
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Raises UsageError, which names `flag`, if a folder cannot be made or written in: hours before it is."""
+    with as_mistake(f"{flag}: cannot be written", OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @contextmanager
@@ -52,6 +60,7 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     Raises:
         OSError: if it cannot be made or renamed.
     """
+    out = out.resolve()  # a link to a folder stays one
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

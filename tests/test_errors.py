@@ -6,10 +6,11 @@ import os
 import re
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
-from open_clip_fff.atomic_io import atomic_file, atomic_folder
+from open_clip_fff.atomic_io import atomic_file, atomic_folder, check_new_folder
 from open_clip_fff.commands.program import as_program
 from open_clip_fff.errors import UsageError
 from tests.conftest import colour_sample, write_tar
@@ -53,6 +54,22 @@ def test_what_sigterm_ends_leaves_nothing_unfinished(tmp_path, capsys):
     assert as_program("open-clip-fff pack", body) == 143
     assert "open-clip-fff pack: interrupted; complete files stay" in capsys.readouterr().err
     assert not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_output_folder_is_tried_before_the_work(tmp_path):
+    """And leaves no trace of that; a link to an empty folder is written through."""
+    new, linked, link = tmp_path / "below" / "new", tmp_path / "linked", tmp_path / "link"
+    linked.mkdir()
+    link.symlink_to(linked)
+    for out in (new, link):
+        check_new_folder(out)
+        assert not [*out.parent.glob(".*"), *out.glob("*")] and new.exists() == (out == link)
+        with atomic_folder(out) as folder:
+            (folder / "weights").touch()
+    assert (linked / "weights").exists() and link.is_symlink()
+    for bad in ("/proc/none", "/proc/none/below", tmp_path / ("x" * 300), tmp_path / "linked" / "weights" / "below"):
+        with pytest.raises(UsageError, match=rf"--out {bad}: cannot be written"):
+            check_new_folder(Path(bad))
 
 
 def test_a_value_that_a_flag_does_not_take(refused):

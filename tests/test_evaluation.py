@@ -249,6 +249,12 @@ def test_another_precision_is_not_taken_from_the_store(loaded, tmp_path):
     )[1]
 
 
+def test_a_store_that_cannot_be_written_is_refused_before_the_work(loaded, tmp_path):
+    webdataset(tmp_path / "cifar10")
+    with pytest.raises(UsageError, match="--store /proc: cannot be written"):
+        score_set(loaded, find_set("cifar10", tmp_path), QUICK, Path("/proc"), evaluator=lambda *_: pytest.fail())
+
+
 def test_a_set_that_changed_is_not_taken_from_the_store(loaded, tmp_path):
     folder = webdataset(tmp_path / "cifar10")
     at = find_set("cifar10", tmp_path)

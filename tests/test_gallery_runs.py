@@ -168,6 +168,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, trainer, training
         (["--device", "nowhere"], training, "--device nowhere"),
         (["--out", str(tmp_path)], training, "is a folder"),
         (["--out", str(out / "x.html")], training, "cannot be written"),
+        (["--out", "/proc/x.html"], [*training, "--mining-pretrained", "nowhere.pt"], "--out /proc/x.html: cannot be"),
         ([], [*training[:1], "nowhere.tar", *training[2:]], "nowhere.tar does not exist"),
         ([], [*training, "--json-text-key", "nope"], "--json-text-key nope: no row of 00.tar has text there"),
         ([], [*training, "--mining-pretrained", "nowhere.pt"], "nowhere.pt: cannot be loaded"),

@@ -313,7 +313,8 @@ def test_what_cannot_work_is_refused_in_one_line(shards, tmp_path, capsys):
     assert "--nonsense: neither a flag" in refused(*whole, "--nonsense", "x")
     assert "--mining-model: neither a flag" in refused(*whole, "--mining-model", "x")
     assert f"--out {tmp_path}: exists already" in refused(*whole, "--out", tmp_path)
-    assert "cannot be written" in refused(*whole, "--out", tmp_path / "blip" / "config.json" / "below")
+    for place in (tmp_path / "blip" / "config.json" / "below", "/proc/none"):
+        assert f"--out {place}: cannot be written" in refused(*whole, "--out", place)
     assert "--tokenizer: goes with --from-config" in refused(*whole, "--tokenizer", "x")
     assert "--device nothing: " in refused(*whole, "--device", "nothing")
     assert "--model nowhere: cannot be loaded" in refused(*whole, "--model", "nowhere")

@@ -196,6 +196,11 @@ def test_what_cannot_work_is_one_line(fused, quiz, tmp_path, capsys):
     assert "--train-questions no.json: there is no such file" in line(*given, "--train-questions", "no.json")
     assert "--images no: there is no such folder" in line(*given, "--images", "no")
     assert "--result: goes with --score" in line(*given, "--result", tmp_path / "r.json")
+    assert "--out /proc/none: cannot be written" in line(*given, "--out", "/proc/none")
+    test = files("vqa", quiz, "test")
+    assert "is in the model's own folder" in line(*given, *test, "--predictions", tmp_path / "x" / "p.json")
+    assert "--predictions /proc/p.json: cannot be written" in line(*given, *test, "--predictions", "/proc/p.json")
+    assert "is a folder; name a file" in line(*given, *test, "--predictions", tmp_path)
     unanswered = changed("val-annotations.json", lambda x: x["annotations"].pop(3))
     assert "answers 39 of the 40 questions" in (found := line(*unanswered)) and "question 3 has no annot" in found
     few = changed("train-annotations.json", lambda x: x["annotations"][7].update(answers=[{"answer": "yes"}]))
@@ -215,6 +220,9 @@ def test_what_cannot_work_is_one_line(fused, quiz, tmp_path, capsys):
     assert "--device nothing" in line(*given, "--device", "nothing")
     score = ["vqa", "--score", fused, *files("vqa", quiz, "test"), "--result", tmp_path / "r.json"]
     assert "no folder that open-clip-fff vqa wrote" in refused(capsys, *score)
+    assert "is in the model's own folder" in refused(capsys, *score, "--result", fused / "result.json")
+    assert "--result /proc/r.json: cannot be written" in refused(capsys, *score, "--result", "/proc/r.json")
+    assert "is the file of --result" in refused(capsys, *score, "--predictions", tmp_path / "r.json")
     assert "without it there is no score" in refused(capsys, *score[:-4], "--result", tmp_path / "r.json")
     assert "--train-questions: goes with --model" in refused(capsys, *score, *given[2:4])
     assert not (tmp_path / "x").exists()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff import __version__
+from open_clip_fff.atomic_io import check_writable
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, evaluate
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
@@ -69,6 +70,7 @@ def score_set(
         if score.meta["model"] != about:
             rename_model(folder.parent, about)
         return score, False
+    check_writable(store, f"--store {store}")
     began = time.monotonic()
     # a truncated tar, a broken image, a missing label file
     with as_mistake(f"{local.spec.name}: {local.root} cannot be scored", Exception):

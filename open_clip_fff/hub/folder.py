@@ -43,7 +43,6 @@ def write_hub_folder(
     from safetensors import SafetensorError
 
     check_new_folder(out)
-    out = out.resolve()
     try:
         with atomic_folder(out) as unfinished:
             write_config(description, unfinished, repository)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_clip_fff.atomic_io import check_new_folder
+from open_clip_fff.atomic_io import check_new_folder, check_writable
 from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.parsers import CommandParser, check_least
 from open_clip_fff.errors import UsageError
@@ -57,6 +57,12 @@ def check(args: argparse.Namespace, files: Sequence[str], optional: Sequence[str
     for name in ("result",) if args.score else ("out",):
         if getattr(args, name) is None:
             raise UsageError(f"--{name}: name where the figures go")
+    folder = args.score or args.out
+    for name in ("result", "predictions"):
+        if (path := getattr(args, name)) and path.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"--{name} {path}: is in the model's own folder, {folder}; name a file outside of it")
+    if args.result and args.result == args.predictions:
+        raise UsageError(f"--predictions {args.predictions}: is the file of --result; name another one")
     if args.predictions and not named["test"]:
         raise UsageError("--predictions: needs a test file")
     if set(optional) - set(named["test"]) and named["test"] and not args.predictions:
@@ -69,3 +75,8 @@ def check(args: argparse.Namespace, files: Sequence[str], optional: Sequence[str
     args.head_lr = HEAD_FACTOR * args.lr if args.head_lr is None else args.head_lr
     if args.out:
         check_new_folder(args.out)
+    for name in ("result", "predictions"):
+        if path := getattr(args, name):
+            if path.is_dir():
+                raise UsageError(f"--{name} {path}: is a folder; name a file")
+            check_writable(path.parent, f"--{name} {path}")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from open_clip_fff.atomic_io import check_writable
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.training_data import preview_training_data, training_shards
 from open_clip_fff.devices import or_best, usable
@@ -23,11 +24,10 @@ def open_shards(
     `args` have the parsed `training` flags, `out` and `device`. With `any_number_of_captions` images may have fewer
     captions than the plan's K.
 
-    Raises UsageError for shards that training would refuse, a folder that cannot be made, or an unusable device.
+    Raises UsageError for shards that training would refuse, a folder that cannot be written, or an unusable device.
     """
     plan, urls = training_shards(plan, args.training)
-    with writing(args.out):
-        folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder, f"--out {args.out}")
     device, captions = usable(or_best(args.device)), plan.captions
     if any_number_of_captions:
         plan = replace(plan, captions=replace(captions, per_image=1))
