@@ -51,8 +51,9 @@ def test_what_sigterm_ends_leaves_nothing_unfinished(tmp_path, capsys):
                 os.kill(os.getpid(), signal.SIGTERM)
         return 0
 
-    assert as_program("open-clip-fff pack", body) == 143
-    assert "open-clip-fff pack: interrupted; complete files stay" in capsys.readouterr().err
+    for shared, kept in ((True, "complete files stay, and a second"), (False, "what is not written yet is lost")):
+        assert as_program("open-clip-fff pack", body, shared) == 143
+        assert f"open-clip-fff pack: interrupted; {kept}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir()) and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from open_clip_fff.atomic_io import atomic_file
+from open_clip_fff.cli import main
 from open_clip_fff.data.features import COLUMN, MEMBER, unpack
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import read_samples
@@ -134,6 +135,19 @@ def test_shares_are_disjoint_and_whole(monkeypatch):
     assert Share.from_environment().device("cuda") == "cuda:1" and Share.from_environment().device("cpu") == "cpu"
     with pytest.raises(UsageError, match="torchrun shares out"):
         Share.from_environment("0/2")
+    monkeypatch.setenv("RANK", "")
+    with pytest.raises(UsageError, match="RANK, WORLD_SIZE, LOCAL_RANK: no numbers"):
+        Share.from_environment()
+
+
+@pytest.mark.parametrize("name", ["vqa", "nlvr2", "train-captioner", "train-discriminator", "score", "analyze"])
+def test_torchrun_does_not_do_the_same_several_times(name, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    for processes in "21":
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        assert main([name]) == 2  # without the flags that it needs
+        refused = "each of torchrun's 2 processes would do all of it" in capsys.readouterr().err
+        assert refused == (processes == "2")
 
 
 def test_ahead_keeps_the_order_and_raises_where_it_happens():

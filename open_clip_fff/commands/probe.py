@@ -23,4 +23,4 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, str]:
     return arguments, prog
 
 
-main = command("open-clip-fff probe", parse, "open_clip_fff.evaluation.probe:run")
+main = command("open-clip-fff probe", parse, "open_clip_fff.evaluation.probe:run", resumes=True)

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from open_clip_fff.errors import OneRankError, UsageError, is_first_rank, reason
+from open_clip_fff.tools.shards.share import Share
 
 
 class Terminated(BaseException):
     """SIGTERM, as an exception that lets whoever writes remove what is not finished."""
 
 
-def as_program(prog: str, body: Callable[[], int], shared: bool = False) -> int:
+def as_program(prog: str, body: Callable[[], int], shared: bool = False, resumes: bool = False) -> int:
     """Runs a program's body, which gives the exit code: 2 for a mistake that the user can fix, 130 for Ctrl-C.
 
     143 is SIGTERM's. These are a line each and no traceback.
@@ -26,6 +27,7 @@ def as_program(prog: str, body: Callable[[], int], shared: bool = False) -> int:
         prog: how it was called, `open-clip-fff pack` or `scripts/pack.py`.
         body: what it does.
         shared: whether the processes of torchrun share its work; the first one then prints mistakes for all.
+        resumes: whether a second start does what an interrupted one has not, as where work is shared.
     """
     name = prog.removeprefix("scripts/").removeprefix("python -m ")
     try:
@@ -36,7 +38,9 @@ def as_program(prog: str, body: Callable[[], int], shared: bool = False) -> int:
             print(f"{name}: error: {reason(error, 1_000)}", file=sys.stderr, flush=True)
         return 2
     except (KeyboardInterrupt, Terminated) as stopped:
-        print(f"{name}: interrupted; complete files stay, and a second start does the rest", file=sys.stderr)
+        rest = "complete files stay, and a second start does the rest"
+        kept = rest if shared or resumes else "what is not written yet is lost"
+        print(f"{name}: interrupted; {kept}", file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
 
 
@@ -65,6 +69,7 @@ def command(
     run: str,
     with_line: bool = False,
     shared: bool = False,
+    resumes: bool = False,
 ) -> Callable[..., int]:
     """The `main(argv=None, prog=name)` of a command whose work is imported once its flags are read.
 
@@ -73,18 +78,22 @@ def command(
         parse: from arguments and `prog` to what `run` takes.
         run: what does the work and gives an exit code, as `module:function`.
         with_line: whether it also takes a line that does the same again.
-        shared: whether several processes share its work.
+        shared: whether several processes share its work; other commands refuse torchrun with several.
+        resumes: as in `as_program`.
     """
 
     def main(argv: Sequence[str] | None = None, prog: str = name) -> int:
         words = typed(argv)
 
         def body() -> int:
+            share = Share.from_environment()
+            if share.together and not shared:
+                raise UsageError(f"each of torchrun's {share.count} processes would do all of it; start it alone")
             parsed = parse(words, prog)
             line = (command_line(prog, words),) if with_line else ()
             return pkgutil.resolve_name(run)(*parsed, *line)
 
-        return as_program(prog, body, shared)
+        return as_program(prog, body, shared, resumes)
 
     return main
 

@@ -26,4 +26,4 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, str]:
     return arguments, prog
 
 
-main = command("open-clip-fff score", parse, "open_clip_fff.evaluation.score_all:run")
+main = command("open-clip-fff score", parse, "open_clip_fff.evaluation.score_all:run", resumes=True)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, as_mistake
 
 T = TypeVar("T")
 
@@ -45,7 +45,9 @@ class Share:
         by_torchrun = {"RANK", "WORLD_SIZE"} <= set(os.environ)
         if typed is None:
             if by_torchrun:
-                rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+                names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+                with as_mistake(f"{', '.join(names)}: no numbers in the environment", ValueError):
+                    rank, size, local = (int(os.environ.get(name, "0")) for name in names)
                 return cls(rank, size, size > 1, local)
             if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= set(os.environ):  # a batch script, run once, has no step
                 return cls(int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"]))
