@@ -1,5 +1,7 @@
 """Retrieval re-ranked by a fusion model: against every pair scored by itself, and in the comparison's table."""
 
+import shutil
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,9 +9,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from open_clip_fff.cli import main
+from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.layouts import find_sets
 from open_clip_fff.evaluation.rerank import rerank
+from open_clip_fff.hub.fusion_files import read_fusion
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.matching.fusion import load_fused
 from tests.conftest import write_tar
@@ -112,3 +116,19 @@ def test_mistakes_are_answered(exported, retrieval, trainer, tmp_path, capsys):
     (exported / "fusion.json").unlink()
     assert main(["score", str(exported), *argv, "--rerank", "10"]) == 1
     assert "holds no fusion model" in capsys.readouterr().err
+
+
+def test_a_fusion_model_that_is_not_beside_its_checkpoint_is_told(exported, trainer, tmp_path, export_here):
+    checkpoints = trainer.run("albef") / "checkpoints"
+    (checkpoints / "epoch_2.extra").unlink()
+    for given in (checkpoints.parent, checkpoints / "epoch_2.pt"):
+        with pytest.raises(UsageError, match=r"epoch_2\.pt: has no fusion model beside it \(epoch_2\.extra\)"):
+            read_fusion(given)
+    notes = export_here(checkpoints.parent, tmp_path / "without").notes
+    assert "the fusion model is left out: it is not beside" in notes[-1] and "epoch_2.extra" in notes[-1]
+    shutil.copy(checkpoints / "epoch_2.pt", tmp_path / "alone.pt")
+    with pytest.raises(UsageError, match=r"alone\.pt: has no fusion model beside it"):
+        read_fusion(tmp_path / "alone.pt")
+    (checkpoints.parent / "params.txt").write_text("model: x\nfusion_layers: 0\n")
+    with pytest.raises(UsageError, match="was trained without a fusion model"):
+        read_fusion(checkpoints.parent)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.errors import UsageError, as_mistake
-from open_clip_fff.hub.checkpoints import find_checkpoint, read_extra
+from open_clip_fff.hub.checkpoints import find_checkpoint, read_extra, run_of
 from open_clip_fff.hub.folder import write_tensors
+from open_clip_fff.hub.params import read_params
 from open_clip_fff.hub.weight_source import WeightSource
 
 CONFIG, WEIGHTS = "fusion.json", "fusion.safetensors"
@@ -31,9 +32,12 @@ def read_fusion(path: Path) -> SavedFusion:
     if not (path / CONFIG).is_file():
         if path.is_dir() and not (path / "checkpoints").is_dir():
             raise UsageError(f"{path}: holds no fusion model ({CONFIG}); export a run that was trained with one")
-        found = fusion_of_checkpoint(find_checkpoint(path))
-        if found is None:
+        checkpoint = find_checkpoint(path)
+        found = fusion_of_checkpoint(checkpoint)
+        if found is None and trained_with_fusion(checkpoint) is False:
             raise UsageError(f"{path}: was trained without a fusion model (--fusion-layers)")
+        if found is None:
+            raise UsageError(f"{checkpoint}: has no fusion model beside it ({read_extra(checkpoint)[0]})")
         return found
     unreadable = (OSError, ValueError, TypeError, AttributeError, SafetensorError)
     with as_mistake(f"{path}: its fusion model cannot be read", *unreadable):
@@ -47,12 +51,22 @@ def fusion_of_checkpoint(checkpoint: Path) -> SavedFusion | None:
     return None if state is None else SavedFusion(state["sizes"], state["weights"])
 
 
+def trained_with_fusion(checkpoint: Path) -> bool | None:
+    """Whether a checkpoint's run was, by its params.txt; None where there is none."""
+    run = run_of(checkpoint)
+    params = read_params(run) if run else {}
+    return params.get("fusion_layers", "0") not in ("0", "None") if params else None
+
+
 def fusion_to_export(source: WeightSource) -> tuple[SavedFusion | None, str | None]:
     """The fusion model that belongs to the weights that are exported, and a note where it is left out.
 
     With the mean of several checkpoints it is the mean of theirs; a moving average of the towers has none.
     """
     found = [fusion for fusion in map(fusion_of_checkpoint, source.checkpoints) if fusion is not None]
+    last = source.checkpoints[-1]
+    if not found and trained_with_fusion(last):
+        return None, f"note: the fusion model is left out: it is not beside {last} ({read_extra(last)[0]})"
     if not found:
         return None, None
     if source.ema:
