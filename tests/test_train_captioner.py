@@ -5,6 +5,8 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from open_clip_fff.cli import main
+from tests.captioning_models import make_captioner
 from tests.programs import ROOT, run
 
 
@@ -49,6 +51,15 @@ def test_a_captioner_is_trained_on_ones_own_images_and_captions_them(program, sh
     ):
         done = program("train_captioner", *again, *wrong, *data, folder="scripts", expect=2)
         assert line in done.err and len(done.err.splitlines()) == 1, done.err
+
+
+def test_a_training_that_diverges_is_not_written(shards, tmp_path, capsys):
+    """At its last step, whose own loss is that of the weights before."""
+    argv = ["train-captioner", "--model", make_captioner(tmp_path / "start", "blip"), "--out", tmp_path / "out"]
+    argv += ["--train-data", shards / "{00..03}.tar", "--json-text-key", "captions", "--held-out", "0.2"]
+    argv += ["--steps", "1", "--batch-size", "8", "--workers", "0", "--lr", "1e30"]
+    assert main([str(word) for word in argv]) == 2
+    assert "training diverged (" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from open_clip_fff.tools.finetune.discriminator_losses import (
     losses,
     same_pair,
 )
-from open_clip_fff.tools.finetune.loop import check_losses, fine_tune
+from open_clip_fff.tools.finetune.loop import check_trained, fine_tune
 from open_clip_fff.tools.finetune.measure import scores
 from open_clip_fff.tools.finetune.pairs import TrainingPairs, held_out, held_out_pairs
 from open_clip_fff.tools.finetune.random_weights import from_config
@@ -76,9 +76,21 @@ def test_negatives_are_never_of_the_same_image_or_words():
 
 
 def test_a_training_that_diverges_is_not_written():
-    check_losses({"matching": 0.7}, argparse.Namespace(lr=1e-5))
+    model, args = torch.nn.Linear(1, 1), argparse.Namespace(lr=10.0)
+    check_trained(model, {"matching": 0.7}, args)
     with pytest.raises(UsageError, match=r"--lr 10: training diverged \(matching nan\)"):
-        check_losses({"contrastive": 1.0, "matching": torch.tensor(torch.nan).item()}, argparse.Namespace(lr=10.0))
+        check_trained(model, {"contrastive": 1.0, "matching": torch.tensor(torch.nan).item()}, args)
+    torch.nn.init.constant_(model.bias, torch.inf)
+    with pytest.raises(UsageError, match=r"--lr 10: training diverged \(bias is not finite\)"):
+        check_trained(model, {"matching": 0.7}, args)
+
+
+def test_a_training_that_diverges_in_its_last_step_is_not_written(shards, tmp_path, capsys):
+    """Whose own loss is that of the weights before."""
+    argv = ["--model", make(tmp_path / "blip", "blip"), "--out", tmp_path / "out", "--steps", "1", "--lr", "1e30"]
+    argv += ["--train-data", shards / "{00..03}.tar", "--json-text-key", "captions", "--held-out", "0.3"]
+    assert program(*argv, "--batch-size", "8", "--workers", "0") == 2
+    assert "are not finite: lower --lr" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_training_that_diverges_ends_early():

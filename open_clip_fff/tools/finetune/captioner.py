@@ -17,7 +17,7 @@ from open_clip_fff.tools.caption.captioner import PixelCaptioner
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.loading import configuration, load_captioner
 from open_clip_fff.tools.finetune.loop import (
-    check_losses,
+    check_trained,
     fine_tune,
     image_transforms,
     save,
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     before = held_out_loss(captioner, pairs)
     dataset = TrainingPairs(urls, reader, crop, args.held_out, args.seed)
     last = fine_tune(model, dataset, lambda batch: {"loss": loss(captioner, batch[0].to(args.device), batch[1])}, args)
-    check_losses(last, args)
     after = held_out_loss(captioner, pairs)
+    check_trained(model, {**last, "held-out loss": after}, args)
     count, steps = plural(len(pairs), "held-out pairs"), plural(args.steps, "steps")
     print(f"loss on {count}: {before:.3f} before, {after:.3f} after {steps}")
     print("\n".join(examples(captioner, pairs[:SHOWN])))

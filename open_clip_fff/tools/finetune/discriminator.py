@@ -26,7 +26,7 @@ from open_clip_fff.tools.finetune.discriminator_losses import (
 from open_clip_fff.tools.finetune.flags import LEAST, MOST_HELD_OUT
 from open_clip_fff.tools.finetune.loop import (
     Losses,
-    check_losses,
+    check_trained,
     fine_tune,
     image_transforms,
     save,
@@ -68,7 +68,8 @@ def run(args: argparse.Namespace, captions: CaptionSettings, connection: Connect
         contrastive, matched = losses(matching, pixels, captions, ids, pairs)
         return {"matching": matched, "contrastive": contrastive}
 
-    check_losses(fine_tune(model, TrainingPairs(urls, reader, crop, args.held_out, args.seed), both, args), args)
+    last = fine_tune(model, TrainingPairs(urls, reader, crop, args.held_out, args.seed), both, args)
+    check_trained(model, last, args)
     after = print_metrics(f"after {plural(args.steps, 'steps')}", matching, pairs)
     record = {"arguments": vars(args), "held_out": {"before": before, "after": after}}
     save([model, matching.tokenizer, matching.image_processor], args, "discriminator.json", record)

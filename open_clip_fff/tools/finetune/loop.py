@@ -20,6 +20,7 @@ from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, as_mistake, error_message
 from open_clip_fff.models.transformers_weights import silenced_transformers
+from open_clip_fff.numerics import not_finite
 from open_clip_fff.tools.finetune.pairs import ImageTransform
 
 TOKENIZER_SAMPLES = 20_000  # whose captions a tokenizer is learned from
@@ -114,10 +115,13 @@ def fine_tune(
     return found
 
 
-def check_losses(losses: Mapping[str, float], args: argparse.Namespace) -> None:
-    """Raises UsageError if the last losses are not finite."""
-    if bad := next((name for name, value in losses.items() if not math.isfinite(value)), None):
-        raise UsageError(f"--lr {args.lr:g}: training diverged ({bad} {losses[bad]}), and nothing is written; lower it")
+def check_trained(model: nn.Module, losses: Mapping[str, float], args: argparse.Namespace) -> None:
+    """Raises UsageError if the last losses, or the weights that the last step left, are not finite."""
+    bad = next((f"{name} {value}" for name, value in losses.items() if not math.isfinite(value)), None)
+    if bad is None and (name := not_finite(model.state_dict())) is not None:
+        bad = f"{name} is not finite"
+    if bad is not None:
+        raise UsageError(f"--lr {args.lr:g}: training diverged ({bad}), and nothing is written; lower it")
 
 
 @contextmanager

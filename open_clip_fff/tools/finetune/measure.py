@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.config.connection import NEGATIVE, POSITIVE
+from open_clip_fff.errors import UsageError
 from open_clip_fff.matching.model import MatchingModel, match_probabilities
 from open_clip_fff.tools.finetune.discriminator_losses import same_pair
 from open_clip_fff.tools.finetune.pairs import ImagePair
@@ -29,6 +30,9 @@ def measure(matching: MatchingModel, pairs: Sequence[ImagePair], batch: int = 64
     Returns:
         By `random` and `hardest`: number of `pairs`, `auc`, and `precision` and `recall` of q > POSITIVE and
         q > NEGATIVE, from 0 to 1; a precision is None if nothing passed.
+
+    Raises:
+        UsageError: if the model's probabilities are not finite.
     """
     captions = [pair.caption for pair in pairs]
     rows, chosen = _negatives(matching, pairs, batch)
@@ -40,8 +44,10 @@ def measure(matching: MatchingModel, pairs: Sequence[ImagePair], batch: int = 64
     def q(texts: list[int]) -> Tensor:
         return match_probabilities(matching, pixels, rows, [captions[text] for text in texts], batch).cpu()
 
-    matched = q(rows.tolist())
-    return {name: scores(matched, q(texts)) for name, texts in chosen.items()}
+    matched, others = q(rows.tolist()), {name: q(texts) for name, texts in chosen.items()}
+    if not bool(torch.cat([matched, *others.values()]).isfinite().all()):
+        raise UsageError("match probabilities of held-out pairs are not finite: lower --lr, or name another --model")
+    return {name: scores(matched, other) for name, other in others.items()}
 
 
 def scores(matched: Tensor, other: Tensor) -> dict[str, float | None]:
