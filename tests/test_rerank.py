@@ -12,10 +12,11 @@ from open_clip_fff.cli import main
 from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.layouts import find_sets
-from open_clip_fff.evaluation.rerank import rerank
+from open_clip_fff.evaluation.rerank import EncodedSet, _reranked, rerank
 from open_clip_fff.hub.fusion_files import read_fusion
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.matching.fusion import load_fused
+from open_clip_fff.models.fusion import Fusion, FusionSizes
 from tests.conftest import write_tar
 from tests.eval_sets import NAMES, jpeg, put
 
@@ -85,6 +86,20 @@ def test_recalls_are_those_of_every_pair_scored_by_itself(exported, retrieval):
         near = [cosines[row].argsort(descending=True, stable=True)[:12] for row in range(len(cosines))]
         ceiling = sum(bool(right[row, places].any()) for row, places in enumerate(near)) / len(cosines)
         assert outcome.metrics[f"{way}_ceiling"] == pytest.approx(ceiling)
+
+
+@torch.no_grad()
+def test_where_cosines_tie_itc_does_not_depend_on_the_candidates():
+    """Four features for 40 images: the first of equals come first, however many are re-ranked."""
+    torch.manual_seed(0)
+    features, owner = torch.eye(4)[torch.arange(40) % 4], torch.arange(40)
+    tokens = [torch.randn(3, 8) for _ in range(40)]
+    encoded = EncodedSet(features, features, owner, tokens, [(x, 0) for x in tokens])
+    fusion, settings = Fusion(FusionSizes(1, 8, 8, 8)), EvalSettings(progress_bars=False)
+    found = [_reranked(fusion, encoded, candidates, settings, "ties").samples for candidates in (10, 17, 40)]
+    for name in (name for name in found[0] if name.startswith("itc_") and not name.startswith("itc_itm")):
+        first = owner // 4 < int(name.rpartition("@")[2])  # of the ten with its feature
+        assert all(each[name].tolist() == first.tolist() for each in found), name
 
 
 def test_the_command_and_the_comparison(exported, retrieval, trainer, tmp_path, capsys):

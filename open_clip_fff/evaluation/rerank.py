@@ -94,15 +94,15 @@ def _reranked(fusion: Fusion, encoded: EncodedSet, candidates: int, settings: Ev
     shown = settings.progress_bars
     with tqdm(total=pairs, unit="pairs", desc=f"{name}, re-ranking", disable=None if shown else True) as bar:
         for way, itc, right in ways:
-            nearest = itc.topk(min(candidates, itc.shape[1]), dim=1)
-            rows = torch.arange(len(itc))[:, None].expand_as(nearest.indices).flatten()
-            columns = nearest.indices.flatten()
+            nearest = itc.argsort(dim=1, descending=True, stable=True)[:, :candidates]  # topk orders ties by k
+            rows = torch.arange(len(itc))[:, None].expand_as(nearest).flatten()
+            columns, cosine = nearest.flatten(), itc.gather(1, nearest)
             of_images, of_texts = (rows, columns) if way == IMAGE_TO_TEXT else (columns, rows)
-            itm = torch.cat(list(_logits(fusion, encoded, of_images, of_texts, bar))).view_as(nearest.values)
-            found = right.gather(1, nearest.indices)
+            itm = torch.cat(list(_logits(fusion, encoded, of_images, of_texts, bar))).view_as(cosine)
+            found = right.gather(1, nearest)
             metrics[f"{way}_ceiling"] = found.any(dim=1).float().mean().item()
             metrics[f"{way}_auc"] = _auc(itm, found)
-            for order, score in zip(ORDERS, (nearest.values, itm, nearest.values + itm), strict=True):
+            for order, score in zip(ORDERS, (cosine, itm, cosine + itm), strict=True):
                 ranked = found.gather(1, score.argsort(dim=1, descending=True, stable=True))
                 for k in RECALL_AT:
                     hits = ranked[:, :k].any(dim=1)
