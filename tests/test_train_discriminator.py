@@ -168,6 +168,18 @@ def test_a_pass_meets_each_image_once_and_none_that_is_held_out(shards, monkeypa
     found, others = held_out_pairs(urls, reader(), lambda picture: torch.zeros(1), 0.25, 1000)
     assert {pair.id for pair in found} == kept and others == len(everything - kept)
     assert len(held_out_pairs(urls, reader(), lambda picture: torch.zeros(1), 0.25, 3)[0]) == 3
+    found, others = held_out_pairs(urls, reader(), lambda picture: torch.zeros(1), 0.9, 1)  # the first one is held out
+    assert len(found) == others == 1
+
+
+def test_a_worker_whose_shards_have_no_captions_reads_those_of_others(tmp_path, monkeypatch):
+    some, none = {f"{row}": colour_sample(row) for row in range(4)}, {"png": colour_sample(0)["png"]}
+    urls = [str(write_tar(tmp_path / "some.tar", some)), str(write_tar(tmp_path / "none.tar", {"x": none}))]
+    for worker in range(2):
+        info = type("Info", (), {"id": worker, "num_workers": 2})
+        monkeypatch.setattr(pairs, "get_worker_info", lambda info=info: info)
+        stream = iter(TrainingPairs(urls, reader(), lambda picture: torch.zeros(1), 1e-4, seed=0))
+        assert len({next(stream).id for _ in range(40)}) == 4
 
 
 def test_captions_are_drawn_anew_and_damage_costs_its_own_rows(tmp_path, caplog):

@@ -45,20 +45,20 @@ def decode(sample: dict, row: CaptionRow, transform: ImageTransform, draw: rando
 def held_out_pairs(
     urls: Sequence[str], reader: CaptionReader, transform: ImageTransform, share: float, limit: int
 ) -> tuple[list[ImagePair], int]:
-    """The first `limit` held-out pairs, and how many other images with captions were seen.
+    """The first `limit` held-out pairs, and how many other images with captions were seen, of which one is looked for.
 
     Raises UsageError for a shard that cannot be read.
     """
-    found, others = [], 0
+    found, others = list[ImagePair](), 0
     for url in urls:
         for sample in as_usage_errors(read_samples([url]), f"--train-data: {url}"):
             row = reader.row(sample)
             if not held_out(row.id, share):
                 others += bool(row.captions)
-            elif pair := decode(sample, row, transform, random.Random(row.id)):
+            elif len(found) < limit and (pair := decode(sample, row, transform, random.Random(row.id))):
                 found.append(pair)
-                if len(found) == limit:
-                    return found, others
+            if others and len(found) == limit:
+                return found, others
     return found, others
 
 
@@ -81,11 +81,14 @@ class TrainingPairs(IterableDataset):
         for epoch in count():
             draw = random.Random(f"{self.seed} {epoch} {worker}")
             some = False
-            for sample in _shuffle(self._samples(epoch, worker, workers), BUFFER, BUFFER, draw):
-                if pair := decode(sample, self.reader.row(sample), self.transform, draw):
-                    some = True
-                    yield pair
-            if not some:
+            for part in ((worker, workers), (0, 1)):  # where its own shards have no pair, all of them
+                for sample in _shuffle(self._samples(epoch, *part), BUFFER, BUFFER, draw):
+                    if pair := decode(sample, self.reader.row(sample), self.transform, draw):
+                        some = True
+                        yield pair
+                if some:
+                    break
+            else:
                 raise UsageError("--train-data: a whole pass over the shards found no image with a caption to train on")
 
     def _samples(self, epoch: int, worker: int, workers: int) -> Iterator[dict]:
