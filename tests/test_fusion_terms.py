@@ -7,10 +7,12 @@ from argparse import Namespace
 from dataclasses import asdict
 
 import open_clip
+import pytest
 import torch
 import torch.nn.functional as F
 
 from open_clip_fff.config.fusion import FusionSettings
+from open_clip_fff.errors import UsageError
 from open_clip_fff.host.fusion import add_fusion
 from open_clip_fff.hub.fusion_files import SavedFusion, write_fusion
 from open_clip_fff.mining.hardest import drawn_negatives
@@ -28,6 +30,11 @@ def test_one_term_alone(bert_name, tmp_path):
 
     both = made()[1].network
     write_fusion(SavedFusion(asdict(both.sizes), both.state_dict()), tmp_path)
+    (tmp_path / "alone").mkdir()
+    matching_alone = made(mlm_weight=0.0)[1].network
+    write_fusion(SavedFusion(asdict(matching_alone.sizes), matching_alone.state_dict()), tmp_path / "alone")
+    with pytest.raises(UsageError, match=r"--fusion-pretrained .*alone: .* no head for it; use --mlm-weight 0"):
+        made(pretrained=str(tmp_path / "alone"))
     captions = batch(bert_name, TEXTS)
     for term, options in (("itm", {"mlm_weight": 0.0}), ("mlm", {"itm_weight": 0.0})):
         model, loss = made(pretrained=str(tmp_path), **options)

@@ -152,6 +152,11 @@ def load_fusion(path: Path) -> Fusion:
 
 def load_weights(fusion: Fusion, weights: Mapping[str, Tensor], source: str) -> None:
     """Loads `Fusion.state_dict()`. Raises UsageError if it is another network's; `source` names it."""
+    if fusion.sizes.vocabulary and "mlm_bias" not in weights:
+        raise UsageError(
+            f"{source}: its fusion model was trained without masked language modelling, and has no head for it; use "
+            f"--mlm-weight 0, or name another one"
+        )
     try:
         fusion.load_state_dict(dict(weights))
     except RuntimeError as error:
