@@ -339,6 +339,8 @@ def test_what_cannot_work_is_refused_in_one_line(shards, tmp_path, capsys):
     assert f"--out {tmp_path}: exists already" in refused(*whole, "--out", tmp_path)
     for place in (tmp_path / "blip" / "config.json" / "below", "/proc/none"):
         assert f"--out {place}: cannot be written" in refused(*whole, "--out", place)
+    hardest = ["--itm-negatives", "hardest"]
+    assert "--hard-negatives: is of sampled ones" in refused(*whole, *hardest, "--hard-negatives", "0.9")
     assert "--tokenizer: goes with --from-config" in refused(*whole, "--tokenizer", "x")
     assert "--device nothing: " in refused(*whole, "--device", "nothing")
     assert "--model nowhere: cannot be loaded" in refused(*whole, "--model", "nowhere")

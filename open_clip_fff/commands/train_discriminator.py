@@ -43,7 +43,7 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
         "of negatives sampled by the model's cosine, the others at random; less where many captions match many images "
         f"(default: {HARD})"
     )
-    add("--hard-negatives", type=float, default=HARD, metavar="SHARE", help=hard)
+    add("--hard-negatives", type=float, metavar="SHARE", help=hard)
     negatives = (
         "sampled: by --hard-negatives; hardest: each image's and each caption's hardest, as GRIT-VLP, and with "
         "training's --discriminator KIND:NAME and --match-positive and -negative by MAFA's rules (default: sampled)"
@@ -52,6 +52,10 @@ def parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, CaptionSe
     add("--freeze-vision", action=argparse.BooleanOptionalAction, default=False, help="(default: no)")
     args, training = parse_with_training(parser, argv, only={*CAPTION_FLAGS, *LABELLING})
     check(args, batch_size=2, held_out_images=LEAST)
+    if args.hard_negatives is None:
+        args.hard_negatives = HARD
+    elif args.itm_negatives != "sampled":
+        raise UsageError("--hard-negatives: is of sampled ones; leave it out with --itm-negatives hardest")
     check_shares(args, hard_negatives=(0.0, 1.0))
     if args.tokenizer and not args.from_config:
         raise UsageError("--tokenizer: goes with --from-config; --model has its own")
