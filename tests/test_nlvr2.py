@@ -53,6 +53,8 @@ def test_what_cannot_work_is_one_line(fused, quiz, tmp_path, capsys):
     assert "val.json: is empty" in changed("\n\n")
     assert "val.json, row 1: has no identifier that is text" in changed(first.replace("identifier", "id"))
     assert "row 1: label Maybe is neither True nor False" in changed(first.replace('"True"', '"maybe"'))
+    assert "row 1: label 1 is neither True nor False" in changed(first.replace('"True"', "1"))
+    assert "row 1: has no label" in changed(first.replace('"True"', "null"))
     assert "identifier val-0 is not split-set-pair" in changed(first.replace("val-0-0-0", "val-0"))
     assert "2 of 4 images of" in (line := changed(f"{first}\n{lines[1].replace('val-1-0', 'val-99-0')}"))
     assert "are not there: val-99-0-img0, val-99-0-img1" in line

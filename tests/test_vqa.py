@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.downstream.files import ImageFolders, coco_key
-from open_clip_fff.tools.downstream.vqa import read_annotations
+from open_clip_fff.tools.downstream.vqa import Annotation, read_annotations
 from open_clip_fff.tools.downstream.vqa_answers import accuracy, frequent_answers, normalise, soft_score
 from tests.quiz import SMALL, files, fused, make_fused, ok, quiz, read, refused  # noqa: F401
 
@@ -45,6 +45,8 @@ def test_the_accuracy_is_that_of_ten_choose_nine(said):
         ("i dont know", "i don't know"),
         ("cant  tell\n", "can't tell"),
         ("they want an elephant", "they want elephant"),
+        ("$20 & 5%: a*b~c", "$20 & 5%: a*b~c"),
+        ('{[(a)]}+b=c\\d_e<f>@`g,h?!i;"', "b c d e f g h i"),
         ("none", "0"),
         ("the", ""),
     ],
@@ -58,6 +60,16 @@ def test_the_answer_list_has_the_most_frequent_ones():
     assert frequent_answers(given, 3, 1) == ["yes", "2", "no"]
     assert frequent_answers(given, 9, 1) == ["yes", "2", "no", "a", "b"]
     assert frequent_answers(given, 9, 6) == ["yes", "2"]
+
+
+def test_an_empty_answer_is_a_persons_and_a_type_may_be_a_number(tmp_path):
+    rows = [{"question_id": 1, "answer_type": 3, "answers": [{"answer": x} for x in ("", "a dog", "dog", "")]}]
+    rows.append({"question_id": 2, "answers": [{"answer": ""}] * 4})
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": rows}))
+    first, second = read_annotations(tmp_path / "a.json").values()
+    assert first == Annotation(("", "dog", "dog", ""), "3") and second == Annotation(("",) * 4, None)
+    assert frequent_answers([first.given, second.given], 9, 1) == ["dog"]
+    assert accuracy("dog", first.given) == pytest.approx(plain_accuracy("dog", first.given))
 
 
 def test_images_are_found_by_coco_s_names(tmp_path):

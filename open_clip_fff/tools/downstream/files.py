@@ -79,9 +79,12 @@ def json_lines(path: Path) -> list[Any]:
     return rows
 
 
-def field(row: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """A value of a row. Raises UsageError if it is missing or of another kind; `where` is the row's place."""
+def field(row: Any, name: str, kind: type | tuple[type, ...], where: str, empty: bool = False) -> Any:
+    """A value of a row; `where` is the row's place.
+
+    Raises UsageError if it is missing or of another kind or, unless it may be `empty`, an empty text.
+    """
     value = row.get(name) if isinstance(row, dict) else None
-    if not isinstance(value, kind) or value == "":
+    if not isinstance(value, kind) or (value == "" and not empty):
         raise UsageError(f"{where}: has no {name}" + (f" that is {NAMES[kind]}" if kind in NAMES else ""))
     return value

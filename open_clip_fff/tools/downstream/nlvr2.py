@@ -48,7 +48,7 @@ def _split(args: argparse.Namespace, name: str, classes: Sequence[str], images: 
     for number, row in enumerate(json_lines(path), start=1):
         where = f"{path}, row {number}"
         identifier = field(row, "identifier", str, where)
-        label = str(field(row, "label", (str, bool), where)).capitalize()
+        label = str(field(row, "label", (str, int, float), where)).capitalize()
         if label not in classes:
             raise UsageError(f"{where}: label {label} is neither True nor False")
         try:

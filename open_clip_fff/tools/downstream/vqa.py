@@ -43,13 +43,14 @@ def read_annotations(path: Path) -> dict[Any, Annotation]:
     for number, row in enumerate(json_list(path, "annotations")):
         where = f"{path}, annotation {number}"
         question = field(row, "question_id", (int, str), where)
-        answers = [field(answer, "answer", str, where) for answer in field(row, "answers", list, where)]
+        answers = [field(answer, "answer", str, where, empty=True) for answer in field(row, "answers", list, where)]
         if len(answers) < LEAST:
             raise UsageError(
                 f"{path}: question {question} has {plural(len(answers), 'answers')}; the accuracy, and the targets, "
                 f"need {LEAST} people (VQAv2 asked 10)"
             )
-        found[question] = Annotation(tuple(map(normalise, answers)), row.get(TYPE))
+        kind = row.get(TYPE)
+        found[question] = Annotation(tuple(map(normalise, answers)), None if kind is None else str(kind))
     return found
 
 

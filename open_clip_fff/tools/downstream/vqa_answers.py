@@ -22,8 +22,8 @@ _NOT = re.compile(r"\b(ai|are|ca|could|did|does|do|had|has|have|is|might|must|ne
 def normalise(answer: str) -> str:
     """An answer in the form in which answers are compared, as visualqa.org/evaluation.html describes it.
 
-    Lower case; no comma in numbers, and no period but in them; other marks, except apostrophes and colons, are spaces;
-    number words to ten are digits; articles go; `dont` is `don't`.
+    Lower case; no comma in numbers, and no period but in them; the marks in the official code's list are spaces, and
+    others, as apostrophes, colons, $ and %, stay; number words to ten are digits; articles go; `dont` is `don't`.
 
     Example:
         >>> normalise("The two-seater."), normalise("dont know"), normalise("1,000")
