@@ -4,8 +4,10 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from open_clip_fff.cli import main
+from open_clip_fff.tools.finetune.captioner import load_blip, loss
 from tests.captioning_models import make_captioner
 from tests.programs import ROOT, run
 
@@ -51,6 +53,21 @@ def test_a_captioner_is_trained_on_ones_own_images_and_captions_them(program, sh
     ):
         done = program("train_captioner", *again, *wrong, *data, folder="scripts", expect=2)
         assert line in done.err and len(done.err.splitlines()) == 1, done.err
+
+
+@pytest.mark.parametrize("bos", ["[CLS]", "blue"])
+def test_what_is_trained_is_what_is_generated(tmp_path, bos):
+    """A text begins with the configuration's bos_token_id, which is not the tokenizer's [CLS] in Salesforce's BLIP."""
+    captioner = load_blip(str(make_captioner(tmp_path / "blip", "blip")))
+    words, config = captioner.tokenizer, captioner.model.config.text_config
+    config.bos_token_id = words.convert_tokens_to_ids(bos)
+    pixels, ids = torch.randn(1, 3, 24, 24), words("red", return_tensors="pt").input_ids  # [CLS], red, [SEP]
+    options = {"max_new_tokens": 1, "output_scores": True, "return_dict_in_generate": True}
+    with torch.no_grad():
+        steps = [captioner.model.generate(pixels, prompt, **options).scores[0] for prompt in (ids[:, :2].clone(), ids)]
+        trained = loss(captioner, pixels, ["red"])
+    expected = torch.nn.functional.cross_entropy(torch.cat(steps), ids[0, 1:])
+    assert trained.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_a_training_that_diverges_is_not_written(shards, tmp_path, capsys):

@@ -87,6 +87,7 @@ def loss(captioner: PixelCaptioner, pixels: Tensor, captions: Sequence[str]) -> 
     most = captioner.model.config.text_config.max_position_embeddings
     encoded = captioner.tokenizer(list(captions), padding=True, truncation=True, max_length=most, return_tensors="pt")
     ids, mask = (encoded[name].to(pixels.device) for name in ("input_ids", "attention_mask"))
+    ids[:, 0] = captioner.model.config.text_config.bos_token_id  # as `generate` begins, also where [CLS] is another one
     labels = ids.masked_fill(mask == 0, IGNORED)
     return captioner.model(pixel_values=pixels, input_ids=ids, attention_mask=mask, labels=labels).loss
 
