@@ -38,6 +38,16 @@ def highest_over_ranks(value: Tensor, world_size: int) -> Tensor:
     return _reduced(value, world_size, dist.ReduceOp.MAX)
 
 
+def copy_first_rank(tensors: Sequence[Tensor]) -> None:
+    """Gives tensors on one device, in place, the first rank's values; they travel in one message."""
+    if group_size() == 1 or not tensors:
+        return
+    message = Message.of(tensors)
+    dist.broadcast(message.content, src=0)
+    for tensor, first in zip(tensors, message.tensors, strict=True):
+        tensor.copy_(first)
+
+
 def objects_of_ranks(own: Any) -> list[Any]:
     """All ranks' objects in rank order, on the first rank; an empty list on the others."""
     ranks = group_size()

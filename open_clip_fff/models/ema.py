@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from open_clip_fff.distributed import copy_first_rank
+
 WARMUP = 10.0  # the decay is steps / (10 + steps) until that reaches the chosen one
 
 
@@ -28,6 +30,9 @@ class WeightsEma:
 
         self._ema = ModelEmaV3(model, decay, use_warmup=True, warmup_gamma=WARMUP, warmup_power=1.0)
         self._ema.requires_grad_(False)
+        weights = dict(self.module.named_parameters(remove_duplicate=False))
+        averaged = self.module.state_dict().items()
+        self._statistics = [x for name, x in averaged if name not in weights and x.is_floating_point()]
         self.steps = 0
 
     @property
@@ -40,10 +45,11 @@ class WeightsEma:
         self.steps = 0
 
     def update(self, model: nn.Module) -> None:
-        """Averages after an optimizer step."""
+        """Averages after an optimizer step, on every rank: what is no weight, as batch norm's, is rank 0's average."""
         self.steps += 1
         self._ema.update(model, self.steps + 1)  # timm counts from 2: steps 0 and 1 copy
         self.module.logit_scale.clamp_(0, math.log(100))  # OpenCLIP clamps after the optimizer's step
+        copy_first_rank(self._statistics)  # else each rank's own, as DDP has them at a step's end
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights and the steps."""

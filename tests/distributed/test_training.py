@@ -8,6 +8,7 @@ import pytest
 from tests.distributed.test_parity import torchrun
 from tests.eval_sets import webdataset
 from tests.test_self_mining import equal, extra
+from tests.test_towers import TIMM_RESNET
 from tests.test_training import assert_equal_checkpoints
 
 pytestmark = pytest.mark.slow
@@ -46,8 +47,15 @@ def test_two_ranks_train_with_mining(trainer, teacher, shards, tmp_path):
     assert len(gathered) == 4 and passed_on == [pytest.approx(pair, rel=1e-3) for pair in gathered]
 
 
-def test_two_ranks_resume_their_average_and_their_thresholds(trainer):
-    """Equal to a run that was never stopped; both ranks find the same thresholds, or their gathers would not fit."""
+@pytest.mark.parametrize("config", [None, TIMM_RESNET], ids=["vit", "batch norm"])
+def test_two_ranks_resume_their_average_and_their_thresholds(trainer, tmp_path, config):
+    """Equal to a run that was never stopped; both ranks find the same thresholds, or their gathers would not fit.
+
+    And both mine with the same average: a batch norm's statistics are each rank's own, and rank 0's are saved.
+    """
+    if config is not None:
+        trainer.config = tmp_path / "tiny-clip.json"
+        trainer.config.write_text(json.dumps(config))
     argv = [
         *("--method", "fff-softmax", "--captions-per-image", "4", "--json-text-key", "captions", "--batch-size", "8"),
         *("--mining-features", "ema", "--ema-decay", "0.9", "--mining-warmup", "3", "--mined-per-image", "2"),
