@@ -1,5 +1,6 @@
 """Training with its own features as the miner: ema and online, warm-up, guard, rate; and what resumes."""
 
+import copy
 import json
 import re
 
@@ -162,6 +163,26 @@ def test_the_average_is_that_of_its_formula():
         decay = min(0.7, step / (10 + step))
         wanted = decay * wanted + (1 - decay) * model.weight.detach()
         torch.testing.assert_close(ema.module.weight.detach(), wanted)
+
+
+def test_a_resumed_average_in_bfloat16_is_rounded_as_it_would_have_been():
+    """timm rounds stochastically, by a generator of its own, which no state of it holds."""
+
+    def model(step: int) -> torch.nn.Module:
+        made = torch.nn.Linear(64, 64, dtype=torch.bfloat16)
+        torch.nn.init.normal_(made.weight, generator=torch.Generator().manual_seed(step))
+        made.logit_scale = torch.nn.Parameter(torch.tensor(1.0))
+        return made
+
+    straight = WeightsEma(model(0), 0.9)
+    for step in range(1, 9):
+        straight.update(model(step))
+        if step == 4:
+            resumed = WeightsEma(model(9), 0.9)
+            resumed.load_state_dict(copy.deepcopy(straight.state_dict()))
+    for step in range(5, 9):
+        resumed.update(model(step))
+    assert torch.equal(straight.module.weight, resumed.module.weight)
 
 
 def test_a_smaller_decay_keeps_the_average_nearer_to_the_weights(trainer):

@@ -47,6 +47,8 @@ class WeightsEma:
     def update(self, model: nn.Module) -> None:
         """Averages after an optimizer step, on every rank: what is no weight, as batch norm's, is rank 0's average."""
         self.steps += 1
+        if (rounding := getattr(self._ema, "_sr_generator", None)) is not None:  # newer timm's
+            rounding.manual_seed(self.steps)  # else a resumed run would begin it again
         self._ema.update(model, self.steps + 1)  # timm counts from 2: steps 0 and 1 copy
         self.module.logit_scale.clamp_(0, math.log(100))  # OpenCLIP clamps after the optimizer's step
         copy_first_rank(self._statistics)  # else each rank's own, as DDP has them at a step's end
