@@ -40,7 +40,7 @@ class SafetySettings(Settings):
     timeout: float = setting(
         "timeout",
         30.0,
-        "a rank waits so long for another, or for its loader workers, at most",
+        "a rank waits so long for another (rank 0's evaluations aside), or for its loader workers, at most",
         metavar="MINUTES",
         check=(lambda minutes: 0.0 < minutes < math.inf, "--timeout is {:g}: minutes, more than 0"),
     )
@@ -56,7 +56,7 @@ class SafetySettings(Settings):
         """What is left out, how long ranks wait, and when checkpoints are saved."""
         end = f"and {IN_A_ROW} in a row end the run" if self.on_nonfinite == STOP else "however many there are"
         steps = f"steps whose gradient is not finite are left out, {end}"
-        waits = f"no rank waits for another, or for its loader, longer than {self.timeout:g} minutes"
+        waits = f"no rank waits for another, evaluations aside, or for its loader, longer than {self.timeout:g} minutes"
         often = "" if self.save_every is None else f"every {plural(self.save_every, 'steps')}, and "
         saves = f"a checkpoint {often}where SIGTERM or Ctrl-C ends training"
         return Topic("safety", (steps, f"images of more than {self.max_pixels:,} pixels are not read", waits, saves))

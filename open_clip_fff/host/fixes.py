@@ -52,7 +52,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
         tarfile_to_samples=tar_samples,
     )
     with (
-        replaced(PARALLEL, torch=View(torch, nn=View(torch.nn, parallel=parallel))),
+        replaced(PARALLEL, torch=View(PARALLEL.torch, nn=View(torch.nn, parallel=parallel))),
         replaced(oc_main, torch=View(oc_main.torch, save=save_atomically), copy_codebase=copy_codebase, **native),
         replaced(oc_main, start_sync_process=partial(daemon, oc_main.start_sync_process)),
         replaced(

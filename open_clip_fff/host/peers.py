@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import open_clip_train.distributed as oc_distributed
+import open_clip_train.main as oc_main
 import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import _get_default_store
@@ -30,6 +31,8 @@ _TIMEOUT = re.compile(r"timed? ?out|timeout", re.I)
 def bounded_waits(minutes: float) -> Iterator["Peers"]:
     """Limits each wait of a rank for others and for loader workers; a line says which of them did not answer.
 
+    At OpenCLIP's barriers ranks wait for what rank 0 does alone, as an evaluation, for as long as it is there.
+
     Yields:
         The other ranks, once the caller has let them `connect`.
 
@@ -40,11 +43,15 @@ def bounded_waits(minutes: float) -> Iterator["Peers"]:
     def begin(*args: Any, **options: Any) -> None:
         dist.init_process_group(*args, **{"timeout": datetime.timedelta(minutes=minutes), **options})
 
+    def barrier(*args: Any, **options: Any) -> None:
+        peers.wait_for_first()
+        dist.barrier(*args, **options)
+
     loaders = LoaderTimeouts(minutes)
     peers = Peers(loaders)
-    distributed = View(torch.distributed, init_process_group=begin)
+    bounded = View(torch, distributed=View(torch.distributed, init_process_group=begin, barrier=barrier))
     try:
-        with replaced(oc_distributed, torch=View(torch, distributed=distributed)), loaders.bounded():
+        with replaced(oc_distributed, torch=bounded), replaced(oc_main, torch=bounded), loaders.bounded():
             yield peers
     except Exception as error:
         line = loaders.message or _in_one_line(error, minutes, peers)
@@ -79,7 +86,7 @@ class Peers:
 
     def __init__(self, loaders: LoaderTimeouts) -> None:
         self.loaders = loaders  # this rank's own
-        self.rank, self.world_size, self._steps = 0, 1, 0
+        self.rank, self.world_size, self._steps, self._barriers = 0, 1, 0, 0
         self._store: Any = None
         self._step_hook: Any = None
         self._disconnected = threading.Event()
@@ -118,6 +125,27 @@ class Peers:
         except RuntimeError:  # the store's server is gone
             return True
         return chosen
+
+    def wait_for_first(self) -> None:
+        """Before a barrier of all ranks: waits until rank 0 comes to it, for as long as its heartbeat goes on.
+
+        Raises:
+            RuntimeError: once that stands still for --timeout.
+        """
+        if self._store is None:
+            return
+        self._barriers += 1
+        key, pause, silent, beat = f"barrier/{self._barriers}", 0.01, 0.0, ""
+        with suppress(dist.DistNetworkError):  # the store's server is gone: the barrier will tell
+            if not self.rank:
+                self._store.set(key, "")
+            while not self._store.check([key]):
+                time.sleep(pause)
+                before, beat = beat, self._read("beat/0")
+                silent = silent + pause if beat == before else 0.0
+                if silent > max(60 * self.loaders.minutes, 2.5 * BEAT):
+                    raise RuntimeError("timed out")
+                pause = min(2 * pause, BEAT)
 
     def publish_folders(self, folders: list[str]) -> None:
         """Rank 0: which folders this run has made."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import open_clip_train.main as oc_main
 import open_clip_train.train as oc_train
-import torch.distributed as dist
 
 from open_clip_fff.config.fields import as_flag
 from open_clip_fff.data.counters import BAD_MEMBER
@@ -165,7 +164,7 @@ class MidEpochCheckpoints:
                 f"{stopped}: training ended {behind} epoch {self.epoch}; {saved}; {_how_to_resume(state.args)}"
             )
         if state.args.world_size > 1:
-            dist.barrier()  # rank 0 has saved; the first rank that leaves takes the others with it
+            oc_main.torch.distributed.barrier()  # rank 0 has saved; the first rank that leaves takes the others with it
         raise stopped
 
     def _save(self, step: int) -> Path | None:
