@@ -6,6 +6,8 @@ import socket
 
 import pytest
 
+from open_clip_fff.errors import OneRankError
+from open_clip_fff.host import peers
 from tests.programs import Program
 from tests.test_short_epochs import MANY, Launched
 
@@ -48,3 +50,11 @@ def test_a_rank_0_that_dies_while_it_evaluates_is_noticed_without_torchrun(train
     first, second = (rank.done(60) for rank in ranks)
     assert first.returncode == -signal.SIGKILL and second.returncode == 2, (first, second)
     assert "error: rank 1: another rank has ended, whose own line says why" in second.stderr
+
+
+def test_ranks_of_which_nothing_is_known_are_not_listed(monkeypatch):
+    monkeypatch.setattr(peers, "BEAT", 0.0)
+    with pytest.raises(OneRankError) as raised, peers.bounded_waits(1) as others:
+        others.world_size = 2
+        raise RuntimeError("Timed out waiting")
+    assert str(raised.value) == "--timeout 1: rank 0 waited that many minutes for others"

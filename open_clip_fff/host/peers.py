@@ -70,8 +70,8 @@ def _in_one_line(error: Exception, minutes: float, peers: "Peers") -> str:
     timed_out = _TIMEOUT.search(str(cause))
     if not timed_out and not _GONE.search(str(cause)):
         return ""
-    silent = peers.silent_ranks()
-    who = f"; not heard from: {', '.join(silent)}" if silent else f"; steps done: {peers.progress()}"
+    silent, done = ", ".join(peers.silent_ranks()), peers.progress()
+    who = f"; not heard from: {silent}" if silent else f"; steps done: {done}" if done else ""
     if timed_out:
         return f"--timeout {minutes:g}: rank {peers.rank} waited that many minutes for others{who}"
     return f"rank {peers.rank}: another rank has ended, whose own line says why ({reason(cause)}){who}"
