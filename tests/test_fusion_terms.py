@@ -70,3 +70,9 @@ def test_a_tokenizer_with_another_padding_is_refused(trainer, bert_clip, tmp_pat
     said = capsys.readouterr().err.splitlines()[-1]
     padding = config["pad_token_id"]
     assert f"pads with token {padding}, and its text tower leaves out token {padding - 1} as padding" in said
+
+
+def test_a_folder_without_a_fusion_model_is_named_with_its_flag(trainer, capsys):
+    argv = ["--method", "albef", "--fusion-layers", "1", "--fusion-pretrained", "open_clip_fff", "--name", "x"]
+    assert trainer(*argv) == 2
+    assert "error: --fusion-pretrained open_clip_fff: holds no fusion model" in capsys.readouterr().err

@@ -143,11 +143,13 @@ def test_shares_are_disjoint_and_whole(monkeypatch):
 @pytest.mark.parametrize("name", ["vqa", "nlvr2", "train-captioner", "train-discriminator", "score", "analyze"])
 def test_torchrun_does_not_do_the_same_several_times(name, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    for processes in "21":
+    for processes, by_torchrun in (("2", False), ("2", True), ("1", True)):  # a cluster's machine may have both, too
         monkeypatch.setenv("WORLD_SIZE", processes)
+        if by_torchrun:
+            monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
         assert main([name]) == 2  # without the flags that it needs
         refused = "each of torchrun's 2 processes would do all of it" in capsys.readouterr().err
-        assert refused == (processes == "2")
+        assert refused == (by_torchrun and processes == "2")
 
 
 def test_ahead_keeps_the_order_and_raises_where_it_happens():

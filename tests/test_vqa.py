@@ -217,6 +217,10 @@ def test_what_cannot_work_is_one_line(fused, quiz, tmp_path, capsys):
     assert "answers 39 of the 40 questions" in (found := line(*unanswered)) and "question 3 has no annot" in found
     few = changed("train-annotations.json", lambda x: x["annotations"][7].update(answers=[{"answer": "yes"}]))
     assert "train-annotations.json: question 7 has 1 answer; the accuracy" in line(*few)
+    rare = changed("train-annotations.json", lambda x: x["annotations"][0].update(answers=[{"answer": "never"}] * 10))
+    changed("train-questions.json", lambda x: x.update(questions=x["questions"][:1]))
+    rare = [str(tmp_path / "train-questions.json") if word.endswith("train-questions.json") else word for word in rare]
+    assert "no question has an answer in the list" in line(*rare, "--min-count", 20)
     nameless = changed("val-questions.json", lambda x: x["questions"][2].pop("question"))
     assert "val-questions.json, question 2: has no question that is text" in line(*nameless)
     other = changed("val-questions.json", lambda x: x.pop("questions"))

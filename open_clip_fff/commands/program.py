@@ -86,9 +86,8 @@ def command(
         words = typed(argv)
 
         def body() -> int:
-            share = Share.from_environment()
-            if share.together and not shared:
-                raise UsageError(f"each of torchrun's {share.count} processes would do all of it; start it alone")
+            if "TORCHELASTIC_RUN_ID" in os.environ and not shared and (ranks := Share.from_environment()).together:
+                raise UsageError(f"each of torchrun's {ranks.count} processes would do all of it; start it alone")
             parsed = parse(words, prog)
             line = (command_line(prog, words),) if with_line else ()
             return pkgutil.resolve_name(run)(*parsed, *line)

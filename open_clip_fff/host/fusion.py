@@ -8,6 +8,7 @@ from typing import Any
 
 from open_clip_fff.config.fusion import FusionSettings
 from open_clip_fff.errors import UsageError
+from open_clip_fff.host.checks.weights import named
 from open_clip_fff.hub.fusion_files import read_fusion
 from open_clip_fff.losses.fusion import FusionLoss, Vocabulary
 from open_clip_fff.models.fusion import Fusion, FusionSizes, FusionSlot, load_weights, width_for
@@ -46,7 +47,8 @@ def add_fusion(
     )
     network = Fusion(sizes)
     if settings.pretrained is not None:
-        weights = dict(read_fusion(Path(settings.pretrained)).weights)
+        with named("--fusion-pretrained"):
+            weights = dict(read_fusion(Path(settings.pretrained)).weights)
         if vocabulary is None:  # as when a model is fine-tuned for retrieval, by ITC and ITM alone
             weights = {name: weight for name, weight in weights.items() if not name.startswith("mlm_")}
         load_weights(network, weights, f"--fusion-pretrained {settings.pretrained}")

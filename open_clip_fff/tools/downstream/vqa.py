@@ -86,6 +86,8 @@ def _split(args: argparse.Namespace, name: str, classes: Sequence[str], images: 
         if target or name != "train":  # a question without a right class teaches nothing
             examples.append(Example((paths[image],), text, target))
             kept.append(question)
+    if not examples:
+        raise UsageError(f"{questions}: no question has an answer in the list; lower --min-count, or raise --answers")
     if len(examples) < len(asked):
         print(f"{questions}: {len(asked) - len(examples)} of {len(asked)} questions have no answer in the list")
     known = None if answered is None else [answered[question] for question in kept]
