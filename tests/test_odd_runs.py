@@ -21,7 +21,9 @@ from open_clip_fff.host.checkpoints.mid_epoch import _epoch_keepers
 from open_clip_fff.host.checkpoints.run_lock import NAME, lock_run
 from open_clip_fff.host.checks.launch import check_launch
 from open_clip_fff.host.loader import timeouts
+from open_clip_fff.host.peers import Peers
 from open_clip_fff.host.report.results import keep_results
+from open_clip_fff.host.startup import _RunFolders
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.stopping import StopSignals
 from tests.failing_plugin import FAILS
@@ -173,3 +175,31 @@ def test_a_command_that_shares_no_work_says_its_mistake_in_any_process(monkeypat
     except SystemExit as end:  # argparse's
         code = end.code
     assert code == 2 and "error" in capsys.readouterr().err
+
+
+def _start(root: Path, together) -> None:
+    """One of two processes that begin runs of the same names: where the other one is first, it gives up."""
+    for number in range(500):
+        folders, run = _RunFolders(argparse.Namespace(rank=0), Peers(timeouts.LoaderTimeouts(1))), root / str(number)
+        together.wait()
+        try:
+            folders.make(str(run), exist_ok=True)
+        except UsageError:
+            folders.remove()
+            together.wait()
+        else:
+            together.wait()
+            (run / "out.log").touch()
+            folders.unlock()
+
+
+def test_of_two_runs_that_start_at_once_under_a_name_one_goes_on(tmp_path):
+    """The one that made the folder may be the second to lock it: it is not to remove what is the other's by now."""
+    fork = multiprocessing.get_context("fork")
+    together = fork.Barrier(2, timeout=20)
+    runs = [fork.Process(target=_start, args=(tmp_path, together)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join(60)
+    assert [run.exitcode for run in runs] == [0, 0] and len(list(tmp_path.glob("*/out.log"))) == 500

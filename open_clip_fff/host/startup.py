@@ -136,14 +136,16 @@ class _RunFolders:
 
     def make(self, path: str, exist_ok: bool = False) -> None:
         """`os.makedirs` that remembers what this run has made: another of the same name may start at the same time."""
+        made = [path]
         try:
             os.makedirs(path)
         except FileExistsError:
             os.makedirs(path, exist_ok=exist_ok)
-        else:
-            self._made.append(path)
-            self._peers.publish_folders(self._made)
-        self.lock(Path(path))  # OpenCLIP makes the run's folder before what is in it
+            made = []
+        # OpenCLIP makes the run's folder before what is in it; another run may be the first to lock what this one made
+        self.lock(Path(path))
+        self._made += made
+        self._peers.publish_folders(self._made)
 
     def lock(self, run: Path) -> None:
         """Locks the run's folder, on rank 0 for all. Raises UsageError if another process holds it."""
