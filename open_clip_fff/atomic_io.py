@@ -12,6 +12,9 @@ from typing import IO, BinaryIO
 
 from open_clip_fff.errors import UsageError, as_mistake
 
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+FILE_MODE, FOLDER_MODE = 0o666 & ~_UMASK, 0o777 & ~_UMASK  # the user's; temporary files and folders are private
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
 
@@ -26,7 +29,7 @@ def write_atomically(out: Path, content: str | bytes) -> None:
         unfinished = Path(file.name)
         try:
             file.write(content.encode() if isinstance(content, str) else content)
-            unfinished.chmod(0o644)  # temporary files are private
+            unfinished.chmod(FILE_MODE)
             sync_and_rename(file, unfinished, out)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -51,11 +54,12 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 @contextmanager
-def atomic_folder(out: Path) -> Iterator[Path]:
+def atomic_folder(out: Path, replaces: bool = False) -> Iterator[Path]:
     """A temporary folder beside `out`, which is renamed to it after the block, and removed if the block raises.
 
     Args:
         out: a path that does not exist by then, or an empty folder; its parents are made.
+        replaces: whether it may be a full one, which is removed once the new one is on the disk.
 
     Raises:
         OSError: if it cannot be made or renamed.
@@ -65,9 +69,11 @@ def atomic_folder(out: Path) -> Iterator[Path]:
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield unfinished
-        unfinished.chmod(0o755)  # temporary folders are private
+        unfinished.chmod(FOLDER_MODE)
         for path in (*unfinished.rglob("*"), unfinished):
             _sync(path)
+        if replaces:
+            shutil.rmtree(out, ignore_errors=True)
         os.replace(unfinished, out)
         _sync(out.parent)
     finally:

@@ -12,6 +12,7 @@ from open_clip_fff.config.mining import FrozenSource, MiningConfig
 from open_clip_fff.hub.training_flags import training_plan
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.models.frozen import load_frozen
+from open_clip_fff.tools.calibrate import FILES
 from open_clip_fff.tools.sampling.draw import SHARDS, SampleDraw, quotas
 from open_clip_fff.tools.shards.tars import sample_starts
 from tests import colour_discriminator
@@ -212,7 +213,8 @@ def test_samples_that_cannot_serve_are_counted(program, training, tmp_path):
 def test_mistakes_are_a_line_and_leave_what_was_there(program, training, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "flags.txt").write_text("as it was")
+    for name in FILES:
+        (out / name).write_text("as it was")
     file = tmp_path / "file"
     file.write_text("")
     self_mining = ["--method", "fff", "--mining-features", "ema", "--mining-warmup", "9"]
@@ -240,4 +242,9 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, training, tmp_pat
         given = own if "--out" in own else ["--out", out, *own]
         error = program("calibrate", *given, "--", *behind, expect=2, folder="scripts").err.strip()
         assert named in error and len(error.splitlines()) == 1, error
-    assert (out / "flags.txt").read_text() == "as it was" and len(list(out.iterdir())) == 1
+    assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(FILES, "as it was")
+    (out / "rates.png").unlink()
+    error = program("calibrate", "--out", out, "--", *training, expect=2, folder="scripts").err
+    assert (
+        f"--out {out}: holds thresholds.csv, not of an earlier calibration" in error and len(list(out.iterdir())) == 3
+    )

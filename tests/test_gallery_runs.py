@@ -1,18 +1,20 @@
 """The gallery as a program: its page, what it shows of the user's data, and mistakes in one line."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from open_clip_fff.atomic_io import write_atomically
+from open_clip_fff.atomic_io import FILE_MODE, write_atomically
 from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.hub.training_flags import training_plan
 from open_clip_fff.mining.clauses import mine
 from open_clip_fff.mining.reference import Thresholds
 from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.tools.gallery.mined import mine_sample
-from open_clip_fff.tools.gallery.run import GallerySettings, read_sample
+from open_clip_fff.tools.gallery.run import TITLE, GallerySettings, read_sample
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FrozenExtractor
 from tests import colour_discriminator
@@ -88,6 +90,15 @@ def test_a_discriminator_where_nothing_mines(show, training, teacher):
     assert "20 pairs" in page.everything and max(colour_discriminator.ASKED) <= 10 + 20
 
 
+def test_another_page_is_not_overwritten(program, show, training, tmp_path):
+    show("--samples", "16", "--", *training, *BARS_TYPED)
+    assert show("--samples", "16", "--", *training, *BARS_TYPED).everything  # its own it replaces
+    own = tmp_path / "page.html"
+    own.write_text("<title>mine</title>")
+    error = program("mined_gallery", "--out", own, "--", *training, expect=2, folder="scripts").err
+    assert f"--out {own}: is another file than an earlier gallery" in error and own.read_text() == "<title>mine</title>"
+
+
 @pytest.mark.parametrize(("batch", "warns"), [("64", False), ("128", True)])
 def test_the_rate_of_a_capped_batch_that_is_larger_than_the_sample(show, training, batch, warns):
     argv = ["--samples", "64", "--batch-size", batch, "--", *training, "--mined-per-image", "2", "--mined-cap", "4"]
@@ -155,7 +166,7 @@ def test_raw_captions_classes_and_what_is_left_out(show, training, tmp_path):
 
 def test_mistakes_are_a_line_and_leave_what_was_there(program, trainer, training, sentence_model, tmp_path):
     out = tmp_path / "gallery.html"
-    out.write_text("as it was")
+    out.write_text(was := f"<title>{TITLE}</title> as it was")
     text = [*trainer.tars, "--mining-features", "text", "--mining-model", str(sentence_model), "--json-text-key"]
     text.append("captions")
     for own, behind, named in (
@@ -191,13 +202,16 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, trainer, training
     few = ["--train-data", str(broken), "--train-num-samples", "2", *training[4:]]
     error = program("mined_gallery", "--out", out, "--", *few, expect=2, folder="scripts").err
     assert "1 image with captions read (left out: 1 image cannot be read), and pairs take 2" in error
-    assert out.read_text() == "as it was" and not list(tmp_path.glob(".gallery*"))
+    assert out.read_text() == was and not list(tmp_path.glob(".gallery*"))
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     out = tmp_path / "new" / "page.html"
     write_atomically(out, "ä")
-    assert out.read_text(encoding="utf-8") == "ä" and out.stat().st_mode & 0o777 == 0o644
+    assert out.read_text(encoding="utf-8") == "ä" and out.stat().st_mode & 0o777 == FILE_MODE
+    write = "import pathlib, open_clip_fff.atomic_io as x; x.write_atomically(pathlib.Path('own'), '')"
+    subprocess.run([sys.executable, "-c", write], cwd=tmp_path, umask=0o077, check=True)
+    assert (tmp_path / "own").stat().st_mode & 0o777 == 0o600
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         write_atomically(out, "b")

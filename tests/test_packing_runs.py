@@ -167,11 +167,11 @@ def test_what_is_not_there(pack, refused, tmp_path):
 
 
 def test_tables_that_need_a_hand_are_told_how(refused, pictures, tmp_path):
-    """Paths of Windows, files without a header, urls, Flickr's numbers behind names."""
+    """Paths of Windows, files without a header, urls, Flickr's numbers after names."""
     for content, says in {
         "image,title\npics\\0.png,a\npics\\1.png,b\n": "write / for \\ in the paths",
         "image,title\nE:\\pics\\0.png,a\nE:\\pics\\1.png,b\n": "write / for \\ in the paths and no drive",
-        "image,title\npics/0.png#0,a\npics/0.png#1,b\n": "drop the # and the number behind it",
+        "image,title\npics/0.png#0,a\npics/0.png#1,b\n": "drop the # and the number after it",
         "pics/0.png,a\npics/1.png,b\n": "that is a row and no header: write names of columns",
         "a cat\thttp://x/0.jpg\na dog\thttp://x/1.jpg\n": "that is a row and no header",
         "0.jpg#0\ta cat\n0.jpg#1\ta dog\n": "that is a row and no header",
@@ -184,7 +184,7 @@ def test_tables_that_need_a_hand_are_told_how(refused, pictures, tmp_path):
         ("image", "/9j/4AAQ" + "SkZJ" * 2000): "--image-key image: ",
         ("pic", "data:image/png;base64,iVBO"): "'pic' has images in base64: write them as files",
         ("pic", "pics/0.png"): "; 'pic' has names of images: --image-key 'pic'",
-        ("image", "pics/0"): "write .png behind the names",
+        ("image", "pics/0"): "write .png after the names",
         ("image", "a" * 300): "name the folder that paths start at",
     }.items():
         (tmp_path / "t.jsonlines").write_text(json.dumps(dict([fields])))
@@ -203,7 +203,7 @@ def test_tables_that_need_a_hand_are_told_how(refused, pictures, tmp_path):
 
 
 def test_tars_that_need_a_hand_are_told_how(pack, refused, program, pictures, tmp_path):
-    """Images first and captions behind; tars in folders below; folders of images beside tars."""
+    """Images first and captions after; tars in folders below; folders of images beside tars."""
     samples = {f"{row}": colour_sample(row) for row in range(2)}
     parts = [{key: {name: x[name]} for key, x in samples.items()} for name in ("png", "txt")]
     torn = tmp_path / "torn" / "00000.tar"

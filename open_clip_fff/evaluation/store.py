@@ -7,7 +7,6 @@ STORE/MODEL/SET/result.json   as clip-benchmark writes it; `clip_benchmark build
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,12 +51,14 @@ def model_folder(store: Path, name: str, weights: str) -> Path:
 
 def write_score(folder: Path, score: Score) -> None:
     """Writes or replaces `folder`, STORE/MODEL/SET. Raises UsageError if it cannot be written."""
-    with as_mistake(f"--store {folder}: cannot be written", OSError), atomic_folder(folder) as unfinished:
+    with (
+        as_mistake(f"--store {folder}: cannot be written", OSError),
+        atomic_folder(folder, replaces=True) as unfinished,
+    ):
         result = {**score.result, "metrics": _strict(score.result["metrics"])}
         (unfinished / RESULT).write_text(json.dumps(result, allow_nan=False) + "\n")
         (unfinished / META).write_text(json.dumps(score.meta, indent=2, allow_nan=False) + "\n")
         np.savez_compressed(unfinished / SAMPLES, **score.samples)  # type: ignore[arg-type]
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_score(folder: Path) -> Score:

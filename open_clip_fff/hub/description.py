@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,29 @@ def folder_description(folder: Path, weights: Mapping[str, Tensor]) -> dict:
     with as_mistake(f"{path}: not a description of a model", OSError, ValueError, KeyError, TypeError, AttributeError):
         description = json.loads(path.read_text())
         config = description["model_cfg"]
+        _refuse_code(str(path), config)
         if BIAS in weights:
             config.setdefault("init_logit_bias", 0.0)
     return description
+
+
+def refuse_remote_code(model_name: str) -> None:
+    """Raises UsageError if a model's tokenizer would run code that comes with it.
+
+    OpenCLIP passes `tokenizer_kwargs` on to transformers, from a folder or the hub as well.
+    """
+    import open_clip
+
+    config = None
+    with suppress(Exception):  # of the hub, or a folder, which is told as the model is made
+        config = open_clip.get_model_config(_registered(model_name))
+    if config is not None:
+        _refuse_code(model_name, config)
+
+
+def _refuse_code(where: str, config: Mapping) -> None:
+    if (config["text_cfg"].get("tokenizer_kwargs") or {}).get("trust_remote_code"):
+        raise UsageError(f"{where}: trust_remote_code among its tokenizer_kwargs would run code of others; drop it")
 
 
 def describe_named(model_name: str, weights: Mapping[str, Tensor], options: Mapping[str, Any] | None = None) -> dict:

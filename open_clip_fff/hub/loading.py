@@ -20,6 +20,7 @@ from open_clip_fff.hub.description import (
     only_errors_logged,
     quick_gelu,
     read_description,
+    refuse_remote_code,
     trained_settings,
 )
 from open_clip_fff.hub.float32_text import float32_text_towers
@@ -243,6 +244,7 @@ def _by_open_clip(
     import open_clip
 
     with as_mistake(f"{source}: cannot be loaded", Exception):  # a corrupt folder, no network, an unknown tag
+        refuse_remote_code(name)
         # no pretrained tower parts: all weights come from the source
         with checked_loading(source) as reports, float32_text_towers():
             model, _, preprocess = open_clip.create_model_and_transforms(

@@ -2,9 +2,13 @@
 
 import gzip
 import io
+import json
 import os
 import pickle
 import re
+import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,10 +17,13 @@ import pytest
 import torch
 import webdataset as wds
 from PIL import Image
+from safetensors.torch import save_file
 
+from open_clip_fff import UsageError
 from open_clip_fff.data.images import open_image, read_image, to_rgb
 from open_clip_fff.evaluation.benchmark import EvalSettings, make_loader
 from open_clip_fff.evaluation.layouts import find_set
+from open_clip_fff.hub.loading import load_model
 from open_clip_fff.tools.pack.items import SkipSample, prepare_image
 from open_clip_fff.tools.pack.settings import ImageSettings
 from tests import recorder
@@ -59,6 +66,36 @@ def test_the_trap_works(trap, tmp_path, member):
     with suppress(Exception):  # some fail once they have run
         list(wds.WebDataset(str(tmp_path / "0.tar"), shardshuffle=False).decode("pilrgb"))
     assert ran.exists()
+
+
+def test_a_tokenizers_own_code_is_not_run(trainer, bert_clip, tmp_path, capsys):
+    """OpenCLIP passes `tokenizer_kwargs` of an architecture, which may come with weights, to transformers."""
+    folder, ran, asks = tmp_path / "model", tmp_path / "ran", {"trust_remote_code": True}
+    shutil.copytree(bert_clip.parent, folder)
+    code = f"import os\nos.mkdir({str(ran)!r})\nfrom transformers import BertTokenizerFast as Evil"
+    (folder / "evil.py").write_text(code)
+    auto = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(auto))
+    load = f"import transformers as x; x.AutoTokenizer.from_pretrained({str(folder)!r}, trust_remote_code=True)"
+    env = {**os.environ, "HF_HOME": str(tmp_path)}  # where transformers copies the code to
+    subprocess.run([sys.executable, "-c", load], env=env, capture_output=True)
+    assert ran.exists()  # the trap works
+    ran.rmdir()
+    model = json.loads(bert_clip.read_text())
+    model["text_cfg"] |= {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "tokenizer_kwargs": asks}
+    config = folder / "evil-clip.json"
+    config.write_text(json.dumps(model))
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model, "preprocess_cfg": {}}))
+    save_file({"logit_scale": torch.zeros(())}, folder / "open_clip_model.safetensors")
+    own = ["--model-config", str(config), "--model", "evil-clip"]
+    teacher = ["--distill-model", f"local-dir:{folder}", "--distill-pretrained", "own"]
+    for argv in (own, ["--model", f"local-dir:{folder}"], teacher):
+        assert trainer(*argv, "--name", "x") == 2
+        assert "trust_remote_code among its tokenizer_kwargs would run code" in capsys.readouterr().err
+    for source in (str(folder), f"evil-clip,{folder / 'open_clip_model.safetensors'}"):
+        with pytest.raises(UsageError, match="trust_remote_code among its tokenizer_kwargs would run code"):
+            load_model(source)
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("flags", [[], FFF, ["--method", "clip"]], ids=["stock", "fff", "clip"])
