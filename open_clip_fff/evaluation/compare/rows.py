@@ -29,15 +29,22 @@ class StoredModel:
     run: Path | None  # its run folder, if it has one
     at: Position  # how far it was trained, epoch -1 if unknown
 
-    def has_name(self, name: str) -> bool:
-        """Whether it was scored as `name`, or from that run, checkpoint or folder."""
-        if self.given == name:
+    @cached_property
+    def resolved(self) -> Path:
+        """Its folder, without links."""
+        return self.folder.resolve()
+
+    @cached_property
+    def source(self) -> Path:
+        """Its run, else what was scored, without links."""
+        return (self.run or _path(self.given)).resolve()
+
+    def has_name(self, name: str, path: Path) -> bool:
+        """Whether it was scored as `name`, or from that run, checkpoint or folder, which is `path` without links."""
+        if self.given == name or self.source == path:
             return True
-        path = Path(name.removeprefix("local-dir:")).resolve()
-        if self.run is None:
-            return Path(self.given.removeprefix("local-dir:")).resolve() == path
-        run = self.run.resolve()
-        return run == path or (run == run_folder(path) and path.suffix == ".pt" and self.at == _position(path))
+        is_checkpoint = self.run is not None and path.suffix == ".pt"
+        return is_checkpoint and self.source == run_folder(path) and self.at == _position(path)
 
 
 class ScoreStore:
@@ -94,8 +101,8 @@ class ScoreStore:
     def _matches(self, name: str) -> list[StoredModel]:
         """The models of that folder of the store, else all with that name."""
         folders = {Path(name).resolve(), (self.folder / name).resolve()} if name else set()
-        in_folder = [model for model in self.models if model.folder.resolve() in folders]
-        return in_folder or [model for model in self.models if model.has_name(name)]
+        in_folder, path = [model for model in self.models if model.resolved in folders], _path(name).resolve()
+        return in_folder or [model for model in self.models if model.has_name(name, path)]
 
     def _expand(self, pattern: str) -> Sequence[str]:
         """A pattern that the shell left alone, over files, else over the store; numbers in numerical order."""
@@ -219,3 +226,7 @@ def _common(names: Sequence[str]) -> str:
     if any(name[len(stem) :][:1].isdigit() for name in unique):  # seeds 10 and 12 share the 1
         stem = stem.rstrip("0123456789")
     return re.sub(r"[-_. ]*(seed|s)?[-_. ]*$", "", stem) or ", ".join(unique)
+
+
+def _path(name: str) -> Path:
+    return Path(name.removeprefix("local-dir:"))

@@ -1,6 +1,7 @@
 """The seam where OpenCLIP makes its data sets: captions as the plan says, and batch hooks."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -150,30 +151,32 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     image, captions, _ = table_columns(filename, options["sep"], options["img_key"], captions)
     columns, reader = list(captions.text_keys), CaptionReader(captions)
     # all columns, as OpenCLIP does next: with `usecols` a row with a cell too many is no error
-    table = read_table(filename, options["sep"], captions.text_columns)[list(captions.text_columns)].to_dict("records")
+    table = read_table(filename, options["sep"], captions.text_columns)
     dataset = make(filename, preprocess, **{**options, "img_key": image, "caption_key": columns[0]})
-    rows, counters, lost = [], LoaderCounters(captions.sources), {}
-    for path, cells in zip(dataset.images, table, strict=True):
+    paths, texts, counters, left_out, lost = [], [], LoaderCounters(captions.sources), Counter[str](), {}
+    for path, *row_cells in zip(dataset.images, *(table[name] for name in captions.text_columns), strict=True):
+        cells = dict(zip(captions.text_columns, row_cells, strict=True))
         found = reader.by_column(cells)
-        rows.append(reader.table_row(str(path), cells, found))
-        counters.count_row(rows[-1], found)
+        row = reader.table_row(str(path), cells, found)
+        counters.count_row(row, found)
+        if row.captions and cell_text(path):
+            paths.append(path)
+            texts.append(serialize(row))
+        else:
+            left_out[WITHOUT_IMAGE if row.captions else NO_CAPTION] += 1
         if further := sum(further_rows(x, str(path), options["sep"]) for texts in found.values() for x in texts):
             lost[path] = further
     counts = counters.take()
     logging.info(f"Captions in {filename}: {caption_line(counts, captions)}")
     check_coverage(counts, captions, filename)
-    captioned = [(path, row) for path, row in zip(dataset.images, rows, strict=True) if row.captions]
-    kept = [(path, serialize(row)) for path, row in captioned if cell_text(path)]
-    left_out = {NO_CAPTION: len(rows) - len(captioned), WITHOUT_IMAGE: len(captioned) - len(kept)}
-    if any(left_out.values()):
-        why = ", ".join(f"{number:,} {kind}" for kind, number in left_out.items() if number)
+    if left_out:
+        why = ", ".join(f"{left_out[kind]:,} {kind}" for kind in (NO_CAPTION, WITHOUT_IMAGE) if left_out[kind])
         logging.warning(f"Rows left out of {filename}: {why}")
     if lost:
         logging.warning(
             f"{filename}: {plural(sum(lost.values()), 'rows')} of it are inside a caption, the first in that of "
             f"{next(iter(lost))}, where a quote has no end: double the quotes of a caption, and put it in quotes."
         )
-    paths, texts = [path for path, _ in kept], [text for _, text in kept]
     dataset.images, dataset.captions = (pd.Series(paths), pd.Series(texts)) if TASKS else (paths, texts)
     return dataset
 
