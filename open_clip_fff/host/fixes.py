@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 import webdataset as wds
 from PIL import Image
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import Compose
 
 import open_clip_fff
 from open_clip_fff.atomic_io import atomic_file
@@ -34,6 +37,7 @@ from open_clip_fff.patching import View, replaced
 
 ImageReader = Callable[[Any], Image.Image]  # of bytes or a path
 
+_get_imagenet = oc_data.get_imagenet
 _nothrow = oc_data.tarfile_to_samples_nothrow  # OpenCLIP's: `counting_damage` may stand inside another of its kind
 
 
@@ -62,6 +66,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
             SharedEpoch=LatestEpoch,
             wds=webdataset,
             Image=View(oc_data.Image, open=images),
+            get_imagenet=partial(get_imagenet, images),
             **({"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}),
         ),
         replaced(open_clip.timm_model, freeze_batch_norm_2d=freeze_batch_norms),
@@ -208,6 +213,25 @@ def decode_image(images: ImageReader, content: bytes, max_pixels: int | None = N
     if max_pixels and image.width * image.height > max_pixels:
         raise ValueError(f"it has {image.width} x {image.height} pixels, more than --max-image-pixels {max_pixels:,}")
     return image
+
+
+def get_imagenet(images: ImageReader, *given: Any) -> oc_data.DataInfo:
+    """OpenCLIP's set of --imagenet-val or --imagenet-v2, whose own readers open all that Pillow does."""
+    info, read = _get_imagenet(*given), partial(read_file, images)
+    dataset: Any = info.dataloader.dataset
+    if isinstance(dataset, ImageFolder):
+        dataset.loader = read
+    else:  # imagenetv2_pytorch's, which gives its transform an image that is opened and not decoded
+        dataset.transform = Compose([attrgetter("filename"), read, dataset.transform])
+    return info
+
+
+def read_file(images: ImageReader, path: str) -> Image.Image:
+    """An image of an evaluation. Raises OSError, which costs the evaluation alone, whatever is wrong with it."""
+    try:
+        return images(path)
+    except NO_IMAGE as error:
+        raise OSError(printable(f"{path} cannot be read ({reason(error)})")) from error
 
 
 class SeededShuffle(wds.PipelineStage):

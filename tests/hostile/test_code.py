@@ -11,25 +11,31 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from subprocess import CalledProcessError
+from types import SimpleNamespace
 
 import numpy as np
+import open_clip_train.data as oc_data
 import pytest
 import torch
 import webdataset as wds
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 from safetensors.torch import save_file
+from torchvision.transforms.functional import to_tensor
 
 from open_clip_fff import UsageError
+from open_clip_fff.data.counters import LoaderCounters
 from open_clip_fff.data.images import open_image, read_image, to_rgb
 from open_clip_fff.evaluation.benchmark import EvalSettings, make_loader
 from open_clip_fff.evaluation.layouts import find_set
+from open_clip_fff.host.fixes import fixes
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.tools.pack.items import SkipSample, prepare_image
 from open_clip_fff.tools.pack.settings import ImageSettings
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.hostile.conftest import FFF as MANY
-from tests.hostile.conftest import GOOD, SIZE
+from tests.hostile.conftest import GOOD, SIZE, bomb
 
 FFF = [*MANY, "--captions-per-image", "1"]
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n0 0 moveto showpage\n%%EOF\n"
@@ -173,6 +179,67 @@ def test_tables_open_no_other_format_either(trainer, tmp_path):
     data = ["--train-data", str(tmp_path / "train.csv"), "--csv-img-key", "filepath", "--batch-size", str(GOOD + 1)]
     assert trainer(*FFF, "--name", "x", data=data) == 0
     assert f"{tmp_path}/0.jpg cannot be read (cannot identify image file" in trainer.log("x")
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """A program of that name, and the file that is there once it was given an image."""
+    program, ran = tmp_path / "gs", tmp_path / "ran"
+    program.write_text(f'#!/bin/sh\ncase "$1" in --version) ;; *) touch {ran}; exit 1;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", str(program))
+    return ran
+
+
+def test_the_program_is_run(ghostscript):
+    with suppress(CalledProcessError):
+        Image.open(io.BytesIO(EPS)).load()
+    assert ghostscript.exists()
+
+
+def write_folder(folder: Path, content: bytes) -> Path:
+    """A class with a good image and one more."""
+    (folder / "0").mkdir(parents=True)
+    for name, image in (("0.jpeg", colour_image("red", 0)), ("1.jpeg", content)):
+        (folder / "0" / name).write_bytes(image)
+    return folder
+
+
+@pytest.mark.parametrize("flags", [[], ["--method", "clip"]], ids=["stock", "clip"])
+@pytest.mark.parametrize("content", [EPS, bomb()], ids=["eps", "bomb"])
+def test_an_image_of_imagenet_that_cannot_be_read_costs_the_evaluation(
+    trainer, tmp_path, monkeypatch, ghostscript, flags, content
+):
+    monkeypatch.setattr("open_clip_train.zero_shot.build_zero_shot_classifier", lambda *_, **__: torch.zeros(16, 1000))
+    folder = write_folder(tmp_path / "images", content)
+    assert trainer(*flags, "--imagenet-val", str(folder), "--zeroshot-frequency", "1", "--name", "x") == 0
+    ended = f"Evaluation after epoch 1 ended without results: {folder}/0/1.jpeg cannot be read ("
+    assert ended in trainer.log("x") and trainer.checkpoint("x") and not ghostscript.exists()
+
+
+class Second(torch.utils.data.Dataset):
+    """As imagenetv2_pytorch, which is not installed, reads its images."""
+
+    def __init__(self, location, transform):
+        self.fnames, self.transform = sorted(Path(location).glob("**/*.jpeg")), transform
+
+    def __len__(self):
+        return len(self.fnames)
+
+    def __getitem__(self, i):
+        return self.transform(Image.open(self.fnames[i])), int(self.fnames[i].parent.name)
+
+
+def test_the_second_imagenet_is_read_by_ours(tmp_path, monkeypatch, ghostscript):
+    monkeypatch.setitem(sys.modules, "imagenetv2_pytorch", SimpleNamespace(ImageNetV2Dataset=Second))
+    folder = write_folder(tmp_path / "images", EPS)
+    args = SimpleNamespace(imagenet_v2=str(folder), batch_size=1, workers=0)
+    with fixes(LoaderCounters(), 0, read_image):
+        read = oc_data.get_imagenet(args, (None, to_tensor), "v2").dataloader.dataset
+        assert torch.equal(read[0][0], to_tensor(read_image(folder / "0" / "0.jpeg"))) and read[0][1] == 0
+        with pytest.raises(OSError, match=r"1\.jpeg cannot be read"):
+            read[1]
+    assert not ghostscript.exists()
 
 
 def png(values: np.ndarray) -> bytes:
