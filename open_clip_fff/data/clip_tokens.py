@@ -4,6 +4,8 @@ It repairs, unescapes and cuts every caption, in Python, and puts every word tog
 plain ASCII needs no repair, and words come again.
 """
 
+import heapq
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,9 @@ import torch
 from torch import Tensor
 
 MOST_WORDS = 2**17  # that are remembered; a captioner's vocabulary is smaller
+LONG = 200  # characters; longer words are not remembered
+
+_bpe = stock.SimpleTokenizer.bpe
 
 
 class FastTokenizer:
@@ -46,7 +51,9 @@ class FastTokenizer:
             if tokens is None:
                 if len(words) >= MOST_WORDS:
                     words.clear()
-                tokens = words[word] = [tokenizer.encoder[piece] for piece in tokenizer.bpe(word).split(" ")]
+                tokens = [tokenizer.encoder[piece] for piece in bpe(tokenizer, word).split(" ")]
+                if len(word) <= LONG:
+                    words[word] = tokens
             found += tokens
         return found
 
@@ -60,3 +67,33 @@ def fast_tokenizer(tokenizer: Any) -> Any:
         and tokenizer.context_length
     )
     return FastTokenizer(tokenizer) if plain else tokenizer
+
+
+def bpe(tokenizer: Any, word: str) -> str:
+    """The pieces of a word, as OpenCLIP's method of this name, in n log n.
+
+    OpenCLIP's goes over the whole word for each merge: half an hour for a caption of 220,000 letters without a space.
+    """
+    if len(word) <= LONG:
+        return _bpe(tokenizer, word)
+    ranks, size = tokenizer.bpe_ranks, len(word)
+    pieces = [*word[:-1], f"{word[-1]}</w>", ""]  # what is merged into the piece before it becomes empty, too
+    before, after = [*range(-1, size)], [*range(1, size + 1), size]  # places of a piece's neighbours
+    waiting = [(ranks[pair], place) for place, pair in enumerate(pairwise(pieces)) if pair in ranks]
+    heapq.heapify(waiting)
+    while waiting:
+        rank, merged = waiting[0][0], []
+        while waiting and waiting[0][0] == rank:  # all pairs of the lowest rank, before those that this makes
+            place = heapq.heappop(waiting)[1]
+            right = after[place]
+            if ranks.get((pieces[place], pieces[right])) == rank:
+                pieces[place], pieces[right] = pieces[place] + pieces[right], ""
+                after[place] = after[right]
+                before[after[place]] = place
+                merged.append(place)
+        for place in merged:
+            for left in (before[place], place):
+                pair = pieces[left], pieces[after[left]]
+                if pair in ranks:
+                    heapq.heappush(waiting, (ranks[pair], left))
+    return " ".join(filter(None, pieces))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip.timm_model
+import open_clip.tokenizer
 import open_clip_train
 import open_clip_train.data as oc_data
 import open_clip_train.main as oc_main
@@ -24,6 +25,7 @@ from torchvision.transforms import Compose
 import open_clip_fff
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.plan import Plan
+from open_clip_fff.data.clip_tokens import bpe
 from open_clip_fff.data.counters import BAD_MEMBER, LoaderCounters
 from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_as_open_clip, read_image
 from open_clip_fff.data.shard_reader import ShardReader
@@ -69,6 +71,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
             get_imagenet=partial(get_imagenet, images),
             **({"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}),
         ),
+        replaced(open_clip.tokenizer.SimpleTokenizer, bpe=bpe),
         replaced(open_clip.timm_model, freeze_batch_norm_2d=freeze_batch_norms),
         float32_text_towers(),
         counting_damage(counters),

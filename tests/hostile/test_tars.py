@@ -2,7 +2,9 @@
 
 import io
 import json
+import random
 import tarfile
+import time
 
 import pytest
 
@@ -73,6 +75,20 @@ def test_hostile_json_is_read_or_counted(trainer, tmp_path, capsys):
         assert f"00.tar: {name}.json cannot be read (" in log
     printed = capsys.readouterr().out
     assert f"{len(broken)} rows with captions that cannot be read, first {tmp_path}/00.tar: prose.json" in printed
+
+
+@pytest.mark.parametrize("flags", [[], ["--method", "clip"]], ids=["stock", "clip"])
+def test_a_caption_without_a_space_takes_no_hours(trainer, tmp_path, flags):
+    """OpenCLIP's tokenizer is quadratic in the letters of a word: the loader waited, until --timeout ended the run."""
+    letters = random.Random(0).choices("abcdefghijklmnopqrstuvwxyz", k=200_000)
+    samples = {str(row): colour_sample(row) for row in range(GOOD)}
+    samples["0"]["txt"] = "".join(letters).encode()
+    samples["1"]["txt"] = "".join(["é", *letters]).encode()  # not ASCII, and so not of the fast tokenizer
+    write_tar(tmp_path / "00.tar", samples)
+    data = ["--train-data", str(tmp_path / "00.tar"), *SIZE, "--batch-size", str(GOOD)]
+    began = time.monotonic()
+    assert trainer(*flags, "--name", "x", data=data) == 0
+    assert time.monotonic() - began < 60 and f"[{GOOD}/{GOOD} (100%)]" in trainer.log("x")
 
 
 HOSTILE_TEXT = {

@@ -42,6 +42,23 @@ def test_the_tokens_are_open_clips(stock, texts):
     assert tokens.dtype == torch.int64 and torch.equal(tokens, stock(texts))
 
 
+ALPHABETS = st.sampled_from(["a", "ab", "the", "aeinorst", "abcdefghijklmnopqrstuvwxyz", "!?.", "éaß¼"])
+WORDS = ALPHABETS.flatmap(lambda letters: st.text(letters, min_size=2, max_size=60))
+
+
+@times(300)
+@given(word=WORDS, copies=st.integers(1, 5))
+def test_long_words_have_the_same_pieces(stock, word, copies):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clip_tokens, "LONG", 1)
+        assert clip_tokens.bpe(stock, word * copies) == stock.bpe(word * copies)
+
+
+def test_long_words_are_not_remembered(stock):
+    fast, text = fast_tokenizer(stock), "abc" * clip_tokens.LONG
+    assert torch.equal(fast([text]), stock([text])) and not fast._words
+
+
 def test_words_are_remembered_within_bounds_and_long_captions_cut(stock, monkeypatch):
     monkeypatch.setattr(clip_tokens, "MOST_WORDS", 3)
     texts, fast = [f"{word} a dog runs " * 5 for word in ("one", "two", "three")], fast_tokenizer(stock)
