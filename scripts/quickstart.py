@@ -38,6 +38,8 @@ RUNS = (RAW, TEACHER, SIGLIP, ALL, FFF, SOFTMAX)
 MINILM = Run("minilm-softmax", "MiniLM's pairs, softmax", ("--method", "fff-softmax", *CAPTIONS))
 
 WRITTEN = ("data", "logs", "fff-model", "stock-logits.npy", "minilm-features")
+REPORTED = ("table.csv", "table.md", "accuracy.png")
+MARK = ".quickstart"  # in a folder whose files of these names are a quickstart's
 
 BEGAN = time.monotonic()
 
@@ -133,14 +135,20 @@ def parse() -> argparse.Namespace:
 
 
 def folder(out: Path, fresh: bool) -> Path:
-    """The output folder, without an earlier run in it."""
-    earlier = [out / name for name in ("logs", "fff-model", "table.csv") if (out / name).exists()]
+    """The output folder, without an earlier run in it.
+
+    Raises:
+        RunFailed: if a file that would be written is there, unless it is a quickstart's and `fresh` deletes it.
+    """
+    earlier = [out / name for name in (*WRITTEN, *REPORTED) if (out / name).exists()]
+    if earlier and not (out / MARK).exists():
+        raise RunFailed(f"{earlier[0]} is not an earlier run's (no {MARK} beside it): choose another --out")
     if earlier and not fresh:
         raise RunFailed(f"{earlier[0]} is there from an earlier run: add --fresh to delete it, or choose another --out")
-    for name in ("data", "logs", "fff-model", "minilm-features"):
-        shutil.rmtree(out / name, ignore_errors=True)
-    for name in ("table.csv", "table.md", "accuracy.png", "stock-logits.npy"):
-        (out / name).unlink(missing_ok=True)
+    for path in earlier:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
     return out
 
 

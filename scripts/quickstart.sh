@@ -3,5 +3,4 @@
 #   bash scripts/quickstart.sh [--out DIR] [--fresh]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/install.sh"
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-exec "$PYTHON" scripts/quickstart.py "$@"
+exec "$PYTHON" "$FFF_ROOT/scripts/quickstart.py" "$@"

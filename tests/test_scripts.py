@@ -3,7 +3,10 @@
 import importlib
 import importlib.util
 import json
+import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import open_clip
@@ -38,6 +41,27 @@ def test_every_stage_of_the_quickstart(tmp_path):
     # a second start loses nothing
     again = script(*command)
     assert again.returncode != 0 and "--fresh" in again.stderr and (out / "table.csv").exists()
+
+
+def test_the_quickstart_deletes_its_own_files_alone(tmp_path):
+    """The shell script, started elsewhere than in the clone, with a stand-in for the .venv that it makes."""
+    venv, mine, earlier = (tmp_path / name for name in ("venv", "mine", "earlier"))
+    for folder in (venv / "bin", mine / "data", earlier / "data"):
+        folder.mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "constraints.txt", venv / "open_clip_fff.installed")
+    (venv / "bin" / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (venv / "bin" / "python").chmod(0o755)
+    (earlier / ".quickstart").touch()
+    for more, line in (
+        (["mine"], "mine/data is not an earlier run's (no .quickstart beside it): choose another --out"),
+        (["mine", "--fresh"], "mine/data is not an earlier run's (no .quickstart beside it): choose another --out"),
+        (["earlier"], "earlier/data is there from an earlier run: add --fresh to delete it, or choose another --out"),
+    ):
+        command = ["bash", ROOT / "scripts" / "quickstart.sh", "--out", *more]
+        env = os.environ | {"FFF_VENV": str(venv), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+        assert (done.returncode, done.stderr) == (1, f"\nscripts/quickstart.sh: error: {line}\n")
+    assert (mine / "data").exists() and (earlier / "data").exists()
 
 
 @pytest.mark.slow
