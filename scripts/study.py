@@ -16,6 +16,9 @@ import sys
 from pathlib import Path
 
 from cifar.arms import GRIDS
+from digits.runs import RunFailed
+
+from open_clip_fff.errors import UsageError
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core each
 
@@ -95,4 +98,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (RunFailed, UsageError) as error:
+        sys.exit(f"scripts/study.py: error: {error}")

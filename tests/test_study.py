@@ -140,8 +140,13 @@ def test_from_parquets_to_the_table(tmp_path, photos, test_set):
     assert len(rates) == 6 and rates["validation top-1"].between(0, 100).all()
     assert list(runs["arm"]) == ["CLIP, raw caption", "FFF, five, none mined"]
     assert runs["top-1"].between(0, 100).all() and runs["mean per class"].notna().all()
+    for name, table in (("rates", rates), ("runs", runs)):
+        table[:-1].to_csv(results / f"{name}.csv", index=False)  # stopped as the last run had ended
     again = programs.run(*command)  # what is there is not run again
-    assert again.returncode == 0 and "open_clip_fff.train" not in again.stdout
+    assert again.returncode == 0 and "open_clip_fff.train" not in again.stdout, again.stderr[-2000:]
+    scored, timed = pd.read_csv(results / "runs.csv"), [*runs["seconds"][:-1], np.nan]
+    pd.testing.assert_frame_equal(scored, runs.assign(seconds=timed))
+    pd.testing.assert_frame_equal(pd.read_csv(results / "rates.csv"), rates)
     table = programs.run("scripts/study.py", "table", "--results", results)
     assert table.returncode == 0 and "FFF, five, none mined" in table.stdout
     where = ["--condition", runs["condition"][0], "--seeds", runs["seed"][0], "--results", results]

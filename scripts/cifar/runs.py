@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from digits.runs import Run, Trainer
 from digits.sentences import by_captions_alone, needed_sentence_model
+from digits.study import checkpoint
 from flickr.noisy import alike
 
 from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition
@@ -127,7 +128,7 @@ def train(
                 runs[run] = {**row, "loss": arm.loss, "rate": rate, "epochs": condition.epochs}
     for run, folder, seconds in trained(data, condition, list(runs), bench.sets):
         found = bench.scores(scores(folder))
-        append(results / "runs.csv", {**runs[run], **found, "seconds": round(seconds), **logged(folder)})
+        append(results / "runs.csv", {**runs[run], **found, "seconds": seconds and round(seconds), **logged(folder)})
 
 
 def score_more(data: Path, path: Path) -> None:
@@ -202,19 +203,24 @@ def count(folder: Path) -> int:
 
 def trained(
     data: Path, condition: Condition, runs: Sequence[Run], sets: Sequence[str]
-) -> Iterable[tuple[Run, Path, float]]:
-    """Trains two at a time, and yields each run with its folder and seconds as soon as those before it have ended."""
+) -> Iterable[tuple[Run, Path, float | None]]:
+    """Trains two at a time, and yields each run with its folder and seconds as soon as those before it have ended.
+
+    One that an earlier start finished is not trained again; its seconds are None.
+    """
     if not runs:
         return
     began = time.monotonic()
     clock = lambda: f"{(time.monotonic() - began) / 60:.0f} min"  # noqa: E731
     flags = shared_flags(data, condition, sets)
+    todo = [run for run in runs if not checkpoint(data / "logs" / run.name, condition.epochs).exists()]
     with Trainer(flags, data / "logs", condition.epochs, clock) as trainer:
-        for run in runs:
+        for run in todo:
             trainer.start(run)
         for run in runs:
-            trainer.wait(run)
-            yield run, data / "logs" / run.name, trainer.seconds[run.name]
+            if run in todo:
+                trainer.wait(run)
+            yield run, data / "logs" / run.name, trainer.seconds.get(run.name)
 
 
 def miner_flags(data: Path, condition: Condition, miner: str) -> list[str]:
