@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from PIL import Image
 
 from open_clip_fff.config.objective import LossSettings
 from open_clip_fff.data.shards import read_samples
+from open_clip_fff.errors import UsageError
 from open_clip_fff.losses.registry import LossContext
 from tests import programs
 from tests.conftest import write_tar
@@ -120,6 +122,21 @@ def test_differences_are_paired_by_seed_and_folder(tmp_path):
     assert "| clip-benchmark's prompts | 4 | +3.0 [-0.4, +6.4] | +1.0, +2.0, +3.0, +6.0 |" in found
     missing = programs.run("scripts/study.py", "difference", "a", "z", *where)
     assert missing.returncode == 1 and missing.stderr == "z: no run of it in c; there are a; b\n"
+
+
+def test_captions_are_refused_beside_other_images(tmp_path, photos, monkeypatch):
+    monkeypatch.syspath_prepend(programs.ROOT / "scripts")
+    read_captions = importlib.import_module("cifar.data").read_captions
+    (tmp_path / "bare").mkdir()
+    write_tar(tmp_path / "bare" / "00000.tar", {f"{n:09d}": {"jpg": photos[n]["image"]["bytes"]} for n in range(3)})
+    written = pd.DataFrame({"key": [f"{n:09d}" for n in range(4)], "captions": [[f"caption {n}"] for n in range(4)]})
+    for rows, wrong in ((4, True), (2, True), (3, False)):
+        written[:rows].to_parquet(tmp_path / "00000.parquet")
+        with pytest.raises(UsageError, match="all 3 images of ") if wrong else nullcontext():
+            assert list(read_captions(tmp_path, tmp_path).values()) == [[f"caption {n}"] for n in range(3)]
+    folders = ["--source", tmp_path, "--captions", tmp_path, "--data", tmp_path / "data"]
+    done = programs.run("scripts/study.py", "data", *folders, "--some", "2")
+    assert done.returncode == 2 and "error: --some: does not go with --captions" in done.stderr
 
 
 @pytest.mark.slow

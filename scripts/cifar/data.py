@@ -20,11 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from cifar.captions import SHARES, WORDS, raw_captions, true_captions
 from cifar.images import Photo, balanced, long_tailed, parts, read_photos
 from open_clip_fff import sample_id
 from open_clip_fff.data.shards import image_bytes, read_samples
+from open_clip_fff.errors import UsageError
 
 BLIP = Path(__file__).parent / "blip-32.json"
 PER_SHARD = 2_500
@@ -103,11 +105,18 @@ def pack(out: Path, photos: Sequence[Photo], captions: Sequence[list[str]]) -> N
 
 
 def read_captions(data: Path, written: Path) -> dict[str, list[str]]:
-    """What a captioner wrote, by the key of a photograph."""
+    """What a captioner wrote, by the key of a photograph.
+
+    Raises:
+        UsageError: for a tar without a parquet, or with one of another number of images.
+    """
     found = {}
     for tar in sorted((data / "bare").glob("*.tar")):
-        table = pd.read_parquet(written / f"{tar.stem}.parquet").set_index("key")["captions"]
-        for sample in read_samples([str(tar)]):
+        path, samples = written / f"{tar.stem}.parquet", list(read_samples([str(tar)]))
+        if not path.exists() or pq.read_metadata(path).num_rows != len(samples):
+            raise UsageError(f"{path}: has to hold the captions of all {len(samples)} images of {tar}")
+        table = pd.read_parquet(path).set_index("key")["captions"]
+        for sample in samples:
             found[f"{sample_id(image_bytes(sample)):020d}"] = list(table.get(sample["__key__"], ()))
     return found
 
