@@ -121,7 +121,33 @@ def test_differences_are_paired_by_seed_and_folder(tmp_path):
     found = programs.run("scripts/study.py", "difference", "a", "b", *where).stdout
     assert "| clip-benchmark's prompts | 4 | +3.0 [-0.4, +6.4] | +1.0, +2.0, +3.0, +6.0 |" in found
     missing = programs.run("scripts/study.py", "difference", "a", "z", *where)
-    assert missing.returncode == 1 and missing.stderr == "z: no run of it in c; there are a; b\n"
+    assert missing.stderr == "scripts/study.py: error: z: no run of it in c; there are a; b\n"
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    none, some = tmp_path / "none", tmp_path / "some"
+    some.mkdir()
+    pd.DataFrame({"condition": ["c", "d"], "seed": 0, "arm": "a"}).to_csv(some / "runs.csv", index=False)
+    for argv, line in (
+        (["table", "--results", none], f"--results {none}: no runs.csv there"),
+        (["difference", "a", "b", "--results", some, none], f"--results {none}: no runs.csv there"),
+        (["difference", "a", "b", "--results", some, "--condition", "x"], "--condition x: no run; there are c; d"),
+        (
+            ["difference", "a", "b", "--results", some, "--condition", "c", "--seeds", "1", "2"],
+            "--seeds 1 2: no run with one of them in c",
+        ),
+        (
+            ["run", "--data", none, "--results", none],
+            f"--data {none}: no balanced-web/*.tar there; `scripts/study.py data` makes them",
+        ),
+        (
+            ["batches", "--train-data", "00000.tar", "--features", none],
+            f"--features {none}: no 00000.parquet there, of 00000.tar",
+        ),
+    ):
+        done = programs.run("scripts/study.py", *argv)
+        assert (done.returncode, done.stderr) == (1, f"scripts/study.py: error: {line}\n")
+    assert not none.exists()
 
 
 def test_captions_are_refused_beside_other_images(tmp_path, photos, monkeypatch):

@@ -14,8 +14,10 @@ import torch.nn.functional as F
 from digits.study import markdown
 from torch import Tensor
 
+from open_clip_fff.data.data_sets import parquet_name
 from open_clip_fff.data.features import COLUMN, unpack
 from open_clip_fff.data.shards import read_samples
+from open_clip_fff.errors import UsageError
 
 SIZES = (256, 1024, 4096, 32768)
 THRESHOLDS = (0.8, 0.85, 0.9, 0.95, 0.99)
@@ -43,10 +45,13 @@ def table(shards: Sequence[str], sidecar: Path) -> str:
 
 
 def _read(shards: Sequence[str], sidecar: Path) -> tuple[Tensor, Tensor | None, float]:
-    """Pooled features [n, D], classes int64 [n] or None, and captions per image."""
+    """Pooled features [n, D], classes int64 [n] or None, and captions per image. UsageError without stored ones."""
     pooled, classes, captions = [], [], 0
     for shard in shards:
-        stored = pd.read_parquet(sidecar / f"{Path(shard).stem}.parquet").set_index("key")[COLUMN]
+        path = sidecar / parquet_name(shard)
+        if not path.exists():
+            raise UsageError(f"--features {sidecar}: no {path.name} there, of {shard}")
+        stored = pd.read_parquet(path).set_index("key")[COLUMN]
         for sample in read_samples([shard]):
             content = stored.get(sample["__key__"])
             if content is None:

@@ -14,6 +14,7 @@ from cifar.benches import BENCHES, CIFAR, FLICKR, Bench, bench_of
 from cifar.curves import draw as draw_curves
 from cifar.recalls import MEASURES as RECALLS
 from cifar.runs import BY_FREQUENCY
+from open_clip_fff.errors import UsageError
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -23,10 +24,15 @@ BASELINE = "CLIP, one of five drawn"  # the same captions, one at each visit
 
 
 def report(results: Path) -> None:
-    """Writes tables.md and study.png of each bench that has runs, and curves.png, and prints the tables."""
-    for bench in BENCHES:
-        if not (results / bench.folder / "runs.csv").exists():
-            continue
+    """Writes tables.md and study.png of each bench that has runs, and curves.png, and prints the tables.
+
+    Raises:
+        UsageError: if none has.
+    """
+    benches = [bench for bench in BENCHES if (results / bench.folder / "runs.csv").exists()]
+    if not benches:
+        raise UsageError(f"--results {results}: no runs.csv there")
+    for bench in benches:
         every = pd.read_csv(results / bench.folder / "runs.csv")
         again = every["seed"].isin(GRIDS["fresh"].seeds)
         runs = every[~again]
@@ -77,17 +83,28 @@ def fresh_seed(runs: pd.DataFrame, fresh: pd.DataFrame) -> str:
 
 
 def differences(arm: str, other: str, condition: str, seeds: Sequence[int], results: Sequence[Path]) -> str:
-    """How far one arm is ahead of another, by each measure, over some seeds of all folders, each of a captioner."""
+    """How far one arm is ahead of another, by each measure, over some seeds of all folders, each of a captioner.
+
+    Raises:
+        UsageError: if a folder has no runs, the condition none with these seeds, or an arm none of those.
+    """
     bench = bench_of(condition)
     measures = bench.measures if bench is FLICKR else {**bench.measures, **{name: name for name in RECALLS}}
     files = {folder: folder / bench.folder / "runs.csv" for folder in results}
+    for folder, file in files.items():
+        if not file.exists():
+            raise UsageError(f"--results {folder}: no {file.relative_to(folder)} there")
     runs = pd.concat({folder: pd.read_csv(file) for folder, file in files.items()}, names=["folder"])
+    if runs[runs["condition"] == condition].empty:
+        raise UsageError(f"--condition {condition}: no run; there are {'; '.join(runs['condition'].unique())}")
     runs = runs[(runs["condition"] == condition) & runs["seed"].isin(seeds)].reset_index("folder")
+    if runs.empty:
+        raise UsageError(f"--seeds {' '.join(map(str, seeds))}: no run with one of them in {condition}")
     runs = runs.set_index(["folder", "seed"])
     own, base = (runs[runs["arm"] == name] for name in (arm, other))
     for name, found in ((arm, own), (other, base)):
         if found.empty:
-            raise SystemExit(f"{name}: no run of it in {condition}; there are {'; '.join(runs['arm'].unique())}")
+            raise UsageError(f"{name}: no run of it in {condition}; there are {'; '.join(runs['arm'].unique())}")
     rows = []
     for measure, title in measures.items():
         apart = (own[measure] - base[measure]).dropna()

@@ -19,6 +19,7 @@ from cifar.data import BLIP, command, shards
 from cifar.recalls import MEASURES, recalls
 from cifar.teacher import CONFIG as TEACHER
 from cifar.teacher import image_tower
+from open_clip_fff.errors import UsageError
 from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate
 from open_clip_fff.evaluation.layouts import find_sets
 from open_clip_fff.hub.loading import load_model
@@ -52,10 +53,16 @@ def run_grid(
 
     Raises:
         RunFailed: if a training fails.
+        UsageError: if the data or the test set are not there.
     """
     grid = GRIDS[name]
-    results.mkdir(parents=True, exist_ok=True)
     of_grid = [each for each in grid.conditions if shares in (None, each.shares)]
+    for folder in (data / f"{each.shares}-{each.noise}" for each in of_grid):
+        if not any(folder.glob("*.tar")):
+            raise UsageError(f"--data {data}: no {folder.name}/*.tar there; `scripts/study.py data` makes them")
+    if test is not None and not any((test / "test").glob("*.tar")):
+        raise UsageError(f"--test {test}: no test/*.tar there")
+    results.mkdir(parents=True, exist_ok=True)
     if CIFAR in [bench_of(each.name) for each in of_grid]:
         link_sets(data, test)
     for condition in of_grid:
