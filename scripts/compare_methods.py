@@ -12,6 +12,7 @@ Writes OUT/steps.csv (loss, rates and recall over steps), OUT/table.csv and OUT/
 
 import argparse
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -37,6 +38,7 @@ METHODS = {
     "fff-softmax": ("FFF's pairs, softmax", ["--method", "fff-softmax"]),
 }
 TEACHER = "one-of-k"
+FINISHED = "seconds.json"  # in a run's folder
 CURVES = {  # column: (TensorBoard tag, title)
     "loss": ("train/loss", "training loss (each its own scale)"),
     "mined_per_image": ("train/mined_per_image", "mined captions per image"),
@@ -52,16 +54,24 @@ def main() -> None:
     parser.add_argument("--rate", nargs="*", default=[], metavar="METHOD=LR", help="a method's own learning rate")
     arguments, shared = parser.parse_known_args()
     shared = [flag for flag in shared if flag != "--"] + ["--report-to", "tensorboard"]
+    for pair in arguments.rate:
+        if not re.fullmatch(f"({'|'.join(METHODS)})=.+", pair):
+            parser.error(f"--rate {pair}: METHOD=LR, where METHOD is one of {', '.join(METHODS)}")
     rates = dict(pair.split("=") for pair in arguments.rate)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    runs = {}
+    for name, (_, flags) in METHODS.items():
+        mined = ["--mined-per-image", f"{arguments.mined_per_image:g}"] if name.startswith("fff") else []
+        runs[name] = [*shared, *flags, *mined, *(["--lr", rates[name]] if name in rates else [])]
+        finished = arguments.out / name / FINISHED
+        done = json.loads(finished.read_text()) if finished.exists() else {"flags": runs[name]}
+        if not isinstance(done, dict) or done["flags"] != runs[name]:  # earlier versions wrote the seconds alone
+            raise UsageError(f"{finished}: this run had other flags; delete its folder, or choose another --out")
 
     curves, rows = [], []
-    for name, (label, flags) in METHODS.items():
-        if name.startswith("fff"):
-            flags = flags + teachers_flags(arguments.out / TEACHER, shared, arguments.mined_per_image)
-        if name in rates:
-            flags = [*flags, "--lr", rates[name]]
-        seconds = train(arguments.out, name, shared + flags)
+    for name, (label, _) in METHODS.items():
+        more = teachers_flags(arguments.out / TEACHER, shared) if name.startswith("fff") else []
+        seconds = train(arguments.out, name, runs[name], more)
         curve, recalls = read_curves(arguments.out / name)
         curves.append(curve.assign(method=label))
         rows.append(
@@ -82,26 +92,25 @@ def main() -> None:
     print(f"Written: {arguments.out}/table.csv, steps.csv, comparison.png")
 
 
-def train(out: Path, name: str, flags: list[str]) -> float:
-    """One run in a process of its own, unless it is finished already; the seconds it took."""
-    finished, log = out / name / "seconds.json", out / f"{name}.log"
+def train(out: Path, name: str, flags: list[str], more: list[str]) -> float:
+    """One run in a process of its own, unless it is finished already; the seconds it took, kept beside its flags."""
+    finished, log = out / name / FINISHED, out / f"{name}.log"
     if not finished.exists():
-        command = ["-m", "open_clip_fff.train", *flags, "--logs", str(out), "--name", name]
+        command = ["-m", "open_clip_fff.train", *flags, *more, "--logs", str(out), "--name", name]
         print("\n$ python", shlex.join(command), flush=True)
         started = time.monotonic()
         with log.open("w") as file:
             code = subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT).returncode
         if code:
             sys.exit(f"{name} failed; the end of {log}:\n" + "\n".join(log.read_text().splitlines()[-5:]))
-        finished.write_text(json.dumps(time.monotonic() - started))
-    return json.loads(finished.read_text())
+        finished.write_text(json.dumps({"seconds": time.monotonic() - started, "flags": flags}))
+    return json.loads(finished.read_text())["seconds"]
 
 
-def teachers_flags(teacher: Path, shared: list[str], per_image: float) -> list[str]:
+def teachers_flags(teacher: Path, shared: list[str]) -> list[str]:
     """Flags that mine with the last checkpoint of a run."""
     model = shared[shared.index("--model") + 1]
-    frozen = ["--mining-model", model, "--mining-pretrained", str(find_checkpoint(teacher))]
-    return [*frozen, "--mined-per-image", f"{per_image:g}"]
+    return ["--mining-model", model, "--mining-pretrained", str(find_checkpoint(teacher))]
 
 
 def read_curves(run: Path) -> tuple[pd.DataFrame, dict[str, float]]:

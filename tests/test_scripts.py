@@ -79,6 +79,17 @@ def test_methods_are_compared_on_ones_own_tars(trainer, shards, tmp_path):
     assert (out / "comparison.png").stat().st_size > 10_000
     # finished runs are not run again
     assert "$ python" not in script(*command).stdout
+    # nor taken for those of other flags
+    other = script(*command[:3], "--rate", "fff=1e-3", *command[3:])
+    assert other.returncode == 1 and f"{out}/fff/seconds.json: this run had other flags" in other.stderr, other
+    assert pd.read_csv(out / "table.csv").equals(table)
+
+
+@pytest.mark.parametrize("rate", ["fff", "fff-sofmax=1e-3", "fff="])
+def test_rates_of_no_method_are_refused(tmp_path, rate):
+    done = script("scripts/compare_methods.py", "--out", tmp_path / "out", "--rate", rate, "--", "--model", "ViT-B-32")
+    wanted = f"error: --rate {rate}: METHOD=LR, where METHOD is one of clip, one-of-k, softmax, fff, fff-softmax\n"
+    assert done.returncode == 2 and done.stderr.endswith(wanted) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
