@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import COLOURS, colour_image, colour_sample, write_tar
-from tests.packing_sets import left_out, pack, pictures, refused, samples  # noqa: F401
+from tests.packing_sets import csv, left_out, pack, pictures, refused, samples  # noqa: F401
 from tests.packing_sets import picture as jpeg
 
 
@@ -162,3 +162,21 @@ def test_shards_that_are_made_inside_the_folder_are_no_part_of_it(pack, img2data
     for _ in range(2):
         done = pack(img2dataset, "--out", img2dataset / "00001" / "shards")
         assert "10 images" in done.out and ".arrow" not in done.out and "2 .json (00000_stats.json" in done.out
+
+
+CODE = "\x1b[2J"  # clears a terminal
+
+
+def test_terminal_codes_of_data_are_escaped(pack, tmp_path):
+    fields = json.dumps({f"field{CODE}": f"text{CODE}"}).encode()
+    (tmp_path / "in").mkdir()
+    write_tar(tmp_path / "in" / "0.tar", {"0": {**colour_sample(0), "txt": f"a{CODE} cat".encode(), "json": fields}})
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "0.jpg").write_bytes(jpeg(30, 30))
+    (tmp_path / "folder" / f"0.a{CODE}").touch()
+    table = csv(tmp_path / "in.csv", [("image", f"caption_1{CODE}", f"b{CODE}"), ("folder/0.jpg", "a cat", "x")])
+    for source in (tmp_path / "in", tmp_path / "folder", table):
+        for more in (["--dry-run"], []):
+            keys = ["--caption-key", f"caption_1{CODE}"] if source == table else []
+            done = pack(source, "--out", tmp_path / f"{source.name}-out", *keys, *more)
+            assert "\\x1b" in done.out and "\x1b" not in done.out

@@ -41,7 +41,7 @@ class UnusedFiles:
         parts = []
         for suffix, count in by_count:
             names = [*self._found[suffix], *(["…"] if count > SHOWN else [])]
-            parts.append(f"{count:,} {suffix or 'without a suffix'} ({', '.join(names)})")
+            parts.append(f"{count:,} {printable(suffix) or 'without a suffix'} ({', '.join(names)})")
         return [", ".join(parts)] if parts else []
 
 

@@ -13,6 +13,7 @@ from open_clip_fff.data.data_sets import braces
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import as_usage_errors, read_samples
 from open_clip_fff.data.sources import field_values, texts_of
+from open_clip_fff.errors import printable
 from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.pack.join import OneTable
 from open_clip_fff.tools.pack.settings import PackSettings
@@ -49,7 +50,12 @@ def dry_run(settings: PackSettings, prepared: PreparedSource, workers: int) -> N
     lines += [line for sample in samples[:SHOWN] for line in _sample_lines(sample)]
     unread = unread_texts((sample.members for sample in samples), source.read_keys) if source.read_keys else []
     lines += [f"not used: {line}" for line in [*source.unused(), *unread]]
-    print("\n".join([*lines, "dry run: nothing is written"]))
+    print_lines([*lines, "dry run: nothing is written"])
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Prints lines with names and texts of the data, in which terminal codes are escaped."""
+    print("\n".join(map(printable, lines)), flush=True)
 
 
 def _coverage(source: SampleSource) -> list[str]:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from open_clip_fff.errors import UsageError, print_warnings
+from open_clip_fff.errors import UsageError, print_warnings, printable
 from open_clip_fff.tools.pack.folder import prepare_folder
 from open_clip_fff.tools.pack.kinds import SourceKind, check_flags, detect_kind
-from open_clip_fff.tools.pack.report import dry_run, ending
+from open_clip_fff.tools.pack.report import dry_run, ending, print_lines
 from open_clip_fff.tools.pack.row_list import ROWS
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.shards import CAPTIONS, prepare_shards
@@ -41,7 +41,7 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
         refuse_input_folder(out, kind.files)
     prepared = PREPARE[kind.name](settings, kind)
     if share.index == 0:
-        print("\n".join(prepared.lines), flush=True)
+        print_lines(prepared.lines)
     if dry:
         dry_run(settings, prepared, workers)
         return 0
@@ -54,9 +54,9 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
                 (out / name).unlink(missing_ok=True)
         raise
     if share.index == 0:
-        print_warnings(source.notes())
+        print_warnings(map(printable, source.notes()))
     work = partial(write_shard, source=source, settings=settings.images, workers=workers)
     code = process_shards(source.shards, folder, share, work, source.size)
     if share.reports:
-        print("\n".join(ending(folder, source)), flush=True)
+        print_lines(ending(folder, source))
     return code
