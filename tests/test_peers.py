@@ -15,8 +15,8 @@ TIMEOUT = ["--timeout", "0.1", "--name", "x"]  # six seconds
 
 
 def validation(trainer, before: str) -> list[str]:
-    """A set that a shell does something before reading; not in the look at it, before the run has a folder."""
-    tar = f"pipe:test -e {trainer.run('x')} && {before}; cat {trainer.shards / '00.tar'}"
+    """A set that a shell does something before reading; not in each rank's look at it, before the run has trained."""
+    tar = f"pipe:grep -qs Train.Epoch {trainer.run('x') / 'out.log'} && {before}; cat {trainer.shards / '00.tar'}"
     return ["--val-data", tar, "--val-num-samples", "16"]
 
 
