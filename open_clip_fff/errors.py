@@ -48,6 +48,15 @@ def as_mistake(what: str, *errors: type[Exception], fix: str = "") -> Iterator[N
         raise UsageError(f"{what} ({reason(error)}){f'; {fix}' if fix else ''}") from error
 
 
+@contextmanager
+def named(flag: str) -> Iterator[None]:
+    """Puts the flag that names a file before what is wrong with the file."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{flag} {error}") from error
+
+
 def is_pointer(path: str) -> bool:
     """Whether a local file is Git LFS's pointer to another."""
     try:

@@ -365,7 +365,7 @@ def test_what_does_not_go_with_a_fusion_model(trainer, tmp_path, capsys):
     assert "has no mask token; use a Hugging Face one" in refused(*plain, "--mlm-weight", "1")
     assert "leave the fusion model nothing to learn" in refused(*plain, "--itm-weight", "0", "--mlm-weight", "0")
     assert "a multiple of 64" in refused(*plain, "--fusion-width", "100", "--fusion-width", "200")
-    assert "which scores the hardest alone" in refused(*plain, "--discriminator", "blip:x")
+    assert "which scores the hardest alone, does not score" in refused(*plain, "--discriminator", "blip:x")
     assert "--fusion-pretrained none-there: no such folder" in refused(*plain, "--fusion-pretrained", "none-there")
     text = {**TINY, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32}}
     (tmp_path / "tiny-resnet.json").write_text(json.dumps(text))

@@ -87,7 +87,7 @@ def _check_fusion(plan: Plan, loss: str) -> None:
     if plan.fusion.itm_negatives != "hardest" and plan.connection is not None:
         raise UsageError(
             f"--itm-negatives {plan.fusion.itm_negatives}: draws pairs that the --discriminator, which scores "
-            f"the hardest alone; drop one"
+            f"the hardest alone, does not score; drop one"
         )
     if not plan.fusion.itm_weight and not plan.fusion.mlm_weight:
         raise UsageError(

@@ -181,9 +181,7 @@ class SafeWebDataset(webdataset.WebDataset):
     def __init__(self, pattern: str, **options: Any) -> None:
         folder, _, last = pattern.rpartition("{0..")
         urls = [f"{folder}{shard}.tar" for shard in range(int(last.removesuffix("}.tar")) + 1)]
-        super().__init__(
-            urls, empty_check=False, **options
-        )  # a worker may have an empty one: `count_images` checks all
+        super().__init__(urls, empty_check=False, **options)  # one may be empty; `count_images` looks at all
 
     def decode(self, *_: Any, **__: Any) -> Any:
         return self.map(partial(_decoded, Decoder([SafeMembers(open_as_open_clip)], pre=[], post=[])))

@@ -6,7 +6,7 @@ from open_clip_fff.data.batch import Batch
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import BatchHook
 
-_MEND = "captions.picking(positions) takes along all that they have"
+_FIX = "captions.picking(positions) takes along all that they have"
 
 
 def check_batch(hook: BatchHook, before: Batch, after: Batch, thorough: bool) -> None:
@@ -27,10 +27,10 @@ def check_batch(hook: BatchHook, before: Batch, after: Batch, thorough: bool) ->
             found = list(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
             raise UsageError(f"{who} gave {name} {found}: it is a tensor whose dimension 0 stays B = {size}")
     if len(shapes := {captions.tokens.shape[:2], captions.valid.shape, captions.raw.shape}) > 1:
-        raise UsageError(f"{who} gave tokens, valid and raw of {len(shapes)} shapes [B, K]; {_MEND}")
+        raise UsageError(f"{who} gave tokens, valid and raw of {len(shapes)} shapes [B, K]; {_FIX}")
     left = [name for name in before.captions.by_caption() if captions.extras.get(name) is before.captions.extras[name]]
     if left and _picked(before, after, thorough):
-        raise UsageError(f"{who} put captions in other places, and left {', '.join(left)} in theirs; {_MEND}")
+        raise UsageError(f"{who} put captions in other places, and left {', '.join(left)} in theirs; {_FIX}")
 
 
 def _picked(before: Batch, after: Batch, thorough: bool) -> bool:

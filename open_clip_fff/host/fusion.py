@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.config.fusion import FusionSettings
-from open_clip_fff.errors import UsageError
-from open_clip_fff.host.checks.weights import named
+from open_clip_fff.errors import UsageError, named
 from open_clip_fff.hub.fusion_files import read_fusion
 from open_clip_fff.losses.fusion import FusionLoss, Vocabulary
 from open_clip_fff.models.fusion import Fusion, FusionSizes, FusionSlot, load_weights, width_for

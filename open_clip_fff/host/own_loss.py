@@ -25,9 +25,8 @@ def make_loss(state: RunState) -> Criterion:
     elif args.world_size > 1 and not (args.local_loss and args.gather_with_grad):
         logging.info(f"Loss {plan.loss.name} gathers with gradient, whatever --gather-with-grad says.")
     settings = replace(plan.loss, dist_impl=args.loss_dist_impl or plan.loss.dist_impl)  # OpenCLIP's own flag
-    loss = (
-        LOSSES[plan.loss.name].build(LossContext(args.rank, args.world_size, settings, args.batch_size)).to(args.device)
-    )
+    context = LossContext(args.rank, args.world_size, settings, args.batch_size)
+    loss = LOSSES[plan.loss.name].build(context).to(args.device)
     if learnt := [name for name, parameter in loss.named_parameters() if parameter.requires_grad]:
         raise UsageError(
             f"--loss {plan.loss.name}: its parameters would never be trained ({', '.join(learnt)}), since the "

@@ -106,7 +106,8 @@ def refuse_remote_code(model_name: str) -> None:
 
 
 def _refuse_code(where: str, config: Mapping) -> None:
-    if (config["text_cfg"].get("tokenizer_kwargs") or {}).get("trust_remote_code"):
+    text = config.get("text_cfg") or {}  # on OpenCLIP's main branch other kinds of models have none
+    if (text.get("tokenizer_kwargs") or {}).get("trust_remote_code"):
         raise UsageError(f"{where}: trust_remote_code among its tokenizer_kwargs would run code of others; drop it")
 
 

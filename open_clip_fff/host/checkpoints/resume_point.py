@@ -11,9 +11,9 @@ from torch import Tensor
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import trains
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, named
 from open_clip_fff.host.checkpoints.extra_state import check_extra, needs_extra
-from open_clip_fff.host.checks.weights import architecture, check_resume, model_options, named
+from open_clip_fff.host.checks.weights import architecture, check_resume, model_options
 from open_clip_fff.hub.checkpoints import (
     LATEST,
     Position,

@@ -2,8 +2,8 @@
 
 import argparse
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import trains
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, named
 from open_clip_fff.hub.checkpoints import read_weights, run_of, usable_before, weights_of
 from open_clip_fff.hub.description import only_errors_logged, quick_gelu, registered_architecture, trained_settings
 from open_clip_fff.hub.params import read_params
@@ -28,16 +28,15 @@ def setting_notes(args: argparse.Namespace) -> list[str]:
 
     These are no weights, so that nothing fails: the activation, and the images' mean and standard deviation.
     """
-    student = f"--model {args.model} --pretrained {args.pretrained}"
-    teacher = f"--distill-model {args.distill_model} --distill-pretrained {args.distill_pretrained}"
-    notes = [activation_warning(args.model, args.pretrained, student, args.force_quick_gelu)]
+    own_flags = "; --image-mean, --image-std and --force-quick-gelu set them"
+    models = [("--", args.model, args.pretrained, args.force_quick_gelu, own_flags)]
     if args.distill_model:
-        notes.append(activation_warning(args.distill_model, args.distill_pretrained, teacher))
-    changed = _changed_settings(args, args.model, args.pretrained, args.force_quick_gelu)
-    mend = "--image-mean, --image-std and --force-quick-gelu set them"
-    notes += [f"warning: {student}: {each}; {mend}" for each in changed]
-    changed = _changed_settings(args, args.distill_model, args.distill_pretrained, False)
-    notes += [f"warning: {teacher}: {each}" for each in changed]
+        models.append(("--distill-", args.distill_model, args.distill_pretrained, False, ""))
+    notes: list[str | None] = []
+    for flags, model, weights, forced, fix in models:
+        source = f"{flags}model {model} {flags}pretrained {weights}"
+        notes.append(activation_warning(model, weights, source, forced))
+        notes += [f"warning: {source}: {each}{fix}" for each in _changed_settings(args, model, weights, forced)]
     return [note for note in notes if note]
 
 
@@ -81,15 +80,6 @@ def model_options(args: argparse.Namespace, plan: Plan) -> dict[str, object]:
     """With which `architecture` makes the run's model, but for the sizes that OpenCLIP changes weights to."""
     biased = args.siglip or plan.loss.name == "siglip" or (not plan.loss.stock and LOSSES[plan.loss.name].bias)
     return {"force_custom_text": args.force_custom_text, **({"init_logit_bias": -10.0} if biased else {})}
-
-
-@contextmanager
-def named(flag: str) -> Iterator[None]:
-    """Puts the flag that names a file before what is wrong with the file."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{flag} {error}") from error
 
 
 def _check_start(flags: str, name: str, weights: str | None, options: Mapping, plan: Plan) -> None:

@@ -164,7 +164,7 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
             texts.append(serialize(row))
         else:
             left_out[WITHOUT_IMAGE if row.captions else NO_CAPTION] += 1
-        if further := sum(further_rows(x, str(path), options["sep"]) for texts in found.values() for x in texts):
+        if further := sum(further_rows(x, str(path), options["sep"]) for some in found.values() for x in some):
             lost[path] = further
     counts = counters.take()
     logging.info(f"Captions in {filename}: {caption_line(counts, captions)}")
