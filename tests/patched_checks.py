@@ -4,8 +4,10 @@ A process of its own, because it imports the copy in place of the OpenCLIP that 
 """
 
 import sys
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
+from unittest import TestCase
 
 ROOT = Path(__file__).resolve().parent.parent
 OPEN_CLIP = ("open_clip", "open_clip_train")
@@ -238,6 +240,10 @@ def captions_of_shards(folder):
     assert found == {("first",), ("alone",), ("of a member",)}, found
     found, tokens = texts_of(arguments(*data, "--batch-size", "2"))  # as ever: those with a txt
     assert tokens.shape == (2, 77) and found <= {("a raw one",), ("",), ("never read",)}, found
+    with TestCase().assertLogs(level="WARNING") as logs, suppress(StopIteration):
+        texts_of(arguments(*data, "--workers", "0", "--caption-keys", "json.blib"))
+    named = "sample many has none of --caption-keys json.blib, but png txt json json.blip json.width"
+    assert any(named in line for line in logs.output), logs.output
 
 
 def captions_of_tables(folder):
