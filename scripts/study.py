@@ -65,6 +65,8 @@ def main() -> int:
         for flag, folder in (("--source", args.source), ("--captions", args.captions)):
             if folder is not None and not any(folder.glob("*.parquet")):
                 data.error(f"{flag} {folder}: no parquet there")
+        if args.flickr8k and (args.some, args.captions) != (None, None):
+            data.error("--some, --captions: do not go with --flickr8k, which is used whole and has captions")
         if args.some is not None and args.captions is not None:
             data.error("--some: does not go with --captions, which are of all images, by their place")
         if args.flickr8k:

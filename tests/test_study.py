@@ -141,6 +141,10 @@ def test_what_is_not_there_is_named(tmp_path):
             f"--data {none}: no balanced-web/*.tar there; `scripts/study.py data` makes them",
         ),
         (
+            ["run", "--data", none, "--results", none, "--grid", "quarter", "--shares", "tailed"],
+            "--shares tailed: no condition of --grid quarter has them",
+        ),
+        (
             ["batches", "--train-data", "00000.tar", "--features", none],
             f"--features {none}: no 00000.parquet there, of 00000.tar",
         ),
@@ -160,9 +164,13 @@ def test_captions_are_refused_beside_other_images(tmp_path, photos, monkeypatch)
         written[:rows].to_parquet(tmp_path / "00000.parquet")
         with pytest.raises(UsageError, match="all 3 images of ") if wrong else nullcontext():
             assert list(read_captions(tmp_path, tmp_path).values()) == [[f"caption {n}"] for n in range(3)]
-    folders = ["--source", tmp_path, "--captions", tmp_path, "--data", tmp_path / "data"]
-    done = programs.run("scripts/study.py", "data", *folders, "--some", "2")
-    assert done.returncode == 2 and "error: --some: does not go with --captions" in done.stderr
+    for source, line in (
+        ("--source", "--some: does not go with --captions"),
+        ("--flickr8k", "--some, --captions: do not go with --flickr8k"),
+    ):
+        folders = [source, tmp_path, "--captions", tmp_path, "--data", tmp_path / "data"]
+        done = programs.run("scripts/study.py", "data", *folders, "--some", "2")
+        assert done.returncode == 2 and f"error: {line}" in done.stderr
 
 
 @pytest.mark.slow

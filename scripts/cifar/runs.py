@@ -57,6 +57,8 @@ def run_grid(
     """
     grid = GRIDS[name]
     of_grid = [each for each in grid.conditions if shares in (None, each.shares)]
+    if not of_grid:
+        raise UsageError(f"--shares {shares}: no condition of --grid {name} has them")
     for folder in (data / f"{each.shares}-{each.noise}" for each in of_grid):
         if not any(folder.glob("*.tar")):
             raise UsageError(f"--data {data}: no {folder.name}/*.tar there; `scripts/study.py data` makes them")
