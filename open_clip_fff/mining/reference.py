@@ -83,13 +83,13 @@ def text_text_similarity(rows: MiningFeatures, columns: MiningFeatures, form: st
     if form == "pooled":
         row, column = (pooled_text(x.text, x.valid) if x.pooled is None else x.pooled for x in (rows, columns))
         return (row @ column.T)[..., None]
-    each = torch.einsum("bld,nkd->blnk", rows.text, columns.text)
-    row_valid = rows.valid[:, :, None, None]
     if form == "max":
-        return each.masked_fill(~row_valid, -1.0).amax(dim=1)
-    count = row_valid.sum(dim=1)
-    mean = (each * row_valid).sum(dim=1) / count.clamp(min=1)
-    return torch.where(count > 0, mean, -1.0)
+        each = torch.einsum("bld,nkd->blnk", rows.text, columns.text)
+        return each.masked_fill(~rows.valid[:, :, None, None], -1.0).amax(dim=1)
+    count = rows.valid.sum(dim=1)[:, None]
+    mean = (rows.valid[:, None].to(rows.text.dtype) @ rows.text).squeeze(1) / count.clamp(min=1)
+    cosines = torch.einsum("bd,nkd->bnk", mean, columns.text)  # the mean of cosines is that with the mean vector
+    return cosines.masked_fill(count[..., None] == 0, -1.0)
 
 
 def similarities(rows: MiningFeatures, columns: MiningFeatures, text_text: str) -> Similarities:
