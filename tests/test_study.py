@@ -119,7 +119,7 @@ def test_differences_are_paired_by_seed_and_folder(tmp_path):
         pd.DataFrame({**rows, **columns}).to_csv(tmp_path / folder / "runs.csv", index=False)
     where = ["--condition", "c", "--results", tmp_path / "one", tmp_path / "two"]
     found = programs.run("scripts/study.py", "difference", "a", "b", *where).stdout
-    assert "| clip-benchmark's prompts | 4 | +3.0 [-0.4, +6.4] | +1.0, +2.0, +3.0, +6.0 |" in found
+    assert "| the set's prompts | 4 | +3.0 [-0.4, +6.4] | +1.0, +2.0, +3.0, +6.0 |" in found
     missing = programs.run("scripts/study.py", "difference", "a", "z", *where)
     assert missing.stderr == "scripts/study.py: error: z: no run of it in c; there are a; b\n"
 
@@ -203,7 +203,7 @@ def test_from_parquets_to_the_table(tmp_path, photos, test_set):
     where = ["--condition", runs["condition"][0], "--seeds", runs["seed"][0], "--results", results]
     apart = programs.run("scripts/study.py", "difference", *runs["arm"], *where)
     by = runs["top-1"][0] - runs["top-1"][1]
-    assert f"| clip-benchmark's prompts | 1 | – | {by:+.1f} |" in apart.stdout, apart  # one seed has no interval
+    assert f"| the set's prompts | 1 | – | {by:+.1f} |" in apart.stdout, apart  # one seed has no interval
     assert runs["top-1 in words"].between(0, 100).all() and runs["mean per class in words"].notna().all()
     assert runs["own captions R@5"].between(0, 100).all() and runs["class R@1"].between(0, 100).all()
     curves = pd.read_csv(results / "curves.csv")

@@ -57,7 +57,7 @@ CIFAR = Bench(
     },
     chosen_by="validation top-1",
     # test images are balanced, so that top-1 is the mean over classes, too
-    measures={"top-1": "clip-benchmark's prompts", "top-1 in words": "the captions' words"},
+    measures={"top-1": "the set's prompts", "top-1 in words": "the captions' words"},
     axis="top-1, % of 10,000 test images",
     folder="",
 )
