@@ -218,6 +218,10 @@ def test_logits_start_where_they_start():
         "scale starts at that of the weights that training starts from; bias at that of the weights"
     )
     assert "scale starts at 5;" in words("--method", "fff", "--logit-scale-init", "5", upstream=weights)["logits"]
+    for resume, found in (("latest", "the last checkpoint, if there is one"), ("epoch_1.pt", "the checkpoint")):
+        resumed = words("--method", "fff", "--logit-scale-init", "5", upstream=Upstream(resume=resume))["logits"]
+        assert resumed == f"scale and bias go on from {found}; learning at 20 times the towers' rate"
+    assert "starts at 10" in words("--method", "fff", upstream=Upstream(resume="latest"), trained=2)["logits"]  # a card
     assert "bias" not in words("--method", "fff-softmax")["logits"] + words("--method", "clip")["logits"]
     assert "bias at OpenCLIP's -10" in words("--method", "siglip")["logits"]
     assert "bias, if the loss has one," in words("--loss", "hinge")["logits"]

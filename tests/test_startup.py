@@ -52,6 +52,7 @@ with contextlib.redirect_stdout(io.StringIO()) as out:
     assert "--help-fff shows" in out.getvalue()
 with contextlib.redirect_stdout(io.StringIO()) as out:
     assert main(["--help-fff"]) == 0 and "--mined-per-image" in out.getvalue() and "--aug-cfg" not in out.getvalue()
+    assert "(default: 1; 5 in fff, fff-softmax)" in " ".join(out.getvalue().split())
 for line, message in {wrong}.items():
     with contextlib.redirect_stderr(io.StringIO()) as err:
         assert main(line.split()) == 2 and message in err.getvalue(), err.getvalue()

@@ -58,6 +58,14 @@ def test_a_plugin_that_does_not_go_through_is_one_line(tmp_path, monkeypatch, te
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_plugin_in_the_current_folder_is_found_by_an_installed_command(tmp_path, monkeypatch):
+    (tmp_path / "my_own_part.py").write_text("FOUND = True")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    training_plan(["--plugin", "my_own_part"])
+    assert sys.modules.pop("my_own_part").FOUND
+
+
 def command_parser() -> CommandParser:
     parser = CommandParser("open-clip-fff look", "Looks.\n\nAt data.", "--train-data, …")
     parser.add_argument("shards")

@@ -6,8 +6,8 @@
 Each MODEL is [LABEL=]NAME[,NAME...]; several NAMEs are seeds of one row. NAME is what open-clip-fff score was given (a
 run folder, a checkpoint, a hub folder, NAME,TAG) or the model's folder in the store.
 
-Writes OUT/index.html, table.csv, table.md, comparison.json, change.png, and, if run folders exist, curves.png,
-scalars.png and mining.png.
+Writes OUT/index.html, table.csv, table.md, comparison.json, change.png, and of run folders scalars.png, curves.png
+(if scored during training) and mining.png (if some mine).
 """
 
 import argparse

@@ -42,6 +42,7 @@ def describe(
         trained: epochs that the model was trained for; None before training.
         masks: whether the text tower has a mask token, as Hugging Face's may.
     """
+    resumed = trained is None and upstream.resume is not None
     single = plan.mining is None and plan.connection is None and plan.captions.columns == 1
     single = single and not plan.captions.gives_positives
     labelled, grouped = plan.connection is not None, plan.grouping is not None
@@ -54,7 +55,7 @@ def describe(
         _mining(plan),
         *([] if plan.connection is None else [plan.connection.describe(plan.loss.name or "", trained)]),
         *([] if plan.fusion is None else [plan.fusion.describe(masks, labelled, grouped)]),
-        *([plan.logits.describe(upstream, plan.loss, plan.typed)] if plan.typed else []),
+        *([plan.logits.describe(upstream, plan.loss, plan.typed, resumed)] if plan.typed else []),
         *([] if plan.ema_decay is None else [_average(plan.ema_decay)]),
         *([] if plan.grouping is None else [plan.grouping.describe(trained)]),
         *([] if plan.zero_shot is None else [plan.zero_shot.describe()]),

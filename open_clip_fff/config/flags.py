@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from open_clip_fff.config.all_settings import OWNERS
-from open_clip_fff.config.fields import Flag, as_flag, fields_by_flag, flag_of, kinds
+from open_clip_fff.config.fields import Flag, as_flag, fields_by_flag, flag_of, kinds, value_text
 from open_clip_fff.config.methods import METHODS
 from open_clip_fff.config.name_lists import split_names
 from open_clip_fff.config.parsers import OneLineParser
@@ -16,9 +16,9 @@ GROUPS = {
     "captions": "captions",
     "text": "text tower",
     "mining": "mining of false negatives (FFF Eq. 1)",
-    "grouping": "grouped mini-batches (GRIT): --batch-hooks grit, or --method grit, mafa, cosmo",
+    "grouping": "grouped mini-batches (GRIT): --batch-hooks grit, or --method grit, grit-vlp, mafa, mafa-itc, cosmo",
     "connection": "connection mining by a discriminator (MAFA, COSMO)",
-    "smoothing": "smoothed ITC: --loss s-itc, or --method mafa, cosmo",
+    "smoothing": "smoothed ITC: --loss s-itc, or --method grit-vlp, mafa, mafa-itc, cosmo",
     "fusion": "fusion model over both towers (ALBEF, GRIT-VLP, MAFA)",
     "weights": "weights",
     "safety": "safety",
@@ -63,7 +63,16 @@ def flag_parser() -> argparse.ArgumentParser:
 
 def add_flag(parser: argparse._ActionsContainer, flag: Flag, hint: Any) -> None:
     """Adds a flag to a parser, or to a group of its help; `hint` is its field's type."""
-    parser.add_argument(as_flag(flag.name), help=f"{flag.help} (default: {flag.default_text})", **takes(flag, hint))
+    parser.add_argument(as_flag(flag.name), help=f"{flag.help} (default: {default_of(flag)})", **takes(flag, hint))
+
+
+def default_of(flag: Flag) -> str:
+    """A flag's default, and what methods say instead of it."""
+    by_value: dict[str, list[str]] = {}
+    for method, preset in METHODS.items():
+        if preset.get(flag.name, flag.default) != flag.default:
+            by_value.setdefault(value_text(preset[flag.name]), []).append(method)
+    return "; ".join((flag.default_text, *(f"{value} in {', '.join(names)}" for value, names in by_value.items())))
 
 
 def takes(flag: Flag, hint: Any) -> dict[str, Any]:

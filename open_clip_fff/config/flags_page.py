@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from open_clip_fff.config.fields import Flag, as_flag, value_text
-from open_clip_fff.config.flags import GROUPS, flags_of, takes
-from open_clip_fff.config.methods import METHODS, TITLES
+from open_clip_fff.config.fields import Flag, as_flag
+from open_clip_fff.config.flags import GROUPS, default_of, flags_of, takes
+from open_clip_fff.config.methods import TITLES
 from open_clip_fff.config.topics import table_cell
 
 HEAD = """# Flags
@@ -45,16 +45,7 @@ def _row(flag: Flag, hint: Any) -> tuple[str, str, str]:
     else:
         typed = f"`{as_flag(flag.name)} {'|'.join(how.get('choices', ())) or how['metavar']}`"
     accepted = "" if flag.check is None else flag.check[1].partition(": ")[2].removeprefix("it is ")
-    return typed, "; ".join((flag.default_text, *_presets(flag))), flag.help + (accepted and f" ({accepted})")
-
-
-def _presets(flag: Flag) -> Iterator[str]:
-    """What methods say instead of the default."""
-    by_value: dict[str, list[str]] = {}
-    for method, preset in METHODS.items():
-        if preset.get(flag.name, flag.default) != flag.default:
-            by_value.setdefault(value_text(preset[flag.name]), []).append(method)
-    return (f"{value} in {', '.join(methods)}" for value, methods in by_value.items())
+    return typed, default_of(flag), flag.help + (accepted and f" ({accepted})")
 
 
 if __name__ == "__main__":

@@ -306,8 +306,11 @@ class LogitSettings(Settings):
         check=(lambda factor: factor > 0, "logit learning-rate multiple is {}: it is greater than 0"),
     )
 
-    def describe(self, upstream: Upstream, loss: LossSettings, typed: frozenset[str]) -> Topic:
-        """Where the two scalars start, and how fast they learn; loaded ones stay unless a start was typed."""
+    def describe(self, upstream: Upstream, loss: LossSettings, typed: frozenset[str], resumed: bool) -> Topic:
+        """Where the two scalars start, and how fast they learn; loaded ones stay unless a start was typed.
+
+        `resumed` is whether they go on from a checkpoint of the run.
+        """
         siglip = loss.stock and upstream.stock_loss(loss.name == "siglip") == "siglip"
         loaded = "that of the weights that training starts from"
         scale = "OpenCLIP's 10" if siglip else "the model's own"
@@ -325,5 +328,8 @@ class LogitSettings(Settings):
             parts.append(f"bias at {bias}")
         elif not loss.stock and loss.name not in OURS:
             parts.append(f"bias, if the loss has one, at {bias}")
+        if resumed:
+            found = "the last checkpoint, if there is one" if upstream.resume == "latest" else "the checkpoint"
+            parts = [f"scale and bias go on from {found}"]
         rate = "the towers' rate" if self.lr_mult == 1.0 else f"{number(self.lr_mult)} times the towers' rate"
         return Topic("logits", (*parts, f"learning at {rate}"))

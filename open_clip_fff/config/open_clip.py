@@ -12,6 +12,7 @@ class Upstream:
     model: str = ""  # the architecture
     pretrained: str | None = None  # weights that training starts from
     siglip: bool = False  # whether its sigmoid loss was asked for
+    resume: str | None = None  # checkpoint of the run
     distill_model: str | None = None  # a teacher
     distill_pretrained: str | None = None  # its weights
     dataset_type: str = "auto"  # `webdataset`, `csv`, `synthetic`, or `auto`, by the name of the data

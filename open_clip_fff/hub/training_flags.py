@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import os
+import sys
 import traceback
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -122,6 +124,8 @@ def import_plugins(plan: Plan) -> None:
 
     Raises UsageError if one cannot be found, or raises, or exits.
     """
+    if plan.plugins and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # `python -m` has it there, and an installed command does not
     for module in plan.plugins:
         as_module = f"name it as a module, {Path(module).stem}, with its folder on PYTHONPATH"
         if "/" in module or module.startswith("."):

@@ -12,6 +12,9 @@
 # A task embeds the shards that it captioned, so that tasks wait for no other. Start the whole array again, not some of
 # its tasks: what is there is not made twice. Keep its size while some still run. The other variables are in steps.sh.
 set -euo pipefail
+if [[ -n "${DRY_RUN:-}" ]]; then  # before it is submitted: the commands of one task
+  : "${SLURM_ARRAY_TASK_ID:=0}" "${SLURM_ARRAY_TASK_MIN:=0}" "${SLURM_ARRAY_TASK_COUNT:=1}"
+fi
 # Slurm runs a copy of this file: RECIPES says where the others are
 source "${RECIPES:-${SLURM_SUBMIT_DIR:-.}/scripts/recipes}/steps.sh"
 if (( SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN >= SLURM_ARRAY_TASK_COUNT )); then
