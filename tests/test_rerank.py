@@ -107,7 +107,9 @@ def test_the_command_and_the_comparison(exported, retrieval, trainer, tmp_path, 
     assert main(["score", str(exported), *argv, "--rerank", "12"]) == 0
     printed = capsys.readouterr().out
     assert (
-        "ITC: image to text R@1/5/10" in printed and "; ITC+ITM: image to text" in printed and "; at most " in printed
+        "ITC: image to text R@1/5/10" in printed
+        and "\n    ITC+ITM: image to text" in printed
+        and "right ones are among" in printed
     )
     assert main(["score", str(exported), *argv]) == 0
     assert main(["score", str(exported), *argv, "--rerank", "12"]) == 0

@@ -17,7 +17,7 @@ def eval_parser(prog: str, about: str | None) -> CommandParser:
         "set there (default: all)"
     )
     add("--datasets", nargs="+", default=["all"], metavar="SET", help=sets)
-    add("--download", action="store_true", help="download missing sets of the paper from the hub")
+    add("--download", action="store_true", help="download missing sets of FFF's paper from the hub")
     results = Path("eval-results")
     add("--store", type=Path, default=results, metavar="DIR", help="where scores are kept (default: eval-results)")
     add("--again", action="store_true", help="score again what is in the store")

@@ -69,7 +69,7 @@ def sizes_text(name: str, images: int, captions: int | None, empty: int = 0, bar
 def score_text(metrics: Mapping[str, float], metric: str) -> str:
     """A score as text: the set's own metric, or recalls in both directions, in per cent.
 
-    `metrics` are clip-benchmark's, by its names, from 0 to 1; of a re-ranking those of each of `ORDERS`.
+    `metrics` are clip-benchmark's, by its names, from 0 to 1; of a re-ranking those of each of `ORDERS`, in lines.
     """
     if metric.startswith(IMAGE_TO_TEXT):
         return _recalls(metrics)
@@ -78,8 +78,10 @@ def score_text(metrics: Mapping[str, float], metric: str) -> str:
     titles = zip(ORDERS, ("ITC", "ITM", "ITC+ITM"), strict=True)
     ceilings, aucs = ([metrics[f"{way}_{of}"] for way in (IMAGE_TO_TEXT, TEXT_TO_IMAGE)] for of in ("ceiling", "auc"))
     orders = [f"{title}: {_recalls(metrics, order)}" for order, title in titles]
-    most = f"at most {100 * ceilings[0]:.1f} and {100 * ceilings[1]:.1f}"
-    return "; ".join([*orders, most, f"ITM's AUC among candidates {aucs[0]:.3f} and {aucs[1]:.3f}"])
+    most = f"right ones are among the candidates for {100 * ceilings[0]:.1f} and {100 * ceilings[1]:.1f} %"
+    return "\n    ".join(
+        ["", *orders, f"{most}; ITM tells them from others with an AUC of {aucs[0]:.3f} and {aucs[1]:.3f}"]
+    )
 
 
 def _recalls(metrics: Mapping[str, float], order: str = "") -> str:
