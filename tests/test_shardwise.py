@@ -16,7 +16,7 @@ from open_clip_fff.data.features import COLUMN, MEMBER, unpack
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.errors import OneRankError, UsageError
-from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem
+from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, record_path
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples, tar_writer
@@ -169,7 +169,7 @@ def test_a_second_start_does_what_is_missing(texts, folder, capsys):
     assert process_shards(texts, folder, Share(), copy) == 0
     out = capsys.readouterr().out
     assert "2 of 4 shards to do" in out and "holds 4 of 4 shards: 8 lines" in out and "left out: 4 a comment" in out
-    assert folder.record("2") == ShardRecord(texts["2"], Counter(lines=2), [("# no", "a comment")])
+    assert folder.record("2") == ShardRecord(texts["2"], Counter(lines=2), [("# no", "a comment")], 10)
     before = contents(folder.path)
     assert process_shards(texts, folder, Share(), copy) == 0
     assert contents(folder.path) == before and "0 of 4 shards to do" in capsys.readouterr().out
@@ -198,6 +198,23 @@ def test_a_folder_of_other_settings_or_sources_is_refused(texts, folder):
         "0": "pipe:aws s3 cp s3://b/0.tar -",
         "1": "c/1.tar",
     }
+
+
+def test_a_source_that_was_rewritten_is_refused(texts, folder, capsys):
+    process_shards(texts, folder, Share(), copy)
+    before = contents(folder.path)
+    Path(texts["2"]).write_text("a longer one\n")
+    line = r"2.txt was made of a 2.txt of 10 bytes, which has 13 now; remove 2.txt, and it is made again, or"
+    with pytest.raises(OneRankError, match=line):
+        process_shards(texts, folder, Share(), copy)
+    assert contents(folder.path) == before
+    folder.file("2").unlink()
+    assert process_shards(texts, folder, Share(), copy) == 0 and folder.file("2").read_text() == "a longer one\n"
+    Path(texts["1"]).unlink()  # of captions that are made, the images need not be there
+    record = record_path(folder.path, "0")
+    record.write_text(record.read_text().replace('"bytes": 10,', ""))  # as an earlier version wrote it
+    Path(texts["0"]).write_text("another\n")
+    assert process_shards(texts, folder, Share(), copy) == 0 and "0 of 4 shards to do" in capsys.readouterr().out
 
 
 # --- scripts/embed.py ------------------------------------------------------------------------------------------------

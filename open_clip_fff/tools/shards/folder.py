@@ -1,6 +1,7 @@
 """A command's output folder: a file and a record per shard, and the settings that all were made with."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ class ShardRecord:
     source: str  # the shard's url, or another name of what was read
     counts: Counter[str] = field(default_factory=Counter)  # in the order in which they are printed
     left_out: list[SkippedSample] = field(default_factory=list)  # samples that were skipped
+    size: int | None = None  # the bytes of a local source; None in records of earlier versions, too
 
     def leave_out(self, key: str, why: str) -> None:
         """Notes a skipped sample."""
@@ -29,7 +31,8 @@ class ShardRecord:
     def text(self) -> str:
         """As json, the same in every run."""
         left_out = [{"key": as_utf8(key), "why": why} for key, why in self.left_out]
-        content = {"source": self.source, "counts": dict(self.counts), "left_out": left_out}
+        size = {} if self.size is None else {"bytes": self.size}
+        content = {"source": self.source, **size, "counts": dict(self.counts), "left_out": left_out}
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
@@ -38,7 +41,7 @@ class ShardRecord:
         try:
             content = json.loads(path.read_text())
             left_out = [SkippedSample(**entry) for entry in content["left_out"]]
-            return cls(content["source"], Counter(content["counts"]), left_out)
+            return cls(content["source"], Counter(content["counts"]), left_out, content.get("bytes"))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -76,7 +79,10 @@ class OutFolder:
         return self.path / f"{stem}{self.suffix}"
 
     def is_done(self, stem: str, source: str) -> bool:
-        """Whether a shard's file exists. Raises OneRankError if it was made of another source, or by something else."""
+        """Whether a shard's file exists.
+
+        Raises OneRankError if it was made of another source, of one of another size, or by something else.
+        """
         if not self.file(stem).exists():
             return False
         record = self.record(stem)
@@ -89,6 +95,13 @@ class OutFolder:
             raise OneRankError(
                 f"--out {self.path}: {self.file(stem).name} was made of {printable(record.source)} and not of "
                 f"{printable(source)}; name another folder"
+            )
+        size = local_size(source)
+        if record.size is not None and size is not None and record.size != size:
+            name = self.file(stem).name
+            raise OneRankError(
+                f"--out {self.path}: {name} was made of a {Path(source).name} of {record.size:,} bytes, which has "
+                f"{size:,} now; remove {name}, and it is made again, or name another folder"
             )
         return True
 
@@ -108,6 +121,11 @@ class OutFolder:
 def as_utf8(key: str) -> str:
     """A key; of one that is not UTF-8 the odd bytes are escaped."""
     return key.encode(errors="backslashreplace").decode()
+
+
+def local_size(source: str) -> int | None:
+    """The bytes of a local file; None if it is remote, or no file."""
+    return Path(source).stat().st_size if os.path.isfile(source) else None
 
 
 def record_path(folder: Path, stem: str) -> Path:

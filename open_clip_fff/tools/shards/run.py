@@ -10,7 +10,7 @@ from tqdm import tqdm
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.plural import plural, reasons
-from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord
+from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, local_size
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples
 
@@ -102,7 +102,9 @@ def _write_shard(stem: str, source: str, folder: OutFolder, work: Work, tick: Ca
     try:
         with atomic_file(path) as file:
             try:
+                size = local_size(source)
                 record = work(source, file, tick)
+                record.size = size
             except UsageError as error:
                 raise _Unreadable(error) from error
             folder.write_record(stem, record)
