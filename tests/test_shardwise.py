@@ -22,6 +22,7 @@ from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples, tar_writer
 from tests.conftest import colour_sample, write_tar
 from tests.programs import ROOT, contents, run, torchrun
+from tests.test_unusable_data import torn_tar
 
 EMBED = str(ROOT / "scripts" / "embed.py")
 
@@ -287,6 +288,17 @@ def test_embedding_leaves_out_what_it_cannot_read_and_says_so(program, flags, tm
         assert line in done.err and len(done.err.splitlines()) == 1, done.err
     done = program("embed", "--out", tmp_path, "--into", "tars", "--", *data, folder="scripts", expect=2)
     assert "the shards that are read are there" in done.err and not (tmp_path / "settings.json").exists()
+
+
+def test_a_torn_tar_behind_the_first_is_left_out(program, flags, tmp_path):
+    write_tar(tmp_path / "0.tar", {f"{row}": colour_sample(row) for row in range(4)})
+    torn_tar(tmp_path / "1.tar", 3, whole=1)
+    out, line = tmp_path / "out", "1.tar the files of '0' do not follow each other"
+    data = ["--train-data", str(tmp_path / "{0..1}.tar"), *flags[4:]]
+    done = program("embed", "--out", out, "--", *data, folder="scripts", expect=1)
+    assert line in done.err and "1 of 2 shards: 4 images" in done.out and not (out / "1.parquet").exists()
+    done = program("pack", tmp_path / "{0..1}.tar", "--out", tmp_path / "packed", folder="scripts", expect=1)
+    assert line in done.err and "1 of 2 shards: 4 images" in done.out and not (tmp_path / "packed" / "1.tar").exists()
 
 
 def test_captions_that_are_not_where_the_flags_say_are_told_before_anything_is_embedded(program, flags, tmp_path):

@@ -59,6 +59,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
         print(f"features of {plain_name(model)}{', of captions alone' if plan.text_only else ''}, on {device}")
 
     def work(url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
+        check_torn("--train-data", url)
         record = ShardRecord(url)
         read = read_samples([url]) if args.into == "sidecar" else samples_to_copy(url, record)
         found = decoded_samples(read, CaptionReader(captions), extractor.preprocess, workers=args.workers)

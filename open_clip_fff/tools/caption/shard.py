@@ -21,7 +21,7 @@ from open_clip_fff.tools.caption.cleaning import add_clean
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.shards.folder import ShardRecord
 from open_clip_fff.tools.shards.per_sample import usable_batches, write_copy, write_sidecar
-from open_clip_fff.tools.shards.tars import as_json, samples_to_copy
+from open_clip_fff.tools.shards.tars import as_json, check_torn, samples_to_copy
 
 COLUMN = "captions"  # of a sidecar, lists of strings
 METADATA = b"captioning"  # of a sidecar: the settings as json
@@ -52,8 +52,9 @@ class ShardCaptioner:
         """Captions a shard and writes its file; `tick` gets the numbers of samples that are done.
 
         Of tars, a sample without new captions loses the field, and one with an unreadable json is copied unchanged.
-        Raises as `captions`.
+        Raises as `captions` and `check_torn`.
         """
+        check_torn("--train-data", url)
         record = ShardRecord(url)
         captions = self.captions(url, record, tick)
         if self.field is None:

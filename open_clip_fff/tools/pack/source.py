@@ -18,7 +18,7 @@ from open_clip_fff.tools.pack.row_list import READ, UNUSED
 from open_clip_fff.tools.pack.rows import RowFile
 from open_clip_fff.tools.shards.folder import by_stem
 from open_clip_fff.tools.shards.share import Share
-from open_clip_fff.tools.shards.tars import count_samples, members
+from open_clip_fff.tools.shards.tars import check_torn, count_samples, members
 
 WithImages = Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]]
 
@@ -116,6 +116,7 @@ class ShardSource:
         return count_samples(shard)
 
     def samples(self, shard: str) -> Iterator[tuple[str, tuple[dict[str, Any], Joined | None]]]:
+        check_torn("SOURCE", shard)
         if self.join is not None:
             self.join.check(shard)
         for sample in as_usage_errors(read_samples([shard]), shard):
