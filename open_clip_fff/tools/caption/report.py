@@ -35,8 +35,10 @@ class CaptionedSample(NamedTuple):
 
 def report(
     folder: OutFolder, sources: Mapping[str, str], title: str, most: int, field: str | None, pattern: str
-) -> list[str]:
+) -> tuple[list[str], int]:
     """Lines with coverage, examples and training's flags of what a folder holds, and OUT/examples.png; none if empty.
+
+    Also returns 1 where all shards are there and hold no caption, or captions are not of their shard's samples; else 0.
 
     Args:
         folder: of captions.
@@ -51,12 +53,18 @@ def report(
     """
     counts = {stem: record.counts for stem, record in folder.records(sources).items() if record is not None}
     first = next((stem for stem, count in counts.items() if count["captions"]), None)
-    if first is None:
-        return []
     images, captions = (sum(count[name] for count in counts.values()) for name in ("images", "captions"))
+    if first is None:
+        if len(counts) < len(sources) or not images:
+            return [], 0
+        return ["no image has a caption; another --decoding, --prompt or --dtype may do, with another --out"], 1
     source = {"sidecar": str(folder.path)} if field is None else {"json_keys": (field,)}
     reader = CaptionReader(CaptionSettings(text_keys=(RAW,), per_image=most + 1, policy="all", **source))
-    examples = read_examples(sources[first] if field is None else str(folder.file(first)), reader, DRAWN)
+    file = folder.file(first)
+    url = sources[first] if field is None else str(file)
+    if not (examples := read_examples(url, reader, DRAWN)):
+        why = f"{file.name} was made of another shard or is damaged; remove it, and it is made again"
+        return [f"no key of {url} has captions in {file if field is None else field}: {why}"], 1
     lines = [f"{captions / images:.2f} captions an image, of {most}", *format_examples(examples[:PRINTED])]
     try:
         draw_examples(examples, title, folder.path / PLOT)
@@ -66,7 +74,7 @@ def report(
     except OSError as error:  # the captions are finished
         lines.append(f"no plot: {folder.path / PLOT} cannot be written ({error})")
     raw = any(example.raw for example in examples)
-    return [*lines, f"to train with them: {_flags(folder, sources, most + raw, field, pattern, raw)}"]
+    return [*lines, f"to train with them: {_flags(folder, sources, most + raw, field, pattern, raw)}"], 0
 
 
 def read_examples(url: str, reader: CaptionReader, most: int) -> list[CaptionedSample]:

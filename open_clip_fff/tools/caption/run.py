@@ -23,7 +23,7 @@ from open_clip_fff.tools.shards.tars import check_torn
 
 
 def run(args: argparse.Namespace, decoding: Decoding) -> int:
-    """Captions the shards that are missing in the output folder.
+    """Captions the shards that are missing in the output folder. Returns the exit code.
 
     Raises UsageError if the model cannot be loaded, the folder cannot be used, or the memory is too small.
     """
@@ -53,8 +53,10 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
             ) from error
     if share.reports:
         title = f"{args.model}, {decoding.how}" + (f", {args.prompt!r}" if args.prompt else "")
-        for line in report(folder, shards, title, decoding.captions, field, args.train_data):
+        lines, unusable = report(folder, shards, title, decoding.captions, field, args.train_data)
+        for line in lines:
             print(line)
+        code = code or unusable
     return code
 
 
