@@ -1,12 +1,17 @@
 """scripts/caption.py over shards that are torn, odd or captioned in vain, and the flags that it ends with."""
 
+import gzip
+import shlex
 import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from open_clip_train.params import parse_args
 
+from open_clip_fff.data.training_data import preview_training_data, training_shards
+from open_clip_fff.hub.training_flags import training_plan
 from tests.captioning_models import make_captioner
 from tests.conftest import colour_sample, write_tar
 from tests.test_unusable_data import torn_tar
@@ -29,13 +34,13 @@ def caption(program, captioner, tmp_path):
     return run
 
 
-def tar(path, rows, **members):
-    """A shard of colour samples, with other members; None takes one."""
-    samples = {f"{row:02d}": {**colour_sample(row), **members} for row in rows}
+def tar(path, rows, raw=None):
+    """A shard of colour samples; those of `raw`, if given, have a raw caption."""
+    samples = {f"{row:02d}": colour_sample(row) for row in rows}
+    for row in set() if raw is None else set(rows) - set(raw):
+        del samples[f"{row:02d}"]["txt"]
     path.parent.mkdir(exist_ok=True)
-    return write_tar(
-        path, {key: {name: x for name, x in each.items() if x is not None} for key, each in samples.items()}
-    )
+    return write_tar(path, samples)
 
 
 @pytest.mark.parametrize("into", ["sidecar", "tars"])
@@ -86,3 +91,47 @@ def test_captions_that_are_all_dropped_are_told(caption, captioner, into, tmp_pa
     assert done.out.splitlines()[-1].startswith(
         "no image has a caption; another --decoding, --prompt or --dtype may do"
     )
+
+
+def trains_on(done):
+    """The shards and the plan of the flags that a run ends with, read as by a shell, and looked at as training does."""
+    start, _, line = done.out.splitlines()[-1].partition(": ")
+    assert start == "to train with them"
+    plan, others = training_plan(["--method", "fff-softmax", "--mining-features", "off", *shlex.split(line)])
+    args = parse_args(others)
+    plan, shards = training_shards(plan, args)
+    assert preview_training_data(args, plan)[1]
+    return shards, plan
+
+
+@pytest.mark.parametrize("into", ["sidecar", "tars"])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_the_flags_name_the_shards_that_are_there(caption, into, lost, tmp_path):
+    for number in range(4):
+        tar(tmp_path / "in" / f"{number}.tar", range(4 * number, 4 * number + 4))
+    (tmp_path / "in" / f"{lost}.tar").write_bytes(b"no tar" * 1000)
+    done = caption("in/{0..3}.tar", "with space", "--into", into, expect=1)
+    folder = tmp_path / ("in" if into == "sidecar" else "with space")
+    shards, plan = trains_on(done)
+    assert shards == [str(folder / f"{number}.tar") for number in range(4) if number != lost]
+    assert plan.captions.per_image == 3 and plan.captions.text_keys == ("txt",)
+    half = caption("in/{2..3}.tar", "half", "--into", into, "--share", "0/2")  # another task makes the other shard
+    assert "/{2..3}.tar" in half.out.splitlines()[-1]
+
+
+def test_the_flags_say_what_a_compressed_tar_is(caption, tmp_path):
+    plain = tar(tmp_path / "0.tar", range(4)).read_bytes()
+    (tmp_path / "it's.tar.gz").write_bytes(gzip.compress(plain))
+    assert trains_on(caption("it's.tar.gz", "out"))[0] == [str(tmp_path / "it's.tar.gz")]
+    assert trains_on(caption("it's.tar.gz", "tars", "--into", "tars"))[0] == [str(tmp_path / "tars" / "it's.tar.tar")]
+
+
+@pytest.mark.parametrize("into", ["sidecar", "tars"])
+def test_raw_captions_behind_the_examples_count(caption, into, tmp_path):
+    tar(tmp_path / "0.tar", range(12), raw=range(9, 12)), tar(tmp_path / "1.tar", range(12), raw=())
+    done = caption("0.tar", "out", "--into", into)
+    assert ", 3 images with a raw caption" in done.out
+    plan = trains_on(done)[1]
+    assert plan.captions.per_image == 3 and plan.captions.text_keys == ("txt",)
+    plan = trains_on(caption("1.tar", "none", "--into", into))[1]
+    assert plan.captions.per_image == 2 and plan.captions.text_keys == ()

@@ -1,5 +1,6 @@
 """The report on finished captions: how many, examples read as in training (for a terminal, and as a plot), flags."""
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -8,16 +9,16 @@ from typing import NamedTuple
 
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.data.data_sets import braces
+from open_clip_fff.data.data_sets import BETWEEN, braces
 from open_clip_fff.data.images import read_image
 from open_clip_fff.data.shards import as_usage_errors, image_bytes, read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import printable
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.caption.shard import COLUMN
+from open_clip_fff.tools.caption.shard import COLUMN, WITH_RAW
 from open_clip_fff.tools.shards.folder import OutFolder
 
-RAW = "txt"
+RAW, TAR = "txt", ".tar"
 PRINTED, DRAWN = 3, 8  # examples
 PLOT = "examples.png"
 COLUMNS = 2  # images beside each other
@@ -34,7 +35,13 @@ class CaptionedSample(NamedTuple):
 
 
 def report(
-    folder: OutFolder, sources: Mapping[str, str], title: str, most: int, field: str | None, pattern: str
+    folder: OutFolder,
+    sources: Mapping[str, str],
+    title: str,
+    most: int,
+    field: str | None,
+    pattern: str,
+    unread: bool,
 ) -> tuple[list[str], int]:
     """Lines with coverage, examples and training's flags of what a folder holds, and OUT/examples.png; none if empty.
 
@@ -47,6 +54,7 @@ def report(
         most: K, the most captions of an image.
         field: of the tars' json; None for sidecars.
         pattern: --train-data as it was typed.
+        unread: whether shards are missing since they cannot be read, and not since they are still to be made.
 
     Raises:
         UsageError: if a shard cannot be read.
@@ -73,8 +81,11 @@ def report(
         pass
     except OSError as error:  # the captions are finished
         lines.append(f"no plot: {folder.path / PLOT} cannot be written ({error})")
-    raw = any(example.raw for example in examples)
-    return [*lines, f"to train with them: {_flags(folder, sources, most + raw, field, pattern, raw)}"], 0
+    raw = any(count[WITH_RAW] for count in counts.values())
+    raw = raw or any(example.raw for example in examples)  # records of earlier versions have no such count
+    usable = {stem: url for stem, url in sources.items() if (counts[stem]["images"] if stem in counts else not unread)}
+    shards = pattern if field is None and len(usable) == len(sources) else _train_data(folder, usable, field)
+    return [*lines, f"to train with them: {_flags(folder, shards, most + raw, field, raw)}"], 0
 
 
 def read_examples(url: str, reader: CaptionReader, most: int) -> list[CaptionedSample]:
@@ -128,11 +139,19 @@ def _wrapped(example: CaptionedSample) -> str:
     return "\n".join([lines[0], "", *lines[1:]])
 
 
-def _flags(folder: OutFolder, sources: Mapping[str, str], most: int, field: str | None, pattern: str, raw: bool) -> str:
+def _train_data(folder: OutFolder, urls: Mapping[str, str], field: str | None) -> str:
+    """The shards to train on, by stem: those that were captioned, or their copies with captions."""
+    if field is not None:
+        return BETWEEN.join(f"{folder.path}/{name}{folder.suffix}" for name in braces(urls))
+    suffix = TAR if all(url.endswith(TAR) for url in urls.values()) else ""
+    return BETWEEN.join(f"{name}{suffix}" for name in braces(url.removesuffix(suffix) for url in urls.values()))
+
+
+def _flags(folder: OutFolder, shards: str, most: int, field: str | None, raw: bool) -> str:
     """Of training."""
+    flags = [f"--train-data {shlex.quote(shards)}", *([] if shards.endswith(TAR) else ["--dataset-type webdataset"])]
     if field is None:
-        flags = [f"--train-data '{pattern}'", f"--caption-sidecar {folder.path} --sidecar-text-key {COLUMN}"]
+        flags += [f"--caption-sidecar {shlex.quote(str(folder.path))} --sidecar-text-key {COLUMN}"]
     else:
-        tars = "::".join(f"{folder.path}/{name}{folder.suffix}" for name in braces(sources))
-        flags = [f"--train-data '{tars}'", f"--json-text-key {field}"]
+        flags += [f"--json-text-key {field}"]
     return " ".join([*flags, f"--captions-per-image {most}", *([] if raw else ["--text-key ''"])])

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
             ) from error
     if share.reports:
         title = f"{args.model}, {decoding.how}" + (f", {args.prompt!r}" if args.prompt else "")
-        lines, unusable = report(folder, shards, title, decoding.captions, field, args.train_data)
+        lines, unusable = report(folder, shards, title, decoding.captions, field, args.train_data, bool(code))
         for line in lines:
             print(line)
         code = code or unusable

@@ -10,11 +10,12 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import torch
 
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.decoded import decoded
 from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors, read_samples
-from open_clip_fff.data.sources import fields_or_none
+from open_clip_fff.data.sources import CaptionReader, fields_or_none
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.cleaning import add_clean
@@ -26,13 +27,16 @@ from open_clip_fff.tools.shards.tars import as_json, check_torn, samples_to_copy
 COLUMN = "captions"  # of a sidecar, lists of strings
 METADATA = b"captioning"  # of a sidecar: the settings as json
 NO_JSON = "json cannot be read"
+WITH_RAW = "images with a raw caption"  # a count of records
+RAW_TEXTS = CaptionReader(CaptionSettings())
 
 
 class PreparedSample(NamedTuple):
-    """A sample's key and its image as `Captioner.prepare` returns it."""
+    """A sample's key, its image as `Captioner.prepare` returns it, and whether it has a raw caption."""
 
     key: str
     image: Any
+    raw: bool
 
 
 @dataclass(frozen=True)
@@ -74,19 +78,23 @@ class ShardCaptioner:
         samples = as_usage_errors(prefetch_map(self._prepared_sample, read, self.workers), url)
         for prepared in usable_batches(samples, self.batch_size, record, tick):
             record.counts.update(images=len(prepared), captions=0)
-            captioned = self._captioned([image for _, image in prepared], record)
-            for (key, _), captions in zip(prepared, captioned, strict=True):
+            if raw := sum(sample.raw for sample in prepared):
+                record.counts[WITH_RAW] += raw
+            captioned = self._captioned([sample.image for sample in prepared], record)
+            for sample, captions in zip(prepared, captioned, strict=True):
                 if captions:
-                    yield key, captions
+                    yield sample.key, captions
                 else:
-                    record.leave_out(key, "no usable caption")
+                    record.leave_out(sample.key, "no usable caption")
 
     def _prepared_sample(self, sample: dict) -> PreparedSample | SkippedSample:
         key = str(sample["__key__"])
         if self.field is not None and (why := refuse_taken(sample, self.field, self.overwrite)):
             return SkippedSample(key, why)
         image: Any = decoded(sample, self.captioner.prepare)
-        return image if isinstance(image, SkippedSample) else PreparedSample(key, image)
+        if isinstance(image, SkippedSample):
+            return image
+        return PreparedSample(key, image, any(RAW_TEXTS.read(sample).found.values()))
 
     def _captioned(self, images: list[Any], record: ShardRecord) -> list[list[str]]:
         """Up to K captions of each image; images with fewer are captioned again for at most `decoding.rounds`."""
