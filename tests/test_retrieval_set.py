@@ -43,6 +43,10 @@ def test_what_is_damaged_is_counted_and_mistakes_leave_nothing(program, shards, 
             "has captions (nope) and a readable image; they hold json, png, txt",
         ),
         ([tar, "--out", tmp_path / "x", "--json-text-key", "nope"], "no sample has a caption in json:nope"),
+        (
+            [tar, "--out", tmp_path / "x", "--caption-sidecar", tmp_path / "nowhere"],
+            f"--caption-sidecar: {tmp_path / 'nowhere' / 'a.parquet'} does not exist",
+        ),
         ([tmp_path / "no.tar", "--out", tmp_path / "x"], "no.tar"),
         ([tar, "--out", tmp_path / "x", "--captions", "0"], "--captions 0"),
     ):
@@ -52,6 +56,14 @@ def test_what_is_damaged_is_counted_and_mistakes_leave_nothing(program, shards, 
         error = program("retrieval_set", tar, "--out", tmp_path / "x", expect=2).err
     assert f"--out {tmp_path / 'x'}: cannot be written ([Errno 27] File too large)" in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar", "out"]
+
+
+def test_captions_that_cannot_be_read_are_named_where_there_are_no_others(program, tmp_path):
+    tar, side = write_tar(tmp_path / "a.tar", {"0": colour_sample(0)}), tmp_path / "a.parquet"
+    side.write_bytes(b"junk")
+    given = [tar, "--out", tmp_path / "x", "--caption-sidecar", tmp_path]
+    error = program("retrieval_set", *given, expect=2).err
+    assert f"no sample has a caption in sidecar:captions; {side} cannot be read (" in error
 
 
 def test_copies_of_an_image_are_one_image_with_all_their_captions(program, tmp_path):

@@ -73,6 +73,8 @@ def retrieval_set(arguments: argparse.Namespace, settings: CaptionSettings) -> i
     urls, reader, captions = expand_shards(shards), CaptionReader(settings), 0
     check_tars("SHARDS", urls)
     check_torn("SHARDS", *urls)
+    if reader.sidecar is not None and len(reader.sidecar.missing(urls)) == len(urls):
+        reader.sidecar.check(urls[0])  # names the parquet
     (texts, repeated), written = _captions_by_image(urls, reader, arguments.captions), set[int]()
 
     def members(sample: dict) -> Members | SkippedSample:
@@ -123,7 +125,8 @@ def _captions_by_image(urls: Sequence[str], reader: CaptionReader, most: int) ->
                     own.append(line)
                     joined += "\n" in text
     if counts.total() and (empty := [name for name, count in counts.items() if not count and name != "txt"]):
-        raise UsageError(f"no sample has a caption in {', '.join(empty)}; --text-key, --json-text-key?")
+        why = damaged[0] if damaged else "--text-key, --json-text-key?"
+        raise UsageError(f"no sample has a caption in {', '.join(empty)}; {why}")
     if joined:
         print(
             f"{plural(joined, 'captions')} of several lines, each one caption here: lists of captions belong into json"
