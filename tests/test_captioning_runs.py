@@ -3,6 +3,7 @@
 import gzip
 import shlex
 import shutil
+import warnings
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,7 +88,8 @@ def test_captions_that_are_all_dropped_are_told(caption, captioner, into, tmp_pa
     half = caption("{0..1}.tar", "out", "--into", into, "--model", loops, "--share", "0/2")
     assert "no image has a caption" not in half.out  # the other half may have some
     done = caption("{0..1}.tar", "out", "--into", into, "--model", loops, expect=1)
-    assert "holds 2 of 2 shards: 6 images, 0 captions" in done.out and "dropped as looping" in done.out
+    assert "holds 2 of 2 shards: 6 images, 0 captions" in done.out
+    assert ", 24 dropped as looping, 24 generated texts stopped at 10 tokens" in done.out
     assert done.out.splitlines()[-1].startswith(
         "no image has a caption; another --decoding, --prompt or --dtype may do"
     )
@@ -135,3 +137,13 @@ def test_raw_captions_behind_the_examples_count(caption, into, tmp_path):
     assert plan.captions.per_image == 3 and plan.captions.text_keys == ("txt",)
     plan = trains_on(caption("1.tar", "none", "--into", into))[1]
     assert plan.captions.per_image == 2 and plan.captions.text_keys == ()
+
+
+def test_a_key_with_a_dot_is_told_and_characters_that_the_plot_lacks_are_not(caption, tmp_path):
+    samples = {f"{row}": {**colour_sample(row), "txt": "一只猫在红色的沙发上睡觉".encode()} for row in range(3)}
+    write_tar(tmp_path / "0.tar", {**samples, "cat.v2": colour_sample(3)})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Glyph")
+        done = caption("0.tar", "out")
+    assert "4 samples in " in done.out and "left out: 1 no image: its key has a dot; each is named" in done.out
+    assert (tmp_path / "out" / "examples.png").exists()

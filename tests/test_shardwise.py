@@ -273,13 +273,14 @@ def test_embedding_leaves_out_what_it_cannot_read_and_says_so(program, flags, tm
     samples["04"].update(txt=b"caf\xe9", json=b"")
     samples["01"]["png"] = samples["01"]["png"][:60]
     samples["02"].pop("png")
+    samples["02"]["v2.png"] = samples["03"]["png"]
     write_tar(tmp_path / "0.tar", samples)
     whole = write_tar(tmp_path / "1.tar", {f"{row}": colour_sample(row) for row in range(9)}).read_bytes()
     (tmp_path / "1.tar").write_bytes(whole[: len(whole) // 2])
     data = ["--train-data", str(tmp_path / "{0..1}.tar"), *flags[4:]]
     done = program("embed", "--out", tmp_path / "out", "--", *data, folder="scripts", expect=1)
     assert "1 of 2 shards: 1 image, 5 captions" in done.out
-    assert "1 no caption, 1 image cannot be read, 1 no image, 1 captions cannot be read" in done.out
+    assert "1 no caption, 1 image cannot be read, 1 no image: its key has a dot, 1 captions cannot be read" in done.out
     assert re.search(r"left out: .*1.tar cannot be read as a tar \(unexpected end of data\)$", done.err, re.M)
     left_out = json.loads((tmp_path / "out" / "records" / "0.json").read_text())["left_out"]
     assert [entry["key"] for entry in left_out] == ["00", "01", "02", "04"]

@@ -9,7 +9,7 @@ from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.features import FeatureReader, MissingFeatures
 from open_clip_fff.data.images import NO_IMAGE, read_image
 from open_clip_fff.data.prefetch import prefetch_map
-from open_clip_fff.data.shards import SkippedSample, image_bytes
+from open_clip_fff.data.shards import SkippedSample, image_bytes, why_no_image
 from open_clip_fff.data.sources import CaptionReader
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ def decoded(
     """A sample's image as RGB, or as `read` makes it, preprocessed."""
     key, content = str(sample["__key__"]), image_bytes(sample)
     if content is None:
-        return SkippedSample(key, "no image")
+        return SkippedSample(key, why_no_image(sample))
     try:
         return preprocess(read(content))
     except NO_IMAGE:

@@ -82,6 +82,11 @@ def dotted_image(members: Iterable[str]) -> str | None:
     return next((name for name in members if "." in name and name.rpartition(".")[2] in IMAGES), None)
 
 
+def why_no_image(members: Iterable[str]) -> str:
+    """Why a sample without an image is left out."""
+    return "no image" if dotted_image(members) is None else "no image: its key has a dot"
+
+
 def describe_members(members: Iterable[str]) -> str:
     """Names of members for a line, with a note if keys have dots."""
     names = sorted(name for name in members if not name.startswith("__"))

@@ -2,6 +2,7 @@
 
 import shlex
 import textwrap
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -127,7 +128,8 @@ def draw_examples(examples: Sequence[CaptionedSample], title: str, path: Path) -
             right.text(0, 1, texts[index], va="top", fontsize=8, transform=right.transAxes, parse_math=False)
             left.set_anchor("N")
             left.axis("off"), right.axis("off")
-    with atomic_file(path) as file:
+    with atomic_file(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")  # a box instead of it, of Chinese, say
         figure.savefig(file, format="png", dpi=110)
 
 

@@ -107,7 +107,7 @@ class ShardCaptioner:
                 captions[index], dropped = add_clean(captions[index], texts, most)
                 record.counts.update(dropped)
                 if unfinished:
-                    record.counts[f"captions stopped at {self.decoding.max_new_tokens} tokens"] += unfinished
+                    record.counts[f"generated texts stopped at {self.decoding.max_new_tokens} tokens"] += unfinished
             short = [index for index in short if len(captions[index]) < most]
         record.counts.update(captions=sum(map(len, captions)))
         if short:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from open_clip_fff.config.captions import CaptionSettings
-from open_clip_fff.data.shards import as_usage_errors, dotted_image, image_bytes, read_samples
+from open_clip_fff.data.shards import as_usage_errors, image_bytes, read_samples, why_no_image
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.pack.items import Item, SkipSample
@@ -139,7 +139,7 @@ class ShardSource:
         sample, joined = content
         image = image_bytes(sample)
         if image is None:
-            raise SkipSample("no image" if dotted_image(sample) is None else "no image: its key has a dot")
+            raise SkipSample(why_no_image(sample))
         name = next(name for name, member in sample.items() if member is image)
         held = members(sample)
         del held[name]

@@ -71,7 +71,7 @@ class ShardProgress:
         self._shards, self._done = shards, 0
         interval = 1 if sys.stderr.isatty() else 30
         total = first * shards or None
-        self.bar = tqdm(total=total, unit=" images", mininterval=interval, disable=not shown, smoothing=0.05)
+        self.bar = tqdm(total=total, unit=" samples", mininterval=interval, disable=not shown, smoothing=0.05)
         self._label()
 
     def tick(self, samples: int) -> None:
@@ -87,7 +87,7 @@ class ShardProgress:
     def speed(self) -> str:
         """Samples, seconds and samples per second of this process."""
         seconds = self.bar.format_dict["elapsed"]
-        return f"{plural(self.bar.n, 'images')} in {seconds:.0f} s: {self.bar.n / max(seconds, 1e-9):,.1f} a second"
+        return f"{plural(self.bar.n, 'samples')} in {seconds:.0f} s: {self.bar.n / max(seconds, 1e-9):,.1f} a second"
 
     def _label(self) -> None:
         self.bar.set_description(f"shard {min(self._done + 1, self._shards)}/{self._shards}")
