@@ -169,7 +169,7 @@ def test_images_in_columns_of_other_types(pack, tmp_path, kind):
 )
 def test_other_forms_of_json(pack, pictures, tmp_path, document):
     (tmp_path / "t.json").write_text(json.dumps(document))
-    assert "3 images in" in pack(tmp_path / "t.json", "--out", tmp_path / "out").out
+    assert "3 samples in" in pack(tmp_path / "t.json", "--out", tmp_path / "out").out
 
 
 def test_a_json_that_is_nested_too_deep(pack, tmp_path):
