@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+SHOWN = 8  # reasons
 _PLURAL = re.compile(r"\b(?:(\w+(?:ss|sh|ch|x))es|(\w+)ies|(\w{2,}[^\Ws])s)\b")  # not as, is, has
 
 
@@ -24,5 +25,10 @@ def plural(number: int, things: str) -> str:
 
 
 def reasons(counts: Counter[str]) -> str:
-    """`3 without a caption, 1 no image`: why things were left out, the most frequent reason first; empty for none."""
-    return ", ".join(f"{count:,} {why}" for why, count in counts.most_common())
+    """`3 without a caption, 1 no image`: why things were left out, the most frequent reasons first; empty for none.
+
+    Of many, as where a library's have an image's own numbers, the last are counted together: `12 for others`.
+    """
+    shown = counts.most_common(SHOWN)
+    rest = counts.total() - sum(count for _, count in shown)
+    return ", ".join([f"{count:,} {why}" for why, count in shown] + [f"{rest:,} for others"] * bool(rest))

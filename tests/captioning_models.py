@@ -12,7 +12,7 @@ CHAT += "{% endif %}{% endfor %} ASSISTANT:{% endfor %}"
 
 
 def make_captioner(folder: Path, kind: str) -> Path:
-    """A folder with a captioner: `blip`, `blip2`, `git`, `decoder` (of a vision encoder) or `chat` (LLaVA)."""
+    """A folder with a captioner: `blip`, `blip2`, `git`, `decoder` (of a vision encoder), `chat` (LLaVA), `qwen`."""
     import transformers
 
     made = make(folder, "blip", "BlipForConditionalGeneration")  # a tokenizer and an image processor for all
@@ -21,7 +21,7 @@ def make_captioner(folder: Path, kind: str) -> Path:
     words = transformers.AutoTokenizer.from_pretrained(made)
     ends = {"bos_token_id": words.cls_token_id, "eos_token_id": words.sep_token_id, "pad_token_id": words.pad_token_id}
     torch.manual_seed(5)
-    model = {"blip2": _blip2, "git": _git, "decoder": _decoder, "chat": _chat}[kind](folder, words, ends)
+    model = {"blip2": _blip2, "git": _git, "decoder": _decoder, "chat": _chat, "qwen": _qwen}[kind](folder, words, ends)
     for weights in model.parameters():
         if weights.ndim > 1:
             torch.nn.init.normal_(weights, std=0.3)
@@ -86,3 +86,34 @@ def _chat(folder, words, ends):
         num_additional_image_tokens=1,
     ).save_pretrained(folder)  # fmt: skip
     return LlavaForConditionalGeneration(config)
+
+
+def _qwen(folder, words, ends):
+    from transformers import (
+        PreTrainedTokenizerFast,
+        Qwen2VLConfig,
+        Qwen2VLForConditionalGeneration,
+        Qwen2VLImageProcessor,
+        Qwen2VLProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    special = {"bos_token": "[CLS]", "eos_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    names = {"model_input_names": ["input_ids", "attention_mask"]}  # a BERT's has token types, which Qwen has not
+    words = PreTrainedTokenizerFast(tokenizer_object=words.backend_tokenizer, **special, **names)
+    marks = ["<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"]
+    words.add_tokens(marks, special_tokens=True)
+    start, image, end, video = words.convert_tokens_to_ids(marks)
+    images = Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=28 * 28 * 4)
+    chat = CHAT.replace("<image>", "".join(marks[:3]))
+    Qwen2VLProcessor(images, words, Qwen2VLVideoProcessor(), chat_template=chat).save_pretrained(folder)
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10_000.0}
+    text = {**SIZE, "vocab_size": len(words), "num_key_value_heads": 2, "max_position_embeddings": 128, **ends}
+    config = Qwen2VLConfig(
+        text_config={**text, "rope_parameters": rope, "rope_scaling": rope},
+        vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2},
+        image_token_id=image, video_token_id=video, vision_start_token_id=start, vision_end_token_id=end,
+    )  # fmt: skip
+    model = Qwen2VLForConditionalGeneration(config)
+    model.generation_config.update(**ends)
+    return model

@@ -16,8 +16,8 @@ from open_clip_fff.data.ids import text_hash
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader, fields_or_none
-from open_clip_fff.errors import UsageError
-from open_clip_fff.tools.caption.captioner import Captioner
+from open_clip_fff.errors import UsageError, reason
+from open_clip_fff.tools.caption.captioner import Captioner, GeneratedTexts
 from open_clip_fff.tools.caption.cleaning import add_clean
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.shards.folder import ShardRecord
@@ -50,7 +50,7 @@ class ShardCaptioner:
     seed: int  # of the random numbers, combined with the shard's base name
     field: str | None  # of the tars' json that captions go into; None for sidecars
     overwrite: bool  # whether a sample may have that field already
-    settings: Mapping[str, object]  # kept in sidecars
+    settings: Mapping[str, object]  # kept in sidecars; the model's name is one
 
     def write(self, url: str, file: BinaryIO, tick: Callable[[int], None]) -> ShardRecord:
         """Captions a shard and writes its file; `tick` gets the numbers of samples that are done.
@@ -71,21 +71,13 @@ class ShardCaptioner:
     def captions(self, url: str, record: ShardRecord, tick: Callable[[int], None]) -> Iterator[tuple[str, list[str]]]:
         """Key and captions of samples with any; `record` counts, and lists the others.
 
-        Raises UsageError if the shard cannot be read, or a sample has the field and may not.
+        Raises UsageError if the shard cannot be read, a sample has the field and may not, or the model fails.
         """
         torch.manual_seed(text_hash(f"{PurePosixPath(url).name}/seed {self.seed}"))
         read = read_samples([url]) if self.field is None else samples_to_copy(url, record)
         samples = as_usage_errors(prefetch_map(self._prepared_sample, read, self.workers), url)
         for prepared in usable_batches(samples, self.batch_size, record, tick):
-            record.counts.update(images=len(prepared), captions=0)
-            if raw := sum(sample.raw for sample in prepared):
-                record.counts[WITH_RAW] += raw
-            captioned = self._captioned([sample.image for sample in prepared], record)
-            for sample, captions in zip(prepared, captioned, strict=True):
-                if captions:
-                    yield sample.key, captions
-                else:
-                    record.leave_out(sample.key, "no usable caption")
+            yield from self._captioned(prepared, record)
 
     def _prepared_sample(self, sample: dict) -> PreparedSample | SkippedSample:
         key = str(sample["__key__"])
@@ -96,23 +88,56 @@ class ShardCaptioner:
             return image
         return PreparedSample(key, image, any(RAW_TEXTS.read(sample).found.values()))
 
-    def _captioned(self, images: list[Any], record: ShardRecord) -> list[list[str]]:
-        """Up to K captions of each image; images with fewer are captioned again for at most `decoding.rounds`."""
+    def _captioned(self, prepared: list[PreparedSample], record: ShardRecord) -> Iterator[tuple[str, list[str]]]:
+        """Key and captions of samples with any; `record` counts, and lists the others.
+
+        Images with fewer than K are captioned again for at most `decoding.rounds`.
+        """
         most = self.decoding.captions
-        captions: list[list[str]] = [[] for _ in images]
-        short = list(range(len(images)))
+        captions: list[list[str]] = [[] for _ in prepared]
+        refused: dict[int, str] = {}
+        record.counts.update(images=0, captions=0)  # are printed first
+        if raw := sum(sample.raw for sample in prepared):
+            record.counts[WITH_RAW] += raw
+        short = list(range(len(prepared)))
         for _ in range(self.decoding.rounds):
-            generated = self.captioner.generate([images[index] for index in short], self.decoding)
-            for index, (texts, unfinished) in zip(short, generated, strict=True):
-                captions[index], dropped = add_clean(captions[index], texts, most)
+            generated = self._generated([prepared[index].image for index in short])
+            for index, found in zip(short, generated, strict=True):
+                if isinstance(found, str):
+                    refused[index] = found
+                    continue
+                captions[index], dropped = add_clean(captions[index], found.texts, most)
                 record.counts.update(dropped)
-                if unfinished:
-                    record.counts[f"generated texts stopped at {self.decoding.max_new_tokens} tokens"] += unfinished
-            short = [index for index in short if len(captions[index]) < most]
-        record.counts.update(captions=sum(map(len, captions)))
+                if found.unfinished:
+                    record.counts[f"generated texts stopped at {self.decoding.max_new_tokens} tokens"] += (
+                        found.unfinished
+                    )
+            short = [index for index in short if index not in refused and len(captions[index]) < most]
+        images = sum(bool(texts) or index not in refused for index, texts in enumerate(captions))
+        record.counts.update(images=images, captions=sum(map(len, captions)))
         if short:
             record.counts[f"images with fewer than {most}"] += len(short)
-        return captions
+        for index, (key, _, _) in enumerate(prepared):
+            if captions[index]:
+                yield key, captions[index]
+            else:
+                record.leave_out(key, refused.get(index, "no usable caption"))
+
+    def _generated(self, images: list[Any]) -> list[GeneratedTexts | str]:
+        """The texts of each image, or why the model cannot take it.
+
+        Raises UsageError if it cannot take a grey one, either: then the fault is not the image's.
+        """
+        try:
+            return list(self.captioner.generate(images, self.decoding))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # processors and models raise various
+            if len(images) > 1:
+                half = len(images) // 2
+                return self._generated(images[:half]) + self._generated(images[half:])
+            self.captioner.check(self.decoding, f"--model {self.settings['model']}")
+            return [f"the model cannot take it ({reason(error)})"]
 
 
 def with_captions(members: Mapping[str, bytes], texts: list[str] | None, field: str) -> dict[str, bytes]:
