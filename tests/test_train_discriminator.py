@@ -161,7 +161,7 @@ def test_a_pass_meets_each_image_once_and_none_that_is_held_out(shards, monkeypa
         monkeypatch.setattr(pairs, "get_worker_info", lambda info=info: info)
         training = TrainingPairs(urls, reader(), lambda picture: torch.zeros(1), 0.25, seed=0)
         for epoch, images in enumerate(passes):
-            images += [id_of(sample) for sample in training._samples(epoch, worker, workers)]
+            images += [id_of(sample) for sample, _ in training._samples(epoch, worker, workers)]
     for images in passes:
         assert sorted(images) == sorted(everything - kept)
     assert passes[0] != passes[1]
@@ -344,9 +344,6 @@ def test_what_cannot_work_is_refused_in_one_line(shards, tmp_path, capsys):
     assert "--tokenizer: goes with --from-config" in refused(*whole, "--tokenizer", "x")
     assert "--device nothing: " in refused(*whole, "--device", "nothing")
     assert "--model nowhere: cannot be loaded" in refused(*whole, "--model", "nowhere")
-    assert "no image with a caption in txt, json:nothing" in refused(
-        *whole, "--json-text-key", "nothing", "--caption-words", "99:"
-    )
     assert "--held-out 0.0001: keeps 0 of 64 images" in refused(*whole, "--held-out", "0.0001")
     assert "04.tar does not exist (1 of 2)" in refused(*whole, "--train-data", shards / "{03..04}.tar")
     (tmp_path / "no.tar").write_text("no tar")

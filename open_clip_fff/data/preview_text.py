@@ -132,9 +132,7 @@ def _lines(preview: Preview, captions: CaptionSettings, tokens: int | None) -> l
     if captions.positive_key is not None:
         share = preview.keys / preview.rows
         lines.append(f"  --positive-key {captions.positive_key} has a value in {share:.2%} of rows")
-    lines += [f"  {note}" for note in preview.notes]
-    if preview.damaged:
-        lines.append(f"  {plural(preview.damaged, 'rows')} with captions that cannot be read, first {preview.damage}")
+    lines += [f"  {note}" for note in damage_lines(preview)]
     if without := preview.rows - preview.images:
         lines.append(
             f"  {plural(without, 'rows')} without an image: training skips them{dotted_key_note(preview.members)}"
@@ -158,6 +156,12 @@ def _lines(preview: Preview, captions: CaptionSettings, tokens: int | None) -> l
         if len(texts) > captions.per_image:
             lines.append(f"    and {len(texts) - captions.per_image} more, beyond K")
     return lines
+
+
+def damage_lines(preview: Preview) -> list[str]:
+    """Notes on columns, and how many rows have captions that cannot be read."""
+    rows = f"{plural(preview.damaged, 'rows')} with captions that cannot be read, first {preview.damage}"
+    return [*preview.notes, *[rows] * bool(preview.damaged)]
 
 
 def _typed(source: str, preview: Preview) -> str:

@@ -1,6 +1,6 @@
 """Sidecars: captions or features in one parquet per shard, of the same stem, joined by key."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,8 +8,10 @@ from open_clip_fff.config.name_lists import find_name
 from open_clip_fff.data.data_sets import BETWEEN, parquet_name, parquets
 from open_clip_fff.data.table_columns import column_names, find_column, spaces_note
 from open_clip_fff.errors import UsageError, printable, reason
+from open_clip_fff.plural import plural
 
 KEY = "key"
+NO_CAPTIONS = "have no captions from there"  # rows of shards without a parquet
 _BINARY = ("binary", "large_binary", "fixed_size_binary", "null")  # how arrow names them
 
 Rows = Mapping[str, Mapping[str, list]]
@@ -121,6 +123,15 @@ class Sidecar:
         paths = [self.path(url) for url in urls]
         there = {path for folder in {path.parent for path in paths} if folder.is_dir() for path in folder.iterdir()}
         return [path for path in paths if path not in there]
+
+    def missing_notes(self, urls: Sequence[str], lost: str) -> list[str]:
+        """A line if some shards have no parquet, and what is `lost` of their rows; of all, `check` says so."""
+        if not 0 < len(missing := self.missing(urls)) < len(urls):
+            return []
+        return [
+            f"warning: {self.flag}: {len(missing):,} of {plural(len(urls), 'shards')} have no parquet there "
+            f"(first {missing[0]}): their rows {lost}"
+        ]
 
     def size(self, url: str) -> int | None:
         """The rows of a shard's parquet, perhaps several of a key; None if it cannot be read."""

@@ -11,7 +11,9 @@ from open_clip_fff.data.data_sets import check_files, dataset_kind, expand_shard
 from open_clip_fff.data.features import FeatureReader
 from open_clip_fff.data.positives import NamedPairs, read_pairs
 from open_clip_fff.data.preview import TRIED, Preview, preview_csv, preview_sets
-from open_clip_fff.data.preview_text import check, check_validation
+from open_clip_fff.data.preview_text import check, check_validation, damage_lines
+from open_clip_fff.data.sidecar import NO_CAPTIONS
+from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table_columns import read_table, table_columns
 from open_clip_fff.errors import UsageError
 
@@ -40,6 +42,22 @@ def val_captions(captions: CaptionSettings, shards: str | None) -> CaptionSettin
     """
     sidecar = captions.sidecar if captions.val_sidecar is None else captions.val_sidecar or None
     return dataclasses.replace(captions, policy="all", sidecar=sidecar, shards=shards, positives=None)
+
+
+def check_all_captions(shards: str, captions: CaptionSettings) -> list[str]:
+    """Checks the first rows of each data set for a command that reads all captions, however many an image has.
+
+    Returns:
+        A line for what of the captions cannot be read, or was typed without the spaces around its name.
+
+    Raises:
+        UsageError: as training, but for fewer than K captions.
+    """
+    captions = dataclasses.replace(captions, per_image=1)
+    previews, sidecar = preview_sets(shards, captions), CaptionReader(captions).sidecar
+    check(previews, captions)
+    notes = [] if sidecar is None else sidecar.missing_notes(expand_shards(shards), NO_CAPTIONS)
+    return notes + [f"warning: {preview.name}: {line}" for preview in previews for line in damage_lines(preview)]
 
 
 def feature_reader(plan: Plan) -> FeatureReader | None:

@@ -9,6 +9,7 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import BETWEEN, check_files, dataset_kind, expand_shards, parquet_name
 from open_clip_fff.data.row_counts import row_counts
+from open_clip_fff.data.sidecar import NO_CAPTIONS
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.table_columns import column_names, read_table, read_with
 from open_clip_fff.data.training_data import feature_reader, val_captions
@@ -43,17 +44,12 @@ def sidecar_notes(args: argparse.Namespace, plan: Plan) -> list[str]:
     """A line for each folder of sidecars that lacks those of some shards of --train-data."""
     if not args.train_data or dataset_kind(args) != "webdataset":
         return []
-    features, urls, notes = feature_reader(plan), expand_shards(args.train_data), []
+    features, urls, notes = feature_reader(plan), expand_shards(args.train_data), list[str]()
     for sidecar, lost in (
-        (CaptionReader(plan.captions).sidecar, "have no captions from there"),
+        (CaptionReader(plan.captions).sidecar, NO_CAPTIONS),
         (None if features is None else features.sidecar, "are not trained"),
     ):
-        missing = [] if sidecar is None else sidecar.missing(urls)
-        if sidecar is not None and 0 < len(missing) < len(urls):  # all of them is an error, which the preview has
-            notes.append(
-                f"warning: {sidecar.flag}: {len(missing):,} of {plural(len(urls), 'shards')} have no parquet there "
-                f"(first {missing[0]}): their rows {lost}"
-            )
+        notes += [] if sidecar is None else sidecar.missing_notes(urls, lost)
     return notes
 
 

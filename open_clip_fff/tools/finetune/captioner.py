@@ -8,9 +8,9 @@ from torch import Tensor
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.training_data import training_shards
+from open_clip_fff.data.training_data import check_all_captions, training_shards
 from open_clip_fff.devices import or_best, usable
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, print_warnings
 from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.caption.captioner import PixelCaptioner
@@ -34,8 +34,12 @@ AT_ONCE = 64  # held-out pairs
 
 
 def run(args: argparse.Namespace, plan: Plan) -> int:
-    """Trains, measures, and writes. Raises UsageError if no model can be loaded, or there is nothing to train on."""
+    """Trains, measures, and writes.
+
+    Raises UsageError for captions that training would refuse, a model that cannot be loaded, or too few pairs.
+    """
     plan, urls = training_shards(plan, args.training)
+    print_warnings(check_all_captions(args.training.train_data, plan.captions))
     reader = CaptionReader(plan.captions)
     seed_everything(args.seed)
     if args.model:

@@ -10,8 +10,9 @@ from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.connection import UNDECIDED, ConnectionSettings
 from open_clip_fff.data.data_sets import check_tars, expand_shards
 from open_clip_fff.data.sources import CaptionReader
+from open_clip_fff.data.training_data import check_all_captions
 from open_clip_fff.devices import or_best, usable
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, print_warnings
 from open_clip_fff.matching.discriminators import make_discriminator
 from open_clip_fff.matching.loading import load_matching
 from open_clip_fff.matching.model import MatchingModel
@@ -39,11 +40,15 @@ from open_clip_fff.tools.finetune.random_weights import from_config
 
 
 def run(args: argparse.Namespace, captions: CaptionSettings, connection: ConnectionSettings | None) -> int:
-    """Trains, measures, and writes. Raises UsageError if no model can be loaded, or there is nothing to train on."""
+    """Trains, measures, and writes.
+
+    Raises UsageError for captions that training would refuse, a model that cannot be loaded, or too few pairs.
+    """
     reader = CaptionReader(captions)
     seed_everything(args.seed)
     urls = expand_shards(args.train_data)
     check_tars("--train-data", urls)
+    print_warnings(check_all_captions(args.train_data, captions))
     if args.model:
         matching = load_matching(args.model, f"--model {args.model}")
     else:
@@ -97,10 +102,8 @@ def labeller(
 def measured_pairs(
     args: argparse.Namespace, urls: list[str], reader: CaptionReader, transform: ImageTransform
 ) -> list[ImagePair]:
-    """The held-out pairs. Raises UsageError if there are too few, or none to train on."""
+    """The held-out pairs. Raises UsageError if there are too few."""
     pairs, others = held_out_pairs(urls, reader, transform, args.held_out, args.held_out_images)
-    if not others:
-        raise UsageError(f"--train-data: no image with a caption in {', '.join(reader.captions.sources)}")
     ids = torch.tensor([pair.id for pair in pairs])
     if len(pairs) < LEAST or bool(same_pair(ids, [pair.caption for pair in pairs]).all()):
         fix = "raise it" if args.held_out < MOST_HELD_OUT else "that is the most, so more of them are needed"

@@ -82,8 +82,8 @@ class TrainingPairs(IterableDataset):
             draw = random.Random(f"{self.seed} {epoch} {worker}")
             some = False
             for part in ((worker, workers), (0, 1)):  # where its own shards have no pair, all of them
-                for sample in _shuffle(self._samples(epoch, *part), BUFFER, BUFFER, draw):
-                    if pair := decode(sample, self.reader.row(sample), self.transform, draw):
+                for sample, row in _shuffle(self._samples(epoch, *part), BUFFER, BUFFER, draw):
+                    if pair := decode(sample, row, self.transform, draw):
                         some = True
                         yield pair
                 if some:
@@ -91,14 +91,20 @@ class TrainingPairs(IterableDataset):
             else:
                 raise UsageError("--train-data: a whole pass over the shards found no image with a caption to train on")
 
-    def _samples(self, epoch: int, worker: int, workers: int) -> Iterator[dict]:
+    def _samples(self, epoch: int, worker: int, workers: int) -> Iterator[tuple[dict, CaptionRow]]:
+        """Undecoded, with captions, which are read here, shard by shard, as a reader has one sidecar in memory."""
         urls = random.Random(f"{self.seed} {epoch}").sample(self.urls, len(self.urls))
         # with fewer shards than workers, each worker reads all and takes its share of the samples
         split = len(urls) >= workers
         for url in urls[worker::workers] if split else urls:
+            told = False
             try:
                 for place, sample in enumerate(read_samples([url])):
                     if (split or place % workers == worker) and not held_out(id_of(sample), self.share):
-                        yield sample
+                        found, damage = self.reader.read(sample)
+                        if damage and not told:
+                            logging.warning(f"--train-data: {damage[0]}; its captions are left out")
+                            told = True
+                        yield sample, self.reader.named_row(sample, found)
             except Exception as error:  # a damaged shard costs its rest, not the training
                 logging.warning(f"--train-data: {url} cannot be read to its end ({reason(error)})")
