@@ -215,6 +215,10 @@ def test_what_cannot_work_is_one_line(fused, quiz, tmp_path, capsys):
     assert "is a folder; name a file" in line(*given, *test, "--predictions", tmp_path)
     unanswered = changed("val-annotations.json", lambda x: x["annotations"].pop(3))
     assert "answers 39 of the 40 questions" in (found := line(*unanswered)) and "question 3 has no annot" in found
+    again = changed("val-annotations.json", lambda x: x["annotations"].append(x["annotations"][3]))
+    assert "val-annotations.json, annotation 40: question 3 has another one before" in line(*again)
+    again = changed("val-questions.json", lambda x: x["questions"][5].update(question_id=3))
+    assert "val-questions.json: 3 is the question_id of several" in line(*again)
     few = changed("train-annotations.json", lambda x: x["annotations"][7].update(answers=[{"answer": "yes"}]))
     assert "train-annotations.json: question 7 has 1 answer; the accuracy" in line(*few)
     rare = changed("train-annotations.json", lambda x: x["annotations"][0].update(answers=[{"answer": "never"}] * 10))
@@ -241,6 +245,8 @@ def test_what_cannot_work_is_one_line(fused, quiz, tmp_path, capsys):
     assert "is the file of --result" in refused(capsys, *score, "--predictions", tmp_path / "r.json")
     assert "without it there is no score" in refused(capsys, *score[:-4], "--result", tmp_path / "r.json")
     assert "--train-questions: goes with --model" in refused(capsys, *score, *given[2:4])
+    for flag in ("--steps", "--lr", "--head-lr", "--wd", "--warmup", "--validate-every", "--seed", "--answers"):
+        assert f"{flag}: goes with --model; --score reads test files" in refused(capsys, *score, flag, 7)
     assert not (tmp_path / "x").exists()
 
 

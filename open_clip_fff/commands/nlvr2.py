@@ -22,7 +22,7 @@ def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace]:
     parser = CommandParser(prog, __doc__)
     add_task_flags(parser, FILES, "sentences")
     args = parser.parse_args(argv)
-    check(args, [name for name, _ in FILES])
+    check(parser, args, [name for name, _ in FILES])
     return (args,)
 
 

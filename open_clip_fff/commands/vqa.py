@@ -28,7 +28,7 @@ def parse(argv: list[str], prog: str) -> tuple[argparse.Namespace]:
     parser.add_argument("--min-count", type=int, default=1, metavar="N", help=count)
     args = parser.parse_args(argv)
     check_least(args, answers=2, min_count=1)
-    check(args, [name for name, _ in FILES], optional=["annotations"])
+    check(parser, args, [name for name, _ in FILES], optional=["annotations"])
     return (args,)
 
 

@@ -11,6 +11,10 @@ from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.finetune.flags import add_loop_flags, check_loop_flags, check_shares
 
 LR, HEAD_FACTOR = 2e-5, 10  # ALBEF's rate for both tasks; the head is new
+TRAINING = (  # flags that --score does not read
+    *("out", "pooled", "freeze_towers", "steps", "lr", "head_lr", "wd", "warmup", "min_crop", "validate_every", "seed"),
+    *("answers", "min_count"),
+)
 SPLITS = {"train": "to train on", "val": "to choose the step on", "test": "to score, after that"}
 
 
@@ -34,10 +38,10 @@ def add_task_flags(parser: CommandParser, files: Sequence[tuple[str, str]], rows
     add("--validate-every", type=int, metavar="STEPS", help="(default: a tenth of --steps)")
 
 
-def check(args: argparse.Namespace, files: Sequence[str], optional: Sequence[str] = ()) -> None:
+def check(parser: CommandParser, args: argparse.Namespace, files: Sequence[str], optional: Sequence[str] = ()) -> None:
     """Fills in rates, and raises UsageError for flags that do not go together and files that are not there.
 
-    `files` make a split, as the end of their flags; a test split may lack the `optional` ones.
+    `parser` made `args`. `files` make a split, as the end of their flags; a test split may lack the `optional` ones.
     """
     check_least(args, batch_size=1, validate_every=1, head_lr=0)
     check_loop_flags(args)
@@ -45,7 +49,7 @@ def check(args: argparse.Namespace, files: Sequence[str], optional: Sequence[str
     named = {split: [name for name in files if getattr(args, f"{split}_{name}")] for split in SPLITS}
     if args.score:
         unused = [f"{split}_{name}" for split in ("train", "val") for name in named[split]]
-        unused += [name for name in ("out", "pooled", "freeze_towers") if getattr(args, name)]
+        unused += [name for name in TRAINING if getattr(args, name, None) != parser.get_default(name)]
         if unused:
             raise UsageError(f"{as_flag(unused[0])}: goes with --model; --score reads test files")
     elif args.result:

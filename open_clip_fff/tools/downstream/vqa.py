@@ -1,6 +1,7 @@
 """open-clip-fff vqa: VQAv2's questions, answered with one of the training questions' frequent answers."""
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 def read_annotations(path: Path) -> dict[Any, Annotation]:
     """By question id.
 
-    Raises UsageError if the file is none of VQAv2's annotations, or a question has too few answers for the accuracy.
+    Raises UsageError if the file is none of VQAv2's annotations, or a question has two, or too few answers.
     """
     found = {}
     for number, row in enumerate(json_list(path, "annotations")):
@@ -49,6 +50,8 @@ def read_annotations(path: Path) -> dict[Any, Annotation]:
                 f"{path}: question {question} has {plural(len(answers), 'answers')}; the accuracy, and the targets, "
                 f"need {LEAST} people (VQAv2 asked 10)"
             )
+        if question in found:
+            raise UsageError(f"{where}: question {question} has another one before")
         kind = row.get(TYPE)
         found[question] = Annotation(tuple(map(normalise, answers)), None if kind is None else str(kind))
     return found
@@ -72,6 +75,10 @@ def _split(args: argparse.Namespace, name: str, classes: Sequence[str], images: 
         asked.append((field(row, "question_id", (int, str), where), image, field(row, "question", str, where)))
     paths = images.find((image for _, image, _ in asked), questions)
     ids = [question for question, _, _ in asked]
+    if twice := [question for question, count in Counter(ids).items() if count > 1]:
+        raise UsageError(
+            f"{questions}: {twice[0]} is the question_id of several; an annotation belongs to one question"
+        )
     answered = None if annotations is None else read_annotations(annotations)
     if answered is not None and (without := [question for question in ids if question not in answered]):
         raise UsageError(
