@@ -97,7 +97,7 @@ class TrainingPairs(IterableDataset):
         # with fewer shards than workers, each worker reads all and takes its share of the samples
         split = len(urls) >= workers
         for url in urls[worker::workers] if split else urls:
-            told = False
+            told = epoch > 0  # the first pass says it
             try:
                 for place, sample in enumerate(read_samples([url])):
                     if (split or place % workers == worker) and not held_out(id_of(sample), self.share):
