@@ -144,6 +144,15 @@ def test_a_key_with_a_dot_is_told_and_characters_that_the_plot_lacks_are_not(cap
     write_tar(tmp_path / "0.tar", {**samples, "cat.v2": colour_sample(3)})
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "Glyph")
-        done = caption("0.tar", "out")
+        done = caption("0.tar", "out", "--prompt", r"$\a$")
     assert "4 samples in " in done.out and "left out: 1 no image: its key has a dot; each is named" in done.out
     assert (tmp_path / "out" / "examples.png").exists()
+
+
+def test_a_plot_of_ones_own_stays(caption, tmp_path):
+    tar(tmp_path / "0.tar", range(4))
+    (own := tmp_path / "out" / "examples.png").parent.mkdir()
+    own.write_bytes(b"mine")
+    done = caption("0.tar", "out", expect=2)
+    assert f"--out {own.parent}: examples.png there would be replaced; name another folder" in done.err
+    assert own.read_bytes() == b"mine" and list(own.parent.iterdir()) == [own]

@@ -190,6 +190,10 @@ def test_a_folder_of_other_settings_or_sources_is_refused(texts, folder):
         OutFolder(folder.path, ".txt", {"words": "many"})
     with pytest.raises(OneRankError, match=r"0.txt was made of .*0.txt and not of .*1.txt"):
         process_shards({"0": texts["1"]}, folder, Share(), copy)
+    for others in ('{"mine": 1}', "[1]"):
+        (folder.path / "settings.json").write_text(others)
+        with pytest.raises(UsageError, match=r"its settings\.json is another program's; name another folder"):
+            OutFolder(folder.path, ".txt", {"words": "many"})
     (folder.path / "settings.json").write_text("{")
     with pytest.raises(UsageError, match="cannot be used"):
         OutFolder(folder.path, ".txt", {})

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,12 +15,11 @@ from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.decoded import DecodedSample, decoded_samples
 from open_clip_fff.data.features import COLUMN, MEMBER, pack
-from open_clip_fff.data.preview import preview_sets
-from open_clip_fff.data.preview_text import check
 from open_clip_fff.data.shards import UnreadableTar, as_usage_errors, read_samples
 from open_clip_fff.data.sources import CaptionReader
-from open_clip_fff.data.training_data import training_shards
+from open_clip_fff.data.training_data import check_all_captions, training_shards
 from open_clip_fff.devices import or_best, usable
+from open_clip_fff.errors import print_warnings
 from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.hub.stored_names import files_hash, stored_name
 from open_clip_fff.numerics import half_on_cuda
@@ -79,9 +77,8 @@ def check_captions(shards: str, captions: CaptionSettings, share: Share) -> None
     sidecar = CaptionReader(captions).sidecar
     if share.count > 1 and sidecar is not None and sidecar.missing(urls[0] for urls in data_sets(shards)):
         return  # another task of a job array still makes them
-    any_number = replace(captions, per_image=1)
     with suppress(UnreadableTar):  # which is named as its turn comes, and the others are done
-        check(preview_sets(shards, any_number), any_number)
+        print_warnings(check_all_captions(shards, captions))
 
 
 def embed(

@@ -119,7 +119,7 @@ def draw_examples(examples: Sequence[CaptionedSample], title: str, path: Path) -
     rows = [range(start, min(start + COLUMNS, len(examples))) for start in range(0, len(examples), COLUMNS)]
     heights = [max(1.7, *(0.17 * (texts[index].count("\n") + 2) for index in row)) for row in rows]
     figure = Figure(figsize=(11, sum(heights) + 0.5), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     grid = figure.add_gridspec(len(rows), 2 * COLUMNS, width_ratios=[1, 2.1] * COLUMNS, height_ratios=heights)
     for line, row in enumerate(rows):
         for column, index in enumerate(row):

@@ -14,9 +14,9 @@ from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.tools.caption.captioner import Captioner
 from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_captioner, revision
-from open_clip_fff.tools.caption.report import report
+from open_clip_fff.tools.caption.report import PLOT, report
 from open_clip_fff.tools.caption.shard import ShardCaptioner, refuse_taken
-from open_clip_fff.tools.shards.folder import OutFolder, by_stem, refuse_input_folder
+from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, by_stem, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import INTO, Share
 from open_clip_fff.tools.shards.tars import check_torn
@@ -40,6 +40,8 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
         try:
             captioner = load_captioner(args.model, config, args.prompt, settings["dtype"])
             to_device(captioner, device).check(decoding, f"--model {args.model}")
+            if (plot := args.out / PLOT).exists() and not (args.out / SETTINGS).exists():
+                raise UsageError(f"--out {args.out}: {plot.name} there would be replaced; name another folder")
             folder = OutFolder(args.out, INTO[args.into], settings)  # created only once the model works
             if share.index == 0:
                 print(f"captions of {args.model}, {decoding.how}, in {settings['dtype']} on {device}")

@@ -109,9 +109,8 @@ class ShardCaptioner:
                 captions[index], dropped = add_clean(captions[index], found.texts, most)
                 record.counts.update(dropped)
                 if found.unfinished:
-                    record.counts[f"generated texts stopped at {self.decoding.max_new_tokens} tokens"] += (
-                        found.unfinished
-                    )
+                    stopped = f"generated texts stopped at {self.decoding.max_new_tokens} tokens"
+                    record.counts[stopped] += found.unfinished
             short = [index for index in short if index not in refused and len(captions[index]) < most]
         images = sum(bool(texts) or index not in refused for index, texts in enumerate(captions))
         record.counts.update(images=images, captions=sum(map(len, captions)))

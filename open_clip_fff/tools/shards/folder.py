@@ -69,9 +69,12 @@ class OutFolder:
             theirs = json.loads(file.read_text()) if file.exists() else None
             if theirs is None:
                 write_atomically(file, json.dumps(ours, indent=1, ensure_ascii=False) + "\n")
-        if isinstance(theirs, dict):
-            theirs = {name: _common(value, ours.get(name)) for name, value in theirs.items()}
-        if theirs is not None and theirs != ours:
+        if theirs is None:
+            return
+        if not isinstance(theirs, dict) or not theirs.keys() & ours.keys():
+            raise UsageError(f"--out {path}: its {SETTINGS} is another program's; name another folder")
+        theirs = {name: _common(value, ours.get(name)) for name, value in theirs.items()}
+        if theirs != ours:
             raise UsageError(f"--out {path}: was made with {_difference(theirs, ours)}; name another folder")
 
     def file(self, stem: str) -> Path:
@@ -157,10 +160,8 @@ def _common(theirs: object, ours: object) -> object:
     return {name: value for name, value in theirs.items() if name in ours}
 
 
-def _difference(theirs: object, ours: Mapping[str, object]) -> str:
+def _difference(theirs: Mapping[str, object], ours: Mapping[str, object]) -> str:
     """The first setting that differs."""
-    if not isinstance(theirs, dict):
-        return "something else"
     name = next(name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name))
     old, new = theirs.get(name), ours.get(name)
     if isinstance(old, dict) and isinstance(new, dict):
