@@ -260,6 +260,10 @@ def _rank(argv: list[str], all_there: Barrier) -> None:
     # The agent's store looks up the address of a rank that connects. A rank that is forked meanwhile finds the C
     # library's lock for that taken, by a thread that it does not have, and waits for ever.
     all_there.wait()
+    # The agent's handlers came with the fork; a process that torchrun starts has none but Python's, for Ctrl-C.
+    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _main(argv)
     except SystemExit as end:

@@ -35,6 +35,7 @@ class ReportPid:
     def __call__(self, batch: Batch) -> Batch:
         self.batches += 1
         if self.batches == 8:
-            print(f"rank {self.rank} is pid {os.getpid()}", flush=True)
+            # one write, where stdout is unbuffered, too: another rank's line may come between two
+            print(f"rank {self.rank} is pid {os.getpid()}\n", end="", flush=True)
         time.sleep(0.05)
         return batch
