@@ -37,7 +37,7 @@ class StopSignals:
         self.rank = rank
         self.signum: int | None = None
         self._leaving = RawValue("b", 0)
-        self._since = 0.0
+        self._since: float | None = None  # when this process got its own first one
         self._before: dict[int, Any] = {}
 
     def install_handlers(self) -> None:
@@ -46,8 +46,8 @@ class StopSignals:
             self._before = {signum: signal.signal(signum, self._on_signal) for signum in SIGNALS}
 
     def _on_signal(self, signum: int, _: object) -> None:
-        if self.signum is None:
-            self.signum, self._since = signum, time.monotonic()
+        if self._since is None:  # though another rank's may be known already
+            self.signum, self._since = self.signum or signum, time.monotonic()
             if self.rank == 0:  # no logger: the signal may have interrupted one
                 name = signal.Signals(signum).name
                 message = f"{name}: training stops with a checkpoint after this step; a second one ends it at once\n"
@@ -140,8 +140,10 @@ class StopAgreement:
 
     def any_rank(self) -> bool:
         """Whether any rank got a signal. A collective: to be called on every rank between epochs."""
-        if self.store is not None:
-            signum = torch.tensor(int(self.stopping.signum or 0), device=self.device)
-            dist.all_reduce(signum, dist.ReduceOp.MAX)
-            self.stopping.signum = int(signum) or None
-        return self.stopping.signum is not None
+        if self.store is None:
+            return self.stopping.signum is not None
+        signum = torch.tensor(int(self.stopping.signum or 0), device=self.device)
+        dist.all_reduce(signum, dist.ReduceOp.MAX)
+        if signum:  # else this rank's own, of just now, stays for the next step
+            self.stopping.signum = int(signum)
+        return bool(signum)
