@@ -49,6 +49,23 @@ def in_step(number: int, act):
         handle.remove()
 
 
+@contextmanager
+def at_line(text: str, act):
+    """Does something once, as a line with this text is logged."""
+
+    class Once(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if text in record.getMessage() and not self.level:
+                self.setLevel(logging.CRITICAL)
+                act()
+
+    logging.root.addHandler(handler := Once())
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+
+
 def told(signum: int = signal.SIGTERM):
     return lambda: os.kill(os.getpid(), signum)
 
@@ -212,20 +229,24 @@ def test_a_signal_at_an_epochs_end_and_one_in_validation(trainer):
     with in_step(8, told()):
         assert trainer(*argv, "--name", "x") == 143
     assert "step 8 of 8 in epoch 0" in trainer.log("x") and "Eval Epoch: 1" not in trainer.log("x")
-
-    class InValidation(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "Eval Epoch: 1" in record.getMessage() and not self.level:
-                self.setLevel(logging.CRITICAL)
-                os.kill(os.getpid(), signal.SIGTERM)
-
-    logging.root.addHandler(handler := InValidation())
-    try:
+    with at_line("Eval Epoch: 1", told()):
         assert trainer(*argv, "--name", "x", "--resume", "latest") == 143
-    finally:
-        logging.root.removeHandler(handler)
     assert names(trainer, "x") == ["epoch_1.extra", "epoch_1.pt"] and "Train Epoch: 1" not in trainer.log("x")
     assert f"before epoch 1; saved as {trainer.run('x') / 'checkpoints' / 'epoch_1.pt'};" in trainer.log("x")
+    assert trainer(*argv, "--name", "x", "--resume", "latest") == 0
+    assert_equal_checkpoints(trainer.checkpoint("straight", 2), trainer.checkpoint("x", 2))
+
+
+@pytest.mark.parametrize("step", [5, 8])
+def test_a_signal_as_a_resumed_run_begins_keeps_what_was_trained(trainer, step):
+    """Before the loader has begun, nothing tells where it was; the signal acts after a step, or the epoch's end."""
+    argv = [*FFF, *RANDOM, *EIGHT, "--workers", "2", "--epochs", "2"]
+    assert trainer(*argv, "--name", "straight") == 0
+    with in_step(step, told()):
+        assert trainer(*argv, "--name", "x") == 143
+    with at_line("Going on in epoch 0 after step", told()):
+        assert trainer(*argv, "--name", "x", "--resume", "latest") == 143
+    assert names(trainer, "x")[-1] == f"epoch_0_step_{min(step + 1, 8)}.pt"
     assert trainer(*argv, "--name", "x", "--resume", "latest") == 0
     assert_equal_checkpoints(trainer.checkpoint("straight", 2), trainer.checkpoint("x", 2))
 
@@ -267,20 +288,15 @@ def test_a_process_that_was_forked_at_the_start_removes_nothing(trainer):
         ready.set()
         time.sleep(60)
 
-    class AtStart(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "Running with a single process" in record.getMessage():
-                (child := context.Process(target=asleep, args=(ready,))).start()
-                ready.wait()  # Python forgets a signal that comes as it forks
-                child.terminate()
-                child.join()
-                ended.append(child.exitcode)
+    def at_start() -> None:
+        (child := context.Process(target=asleep, args=(ready,))).start()
+        ready.wait()  # Python forgets a signal that comes as it forks
+        child.terminate()
+        child.join()
+        ended.append(child.exitcode)
 
-    logging.root.addHandler(handler := AtStart())
-    try:
+    with at_line("Running with a single process", at_start):
         assert trainer("--method", "clip", "--name", "x") == 0
-    finally:
-        logging.root.removeHandler(handler)
     assert ended == [-signal.SIGTERM] and "Running with a single process" in trainer.log("x")
 
 

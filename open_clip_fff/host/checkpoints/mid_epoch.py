@@ -101,8 +101,8 @@ class MidEpochCheckpoints:
         start = state.train_loader.start = at if at is not None and at.epoch == epoch else None
         if start is not None:
             self._resume(start)
-        if self.active and self._agreement.any_rank():
-            self._stop(0 if start is None else start.step)
+        elif self.active and self._agreement.any_rank():  # in the middle the loader has to tell where it is
+            self._stop(0)
 
     def _resume(self, start: EpochStart) -> None:
         state, args = self.state, self.state.args
