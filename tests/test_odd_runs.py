@@ -4,11 +4,14 @@ import argparse
 import logging
 import multiprocessing
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -26,6 +29,7 @@ from open_clip_fff.host.report.results import keep_results
 from open_clip_fff.host.startup import _RunFolders
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.stopping import StopSignals
+from open_clip_fff.train import main as train
 from tests.failing_plugin import FAILS
 from tests.test_midway import in_step, told
 
@@ -68,7 +72,28 @@ def test_what_a_stopped_run_saved_is_synced_and_its_process_is_no_obstacle(train
     assert (tmp_path / "far" / "x" / "checkpoints" / "epoch_0_step_3.pt").is_file()
     (copying,) = set(multiprocessing.active_children()) - others
     assert copying.daemon  # else Python would wait for it for ever
+    os.kill(copying.pid, signal.SIGINT)  # a terminal's Ctrl-C, which is the run's
+    copying.join(0.5)
+    assert copying.is_alive()
     copying.kill()
+    # OpenCLIP resumes `latest` from s3 alone, and takes the name of no other run
+    (command,) = re.findall("to go on: python -m open_clip_fff.train (.*)", trainer.log("x"))
+    assert train([*shlex.split(command), "--remote-sync-frequency", "999"]) == 0
+    assert "Going on in epoch 0 after step 3 of 4" in trainer.log("x-2")
+    assert (tmp_path / "far" / "x-2" / "checkpoints" / "epoch_2.pt").is_file()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_before_it_trains_is_started_again_as_it_was(trainer, monkeypatch, capsys):
+    """Its folder is gone, so that `latest` would find nothing, and train new weights."""
+    assert trainer(*CLIP, "--name", "first") == 0
+    checkpoint = str(trainer.run("first") / "checkpoints" / "epoch_1.pt")
+    # the epoch begins
+    monkeypatch.setattr(np.random, "get_state", lambda *a, get=np.random.get_state: told()() or get(*a))
+    assert trainer(*CLIP, "--epochs", "2", "--name", "x", "--resume", checkpoint) == 143
+    assert not trainer.run("x").exists()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "nothing was trained" in line]
+    assert line.endswith(f"--name x --resume {checkpoint}")
 
 
 def test_a_sync_does_not_give_a_runs_lock_back(tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import random
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -126,10 +127,18 @@ def save_atomically(checkpoint: object, path: str) -> None:
 
 
 def daemon(start: Callable, *args: object) -> Any:
-    """--remote-sync's process, which copies for ever: one that is no daemon keeps a run that raises from ending."""
+    """--remote-sync's process, which copies for ever: one that is no daemon keeps a run that raises from ending.
+
+    A terminal's Ctrl-C is the run's, which ends it.
+    """
     process = start(*args)
-    process.daemon = True
+    process.daemon, process._target = True, partial(_without_ctrl_c, process._target)
     return process
+
+
+def _without_ctrl_c(target: Callable, *args: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    target(*args)
 
 
 def _save_by_torch(checkpoint: object, path: str) -> None:

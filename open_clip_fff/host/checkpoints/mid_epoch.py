@@ -17,7 +17,7 @@ from open_clip_fff.data.counters import BAD_MEMBER
 from open_clip_fff.distributed import objects_of_ranks
 from open_clip_fff.errors import UsageError
 from open_clip_fff.hooks.registry import KeepsEpoch
-from open_clip_fff.host.checks.arguments import can_save_mid_epoch
+from open_clip_fff.host.checks.arguments import can_save_mid_epoch, why_not_latest
 from open_clip_fff.host.loader.position import LoaderProgress
 from open_clip_fff.host.loader.tracking import EpochStart
 from open_clip_fff.host.random_state import random_state
@@ -161,7 +161,7 @@ class MidEpochCheckpoints:
             behind = f"after step {step:,} of {self.steps:,} in" if step else "before"
             saved = "nothing was trained" if path is None else f"saved as {path}"
             logging.warning(
-                f"{stopped}: training ended {behind} epoch {self.epoch}; {saved}; {_how_to_resume(state.args)}"
+                f"{stopped}: training ended {behind} epoch {self.epoch}; {saved}; {_how_to_resume(state.args, path)}"
             )
         if state.args.world_size > 1:
             oc_main.torch.distributed.barrier()  # rank 0 has saved; the first rank that leaves takes the others with it
@@ -227,11 +227,15 @@ def _sync(args: argparse.Namespace) -> None:
         logging.warning(f"--remote-sync: {remote} lacks what was saved last")
 
 
-def _how_to_resume(args: argparse.Namespace) -> str:
+def _how_to_resume(args: argparse.Namespace, saved: Path | None) -> str:
     """How the user resumes: the command, or, where a launcher started it, what to add to it."""
-    words = ["--resume", "latest"]
-    if "--name" not in args.command:
+    named, words = "--name" in args.command, ["--resume", "latest"]
+    if saved is None:  # and the run's folder goes, if this run made it
+        words = []
+    elif why_not_latest(args):  # what is synced goes on under another name
+        words = [*(["--name", f"{args.name}-2"] if named else []), "--resume", str(saved)]
+    elif not named:
         words = ["--name", args.name, *words]
     if args.world_size > 1:
-        return f"to go on, start it again with {shlex.join(words)} added"
-    return f"to go on: {args.command} {shlex.join(words)}"
+        return f"to go on, start it again{f' with {shlex.join(words)} added' if words else ''}"
+    return f"to go on: {args.command} {shlex.join(words)}".rstrip()

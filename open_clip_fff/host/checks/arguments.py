@@ -151,12 +151,19 @@ def _check_resume(args: argparse.Namespace) -> None:
     if args.resume == "latest":
         if args.name is None:
             raise UsageError("--resume latest: the run that it goes on with is not named; add --name NAME")
-        if args.remote_sync and args.save_most_recent:
-            raise UsageError("--resume latest: does not go with --remote-sync and --save-most-recent; drop one")
-        if args.remote_sync and args.remote_sync_protocol != "s3":
-            raise UsageError("--resume latest: with --remote-sync it needs --remote-sync-protocol s3")
+        if why := why_not_latest(args):
+            raise UsageError(f"--resume latest: {why}")
     elif args.resume and "://" not in args.resume and not os.path.isfile(args.resume):
         raise UsageError(f"--resume {args.resume}: there is no such file")
+
+
+def why_not_latest(args: argparse.Namespace) -> str:
+    """Why OpenCLIP does not resume a run of these flags with `latest`; empty where it does."""
+    if args.remote_sync and args.save_most_recent:
+        return "does not go with --remote-sync and --save-most-recent; drop one"
+    if args.remote_sync and args.remote_sync_protocol != "s3":
+        return "with --remote-sync it needs --remote-sync-protocol s3"
+    return ""
 
 
 def _check_run_folder(args: argparse.Namespace) -> None:
