@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 
 from open_clip_fff.commands.program import print_page
-from open_clip_fff.errors import OneRankError, ReportedError, UsageError, error_message
+from open_clip_fff.errors import OneRankError, ReportedError, UsageError, error_message, is_first_rank
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 for what keeps training from its first step, a mistake in flags or data most often, which is printed in
-        one line; 128 and the signal's number where SIGTERM or Ctrl-C ended training with a checkpoint. What else is
-        raised later stays an exception.
+        one line; 128 and the signal's number where SIGTERM or Ctrl-C ended training with a checkpoint, or Ctrl-C ended
+        it without one. What else is raised later stays an exception.
     """
     # only what trains imports OpenCLIP's loop; torch is imported once the flags make sense
     from open_clip_fff.config.command_line import help_fff, help_text
@@ -45,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             line = " ".join(error_message(error).split())  # the libraries that it may quote write several
             print(f"open_clip_fff.train: error: {line}", file=sys.stderr, flush=True)
         return 2
+    except KeyboardInterrupt:
+        if is_first_rank():
+            print("open_clip_fff.train: interrupted; what is not saved yet is lost", file=sys.stderr, flush=True)
+        return 130
 
 
 if __name__ == "__main__":
