@@ -91,6 +91,8 @@ def _restore_extra(state: RunState, path: str, at: Position, load: Callable) -> 
             state.extra = read_beside(load, path, at)
         except UsageError as error:
             state.extra = {"unread": str(error)}
+    if state.extra is not None:
+        state.last_scalars = dict(state.extra.get("seen", {}))
     if state.extra is not None and not state.own_loss:
         _check_random(state, state.extra, path)
 
