@@ -19,6 +19,7 @@ from open_clip_fff.hub.loading import load_model
 from open_clip_fff.train import main
 from tests.conftest import Trainer
 from tests.full_disk import full_disk
+from tests.test_midway import in_step, told
 
 pytestmark = pytest.mark.slow  # trainings, each from its start to its end
 
@@ -188,6 +189,25 @@ def test_a_newer_epoch_latest_is(trainer, run, capsys):
     assert find_checkpoint(run.parent) == run / "epoch_latest.pt"
     (run / "epoch_latest.pt").write_bytes(b"")
     assert newest_checkpoint(run.parent) == run / "epoch_1.pt"
+
+
+@pytest.mark.parametrize("change", ["a flag", "a part", "all"])
+def test_extra_state_of_another_version_is_named(trainer, run, capsys, change):
+    """As of a newer one, which keeps more; of a checkpoint in the middle of an epoch."""
+    with in_step(3, told()):
+        assert trainer(*EMA, "--epochs", "3", "--resume", "latest", "--name", "x") == 143
+    checkpoint, path = run / "epoch_2_step_3.pt", run / "epoch_2_step_3.extra"
+    extra = torch.load(path, weights_only=True)
+    if change == "a flag":
+        extra["midway"]["sizes"]["shiny"] = 3
+    elif change == "a part":
+        del extra["midway"]["ranks"][0]["hooks"]
+    torch.save([extra] if change == "all" else extra, path)
+    capsys.readouterr()
+    line = line_of(capsys, trainer(*EMA, "--epochs", "3", "--resume", str(checkpoint), "--name", "y"))
+    says = {"all": "cannot be read"}.get(change, "is of another open_clip_fff")
+    assert f"--resume {checkpoint}: its extra state {path} {says}" in line
+    assert line.endswith(f"; the newest usable one before it is {run / 'epoch_2.pt'}")
 
 
 # --- a full disk -----------------------------------------------------------------------------------------------------

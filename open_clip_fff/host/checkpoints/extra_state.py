@@ -18,8 +18,8 @@ import torch
 
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.data_sets import trains
-from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.host.checkpoints.mid_epoch import check_loader_sizes, loader_sizes
+from open_clip_fff.errors import UsageError, as_mistake, reason
+from open_clip_fff.host.checkpoints.mid_epoch import check_loader_sizes, epoch_start, loader_sizes
 from open_clip_fff.host.fixes import save_atomically
 from open_clip_fff.host.nonfinite import refuse_to_save
 from open_clip_fff.host.random_state import random_state
@@ -77,8 +77,8 @@ def _saver(state: RunState, save: Callable) -> Callable:
 
 
 def _clean(checkpoint: Path, at: Position) -> None:
-    """Removes what a checkpoint that was just saved replaces: those in the middle of an epoch before it, and the extra
-    state of checkpoints that are no more.
+    """Removes what a checkpoint that was just saved replaces: those in the middle of an epoch before it, the extra
+    state of checkpoints that are no more, and what a killed process was writing: a run has its folder for itself.
 
     The last two of that stay for --save-most-recent: OpenCLIP gives that checkpoint its name after it was saved, so
     until then the one before is still the latest.
@@ -91,6 +91,8 @@ def _clean(checkpoint: Path, at: Position) -> None:
         lost = path.suffix == ".extra" and old.epoch < at.epoch - 1 and not path.with_suffix(".pt").exists()
         if (whole and old < at) if old.step else lost:
             path.unlink(missing_ok=True)
+    for path in checkpoint.parent.glob(".epoch_*.unfinished"):
+        path.unlink(missing_ok=True)
 
 
 def check_extra(
@@ -115,7 +117,11 @@ def check_extra(
         if needed and name not in extra:
             raise UsageError(f"--resume {checkpoint}: it was trained without {flag}; {fix}")
     if at.step and trains(args):
-        check_loader_sizes(args, extra, checkpoint)
+        path = extra_path(str(checkpoint), at)
+        other = f"--resume {checkpoint}: its extra state {path} is of another open_clip_fff"
+        with as_mistake(other, LookupError, TypeError, AttributeError, fix="go on from an epoch's checkpoint"):
+            check_loader_sizes(args, extra, checkpoint)
+            epoch_start(extra, args.rank)
     return extra
 
 
@@ -127,7 +133,7 @@ def read_beside(load: Callable, checkpoint: Path | str, at: Position) -> dict[st
     """
     path = extra_path(str(checkpoint), at)
     try:
-        extra = load(path, map_location="cpu")
+        extra = dict(load(path, map_location="cpu"))
     except FileNotFoundError:
         raise UsageError(f"--resume {checkpoint}: its extra state {path} is not there") from None
     except Exception as error:

@@ -54,9 +54,9 @@ def loader_sizes(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_loader_sizes(args: argparse.Namespace, extra: Mapping[str, Any], checkpoint: Path | str) -> None:
-    """Raises UsageError if a run cannot go on in the middle of the checkpoint's epoch."""
+    """Raises UsageError if a run cannot go on in the middle of the checkpoint's epoch, KeyError for a flag unknown."""
     for name, was in extra["midway"]["sizes"].items():
-        now = getattr(args, name)
+        now = vars(args)[name]
         if was != now and not (name in _EPOCH_FLAGS and None in (was, now)):
             called = "the number of ranks" if name == "world_size" else as_flag(name)
             raise UsageError(
