@@ -69,7 +69,7 @@ class OutFolder:
             theirs = json.loads(file.read_text()) if file.exists() else None
             if theirs is None:
                 write_atomically(file, json.dumps(ours, indent=1, ensure_ascii=False) + "\n")
-        if theirs is None:
+        if theirs in (None, ours):
             return
         if not isinstance(theirs, dict) or not theirs.keys() & ours.keys():
             raise UsageError(f"--out {path}: its {SETTINGS} is another program's; name another folder")
