@@ -29,13 +29,19 @@ def half_on_cuda(device: torch.device) -> torch.autocast:
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """float32 products in float32: autocast off and, on CUDA, TF32 off (OpenCLIP's training switches it on)."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32
+    matmul: Any = torch.backends.cuda.matmul
+    try:
+        name, exact, before = "allow_tf32", False, matmul.allow_tf32
+    except RuntimeError:  # the user has set what took its place in torch 2.9, after which it cannot be read
+        name, exact, before = "fp32_precision", "ieee", matmul.fp32_precision  # type: ignore[assignment]
     with no_autocast(device):
-        torch.backends.cuda.matmul.allow_tf32 = False
+        if before != exact:  # one that is written, be it the same, no longer follows torch.backends.fp32_precision
+            setattr(matmul, name, exact)
         try:
             yield
         finally:
-            torch.backends.cuda.matmul.allow_tf32 = tf32
+            if before != exact:
+                setattr(matmul, name, before)
 
 
 def only_finite(features: Tensor) -> tuple[Tensor, Tensor]:
