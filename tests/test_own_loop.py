@@ -4,9 +4,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from open_clip_fff import FFFLoss, MiningConfig, similarity_assignment
+from open_clip_fff import (
+    FFFLoss,
+    MiningConfig,
+    MultiPositiveSoftmaxLoss,
+    SmoothedITCLoss,
+    make_assignment,
+    own_text_block,
+    similarity_assignment,
+)
 
 SCALE, BIAS = torch.tensor(10.0), torch.tensor(-5.0)
+LOSSES = [
+    FFFLoss,
+    lambda: FFFLoss(impl="dense"),
+    MultiPositiveSoftmaxLoss,
+    lambda: MultiPositiveSoftmaxLoss(impl="dense"),
+    SmoothedITCLoss,
+    lambda: SmoothedITCLoss(consistency=0.2),
+]
 THRESHOLDS = {"p1": 0.3, "p2": 0.4, "p3": 0.4, "p1_prime": 0.1}
 
 
@@ -28,3 +44,39 @@ def test_tf32_by_the_attribute_of_torch_2_9(owner):
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     finally:
         owner.fp32_precision = before
+
+
+def tower(x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Features of captions alone, and 0 / 0 for padding."""
+    text = torch.zeros(*x.shape)
+    text[valid] = x[valid]
+    return text / text.norm(dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize("none", [False, True])
+@pytest.mark.parametrize("by_tiles", [False, True])
+@pytest.mark.parametrize("make", LOSSES)
+def test_padding_that_is_nan_has_no_part_in_a_gradient(make, by_tiles, none):
+    image, text = (x.requires_grad_() for x in features())
+    valid = torch.tensor([[True, True], [True, False]] * 3) & (not none)
+    given = {"assignment": make_assignment(own_text_block(valid))} if by_tiles else {"caption_valid": valid}
+    padded = tower(text, valid)
+    assert none or not padded.isfinite().all()
+    found = [make()(image, x, SCALE, BIAS, **given) for x in (padded, F.normalize(text, dim=-1))]
+    assert found[0].item() == pytest.approx(found[1].item(), rel=1e-6)
+    for ours, plain in zip(*(torch.autograd.grad(x, (image, text)) for x in found), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [{}, {"text_text": "mean"}, {"text_text": "max"}, {"margin": 0.1}], ids=str)
+def test_padding_that_is_nan_takes_no_mined_pair(more):
+    image, text = features()
+    valid = torch.tensor([[True, True], [True, False]] * 3)
+    loss, found = FFFLoss(impl="dense", mining=MiningConfig(**THRESHOLDS, **more)), []
+    for x in (text, tower(text, valid)):
+        found.append(loss(image, x, SCALE, BIAS, valid).item())
+        if "margin" not in more:
+            pairs = similarity_assignment(image, x, **THRESHOLDS, **more, caption_valid=valid)
+            found[-1] = (found[-1], pairs.sum().item())
+            assert pairs.sum() > valid.sum()
+    assert found[0] == pytest.approx(found[1], rel=1e-6)

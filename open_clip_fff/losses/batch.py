@@ -70,7 +70,8 @@ class GlobalBatchLoss(nn.Module, ABC):
             text_features: [B, K, D] (or [B, D] for K = 1), L2-normalised, this rank's.
             logit_scale: s > 0, scalar or [1] (already exponentiated, as OpenCLIP hands it over).
             logit_bias: b, scalar or [1]; None is 0.
-            caption_valid: bool [B, K], False where a caption is padding. Default: all valid.
+            caption_valid: bool [B, K], False where a caption is padding, whose features may be anything. Default: all
+                valid.
             image_ids: int64 [B]; equal ids are the same image, negative ones equal no other. Default: all different.
             assignment: int8 or bool [B, N, K] (mining/labels.py), or one by tiles (mining/tiles.py). Default:
                 own captions by id, and with `FFFLoss(mining=...)` what Eq. 1 finds.
@@ -105,7 +106,12 @@ class GlobalBatchLoss(nn.Module, ABC):
             if isinstance(assignment, Assignment):
                 if assignment.global_texts.ring != self._ring:
                     raise ValueError("the assignment and the loss differ in dist_impl: one is ring, the other gather")
-            else:
+                valid = assignment.global_texts.own.valid
+            self._check(valid, image_features=image, text_features=text)
+            if caption_valid is not None or isinstance(assignment, Assignment):
+                # padding may be NaN, as zeros over their norm are, and a gradient of 0 times NaN is NaN
+                text = text.masked_fill(~valid[..., None], 0.0)
+            if not isinstance(assignment, Assignment):
                 own, ranks = own_text_block(valid, image_ids, self.rank), (self.rank, self.world_size, self._ring)
                 if assignment is not None:
                     assignment = GivenLabels(assignment, GlobalTexts(own, *ranks), text_assignment)
@@ -114,7 +120,7 @@ class GlobalBatchLoss(nn.Module, ABC):
                         features = _features_that_mine(image, text, **mining)
                         own = own._replace(features=MiningFeatures(*features, own.valid, own.ids))
                     assignment = make_assignment(own, *ranks, self.miner)
-            self._check(assignment.global_texts.own.valid, image_features=image, text_features=text, **mining)
+            self._check(valid, **mining)
             gathered = (image, text) if self._ring else gather_features(image, text, self.rank, self.world_size)
             batch = GlobalBatch(image, text, *gathered, assignment)
             scale = torch.as_tensor(logit_scale, device=image.device)

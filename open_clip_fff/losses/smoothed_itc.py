@@ -96,6 +96,6 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
 
 
 def _shares(logits: Tensor, counted: Tensor) -> Tensor:
-    """Log of the softmax over the columns that count; finite, but meaningless, elsewhere."""
-    normaliser = logits.masked_fill(~counted, -torch.inf).logsumexp(dim=1, keepdim=True)
+    """Log of the softmax over the columns that count; finite, but meaningless, elsewhere, and where none counts."""
+    normaliser = logits.masked_fill(~counted & counted.any(), -torch.inf).logsumexp(dim=1, keepdim=True)
     return logits - normaliser

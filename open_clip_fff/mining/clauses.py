@@ -79,7 +79,7 @@ def candidates(
 
     `named`, int8 [B, N], are the user's labels (given.py), whose positives are not mined; None for none.
     """
-    rows, columns = _exact(rows), _exact(columns)
+    rows, columns = _without_padding(_exact(rows)), _without_padding(_exact(columns))
     same = own_pairs(rows.ids, columns.ids)[..., None]
     others = ~same if named is None else ~(same | (named == POSITIVE)[..., None])
     similarity = similarities(rows, columns, text_text)
@@ -104,12 +104,19 @@ def prepared(features: MiningFeatures, text_text: str) -> MiningFeatures:
     """Features in the precision that mining computes in, with captions pooled once for all tiles."""
     with torch.no_grad(), exact_float32(features.text.device):
         exact = _exact(features)
-        return exact._replace(pooled=pooled_text(exact.text, exact.valid)) if text_text == "pooled" else exact
+        if text_text != "pooled":
+            return exact
+        return exact._replace(pooled=pooled_text(_without_padding(exact).text, exact.valid))
 
 
 def _exact(features: MiningFeatures) -> MiningFeatures:
     image = None if features.image is None else full_precision(features.image)
     return features._replace(image=image, text=full_precision(features.text))
+
+
+def _without_padding(features: MiningFeatures) -> MiningFeatures:
+    """With zeros for padding, which may be NaN; a copy, and therefore of a tile's features alone."""
+    return features._replace(text=features.text.masked_fill(~features.valid[..., None], 0.0))
 
 
 def best_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> Tensor:
