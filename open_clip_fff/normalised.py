@@ -1,4 +1,4 @@
-"""Refuses features that are not L2-normalised: their products are not cosines."""
+"""Refuses features that do not go together, or are not L2-normalised: their products are not cosines."""
 
 import torch
 from torch import Tensor
@@ -33,6 +33,13 @@ def check_normalised(name: str, features: Tensor, valid: Tensor | None = None) -
             f"{name} are not L2-normalised: {len(off):,} of {length.numel():,} rows have another length than 1 "
             f"(from {off.min():.3g} to {off.max():.3g}); {fix}"
         )
+
+
+def check_pair(image: Tensor, text: Tensor) -> None:
+    """Raises ValueError unless they are [N, D] and [N, K, D], of one type."""
+    if text.ndim != 3 or image.shape != (len(text), text.shape[-1]) or image.dtype != text.dtype:
+        images, texts = (f"{list(x.shape)} of {x.dtype}" for x in (image, text))
+        raise ValueError(f"images {images} do not go with texts {texts}: [N, D] and [N, K, D] of one type are expected")
 
 
 class FirstCall:

@@ -80,3 +80,34 @@ def test_padding_that_is_nan_takes_no_mined_pair(more):
             found[-1] = (found[-1], pairs.sum().item())
             assert pairs.sum() > valid.sum()
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+def test_ids_that_are_missing_equal_no_other():
+    image, text = features()
+    off = dict.fromkeys(THRESHOLDS)
+    assert similarity_assignment(image, text, **off, image_ids=torch.full((6,), -1)).sum() == 6 * 2
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+def test_a_mask_that_is_not_bool_is_true_where_it_is_not_0(dtype):
+    image, text = features()
+    valid = torch.tensor([[True, True], [True, False]] * 3)
+    for make in (*LOSSES, lambda: FFFLoss(mining=MiningConfig(**THRESHOLDS))):
+        found = [make()(image, text, SCALE, BIAS, mask) for mask in (valid, valid.to(dtype))]
+        assert found[0] == found[1]
+    found = [similarity_assignment(image, text, **THRESHOLDS, caption_valid=x) for x in (valid, valid.to(dtype))]
+    assert torch.equal(*found)
+    assert own_text_block(valid.to(dtype)).valid.dtype == torch.bool
+
+
+@pytest.mark.parametrize("make", [*LOSSES, None])
+def test_features_of_other_widths_and_types_are_refused(make):
+    image, text = features()
+    for wrong, line in (
+        (text[..., :7], r"\[6, 2, 7\] of torch.float32"),
+        (text.double(), r"\[6, 2, 8\] of torch.float64"),
+    ):
+        with pytest.raises(ValueError, match=rf"^images \[6, 8\] of torch.float32 do not go with texts {line}: "):
+            similarity_assignment(image, wrong, **THRESHOLDS) if make is None else make()(image, wrong, SCALE, BIAS)
+    half = image.bfloat16(), text.float()
+    similarity_assignment(*half, **THRESHOLDS) if make is None else make()(*half, SCALE, BIAS)

@@ -14,7 +14,7 @@ from open_clip_fff.mining.labels import all_valid
 from open_clip_fff.mining.miner import Miner
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.mining.tiles import Assignment, GivenLabels
-from open_clip_fff.normalised import FirstCall
+from open_clip_fff.normalised import FirstCall, check_pair
 from open_clip_fff.numerics import full_precision, no_autocast
 from open_clip_fff.renamed import takes_old_name
 
@@ -71,7 +71,7 @@ class GlobalBatchLoss(nn.Module, ABC):
             logit_scale: s > 0, scalar or [1] (already exponentiated, as OpenCLIP hands it over).
             logit_bias: b, scalar or [1]; None is 0.
             caption_valid: bool [B, K], False where a caption is padding, whose features may be anything. Default: all
-                valid.
+                valid. (A mask of another type is True where it is not 0.)
             image_ids: int64 [B]; equal ids are the same image, negative ones equal no other. Default: all different.
             assignment: int8 or bool [B, N, K] (mining/labels.py), or one by tiles (mining/tiles.py). Default:
                 own captions by id, and with `FFFLoss(mining=...)` what Eq. 1 finds.
@@ -84,16 +84,16 @@ class GlobalBatchLoss(nn.Module, ABC):
             Scalar, float32 (float64 for float64 features), the same number on every rank.
 
         Raises:
-            ValueError: for shapes that do not fit, and in the first call for features that are not L2-normalised (rows
-                of zeros, and padding, are allowed).
+            ValueError: for shapes or types that do not fit, and in the first call for features that are not
+                L2-normalised (rows of zeros, and padding, are allowed).
+            RuntimeError: in a backward with create_graph=True, unless `impl` is `dense`.
         """
         with no_autocast(image_features.device):
             if text_features.ndim == 2:
                 text_features = text_features[:, None]
             image, text = full_precision(image_features), full_precision(text_features)
-            valid = all_valid(text) if caption_valid is None else caption_valid
-            if image.ndim != 2 or len(image) != len(text):
-                raise ValueError(f"images {list(image.shape)} do not go with texts {list(text.shape)}")
+            check_pair(image, text)
+            valid = all_valid(text) if caption_valid is None else caption_valid.bool()
             if text_assignment is not None and not isinstance(assignment, Tensor):
                 raise ValueError("text_assignment needs an assignment that is a tensor, too")
             size, k = text.shape[:2]

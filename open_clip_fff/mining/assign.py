@@ -23,9 +23,11 @@ def own_text_block(valid: Tensor, ids: Tensor | None = None, rank: int = 0, **mo
     """This rank's captions in the global batch, with `more` fields of `TextBlock`.
 
     Args:
-        valid: bool [B, K], False where a caption is padding.
+        valid: bool [B, K], False where a caption is padding. (A mask of another type is True where it is not 0.)
         ids: int64 [B]; equal ids are the same image, negative ones equal no other. None: all different.
+        rank: this process's, as for `make_assignment`.
     """
+    valid = valid.bool()
     ids = positions(len(valid), rank, valid.device) if ids is None else known_ids(ids, rank)
     return TextBlock(rank * len(valid), ids, valid, **more)
 

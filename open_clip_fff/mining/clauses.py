@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.config.mining import MiningConfig
-from open_clip_fff.mining.labels import IGNORED, POSITIVE, all_valid, own_assignment, own_pairs, positions
+from open_clip_fff.mining.labels import IGNORED, POSITIVE, all_valid, known_ids, own_assignment, own_pairs, positions
 from open_clip_fff.mining.reference import (
     Clauses,
     MiningFeatures,
@@ -18,7 +18,7 @@ from open_clip_fff.mining.reference import (
     pooled_text,
     similarities,
 )
-from open_clip_fff.normalised import check_normalised
+from open_clip_fff.normalised import check_normalised, check_pair
 from open_clip_fff.numerics import exact_float32, full_precision
 from open_clip_fff.renamed import takes_old_name
 
@@ -180,15 +180,16 @@ def similarity_assignment(
         text_features: [N, K, D], L2-normalised.
         p1, p2, p3, p1_prime: thresholds in [-1, 1]; None or "off" switches a clause off (p1': its filter).
         caption_valid: bool [N, K], False where a caption is padding, which is never a positive. Default: all valid.
-        image_ids: int64 [N]; equal ids are the same image. Default: N different images.
+            (A mask of another type is True where it is not 0.)
+        image_ids: int64 [N]; equal ids are the same image, negative ones equal no other. Default: N different images.
         text_text: S_tt with K captions: `pooled`, `max` or `mean` (reference.text_text_similarity).
 
     Returns:
         bool [N, N, K]; own captions are True even where features are degenerate.
 
     Raises:
-        ValueError: for a threshold outside [-1, 1], an unknown `text_text`, shapes that do not fit, or features that
-            are not L2-normalised (rows of zeros are allowed).
+        ValueError: for a threshold outside [-1, 1], an unknown `text_text`, shapes or types that do not fit, or
+            features that are not L2-normalised (rows of zeros are allowed).
 
     Example:
         >>> image = torch.eye(3)
@@ -196,17 +197,15 @@ def similarity_assignment(
         >>> similarity_assignment(image, text, p1=0.9, p2="off", p3="off", p1_prime="off").int()[..., 0].tolist()
         [[1, 0, 0], [0, 1, 1], [0, 0, 1]]
     """
-    if text_features.ndim != 3 or image_features.ndim != 2 or len(image_features) != len(text_features):
-        raise ValueError(
-            f"images [N, D] and texts [N, K, D] expected, got {list(image_features.shape)}, {list(text_features.shape)}"
-        )
+    check_pair(full_precision(image_features), full_precision(text_features))
     config = MiningConfig(p1, p2, p3, p1_prime, text_text)  # type: ignore[arg-type]
-    valid = all_valid(text_features) if caption_valid is None else caption_valid
+    valid = all_valid(text_features) if caption_valid is None else caption_valid.bool()
     ids = positions(len(image_features), 0, image_features.device) if image_ids is None else image_ids
     for name, given, shape in (("caption_valid", valid, text_features.shape[:2]), ("image_ids", ids, valid.shape[:1])):
         if given.shape != shape:
             raise ValueError(f"{name} is {list(given.shape)}, not {list(shape)}")
     check_normalised("image_features", image_features)
     check_normalised("text_features", text_features, valid)
+    ids = known_ids(ids, 0)
     features = MiningFeatures(image_features, text_features, valid, ids)
     return assign(ids, ids, valid, mine(features, features, config)) == POSITIVE
