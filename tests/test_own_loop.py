@@ -6,7 +6,9 @@ import torch.nn.functional as F
 
 from open_clip_fff import (
     FFFLoss,
+    Miner,
     MiningConfig,
+    MiningFeatures,
     MultiPositiveSoftmaxLoss,
     SmoothedITCLoss,
     make_assignment,
@@ -111,3 +113,33 @@ def test_features_of_other_widths_and_types_are_refused(make):
             similarity_assignment(image, wrong, **THRESHOLDS) if make is None else make()(image, wrong, SCALE, BIAS)
     half = image.bfloat16(), text.float()
     similarity_assignment(*half, **THRESHOLDS) if make is None else make()(*half, SCALE, BIAS)
+
+
+def test_captions_of_another_rank_are_refused():
+    valid = torch.ones(6, 2, dtype=torch.bool)
+    for own, rank in ((own_text_block(valid), 1), (own_text_block(valid, rank=1), 0)):
+        with pytest.raises(ValueError, match=rf"not of rank {rank}: own_text_block\(valid, ids, rank\)"):
+            make_assignment(own, rank, 2, ring=True)
+    with pytest.raises(ValueError, match="over 2 ranks, and the miner over 1"):
+        make_assignment(mining(*features()), 0, 2, ring=True, mine=Miner(MiningConfig()))
+
+
+def mining(image: torch.Tensor, text: torch.Tensor):
+    """The captions of images whose features mine."""
+    own = own_text_block(torch.ones(text.shape[:2], dtype=torch.bool))
+    return own._replace(features=MiningFeatures(image, text, own.valid, own.ids))
+
+
+def test_what_a_miner_needs():
+    image, text = features()
+    with pytest.raises(ValueError, match=r"MiningConfig\(guarded=True, warmup=...\)"):
+        Miner(MiningConfig(guarded=True))
+    for config in (MiningConfig(), MiningConfig(per_image=1.0)):
+        with pytest.raises(ValueError, match="mining needs features: own"):
+            make_assignment(mining(image, text)._replace(features=None), mine=Miner(config))
+        for name, wrong in (("image", (3 * image, text)), ("text", (image, 3 * text))):
+            with pytest.raises(ValueError, match=f"^mining_{name}_features are not L2-normalised"):
+                make_assignment(mining(*wrong), mine=Miner(config))
+        miner = Miner(config)
+        make_assignment(mining(image, text), mine=miner)
+        make_assignment(mining(3 * image, text), mine=miner)  # a step asks the device nothing

@@ -55,10 +55,17 @@ def make_assignment(
     Returns:
         [B, N, K] of this rank's images against all captions in gather order.
 
+    Raises:
+        ValueError: where `own` is of another rank, or lacks what `mine` or `given` needs.
+
     Example:
         >>> make_assignment(own_text_block(torch.tensor([[True, True], [True, False]]))).to_tensor().tolist()
         [[[1, 1], [-1, 0]], [[-1, -1], [1, 0]]]
     """
+    if own.offset != rank * len(own.ids):
+        raise ValueError(f"these captions are not of rank {rank}: own_text_block(valid, ids, rank) describes its own")
+    if given is not None and own.keys is None and (given.listed is None or own.rows is None):
+        raise ValueError("these captions have no keys to pair images by: own_text_block(valid, ids, keys=...)")
     own_captions = OwnCaptions(GlobalTexts(own, rank, world_size, ring), on_tile, given)
     assignment = own_captions if mine is None else mine(own_captions)
     return assignment if own.match_labels is None else ConnectedPairs(assignment)

@@ -14,6 +14,7 @@ from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.rate import Counts, RateThresholds
 from open_clip_fff.mining.reference import Thresholds
 from open_clip_fff.mining.tiles import Assignment, OwnCaptions
+from open_clip_fff.normalised import FirstCall
 from open_clip_fff.numerics import exact_float32
 
 # The guard's limits. Mined pairs may not exceed GROWTH times their number at the warm-up's end, nor the share CROWD of
@@ -44,6 +45,9 @@ class Miner:
         config: thresholds or rate, warm-up, guard.
         rank, world_size: this process's rank, and the number of ranks, which all get the same thresholds and limit.
 
+    Raises:
+        ValueError: for a guard without a warm-up.
+
     Attributes:
         step: optimizer steps that are done.
         reference: mined captions per image at the warm-up's end, which the guard's limit is relative to; None before,
@@ -60,7 +64,12 @@ class Miner:
     """
 
     def __init__(self, config: MiningConfig, rank: int = 0, world_size: int = 1) -> None:
+        if config.guarded and not config.warmup:
+            raise ValueError(
+                "the guard goes by what is mined at the warm-up's end: MiningConfig(guarded=True, warmup=...)"
+            )
         self.config, self.world_size = config, world_size
+        self._check = FirstCall()
         self.step = 0
         self.reference: float | None = None
         self.trust: Tensor | None = None
@@ -79,9 +88,21 @@ class Miner:
 
         Args:
             own: the assignment without mining, whose text blocks have features.
+
+        Raises:
+            ValueError: without features, in the first call for those that are not L2-normalised, and where the
+                assignment is of another number of ranks.
         """
         if not self.needs_features:
             return own
+        features, ranks = own.global_texts.own.features, own.global_texts.world_size
+        if features is None:
+            raise ValueError(
+                "mining needs features: own._replace(features=MiningFeatures(image, text, own.valid, own.ids))"
+            )
+        if ranks != self.world_size:
+            raise ValueError(f"the assignment is over {ranks} ranks, and the miner over {self.world_size}")
+        self._check(features.valid, mining_image_features=features.image, mining_text_features=features.text)
         counts, thresholds = self._find_thresholds(own)
         mining = self.step >= self.config.warmup
         if not self.config.guarded:
