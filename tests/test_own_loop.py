@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from open_clip_fff import (
     FFFLoss,
@@ -143,3 +144,44 @@ def test_what_a_miner_needs():
         miner = Miner(config)
         make_assignment(mining(image, text), mine=miner)
         make_assignment(mining(3 * image, text), mine=miner)  # a step asks the device nothing
+
+
+@pytest.mark.parametrize("make", LOSSES)
+def test_a_second_derivative_is_right_or_refused(make):
+    image, text = (x.double().requires_grad_() for x in features())
+    loss, w = make(), torch.eye(8, dtype=torch.float64).requires_grad_()
+    value = loss(F.normalize(image @ w, dim=-1), text, SCALE.double(), BIAS.double())
+    if loss.impl != "dense":
+        with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
+            torch.autograd.grad(value, image, create_graph=True)
+        assert torch.autograd.grad(value, w)[0].isfinite().all()
+        return
+    (gradient,) = torch.autograd.grad(value, image, create_graph=True)
+    assert torch.autograd.grad(gradient.pow(2).sum(), w)[0].norm() > 0
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("make", [FFFLoss, MultiPositiveSoftmaxLoss])
+def test_gradient_checkpointing_is_no_second_derivative(make, reentrant):
+    found = []
+    for how in (lambda f, *x: f(*x), lambda f, *x: checkpoint(f, *x, use_reentrant=reentrant)):
+        image, text = (x.requires_grad_() for x in features())
+        how(make(), image, text, SCALE, BIAS).backward()
+        found.append((image.grad, text.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("make", [FFFLoss, MultiPositiveSoftmaxLoss])
+def test_a_compiled_step_is_no_second_derivative(make):
+    found = []
+    for wrapped in (make(), torch.compile(make(), backend="aot_eager")):
+        image, text = (x.requires_grad_() for x in features())
+        wrapped(image, text, SCALE, BIAS).backward()
+        found.append((image.grad, text.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("make", [*LOSSES, lambda: FFFLoss(reduction="pairs")])
+def test_a_batch_without_images_costs_nothing(make):
+    image, text = features()
+    assert make()(image[:0], text[:0], SCALE, BIAS) == 0

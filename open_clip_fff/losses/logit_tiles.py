@@ -74,5 +74,13 @@ def exchange_texts(
     return RingExchange(constants, accumulators, texts.rank, texts.world_size if texts.ring else 1, merge)
 
 
+def refuse_second_derivative() -> None:
+    """For a backward that only scales what forward computed, where autograd would differentiate it as a constant."""
+    if torch.is_grad_enabled():  # by create_graph=True alone, which once_differentiable does not see
+        raise RuntimeError(
+            "a loss by tiles cannot be differentiated twice, as create_graph=True asks: use impl='dense'"
+        )
+
+
 def _group_numbers(images: slice, offset: int, group: int, like: Tensor) -> Tensor:
     return torch.arange(offset + images.start, offset + images.stop, device=like.device) // group

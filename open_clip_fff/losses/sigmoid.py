@@ -93,6 +93,6 @@ class FFFLoss(GlobalBatchLoss):
                 batch.image, batch.texts, scale, bias, batch.assignment, kernel, by_row, self.products
             )
         if self.reduction == "images":
-            return total / len(batch.image)
+            return total / max(len(batch.image), 1)
         counted = sum_over_ranks(counted, self.world_size)
         return total / (counted.where(counted > 0, 1) / self.world_size).to(total.dtype)

@@ -11,9 +11,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from open_clip_fff.losses.logit_tiles import exchange_texts, logit_tiles
+from open_clip_fff.losses.logit_tiles import exchange_texts, logit_tiles, refuse_second_derivative
 from open_clip_fff.losses.products import add_product_, to_multiply
 from open_clip_fff.losses.weights import RowWeights
 from open_clip_fff.mining.tiles import Assignment
@@ -117,7 +116,8 @@ class _TiledSigmoid(torch.autograd.Function):
     @staticmethod
     def forward(ctx, image, text, scale, bias, assignment, kernel, weights, products):
         needs_gradient = any(ctx.needs_input_grad)
-        scaled, total, counted = to_multiply(image * scale, products), image.new_zeros((), dtype=torch.float64), 0
+        scaled = to_multiply(image * scale, products)
+        total, counted = (image.new_zeros((), dtype=dtype) for dtype in (torch.float64, torch.int64))
         by_image, by_bias = torch.zeros_like(image) if needs_gradient else None, total
         exchange = exchange_texts(
             [to_multiply(text, products)], [torch.zeros_like(text)] if needs_gradient else [], assignment
@@ -138,8 +138,8 @@ class _TiledSigmoid(torch.autograd.Function):
         return total.to(image.dtype), counted
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient, _):
+        refuse_second_derivative()
         by_image, by_text, by_scale, by_bias, scale, bias = ctx.saved_tensors
         scalars = (
             (by_scale * gradient).to(scale.dtype).reshape(scale.shape),

@@ -8,10 +8,9 @@ from functools import reduce
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from open_clip_fff.distributed import highest_over_ranks, sum_over_ranks
-from open_clip_fff.losses.logit_tiles import LogitTile, exchange_texts, logit_tiles
+from open_clip_fff.losses.logit_tiles import LogitTile, exchange_texts, logit_tiles, refuse_second_derivative
 from open_clip_fff.losses.products import add_product_, sum_dtype, to_multiply
 from open_clip_fff.losses.weights import RowWeights
 from open_clip_fff.mining.tiles import Assignment
@@ -70,8 +69,8 @@ class _TiledSoftmax(torch.autograd.Function):
         return total.to(image.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
+        refuse_second_derivative()
         by_image, by_text, by_scale, scale, bias = ctx.saved_tensors
         by_scale = (by_scale * gradient).to(scale.dtype).reshape(scale.shape)
         # a bias shifts all logits by the same number, which a softmax is invariant to
