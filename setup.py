@@ -17,7 +17,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["open_clip_fff", "open_clip_fff.*"]),
-    package_data={f"open_clip_fff.{folder}": ["*.jinja"] for folder in TEMPLATES},
+    package_data={"open_clip_fff": ["py.typed"], **{f"open_clip_fff.{folder}": ["*.jinja"] for folder in TEMPLATES}},
     entry_points={"console_scripts": ["open-clip-fff = open_clip_fff.cli:main"]},
     python_requires=">=3.11",
     install_requires=[

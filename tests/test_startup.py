@@ -174,8 +174,9 @@ def test_a_wheel_has_every_command_outside_of_the_clone(tmp_path):
     entry = next(site.glob("*.dist-info/entry_points.txt")).read_text()
     assert "open-clip-fff = open_clip_fff.cli:main" in entry
     assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == {"open_clip_fff"}
-    there = {path.relative_to(ROOT) for path in (ROOT / "open_clip_fff").rglob("*") if path.suffix in (".py", ".jinja")}
-    assert there and all((site / path).exists() for path in there)  # templates, too
+    ours, kinds = (ROOT / "open_clip_fff").rglob("*"), (".py", ".jinja", ".typed")
+    there = {path.relative_to(ROOT) for path in ours if path.suffix in kinds}
+    assert there and all((site / path).exists() for path in there)  # templates and py.typed, too
     env = {**os.environ, "PYTHONPATH": str(site)}
     for name in COMMANDS:
         command = [sys.executable, "-m", "open_clip_fff", name, "--help"]
