@@ -11,14 +11,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def takes_old_name(function: F) -> F:
-    """Lets a function or method with `caption_valid` be called with `text_valid=`, with a DeprecationWarning."""
+    """Lets a function or method with `caption_valid` be called with `text_valid=`, with a FutureWarning."""
 
     @functools.wraps(function)
     def renamed(*args: Any, **kwargs: Any) -> Any:
         if OLD in kwargs:
             method = args and hasattr(type(args[0]), function.__name__)
             name = type(args[0]).__name__ if method else function.__name__
-            warnings.warn(warning(name), DeprecationWarning, stacklevel=2)
+            # whoever calls a module is torch to Python, which shows a DeprecationWarning to __main__ alone
+            warnings.warn(warning(name), FutureWarning, stacklevel=2)
             kwargs[NEW] = kwargs.pop(OLD)
         return function(*args, **kwargs)
 

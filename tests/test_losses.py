@@ -341,7 +341,7 @@ def test_accumulation_weighs_the_scalars_gradients_and_not_their_value():
 @pytest.mark.parametrize("loss", [FFFLoss(), MultiPositiveSoftmaxLoss(), SmoothedITCLoss()])
 def test_a_loss_takes_the_old_name_of_caption_valid_with_a_warning(loss):
     x, valid = Inputs(n=4, k=3), torch.tensor([[True, True, False]] * 4)
-    with pytest.warns(DeprecationWarning, match=f"{type(loss).__name__}: text_valid is called caption_valid"):
+    with pytest.warns(FutureWarning, match=f"{type(loss).__name__}: text_valid is called caption_valid"):
         old = loss(x.image, x.text, x.scale, x.bias, text_valid=valid)
     assert old == loss(x.image, x.text, x.scale, x.bias, caption_valid=valid)
 
@@ -349,7 +349,7 @@ def test_a_loss_takes_the_old_name_of_caption_valid_with_a_warning(loss):
 def test_the_assignment_takes_the_old_name_of_caption_valid():
     x = Inputs(k=3)
     thresholds = {"p1": 0.1, "p2": None, "p3": None, "p1_prime": None}
-    with pytest.warns(DeprecationWarning, match="similarity_assignment: text_valid"):
+    with pytest.warns(FutureWarning, match="similarity_assignment: text_valid"):
         old = similarity_assignment(x.image, x.text, **thresholds, text_valid=x.valid)
     assert torch.equal(old, similarity_assignment(x.image, x.text, **thresholds, caption_valid=x.valid))
 
