@@ -7,15 +7,18 @@ from torch.utils.checkpoint import checkpoint
 
 from open_clip_fff import (
     FFFLoss,
+    GivenPairs,
     Miner,
     MiningConfig,
     MiningFeatures,
     MultiPositiveSoftmaxLoss,
     SmoothedITCLoss,
+    alternating_walk,
     make_assignment,
     own_text_block,
     similarity_assignment,
 )
+from open_clip_fff.mining.given import ListedPairs
 
 SCALE, BIAS = torch.tensor(10.0), torch.tensor(-5.0)
 LOSSES = [
@@ -185,3 +188,41 @@ def test_a_compiled_step_is_no_second_derivative(make):
 def test_a_batch_without_images_costs_nothing(make):
     image, text = features()
     assert make()(image[:0], text[:0], SCALE, BIAS) == 0
+
+
+@pytest.mark.parametrize("group", [0, -2])
+def test_a_group_has_at_least_one_image(group):
+    with pytest.raises(ValueError, match=f"group is {group}: it is at least 1 image"):
+        SmoothedITCLoss(group=group)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"cap": 2.5}, r"cap is 2.5: it is a whole number \(--mined-cap\)"),
+        ({"cap": "3"}, r"cap is '3': it is a whole number"),
+        ({"warmup": 1.5}, r"warmup is 1.5: it is a whole number \(--mining-warmup\)"),
+        ({"band": "0.1"}, r"band is '0.1': it is a number \(--ignore-band\)"),
+        ({"per_image": float("inf")}, "mined captions per image are inf: more than 0"),
+    ],
+)
+def test_settings_that_are_no_such_numbers(wrong, line):
+    with pytest.raises(ValueError, match=f"^{line}"):
+        MiningConfig(**wrong)
+
+
+def test_what_would_do_nothing_is_refused():
+    with pytest.raises(ValueError, match="raw=False: a loss does not know which captions are raw"):
+        FFFLoss(mining=MiningConfig(raw=False))
+    valid, pairs = torch.ones(4, 1, dtype=torch.bool), ListedPairs.of(torch.tensor([[0, 1]]))
+    for given in (GivenPairs(), GivenPairs(listed=pairs)):
+        with pytest.raises(ValueError, match="no keys to pair images by"):
+            make_assignment(own_text_block(valid), given=given)
+    own = own_text_block(valid, rows=torch.arange(4))
+    assert (make_assignment(own, given=GivenPairs(listed=pairs)).to_tensor() > 0).sum() == 4 + 2
+
+
+@pytest.mark.parametrize("length", [1e-30, 1.0, 1e30])
+def test_a_walk_over_features_of_any_length(length):
+    alike = torch.eye(4)[[0, 2, 0, 2]] * length
+    assert alternating_walk(alike, alike).tolist() == [0, 2, 1, 3]

@@ -84,6 +84,7 @@ class ConnectionSettings(Settings):
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "gate", threshold(self.gate, "--match-gate"))
         super().__post_init__()
         if not 0.0 <= self.negative <= self.positive <= 1.0:
             raise ValueError(
@@ -95,7 +96,6 @@ class ConnectionSettings(Settings):
                 f"and {NEGATIVE} mean nothing there; give thresholds of your own "
                 f"(open-clip-fff calibrate draws the cosines of your data)"
             )
-        object.__setattr__(self, "gate", threshold(self.gate, "--match-gate"))
 
     def match_label(self, q: "Tensor", undecided: int = 0) -> "Tensor":
         """Labels of match scores, float [...]: int8 [...], +1 a positive, -1 a true negative, 0 ambiguous, so ignored.

@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from types import UnionType
+from numbers import Integral, Real
+from types import NoneType, UnionType
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from open_clip_fff.config.numbers import number
 
 Kind = TypeVar("Kind")
+NUMBERS = {int: (Integral, "a whole number"), float: (Real, "a number")}
 REQUIRED = dataclasses.MISSING  # the default of a field whose object exists only where its flag has a value
 
 
@@ -55,7 +57,7 @@ class Settings:
     """A frozen dataclass of settings.
 
     Raises:
-        ValueError: for a value out of range, in one line that names its flag.
+        ValueError: for a value out of range, or no number where one is needed, in one line that names its flag.
     """
 
     group: ClassVar[str] = ""  # of the help, for the flags of all its fields
@@ -67,6 +69,9 @@ class Settings:
             flag = as_flag(about.name)
             if value is None:
                 continue
+            kind, *others = kinds(field.type) - {NoneType}
+            if not others and kind in NUMBERS and not isinstance(value, NUMBERS[kind][0]):
+                raise ValueError(f"{field.name} is {value!r}: it is {NUMBERS[kind][1]} ({flag})")
             if about.choices is not None and value not in about.choices:
                 raise ValueError(f"{field.name} is {value!r}: choose from {', '.join(about.choices)} ({flag})")
             if about.check is not None and not about.check[0](value):

@@ -73,7 +73,7 @@ class MiningConfig(Settings):
 
     Fields are documented by their flags' help. The thresholds' defaults are starting values for CLIP-like features
     (matched pairs near cosine 0.3). They are *not* known to be the paper's and do not transfer to another feature
-    extractor.
+    extractor. None switches a clause off, and so does the string "off", which the type of the field does not say.
 
     The cap sorts by text-text cosines where there are no image features; with a `band`, what it cuts off is in doubt
     (as MAFA's ambiguous zone). `per_image` counts after the cap; with it p1, p2 and p3 only say whether their clause is
@@ -121,7 +121,7 @@ class MiningConfig(Settings):
         "find and hold the thresholds at which R captions per image are mined",
         unset="thresholds by number",
         metavar="R",
-        check=(lambda rate: rate > 0, "mined captions per image are {}: more than 0"),
+        check=(lambda rate: 0 < rate < float("inf"), "mined captions per image are {}: more than 0, and finite"),
     )
     warmup: int = setting(
         "mining_warmup",

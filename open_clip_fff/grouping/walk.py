@@ -52,9 +52,7 @@ def alternating_walk(image_features: Tensor, text_features: Tensor, *, start: in
         raise ValueError(f"quantile is {quantile}: more than 0, and at most 1, which is the nearest")
     device, dtype = image_features.device, torch.promote_types(image_features.dtype, text_features.dtype)
     with torch.no_grad(), exact_float32(device):
-        image, text = (
-            F.normalize(full_precision(x.to(device, dtype)), dim=-1) for x in (image_features, text_features)
-        )
+        image, text = (_unit(full_precision(x.to(device, dtype))) for x in (image_features, text_features))
         cosine = (image @ text.T).cpu().numpy()
     if not np.isfinite(cosine).all():  # a feature that is not finite makes its whole row or column not finite
         raise ValueError("features hold values that are not finite numbers: there is no nearest sample")
@@ -68,6 +66,11 @@ def check_features(image: Tensor, text: Tensor) -> None:
     for kind, features in ("image", image), ("text", text):
         if not features.is_floating_point():
             raise ValueError(f"{kind} features are {features.dtype}: they must be floating point")
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Rows [S, D] at length 1, also those whose squares are no floats; zeros stay zeros."""
+    return F.normalize(x / x.abs().amax(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny), dim=-1)
 
 
 def _walk(cosine: np.ndarray, start: int, quantile: float) -> np.ndarray:

@@ -76,6 +76,8 @@ class FFFLoss(GlobalBatchLoss):
             raise ValueError(f"reduction is {reduction!r}: choose from {', '.join(REDUCTIONS)}")
         if mining is not None and (mining.per_image is not None or mining.warmup or mining.guarded):
             raise ValueError("mining with per_image, warmup or guarded depends on earlier steps: use a Miner")
+        if mining is not None and not mining.raw:
+            raise ValueError("mining with raw=False: a loss does not know which captions are raw (--no-mine-raw does)")
         tile_kernel(impl)  # raises here, not in the first step, if Triton is not installed
         self.reduction = reduction
         self.miner = None if mining is None else Miner(mining, rank, world_size)

@@ -56,6 +56,8 @@ class SmoothedITCLoss(MultiPositiveSoftmaxLoss):
     ) -> None:
         self.settings = Smoothing(alpha, "all" if group is None else "group", start, stop_gradient, consistency)
         self.settings.check_made(impl, dist_impl, products)
+        if group is not None and group < 1:
+            raise ValueError(f"group is {group}: it is at least 1 image")
         dense = stop_gradient or consistency > 0
         impl = "dense" if dense and impl == "auto" else impl
         super().__init__(rank, world_size, impl, dist_impl, mined_weight, products)
