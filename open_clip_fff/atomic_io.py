@@ -54,12 +54,12 @@ def check_writable(folder: Path, flag: str) -> None:
 
 
 @contextmanager
-def atomic_folder(out: Path, replaces: bool = False) -> Iterator[Path]:
+def atomic_folder(out: Path, replaces: str = "") -> Iterator[Path]:
     """A temporary folder beside `out`, which is renamed to it after the block, and removed if the block raises.
 
     Args:
         out: a path that does not exist by then, or an empty folder; its parents are made.
-        replaces: whether it may be a full one, which is removed once the new one is on the disk.
+        replaces: a file by which a full one is known that may be removed, once the new one is on the disk.
 
     Raises:
         OSError: if it cannot be made or renamed.
@@ -72,7 +72,7 @@ def atomic_folder(out: Path, replaces: bool = False) -> Iterator[Path]:
         unfinished.chmod(FOLDER_MODE)
         for path in (*unfinished.rglob("*"), unfinished):
             _sync(path)
-        if replaces:
+        if replaces and (out / replaces).is_file():
             shutil.rmtree(out, ignore_errors=True)
         os.replace(unfinished, out)
         _sync(out.parent)

@@ -1,7 +1,9 @@
 """Sets that would be scored wrongly in silence, and the names by which sets are found."""
 # ruff: noqa: F811
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from open_clip_fff.evaluation.layouts import find_set, find_sets, name_warnings
 from open_clip_fff.evaluation.probe import ProbeSettings, probe, training_split
 from open_clip_fff.evaluation.score_all import score_line
 from open_clip_fff.evaluation.scoring import score_set
+from open_clip_fff.evaluation.store import write_score
 from tests.conftest import write_tar
 from tests.eval_sets import jpeg, webdataset
 from tests.test_evaluation import QUICK, folder, loaded  # noqa: F401
@@ -97,6 +100,33 @@ def test_a_set_is_found_by_its_name_in_clip_benchmark(tmp_path):
     (tmp_path / "folder" / "cat").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"no set in webdataset form; open-clip-fff class-set makes one"):
         find_sets(["folder"], tmp_path)
+
+
+@pytest.mark.parametrize("typed", ["{absolute}", "mine/", "sets/mine", "../sets/mine", "sets/..", "wds/{absolute}"])
+def test_a_path_is_no_name_of_a_set(typed, tmp_path, monkeypatch):
+    """The store has a folder of each set's name, and STORE / "/sets/mine" is the set itself, which was replaced."""
+    root = webdataset(tmp_path / "sets" / "mine").parent
+    webdataset(tmp_path)
+    root = root if typed in ("mine/", "../sets/mine") else tmp_path
+    name = typed.format(absolute=tmp_path / "sets" / "mine")
+    with pytest.raises(UsageError, match=r"is a path; name the set: --zero-data \S+ --zero-sets \w+$") as told:
+        find_sets([name], root, ("--zero-sets", "--zero-data"))
+    _, at, _, found = str(told.value).rsplit(maxsplit=3)
+    (local,), _ = find_sets([found], Path(at))
+    assert os.path.samefile(local.root, root / name.removeprefix("wds/"))
+
+
+def test_a_folder_that_is_no_score_is_not_replaced(loaded, tmp_path):
+    webdataset(tmp_path / "mine", shards=1, images=2)
+    local, store = find_set("mine", tmp_path), tmp_path / "store"
+    score, _ = score_set(loaded, local, QUICK, store)
+    (meta,) = store.rglob("meta.json")
+    meta.rename(meta.with_name("notes"))
+    with pytest.raises(UsageError, match=rf"^--store {store}: {meta.parent} holds .* than a score; remove it, or"):
+        score_set(loaded, local, QUICK, store)
+    with pytest.raises(UsageError, match="not empty"):
+        write_score(meta.parent, score)
+    assert meta.with_name("notes").exists() and not any(store.rglob(".*"))
 
 
 def test_training_images_that_a_probe_cannot_be_fitted_on(loaded, tmp_path):

@@ -1,6 +1,7 @@
 """Finding evaluation sets on disk: clip-benchmark's webdataset form, or the form that torchvision reads."""
 
 import hashlib
+import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -95,7 +96,7 @@ def find_sets(
 
     Returns the sets found, and the names of the missing ones. Error lines name the `flags` of names and root.
 
-    Raises UsageError if a name is neither the paper's nor a folder there, or a set lacks some of its files.
+    Raises UsageError if a name is a path, or neither the paper's nor a folder there, or a set lacks some of its files.
     """
     if not root.is_dir():
         raise UsageError(f"{flags[1]} {root}: there is no such folder")
@@ -113,6 +114,9 @@ def find_sets(
         if local is None and prefix is not None:
             name = name.removeprefix(prefix)
             local = find_set(name, root)
+        at = Path(os.path.abspath(root / name))
+        if name != at.name:  # scores are stored by it, and a path would lead elsewhere
+            raise UsageError(f"{flags[0]} {name}: is a path; name the set: {flags[1]} {at.parent} {flags[0]} {at.name}")
         if local is not None:
             found.append(local)
         elif name in PROTOCOL:

@@ -70,6 +70,10 @@ def score_set(
         if score.meta["model"] != about:
             rename_model(folder.parent, about)
         return score, False
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / META).is_file():
+        raise UsageError(
+            f"--store {store}: {folder} holds other files than a score; remove it, or name another --store"
+        )
     check_writable(store, f"--store {store}")
     began = time.monotonic()
     # a truncated tar, a broken image, a missing label file

@@ -50,10 +50,10 @@ def model_folder(store: Path, name: str, weights: str) -> Path:
 
 
 def write_score(folder: Path, score: Score) -> None:
-    """Writes or replaces `folder`, STORE/MODEL/SET. Raises UsageError if it cannot be written."""
+    """Writes or replaces `folder`, STORE/MODEL/SET. Raises UsageError if it cannot be written, or holds no score."""
     with (
         as_mistake(f"--store {folder}: cannot be written", OSError),
-        atomic_folder(folder, replaces=True) as unfinished,
+        atomic_folder(folder, replaces=META) as unfinished,
     ):
         result = {**score.result, "metrics": _strict(score.result["metrics"])}
         (unfinished / RESULT).write_text(json.dumps(result, allow_nan=False) + "\n")
