@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+from digits.runs import RunFailed
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one training at a time, on one core
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
@@ -53,4 +55,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except RunFailed as error:
+        sys.exit(f"scripts/fusion_study.py: error: {error}")

@@ -68,8 +68,13 @@ class Trainer:
             process.terminate()
 
     def start(self, run: Run, more: Sequence[str] = ()) -> None:
-        """Puts a run in the queue, and prints its command."""
+        """Puts a run in the queue, and prints its command; what an interrupted start of the same left is removed.
+
+        Raises:
+            RunFailed: if its folder is that of another run, or of a finished one.
+        """
         own = ["--name", run.name, *run.flags, *more]
+        self._remove_unfinished(run.name, own)
         print(f'  python -m open_clip_fff.train "${{SHARED[@]}}" {shlex.join(own)}', flush=True)
         self._futures[run.name] = self._pool.submit(self._train, run.name, own)
 
@@ -88,11 +93,18 @@ class Trainer:
                 return
             time.sleep(0.5)
 
+    def _remove_unfinished(self, name: str, own: Sequence[str]) -> None:
+        folder, command = self.logs / name, shlex.join(["python", "-m", "open_clip_fff.train", *self.shared, *own])
+        params, there = folder / "params.txt", {path.name for path in folder.rglob("*") if path.is_file()}
+        same = params.is_file() and f"\ncommand: {command}\n" in params.read_text()
+        finished = (folder / "checkpoints" / f"epoch_{self.epochs}.pt").exists()
+        if finished or (not same and there - {"out.log", ".epoch_latest.pt.lock"}):  # which come before params.txt
+            raise RunFailed(f"{folder}: is another run's; delete it, or choose another folder")
+        shutil.rmtree(folder, ignore_errors=True)
+
     def _train(self, name: str, own: Sequence[str]) -> None:
         log, began = self.logs / f"{name}.txt", time.monotonic()
         command = [sys.executable, "-m", "open_clip_fff.train", *self.shared, *own]
-        if not (self.logs / name / "checkpoints" / f"epoch_{self.epochs}.pt").exists():
-            shutil.rmtree(self.logs / name, ignore_errors=True)  # of a run that was interrupted
         with log.open("w") as file:
             self._processes[name] = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
             code = self._processes[name].wait()
