@@ -17,12 +17,14 @@ from open_clip_fff.tools.sampling.draw import SHARDS, SampleDraw, quotas
 from open_clip_fff.tools.shards.tars import sample_starts
 from tests import colour_discriminator
 from tests.conftest import colour_sample, write_tar
+from tests.full_disk import full_disk
 from tests.samples import sample_features
 from tests.test_assignment import OFF
 from tests.test_features import STILL, embed
 
 pytestmark = pytest.mark.slow  # trainings, each from its start to its end
 
+HEADER = "clause,name,threshold,p1_prime"
 DISCRIMINATOR = ["--plugin", "tests.colour_discriminator", "--discriminator", "colours"]
 
 
@@ -214,7 +216,7 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, training, tmp_pat
     out = tmp_path / "out"
     out.mkdir()
     for name in FILES:
-        (out / name).write_text("as it was")
+        (out / name).write_text(f"{HEADER}\nas it was")
     file = tmp_path / "file"
     file.write_text("")
     self_mining = ["--method", "fff", "--mining-features", "ema", "--mining-warmup", "9"]
@@ -242,9 +244,19 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, training, tmp_pat
         given = own if "--out" in own else ["--out", out, *own]
         error = program("calibrate", *given, "--", *behind, expect=2, folder="scripts").err.strip()
         assert named in error and len(error.splitlines()) == 1, error
-    assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(FILES, "as it was")
-    (out / "rates.png").unlink()
+    assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(FILES, f"{HEADER}\nas it was")
+    (out / "thresholds.csv").write_text("mine")
     error = program("calibrate", "--out", out, "--", *training, expect=2, folder="scripts").err
-    assert (
-        f"--out {out}: holds thresholds.csv, not of an earlier calibration" in error and len(list(out.iterdir())) == 3
-    )
+    assert f"--out {out}: holds thresholds.csv, not of an earlier calibration" in error
+    (out / "thresholds.csv").unlink()
+    error = program("calibrate", "--out", out, "--", *training, expect=2, folder="scripts").err
+    assert f"--out {out}: holds flags.txt, not of" in error and len(list(out.iterdir())) == 3
+
+
+def test_what_a_full_disk_ended_can_be_run_again(program, calibrated, training, tmp_path):
+    given, out = ["--images", "64", "--global-batch", "16", "--", *training], tmp_path / "calibration"
+    with full_disk(12_000):  # enough for the table, and not for a plot
+        program("calibrate", "--out", out, *given, expect=2, folder="scripts")
+    assert sorted(path.name for path in out.iterdir()) == ["flags.txt", "thresholds.csv"]
+    assert (out / "thresholds.csv").read_text().startswith(HEADER)
+    calibrated(*given)

@@ -1,5 +1,6 @@
 """The gallery as a program: its page, what it shows of the user's data, and mistakes in one line."""
 
+import os
 import re
 import subprocess
 import sys
@@ -97,6 +98,17 @@ def test_another_page_is_not_overwritten(program, show, training, tmp_path):
     own.write_text("<title>mine</title>")
     error = program("mined_gallery", "--out", own, "--", *training, expect=2, folder="scripts").err
     assert f"--out {own}: is another file than an earlier gallery" in error and own.read_text() == "<title>mine</title>"
+    os.mkfifo(pipe := tmp_path / "pipe")  # of which there is no end to read
+    error = program("mined_gallery", "--out", pipe, "--", *training, expect=2, folder="scripts").err
+    assert f"--out {pipe}: is another file than an earlier gallery" in error
+
+
+def test_a_path_that_is_not_utf_8(show, training, shards, tmp_path):
+    """The page, which has the command, was not written, after all the work."""
+    (latin := tmp_path / "caf\udce9").symlink_to(shards)
+    training[1] = str(latin / "{00..03}.tar")
+    page = show("--samples", "16", "--", *training, *BARS_TYPED)
+    assert any("caf\\udce9/{00..03}.tar" in text for text in page.everything)
 
 
 @pytest.mark.parametrize(("batch", "warns"), [("64", False), ("128", True)])

@@ -16,7 +16,7 @@ from open_clip_fff.tools.analyze.sample import CaptionSample, read_sample
 from open_clip_fff.tools.analyze.sections import left_out, sections
 from open_clip_fff.tools.analyze.summary import LEFT_OUT, NAMES, SummaryLine, csv_files, summary
 from open_clip_fff.tools.pages.html import Head, data_address, render
-from open_clip_fff.tools.sampling.command import exit_code, open_shards, writing
+from open_clip_fff.tools.sampling.command import check_earlier, exit_code, open_shards, writing
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import load_extractor
 from open_clip_fff.tools.sampling.reading import SampleReader, thumbnail
@@ -30,9 +30,7 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     Raises UsageError for shards that training would refuse, a folder with other files, and too few images.
     """
     plan, urls, device = open_shards(args, plan, args.out, any_number_of_captions=True)
-    foreign = [name for name in NAMES if (args.out / name).exists()]
-    if foreign and not (args.out / PAGE).exists():
-        raise UsageError(f"--out {args.out}: holds {foreign[0]}, not of an earlier analysis; name another folder")
+    check_earlier(args.out, (PAGE, *NAMES), f"<title>{TITLE}</title>", "analysis")
     extractor = load_extractor(plan, device)
     draw = SampleDraw(urls, args.images, 0)
     reader = SampleReader(draw, plan.captions, [extractor], device, keep=thumbnail, workers=args.workers)

@@ -9,15 +9,14 @@ from open_clip_fff.config.fields import as_flag
 from open_clip_fff.config.mining import THRESHOLDS, FrozenSource, MiningConfig
 from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.config.plan import Plan
-from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.calibrate import COSINES, FALSE_NEGATIVES, FILES, FLAGS, RATES, TABLE
 from open_clip_fff.tools.calibrate.calibration import Calibration, CalibrationSettings, calibrate
 from open_clip_fff.tools.calibrate.plots import draw_curves, draw_false_negatives, draw_histograms
 from open_clip_fff.tools.calibrate.proposal import check_size
-from open_clip_fff.tools.calibrate.table import format_table
+from open_clip_fff.tools.calibrate.table import COLUMNS, format_table
 from open_clip_fff.tools.pages.figures import png
-from open_clip_fff.tools.sampling.command import exit_code, open_shards, writing
+from open_clip_fff.tools.sampling.command import check_earlier, exit_code, open_shards, writing
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import load_extractor
 from open_clip_fff.tools.sampling.match_scores import load_scorer
@@ -30,9 +29,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     and too few images.
     """
     check_size(args.images, args.global_batch, args.mined_per_image)
-    there = [name for name in (*FILES, FALSE_NEGATIVES) if (args.out / name).exists()]
-    if there and there[: len(FILES)] != list(FILES):
-        raise UsageError(f"--out {args.out}: holds {there[0]}, not of an earlier calibration; name another folder")
+    check_earlier(args.out, (*FILES, FALSE_NEGATIVES), ",".join(COLUMNS[:3]), "calibration")
     plan, urls, device = open_shards(args, plan, args.out)
     settings = CalibrationSettings(
         args.global_batch, args.mined_per_image, args.match_pairs, args.seed, args.workers, device

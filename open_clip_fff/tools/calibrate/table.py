@@ -12,6 +12,7 @@ from open_clip_fff.tools.calibrate.curves import TOGETHER
 from open_clip_fff.tools.calibrate.proposal import Proposal
 
 BATCHES = 2 ** np.arange(4, 17)  # N
+COLUMNS = ("clause", "name", "threshold", "p1_prime", "quantile", "mined_per_image", "only_by_it")
 NAMES = ("p1", "p2", "p3")
 COSINES = ("image-text", "image-image", "text-text")
 _MATCH_COLUMNS = [f"{label}_{side}" for side in ("above", "below") for label in MatchShares._fields]
@@ -52,8 +53,7 @@ def thresholds_table(
         rows.append(row | ({} if right is None else {"right": right[clause]}))
     together = {"clause": "any", "mined_per_image": mined[TOGETHER]}
     rows.append(together | ({} if right is None else {"right": right[TOGETHER]}))
-    columns = ["clause", "name", "threshold", "p1_prime", "quantile", "mined_per_image", "only_by_it"]
-    columns += ([] if right is None else ["right"]) + (_MATCH_COLUMNS if agreements else [])
+    columns = [*COLUMNS, *([] if right is None else ["right"]), *(_MATCH_COLUMNS if agreements else [])]
     return pd.DataFrame(rows, columns=columns)
 
 

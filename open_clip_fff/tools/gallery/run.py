@@ -16,7 +16,7 @@ from open_clip_fff.config.topics import plain
 from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.decoded import DecodedSample
 from open_clip_fff.data.shards import SkippedSample
-from open_clip_fff.errors import UsageError, as_mistake, printable
+from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.models.frozen import FrozenModel
@@ -27,7 +27,7 @@ from open_clip_fff.tools.gallery.rows import RowBuilder
 from open_clip_fff.tools.gallery.scored import ScoredSample, score_batch
 from open_clip_fff.tools.gallery.sections import format_thresholds, mined_sections, scored_sections
 from open_clip_fff.tools.pages.html import Head, data_address, render
-from open_clip_fff.tools.sampling.command import exit_code, open_shards, writing
+from open_clip_fff.tools.sampling.command import exit_code, is_own, open_shards, writing
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, FrozenExtractor, load_extractor, without_raw
 from open_clip_fff.tools.sampling.flags import GALLERY_SHARDS
@@ -35,7 +35,6 @@ from open_clip_fff.tools.sampling.match_scores import CROP, center_crop, load_sc
 from open_clip_fff.tools.sampling.reading import SampleChunk, SampleReader, concatenate, thumbnail
 
 TITLE = "What mining finds"
-PAGE_HEAD = 4096  # bytes of a page that have its title
 TOPICS = ("captions", "mining", "discriminator")  # of the plan, shown at the top
 
 
@@ -71,9 +70,8 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     Raises UsageError for shards that training would refuse, another file of that name, models that cannot be loaded,
     and too few images.
     """
-    with as_mistake(f"--out {args.out}: cannot be read", OSError):
-        if args.out.exists() and f"<title>{TITLE}</title>".encode() not in args.out.read_bytes()[:PAGE_HEAD]:
-            raise UsageError(f"--out {args.out}: is another file than an earlier gallery; name another one")
+    if args.out.exists() and not is_own(args.out, f"<title>{TITLE}</title>"):
+        raise UsageError(f"--out {args.out}: is another file than an earlier gallery; name another one")
     plan, urls, device = open_shards(args, plan, args.out.parent)
     settings = GallerySettings(args.show, args.batch_size, *load_extractors(args, plan, device), device)
     draw = SampleDraw(urls, args.samples, 0, shards=GALLERY_SHARDS)
@@ -123,7 +121,7 @@ def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: st
     )
     return render(
         Path(__file__).parent,
-        Head(TITLE, about, warnings, topics, command),
+        Head(TITLE, about, warnings, topics, printable(command)),
         batch=settings.batch,
         sections=sections,
         keys=[printable(each.key) for each in sample.samples],

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,32 @@ from open_clip_fff.atomic_io import check_writable
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.training_data import preview_training_data, training_shards
 from open_clip_fff.devices import or_best, usable
-from open_clip_fff.errors import as_mistake
+from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.tools.sampling.draw import SampleDraw
+
+HEAD = 4096  # bytes of a file, in which it says what it is
+
+
+def is_own(out: Path, mark: str) -> bool:
+    """Whether a file has, near its beginning, a text by which it is known as an earlier start's.
+
+    Raises UsageError if it cannot be read.
+    """
+    with as_mistake(f"--out {out}: cannot be read", OSError):
+        if not out.is_file():
+            return False
+        with out.open("rb") as file:
+            return mark.encode() in file.read(HEAD)
+
+
+def check_earlier(out: Path, names: Sequence[str], mark: str, what: str) -> None:
+    """Raises UsageError if a folder has files of these names that are not of an earlier `what`.
+
+    The first is known by `mark`, and the others by the first: it is written first, whatever ends the writing.
+    """
+    there = [name for name in names if (out / name).exists()]
+    if there and not is_own(out / names[0], mark):
+        raise UsageError(f"--out {out}: holds {there[0]}, not of an earlier {what}; name another folder")
 
 
 def open_shards(
