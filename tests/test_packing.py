@@ -84,7 +84,7 @@ def test_a_table_of_each_form_gives_the_same_samples(pack, pictures, tmp_path, f
         "000000004": "no path of an image",
     }
     assert "3 images, 1 raw caption, 3 captions in json, 1 repeated caption left away, 1 without a caption" in done.out
-    where = f"--train-data '{tmp_path}/out/00000.tar' --train-num-samples 2 --json-text-key captions"
+    where = f"--train-data {tmp_path}/out/00000.tar --train-num-samples 2 --json-text-key captions"
     assert where in done.out
 
 
@@ -361,7 +361,7 @@ def test_a_shard_cut_in_the_middle_costs_itself_only(pack, tars, tmp_path):
     done = pack(tars, "--out", tmp_path / "out", expect=1)
     assert "01.tar cannot be read as a tar" in done.err and "cannot be read as a tar" in done.err
     assert [path.name for path in (tmp_path / "out").glob("*.tar")] == ["00.tar"]
-    assert "to train on them (1 shard missing):" in done.out and "out/00.tar' --train-num-samples 6" in done.out
+    assert "to train on them (1 shard missing):" in done.out and "out/00.tar --train-num-samples 6" in done.out
 
 
 def test_names_that_leave_the_folder_are_left_out(pack, tmp_path):

@@ -5,6 +5,7 @@ import gc
 import gzip
 import io
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from open_clip_fff.data.data_sets import expand_shards
 from open_clip_fff.errors import POINTER, UsageError
 from open_clip_fff.tools.pack.report import braces
 from open_clip_fff.tools.pack.settings import ImageSettings
@@ -276,6 +278,29 @@ def test_a_folder_of_other_input_or_settings_is_refused(pack, tokens, tars, tmp_
     done = pack(tars, "--out", tmp_path / "in", expect=2)
     assert "the shards that are read are there" in done.err
     assert pack(tars, "--out", tmp_path / "x", "--captions", tmp_path / "nowhere", expect=2).err.count("\n") == 1
+
+
+def test_what_was_in_the_folder_before_is_neither_read_nor_deleted(pack, tars, tokens, tmp_path):
+    """Another's list was taken for the source's, and deleted where the source was refused."""
+    table = csv(tmp_path / "new.csv", [("key", "url", "text"), ("000", "http://y/0", "a")])
+    for name, source in (("rows.arrow", [tokens]), ("captions.arrow", [tars, "--captions", table])):
+        out = tmp_path / name.partition(".")[0]
+        out.mkdir()
+        (out / name).write_text("mine")
+        error = pack(*source, "--out", out, expect=2).err
+        assert error == f"pack.py: error: --out {out}: holds {name}, not of an earlier pack; name another folder\n"
+        assert contents(out) == {name: b"mine"}
+
+
+def test_what_is_printed_for_training_is_read_by_a_shell_and_by_training(pack, tokens, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out in ("q'uote", "with space", "br{a}ce"):
+        line = pack(tokens, "--out", out, "--images-per-shard", 12).out.splitlines()[-1]
+        shards = shlex.split(line)[1]
+        assert expand_shards(shards) == [f"{out}/0000{number}.tar" for number in range(2)]
+    for out in ("a::b", "br{0..1}", "a,{b,c}", "${NONE}/packed", "a\\b", "a{b"):
+        assert f"--out {out}: " in pack(tokens, "--out", out, expect=2).err
+        assert not Path(out).exists()
 
 
 def test_captions_that_join_nothing_show_a_key_of_each_side(pack, refused, tars, tmp_path):

@@ -17,13 +17,15 @@ BETWEEN = "::"  # separates data sets, as in OpenCLIP's --train-data, and their 
 
 
 def expand_shards(shards: str, flag: str = "--train-data") -> list[str]:
-    """The shards of all data sets; webdataset expands braces, variables and `::`. UsageError for one brace alone."""
+    """The shards of all data sets; webdataset expands braces, variables and `::`. UsageError for what it cannot."""
     from webdataset.shardlists import expand_urls
 
     try:
         return expand_urls(shards)
     except ValueError as error:  # braceexpand's
         raise UsageError(f"{flag} {shards}: a brace has no other; ranges are written {{00000..00099}}") from error
+    except AssertionError as error:
+        raise UsageError(f"{flag} {shards}: ${{NAME}} is a variable WDS_NAME, and there is no such one") from error
 
 
 def data_sets(shards: str) -> list[list[str]]:

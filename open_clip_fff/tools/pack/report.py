@@ -1,6 +1,7 @@
 """What packing prints: what it would do, and at its end what joined and how to train on the shards."""
 
 import json
+import shlex
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -117,15 +118,15 @@ def ending(folder: OutFolder, source: SampleSource) -> list[str]:
     if not usable:
         return [*lines, "no sample has a caption: training needs some, of open-clip-fff caption, --captions or a table"]
     held = (stem for stem, found in records.items() if found is None or found.counts[IMAGES])
-    flags = f"--train-data '{'::'.join(f'{folder.path}/{name}.tar' for name in braces(held))}'"
-    flags += f" --train-num-samples {usable}"
+    flags = ["--train-data", "::".join(f"{folder.path}/{name}.tar" for name in braces(held))]
+    flags += ["--train-num-samples", str(usable)]
     if not counts[RAW]:
-        flags += " --text-key ''"
+        flags += ["--text-key", ""]
     if counts[MORE]:
-        keys = ";".join(source.json_keys)
-        flags += f" --json-text-key {keys}" if keys.isalnum() else f" --json-text-key '{keys}'"
+        flags += ["--json-text-key", ";".join(source.json_keys)]
     missing = len(source.shards) - len(done)
-    return [*lines, "to train on them" + (f" ({plural(missing, 'shards')} missing):" if missing else ":"), f"  {flags}"]
+    gaps = f" ({plural(missing, 'shards')} missing)" if missing else ""
+    return [*lines, f"to train on them{gaps}:", f"  {shlex.join(flags)}"]
 
 
 def _join_lines(counts: Counter[str], total: int, partly: bool, by_url: bool) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from open_clip_fff.data.data_sets import BETWEEN, expand_shards
 from open_clip_fff.errors import UsageError, print_warnings, printable
 from open_clip_fff.tools.pack.folder import prepare_folder
 from open_clip_fff.tools.pack.kinds import SourceKind, check_flags, detect_kind
@@ -37,6 +38,9 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     check_flags(kind, settings)
     if out.resolve() == Path(settings.source).resolve():
         raise UsageError(f"--out {out}: the data that are read are there; name another folder")
+    if (read := expand_shards(str(out), "--out")) != [str(out)]:
+        fix = f"name a folder without {BETWEEN}, backslash and ranges in braces"
+        raise UsageError(f"--out {out}: training would read {' and '.join(read[:3])}; {fix}")
     if kind.name == "shards":
         refuse_input_folder(out, kind.files)
     prepared = PREPARE[kind.name](settings, kind)
@@ -45,12 +49,15 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     if dry:
         dry_run(settings, prepared, workers)
         return 0
+    lists = [name for name in (ROWS, CAPTIONS) if (out / name).exists()]
+    if lists and not (out / SETTINGS).exists():
+        raise UsageError(f"--out {out}: holds {lists[0]}, not of an earlier pack; name another folder")
     folder = OutFolder(out, ".tar", {**settings.kept(), "bytes of SOURCE": kind.size})
     try:
         source = prepared.open(out, share)
     except UsageError:
         if not any(out.glob("*.tar")):  # a folder without shards may get other settings
-            for name in (SETTINGS, ROWS, CAPTIONS):
+            for name in (ROWS, CAPTIONS, SETTINGS):
                 (out / name).unlink(missing_ok=True)
         raise
     if share.index == 0:
