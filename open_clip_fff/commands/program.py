@@ -1,27 +1,37 @@
 """What the commands have in common: one line for a mistake, and how they were called."""
 
+import math
 import os
 import pkgutil
 import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any
 
 from open_clip_fff.errors import OneRankError, UsageError, is_first_rank, reason
+from open_clip_fff.patching import View, replaced
 from open_clip_fff.tools.shards.share import Share
+
+REPEATS = 5.0  # seconds in which another SIGTERM is the same one
 
 
 class Terminated(BaseException):
     """SIGTERM, as an exception that lets whoever writes remove what is not finished."""
 
 
+class OutputLost(BaseException):
+    """stdout cannot be written; handlers of files' errors do not take it for theirs."""
+
+
 def as_program(prog: str, body: Callable[[], int], shared: bool = False, resumes: bool = False) -> int:
     """Runs a program's body, which gives the exit code: 2 for a mistake that the user can fix, 130 for Ctrl-C.
 
-    143 is SIGTERM's. These are a line each and no traceback.
+    143 is SIGTERM's. These are a line each and no traceback. 141 is that of a closed pipe, as by `| head`, without a
+    line; for what else keeps stdout from being written it is 2.
 
     Args:
         prog: how it was called, `open-clip-fff pack` or `scripts/pack.py`.
@@ -31,7 +41,7 @@ def as_program(prog: str, body: Callable[[], int], shared: bool = False, resumes
     """
     name = prog.removeprefix("scripts/").removeprefix("python -m ")
     try:
-        with _terminable():
+        with _terminable(), _output_told():
             return body()
     except UsageError as error:
         if not shared or isinstance(error, OneRankError) or is_first_rank():  # the others' line is the same
@@ -42,25 +52,58 @@ def as_program(prog: str, body: Callable[[], int], shared: bool = False, resumes
         kept = rest if shared or resumes else "what is not written yet is lost"
         print(f"{name}: interrupted; {kept}", file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT)
+    except OutputLost as lost:
+        _drop_output()
+        if isinstance(lost.__cause__, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        print(f"{name}: error: stdout cannot be written ({lost})", file=sys.stderr)
+        return 2
+
+
+@contextmanager
+def _output_told() -> Iterator[None]:
+    """In the block, and at its end, what keeps stdout from being written raises OutputLost."""
+
+    def told(write: Callable[..., Any]) -> Callable[..., Any]:
+        def written(*text: str) -> Any:
+            try:
+                return write(*text)
+            except OSError as error:
+                raise OutputLost(reason(error)) from error
+
+        return written
+
+    if (out := sys.stdout) is None:  # closed by who started it; print passes over it
+        yield
+        return
+    with replaced(sys, stdout=View(out, write=told(out.write), flush=told(out.flush))):
+        yield
+        sys.stdout.flush()
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """In the block SIGTERM raises Terminated, unless a caller has a handler of its own; in a main thread only."""
+    """In the block SIGTERM raises Terminated, unless a caller has a handler of its own; in a main thread only.
+
+    Launchers send it twice, and the second would end the removal; but Python may swallow what the first raises.
+    """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, _terminate)
+    last = -math.inf
+
+    def terminate(*_: object) -> None:
+        nonlocal last
+        if (now := time.monotonic()) - last >= REPEATS:
+            last = now
+            raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _terminate(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # launchers send it twice, and the second would end the removal
-    raise Terminated
 
 
 def command(
@@ -102,7 +145,12 @@ def print_page(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        _drop_output()
+
+
+def _drop_output() -> None:
+    """What stdout still holds goes nowhere, for the flush at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def typed(argv: Sequence[str] | None) -> list[str]:
