@@ -69,8 +69,8 @@ def atomic_folder(out: Path, replaces: str = "") -> Iterator[Path]:
     unfinished = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         yield unfinished
-        unfinished.chmod(FOLDER_MODE)
         for path in (*unfinished.rglob("*"), unfinished):
+            path.chmod(FOLDER_MODE if path.is_dir() else FILE_MODE)  # safetensors' are their owner's alone
             _sync(path)
         if replaces and (out / replaces).is_file():
             shutil.rmtree(out, ignore_errors=True)
@@ -91,7 +91,7 @@ def atomic_file(out: Path) -> Iterator[BinaryIO]:
         OSError: if it cannot be written.
     """
     unfinished = out.with_name(f".{out.name}.unfinished")
-    handle = os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o644)  # not truncated: another process may be writing
+    handle = os.open(unfinished, os.O_RDWR | os.O_CREAT, 0o666)  # not truncated: another process may be writing
     with os.fdopen(handle, "wb") as file:
         with allow_missing_locks():
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

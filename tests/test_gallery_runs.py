@@ -217,6 +217,16 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, trainer, training
     assert out.read_text() == was and not list(tmp_path.glob(".gallery*"))
 
 
+WRITE = """
+import pathlib, numpy, open_clip_fff.atomic_io as x, safetensors.numpy
+with x.atomic_folder(pathlib.Path("model")) as folder:
+    safetensors.numpy.save_file({"a": numpy.zeros(1)}, folder / "model.safetensors")  # which its owner alone may read
+    (folder / "below").mkdir(mode=0o700)
+with x.atomic_file(pathlib.Path("model/below/00.tar")):
+    pass
+"""
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     out = tmp_path / "new" / "page.html"
     write_atomically(out, "ä")
@@ -224,6 +234,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     write = "import pathlib, open_clip_fff.atomic_io as x; x.write_atomically(pathlib.Path('own'), '')"
     subprocess.run([sys.executable, "-c", write], cwd=tmp_path, umask=0o077, check=True)
     assert (tmp_path / "own").stat().st_mode & 0o777 == 0o600
+    subprocess.run([sys.executable, "-c", WRITE], cwd=tmp_path, umask=0o002, check=True)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").rglob("*")}
+    assert modes == {"model.safetensors": 0o664, "below": 0o775, "00.tar": 0o664}
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
         write_atomically(out, "b")

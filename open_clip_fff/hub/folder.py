@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from open_clip_fff.atomic_io import FILE_MODE, atomic_folder, check_new_folder
+from open_clip_fff.atomic_io import atomic_folder, check_new_folder
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.hub.description import CONFIG_NAME
 
@@ -69,9 +69,8 @@ def write_config(description: Mapping, folder: Path, repository: str | None = No
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Writes tensors as safetensors, readable by all."""
+    """Writes tensors as safetensors."""
     from safetensors.torch import save_file
 
     # safetensors refuses tensors that share memory
     save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, path)
-    path.chmod(FILE_MODE)  # safetensors writes files that only their owner can read
