@@ -45,6 +45,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, argparse.ArgumentParser
         raise UsageError(f"--aug-cfg: takes NAME=VALUE, as in scale=(0.4,1.0) use_timm=True ({error})") from None
     for name in _GONE:
         vars(args).setdefault(name, False)
+    for name in ("model", "distill_model"):  # OpenCLIP's tokenizers, unlike its models, are not found by ViT-B/32
+        if (model := getattr(args, name)) and ":" not in model:
+            setattr(args, name, model.replace("/", "-"))
     return args, made[0]
 
 

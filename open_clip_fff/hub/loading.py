@@ -219,7 +219,7 @@ def _by_name(name: str, weights: str | None, source: str, cache_dir: str | None,
     short = f"{name}-{Path(weights).stem if file else weights}".replace("/", "-")
     holds_bias = bias and file and Path(weights).suffix not in BIG_VISION and BIAS in read_weights(Path(weights))
     options = {"init_logit_bias": 0.0} if holds_bias else {}
-    loaded = _by_open_clip(source, short, name, weights, cache_dir, **options)
+    loaded = _by_open_clip(source, short, registered, weights, cache_dir, **options)
     warning = activation_warning(name, weights, source)
     lost = _lost_settings(Path(weights), registered, loaded.model, source) if file else []
     return replace(loaded, notes=(*loaded.notes, *([warning] if warning else []), *lost))
