@@ -228,3 +228,15 @@ def test_of_two_runs_that_start_at_once_under_a_name_one_goes_on(tmp_path):
     for run in runs:
         run.join(60)
     assert [run.exitcode for run in runs] == [0, 0] and len(list(tmp_path.glob("*/out.log"))) == 500
+
+
+@pytest.mark.parametrize(
+    "flags", [[], CLIP, ["--loss", "fff", "--json-text-key", "captions"]], ids=["stock", "clip", "fff"]
+)
+def test_a_batch_of_one_image_is_told(trainer, capsys, flags):
+    """Under a softmax its loss is 0, from the first step to the last."""
+    data = [*trainer.tars[:-1], "4"]
+    assert trainer(*flags, "--batch-size", "1", "--name", "x", data=data) == 0
+    assert "warning: --batch-size 1: in a global batch of one image it meets no caption" in capsys.readouterr().out
+    assert trainer(*flags, "--batch-size", "1", "--accum-freq", "2", "--name", "y", data=data) == 0
+    assert "--batch-size 1:" not in capsys.readouterr().out

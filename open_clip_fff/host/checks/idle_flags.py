@@ -33,6 +33,9 @@ def idle_flag_notes(args: argparse.Namespace) -> list[str]:
     }
     idle = [(flag, needs) for flag, (typed, on, needs) in flags.items() if typed and not on]
     notes = ["warning: --lr 0 trains nothing"] if args.lr == 0 else []
+    if args.batch_size * args.accum_freq * args.world_size == 1:
+        alone = "in a global batch of one image it meets no caption of another, so a contrastive loss has no negatives"
+        notes.append(f"warning: --batch-size 1: {alone}; raise it")
     if args.pretrained and parse_model_name(args.model)[0] is not None:
         notes.append(f"warning: --pretrained {args.pretrained} is not read: --model {args.model} has its own weights")
     return notes + [f"warning: {flag} does nothing without {needs}" for flag, needs in idle]
