@@ -240,3 +240,13 @@ def test_a_batch_of_one_image_is_told(trainer, capsys, flags):
     assert "warning: --batch-size 1: in a global batch of one image it meets no caption" in capsys.readouterr().out
     assert trainer(*flags, "--batch-size", "1", "--accum-freq", "2", "--name", "y", data=data) == 0
     assert "--batch-size 1:" not in capsys.readouterr().out
+
+
+def test_a_resumed_run_without_an_epoch_left_says_so(trainer, capsys):
+    """And succeeds: a job that is started again may have ended before."""
+    assert trainer(*CLIP, "--epochs", "2", "--name", "x") == 0
+    for epochs in ("1", "2"):
+        assert trainer(*CLIP, "--epochs", epochs, "--resume", "latest", "--name", "x") == 0
+        checkpoint = trainer.run("x") / "checkpoints" / "epoch_2.pt"
+        says = f"warning: --epochs {epochs}: is the total; {checkpoint} has trained 2: nothing is left"
+        assert says in capsys.readouterr().out

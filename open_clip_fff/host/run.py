@@ -85,7 +85,8 @@ def _train(command: Command) -> None:
         rows = rows_of_data(args, plan)
         epoch = 0 if resumed.checkpoint is None else read_epoch(resumed.checkpoint) or 0
         warnings, rows_line = forecast_epochs(args, plan, rows, epoch)
-        done = [f"note: --resume {resumed.checkpoint}: all of --epochs {args.epochs} are trained"]
+        total = f"warning: --epochs {args.epochs}: is the total"
+        done = [f"{total}; {resumed.checkpoint} has trained {epoch}: nothing is left"]
         done = done if epoch >= args.epochs > 0 and trains(args) else []
         _warn(args, plan, [*found, *resumed.notes, *done, *sidecar_notes(args, plan), *warnings])
         if plan.typed:
