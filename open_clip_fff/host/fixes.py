@@ -11,6 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import open_clip.factory
 import open_clip.timm_model
 import open_clip.tokenizer
 import open_clip_train
@@ -35,6 +36,7 @@ from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.host.generation import PARALLEL, TASKS
 from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
 from open_clip_fff.hub.float32_text import float32_text_towers
+from open_clip_fff.hub.weights import resize_image_positions
 from open_clip_fff.models.frozen_norms import freeze_batch_norms
 from open_clip_fff.patching import View, replaced
 
@@ -73,6 +75,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
             **({"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}),
         ),
         replaced(open_clip.tokenizer.SimpleTokenizer, bpe=bpe),
+        replaced(open_clip.factory, resize_pos_embed=resize_image_positions),
         replaced(open_clip.timm_model, freeze_batch_norm_2d=freeze_batch_norms),
         float32_text_towers(),
         counting_damage(counters),

@@ -57,7 +57,7 @@ def load_weights(
             a number is not finite.
     """
     from open_clip.convert import convert_state_dict
-    from open_clip.model import resize_pos_embed, resize_text_pos_embed
+    from open_clip.model import resize_text_pos_embed
 
     own = model.state_dict()
     named = current_names(convert_state_dict(model, dict(weights)), own)
@@ -65,7 +65,7 @@ def load_weights(
         raise UsageError(f"{source}: the weights do not fit the architecture: {mismatch}")
     resized = tuple(name for name in _RESIZED if name in named and named[name].shape != own[name].shape)
     if resized:
-        resize_pos_embed(named, model)
+        resize_image_positions(named, model)
         resize_text_pos_embed(named, model)
     if no_bias := BIAS in own and BIAS not in named:
         named[BIAS] = torch.zeros_like(own[BIAS])
@@ -74,6 +74,16 @@ def load_weights(
         older = usable_before(file) if file else ""
         raise UsageError(f"{source}: {name} is not finite, so the training diverged; take an earlier checkpoint{older}")
     return LoadReport(tuple(unexpected), no_bias, resized)
+
+
+def resize_image_positions(weights: dict[str, Tensor], model: Any) -> None:
+    """OpenCLIP's `resize_pos_embed`, in float32: on a CPU torch has no such interpolation of half precision."""
+    from open_clip.model import resize_pos_embed
+
+    name = _RESIZED[0]
+    if name in weights:
+        weights[name] = weights[name].float()
+    resize_pos_embed(weights, model)
 
 
 def current_names(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
