@@ -1,7 +1,10 @@
 """Sets that would be scored wrongly in silence, and the names by which sets are found."""
 # ruff: noqa: F811
 
+import gc
 import os
+import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -146,3 +149,24 @@ def test_training_images_that_a_probe_cannot_be_fitted_on(loaded, tmp_path):
     write_tar(at.root / "train" / "0.tar", {str(n): {"jpg": jpeg(n), "cls": str(n).encode()} for n in range(2)})
     with pytest.raises(UsageError, match="are of none of the test images' classes"):
         probe(loaded, at, QUICK, training_split(at), ProbeSettings())
+
+
+def test_the_loader_of_a_set_that_failed_is_gone_before_the_next_one_forks(loaded, tmp_path, capfd, monkeypatch):
+    """Else a worker that collects garbage ends it, and prints that another process's workers are not its children."""
+    write_tar(webdataset(tmp_path / "bad", shards=1) / "test" / "0.tar", {"a": {"jpg": jpeg(0), "cls": b"red"}})
+    webdataset(tmp_path / "good", shards=1, images=2)
+    settings = replace(QUICK, workers=1)
+
+    def preprocess(image):
+        gc.collect()
+        return loaded.preprocess(image)
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)  # pytest's keeps what it gets in a worker
+    gc.disable()
+    try:
+        with suppress(UsageError):
+            score_set(loaded, find_set("bad", tmp_path), settings, tmp_path / "store")
+        score_set(replace(loaded, preprocess=preprocess), find_set("good", tmp_path), settings, tmp_path / "store")
+    finally:
+        gc.enable()
+    assert "Exception ignored" not in capfd.readouterr().err

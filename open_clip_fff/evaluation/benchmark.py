@@ -3,6 +3,7 @@
 The patches do not change its figures: they let them be computed, and record each image's outcome.
 """
 
+import gc
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -218,6 +219,7 @@ def build(local: LocalSet, preprocess: Callable, split: str = SPLIT) -> Any:
 
 def make_loader(local: LocalSet, preprocess: Callable, settings: EvalSettings, split: str = SPLIT) -> Any:
     """Batches of (images [B, 3, H, W], labels [B] or lists of captions) of a split, in a fixed order."""
+    gc.collect()  # the loader of a set that failed is in its error's frames: this one's forked workers would end it
     dataset = build(local, preprocess, split)
     if not local.shards:
         collate = get_dataset_collate_fn(local.dataset)
