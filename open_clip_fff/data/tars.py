@@ -2,26 +2,34 @@
 
 Python's tarfile takes a damaged header, and the end of the file, for the end of the tar, and silently loses the rows
 behind it. It seeks backwards for a negative size, reads past the end of the file, allocates as many bytes as a sparse
-file or a long name claims, and decompresses a block of bzip2, perhaps gigabytes, at once.
+file or a long name claims, and decompresses a block of bzip2, perhaps gigabytes, at once. Of tars that were joined by
+`cat` it reads the first, as webdataset and tar do; here that is told.
 """
 
 import bz2
 import gzip
+import logging
 import lzma
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import islice
 from subprocess import TimeoutExpired
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from webdataset.filters import pipelinefilter
 from webdataset.gopen import Pipe
 from webdataset.handlers import reraise_exception
 from webdataset.tariterators import base_plus_ext, group_by_keys, url_opener
 
+from open_clip_fff.errors import printable
+
 MOST_BYTES = 2**30  # of a sample's members together
 MOST_HEADER = 2**20  # bytes of a long name, or of pax records
+MOST_PADDING = 2**20  # bytes of zeros behind a tar's end; tar writes up to 10,240 of them by default
+MOST_TOLD = 10  # joined tars that a process names
 # webdataset's own, as `__index__`, and macOS's, whose `dir/._1.jpg` before each file has webdataset's key `dir/`
 NO_FILE = re.compile(r"__[^/]*__($|/)|(.*/)?\._[^/]*$")
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -43,6 +51,7 @@ class Header(tarfile.TarInfo):
     """A member's header, for `tarfile.open(..., tarinfo=Header)`, that raises ReadError for damage."""
 
     _last: _Parsed | None = None
+    _joined: ClassVar[set[str]] = set()  # tars with another one behind their end
 
     @classmethod
     def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:  # type: ignore[override]
@@ -73,6 +82,10 @@ class Header(tarfile.TarInfo):
         offset = archive.offset
         try:
             return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            with suppress(Exception):  # whatever is behind the end is no damage
+                cls._look_behind(archive)
+            raise
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
             if offset == 0:
                 raise  # not a tar
@@ -81,6 +94,20 @@ class Header(tarfile.TarInfo):
             if offset == 0:
                 raise  # an empty file
             raise tarfile.ReadError(f"cut short at byte {offset:,}, between two members: a tar has an end") from error
+
+    @classmethod
+    def _look_behind(cls, archive: Any) -> None:
+        """Warns of another tar behind the end of a local one, the first time in this process."""
+        if not archive.name or archive.name in cls._joined or len(cls._joined) == MOST_TOLD:
+            return
+        blocks = iter(partial(archive.fileobj.read, tarfile.BLOCKSIZE), b"")
+        block = next(filter(any, islice(blocks, MOST_PADDING // tarfile.BLOCKSIZE)), b"")
+        tarfile.TarInfo.frombuf(block, archive.encoding, archive.errors)  # raises for what is no header
+        cls._joined.add(archive.name)
+        logging.getLogger(__name__).warning(
+            f"{printable(archive.name)}: its end is at byte {archive.offset:,}, and another tar behind it is not read; "
+            f"join tars by tar --concatenate, not by cat"
+        )
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _LONG + _PAX and self.size > MOST_HEADER:
@@ -180,7 +207,9 @@ def _decompressed(stream: Any) -> _CheckedEnd:
 def _members(stream: Any, handler: Handler, refused: bytes | None) -> Iterator[tuple[str, bytes]]:
     key, held = None, 0
     unpacked: Any = _decompressed(stream)
-    with tarfile.open(fileobj=unpacked, mode="r|", tarinfo=Header) as archive:
+    name = getattr(stream, "name", None)
+    local = name if isinstance(name, str) else None
+    with tarfile.open(local, fileobj=unpacked, mode="r|", tarinfo=Header) as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
             if not member.isreg() or NO_FILE.match(member.name):

@@ -15,6 +15,7 @@ from open_clip_fff.data.tars import Header
 from tests import recorder
 from tests.conftest import colour_image, colour_sample, write_tar
 from tests.hostile.conftest import FORGED, GOOD, SIZE, good_rows, hostile_images, train
+from tests.programs import Program
 
 BROKEN = None  # the member cannot be read: named in a warning, and counted
 
@@ -240,3 +241,39 @@ def test_a_header_like_the_one_before_is_parsed_as_tarfile_parses_it(form):
                 assert _members_of(changed, Header) == expected, (at, value, fitting)
                 damaged += isinstance(expected, str)
     assert damaged > 100
+
+
+def test_another_tar_behind_the_end_of_one_is_told(trainer, tmp_path, caplog, capsys):
+    """As of `cat a.tar b.tar > c.tar`, of which webdataset and tar read the first."""
+    parts = []
+    for part in range(2):
+        write_tar(
+            tmp_path / "part.tar", {str(row): colour_sample(row) for row in range(part * GOOD, part * GOOD + GOOD)}
+        )
+        parts.append((tmp_path / "part.tar").read_bytes())
+    joined = tmp_path / "joined.tar"
+    joined.write_bytes(b"".join(parts))
+    says = f"{joined}: its end is at byte {len(parts[0].rstrip(bytes(1))) // 512 * 512 + 512:,}, and another tar"
+    for _ in range(2):  # told once
+        assert len(list(read_samples([str(joined)]))) == GOOD
+        assert caplog.text.count(says) == 1
+    for name, content in (
+        ("padded", parts[0] + bytes(20_000)),
+        ("garbage", parts[0] + b"x" * 3_000),
+        ("cut", parts[0][:-9]),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert len(list(read_samples([str(tmp_path / name)]))) == GOOD
+    assert len(caplog.records) == 1
+
+
+def test_a_joined_tar_is_told_before_training_and_packing(trainer, tmp_path):
+    write_tar(tmp_path / "part.tar", {str(row): colour_sample(row) for row in range(16)})
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.tar").write_bytes((tmp_path / "part.tar").read_bytes() * 2)
+    train = ["train", *trainer.common, "--model-config", trainer.config, "--train-data", tmp_path / "in" / "0.tar"]
+    pack = ["pack", tmp_path / "in", "--out", tmp_path / "out"]
+    for argv in ([*train, "--train-num-samples", "16"], pack):
+        done = Program(["-m", "open_clip_fff", *argv], cwd=tmp_path).done()
+        assert done.returncode == 0, done
+        assert done.stderr.count(f"{tmp_path}/in/0.tar: its end is at byte ") == 1
