@@ -166,6 +166,18 @@ def test_the_first_process_of_each_machine_says_what_its_devices_lack(trainer, m
         assert type(raised.value) is kind
 
 
+def test_nccl_without_gpus_is_refused(monkeypatch):
+    names = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "h", "MASTER_PORT": "1"}
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    args = argparse.Namespace(horovod=False, dist_url=None, dist_backend="nccl", no_set_device_rank=False)
+    for args.device in ("cpu", "cuda") if not torch.cuda.is_available() else ("cpu",):
+        with pytest.raises(OneRankError, match=r"--dist-backend nccl: .* drop it, or use gloo"):
+            check_launch(args)
+    args.device, args.dist_backend = "cpu", "gloo"
+    check_launch(args)
+
+
 def test_two_hooks_of_a_class_keep_a_state_each():
     class Counting:
         def __call__(self, batch):

@@ -19,6 +19,8 @@ CONTENTS = {  # by first bytes: what is no text, and what to do
     b"BZh": "is bz2, which its name does not say; let it end in .bz2",
     b"\x28\xb5\x2f\xfd": "is zstd, which its name does not say; let it end in .zst",
     b"PK\x03\x04": "is a zip archive or a workbook; unpack it, or save it as CSV",
+    b"\xff\xfe": "is UTF-16; save it as UTF-8",
+    b"\xfe\xff": "is UTF-16; save it as UTF-8",
     b"PAR1": "is a parquet; let its name end in .parquet, and make shards of it with open-clip-fff pack",
 }
 
@@ -42,6 +44,7 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
     """
     import pandas as pd
 
+    fix = "a cell that holds the separator, a quote or a line break stands in quotes, with its own doubled"
     try:
         table = pd.read_csv(
             path if content is None else content, dtype=dict.fromkeys(texts, str), **separated_by(separator), **options
@@ -49,14 +52,13 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
     except UnicodeDecodeError as error:
         raise no_text(path, error) from error
     except pd.errors.ParserError as error:
-        fix = "a cell that holds the separator, a quote or a line break stands in quotes, with its own doubled"
         raise UsageError(f"{path} cannot be read as a table ({reason(error)}); {fix}") from error
     except re.error as error:
         raise UsageError(f"--csv-separator {separator!r}: {error}{_escaped(separator)}") from error
     except (OSError, ValueError, ImportError) as error:  # ImportError: no package to decompress it
         raise UsageError(f"{path} cannot be read as a table ({error})") from error
     if not isinstance(table.index, pd.RangeIndex):  # pandas took the first column for the index
-        raise UsageError(f"{path} has more cells per row than names in its header")
+        raise UsageError(f"{path} has more cells per row than names in its header; {fix}")
     return table
 
 

@@ -57,6 +57,8 @@ def _check_device(args: argparse.Namespace, distributed: bool) -> None:
         available, known = is_device_available(kind)
     except (RuntimeError, AttributeError, AssertionError) as error:
         raise mistake(f"{flag}: {reason(error)}") from error
+    if distributed and (kind == "cpu" or (known and not available)) and args.dist_backend == "nccl":
+        raise mistake("--dist-backend nccl: joins processes on GPUs, and these are on the CPU; drop it, or use gloo")
     if known and not available:
         return  # OpenCLIP warns, and takes the CPU
     if kind != "cuda":
