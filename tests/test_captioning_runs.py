@@ -156,3 +156,4 @@ def test_a_plot_of_ones_own_stays(caption, tmp_path):
     done = caption("0.tar", "out", expect=2)
     assert f"--out {own.parent}: examples.png there would be replaced; name another folder" in done.err
     assert own.read_bytes() == b"mine" and list(own.parent.iterdir()) == [own]
+    assert "a::b: training would read " in caption("0.tar", "a::b", expect=2).err

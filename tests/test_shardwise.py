@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -182,6 +183,14 @@ def test_a_shard_that_cannot_be_read_costs_itself_only(texts, folder, capsys):
     assert "left out: nowhere.txt cannot be read" in done.err and "not done, since they cannot be read: 4" in done.out
     assert sorted(path.name for path in folder.path.glob("*.txt")) == [f"{x}.txt" for x in (0, 1, 2, 3, 5)]
     assert not list(folder.path.glob(".*"))
+
+
+def test_a_source_whose_name_is_not_utf8_is_done_once(texts, folder, tmp_path):
+    source = f"{tmp_path}/caf\udce9.txt"
+    os.rename(texts["0"], source)
+    for _ in range(2):
+        assert process_shards({"0": source}, folder, Share(), copy) == 0
+    assert folder.is_done("0", source) and folder.record("0").source.endswith("caf\\udce9.txt")
 
 
 def test_a_folder_of_other_settings_or_sources_is_refused(texts, folder):

@@ -24,7 +24,7 @@ from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.hub.stored_names import files_hash, stored_name
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, load_extractor
-from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, refuse_input_folder
+from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, by_stem, check_out, refuse_input_folder
 from open_clip_fff.tools.shards.per_sample import usable_batches, write_copy, write_sidecar
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import INTO, Share
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
 
     Raises UsageError for captions that training would refuse, a model that cannot be loaded, or a folder not be used.
     """
+    check_out(args.out)
     plan, urls = training_shards(plan, args.training)
     assert plan.miner is not None
     share, shards, captions = Share.from_environment(args.share), by_stem(urls), plan.captions

@@ -23,7 +23,7 @@ def lock_run(folder: Path) -> Callable[[], None]:
         UsageError: if another process holds it.
         OSError: if the file cannot be made.
     """
-    handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         with allow_missing_locks():
             fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,7 +16,7 @@ from open_clip_fff.tools.caption.decoding import Decoding
 from open_clip_fff.tools.caption.loading import configuration, dtype_of, load_captioner, revision
 from open_clip_fff.tools.caption.report import PLOT, report
 from open_clip_fff.tools.caption.shard import ShardCaptioner, refuse_taken
-from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, by_stem, refuse_input_folder
+from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, by_stem, check_out, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import INTO, Share
 from open_clip_fff.tools.shards.tars import check_torn
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace, decoding: Decoding) -> int:
 
 def shards_of(args: argparse.Namespace) -> list[str]:
     """The shards. Raises UsageError if none exists, or the first is torn or has a field that would be overwritten."""
+    check_out(args.out)
     urls = expand_shards(args.train_data)
     local = [url for url in urls if not SCHEME.match(url)]
     if not urls or (len(local) == len(urls) and not any(Path(url).exists() for url in urls)):

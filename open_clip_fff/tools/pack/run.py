@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from open_clip_fff.data.data_sets import BETWEEN, expand_shards
 from open_clip_fff.errors import UsageError, print_warnings, printable
 from open_clip_fff.tools.pack.folder import prepare_folder
 from open_clip_fff.tools.pack.kinds import SourceKind, check_flags, detect_kind
@@ -15,7 +14,7 @@ from open_clip_fff.tools.pack.shards import CAPTIONS, prepare_shards
 from open_clip_fff.tools.pack.source import PreparedSource
 from open_clip_fff.tools.pack.table import prepare_table
 from open_clip_fff.tools.pack.writing import write_shard
-from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, refuse_input_folder
+from open_clip_fff.tools.shards.folder import SETTINGS, OutFolder, check_out, refuse_input_folder
 from open_clip_fff.tools.shards.run import process_shards
 from open_clip_fff.tools.shards.share import Share
 
@@ -38,9 +37,7 @@ def pack(settings: PackSettings, out: Path, share: Share, workers: int = 4, dry:
     check_flags(kind, settings)
     if out.resolve() == Path(settings.source).resolve():
         raise UsageError(f"--out {out}: the data that are read are there; name another folder")
-    if (read := expand_shards(str(out), "--out")) != [str(out)]:
-        fix = f"name a folder without {BETWEEN}, backslash and ranges in braces"
-        raise UsageError(f"--out {out}: training would read {' and '.join(read[:3])}; {fix}")
+    check_out(out)
     if kind.name == "shards":
         refuse_input_folder(out, kind.files)
     prepared = PREPARE[kind.name](settings, kind)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from open_clip_fff.atomic_io import write_atomically
-from open_clip_fff.data.data_sets import stem_of
+from open_clip_fff.data.data_sets import BETWEEN, expand_shards, stem_of
 from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.errors import OneRankError, UsageError, as_mistake, printable
 
@@ -32,7 +32,7 @@ class ShardRecord:
         """As json, the same in every run."""
         left_out = [{"key": as_utf8(key), "why": why} for key, why in self.left_out]
         size = {} if self.size is None else {"bytes": self.size}
-        content = {"source": self.source, **size, "counts": dict(self.counts), "left_out": left_out}
+        content = {"source": as_utf8(self.source), **size, "counts": dict(self.counts), "left_out": left_out}
         return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
@@ -94,7 +94,7 @@ class OutFolder:
                 f"--out {self.path}: {self.file(stem).name} is there, and no record of what it was made of "
                 f"({record_path(self.path, stem)}); name another folder, or remove that file"
             )
-        if record.source != source:
+        if record.source != as_utf8(source):
             raise OneRankError(
                 f"--out {self.path}: {self.file(stem).name} was made of {printable(record.source)} and not of "
                 f"{printable(source)}; name another folder"
@@ -145,6 +145,13 @@ def by_stem(urls: Iterable[str], flag: str = "--train-data") -> dict[str, str]:
             raise UsageError(f"{flag}: {found[stem]} and {url} would share a name; go through their folders one by one")
         found[stem] = url
     return found
+
+
+def check_out(out: Path) -> None:
+    """Raises UsageError for a folder's name that training's flags would read as others'."""
+    if (read := expand_shards(str(out), "--out")) != [str(out)]:
+        fix = f"name a folder without {BETWEEN}, backslash and ranges in braces"
+        raise UsageError(f"--out {out}: training would read {' and '.join(read[:3])}; {fix}")
 
 
 def refuse_input_folder(out: Path, urls: Iterable[str]) -> None:
