@@ -1,4 +1,7 @@
-"""A plug-in whose hook fails where an environment variable says, `RANK:BATCH:ERROR`; `sigterm` when it is made."""
+"""A plug-in whose hook fails where an environment variable says, `RANK:BATCH:ERROR`.
+
+ERROR `sigterm` comes when the hook is made; `fewer` is a batch without its first image.
+"""
 
 import os
 import signal
@@ -15,10 +18,17 @@ class Failing:
         if name == "sigterm":
             os.kill(os.getpid(), signal.SIGTERM)
         self.left = int(batch) if int(rank) == context.rank else -1
-        self.error = {"error": RuntimeError("on purpose,\nin two lines"), "ctrl-c": KeyboardInterrupt()}.get(name)
+        self.error = {
+            "error": RuntimeError("on purpose,\nin two lines"),
+            "refused": RuntimeError("feature server: connection refused"),
+            "timeout": RuntimeError("CUDA error: the launch timed out and was terminated"),
+            "ctrl-c": KeyboardInterrupt(),
+        }.get(name)
 
     def __call__(self, batch: Batch) -> Batch:
         if self.left == 0:
+            if self.error is None:
+                return batch._replace(images=batch.images[1:])
             raise self.error
         self.left -= 1
         return batch

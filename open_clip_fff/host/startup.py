@@ -51,8 +51,8 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
     """Wraps OpenCLIP's main and all that goes before it; the process group is made here.
 
     Until an optimizer has made a step, an exception becomes a UsageError with its message, and the folders that this
-    run has made are removed, unless they hold a checkpoint or a result. Later exceptions pass. The run's folder is
-    locked meanwhile.
+    run has made are removed, unless they hold a checkpoint or a result. Later exceptions pass; of a UsageError one rank
+    tells. The run's folder is locked meanwhile.
 
     Args:
         args: OpenCLIP's; rank, world size and device are filled in.
@@ -62,7 +62,8 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
         A handler for the root logger: before OpenCLIP exits it logs why.
 
     Raises:
-        UsageError: for what went wrong before the first step; a `ReportedError` on all but one of several ranks.
+        UsageError: for what went wrong before the first step, and later mistakes; on one of several ranks, and on the
+            others that have failed a `ReportedError`.
     """
     had_group, stepped = dist.is_initialized(), threading.Event()
     folders, logged = _RunFolders(args, peers), LastLoggedError()
@@ -82,10 +83,11 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
         with replaced(oc_main, init_distributed_device=lambda _: device, os=View(os, makedirs=folders.make)):
             yield logged
     except (Exception, SystemExit) as error:
-        if stepped.is_set():
+        if stepped.is_set() and (isinstance(error, OneRankError) or not isinstance(error, UsageError)):
             raise
         reports = peers.chosen_to_report()
-        folders.remove(of_rank_0=reports)
+        if not stepped.is_set():
+            folders.remove(of_rank_0=reports)
         line = error_message(error) if isinstance(error, UsageError) else in_one_line(error, logged.text)
         if not reports:
             raise ReportedError(line) from error
