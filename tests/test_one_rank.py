@@ -25,3 +25,12 @@ def test_a_mistake_is_one_line(trainer, tmp_path, monkeypatch, failing, flags, s
     told = [line for line in lines if "another rank has ended, whose own line says why" not in line]
     assert code != 0 and len(told) == 1 and told[0].startswith(ERROR + says), lines
     assert "Train Epoch: 0" in trainer.log("x")
+
+
+@pytest.mark.parametrize("error", ["refused", "timeout"])
+def test_an_error_of_a_ranks_own_is_no_other_ranks(trainer, tmp_path, monkeypatch, error):
+    monkeypatch.setenv("FAILING", f"1:2:{error}")
+    code, lines = Launched(trainer, tmp_path / "log", *FAILS, "--name", "x", data=trainer.tars).ended(60)
+    text = (tmp_path / "log").read_text()
+    assert code != 0 and not [line for line in lines if "rank 1" in line], lines
+    assert "raise self.error" in text and "RuntimeError: " in text and "whose own line says why (feature" not in text

@@ -25,6 +25,7 @@ BEAT = 2.0  # seconds
 PATIENCE = datetime.timedelta(seconds=5)  # for other ranks, which may fail as well
 _GONE = re.compile(r"connection (closed|reset|was reset|refused)|broken pipe|socket closed|remote process", re.I)
 _TIMEOUT = re.compile(r"timed? ?out|timeout", re.I)
+_COLLECTIVE = re.compile(r"/gloo/|c10d|NCCL|Operation timed out!")  # in what torch raises without a type of its own
 
 
 @contextmanager
@@ -67,13 +68,15 @@ def _in_one_line(error: Exception, minutes: float, peers: "Peers") -> str:
     cause = error.__cause__ if isinstance(error, UsageError) else error
     if peers.world_size == 1 or isinstance(error, ReportedError) or not isinstance(cause, RuntimeError):
         return ""
+    if not isinstance(cause, dist.DistError) and not _COLLECTIVE.search(str(cause)):
+        return ""  # a plug-in's server may be gone, or a GPU's kernel have timed out
     timed_out = _TIMEOUT.search(str(cause))
     if not timed_out and not _GONE.search(str(cause)):
         return ""
     silent, done = ", ".join(peers.silent_ranks()), peers.progress()
     who = f"; not heard from: {silent}" if silent else f"; steps done: {done}" if done else ""
     if timed_out:
-        return f"--timeout {minutes:g}: rank {peers.rank} waited that many minutes for others{who}"
+        return f"--timeout {minutes:g}: rank {peers.rank} waited that many minutes for others ({reason(cause)}){who}"
     return f"rank {peers.rank}: another rank has ended, whose own line says why ({reason(cause)}){who}"
 
 
@@ -130,7 +133,7 @@ class Peers:
         """Before a barrier of all ranks: waits until rank 0 comes to it, for as long as its heartbeat goes on.
 
         Raises:
-            RuntimeError: once that stands still for --timeout.
+            DistError: once that stands still for --timeout.
         """
         if self._store is None:
             return
@@ -144,7 +147,7 @@ class Peers:
                 before, beat = beat, self._read("beat/0")
                 silent = silent + pause if beat == before else 0.0
                 if silent > max(60 * self.loaders.minutes, 2.5 * BEAT):
-                    raise RuntimeError("timed out")
+                    raise dist.DistError("timed out: rank 0 gives no sign of life")
                 pause = min(2 * pause, BEAT)
 
     def publish_folders(self, folders: list[str]) -> None:
