@@ -1,8 +1,10 @@
 """A plug-in whose hook fails where an environment variable says, `RANK:BATCH:ERROR`.
 
-ERROR `sigterm` comes when the hook is made; `fewer` is a batch without its first image.
+ERROR `sigterm` comes when the hook is made; `fewer` is a batch without its first image; `evaluation` comes in
+one, and at no batch, -1.
 """
 
+import logging
 import os
 import signal
 
@@ -11,12 +13,20 @@ from open_clip_fff import Batch, register_batch_hook
 FAILS = ["--plugin", "tests.failing_plugin", "--batch-hooks", "failing", "--loss", "softmax"]
 
 
+class InEvaluation(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if "Eval Epoch: 1" in record.getMessage():  # which rank 0 logs
+            raise KeyError("on purpose")
+
+
 @register_batch_hook("failing")
 class Failing:
     def __init__(self, context) -> None:
         rank, batch, name = os.environ["FAILING"].split(":")
         if name == "sigterm":
             os.kill(os.getpid(), signal.SIGTERM)
+        if name == "evaluation":
+            logging.root.addHandler(InEvaluation())
         self.left = int(batch) if int(rank) == context.rank else -1
         self.error = {
             "error": RuntimeError("on purpose,\nin two lines"),

@@ -8,6 +8,7 @@ import pytest
 
 from open_clip_fff.errors import OneRankError
 from open_clip_fff.host import peers
+from tests.failing_plugin import FAILS
 from tests.programs import Program
 from tests.test_short_epochs import MANY, Launched
 
@@ -41,6 +42,19 @@ def test_a_rank_0_that_is_stopped_while_it_evaluates_is_named(trainer, tmp_path)
     os.kill(pid, signal.SIGKILL)  # as torchrun does half a minute after SIGTERM
     code, lines = run.ended(60)
     assert code != 0 and len(lines) == 1, lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["fails", "dies"])
+def test_the_others_do_not_outlive_a_rank_0_that_fails_in_an_evaluation(trainer, tmp_path, monkeypatch, end):
+    """Within --timeout, and before torchrun, which has told them to end, kills them."""
+    monkeypatch.setenv("FAILING", "0:-1:evaluation" if end == "fails" else "")
+    argv = [*FAILS, "--name", "x"] if end == "fails" else [*MANY, "--name", "x"]
+    argv += validation(trainer, "true" if end == "fails" else "kill -KILL $PPID")
+    run = Launched(trainer, tmp_path / "log", *argv, data=trainer.tars)
+    run.child(r"Terminating process (\d+) via signal SIGTERM")
+    code, _ = run.ended(15)
+    assert code != 0 and ("KeyError: 'on purpose'" in (tmp_path / "log").read_text()) == (end == "fails")
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from open_clip_fff.errors import OneRankError, ReportedError, UsageError, reason
 from open_clip_fff.host.loader.timeouts import LoaderTimeouts
+from open_clip_fff.host.stopping import Stopped, StopSignals
 from open_clip_fff.patching import View, replaced
 
 BEAT = 2.0  # seconds
@@ -89,6 +90,7 @@ class Peers:
 
     def __init__(self, loaders: LoaderTimeouts) -> None:
         self.loaders = loaders  # this rank's own
+        self.stopping: StopSignals | None = None  # likewise, once there is one
         self.rank, self.world_size, self._steps, self._barriers = 0, 1, 0, 0
         self._store: Any = None
         self._step_hook: Any = None
@@ -106,8 +108,11 @@ class Peers:
         threading.Thread(target=self._beat, args=(beating,), daemon=True).start()
 
     def disconnect(self) -> None:
-        """Ends the heartbeats."""
+        """Ends the heartbeats; this rank waits for no other any more."""
         self._disconnected.set()
+        with suppress(RuntimeError):  # the store's server is gone
+            if self._store is not None:
+                self._store.set(f"left/{self.rank}", "")
         if self._step_hook is not None:
             self._step_hook.remove()
 
@@ -133,7 +138,8 @@ class Peers:
         """Before a barrier of all ranks: waits until rank 0 comes to it, for as long as its heartbeat goes on.
 
         Raises:
-            DistError: once that stands still for --timeout.
+            DistError: once that stands still for --timeout, or rank 0 has left the run.
+            Stopped: once it stands still and this rank was told to end, as torchrun does when rank 0 has died.
         """
         if self._store is None:
             return
@@ -146,6 +152,10 @@ class Peers:
                 time.sleep(pause)
                 before, beat = beat, self._read("beat/0")
                 silent = silent + pause if beat == before else 0.0
+                if self._store.check(["left/0"]):
+                    raise dist.DistError("remote process: rank 0 has left the run")
+                if silent > 2.5 * BEAT and self.stopping is not None and self.stopping.signum:
+                    raise Stopped(self.stopping.signum)
                 if silent > max(60 * self.loaders.minutes, 2.5 * BEAT):
                     raise dist.DistError("timed out: rank 0 gives no sign of life")
                 pause = min(2 * pause, BEAT)

@@ -92,7 +92,9 @@ def _train(command: Command) -> None:
         if plan.typed:
             plan = _introduced(args, plan, rows, epoch, rows_line)
             _fill(args, plan)
-        with logging_put_back(last_logged), _seams(_loaded(RunState(args, plan, peers.loaders, rows=rows)), resumed):
+        state = RunState(args, plan, peers.loaders, rows=rows)
+        peers.stopping = state.stopping
+        with logging_put_back(last_logged), _seams(_loaded(state), resumed):
             if oc_main.main(command.rest) == -1:  # OpenCLIP's way of giving up
                 raise UsageError(f"OpenCLIP gave up: {last_logged.text or 'its own line above says why'}")
 
