@@ -12,6 +12,7 @@ from open_clip_fff.evaluation.scoring import score_set
 from open_clip_fff.host.checks.idle_flags import as_imagenets, imagenet_notes
 from open_clip_fff.hub.loading import load_model
 from tests.eval_sets import webdataset
+from tests.programs import run
 
 FFF = ["--method", "fff", "--captions-per-image", "4", "--json-text-key", "captions", "--mining-features", "off"]
 
@@ -64,6 +65,24 @@ def test_a_set_that_breaks_costs_a_warning_not_the_run(trainer, sets):
     assert trainer(*FFF, "--zeroshot-data", str(sets), "--name", "run") == 0
     assert "cifar10 cannot be scored (" in trainer.log("run")
     assert "zeroshot/mine/text_retrieval_recall@5" in rows(trainer, "run")[0]
+
+
+@pytest.mark.slow
+def test_no_worker_meets_what_is_left_of_a_loader_that_failed(trainer, sets, tmp_path):
+    """It is a copy of the process, and ends a loader that it finds in garbage: torch refuses, with a traceback."""
+    tar = webdataset(sets / "bad") / "test" / "0.tar"
+    tar.write_bytes(tar.read_bytes().replace(b"\xff\xd8\xff", b"\0\0\0"))
+    config = ["--model-config", trainer.config]
+    argv = [*trainer.common, *config, *trainer.tars, *FFF, "--workers", "1", "--name", "run", "--ema-decay", "0.5"]
+    argv += ["--zeroshot-data", sets, "--zeroshot-frequency", "1", "--epochs", "2"]
+    done = run("-m", "open_clip_fff.train", *argv)
+    assert done.returncode == 0 and done.stderr.count("bad cannot be scored (") == 4
+    assert "Exception ignored in" not in done.stderr
+    where = ["--data-root", sets, "--store", tmp_path / "store", "--workers", "1"]
+    command = ["score", trainer.run("run"), *config, *where, "--datasets", "bad", "cifar10", "bad", "mine"]
+    done = run("-m", "open_clip_fff", *command)
+    assert done.returncode == 1 and "failed, see above" in done.stderr
+    assert "Exception ignored in" not in done.stderr
 
 
 @pytest.mark.parametrize(

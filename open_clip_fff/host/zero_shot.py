@@ -1,5 +1,6 @@
 """Zero-shot scores while training goes on: --zeroshot-data."""
 
+import gc
 import logging
 import time
 from pathlib import Path
@@ -68,7 +69,9 @@ class ZeroShotEvaluator:
         values: dict[str, float] = {}
         for prefix, model in models.items():
             for at in state.zero_shot_sets:
-                values |= self._score(model, at, epoch, prefix)
+                if not (scores := self._score(model, at, epoch, prefix)):
+                    gc.collect()  # what the failed loader raised keeps it; the next one's workers would end it, in vain
+                values |= scores
         if values:
             keep_results(values, epoch, data, state.args, tb_writer)
 
