@@ -12,7 +12,7 @@ from open_clip_fff.data.batch import Batch
 from open_clip_fff.data.tokens import STORED_IMAGE, STORED_TEXT
 from open_clip_fff.errors import UsageError
 from open_clip_fff.grouping.bank import BankWriter, PartialBank, find_partial
-from open_clip_fff.grouping.bank_file import discard
+from open_clip_fff.grouping.bank_file import bank_path, discard, published
 from open_clip_fff.grouping.feature_sources import LastEpochFeatures, stored_features
 from open_clip_fff.grouping.lookahead import Lookahead
 from open_clip_fff.grouping.sampler import GroupedSampler
@@ -86,8 +86,12 @@ class Grit:
         if self._writer is None:
             return
         self._writer.publish()
-        self._writer = None
-        if self.context.world_size > 1:
+        self._writer, ranks = None, self.context.world_size
+        if self.context.rank == 0:  # what a run with more ranks left as it died would count as of this one
+            own = [bank_path(self.folder, epoch, rank) for rank in range(ranks)]
+            for path in set(published(self.folder, epoch)) - set(own):
+                path.unlink()
+        if ranks > 1:
             dist.barrier()
         if self.context.rank == 0:
             discard(Path(self.folder), epoch - 1)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from open_clip_fff.grouping.bank_file import published
 from tests.distributed.test_parity import torchrun
 from tests.eval_sets import webdataset
 from tests.test_self_mining import equal, extra
@@ -105,6 +106,10 @@ def test_two_ranks_group_their_own_streams(trainer):
     checkpoint = trainer.run("two") / "checkpoints" / "epoch_2.pt"
     torchrun(2, "-m", "open_clip_fff.train", "--", *common, *argv, "--name", "resumed", "--resume", str(checkpoint))
     assert_equal_checkpoints(trainer.checkpoint("two", 3), trainer.checkpoint("resumed", 3))
+    # a run that died before its last checkpoint leaves that epoch's bank, and goes on with fewer ranks
+    checkpoint.with_name("epoch_3.pt").unlink()
+    torchrun(1, "-m", "open_clip_fff.train", "--", *common, *argv, "--name", "two", "--resume", "latest")
+    assert [path.name for path in published(bank, 2)] == ["epoch_2_rank_0.safetensors"]
 
 
 def test_each_rank_groups_the_images_that_it_has_anyway(trainer, tmp_path, monkeypatch):
