@@ -1,7 +1,6 @@
 """Scoring models on sets with progress, for the commands score and probe; a failure does not stop the others."""
 
 import argparse
-import gc
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -111,15 +110,13 @@ def score_models(
         print(f"\n{loaded.name}, weights {loaded.weights[:8]}", flush=True)
         scores = []
         for local in sets:
-            left, score = left - 1, None
+            left -= 1
             try:
                 also = conditions(loaded, local)
                 score, new = score_set(loaded, local, settings, arguments.store, arguments.again, evaluator, task, also)
             except UsageError as error:
                 print(f"  error: {error}", file=sys.stderr, flush=True)
-            if score is None:
                 failed += 1
-                gc.collect()  # what the failed loader raised keeps it; the next one's workers would end it, in vain
                 continue
             computed += new
             scores.append(score)
