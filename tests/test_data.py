@@ -5,6 +5,8 @@ import hashlib
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.utils.data import default_collate
@@ -18,7 +20,8 @@ from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.preview import preview_csv, preview_shard
 from open_clip_fff.data.preview_text import preview_lines
 from open_clip_fff.data.shards import id_of
-from open_clip_fff.data.sources import CaptionReader, caption_texts
+from open_clip_fff.data.sidecar import BATCH, Sidecar
+from open_clip_fff.data.sources import CaptionReader, caption_texts, fields_of
 from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer
 from open_clip_fff.errors import UsageError
 from open_clip_fff.host.report.coverage import caption_line, check_coverage
@@ -302,3 +305,20 @@ def test_the_tally_reports_news_once():
 def test_of_several_raw_captions_as_many_are_counted_as_are_drawn():
     row = CaptionReader(CaptionSettings(1, "sample", ("txt", "caption"))).row(sample(txt=b"a", caption=b"b"))
     assert row.captions == ["a"] and row.raw == 1
+
+
+def test_a_json_is_read_as_it_is_whatever_was_done_with_what_was_read():
+    member = b'{"captions": ["a"], "cls": 3}'
+    fields_of(member).pop("captions")
+    assert fields_of(member) == {"captions": ["a"], "cls": 3}
+
+
+def test_rows_of_one_key_are_one_samples_however_far_apart(tmp_path):
+    """A sidecar is read in batches."""
+    rows = 2 * BATCH + 1
+    keys = ["first", *(str(row) for row in range(rows - 2)), "first"]
+    table = pa.table({"key": keys, "captions": [[f"caption {row}"] for row in range(rows)]})
+    pq.write_table(table, tmp_path / "00.parquet")
+    sidecar = Sidecar(str(tmp_path), ("captions",))
+    assert sidecar.lookup("00.tar", "first") == {"captions": [["caption 0"], [f"caption {rows - 1}"]]}
+    assert sidecar.lookup("00.tar", str(BATCH)) == {"captions": [[f"caption {BATCH + 1}"]]}

@@ -15,7 +15,7 @@ import pytest
 
 from open_clip_fff.data.data_sets import expand_shards
 from open_clip_fff.errors import POINTER, UsageError
-from open_clip_fff.tools.pack.report import braces
+from open_clip_fff.tools.pack.report import MOST_NAMES, braces
 from open_clip_fff.tools.pack.settings import ImageSettings
 from open_clip_fff.tools.pack.source import ShardSource
 from open_clip_fff.tools.pack.writing import write_shard
@@ -139,6 +139,19 @@ def test_two_processes_give_the_same_as_one(tokens, tmp_path):
         done = run(*command, str(tmp_path / "three"), "--share", f"{share}/2")
         assert done.returncode == 0, done
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
+
+
+def test_a_share_of_many_shards_prints_no_endless_line(pack, tmp_path):
+    shards = tmp_path / "in"
+    shards.mkdir()
+    first = write_tar(shards / "00000.tar", {"0": {**colour_sample(0), "txt": b"a square"}})
+    for number in range(1, 2 * MOST_NAMES + 4):
+        shutil.copy(first, shards / f"{number:05d}.tar")
+    flags = [f"{shards}/{{00000..{2 * MOST_NAMES + 3:05d}}}.tar", "--out", tmp_path / "out"]
+    done = pack(*flags, "--share", "0/2").out.splitlines()[-1]
+    assert done == f"{MOST_NAMES + 2} shards missing: once they are there, training's flags stand here"
+    done = pack(*flags, "--share", "1/2").out.splitlines()[-1]
+    assert f"{{00000..{2 * MOST_NAMES + 3:05d}}}.tar' --train-num-samples {2 * MOST_NAMES + 4} " in done
 
 
 @pytest.mark.slow

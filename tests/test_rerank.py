@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from open_clip_fff.cli import main
 from open_clip_fff.errors import UsageError
+from open_clip_fff.evaluation import rerank as rerank_module
 from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.layouts import find_sets
 from open_clip_fff.evaluation.rerank import EncodedSet, _reranked, rerank
@@ -89,8 +90,10 @@ def test_recalls_are_those_of_every_pair_scored_by_itself(exported, retrieval):
 
 
 @torch.no_grad()
-def test_where_cosines_tie_itc_does_not_depend_on_the_candidates():
+@pytest.mark.parametrize("area", [1, 120, rerank_module.AREA])  # rows that are sorted at a time: 1, 3, all
+def test_where_cosines_tie_itc_does_not_depend_on_the_candidates(area, monkeypatch):
     """Four features for 40 images: the first of equals come first, however many are re-ranked."""
+    monkeypatch.setattr(rerank_module, "AREA", area)
     torch.manual_seed(0)
     features, owner = torch.eye(4)[torch.arange(40) % 4], torch.arange(40)
     tokens = [torch.randn(3, 8) for _ in range(40)]

@@ -11,6 +11,7 @@ from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.plural import plural
 
 KEY = "key"
+BATCH = 1024  # rows that are read at a time
 NO_CAPTIONS = "have no captions from there"  # rows of shards without a parquet
 _BINARY = ("binary", "large_binary", "fixed_size_binary", "null")  # how arrow names them
 
@@ -185,12 +186,12 @@ class Sidecar:
             for name in names.values():
                 if not self._holds.fits(kind := there.field(name).type):
                     raise ValueError(f"its column {name!r} holds {kind}, and not {self._holds.description}")
-            table = file.read(columns=[KEY, *names.values()])
-        for row in table.to_pylist():
-            if row[KEY] is not None:
-                columns = rows.setdefault(_text(row[KEY]), {column: [] for column in self.columns})
-                for column, values in columns.items():
-                    values.append(row[names[column]])
+            for batch in file.iter_batches(BATCH, columns=[KEY, *names.values()]):  # not a second time as a table
+                for row in batch.to_pylist():
+                    if row[KEY] is not None:
+                        columns = rows.setdefault(_text(row[KEY]), {column: [] for column in self.columns})
+                        for column, values in columns.items():
+                            values.append(row[names[column]])
         return rows
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 from open_clip_fff.config.captions import PATTERN, CaptionSettings, source_name
@@ -137,10 +137,15 @@ def field_names(sample: Mapping[str, object]) -> list[str]:
 
 def fields_of(member: Any) -> dict[str, Any]:
     """The fields of a json object, given as text or bytes; none for None. ValueError or RecursionError for all else."""
-    fields = {} if member is None else json.loads(member)
+    fields = {} if member is None else _parsed(member)
     if not isinstance(fields, dict):
         raise ValueError("it is no object with named fields")
-    return fields
+    return dict(fields)
+
+
+@lru_cache(maxsize=4)  # captions, class and key are read from the same member
+def _parsed(member: str | bytes) -> Any:
+    return json.loads(member)
 
 
 def fields_or_none(member: Any) -> dict[str, Any] | None:
@@ -159,8 +164,9 @@ def texts_of(value: object) -> list[str]:
         value = value.decode()
     if not isinstance(value, str):
         return []
-    text = value.encode(errors="ignore").decode()  # drops halves of a truncated emoji
-    text = text.translate(_INVISIBLE).strip()
+    if not value.isascii():
+        value = value.encode(errors="ignore").decode()  # drops halves of a truncated emoji
+    text = value.translate(_INVISIBLE).strip()
     return [text] if text else []
 
 

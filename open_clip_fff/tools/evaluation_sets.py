@@ -2,10 +2,12 @@
 
 import argparse
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -26,6 +28,7 @@ from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.shards.tars import check_torn, tar_writer
 
+T = TypeVar("T")
 IMAGES_PER_TAR = 1_000
 
 Members = dict[str, bytes]  # of a sample, by extension
@@ -39,7 +42,7 @@ def write_split(folder: Path, samples: Iterable[Members | SkippedSample]) -> tup
     left_out = Counter[str]()
 
     def usable() -> Iterator[Members]:
-        for sample in tqdm(samples, unit=" images", disable=None):
+        for sample in _shown(samples, "writing"):
             if isinstance(sample, SkippedSample):
                 left_out[sample.why] += 1
             else:
@@ -55,6 +58,12 @@ def write_split(folder: Path, samples: Iterable[Members | SkippedSample]) -> tup
         shards += 1
     (folder / "nshards.txt").write_text(f"{shards}\n")
     return images, f"; left out: {reasons(left_out)}" if left_out else ""
+
+
+def _shown(samples: Iterable[T], what: str) -> Iterator[T]:
+    """With a progress bar; where stderr is no terminal, a line of it now and then."""
+    interval = 1 if sys.stderr.isatty() else 30
+    return iter(tqdm(samples, what, unit=" images", mininterval=interval, delay=0 if sys.stderr.isatty() else 30))
 
 
 def how_to_score(out: Path) -> str:
@@ -112,7 +121,7 @@ def _captions_by_image(urls: Sequence[str], reader: CaptionReader, most: int) ->
     """
     texts: dict[int, list[str]] = {}
     counts, joined, repeated, damaged = Counter[str](), 0, 0, list[str]()
-    for sample in as_usage_errors(read_samples(urls), " ".join(urls[:3])):
+    for sample in _shown(as_usage_errors(read_samples(urls), " ".join(urls[:3])), "reading captions"):
         found, damage = reader.read(sample)
         damaged += damage[:1]
         counts.update({source: len(captions) for source, captions in found.items()})

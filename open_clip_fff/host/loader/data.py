@@ -37,6 +37,7 @@ from open_clip_fff.patching import View, replaced
 from open_clip_fff.plural import plural
 
 # the hook that makes the features that mine; with `online`, the loss has them
+MANY_ROWS = 100_000  # of a table, which take seconds
 _HOOKS = {"frozen": "frozen", "precomputed": "stored", "text": "sentence", "ema": "ema"}
 
 
@@ -154,8 +155,11 @@ def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, prepr
     table = read_table(filename, options["sep"], captions.text_columns)
     dataset = make(filename, preprocess, **{**options, "img_key": image, "caption_key": columns[0]})
     paths, texts, counters, left_out, lost = [], [], LoaderCounters(captions.sources), Counter[str](), {}
-    for path, *row_cells in zip(dataset.images, *(table[name] for name in captions.text_columns), strict=True):
-        cells = dict(zip(captions.text_columns, row_cells, strict=True))
+    names = captions.text_columns
+    if len(table) >= MANY_ROWS:
+        logging.info(f"Reading the captions of the {len(table):,} rows of {filename}")
+    for path, *row_cells in zip(dataset.images, *(table[name] for name in names), strict=True):
+        cells = dict(zip(names, row_cells, strict=True))
         found = reader.by_column(cells)
         row = reader.table_row(str(path), cells, found)
         counters.count_row(row, found)

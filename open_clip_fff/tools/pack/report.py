@@ -35,6 +35,7 @@ from open_clip_fff.tools.shards.share import Share
 
 EXAMPLES, SHOWN = 200, 3  # samples that a dry run packs, and that it prints
 FIELDS = 12  # that a line names
+MOST_NAMES = 50  # of shards, in runs, in training's flag
 BLOCK = 512  # bytes of a tar: the header of a member, and the unit of its size
 CHARACTERS = 300  # of a printed member
 TEXTS = ("txt", "json", "cls")
@@ -117,14 +118,16 @@ def ending(folder: OutFolder, source: SampleSource) -> list[str]:
     usable = counts[IMAGES] - counts[NONE]  # training skips images without a caption
     if not usable:
         return [*lines, "no sample has a caption: training needs some, of open-clip-fff caption, --captions or a table"]
-    held = (stem for stem, found in records.items() if found is None or found.counts[IMAGES])
-    flags = ["--train-data", "::".join(f"{folder.path}/{name}.tar" for name in braces(held))]
+    held = braces(stem for stem, found in records.items() if found is None or found.counts[IMAGES])
+    missing = len(source.shards) - len(done)
+    if missing and len(held) > MOST_NAMES:  # every eighth shard, say, of a share
+        return [*lines, f"{plural(missing, 'shards')} missing: once they are there, training's flags stand here"]
+    flags = ["--train-data", "::".join(f"{folder.path}/{name}.tar" for name in held)]
     flags += ["--train-num-samples", str(usable)]
     if not counts[RAW]:
         flags += ["--text-key", ""]
     if counts[MORE]:
         flags += ["--json-text-key", ";".join(source.json_keys)]
-    missing = len(source.shards) - len(done)
     gaps = f" ({plural(missing, 'shards')} missing)" if missing else ""
     return [*lines, f"to train on them{gaps}:", f"  {shlex.join(flags)}"]
 

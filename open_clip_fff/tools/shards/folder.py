@@ -156,7 +156,7 @@ def check_out(out: Path) -> None:
 
 def refuse_input_folder(out: Path, urls: Iterable[str]) -> None:
     """Raises UsageError if the shards that are read are in `out`, where they would count as done."""
-    if out.resolve() in {Path(url).resolve().parent for url in urls}:
+    if out.resolve() in {folder.resolve() for folder in {Path(url).parent for url in urls}}:
         raise UsageError(f"--out {out}: the shards that are read are there; name another folder")
 
 
