@@ -1,6 +1,7 @@
 """Sentence models, which mine by captions alone."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -8,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from open_clip_fff.config.captions import CaptionSettings
+from open_clip_fff.config.mining import FrozenSource
 from open_clip_fff.config.text import TextSettings
 from open_clip_fff.data.shards import read_samples
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError
+from open_clip_fff.fingerprint import same_model
+from open_clip_fff.hub.stored_names import stored_name
 from open_clip_fff.models.sentences import PADDING, POOLINGS, SentenceTower, load_sentences
 from tests.test_features import embed
 from tests.test_training import FFF
@@ -259,14 +264,40 @@ def test_stored_features_mine_what_the_model_mines_in_the_step(trainer, sentence
     assert trainer(*stored, "--workers", "1", "--name", "stored", data=data) == 0
     printed = capsys.readouterr().out
     words = re.sub(r"\s+", " ", printed)
-    assert f", of {sentence_model}, which sees captions alone; p1 off, p2 off, text-text (pooled) > p3" in words
+    told = rf", of {sentence_model}#\w{{16}}, which sees captions alone; p1 off, p2 off, text-text \(pooled\) > p3"
+    assert re.search(told, words)
     assert trainer(*text, *p3, "--workers", "1", "--name", "text") == 0
     rates = [re.findall(r"Mined/image: ([\d.]+)", trainer.log(name)) for name in ("stored", "text")]
     assert rates[0] == rates[1] and len(rates[0]) == 4 and all(float(rate) > 0.5 for rate in rates[0])
     a, b = (trainer.checkpoint(name)["state_dict"] for name in ("stored", "text"))
     assert all(torch.equal(a[name], b[name]) for name in a)
     params = (trainer.run("stored") / "params.txt").read_text()
-    assert f"mining_model: {sentence_model}\n" in params and "\np1: None\n" in params and "\np1_prime: None\n" in params
+    assert (
+        re.search(rf"mining_model: {sentence_model}#\w{{16}}\n", params)
+        and "\np1: None\n" in params
+        and "\np1_prime: None\n" in params
+    )
+
+
+def test_stored_features_know_what_is_in_a_sentence_models_files(trainer, folder, text, tmp_path, capsys):
+    """Other weights are another model under the same path; a copy is the same one under another."""
+    out = tmp_path / "out"
+    assert embed("--out", str(out), "--", *trainer.tars, *text, "--mining-model", str(folder)) == 0
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    weights = folder / "model.safetensors"
+    save_file({name: -tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    flags = [*FFF, "--mining-features", "precomputed", "--feature-sidecar", str(out), "--name", "x", "--mining-model"]
+    capsys.readouterr()
+    assert trainer(*flags, str(folder)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(rf"its features are of {folder}#\w{{16}}, not of {folder}#\w{{16}}; make them again", line), line
+    assert "or drop --mining-model where it names another" in line
+    names = [stored_name(FrozenSource(name)) for name in (str(copy), f"{copy}/", os.path.relpath(copy))]
+    assert trainer(*flags, f"{copy}/") == 0
+    assert all(same_model(names[0], name) for name in names) and not same_model(
+        names[0], stored_name(FrozenSource(str(folder)))
+    )
+    assert same_model(str(copy), names[0])  # features of before there were hashes have a path
 
 
 def test_what_stored_features_of_captions_cannot_do(trainer, folder, text, tmp_path, capsys):

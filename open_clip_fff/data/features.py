@@ -155,7 +155,8 @@ class FeatureReader:
         ):
             if not same:
                 raise OneRankError(
-                    f"--mining-features precomputed: {_at(sample)}: its features are {what} {theirs}, not {what} {ours}"
+                    f"stored features: {_at(sample)}: its features are {what} {theirs}, not {what} {ours}; make them "
+                    f"again with open-clip-fff embed, or drop --mining-model where it names another"
                 )
         indices = {int(number): index for index, number in enumerate(stored.captions)}
         chosen = []
@@ -163,7 +164,7 @@ class FeatureReader:
             index = indices.get(text_hash(text))
             if index is None:
                 raise OneRankError(
-                    f"--mining-features precomputed: {_at(sample)}: no feature of its caption {text[:60]!r}; make the "
+                    f"stored features: {_at(sample)}: no feature of its caption {text[:60]!r}; make the "
                     f"features again from the captions that are trained on"
                 )
             chosen.append(index)

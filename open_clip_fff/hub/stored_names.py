@@ -20,7 +20,8 @@ _SCALARS = {SCALE, BIAS, "init_logit_scale", "init_logit_bias", "nonscalar_logit
 def stored_name(source: FrozenSource) -> str:
     """A model of OpenCLIP or the hub keeps its name; a local one is `NAME#HASH`, of architecture and weights.
 
-    So a run that was trained further is another model, and a copy elsewhere is the same.
+    Of a sentence model's folder it is `files_hash`. So a run that was trained further is another model, and a copy
+    elsewhere is the same.
 
     Raises UsageError if a file cannot be read.
     """
@@ -29,10 +30,12 @@ def stored_name(source: FrozenSource) -> str:
     if path is not None and (is_run_or_checkpoint(path) or (path / CONFIG_NAME).is_file()):
         description, checkpoint, tensors = read_local(path, weights)
         config, called = description["model_cfg"], str(checkpoint) if is_run_or_checkpoint(path) else called
+    elif path is not None:
+        return hashed_name(called, files_hash(path))
     else:
         file = Path(weights or "")
         config = registered_architecture(name)
-        if path is not None or config is None or not file.is_file() or file.suffix in BIG_VISION:
+        if config is None or not file.is_file() or file.suffix in BIG_VISION:
             return called
         tensors = read_weights(file)
     architecture, tensors = ({k: v for k, v in each.items() if k not in _SCALARS} for each in (config, tensors))

@@ -45,8 +45,8 @@ def run(args: argparse.Namespace, plan: Plan) -> int:
     model = stored_name(plan.miner)
     read = {name: getattr(captions, name) for name in READ}  # what features depend on
     settings = {"model": model, "captions": read, "batch size": args.batch_size}
-    if plan.text_only and (here := Path(plan.miner.model)).is_dir():
-        settings["the model's files"] = files_hash(here)  # of which its name has no hash
+    if plan.text_only and (here := Path(plan.miner.model)).is_dir():  # as in folders from before its name had a hash
+        settings |= {"model": plan.miner.name, "the model's files": files_hash(here)}
     check_torn("--train-data", urls[0])
     check_captions(args.training.train_data, captions, share)
     if args.into == "tars":
