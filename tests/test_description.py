@@ -236,7 +236,7 @@ def test_grouping_average_scores_and_hooks():
     assert "0.5 of the mini-batches" in told["grouping"] and "similarity quantile 0.9" in told["grouping"]
     assert "min(0.9999999, steps / (10 + steps))" in told["weights"] and told["hooks"] == "each batch passes mine"
     assert told["zero-shot"] == "all sets in sets scored as training goes on"
-    assert "stored beside" in words(*grouped, "--group-features", "stored")["grouping"]
+    assert "that were stored" in words(*grouped, "--group-features", "stored")["grouping"]
 
 
 def test_the_text_tower():

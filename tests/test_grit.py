@@ -8,6 +8,7 @@ import pytest
 
 from tests import recorder
 from tests.conftest import DRAWN
+from tests.test_features import embed
 from tests.test_training import FFF, assert_equal_checkpoints
 
 pytestmark = pytest.mark.slow  # trainings, each from its start to its end
@@ -70,6 +71,17 @@ def test_a_resumed_run_goes_on_in_the_same_order(trainer):
     assert trainer(*argv, "--resume", str(checkpoint), "--name", "lost") == 0
     assert f"{checkpoint.parent}/bank: epoch 2 is in random order, as the first is." in trainer.log("lost")
     assert trainer.log("lost").count("No bank of epoch 1's features in ") == 1
+
+
+def test_stored_features_group_alike_from_tars_and_from_a_sidecar_without_mining(trainer, teacher, tmp_path):
+    model = ["--json-text-key", "captions", "--mining-model", "tiny-clip", "--mining-pretrained", str(teacher)]
+    for into in ("tars", "sidecar"):
+        assert embed("--out", str(tmp_path / into), "--into", into, "--", *trainer.tars, *model) == 0
+    argv = [*GRIT, "--group-features", "stored"]
+    tars = ["--train-data", str(tmp_path / "tars" / "{00..03}.tar"), "--train-num-samples", "64"]
+    by_tars = seen(trainer, *argv, name="tars", epochs=1, data=tars)
+    by_sidecar = seen(trainer, *argv, "--feature-sidecar", str(tmp_path / "sidecar"), name="sidecar", epochs=1)
+    assert by_tars == by_sidecar != seen(trainer, "--batch-hooks", "recorder", name="plain", epochs=1)
 
 
 def test_fff_with_its_own_mining_and_accumulation(trainer, capsys):

@@ -127,7 +127,7 @@ def _check_captions(plan: Plan, loss: str) -> None:
 
 def _check_mining(plan: Plan) -> None:
     if plan.mining is None:
-        for name in sorted({*MINING, *MODEL, "feature_sidecar"} & plan.typed):
+        for name in sorted({*MINING, *MODEL} & plan.typed):
             name = as_flag(name)
             raise UsageError(f"{name} does nothing while mining is off: add --mining-features frozen, or drop {name}")
         return
@@ -140,8 +140,6 @@ def _check_features(plan: Plan, config: MiningConfig) -> None:
     if features in SELF_FEATURES:
         for name in sorted(MODEL & typed):
             raise UsageError(f"{as_flag(name)}: with --mining-features {features} the trained model mines; drop one")
-    if "feature_sidecar" in typed and features != "precomputed":
-        raise UsageError("--feature-sidecar does nothing without --mining-features precomputed")
     if config.guarded and not config.warmup:
         raise UsageError("--mining-guard goes by what is mined at the warm-up's end: add --mining-warmup STEPS")
     if plan.text_only:

@@ -60,7 +60,7 @@ class GroupingSettings(Settings):
     source: str = setting(
         "group_features",
         "bank",
-        "of the last epoch's steps (the first epoch is random), or stored beside the images",
+        "of the last epoch's steps (the first epoch is random), or stored, in the tars or in --feature-sidecar",
         choices=("bank", "stored"),
     )
 
@@ -75,7 +75,7 @@ class GroupingSettings(Settings):
     def describe(self, trained: int | None = None) -> Topic:
         """How mini-batches are put together; `trained` as in `topics.since`."""
         scope = {"rank": "each rank's", "global": "the global"}[self.scope]
-        features = "features stored beside the images"
+        features = "features that were stored (by open-clip-fff embed)"
         if self.source == "bank":
             features = f"features that the epoch before made, {since(1, trained)} (epoch 0 is random)"
         parts = [

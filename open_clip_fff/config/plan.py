@@ -52,6 +52,7 @@ class Plan(Settings):
         metavar="DIR",
         group="mining",
         when=lambda plan: plan.stored,
+        needs="--mining-features precomputed or --group-features stored",
     )
     ema_decay: float | None = setting(
         "ema_decay",
