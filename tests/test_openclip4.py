@@ -115,7 +115,12 @@ class TestOnMain:
         steps = versions.same(*argv, "--ema-decay", "0.9", "--val-data", str(shards / "00.tar"))
         assert any((step["assignment"] == 1).sum() > 16 * 4 for step in steps)
         logs = [versions.trainer.log(f"run.{main}") for main in (False, True)]
-        for found in (r"FFF Eval Epoch.*?R@1 ([\d.]+)", r"Mined/image: ([\d.]+)", r"clip_val_loss: ([\d.]+)"):
+        for found in (
+            r"FFF Eval Epoch.*?R@1 ([\d.]+)",
+            r"Mined/image: ([\d.]+)",
+            r"clip_val_loss: ([\d.]+)",
+            r"LR: ([\d.]+)",
+        ):
             old, new = ([float(x) for x in re.findall(found, log)] for log in logs)
             apart = AT_THRESHOLD / 16 if "Mined" in found else 0  # of an image in a global batch of 16
             assert len(old) >= 4 - 2 * ("Eval" in found or "val" in found)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import open_clip_train.main as oc_main
+import open_clip_train.train as oc_train
 import timm.optim
 import torch
 
@@ -14,6 +15,7 @@ from open_clip_fff.hub.weights import BIAS, SCALE
 from open_clip_fff.patching import View, replaced
 
 SCHEDULES = ("cosine_lr", "const_lr", "const_lr_cooldown")  # OpenCLIP's makers of --lr-scheduler
+RATE = "get_learning_rate"  # main's, for the log: the largest of all groups' rates, where 3.3 takes the first group's
 
 
 @contextmanager
@@ -47,8 +49,15 @@ def optimizer_seams(state: RunState) -> Iterator[None]:
         seams["create_optimizer"] = watched(oc_main.create_optimizer)
     else:
         seams["optim"], by_timm = View(torch.optim, AdamW=watched(torch.optim.AdamW)), watched(by_timm)
+    logged = {}
+    if multiple != 1.0 and hasattr(oc_train, RATE):
+        logged[RATE] = _of_others(getattr(oc_train, RATE))
     # OpenCLIP imports timm's inside its main
-    with replaced(oc_main, **seams), replaced(timm.optim, create_optimizer_v2=by_timm):
+    with (
+        replaced(oc_main, **seams),
+        replaced(oc_train, **logged),
+        replaced(timm.optim, create_optimizer_v2=by_timm),
+    ):
         yield
 
 
@@ -82,6 +91,11 @@ def _check_on_resume(optimizer: torch.optim.Optimizer) -> None:
             )
 
     optimizer.register_load_state_dict_pre_hook(check)
+
+
+def _of_others(rate: Callable) -> Callable:
+    """Main's function for the log's learning rate, of all groups but ours, which is the last."""
+    return lambda optimizer: rate(View(optimizer, param_groups=optimizer.param_groups[:-1]))
 
 
 def _multiplied(make: Callable, multiple: float) -> Callable:
