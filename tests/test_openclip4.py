@@ -218,6 +218,13 @@ class TestOnMain:
             assert torch.equal(weights[1][name], tensor)
             torch.testing.assert_close(weights[2][name], tensor, rtol=1e-5, atol=1e-6)
 
+    def test_a_flag_of_both_is_in_the_help_once(self):
+        command = [sys.executable, "-m", "open_clip_fff.train", "--help"]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+        flags = re.findall(r"^  (--[\w-]+)", done.stdout, re.MULTILINE)
+        assert "--max-image-pixels" in flags and "--grad-checkpointing" in flags
+        assert not [flag for flag in set(flags) if flags.count(flag) > 1]
+
     @pytest.mark.parametrize("flag", ["--torchcompile", "--use-naflex", "--length-bucketing"])
     def test_what_is_not_driven_is_said(self, versions, flag):
         with pytest.raises(AssertionError, match=f"error: {flag}: open_clip_fff does not go with it on OpenCLIP 4 yet"):

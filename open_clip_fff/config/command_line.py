@@ -69,8 +69,11 @@ def parse_shard_flags(argv: list[str]) -> argparse.Namespace:
 
 
 def help_text() -> str:
-    """OpenCLIP's help and ours, ours last, where a terminal shows it."""
-    upstream = open_clip_parser().format_help().split("options:", 1)[-1]
+    """OpenCLIP's help and ours, ours last, where a terminal shows it; a flag of both, which is ours, is there once."""
+    theirs, ours = open_clip_parser(), flag_parser()
+    for name in theirs._option_string_actions.keys() & ours._option_string_actions.keys():
+        theirs._option_string_actions[name].help = argparse.SUPPRESS
+    upstream = theirs.format_help().split("options:", 1)[-1]
     head = f"{USAGE}--help-fff shows open_clip_fff's flags alone.\n\nOpenCLIP's flags, all as they were:"
     return f"{head}{upstream}\n{_ours()}"
 
