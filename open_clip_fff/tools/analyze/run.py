@@ -8,6 +8,7 @@ from open_clip_fff.atomic_io import write_atomically
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.shards import SkippedSample
 from open_clip_fff.errors import UsageError, printable
+from open_clip_fff.fingerprint import plain_name
 from open_clip_fff.hub.training_flags import MANY
 from open_clip_fff.plural import plural
 from open_clip_fff.tools.analyze import PAGE
@@ -98,7 +99,8 @@ def model_name(plan: Plan) -> str | None:
     if source is None:
         return None
     weights = "" if source.pretrained is None else f" ({Path(source.pretrained).name})"
-    return f"{Path(source.model).name if Path(source.model).is_dir() else source.model}{weights}"
+    model = plain_name(source.model)
+    return f"{Path(model).name if Path(model).is_dir() else model}{weights}"
 
 
 def _topics(plan: Plan) -> list[tuple[str, str]]:
