@@ -19,16 +19,8 @@ from open_clip_fff import (
     similarity_assignment,
 )
 from open_clip_fff.mining.given import ListedPairs
+from tests.test_normalised import BIAS, LOSSES, SCALE
 
-SCALE, BIAS = torch.tensor(10.0), torch.tensor(-5.0)
-LOSSES = [
-    FFFLoss,
-    lambda: FFFLoss(impl="dense"),
-    MultiPositiveSoftmaxLoss,
-    lambda: MultiPositiveSoftmaxLoss(impl="dense"),
-    SmoothedITCLoss,
-    lambda: SmoothedITCLoss(consistency=0.2),
-]
 THRESHOLDS = {"p1": 0.3, "p2": 0.4, "p3": 0.4, "p1_prime": 0.1}
 
 
