@@ -62,8 +62,8 @@ def write_split(folder: Path, samples: Iterable[Members | SkippedSample]) -> tup
 
 def _shown(samples: Iterable[T], what: str) -> Iterator[T]:
     """With a progress bar; where stderr is no terminal, a line of it now and then."""
-    interval = 1 if sys.stderr.isatty() else 30
-    return iter(tqdm(samples, what, unit=" images", mininterval=interval, delay=0 if sys.stderr.isatty() else 30))
+    interval, delay = (1, 0) if sys.stderr.isatty() else (30, 30)
+    return iter(tqdm(samples, what, unit=" images", mininterval=interval, delay=delay))
 
 
 def how_to_score(out: Path) -> str:
