@@ -121,7 +121,7 @@ def mini_batches(grouping: dict[str, int], features: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         if "space" in grouping:
             settings = GroupingSettings(search_space=grouping["space"] or size, queue=size)
-            order = arrange(features, features, batch, settings, generator).order
+            order = arrange(features, features, batch, settings, generator)
         elif grouping:
             order = community_order(communities(features, **grouping, seed=seed), grouping["size"], batch, generator)
         else:

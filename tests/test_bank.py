@@ -14,9 +14,8 @@ from open_clip_fff.data.ids import ID_VERSION
 from open_clip_fff.grouping.bank import Bank, BankWriter
 from open_clip_fff.grouping.bank_file import discard
 from open_clip_fff.grouping.feature_sources import LastEpochFeatures
-from open_clip_fff.grouping.order import arrange
 from tests import programs
-from tests.test_grouping import is_permutation, pairs, seeded
+from tests.test_grouping import arranged, is_permutation, pairs, seeded
 
 
 def fill(folder, ids, *, rank=0, epoch=0, dim=4, seed=0, chunk=3):
@@ -79,7 +78,7 @@ def test_two_ranks_and_one_that_saw_nothing(tmp_path):
 def test_a_bank_goes_into_an_order(tmp_path):
     fill(tmp_path, range(0, 60, 2), dim=8)
     image, text, known = Bank(tmp_path, 0, 1).lookup(torch.arange(60))
-    order, grouped = arrange(image, text, 10, GroupingSettings(search_space=30), seeded(), known)
+    order, grouped = arranged(image, text, 10, GroupingSettings(search_space=30), seeded(), known)
     assert is_permutation(order, 60) and grouped.sum() == 3
 
 

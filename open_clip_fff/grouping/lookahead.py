@@ -104,7 +104,7 @@ class Lookahead:
         began = time.process_time()
         ids = torch.tensor([id_of(sample) for sample in samples])
         image, text, known = lookup(ids, [sample.get("txt", b"") for sample in samples])
-        order = arrange(image, text, self.batch, self.settings, generator, known).order
+        order = arrange(image, text, self.batch, self.settings, generator, known)
         self.seconds += time.process_time() - began
         return order
 

@@ -1,19 +1,10 @@
 """The order of a queue of samples: grouped mini-batches, in random order, without dropping a sample."""
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.grouping.walk import alternating_walk, check_features
-
-
-class Arrangement(NamedTuple):
-    """An order of n samples; both tensors are on the CPU."""
-
-    order: Tensor  # int64 [n], a permutation of 0 ... n - 1
-    grouped: Tensor  # bool [ceil(n / batch)], which of its mini-batches come from walks
 
 
 def arrange(
@@ -23,7 +14,7 @@ def arrange(
     settings: GroupingSettings,
     generator: torch.Generator,
     known: Tensor | None = None,
-) -> Arrangement:
+) -> Tensor:
     """Orders a queue of n samples in mini-batches of neighbours (GRIT-VLP, arXiv 2208.04060).
 
     1. The queue is shuffled. Its first g * batch known samples are walked: g is `settings.share` of the n // batch
@@ -43,6 +34,9 @@ def arrange(
         settings: `search_space`, `share` and `quantile` are used here.
         generator: on the CPU; the order depends on it and the features only.
         known: bool [n], which samples have features; None for all. Rows of others are not read.
+
+    Returns:
+        int64 [n], on the CPU: a permutation of 0 ... n - 1.
 
     Raises:
         ValueError: if shapes do not go together, `batch` is less than 1, or a known feature is not finite.
@@ -72,6 +66,4 @@ def arrange(
     order = torch.cat(pieces)
     shuffle = torch.randperm(full, generator=generator)
     order[: full * batch] = order[: full * batch].view(full, batch)[shuffle].flatten()
-    grouped = torch.zeros(-(-size // batch), dtype=torch.bool)
-    grouped[:full] = shuffle < walked
-    return Arrangement(order, grouped)
+    return order

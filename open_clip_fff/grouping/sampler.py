@@ -73,5 +73,5 @@ class GroupedSampler(DistributedSampler):
         parts = []
         for start in range(0, len(ids), queue):
             image, text, known = lookup(ids[start : start + queue], [])
-            parts.append(start + arrange(image, text, batch, settings, generator, known).order)
+            parts.append(start + arrange(image, text, batch, settings, generator, known))
         return torch.cat(parts)

@@ -112,4 +112,4 @@ class _TeacherLookahead(Lookahead):
         if size := int(self.file["size"]):
             return community_order(self.file["community"][rows], size, self.batch, generator)
         features = self.file["features"][rows]
-        return arrange(features, features, self.batch, self.settings, generator).order
+        return arrange(features, features, self.batch, self.settings, generator)

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from open_clip_fff.config.grouping import GroupingSettings
 from open_clip_fff.grouping import reference
-from open_clip_fff.grouping.order import arrange
 from open_clip_fff.grouping.walk import alternating_walk
 from tests.properties.drawn import SEEDS, times, vectors
+from tests.test_grouping import arranged
 
 KINDS = st.sampled_from(["normal", "coarse", "equal"])
 SHARES = st.floats(0, 1, exclude_min=True)
@@ -36,8 +36,9 @@ def test_a_queue_is_handed_out_once(size, batch, space, share, quantile, kind, k
     g = torch.Generator().manual_seed(seed)
     image, text, there = vectors(kind, g, size), vectors(kind, g, size), torch.rand(size, generator=g) < known
     settings = GroupingSettings(search_space=space, share=share, quantile=quantile)
-    found = arrange(image, text, batch, settings, g, there)
-    assert sorted(found.order.tolist()) == list(range(size))
-    assert len(found.grouped) == -(-size // batch)
-    walked = found.order[: size // batch * batch].view(-1, batch)[found.grouped[: size // batch]]
+    image[~there] = float("nan")  # a walk would refuse it
+    order, grouped = arranged(image, text, batch, settings, g, there)
+    assert sorted(order.tolist()) == list(range(size))
+    assert len(grouped) == -(-size // batch)
+    walked = order[: size // batch * batch].view(-1, batch)[grouped[: size // batch]]
     assert there[walked].all()
