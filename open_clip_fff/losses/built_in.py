@@ -1,44 +1,38 @@
 """Our losses, built from `--loss` and its settings."""
 
+from typing import Any
+
 from open_clip_fff.losses.registry import LossContext, LossEntry
 from open_clip_fff.losses.sigmoid import FFFLoss
 from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
 from open_clip_fff.losses.softmax import MultiPositiveSoftmaxLoss
 
 
+def _of_all(context: LossContext) -> dict[str, Any]:
+    settings = context.settings
+    how = {"impl": settings.impl, "dist_impl": settings.dist_impl, "products": settings.products}
+    return {"rank": context.rank, "world_size": context.world_size, **how, "mined_weight": settings.mined_weight}
+
+
 def _fff(context: LossContext) -> FFFLoss:
     settings = context.settings
-    return FFFLoss(
-        context.rank,
-        context.world_size,
-        settings.reduction,
-        settings.impl,
-        dist_impl=settings.dist_impl,
-        positive_weight=settings.positive_weight,
-        mined_weight=settings.mined_weight,
-        products=settings.products,
-    )
+    return FFFLoss(reduction=settings.reduction, positive_weight=settings.positive_weight, **_of_all(context))
 
 
 def _softmax(context: LossContext) -> MultiPositiveSoftmaxLoss:
-    settings = context.settings
-    how = settings.impl, settings.dist_impl, settings.mined_weight, settings.products
-    return MultiPositiveSoftmaxLoss(context.rank, context.world_size, *how)
+    return MultiPositiveSoftmaxLoss(**_of_all(context))
 
 
 def _s_itc(context: LossContext) -> SmoothedITCLoss:
-    settings, smoothing = context.settings, context.settings.smoothing
+    smoothing = context.settings.smoothing
     group = context.batch_size if smoothing.over == "group" else None
-    run = context.rank, context.world_size, settings.impl, settings.dist_impl
     return SmoothedITCLoss(
         smoothing.alpha,
-        *run,
-        group,
-        smoothing.start,
-        smoothing.stop_gradient,
-        smoothing.consistency,
-        mined_weight=settings.mined_weight,
-        products=settings.products,
+        group=group,
+        start=smoothing.start,
+        stop_gradient=smoothing.stop_gradient,
+        consistency=smoothing.consistency,
+        **_of_all(context),
     )
 
 

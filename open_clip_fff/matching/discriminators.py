@@ -30,8 +30,7 @@ class MatchingDiscriminator:
     """
 
     def __init__(self, matching: PairModel, context: DiscriminatorContext) -> None:
-        for parameter in matching.model.parameters():
-            parameter.requires_grad_(False)
+        matching.model.requires_grad_(False)
         model = f"{fingerprint(matching.model.state_dict())} {architecture_fingerprint(matching.model)}"
         tokenizer = tokenizer_fingerprint(matching.tokenizer, lambda texts: matching.tokens(texts)[0])
         matching.model.to(context.device).eval()

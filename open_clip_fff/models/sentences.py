@@ -131,20 +131,17 @@ def load_sentences(name: str, cache_dir: str | None = None) -> SentenceModel:
     if getattr(model.config, "is_encoder_decoder", False):
         absent = [weight for weight in absent if not weight.startswith("decoder.")]
         model = model.get_encoder()
-    if absent := [
-        weight for weight in absent if not weight.startswith("pooler.")
-    ]:  # our features do not use the pooler
+    absent = [weight for weight in absent if not weight.startswith("pooler.")]  # our features do not use it
+    if absent:
         raise UsageError(
             f"--mining-model {name}: weights are missing ({absent[0]} and {len(absent) - 1} more are not in it); name "
             f"another model"
         )
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
     settings, positions = layout.settings, "max_position_embeddings"
     limits = settings.get("max_seq_length"), tokenizer.model_max_length, getattr(model.config, positions, None)
     length = min(LENGTH, *(limit for limit in limits if limit))
     sentence_tokenizer = SentenceTokenizer(tokenizer, length, bool(settings.get("do_lower_case")), layout.prompt)
-    return SentenceModel(model.eval().float(), sentence_tokenizer, layout.pooling)
+    return SentenceModel(model.eval().requires_grad_(False).float(), sentence_tokenizer, layout.pooling)
 
 
 class _Layout(NamedTuple):
