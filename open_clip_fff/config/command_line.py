@@ -15,11 +15,7 @@ NONE_TYPED = "open_clip_fff's flags (none typed: training is OpenCLIP's own):\n"
 
 
 def parse_open_clip(argv: list[str]) -> argparse.Namespace:
-    """OpenCLIP's namespace, by its own parser.
-
-    Raises:
-        UsageError: for what it refuses, in one line.
-    """
+    """OpenCLIP's namespace, by its own parser. Raises UsageError, in one line, for what it refuses."""
     return _parse(argv)[0]
 
 
@@ -57,11 +53,7 @@ def open_clip_parser() -> argparse.ArgumentParser:
 
 
 def parse_shard_flags(argv: list[str]) -> argparse.Namespace:
-    """OpenCLIP's namespace, for commands that read the shards of a training command.
-
-    Raises:
-        UsageError: also where it names none.
-    """
+    """OpenCLIP's namespace, for commands that read a training command's shards; UsageError where it names none."""
     args = parse_open_clip(argv)
     if not args.train_data:
         raise UsageError("--train-data: name the shards")

@@ -106,11 +106,9 @@ class ConnectionSettings(Settings):
         return labels.masked_fill((q == self.positive) | (q == self.negative) | q.isnan(), undecided)
 
     def describe(self, loss: str, trained: int | None = None) -> Topic:
-        """Which pairs are scored, and what their match labels do.
+        """Which pairs are scored, and what their match labels do; `trained` as in `topics.since`.
 
-        Args:
-            loss: by name; decides whether a label counts in both directions.
-            trained: as in `topics.since`.
+        The name of the loss decides whether a label counts in both directions.
         """
         kind = _KINDS.get(self.discriminator.partition(":")[0], "") if ":" in self.discriminator else ""
         parts = [

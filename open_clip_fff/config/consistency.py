@@ -12,11 +12,7 @@ MINING, MODEL = (frozenset(fields_by_flag(kind)) for kind in (MiningConfig, Froz
 
 
 def check(plan: Plan) -> None:
-    """Checks settings against each other.
-
-    Raises:
-        UsageError: for flags that contradict each other, and for those that would do nothing.
-    """
+    """Raises UsageError for flags that contradict each other, and for those that would do nothing."""
     loss = plan.loss.name or "OpenCLIP's loss"
     if plan.loss.stock:
         _check_stock(plan, loss)

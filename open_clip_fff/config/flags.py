@@ -30,11 +30,7 @@ METHOD = Flag("method", "a preset of the flags below; flags you type win", None,
 
 
 def split(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Our flags as typed, and everything else, which is OpenCLIP's.
-
-    Raises:
-        UsageError: for a value that a flag of ours does not take.
-    """
+    """Our flags as typed, and everything else, which is OpenCLIP's. UsageError for a value that one of ours refuses."""
     # torchrun takes --logs as its own unless a -- stands before it
     return flag_parser().parse_known_args(list(argv[1:] if argv[:1] == ["--"] else argv))
 

@@ -18,8 +18,7 @@ THRESHOLDS = ("p1", "p2", "p3", "p1_prime")
 def threshold(value: float | str | None, name: str = "the value") -> float | None:
     """A cosine threshold: a number in [-1, 1], or `off` / None, which switches its clause off.
 
-    Raises:
-        ValueError: for anything else, in one line that says what is accepted.
+    Raises ValueError for anything else, in one line that says what is accepted.
     """
     if value is None or (isinstance(value, str) and value.strip().lower() == "off"):
         return None
@@ -35,8 +34,7 @@ def threshold(value: float | str | None, name: str = "the value") -> float | Non
 def mining_margin(value: float | str | None) -> float | str | None:
     """A margin below the own pair's cosine: a number, a percentage such as `95%`, or `off` / None for none.
 
-    Raises:
-        ValueError: for anything else, in one line that says what is accepted.
+    Raises ValueError for anything else, in one line that says what is accepted.
     """
     if value is None or (isinstance(value, str) and value.strip().lower() == "off"):
         return None
@@ -159,11 +157,7 @@ class MiningConfig(Settings):
             )
 
     def describe(self, by: str) -> Topic:
-        """What becomes a positive, or leaves the loss, besides an image's own captions.
-
-        Args:
-            by: whose cosines mine.
-        """
+        """What becomes a positive, or leaves the loss, besides an image's own captions; `by` is whose cosines mine."""
         outcome = {"positive": "are positives, too,", "ignore": "leave the loss"}[self.mined_as]
         parts = [
             f"captions of other images {outcome} where FFF's Eq. 1 holds ({FFF})",
@@ -189,8 +183,7 @@ class MiningConfig(Settings):
     def threshold_rows(self, held: Mapping[str, float | None] | None = None) -> list[tuple[str, str, str]]:
         """Eq. 1's thresholds: which cosine, symbol, and value as the flag takes it.
 
-        Args:
-            held: those that --mined-per-image found, by name; None for the typed ones.
+        `held` are those that --mined-per-image found, by name; None for the typed ones.
         """
         values = {name: getattr(self, name) for name in THRESHOLDS} if held is None else held
         cosines = "image-text", "image-image", f"text-text ({self.text_text})", "image-text of text-text positives"

@@ -9,12 +9,7 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def find_name(typed: str, there: Collection[str]) -> str | None:
-    """The existing name for a typed one: the same, or the only one that differs by spaces around it.
-
-    Args:
-        typed: a name.
-        there: those to choose from, such as a dict's keys.
-    """
+    """The existing name for a typed one: the same, or the only one that differs by spaces around it."""
     if typed in there:
         return typed
     bare = typed.strip()

@@ -9,13 +9,11 @@ def number(value: float) -> str:
 
 
 def threshold_text(threshold: SupportsFloat | None) -> str:
-    """A threshold of cosines or match scores, as its flag takes it.
+    """A threshold of cosines or match scores, as its flag takes it: a number or a scalar tensor; None is off.
 
-    Cosines are compared in float32, so these are the fewest digits that round to the same float32: what is pasted cuts
-    at the same place. With three decimals .99962 would be 1.000, which switches a clause off.
-
-    Args:
-        threshold: a number or a scalar tensor; None, or more than any cosine (--mined-per-image may find it), is off.
+    More than any cosine, which --mined-per-image may find, is off, too. Cosines are compared in float32, so these are
+    the fewest digits that round to the same float32: what is pasted cuts at the same place. With three decimals .99962
+    would be 1.000, which switches a clause off.
     """
     if threshold is None or float(threshold) > 1.0:
         return "off"

@@ -204,11 +204,8 @@ class LossSettings(Settings):
     ) -> Topic:
         """The loss and its origin.
 
-        Args:
-            upstream: OpenCLIP's flags, which choose among its own losses.
-            single: whether an image has one positive only, its one caption.
-            plugins: modules that may have brought the loss.
-            trained: as in `topics.since`.
+        `upstream` chooses among OpenCLIP's own losses. `single` is whether an image has one positive only, its one
+        caption; `plugins` are modules that may have brought the loss; `trained` is as in `topics.since`.
         """
         if self.stock:
             return Topic("loss", (_stock_words(upstream, self.name == "siglip"),))

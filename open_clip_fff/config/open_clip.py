@@ -39,8 +39,7 @@ class Upstream:
     def stock_loss(self, siglip: bool) -> str:
         """Which of its losses OpenCLIP takes: `distill`, `coca`, `siglip` or `clip`, in its own order.
 
-        Args:
-            siglip: whether a method stands for its flag of that name.
+        `siglip` is whether a method stands for its flag of that name.
         """
         if self.distill_model and self.distill_pretrained:
             return "distill"

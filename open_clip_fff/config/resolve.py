@@ -24,8 +24,7 @@ from open_clip_fff.errors import UsageError
 def with_stored_model(plan: Plan, made_by: StoredBy) -> Plan:
     """The plan, now that the model that made the stored features is known.
 
-    Raises:
-        UsageError: if it needs features that this model does not have.
+    Raises UsageError if it needs features that this model does not have.
     """
     plan = replace(plan, stored_by=made_by, values=dict(plan.values))
     if plan.features == "precomputed" and plan.miner is None:
@@ -42,8 +41,7 @@ def with_stored_model(plan: Plan, made_by: StoredBy) -> Plan:
 def make_plan(typed: argparse.Namespace) -> Plan:
     """The plan of typed flags; without any of ours, training is OpenCLIP's own.
 
-    Raises:
-        UsageError: for a value out of range or two flags that contradict each other.
+    Raises UsageError for a value out of range or two flags that contradict each other.
     """
     given = vars(typed)
     method = given.get("method")
@@ -97,8 +95,7 @@ def _expand_mining(values: dict[str, Any], given: dict[str, Any]) -> dict[str, A
 def plan_of(method: str | None, values: dict[str, Any], typed: frozenset[str]) -> Plan:
     """The plan of every flag's final value, all of `DEFAULTS`, as a run keeps them; `consistency` does not check it.
 
-    Raises:
-        ValueError: for a value out of range.
+    Raises ValueError for a value out of range.
     """
     features, miner = values["mining_features"], None
     if features in ("frozen", "text") and values["mining_model"] is None:

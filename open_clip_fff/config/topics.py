@@ -40,12 +40,7 @@ def codes(names: tuple[str, ...]) -> str:
 
 
 def since(epoch: int, trained: int | None) -> str:
-    """`from epoch N on`.
-
-    Args:
-        epoch: the first one, from 0.
-        trained: epochs that the model was trained for; None before training.
-    """
+    """`from epoch N on`, and whether a model that was trained for so many epochs got there; None before training."""
     never = trained is not None and trained <= epoch
     return f"from epoch {epoch} on" + (f", which {plural(trained or 0, 'epochs')} of training did not reach" * never)
 

@@ -26,10 +26,7 @@ class CaptionBatch(NamedTuple):
         return tree_map(lambda x: x.to(device=device, non_blocking=non_blocking), self)
 
     def picking(self, chosen: Tensor) -> "CaptionBatch":
-        """Some of each image's captions, in any order, and what the extras have of these.
-
-        Args:
-            chosen: int64 [B, K'], positions in the K; one that is taken twice stands there twice.
+        """Some of each image's captions, by positions int64 [B, K'] in the K, and what the extras have of these.
 
         Example:
             >>> order = torch.rand(batch.captions.valid.shape).argsort(dim=1)

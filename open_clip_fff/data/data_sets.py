@@ -61,15 +61,9 @@ def parquet_name(url: str) -> str:
 
 
 def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:
-    """The parquet of each shard.
+    """The parquet of each shard, by the shard as in `__url__`.
 
-    Args:
-        folders: one folder for all data sets, or one for each, `A::B`.
-        shards: the data sets, `A::B`.
-        flag: that named the folders, for error lines.
-
-    Returns:
-        By shard, as in `__url__`.
+    `folders` is one for all data sets `shards`, `A::B`, or one for each, `A::B`, named by `flag`.
 
     Raises:
         UsageError: if two shards would share a parquet, and so captions, or the folders do not fit the data sets.

@@ -48,14 +48,9 @@ def decoded_samples(
     workers: int = 0,
     read: Callable[[bytes], Image.Image] = read_image,
 ) -> Iterator[DecodedSample[T] | SkippedSample]:
-    """Decodes samples, in order.
+    """Decodes samples of `read_samples`, in order, with threads (`workers`) that decode images ahead.
 
-    Args:
-        samples: undecoded, as `read_samples` makes them.
-        preprocess: from a PIL image to what is needed, [3, H, W] for a model.
-        features: finds stored features for the rows; a sample without any that can be used is skipped.
-        workers: threads that decode ahead.
-        read: makes an image of its bytes.
+    A sample without stored features that can be used is skipped, where `features` is given.
 
     Raises:
         OneRankError: for features of another model or of other captions.

@@ -82,12 +82,7 @@ def unpack(content: bytes) -> StoredFeatures:
 def normalised_features(image: Tensor, texts: Tensor) -> tuple[Tensor | None, Tensor]:
     """Stored features in float32, normalised again: float16 norms are off by up to 0.001, as thresholds near 1 differ.
 
-    Args:
-        image: float16 [B, D], or [B, 0] from a text-only model.
-        texts: float16 [B, K, D].
-
-    Returns:
-        [B, D] or None, and [B, K, D].
+    From float16 [B, D], or [B, 0] of a text-only model, and [B, K, D]; to [B, D] or None, and [B, K, D].
     """
     normalised = [F.normalize(x.float(), dim=-1) for x in (image, texts)]
     return normalised[0] if image.shape[1] else None, normalised[1]

@@ -37,11 +37,9 @@ def caption_id(image_id: int, caption: str) -> tuple[int, int]:
 
 
 def row_id(shard: str, key: str) -> int:
-    """The id of a row of a data set, a non-negative int64.
+    """The id of a row of a data set, a non-negative int64; `shard`, as it is read, because keys repeat over shards.
 
-    Args:
-        shard: the tar's url or path as it is read, since keys repeat over shards; empty for a CSV.
-        key: the sample's; the image's path in a CSV.
+    For a CSV `shard` is empty, and `key` the image's path.
     """
     return text_hash(f"{shard}\0{key}")
 

@@ -19,14 +19,9 @@ NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # w
 def open_image(
     content: bytes | str | Path, max_pixels: int = PIXELS, formats: tuple[str, ...] | None = None
 ) -> Image.Image:
-    """An image from its bytes or path, not decoded yet.
+    """An image from its bytes or path, not decoded yet; by default of FORMATS for bytes, of FILE_FORMATS for a path.
 
-    Args:
-        formats: by default FORMATS for bytes, FILE_FORMATS for a path.
-
-    Raises:
-        OSError: if it is of none of these formats, or cannot be read.
-        ValueError: if it has more pixels than `max_pixels`.
+    Raises OSError if it is of none of these or cannot be read, ValueError if it has more pixels than `max_pixels`.
     """
     if isinstance(content, bytes):
         image = Image.open(io.BytesIO(content), formats=formats or FORMATS)

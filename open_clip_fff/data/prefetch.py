@@ -10,15 +10,10 @@ T = TypeVar("T")
 
 
 def prefetch_map(work: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:
-    """`map`, in order, with up to four items a thread in progress.
+    """`map`, in order, with up to four items a thread in progress; a plain `map` without `workers`.
 
-    Args:
-        work: must not depend on the order of its calls.
-        items: iterated in the caller's thread.
-        workers: threads; 0 for a plain `map`.
-
-    Raises:
-        Exception: what `work` or `items` raise, in place of the item.
+    The order of calls of `work` is not fixed; `items` are iterated in the caller's thread. Errors of both are raised in
+    the place of the item.
     """
     if not workers:
         yield from map(work, items)

@@ -132,12 +132,11 @@ def preview_shard(
     enough: int = ROW_LIMIT,
     data_flag: str = "--train-data",
 ) -> Preview:
-    """Reads the first rows of a shard, and their stored features if a reader is given.
+    """Reads the first rows of a shard, which `data_flag` named, and their stored features if a reader is given.
 
     Args:
         limit: rows to read at most; no more than ENOUGH where they have all that the flags name.
         enough: rows with an image and a caption, after which it stops.
-        data_flag: that named the shard, for error lines.
 
     Raises:
         UsageError: if the shard, its first images or a sidecar cannot be read, or features are of other captions.
@@ -172,8 +171,7 @@ def preview_csv(
 ) -> Preview:
     """Reads the first rows of a CSV with columns as `table_columns` found them, named by `data_flag`.
 
-    Raises:
-        UsageError: if the file or its first images cannot be read.
+    Raises UsageError if the file or its first images cannot be read.
     """
     table = read_table(path, separator, captions.text_columns, nrows=ROW_LIMIT)
     images = [str(image) for image in table[image_column].dropna().head(TRIED)]

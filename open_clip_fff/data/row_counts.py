@@ -35,11 +35,8 @@ class RowCounts(NamedTuple):
 def row_counts(shards: Sequence[str], sidecars: Sequence[Sidecar] = ()) -> RowCounts:
     """Counts rows by OpenCLIP's `sizes.json`, else img2dataset's `STEM_stats.json`, else the tar's headers.
 
-    Remote shards are counted by sidecars alone; more than `FILES` shards by `sizes.json` alone.
-
-    Args:
-        shards: paths or urls.
-        sidecars: that every row needs; they can only lower the number.
+    Remote shards are counted by sidecars alone; more than `FILES` shards by `sizes.json` alone. Every row needs one in
+    each of `sidecars`, which can only lower the number.
     """
     urls = tuple(dict.fromkeys(shards))
     few = len(urls) <= FILES

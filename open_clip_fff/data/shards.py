@@ -28,14 +28,9 @@ class SkippedSample(NamedTuple):
 
 
 def read_samples(urls: Iterable[str], limit: int | None = None) -> Iterator[dict]:
-    """The first `limit` samples of some shards, in order: members by extension, as bytes.
+    """The first samples of shards, paths or what webdataset opens, in order: members by extension, as bytes.
 
-    Args:
-        urls: paths or what webdataset opens (`pipe:...`, `s3://...`).
-        limit: None for all.
-
-    Raises:
-        Exception: whatever webdataset and tarfile raise for a shard that cannot be read.
+    Raises whatever webdataset and tarfile raise for a shard that cannot be read.
     """
     from open_clip_fff.data.tars import tar_samples  # webdataset takes a while to import
 

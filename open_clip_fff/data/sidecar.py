@@ -86,13 +86,9 @@ class Sidecar:
         return Path(self.folder) / parquet_name(url)
 
     def check(self, url: str) -> list[str]:
-        """Checks a shard's sidecar.
+        """Checks a shard's sidecar; a line for each column that was typed without the spaces around its name.
 
-        Returns:
-            A line for each column that was typed without the spaces around its name.
-
-        Raises:
-            UsageError: if it cannot be read, lacks a column, or has one of another type.
+        Raises UsageError if it cannot be read, lacks a column, or has one of another type.
         """
         import pyarrow.parquet as pq
 

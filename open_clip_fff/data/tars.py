@@ -128,7 +128,7 @@ def tar_files(
     eof_value: dict | None = {},  # noqa: B006
     refused: bytes | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """webdataset's `tar_file_expander`, for untrusted tars.
+    """webdataset's `tar_file_expander`, for untrusted tars: `fname`, `data` and `__url__` of each file.
 
     Args:
         sources: `url` and `stream` each.
@@ -136,9 +136,6 @@ def tar_files(
         select_files, rename_files: webdataset's, unused.
         eof_value: is yielded after each tar; None for nothing.
         refused: replaces the content of a file that is too large or sparse; None to give `handler` an error.
-
-    Yields:
-        `fname`, `data` and `__url__`.
     """
     for source in sources:
         try:

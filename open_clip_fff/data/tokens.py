@@ -39,12 +39,8 @@ def draw_captions(row: CaptionRow, settings: CaptionSettings) -> CaptionRow:
 class CaptionTokenizer:
     """Makes a `CaptionBatch` row of a serialized row, for losses with K captions an image.
 
-    A class, because spawned workers pickle it.
-
-    Args:
-        tokenizer: the model's, list of strings to int64 [n, L].
-        captions: K and the policy.
-        extra: more tokenizers by name; their [K, ...] goes into `extras`.
+    A class, because spawned workers pickle it. What the tokenizers in `extra` make, [K, ...], goes into `extras` by
+    name.
     """
 
     def __init__(self, tokenizer: Tokenizer, captions: CaptionSettings, extra: Mapping[str, Tokenizer]) -> None:

@@ -19,11 +19,7 @@ from open_clip_fff.errors import UsageError
 
 
 def csv_captions(args, captions: CaptionSettings) -> CaptionSettings:
-    """The settings for a CSV: the columns of --csv-caption-key, `A;B`, are text keys, so raw.
-
-    Raises:
-        UsageError: if no column is named.
-    """
+    """The settings for a CSV: the columns of --csv-caption-key, `A;B`, are text keys, so raw. UsageError for none."""
     columns = split_names(args.csv_caption_key)
     if not columns:
         raise UsageError("--csv-caption-key: names no column")
@@ -47,11 +43,8 @@ def val_captions(captions: CaptionSettings, shards: str | None) -> CaptionSettin
 def check_all_captions(shards: str, captions: CaptionSettings) -> list[str]:
     """Checks the first rows of each data set for a command that reads all captions, however many an image has.
 
-    Returns:
-        A line for what of the captions cannot be read, or was typed without the spaces around its name.
-
-    Raises:
-        UsageError: as training, but for fewer than K captions.
+    Returns a line for what of the captions cannot be read, or was typed without the spaces around its name. Raises
+    UsageError as training, but for fewer than K captions.
     """
     captions = dataclasses.replace(captions, per_image=1)
     previews, sidecar = preview_sets(shards, captions), CaptionReader(captions).sidecar
@@ -81,8 +74,7 @@ def training_pairs(plan: Plan, args: argparse.Namespace) -> NamedPairs | None:
 def training_shards(plan: Plan, args: argparse.Namespace) -> tuple[Plan, list[str]]:
     """The plan with its data sets, and the shards of --train-data; `args` are those of `parse_shard_flags`.
 
-    Raises:
-        UsageError: if the data are no tars, or do not exist.
+    Raises UsageError if the data are no tars, or do not exist.
     """
     check_files("--train-data", expand_shards(args.train_data))
     if dataset_kind(args) != "webdataset":
