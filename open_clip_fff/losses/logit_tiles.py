@@ -41,7 +41,6 @@ def logit_tiles(
     Args:
         scaled: [B, D], image features times the scale, float32 or float64, or bfloat16 for logits of float32.
         text: [n, K, D], the block's, of the same type.
-        weights: of positives; None for 1 each.
         offset: of this rank's first image in the global batch.
         group: images per group, consecutive in the global batch; None without groups.
     """

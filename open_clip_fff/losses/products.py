@@ -11,14 +11,9 @@ _ACCUMULATES = "dtype" in torch.ops.aten.mm.overloads()  # torch.mm(out_dtype=) 
 
 
 def to_multiply(features: Tensor, products: str) -> Tensor:
-    """Features in the type in which they are multiplied.
+    """Features, float32 or float64, in the type in which they are multiplied (config.objective.PRODUCTS).
 
-    Args:
-        features: float32 or float64.
-        products: one of config.objective.PRODUCTS.
-
-    Raises:
-        ValueError: for float64 features that would be rounded to bfloat16.
+    Raises ValueError for float64 features that would be rounded to bfloat16.
     """
     if products == "float32":
         return features

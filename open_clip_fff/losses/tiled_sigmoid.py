@@ -52,14 +52,9 @@ def sigmoid_tile(
 
 
 def tile_kernel(impl: str, device: torch.device | None = None) -> TileKernel:
-    """The function that computes a tile.
+    """The function that computes a tile on a device, None where that is not known yet.
 
-    Args:
-        impl: one of config.objective.IMPLS.
-        device: where the tensors are; None where that is not known yet.
-
-    Raises:
-        ValueError: if `impl` is `triton` and that does not run here.
+    Raises ValueError if `impl` is `triton` and that does not run here.
     """
     if impl != "triton":
         return sigmoid_tile

@@ -21,8 +21,7 @@ class RowWeights(NamedTuple):
     def tile(self, rows: slice, column_ids: Tensor, k: int) -> Tensor:
         """What each pair would weigh as a positive: [b, n * K], or [b, 1] where own and mined captions do not differ.
 
-        Args:
-            column_ids: int64 [n], of images with `k` captions each.
+        `column_ids` are int64 [n], of images with `k` captions each.
         """
         own, mined = self.own[rows, None], self.mined[rows, None]
         if self.own is self.mined:

@@ -19,14 +19,8 @@ class MatchingDiscriminator:
     """Scores pairs by a frozen matching head: q is its softmax, in float32 (half on CUDA) whatever the autocast.
 
     A model fine-tuned on COCO, such as Salesforce/blip-itm-base-coco, leaks COCO into every model trained with it,
-    whose COCO results are then no longer zero-shot.
-
-    Args:
-        matching: the model; it is moved to the context's device.
-        context: says how the images are normalised.
-
-    Attributes:
-        identity: hash of weights, architecture, tokenizer and preprocessing.
+    whose COCO results are then no longer zero-shot. `identity` is a hash of weights, architecture, tokenizer and
+    preprocessing.
     """
 
     def __init__(self, matching: PairModel, context: DiscriminatorContext) -> None:
@@ -57,13 +51,9 @@ def make_discriminator(
 ) -> Discriminator:
     """Loads `KIND:NAME`, one of a plug-in, or a folder or hub name whose config.json says BLIP or BLIP-2.
 
-    Args:
-        device: where it runs and where the batch's images are.
-        image_mean, image_std: normalisation of these images, per channel.
-        cache_dir: of the hub's files; None for the hub's default.
+    It runs on `device`, where the batch's images are, too, normalised by `image_mean` and `image_std`.
 
-    Raises:
-        UsageError: if there is none of that name, or it has no matching head.
+    Raises UsageError if there is none of that name, or it has no matching head.
     """
     value = settings.discriminator
     kind, colon, name = value.partition(":")

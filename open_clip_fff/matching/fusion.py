@@ -22,13 +22,7 @@ from open_clip_fff.models.unpadded_text import UnpaddedText
 
 
 class FusedTowers(PairModel):
-    """OpenCLIP's towers and the fusion model that was trained with them.
-
-    Args:
-        towers: an OpenCLIP model.
-        fusion: over its tokens.
-        tokenizer: OpenCLIP's.
-    """
+    """OpenCLIP's towers and tokenizer, and the fusion model that was trained with them."""
 
     kind = "fusion"
 
@@ -59,11 +53,7 @@ class FusedTowers(PairModel):
 
 
 def load_fused(name: str, flag: str, cache_dir: str | None = None) -> FusedTowers:
-    """Loads an exported folder, a run or a checkpoint that was trained with a fusion model.
-
-    Raises:
-        UsageError: if there is none.
-    """
+    """Loads an exported folder, a run or a checkpoint that was trained with a fusion model; UsageError for none."""
     if not Path(name).exists():
         raise UsageError(f"{flag}: no such folder or checkpoint {name}")
     frozen = load_frozen(FrozenSource(name), cache_dir, flag, "name an exported folder or a run")

@@ -94,11 +94,8 @@ def match_probabilities(
     at most `batch` images and pairs are held at a time.
 
     Args:
-        matching: the model, in eval mode.
         pixels: returns normalised images [u, 3, *size] for indices int64 [u] on the model's device.
         rows: int64 [P], the index of each caption's image.
-        captions: P strings.
-        batch: pairs at a time.
     """
     device = matching.device
     rows, q = rows.to(device), torch.empty(len(captions), device=device)

@@ -14,12 +14,7 @@ Images = Tensor | Callable[[Tensor], Tensor]
 
 
 class PairScorer:
-    """Match scores by id where the caption is the image's own, from the cache where possible, else by the model.
-
-    Args:
-        discriminator: the model.
-        cache: of match scores on disk; None for none.
-    """
+    """Match scores by id where the caption is the image's own, from the cache where possible, else by the model."""
 
     def __init__(self, discriminator: Discriminator, cache: ScoreCache | None = None) -> None:
         self.discriminator, self.cache = discriminator, cache
@@ -28,8 +23,7 @@ class PairScorer:
     def with_cache(cls, discriminator: Discriminator, folder: str | None, rank: int = 0) -> "PairScorer":
         """A scorer with a cache in `folder`, or without one for None.
 
-        Raises:
-            UsageError: if the cache cannot be used, or the discriminator has no `identity`.
+        Raises UsageError if the cache cannot be used, or the discriminator has no `identity`.
         """
         if folder is None:
             return cls(discriminator)

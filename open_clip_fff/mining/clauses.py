@@ -122,10 +122,8 @@ def _without_padding(features: MiningFeatures) -> MiningFeatures:
 def best_per_row(pairs: Tensor, score: Tensor, column_ids: Tensor, cap: int) -> Tensor:
     """Each row's `cap` pairs of highest score; ties go to the smaller id, then the earlier caption.
 
-    Ids break ties, not positions: the result must not depend on how images are spread over ranks.
-
-    Returns:
-        int64 [B, min(cap, N * K)]: positions j * K + k, -1 where a row has fewer.
+    Ids break ties, not positions: the result must not depend on how images are spread over ranks. What comes back are
+    positions j * K + k, int64 [B, min(cap, N * K)], -1 where a row has fewer.
     """
     by_id, k = torch.argsort(column_ids, stable=True), pairs.shape[2]
     sorted_score = score.masked_fill(~pairs, -torch.inf)[:, by_id].flatten(1)

@@ -68,12 +68,7 @@ def hardest_negatives(
 def drawn_negatives(
     image: Tensor, text: Tensor, scale: Tensor, ids: Tensor, valid: Tensor, negatives: Tensor | None = None
 ) -> Hardest:
-    """Like `hardest_negatives`, but drawn by the softmax of the logits (ALBEF's, arXiv 2107.07651).
-
-    Args:
-        image, text, ids, valid, negatives: as there.
-        scale: of the cosines.
-    """
+    """Like `hardest_negatives`, but drawn by the softmax of the cosines times `scale` (ALBEF's, arXiv 2107.07651)."""
     size, k = valid.shape
     image, texts = full_precision(image.detach()), full_precision(text.detach()).flatten(0, 1)
     negative = _negatives(ids, valid, negatives)
@@ -98,10 +93,9 @@ def _drawn(logits: Tensor) -> Tensor:
 
 
 def candidate_cosines(hardest: Hardest, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """The candidates' cosines [B] and [B, K] by other L2-normalised features; meaningless without a candidate.
+    """The candidates' cosines [B] and [B, K] by other L2-normalised features [B, D'] and [B, K, D'].
 
-    Args:
-        image, text: [B, D'] and [B, K, D'].
+    They are meaningless without a candidate.
     """
     image, text = full_precision(image), full_precision(text)
     of_images = (image * text.flatten(0, 1)[hardest.caption.clamp(min=0)]).sum(dim=-1)
@@ -121,11 +115,8 @@ class MatchLabels(NamedTuple):
 def match_labels(hardest: Hardest, ids: Tensor, captions: Tensor, by_image: Tensor, by_text: Tensor) -> MatchLabels:
     """From positions to ids; without a candidate the label is negative.
 
-    Args:
-        hardest: positions.
-        ids: int64 [B]; missing ones are replaced (`labels.known_ids`).
-        captions: int64 [B, K], the hash of each caption's text.
-        by_image, by_text: labels [B] and [B, K].
+    `ids` are int64 [B], with missing ones replaced (`labels.known_ids`); `captions` int64 [B, K], the hash of each
+    caption's text; the labels [B] and [B, K].
     """
     k, position = hardest.image.shape[1], hardest.caption.clamp(min=0)
     return MatchLabels(

@@ -84,10 +84,7 @@ class Miner:
 
     @torch.no_grad()
     def __call__(self, own: OwnCaptions) -> Assignment:
-        """The assignment with mined pairs, by tiles; `own` itself before the warm-up's end.
-
-        Args:
-            own: the assignment without mining, whose text blocks have features.
+        """The assignment with mined pairs, by tiles, on top of `own`, or `own` itself before the warm-up's end.
 
         Raises:
             ValueError: without features, in the first call for those that are not L2-normalised, and where the

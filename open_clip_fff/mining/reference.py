@@ -130,15 +130,9 @@ def own_scores(rows: MiningFeatures) -> Tensor:
 
 
 def above_own(image_text: Tensor, own: Tensor, margin: float | str, band: float = 0.0) -> Tensor:
-    """S_it > own - M, or for a percentage S_it > M * own (ours), less `band`, as the other thresholds.
+    """S_it > own - M, or for a percentage such as "95%" S_it > M * own (ours), less `band`, as the other thresholds.
 
-    Args:
-        image_text: [B, N, K].
-        own: `own_scores` [B].
-        margin: M, or a percentage such as "95%".
-
-    Returns:
-        bool [B, N, K].
+    From S_it [B, N, K] and `own_scores` [B] to bool [B, N, K].
     """
     lowest = own * (float(margin[:-1]) / 100.0) if isinstance(margin, str) else own - margin
     return image_text > lowest[:, None, None] - band
@@ -147,10 +141,7 @@ def above_own(image_text: Tensor, own: Tensor, margin: float | str, band: float 
 def given_labels(ids: Tensor, keys: Tensor, rows: Tensor, listed: set[tuple[int, int]], by_key: int = 1) -> Tensor:
     """What the user says of each two of N images (ours): `given.GivenPairs.labels`, one pair at a time.
 
-    Args:
-        ids, keys, rows: int64 [N]; no two images share a negative key.
-        listed: pairs of rows.
-        by_key: what images of one key are, 1 or 0.
+    Ids, keys and rows are int64 [N], and no two images share a negative key; `listed` are pairs of rows.
     """
     labels = torch.full((len(ids), len(ids)), -1, dtype=torch.int8)
     for i, j in product(range(len(ids)), repeat=2):

@@ -156,10 +156,9 @@ class OwnCaptions(Assignment):
 
 @torch.no_grad()
 def positive_counts(assignment: Assignment) -> Tensor:
-    """How many positives each of this rank's images has: own captions by id, and others. One pass, without `on_tile`.
+    """How many positives each of this rank's images has, int64 [2, B]: own captions by id, and others.
 
-    Returns:
-        int64 [2, B].
+    One pass, without `on_tile`.
     """
     ids = assignment.global_texts.own.ids
     counts = ids.new_zeros(2, len(ids))

@@ -63,13 +63,8 @@ class FrozenModel(NamedTuple):
 class FrozenTowers:
     """Features of a batch's images and captions, without gradient, in float32 (float16 on CUDA) outside autocast.
 
-    The images are the training crops, converted by `Crops`.
-
-    Args:
-        frozen: the model; it is moved to `device`.
-        device: where it runs.
-        image_mean, image_std: the batch's normalisation.
-        text: what the text tower leaves out; None for the defaults.
+    The model is moved to `device`. The images are the training crops, normalised by `image_mean` and `image_std`, and
+    are converted by `Crops`; `text` says what the text tower leaves out.
     """
 
     def __init__(
@@ -106,11 +101,7 @@ def load_frozen(
 ) -> FrozenModel:
     """Loads the model on the CPU.
 
-    Args:
-        source: which model.
-        cache_dir: folder of the hub's files; None for the hub's default.
-        called: the flags that name it, for error lines; None for those of mining.
-        fix: advice for the error line.
+    `called` are the flags that name it, for error lines, None for those of mining; `fix` is the advice there.
 
     Raises:
         UsageError: if it cannot be loaded, would have random weights, or cannot read all that its tokenizer gives.

@@ -78,14 +78,9 @@ def _short(model: Any, encode: Callable[[Tensor], Tensor], text: Tensor) -> Tens
 
 
 def take_many_captions(model: nn.Module, text: TextSettings | None = None) -> None:
-    """Turns `model` into its own subclass that also takes a `CaptionBatch`; weights and their names stay.
+    """Turns an OpenCLIP model into its own subclass that also takes a `CaptionBatch`; weights and their names stay.
 
-    Args:
-        model: an OpenCLIP model.
-        text: what its text tower leaves out; None for the defaults.
-
-    Raises:
-        UsageError: for a model without named outputs.
+    `text` says what its text tower leaves out. Raises UsageError for a model without named outputs.
     """
     if not hasattr(model, "output_dict"):
         cls = type(model).__name__

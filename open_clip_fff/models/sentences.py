@@ -58,15 +58,10 @@ class SentenceModel(NamedTuple):
 
 
 class SentenceTower:
-    """Embeds captions without gradient, each distinct one once and without padding.
+    """Embeds captions without gradient on `device`, each distinct one once and without padding.
 
     In float32, outside autocast; on CUDA OpenCLIP's training allows TF32, which is as precise as float16. (T5 models
     overflow in float16, and features that are not finite mine nothing, silently.)
-
-    Args:
-        sentences: the model; it is moved to `device`.
-        device: where it runs.
-        text: what is left out; None for the defaults.
     """
 
     def __init__(self, sentences: SentenceModel, device: torch.device, text: TextSettings | None = None) -> None:

@@ -37,16 +37,9 @@ class CapturedTokens:
 
 
 class TowerTokens:
-    """Takes tokens from the output of each tower's last norm.
+    """Takes tokens, `image_width` and `text_width` wide, from the output of each of an OpenCLIP model's last norms.
 
-    Args:
-        model: an OpenCLIP model.
-
-    Attributes:
-        image_width, text_width: of the tokens.
-
-    Raises:
-        UsageError: for a tower without tokens, with the reason.
+    Raises UsageError, with the reason, for a tower without tokens.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -96,11 +89,9 @@ class TowerTokens:
         return TextTokens(features, torch.ones_like(features[..., 0], dtype=torch.bool), pooled)
 
     def encode_masked(self, masked: Tensor, tokens: Tensor) -> TextTokens:
-        """A Hugging Face tower's tokens of captions of which some are masked, with gradient.
+        """A Hugging Face tower's tokens of masked ids int64 [n, L], with gradient.
 
-        Args:
-            masked: ids, int64 [n, L].
-            tokens: those before masking, which say what is padding.
+        `tokens` are the ids before masking, which say what is padding.
         """
         longest = int(self.design.lengths(tokens).max())
         masked, tokens = masked[:, :longest], tokens[:, :longest]
