@@ -44,14 +44,12 @@ class PositiveWeights:
 
 def check_made(impl: str, dist_impl: str, weights: PositiveWeights, products: str = "float32") -> None:
     """Raises ValueError for unknown implementations of a loss, and for two that contradict each other."""
-    if impl not in IMPLS:
-        raise ValueError(f"impl is {impl!r}: choose from {', '.join(IMPLS)}")
-    if dist_impl not in DIST_IMPLS:
-        raise ValueError(f"dist_impl is {dist_impl!r}: choose from {', '.join(DIST_IMPLS)}")
+    chosen = ("impl is", impl, IMPLS), ("dist_impl is", dist_impl, DIST_IMPLS), ("products are", products, PRODUCTS)
+    for what, value, choices in chosen:
+        if value not in choices:
+            raise ValueError(f"{what} {value!r}: choose from {', '.join(choices)}")
     if dist_impl == "ring" and impl == "dense":
         raise ValueError("dist_impl ring goes by tiles: impl dense needs all texts at once")
-    if products not in PRODUCTS:
-        raise ValueError(f"products are {products!r}: choose from {', '.join(PRODUCTS)}")
     if products == "bf16" and impl == "dense":
         raise ValueError(
             "products of bf16 are computed by tiles: impl dense has those of float32 (--loss-products, --loss-impl)"

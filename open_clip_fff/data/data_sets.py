@@ -82,14 +82,12 @@ def parquets(folders: str, shards: str, flag: str) -> dict[str, Path]:
             other = owners.setdefault(path, url)
             if other != url:
                 one_set = any(url in each and other in each for each in sets)
-                where = _SPLIT if one_set else "name a folder for each data set, A::B"
+                split = "make data sets of them, A::B in --train-data, with a folder for each"
+                where = split if one_set else "name a folder for each data set, A::B"
                 raise UsageError(f"{flag}: {other} and {url} would both have {path}, but are different shards; {where}")
             if found.setdefault(url, path) != path:
                 raise UsageError(f"{flag}: {url} is in two data sets, with {found[url]} and {path}; name it once")
     return found
-
-
-_SPLIT = "make data sets of them, A::B in --train-data, with a folder for each"
 
 
 def trains(args: argparse.Namespace) -> bool:

@@ -37,16 +37,6 @@ class Tokens(Protocol):
     def pooled(self) -> Tensor: ...
 
 
-class Network(Protocol):
-    """The fusion model (models/fusion.py)."""
-
-    def __call__(self, image: Tensor, text: Tensor, mask: Tensor) -> Tensor: ...
-
-    def match(self, states: Tensor, pooled: Tensor) -> Tensor: ...
-
-    def predict(self, states: Tensor, embedding: Tensor | None = None) -> Tensor: ...
-
-
 @dataclass(frozen=True)
 class Vocabulary:
     """The text tower's tokens, for masked language modelling."""
@@ -77,7 +67,7 @@ class FusionLoss:
     """ITM and MLM of a batch.
 
     Args:
-        network: the fusion model.
+        network: the fusion model (`models.fusion.Fusion`).
         describe: from the captions' token features [n, L, W] and ids int64 [n, L] to `Tokens`.
         settings: weights and how negatives are found.
         vocabulary: of the text tower; None where it has no mask token.
@@ -88,7 +78,7 @@ class FusionLoss:
 
     def __init__(
         self,
-        network: Network,
+        network: Any,
         describe: Callable[[Tensor, Tensor], Tokens],
         settings: FusionSettings,
         vocabulary: Vocabulary | None = None,
