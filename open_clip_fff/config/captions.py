@@ -34,10 +34,8 @@ class CaptionSettings(Settings):
     """Where captions are read and how many of an image's captions join a batch.
 
     Fields are documented by their flags' help. An empty `val_sidecar` is none, None that of training; the upper bound
-    of `words` may be None.
-
-    Attributes:
-        shards: --train-data, `A::B`, to which the folders of `sidecar` belong in turn; None where not known.
+    of `words` may be None. `shards` is --train-data, `A::B`, to which the folders of `sidecar` belong in turn; None
+    where not known.
     """
 
     group: ClassVar[str] = "captions"

@@ -29,11 +29,7 @@ class Setting(NamedTuple):
 
 
 def describe(
-    plan: Plan,
-    upstream: Upstream,
-    full_length: str | None = None,
-    trained: int | None = None,
-    masks: bool = True,
+    plan: Plan, upstream: Upstream, full_length: str | None = None, trained: int | None = None, masks: bool = True
 ) -> list[Topic]:
     """What a run does; topics that do not apply are left out, except for mining.
 

@@ -3,14 +3,7 @@
 from collections.abc import Iterator
 
 from open_clip_fff.data.caption_rows import CaptionRow, RowBytes
-from open_clip_fff.data.counters import (
-    BAD_CAPTIONS,
-    NO_CAPTION,
-    NO_FEATURES,
-    NOT_FINITE,
-    WITHOUT_IMAGE,
-    LoaderCounters,
-)
+from open_clip_fff.data.counters import BAD_CAPTIONS, NO_CAPTION, NO_FEATURES, NOT_FINITE, WITHOUT_IMAGE, LoaderCounters
 from open_clip_fff.data.features import FeatureReader, FeaturesNotFinite, MissingFeatures
 from open_clip_fff.data.shards import IMAGES, image_bytes
 from open_clip_fff.data.sources import CaptionReader

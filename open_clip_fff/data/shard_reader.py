@@ -26,15 +26,11 @@ class Chain:
 
 
 class ShardReader:
-    """Makes samples of shards, one shard at a time.
+    """Makes samples of shards, one shard at a time, by `read`, such as OpenCLIP's `tarfile_to_samples_nothrow`.
 
     A shard that fails is read again, without the samples that it gave already: storage and connections of `pipe:` fail
     now and then. One that fails in every try is lost for the rest of the epoch: it is not opened again, or it is read
     up to where it fails.
-
-    Args:
-        read: makes samples of some shards, as OpenCLIP's `tarfile_to_samples_nothrow` does.
-        lost: notes lost shards.
     """
 
     def __init__(self, read: Callable[..., Iterable[dict]], lost: LostShards) -> None:

@@ -34,15 +34,10 @@ class BankWriter:
     """Writes the features that one rank's training steps of one epoch produce.
 
     Memory does not grow with the epoch until `publish` sorts the ids (about 40 bytes per sample). A run that is killed
-    before that leaves hidden files, which the next writer of the same rank and epoch continues or overwrites.
+    before that leaves hidden files, which the next writer of the same rank and epoch overwrites, or continues after
+    `start` (see `find_partial`). The folder is made if it does not exist.
 
-    Args:
-        folder: made if it does not exist.
-        epoch, rank: of the file.
-        start: continues the hidden files after this much; see `find_partial`.
-
-    Raises:
-        OSError: if nothing can be written there. (So do the methods.)
+    Raises OSError, as the methods do, if nothing can be written there.
     """
 
     def __init__(self, folder: Path, epoch: int, rank: int, start: PartialBank | None = None) -> None:

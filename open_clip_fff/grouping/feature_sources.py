@@ -31,11 +31,9 @@ class FeatureLookup(Protocol):
 class LastEpochFeatures:
     """Opens, when an epoch begins, the bank that the epoch before it filled; there is none for the first.
 
-    Args:
-        folders: of banks, the run's own first, then that of the run that it resumes; the first with a bank is used.
+    Of the folders, the run's own first, then that of the run that it resumes, the first with a bank is used.
 
-    Raises:
-        UsageError: if an existing bank cannot be read, or has ids of another version.
+    Raises UsageError if an existing bank cannot be read, or has ids of another version.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:

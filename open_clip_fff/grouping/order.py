@@ -15,7 +15,7 @@ def arrange(
     generator: torch.Generator,
     known: Tensor | None = None,
 ) -> Tensor:
-    """Orders a queue of n samples in mini-batches of neighbours (GRIT-VLP, arXiv 2208.04060).
+    """Orders a queue of n samples in mini-batches of neighbours (GRIT-VLP, arXiv 2208.04060): int64 [n], on the CPU.
 
     1. The queue is shuffled. Its first g * batch known samples are walked: g is `settings.share` of the n // batch
        full mini-batches, rounded (half up), or as many as the known samples fill, if those are fewer.
@@ -34,9 +34,6 @@ def arrange(
         settings: `search_space`, `share` and `quantile` are used here.
         generator: on the CPU; the order depends on it and the features only.
         known: bool [n], which samples have features; None for all. Rows of others are not read.
-
-    Returns:
-        int64 [n], on the CPU: a permutation of 0 ... n - 1.
 
     Raises:
         ValueError: if shapes do not go together, `batch` is less than 1, or a known feature is not finite.

@@ -33,16 +33,11 @@ def tiled_softmax_loss(
     assignment's directions differ, each has its own labels.
 
     Args:
-        image: [B, D], L2-normalised.
-        text: [N, K, D], L2-normalised, of the same type, float32 or float64; or [B, K, D] in a ring, as for
-            `tiled_sigmoid_sum`.
-        scale: s, scalar or [1].
-        bias: b, likewise, which changes nothing; its gradient is 0.
+        image, text, scale, bias, products: as for `tiled_sigmoid_sum`; a bias changes nothing, and its gradient is 0.
         assignment: of B images and N * K captions; its labels are computed twice for every tile, and counted once.
         alpha: of the smoothing, 0 to 1.
         group: images per group, consecutive in the global batch, over which alpha is spread; None spreads it over all.
         weights: of positives in the target of their row and of their column; None for 1 each.
-        products: one of config.objective.PRODUCTS; `bf16` for float32 only.
 
     Returns:
         This rank's share: a scalar whose mean over ranks is the loss, and its gradients' mean the loss's gradient.
@@ -78,12 +73,7 @@ class _TiledSoftmax(torch.autograd.Function):
 
 
 def _row_and_column_stats(
-    scaled: Tensor,
-    text: Tensor,
-    assignment: Assignment,
-    alpha: float,
-    group: int | None,
-    weights: RowWeights | None,
+    scaled: Tensor, text: Tensor, assignment: Assignment, alpha: float, group: int | None, weights: RowWeights | None
 ) -> tuple[Tensor, Tensor]:
     """Six statistics [6, B] of each row and [6, n * K] of each column of `text`, over all rows of all ranks.
 

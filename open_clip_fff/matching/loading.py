@@ -14,13 +14,10 @@ FIX = "name a folder with its config, weights, tokenizer and preprocessor, or go
 
 
 def load_matching(name: str, flag: str, cache_dir: str | None = None, kind: str | None = None) -> MatchingModel:
-    """Loads a model in float32 on the CPU, in eval mode.
+    """Loads a model of the hub, or a folder, in float32 on the CPU, in eval mode.
 
-    Args:
-        name: on the hub, or a folder.
-        flag: the flag and its value, for error messages.
-        cache_dir: of the hub's files; None for the hub's default.
-        kind: `blip` or `blip2` if the user chose one; None to follow config.json.
+    `flag` has its value, for error lines. `kind` is `blip` or `blip2` if the user chose one, None to follow
+    config.json.
 
     Raises:
         UsageError: if it cannot be loaded, is of another kind, or has no image-text matching head.

@@ -62,11 +62,8 @@ class ConnectionMiner:
     ) -> TextBlock:
         """This rank's texts, with `match_labels` where pairs were scored.
 
-        Args:
-            image: [B, D], the trained model's.
-            text: [B, K, D], likewise.
-            features: those that mine, whose image-text cosines the gate compares; None where there are none.
-            negatives: as `hardest_negatives`.
+        `image` [B, D] and `text` [B, K, D] are the trained model's, `features` those that mine, whose image-text
+        cosines the gate compares, None where there are none; `negatives` as for `hardest_negatives`.
         """
         self.last = to_score = None
         if not self.active and (self.label_matches is not None or own.classes is None or not counting):

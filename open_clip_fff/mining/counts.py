@@ -127,9 +127,8 @@ class ConnectionCounts(RunningSums):
     ) -> None:
         """Counts a batch: pairs, and their labels int8 [B] and [B, K].
 
-        Args:
-            classes: of the images, int64 [B], negative where unknown; None where none is known.
-            to_score: bool [B] and [B, K], which pairs were scored; None for all.
+        `classes` are the images', int64 [B], negative where unknown; `to_score` says which pairs were scored, bool [B]
+        and [B, K], None for all.
         """
         k = hardest.image.shape[1]
         rows, image = torch.arange(len(by_image), device=by_image.device), hardest.image.flatten()

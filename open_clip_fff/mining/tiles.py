@@ -12,13 +12,7 @@ from open_clip_fff.devices import PerDevice
 from open_clip_fff.mining.clauses import Mined
 from open_clip_fff.mining.given import GivenPairs
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
-from open_clip_fff.mining.labels import (
-    NEGATIVE,
-    as_labels,
-    mask_padding,
-    own_assignment,
-    own_pairs,
-)
+from open_clip_fff.mining.labels import NEGATIVE, as_labels, mask_padding, own_assignment, own_pairs
 
 ALL = slice(None)
 AREA = PerDevice(2**19, 2**24)  # pairs in a tile of mining's own passes

@@ -11,13 +11,8 @@ from torch import Tensor
 class Crops:
     """Changes the normalisation from the trained model's to another model's, and resizes where the sizes differ.
 
-    So the other model sees the crop that the trained one sees, on the device, without reading the image twice.
-
-    Args:
-        size: height and width that the other model takes.
-        mean, std: the other model's normalisation, per channel.
-        device: where the images are.
-        image_mean, image_std: the batch's normalisation, per channel.
+    So the other model sees the crop that the trained one sees, on the device, without reading the image twice. `size`,
+    `mean` and `std` are the other model's, `image_mean` and `image_std` the batch's, per channel.
     """
 
     def __init__(

@@ -28,11 +28,7 @@ class UnpaddedRows(NamedTuple):
 class UnpaddedText:
     """Encodes rows of tokens by a model's own `encode_text`, without padding and each distinct caption once.
 
-    A text tower that needs its padding is not trimmed.
-
-    Args:
-        model: an OpenCLIP model, or, with `design`, any other.
-        settings: what is left out.
+    The model is one of OpenCLIP's, or with `design` any other. A text tower that needs its padding is not trimmed.
     """
 
     def __init__(self, model: nn.Module, settings: TextSettings, design: TextDesign | None = None) -> None:
