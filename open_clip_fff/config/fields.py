@@ -70,7 +70,8 @@ class Settings:
             if value is None:
                 continue
             kind, *others = kinds(field.type) - {NoneType}
-            if not others and kind in NUMBERS and not isinstance(value, NUMBERS[kind][0]):
+            wrong = kind in NUMBERS and (isinstance(value, bool) or not isinstance(value, NUMBERS[kind][0]))
+            if wrong and not others:
                 raise ValueError(f"{field.name} is {value!r}: it is {NUMBERS[kind][1]} ({flag})")
             if about.choices is not None and value not in about.choices:
                 raise ValueError(f"{field.name} is {value!r}: choose from {', '.join(about.choices)} ({flag})")

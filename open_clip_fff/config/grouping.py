@@ -8,10 +8,6 @@ from open_clip_fff.config.numbers import number
 from open_clip_fff.config.topics import GRIT, Topic, since
 
 
-def _is_positive_integer(count: object) -> bool:
-    return isinstance(count, int) and not isinstance(count, bool) and count >= 1
-
-
 @dataclass(frozen=True)
 class GroupingSettings(Settings):
     """Grouped mini-batches (GRIT-VLP, arXiv 2208.04060; MAFA, arXiv 2312.06112, builds on them).
@@ -28,14 +24,14 @@ class GroupingSettings(Settings):
         1920,
         "samples among which neighbours are looked for; more than --batch-size",
         metavar="S",
-        check=(_is_positive_integer, "search_space is {}: a whole number from 1 up"),
+        check=(lambda count: count >= 1, "search_space is {}: a whole number from 1 up"),
     )
     queue: int = setting(
         "group_queue",
         48000,
         "samples per rank that are read ahead",
         metavar="L",
-        check=(_is_positive_integer, "queue is {}: a whole number from 1 up"),
+        check=(lambda count: count >= 1, "queue is {}: a whole number from 1 up"),
     )
     scope: str = setting(
         "group_scope",
