@@ -16,7 +16,7 @@ from open_clip_fff.config.mining import StoredBy
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.caption_rows import RowFeatures
 from open_clip_fff.data.ids import text_hash
-from open_clip_fff.data.sidecar import BYTES, Sidecar
+from open_clip_fff.data.sidecar import BYTES_COLUMN, Sidecar
 from open_clip_fff.errors import OneRankError, printable
 from open_clip_fff.fingerprint import same_model
 from open_clip_fff.hub.stored_names import stored_name
@@ -106,7 +106,7 @@ class FeatureReader:
 
     def __init__(self, sidecar: str | None, model: str | None = None, shards: str | None = None) -> None:
         flag = "--feature-sidecar"
-        self.sidecar = None if sidecar is None else Sidecar(sidecar, (COLUMN,), flag, flag, shards, BYTES)
+        self.sidecar = None if sidecar is None else Sidecar(sidecar, (COLUMN,), flag, flag, shards, BYTES_COLUMN)
         self.model = model
         self.widths: tuple[int, int] | None = None
 

@@ -31,8 +31,8 @@ class ColumnType(NamedTuple):
         return str(kind).startswith(self.kinds)
 
 
-TEXT = ColumnType(("string", "large_string", *_BINARY), "strings or lists of them")
-BYTES = ColumnType(_BINARY, "bytes, as open-clip-fff embed does")
+TEXT_COLUMN = ColumnType(("string", "large_string", *_BINARY), "strings or lists of them")
+BYTES_COLUMN = ColumnType(_BINARY, "bytes, as open-clip-fff embed does")
 
 
 class Sidecar:
@@ -63,7 +63,7 @@ class Sidecar:
         flag: str = "--caption-sidecar",
         column_flag: str = "--sidecar-text-key",
         shards: str | None = None,
-        holds: ColumnType = TEXT,
+        holds: ColumnType = TEXT_COLUMN,
     ) -> None:
         self._holds = holds
         self.folder, self.columns, self.flag, self.column_flag = folder, columns, flag, column_flag

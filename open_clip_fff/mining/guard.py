@@ -55,8 +55,8 @@ def own_recall(tiles: Iterable[tuple[Candidates, Tensor]], rows: int, world_size
     share is about the precision of mined pairs where as many are mined as there are to find, and lower where there are
     more. Scored by S_it, over the global batch.
 
-    From this rank's tiles, with what the thresholds would mine of each, bool [b, n, K], and its B rows to the share,
-    float64 scalar from 0 to 1, the same on every rank; and m, int64 scalar.
+    `tiles` are this rank's, each with what the thresholds would mine of it, bool [b, n, K]; `rows` is B. Returns the
+    share, float64 scalar from 0 to 1, the same on every rank, and m, int64 scalar.
     """
     counts = pairs = torch.tensor(0)
     for tile, mined in tiles:
