@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from open_clip_fff.config.mining import MiningConfig
 from open_clip_fff.losses.criterion import Criterion
@@ -10,7 +11,7 @@ from open_clip_fff.losses.smoothed_itc import SmoothedITCLoss
 from open_clip_fff.mining.connections import ConnectedPairs, ConnectionMiner
 from open_clip_fff.mining.counts import ConnectionCounts, connection_rates
 from open_clip_fff.mining.global_texts import GlobalTexts, TextBlock
-from open_clip_fff.mining.hardest import Hardest, candidate_cosines, hardest_negatives, match_labels
+from open_clip_fff.mining.hardest import Hardest, candidate_cosines, drawn_negatives, hardest_negatives, match_labels
 from open_clip_fff.mining.mined_pairs import MinedPairs
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds
 from open_clip_fff.mining.tiles import OwnCaptions, tiles
@@ -33,6 +34,22 @@ def test_the_hardest_by_loops(monkeypatch):
         for k in range(3):
             others = [(cosines[i, j, k].item(), i) for i in range(9) if ids[i] != ids[j]]
             assert found.image[j, k] == (max(others)[1] if valid[j, k] else -1)
+
+
+def test_negatives_do_not_follow_the_precision_of_the_step():
+    """OpenCLIP calls the loss under autocast, in which cosines that are nearly equal tie."""
+    common = 2 * torch.randn(1, 64)
+    image, text = (F.normalize(torch.randn(64, *k, 64) + common, dim=-1) for k in ((), (2,)))
+    batch = image, text, torch.arange(64), torch.ones(64, 2, dtype=torch.bool)
+    exact = hardest_negatives(*batch)
+    torch.manual_seed(0)
+    drawn = drawn_negatives(*batch[:2], torch.tensor(100.0), *batch[2:])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = hardest_negatives(*batch)
+        torch.manual_seed(0)
+        again = drawn_negatives(*batch[:2], torch.tensor(100.0), *batch[2:])
+    for a, b in ((exact, found), (drawn, again)):
+        assert torch.equal(a.caption, b.caption) and torch.equal(a.image, b.image)
 
 
 def test_a_batch_of_one_image_has_no_candidates():

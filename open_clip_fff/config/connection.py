@@ -11,7 +11,7 @@ from open_clip_fff.config.topics import MAFA, Topic, code, since
 if TYPE_CHECKING:  # settings need no torch
     from torch import Tensor
 
-POSITIVE, NEGATIVE = 0.8, 0.5
+POSITIVE_SCORE, NEGATIVE_SCORE = 0.8, 0.5
 UNDECIDED = 2  # a match label where the score equals a threshold, or is NaN
 COSINE = "open_clip"  # the kind of discriminator whose q is a cosine
 _KINDS = {
@@ -46,14 +46,14 @@ class ConnectionSettings(Settings):
     )
     positive: float = setting(
         "match_positive",
-        POSITIVE,
+        POSITIVE_SCORE,
         "P(match) above which a negative is a positive",
         metavar="Q",
         shown=lambda s: threshold_text(s.positive),
     )
     negative: float = setting(
         "match_negative",
-        NEGATIVE,
+        NEGATIVE_SCORE,
         "P(match) below which it stays a negative; between the two it is ignored",
         metavar="Q",
         shown=lambda s: threshold_text(s.negative),
@@ -90,10 +90,13 @@ class ConnectionSettings(Settings):
             raise ValueError(
                 f"--match-negative {self.negative} and --match-positive {self.positive}: 0 <= negative <= positive <= 1"
             )
-        if self.discriminator.split(":")[0] == COSINE and (self.positive, self.negative) == (POSITIVE, NEGATIVE):
+        if self.discriminator.split(":")[0] == COSINE and (self.positive, self.negative) == (
+            POSITIVE_SCORE,
+            NEGATIVE_SCORE,
+        ):
             raise ValueError(
-                f"--discriminator {self.discriminator}: scores by its cosine, which is no probability: {POSITIVE} "
-                f"and {NEGATIVE} mean nothing there; give thresholds of your own "
+                f"--discriminator {self.discriminator}: scores by its cosine, which is no probability: "
+                f"{POSITIVE_SCORE} and {NEGATIVE_SCORE} mean nothing there; give thresholds of your own "
                 f"(open-clip-fff calibrate draws the cosines of your data)"
             )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.mining.labels import NEGATIVE, own_assignment
-from open_clip_fff.numerics import full_precision
+from open_clip_fff.numerics import exact_float32, full_precision
 
 PAIRS_AT_ONCE = 2**19  # cosines that are held at a time
 
@@ -49,7 +49,8 @@ def hardest_negatives(
     for start in range(0, size, step):
         rows = slice(start, min(start + step, size))
         negative = _negatives(ids, valid, negatives, rows)
-        cosines = (image[rows] @ texts.T).masked_fill(~negative, -torch.inf)
+        with exact_float32(image.device):  # in half precision captions that are nearly as near tie
+            cosines = (image[rows] @ texts.T).masked_fill(~negative, -torch.inf)
         of_images = of_texts = cosines
         if after is not None:
             found = ids[after.caption[rows].clamp(min=0) // k]
@@ -72,7 +73,8 @@ def drawn_negatives(
     size, k = valid.shape
     image, texts = full_precision(image.detach()), full_precision(text.detach()).flatten(0, 1)
     negative = _negatives(ids, valid, negatives)
-    logits = (scale.detach() * (image @ texts.T)).masked_fill(~negative, -torch.inf)
+    with exact_float32(image.device):
+        logits = (scale.detach() * (image @ texts.T)).masked_fill(~negative, -torch.inf)
     return Hardest(_drawn(logits), _drawn(logits.T).unflatten(0, (size, k)))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from open_clip_fff.config.connection import NEGATIVE, POSITIVE
+from open_clip_fff.config.connection import NEGATIVE_SCORE, POSITIVE_SCORE
 
 Pair = tuple[int, int, int, str]  # image, caption j * K + k, match, kind
 
@@ -32,11 +32,11 @@ def itm_reference(
 
     def add(image: int, caption: int, second: tuple[int, int] | None) -> None:
         q = 0.0 if score is None else score(image, caption)
-        if q > POSITIVE:
+        if q > POSITIVE_SCORE:
             pairs.append((image, caption, 1, "converted"))
-        elif q < NEGATIVE:
+        elif q < NEGATIVE_SCORE:
             pairs.append((image, caption, 0, "hard"))
-        elif NEGATIVE < q < POSITIVE and second is not None:
+        elif NEGATIVE_SCORE < q < POSITIVE_SCORE and second is not None:
             pairs.append((*second, 0, "replaced"))
 
     for column in captions:

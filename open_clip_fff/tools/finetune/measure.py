@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from open_clip_fff.config.connection import NEGATIVE, POSITIVE
+from open_clip_fff.config.connection import NEGATIVE_SCORE, POSITIVE_SCORE
 from open_clip_fff.errors import UsageError
 from open_clip_fff.matching.model import MatchingModel, match_probabilities
 from open_clip_fff.tools.finetune.discriminator_losses import same_pair
@@ -28,8 +28,8 @@ def measure(matching: MatchingModel, pairs: Sequence[ImagePair], batch: int = 64
         batch: pairs at a time.
 
     Returns:
-        By `random` and `hardest`: number of `pairs`, `auc`, and `precision` and `recall` of q > POSITIVE and
-        q > NEGATIVE, from 0 to 1; a precision is None if nothing passed.
+        By `random` and `hardest`: number of `pairs`, `auc`, and `precision` and `recall` of q > POSITIVE_SCORE and
+        q > NEGATIVE_SCORE, from 0 to 1; a precision is None if nothing passed.
 
     Raises:
         UsageError: if the model's probabilities are not finite.
@@ -57,7 +57,7 @@ def scores(matched: Tensor, other: Tensor) -> dict[str, float | None]:
     labels = torch.cat([torch.ones(len(matched)), torch.zeros(len(other))])
     found: dict[str, Any] = {"pairs": len(matched)}
     found["auc"] = float(roc_auc_score(labels.numpy(), torch.cat([matched, other]).numpy()))
-    for threshold in (POSITIVE, NEGATIVE):
+    for threshold in (POSITIVE_SCORE, NEGATIVE_SCORE):
         right, wrong = int((matched > threshold).sum()), int((other > threshold).sum())
         found[f"precision at {threshold}"] = right / (right + wrong) if right + wrong else None
         found[f"recall at {threshold}"] = right / len(matched)
