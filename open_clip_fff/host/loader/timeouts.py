@@ -29,17 +29,16 @@ STOPPED = ("T", "t")
 class LoaderTimeouts:
     """Limits every `DataLoader` of this process while `bounded` lasts.
 
-    Args:
-        minutes: of one wait for a batch, not counting those in which this process itself is stopped (Ctrl-Z).
-
-    Attributes:
-        message: one line on the worker that did not answer; empty where all did.
+    Its `minutes` of one wait for a batch do not count those in which this process itself is stopped (Ctrl-Z).
     """
 
     def __init__(self, minutes: float) -> None:
-        self.minutes, self.message = minutes, ""
+        self.minutes = minutes
+        self.message = ""  # one line on the worker that did not answer; empty where all did
         self._workers: set[Any] = set()
         self._ended = threading.Event()
+        self._waiting: _TimedIterator | None = None
+        self._seconds = 0.0  # for which it waits
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
@@ -49,11 +48,11 @@ class LoaderTimeouts:
         def limited(loader: DataLoader) -> Iterator:
             if not loader.num_workers:
                 return begin(loader)
-            existing = getattr(loader, "_iterator", None)  # of persistent workers
-            batches = _TimedIterator(_Watchdog(self, existing), partial(begin, loader))
-            self._workers = {*(each for each in self._workers if each.is_alive()), *batches.watchdog.workers()}
+            batches = _TimedIterator(self, loader, partial(begin, loader))
+            self._workers = {*(each for each in self._workers if each.is_alive()), *batches.workers()}
             return batches
 
+        threading.Thread(target=self._count, daemon=True).start()
         try:
             with replaced(DataLoader, __iter__=limited):
                 yield
@@ -61,13 +60,40 @@ class LoaderTimeouts:
             self._ended.set()
             _kill([worker for worker in self._workers if self.message or state(worker.pid) in (*STOPPED, "")])
 
+    def wait(self, iterator: "_TimedIterator", get: Callable[[], Any]) -> Any:
+        """What `get` gives, which waits for the iterator's workers."""
+        self._seconds, self._waiting = 0.0, iterator
+        try:
+            return get()
+        except BaseException:
+            if self.message:
+                # torch raises in SIGCHLD's handler: anywhere, were it later, such as where logging holds its lock
+                _kill(iterator.workers())
+            raise
+        finally:
+            self._waiting = None
+
+    def _count(self) -> None:
+        """Counts its own beats, not the clock, which goes on while this process is stopped."""
+        limit = 60 * self.minutes
+        beat = min(BEAT, limit / 4)
+        while not self._ended.wait(beat):
+            if self._waiting is not None:
+                self._seconds += beat
+                if self._seconds >= limit:
+                    self._give_up()
+
     def excuse(self) -> str:
         """For who goes on without what a loader should have given: `message`, for which the run does not end then."""
         message, self.message = self.message, ""
         return message
 
-    def give_up(self, iterator: Any, workers: list[Any]) -> None:
+    def _give_up(self) -> None:
         """Kills workers that did not answer; if the run does not end then, ends this process."""
+        iterator = self._waiting
+        if iterator is None:  # they did just now
+            return
+        workers = iterator.workers()
         numbered = [(f"worker {number} (pid {worker.pid})", state(worker.pid)) for number, worker in enumerate(workers)]
         stopped = [name for name, state in numbered if state in STOPPED]
         if stopped:
@@ -78,8 +104,9 @@ class LoaderTimeouts:
             f"--timeout {self.minutes:g}: rank {launched_rank()} ({socket.gethostname()}) waited that many minutes for "
             f"{which}"
         )
-        if iterator is not None:
-            iterator._shutdown = True  # torch would take a lock for it, which a killed worker may hold for ever
+        if iterator.inner is not None:
+            iterator.inner._shutdown = True  # torch would take a lock for it, which a killed worker may hold for ever
+        del iterator  # or this thread would be the one that ends the loader
         for worker in workers:
             worker.kill()
         if not self._ended.wait(GRACE) and self.message:
@@ -88,63 +115,25 @@ class LoaderTimeouts:
 
 
 class _TimedIterator:
-    """A loader's iterator with a limit on each wait."""
+    """A loader's iterator with a limit on each wait; `inner` is the loader's own, None before it."""
 
-    def __init__(self, watchdog: "_Watchdog", begin: Callable[[], Iterator]) -> None:
-        self.watchdog = watchdog
-        self.inner = watchdog.iterator = watchdog(begin)
+    def __init__(self, limit: LoaderTimeouts, loader: DataLoader, begin: Callable[[], Any]) -> None:
+        self.limit = limit
+        self.inner: Any = loader._iterator  # of persistent workers
+        self.inner = limit.wait(self, begin)
 
     def __iter__(self) -> "_TimedIterator":
         return self
 
     def __next__(self) -> Any:
-        return self.watchdog(self.inner.__next__)
+        return self.limit.wait(self, self.inner.__next__)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["inner"], name)
 
-    def __del__(self) -> None:
-        self.watchdog.end()
-
-
-class _Watchdog:
-    """Calls that wait for a loader, and a thread that counts how long; `iterator` is the loader's, None before it."""
-
-    def __init__(self, limit: LoaderTimeouts, iterator: Any) -> None:
-        self.iterator, self._ended = iterator, threading.Event()
-        self._limit, self._seconds = limit, 0.0
-        self._waiting = False
-        threading.Thread(target=self._count, daemon=True).start()
-
-    def __call__(self, get: Callable[[], Any]) -> Any:
-        self._seconds, self._waiting = 0.0, True
-        try:
-            return get()
-        except BaseException:
-            if self._limit.message:
-                # torch raises in SIGCHLD's handler: anywhere, were it later, such as where logging holds its lock
-                _kill(self.workers())
-            raise
-        finally:
-            self._waiting = False
-
-    def end(self) -> None:
-        """Ends the thread."""
-        self.iterator = None  # so that the thread does not keep it alive
-        self._ended.set()
-
     def workers(self) -> list[Any]:
         """The loader's worker processes."""
-        return list(getattr(self.iterator, "_workers", None) or multiprocessing.active_children())
-
-    def _count(self) -> None:
-        """Counts its own beats, not the clock, which goes on while this process is stopped."""
-        seconds = 60 * self._limit.minutes
-        beat = min(BEAT, seconds / 4)
-        while not self._ended.wait(beat):
-            self._seconds += beat * self._waiting
-            if self._seconds >= seconds:
-                return self._limit.give_up(self.iterator, self.workers())
+        return list(getattr(self.inner, "_workers", None) or multiprocessing.active_children())
 
 
 def _kill(workers: list[Any]) -> None:
