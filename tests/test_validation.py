@@ -16,6 +16,7 @@ from open_clip_fff import CaptionBatch
 from open_clip_fff.config.command_line import parse_open_clip
 from open_clip_fff.config.flags import split
 from open_clip_fff.config.resolve import make_plan
+from open_clip_fff.host.report import recall as recall_at_k
 from open_clip_fff.host.report.recall import TIE, TOPS, recall
 from open_clip_fff.host.state import RunState
 from open_clip_fff.host.validation import validate
@@ -47,7 +48,7 @@ def recall_by_sorting(image, text, image_ids, text_ids) -> dict[str, float]:
 
 @pytest.mark.parametrize("block", [1, 100, 2**22])
 @pytest.mark.parametrize("levels", [0, 2])
-def test_recall_is_that_of_a_sorted_list(block, levels):
+def test_recall_is_that_of_a_sorted_list(monkeypatch, block, levels):
     """Ragged captions in any order, an image that is there twice, and, with few levels, many equal scores."""
     generator = torch.Generator().manual_seed(levels)
     image_ids = torch.arange(40)[torch.randperm(40, generator=generator)]
@@ -61,7 +62,8 @@ def test_recall_is_that_of_a_sorted_list(block, levels):
         return (x * levels).round().clamp(-1, 1) if levels else F.normalize(x, dim=-1)
 
     image, text = features(image_ids), features(text_ids)
-    found = recall(image, text, image_ids, text_ids, block)
+    monkeypatch.setattr(recall_at_k, "BLOCK", block)
+    found = recall(image, text, image_ids, text_ids)
     assert found == pytest.approx(recall_by_sorting(image, text, image_ids, text_ids))
     assert 0 < found["image_to_text_R@1"] < found["image_to_text_R@5"] < found["image_to_text_R@10"] < 1
 
@@ -99,10 +101,11 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_memory_is_that_of_a_block():
+def test_memory_is_that_of_a_block(monkeypatch):
+    monkeypatch.setattr(recall_at_k, "BLOCK", 25_000)
     image, text = torch.randn(500, 4), torch.randn(2500, 4)
     with Largest() as largest:
-        recall(image, text, torch.arange(500), torch.arange(500).repeat_interleave(5), block=25_000)
+        recall(image, text, torch.arange(500), torch.arange(500).repeat_interleave(5))
     assert 80_000 <= largest.bytes <= 100_000  # 25,000 float32; all pairs would be 5 MB
 
 

@@ -31,7 +31,6 @@ def recall(
     text: Tensor,
     image_ids: Tensor,
     text_ids: Tensor,
-    block: int = BLOCK,
     keys: Keys | None = None,
 ) -> dict[str, float]:
     """R@1, R@5 and R@10 in both directions.
@@ -45,43 +44,27 @@ def recall(
         text: [V, D], L2-normalised, the valid captions of all images.
         image_ids: int64 [N].
         text_ids: int64 [V], the id of each caption's image.
-        block: pairs that are scored at a time, which bounds the memory.
         keys: by which the user pairs images; None without.
 
     Returns:
         `image_to_text_R@1` and so on, from 0 to 1.
     """
     directions = {
-        "image_to_text": rank_of_own(image, text, image_ids, text_ids, block, keys),
-        "text_to_image": rank_of_own(text, image, text_ids, image_ids, block, keys and keys.turned()),
+        "image_to_text": rank_of_own(image, text, image_ids, text_ids, keys),
+        "text_to_image": rank_of_own(text, image, text_ids, image_ids, keys and keys.turned()),
     }
     return {f"{name}_R@{k}": (ahead < k).double().mean().item() for name, ahead in directions.items() for k in TOPS}
 
 
-def rank_of_own(
-    queries: Tensor,
-    targets: Tensor,
-    query_ids: Tensor,
-    target_ids: Tensor,
-    block: int = BLOCK,
-    keys: Keys | None = None,
-) -> Tensor:
-    """How many targets that are not its own rank before each query's best own one.
+def rank_of_own(queries: Tensor, targets: Tensor, query_ids: Tensor, target_ids: Tensor, keys: Keys | None) -> Tensor:
+    """How many targets that are not its own rank before each query's best own one, of features [Q, D] and [T, D].
 
     Ties rank before it, and so does NaN: a model that gives all pairs one score, or none, has recall 0.
-
-    Args:
-        queries: [Q, D].
-        targets: [T, D].
-        query_ids: int64 [Q].
-        target_ids: int64 [T].
-        block: elements of the score matrix that exist at a time (one row at least).
-        keys: of queries and targets; None without.
 
     Returns:
         int64 [Q]; the largest int64 where a query has no own target.
     """
-    rows = max(block // max(len(targets), 1), 1)
+    rows = max(BLOCK // max(len(targets), 1), 1)
     ahead = []
     for start in range(0, len(queries), rows):
         part = slice(start, start + rows)
