@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from open_clip_fff.distributed import group_size, objects_of_ranks, sum_over_ranks
-from open_clip_fff.errors import UsageError, printable
+from open_clip_fff.errors import UsageError
 from open_clip_fff.host.bias_start import measure_bias
 from open_clip_fff.host.checkpoints.mid_epoch import MidEpochCheckpoints
 from open_clip_fff.host.checks.epoch_length import TOO_FEW
 from open_clip_fff.host.loader.seeding import after_epoch, before_epoch
 from open_clip_fff.host.loader.short_epochs import CountedLoader
 from open_clip_fff.host.nonfinite import left_out_line
-from open_clip_fff.host.report.coverage import LOST, caption_line, check_coverage, damage_line, lost_line
+from open_clip_fff.host.report.coverage import LOST, caption_line, check_coverage, damage_lines
 from open_clip_fff.host.report.mining_warnings import never_reached
 from open_clip_fff.host.report.step_log import StepReporter
 from open_clip_fff.host.state import RunState
@@ -51,12 +51,10 @@ class EpochRunner:
         loader.epoch = epoch
         before_epoch(state, epoch, first=first)
         checkpoints.before_epoch(epoch, parts, tb_writer)
-        after_batch: list[Callable[[int], None]] = [checkpoints.after_batch]
-        if state.own_loss:
-            after_batch.insert(0, self._prepare_own_loss(info, epoch, tb_writer).after_batch)
+        reporters = [self._prepare_own_loss(info, epoch, tb_writer)] if state.own_loss else []
         if state.ema is not None and first and state.extra is None:
             state.ema.restart(state.model)
-        loader.after_batch = after_batch
+        loader.after_batch = [each.after_batch for each in (*reporters, checkpoints)]
         losses, expects_steps = state.guard.losses, loader.num_batches - loader.first >= args.accum_freq
         hook = loss.register_forward_hook(lambda *_: state.guard.after_loss())
         train(tb_writer=tb_writer)
@@ -106,23 +104,19 @@ class EpochRunner:
 
 
 def _report_rows(state: RunState, epoch: int) -> None:
-    """Logs what all ranks' loaders read in the epoch (they read ahead), and what they skipped.
-
-    Raises:
-        UsageError: on every rank, if a source fell below --min-coverage.
-    """
+    """Logs what all ranks' loaders read in the epoch (they read ahead) and skipped, and checks --min-coverage."""
     lost, captions = state.counters.shards.take(), state.plan.captions
-    counts = _over_ranks({**state.counters.take(), LOST: len(lost)}, state.args.device)
-    if counts[LOST]:
-        everywhere = {name: rows for each in objects_of_ranks(lost) for name, rows in each.items()}
-        if state.master:
-            line = printable(lost_line(everywhere, state.rows.rows))
-            logging.warning(f"Lost of {plural(len(state.counters.shards), 'shards')} in epoch {epoch}: {line}")
+    own = {**state.counters.take(), LOST: len(lost)}
+    sums = sum_over_ranks(torch.tensor(list(own.values()), device=state.args.device), group_size())
+    counts = dict(zip(own, sums.tolist(), strict=True))
+    of_ranks = objects_of_ranks(lost) if counts[LOST] else []
+    everywhere = {name: rows for each in of_ranks for name, rows in each.items()}
     if state.master:
         if read := caption_line(counts, captions):
             logging.info(f"Captions in epoch {epoch}: {read}")
-        if damage := damage_line(counts):
-            logging.warning(f"Rows skipped or damaged in epoch {epoch}: {damage}")
+        shards = len(state.counters.shards)
+        for line in damage_lines(counts, everywhere, shards, f"epoch {epoch}", state.rows.rows):
+            logging.warning(line)
     check_coverage(counts, captions, f"epoch {epoch}")
 
 
@@ -137,8 +131,3 @@ def _report_mining(state: RunState, epoch: int) -> None:
             f"Mining features in epoch {epoch}: those of {plural(images, 'images')} and {plural(captions, 'captions')} "
             f"are not finite, and mined nothing"
         )
-
-
-def _over_ranks(counts: dict[str, int], device: str) -> dict[str, int]:
-    sums = sum_over_ranks(torch.tensor(list(counts.values()), device=device), group_size())
-    return dict(zip(counts, sums.tolist(), strict=True))

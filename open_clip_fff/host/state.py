@@ -16,6 +16,7 @@ from open_clip_fff.hooks.registry import BatchHook, SeesSteps
 from open_clip_fff.host.loader.timeouts import LoaderTimeouts
 from open_clip_fff.host.loader.tracking import EpochStart, TrackedLoader
 from open_clip_fff.host.nonfinite import StepGuard
+from open_clip_fff.host.report.results import AVERAGE
 from open_clip_fff.host.stopping import StopSignals
 from open_clip_fff.losses.criterion import Criterion
 from open_clip_fff.losses.fusion import FusionLoss
@@ -79,6 +80,15 @@ class RunState:
     @property
     def master(self) -> bool:
         return self.args.rank == 0
+
+    @property
+    def models(self) -> dict[str, Any]:
+        """What is evaluated, by what stands before its numbers.
+
+        The model as it was made: neither DDP's wrapper, which would wait for other ranks, nor a compiled one, which
+        would be compiled again for each shape.
+        """
+        return {"": self.model} if self.ema is None else {"": self.model, AVERAGE: self.ema.module}
 
     @property
     def step_observers(self) -> list[SeesSteps]:

@@ -14,16 +14,15 @@ from open_clip_train.zero_shot import zero_shot_eval
 from torch import Tensor
 
 from open_clip_fff.data.batch import CaptionBatch
-from open_clip_fff.data.counters import LoaderCounters
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.tokens import KEYS
 from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.loader.stages import unpack
 from open_clip_fff.host.loader.timeouts import LoaderTimeouts
 from open_clip_fff.host.random_state import without_side_effects
-from open_clip_fff.host.report.coverage import damage_line, lost_line
+from open_clip_fff.host.report.coverage import damage_lines
 from open_clip_fff.host.report.recall import Keys, recall
-from open_clip_fff.host.report.results import AVERAGE, LOSS, RECALL, keep_results, validation_line
+from open_clip_fff.host.report.results import LOSS, RECALL, keep_results, validation_line
 from open_clip_fff.host.state import RunState
 from open_clip_fff.losses.sigmoid import FFFLoss
 from open_clip_fff.mining.assign import make_assignment, own_text_block
@@ -31,7 +30,6 @@ from open_clip_fff.mining.given import GivenPairs
 from open_clip_fff.mining.labels import POSITIVE, known_ids
 from open_clip_fff.numerics import exact_float32
 from open_clip_fff.patching import View
-from open_clip_fff.plural import plural
 
 PROGRESS_EVERY = 100  # batches
 
@@ -44,18 +42,18 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
 
     def run(model, data, epoch, args, tb_writer=None, tokenizer=None):
         metrics = evaluate(model, data, epoch, args, tb_writer=tb_writer, tokenizer=tokenizer)
-        _tell_rows(state.val_counters, epoch)
-        # The model as it was made: neither DDP's wrapper, which would wait for other ranks, nor a compiled one, which
-        # would be compiled again for each shape.
-        models = {"": state.model} if state.ema is None else {"": state.model, AVERAGE: state.ema.module}
+        counters = state.val_counters  # of OpenCLIP's reading of the set; ours, of the same rows, is not reported
+        shards, where = counters.shards, f"validation after epoch {epoch}"
+        for line in damage_lines(counters.take(), shards.take(), len(shards), where):
+            logging.warning(line)
         values = {}
-        for prefix, each in models.items():
+        for prefix, each in state.models.items():
             if "clip_val_loss" in metrics:  # on rank 0, in the epochs that --val-frequency names
                 values |= validate(each, data["val"].dataloader.loader, state, prefix)
                 logging.info(validation_line(epoch, values, prefix, _keys_note(state)))
             if prefix and state.master:  # OpenCLIP has done this for the model itself
                 values |= _zero_shot(each, data, epoch, args, tokenizer, prefix)
-        state.val_counters.discard()  # the same rows
+        counters.discard()
         if values:
             keep_results(values, epoch, data, args, tb_writer)
         return metrics
@@ -100,15 +98,6 @@ def _evaluated(
         return {}
 
 
-def _tell_rows(counters: LoaderCounters, epoch: int) -> None:
-    """What OpenCLIP's reading of the set skipped; ours, of the same rows, is not reported."""
-    if damage := damage_line(counters.take()):
-        logging.warning(f"Rows skipped or damaged in validation after epoch {epoch}: {damage}")
-    if lost := counters.shards.take():
-        line = lost_line(lost, {})
-        logging.warning(f"Lost of {plural(len(counters.shards), 'shards')} in validation after epoch {epoch}: {line}")
-
-
 def _keys_note(state: RunState) -> str:
     """What the line of a validation says of --positive-key."""
     key, right = state.plan.captions.positive_key, state.key_label == POSITIVE
@@ -136,8 +125,7 @@ def validate(model: Any, loader, state: RunState, prefix: str = "") -> dict[str,
     it, the mean over the images of all batches: like any contrastive loss, comparable only at the same batch size.
 
     Args:
-        model: an `nn.Module` with OpenCLIP's `encode_image`, `encode_text` and scalars, not wrapped by DDP; its mode
-            and everything random stay as they were.
+        model: one of `RunState.models`; its mode and everything random stay as they were.
         loader: of (images [B, 3, H, W], captions), with `num_samples`, 0 where that is not known.
         prefix: before each name, to tell one model's numbers from another's.
 

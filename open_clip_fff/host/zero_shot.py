@@ -15,7 +15,7 @@ from open_clip_fff.evaluation.benchmark import EvalSettings, count_images, evalu
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, find_sets, name_warnings, where_to_get
 from open_clip_fff.evaluation.protocol import score_text
 from open_clip_fff.host.random_state import without_side_effects
-from open_clip_fff.host.report.results import AVERAGE, keep_results
+from open_clip_fff.host.report.results import keep_results
 from open_clip_fff.host.state import RunState
 from open_clip_fff.plural import plural
 
@@ -25,8 +25,7 @@ KEY = "zeroshot/{set}/{metric}"
 def find_zero_shot_sets(settings: ZeroShotSettings) -> list[LocalSet]:
     """The sets on disk, looked at before training; the first rank prints what is odd about them.
 
-    Raises:
-        UsageError: if a set that was named is not there, or not whole, or there is none.
+    Raises UsageError if a set that was named is not there, or not whole, or there is none.
     """
     root = Path(settings.root)
     found, missing = find_sets(list(settings.sets), root, ("--zeroshot-sets", "--zeroshot-data"))
@@ -65,9 +64,8 @@ class ZeroShotEvaluator:
     def __call__(self, epoch: int, data: dict, tb_writer: Any) -> None:
         """Scores after `epoch` epochs, logs and keeps what comes out."""
         state = self.state
-        models = {"": state.model} if state.ema is None else {"": state.model, AVERAGE: state.ema.module}
         values: dict[str, float] = {}
-        for prefix, model in models.items():
+        for prefix, model in state.models.items():
             for at in state.zero_shot_sets:
                 if not (scores := self._score(model, at, epoch, prefix)):
                     gc.collect()  # what the failed loader raised keeps it; the next one's workers would end it, in vain

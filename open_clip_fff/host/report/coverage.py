@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.data.counters import DAMAGE
-from open_clip_fff.errors import UsageError
+from open_clip_fff.errors import UsageError, printable
 from open_clip_fff.plural import plural
 
 LOST = "shards lost"
@@ -26,17 +26,24 @@ def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | No
     )
 
 
-def damage_line(news: Mapping[str, int]) -> str | None:
-    """Rows that were skipped or damaged; None where there were none."""
-    return ", ".join(f"{news[kind]:,} {kind}" for kind in DAMAGE if news[kind]) or None
+def damage_lines(
+    news: Mapping[str, int], read: Mapping[str, int], shards: int, where: str, rows: Mapping[str, int] | None = None
+) -> list[str]:
+    """A line on rows that were skipped or damaged, and one on lost ones of so many shards, if there were any.
+
+    `news` is as `caption_line`'s, `read` and `rows` are as `lost_line`'s.
+    """
+    damage = ", ".join(f"{news[kind]:,} {kind}" for kind in DAMAGE if news[kind])
+    lines = [f"Rows skipped or damaged in {where}: {damage}"] if damage else []
+    if read:
+        lines.append(f"Lost of {plural(shards, 'shards')} in {where}: {printable(lost_line(read, rows or {}))}")
+    return lines
 
 
 def lost_line(read: Mapping[str, int], rows: Mapping[str, int]) -> str:
     """Shards that were lost in an epoch, and the rows that they cost.
 
-    Args:
-        read: by shard, how many rows were read of it before.
-        rows: by shard, how many it holds, of those of which that is known.
+    `read` has how many rows were read of each before, `rows` how many a shard holds, where that is known.
     """
     known = {url: max(rows[url] - given, 0) for url, given in read.items() if url in rows}
     parts = [

@@ -80,14 +80,11 @@ def outweighed(given: float, plan: Plan) -> str | None:
 def never_reached(plan: Plan, steps: int, epochs: int) -> list[str]:
     """A warning for each part of a plan that begins later than the run, of so many optimizer steps, ends."""
     warnings, mining, connection, smoothing = [], plan.mining, plan.connection, plan.loss.smoothing
+    last = f"the last epoch is {epochs - 1}"
     if mining is not None and mining.warmup >= steps:
         warnings.append(f"--mining-warmup {mining.warmup:,}: the run has {steps:,} steps, so nothing will be mined.")
     if connection is not None and connection.start >= epochs:
-        warnings.append(f"--discriminator-start {connection.start}: {_last(epochs)}, so it will never be asked.")
+        warnings.append(f"--discriminator-start {connection.start}: {last}, so it will never be asked.")
     if plan.loss.name == "s-itc" and smoothing.alpha and smoothing.start >= epochs:
-        warnings.append(f"--smoothing-start {smoothing.start}: {_last(epochs)}, so no target will be smoothed.")
+        warnings.append(f"--smoothing-start {smoothing.start}: {last}, so no target will be smoothed.")
     return warnings
-
-
-def _last(epochs: int) -> str:
-    return f"the last epoch is {epochs - 1}"

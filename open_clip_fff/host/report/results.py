@@ -21,35 +21,29 @@ def keep_results(values: dict[str, float], epoch: int, data: dict, args, tb_writ
 
     Where that cannot be written, as on a full disk, a warning says so: the epoch is not saved yet.
     """
+    steps = data["train"].dataloader.num_batches // args.accum_freq * epoch if "train" in data else None
     try:
-        _keep(values, epoch, data, args, tb_writer)
+        if args.save_logs:
+            with (Path(args.checkpoint_path) / RESULTS).open("a") as file:
+                file.write(json.dumps({"epoch": epoch, **values}) + "\n")
+        track({f"val/{name}": value for name, value in values.items()}, "epoch", epoch, steps, args, tb_writer)
     except OSError as error:
         logging.warning(f"Results of epoch {epoch} are in the log alone: {reason(error)}.")
 
 
-def _keep(values: dict[str, float], epoch: int, data: dict, args, tb_writer) -> None:
-    tagged = {f"val/{name}": value for name, value in values.items()}
-    if args.save_logs:
-        if tb_writer is not None:
-            for tag, value in tagged.items():
-                tb_writer.add_scalar(tag, value, epoch)
-        with (Path(args.checkpoint_path) / RESULTS).open("a") as file:
-            file.write(json.dumps({"epoch": epoch, **values}) + "\n")
+def track(values: Mapping[str, float], axis: str, at: int, wandb_step: int | None, args, tb_writer) -> None:
+    """Gives numbers to the trackers that the run has, at a step or epoch, which the `axis` is called."""
+    if tb_writer is not None:
+        for name, value in values.items():
+            tb_writer.add_scalar(name, value, at)
     if args.wandb:
         import wandb
 
-        steps = data["train"].dataloader.num_batches // args.accum_freq if "train" in data else None
-        wandb.log({**tagged, "epoch": epoch}, step=None if steps is None else steps * epoch)
+        wandb.log({**values, axis: at}, step=wandb_step)
 
 
-def validation_line(epoch: int, values: Mapping[str, float], prefix: str = "", note: str = "") -> str:
-    """The line in the log.
-
-    Args:
-        epoch: as OpenCLIP's evaluation counts it, the number of epochs completed.
-        values, prefix: of `host.validation.validate`.
-        note: on what counts as right.
-    """
+def validation_line(epoch: int, values: Mapping[str, float], prefix: str, note: str) -> str:
+    """The line in the log, on `values` of `host.validation.validate`; `note` is on what counts as right."""
     directions = []
     for direction in ("image_to_text", "text_to_image"):
         shares = " ".join(f"R@{k} {values[f'{prefix}{RECALL}{direction}_R@{k}']:.3f}" for k in TOPS)

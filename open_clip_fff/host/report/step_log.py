@@ -13,6 +13,7 @@ from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.distributed import sum_over_ranks
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.report.mining_warnings import SilentDiscriminator, mining_warning, outweighed
+from open_clip_fff.host.report.results import track
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
 from open_clip_fff.losses.criterion import Criterion
@@ -133,7 +134,7 @@ class StepReporter:
             self._show(step - 1)
 
     def _show(self, step_in_epoch: int) -> None:
-        args, model, criterion = self.state.args, self.state.model, self.criterion
+        model, criterion = self.state.model, self.criterion
         miner, connections, fusion = criterion.miner, criterion.connections, criterion.fusion
         sums = self._over_ranks(criterion.counts)
         labels = torch.empty(0) if connections is None else self._over_ranks(connections.counts)
@@ -164,13 +165,7 @@ class StepReporter:
         self.state.last_scalars = report.scalars()
         # OpenCLIP's main branch shows both by the same names, before the step
         scalars = {name: x for name, x in report.scalars().items() if not (TASKS and name in ITS_OWN)}
-        if self.tb_writer is not None:
-            for name, value in scalars.items():
-                self.tb_writer.add_scalar(name, value, report.step)
-        if args.wandb:
-            import wandb
-
-            wandb.log({**scalars, "step": report.step}, step=report.step)
+        track(scalars, "step", report.step, report.step, self.state.args, self.tb_writer)
 
     def _over_ranks(self, counts: RunningSums) -> Tensor:
         """What was counted since the last log step."""
