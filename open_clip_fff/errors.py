@@ -79,20 +79,15 @@ def print_warnings(lines: Iterable[str]) -> None:
 
 def error_message(error: BaseException) -> str:
     """An error's message, without the traceback that torch adds to errors of a loader's worker."""
-    return _of_workers(str(error).strip())
+    return _in_short(str(error).strip())
 
 
-def _of_workers(text: str) -> str:
-    text = _of_torch(text)
-    return text.splitlines()[-1].split(": ", 1)[-1] if "Original Traceback" in text else text
-
-
-def _of_torch(text: str) -> str:
+def _in_short(text: str) -> str:
     """A message; of torch's page on files that might run code, with terminal codes, what it comes down to."""
     if "TorchScript archives passed" in text:
         return "it is a TorchScript archive: of OpenAI's name the tag, openai; else torch.save its state_dict"
     if not text.startswith("Weights only load failed"):
-        return text
+        return text.splitlines()[-1].split(": ", 1)[-1] if "Original Traceback" in text else text
     if (found := re.search(r"GLOBAL (\S+)", text)) is None:
         return "it is a pickle of something else than tensors, or damaged"
     fix = "if you trust it, load it with weights_only=False and torch.save its state_dict (and optimizer) alone"
@@ -108,7 +103,7 @@ def reason(error: BaseException, length: int = 200) -> str:
     """A library's error message as one short line: some list every model they have, and open files."""
     more = len(error.args) > 1 and isinstance(error.args[0], str) and not isinstance(error, UnicodeError)
     message = error.args[0] if more else error  # webdataset adds arguments
-    first = (_of_workers(str(message).strip()) or type(error).__name__).splitlines()[0]
+    first = (_in_short(str(message).strip()) or type(error).__name__).splitlines()[0]
     text = re.sub(r"( @)? <_io\..*| dict_keys\(.*", "", first)
     text = printable(_FAILED_PROGRAM.sub(r"exit status \2 of \1", text))
     return text if len(text) <= length else f"{text[:length]}…"

@@ -39,9 +39,10 @@ class Connection:
         self._last: tuple[Tensor, Tensor] | None = None  # pairs and labels of this step's last call
 
     def __call__(self, batch: Batch) -> Batch:
-        extras, self._last = dict(batch.captions.extras), None
-        self._step.append((batch.captions.ids, batch.images, extras.pop(BYTES)))
-        return batch._replace(captions=batch.captions._replace(extras=extras))
+        batch, [texts] = batch.popping(BYTES)
+        self._last = None
+        self._step.append((batch.captions.ids, batch.images, texts))
+        return batch
 
     def label_matches(
         self, caption: Tensor, image: Tensor, to_score: tuple[Tensor, Tensor] | None

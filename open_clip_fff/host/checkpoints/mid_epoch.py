@@ -77,7 +77,7 @@ class MidEpochCheckpoints:
 
     def __init__(self, state: RunState, steps: int) -> None:
         self.state, self.steps, self.every = state, steps, state.plan.safety.save_every
-        self.active = can_save_mid_epoch(state.args, bool(state.plan.typed)) and state.train_loader is not None
+        self.active = state.train_loader is not None and can_save_mid_epoch(state.args)
         ranks = state.args.world_size if self.active else 1
         self._agreement = StopAgreement(state.stopping, ranks, state.args.device)
         self._parts: tuple[Any, ...] = ()
@@ -125,11 +125,7 @@ class MidEpochCheckpoints:
             )
 
     def after_batch(self, index: int) -> None:
-        """Behind each mini-batch's part of a step: saves where that is due.
-
-        Raises:
-            Stopped: on all ranks, once they have saved because of a signal.
-        """
+        """Behind each mini-batch's part of a step: saves where that is due; on a signal Stopped ends all ranks."""
         step, rest = divmod(index + 1, self.state.args.accum_freq)
         self._trained = True
         if rest or not self.active or step > self.steps:
@@ -168,11 +164,7 @@ class MidEpochCheckpoints:
         raise stopped
 
     def _save(self, step: int) -> Path | None:
-        """Writes what is needed to go on after a step of this epoch, as OpenCLIP writes checkpoints; on rank 0.
-
-        Returns:
-            Where it is; None where nothing was trained, and on other ranks.
-        """
+        """On rank 0, writes a checkpoint of OpenCLIP's form after a step of this epoch; None if nothing was trained."""
         state, args = self.state, self.state.args
         at = Position(self.epoch, step)
         path = Path(args.checkpoint_path) / f"{at.stem}.pt"

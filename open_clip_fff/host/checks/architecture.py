@@ -26,33 +26,26 @@ KINDS = {
 
 
 def check_architecture(name: str, config: dict) -> None:
-    """Looks at a model's fields, and at both towers'.
-
-    Raises:
-        UsageError: for the first that is unknown or does not fit the others.
-    """
-    here, annotations = f"--model {name}: {name}.json", typing.get_type_hints(open_clip.CLIP.__init__)
+    """Raises UsageError for the first field of a model, or of a tower, that is unknown or does not fit the others."""
+    here = f"--model {name}: {name}.json"
     _check_size(f"{here}: embed_dim", config["embed_dim"])
-    fields = [*annotations, "custom_text", "multimodal_cfg"]
-    if not TASKS and (unknown := [key for key in config if key not in fields]):
-        raise UsageError(f"{here} has no field {unknown[0]}{did_you_mean(unknown[0], fields)}")
-    _check_kinds(here, config, {**annotations, "custom_text": bool})
+    own = {"custom_text": bool, "multimodal_cfg": None}
+    _check_fields(here, config, {**typing.get_type_hints(open_clip.CLIP.__init__), **own})
     for part, kind in (("text_cfg", open_clip.CLIPTextCfg), ("vision_cfg", open_clip.CLIPVisionCfg)):
         where = f"{here}: {part}"
-        known = {field.name: field.default for field in dataclasses.fields(kind)}
-        # on OpenCLIP's main branch other kinds of models have fields of their own
-        if not TASKS and (unknown := [key for key in config[part] if key not in known]):
-            raise UsageError(f"{where} has no field {unknown[0]}{did_you_mean(unknown[0], known)}")
-        _check_kinds(where, config[part], typing.get_type_hints(kind))
+        _check_fields(where, config[part], typing.get_type_hints(kind))
         for field, choices in CHOICES[part].items():
             if not TASKS and (chosen := config[part].get(field, choices[0])) not in choices:
                 raise UsageError(f"{where}: {field} {chosen!r}: choose {', '.join(choices[:-1])} or {choices[-1]}")
-        _check_tower(where, {**known, **config[part]})
+        _check_tower(where, {**{field.name: field.default for field in dataclasses.fields(kind)}, **config[part]})
 
 
-def _check_kinds(where: str, tower: dict, annotations: dict) -> None:
-    """Compares values with what OpenCLIP's dataclass says of them; null, which its own files have, fits all."""
-    for field, value in tower.items():
+def _check_fields(where: str, given: dict, annotations: dict) -> None:
+    """Compares fields with what OpenCLIP says of them; null, which its own files have, fits all."""
+    # on OpenCLIP's main branch other kinds of models have fields of their own
+    if not TASKS and (unknown := [field for field in given if field not in annotations]):
+        raise UsageError(f"{where} has no field {unknown[0]}{did_you_mean(unknown[0], annotations)}")
+    for field, value in given.items():
         if value is None or field not in annotations or field == "attentional_pool":  # which takes texts, too
             continue
         union = typing.get_args(annotations[field]) or [annotations[field]]

@@ -25,11 +25,7 @@ NO_BIAS = "such a model has a logit_bias, for which OpenCLIP's distillation has 
 
 
 def check_arguments(args: argparse.Namespace, plan: Plan) -> None:
-    """Checks OpenCLIP's flags and ours, and the files that they name in full.
-
-    Raises:
-        UsageError: for the first that cannot work.
-    """
+    """Raises UsageError for the first of OpenCLIP's flags and ours, and of the files they name, that cannot work."""
     training = trains(args)
     check_least(args, batch_size=1, workers=0, seed=0, force_context_length=1, force_patch_dropout=0)
     if (sides := args.force_image_size or [1]) and (min(sides) < 1 or len(sides) > 2):
@@ -54,7 +50,7 @@ def check_arguments(args: argparse.Namespace, plan: Plan) -> None:
     if plan.typed:
         check_patched(args, plan)
         _check_loss(args, plan)
-    if plan.safety.save_every is not None and not can_save_mid_epoch(args, typed=True):
+    if plan.safety.save_every is not None and not can_save_mid_epoch(args):
         ranks = [flag for flag, given in _scattered(args).items() if given]
         why = f"{ranks[0]} has no way for it" if ranks else f"--logs {args.logs} keeps no checkpoints"
         raise UsageError(f"--save-every-n-steps: {why}; drop one")
@@ -62,9 +58,14 @@ def check_arguments(args: argparse.Namespace, plan: Plan) -> None:
     _check_run_folder(args)
 
 
-def can_save_mid_epoch(args: argparse.Namespace, typed: bool) -> bool:
-    """Whether a run can save in the middle of an epoch."""
-    return typed and not any(_scattered(args).values()) and (args.logs or "none").lower() != "none"
+def can_save_mid_epoch(args: argparse.Namespace) -> bool:
+    """Whether a run with a flag of ours can save in the middle of an epoch."""
+    return not any(_scattered(args).values()) and keeps_checkpoints(args)
+
+
+def keeps_checkpoints(args: argparse.Namespace) -> bool:
+    """Whether --logs names a folder for them."""
+    return (args.logs or "none").lower() != "none"
 
 
 def _scattered(args: argparse.Namespace) -> dict[str, bool]:

@@ -18,11 +18,7 @@ from open_clip_fff.plural import plural
 
 
 def check_data(args: argparse.Namespace, plan: Plan) -> None:
-    """Checks that the files exist and can be read together.
-
-    Raises:
-        UsageError: for the first that is not.
-    """
+    """Checks that the files exist and can be read together. Raises UsageError for the first that is not."""
     if args.dataset_type == "synthetic":
         return
     for flag, value in (("--train-data", args.train_data), ("--val-data", args.val_data)):

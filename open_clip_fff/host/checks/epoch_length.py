@@ -46,11 +46,8 @@ class WorkerShards(NamedTuple):
 def forecast_epochs(args: argparse.Namespace, plan: Plan, counts: RowCounts, first_epoch: int) -> tuple[list[str], str]:
     """Compares rows with steps, in the epochs from `first_epoch` on.
 
-    Returns:
-        Warnings, and a line on the rows and how often they are trained; empty where they are not known.
-
-    Raises:
-        UsageError: if an epoch would be short, with several ranks: the others would wait for the one without rows.
+    Gives warnings, and a line on the rows and how often they are trained; empty where they are not known. Raises
+    UsageError if an epoch would be short, with several ranks: the others would wait for the one without rows.
     """
     if not counts.rows or args.dataset_resampled or args.seed < 0:
         return [], ""

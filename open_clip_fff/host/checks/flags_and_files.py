@@ -22,13 +22,9 @@ from open_clip_fff.models.text_design import TextDesign, design_of_config
 
 
 def check_host(args: argparse.Namespace, plan: Plan) -> list[str]:
-    """Checks flags against each other and against the disk.
+    """Checks flags against each other and against the disk; gives warnings of what works, and may not be meant.
 
-    Returns:
-        Warnings of what works, and may not be meant.
-
-    Raises:
-        UsageError: for the first thing that cannot work.
+    Raises UsageError for the first thing that cannot work.
     """
     check_arguments(args, plan)
     if TASKS:
@@ -58,16 +54,14 @@ def _model_config(args: argparse.Namespace) -> dict | None:
     schema, name = open_clip.factory.parse_model_name(args.model)
     if schema == "hf-hub":
         return None
-    if schema is None:
-        config = open_clip.get_model_config(name.replace("/", "-"))
-        if config is None:
-            close = difflib.get_close_matches(name, open_clip.list_models(), n=3)
-            hint = f"did you mean {', '.join(close)}" if close else "open_clip.list_models() names them"
-            raise UsageError(f"--model {name}: no such architecture ({hint}); your own comes with --model-config")
-    else:
+    if schema is not None:
         if not (Path(name) / CONFIG_NAME).is_file():
             raise UsageError(f"--model {args.model}: no {CONFIG_NAME} in {name}")
-        config = open_clip.get_model_config(args.model)
+        return open_clip.get_model_config(args.model)
+    if (config := open_clip.get_model_config(name.replace("/", "-"))) is None:
+        close = difflib.get_close_matches(name, open_clip.list_models(), n=3)
+        hint = f"did you mean {', '.join(close)}" if close else "open_clip.list_models() names them"
+        raise UsageError(f"--model {name}: no such architecture ({hint}); your own comes with --model-config")
     return config
 
 

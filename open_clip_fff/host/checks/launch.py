@@ -14,11 +14,7 @@ _SLURM = "start with srun (which needs MASTER_ADDR and MASTER_PORT) or torchrun"
 
 
 def check_launch(args: argparse.Namespace) -> None:
-    """The environment and --device, before processes wait for each other.
-
-    Raises:
-        UsageError: for what OpenCLIP's start of distributed training would raise, or wait for without end.
-    """
+    """Raises UsageError for an environment or a --device at which OpenCLIP's start would fail, or wait without end."""
     try:
         distributed = is_using_distributed()
         world_info_from_env()

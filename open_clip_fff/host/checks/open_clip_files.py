@@ -20,13 +20,9 @@ OTHER_KIND = "it is no image tower beside a text tower; python -m open_clip_trai
 
 
 def check_towers(args: argparse.Namespace, config: dict, typed: bool) -> list[str]:
-    """What is asked of the towers, given the architecture, and whether a flag of ours is typed.
+    """Warnings on what is asked of the towers, given the architecture, and whether a flag of ours is typed.
 
-    Returns:
-        Warnings.
-
-    Raises:
-        UsageError: if they do not have it, or their tokenizer cannot be loaded.
+    Raises UsageError if they do not have it, or their tokenizer cannot be loaded.
     """
     if not {"text_cfg", "vision_cfg"} <= config.keys():  # as MaMMUT and models of sound, on OpenCLIP's main branch
         raise UsageError(f"--model {args.model}: {OTHER_KIND}")
@@ -62,11 +58,7 @@ def check_towers(args: argparse.Namespace, config: dict, typed: bool) -> list[st
 
 
 def check_coca(args: argparse.Namespace, config: dict) -> None:
-    """What is asked of a CoCa, given the architecture; nothing of other models.
-
-    Raises:
-        UsageError: if OpenCLIP has no way for it.
-    """
+    """Raises UsageError if OpenCLIP has no way for what is asked of a CoCa, given the architecture."""
     if (writer := config.get("multimodal_cfg")) is None:
         return
     if not args.coca_contrastive_loss_weight and not args.coca_caption_loss_weight:
@@ -87,11 +79,7 @@ def check_coca(args: argparse.Namespace, config: dict) -> None:
 
 
 def check_pretrained(flag: str, model: str | None, pretrained: str | None) -> None:
-    """What --pretrained names for a model.
-
-    Raises:
-        UsageError: if it is neither a tag of the model nor a file, or would be passed over for none.
-    """
+    """Raises UsageError if --pretrained is neither a tag of the model nor a file, or would be passed over for none."""
     if not model or not pretrained:
         return
     schema, folder = open_clip.factory.parse_model_name(model)
@@ -116,11 +104,7 @@ def check_pretrained(flag: str, model: str | None, pretrained: str | None) -> No
 
 
 def check_image_flags(args: argparse.Namespace) -> None:
-    """Puts a grey image through OpenCLIP's transforms, with each flag that changes them.
-
-    Raises:
-        UsageError: for the flag with which that fails.
-    """
+    """Raises UsageError for a flag with which OpenCLIP's transforms fail at a grey image."""
     size = tuple(args.force_image_size or (32,))
     size = size[0] if len(size) == 1 else size
     given = {

@@ -21,11 +21,7 @@ BUILT_IN = ("adamw", "nadamw") if TASKS else ("adamw",)
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """What OpenCLIP's flags ask for, tried out.
-
-    Raises:
-        UsageError: for the first that cannot work.
-    """
+    """Tries out what OpenCLIP's flags ask for. Raises UsageError for the first that cannot work."""
     if args.seed + args.world_size > 2**32:
         raise UsageError(f"--seed {args.seed}: it is less than 2**32")
     if trains(args):

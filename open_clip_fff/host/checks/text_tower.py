@@ -16,13 +16,9 @@ _DEFAULTS = {field.name: field.default for field in dataclasses.fields(open_clip
 
 
 def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | None, typed: bool) -> list[str]:
-    """The text tower of --model against its tokenizer; None for OpenCLIP's own.
+    """Warnings on the text tower of --model and its tokenizer, None for OpenCLIP's own.
 
-    Returns:
-        Warnings.
-
-    Raises:
-        UsageError: for one that fails on all texts, or, where a flag of ours is `typed`, on some.
+    Raises UsageError for one that fails on all texts, or, where a flag of ours is `typed`, on some.
     """
     text, where, notes = {**_DEFAULTS, **config["text_cfg"]}, f"--model {args.model}", []
     if name := text.get("hf_model_name"):
@@ -47,19 +43,9 @@ def check_text_tower(args: argparse.Namespace, config: dict, tokenizer: Any | No
 
 
 def check_teacher(args: argparse.Namespace, config: dict, tokenizer: Any | None, typed: bool) -> list[str]:
-    """The text tower of --distill-model, to which OpenCLIP gives what --model's tokenizer makes of a text.
+    """The same for the text tower of --distill-model, to which OpenCLIP gives --model's tokens of a text.
 
-    Args:
-        args: OpenCLIP's.
-        config: the architecture of --model.
-        tokenizer: its tokenizer; None for OpenCLIP's own.
-        typed: whether a flag of ours is.
-
-    Returns:
-        A warning where the teacher has another tokenizer.
-
-    Raises:
-        UsageError: as `check_text_tower`.
+    `config` and `tokenizer` are those of --model; a warning says where the teacher has another tokenizer.
     """
     teacher = registered_architecture(args.distill_model) if args.distill_model else None
     if teacher is None:

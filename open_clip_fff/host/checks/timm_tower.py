@@ -10,13 +10,9 @@ from open_clip_fff.errors import UsageError, reason
 
 
 def check_timm_size(args: argparse.Namespace, config: dict) -> list[str]:
-    """Looks at --model's image tower, if it is timm's, by a forward pass without numbers where sizes differ.
+    """A warning if --force-image-size gives a tower of timm's weights of other shapes, which no json describes.
 
-    Returns:
-        A warning if --force-image-size gives the tower weights of other shapes, which no json describes.
-
-    Raises:
-        UsageError: if the tower cannot read images of the json's size.
+    Raises UsageError if it cannot read images of the json's size, by a forward pass without numbers where sizes differ.
     """
     tower = config["vision_cfg"]
     given = tower.get("image_size", 224)

@@ -64,12 +64,7 @@ def context_length(args: argparse.Namespace) -> int | None:
 
 
 def check_weights(args: argparse.Namespace, plan: Plan) -> None:
-    """Locks of towers, and the weights to start from that flags name, if files of this machine, where the architecture
-    is no hub's.
-
-    Raises:
-        UsageError: if one cannot be read or does not fit, or a lock locks nothing.
-    """
+    """Raises UsageError if a lock locks nothing, or a file of weights to start from cannot be read or does not fit."""
     _check_locks(args, plan)
     _check_start("--", args.model, args.pretrained, model_options(args, plan), plan)
     if args.distill_model and args.distill_pretrained:
@@ -111,9 +106,7 @@ def check_resume(
     """A checkpoint to go on from, `stored`, in which all has to be as it was, and finite where a flag of ours is typed.
 
     `own` are the parameters of the run's model, which may be on the device `meta`; None where they are not known.
-
-    Raises:
-        UsageError: in one line that says what differs, and how it was trained.
+    Raises UsageError, which says what differs, and how it was trained.
     """
     called, training = f"--resume {checkpoint}", trains(args)
     start = f"start from its towers with --pretrained {checkpoint}"

@@ -23,6 +23,7 @@ from open_clip_fff.data.tokens import CaptionTokenizer, OneCaptionTokenizer, Tok
 from open_clip_fff.data.training_data import csv_captions, feature_reader, val_captions
 from open_clip_fff.hooks.check import check_batch
 from open_clip_fff.hooks.registry import BATCH_HOOKS, BatchHook, HookContext, NeedsTokens, OrdersData
+from open_clip_fff.host.checks.arguments import keeps_checkpoints
 from open_clip_fff.host.fixes import counting_damage
 from open_clip_fff.host.generation import TASKS
 from open_clip_fff.host.loader.grouping import order_table, stream_seams
@@ -36,8 +37,8 @@ from open_clip_fff.host.state import RunState
 from open_clip_fff.patching import View, replaced
 from open_clip_fff.plural import plural
 
-# the hook that makes the features that mine; with `online`, the loss has them
 MANY_ROWS = 100_000  # of a table, which take seconds
+# the hook that makes the features that mine; with `online`, the loss has them
 _HOOKS = {"frozen": "frozen", "precomputed": "stored", "text": "sentence", "ema": "ema"}
 
 
@@ -77,7 +78,7 @@ def _build_hooks(state: RunState, tokenizer: Tokenizer) -> list[BatchHook]:
         rank=args.rank,
         world_size=args.world_size,
         seed=args.seed,
-        folder=Path(args.checkpoint_path) if args.logs and args.logs.lower() != "none" else None,
+        folder=Path(args.checkpoint_path) if keeps_checkpoints(args) else None,
         resumed=Path(args.resume).parent if args.resume else None,
     )
     with torch.random.fork_rng():  # building a model draws numbers that training should not miss
@@ -89,23 +90,22 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
 
     def with_captions(args, preprocess, is_train, epoch=0, tokenizer=None, **more):
         captions = state.plan.captions if is_train else val_captions(state.plan.captions, args.val_data)
-        many = state.own_loss or not is_train
-        if many:
-            extra = {}
-            for hook in state.hooks if is_train else []:
-                extra.update(hook.tokenizers if isinstance(hook, NeedsTokens) else {})
-            wrapped = CaptionTokenizer(tokenizer, captions, extra)
-        else:
-            wrapped = OneCaptionTokenizer(tokenizer, captions)
+        many, hooks = state.own_loss or not is_train, state.hooks if is_train else []
+        needed = [hook.tokenizers for hook in hooks if isinstance(hook, NeedsTokens)]
+        extra = {name: make for each in needed for name, make in each.items()}
+        wrapped = CaptionTokenizer(tokenizer, captions, extra) if many else OneCaptionTokenizer(tokenizer, captions)
         if not is_train:
             state.val_counters = LoaderCounters(captions.sources, expand_shards(args.val_data))
         counters = state.counters if is_train else state.val_counters
         serializer = CaptionSerializer(
             CaptionReader(captions), counters, feature_reader(state.plan) if many and is_train else None
         )
-        orders = [hook for hook in state.hooks if is_train and isinstance(hook, OrdersData)]
-        seams: dict[str, object] = {"batched": MiniBatches}
-        seams["WebLoader"] = partial(with_own_generator, oc_data.wds.WebLoader, args.seed, args.rank)
+        orders = [hook for hook in hooks if isinstance(hook, OrdersData)]
+        seams: dict[str, object] = {
+            "batched": MiniBatches,
+            "WebLoader": partial(with_own_generator, oc_data.wds.WebLoader, args.seed, args.rank),
+            "tarfile_to_samples": lambda **_: oc_data.tarfile_to_samples_nothrow,  # as training reads
+        }
         if is_train:
             skip_trained = SkipTrained()
             seams |= before_decoder(skip_trained)
@@ -113,13 +113,11 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
             seams["DataPipeline"] = partial(pipeline, skip_trained, state.epoch_start)
             if orders:
                 seams |= stream_seams(orders[0], skip_trained, state.epoch_start, seams)
-        seams["tarfile_to_samples"] = lambda **_: oc_data.tarfile_to_samples_nothrow  # as training reads
-        view = View(oc_data.wds, **seams)
         with (
             counting_damage(counters),
             replaced(
                 oc_data,
-                wds=view,
+                wds=View(oc_data.wds, **seams),
                 tarfile_to_samples_nothrow=Chain(oc_data.tarfile_to_samples_nothrow, serializer),
                 CsvDataset=partial(_csv_dataset, oc_data.CsvDataset, csv_captions(args, captions)),
             ),
@@ -144,10 +142,8 @@ def _dataset_fn(state: RunState, upstream: Callable, path: str, kind: str) -> Ca
 def _csv_dataset(make: Callable, captions: CaptionSettings, filename: str, preprocess: Callable, **options):
     """OpenCLIP's CSV data set with every caption column serialized in the place of the first.
 
-    Its captions are all read here, and reported once; rows without any are left out, as they are from tars.
-
-    Raises:
-        UsageError: if a column is not there, or has text in fewer rows than --min-coverage asks for.
+    Its captions are all read here, reported once, and checked against --min-coverage; rows without any are left out, as
+    they are from tars.
     """
     image, captions, _ = table_columns(filename, options["sep"], options["img_key"], captions)
     columns, reader = list(captions.text_keys), CaptionReader(captions)
@@ -209,8 +205,7 @@ class HookedLoader(View):
 class FirstCaptionLoader(View):
     """A validation loader as OpenCLIP's `evaluate` wants it: images [B, 3, H, W], the first caption's tokens [B, L].
 
-    Attributes:
-        loader: the one beneath, whose batches are (images, `CaptionBatch` of all captions).
+    The `loader` beneath has all captions.
     """
 
     def __init__(self, loader) -> None:
