@@ -21,8 +21,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 def write_atomically(out: Path, content: str | bytes) -> None:
     """Writes a file (text as UTF-8) and its parent folders; it replaces an existing one.
 
-    Raises:
-        OSError: if it cannot be written; an existing file then stays.
+    Raises OSError if it cannot be written; an existing file then stays.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("wb", prefix=f".{out.name}.", dir=out.parent, delete=False) as file:

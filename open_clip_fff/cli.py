@@ -38,14 +38,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command.
-
-    Args:
-        argv: the command and its arguments; None takes them from the command line.
-
-    Returns:
-        Its exit code; 2 where there is no such command.
-    """
+    """Runs a command, with its arguments; gives its exit code, 2 where there is no such command."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(help_text())

@@ -18,11 +18,7 @@ class View:
 
 @contextmanager
 def replaced(module: object, **names: object) -> Iterator[None]:
-    """Sets names of a module, class or object, and restores them at the end, also after an error.
-
-    Raises:
-        AttributeError: if a name does not exist, which means that another version of OpenCLIP is installed.
-    """
+    """Sets names of a module, class or object in the block. Raises AttributeError if one does not exist."""
     before = {name: getattr(module, name) for name in names}
     for name, value in names.items():
         setattr(module, name, value)

@@ -12,10 +12,7 @@ from open_clip_fff.errors import OneRankError, ReportedError, UsageError, error_
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains as the command line says.
-
-    Args:
-        argv: the flags, without the program's name; None takes them from the command line.
+    """Trains as the flags say, by default those of the command line.
 
     Returns:
         0; 2 for what keeps training from its first step, a mistake in flags or data most often, which is printed in

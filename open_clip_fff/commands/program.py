@@ -30,8 +30,7 @@ class OutputLost(BaseException):
 def as_program(prog: str, body: Callable[[], int], shared: bool = False, resumes: bool = False) -> int:
     """Runs a program's body, which gives the exit code: 2 for a mistake that the user can fix, 130 for Ctrl-C.
 
-    143 is SIGTERM's. These are a line each and no traceback. 141 is that of a closed pipe, as by `| head`, without a
-    line; for what else keeps stdout from being written it is 2.
+    143 is SIGTERM's. These are a line each and no traceback. 141 is that of a closed pipe, as by `| head`, without one.
 
     Args:
         prog: how it was called, `open-clip-fff pack` or `scripts/pack.py`.
@@ -121,8 +120,7 @@ def command(
         parse: from arguments and `prog` to what `run` takes.
         run: what does the work and gives an exit code, as `module:function`.
         with_line: whether it also takes a line that does the same again.
-        shared: whether several processes share its work; other commands refuse torchrun with several.
-        resumes: as in `as_program`.
+        shared, resumes: as in `as_program`; commands that are not shared refuse torchrun with several processes.
     """
 
     def main(argv: Sequence[str] | None = None, prog: str = name) -> int:

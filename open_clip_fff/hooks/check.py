@@ -12,9 +12,7 @@ _FIX = "captions.picking(positions) takes along all that they have"
 def check_batch(hook: BatchHook, before: Batch, after: Batch, thorough: bool) -> None:
     """Raises UsageError if a hook's batch lacks images or their extras, or has captions beside others' extras.
 
-    Args:
-        before, after: what the hook was given, and what it returned.
-        thorough: whether captions are compared, which waits for the GPU.
+    `thorough` says whether captions are compared with those that it was given, which waits for the GPU.
     """
     who = f"--batch-hooks: {type(hook).__name__}"
     if not isinstance(after, Batch):

@@ -26,11 +26,7 @@ class Command(NamedTuple):
 
 
 def read_command(argv: Sequence[str]) -> Command:
-    """Parses flags, each by its own parser, and checks what needs no torch.
-
-    Raises:
-        UsageError: for unknown flags, invalid values, contradictions, and files that are not there.
-    """
+    """Parses flags, each by its own parser. Raises UsageError for mistakes that can be found without torch."""
     typed, rest = split(argv)
     args = parse_open_clip(rest)
     args.command = shlex.join(["python", "-m", "open_clip_fff.train", *argv])  # for params.txt

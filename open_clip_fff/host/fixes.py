@@ -94,11 +94,7 @@ def counting_damage(counters: LoaderCounters) -> AbstractContextManager[None]:
 
 
 class AnyDeviceDDP(DistributedDataParallel):
-    """DDP that also trains on CPU: OpenCLIP passes device_ids=[cpu], a ValueError; gloo on CPU wants none.
-
-    Raises:
-        UsageError: for --use-bn-sync on a CPU, if the model has such norms.
-    """
+    """DDP that also trains on CPU: OpenCLIP passes device_ids=[cpu], a ValueError; gloo on CPU wants none."""
 
     def __init__(self, module: torch.nn.Module, device_ids: list | None = None, **kwargs: Any) -> None:
         if device_ids and torch.device(device_ids[0]).type == "cpu":
@@ -112,10 +108,7 @@ class AnyDeviceDDP(DistributedDataParallel):
 def save_atomically(checkpoint: object, path: str) -> None:
     """torch.save that leaves a whole file or none: OpenCLIP writes epoch_N.pt in place, and a kill leaves half of it.
 
-    The unfinished file does not end in .pt, so that `--resume latest` never picks it.
-
-    Raises:
-        UsageError: if it cannot be written, as on a full disk; what was saved before stays.
+    The unfinished file does not end in .pt, so that `--resume latest` never picks it. Raises UsageError on a full disk.
     """
     try:
         with atomic_file(Path(path)) as file:

@@ -17,14 +17,10 @@ from open_clip_fff.models.tower_tokens import TowerTokens
 def add_fusion(
     model: Any, model_name: str, settings: FusionSettings, typed: Set[str], args: argparse.Namespace
 ) -> FusionLoss:
-    """Adds a fusion model to an OpenCLIP model that takes many captions, on its device.
+    """Adds a fusion model to an OpenCLIP model that takes many captions, on its device; gives its loss.
 
-    Returns:
-        Its loss, without a vocabulary where there is no mask token.
-
-    Raises:
-        UsageError: for a tower without tokens, for --mlm-weight where there is no mask token, and for a tokenizer
-            whose padding is not the text tower's.
+    Raises UsageError for a tower without tokens, for --mlm-weight where there is no mask token, and for a tokenizer
+    whose padding is not the text tower's.
     """
     tokens = TowerTokens(model)
     vocabulary = _vocabulary(model, model_name, tokens, args) if settings.mlm_weight else None

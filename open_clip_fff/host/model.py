@@ -84,8 +84,7 @@ def _drop_bias(state: RunState, teacher: Any) -> None:
 def _save_text_work(state: RunState) -> None:
     """Gives the model the text path that the plan asks for: many captions, fewer tokens, or OpenCLIP's own.
 
-    Raises:
-        UsageError: if --trim-tokens was typed for a tower that does not allow it.
+    Raises UsageError if --trim-tokens was typed for a tower that does not allow it.
     """
     model, text, typed = state.model, state.plan.text, state.plan.typed
     if text.as_open_clip and not state.own_loss:

@@ -21,22 +21,16 @@ class StepGuard:
     """Leaves out the steps whose gradient is not finite.
 
     A step that is left out touches nothing: its gradients become None, which the optimizer passes over (zeros would
-    still decay Adam's moments), and what follows a step does not follow it.
-
-    Args:
-        policy: `stop` ends the run after IN_A_ROW of them, `skip` never does.
-        accumulation: calls of the loss in a step.
-
-    Attributes:
-        left_out: whether the last step was.
-        losses: how often the loss was computed.
+    still decay Adam's moments), and what follows a step does not follow it. The policy `stop` ends the run after
+    IN_A_ROW of them, `skip` never does. `accumulation` counts calls of the loss in a step.
     """
 
     def __init__(self, policy: str, accumulation: int = 1) -> None:
         self.policy, self.accumulation = policy, accumulation
-        self.left_out = self._watching = False
+        self.left_out = self._watching = False  # whether the last step was; whether any is looked at
+        self.losses = 0  # how often the loss was computed
         self._row = self._skipped = self._warned = 0
-        self.losses = self._tried = self._unscaled = self._unscaled_row = self._reported = 0
+        self._tried = self._unscaled = self._unscaled_row = self._reported = 0
 
     def watch(self, optimizer: torch.optim.Optimizer) -> None:
         """From now on the optimizer's steps are looked at; a run without a flag of ours stays OpenCLIP's."""
@@ -44,11 +38,7 @@ class StepGuard:
         optimizer.register_step_pre_hook(lambda stepping, *_: self._before(stepping))
 
     def after_loss(self) -> None:
-        """The loss was computed: a step that has not begun since the last one is one that GradScaler left out.
-
-        Raises:
-            UsageError: after SCALER_IN_A_ROW of these, under `stop`.
-        """
+        """The loss was computed: a step that has not begun since the last one is one that GradScaler left out."""
         over, self.losses = self.losses // self.accumulation, self.losses + 1
         if not self._watching or (missing := over - self._tried - self._unscaled) <= 0:
             return

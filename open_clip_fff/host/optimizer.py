@@ -22,11 +22,9 @@ RATE = "get_learning_rate"  # main's, for the log: the largest of all groups' ra
 def optimizer_seams(state: RunState) -> Iterator[None]:
     """Calls `state.after_step` after each optimizer step (one that GradScaler or our guard leaves out is none).
 
-    Splits the two scalars into a parameter group of their own, and keeps its rate at a multiple of the others'; only
-    where the multiple is not 1: otherwise the optimizer's state stays the one stock OpenCLIP can resume.
-
-    Stock runs get nothing of this but timm's own defaults for what was not typed, which OpenCLIP passes on as None, and
-    schedules that do not divide by zero at the run's end.
+    Splits the two scalars into a parameter group with a multiple of the others' rate, where that is not 1: otherwise
+    the optimizer's state stays the one stock OpenCLIP can resume. Stock runs only get timm's own defaults for what was
+    not typed, which OpenCLIP passes on as None, and schedules that do not divide by zero at the run's end.
     """
     multiple, guard = state.plan.logits.lr_mult if state.plan.typed else 1.0, state.guard
 

@@ -33,13 +33,8 @@ _COLLECTIVE = re.compile(r"/gloo/|c10d|NCCL|Operation timed out!")  # in what to
 def bounded_waits(minutes: float) -> Iterator["Peers"]:
     """Limits each wait of a rank for others and for loader workers; a line says which of them did not answer.
 
-    At OpenCLIP's barriers ranks wait for what rank 0 does alone, as an evaluation, for as long as it is there.
-
-    Yields:
-        The other ranks, once the caller has let them `connect`.
-
-    Raises:
-        OneRankError: in place of what torch raises when another rank is gone, or a wait was too long.
+    At OpenCLIP's barriers ranks wait for what rank 0 does alone, as an evaluation, for as long as it is there. Yields
+    the other ranks, which the caller has to `connect`; raises OneRankError in place of what torch raises about them.
     """
 
     def begin(*args: Any, **options: Any) -> None:
@@ -137,9 +132,8 @@ class Peers:
     def wait_for_first(self) -> None:
         """Before a barrier of all ranks: waits until rank 0 comes to it, for as long as its heartbeat goes on.
 
-        Raises:
-            DistError: once that stands still for --timeout, or rank 0 has left the run.
-            Stopped: once it stands still and this rank was told to end, as torchrun does when rank 0 has died.
+        Raises DistError once that stands still for --timeout, or rank 0 has left the run; Stopped, once it stands still
+        and this rank was told to end, as torchrun does when rank 0 has died.
         """
         if self._store is None:
             return

@@ -56,13 +56,9 @@ else:
 
 
 def run(command: Command) -> int:
-    """Trains as a command line says.
+    """Trains; gives 0, or 128 and the signal's number where one ended training with a checkpoint.
 
-    Returns:
-        0; 128 and the signal's number where one ended training with a checkpoint.
-
-    Raises:
-        UsageError: for what the user can fix, before training starts where that can be known.
+    Raises UsageError for what the user can fix, before training starts where that can be known.
     """
     try:
         _train(command)
@@ -85,10 +81,10 @@ def _train(command: Command) -> None:
         rows = rows_of_data(args, plan)
         epoch = 0 if resumed.checkpoint is None else read_epoch(resumed.checkpoint) or 0
         warnings, rows_line = forecast_epochs(args, plan, rows, epoch)
-        total = f"warning: --epochs {args.epochs}: is the total"
-        done = [f"{total}; {resumed.checkpoint} has trained {epoch}: nothing is left"]
-        done = done if epoch >= args.epochs > 0 and trains(args) else []
-        _warn(args, plan, [*found, *resumed.notes, *done, *sidecar_notes(args, plan), *warnings])
+        if epoch >= args.epochs > 0 and trains(args):
+            total = f"warning: --epochs {args.epochs}: is the total"
+            found.append(f"{total}; {resumed.checkpoint} has trained {epoch}: nothing is left")
+        _warn(args, plan, [*found, *resumed.notes, *sidecar_notes(args, plan), *warnings])
         if plan.typed:
             plan = _introduced(args, plan, rows, epoch, rows_line)
             _fill(args, plan)

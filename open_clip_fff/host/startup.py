@@ -52,18 +52,10 @@ def startup(args: argparse.Namespace, peers: Peers) -> Iterator[LastLoggedError]
 
     Until an optimizer has made a step, an exception becomes a UsageError with its message, and the folders that this
     run has made are removed, unless they hold a checkpoint or a result. Later exceptions pass; of a UsageError one rank
-    tells. The run's folder is locked meanwhile.
+    tells, and the others that have failed raise a `ReportedError`. The run's folder is locked meanwhile.
 
-    Args:
-        args: OpenCLIP's; rank, world size and device are filled in.
-        peers: the other ranks, not connected yet.
-
-    Yields:
-        A handler for the root logger: before OpenCLIP exits it logs why.
-
-    Raises:
-        UsageError: for what went wrong before the first step, and later mistakes; on one of several ranks, and on the
-            others that have failed a `ReportedError`.
+    Fills in rank, world size and device of `args`, and connects `peers`. Yields a handler for the root logger: before
+    OpenCLIP exits it logs why.
     """
     had_group, stepped = dist.is_initialized(), threading.Event()
     folders, logged = _RunFolders(args, peers), LastLoggedError()
@@ -161,8 +153,7 @@ class _RunFolders:
     def remove(self, of_rank_0: bool = False) -> None:
         """Removes folders that hold no checkpoint or result, so that the run's name is free again.
 
-        Args:
-            of_rank_0: also those that rank 0 has made, which may hang in a collective until it is killed.
+        With `of_rank_0` also those that rank 0 has made, which may hang in a collective until it is killed.
         """
         for folder in map(Path, {*self._made, *(self._peers.published_folders() if of_rank_0 else ())}):
             with suppress(FileNotFoundError):  # two ranks at once
@@ -171,11 +162,9 @@ class _RunFolders:
 
 
 def in_one_line(error: BaseException, logged: str = "") -> str:
-    """What stopped the start: whose code, its message, and the line.
+    """What stopped the start: whose code, its message (that `logged` last for a SystemExit, which has none), and where.
 
-    Args:
-        error: that was raised; a loader worker's has its traceback in the message.
-        logged: the last logged error, for a SystemExit, which has no message.
+    A loader worker's error has its traceback in the message.
     """
     frames = [(frame.filename, frame.lineno, frame.line) for frame in traceback.extract_tb(error.__traceback__)]
     in_worker = re.findall(r'File "(.+?)", line (\d+)', str(error))

@@ -98,12 +98,7 @@ def _clean(checkpoint: Path, at: Position) -> None:
 def check_extra(
     args: argparse.Namespace, plan: Plan, checkpoint: Path | str, at: Position, load: Callable = _load_mapped
 ) -> dict[str, Any]:
-    """The extra state of a checkpoint.
-
-    Raises:
-        UsageError: if there is none, or it is another epoch's, or another run's, or a run of these flags cannot go on
-            in the middle of its epoch.
-    """
+    """The extra state of a checkpoint. Raises UsageError if there is none that a run of these flags can go on with."""
     fix = "resume with the flags it was trained with, or start from its weights with --pretrained"
     try:
         extra = read_beside(load, checkpoint, at)
@@ -126,11 +121,7 @@ def check_extra(
 
 
 def read_beside(load: Callable, checkpoint: Path | str, at: Position) -> dict[str, Any]:
-    """What lies beside a checkpoint.
-
-    Raises:
-        UsageError: if nothing does, or it cannot be read, or is another epoch's.
-    """
+    """What lies beside a checkpoint. Raises UsageError if nothing does, or it cannot be read, or is another epoch's."""
     path = extra_path(str(checkpoint), at)
     try:
         extra = dict(load(path, map_location="cpu"))

@@ -39,8 +39,7 @@ class ResumeCheckpoint(NamedTuple):
 def find_checkpoint(args: argparse.Namespace, plan: Plan) -> ResumeCheckpoint:
     """Looks into the checkpoint to go on from; of `latest`, into ever older ones until one is whole.
 
-    Raises:
-        UsageError: if it cannot be gone on from; the line names the newest one before it that can.
+    Raises UsageError if it cannot be gone on from; the line names the newest one before it that can.
     """
     latest = args.resume == "latest"
     if not args.resume or "://" in args.resume or (latest and (args.name is None or args.remote_sync)):

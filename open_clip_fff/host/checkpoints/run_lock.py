@@ -17,11 +17,8 @@ def lock_run(folder: Path) -> Callable[[], None]:
     """Holds a run's folder for this process until the returned function is called, or the process is gone.
 
     It is a POSIX record lock: no child inherits it, so that a loader's worker that outlives its run holds nothing, and
-    it is seen by other machines where the file system carries locks. Where it knows none, nothing is held.
-
-    Raises:
-        UsageError: if another process holds it.
-        OSError: if the file cannot be made.
+    it is seen by other machines where the file system carries locks. Where it knows none, nothing is held. Raises
+    UsageError if another process holds it.
     """
     handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
     try:

@@ -42,14 +42,11 @@ class MiniBatches:
 
 
 class RepeatedPasses(IterableDataset):
-    """A pipeline's samples over and over, for as long as any of them reach `batches`.
-
-    Attributes:
-        patience: samples that the stages in between may hold back before the first arrives.
-    """
+    """A pipeline's samples over and over, for as long as any of them reach `batches`."""
 
     def __init__(self, once: wds.DataPipeline, batches: MiniBatches) -> None:
-        self.once, self.batches, self.patience = once, batches, 0
+        self.once, self.batches = once, batches
+        self.patience = 0  # samples that the stages in between may hold back before the first arrives
 
     def __iter__(self) -> Iterator[dict]:
         arrived, given = self.batches.arrived, 0
@@ -65,12 +62,7 @@ class RepeatedPasses(IterableDataset):
 
 
 class RepeatingPipeline(SeededPipeline):
-    """OpenCLIP's pipeline of training data, whose first stages, up to the shuffling of samples, are repeated.
-
-    Args:
-        skip_trained, start: as `SeededPipeline`'s.
-        stages: OpenCLIP's, of which the last is `MiniBatches`.
-    """
+    """A `SeededPipeline` that ends with `MiniBatches`, and repeats its first stages, up to the shuffling of samples."""
 
     def __init__(self, skip_trained: SkipTrained, start: EpochStart | None, *stages: Any) -> None:
         super().__init__(skip_trained, start, *stages)

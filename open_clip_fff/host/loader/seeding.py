@@ -26,11 +26,7 @@ class SeededPipeline(wds.DataPipeline):
     """OpenCLIP's pipeline of training data; at each epoch's start a loader worker seeds its generators.
 
     It yields each mini-batch with its position in the epoch; a resumed run's first epoch begins where it was stopped.
-
-    Args:
-        skip_trained: a stage before its decoder.
-        start: where a resumed run begins; None for a new one.
-        stages: OpenCLIP's, of which the last makes mini-batches and counts what arrives.
+    `skip_trained` is a stage before its decoder; the last stage makes mini-batches and counts what arrives.
     """
 
     pipeline: list[Any]  # webdataset's, which has no types

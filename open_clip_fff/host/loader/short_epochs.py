@@ -15,19 +15,14 @@ class CountedLoader(View):
     DDP's ranks take every step together: when one has no mini-batch left, the others would wait until the collective's
     timeout, half an hour later.
 
-    Args:
-        args: OpenCLIP's.
-        repeats: whether rows of small shards are carried on into the next pass, so that only rows that cannot be read
-            make an epoch short.
-
-    Attributes:
-        epoch: from 0.
-        after_batch: called with a mini-batch's number when the loop asks for the next one, after its step.
+    `repeats` says whether rows of small shards are carried on into the next pass, so that only rows that cannot be read
+    make an epoch short.
     """
 
     def __init__(self, loader: Any, args: argparse.Namespace, repeats: bool) -> None:
         super().__init__(loader)
         self.loader, self.args, self.repeats, self.epoch = loader, args, repeats, 0
+        # called with a mini-batch's number when the loop asks for the next one, after its step
         self.after_batch: list[Callable[[int], None]] = []
 
     @property

@@ -47,9 +47,7 @@ def before_decoder(stage: Callable) -> dict[str, Any]:
 def around_decoder(before: Callable, after: Callable, seams: dict[str, Any]) -> dict[str, Any]:
     """The same for a stage after the filter of samples without caption or image, and one after all decoding.
 
-    Args:
-        before, after: the stages.
-        seams: of `before_decoder`.
+    `seams` are those of `before_decoder`.
     """
     select, to_tuple = oc_data.wds.select, oc_data.wds.to_tuple
     if not TASKS:

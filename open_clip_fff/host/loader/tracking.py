@@ -28,20 +28,14 @@ class EpochStart:
 class TrackedLoader:
     """Takes the positions that workers send off the mini-batches, and keeps them.
 
-    Args:
-        loader: of a `seeding.SeededPipeline`, or made by `table_loader`.
-        device: of the generators.
-
-    Attributes:
-        start: where the next iteration begins; None at the epoch's own start.
-        past: what this iteration has yielded so far.
+    `loader` is of a `seeding.SeededPipeline`, or made by `table_loader`; `device` is that of the generators.
     """
 
     def __init__(self, loader: Any, device: str) -> None:
         self.loader, self.device = loader, device
         self.num_batches, self.num_samples = loader.num_batches, loader.num_samples
-        self.start: EpochStart | None = None
-        self.past = LoaderProgress()
+        self.start: EpochStart | None = None  # where the next iteration begins; None at the epoch's own start
+        self.past = LoaderProgress()  # what this iteration has yielded so far
         self._batches: Any = None
 
     @property
@@ -104,12 +98,9 @@ def _begin_worker(init: Callable | None, collate: "CollateWithPosition", number:
 
 
 class RemainingBatches(Sampler[list[int]]):
-    """The mini-batches of indices that are still to be trained.
+    """The mini-batches of indices that are still to be trained, from `start` on, or from the epoch's own (None).
 
     Their order is drawn from the process's generators as they were at the epoch's start.
-
-    Attributes:
-        start: where to begin; None at the epoch's own start.
     """
 
     def __init__(self, batches: Any, workers: int, device: str) -> None:
@@ -132,14 +123,11 @@ class RemainingBatches(Sampler[list[int]]):
 
 
 class CollateWithPosition:
-    """Collates samples in a loader's worker, with the worker's position.
-
-    Attributes:
-        start: as `RemainingBatches`'s; workers of a table live for one epoch, so that each epoch has its own.
-    """
+    """Collates samples in a loader's worker, with the worker's position."""
 
     def __init__(self, collate: Callable) -> None:
         self.collate = collate
+        # as `RemainingBatches`'s; workers of a table live for one epoch, so that each epoch has its own
         self.start: EpochStart | None = None
 
     def __call__(self, samples: list) -> Any:
