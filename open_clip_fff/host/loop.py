@@ -15,7 +15,7 @@ from open_clip_fff.host.checks.epoch_length import TOO_FEW
 from open_clip_fff.host.loader.seeding import after_epoch, before_epoch
 from open_clip_fff.host.loader.short_epochs import CountedLoader
 from open_clip_fff.host.nonfinite import left_out_line
-from open_clip_fff.host.report.coverage import LOST, caption_line, check_coverage, damage_lines
+from open_clip_fff.host.report.coverage import LOST, caption_line, check_coverage, skipped_lines
 from open_clip_fff.host.report.mining_warnings import never_reached
 from open_clip_fff.host.report.step_log import StepReporter
 from open_clip_fff.host.state import RunState
@@ -51,15 +51,15 @@ class EpochRunner:
         loader.epoch = epoch
         before_epoch(state, epoch, first=first)
         checkpoints.before_epoch(epoch, parts, tb_writer)
-        reporters = [self._prepare_own_loss(info, epoch, tb_writer)] if state.own_loss else []
+        reports = [self._prepare_own_loss(info, epoch, tb_writer).after_step] if state.own_loss else []
         if state.ema is not None and first and state.extra is None:
             state.ema.restart(state.model)
-        loader.after_batch = [each.after_batch for each in (*reporters, checkpoints)]
+        loader.after_step = [*reports, checkpoints.after_step]
         losses, expects_steps = state.guard.losses, loader.num_batches - loader.first >= args.accum_freq
         hook = loss.register_forward_hook(lambda *_: state.guard.after_loss())
         train(tb_writer=tb_writer)
         hook.remove()
-        loader.after_batch = []
+        loader.after_step = []
         after_epoch(state)
         checkpoints.after_epoch()
         for observer in state.step_observers:
@@ -115,7 +115,7 @@ def _report_rows(state: RunState, epoch: int) -> None:
         if read := caption_line(counts, captions):
             logging.info(f"Captions in epoch {epoch}: {read}")
         shards = len(state.counters.shards)
-        for line in damage_lines(counts, everywhere, shards, f"epoch {epoch}", state.rows.rows):
+        for line in skipped_lines(counts, everywhere, shards, f"epoch {epoch}", state.rows.rows):
             logging.warning(line)
     check_coverage(counts, captions, f"epoch {epoch}")
 

@@ -20,7 +20,7 @@ from open_clip_fff.errors import UsageError, reason
 from open_clip_fff.host.loader.stages import unpack
 from open_clip_fff.host.loader.timeouts import LoaderTimeouts
 from open_clip_fff.host.random_state import without_side_effects
-from open_clip_fff.host.report.coverage import damage_lines
+from open_clip_fff.host.report.coverage import skipped_lines
 from open_clip_fff.host.report.recall import Keys, recall
 from open_clip_fff.host.report.results import LOSS, RECALL, keep_results, validation_line
 from open_clip_fff.host.state import RunState
@@ -44,7 +44,7 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
         metrics = evaluate(model, data, epoch, args, tb_writer=tb_writer, tokenizer=tokenizer)
         counters = state.val_counters  # of OpenCLIP's reading of the set; ours, of the same rows, is not reported
         shards, where = counters.shards, f"validation after epoch {epoch}"
-        for line in damage_lines(counters.take(), shards.take(), len(shards), where):
+        for line in skipped_lines(counters.take(), shards.take(), len(shards), where):
             logging.warning(line)
         values = {}
         for prefix, each in state.models.items():

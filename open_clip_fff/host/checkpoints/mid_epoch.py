@@ -124,11 +124,10 @@ class MidEpochCheckpoints:
                 f"samples were trained, and are passed over undecoded."
             )
 
-    def after_batch(self, index: int) -> None:
-        """Behind each mini-batch's part of a step: saves where that is due; on a signal Stopped ends all ranks."""
-        step, rest = divmod(index + 1, self.state.args.accum_freq)
+    def after_step(self, step: int) -> None:
+        """After the `step`th of the epoch: saves where that is due; on a signal Stopped ends all ranks."""
         self._trained = True
-        if rest or not self.active or step > self.steps:
+        if not self.active or step > self.steps:
             return
         done = self.epoch * self.steps + step
         if self._agreement.due(done):

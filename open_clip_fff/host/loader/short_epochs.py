@@ -22,8 +22,8 @@ class CountedLoader(View):
     def __init__(self, loader: Any, args: argparse.Namespace, repeats: bool) -> None:
         super().__init__(loader)
         self.loader, self.args, self.repeats, self.epoch = loader, args, repeats, 0
-        # called with a mini-batch's number when the loop asks for the next one, after its step
-        self.after_batch: list[Callable[[int], None]] = []
+        # called with a step's number in the epoch, from 1, when the loop asks for the mini-batch that follows it
+        self.after_step: list[Callable[[int], None]] = []
 
     @property
     def first(self) -> int:
@@ -36,8 +36,9 @@ class CountedLoader(View):
         for batch in self.loader:
             count += 1
             yield batch
-            for call in self.after_batch:
-                call(count - 1)
+            step, rest = divmod(count, self.args.accum_freq)
+            for call in () if rest else self.after_step:
+                call(step)
         if count < self.num_batches:
             self._short(count)
 

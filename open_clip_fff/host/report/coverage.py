@@ -26,7 +26,7 @@ def caption_line(news: Mapping[str, int], captions: CaptionSettings) -> str | No
     )
 
 
-def damage_lines(
+def skipped_lines(
     news: Mapping[str, int], read: Mapping[str, int], shards: int, where: str, rows: Mapping[str, int] | None = None
 ) -> list[str]:
     """A line on rows that were skipped or damaged, and one on lost ones of so many shards, if there were any.

@@ -123,14 +123,10 @@ class StepReporter:
         self._left, self._done = steps_per_epoch * (state.args.epochs - first.epoch) - first.step, 0
         self._started = time.monotonic()
 
-    def after_batch(self, index: int) -> None:
-        """To be called after each micro-batch; the last of a step's ends the step."""
-        args = self.state.args
-        step, rest = divmod(index + 1, args.accum_freq)
-        if rest:
-            return
+    def after_step(self, step: int) -> None:
+        """After the `step`th of an epoch."""
         self._left, self._done = self._left - 1, self._done + 1
-        if (step - 1) % args.log_every_n_steps == 0 or step == self.steps_per_epoch:
+        if (step - 1) % self.state.args.log_every_n_steps == 0 or step == self.steps_per_epoch:
             self._show(step - 1)
 
     def _show(self, step_in_epoch: int) -> None:
