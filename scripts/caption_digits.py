@@ -2,19 +2,19 @@
 
     python scripts/caption_digits.py --out digits-captioner
 
-Writes the digits as shards, trains with `train_captioner.py`, captions the held-out ones with `caption.py` in each of
-its ways, and counts. All of it is what one would type; the commands are printed.
+Writes the digits as shards, trains with `train-captioner`, captions the held-out ones with `caption` in each of its
+ways, and counts. All of it is what one would type; the commands are printed.
 """
 
 import argparse
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 from digits.captions import NAMES
+from digits.runs import command
 from digits.shards import SHARDS, write_shards
 from digits.study import markdown
 
@@ -40,8 +40,8 @@ def main() -> int:
     data, model = args.out / "data", args.out / "captioner"
     print(write_shards(data, args.seed, classes=True))
     if not model.exists():
-        program(
-            *("train_captioner.py", "--from-config", HERE / "digits" / "captioner.json", "--out", model),
+        command(
+            *("train-captioner", "--from-config", HERE / "digits" / "captioner.json", "--out", model),
             *("--steps", args.steps, "--batch-size", 64, "--lr", 2e-3, "--workers", 0, "--min-crop", 0.9),
             *("--seed", args.seed, "--", "--train-data", f"{data}/train-{{00000..{SHARDS - 1:05d}}}.tar"),
             *("--text-key", "", "--json-text-key", "captions"),
@@ -50,7 +50,7 @@ def main() -> int:
     for number, (way, flags) in enumerate(WAYS.items()):
         out = args.out / f"captions-{number}"
         asked = ("--train-data", data / "test" / "0.tar", "--out", out, "--model", model, "--max-new-tokens", MOST)
-        program("caption.py", *asked, "--seed", args.seed, *flags)
+        command("caption", *asked, "--seed", args.seed, *flags)
         found = pd.DataFrame(named(data / "test" / "0.tar", out), columns=["digits", "right"])
         rows.append(
             {
@@ -76,18 +76,6 @@ def named(tar: Path, sidecar: Path) -> Iterator[tuple[int, bool]]:
         for caption in reader.row(sample).captions:
             names = [word for word in re.findall(r"\w+", caption) if word in NAMES]
             yield len(names), names == [right]
-
-
-def program(name: str, *arguments: object) -> None:
-    """Runs another program, and shows the command.
-
-    Raises:
-        SystemExit: if it fails.
-    """
-    command = [str(HERE / name), *map(str, arguments)]
-    print("$ python", *command, flush=True)
-    if code := subprocess.run([sys.executable, *command]).returncode:
-        sys.exit(code)
 
 
 def parse() -> argparse.Namespace:

@@ -15,7 +15,6 @@ import argparse
 import os
 import re
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +23,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core ea
 import matplotlib
 import pandas as pd
 from digits.runs import Run, RunFailed, Trainer
-from digits.study import checkpoint, digits, scores, tables, train_all, value
+from digits.study import checkpoint, parsed, scores, shared_flags, tables, train_all, value
 
 from open_clip_fff.evaluation.compare.plots import line_style
-from open_clip_fff.hub.training_flags import split_at_dashes
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -75,60 +73,39 @@ class Row:
 
 def main() -> None:
     """The study, top to bottom."""
-    arguments, shared = parse()
-    out, logs = arguments.out, arguments.out / "logs"
-    if not shared:
-        shared = digits(out / "data")
-    shared += ["--logs", str(logs), "--epochs", str(arguments.epochs), "--save-frequency", str(arguments.epochs)]
-    shared += ["--captions-per-image", str(arguments.captions), "--val-frequency", str(arguments.epochs)]
-    rows = [Row(*key) for key in arguments.rows]
-    began, results = time.monotonic(), []
-    with Trainer(shared, logs, arguments.epochs, lambda: f"{(time.monotonic() - began) / 60:.0f} min") as trainer:
+    arguments, behind = parse()
+    logs, shared, results = arguments.out / "logs", shared_flags(arguments, behind), []
+    rows = [
+        Row(loss, features, policy)
+        for loss in arguments.losses
+        for policy in arguments.policies
+        for features in arguments.features
+    ]
+    with Trainer(shared, logs, arguments.epochs) as trainer:
         one_of_k = Run(TEACHER, "CLIP, one of K drawn", ("--method", "clip", "--caption-policy", "sample"))
         train_all(trainer, [one_of_k], arguments.epochs)
         teacher = ["--mining-model", value(shared, "--model")]
         teacher += ["--mining-pretrained", str(checkpoint(logs / TEACHER, arguments.epochs))]
         runs = {(row, seed): row.run(seed, arguments, teacher) for seed in range(arguments.seeds) for row in rows}
         train_all(trainer, runs.values(), arguments.epochs)
-    data = out / "data" if arguments.digits else None
     for row in rows:
         for seed in range(SEEDS):
             run = logs / row.run(seed, arguments, teacher).name
             if checkpoint(run, arguments.epochs).exists():
                 curve = read_log(run / "out.log")
-                results.append(
-                    {
-                        **vars(row),
-                        "seed": seed,
-                        **scores(run, arguments.epochs, data),
-                        **means(curve),
-                    }
-                )
-    report(pd.DataFrame(results), {row: read_log(logs / runs[row, 0].name / "out.log") for row in rows}, out)
+                results.append({**vars(row), "seed": seed, **scores(run, arguments), **means(curve)})
+    report(pd.DataFrame(results), {row: read_log(logs / runs[row, 0].name / "out.log") for row in rows}, arguments.out)
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """The command line; what stands behind `--` goes to every run."""
     parser = argparse.ArgumentParser(prog="compare_features.py", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and plot")
-    parser.add_argument("--seeds", type=int, default=1, help="runs per row (default: 1)")
-    parser.add_argument("--epochs", type=int, default=24, help="of each run (default: 24)")
     parser.add_argument("--warmup", type=int, default=66, help="steps before ema and online mine (default: 66)")
     parser.add_argument("--mined", type=float, default=20, help="captions per image to mine (default: 20)")
-    parser.add_argument("--captions", type=int, default=5, help="K (default: 5)")
     parser.add_argument("--losses", nargs="+", default=["fff", "fff-softmax"], choices=["fff", "fff-softmax"])
     parser.add_argument("--features", nargs="+", default=list(FEATURES), choices=list(FEATURES))
     parser.add_argument("--policies", nargs="+", default=list(POLICIES), choices=list(POLICIES))
-    here, shared = split_at_dashes(sys.argv[1:])
-    arguments = parser.parse_args(here)
-    arguments.digits = not shared
-    arguments.rows = [
-        (loss, features, policy)
-        for loss in arguments.losses
-        for policy in arguments.policies
-        for features in arguments.features
-    ]
-    return arguments, shared
+    return parsed(parser, seeds=1)
 
 
 def read_log(log: Path) -> pd.DataFrame:

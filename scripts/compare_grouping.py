@@ -15,9 +15,7 @@ Writes OUT/runs.csv (a line per run), OUT/table.csv, OUT/table.md (mean and spre
 import argparse
 import os
 import re
-import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +23,8 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core ea
 
 import matplotlib
 import pandas as pd
-from digits.runs import Run, RunFailed, Trainer
-from digits.study import DIRECTIONS, checkpoint, digits, scores, tables, train_all, value
-
-from open_clip_fff.hub.training_flags import split_at_dashes
+from digits.runs import Run, RunFailed, Trainer, command
+from digits.study import DIRECTIONS, checkpoint, parsed, scores, shared_flags, tables, train_all, value
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -65,12 +61,8 @@ class Row:
             flags += ["--batch-hooks", "grit", "--group-search-space", str(self.space)]
         scored = "discriminator" in self.method
         if scored:
-            flags += [
-                "--discriminator",
-                arguments.discriminator,
-                "--discriminator-cache",
-                str(arguments.out / "scores"),
-            ]
+            flags += ["--discriminator", arguments.discriminator]
+            flags += ["--discriminator-cache", str(arguments.out / "scores")]
         if "mined" in self.method:
             flags += [*teacher, "--mined-per-image", f"{arguments.mined:g}"]
         if arguments.digits and (scored or self.space or "mined" in self.method):
@@ -82,57 +74,45 @@ class Row:
 
 def main() -> None:
     """The study, top to bottom."""
-    arguments, shared = parse()
-    out, logs = arguments.out, arguments.out / "logs"
-    if not shared:
-        shared = digits(out / "data")
-        if "discriminator" in " ".join(arguments.methods) and not arguments.discriminator:
-            arguments.discriminator = digits_discriminator(out / "discriminator", shared)
-    shared += ["--logs", str(logs), "--epochs", str(arguments.epochs), "--save-frequency", str(arguments.epochs)]
-    shared += ["--captions-per-image", str(arguments.captions), "--val-frequency", str(arguments.epochs)]
+    arguments, behind = parse()
+    logs, shared, results = arguments.out / "logs", shared_flags(arguments, behind), []
+    if "discriminator" in " ".join(arguments.methods) and not arguments.discriminator:
+        arguments.discriminator = digits_discriminator(arguments.out / "discriminator", shared)
     rows = [Row(method, space) for method in arguments.methods for space in arguments.spaces]
-    began, results = time.monotonic(), []
     teacher = ["--mining-model", value(shared, "--model"), "--mining-pretrained"]
     teacher += [str(checkpoint(logs / PLAIN, arguments.epochs))]
-    with Trainer(shared, logs, arguments.epochs, lambda: f"{(time.monotonic() - began) / 60:.0f} min") as trainer:
+    with Trainer(shared, logs, arguments.epochs) as trainer:
         runs = {(row, seed): row.run(seed, arguments, teacher) for seed in range(arguments.seeds) for row in rows}
         first = [Row("softmax", 0).run(0, arguments, teacher)] if "mined" in " ".join(arguments.methods) else []
         for todo in (first, runs.values()):
             train_all(trainer, todo, arguments.epochs)
-    data = out / "data" if arguments.digits else None
     for (row, seed), run in runs.items():
         seen = logged(logs / run.name / "out.log")
-        results.append({**vars(row), "seed": seed, **scores(logs / run.name, arguments.epochs, data), **seen})
-    report(pd.DataFrame(results), out)
+        results.append({**vars(row), "seed": seed, **scores(logs / run.name, arguments), **seen})
+    report(pd.DataFrame(results), arguments.out)
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """The command line; what stands behind `--` goes to every run."""
     parser = argparse.ArgumentParser(prog="compare_grouping.py", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and plot")
-    parser.add_argument("--seeds", type=int, default=3, help="runs per row (default: 3)")
-    parser.add_argument("--epochs", type=int, default=24, help="of each run (default: 24)")
-    parser.add_argument("--captions", type=int, default=5, help="K, of which one is drawn (default: 5)")
     parser.add_argument("--mined", type=float, default=4, help="captions per image to mine, K of them one (default: 4)")
     parser.add_argument("--discriminator", metavar="KIND:NAME", help="(default: none, and no rows with one)")
     parser.add_argument("--spaces", type=int, nargs="+", default=[0, 256, 640, 1280], help="S; 0 for random batches")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
-    here, shared = split_at_dashes(sys.argv[1:])
-    arguments = parser.parse_args(here)
-    arguments.digits = not shared
+    arguments, behind = parsed(parser, seeds=3)
     if arguments.discriminator is None and not arguments.digits:
         arguments.methods = [method for method in arguments.methods if "discriminator" not in method]
-    return arguments, shared
+    return arguments, behind
 
 
 def digits_discriminator(folder: Path, shared: list[str]) -> str:
     """Trains a small BLIP on the digits' captions, and gives its name for --discriminator."""
     if not folder.exists():
-        command = [str(HERE / "train_discriminator.py"), "--from-config", str(HERE / "digits" / "discriminator.json")]
-        command += ["--train-data", value(shared, "--train-data"), "--text-key", "", "--json-text-key", "captions"]
-        command += ["--steps", "1500", "--batch-size", "64", "--lr", "3e-3", "--hard-negatives", "0"]
-        print(f"  python {' '.join(command)} --out {folder}", flush=True)
-        subprocess.run([sys.executable, *command, "--out", str(folder)], check=True)
+        command(
+            *("train-discriminator", "--from-config", HERE / "digits" / "discriminator.json", "--out", folder),
+            *("--train-data", value(shared, "--train-data"), "--text-key", "", "--json-text-key", "captions"),
+            *("--steps", 1500, "--batch-size", 64, "--lr", 3e-3, "--hard-negatives", 0),
+        )
     return f"blip:{folder}"
 
 

@@ -19,8 +19,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-from cifar.data import command
 from cifar.runs import write
+from digits.runs import command
 from digits.sentences import needed_sentence_model
 from digits.study import markdown
 from flickr.arms import ARMS, ITC, Size

@@ -16,7 +16,7 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"  # two trainings run side by side, a core each
 os.environ["TQDM_DISABLE"] = "1"  # clip-benchmark's bars
 
-from digits.runs import Run, RunFailed, Trainer
+from digits.runs import Run, RunFailed, Trainer, words
 from digits.sentences import PACKAGE, by_captions_alone, sentence_model
 from digits.shards import SHARDS, TRAINING, write_shards
 
@@ -122,7 +122,7 @@ def shared_flags(data: Path, logs: Path, epochs: int) -> list[str]:
         "--log-every-n-steps": STEPS_PER_EPOCH,
         "--logs": logs,
     }
-    return [text for flag, value in flags.items() for text in (flag, str(value))]
+    return words(flags)
 
 
 def parse() -> argparse.Namespace:

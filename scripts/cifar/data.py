@@ -12,15 +12,13 @@ not name what is there. All four have the same number of images.
 """
 
 import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from digits.runs import command
 
 from cifar.captions import SHARES, WORDS, raw_captions, true_captions
 from cifar.images import Photo, balanced, long_tailed, parts, read_photos
@@ -132,18 +130,6 @@ def write_validation(out: Path, photos: Sequence[Photo]) -> None:
     (out / "test" / "nshards.txt").write_text(f"{len(tars)}\n")
     (out / "classnames.txt").write_text("\n".join(WORDS) + "\n")
     (out / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES) + "\n")
-
-
-def command(*words: object) -> str:
-    """Runs `open-clip-fff`, and shows the command.
-
-    Raises:
-        SystemExit: if it fails.
-    """
-    argv = list(map(str, words))
-    print("$ open-clip-fff", shlex.join(argv), flush=True)
-    if code := subprocess.run([sys.executable, "-m", "open_clip_fff", *argv]).returncode:
-        sys.exit(code)
 
 
 def class_names(captions: Sequence[str]) -> list[str | None]:

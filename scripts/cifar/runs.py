@@ -2,20 +2,19 @@
 
 import json
 import re
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from digits.runs import Run, Trainer
+from digits.runs import Run, Trainer, command, words
 from digits.sentences import by_captions_alone, needed_sentence_model
 from digits.study import checkpoint
 from flickr.noisy import alike
 
 from cifar.arms import ARMS, GRIDS, RATES, TUNED, Arm, Condition
 from cifar.benches import CIFAR, FLICKR, bench_of
-from cifar.data import BLIP, command, shards
+from cifar.data import BLIP, shards
 from cifar.recalls import MEASURES, recalls
 from cifar.teacher import CONFIG as TEACHER
 from cifar.teacher import image_tower
@@ -202,7 +201,7 @@ def shared_flags(data: Path, condition: Condition, sets: Sequence[str]) -> list[
     }
     if condition.start == "CLIP":
         flags["--pretrained"] = clean_clip(data)
-    return [*bench.flags, *(str(text) for pair in flags.items() for text in pair)]
+    return [*bench.flags, *words(flags)]
 
 
 def count(folder: Path) -> int:
@@ -219,11 +218,9 @@ def trained(
     """
     if not runs:
         return
-    began = time.monotonic()
-    clock = lambda: f"{(time.monotonic() - began) / 60:.0f} min"  # noqa: E731
     flags = shared_flags(data, condition, sets)
     todo = [run for run in runs if not checkpoint(data / "logs" / run.name, condition.epochs).exists()]
-    with Trainer(flags, data / "logs", condition.epochs, clock) as trainer:
+    with Trainer(flags, data / "logs", condition.epochs) as trainer:
         for run in todo:
             trainer.start(run)
         for run in runs:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +21,31 @@ class RunFailed(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """One training.
+    """One training."""
 
-    Attributes:
-        name: of its folder in logs/.
-        title: in the table and the plot.
-        flags: what it adds to the flags that all share.
-        teacher: the run whose frozen model mines for it, None where nothing is mined.
-    """
+    name: str  # of its folder in logs/
+    title: str  # in the table and the plot
+    flags: tuple[str, ...]  # beside those that all share
+    teacher: str | None = None  # the run whose frozen model mines for it, None where nothing is mined
 
-    name: str
-    title: str
-    flags: tuple[str, ...]
-    teacher: str | None = None
+
+def words(flags: Mapping[str, object]) -> list[str]:
+    """Flags and their values as they are typed."""
+    return [str(word) for pair in flags.items() for word in pair]
+
+
+def command(*typed: object) -> None:
+    """Runs `open-clip-fff` with these words, and shows them; ends this program where it fails."""
+    argv = list(map(str, typed))
+    print("$ open-clip-fff", shlex.join(argv), flush=True)
+    if code := subprocess.run([sys.executable, "-m", "open_clip_fff", *argv]).returncode:
+        sys.exit(code)
+
+
+def minutes() -> Callable[[], str]:
+    """A clock of the minutes from now on."""
+    began = time.monotonic()
+    return lambda: f"{(time.monotonic() - began) / 60:.0f} min"
 
 
 class Trainer:
@@ -43,15 +55,12 @@ class Trainer:
         shared: the flags of all runs, printed once as the array SHARED.
         logs: the folder for the runs, and for what each prints (NAME.txt).
         epochs: how many a run has, for its progress.
-        clock: gives the time to show in front of a line.
-
-    Attributes:
-        seconds: by name, how long a finished command took.
+        clock: gives the time to show in front of a line; None for minutes.
     """
 
-    def __init__(self, shared: Sequence[str], logs: Path, epochs: int, clock: Callable[[], str]) -> None:
-        self.shared, self.logs, self.epochs, self.clock = shared, logs, epochs, clock
-        self.seconds: dict[str, float] = {}
+    def __init__(self, shared: Sequence[str], logs: Path, epochs: int, clock: Callable[[], str] | None = None) -> None:
+        self.shared, self.logs, self.epochs, self.clock = shared, logs, epochs, clock or minutes()
+        self.seconds: dict[str, float] = {}  # by name, how long a finished command took
         self._pool = ThreadPoolExecutor(AT_ONCE)
         self._futures: dict[str, Future[None]] = {}
         self._processes: dict[str, subprocess.Popen] = {}
@@ -70,8 +79,7 @@ class Trainer:
     def start(self, run: Run, more: Sequence[str] = ()) -> None:
         """Puts a run in the queue, and prints its command; what an interrupted start of the same left is removed.
 
-        Raises:
-            RunFailed: if its folder is that of another run, or of a finished one.
+        Raises RunFailed if its folder is that of another run, or of a finished one.
         """
         own = ["--name", run.name, *run.flags, *more]
         self._remove_unfinished(run.name, own)
@@ -79,11 +87,7 @@ class Trainer:
         self._futures[run.name] = self._pool.submit(self._train, run.name, own)
 
     def wait(self, run: Run) -> None:
-        """Returns once the run has ended, and shows how far each is until then.
-
-        Raises:
-            RunFailed: if any run failed.
-        """
+        """Returns once the run has ended, and shows how far each is until then. Raises RunFailed if any run failed."""
         while True:
             for future in self._futures.values():
                 if future.done():

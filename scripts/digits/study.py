@@ -1,17 +1,47 @@
 """What studies on the scanned digits, or on one's own data, share: flags, scores, tables with a spread over seeds."""
 
+import argparse
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
-from digits.runs import Run, Trainer
+from digits.runs import Run, Trainer, words
+from open_clip_fff.hub.training_flags import split_at_dashes
 
 DIGITS = Path(os.path.relpath(Path(__file__).parent)) / "digits-vit.json"
 RECALL = "all_captions_{}_R@{}"
 DIRECTIONS = {"i>t": "image_to_text", "t>i": "text_to_image"}
+
+
+def parsed(parser: argparse.ArgumentParser, seeds: int) -> tuple[argparse.Namespace, list[str]]:
+    """Adds the flags that studies share, and parses.
+
+    What stands behind `--` goes to every run; without it, `digits` is true.
+    """
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs, tables and plot")
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"runs per row (default: {seeds})")
+    parser.add_argument("--epochs", type=int, default=24, help="of each run (default: 24)")
+    parser.add_argument("--captions", type=int, default=5, help="K (default: 5)")
+    here, behind = split_at_dashes(sys.argv[1:])
+    arguments = parser.parse_args(here)
+    arguments.digits = not behind
+    return arguments, behind
+
+
+def shared_flags(arguments: argparse.Namespace, behind: list[str]) -> list[str]:
+    """What all runs have in common; writes the digits where they are trained on."""
+    flags = {
+        "--logs": arguments.out / "logs",
+        "--epochs": arguments.epochs,
+        "--save-frequency": arguments.epochs,
+        "--captions-per-image": arguments.captions,
+        "--val-frequency": arguments.epochs,
+    }
+    return [*(behind or digits(arguments.out / "data")), *words(flags)]
 
 
 def digits(data: Path) -> list[str]:
@@ -38,7 +68,7 @@ def digits(data: Path) -> list[str]:
         "--workers": 1,
         "--log-every-n-steps": 11,
     }
-    return [text for flag, value in flags.items() for text in (flag, str(value))]
+    return words(flags)
 
 
 def checkpoint(run: Path, epoch: int) -> Path:
@@ -52,11 +82,7 @@ def value(flags: list[str], flag: str) -> str:
 
 
 def train_all(trainer: Trainer, runs: Iterable[Run], epochs: int) -> None:
-    """Trains those that are not finished, and returns when all are.
-
-    Raises:
-        RunFailed: if any run failed.
-    """
+    """Trains those that are not finished, and returns when all are. Raises RunFailed if any run failed."""
     todo = [run for run in runs if not checkpoint(trainer.logs / run.name, epochs).exists()]
     for run in todo:
         trainer.start(run)
@@ -64,12 +90,12 @@ def train_all(trainer: Trainer, runs: Iterable[Run], epochs: int) -> None:
         trainer.wait(run)
 
 
-def scores(run: Path, epochs: int, data: Path | None) -> dict[str, float]:
-    """Recall with all captions of an image, in percent; on the digits in `data`, zero-shot accuracy."""
+def scores(run: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """Recall with all captions of an image, in percent; on the digits also zero-shot accuracy."""
     last = json.loads((run / "checkpoints" / "fff_results.jsonl").read_text().splitlines()[-1])
     found = {f"{short} R@{k}": 100 * last[RECALL.format(name, k)] for short, name in DIRECTIONS.items() for k in (1, 5)}
-    if data is not None:
-        found = {"top-1": 100 * accuracy(run, epochs, data), **found}
+    if arguments.digits:
+        found = {"top-1": 100 * accuracy(run, arguments.epochs, arguments.out / "data"), **found}
     return found
 
 

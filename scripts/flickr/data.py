@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from cifar.data import command
+from digits.runs import command
 from PIL import Image, ImageOps
 
 from open_clip_fff.atomic_io import atomic_file

@@ -16,8 +16,8 @@ import open_clip
 import pandas as pd
 import torch
 from cifar.captions import NAMELESS
-from cifar.data import command
 from cifar.teacher import CONFIG, image_tower
+from digits.runs import command
 from PIL import Image
 
 from flickr.data import CAPTIONS, small_jpeg, tars

@@ -5,13 +5,12 @@ of steps; their seeds differ in the order of the data and in what is drawn.
 """
 
 import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from cifar.runs import append, has, read, write
-from digits.runs import Run, Trainer
+from digits.runs import Run, Trainer, words
 
 from flickr.arms import ARMS, GRIT, ITC, MAFA, MAFA_BY_PLAIN, PLAIN, TUNED, UNTUNED, Size
 from flickr.data import CAPTIONS, NAME, tars
@@ -150,9 +149,7 @@ class Study:
             "--save-frequency": epochs,
             "--logs": self.logs,
         }
-        words = [str(word) for pair in shared.items() for word in pair] + list(CAPTIONS)
-        began = time.monotonic()
-        with Trainer(words, self.logs, epochs, lambda: f"{(time.monotonic() - began) / 60:.0f} min") as trainer:
+        with Trainer([*words(shared), *CAPTIONS], self.logs, epochs) as trainer:
             run = Run(name, name, tuple(flags))
             trainer.start(run)
             trainer.wait(run)
