@@ -137,8 +137,7 @@ def parse() -> argparse.Namespace:
 def folder(out: Path, fresh: bool) -> Path:
     """The output folder, without an earlier run in it.
 
-    Raises:
-        RunFailed: if a file that would be written is there, unless it is a quickstart's and `fresh` deletes it.
+    Raises RunFailed if a file that would be written is there, unless it is a quickstart's and `fresh` deletes it.
     """
     earlier = [out / name for name in (*WRITTEN, *REPORTED) if (out / name).exists()]
     if earlier and not (out / MARK).exists():

@@ -12,23 +12,15 @@ MINED = 5  # captions of others that an image mines in a batch: as many as its o
 
 @dataclass(frozen=True)
 class Condition:
-    """Data, and how it is gone through.
+    """Data, and how it is gone through."""
 
-    Attributes:
-        shares: `balanced` or `tailed`, by how many of CIFAR-10's images a class has; or `flickr8k`.
-        noise: of the raw captions, `web` or `half`; of Flickr8k's first captions, `human` or `swapped`.
-        batch: images in a batch.
-        epochs: how often each image is seen.
-        start: weights of `random` numbers, or of the `CLIP` of the clean images.
-        steps: a word for another number of steps than elsewhere: `longer`, as many as take the time of mining, `thrice`
-            as many, a `quarter` of them; empty for as many.
-    """
-
-    shares: str
-    noise: str = "web"
-    batch: int = 256
-    epochs: int = 10
-    start: str = "random"
+    shares: str  # `balanced` or `tailed`, by how many of CIFAR-10's images a class has; or `flickr8k`
+    noise: str = "web"  # of the raw captions, or `half`; of Flickr8k's first captions, `human` or `swapped`
+    batch: int = 256  # images in a batch
+    epochs: int = 10  # how often each image is seen
+    start: str = "random"  # numbers, or weights of the `CLIP` of the clean images
+    # a word for another number of steps than elsewhere: `longer`, as many as take the time of mining, `thrice` as many,
+    # a `quarter` of them; empty for as many
     steps: str = ""
 
     @property
@@ -40,20 +32,14 @@ class Condition:
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train.
+    """One way to train."""
 
-    Attributes:
-        name: in tables and folders.
-        loss: whose learning rate it has.
-        flags: of training.
-        miner: whose features mine: `minilm` (captions' alone), `clip` (a CLIP of the clean images), or none; or `blip`,
-            a discriminator of the clean images; or `teacher`, a CLIP of the clean images with an ImageNet tower; or
-            `list`, pairs of photographs that an ImageNet tower finds alike, as `--positives`.
-    """
-
-    name: str
-    loss: str
-    flags: tuple[str, ...]
+    name: str  # in tables and folders
+    loss: str  # whose learning rate it has
+    flags: tuple[str, ...]  # of training
+    # whose features mine: `minilm` (captions' alone), `clip` (a CLIP of the clean images), or none; or `blip`, a
+    # discriminator of the clean images; or `teacher`, a CLIP of the clean images with an ImageNet tower; or `list`,
+    # pairs of photographs that an ImageNet tower finds alike, as `--positives`
     miner: str | None = None
 
 

@@ -27,9 +27,7 @@ ROWS = 1024  # images whose pairs are counted at a time
 def table(shards: Sequence[str], sidecar: Path) -> str:
     """A row for each threshold on the cosine of two images' mean caption (Eq. 1's third clause, `pooled`).
 
-    Args:
-        shards: tars, with classes (`cls`) or without.
-        sidecar: features of their captions, of `open-clip-fff embed --mining-features text`.
+    The tars have classes (`cls`) or none; the sidecar has features of `open-clip-fff embed --mining-features text`.
     """
     texts, classes, k = _read(shards, sidecar)
     counts = _counts(texts, classes)

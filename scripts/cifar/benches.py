@@ -11,27 +11,16 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Bench:
-    """Images of one kind, the towers for them, and their scores.
+    """Images of one kind, the towers for them, and their scores."""
 
-    Attributes:
-        model: the towers' configuration.
-        flags: of training, beside those that all have.
-        sets: of DATA/sets, the one on which learning rates are chosen and the one that is reported.
-        columns: of runs.csv, with the metrics whose mean they are, in an evaluation's line.
-        chosen_by: the column by which rates are chosen.
-        measures: the columns that tables and plots compare, with their titles.
-        axis: what these are, under the plot.
-        folder: of its CSVs, below the study's.
-    """
-
-    model: Path
-    flags: tuple[str, ...]
-    sets: tuple[str, str]
-    columns: Mapping[str, tuple[str, ...]]
-    chosen_by: str
-    measures: Mapping[str, str]
-    axis: str
-    folder: str
+    model: Path  # the towers' configuration
+    flags: tuple[str, ...]  # of training, beside those that all have
+    sets: tuple[str, str]  # of DATA/sets, the one on which learning rates are chosen and the one that is reported
+    columns: Mapping[str, tuple[str, ...]]  # of runs.csv, with the metrics whose mean they are, in an evaluation's line
+    chosen_by: str  # the column by which rates are chosen
+    measures: Mapping[str, str]  # the columns that tables and plots compare, with their titles
+    axis: str  # what these are, under the plot
+    folder: str  # of its CSVs, below the study's
 
     def scores(self, found: Mapping[str, float]) -> dict[str, float]:
         """The columns, in %, that an evaluation's line has the metrics of."""

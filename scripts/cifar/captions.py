@@ -74,13 +74,7 @@ def true_captions(name: str, image: NDArray, draw: np.random.Generator) -> list[
 
 
 def raw_captions(names: Sequence[str], condition: str, draw: np.random.Generator) -> list[str]:
-    """A web-like caption for each image, given their classes' names.
-
-    Args:
-        names: [N] of WORDS.
-        condition: of SHARES.
-        draw: random numbers.
-    """
+    """A web-like caption for each image, given their classes' names (of WORDS), and one of SHARES."""
     kinds = draw.choice(3, size=len(names), p=SHARES[condition])
     others = draw.integers(len(names), size=len(names))
     captions = []

@@ -105,8 +105,7 @@ def pack(out: Path, photos: Sequence[Photo], captions: Sequence[list[str]]) -> N
 def read_captions(data: Path, written: Path) -> dict[str, list[str]]:
     """What a captioner wrote, by the key of a photograph.
 
-    Raises:
-        UsageError: for a tar without a parquet, or with one of another number of images.
+    Raises UsageError for a tar without a parquet, or with one of another number of images.
     """
     found = {}
     for tar in sorted((data / "bare").glob("*.tar")):

@@ -17,19 +17,12 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class Photo:
-    """A photograph.
+    """A photograph."""
 
-    Attributes:
-        key: its name in shards, of the hash of its bytes.
-        bytes: as they are stored, JPEG.
-        name: of its class.
-        label: of its class, 0 to 9.
-    """
-
-    key: str
-    bytes: bytes
-    name: str
-    label: int
+    key: str  # its name in shards, of the hash of its bytes
+    bytes: bytes  # as they are stored, JPEG
+    name: str  # of its class
+    label: int  # of its class, 0 to 9
 
     def pixels(self) -> NDArray:
         """uint8 [32, 32, 3]."""

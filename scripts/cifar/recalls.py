@@ -19,11 +19,9 @@ MEASURES = ("own captions R@5", "class R@1")
 
 @cache
 def images_and_captions(data: Path) -> tuple[list[Image.Image], Tensor, list[str], Tensor, Tensor]:
-    """The first of the validation images and their true captions.
+    """The first validation images and their true captions.
 
-    Returns:
-        M images; their classes, int64 [M]; C different captions; their classes, int64 [C]; which caption is which
-        image's, bool [M, C].
+    M images; their classes, int64 [M]; C different captions; their classes, int64 [C]; whose they are, bool [M, C].
     """
     draw, names = np.random.default_rng(SEED), list(WORDS)
     images, classes, captions = [], [], []

@@ -26,8 +26,7 @@ BASELINE = "CLIP, one of five drawn"  # the same captions, one at each visit
 def report(results: Path) -> None:
     """Writes tables.md and study.png of each bench that has runs, and curves.png, and prints the tables.
 
-    Raises:
-        UsageError: if none has.
+    Raises UsageError if none has.
     """
     benches = [bench for bench in BENCHES if (results / bench.folder / "runs.csv").exists()]
     if not benches:
@@ -85,8 +84,7 @@ def fresh_seed(runs: pd.DataFrame, fresh: pd.DataFrame) -> str:
 def differences(arm: str, other: str, condition: str, seeds: Sequence[int], results: Sequence[Path]) -> str:
     """How far one arm is ahead of another, by each measure, over some seeds of all folders, each of a captioner.
 
-    Raises:
-        UsageError: if a folder has no runs, the condition none with these seeds, or an arm none of those.
+    Raises UsageError if a folder has no runs, the condition none with these seeds, or an arm none of those.
     """
     bench = bench_of(condition)
     measures = bench.measures if bench is FLICKR else {**bench.measures, **{name: name for name in RECALLS}}

@@ -47,12 +47,9 @@ def run_grid(
         test: the test set in clip-benchmark's layout; None to choose rates only.
         name: of the grid.
         results: the folder of rates.csv and runs.csv.
-        shares: `balanced` or `tailed`, to run its conditions alone.
-        seeds: to run these of the grid's alone.
+        shares, seeds: of the grid's, to run these alone.
 
-    Raises:
-        RunFailed: if a training fails.
-        UsageError: if the data or the test set are not there.
+    Raises UsageError if the data or the test set are not there, RunFailed if a training fails.
     """
     grid = GRIDS[name]
     of_grid = [each for each in grid.conditions if shares in (None, each.shares)]

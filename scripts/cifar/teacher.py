@@ -21,8 +21,7 @@ MEAN, STD = 127 / 255, 128 / 255  # of the pixels that the weights were trained 
 def image_tower(data: Path) -> Path:
     """A checkpoint with ImageNet's image tower and a random text tower, made where it is not there yet.
 
-    Raises:
-        SystemExit: where the package is not installed.
+    Raises SystemExit where the package is not installed.
     """
     out = data / "teacher" / "image-tower.pt"
     if out.exists():

@@ -33,13 +33,9 @@ EMPTY = ("scan {key}", "stock photo", "untitled image")
 def measure(images: NDArray) -> dict[str, NDArray]:
     """Three numbers per image, from its pixels alone.
 
-    Args:
-        images: ink of each pixel, 0 to 1, [N, H, W].
-
-    Returns:
-        [N] each: `slant` (how far the ink shifts to the right per pixel upwards, from its second moments), `stroke`
-        (how full the pixels are that hold ink at all) and `size` (root mean square distance of the ink from its
-        centre, in pixels).
+    From the ink of each pixel, 0 to 1, [N, H, W], to [N] each: `slant` (how far the ink shifts to the right per pixel
+    upwards, from its second moments), `stroke` (how full the pixels are that hold ink at all) and `size` (root mean
+    square distance of the ink from its centre, in pixels).
     """
     y, x = np.mgrid[: images.shape[1], : images.shape[2]]
     ink = images.sum(axis=(1, 2))
@@ -56,12 +52,7 @@ def measure(images: NDArray) -> dict[str, NDArray]:
 
 
 def in_words(measured: dict[str, NDArray], training: NDArray) -> dict[str, list[str]]:
-    """Each measure as one of three words, by thirds of the training images.
-
-    Args:
-        measured: [N] by attribute.
-        training: positions of the training images.
-    """
+    """Each measure [N] as one of three words, by thirds of the training images, whose positions are given."""
     thirds = {name: np.quantile(values[training], (1 / 3, 2 / 3)) for name, values in measured.items()}
     return {name: [WORDS[name][i] for i in np.digitize(values, thirds[name])] for name, values in measured.items()}
 

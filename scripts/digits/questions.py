@@ -33,14 +33,10 @@ SHARDS = 4
 def write_questions(
     out: Path, sizes: dict[str, int], pairs: dict[str, int], seed: int = 0, captions: bool = False
 ) -> None:
-    """Writes everything above.
+    """Writes everything above, the tars where `captions` are wanted.
 
-    Args:
-        out: the folder to fill.
-        sizes: squares, by split; four questions are asked about each, and whether it shows a seven.
-        pairs: pairs of images, by split.
-        seed: of what is drawn.
-        captions: whether to write the tars.
+    By split, there are `sizes` squares, about each of which four questions are asked, and whether it shows a seven, and
+    `pairs` of images.
     """
     scans, digits = load_digits().images / 16, load_digits().target
     draw = np.random.default_rng(seed)

@@ -51,11 +51,8 @@ def minutes() -> Callable[[], str]:
 class Trainer:
     """Starts trainings in the order in which they come, two at a time; leaving its context ends those still running.
 
-    Args:
-        shared: the flags of all runs, printed once as the array SHARED.
-        logs: the folder for the runs, and for what each prints (NAME.txt).
-        epochs: how many a run has, for its progress.
-        clock: gives the time to show in front of a line; None for minutes.
+    All runs have the `shared` flags, which are printed once as the array SHARED, and so many `epochs`, for their
+    progress. `logs` is the folder for them, and for what each prints (NAME.txt); `clock` gives the time to show.
     """
 
     def __init__(self, shared: Sequence[str], logs: Path, epochs: int, clock: Callable[[], str] | None = None) -> None:

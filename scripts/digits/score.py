@@ -26,31 +26,20 @@ AT = (1, 5)
 
 @dataclass(frozen=True)
 class Result:
-    """What one run came to.
-
-    Attributes:
-        curve: zero-shot top-1 after so many steps.
-        recall: by (what counts, direction, k): `class` or `exact`, `image-text` or `text-image`, 1 or 5.
-        mined: captions of other images that an image mined per batch, the mean over training; None if none can be.
-        logits: cosines with the ten classes, [N, 10].
-    """
+    """What one run came to."""
 
     run: Run
     seconds: float
-    curve: dict[int, float]
-    recall: dict[tuple[str, str, int], float]
-    mined: float | None
-    logits: Tensor
+    curve: dict[int, float]  # zero-shot top-1 after so many steps
+    recall: dict[tuple[str, str, int], float]  # `class` or `exact`, `image-text` or `text-image`, at 1 or 5
+    mined: float | None  # captions of others that an image mined per batch, the mean over training; None if none can be
+    logits: Tensor  # 100 x the cosines with the ten classes, [N, 10]
 
 
 class Scorer:
-    """The held-out digits, and how a run does on them.
+    """The held-out digits, of DATA/test/0.tar, and how a run of an architecture does on them.
 
     An image's one caption for the retrieval is its most telling one, with the digit and all three attributes.
-
-    Args:
-        config: the architecture.
-        data: the folder with test/0.tar.
     """
 
     def __init__(self, config: Path, data: Path) -> None:
@@ -101,11 +90,7 @@ class Scorer:
         }
 
     def notes(self, best: float) -> str:
-        """What a reader must know of the figures.
-
-        Args:
-            best: the highest accuracy, 0 to 1.
-        """
+        """What a reader must know of the figures, of which the highest accuracy is `best`, 0 to 1."""
         size, distinct = len(self.rows), len(set(self.captions))
         error = math.sqrt(best * (1 - best) / size)
         return (
@@ -121,11 +106,7 @@ class Scorer:
         )
 
     def compare(self, result: Result, logits: Path) -> str:
-        """Says whether stock OpenCLIP's logits, [N, 10] in a file, are those of the run.
-
-        Raises:
-            RunFailed: if they are not.
-        """
+        """A line that stock OpenCLIP's logits, [N, 10] in a file, are those of the run; RunFailed if they are not."""
         apart = (torch.from_numpy(np.load(logits)) - result.logits).abs().max().item()
         if apart > 1e-3:
             raise RunFailed(f"stock OpenCLIP's logits differ from ours by up to {apart:.2g}")
@@ -134,12 +115,7 @@ class Scorer:
 
 
 def load(config: Path, checkpoint: Path) -> tuple[open_clip.CLIP, Callable[[Image.Image], Tensor]]:
-    """The trained model of a checkpoint, and its image preprocessing.
-
-    Args:
-        config: the architecture, which OpenCLIP calls by the file's name.
-        checkpoint: as OpenCLIP's training writes it.
-    """
+    """The trained model of a checkpoint, and its image preprocessing; OpenCLIP calls `config` by the file's name."""
     open_clip.add_model_config(config)
     loaded = load_model(f"{config.stem},{checkpoint}")
     return loaded.model, loaded.preprocess

@@ -25,16 +25,10 @@ SIDE = 32  # pixels; the scans are 8 x 8
 
 
 def write_shards(data: Path, seed: int, classes: bool = False, faulty: bool = False) -> str:
-    """Writes everything above.
+    """Writes everything above, and gives a few lines that say so, with one image's captions.
 
-    Args:
-        data: the folder to fill.
-        seed: of the split and of the raw captions.
-        classes: whether the training shards have a KEY.cls, too, for --class-key, which evaluates and does not train.
-        faulty: whether the four captions of training images are a faulty captioner's; else they are clean.
-
-    Returns:
-        A few lines that say what was written, with one image's captions.
+    With `classes` the training shards have a KEY.cls, too, for --class-key, which evaluates and does not train; if they
+    are `faulty`, the four captions of training images are a faulty captioner's, and else clean.
     """
     images, targets = load_digits().images / 16, load_digits().target  # [N, 8, 8] of ink, [N]
     train, test = train_test_split(np.arange(len(targets)), train_size=TRAINING, stratify=targets, random_state=seed)

@@ -117,13 +117,9 @@ class Lab:
     def start(
         self, command: Sequence[object], limit: float = LIMIT, largest_file: int | None = None, **environment: str
     ) -> Running:
-        """Starts Python in the checkout's folder.
+        """Starts Python in the checkout's folder, with these arguments and additional variables.
 
-        Args:
-            command: the arguments of the interpreter.
-            limit: seconds that it may take.
-            largest_file: bytes of its largest file, for EFBIG in place of a full disk's ENOSPC.
-            environment: additional variables.
+        It may take `limit` seconds, and write files of `largest_file` bytes: EFBIG in place of a full disk's ENOSPC.
         """
         self._commands += 1
         paths = [str(ROOT), str(SCRIPTS), str(self.folder), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -20,26 +20,18 @@ TUNED = {"con-d-drawn": _BY_SIMILARITY, "con-d-random": _EVENLY}  # by how negat
 
 @dataclass(frozen=True)
 class Size:
-    """How much is trained and scored.
+    """How much is trained and scored."""
 
-    Attributes:
-        itc, joint, epochs: epochs of ITC, of ITC + ITM + MLM, and of an arm after both.
-        tuned, twice: epochs of a discriminator's fine-tuning, and of an arm on photographs that are there twice.
-        batch, candidates: images in a batch, and how many of the nearest are re-ranked.
-        rates: learning rates to choose from.
-        seeds: of the arms; `other` is that of all other runs.
-    """
-
-    itc: int = 5
-    joint: int = 4
-    epochs: int = 3
-    tuned: int = 2
-    twice: int = 2
-    batch: int = 64
-    candidates: int = 16
-    rates: tuple[float, ...] = (3e-4, 1e-3)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    other: int = 100
+    itc: int = 5  # epochs of ITC alone
+    joint: int = 4  # then of ITC + ITM + MLM
+    epochs: int = 3  # of an arm after both
+    tuned: int = 2  # epochs of a discriminator's fine-tuning
+    twice: int = 2  # of an arm on photographs that are there twice
+    batch: int = 64  # images
+    candidates: int = 16  # how many of the nearest are re-ranked
+    rates: tuple[float, ...] = (3e-4, 1e-3)  # to choose from
+    seeds: tuple[int, ...] = (0, 1, 2)  # of the arms
+    other: int = 100  # the seed of all other runs
 
 
 TRY = Size(itc=1, joint=1, epochs=1, tuned=1, twice=1, batch=8, candidates=10, rates=(1e-3,), seeds=(0, 1))

@@ -20,13 +20,9 @@ DRAWS = 5  # of batches and captions
 
 
 def hidden_negatives(data: Path, features: Path, batch: int, names: Sequence[str]) -> pd.DataFrame:
-    """A line for each discriminator, in % of the hardest negatives.
+    """A line for each discriminator, in % of the hardest negatives in batches of so many photographs.
 
-    Args:
-        data: of the study.
-        features: the run whose features say which negative is the hardest.
-        batch: photographs in a batch.
-        names: of the runs that are the discriminators.
+    `features` is the run whose features say which negative is the hardest; the runs `names` are the discriminators.
     """
     loaded = load_model(str(features), "cpu")
     rows = list(read_samples([str(path) for path in sorted((data / "sets" / "validation" / "test").glob("*.tar"))]))
@@ -62,15 +58,9 @@ def hidden_negatives(data: Path, features: Path, batch: int, names: Sequence[str
 def hardest_with_hidden(image: Tensor, text: Tensor, batch: int, draws: int) -> tuple[Tensor, Tensor, Tensor]:
     """Each photograph's hardest caption among one of each other photograph of its batch and a second one of its own.
 
-    Args:
-        image: [N, D], normalised.
-        text: [N, K, D], likewise.
-        batch: photographs in a batch; what does not fill one is left out of a draw.
-        draws: how often all photographs are gone through.
-
-    Returns:
-        By draw and photograph: the caption's photograph, its number, and whether it is the hidden one of its own;
-        int64, int64 and bool [draws * N].
+    Features are image [N, D] and text [N, K, D], normalised; all photographs are seen `draws` times, in batches.
+    Returns, by draw and photograph, the caption's photograph, its number, and whether it is the hidden one of its own:
+    int64, int64 and bool [draws * N].
     """
     draw = torch.Generator().manual_seed(0)
     size, k = text.shape[:2]

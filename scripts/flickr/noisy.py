@@ -30,12 +30,7 @@ BATCH, SEED = 256, 3
 
 
 def make(source: Path, data: Path) -> None:
-    """Makes what is not there yet.
-
-    Args:
-        source: has train-*.tar, val-*.tar and test-*.tar, five captions of each photograph in its json.
-        data: the folder to fill.
-    """
+    """Makes what is not there yet; `source` has {train,val,test}-*.tar, five captions of a photograph in its json."""
     for name, share in SWAPPED.items():
         if not (data / f"flickr8k-{name}").exists():
             write(tars(source, "train"), data / f"flickr8k-{name}", share)

@@ -23,13 +23,7 @@ from open_clip_fff.tools.shards.tars import count_samples
 
 
 class Study:
-    """The runs.
-
-    Args:
-        data: what `flickr.data.make` made; runs and scores go there, too.
-        results: the folder of the CSVs.
-        size: of everything.
-    """
+    """The runs on what `flickr.data.make` made; runs and scores go there, too, and CSVs to `results`."""
 
     def __init__(self, data: Path, results: Path, size: Size) -> None:
         self.data, self.results, self.size = data, results, size

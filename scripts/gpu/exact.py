@@ -25,11 +25,9 @@ class Exact(NamedTuple):
 
 
 def exact(objective: str, inputs: tuple[Tensor, ...]) -> Exact | None:
-    """The loss of these inputs; None for too large a softmax.
+    """The loss of image [N, D], text [N, K, D], scale and bias; None for too large a softmax.
 
-    Args:
-        objective: `softmax`, or what positives weigh in the sigmoid, as in `positive_weights`.
-        inputs: image [N, D], text [N, K, D], scale and bias.
+    The objective is `softmax`, or what positives weigh in the sigmoid, as in `positive_weights`.
     """
     image, text, scale, bias = (x.detach().double() for x in inputs)
     n, k = text.shape[:2]
