@@ -26,7 +26,7 @@ from bench.captions import WORDS, drawn
 from bench.models import SMALL, adamw, open_clip_args
 from bench.peak import peak_bytes
 from bench.steps import Bench, Candidate, OneBatch
-from bench.turns import seconds_in_turns
+from bench.turns import median_ratio, seconds_in_turns
 
 from open_clip_fff.config.flags import split
 from open_clip_fff.config.resolve import make_plan
@@ -42,14 +42,7 @@ MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 class FusionStep(Bench):
-    """One way to train, with a model and an AdamW of its own.
-
-    Args:
-        model: the architecture.
-        name: of the way.
-        flags: of training.
-        captions: one for each image.
-    """
+    """One way to train, with a model and an AdamW of its own, on a batch of images with a caption each."""
 
     def __init__(self, model: str, name: str, flags: list[str], captions: list[str]) -> None:
         self.args = open_clip_args(model, "cpu", "fp32")
@@ -121,9 +114,7 @@ def measure(steps: dict[str, FusionStep], rounds: int) -> list[dict]:
         {
             "step": name,
             "seconds": statistics.median(seconds[name]),
-            "seconds_over_itc": statistics.median(
-                own / base for own, base in zip(seconds[name], seconds[ITC], strict=True)
-            ),
+            "seconds_over_itc": median_ratio(seconds[name], seconds[ITC]),
             "peak_mib": peaks[name] / 2**20,
             "peak_over_itc": peaks[name] / peaks[ITC],
             "rounds": rounds,

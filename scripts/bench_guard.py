@@ -31,9 +31,9 @@ import numpy as np
 import open_clip_train.main as oc_main
 import pandas as pd
 import torch
-from bench.models import SMALL, adamw, build, name_of, open_clip_args, precision_on
+from bench.models import SMALL, adamw, build, name_of, open_clip_args, precision_on, tiny
 from bench.steps import CLIP, Bench
-from bench.turns import in_turns
+from bench.turns import in_turns, median_ratio
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -42,11 +42,6 @@ from open_clip_fff.host.nonfinite import StepGuard
 from open_clip_fff.hub.loading import add_architectures
 from open_clip_fff.train import main as ours
 
-TINY = {
-    "embed_dim": 64,
-    "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-}
 STOCK = "open_clip_train"
 PATHS: dict[str, tuple[Callable, list[str]]] = {
     STOCK: (oc_main.main, []),
@@ -107,7 +102,7 @@ def guard(arguments: argparse.Namespace, batch: int) -> dict[str, Any]:
         "model": args.model,
         "batch": batch,
         "images_per_second": batch / statistics.median(seconds[guarded][1:]),
-        "over_stock": ratio(seconds[bare][1:], seconds[guarded][1:]),
+        "over_stock": median_ratio(seconds[bare][1:], seconds[guarded][1:]),
         "in the guard": statistics.median(map(sum, zip(inside[2::2], inside[3::2], strict=True))) / step,
     }
 
@@ -123,7 +118,7 @@ def paths(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """A row for each path through OpenCLIP's main."""
     data = csv_of(folder, 32 * arguments.steps)
     config = folder / "tiny-guarded.json"
-    config.write_text(json.dumps(TINY))
+    config.write_text(json.dumps(tiny(64, layers=2, context=16)))
     add_architectures([str(config)])
     common = [
         *("--model", config.stem, "--train-data", str(data), "--csv-img-key", "image", "--csv-caption-key", "text"),
@@ -143,16 +138,11 @@ def paths(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             "model": "tiny",
             "batch": 32,
             "images_per_second": statistics.median(rates[name]),
-            "over_stock": ratio(rates[name], rates[STOCK]),
-            "processor time": ratio(processor[name], processor[STOCK]),
+            "over_stock": median_ratio(rates[name], rates[STOCK]),
+            "processor time": median_ratio(processor[name], processor[STOCK]),
         }
         for name in PATHS
     ]
-
-
-def ratio(above: list[float], below: list[float]) -> float:
-    """The median over rounds."""
-    return statistics.median(x / y for x, y in zip(above, below, strict=True))
 
 
 def seconds(begin: Callable, argv: list[str]) -> tuple[float, float]:
@@ -167,13 +157,10 @@ def seconds(begin: Callable, argv: list[str]) -> tuple[float, float]:
         hook.remove()
     if code or len(ends) < 2:
         raise RuntimeError(f"{' '.join(argv)} ended with {code} after {len(ends)} steps: {printed.getvalue()[-500:]}")
-    clock, own = zip(*ends, strict=True)
-    return median_step(clock), median_step(own)
-
-
-def median_step(ends: Sequence[float]) -> float:
-    """The median time from one step's end to the next."""
-    return statistics.median(later - earlier for earlier, later in pairwise(ends))
+    clock, own = (
+        statistics.median(later - earlier for earlier, later in pairwise(each)) for each in zip(*ends, strict=True)
+    )
+    return clock, own
 
 
 def csv_of(folder: Path, images: int) -> Path:

@@ -18,6 +18,7 @@ import open_clip
 import pandas as pd
 import torch
 from bench.losses import FUSED, candidates, chunk_parameter, extra_bytes, fused, interleaved_seconds, random_inputs
+from bench.turns import median_ratio
 from open_clip.loss import SigLipLoss
 from tqdm import tqdm
 
@@ -71,7 +72,6 @@ def measure(n: int, k: int, width: int, device: torch.device, rounds: int) -> li
     rows: list[dict] = []
     for name in steps:
         dense, stock = name.replace("tiled", "dense").replace("triton", "dense"), "OpenCLIP SigLipLoss"
-        ratios = [a / b for a, b in zip(seconds[name], seconds[dense], strict=True)]
         rows.append(
             {
                 "loss": name,
@@ -82,7 +82,7 @@ def measure(n: int, k: int, width: int, device: torch.device, rounds: int) -> li
                 "threads": torch.get_num_threads(),
                 "seconds": medians[name],
                 "extra_mib": memory[name] / 2**20,
-                "time_over_dense": statistics.median(ratios),
+                "time_over_dense": median_ratio(seconds[name], seconds[dense]),
                 "memory_over_dense": memory[name] / memory[dense],
                 "time_over_siglip": medians[name] / medians[stock] if stock in medians else None,
                 "memory_over_siglip": memory[name] / memory[stock] if stock in memory else None,

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from bench.turns import median_ratio
 
 from open_clip_fff import FFFLoss, MultiPositiveSoftmaxLoss
 from open_clip_fff.patching import replaced
@@ -44,11 +45,9 @@ class SlowWork:
 
 
 class SlowLink:
-    """Sends what `dist.batch_isend_irecv` sends; messages in one direction go one after the other.
+    """Sends what `dist.batch_isend_irecv` sends, at `mbit` megabits per second, and may `wait` for each message.
 
-    Args:
-        mbit: megabits per second.
-        wait: for each message, as it is sent.
+    Messages in one direction go one after the other.
     """
 
     def __init__(self, mbit: float, wait: bool) -> None:
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     for loss, ways in seconds.items():
         medians = {way: statistics.median(times) for way, times in ways.items()}
-        ratio = statistics.median(a / b for a, b in zip(ways[OVERLAPPED], ways[IN_TURN], strict=True))
+        ratio = median_ratio(ways[OVERLAPPED], ways[IN_TURN])
         rows.append({"loss": loss, "ranks": arguments.ranks, "mbit": arguments.mbit, **medians, "ratio": ratio})
     table = pd.DataFrame(rows)
     table.to_csv(arguments.out / "bench_ring.csv", index=False, float_format="%.4g")

@@ -22,15 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from bench.models import tiny
 from bench.processor import processor_seconds
 from bench.shards import K, made_shards
-from bench.turns import in_turns
+from bench.turns import in_turns, median_ratio
 
-TINY = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
-    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
 BATCH, STEPS, EPOCHS = 16, 4, 3
 STOCK = "stock"
 FFF = ["--method", "fff-softmax", "--mining-features", "off", "--captions-per-image"]
@@ -49,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "tiny-start.json"
-        config.write_text(json.dumps(TINY))
+        config.write_text(json.dumps(tiny(32, layers=1, context=32)))
         shards = made_shards(Path(folder), arguments.rows)
         for workers in arguments.workers:
             flags = [
@@ -97,8 +93,7 @@ def row(found: list[dict[str, float]], stock: list[dict[str, float]]) -> dict[st
     """Medians, and those of ratios to stock."""
     made = {name: statistics.median(each[name] for each in found) for name in MEASURES}
     ratios = {
-        f"{name}/stock": statistics.median(x[name] / y[name] for x, y in zip(found, stock, strict=True))
-        for name in MEASURES
+        f"{name}/stock": median_ratio(*([each[name] for each in runs] for runs in (found, stock))) for name in MEASURES
     }
     return {**made, **ratios}
 

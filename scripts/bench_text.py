@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from bench.captions import drawn, of_images, read_captions
-from bench.turns import seconds_in_turns
+from bench.turns import median_ratio, seconds_in_turns
 from open_clip import CLIP, SimpleTokenizer
 from torch import Tensor
 
@@ -89,7 +89,7 @@ def compare(model: CLIP, tokens: Tensor, rounds: int) -> list[dict]:
             "variant": name,
             **work(tokens, towers[name]),
             "ms": 1000 * statistics.median(times),
-            "speed-up": statistics.median(a / b for a, b in zip(full, times, strict=True)),
+            "speed-up": median_ratio(full, times),
         }
         for name, times in seconds.items()
     ]

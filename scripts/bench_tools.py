@@ -30,18 +30,14 @@ import pandas as pd
 import torch
 from bench import plain_tools
 from bench.captions import drawn
+from bench.models import tiny
 from bench.processor import processor_seconds
-from bench.turns import in_turns
+from bench.turns import in_turns, median_ratio
 from PIL import Image
 
 from open_clip_fff.cli import main as open_clip_fff
 from open_clip_fff.hub.loading import add_architectures
 
-TINY = {
-    "embed_dim": 64,
-    "vision_cfg": {"image_size": 64, "layers": 2, "width": 64, "head_width": 32, "patch_size": 16},
-    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
-}
 SHARDS, K, SMALL = 2, 5, 96
 AGAINST = {
     "pack --no-verify": "copy",
@@ -68,7 +64,7 @@ class Bench:
     def __init__(self, folder: Path, images: int, batch: int, workers: int) -> None:
         source, config = folder / "images", folder / "tiny-tools.json"
         made_images(source, images)
-        config.write_text(json.dumps(TINY))
+        config.write_text(json.dumps(tiny(64, layers=2, context=32)))
         add_architectures([str(config)])
         packed = partial(self.ours, ["pack", str(source), "--workers", str(workers)])
         packed(["--images-per-shard", str(-(-images // SHARDS))], out=folder / "shards")
@@ -173,8 +169,7 @@ def row(name: str, rounds: dict[str, list[Measured]], images: int) -> dict[str, 
         plain = rounds[AGAINST[name]]
         made["against"] = AGAINST[name]
         for field in Measured._fields:
-            pairs = zip(found, plain, strict=True)
-            made[f"{field} ratio"] = statistics.median(getattr(x, field) / getattr(y, field) for x, y in pairs)
+            made[f"{field} ratio"] = median_ratio(*([getattr(each, field) for each in run] for run in (found, plain)))
     return made
 
 

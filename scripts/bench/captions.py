@@ -24,15 +24,10 @@ def drawn(draw: Random) -> str:
 
 
 def read_captions(path: str, k: int) -> list[list[str]]:
-    """K captions of each image that has as many.
+    """K captions of each image that has as many; ends the program if there is none.
 
-    Args:
-        path: a tar of which the members `.json` are an object with a list `captions`, or a `.json` with a list of such
-            objects, or of lists.
-        k: how many.
-
-    Raises:
-        SystemExit: if it has no such image.
+    They are in a tar of which the members `.json` are an object with a list `captions`, or in a `.json` with a list of
+    such objects, or of lists.
     """
     if path.endswith(".json"):
         images = json.loads(Path(path).read_text())
@@ -58,9 +53,7 @@ def of_images(images: list[list[str]], size: int, draw: Random) -> list[list[str
 def sources(path: str | None, k: int) -> dict[str, Callable[[int], list[list[str]]]]:
     """Sources of captions: functions from B to K captions of each image, the same in each call.
 
-    Args:
-        path: as `read_captions`; None for drawn ones only.
-        k: captions per image.
+    `path` is as in `read_captions`; None for drawn ones only.
     """
 
     def synthetic(size: int) -> list[list[str]]:

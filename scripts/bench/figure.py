@@ -16,12 +16,7 @@ GAP = 0.5  # bars, between stock, K = 1, K = 3, ...
 
 
 def draw_steps(table: pd.DataFrame, path: Path) -> None:
-    """A column of panels per source of captions; two rows, speed and memory, per model and batch size.
-
-    Args:
-        table: the measured rows of `bench_step.csv`.
-        path: of the PNG.
-    """
+    """A PNG of `bench_step.csv`: a column of panels per source of captions; speed and memory per model and batch."""
     sources = list(table["captions"].unique())
     settings = list(table.groupby(["model", "batch"], sort=False).groups)
     bars = table["candidate"].nunique() + GAP * table["k"].nunique()

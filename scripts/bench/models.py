@@ -16,6 +16,13 @@ from open_clip_fff.config.command_line import parse_open_clip
 SMALL = Path(__file__).parent / "ViT-S-32-text-384.json"  # an architecture for two cores
 
 
+def tiny(width: int, layers: int, context: int) -> dict[str, Any]:
+    """An architecture whose towers and images (in pixels) are `width` wide, for what is not about the towers."""
+    vision = {"image_size": width, "layers": layers, "width": width, "head_width": width // 2, "patch_size": 16}
+    text = {"context_length": context, "vocab_size": 49408, "width": width, "heads": 2, "layers": layers}
+    return {"embed_dim": width, "vision_cfg": vision, "text_cfg": text}
+
+
 def name_of(model: str) -> str:
     """An architecture's name, also from its json file."""
     return Path(model).stem if model.endswith(".json") else model

@@ -13,13 +13,9 @@ from torch.utils.data import DataLoader
 
 
 def pack(folder: Path, out: Path, decode: bool = False, resize: int | None = None) -> None:
-    """Images with the captions beside them into a tar.
+    """Images with the captions beside them, NAME.jpg, NAME.txt and NAME.json, into a tar.
 
-    Args:
-        folder: of NAME.jpg, NAME.txt and NAME.json.
-        out: the tar.
-        decode: whether to look for images that cannot be read.
-        resize: the shorter side of the images that are written instead; None for their own bytes.
+    `decode` looks for images that cannot be read; `resize` is the shorter side of those that are written instead.
     """
     with wds.TarWriter(str(out)) as tar:
         for path in sorted(folder.glob("*.jpg")):

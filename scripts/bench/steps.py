@@ -45,28 +45,17 @@ class OneBatch:
 
 @dataclass
 class Candidate:
-    """One way to train on the batch.
-
-    Attributes:
-        k: captions per image that it uses.
-        mining: `off`, `online` or `precomputed`.
-        model: shares its parameters with the other candidates'.
-        loss: a module that returns a dict of terms.
-        loader: of one batch.
-        inputs: the tensors of that batch.
-        text_tokens: the tokens that the text tower computes, including padding.
-        after_step: called after the optimizer.
-    """
+    """One way to train on the batch."""
 
     name: str
-    k: int
-    mining: str
-    model: Any
-    loss: Any
-    loader: Any
-    inputs: list[Tensor]
-    text_tokens: int
-    after_step: Callable[[], None] = lambda: None
+    k: int  # captions per image that it uses
+    mining: str  # `off`, `online` or `precomputed`
+    model: Any  # shares its parameters with the other candidates'
+    loss: Any  # a module that returns a dict of terms
+    loader: Any  # of one batch
+    inputs: list[Tensor]  # of that batch
+    text_tokens: int  # that the text tower computes, including padding
+    after_step: Callable[[], None] = lambda: None  # called after the optimizer
 
     def mined_per_image(self) -> float | None:
         """Mined captions per image since the last call; None without mining."""

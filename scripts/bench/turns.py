@@ -1,5 +1,6 @@
-"""The order in which a benchmark's candidates are measured."""
+"""The order in which a benchmark's candidates are measured, and how they are held against each other."""
 
+import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -15,6 +16,11 @@ def in_turns(names: Iterable[str], rounds: int) -> Iterator[str]:
     for number in range(rounds):
         for place in range(len(names)):
             yield names[(place + number) % len(names)]
+
+
+def median_ratio(above: Iterable[float], below: Iterable[float]) -> float:
+    """The median over rounds of one candidate's figure over another's in the same round."""
+    return statistics.median(x / y for x, y in zip(above, below, strict=True))
 
 
 def seconds_in_turns(
