@@ -22,7 +22,7 @@ from open_clip_fff.evaluation.compare.rows import ScoreStore
 from open_clip_fff.evaluation.layouts import find_set, find_sets
 from open_clip_fff.evaluation.probe import NO_SPLIT, ProbeSettings, draw_shots, probe, training_split
 from open_clip_fff.evaluation.protocol import PROTOCOL, RETRIEVAL
-from open_clip_fff.evaluation.scoring import score_set
+from open_clip_fff.evaluation.scoring import Evaluation, score_set
 from open_clip_fff.evaluation.store import read_score
 from open_clip_fff.host.zero_shot import find_zero_shot_sets
 from open_clip_fff.hub.description import describe
@@ -252,7 +252,7 @@ def test_another_precision_is_not_taken_from_the_store(loaded, tmp_path):
 def test_a_store_that_cannot_be_written_is_refused_before_the_work(loaded, tmp_path):
     webdataset(tmp_path / "cifar10")
     with pytest.raises(UsageError, match="--store /proc: cannot be written"):
-        score_set(loaded, find_set("cifar10", tmp_path), QUICK, Path("/proc"), evaluator=lambda *_: pytest.fail())
+        score_set(loaded, find_set("cifar10", tmp_path), QUICK, Path("/proc"), way=Evaluation(lambda *_: pytest.fail()))
 
 
 def test_a_set_that_changed_is_not_taken_from_the_store(loaded, tmp_path):
@@ -340,7 +340,7 @@ def test_a_linear_probe_learns_colours(layout, loaded, tmp_path, monkeypatch):
         TORCHVISION[name](tmp_path / name, monkeypatch)
     at = find_set(name, tmp_path)
     fit = partial(probe, train=training_split(at), probing=ProbeSettings())
-    score, _ = score_set(loaded, at, QUICK, tmp_path / "s", evaluator=fit, task="linear_probe")
+    score, _ = score_set(loaded, at, QUICK, tmp_path / "s", way=Evaluation(fit, "linear_probe"))
     assert score.metrics["lp_acc1"] == (score.samples["target"] == score.samples["predicted"]).mean() > 0.9
     assert next((tmp_path / "s").glob(f"*/{name}_linear_probe")).is_dir()
 

@@ -172,11 +172,8 @@ class _SizedLoader(DataLoader):
 class SafeWebDataset(webdataset.WebDataset):
     """webdataset's, without its decoding of pickles: only images, captions and classes are decoded.
 
-    Errors name the sample.
-
-    Args:
-        pattern: clip-benchmark's `FOLDER/{0..N}.tar`; braces in the folder's own name are taken as they are.
-        options: webdataset's.
+    Errors name the sample. The pattern is clip-benchmark's `FOLDER/{0..N}.tar`; braces in the folder's own name are
+    taken as they are.
     """
 
     def __init__(self, pattern: str, **options: Any) -> None:

@@ -28,6 +28,7 @@ from open_clip_fff.evaluation.benchmark import (
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, other_split
 from open_clip_fff.evaluation.protocol import LINEAR_PROBE, ZERO_SHOT
 from open_clip_fff.evaluation.score_all import prepare, score_models
+from open_clip_fff.evaluation.scoring import Evaluation
 from open_clip_fff.evaluation.store import Score
 from open_clip_fff.hub.loading import LoadedModel
 from open_clip_fff.plural import plural
@@ -53,13 +54,12 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
     splits = with_training_images(prepare(arguments), named=arguments.datasets != ["all"])
     probing = ProbeSettings(arguments.shots, arguments.seed)
 
-    def evaluator(loaded: LoadedModel, local: LocalSet, settings: EvalSettings) -> EvalOutcome:
-        return probe(loaded, local, settings, splits[local], probing)
-
-    def also(_: LoadedModel, local: LocalSet) -> dict[str, int | str | None]:
-        return conditions(splits[local], probing)
-
-    return score_models(arguments, prog, list(splits), score_line, evaluator, LINEAR_PROBE, also)
+    way = Evaluation(
+        lambda loaded, local, settings: probe(loaded, local, settings, splits[local], probing),
+        LINEAR_PROBE,
+        lambda _, local: conditions(splits[local], probing),
+    )
+    return score_models(arguments, prog, list(splits), score_line, way)
 
 
 def score_line(score: Score) -> str:

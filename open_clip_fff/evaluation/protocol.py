@@ -46,24 +46,9 @@ TWO = (
     EvalSet("mscoco_captions", "MSCOCO", RETRIEVAL, f"{IMAGE_TO_TEXT}@1", images=5_000),
 )
 PROTOCOL = {each.name: each for each in (*ELEVEN, *TWO)}
-CAPTIONS = 5  # of an image, in papers' retrieval sets
 RECALLS = (
     "Image → text counts the images with any own caption among the first k; text → image the captions whose image is"
 )
-
-
-def sizes_text(name: str, images: int, captions: int | None, empty: int = 0, bare: int = 0) -> str:
-    """A set's size as text, with that of papers where theirs is another, since recall depends on it.
-
-    `captions` is None but for retrieval, `empty` those that are empty lines, `bare` the images without any.
-    """
-    if captions is None:
-        return f"{images:>6,} {'image' if images == 1 else 'images'}"
-    wanted = PROTOCOL[name].images if name in PROTOCOL else None
-    same = wanted is None or (images == wanted and captions >= CAPTIONS * images)
-    note = "" if same else f" (papers: {wanted:,} images with {CAPTIONS} captions each)"
-    odd = f" ({empty:,} of them empty lines)" * bool(empty) + f" ({bare:,} of the images have none)" * bool(bare)
-    return f"{images:>6,} images, {captions:,} captions{odd}{note}"
 
 
 def score_text(metrics: Mapping[str, float], metric: str) -> str:

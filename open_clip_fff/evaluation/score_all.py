@@ -5,17 +5,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from open_clip_fff.config.parsers import check_least
 from open_clip_fff.devices import or_best
 from open_clip_fff.errors import UsageError, print_warnings
 from open_clip_fff.evaluation.benchmark import EvalSettings
 from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, name_warnings, repositories, where_to_get
-from open_clip_fff.evaluation.protocol import ELEVEN, RECALLS, RERANKING, RETRIEVAL, score_text, sizes_text
-from open_clip_fff.evaluation.scoring import Evaluate, score_set, zero_shot
+from open_clip_fff.evaluation.protocol import ELEVEN, PROTOCOL, RECALLS, RERANKING, RETRIEVAL, score_text
+from open_clip_fff.evaluation.scoring import BY_CLIP_BENCHMARK, Evaluation, score_set
 from open_clip_fff.evaluation.store import Score
-from open_clip_fff.hub.loading import LoadedModel, add_architectures, check_model_name, load_model
+from open_clip_fff.hub.loading import add_architectures, check_model_name, load_model
 from open_clip_fff.plural import plural
+
+CAPTIONS = 5  # of an image, in papers' retrieval sets
 
 
 def run(arguments: argparse.Namespace, prog: str) -> int:
@@ -29,17 +32,27 @@ def run(arguments: argparse.Namespace, prog: str) -> int:
     retrieval = [local for local in sets if local.spec.task == RETRIEVAL]
     if not retrieval:
         raise UsageError(f"--rerank: none of {', '.join(local.spec.name for local in sets)} is a retrieval set")
-    evaluator = partial(rerank, candidates=arguments.rerank)
-    task = f"{RERANKING}{arguments.rerank}"
-    return score_models(arguments, prog, retrieval, score_line, evaluator, task, conditions)
+    way = Evaluation(partial(rerank, candidates=arguments.rerank), f"{RERANKING}{arguments.rerank}", conditions)
+    return score_models(arguments, prog, retrieval, score_line, way)
 
 
 def score_line(score: Score) -> str:
     """A score as a line."""
     about = score.meta["set"]
-    odd = (about.get(name, 0) for name in ("empty_captions", "images_without_captions"))
-    sizes = sizes_text(about["name"], about["images"], about.get("captions"), *odd)
-    return f"{about['name']:<24} {sizes}  {score_text(score.metrics, about['metric'])}"
+    return f"{about['name']:<24} {_sizes(about)}  {score_text(score.metrics, about['metric'])}"
+
+
+def _sizes(about: Mapping[str, Any]) -> str:
+    """A set's size, with that of papers where theirs is another, since recall depends on it."""
+    images, captions = about["images"], about.get("captions")
+    if captions is None:  # but for retrieval
+        return f"{images:>6,} {'image' if images == 1 else 'images'}"
+    wanted = PROTOCOL[about["name"]].images if about["name"] in PROTOCOL else None
+    same = wanted is None or (images == wanted and captions >= CAPTIONS * images)
+    note = "" if same else f" (papers: {wanted:,} images with {CAPTIONS} captions each)"
+    empty, bare = (about.get(name, 0) for name in ("empty_captions", "images_without_captions"))
+    odd = f" ({empty:,} of them empty lines)" * bool(empty) + f" ({bare:,} of the images have none)" * bool(bare)
+    return f"{images:>6,} images, {captions:,} captions{odd}{note}"
 
 
 def average(scores: Sequence[Score]) -> str:
@@ -87,14 +100,11 @@ def score_models(
     prog: str,
     sets: Sequence[LocalSet],
     line: Callable[[Score], str],
-    evaluator: Evaluate = zero_shot,
-    task: str | None = None,
-    conditions: Callable[[LoadedModel, LocalSet], Mapping[str, int | str | None]] = lambda *_: {},
+    way: Evaluation = BY_CLIP_BENCHMARK,
 ) -> int:
     """Scores every model on every set and prints each score; goes on after a failure. Returns 1 if any failed, else 0.
 
-    `arguments` are those of `eval_parser`, `evaluator`, `task` and `conditions` as in `score_set`; `line` makes a line
-    of a score.
+    `arguments` are those of `eval_parser`; `line` makes a line of a score.
     """
     device = or_best(arguments.device)
     precision = arguments.precision or ("amp" if device == "cuda" else "fp32")
@@ -112,8 +122,7 @@ def score_models(
         for local in sets:
             left -= 1
             try:
-                also = conditions(loaded, local)
-                score, new = score_set(loaded, local, settings, arguments.store, arguments.again, evaluator, task, also)
+                score, new = score_set(loaded, local, settings, arguments.store, arguments.again, way)
             except UsageError as error:
                 print(f"  error: {error}", file=sys.stderr, flush=True)
                 failed += 1

@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from open_clip_fff import __version__
 from open_clip_fff.atomic_io import check_writable
@@ -23,12 +23,22 @@ from open_clip_fff.hub.params import read_params
 
 VERSIONS = ("open_clip_torch", "clip-benchmark", "torch", "torchvision", "timm", "webdataset", "numpy")
 
-Evaluate = Callable[[LoadedModel, LocalSet, EvalSettings], EvalOutcome]
-
 
 def zero_shot(loaded: LoadedModel, local: LocalSet, settings: EvalSettings) -> EvalOutcome:
     """By clip-benchmark's zero-shot evaluators."""
     return evaluate(loaded.model, loaded.preprocess, loaded.tokenizer, local, settings)
+
+
+class Evaluation(NamedTuple):
+    """A way to score a model on a set."""
+
+    evaluate: Callable[[LoadedModel, LocalSet, EvalSettings], EvalOutcome] = zero_shot
+    task: str | None = None  # clip-benchmark's name of it; None for the set's own
+    # what else a score depends on, such as a probe's number of training images
+    conditions: Callable[[LoadedModel, LocalSet], Mapping[str, int | str | None]] = lambda *_: {}
+
+
+BY_CLIP_BENCHMARK = Evaluation()
 
 
 def score_set(
@@ -37,30 +47,19 @@ def score_set(
     settings: EvalSettings,
     store: Path,
     again: bool = False,
-    evaluator: Evaluate = zero_shot,
-    task: str | None = None,
-    conditions: Mapping[str, int | str | None] | None = None,
+    way: Evaluation = BY_CLIP_BENCHMARK,
 ) -> tuple[Score, bool]:
-    """The score of a model on a set, from the store, or computed and stored; and whether it is new.
+    """The score of a model on a set, from the store (unless `again`), or computed and stored; and whether it is new.
 
-    Args:
-        loaded, local, settings: the model, the set, how it is read and scored.
-        store: the folder of all scores.
-        again: whether to compute it even if it is stored.
-        evaluator: computes it; clip-benchmark's zero-shot evaluators by default.
-        task: clip-benchmark's name of that; the set's own by default.
-        conditions: what else the score depends on, such as a probe's number of training images.
-
-    Raises:
-        UsageError: if it was stored with another precision or other conditions, or from other data, or the set cannot
-            be read.
+    Raises UsageError if it was stored with another precision or other conditions, or from other data, or the set cannot
+    be read.
     """
-    task = task or local.spec.task
+    task, conditions = way.task or local.spec.task, dict(way.conditions(loaded, local))
     name = local.spec.name if task == local.spec.task else f"{local.spec.name}_{task}"
     folder, about = model_folder(store, loaded.name, loaded.weights) / name, _about_model(loaded)
     if (folder / META).is_file() and not again:
         score = read_score(folder)
-        _check_conditions(score, local, settings, conditions or {}, folder)
+        _check_conditions(score, local, settings, conditions, folder)
         then = score.meta["model"].get("settings", about["settings"])  # older scores have none
         if then != about["settings"] and score.meta.get("versions") == _versions():  # other modules have other fields
             raise UsageError(
@@ -78,7 +77,7 @@ def score_set(
     began = time.monotonic()
     # a truncated tar, a broken image, a missing label file
     with as_mistake(f"{local.spec.name}: {local.root} cannot be scored", Exception):
-        outcome = evaluator(loaded, local, settings)
+        outcome = way.evaluate(loaded, local, settings)
     result = {
         "dataset": local.dataset,
         "model": loaded.given,
@@ -90,7 +89,7 @@ def score_set(
     meta = {
         "model": about,
         "set": _about_set(local, name, task, outcome),
-        "conditions": dict(conditions or {}),
+        "conditions": conditions,
         "precision": settings.precision,
         "device": settings.device,
         "batch_size": settings.batch_size,
