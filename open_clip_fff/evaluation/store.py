@@ -89,11 +89,6 @@ def rename_model(folder: Path, about: Mapping[str, Any]) -> None:
             write_atomically(path, json.dumps(meta, indent=2, allow_nan=False) + "\n")
 
 
-def scores(folder: Path) -> dict[str, Score]:
-    """All scores of a model's folder, by the set's name."""
-    return {path.parent.name: read_score(path.parent) for path in stored(folder)}
-
-
 def stored(folder: Path) -> list[Path]:
     """The `meta.json` of each score of a model's folder, and of none that a killed process left half-written."""
     return sorted(folder.glob(f"[!.]*/{META}"))

@@ -1,7 +1,7 @@
 """The figures that are compared: the paper's metric of each set, the averages, and recalls."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -76,21 +76,18 @@ def _order(key: SetKey) -> tuple[int, str]:
 def _columns(key: SetKey, score: Score) -> list[Column]:
     task, name = key
     title = PROTOCOL[name].title if name in PROTOCOL else score.meta["set"].get("title") or name
-    one = Column(PAPER, key, title, score.meta["set"]["metric"])
-    one = replace(one, detail=DETAILS.get(one.metric.removeprefix("lp_"), one.metric))
     if is_retrieval(task):
         orders = {"": ""} if task == RETRIEVAL else dict(zip(ORDERS, ("", ", ITM", ", ITC+ITM"), strict=True))
-        recalls = [
-            (f"{order}{way}@{k}", f"{text} R@{k}{by}")
+        return [
+            Column(RECALL, key, title, metric, f"{text} R@{k}{by}")
             for order, by in orders.items()
             for way, text in DIRECTIONS.items()
             for k in RECALL_AT
+            if (metric := f"{order}{way}@{k}") in score.metrics
         ]
-        found = [replace(one, group=RECALL, metric=metric, detail=detail) for metric, detail in recalls]
-        return [column for column in found if column.metric in score.metrics]
-    if task == LINEAR_PROBE:
-        return [replace(one, group=PROBE)]
-    return [one if name in OF_PROTOCOL else replace(one, group=OTHER)]
+    group = PROBE if task == LINEAR_PROBE else PAPER if name in OF_PROTOCOL else OTHER
+    metric = score.meta["set"]["metric"]
+    return [Column(group, key, title, metric, DETAILS.get(metric.removeprefix("lp_"), metric))]
 
 
 def is_retrieval(task: str) -> bool:
@@ -134,8 +131,8 @@ def hits_of(score: Score, column: Column) -> tuple[np.ndarray, np.ndarray, np.nd
     target = samples["target"]
     metric = column.metric.removeprefix("lp_")
     chosen = samples["first" if metric == "acc1" and "first" in samples else "predicted"]
-    hit = (chosen == target).astype(np.float32)
-    if metric not in ("acc1", "mean_per_class_recall"):
+    if metric not in DETAILS:
         raise KeyError(metric)
+    hit = (chosen == target).astype(np.float32)
     group = np.unique(target, return_inverse=True)[1] if metric == "mean_per_class_recall" else np.zeros_like(target)
     return hit, np.ones_like(hit), group

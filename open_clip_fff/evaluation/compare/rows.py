@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.store import Score, scores, stored
+from open_clip_fff.evaluation.store import Score, read_score, stored
 from open_clip_fff.hub.checkpoints import Position, read_position, run_folder
 
 SetKey = tuple[str, str]  # clip-benchmark's task and the set's name
+SHOWN = 5  # models of a store, in an error line
 WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -112,10 +113,10 @@ class ScoreStore:
             raise UsageError(f"{pattern}: matches neither a folder or checkpoint nor a model in {self.folder}")
         return sorted(found, key=lambda path: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", path)])
 
-    def _contents(self, most: int = 5) -> str:
+    def _contents(self) -> str:
         names = [model.folder.name for model in self.models]
-        more = f" and {len(names) - most} more" if len(names) > most else ""
-        return "which has " + ", ".join(names[:most]) + more if names else "which is empty"
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        return "which has " + ", ".join(names[:SHOWN]) + more if names else "which is empty"
 
 
 def _stored_model(folder: Path) -> StoredModel | None:
@@ -212,9 +213,8 @@ def _row(given: str, baseline: bool, store: ScoreStore) -> ModelRow:
 
 
 def _scored_model(folder: Path) -> ScoredModel:
-    return ScoredModel(
-        folder, {(score.meta["set"]["task"], score.meta["set"]["name"]): score for score in scores(folder).values()}
-    )
+    scores = [read_score(path.parent) for path in stored(folder)]
+    return ScoredModel(folder, {(score.meta["set"]["task"], score.meta["set"]["name"]): score for score in scores})
 
 
 def _common(names: Sequence[str]) -> str:

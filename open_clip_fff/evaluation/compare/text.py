@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from open_clip_fff.config.topics import table_cell
 from open_clip_fff.evaluation.compare.columns import AVERAGE, RECALL, Column
 from open_clip_fff.evaluation.compare.rows import ModelRow
-from open_clip_fff.evaluation.compare.table import Change, ComparisonTable
+from open_clip_fff.evaluation.compare.table import ComparisonTable
 from open_clip_fff.evaluation.compare.warnings import captions, draws_one
 
 NARROWEST, GAP = 60, 2
@@ -85,15 +85,10 @@ def _cell(table: ComparisonTable, row: ModelRow, column: Column, against: ModelR
     if cell is None or math.isnan(cell.mean):
         return TextCell(NOTHING)
     value = f"{cell.mean:.1f}" if math.isnan(cell.spread) else f"{cell.mean:.1f} ± {cell.spread:.1f}"
-    return TextCell(value, *(("", "", False) if change is None else change_text(change)))
-
-
-def change_text(change: Change) -> tuple[str, str, bool]:
-    """+1.9 and [+0.7, +3.0], and whether the interval excludes zero."""
-    if math.isnan(change.value):
-        return "", "", False
+    if change is None or math.isnan(change.value):
+        return TextCell(value)
     interval = "" if math.isnan(change.low) else f"[{_signed(change.low)}, {_signed(change.high)}]"
-    return _signed(change.value), interval, change.excludes_zero
+    return TextCell(value, _signed(change.value), interval, change.excludes_zero)
 
 
 def _signed(points: float) -> str:
