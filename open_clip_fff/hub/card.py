@@ -80,11 +80,10 @@ def model_card(
     paths: bool = False,
     fusion: bool = False,
 ) -> str:
-    """The text of README.md.
+    """The text of README.md, for a model made from a hub configuration, in the folder `out`.
 
     Args:
-        loaded: the model, made from a hub configuration.
-        source: which weights of the run they are.
+        loaded, source: the model, and which weights of the run they are.
         params: of the run (hub/params.py); empty if unknown.
         info: from the user.
         out: the folder that the card is for.

@@ -26,19 +26,10 @@ def write_hub_folder(
 ) -> None:
     """Writes configuration, weights, model card and, if the text tower needs them, tokenizer files to `out`.
 
-    The folder is written and checked under a temporary name beside `out`, and then renamed.
+    The folder is written under a temporary name beside `out` (further files by `write_more`), has to pass `check`, and
+    is renamed then. With a `repository` of the hub, ORG/NAME, OpenCLIP takes the tokenizer from there.
 
-    Args:
-        description: the content of `open_clip_config.json` (hub/description.py).
-        weights: the model's state dict.
-        out: a path that does not exist, or an empty folder.
-        check: raises UsageError if the folder does not load back equal.
-        card: the text of README.md.
-        repository: ORG/NAME of the hub where the folder will be: OpenCLIP then takes the tokenizer from there.
-        write_more: writes further files.
-
-    Raises:
-        UsageError: if `out` holds anything, cannot be written, or does not load back equal.
+    Raises UsageError if `out` holds anything, cannot be written, or does not load back equal (`check`).
     """
     from safetensors import SafetensorError
 

@@ -29,20 +29,12 @@ CAPTIONS_HELP = f"those that say where captions are ({', '.join(map(as_flag, CAP
 def parse_with_training(
     parser: argparse.ArgumentParser, argv: Sequence[str], only: Collection[str] | None = None
 ) -> tuple[argparse.Namespace, list[str]]:
-    """A command line that mixes a command's own flags and training's, with or without `--` between them.
+    """The command's own flags parsed, and training's as typed, of which `only` some are taken (with underscores).
 
-    A flag that both have is the command's own, but after `--`, where all flags are training's.
+    They may be mixed, with or without `--` between them; a flag that both have is the command's own, but after `--`,
+    where all flags are training's.
 
-    Args:
-        parser: of the command's own flags.
-        argv: as typed.
-        only: the flags of training that the command takes, with underscores; None for all of them.
-
-    Returns:
-        The command's own flags parsed, and training's as typed.
-
-    Raises:
-        UsageError: for a flag that neither has, and for what the command's parser refuses.
+    Raises UsageError for a flag that neither has, and for what the command's parser refuses.
     """
     own = parser._option_string_actions
     trainings = flag_parser()._option_string_actions
@@ -91,7 +83,9 @@ def training_plan(
     fixed: Mapping[str, object] = NOTHING,
     ignored: Collection[str] = (),
 ) -> tuple[Plan, list[str]]:
-    """The plan of some flags of training, with plugins imported and architectures registered.
+    """The plan of some flags of training as typed, and those that are none of ours: OpenCLIP's, or mistakes.
+
+    Plugins are imported, and architectures registered.
 
     Args:
         flags: as typed.
@@ -99,11 +93,7 @@ def training_plan(
         fixed: settings that the command decides, typed or not.
         ignored: settings that only training needs.
 
-    Returns:
-        The plan, and the flags that are none of ours: OpenCLIP's, or mistakes.
-
-    Raises:
-        UsageError: for a flag that cannot work.
+    Raises UsageError for a flag that cannot work.
     """
     typed, others = flag_parser().parse_known_args(list(flags))
     given = {**defaults, **vars(typed), **fixed}

@@ -61,16 +61,11 @@ class WeightSource:
 
 
 def choose_weights(given: Sequence[Path], averaged: int | None, ema: bool, model: str | None = None) -> WeightSource:
-    """The source that export's arguments mean.
+    """The source that export's arguments mean, of runs or checkpoints.
 
-    Args:
-        given: runs or checkpoints.
-        averaged: how many of a run's last checkpoints to average, 0 for all `given`, None for no average.
-        ema: the moving average of the weights.
-        model: the architecture's name, if the run's folder does not have it.
+    `averaged` is how many of a run's last checkpoints to average, 0 for all `given`, None for no average.
 
-    Raises:
-        UsageError: if they contradict each other, or a checkpoint is missing.
+    Raises UsageError if they contradict each other, or a checkpoint is missing.
     """
     if ema and averaged is not None:
         raise UsageError("--ema with --average: the moving average is a mean over steps already; give one of them")

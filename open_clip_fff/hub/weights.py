@@ -45,16 +45,11 @@ def load_weights(
 ) -> LoadReport:
     """Loads weights, of any age that OpenCLIP reads, into one of its models.
 
-    Args:
-        model: an OpenCLIP model.
-        weights: by name.
-        source: the flag or file that they are from, for error lines.
-        resize: whether position embeddings of another length are interpolated, as OpenCLIP does for `--pretrained`.
-        file: the file they are from, if known, so that an error can name an older checkpoint.
+    With `resize`, position embeddings of another length are interpolated, as OpenCLIP does for `--pretrained`. Error
+    lines name `source`, a flag or file, and an older checkpoint if the `file` is known.
 
-    Raises:
-        UsageError: if a parameter is missing or has another shape, a tower has more layers than the architecture, or
-            a number is not finite.
+    Raises UsageError if a parameter is missing or has another shape, a tower has more layers than the architecture, or
+    a number is not finite.
     """
     from open_clip.convert import convert_state_dict
     from open_clip.model import resize_text_pos_embed

@@ -78,11 +78,9 @@ def fine_tune(
         rates: the highest learning rates of the model's parts; None for args.lr in all of it.
         after_step: called with the number of steps done, from 1; it may change the model's mode.
 
-    Returns:
-        The losses of the last step, which is an earlier one where they are not finite.
+    Returns the losses of the last step, which is an earlier one where they are not finite.
 
-    Raises:
-        UsageError: of the data, one line.
+    Raises UsageError of the data, one line.
     """
     groups: list[dict[str, Any]] = []
     for part, rate in ({model: args.lr} if rates is None else rates).items():

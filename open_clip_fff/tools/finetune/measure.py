@@ -20,19 +20,13 @@ MetricTable = dict[str, dict[str, float | None]]
 def measure(matching: MatchingModel, pairs: Sequence[ImagePair], batch: int = 64) -> MetricTable:
     """Held-out pairs against as many negatives: with a random caption, and with the hardest by the model's cosine.
 
-    A hardest caption may match, and counts as a mistake nevertheless: the metrics are lower bounds.
+    The model is in eval mode, and at least two pairs have different captions. A hardest caption may match, and is a
+    mistake nevertheless: the metrics are lower bounds.
 
-    Args:
-        matching: the model, in eval mode.
-        pairs: at least two with different captions.
-        batch: pairs at a time.
+    Returns, by `random` and `hardest`, the number of `pairs`, `auc`, and `precision` and `recall` of q > POSITIVE_SCORE
+    and q > NEGATIVE_SCORE, from 0 to 1; a precision is None if nothing passed.
 
-    Returns:
-        By `random` and `hardest`: number of `pairs`, `auc`, and `precision` and `recall` of q > POSITIVE_SCORE and
-        q > NEGATIVE_SCORE, from 0 to 1; a precision is None if nothing passed.
-
-    Raises:
-        UsageError: if the model's probabilities are not finite.
+    Raises UsageError if the model's probabilities are not finite.
     """
     captions = [pair.caption for pair in pairs]
     rows, chosen = _negatives(matching, pairs, batch)

@@ -34,16 +34,10 @@ def from_config(path: Path, captions: Sequence[str], tokenizer: str | None = Non
 def random_parts(path: Path, captions: Sequence[str], tokenizer: str | None, classes: Mapping[str, str]) -> ModelParts:
     """The model of a transformers json, `{"model_type": "blip", "vision_config": {…}, …}`.
 
-    Its vocabulary is the tokenizer's. Images are normalised like CLIP's.
+    Its vocabulary is that of the tokenizer (hub name or folder); None learns a word-piece one from the captions.
+    `classes` has transformers' class by `model_type`, `blip` and `blip-2`. Images are normalised like CLIP's.
 
-    Args:
-        path: of the json file.
-        captions: to learn a word-piece tokenizer from, unless one is named.
-        tokenizer: hub name or folder; None to learn one.
-        classes: transformers' class by `model_type`, for `blip` and `blip-2`.
-
-    Raises:
-        UsageError: if the file is no such configuration, or the tokenizer cannot be loaded.
+    Raises UsageError if the file is no such configuration, or the tokenizer cannot be loaded.
     """
     import transformers
 
