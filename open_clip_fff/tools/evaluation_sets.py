@@ -2,7 +2,6 @@
 
 import argparse
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
@@ -26,6 +25,7 @@ from open_clip_fff.data.shards import (
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.plural import plural, reasons
+from open_clip_fff.tools.progress import interval
 from open_clip_fff.tools.shards.tars import check_torn, tar_writer
 
 T = TypeVar("T")
@@ -61,9 +61,8 @@ def write_split(folder: Path, samples: Iterable[Members | SkippedSample]) -> tup
 
 
 def _shown(samples: Iterable[T], what: str) -> Iterator[T]:
-    """With a progress bar; where stderr is no terminal, a line of it now and then."""
-    interval, delay = (1, 0) if sys.stderr.isatty() else (30, 30)
-    return iter(tqdm(samples, what, unit=" images", mininterval=interval, delay=delay))
+    """With a progress bar."""
+    return iter(tqdm(samples, what, unit=" images", mininterval=interval(), delay=interval()))
 
 
 def how_to_score(out: Path) -> str:

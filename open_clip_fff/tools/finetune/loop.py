@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +21,7 @@ from open_clip_fff.errors import UsageError, as_mistake, error_message
 from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.numerics import not_finite
 from open_clip_fff.tools.finetune.pairs import ImageTransform
+from open_clip_fff.tools.progress import interval
 
 TOKENIZER_SAMPLES = 20_000  # whose captions a tokenizer is learned from
 Losses = dict[str, Tensor]
@@ -92,7 +92,7 @@ def fine_tune(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args.steps, args.warmup))
     kind = torch.device(args.device).type
     batches = DataLoader(data, args.batch_size, num_workers=args.workers, drop_last=True, pin_memory=kind == "cuda")
-    with plain_errors(), tqdm(total=args.steps, unit="step", mininterval=1 if sys.stderr.isatty() else 30) as bar:
+    with plain_errors(), tqdm(total=args.steps, unit="step", mininterval=interval()) as bar:
         for _, batch in zip(range(args.steps), batches, strict=False):
             model.train()
             with torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda"):

@@ -17,9 +17,9 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tokens import draw_captions
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.numerics import half_on_cuda
+from open_clip_fff.tools.progress import progress
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, concatenate_features, mining_features
-from open_clip_fff.tools.sampling.progress import progress
 
 CHUNK = 64  # images that are embedded at a time
 THUMBNAIL, QUALITY = 176, 80  # pixels of the longer side, and JPEG quality
