@@ -10,6 +10,7 @@ from tqdm import tqdm
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.plural import plural, reasons
+from open_clip_fff.tools.progress import interval
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, local_size
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples
@@ -40,20 +41,23 @@ def process_shards(
     if share.index == 0:
         part = f" (share 0 of {share.count})" if share.count > 1 else ""
         print(f"{len(missing)} of {plural(len(mine), 'shards')} to do{part}, into {folder.path}", flush=True)
-    shown = share.index == 0 and bool(missing)
-    progress, failed = ShardProgress(len(missing), size(sources[missing[0]]) if shown else 0, shown), []
-    try:
-        for stem in missing:
+    shown, failed = share.index == 0 and bool(missing), list[str]()
+    total = size(sources[missing[0]]) * len(missing) if shown else 0
+    with tqdm(total=total or None, unit=" samples", mininterval=interval(), disable=not shown, smoothing=0.05) as bar:
+        for number, stem in enumerate(missing, 1):
+            bar.set_description(f"shard {number}/{len(missing)}")
             try:
-                _write_shard(stem, sources[stem], folder, work, progress.tick)
-            except _Unreadable as error:
+                _write_shard(stem, sources[stem], folder, work, bar.update)
+            except OneRankError:
+                raise
+            except UsageError as error:
                 failed.append(stem)
-                progress.bar.write(f"left out: {error}", file=sys.stderr)
-            progress.shard_done()
-    finally:
-        progress.bar.close()
+                bar.write(f"left out: {error}", file=sys.stderr)
+            bar.total = round(bar.n / number * len(missing)) or None  # as if all were as large as those so far
     if shown:
-        print(progress.speed() + (", by this one of the processes" if share.count > 1 else ""), flush=True)
+        seconds = bar.format_dict["elapsed"]
+        speed = f"{plural(bar.n, 'samples')} in {seconds:.0f} s: {bar.n / max(seconds, 1e-9):,.1f} a second"
+        print(speed + (", by this one of the processes" if share.count > 1 else ""), flush=True)
     all_failed: list[str] = [stem for part in share.gather(failed) for stem in part]
     nothing = False
     if share.reports:  # this one reads the records of all, and its code is that of all
@@ -64,49 +68,14 @@ def process_shards(
     return 1 if all_failed or nothing else 0
 
 
-class ShardProgress:
-    """A progress bar over samples; their number is estimated from the shards so far, first by that of the first one."""
-
-    def __init__(self, shards: int, first: int, shown: bool) -> None:
-        self._shards, self._done = shards, 0
-        interval = 1 if sys.stderr.isatty() else 30
-        total = first * shards or None
-        self.bar = tqdm(total=total, unit=" samples", mininterval=interval, disable=not shown, smoothing=0.05)
-        self._label()
-
-    def tick(self, samples: int) -> None:
-        """Counts samples of the current shard."""
-        self.bar.update(samples)
-
-    def shard_done(self) -> None:
-        """Estimates the total again."""
-        self._done += 1
-        self.bar.total = round(self.bar.n / self._done * self._shards) or None
-        self._label()
-
-    def speed(self) -> str:
-        """Samples, seconds and samples per second of this process."""
-        seconds = self.bar.format_dict["elapsed"]
-        return f"{plural(self.bar.n, 'samples')} in {seconds:.0f} s: {self.bar.n / max(seconds, 1e-9):,.1f} a second"
-
-    def _label(self) -> None:
-        self.bar.set_description(f"shard {min(self._done + 1, self._shards)}/{self._shards}")
-
-
-class _Unreadable(Exception):
-    """A shard's source cannot be read."""
-
-
 def _write_shard(stem: str, source: str, folder: OutFolder, work: Work, tick: Callable[[int], None]) -> None:
+    """Raises UsageError if the source cannot be read, and OneRankError if the file cannot be written."""
     path = folder.file(stem)
     try:
         with atomic_file(path) as file:
-            try:
-                size = local_size(source)
-                record = work(source, file, tick)
-                record.size = size
-            except UsageError as error:
-                raise _Unreadable(error) from error
+            size = local_size(source)
+            record = work(source, file, tick)
+            record.size = size
             folder.write_record(stem, record)
     except BlockingIOError as error:
         raise OneRankError(f"--out {path}: another process is at it; give each its own --share I/N") from error
