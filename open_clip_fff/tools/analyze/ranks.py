@@ -23,13 +23,7 @@ def batches(images: int, size: int) -> list[tuple[slice, int]]:
 
 
 @torch.no_grad()
-def outranked(
-    image: Tensor,
-    text: Tensor,
-    size: int,
-    area: int = AREA,
-    bar: str = "batches",
-) -> Tensor:
+def outranked(image: Tensor, text: Tensor, size: int, area: int = AREA, bar: str = "batches") -> Tensor:
     """The number of other captions in an image's batch with at least the cosine of its own, int64 [n], below `size`.
 
     Equal cosines count, as in validation: captions that images share identify none of them. Features of n images and of

@@ -56,11 +56,7 @@ class Calibration(NamedTuple):
 
 
 def calibrate(
-    plan: Plan,
-    draw: SampleDraw,
-    extractor: FeatureExtractor,
-    scorer: PairScorer | None,
-    settings: CalibrationSettings,
+    plan: Plan, draw: SampleDraw, extractor: FeatureExtractor, scorer: PairScorer | None, settings: CalibrationSettings
 ) -> Calibration:
     """Proposes thresholds for a training that mines; `scorer` scores pairs near them, None for none.
 

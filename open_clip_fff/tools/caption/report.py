@@ -36,13 +36,7 @@ class CaptionedSample(NamedTuple):
 
 
 def report(
-    folder: OutFolder,
-    sources: Mapping[str, str],
-    title: str,
-    most: int,
-    field: str | None,
-    pattern: str,
-    unread: bool,
+    folder: OutFolder, sources: Mapping[str, str], title: str, most: int, field: str | None, pattern: str, unread: bool
 ) -> tuple[list[str], int]:
     """Lines with coverage, examples and training's flags of what a folder holds, and OUT/examples.png; none if empty.
 

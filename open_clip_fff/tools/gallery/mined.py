@@ -66,11 +66,7 @@ def find_thresholds(features: MiningFeatures, config: MiningConfig, batch: int) 
 
 @torch.no_grad()
 def mine_sample(
-    features: MiningFeatures,
-    config: MiningConfig,
-    thresholds: Thresholds,
-    show: int,
-    labels: Tensor | None = None,
+    features: MiningFeatures, config: MiningConfig, thresholds: Thresholds, show: int, labels: Tensor | None = None
 ) -> MinedSample:
     """Mines a sample of n images as one batch, with the form of S_tt, the cap and the band of `config`.
 

@@ -19,17 +19,7 @@ from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.pack.join import OneTable
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource, SampleSource, ShardSource
-from open_clip_fff.tools.pack.writing import (
-    IMAGES,
-    JOINED,
-    MORE,
-    NONE,
-    RAW,
-    REENCODED,
-    ROWS,
-    PackedSample,
-    pack_sample,
-)
+from open_clip_fff.tools.pack.writing import IMAGES, JOINED, MORE, NONE, RAW, REENCODED, ROWS, PackedSample, pack_sample
 from open_clip_fff.tools.shards.folder import OutFolder
 from open_clip_fff.tools.shards.share import Share
 

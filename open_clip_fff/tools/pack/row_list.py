@@ -73,11 +73,7 @@ def _write(file: BinaryIO, folder: Path, listing: Listing, shown: bool) -> None:
 
 
 def arrange(
-    rows: RowFile,
-    file: BinaryIO,
-    repeats: Repeats,
-    order: Order = None,
-    notes: Mapping[str, list[str]] | None = None,
+    rows: RowFile, file: BinaryIO, repeats: Repeats, order: Order = None, notes: Mapping[str, list[str]] | None = None
 ) -> None:
     """Writes rows in the order in which they are packed, with one batch and some 50 bytes a row in memory.
 

@@ -51,12 +51,7 @@ def pack_sample(found: tuple[str, Any], source: SampleSource, settings: ImageSet
 
 
 def write_shard(
-    shard: str,
-    file: BinaryIO,
-    tick: Callable[[int], None],
-    source: SampleSource,
-    settings: ImageSettings,
-    workers: int,
+    shard: str, file: BinaryIO, tick: Callable[[int], None], source: SampleSource, settings: ImageSettings, workers: int
 ) -> ShardRecord:
     """Writes one shard, reads it back and compares; calls `tick` with the number of finished samples.
 
