@@ -132,7 +132,7 @@ def tar_files(
 
     Args:
         sources: `url` and `stream` each.
-        handler: gets errors of members and tars, and returns whether to continue.
+        handler: gets errors of members and tars, and raises them, or what can be read is read on.
         select_files, rename_files: webdataset's, unused.
         eof_value: is yielded after each tar; None for nothing.
         refused: replaces the content of a file that is too large or sparse; None to give `handler` an error.
@@ -146,8 +146,7 @@ def tar_files(
         except Exception as error:
             error = _failed_program(source.get("stream")) or error
             error.args = (*error.args, source.get("stream"), source.get("url"))
-            if not handler(error):
-                return
+            handler(error)
 
 
 def _failed_program(stream: Any) -> Exception | None:
@@ -222,8 +221,7 @@ def _members(stream: Any, handler: Handler, refused: bytes | None) -> Iterator[t
                     yield member.name, refused
             except Exception as error:
                 error.args = (f"{error.args[0] if error.args else error} @ {stream}", *error.args[1:])
-                if not handler(error):
-                    return
+                handler(error)
 
 
 def _content(stream: Any, member: tarfile.TarInfo) -> bytes:
