@@ -107,17 +107,10 @@ def columns_line(table: SourceTable, typed: ColumnNames, columns: ColumnNames) -
 
 def unused_columns(table: SourceTable, columns: ColumnNames, *others: str) -> list[str]:
     """A line on the columns that are read neither as `columns` nor as `others`, if there are any."""
-    only = columns.only[:1] if columns.only else ()
-    others = (*others, *(table.made_of if CAPTIONS in columns.captions else ()))
-    read = {
-        columns.image,
-        *own_columns(columns.captions, table.columns),
-        *columns.keep,
-        columns.url,
-        columns.label,
-        *only,
-        *others,
-    }
+    only = columns.only[0] if columns.only else None
+    made_of = table.made_of if CAPTIONS in columns.captions else ()
+    read = {columns.image, columns.url, columns.label, only, *columns.keep, *others, *made_of}
+    read |= {*own_columns(columns.captions, table.columns)}
     names = [name for name in table.columns if name not in read]
     return [f"{len(names)} of {plural(len(table.columns), 'columns')} ({column_names(names)})"] if names else []
 

@@ -37,10 +37,9 @@ class UnusedFiles:
     @property
     def lines(self) -> list[str]:
         """`2 .parquet (00000.parquet, 00001.parquet), …`, most frequent first; empty for none."""
-        by_count = sorted(self._counts.items(), key=lambda entry: (-entry[1], entry[0]))
         parts = []
-        for suffix, count in by_count:
-            names = [*self._found[suffix], *(["…"] if count > SHOWN else [])]
+        for suffix, count in sorted(self._counts.items(), key=lambda entry: (-entry[1], entry[0])):
+            names = [*self._found[suffix], *["…"] * (count > SHOWN)]
             parts.append(f"{count:,} {printable(suffix) or 'without a suffix'} ({', '.join(names)})")
         return [", ".join(parts)] if parts else []
 
@@ -51,24 +50,19 @@ def unused_in(source: str, used: Iterable[str], images: bool) -> list[str]:
     With `images`, its images are used, too. Raises UsageError if it cannot be read.
     """
     unused, read, folder = UnusedFiles(), {Path(path).name for path in used}, Path(source)
-    if folder.is_dir():
-        for name, is_folder in entries_of(folder):
-            if not is_folder and name not in read and not (images and _suffix(name) in IMAGE_SUFFIXES):
-                unused.add(name)
+    for name, is_folder in entries_of(folder) if folder.is_dir() else ():
+        if not is_folder and name not in read and not (images and _suffix(name) in IMAGE_SUFFIXES):
+            unused.add(name)
     return unused.lines
 
 
 def image_folders_in(source: str) -> list[str]:
     """A line on the folders with images directly in a source of shards; none if it is no folder, or has none."""
     folder = Path(source)
-    names = [name for name, is_folder in entries_of(folder) if is_folder] if folder.is_dir() else []
-    names = [name for name in names if next(images_below(folder / name, UnusedFiles()), None) is not None]
-    more = ", …" if len(names) > SHOWN else ""
-    return (
-        [f"{plural(len(names), 'folders')} with images ({', '.join(map(printable, names[:SHOWN]))}{more})"]
-        if names
-        else []
-    )
+    entries = entries_of(folder) if folder.is_dir() else []
+    names = [name for name, is_folder in entries if is_folder and has_images(folder / name)]
+    shown = ", ".join([*map(printable, names[:SHOWN]), *["…"] * (len(names) > SHOWN)])
+    return [f"{plural(len(names), 'folders')} with images ({shown})"] if names else []
 
 
 def images_below(
@@ -81,39 +75,37 @@ def images_below(
 
     Raises UsageError if a folder cannot be read.
     """
-    owned = (*CAPTION_SUFFIXES, FIELDS_SUFFIX) if beside else ()
-    skipped = () if out is None or not out.is_dir() else (_inode(out),)
-    yield from _below(folder, skipped, unused, owned, frozenset(map(Path, known)))
+    owned, paths = (*CAPTION_SUFFIXES, FIELDS_SUFFIX) if beside else (), frozenset(map(Path, known))
+
+    def below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+        here = _inode(folder)
+        if here in above:
+            return
+        found = entries_of(folder)
+        images = {name for name, is_folder in found if not is_folder and _suffix(name) in IMAGE_SUFFIXES}
+        owners = images | {os.path.splitext(name)[0] for name in images}
+        for name, is_folder in found:
+            if is_folder:
+                yield from below(folder / name, (*above, here))
+            elif name in images:
+                yield folder / name
+            else:
+                stem, suffix = os.path.splitext(name)
+                if not (suffix in owned and stem in owners) and folder / name not in paths:
+                    unused.add(name)
+
+    yield from below(folder, () if out is None or not out.is_dir() else (_inode(out),))
+
+
+def has_images(folder: Path) -> bool:
+    """Whether there is an image in a folder or below. Raises UsageError as `images_below`."""
+    return next(images_below(folder, UnusedFiles()), None) is not None
 
 
 def files_beside(image: str, suffixes: Iterable[str]) -> list[str]:
     """Paths of files that may belong to an image: `NAME.txt` and `NAME.jpg.txt`, for each suffix."""
     stem = os.path.splitext(image)[0]
     return [f"{name}{suffix}" for suffix in suffixes for name in (stem, image)]
-
-
-def _below(
-    folder: Path,
-    above: tuple[tuple[int, int], ...],
-    unused: UnusedFiles,
-    owned: tuple[str, ...],
-    known: frozenset[Path],
-) -> Iterator[Path]:
-    here = _inode(folder)
-    if here in above:
-        return
-    found = entries_of(folder)
-    images = {name for name, is_folder in found if not is_folder and _suffix(name) in IMAGE_SUFFIXES}
-    owners = images | {os.path.splitext(name)[0] for name in images}
-    for name, is_folder in found:
-        if is_folder:
-            yield from _below(folder / name, (*above, here), unused, owned, known)
-        elif name in images:
-            yield folder / name
-        else:
-            stem, suffix = os.path.splitext(name)
-            if not (suffix in owned and stem in owners) and folder / name not in known:
-                unused.add(name)
 
 
 def _inode(folder: Path) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from open_clip_fff.data.data_sets import expand_shards
 from open_clip_fff.errors import UsageError
 from open_clip_fff.tools.pack.columns import image_column
 from open_clip_fff.tools.pack.folder import metadata_files
-from open_clip_fff.tools.pack.folder_files import FIXES, UnusedFiles, images_below
+from open_clip_fff.tools.pack.folder_files import FIXES, has_images
 from open_clip_fff.tools.pack.settings import PackSettings
 from open_clip_fff.tools.pack.tables.parquet import cell_image
 from open_clip_fff.tools.pack.tables.table import FORMS, SourceTable, form
@@ -49,7 +49,7 @@ def detect_kind(source: str, flag: str = "SOURCE", table: bool = False) -> Sourc
         files = files_in(path, ".parquet")
         if files and (table or _has_images(files[0], path)):
             return SourceKind("table", files)
-        if next(images_below(path, UnusedFiles()), None) is not None:
+        if has_images(path):
             return SourceKind("folder", ())
         files = files or tuple(sorted(map(str, path.glob("*/*.parquet"))))  # Hugging Face has them in `data/`
         return SourceKind("table", files) if files else SourceKind("folder", ())

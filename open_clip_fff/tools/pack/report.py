@@ -136,8 +136,7 @@ def _join_lines(counts: Counter[str], total: int, partly: bool, by_url: bool) ->
 
 def unread_texts(samples: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
     """Lines on json fields with text that no key of captions names, as in `field_values`, and on other such members."""
-    fields, others = Counter[str](), Counter[str]()
-    number = 0
+    fields, others, number = Counter[str](), Counter[str](), 0
     for sample in samples:
         number += 1
         with suppress(ValueError, RecursionError):
@@ -149,11 +148,9 @@ def unread_texts(samples: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> l
             with suppress(ValueError):
                 others.update([name] if not named and texts_of(member) else [])
     where = f"of {plural(number, 'samples')} that were looked at"
-    lines = (
-        [f"fields of the json with text ({_named(fields)}, {where}): --json-text-key names captions"] if fields else []
-    )
     by = "training reads them by --text-key NAME, or --json-text-key NAME.json:FIELD"
-    return lines + ([f"members with text ({_named(others)}, {where}): {by}"] if others else [])
+    in_json = f"fields of the json with text ({_named(fields)}, {where}): --json-text-key names captions"
+    return [in_json] * bool(fields) + [f"members with text ({_named(others)}, {where}): {by}"] * bool(others)
 
 
 def _named(counts: Counter[str]) -> str:

@@ -30,12 +30,12 @@ Order = Literal["identity"] | int | None
 
 @dataclass(frozen=True)
 class Listing:
-    """What a list is made of."""
+    """What a list is made of, and how: `repeats` and `order` are those of `arrange`."""
 
     rows: Iterator[SourceRow]  # of the source; iterated once at most
     columns: Sequence[str]  # names of the caption columns
-    repeats: Repeats  # what becomes of rows of one identity
-    order: Order  # as in `arrange`
+    repeats: Repeats
+    order: Order
     about: int = 0  # the approximate number of rows; 0 if unknown
     read: Callable[[], list[str]] = list  # gives notes on the reading, after all rows
     unused: Callable[[], list[str]] = list  # gives notes on content that is not used, after all rows
@@ -77,13 +77,9 @@ def arrange(
 ) -> None:
     """Writes rows in the order in which they are packed, with one batch and some 50 bytes a row in memory.
 
-    Args:
-        rows: in any order.
-        file: to write to.
-        repeats: of rows with one identity: `join` them to one, with the captions of all and the rest of the first;
-            `rename` their keys, with a hash of the image's path; or `keep` them.
-        order: of joined rows by `identity`, or random by a seed; None for the order of the first rows.
-        notes: lines by name, for `RowFile.notes`.
+    Rows of one identity become one by `join`, with the captions of all and the rest of the first; `rename` appends a
+    hash of the image's path to their keys. The order is that of the first rows, or by `identity`, which must be joined,
+    or random by a seed. `notes` are lines by name, for `RowFile.notes`.
     """
     identities = rows.identities
     values, counts = np.unique(identities, return_counts=True)

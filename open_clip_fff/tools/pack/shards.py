@@ -51,10 +51,8 @@ def _check_images(shard: str) -> None:
                 return
             held |= dict.fromkeys(sample)
     if held:
-        raise UsageError(
-            f"SOURCE: the first samples of {shard} have no image ({', '.join(IMAGES)}); "
-            f"they hold {describe_members(held)}"
-        )
+        there = f"they hold {describe_members(held)}"
+        raise UsageError(f"SOURCE: the first samples of {shard} have no image ({', '.join(IMAGES)}); {there}")
 
 
 def _join(settings: PackSettings, kind: SourceKind) -> tuple[list[str], Callable[[Path, Share], Join | None]]:

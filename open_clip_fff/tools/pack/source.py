@@ -26,18 +26,15 @@ RUNS = 8  # of consecutive rows that a dry run reads of a table with images
 
 
 class ListedSource:
-    """The rows of a list, `per_shard` of them a shard.
+    """The rows of the list of a table or folder of that name, `per_shard` of them a shard.
 
     Args:
-        rows: in their order.
-        name: of the table or folder.
         item: makes a sample of a row.
         repeats: makes a line of the numbers of rows and, if fewer, of images.
         with_images: adds to rows the images that are in the table itself; None if rows have paths.
         read_keys: json fields of the source that captions are read from; None if it has no json.
 
-    Attributes:
-        shards: what each shard is made of, by the stem of its file.
+    `shards` are what each shard is made of, by the stem of its file.
     """
 
     json_keys: tuple[str, ...] = ("captions",)  # json fields with captions in the shards
@@ -148,12 +145,9 @@ class ShardSource:
         found, damage = self._reader.read({**sample, **held})
         if damage:
             raise SkipSample("captions cannot be read")
-        raw = len(found["txt"])
-        return Item(
-            *(str(sample["__key__"]), image, held, raw, sum(map(len, found.values())) - raw),
-            joined=joined.rows if joined is not None else 0,
-            name=name,
-        )
+        raw, rows = len(found["txt"]), 0 if joined is None else joined.rows
+        more = sum(map(len, found.values())) - raw
+        return Item(str(sample["__key__"]), image, held, raw, more, joined=rows, name=name)
 
 
 SampleSource = ListedSource | ShardSource

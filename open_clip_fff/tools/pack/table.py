@@ -30,7 +30,7 @@ from open_clip_fff.tools.pack.folder import FILE_NAME, NamedImages, joined_path
 from open_clip_fff.tools.pack.folder_files import IMAGE_SUFFIXES, unused_in
 from open_clip_fff.tools.pack.items import Item, SkipSample, members_of
 from open_clip_fff.tools.pack.kinds import REMOTE, TRIED, SourceKind
-from open_clip_fff.tools.pack.row_list import ROWS, Listing, make_list
+from open_clip_fff.tools.pack.row_list import ROWS, Listing, Repeats, make_list
 from open_clip_fff.tools.pack.rows import SourceRow, captions_of
 from open_clip_fff.tools.pack.settings import ColumnNames, PackSettings
 from open_clip_fff.tools.pack.source import ListedSource, PreparedSource
@@ -56,11 +56,8 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
     table.skipped.clear()
 
     def repeats(rows: int, images: int) -> str:
-        rest = (
-            ", each one sample"
-            if settings.group_rows
-            else "; --group makes one sample of each, with all their captions"
-        )
+        hint = "; --group makes one sample of each, with all their captions"
+        rest = ", each one sample" if settings.group_rows else hint
         return f"{plural(rows, 'rows')} are about {plural(images, 'images')}{rest}"
 
     def open_in(lists: Path, share: Share) -> ListedSource:
@@ -72,15 +69,9 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
             files = named.unused() if named else unused_in(settings.source, table.files, not inline)
             return [*unused_columns(table, columns), *_nested(nested), *table.unused(), *files]
 
-        listing = Listing(
-            rows=named.noting(rows) if named else rows,
-            columns=columns.captions,
-            repeats="join" if settings.group_rows else "keep",
-            order=settings.seed,
-            about=table.about(),
-            read=table.warnings,
-            unused=unused,
-        )
+        rows = named.noting(rows) if named else rows
+        repeated: Repeats = "join" if settings.group_rows else "keep"
+        listing = Listing(rows, columns.captions, repeated, settings.seed, table.about(), table.warnings, unused)
         listed = make_list(lists / ROWS, listing, share)
         images = partial(with_images, files=table.files, column=columns.image or "", folder=lists) if inline else None
         return ListedSource(listed, table.name, settings.per_shard, partial(table_item, root=root), repeats, images)
@@ -106,9 +97,8 @@ def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, star
     if contents:
         reasons = [unreadable_reason(content) for content in contents]
         if all(reasons):
-            raise UsageError(
-                f"--image-key {column}: none of the first cells of {table.name} is an image ({reasons[0]})"
-            )
+            none = f"none of the first cells of {table.name} is an image"
+            raise UsageError(f"--image-key {column}: {none} ({reasons[0]})")
         return
     if not paths:
         raise UsageError(f"--image-key {column}: the first rows of {table.name} are empty there")
