@@ -14,7 +14,6 @@ from open_clip_fff.mining.clauses import mine
 from open_clip_fff.models.frozen import load_frozen
 from open_clip_fff.tools.calibrate import FILES
 from open_clip_fff.tools.sampling.draw import SHARDS, SampleDraw, quotas
-from open_clip_fff.tools.shards.tars import sample_starts
 from tests import colour_discriminator
 from tests.conftest import colour_sample, write_tar
 from tests.full_disk import full_disk
@@ -31,22 +30,24 @@ DISCRIMINATOR = ["--plugin", "tests.colour_discriminator", "--discriminator", "c
 # --- the draw --------------------------------------------------------------------------------------------------------
 
 
-def test_a_draw_is_even_over_shards_and_within_them(tmp_path):
+def test_a_draw_is_even_over_shards_and_within_them(tmp_path, monkeypatch):
     sizes = [40, 10, 30, 0, 20]
     urls = []
     for number, size in enumerate(sizes):
         samples = {f"{number}-{row:02d}": {"txt": b"x"} for row in range(size)}
         urls.append(str(write_tar(tmp_path / f"{number}.tar", samples)))
 
-    def keys(images: int, seed: int = 0, starts=sample_starts) -> list[str]:
-        return [x["__key__"] for x in SampleDraw(urls, images, seed, starts)]
+    def keys(images: int, seed: int = 0) -> list[str]:
+        return [x["__key__"] for x in SampleDraw(urls, images, seed)]
 
     found = keys(50)
     assert [sum(key.startswith(f"{n}-") for key in found) for n in range(5)] == [20, 5, 15, 0, 10]
     assert len(set(found)) == 50 and found == keys(50) != keys(50, seed=1)
     assert max(int(key[2:]) for key in found if key[0] == "0") > 30  # not the first ones
     assert len(keys(1_000)) == 100
-    assert keys(50, starts=lambda _: ([], None)) == found  # where the size is not known, the shard is counted
+    monkeypatch.setattr("open_clip_fff.tools.sampling.draw.sample_starts", lambda _: ([], None))
+    assert keys(50) == found  # where the size is not known, the shard is counted
+    monkeypatch.undo()
     first = [int(key[2:]) for seed in range(60) for key in keys(10, seed) if key[0] == "0"]
     often = np.bincount(first, minlength=40)
     assert often.sum() == 240 and often.max() < 18  # 6 each on average
@@ -54,10 +55,11 @@ def test_a_draw_is_even_over_shards_and_within_them(tmp_path):
     assert not quotas([], 5)
 
 
-def test_a_draw_reads_some_of_many_shards(tmp_path):
+def test_a_draw_reads_some_of_many_shards(tmp_path, monkeypatch):
     url = str(write_tar(tmp_path / "0.tar", {"a": {"txt": b"x"}}))
     many = [f"{url}?{n}" for n in range(3 * SHARDS)]
-    draw = SampleDraw(many, 10_000, 0, lambda _: (range(5), None))
+    monkeypatch.setattr("open_clip_fff.tools.sampling.draw.sample_starts", lambda _: (range(5), None))
+    draw = SampleDraw(many, 10_000, 0)
     assert len(draw.indices) == SHARDS and len(draw) == 5 * SHARDS
     assert {int(url.split("?")[1]) // SHARDS for url in draw.indices} == {0, 1, 2}
 

@@ -1,6 +1,6 @@
 """A random sample of many shards, in proportion to their sizes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,13 +16,8 @@ from open_clip_fff.tools.shards.tars import sample_starts
 class SampleDraw:
     """Undecoded samples of some shards, the same at each pass and for the same seed.
 
-    Args:
-        urls: of the shards.
-        images: samples to draw; all if there are fewer.
-        seed: of the draw.
-        starts: returns where in a shard's file each sample starts, so that others are not read, and why not all are
-            known; where none is, a shard is read once to count them, and up to the last that is drawn at each pass.
-        shards: to read at most.
+    So many `images` are drawn, or all if there are fewer, of at most so many `shards`. Of a local tar only those that
+    are drawn are read; another shard is read once to count its samples, and up to the last one drawn at each pass.
 
     Attributes:
         indices: of the samples in their shards, ascending, by url.
@@ -31,24 +26,16 @@ class SampleDraw:
         damage: an error of each sample that it read without some of its captions.
     """
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        images: int,
-        seed: int,
-        starts: Callable[[str], tuple[Sequence[int], str | None]] = sample_starts,
-        shards: int = SHARDS,
-    ) -> None:
+    def __init__(self, urls: Sequence[str], images: int, seed: int, shards: int = SHARDS) -> None:
         random, all_urls = np.random.default_rng(seed), list(dict.fromkeys(urls))
         chosen = random.choice(len(all_urls), min(shards, len(all_urls)), replace=False)
         some = [all_urls[index] for index in sorted(chosen)]
         self.unreadable: dict[str, str] = {}
         self.sidecars: list[Sidecar] = []
         self.damage: list[str] = []
-        counting = progress(some, desc="counting samples", unit=" shards")
         self._starts: dict[str, Sequence[int]] = {}
-        for url in counting:
-            self._starts[url], damage = starts(url)
+        for url in progress(some, desc="counting samples", unit=" shards"):
+            self._starts[url], damage = sample_starts(url)
             if self._starts[url] and damage is not None:
                 self.unreadable[url] = damage
         sizes = [len(self._starts[url]) or sum(1 for _ in self._read(read_samples([url]), url)) for url in some]
