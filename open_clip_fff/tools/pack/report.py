@@ -64,8 +64,8 @@ def _counts(samples: list[PackedSample], made: list[Any]) -> list[str]:
     counts = sum((Counter(sample.counts) for sample in samples), Counter())
     left_out = Counter(sample.why for sample in made if not isinstance(sample, PackedSample))
     held = ", ".join(plural(counts[name], name) for name in (IMAGES, RAW, MORE, NONE, JOINED) if counts[name])
-    lines = [f"of {plural(len(made), 'samples')} that were looked at: {held or 'none can be packed'}"]
-    return [*lines, f"left out: {reasons(left_out)}"] if left_out else lines
+    line = f"of {plural(len(made), 'samples')} that were looked at: {held or 'none can be packed'}"
+    return [line, *[f"left out: {reasons(left_out)}"] * bool(left_out)]
 
 
 def _size(source: SampleSource, samples: list[PackedSample], made: int) -> list[str]:

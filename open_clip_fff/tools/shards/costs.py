@@ -71,7 +71,6 @@ def bytes_per_image(folder: Path, flag: str) -> float:
         if record := ShardRecord.read(record_path(folder, file.stem)):
             size, images = size + file.stat().st_size, images + record.counts["images"]
     if not images:
-        raise UsageError(
-            f"{flag} {folder}: no shards with records there; name a folder that pack, caption or embed made"
-        )
+        fix = "name a folder that pack, caption or embed made"
+        raise UsageError(f"{flag} {folder}: no shards with records there; {fix}")
     return size / images

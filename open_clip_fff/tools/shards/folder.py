@@ -86,25 +86,23 @@ class OutFolder:
 
         Raises OneRankError if it was made of another source, of one of another size, or by something else.
         """
-        if not self.file(stem).exists():
+        file = self.file(stem)
+        if not file.exists():
             return False
-        record = self.record(stem)
+        record, size = self.record(stem), local_size(source)
+        made = f"--out {self.path}: {file.name} was made of"
         if record is None:
             raise OneRankError(
-                f"--out {self.path}: {self.file(stem).name} is there, and no record of what it was made of "
+                f"--out {self.path}: {file.name} is there, and no record of what it was made of "
                 f"({record_path(self.path, stem)}); name another folder, or remove that file"
             )
         if record.source != as_utf8(source):
-            raise OneRankError(
-                f"--out {self.path}: {self.file(stem).name} was made of {printable(record.source)} and not of "
-                f"{printable(source)}; name another folder"
-            )
-        size = local_size(source)
+            ours = printable(source)
+            raise OneRankError(f"{made} {printable(record.source)} and not of {ours}; name another folder")
         if record.size is not None and size is not None and record.size != size:
-            name = self.file(stem).name
             raise OneRankError(
-                f"--out {self.path}: {name} was made of a {Path(source).name} of {record.size:,} bytes, which has "
-                f"{size:,} now; remove {name}, and it is made again, or name another folder"
+                f"{made} a {Path(source).name} of {record.size:,} bytes, which has {size:,} now; remove {file.name}, "
+                "and it is made again, or name another folder"
             )
         return True
 
@@ -140,10 +138,8 @@ def by_stem(urls: Iterable[str], flag: str = "--train-data") -> dict[str, str]:
     """Shards by the stem of their names, `00001` of `s3://x/00001.tar`. Raises UsageError if two share one."""
     found: dict[str, str] = {}
     for url in urls:
-        stem = stem_of(url)
-        if stem in found and found[stem] != url:
-            raise UsageError(f"{flag}: {found[stem]} and {url} would share a name; go through their folders one by one")
-        found[stem] = url
+        if (other := found.setdefault(stem_of(url), url)) != url:
+            raise UsageError(f"{flag}: {other} and {url} would share a name; go through their folders one by one")
     return found
 
 

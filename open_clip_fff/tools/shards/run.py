@@ -27,8 +27,6 @@ def process_shards(
 
     Args:
         sources: what each shard is made of, by the stem of its file.
-        folder: for the files.
-        share: this process's.
         work: makes a shard of its source: writes to a file, calls a function with the number of samples done, and
             returns the record. Raises UsageError, with the source's name, if that cannot be read.
         size: how many samples a source has, 0 if unknown, for the progress bar.

@@ -97,17 +97,15 @@ class SourceTable:
             names = [str(Path(file).relative_to(self._folder)) for file in self.files]
             more = f", … {len(names)} in all" if len(names) > SHOWN else ""
             return f"{self._folder} ({', '.join(names[:SHOWN])}{more})"
-        return self.files[0] if len(self.files) == 1 else f"{self._above} ({len(self.files)} files)"
-
-    @property
-    def _above(self) -> str:
-        return os.path.commonpath([Path(file).parent for file in self.files]) or "."
+        if len(self.files) == 1:
+            return self.files[0]
+        above = os.path.commonpath([Path(file).parent for file in self.files]) or "."
+        return f"{above} ({len(self.files)} files)"
 
     def warnings(self) -> list[str]:
         """A line on the rows that were skipped, if there are any."""
-        if not self.skipped:
-            return []
-        return [f"{plural(len(self.skipped), 'rows')} cannot be read, the first: {self.skipped[0]}"]
+        rows = plural(len(self.skipped), "rows")
+        return [f"{rows} cannot be read, the first: {first}" for first in self.skipped[:1]]
 
     def about(self) -> int:
         """The approximate number of rows; 0 if unknown."""
