@@ -59,16 +59,13 @@ def class_set(
     """Writes a set, or another split of one, completely or not at all, and prints what is in it.
 
     Args:
-        source: a folder with a folder of images for each class, or shards.
+        source: a folder with a folder of images for each class, or shards, with it in the member or field `class_key`.
         out: the set's folder; one that has other splits of the same classes gets this one as well.
-        split: its name; models are scored on `test`, and `train` serves linear probes.
-        class_key: of shards, the tar member or json field with the class.
         names_file: names of the classes (`name_classes`); None for those of the folders.
         templates_file: a template a line; None for GENERIC_TEMPLATES.
 
-    Raises:
-        UsageError: if the source, the names or the templates cannot be used, or `out` is something else, or cannot be
-            written.
+    Raises UsageError if the source, the names or the templates cannot be used, or `out` is something else, or cannot be
+    written.
     """
     unused = UnusedFiles()
     images, labels = _images_of(source, class_key, unused)

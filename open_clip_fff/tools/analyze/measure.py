@@ -90,16 +90,10 @@ def measure(sample: CaptionSample, batch: int) -> Measurements:
         captions.append(table)
         frequent.append(most_frequent(list(table["normal"])).assign(kind=kind.name))
         pool = shuffle(kind.one)[: found.pool]
-        table["nearest"] = _numbers(
-            mean_of_nearest(
-                sample.text[kind.indices],
-                kind.owner,
-                sample.text[pool],
-                sample.owner[pool],
-                bar=f"nearest captions, {kind.name}",
-            )
-        )
-        images[f"among_{kind.name}"] = _numbers(within_images(sample.text[kind.indices], kind.owner, len(images)))
+        text, bar = sample.text[kind.indices], f"nearest captions, {kind.name}"
+        nearest = mean_of_nearest(text, kind.owner, sample.text[pool], sample.owner[pool], bar=bar)
+        table["nearest"] = _numbers(nearest)
+        images[f"among_{kind.name}"] = _numbers(within_images(text, kind.owner, len(images)))
         if sample.image is not None:
             _rank(found, sample, sample.image, kind, batch)
     if len(kinds) > 1:

@@ -43,10 +43,8 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     stored = None if extractor.stored is None else extractor.stored.model
     model = model_name(plan) or stored or "an unnamed model"
     joined = f" ({plural(sample.copies, 'copies')} of an image joined to it)" if sample.copies else ""
-    about = (
-        f"{plural(len(sample.keys), 'images')} with {plural(len(sample.captions), 'captions')} from "
-        f"{plural(len(set(sample.shards)), 'shards')}{joined}, with features of {model}."
-    )
+    held = f"{plural(len(sample.keys), 'images')} with {plural(len(sample.captions), 'captions')}"
+    about = f"{held} from {plural(len(set(sample.shards)), 'shards')}{joined}, with features of {model}."
     lines = summary(found)
     warnings = _warnings(found, sample, draw, reader.skipped, model, args.batch)
     page = render(

@@ -98,20 +98,12 @@ def _frequencies(found: Measurements) -> list[SummaryLine]:
 
 
 def _outranked(found: Measurements, text: str) -> list[SummaryLine]:
-    columns = found.by_kind(f"outranked_{text}")
     called = {ONE: "by one caption each", MEAN: "by the mean of their captions"}[text]
     sizes = " or ".join(f"{size:,}" for size in sorted(set(found.batch.values())))
-    return [
-        SummaryLine(
-            f"outranked_{text}_{least}",
-            f"images outranked in batches of {sizes}, {called}",
-            f"by {least} or more captions of others",
-            "share",
-            {
-                kind: float((counts.dropna() >= least).mean())
-                for kind, counts in columns.items()
-                if least < found.batch[kind]
-            },
-        )
-        for least in OUTRANKED_BY
-    ]
+    topic, lines = f"images outranked in batches of {sizes}, {called}", []
+    for least in OUTRANKED_BY:
+        columns = found.by_kind(f"outranked_{text}").items()
+        shares = {kind: float((x.dropna() >= least).mean()) for kind, x in columns if least < found.batch[kind]}
+        title = f"by {least} or more captions of others"
+        lines.append(SummaryLine(f"outranked_{text}_{least}", topic, title, "share", shares))
+    return lines

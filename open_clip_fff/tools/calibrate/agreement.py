@@ -102,11 +102,9 @@ def half_way(matches: Sequence[tuple[float, float]]) -> tuple[float, str]:
 
 
 def _shares(parts: Sequence[tuple[StratumPairs, Tensor]]) -> MatchShares:
-    total = sum(stratum.population for stratum, _ in parts)
+    total = sum(stratum.population for stratum, _ in parts) or float("nan")
 
     def share(label: int) -> float:
-        if not total:
-            return float("nan")
         return sum(stratum.population * float((x == label).double().mean()) for stratum, x in parts) / total
 
     return MatchShares(share(1), share(0), share(-1))

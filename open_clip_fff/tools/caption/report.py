@@ -43,16 +43,12 @@ def report(
     Also returns 1 where all shards are there and hold no caption, or captions are not of their shard's samples; else 0.
 
     Args:
-        folder: of captions.
-        sources: the shards, by stem.
-        title: of the plot.
+        sources: the shards, by stem; `pattern` is --train-data as it was typed.
         most: K, the most captions of an image.
         field: of the tars' json; None for sidecars.
-        pattern: --train-data as it was typed.
         unread: whether shards are missing since they cannot be read, and not since they are still to be made.
 
-    Raises:
-        UsageError: if a shard cannot be read.
+    Raises UsageError if a shard cannot be read.
     """
     counts = {stem: record.counts for stem, record in folder.records(sources).items() if record is not None}
     first = next((stem for stem, count in counts.items() if count["captions"]), None)

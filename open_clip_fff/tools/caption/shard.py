@@ -89,10 +89,7 @@ class ShardCaptioner:
         return PreparedSample(key, image, any(RAW_TEXTS.read(sample).found.values()))
 
     def _captioned(self, prepared: list[PreparedSample], record: ShardRecord) -> Iterator[tuple[str, list[str]]]:
-        """Key and captions of samples with any; `record` counts, and lists the others.
-
-        Images with fewer than K are captioned again for at most `decoding.rounds`.
-        """
+        """As `captions`, of one batch; images with fewer than K are captioned again for at most `decoding.rounds`."""
         most = self.decoding.captions
         captions: list[list[str]] = [[] for _ in prepared]
         refused: dict[int, str] = {}

@@ -116,9 +116,8 @@ def gallery(plan: Plan, draw: SampleDraw, settings: GallerySettings, command: st
     if why:
         warnings.append(f"{plural(len(sample.skipped), 'samples')} left out: {why}.")
     warnings += draw.warnings()
-    about = (
-        f"{plural(images, 'images')} of {plural(len(draw.indices), 'shards')}, {captions / images:.2f} captions each."
-    )
+    shards = plural(len(draw.indices), "shards")
+    about = f"{plural(images, 'images')} of {shards}, {captions / images:.2f} captions each."
     return render(
         Path(__file__).parent,
         Head(TITLE, about, warnings, topics, printable(command)),

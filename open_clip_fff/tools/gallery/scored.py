@@ -48,15 +48,10 @@ def score_batch(
     settings: ConnectionSettings,
     start: int = 0,
 ) -> ScoredSample:
-    """Finds a batch's hardest pairs as training does, and scores them.
+    """Finds a batch's hardest pairs as training does, by `features`, and scores those above --match-gate by `gate`'s.
 
-    Args:
-        features: of B images, for finding the hardest pairs.
-        gate: of the same images, for --match-gate.
-        captions, crops: up to K captions and uint8 [3, H, W], of each image.
-        scorer: of a discriminator for images in [0, 1].
-        settings: thresholds and gate.
-        start: number of the batch's first image in the sample.
+    Both are of the same B images, each with up to K captions and a crop, uint8 [3, H, W]; `start` is the number of the
+    first one in the sample. The scorer's discriminator takes images in [0, 1].
     """
     assert features.image is not None
     hardest, above_gate = hardest_negatives(features.image, features.text, features.ids, features.valid), None

@@ -115,14 +115,10 @@ def without_raw(features: MiningFeatures, rows: Sequence[CaptionRow]) -> MiningF
 def concatenate_features(parts: Sequence[MiningFeatures]) -> MiningFeatures:
     """One or more parts as one, padded to the largest K."""
     k = max(part.valid.shape[1] for part in parts)
-    missing = [k - part.valid.shape[1] for part in parts]
     images = [part.image for part in parts if part.image is not None]
-    return MiningFeatures(
-        torch.cat(images) if images else None,
-        torch.cat([F.pad(part.text, (0, 0, 0, more)) for part, more in zip(parts, missing, strict=True)]),
-        torch.cat([F.pad(part.valid, (0, more)) for part, more in zip(parts, missing, strict=True)]),
-        torch.cat([part.ids for part in parts]),
-    )
+    text = torch.cat([F.pad(part.text, (0, 0, 0, k - part.text.shape[1])) for part in parts])
+    valid = torch.cat([F.pad(part.valid, (0, k - part.valid.shape[1])) for part in parts])
+    return MiningFeatures(torch.cat(images) if images else None, text, valid, torch.cat([part.ids for part in parts]))
 
 
 def _padded_captions(rows: Sequence[CaptionRow], k: int) -> list[str]:

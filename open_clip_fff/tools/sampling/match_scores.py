@@ -34,14 +34,10 @@ def score_pairs(
     crops: Sequence[Tensor] | Mapping[int, Tensor],
     images: Tensor,
 ) -> Tensor:
-    """q of P pairs, float32 [P].
+    """q of P pairs of an image and a text, float32 [P], by a discriminator for images in [0, 1].
 
-    Args:
-        scorer: of a discriminator for images in [0, 1].
-        ids: of each pair's image, and of the image that owns the caption, int64 [P] each.
-        texts: P captions.
-        crops: uint8 [3, H, W] by image number.
-        images: the image number of each pair, int64 [P].
+    `ids` are those of each pair's image, and of the image that owns the caption, int64 [P] each; `images` the numbers,
+    int64 [P], by which `crops` has images, uint8 [3, H, W].
     """
     truncated = strings(string_bytes(list(texts)))  # as in training: cached scores are keyed by these strings
 

@@ -36,16 +36,12 @@ class SampleReader:
     """Reads a draw once, without augmentation: its samples that have captions and a readable image.
 
     Args:
-        draw: the samples.
         captions: where captions are, and which of them reach a batch.
         extractors: if one reads stored features, samples without them are skipped.
-        device: of the features.
         keep: what to keep of each image; None for nothing, and no decoding where all features are stored.
         seed: of the captions drawn by the policy `sample`.
-        workers: threads that decode.
 
-    Attributes:
-        skipped: samples so far that were skipped, and why.
+    `skipped` are the samples so far that were skipped, and why.
     """
 
     def __init__(
