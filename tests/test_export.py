@@ -195,12 +195,13 @@ def test_a_name_beside_a_file_loses_no_preprocessing_in_silence(tiny_name, tmp_p
 
 
 def test_a_lone_checkpoint_of_any_age(tiny_name, tmp_path, export_here):
-    """DDP's and torch.compile's prefixes, a bias the name knows nothing of, scalars of shape [1], numpy's numbers."""
+    """Prefixes of DDP, torch.compile and FSDP, a bias unknown to the name, scalars of shape [1], numpy's numbers."""
     path = tmp_path / "lone.pt"
     weights = save_lone(path, tiny_name)
     with pytest.raises(UsageError, match=r"neither open_clip_config.json nor params.txt .*--model NAME"):
         export_here(path, tmp_path / "x")
-    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in weights.items()}
+    inner = {name.replace("visual.", "visual._fsdp_wrapped_module._orig_mod."): weights[name] for name in weights}
+    wrapped = {f"module._orig_mod.{name}": tensor for name, tensor in inner.items()}
     wrapped["module._orig_mod.logit_bias"] = torch.tensor([-3.5])
     wrapped["module._orig_mod.logit_scale"] = weights["logit_scale"].reshape(1)
     torch.save({"epoch": 3, "state_dict": wrapped, "optimizer": {"lr": np.float64(1e-3)}}, path)
@@ -294,6 +295,9 @@ def test_mistakes_get_one_line_and_lose_nothing(trainer, tmp_path, capsys, expor
     lone.write_bytes((checkpoints / "epoch_1.pt").read_bytes())
     (tmp_path / "half.pt").write_bytes(lone.read_bytes()[:5000])
     torch.save({"epoch": 1, "state_dict": {"a": 1}}, tmp_path / "odd.pt")
+    parts = [tmp_path / "a-00001-of-00002.safetensors", tmp_path / "a.safetensors.index.json"]
+    for part in parts:
+        part.write_text("{}")
     (tmp_path / "half.json").write_text('{"embed_dim": ')
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     capsys.readouterr()
@@ -305,6 +309,7 @@ def test_mistakes_get_one_line_and_lose_nothing(trainer, tmp_path, capsys, expor
         f"{tmp_path / 'empty'} --out {x}": f"{tmp_path / 'empty'}: neither a checkpoint nor a run",
         f"{tmp_path / 'half.pt'} --model tiny-clip --out {x}": "half.pt: cannot be read as a checkpoint",
         f"{tmp_path / 'odd.pt'} --model tiny-clip --out {x}": f"{tmp_path / 'odd.pt'}: no weights of a model",
+        **{f"{part} --model tiny-clip --out {x}": f"{part}: a part of weights in several files" for part in parts},
         f"{lone} --out {x}": f"{lone}: neither open_clip_config.json nor params.txt",
         f"{lone} --model ViT-B-32 --out {x}": f"{lone}: the weights do not fit the architecture: positional",
         f"{lone} --model tiny-clop --out {x}": "OpenCLIP has no model tiny-clop",

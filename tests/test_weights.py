@@ -189,7 +189,7 @@ def test_weights_under_other_names_are_told_with_what_helps(tiny_name, tmp_path)
 
     for name in ("model", "model_state_dict", "module"):
         assert f"those under {name!r} may be meant: torch.save them alone" in line({"epoch": 1, name: own})
-    for prefix in ("model.", "_fsdp_wrapped_module.", "base_model.model."):
+    for prefix in ("model.", "net.", "base_model.model."):
         said = line({prefix + name: tensor for name, tensor in own.items()})
         assert f"they are there as {prefix}positional_embedding and so on: save them without {prefix!r}" in said
     custom = {name if name.startswith(("visual", "logit")) else f"text.{name}": x for name, x in own.items()}

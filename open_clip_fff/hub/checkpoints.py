@@ -17,7 +17,11 @@ from open_clip_fff.errors import POINTER, POINTER_NOTE, UsageError, reason
 from open_clip_fff.numerics import not_finite
 
 LATEST = "epoch_latest.pt"  # of --save-most-recent
-_WRAPPED = re.compile(r"^(?:module\.|_orig_mod\.)+")  # prefixes of DDP and torch.compile, in either order
+# what DDP, torch.compile, FSDP and activation checkpointing put into names, before the model's or a part's own
+_WRAPPED = re.compile(
+    r"^(?:module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.(?:module\.)*"
+)
+_PARTS = re.compile(r"-\d+-of-0*(?!1\b)(\d+)\.\w+$|\.index\.json$")  # of weights that are saved in several files
 
 
 class Position(NamedTuple):
@@ -146,7 +150,7 @@ def read_position(checkpoint: Path) -> Position | None:
 
 
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """The weights on the CPU, by the model's own names, without prefixes of DDP and torch.compile.
+    """The weights on the CPU, by the model's own names, without what DDP, torch.compile and FSDP put into them.
 
     Raises UsageError if there are none; the line names the newest usable checkpoint before it.
     """
@@ -182,6 +186,8 @@ def _inner(stored: Mapping[str, Any]) -> str:
 
 def read_stored(checkpoint: Path) -> Any:
     """The whole content of a checkpoint, memory-mapped where its format allows."""
+    if _PARTS.search(checkpoint.name) and checkpoint.is_file():
+        raise UsageError(f"{checkpoint}: a part of weights in several files; save the tensors of all in one")
     try:
         if checkpoint.suffix == ".safetensors":
             from safetensors.torch import load_file
