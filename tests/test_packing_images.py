@@ -148,6 +148,9 @@ def test_tables_of_images_that_cannot_be_meant(pack, refused, hugging_face, tmp_
         "--image-key image: " in (line := refused(lists)) and "holds list there, and neither paths nor images" in line
     )
     assert "--keep-columns image: holds bytes" in refused(hugging_face, "--keep-columns", "image")
+    for cells in ([[{"bytes": image, "path": None} for image in IMAGES[:2]]], [[0, 128, 255]]):
+        pq.write_table(pa.table({"image": cells}), lists)
+        assert "holds lists of several there; a sample has one image" in refused(lists)
     write(tmp_path / "none.parquet", [None, {"bytes": None, "path": None}])
     assert "are empty there" in refused(tmp_path / "none.parquet")
 

@@ -84,9 +84,11 @@ def prepare_table(settings: PackSettings, kind: SourceKind) -> PreparedSource:
 
 def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, starts: Sequence[str]) -> None:
     """Raises UsageError if there are no rows, or none of the first images exists and can be read."""
-    column, images = columns.image or "", []
+    column, images, several = columns.image or "", [], False
     for _, (file, _, cells) in islice(selected_rows(table, columns, [column]), TRIED):
-        image = image_at(cells[column], table, column)
+        cell = cells[column]
+        several |= isinstance(cell, list) and len(cell) > 1
+        image = image_at(cell, table, column)
         images.append(image._replace(path=joined_path(starts[file], image.path)) if starts else image)
     if not images:
         if columns.only:
@@ -100,6 +102,9 @@ def _check_first_rows(table: SourceTable, columns: ColumnNames, root: Path, star
             none = f"none of the first cells of {table.name} is an image"
             raise UsageError(f"--image-key {column}: {none} ({reasons[0]})")
         return
+    if not paths and several:
+        fix = "a sample has one image, a path or the bytes of a file"
+        raise UsageError(f"--image-key {column}: {table.name} holds lists of several there; {fix}")
     if not paths:
         raise UsageError(f"--image-key {column}: the first rows of {table.name} are empty there")
     if all(BASE64.match(path) for path in paths):
