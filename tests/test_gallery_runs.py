@@ -210,10 +210,14 @@ def test_mistakes_are_a_line_and_leave_what_was_there(program, trainer, training
         given = own if "--out" in own else ["--out", out, *own]
         error = program("mined_gallery", *given, "--", *behind, expect=2, folder="scripts").err.strip()
         assert named in error and len(error.splitlines()) == 1, error
-    broken = write_tar(tmp_path / "few.tar", {"0": colour_sample(3), "1": {**colour_sample(4), "png": b"no image"}})
-    few = ["--train-data", str(broken), "--train-num-samples", "2", *training[4:]]
+    bad = {**colour_sample(4), "png": b"no image"}
+    write_tar(tmp_path / "few.tar", {"00": colour_sample(3), "01": bad})
+    whole = write_tar(tmp_path / "cut.tar", {f"{row:02}": bad for row in range(9)}).read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    few = ["--train-data", str(tmp_path / "{few,cut}.tar"), "--train-num-samples", "2", *training[4:]]
     error = program("mined_gallery", "--out", out, "--", *few, expect=2, folder="scripts").err
-    assert "1 image with captions read (left out: 1 image cannot be read), and pairs take 2" in error
+    assert "1 image with captions read (left out: 5 image cannot be read), and pairs take 2" in error
+    assert "cut.tar is left out from where it cannot be read" in error
     assert out.read_text() == was and not list(tmp_path.glob(".gallery*"))
 
 

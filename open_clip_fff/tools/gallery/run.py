@@ -75,11 +75,14 @@ def run(args: argparse.Namespace, plan: Plan, command: str) -> int:
     plan, urls, device = open_shards(args, plan, args.out.parent)
     settings = GallerySettings(args.show, args.batch_size, *load_extractors(args, plan, device), device)
     draw = SampleDraw(urls, args.samples, 0, shards=GALLERY_SHARDS)
-    html = gallery(plan, draw, settings, command)
+    try:
+        html = gallery(plan, draw, settings, command)
+    finally:
+        code = exit_code(draw)
     with writing(args.out):
         write_atomically(args.out, html)
     print(f"{args.out} is written ({len(html) / 2**20:.1f} MiB): open it in a browser")
-    return exit_code(draw)
+    return code
 
 
 def load_extractors(
