@@ -139,9 +139,13 @@ def test_an_epoch_outlives_validation_data_that_are_gone(caplog):
     def full(*_, **more):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    run = evaluator(SimpleNamespace(plan=SimpleNamespace(typed=()), loaders=LoaderTimeouts(1)), full)
-    assert run(None, {"train": None}, 4, None) == {}
-    assert "Evaluation after epoch 4 ended without results: [Errno 28] No space left on device." in caplog.text
+    def large(*_, **more):
+        return [0] * 2**60
+
+    for name, ends in (("MemoryError", large), ("[Errno 28] No space left on device", full)):
+        run = evaluator(SimpleNamespace(plan=SimpleNamespace(typed=()), loaders=LoaderTimeouts(1)), ends)
+        assert run(None, {"train": None}, 4, None) == {}
+        assert f"Evaluation after epoch 4 ended without results: {name}." in caplog.text
     with pytest.raises(OSError):
         run(None, {"val": DataInfo(Loader())}, 4, None)
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from open_clip_fff.data.caption_rows import CaptionRow
 from open_clip_fff.data.features import FeatureReader, MissingFeatures
-from open_clip_fff.data.images import NO_IMAGE, read_image
+from open_clip_fff.data.images import NO_IMAGE, RefusedImage, read_image
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import SkippedSample, image_bytes, why_no_image
 from open_clip_fff.data.sources import CaptionReader
@@ -36,8 +36,13 @@ def decoded(
         return SkippedSample(key, why_no_image(sample))
     try:
         return preprocess(read(content))
-    except NO_IMAGE:
-        return SkippedSample(key, UNREADABLE)
+    except NO_IMAGE as error:
+        return SkippedSample(key, why_unreadable(error))
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Why an image is left out, in the same few words for all of a kind."""
+    return str(error) if isinstance(error, RefusedImage) else UNREADABLE
 
 
 def decoded_samples(

@@ -1,4 +1,4 @@
-"""Opening untrusted images: three formats, of files six, a limit of pixels, 8-bit RGB."""
+"""Opening untrusted images: three formats, of files six, limits of pixels and of sides, 8-bit RGB."""
 
 import io
 import json
@@ -13,7 +13,12 @@ from open_clip_fff.config.safety import PIXELS
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # Pillow goes by content: an EPS named .jpg would start Ghostscript
 FILE_FORMATS = (*FORMATS, "GIF", "BMP", "TIFF")  # of files that a table names; of tars, as OpenCLIP, the three alone
+MOST_RATIO = 256  # of sides: a transform that makes the short one 224 pixels makes 51 MB of such an image
 NO_IMAGE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what opening something else raises
+
+
+class RefusedImage(ValueError):
+    """An image that can be read and is not used, and why, in the same few words for all images of a kind."""
 
 
 def open_image(
@@ -40,6 +45,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def resizable(image: Image.Image) -> Image.Image:
+    """The image, for a transform that resizes the short side. Raises RefusedImage if that may take gigabytes."""
+    if max(image.size) > MOST_RATIO * min(image.size):
+        raise RefusedImage(f"too thin: one side is more than {MOST_RATIO} times the other")
+    return image
+
+
 def open_as_open_clip(content: bytes) -> Image.Image:
     """An image in RGB, decoded as OpenCLIP does: 16-bit grey becomes white. Raises as listed in NO_IMAGE."""
     return open_image(content).convert("RGB")
@@ -47,7 +59,7 @@ def open_as_open_clip(content: bytes) -> Image.Image:
 
 def read_image(content: bytes | str | Path, max_pixels: int = PIXELS) -> Image.Image:
     """An image in RGB, decoded. Raises as listed in NO_IMAGE."""
-    return to_rgb(open_image(content, max_pixels))
+    return to_rgb(resizable(open_image(content, max_pixels)))
 
 
 class SafeMembers:

@@ -21,11 +21,12 @@ import webdataset
 from clip_benchmark.datasets.builder import build_dataset, get_dataset_collate_fn
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms import Compose
 from tqdm import tqdm
 from webdataset.autodecode import Decoder, DecodingError
 
 from open_clip_fff.data.class_texts import check_texts
-from open_clip_fff.data.images import SafeMembers, open_as_open_clip
+from open_clip_fff.data.images import SafeMembers, open_as_open_clip, resizable
 from open_clip_fff.data.row_counts import tar_entries
 from open_clip_fff.data.tars import tar_files
 from open_clip_fff.errors import UsageError, as_mistake, reason
@@ -182,7 +183,8 @@ class SafeWebDataset(webdataset.WebDataset):
         super().__init__(urls, empty_check=False, **options)  # one may be empty; `count_images` looks at all
 
     def decode(self, *_: Any, **__: Any) -> Any:
-        return self.map(partial(_decoded, Decoder([SafeMembers(open_as_open_clip)], pre=[], post=[])))
+        images = SafeMembers(Compose([open_as_open_clip, resizable]))
+        return self.map(partial(_decoded, Decoder([images], pre=[], post=[])))
 
     def to_tuple(self, *members: Any) -> Any:
         return self.map(partial(_picked, members))

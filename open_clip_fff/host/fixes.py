@@ -29,7 +29,7 @@ from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.clip_tokens import bpe
 from open_clip_fff.data.counters import BAD_MEMBER, LoaderCounters
-from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_as_open_clip, read_image
+from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_as_open_clip, read_image, resizable
 from open_clip_fff.data.shard_reader import ShardReader
 from open_clip_fff.data.tars import tar_files, tar_samples
 from open_clip_fff.errors import UsageError, printable, reason
@@ -54,12 +54,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
     """
     parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
     native = {"save_whole": _save_by_torch} if hasattr(oc_main, "save_whole") else {}
-    webdataset = View(
-        oc_data.wds,
-        shuffle=partial(SeededShuffle, seed),
-        decode=partial(decode_safely, images),
-        tarfile_to_samples=tar_samples,
-    )
+    webdataset = View(oc_data.wds, shuffle=partial(SeededShuffle, seed), tarfile_to_samples=tar_samples)
     with (
         replaced(PARALLEL, torch=View(PARALLEL.torch, nn=View(torch.nn, parallel=parallel))),
         replaced(oc_main, torch=View(oc_main.torch, save=save_atomically), copy_codebase=copy_codebase, **native),
@@ -72,8 +67,9 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
             wds=webdataset,
             Image=View(oc_data.Image, open=images),
             get_imagenet=partial(get_imagenet, images),
-            **({"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}),
+            get_dataset_fn=partial(get_dataset_fn, images, oc_data.get_dataset_fn),
         ),
+        decoding(images),
         replaced(open_clip.tokenizer.SimpleTokenizer, bpe=bpe),
         replaced(open_clip.factory, resize_pos_embed=resize_image_positions),
         replaced(open_clip.timm_model, freeze_batch_norm_2d=freeze_batch_norms),
@@ -207,6 +203,28 @@ def image_reader(plan: Plan) -> ImageReader:
     return partial(read_image, max_pixels=plan.safety.max_pixels) if plan.typed else open_as_open_clip
 
 
+def decoding(images: ImageReader) -> AbstractContextManager[None]:
+    """Data sets of tars that are made in the block decode images by a reader."""
+    own = {"decode_pil_rgb": partial(decode_image, images)} if TASKS else {}
+    return replaced(oc_data, wds=View(oc_data.wds, decode=partial(decode_safely, images)), **own)
+
+
+def get_dataset_fn(images: ImageReader, upstream: Callable, path: str, kind: str) -> Callable:
+    """OpenCLIP's maker of a data set; in validation, whose transform resizes the short side, thin images are left out.
+
+    Without a flag of ours training crops and keeps them, as OpenCLIP does.
+    """
+    build = upstream(path, kind)
+
+    def building(args: Any, preprocess: Callable, is_train: bool, **more: Any) -> oc_data.DataInfo:
+        if is_train:
+            return build(args, preprocess, is_train=True, **more)
+        with decoding(Compose([images, resizable])):
+            return build(args, Compose([resizable, preprocess]), is_train=False, **more)  # of a table, when it is read
+
+    return building
+
+
 def decode_safely(images: ImageReader, *_: str, handler: Callable, only: Sequence[str] = ()) -> Callable:
     """webdataset's decoder of images and text, and of nothing else: its own unpickles members, whoever wrote them.
 
@@ -237,7 +255,7 @@ def get_imagenet(images: ImageReader, *given: Any) -> oc_data.DataInfo:
 def read_file(images: ImageReader, path: str) -> Image.Image:
     """An image of an evaluation. Raises OSError, which costs the evaluation alone, whatever is wrong with it."""
     try:
-        return images(path)
+        return resizable(images(path))
     except NO_IMAGE as error:
         raise OSError(printable(f"{path} cannot be read ({reason(error)})")) from error
 

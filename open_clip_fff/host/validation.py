@@ -32,6 +32,7 @@ from open_clip_fff.numerics import exact_float32
 from open_clip_fff.patching import View
 
 PROGRESS_EVERY = 100  # batches
+ENDS_EVALUATION = OSError, MemoryError, torch.cuda.OutOfMemoryError  # and not the training
 
 
 def evaluator(state: RunState, evaluate: Callable) -> Callable:
@@ -75,13 +76,13 @@ class _Counted(View):
 def _evaluated(
     loaders: LoaderTimeouts, evaluate: Callable, model: Any, data: dict, epoch: int, args, **more: Any
 ) -> dict[str, float]:
-    """OpenCLIP's evaluation, after which an epoch is saved: of no rows, or on a full disk, it would lose it."""
+    """OpenCLIP's evaluation, after which an epoch is saved: of no rows, a full disk or memory, it would lose it."""
     loader = _Counted(data["val"].dataloader) if "val" in data else None
     if loader is not None:
         data = {**data, "val": replace(data["val"], dataloader=loader)}
     try:
         return evaluate(model, data, epoch, args, **more)
-    except OSError as error:
+    except ENDS_EVALUATION as error:
         if "train" not in data:
             raise
         logging.warning(f"Evaluation after epoch {epoch} ended without results: {reason(error)}.")
@@ -109,7 +110,7 @@ def _zero_shot(model: Any, data: dict, epoch: int, args, tokenizer, prefix: str)
     wrapped = SimpleNamespace(module=model) if args.distributed else model  # it takes DDP's wrapper off
     try:
         found = zero_shot_eval(wrapped, data, epoch, args, tokenizer=tokenizer)
-    except OSError as error:  # of an image; the epoch is not saved yet
+    except ENDS_EVALUATION as error:  # of an image, say; the epoch is not saved yet
         if "train" not in data:
             raise
         line = f"Evaluation of the moving average after epoch {epoch} ended without results: {reason(error)}."

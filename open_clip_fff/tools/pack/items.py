@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL import Image, ImageOps
 
 from open_clip_fff.config.safety import PIXELS
-from open_clip_fff.data.decoded import UNREADABLE
+from open_clip_fff.data.decoded import why_unreadable
 from open_clip_fff.data.images import FILE_FORMATS, NO_IMAGE, to_rgb
 from open_clip_fff.errors import POINTER, POINTER_NOTE
 from open_clip_fff.tools.pack.settings import ImageSettings
@@ -101,7 +101,7 @@ def prepare_image(content: bytes, settings: ImageSettings) -> PreparedImage:
         _resized(image, size).save(file, WRITTEN[extension], **quality)
         return PreparedImage(file.getvalue(), extension, True)
     except NO_IMAGE as error:
-        raise SkipSample(UNREADABLE) from error
+        raise SkipSample(why_unreadable(error)) from error
 
 
 def _resized(image: Image.Image, size: int) -> Image.Image:
