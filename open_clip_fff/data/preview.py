@@ -12,7 +12,7 @@ from open_clip_fff.data.data_sets import data_sets
 from open_clip_fff.data.features import FeatureReader, MissingFeatures
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.images import FILE_FORMATS, FORMATS
-from open_clip_fff.data.shards import as_usage_errors, image_bytes, read_samples, unreadable_reason
+from open_clip_fff.data.shards import as_usage_errors, image_bytes, links_note, read_samples, unreadable_reason
 from open_clip_fff.data.sources import CaptionReader, cell_text, field_names
 from open_clip_fff.data.table_columns import LOCAL_URL, read_table
 from open_clip_fff.errors import UsageError, printable
@@ -48,6 +48,7 @@ class Preview:
     shown: list[tuple[str, list[str]]] = field(default_factory=list)  # the first rows' keys and captions
     members: dict[str, str] = field(default_factory=dict)  # the rows' members, each with the start of its first json
     cells: dict[str, str] = field(default_factory=dict)  # by column of captions in a CSV, the start of one
+    links: str = ""  # a note on members that are links
     fields: dict[str, None] = field(default_factory=dict)  # names in the first rows' member json
     flag: str = "--text-key"  # the flag that names sources without a prefix
     data_flag: str = "--train-data"
@@ -160,6 +161,7 @@ def preview_shard(
             images.append(image)
         if preview.usable >= enough or (preview.rows >= ENOUGH and preview.finds_all(captions)):
             break
+    preview.links = links_note(url)
     for sidecar in sidecars if keys else []:
         sidecar.check_join(url, keys)
     _check_images(f"{data_flag}: {url}", images)

@@ -81,7 +81,7 @@ def _check_images(preview: Preview) -> None:
     if not preview.images:
         raise UsageError(
             f"{preview.data_flag}: no row of {preview.name} has an image ({', '.join(IMAGES)}); its rows hold "
-            f"{describe_members(preview.members)}"
+            f"{describe_members(preview.members)}{preview.links}"
         )
 
 
@@ -189,7 +189,7 @@ def _names_there(preview: Preview) -> str:
     if not preview.members:  # a CSV, whose columns are known to be there
         return "all rows are empty there"
     fields = f", and json has {column_names(list(preview.fields))}" if preview.fields else ""
-    return f"its rows hold {', '.join(sorted(preview.members))}{fields}"
+    return f"its rows hold {', '.join(sorted(preview.members))}{fields}{preview.links}"
 
 
 def _quoted(text: str) -> str:

@@ -13,7 +13,7 @@ from webdataset.tariterators import base_plus_ext
 from open_clip_fff.data.data_sets import SCHEME, stem_of
 from open_clip_fff.data.shards import IMAGES
 from open_clip_fff.data.sidecar import Sidecar
-from open_clip_fff.data.tars import NO_FILE, Header
+from open_clip_fff.data.tars import Header, is_file
 
 HEADERS = 2**26  # bytes of local tars whose headers are read, the smallest first: a fifth of a second
 FILES = 2_000  # shards for which a file each is opened
@@ -80,7 +80,7 @@ def tar_entries(path: str, mode: Literal["r", "r:"] = "r:") -> Iterator[tuple[st
         for member in tar:
             tar.members = []  # type: ignore[attr-defined]  # it keeps them all
             key, extension = base_plus_ext(member.name)
-            if member.isreg() and key and not NO_FILE.match(member.name):
+            if key and is_file(path, member):
                 yield key, extension, member.offset
 
 

@@ -1,5 +1,6 @@
 """Undecoded samples of tars, for programs that do not train, and their images."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -13,7 +14,11 @@ from open_clip_fff.errors import POINTER_NOTE, UsageError, is_pointer, printable
 T = TypeVar("T")
 
 IMAGES = ("jpg", "png", "jpeg", "webp")  # members with an image; the first one is decoded, as in OpenCLIP
+MOST_TOLD = 10  # tars of a kind that a process names
 ID = "__id__"  # a sample's image id; webdataset ignores names with two underscores
+
+
+_links: dict[str, str] = {}  # by tar, its first member that is a link
 
 
 class UnreadableTar(UsageError):
@@ -58,6 +63,22 @@ def as_usage_errors(samples: Iterator[T], called: str) -> Iterator[T]:
     except Exception as error:  # whatever webdataset and tarfile raise
         why = f": {POINTER_NOTE}" if is_pointer(called) else f" cannot be read as a tar ({reason(error)})"
         raise UnreadableTar(f"{called}{why}") from error
+
+
+def tell_link(tar: str, member: str) -> None:
+    """Warns of a member that is a link, which webdataset passes over, the first time in this tar and process."""
+    if tar not in _links:
+        _links[tar] = member
+        if len(_links) <= MOST_TOLD:
+            logging.getLogger(__name__).warning(f"{printable(tar)}{links_note(tar)}")
+
+
+def links_note(tar: str) -> str:
+    """A note on the links of a tar that was read; empty if there are none."""
+    if tar not in _links:
+        return ""
+    link = printable(_links[tar])
+    return f": {link} is a link, perhaps others are, and these hold no data; write it with tar -h --hard-dereference"
 
 
 def image_bytes(sample: dict) -> bytes | None:

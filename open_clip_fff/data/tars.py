@@ -24,12 +24,12 @@ from webdataset.gopen import Pipe
 from webdataset.handlers import reraise_exception
 from webdataset.tariterators import base_plus_ext, group_by_keys, url_opener
 
+from open_clip_fff.data.shards import MOST_TOLD, tell_link
 from open_clip_fff.errors import printable
 
 MOST_BYTES = 2**30  # of a sample's members together
 MOST_HEADER = 2**20  # bytes of a long name, or of pax records
 MOST_PADDING = 2**20  # bytes of zeros behind a tar's end; tar writes up to 10,240 of them by default
-MOST_TOLD = 10  # joined tars that a process names
 # webdataset's own, as `__index__`, and macOS's, whose `dir/._1.jpg` before each file has webdataset's key `dir/`
 NO_FILE = re.compile(r"__[^/]*__($|/)|(.*/)?\._[^/]*$")
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -139,7 +139,7 @@ def tar_files(
     """
     for source in sources:
         try:
-            for name, content in _members(source["stream"], handler, refused):
+            for name, content in _members(source, handler, refused):
                 yield {"fname": name, "data": content, "__url__": source["url"]}
             if eof_value is not None:
                 yield eof_value
@@ -200,15 +200,24 @@ def _decompressed(stream: Any) -> _CheckedEnd:
     return _CheckedEnd(file)
 
 
-def _members(stream: Any, handler: Handler, refused: bytes | None) -> Iterator[tuple[str, bytes]]:
-    key, held = None, 0
+def is_file(tar: str, member: tarfile.TarInfo) -> bool:
+    """Whether webdataset reads a member. Links, which hold no data, are told."""
+    if NO_FILE.match(member.name):
+        return False
+    if member.islnk() or member.issym():
+        tell_link(tar, member.name)
+    return member.isreg()
+
+
+def _members(source: dict[str, Any], handler: Handler, refused: bytes | None) -> Iterator[tuple[str, bytes]]:
+    key, held, stream = None, 0, source["stream"]
     unpacked: Any = _decompressed(stream)
     name = getattr(stream, "name", None)
     local = name if isinstance(name, str) else None
     with tarfile.open(local, fileobj=unpacked, mode="r|", tarinfo=Header) as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
-            if not member.isreg() or NO_FILE.match(member.name):
+            if not is_file(source["url"], member):
                 continue
             before, (key, _) = key, base_plus_ext(member.name)
             held = member.size + (held if key == before else 0)

@@ -277,3 +277,39 @@ def test_a_joined_tar_is_told_before_training_and_packing(trainer, tmp_path):
         done = Program(["-m", "open_clip_fff", *argv], cwd=tmp_path).done()
         assert done.returncode == 0, done
         assert done.stderr.count(f"{tmp_path}/in/0.tar: its end is at byte ") == 1
+
+
+def linked_tar(path, links: int, kind: bytes) -> str:
+    """A tar of 16 samples, as of a folder in which the last images or texts are links to the first one's."""
+    with tarfile.open(path, "w") as tar:
+        for row in range(16):
+            for name, content in colour_sample(row).items():
+                info = tarfile.TarInfo(f"{row:04d}.{name}")
+                if name == "png" and row >= 16 - links:
+                    info.type, info.linkname = kind, "0000.png"
+                else:
+                    info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE], ids=["hard", "symbolic"])
+def test_links_are_told_before_training(trainer, tmp_path, kind, caplog, capsys):
+    """GNU tar writes the second of two files that are hard links of each other as one."""
+    some, no = linked_tar(tmp_path / "some.tar", 12, kind), linked_tar(tmp_path / "none.tar", 16, kind)
+    fix = "perhaps others are, and these hold no data; write it with tar -h --hard-dereference"
+    assert trainer("--batch-size", "2", "--name", "x", data=["--train-data", some, "--train-num-samples", "4"]) == 0
+    told = [record.message for record in caplog.records if "hold no data" in record.message]
+    assert told == [f"{some}: 0004.png is a link, {fix}"]  # once
+    assert trainer("--method", "clip", data=["--train-data", no, "--train-num-samples", "4"]) == 2
+    assert f"its rows hold json, txt: 0000.png is a link, {fix}" in capsys.readouterr().err
+
+
+def test_links_are_told_in_packing(program, tmp_path, caplog):
+    some, no = (linked_tar(tmp_path / f"{links}.tar", links, tarfile.LNKTYPE) for links in (12, 16))
+    program("pack", some, "--out", tmp_path / "out", folder="scripts")
+    assert caplog.text.count(f"{some}: 0004.png is a link") == 1
+    done = program("pack", no, "--out", tmp_path / "none", folder="scripts", expect=2)
+    assert "they hold json, txt: 0000.png is a link, " in done.err
+    assert len(list(read_samples([f"pipe:cat {some}"]))) == 16
+    assert f"pipe:cat {some}: 0004.png is a link" in caplog.text

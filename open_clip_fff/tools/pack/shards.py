@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from open_clip_fff.data.data_sets import parquet_name
-from open_clip_fff.data.shards import IMAGES, as_usage_errors, describe_members, image_bytes, read_samples
+from open_clip_fff.data.shards import IMAGES, as_usage_errors, describe_members, image_bytes, links_note, read_samples
 from open_clip_fff.data.table_columns import column_names, spaces_note
 from open_clip_fff.errors import UsageError
 from open_clip_fff.plural import plural
@@ -51,7 +51,7 @@ def _check_images(shard: str) -> None:
                 return
             held |= dict.fromkeys(sample)
     if held:
-        there = f"they hold {describe_members(held)}"
+        there = f"they hold {describe_members(held)}{links_note(shard)}"
         raise UsageError(f"SOURCE: the first samples of {shard} have no image ({', '.join(IMAGES)}); {there}")
 
 
