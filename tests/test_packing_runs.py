@@ -178,7 +178,7 @@ def test_what_is_not_there(pack, refused, tmp_path):
         assert "it is Git LFS's pointer to the file: git lfs pull" in refused(tmp_path / name)
     (tmp_path / "lfs.csv").rename(tmp_path / "lfs.tar")
     done = pack(tmp_path / "lfs.tar", "--out", tmp_path / "out", expect=1)
-    assert f"{tmp_path}/lfs.tar: it is Git LFS's pointer" in done.out + done.err
+    assert f"{tmp_path}/lfs.tar cannot be read as a tar (it is Git LFS's pointer" in done.out + done.err
 
 
 def test_tables_that_need_a_hand_are_told_how(refused, pictures, tmp_path):

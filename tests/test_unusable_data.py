@@ -45,6 +45,24 @@ def test_a_program_that_fails_is_told_by_its_exit_status(shards, tmp_path):
     assert "unexpected end of data" in reading(f"pipe:cat {tmp_path}/cut.tar")  # the program did its part
 
 
+def test_what_is_no_tar_is_named_by_its_first_bytes(tmp_path):
+    for start, says in (
+        (b"\x28\xb5\x2f\xfd", "it is zstd, which is not read: unzstd it"),
+        (b"PK\x03\x04", "it is a zip archive: unpack it, and open-clip-fff pack"),
+        (b"7z\xbc\xaf\x27\x1c", "it is a 7z archive"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "it is Git LFS's pointer to the file: git lfs pull"),
+        (b"<html>\n<p>Ung\xc3\xbcltig", "it begins with '<html> <p>Ung\u00fcltig': download it again"),
+        (b"Entry not found", "it begins with 'Entry not found': download it again"),
+        (b"\x04\x22\x4d\x18", "truncated header"),  # lz4, of which there is no name
+    ):
+        (tmp_path / "0.tar").write_bytes(start)
+        for url in (f"{tmp_path}/0.tar", f"pipe:cat {tmp_path}/0.tar"):
+            assert f"{url} cannot be read as a tar ({says}" in reading(url)
+            with pytest.raises(UsageError, match=r"0.tar cannot be read as a tar") as error:
+                preview_sets(url, RAW)
+            assert says in str(error.value)
+
+
 def test_what_cannot_be_opened_is_told_before_it_is_tried(shards, tmp_path, monkeypatch):
     def refused(url: str) -> str:
         with pytest.raises(UsageError) as error:

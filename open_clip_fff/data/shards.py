@@ -9,7 +9,7 @@ from open_clip_fff.config.safety import MOST_PIXELS
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.images import NO_IMAGE, open_image, resizable
 from open_clip_fff.data.table_columns import column_names
-from open_clip_fff.errors import POINTER_NOTE, UsageError, is_pointer, printable, reason
+from open_clip_fff.errors import UsageError, printable, reason
 
 T = TypeVar("T")
 
@@ -61,8 +61,7 @@ def as_usage_errors(samples: Iterator[T], called: str) -> Iterator[T]:
     except UsageError:
         raise
     except Exception as error:  # whatever webdataset and tarfile raise
-        why = f": {POINTER_NOTE}" if is_pointer(called) else f" cannot be read as a tar ({reason(error)})"
-        raise UnreadableTar(f"{called}{why}") from error
+        raise UnreadableTar(f"{called} cannot be read as a tar ({reason(error)})") from error
 
 
 def tell_link(tar: str, member: str) -> None:

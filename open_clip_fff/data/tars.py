@@ -25,11 +25,17 @@ from webdataset.handlers import reraise_exception
 from webdataset.tariterators import base_plus_ext, group_by_keys, url_opener
 
 from open_clip_fff.data.shards import MOST_TOLD, tell_link
-from open_clip_fff.errors import printable
+from open_clip_fff.errors import POINTER, POINTER_NOTE, printable
 
 MOST_BYTES = 2**30  # of a sample's members together
 MOST_HEADER = 2**20  # bytes of a long name, or of pax records
 MOST_PADDING = 2**20  # bytes of zeros behind a tar's end; tar writes up to 10,240 of them by default
+CONTENTS = {  # by first bytes: what is no tar, and what to do
+    POINTER: POINTER_NOTE,
+    b"\x28\xb5\x2f\xfd": "it is zstd, which is not read: unzstd it",
+    b"PK\x03\x04": "it is a zip archive: unpack it, and open-clip-fff pack makes tars of the folder",
+    b"7z\xbc\xaf\x27\x1c": "it is a 7z archive: unpack it, and open-clip-fff pack makes tars of the folder",
+}
 # webdataset's own, as `__index__`, and macOS's, whose `dir/._1.jpg` before each file has webdataset's key `dir/`
 NO_FILE = re.compile(r"__[^/]*__($|/)|(.*/)?\._[^/]*$")
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -166,7 +172,7 @@ class _PeekableStream:
     """A stream whose first bytes can be looked at."""
 
     def __init__(self, stream: Any) -> None:
-        self.start, self._stream = stream.read(6), stream
+        self.start, self._stream = stream.read(64), stream
 
     def read(self, size: int = -1) -> bytes:
         if not self.start:
@@ -191,13 +197,32 @@ class _CheckedEnd:
         return content
 
 
-def _decompressed(stream: Any) -> _CheckedEnd:
-    """A tar's bytes, decompressed as they are read."""
-    file: Any = _PeekableStream(stream)
+def _decompressed(file: Any) -> _CheckedEnd:
+    """A tar's bytes, of a `_PeekableStream`, decompressed as they are read."""
     for magic, opener in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)):
         if file.start.startswith(magic):
             return _CheckedEnd(opener(file))
     return _CheckedEnd(file)
+
+
+def _no_tar(start: bytes) -> str | None:
+    """What is no tar, by its first bytes; None where they do not tell."""
+    text = " ".join(start.decode(errors="ignore").split())
+    page = f"it begins with {text!r}: download it again" if text and text.isprintable() else None
+    return next((what for first, what in CONTENTS.items() if start.startswith(first)), page)
+
+
+def _opened(stream: Any) -> Any:
+    """A stream as a tar. Raises ReadError, of what is no tar with what it is."""
+    peeked = _PeekableStream(stream)
+    start = peeked.start
+    unpacked: Any = _decompressed(peeked)
+    name = getattr(stream, "name", None)
+    local = name if isinstance(name, str) else None
+    try:
+        return tarfile.open(local, fileobj=unpacked, mode="r|", tarinfo=Header)
+    except tarfile.ReadError as error:
+        raise tarfile.ReadError(_no_tar(start) or error.args[0]) from error
 
 
 def is_file(tar: str, member: tarfile.TarInfo) -> bool:
@@ -211,10 +236,7 @@ def is_file(tar: str, member: tarfile.TarInfo) -> bool:
 
 def _members(source: dict[str, Any], handler: Handler, refused: bytes | None) -> Iterator[tuple[str, bytes]]:
     key, held, stream = None, 0, source["stream"]
-    unpacked: Any = _decompressed(stream)
-    name = getattr(stream, "name", None)
-    local = name if isinstance(name, str) else None
-    with tarfile.open(local, fileobj=unpacked, mode="r|", tarinfo=Header) as archive:
+    with _opened(stream) as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
             if not is_file(source["url"], member):
