@@ -1,9 +1,11 @@
 """Reading the captions of one sample from the sources that flags name."""
 
 import ast
+import html
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
@@ -22,6 +24,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _LITERAL = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _PRINTED_LIST = re.compile(rf"\[[\s,]*(?:(?:{_LITERAL}|None|nan)[\s,]*)+\]", re.DOTALL)  # by Python or numpy
 _LIST_OF_NOTHING = re.compile(r"\[(?:[\s,]|\"\"|''|null|None|nan|NaN)*\]")
+_UNSEEN = ("Cc", "Cf", "Zl", "Zp", "Zs")  # categories of control characters, those of no width, and spaces
 _INVISIBLE = {0: None, 0xFEFF: None}  # padding of fixed-width strings, and byte order marks
 
 
@@ -157,7 +160,7 @@ def fields_or_none(member: Any) -> dict[str, Any] | None:
 
 
 def texts_of(value: object) -> list[str]:
-    """The non-empty texts of a string, bytes or lists of them; none of anything else. ValueError if not UTF-8."""
+    """The texts of a string, bytes or lists of them, but blank ones; none of anything else. ValueError if no UTF-8."""
     if isinstance(value, list):
         return [text for item in value for text in texts_of(item)]
     if isinstance(value, bytes):
@@ -167,7 +170,17 @@ def texts_of(value: object) -> list[str]:
     if not value.isascii():
         value = value.encode(errors="ignore").decode()  # drops halves of a truncated emoji
     text = value.translate(_INVISIBLE).strip()
-    return [text] if text else []
+    return [] if _is_blank(text) else [text]
+
+
+def _is_blank(text: str) -> bool:
+    """Whether nothing is to be seen of a text, of `&nbsp;` and the like neither, which CLIP's tokenizer resolves."""
+    first = _first_seen(text)
+    return not first or (first == "&" and not _first_seen(html.unescape(html.unescape(text))))
+
+
+def _first_seen(text: str) -> str:
+    return next((each for each in text if unicodedata.category(each) not in _UNSEEN), "")
 
 
 def listed_texts(value: object) -> list[str]:

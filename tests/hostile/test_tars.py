@@ -37,6 +37,8 @@ HOSTILE_JSON = {
     "an object in place of a list": (b'{"captions": {"blip": "a cat"}}', []),
     "an empty list": (b'{"captions": []}', []),
     "blanks": (b'{"captions": ["", "  ", "\\t\\n", "\\u00a0", "\\ufeff", "\\u0000"]}', []),
+    "nothing to see": (b'{"captions": ["&nbsp;", "&amp;nbsp; ", "\\u200b", "\\u2060&#8203;", "\\u00ad"]}', []),
+    "something to see": (b'{"captions": ["&nbsp;&amp;", "\\u200b."]}', ["&nbsp;&amp;", "\u200b."]),
     "another field": (b'{"caption": "a cat"}', []),
     "an empty object": (b"{}", []),
     "a mixed list": (b'{"captions": [null, 3, "a cat", {"a": "b"}, true]}', ["a cat"]),
