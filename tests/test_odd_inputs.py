@@ -112,6 +112,12 @@ def test_whole_numbers_beside_missing_ones_are_labels(pack, pictures, tmp_path):
     assert _images_of(str(tmp_path / "csv.tar"), "cls", UnusedFiles())[1] == ["10", "2"]
 
 
+def test_excels_first_line_of_a_csv(pack, pictures, tmp_path):
+    (tmp_path / "table.csv").write_text("sep=;\nimage;caption\npics/0.png;a cat\n")
+    done = pack(tmp_path / "table.csv", "--out", tmp_path / "out", expect=2)
+    assert "table.csv begins with Excel's line on the separator, sep=, and not with names; drop that line" in done.err
+
+
 def test_captions_in_a_folders_json_that_no_flag_names(pack, pictures, tmp_path):
     for number in range(3):
         blip = {"blip": f"a picture {number}"} if number else {}

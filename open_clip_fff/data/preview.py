@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from open_clip_fff.data.features import FeatureReader, MissingFeatures
 from open_clip_fff.data.ids import NO_ID
 from open_clip_fff.data.images import FILE_FORMATS, FORMATS
 from open_clip_fff.data.shards import as_usage_errors, image_bytes, links_note, read_samples, unreadable_reason
-from open_clip_fff.data.sources import CaptionReader, cell_text, field_names
+from open_clip_fff.data.sources import CaptionReader, cell_text, fields_or_none, texts_in
 from open_clip_fff.data.table_columns import LOCAL_URL, read_table
 from open_clip_fff.errors import UsageError, printable
 
@@ -50,6 +51,7 @@ class Preview:
     cells: dict[str, str] = field(default_factory=dict)  # by column of captions in a CSV, the start of one
     links: str = ""  # a note on members that are links
     fields: dict[str, None] = field(default_factory=dict)  # names in the first rows' member json
+    texts: dict[str, None] = field(default_factory=dict)  # paths of texts there
     flag: str = "--text-key"  # the flag that names sources without a prefix
     data_flag: str = "--train-data"
     classes: int = 0  # rows with a class
@@ -84,7 +86,10 @@ class Preview:
             if not name.startswith("__"):
                 self.members.setdefault(name, _start(member) if name.endswith("json") else "")
         if self.rows <= OPENED:
-            self.fields.update(dict.fromkeys(field_names(sample)))
+            fields = fields_or_none(sample.get("json")) or {}
+            self.fields.update(dict.fromkeys(fields))
+            with suppress(RecursionError):
+                self.texts.update(dict.fromkeys(path for path, _ in texts_in(fields)))
         has_image = image_bytes(sample) is not None
         self.images += has_image
         self.usable += has_image and captioned

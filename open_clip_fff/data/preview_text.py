@@ -176,11 +176,13 @@ def _typed(source: str, preview: Preview) -> str:
 
 def _found_instead(source: str, preview: Preview) -> str:
     """What a source holds instead of text."""
-    member = source.partition(":")[0]
+    member, _, key = source.partition(":")
     if preview.damaged == preview.rows:
         return preview.damage
     if start := preview.members.get(member) or preview.cells.get(source):
-        return f"the first {source if preview.cells else member} is {start}"
+        below = [path for path in preview.texts if member == "json" and path.startswith(f"{key}.")]
+        text = f"text is in {column_names(below)}; " if below else ""
+        return f"{text}the first {source if preview.cells else member} is {start}"
     return _names_there(preview)
 
 

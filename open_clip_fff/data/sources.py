@@ -6,7 +6,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -133,11 +133,6 @@ def value_of(sample: Mapping[str, object], key: str) -> object:
         return None
 
 
-def field_names(sample: Mapping[str, object]) -> list[str]:
-    """The fields of a sample's member json; none where there is none that can be read."""
-    return list(fields_or_none(sample.get("json")) or {})
-
-
 def fields_of(member: Any) -> dict[str, Any]:
     """The fields of a json object, given as text or bytes; none for None. ValueError or RecursionError for all else."""
     fields = {} if member is None else _parsed(member)
@@ -244,6 +239,18 @@ def field_values(fields: object, key: str) -> list[object]:
         return [fields[name]]
     head, _, rest = key.partition(".")
     return field_values(_named(fields, head), rest) if rest else []
+
+
+def texts_in(fields: object) -> Iterator[tuple[str, dict]]:
+    """The texts in json fields, and in objects there: the path of each, and an object with that field alone.
+
+    RecursionError if they are too deep.
+    """
+    for name, value in fields.items() if isinstance(fields, dict) else ():
+        if texts_of(value):
+            yield name, {name: value}
+        for each in value if isinstance(value, list) else [value]:
+            yield from ((f"{name}.{path}", {name: field}) for path, field in texts_in(each))
 
 
 def _named(values: Mapping[str, object], typed: str) -> object:

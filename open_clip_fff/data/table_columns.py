@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import PurePath
 from typing import Any, NamedTuple, TextIO
@@ -14,6 +15,7 @@ from open_clip_fff.errors import UsageError, reason
 LOCAL_URL = "file://"
 SHOWN = 30  # columns that an error line names
 LONG = 80  # characters of a name there; that of a file without a header may be an image in base64
+EXCELS_LINE = re.compile(rb"(\xef\xbb\xbf)?sep=[^\r\n][\r\n]")
 CONTENTS = {  # by first bytes: what is no text, and what to do
     b"\x1f\x8b": "is gzip, which its name does not say; let it end in .gz",
     b"BZh": "is bz2, which its name does not say; let it end in .bz2",
@@ -44,6 +46,11 @@ def read_table(path: str, separator: str, texts: tuple[str, ...], content: TextI
     """
     import pandas as pd
 
+    with suppress(OSError), open(path, "rb") as file:
+        if EXCELS_LINE.match(file.read(10)):
+            raise UsageError(
+                f"{path} begins with Excel's line on the separator, sep=, and not with names; drop that line"
+            )
     fix = "a cell that holds the separator, a quote or a line break stands in quotes, with its own doubled"
     try:
         table = pd.read_csv(

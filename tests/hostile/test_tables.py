@@ -118,6 +118,10 @@ def test_tables_that_cannot_be_meant(refused, table, tmp_path):
             whole.replace("\t", ","),
             r"title (read with --csv-separator '\t'); try --csv-separator ','",
         ),
+        "Excel's first line": (
+            "\ufeffsep=\t\r\n" + whole,
+            "train.csv begins with Excel's line on the separator, sep=, ",
+        ),
         "no header": (table.body, "--csv-img-key filepath:"),
         "only missing captions": (missing, "--csv-caption-key title: no row of train.csv has text there"),
         "lists without texts": (

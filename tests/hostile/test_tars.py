@@ -159,8 +159,9 @@ def test_tars_that_cannot_be_meant(refused, tmp_path):
         return ["--train-data", str(tmp_path / name), *SIZE]
 
     fields = ("--json-text-key", "captions")
-    line = refused(*fields, data=tar("objects.tar", json=b'{"captions": {"blip": "a cat"}}'))
-    assert '--json-text-key captions: no row of objects.tar has text there; the first json is {"captions": {"b' in line
+    line = refused(*fields, data=tar("objects.tar", json=b'{"captions": {"blip": ["a"], "git": [{"text": "b"}]}}'))
+    says = "no row of objects.tar has text there; text is in captions.blip, captions.git.text; the first json is {"
+    assert f"--json-text-key captions: {says}" in line
     line = refused(*fields, data=tar("list.tar", json=b'["a cat"]'))
     assert "--json-text-key captions: no row of list.tar has text there" in line and "no object with named" in line
     line = refused(*fields, data=tar("cut.tar", json=b'{"captions": ["a c'))

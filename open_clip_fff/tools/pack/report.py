@@ -4,7 +4,7 @@ import json
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from open_clip_fff.data.data_sets import braces
 from open_clip_fff.data.prefetch import prefetch_map
 from open_clip_fff.data.shards import as_usage_errors, read_samples
-from open_clip_fff.data.sources import field_values, texts_of
+from open_clip_fff.data.sources import field_values, texts_in, texts_of
 from open_clip_fff.errors import printable
 from open_clip_fff.plural import plural, reasons
 from open_clip_fff.tools.pack.join import OneTable
@@ -140,7 +140,7 @@ def unread_texts(samples: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> l
     for sample in samples:
         number += 1
         with suppress(ValueError, RecursionError):
-            texts = dict(_texts(json.loads(sample.get("json") or b"{}")))
+            texts = dict(texts_in(json.loads(sample.get("json") or b"{}")))
             read = {path for path, field in texts.items() if any(texts_of(field_values(field, key)) for key in keys)}
             fields.update(path for path in texts if path not in read)
         for name, member in sample.items():
@@ -156,12 +156,3 @@ def unread_texts(samples: Iterable[Mapping[str, Any]], keys: Sequence[str]) -> l
 def _named(counts: Counter[str]) -> str:
     names = ", ".join(f"{name} in {count:,}" for name, count in counts.most_common(FIELDS))
     return names + (f", … ({len(counts)} in all)" if len(counts) > FIELDS else "")
-
-
-def _texts(fields: object) -> Iterator[tuple[str, dict]]:
-    """The texts in json fields, and in objects there: the path of each, and an object with that field alone."""
-    for name, value in fields.items() if isinstance(fields, dict) else ():
-        if texts_of(value):
-            yield name, {name: value}
-        for each in value if isinstance(value, list) else [value]:
-            yield from ((f"{name}.{path}", {name: field}) for path, field in _texts(each))
