@@ -6,6 +6,7 @@ import struct
 import tarfile
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -110,6 +111,22 @@ def test_whole_numbers_beside_missing_ones_are_labels(pack, pictures, tmp_path):
     assert sorted(x["cls"] for x in samples(tmp_path / "out" / "00000.tar") if "cls" in x) == [b"10", b"2"]
     write_tar(tmp_path / "csv.tar", {str(n): {**colour_sample(n), "cls": f"{n}.0".encode()} for n in (2, 10)})
     assert _images_of(str(tmp_path / "csv.tar"), "cls", UnusedFiles())[1] == ["10", "2"]
+
+
+@pytest.mark.parametrize("most", [1.0, 65_535.0, float("nan")])
+def test_floats_whose_scale_nobody_knows_are_no_image(pack, pictures, trainer, tmp_path, most, capsys):
+    rows = ["image,caption"]
+    for number in range(4):
+        path, scale = pictures / f"{number}.tif", most if number else 255.0
+        Image.fromarray(np.full((8, 8), scale, dtype=np.float32)).save(path)
+        rows.append(f"{path},a cat")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    done = pack(tmp_path / "table.csv", "--out", tmp_path / "out")
+    assert "1 image" in done.out and "left out: 3 its values are floats, and not from 0 to 255" in done.out
+    (tmp_path / "bad.csv").write_text("\n".join([rows[0], *rows[2:]]))
+    keys = ["--csv-separator", ",", "--csv-img-key", "image", "--csv-caption-key", "caption"]
+    assert trainer("--method", "clip", *keys, data=["--train-data", str(tmp_path / "bad.csv")]) == 2
+    assert "none of the first images can be read (its values are floats, and not" in capsys.readouterr().err
 
 
 def test_excels_first_line_of_a_csv(pack, pictures, tmp_path):

@@ -39,7 +39,12 @@ def open_image(
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An image in 8-bit RGB, decoded. 16-bit grey is scaled; Pillow would clip it at 255, nearly all to white."""
+    """An image in 8-bit RGB, decoded. 16-bit grey is scaled; Pillow would clip it at 255, nearly all to white.
+
+    Raises RefusedImage for floats that do not go up to 255: Pillow would make black of 0 to 1.
+    """
+    if image.mode == "F" and not 1 < np.asarray(image).max() <= 255:
+        raise RefusedImage("its values are floats, and not from 0 to 255: save it in 8 bits")
     if image.mode in ("I", "I;16", "I;16L", "I;16B", "I;16N"):
         image = Image.fromarray((np.asarray(image, dtype=np.uint32).clip(0, 65535) >> 8).astype(np.uint8))
     return image.convert("RGB")

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from open_clip_fff.config.safety import MOST_PIXELS
 from open_clip_fff.data.ids import sample_id
-from open_clip_fff.data.images import NO_IMAGE, open_image, resizable
+from open_clip_fff.data.images import NO_IMAGE, open_image, resizable, to_rgb
 from open_clip_fff.data.table_columns import column_names
 from open_clip_fff.errors import UsageError, printable, reason
 
@@ -121,7 +121,7 @@ def dotted_key_note(members: Iterable[str]) -> str:
 def unreadable_reason(image: bytes | str, formats: tuple[str, ...] | None = None) -> str | None:
     """Why an image, its bytes or path, cannot be decoded; None if it can. `formats` are as in `open_image`."""
     try:
-        resizable(open_image(image, MOST_PIXELS, formats)).load()
+        to_rgb(resizable(open_image(image, MOST_PIXELS, formats)))
     except NO_IMAGE as error:
         return reason(error)
     return None
