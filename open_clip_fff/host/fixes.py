@@ -241,9 +241,9 @@ def decode_image(images: ImageReader, content: bytes, max_pixels: int | None = N
     return image
 
 
-def get_imagenet(images: ImageReader, *given: Any) -> oc_data.DataInfo:
+def get_imagenet(images: ImageReader, *given: Any, **more: Any) -> oc_data.DataInfo:
     """OpenCLIP's set of --imagenet-val or --imagenet-v2, whose own readers open all that Pillow does."""
-    info, read = _get_imagenet(*given), partial(read_file, images)
+    info, read = _get_imagenet(*given, **more), partial(read_file, images)
     dataset: Any = info.dataloader.dataset
     if isinstance(dataset, ImageFolder):
         dataset.loader = read
