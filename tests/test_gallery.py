@@ -126,6 +126,19 @@ def test_a_rate_is_that_of_trainings_batches():
     assert mined / 200 == pytest.approx(0.5, rel=0.1)
 
 
+@pytest.mark.parametrize(("cap", "batch"), [(None, 64), (3, 1500)])
+def test_a_rate_counts_all_pairs_of_a_large_sample(cap, batch):
+    """Of so many pairs, training would count those of every third row at a step."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(100, 16, generator=generator)
+    group = torch.multinomial(1 / torch.arange(1, 101.0), 1500, replacement=True, generator=generator)
+    image, text = (F.normalize(centres[group] + torch.randn(1500, 16, generator=generator), dim=1) for _ in range(2))
+    f = MiningFeatures(image, text[:, None], torch.ones(1500, 1, dtype=torch.bool), torch.arange(1500))
+    config = MiningConfig(per_image=1.0, cap=cap)
+    found = mine_sample(f, config, find_thresholds(f, config, batch), 1)
+    assert found.pairs / 1500 * (batch - 1) / 1499 == pytest.approx(1.0, rel=0.01)
+
+
 # --- the hardest pairs -----------------------------------------------------------------------------------------------
 
 

@@ -108,7 +108,7 @@ class RateThresholds:
     def observe(self, one_pass: Callable[[], Iterable[Candidates]]) -> tuple[Counts, Thresholds]:
         """This step's counts over all ranks, and its thresholds, from earlier steps' counts; in the first from its own.
 
-        `one_pass` goes over the rows that `sampled` names and all columns, in one or more parts.
+        `one_pass` goes over some rows, in training those that `sampled` names, and all columns, in one or more parts.
         """
         levels = _Levels(self.config.cap)
         cosines, rows = torch.tensor(0), 0

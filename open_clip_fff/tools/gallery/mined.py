@@ -1,7 +1,8 @@
 """Eq. 1 on a sample: the pairs that it mines, and those just below the thresholds."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -39,29 +40,32 @@ class MinedSample(NamedTuple):
     nearly: list[MinedRow]  # nearest below them
 
 
+@torch.no_grad()
 def find_thresholds(features: MiningFeatures, config: MiningConfig, batch: int) -> Thresholds:
     """The typed thresholds, or those at which the sample mines at the rate of batches of N = `batch`."""
     if config.per_image is None:
         return Thresholds.of(config)
-    images, k = features.valid.shape
+    images = len(features.ids)
     if config.cap is None:
         # pairs grow with the batch: the same share of n - 1 others as of N - 1
         config = replace(config, per_image=config.per_image * (images - 1) / (batch - 1))
         batch = images
     batch, rate = min(batch, images), RateThresholds(config)
     for start in range(0, images - batch + 1, batch):  # a cap's effect depends on the batch
-        columns = features.subset(slice(start, start + batch))
-        rows = columns.subset(rate.sampled(batch, batch, k))
-
-        def passes(rows: MiningFeatures = rows, columns: MiningFeatures = columns) -> Iterable[Candidates]:
-            with exact_float32(columns.text.device):
-                found = candidates(rows, columns, config.text_text)
-            yield found
-
-        rate.keep(rate.observe(passes)[0])
+        columns = prepared(features.subset(slice(start, start + batch)), config.text_text)
+        rate.keep(rate.observe(partial(_all_pairs, columns, config.text_text))[0])
     thresholds = rate.thresholds()
     assert thresholds is not None
     return Thresholds(*(None if x is None else float(x) for x in thresholds))
+
+
+def _all_pairs(images: MiningFeatures, text_text: str) -> Iterator[Candidates]:
+    """Of a batch; training, which averages over steps, counts those of some rows."""
+    number, area = images.valid.numel(), AREA.on(images.valid.device)
+    for columns in progress(list(tiles(len(images.ids), max(area // number, 1))), desc="thresholds", delay=1):
+        with exact_float32(images.valid.device):
+            found = candidates(images, images.subset(columns), text_text)
+        yield found
 
 
 @torch.no_grad()
