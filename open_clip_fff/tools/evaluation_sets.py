@@ -6,9 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import TypeVar
-
-from tqdm import tqdm
 
 from open_clip_fff.atomic_io import atomic_folder, check_new_folder
 from open_clip_fff.config.captions import CaptionSettings
@@ -25,10 +22,9 @@ from open_clip_fff.data.shards import (
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.plural import plural, reasons
-from open_clip_fff.tools.progress import interval
+from open_clip_fff.tools.progress import progress
 from open_clip_fff.tools.shards.tars import check_torn, tar_writer
 
-T = TypeVar("T")
 IMAGES_PER_TAR = 1_000
 
 Members = dict[str, bytes]  # of a sample, by extension
@@ -42,7 +38,7 @@ def write_split(folder: Path, samples: Iterable[Members | SkippedSample]) -> tup
     left_out = Counter[str]()
 
     def usable() -> Iterator[Members]:
-        for sample in _shown(samples, "writing"):
+        for sample in progress(samples, "writing", unit=" images"):
             if isinstance(sample, SkippedSample):
                 left_out[sample.why] += 1
             else:
@@ -58,11 +54,6 @@ def write_split(folder: Path, samples: Iterable[Members | SkippedSample]) -> tup
         shards += 1
     (folder / "nshards.txt").write_text(f"{shards}\n")
     return images, f"; left out: {reasons(left_out)}" if left_out else ""
-
-
-def _shown(samples: Iterable[T], what: str) -> Iterator[T]:
-    """With a progress bar."""
-    return iter(tqdm(samples, what, unit=" images", mininterval=interval(), delay=interval()))
 
 
 def how_to_score(out: Path) -> str:
@@ -120,7 +111,8 @@ def _captions_by_image(urls: Sequence[str], reader: CaptionReader, most: int) ->
     """
     texts: dict[int, list[str]] = {}
     counts, joined, repeated, damaged = Counter[str](), 0, 0, list[str]()
-    for sample in _shown(as_usage_errors(read_samples(urls), " ".join(urls[:3])), "reading captions"):
+    samples = as_usage_errors(read_samples(urls), " ".join(urls[:3]))
+    for sample in progress(samples, "reading captions", unit=" images"):
         found, damage = reader.read(sample)
         damaged += damage[:1]
         counts.update({source: len(captions) for source, captions in found.items()})

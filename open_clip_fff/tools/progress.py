@@ -1,13 +1,15 @@
 """Progress bars of the tools."""
 
 import sys
-from functools import partial
+from typing import Any
 
 from tqdm import tqdm
 
-progress = partial(tqdm, disable=None, leave=False)  # of analyze, calibrate and gallery: none without a terminal
+LOG = 30  # seconds between two drawings without a terminal, where each is a line of a job's log
 
 
-def interval() -> int:
-    """Seconds between two drawings of a long program's bar: without a terminal, each is a line of a log."""
-    return 1 if sys.stderr.isatty() else 30
+def progress(*arguments: Any, **options: Any) -> tqdm:
+    """tqdm, of which only what takes long is seen: every second in a terminal, where it then disappears."""
+    seconds = 1 if (terminal := sys.stderr.isatty()) else LOG
+    usual = {"mininterval": seconds, "maxinterval": seconds, "delay": seconds, "leave": not terminal}
+    return tqdm(*arguments, **{**usual, **options})

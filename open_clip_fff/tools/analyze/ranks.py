@@ -32,7 +32,7 @@ def outranked(image: Tensor, text: Tensor, size: int, area: int = AREA, bar: str
     """
     parts = []
     with exact_float32(image.device):
-        for rows, batch in progress(list(_tiles(len(image), size, area, image.device)), desc=bar, delay=1):
+        for rows, batch in progress(list(_tiles(len(image), size, area, image.device)), desc=bar):
             own = (image[rows] * text[rows]).sum(dim=1, keepdim=True)
             below = image[rows] @ text[batch].T < own - TIE
             rival = torch.arange(batch.start, batch.stop, device=image.device) != rows[:, None]

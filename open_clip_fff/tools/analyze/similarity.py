@@ -62,7 +62,7 @@ def mean_of_nearest(
     nearest = min(nearest, len(pool) - 1)
     tiles, parts = list(torch.arange(len(text), device=text.device).split(max(area // len(pool), 1))), []
     with exact_float32(text.device):
-        for rows in progress(tiles, desc=bar, delay=1):
+        for rows in progress(tiles, desc=bar):
             tile = text[rows] @ pool.T
             tile.masked_fill_(owner[rows, None] == pool_owner, -torch.inf)
             parts.append(tile.topk(nearest, dim=1, sorted=False).values.mean(dim=1))

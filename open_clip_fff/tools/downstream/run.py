@@ -25,7 +25,7 @@ from open_clip_fff.tools.downstream.files import ImageFolders
 from open_clip_fff.tools.downstream.saved import TaskModel, load_task_model, new_task_model, write_task_model
 from open_clip_fff.tools.finetune.loop import fine_tune, image_transforms, plain_errors, seed_everything
 from open_clip_fff.tools.finetune.pairs import ImageTransform
-from open_clip_fff.tools.progress import interval
+from open_clip_fff.tools.progress import progress
 
 VALIDATIONS = 10  # in a fine-tuning, unless --validate-every says otherwise
 
@@ -165,7 +165,7 @@ def predict(model: TaskModel, examples: Sequence[Example], args: argparse.Namesp
     loader = DataLoader(ExampleSet(examples, resize), args.batch_size, num_workers=args.workers)
     found: list[int] = []
     with plain_errors(), torch.no_grad(), half_on_cuda(device):
-        for pixels, texts in tqdm(loader, desc=bar, disable=not bar, mininterval=interval()):
+        for pixels, texts in progress(loader, bar, disable=not bar):
             logits = model.network(pixels.to(device), model.tokenizer(list(texts)).to(device))
             found += logits.argmax(dim=1).tolist()
     return found

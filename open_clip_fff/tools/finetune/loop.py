@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from torchvision import transforms
-from tqdm import tqdm
 
 from open_clip_fff.atomic_io import atomic_folder
 from open_clip_fff.data.shards import as_usage_errors, read_samples
@@ -21,7 +20,7 @@ from open_clip_fff.errors import UsageError, as_mistake, error_message
 from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.numerics import not_finite
 from open_clip_fff.tools.finetune.pairs import ImageTransform
-from open_clip_fff.tools.progress import interval
+from open_clip_fff.tools.progress import progress
 
 TOKENIZER_SAMPLES = 20_000  # whose captions a tokenizer is learned from
 Losses = dict[str, Tensor]
@@ -92,7 +91,7 @@ def fine_tune(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step, args.steps, args.warmup))
     kind = torch.device(args.device).type
     batches = DataLoader(data, args.batch_size, num_workers=args.workers, drop_last=True, pin_memory=kind == "cuda")
-    with plain_errors(), tqdm(total=args.steps, unit="step", mininterval=interval()) as bar:
+    with plain_errors(), progress(total=args.steps, unit="step", delay=0, leave=True) as bar:
         for _, batch in zip(range(args.steps), batches, strict=False):
             model.train()
             with torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda"):

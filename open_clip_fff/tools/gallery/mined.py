@@ -62,7 +62,7 @@ def find_thresholds(features: MiningFeatures, config: MiningConfig, batch: int) 
 def _all_pairs(images: MiningFeatures, text_text: str) -> Iterator[Candidates]:
     """Of a batch; training, which averages over steps, counts those of some rows."""
     number, area = images.valid.numel(), AREA.on(images.valid.device)
-    for columns in progress(list(tiles(len(images.ids), max(area // number, 1))), desc="thresholds", delay=1):
+    for columns in progress(list(tiles(len(images.ids), max(area // number, 1))), desc="thresholds"):
         with exact_float32(images.valid.device):
             found = candidates(images, images.subset(columns), text_text)
         yield found

@@ -12,12 +12,11 @@ from typing import BinaryIO, Literal
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.tools.pack.rows import BATCH, CAPTIONS, RowFile, SourceRow, write_rows
-from open_clip_fff.tools.progress import interval
+from open_clip_fff.tools.progress import progress
 from open_clip_fff.tools.shards.share import Share
 
 MERGED = "rows"  # the column with how many rows became one
@@ -63,8 +62,7 @@ def make_list(path: Path, listing: Listing, share: Share) -> RowFile:
 
 
 def _write(file: BinaryIO, folder: Path, listing: Listing, shown: bool) -> None:
-    options = {"total": listing.about or None, "leave": False, "unit": " rows", "delay": 2}
-    bar = tqdm(listing.rows, "listing", disable=not shown, mininterval=interval(), **options)
+    bar = progress(listing.rows, "listing", total=listing.about or None, unit=" rows", disable=not shown)
     with tempfile.TemporaryFile(dir=folder) as first, bar:  # it has no name, and disappears with this process
         write_rows(bar, listing.columns, first)
         first.flush()

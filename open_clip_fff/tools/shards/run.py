@@ -5,12 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
-from tqdm import tqdm
-
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.plural import plural, reasons
-from open_clip_fff.tools.progress import interval
+from open_clip_fff.tools.progress import progress
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, local_size
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples
@@ -41,7 +39,8 @@ def process_shards(
         print(f"{len(missing)} of {plural(len(mine), 'shards')} to do{part}, into {folder.path}", flush=True)
     shown, failed = share.index == 0 and bool(missing), list[str]()
     total = size(sources[missing[0]]) * len(missing) if shown else 0
-    with tqdm(total=total or None, unit=" samples", mininterval=interval(), disable=not shown, smoothing=0.05) as bar:
+    settings = {"unit": " samples", "smoothing": 0.05, "delay": 0, "leave": True}
+    with progress(total=total or None, disable=not shown, **settings) as bar:
         for number, stem in enumerate(missing, 1):
             bar.set_description(f"shard {number}/{len(missing)}")
             try:
