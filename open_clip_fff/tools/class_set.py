@@ -22,6 +22,7 @@ from open_clip_fff.tools.pack.items import SkipSample, image_content, prepare_im
 from open_clip_fff.tools.pack.kinds import files_in
 from open_clip_fff.tools.pack.settings import ImageSettings
 from open_clip_fff.tools.pack.splits import SPLITS
+from open_clip_fff.tools.progress import progress
 from open_clip_fff.tools.shards.tars import check_torn
 
 GENERIC_TEMPLATES = (  # the seven that CLIP's authors found best for ImageNet; OpenCLIP's SIMPLE_IMAGENET_TEMPLATES
@@ -182,7 +183,8 @@ def _images_of(source: str, key: str, unused: UnusedFiles) -> tuple[Callable[[],
         check_tars("SOURCE", urls)
         check_torn("SOURCE", *urls)
         images = partial(_from_shards, urls, key)
-        labels = sorted({image.label for image in images() if image.label is not None})
+        read = progress(images(), "reading classes", unit=" images")
+        labels = sorted({image.label for image in read if image.label is not None})
         if not labels:
             raise UsageError(f"--class-key {key}: no sample of {source} has a class there")
         return images, labels
