@@ -149,6 +149,19 @@ def test_only_generated_captions_stand_alone(analyse, training, tmp_path):
     assert set(pd.read_csv(tmp_path / "out" / "captions.csv")["kind"]) == {"generated"}
 
 
+def test_a_page_shows_the_beginning_of_a_long_caption(analyse, program, training, tmp_path):
+    long = "<a red square> " + "word " * 2_000
+    rows = {f"{row}": {**colour_sample(row), "json": json.dumps({"captions": [long]}).encode()} for row in range(8)}
+    tar = write_tar(tmp_path / "a.tar", rows)
+    data = ["--", "--train-data", str(tar), *training[4:], "--captions-per-image", "2"]
+    analyse("--out", tmp_path / "out", *data)
+    program("mined_gallery", "--out", tmp_path / "gallery.html", *data, "--p1", "-1", folder="scripts")
+    for page in (tmp_path / "out" / "analysis.html", tmp_path / "gallery.html"):
+        shown = [text for text in Page(page.read_text()).everything if "red square" in text]
+        assert len(shown) > 8 and max(map(len, shown)) == 300 and f"{long[:299]}…" in shown
+    assert long.strip() in set(pd.read_csv(tmp_path / "out" / "captions.csv")["caption"])
+
+
 def test_mistakes_are_a_line_and_leave_what_was_there(analyse, trainer, training, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "captions.csv").write_text("mine")

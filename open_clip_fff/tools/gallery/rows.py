@@ -13,7 +13,6 @@ from open_clip_fff.tools.gallery.page import Chip, ImageRow, OtherImage, ShownCa
 from open_clip_fff.tools.gallery.pairs import MinedPair, MinedRow
 from open_clip_fff.tools.gallery.scored import ScoredPair
 
-LONG = 300  # characters, beyond which a caption is truncated
 CLAUSES = ("image–text", "image–image", "text–text")
 THRESHOLDS = ("p1", "p2", "p3", "p1′")
 LABELS = {1: "positive", 0: "ignored", -1: "negative"}
@@ -68,10 +67,10 @@ class RowBuilder:
         return OtherImage(pair.other, [caption], self._class(pair))
 
     def _text(self, pair: MinedPair | ScoredPair) -> str:
-        return _truncated(self.rows[pair.other].captions[pair.caption])
+        return self.rows[pair.other].captions[pair.caption]
 
     def _own(self, image: int) -> list[tuple[str, str]]:
-        texts = map(_truncated, self.rows[image].captions)
+        texts = self.rows[image].captions
         if self.own is None:
             return [(text, "") for text in texts]
         return [(text, f"{cosine:.3f}") for text, cosine in zip(texts, self.own[image].tolist(), strict=False)]
@@ -95,7 +94,3 @@ def _chips(pair: MinedPair, thresholds: Thresholds) -> list[Chip]:
 def _detail(above: list[tuple[str, float | None]]) -> str:
     known = [f"{name} {margin:+.4f}".replace("-", "−") for name, margin in above if margin is not None]
     return ", ".join(known) or f"{above[0][0]} off"
-
-
-def _truncated(text: str) -> str:
-    return text if len(text) <= LONG else f"{text[:LONG]}…"
