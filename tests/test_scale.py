@@ -45,13 +45,21 @@ def test_a_sample_says_how_much_disk(program, tmp_path):
     done = program("scale", *flags, "--captions", tmp_path / "captions", folder="scripts")
     row = next(line.split() for line in done.out.splitlines() if line.startswith("caption"))
     hours = 30e6 / 38 / 3600
-    assert row[1:] == [f"{x:,.1f}" for x in (hours / 30, hours / 64, hours, 2.5 * hours, 0.25, 7.5)]
+    assert row[1:] == [f"{x:,.1f}" for x in (hours / 30, hours / 64, hours, 2.5 * hours)] + ["0.25", "7.5"]
     for wrong, line in (
         (["--images", "0"], "--images 0: must be above 0"),
         (["--images", "5"], "name at least one rate"),
         (["--images", "5", "--features", str(tmp_path)], f"--features {tmp_path}: no shards with records there"),
     ):
         assert line in program("scale", *wrong, folder="scripts", expect=2).err
+
+
+def test_small_data_cost_something(program):
+    flags = ["--images", "50000", "--price", "2.5", "--embed-rate", "900", "--train-rate", "1100", "--epochs", "1"]
+    lines = program("scale", *flags, folder="scripts").out.splitlines()
+    assert lines[0].startswith("50,000 images on 1 GPU, 2.5 for a GPU's hour;")
+    embed, train = (next(line for line in lines if line.startswith(step)) for step in ("embed", "train, 1 epoch "))
+    assert embed.split()[1:] == ["0.309", "0.0154", "0.0154", "0.0386"] and train.split()[-1] == "0.0316"
 
 
 def commands(recipe: str, **variables: str) -> list[list[str]]:

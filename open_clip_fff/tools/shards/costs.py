@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from open_clip_fff.errors import UsageError
+from open_clip_fff.plural import plural
 from open_clip_fff.tools.shards.folder import ShardRecord, record_path
 
 SUFFIXES = (".tar", ".parquet")
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         ("shards", "pack", args.shards, args.pack_rate, 1),
         ("captions", "caption", args.captions, args.caption_rate, 1),
         ("features", "embed", args.features, args.embed_rate, 1),
-        ("", f"train, {args.epochs:g} epochs", None, args.train_rate, args.epochs),
+        ("", f"train, {args.epochs:g} epoch{'s' * (args.epochs != 1)}", None, args.train_rate, args.epochs),
     ):
         if folder is not None or rate is not None:
             size = None if folder is None else bytes_per_image(folder, f"--{flag}")
@@ -39,8 +40,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("name at least one rate or folder, such as --caption-rate 38 --captions captions")
     table = costs(found, args.images, args.gpus, args.price)
     price = "" if args.price is None else f", {args.price:g} for a GPU's hour"
-    print(f"{args.images:,.0f} images on {args.gpus} GPUs{price}; each step's hours if nothing else runs\n")
-    print(table.dropna(axis="columns", how="all").to_string(float_format="{:,.1f}".format, na_rep="–"))
+    images, gpus = plural(round(args.images), "images"), plural(args.gpus, "GPUs")
+    print(f"{images} on {gpus}{price}; each step's hours if nothing else runs\n")
+    print(table.dropna(axis="columns", how="all").to_string(float_format=_rounded, na_rep="–"))
     return 0
 
 
@@ -62,6 +64,10 @@ def costs(steps: Sequence[Step], images: float, gpus: int, price: float | None =
     table = pd.DataFrame(rows, columns=names).set_index("step")
     table.loc["together"] = table.sum(min_count=1)
     return table
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.1f}" if value >= 1 else f"{value:.3g}"
 
 
 def bytes_per_image(folder: Path, flag: str) -> float:
