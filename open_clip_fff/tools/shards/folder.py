@@ -91,18 +91,18 @@ class OutFolder:
             return False
         record, size = self.record(stem), local_size(source)
         made = f"--out {self.path}: {file.name} was made of"
+        again = f"remove {file.name}, and it is made again, or name another folder"
         if record is None:
             raise OneRankError(
                 f"--out {self.path}: {file.name} is there, and no record of what it was made of "
-                f"({record_path(self.path, stem)}); name another folder, or remove that file"
+                f"({record_path(self.path, stem)}); {again}"
             )
         if record.source != as_utf8(source):
             ours = printable(source)
             raise OneRankError(f"{made} {printable(record.source)} and not of {ours}; name another folder")
         if record.size is not None and size is not None and record.size != size:
             raise OneRankError(
-                f"{made} a {Path(source).name} of {record.size:,} bytes, which has {size:,} now; remove {file.name}, "
-                "and it is made again, or name another folder"
+                f"{made} a {Path(source).name} of {record.size:,} bytes, which has {size:,} now; {again}"
             )
         return True
 
