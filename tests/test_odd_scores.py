@@ -1,16 +1,19 @@
 """Scores and comparisons where logits tie, models are made anew in place, or checkpoints are of an epoch's middle."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
+import clip_benchmark.metrics.zeroshot_classification as classification
 import numpy as np
 import open_clip
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 
 from open_clip_fff import FFFLoss, MiningConfig
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate
+from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate, mean_per_class_recall
 from open_clip_fff.evaluation.compare.bootstrap import HitCounts, figures
 from open_clip_fff.evaluation.compare.columns import OTHER, Column, hits_of
 from open_clip_fff.evaluation.compare.estimate import estimate
@@ -45,8 +48,9 @@ def birds(tmp_path: Path):
     return local
 
 
-def test_where_classes_tie_each_figure_has_its_own_samples(model, tmp_path):
+def test_where_classes_tie_each_figure_has_its_own_samples(model, tmp_path, monkeypatch):
     """Of ten classes with one name, clip-benchmark's two figures take different ones."""
+    monkeypatch.setattr(classification, "balanced_accuracy_score", None)  # grows with the square of the classes
     folder = webdataset(tmp_path / "sets" / "birds", images=16)
     put(folder / "classnames.txt", "\n".join(["a"] * 10))
     loaded = load_model(str(model), "cpu")
@@ -58,6 +62,20 @@ def test_where_classes_tie_each_figure_has_its_own_samples(model, tmp_path):
         hit, _, group = hits_of(score, column)
         means = [hit[group == each].mean() for each in np.unique(group)]
         assert found.metrics[metric] == pytest.approx(np.mean(means), abs=1e-6), metric
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_the_mean_recall_of_classes_is_scikit_learns_in_memory_linear_in_the_classes():
+    """Classes without images, such as no image was taken for, one without number (-1), and one class alone."""
+    generator = np.random.default_rng(0)
+    for classes in (1, 2, 10, 300, 3000):
+        target, predicted = generator.integers(-1, classes, (2, 2000))
+        predicted = np.where(generator.random(2000) < 0.6, target, predicted)
+        expected = balanced_accuracy_score(target, predicted)
+        tracemalloc.start()
+        assert mean_per_class_recall(torch.from_numpy(target), torch.from_numpy(predicted)) == expected
+        assert tracemalloc.get_traced_memory()[1] < 400_000  # scikit-learn's: 8 * classes**2
+        tracemalloc.stop()
 
 
 def test_a_folder_that_was_made_anew_is_not_scored_from_the_store(model, tmp_path):

@@ -4,6 +4,7 @@ clip-benchmark's own probe requires CUDA; this one also runs on the CPU.
 """
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
 from sklearn.model_selection import train_test_split
 
 from open_clip_fff.data.class_texts import NAMES, check_texts
@@ -22,8 +22,8 @@ from open_clip_fff.evaluation.benchmark import (
     accuracy,
     check_classes,
     make_loader,
+    mean_per_class_recall,
     progress_bars,
-    without_sklearn_warnings,
 )
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, other_split
 from open_clip_fff.evaluation.protocol import LINEAR_PROBE, ZERO_SHOT
@@ -121,7 +121,8 @@ def fit_and_score(
     if probing.shots > 0:
         chosen = draw_shots(labels, probing.shots, probing.seed)
         features, labels = features[chosen], labels[chosen]
-    with without_sklearn_warnings():  # on convergence; `converged` reports the final regression's
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"sklearn\.")  # on convergence: `converged` is the final regression's
         strength = choose_strength(features, labels, probing)
         fitted = _fit(features, labels, strength, probing)
     classes = int(max(labels.max(), target.max())) + 1
@@ -129,12 +130,10 @@ def fit_and_score(
     logits[:, fitted.classes_] = fitted.predict_log_proba(held_features)
     top1, top5 = (accuracy(torch.from_numpy(logits), torch.from_numpy(target), (min(k, classes),))[0] for k in (1, 5))
     predicted = logits.argmax(axis=1)
-    with without_sklearn_warnings():
-        balanced = float(balanced_accuracy_score(target, predicted))
     metrics = {
         "lp_acc1": top1,
         "lp_acc5": top5 if classes >= 5 else float("nan"),
-        "lp_mean_per_class_recall": balanced,
+        "lp_mean_per_class_recall": mean_per_class_recall(target, predicted),
         "C": strength,
         "converged": bool(fitted.n_iter_.max() < probing.max_iter),
         "fewshot_k": probing.shots,
