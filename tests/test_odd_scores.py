@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import clip_benchmark.metrics.zeroshot_classification as classification
 import numpy as np
@@ -13,7 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 from open_clip_fff import FFFLoss, MiningConfig
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.benchmark import EvalSettings, evaluate, mean_per_class_recall
+from open_clip_fff.evaluation.benchmark import EvalSettings, _retrieval, evaluate, mean_per_class_recall
 from open_clip_fff.evaluation.compare.bootstrap import HitCounts, figures
 from open_clip_fff.evaluation.compare.columns import OTHER, Column, hits_of
 from open_clip_fff.evaluation.compare.estimate import estimate
@@ -26,6 +27,7 @@ from open_clip_fff.evaluation.store import Score
 from open_clip_fff.hub.loading import load_model
 from open_clip_fff.hub.weight_source import WeightSource
 from open_clip_fff.models.fusion import Fusion, FusionSizes
+from scripts.bench.memory import AliveBytes
 from tests.eval_sets import put, webdataset
 from tests.test_comparison import CLIP, Scores, cell
 
@@ -62,6 +64,16 @@ def test_where_classes_tie_each_figure_has_its_own_samples(model, tmp_path, monk
         hit, _, group = hits_of(score, column)
         means = [hit[group == each].mean() for each in np.unique(group)]
         assert found.metrics[metric] == pytest.approx(np.mean(means), abs=1e-6), metric
+
+
+def test_whose_caption_it_is_takes_no_copy_of_all_pairs(tmp_path):
+    """Of each image and caption clip-benchmark holds a cosine and whether they belong together: 5 bytes."""
+    webdataset(tmp_path / "sets" / "birds", retrieval=True)
+    images = [(torch.randn(1, 2), [["a"] * 2]) for _ in range(400)]
+    towers = SimpleNamespace(encode_image=lambda pixels: pixels, encode_text=lambda tokens: tokens)
+    with AliveBytes() as counted:
+        found = _retrieval(towers, lambda texts: torch.randn(len(texts), 2), images, birds(tmp_path), QUICK)
+    assert found.sizes == {"images": 400, "captions": 800} and counted.peak < 6 * 400 * 800
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from open_clip_fff.config.zero_shot import ZeroShotSettings
 from open_clip_fff.errors import UsageError, reason
-from open_clip_fff.evaluation.layouts import find_set, find_sets, name_warnings
+from open_clip_fff.evaluation.layouts import find_set, find_sets, memory_warnings, name_warnings
 from open_clip_fff.evaluation.probe import ProbeSettings, probe, training_split
 from open_clip_fff.evaluation.score_all import score_line
 from open_clip_fff.evaluation.scoring import score_set
 from open_clip_fff.evaluation.store import write_score
+from open_clip_fff.host.zero_shot import find_zero_shot_sets
 from tests.conftest import write_tar
 from tests.eval_sets import jpeg, webdataset
 from tests.test_evaluation import QUICK, folder, loaded  # noqa: F401
@@ -92,6 +94,22 @@ def test_a_set_of_one_class_is_told(tmp_path):
     (folder / "dataset_type.txt").write_text("multilabel")
     write_tar(folder / "test" / "0.tar", {"0": {"jpg": jpeg(0), "npy": b""}})
     assert name_warnings([find_set("mine", tmp_path)]) == []
+
+
+def test_the_memory_that_a_large_retrieval_set_takes_is_told(program, folder, tmp_path, capsys):
+    """1,300 images with 1,000 captions each, which are told before the first of them cannot be read."""
+    webdataset(tmp_path / "small", retrieval=True)
+    large = webdataset(tmp_path / "large", retrieval=True, shards=1)
+    write_tar(large / "test" / "0.tar", {f"{row}": {"jpg": b"", "txt": b"a\n" * 999 + b"a"} for row in range(1300)})
+    told = (
+        "warning: large: 1,300 images x 1,300,000 captions take about 8 GB of memory to score; retrieval-set makes "
+        "smaller sets, of fewer shards"
+    )
+    assert memory_warnings([find_set(name, tmp_path) for name in ("small", "large")]) == [told]
+    find_zero_shot_sets(ZeroShotSettings(root=str(tmp_path)))
+    assert told in capsys.readouterr().out
+    flags = ["--data-root", tmp_path, "--datasets", "large", "--store", tmp_path / "store"]
+    assert told in program("zero_shot", folder, *flags, expect=1).out
 
 
 def test_a_set_is_found_by_its_name_in_clip_benchmark(tmp_path):

@@ -126,8 +126,8 @@ def _retrieval(model: Any, tokenizer: Callable, loader: Any, local: LocalSet, se
         # for each k, clip-benchmark calls this for text to image first
         direction = IMAGE_TO_TEXT if f"{TEXT_TO_IMAGE}@{k}" in samples else TEXT_TO_IMAGE
         samples[f"{direction}@{k}"] = (shares > 0).numpy()
-        if direction == TEXT_TO_IMAGE:
-            samples["image_of_text"] = positives.int().argmax(dim=1).numpy()
+        if "image_of_text" not in samples:
+            samples["image_of_text"] = positives.view(torch.uint8).argmax(dim=1).numpy()  # argmax of bool is missing
         return shares
 
     def tokenized(texts: Sequence[str]) -> Tensor:

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import groupby
@@ -42,6 +42,8 @@ PREFIXES = ("wds/vtab/", "wds/", "vtab/", "wds_vtab-", "wds_")  # of sets' names
 TYPE_FILE = "dataset_type.txt"
 LABELS = {"classification": "cls", "multilabel": "npy", "retrieval": "txt"}  # the member, by what the file says
 MOST_TEXT = 2**20  # bytes of a member with a label or captions
+PAIR = 5  # bytes that clip-benchmark holds of each image and caption: a cosine, and whether they belong together
+MUCH = 8e9  # bytes of memory
 VTAB = ("caltech101", "cifar10", "cifar100", "dtd", "flowers", "pets")  # there as wds_vtab-NAME
 
 
@@ -76,16 +78,21 @@ def _short_hash(parts: Iterable[bytes]) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-@cache
-def _members_hash(path: Path, size: int, changed: int) -> str:
-    """A hash of a tar's members, by name and size, and of all that are no images; what is damaged ends it."""
-    digest = hashlib.sha256()
+def _members(path: Path) -> Iterator[tuple[str, int, bytes]]:
+    """Name, size and content of a tar's members, the content empty for images; what is damaged ends them."""
     with suppress(OSError, tarfile.TarError), tarfile.open(path, tarinfo=Header) as tar:
         for member in tar:
-            digest.update(f"{member.name} {member.size} ".encode(errors="surrogateescape"))
             is_text = member.isfile() and not member.name.lower().endswith(IMAGES) and member.size <= MOST_TEXT
-            if is_text and (file := tar.extractfile(member)) is not None:
-                digest.update(file.read())
+            file = tar.extractfile(member) if is_text else None
+            yield member.name, member.size, b"" if file is None else file.read()
+
+
+@cache
+def _members_hash(path: Path, size: int, changed: int) -> str:
+    """A hash of a tar's members, by name and size, and of all that are no images."""
+    digest = hashlib.sha256()
+    for name, length, text in _members(path):
+        digest.update(f"{name} {length} ".encode(errors="surrogateescape") + text)
     return digest.hexdigest()
 
 
@@ -151,6 +158,22 @@ def name_warnings(sets: Iterable[LocalSet]) -> list[str]:
     """A warning for each of one's own sets of one class, or in which several have one name (ImageNet's have, too)."""
     own = [at for at in sets if at.shards and at.spec.task != RETRIEVAL and at.spec.name not in PROTOCOL]
     return [line for at in own for line in odd_names(at.root, at.spec.metric == EvalSet.metric)]
+
+
+def memory_warnings(sets: Iterable[LocalSet]) -> list[str]:
+    """A warning for each retrieval set in webdataset form that takes more than MUCH memory to score."""
+    found = []
+    for at in sets:
+        if at.shards and at.spec.task == RETRIEVAL:
+            texts = (member for path in (at.root / SPLIT).glob("*.tar") for member in _members(path))
+            counts = [text.count(b"\n") + 1 for name, _, text in texts if name.endswith(".txt")]
+            if (size := PAIR * len(counts) * sum(counts)) > MUCH:
+                pairs = f"{len(counts):,} images x {sum(counts):,} captions"
+                found.append(
+                    f"warning: {at.spec.name}: {pairs} take about {size / 1e9:,.0f} GB of memory to score; "
+                    f"retrieval-set makes smaller sets, of fewer shards"
+                )
+    return found
 
 
 def other_split(local: LocalSet, split: str) -> LocalSet | None:

@@ -11,7 +11,15 @@ from open_clip_fff.config.parsers import check_least
 from open_clip_fff.devices import or_best
 from open_clip_fff.errors import UsageError, print_warnings
 from open_clip_fff.evaluation.benchmark import EvalSettings
-from open_clip_fff.evaluation.layouts import LocalSet, download, find_sets, name_warnings, repositories, where_to_get
+from open_clip_fff.evaluation.layouts import (
+    LocalSet,
+    download,
+    find_sets,
+    memory_warnings,
+    name_warnings,
+    repositories,
+    where_to_get,
+)
 from open_clip_fff.evaluation.protocol import ELEVEN, PROTOCOL, RECALLS, RERANKING, RETRIEVAL, score_text
 from open_clip_fff.evaluation.scoring import BY_CLIP_BENCHMARK, Evaluation, score_set
 from open_clip_fff.evaluation.store import Score
@@ -24,6 +32,7 @@ CAPTIONS = 5  # of an image, in papers' retrieval sets
 def run(arguments: argparse.Namespace, prog: str) -> int:
     """Scores models; 1 if some models or sets failed, else 0."""
     sets = prepare(arguments)
+    print_warnings(memory_warnings(sets))
     if arguments.rerank is None:
         print_warnings(name_warnings(sets))
         return score_models(arguments, prog, sets, score_line)

@@ -12,7 +12,7 @@ from open_clip import get_input_dtype, get_tokenizer
 from open_clip_fff.config.zero_shot import ZeroShotSettings
 from open_clip_fff.errors import UsageError, print_warnings, reason
 from open_clip_fff.evaluation.benchmark import EvalSettings, count_images, evaluate
-from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, find_sets, name_warnings, where_to_get
+from open_clip_fff.evaluation.layouts import SPLIT, LocalSet, find_sets, memory_warnings, name_warnings, where_to_get
 from open_clip_fff.evaluation.protocol import score_text
 from open_clip_fff.host.random_state import without_side_effects
 from open_clip_fff.host.report.results import keep_results
@@ -36,7 +36,7 @@ def find_zero_shot_sets(settings: ZeroShotSettings) -> list[LocalSet]:
     for at in found:
         if at.shards:
             count_images(at.root / SPLIT, at.shards)
-    print_warnings(name_warnings(found))
+    print_warnings([*name_warnings(found), *memory_warnings(found)])
     return found
 
 
