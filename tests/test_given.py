@@ -236,10 +236,11 @@ def test_a_run(trainer, csv, tmp_path, capsys):
     assert trainer(*TARS, *given, "--val-data", f"{trainer.shards}/00.tar", "--name", "tars", "--save-most-recent") == 0
     said, log = capsys.readouterr().out, trainer.log("tars")
     assert "images of one title are no negatives either;\n" in said and f"the pairs in {pairs} are pos" in said
-    assert "--positive-key title has a value in 100.00% of rows" in said
+    assert "--positive-key title has a value in 100.00% of rows\n  ! all 16 of these differ, and" in said
     assert "left out 1 pair with a key that is not in its shard (first 02 0044)" in said and "1 pair of 2 rows" in said
     assert "Given/image: 0.000" in log and "title in 100.00%" in log  # only two images make a pair
     assert "(others of one title are left out)" in log
+    assert "were a pair" not in log  # the pair has met once
     table = pd.read_csv(csv, sep="\t")
     table["product"] = [f"{index // 16:03d}" if index % 4 else None for index in range(len(table))]
     table.to_csv(tmp_path / "train.csv", sep="\t", index=False)
@@ -255,9 +256,22 @@ def test_a_run(trainer, csv, tmp_path, capsys):
     given = ["--positive-key", "product", "--positives", pairs]
     assert trainer(*FFF, *given, "--name", "table", data=data) == 0
     log = trainer.log("table")
-    assert "product in 75.00%" in log and "1 pair of 2 rows" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "product in 75.00%" in log and "1 pair of 2 rows" in said
     shown = [float(line.split("Given/image: ")[1].split()[0]) for line in log.splitlines() if "Given/image" in line]
     assert len(shown) == 2 and min(shown) > 3 and log.count("Given positives: ") == 1
+    assert "of these differ" not in said and "were a pair" not in log
+
+
+def test_a_key_that_no_two_images_share_is_told(trainer, capsys):
+    assert trainer(*TARS, "--positive-key", "title", "--epochs", "2", "--name", "apart") == 0
+    assert (
+        "  ! all 16 of these differ, and only equal ones make positives: is it an image's id?"
+        in capsys.readouterr().out
+    )
+    log = trainer.log("apart")
+    assert log.count("WARNING | --positive-key title: no two images of a batch were a pair in this whole epoch") == 1
+    assert log.index("were a pair") < log.index("Start epoch 1")
 
 
 @pytest.mark.parametrize(

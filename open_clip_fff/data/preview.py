@@ -56,6 +56,7 @@ class Preview:
     data_flag: str = "--train-data"
     classes: int = 0  # rows with a class
     keys: int = 0  # rows with a --positive-key
+    values: set[int] = field(default_factory=set)  # of it, each once
     opened: int | None = None  # rows whose stored features were read; None if none are needed
     stored: int = 0  # those of them that have some
     lacking: str = ""  # the error of the first of the others
@@ -67,6 +68,7 @@ class Preview:
         self.rows += 1
         self.classes += row.label != NO_ID
         self.keys += row.key != NO_ID
+        self.values |= {row.key} - {NO_ID}
         for source, texts in found.items():
             self.rows_with[source] = self.rows_with.get(source, 0) + bool(texts)
             self.captions[source] = self.captions.get(source, 0) + len(texts)

@@ -132,6 +132,10 @@ def _lines(preview: Preview, captions: CaptionSettings, tokens: int | None) -> l
     if captions.positive_key is not None:
         share = preview.keys / preview.rows
         lines.append(f"  --positive-key {captions.positive_key} has a value in {share:.2%} of rows")
+        if len(preview.values) == preview.keys > 1:
+            lines.append(
+                f"  ! all {preview.keys:,} of these differ, and only equal ones make positives: is it an image's id?"
+            )
     lines += [f"  {note}" for note in damage_lines(preview)]
     if without := preview.rows - preview.images:
         lines.append(

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from open_clip_fff.config.captions import CaptionSettings
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.mining.counts import Rates, connection_rates
 from open_clip_fff.mining.miner import CROWD, GROWTH, TRUST, Miner
@@ -74,6 +75,16 @@ def outweighed(given: float, plan: Plan) -> str | None:
         f"Given positives: {given:.0f} captions of other images count beside an image's own {own}, each as much as one "
         f"of those: own captions are found less well then, and images of small groups worst. {flag} makes them weigh "
         f"1 together."
+    )
+
+
+def never_met(captions: CaptionSettings) -> str:
+    """That no pair of the user's was in a batch of a whole epoch, and what to do."""
+    named = {"--positive-key": captions.positive_key, "--positives": captions.positives}
+    flags = " and ".join(f"{flag} {value}" for flag, value in named.items() if value is not None)
+    return (
+        f"{flags}: no two images of a batch were a pair in this whole epoch, so that training is as without it. A key "
+        f"has to be what images share (a product's id, not an image's); where it seldom repeats, raise --batch-size."
     )
 
 

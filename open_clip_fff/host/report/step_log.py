@@ -12,7 +12,7 @@ from torch import Tensor
 from open_clip_fff.config.numbers import threshold_text
 from open_clip_fff.distributed import sum_over_ranks
 from open_clip_fff.host.generation import TASKS
-from open_clip_fff.host.report.mining_warnings import SilentDiscriminator, mining_warning, outweighed
+from open_clip_fff.host.report.mining_warnings import SilentDiscriminator, mining_warning, never_met, outweighed
 from open_clip_fff.host.report.results import track
 from open_clip_fff.host.state import RunState
 from open_clip_fff.hub.checkpoints import Position
@@ -117,6 +117,7 @@ class StepReporter:
         self.epoch = first.epoch
         self.tb_writer: Any = None
         self._warned: list[list[str]] = []
+        self._given = 0.0  # captions per image that the user pairs, over log steps
         self._labels = criterion.connections is not None and criterion.connections.label_matches is not None
         connection = state.plan.connection
         self._discriminator = SilentDiscriminator(connection.discriminator) if self._labels and connection else None
@@ -139,7 +140,7 @@ class StepReporter:
         if not self.state.master:
             return
         mined = rates(sums)
-        self._warn(mined)
+        self._warn(mined, step_in_epoch == self.steps_per_epoch - 1)
         if self._discriminator is not None and (warning := self._discriminator.warning(labels)):
             logging.warning(warning)
         found = None if miner is None else miner.thresholds()
@@ -168,11 +169,13 @@ class StepReporter:
         args = self.state.args
         return sum_over_ranks(counts.take(torch.device(args.device)), args.world_size)
 
-    def _warn(self, mined: Rates) -> None:
+    def _warn(self, mined: Rates, at_end: bool) -> None:
         """Where mining does not do what the flags ask for; each kind of warning once in a run."""
         args, plan, miner = self.state.args, self.state.plan, self.criterion.miner
         images = args.batch_size * args.accum_freq * args.world_size
-        warnings = [outweighed(mined.given, plan)]
+        warnings, self._given = [outweighed(mined.given, plan)], self._given + mined.given
+        if at_end and self.criterion.given is not None and not self._given:
+            warnings.append(never_met(plan.captions))
         if miner is not None:
             warnings.append(mining_warning(mined, miner, images * plan.captions.columns))
         for warning in filter(None, warnings):
