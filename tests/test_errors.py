@@ -242,7 +242,7 @@ def test_the_number_of_samples_must_be_known(refused, trainer):
 def test_losses_that_take_one_caption(refused):
     many = ("--captions-per-image", "2", "--json-text-key", "captions")
     assert "clip takes one caption" in refused("--method", "clip", "--caption-policy", "all", *many)
-    assert "would see the first caption only" in refused("--method", "clip", *many)
+    assert "would see the first caption only; add --method fff or fff-softmax" in refused("--method", "clip", *many)
     assert "--mining-features" in refused("--method", "siglip", "--mining-features", "frozen", "--mining-model", "x")
     assert "--batch-hooks" in refused("--batch-hooks", "mine")
     assert "--logit-bias-init auto" in refused("--method", "siglip", "--logit-bias-init", "auto")

@@ -182,6 +182,16 @@ def test_a_flag_that_would_do_nothing_is_refused(argv, needs):
         plan("--method", "fff", *argv)
 
 
+@pytest.mark.parametrize("method", ["grit", "mafa", "cosmo", "mafa-itc", "grit-vlp", "albef"])
+def test_all_captions_need_no_other_method_where_the_loss_takes_them(method):
+    """Another one would take away grouped mini-batches, the discriminator and the fusion model."""
+    typed = ["--method", method, "--captions-per-image", "5"]
+    typed += ["--discriminator", "blip:x"] if method in ("mafa", "cosmo", "mafa-itc") else []
+    with pytest.raises(UsageError, match="the first caption only; add --caption-policy all for all of them in the"):
+        plan(*typed)
+    assert plan(*typed, "--caption-policy", "all").captions == CaptionSettings(5, "all")
+
+
 def test_settings_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         plan("--method", "fff").mining.p1 = 0.1

@@ -113,9 +113,10 @@ def _check_stock(plan: Plan, loss: str) -> None:
 def _check_captions(plan: Plan, loss: str) -> None:
     captions, typed = plan.captions, plan.typed
     if captions.policy == "first" and captions.per_image > 1 and "caption_policy" not in typed:
+        every = "--method fff or fff-softmax" if plan.loss.stock else "--caption-policy all"
         raise UsageError(
-            f"--captions-per-image {captions.per_image}: {loss} would see the first caption only; add "
-            f"--method fff or fff-softmax for all of them in the batch, or --caption-policy sample to draw one"
+            f"--captions-per-image {captions.per_image}: {loss} would see the first caption only; add {every} for all "
+            f"of them in the batch, or --caption-policy sample to draw one"
         )
     if "val_caption_sidecar" in typed and captions.sidecar is None:
         raise UsageError("--val-caption-sidecar goes with --caption-sidecar DIR, whose columns it has, too")
