@@ -27,7 +27,7 @@ from open_clip_fff.tools.finetune.discriminator_losses import (
     losses,
     same_pair,
 )
-from open_clip_fff.tools.finetune.loop import check_trained, fine_tune
+from open_clip_fff.tools.finetune.loop import check_trained, fine_tune, lr_factor
 from open_clip_fff.tools.finetune.measure import scores
 from open_clip_fff.tools.finetune.pairs import TrainingPairs, held_out, held_out_pairs
 from open_clip_fff.tools.finetune.random_weights import from_config
@@ -91,6 +91,12 @@ def test_a_training_that_diverges_in_its_last_step_is_not_written(shards, tmp_pa
     argv += ["--train-data", shards / "{00..03}.tar", "--json-text-key", "captions", "--held-out", "0.3"]
     assert program(*argv, "--batch-size", "8", "--workers", "0") == 2
     assert "are not finite: lower --lr" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_learning_rate_is_the_lower_of_warm_up_and_cosine():
+    for warmup, highest in ((None, 0.98), (500, 0.72), (0, 1.0)):
+        factors = [lr_factor(step, 1000, warmup) for step in range(1000)]
+        assert max(factors) == pytest.approx(highest, abs=0.005) and factors[-1] < 1e-4
 
 
 def test_a_training_that_diverges_ends_early():

@@ -35,7 +35,7 @@ def add_loop_flags(parser: CommandParser, rows: str, lr: str, min_crop: float) -
     add("--batch-size", type=int, default=32, metavar="N", help=f"{rows} in a step (default: 32)")
     add("--lr", type=float, help=f"(default: {lr})")
     add("--wd", type=float, default=0.05, help="weight decay (default: 0.05)")
-    add("--warmup", type=int, help="steps (default: a tenth)")
+    add("--warmup", type=int, help="steps, under a cosine that begins at step 0 (default: a tenth)")
     add("--min-crop", type=float, default=min_crop, help=f"least share of an image in a crop (default: {min_crop})")
     add("--workers", type=int, default=2, help="processes that read images (default: 2)")
     add("--device", help="cpu, cuda, ... (default: cuda if available)")

@@ -54,7 +54,10 @@ def image_transforms(
 
 
 def lr_factor(step: int, steps: int, warmup: int | None) -> float:
-    """Of the highest learning rate at a step from 0: linear warm-up (a tenth of the steps for None), then cosine."""
+    """What --lr is multiplied by at a step from 0: the lower of a linear warm-up and a cosine over all steps.
+
+    They meet at 0.98 after a warm-up of a tenth of the steps, which None stands for; at 0.72 after one of a half.
+    """
     warmup = max(steps // 10 if warmup is None else warmup, 1)
     return min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * step / steps))
 
@@ -74,7 +77,7 @@ def fine_tune(
         data: endless.
         losses: of a batch of `data`, scalars by name.
         args: the command's flags: steps, batch_size, lr, wd, warmup, workers, device.
-        rates: the highest learning rates of the model's parts; None for args.lr in all of it.
+        rates: learning rates of the model's parts, in place of --lr; None for args.lr in all of it.
         after_step: called with the number of steps done, from 1; it may change the model's mode.
 
     Returns the losses of the last step, which is an earlier one where they are not finite.
