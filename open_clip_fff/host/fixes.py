@@ -34,7 +34,7 @@ from open_clip_fff.data.shard_reader import ShardReader
 from open_clip_fff.data.tars import tar_files, tar_samples
 from open_clip_fff.errors import UsageError, printable, reason
 from open_clip_fff.host.generation import PARALLEL, TASKS
-from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
+from open_clip_fff.hub.checkpoints import kept_instead
 from open_clip_fff.hub.float32_text import float32_text_towers
 from open_clip_fff.hub.weights import resize_image_positions
 from open_clip_fff.models.frozen_norms import freeze_batch_norms
@@ -113,9 +113,9 @@ def save_atomically(checkpoint: object, path: str) -> None:
         why = next((each for each in _causes(error) if isinstance(each, OSError)), None)
         if why is None:
             raise
-        kept = newest_checkpoint(run_folder(Path(path)))
-        newest = f"the newest checkpoint is {kept}" if kept else "no checkpoint was saved before"
-        raise UsageError(f"{path}: cannot be saved ({why.strerror or reason(why)}); {newest}") from error
+        raise UsageError(
+            f"{path}: cannot be saved ({why.strerror or reason(why)}){kept_instead(Path(path))}"
+        ) from error
 
 
 def daemon(start: Callable, *args: object) -> Any:

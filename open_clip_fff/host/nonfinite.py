@@ -11,7 +11,7 @@ import torch
 
 from open_clip_fff.config.safety import IN_A_ROW, SCALER_IN_A_ROW, SKIP, STOP
 from open_clip_fff.errors import UsageError
-from open_clip_fff.hub.checkpoints import newest_checkpoint, run_folder
+from open_clip_fff.hub.checkpoints import kept_instead
 from open_clip_fff.numerics import not_finite, whole
 
 MAX_WARNINGS = 3  # lines of single steps in an epoch; counts go on
@@ -94,8 +94,7 @@ def refuse_to_save(checkpoint: Any, path: str) -> None:
     Whole checkpoints stay as they are: OpenCLIP deletes the one before only once the next is written.
     """
     if isinstance(checkpoint, dict) and (name := not_finite(checkpoint.get("state_dict", {}))):
-        before = newest_checkpoint(run_folder(Path(path)))
         raise UsageError(
-            f"after epoch {checkpoint.get('epoch')} the weight {name} is not finite, and is not saved; "
-            + (f"the last checkpoint is {before}" if before else "no checkpoint was saved before")
+            f"after epoch {checkpoint.get('epoch')} the weight {name} is not finite, and is not saved"
+            f"{kept_instead(Path(path))}"
         )

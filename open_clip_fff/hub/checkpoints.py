@@ -92,6 +92,12 @@ def newest_checkpoint(run: Path) -> Path | None:
     return first_usable(newest_first(run), _weights)[0]
 
 
+def kept_instead(checkpoint: Path) -> str:
+    """End of an error line about a checkpoint that is not saved: the newest one of its run that can be read, if any."""
+    kept = newest_checkpoint(run_folder(checkpoint))
+    return f"; the newest checkpoint is {kept}" if kept else "; no checkpoint was saved before"
+
+
 def first_usable(checkpoints: Iterable[Path], check: Callable[[Path], object]) -> tuple[Path | None, list[UsageError]]:
     """The first checkpoint that passes a check (None if none does), and the errors of those before it.
 
