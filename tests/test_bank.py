@@ -169,7 +169,9 @@ def test_a_bank_with_ids_of_another_version_is_refused_when_the_run_starts(tmp_p
     assert header.pop("__metadata__") == {"id_version": str(ID_VERSION)}  # the first version named none
     path.write_bytes(content[:8] + json.dumps(header).encode().ljust(504) + content[512:])
     for opened in (lambda: Bank(tmp_path, 0, 1), lambda: LastEpochFeatures([tmp_path])):
-        with pytest.raises(UsageError, match=f"image ids of version 1, and this release's are version {ID_VERSION}"):
+        with pytest.raises(
+            UsageError, match=f"holds image ids of version 1, and this release's are version {ID_VERSION}"
+        ):
             opened()
 
 

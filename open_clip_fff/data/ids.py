@@ -2,8 +2,19 @@
 
 import hashlib
 
+from open_clip_fff.errors import UsageError
+
 NO_ID = -1  # of rows without an image and of OpenCLIP's synthetic data; equal to no other row
 ID_VERSION = 2  # of `sample_id`, kept in files that hold ids; 1 was made of shard names and keys
+
+
+def check_version(version: object, where: str, fix: str) -> None:
+    """Raises UsageError for a file with ids of another version, by which nothing would be found."""
+    if version != ID_VERSION:
+        raise UsageError(
+            f"{where} holds image ids of version {version}, and this release's are version {ID_VERSION}: no image "
+            f"would be found; {fix}"
+        )
 
 
 def _hash63(content: bytes) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from open_clip_fff.data.ids import ID_VERSION
+from open_clip_fff.data.ids import ID_VERSION, check_version
 from open_clip_fff.errors import UsageError
 
 HEADER_BYTES = 512  # with its length; fixed, because it is written last; a multiple of 8
@@ -81,12 +81,7 @@ class BankFile:
             content = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
             header = bytes(content[:HEADER_BYTES])
             tensors = json.loads(header[8:])
-            version = tensors.get("__metadata__", {}).get(_VERSION, "1")
-            if version != str(ID_VERSION):
-                raise UsageError(
-                    f"{path} finds features by image ids of version {version}, and this release's are version "
-                    f"{ID_VERSION}: no image would be found; {remedy}"
-                )
+            check_version(int(tensors.get("__metadata__", {}).get(_VERSION, 1)), str(path), remedy)
             (n, _, self.dim), (m,) = tensors["features"]["shape"], tensors["ids"]["shape"]
             middle = HEADER_BYTES + 4 * n * self.dim
             end = middle + 16 * m

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from open_clip_fff.data.ids import ID_VERSION
+from open_clip_fff.data.ids import ID_VERSION, check_version
 from open_clip_fff.errors import UsageError, as_mistake, reason
 
 FLAG = "--discriminator-cache"
@@ -141,12 +141,8 @@ class ScoreCache:
 
     def _check_id_versions(self) -> None:
         for path in sorted(self.folder.glob("*.sqlite")):
-            version = _id_version(path)
-            if version not in (None, ID_VERSION):
-                raise UsageError(
-                    f"{FLAG}: {path} holds image ids of version {version}, and this release's are version "
-                    f"{ID_VERSION}: no pair would be found; delete {self.folder}, or name another folder"
-                )
+            if (version := _id_version(path)) is not None:
+                check_version(version, f"{FLAG}: {path}", f"delete {self.folder}, or name another folder")
 
     def _open_others(self) -> None:
         """Opens the files that other ranks have created since."""
