@@ -40,6 +40,7 @@ COMMON = {
     "numerics",
     "patching",
     "plural",
+    "progress",
     "registry",
     "renamed",
 }

@@ -6,8 +6,8 @@ import sys
 import pytest
 import torch
 
+from open_clip_fff import progress
 from open_clip_fff.cli import main
-from open_clip_fff.tools import progress
 from open_clip_fff.tools.analyze.similarity import mean_of_nearest
 from open_clip_fff.tools.calibrate.all_pairs import AllPairs
 from tests.conftest import colour_sample, write_tar

@@ -21,7 +21,6 @@ from clip_benchmark.datasets.builder import build_dataset, get_dataset_collate_f
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import Compose
-from tqdm import tqdm
 from webdataset.autodecode import Decoder, DecodingError
 
 from open_clip_fff.data.class_texts import check_texts
@@ -33,6 +32,7 @@ from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
 from open_clip_fff.patching import replaced
 from open_clip_fff.plural import plural
+from open_clip_fff.progress import progress
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class EvalSettings:
     amp: bool = False  # as in clip-benchmark, autocast to bfloat16 on CPU and float16 on CUDA; else float32
     batch_size: int = 64  # images per batch
     workers: int = 4  # of the loader, at most one per shard
-    progress_bars: bool = True  # whether tqdm bars are shown, if stderr is a terminal
+    progress_bars: bool = True  # whether tqdm bars are shown
 
     @property
     def precision(self) -> str:
@@ -244,4 +244,4 @@ def count_images(split: Path, shards: int) -> int:
 
 def progress_bars(name: str, settings: EvalSettings) -> Callable:
     """tqdm, with a title, as the settings want it."""
-    return partial(tqdm, desc=name, disable=None if settings.progress_bars else True, leave=False)
+    return partial(progress, desc=name, disable=not settings.progress_bars)

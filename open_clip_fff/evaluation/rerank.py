@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from tqdm import tqdm
 
 from open_clip_fff.errors import UsageError
-from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, make_loader
+from open_clip_fff.evaluation.benchmark import EvalOutcome, EvalSettings, make_loader, progress_bars
 from open_clip_fff.evaluation.layouts import LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, ORDERS, RECALL_AT, TEXT_TO_IMAGE
 from open_clip_fff.fingerprint import fingerprint
@@ -91,8 +90,7 @@ def _reranked(fusion: Fusion, encoded: EncodedSet, candidates: int, settings: Ev
     metrics: dict[str, float] = {}
     ways = (IMAGE_TO_TEXT, cosines), (TEXT_TO_IMAGE, cosines.T)
     pairs = sum(len(itc) * min(candidates, itc.shape[1]) for _, itc in ways)
-    shown = settings.progress_bars
-    with tqdm(total=pairs, unit="pairs", desc=f"{name}, re-ranking", disable=None if shown else True) as bar:
+    with progress_bars(f"{name}, re-ranking", settings)(total=pairs, unit="pairs") as bar:
         for way, itc in ways:
             nearest = _nearest(itc, candidates)
             rows = torch.arange(len(itc))[:, None].expand_as(nearest).flatten()

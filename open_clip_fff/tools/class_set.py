@@ -16,13 +16,13 @@ from open_clip_fff.data.shards import SkippedSample, as_usage_errors, image_byte
 from open_clip_fff.data.sources import cell_text, value_of
 from open_clip_fff.errors import UsageError, as_mistake, printable
 from open_clip_fff.plural import plural
+from open_clip_fff.progress import progress
 from open_clip_fff.tools.evaluation_sets import Members, how_to_score, write_split
 from open_clip_fff.tools.pack.folder_files import UnusedFiles, entries_of, images_below
 from open_clip_fff.tools.pack.items import SkipSample, image_content, prepare_image
 from open_clip_fff.tools.pack.kinds import files_in
 from open_clip_fff.tools.pack.settings import ImageSettings
 from open_clip_fff.tools.pack.splits import SPLITS
-from open_clip_fff.tools.progress import progress
 from open_clip_fff.tools.shards.tars import check_torn
 
 GENERIC_TEMPLATES = (  # the seven that CLIP's authors found best for ImageNet; OpenCLIP's SIMPLE_IMAGENET_TEMPLATES

@@ -22,7 +22,7 @@ from open_clip_fff.data.shards import (
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.plural import plural, reasons
-from open_clip_fff.tools.progress import progress
+from open_clip_fff.progress import progress
 from open_clip_fff.tools.shards.tars import check_torn, tar_writer
 
 IMAGES_PER_TAR = 1_000

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from open_clip_fff.numerics import exact_float32
+from open_clip_fff.progress import progress
 from open_clip_fff.tools.analyze.similarity import AREA
-from open_clip_fff.tools.progress import progress
 
 TIE = 1e-6  # as in validation: products of equal features differ in their last digits
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from open_clip_fff.numerics import exact_float32
-from open_clip_fff.tools.progress import progress
+from open_clip_fff.progress import progress
 
 NEAREST = 100
 AREA = 2**24  # cosines that exist at a time, 64 MB

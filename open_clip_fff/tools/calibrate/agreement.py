@@ -13,8 +13,8 @@ from open_clip_fff.data.decoded import DecodedSample, decoded_samples
 from open_clip_fff.data.shards import id_of
 from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.matching.scorer import PairScorer
+from open_clip_fff.progress import progress
 from open_clip_fff.tools.calibrate.strata import ABOVE, StratumPairs
-from open_clip_fff.tools.progress import progress
 from open_clip_fff.tools.sampling.match_scores import center_crop, score_pairs
 
 HALF = 0.5

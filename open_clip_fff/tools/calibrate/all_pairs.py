@@ -11,7 +11,7 @@ from open_clip_fff.mining.labels import own_pairs
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.mining.tiles import tiles
 from open_clip_fff.numerics import exact_float32
-from open_clip_fff.tools.progress import progress
+from open_clip_fff.progress import progress
 
 SIDE = 512  # images of a tile, by row and by column
 

@@ -20,12 +20,12 @@ from open_clip_fff.errors import UsageError, as_mistake
 from open_clip_fff.models.crops import image_size
 from open_clip_fff.numerics import half_on_cuda
 from open_clip_fff.plural import plural
+from open_clip_fff.progress import progress
 from open_clip_fff.tools.downstream.examples import Example, ExampleSet, Split, TrainingExamples
 from open_clip_fff.tools.downstream.files import ImageFolders
 from open_clip_fff.tools.downstream.saved import TaskModel, load_task_model, new_task_model, write_task_model
 from open_clip_fff.tools.finetune.loop import fine_tune, image_transforms, plain_errors, seed_everything
 from open_clip_fff.tools.finetune.pairs import ImageTransform
-from open_clip_fff.tools.progress import progress
 
 VALIDATIONS = 10  # in a fine-tuning, unless --validate-every says otherwise
 

@@ -19,8 +19,8 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.errors import UsageError, as_mistake, error_message
 from open_clip_fff.models.transformers_weights import silenced_transformers
 from open_clip_fff.numerics import not_finite
+from open_clip_fff.progress import progress
 from open_clip_fff.tools.finetune.pairs import ImageTransform
-from open_clip_fff.tools.progress import progress
 
 TOKENIZER_SAMPLES = 20_000  # whose captions a tokenizer is learned from
 Losses = dict[str, Tensor]

@@ -15,8 +15,8 @@ from open_clip_fff.mining.rate import RateThresholds
 from open_clip_fff.mining.reference import MiningFeatures, Thresholds
 from open_clip_fff.mining.tiles import AREA, tiles
 from open_clip_fff.numerics import exact_float32
+from open_clip_fff.progress import progress
 from open_clip_fff.tools.gallery.pairs import MinedRow, NearestPairs, margins
-from open_clip_fff.tools.progress import progress
 
 WINDOW, BINS = 0.05, 50  # of the histogram: so far below and above the thresholds
 STEPS = (0.005, 0.01, 0.02, 0.05)  # by which all thresholds might be moved

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.errors import UsageError, as_mistake
+from open_clip_fff.progress import progress
 from open_clip_fff.tools.pack.rows import BATCH, CAPTIONS, RowFile, SourceRow, write_rows
-from open_clip_fff.tools.progress import progress
 from open_clip_fff.tools.shards.share import Share
 
 MERGED = "rows"  # the column with how many rows became one

@@ -8,7 +8,7 @@ from open_clip_fff.data.shards import read_samples, samples_at
 from open_clip_fff.data.sidecar import Sidecar
 from open_clip_fff.errors import reason
 from open_clip_fff.plural import plural
-from open_clip_fff.tools.progress import progress
+from open_clip_fff.progress import progress
 from open_clip_fff.tools.sampling.flags import SHARDS
 from open_clip_fff.tools.shards.tars import sample_starts
 

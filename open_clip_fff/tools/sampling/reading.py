@@ -17,7 +17,7 @@ from open_clip_fff.data.sources import CaptionReader
 from open_clip_fff.data.tokens import draw_captions
 from open_clip_fff.mining.reference import MiningFeatures
 from open_clip_fff.numerics import half_on_cuda
-from open_clip_fff.tools.progress import progress
+from open_clip_fff.progress import progress
 from open_clip_fff.tools.sampling.draw import SampleDraw
 from open_clip_fff.tools.sampling.extractors import FeatureExtractor, concatenate_features, mining_features
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.errors import OneRankError, UsageError
 from open_clip_fff.plural import plural, reasons
-from open_clip_fff.tools.progress import progress
+from open_clip_fff.progress import progress
 from open_clip_fff.tools.shards.folder import OutFolder, ShardRecord, local_size
 from open_clip_fff.tools.shards.share import Share
 from open_clip_fff.tools.shards.tars import count_samples

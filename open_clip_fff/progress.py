@@ -1,4 +1,4 @@
-"""Progress bars of the tools."""
+"""Progress bars of the commands."""
 
 import sys
 from typing import Any
