@@ -11,9 +11,9 @@ TEMPLATES = ("evaluation.compare", "hub", "tools.analyze", "tools.gallery", "too
 
 setup(
     name="open_clip_fff",
-    version=re.search(r'__version__ = "(.+)"', (ROOT / "open_clip_fff" / "__init__.py").read_text()).group(1),
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "open_clip_fff" / "__init__.py").read_text("utf-8")).group(1),
     description="OpenCLIP with many captions per image, mined positives and multi-positive losses (FFF, MAFA, COSMO)",
-    long_description=(ROOT / "README.md").read_text(),
+    long_description=(ROOT / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["open_clip_fff", "open_clip_fff.*"]),

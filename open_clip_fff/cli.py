@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from open_clip_fff import __version__
+from open_clip_fff.commands.program import print_page
 from open_clip_fff.config.parsers import did_you_mean
 
 # By the order in which one meets them: the module whose `main` it is, and what it does.
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command, with its arguments; gives its exit code, 2 where there is no such command."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(help_text())
+        print_page(help_text())
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"open_clip_fff {__version__}")

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from open_clip_fff.commands.program import print_page
+from open_clip_fff.commands.program import prepare_process, print_page
 from open_clip_fff.errors import OneRankError, ReportedError, UsageError, error_message, is_first_rank
 
 
@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from open_clip_fff.host.command import launched_rank, read_command
 
     argv = list(sys.argv[1:] if argv is None else argv)
+    prepare_process()
     try:
         if {"-h", "--help", "--help-fff"} & set(argv):
             print_page(help_fff() if "--help-fff" in argv else help_text())

@@ -1,6 +1,8 @@
 """What the commands have in common: one line for a mistake, and how they were called."""
 
+import io
 import math
+import multiprocessing
 import os
 import pkgutil
 import shlex
@@ -39,6 +41,7 @@ def as_program(prog: str, body: Callable[[], int], shared: bool = False, resumes
         resumes: whether a second start does what an interrupted one has not, as where work is shared.
     """
     name = prog.removeprefix("scripts/").removeprefix("python -m ")
+    prepare_process()
     try:
         with _terminable(), _output_told():
             return body()
@@ -57,6 +60,19 @@ def as_program(prog: str, body: Callable[[], int], shared: bool = False, resumes
             return 128 + signal.SIGPIPE
         print(f"{name}: error: stdout cannot be written ({lost})", file=sys.stderr)
         return 2
+
+
+def prepare_process() -> None:
+    """What the encoding of stdout or stderr lacks is escaped, as it would end the process; loaders' workers are forked.
+
+    From Python 3.14 on a server forks them on Linux, and what OpenCLIP and clip-benchmark hand them cannot be pickled.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+    unset = multiprocessing.get_start_method(allow_none=True) is None
+    if unset and multiprocessing.get_start_method() == "forkserver":
+        multiprocessing.set_start_method("fork", force=True)
 
 
 @contextmanager
