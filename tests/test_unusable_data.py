@@ -160,10 +160,21 @@ def test_an_epoch_outlives_validation_data_that_are_gone(caplog):
     def large(*_, **more):
         return [0] * 2**60
 
-    for name, ends in (("MemoryError", large), ("[Errno 28] No space left on device", full)):
+    def larger(*_, **more):  # for torch's allocator, which raises a RuntimeError
+        return torch.empty(2**60)
+
+    def killed(model, data, *_, **more):  # before the first batch, which says nothing of the rows
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    for name, ends in (
+        ("MemoryError", large),
+        ("[enforce fail", larger),
+        ("DataLoader worker (pid 7) is killed", killed),
+        ("[Errno 28] No space left on device", full),
+    ):
         run = evaluator(SimpleNamespace(plan=SimpleNamespace(typed=()), loaders=LoaderTimeouts(1)), ends)
-        assert run(None, {"train": None}, 4, None) == {}
-        assert f"Evaluation after epoch 4 ended without results: {name}." in caplog.text
+        assert run(None, {"train": None, "val": DataInfo(Loader())}, 4, None) == {}
+        assert f"Evaluation after epoch 4 ended without results: {name}" in caplog.text
     with pytest.raises(OSError):
         run(None, {"val": DataInfo(Loader())}, 4, None)
 

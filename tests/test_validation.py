@@ -243,6 +243,15 @@ def test_results_that_cannot_be_written_cost_no_epoch(trainer, csv):
     assert trainer.checkpoint("run")["epoch"] == 1
 
 
+def test_too_little_memory_for_all_captions_costs_no_epoch(trainer, csv, monkeypatch):
+    monkeypatch.setattr("open_clip_fff.host.validation.recall", lambda *_, **more: torch.empty(2**60))
+    argv = ["--method", "clip", "--val-data", str(csv), "--ema-decay", "0.9", "--name", "x"]
+    assert trainer(*argv, data=trainer.table) == 0
+    for of_average in ("", " of the moving average"):
+        assert f"Evaluation over all captions{of_average} after epoch 1 ended without results: " in trainer.log("x")
+    assert trainer.checkpoint("x")["epoch"] == 1
+
+
 def test_a_damaged_validation_image_is_not_counted_with_the_training_rows(trainer, csv, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     (tmp_path / "val.csv").write_text(f"{csv.read_text()}{tmp_path / 'bad.png'}\tbroken\tbroken\n")

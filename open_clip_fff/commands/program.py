@@ -71,8 +71,8 @@ def prepare_process() -> None:
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
     unset = multiprocessing.get_start_method(allow_none=True) is None
-    if unset and multiprocessing.get_start_method() == "forkserver":
-        multiprocessing.set_start_method("fork", force=True)
+    if unset and sys.platform == "linux" and sys.version_info >= (3, 14):
+        multiprocessing.set_start_method("fork")
 
 
 @contextmanager

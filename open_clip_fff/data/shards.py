@@ -1,6 +1,7 @@
 """Undecoded samples of tars, for programs that do not train, and their images."""
 
 import logging
+import multiprocessing
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -9,7 +10,7 @@ from open_clip_fff.config.safety import MOST_PIXELS
 from open_clip_fff.data.ids import sample_id
 from open_clip_fff.data.images import NO_IMAGE, open_image, resizable, to_rgb
 from open_clip_fff.data.table_columns import column_names
-from open_clip_fff.errors import UsageError, printable, reason
+from open_clip_fff.errors import UsageError, is_first_rank, printable, reason
 
 T = TypeVar("T")
 
@@ -65,10 +66,13 @@ def as_usage_errors(samples: Iterator[T], called: str) -> Iterator[T]:
 
 
 def tell_link(tar: str, member: str) -> None:
-    """Warns of a member that is a link, which webdataset passes over, the first time in this tar and process."""
+    """Notes a member that is a link, which webdataset passes over; the first rank warns of the first in a tar.
+
+    Its loader's workers do not, which meet the same.
+    """
     if tar not in _links:
         _links[tar] = member
-        if len(_links) <= MOST_TOLD:
+        if len(_links) <= MOST_TOLD and is_first_rank() and multiprocessing.parent_process() is None:
             logging.getLogger(__name__).warning(f"{printable(tar)}{links_note(tar)}")
 
 

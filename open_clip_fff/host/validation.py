@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -32,7 +33,6 @@ from open_clip_fff.numerics import exact_float32
 from open_clip_fff.patching import View
 
 PROGRESS_EVERY = 100  # batches
-ENDS_EVALUATION = OSError, MemoryError, torch.cuda.OutOfMemoryError  # and not the training
 
 
 def evaluator(state: RunState, evaluate: Callable) -> Callable:
@@ -50,10 +50,12 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
         values = {}
         for prefix, each in state.models.items():
             if "clip_val_loss" in metrics:  # on rank 0, in the epochs that --val-frequency names
-                values |= validate(each, data["val"].dataloader.loader, state, prefix)
-                logging.info(validation_line(epoch, values, prefix, _keys_note(state)))
+                with _outlived(state.loaders, data, epoch, f"Evaluation over all captions{_of_average(prefix)}"):
+                    values |= validate(each, data["val"].dataloader.loader, state, prefix)
+                    logging.info(validation_line(epoch, values, prefix, _keys_note(state)))
             if prefix and state.master:  # OpenCLIP has done this for the model itself
-                values |= _zero_shot(each, data, epoch, args, tokenizer, prefix)
+                with _outlived(state.loaders, data, epoch, f"Evaluation{_of_average(prefix)}"):
+                    values |= _zero_shot(each, data, epoch, args, tokenizer, prefix)
         counters.discard()
         if values:
             keep_results(values, epoch, data, args, tb_writer)
@@ -62,41 +64,55 @@ def evaluator(state: RunState, evaluate: Callable) -> Callable:
     return run
 
 
-class _Counted(View):
-    """A validation loader that counts the batches it gave."""
+class _Watched(View):
+    """A validation loader that tells whether it has ended without a batch."""
 
-    given = 0
+    empty = False
 
     def __iter__(self) -> Iterator:
+        given = False
         for batch in self._viewed:
-            self.given += 1
+            given = True
             yield batch
+        self.empty = not given
+
+
+@contextmanager
+def _outlived(loaders: LoaderTimeouts, data: dict, epoch: int, what: str) -> Iterator[None]:
+    """In a training, an error costs an evaluation alone: the epoch is saved after it, and would be lost."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # too little memory has many names; so have workers that were killed
+        if "train" not in data:
+            raise
+        logging.warning(
+            f"{what} after epoch {epoch} ended without results: {loaders.excuse() or reason(error).rstrip('.')}."
+        )
 
 
 def _evaluated(
     loaders: LoaderTimeouts, evaluate: Callable, model: Any, data: dict, epoch: int, args, **more: Any
 ) -> dict[str, float]:
-    """OpenCLIP's evaluation, after which an epoch is saved: of no rows, a full disk or memory, it would lose it."""
-    loader = _Counted(data["val"].dataloader) if "val" in data else None
+    """OpenCLIP's evaluation, which fails where no row can be read, in words of its own."""
+    loader = _Watched(data["val"].dataloader) if "val" in data else None
     if loader is not None:
         data = {**data, "val": replace(data["val"], dataloader=loader)}
-    try:
-        return evaluate(model, data, epoch, args, **more)
-    except ENDS_EVALUATION as error:
-        if "train" not in data:
-            raise
-        logging.warning(f"Evaluation after epoch {epoch} ended without results: {reason(error)}.")
-        return {}
-    except (RuntimeError, ValueError):  # torch's, which has no features to join, or whose workers were killed
-        if "train" in data and (message := loaders.excuse()):
-            logging.warning(f"Evaluation after epoch {epoch} ended without results: {message}.")
-            return {}
-        if loader is None or loader.given:
-            raise
-        if "train" not in data:
-            raise UsageError("--val-data: no row can be read, so nothing is validated") from None
-        logging.warning(f"--val-data: no row can be read after epoch {epoch}, so nothing is validated.")
-        return {}
+    with _outlived(loaders, data, epoch, "Evaluation"):
+        try:
+            return evaluate(model, data, epoch, args, **more)
+        except (RuntimeError, ValueError):  # torch's, which has no features to join
+            if loader is None or not loader.empty:
+                raise
+            if "train" not in data:
+                raise UsageError("--val-data: no row can be read, so nothing is validated") from None
+            logging.warning(f"--val-data: no row can be read after epoch {epoch}, so nothing is validated.")
+    return {}
+
+
+def _of_average(prefix: str) -> str:
+    return " of the moving average" if prefix else ""
 
 
 def _keys_note(state: RunState) -> str:
@@ -108,14 +124,7 @@ def _keys_note(state: RunState) -> str:
 def _zero_shot(model: Any, data: dict, epoch: int, args, tokenizer, prefix: str) -> dict[str, float]:
     """OpenCLIP's own zero-shot evaluation, where its flags ask for one."""
     wrapped = SimpleNamespace(module=model) if args.distributed else model  # it takes DDP's wrapper off
-    try:
-        found = zero_shot_eval(wrapped, data, epoch, args, tokenizer=tokenizer)
-    except ENDS_EVALUATION as error:  # of an image, say; the epoch is not saved yet
-        if "train" not in data:
-            raise
-        line = f"Evaluation of the moving average after epoch {epoch} ended without results: {reason(error)}."
-        logging.warning(line)
-        return {}
+    found = zero_shot_eval(wrapped, data, epoch, args, tokenizer=tokenizer)
     return {prefix + name: value for name, value in found.items()}
 
 

@@ -174,7 +174,7 @@ class StepReporter:
         args, plan, miner = self.state.args, self.state.plan, self.criterion.miner
         images = args.batch_size * args.accum_freq * args.world_size
         warnings, self._given = [outweighed(mined.given, plan)], self._given + mined.given
-        if at_end and self.criterion.given is not None and not self._given:
+        if at_end and self.criterion.given is not None and not self._given and self._done >= self.steps_per_epoch:
             warnings.append(never_met(plan.captions))
         if miner is not None:
             warnings.append(mining_warning(mined, miner, images * plan.captions.columns))
