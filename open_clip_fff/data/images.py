@@ -67,14 +67,22 @@ def read_image(content: bytes | str | Path, max_pixels: int = PIXELS) -> Image.I
     return to_rgb(resizable(open_image(content, max_pixels)))
 
 
-class SafeMembers:
-    """A webdataset decoder of images, texts, json, classes and arrays; other members stay bytes.
+class UnreadableMember(ValueError):
+    """A member of a sample that cannot be decoded, with its tar; `__cause__` is why."""
 
-    webdataset's own unpickles .pyd, .pickle and .pkl, gives .pth to torch.load, and looks into .gz: an untrusted tar
-    could run any code.
+    def __init__(self, member: str, tar: str) -> None:
+        super().__init__(f"{member} of {tar} cannot be read")
+        self.member, self.tar = member, tar
+
+
+class SafeMembers:
+    """Decodes a sample's images, texts, json, classes and arrays; other members stay bytes.
+
+    webdataset's own decoder unpickles .pyd, .pickle and .pkl, gives .pth to torch.load, and looks into .gz: an
+    untrusted tar could run any code. Raises UnreadableMember.
 
     Example:
-        >>> webdataset.decode(SafeMembers(read_image), pre=[], post=[])
+        >>> webdataset.map(SafeMembers(read_image))
     """
 
     def __init__(self, image: Callable[[bytes], Any]) -> None:
@@ -86,9 +94,14 @@ class SafeMembers:
             "npy": _array,
         }
 
-    def __call__(self, key: str, content: bytes) -> Any:
-        reader = self.readers.get(key.lower().removeprefix("."))
-        return content if reader is None else reader(content)
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        decoded = dict(sample)
+        for name in sample.keys() & self.readers.keys():
+            try:
+                decoded[name] = self.readers[name](sample[name])
+            except Exception as error:  # whatever Pillow, json and numpy raise
+                raise UnreadableMember(f"{sample['__key__']}.{name}", sample["__url__"]) from error
+        return decoded
 
 
 def _text(content: bytes) -> str:

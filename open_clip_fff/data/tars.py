@@ -129,9 +129,6 @@ class Header(tarfile.TarInfo):
 def tar_files(
     sources: Iterable[dict[str, Any]],
     handler: Handler = reraise_exception,
-    select_files: None = None,
-    rename_files: None = None,
-    eof_value: dict | None = {},  # noqa: B006
     refused: bytes | None = None,
 ) -> Iterator[dict[str, Any]]:
     """webdataset's `tar_file_expander`, for untrusted tars: `fname`, `data` and `__url__` of each file.
@@ -139,16 +136,12 @@ def tar_files(
     Args:
         sources: `url` and `stream` each.
         handler: gets errors of members and tars, and raises them, or what can be read is read on.
-        select_files, rename_files: webdataset's, unused.
-        eof_value: is yielded after each tar; None for nothing.
         refused: replaces the content of a file that is too large or sparse; None to give `handler` an error.
     """
     for source in sources:
         try:
             for name, content in _members(source, handler, refused):
                 yield {"fname": name, "data": content, "__url__": source["url"]}
-            if eof_value is not None:
-                yield eof_value
         except Exception as error:
             error = _failed_program(source.get("stream")) or error
             error.args = (*error.args, source.get("stream"), source.get("url"))
@@ -272,7 +265,8 @@ def _obstacle(member: tarfile.TarInfo, held: int) -> str | None:
 
 
 def _samples(urls: Iterable[dict[str, Any]], handler: Handler = reraise_exception) -> Iterator[dict[str, Any]]:
-    return group_by_keys(tar_files(url_opener(urls, handler), handler), handler=handler)
+    for source in url_opener(urls, handler):  # one by one: a sample ends where its tar does
+        yield from group_by_keys(tar_files([source], handler), handler=handler)
 
 
 tar_samples = pipelinefilter(_samples)  # webdataset's `tarfile_to_samples`

@@ -21,12 +21,12 @@ from clip_benchmark.datasets.builder import build_dataset, get_dataset_collate_f
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision.transforms import Compose
-from webdataset.autodecode import Decoder, DecodingError
+from webdataset.compat import FluidInterface
 
 from open_clip_fff.data.class_texts import check_texts
-from open_clip_fff.data.images import SafeMembers, open_as_open_clip, resizable
+from open_clip_fff.data.images import SafeMembers, UnreadableMember, open_as_open_clip, resizable
 from open_clip_fff.data.row_counts import tar_entries
-from open_clip_fff.data.tars import tar_files
+from open_clip_fff.data.tars import tar_samples
 from open_clip_fff.errors import UsageError, as_mistake, reason
 from open_clip_fff.evaluation.layouts import SPLIT, LocalSet
 from open_clip_fff.evaluation.protocol import IMAGE_TO_TEXT, RECALL_AT, RETRIEVAL, TEXT_TO_IMAGE
@@ -169,21 +169,20 @@ class _SizedLoader(DataLoader):
         return self.batches
 
 
-class SafeWebDataset(webdataset.WebDataset):
-    """webdataset's, without its decoding of pickles: only images, captions and classes are decoded.
+class SafeWebDataset(webdataset.DataPipeline, FluidInterface):
+    """webdataset's `WebDataset`, without its decoding of pickles: only images, captions and classes are decoded.
 
     Errors name the sample. The pattern is clip-benchmark's `FOLDER/{0..N}.tar`; braces in the folder's own name are
     taken as they are.
     """
 
-    def __init__(self, pattern: str, **options: Any) -> None:
-        folder, _, last = pattern.rpartition("{0..")
+    def __init__(self, pattern: str, **_: Any) -> None:
+        folder, last = pattern.rsplit("{0..", 1)
         urls = [f"{folder}{shard}.tar" for shard in range(int(last.removesuffix("}.tar")) + 1)]
-        super().__init__(urls, empty_check=False, **options)  # one may be empty; `count_images` looks at all
+        super().__init__(webdataset.SimpleShardList(urls), webdataset.split_by_worker, tar_samples())
 
     def decode(self, *_: Any, **__: Any) -> Any:
-        images = SafeMembers(Compose([open_as_open_clip, resizable]))
-        return self.map(partial(_decoded, Decoder([images], pre=[], post=[])))
+        return self.map(partial(_decoded, SafeMembers(Compose([open_as_open_clip, resizable]))))
 
     def to_tuple(self, *members: Any) -> Any:
         return self.map(partial(_picked, members))
@@ -197,20 +196,19 @@ def _picked(members: Sequence[Any], sample: dict) -> tuple:
     return tuple(webdataset.filters.getfirst(sample, names) for names in members)
 
 
-def _decoded(decoder: Decoder, sample: dict) -> dict:
+def _decoded(decoder: SafeMembers, sample: dict) -> dict:
     """A decoded sample. Raises ValueError for a member that cannot be decoded, with its name and the cause."""
     try:
         return decoder(sample)
-    except DecodingError as error:
-        member, why = f"{error.key}.{error.k} in {Path(error.url).name}", reason(error.__cause__ or error)
-        raise ValueError(f"{member} cannot be read: {why}") from error
+    except UnreadableMember as error:
+        why = reason(error.__cause__ or error)
+        raise ValueError(f"{error.member} in {Path(error.tar).name} cannot be read: {why}") from error
 
 
 def build(local: LocalSet, preprocess: Callable, split: str = SPLIT) -> Any:
     """clip-benchmark's data set, without its download."""
-    tars = replaced(webdataset.compat, tar_file_expander=tar_files)
-    with warnings.catch_warnings(), replaced(webdataset, WebDataset=SafeWebDataset), tars:
-        warnings.simplefilter("ignore")  # on webdataset's defaults, and on splits, for which sets have notes
+    with warnings.catch_warnings(), replaced(webdataset, WebDataset=SafeWebDataset):
+        warnings.simplefilter("ignore")  # on splits, for which sets have notes
         root = local.root.resolve() if local.shards else local.root  # webdataset takes a relative a::b for a scheme
         return build_dataset(local.dataset, str(root), preprocess, split, download=False, task=local.spec.task)
 

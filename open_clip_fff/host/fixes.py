@@ -29,7 +29,7 @@ from open_clip_fff.atomic_io import atomic_file
 from open_clip_fff.config.plan import Plan
 from open_clip_fff.data.clip_tokens import bpe
 from open_clip_fff.data.counters import BAD_MEMBER, LoaderCounters
-from open_clip_fff.data.images import NO_IMAGE, SafeMembers, open_as_open_clip, read_image, resizable
+from open_clip_fff.data.images import NO_IMAGE, SafeMembers, UnreadableMember, open_as_open_clip, read_image, resizable
 from open_clip_fff.data.shard_reader import ShardReader
 from open_clip_fff.data.tars import tar_files, tar_samples
 from open_clip_fff.errors import UsageError, printable, reason
@@ -54,7 +54,8 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
     """
     parallel = View(torch.nn.parallel, DistributedDataParallel=AnyDeviceDDP)
     native = {"save_whole": _save_by_torch} if hasattr(oc_main, "save_whole") else {}
-    webdataset = View(oc_data.wds, shuffle=partial(SeededShuffle, seed), tarfile_to_samples=tar_samples)
+    shuffle = partial(SeededShuffle, seed)
+    webdataset = View(oc_data.wds, DataPipeline=EndingPipeline, shuffle=shuffle, tarfile_to_samples=tar_samples)
     with (
         replaced(PARALLEL, torch=View(PARALLEL.torch, nn=View(torch.nn, parallel=parallel))),
         replaced(oc_main, torch=View(oc_main.torch, save=save_atomically), copy_codebase=copy_codebase, **native),
@@ -62,7 +63,7 @@ def fixes(counters: LoaderCounters, seed: int, images: ImageReader) -> Iterator[
         replaced(
             oc_data,
             # webdataset >= 0.2.90 ends each shard with an empty sample: KeyError 'fname' in OpenCLIP's grouping
-            tar_file_expander=partial(tar_files, eof_value=None, refused=b""),
+            tar_file_expander=partial(tar_files, refused=b""),
             SharedEpoch=LatestEpoch,
             wds=webdataset,
             Image=View(oc_data.Image, open=images),
@@ -147,9 +148,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def count_and_continue(counters: LoaderCounters, error: Exception) -> bool:
     """In place of OpenCLIP's handler, which goes on, too: names what cannot be read, and counts for the epoch's end."""
-    where, cause = "a shard", error
-    if isinstance(error, wds.autodecode.DecodingError):
-        where, cause = f"{error.url}: {error.key}.{error.k}", error.__cause__ or error
+    where: str = "a shard"
+    cause: BaseException = error
+    if isinstance(error, UnreadableMember):
+        where, cause = f"{error.tar}: {error.member}", error.__cause__ or error
     elif urls := [part for part in error.args[1:] if isinstance(part, str)]:
         where = urls[-1]
     counters.count_damaged(BAD_MEMBER, printable(f"{where} cannot be read ({reason(cause)}). Going on without it."))
@@ -230,7 +232,7 @@ def decode_safely(images: ImageReader, *_: str, handler: Callable, only: Sequenc
 
     (`only` names the members that a patched OpenCLIP leaves to it, images and text as well.)
     """
-    return wds.decode(SafeMembers(images), pre=[], post=[], handler=handler)
+    return wds.map(SafeMembers(images), handler=handler)
 
 
 def decode_image(images: ImageReader, content: bytes, max_pixels: int | None = None) -> Image.Image:
@@ -258,6 +260,19 @@ def read_file(images: ImageReader, path: str) -> Image.Image:
         return resizable(images(path))
     except NO_IMAGE as error:
         raise OSError(printable(f"{path} cannot be read ({reason(error)})")) from error
+
+
+class EndingPipeline(wds.DataPipeline):
+    """webdataset's, which a pass without a sample ends: 0.2.86's begins the next one, and a run would never end."""
+
+    def iterator(self) -> Iterator:
+        for _ in range(self.repetitions):
+            empty = True
+            for batch in self.iterator1():
+                empty = False
+                yield batch
+            if empty:
+                return
 
 
 class SeededShuffle(wds.PipelineStage):

@@ -104,8 +104,15 @@ def test_many_members_of_one_sample_are_bounded_together(tmp_path):
     assert [len(sample) - 2 for sample in found] == [4, 1] and len(told) == 5
 
 
+def test_a_sample_ends_where_its_tar_does(tmp_path):
+    write_tar(tmp_path / "0.tar", {"a": {"txt": b"x"}})
+    write_tar(tmp_path / "1.tar", {"a": {"png": b"y"}})
+    found = list(tars.tar_samples()({"url": str(tmp_path / name)} for name in ("0.tar", "1.tar")))
+    assert [sample.keys() & {"txt", "png"} for sample in found] == [{"txt"}, {"png"}]
+
+
 def test_streams_are_read_whole_however_they_are_packed():
     for packing in (bytes, gzip.compress, bz2.compress):
         stream = io.BytesIO(packing(sound()))
-        (names,) = [[file["fname"] for file in tars.tar_files([{"url": "x", "stream": stream}], eof_value=None)]]
+        (names,) = [[file["fname"] for file in tars.tar_files([{"url": "x", "stream": stream}])]]
         assert len(names) == 5 * ROWS
