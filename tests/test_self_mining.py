@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import timm.utils
 import torch
 
 from open_clip_fff.models.ema import WeightsEma
@@ -149,6 +150,18 @@ def test_the_average_is_validated_and_exported(trainer, tmp_path, capsys, export
     assert "has no moving average beside it (epoch_1.extra): train with --ema-decay" in capsys.readouterr().err
     assert trainer(*DRAWN, "--ema-decay", "0.9", "--precision", "fp16", "--name", "half") == 2
     assert "too coarse to average" in capsys.readouterr().err
+
+
+def test_weights_in_bfloat16_are_averaged_by_a_timm_that_rounds_stochastically(trainer, capsys, monkeypatch):
+    class Older(timm.utils.ModelEmaV3):
+        def __init__(self, model: torch.nn.Module, decay: float = 0.9999, use_warmup: bool = False) -> None:
+            super().__init__(model, decay, use_warmup=use_warmup)
+
+    monkeypatch.setattr(timm.utils, "ModelEmaV3", Older)
+    assert trainer(*DRAWN, "--ema-decay", "0.9", "--precision", "pure_bf16", "--name", "old") == 2
+    assert "before timm 1.0.31, an average of weights in pure_bf16 stands still" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert trainer(*DRAWN, "--ema-decay", "0.9", "--precision", "pure_bf16", "--name", "new") == 0
 
 
 def test_the_average_is_that_of_its_formula():

@@ -14,7 +14,7 @@ class WeightsEma:
     """A moving average of a model: `w <- d * w + (1 - d) * trained`, with d = min(decay, steps / (10 + steps)).
 
     A constant decay of 0.999 would keep random weights for thousands of steps. (bfloat16 weights are rounded
-    stochastically, else small updates would vanish, as in float16, which is refused beforehand.)
+    stochastically, else small updates would vanish, as in float16 and with older timm, refused beforehand.)
 
     Args:
         model: the model, on its device.

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import importlib.util
+import inspect
 import os
 import re
 import shutil
@@ -219,6 +220,14 @@ def _check_loss(args: argparse.Namespace, plan: Plan) -> None:
         raise UsageError("--ema-decay: does not go with --torchscript or --use-bnb-linear; drop one")
     if plan.ema_decay is not None and args.precision in ("fp16", "pure_fp16"):
         raise UsageError(f"--ema-decay: weights in {args.precision} are too coarse to average; use --precision amp")
+    if plan.ema_decay is not None and args.precision in ("bf16", "pure_bf16"):
+        from timm.utils import ModelEmaV3  # which imports torch
+
+        if "stochastic_rounding" not in inspect.signature(ModelEmaV3).parameters:
+            raise UsageError(
+                f"--ema-decay: before timm 1.0.31, an average of weights in {args.precision} stands still; install a "
+                f"newer timm, or use --precision amp_bf16"
+            )
     if plan.loss.stock:
         if not plan.text.as_open_clip:
             names = " and ".join(map(as_flag, sorted({"trim_tokens", "distinct_captions"} & plan.typed)))
