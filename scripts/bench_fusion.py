@@ -131,7 +131,7 @@ def write_bert(folder: Path) -> Path:
     bert = folder / "bert"
     bert.mkdir(exist_ok=True)
     (bert / "vocab.txt").write_text("\n".join([*MARKS, *dict.fromkeys(WORDS)]) + "\n")
-    BertTokenizerFast(vocab=str(bert / "vocab.txt")).save_pretrained(bert)
+    BertTokenizerFast(str(bert / "vocab.txt")).save_pretrained(bert)
     sizes = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536}
     no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     BertConfig(**sizes, **no_dropout).save_pretrained(bert)

@@ -200,7 +200,7 @@ def bert_clip(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("bert")
     (folder / "vocab.txt").write_text("\n".join(WORDS + [str(n) for n in range(10)]))
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
     size = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     size["pad_token_id"] = WORDS.index("[PAD]")
     BertConfig(vocab_size=64, **size).save_pretrained(folder)

@@ -24,7 +24,7 @@ def make(folder: Path, kind: str, cls: str | None = None) -> Path:
 
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join([*sorted(WORDS, key=lambda word: word != "[PAD]"), *"abcdefghijk"]))
-    tokenizer = BertTokenizerFast(vocab=str(folder / "vocab.txt"), model_max_length=LONGEST)
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=LONGEST)
     text = {**TEXT, "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     torch.manual_seed(3)
     if kind == "blip":

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from open_clip_fff.config.text import TextSettings
-from open_clip_fff.errors import UsageError, as_mistake
+from open_clip_fff.errors import UsageError, as_mistake, reason
 from open_clip_fff.models.text_design import TextDesign
 from open_clip_fff.models.transformers_weights import absent_weights, load_tokenizer, silenced_transformers
 from open_clip_fff.models.unpadded_text import UnpaddedText
@@ -190,11 +190,9 @@ def _json(name: str, file: str, cache_dir: str | None) -> Any:
     """The content of a json file beside a model's weights; None if there is no such file."""
     from transformers.utils import cached_file
 
-    found = cached_file(
-        name,
-        file,
-        cache_dir=cache_dir,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    try:
+        found = cached_file(name, file, cache_dir=cache_dir, **quiet)
+    except ValueError as error:  # a name that the hub cannot have; newer transformers make an OSError of it, too
+        raise OSError(reason(error)) from error
     return None if found is None else json.loads(Path(found).read_text())

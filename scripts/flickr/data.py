@@ -98,7 +98,7 @@ def architecture(shards: list[Path], data: Path) -> None:
     pieces.train_from_iterator(captions, vocab_size=WORDS, min_frequency=2, show_progress=False)
     numbers = pieces.get_vocab()
     (bert / "vocab.txt").write_text("\n".join(sorted(numbers, key=numbers.__getitem__)) + "\n")
-    BertTokenizerFast(vocab=str(bert / "vocab.txt")).save_pretrained(bert)
+    BertTokenizerFast(str(bert / "vocab.txt")).save_pretrained(bert)
     BertConfig(
         vocab_size=len(numbers),
         hidden_size=WIDTH,

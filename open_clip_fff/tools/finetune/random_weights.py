@@ -1,6 +1,7 @@
 """Models with random weights from a configuration, with a tokenizer learned from captions."""
 
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,7 +78,10 @@ def _tokenizer(captions: Sequence[str], most: int, name: str | None) -> Any:
     first = [*MARKS, *_characters(learned, captions)]
     sizes = {"vocab_size": most, "min_frequency": 1, "limit_alphabet": len(first)}
     learned.train_from_iterator(captions, special_tokens=first, show_progress=False, **sizes)
-    return transformers.BertTokenizer(vocab=learned.get_vocab())
+    with tempfile.TemporaryDirectory() as folder:
+        (file,) = learned.save_model(folder)
+        # whose first argument has one name in transformers 4, and another in 5
+        return transformers.BertTokenizerFast(file)  # type: ignore[attr-defined]
 
 
 def _characters(tokenizer: Any, captions: Sequence[str]) -> list[str]:
