@@ -13,4 +13,6 @@ def progress(*arguments: Any, disable: bool = False, **options: Any) -> tqdm:
     closed = sys.stderr is None  # by who started it
     seconds = 1 if (terminal := not closed and sys.stderr.isatty()) else LOG
     usual = {"mininterval": seconds, "maxinterval": seconds, "delay": seconds, "leave": not terminal}
-    return tqdm(*arguments, disable=disable or closed, **{**usual, **options})
+    if disable or closed:  # else TQDM_DISABLE may
+        options["disable"] = True
+    return tqdm(*arguments, **{**usual, **options})

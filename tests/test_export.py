@@ -196,7 +196,7 @@ def test_a_name_beside_a_file_loses_no_preprocessing_in_silence(tiny_name, tmp_p
 
 def test_a_lone_checkpoint_of_any_age(tiny_name, tmp_path, export_here):
     """Prefixes of DDP, torch.compile and FSDP, a bias unknown to the name, scalars of shape [1], numpy's numbers."""
-    path = tmp_path / "lone.pt"
+    path = tmp_path / "lone-00001-of-00001.pt"
     weights = save_lone(path, tiny_name)
     with pytest.raises(UsageError, match=r"neither open_clip_config.json nor params.txt .*--model NAME"):
         export_here(path, tmp_path / "x")

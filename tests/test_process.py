@@ -38,7 +38,7 @@ def test_what_an_encoding_lacks_is_escaped(pictures, tmp_path, encoding):
 def test_a_closed_stderr_and_a_pipe_that_is_closed(pictures, tmp_path):
     command = [sys.executable, "-m", "open_clip_fff", "pack", pictures, "--out", tmp_path / "out"]
     done = run("sh", "-c", '"$@" 2>&-', "sh", *command)
-    assert done.returncode == 0 and (tmp_path / "out" / "00000.tar").exists(), done
+    assert done.returncode == 0 and (tmp_path / "out" / "00000.tar").exists() and "\n2 samples in " in done.stdout, done
     read, write = os.pipe()
     os.close(read)
     with open(write, "w") as closed:

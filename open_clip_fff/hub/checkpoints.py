@@ -21,7 +21,7 @@ LATEST = "epoch_latest.pt"  # of --save-most-recent
 _WRAPPED = re.compile(
     r"^(?:module\.)+|(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.(?:module\.)*"
 )
-_PARTS = re.compile(r"-\d+-of-0*(?!1\b)(\d+)\.\w+$|\.index\.json$")  # of weights that are saved in several files
+_PARTS = re.compile(r"-\d+-of-(?!0*1\.)\d+\.\w+$|\.index\.json$")  # of weights that are saved in several files
 
 
 class Position(NamedTuple):

@@ -1,6 +1,7 @@
 """Processes the shards of this process's share, and prints a summary of all."""
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import BinaryIO
@@ -40,20 +41,27 @@ def process_shards(
     shown, failed = share.index == 0 and bool(missing), list[str]()
     total = size(sources[missing[0]]) * len(missing) if shown else 0
     settings = {"unit": " samples", "smoothing": 0.05, "delay": 0, "leave": True}
+    began, done = time.monotonic(), 0
+
+    def tick(samples: int) -> None:  # a bar that is not shown counts nothing
+        nonlocal done
+        done += samples
+        bar.update(samples)
+
     with progress(total=total or None, disable=not shown, **settings) as bar:
         for number, stem in enumerate(missing, 1):
             bar.set_description(f"shard {number}/{len(missing)}")
             try:
-                _write_shard(stem, sources[stem], folder, work, bar.update)
+                _write_shard(stem, sources[stem], folder, work, tick)
             except OneRankError:
                 raise
             except UsageError as error:
                 failed.append(stem)
                 bar.write(f"left out: {error}", file=sys.stderr)
-            bar.total = round(bar.n / number * len(missing)) or None  # as if all were as large as those so far
+            bar.total = round(done / number * len(missing)) or None  # as if all were as large as those so far
     if shown:
-        seconds = bar.format_dict["elapsed"]
-        speed = f"{plural(bar.n, 'samples')} in {seconds:.0f} s: {bar.n / max(seconds, 1e-9):,.1f} a second"
+        seconds = time.monotonic() - began
+        speed = f"{plural(done, 'samples')} in {seconds:.0f} s: {done / max(seconds, 1e-9):,.1f} a second"
         print(speed + (", by this one of the processes" if share.count > 1 else ""), flush=True)
     all_failed: list[str] = [stem for part in share.gather(failed) for stem in part]
     nothing = False
