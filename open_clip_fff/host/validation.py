@@ -33,6 +33,7 @@ from open_clip_fff.numerics import exact_float32
 from open_clip_fff.patching import View
 
 PROGRESS_EVERY = 100  # batches
+OUTLIVED = OSError, MemoryError, RuntimeError  # of disks and memory, also torch's, and of workers that were killed
 
 
 def evaluator(state: RunState, evaluate: Callable) -> Callable:
@@ -79,12 +80,12 @@ class _Watched(View):
 
 @contextmanager
 def _outlived(loaders: LoaderTimeouts, data: dict, epoch: int, what: str) -> Iterator[None]:
-    """In a training, an error costs an evaluation alone: the epoch is saved after it, and would be lost."""
+    """In a training, what is no mistake of code costs an evaluation alone: the epoch is saved after it, else lost."""
     try:
         yield
     except UsageError:
         raise
-    except Exception as error:  # too little memory has many names; so have workers that were killed
+    except OUTLIVED as error:
         if "train" not in data:
             raise
         logging.warning(
