@@ -267,12 +267,16 @@ class EndingPipeline(wds.DataPipeline):
 
     def iterator(self) -> Iterator:
         for _ in range(self.repetitions):
-            empty = True
+            passed, empty = self.passed(), True
             for batch in self.iterator1():
                 empty = False
                 yield batch
-            if empty:
+            if empty and self.passed() == passed:
                 return
+
+    def passed(self) -> int:
+        """How many samples went by without being yielded, by which a pass is not empty, either."""
+        return 0
 
 
 class SeededShuffle(wds.PipelineStage):

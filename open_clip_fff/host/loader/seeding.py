@@ -11,18 +11,17 @@ from itertools import islice
 from typing import Any
 
 import torch
-import webdataset as wds
 from torch.utils.data import get_worker_info
 
 from open_clip_fff.distributed import objects_of_ranks
-from open_clip_fff.host.fixes import SeededShuffle
+from open_clip_fff.host.fixes import EndingPipeline, SeededShuffle
 from open_clip_fff.host.loader.position import NO_BATCH, LoaderProgress, SkipTrained
 from open_clip_fff.host.loader.tracking import EpochStart
 from open_clip_fff.host.random_state import random_state, restore_random_state, seed_all
 from open_clip_fff.host.state import RunState
 
 
-class SeededPipeline(wds.DataPipeline):
+class SeededPipeline(EndingPipeline):
     """OpenCLIP's pipeline of training data; at each epoch's start a loader worker seeds its generators.
 
     It yields each mini-batch with its position in the epoch; a resumed run's first epoch begins where it was stopped.
@@ -54,15 +53,9 @@ class SeededPipeline(wds.DataPipeline):
         for batch in islice(super().__iter__(), left):
             yield batch, self.skip_trained.position()
 
-    def iterator(self) -> Iterator:
-        """webdataset's, but a pass that is trained already does not count as empty."""
-        for _ in range(self.repetitions):
-            skipped, count = self.skip_trained.skipped, 0
-            for batch in self.iterator1():
-                count += 1
-                yield batch
-            if not count and self.skip_trained.skipped == skipped:
-                return
+    def passed(self) -> int:
+        """Samples that are trained already."""
+        return self.skip_trained.skipped
 
 
 def with_own_generator(make: Callable, seed: int, rank: int, *args: Any, **options: Any) -> Any:
