@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from itertools import groupby
@@ -70,30 +70,40 @@ class LocalSet(NamedTuple):
         tars = sorted((self.root / split).glob("*.tar"))
         sizes = [f"{path.name} {path.stat().st_size}" for path in tars]
         texts = [path.read_bytes() for name in CLASS_FILES if (path := self.root / name).is_file()]
-        members = [_members_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in tars]
-        return _short_hash([*map(str.encode, sizes), *texts]) + _short_hash(map(str.encode, members))
+        members = (each.digest.encode() for each in self.members(split))
+        return _short_hash([*map(str.encode, sizes), *texts]) + _short_hash(members)
+
+    def members(self, split: str = SPLIT) -> list["_Members"]:
+        """What is in a split's tars, which are read once in a process while they stay as they are."""
+        found = [(path, path.stat()) for path in sorted((self.root / split).glob("*.tar"))]
+        return [_members(path, stat.st_size, stat.st_mtime_ns) for path, stat in found]
 
 
 def _short_hash(parts: Iterable[bytes]) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, bytes]]:
-    """Name, size and content of a tar's members, the content empty for images; what is damaged ends them."""
+class _Members(NamedTuple):
+    """What is in a tar."""
+
+    digest: str  # a hash of its members, by name and size, and of all that are no images
+    texts: int  # members with captions, a line each
+    captions: int
+
+
+@cache
+def _members(path: Path, size: int, changed: int) -> _Members:
+    """Reads a tar of that size, changed then, but for its images; what is damaged ends it."""
+    digest, texts, captions = hashlib.sha256(), 0, 0
     with suppress(OSError, tarfile.TarError), tarfile.open(path, tarinfo=Header) as tar:
         for member in tar:
             is_text = member.isfile() and not member.name.lower().endswith(IMAGES) and member.size <= MOST_TEXT
             file = tar.extractfile(member) if is_text else None
-            yield member.name, member.size, b"" if file is None else file.read()
-
-
-@cache
-def _members_hash(path: Path, size: int, changed: int) -> str:
-    """A hash of a tar's members, by name and size, and of all that are no images."""
-    digest = hashlib.sha256()
-    for name, length, text in _members(path):
-        digest.update(f"{name} {length} ".encode(errors="surrogateescape") + text)
-    return digest.hexdigest()
+            content = b"" if file is None else file.read()
+            digest.update(f"{member.name} {member.size} ".encode(errors="surrogateescape") + content)
+            if member.name.endswith(".txt"):
+                texts, captions = texts + 1, captions + content.count(b"\n") + 1
+    return _Members(digest.hexdigest(), texts, captions)
 
 
 def find_sets(
@@ -165,10 +175,10 @@ def memory_warnings(sets: Iterable[LocalSet]) -> list[str]:
     found = []
     for at in sets:
         if at.shards and at.spec.task == RETRIEVAL:
-            texts = (member for path in (at.root / SPLIT).glob("*.tar") for member in _members(path))
-            counts = [text.count(b"\n") + 1 for name, _, text in texts if name.endswith(".txt")]
-            if (size := PAIR * len(counts) * sum(counts)) > MUCH:
-                pairs = f"{len(counts):,} images x {sum(counts):,} captions"
+            members = at.members()
+            images, captions = sum(each.texts for each in members), sum(each.captions for each in members)
+            if (size := PAIR * images * captions) > MUCH:
+                pairs = f"{images:,} images x {captions:,} captions"
                 found.append(
                     f"warning: {at.spec.name}: {pairs} take about {size / 1e9:,.0f} GB of memory to score; "
                     f"retrieval-set makes smaller sets, of fewer shards"
